@@ -1,0 +1,1 @@
+"""Tocsin: the notification service that a business application plugs in."""

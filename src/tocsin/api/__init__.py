@@ -1,0 +1,1 @@
+"""The HTTP doors: `api/x.py` is the door of `x.py`."""

@@ -1,0 +1,5 @@
+"""The command `tocsin`."""
+
+
+def main() -> None:
+    """Run the command line."""

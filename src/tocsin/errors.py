@@ -1,0 +1,171 @@
+"""Everything that can go wrong for a caller, as a family of exceptions.
+
+    Problem                     one answer in the contract's form
+    ├── Malformed           400 malformed
+    ├── Unauthenticated     401 unauthenticated
+    ├── Unauthorized        403 unauthorized
+    ├── NotFound            404 not_found
+    ├── MethodNotAllowed    405 method_not_allowed
+    ├── Missing             410 missing
+    ├── TooLarge            413 too_large
+    ├── ContentType         415 content_type
+    ├── Invalid             422 validation.*, all faults at once
+    ├── InternalError       500 error
+    └── Unavailable         503 unavailable
+
+Raised anywhere, turned into an answer in `api/problems.py` alone. A `Refusal` is not for a caller: it is the one
+sentence with which a command declines to start.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+class Refusal(Exception):  # noqa: N818 - it is no error of ours
+    """A command declines to go on, and says why in one sentence for its operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with a request.
+
+    `field` is the dotted path of the value at fault (`notify.users.1`), `code` a validation code without its prefix.
+    """
+
+    field: str
+    code: str
+    message: str
+
+
+class Problem(Exception):  # noqa: N818 - the answers have their own names
+    """One answer that is not a success: its HTTP status, its stable code, and a sentence for the developer."""
+
+    status = 500
+    code = "error"
+    message = "Something went wrong on our side."
+
+    def __init__(self, message: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message or self.message)
+        self.headers = dict(headers or {})
+
+    def errors(self) -> list[dict[str, str]]:
+        """Return the entries of the answer's `errors`."""
+        return [{"message": str(self), "code": self.code}]
+
+
+class Malformed(Problem):
+    """The body is not JSON, or JSON that no two readers would read alike."""
+
+    status = 400
+    code = "malformed"
+    message = "The body is not valid JSON."
+
+
+class Unauthenticated(Problem):
+    """No, invalid or expired credentials (RFC 6750, section 3)."""
+
+    status = 401
+    code = "unauthenticated"
+    message = "A valid bearer token is required."
+
+    def __init__(self, message: str | None = None, *, presented: bool = False) -> None:
+        challenge = 'Bearer error="invalid_token"' if presented else "Bearer"
+        super().__init__(message, headers={"WWW-Authenticate": challenge})
+
+
+class Unauthorized(Problem):
+    """Valid credentials that may not do this (RFC 6750, section 3.1)."""
+
+    status = 403
+    code = "unauthorized"
+    message = "This token may not do that."
+
+    def __init__(self, message: str | None = None, *, scope: str | None = None) -> None:
+        challenge = 'Bearer error="insufficient_scope"' + (f', scope="{scope}"' if scope else "")
+        super().__init__(message, headers={"WWW-Authenticate": challenge})
+
+
+class NotFound(Problem):
+    """No such path, or nothing with that id for this caller."""
+
+    status = 404
+    code = "not_found"
+    message = "There is nothing here."
+
+
+class MethodNotAllowed(Problem):
+    """The path exists, for other methods."""
+
+    status = 405
+    code = "method_not_allowed"
+    message = "This path does not take that method."
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        super().__init__(headers={"Allow": ", ".join(sorted(allowed))})
+
+
+class Missing(Problem):
+    """The caller's own notification, deleted."""
+
+    status = 410
+    code = "missing"
+    message = "This notification was deleted."
+
+
+class TooLarge(Problem):
+    """The body is over its limit."""
+
+    status = 413
+    code = "too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The body may have at most {limit} bytes.")
+
+
+class ContentType(Problem):
+    """A body that is not declared as JSON."""
+
+    status = 415
+    code = "content_type"
+    message = "The body must be sent with Content-Type: application/json."
+
+
+class Invalid(Problem):
+    """The request is understood and wrong: all its faults at once."""
+
+    status = 422
+    code = "validation"
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        super().__init__("The request is not valid.")
+        self.faults = list(faults)
+
+    def errors(self) -> list[dict[str, str]]:
+        """Return one entry per fault, in the order of the request."""
+        return [
+            {"message": fault.message, "code": f"validation.{fault.code}", "field": fault.field}
+            for fault in self.faults
+        ]
+
+
+class InternalError(Problem):
+    """A bug of ours; `id` is also in the log."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__()
+        self.request_id = request_id
+
+    def errors(self) -> list[dict[str, str]]:
+        """Return the one entry, with the id under which the log tells more."""
+        return [{"message": str(self), "code": self.code, "id": self.request_id}]
+
+
+class Unavailable(Problem):
+    """The database cannot be reached; nothing was done that will not be done again."""
+
+    status = 503
+    code = "unavailable"
+    message = "The database cannot be reached. Please try again."
+
+    def __init__(self, message: str | None = None, *, retry_after: int = 1) -> None:
+        super().__init__(message, headers={"Retry-After": str(retry_after)})

@@ -1,0 +1,115 @@
+"""The settings: one frozen object, read once from the environment and `.env`, and passed down.
+
+Every name starts with `TOCSIN_`. A name that is none of ours is an error, but for those that Kubernetes injects for
+a service called tocsin.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import AnyHttpUrl, Field, SecretStr, UrlConstraints, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from tocsin.errors import Refusal
+
+PREFIX = "TOCSIN_"
+SHORTEST_SECRET = 32
+"""Bytes of the shortest secret for HS256 (RFC 7518, section 3.2)."""
+
+_OF_KUBERNETES = re.compile(r"TOCSIN_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+_ADDRESS_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://")
+
+
+def default_data_dir(name: str = "tocsin") -> Path:
+    """Return the folder for our data where none is set: the system's for root, else the user's own."""
+    if os.geteuid() == 0:
+        return Path("/var/lib") / name
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / name
+
+
+class Settings(BaseSettings):
+    """What an operator can set. A field `data_dir` is the variable `TOCSIN_DATA_DIR`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    database_url: SecretStr | None = Field(None, description="PostgreSQL 15 or newer; unset: an embedded one")
+    database_durable: Literal["yes"] | None = Field(
+        None, description="`yes` accepts a database that reports `fsync` or `full_page_writes` off"
+    )
+    data_dir: Path = Field(
+        default_factory=default_data_dir, description="the folder of the embedded PostgreSQL and its secrets"
+    )
+    host: str = Field("127.0.0.1", description="the address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="the port to listen on; 0 takes a free one")
+    public_url: Annotated[AnyHttpUrl, UrlConstraints(max_length=500)] | None = Field(
+        None, description="how clients reach us, for the urls in answers; unset: as the request says"
+    )
+    jwt_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="HS256 secrets of at least 32 bytes, separated by commas"
+    )
+    log_format: Literal["console", "json"] = Field("console", description="how the log is written")
+
+    @field_validator("jwt_secret", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _refuse_a_weak_secret(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for secret in value:
+            if len(secret.get_secret_value().encode()) < SHORTEST_SECRET:
+                raise ValueError(f"each secret needs at least {SHORTEST_SECRET} bytes")
+            if len(set(secret.get_secret_value())) < 8:  # noqa: PLR2004 - what a mashed key or a placeholder has
+                raise ValueError("a secret repeats the same few characters: make one with `openssl rand -hex 32`")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is the library's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take only what `read_settings` hands in, so that there is one way for a value to come in."""
+        return (init_settings,)
+
+
+def read_settings(
+    environment: Mapping[str, str] = os.environ, env_file: Path = Path(".env"), **overrides: Any
+) -> Settings:
+    """Read the settings from `environment` and, where that is silent, from `env_file`.
+
+    Raises `Refusal` with one sentence that names every variable at fault and never its value.
+    """
+    of_file = {name: value for name, value in dotenv_values(env_file).items() if value is not None}
+    given = {
+        name: value
+        for name, value in {**of_file, **environment}.items()
+        if name.startswith(PREFIX) and value != "" and not _is_of_kubernetes(name, value)
+    }
+    unknown = sorted(name for name in given if name.removeprefix(PREFIX).lower() not in Settings.model_fields)
+    if unknown:
+        raise Refusal(f"There is no setting {' or '.join(unknown)}; `tocsin config` lists what there is.")
+    values = {name.removeprefix(PREFIX).lower(): value for name, value in given.items()}
+    try:
+        return Settings(**{**values, **overrides})
+    except ValidationError as error:
+        raise Refusal("; ".join(_in_words(fault) for fault in error.errors(include_input=False))) from None
+
+
+def _is_of_kubernetes(name: str, value: str) -> bool:
+    if name == f"{PREFIX}PORT":
+        return _ADDRESS_OF_KUBERNETES.match(value) is not None
+    return _OF_KUBERNETES.fullmatch(name) is not None
+
+
+def _in_words(fault: Mapping[str, Any]) -> str:
+    name = PREFIX + str(fault["loc"][0]).upper()
+    return f"{name} is not usable: {fault['msg'].removeprefix('Value error, ')}."

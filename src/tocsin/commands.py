@@ -1,5 +1,147 @@
 """The command `tocsin`."""
 
+import asyncio
+import re
+import sys
+from collections.abc import Coroutine
+from datetime import timedelta
+from typing import Annotated, Any
+
+import typer
+import uvloop
+
+from tocsin import __version__, logs
+from tocsin.errors import Refusal
+from tocsin.settings import PREFIX, Settings, default_data_dir, read_settings
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
+)
+token = typer.Typer(no_args_is_help=True, help="Print a token, so that everything can be tried with curl.")
+app.add_typer(token, name="token")
+
+_LIFETIME = re.compile(r"([1-9]\d{0,5})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+Expires = Annotated[str, typer.Option(help="How long it is good for: 90s, 15m, 1h, 30d.")]
+
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; a refusal is one sentence on stderr and status 1."""
+    try:
+        app()
+    except Refusal as refusal:
+        sys.stderr.write(f"tocsin: {refusal}\n")
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def version(*, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Tocsin: the notification service that a business application plugs in."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def serve(*, worker: Annotated[bool, typer.Option(help="Work in this process too.")] = True) -> None:
+    """Serve the API, with the worker and, where no database is set, an embedded PostgreSQL."""
+    from tocsin.serve import serve as run_service
+
+    settings = _settings()
+    _run(run_service(settings, with_worker=worker))
+
+
+@app.command()
+def worker() -> None:
+    """Work without serving; any number of these may run."""
+    from tocsin.serve import work
+
+    _run(work(_settings()))
+
+
+@app.command()
+def demo() -> None:
+    """Serve with sample users, teams and notifications, and print how to look at them."""
+    from tocsin.demo import demo as run_demo
+
+    settings = read_settings()
+    if "data_dir" not in settings.model_fields_set:
+        settings = read_settings(data_dir=default_data_dir("tocsin-demo"))
+    logs.configure(settings.log_format)
+    _run(run_demo(settings))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema up to date, and nothing else."""
+    from tocsin.serve import store
+
+    async def only_migrate() -> None:
+        async with store(_settings(), alone=False):
+            pass
+
+    _run(only_migrate())
+
+
+@app.command()
+def config() -> None:
+    """Print the settings in effect, secrets masked."""
+    settings = read_settings()
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        origin = "set" if name in settings.model_fields_set else "default"
+        typer.echo(f"{PREFIX}{name.upper()}={_shown(value)}  # {origin}; {field.description}")
+
+
+@token.command()
+def user(id_: Annotated[int, typer.Argument(metavar="ID", min=1, max=2**31 - 1)], expires: Expires = "1h") -> None:
+    """Print a user's token, which opens the user's own inbox."""
+    from tocsin.tokens import mint_user
+
+    typer.echo(mint_user(_secret(), id_, _lifetime(expires)))
+
+
+@token.command()
+def service(
+    name: Annotated[str, typer.Argument(help="What the service is called.")],
+    scope: Annotated[list[str], typer.Option(help="A right: events:write, directory:write or operations.")],
+    company_id: Annotated[int | None, typer.Option(min=1, max=2**31 - 1, help="Bind it to one company.")] = None,
+    expires: Expires = "1h",
+) -> None:
+    """Print a service's token."""
+    from tocsin.tokens import SCOPES, mint_service
+
+    if unknown := set(scope) - SCOPES:
+        raise Refusal(f"There is no scope {' or '.join(sorted(unknown))}: take {', '.join(sorted(SCOPES))}.")
+    typer.echo(mint_service(_secret(), name, scope, _lifetime(expires), company_id))
+
+
+def _settings() -> Settings:
+    settings = read_settings()
+    logs.configure(settings.log_format)
+    return settings
+
+
+def _run(coroutine: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(coroutine)
+
+
+def _secret() -> str:
+    from tocsin.serve import secrets_of
+
+    return secrets_of(read_settings())[0]
+
+
+def _lifetime(text: str) -> timedelta:
+    found = _LIFETIME.fullmatch(text)
+    if not found:
+        raise Refusal(f"{text!r} is no time: write it like 90s, 15m, 1h or 30d.")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)

@@ -1,0 +1,130 @@
+"""The doors of the directory: the host application says who its users and teams are."""
+
+import zoneinfo
+from dataclasses import asdict
+from functools import cache
+from typing import Annotated
+
+from fastapi import APIRouter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tocsin import directory
+from tocsin.api.doors import door, house_of, service_of
+from tocsin.api.requests import LARGEST_ID, number_of
+from tocsin.errors import Fault, Invalid, NotFound
+from tocsin.notifications import to_json
+from tocsin.tokens import Service
+
+MOST_MEMBERS = 1_000_000
+
+
+def _writer_of(request: Request) -> Service:
+    return service_of(request, "directory:write")
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    return frozenset(zoneinfo.available_timezones())
+
+
+def _known_zone(name: str) -> str:
+    if name not in _time_zones():
+        raise PydanticCustomError("in", "must be an IANA time zone such as Europe/Copenhagen")
+    return name
+
+
+Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
+Name = Annotated[str, Field(max_length=255)]
+Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$")]
+TimeZone = Annotated[str, AfterValidator(_known_zone)]
+
+
+class UserBody(BaseModel):
+    """A user; what is left out takes its default."""
+
+    model_config = ConfigDict(strict=True, title="User")
+
+    first_name: Name
+    last_name: Name
+    profile_picture: Annotated[str, Field(max_length=1000)] | None = None
+    email: Annotated[str, Field(max_length=320)] | None = None
+    company_id: Annotated[Id | None, Field(description="left out: 1, or the one that the token is bound to")] = None
+    locale: Locale = "en"
+    time_zone: TimeZone = "UTC"
+    active: bool = True
+
+
+class TeamBody(BaseModel):
+    """A team; `users` replaces its members."""
+
+    model_config = ConfigDict(strict=True, title="Team")
+
+    name: Name
+    company_id: Annotated[Id | None, Field(description="left out: 1, or the one that the token is bound to")] = None
+    users: Annotated[list[Id], Field(max_length=MOST_MEMBERS)] = []
+
+
+router = APIRouter(route_class=door(_writer_of), tags=["directory"])
+
+
+@router.put("/directory/users/{user_id}", status_code=204)
+async def put_user(request: Request, user_id: str, body: UserBody) -> Response:
+    """Make or replace a user."""
+    service = _writer_of(request)
+    company_id = _company_of(service, body.company_id)
+    user = directory.User(id=_new_id(user_id), **{**body.model_dump(), "company_id": company_id})
+    await directory.put_user(house_of(request).database, user, service.company_id)
+    return Response(status_code=204)
+
+
+@router.get("/directory/users/{user_id}")
+async def get_user(request: Request, user_id: str) -> Response:
+    """Who a user is."""
+    service = _writer_of(request)
+    user = await directory.get_user(house_of(request).database, _known_id(user_id), service.company_id)
+    return Response(to_json(asdict(user)), media_type="application/json")
+
+
+@router.put("/directory/teams/{team_id}", status_code=204)
+async def put_team(request: Request, team_id: str, body: TeamBody) -> Response:
+    """Make or replace a team and its members, all of whom are of its company."""
+    service = _writer_of(request)
+    team = directory.Team(_new_id(team_id), _company_of(service, body.company_id), body.name, body.users)
+    await directory.put_team(house_of(request).database, team, service.company_id)
+    return Response(status_code=204)
+
+
+@router.get("/directory/teams/{team_id}")
+async def get_team(request: Request, team_id: str) -> Response:
+    """What a team is, and who is in it now."""
+    service = _writer_of(request)
+    team = await directory.get_team(house_of(request).database, _known_id(team_id), service.company_id)
+    return Response(to_json(asdict(team)), media_type="application/json")
+
+
+def _new_id(text: str) -> int:
+    faults: list[Fault] = []
+    id_ = number_of({"id": text}, "id", (1, LARGEST_ID), 0, faults)
+    if faults:
+        raise Invalid(faults)
+    return id_
+
+
+def _known_id(text: str) -> int:
+    faults: list[Fault] = []
+    id_ = number_of({"id": text}, "id", (1, LARGEST_ID), 0, faults)
+    if faults:
+        raise NotFound
+    return id_
+
+
+def _company_of(service: Service, given: int | None) -> int:
+    """Return the company that a body names; a service bound to one can name no other."""
+    if service.company_id is None:
+        return given or 1
+    if given not in {None, service.company_id}:
+        raise Invalid([Fault("company_id", "unknown", "The company_id field must be that of the token.")])
+    return service.company_id

@@ -1,0 +1,125 @@
+"""What every door does before it opens: who is it, may they, and what did they bring."""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import UUID
+
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tocsin.catalogue import Catalogue
+from tocsin.database import Database
+from tocsin.doorbell import Doorbell
+from tocsin.errors import ContentType, NotFound, TooLarge, Unauthorized
+from tocsin.settings import Settings
+from tocsin.strict_json import parse_object
+from tocsin.tokens import Service, User, Verifier, caller_of
+
+LARGEST_BODY = 2**20
+"""Bytes of the largest body, where a path does not say otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What the doors lead to: the collaborators of the whole service."""
+
+    settings: Settings
+    database: Database
+    catalogue: Catalogue
+    doorbell: Doorbell
+    verifier: Verifier
+
+
+def house_of(request: Request) -> House:
+    """Return the collaborators of the service that a request came to."""
+    return cast("House", request.app.state.house)
+
+
+def user_of(request: Request) -> User:
+    """Return the user who calls; a service opens no inbox."""
+    caller = _caller_of(request)
+    if not isinstance(caller, User):
+        raise Unauthorized("A service's token opens no inbox.")
+    return caller
+
+
+def service_of(request: Request, *scopes: str) -> Service:
+    """Return the service that calls, which needs one of these scopes."""
+    caller = _caller_of(request)
+    if not isinstance(caller, Service) or caller.scopes.isdisjoint(scopes):
+        raise Unauthorized(f"This needs a service's token with the scope {' or '.join(scopes)}.", scope=scopes[0])
+    return caller
+
+
+async def body_of(request: Request, limit: int = LARGEST_BODY) -> dict[str, Any]:
+    """Read a JSON object of at most `limit` bytes; an empty body is an empty object."""
+    if int(request.headers.get("content-length") or 0) > limit:
+        raise TooLarge(limit)
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > limit:
+            raise TooLarge(limit)
+    if not body:
+        return {}
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ContentType
+    return parse_object(bytes(body))
+
+
+def id_of(text: str) -> UUID:
+    """Return the UUID in a path; anything else names nothing."""
+    try:
+        id_ = UUID(text)
+    except ValueError:
+        raise NotFound from None
+    if str(id_) != text.lower():
+        raise NotFound
+    return id_
+
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+def door(enter: Callable[[Request], User | Service]) -> type[APIRoute]:
+    """Return the kind of route that lets in whom `enter` does, before it looks at what they brought."""
+
+    class Door(APIRoute):
+        def get_route_handler(self) -> Handler:
+            handle = super().get_route_handler()
+            takes_a_body = self.body_field is not None
+
+            async def enter_and_handle(request: Request) -> Response:
+                enter(request)
+                return await handle(await _Read.of(request) if takes_a_body else request)
+
+            return enter_and_handle
+
+    return Door
+
+
+class _Read(Request):
+    """A request whose body was read strictly; the framework finds it parsed."""
+
+    parsed: Any
+
+    @classmethod
+    async def of(cls, request: Request) -> "_Read":
+        kept = [(name, value) for name, value in request.scope["headers"] if name != b"content-type"]
+        read = cls({**request.scope, "headers": [*kept, (b"content-type", b"application/json")]}, request.receive)
+        read.parsed = await body_of(request)
+        return read
+
+    async def body(self) -> bytes:
+        return b"{}"
+
+    async def json(self) -> Any:
+        return self.parsed
+
+
+def _caller_of(request: Request) -> User | Service:
+    caller = caller_of(house_of(request).verifier, request.headers.get("authorization"))
+    request.state.caller = caller
+    return caller

@@ -1,0 +1,108 @@
+"""The doors of the inbox: the API document's own endpoints, with a user's token."""
+
+from urllib.parse import parse_qsl, urlencode
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tocsin import events, inbox
+from tocsin.api.doors import body_of, door, house_of, id_of, user_of
+from tocsin.api.requests import message_of, notify_of, number_of
+from tocsin.errors import Fault, Invalid
+from tocsin.events import Draft
+from tocsin.notifications import to_json
+
+PAGES = (1, 1_000_000)
+PER_PAGE = (1, 100)
+USUAL_PER_PAGE = 15
+
+router = APIRouter(route_class=door(user_of), tags=["notifications"])
+
+
+async def list_notifications(request: Request) -> Response:
+    """Answer a page of the caller's notifications. On the hot path: the framework's models stay outside."""
+    user = user_of(request)
+    query = request.query_params
+    faults: list[Fault] = []
+    number = number_of(query, "page", PAGES, 1, faults)
+    per_page = number_of(query, "per_page", PER_PAGE, USUAL_PER_PAGE, faults)
+    before = number_of(query, "cursor", (1, inbox.NEWEST), 0, faults)
+    unread = "show" in query
+    if unread and query["show"] != "unread":
+        faults.append(Fault("show", "in", "The show field can only be unread."))
+    if faults:
+        raise Invalid(faults)
+    page = await inbox.page(
+        house_of(request).database,
+        user.id,
+        unread=unread,
+        before=before or inbox.NEWEST,
+        offset=0 if before else (number - 1) * per_page,
+        limit=per_page,
+    )
+    previous = _url(request, number - 1) if number > 1 else "null"
+    following = _url(request, number + 1, page.last) if page.more and number < PAGES[1] else "null"
+    return Response(
+        f'{{"data":[{page.data}],"pagination":{{"total":{page.total},"page":{number},"per_page":{per_page},'
+        f'"urls":{{"previous":{previous},"next":{following}}},"unread":{page.unread}}}}}',
+        headers={"Cache-Control": "private, no-cache"},
+        media_type="application/json",
+    )
+
+
+async def create_custom(request: Request) -> Response:
+    """Accept a custom notification from its sender."""
+    user = user_of(request)
+    house = house_of(request)
+    body = await body_of(request)
+    faults: list[Fault] = []
+    message = message_of(body, faults)
+    notify = notify_of(body, faults)
+    if faults:
+        raise Invalid(faults)
+    sender = await inbox.owner(house.database, user.id)
+    checked = house.catalogue.check("custom", {"user": user.id}, {"body": message})
+    draft = Draft(checked, notify.users, notify.teams, service=None, company_id=sender["company_id"])
+    await events.accept(house.database, house.doorbell, draft)
+    return Response('{"queued":true}', status_code=202, media_type="application/json")
+
+
+@router.get("/notifications/{notification_id}")
+async def get_notification(request: Request, notification_id: str) -> Response:
+    """One of the caller's notifications."""
+    user, house = user_of(request), house_of(request)
+    await inbox.owner(house.database, user.id)
+    data = await inbox.one(house.database, user.id, id_of(notification_id))
+    return Response(data, media_type="application/json")
+
+
+@router.put("/notifications/read", status_code=204)
+async def read_all(request: Request) -> Response:
+    """Mark as read all that the caller's inbox held when this request began."""
+    user, house = user_of(request), house_of(request)
+    await inbox.owner(house.database, user.id)
+    await inbox.read_all(house.database, user.id)
+    return Response(status_code=204)
+
+
+@router.put("/notifications/{notification_id}/read", status_code=204)
+async def read(request: Request, notification_id: str) -> Response:
+    """Mark one of the caller's notifications as read; the first time stays."""
+    user, house = user_of(request), house_of(request)
+    await inbox.owner(house.database, user.id)
+    await inbox.read(house.database, user.id, id_of(notification_id))
+    return Response(status_code=204)
+
+
+def _url(request: Request, number: int, cursor: int | None = None) -> str:
+    """Return, as JSON, the absolute url of another page with all other parameters of this one."""
+    public = house_of(request).settings.public_url
+    path = request.url.path
+    base = f"{str(public).rstrip('/')}{path}" if public else f"{request.url.scheme}://{request.url.netloc}{path}"
+    kept = [
+        (name, value)
+        for name, value in parse_qsl(request.url.query, keep_blank_values=True)
+        if name not in {"page", "cursor"}
+    ]
+    return to_json(f"{base}?{urlencode([*kept, ('page', number), *([('cursor', cursor)] if cursor else [])])}")

@@ -1,0 +1,231 @@
+"""The OpenAPI 3.1 document: what the framework knows of its routes, and what we say of those it never sees."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from tocsin import __version__
+from tocsin.api.requests import LARGEST_ID, LONGEST_MESSAGE, MOST_RECIPIENTS
+from tocsin.catalogue import Catalogue
+
+TIME = {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$", "description": "UTC"}
+IDS = {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": LARGEST_ID}}
+
+PROBLEMS = {
+    "400": "`malformed`: the body is not JSON, or not an object where one is due",
+    "401": "`unauthenticated`: no, invalid or expired credentials",
+    "403": "`unauthorized`: valid credentials that may not do this",
+    "404": "`not_found`: nothing with that id for this caller",
+    "410": "`missing`: the caller's own notification, deleted",
+    "413": "`too_large`: the body is over its limit",
+    "415": "`content_type`: the body is not declared as JSON",
+    "422": "`validation.*`: all faults of the request at once",
+    "500": "`error`: a bug of ours; its `id` is also in the log",
+    "503": "`unavailable`: the database cannot be reached; try again after `Retry-After` seconds",
+}
+
+SCHEMAS: dict[str, Any] = {
+    "Errors": {
+        "type": "object",
+        "required": ["errors"],
+        "properties": {
+            "errors": {
+                "type": "array",
+                "minItems": 1,
+                "items": {
+                    "type": "object",
+                    "required": ["message", "code"],
+                    "properties": {
+                        "message": {"type": "string", "description": "for the developer"},
+                        "code": {"type": "string", "description": "for the machine"},
+                        "field": {"type": "string", "description": "dotted path, of validation errors only"},
+                        "id": {"type": "string", "description": "of a 500: what to look for in the log"},
+                    },
+                },
+            }
+        },
+    },
+    "Notification": {
+        "type": "object",
+        "required": ["id", "type", "data", "message", "message_formatted", "read", "read_at", "created_at"],
+        "properties": {
+            "id": {"type": "string", "format": "uuid"},
+            "type": {"type": "string", "description": "open: kinds may be added"},
+            "data": {"type": "object", "additionalProperties": True},
+            "message": {"type": "string", "description": "plain text; ` <br> ` stands before quoted text"},
+            "message_formatted": {"type": "string", "description": "safe HTML: `p`, `strong`, `em`, `br`"},
+            "read": {"type": "boolean"},
+            "read_at": {"anyOf": [TIME, {"type": "null"}]},
+            "created_at": TIME,
+        },
+    },
+    "Page": {
+        "type": "object",
+        "required": ["data", "pagination"],
+        "properties": {
+            "data": {"type": "array", "items": {"$ref": "#/components/schemas/Notification"}},
+            "pagination": {
+                "type": "object",
+                "required": ["total", "page", "per_page", "urls", "unread"],
+                "properties": {
+                    "total": {"type": "integer", "description": "of all pages"},
+                    "page": {"type": "integer"},
+                    "per_page": {"type": "integer"},
+                    "urls": {
+                        "type": "object",
+                        "required": ["previous", "next"],
+                        "properties": {
+                            "previous": {"type": ["string", "null"]},
+                            "next": {
+                                "type": ["string", "null"],
+                                "description": "carries a cursor: follow it, and nothing is shown twice or skipped",
+                            },
+                        },
+                    },
+                    "unread": {"type": "integer", "description": "of the whole inbox"},
+                },
+            },
+        },
+    },
+    "Notify": {
+        "type": "object",
+        "description": f"Whom to notify: at least one user or team, together at most {MOST_RECIPIENTS}.",
+        "properties": {"users": IDS, "teams": IDS},
+    },
+    "Event": {
+        "type": "object",
+        "required": ["id", "type", "state", "recipients", "read"],
+        "properties": {
+            "id": {"type": "string", "format": "uuid"},
+            "type": {"type": "string"},
+            "state": {"type": "string", "description": "`queued`, `delivering`, `delivered` or `failed`"},
+            "recipients": {"type": "integer", "description": "inboxes that it reached so far"},
+            "read": {"type": "integer", "description": "of these, how many have read it"},
+            "reason": {"type": "string", "description": "why it failed"},
+        },
+    },
+}
+
+
+def document(app: FastAPI, catalogue: Catalogue) -> dict[str, Any]:
+    """Return the whole document."""
+    found = get_openapi(
+        title="Tocsin",
+        version=__version__,
+        summary="The notification service that a business application plugs in.",
+        routes=app.routes,
+    )
+    paths: dict[str, Any] = found["paths"]
+    for path, operations in _by_hand(catalogue).items():
+        paths.setdefault(path, {}).update(operations)
+    for operations in paths.values():
+        for operation in operations.values():
+            _complete(operation)
+    components = found.setdefault("components", {})
+    made_by_framework = {
+        name: schema
+        for name, schema in components.get("schemas", {}).items()
+        if name not in {"HTTPValidationError", "ValidationError"}
+    }
+    components["schemas"] = {**made_by_framework, **SCHEMAS, **catalogue.schemas()}
+    components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+    return found
+
+
+def _complete(operation: dict[str, Any]) -> None:
+    """Add what holds for every operation: who may call it, and its problems in the one form."""
+    open_to_all = "operations" in operation.get("tags", [])
+    responses = operation["responses"]
+    if not open_to_all:
+        operation["security"] = [{"bearer": []}]
+    for status, description in PROBLEMS.items():
+        if open_to_all and status not in {"500", "503"}:
+            responses.pop(status, None)
+            continue
+        responses[status] = {
+            "description": description,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}},
+        }
+
+
+def _by_hand(catalogue: Catalogue) -> dict[str, Any]:
+    """Return the operations on the hot path, which the framework does not see."""
+    return {
+        "/notifications": {
+            "get": {
+                "tags": ["notifications"],
+                "summary": "The caller's notifications, newest first",
+                "operationId": "list_notifications",
+                "parameters": [
+                    _parameter("show", {"type": "string", "enum": ["unread"]}, "only the unread ones"),
+                    _parameter("page", {"type": "integer", "minimum": 1, "maximum": 1_000_000, "default": 1}, "which"),
+                    _parameter(
+                        "per_page", {"type": "integer", "minimum": 1, "maximum": 100, "default": 15}, "how many"
+                    ),
+                    _parameter("cursor", {"type": "integer", "minimum": 1}, "as found in `urls.next`"),
+                ],
+                "responses": {"200": _answer("A page", "Page")},
+            },
+            "post": {
+                "tags": ["notifications"],
+                "summary": "Create a custom notification",
+                "operationId": "create_custom",
+                "requestBody": _body(
+                    {
+                        "type": "object",
+                        "required": ["message", "notify"],
+                        "properties": {
+                            "message": {"type": "string", "minLength": 1, "maxLength": LONGEST_MESSAGE},
+                            "notify": {"$ref": "#/components/schemas/Notify"},
+                        },
+                    },
+                    {"custom": {"message": "This is a custom notification", "notify": {"users": [1, 54, 23]}}},
+                ),
+                "responses": {"202": _queued({})},
+            },
+        },
+        "/events": {
+            "post": {
+                "tags": ["events"],
+                "summary": "Post an event: what happened, and whom it concerns",
+                "operationId": "post_event",
+                "requestBody": _body(
+                    {
+                        "type": "object",
+                        "required": ["type", "notify"],
+                        "properties": {
+                            "type": {"type": "string", "enum": sorted({kind.type for kind in catalogue.kinds.values()})},
+                            "notify": {"$ref": "#/components/schemas/Notify"},
+                            "data": {"type": "object", "description": "what the notification's `data` will be"},
+                            "params": {"type": "object", "description": "further words that the message needs"},
+                        },
+                    },
+                    {name: sample["event"] for name, sample in catalogue.samples.items()},
+                ),
+                "responses": {"202": _queued({"id": {"type": "string", "format": "uuid"}})},
+            }
+        },
+    }
+
+
+def _parameter(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+
+
+def _answer(description: str, schema: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+    }
+
+
+def _body(schema: dict[str, Any], examples: dict[str, Any]) -> dict[str, Any]:
+    named = {name: {"value": value} for name, value in examples.items()}
+    return {"required": True, "content": {"application/json": {"schema": schema, "examples": named}}}
+
+
+def _queued(more: dict[str, Any]) -> dict[str, Any]:
+    properties = {"queued": {"type": "boolean", "const": True}, **more}
+    schema = {"type": "object", "required": list(properties), "properties": properties}
+    return {"description": "Durable: never lost from here on", "content": {"application/json": {"schema": schema}}}

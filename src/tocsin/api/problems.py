@@ -1,0 +1,60 @@
+"""Every answer that is no success, the framework's own included, in the one form that clients know."""
+
+from collections.abc import Iterable
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
+
+from tocsin.errors import Invalid, Malformed, MethodNotAllowed, NotFound, Problem, TooLarge
+from tocsin.faults import faults_of_details
+from tocsin.notifications import to_json
+
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
+
+def answer_to(problem: Problem) -> Response:
+    """Turn a problem into its answer."""
+    return Response(
+        to_json({"errors": problem.errors()}),
+        status_code=problem.status,
+        headers=problem.headers,
+        media_type="application/json",
+    )
+
+
+async def of_ours(_request: Request, error: Exception) -> Response:
+    """Answer a problem that we raised."""
+    assert isinstance(error, Problem)  # noqa: S101 - registered for this type alone
+    return answer_to(error)
+
+
+async def of_a_model(_request: Request, error: Exception) -> Response:
+    """Answer a body or path that a request's model does not accept."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type alone
+    return answer_to(Invalid(faults_of_details(error.errors(), leave_out=1)))
+
+
+async def of_the_framework(request: Request, error: Exception) -> Response:
+    """Answer what the framework refuses by itself."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type alone
+    match error.status_code:
+        case 404:
+            return answer_to(NotFound())
+        case 405:
+            return answer_to(MethodNotAllowed(_allowed(request)))
+        case 413:
+            return answer_to(TooLarge(0))
+        case _:
+            return answer_to(Malformed(str(error.detail)))
+
+
+def _allowed(request: Request) -> Iterable[str]:
+    """Return the methods of all routes at this path: the framework knows only the first."""
+    return [method for method in METHODS if any(_takes(route, request, method) for route in request.app.routes)]
+
+
+def _takes(route: BaseRoute, request: Request, method: str) -> bool:
+    return route.matches({**request.scope, "method": method})[0] is Match.FULL

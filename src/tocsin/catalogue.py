@@ -1,0 +1,197 @@
+"""The catalogue: every kind of notification, read from data files; no code knows a kind by its name.
+
+Checks the events that producers post, and says them in each language.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tocsin.entries import ENGLISH, Findings, read
+from tocsin.errors import Fault, Invalid
+from tocsin.faults import fault, faults_of
+from tocsin.kinds import Kind, kinds_of
+from tocsin.languages import languages_of, stand_ins
+from tocsin.rendering import Words
+from tocsin.shapes import as_given, shapes_of
+
+__all__ = ["Catalogue", "Checked", "Kind"]
+
+OURS = Path(__file__).parent / "data"
+"""The folder of the kinds that everyone has, read before any other."""
+
+_REQUIRED = ("required", "is required")
+_STRING = ("string", "must be a string")
+_OBJECT = ("object", "must be an object")
+
+ACTOR = "user"
+"""The field of an event's data that says who did it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """An event without faults.
+
+    `data` and `params` are what was given, in the catalogue's order of fields at every level; `actor` is the id of
+    the user who did it; `subjects` are what it is about (`case:65e48afe-...`); `unfilled` are the fields of `data`
+    that hold a user's id where the user is to be filled in from the directory.
+    """
+
+    kind: str
+    data: dict[str, Any]
+    params: dict[str, Any]
+    actor: int | None
+    subjects: tuple[str, ...]
+    unfilled: dict[str, int]
+
+
+class Catalogue:
+    """The kinds by name, the languages they are told in, English first, and a sample of each kind of ours."""
+
+    def __init__(self, kinds: Mapping[str, Kind], languages: tuple[str, ...], samples: Mapping[str, Any]) -> None:
+        self.kinds = kinds
+        self.languages = languages
+        self.samples = samples
+        self._languages = {language.lower(): language for language in languages}
+        self._variants: dict[str, dict[str, Kind]] = {}
+        for kind in kinds.values():
+            self._variants.setdefault(kind.type, {})[kind.variant] = kind
+
+    @classmethod
+    def load(cls, *folders: Path) -> "Catalogue":
+        """Read our own folder and then these, later ones over earlier ones; raises `Refusal` with all faults."""
+        findings = Findings()
+        raws = read([OURS, *folders], findings)
+        if not raws.whole:
+            findings.refuse()  # what a file that can't be read holds would be missed everywhere
+        shapes = shapes_of(raws.shapes)
+        languages = languages_of(raws, shapes)
+        kinds = kinds_of(raws, shapes, languages)
+        findings.refuse()
+        samples = json.loads((OURS / "samples.json").read_text(encoding="utf-8"))
+        return cls(kinds, tuple(languages.labels), {sample["name"]: sample for sample in samples})
+
+    def check(self, type_: Any, data: Any, params: Any) -> Checked:
+        """Check an event as it was posted, None being what was left out; raises `Invalid` with all its faults."""
+        kind = self._kind_of(type_, data, params)
+        event = _checked(kind, data, params)
+        data, params = event["data"], event["params"]
+        unfilled = {name: data[name] for name in kind.directory if isinstance(data.get(name), int)}
+        subjects = tuple(dict.fromkeys(_subjects_of(kind, event)))
+        return Checked(kind.name, data, params, _actor_of(kind, data), subjects, unfilled)
+
+    def render(self, kind: str, language: str, data: Mapping[str, Any], params: Mapping[str, Any]) -> Words:
+        """Say an event in one of `languages`, or else in English.
+
+        Its users are filled in. Raises `LookupError` for a kind that the catalogue has no longer, or with fields that
+        the event does not have.
+        """
+        wordings = self.kinds[kind].wordings
+        return (wordings.get(language) or wordings[ENGLISH]).render(data, params)
+
+    def language_of(self, locale: str) -> str:
+        """Return the language for a locale: of `da-DK` or `da_DK`, `da-DK` if there is one, else `da`, else `en`."""
+        wanted = stand_ins(locale.replace("_", "-").lower())
+        return next(self._languages[language] for language in wanted if language in self._languages)
+
+    def schemas(self) -> dict[str, Any]:
+        """Return JSON Schemas (2020-12) without references, named for OpenAPI: `note.data`, `note.params`, ..."""
+        found = {}
+        for name, kind in self.kinds.items():
+            schema = kind.event.model_json_schema()
+            for part, of_part in schema["properties"].items():
+                found[f"{name.replace('/', '.')}.{part}"] = _inlined(of_part, schema["$defs"])
+        return found
+
+    def _kind_of(self, type_: Any, data: Any, params: Any) -> Kind:
+        """Return the kind of an event; where that can't be told, raises `Invalid` with what can be."""
+        try:
+            variants = self._variants[type_]
+            return variants[data["event"]["type"] if "" not in variants else ""]
+        except (LookupError, TypeError):
+            faults = [*self._faults_of_type(type_, data), *_faults_of_form(data, params)]
+            raise Invalid(dict.fromkeys(faults)) from None
+
+    def _faults_of_type(self, type_: Any, data: Any) -> Iterator[Fault]:
+        if not isinstance(type_, str):
+            yield fault("type", *(_REQUIRED if type_ is None else _STRING))
+        elif type_ not in self._variants:
+            yield fault("type", "in", f"must be one of {', '.join(self._variants)}")
+        else:
+            yield _fault_of_variant(data, self._variants[type_])
+
+
+def _fault_of_variant(data: Any, variants: Mapping[str, Kind]) -> Fault:
+    if data is None:
+        return fault("data", *_REQUIRED)
+    found, path = data, "data"
+    for key in ("event", "type"):
+        if not isinstance(found, dict):
+            return fault(path, *_OBJECT)
+        path = f"{path}.{key}"
+        if key not in found:
+            return fault(path, *_REQUIRED)
+        found = found[key]
+    if not isinstance(found, str):
+        return fault(path, *_STRING)
+    return fault(path, "in", f"must be one of {', '.join(variants)}")
+
+
+def _faults_of_form(data: Any, params: Any) -> Iterator[Fault]:
+    for name, part in (("data", data), ("params", params)):
+        if part is not None and not isinstance(part, dict):
+            yield fault(name, *_OBJECT)
+
+
+def _checked(kind: Kind, data: Any, params: Any) -> dict[str, Any]:
+    given = {name: part for name, part in (("data", data), ("params", params)) if part is not None}
+    try:
+        event = kind.event.model_validate(given)
+    except ValidationError as error:
+        faults = faults_of(error)
+    else:
+        faults = []
+    known = {found.field for found in faults}
+    faults += [found for found in _miscounted(kind, given) if found.field not in known]
+    if faults:
+        raise Invalid(faults)
+    return {"data": {}, "params": {}, **as_given(event)}
+
+
+def _miscounted(kind: Kind, given: Mapping[str, Any]) -> Iterator[Fault]:
+    for param, field in kind.as_many:
+        words, due = _at(given, ("params", param)), _at(given, ("data", field))
+        if isinstance(words, list) and isinstance(due, list) and len(words) != len(due):
+            yield fault(f"params.{param}", "array_between", f"must have as many entries as data.{field}")
+
+
+def _actor_of(kind: Kind, data: Mapping[str, Any]) -> int | None:
+    who = data.get(ACTOR) if ACTOR in kind.directory else None
+    return who["id"] if isinstance(who, dict) else who
+
+
+def _subjects_of(kind: Kind, event: Mapping[str, Any]) -> Iterator[str]:
+    for path, word in kind.subjects:
+        found = _at(event, path)
+        if found is not None:
+            yield f"{word}:{found.lower()}"
+
+
+def _at(found: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _inlined(schema: Any, known: Mapping[str, Any]) -> Any:
+    if isinstance(schema, list):
+        return [_inlined(part, known) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(known[schema["$ref"].removeprefix("#/$defs/")], known)
+    return {key: _inlined(part, known) for key, part in schema.items() if key != "$defs"}

@@ -1,0 +1,206 @@
+"""The catalogue's files, read from a list of folders: later files lie over earlier ones, key by key.
+
+`kinds*.toml` holds kinds in English, shapes and labels; a language's file (`da.toml`, `pt-BR.toml`) titles and
+sentences by kind, and labels. All faults are collected, so that one start reports them all.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tocsin.errors import Refusal
+
+ENGLISH = "en"
+
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
+_DUE = {"string_type": "a text in quotes", "dict_type": "a table", "bool_type": "true or false"}
+
+_Told = Annotated[str, Field(min_length=1)]
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class KindEntry(_Entry):
+    """A kind as a file tells it; the head of `kinds.toml` says what each key is for."""
+
+    title: _Told
+    says: _Told
+    group: _Told
+    data: dict[str, str] = {}
+    params: dict[str, str] = {}
+    quotes: str = ""
+    instead: dict[str, str] = {}
+    as_many: dict[str, str] = {}
+    subjects: dict[str, str] = {}
+    thread: str = ""
+    preset: Literal["quiet", "normal", "urgent"] = "normal"
+    category: str = ""
+    channel: str = ""
+    link: str = ""
+
+
+class ShapeEntry(_Entry):
+    """A shape as a file tells it: an object that kinds have in their data."""
+
+    fields: dict[str, str]
+    spoken: str = ""
+    coded: dict[str, Literal["readable", "as it is"]] = {}
+    subjects: dict[str, str] = {}
+    directory: bool = False
+
+
+class WordingEntry(_Entry):
+    """A kind's words in one language; what is left out is as in the language it falls back to."""
+
+    title: _Told | None = None
+    says: _Told | None = None
+
+
+class Findings:
+    """What is wrong with the files, line by line: `file: [entry] what is wrong; what to write instead`."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def add(self, file: Path, entry: str, wrong: str, instead: str) -> None:
+        """Note one fault; an empty `entry` is the file itself."""
+        self._lines.append(f"{file}: {f'[{entry}] ' if entry else ''}{wrong}; {instead}.")
+
+    def refuse(self) -> None:
+        """Raise `Refusal` with every fault noted so far, if there is any."""
+        if self._lines:
+            raise Refusal("\n".join(self._lines))
+
+
+@dataclass(slots=True)
+class Raw:
+    """One entry as it was read: its keys merged over all files, and the file that each key is from."""
+
+    name: str
+    findings: Findings
+    values: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    last: Path = Path()
+
+    def take(self, values: Mapping[str, Any], file: Path) -> None:
+        """Lay a later file's keys over what is there."""
+        self.values.update(values)
+        self.files.update(dict.fromkeys(values, file))
+        self.last = file
+
+    def fault(self, key: str, wrong: str, instead: str) -> None:
+        """Note a fault, in the file that the key at fault is from."""
+        self.findings.add(self.files.get(key, self.last), self.name, wrong, instead)
+
+
+@dataclass(slots=True)
+class Raws:
+    """All entries of all files: wordings by language and kind, labels by language and `shape.field`.
+
+    `whole` is false where there is a file that nothing could be read of.
+    """
+
+    kinds: dict[str, Raw] = field(default_factory=dict)
+    shapes: dict[str, Raw] = field(default_factory=dict)
+    wordings: dict[str, dict[str, Raw]] = field(default_factory=dict)
+    labels: dict[str, dict[str, Raw]] = field(default_factory=dict)
+    whole: bool = True
+
+
+def read(folders: Iterable[Path], findings: Findings) -> Raws:
+    """Read the files of all folders, in the order of folders and names; a file at fault is left out."""
+    raws = Raws()
+    for folder in folders:
+        if not folder.is_dir():
+            findings.add(folder, "", "is no folder", "make it, or name another one")
+            continue
+        for file in sorted(folder.glob("*.toml")):
+            _take_file(raws, file, findings)
+    return raws
+
+
+def parse(raw: Raw, model: type[_Model]) -> _Model | None:
+    """Return the entry as its model, or None after noting all its faults."""
+    try:
+        return model.model_validate(raw.values)
+    except ValidationError as error:
+        for found in error.errors(include_url=False):
+            raw.fault(str(found["loc"][0]), *_in_words(found, list(model.model_fields)))
+        return None
+
+
+def advice(word: str, choices: Collection[str]) -> str:
+    """Return what to write in place of a word that is none of the choices: the nearest one, else all of them."""
+    near = difflib.get_close_matches(word, choices, n=1)
+    if near:
+        return f"write `{near[0]}`"
+    return f"write one of {', '.join(f'`{choice}`' for choice in choices)}" if choices else "leave it out"
+
+
+def _take_file(raws: Raws, file: Path, findings: Findings) -> None:
+    is_kinds = file.stem.startswith("kinds")
+    if not is_kinds and not _LANGUAGE.fullmatch(file.stem):
+        findings.add(file, "", "is neither kinds nor a language", "name it such as `kinds-of-ours.toml` or `da.toml`")
+        return
+    tables = _tables_of(file, findings)
+    if tables is None:
+        raws.whole = False
+        return
+    language = ENGLISH if is_kinds else file.stem
+    wordings, labels = raws.wordings.setdefault(language, {}), raws.labels.setdefault(language, {})
+    if is_kinds:
+        _take(raws.shapes, tables.pop("shapes", {}), file, findings, "shapes.")
+    for shape, fields in _only_tables(tables.pop("labels", {}), file, findings, "labels."):
+        _take(labels, fields, file, findings, f"labels.{shape}.")
+    _take(raws.kinds if is_kinds else wordings, tables, file, findings)
+
+
+def _tables_of(file: Path, findings: Findings) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        findings.add(file, "", f"is not TOML: {error}", "mend that line")
+    except (UnicodeDecodeError, OSError) as error:
+        findings.add(file, "", f"cannot be read: {error}", "save it as UTF-8, where we may read it")
+    return None
+
+
+def _take(into: dict[str, Raw], tables: Any, file: Path, findings: Findings, path: str = "") -> None:
+    for name, values in _only_tables(tables, file, findings, path):
+        key = f"{path}{name}".partition(".")[2] if path else name
+        into.setdefault(key, Raw(path + name, findings)).take(values, file)
+
+
+def _only_tables(tables: Any, file: Path, findings: Findings, path: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    if not isinstance(tables, dict):
+        findings.add(file, path.rstrip("."), "is not a table", f"write entries such as `[{path}name]`")
+        return
+    for name, values in tables.items():
+        if isinstance(values, dict):
+            yield name, values
+        else:
+            findings.add(file, path + name, "is not a table", f"write its keys under a line `[{path}{name}]`")
+
+
+def _in_words(found: Any, keys: list[str]) -> tuple[str, str]:
+    path = ".".join(map(str, found["loc"]))
+    if found["type"] == "missing":
+        return f"`{path}` is missing", f"write `{path} = ...`"
+    if found["type"] == "extra_forbidden":
+        return f"`{path}` is not one of its keys", advice(path, keys)
+    if found["type"] == "string_too_short":
+        return f"`{path}` is empty", "write some words"
+    due = found["ctx"]["expected"] if found["type"] == "literal_error" else _DUE.get(found["type"], "a table")
+    return f"`{path}` is {found['input']!r}", f"write {due}"

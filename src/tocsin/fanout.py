@@ -1,0 +1,89 @@
+"""Fan-out: an event becomes an entry in the inbox of everyone concerned.
+
+A chunk is one transaction: the job's step, the heads, the entries, who got them, and what they say. So a chunk is
+there wholly or not at all, and once.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from tocsin import jobs
+from tocsin.catalogue import Catalogue
+from tocsin.database import Connection, Database, queries
+from tocsin.jobs import Job, Lane
+from tocsin.notifications import body_of
+
+DIRECT_REACH = 100
+"""An event that reaches more people than this goes into the bulk lane, where it delays nobody."""
+
+CHUNK = 5_000
+"""How many people one transaction of the bulk lane reaches at most."""
+
+EVERYONE = 2**31 - 1
+
+_SQL = queries("fanout")
+
+
+class Undeliverable(Exception):  # noqa: N818 - a fact about an event
+    """An event can't be delivered, whoever tries; its text is the reason for the dead letter."""
+
+
+async def deliver(database: Database, catalogue: Catalogue, worker: UUID, leased: Sequence[Job]) -> list[UUID]:
+    """Deliver the next chunk of each job's event, in their order; return the events that are delivered to the end.
+
+    In the direct lane an event that reaches many people is only handed on to the bulk lane. Raises `Undeliverable`
+    where an event can't be rendered and `Lost` where a job is no longer ours; nothing is done then.
+    """
+    lane: Lane = leased[0].lane
+    limit = CHUNK if lane == "bulk" else DIRECT_REACH + 1
+    outlines = await database.rows(
+        _SQL["outline"], [job.id for job in leased], [job.progress for job in leased], limit
+    )
+    many = [outline for outline in outlines if outline["reach"] == limit]
+    chunks = outlines if lane == "bulk" else [outline for outline in outlines if outline["reach"] < limit]
+    done = [outline["id"] for outline in outlines if outline["reach"] < limit]
+    async with database.transaction() as connection:
+        await jobs.finish(connection, worker, done)
+        await jobs.go_on(connection, worker, [(outline["id"], _step(outline, lane)) for outline in many])
+        await _enter(connection, catalogue, chunks, limit)
+    return done
+
+
+def _step(outline: asyncpg.Record, lane: Lane) -> int:
+    reached: int = outline["up_to" if lane == "bulk" else "after_user"]
+    return reached
+
+
+async def _enter(
+    connection: Connection, catalogue: Catalogue, chunks: Sequence[asyncpg.Record], limit: int
+) -> None:
+    entered = await connection.fetch(
+        _SQL["deliver"],
+        [chunk["id"] for chunk in chunks],
+        [chunk["after_user"] for chunk in chunks],
+        [chunk["up_to"] if chunk["reach"] == limit else EVERYONE for chunk in chunks],
+        list(catalogue.languages),
+    )
+    by_id = {chunk["id"]: chunk for chunk in chunks}
+    said = [
+        (row["event_id"], language, _say(catalogue, by_id[row["event_id"]], language))
+        for row in entered
+        for language in row["languages"]
+    ]
+    if said:
+        await connection.execute(_SQL["say"], *map(list, zip(*said, strict=True)))
+
+
+def _say(catalogue: Catalogue, event: asyncpg.Record, language: str) -> str:
+    try:
+        return body_of(catalogue, event["id"], event["kind"], language, event["data"], event["params"])
+    except LookupError as error:
+        raise Undeliverable(f"cannot say {event['kind']} in {language}: {error}") from error
+
+
+def describe(error: Exception) -> dict[str, Any]:
+    """Return what a log line says of a failed delivery: never what is in the notification."""
+    return {"error": type(error).__name__, "reason": str(error)[:500]}

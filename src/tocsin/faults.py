@@ -1,0 +1,90 @@
+"""What pydantic finds wrong with a request, in the words of our answers.
+
+A union of a request model is tagged, with tags in angle brackets: they are left out of a fault's path.
+"""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from tocsin.errors import Fault
+
+OBJECT_TAG = "<object>"
+INTEGER_TAG = "<integer>"
+
+_TAGS = {OBJECT_TAG, INTEGER_TAG}
+_UNNAMED = ("in", "has a value that is not allowed")
+
+# pydantic's type of an error -> our code, and what the field is told; {} are the limits that pydantic names
+_CODES = {
+    "missing": ("required", "is required"),
+    "union_tag_not_found": ("required", "is required"),
+    "extra_forbidden": ("prohibited", "is not a field that belongs here"),
+    "string_type": ("string", "must be a string"),
+    "string_unicode": ("string", "must be a string of Unicode characters"),
+    "string_too_short": ("string_between", "must have at least {min_length} characters"),
+    "string_too_long": ("string_between", "must have at most {max_length} characters"),
+    "string_pattern_mismatch": ("regex", "does not have the form that is asked for"),
+    "int_type": ("integer", "must be an integer"),
+    "int_parsing": ("integer", "must be an integer"),
+    "int_from_float": ("integer", "must be an integer"),
+    "int_parsing_size": ("numeric_between", "is too large"),
+    "greater_than": ("numeric_between", "must be more than {gt}"),
+    "greater_than_equal": ("numeric_between", "must be at least {ge}"),
+    "less_than": ("numeric_between", "must be less than {lt}"),
+    "less_than_equal": ("numeric_between", "must be at most {le}"),
+    "bool_type": ("boolean", "must be true or false"),
+    "bool_parsing": ("boolean", "must be true or false"),
+    "list_type": ("array", "must be an array"),
+    "tuple_type": ("array", "must be an array"),
+    "set_type": ("array", "must be an array"),
+    "too_short": ("array_between", "must have at least {min_length} entries"),
+    "too_long": ("array_between", "must have at most {max_length} entries"),
+    "dict_type": ("object", "must be an object"),
+    "model_type": ("object", "must be an object"),
+    "model_attributes_type": ("object", "must be an object"),
+    "literal_error": ("in", "must be {expected}"),
+    "enum": ("in", "must be {expected}"),
+    "union_tag_invalid": ("in", "must be one of {expected_tags}"),
+    "uuid_type": ("uuid", "must be a UUID"),
+    "uuid_parsing": ("uuid", "must be a UUID"),
+    "uuid_version": ("uuid", "must be a UUID"),
+    "url_type": ("url", "must be a URL"),
+    "url_parsing": ("url", "must be a URL"),
+    "url_syntax_violation": ("url", "must be a URL"),
+    "url_too_long": ("url", "must be a URL of at most {max_length} characters"),
+    "url_scheme": ("url", "must be a URL with the scheme {expected_schemes}"),
+    "date_type": ("date", "must be a date"),
+    "date_parsing": ("date", "must be a date"),
+    "date_from_datetime_parsing": ("date", "must be a date"),
+    "time_type": ("date", "must be a time"),
+    "time_parsing": ("date", "must be a time"),
+    "datetime_type": ("date", "must be a time in the form of RFC 3339"),
+    "datetime_parsing": ("date", "must be a time in the form of RFC 3339"),
+    "datetime_from_date_parsing": ("date", "must be a time in the form of RFC 3339"),
+    "datetime_object_invalid": ("date", "must be a time in the form of RFC 3339"),
+    "timezone_aware": ("date", "must have an offset, such as Z or +01:00"),
+}
+_OURS = {code for code, _ in _CODES.values()} | {"required_without", "unknown"}
+
+
+def fault(field: str, code: str, says: str) -> Fault:
+    """Return the fault of one field, in a sentence: `The data.case.id field is required.`."""
+    return Fault(field, code, f"The {field} field {says}.")
+
+
+def faults_of(error: ValidationError, prefix: str = "") -> list[Fault]:
+    """Return one fault per finding; `prefix` is the dotted path of what was checked (`events.17`).
+
+    A validator of ours raises `PydanticCustomError` with one of our codes, and what is to be said after the field.
+    """
+    return [_fault_of(found, prefix) for found in error.errors(include_url=False, include_input=False)]
+
+
+def _fault_of(found: Any, prefix: str) -> Fault:
+    path = [str(part) for part in found["loc"] if part not in _TAGS]
+    field = ".".join([prefix, *path] if prefix else path)
+    if found["type"] in _OURS:
+        return fault(field, found["type"], found["msg"])
+    code, says = _CODES.get(found["type"], _UNNAMED)
+    return fault(field, code, says.format(**found.get("ctx", {})))

@@ -1,0 +1,92 @@
+"""The types of an event's fields, and how the catalogue's files spell them: `uuid`, `optional list of words`."""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+LONGEST_LIST = 100
+
+VARIANT = "variant"
+"""The type of the field `event` of a kind `a/b`: an object whose `type` is `b`."""
+
+_CANONICAL = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_SPELLING = re.compile(r"(?P<optional>optional )?(?P<many>list of )?(?P<base>\w+)(?P<nullable> or null)?")
+
+
+def _is_uuid(value: Any) -> str:
+    if not isinstance(value, str) or _CANONICAL.fullmatch(value) is None:
+        raise PydanticCustomError("uuid", "must be a UUID")
+    return value
+
+
+def _is_not_blank(value: str) -> str:
+    if not value.strip():
+        raise PydanticCustomError("string_between", "must not be white space alone")
+    return value
+
+
+def _is_something(value: str) -> str:
+    if not value:
+        raise PydanticCustomError("required", "is required")
+    return value
+
+
+UserId = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+Integer = Annotated[int, Field(strict=True, ge=0, le=2**53 - 1)]
+"""An integer that every reader of JSON reads alike."""
+Uuid = Annotated[str, PlainValidator(_is_uuid), WithJsonSchema({"type": "string", "format": "uuid"})]
+String = Annotated[str, Field(strict=True, max_length=1000)]
+SomeWords = Annotated[str, Field(strict=True, min_length=1, max_length=1000), AfterValidator(_is_not_blank)]
+Text = Annotated[str, Field(strict=True, max_length=10_000)]
+"""Of several lines, as are messages."""
+Message = Annotated[
+    str,
+    StringConstraints(strict=True, strip_whitespace=True, max_length=512),
+    AfterValidator(_is_something),
+    Field(json_schema_extra={"minLength": 1}),
+]
+
+SCALARS: dict[str, Any] = {
+    "user_id": UserId,
+    "integer": Integer,
+    "uuid": Uuid,
+    "string": String,
+    "words": SomeWords,
+    "text": Text,
+    "message": Message,
+}
+OF_SEVERAL_LINES = {"text", "message"}
+LINES = {"string", "words", *OF_SEVERAL_LINES}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldType:
+    """One field as a file spells it; `base` is a scalar's name, a shape's, or `variant`."""
+
+    base: str
+    optional: bool = False
+    many: bool = False
+    nullable: bool = False
+
+    def annotation(self, one: Any) -> Any:
+        """Return what pydantic checks the field by, where `one` is what it checks a single value by."""
+        whole = Annotated[list[one], Field(strict=True, min_length=1, max_length=LONGEST_LIST)] if self.many else one
+        return whole | None if self.nullable else whole
+
+
+def field_type(spelling: str, bases: Collection[str]) -> FieldType | None:
+    """Read a type as the files spell it; None for what is no spelling, or whose base is not among `bases`."""
+    found = _SPELLING.fullmatch(spelling)
+    if found is None or found["base"] not in bases:
+        return None
+    return FieldType(found["base"], bool(found["optional"]), bool(found["many"]), bool(found["nullable"]))

@@ -1,0 +1,113 @@
+"""The queue: jobs are rows, taken under a lease that ends with its worker.
+
+A worker shows every few seconds that it lives; the leases of one that was not seen for a while are free. Every
+write to a job names the worker that must still hold it, so that one taken for dead can't do a job's work twice.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from tocsin.database import Connection, Database, queries
+
+Lane = Literal["direct", "bulk"]
+
+HEARTBEAT = 5.0
+"""Seconds between two signs of life."""
+
+MISSED = 15.0
+"""Seconds of silence after which a worker's leases are free."""
+
+PAUSES = (0.2, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
+"""Seconds to wait before each further try of a job that failed; after the last it is a dead letter."""
+
+_SQL = queries("jobs")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job under our lease. `id` is that of the thing it works on, `progress` how far it got."""
+
+    id: UUID
+    task: str
+    lane: Lane
+    due_at: datetime
+    attempts: int
+    progress: int
+
+
+class Lost(Exception):  # noqa: N818 - somebody else has the job now, which is no error
+    """A job is no longer ours: its transaction must not be committed."""
+
+
+async def claim(database: Database, worker: UUID, lane: Lane, limit: int) -> list[Job]:
+    """Lease up to `limit` jobs that are due, the longest waiting first."""
+    rows = await database.rows(_SQL["claim"], worker, lane, limit)
+    return sorted((Job(**row) for row in rows), key=lambda job: (job.due_at, job.id))
+
+
+async def finish(connection: Connection, worker: UUID, jobs: Sequence[UUID]) -> None:
+    """Remove jobs that are done, in the transaction that did them. Raises `Lost` where one is not ours."""
+    _all_of(jobs, await connection.execute(_SQL["finish"], worker, jobs))
+
+
+async def go_on(connection: Connection, worker: UUID, progress: Iterable[tuple[UUID, int]]) -> None:
+    """Hand jobs back with their progress, for the bulk lane. Raises `Lost` where one is not ours."""
+    steps = list(progress)
+    ids = [id_ for id_, _ in steps]
+    _all_of(ids, await connection.execute(_SQL["go_on"], worker, ids, [done for _, done in steps]))
+
+
+async def fail(database: Database, worker: UUID, job: Job, reason: str) -> bool:
+    """Put a job off after a failure, or bury it after the last; tells whether it was buried."""
+    if job.attempts > len(PAUSES):
+        await bury(database, worker, job, reason)
+        return True
+    await database.value(_SQL["put_off"], worker, job.id, PAUSES[job.attempts - 1])
+    return False
+
+
+async def bury(database: Database, worker: UUID, job: Job, reason: str) -> None:
+    """Make a job that can't be done a dead letter, with its reason."""
+    await database.value(_SQL["bury"], worker, job.id, reason)
+
+
+async def release(database: Database, worker: UUID, lane: Lane) -> None:
+    """Free what this worker holds in a lane, as if it had never been claimed."""
+    await database.value(_SQL["release"], worker, lane)
+
+
+async def enrol(database: Database, worker: UUID, name: str) -> None:
+    """Enter a worker among those that live."""
+    await database.value(_SQL["enrol"], worker, name)
+
+
+async def beat(database: Database, worker: UUID) -> bool:
+    """Show that a worker lives, and free the leases of those that do not; false if it was itself taken for dead."""
+    async with database.connection() as connection:
+        alive: Any = await connection.execute(_SQL["beat"], worker)
+        await connection.execute(_SQL["reap"], MISSED)
+    return bool(alive == "UPDATE 1")
+
+
+async def leave(database: Database, worker: UUID) -> None:
+    """Take a worker off the list and free what it holds."""
+    await database.value(_SQL["leave"], worker)
+
+
+async def forget_workers(database: Database) -> None:
+    """Forget all workers, when it is certain that none of them lives."""
+    await database.value(_SQL["forget_workers"])
+    await database.value(_SQL["reap"], MISSED)
+
+
+async def depth(database: Database) -> dict[str, tuple[int, float]]:
+    """Return, per lane, how many jobs are due and for how many seconds the longest has waited."""
+    return {row["lane"]: (row["depth"], row["age"]) for row in await database.rows(_SQL["depth"])}
+
+
+def _all_of(jobs: Sequence[UUID], status: str) -> None:
+    if int(status.rpartition(" ")[2]) != len(jobs):
+        raise Lost

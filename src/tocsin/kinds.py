@@ -1,0 +1,187 @@
+"""Kinds of notification, each made of its entry: what its events hold, what they are about, how they are told."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Discriminator, Tag
+
+from tocsin.entries import KindEntry, Raw, Raws, advice, parse
+from tocsin.faults import INTEGER_TAG, OBJECT_TAG
+from tocsin.fields import SCALARS, VARIANT, FieldType, UserId, field_type
+from tocsin.languages import Languages, sentence_of
+from tocsin.rendering import Wording
+from tocsin.shapes import Shape, check_names, check_subjects, model_of
+from tocsin.vocabulary import Vocabulary
+
+_Model = type[BaseModel]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of notification.
+
+    `name` is `type`, or `type/variant` where the variant is an event's `data.event.type`; `title` is in English,
+    `wordings` by language; `thread` is the field of its data whose id groups notifications. `event` is the model of
+    `{"data", "params"}`; `directory` are the fields of its data where a user's id may stand for the user; `subjects`
+    the paths of the ids it is about, each with its word; `as_many` pairs a list of its params with one of its data
+    that it must be as long as.
+    """
+
+    name: str
+    type: str
+    variant: str
+    title: str
+    preset: Literal["quiet", "normal", "urgent"]
+    group: str
+    category: str
+    channel: str
+    link: str
+    thread: str
+    event: _Model
+    directory: tuple[str, ...]
+    subjects: tuple[tuple[tuple[str, ...], str], ...]
+    as_many: tuple[tuple[str, str], ...]
+    wordings: Mapping[str, Wording]
+
+
+def kinds_of(raws: Raws, shapes: Mapping[str, Shape | None], languages: Languages) -> dict[str, Kind]:
+    """Make the kinds of their entries, told in all languages; one at fault is noted and left out."""
+    made = {}
+    with_variants = {name.partition("/")[0] for name in raws.kinds if "/" in name}
+    for name, raw in raws.kinds.items():
+        if name in with_variants:
+            raw.fault("data", f"stands beside kinds `{name}/...`", "give it a name of that form too")
+        before = len(raw.findings)
+        entry = parse(raw, KindEntry)
+        if entry is None:
+            continue
+        draft = _Draft(raw, entry, shapes)
+        draft.check()
+        wordings = languages.wordings(raw, entry, draft.vocabulary, draft.lost)
+        if len(raw.findings) == before:
+            made[name] = draft.kind(wordings)
+    return made
+
+
+class _Draft:
+    """A kind in the making; `lost` are its fields that are at fault, of which nothing more is to be said."""
+
+    def __init__(self, raw: Raw, entry: KindEntry, shapes: Mapping[str, Shape | None]) -> None:
+        self.raw, self.entry = raw, entry
+        self.lost: set[str] = {name for name, of in entry.data.items() if shapes.get(of.split(" ")[-1], True) is None}
+        sound = {name: shape for name, shape in shapes.items() if shape is not None}
+        data = self._fields("data", entry.data, [*SCALARS, *shapes, VARIANT])
+        params = self._fields("params", entry.params, [*SCALARS])
+        self.vocabulary = Vocabulary(data, params, entry.instead, sound)
+
+    def check(self) -> None:
+        """Note what is wrong with the entry, but for its sentence."""
+        entry, raw = self.entry, self.raw
+        data, params = self.vocabulary.data, self.vocabulary.params
+        if not _NAME.fullmatch(raw.name):
+            raw.fault("", "has a name that no event can have", "write `name` or `type/variant`")
+        if [name for name, of in data.items() if of.base == VARIANT] != (["event"] if "/" in raw.name else []):
+            instead = 'give the data of a kind `a/b`, and of no other, `event = "variant"`'
+            raw.fault("data", "has a name and a variant that do not go together", instead)
+        check_names(raw, "data", entry.data)
+        check_names(raw, "params", entry.params)
+        check_subjects(raw, entry.subjects, params)
+        self._among("quotes", [entry.quotes], self.vocabulary.quotable())
+        self._among("thread", [entry.thread], [name for name in data if "id" in self._shape_fields(name)])
+        self._among("instead", entry.instead, [name for name in data if self._shape_fields(name)])
+        optional = [name for name in self.vocabulary.quotable() if params[name].optional]
+        self._among("instead", entry.instead.values(), optional)
+        self._among("as_many", entry.as_many, [name for name, of in params.items() if of.many])
+        self._among("as_many", entry.as_many.values(), [name for name, of in data.items() if of.many])
+        sentence_of(raw, "link", entry.link, self.vocabulary, self.lost)
+
+    def kind(self, wordings: Mapping[str, Wording]) -> Kind:
+        """Make the kind; nothing may be at fault."""
+        entry, name = self.entry, self.raw.name
+        type_, _, variant = name.partition("/")
+        return Kind(
+            name=name,
+            type=type_,
+            variant=variant,
+            title=entry.title,
+            preset=entry.preset,
+            group=entry.group,
+            category=entry.category,
+            channel=entry.channel,
+            link=entry.link,
+            thread=entry.thread,
+            event=self._event(variant),
+            directory=tuple(key for key, of in self.vocabulary.data.items() if self._is_of_directory(of)),
+            subjects=tuple(self._subjects()),
+            as_many=tuple(entry.as_many.items()),
+            wordings=wordings,
+        )
+
+    def _fields(self, key: str, spellings: Mapping[str, str], bases: Collection[str]) -> dict[str, FieldType]:
+        found = {}
+        for name, spelling in spellings.items():
+            if name in self.lost:
+                continue
+            of = field_type(spelling, bases)
+            if of is None or (of.many and of.base not in SCALARS):
+                self.lost.add(name)
+                wrong = f"`{key}.{name}` is `{spelling}`, which is neither a type nor a shape"
+                self.raw.fault(key, wrong, advice(spelling, bases))
+            else:
+                found[name] = of
+        return found
+
+    def _among(self, key: str, names: Iterable[str], choices: Collection[str]) -> None:
+        for name in names:
+            if name and name not in choices and name not in self.lost:
+                wrong = f"`{key}` names `{name}`, which it cannot"
+                self.raw.fault(key, wrong, advice(name, choices))
+
+    def _shape_fields(self, name: str) -> Mapping[str, FieldType]:
+        shape = self.vocabulary.shapes.get(self.vocabulary.data[name].base)
+        return shape.fields if shape else {}
+
+    def _is_of_directory(self, of: FieldType) -> bool:
+        return of.base in self.vocabulary.shapes and self.vocabulary.shapes[of.base].directory
+
+    def _subjects(self) -> Iterable[tuple[tuple[str, ...], str]]:
+        for name, of in self.vocabulary.data.items():
+            shape = self.vocabulary.shapes.get(of.base)
+            for key, word in shape.subjects.items() if shape else ():
+                yield ("data", name, key), word
+        for name, word in self.entry.subjects.items():
+            yield ("params", name), word
+
+    def _event(self, variant: str) -> type[BaseModel]:
+        data = [(name, self._annotation(of, variant), of.optional) for name, of in self.vocabulary.data.items()]
+        params = [(name, of.annotation(SCALARS[of.base]), of.optional) for name, of in self.vocabulary.params.items()]
+        name = self.raw.name.replace("/", ".")
+        return model_of(
+            name,
+            [
+                (part, model_of(f"{name}.{part}", fields), all(optional for *_, optional in fields))
+                for part, fields in (("data", data), ("params", params))
+            ],
+        )
+
+    def _annotation(self, of: FieldType, variant: str) -> Any:
+        if of.base == VARIANT:
+            return model_of(VARIANT, [("type", Literal[variant], False)])
+        shape = self.vocabulary.shapes.get(of.base)
+        if shape is None:
+            return of.annotation(SCALARS[of.base])
+        return of.annotation(_or_its_id(shape.model) if shape.directory else shape.model)
+
+
+def _or_its_id(model: type[BaseModel]) -> Any:
+    an_object: Any = Annotated[model, Tag(OBJECT_TAG)]
+    an_id: Any = Annotated[UserId, Tag(INTEGER_TAG)]
+    return Annotated[an_object | an_id, Discriminator(_tag_of)]
+
+
+def _tag_of(value: Any) -> str:
+    return INTEGER_TAG if type(value) is int else OBJECT_TAG

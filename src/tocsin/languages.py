@@ -1,0 +1,113 @@
+"""The languages: how each tells of kinds; what one leaves out is as in those that stand in for it."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tocsin.entries import ENGLISH, KindEntry, Raw, Raws, WordingEntry, advice, parse
+from tocsin.rendering import Sentence, Wording
+from tocsin.shapes import Labels, Shape
+from tocsin.vocabulary import Vocabulary
+
+_Told = TypeVar("_Told")
+
+
+@dataclass(frozen=True, slots=True)
+class Languages:
+    """All languages: wordings by language and kind, with the entries they are from, and labels by language."""
+
+    told: Mapping[str, Mapping[str, tuple[Raw, WordingEntry]]]
+    labels: Mapping[str, Labels]
+
+    def wordings(self, raw: Raw, entry: KindEntry, vocabulary: Vocabulary, lost: Collection[str]) -> dict[str, Wording]:
+        """Return a kind's wording in each language; it is empty after noting a fault in any sentence."""
+        before = len(raw.findings)
+        sentences = {"": sentence_of(raw, "says", entry.says, vocabulary, lost)}
+        titles = {"": entry.title}
+        for language, kinds in self.told.items():
+            of, told = kinds.get(raw.name, (raw, WordingEntry()))
+            if told.title:
+                titles[language] = told.title
+            if told.says:
+                sentences[language] = sentence_of(of, "says", told.says, vocabulary, lost)
+        if lost or len(raw.findings) > before:
+            return {}
+        quote = vocabulary.quoter(entry.quotes) if entry.quotes in vocabulary.params else None
+        found = {}
+        for language, labels in self.labels.items():
+            sentence = _nearest(language, sentences)
+            speakers = {word: vocabulary.speaker(word, labels) for word in sentence.words}
+            found[language] = Wording(_nearest(language, titles), sentence, speakers, quote)
+        return found
+
+
+def languages_of(raws: Raws, shapes: Mapping[str, Shape | None]) -> Languages:
+    """Make the languages of all files; what is at fault is noted and left out."""
+    return Languages(_told_of(raws), _labels_of(raws, shapes))
+
+
+def stand_ins(language: str) -> Iterator[str]:
+    """Yield a language and those that stand in for it: `pt-BR`, `pt`, `en`."""
+    while language:
+        yield language
+        language = language.rpartition("-")[0]
+    yield ENGLISH
+
+
+def sentence_of(raw: Raw, key: str, says: str, vocabulary: Vocabulary, lost: Collection[str]) -> Sentence:
+    """Parse a sentence of an entry, and note what is wrong with it, but for words whose fields are `lost`."""
+    try:
+        sentence = Sentence(says)
+    except ValueError as error:
+        raw.fault(key, f"`{key}` {error}", "write `**bold**` and `{word}`, both closed")
+        return Sentence("")
+    known = vocabulary.words()
+    for word in sentence.words:
+        if word not in known and word.partition(".")[0] not in lost:
+            raw.fault(key, f"`{key}` names {{{word}}}, a word that it does not have", advice(word, known))
+    return sentence
+
+
+def _nearest(language: str, told: Mapping[str, _Told]) -> _Told:
+    return next((told[near] for near in stand_ins(language) if near in told), told[""])
+
+
+def _told_of(raws: Raws) -> dict[str, dict[str, tuple[Raw, WordingEntry]]]:
+    found: dict[str, dict[str, tuple[Raw, WordingEntry]]] = {}
+    for language, wordings in raws.wordings.items():
+        kinds = found.setdefault(language, {})
+        for name, raw in wordings.items():
+            told = parse(raw, WordingEntry)
+            if name not in raws.kinds:
+                raw.fault("", "is no kind", advice(name, raws.kinds))
+            elif told is not None:
+                kinds[name] = (raw, told)
+    return found
+
+
+def _labels_of(raws: Raws, shapes: Mapping[str, Shape | None]) -> dict[str, Labels]:
+    coded = [f"{name}.{key}" for name, shape in shapes.items() if shape for key in shape.coded]
+    for fields in raws.labels.values():
+        for name, raw in fields.items():
+            _check_labels(name, raw, coded, shapes)
+    return {
+        language: {name: _labels_of_field(raws, language, name) for name in coded}
+        for language in {ENGLISH: None, **dict.fromkeys(raws.labels)}
+    }
+
+
+def _labels_of_field(raws: Raws, language: str, name: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for near in reversed([*stand_ins(language)]):
+        raw = raws.labels.get(near, {}).get(name)
+        found.update(raw.values if raw else {})
+    return found
+
+
+def _check_labels(name: str, raw: Raw, coded: Collection[str], shapes: Mapping[str, Shape | None]) -> None:
+    is_lost = shapes.get(name.partition(".")[0], True) is None
+    if name not in coded and not is_lost:
+        raw.fault("", "has labels for what is no coded field", advice(name, coded))
+    for code, label in raw.values.items():
+        if not isinstance(label, str) or not label:
+            raw.fault(code, f"`{code}` is {label!r}", "write a text in quotes")

@@ -1,0 +1,119 @@
+-- Fan-out: from an event to the inboxes.
+
+-- name: outline
+-- The next chunk of each event: what to render, how many it reaches (at most $3), and up to which user.
+select e.id, e.kind, e.data, e.params, p.after_user, chunk.reach, chunk.up_to
+from unnest($1::uuid[], $2::int[]) with ordinality as p (event_id, after_user, ordinal)
+join events e on e.id = p.event_id
+cross join lateral (
+    select count(*) as reach, max(user_id) as up_to
+    from (
+        select user_id
+        from (
+            select named.user_id from unnest(e.users) as named (user_id) where named.user_id > p.after_user
+            union
+            select member.user_id
+            from unnest(e.teams) as t (team_id)
+            cross join lateral (
+                select m.user_id
+                from members m
+                where m.team_id = t.team_id and m.user_id > p.after_user and m.user_id is distinct from e.actor
+                order by m.user_id
+                limit $3
+            ) member
+        ) found
+        order by user_id
+        limit $3
+    ) next
+) chunk
+order by p.ordinal
+
+-- name: deliver
+-- One chunk each of one or more events, in their order, into the inboxes. Heads are locked in the order of their
+-- ids, so that two deliveries never wait for each other in a circle.
+with piece as materialized (
+    select p.ordinal, p.after_user, p.up_to, e.id as event_id, e.users, e.teams, e.actor
+    from unnest($1::uuid[], $2::int[], $3::int[]) with ordinality as p (event_id, after_user, up_to, ordinal)
+    join events e on e.id = p.event_id
+),
+found as (
+    select p.ordinal, named.user_id, 0 as team_id
+    from piece p
+    cross join unnest(p.users) as named (user_id)
+    where named.user_id > p.after_user and named.user_id <= p.up_to
+    union all
+    select p.ordinal, m.user_id, m.team_id
+    from piece p
+    cross join unnest(p.teams) as t (team_id)
+    join members m on m.team_id = t.team_id and m.user_id > p.after_user and m.user_id <= p.up_to
+    where m.user_id is distinct from p.actor
+),
+recipient as materialized (
+    -- each once; named goes before any team
+    select ordinal, user_id, min(team_id) as team_id from found group by ordinal, user_id
+),
+addressed as materialized (
+    select ordinal, user_id, team_id, row_number() over (partition by user_id order by ordinal)::int as nth
+    from recipient
+),
+locked as materialized (
+    select h.user_id, h.locale, a.n
+    from (select user_id, count(*)::int as n from addressed group by user_id) a
+    join heads h using (user_id)
+    where h.active
+    order by h.user_id
+    for update of h
+),
+spoken as materialized (
+    -- da-DK speaks da where there is no da-DK, and the first language of all where there is neither
+    select l.locale,
+           coalesce((
+               select language
+               from unnest($4::text[]) as known (language)
+               where l.locale = known.language or starts_with(l.locale, known.language || '-')
+               order by length(language) desc
+               limit 1
+           ), ($4::text[])[1]) as language
+    from (select distinct locale from locked) l
+),
+head as (
+    update heads h
+    set position = h.position + locked.n, total = h.total + locked.n, unread = h.unread + locked.n,
+        last_at = greatest(h.last_at, clock_timestamp())
+    from locked
+    where h.user_id = locked.user_id
+    returning h.user_id, h.position - locked.n as before, h.last_at, h.locale
+),
+entry as materialized (
+    select a.ordinal, a.user_id, a.team_id, head.before + a.nth as position, head.last_at, spoken.language
+    from addressed a
+    join head using (user_id)
+    join spoken using (locale)
+),
+delivered as (
+    insert into inbox (position, created_at, event_id, user_id, language)
+    select entry.position, entry.last_at, p.event_id, entry.user_id, entry.language
+    from entry
+    join piece p using (ordinal)
+),
+result as (
+    select p.ordinal, p.event_id, p.after_user,
+           coalesce(array_agg(entry.user_id) filter (where entry.user_id is not null), '{}') as user_ids,
+           coalesce(array_agg(entry.team_id) filter (where entry.user_id is not null), '{}') as team_ids,
+           array_agg(distinct entry.language) filter (where entry.user_id is not null) as languages
+    from piece p
+    left join entry using (ordinal)
+    group by p.ordinal, p.event_id, p.after_user
+),
+noted as (
+    insert into recipients (event_id, after_user, user_ids, team_ids, dropped)
+    select event_id, after_user, user_ids, team_ids,
+           (select count(*) from recipient r where r.ordinal = result.ordinal) - cardinality(user_ids)
+    from result
+)
+select event_id, cardinality(user_ids) as delivered, coalesce(languages, '{}') as languages from result
+
+-- name: say
+insert into contents (event_id, language, body)
+select * from unnest($1::uuid[], $2::text[], $3::text[])
+on conflict do nothing

@@ -1,0 +1,99 @@
+-- The inbox of one user.
+
+-- name: page
+-- The ids first, in a sub-select, and then what they say: so every page costs the same.
+with entry as materialized (
+    select position, event_id, language, read_at, created_at
+    from inbox
+    where user_id = $1 and deleted_at is null and position < $2
+    order by position desc
+    offset $3
+    limit $4::int + 1
+),
+shown as materialized (
+    select * from entry order by position desc limit $4
+)
+select h.total, h.unread,
+       (select count(*) from entry) > $4 as more,
+       (select min(position) from shown) as last,
+       coalesce((
+           select string_agg(notification(c.body, s.read_at, s.created_at), ',' order by s.position desc)
+           from shown s
+           join contents c on c.event_id = s.event_id and c.language = s.language
+       ), '') as data
+from heads h
+where h.user_id = $1 and h.active
+
+-- name: unread_page
+with entry as materialized (
+    select position, event_id, language, read_at, created_at
+    from inbox
+    where user_id = $1 and deleted_at is null and read_at is null and position < $2
+    order by position desc
+    offset $3
+    limit $4::int + 1
+),
+shown as materialized (
+    select * from entry order by position desc limit $4
+)
+select h.unread as total, h.unread,
+       (select count(*) from entry) > $4 as more,
+       (select min(position) from shown) as last,
+       coalesce((
+           select string_agg(notification(c.body, s.read_at, s.created_at), ',' order by s.position desc)
+           from shown s
+           join contents c on c.event_id = s.event_id and c.language = s.language
+       ), '') as data
+from heads h
+where h.user_id = $1 and h.active
+
+-- name: one
+select i.deleted_at is not null as deleted, notification(c.body, i.read_at, i.created_at) as data
+from inbox i
+left join contents c on c.event_id = i.event_id and c.language = i.language
+where i.user_id = $1 and i.event_id = $2
+
+-- name: caller
+select u.id, u.company_id, u.first_name, u.last_name, u.profile_picture
+from heads h
+join users u on u.id = h.user_id
+where h.user_id = $1 and h.active
+
+-- name: lock
+-- The first statement of every change. `began` is what the inbox held when the request asked, not what came in
+-- while it waited for the lock.
+select h.position, (select b.position from heads b where b.user_id = $1) as began
+from heads h
+where h.user_id = $1
+for update
+
+-- name: read_one
+with marked as (
+    update inbox set read_at = clock_timestamp()
+    where user_id = $1 and event_id = $2 and deleted_at is null and read_at is null
+    returning event_id
+),
+head as (
+    update heads set position = position + 1, unread = unread - 1
+    where user_id = $1 and exists (select from marked)
+    returning position
+),
+change as (
+    insert into changes (user_id, position, change, event_ids)
+    select $1, head.position, 'read', array[$2::uuid] from head
+)
+select deleted_at is not null as deleted from inbox where user_id = $1 and event_id = $2
+
+-- name: read_all
+with marked as (
+    update inbox set read_at = clock_timestamp()
+    where user_id = $1 and deleted_at is null and read_at is null and position <= $2
+    returning event_id
+),
+head as (
+    update heads set position = position + 1, unread = unread - (select count(*) from marked)
+    where user_id = $1 and exists (select from marked)
+    returning position
+)
+insert into changes (user_id, position, change, up_to)
+select $1, head.position, 'all_read', $2 from head

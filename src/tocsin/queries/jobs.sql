@@ -1,0 +1,74 @@
+-- Jobs: claimed under a lease, finished, put off or buried.
+
+-- name: claim
+with free as materialized (
+    select id
+    from jobs
+    where lane = $2 and worker_id is null and due_at <= now()
+    order by due_at, id
+    limit $3
+    for update skip locked
+)
+update jobs j
+set worker_id = $1, attempts = j.attempts + 1
+from free
+where j.id = free.id
+returning j.id, j.task, j.lane, j.due_at, j.attempts, j.progress
+
+-- name: finish
+delete from jobs where id = any($2::uuid[]) and worker_id = $1
+
+-- name: go_on
+-- The rest is for the bulk lane, behind what else waits there.
+update jobs j
+set worker_id = null, attempts = 0, lane = 'bulk', due_at = clock_timestamp(), progress = step.progress
+from unnest($2::uuid[], $3::bigint[]) as step (id, progress)
+where j.id = step.id and j.worker_id = $1
+
+-- name: put_off
+update jobs
+set worker_id = null, due_at = clock_timestamp() + make_interval(secs => $3::double precision)
+where id = $2 and worker_id = $1
+
+-- name: bury
+with dead as (
+    delete from jobs where id = $2 and worker_id = $1 returning id, task, lane, attempts, progress
+)
+insert into dead_letters (id, task, lane, attempts, progress, reason)
+select id, task, lane, attempts, progress, $3 from dead
+on conflict (id) do update
+set attempts = excluded.attempts, progress = excluded.progress, reason = excluded.reason, died_at = now()
+
+-- name: release
+update jobs set worker_id = null, attempts = greatest(attempts - 1, 0) where worker_id = $1 and lane = $2
+
+-- name: enrol
+insert into workers (id, name) values ($1, $2)
+
+-- name: beat
+update workers set seen_at = clock_timestamp() where id = $1
+
+-- name: reap
+-- Leases of workers not seen for a while, or of none that we know, are free again.
+with gone as (
+    delete from workers where seen_at < clock_timestamp() - make_interval(secs => $1::double precision) returning id
+)
+update jobs j
+set worker_id = null
+where j.worker_id is not null
+  and (j.worker_id in (select id from gone) or not exists (select from workers w where w.id = j.worker_id))
+
+-- name: leave
+with me as (
+    delete from workers where id = $1
+)
+update jobs set worker_id = null, attempts = greatest(attempts - 1, 0) where worker_id = $1
+
+-- name: forget_workers
+delete from workers
+
+-- name: depth
+select lane, count(*) as depth, coalesce(extract(epoch from now() - min(due_at)), 0)::double precision as age
+from jobs
+where due_at <= now()
+group by lane

@@ -1,0 +1,211 @@
+"""The process: the database it stands on, the API, the worker, and how they start and end together."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+import uvicorn
+
+from tocsin import jobs, migrate
+from tocsin.api.app import build
+from tocsin.api.doors import House
+from tocsin.catalogue import Catalogue
+from tocsin.database import OUTAGES, Database
+from tocsin.doorbell import Doorbell
+from tocsin.embedded import Embedded, is_served, url_of
+from tocsin.errors import Refusal, Unavailable
+from tocsin.settings import Settings
+from tocsin.tokens import Verifier, own_secret
+from tocsin.worker import Worker
+
+API_CONNECTIONS = 10
+WORKER_CONNECTIONS = 4
+
+PATIENCE = 60.0
+"""Seconds that a start waits for a database that cannot be reached."""
+
+GRACE = 8
+"""Seconds that requests under way have to end in when the process is stopped."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A service that answers: where, and what is behind it."""
+
+    url: str
+    house: House
+    stop: Callable[[], None]
+
+
+async def serve(
+    settings: Settings, *, with_worker: bool = True, when_ready: Callable[[Running], Awaitable[None]] | None = None
+) -> None:
+    """Serve until a signal ends it. Raises `Refusal` where it can't start."""
+    secrets = None if settings.database_url is None else secrets_of(settings)
+    async with (
+        store(settings, alone=True) as url,
+        pool(url, API_CONNECTIONS) as database,
+        pool(url, WORKER_CONNECTIONS) as own,
+    ):
+        doorbell = Doorbell(url, own)
+        verifier = Verifier(secrets or secrets_of(settings))
+        house = House(settings, database, Catalogue.load(), doorbell, verifier)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                build(house),
+                host=settings.host,
+                port=settings.port,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=GRACE,
+            )
+        )
+        worker = Worker(own, house.catalogue, doorbell) if with_worker else None
+        await _together(server, worker, doorbell, house, when_ready)
+
+
+async def work(settings: Settings) -> None:
+    """Work, without serving, until a signal ends it."""
+    stopping = asyncio.Event()
+    _on_signals(stopping.set)
+    async with store(settings, alone=False) as url, pool(url, WORKER_CONNECTIONS) as database:
+        doorbell = Doorbell(url, database)
+        worker = Worker(database, Catalogue.load(), doorbell)
+        ears = asyncio.create_task(doorbell.hear_others())
+        working = asyncio.create_task(worker.run())
+        log.info("working", worker=str(worker.id))
+        until = asyncio.create_task(stopping.wait())
+        await asyncio.wait({working, until}, return_when=asyncio.FIRST_COMPLETED)
+        worker.stop()
+        await working
+        await _end([ears, until])
+        await doorbell.close()
+
+
+@contextlib.asynccontextmanager
+async def store(settings: Settings, *, alone: bool) -> AsyncIterator[str]:
+    """Provide the database, its schema up to date, and yield its url.
+
+    Without `alone`, a server that another process of ours runs on the same folder will do.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        elif not alone and is_served(settings.data_dir):
+            url = url_of(settings.data_dir)
+        else:
+            url = (await stack.enter_async_context(Embedded(settings.data_dir))).url
+        taken = await _patiently(lambda: _migrate(settings, url))
+        log.info("the schema is up to date", new_steps=[f"{step.number:04} {step.name}" for step in taken])
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def pool(url: str, size: int) -> AsyncIterator[Database]:
+    """Open a pool of connections for as long as the block runs."""
+    database = Database(url, size)
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def secrets_of(settings: Settings) -> Sequence[str]:
+    """Return the secrets that tokens are signed with; the embedded mode makes its own."""
+    if settings.jwt_secret:
+        return [secret.get_secret_value() for secret in settings.jwt_secret]
+    if settings.database_url is None:
+        return [own_secret(settings.data_dir)]
+    raise Refusal("With a database of your own, set TOCSIN_JWT_SECRET to at least 32 random bytes.")
+
+
+async def _together(
+    server: uvicorn.Server,
+    worker: Worker | None,
+    doorbell: Doorbell,
+    house: House,
+    when_ready: Callable[[Running], Awaitable[None]] | None,
+) -> None:
+    """Run all parts; when one ends, end the others."""
+    if worker:
+        doorbell.answer("settled")
+        if house.settings.database_url is None:
+            await jobs.forget_workers(house.database)
+    ears = asyncio.create_task(doorbell.hear_others())
+    working = [asyncio.create_task(worker.run())] if worker else []
+    serving = asyncio.create_task(_serve(server, house, when_ready))
+    await asyncio.wait({serving, *working}, return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    failed = await asyncio.gather(serving, return_exceptions=True)
+    if worker:
+        worker.stop()
+    failed += await asyncio.gather(*working, return_exceptions=True)
+    await _end([ears])
+    with contextlib.suppress(Unavailable):
+        await doorbell.close()
+    for error in failed:
+        if isinstance(error, BaseException):
+            raise error
+
+
+async def _serve(
+    server: uvicorn.Server, house: House, when_ready: Callable[[Running], Awaitable[None]] | None
+) -> None:
+    serving = asyncio.create_task(server.serve())
+    try:
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.005)
+        if server.started:
+            port = server.servers[0].sockets[0].getsockname()[1]
+            running = Running(f"http://{house.settings.host}:{port}", house, lambda: _stop(server))
+            log.info("serving", url=running.url)
+            if when_ready:
+                await when_ready(running)
+        await serving
+    except SystemExit:
+        raise Refusal(f"Cannot listen on {house.settings.host}:{house.settings.port}; is it in use?") from None
+    finally:
+        server.should_exit = True
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+def _stop(server: uvicorn.Server) -> None:
+    server.should_exit = True
+
+
+async def _migrate(settings: Settings, url: str) -> list[migrate.Step]:
+    return await migrate.migrate(url, accept_undurable=settings.database_durable == "yes")
+
+
+async def _patiently(attempt: Callable[[], Awaitable[list[migrate.Step]]]) -> list[migrate.Step]:
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await attempt()
+        except OUTAGES as error:
+            if time.monotonic() > end:
+                raise Refusal(f"The database cannot be reached: {type(error).__name__}: {error}.") from error
+            log.warning("the database cannot be reached yet", error=str(error))
+            await asyncio.sleep(1)
+
+
+async def _end(tasks: Sequence[asyncio.Task[object]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _on_signals(stop: Callable[[], object]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)

@@ -1,0 +1,152 @@
+"""Shapes: the objects that kinds have in their data, how each is checked and how it is spoken of."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from tocsin.entries import Raw, ShapeEntry, advice, parse
+from tocsin.fields import SCALARS, VARIANT, FieldType, field_type
+from tocsin.rendering import Sentence, Word, readable, spoken
+
+Labels = Mapping[str, Mapping[str, str]]
+"""The labels of one language: by `shape.field`, then by code."""
+
+_NAME = re.compile(r"[A-Za-z]\w*")
+_SUBJECT = re.compile(r"[a-z][a-z0-9_]*")
+_STRICT = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One shape; where it is of the `directory`, an integer in its place is the id of a user to be filled in."""
+
+    name: str
+    fields: Mapping[str, FieldType]
+    spoken: Sentence
+    coded: Mapping[str, str]
+    subjects: Mapping[str, str]
+    directory: bool
+    model: type[BaseModel]
+
+    def speaker(self, labels: Labels) -> Callable[[Mapping[str, Any]], Word]:
+        """Return what speaks of an object of this shape; an empty field leaves no white space at the ends."""
+        fields = {key: self.field_speaker(key, labels) for key in self.spoken.words}
+
+        def speak(value: Mapping[str, Any]) -> Word:
+            words = {key: say(value) for key, say in fields.items()}
+            whole = self.spoken.render(words)
+            if all(word.plain for word in words.values()):
+                return whole
+            return Word(whole.plain.strip(), whole.html.strip())
+
+        return speak
+
+    def field_speaker(self, key: str, labels: Labels) -> Callable[[Mapping[str, Any]], Word]:
+        """Return what speaks of one field: of a coded one by its label, where it has one."""
+        if key not in self.coded:
+            return lambda value: spoken(value[key])
+        known = labels.get(f"{self.name}.{key}", {})
+        is_readable = self.coded[key] == "readable"
+
+        def speak(value: Mapping[str, Any]) -> Word:
+            code = value[key] or ""
+            return spoken(known.get(code) or (readable(code, self.name) if is_readable else code))
+
+        return speak
+
+
+def shapes_of(raws: Mapping[str, Raw]) -> dict[str, Shape | None]:
+    """Make the shapes of their entries; one at fault is None, so that its name stays known."""
+    return {name: _shape_of(name, raw) for name, raw in raws.items()}
+
+
+def model_of(name: str, fields: Iterable[tuple[str, Any, bool]]) -> type[BaseModel]:
+    """Return a strict model of fields: each one's name, what pydantic checks it by, and whether it is optional.
+
+    Its attributes end in `_`, so that none can be in the way of pydantic's own.
+    """
+    attributes: dict[str, Any] = {
+        f"{key}_": (annotation, Field(None if optional else ..., alias=key)) for key, annotation, optional in fields
+    }
+    return create_model(name, __config__=_STRICT, **attributes)
+
+
+def as_given(model: BaseModel) -> dict[str, Any]:
+    """Return what a model of `model_of` was given, in the order of its fields at every level."""
+    given = model.model_fields_set
+    return {
+        attribute[:-1]: as_given(value) if isinstance(value, BaseModel) else value
+        for attribute, value in model.__dict__.items()
+        if attribute in given
+    }
+
+
+def check_names(raw: Raw, key: str, names: Iterable[str]) -> None:
+    """Note the names of fields that no sentence could call by."""
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raw.fault(key, f"`{key}` has the field `{name}`", "write letters, digits and `_` alone")
+
+
+def check_subjects(raw: Raw, subjects: Mapping[str, str], fields: Mapping[str, FieldType]) -> None:
+    """Note subjects that are no words, or of fields that are no ids."""
+    ids = [name for name, of in fields.items() if of.base == "uuid" and not of.many]
+    for name, word in subjects.items():
+        if name not in ids:
+            raw.fault("subjects", f"`subjects` has `{name}`, which is no `uuid` of it", advice(name, ids))
+        if not _SUBJECT.fullmatch(word):
+            raw.fault("subjects", f"`subjects` has the word `{word}`", "write one word in small letters")
+
+
+def _shape_of(name: str, raw: Raw) -> Shape | None:
+    before = len(raw.findings)
+    if name in SCALARS or name == VARIANT:
+        raw.fault("fields", f"`{name}` is the name of a type", "choose another name")
+    entry = parse(raw, ShapeEntry)
+    if entry is None:
+        return None
+    fields = _fields_of(raw, entry)
+    sentence = _sentence_of(raw, entry)
+    check_names(raw, "fields", entry.fields)
+    check_subjects(raw, entry.subjects, fields)
+    _check_codes(raw, entry, fields)
+    if sentence is None or len(raw.findings) > before:
+        return None
+    model = model_of(name, ((key, of.annotation(SCALARS[of.base]), False) for key, of in fields.items()))
+    return Shape(name, fields, sentence, entry.coded, entry.subjects, entry.directory, model)
+
+
+def _fields_of(raw: Raw, entry: ShapeEntry) -> dict[str, FieldType]:
+    found = {}
+    for key, spelling in entry.fields.items():
+        of = field_type(spelling, SCALARS)
+        if of is None or of.optional or of.many:
+            wrong = f"`fields.{key}` is `{spelling}`, which no field of a shape can be"
+            raw.fault("fields", wrong, advice(spelling, SCALARS))
+        else:
+            found[key] = of
+    return found
+
+
+def _sentence_of(raw: Raw, entry: ShapeEntry) -> Sentence | None:
+    try:
+        sentence = Sentence(entry.spoken)
+    except ValueError as error:
+        raw.fault("spoken", f"`spoken` {error}", "write fields in braces: `{name}`")
+        return None
+    if "**" in entry.spoken:
+        raw.fault("spoken", "`spoken` has `**`", "mark what is bold in the kinds' sentences")
+    for word in sentence.words:
+        if word not in entry.fields:
+            raw.fault("spoken", f"`spoken` names {{{word}}}, which it does not have", advice(word, entry.fields))
+    return sentence
+
+
+def _check_codes(raw: Raw, entry: ShapeEntry, fields: Mapping[str, FieldType]) -> None:
+    strings = [name for name, of in fields.items() if of.base in {"string", "words"}]
+    for name in entry.coded:
+        if name not in strings:
+            raw.fault("coded", f"`coded` has `{name}`, which is no `string` of it", advice(name, strings))

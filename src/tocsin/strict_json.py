@@ -1,0 +1,123 @@
+"""JSON from outside, read so that no two readers would read it differently, and so that PostgreSQL can store it."""
+
+import json
+import math
+import re
+from typing import Any
+
+from tocsin.errors import Malformed
+
+DEEPEST = 32
+"""Levels of nesting that a body may have."""
+
+LONGEST_INTEGER = 41
+"""Characters of the longest integer that is read exactly, its sign included."""
+
+HUGE: int = 10**LONGEST_INTEGER
+"""What a longer integer is read as, or its negative: beyond every range that one could ask for."""
+
+_SHOWN_OF_A_KEY = 40
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_TOO_DEEP = b"[" * (DEEPEST + 1)
+_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def parse(body: bytes) -> Any:
+    """Read a JSON value.
+
+    Raises `Malformed` where `body` is not JSON in UTF-8 without a byte order mark, or has NaN, an infinity, a number
+    beyond a double, a key twice in one object, NUL, a lone surrogate, or more than `DEEPEST` levels.
+    """
+    _refuse_deep(body)
+    try:
+        value = _decoder.decode(body.decode())
+    except UnicodeDecodeError as error:
+        raise Malformed(f"The body is not UTF-8: byte {error.start} is wrong.") from None
+    except json.JSONDecodeError as error:
+        raise Malformed(_in_words(error)) from None
+    if _SUSPECT.search(body):
+        _refuse_unstorable(value)
+    return value
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Read a JSON object. Raises `Malformed` as `parse` does, and where the value is not an object."""
+    value = parse(body)
+    if not isinstance(value, dict):
+        raise Malformed("The body must be a JSON object.")
+    return value
+
+
+def _refuse_deep(body: bytes) -> None:
+    if body.count(b"[") + body.count(b"{") <= DEEPEST:
+        return
+    nest = _STRING.sub(b"", body).translate(_TO_SQUARE, _NO_BRACKETS)
+    for _ in range(DEEPEST):
+        # Each round takes the innermost level away; a flood of opening brackets needs none.
+        if not nest or nest.startswith(_TOO_DEEP):
+            break
+        nest = nest.replace(b"[]", b"")
+    if b"[]" in nest or nest.startswith(_TOO_DEEP):
+        raise Malformed(f"The body has more than {DEEPEST} levels.")
+    if nest:
+        raise Malformed("The body is not valid JSON: its brackets do not match.")
+
+
+def _refuse_unstorable(value: Any) -> None:
+    if isinstance(value, str):
+        if found := _UNSTORABLE.search(value):
+            raise Malformed("The body has NUL in a string." if found[0] == "\0" else "The body has a lone surrogate.")
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_unstorable(key)
+            _refuse_unstorable(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_unstorable(inner)
+
+
+def _in_words(error: json.JSONDecodeError) -> str:
+    fault = error.msg[0].lower() + error.msg[1:].removesuffix(" at")
+    return f"The body is not valid JSON: {fault} at line {error.lineno}, column {error.colno}."
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise Malformed(f"The body has the key {_first_repeated(pairs)} twice in one object.")
+    return found
+
+
+def _first_repeated(pairs: list[tuple[str, Any]]) -> str:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            return json.dumps(key[:_SHOWN_OF_A_KEY])
+        seen.add(key)
+    raise AssertionError(pairs)
+
+
+def _int_of(text: str) -> int:
+    if len(text) <= LONGEST_INTEGER:
+        return int(text)
+    # Python refuses thousands of digits and takes quadratic time; a check of the range refuses these just as well.
+    return -HUGE if text.startswith("-") else HUGE
+
+
+def _float_of(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise Malformed("The body has a number that is too large.")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise Malformed(f"The body has {name}, which is not JSON.")
+
+
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_object_of, parse_int=_int_of, parse_float=_float_of, parse_constant=_refuse_constant
+)

@@ -1,0 +1,69 @@
+"""The words that a kind's sentences can use, and where in an event each of them is found."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tocsin.fields import LINES, OF_SEVERAL_LINES, VARIANT, FieldType
+from tocsin.rendering import Speaker, Word, spoken, spoken_text
+from tocsin.shapes import Labels, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The fields of a kind's data and params, of which a param goes first where both have a name.
+
+    `instead` has, by field of the data, the optional param that is spoken in its place where it is given.
+    """
+
+    data: Mapping[str, FieldType]
+    params: Mapping[str, FieldType]
+    instead: Mapping[str, str]
+    shapes: Mapping[str, Shape]
+
+    def words(self) -> list[str]:
+        """Return what can stand in braces: params, scalars, shapes that are spoken of, and `shape.field`."""
+        found = [name for name, of in self.params.items() if not of.optional]
+        for name, of in self.data.items():
+            shape = self.shapes.get(of.base)
+            if of.optional or of.base == VARIANT or (shape is not None and of.nullable):
+                continue
+            if shape is None or shape.spoken.words:
+                found.append(name)
+            if shape is not None:
+                found += [f"{name}.{key}" for key in shape.fields]
+        return list(dict.fromkeys(found))
+
+    def quotable(self) -> list[str]:
+        """Return the params that can be quoted after a sentence."""
+        return [name for name, of in self.params.items() if of.base in LINES and not of.many]
+
+    def speaker(self, word: str, labels: Labels) -> Speaker:
+        """Return what finds one of `words`, in the language of `labels`."""
+        name, _, key = word.partition(".")
+        if not key and name in self.params:
+            return _speaker_of_param(name, self.params[name])
+        of = self.data[name]
+        shape = self.shapes.get(of.base)
+        if shape is None:
+            return _speaker_of_data(name, spoken_text if of.base in OF_SEVERAL_LINES and not of.many else spoken)
+        if key:
+            return _speaker_of_data(name, shape.field_speaker(key, labels))
+        return _speaker_of_data(name, shape.speaker(labels), self.instead.get(name))
+
+    def quoter(self, param: str) -> Speaker:
+        """Return what finds a quoted param; one that is not given is spoken as nothing."""
+        return _speaker_of_param(param, self.params[param])
+
+
+def _speaker_of_param(name: str, of: FieldType) -> Speaker:
+    say: Callable[[Any], Word] = spoken_text if of.base in OF_SEVERAL_LINES and not of.many else spoken
+    if of.optional or of.nullable:
+        return lambda _, params: say(params.get(name))
+    return lambda _, params: say(params[name])
+
+
+def _speaker_of_data(name: str, say: Callable[[Any], Word], instead: str | None = None) -> Speaker:
+    if instead is None:
+        return lambda data, _: say(data[name])
+    return lambda data, params: spoken(params[instead]) if instead in params else say(data[name])

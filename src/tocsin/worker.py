@@ -1,0 +1,131 @@
+"""The worker: takes jobs from the lanes and has them done by the modules that own the work."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from uuid import UUID
+
+import structlog
+
+from tocsin import fanout, jobs
+from tocsin.catalogue import Catalogue
+from tocsin.database import Database
+from tocsin.doorbell import Doorbell, wait
+from tocsin.errors import Unavailable
+from tocsin.fanout import Undeliverable
+from tocsin.ids import new_id
+from tocsin.jobs import Job, Lane, Lost
+
+BATCH: dict[Lane, int] = {"direct": 200, "bulk": 1}
+"""How many jobs are claimed at once. One chunk of the bulk lane is as much work as a batch of the direct one."""
+
+log = structlog.get_logger(__name__)
+
+Task = Callable[[Sequence[Job]], Awaitable[None]]
+
+
+class Worker:
+    """Works in both lanes at once until it is stopped; any number of workers share a database."""
+
+    def __init__(self, database: Database, catalogue: Catalogue, doorbell: Doorbell) -> None:
+        self.id = new_id()
+        self._database = database
+        self._catalogue = catalogue
+        self._doorbell = doorbell
+        self._stopping = asyncio.Event()
+        self._tasks: dict[str, Task] = {"deliver": self._deliver}
+
+    async def run(self) -> None:
+        """Work until `stop`; what is under way then is done to the end."""
+        self._doorbell.answer(*BATCH)
+        await self._until_it_works(self._enrol)
+        pulse = asyncio.create_task(self._live())
+        try:
+            await asyncio.gather(*(self._work(lane) for lane in BATCH))
+        finally:
+            pulse.cancel()
+            await asyncio.gather(pulse, return_exceptions=True)
+            with contextlib.suppress(Unavailable):
+                await jobs.leave(self._database, self.id)
+
+    def stop(self) -> None:
+        """Take no more jobs."""
+        self._stopping.set()
+        for lane in BATCH:
+            self._doorbell.ring(lane)
+
+    async def _work(self, lane: Lane) -> None:
+        while not self._stopping.is_set():
+            bell = self._doorbell.listen_for(lane)
+            try:
+                leased = await jobs.claim(self._database, self.id, lane, BATCH[lane])
+                if leased:
+                    await self._do(leased)
+                else:
+                    await wait(bell)
+            except Unavailable:
+                log.warning("the database is away", lane=lane)
+                await self._until_it_works(lambda: jobs.release(self._database, self.id, lane))
+
+    async def _do(self, leased: Sequence[Job]) -> None:
+        """Do a batch at once, and where that fails each job by itself, so that one can't hold up the others."""
+        for task, batch in _by_task(leased).items():
+            try:
+                await self._tasks[task](batch)
+            except Unavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 - a job may fail in any way; the lane goes on
+                if len(batch) > 1:
+                    for job in batch:
+                        await self._do([job])
+                else:
+                    await self._give_up(batch[0], error)
+
+    async def _deliver(self, batch: Sequence[Job]) -> None:
+        done = await fanout.deliver(self._database, self._catalogue, self.id, batch)
+        if len(done) < len(batch):
+            self._doorbell.ring("bulk")
+        if done:
+            self._doorbell.ring("settled")
+
+    async def _give_up(self, job: Job, error: Exception) -> None:
+        line = log.bind(job=str(job.id), task=job.task, attempts=job.attempts, **fanout.describe(error))
+        if isinstance(error, Lost):
+            line.warning("a job went to another worker")
+        elif isinstance(error, Undeliverable):
+            await jobs.bury(self._database, self.id, job, str(error))
+            line.error("a job became a dead letter")
+        elif await jobs.fail(self._database, self.id, job, f"{type(error).__name__}: {error}"[:1000]):
+            line.error("a job became a dead letter", exc_info=error)
+        else:
+            line.warning("a job failed and is tried again", exc_info=error)
+
+    async def _enrol(self) -> None:
+        await jobs.enrol(self._database, self.id, f"{socket.gethostname()}:{os.getpid()}")
+
+    async def _live(self) -> None:
+        while True:
+            await asyncio.sleep(jobs.HEARTBEAT)
+            with contextlib.suppress(Unavailable):
+                if not await jobs.beat(self._database, self.id):
+                    log.warning("this worker was taken for dead", worker=str(self.id))
+                    await self._enrol()
+
+    async def _until_it_works(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        while not self._stopping.is_set():
+            try:
+                return await attempt()
+            except Unavailable:
+                await asyncio.sleep(0.5)
+        return None
+
+
+def _by_task(leased: Sequence[Job]) -> dict[str, list[Job]]:
+    batches: dict[str, list[Job]] = {}
+    for job in leased:
+        batches.setdefault(job.task, []).append(job)
+    return batches
+
+

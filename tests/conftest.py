@@ -1,0 +1,196 @@
+"""What tests stand on: one real PostgreSQL, a fresh database for each test, and the service on a real socket."""
+
+import asyncio
+import itertools
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from tocsin import directory, events
+from tocsin.api.app import build
+from tocsin.api.doors import House
+from tocsin.catalogue import Catalogue
+from tocsin.database import Database, connect
+from tocsin.doorbell import Doorbell
+from tocsin.embedded import Embedded
+from tocsin.migrate import migrate
+from tocsin.settings import Settings, read_settings
+from tocsin.tokens import Verifier, mint_service, mint_user
+from tocsin.worker import Worker
+
+SECRET = "a-secret-for-tests-only-0123456789abcdef"
+HOUR = timedelta(hours=1)
+_numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-schema", action="store_true", help="write schema.sql anew from the migrations")
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """A short path that the server's user can enter."""
+    path = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))  # noqa: S108 - a short path, for the socket
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+async def server(folder: Path) -> AsyncIterator[Embedded]:
+    async with Embedded(folder / "data") as embedded:
+        connection = await connect(embedded.url)
+        await connection.execute("create database template_of_tests")
+        await connection.close()
+        await migrate(url_for(embedded, "template_of_tests"))
+        yield embedded
+
+
+def url_for(server: Embedded, database: str) -> str:
+    return server.url.replace("/tocsin?", f"/{database}?")
+
+
+@pytest.fixture
+async def url(server: Embedded) -> AsyncIterator[str]:
+    """A database of the test's own, with the schema and nothing in it."""
+    name = f"test_{next(_numbers)}"
+    connection = await connect(server.url)
+    await connection.execute(f"create database {name} template template_of_tests")
+    yield url_for(server, name)
+    await connection.execute(f"drop database {name} with (force)")
+    await connection.close()
+
+
+@pytest.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    database = Database(url, 6)
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture(scope="session")
+def catalogue() -> Catalogue:
+    return Catalogue.load()
+
+
+@dataclass
+class Api:
+    """The service as its clients see it, with a token for anybody."""
+
+    http: httpx.AsyncClient
+    house: House
+    worker: Worker | None
+
+    async def call(self, method: str, path: str, token: str | None = None, **more: Any) -> httpx.Response:
+        headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **more.pop("headers", {})}
+        return await self.http.request(method, path, headers=headers, **more)
+
+    async def as_user(self, user: int, method: str, path: str, **more: Any) -> httpx.Response:
+        return await self.call(method, path, mint_user(SECRET, user, HOUR), **more)
+
+    async def as_service(
+        self,
+        method: str,
+        path: str,
+        *scopes: str,
+        name: str = "crm",
+        company_id: int | None = None,
+        **more: Any,
+    ) -> httpx.Response:
+        scopes = scopes or ("events:write", "directory:write")
+        return await self.call(method, path, mint_service(SECRET, name, scopes, HOUR, company_id), **more)
+
+    async def people(self, *ids: int, company_id: int = 1, **more: Any) -> None:
+        for id_ in ids:
+            values: dict[str, Any] = {
+                "first_name": f"First{id_}",
+                "last_name": f"Last{id_}",
+                "profile_picture": None,
+                "email": None,
+                "locale": "en",
+                "time_zone": "UTC",
+                "active": True,
+                **more,
+            }
+            await directory.put_user(
+                self.house.database, directory.User(id=id_, company_id=company_id, **values), None
+            )
+
+    async def team(self, id_: int, *users: int, company_id: int = 1) -> None:
+        team = directory.Team(id_, company_id, f"Team {id_}", list(users))
+        await directory.put_team(self.house.database, team, None)
+
+    async def post(self, event: Mapping[str, Any], **more: Any) -> str:
+        """Post an event, wait until it is settled, and return its id."""
+        answer = await self.as_service("POST", "/events", json=event, **more)
+        assert answer.status_code == 202, answer.text
+        id_: str = answer.json()["id"]
+        state = await self.as_service("GET", f"/events/{id_}?wait=10", **more)
+        assert state.json()["state"] in events.SETTLED, state.text
+        return id_
+
+    async def inbox(self, user: int, query: str = "") -> dict[str, Any]:
+        answer = await self.as_user(user, "GET", f"/notifications{query}")
+        assert answer.status_code == 200, answer.text
+        page: dict[str, Any] = json.loads(answer.text)
+        return page
+
+    async def ids(self, user: int, query: str = "?per_page=100") -> list[str]:
+        return [entry["id"] for entry in (await self.inbox(user, query))["data"]]
+
+
+def settings_for(**more: Any) -> Settings:
+    return read_settings({}, Path("/nonexistent"), jwt_secret=SECRET, **more)
+
+
+@asynccontextmanager
+async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, **more: Any) -> AsyncIterator[Api]:
+    """Run the service in this process, on a free port of the loopback."""
+    async with AsyncExitStack() as stack:
+        database, own = Database(url, 6), Database(url, 4)
+        for pool in (database, own):
+            await pool.open()
+            stack.push_async_callback(pool.close)
+        doorbell = Doorbell(url, own)
+        house = House(settings_for(**more), database, catalogue, doorbell, Verifier([SECRET]))
+        worker = Worker(own, catalogue, doorbell) if with_worker else None
+        if worker:
+            doorbell.answer("settled")
+            working = asyncio.create_task(worker.run())
+            stack.push_async_callback(lambda: working)
+            stack.callback(worker.stop)
+        server = uvicorn.Server(
+            uvicorn.Config(build(house), port=0, lifespan="off", log_config=None, server_header=False)
+        )
+        serving = asyncio.create_task(server._serve())  # noqa: SLF001 - serve() would take our signals
+        stack.push_async_callback(lambda: serving)
+        stack.callback(setattr, server, "should_exit", True)
+        while not server.started:
+            await asyncio.sleep(0.001)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=15))
+        yield Api(http, house, worker)
+
+
+@pytest.fixture
+async def api(url: str, catalogue: Catalogue) -> AsyncIterator[Api]:
+    """The service with its worker."""
+    async with serving(url, catalogue) as api:
+        yield api
+
+
+@pytest.fixture
+async def idle(url: str, catalogue: Catalogue) -> AsyncIterator[Api]:
+    """The service without a worker: what is accepted stays in the queue."""
+    async with serving(url, catalogue, with_worker=False) as api:
+        yield api

@@ -1,0 +1,233 @@
+"""The inbox: pages, counts, and marks, whatever happens meanwhile."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from conftest import Api
+from test_road import custom
+from tocsin import inbox
+
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+
+
+async def fill(api: Api, user: int, count: int) -> list[str]:
+    """Return the ids of `count` new notifications, newest first."""
+    posted = [
+        (await api.as_service("POST", "/events", json=custom(user, body=str(n)))).json()["id"] for n in range(count)
+    ]
+    await api.as_service("GET", f"/events/{posted[-1]}?wait=10")
+    return posted[::-1]
+
+
+async def test_an_empty_inbox_is_a_page(api: Api) -> None:
+    await api.people(1)
+    assert await api.inbox(1) == {
+        "data": [],
+        "pagination": {
+            "total": 0,
+            "page": 1,
+            "per_page": 15,
+            "urls": {"previous": None, "next": None},
+            "unread": 0,
+        },
+    }
+
+
+async def test_pages_are_newest_first_and_lead_to_each_other(api: Api) -> None:
+    await api.people(1)
+    ids = await fill(api, 1, 7)
+    seen = []
+    url: str | None = "/notifications?per_page=3&utm=x%20y"
+    numbers = []
+    while url:
+        page = (await api.as_user(1, "GET", url)).json()
+        seen += [entry["id"] for entry in page["data"]]
+        numbers.append(page["pagination"]["page"])
+        assert (page["pagination"]["total"], page["pagination"]["unread"]) == (7, 7)
+        url = page["pagination"]["urls"]["next"]
+        assert url is None or ("utm=x+y" in url and url.startswith(str(api.http.base_url)))
+    assert (seen, numbers) == (ids, [1, 2, 3])
+    assert page["pagination"]["urls"]["previous"].endswith("/notifications?per_page=3&utm=x+y&page=2")
+    assert [entry["id"] for entry in (await api.inbox(1, "?per_page=3&page=2"))["data"]] == ids[3:6]
+    assert (await api.inbox(1, "?page=99"))["data"] == []
+
+
+async def test_following_next_shows_nothing_twice_and_skips_nothing_while_things_arrive_and_are_read(
+    api: Api,
+) -> None:
+    await api.people(1)
+    ids = await fill(api, 1, 9)
+    seen: list[str] = []
+    url: str | None = "/notifications?show=unread&per_page=2"
+    while url:
+        page = (await api.as_user(1, "GET", url)).json()
+        seen += [entry["id"] for entry in page["data"]]
+        for entry in page["data"]:
+            await api.as_user(1, "PUT", f"/notifications/{entry['id']}/read")
+        await fill(api, 1, 1)
+        url = page["pagination"]["urls"]["next"]
+    assert seen == ids
+
+
+async def test_the_public_url_is_where_pages_lead(url: str, catalogue: Any) -> None:
+    from conftest import serving
+
+    async with serving(url, catalogue, public_url="https://crm.example.com/api/") as api:
+        await api.people(1)
+        await fill(api, 1, 2)
+        page = await api.inbox(1, "?per_page=1")
+        assert page["pagination"]["urls"]["next"].startswith("https://crm.example.com/api/notifications?per_page=1&")
+
+
+async def test_show_unread_counts_and_lists_the_unread(api: Api) -> None:
+    await api.people(1)
+    ids = await fill(api, 1, 5)
+    await api.as_user(1, "PUT", f"/notifications/{ids[2]}/read")
+    page = await api.inbox(1, "?show=unread")
+    assert [entry["id"] for entry in page["data"]] == [*ids[:2], *ids[3:]]
+    assert (page["pagination"]["total"], page["pagination"]["unread"]) == (4, 4)
+    everything = await api.inbox(1)
+    assert (everything["pagination"]["total"], everything["pagination"]["unread"]) == (5, 4)
+    assert [entry["read"] for entry in everything["data"]] == [False, False, True, False, False]
+
+
+async def test_the_first_read_at_stays(api: Api) -> None:
+    await api.people(1)
+    [id_] = await fill(api, 1, 1)
+    assert (await api.as_user(1, "PUT", f"/notifications/{id_}/read")).status_code == 204
+    await api.house.database.value("update inbox set read_at = '2020-01-02 03:04:05.9+00'")
+    again = await api.as_user(1, "PUT", f"/notifications/{id_}/read")
+    assert (again.status_code, again.content) == (204, b"")
+    [entry] = (await api.inbox(1))["data"]
+    assert (entry["read"], entry["read_at"]) == (True, "2020-01-02 03:04:05")
+    assert (await api.as_user(1, "PUT", "/notifications/read")).status_code == 204
+    assert (await api.inbox(1))["data"][0]["read_at"] == "2020-01-02 03:04:05"
+
+
+async def test_read_all_leaves_nothing_unread(api: Api) -> None:
+    await api.people(1, 2)
+    await fill(api, 1, 3)
+    [other] = await fill(api, 2, 1)
+    assert (await api.as_user(1, "PUT", "/notifications/read")).status_code == 204
+    page = await api.inbox(1)
+    assert page["pagination"]["unread"] == 0
+    assert all(entry["read"] and entry["read_at"] for entry in page["data"])
+    assert await api.ids(2, "?show=unread") == [other]
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+async def test_what_is_not_the_callers_is_not_there(api: Api, method: str) -> None:
+    await api.people(1, 2)
+    [id_] = await fill(api, 1, 1)
+    path = "/notifications/{}" + ("/read" if method == "PUT" else "")
+    others = await api.as_user(2, method, path.format(id_))
+    unknown = await api.as_user(2, method, path.format(UNKNOWN))
+    malformed = await api.as_user(2, method, path.format("no-uuid"))
+    assert {answer.status_code for answer in (others, unknown, malformed)} == {404}
+    assert others.json() == unknown.json() == malformed.json()
+    assert (await api.inbox(1))["pagination"]["unread"] == 1
+
+
+async def test_each_change_takes_the_next_position(api: Api) -> None:
+    await api.people(1)
+    ids = await fill(api, 1, 3)
+    await api.as_user(1, "PUT", f"/notifications/{ids[0]}/read")
+    await api.as_user(1, "PUT", f"/notifications/{ids[0]}/read")
+    await api.as_user(1, "PUT", "/notifications/read")
+    await api.as_user(1, "PUT", "/notifications/read")
+    changes = await api.house.database.rows("select position, change, up_to from changes order by position")
+    assert [tuple(row) for row in changes] == [(4, "read", None), (5, "all_read", 4)]
+    head = await api.house.database.row("select position, total, unread from heads where user_id = 1")
+    assert head is not None
+    assert tuple(head) == (5, 3, 0)
+
+
+async def test_created_at_never_runs_backwards_even_if_the_clock_does(api: Api) -> None:
+    await api.people(1)
+    await fill(api, 1, 1)
+    await api.house.database.value("update heads set last_at = '2999-01-01 00:00:00+00'")
+    await fill(api, 1, 1)
+    assert (await api.inbox(1))["data"][0]["created_at"] == "2999-01-01 00:00:00"
+
+
+async def test_what_arrives_after_read_all_began_stays_unread(api: Api) -> None:
+    """Both ways: a delivery that holds the head when read all asks, and one that waits for read all."""
+    await api.people(1)
+    [old] = await fill(api, 1, 1)
+    database = api.house.database
+    async with database.transaction() as other:
+        await other.fetchrow("select from heads where user_id = 1 for update")
+        reading = asyncio.create_task(inbox.read_all(database, 1))
+        await until_somebody_waits(api)
+        new = await deliver_by_hand(other, 1)
+    await reading
+    assert await api.ids(1, "?show=unread") == [new]
+    page = await api.inbox(1)
+    assert [entry["id"] for entry in page["data"]] == [new, old]
+    assert page["pagination"]["unread"] == 1
+
+
+async def test_a_delivery_that_waits_for_a_read_comes_after_it(api: Api) -> None:
+    await api.people(1)
+    [old] = await fill(api, 1, 1)
+    database = api.house.database
+    async with database.transaction() as other:
+        await other.fetchrow("select from heads where user_id = 1 for update")
+        await other.execute("update inbox set read_at = now() where user_id = 1")
+        await other.execute("update heads set position = position + 1, unread = 0 where user_id = 1")
+        answer = await api.as_service("POST", "/events", json=custom(1))
+        await until_somebody_waits(api)
+    new = answer.json()["id"]
+    await api.as_service("GET", f"/events/{new}?wait=10")
+    page = await api.inbox(1)
+    assert [(entry["id"], entry["read"]) for entry in page["data"]] == [(new, False), (old, True)]
+    assert page["pagination"]["unread"] == 1
+    positions = await database.rows("select position from inbox order by position")
+    assert [row["position"] for row in positions] == [1, 3]
+
+
+async def test_two_deliveries_to_one_inbox_come_one_after_the_other(api: Api) -> None:
+    await api.people(1)
+    async with api.house.database.transaction() as other:
+        await other.fetchrow("select from heads where user_id = 1 for update")
+        answer = await api.as_service("POST", "/events", json=custom(1))
+        await until_somebody_waits(api)
+        first = await deliver_by_hand(other, 1)
+    second = answer.json()["id"]
+    await api.as_service("GET", f"/events/{second}?wait=10")
+    assert await api.ids(1) == [second, first]
+    rows = await api.house.database.rows("select event_id, position from inbox order by position")
+    assert [(str(row["event_id"]), row["position"]) for row in rows] == [(first, 1), (second, 2)]
+    assert (await api.inbox(1))["pagination"]["total"] == 2
+
+
+async def until_somebody_waits(api: Api) -> None:
+    """Wait until a transaction waits for a lock that another one holds."""
+    for _ in range(1000):
+        waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        if await api.house.database.value(waiting):
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("nobody waits")
+
+
+async def deliver_by_hand(connection: Any, user: int) -> str:
+    """Do what a delivery does, in a transaction that the test holds open."""
+    id_ = await connection.fetchval(
+        """with e as (
+               insert into events (id, kind, data, params, users, teams, subjects, service)
+               values (gen_random_uuid(), 'custom', '{}', '{}', '{}', '{}', '{}', 'crm') returning id
+           ), c as (
+               insert into contents
+               select id, 'en', '"id":"' || id || '","type":"custom","data":{},"message":"x","message_formatted":"x"'
+               from e
+           ), h as (
+               update heads set position = position + 1, total = total + 1, unread = unread + 1 where user_id = $1
+               returning position
+           )
+           insert into inbox (position, created_at, event_id, user_id, language)
+           select h.position, clock_timestamp(), e.id, $1, 'en' from e, h returning event_id""",
+        user,
+    )
+    return str(id_)

@@ -1,0 +1,229 @@
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tocsin.errors import Malformed
+from tocsin.strict_json import DEEPEST, HUGE, parse, parse_object
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+SCALARS = st.none() | st.booleans() | st.integers(-(10**40), 10**41) | st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(
+    SCALARS | TEXTS,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(TEXTS, inner, max_size=5),
+    max_leaves=60,
+)
+
+
+@given(VALUES, st.booleans())
+def test_what_json_writes_is_read_back(value: Any, ascii_: bool) -> None:  # noqa: FBT001 - hypothesis decides
+    read = parse(json.dumps(value, ensure_ascii=ascii_).encode())
+    assert repr(read) == repr(value)
+
+
+@given(st.binary(max_size=200) | st.text("[]{}\"\\u0d8ce,:1-.N \n", max_size=80).map(str.encode))
+def test_anything_is_read_as_json_reads_it_or_malformed(body: bytes) -> None:
+    try:
+        value = parse(body)
+    except Malformed:
+        return
+    assert value == json.loads(body.decode())
+
+
+@given(st.lists(st.sampled_from([b'{"a":%s}', b"[%s]", b'{"b":1,"c":[%s]}']), max_size=15))
+def test_a_key_given_twice_is_found_at_any_depth(wrappings: list[bytes]) -> None:
+    body = b'{"a":1,"x":[],"\\u0061":2}'
+    for wrapping in wrappings:
+        body = wrapping % body
+    with pytest.raises(Malformed, match='the key "a" twice'):
+        parse(body)
+
+
+def test_one_key_in_two_objects_is_fine() -> None:
+    assert parse(b'[{"a":{"a":1}},{"a":2}]') == [{"a": {"a": 1}}, {"a": 2}]
+
+
+@given(st.lists(st.booleans(), min_size=DEEPEST, max_size=DEEPEST), st.integers(0, 3))
+def test_32_levels_are_read_and_33_are_not(arrays: list[bool], siblings: int) -> None:
+    body = b"7"
+    for array in arrays:
+        more = b"[]," * siblings if array else b""
+        body = b"[%s%s]" % (more if body != b"7" else b"", body) if array else b'{"[{":%s}' % body
+    parse(body)
+    for deeper in (b"[%s]" % body, b'{"a":%s}' % body):
+        with pytest.raises(Malformed, match="more than 32 levels"):
+            parse(deeper)
+
+
+def test_many_objects_side_by_side_are_not_deep() -> None:
+    assert len(parse(b"[" + b'{"a":[]},' * 10_000 + b"{}]")) == 10_001
+
+
+def test_brackets_in_strings_are_no_levels() -> None:
+    text = '["[{' * 100 + "\\"
+    assert parse(json.dumps([text, text]).encode()) == [text, text]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100,
+        b"[" * 100 + b"]" * 100,
+        b"[" * 500_000,
+        b"[" * 500_000 + b"]" * 500_000,
+        b'{"a":' * 200_000,
+        b'{"a":[' * 150_000,
+        b'["a",' * 200_000,
+        b'"' + b'\\"' * 500_000 + b"[" * 40,
+        b'"a" ' * 200_000 + b"[" * 40,
+        b"]" * 500_000 + b"[" * 500_000,
+        b"[}" * 40,
+    ],
+    ids=lambda body: f"{body[:8]!r} of {len(body)}",
+)
+def test_floods_of_nesting_are_malformed_at_once(body: bytes) -> None:
+    began = time.perf_counter()
+    with pytest.raises(Malformed):
+        parse(body)
+    assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"nul",
+        b"{",
+        b"[1,]",
+        b'{"a":1,}',
+        b"{'a':1}",
+        b'{"a":1} x',
+        b"{}{}",
+        b"01",
+        b"+1",
+        b".5",
+        b"1.",
+        b"0x1",
+        b"[1 2]",
+        b'"a\nb"',
+        b'"a\0b"',
+        b'"\\x41"',
+        b'"\\u00g0"',
+        b'"open',
+        b"// no\n1",
+        b"\xa01",
+        "٤".encode(),
+        b'{"x": 1, /* */ "y": 2}',
+    ],
+)
+def test_what_is_not_json_is_malformed(body: bytes) -> None:
+    with pytest.raises(Malformed, match=r"^The body is not valid JSON: .* at line \d, column \d+\.$"):
+        parse(body)
+
+
+@pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_are_none_are_malformed(name: str) -> None:
+    with pytest.raises(Malformed, match=f"has {name}"):
+        parse(f'{{"a":[1,{name}]}}'.encode())
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 400 + ".0", "1e" + "9" * 5000])
+def test_a_float_beyond_a_double_is_malformed(number: str) -> None:
+    with pytest.raises(Malformed, match="too large"):
+        parse(number.encode())
+
+
+@pytest.mark.parametrize("digits", [42, 4300, 4301, 1_000_000])
+def test_an_integer_of_any_length_is_read_quickly_as_a_huge_one(digits: int) -> None:
+    began = time.perf_counter()
+    assert parse(b"9" * digits) == HUGE
+    assert parse(b"-" + b"9" * digits) == -HUGE
+    assert type(parse(b"1" * digits)) is int
+    assert time.perf_counter() - began < 0.5
+
+
+def test_every_integer_up_to_41_digits_is_exact_and_less_than_a_huge_one() -> None:
+    assert parse(b"9" * 41) == 10**41 - 1 < HUGE
+    assert parse(b"-" + b"9" * 40) == 1 - 10**40 > -HUGE
+
+
+def test_booleans_and_floats_keep_their_types() -> None:
+    assert [type(value) for value in parse(b"[true, 1, 1.0, 1e2, null]")] == [bool, int, float, float, type(None)]
+
+
+@pytest.mark.parametrize("body", [b'"\\u0000"', b'{"a":["x\\u0000y"]}', b'{"\\u0000":1}', b'{"a":{"b\\u0000":[]}}'])
+def test_nul_is_malformed(body: bytes) -> None:
+    with pytest.raises(Malformed, match="NUL"):
+        parse(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'"\\ud800"',
+        b'"\\uDFFF"',
+        b'"\\udc00\\ud800"',
+        b'"\\ud83d\\ud83d\\ude00"',
+        b'{"\\udabc":1}',
+        b'[{"a":["\\ud83d x"]}]',
+        b'"\\ud83d\\\\ude00"',
+    ],
+)
+def test_a_lone_surrogate_is_malformed(body: bytes) -> None:
+    with pytest.raises(Malformed, match="surrogate"):
+        parse(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b'"\\ud83d\\ude00"', "😀"),
+        (b'"\\\\u0000"', "\\u0000"),
+        (b'"\\\\ud800"', "\\ud800"),
+        (b'"\\u0001\\u00e6"', "\x01æ"),
+        (b'{"\\uD83D\\uDE00":"\\\\\\u0041"}', {"😀": "\\A"}),
+    ],
+)
+def test_escapes_that_only_look_bad_are_read(body: bytes, value: Any) -> None:
+    assert parse(body) == value
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'"\xff"',
+        b'"\xc0\x80"',
+        b'"\xed\xa0\x80"',
+        b'"\xf4\x90\x80\x80"',
+        '{"a": "æ"}'.encode("latin-1"),
+        '{"a": 1}'.encode("utf-16"),
+    ],
+)
+def test_what_is_not_utf_8_is_malformed(body: bytes) -> None:
+    with pytest.raises(Malformed, match="not UTF-8"):
+        parse(body)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le", "utf-32-le"])
+def test_neither_a_byte_order_mark_nor_another_encoding_is_taken(encoding: str) -> None:
+    with pytest.raises(Malformed):
+        parse('{"a": 1}'.encode(encoding))
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"a"', b"1", b"null", b"true"])
+def test_parse_object_demands_an_object(body: bytes) -> None:
+    with pytest.raises(Malformed, match="must be a JSON object"):
+        parse_object(body)
+
+
+def test_parse_object_returns_the_object_in_its_order() -> None:
+    assert list(parse_object(b' {"b": 1, "a": 2}\n')) == ["b", "a"]
+
+
+def test_a_fault_can_be_sent_as_it_is_whatever_the_key() -> None:
+    with pytest.raises(Malformed) as caught:
+        parse(b'{"\\ud800":1,"\\ud800":2}')
+    assert str(caught.value).isascii()

@@ -1,7 +1,6 @@
 """What tests stand on: one real PostgreSQL, a fresh database for each test, and the service on a real socket."""
 
 import asyncio
-import itertools
 import json
 import shutil
 import tempfile
@@ -29,7 +28,6 @@ from tocsin.worker import Worker
 
 SECRET = "a-secret-for-tests-only-0123456789abcdef"
 HOUR = timedelta(hours=1)
-_numbers = itertools.count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,15 +57,33 @@ def url_for(server: Embedded, database: str) -> str:
     return server.url.replace("/tocsin?", f"/{database}?")
 
 
-@pytest.fixture
-async def url(server: Embedded) -> AsyncIterator[str]:
-    """A database of the test's own, with the schema and nothing in it."""
-    name = f"test_{next(_numbers)}"
+async def make_database(server: Embedded, name: str) -> str:
     connection = await connect(server.url)
     await connection.execute(f"create database {name} template template_of_tests")
-    yield url_for(server, name)
-    await connection.execute(f"drop database {name} with (force)")
     await connection.close()
+    return url_for(server, name)
+
+
+async def wipe(url: str) -> None:
+    """Leave the schema with nothing in it but the workers that live."""
+    connection = await connect(url)
+    tables = await connection.fetch("select tablename from pg_tables where schemaname = 'tocsin'")
+    kept = {"migrations", "workers"}
+    names = sorted({row["tablename"] for row in tables} - kept, key=lambda name: name in {"users", "teams"})
+    await connection.execute("; ".join(f"delete from {name}" for name in names))
+    await connection.close()
+
+
+@pytest.fixture(scope="session")
+async def quiet_database(server: Embedded) -> str:
+    return await make_database(server, "quiet")
+
+
+@pytest.fixture
+async def url(quiet_database: str) -> str:
+    """A database with the schema and nothing in it, where nobody works but the test."""
+    await wipe(quiet_database)
+    return quiet_database
 
 
 @pytest.fixture
@@ -182,11 +198,17 @@ async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, *
         yield Api(http, house, worker)
 
 
-@pytest.fixture
-async def api(url: str, catalogue: Catalogue) -> AsyncIterator[Api]:
-    """The service with its worker."""
-    async with serving(url, catalogue) as api:
+@pytest.fixture(scope="session")
+async def busy_service(server: Embedded, catalogue: Catalogue) -> AsyncIterator[Api]:
+    async with serving(await make_database(server, "busy"), catalogue) as api:
         yield api
+
+
+@pytest.fixture
+async def api(busy_service: Api, server: Embedded) -> Api:
+    """The service with its worker, and nothing in it."""
+    await wipe(url_for(server, "busy"))
+    return busy_service
 
 
 @pytest.fixture

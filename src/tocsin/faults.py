@@ -3,6 +3,7 @@
 A union of a request model is tagged, with tags in angle brackets: they are left out of a fault's path.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -79,6 +80,11 @@ def faults_of(error: ValidationError, prefix: str = "") -> list[Fault]:
     A validator of ours raises `PydanticCustomError` with one of our codes, and what is to be said after the field.
     """
     return [_fault_of(found, prefix) for found in error.errors(include_url=False, include_input=False)]
+
+
+def faults_of_parts(findings: Sequence[Any]) -> list[Fault]:
+    """Return the same of findings whose paths start with the part of the request that they are in."""
+    return [_fault_of({**found, "loc": found["loc"][1:] or found["loc"]}, "") for found in findings]
 
 
 def _fault_of(found: Any, prefix: str) -> Fault:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 
 from tocsin.errors import Invalid, Malformed, MethodNotAllowed, NotFound, Problem, TooLarge
-from tocsin.faults import faults_of_details
+from tocsin.faults import faults_of_parts
 from tocsin.notifications import to_json
 
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
@@ -34,7 +34,7 @@ async def of_ours(_request: Request, error: Exception) -> Response:
 async def of_a_model(_request: Request, error: Exception) -> Response:
     """Answer a body or path that a request's model does not accept."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type alone
-    return answer_to(Invalid(faults_of_details(error.errors(), leave_out=1)))
+    return answer_to(Invalid(faults_of_parts(error.errors())))
 
 
 async def of_the_framework(request: Request, error: Exception) -> Response:

@@ -70,7 +70,7 @@ spoken as materialized (
            coalesce((
                select language
                from unnest($4::text[]) as known (language)
-               where l.locale = known.language or starts_with(l.locale, known.language || '-')
+               where starts_with(lower(replace(l.locale, '_', '-')) || '-', lower(known.language) || '-')
                order by length(language) desc
                limit 1
            ), ($4::text[])[1]) as language

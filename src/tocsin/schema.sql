@@ -1,0 +1,196 @@
+CREATE SCHEMA tocsin;
+
+CREATE FUNCTION tocsin.notification(body text, read_at timestamp with time zone, created_at timestamp with time zone) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN ((((('{'::text || body) || CASE WHEN (read_at IS NULL) THEN ',"read":false,"read_at":null'::text ELSE ((',"read":true,"read_at":"'::text || to_char((read_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"'::text) END) || ',"created_at":"'::text) || to_char((created_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"}'::text);
+
+CREATE TABLE tocsin.changes (
+    user_id integer NOT NULL,
+    "position" bigint NOT NULL,
+    change text NOT NULL,
+    event_ids uuid[],
+    up_to bigint,
+    changed_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT changes_change_check CHECK ((change = ANY (ARRAY['read'::text, 'all_read'::text, 'unread'::text, 'deleted'::text])))
+);
+
+CREATE TABLE tocsin.contents (
+    event_id uuid NOT NULL,
+    language text NOT NULL,
+    body text NOT NULL
+);
+
+CREATE TABLE tocsin.dead_letters (
+    id uuid NOT NULL,
+    task text NOT NULL,
+    lane text NOT NULL,
+    attempts integer NOT NULL,
+    progress bigint NOT NULL,
+    reason text NOT NULL,
+    died_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE tocsin.events (
+    id uuid NOT NULL,
+    service text,
+    company_id integer,
+    kind text NOT NULL,
+    actor integer,
+    data text NOT NULL,
+    params text NOT NULL,
+    users integer[] NOT NULL,
+    teams integer[] NOT NULL,
+    subjects text[] NOT NULL,
+    accepted_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE tocsin.heads (
+    user_id integer NOT NULL,
+    locale text NOT NULL,
+    active boolean NOT NULL,
+    "position" bigint DEFAULT 0 NOT NULL,
+    total integer DEFAULT 0 NOT NULL,
+    unread integer DEFAULT 0 NOT NULL,
+    last_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    CONSTRAINT heads_total_check CHECK ((total >= 0)),
+    CONSTRAINT heads_unread_check CHECK ((unread >= 0))
+)
+WITH (fillfactor='40');
+
+CREATE TABLE tocsin.inbox (
+    "position" bigint NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    read_at timestamp with time zone,
+    deleted_at timestamp with time zone,
+    event_id uuid NOT NULL,
+    user_id integer NOT NULL,
+    language text NOT NULL
+);
+
+CREATE TABLE tocsin.jobs (
+    id uuid NOT NULL,
+    task text NOT NULL,
+    lane text NOT NULL,
+    due_at timestamp with time zone DEFAULT now() NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    worker_id uuid,
+    progress bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT jobs_lane_check CHECK ((lane = ANY (ARRAY['direct'::text, 'bulk'::text])))
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_cost_delay='0');
+
+CREATE TABLE tocsin.members (
+    team_id integer NOT NULL,
+    user_id integer NOT NULL
+);
+
+CREATE TABLE tocsin.migrations (
+    number integer NOT NULL,
+    name text NOT NULL,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE tocsin.recipients (
+    event_id uuid NOT NULL,
+    after_user integer NOT NULL,
+    user_ids integer[] NOT NULL,
+    team_ids integer[] NOT NULL,
+    dropped integer NOT NULL,
+    delivered_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE tocsin.subjects (
+    subject text NOT NULL,
+    event_id uuid NOT NULL
+);
+
+CREATE TABLE tocsin.teams (
+    id integer NOT NULL,
+    company_id integer NOT NULL,
+    name text NOT NULL,
+    CONSTRAINT teams_company_id_check CHECK ((company_id > 0)),
+    CONSTRAINT teams_id_check CHECK ((id > 0))
+);
+
+CREATE TABLE tocsin.users (
+    id integer NOT NULL,
+    company_id integer NOT NULL,
+    first_name text NOT NULL,
+    last_name text NOT NULL,
+    profile_picture text,
+    email text,
+    time_zone text NOT NULL,
+    CONSTRAINT users_company_id_check CHECK ((company_id > 0)),
+    CONSTRAINT users_id_check CHECK ((id > 0))
+);
+
+CREATE TABLE tocsin.workers (
+    id uuid NOT NULL,
+    name text NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    seen_at timestamp with time zone DEFAULT now() NOT NULL
+)
+WITH (fillfactor='50');
+
+ALTER TABLE ONLY tocsin.changes
+    ADD CONSTRAINT changes_pkey PRIMARY KEY (user_id, "position");
+
+ALTER TABLE ONLY tocsin.contents
+    ADD CONSTRAINT contents_pkey PRIMARY KEY (event_id, language);
+
+ALTER TABLE ONLY tocsin.dead_letters
+    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY tocsin.events
+    ADD CONSTRAINT events_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY tocsin.heads
+    ADD CONSTRAINT heads_pkey PRIMARY KEY (user_id);
+
+ALTER TABLE ONLY tocsin.inbox
+    ADD CONSTRAINT inbox_pkey PRIMARY KEY (user_id, event_id);
+
+ALTER TABLE ONLY tocsin.jobs
+    ADD CONSTRAINT jobs_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY tocsin.members
+    ADD CONSTRAINT members_pkey PRIMARY KEY (team_id, user_id);
+
+ALTER TABLE ONLY tocsin.migrations
+    ADD CONSTRAINT migrations_pkey PRIMARY KEY (number);
+
+ALTER TABLE ONLY tocsin.recipients
+    ADD CONSTRAINT recipients_pkey PRIMARY KEY (event_id, after_user);
+
+ALTER TABLE ONLY tocsin.subjects
+    ADD CONSTRAINT subjects_pkey PRIMARY KEY (subject, event_id);
+
+ALTER TABLE ONLY tocsin.teams
+    ADD CONSTRAINT teams_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY tocsin.users
+    ADD CONSTRAINT users_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY tocsin.workers
+    ADD CONSTRAINT workers_pkey PRIMARY KEY (id);
+
+CREATE INDEX dead_letters_by_time ON tocsin.dead_letters USING btree (died_at);
+
+CREATE UNIQUE INDEX inbox_by_position ON tocsin.inbox USING btree (user_id, "position") WHERE (deleted_at IS NULL);
+
+CREATE INDEX inbox_unread ON tocsin.inbox USING btree (user_id, "position") WHERE ((read_at IS NULL) AND (deleted_at IS NULL));
+
+CREATE INDEX jobs_free ON tocsin.jobs USING btree (lane, due_at, id) WHERE (worker_id IS NULL);
+
+CREATE INDEX jobs_leased ON tocsin.jobs USING btree (worker_id) WHERE (worker_id IS NOT NULL);
+
+CREATE INDEX members_by_user ON tocsin.members USING btree (user_id);
+
+ALTER TABLE ONLY tocsin.heads
+    ADD CONSTRAINT heads_user_id_fkey FOREIGN KEY (user_id) REFERENCES tocsin.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY tocsin.members
+    ADD CONSTRAINT members_team_id_fkey FOREIGN KEY (team_id) REFERENCES tocsin.teams(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY tocsin.members
+    ADD CONSTRAINT members_user_id_fkey FOREIGN KEY (user_id) REFERENCES tocsin.users(id) ON DELETE CASCADE;

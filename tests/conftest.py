@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+
 from tocsin import directory, events
 from tocsin.api.app import build
 from tocsin.api.doors import House
@@ -37,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
     """A short path that the server's user can enter."""
-    path = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))  # noqa: S108 - a short path, for the socket
+    path = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)
@@ -138,9 +140,7 @@ class Api:
                 "active": True,
                 **more,
             }
-            await directory.put_user(
-                self.house.database, directory.User(id=id_, company_id=company_id, **values), None
-            )
+            await directory.put_user(self.house.database, directory.User(id=id_, company_id=company_id, **values), None)
 
     async def team(self, id_: int, *users: int, company_id: int = 1) -> None:
         team = directory.Team(id_, company_id, f"Team {id_}", list(users))
@@ -185,15 +185,12 @@ async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, *
             working = asyncio.create_task(worker.run())
             stack.push_async_callback(lambda: working)
             stack.callback(worker.stop)
-        server = uvicorn.Server(
-            uvicorn.Config(build(house), port=0, lifespan="off", log_config=None, server_header=False)
-        )
-        serving = asyncio.create_task(server._serve())  # noqa: SLF001 - serve() would take our signals
-        stack.push_async_callback(lambda: serving)
-        stack.callback(setattr, server, "should_exit", True)
-        while not server.started:
-            await asyncio.sleep(0.001)
-        port = server.servers[0].sockets[0].getsockname()[1]
+        listening = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(build(house), lifespan="off", log_config=None, server_header=False))
+        running = asyncio.create_task(server._serve([listening]))  # noqa: SLF001 - serve() would take our signals
+        stack.push_async_callback(lambda: running)
+        stack.callback(setattr, server, "should_exit", True)  # noqa: FBT003 - an attribute's value
+        port = listening.getsockname()[1]
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=15))
         yield Api(http, house, worker)
 

@@ -1,5 +1,6 @@
 # ruff: noqa: ASYNC221, ASYNC222, ASYNC240 - a test may block: nobody else is on its loop
 import asyncio
+import contextlib
 import os
 import pwd
 import re
@@ -407,18 +408,28 @@ async def test_a_path_may_have_spaces_and_signs_of_a_url(data: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("victim", ["parent", "initdb"])
 async def test_a_first_boot_that_is_killed_leaves_nothing_in_the_way(
-    place: Path, children: Callable[..., subprocess.Popen[str]]
+    place: Path, children: Callable[..., subprocess.Popen[str]], victim: str
 ) -> None:
     parent = children(sys.executable, "-c", SERVE, place / "data")
     await until(lambda: list(place.glob("data/postgres.new-*/base/1")))
-    parent.kill()
-    parent.wait()
+    os.kill(parent.pid if victim == "parent" else child_of(parent.pid), signal.SIGKILL)
+    assert parent.wait() != 0
     assert not (place / "data/postgres").exists()
+    assert victim == "parent" or list(place.glob("data/postgres.new-*"))
     for _ in range(2):
         async with Embedded(place / "data") as server:
             assert await ask(server.url, "select 1") == 1
     assert list(place.glob("data/postgres.new-*")) == []
+
+
+def child_of(parent: int) -> int:
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == parent:
+                return int(path.parent.name)
+    raise LookupError(parent)
 
 
 async def test_a_folder_with_things_of_others_is_left_alone(place: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from conftest import Api
 from test_road import custom
 from tocsin import inbox
@@ -205,7 +206,9 @@ async def test_two_deliveries_to_one_inbox_come_one_after_the_other(api: Api) ->
 async def until_somebody_waits(api: Api) -> None:
     """Wait until a transaction waits for a lock that another one holds."""
     for _ in range(1000):
-        waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        waiting = (
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        )
         if await api.house.database.value(waiting):
             return
         await asyncio.sleep(0.005)

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from conftest import url_for
 from tocsin import migrate
 from tocsin.database import connect
@@ -26,7 +27,7 @@ async def empty(server: Embedded) -> str:
 
 def dump(server: Embedded, url: str) -> str:
     """Return the schema as pg_dump writes it, without what differs from run to run."""
-    command = [server.binaries / "bin/pg_dump", "--schema-only", "--no-owner", "--schema=tocsin", url]
+    command = [str(server.binaries / "bin/pg_dump"), "--schema-only", "--no-owner", "--schema=tocsin", url]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     lines = [line for line in text.splitlines() if not re.match(r"--|SET |SELECT pg_catalog|\\(un)?restrict", line)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"

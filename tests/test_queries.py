@@ -3,6 +3,7 @@
 from importlib.resources import files
 
 import pytest
+
 from tocsin.database import Database, queries
 
 STATEMENTS = [

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+
 from conftest import Api, serving
 from tocsin.catalogue import Catalogue
 
@@ -109,9 +110,7 @@ async def test_a_custom_notification_comes_from_its_sender(api: Api) -> None:
         await asyncio.sleep(0.01)
     [entry] = (await api.inbox(3))["data"]
     assert entry["type"] == "custom"
-    assert entry["data"] == {
-        "user": {"id": 1, "first_name": "First1", "last_name": "Last1", "profile_picture": None}
-    }
+    assert entry["data"] == {"user": {"id": 1, "first_name": "First1", "last_name": "Last1", "profile_picture": None}}
     assert entry["message"] == "a <b> & \n c"
     assert entry["message_formatted"] == "<p>a &lt;b&gt; &amp; <br> c</p>"
     assert await api.ids(1) == []

@@ -169,9 +169,11 @@ def _take_file(raws: Raws, file: Path, findings: Findings) -> None:
 
 def _tables_of(file: Path, findings: Findings) -> dict[str, Any] | None:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8-sig")
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        findings.add(file, "", f"is not TOML: {error}", "mend that line")
+        place = str(error).replace("end of document", f"line {len(text.rstrip().splitlines())}, the last one")
+        findings.add(file, "", f"is not TOML: {place}", "mend that line")
     except (UnicodeDecodeError, OSError) as error:
         findings.add(file, "", f"cannot be read: {error}", "save it as UTF-8, where we may read it")
     return None

@@ -40,7 +40,7 @@ class Draft:
 
 async def accept(database: Database, doorbell: Doorbell, draft: Draft) -> UUID:
     """Store an event durably and return its id; raises `Invalid` where it names somebody unknown."""
-    data = draft.checked.data | await _filled(database, draft)
+    data = {**draft.checked.data, **await _filled(database, draft)}
     id_ = new_id()
     strangers = await database.rows(
         _SQL["accept"],
@@ -59,9 +59,7 @@ async def accept(database: Database, doorbell: Doorbell, draft: Draft) -> UUID:
         raise Invalid(
             fault
             for field, given in (("users", draft.users), ("teams", draft.teams))
-            for fault in unknown(
-                f"notify.{field}", given, {row["id"] for row in strangers if row["field"] == field}
-            )
+            for fault in unknown(f"notify.{field}", given, {row["id"] for row in strangers if row["field"] == field})
         )
     doorbell.ring("direct")
     return id_

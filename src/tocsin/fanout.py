@@ -4,7 +4,7 @@ A chunk is one transaction: the job's step, the heads, the entries, who got them
 there wholly or not at all, and once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -39,9 +39,7 @@ async def deliver(database: Database, catalogue: Catalogue, worker: UUID, leased
     """
     lane: Lane = leased[0].lane
     limit = CHUNK if lane == "bulk" else DIRECT_REACH + 1
-    outlines = await database.rows(
-        _SQL["outline"], [job.id for job in leased], [job.progress for job in leased], limit
-    )
+    outlines = await database.rows(_SQL["outline"], [job.id for job in leased], [job.progress for job in leased], limit)
     many = [outline for outline in outlines if outline["reach"] == limit]
     chunks = outlines if lane == "bulk" else [outline for outline in outlines if outline["reach"] < limit]
     done = [outline["id"] for outline in outlines if outline["reach"] < limit]
@@ -57,9 +55,7 @@ def _step(outline: asyncpg.Record, lane: Lane) -> int:
     return reached
 
 
-async def _enter(
-    connection: Connection, catalogue: Catalogue, chunks: Sequence[asyncpg.Record], limit: int
-) -> None:
+async def _enter(connection: Connection, catalogue: Catalogue, chunks: Sequence[asyncpg.Record], limit: int) -> None:
     entered = await connection.fetch(
         _SQL["deliver"],
         [chunk["id"] for chunk in chunks],
@@ -67,7 +63,7 @@ async def _enter(
         [chunk["up_to"] if chunk["reach"] == limit else EVERYONE for chunk in chunks],
         list(catalogue.languages),
     )
-    by_id = {chunk["id"]: chunk for chunk in chunks}
+    by_id = {chunk["id"]: dict(chunk) for chunk in chunks}
     said = [
         (row["event_id"], language, _say(catalogue, by_id[row["event_id"]], language))
         for row in entered
@@ -77,9 +73,9 @@ async def _enter(
         await connection.execute(_SQL["say"], *map(list, zip(*said, strict=True)))
 
 
-def _say(catalogue: Catalogue, event: asyncpg.Record, language: str) -> str:
+def _say(catalogue: Catalogue, event: Mapping[str, Any], language: str) -> str:
     try:
-        return body_of(catalogue, event["id"], event["kind"], language, event["data"], event["params"])
+        return body_of(catalogue, event, language)
     except LookupError as error:
         raise Undeliverable(f"cannot say {event['kind']} in {language}: {error}") from error
 

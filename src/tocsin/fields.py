@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     PlainValidator,
-    StringConstraints,
     WithJsonSchema,
 )
 from pydantic_core import PydanticCustomError
@@ -35,6 +35,10 @@ def _is_not_blank(value: str) -> str:
     return value
 
 
+def _stripped(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
+
+
 def _is_something(value: str) -> str:
     if not value:
         raise PydanticCustomError("required", "is required")
@@ -51,9 +55,9 @@ Text = Annotated[str, Field(strict=True, max_length=10_000)]
 """Of several lines, as are messages."""
 Message = Annotated[
     str,
-    StringConstraints(strict=True, strip_whitespace=True, max_length=512),
+    Field(strict=True, max_length=512, json_schema_extra={"minLength": 1}),
+    BeforeValidator(_stripped),
     AfterValidator(_is_something),
-    Field(json_schema_extra={"minLength": 1}),
 ]
 
 SCALARS: dict[str, Any] = {

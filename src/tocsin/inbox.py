@@ -28,7 +28,7 @@ class Page:
     more: bool
 
 
-async def page(
+async def page(  # noqa: PLR0913 - a page has as many sides
     database: Database, user_id: int, *, unread: bool, before: int = NEWEST, offset: int = 0, limit: int
 ) -> Page:
     """Return `limit` notifications below position `before`, after leaving out `offset` of them."""

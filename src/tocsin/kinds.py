@@ -72,10 +72,11 @@ class _Draft:
 
     def __init__(self, raw: Raw, entry: KindEntry, shapes: Mapping[str, Shape | None]) -> None:
         self.raw, self.entry = raw, entry
-        self.lost: set[str] = {name for name, of in entry.data.items() if shapes.get(of.split(" ")[-1], True) is None}
         sound = {name: shape for name, shape in shapes.items() if shape is not None}
         data = self._fields("data", entry.data, [*SCALARS, *shapes, VARIANT])
         params = self._fields("params", entry.params, [*SCALARS])
+        data = {name: of for name, of in data.items() if of.base not in shapes or of.base in sound}
+        self.lost = (entry.data.keys() | entry.params.keys()) - (data.keys() | params.keys())
         self.vocabulary = Vocabulary(data, params, entry.instead, sound)
 
     def check(self) -> None:
@@ -124,11 +125,8 @@ class _Draft:
     def _fields(self, key: str, spellings: Mapping[str, str], bases: Collection[str]) -> dict[str, FieldType]:
         found = {}
         for name, spelling in spellings.items():
-            if name in self.lost:
-                continue
             of = field_type(spelling, bases)
             if of is None or (of.many and of.base not in SCALARS):
-                self.lost.add(name)
                 wrong = f"`{key}.{name}` is `{spelling}`, which is neither a type nor a shape"
                 self.raw.fault(key, wrong, advice(spelling, bases))
             else:

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import signal
+import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -40,37 +41,23 @@ class Running:
 
     url: str
     house: House
-    stop: Callable[[], None]
 
 
 async def serve(
     settings: Settings, *, with_worker: bool = True, when_ready: Callable[[Running], Awaitable[None]] | None = None
 ) -> None:
     """Serve until a signal ends it. Raises `Refusal` where it can't start."""
-    secrets = None if settings.database_url is None else secrets_of(settings)
-    async with (
-        store(settings, alone=True) as url,
-        pool(url, API_CONNECTIONS) as database,
-        pool(url, WORKER_CONNECTIONS) as own,
-    ):
+    if settings.database_url is not None:
+        secrets_of(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        listening = stack.enter_context(_bound(settings))
+        url = await stack.enter_async_context(store(settings, alone=True))
+        database = await stack.enter_async_context(pool(url, API_CONNECTIONS))
+        own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS))
         doorbell = Doorbell(url, own)
-        verifier = Verifier(secrets or secrets_of(settings))
-        house = House(settings, database, Catalogue.load(), doorbell, verifier)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                build(house),
-                host=settings.host,
-                port=settings.port,
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=GRACE,
-            )
-        )
+        house = House(settings, database, Catalogue.load(), doorbell, Verifier(secrets_of(settings)))
         worker = Worker(own, house.catalogue, doorbell) if with_worker else None
-        await _together(server, worker, doorbell, house, when_ready)
+        await _together(_Server(house), listening, worker, when_ready)
 
 
 async def work(settings: Settings) -> None:
@@ -129,58 +116,80 @@ def secrets_of(settings: Settings) -> Sequence[str]:
     raise Refusal("With a database of your own, set TOCSIN_JWT_SECRET to at least 32 random bytes.")
 
 
+class _Server(uvicorn.Server):
+    """The HTTP server, which says when it is ready."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.ready = asyncio.Event()
+        super().__init__(
+            uvicorn.Config(
+                build(house),
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=GRACE,
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
 async def _together(
-    server: uvicorn.Server,
+    server: _Server,
+    listening: socket.socket,
     worker: Worker | None,
-    doorbell: Doorbell,
-    house: House,
     when_ready: Callable[[Running], Awaitable[None]] | None,
 ) -> None:
     """Run all parts; when one ends, end the others."""
+    house, doorbell = server.house, server.house.doorbell
     if worker:
         doorbell.answer("settled")
         if house.settings.database_url is None:
             await jobs.forget_workers(house.database)
     ears = asyncio.create_task(doorbell.hear_others())
     working = [asyncio.create_task(worker.run())] if worker else []
-    serving = asyncio.create_task(_serve(server, house, when_ready))
+    serving = asyncio.create_task(server.serve([listening]))
+    introducing = asyncio.create_task(_introduce(server, listening, when_ready))
     await asyncio.wait({serving, *working}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
-    failed = await asyncio.gather(serving, return_exceptions=True)
+    await asyncio.wait({serving})
     if worker:
         worker.stop()
-    failed += await asyncio.gather(*working, return_exceptions=True)
-    await _end([ears])
+    ended = await asyncio.gather(serving, *working, return_exceptions=True)
+    await _end([ears, introducing])
     with contextlib.suppress(Unavailable):
         await doorbell.close()
-    for error in failed:
-        if isinstance(error, BaseException):
+    for error in ended:
+        if error:
             raise error
 
 
-async def _serve(
-    server: uvicorn.Server, house: House, when_ready: Callable[[Running], Awaitable[None]] | None
+async def _introduce(
+    server: _Server, listening: socket.socket, when_ready: Callable[[Running], Awaitable[None]] | None
 ) -> None:
-    serving = asyncio.create_task(server.serve())
-    try:
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.005)
-        if server.started:
-            port = server.servers[0].sockets[0].getsockname()[1]
-            running = Running(f"http://{house.settings.host}:{port}", house, lambda: _stop(server))
-            log.info("serving", url=running.url)
-            if when_ready:
-                await when_ready(running)
-        await serving
-    except SystemExit:
-        raise Refusal(f"Cannot listen on {house.settings.host}:{house.settings.port}; is it in use?") from None
-    finally:
-        server.should_exit = True
-        await asyncio.gather(serving, return_exceptions=True)
+    await server.ready.wait()
+    host, port = listening.getsockname()[:2]
+    running = Running(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", server.house)
+    log.info("serving", url=running.url)
+    if when_ready:
+        await when_ready(running)
 
 
-def _stop(server: uvicorn.Server) -> None:
-    server.should_exit = True
+@contextlib.contextmanager
+def _bound(settings: Settings) -> Iterator[socket.socket]:
+    """Take the port, without listening yet: who calls before all is ready is refused, not kept waiting."""
+    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((settings.host, settings.port))
+        except OSError as error:
+            raise Refusal(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.") from error
+        yield bound
 
 
 async def _migrate(settings: Settings, url: str) -> list[migrate.Step]:

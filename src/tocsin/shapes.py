@@ -60,7 +60,9 @@ class Shape:
 
 def shapes_of(raws: Mapping[str, Raw]) -> dict[str, Shape | None]:
     """Make the shapes of their entries; one at fault is None, so that its name stays known."""
-    return {name: _shape_of(name, raw) for name, raw in raws.items()}
+    for name in raws.keys() & {*SCALARS, VARIANT}:
+        raws[name].fault("", "has the name of a type", "choose another name")
+    return {name: _shape_of(name, raw) for name, raw in raws.items() if name not in {*SCALARS, VARIANT}}
 
 
 def model_of(name: str, fields: Iterable[tuple[str, Any, bool]]) -> type[BaseModel]:
@@ -103,8 +105,6 @@ def check_subjects(raw: Raw, subjects: Mapping[str, str], fields: Mapping[str, F
 
 def _shape_of(name: str, raw: Raw) -> Shape | None:
     before = len(raw.findings)
-    if name in SCALARS or name == VARIANT:
-        raw.fault("fields", f"`{name}` is the name of a type", "choose another name")
     entry = parse(raw, ShapeEntry)
     if entry is None:
         return None

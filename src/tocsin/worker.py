@@ -5,7 +5,6 @@ import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from uuid import UUID
 
 import structlog
 
@@ -127,5 +126,3 @@ def _by_task(leased: Sequence[Job]) -> dict[str, list[Job]]:
     for job in leased:
         batches.setdefault(job.task, []).append(job)
     return batches
-
-

@@ -33,6 +33,7 @@ class Envelope:
         began = self._clock()
         request_id = _request_id(scope)
         bind_request(request_id)
+        scope.setdefault("state", {})
         status = 0
 
         async def seal(message: Message) -> None:
@@ -57,7 +58,7 @@ class Envelope:
             self._note(scope, status, began)
 
     def _note(self, scope: Scope, status: int, began: float) -> None:
-        caller: Any = scope.get("state", {}).get("caller")
+        caller: Any = scope["state"].get("caller")
         log.info(
             "request",
             method=scope["method"],

@@ -195,7 +195,10 @@ def _by_hand(catalogue: Catalogue) -> dict[str, Any]:
                         "type": "object",
                         "required": ["type", "notify"],
                         "properties": {
-                            "type": {"type": "string", "enum": sorted({kind.type for kind in catalogue.kinds.values()})},
+                            "type": {
+                                "type": "string",
+                                "enum": sorted({kind.type for kind in catalogue.kinds.values()}),
+                            },
                             "notify": {"$ref": "#/components/schemas/Notify"},
                             "data": {"type": "object", "description": "what the notification's `data` will be"},
                             "params": {"type": "object", "description": "further words that the message needs"},

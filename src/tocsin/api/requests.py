@@ -88,9 +88,7 @@ def _ids_of(notify: Mapping[str, Any], name: str, faults: list[Fault]) -> list[i
         return []
     for position, id_ in enumerate(ids):
         if type(id_) is not int:
-            faults.append(
-                Fault(f"{field}.{position}", "integer", f"The {field}.{position} field must be an integer.")
-            )
+            faults.append(Fault(f"{field}.{position}", "integer", f"The {field}.{position} field must be an integer."))
         elif not 1 <= id_ <= LARGEST_ID:
             faults.append(
                 Fault(

@@ -1,0 +1,182 @@
+"""The log: one line per event, for people or for machines, with nothing in it that has to stay secret.
+
+Our own lines go from structlog straight to the stream; what libraries tell the standard `logging` takes the same road.
+"""
+
+import json
+import logging
+import re
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Literal, TextIO
+from urllib.parse import unquote
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+MASK = "***"
+"""What stands in the place of a secret."""
+
+SHOWN_OF_A_TOKEN = 6
+"""Characters at the end of a device's token that may be shown."""
+
+_DEEPEST = 6
+_SECRET_NAME = re.compile(
+    r"pass(word|wd|phrase)|secret|token(?!_ending)|authorization|cookie|credential|(api|private)[_-]?key|dsn|database_?url",
+    re.IGNORECASE,
+)
+_SECRETS_IN_TEXT = (
+    (re.compile(r"\b(bearer) +[^\s'\",;]+", re.IGNORECASE), rf"\1 {MASK}"),
+    (re.compile(r"(://[^\s/:@]*):(?:[^\s/]*|\S{0,100})@"), rf"\1:{MASK}@"),
+    (re.compile(r"\b(password|secret|token)=[^\s&'\"]+", re.IGNORECASE), rf"\1={MASK}"),
+    # PostgreSQL's words on a row that is there already: Key (token)=(...) already exists.
+    (re.compile(r"(\([^()]{0,60}token[^()]{0,60}\))=\([^()]*\)"), rf"\1=({MASK})"),
+    (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII), MASK),
+)
+_DEVICES = re.compile(r"/devices(?:/|%2f)", re.IGNORECASE)
+_WORDS_OF_OURS = re.compile(r"[a-z][a-z-]{0,19}|")
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def configure(log_format: Literal["console", "json"], stream: TextIO | None = None) -> None:
+    """Send all lines to `stream` (default: standard error); to be called once, before the first line."""
+    output = _Output(stream or sys.stderr)
+    renderers: list[Processor] = [_as_json] if log_format == "json" else [_visible, _console(output)]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            _stamp,
+            structlog.processors.format_exc_info,
+            _without_secrets,
+            *renderers,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=lambda *_: output,
+        cache_logger_on_first_use=True,
+    )
+    _take_in_the_libraries()
+
+
+def bind_request(request_id: str) -> None:
+    """Put the id of a request on every line that is written in its context from here on."""
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+
+
+def cut_path(path: str) -> str:
+    """Return a path without the device token in it, but for its last characters."""
+    found = _DEVICES.search(path)
+    if found is None or found.end() == len(path):
+        return path
+    token, *rest = path[found.end() :].split("/")
+    # No token has a slash; should one be sent all the same, then only words of ours are shown after it.
+    words = (word if _WORDS_OF_OURS.fullmatch(word) else "…" for word in rest)
+    return "/".join([f"{path[: found.end()]}…{unquote(token)[-SHOWN_OF_A_TOKEN:]}", *words])
+
+
+class _Output:
+    """Writes lines, whole and at once; a stream that is full or closed must not end what is being told of."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._lock = threading.Lock()
+
+    def write(self, line: str) -> None:
+        with self._lock:
+            try:
+                self.stream.write(line + "\n")
+                self.stream.flush()
+            except (OSError, ValueError):
+                pass
+
+    debug = info = warning = error = critical = write
+
+
+class _FromLibraries(logging.Handler):
+    """Takes a record of the standard `logging` to our own road."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            write = getattr(structlog.get_logger(), _level_of(record.levelno))
+            write(record.getMessage(), logger=record.name, exc_info=record.exc_info)
+        except Exception:  # noqa: BLE001 - as every handler: a line that can't be written is no fault of its writer
+            self.handleError(record)
+
+
+def _take_in_the_libraries() -> None:
+    logging.basicConfig(level=logging.WARNING, handlers=[_FromLibraries()], force=True)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "asyncpg", "asyncio"):
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = name != "uvicorn.access"  # we write that line, with its id and without tokens
+    logging.getLogger("uvicorn").setLevel(logging.INFO)
+
+
+def _level_of(number: int) -> str:
+    return _LEVELS[min(max(number // 10, 1), len(_LEVELS)) - 1]
+
+
+def _console(output: _Output) -> Processor:
+    return structlog.dev.ConsoleRenderer(
+        colors=output.stream.isatty(), sort_keys=False, exception_formatter=structlog.dev.plain_traceback
+    )
+
+
+def _stamp(_logger: Any, level: str, line: EventDict) -> EventDict:
+    second, fraction = divmod(time.time_ns() // 1000, 1_000_000)
+    return {"timestamp": f"{_in_utc(second)}.{fraction:06}Z", "level": level, "event": line.pop("event", ""), **line}
+
+
+@lru_cache(maxsize=1)
+def _in_utc(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+def _as_json(_logger: Any, _level: str, line: EventDict) -> str:
+    return _encode(line)
+
+
+_encode = json.JSONEncoder().encode
+
+
+def _without_secrets(_logger: Any, _level: str, line: EventDict) -> EventDict:
+    return {name: MASK if _is_secret(name) else _masked(value) for name, value in line.items()}
+
+
+@lru_cache(maxsize=1000)
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
+
+
+def _masked(value: Any, depth: int = 0) -> Any:
+    """Return a value that JSON can hold, without the secrets in it."""
+    if isinstance(value, str):
+        return _masked_text(value)
+    if value is None or isinstance(value, int | float):
+        return value
+    if depth < _DEEPEST and isinstance(value, Mapping):
+        names = {str(name): inner for name, inner in value.items()}
+        return {name: MASK if _is_secret(name) else _masked(inner, depth + 1) for name, inner in names.items()}
+    if depth < _DEEPEST and isinstance(value, list | tuple | set | frozenset):
+        return [_masked(inner, depth + 1) for inner in value]
+    return _masked_text(str(value))
+
+
+def _masked_text(text: str) -> str:
+    # Every pattern below needs one of these, and most values have none: a look is cheaper than five searches.
+    if "=" in text or "://" in text or "eyJ" in text or "bearer" in text.lower():
+        for secret, instead in _SECRETS_IN_TEXT:
+            text = secret.sub(instead, text)
+    return text
+
+
+def _visible(_logger: Any, _level: str, line: EventDict) -> EventDict:
+    """Spell out what would move a terminal's cursor or change its colours."""
+    return {name: _spelt_out(value) if isinstance(value, str) else value for name, value in line.items()}
+
+
+def _spelt_out(text: str) -> str:
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

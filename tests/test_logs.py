@@ -1,0 +1,352 @@
+import asyncio
+import io
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tocsin.logs import bind_request, configure, cut_path
+
+LIBRARIES = ("", "uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "asyncpg", "asyncio")
+HEX = "0123456789abcdef" * 4
+FCM = "dQw4w9WgXcQ:APA91b_-" + "Zz9" * 40 + "last_6"
+SECRET = "hunter2-hunter2"
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """Leave the logging of the process as it was."""
+    loggers = [logging.getLogger(name) for name in LIBRARIES]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    for logger, handlers, level, propagate in before:
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def stream() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def log(stream: io.StringIO) -> Any:
+    configure("json", stream)
+    return structlog.get_logger()
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_is_one_json_object_with_its_time_level_and_event(log: Any, stream: io.StringIO) -> None:
+    log.info("request", method="GET", path="/notifications", status=200, ms=1.5)
+    (line,) = lines(stream)
+    assert list(line) == ["timestamp", "level", "event", "method", "path", "status", "ms"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", line["timestamp"])
+    assert (line["level"], line["event"], line["status"], line["ms"]) == ("info", "request", 200, 1.5)
+
+
+def test_debug_lines_are_not_written(log: Any, stream: io.StringIO) -> None:
+    log.debug("noise")
+    logging.getLogger("uvicorn.error").debug("noise")
+    assert stream.getvalue() == ""
+
+
+def test_line_breaks_and_odd_characters_stay_in_their_line(log: Any, stream: io.StringIO) -> None:
+    log.info("a\nb", path="/\r\n\x1b[2J\u2028\ud800😀")
+    (line,) = stream.getvalue().splitlines()
+    assert line.isascii()
+    assert json.loads(line)["path"] == "/\r\n\x1b[2J\u2028\ud800😀"
+
+
+def test_what_json_cannot_hold_is_written_as_text(log: Any, stream: io.StringIO) -> None:
+    around: list[Any] = []
+    around.append(around)
+    log.info("odd", where=Path("/x"), names={"b"}, raw=b"x", around=around, error=ValueError("no"), by={4: Path("y")})
+    (line,) = lines(stream)
+    assert (line["where"], line["names"], line["error"], line["by"]) == ("/x", ["b"], "no", {"4": "y"})
+
+
+def test_an_exception_is_text_without_anybodys_variables(log: Any, stream: io.StringIO) -> None:
+    def fails(password: str) -> None:
+        raise ValueError("no " + password[:2])
+
+    try:
+        fails(SECRET)
+    except ValueError:
+        log.exception("a bug")
+    (line,) = lines(stream)
+    assert line["level"] == "error"
+    assert line["exception"].startswith("Traceback (most recent call last)")
+    assert "ValueError: no hu" in line["exception"]
+    assert SECRET not in stream.getvalue()
+
+
+async def test_every_line_of_a_request_carries_its_id_and_no_other(log: Any, stream: io.StringIO) -> None:
+    async def request(id_: str) -> None:
+        bind_request(id_)
+        log.info("first", of=id_)
+        await asyncio.sleep(0)
+        logging.getLogger("asyncpg").warning("of %s", id_)
+        await asyncio.create_task(later(id_))
+
+    async def later(id_: str) -> None:
+        log.info("later", of=id_)
+
+    await asyncio.gather(*(asyncio.create_task(request(f"r{number}")) for number in range(5)))
+    log.info("outside")
+    *inside, outside = lines(stream)
+    assert len(inside) == 15
+    assert all(line.get("of", line["event"][3:]) == line["request_id"] for line in inside)
+    assert "request_id" not in outside
+
+
+def test_a_second_request_takes_the_place_of_the_first(log: Any, stream: io.StringIO) -> None:
+    bind_request("one")
+    bind_request("two")
+    log.info("x")
+    assert lines(stream)[0]["request_id"] == "two"
+
+
+@pytest.mark.parametrize("name", ["uvicorn", "uvicorn.error", "asyncio", "asyncpg", "any.other"])
+def test_libraries_write_into_the_same_log(log: Any, stream: io.StringIO, name: str) -> None:
+    log.info("ours")
+    try:
+        raise OSError("gone")
+    except OSError:
+        logging.getLogger(name).exception("lost %d of %s", 3, "them")
+    ours, theirs = lines(stream)
+    assert list(theirs)[:3] == list(ours)
+    assert (theirs["level"], theirs["event"], theirs["logger"]) == ("error", "lost 3 of them", name)
+    assert theirs["exception"].endswith("OSError: gone")
+
+
+def test_a_message_of_a_library_is_not_formatted_twice(log: Any, stream: io.StringIO) -> None:
+    assert log
+    logging.getLogger("asyncpg").warning("100%% of %s", "%s %(x)s {y}")
+    assert lines(stream)[0]["event"] == "100% of %s %(x)s {y}"
+
+
+@pytest.mark.parametrize(
+    ("number", "level"), [(20, "info"), (25, "info"), (30, "warning"), (50, "critical"), (99, "critical")]
+)
+def test_levels_of_libraries_are_ours(log: Any, stream: io.StringIO, number: int, level: str) -> None:
+    assert log
+    logging.getLogger("uvicorn.error").log(number, "x")
+    assert lines(stream)[0]["level"] == level
+
+
+def test_the_access_log_of_the_server_is_off_and_its_notices_are_on(log: Any, stream: io.StringIO) -> None:
+    assert log
+    access = logging.getLogger("uvicorn.access")
+    assert not access.hasHandlers()
+    access.info('"GET /notifications/devices/%s"', HEX)
+    logging.getLogger("uvicorn.error").info("Application startup complete.")
+    logging.getLogger("httpx").info("HTTP Request: POST https://push.example.com/3/device/%s", HEX)
+    assert [line["event"] for line in lines(stream)] == ["Application startup complete."]
+
+
+def test_handlers_that_a_library_brought_along_are_taken_away(stream: io.StringIO) -> None:
+    theirs = io.StringIO()
+    logging.getLogger("uvicorn").addHandler(logging.StreamHandler(theirs))
+    configure("json", stream)
+    logging.getLogger("uvicorn").warning("once")
+    assert (len(lines(stream)), theirs.getvalue()) == (1, "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("password", "Password", "db_password", "passwd", "secret", "jwt_secret", "secrets", "token", "access_token"),
+        *("device_token", "tokens", "authorization", "Authorization", "proxy-authorization", "dsn", "database_url"),
+        *("DATABASE_URL", "TOCSIN_DATABASE_URL", "cookie", "set-cookie", "api_key", "X-Api-Key", "private_key"),
+    ],
+)
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_what_is_named_like_a_secret_is_masked(stream: io.StringIO, name: str, log_format: Any) -> None:
+    configure(log_format, stream)
+    nested = {"headers": [{name: SECRET}]}
+    structlog.get_logger().info("x", **{name: SECRET, "inside": nested})
+    structlog.get_logger().bind(**{name: [SECRET]}).info("y")
+    assert SECRET not in stream.getvalue()
+    assert "***" in stream.getvalue()
+    assert nested == {"headers": [{name: SECRET}]}
+
+
+def test_names_that_only_resemble_a_secret_are_shown(log: Any, stream: io.StringIO) -> None:
+    shown = {"token_ending": "abc123", "path": "/x", "passed": 3, "caller": "user 4", "author": "me"}
+    log.info("x", **shown)
+    assert {name: lines(stream)[0][name] for name in shown} == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        (f"Bearer {SECRET}", "Bearer ***"),
+        (f"sent 'authorization: bearer  {SECRET}', why?", "sent 'authorization: bearer ***', why?"),
+        (f"BEARER {SECRET}", "BEARER ***"),
+        (f"postgres://user:{SECRET}@db:5432/x", "postgres://user:***@db:5432/x"),
+        (f"cannot reach postgresql://u:{SECRET}@db/x?y=1 now", "cannot reach postgresql://u:***@db/x?y=1 now"),
+        (f"postgres://user:a@{SECRET}@db/x", "postgres://user:***@db/x"),
+        (f"postgres://user:a/{SECRET}/b@db/x", "postgres://user:***@db/x"),
+        (f"nats://:{SECRET}@host", "nats://:***@host"),
+        (f"postgres:///x?user=u&password={SECRET}&host=/run", "postgres:///x?user=u&password=***&host=/run"),
+        (f"host=db password={SECRET} user=u", "host=db password=*** user=u"),
+        (f"DETAIL:  Key (token)=({SECRET}) already exists.", "DETAIL:  Key (token)=(***) already exists."),
+        (f"Key (user_id, token)=(4, {SECRET}) exists", "Key (user_id, token)=(***) exists"),
+        (f"no key for eyJhbGciOiJIUzI1NiJ9.eyJzdWIi.{SECRET}", "no key for ***"),
+        ("http://127.0.0.1:8080/notifications?page=2", "http://127.0.0.1:8080/notifications?page=2"),
+        ("see https://example.com/a@b", "see https://example.com/a@b"),
+    ],
+)
+def test_secrets_inside_of_text_are_masked(log: Any, stream: io.StringIO, text: str, masked: str) -> None:
+    log.info("x", error=text, deep=[{"y": (text,)}], fault=ValueError(text))
+    log.warning(text)
+    logging.getLogger("asyncpg").warning("%s", text)
+    try:
+        raise RuntimeError(text)
+    except RuntimeError:
+        log.exception("x")
+    first, second, third, fourth = lines(stream)
+    assert (first["error"], first["deep"], first["fault"]) == (masked, [{"y": [masked]}], masked)
+    assert (second["event"], third["event"]) == (masked, masked)
+    assert fourth["exception"].endswith(masked)
+    assert SECRET not in stream.getvalue()
+
+
+@pytest.mark.parametrize("part", ["://a:", "(token", "bearer ", "eyJ.", "password=", "Bearer", "://", "token"])
+def test_long_text_is_searched_in_little_time(log: Any, stream: io.StringIO, part: str) -> None:
+    began = time.perf_counter()
+    log.info("x", error=part * (200_000 // len(part)) + " =")
+    assert time.perf_counter() - began < 1
+    assert len(lines(stream)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "cut"),
+    [
+        (f"/notifications/devices/{HEX}", "/notifications/devices/…abcdef"),
+        (f"/notifications/devices/{HEX}/test", "/notifications/devices/…abcdef/test"),
+        (f"/notifications/devices/{HEX}/", "/notifications/devices/…abcdef/"),
+        (f"/api/notifications/devices/{FCM}", "/api/notifications/devices/…last_6"),
+        (f"/directory/users/4/devices/{FCM}", "/directory/users/4/devices/…last_6"),
+        (f"/a/b/directory/users/4/devices/{FCM}/test", "/a/b/directory/users/4/devices/…last_6/test"),
+        (f"/notifications/devices/{FCM.replace(':', '%3A')}", "/notifications/devices/…last_6"),
+        (f"/notifications/devices/{HEX}%3Aab", "/notifications/devices/…def:ab"),
+        (f"/notifications/devices%2F{HEX}", "/notifications/devices%2F…abcdef"),
+        (f"/notifications/Devices/{HEX}", "/notifications/Devices/…abcdef"),
+        (f"/notifications/devices//{HEX}", "/notifications/devices/…/…"),
+        (f"/notifications/devices/abc/{HEX}+/x9=/test", "/notifications/devices/…abc/…/…/test"),
+        (f"/notifications/devices/{HEX}/devices/{HEX}", "/notifications/devices/…abcdef/devices/…"),
+        ("/notifications", "/notifications"),
+        ("/notifications/devices", "/notifications/devices"),
+        ("/notifications/devices/", "/notifications/devices/"),
+        ("/notifications/devicesque/0123456789", "/notifications/devicesque/0123456789"),
+        ("", ""),
+        ("/", "/"),
+    ],
+)
+def test_a_path_is_cut_where_a_device_token_stands(path: str, cut: str) -> None:
+    assert cut_path(path) == cut
+
+
+@given(
+    st.sampled_from(["", "/api", "/a/b", "/devices/x"]),
+    st.sampled_from(["/notifications", "/directory/users/4"]),
+    st.text("0123456789abcdefABCDEF:_-%+=/", min_size=16, max_size=200).filter(lambda text: not text[-12:].islower()),
+    st.sampled_from(["", "/test"]),
+)
+def test_no_more_than_six_characters_of_a_token_are_ever_shown(root: str, door: str, token: str, tail: str) -> None:
+    cut = cut_path(f"{root}{door}/devices/{token}{tail}")
+    shown = set(re.findall(r"[0-9A-F:_%+=]{7,}", cut))
+    assert not shown
+    assert cut.endswith(tail)
+
+
+def test_the_console_is_for_people(stream: io.StringIO) -> None:
+    configure("console", stream)
+    structlog.get_logger().info("serving", url="http://127.0.0.1:8080", port=8080)
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\dT\S+Z \[info +\] serving +url=http://127\.0\.0\.1:8080 port=8080\n", stream.getvalue()
+    )
+
+
+def test_the_console_shows_an_exception_without_anybodys_variables(stream: io.StringIO) -> None:
+    configure("console", stream)
+    password = SECRET
+    try:
+        raise ValueError("no")
+    except ValueError:
+        structlog.get_logger().exception("a bug")
+    assert "Traceback (most recent call last)" in stream.getvalue()
+    assert "ValueError: no" in stream.getvalue()
+    assert password not in stream.getvalue()
+
+
+def test_the_console_cannot_be_steered_from_outside(stream: io.StringIO) -> None:
+    configure("console", stream)
+    structlog.get_logger().info("request\x1b[2J", path="/\x1b]0;x\x07\r\x9b1A\u202e\ud800")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\ud800]", stream.getvalue())
+    assert "\\x1b]0;x" in stream.getvalue()
+
+
+class Broken(io.StringIO):
+    def write(self, _text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("make", [Broken, lambda: _closed()])
+def test_a_stream_that_takes_nothing_does_not_stop_us(make: Any) -> None:
+    stream: TextIO = make()
+    configure("json", stream)
+    structlog.get_logger().info("x")
+    logging.getLogger("asyncpg").warning("y")
+
+
+def _closed() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+def test_lines_of_many_threads_stay_whole(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as stream:
+        configure("json", stream)
+        log = structlog.get_logger()
+
+        async def all_at_once() -> None:
+            await asyncio.gather(*(asyncio.to_thread(write, number) for number in range(8)))
+
+        def write(number: int) -> None:
+            for count in range(200):
+                log.info("line", number=number, count=count, padding="x" * 500)
+
+        asyncio.run(all_at_once())
+    found = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert {(line["number"], line["count"]) for line in found} == {(n, c) for n in range(8) for c in range(200)}
+
+
+def test_standard_error_is_where_lines_go(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("json")
+    structlog.get_logger().info("here")
+    written = capsys.readouterr()
+    assert (written.out, json.loads(written.err)["event"]) == ("", "here")
+
+
+def test_a_line_is_on_its_way_before_the_call_returns(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as stream:
+        configure("json", stream)
+        structlog.get_logger().info("now")
+        written: Mapping[str, Any] = json.loads((tmp_path / "log").read_text())
+    assert written["event"] == "now"

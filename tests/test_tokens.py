@@ -1,0 +1,492 @@
+import base64
+import hashlib
+import hmac
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tocsin import tokens
+from tocsin.errors import Refusal, Unauthenticated
+from tocsin.tokens import SCOPES, SKEW, Service, User, Verifier, caller_of, mint_service, mint_user, own_secret
+
+SECRET = "a-secret-for-tests-only-0123456789abcdef"
+OTHER = "another-secret-for-tests-fedcba9876543210"
+HOUR = timedelta(hours=1)
+NOW = 1_800_000_000
+LARGEST = 2**31 - 1
+IDS = st.integers(1, LARGEST)
+CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
+ODD_SUBS: list[Any] = [
+    *("04", "٤", "4٤", "", " ", " 4", "4 ", "4\n", "+4", "-4", "4.0", "4e0", "0x4", "4_0", "0", "four", "²"),
+    *(0, -4, 4.0, True, False, None, [4], ["4"], {"id": 4}, LARGEST + 1, str(LARGEST + 1), "9" * 4000, 10**60),
+    *("4\0", "\ud800", "4;--", "4,5"),
+]
+ODD_COMPANIES: list[Any] = [0, -1, "1", 1.0, True, False, None, [1], {}, LARGEST + 1, 10**60]
+NAMES = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="".join(CONTROLS)), min_size=1, max_size=100
+).filter(lambda name: not name.strip().isdecimal())
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now: float = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def part(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return base64.urlsafe_b64encode(text.encode("utf-8", "surrogatepass")).rstrip(b"=").decode()
+
+
+def signed(
+    header: Any, claims: Any, secret: str = SECRET, hash_: Callable[..., Any] = hashlib.sha256, body: str | None = None
+) -> str:
+    """Make a token by hand, so that the library under test has no say in it; text is taken as it is."""
+    signing = f"{part(header)}.{part(claims) if body is None else body}"
+    signature = hmac.new(secret.encode(), signing.encode(), hash_).digest()
+    return f"{signing}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
+
+
+def token(**claims: Any) -> str:
+    return signed({"alg": "HS256"}, {"sub": "4", "exp": NOW + 60, **claims})
+
+
+def without(name: str) -> str:
+    return signed({"alg": "HS256"}, {key: value for key, value in {"sub": "4", "exp": NOW + 60}.items() if key != name})
+
+
+def headed(**header: Any) -> str:
+    return signed({"alg": "HS256", **header}, {"sub": "4", "exp": NOW + 60})
+
+
+def cut(token: str, count: int) -> str:
+    return ".".join(token.split(".")[:count])
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def verifier(clock: Clock) -> Verifier:
+    return Verifier([SECRET], clock=clock)
+
+
+GOOD = token()
+FAIR = {"sub": "4", "exp": NOW + 60}
+BAD = {
+    "nothing": "",
+    "a dot": ".",
+    "two dots": "..",
+    "words": "not a token",
+    "one part": cut(GOOD, 1),
+    "two parts": cut(GOOD, 2),
+    "two parts and a dot": cut(GOOD, 2) + ".",
+    "four parts": GOOD + ".AAAA",
+    "five parts": ".".join([part({"alg": "dir", "enc": "A128GCM"}), "", "AAAA", "AAAA", "AAAA"]),
+    "an empty header": "." + GOOD.partition(".")[2],
+    "an empty payload": signed({"alg": "HS256"}, "", body=""),
+    "truncated": GOOD[:-1],
+    "a byte too many": GOOD + "A",
+    "padded": GOOD + "=",
+    "a bit of the signature": GOOD[:-10] + ("A" if GOOD[-10] != "A" else "B") + GOOD[-9:],
+    "another payload": ".".join([GOOD.split(".")[0], part({"sub": "5", "exp": NOW + 60}), GOOD.split(".")[2]]),
+    "another key": signed({"alg": "HS256"}, FAIR, OTHER),
+    "an empty key": signed({"alg": "HS256"}, FAIR, ""),
+    "half of the key": signed({"alg": "HS256"}, FAIR, SECRET[:32]),
+    "HS512 with the right key": signed({"alg": "HS512"}, FAIR, hash_=hashlib.sha512),
+    "HS384 with the right key": signed({"alg": "HS384"}, FAIR, hash_=hashlib.sha384),
+    "HS512 that says HS256": signed({"alg": "HS256"}, FAIR, hash_=hashlib.sha512),
+    "HS256 that says HS512": signed({"alg": "HS512"}, FAIR),
+    "HS256 that says RS256": signed({"alg": "RS256"}, FAIR),
+    "HS256 that says ES256": signed({"alg": "ES256"}, FAIR),
+    "hs256": headed(alg="hs256"),
+    "HS256 and a blank": headed(alg="HS256 "),
+    "alg is a list": headed(alg=["HS256"]),
+    "alg is an object": headed(alg={"HS256": 1}),
+    "alg is null": headed(alg=None),
+    "alg is a number": headed(alg=256),
+    "alg is empty": headed(alg=""),
+    "no alg": signed({"typ": "JWT"}, FAIR),
+    **{f"alg {none}": f"{part({'alg': none})}.{part(FAIR)}." for none in ("none", "None", "nOnE", "NONE")},
+    **{f"alg {none}, signed": headed(alg=none) for none in ("none", "None", "nOnE", "NONE")},
+    "crit": headed(crit=["exp"], exp=NOW),
+    "crit, empty": headed(crit=[]),
+    "b64 false": headed(b64=False, crit=["b64"]),
+    "b64 false without crit": headed(b64=False),
+    "b64 false, detached": signed({"alg": "HS256", "b64": False, "crit": ["b64"]}, "", body=""),
+    "b64 true": headed(b64=True),
+    "alg twice": signed('{"alg":"none","alg":"HS256"}', FAIR),
+    "alg twice, escaped": signed('{"alg":"none","\\u0061lg":"HS256"}', FAIR),
+    "kid is a number": headed(kid=1),
+    "the header is a list": signed(["HS256"], FAIR),
+    "the header is no JSON": signed("HS256", FAIR),
+    "the header is deep": signed("[" * 1000, FAIR),
+    "the payload is no JSON": signed({"alg": "HS256"}, "sub=4"),
+    "the payload is a list": signed({"alg": "HS256"}, [FAIR]),
+    "the payload is deep": signed({"alg": "HS256"}, "[" * 3000),
+    "the payload is not UTF-8": signed({"alg": "HS256"}, "", body="_____w"),
+    "the payload has a length that base64 has not": signed({"alg": "HS256"}, "", body="AAAAA"),
+    "sub twice": signed({"alg": "HS256"}, f'{{"sub":"4","exp":{NOW + 60},"sub":"5"}}'),
+    "exp twice": signed({"alg": "HS256"}, f'{{"sub":"4","exp":1,"exp":{NOW + 60}}}'),
+    "a claim twice inside another": signed({"alg": "HS256"}, f'{{"sub":"4","exp":{NOW + 60},"x":{{"y":1,"y":2}}}}'),
+    "no exp": without("exp"),
+    "exp long ago": token(exp=1),
+    "exp is zero": token(exp=0),
+    "exp just out of the skew": token(exp=NOW - SKEW),
+    "exp is a string": token(exp=str(NOW + 60)),
+    "exp is a float": token(exp=NOW + 60.0),
+    "exp is negative": token(exp=-1),
+    "exp is -1e10 seconds": token(exp=-NOW),
+    "exp is 1e308": token(exp=1e308),
+    "exp is 1e999": signed({"alg": "HS256"}, '{"sub":"4","exp":1e999}'),
+    "exp is NaN": token(exp=float("nan")),
+    "exp is infinite": token(exp=float("inf")),
+    "exp has 5,000 digits": signed({"alg": "HS256"}, '{"sub":"4","exp":' + "9" * 5000 + "}"),
+    "exp is after the year 9999": token(exp=253_402_300_800),
+    "exp is true": token(exp=True),
+    "exp is null": token(exp=None),
+    "exp is a list": token(exp=[NOW + 60]),
+    "nbf to come": token(nbf=NOW + SKEW + 1),
+    "nbf is a string": token(nbf=str(NOW)),
+    "nbf is a float": token(nbf=NOW - 0.5),
+    "nbf is negative": token(nbf=-1),
+    "nbf is false": token(nbf=False),
+    "nbf is null": token(nbf=None),
+    "no sub": without("sub"),
+    **{f"sub {sub!r}": token(sub=sub) for sub in ODD_SUBS},
+    **{
+        f"scope {scope!r}": token(scope=scope)
+        for scope in (1, True, None, ["events:write"], {"events:write": 1}, [], {})
+    },
+    **{
+        f"a scope and the sub {str(sub)[:20]!r}": token(scope="events:write", sub=sub)
+        for sub in (
+            *(
+                "4",
+                4,
+                "1",
+                str(LARGEST),
+                str(LARGEST + 1),
+                "0",
+                "04",
+                "٤",
+                " 4",
+                "4\u00a0",
+                "",
+                "x" * 101,
+                "crm\n",
+                "c\0",
+            ),
+            *("crm\x1b[2J", "crm\x7f", "crm\x85", None, True, 4.5, ["crm"], {}),
+        )
+    },
+    "a scope and no sub": signed({"alg": "HS256"}, {"exp": NOW + 60, "scope": "operations"}),
+    "a user's id and one scope of many": token(scope="openid profile operations"),
+    **{
+        f"company_id {company!r}": token(sub="crm", scope="events:write", company_id=company)
+        for company in ODD_COMPANIES
+    },
+    **{
+        f"a service's name with the scope {scope!r}": token(sub="crm", scope=scope)
+        for scope in (
+            "",
+            " ",
+            "openid",
+            "events",
+            "EVENTS:WRITE",
+            "events:write,operations",
+            "events:write\t",
+            "operationsx",
+        )
+    },
+    "a blank before": " " + GOOD,
+    "a blank after": GOOD + " ",
+    "a line break after": GOOD + "\n",
+    "a blank inside": GOOD.replace(".", ". "),
+    "a tab inside": GOOD.replace(".", "\t."),
+    "quoted": f'"{GOOD}"',
+    "base64 of the other alphabet": GOOD.replace("_", "/").replace("-", "+") + "+",
+    "NUL after": GOOD + "\0",
+    "non-ASCII": GOOD + "é",
+    "non-ASCII digits": GOOD + "\u0661",
+    "a lone surrogate": GOOD + "\ud800",
+    "a megabyte": "A" * 2**20,
+    "a megabyte of dots": "." * 2**20,
+    "a megabyte, signed": token(x="x" * 2**20),
+    "a byte over 8 KiB, signed": token(x="x" * 8192),
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_a_bad_token_is_refused(verifier: Verifier, bad: str) -> None:
+    for _ in range(2):
+        with pytest.raises(Unauthenticated) as caught:
+            verifier.verify(bad)
+        assert caught.value.headers == {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+
+
+def test_a_bad_token_is_refused_whatever_was_verified_before(verifier: Verifier) -> None:
+    assert verifier.verify(GOOD) == User(4, NOW + 60)
+    for name, bad in BAD.items():
+        with pytest.raises(Unauthenticated):
+            pytest.fail(f"{name} is let in as {verifier.verify(bad)}")
+
+
+def test_a_long_token_is_refused_before_any_work(verifier: Verifier) -> None:
+    long = "A" * 50_000_000
+    began = time.perf_counter()
+    for _ in range(100):
+        with pytest.raises(Unauthenticated):
+            verifier.verify(long)
+    assert time.perf_counter() - began < 0.1
+
+
+@pytest.mark.parametrize(
+    "kid", ["../../../../dev/null", "' or 1=1 --", "/etc/passwd\0", "http://169.254.169.254/", "", "k" * 4000]
+)
+def test_a_kid_leads_nowhere(verifier: Verifier, kid: str) -> None:
+    with pytest.raises(Unauthenticated):
+        verifier.verify(signed({"alg": "HS256", "kid": kid}, FAIR, ""))
+    with pytest.raises(Unauthenticated):
+        verifier.verify(signed({"alg": "HS256", "kid": kid}, FAIR, OTHER))
+
+
+@pytest.mark.parametrize("header", ["jwk", "jku", "x5u", "x5c"])
+def test_a_key_in_the_header_is_not_taken(verifier: Verifier, header: str) -> None:
+    key = {"kty": "oct", "k": part(OTHER), "alg": "HS256"}
+    with pytest.raises(Unauthenticated):
+        verifier.verify(signed({"alg": "HS256", header: key}, FAIR, OTHER))
+
+
+@pytest.mark.parametrize(
+    ("good", "caller"),
+    [
+        (token(), User(4, NOW + 60)),
+        (token(sub=4), User(4, NOW + 60)),
+        (token(sub=1), User(1, NOW + 60)),
+        (token(sub=str(LARGEST)), User(LARGEST, NOW + 60)),
+        (token(exp=NOW - SKEW + 1), User(4, NOW - SKEW + 1)),
+        (token(exp=253_402_300_799), User(4, 253_402_300_799)),
+        (token(nbf=NOW + SKEW, iat=NOW + 999), User(4, NOW + 60)),
+        (token(nbf=0, aud=["x"], iss=7), User(4, NOW + 60)),
+        (token(scope="openid profile", company_id="x"), User(4, NOW + 60)),
+        (token(scope=""), User(4, NOW + 60)),
+        (headed(typ="at+jwt"), User(4, NOW + 60)),
+        (headed(typ="JWT", kid="2024"), User(4, NOW + 60)),
+        (headed(typ=None), User(4, NOW + 60)),
+        (token(sub="crm", scope="operations"), Service("crm", frozenset({"operations"}), None, NOW + 60)),
+        (
+            token(sub="crm", scope="openid events:write  directory:write", company_id=1),
+            Service("crm", frozenset({"events:write", "directory:write"}), 1, NOW + 60),
+        ),
+        (
+            token(sub="Bücher & Söhne 4" * 6, scope="events:write", company_id=LARGEST),
+            Service("Bücher & Söhne 4" * 6, frozenset({"events:write"}), LARGEST, NOW + 60),
+        ),
+    ],
+)
+def test_a_good_token_tells_who_calls(verifier: Verifier, good: str, caller: User | Service) -> None:
+    assert verifier.verify(good) == caller
+    assert verifier.verify(good) == caller
+
+
+@given(IDS, st.integers(1, 10**6))
+def test_a_minted_user_is_verified(id_: int, seconds: int) -> None:
+    began = int(time.time())
+    caller = Verifier([SECRET]).verify(mint_user(SECRET, id_, timedelta(seconds=seconds)))
+    assert isinstance(caller, User)
+    assert caller.id == id_
+    assert began + seconds <= caller.expires <= time.time() + seconds
+
+
+@given(NAMES, st.sets(st.sampled_from(sorted(SCOPES)), min_size=1), st.none() | IDS)
+def test_a_minted_service_is_verified(name: str, scopes: set[str], company_id: int | None) -> None:
+    caller = Verifier([SECRET]).verify(mint_service(SECRET, name, scopes, HOUR, company_id))
+    assert isinstance(caller, Service)
+    assert (caller.name, caller.scopes, caller.company_id) == (name, frozenset(scopes), company_id)
+
+
+@given(
+    st.text(max_size=300) | st.binary(max_size=300).map(lambda body: f"{GOOD.partition('.')[0]}.{part(str(body))}.x")
+)
+def test_nothing_made_up_is_let_in(made_up: str) -> None:
+    with pytest.raises(Unauthenticated):
+        Verifier([SECRET]).verify(made_up)
+
+
+@given(st.integers(0, len(GOOD) - 1), st.sampled_from("ABQgwz059-_."))
+def test_no_character_of_a_token_can_be_changed(position: int, other: str) -> None:
+    changed = GOOD[:position] + other + GOOD[position + 1 :]
+    verifier = Verifier([SECRET], clock=Clock())
+    if changed == GOOD:
+        assert verifier.verify(changed) == User(4, NOW + 60)
+        return
+    with pytest.raises(Unauthenticated):
+        verifier.verify(changed)
+
+
+@pytest.mark.parametrize("name", ["", "4", "٤", "x" * 101, "crm\n"])
+def test_no_token_is_minted_for_a_name_that_no_service_can_have(name: str) -> None:
+    with pytest.raises(Refusal):
+        mint_service(SECRET, name, ["operations"], HOUR)
+
+
+def test_any_of_several_secrets_verifies_until_it_is_taken_away() -> None:
+    old, new = mint_user(OTHER, 4, HOUR), mint_user(SECRET, 5, HOUR)
+    both = Verifier([SECRET, OTHER])
+    assert [both.verify(old), both.verify(new)] == [Verifier([OTHER]).verify(old), Verifier([SECRET]).verify(new)]
+    with pytest.raises(Unauthenticated):
+        Verifier([SECRET]).verify(old)
+
+
+def test_without_secrets_nobody_is_let_in() -> None:
+    with pytest.raises(Unauthenticated):
+        Verifier([]).verify(GOOD)
+
+
+def test_a_public_key_is_refused_as_a_secret() -> None:
+    with pytest.raises(Refusal):
+        Verifier(["-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQ\n-----END PUBLIC KEY-----\n"])
+
+
+def test_a_remembered_token_expires_to_the_second(verifier: Verifier, clock: Clock) -> None:
+    verifier.verify(GOOD)
+    clock.now = NOW + 60 + SKEW - 0.001
+    assert verifier.verify(GOOD) == User(4, NOW + 60)
+    clock.now = NOW + 60 + SKEW
+    for _ in range(2):
+        with pytest.raises(Unauthenticated, match="expired"):
+            verifier.verify(GOOD)
+
+
+def test_a_token_refused_as_too_early_is_let_in_later(verifier: Verifier, clock: Clock) -> None:
+    early = token(nbf=NOW + SKEW + 1)
+    with pytest.raises(Unauthenticated, match="not valid yet"):
+        verifier.verify(early)
+    clock.now += 1
+    assert verifier.verify(early) == User(4, NOW + 60)
+
+
+def test_the_least_recently_used_token_is_forgotten_first(verifier: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MOST_REMEMBERED", 2)
+    first, second, third = (token(sub=id_) for id_ in (1, 2, 3))
+    one, two = verifier.verify(first), verifier.verify(second)
+    assert verifier.verify(first) is one
+    verifier.verify(third)
+    assert verifier.verify(first) is one
+    assert verifier.verify(second) is not two
+    assert verifier.verify(second) == two
+
+
+def test_nothing_unverified_is_remembered(verifier: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MOST_REMEMBERED", 1)
+    one = verifier.verify(GOOD)
+    for bad in BAD.values():
+        with pytest.raises(Unauthenticated):
+            verifier.verify(bad)
+    assert verifier.verify(GOOD) is one
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", " ", "Bearerx", f"Basic {GOOD}", GOOD, f"Token {GOOD}", f"Bearer\t{GOOD}", "\uff22earer x"]
+)
+def test_no_bearer_token_is_a_plain_challenge(verifier: Verifier, header: str | None) -> None:
+    with pytest.raises(Unauthenticated) as caught:
+        caller_of(verifier, header)
+    assert caught.value.headers == {"WWW-Authenticate": "Bearer"}
+
+
+@pytest.mark.parametrize("header", ["Bearer", "Bearer ", "bearer x", f"Bearer {GOOD} {GOOD}", f"Bearer {GOOD},{GOOD}"])
+def test_a_bad_bearer_token_is_an_invalid_one(verifier: Verifier, header: str) -> None:
+    with pytest.raises(Unauthenticated) as caught:
+        caller_of(verifier, header)
+    assert caught.value.headers == {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR", "Bearer "])
+def test_the_scheme_is_taken_in_any_case(verifier: Verifier, scheme: str) -> None:
+    assert caller_of(verifier, f"{scheme} {GOOD}") == User(4, NOW + 60)
+
+
+def test_callers_have_labels_for_logs() -> None:
+    assert User(4, NOW).label == "user 4"
+    assert Service("crm", SCOPES, None, NOW).label == "service crm"
+
+
+def test_the_own_secret_is_made_once_and_closed_to_others(tmp_path: Path) -> None:
+    folder = tmp_path / "not" / "there yet"
+    secret = own_secret(folder)
+    assert len(secret) == 64
+    assert own_secret(folder) == secret
+    assert [path.name for path in folder.iterdir()] == ["jwt-secret"]
+    assert (folder / "jwt-secret").stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert own_secret(tmp_path) != secret
+
+
+def test_an_open_mask_does_not_open_the_own_secret(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        own_secret(tmp_path / "data")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "data" / "jwt-secret").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o644, 0o601, 0o660])
+def test_an_own_secret_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+    own_secret(tmp_path)
+    (tmp_path / "jwt-secret").chmod(mode)
+    with pytest.raises(Refusal, match="chmod 600"):
+        own_secret(tmp_path)
+
+
+def test_an_own_secret_that_is_no_secret_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "jwt-secret").write_text("short\n")
+    (tmp_path / "jwt-secret").chmod(0o600)
+    with pytest.raises(Refusal, match="too short"):
+        own_secret(tmp_path)
+
+
+def test_an_own_secret_behind_a_link_or_in_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "jwt-secret").symlink_to(tmp_path / "b" / "jwt-secret")
+    with pytest.raises(Refusal):
+        own_secret(tmp_path / "a")
+    own_secret(tmp_path / "b")
+    with pytest.raises(Refusal):
+        own_secret(tmp_path / "a")
+    (tmp_path / "c" / "jwt-secret").mkdir(parents=True, mode=0o700)
+    with pytest.raises(Refusal):
+        own_secret(tmp_path / "c")
+
+
+def test_all_who_ask_first_get_the_same_own_secret(tmp_path: Path) -> None:
+    for attempt in range(20):
+        folder, ready = tmp_path / str(attempt), threading.Barrier(8)
+        found: list[str] = []
+
+        def ask(folder: Path = folder, found: list[str] = found, ready: threading.Barrier = ready) -> None:
+            ready.wait()
+            found.append(own_secret(folder))
+
+        asking = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join()
+        assert len(found) == 8
+        assert len(set(found)) == 1

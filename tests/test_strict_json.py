@@ -60,6 +60,13 @@ def test_32_levels_are_read_and_33_are_not(arrays: list[bool], siblings: int) ->
             parse(deeper)
 
 
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_bare_levels_are_counted_to_the_last_one(opening: bytes, closing: bytes) -> None:
+    parse(opening * DEEPEST + b"1" + closing * DEEPEST)
+    with pytest.raises(Malformed, match="more than 32 levels"):
+        parse(opening * (DEEPEST + 1) + b"1" + closing * (DEEPEST + 1))
+
+
 def test_many_objects_side_by_side_are_not_deep() -> None:
     assert len(parse(b"[" + b'{"a":[]},' * 10_000 + b"{}]")) == 10_001
 

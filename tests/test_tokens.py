@@ -30,6 +30,10 @@ ODD_SUBS: list[Any] = [
     *(0, -4, 4.0, True, False, None, [4], ["4"], {"id": 4}, LARGEST + 1, str(LARGEST + 1), "9" * 4000, 10**60),
     *("4\0", "\ud800", "4;--", "4,5"),
 ]
+ODD_NAMES: list[Any] = [
+    *("4", 4, "1", str(LARGEST), str(LARGEST + 1), "0", "04", "٤", " 4", "4\u00a0", "", "x" * 101, "crm\n", "c\0"),
+    *("crm\x1b[2J", "crm\x7f", "crm\x85", None, True, 4.5, ["crm"], {}),
+]
 ODD_COMPANIES: list[Any] = [0, -1, "1", 1.0, True, False, None, [1], {}, LARGEST + 1, 10**60]
 NAMES = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="".join(CONTROLS)), min_size=1, max_size=100
@@ -171,28 +175,7 @@ BAD = {
         f"scope {scope!r}": token(scope=scope)
         for scope in (1, True, None, ["events:write"], {"events:write": 1}, [], {})
     },
-    **{
-        f"a scope and the sub {str(sub)[:20]!r}": token(scope="events:write", sub=sub)
-        for sub in (
-            *(
-                "4",
-                4,
-                "1",
-                str(LARGEST),
-                str(LARGEST + 1),
-                "0",
-                "04",
-                "٤",
-                " 4",
-                "4\u00a0",
-                "",
-                "x" * 101,
-                "crm\n",
-                "c\0",
-            ),
-            *("crm\x1b[2J", "crm\x7f", "crm\x85", None, True, 4.5, ["crm"], {}),
-        )
-    },
+    **{f"a scope and the sub {str(sub)[:20]!r}": token(scope="events:write", sub=sub) for sub in ODD_NAMES},
     "a scope and no sub": signed({"alg": "HS256"}, {"exp": NOW + 60, "scope": "operations"}),
     "a user's id and one scope of many": token(scope="openid profile operations"),
     **{

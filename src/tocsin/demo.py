@@ -1,5 +1,6 @@
 """The demo: the whole service on the embedded database, with people, teams and every kind of notification."""
 
+import json
 import sys
 from datetime import timedelta
 
@@ -26,7 +27,7 @@ async def demo(settings: Settings) -> None:
 
     async def introduce(running: Running) -> None:
         await _fill(running.house)
-        sys.stdout.write(_introduction(running.url, secrets_of(settings)[0]))
+        sys.stdout.write(_introduction(running, secrets_of(settings)[0]))
         sys.stdout.flush()
 
     await serve(settings, when_ready=introduce)
@@ -50,7 +51,9 @@ async def _fill(house: House) -> None:
         await events.settled(house.database, house.doorbell, last, None, seconds=10)
 
 
-def _introduction(url: str, secret: str) -> str:
+def _introduction(running: Running, secret: str) -> str:
+    url = running.url
+    event = {**next(iter(running.house.catalogue.samples.values()))["event"], "notify": {"teams": [TEAMS[0].id]}}
     crm = mint_service(secret, "demo", ["events:write", "directory:write"], LIFETIME)
     people = "".join(
         f"\n# {person.first_name} {person.last_name}, user {person.id}\n"
@@ -68,11 +71,11 @@ CRM={crm}
 # Sam's inbox
 curl -H "Authorization: Bearer $SAM" "{url}/notifications?per_page=3"
 
-# an event for the Sales team: Bernita gives them a new lead
-curl -H "Authorization: Bearer $CRM" -H 'Content-Type: application/json' {url}/events -d '{{"type": "lead_assigned",
-  "notify": {{"teams": [1]}}, "params": {{"contact": "John Doe"}},
-  "data": {{"lead": {{"id": "220f5f6e-e30f-4c5f-8db5-44e345f8e568"}},
-           "lead_type": {{"id": "f5d6ccbb-679b-43aa-9716-04ef529789fa", "name": "Test drive"}}}}}}'
+# an event for the Sales team
+curl -H "Authorization: Bearer $CRM" -H 'Content-Type: application/json' {url}/events \\
+  -d @- <<'EVENT'
+{json.dumps(event, indent=2)}
+EVENT
 
 # Sam writes to Jane
 curl -H "Authorization: Bearer $SAM" -H 'Content-Type: application/json' {url}/notifications \\

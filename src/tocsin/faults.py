@@ -66,7 +66,9 @@ _CODES = {
     "datetime_object_invalid": ("date", "must be a time in the form of RFC 3339"),
     "timezone_aware": ("date", "must have an offset, such as Z or +01:00"),
 }
-_OURS = {code for code, _ in _CODES.values()} | {"required_without", "unknown"}
+
+OURS = {code for code, _ in _CODES.values()} | {"required_without", "unknown"}
+"""All validation codes, without their prefix."""
 
 
 def fault(field: str, code: str, says: str) -> Fault:
@@ -90,7 +92,7 @@ def faults_of_parts(findings: Sequence[Any]) -> list[Fault]:
 def _fault_of(found: Any, prefix: str) -> Fault:
     path = [str(part) for part in found["loc"] if part not in _TAGS]
     field = ".".join([prefix, *path] if prefix else path)
-    if found["type"] in _OURS:
+    if found["type"] in OURS:
         return fault(field, found["type"], found["msg"])
     code, says = _CODES.get(found["type"], _UNNAMED)
     return fault(field, code, says.format(**found.get("ctx", {})))

@@ -6,7 +6,6 @@ from typing import Any
 
 from tocsin.catalogue import Catalogue
 
-
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 

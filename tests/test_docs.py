@@ -1,0 +1,94 @@
+"""What the documents promise exists, and what exists is in the documents."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from tocsin import commands, errors, faults
+from tocsin.api.openapi import PROBLEMS
+from tocsin.catalogue import Catalogue
+from tocsin.errors import Refusal
+from tocsin.settings import PREFIX, Settings, read_settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+API = (ROOT / "docs/api.md").read_text("utf-8")
+
+
+def test_every_setting_is_in_the_readme_and_the_other_way_round() -> None:
+    documented = set(re.findall(rf"^\| `({PREFIX}\w+)` \|", README, re.MULTILINE))
+    assert documented == {PREFIX + name.upper() for name in Settings.model_fields}
+
+
+def test_every_command_is_in_the_readme_and_the_other_way_round() -> None:
+    documented = set(re.findall(r"^\| `tocsin (\w+)", README, re.MULTILINE))
+    there = typer.main.get_command(commands.app)
+    assert documented == set(getattr(there, "commands", {}))
+
+
+def test_every_error_code_is_in_the_documents() -> None:
+    problems = {problem.status: problem.code for problem in errors.Problem.__subclasses__()}
+    documented = dict(re.findall(r"^\| (\d{3}) \| `([\w.]+?)(?:\.\*)?` \|", API, re.MULTILINE))
+    assert {int(status): code for status, code in documented.items()} == problems
+    assert {int(status) for status in PROBLEMS} == set(problems) - {405}
+
+
+def test_the_validation_codes_of_the_documents_are_those_that_there_are() -> None:
+    [row] = re.findall(r"^\| 422 .*$", API, re.MULTILINE)
+    documented = set(re.findall(r"`(\w+)`", row))
+    of_later_calls = {"date", "url"}
+    assert documented | of_later_calls == faults.OURS
+
+
+def test_no_code_knows_a_kind_by_name() -> None:
+    named = {kind.name for kind in Catalogue.load().kinds.values()} - {"custom", "inbox"}
+    for path in (ROOT / "src/tocsin").rglob("*.py"):
+        found = {name for name in named if re.search(rf"[\"']{name}[\"']", path.read_text("utf-8"))}
+        assert not found, f"{path.name} names {found}"
+
+
+def test_the_documents_lead_nowhere_that_is_not_there() -> None:
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")]:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+class TestSettings:
+    def test_an_unknown_name_is_refused_and_named(self, tmp_path: Path) -> None:
+        with pytest.raises(Refusal, match="TOCSIN_PROT"):
+            read_settings({"TOCSIN_PROT": "8080"}, tmp_path / ".env")
+
+    def test_an_unknown_name_in_the_file_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / ".env").write_text("TOCSIN_PROT=8080\n")
+        with pytest.raises(Refusal, match="TOCSIN_PROT"):
+            read_settings({}, tmp_path / ".env")
+
+    def test_the_environment_goes_before_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / ".env").write_text("TOCSIN_PORT=1\nTOCSIN_HOST=::1\nOTHER=x\n")
+        settings = read_settings({"TOCSIN_PORT": "2"}, tmp_path / ".env")
+        assert (settings.port, settings.host) == (2, "::1")
+
+    def test_what_kubernetes_injects_for_a_service_called_tocsin_is_left_alone(self, tmp_path: Path) -> None:
+        injected = {
+            "TOCSIN_SERVICE_HOST": "10.0.0.11",
+            "TOCSIN_SERVICE_PORT": "8080",
+            "TOCSIN_SERVICE_PORT_HTTP": "8080",
+            "TOCSIN_PORT": "tcp://10.0.0.11:8080",
+            "TOCSIN_PORT_8080_TCP": "tcp://10.0.0.11:8080",
+            "TOCSIN_PORT_8080_TCP_PROTO": "tcp",
+            "TOCSIN_PORT_8080_TCP_PORT": "8080",
+            "TOCSIN_PORT_8080_TCP_ADDR": "10.0.0.11",
+        }
+        assert read_settings(injected, tmp_path / ".env").port == 8080
+
+    @pytest.mark.parametrize("secret", ["short", "x" * 64, "a-good-secret-of-thirty-two-bytes!!,short"])
+    def test_a_weak_secret_is_refused_and_not_repeated(self, tmp_path: Path, secret: str) -> None:
+        with pytest.raises(Refusal, match="TOCSIN_JWT_SECRET") as refused:
+            read_settings({"TOCSIN_JWT_SECRET": secret}, tmp_path / ".env")
+        assert secret not in str(refused.value)
+
+    def test_every_setting_at_fault_is_named_at_once(self, tmp_path: Path) -> None:
+        with pytest.raises(Refusal, match=r"TOCSIN_PORT.*TOCSIN_LOG_FORMAT"):
+            read_settings({"TOCSIN_PORT": "http", "TOCSIN_LOG_FORMAT": "xml"}, tmp_path / ".env")

@@ -1,0 +1,276 @@
+"""The form of every answer that is no success, and what stands around every answer."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import httpx
+import pytest
+from conftest import HOUR, SECRET, Api
+from fastapi.routing import iter_route_contexts
+from tocsin.tokens import mint_user
+
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE", "PROPFIND")
+
+
+def errors_of(answer: httpx.Response) -> list[tuple[str, str | None]]:
+    """Return code and field of each error of an answer, which must have the one form."""
+    assert answer.headers["content-type"] == "application/json", (answer.status_code, answer.text[:200])
+    body = answer.json()
+    assert list(body) == ["errors"]
+    assert body["errors"]
+    for error in body["errors"]:
+        expected = {"message", "code"}
+        expected |= {"field"} if error["code"].startswith("validation.") else set()
+        expected |= {"id"} if error["code"] == "error" else set()
+        assert set(error) == expected
+        assert error["message"].strip()
+    return [(error["code"], error.get("field")) for error in body["errors"]]
+
+
+def codes_of(answer: httpx.Response) -> tuple[int, list[tuple[str, str | None]]]:
+    """Return an answer's status, and code and field of each of its errors, of which a success has none."""
+    return answer.status_code, [] if answer.is_success else errors_of(answer)
+
+
+def sealed(answer: httpx.Response, cache: str = "no-store") -> bool:
+    """Whether an answer has the headers that all have."""
+    found = [
+        answer.headers.get(name) for name in ("vary", "x-content-type-options", "cache-control") if answer.headers
+    ]
+    return found == ["Authorization", "nosniff", cache] and bool(answer.headers.get("x-request-id"))
+
+
+def routes_of(api: Api) -> set[tuple[str, str]]:
+    """Return method and path of every route that the service has."""
+    app = getattr(api, "app", None) or build_of(api)
+    return {
+        (method, str(context.path))
+        for context in iter_route_contexts(app.routes)
+        for method in (context.methods or set()) - {"HEAD"}
+    }
+
+
+def build_of(api: Api) -> Any:
+    from tocsin.api.app import build
+
+    return build(api.house)
+
+
+async def raw(api: Api, head: str, body: bytes = b"") -> httpx.Response:
+    """Send a request byte by byte as it is written (of latin-1), and return its answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.http.base_url.port)
+    writer.write(head.replace("\n", "\r\n").encode("latin-1") + b"Host: x\r\nConnection: close\r\n\r\n" + body)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    await writer.wait_closed()
+    start, _, rest = answer.partition(b"\r\n\r\n")
+    status, *headers = start.decode("latin-1").split("\r\n")
+    pairs = [(name, value) for name, _, value in (header.partition(": ") for header in headers)]
+    return httpx.Response(int(status.split(" ")[1]), headers=pairs, content=rest)
+
+
+def filled(path: str) -> str:
+    """Return a path with something in the place of its parameters that no route takes for a word of its own."""
+    return "/".join("1" if part.startswith("{") else part for part in path.split("/"))
+
+
+async def test_an_unknown_path_is_404_whoever_asks_and_however(idle: Api) -> None:
+    paths = [
+        "/",
+        "/nothing",
+        "/notifications/",
+        "/notifications//read",
+        "/notifications/read/",
+        "//notifications",
+        "/Notifications",
+        "/notifications/a/b/c",
+        "/notifications%00",
+        "/notifications/../notifications",
+        "/notifications/..%2f",
+        "/%2e%2e/notifications",
+        "/%ff%fe",
+        "/events/",
+        "/events",
+        "/directory/users",
+        "/directory/users/",
+        "/directory/users/1/",
+        "/docs/",
+        "/docs/nothing.js",
+        "/docs/../app.py",
+        "/docs/..%2fapp.py",
+        "/docs/%2e%2e%2fapp.py",
+        "/docs/swagger-ui.css%00",
+        "/healthz/",
+        "/openapi.json/",
+        "/" + "a" * 5000,
+        "/" + "a/" * 2000,
+    ]
+    wrong = {}
+    for path in paths:
+        method = "PUT" if path == "/events" else "GET"
+        due = (405, "method_not_allowed") if path == "/events" else (404, "not_found")
+        answer = await raw(idle, f"{method} {path} HTTP/1.1\n")
+        if (answer.status_code, errors_of(answer)) != (due[0], [(due[1], None)]) or not sealed(answer):
+            wrong[path] = answer.status_code, answer.text
+    assert wrong == {}
+
+
+async def test_ids_that_are_none_name_nothing(idle: Api) -> None:
+    await idle.people(1)
+    token = mint_user(SECRET, 1, HOUR)
+    ids = [
+        *("0", "-1", "x", "null", "%00", "%ff", "%F0%9F%94%94", "..%2f..", "%2e%2e", "1;drop", "'", "%27", "*", "%25"),
+        UNKNOWN.replace("-", ""),
+        "{" + UNKNOWN + "}",
+        "urn:uuid:" + UNKNOWN,
+        UNKNOWN + "%20",
+        "%20" + UNKNOWN,
+        UNKNOWN + "%00",
+        UNKNOWN[:-1] + "g",
+        UNKNOWN[:-1] + "%D9%A3",
+        "a" * 10_000,
+    ]
+    wrong = {}
+    for id_ in ids:
+        for method, path in (("GET", "/notifications/{}"), ("PUT", "/notifications/{}/read")):
+            answer = await raw(idle, f"{method} {path.format(id_)} HTTP/1.1\nAuthorization: Bearer {token}\n")
+            if answer.status_code != 404 or errors_of(answer) != [("not_found", None)]:
+                wrong[method, id_] = answer.status_code, answer.text
+    assert wrong == {}
+
+
+async def test_a_method_that_a_path_does_not_take_is_405_and_told_which_it_takes(idle: Api) -> None:
+    routes = routes_of(idle)
+    paths = {path for _, path in routes}
+    wrong = {}
+    for path in sorted(paths):
+        # Of the routes whose path this one is also a case of: /notifications/read is a /notifications/{id} too.
+        taken = {
+            method
+            for method, other in routes
+            if other == path or (other.count("/") == path.count("/") and covers(other, filled(path)))
+        }
+        for method in ALL_METHODS:
+            if method in taken or (method == "HEAD" and "GET" in taken):
+                continue
+            answer = await raw(idle, f"{method} {filled(path)} HTTP/1.1\n")
+            allowed = set(answer.headers.get("allow", "").split(", ")) - {"HEAD"}
+            if (answer.status_code, allowed) != (405, taken) or not sealed(answer):
+                wrong[method, path] = answer.status_code, sorted(allowed), sorted(taken)
+            elif errors_of(answer) != [("method_not_allowed", None)]:
+                wrong[method, path] = answer.status_code, answer.text, ""
+    assert wrong == {}
+
+
+def covers(route: str, path: str) -> bool:
+    pairs = zip(route.split("/"), path.split("/"), strict=True)
+    return all(part.startswith("{") or part == given for part, given in pairs)
+
+
+async def test_every_success_has_the_headers_of_every_answer(api: Api) -> None:
+    await api.people(1)
+    id_ = await api.post({"type": "custom", "notify": {"users": [1]}, "params": {"body": "x"}})
+    answers = [
+        await api.as_user(1, "GET", f"/notifications/{id_}"),
+        await api.as_user(1, "PUT", f"/notifications/{id_}/read"),
+        await api.as_user(1, "PUT", "/notifications/read"),
+        await api.as_user(1, "POST", "/notifications", json={"message": "x", "notify": {"users": [1]}}),
+        await api.as_service("GET", f"/events/{id_}"),
+        await api.as_service("PUT", "/directory/teams/1", json={"name": "x"}),
+        await api.as_service("GET", "/directory/teams/1"),
+        await api.as_service("GET", "/directory/users/1"),
+        *[await api.call("GET", path) for path in ("/healthz", "/readyz", "/openapi.json", "/docs")],
+        *[await api.call("GET", f"/docs/{name}") for name in ("start.js", "swagger-ui.css", "swagger-ui-bundle.js")],
+    ]
+    assert [str(answer.url) for answer in answers if not answer.is_success or not sealed(answer)] == []
+    assert sealed(await api.as_user(1, "GET", "/notifications"), "private, no-cache")
+    assert sealed(await api.as_user(1, "GET", "/notifications?page=0"))
+    assert sealed(await api.call("GET", "/notifications"))
+
+
+@pytest.mark.parametrize(
+    ("given", "decent"),
+    [
+        ("abc", True),
+        ("01a20a38-954e-73e5-b596-8292ec15def2", True),
+        ("a" * 64, True),
+        ("", False),
+        ("a" * 65, False),
+        ("-", False),
+        ("a b", False),
+        ('a"b', False),
+        ("a\tb", False),
+        ("<script>", False),
+        ("\u00e9".encode().decode("latin-1"), False),
+        ("\xb2\xb3", False),
+        ("\x1b[31m", False),
+    ],
+)
+async def test_a_decent_request_id_is_kept_and_any_other_replaced(api: Api, given: str, decent: bool) -> None:  # noqa: FBT001 - a case of the table
+    answer = await raw(api, f"GET /healthz HTTP/1.1\nX-Request-Id: {given}\n")
+    if answer.status_code == 400:
+        assert given == "\x1b[31m"  # no header can hold it: the server itself refuses
+        return
+    assert answer.headers.get_list("x-request-id") == [answer.headers["x-request-id"]]
+    assert (answer.headers["x-request-id"] == given) is decent
+    assert answer.headers["x-request-id"]
+
+
+async def test_no_two_requests_have_the_same_id(api: Api) -> None:
+    ids = {(await api.call("GET", path)).headers["x-request-id"] for path in ["/healthz", "/nothing"] * 10}
+    assert len(ids) == 20
+
+
+async def test_a_bug_is_a_500_with_the_id_that_the_log_has_and_nothing_of_its_cause(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a secret of the house")
+
+    await api.people(1)
+    monkeypatch.setattr("tocsin.inbox.page", broken)
+    answer = await api.as_user(1, "GET", "/notifications")
+    assert codes_of(answer) == (500, [("error", None)])
+    assert answer.json()["errors"][0]["id"] == answer.headers["x-request-id"]
+    assert "secret" not in answer.text
+    assert "RuntimeError" not in answer.text
+    assert sealed(answer)
+    monkeypatch.undo()
+    assert (await api.as_user(1, "GET", "/notifications")).status_code == 200
+
+
+async def test_a_database_that_is_away_is_a_503_with_the_time_to_come_again(idle: Api) -> None:
+    await idle.people(1)
+    await idle.house.database.close()
+    answers = [
+        await idle.as_user(1, "GET", "/notifications"),
+        await idle.as_user(1, "POST", "/notifications", json={"message": "x", "notify": {"users": [1]}}),
+        await idle.as_user(1, "PUT", "/notifications/read"),
+        await idle.as_service("PUT", "/directory/teams/1", json={"name": "x"}),
+        await idle.call("GET", "/readyz"),
+    ]
+    assert [codes_of(answer) for answer in answers] == [(503, [("unavailable", None)])] * len(answers)
+    assert all(int(answer.headers["retry-after"]) >= 1 and sealed(answer) for answer in answers)
+    assert (await idle.call("GET", "/healthz")).status_code == 200
+
+
+async def test_a_client_that_hangs_up_in_its_body_leaves_nothing_behind(idle: Api) -> None:
+    await idle.people(1)
+    token = mint_user(SECRET, 1, HOUR)
+    for length in (200, 100_000):
+        _, writer = await asyncio.open_connection("127.0.0.1", idle.http.base_url.port)
+        head = f"POST /notifications HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Type: "
+        whole = '{"message": "x", "notify": {"users": [1]}}'
+        writer.write(f"{head}application/json\r\nContent-Length: {length}\r\n\r\n{whole}".encode())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+    assert (await idle.as_user(1, "GET", "/notifications")).json()["pagination"]["total"] == 0
+    assert await idle.house.database.value("select count(*) from events") == 0
+
+
+def shown(wrong: Iterable[object]) -> str:
+    """Return failures of a table, a line each."""
+    return "\n".join(map(str, wrong))

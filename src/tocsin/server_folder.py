@@ -1,0 +1,293 @@
+"""The data folder of the embedded PostgreSQL: claimed by one process, closed to all but the server's user.
+
+Below it stand `postgres` (the database), `run` (its socket), `log`, `tocsin.lock` (held while it is served) and, where
+the server's user can't run the wheel's programs, `binaries` (a copy).
+"""
+
+import asyncio
+import fcntl
+import os
+import pwd
+from pathlib import Path
+
+from tocsin.errors import Refusal
+from tocsin.server_process import read_end, run
+
+MAJOR = "18"
+"""The only major version whose files we start on."""
+
+NAME = "tocsin"
+"""The database and its superuser."""
+
+LONGEST_SOCKET = 106
+"""Bytes of the longest path of a unix socket that every client takes."""
+
+KEPT_LOGS = 10
+"""Files of the server's log that are kept."""
+
+SERVER_USERS = ("tocsin", "postgres", "nobody")
+"""Whom the server may run as where we are root, which PostgreSQL refuses to be; the first that there is."""
+
+_LOCK = "tocsin.lock"
+_SOCKET = ".s.PGSQL.5432"
+_NOT_IN_PATHS = ",\"'\\"
+
+_POSTGRESQL_CONF = """\
+# Written anew at each start. fsync, full_page_writes and synchronous_commit stay at their durable defaults, and
+# nobody turns them off with ALTER SYSTEM.
+allow_alter_system = off
+cluster_name = 'tocsin'
+# One unix socket in a folder that is closed to others, no TCP.
+listen_addresses = ''
+unix_socket_directories = '"{run}"'
+unix_socket_permissions = 0700
+port = 5432
+max_connections = 100
+
+# Little memory, few processes: the tables' hot part fits, and statements are short.
+shared_buffers = 128MB
+dynamic_shared_memory_type = posix
+io_method = sync
+max_logical_replication_workers = 0
+max_parallel_workers_per_gather = 0
+max_parallel_maintenance_workers = 0
+jit = off
+
+# The longest crash recovery is that of about this much log.
+max_wal_size = 1GB
+min_wal_size = 80MB
+autovacuum = on
+
+# A client that hangs must not hold its locks for ever.
+idle_in_transaction_session_timeout = 30s
+
+# The supervisor removes the oldest files.
+logging_collector = on
+log_directory = '{log}'
+log_filename = 'postgresql-%Y%m%d-%H%M%S.log'
+log_file_mode = 0600
+log_rotation_size = 10MB
+log_rotation_age = 1d
+log_min_messages = warning
+log_line_prefix = '%m [%p] '
+log_timezone = 'UTC'
+
+# The same everywhere, whatever the machine is set to.
+timezone = 'UTC'
+datestyle = 'iso, ymd'
+lc_messages = 'C'
+lc_monetary = 'C'
+lc_numeric = 'C'
+lc_time = 'C'
+default_text_search_config = 'pg_catalog.simple'
+"""
+
+_PG_HBA_CONF = """\
+# Written anew at each start: the user who runs Tocsin, as the role tocsin, and nobody else.
+local all,replication tocsin peer map=tocsin
+local all all reject
+host all all all reject
+"""
+
+_PG_IDENT_CONF = """\
+# Written anew at each start.
+tocsin "{user}" tocsin
+"""
+
+
+def is_served(data_dir: Path) -> bool:
+    """Tell whether a living process serves this folder; raises `OSError` where we may not look."""
+    try:
+        lock = os.open(data_dir.resolve() / _LOCK, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _locks(lock, fcntl.LOCK_SH)
+    finally:
+        os.close(lock)
+
+
+async def claim(folder: Path) -> tuple[pwd.struct_passwd, int]:
+    """Make the folder ours, and return the server's user and the lock: an open file that holds our process id."""
+    _refuse_unusable_path(folder)
+    user = _user_of_server(folder)
+    _adopt(folder, user)
+    # Never through a link: as root we write into a folder that belongs to the server's user.
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        await _hold(lock, folder)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        own(folder, user)
+        await _refuse_closed_parents(folder, user)
+        _refuse_another_major(folder / "postgres")
+    except BaseException:
+        os.close(lock)
+        raise
+    return user, lock
+
+
+def _refuse_unusable_path(folder: Path) -> None:
+    path = str(folder)
+    if not path.isprintable() or set(path) & set(_NOT_IN_PATHS):
+        raise Refusal(
+            f"The data folder {path!r} has a character that PostgreSQL can't take in a path (one of {_NOT_IN_PATHS} or"
+            " unprintable); set TOCSIN_DATA_DIR to another."
+        )
+    length = len(os.fsencode(folder / "run" / _SOCKET))
+    if length > LONGEST_SOCKET:
+        raise Refusal(
+            f"The path of the data folder {path} is {length - LONGEST_SOCKET} bytes too long for a unix socket; set"
+            " TOCSIN_DATA_DIR to a shorter one."
+        )
+
+
+def _user_of_server(folder: Path) -> pwd.struct_passwd:
+    """Return ourselves, or as root the one who has the folder already, else the first that there is."""
+    if os.geteuid() != 0:
+        try:
+            return pwd.getpwuid(os.geteuid())
+        except KeyError:
+            raise Refusal(f"PostgreSQL needs a user with a name, and user {os.geteuid()} has none.") from None
+    users = [user for name in SERVER_USERS if (user := _user_called(name)) and user.pw_uid != 0]
+    if not users:
+        raise Refusal("PostgreSQL does not run as root and there is no user tocsin, postgres or nobody to run it as.")
+    owner = folder.stat().st_uid if folder.exists() else 0
+    return next((user for user in users if user.pw_uid == owner), users[0])
+
+
+def _user_called(name: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return None
+
+
+def _adopt(folder: Path, user: pwd.struct_passwd) -> None:
+    """Refuse a folder that is somebody else's, before anything in it or about it is changed."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    owner = folder.stat().st_uid
+    names = {path.name for path in folder.iterdir()} - {"lost+found"} if owner in {os.geteuid(), user.pw_uid} else set()
+    ours = _LOCK in names
+    if owner != os.geteuid() and not ours:
+        raise Refusal(
+            f"The data folder {folder} belongs to {_name_of(owner)} and Tocsin runs as {_name_of(os.geteuid())}; set"
+            " TOCSIN_DATA_DIR to another."
+        )
+    if names and not ours:
+        raise Refusal(f"The data folder {folder} holds what is not Tocsin's; set TOCSIN_DATA_DIR to an empty one.")
+
+
+async def _hold(lock: int, folder: Path) -> None:
+    for _ in range(10):  # `is_served` holds it for an instant
+        if _locks(lock, fcntl.LOCK_EX):
+            return
+        await asyncio.sleep(0.02)
+    holder = os.pread(lock, 20, 0).decode().strip() or "(unknown)"
+    raise Refusal(f"The data folder {folder} is already served by process {holder}.")
+
+
+def _locks(lock: int, kind: int) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def _refuse_closed_parents(folder: Path, user: pwd.struct_passwd) -> None:
+    """Let the server's user try: mode bits alone don't tell, there are access lists and capabilities."""
+    tries = 'for folder; do [ -x "$folder" ] || { printf %s "$folder"; exit 1; }; done'
+    status, closed = await run(("/bin/sh", "-c", tries, "sh", *reversed(folder.parents)), user)
+    if status:
+        raise Refusal(
+            f"The folder {closed} is closed to the user {user.pw_name}, as whom PostgreSQL runs; open it to be passed"
+            " through, or set TOCSIN_DATA_DIR to another."
+        )
+
+
+def _refuse_another_major(database: Path) -> None:
+    if not database.exists():
+        return
+    try:
+        major = (database / "PG_VERSION").read_text("ascii").strip()
+    except FileNotFoundError:
+        raise Refusal(f"The data folder {database} is damaged: it has no PG_VERSION; restore it.") from None
+    if major != MAJOR:
+        raise Refusal(
+            f"The data folder {database} was made by PostgreSQL {major}; this Tocsin has PostgreSQL {MAJOR}, so dump"
+            " it with the former Tocsin and restore it here."
+        )
+
+
+def furnish(folder: Path, user: pwd.struct_passwd) -> None:
+    """Put what the server needs around its database: the folders of its socket and log, and its settings."""
+    own(folder / "run", user)
+    own(folder / "log", user)
+    database = folder / "postgres"
+    _write(database / "postgresql.conf", _POSTGRESQL_CONF.format(run=folder / "run", log=folder / "log"), user)
+    _write(database / "pg_hba.conf", _PG_HBA_CONF, user)
+    _write(database / "pg_ident.conf", _PG_IDENT_CONF.format(user=_name_of(os.geteuid())), user)
+
+
+def forget_traces(folder: Path) -> None:
+    """Remove what a server leaves that did not end cleanly, once none of its processes lives.
+
+    PostgreSQL itself takes any living process of its user for the one whose id it finds there.
+    """
+    for trace in ("postgres/postmaster.pid", f"run/{_SOCKET}", f"run/{_SOCKET}.lock"):
+        (folder / trace).unlink(missing_ok=True)
+
+
+def own(folder: Path, user: pwd.struct_passwd) -> None:
+    """Make a folder that only the server's user (and root) can enter."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        os.fchmod(opened, 0o700)
+        if os.geteuid() == 0:
+            os.fchown(opened, user.pw_uid, user.pw_gid)
+    finally:
+        os.close(opened)
+
+
+def _write(path: Path, text: str, user: pwd.struct_passwd) -> None:
+    """Put a new file in the place of whatever has its name."""
+    draft = path.with_suffix(".new")
+    draft.unlink(missing_ok=True)
+    opened = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(opened, "w", encoding="utf-8") as file:
+        file.write(text)
+        if os.geteuid() == 0:
+            os.fchown(opened, user.pw_uid, user.pw_gid)
+    draft.replace(path)
+
+
+def _name_of(user_id: int) -> str:
+    try:
+        return pwd.getpwuid(user_id).pw_name
+    except KeyError:
+        return f"user {user_id}"
+
+
+# The logs
+
+
+def log_since(folder: Path, when: float) -> str:
+    """Return the end of the server's newest log file, if it was written to since then (seconds since 1970)."""
+    path = max(_logs(folder), key=lambda path: path.stat().st_mtime, default=None)
+    if path is None or path.stat().st_mtime < when:
+        return ""
+    with path.open("rb") as file:
+        return read_end(file.fileno())
+
+
+def prune_logs(folder: Path) -> None:
+    """Remove all but the newest files of the server's log."""
+    for path in _logs(folder)[:-KEPT_LOGS]:
+        path.unlink(missing_ok=True)
+
+
+def _logs(folder: Path) -> list[Path]:
+    """Return the server's log files, the oldest first: their names tell when they were begun."""
+    return sorted((folder / "log").glob("postgresql-*.log"))

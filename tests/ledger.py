@@ -1,0 +1,331 @@
+"""The ledger: what the clients were answered 202, kept on their side, and compared with every inbox in the end."""
+
+import asyncio
+import contextlib
+import json
+import random
+import re
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import asyncpg
+import httpx
+from conftest import HOUR, SECRET
+from tocsin.database import OUTAGES, connect
+from tocsin.tokens import mint_service, mint_user
+
+SLOWEST = 40.0
+"""Seconds after which a client gives an answer up: longer than the service may take."""
+
+POSTERS = 6
+PAUSE_OF_CROWDS = (0.1, 0.5)
+READERS = range(1, 21)
+
+_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
+_BROKEN = (OSError, asyncio.IncompleteReadError, TimeoutError)
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """An event as a client posts it, known again by its words."""
+
+    words: str
+    users: Sequence[int]
+    teams: Sequence[int]
+
+
+@dataclass(slots=True)
+class Town:
+    """Everybody there is: users 1..`size`, and the members of teams of all sizes."""
+
+    size: int
+    teams: dict[int, list[int]]
+    small: list[int]
+    crowds: list[int]
+
+    @classmethod
+    def of(cls, dice: random.Random, size: int = 12_000) -> Self:
+        """Found a town whose largest team has everybody in it."""
+        everybody = range(1, size + 1)
+        sizes = [size, size // 4, 150, *(dice.randint(3, 60) for _ in range(10))]
+        teams = {number: sorted(dice.sample(everybody, count)) for number, count in enumerate(sizes, 1)}
+        return cls(size, teams, small=list(teams)[3:], crowds=list(teams)[:3])
+
+    async def fill(self, url: str) -> None:
+        """Put everybody into the directory of an empty database."""
+        connection = await connect(url)
+        await connection.execute(
+            "insert into users select n, 1, 'First', 'Last' || n, null, null, 'UTC' from generate_series(1, $1::int) n",
+            self.size,
+        )
+        await connection.execute(
+            "insert into heads (user_id, locale, active)"
+            " select n, (array['en', 'da-DK'])[1 + n % 2], true from generate_series(1, $1::int) n",
+            self.size,
+        )
+        for team, members in self.teams.items():
+            await connection.execute("insert into teams values ($1, 1, 'Team')", team)
+            await connection.execute("insert into members select $1, unnest($2::int[])", team, members)
+        await connection.close()
+
+    def recipients(self, post: Post) -> list[int]:
+        """Everybody concerned, once each, in the order of their ids."""
+        return sorted({*post.users, *(user for team in post.teams for user in self.teams[team])})
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What clients know: `accepted` are the 202, by id; `unsure` may or may not have been stored."""
+
+    posts: dict[str, Post] = field(default_factory=dict)
+    accepted: dict[str, str] = field(default_factory=dict)
+    unsure: set[str] = field(default_factory=set)
+    answers: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        """Count."""
+        return f"{len(self.accepted)} accepted, {len(self.unsure)} unsure, answers {dict(self.answers)}"
+
+
+class Load:
+    """Clients that post and read at `address()`, which may change, for as long as the block runs."""
+
+    def __init__(self, ledger: Ledger, town: Town, dice: random.Random, address: Callable[[], tuple[str, int]]) -> None:
+        self.ledger = ledger
+        self._town = town
+        self._dice = dice
+        self._address = address
+        self._stopping = asyncio.Event()
+        self._clients: list[asyncio.Task[None]] = []
+        self._service = mint_service(SECRET, "crm", ["events:write"], HOUR)
+        self._users = [mint_user(SECRET, user, HOUR) for user in READERS]
+
+    async def __aenter__(self) -> Self:
+        steps = [*[self._post_to_few] * POSTERS, self._post_to_a_crowd, self._read_all]
+        self._clients = [asyncio.create_task(self._keep(step)) for step in steps]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        await asyncio.gather(*self._clients)
+
+    async def more(self, events: int) -> None:
+        """Wait until so many more events are accepted."""
+        enough = len(self.ledger.accepted) + events
+        async with asyncio.timeout(60):
+            while len(self.ledger.accepted) < enough:  # noqa: ASYNC110 - it is the clients who count
+                await asyncio.sleep(0.01)
+
+    async def _keep(self, step: "Callable[[_Line], Awaitable[None]]") -> None:
+        """Take one step after the other, on a new connection whenever the old one broke."""
+        while not self._stopping.is_set():
+            with contextlib.suppress(*_BROKEN):
+                line = _Line(*await asyncio.open_connection(*self._address()))
+                try:
+                    while not self._stopping.is_set():
+                        await step(line)
+                finally:
+                    line.close()
+            await self._pause(0.05)
+
+    async def _post_to_few(self, line: "_Line") -> None:
+        users = [self._dice.randint(1, 300) for _ in range(self._dice.choice((1, 1, 1, 1, 2, 5)))]
+        await self._post(line, users, self._dice.sample(self._town.small, self._dice.choice((0, 0, 0, 1, 2))))
+
+    async def _post_to_a_crowd(self, line: "_Line") -> None:
+        await self._post(line, [self._dice.randint(1, 300)], [self._dice.choice(self._town.crowds)])
+        await self._pause(self._dice.uniform(*PAUSE_OF_CROWDS))
+
+    async def _read_all(self, line: "_Line") -> None:
+        await line.ask("PUT", "/notifications/read", self._dice.choice(self._users))
+        await self._pause(0.02)
+
+    async def _post(self, line: "_Line", users: Sequence[int], teams: Sequence[int]) -> None:
+        post = Post(f"words {len(self.ledger.posts)}", users, teams)
+        self.ledger.posts[post.words] = post
+        self.ledger.unsure.add(post.words)
+        event = {"type": "custom", "notify": {"users": users, "teams": teams}, "params": {"body": post.words}}
+        try:
+            status, body = await line.ask("POST", "/events", self._service, json.dumps(event).encode())
+        except _BROKEN as error:
+            self.ledger.answers[type(error).__name__] += 1
+            raise
+        self.ledger.answers[str(status)] += 1
+        if status == 202:
+            self.ledger.accepted[json.loads(body)["id"]] = post.words
+            self.ledger.unsure.remove(post.words)
+        else:
+            assert status in {500, 503}, body
+            await self._pause(0.02)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+
+@dataclass(slots=True)
+class _Line:
+    """One connection that stays open: HTTP/1.1, and no more of it than a load needs."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def ask(self, method: str, path: str, token: str, body: bytes = b"") -> tuple[int, bytes]:
+        """Return the status and body of the answer; raises one of `_BROKEN`."""
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: tocsin\r\nAuthorization: Bearer {token}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        async with asyncio.timeout(SLOWEST):
+            self.writer.write(head.encode() + body)
+            answer = await self.reader.readuntil(b"\r\n\r\n")
+            length = _LENGTH.search(answer)
+            return int(answer.split(b" ", 2)[1]), await self.reader.readexactly(int(length[1]) if length else 0)
+
+    def close(self) -> None:
+        self.writer.transport.abort()
+
+
+async def drained(url: str, seconds: float = 60) -> None:
+    """Return when no job is left, also if the database is away for now."""
+    left: Any = None
+    try:
+        async with asyncio.timeout(seconds):
+            while left != 0:
+                with contextlib.suppress(*OUTAGES):
+                    left = await _value(url, "select count(*) from jobs")
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        jobs = await _rows(url, "select j.*, w.seen_at from jobs j left join workers w on w.id = j.worker_id limit 5")
+        raise AssertionError(f"After {seconds} s there are {left} jobs: {jobs}") from None
+
+
+async def compare(ledger: Ledger, town: Town, url: str) -> None:
+    """Compare the ledger with every inbox, exactly."""
+    stored = {row["id"]: row for row in await _rows(url, "select id::text, params from events")}
+    words = {id_: json.loads(row["params"])["body"] for id_, row in stored.items()}
+    sys.stdout.write(f"{ledger}, {len(stored)} stored\n")
+    lost = ledger.accepted.keys() - words.keys()
+    assert not lost, f"{len(lost)} of {len(ledger.accepted)} were accepted and are not there: {sorted(lost)[:3]}"
+    assert ledger.accepted.items() <= words.items()
+    assert len(set(words.values())) == len(words), "a post was stored twice"
+    assert {words[id_] for id_ in words.keys() - ledger.accepted.keys()} <= ledger.unsure
+    expected = {id_: town.recipients(ledger.posts[said]) for id_, said in words.items()}
+    await _compare_entries(url, expected)
+    await _compare_words(url, words)
+    await _compare_teams(url, ledger, town, words)
+    for broken, statement in _NEVER.items():
+        assert await _rows(url, statement) == [], broken
+
+
+async def compare_pages(ledger: Ledger, town: Town, url: str, address: tuple[str, int]) -> None:
+    """Compare what some users are shown, page by page, with what they were sent."""
+    stored = await _rows(url, "select id::text, params from events")
+    posts = {row["id"]: ledger.posts[json.loads(row["params"])["body"]] for row in stored}
+    async with httpx.AsyncClient(base_url=f"http://{address[0]}:{address[1]}", timeout=30) as http:
+        for user in (1, 7, 300, town.size):
+            sent = [id_ for id_, post in posts.items() if user in town.recipients(post)]
+            assert sorted(await _shown(http, user)) == sorted(sent)
+
+
+async def _shown(http: httpx.AsyncClient, user: int) -> list[str]:
+    headers = {"Authorization": f"Bearer {mint_user(SECRET, user, HOUR)}"}
+    following, shown = "/notifications?per_page=100", []
+    while following:
+        page = (await http.get(following, headers=headers)).raise_for_status().json()
+        shown += [entry["id"] for entry in page["data"]]
+        following = page["pagination"]["urls"]["next"]
+    assert page["pagination"]["total"] == len(shown)
+    return shown
+
+
+async def _compare_entries(url: str, expected: dict[str, list[int]]) -> None:
+    """Whom an event reached, as the inboxes and as the list of its recipients have it: each of those concerned once."""
+    entries = "select event_id::text as id, array_agg(user_id order by user_id) as users from inbox group by event_id"
+    chunks = (
+        "select event_id::text as id, array_agg(user_id order by user_id) as users"
+        " from recipients cross join unnest(user_ids) as got (user_id) group by event_id"
+    )
+    for statement in (entries, chunks):
+        found = {row["id"]: row["users"] for row in await _rows(url, statement)}
+        wrong = [id_ for id_ in expected.keys() | found.keys() if expected.get(id_) != found.get(id_)]
+        assert not wrong, _difference(wrong, expected.get(wrong[0], []), found.get(wrong[0], []))
+
+
+def _difference(wrong: list[str], expected: list[int], found: list[int]) -> str:
+    missing, strange = Counter(expected) - Counter(found), Counter(found) - Counter(expected)
+    return f"{len(wrong)} events went wrong; {wrong[0]} missed {list(missing)[:5]} and doubled {list(strange)[:5]}"
+
+
+async def _compare_words(url: str, words: dict[str, str]) -> None:
+    said = await _rows(url, "select event_id::text as id, body from contents")
+    assert {row["id"] for row in said} == words.keys()
+    assert [row["id"] for row in said if f'"{words[row["id"]]}"' not in row["body"]] == []
+
+
+async def _compare_teams(url: str, ledger: Ledger, town: Town, words: dict[str, str]) -> None:
+    """Through which team each recipient got an event: none where they were named."""
+    members = {0: set[int](), **{team: set(members) for team, members in town.teams.items()}}
+    for row in await _rows(url, "select event_id::text as id, user_ids, team_ids from recipients"):
+        post = ledger.posts[words[row["id"]]]
+        for user, team in zip(row["user_ids"], row["team_ids"], strict=True):
+            assert user in (members[team] if team else post.users)
+
+
+_NEVER = {
+    "a job is left": "select id from jobs",
+    "a letter is dead": "select id, reason from dead_letters",
+    "somebody was left out": "select event_id from recipients where dropped > 0",
+    "an entry says nothing": """
+        select i.event_id, i.user_id
+        from inbox i left join contents c using (event_id, language)
+        where c.event_id is null
+    """,
+    "a position is missing or taken twice": """
+        select h.user_id
+        from heads h
+        left join (
+            select user_id, position from inbox union all select user_id, position from changes
+        ) p using (user_id)
+        group by h.user_id, h.position
+        having array_agg(p.position order by p.position) filter (where p.position is not null)
+            is distinct from (select array_agg(n) from generate_series(1, h.position) n)
+    """,
+    "a count is wrong": """
+        select h.user_id
+        from heads h
+        left join (
+            select user_id, count(*) as total, count(*) filter (where read_at is null) as unread
+            from inbox where deleted_at is null group by user_id
+        ) i using (user_id)
+        where (h.total, h.unread) is distinct from (coalesce(i.total, 0), coalesce(i.unread, 0))
+    """,
+    "time runs backwards": """
+        select user_id
+        from (
+            select user_id, created_at, lag(created_at) over (partition by user_id order by position) as before
+            from inbox
+        ) i
+        where created_at < before
+    """,
+}
+"""What no row of these statements may show."""
+
+
+async def _rows(url: str, statement: str) -> list[asyncpg.Record]:
+    connection = await connect(url)
+    try:
+        return await connection.fetch(statement)
+    finally:
+        await connection.close()
+
+
+async def _value(url: str, statement: str) -> Any:
+    [[value]] = await _rows(url, statement)
+    return value

@@ -1,0 +1,127 @@
+"""The command line, as its users type it."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SECRET, url_for
+from tocsin.embedded import Embedded
+from tocsin.tokens import Service, User, Verifier
+
+TOCSIN = str(Path(sys.executable).with_name("tocsin"))
+
+
+def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
+    return subprocess.run(
+        [TOCSIN, *arguments],
+        cwd=cwd,
+        env={**own, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def refusal(*arguments: str, cwd: Path, **environment: str) -> str:
+    """Return the one sentence with which a command declines."""
+    done = run(*arguments, cwd=cwd, **environment)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("tocsin: ")
+    assert "Traceback" not in done.stderr
+    return last
+
+
+def test_a_users_token_is_what_the_service_takes(tmp_path: Path) -> None:
+    done = run("token", "user", "4", "--expires", "90s", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET)
+    caller = Verifier([SECRET]).verify(done.stdout.strip())
+    assert isinstance(caller, User)
+    assert caller.id == 4
+
+
+def test_the_first_of_several_secrets_signs(tmp_path: Path) -> None:
+    newer = "another-secret-for-tests-0123456789abcdef"
+    done = run(
+        *("token", "service", "crm", "--scope", "events:write", "--scope", "directory:write", "--company-id", "3"),
+        cwd=tmp_path,
+        TOCSIN_JWT_SECRET=f"{newer},{SECRET}",
+    )
+    caller = Verifier([newer]).verify(done.stdout.strip())
+    assert isinstance(caller, Service)
+    assert (caller.name, caller.scopes, caller.company_id) == ("crm", {"events:write", "directory:write"}, 3)
+
+
+def test_a_scope_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    said = refusal("token", "service", "crm", "--scope", "all", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET)
+    assert "all" in said
+    assert "events:write" in said
+
+
+def test_a_lifetime_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    said = refusal("token", "user", "4", "--expires", "soon", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET)
+    assert "15m" in said
+
+
+def test_a_token_before_there_is_a_secret_says_what_to_do(tmp_path: Path) -> None:
+    said = refusal("token", "user", "4", cwd=tmp_path, TOCSIN_DATA_DIR=str(tmp_path / "nothing"))
+    assert "tocsin serve" in said
+
+
+def test_config_masks_secrets_and_says_what_is_set(tmp_path: Path) -> None:
+    url = "postgresql://crm:geheim@db.example.com/crm"
+    done = run("config", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, TOCSIN_DATABASE_URL=url, TOCSIN_PORT="9000")
+    assert SECRET not in done.stdout
+    assert "geheim" not in done.stdout
+    assert re.search(r"^TOCSIN_PORT=9000 +# set", done.stdout, re.MULTILINE)
+    assert re.search(r"^TOCSIN_HOST=127.0.0.1 +# default", done.stdout, re.MULTILINE)
+
+
+def test_an_unknown_variable_is_refused_by_every_command(tmp_path: Path) -> None:
+    for command in ("serve", "worker", "demo", "migrate", "config"):
+        assert "TOCSIN_SECERT" in refusal(command, cwd=tmp_path, TOCSIN_SECERT="x")
+
+
+def test_a_database_of_ones_own_needs_a_secret(tmp_path: Path, server: Embedded) -> None:
+    said = refusal("serve", cwd=tmp_path, TOCSIN_DATABASE_URL=server.url)
+    assert "TOCSIN_JWT_SECRET" in said
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path, server: Embedded) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = refusal(
+            "serve", cwd=tmp_path, TOCSIN_PORT=port, TOCSIN_JWT_SECRET=SECRET, TOCSIN_DATABASE_URL=server.url
+        )
+    assert f"127.0.0.1:{port}" in said
+
+
+def test_migrate_brings_a_database_of_ones_own_up_to_date(
+    tmp_path: Path, server: Embedded, quiet_database: str
+) -> None:
+    assert url_for(server, "quiet") == quiet_database
+    done = run("migrate", cwd=tmp_path, TOCSIN_DATABASE_URL=quiet_database, TOCSIN_LOG_FORMAT="json")
+    assert done.returncode == 0
+    assert '"new_steps":[]' in done.stderr.replace(" ", "")
+
+
+def test_a_database_that_is_no_url_is_refused_without_repeating_it(tmp_path: Path) -> None:
+    said = refusal("serve", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, TOCSIN_DATABASE_URL="mysql://root:geheim@db/x")
+    assert "TOCSIN_DATABASE_URL" in said
+    assert "geheim" not in said
+
+
+def test_the_version_is_printed(tmp_path: Path) -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", run("--version", cwd=tmp_path).stdout)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["token", "--help"]])
+def test_help_is_there(tmp_path: Path, arguments: list[str]) -> None:
+    done = run(*arguments, cwd=tmp_path)
+    assert "Usage" in done.stdout + done.stderr

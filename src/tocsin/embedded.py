@@ -147,13 +147,13 @@ class Embedded:
         return False
 
     async def _supervise(self) -> None:
-        """Go on until `stop`, whatever happens: nobody else would start the server again."""
-        while True:
+        """Go on until `stop`, whatever fails: nobody else would start the server again."""
+        while self._process:
             try:
                 await self._revive()
             except Exception:
                 log.exception("the supervision of the embedded PostgreSQL failed and goes on")
-                await asyncio.sleep(SHORTEST_DELAY)
+                await asyncio.sleep(LONGEST_DELAY)
 
     async def _revive(self) -> None:
         delay = SHORTEST_DELAY

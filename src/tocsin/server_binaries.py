@@ -1,4 +1,4 @@
-"""PostgreSQL's programs: those of the wheel or their copy, whichever the server's user can run, and a first database."""
+"""PostgreSQL's programs, of the wheel or their copy, whichever the server's user can run; and the database they make."""
 
 import asyncio
 import importlib.metadata

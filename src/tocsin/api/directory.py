@@ -38,7 +38,7 @@ def _known_zone(name: str) -> str:
 
 Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 Name = Annotated[str, Field(max_length=255)]
-Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$")]
+Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}$")]
 TimeZone = Annotated[str, AfterValidator(_known_zone)]
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from tocsin.catalogue import Catalogue
 from tocsin.database import Database
 from tocsin.doorbell import Doorbell
-from tocsin.errors import ContentType, NotFound, TooLarge, Unauthorized
+from tocsin.errors import ContentType, NotFound, TooLarge, Unauthenticated, Unauthorized
 from tocsin.settings import Settings
 from tocsin.strict_json import parse_object
 from tocsin.tokens import Service, User, Verifier, caller_of
@@ -120,6 +120,9 @@ class _Read(Request):
 
 
 def _caller_of(request: Request) -> User | Service:
-    caller = caller_of(house_of(request).verifier, request.headers.get("authorization"))
+    given = request.headers.getlist("authorization")
+    if len(given) > 1:
+        raise Unauthenticated("There must be one Authorization header.", presented=True)
+    caller = caller_of(house_of(request).verifier, given[0].strip() if given else None)
     request.state.caller = caller
     return caller

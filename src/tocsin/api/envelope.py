@@ -6,6 +6,7 @@ from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tocsin.api.problems import answer_to
@@ -49,6 +50,8 @@ class Envelope:
 
         try:
             await self._app(scope, receive, seal)
+        except ClientDisconnect:
+            log.info("a client hung up in the middle of its request")
         except Exception:
             log.exception("a bug answered a request")
             if status:

@@ -32,6 +32,7 @@ async def list_notifications(request: Request) -> Response:
     if unread and query["show"] != "unread":
         faults.append(Fault("show", "in", "The show field can only be unread."))
     if faults:
+        await inbox.owner(house_of(request).database, user.id)
         raise Invalid(faults)
     page = await inbox.page(
         house_of(request).database,
@@ -55,13 +56,13 @@ async def create_custom(request: Request) -> Response:
     """Accept a custom notification from its sender."""
     user = user_of(request)
     house = house_of(request)
+    sender = await inbox.owner(house.database, user.id)
     body = await body_of(request)
     faults: list[Fault] = []
     message = message_of(body, faults)
     notify = notify_of(body, faults)
     if faults:
         raise Invalid(faults)
-    sender = await inbox.owner(house.database, user.id)
     checked = house.catalogue.check("custom", {"user": user.id}, {"body": message})
     draft = Draft(checked, notify.users, notify.teams, service=None, company_id=sender["company_id"])
     await events.accept(house.database, house.doorbell, draft)

@@ -71,4 +71,4 @@ async def docs_asset(request: Request) -> Response:
     if name not in ASSETS:
         raise NotFound
     content = (files("fastapi_swagger") / "resources" / name).read_bytes()
-    return Response(content, media_type=ASSETS[name], headers={"Cache-Control": "public, max-age=86400"})
+    return Response(content, media_type=ASSETS[name])

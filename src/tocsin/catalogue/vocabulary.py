@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tocsin.fields import LINES, OF_SEVERAL_LINES, VARIANT, FieldType
+from tocsin.catalogue.fields import LINES, OF_SEVERAL_LINES, VARIANT, FieldType
+from tocsin.catalogue.shapes import Labels, Shape
 from tocsin.rendering import Speaker, Word, spoken, spoken_text
-from tocsin.shapes import Labels, Shape
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tocsin.entries import ENGLISH, KindEntry, Raw, Raws, WordingEntry, advice, parse
+from tocsin.catalogue.entries import ENGLISH, KindEntry, Raw, Raws, WordingEntry, advice, parse
+from tocsin.catalogue.shapes import Labels, Shape
+from tocsin.catalogue.vocabulary import Vocabulary
 from tocsin.rendering import Sentence, Wording
-from tocsin.shapes import Labels, Shape
-from tocsin.vocabulary import Vocabulary
 
 _Told = TypeVar("_Told")
 

@@ -11,17 +11,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tocsin.entries import ENGLISH, Findings, read
+from tocsin.catalogue.entries import ENGLISH, Findings, read
+from tocsin.catalogue.kinds import Kind, kinds_of
+from tocsin.catalogue.languages import languages_of, stand_ins
+from tocsin.catalogue.shapes import as_given, shapes_of
 from tocsin.errors import Fault, Invalid
 from tocsin.faults import fault, faults_of
-from tocsin.kinds import Kind, kinds_of
-from tocsin.languages import languages_of, stand_ins
 from tocsin.rendering import Words
-from tocsin.shapes import as_given, shapes_of
 
 __all__ = ["Catalogue", "Checked", "Kind"]
 
-OURS = Path(__file__).parent / "data"
+OURS = Path(__file__).parent
 """The folder of the kinds that everyone has, read before any other."""
 
 _REQUIRED = ("required", "is required")

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from tocsin.entries import Raw, ShapeEntry, advice, parse
-from tocsin.fields import SCALARS, VARIANT, FieldType, field_type
+from tocsin.catalogue.entries import Raw, ShapeEntry, advice, parse
+from tocsin.catalogue.fields import SCALARS, VARIANT, FieldType, field_type
 from tocsin.rendering import Sentence, Word, readable, spoken
 
 Labels = Mapping[str, Mapping[str, str]]

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Tag
 
-from tocsin.entries import KindEntry, Raw, Raws, advice, parse
+from tocsin.catalogue.entries import KindEntry, Raw, Raws, advice, parse
+from tocsin.catalogue.fields import SCALARS, VARIANT, FieldType, UserId, field_type
+from tocsin.catalogue.languages import Languages, sentence_of
+from tocsin.catalogue.shapes import Shape, check_names, check_subjects, model_of
+from tocsin.catalogue.vocabulary import Vocabulary
 from tocsin.faults import INTEGER_TAG, OBJECT_TAG
-from tocsin.fields import SCALARS, VARIANT, FieldType, UserId, field_type
-from tocsin.languages import Languages, sentence_of
 from tocsin.rendering import Wording
-from tocsin.shapes import Shape, check_names, check_subjects, model_of
-from tocsin.vocabulary import Vocabulary
 
 _Model = type[BaseModel]
 

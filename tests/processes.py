@@ -31,7 +31,7 @@ class Program:
     def __init__(self, data: Path, *arguments: str) -> None:
         self.data = data
         self._arguments = arguments
-        self._log: Path
+        self._logs: list[Path] = []
         self._process: asyncio.subprocess.Process | None = None
         self.greeting: dict[str, Any] = {}
 
@@ -47,10 +47,10 @@ class Program:
 
     async def start(self) -> None:
         """Return when it serves or works."""
-        self._log = self.data.parent / f"{next(_number)}.log"
-        self._process = await _spawn(self._arguments, self.data, self._log)
+        self._logs.append(self.data.parent / f"{next(_number)}.log")
+        self._process = await _spawn(self._arguments, self.data, self._logs[-1])
         async with asyncio.timeout(LONGEST_START):
-            while not (greeted := _greeting(self._log)):
+            while not (greeted := _greeting(self._logs[-1])):
                 assert self.alive, self.complaints()
                 await asyncio.sleep(0.01)
         self.greeting = greeted
@@ -63,8 +63,8 @@ class Program:
             await self._process.wait()
 
     def complaints(self) -> list[str]:
-        """What it said, but for its requests."""
-        return [line for line in _read(self._log).splitlines() if '"event": "request"' not in line]
+        """What it said since its first start, but for what is usual."""
+        return [line for log in self._logs for line in _read(log).splitlines() if '"level": "info"' not in line]
 
     async def __aenter__(self) -> Self:
         try:

@@ -1,4 +1,4 @@
-"""PostgreSQL's programs, of the wheel or their copy, whichever the server's user can run; and the database they make."""
+"""PostgreSQL's programs: those of the wheel, or their copy where the server's user can't run them; a new database."""
 
 import asyncio
 import importlib.metadata

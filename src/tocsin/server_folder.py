@@ -37,6 +37,7 @@ _POSTGRESQL_CONF = """\
 # nobody turns them off with ALTER SYSTEM.
 allow_alter_system = off
 cluster_name = 'tocsin'
+
 # One unix socket in a folder that is closed to others, no TCP.
 listen_addresses = ''
 unix_socket_directories = '"{run}"'

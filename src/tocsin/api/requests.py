@@ -30,9 +30,11 @@ def notify_of(body: Mapping[str, Any], faults: list[Fault]) -> Notify:
         return Notify([], [])
     before = len(faults)
     found = Notify(_ids_of(notify, "users", faults), _ids_of(notify, "teams", faults))
-    if len(faults) > before:
-        return found
-    if not found.users and not found.teams:
+    if len(found.users) + len(found.teams) > MOST_RECIPIENTS:
+        faults.append(
+            Fault("notify", "array_between", f"The notify field may name at most {MOST_RECIPIENTS} users and teams.")
+        )
+    elif not found.users and not found.teams and len(faults) == before:
         faults += [
             Fault(
                 f"notify.{field}",
@@ -41,10 +43,6 @@ def notify_of(body: Mapping[str, Any], faults: list[Fault]) -> Notify:
             )
             for field, other in (("users", "teams"), ("teams", "users"))
         ]
-    elif len(found.users) + len(found.teams) > MOST_RECIPIENTS:
-        faults.append(
-            Fault("notify", "array_between", f"The notify field may name at most {MOST_RECIPIENTS} users and teams.")
-        )
     return found
 
 

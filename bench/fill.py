@@ -1,0 +1,110 @@
+"""What a service that has been used for a while holds: people, teams, and inboxes full of all kinds of notification."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from tocsin.catalogue import Catalogue
+from tocsin.database import Connection
+from tocsin.notifications import body_of, to_json
+
+FIRST = 1_001
+"""The least id of our users: those that act in the samples are below."""
+
+LANGUAGE = "en"
+
+_NOBODY = UUID(int=0)
+
+
+async def users(connection: Connection, count: int) -> range:
+    """Add users to the directory and return their ids."""
+    ids = range(FIRST, FIRST + count)
+    await connection.execute(
+        """
+        with added as (
+            insert into users (id, company_id, first_name, last_name, time_zone)
+            select id, 1, 'First' || id, 'Last' || id, 'UTC' from generate_series($1::int, $2::int) as named (id)
+            returning id
+        )
+        insert into heads (user_id, locale, active) select id, $3, true from added
+        """,
+        ids.start,
+        ids.stop - 1,
+        LANGUAGE,
+    )
+    return ids
+
+
+async def team(connection: Connection, id_: int, members: range) -> None:
+    """Add a team of these users to the directory."""
+    await connection.execute("insert into teams (id, company_id, name) values ($1, 1, 'Everyone')", id_)
+    await connection.execute(
+        "insert into members (team_id, user_id) select $1, id from generate_series($2::int, $3::int) as named (id)",
+        id_,
+        members.start,
+        members.stop - 1,
+    )
+
+
+async def notifications(connection: Connection, count: int) -> None:
+    """Say this many events, of all kinds in turn; `inbox` on the same connection hands them out."""
+    await connection.execute(
+        "create temp table pool as select number, uuidv7() as event_id from generate_series(0, $1 - 1) as number",
+        count,
+    )
+    await connection.execute("create unique index on pool (number)")
+    await connection.execute("analyze pool")
+    await connection.execute(
+        """
+        insert into contents (event_id, language, body)
+        select event_id, $1, replace(($2::text[])[1 + number % cardinality($2::text[])], $3, event_id::text)
+        from pool
+        order by number
+        """,
+        LANGUAGE,
+        list(_bodies()),
+        str(_NOBODY),
+    )
+
+
+async def inboxes(connection: Connection, owners: range, size: int, *, unread: int) -> None:
+    """Fill the inboxes of these users, as if each got one after the other in turn; the `unread` oldest are unread."""
+    await connection.execute(
+        """
+        insert into inbox (position, created_at, read_at, event_id, user_id, language)
+        select position, now() - make_interval(mins => $3::int - position), case when position > $4 then now() end,
+               pool.event_id, owner.id, $5
+        from generate_series($1::int, $2::int) as owner (id)
+        cross join generate_series(1, $3::int) as position
+        join pool on pool.number = ((owner.id - $1::int)::bigint * $3::int + position - 1) % (select count(*) from pool)
+        order by position, owner.id
+        """,
+        owners.start,
+        owners.stop - 1,
+        size,
+        unread,
+        LANGUAGE,
+    )
+    await connection.execute(
+        """
+        update heads set position = $3, total = $3, unread = $4, last_at = now()
+        where user_id between $1 and $2
+        """,
+        owners.start,
+        owners.stop - 1,
+        size,
+        unread,
+    )
+
+
+async def settle(connection: Connection) -> None:
+    """Do now what the database would else do in the middle of a measurement."""
+    await connection.execute("vacuum analyze")
+    await connection.execute("checkpoint")
+
+
+def _bodies() -> Iterator[str]:
+    catalogue = Catalogue.load()
+    for kind, sample in catalogue.samples.items():
+        event = sample["event"]
+        said = {"id": _NOBODY, "kind": kind, "data": to_json(event["data"]), "params": to_json(event.get("params", {}))}
+        yield body_of(catalogue, said, LANGUAGE)

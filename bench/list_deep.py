@@ -1,0 +1,74 @@
+"""Pages of a huge inbox, its newest, a deep one and the unread, against a page of a small inbox."""
+
+import json
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import uvloop
+
+from bench import fill
+from bench.measure import Claim, Client, Service, clients, database, has_rows, load, medians, options, service, show
+
+SMALL_OWNERS = 100
+SMALL = 1_000
+HUGE = 100_000
+UNREAD = 20
+DEEP = 45_000
+"""How many notifications are above the deep page: it is the 3,001st of 15."""
+
+REFERENCE = f"an inbox of {SMALL:,}"
+
+
+async def main() -> None:
+    """Measure and print."""
+    rounds, seconds = options(__doc__, rounds=5, seconds=3)
+    async with service() as running:
+        subjects = await _subjects(running)
+
+        async def one_round() -> dict[str, float]:
+            return {
+                name: await load(running, requests, seconds, status=b"200", accept=has_rows)
+                for name, requests in subjects.items()
+            }
+
+        rates = await medians(rounds, one_round)
+    costs = {name: 1_000_000 / rate for name, rate in rates.items()}
+    reference = costs.pop(REFERENCE)
+    show(*(Claim(name, cost, "µs", reference, at_most=1.3) for name, cost in costs.items()))
+
+
+async def _subjects(running: Service) -> dict[str, Sequence[bytes]]:
+    *small, deep, read = await _filled(running)
+    async with clients(running, 1) as (client,):
+        following = await _following(running, client, deep)
+    return {
+        REFERENCE: [running.get("/notifications", user=owner) for owner in small],
+        f"the newest of {HUGE:,}": [running.get("/notifications", user=deep)],
+        f"below {DEEP:,} of {HUGE:,}": [running.get(following, user=deep)],
+        f"the unread of {HUGE + UNREAD:,}, {UNREAD}": [running.get("/notifications?show=unread", user=read)],
+    }
+
+
+async def _filled(running: Service) -> range:
+    async with database(running) as connection:
+        owners = await fill.users(connection, SMALL_OWNERS + 2)
+        await fill.notifications(connection, HUGE + UNREAD)
+        await fill.inboxes(connection, owners[:-2], SMALL, unread=SMALL)
+        await fill.inboxes(connection, owners[-2:-1], HUGE, unread=HUGE)
+        await fill.inboxes(connection, owners[-1:], HUGE + UNREAD, unread=UNREAD)
+        await fill.settle(connection)
+    return owners
+
+
+async def _following(running: Service, client: Client, owner: int) -> str:
+    """Follow `next` in strides of 100 down to the deep page, and return its path for one of usual size."""
+    path = "/notifications?per_page=100"
+    for _ in range(DEEP // 100):
+        page = json.loads(await client.ask(running.get(path, user=owner)))
+        url = urlsplit(page["pagination"]["urls"]["next"])
+        path = f"{url.path}?{url.query}"
+    return path.replace("per_page=100", "per_page=15")
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,58 @@
+"""A page of an inbox, against the very SQL of it."""
+
+import uvloop
+
+from bench import fill
+from bench.measure import Claim, Service, database, has_rows, load, medians, options, pgbench, service, show
+from tocsin.database import queries
+from tocsin.inbox import NEWEST
+
+OWNERS = 100
+SIZE = 1_000
+ROWS = 15
+
+
+async def main() -> None:
+    """Measure and print."""
+    rounds, seconds = options(__doc__, rounds=5, seconds=5)
+    async with service() as running:
+        owners = await _filled(running)
+        requests = [running.get("/notifications", user=owner) for owner in owners]
+        script = _script(owners)
+
+        async def one_round() -> dict[str, float]:
+            return {
+                "pgbench": await pgbench(running, script, seconds),
+                "pages": await load(running, requests, seconds, status=b"200", accept=has_rows),
+            }
+
+        rates = await medians(rounds, one_round)
+    what = f"a page of {ROWS} of an inbox of {SIZE:,}"
+    show(Claim(what, rates["pages"], "/s", rates["pgbench"], at_least=0.25))
+
+
+async def _filled(running: Service) -> range:
+    async with database(running) as connection:
+        owners = await fill.users(connection, OWNERS)
+        await fill.notifications(connection, OWNERS * SIZE)
+        await fill.inboxes(connection, owners, SIZE, unread=SIZE)
+        await fill.settle(connection)
+    return owners
+
+
+def _script(owners: range) -> str:
+    """Return the statement behind a first page, for a user at random."""
+    statement = queries("inbox")["page"]
+    for parameter, value in (("$1", ":owner"), ("$2", ":before"), ("$3", ":left_out"), ("$4", ":rows")):
+        statement = statement.replace(parameter, value)
+    sets = f"""\
+\\set owner random({owners.start}, {owners.stop - 1})
+\\set before {NEWEST}
+\\set left_out 0
+\\set rows {ROWS}
+"""
+    return f"{sets}{statement};\n"
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

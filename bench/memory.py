@@ -1,0 +1,115 @@
+"""The memory of an idle service with its PostgreSQL, and how long it takes to start."""
+
+import asyncio
+import contextlib
+import json
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import uvloop
+
+from bench import fill
+from bench.measure import Claim, Service, clients, database, folder, medians, options, show, started
+from tocsin.catalogue import Catalogue
+
+PAGES = 20
+"""How many pages are asked for before the service is left in peace."""
+
+_PSS = re.compile(r"^Pss: +(\d+) kB$", re.MULTILINE)
+
+
+class Started(NamedTuple):
+    """A service that is ready, and the seconds that took."""
+
+    running: Service
+    took: float
+
+
+async def main() -> None:
+    """Measure and print."""
+    rounds, seconds = options(__doc__, rounds=3, seconds=10)
+
+    async def one_round() -> dict[str, float]:
+        with folder() as outer:
+            async with _ready(outer / "data") as first:
+                await _use(first.running)
+            async with _ready(outer / "data") as second:
+                await _use(second.running)
+                await asyncio.sleep(seconds)
+                return {"first": first.took, "second": second.took, **_memory(second.running.process.pid)}
+
+    found = await medians(rounds, one_round)
+    first, second, total = found.pop("first"), found.pop("second"), found.pop("all")
+    show(
+        Claim("first boot, until ready", first, "s", at_most=3),
+        Claim("second start, until ready", second, "s", at_most=3),
+        Claim("memory of an idle service", total, "MiB", at_most=150),
+        *(Claim(f"  of this, {name}", size, "MiB") for name, size in found.items()),
+    )
+
+
+@asynccontextmanager
+async def _ready(data_dir: Path) -> AsyncIterator[Started]:
+    began = time.perf_counter()
+    async with started(data_dir) as running, clients(running, 1) as (client,):
+        await client.ask(f"GET /readyz HTTP/1.1\r\nHost: {running.host}\r\n\r\n".encode())
+        yield Started(running, time.perf_counter() - began)
+
+
+async def _use(running: Service) -> None:
+    """Have one user put in, one event delivered, and some pages read."""
+    user = fill.FIRST
+    async with database(running) as connection:
+        if not await connection.fetchval("select exists (select from users)"):
+            await fill.users(connection, 1)
+    event = Catalogue.load().samples["note"]["event"] | {"notify": {"users": [user]}}
+    async with clients(running, 1) as (client,):
+        id_ = json.loads(await client.ask(running.post(event), b"202"))["id"]
+        await client.ask(running.ask_for(id_, wait=10))
+        for _ in range(PAGES):
+            await client.ask(running.get("/notifications", user=user))
+
+
+def _memory(root: int) -> dict[str, float]:
+    """Return the MiB of a process and all below it, together (`all`) and by their kinds.
+
+    What processes share is divided among them (the kernel's `Pss`).
+    """
+    sizes = Counter[str]()
+    for process in _tree(root):
+        kilobytes = _PSS.search((process / "smaps_rollup").read_text("ascii"))
+        if kilobytes:
+            sizes[_name(process)] += int(kilobytes[1])
+    return {"all": sizes.total() / 1024, **{name: size / 1024 for name, size in sizes.most_common()}}
+
+
+def _tree(root: int) -> Iterator[Path]:
+    children: defaultdict[int, list[int]] = defaultdict(list)
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            children[_parent(process)].append(int(process.name))
+    found = [root]
+    for one in found:
+        found += children[one]
+        yield Path(f"/proc/{one}")
+
+
+def _parent(process: Path) -> int:
+    return int((process / "stat").read_text("utf-8").rpartition(")")[2].split()[1])
+
+
+def _name(process: Path) -> str:
+    """Return what a process is called here: PostgreSQL's processes say it in their command line."""
+    words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    if not words.startswith("postgres: "):
+        return "postgres" if "/postgres " in words else "tocsin"
+    return "connections" if "[local]" in words else words.removeprefix("postgres: tocsin: ").strip()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

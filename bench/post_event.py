@@ -1,0 +1,68 @@
+"""Events accepted, durably, against the rate at which the database commits a single row."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import uvloop
+
+from bench import fill
+from bench.measure import Claim, Service, database, load, medians, options, pgbench, service, show
+from tocsin.catalogue import Catalogue
+
+PEOPLE = 1_000
+LOOK = 0.01
+"""Seconds between two looks at the queue."""
+
+
+async def main() -> None:
+    """Measure and print."""
+    rounds, seconds = options(__doc__, rounds=5, seconds=4)
+    async with service() as running:
+        people = await _filled(running)
+        requests = _requests(running, people)
+
+        async def one_round() -> dict[str, float]:
+            committed = await pgbench(running, "insert into bench.committed values (1);", seconds)
+            began = time.perf_counter()
+            accepted = await load(running, requests, seconds, status=b"202", accept=_is_queued)
+            await _drained(running)
+            delivered = accepted * seconds / (time.perf_counter() - began)
+            return {"committed": committed, "accepted": accepted, "delivered": delivered}
+
+        rates = await medians(rounds, one_round)
+    show(
+        Claim("accepted, one recipient each", rates["accepted"], "/s", rates["committed"], at_least=0.15),
+        Claim("delivered, until all are", rates["delivered"], "/s", rates["committed"]),
+    )
+
+
+async def _filled(running: Service) -> range:
+    async with database(running) as connection:
+        people = await fill.users(connection, PEOPLE)
+        await connection.execute("create schema bench")
+        await connection.execute("create table bench.committed (number int)")
+        await fill.settle(connection)
+    return people
+
+
+def _requests(running: Service, people: range) -> Sequence[bytes]:
+    event = Catalogue.load().samples["note"]["event"]
+    return [running.post({**event, "notify": {"users": [user]}}) for user in people]
+
+
+def _is_queued(body: bytes) -> bool:
+    return body.startswith(b'{"queued":true,"id":"')
+
+
+async def _drained(running: Service) -> None:
+    """Wait until all is delivered, so that nothing of it is done while the reference is measured."""
+    async with database(running) as connection:
+        while await connection.fetchval("select exists (select from jobs)"):  # noqa: ASYNC110 - the jobs are elsewhere
+            await asyncio.sleep(LOOK)
+        if await connection.fetchval("select exists (select from dead_letters)"):
+            raise RuntimeError("an event could not be delivered")
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

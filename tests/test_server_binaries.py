@@ -1,0 +1,45 @@
+"""The wheel's programs and their copy."""
+
+# ruff: noqa: ASYNC240 - a test may block: nobody else is on its loop
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tocsin.embedded import Embedded
+from tocsin.server_binaries import installed
+
+ROOT = os.geteuid() == 0
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A short path that the server's user can pass through."""
+    path = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.mark.slow
+async def test_binaries_that_the_servers_user_can_not_enter_are_copied_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, closed, data = installed().parent, place / "closed", place / "data"
+    closed.mkdir(mode=0o700)
+    shutil.copytree(package / "pginstall18", closed / package.name / "pginstall18")
+    shutil.copytree(package.with_name(f"{package.name}.libs"), closed / f"{package.name}.libs")
+    shutil.copy(package / "__init__.py", closed / package.name)
+    monkeypatch.syspath_prepend(closed)
+    inodes = set()
+    for _ in range(2):
+        async with Embedded(data) as server:
+            program = Path(f"/proc/{server.postmaster}/exe").readlink()
+            assert program.is_relative_to(data / "binaries" if ROOT else closed)
+            assert program.stat().st_uid == data.stat().st_uid
+            inodes.add(program.stat().st_ino)
+            assert server.binaries == closed / package.name / "pginstall18"
+    assert len(inodes) == 1

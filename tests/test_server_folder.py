@@ -1,0 +1,187 @@
+"""The data folder: whom it lets in, and what is refused before anything is changed."""
+
+# ruff: noqa: ASYNC221, ASYNC240 - a test may block: nobody else is on its loop
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from tocsin.embedded import Embedded, is_served
+from tocsin.errors import Refusal
+
+ROOT = os.geteuid() == 0
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A short path that the server's user can pass through."""
+    path = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+def craft(data: Path, major: str) -> None:
+    """Make what a former start leaves, as far as it is looked at before a server runs."""
+    (data / "postgres/global").mkdir(parents=True)
+    (data / "postgres/global/pg_control").touch()
+    (data / "postgres/PG_VERSION").write_text(f"{major}\n")
+    (data / "tocsin.lock").touch()
+
+
+async def ask(url: str, query: str) -> object:
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        return await connection.fetchval(query)
+    finally:
+        await connection.close()
+
+
+def kind_of(path: Path) -> tuple[str, int]:
+    status = path.stat()
+    return oct(status.st_mode & 0o777), status.st_uid
+
+
+async def test_folders_and_files_are_closed_to_others(server: Embedded, folder: Path) -> None:
+    data, owner = folder / "data", (folder / "data").stat().st_uid
+    assert server.postmaster
+    assert owner != 0
+    for name in ("", "postgres", "run", "log"):
+        assert kind_of(data / name) == ("0o700", owner), name
+    for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf"):
+        assert kind_of(data / "postgres" / name) == ("0o600", owner), name
+    assert {kind_of(file) for file in (data / "log").iterdir()} == {("0o600", owner)}
+    assert kind_of(data / "run/.s.PGSQL.5432") == ("0o700", owner)
+    assert kind_of(data / "tocsin.lock") == ("0o600", os.geteuid())
+    assert (data / "tocsin.lock").read_text() == f"{os.getpid()}\n"
+
+
+async def test_a_second_start_is_refused(server: Embedded, folder: Path) -> None:
+    assert is_served(folder / "data")
+    for second in (Embedded(folder / "data"), server):
+        with pytest.raises(Refusal, match=f"is already served by process {os.getpid()}\\.$"):
+            await second.start()
+    assert is_served(folder / "data")
+    assert await ask(server.url, "select 1") == 1
+
+
+def test_a_folder_that_is_not_there_is_not_served(place: Path) -> None:
+    assert not is_served(place / "data")
+
+
+async def test_the_files_of_another_major_are_refused(place: Path) -> None:
+    craft(place / "data", "17")
+    with pytest.raises(Refusal, match=r"^The data folder \S+ was made by PostgreSQL 17; "):
+        await Embedded(place / "data").start()
+    assert not is_served(place / "data")
+
+
+async def test_a_database_without_its_version_is_not_made_anew(place: Path) -> None:
+    craft(place / "data", "18")
+    (place / "data/postgres/PG_VERSION").unlink()
+    with pytest.raises(Refusal, match="is damaged"):
+        await Embedded(place / "data").start()
+    assert (place / "data/postgres/global/pg_control").exists()
+
+
+async def test_a_link_in_the_place_of_the_lock_is_not_followed(place: Path) -> None:
+    craft(place / "data", "18")
+    (place / "data/tocsin.lock").unlink()
+    (place / "data/tocsin.lock").symlink_to(place / "precious")
+    (place / "precious").write_text("precious")
+    with pytest.raises(Refusal):
+        await Embedded(place / "data").start()
+    assert (place / "precious").read_text() == "precious"
+
+
+async def test_a_path_too_long_for_a_socket_is_refused(place: Path) -> None:
+    with pytest.raises(Refusal, match=r"1 bytes too long .* TOCSIN_DATA_DIR [^.]*\.$"):
+        await Embedded(of_length(place, 107)).start()
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.slow
+async def test_the_longest_path_for_a_socket_is_served(place: Path) -> None:
+    async with Embedded(of_length(place, 106)) as server:
+        assert await ask(server.url, "select 1") == 1
+
+
+def of_length(place: Path, length: int) -> Path:
+    """A data folder whose socket has a path of this many bytes."""
+    return place / ("x" * (length - len(os.fsencode(place / "run/.s.PGSQL.5432")) - 1))
+
+
+@pytest.mark.parametrize("name", ["a,b", "a'b", 'a"b', "a\\b", "a\nb"])
+async def test_a_path_that_postgresql_can_not_take_is_refused(place: Path, name: str) -> None:
+    with pytest.raises(Refusal, match="TOCSIN_DATA_DIR"):
+        await Embedded(place / name).start()
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.slow
+async def test_a_path_may_have_spaces_and_signs_of_a_url(place: Path) -> None:
+    async with Embedded(place / "ä b?&=%#+:@") as server:
+        assert await ask(server.url, "select 42") == 42
+        psql = (server.binaries / "bin/psql", "-XAtc", "select 42", server.url)
+        assert subprocess.run(psql, capture_output=True, check=True).stdout == b"42\n"
+
+
+async def test_a_folder_with_things_of_others_is_left_alone(place: Path) -> None:
+    theirs = place / "theirs"
+    theirs.mkdir(mode=0o755)
+    (theirs / "thesis.txt").write_text("Chapter 1")
+    before = kind_of(theirs)
+    with pytest.raises(Refusal, match=r"holds what is not Tocsin's; .*TOCSIN_DATA_DIR"):
+        await Embedded(theirs).start()
+    assert [path.name for path in theirs.iterdir()] == ["thesis.txt"]
+    assert kind_of(theirs) == before
+
+
+async def test_an_empty_folder_of_somebody_else_is_left_alone(place: Path) -> None:
+    theirs = place / "theirs" if ROOT else Path("/usr")
+    if ROOT:
+        theirs.mkdir(mode=0o755)
+        os.chown(theirs, 54321, 54321)
+    before = kind_of(theirs)
+    with pytest.raises(Refusal, match=r"belongs to .* TOCSIN_DATA_DIR"):
+        await Embedded(theirs).start()
+    assert kind_of(theirs) == before
+    assert not (theirs / "tocsin.lock").exists()
+
+
+@pytest.mark.slow
+async def test_an_empty_folder_of_our_own_becomes_the_data_folder(place: Path) -> None:
+    folder = place / "data"
+    folder.mkdir(mode=0o755)
+    (folder / "lost+found").mkdir()
+    async with Embedded(folder) as server:
+        assert await ask(server.url, "select 1") == 1
+        assert kind_of(folder)[0] == "0o700"
+
+
+async def test_a_closed_parent_is_named(place: Path) -> None:
+    closed = place / "closed"
+    closed.mkdir()
+    closed.chmod(0o700 if ROOT else 0o000)
+    with pytest.raises(Refusal, match=re.escape(str(closed))):
+        await Embedded(closed / "data").start()
+    closed.chmod(0o700)
+
+
+@pytest.mark.slow
+async def test_the_server_runs_as_whoever_has_the_folder_already(place: Path) -> None:
+    data = place / "data"
+    data.mkdir()
+    (data / "tocsin.lock").touch()
+    owner = pwd.getpwnam("nobody").pw_uid if ROOT else os.geteuid()
+    os.chown(data, owner, -1)
+    async with Embedded(data) as server:
+        assert await ask(server.url, "select 1") == 1
+        assert Path(f"/proc/{server.postmaster}").stat().st_uid == owner

@@ -1,1 +1,1 @@
-"""How fast Tocsin is: each module is a benchmark to run with `python -m bench.<name>`, but for `measure` and `fill`."""
+"""How fast Tocsin is, each claim in a module of its own; `fill`, `measure` and `service` are what they share."""

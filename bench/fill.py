@@ -86,7 +86,7 @@ async def inboxes(connection: Connection, owners: range, size: int, *, unread: i
     )
     await connection.execute(
         """
-        update heads set position = $3, total = $3, unread = $4, last_at = now()
+        update heads set position = $3::int, total = $3::int, unread = $4, last_at = now()
         where user_id between $1 and $2
         """,
         owners.start,

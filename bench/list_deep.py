@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 import uvloop
 
 from bench import fill
-from bench.measure import Claim, Client, Service, clients, database, has_rows, load, medians, options, service, show
+from bench.measure import Claim, has_rows, load, medians, options, show
+from bench.service import Client, Service, clients, database, service
 
 SMALL_OWNERS = 100
 SMALL = 1_000

@@ -3,7 +3,8 @@
 import uvloop
 
 from bench import fill
-from bench.measure import Claim, Service, database, has_rows, load, medians, options, pgbench, service, show
+from bench.measure import Claim, has_rows, load, medians, options, pgbench, show
+from bench.service import Service, database, service
 from tocsin.database import queries
 from tocsin.inbox import NEWEST
 

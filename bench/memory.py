@@ -14,7 +14,8 @@ from typing import NamedTuple
 import uvloop
 
 from bench import fill
-from bench.measure import Claim, Service, clients, database, folder, medians, options, show, started
+from bench.measure import Claim, medians, options, show
+from bench.service import Service, clients, database, folder, started
 from tocsin.catalogue import Catalogue
 
 PAGES = 20

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import uvloop
 
 from bench import fill
-from bench.measure import Claim, Service, database, load, medians, options, pgbench, service, show
+from bench.measure import Claim, load, medians, options, pgbench, show
+from bench.service import Service, database, service
 from tocsin.catalogue import Catalogue
 
 PEOPLE = 1_000

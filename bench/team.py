@@ -9,19 +9,8 @@ from uuid import uuid4
 import uvloop
 
 from bench import fill
-from bench.measure import (
-    Claim,
-    Client,
-    Service,
-    clients,
-    database,
-    has_rows,
-    medians,
-    options,
-    percentile,
-    service,
-    show,
-)
+from bench.measure import Claim, has_rows, medians, options, percentile, show
+from bench.service import Client, Service, clients, database, service
 from tocsin.catalogue import Catalogue
 
 TEAM, MEMBERS = 1, 100_000

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import uvloop
 
 from bench import fill
-from bench.measure import Claim, Client, Service, clients, database, medians, options, percentile, service, show
+from bench.measure import Claim, medians, options, percentile, show
+from bench.service import Client, Service, clients, database, service
 from tocsin.catalogue import Catalogue
 
 PEOPLE = 1_000

@@ -84,8 +84,7 @@ async def stored(api: Api) -> list[Any]:
     """Return what the service keeps, but for the people that a test let in."""
     counted = "select (select count(*) from {}), (select count(*) from {}), (select count(*) from {})"
     row = await api.house.database.row(counted.format("events", "jobs", "subjects"))
-    teams = await api.house.database.rows("select * from users where id = 9 union all select t.*, '', '', '', '' from teams t")
-    return [*(row or []), *teams]
+    return [*(row or []), *await api.house.database.rows("select id from users where id = 9 union select id from teams")]
 
 
 @pytest.fixture
@@ -201,7 +200,7 @@ async def test_a_body_just_within_its_limit_is_read(guarded: Api) -> None:
 async def test_the_content_type_must_be_json(guarded: Api) -> None:
     bad = [
         None,
-        *("", " ", "json", "application", "application/", "text/plain", "text/json", "*/*", "application/*", JSON + "x"),
+        *("", "json", "application", "application/", "text/plain", "text/json", "*/*", "application/*", JSON + "x"),
         *("application/json5", "application/x-ndjson", "application/merge-patch+json", "application/vnd.x+json"),
         *("multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "text/plain; application/json"),
         *(f"{JSON}, text/plain", f"text/plain, {JSON}", f";{JSON}", f'"{JSON}"', "a" * 10_000, "\xe9/\xe9"),
@@ -218,7 +217,7 @@ async def test_the_content_type_must_be_json(guarded: Api) -> None:
 
 
 async def test_parameters_and_case_of_the_content_type_do_not_matter_and_no_body_needs_none(guarded: Api) -> None:
-    good = [JSON, "Application/JSON", f"{JSON};", f"{JSON}; charset=utf-8", f"{JSON} ; charset=UTF-8; x=y", f" {JSON} "]
+    good = [JSON, "Application/JSON", f"{JSON};", f"{JSON}; charset=utf-8", f"{JSON} ; charset=UTF-8; x=y"]
     for door in DOORS:
         for given in good:
             assert (await send(guarded, door, b'{"x": 1}', given)).status_code == 422, (door, given)
@@ -324,7 +323,7 @@ def put(value: Any, path: tuple[str | int, ...], new: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["note", "incoming_email", "high_fived/activity_created", "custom"])
 async def test_a_wrong_type_anywhere_is_a_fault_of_that_place(guarded: Api, catalogue: Catalogue, name: str) -> None:
-    event = custom(1) if name == "custom" else {**catalogue.samples[name]["event"], "notify": {"users": [1]}}
+    event = {**(catalogue.samples[name]["event"] if name != "custom" else custom()), "notify": {"users": [1]}}
     odd = [True, 1.5, -7, 10**30, [], {}, [[]], {"a": {}}, "\U0010ffff" * 10_001]
     tried = [(path, new) for path in places(event) if path for new in odd]
     answers = await asyncio.gather(
@@ -335,9 +334,7 @@ async def test_a_wrong_type_anywhere_is_a_fault_of_that_place(guarded: Api, cata
         status, found = codes_of(answer)
         place = ".".join(map(str, path))
         empty = path[0] == "notify" and new in ([], {}) and found == NOBODY
-        if path[-1] == "teams" and new == [] and status == 202:
-            continue
-        related = [name for _, name in found if name and (place == name or name.startswith((f"{place}.", "params.a")))]
+        related = [field for _, field in found if field == place or f"{field}".startswith(f"{place}.")]
         if status != 422 or not (empty or related):
             wrong.append((place, str(new)[:20], status, found))
     assert wrong == []
@@ -523,9 +520,8 @@ def strings_of(event: dict[str, Any]) -> list[tuple[str | int, ...]]:
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
 async def test_any_text_in_any_field_is_kept_and_shown_as_it_is(api: Api, catalogue: Catalogue, text: str) -> None:
     await api.people(1)
-    samples = {name: sample for name, sample in catalogue.samples.items()}
     sent: dict[str, tuple[str, dict[str, Any]]] = {}
-    for name, sample in samples.items():
+    for name, sample in catalogue.samples.items():
         event = {**sample["event"], "notify": {"users": [1]}}
         for path in strings_of(event):
             event = put(event, path, f"<{'.'.join(map(str, path))}> {text} </{path[-1]}>")
@@ -541,7 +537,7 @@ async def test_any_text_in_any_field_is_kept_and_shown_as_it_is(api: Api, catalo
             assert entry["data"] == event["data"], name
         html = Tags(entry["message_formatted"])
         assert html.tags <= {"p", "strong", "em", "br"}, name
-        for value in spoken(samples[name], event):
+        for value in spoken(catalogue.samples[name], event):
             assert value.strip() in entry["message"], name
             if not any(mark in value for mark in "\r\n"):
                 assert value.strip() in html.text, name
@@ -556,7 +552,6 @@ def spoken(sample: dict[str, Any], event: dict[str, Any]) -> list[str]:
             old, new = old[key], new[key]
         if path[0] == "params" or old in sample["notification"]["message"]:
             found.append(new)
-    assert found or "{" not in json.dumps(sample["notification"]["message"])
     return found
 
 
@@ -580,10 +575,9 @@ async def test_any_text_in_the_directory_is_kept_as_it_is(api: Api, text: str) -
     await api.post({**note(2), "data": {**note(2)["data"], "user": 1}})
     message = {"message": f" {text} ", "notify": {"users": [2]}}
     assert (await api.call("POST", "/notifications", USER, json=message)).status_code == 202
-    page = await api.inbox(2)
-    while len(page["data"]) < 2:
-        page = await api.inbox(2)
-    said, mentioned = page["data"]
+    id_ = await api.house.database.value("select id from events where service is null")
+    await api.as_service("GET", f"/events/{id_}?wait=10", "operations")
+    said, mentioned = (await api.inbox(2))["data"]
     person = {key: {"id": 1, **user}[key] for key in ("id", "first_name", "last_name", "profile_picture")}
     assert said["data"]["user"] == mentioned["data"]["user"] == person
     assert said["message"] == text.strip()

@@ -107,15 +107,9 @@ async def test_a_path_too_long_for_a_socket_is_refused(place: Path) -> None:
     assert list(place.iterdir()) == []
 
 
-@pytest.mark.slow
-async def test_the_longest_path_for_a_socket_is_served(place: Path) -> None:
-    async with Embedded(of_length(place, 106)) as server:
-        assert await ask(server.url, "select 1") == 1
-
-
-def of_length(place: Path, length: int) -> Path:
-    """A data folder whose socket has a path of this many bytes."""
-    return place / ("x" * (length - len(os.fsencode(place / "run/.s.PGSQL.5432")) - 1))
+def of_length(place: Path, length: int, name: str = "") -> Path:
+    """A data folder of this name, or longer, whose socket has a path of this many bytes."""
+    return place / (name + "x" * (length - len(os.fsencode(place / name / "run/.s.PGSQL.5432")) - (not name)))
 
 
 @pytest.mark.parametrize("name", ["a,b", "a'b", 'a"b', "a\\b", "a\nb"])
@@ -126,8 +120,8 @@ async def test_a_path_that_postgresql_can_not_take_is_refused(place: Path, name:
 
 
 @pytest.mark.slow
-async def test_a_path_may_have_spaces_and_signs_of_a_url(place: Path) -> None:
-    async with Embedded(place / "ä b?&=%#+:@") as server:
+async def test_the_longest_path_may_have_spaces_and_signs_of_a_url(place: Path) -> None:
+    async with Embedded(of_length(place, 106, "ä b?&=%#+:@")) as server:
         assert await ask(server.url, "select 42") == 42
         psql = (server.binaries / "bin/psql", "-XAtc", "select 42", server.url)
         assert subprocess.run(psql, capture_output=True, check=True).stdout == b"42\n"

@@ -15,7 +15,7 @@ from tocsin.errors import Unavailable
 SCHEMA = "tocsin"
 """All our tables live in a schema of this name, so that a database can be shared with the host application."""
 
-SLOWEST = 30.0
+SLOWEST = 20.0
 """Seconds after which a statement is given up."""
 
 OUTAGES = (
@@ -105,10 +105,8 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection, each statement of which is a transaction of its own."""
-        if self._pool is None:
-            raise Unavailable
         try:
-            async with self._pool.acquire(timeout=5) as connection:
+            async with self._open_pool().acquire(timeout=5) as connection:
                 yield cast("Connection", connection)
         except OUTAGES as error:
             raise Unavailable from error
@@ -121,18 +119,29 @@ class Database:
 
     async def rows(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run one statement and return its rows."""
-        async with self.connection() as connection:
-            return await connection.fetch(statement, *arguments)
+        try:
+            return await self._open_pool().fetch(statement, *arguments)
+        except OUTAGES as error:
+            raise Unavailable from error
 
     async def row(self, statement: str, *arguments: Any) -> asyncpg.Record | None:
         """Run one statement and return its first row, if there is one."""
-        async with self.connection() as connection:
-            return await connection.fetchrow(statement, *arguments)
+        try:
+            return await self._open_pool().fetchrow(statement, *arguments)
+        except OUTAGES as error:
+            raise Unavailable from error
 
     async def value(self, statement: str, *arguments: Any) -> Any:
         """Run one statement and return the first column of its first row."""
-        async with self.connection() as connection:
-            return await connection.fetchval(statement, *arguments)
+        try:
+            return await self._open_pool().fetchval(statement, *arguments)
+        except OUTAGES as error:
+            raise Unavailable from error
+
+    def _open_pool(self) -> "asyncpg.Pool[Any]":
+        if self._pool is None:
+            raise Unavailable
+        return self._pool
 
 
 def _session() -> dict[str, str]:

@@ -33,8 +33,7 @@ async def page(  # noqa: PLR0913 - a page has as many sides
 ) -> Page:
     """Return `limit` notifications below position `before`, after leaving out `offset` of them."""
     statement = _SQL["unread_page" if unread else "page"]
-    async with database.connection() as connection:
-        row = await connection.fetchrow(statement, user_id, before, offset, limit)
+    row = await database.row(statement, user_id, before, offset, limit)
     if row is None:
         raise Unauthenticated(presented=True)
     total, unread_count, more, last, data = row

@@ -1,20 +1,22 @@
 """What surrounds every request: its id, its headers, its line in the log, and the answer to a bug of ours."""
 
+import re
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tocsin.api.problems import answer_to
 from tocsin.errors import InternalError
-from tocsin.ids import new_id
 from tocsin.logs import bind_request, cut_path
 
-LONGEST_REQUEST_ID = 64
+OF_EVERY_ANSWER = ((b"vary", b"Authorization"), (b"x-content-type-options", b"nosniff"))
+
+_DECENT = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 
 log = structlog.get_logger(__name__)
 
@@ -41,11 +43,10 @@ class Envelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(raw=message["headers"])
-                headers["X-Request-Id"] = request_id
-                headers["Vary"] = "Authorization"
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers.setdefault("Cache-Control", "no-store")
+                headers = message["headers"]
+                headers += [(b"x-request-id", request_id.encode()), *OF_EVERY_ANSWER]
+                if all(name != b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
             await send(message)
 
         try:
@@ -74,7 +75,7 @@ class Envelope:
 
 def _request_id(scope: Scope) -> str:
     """Return the caller's id of this request where it sent a decent one, else a new one."""
-    given = Headers(scope=scope).get("x-request-id", "")
-    if 0 < len(given) <= LONGEST_REQUEST_ID and given.isascii() and given.replace("-", "").isalnum():
-        return given
-    return str(new_id())
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _DECENT.fullmatch(value):
+            return str(value, "ascii")
+    return secrets.token_hex(16)

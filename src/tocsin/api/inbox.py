@@ -1,6 +1,6 @@
 """The doors of the inbox: the API document's own endpoints, with a user's token."""
 
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -98,12 +98,12 @@ async def read(request: Request, notification_id: str) -> Response:
 
 def _url(request: Request, number: int, cursor: int | None = None) -> str:
     """Return, as JSON, the absolute url of another page with all other parameters of this one."""
-    public = house_of(request).settings.public_url
-    path = request.url.path
-    base = f"{str(public).rstrip('/')}{path}" if public else f"{request.url.scheme}://{request.url.netloc}{path}"
+    scope, public = request.scope, house_of(request).settings.public_url
+    base = str(public).rstrip("/") if public else f"{scope['scheme']}://{request.headers.get('host') or request.url.netloc}"
     kept = [
         (name, value)
-        for name, value in parse_qsl(request.url.query, keep_blank_values=True)
+        for name, value in parse_qsl(str(scope["query_string"], "latin-1"), keep_blank_values=True)
         if name not in {"page", "cursor"}
     ]
-    return to_json(f"{base}?{urlencode([*kept, ('page', number), *([('cursor', cursor)] if cursor else [])])}")
+    query = urlencode([*kept, ("page", number), *([("cursor", cursor)] if cursor else [])])
+    return to_json(f"{base}{quote(scope['path'])}?{query}")

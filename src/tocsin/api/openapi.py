@@ -6,10 +6,12 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from tocsin import __version__
+from tocsin.api.events import LONGEST_WAIT
 from tocsin.api.requests import LARGEST_ID, LONGEST_MESSAGE, MOST_RECIPIENTS
 from tocsin.catalogue import Catalogue
 
 TIME = {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$", "description": "UTC"}
+WITH_ID = {"type": "object", "required": ["id"], "properties": {"id": {"type": "integer", "minimum": 1}}}
 IDS = {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": LARGEST_ID}}
 
 PROBLEMS = {
@@ -105,7 +107,17 @@ SCHEMAS: dict[str, Any] = {
             "reason": {"type": "string", "description": "why it failed"},
         },
     },
+    "User": {"allOf": [{"$ref": "#/components/schemas/UserBody"}, WITH_ID]},
+    "Team": {"allOf": [{"$ref": "#/components/schemas/TeamBody"}, WITH_ID]},
 }
+
+ANSWERS = {
+    "/notifications/{notification_id}": "Notification",
+    "/events/{event_id}": "Event",
+    "/directory/users/{user_id}": "User",
+    "/directory/teams/{team_id}": "Team",
+}
+"""What the framework's own routes answer to GET."""
 
 
 def document(app: FastAPI, catalogue: Catalogue) -> dict[str, Any]:
@@ -132,6 +144,16 @@ def document(app: FastAPI, catalogue: Catalogue) -> dict[str, Any]:
     components["schemas"] = {**made_by_framework, **SCHEMAS, **catalogue.schemas()}
     components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
     return found
+
+
+def _annotate(paths: dict[str, Any]) -> None:
+    """Add what the framework does not see of its own routes: how they answer, and what they read by themselves."""
+    for path, schema in ANSWERS.items():
+        paths[path]["get"]["responses"]["200"] = _answer("Found", schema)
+    wait = {"type": "integer", "minimum": 0, "maximum": LONGEST_WAIT, "default": 0}
+    paths["/events/{event_id}"]["get"]["parameters"].append(
+        _parameter("wait", wait, "answer as soon as it is settled, at the latest after so many seconds")
+    )
 
 
 def _complete(operation: dict[str, Any]) -> None:

@@ -1,0 +1,211 @@
+"""The service as its user runs it, its database, and clients that cost little."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from tocsin.database import Connection, connect
+from tocsin.embedded import url_of
+from tocsin.tokens import mint_service, mint_user, own_secret
+
+_TOCSIN = Path(sys.executable).with_name("tocsin")
+_LONGEST_START = 60.0
+_LONGEST_STOP = 60.0
+_LOOK = 0.005
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running `tocsin serve`: where it listens, where its data is, and its first process."""
+
+    host: str
+    port: int
+    data_dir: Path
+    process: asyncio.subprocess.Process
+
+    @property
+    def database_url(self) -> str:
+        """The url of its embedded PostgreSQL."""
+        return url_of(self.data_dir)
+
+    def get(self, path: str, *, user: int) -> bytes:
+        """Return the bytes of a user's request."""
+        token = mint_user(own_secret(self.data_dir), user, timedelta(hours=1))
+        return self._request("GET", path, token, b"")
+
+    def ask_for(self, event_id: str, *, wait: int) -> bytes:
+        """Return the bytes of a back end's question what became of an event."""
+        return self._request("GET", f"/events/{event_id}?wait={wait}", self._back_end(), b"")
+
+    def post(self, event: Mapping[str, Any]) -> bytes:
+        """Return the bytes of a back end's request that posts an event."""
+        return self._request("POST", "/events", self._back_end(), json.dumps(event).encode())
+
+    def _back_end(self) -> str:
+        return mint_service(own_secret(self.data_dir), "bench", ["events:write"], timedelta(hours=1))
+
+    def _request(self, method: str, path: str, token: str, body: bytes) -> bytes:
+        head = [f"{method} {path} HTTP/1.1", f"Host: {self.host}:{self.port}", f"Authorization: Bearer {token}"]
+        if body:
+            head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+        return "\r\n".join([*head, "", ""]).encode() + body
+
+
+@asynccontextmanager
+async def service() -> AsyncIterator[Service]:
+    """Run the service on a fresh data folder for as long as the block runs."""
+    with folder() as outer:
+        async with started(outer / "data") as running:
+            yield running
+
+
+@asynccontextmanager
+async def database(service: Service) -> AsyncIterator[Connection]:
+    """Lend a connection to the service's database that finds the service's tables."""
+    connection = await connect(service.database_url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """Make a folder that the server's user can enter, with a path short enough for a socket."""
+    path = Path(tempfile.mkdtemp(prefix="tocsin-bench-", dir="/tmp"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+@asynccontextmanager
+async def started(data_dir: Path) -> AsyncIterator[Service]:
+    """Start the service on a data folder, yield it once it says that it serves, and end it."""
+    log = data_dir.with_name("log")
+    process = await _spawn(data_dir, log)
+    try:
+        url = urlsplit(await _serving(process, log))
+        yield Service(cast("str", url.hostname), cast("int", url.port), data_dir, process)
+    finally:
+        await _end(process)
+        _wait_for_the_end_of(data_dir / "postgres")
+
+
+async def _spawn(data_dir: Path, log: Path) -> asyncio.subprocess.Process:
+    given = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
+    ours = {"TOCSIN_DATA_DIR": str(data_dir), "TOCSIN_PORT": "0", "TOCSIN_LOG_FORMAT": "json"}
+    with log.open("wb") as errors:
+        return await asyncio.create_subprocess_exec(
+            _TOCSIN,
+            "serve",
+            env={**given, **ours},
+            cwd=data_dir.parent,
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=errors,
+        )
+
+
+async def _serving(process: asyncio.subprocess.Process, log: Path) -> str:
+    end = time.monotonic() + _LONGEST_START
+    while process.returncode is None and time.monotonic() < end:
+        for line in _lines(log):
+            if line["event"] == "serving":
+                return str(line["url"])
+        await asyncio.sleep(_LOOK)
+    raise RuntimeError(f"the service did not start and said: {_lines(log)}")
+
+
+def _lines(log: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log that are whole."""
+    return [json.loads(line) for line in log.read_bytes().rpartition(b"\n")[0].splitlines() if line.startswith(b"{")]
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), _LONGEST_STOP)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _wait_for_the_end_of(database: Path) -> None:
+    """Wait until the database has ended too, which a service that ends by force leaves behind for a moment."""
+    end = time.monotonic() + _LONGEST_STOP
+    while (database / "postmaster.pid").exists() and time.monotonic() < end:
+        time.sleep(_LOOK)
+
+
+class Client(asyncio.Protocol):
+    """One connection that is kept, on which one thing is asked at a time."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._received = b""
+        self._transport: asyncio.Transport
+        self._answer: asyncio.Future[tuple[bytes, bytes]] = self._loop.create_future()
+
+    async def ask(self, request: bytes, status: bytes = b"200") -> bytes:
+        """Send a request and return the body of its answer; raises `RuntimeError` for any other status."""
+        self._answer = self._loop.create_future()
+        self._transport.write(request)
+        head, body = await self._answer
+        if head[9:12] != status:
+            raise RuntimeError(f"not {status.decode()}: {head.decode()} {body.decode()}")
+        return body
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of an answer."""
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        if not end:
+            return
+        length = _LENGTH.search(head)
+        if length is None:
+            raise RuntimeError(f"an answer of unknown length: {head.decode()}")
+        if len(body) >= int(length[1]):
+            self._received = b""
+            self._answer.set_result((head, body))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever waits for an answer."""
+        if not self._answer.done():
+            self._answer.set_exception(exc or ConnectionError("the service closed the connection"))
+            self._answer.exception()  # nobody may be waiting
+
+
+@asynccontextmanager
+async def clients(service: Service, count: int) -> AsyncIterator[Sequence[Client]]:
+    """Lend connections to the service."""
+    loop = asyncio.get_running_loop()
+    opened = [(await loop.create_connection(Client, service.host, service.port))[1] for _ in range(count)]
+    try:
+        yield opened
+    finally:
+        for client in opened:
+            client.close()

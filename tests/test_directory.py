@@ -1,0 +1,245 @@
+"""The directory: users and teams as the host application says, and companies kept apart."""
+
+from typing import Any
+
+import pytest
+from conftest import Api
+from test_problems import codes_of
+from test_road import custom
+
+NAMES = {"first_name": "Ann", "last_name": "Lee"}
+DEFAULTS = {
+    "company_id": 1,
+    "profile_picture": None,
+    "email": None,
+    "locale": "en",
+    "time_zone": "UTC",
+    "active": True,
+}
+FULL = {
+    **NAMES,
+    "company_id": 2,
+    "profile_picture": "https://example.com/a.png",
+    "email": "ann@example.com",
+    "locale": "da-DK",
+    "time_zone": "Europe/Copenhagen",
+    "active": False,
+}
+
+
+async def put(api: Api, path: str, body: Any, **more: Any) -> Any:
+    return codes_of(await api.as_service("PUT", f"/directory/{path}", "directory:write", json=body, **more))
+
+
+async def get(api: Api, path: str, **more: Any) -> Any:
+    answer = await api.as_service("GET", f"/directory/{path}", "directory:write", **more)
+    return answer.json() if answer.is_success else codes_of(answer)
+
+
+NOT_FOUND = (404, [("not_found", None)])
+DONE: tuple[int, list[Any]] = (204, [])
+
+
+async def test_a_user_is_what_was_put_and_what_is_left_out_takes_its_default(api: Api) -> None:
+    assert await put(api, "users/1", NAMES) == DONE
+    assert await get(api, "users/1") == {"id": 1, **DEFAULTS, **NAMES}
+    assert await put(api, "users/1", FULL) == DONE
+    assert await get(api, "users/1") == {"id": 1, **FULL}
+    assert await put(api, "users/1", {**NAMES, "profile_picture": None, "email": None, "company_id": None}) == DONE
+    assert await get(api, "users/1") == {"id": 1, **DEFAULTS, **NAMES}
+
+
+async def test_the_same_put_again_and_again_changes_nothing(api: Api) -> None:
+    await api.people(2)
+    for _ in range(3):
+        assert await put(api, "users/1", FULL | {"active": True, "company_id": 1}) == DONE
+        assert await put(api, "teams/7", {"name": "Sales", "users": [2, 1, 2]}) == DONE
+    assert await get(api, "teams/7") == {"id": 7, "company_id": 1, "name": "Sales", "users": [1, 2]}
+    assert await api.house.database.value("select count(*) from members") == 2
+
+
+async def test_a_put_leaves_the_inbox_alone(api: Api) -> None:
+    await api.people(1)
+    id_ = await api.post(custom(1))
+    assert await put(api, "users/1", FULL | {"active": True}) == DONE
+    page = await api.inbox(1)
+    assert ([entry["id"] for entry in page["data"]], page["pagination"]["unread"]) == ([id_], 1)
+
+
+async def test_a_team_is_what_was_put_and_users_replaces_its_members(api: Api) -> None:
+    await api.people(1, 2, 3)
+    assert await put(api, "teams/7", {"name": "Sales"}) == DONE
+    assert await get(api, "teams/7") == {"id": 7, "company_id": 1, "name": "Sales", "users": []}
+    assert await put(api, "teams/7", {"name": "Sales", "users": [3, 1]}) == DONE
+    assert (await get(api, "teams/7"))["users"] == [1, 3]
+    assert await put(api, "teams/7", {"name": "", "users": [2]}) == DONE
+    assert await get(api, "teams/7") == {"id": 7, "company_id": 1, "name": "", "users": [2]}
+    assert await put(api, "teams/7", {"name": "Sales"}) == DONE
+    assert (await get(api, "teams/7"))["users"] == []
+
+
+@pytest.mark.parametrize("path", ["users", "teams"])
+async def test_ids_are_1_to_2_to_the_31_less_1(api: Api, path: str) -> None:
+    body = NAMES | {"name": "x"}
+    integer = [(422, [("validation.integer", "id")])]
+    between = [(422, [("validation.numeric_between", "id")])]
+    for id_ in ("x", "1.0", "%2B1", "%201", "1e3", "0x1", "%D9%A3", "%00", "1_0", "true", "-"):
+        assert [await put(api, f"{path}/{id_}", body)] == integer, id_
+        assert await get(api, f"{path}/{id_}") == NOT_FOUND, id_
+    for id_ in ("0", "-1", "2147483648", "1" * 30):
+        assert [await put(api, f"{path}/{id_}", body)] == between, id_
+        assert await get(api, f"{path}/{id_}") == NOT_FOUND, id_
+    for id_ in ("1", "2147483647"):
+        assert await put(api, f"{path}/{id_}", body) == DONE
+        assert (await get(api, f"{path}/{id_}"))["id"] == int(id_)
+    assert await get(api, f"{path}/2") == NOT_FOUND
+    assert await api.house.database.value(f"select count(*) from {path}") == 2  # noqa: S608 - of the two above
+
+
+USER_FAULTS: list[tuple[str, Any, str]] = [
+    *[(name, None, "string") for name in ("first_name", "last_name", "locale", "time_zone")],
+    *[
+        (name, value, "string")
+        for name in ("first_name", "last_name", "profile_picture", "email", "locale", "time_zone")
+        for value in (1, True, [], {}, ["x"])
+    ],
+    *[(name, "\U0001f514" * 256, "string_between") for name in ("first_name", "last_name")],
+    ("profile_picture", "x" * 1001, "string_between"),
+    ("email", "x" * 321, "string_between"),
+    *[("company_id", value, "integer") for value in ("1", True, 1.0, [], {})],
+    *[("company_id", value, "numeric_between") for value in (0, -1, 2**31, 10**30)],
+    *[("locale", value, "regex") for value in ("", "x", "english", "en-", "-en", "en-US\n", "en US", "en/..", "é", "*")],
+    *[("time_zone", value, "in") for value in ("", "Mars", "CEST2", "../UTC", "/etc/passwd", "utc\n", "+01:00")],
+    *[("active", value, "boolean") for value in (None, 1, 0, "true", "", [], {})],
+]
+
+
+async def test_each_field_of_a_user_is_checked(api: Api) -> None:
+    wrong = []
+    for name, value, code in USER_FAULTS:
+        found = await put(api, "users/1", {**NAMES, name: value})
+        if found != (422, [(f"validation.{code}", name)]):
+            wrong.append((name, value, found))
+    assert wrong == []
+    assert await get(api, "users/1") == NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("locale", value) for value in ("en", "da-DK", "da_DK", "DA-dk", "zh-Hant-TW", "es-419", "sr_Latn_RS", "fil")],
+        *[("time_zone", value) for value in ("UTC", "Europe/Copenhagen", "America/Argentina/Buenos_Aires", "Etc/GMT+5")],
+        *[("first_name", value) for value in ("", " ", "\U0001f514" * 255)],
+        *[("email", value) for value in ("", "x" * 320, "not an address")],
+        ("profile_picture", "x" * 1000),
+        ("company_id", 2**31 - 1),
+        ("active", False),
+    ],
+)
+async def test_what_a_field_of_a_user_can_be(api: Api, name: str, value: Any) -> None:
+    assert await put(api, "users/1", {**NAMES, name: value}) == DONE
+    assert (await get(api, "users/1"))[name] == value
+
+
+async def test_each_field_of_a_team_is_checked(api: Api) -> None:
+    await api.people(1)
+    table: list[tuple[str, Any, str, str]] = [
+        *[("name", value, "string", "name") for value in (None, 1, True, [], {})],
+        ("name", "\U0001f514" * 256, "string_between", "name"),
+        *[("company_id", value, "integer", "company_id") for value in ("1", True, 1.0)],
+        *[("company_id", value, "numeric_between", "company_id") for value in (0, 2**31)],
+        *[("users", value, "array", "users") for value in (None, 1, "1", {}, {"0": 1}, True)],
+        *[("users", [1, value], "integer", "users.1") for value in (None, "1", True, 1.0, [], {})],
+        *[("users", [1, value], "numeric_between", "users.1") for value in (0, -1, 2**31, 10**30)],
+        ("users", [1, 2], "unknown", "users.1"),
+    ]
+    wrong = []
+    for name, value, code, field in table:
+        found = await put(api, "teams/7", {"name": "x", name: value})
+        if found != (422, [(f"validation.{code}", field)]):
+            wrong.append((name, value, found))
+    assert wrong == []
+    assert await get(api, "teams/7") == NOT_FOUND
+
+
+async def test_all_faults_of_a_body_are_told_at_once(api: Api) -> None:
+    required = [("validation.required", "first_name"), ("validation.required", "last_name")]
+    assert await put(api, "users/1", {}) == (422, required)
+    assert await put(api, "teams/1", {}) == (422, [("validation.required", "name")])
+    body = {"first_name": 1, "email": [], "company_id": 0, "locale": "?", "time_zone": "?", "active": "?", "id": "?"}
+    codes = ("string", "required", "string", "numeric_between", "regex", "in", "boolean")
+    fields = ("first_name", "last_name", "email", "company_id", "locale", "time_zone", "active")
+    status, found = await put(api, "users/1", body)
+    assert (status, set(found)) == (422, {(f"validation.{c}", f) for c, f in zip(codes, fields, strict=True)})
+    assert len(found) == len(fields)
+
+
+async def test_unknown_fields_are_ignored(api: Api) -> None:
+    assert await put(api, "users/1", {**NAMES, "id": 5, "admin": True, "total": 7, "position": -1}) == DONE
+    assert await get(api, "users/1") == {"id": 1, **DEFAULTS, **NAMES}
+    assert await get(api, "users/5") == NOT_FOUND
+
+
+async def test_members_of_another_company_are_unknown_by_their_position(api: Api) -> None:
+    await api.people(1, 2)
+    await api.people(3, company_id=2)
+    await put(api, "teams/7", {"name": "x", "users": [1]})
+    faults = [("validation.unknown", f"users.{position}") for position in (1, 3, 4)]
+    assert await put(api, "teams/7", {"name": "y", "users": [1, 3, 2, 99, 3]}) == (422, faults)
+    assert await get(api, "teams/7") == {"id": 7, "company_id": 1, "name": "x", "users": [1]}
+    other = {"name": "y", "company_id": 2, "users": [1, 3]}
+    assert await put(api, "teams/7", other) == (422, [("validation.unknown", "users.0")])
+    assert await put(api, "teams/7", other | {"users": [3]}) == DONE
+    assert await get(api, "teams/7") == {"id": 7, "company_id": 2, "name": "y", "users": [3]}
+
+
+async def test_a_service_bound_to_a_company_addresses_no_other(api: Api) -> None:
+    await api.people(1)
+    await api.people(2, company_id=2)
+    await api.team(7, 1)
+    await api.team(8, 2, company_id=2)
+    before = [await get(api, path) for path in ("users/1", "teams/7")]
+    for path in ("users/1", "users/99", "teams/7", "teams/99"):
+        assert await get(api, path, company_id=2) == NOT_FOUND
+    assert await put(api, "users/1", NAMES, company_id=2) == NOT_FOUND
+    assert await put(api, "users/1", {**NAMES, "company_id": 2}, company_id=2) == NOT_FOUND
+    assert await put(api, "teams/7", {"name": "x"}, company_id=2) == NOT_FOUND
+    assert await put(api, "teams/7", {"name": "x", "users": [2]}, company_id=2) == NOT_FOUND
+    foreign = (422, [("validation.unknown", "company_id")])
+    for path in ("users/1", "users/2", "users/3", "teams/7", "teams/8", "teams/9"):
+        assert await put(api, path, {**NAMES, "name": "x", "company_id": 1}, company_id=2) == foreign, path
+    stranger = (422, [("validation.unknown", "users.1")])
+    assert await put(api, "teams/8", {"name": "x", "users": [2, 1]}, company_id=2) == stranger
+    assert [await get(api, path) for path in ("users/1", "teams/7")] == before
+    assert (await get(api, "teams/8"))["users"] == [2]
+
+
+async def test_what_a_bound_service_makes_is_of_its_company(api: Api) -> None:
+    assert await put(api, "users/1", NAMES, company_id=2) == DONE
+    assert await put(api, "users/2", {**NAMES, "company_id": 2}, company_id=2) == DONE
+    assert await put(api, "teams/7", {"name": "x", "users": [1, 2]}, company_id=2) == DONE
+    assert (await get(api, "users/1"))["company_id"] == 2
+    assert await get(api, "teams/7", company_id=2) == {"id": 7, "company_id": 2, "name": "x", "users": [1, 2]}
+
+
+async def test_who_moves_to_another_company_leaves_the_teams_of_the_old_one(api: Api) -> None:
+    await api.people(1, 2)
+    await api.team(7, 1, 2)
+    await api.team(8, 1)
+    assert await put(api, "users/1", {**NAMES, "company_id": 1}) == DONE
+    assert (await get(api, "teams/7"))["users"] == [1, 2]
+    assert await put(api, "users/1", {**NAMES, "company_id": 2}) == DONE
+    assert ((await get(api, "teams/7"))["users"], (await get(api, "teams/8"))["users"]) == ([2], [])
+    assert await put(api, "users/1", NAMES) == DONE
+    assert (await get(api, "teams/7"))["users"] == [2]
+
+
+async def test_users_of_different_companies_cannot_name_each_other(api: Api) -> None:
+    await api.people(1)
+    await api.people(2, company_id=2)
+    message = {"message": "x", "notify": {"users": [1, 2]}}
+    for sender, field in ((1, "notify.users.1"), (2, "notify.users.0")):
+        answer = await api.as_user(sender, "POST", "/notifications", json=message)
+        assert codes_of(answer) == (422, [("validation.unknown", field)])
+    await api.people(2)
+    assert (await api.as_user(1, "POST", "/notifications", json=message)).status_code == 202

@@ -84,7 +84,10 @@ async def stored(api: Api) -> list[Any]:
     """Return what the service keeps, but for the people that a test let in."""
     counted = "select (select count(*) from {}), (select count(*) from {}), (select count(*) from {})"
     row = await api.house.database.row(counted.format("events", "jobs", "subjects"))
-    return [*(row or []), *await api.house.database.rows("select id from users where id = 9 union select id from teams")]
+    return [
+        *(row or []),
+        *await api.house.database.rows("select id from users where id = 9 union select id from teams"),
+    ]
 
 
 @pytest.fixture
@@ -209,7 +212,10 @@ async def test_the_content_type_must_be_json(guarded: Api) -> None:
     for door in DOORS:
         for given in bad:
             header = given.encode("latin-1") if given is not None else None
-            headers = [(b"Authorization", f"Bearer {door[2]}".encode()), *([(b"Content-Type", header)] if header else [])]
+            headers = [
+                (b"Authorization", f"Bearer {door[2]}".encode()),
+                *([(b"Content-Type", header)] if header else []),
+            ]
             answer = await guarded.http.request(*door[:2], headers=headers, content=b'{"x": 1}')
             if codes_of(answer) != (415, [("content_type", None)]):
                 wrong[door[1], given] = answer.status_code, answer.text
@@ -447,7 +453,19 @@ async def test_a_silly_wait_is_told_too(api: Api) -> None:
 
 async def test_queries_of_any_bytes_are_kept_in_the_urls_or_ignored(api: Api) -> None:
     await api.people(1)
-    for query in ("x=%ff%fe", "x=%00", "%00=%00", "=", "&&&", "x", "x=%", "%zz=%zz", "a;b", "x=/../..", "page=2%26page"):
+    for query in (
+        "x=%ff%fe",
+        "x=%00",
+        "%00=%00",
+        "=",
+        "&&&",
+        "x",
+        "x=%",
+        "%zz=%zz",
+        "a;b",
+        "x=/../..",
+        "page=2%26page",
+    ):
         given = f"GET /notifications?{query}&page=2 HTTP/1.1\nAuthorization: Bearer {USER}\n"
         answer = await raw(api, given)
         assert answer.status_code == 200, query

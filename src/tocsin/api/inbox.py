@@ -99,7 +99,11 @@ async def read(request: Request, notification_id: str) -> Response:
 def _url(request: Request, number: int, cursor: int | None = None) -> str:
     """Return, as JSON, the absolute url of another page with all other parameters of this one."""
     scope, public = request.scope, house_of(request).settings.public_url
-    base = str(public).rstrip("/") if public else f"{scope['scheme']}://{request.headers.get('host') or request.url.netloc}"
+    base = (
+        str(public).rstrip("/")
+        if public
+        else f"{scope['scheme']}://{request.headers.get('host') or request.url.netloc}"
+    )
     kept = [
         (name, value)
         for name, value in parse_qsl(str(scope["query_string"], "latin-1"), keep_blank_values=True)

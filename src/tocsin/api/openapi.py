@@ -131,6 +131,7 @@ def document(app: FastAPI, catalogue: Catalogue) -> dict[str, Any]:
     paths: dict[str, Any] = _by_hand(catalogue)
     for path, operations in found["paths"].items():
         paths.setdefault(path, {}).update(operations)
+    _annotate(paths)
     for operations in paths.values():
         for operation in operations.values():
             _complete(operation)

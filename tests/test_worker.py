@@ -1,0 +1,419 @@
+"""Workers: what they hold, what they give up, in what order they work, and what wakes them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+from conftest import Api, serving
+
+from tocsin import doorbell, fanout, jobs
+from tocsin.catalogue import Catalogue
+from tocsin.database import Database, connect
+from tocsin.doorbell import Doorbell
+from tocsin.ids import new_id
+from tocsin.jobs import Job, Lost
+from tocsin.rendering import Words
+from tocsin.worker import BATCH, Worker
+
+FOR_EVER = 3600.0
+SOON = 0.02
+Render = Callable[..., Words]
+
+
+async def post(api: Api, *users: int, teams: Sequence[int] = (), body: str = "Hello") -> UUID:
+    """Post an event and leave it in the queue."""
+    event = {"type": "custom", "notify": {"users": users, "teams": teams}, "params": {"body": body}}
+    answer = await api.as_service("POST", "/events", json=event)
+    assert answer.status_code == 202, answer.text
+    return UUID(answer.json()["id"])
+
+
+async def state(api: Api, id_: UUID, wait: int = 10) -> str:
+    """What has become of an event, at the latest after `wait` seconds."""
+    answer: str = (await api.as_service("GET", f"/events/{id_}?wait={wait}")).json()["state"]
+    return answer
+
+
+@asynccontextmanager
+async def working(url: str, catalogue: Catalogue) -> AsyncIterator[Worker]:
+    """Run a worker that shares nothing with the service but the database."""
+    database = Database(url, 4)
+    await database.open()
+    bells = Doorbell(url, database)
+    worker = Worker(database, catalogue, bells)
+    ears, run = asyncio.create_task(bells.hear_others()), asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        await run
+        ears.cancel()
+        await asyncio.gather(ears, return_exceptions=True)
+        await bells.close()
+        await database.close()
+
+
+async def until(database: Database, statement: str, *arguments: Any) -> Any:
+    """Wait until a statement finds something, and return it."""
+    async with asyncio.timeout(10):
+        while not (found := await database.value(statement, *arguments)):
+            await asyncio.sleep(0.01)
+    return found
+
+
+@pytest.fixture
+def beating(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers look for the dead, and for what these have left, all the time."""
+    monkeypatch.setattr(jobs, "HEARTBEAT", SOON)
+    look_again_after(SOON, monkeypatch)
+
+
+def look_again_after(seconds: float, monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[None]:
+    """Set how long workers wait for the doorbell; the queue gets an item whenever a lane begins to."""
+    begun = asyncio.Queue[None]()
+
+    async def wait(bell: asyncio.Event) -> None:
+        begun.put_nowait(None)
+        await doorbell.wait(bell, seconds)
+
+    monkeypatch.setattr("tocsin.worker.wait", wait)
+    return begun
+
+
+async def all_lanes(begun: asyncio.Queue[None]) -> None:
+    async with asyncio.timeout(10):
+        for _ in BATCH:
+            await begun.get()
+
+
+async def enrolled(database: Database, *, silent: bool = False) -> UUID:
+    """Enter a worker among those that live, or among those that did."""
+    id_ = new_id()
+    await jobs.enrol(database, id_, "one of the test")
+    if silent:
+        await fall_silent(database, id_)
+    return id_
+
+
+async def fall_silent(database: Database, worker: UUID) -> None:
+    await database.value(
+        "update workers set seen_at = seen_at - make_interval(secs => $2) where id = $1", worker, jobs.MISSED + 1
+    )
+
+
+async def claimed(database: Database, worker: UUID) -> list[Job]:
+    return await jobs.claim(database, worker, "direct", 10)
+
+
+async def inbox_of(database: Database, user: int) -> tuple[list[UUID], tuple[int, int, int]]:
+    """What a user got, the newest last, and the head's position, total and unread."""
+    rows = await database.rows("select event_id from inbox where user_id = $1 order by position", user)
+    head = await database.row("select position, total, unread from heads where user_id = $1", user)
+    assert head is not None
+    return [row["event_id"] for row in rows], tuple(head)
+
+
+# Leases
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.usefixtures("beating")
+async def test_jobs_of_a_worker_that_vanished_are_taken_over(
+    idle: Api, database: Database, url: str, catalogue: Catalogue, *, known: bool
+) -> None:
+    await idle.people(1)
+    id_ = await post(idle, 1)
+    vanished = await enrolled(database, silent=True) if known else new_id()
+    assert [job.id for job in await claimed(database, vanished)] == [id_]
+    async with working(url, catalogue):
+        assert await state(idle, id_) == "delivered"
+    assert await inbox_of(database, 1) == ([id_], (1, 1, 1))
+
+
+@pytest.mark.usefixtures("beating")
+async def test_jobs_of_a_worker_that_lives_are_left_to_it(
+    idle: Api, database: Database, url: str, catalogue: Catalogue
+) -> None:
+    await idle.people(1)
+    id_ = await post(idle, 1)
+    holder = await enrolled(database)
+    leased = await claimed(database, holder)
+    async with working(url, catalogue) as other:
+        for _ in range(2):
+            seen = await until(database, "select seen_at from workers where id = $1", other.id)
+            await until(database, "select true from workers where id = $1 and seen_at > $2", other.id, seen)
+        assert await database.value("select worker_id from jobs where id = $1", id_) == holder
+        assert await fanout.deliver(database, catalogue, holder, leased) == [id_]
+    assert await inbox_of(database, 1) == ([id_], (1, 1, 1))
+
+
+async def test_a_worker_that_comes_back_from_the_dead_can_commit_nothing(
+    idle: Api, database: Database, catalogue: Catalogue
+) -> None:
+    await idle.people(1)
+    id_ = await post(idle, 1)
+    first, second = await enrolled(database), await enrolled(database)
+    [job] = await claimed(database, first)
+    await fall_silent(database, first)
+    assert await jobs.beat(database, second)
+    [again] = await claimed(database, second)
+    assert (job.id, again.id, again.attempts) == (id_, id_, 2)
+    with pytest.raises(Lost):
+        await fanout.deliver(database, catalogue, first, [job])
+    assert await inbox_of(database, 1) == ([], (0, 0, 0))
+    await jobs.fail(database, first, job, "of no concern")
+    await jobs.bury(database, first, job, "of no concern")
+    await jobs.release(database, first, "direct")
+    assert await fanout.deliver(database, catalogue, second, [again]) == [id_]
+    with pytest.raises(Lost):
+        await fanout.deliver(database, catalogue, first, [job])
+    assert await inbox_of(database, 1) == ([id_], (1, 1, 1))
+    assert await state(idle, id_, 0) == "delivered"
+
+
+async def test_a_worker_taken_for_dead_in_the_middle_of_its_commit_is_not_overtaken(
+    idle: Api, database: Database, catalogue: Catalogue, url: str
+) -> None:
+    await idle.people(1)
+    id_ = await post(idle, 1)
+    first, second = await enrolled(database), await enrolled(database)
+    leased = await claimed(database, first)
+    await fall_silent(database, first)
+    async with held_up(url, 1):
+        delivering = asyncio.create_task(fanout.deliver(database, catalogue, first, leased))
+        await until(database, BLOCKED, 1)
+        reaping = asyncio.create_task(jobs.beat(database, second))
+        await until(database, BLOCKED, 2)
+    assert await delivering == [id_]
+    assert await reaping
+    assert await claimed(database, second) == []
+    assert await inbox_of(database, 1) == ([id_], (1, 1, 1))
+
+
+BLOCKED = "select count(*) = $1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+
+
+@asynccontextmanager
+async def held_up(url: str, user: int) -> AsyncIterator[None]:
+    """Hold the lock of a head, so that nothing can be delivered to this user."""
+    connection = await connect(url)
+    try:
+        async with connection.transaction():
+            await connection.execute("select from heads where user_id = $1 for update", user)
+            yield
+    finally:
+        await connection.close()
+
+
+@pytest.mark.usefixtures("beating")
+async def test_a_worker_taken_for_dead_enrols_again_and_goes_on(
+    idle: Api, database: Database, url: str, catalogue: Catalogue
+) -> None:
+    await idle.people(1)
+    async with working(url, catalogue) as worker:
+        await until(database, "delete from workers where id = $1 returning true", worker.id)
+        await until(database, "select true from workers where id = $1", worker.id)
+        id_ = await post(idle, 1)
+        assert await state(idle, id_) == "delivered"
+    assert not await database.value("select true from workers where id = $1", worker.id)
+
+
+async def test_an_enrolment_whose_answer_was_lost_is_repeated(database: Database) -> None:
+    worker = await enrolled(database, silent=True)
+    await jobs.enrol(database, worker, "one of the test")
+    assert await database.value("select seen_at > now() - interval '10 s' from workers where id = $1", worker)
+    await jobs.leave(database, worker)
+
+
+# Failures
+
+
+def break_rendering(monkeypatch: pytest.MonkeyPatch, of: str) -> list[None]:
+    """Let the sentence of an event with the body `of` be impossible to make; the list grows with every try."""
+    tries: list[None] = []
+    render: Render = Catalogue.render
+
+    def broken(self: Catalogue, kind: str, language: str, data: Any, params: Any) -> Words:
+        if params["body"] == of:
+            tries.append(None)
+            raise RuntimeError("no words for it")
+        return render(self, kind, language, data, params)
+
+    monkeypatch.setattr(Catalogue, "render", broken)
+    return tries
+
+
+async def test_a_job_that_fails_is_put_off_and_its_batch_is_delivered(
+    idle: Api, database: Database, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "PAUSES", (FOR_EVER,))
+    break_rendering(monkeypatch, of="bad")
+    await idle.people(1)
+    posted = [await post(idle, 1, body=body) for body in ("one", "bad", "two", "three")]
+    bad = posted.pop(1)
+    async with working(url, catalogue):
+        assert [await state(idle, id_) for id_ in posted] == ["delivered"] * 3
+        await until(database, "select attempts > 0 and worker_id is null from jobs where id = $1", bad)
+        assert await state(idle, bad, 0) == "queued"
+    row = await database.row("select attempts, due_at - now() > interval '50 min' as later from jobs")
+    assert row is not None
+    assert tuple(row) == (1, True)
+    assert await inbox_of(database, 1) == (posted, (3, 3, 3))
+
+
+async def test_a_job_that_keeps_failing_is_buried_with_its_reason(
+    idle: Api, database: Database, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_again_after(SOON, monkeypatch)
+    monkeypatch.setattr(jobs, "PAUSES", (0.0,) * len(jobs.PAUSES))
+    tries = break_rendering(monkeypatch, of="bad")
+    await idle.people(1)
+    id_ = await post(idle, 1, body="bad")
+    async with working(url, catalogue):
+        assert await state(idle, id_) == "failed"
+    assert len(tries) == 8
+    assert (await idle.as_service("GET", f"/events/{id_}")).json()["reason"] == "RuntimeError: no words for it"
+    assert await database.value("select attempts from dead_letters where id = $1", id_) == 8
+    assert await database.value("select count(*) from jobs") == 0
+
+
+async def test_a_task_that_this_release_does_not_know_is_tried_again(
+    idle: Api, database: Database, url: str, catalogue: Catalogue
+) -> None:
+    await idle.people(1)
+    strange = await database.value(
+        "insert into jobs (id, task, lane) values (gen_random_uuid(), 'of_a_newer_release', 'direct') returning id"
+    )
+    id_ = await post(idle, 1)
+    async with working(url, catalogue):
+        assert await state(idle, id_) == "delivered"
+        await until(database, "select attempts > 0 and worker_id is null from jobs where id = $1", strange)
+
+
+async def test_an_event_that_cannot_be_said_holds_up_nothing_of_its_batch(
+    idle: Api, database: Database, url: str, catalogue: Catalogue
+) -> None:
+    await idle.people(1)
+    posted = [await post(idle, 1, body=str(number)) for number in range(5)]
+    await database.value("update events set kind = 'of_an_older_catalogue' where id = $1", posted[2])
+    async with working(url, catalogue):
+        assert [await state(idle, id_) for id_ in posted] == [*["delivered"] * 2, "failed", *["delivered"] * 2]
+    assert await database.value("select attempts from dead_letters where id = $1", posted.pop(2)) == 1
+    assert await inbox_of(database, 1) == (posted, (4, 4, 4))
+
+
+# Fairness
+
+
+async def crowd(api: Api, size: int) -> None:
+    """Let there be users 1..`size`, all of them in team 1."""
+    await api.house.database.value(
+        "insert into users select n, 1, 'F', 'L', null, null, 'UTC' from generate_series(1, $1::int) n", size
+    )
+    await api.house.database.value(
+        "insert into heads (user_id, locale, active) select n, 'en', true from generate_series(1, $1::int) n", size
+    )
+    await api.team(1, *range(1, size + 1))
+
+
+async def test_a_single_event_does_not_wait_for_a_team(
+    idle: Api, database: Database, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "CHUNK", 50)
+    await crowd(idle, 220)
+    async with working(url, catalogue):
+        async with held_up(url, 220):
+            to_team = await post(idle, teams=[1])
+            await until(database, BLOCKED, 1)
+            single = await post(idle, 5)
+            assert await state(idle, single) == "delivered"
+            assert await state(idle, to_team, 0) == "delivering"
+            assert await database.value("select progress from jobs where id = $1", to_team) == 200
+        assert await state(idle, to_team) == "delivered"
+    assert await inbox_of(database, 5) == ([to_team, single], (2, 2, 2))
+    assert await database.value("select count(*) from inbox where event_id = $1", to_team) == 220
+
+
+async def test_large_events_take_turns(
+    idle: Api, database: Database, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "CHUNK", 50)
+    await crowd(idle, 180)
+    posted = [await post(idle, teams=[1], body=body) for body in ("one", "two")]
+    async with working(url, catalogue):
+        assert [await state(idle, id_) for id_ in posted] == ["delivered"] * 2
+    chunks = [row["event_id"] for row in await database.rows("select event_id from recipients order by delivered_at")]
+    assert len(chunks) == 8
+    assert {*chunks[::2]}.isdisjoint(chunks[1::2])
+
+
+# The doorbell
+
+
+async def test_work_of_this_process_is_done_at_once(
+    url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = look_again_after(FOR_EVER, monkeypatch)
+    async with serving(url, catalogue) as api:
+        await crowd(api, 120)
+        await all_lanes(begun)
+        assert await state(api, await post(api, 1)) == "delivered"
+        assert await state(api, await post(api, teams=[1])) == "delivered"
+
+
+async def test_work_of_another_process_is_done_at_once(
+    idle: Api, database: Database, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = look_again_after(FOR_EVER, monkeypatch)
+    await crowd(idle, 120)
+    async with working(url, catalogue):
+        await until(database, LISTENING, [])
+        await all_lanes(begun)
+        assert await state(idle, await post(idle, 1)) == "delivered"
+        assert await state(idle, await post(idle, teams=[1])) == "delivered"
+
+
+async def test_a_doorbell_whose_line_was_cut_listens_again(
+    idle: Api, database: Database, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = look_again_after(FOR_EVER, monkeypatch)
+    await idle.people(1)
+    async with working(url, catalogue):
+        listener = await until(database, LISTENING, [])
+        await database.value("select pg_terminate_backend($1)", listener)
+        await until(database, LISTENING, [listener])
+        await all_lanes(begun)
+        assert await state(idle, await post(idle, 1)) == "delivered"
+
+
+LISTENING = (
+    "select pid from pg_stat_activity"
+    " where query like 'LISTEN%' and state = 'idle' and datname = current_database() and pid <> all($1::int[])"
+)
+
+
+async def test_a_ring_that_is_lost_costs_time_and_no_event(
+    idle: Api, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = look_again_after(SOON, monkeypatch)
+    monkeypatch.setattr(idle.house.doorbell, "ring", lambda _: None)
+    await idle.people(1)
+    async with working(url, catalogue):
+        await all_lanes(begun)
+        assert await state(idle, await post(idle, 1)) == "delivered"
+
+
+async def test_a_thousand_rings_become_one_notification(idle: Api, url: str) -> None:
+    heard: list[Any] = []
+    listener = await connect(url)
+    await listener.add_listener(doorbell.CHANNEL, lambda *said: heard.append(said[-1]))
+    for _ in range(1000):
+        idle.house.doorbell.ring("direct")
+        idle.house.doorbell.ring("bulk")
+    await idle.house.doorbell.close()
+    await listener.execute("select")
+    await listener.close()
+    assert heard == ["bulk direct"]

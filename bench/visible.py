@@ -99,6 +99,8 @@ async def _flow(turns: Iterator[Recipient], free: list[Lines], count: int) -> Se
 
 async def _follow(recipient: Recipient, free: list[Lines]) -> Took:
     """Post an event, and look for it from its 202 on until it is there."""
+    if not free:
+        raise RuntimeError(f"{AT_ONCE} events are under way: the service does not keep up")
     lines = free.pop()
     began = time.perf_counter()
     answer = json.loads(await lines.back_end.ask(recipient.post, b"202"))

@@ -3,13 +3,15 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
-from conftest import Api
 from jsonschema import Draft202012Validator, FormatChecker
-from referencing import Registry, Resource
+from referencing import Registry
 from referencing.jsonschema import DRAFT202012
+
+from conftest import Api
 from test_problems import UNKNOWN, routes_of
 from test_road import custom, note
 
@@ -48,7 +50,7 @@ def schemas(document: dict[str, Any]) -> Iterator[Any]:
 
 def validator(document: dict[str, Any], schema: Any) -> Draft202012Validator:
     """Return what checks a value by a schema of the document, whose references lead into it."""
-    resource = Resource(contents=document, specification=DRAFT202012)
+    resource = DRAFT202012.create_resource(document)
     resolver = Registry().with_resource("urn:tocsin", resource)
     absolute = json.loads(json.dumps(schema).replace('"$ref": "#/', '"$ref": "urn:tocsin#/'))
     return Draft202012Validator(absolute, registry=resolver, format_checker=FormatChecker())
@@ -119,7 +121,7 @@ async def test_every_answer_is_what_the_document_says(document: dict[str, Any], 
     await api.team(7, 1, 5)
     ids = [await api.post(event) for event in (custom(1, 5), note(1))]
     await api.as_user(1, "PUT", f"/notifications/{ids[0]}/read")
-    user, service = (lambda *call, **more: api.as_user(1, *call, **more)), api.as_service
+    user, service = partial(api.as_user, 1), api.as_service
     notification, event = "/notifications/{notification_id}", "/events/{event_id}"
     person, team = "/directory/users/{user_id}", "/directory/teams/{team_id}"
     body = {"message": "x", "notify": {"users": [1]}}

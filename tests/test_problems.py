@@ -6,8 +6,9 @@ from typing import Any
 import httpx
 import pytest
 import structlog.testing
-from conftest import HOUR, SECRET, Api
 from fastapi.routing import iter_route_contexts
+
+from conftest import HOUR, SECRET, Api
 from tocsin.api.app import build
 from tocsin.tokens import mint_service, mint_user
 
@@ -256,8 +257,12 @@ async def test_a_client_that_hangs_up_in_its_body_leaves_nothing_behind_and_is_n
             await writer.drain()
             writer.close()
             await writer.wait_closed()
-        while len([line for line in lines if line["event"] == "request"]) < 2:
+        for _ in range(1000):
+            if sum(line["event"] == "request" for line in lines) == 2:
+                break
             await asyncio.sleep(0.005)
+        else:
+            raise AssertionError(lines)
     assert {line["log_level"] for line in lines} == {"info"}
     assert await api.house.database.value("select count(*) from events") == 0
     assert (await api.as_user(1, "GET", "/notifications")).json()["pagination"]["total"] == 0

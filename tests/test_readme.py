@@ -34,6 +34,8 @@ def service(environment: dict[str, str]) -> Iterator[str]:
         yield next(line["url"] for line in lines if line["event"] == "serving")
         running.terminate()
         running.stderr.read()
+        assert running.wait(20) == 0
+    assert not is_served(Path(environment["TOCSIN_DATA_DIR"]))
 
 
 def test_the_tour_works_as_it_stands(service: str, environment: dict[str, str]) -> None:

@@ -157,6 +157,7 @@ async def _together(
         doorbell.answer("settled")
         if house.settings.database_url is None:
             await jobs.forget_workers(house.database)
+    _outlive_signals()
     ears = asyncio.create_task(doorbell.hear_others())
     working = [asyncio.create_task(worker.run())] if worker else []
     serving = asyncio.create_task(server.serve([listening]))
@@ -218,6 +219,12 @@ async def _end(tasks: Sequence[asyncio.Task[object]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _outlive_signals() -> None:
+    """Let the HTTP server end when it is told to, without ending us: it raises the signal again when it has ended."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
 
 
 def _on_signals(stop: Callable[[], object]) -> None:

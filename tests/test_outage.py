@@ -1,0 +1,175 @@
+"""While the database is away: every call says so, at once and in the usual form, and nothing is promised."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Api, serving
+from ledger import Ledger, Load, Town, compare, compare_pages, drained
+from processes import data_folder, postgres_of, send, throw_dice
+
+from tocsin.api.app import build
+from tocsin.catalogue import Catalogue
+from tocsin.database import connect
+from tocsin.embedded import Embedded
+from tocsin.migrate import migrate
+
+PATIENCE = 6.0
+"""Seconds in which a call is answered, whatever the database does."""
+
+ID = "01900000-0000-7000-8000-000000000000"
+EVENT = {"type": "custom", "notify": {"users": [1]}, "params": {"body": "Hello"}}
+CALLS: Mapping[tuple[str, str], Any] = {
+    ("GET", "/notifications"): None,
+    ("POST", "/notifications"): {"message": "Hello", "notify": {"users": [1]}},
+    ("GET", "/notifications/{notification_id}"): None,
+    ("PUT", "/notifications/read"): None,
+    ("PUT", "/notifications/{notification_id}/read"): None,
+    ("POST", "/events"): EVENT,
+    ("GET", "/events/{event_id}"): None,
+    ("PUT", "/directory/users/{user_id}"): {"first_name": "John", "last_name": "Doe"},
+    ("GET", "/directory/users/{user_id}"): None,
+    ("PUT", "/directory/teams/{team_id}"): {"name": "Sales", "users": [1]},
+    ("GET", "/directory/teams/{team_id}"): None,
+    ("GET", "/readyz"): None,
+}
+"""Every call that needs the database, with a body that it takes."""
+
+WITHOUT = {("GET", "/healthz"), ("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/docs/{name}")}
+"""Those that do not."""
+
+PLACES = {"notification_id": ID, "event_id": ID, "user_id": "1", "team_id": "1"}
+
+
+@pytest.fixture
+async def mortal() -> AsyncIterator[Embedded]:
+    """A server of the test's own, with the schema and nothing in it."""
+    async with data_folder() as data, Embedded(data) as server:
+        await migrate(server.url)
+        yield server
+
+
+@pytest.fixture
+async def shaky(mortal: Embedded, catalogue: Catalogue) -> AsyncIterator[Api]:
+    """The service on that server."""
+    async with serving(mortal.url, catalogue) as api:
+        yield api
+
+
+async def call(api: Api, method: str, path: str, body: Any) -> httpx.Response:
+    place = path.format_map(PLACES)
+    more = {} if body is None else {"json": body}
+    if path.startswith("/notifications"):
+        return await api.as_user(1, method, place, timeout=60, **more)
+    return await api.as_service(method, place, timeout=60, **more)
+
+
+async def assert_unavailable(api: Api, method: str, path: str, body: Any) -> None:
+    began = time.monotonic()
+    answer = await call(api, method, path, body)
+    assert answer.status_code == 503, f"{method} {path}: {answer.status_code} {answer.text}"
+    assert answer.json() == {
+        "errors": [{"message": "The database cannot be reached. Please try again.", "code": "unavailable"}]
+    }
+    assert int(answer.headers["Retry-After"]) > 0
+    assert time.monotonic() - began < PATIENCE, f"{method} {path} took {time.monotonic() - began:.1f} s"
+
+
+async def assert_all_unavailable(api: Api) -> None:
+    await asyncio.gather(*(assert_unavailable(api, method, path, body) for (method, path), body in CALLS.items()))
+    assert (await api.call("GET", "/healthz")).json() == {"status": "ok"}
+
+
+async def assert_all_answered(api: Api) -> None:
+    for (method, path), body in CALLS.items():
+        answer = await call(api, method, path, body)
+        assert answer.status_code < 500, f"{method} {path}: {answer.status_code} {answer.text}"
+
+
+async def count_of_events(server: Embedded) -> int:
+    connection = await connect(server.url)
+    count: int = await connection.fetchval("select count(*) from events")
+    await connection.close()
+    return count
+
+
+def test_every_call_is_tried(catalogue: Catalogue, idle: Api) -> None:
+    assert catalogue
+    routes = [route for route in build(idle.house).routes if hasattr(route, "methods")]
+    calls = {(method, route.path) for route in routes for method in route.methods - {"HEAD"}}
+    assert calls == CALLS.keys() | WITHOUT
+
+
+@pytest.mark.slow
+async def test_every_call_says_that_the_database_is_down_and_works_when_it_is_back(
+    shaky: Api, mortal: Embedded
+) -> None:
+    await shaky.people(1)
+    await assert_all_answered(shaky)
+    before = await count_of_events(mortal)
+    await mortal.stop()
+    for _ in range(3):
+        await assert_all_unavailable(shaky)
+    await mortal.start()
+    assert await count_of_events(mortal) == before
+    await assert_all_answered(shaky)
+    assert (await shaky.as_service("GET", "/readyz")).json()["status"] == "ready"
+    assert await shaky.post(EVENT) in await shaky.ids(1)
+
+
+@pytest.mark.slow
+async def test_a_delivery_that_the_outage_broke_off_is_made_when_it_is_over(shaky: Api, mortal: Embedded) -> None:
+    await shaky.people(1)
+    blocker = await connect(mortal.url)
+    await blocker.execute("begin")
+    await blocker.execute("select from heads where user_id = 1 for update")
+    id_ = (await shaky.as_service("POST", "/events", json=EVENT)).json()["id"]
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+    async with asyncio.timeout(10):
+        while not await blocker.fetchval(waiting):
+            await asyncio.sleep(0.01)
+    await mortal.stop()
+    blocker.terminate()
+    await mortal.start()
+    assert (await shaky.as_service("GET", f"/events/{id_}?wait=10")).json()["state"] == "delivered"
+    assert await shaky.ids(1) == [id_]
+
+
+@pytest.mark.slow
+async def test_what_is_accepted_around_outages_arrives_once(shaky: Api, mortal: Embedded) -> None:
+    dice = throw_dice()
+    town, ledger = Town.of(dice, size=6_000), Ledger()
+    await town.fill(mortal.url)
+    address = (shaky.http.base_url.host, shaky.http.base_url.port or 0)
+    async with Load(ledger, town, dice, lambda: address) as load:
+        for _ in range(3):
+            await load.more(dice.randint(50, 200))
+            await mortal.stop()
+            accepted = len(ledger.accepted)
+            await asyncio.sleep(dice.uniform(0.1, 1.0))
+            assert len(ledger.accepted) == accepted, "accepted while there was no database"
+            await mortal.start()
+        await load.more(50)
+    await drained(mortal.url)
+    await compare(ledger, town, mortal.url)
+    await compare_pages(ledger, town, mortal.url, address)
+    assert ledger.answers.keys() == {"202", "503"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("warm", [False, True])
+async def test_a_server_that_hangs_is_not_waited_for(shaky: Api, mortal: Embedded, *, warm: bool) -> None:
+    await shaky.people(1)
+    if warm:
+        await asyncio.gather(*(assert_all_answered(shaky) for _ in range(3)))
+    processes = set(postgres_of(mortal._folder))
+    send(signal.SIGSTOP, processes)
+    try:
+        await assert_all_unavailable(shaky)
+    finally:
+        send(signal.SIGCONT, processes)
+    assert await shaky.post(EVENT) in await shaky.ids(1)

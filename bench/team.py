@@ -3,14 +3,14 @@
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from typing import Any
 from uuid import uuid4
 
 import uvloop
 
 from bench import fill
 from bench.measure import Claim, has_rows, medians, options, percentile, show
-from bench.service import Client, Service, clients, database, service
+from bench.service import Service, clients, database, service
 from tocsin.catalogue import Catalogue
 
 TEAM, MEMBERS = 1, 100_000
@@ -23,9 +23,8 @@ OTHERS_INBOX = 1_000
 async def main() -> None:
     """Measure and print."""
     rounds, seconds = options(__doc__, rounds=5, seconds=5)
-    async with service() as running, clients(running, 2) as opened:
-        other = await _filled(running)
-        bench = Bench(running, opened, running.get("/notifications", user=other))
+    async with service() as running:
+        bench = Bench(running, await _filled(running))
 
         async def one_round() -> dict[str, float]:
             inserted, idle = await bench.insert(), await bench.idle(seconds)
@@ -40,13 +39,12 @@ async def main() -> None:
 
 
 class Bench:
-    """What is measured, with a connection each for the back end and for the other user, who asks for `page`."""
+    """What is measured on a running service; `other` is a user who is not in the team."""
 
-    def __init__(self, running: Service, opened: Sequence[Client], page: bytes) -> None:
+    def __init__(self, running: Service, other: int) -> None:
         self._running = running
-        self._back_end, self._other = opened
-        self._page = page
         self._event = Catalogue.load().samples["note"]["event"] | {"notify": {"teams": [TEAM]}}
+        self._page = running.get("/notifications", user=other)
 
     async def insert(self) -> float:
         """Return the rows per second of the bare INSERT."""
@@ -69,30 +67,31 @@ class Bench:
 
     async def _delivered(self) -> float:
         request = self._running.post(self._event)
-        began = time.perf_counter()
-        id_ = json.loads(await self._back_end.ask(request, b"202"))["id"]
-        state = json.loads(await self._back_end.ask(self._running.ask_for(id_, wait=30)))
-        took = time.perf_counter() - began
+        async with clients(self._running, 1) as (client,):
+            began = time.perf_counter()
+            id_ = json.loads(await client.ask(request, b"202"))["id"]
+            state = json.loads(await client.ask(self._running.ask_for(id_, wait=30)))
+            took = time.perf_counter() - began
         if (state["state"], state["recipients"]) != ("delivered", MEMBERS):
             raise RuntimeError(f"not delivered to all: {state}")
         return took
 
-    async def _page_until(self, done: "asyncio.Future[float] | asyncio.Future[None]") -> list[float]:
+    async def _page_until(self, done: asyncio.Future[Any]) -> list[float]:
         """Return how long each of the other user's pages took, in ms, until something is done.
 
         A page that could not be asked for in time, because the one before took so long, took as long as it was late.
         """
         took: list[float] = []
-        due = time.perf_counter()
-        while not done.done():
-            due += PACE
-            wait = due - time.perf_counter()
-            if wait > 0:
+        async with clients(self._running, 1) as (client,):
+            due = time.perf_counter()
+            while not done.done():
+                due += PACE
+                wait = due - time.perf_counter()
                 await asyncio.sleep(wait)
-            began = time.perf_counter() if wait > 0 else due
-            if not has_rows(await self._other.ask(self._page)):
-                raise RuntimeError("a page of another length")
-            took.append((time.perf_counter() - began) * 1000)
+                began = time.perf_counter() if wait > 0 else due
+                if not has_rows(await client.ask(self._page)):
+                    raise RuntimeError("a page of another length")
+                took.append((time.perf_counter() - began) * 1000)
         return took
 
 

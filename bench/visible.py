@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from typing import NamedTuple
@@ -58,7 +59,7 @@ async def main() -> None:
         turns = itertools.cycle(await _recipients(running))
         back_ends = await stack.enter_async_context(clients(running, AT_ONCE))
         recipients = await stack.enter_async_context(clients(running, AT_ONCE))
-        free = [Lines(*pair) for pair in zip(back_ends, recipients, strict=True)]
+        free = deque(Lines(*pair) for pair in zip(back_ends, recipients, strict=True))
 
         async def one_round() -> dict[str, float]:
             return _summary(await _flow(turns, free, round(seconds / EVERY)))
@@ -87,7 +88,7 @@ async def _recipients(running: Service) -> list[Recipient]:
     ]
 
 
-async def _flow(turns: Iterator[Recipient], free: list[Lines], count: int) -> Sequence[Took]:
+async def _flow(turns: Iterator[Recipient], free: deque[Lines], count: int) -> Sequence[Took]:
     """Send events at their times, whatever became of those before."""
     began = time.perf_counter()
     under_way = []
@@ -97,11 +98,14 @@ async def _flow(turns: Iterator[Recipient], free: list[Lines], count: int) -> Se
     return await asyncio.gather(*under_way)
 
 
-async def _follow(recipient: Recipient, free: list[Lines]) -> Took:
-    """Post an event, and look for it from its 202 on until it is there."""
+async def _follow(recipient: Recipient, free: deque[Lines]) -> Took:
+    """Post an event, and look for it from its 202 on until it is there.
+
+    Connections are taken in turn, for the service closes one that is idle for seconds.
+    """
     if not free:
         raise RuntimeError(f"{AT_ONCE} events are under way: the service does not keep up")
-    lines = free.pop()
+    lines = free.popleft()
     began = time.perf_counter()
     answer = json.loads(await lines.back_end.ask(recipient.post, b"202"))
     accepted = time.perf_counter()

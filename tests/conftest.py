@@ -69,6 +69,7 @@ async def make_database(server: Embedded, name: str) -> str:
 async def wipe(url: str) -> None:
     """Leave the schema with nothing in it but the workers that live."""
     connection = await connect(url)
+    await connection.execute("delete from jobs")  # a delivery under way ends first, or finds its job gone
     tables = await connection.fetch("select tablename from pg_tables where schemaname = 'tocsin'")
     kept = {"migrations", "workers"}
     names = sorted({row["tablename"] for row in tables} - kept, key=lambda name: name in {"users", "teams"})
@@ -185,7 +186,8 @@ async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, *
             working = asyncio.create_task(worker.run())
             stack.push_async_callback(lambda: working)
             stack.callback(worker.stop)
-        listening = socket.create_server(("127.0.0.1", 0))
+        listening = socket.socket(proto=socket.IPPROTO_TCP)
+        listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(build(house), lifespan="off", log_config=None, server_header=False))
         running = asyncio.create_task(server._serve([listening]))  # noqa: SLF001 - serve() would take our signals
         stack.push_async_callback(lambda: running)

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import asyncpg
 import httpx
+
 from conftest import HOUR, SECRET
 from tocsin.database import OUTAGES, connect
 from tocsin.tokens import mint_service, mint_user
@@ -117,9 +118,16 @@ class Load:
 
     async def more(self, events: int) -> None:
         """Wait until so many more events are accepted."""
-        enough = len(self.ledger.accepted) + events
+        await self._until("202", events)
+
+    async def refused(self, events: int) -> None:
+        """Wait until so many more events are refused because the database is away."""
+        await self._until("503", events)
+
+    async def _until(self, answer: str, more: int) -> None:
+        enough = self.ledger.answers[answer] + more
         async with asyncio.timeout(60):
-            while len(self.ledger.accepted) < enough:  # noqa: ASYNC110 - it is the clients who count
+            while self.ledger.answers[answer] < enough:
                 await asyncio.sleep(0.01)
 
     async def _keep(self, step: "Callable[[_Line], Awaitable[None]]") -> None:

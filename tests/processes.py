@@ -85,7 +85,7 @@ class Program:
 @asynccontextmanager
 async def data_folder() -> AsyncIterator[Path]:
     """Lend a short path, in a folder that the server's user can enter; in the end nothing runs in it, nor is there."""
-    place = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))  # noqa: S108 - a short path, for the socket
+    place = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
     place.chmod(0o755)
     try:
         yield place / "data"
@@ -120,7 +120,7 @@ def send(kind: signal.Signals, processes: set[int]) -> None:
 
 async def until(true: Callable[[], object], seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110 - processes and files tell of no event
+        while not true():
             await asyncio.sleep(0.005)
 
 
@@ -129,8 +129,6 @@ def throw_dice() -> random.Random:
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
     sys.stdout.write(f"SEED={seed}\n")
     return random.Random(seed)  # noqa: S311 - moments and recipients, no secrets
-
-
 
 
 async def _spawn(arguments: tuple[str, ...], data: Path, log: Path) -> asyncio.subprocess.Process:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from conftest import HOUR, SECRET, Api
-from test_problems import UNKNOWN, codes_of, errors_of, raw, routes_of, sealed
+from test_problems import UNKNOWN, at_rest, codes_of, errors_of, raw, routes_of, sealed
 from test_road import custom
 from tocsin.tokens import mint_service, mint_user
 
@@ -84,7 +84,7 @@ DOORS = {
     ("PUT", "/notifications/read"): Door(for_users(204, 204, 204)),
     ("PUT", "/notifications/{notification_id}/read"): Door(for_users(204, 404, 404)),
     ("POST", "/events"): Door(for_services(202, 202, 202, 422), custom(OWNER), ["events:write"]),
-    ("GET", "/events/{event_id}"): Door(for_services(200, 404, 200, 404), scopes=["events:write", "operations"]),
+    ("GET", "/events/{event_id}"): Door(for_services(200, 404, 404, 404), scopes=["events:write", "operations"]),
     ("GET", "/directory/users/{user_id}"): Door(for_services(200, 200, 200, 404), scopes=DIRECTORY),
     ("PUT", "/directory/users/{user_id}"): Door(for_services(204, 204, 204, 404), NAMES, DIRECTORY),
     ("GET", "/directory/teams/{team_id}"): Door(for_services(200, 200, 200, 404), scopes=DIRECTORY),
@@ -123,6 +123,7 @@ async def test_each_route_lets_in_whom_it_should(api: Api, route: tuple[str, str
         if answer.status_code in (401, 403):
             assert answer.headers["www-authenticate"].startswith("Bearer")
             assert answer.headers["www-authenticate"] == challenge(caller, answer), caller
+    await at_rest(api)
     assert wrong == {}
 
 
@@ -270,3 +271,4 @@ async def test_a_bound_service_reaches_nobody_outside_its_company(api: Api) -> N
     assert codes_of(actor) == (422, [("validation.unknown", "data.user")])
     assert (await api.as_service("POST", "/events", json=custom(STRANGER, teams=(8,)), company_id=2)).is_success
     assert await api.house.database.value("select count(*) from events") == 1
+    await at_rest(api)

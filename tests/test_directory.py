@@ -247,12 +247,12 @@ async def test_who_moves_to_another_company_leaves_the_teams_of_the_old_one(api:
     assert (await get(api, "teams/7"))["users"] == [2]
 
 
-async def test_users_of_different_companies_cannot_name_each_other(api: Api) -> None:
-    await api.people(1)
-    await api.people(2, company_id=2)
+async def test_users_of_different_companies_cannot_name_each_other(idle: Api) -> None:
+    await idle.people(1)
+    await idle.people(2, company_id=2)
     message = {"message": "x", "notify": {"users": [1, 2]}}
     for sender, field in ((1, "notify.users.1"), (2, "notify.users.0")):
-        answer = await api.as_user(sender, "POST", "/notifications", json=message)
+        answer = await idle.as_user(sender, "POST", "/notifications", json=message)
         assert codes_of(answer) == (422, [("validation.unknown", field)])
-    await api.people(2)
-    assert (await api.as_user(1, "POST", "/notifications", json=message)).status_code == 202
+    await idle.people(2)
+    assert (await idle.as_user(1, "POST", "/notifications", json=message)).status_code == 202

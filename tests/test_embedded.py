@@ -1,6 +1,6 @@
 """The server as a whole: what it promises while it runs, and what it survives."""
 
-# ruff: noqa: ASYNC221, ASYNC222, ASYNC240 - a test may block: nobody else is on its loop
+# ruff: noqa: ASYNC222 - a test may block: nobody else is on its loop
 import asyncio
 import contextlib
 import os
@@ -125,7 +125,7 @@ async def ask(url: str, query: str) -> object:
 
 async def until(true: Callable[[], object], seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110 - processes and files tell of no event
+        while not true():
             await asyncio.sleep(0.005)
 
 

@@ -12,7 +12,7 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from conftest import Api
-from test_problems import UNKNOWN, routes_of
+from test_problems import UNKNOWN, at_rest, routes_of
 from test_road import custom, note
 
 JSON = "application/json"
@@ -151,6 +151,7 @@ async def test_every_answer_is_what_the_document_says(document: dict[str, Any], 
         ("/healthz", 200, await api.call("GET", "/healthz")),
         ("/readyz", 200, await api.call("GET", "/readyz")),
     ]
+    await at_rest(api)
     for path, status, answer in calls:
         assert answer.status_code == status, answer.text
         described = document["paths"][path][answer.request.method.lower()]["responses"][str(status)]

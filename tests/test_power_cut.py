@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from ledger import Ledger, Load, Town, compare, compare_pages, drained
 from processes import Program, data_folder, kill_postgres, throw_dice
 from tocsin.embedded import url_of

@@ -64,6 +64,12 @@ async def raw(api: Api, head: str, body: bytes = b"") -> httpx.Response:
     return httpx.Response(int(status.split(" ")[1]), headers=pairs, content=rest)
 
 
+async def at_rest(api: Api) -> None:
+    """Wait until all that was accepted is delivered, so that nothing of this test goes on in the next."""
+    for job in await api.house.database.rows("select id from jobs"):
+        await api.as_service("GET", f"/events/{job['id']}?wait=10", "operations")
+
+
 def filled(path: str) -> str:
     """Return a path with something in the place of its parameters that no route takes for a word of its own."""
     return "/".join("1" if part.startswith("{") else part for part in path.split("/"))
@@ -178,6 +184,7 @@ async def test_every_success_has_the_headers_of_every_answer(api: Api) -> None:
     assert sealed(await api.as_user(1, "GET", "/notifications"), "private, no-cache")
     assert sealed(await api.as_user(1, "GET", "/notifications?page=0"))
     assert sealed(await api.call("GET", "/notifications"))
+    await at_rest(api)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +227,10 @@ async def test_a_bug_is_a_500_with_the_id_that_the_log_has_and_nothing_of_its_ca
 
     await api.people(1)
     monkeypatch.setattr("tocsin.inbox.page", broken)
-    answer = await api.as_user(1, "GET", "/notifications")
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
+        answer = await api.as_user(1, "GET", "/notifications")
+    [bug] = [line for line in lines if line["log_level"] == "error"]
+    assert bug["request_id"] == answer.headers["x-request-id"]
     assert codes_of(answer) == (500, [("error", None)])
     assert answer.json()["errors"][0]["id"] == answer.headers["x-request-id"]
     assert "secret" not in answer.text

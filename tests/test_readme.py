@@ -57,6 +57,7 @@ def test_the_tour_works_as_it_stands(service: str, environment: dict[str, str]) 
     assert entry["message"] == "Bernita Kilback mentioned you in a note on Jane Doe's case <br> Please have a look!"
     assert (page["pagination"]["unread"], unread["data"]) == (1, [])
     assert {error["field"] for error in json.loads(refused)["errors"]} == {
+        "notify.users.1",
         "notify.users.2",
         "data.colour",
         "data.case",

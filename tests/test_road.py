@@ -186,3 +186,21 @@ async def test_an_event_of_another_service_is_not_there(api: Api) -> None:
     assert other.json() == unknown.json()
     operator = await api.as_service("GET", f"/events/{id_}", "operations", name="night")
     assert operator.json()["state"] == "delivered"
+
+
+async def test_a_bound_service_sees_only_what_was_posted_for_its_company(api: Api) -> None:
+    await api.people(1)
+    bound = await api.post(custom(1), company_id=1)
+    unbound = await api.post(custom(1))
+    seen = {
+        (id_, company, scope): (await api.as_service("GET", f"/events/{id_}", scope, company_id=company)).status_code
+        for id_ in (bound, unbound)
+        for company in (None, 1, 2)
+        for scope in ("events:write", "operations")
+    }
+    assert {key for key, status in seen.items() if status == 200} == {
+        (id_, company, scope)
+        for id_, company in ((bound, None), (bound, 1), (unbound, None))
+        for scope in ("events:write", "operations")
+    }
+    assert set(seen.values()) == {200, 404}

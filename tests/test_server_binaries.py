@@ -1,6 +1,6 @@
 """The wheel's programs and their copy."""
 
-# ruff: noqa: ASYNC240 - a test may block: nobody else is on its loop
+
 import os
 import shutil
 import tempfile

@@ -1,6 +1,6 @@
 """The data folder: whom it lets in, and what is refused before anything is changed."""
 
-# ruff: noqa: ASYNC221, ASYNC240 - a test may block: nobody else is on its loop
+
 import os
 import pwd
 import re

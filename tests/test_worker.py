@@ -7,8 +7,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from conftest import Api, serving
 
+from conftest import Api, serving
 from tocsin import doorbell, fanout, jobs
 from tocsin.catalogue import Catalogue
 from tocsin.database import Database, connect

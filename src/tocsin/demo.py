@@ -48,7 +48,7 @@ async def _fill(house: House) -> None:
         draft = Draft(checked, [person.id for person in PEOPLE], [], service="demo", company_id=1)
         last = await events.accept(house.database, house.doorbell, draft)
     if last:
-        await events.settled(house.database, house.doorbell, last, None, seconds=10)
+        await events.settled(house.doorbell, 10, lambda: events.state(house.database, last, None, None))
 
 
 def _introduction(running: Running, secret: str) -> str:

@@ -7,6 +7,9 @@ from typing import Any
 from tocsin.database import Database, queries
 from tocsin.errors import Fault, Invalid, NotFound
 
+LARGEST_ID = 2**31 - 1
+"""The largest id of a user or team."""
+
 _SQL = queries("directory")
 
 
@@ -76,10 +79,10 @@ async def people(database: Database, ids: Iterable[int], company_id: int | None)
     return {row["id"]: dict(row) for row in rows}
 
 
-def unknown(field: str, given: Sequence[int], strangers: set[int]) -> list[Fault]:
+def unknown(field: str, given: Sequence[Any], strangers: set[int]) -> list[Fault]:
     """Return a fault for each position of `field` whose id names nothing that the caller may address."""
     return [
         Fault(f"{field}.{position}", "unknown", f"The {field}.{position} field names nothing that is known.")
         for position, id_ in enumerate(given)
-        if id_ in strangers
+        if type(id_) is int and id_ in strangers
     ]

@@ -4,6 +4,44 @@ CREATE FUNCTION tocsin.notification(body text, read_at timestamp with time zone,
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN ((((('{'::text || body) || CASE WHEN (read_at IS NULL) THEN ',"read":false,"read_at":null'::text ELSE ((',"read":true,"read_at":"'::text || to_char((read_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"'::text) END) || ',"created_at":"'::text) || to_char((created_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"}'::text);
 
+CREATE TABLE tocsin.teams (
+    id integer NOT NULL,
+    company_id integer NOT NULL,
+    name text NOT NULL,
+    CONSTRAINT teams_company_id_check CHECK ((company_id > 0)),
+    CONSTRAINT teams_id_check CHECK ((id > 0))
+);
+
+CREATE TABLE tocsin.users (
+    id integer NOT NULL,
+    company_id integer NOT NULL,
+    first_name text NOT NULL,
+    last_name text NOT NULL,
+    profile_picture text,
+    email text,
+    time_zone text NOT NULL,
+    CONSTRAINT users_company_id_check CHECK ((company_id > 0)),
+    CONSTRAINT users_id_check CHECK ((id > 0))
+);
+
+CREATE FUNCTION tocsin.strangers(user_ids integer[], team_ids integer[], company integer) RETURNS TABLE(field text, id integer)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+ SELECT 'users'::text,
+     named.id
+    FROM unnest(strangers.user_ids) named(id)
+   WHERE (NOT (EXISTS ( SELECT
+            FROM tocsin.users u
+           WHERE ((u.id = named.id) AND ((strangers.company IS NULL) OR (u.company_id = strangers.company))))))
+ UNION ALL
+  SELECT 'teams'::text,
+     named.id
+    FROM unnest(strangers.team_ids) named(id)
+   WHERE (NOT (EXISTS ( SELECT
+            FROM tocsin.teams t
+           WHERE ((t.id = named.id) AND ((strangers.company IS NULL) OR (t.company_id = strangers.company))))));
+END;
+
 CREATE TABLE tocsin.changes (
     user_id integer NOT NULL,
     "position" bigint NOT NULL,
@@ -102,26 +140,6 @@ CREATE TABLE tocsin.recipients (
 CREATE TABLE tocsin.subjects (
     subject text NOT NULL,
     event_id uuid NOT NULL
-);
-
-CREATE TABLE tocsin.teams (
-    id integer NOT NULL,
-    company_id integer NOT NULL,
-    name text NOT NULL,
-    CONSTRAINT teams_company_id_check CHECK ((company_id > 0)),
-    CONSTRAINT teams_id_check CHECK ((id > 0))
-);
-
-CREATE TABLE tocsin.users (
-    id integer NOT NULL,
-    company_id integer NOT NULL,
-    first_name text NOT NULL,
-    last_name text NOT NULL,
-    profile_picture text,
-    email text,
-    time_zone text NOT NULL,
-    CONSTRAINT users_company_id_check CHECK ((company_id > 0)),
-    CONSTRAINT users_id_check CHECK ((id > 0))
 );
 
 CREATE TABLE tocsin.workers (

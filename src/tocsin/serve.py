@@ -190,7 +190,8 @@ async def _introduce(
 @contextlib.contextmanager
 def _bound(settings: Settings) -> Iterator[socket.socket]:
     """Take the port, without listening yet: who calls before all is ready is refused, not kept waiting."""
-    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as bound:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as bound:  # asyncio sets TCP_NODELAY on these
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((settings.host, settings.port))

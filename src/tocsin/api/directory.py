@@ -13,7 +13,8 @@ from starlette.responses import Response
 
 from tocsin import directory
 from tocsin.api.doors import door, house_of, service_of
-from tocsin.api.requests import LARGEST_ID, number_of
+from tocsin.api.requests import number_of
+from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault, Invalid, NotFound
 from tocsin.notifications import to_json
 from tocsin.tokens import Service

@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from tocsin import events
 from tocsin.api.doors import body_of, door, house_of, id_of, service_of
-from tocsin.api.requests import Notify, notify_of, number_of
+from tocsin.api.requests import notify_of, number_of, refuse_unserved
 from tocsin.catalogue import Checked
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Draft
@@ -34,8 +34,10 @@ async def post_event(request: Request) -> Response:
         checked = house.catalogue.check(body.get("type"), body.get("data"), body.get("params"))
     except Invalid as invalid:
         faults += invalid.faults
-    notify: Notify = notify_of(body, faults)
+    refuse_unserved(body, ("id", "deliver_at", "key", "about"), faults)
+    notify = notify_of(body, faults)
     if faults or checked is None:
+        faults += await events.unknown_recipients(house.database, notify.users, notify.teams, service.company_id)
         raise Invalid(faults)
     draft = Draft(checked, notify.users, notify.teams, service.name, service.company_id)
     id_ = await events.accept(house.database, house.doorbell, draft)
@@ -51,5 +53,8 @@ async def get_event(request: Request, event_id: str) -> Response:
     if faults:
         raise Invalid(faults)
     owner = None if "operations" in caller.scopes else caller.name
-    answer = await events.settled(house.database, house.doorbell, id_of(event_id), owner, seconds)
+    id_ = id_of(event_id)
+    answer = await events.settled(
+        house.doorbell, seconds, lambda: events.state(house.database, id_, owner, caller.company_id)
+    )
     return Response(to_json(answer), media_type="application/json")

@@ -1,5 +1,6 @@
 """The doors of the inbox: the API document's own endpoints, with a user's token."""
 
+import re
 from urllib.parse import parse_qsl, quote, urlencode
 
 from fastapi import APIRouter
@@ -8,7 +9,7 @@ from starlette.responses import Response
 
 from tocsin import events, inbox
 from tocsin.api.doors import body_of, door, house_of, id_of, user_of
-from tocsin.api.requests import message_of, notify_of, number_of
+from tocsin.api.requests import message_of, notify_of, number_of, refuse_unserved
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Draft
 from tocsin.notifications import to_json
@@ -16,6 +17,8 @@ from tocsin.notifications import to_json
 PAGES = (1, 1_000_000)
 PER_PAGE = (1, 100)
 USUAL_PER_PAGE = 15
+
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 router = APIRouter(route_class=door(user_of), tags=["notifications"])
 
@@ -62,6 +65,8 @@ async def create_custom(request: Request) -> Response:
     message = message_of(body, faults)
     notify = notify_of(body, faults)
     if faults:
+        company_id = sender["company_id"]
+        faults += await events.unknown_recipients(house.database, notify.users, notify.teams, company_id)
         raise Invalid(faults)
     checked = house.catalogue.check("custom", {"user": user.id}, {"body": message})
     draft = Draft(checked, notify.users, notify.teams, service=None, company_id=sender["company_id"])
@@ -83,6 +88,10 @@ async def read_all(request: Request) -> Response:
     """Mark as read all that the caller's inbox held when this request began."""
     user, house = user_of(request), house_of(request)
     await inbox.owner(house.database, user.id)
+    faults: list[Fault] = []
+    refuse_unserved(await body_of(request), ("up_to", "ids"), faults)
+    if faults:
+        raise Invalid(faults)
     await inbox.read_all(house.database, user.id)
     return Response(status_code=204)
 
@@ -111,3 +120,12 @@ def _url(request: Request, number: int, cursor: int | None = None) -> str:
     ]
     query = urlencode([*kept, ("page", number), *([("cursor", cursor)] if cursor else [])])
     return to_json(f"{base}{quote(scope['path'])}?{query}")
+
+
+def _host_of(request: Request) -> str:
+    """Return the host as the caller wrote it where that is a host at all, else our own address."""
+    host = request.headers.get("host", "")
+    if _HOST.fullmatch(host):
+        return host
+    address, port = request.scope["server"]
+    return f"{address}:{port}"

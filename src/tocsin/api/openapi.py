@@ -7,8 +7,9 @@ from fastapi.openapi.utils import get_openapi
 
 from tocsin import __version__
 from tocsin.api.events import LONGEST_WAIT
-from tocsin.api.requests import LARGEST_ID, LONGEST_MESSAGE, MOST_RECIPIENTS
+from tocsin.api.requests import LONGEST_MESSAGE, MOST_RECIPIENTS
 from tocsin.catalogue import Catalogue
+from tocsin.directory import LARGEST_ID
 
 TIME = {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$", "description": "UTC"}
 WITH_ID = {"type": "object", "required": ["id"], "properties": {"id": {"type": "integer", "minimum": 1}}}

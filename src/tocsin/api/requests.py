@@ -1,17 +1,18 @@
 """What callers send where the framework's models do not reach: who is to be notified, numbers in a query, words."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault
 
-LARGEST_ID = 2**31 - 1
 MOST_RECIPIENTS = 10_000
 LONGEST_MESSAGE = 512
 
-_INTEGER = re.compile(r"-?[0-9]{1,40}")
+_INTEGER = re.compile(r"-?[0-9]+")
+_LONGEST = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +29,15 @@ def notify_of(body: Mapping[str, Any], faults: list[Fault]) -> Notify:
     if not isinstance(notify, dict):
         faults.append(Fault("notify", "object", "The notify field must be an object."))
         return Notify([], [])
+    refuse_unserved(notify, ("except", "unknown"), faults, "notify.")
     before = len(faults)
     found = Notify(_ids_of(notify, "users", faults), _ids_of(notify, "teams", faults))
     if len(found.users) + len(found.teams) > MOST_RECIPIENTS:
         faults.append(
             Fault("notify", "array_between", f"The notify field may name at most {MOST_RECIPIENTS} users and teams.")
         )
-    elif not found.users and not found.teams and len(faults) == before:
+        return Notify([], [])
+    if not found.users and not found.teams and len(faults) == before:
         faults += [
             Fault(
                 f"notify.{field}",
@@ -44,6 +47,15 @@ def notify_of(body: Mapping[str, Any], faults: list[Fault]) -> Notify:
             for field, other in (("users", "teams"), ("teams", "users"))
         ]
     return found
+
+
+def refuse_unserved(body: Mapping[str, Any], names: Sequence[str], faults: list[Fault], prefix: str = "") -> None:
+    """Add a fault for each field that this release does not serve: to ignore it would do what nobody asked for."""
+    faults += [
+        Fault(f"{prefix}{name}", "prohibited", f"The {prefix}{name} field is not served by this release.")
+        for name in names
+        if name in body
+    ]
 
 
 def message_of(body: Mapping[str, Any], faults: list[Fault]) -> str:
@@ -71,7 +83,7 @@ def number_of(query: Mapping[str, str], name: str, span: tuple[int, int], defaul
         return default
     if not _INTEGER.fullmatch(text):
         faults.append(Fault(name, "integer", f"The {name} field must be an integer."))
-    elif not span[0] <= int(text) <= span[1]:
+    elif len(text) > _LONGEST or not span[0] <= int(text) <= span[1]:
         faults.append(Fault(name, "numeric_between", f"The {name} field must be between {span[0]} and {span[1]}."))
     else:
         return int(text)

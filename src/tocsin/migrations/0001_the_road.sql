@@ -143,3 +143,16 @@ return '{' || body
         else ',"read":true,"read_at":"' || to_char(read_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || '"'
     end
     || ',"created_at":"' || to_char(created_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || '"}';
+
+-- Which of these users and teams are unknown to a caller, who may be bound to one company.
+create function strangers(user_ids int[], team_ids int[], company int) returns table (field text, id int)
+language sql stable parallel safe
+begin atomic
+    select 'users', named.id
+    from unnest(user_ids) as named (id)
+    where not exists (select from users u where u.id = named.id and (company is null or u.company_id = company))
+    union all
+    select 'teams', named.id
+    from unnest(team_ids) as named (id)
+    where not exists (select from teams t where t.id = named.id and (company is null or t.company_id = company));
+end;

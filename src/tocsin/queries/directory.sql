@@ -35,9 +35,7 @@ from users
 where id = any($1::int[]) and ($2::int is null or company_id = $2)
 
 -- name: strangers
-select id
-from unnest($1::int[]) as named (id)
-where not exists (select from users u where u.id = named.id and u.company_id = $2)
+select id from strangers($1, '{}', $2)
 
 -- name: put_team
 insert into teams (id, company_id, name)

@@ -2,13 +2,7 @@
 
 -- name: accept
 with unknown as materialized (
-    select 'users' as field, named.id
-    from unnest($7::int[]) as named (id)
-    where not exists (select from users u where u.id = named.id and ($3::int is null or u.company_id = $3))
-    union all
-    select 'teams', named.id
-    from unnest($8::int[]) as named (id)
-    where not exists (select from teams t where t.id = named.id and ($3::int is null or t.company_id = $3))
+    select field, id from strangers($7, $8, $3)
 ),
 event as (
     insert into events (id, service, company_id, kind, actor, users, teams, data, params, subjects)
@@ -24,6 +18,9 @@ job as (
     insert into jobs (id, task, lane) select id, 'deliver', 'direct' from event
 )
 select field, id from unknown
+
+-- name: unknown
+select field, id from strangers($1, $2, $3)
 
 -- name: event
 select e.id, e.kind, e.service,
@@ -52,4 +49,4 @@ left join dead_letters d on d.id = e.id
 cross join lateral (
     select coalesce(sum(cardinality(user_ids)), 0) as recipients from recipients where event_id = e.id
 ) r
-where e.id = $1 and ($2::text is null or e.service = $2)
+where e.id = $1 and ($2::text is null or e.service = $2) and ($3::int is null or e.company_id = $3)

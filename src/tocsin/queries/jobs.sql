@@ -43,7 +43,9 @@ set attempts = excluded.attempts, progress = excluded.progress, reason = exclude
 update jobs set worker_id = null, attempts = greatest(attempts - 1, 0) where worker_id = $1 and lane = $2
 
 -- name: enrol
+-- Again, where the answer to the first time was lost.
 insert into workers (id, name) values ($1, $2)
+on conflict (id) do update set seen_at = clock_timestamp()
 
 -- name: beat
 update workers set seen_at = clock_timestamp() where id = $1

@@ -23,7 +23,7 @@ test: lint ## everything: lint, types, and all tests against real parts
 check: lint fast ## what to run all the time: lint, types and the fast tests
 
 fast: .venv/ready ## the tests that take seconds
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -q -n 2 -m "not slow" --hypothesis-profile fast
 
 lint: .venv/ready ## ruff, mypy and the contracts between modules
 	$(BIN)/ruff check .

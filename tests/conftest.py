@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 import uvicorn
 
@@ -27,6 +28,8 @@ from tocsin.migrate import migrate
 from tocsin.settings import Settings, read_settings
 from tocsin.tokens import Verifier, mint_service, mint_user
 from tocsin.worker import Worker
+
+hypothesis.settings.register_profile("fast", max_examples=20)
 
 SECRET = "a-secret-for-tests-only-0123456789abcdef"
 HOUR = timedelta(hours=1)

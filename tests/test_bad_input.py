@@ -280,7 +280,7 @@ async def test_all_faults_of_an_event_are_told_at_once(guarded: Api) -> None:
         ("validation.string_between", "params.body"),
         ("validation.prohibited", "params.more"),
     }
-    assert len(found) == 15
+    assert len(found) == 16
 
 
 @pytest.mark.parametrize(

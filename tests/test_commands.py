@@ -13,6 +13,8 @@ from conftest import SECRET, url_for
 from tocsin.embedded import Embedded
 from tocsin.tokens import Service, User, Verifier
 
+pytestmark = pytest.mark.slow
+
 TOCSIN = str(Path(sys.executable).with_name("tocsin"))
 
 

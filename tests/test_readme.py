@@ -12,6 +12,8 @@ import pytest
 
 from tocsin.embedded import is_served
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 TOUR = (ROOT / "README.md").read_text("utf-8").split("## A tour of five minutes")[1].split("\n## ")[0]
 BLOCKS = re.findall(r"```sh\n(.*?)```", TOUR, re.DOTALL)

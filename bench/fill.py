@@ -46,13 +46,24 @@ async def team(connection: Connection, id_: int, members: range) -> None:
 
 
 async def notifications(connection: Connection, count: int) -> None:
-    """Say this many events, of all kinds in turn; `inbox` on the same connection hands them out."""
+    """Put in this many events, of all kinds in turn; `inboxes` on the same connection hands them out."""
     await connection.execute(
         "create temp table pool as select number, uuidv7() as event_id from generate_series(0, $1 - 1) as number",
         count,
     )
     await connection.execute("create unique index on pool (number)")
     await connection.execute("analyze pool")
+    samples = list(_samples())
+    await connection.execute(
+        """
+        insert into events (id, kind, data, params, users, teams, subjects)
+        select event_id, ($1::text[])[at], ($2::text[])[at], ($3::text[])[at], '{}', '{}', '{}'
+        from pool
+        cross join lateral (select 1 + number % cardinality($1::text[]) as at) sample
+        order by number
+        """,
+        *([sample[part] for sample in samples] for part in ("kind", "data", "params")),
+    )
     await connection.execute(
         """
         insert into contents (event_id, language, body)
@@ -61,7 +72,7 @@ async def notifications(connection: Connection, count: int) -> None:
         order by number
         """,
         LANGUAGE,
-        list(_bodies()),
+        [sample["body"] for sample in samples],
         str(_NOBODY),
     )
 
@@ -96,15 +107,26 @@ async def inboxes(connection: Connection, owners: range, size: int, *, unread: i
     )
 
 
+async def history(connection: Connection, owners: range, size: int) -> None:
+    """Give these users an inbox each, and the database the statistics that it has once it was used for a while.
+
+    Statements that were planned when their tables were known to be empty would read all of them, however they grow.
+    """
+    await notifications(connection, len(owners) * size)
+    await inboxes(connection, owners, size, unread=size)
+    await settle(connection)
+
+
 async def settle(connection: Connection) -> None:
     """Do now what the database would else do in the middle of a measurement."""
     await connection.execute("vacuum analyze")
     await connection.execute("checkpoint")
 
 
-def _bodies() -> Iterator[str]:
+def _samples() -> Iterator[dict[str, str]]:
+    """Return the columns that hold a sample of each kind, and what it says under an id to be replaced."""
     catalogue = Catalogue.load()
     for kind, sample in catalogue.samples.items():
         event = sample["event"]
-        said = {"id": _NOBODY, "kind": kind, "data": to_json(event["data"]), "params": to_json(event.get("params", {}))}
-        yield body_of(catalogue, said, LANGUAGE)
+        columns = {"kind": kind, "data": to_json(event["data"]), "params": to_json(event.get("params", {}))}
+        yield {**columns, "body": body_of(catalogue, {**columns, "id": _NOBODY}, LANGUAGE)}

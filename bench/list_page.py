@@ -35,9 +35,7 @@ async def main() -> None:
 async def _filled(running: Service) -> range:
     async with database(running) as connection:
         owners = await fill.users(connection, OWNERS)
-        await fill.notifications(connection, OWNERS * SIZE)
-        await fill.inboxes(connection, owners, SIZE, unread=SIZE)
-        await fill.settle(connection)
+        await fill.history(connection, owners, SIZE)
     return owners
 
 

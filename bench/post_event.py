@@ -12,6 +12,9 @@ from bench.service import Service, database, service
 from tocsin.catalogue import Catalogue
 
 PEOPLE = 1_000
+HISTORY = 100
+"""Notifications that each of them has from before."""
+
 LOOK = 0.01
 """Seconds between two looks at the queue."""
 
@@ -43,7 +46,7 @@ async def _filled(running: Service) -> range:
         people = await fill.users(connection, PEOPLE)
         await connection.execute("create schema bench")
         await connection.execute("create table bench.committed (number int)")
-        await fill.settle(connection)
+        await fill.history(connection, people, HISTORY)
     return people
 
 

@@ -17,6 +17,9 @@ from bench.service import Client, Service, clients, database, service
 from tocsin.catalogue import Catalogue
 
 PEOPLE = 1_000
+HISTORY = 100
+"""Notifications that each of them has from before."""
+
 EVERY = 0.01
 """Seconds between two events."""
 
@@ -78,7 +81,7 @@ async def main() -> None:
 async def _recipients(running: Service) -> list[Recipient]:
     async with database(running) as connection:
         people = await fill.users(connection, PEOPLE)
-        await fill.settle(connection)
+        await fill.history(connection, people, HISTORY)
     event = Catalogue.load().samples["note"]["event"]
     return [
         Recipient(

@@ -182,7 +182,9 @@ async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, *
             await pool.open()
             stack.push_async_callback(pool.close)
         doorbell = Doorbell(url, own)
-        house = House(settings_for(**more), database, catalogue, doorbell, Verifier([SECRET]))
+        house = House(
+            settings_for(**more), database, catalogue, doorbell, events.Intake(database, doorbell), Verifier([SECRET])
+        )
         worker = Worker(own, catalogue, doorbell) if with_worker else None
         if worker:
             doorbell.answer("settled")

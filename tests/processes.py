@@ -85,8 +85,7 @@ class Program:
 @asynccontextmanager
 async def data_folder() -> AsyncIterator[Path]:
     """Lend a short path, in a folder that the server's user can enter; in the end nothing runs in it, nor is there."""
-    place = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
-    place.chmod(0o755)
+    place = _place()
     try:
         yield place / "data"
     finally:
@@ -129,6 +128,12 @@ def throw_dice() -> random.Random:
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
     sys.stdout.write(f"SEED={seed}\n")
     return random.Random(seed)  # noqa: S311 - moments and recipients, no secrets
+
+
+def _place() -> Path:
+    place = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
+    place.chmod(0o755)
+    return place
 
 
 async def _spawn(arguments: tuple[str, ...], data: Path, log: Path) -> asyncio.subprocess.Process:

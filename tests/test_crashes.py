@@ -31,6 +31,7 @@ def dice() -> Random:
 
 
 async def holds_a_lease(data: Path, worker: Program) -> None:
+    """Wait until a worker has work in hand."""
     connection = await connect(url_of(data))
     statement = "select exists (select from jobs where worker_id = $1::uuid)"
     async with asyncio.timeout(30):
@@ -40,6 +41,7 @@ async def holds_a_lease(data: Path, worker: Program) -> None:
 
 
 async def leases_of(data: Path, worker: Program) -> int:
+    """How many jobs a worker has, or has left behind."""
     connection = await connect(url_of(data))
     left: int = await connection.fetchval(
         "select count(*) from jobs where worker_id = $1::uuid", worker.greeting["worker"]

@@ -45,9 +45,8 @@ class Disk:
     async def mount(self) -> None:
         await run("mount", "-o", "loop", str(self.image), str(self.folder))
 
-    async def unmount(self) -> None:
-        if self.folder.is_mount():
-            await run("umount", str(self.folder))
+    async def unmount(self, *how: str) -> None:
+        await run("umount", *how, str(self.folder))
 
     def cut(self) -> None:
         """From here on nothing reaches the disk, not even what the kernel holds already."""
@@ -79,7 +78,8 @@ async def disk() -> AsyncIterator[Disk]:
             yield disk
         finally:
             await kill_postgres(data)
-            await disk.unmount()
+            if data.is_mount():
+                await disk.unmount("--lazy")
 
 
 async def mount_or_skip(disk: Disk) -> None:

@@ -1,6 +1,5 @@
 """The wheel's programs and their copy."""
 
-
 import os
 import shutil
 import tempfile

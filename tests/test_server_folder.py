@@ -1,6 +1,5 @@
 """The data folder: whom it lets in, and what is refused before anything is changed."""
 
-
 import os
 import pwd
 import re

@@ -46,7 +46,7 @@ async def _fill(house: House) -> None:
         event = sample["event"]
         checked = house.catalogue.check(event["type"], event.get("data"), event.get("params"))
         draft = Draft(checked, [person.id for person in PEOPLE], [], service="demo", company_id=1)
-        last = await events.accept(house.database, house.doorbell, draft)
+        last = await house.intake.accept(draft)
     if last:
         await events.settled(house.doorbell, 10, lambda: events.state(house.database, last, None, None))
 

@@ -19,6 +19,7 @@ from tocsin.database import HOPELESS, OUTAGES, Database
 from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded, is_served, url_of
 from tocsin.errors import Refusal, Unavailable
+from tocsin.events import Intake
 from tocsin.settings import Settings
 from tocsin.tokens import Verifier, own_secret
 from tocsin.worker import Worker
@@ -55,7 +56,8 @@ async def serve(
         database = await stack.enter_async_context(pool(url, API_CONNECTIONS))
         own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS))
         doorbell = Doorbell(url, own)
-        house = House(settings, database, Catalogue.load(), doorbell, Verifier(secrets_of(settings)))
+        intake = Intake(database, doorbell)
+        house = House(settings, database, Catalogue.load(), doorbell, intake, Verifier(secrets_of(settings)))
         worker = Worker(own, house.catalogue, doorbell) if with_worker else None
         await _together(_Server(house), listening, worker, when_ready)
 

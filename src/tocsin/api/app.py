@@ -8,8 +8,14 @@ from starlette.routing import Route
 
 from tocsin.api import directory, events, inbox, operations, problems
 from tocsin.api.doors import House
-from tocsin.api.envelope import Envelope
+from tocsin.api.envelope import Envelope, Shortcut
 from tocsin.errors import Problem
+
+BUSY = {
+    ("GET", "/notifications"): inbox.list_notifications,
+    ("POST", "/events"): events.post_event,
+}
+"""The busiest doors, which the framework's models do not see."""
 
 
 def build(house: House) -> FastAPI:
@@ -17,7 +23,7 @@ def build(house: House) -> FastAPI:
     app = FastAPI(
         openapi_url=None,
         redirect_slashes=False,
-        middleware=[Middleware(Envelope)],
+        middleware=[Middleware(Envelope), Middleware(Shortcut, doors=BUSY)],
         exception_handlers={
             Problem: problems.of_ours,
             HTTPException: problems.of_the_framework,
@@ -26,9 +32,8 @@ def build(house: House) -> FastAPI:
     )
     app.state.house = house
     app.router.routes += [
-        Route("/notifications", inbox.list_notifications, methods=["GET"]),
+        *(Route(path, endpoint, methods=[method]) for (method, path), endpoint in BUSY.items()),
         Route("/notifications", inbox.create_custom, methods=["POST"]),
-        Route("/events", events.post_event, methods=["POST"]),
         Route("/openapi.json", operations.openapi, methods=["GET"]),
         Route("/docs", operations.docs, methods=["GET"]),
         Route("/docs/{name}", operations.docs_asset, methods=["GET"]),

@@ -13,6 +13,7 @@ from tocsin.catalogue import Catalogue
 from tocsin.database import Database
 from tocsin.doorbell import Doorbell
 from tocsin.errors import ContentType, NotFound, TooLarge, Unauthenticated, Unauthorized
+from tocsin.events import Intake
 from tocsin.settings import Settings
 from tocsin.strict_json import parse_object
 from tocsin.tokens import Service, User, Verifier, caller_of
@@ -29,6 +30,7 @@ class House:
     database: Database
     catalogue: Catalogue
     doorbell: Doorbell
+    intake: Intake
     verifier: Verifier
 
 

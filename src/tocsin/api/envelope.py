@@ -3,20 +3,23 @@
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tocsin.api.problems import answer_to
-from tocsin.errors import InternalError
+from tocsin.errors import InternalError, Problem
 from tocsin.logs import bind_request, cut_path
 
 OF_EVERY_ANSWER = ((b"vary", b"Authorization"), (b"x-content-type-options", b"nosniff"))
 
 _DECENT = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +74,26 @@ class Envelope:
             ms=round((self._clock() - began) * 1000, 2),
             caller=caller.label if caller else None,
         )
+
+
+class Shortcut:
+    """ASGI middleware that opens the busiest doors itself: the framework's way there is a quarter of their cost."""
+
+    def __init__(self, app: ASGIApp, doors: Mapping[tuple[str, str], Endpoint]) -> None:
+        self._app = app
+        self._doors = doors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Open the door of a request, or pass it on."""
+        endpoint = self._doors.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if endpoint is None:
+            await self._app(scope, receive, send)
+            return
+        try:
+            response = await endpoint(Request(scope, receive))
+        except Problem as problem:
+            response = answer_to(problem)
+        await response(scope, receive, send)
 
 
 def _request_id(scope: Scope) -> str:

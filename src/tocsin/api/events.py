@@ -40,7 +40,7 @@ async def post_event(request: Request) -> Response:
         faults += await events.unknown_recipients(house.database, notify.users, notify.teams, service.company_id)
         raise Invalid(faults)
     draft = Draft(checked, notify.users, notify.teams, service.name, service.company_id)
-    id_ = await events.accept(house.database, house.doorbell, draft)
+    id_ = await house.intake.accept(draft)
     return Response(f'{{"queued":true,"id":"{id_}"}}', status_code=202, media_type="application/json")
 
 

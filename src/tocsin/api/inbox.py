@@ -70,7 +70,7 @@ async def create_custom(request: Request) -> Response:
         raise Invalid(faults)
     checked = house.catalogue.check("custom", {"user": user.id}, {"body": message})
     draft = Draft(checked, notify.users, notify.teams, service=None, company_id=sender["company_id"])
-    await events.accept(house.database, house.doorbell, draft)
+    await house.intake.accept(draft)
     return Response('{"queued":true}', status_code=202, media_type="application/json")
 
 

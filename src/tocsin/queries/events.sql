@@ -1,23 +1,34 @@
 -- Events: accepted, and what became of them.
 
 -- name: accept
-with unknown as materialized (
-    select field, id from strangers($7, $8, $3)
+-- Drafts of any number of callers, each accepted by itself: one that names somebody unknown is left out.
+with draft as materialized (
+    select d.id, d.service, d.company_id, d.kind, d.actor, d.users::int[] as users, d.teams::int[] as teams,
+           d.data, d.params, array(select jsonb_array_elements_text(d.subjects::jsonb)) as subjects
+    from unnest(
+        $1::uuid[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[], $9::text[],
+        $10::text[]
+    ) as d (id, service, company_id, kind, actor, users, teams, data, params, subjects)
 ),
-event as (
+unknown as materialized (
+    select draft.id as event_id, s.field, s.id
+    from draft
+    cross join lateral strangers(draft.users, draft.teams, draft.company_id) s
+),
+accepted as (
     insert into events (id, service, company_id, kind, actor, users, teams, data, params, subjects)
-    select $1, $2, $3, $4, $5, $7, $8, $9, $10, $6
-    where not exists (select from unknown)
-    returning id
+    select id, service, company_id, kind, actor, users, teams, data, params, subjects
+    from draft
+    where id not in (select event_id from unknown)
+    returning id, subjects
 ),
 about as (
-    insert into subjects (subject, event_id)
-    select subject, event.id from event cross join unnest($6::text[]) as s (subject)
+    insert into subjects (subject, event_id) select unnest(subjects), id from accepted
 ),
 job as (
-    insert into jobs (id, task, lane) select id, 'deliver', 'direct' from event
+    insert into jobs (id, task, lane) select id, 'deliver', 'direct' from accepted
 )
-select field, id from unknown
+select event_id, field, id from unknown
 
 -- name: unknown
 select field, id from strangers($1, $2, $3)

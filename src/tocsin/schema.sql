@@ -30,16 +30,16 @@ CREATE FUNCTION tocsin.strangers(user_ids integer[], team_ids integer[], company
  SELECT 'users'::text,
      named.id
     FROM unnest(strangers.user_ids) named(id)
-   WHERE (NOT (EXISTS ( SELECT
+   WHERE (NOT COALESCE(( SELECT ((strangers.company IS NULL) OR (u.company_id = strangers.company))
             FROM tocsin.users u
-           WHERE ((u.id = named.id) AND ((strangers.company IS NULL) OR (u.company_id = strangers.company))))))
+           WHERE (u.id = named.id)), false))
  UNION ALL
   SELECT 'teams'::text,
      named.id
     FROM unnest(strangers.team_ids) named(id)
-   WHERE (NOT (EXISTS ( SELECT
+   WHERE (NOT COALESCE(( SELECT ((strangers.company IS NULL) OR (t.company_id = strangers.company))
             FROM tocsin.teams t
-           WHERE ((t.id = named.id) AND ((strangers.company IS NULL) OR (t.company_id = strangers.company))))));
+           WHERE (t.id = named.id)), false));
 END;
 
 CREATE TABLE tocsin.changes (

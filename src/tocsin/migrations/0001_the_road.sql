@@ -144,15 +144,16 @@ return '{' || body
     end
     || ',"created_at":"' || to_char(created_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') || '"}';
 
--- Which of these users and teams are unknown to a caller, who may be bound to one company.
+-- Which of these users and teams are unknown to a caller, who may be bound to one company. Scalar sub-queries, so that
+-- each is a look-up by key, however many there are and whatever the planner expects.
 create function strangers(user_ids int[], team_ids int[], company int) returns table (field text, id int)
 language sql stable parallel safe
 begin atomic
     select 'users', named.id
     from unnest(user_ids) as named (id)
-    where not exists (select from users u where u.id = named.id and (company is null or u.company_id = company))
+    where not coalesce((select company is null or u.company_id = company from users u where u.id = named.id), false)
     union all
     select 'teams', named.id
     from unnest(team_ids) as named (id)
-    where not exists (select from teams t where t.id = named.id and (company is null or t.company_id = company));
+    where not coalesce((select company is null or t.company_id = company from teams t where t.id = named.id), false);
 end;

@@ -177,7 +177,7 @@ def settings_for(**more: Any) -> Settings:
 async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, **more: Any) -> AsyncIterator[Api]:
     """Run the service in this process, on a free port of the loopback."""
     async with AsyncExitStack() as stack:
-        database, own = Database(url, 6), Database(url, 4)
+        database, own = Database(url, 6, 5), Database(url, 4)
         for pool in (database, own):
             await pool.open()
             stack.push_async_callback(pool.close)

@@ -22,7 +22,9 @@ OUTAGES = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
+    asyncpg.PostgresSystemError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.ReadOnlySQLTransactionError,
@@ -71,12 +73,14 @@ async def connect(url: str) -> Connection:
 class Database:
     """A pool of connections to one database.
 
-    Whatever says that the database is away comes out as `Unavailable`.
+    Whatever says that the database is away comes out as `Unavailable`, as does one that takes more than `patience`
+    seconds to lend a connection or to answer a single statement.
     """
 
-    def __init__(self, url: str, size: int) -> None:
+    def __init__(self, url: str, size: int, patience: float = SLOWEST) -> None:
         self._url = url
         self._size = size
+        self._patience = patience
         self._pool: asyncpg.Pool[Any] | None = None
 
     async def open(self) -> None:
@@ -106,7 +110,7 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection, each statement of which is a transaction of its own."""
         try:
-            async with self._open_pool().acquire(timeout=5) as connection:
+            async with self._open_pool().acquire(timeout=self._patience) as connection:
                 yield cast("Connection", connection)
         except OUTAGES as error:
             raise Unavailable from error
@@ -120,23 +124,20 @@ class Database:
     async def rows(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run one statement and return its rows."""
         try:
-            return await self._open_pool().fetch(statement, *arguments)
+            async with asyncio.timeout(self._patience):
+                return await self._open_pool().fetch(statement, *arguments)
         except OUTAGES as error:
             raise Unavailable from error
 
     async def row(self, statement: str, *arguments: Any) -> asyncpg.Record | None:
         """Run one statement and return its first row, if there is one."""
-        try:
-            return await self._open_pool().fetchrow(statement, *arguments)
-        except OUTAGES as error:
-            raise Unavailable from error
+        found = await self.rows(statement, *arguments)
+        return found[0] if found else None
 
     async def value(self, statement: str, *arguments: Any) -> Any:
         """Run one statement and return the first column of its first row."""
-        try:
-            return await self._open_pool().fetchval(statement, *arguments)
-        except OUTAGES as error:
-            raise Unavailable from error
+        found = await self.row(statement, *arguments)
+        return found[0] if found else None
 
     def _open_pool(self) -> "asyncpg.Pool[Any]":
         if self._pool is None:
@@ -145,4 +146,15 @@ class Database:
 
 
 def _session() -> dict[str, str]:
-    return {"application_name": "tocsin", "search_path": SCHEMA, "timezone": "UTC"}
+    """Return the settings of our sessions.
+
+    Every statement of ours has its index, and comes to rows in its order: a plan that was made while a table was empty
+    must not go on reading all of it when it is large, nor lock rows in the order in which they lie on disk.
+    """
+    return {
+        "application_name": "tocsin",
+        "search_path": SCHEMA,
+        "timezone": "UTC",
+        "enable_seqscan": "off",
+        "enable_bitmapscan": "off",
+    }

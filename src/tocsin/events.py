@@ -17,7 +17,7 @@ from tocsin.catalogue import Checked
 from tocsin.database import Database, queries
 from tocsin.directory import LARGEST_ID, people, unknown
 from tocsin.doorbell import Doorbell, wait
-from tocsin.errors import Fault, Invalid, NotFound
+from tocsin.errors import Fault, Invalid, NotFound, Unavailable
 from tocsin.ids import new_id
 from tocsin.notifications import to_json
 
@@ -28,6 +28,7 @@ MOST_AT_ONCE = 200
 """How many events share a transaction at most."""
 
 Row = tuple[UUID, str | None, int | None, str, int | None, str, str, str, str, str]
+Waiting = tuple[Row, "asyncio.Future[list[asyncpg.Record]]"]
 
 _LOOK_AGAIN = 0.25
 _SQL = queries("events")
@@ -54,7 +55,7 @@ class Intake:
     def __init__(self, database: Database, doorbell: Doorbell) -> None:
         self._database = database
         self._doorbell = doorbell
-        self._waiting: list[tuple[Row, asyncio.Future[list[asyncpg.Record]]]] = []
+        self._waiting: list[Waiting] = []
         self._storing: asyncio.Task[None] | None = None
 
     async def accept(self, draft: Draft) -> UUID:
@@ -72,18 +73,29 @@ class Intake:
     async def _store(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
-            try:
-                columns = zip(*(row for row, _ in batch), strict=True)
-                strangers = await self._database.rows(_SQL["accept"], *map(list, columns))
-            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must be told
-                for _, waiting in batch:
-                    if not waiting.done():
-                        waiting.set_exception(error)
-                continue
-            self._doorbell.ring("direct")
-            for row, waiting in batch:
-                if not waiting.done():
-                    waiting.set_result([stranger for stranger in strangers if stranger["event_id"] == row[0]])
+            await self._store_together(batch)
+
+    async def _store_together(self, batch: Sequence[Waiting]) -> None:
+        try:
+            columns = zip(*(row for row, _ in batch), strict=True)
+            strangers = await self._database.rows(_SQL["accept"], *map(list, columns))
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must be told
+            await self._tell(batch, error)
+            return
+        self._doorbell.ring("direct")
+        for row, waiting in batch:
+            if not waiting.done():
+                waiting.set_result([stranger for stranger in strangers if stranger["event_id"] == row[0]])
+
+    async def _tell(self, batch: Sequence[Waiting], error: Exception) -> None:
+        """Tell an outage to all who wait; what else there is, each has only of its own event."""
+        if len(batch) > 1 and not isinstance(error, Unavailable):
+            for alone in batch:
+                await self._store_together([alone])
+            return
+        for _, waiting in batch:
+            if not waiting.done():
+                waiting.set_exception(error)
 
 
 async def unknown_recipients(

@@ -15,7 +15,7 @@ from tocsin import jobs, migrate
 from tocsin.api.app import build
 from tocsin.api.doors import House
 from tocsin.catalogue import Catalogue
-from tocsin.database import HOPELESS, OUTAGES, Database
+from tocsin.database import HOPELESS, OUTAGES, SLOWEST, Database
 from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded, is_served, url_of
 from tocsin.errors import Refusal, Unavailable
@@ -25,6 +25,7 @@ from tocsin.tokens import Verifier, own_secret
 from tocsin.worker import Worker
 
 API_CONNECTIONS = 10
+API_PATIENCE = 5.0
 WORKER_CONNECTIONS = 4
 
 PATIENCE = 60.0
@@ -53,7 +54,7 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         listening = stack.enter_context(_bound(settings))
         url = await stack.enter_async_context(store(settings, alone=True))
-        database = await stack.enter_async_context(pool(url, API_CONNECTIONS))
+        database = await stack.enter_async_context(pool(url, API_CONNECTIONS, API_PATIENCE))
         own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS))
         doorbell = Doorbell(url, own)
         intake = Intake(database, doorbell)
@@ -63,7 +64,9 @@ async def serve(
 
 
 async def work(settings: Settings) -> None:
-    """Work, without serving, until a signal ends it."""
+    """Work, without serving, until a signal ends it. Raises `Refusal` where there is nothing to work for."""
+    if settings.database_url is None and not is_served(settings.data_dir):
+        raise Refusal(f"Nothing serves {settings.data_dir}: start `tocsin serve` first, or set TOCSIN_DATABASE_URL.")
     stopping = asyncio.Event()
     _on_signals(stopping.set)
     async with store(settings, alone=False) as url, pool(url, WORKER_CONNECTIONS) as database:
@@ -99,9 +102,9 @@ async def store(settings: Settings, *, alone: bool) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def pool(url: str, size: int) -> AsyncIterator[Database]:
+async def pool(url: str, size: int, patience: float = SLOWEST) -> AsyncIterator[Database]:
     """Open a pool of connections for as long as the block runs."""
-    database = Database(url, size)
+    database = Database(url, size, patience)
     await database.open()
     try:
         yield database

@@ -120,8 +120,9 @@ create table inbox (
     language text not null,
     primary key (user_id, event_id)
 );
-create unique index inbox_by_position on inbox (user_id, position) where deleted_at is null;
-create index inbox_unread on inbox (user_id, position) where read_at is null and deleted_at is null;
+-- An entry is in one of these: a delivery writes two indexes instead of three, and the whole inbox is both, merged.
+create unique index inbox_unread on inbox (user_id, position) where read_at is null and deleted_at is null;
+create unique index inbox_read on inbox (user_id, position) where read_at is not null and deleted_at is null;
 
 -- What happened to an inbox after delivery, in the same positions.
 create table changes (

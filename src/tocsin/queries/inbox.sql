@@ -1,11 +1,15 @@
 -- The inbox of one user.
 
 -- name: page
--- The ids first, in a sub-select, and then what they say: so every page costs the same.
+-- The ids first, in a sub-select, and then what they say: so every page costs the same. Two indexes hold the inbox, the
+-- unread and the read; they are merged.
 with entry as materialized (
     select position, event_id, language, read_at, created_at
-    from inbox
-    where user_id = $1 and deleted_at is null and position < $2
+    from (
+        select * from inbox where user_id = $1 and deleted_at is null and read_at is null and position < $2
+        union all
+        select * from inbox where user_id = $1 and deleted_at is null and read_at is not null and position < $2
+    ) both_indexes
     order by position desc
     offset $3
     limit $4::int + 1

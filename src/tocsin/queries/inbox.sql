@@ -6,12 +6,24 @@
 with entry as materialized (
     select position, event_id, language, read_at, created_at
     from (
-        select * from inbox where user_id = $1 and deleted_at is null and read_at is null and position < $2
+        (
+            select position, event_id, language, read_at, created_at
+            from inbox
+            where user_id = $1 and deleted_at is null and read_at is null and position < $2
+            order by position desc
+            limit $3::bigint + $4::int + 1
+        )
         union all
-        select * from inbox where user_id = $1 and deleted_at is null and read_at is not null and position < $2
-    ) both_indexes
+        (
+            select position, event_id, language, read_at, created_at
+            from inbox
+            where user_id = $1 and deleted_at is null and read_at is not null and position < $2
+            order by position desc
+            limit $3::bigint + $4::int + 1
+        )
+    ) merged
     order by position desc
-    offset $3
+    offset $3::bigint
     limit $4::int + 1
 ),
 shown as materialized (

@@ -1,6 +1,8 @@
 """The one way to PostgreSQL: a pool of connections, queries by name, and what an outage looks like to a caller."""
 
 import asyncio
+import contextlib
+import os
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -74,13 +76,15 @@ class Database:
     """A pool of connections to one database.
 
     Whatever says that the database is away comes out as `Unavailable`, as does one that takes more than `patience`
-    seconds to lend a connection or to answer a single statement.
+    seconds to lend a connection or to answer a single statement. A pool that `yields` has its server's processes give
+    way to all others, where the server runs on this machine under our command.
     """
 
-    def __init__(self, url: str, size: int, patience: float = SLOWEST) -> None:
+    def __init__(self, url: str, size: int, patience: float = SLOWEST, *, yields: bool = False) -> None:
         self._url = url
         self._size = size
         self._patience = patience
+        self._yields = yields
         self._pool: asyncpg.Pool[Any] | None = None
 
     async def open(self) -> None:
@@ -94,6 +98,7 @@ class Database:
             timeout=5,
             max_inactive_connection_lifetime=60,
             server_settings=_session(),
+            init=_give_way if self._yields else None,
         )
 
     async def close(self) -> None:
@@ -143,6 +148,12 @@ class Database:
         if self._pool is None:
             raise Unavailable
         return self._pool
+
+
+async def _give_way(connection: Any) -> None:
+    """Lower the priority of the process that serves a connection, so that large work delays nobody's small one."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, connection.get_server_pid(), 10)
 
 
 def _session() -> dict[str, str]:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from tocsin import directory, events, inbox
 from tocsin.api.doors import House
 from tocsin.directory import Team, User
-from tocsin.events import Draft
+from tocsin.events import Draft, Reader
 from tocsin.serve import Running, secrets_of, serve
 from tocsin.settings import Settings
 from tocsin.tokens import mint_service, mint_user
@@ -48,7 +48,7 @@ async def _fill(house: House) -> None:
         draft = Draft(checked, [person.id for person in PEOPLE], [], service="demo", company_id=1)
         last = await house.intake.accept(draft)
     if last:
-        await events.settled(house.doorbell, 10, lambda: events.state(house.database, last, None, None))
+        await events.state(house.database, house.doorbell, last, Reader(), seconds=10)
 
 
 def _introduction(running: Running, secret: str) -> str:

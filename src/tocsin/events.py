@@ -6,7 +6,7 @@ before its producer is told that it was accepted.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -44,6 +44,14 @@ class Draft:
     service: str | None
     company_id: int | None
     about: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who asks about events: a service sees its own, one bound to a company those posted for it; None sees all."""
+
+    service: str | None = None
+    company_id: int | None = None
 
 
 class Intake:
@@ -106,34 +114,28 @@ async def unknown_recipients(
     return _faults_of(await database.rows(_SQL["unknown"], *ids, company_id), users, teams)
 
 
-async def state(database: Database, id_: UUID, service: str | None, company_id: int | None) -> dict[str, Any]:
-    """Return what became of an event, or raise `NotFound`.
-
-    `service` sees only its own, none sees all; `company_id` sees only those that were bound to it, none sees all.
-    """
-    row = await database.row(_SQL["event"], id_, service, company_id)
-    if row is None:
-        raise NotFound
+async def state(
+    database: Database, doorbell: Doorbell, id_: UUID, reader: Reader, *, seconds: float = 0
+) -> dict[str, Any]:
+    """Return what became of an event as soon as that is settled, at the latest after `seconds`; or raise `NotFound`."""
+    end = time.monotonic() + seconds
+    while True:
+        bell = doorbell.listen_for("settled")
+        row = await database.row(_SQL["event"], id_, reader.service, reader.company_id)
+        if row is None:
+            raise NotFound
+        left = end - time.monotonic()
+        if row["state"] in SETTLED or left <= 0:
+            break
+        await wait(bell, min(left, _LOOK_AGAIN))
     answer = {
         "id": str(row["id"]),
         "type": row["kind"].partition("/")[0],
         "state": row["state"],
         "recipients": row["recipients"],
-        "read": row["read"],
+        "read": await database.value(_SQL["readers"], id_),
     }
     return answer | ({"reason": row["reason"]} if row["reason"] else {})
-
-
-async def settled(doorbell: Doorbell, seconds: float, look: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-    """Return the state that `look` returns as soon as it stays so, at the latest after `seconds`."""
-    end = time.monotonic() + seconds
-    while True:
-        bell = doorbell.listen_for("settled")
-        found = await look()
-        left = end - time.monotonic()
-        if found["state"] in SETTLED or left <= 0:
-            return found
-        await wait(bell, min(left, _LOOK_AGAIN))
 
 
 def _row(id_: UUID, draft: Draft, filled: Mapping[str, Any]) -> Row:

@@ -133,6 +133,7 @@ CREATE TABLE tocsin.recipients (
     after_user integer NOT NULL,
     user_ids integer[] NOT NULL,
     team_ids integer[] NOT NULL,
+    reached integer NOT NULL,
     dropped integer NOT NULL,
     delivered_at timestamp with time zone DEFAULT now() NOT NULL
 );

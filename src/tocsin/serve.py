@@ -56,10 +56,11 @@ async def serve(
         url = await stack.enter_async_context(store(settings, alone=True))
         database = await stack.enter_async_context(pool(url, API_CONNECTIONS, API_PATIENCE))
         own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS))
+        bulk = await stack.enter_async_context(_bulk_pool(settings, url))
         doorbell = Doorbell(url, own)
         intake = Intake(database, doorbell)
         house = House(settings, database, Catalogue.load(), doorbell, intake, Verifier(secrets_of(settings)))
-        worker = Worker(own, house.catalogue, doorbell) if with_worker else None
+        worker = Worker(own, house.catalogue, doorbell, bulk) if with_worker else None
         await _together(_Server(house), listening, worker, when_ready)
 
 
@@ -69,9 +70,13 @@ async def work(settings: Settings) -> None:
         raise Refusal(f"Nothing serves {settings.data_dir}: start `tocsin serve` first, or set TOCSIN_DATABASE_URL.")
     stopping = asyncio.Event()
     _on_signals(stopping.set)
-    async with store(settings, alone=False) as url, pool(url, WORKER_CONNECTIONS) as database:
+    async with (
+        store(settings, alone=False) as url,
+        pool(url, WORKER_CONNECTIONS) as database,
+        _bulk_pool(settings, url) as bulk,
+    ):
         doorbell = Doorbell(url, database)
-        worker = Worker(database, Catalogue.load(), doorbell)
+        worker = Worker(database, Catalogue.load(), doorbell, bulk)
         ears = asyncio.create_task(doorbell.hear_others())
         working = asyncio.create_task(worker.run())
         log.info("working", worker=str(worker.id))
@@ -102,14 +107,19 @@ async def store(settings: Settings, *, alone: bool) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def pool(url: str, size: int, patience: float = SLOWEST) -> AsyncIterator[Database]:
+async def pool(url: str, size: int, patience: float = SLOWEST, *, yields: bool = False) -> AsyncIterator[Database]:
     """Open a pool of connections for as long as the block runs."""
-    database = Database(url, size, patience)
+    database = Database(url, size, patience, yields=yields)
     await database.open()
     try:
         yield database
     finally:
         await database.close()
+
+
+def _bulk_pool(settings: Settings, url: str) -> contextlib.AbstractAsyncContextManager[Database]:
+    """Return the bulk lane's own connection, which gives way where the server is our child."""
+    return pool(url, 1, yields=settings.database_url is None)
 
 
 def secrets_of(settings: Settings) -> Sequence[str]:

@@ -26,11 +26,17 @@ Task = Callable[[Sequence[Job]], Awaitable[None]]
 
 
 class Worker:
-    """Works in both lanes at once until it is stopped; any number of workers share a database."""
+    """Works in both lanes at once until it is stopped; any number of workers share a database.
 
-    def __init__(self, database: Database, catalogue: Catalogue, doorbell: Doorbell) -> None:
+    The work of the bulk lane is done through `bulk`, where it is given.
+    """
+
+    def __init__(
+        self, database: Database, catalogue: Catalogue, doorbell: Doorbell, bulk: Database | None = None
+    ) -> None:
         self.id = new_id()
         self._database = database
+        self._lanes: dict[Lane, Database] = {"direct": database, "bulk": bulk or database}
         self._catalogue = catalogue
         self._doorbell = doorbell
         self._stopping = asyncio.Event()
@@ -59,7 +65,7 @@ class Worker:
         while not self._stopping.is_set():
             bell = self._doorbell.listen_for(lane)
             try:
-                leased = await jobs.claim(self._database, self.id, lane, BATCH[lane])
+                leased = await jobs.claim(self._lanes[lane], self.id, lane, BATCH[lane])
                 if leased:
                     await self._do(leased)
                 else:
@@ -83,7 +89,7 @@ class Worker:
                     await self._give_up(batch[0], error)
 
     async def _deliver(self, batch: Sequence[Job]) -> None:
-        done = await fanout.deliver(self._database, self._catalogue, self.id, batch)
+        done = await fanout.deliver(self._lanes[batch[0].lane], self._catalogue, self.id, batch)
         if len(done) < len(batch):
             self._doorbell.ring("bulk")
         if done:

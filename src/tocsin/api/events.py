@@ -9,7 +9,7 @@ from tocsin.api.doors import body_of, door, house_of, id_of, service_of
 from tocsin.api.requests import notify_of, number_of, refuse_unserved
 from tocsin.catalogue import Checked
 from tocsin.errors import Fault, Invalid
-from tocsin.events import Draft
+from tocsin.events import Draft, Reader
 from tocsin.notifications import to_json
 from tocsin.tokens import Service
 
@@ -52,9 +52,6 @@ async def get_event(request: Request, event_id: str) -> Response:
     seconds = number_of(request.query_params, "wait", (0, LONGEST_WAIT), 0, faults)
     if faults:
         raise Invalid(faults)
-    owner = None if "operations" in caller.scopes else caller.name
-    id_ = id_of(event_id)
-    answer = await events.settled(
-        house.doorbell, seconds, lambda: events.state(house.database, id_, owner, caller.company_id)
-    )
+    reader = Reader(None if "operations" in caller.scopes else caller.name, caller.company_id)
+    answer = await events.state(house.database, house.doorbell, id_of(event_id), reader, seconds=seconds)
     return Response(to_json(answer), media_type="application/json")

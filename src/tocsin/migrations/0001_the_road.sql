@@ -93,6 +93,7 @@ create table recipients (
     after_user int not null,      -- the chunk holds users with greater ids than this
     user_ids int[] not null,
     team_ids int[] not null,      -- through which team each of them; 0: named
+    reached int not null,         -- how many they are
     dropped int not null,         -- erased or inactive meanwhile
     delivered_at timestamptz not null default now(),
     primary key (event_id, after_user)

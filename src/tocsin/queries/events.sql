@@ -46,18 +46,15 @@ select e.id, e.kind, e.service,
            else 'delivered'
        end as state,
        d.reason,
-       r.recipients,
-       (
-           select count(*)
-           from recipients c
-           cross join unnest(c.user_ids) as got (user_id)
-           join inbox i on i.user_id = got.user_id and i.event_id = e.id
-           where c.event_id = e.id and i.read_at is not null
-       ) as read
+       (select coalesce(sum(reached), 0) from recipients where event_id = e.id) as recipients
 from events e
 left join jobs j on j.id = e.id
 left join dead_letters d on d.id = e.id
-cross join lateral (
-    select coalesce(sum(cardinality(user_ids)), 0) as recipients from recipients where event_id = e.id
-) r
 where e.id = $1 and ($2::text is null or e.service = $2) and ($3::int is null or e.company_id = $3)
+
+-- name: readers
+select count(*)
+from recipients c
+cross join unnest(c.user_ids) as got (user_id)
+join inbox i on i.user_id = got.user_id and i.event_id = c.event_id
+where c.event_id = $1 and i.read_at is not null

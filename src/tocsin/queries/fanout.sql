@@ -99,8 +99,8 @@ result as (
     group by p.ordinal, p.event_id, p.after_user
 ),
 noted as (
-    insert into recipients (event_id, after_user, user_ids, team_ids, dropped)
-    select event_id, after_user, user_ids, team_ids,
+    insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropped)
+    select event_id, after_user, user_ids, team_ids, cardinality(user_ids),
            (select count(*) from recipient r where r.ordinal = result.ordinal) - cardinality(user_ids)
     from result
 )

@@ -19,7 +19,7 @@ from tocsin.notifications import body_of
 DIRECT_REACH = 100
 """An event that reaches more people than this goes into the bulk lane, where it delays nobody."""
 
-CHUNK = 5_000
+CHUNK = 10_000
 """How many people one transaction of the bulk lane reaches at most."""
 
 EVERYONE = 2**31 - 1

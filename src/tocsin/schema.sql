@@ -195,9 +195,9 @@ ALTER TABLE ONLY tocsin.workers
 
 CREATE INDEX dead_letters_by_time ON tocsin.dead_letters USING btree (died_at);
 
-CREATE UNIQUE INDEX inbox_read ON tocsin.inbox USING btree (user_id, "position") WHERE ((read_at IS NOT NULL) AND (deleted_at IS NULL));
+CREATE INDEX inbox_read ON tocsin.inbox USING btree (user_id, "position") WHERE ((read_at IS NOT NULL) AND (deleted_at IS NULL));
 
-CREATE UNIQUE INDEX inbox_unread ON tocsin.inbox USING btree (user_id, "position") WHERE ((read_at IS NULL) AND (deleted_at IS NULL));
+CREATE INDEX inbox_unread ON tocsin.inbox USING btree (user_id, "position") WHERE ((read_at IS NULL) AND (deleted_at IS NULL));
 
 CREATE INDEX jobs_free ON tocsin.jobs USING btree (lane, due_at, id) WHERE (worker_id IS NULL);
 

@@ -12,7 +12,7 @@ import structlog
 import uvicorn
 
 from tocsin import jobs, migrate
-from tocsin.api.app import build
+from tocsin.api.app import service
 from tocsin.api.doors import House
 from tocsin.catalogue import Catalogue
 from tocsin.database import HOPELESS, OUTAGES, SLOWEST, Database
@@ -145,7 +145,7 @@ class _Server(uvicorn.Server):
         self.ready = asyncio.Event()
         super().__init__(
             uvicorn.Config(
-                build(house),
+                service(house),
                 lifespan="off",
                 log_config=None,
                 access_log=False,

@@ -46,7 +46,7 @@ port = 5432
 max_connections = 100
 
 # Little memory, few processes: the tables' hot part fits, and statements are short.
-shared_buffers = 128MB
+shared_buffers = 256MB
 dynamic_shared_memory_type = posix
 io_method = sync
 max_logical_replication_workers = 0

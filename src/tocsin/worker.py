@@ -20,6 +20,9 @@ from tocsin.jobs import Job, Lane, Lost
 BATCH: dict[Lane, int] = {"direct": 200, "bulk": 1}
 """How many jobs are claimed at once. One chunk of the bulk lane is as much work as a batch of the direct one."""
 
+GATHERING = 0.003
+"""Seconds that more jobs are waited for under load: a batch costs little more than one job."""
+
 log = structlog.get_logger(__name__)
 
 Task = Callable[[Sequence[Job]], Awaitable[None]]
@@ -70,6 +73,8 @@ class Worker:
                     await self._do(leased)
                 else:
                     await wait(bell)
+                if len(leased) > 1:
+                    await asyncio.sleep(GATHERING)
             except Unavailable:
                 log.warning("the database is away", lane=lane)
                 await self._until_it_works(lambda: jobs.release(self._database, self.id, lane))

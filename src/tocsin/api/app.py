@@ -3,8 +3,8 @@
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from tocsin.api import directory, events, inbox, operations, problems
 from tocsin.api.doors import House
@@ -18,12 +18,17 @@ BUSY = {
 """The busiest doors, which the framework's models do not see."""
 
 
+def service(house: House) -> ASGIApp:
+    """Return the ASGI application: the framework's, with what surrounds every request."""
+    app = build(house)
+    return Envelope(Shortcut(app, BUSY))
+
+
 def build(house: House) -> FastAPI:
-    """Return the ASGI application."""
+    """Return the framework's application, with all routes."""
     app = FastAPI(
         openapi_url=None,
         redirect_slashes=False,
-        middleware=[Middleware(Envelope), Middleware(Shortcut, doors=BUSY)],
         exception_handlers={
             Problem: problems.of_ours,
             HTTPException: problems.of_the_framework,

@@ -122,8 +122,8 @@ create table inbox (
     primary key (user_id, event_id)
 );
 -- An entry is in one of these: a delivery writes two indexes instead of three, and the whole inbox is both, merged.
-create unique index inbox_unread on inbox (user_id, position) where read_at is null and deleted_at is null;
-create unique index inbox_read on inbox (user_id, position) where read_at is not null and deleted_at is null;
+create index inbox_unread on inbox (user_id, position) where read_at is null and deleted_at is null;
+create index inbox_read on inbox (user_id, position) where read_at is not null and deleted_at is null;
 
 -- What happened to an inbox after delivery, in the same positions.
 create table changes (

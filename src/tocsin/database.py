@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any
 
 import asyncpg
 
@@ -19,6 +20,12 @@ SCHEMA = "tocsin"
 
 SLOWEST = 20.0
 """Seconds after which a statement is given up."""
+
+LONGEST_CONNECTING = 5.0
+"""Seconds after which a connection that does not come about is given up."""
+
+LONGEST_IDLE = 60.0
+"""Seconds after which a connection that nobody needed is closed."""
 
 OUTAGES = (
     OSError,
@@ -53,70 +60,58 @@ def queries(module: str) -> Mapping[str, str]:
     return dict(zip(parts[::2], (part.strip() for part in parts[1::2]), strict=True))
 
 
-class Connection(asyncpg.Connection):
-    """A connection that is not reset when it goes back to the pool: the service never changes its session."""
-
-    def get_reset_query(self) -> str:
-        """Return nothing to do: the reset would cost a quarter of all requests."""
-        return ""
+Connection = asyncpg.Connection
+"""A connection to the database. The service never changes its session, so none is reset between two uses."""
 
 
-async def connect(url: str) -> Connection:
-    """Open one connection outside of any pool.
+async def connect(url: str, slowest: float | None = None) -> Connection:
+    """Open one connection, on which a statement may take `slowest` seconds; in `LONGEST_CONNECTING`.
 
     Raises one of `OUTAGES` where the database cannot be reached.
     """
-    return cast(
-        "Connection",
-        await asyncpg.connect(url, connection_class=Connection, server_settings=_session(), timeout=10),
-    )
+    return await asyncpg.connect(url, server_settings=_session(), timeout=LONGEST_CONNECTING, command_timeout=slowest)
 
 
 class Database:
-    """A pool of connections to one database.
+    """A pool of at most `size` connections to one database.
 
     Whatever says that the database is away comes out as `Unavailable`, as does one that takes more than `patience`
-    seconds to lend a connection or to answer a single statement. A pool that `yields` has its server's processes give
-    way to all others, where the server runs on this machine under our command.
+    seconds to lend a connection or to answer a statement. A pool that `yields` has its server's processes give way to
+    all others, where the server runs on this machine under our command.
+
+    It is ours because asyncpg's costs more than a small statement: a task, a proxy and two locks for each loan.
     """
 
     def __init__(self, url: str, size: int, patience: float = SLOWEST, *, yields: bool = False) -> None:
         self._url = url
-        self._size = size
         self._patience = patience
         self._yields = yields
-        self._pool: asyncpg.Pool[Any] | None = None
+        self._places = asyncio.Semaphore(size)
+        self._idle: list[tuple[float, Connection]] = []
+        self._is_open = False
 
     async def open(self) -> None:
-        """Make the pool; connections come when they are needed."""
-        self._pool = await asyncpg.create_pool(
-            self._url,
-            min_size=0,
-            max_size=self._size,
-            connection_class=Connection,
-            command_timeout=SLOWEST,
-            timeout=5,
-            max_inactive_connection_lifetime=60,
-            server_settings=_session(),
-            init=_give_way if self._yields else None,
-        )
+        """Be ready to lend; connections come when they are needed."""
+        self._is_open = True
 
     async def close(self) -> None:
-        """Close all connections, those in use after at most 5 s."""
-        if self._pool is None:
-            return
-        try:
-            await asyncio.wait_for(self._pool.close(), 5)
-        except OUTAGES:
-            self._pool.terminate()
-        self._pool = None
+        """Close all connections; those in use end when they come back."""
+        self._is_open = False
+        while self._idle:
+            with contextlib.suppress(*OUTAGES):
+                await self._idle.pop()[1].close(timeout=2)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection, each statement of which is a transaction of its own."""
         try:
-            async with self._open_pool().acquire(timeout=self._patience) as connection:
-                yield cast("Connection", connection)
+            connection = await self._take()
+            try:
+                yield connection
+            except BaseException as error:
+                self._give_back(connection, error)
+                raise
+            self._give_back(connection)
         except OUTAGES as error:
             raise Unavailable from error
 
@@ -129,10 +124,16 @@ class Database:
     async def rows(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run one statement and return its rows."""
         try:
-            async with asyncio.timeout(self._patience):
-                return await self._open_pool().fetch(statement, *arguments)
+            connection = await self._take()
+            try:
+                found = await connection.fetch(statement, *arguments)
+            except BaseException as error:
+                self._give_back(connection, error)
+                raise
+            self._give_back(connection)
         except OUTAGES as error:
             raise Unavailable from error
+        return found
 
     async def row(self, statement: str, *arguments: Any) -> asyncpg.Record | None:
         """Run one statement and return its first row, if there is one."""
@@ -144,13 +145,43 @@ class Database:
         found = await self.row(statement, *arguments)
         return found[0] if found else None
 
-    def _open_pool(self) -> "asyncpg.Pool[Any]":
-        if self._pool is None:
+    async def _take(self) -> Connection:
+        if not self._is_open:
             raise Unavailable
-        return self._pool
+        async with _within(self._patience if self._places.locked() else None):
+            await self._places.acquire()
+        try:
+            while self._idle:
+                _, connection = self._idle.pop()
+                if not connection.is_closed():
+                    return connection
+            connection = await connect(self._url, self._patience)
+            if self._yields:
+                _give_way(connection)
+        except BaseException:
+            self._places.release()
+            raise
+        return connection
+
+    def _give_back(self, connection: Connection, error: BaseException | None = None) -> None:
+        """Keep a connection for the next, unless something happened to it; end one that nobody needed for long."""
+        now = time.monotonic()
+        is_sound = error is None or (isinstance(error, Exception) and not isinstance(error, OUTAGES))
+        if self._is_open and is_sound and not connection.is_closed() and not connection.is_in_transaction():
+            self._idle.append((now, connection))
+        else:
+            connection.terminate()
+        if self._idle and now - self._idle[0][0] > LONGEST_IDLE:
+            self._idle.pop(0)[1].terminate()
+        self._places.release()
 
 
-async def _give_way(connection: Any) -> None:
+def _within(seconds: float | None) -> contextlib.AbstractAsyncContextManager[Any]:
+    """Return a limit of time, or none, which costs nothing."""
+    return contextlib.nullcontext() if seconds is None else asyncio.timeout(seconds)
+
+
+def _give_way(connection: Connection) -> None:
     """Lower the priority of the process that serves a connection, so that large work delays nobody's small one."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, connection.get_server_pid(), 10)

@@ -9,7 +9,7 @@ BIN := .venv/bin
 UV := .uv/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fast lint format lock schema clean
+.PHONY: help demo test check fast lint bench format lock schema clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ lint: .venv/ready ## ruff, mypy and the contracts between modules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+bench: .venv/ready ## every claim of speed, measured: best on an otherwise idle machine
+	for claim in list_page list_deep post_event team visible memory; do $(BIN)/python -m bench.$$claim || exit 1; done
 
 format: .venv/ready ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -42,12 +42,11 @@ async def _filled(running: Service) -> range:
 def _script(owners: range) -> str:
     """Return the statement behind a first page, for a user at random."""
     statement = queries("inbox")["page"]
-    for parameter, value in (("$1", ":owner"), ("$2", ":before"), ("$3", ":left_out"), ("$4", ":rows")):
+    for parameter, value in (("$1", ":owner"), ("$2", ":before"), ("$3", ":rows")):
         statement = statement.replace(parameter, value)
     sets = f"""\
 \\set owner random({owners.start}, {owners.stop - 1})
 \\set before {NEWEST}
-\\set left_out 0
 \\set rows {ROWS}
 """
     return f"{sets}{statement};\n"

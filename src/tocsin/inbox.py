@@ -28,16 +28,20 @@ class Page:
     more: bool
 
 
-async def page(  # noqa: PLR0913 - a page has as many sides
-    database: Database, user_id: int, *, unread: bool, before: int = NEWEST, offset: int = 0, limit: int
-) -> Page:
-    """Return `limit` notifications below position `before`, after leaving out `offset` of them."""
-    statement = _SQL["unread_page" if unread else "page"]
-    row = await database.row(statement, user_id, before, offset, limit)
-    if row is None:
+async def page(database: Database, user_id: int, *, unread: bool, before: int = NEWEST, limit: int) -> Page:
+    """Return up to `limit` notifications, at most 100, below position `before`."""
+    rows = await database.rows(_SQL["unread_page" if unread else "page"], user_id, before, limit)
+    if not rows:
         raise Unauthenticated(presented=True)
-    total, unread_count, more, last, data = row
+    total, unread_count, more, last, data = rows[0]
     return Page(data, total, unread_count, last, more)
+
+
+async def skip(database: Database, user_id: int, *, unread: bool, count: int) -> int:
+    """Return the position below which an inbox goes on after its `count` newest: 0 where it ends before that."""
+    if count == 0:
+        return NEWEST
+    return await database.value(_SQL["unread_skip" if unread else "skip"], user_id, count) or 0
 
 
 async def one(database: Database, user_id: int, id_: UUID) -> str:

@@ -37,14 +37,10 @@ async def list_notifications(request: Request) -> Response:
     if faults:
         await inbox.owner(house_of(request).database, user.id)
         raise Invalid(faults)
-    page = await inbox.page(
-        house_of(request).database,
-        user.id,
-        unread=unread,
-        before=before or inbox.NEWEST,
-        offset=0 if before else (number - 1) * per_page,
-        limit=per_page,
-    )
+    database = house_of(request).database
+    if not before:
+        before = await inbox.skip(database, user.id, unread=unread, count=(number - 1) * per_page)
+    page = await inbox.page(database, user.id, unread=unread, before=before, limit=per_page)
     previous = _url(request, number - 1) if number > 1 else "null"
     following = _url(request, number + 1, page.last) if page.more and number < PAGES[1] else "null"
     return Response(

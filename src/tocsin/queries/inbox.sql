@@ -2,7 +2,8 @@
 
 -- name: page
 -- The ids first, in a sub-select, and then what they say: so every page costs the same. Two indexes hold the inbox, the
--- unread and the read; they are merged.
+-- unread and the read; they are merged. The constant limits, one more than the largest page, cost nothing and tell the
+-- planner how little this is: so it keeps its plan.
 with entry as materialized (
     select position, event_id, language, read_at, created_at
     from (
@@ -11,7 +12,7 @@ with entry as materialized (
             from inbox
             where user_id = $1 and deleted_at is null and read_at is null and position < $2
             order by position desc
-            limit $3::bigint + $4::int + 1
+            limit 101
         )
         union all
         (
@@ -19,18 +20,17 @@ with entry as materialized (
             from inbox
             where user_id = $1 and deleted_at is null and read_at is not null and position < $2
             order by position desc
-            limit $3::bigint + $4::int + 1
+            limit 101
         )
     ) merged
     order by position desc
-    offset $3::bigint
-    limit $4::int + 1
+    limit $3::int + 1
 ),
 shown as materialized (
-    select * from entry order by position desc limit $4
+    select * from entry order by position desc limit $3
 )
 select h.total, h.unread,
-       (select count(*) from entry) > $4 as more,
+       (select count(*) from entry) > $3 as more,
        (select min(position) from shown) as last,
        coalesce((
            select string_agg(notification(c.body, s.read_at, s.created_at), ',' order by s.position desc)
@@ -43,17 +43,21 @@ where h.user_id = $1 and h.active
 -- name: unread_page
 with entry as materialized (
     select position, event_id, language, read_at, created_at
-    from inbox
-    where user_id = $1 and deleted_at is null and read_at is null and position < $2
+    from (
+        select position, event_id, language, read_at, created_at
+        from inbox
+        where user_id = $1 and deleted_at is null and read_at is null and position < $2
+        order by position desc
+        limit 101
+    ) few
     order by position desc
-    offset $3
-    limit $4::int + 1
+    limit $3::int + 1
 ),
 shown as materialized (
-    select * from entry order by position desc limit $4
+    select * from entry order by position desc limit $3
 )
 select h.unread as total, h.unread,
-       (select count(*) from entry) > $4 as more,
+       (select count(*) from entry) > $3 as more,
        (select min(position) from shown) as last,
        coalesce((
            select string_agg(notification(c.body, s.read_at, s.created_at), ',' order by s.position desc)
@@ -62,6 +66,36 @@ select h.unread as total, h.unread,
        ), '') as data
 from heads h
 where h.user_id = $1 and h.active
+
+-- name: skip
+-- The position of the entry below which a page by number begins; none where the inbox ends before it.
+select position
+from (
+    (
+        select position from inbox
+        where user_id = $1 and deleted_at is null and read_at is null
+        order by position desc
+        limit $2::bigint
+    )
+    union all
+    (
+        select position from inbox
+        where user_id = $1 and deleted_at is null and read_at is not null
+        order by position desc
+        limit $2::bigint
+    )
+) merged
+order by position desc
+offset $2::bigint - 1
+limit 1
+
+-- name: unread_skip
+select position
+from inbox
+where user_id = $1 and deleted_at is null and read_at is null
+order by position desc
+offset $2::bigint - 1
+limit 1
 
 -- name: one
 select i.deleted_at is not null as deleted, notification(c.body, i.read_at, i.created_at) as data

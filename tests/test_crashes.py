@@ -76,7 +76,7 @@ async def test_killed_workers_lose_and_double_nothing(data: Path, dice: Random) 
 
 async def test_a_killed_service_keeps_its_word(data: Path, dice: Random) -> None:
     town, ledger = Town.of(dice), Ledger()
-    async with Program(data, "serve") as service, Program(data, "worker") as helper:
+    async with Program(data, "serve") as service, Program(data, "worker") as worker:
         await town.fill(url_of(data))
         async with Load(ledger, town, dice, lambda: service.address) as load:
             for _ in range(ROUNDS):
@@ -89,7 +89,7 @@ async def test_a_killed_service_keeps_its_word(data: Path, dice: Random) -> None
         await compare_pages(ledger, town, url_of(data), service.address)
         assert ledger.unsure
         assert "500" not in ledger.answers
-        assert helper.alive
+        assert worker.alive
 
 
 async def test_a_killed_database_comes_back_with_all_that_was_accepted(data: Path, dice: Random) -> None:

@@ -137,6 +137,7 @@ CREATE TABLE tocsin.recipients (
     dropped integer NOT NULL,
     delivered_at timestamp with time zone DEFAULT now() NOT NULL
 );
+ALTER TABLE ONLY tocsin.recipients ALTER COLUMN user_ids SET STORAGE EXTERNAL;
 
 CREATE TABLE tocsin.subjects (
     subject text NOT NULL,

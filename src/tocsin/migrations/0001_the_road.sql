@@ -98,6 +98,7 @@ create table recipients (
     delivered_at timestamptz not null default now(),
     primary key (event_id, after_user)
 );
+alter table recipients alter column user_ids set storage external; -- ids hardly compress, and trying takes its time
 
 -- One head per user orders and counts an inbox: every change of that inbox takes the head's lock, the next position
 -- and the new counts in the transaction that makes it. All that a delivery asks of a user stands here.

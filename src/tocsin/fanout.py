@@ -78,8 +78,3 @@ def _say(catalogue: Catalogue, event: Mapping[str, Any], language: str) -> str:
         return body_of(catalogue, event, language)
     except LookupError as error:
         raise Undeliverable(f"cannot say {event['kind']} in {language}: {error}") from error
-
-
-def describe(error: Exception) -> dict[str, Any]:
-    """Return what a log line says of a failed delivery: never what is in the notification."""
-    return {"error": type(error).__name__, "reason": str(error)[:500]}

@@ -101,7 +101,9 @@ class Worker:
             self._doorbell.ring("settled")
 
     async def _give_up(self, job: Job, error: Exception) -> None:
-        line = log.bind(job=str(job.id), task=job.task, attempts=job.attempts, **fanout.describe(error))
+        line = log.bind(
+            job=str(job.id), task=job.task, attempts=job.attempts, error=type(error).__name__, reason=str(error)[:500]
+        )
         if isinstance(error, Lost):
             line.warning("a job went to another worker")
         elif isinstance(error, Undeliverable):

@@ -42,6 +42,12 @@ CREATE FUNCTION tocsin.strangers(user_ids integer[], team_ids integer[], company
            WHERE (t.id = named.id)), false));
 END;
 
+CREATE TABLE tocsin.cancellations (
+    event_id uuid NOT NULL,
+    replaced_by uuid,
+    cancelled_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
 CREATE TABLE tocsin.changes (
     user_id integer NOT NULL,
     "position" bigint NOT NULL,
@@ -49,7 +55,7 @@ CREATE TABLE tocsin.changes (
     event_ids uuid[],
     up_to bigint,
     changed_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT changes_change_check CHECK ((change = ANY (ARRAY['read'::text, 'all_read'::text, 'unread'::text, 'deleted'::text])))
+    CONSTRAINT changes_change_check CHECK ((change = ANY (ARRAY['read'::text, 'all_read'::text, 'unread'::text, 'deleted'::text, 'rewritten'::text])))
 );
 
 CREATE TABLE tocsin.contents (
@@ -68,6 +74,34 @@ CREATE TABLE tocsin.dead_letters (
     died_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE tocsin.devices (
+    token text NOT NULL,
+    user_id integer NOT NULL,
+    type text NOT NULL,
+    provider text NOT NULL,
+    environment text NOT NULL,
+    app text NOT NULL,
+    registered_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_delivered_at timestamp with time zone,
+    CONSTRAINT devices_environment_check CHECK ((environment = ANY (ARRAY['production'::text, 'sandbox'::text]))),
+    CONSTRAINT devices_provider_check CHECK ((provider = ANY (ARRAY['apns'::text, 'fcm'::text]))),
+    CONSTRAINT devices_type_check CHECK ((type = ANY (ARRAY['iOS'::text, 'Android'::text])))
+);
+
+CREATE TABLE tocsin.erasures (
+    id uuid NOT NULL,
+    user_id integer NOT NULL,
+    event_ids uuid[] NOT NULL,
+    erased_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE tocsin.event_keys (
+    service text NOT NULL,
+    company_id integer NOT NULL,
+    key text NOT NULL,
+    event_id uuid NOT NULL
+);
+
 CREATE TABLE tocsin.events (
     id uuid NOT NULL,
     service text,
@@ -79,7 +113,10 @@ CREATE TABLE tocsin.events (
     users integer[] NOT NULL,
     teams integer[] NOT NULL,
     subjects text[] NOT NULL,
-    accepted_at timestamp with time zone DEFAULT now() NOT NULL
+    accepted_at timestamp with time zone DEFAULT now() NOT NULL,
+    excepted integer[] DEFAULT '{}'::integer[] NOT NULL,
+    key text,
+    digest bytea
 );
 
 CREATE TABLE tocsin.heads (
@@ -90,10 +127,41 @@ CREATE TABLE tocsin.heads (
     total integer DEFAULT 0 NOT NULL,
     unread integer DEFAULT 0 NOT NULL,
     last_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    made_at timestamp with time zone DEFAULT now() NOT NULL,
+    forgotten bigint DEFAULT 0 NOT NULL,
     CONSTRAINT heads_total_check CHECK ((total >= 0)),
     CONSTRAINT heads_unread_check CHECK ((unread >= 0))
 )
 WITH (fillfactor='40');
+
+CREATE TABLE tocsin.idempotency_keys (
+    caller text NOT NULL,
+    method text NOT NULL,
+    path text NOT NULL,
+    key text NOT NULL,
+    digest bytea NOT NULL,
+    status integer NOT NULL,
+    body text NOT NULL,
+    kept_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE tocsin.import_lines (
+    import_id uuid NOT NULL,
+    number bigint NOT NULL,
+    part text NOT NULL,
+    user_id integer,
+    body text NOT NULL,
+    CONSTRAINT import_lines_part_check CHECK ((part = ANY (ARRAY['user'::text, 'team'::text, 'device'::text, 'notification'::text])))
+);
+
+CREATE TABLE tocsin.imports (
+    id uuid NOT NULL,
+    digest bytea NOT NULL,
+    state text NOT NULL,
+    step bigint DEFAULT 0 NOT NULL,
+    touched_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT imports_state_check CHECK ((state = ANY (ARRAY['checking'::text, 'applying'::text])))
+);
 
 CREATE TABLE tocsin.inbox (
     "position" bigint NOT NULL,
@@ -113,6 +181,7 @@ CREATE TABLE tocsin.jobs (
     attempts integer DEFAULT 0 NOT NULL,
     worker_id uuid,
     progress bigint DEFAULT 0 NOT NULL,
+    batch uuid,
     CONSTRAINT jobs_lane_check CHECK ((lane = ANY (ARRAY['direct'::text, 'bulk'::text])))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_cost_delay='0');
@@ -139,6 +208,17 @@ CREATE TABLE tocsin.recipients (
 );
 ALTER TABLE ONLY tocsin.recipients ALTER COLUMN user_ids SET STORAGE EXTERNAL;
 
+CREATE TABLE tocsin.resolutions (
+    id uuid NOT NULL,
+    service text,
+    company_id integer,
+    subject text NOT NULL,
+    users integer[],
+    how text NOT NULL,
+    accepted_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT resolutions_how_check CHECK ((how = ANY (ARRAY['read'::text, 'gone'::text, 'erased'::text])))
+);
+
 CREATE TABLE tocsin.subjects (
     subject text NOT NULL,
     event_id uuid NOT NULL
@@ -152,6 +232,9 @@ CREATE TABLE tocsin.workers (
 )
 WITH (fillfactor='50');
 
+ALTER TABLE ONLY tocsin.cancellations
+    ADD CONSTRAINT cancellations_pkey PRIMARY KEY (event_id);
+
 ALTER TABLE ONLY tocsin.changes
     ADD CONSTRAINT changes_pkey PRIMARY KEY (user_id, "position");
 
@@ -161,11 +244,29 @@ ALTER TABLE ONLY tocsin.contents
 ALTER TABLE ONLY tocsin.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY tocsin.devices
+    ADD CONSTRAINT devices_pkey PRIMARY KEY (token);
+
+ALTER TABLE ONLY tocsin.erasures
+    ADD CONSTRAINT erasures_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY tocsin.event_keys
+    ADD CONSTRAINT event_keys_pkey PRIMARY KEY (service, company_id, key);
+
 ALTER TABLE ONLY tocsin.events
     ADD CONSTRAINT events_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY tocsin.heads
     ADD CONSTRAINT heads_pkey PRIMARY KEY (user_id);
+
+ALTER TABLE ONLY tocsin.idempotency_keys
+    ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (caller, method, path, key);
+
+ALTER TABLE ONLY tocsin.import_lines
+    ADD CONSTRAINT import_lines_pkey PRIMARY KEY (import_id, number);
+
+ALTER TABLE ONLY tocsin.imports
+    ADD CONSTRAINT imports_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY tocsin.inbox
     ADD CONSTRAINT inbox_pkey PRIMARY KEY (user_id, event_id);
@@ -182,6 +283,9 @@ ALTER TABLE ONLY tocsin.migrations
 ALTER TABLE ONLY tocsin.recipients
     ADD CONSTRAINT recipients_pkey PRIMARY KEY (event_id, after_user);
 
+ALTER TABLE ONLY tocsin.resolutions
+    ADD CONSTRAINT resolutions_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY tocsin.subjects
     ADD CONSTRAINT subjects_pkey PRIMARY KEY (subject, event_id);
 
@@ -194,7 +298,17 @@ ALTER TABLE ONLY tocsin.users
 ALTER TABLE ONLY tocsin.workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (id);
 
+CREATE INDEX changes_by_time ON tocsin.changes USING btree (changed_at);
+
 CREATE INDEX dead_letters_by_time ON tocsin.dead_letters USING btree (died_at);
+
+CREATE INDEX devices_by_user ON tocsin.devices USING btree (user_id, registered_at);
+
+CREATE INDEX events_by_time ON tocsin.events USING btree (accepted_at);
+
+CREATE INDEX idempotency_keys_by_time ON tocsin.idempotency_keys USING btree (kept_at);
+
+CREATE INDEX import_lines_by_part ON tocsin.import_lines USING btree (import_id, part, user_id, number);
 
 CREATE INDEX inbox_read ON tocsin.inbox USING btree (user_id, "position") WHERE ((read_at IS NOT NULL) AND (deleted_at IS NULL));
 
@@ -204,10 +318,20 @@ CREATE INDEX jobs_free ON tocsin.jobs USING btree (lane, due_at, id) WHERE (work
 
 CREATE INDEX jobs_leased ON tocsin.jobs USING btree (worker_id) WHERE (worker_id IS NOT NULL);
 
+CREATE INDEX jobs_of_batch ON tocsin.jobs USING btree (batch, due_at, id) WHERE (batch IS NOT NULL);
+
 CREATE INDEX members_by_user ON tocsin.members USING btree (user_id);
+
+CREATE INDEX recipients_by_time ON tocsin.recipients USING btree (delivered_at);
+
+ALTER TABLE ONLY tocsin.devices
+    ADD CONSTRAINT devices_user_id_fkey FOREIGN KEY (user_id) REFERENCES tocsin.users(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY tocsin.heads
     ADD CONSTRAINT heads_user_id_fkey FOREIGN KEY (user_id) REFERENCES tocsin.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY tocsin.import_lines
+    ADD CONSTRAINT import_lines_import_id_fkey FOREIGN KEY (import_id) REFERENCES tocsin.imports(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY tocsin.members
     ADD CONSTRAINT members_team_id_fkey FOREIGN KEY (team_id) REFERENCES tocsin.teams(id) ON DELETE CASCADE;

@@ -1,0 +1,104 @@
+-- Batches, held, keyed and cancelled events; what is settled or erased afterwards; devices; imports; what is forgotten.
+
+alter table events
+    add column excepted int[] not null default '{}', -- users who are left out, named or not
+    add column key text,                             -- the service's own name for it
+    add column digest bytea;                         -- of what was posted under an id of the producer's
+create index events_by_time on events (accepted_at);
+
+-- Which event a service's key names now. Its row is locked while that changes.
+create table event_keys (
+    service text not null,
+    company_id int not null,      -- the one company of the service's token; 0: any
+    key text not null,
+    event_id uuid not null,
+    primary key (service, company_id, key)
+);
+
+-- Events that are not to be delivered, or no further than they were when this was said.
+create table cancellations (
+    event_id uuid primary key,
+    replaced_by uuid,             -- by the event that took its key; null: cancelled
+    cancelled_at timestamptz not null default now()
+);
+
+-- Jobs of one batch are done in the order of their `due_at`, whoever does them.
+alter table jobs add column batch uuid;
+create index jobs_of_batch on jobs (batch, due_at, id) where batch is not null;
+
+-- What is to be settled about a subject. A row goes when its job is done.
+create table resolutions (
+    id uuid primary key,
+    service text,                 -- whose events; null: everybody's
+    company_id int,               -- posted for this company; null: any
+    subject text not null,
+    users int[],                  -- for these; null: for everyone
+    how text not null check (how in ('read', 'gone', 'erased')),
+    accepted_at timestamptz not null default now()
+);
+
+-- Users who were erased, and the events that still name them. A row goes when its job is done.
+create table erasures (
+    id uuid primary key,
+    user_id int not null,
+    event_ids uuid[] not null,
+    erased_at timestamptz not null default now()
+);
+
+-- Answers to POST requests with an Idempotency-Key, for a day.
+create table idempotency_keys (
+    caller text not null,
+    method text not null,
+    path text not null,
+    key text not null,
+    digest bytea not null,        -- of the body
+    status int not null,
+    body text not null,
+    kept_at timestamptz not null default now(),
+    primary key (caller, method, path, key)
+);
+create index idempotency_keys_by_time on idempotency_keys (kept_at);
+
+-- Phones. A token belongs to one user at a time.
+create table devices (
+    token text primary key,
+    user_id int not null references users on delete cascade,
+    type text not null check (type in ('iOS', 'Android')),
+    provider text not null check (provider in ('apns', 'fcm')),
+    environment text not null check (environment in ('production', 'sandbox')),
+    app text not null,
+    registered_at timestamptz not null default now(), -- the last time
+    last_delivered_at timestamptz
+);
+create index devices_by_user on devices (user_id, registered_at);
+
+-- An import that is checked or applied: its lines wait here until they are. `step` is how far it was applied.
+create table imports (
+    id uuid primary key,
+    digest bytea not null,
+    state text not null check (state in ('checking', 'applying')),
+    step bigint not null default 0,
+    touched_at timestamptz not null default now()
+);
+create table import_lines (
+    import_id uuid not null references imports on delete cascade,
+    number bigint not null,       -- of the line, from 1
+    part text not null check (part in ('user', 'team', 'device', 'notification')),
+    user_id int,                  -- whom a line is about; null: a team
+    body text not null,           -- JSON, as it was checked
+    primary key (import_id, number)
+);
+create index import_lines_by_part on import_lines (import_id, part, user_id, number);
+
+-- A cursor into an inbox holds `made_at`, so that one of a former owner of the id is known as such; changes up to the
+-- position `forgotten` are no longer kept, and who asks for them has to start anew. Entries at positions of 0 and less
+-- are imported history.
+alter table heads
+    add column made_at timestamptz not null default now(),
+    add column forgotten bigint not null default 0;
+
+alter table changes drop constraint changes_change_check;
+alter table changes
+    add constraint changes_change_check check (change in ('read', 'all_read', 'unread', 'deleted', 'rewritten'));
+create index changes_by_time on changes (changed_at);
+create index recipients_by_time on recipients (delivered_at);

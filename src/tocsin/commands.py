@@ -94,6 +94,52 @@ def config() -> None:
         typer.echo(f"{PREFIX}{name.upper()}={_shown(value)}  # {origin}; {field.description}")
 
 
+@app.command()
+def send(  # noqa: PLR0913 - what a caller may say
+    message: Annotated[str | None, typer.Argument(help="What to tell them.")] = None,
+    user: Annotated[list[int] | None, typer.Option(help="A user to notify; may be repeated.")] = None,
+    team: Annotated[list[int] | None, typer.Option(help="A team to notify; may be repeated.")] = None,
+    file: Annotated[str | None, typer.Option(help="A file with the event as JSON instead; - is stdin.")] = None,
+    url: Annotated[str | None, typer.Option(help="Where the service is reached; default: as the settings say.")] = None,
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait, and print what became of it.")] = False,
+) -> None:
+    """Post an event to the running service, and print its id."""
+    from tocsin import send as sending
+
+    event = sending.event_of(message, user or [], team or [], file)
+    client = sending.Client.of(read_settings(), _secret(), url)
+    typer.echo(id_ := client.post(event))
+    if wait:
+        typer.echo(state := client.wait(id_))
+        if state == "failed":
+            raise typer.Exit(1)
+
+
+@app.command()
+def doctor() -> None:
+    """Look at everything that the service stands on, and say what is wrong and what to do."""
+    from tocsin.doctor import examine
+
+    found = asyncio.run(examine())
+    for finding in found:
+        typer.echo(finding)
+    if any(finding.level == "FAIL" for finding in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document; no database is needed."""
+    from tocsin.api.app import build
+    from tocsin.api.openapi import document
+    from tocsin.catalogue import Catalogue
+    from tocsin.notifications import to_json
+
+    settings = read_settings()
+    typer.echo(to_json(document(build(), Catalogue.load(), settings.base_url or settings.root_path)))
+
+
 @token.command()
 def user(id_: Annotated[int, typer.Argument(metavar="ID", min=1, max=2**31 - 1)], expires: Expires = "1h") -> None:
     """Print a user's token, which opens the user's own inbox."""

@@ -34,6 +34,8 @@ _SECRETS_IN_TEXT = (
     (re.compile(r"\b(password|secret|token)=[^\s&'\"]+", re.IGNORECASE), rf"\1={MASK}"),
     # PostgreSQL's words on a row that is there already: Key (token)=(...) already exists.
     (re.compile(r"(\([^()]{0,60}token[^()]{0,60}\))=\([^()]*\)"), rf"\1=({MASK})"),
+    # What else PostgreSQL says beside its message: values of the row at fault.
+    (re.compile(r"\bDETAIL: .*?(?=\n\n(?:The above|During handling)|\Z)", re.DOTALL), f"DETAIL: {MASK}"),
     (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII), MASK),
 )
 _DEVICES = re.compile(r"/devices(?:/|%2f)", re.IGNORECASE)
@@ -167,7 +169,7 @@ def _masked(value: Any, depth: int = 0) -> Any:
 
 def _masked_text(text: str) -> str:
     # Every pattern below needs one of these, and most values have none: a look is cheaper than five searches.
-    if "=" in text or "://" in text or "eyJ" in text or "bearer" in text.lower():
+    if "=" in text or "DETAIL:" in text or "://" in text or "eyJ" in text or "bearer" in text.lower():
         for secret, instead in _SECRETS_IN_TEXT:
             text = secret.sub(instead, text)
     return text

@@ -14,6 +14,7 @@ import uvicorn
 from tocsin import jobs, migrate
 from tocsin.api.app import service
 from tocsin.api.doors import House
+from tocsin.api.protocol import Protocol
 from tocsin.catalogue import Catalogue
 from tocsin.database import HOPELESS, OUTAGES, SLOWEST, Database
 from tocsin.doorbell import Doorbell
@@ -31,7 +32,7 @@ WORKER_CONNECTIONS = 4
 PATIENCE = 60.0
 """Seconds that a start waits for a database that cannot be reached."""
 
-GRACE = 8
+GRACE = 6
 """Seconds that requests under way have to end in when the process is stopped."""
 
 log = structlog.get_logger(__name__)
@@ -146,6 +147,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 service(house),
+                http=Protocol,
                 lifespan="off",
                 log_config=None,
                 access_log=False,

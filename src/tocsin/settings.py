@@ -7,6 +7,7 @@ a service called tocsin.
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,9 @@ SHORTEST_SECRET = 32
 """Bytes of the shortest secret for HS256 (RFC 7518, section 3.2)."""
 
 _OF_KUBERNETES = re.compile(r"TOCSIN_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+_PREFIX_OF_PATHS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_DEFAULT_PORT = re.compile(r"(https(?=.*:443$)|http(?=.*:80$))(://.*):\d+")
 _ADDRESS_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://")
 
 
@@ -48,15 +52,60 @@ class Settings(BaseSettings):
     public_url: Annotated[AnyHttpUrl, UrlConstraints(max_length=500)] | None = Field(
         None, description="how clients reach us, for the urls in answers; unset: as the request says"
     )
+    root_path: str = Field("", description="the prefix under which everything is served, such as `/notify`")
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="addresses or networks, separated by commas, whose X-Forwarded headers count"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="origins, separated by commas, whose pages may call us from a browser"
+    )
+    retention_days: int | None = Field(
+        None, ge=1, le=36500, description="days after which notifications are forgotten; unset: never"
+    )
     jwt_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="HS256 secrets of at least 32 bytes, separated by commas"
     )
     log_format: Literal["console", "json"] = Field("console", description="how the log is written")
 
-    @field_validator("jwt_secret", mode="before")
+    @field_validator("jwt_secret", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @property
+    def base_url(self) -> str | None:
+        """Where clients reach what is under our prefix, which `public_url` may hold or not; none: as they say."""
+        if self.public_url is None:
+            return None
+        has_prefix = (self.public_url.path or "").rstrip("/").endswith(self.root_path)
+        return str(self.public_url).rstrip("/") + ("" if has_prefix else self.root_path)
+
+    @field_validator("root_path")
+    @classmethod
+    def _refuse_an_odd_prefix(cls, value: str) -> str:
+        if value and not _PREFIX_OF_PATHS.fullmatch(value):
+            raise ValueError("a prefix starts with / and does not end with it, and has only A-Z, a-z, 0-9 and ._~-")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _refuse_what_is_no_network(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ip_network(network)
+            except ValueError:
+                raise ValueError("each must be an address, or a network such as 10.0.0.0/8 without host bits") from None
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _refuse_what_is_no_origin(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "*" in value:
+            raise ValueError("`*` would let any page of the web call; name each origin")
+        origins = tuple(_DEFAULT_PORT.sub(r"\1\2", origin.lower()) for origin in value)
+        if not all(_ORIGIN.fullmatch(origin) for origin in origins):
+            raise ValueError("an origin is scheme://host or scheme://host:port, without a path")
+        return origins
 
     @field_validator("jwt_secret")
     @classmethod

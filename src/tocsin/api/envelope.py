@@ -1,5 +1,6 @@
 """What surrounds every request: its id, its headers, its line in the log, and the answer to a bug of ours."""
 
+import asyncio
 import re
 import secrets
 import time
@@ -13,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tocsin.api.problems import answer_to
-from tocsin.errors import InternalError, Problem
+from tocsin.errors import InternalError, Problem, Unavailable
 from tocsin.logs import bind_request, cut_path
 
 OF_EVERY_ANSWER = ((b"vary", b"Authorization"), (b"x-content-type-options", b"nosniff"))
@@ -57,6 +58,10 @@ class Envelope:
             await self._app(scope, receive, seal)
         except ClientDisconnect:
             log.info("a client hung up in the middle of its request")
+        except asyncio.CancelledError:
+            if status:
+                raise
+            await answer_to(Unavailable("The service is being stopped. Please try again."))(scope, receive, seal)
         except Exception:
             log.exception("a bug answered a request")
             if status:

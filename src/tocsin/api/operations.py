@@ -54,7 +54,8 @@ async def openapi(request: Request) -> Response:
     """Answer this document."""
     app = request.app
     if app.openapi_schema is None:
-        app.openapi_schema = document(app, house_of(request).catalogue)
+        house = house_of(request)
+        app.openapi_schema = document(app, house.catalogue, house.settings.base_url or house.settings.root_path)
     return Response(to_json(app.openapi_schema), media_type="application/json")
 
 

@@ -1,0 +1,296 @@
+"""What the service stands on, looked at without changing any of it: settings, files, port, database, queue."""
+
+import errno
+import json
+import shutil
+import socket
+import stat
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, build_opener
+
+from tocsin import migrate
+from tocsin.catalogue import Catalogue
+from tocsin.database import OUTAGES, Connection, connect, queries
+from tocsin.embedded import is_served, url_of
+from tocsin.errors import Refusal
+from tocsin.jobs import MISSED
+from tocsin.settings import PREFIX, Settings, read_settings
+from tocsin.tokens import SECRET_FILE
+
+LEAST_SPACE, LITTLE_SPACE = 100 * 2**20, 2**30
+"""Free bytes of the data folder's disk below which PostgreSQL may stop any moment, and those that are soon used up."""
+
+LARGEST_SKEW = 2.0
+"""Seconds that the database's clock may be off ours."""
+
+LONGEST_WAIT = 60.0
+"""Seconds for which a job that is due may wait in a healthy service."""
+
+LONGEST_ANSWER = 3.0
+"""Seconds that what listens on our port may take to say that it is a Tocsin."""
+
+_KEYS = frozenset({"jwt_secret", "jwt_public_key_files", "jwt_jwks_url"})
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_SQL = queries("doctor")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at: how it is, and what to do about it."""
+
+    level: Literal["ok", "warn", "FAIL"]
+    what: str
+    finding: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        """Return the finding as a line."""
+        return f"{self.level:4} {self.what}: {self.finding}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+async def examine(env_file: Path = Path(".env")) -> list[Finding]:
+    """Look at everything; what can't be looked at is itself a finding."""
+    found = [*_catalogue(), *_env_file(env_file)]
+    try:
+        settings = read_settings(env_file=env_file)
+    except Refusal as refusal:
+        return [Finding("FAIL", "settings", str(refusal).rstrip("."), "`tocsin config` lists what there is"), *found]
+    found = [Finding("ok", "settings", f"{len(settings.model_fields_set)} are set"), *found]
+    found += [*_secret(settings), *_surroundings(settings), *_port(settings)]
+    if settings.database_url is None:
+        found += [*_data_folder(settings.data_dir), *_space(settings.data_dir)]
+    return [*found, *[finding async for finding in _database(settings)]]
+
+
+def _catalogue() -> Iterator[Finding]:
+    try:
+        yield Finding("ok", "catalogue", f"{len(Catalogue.load().kinds)} kinds")
+    except Refusal as refusal:
+        yield Finding("FAIL", "catalogue", str(refusal).rstrip("."), "correct what it names")
+
+
+# Files
+
+
+def _env_file(path: Path) -> Iterator[Finding]:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        yield Finding("ok", ".env", "there is none here")
+        return
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        yield Finding("warn", ".env", "others can read it, and it may hold secrets", f"close it: chmod 600 {path}")
+    else:
+        yield Finding("ok", ".env", "it is read, and closed to others")
+
+
+def _secret(settings: Settings) -> Iterator[Finding]:
+    path = settings.data_dir / SECRET_FILE
+    try:
+        if settings.model_fields_set & _KEYS:
+            yield Finding("ok", "keys of tokens", "they are set")
+        elif settings.database_url is not None:
+            remedy = f"set {PREFIX}JWT_SECRET to at least 32 random bytes"
+            yield Finding(
+                "FAIL", "keys of tokens", "there are none, and with a database of your own none are made", remedy
+            )
+        elif not path.exists():
+            yield Finding("warn", "keys of tokens", "there are none yet", "the first `tocsin serve` makes a secret")
+        elif path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            yield Finding("FAIL", "keys of tokens", f"others can read {path}", f"close it: chmod 600 {path}")
+        else:
+            yield Finding("ok", "keys of tokens", f"the secret {path} is closed to others")
+    except PermissionError:
+        yield Finding("FAIL", "keys of tokens", f"{path} belongs to another user", "become that user")
+
+
+def _data_folder(folder: Path) -> Iterator[Finding]:
+    try:
+        found = folder.stat()
+        list(folder.iterdir())
+    except FileNotFoundError:
+        yield Finding("warn", "data folder", f"{folder} is not there yet", "the first `tocsin serve` makes it")
+    except OSError as error:
+        yield Finding("FAIL", "data folder", f"{folder}: {error.strerror}", f"become its user, or set {PREFIX}DATA_DIR")
+    else:
+        if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            yield Finding("warn", "data folder", f"others can enter {folder}", f"close it: chmod 700 {folder}")
+        else:
+            yield Finding("ok", "data folder", f"{folder} is closed to others")
+
+
+def _space(folder: Path) -> Iterator[Finding]:
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if _is_there(path))
+    free = shutil.disk_usage(place).free
+    said = f"{free // 2**20} MiB are free in {place}"
+    if free < LEAST_SPACE:
+        yield Finding("FAIL", "disk", said, "free some now: PostgreSQL stops on a full disk")
+    elif free < LITTLE_SPACE:
+        yield Finding("warn", "disk", said, "free some soon")
+    else:
+        yield Finding("ok", "disk", said)
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether a path can be seen: one in a folder that is closed to us cannot."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
+
+
+# What is around
+
+
+def _surroundings(settings: Settings) -> Iterator[Finding]:
+    if not settings.cors_origins:
+        yield Finding("ok", "origins", "no page of another origin may call us")
+    elif plain := [origin for origin in settings.cors_origins if _is_plain(origin)]:
+        yield Finding("warn", "origins", f"{', '.join(plain)} can be forged on the way", "serve these pages over https")
+    else:
+        yield Finding("ok", "origins", f"pages of {', '.join(settings.cors_origins)} may call us")
+    wide = [network for network in settings.trusted_proxies if ip_network(network).prefixlen == 0]
+    if wide:
+        remedy = "name the proxies"
+        yield Finding("warn", "proxies", f"{', '.join(wide)} trusts everybody to say where we are reached", remedy)
+    else:
+        yield Finding("ok", "proxies", ", ".join(settings.trusted_proxies) or "none is trusted")
+
+
+def _is_plain(origin: str) -> bool:
+    parts = urlsplit(origin)
+    return parts.scheme == "http" and parts.hostname not in _LOOPBACK
+
+
+def _port(settings: Settings) -> Iterator[Finding]:
+    where = f"{settings.host}:{settings.port}"
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as bound:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((settings.host, settings.port))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            yield Finding("FAIL", "port", f"{where}: {error.strerror}", f"set {PREFIX}HOST or {PREFIX}PORT")
+        elif _is_ours(settings):
+            yield Finding("ok", "port", f"a Tocsin listens on {where}")
+        else:
+            yield Finding("FAIL", "port", f"something else listens on {where}", f"end it, or set {PREFIX}PORT")
+    else:
+        yield Finding("ok", "port", f"{where} is free: nothing serves there")
+
+
+def _is_ours(settings: Settings) -> bool:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - for a client
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/healthz"
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=LONGEST_ANSWER) as answer:
+            return bool(json.loads(answer.read(1000)) == {"status": "ok"})
+    except (OSError, ValueError):
+        return False
+
+
+# The database
+
+
+async def _database(settings: Settings) -> AsyncIterator[Finding]:
+    try:
+        if settings.database_url is None and not is_served(settings.data_dir):
+            yield Finding("warn", "database", "the embedded PostgreSQL does not run", "start `tocsin serve`")
+            return
+        url = settings.database_url.get_secret_value() if settings.database_url else url_of(settings.data_dir)
+        connection = await connect(url, 10)
+    except OUTAGES as error:
+        where = _place_of(settings)
+        yield Finding("FAIL", "database", f"{where} can't be reached: {_first_line(error)}", "see that it runs")
+        return
+    try:
+        for check in (_server, _schema_and_queue):
+            async for finding in check(connection, settings):
+                yield finding
+    except OUTAGES as error:
+        yield Finding("FAIL", "database", f"it went away: {_first_line(error)}", "look again")
+    finally:
+        connection.terminate()
+
+
+def _place_of(settings: Settings) -> str:
+    """Return where the database is, without user and password."""
+    if settings.database_url is None:
+        return "the embedded PostgreSQL"
+    parts = urlsplit(settings.database_url.get_secret_value())
+    return f"{parts.hostname or 'the local server'}{parts.path}"
+
+
+async def _server(connection: Connection, settings: Settings) -> AsyncIterator[Finding]:
+    before = time.time()
+    server = await connection.fetchrow(_SQL["server"])
+    ours = (before + time.time()) / 2
+    assert server is not None  # noqa: S101 - the statement returns one row
+    version, off = server["version"], set(server["off"])
+    if version < migrate.OLDEST_SERVER:
+        remedy = f"take {migrate.OLDEST_SERVER} or newer"
+        yield Finding("FAIL", "database", f"PostgreSQL {version} is too old", remedy)
+    elif server["standby"]:
+        yield Finding("FAIL", "database", "it is a standby, which takes no writes", "connect to the primary")
+    else:
+        yield Finding("ok", "database", f"PostgreSQL {version} answers")
+    if server["encoding"] == "UTF8":
+        yield Finding("ok", "encoding", "UTF8")
+    else:
+        yield Finding("FAIL", "encoding", f"{server['encoding']} can't hold all words", "make a database in UTF8")
+    for finding in _durability(off, accepted=settings.database_durable == "yes"):
+        yield finding
+    skew = server["clock"] - ours
+    if abs(skew) > LARGEST_SKEW:
+        yield Finding("warn", "clock", f"the database's is {skew:+.1f} s off ours", "set both by NTP")
+    else:
+        yield Finding("ok", "clock", "the database's is ours")
+
+
+def _durability(off: Iterable[str], *, accepted: bool) -> Iterator[Finding]:
+    lossy = [name for name in ("synchronous_commit",) if name in off]
+    risky = [name for name in ("fsync", "full_page_writes") if name in off]
+    if lossy or (risky and not accepted):
+        names = " and ".join([*risky, *lossy])
+        yield Finding("FAIL", "durability", f"{names} off: a crash may lose what was accepted", "turn them on")
+    elif risky:
+        yield Finding("ok", "durability", f"{' and '.join(risky)} off, which {PREFIX}DATABASE_DURABLE=yes accepts")
+    else:
+        yield Finding("ok", "durability", "fsync, full_page_writes and synchronous_commit are on")
+
+
+async def _schema_and_queue(connection: Connection, _settings: Settings) -> AsyncIterator[Finding]:
+    if not await migrate.is_current(connection):
+        remedy = "run `tocsin migrate`, or start this release"
+        yield Finding("FAIL", "schema", "it lacks steps of this release", remedy)
+        return
+    yield Finding("ok", "schema", "it has every step of this release")
+    queue = await connection.fetchrow(_SQL["queue"])
+    assert queue is not None  # noqa: S101 - the statement returns one row
+    if dead := queue["dead_letters"]:
+        remedy = "their reasons are in the table tocsin.dead_letters"
+        yield Finding("warn", "dead letters", f"{dead}{' or more' if dead == 1000 else ''} could not be done", remedy)  # noqa: PLR2004 - the statement's limit
+    else:
+        yield Finding("ok", "dead letters", "none")
+    alive = await connection.fetchval(_SQL["workers"], MISSED)
+    waiting = queue["waiting"] or 0.0
+    if waiting > LONGEST_WAIT:
+        remedy = "run more of `tocsin worker`" if alive else "start `tocsin worker`"
+        level: Literal["warn", "FAIL"] = "warn" if alive else "FAIL"
+        yield Finding(level, "queue", f"the oldest job has waited {waiting:.0f} s", remedy)
+    else:
+        yield Finding("ok", "queue", f"the oldest job has waited {waiting:.0f} s")
+    if alive:
+        yield Finding("ok", "workers", f"{alive} at work")
+    else:
+        yield Finding("warn", "workers", "none is at work", "start `tocsin serve` or `tocsin worker`")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__

@@ -1,0 +1,26 @@
+-- name: server
+-- What a server says of itself.
+select current_setting('server_version_num')::int / 10000 as version,
+    current_setting('server_encoding') as encoding,
+    array(
+        select name
+        from unnest(array['fsync', 'full_page_writes', 'synchronous_commit']) as name
+        where current_setting(name) = 'off'
+    ) as off,
+    pg_is_in_recovery() as standby,
+    extract(epoch from clock_timestamp())::double precision as clock
+
+-- name: queue
+-- Dead letters are counted no further than is worth telling.
+select (select count(*) from (select from dead_letters limit 1000) dead) as dead_letters,
+    (
+        select extract(epoch from now() - min(oldest.due_at))::double precision
+        from unnest(array['direct', 'bulk']) as lanes (lane)
+        cross join lateral (
+            select due_at from jobs where lane = lanes.lane and worker_id is null order by due_at, id limit 1
+        ) oldest
+        where oldest.due_at <= now()
+    ) as waiting
+
+-- name: workers
+select count(*) from workers where seen_at > clock_timestamp() - make_interval(secs => $1::double precision)

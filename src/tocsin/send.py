@@ -1,0 +1,124 @@
+"""An event from the command line: made of a few words or a file, and posted to a running service over HTTP."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
+
+from tocsin.errors import Malformed, Refusal
+from tocsin.settings import Settings
+from tocsin.strict_json import parse_object
+from tocsin.tokens import mint_service
+
+SERVICE = "tocsin-send"
+"""The name under which events are posted."""
+
+PATIENCE = 60.0
+"""Seconds that the end of an event is waited for."""
+
+_LIFETIME = timedelta(minutes=5)
+_SLOWEST = 15.0
+_STEP = 5
+_UNDER_WAY = frozenset({"queued", "delivering"})
+_EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what it means to a client
+
+
+def event_of(message: str | None, users: Sequence[int], teams: Sequence[int], file: str | None) -> dict[str, Any]:
+    """Return the event that a message for these users and teams is, or that stands in a file (`-`: stdin)."""
+    if (message is None) == (file is None):
+        raise Refusal("Give a message, or an event with --file.")
+    if file is None:
+        return {"type": "custom", "notify": {"users": list(users), "teams": list(teams)}, "params": {"body": message}}
+    if users or teams:
+        raise Refusal("An event from a file says itself whom to notify: leave out --user and --team.")
+    return _read(file)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A service that is reached at `url`, and a token for it."""
+
+    url: str
+    token: str
+
+    @classmethod
+    def of(cls, settings: Settings, secret: str, url: str | None) -> Self:
+        """Return a client of the service at `url`, or of the one with these settings."""
+        url = (url or _url_of(settings)).rstrip("/")
+        if urlsplit(url).scheme not in {"http", "https"}:
+            raise Refusal(f"{url!r} is no url of a service: write it like http://127.0.0.1:8080.")
+        return cls(url, mint_service(secret, SERVICE, ["events:write"], _LIFETIME))
+
+    def post(self, event: dict[str, Any]) -> str:
+        """Post an event and return its id; raises `Refusal` with all that is wrong with it."""
+        return str(self._call("/events", event)["id"])
+
+    def wait(self, id_: str) -> str:
+        """Return the state that an event ends in, or what it is after `PATIENCE`."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            state = str(self._call(f"/events/{id_}?wait={_STEP}")["state"])
+            if state not in _UNDER_WAY or time.monotonic() > end:
+                return state
+
+    def _call(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        request = Request(self.url + path, data, headers)  # noqa: S310 - http or https, see above
+        try:
+            with _OPENER.open(request, timeout=_SLOWEST) as answer:
+                return json.load(answer)
+        except HTTPError as error:
+            raise Refusal(f"The service at {self.url} answered {error.code}: {_words_of(error)}") from None
+        except OSError as error:
+            reason = getattr(error, "reason", error)
+            raise Refusal(
+                f"No service answers at {self.url} ({reason}): start `tocsin serve`, or give --url."
+            ) from None
+        except ValueError:
+            raise Refusal(f"What answers at {self.url} is no Tocsin: give --url.") from None
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """Follows nowhere: the token is for this service alone."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+_OPENER = build_opener(ProxyHandler({}), _NoRedirects)
+
+
+def _read(file: str) -> dict[str, Any]:
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise Refusal(f"The file {file} can't be read: {error.strerror}.") from None
+    try:
+        return parse_object(content)
+    except Malformed as error:
+        raise Refusal(f"The file {file} holds no event: {error}") from None
+
+
+def _url_of(settings: Settings) -> str:
+    if settings.base_url:
+        return settings.base_url
+    if settings.port == 0:
+        raise Refusal("Any free port is taken with TOCSIN_PORT=0: say with --url which one it is.")
+    host = _EVERYWHERE.get(settings.host, settings.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}{settings.root_path}"
+
+
+def _words_of(error: HTTPError) -> str:
+    """Return what the service says is wrong, or where something else answered, only that."""
+    try:
+        return " ".join(str(fault["message"]) for fault in json.load(error)["errors"])
+    except (ValueError, KeyError, TypeError):
+        return "this is no answer of Tocsin."

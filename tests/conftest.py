@@ -193,7 +193,9 @@ async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, *
             stack.callback(worker.stop)
         listening = socket.socket(proto=socket.IPPROTO_TCP)
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(service(house), lifespan="off", log_config=None, server_header=False))
+        server = uvicorn.Server(
+            uvicorn.Config(service(house), lifespan="off", log_config=None, server_header=False, proxy_headers=False)
+        )
         running = asyncio.create_task(server._serve([listening]))  # noqa: SLF001 - serve() would take our signals
         stack.push_async_callback(lambda: running)
         stack.callback(setattr, server, "should_exit", True)  # noqa: FBT003 - an attribute's value

@@ -84,6 +84,12 @@ DOORS = {
     ("PUT", "/notifications/read"): Door(for_users(204, 204, 204)),
     ("PUT", "/notifications/{notification_id}/read"): Door(for_users(204, 404, 404)),
     ("POST", "/events"): Door(for_services(202, 202, 202, 422), custom(OWNER), ["events:write"]),
+    ("POST", "/events/batch"): Door(for_services(202, 202, 202, 422), {"events": [custom(OWNER)]}, ["events:write"]),
+    ("DELETE", "/events/{event_id}"): Door(for_services(409, 404, 404, 404), scopes=["events:write"]),
+    ("DELETE", "/events/by-key/{key}"): Door(for_services(404, 404, 404, 404), scopes=["events:write"]),
+    ("GET", "/events/{event_id}/recipients/{user_id}"): Door(
+        for_services(200, 404, 404, 404), scopes=["events:write", "operations"]
+    ),
     ("GET", "/events/{event_id}"): Door(for_services(200, 404, 404, 404), scopes=["events:write", "operations"]),
     ("GET", "/directory/users/{user_id}"): Door(for_services(200, 200, 200, 404), scopes=DIRECTORY),
     ("PUT", "/directory/users/{user_id}"): Door(for_services(204, 204, 204, 404), NAMES, DIRECTORY),

@@ -30,7 +30,11 @@ CALLS: Mapping[tuple[str, str], Any] = {
     ("PUT", "/notifications/read"): None,
     ("PUT", "/notifications/{notification_id}/read"): None,
     ("POST", "/events"): EVENT,
+    ("POST", "/events/batch"): {"events": [EVENT]},
     ("GET", "/events/{event_id}"): None,
+    ("DELETE", "/events/{event_id}"): None,
+    ("DELETE", "/events/by-key/{key}"): None,
+    ("GET", "/events/{event_id}/recipients/{user_id}"): None,
     ("PUT", "/directory/users/{user_id}"): {"first_name": "John", "last_name": "Doe"},
     ("GET", "/directory/users/{user_id}"): None,
     ("PUT", "/directory/teams/{team_id}"): {"name": "Sales", "users": [1]},
@@ -45,7 +49,7 @@ WITHOUT = {("GET", "/healthz")}
 AT_ONCE = 6
 """As many as the service of these tests has connections."""
 
-PLACES = {"notification_id": ID, "event_id": ID, "user_id": "1", "team_id": "1"}
+PLACES = {"notification_id": ID, "event_id": ID, "user_id": "1", "team_id": "1", "key": "none"}
 
 
 @pytest.fixture

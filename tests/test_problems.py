@@ -45,7 +45,7 @@ def sealed(answer: httpx.Response, cache: str = "no-store") -> bool:
 def routes_of(api: Api) -> set[tuple[str, str]]:
     """Return method and path of every route that the service has."""
     return {
-        (method, str(context.path))
+        (method, str(context.path).replace(":path}", "}"))
         for context in iter_route_contexts(build(api.house).routes)
         for method in (context.methods or set()) - {"HEAD"}
     }

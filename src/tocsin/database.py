@@ -176,6 +176,14 @@ class Database:
         self._places.release()
 
 
+async def fetch(store: Database | Connection, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+    """Run one statement, on a connection of the pool or in the transaction of a connection that was lent."""
+    if isinstance(store, Database):
+        return await store.rows(statement, *arguments)
+    found: list[asyncpg.Record] = await store.fetch(statement, *arguments)
+    return found
+
+
 def _within(seconds: float | None) -> contextlib.AbstractAsyncContextManager[Any]:
     """Return a limit of time, or none, which costs nothing."""
     return contextlib.nullcontext() if seconds is None else asyncio.timeout(seconds)

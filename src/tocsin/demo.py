@@ -46,7 +46,7 @@ async def _fill(house: House) -> None:
         event = sample["event"]
         checked = house.catalogue.check(event["type"], event.get("data"), event.get("params"))
         draft = Draft(checked, [person.id for person in PEOPLE], [], service="demo", company_id=1)
-        last = await house.intake.accept(draft)
+        last = (await house.intake.accept(draft)).id
     if last:
         await events.state(house.database, house.doorbell, last, Reader(), seconds=10)
 

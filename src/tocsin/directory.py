@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tocsin.database import Database, queries
+from tocsin.database import Connection, Database, fetch, queries
 from tocsin.errors import Fault, Invalid, NotFound
 
 LARGEST_ID = 2**31 - 1
@@ -73,9 +73,11 @@ async def get_team(database: Database, id_: int, company_id: int | None) -> Team
     return Team(**row)
 
 
-async def people(database: Database, ids: Iterable[int], company_id: int | None) -> dict[int, Mapping[str, Any]]:
+async def people(
+    store: Database | Connection, ids: Iterable[int], company_id: int | None
+) -> dict[int, Mapping[str, Any]]:
     """Return the user objects of notifications, by id, of those there are."""
-    rows = await database.rows(_SQL["people"], list(ids), company_id)
+    rows = await fetch(store, _SQL["people"], list(ids), company_id)
     return {row["id"]: dict(row) for row in rows}
 
 

@@ -6,6 +6,7 @@
     ├── Unauthorized        403 unauthorized
     ├── NotFound            404 not_found
     ├── MethodNotAllowed    405 method_not_allowed
+    ├── Conflict            409 conflict.key_reused, conflict.id_reused, conflict.too_late
     ├── Missing             410 missing
     ├── TooLarge            413 too_large
     ├── ContentType         415 content_type
@@ -102,6 +103,33 @@ class MethodNotAllowed(Problem):
 
     def __init__(self, allowed: Iterable[str]) -> None:
         super().__init__(headers={"Allow": ", ".join(sorted(allowed))})
+
+
+class Conflict(Problem):
+    """What is asked for contradicts what was asked for, or done, before."""
+
+    status = 409
+
+
+class KeyReused(Conflict):
+    """An `Idempotency-Key` used again with another body."""
+
+    code = "conflict.key_reused"
+    message = "This Idempotency-Key was used with another body."
+
+
+class IdReused(Conflict):
+    """An event's `id` used again for another event."""
+
+    code = "conflict.id_reused"
+    message = "This id belongs to another event."
+
+
+class TooLate(Conflict):
+    """A cancellation after delivery."""
+
+    code = "conflict.too_late"
+    message = "The event was delivered before it could be cancelled."
 
 
 class Missing(Problem):

@@ -6,18 +6,19 @@ before its producer is told that it was accepted.
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from tocsin.catalogue import Checked
-from tocsin.database import Database, queries
+from tocsin.database import Connection, Database, fetch, queries
 from tocsin.directory import LARGEST_ID, people, unknown
 from tocsin.doorbell import Doorbell, wait
-from tocsin.errors import Fault, Invalid, NotFound, Unavailable
+from tocsin.errors import Fault, IdReused, Invalid, NotFound, TooLate, Unavailable
 from tocsin.ids import new_id
 from tocsin.notifications import to_json
 
@@ -25,9 +26,12 @@ SETTLED = frozenset({"delivered", "failed", "cancelled"})
 """The states that an event stays in."""
 
 MOST_AT_ONCE = 200
-"""How many events share a transaction at most."""
+"""How many events that are posted one by one share a transaction at most."""
 
-Row = tuple[UUID, str | None, int | None, str, int | None, str, str, str, str, str]
+ANY_COMPANY = 0
+"""What stands for the company of a service that is bound to none, where a key needs a value."""
+
+Row = tuple[Any, ...]
 Waiting = tuple[Row, "asyncio.Future[list[asyncpg.Record]]"]
 
 _LOOK_AGAIN = 0.25
@@ -36,7 +40,12 @@ _SQL = queries("events")
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An event that was checked, and whom it is for. `service` posted it; none: its actor did."""
+    """An event that was checked, and whom it is for.
+
+    `service` posted it; none: its actor did. `id` and `digest` are there where the producer gave an id: the digest is
+    that of all that was posted under it. Who is `excepted` is left out; one that `skips` goes on without those who are
+    unknown. It is held until `deliver_at`; `key` is the service's own name for it.
+    """
 
     checked: Checked
     users: Sequence[int]
@@ -44,6 +53,21 @@ class Draft:
     service: str | None
     company_id: int | None
     about: Sequence[str] = ()
+    excepted: Sequence[int] = ()
+    skips: bool = False
+    deliver_at: datetime | None = None
+    key: str | None = None
+    id: UUID | None = None
+    digest: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An event that is on disk: its id, and who was skipped because nobody knows them."""
+
+    id: UUID
+    skipped_users: Sequence[int] = ()
+    skipped_teams: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +90,27 @@ class Intake:
         self._waiting: list[Waiting] = []
         self._storing: asyncio.Task[None] | None = None
 
-    async def accept(self, draft: Draft) -> UUID:
-        """Store an event durably and return its id; raises `Invalid` where it names somebody unknown."""
-        filled = await _people_of(self._database, draft) if draft.checked.unfilled else {}
+    async def accept(self, draft: Draft) -> Accepted:
+        """Store an event durably; raises `Invalid` where it names somebody unknown, `IdReused` for an id in use."""
+        if draft.id or draft.key:
+            return (await self._accept([draft], [""]))[0]
+        filled = (await _people_of(self._database, [draft], [""]))[0] if draft.checked.unfilled else {}
         id_ = new_id()
         strangers: asyncio.Future[list[asyncpg.Record]] = asyncio.get_running_loop().create_future()
         self._waiting.append((_row(id_, draft, filled), strangers))
         if self._storing is None or self._storing.done():
             self._storing = asyncio.create_task(self._store())
-        if unknown_ids := await strangers:
-            raise Invalid(_faults_of(unknown_ids, draft.users, draft.teams))
-        return id_
+        return _accepted(id_, draft, await strangers)
+
+    async def accept_batch(self, drafts: Sequence[Draft]) -> list[Accepted]:
+        """Store all of these durably, to be delivered in their order, or none; raises like `accept`."""
+        return await self._accept(drafts, [f"events.{position}." for position in range(len(drafts))])
+
+    async def _accept(self, drafts: Sequence[Draft], prefixes: Sequence[str]) -> list[Accepted]:
+        async with self._database.transaction() as connection:
+            accepted = await _store_all(connection, drafts, prefixes)
+        self._doorbell.ring("direct")
+        return accepted
 
     async def _store(self) -> None:
         while self._waiting:
@@ -106,12 +140,45 @@ class Intake:
                 waiting.set_exception(error)
 
 
-async def unknown_recipients(
+async def strangers_among(
     database: Database, users: Sequence[Any], teams: Sequence[Any], company_id: int | None
-) -> list[Fault]:
-    """Return a fault for each id that names nobody the caller may address; what is no id at all is passed over."""
+) -> dict[str, set[int]]:
+    """Return the ids, by `users` and `teams`, that name nobody the caller may address; what is no id is passed over."""
     ids = [[id_ for id_ in given if type(id_) is int and 0 < id_ <= LARGEST_ID] for given in (users, teams)]
-    return _faults_of(await database.rows(_SQL["unknown"], *ids, company_id), users, teams)
+    found: dict[str, set[int]] = {"users": set(), "teams": set()}
+    for row in await database.rows(_SQL["unknown"], *ids, company_id):
+        found[row["field"]].add(row["id"])
+    return found
+
+
+def unknown_recipients(
+    strangers: Mapping[str, set[int]], users: Sequence[Any], teams: Sequence[Any], prefix: str = ""
+) -> list[Fault]:
+    """Return a fault for each position of an event's recipients that holds one of these strangers."""
+    return [
+        fault
+        for field, given in (("users", users), ("teams", teams))
+        for fault in unknown(f"{prefix}notify.{field}", given, strangers[field])
+    ]
+
+
+async def cancel(database: Database, doorbell: Doorbell, id_: UUID, owner: Reader) -> None:
+    """Stop an event: nobody is told from here on. Raises `NotFound`, and `TooLate` for one that is delivered."""
+    async with database.transaction() as connection:
+        if await connection.fetchval(_SQL["owned"], id_, owner.service, owner.company_id) is None:
+            raise NotFound
+        await _cancel(connection, id_)
+    _ring_out(doorbell)
+
+
+async def cancel_by_key(database: Database, doorbell: Doorbell, key: str, owner: Reader) -> None:
+    """Stop the event that a service's key names; raises like `cancel`."""
+    async with database.transaction() as connection:
+        id_ = await connection.fetchval(_SQL["key"], owner.service, owner.company_id or ANY_COMPANY, key)
+        if id_ is None:
+            raise NotFound
+        await _cancel(connection, id_)
+    _ring_out(doorbell)
 
 
 async def state(
@@ -134,44 +201,243 @@ async def state(
         "state": row["state"],
         "recipients": row["recipients"],
         "read": await database.value(_SQL["readers"], id_),
+        "dropped": row["dropped"],
     }
-    return answer | ({"reason": row["reason"]} if row["reason"] else {})
+    more = {"reason": row["reason"], "replaced_by": row["replaced_by"] and str(row["replaced_by"])}
+    return answer | {name: value for name, value in more.items() if value}
 
 
-def _row(id_: UUID, draft: Draft, filled: Mapping[str, Any]) -> Row:
+async def explain(database: Database, id_: UUID, user_id: int, reader: Reader) -> dict[str, Any]:
+    """Return whether and why one person was a recipient of an event, and what became of it; or raise `NotFound`."""
+    row = await database.row(_SQL["person"], id_, user_id, reader.service, reader.company_id)
+    if row is None:
+        raise NotFound
+    team = row["team_id"] or None
+    return {
+        "event_id": str(id_),
+        "user_id": user_id,
+        "recipient": row["created_at"] is not None,
+        "why": _why(row),
+        "team_id": team,
+        "delivered_at": _time(row["created_at"]),
+        "read_at": _time(row["read_at"]),
+        "deleted_at": _time(row["deleted_at"]),
+        "devices": [],
+    }
+
+
+def _why(row: asyncpg.Record) -> str:
+    """Say in words why somebody was told of an event, or was not."""
+    if row["created_at"]:
+        return "named" if not row["team_id"] else f"a member of team {row['team_id']}"
+    if row["is_excepted"]:
+        return "left out: the event excepts them"
+    if not row["is_named"] and row["member_of"] is None:
+        return "neither named nor in one of its teams"
+    if not row["is_named"] and row["is_actor"]:
+        return "left out: it was their own doing"
+    return _why_not_yet(row)
+
+
+def _why_not_yet(row: asyncpg.Record) -> str:
+    if row["pending"]:
+        return f"not delivered yet: due at {_time(row['due_at'])}"
+    if row["cancelled"]:
+        return "not delivered: the event was cancelled before their turn"
+    if row["reason"]:
+        return f"not delivered: {row['reason']}"
+    if not row["active"]:
+        return "dropped: not active when it was delivered"
+    return "not told: they joined after it was delivered"
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+async def _store_all(connection: Connection, drafts: Sequence[Draft], prefixes: Sequence[str]) -> list[Accepted]:
+    """Store what is new of these; what was posted before under the same ids is answered as it was then."""
+    repeated = await _repeated(connection, drafts)
+    ids = _ids_of(drafts)
+    new: dict[UUID, tuple[Draft, str]] = {}
+    for draft, id_, prefix in zip(drafts, ids, prefixes, strict=True):
+        if id_ not in repeated:
+            new.setdefault(id_, (draft, prefix))
+    strangers = await _store_new(connection, new) if new else {}
+    return [
+        repeated.get(id_) or _accepted(id_, draft, strangers.get(id_, ()))
+        for draft, id_ in zip(drafts, ids, strict=True)
+    ]
+
+
+def _ids_of(drafts: Sequence[Draft]) -> list[UUID]:
+    """Return the id of each; raises `IdReused` where one is given to two that differ."""
+    digests: dict[UUID, bytes | None] = {}
+    for draft in drafts:
+        if draft.id and digests.setdefault(draft.id, draft.digest) != draft.digest:
+            raise IdReused
+    return [draft.id or new_id() for draft in drafts]
+
+
+async def _repeated(connection: Connection, drafts: Sequence[Draft]) -> dict[UUID, Accepted]:
+    """Return what was posted before; raises `IdReused` where that was something else, or somebody else's."""
+    given = {draft.id: draft for draft in drafts if draft.id}
+    if not given:
+        return {}
+    first = next(iter(given.values()))
+    found = {}
+    for row in await connection.fetch(_SQL["posted"], list(given), first.service, first.company_id):
+        draft = given[row["id"]]
+        if not row["own"] or row["digest"] != draft.digest:
+            raise IdReused
+        skipped = [
+            [id_ for id_ in dict.fromkeys(named) if draft.skips and id_ not in set(kept)]
+            for named, kept in ((draft.users, row["users"]), (draft.teams, row["teams"]))
+        ]
+        found[row["id"]] = Accepted(row["id"], *skipped)
+    return found
+
+
+async def _store_new(
+    connection: Connection, new: Mapping[UUID, tuple[Draft, str]]
+) -> Mapping[UUID, list[asyncpg.Record]]:
+    drafts = [draft for draft, _ in new.values()]
+    prefixes = [prefix for _, prefix in new.values()]
+    filled = await _people_of(connection, drafts, prefixes)
+    batch = new_id() if len(new) > 1 else None
+    keys = {draft.key: id_ for id_, (draft, _) in new.items() if draft.key}
+    before = await _hold_keys(connection, drafts[0], keys)
+    rows = [
+        _row(id_, draft, people_of_it, None if draft.deliver_at else batch, len(new) - position)
+        for position, ((id_, (draft, _)), people_of_it) in enumerate(zip(new.items(), filled, strict=True), 1)
+    ]
+    strangers: dict[UUID, list[asyncpg.Record]] = {}
+    for row in await connection.fetch(_SQL["accept"], *map(list, zip(*rows, strict=True))):
+        strangers.setdefault(row["event_id"], []).append(row)
+    _refuse_unknown(new, strangers)
+    await _repeated(connection, drafts)  # one that somebody else posted under the same id in the meantime
+    await _replace(connection, new, keys, before)
+    return strangers
+
+
+def _refuse_unknown(new: Mapping[UUID, tuple[Draft, str]], strangers: Mapping[UUID, Sequence[asyncpg.Record]]) -> None:
+    faults = [
+        fault
+        for id_, (draft, prefix) in new.items()
+        if not draft.skips and id_ in strangers
+        for fault in _faults_of(strangers[id_], draft.users, draft.teams, prefix)
+    ]
+    if faults:
+        raise Invalid(faults)
+
+
+async def _hold_keys(connection: Connection, draft: Draft, keys: Mapping[str, UUID]) -> dict[str, UUID]:
+    """Lock the keys of a service until the end of the transaction, and return which event each named until now."""
+    if not keys:
+        return {}
+    owner = (draft.service, draft.company_id or ANY_COMPANY)
+    rows = await connection.fetch(_SQL["hold_keys"], *owner, list(keys), list(keys.values()))
+    await connection.execute(_SQL["name_keys"], *owner, list(keys), list(keys.values()))
+    return {row["key"]: row["event_id"] for row in rows}
+
+
+async def _replace(
+    connection: Connection,
+    new: Mapping[UUID, tuple[Draft, str]],
+    keys: Mapping[str, UUID],
+    before: Mapping[str, UUID],
+) -> None:
+    """Stop what has not been delivered under these keys, the earlier events of the same batch included."""
+    replaced = {before[key]: keys[key] for key in before}
+    replaced |= {id_: keys[draft.key] for id_, (draft, _) in new.items() if draft.key}
+    pairs = [(old, by) for old, by in replaced.items() if old != by]
+    if pairs:
+        await connection.execute(_SQL["replace"], *map(list, zip(*pairs, strict=True)))
+
+
+async def _cancel(connection: Connection, id_: UUID) -> None:
+    if not await connection.fetchval(_SQL["cancel"], id_):
+        raise TooLate
+
+
+def _ring_out(doorbell: Doorbell) -> None:
+    for bell in ("settled", "direct"):
+        doorbell.ring(bell)
+
+
+def _accepted(id_: UUID, draft: Draft, strangers: Sequence[asyncpg.Record]) -> Accepted:
+    if strangers and not draft.skips:
+        raise Invalid(_faults_of(strangers, draft.users, draft.teams))
+    users, teams = ([row["id"] for row in strangers if row["field"] == field] for field in ("users", "teams"))
+    return Accepted(id_, users, teams)
+
+
+def _row(id_: UUID, draft: Draft, filled: Mapping[str, Any], batch: UUID | None = None, lag: int = 0) -> Row:
     """Return an event as the statement takes it: one value a column, arrays as text."""
     checked = draft.checked
+    own = [f"key:{draft.key}"] if draft.key else []
     return (
         id_,
         draft.service,
         draft.company_id,
         checked.kind,
         checked.actor,
-        f"{{{','.join(map(str, dict.fromkeys(draft.users)))}}}",
-        f"{{{','.join(map(str, dict.fromkeys(draft.teams)))}}}",
+        _array(draft.users),
+        _array(draft.teams),
         to_json({**checked.data, **filled}),
         to_json(checked.params),
-        to_json(list(dict.fromkeys([*checked.subjects, *draft.about]))),
+        to_json(list(dict.fromkeys([*checked.subjects, *draft.about, *own]))),
+        _array(draft.excepted),
+        draft.skips,
+        draft.deliver_at,
+        draft.key,
+        draft.digest,
+        batch,
+        lag,
     )
 
 
-async def _people_of(database: Database, draft: Draft) -> Mapping[str, Any]:
-    """Return the user objects for those fields of `data` that hold only a user's id."""
-    wanted = draft.checked.unfilled
-    known = await people(database, wanted.values(), draft.company_id)
+def _array(ids: Iterable[int]) -> str:
+    return f"{{{','.join(map(str, dict.fromkeys(ids)))}}}"
+
+
+async def _people_of(
+    store: Database | Connection, drafts: Sequence[Draft], prefixes: Sequence[str]
+) -> list[Mapping[str, Any]]:
+    """Return, for each draft, the user objects for those fields of `data` that hold only a user's id."""
+    wanted = {id_ for draft in drafts for id_ in draft.checked.unfilled.values()}
+    if not wanted:
+        return [{} for _ in drafts]
+    known = await people(store, wanted, drafts[0].company_id)
     faults = [
-        Fault(f"data.{field}", "unknown", f"The data.{field} field names nobody who is known.")
-        for field, id_ in wanted.items()
+        Fault(f"{prefix}data.{field}", "unknown", f"The {prefix}data.{field} field names nobody who is known.")
+        for draft, prefix in zip(drafts, prefixes, strict=True)
+        for field, id_ in draft.checked.unfilled.items()
         if id_ not in known
     ]
     if faults:
-        raise Invalid([*faults, *await unknown_recipients(database, draft.users, draft.teams, draft.company_id)])
-    return {field: known[id_] for field, id_ in wanted.items()}
+        raise Invalid([*faults, *await _unknown_of_all(store, drafts, prefixes)])
+    return [{field: known[id_] for field, id_ in draft.checked.unfilled.items()} for draft in drafts]
 
 
-def _faults_of(strangers: Sequence[asyncpg.Record], users: Sequence[Any], teams: Sequence[Any]) -> list[Fault]:
+async def _unknown_of_all(
+    store: Database | Connection, drafts: Sequence[Draft], prefixes: Sequence[str]
+) -> list[Fault]:
+    """Return the faults of all recipients that nobody knows, but of drafts that skip those."""
+    asked = [(draft, prefix) for draft, prefix in zip(drafts, prefixes, strict=True) if not draft.skips]
+    users = list({id_ for draft, _ in asked for id_ in draft.users})
+    teams = list({id_ for draft, _ in asked for id_ in draft.teams})
+    strangers = await fetch(store, _SQL["unknown"], users, teams, drafts[0].company_id)
+    return [fault for draft, prefix in asked for fault in _faults_of(strangers, draft.users, draft.teams, prefix)]
+
+
+def _faults_of(
+    strangers: Sequence[asyncpg.Record], users: Sequence[Any], teams: Sequence[Any], prefix: str = ""
+) -> list[Fault]:
     return [
         fault
         for field, given in (("users", users), ("teams", teams))
-        for fault in unknown(f"notify.{field}", given, {row["id"] for row in strangers if row["field"] == field})
+        for fault in unknown(
+            f"{prefix}notify.{field}", given, {row["id"] for row in strangers if row["field"] == field}
+        )
     ]

@@ -4,7 +4,7 @@ A chunk is one transaction: the job's step, the heads, the entries, who got them
 there wholly or not at all, and once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -34,20 +34,37 @@ class Undeliverable(Exception):  # noqa: N818 - a fact about an event
 async def deliver(database: Database, catalogue: Catalogue, worker: UUID, leased: Sequence[Job]) -> list[UUID]:
     """Deliver the next chunk of each job's event, in their order; return the events that are delivered to the end.
 
-    In the direct lane an event that reaches many people is only handed on to the bulk lane. Raises `Undeliverable`
-    where an event can't be rendered and `Lost` where a job is no longer ours; nothing is done then.
+    In the direct lane an event that reaches many people is only handed on to the bulk lane, and what follows it in its
+    batch is handed back. Raises `Undeliverable` where an event can't be rendered and `Lost` where a job is no longer
+    ours; nothing is done then.
     """
     lane: Lane = leased[0].lane
     limit = CHUNK if lane == "bulk" else DIRECT_REACH + 1
     outlines = await database.rows(_SQL["outline"], [job.id for job in leased], [job.progress for job in leased], limit)
-    many = [outline for outline in outlines if outline["reach"] == limit]
-    chunks = outlines if lane == "bulk" else [outline for outline in outlines if outline["reach"] < limit]
-    done = [outline["id"] for outline in outlines if outline["reach"] < limit]
+    waiting = await _waiting(database, leased, {outline["id"] for outline in outlines if outline["reach"] == limit})
+    ours = [outline for outline in outlines if outline["id"] not in waiting]
+    many = [outline for outline in ours if outline["reach"] == limit]
+    chunks = ours if lane == "bulk" else [outline for outline in ours if outline["reach"] < limit]
+    done = [outline["id"] for outline in ours if outline["reach"] < limit]
     async with database.transaction() as connection:
         await jobs.finish(connection, worker, done)
         await jobs.go_on(connection, worker, [(outline["id"], _step(outline, lane)) for outline in many])
-        await _enter(connection, catalogue, chunks, limit)
+        await jobs.hand_back(connection, worker, list(waiting))
+        if chunks:
+            await _enter(connection, catalogue, chunks, limit)
     return done
+
+
+async def _waiting(database: Database, leased: Sequence[Job], many: Collection[UUID]) -> set[UUID]:
+    """Return the jobs whose turn in their batch has not come: one that takes long goes before all that follow it."""
+    waiting = await jobs.out_of_turn(database, leased)
+    taking_long: set[UUID] = set()
+    for job in leased:
+        if job.batch in taking_long:
+            waiting.add(job.id)
+        elif job.batch and job.id in many and job.id not in waiting:
+            taking_long.add(job.batch)
+    return waiting
 
 
 def _step(outline: asyncpg.Record, lane: Lane) -> int:

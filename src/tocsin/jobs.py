@@ -28,7 +28,10 @@ _SQL = queries("jobs")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job under our lease. `id` is that of the thing it works on, `progress` how far it got."""
+    """A job under our lease.
+
+    `id` is that of the thing it works on, `progress` how far it got; those of one `batch` are done in their order.
+    """
 
     id: UUID
     task: str
@@ -36,6 +39,7 @@ class Job:
     due_at: datetime
     attempts: int
     progress: int
+    batch: UUID | None = None
 
 
 class Lost(Exception):  # noqa: N818 - somebody else has the job now, which is no error
@@ -58,6 +62,21 @@ async def go_on(connection: Connection, worker: UUID, progress: Iterable[tuple[U
     steps = list(progress)
     ids = [id_ for id_, _ in steps]
     _all_of(ids, await connection.execute(_SQL["go_on"], worker, ids, [done for _, done in steps]))
+
+
+async def hand_back(connection: Connection, worker: UUID, jobs: Sequence[UUID], seconds: float = 0) -> None:
+    """Hand back jobs whose turn has not come, as if they had never been claimed; due again `seconds` later."""
+    await connection.execute(_SQL["hand_back"], worker, jobs, seconds)
+
+
+async def out_of_turn(database: Database, leased: Sequence[Job]) -> set[UUID]:
+    """Return those of these jobs that have to wait for an earlier one of their batch, which is not among them."""
+    batches = {job.batch for job in leased if job.batch and job.lane == "direct"}
+    if not batches:
+        return set()
+    others = await database.rows(_SQL["first_others"], list(batches), [job.id for job in leased])
+    first = {row["batch"]: (row["due_at"], row["id"]) for row in others}
+    return {job.id for job in leased if job.batch in first and first[job.batch] < (job.due_at, job.id)}
 
 
 async def fail(database: Database, worker: UUID, job: Job, reason: str) -> bool:

@@ -320,6 +320,8 @@ CREATE INDEX jobs_leased ON tocsin.jobs USING btree (worker_id) WHERE (worker_id
 
 CREATE INDEX jobs_of_batch ON tocsin.jobs USING btree (batch, due_at, id) WHERE (batch IS NOT NULL);
 
+CREATE INDEX jobs_of_batch_under_way ON tocsin.jobs USING btree (batch) WHERE ((batch IS NOT NULL) AND ((worker_id IS NOT NULL) OR (lane = 'bulk'::text)));
+
 CREATE INDEX members_by_user ON tocsin.members USING btree (user_id);
 
 CREATE INDEX recipients_by_time ON tocsin.recipients USING btree (delivered_at);

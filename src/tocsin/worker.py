@@ -99,17 +99,20 @@ class Worker:
             self._doorbell.ring("bulk")
         if done:
             self._doorbell.ring("settled")
+        if batch[0].lane == "bulk" and any(job.batch for job in batch):
+            self._doorbell.ring("direct")  # for those that follow it in its batch
 
     async def _give_up(self, job: Job, error: Exception) -> None:
+        reason = str(error).partition("\n")[0][:500]  # PostgreSQL's further lines hold values
         line = log.bind(
-            job=str(job.id), task=job.task, attempts=job.attempts, error=type(error).__name__, reason=str(error)[:500]
+            job=str(job.id), task=job.task, attempts=job.attempts, error=type(error).__name__, reason=reason
         )
         if isinstance(error, Lost):
             line.warning("a job went to another worker")
         elif isinstance(error, Undeliverable):
-            await jobs.bury(self._database, self.id, job, str(error))
+            await jobs.bury(self._database, self.id, job, reason)
             line.error("a job became a dead letter")
-        elif await jobs.fail(self._database, self.id, job, f"{type(error).__name__}: {error}"[:1000]):
+        elif await jobs.fail(self._database, self.id, job, f"{type(error).__name__}: {reason}"):
             line.error("a job became a dead letter", exc_info=error)
         else:
             line.warning("a job failed and is tried again", exc_info=error)

@@ -7,8 +7,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from tocsin.api import directory, events, inbox, operations, problems
+from tocsin.api.cors import Cors, Preflights
 from tocsin.api.doors import House
 from tocsin.api.envelope import Envelope, Shortcut
+from tocsin.api.proxies import Prefix, Proxies
 from tocsin.errors import Problem
 
 BUSY = {
@@ -20,12 +22,16 @@ BUSY = {
 
 def service(house: House) -> ASGIApp:
     """Return the ASGI application: the framework's, with what surrounds every request."""
-    app = build(house)
-    return Envelope(Shortcut(app, BUSY))
+    settings = house.settings
+    app: ASGIApp = Shortcut(build(house), BUSY)
+    if settings.root_path:
+        app = Prefix(app, settings.root_path)
+    app = Cors(Envelope(Preflights(app)), settings.cors_origins) if settings.cors_origins else Envelope(app)
+    return Proxies(app, settings.trusted_proxies) if settings.trusted_proxies else app
 
 
-def build(house: House) -> FastAPI:
-    """Return the framework's application, with all routes."""
+def build(house: House | None = None) -> FastAPI:
+    """Return the framework's application, with all routes; without a house it can be described, not called."""
     app = FastAPI(
         openapi_url=None,
         redirect_slashes=False,
@@ -39,10 +45,11 @@ def build(house: House) -> FastAPI:
     app.router.routes += [
         *(Route(path, endpoint, methods=[method]) for (method, path), endpoint in BUSY.items()),
         Route("/notifications", inbox.create_custom, methods=["POST"]),
+        Route("/events/batch", events.post_batch, methods=["POST"]),
         Route("/openapi.json", operations.openapi, methods=["GET"]),
         Route("/docs", operations.docs, methods=["GET"]),
         Route("/docs/{name}", operations.docs_asset, methods=["GET"]),
     ]
-    for door in (inbox, events, directory, operations):
-        app.include_router(door.router)
+    for router in (inbox.router, events.router, events.writing, directory.router, operations.router):
+        app.include_router(router)
     return app

@@ -1,4 +1,7 @@
-"""The doors of events: the host application posts what happened, and asks what became of it."""
+"""The doors of events: the host application posts what happened, takes it back, and asks what became of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -6,52 +9,147 @@ from starlette.responses import Response
 
 from tocsin import events
 from tocsin.api.doors import body_of, door, house_of, id_of, service_of
-from tocsin.api.requests import notify_of, number_of, refuse_unserved
-from tocsin.catalogue import Checked
-from tocsin.errors import Fault, Invalid
-from tocsin.events import Draft, Reader
+from tocsin.api.drafts import Posted, posted
+from tocsin.api.requests import number_of
+from tocsin.directory import LARGEST_ID
+from tocsin.errors import Fault, Invalid, NotFound
+from tocsin.events import Accepted, Draft, Reader
+from tocsin.faults import fault
 from tocsin.notifications import to_json
 from tocsin.tokens import Service
 
 LONGEST_WAIT = 30
 """Seconds that a caller may wait for an event to settle."""
 
+LARGEST_BATCH = 1_000
+"""How many events one request may hold."""
+
+LARGEST_BATCH_BODY = 8 * 2**20
+"""Bytes of the largest body of a batch."""
+
 
 def _reader_of(request: Request) -> Service:
     return service_of(request, "events:write", "operations")
 
 
+def _writer_of(request: Request) -> Service:
+    return service_of(request, "events:write")
+
+
 router = APIRouter(route_class=door(_reader_of), tags=["events"])
+writing = APIRouter(route_class=door(_writer_of), tags=["events"])
 
 
 async def post_event(request: Request) -> Response:
     """Accept an event: 202 once it is durable. On the hot path: the framework's models stay outside."""
-    service, house = service_of(request, "events:write"), house_of(request)
-    body = await body_of(request)
-    faults: list[Fault] = []
-    checked: Checked | None = None
-    try:
-        checked = house.catalogue.check(body.get("type"), body.get("data"), body.get("params"))
-    except Invalid as invalid:
-        faults += invalid.faults
-    refuse_unserved(body, ("id", "deliver_at", "key", "about"), faults)
-    notify = notify_of(body, faults)
-    if faults or checked is None:
-        faults += await events.unknown_recipients(house.database, notify.users, notify.teams, service.company_id)
-        raise Invalid(faults)
-    draft = Draft(checked, notify.users, notify.teams, service.name, service.company_id)
-    id_ = await house.intake.accept(draft)
-    return Response(f'{{"queued":true,"id":"{id_}"}}', status_code=202, media_type="application/json")
+    service, house = _writer_of(request), house_of(request)
+    event = posted(await body_of(request), service, house.catalogue)
+    drafts = await _all_or_none(request, service, [event], [""])
+    accepted = await house.intake.accept(drafts[0])
+    skipped = f',"skipped":{to_json(_skipped(accepted))}' if drafts[0].skips else ""
+    return _queued(f'"id":"{accepted.id}"{skipped}')
+
+
+async def post_batch(request: Request) -> Response:
+    """Accept up to 1,000 events, all or none, to be delivered in their order."""
+    service, house = _writer_of(request), house_of(request)
+    body = await body_of(request, LARGEST_BATCH_BODY)
+    given = _events_of(body)
+    prefixes = [f"events.{position}." for position in range(len(given))]
+    checked = [posted(event, service, house.catalogue, prefix) for event, prefix in zip(given, prefixes, strict=True)]
+    drafts = await _all_or_none(request, service, checked, prefixes)
+    accepted = await house.intake.accept_batch(drafts)
+    more: dict[str, Any] = {"ids": [str(event.id) for event in accepted]}
+    if any(draft.skips for draft in drafts):
+        some = [event for event in accepted if event.skipped_users or event.skipped_teams]
+        more["skipped"] = [{"id": str(event.id), **_skipped(event)} for event in some]
+    return _queued(to_json(more)[1:-1])
 
 
 @router.get("/events/{event_id}")
 async def get_event(request: Request, event_id: str) -> Response:
     """What became of an event; with `wait`, as soon as that is settled."""
-    caller, house = _reader_of(request), house_of(request)
+    house = house_of(request)
     faults: list[Fault] = []
     seconds = number_of(request.query_params, "wait", (0, LONGEST_WAIT), 0, faults)
     if faults:
         raise Invalid(faults)
-    reader = Reader(None if "operations" in caller.scopes else caller.name, caller.company_id)
-    answer = await events.state(house.database, house.doorbell, id_of(event_id), reader, seconds=seconds)
+    answer = await events.state(house.database, house.doorbell, id_of(event_id), _asking(request), seconds=seconds)
     return Response(to_json(answer), media_type="application/json")
+
+
+@router.get("/events/{event_id}/recipients/{user_id}")
+async def get_recipient(request: Request, event_id: str, user_id: str) -> Response:
+    """Whether and why one person was a recipient of an event, and what became of it."""
+    faults: list[Fault] = []
+    number = number_of({"user_id": user_id}, "user_id", (1, LARGEST_ID), 0, faults)
+    if faults:
+        raise NotFound
+    answer = await events.explain(house_of(request).database, id_of(event_id), number, _asking(request))
+    return Response(to_json(answer), media_type="application/json")
+
+
+@writing.delete("/events/by-key/{key:path}", status_code=204)
+async def cancel_by_key(request: Request, key: str) -> Response:
+    """Cancel the event that the service's own key names, unless it is delivered."""
+    service, house = _writer_of(request), house_of(request)
+    await events.cancel_by_key(house.database, house.doorbell, key, Reader(service.name, service.company_id))
+    return Response(status_code=204)
+
+
+@writing.delete("/events/{event_id}", status_code=204)
+async def cancel(request: Request, event_id: str) -> Response:
+    """Cancel an event that is not delivered yet; one that is on its way goes no further."""
+    service, house = _writer_of(request), house_of(request)
+    owner = Reader(service.name, service.company_id)
+    await events.cancel(house.database, house.doorbell, id_of(event_id), owner)
+    return Response(status_code=204)
+
+
+async def _all_or_none(
+    request: Request, service: Service, checked: Sequence[Posted], prefixes: Sequence[str]
+) -> list[Draft]:
+    """Return the drafts where nothing is wrong with any; else raise `Invalid` with all that is."""
+    drafts = [event.draft for event in checked if event.draft]
+    if len(drafts) == len(checked):
+        return drafts
+    asked = [event.notify for event in checked if not event.notify.skips]
+    users, teams = ([id_ for notify in asked for id_ in getattr(notify, name)] for name in ("users", "teams"))
+    strangers = await events.strangers_among(house_of(request).database, users, teams, service.company_id)
+    raise Invalid(
+        [
+            found
+            for event, prefix in zip(checked, prefixes, strict=True)
+            for found in [*event.faults, *_unknown(strangers, event, prefix)]
+        ]
+    )
+
+
+def _unknown(strangers: Mapping[str, set[int]], event: Posted, prefix: str) -> list[Fault]:
+    if event.notify.skips:
+        return []
+    return events.unknown_recipients(strangers, event.notify.users, event.notify.teams, prefix)
+
+
+def _events_of(body: Mapping[str, Any]) -> list[Any]:
+    given = body.get("events")
+    if given is None:
+        raise Invalid([fault("events", "required", "is required")])
+    if not isinstance(given, list):
+        raise Invalid([fault("events", "array", "must be an array")])
+    if not 1 <= len(given) <= LARGEST_BATCH:
+        raise Invalid([fault("events", "array_between", f"must have 1 to {LARGEST_BATCH} entries")])
+    return given
+
+
+def _asking(request: Request) -> Reader:
+    caller = _reader_of(request)
+    return Reader(None if "operations" in caller.scopes else caller.name, caller.company_id)
+
+
+def _skipped(event: Accepted) -> dict[str, list[int]]:
+    return {"users": list(event.skipped_users), "teams": list(event.skipped_teams)}
+
+
+def _queued(more: str) -> Response:
+    return Response(f'{{"queued":true,{more}}}', status_code=202, media_type="application/json")

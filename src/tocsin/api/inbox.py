@@ -1,6 +1,5 @@
 """The doors of the inbox: the API document's own endpoints, with a user's token."""
 
-import re
 from urllib.parse import parse_qsl, quote, urlencode
 
 from fastapi import APIRouter
@@ -9,6 +8,7 @@ from starlette.responses import Response
 
 from tocsin import events, inbox
 from tocsin.api.doors import body_of, door, house_of, id_of, user_of
+from tocsin.api.proxies import HOST
 from tocsin.api.requests import message_of, notify_of, number_of, refuse_unserved
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Draft
@@ -17,8 +17,6 @@ from tocsin.notifications import to_json
 PAGES = (1, 1_000_000)
 PER_PAGE = (1, 100)
 USUAL_PER_PAGE = 15
-
-_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 router = APIRouter(route_class=door(user_of), tags=["notifications"])
 
@@ -61,11 +59,21 @@ async def create_custom(request: Request) -> Response:
     message = message_of(body, faults)
     notify = notify_of(body, faults)
     if faults:
-        company_id = sender["company_id"]
-        faults += await events.unknown_recipients(house.database, notify.users, notify.teams, company_id)
+        if not notify.skips:
+            company_id = sender["company_id"]
+            strangers = await events.strangers_among(house.database, notify.users, notify.teams, company_id)
+            faults += events.unknown_recipients(strangers, notify.users, notify.teams)
         raise Invalid(faults)
     checked = house.catalogue.check("custom", {"user": user.id}, {"body": message})
-    draft = Draft(checked, notify.users, notify.teams, service=None, company_id=sender["company_id"])
+    draft = Draft(
+        checked,
+        notify.users,
+        notify.teams,
+        service=None,
+        company_id=sender["company_id"],
+        excepted=notify.excepted,
+        skips=notify.skips,
+    )
     await house.intake.accept(draft)
     return Response('{"queued":true}', status_code=202, media_type="application/json")
 
@@ -103,12 +111,8 @@ async def read(request: Request, notification_id: str) -> Response:
 
 def _url(request: Request, number: int, cursor: int | None = None) -> str:
     """Return, as JSON, the absolute url of another page with all other parameters of this one."""
-    scope, public = request.scope, house_of(request).settings.public_url
-    base = (
-        str(public).rstrip("/")
-        if public
-        else f"{scope['scheme']}://{request.headers.get('host') or request.url.netloc}"
-    )
+    scope, settings = request.scope, house_of(request).settings
+    base = settings.base_url or f"{_scheme_of(request)}://{_host_of(request)}{settings.root_path}"
     kept = [
         (name, value)
         for name, value in parse_qsl(str(scope["query_string"], "latin-1"), keep_blank_values=True)
@@ -121,7 +125,11 @@ def _url(request: Request, number: int, cursor: int | None = None) -> str:
 def _host_of(request: Request) -> str:
     """Return the host as the caller wrote it where that is a host at all, else our own address."""
     host = request.headers.get("host", "")
-    if _HOST.fullmatch(host):
+    if HOST.fullmatch(host):
         return host
     address, port = request.scope["server"]
-    return f"{address}:{port}"
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _scheme_of(request: Request) -> str:
+    return "https" if request.scope["scheme"] in {"https", "wss"} else "http"

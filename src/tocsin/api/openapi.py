@@ -6,7 +6,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from tocsin import __version__
-from tocsin.api.events import LONGEST_WAIT
+from tocsin.api.drafts import LONGEST_KEY, MOST_SUBJECTS
+from tocsin.api.events import LARGEST_BATCH, LONGEST_WAIT
 from tocsin.api.requests import LONGEST_MESSAGE, MOST_RECIPIENTS
 from tocsin.catalogue import Catalogue
 from tocsin.directory import LARGEST_ID
@@ -15,11 +16,19 @@ TIME = {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$", "
 WITH_ID = {"type": "object", "required": ["id"], "properties": {"id": {"type": "integer", "minimum": 1}}}
 IDS = {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": LARGEST_ID}}
 
+UUID = {"type": "string", "format": "uuid"}
+SKIPPED: dict[str, Any] = {
+    "type": "object",
+    "description": "where `notify.unknown` is `skip`: the ids that nobody knows",
+    "properties": {"users": IDS, "teams": IDS},
+}
+
 PROBLEMS = {
     "400": "`malformed`: the body is not JSON, or not an object where one is due",
     "401": "`unauthenticated`: no, invalid or expired credentials",
     "403": "`unauthorized`: valid credentials that may not do this",
     "404": "`not_found`: nothing with that id for this caller",
+    "409": "`conflict.*`: an `id` used again for another event, or a cancellation after delivery",
     "410": "`missing`: the caller's own notification, deleted",
     "413": "`too_large`: the body is over its limit",
     "415": "`content_type`: the body is not declared as JSON",
@@ -94,7 +103,32 @@ SCHEMAS: dict[str, Any] = {
     "Notify": {
         "type": "object",
         "description": f"Whom to notify: at least one user or team, together at most {MOST_RECIPIENTS}.",
-        "properties": {"users": IDS, "teams": IDS},
+        "properties": {
+            "users": IDS,
+            "teams": IDS,
+            "except": {**IDS, "description": "users who are left out, named or not"},
+            "unknown": {
+                "type": "string",
+                "enum": ["refuse", "skip"],
+                "default": "refuse",
+                "description": "what becomes of ids that nobody knows",
+            },
+        },
+    },
+    "Recipient": {
+        "type": "object",
+        "required": ["event_id", "user_id", "recipient", "why", "team_id", "delivered_at", "read_at", "deleted_at"],
+        "properties": {
+            "event_id": {"type": "string", "format": "uuid"},
+            "user_id": {"type": "integer"},
+            "recipient": {"type": "boolean", "description": "whether it came into their inbox"},
+            "why": {"type": "string", "description": "in words: named, by which team, left out, dropped ..."},
+            "team_id": {"type": ["integer", "null"], "description": "the team that they were told as a member of"},
+            "delivered_at": {"anyOf": [TIME, {"type": "null"}]},
+            "read_at": {"anyOf": [TIME, {"type": "null"}]},
+            "deleted_at": {"anyOf": [TIME, {"type": "null"}]},
+            "devices": {"type": "array", "items": {"type": "object"}, "description": "per device what was decided"},
+        },
     },
     "Event": {
         "type": "object",
@@ -102,10 +136,15 @@ SCHEMAS: dict[str, Any] = {
         "properties": {
             "id": {"type": "string", "format": "uuid"},
             "type": {"type": "string"},
-            "state": {"type": "string", "description": "`queued`, `delivering`, `delivered` or `failed`"},
+            "state": {
+                "type": "string",
+                "description": "`held`, `queued`, `delivering`, `delivered`, `cancelled` or `failed`",
+            },
             "recipients": {"type": "integer", "description": "inboxes that it reached so far"},
             "read": {"type": "integer", "description": "of these, how many have read it"},
+            "dropped": {"type": "integer", "description": "recipients who were erased or inactive at delivery"},
             "reason": {"type": "string", "description": "why it failed"},
+            "replaced_by": {"type": "string", "format": "uuid", "description": "the event that took its key"},
         },
     },
     "User": {"allOf": [{"$ref": "#/components/schemas/UserBody"}, WITH_ID]},
@@ -115,19 +154,21 @@ SCHEMAS: dict[str, Any] = {
 ANSWERS = {
     "/notifications/{notification_id}": "Notification",
     "/events/{event_id}": "Event",
+    "/events/{event_id}/recipients/{user_id}": "Recipient",
     "/directory/users/{user_id}": "User",
     "/directory/teams/{team_id}": "Team",
 }
 """What the framework's own routes answer to GET."""
 
 
-def document(app: FastAPI, catalogue: Catalogue) -> dict[str, Any]:
-    """Return the whole document."""
+def document(app: FastAPI, catalogue: Catalogue, url: str = "") -> dict[str, Any]:
+    """Return the whole document of a service that is reached at `url`, where that is not the root of its host."""
     found = get_openapi(
         title="Tocsin",
         version=__version__,
         summary="The notification service that a business application plugs in.",
         routes=app.routes,
+        servers=[{"url": url}] if url else None,
     )
     paths: dict[str, Any] = _by_hand(catalogue)
     for path, operations in found["paths"].items():
@@ -143,7 +184,7 @@ def document(app: FastAPI, catalogue: Catalogue) -> dict[str, Any]:
         for name, schema in components.get("schemas", {}).items()
         if name not in {"HTTPValidationError", "ValidationError"}
     }
-    components["schemas"] = {**made_by_framework, **SCHEMAS, **catalogue.schemas()}
+    components["schemas"] = {**made_by_framework, **SCHEMAS, "NewEvent": _new_event(catalogue), **catalogue.schemas()}
     components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
     return found
 
@@ -218,23 +259,72 @@ def _by_hand(catalogue: Catalogue) -> dict[str, Any]:
                 "summary": "Post an event: what happened, and whom it concerns",
                 "operationId": "post_event",
                 "requestBody": _body(
-                    {
-                        "type": "object",
-                        "required": ["type", "notify"],
-                        "properties": {
-                            "type": {
-                                "type": "string",
-                                "enum": sorted({kind.type for kind in catalogue.kinds.values()}),
-                            },
-                            "notify": {"$ref": "#/components/schemas/Notify"},
-                            "data": {"type": "object", "description": "what the notification's `data` will be"},
-                            "params": {"type": "object", "description": "further words that the message needs"},
-                        },
-                    },
+                    {"$ref": "#/components/schemas/NewEvent"},
                     {name: sample["event"] for name, sample in catalogue.samples.items()},
                 ),
-                "responses": {"202": _queued({"id": {"type": "string", "format": "uuid"}})},
+                "responses": {"202": _queued({"id": UUID}, {"skipped": SKIPPED})},
             }
+        },
+        "/events/batch": {
+            "post": {
+                "tags": ["events"],
+                "summary": "Post up to 1,000 events, all or none, to be delivered in their order",
+                "operationId": "post_batch",
+                "requestBody": _body(
+                    {
+                        "type": "object",
+                        "required": ["events"],
+                        "properties": {
+                            "events": {
+                                "type": "array",
+                                "minItems": 1,
+                                "maxItems": LARGEST_BATCH,
+                                "items": {"$ref": "#/components/schemas/NewEvent"},
+                            }
+                        },
+                    },
+                    {"two": {"events": [sample["event"] for sample in [*catalogue.samples.values()][:2]]}},
+                ),
+                "responses": {
+                    "202": _queued(
+                        {"ids": {"type": "array", "items": UUID}},
+                        {
+                            "skipped": {
+                                "type": "array",
+                                "items": {**SKIPPED, "properties": {"id": UUID, **SKIPPED["properties"]}},
+                            }
+                        },
+                    )
+                },
+            }
+        },
+    }
+
+
+def _new_event(catalogue: Catalogue) -> dict[str, Any]:
+    """Return what a producer posts; the fields of each kind's `data` and `params` have schemas of their own."""
+    return {
+        "type": "object",
+        "required": ["type", "notify"],
+        "properties": {
+            "type": {"type": "string", "enum": sorted({kind.type for kind in catalogue.kinds.values()})},
+            "notify": {"$ref": "#/components/schemas/Notify"},
+            "data": {"type": "object", "description": "what the notification's `data` will be"},
+            "params": {"type": "object", "description": "further words that the message needs"},
+            "id": {**UUID, "description": "your own: the same event again does nothing"},
+            "key": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": LONGEST_KEY,
+                "description": "your own name for it: posted again, it replaces what is not delivered",
+            },
+            "deliver_at": {"type": "string", "format": "date-time", "description": "held until then"},
+            "about": {
+                "type": "array",
+                "maxItems": MOST_SUBJECTS,
+                "items": {"type": "string", "pattern": r"^[a-z][a-z0-9_]{0,31}:\S"},
+                "description": "further subjects, such as `order:42`",
+            },
         },
     }
 
@@ -255,7 +345,7 @@ def _body(schema: dict[str, Any], examples: dict[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": schema, "examples": named}}}
 
 
-def _queued(more: dict[str, Any]) -> dict[str, Any]:
-    properties = {"queued": {"type": "boolean", "const": True}, **more}
-    schema = {"type": "object", "required": list(properties), "properties": properties}
+def _queued(more: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
+    required = {"queued": {"type": "boolean", "const": True}, **more}
+    schema = {"type": "object", "required": list(required), "properties": {**required, **(optional or {})}}
     return {"description": "Durable: never lost from here on", "content": {"application/json": {"schema": schema}}}

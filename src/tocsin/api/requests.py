@@ -7,6 +7,7 @@ from typing import Any
 
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault
+from tocsin.faults import fault
 
 MOST_RECIPIENTS = 10_000
 LONGEST_MESSAGE = 512
@@ -17,45 +18,42 @@ _LONGEST = 20
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """Whom a caller names: ids of users and of teams, as given."""
+    """Whom a caller names: ids of users and of teams, as given, and who is excepted.
+
+    One that `skips` goes on without those whom nobody knows.
+    """
 
     users: list[int]
     teams: list[int]
+    excepted: list[int]
+    skips: bool
 
 
-def notify_of(body: Mapping[str, Any], faults: list[Fault]) -> Notify:
+def notify_of(body: Mapping[str, Any], faults: list[Fault], prefix: str = "") -> Notify:
     """Return the recipients in `notify`; what is wrong with them is added to `faults`."""
-    notify = body.get("notify", {})
+    notify, path = body.get("notify", {}), f"{prefix}notify"
     if not isinstance(notify, dict):
-        faults.append(Fault("notify", "object", "The notify field must be an object."))
-        return Notify([], [])
-    refuse_unserved(notify, ("except", "unknown"), faults, "notify.")
+        faults.append(fault(path, "object", "must be an object"))
+        return Notify([], [], [], skips=False)
     before = len(faults)
-    found = Notify(_ids_of(notify, "users", faults), _ids_of(notify, "teams", faults))
-    if len(found.users) + len(found.teams) > MOST_RECIPIENTS:
-        faults.append(
-            Fault("notify", "array_between", f"The notify field may name at most {MOST_RECIPIENTS} users and teams.")
-        )
-        return Notify([], [])
-    if not found.users and not found.teams and len(faults) == before:
+    users, teams, excepted = (_ids_of(notify, path, name, faults) for name in ("users", "teams", "except"))
+    skips = _skips(notify, path, faults)
+    if max(len(users) + len(teams), len(excepted)) > MOST_RECIPIENTS:
+        faults.append(fault(path, "array_between", f"may name at most {MOST_RECIPIENTS} users and teams"))
+        return Notify([], [], [], skips)
+    if not users and not teams and len(faults) == before:
         faults += [
-            Fault(
-                f"notify.{field}",
-                "required_without",
-                f"The notify.{field} field is required where notify.{other} is absent or empty.",
-            )
-            for field, other in (("users", "teams"), ("teams", "users"))
+            fault(f"{path}.{name}", "required_without", f"is required where {path}.{other} is absent or empty")
+            for name, other in (("users", "teams"), ("teams", "users"))
         ]
-    return found
+    return Notify(users, teams, excepted, skips)
 
 
-def refuse_unserved(body: Mapping[str, Any], names: Sequence[str], faults: list[Fault], prefix: str = "") -> None:
-    """Add a fault for each field that this release does not serve: to ignore it would do what nobody asked for."""
-    faults += [
-        Fault(f"{prefix}{name}", "prohibited", f"The {prefix}{name} field is not served by this release.")
-        for name in names
-        if name in body
-    ]
+def _skips(notify: Mapping[str, Any], path: str, faults: list[Fault]) -> bool:
+    given = notify.get("unknown")
+    if given not in {None, "refuse", "skip"} if isinstance(given, str | None) else True:
+        faults.append(fault(f"{path}.unknown", "in", "must be refuse or skip"))
+    return bool(given == "skip")
 
 
 def message_of(body: Mapping[str, Any], faults: list[Fault]) -> str:
@@ -90,21 +88,19 @@ def number_of(query: Mapping[str, str], name: str, span: tuple[int, int], defaul
     return default
 
 
-def _ids_of(notify: Mapping[str, Any], name: str, faults: list[Fault]) -> list[int]:
-    field = f"notify.{name}"
-    ids = notify.get(name, [])
+def _ids_of(notify: Mapping[str, Any], path: str, name: str, faults: list[Fault]) -> list[int]:
+    ids, field = notify.get(name, []), f"{path}.{name}"
     if not isinstance(ids, list):
-        faults.append(Fault(field, "array", f"The {field} field must be an array."))
+        faults.append(fault(field, "array", "must be an array"))
         return []
     for position, id_ in enumerate(ids):
         if type(id_) is not int:
-            faults.append(Fault(f"{field}.{position}", "integer", f"The {field}.{position} field must be an integer."))
+            faults.append(fault(f"{field}.{position}", "integer", "must be an integer"))
         elif not 1 <= id_ <= LARGEST_ID:
-            faults.append(
-                Fault(
-                    f"{field}.{position}",
-                    "numeric_between",
-                    f"The {field}.{position} field must be between 1 and {LARGEST_ID}.",
-                )
-            )
+            faults.append(fault(f"{field}.{position}", "numeric_between", f"must be between 1 and {LARGEST_ID}"))
     return ids
+
+
+def refuse_unserved(body: Mapping[str, Any], names: Sequence[str], faults: list[Fault]) -> None:
+    """Add a fault for each field that this release does not serve: to ignore it would do what nobody asked for."""
+    faults += [fault(name, "prohibited", "is not served by this release") for name in names if name in body]

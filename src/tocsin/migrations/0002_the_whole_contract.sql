@@ -25,6 +25,8 @@ create table cancellations (
 -- Jobs of one batch are done in the order of their `due_at`, whoever does them.
 alter table jobs add column batch uuid;
 create index jobs_of_batch on jobs (batch, due_at, id) where batch is not null;
+create index jobs_of_batch_under_way on jobs (batch)
+where batch is not null and (worker_id is not null or lane = 'bulk');
 
 -- What is to be settled about a subject. A row goes when its job is done.
 create table resolutions (

@@ -1,34 +1,119 @@
 -- Events: accepted, and what became of them.
 
 -- name: accept
--- Drafts of any number of callers, each accepted by itself: one that names somebody unknown is left out.
+-- Drafts of any number of callers, each accepted by itself: one that names somebody unknown is left out, unless it
+-- `skips` those. What of a batch is due at once is due in its order, microseconds apart and before now.
 with draft as materialized (
     select d.id, d.service, d.company_id, d.kind, d.actor, d.users::int[] as users, d.teams::int[] as teams,
-           d.data, d.params, array(select jsonb_array_elements_text(d.subjects::jsonb)) as subjects
+           d.excepted::int[] as excepted, d.data, d.params, d.key, d.digest, d.batch, d.skips,
+           array(select jsonb_array_elements_text(d.subjects::jsonb)) as subjects,
+           coalesce(d.due_at, now() - d.lag * interval '1 microsecond') as due_at
     from unnest(
         $1::uuid[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[], $9::text[],
-        $10::text[]
-    ) as d (id, service, company_id, kind, actor, users, teams, data, params, subjects)
+        $10::text[], $11::text[], $12::bool[], $13::timestamptz[], $14::text[], $15::bytea[], $16::uuid[], $17::int[]
+    ) as d (
+        id, service, company_id, kind, actor, users, teams, data, params, subjects, excepted, skips, due_at, key,
+        digest, batch, lag
+    )
 ),
 unknown as materialized (
     select draft.id as event_id, s.field, s.id
     from draft
     cross join lateral strangers(draft.users, draft.teams, draft.company_id) s
 ),
-accepted as (
-    insert into events (id, service, company_id, kind, actor, users, teams, data, params, subjects)
-    select id, service, company_id, kind, actor, users, teams, data, params, subjects
+known as materialized (
+    select draft.*
     from draft
-    where id not in (select event_id from unknown)
+    where skips or id not in (select event_id from unknown)
+),
+accepted as (
+    insert into events
+        (id, service, company_id, kind, actor, users, teams, excepted, data, params, subjects, key, digest)
+    select id, service, company_id, kind, actor,
+           case when skips then array(
+               select user_id from unnest(users) as named (user_id)
+               where user_id not in (select u.id from unknown u where u.event_id = known.id and u.field = 'users')
+           ) else users end,
+           case when skips then array(
+               select team_id from unnest(teams) as named (team_id)
+               where team_id not in (select u.id from unknown u where u.event_id = known.id and u.field = 'teams')
+           ) else teams end,
+           excepted, data, params, subjects, key, digest
+    from known
+    on conflict (id) do nothing
     returning id, subjects
 ),
 about as (
     insert into subjects (subject, event_id) select unnest(subjects), id from accepted
 ),
 job as (
-    insert into jobs (id, task, lane) select id, 'deliver', 'direct' from accepted
+    insert into jobs (id, task, lane, due_at, batch)
+    select known.id, 'deliver', 'direct', known.due_at, known.batch
+    from accepted
+    join known using (id)
 )
 select event_id, field, id from unknown
+
+-- name: posted
+-- What stands under these ids, and whether it is this caller's.
+select id, digest, users, teams, service is not distinct from $2 and company_id is not distinct from $3 as own
+from events
+where id = any($1::uuid[])
+
+-- name: hold_keys
+-- Lock these keys, in their order, and return which event each names until now, if any.
+insert into event_keys (service, company_id, key, event_id)
+select $1, $2, k.key, k.event_id
+from unnest($3::text[], $4::uuid[]) as k (key, event_id)
+order by k.key
+on conflict (service, company_id, key) do update set event_id = event_keys.event_id
+returning key, event_id
+
+-- name: name_keys
+update event_keys e
+set event_id = k.event_id
+from unnest($3::text[], $4::uuid[]) as k (key, event_id)
+where e.service = $1 and e.company_id = $2 and e.key = k.key
+
+-- name: replace
+-- Stop those that are not delivered yet, each for the event that takes its place.
+with stopped as (
+    delete from jobs j
+    using unnest($1::uuid[], $2::uuid[]) as r (old, new)
+    where j.id = r.old and j.task = 'deliver'
+    returning j.id, r.new
+),
+dead as (
+    delete from dead_letters d
+    using unnest($1::uuid[], $2::uuid[]) as r (old, new)
+    where d.id = r.old and d.task = 'deliver'
+    returning d.id, r.new
+)
+insert into cancellations (event_id, replaced_by)
+select id, new from stopped
+union all
+select id, new from dead
+
+-- name: owned
+select id from events
+where id = $1 and service is not distinct from $2 and ($3::int is null or company_id = $3)
+
+-- name: key
+select event_id from event_keys where service = $1 and company_id = $2 and key = $3 for update
+
+-- name: cancel
+with stopped as (
+    delete from jobs where id = $1 and task = 'deliver' returning id
+),
+dead as (
+    delete from dead_letters where id = $1 and task = 'deliver' returning id
+),
+noted as (
+    insert into cancellations (event_id) select id from stopped union select id from dead
+    on conflict do nothing
+)
+select exists (select from stopped) or exists (select from dead)
+    or exists (select from cancellations where event_id = $1)
 
 -- name: unknown
 select field, id from strangers($1, $2, $3)
@@ -43,13 +128,16 @@ select e.id, e.kind, e.service,
                    else 'queued'
                end
            when d.id is not null then 'failed'
+           when c.event_id is not null then 'cancelled'
            else 'delivered'
        end as state,
-       d.reason,
-       (select coalesce(sum(reached), 0) from recipients where event_id = e.id) as recipients
+       d.reason, c.replaced_by,
+       (select coalesce(sum(reached), 0) from recipients where event_id = e.id) as recipients,
+       (select coalesce(sum(dropped), 0) from recipients where event_id = e.id) as dropped
 from events e
 left join jobs j on j.id = e.id
 left join dead_letters d on d.id = e.id
+left join cancellations c on c.event_id = e.id
 where e.id = $1 and ($2::text is null or e.service = $2) and ($3::int is null or e.company_id = $3)
 
 -- name: readers
@@ -58,3 +146,25 @@ from recipients c
 cross join unnest(c.user_ids) as got (user_id)
 join inbox i on i.user_id = got.user_id and i.event_id = c.event_id
 where c.event_id = $1 and i.read_at is not null
+
+-- name: person
+-- One person of an event: whether they are named or left out, by which of its teams they would be, what became of it.
+select e.actor = $2 as is_actor, $2 = any(e.excepted) as is_excepted, $2 = any(e.users) as is_named,
+       j.id is not null as pending, j.due_at, c.event_id is not null as cancelled, d.reason,
+       (
+           select min(m.team_id) from members m where m.user_id = $2 and m.team_id = any(e.teams)
+       ) as member_of,
+       r.team_id, r.delivered_at, i.created_at, i.read_at, i.deleted_at,
+       (select h.active from heads h where h.user_id = $2) as active
+from events e
+left join jobs j on j.id = e.id
+left join cancellations c on c.event_id = e.id
+left join dead_letters d on d.id = e.id
+left join lateral (
+    select chunk.team_ids[array_position(chunk.user_ids, $2)] as team_id, chunk.delivered_at
+    from recipients chunk
+    where chunk.event_id = e.id and $2 = any(chunk.user_ids)
+    limit 1
+) r on true
+left join inbox i on i.user_id = $2 and i.event_id = e.id
+where e.id = $1 and ($3::text is null or e.service = $3) and ($4::int is null or e.company_id = $4)

@@ -10,17 +10,21 @@ cross join lateral (
     from (
         select user_id
         from (
-            select named.user_id from unnest(e.users) as named (user_id) where named.user_id > p.after_user
-            union
-            select member.user_id
-            from unnest(e.teams) as t (team_id)
-            cross join lateral (
-                select m.user_id
-                from members m
-                where m.team_id = t.team_id and m.user_id > p.after_user and m.user_id is distinct from e.actor
-                order by m.user_id
-                limit $3
-            ) member
+            (
+                select named.user_id from unnest(e.users) as named (user_id) where named.user_id > p.after_user
+                union
+                select member.user_id
+                from unnest(e.teams) as t (team_id)
+                cross join lateral (
+                    select m.user_id
+                    from members m
+                    where m.team_id = t.team_id and m.user_id > p.after_user and m.user_id is distinct from e.actor
+                    order by m.user_id
+                    limit $3 + cardinality(e.excepted)
+                ) member
+            )
+            except
+            select unnest(e.excepted)
         ) found
         order by user_id
         limit $3
@@ -33,7 +37,7 @@ order by p.ordinal
 -- of their ids, so that two deliveries never wait for each other in a circle: whatever the planner chooses comes to
 -- them by their one index or by the sorted list, since our sessions scan neither tables nor bitmaps.
 with piece as materialized (
-    select p.ordinal, p.after_user, p.up_to, e.id as event_id, e.users, e.teams, e.actor
+    select p.ordinal, p.after_user, p.up_to, e.id as event_id, e.users, e.teams, e.actor, e.excepted
     from unnest($1::uuid[], $2::int[], $3::int[]) with ordinality as p (event_id, after_user, up_to, ordinal)
     join events e on e.id = p.event_id
 ),
@@ -51,7 +55,10 @@ found as (
 ),
 recipient as materialized (
     -- each once; named goes before any team
-    select ordinal, user_id, min(team_id) as team_id from found group by ordinal, user_id
+    select ordinal, user_id, min(team_id) as team_id
+    from found
+    where (ordinal, user_id) not in (select ordinal, unnest(excepted) from piece)
+    group by ordinal, user_id
 ),
 addressed as materialized (
     select ordinal, user_id, team_id, row_number() over (partition by user_id order by ordinal)::int as nth

@@ -1,10 +1,18 @@
 -- Jobs: claimed under a lease, finished, put off or buried.
 
 -- name: claim
+-- Of a batch nothing is taken while some of it is under way elsewhere: its jobs are done in their order.
 with free as materialized (
     select id
     from jobs
     where lane = $2 and worker_id is null and due_at <= now()
+      and (
+          batch is null
+          or not exists (
+              select from jobs b
+              where b.batch = jobs.batch and b.id <> jobs.id and (b.worker_id is not null or b.lane = 'bulk')
+          )
+      )
     order by due_at, id
     limit $3
     for update skip locked
@@ -13,7 +21,7 @@ update jobs j
 set worker_id = $1, attempts = j.attempts + 1
 from free
 where j.id = free.id
-returning j.id, j.task, j.lane, j.due_at, j.attempts, j.progress
+returning j.id, j.task, j.lane, j.due_at, j.attempts, j.progress, j.batch
 
 -- name: finish
 delete from jobs where id = any($2::uuid[]) and worker_id = $1
@@ -24,6 +32,29 @@ update jobs j
 set worker_id = null, attempts = 0, lane = 'bulk', due_at = clock_timestamp(), progress = step.progress
 from unnest($2::uuid[], $3::bigint[]) as step (id, progress)
 where j.id = step.id and j.worker_id = $1
+
+-- name: first_others
+-- Of each batch, its first job beside these: one that takes long goes before all that follow it.
+select b.batch, other.due_at, other.id
+from unnest($1::uuid[]) as b (batch)
+cross join lateral (
+    (
+        select '-infinity'::timestamptz as due_at, id
+        from jobs
+        where batch = b.batch and lane = 'bulk' and id <> all($2::uuid[])
+        limit 1
+    )
+    union all
+    (select due_at, id from jobs where batch = b.batch and id <> all($2::uuid[]) order by due_at, id limit 1)
+    order by due_at, id
+    limit 1
+) other
+
+-- name: hand_back
+update jobs
+set worker_id = null, attempts = greatest(attempts - 1, 0),
+    due_at = due_at + make_interval(secs => $3::double precision)
+where id = any($2::uuid[]) and worker_id = $1
 
 -- name: put_off
 update jobs

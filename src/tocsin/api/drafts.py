@@ -1,0 +1,164 @@
+"""Events as producers post them: each checked as a whole, all its faults at once."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from tocsin.api.requests import Notify, notify_of
+from tocsin.catalogue import Catalogue, Checked
+from tocsin.errors import Fault, Invalid
+from tocsin.events import Draft
+from tocsin.faults import fault
+from tocsin.tokens import Service
+
+LONGEST_KEY = 255
+"""Characters of the longest key of a service's own."""
+
+MOST_SUBJECTS = 20
+"""How many subjects an event may name beside those in its data."""
+
+FURTHEST_AHEAD = timedelta(days=366)
+"""How long an event may be held back."""
+
+_SUBJECT = re.compile(r"[a-z][a-z0-9_]{0,31}:\S(.{0,253}\S)?")
+_MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """One event of a request: who is to be notified, what is wrong with it, and the draft where nothing is."""
+
+    notify: Notify
+    faults: list[Fault]
+    draft: Draft | None
+
+
+def posted(body: Any, service: Service, catalogue: Catalogue, prefix: str = "") -> Posted:
+    """Check one event; `prefix` is its path in the request (`events.17.`)."""
+    if not isinstance(body, dict):
+        nobody = Notify([], [], [], skips=True)
+        return Posted(nobody, [fault(prefix.rstrip("."), "object", "must be an object")], None)
+    faults: list[Fault] = []
+    checked = _checked(body, catalogue, faults)
+    about, key = _about(body.get("about"), faults), _key(body.get("key"), faults)
+    deliver_at, id_ = _moment(body.get("deliver_at"), faults), _id(body.get("id"), faults)
+    faults = [_under(prefix, found) for found in faults] if prefix else faults
+    notify = notify_of(body, faults, prefix)
+    if faults or checked is None:
+        return Posted(notify, faults, None)
+    draft = Draft(
+        checked,
+        notify.users,
+        notify.teams,
+        service.name,
+        service.company_id,
+        about=about,
+        excepted=notify.excepted,
+        skips=notify.skips,
+        deliver_at=deliver_at,
+        key=key,
+        id=id_,
+        digest=_digest(body) if id_ else None,
+    )
+    return Posted(notify, [], draft)
+
+
+def subject_of(text: Any) -> str | None:
+    """Return a subject as it is kept, or None for what is none: all but keys are the same in upper and lower case."""
+    if not isinstance(text, str) or not _SUBJECT.fullmatch(text):
+        return None
+    return text if text.startswith("key:") else text.lower()
+
+
+def _checked(body: Mapping[str, Any], catalogue: Catalogue, faults: list[Fault]) -> Checked | None:
+    try:
+        return catalogue.check(body.get("type"), body.get("data"), body.get("params"))
+    except Invalid as invalid:
+        faults += invalid.faults
+        return None
+
+
+def _about(given: Any, faults: list[Fault]) -> list[str]:
+    if given is None:
+        return []
+    if not isinstance(given, list):
+        faults.append(fault("about", "array", "must be an array"))
+        return []
+    if len(given) > MOST_SUBJECTS:
+        faults.append(fault("about", "array_between", f"must have at most {MOST_SUBJECTS} entries"))
+        return []
+    found = []
+    for position, text in enumerate(given):
+        subject = subject_of(text)
+        if not isinstance(text, str):
+            faults.append(fault(f"about.{position}", "string", "must be a string"))
+        elif subject is None or subject.startswith("key:"):
+            faults.append(fault(f"about.{position}", "regex", "must be a subject such as order:42; `key` is taken"))
+        else:
+            found.append(subject)
+    return found
+
+
+def _moment(given: Any, faults: list[Fault]) -> datetime | None:
+    """Return a moment in the future; one in the past is None, for at once."""
+    if given is None:
+        return None
+    now = datetime.now(UTC)
+    moment = _parsed(given)
+    if moment is None:
+        faults.append(
+            fault("deliver_at", "date", "must be a time of RFC 3339 with an offset: 2030-01-31T08:00:00+01:00")
+        )
+    elif moment > now + FURTHEST_AHEAD:
+        faults.append(fault("deliver_at", "date", "must be at most a year ahead"))
+    elif moment > now:
+        return moment
+    return None
+
+
+def _parsed(given: Any) -> datetime | None:
+    if not isinstance(given, str) or not _MOMENT.fullmatch(given, 0) or not given.isascii():
+        return None
+    try:
+        return datetime.fromisoformat(given.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _key(given: Any, faults: list[Fault]) -> str | None:
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        faults.append(fault("key", "string", "must be a string"))
+    elif not 1 <= len(given) <= LONGEST_KEY:
+        faults.append(fault("key", "string_between", f"must have 1 to {LONGEST_KEY} characters"))
+    else:
+        return given
+    return None
+
+
+def _id(given: Any, faults: list[Fault]) -> UUID | None:
+    if given is None:
+        return None
+    try:
+        id_ = UUID(given)
+    except (ValueError, AttributeError, TypeError):
+        id_ = None
+    if id_ is None or str(id_) != given.lower():
+        faults.append(fault("id", "uuid", "must be a UUID"))
+        return None
+    return id_
+
+
+def _digest(body: Mapping[str, Any]) -> bytes:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
+
+
+def _under(prefix: str, found: Fault) -> Fault:
+    message = found.message.replace(f"The {found.field} field", f"The {prefix}{found.field} field", 1)
+    return Fault(prefix + found.field, found.code, message)

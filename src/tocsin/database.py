@@ -176,6 +176,27 @@ class Database:
         self._places.release()
 
 
+class Borrowed(Database):
+    """One connection in a transaction of somebody else's, in the form of a pool: what it runs is part of that."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__("", 0)
+        self._connection = connection
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend the one connection."""
+        yield self._connection
+
+    async def rows(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Run one statement and return its rows."""
+        try:
+            found: list[asyncpg.Record] = await self._connection.fetch(statement, *arguments)
+        except OUTAGES as error:
+            raise Unavailable from error
+        return found
+
+
 async def fetch(store: Database | Connection, statement: str, *arguments: Any) -> list[asyncpg.Record]:
     """Run one statement, on a connection of the pool or in the transaction of a connection that was lent."""
     if isinstance(store, Database):

@@ -36,7 +36,7 @@ class House:
 
 def house_of(request: Request) -> House:
     """Return the collaborators of the service that a request came to."""
-    return cast("House", request.app.state.house)
+    return cast("House", getattr(request.state, "house", None) or request.app.state.house)
 
 
 def user_of(request: Request) -> User:
@@ -57,6 +57,19 @@ def service_of(request: Request, *scopes: str) -> Service:
 
 async def body_of(request: Request, limit: int = LARGEST_BODY) -> dict[str, Any]:
     """Read a JSON object of at most `limit` bytes; an empty body is an empty object."""
+    body = await bytes_of(request, limit)
+    if not body:
+        return {}
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ContentType
+    return parse_object(body)
+
+
+async def bytes_of(request: Request, limit: int) -> bytes:
+    """Read a body of at most `limit` bytes, once: it is kept with the request."""
+    kept: bytes | None = getattr(request.state, "body", None)
+    if kept is not None:
+        return kept
     if int(request.headers.get("content-length") or 0) > limit:
         raise TooLarge(limit)
     body = bytearray()
@@ -64,11 +77,8 @@ async def body_of(request: Request, limit: int = LARGEST_BODY) -> dict[str, Any]
         body += part
         if len(body) > limit:
             raise TooLarge(limit)
-    if not body:
-        return {}
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise ContentType
-    return parse_object(bytes(body))
+    request.state.body = bytes(body)
+    return bytes(body)
 
 
 def id_of(text: str) -> UUID:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from tocsin import events
 from tocsin.api.doors import body_of, door, house_of, id_of, service_of
 from tocsin.api.drafts import Posted, posted
+from tocsin.api.once import once
 from tocsin.api.requests import number_of
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault, Invalid, NotFound
@@ -40,6 +41,7 @@ router = APIRouter(route_class=door(_reader_of), tags=["events"])
 writing = APIRouter(route_class=door(_writer_of), tags=["events"])
 
 
+@once(_writer_of)
 async def post_event(request: Request) -> Response:
     """Accept an event: 202 once it is durable. On the hot path: the framework's models stay outside."""
     service, house = _writer_of(request), house_of(request)
@@ -50,6 +52,7 @@ async def post_event(request: Request) -> Response:
     return _queued(f'"id":"{accepted.id}"{skipped}')
 
 
+@once(_writer_of, LARGEST_BATCH_BODY)
 async def post_batch(request: Request) -> Response:
     """Accept up to 1,000 events, all or none, to be delivered in their order."""
     service, house = _writer_of(request), house_of(request)

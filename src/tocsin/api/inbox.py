@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from tocsin import events, inbox
 from tocsin.api.doors import body_of, door, house_of, id_of, user_of
+from tocsin.api.once import once
 from tocsin.api.proxies import HOST
 from tocsin.api.requests import message_of, notify_of, number_of, refuse_unserved
 from tocsin.errors import Fault, Invalid
@@ -49,6 +50,7 @@ async def list_notifications(request: Request) -> Response:
     )
 
 
+@once(user_of)
 async def create_custom(request: Request) -> Response:
     """Accept a custom notification from its sender."""
     user = user_of(request)

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from tocsin import __version__
+from tocsin import __version__, idempotency
 from tocsin.api.drafts import LONGEST_KEY, MOST_SUBJECTS
 from tocsin.api.events import LARGEST_BATCH, LONGEST_WAIT
 from tocsin.api.requests import LONGEST_MESSAGE, MOST_RECIPIENTS
@@ -21,6 +21,17 @@ SKIPPED: dict[str, Any] = {
     "type": "object",
     "description": "where `notify.unknown` is `skip`: the ids that nobody knows",
     "properties": {"users": IDS, "teams": IDS},
+}
+
+ONCE = {"create_custom", "post_event", "post_batch"}
+"""The operations that take an `Idempotency-Key`."""
+
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": idempotency.LONGEST_KEY},
+    "description": "a repeat under the same key does nothing and is answered as the first time, for 24 hours",
 }
 
 PROBLEMS = {
@@ -207,6 +218,8 @@ def _complete(operation: dict[str, Any]) -> None:
         operation["summary"] = operation.pop("description").split(".")[0]
     if not open_to_all:
         operation["security"] = [{"bearer": []}]
+    if operation["operationId"] in ONCE:
+        operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
     for status, description in PROBLEMS.items():
         if open_to_all and status not in {"500", "503"}:
             responses.pop(status, None)

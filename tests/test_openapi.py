@@ -172,7 +172,11 @@ def test_every_kinds_data_and_params_have_a_schema_that_its_sample_fits(document
 
 
 async def test_a_parameter_is_described_for_every_one_that_is_read(document: dict[str, Any]) -> None:
-    read = {("/notifications", "get"): {"show", "page", "per_page", "cursor"}, ("/events/{event_id}", "get"): {"wait"}}
+    read = {
+        ("/notifications", "get"): {"show", "page", "per_page", "cursor"},
+        ("/notifications/changes", "get"): {"since"},
+        ("/events/{event_id}", "get"): {"wait"},
+    }
     for method, path, operation in operations(document):
         named = {each["name"] for each in operation.get("parameters", []) if each["in"] == "query"}
         assert named == read.get((path, method.lower()), set()), path

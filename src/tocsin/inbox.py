@@ -4,16 +4,24 @@ Every change first takes the lock of the inbox's head, so that changes and deliv
 the other, in the order of their positions.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from tocsin.database import Connection, Database, queries
-from tocsin.errors import Missing, NotFound, Unauthenticated
+from tocsin.errors import Invalid, Missing, NotFound, Unauthenticated
+from tocsin.faults import fault
 
 NEWEST = 2**63 - 1
 """A position above all that there will be."""
 
+MOST_CHANGES = 500
+"""How many changes are told at once."""
+
+_CURSOR = re.compile(r"([0-9a-f]{1,15})-([0-9]{1,18})")
 _SQL = queries("inbox")
 
 
@@ -26,6 +34,21 @@ class Page:
     unread: int
     last: int | None
     more: bool
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened to an inbox as joined JSON objects, in order; `cursor` is where the next ones begin.
+
+    `resync`: what happened since is no longer known, and the reader has to start anew. `more` follows at once.
+    """
+
+    data: str
+    unread: int
+    cursor: str
+    more: bool
+    resync: bool
 
 
 async def page(database: Database, user_id: int, *, unread: bool, before: int = NEWEST, limit: int) -> Page:
@@ -33,8 +56,30 @@ async def page(database: Database, user_id: int, *, unread: bool, before: int = 
     rows = await database.rows(_SQL["unread_page" if unread else "page"], user_id, before, limit)
     if not rows:
         raise Unauthenticated(presented=True)
-    total, unread_count, more, last, data = rows[0]
-    return Page(data, total, unread_count, last, more)
+    at, made_at, total, unread_count, more, last, data = rows[0]
+    return Page(data, total, unread_count, last, more, _cursor(made_at, at))
+
+
+async def cursor(database: Database, user_id: int) -> str:
+    """Return a mark of all that an inbox holds: it changes with every change, and never comes again."""
+    row = await database.row(_SQL["head"], user_id)
+    if row is None:
+        raise Unauthenticated(presented=True)
+    return _cursor(row["made_at"], row["at"])
+
+
+async def changes(database: Database, user_id: int, since: str, limit: int = MOST_CHANGES) -> Changes:
+    """Return up to `limit` changes, at most 500, since a cursor; one that is none of this inbox means `resync`."""
+    made, position = _parsed(since)
+    row = await database.row(_SQL["changes"], user_id, position, limit)
+    if row is None:
+        raise Unauthenticated(presented=True)
+    known = made == _micros(row["made_at"]) and row["forgotten"] <= position <= row["at"]
+    if not known:
+        return Changes("", row["unread"], _cursor(row["made_at"], row["at"]), more=False, resync=True)
+    more = row["count"] == limit and row["last"] < row["at"]
+    upto = row["last"] if more else row["at"]
+    return Changes(row["data"], row["unread"], _cursor(row["made_at"], upto), more=more, resync=False)
 
 
 async def skip(database: Database, user_id: int, *, unread: bool, count: int) -> int:
@@ -74,11 +119,44 @@ async def read(database: Database, user_id: int, id_: UUID) -> None:
         raise Missing
 
 
-async def read_all(database: Database, user_id: int) -> None:
-    """Mark as read all that the inbox held when this was called."""
+async def unread(database: Database, user_id: int, id_: UUID) -> None:
+    """Mark one notification as unread. Raises like `one`."""
     async with database.transaction() as connection:
-        began = await _lock(connection, user_id)
-        await connection.execute(_SQL["read_all"], user_id, began)
+        await _lock(connection, user_id)
+        deleted = await connection.fetchval(_SQL["unread_one"], user_id, id_)
+    if deleted is None:
+        raise NotFound
+    if deleted:
+        raise Missing
+
+
+async def delete(database: Database, user_id: int, id_: UUID) -> None:
+    """Take one notification out of the inbox for good; again is no error. Raises `NotFound`."""
+    async with database.transaction() as connection:
+        await _lock(connection, user_id)
+        if not await connection.fetchval(_SQL["delete_one"], user_id, id_):
+            raise NotFound
+
+
+async def read_all(database: Database, user_id: int, up_to: UUID | None = None) -> None:
+    """Mark as read all that the inbox held when this was called, or one entry and all that is older.
+
+    Raises `Invalid` where `up_to` is none of the inbox.
+    """
+    async with database.transaction() as connection:
+        last: int | None = await _lock(connection, user_id)
+        if up_to is not None:
+            last = await connection.fetchval(_SQL["position"], user_id, up_to)
+            if last is None:
+                raise Invalid([fault("up_to", "unknown", "names nothing in this inbox")])
+        await connection.execute(_SQL["read_all"], user_id, last)
+
+
+async def read_some(database: Database, user_id: int, ids: Sequence[UUID]) -> None:
+    """Mark these as read; those that are not in the inbox are passed over."""
+    async with database.transaction() as connection:
+        await _lock(connection, user_id)
+        await connection.execute(_SQL["read_ids"], user_id, ids)
 
 
 async def _lock(connection: Connection, user_id: int) -> int:
@@ -87,3 +165,16 @@ async def _lock(connection: Connection, user_id: int) -> int:
         raise Unauthenticated(presented=True)
     began: int = row["began"]
     return began
+
+
+def _cursor(made_at: datetime, position: int) -> str:
+    return f"{_micros(made_at):x}-{position}"
+
+
+def _parsed(text: str) -> tuple[int, int]:
+    found = _CURSOR.fullmatch(text)
+    return (int(found[1], 16), int(found[2])) if found else (0, 0)
+
+
+def _micros(moment: datetime) -> int:
+    return int(moment.timestamp()) * 1_000_000 + moment.microsecond

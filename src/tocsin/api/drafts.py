@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
-from tocsin.api.requests import Notify, notify_of
+from tocsin.api.requests import Notify, notify_of, uuid_of
 from tocsin.catalogue import Catalogue, Checked
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Draft
@@ -46,7 +45,7 @@ def posted(body: Any, service: Service, catalogue: Catalogue, prefix: str = "") 
     faults: list[Fault] = []
     checked = _checked(body, catalogue, faults)
     about, key = _about(body.get("about"), faults), _key(body.get("key"), faults)
-    deliver_at, id_ = _moment(body.get("deliver_at"), faults), _id(body.get("id"), faults)
+    deliver_at, id_ = _moment(body.get("deliver_at"), faults), uuid_of(body, "id", faults)
     faults = [_under(prefix, found) for found in faults] if prefix else faults
     notify = notify_of(body, faults, prefix)
     if faults or checked is None:
@@ -140,19 +139,6 @@ def _key(given: Any, faults: list[Fault]) -> str | None:
     else:
         return given
     return None
-
-
-def _id(given: Any, faults: list[Fault]) -> UUID | None:
-    if given is None:
-        return None
-    try:
-        id_ = UUID(given)
-    except (ValueError, AttributeError, TypeError):
-        id_ = None
-    if id_ is None or str(id_) != given.lower():
-        faults.append(fault("id", "uuid", "must be a UUID"))
-        return None
-    return id_
 
 
 def _digest(body: Mapping[str, Any]) -> bytes:

@@ -1,23 +1,32 @@
 """The doors of the inbox: the API document's own endpoints, with a user's token."""
 
+import hashlib
+from functools import cache
 from urllib.parse import parse_qsl, quote, urlencode
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tocsin import events, inbox
+from tocsin import __version__, events, inbox
 from tocsin.api.doors import body_of, door, house_of, id_of, user_of
 from tocsin.api.once import once
 from tocsin.api.proxies import HOST
-from tocsin.api.requests import message_of, notify_of, number_of, refuse_unserved
+from tocsin.api.requests import message_of, notify_of, number_of, uuid_of, uuids_of
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Draft
+from tocsin.faults import fault
 from tocsin.notifications import to_json
 
 PAGES = (1, 1_000_000)
 PER_PAGE = (1, 100)
 USUAL_PER_PAGE = 15
+
+MOST_IDS = 1_000
+"""How many notifications one request marks by their ids."""
+
+KEPT = "private, no-cache"
+"""How clients may keep a page: themselves alone, and asking each time."""
 
 router = APIRouter(route_class=door(user_of), tags=["notifications"])
 
@@ -37,6 +46,8 @@ async def list_notifications(request: Request) -> Response:
         await inbox.owner(house_of(request).database, user.id)
         raise Invalid(faults)
     database = house_of(request).database
+    if (given := request.headers.get("if-none-match")) and (tag := await _unchanged(request, user.id, given)):
+        return Response(status_code=304, headers={"Cache-Control": KEPT, "ETag": tag})
     if not before:
         before = await inbox.skip(database, user.id, unread=unread, count=(number - 1) * per_page)
     page = await inbox.page(database, user.id, unread=unread, before=before, limit=per_page)
@@ -45,7 +56,7 @@ async def list_notifications(request: Request) -> Response:
     return Response(
         f'{{"data":[{page.data}],"pagination":{{"total":{page.total},"page":{number},"per_page":{per_page},'
         f'"urls":{{"previous":{previous},"next":{following}}},"unread":{page.unread}}}}}',
-        headers={"Cache-Control": "private, no-cache"},
+        headers={"Cache-Control": KEPT, "ETag": _tag(request, user.id, page.cursor)},
         media_type="application/json",
     )
 
@@ -80,6 +91,22 @@ async def create_custom(request: Request) -> Response:
     return Response('{"queued":true}', status_code=202, media_type="application/json")
 
 
+@router.get("/notifications/changes")
+async def get_changes(request: Request) -> Response:
+    """What came, was read, unread and deleted since a cursor; without one, only the cursor to begin with."""
+    user, database = user_of(request), house_of(request).database
+    since = request.query_params.get("since")
+    if since is None:
+        return Response(to_json({"cursor": await inbox.cursor(database, user.id)}), media_type="application/json")
+    found = await inbox.changes(database, user.id, since)
+    if found.resync:
+        return Response(to_json({"resync": True, "cursor": found.cursor}), media_type="application/json")
+    return Response(
+        f'{{"data":[{found.data}],"unread":{found.unread},"cursor":"{found.cursor}","more":{to_json(found.more)}}}',
+        media_type="application/json",
+    )
+
+
 @router.get("/notifications/{notification_id}")
 async def get_notification(request: Request, notification_id: str) -> Response:
     """One of the caller's notifications."""
@@ -94,11 +121,17 @@ async def read_all(request: Request) -> Response:
     """Mark as read all that the caller's inbox held when this request began."""
     user, house = user_of(request), house_of(request)
     await inbox.owner(house.database, user.id)
+    body = await body_of(request)
     faults: list[Fault] = []
-    refuse_unserved(await body_of(request), ("up_to", "ids"), faults)
+    up_to, ids = uuid_of(body, "up_to", faults), uuids_of(body, "ids", MOST_IDS, faults)
+    if up_to and ids:
+        faults.append(fault("ids", "prohibited", "does not go together with up_to"))
     if faults:
         raise Invalid(faults)
-    await inbox.read_all(house.database, user.id)
+    if ids is None:
+        await inbox.read_all(house.database, user.id, up_to)
+    else:
+        await inbox.read_some(house.database, user.id, ids)
     return Response(status_code=204)
 
 
@@ -109,6 +142,42 @@ async def read(request: Request, notification_id: str) -> Response:
     await inbox.owner(house.database, user.id)
     await inbox.read(house.database, user.id, id_of(notification_id))
     return Response(status_code=204)
+
+
+@router.put("/notifications/{notification_id}/unread", status_code=204)
+async def unread(request: Request, notification_id: str) -> Response:
+    """Mark one of the caller's notifications as unread."""
+    user, house = user_of(request), house_of(request)
+    await inbox.owner(house.database, user.id)
+    await inbox.unread(house.database, user.id, id_of(notification_id))
+    return Response(status_code=204)
+
+
+@router.delete("/notifications/{notification_id}", status_code=204)
+async def delete(request: Request, notification_id: str) -> Response:
+    """Delete one of the caller's notifications; any other call on it is 410 from then on."""
+    user, house = user_of(request), house_of(request)
+    await inbox.owner(house.database, user.id)
+    await inbox.delete(house.database, user.id, id_of(notification_id))
+    return Response(status_code=204)
+
+
+async def _unchanged(request: Request, user_id: int, given: str) -> str | None:
+    """Return the tag of the caller's inbox as it is, where the caller has just that."""
+    tag = _tag(request, user_id, await inbox.cursor(house_of(request).database, user_id))
+    known = {each.strip().removeprefix("W/") for each in given.split(",")}
+    return tag if tag in known or "*" in known else None
+
+
+def _tag(request: Request, user_id: int, cursor: str) -> str:
+    """Return the ETag of a page: whose it is, all that happened to the inbox, and how urls are written."""
+    settings = house_of(request).settings
+    return f'"{user_id}-{cursor}-{_form(settings.base_url, settings.root_path)}"'
+
+
+@cache
+def _form(*parts: str | None) -> str:
+    return hashlib.sha256("|".join([__version__, *map(str, parts)]).encode()).hexdigest()[:8]
 
 
 def _url(request: Request, number: int, cursor: int | None = None) -> str:

@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from tocsin import __version__, idempotency
 from tocsin.api.drafts import LONGEST_KEY, MOST_SUBJECTS
 from tocsin.api.events import LARGEST_BATCH, LONGEST_WAIT
+from tocsin.api.inbox import MOST_IDS
 from tocsin.api.requests import LONGEST_MESSAGE, MOST_RECIPIENTS
 from tocsin.catalogue import Catalogue
 from tocsin.directory import LARGEST_ID
@@ -111,6 +112,34 @@ SCHEMAS: dict[str, Any] = {
             },
         },
     },
+    "Changes": {
+        "type": "object",
+        "description": "with `resync`, what happened since is no longer known: fetch the list",
+        "required": ["cursor"],
+        "properties": {
+            "data": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["event", "data"],
+                    "properties": {
+                        "event": {
+                            "type": "string",
+                            "description": "`notification`, `read`, `unread` or `deleted`",
+                        },
+                        "data": {
+                            "type": "object",
+                            "description": "a notification; else `id`, `ids`, or `all` up to the entry `up_to`",
+                        },
+                    },
+                },
+            },
+            "unread": {"type": "integer", "description": "of the whole inbox"},
+            "cursor": {"type": "string", "description": "where the next changes begin"},
+            "more": {"type": "boolean", "description": "go on from the cursor at once"},
+            "resync": {"type": "boolean", "const": True},
+        },
+    },
     "Notify": {
         "type": "object",
         "description": f"Whom to notify: at least one user or team, together at most {MOST_RECIPIENTS}.",
@@ -164,6 +193,7 @@ SCHEMAS: dict[str, Any] = {
 
 ANSWERS = {
     "/notifications/{notification_id}": "Notification",
+    "/notifications/changes": "Changes",
     "/events/{event_id}": "Event",
     "/events/{event_id}/recipients/{user_id}": "Recipient",
     "/directory/users/{user_id}": "User",
@@ -205,6 +235,26 @@ def _annotate(paths: dict[str, Any]) -> None:
     for path, schema in ANSWERS.items():
         paths[path]["get"]["responses"]["200"] = _answer("Found", schema)
     wait = {"type": "integer", "minimum": 0, "maximum": LONGEST_WAIT, "default": 0}
+    since = _parameter("since", {"type": "string"}, "a cursor; left out: the answer is only the cursor of now")
+    paths["/notifications/changes"]["get"].setdefault("parameters", []).append(since)
+    paths["/notifications/read"]["put"]["requestBody"] = {
+        **_body(
+            {
+                "type": "object",
+                "properties": {
+                    "up_to": {**UUID, "description": "this one and everything older"},
+                    "ids": {"type": "array", "items": UUID, "minItems": 1, "maxItems": MOST_IDS},
+                },
+            },
+            {},
+        ),
+        "required": False,
+    }
+    unchanged = {"description": "What `If-None-Match` names is still what there is"}
+    paths["/notifications"]["get"]["responses"]["304"] = unchanged
+    paths["/notifications"]["get"]["parameters"].append(
+        {**_parameter("If-None-Match", {"type": "string"}, "the `ETag` of the page that is there"), "in": "header"}
+    )
     paths["/events/{event_id}"]["get"]["parameters"].append(
         _parameter("wait", wait, "answer as soon as it is settled, at the latest after so many seconds")
     )

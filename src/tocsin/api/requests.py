@@ -1,9 +1,10 @@
 """What callers send where the framework's models do not reach: who is to be notified, numbers in a query, words."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault
@@ -101,6 +102,39 @@ def _ids_of(notify: Mapping[str, Any], path: str, name: str, faults: list[Fault]
     return ids
 
 
-def refuse_unserved(body: Mapping[str, Any], names: Sequence[str], faults: list[Fault]) -> None:
-    """Add a fault for each field that this release does not serve: to ignore it would do what nobody asked for."""
-    faults += [fault(name, "prohibited", "is not served by this release") for name in names if name in body]
+def uuid_of(body: Mapping[str, Any], name: str, faults: list[Fault]) -> UUID | None:
+    """Return the UUID in a field, None where it is left out; what is wrong with it is added to `faults`."""
+    given = body.get(name)
+    if given is None:
+        return None
+    found = parsed_uuid(given)
+    if found is None:
+        faults.append(fault(name, "uuid", "must be a UUID"))
+    return found
+
+
+def uuids_of(body: Mapping[str, Any], name: str, most: int, faults: list[Fault]) -> list[UUID] | None:
+    """Return the 1 to `most` UUIDs in a field, None where it is left out."""
+    given = body.get(name)
+    if given is None:
+        return None
+    if not isinstance(given, list):
+        faults.append(fault(name, "array", "must be an array"))
+        return []
+    if not 1 <= len(given) <= most:
+        faults.append(fault(name, "array_between", f"must have 1 to {most} entries"))
+        return []
+    found = [parsed_uuid(each) for each in given]
+    faults += [
+        fault(f"{name}.{position}", "uuid", "must be a UUID") for position, id_ in enumerate(found) if id_ is None
+    ]
+    return [id_ for id_ in found if id_]
+
+
+def parsed_uuid(given: Any) -> UUID | None:
+    """Return a UUID in its usual form, upper or lower case; anything else is None."""
+    try:
+        found = UUID(given)
+    except (ValueError, AttributeError, TypeError):
+        return None
+    return found if str(found) == given.lower() else None

@@ -29,7 +29,7 @@ with entry as materialized (
 shown as materialized (
     select * from entry order by position desc limit $3
 )
-select h.total, h.unread,
+select h.position as at, h.made_at, h.total, h.unread,
        (select count(*) from entry) > $3 as more,
        (select min(position) from shown) as last,
        coalesce((
@@ -56,7 +56,7 @@ with entry as materialized (
 shown as materialized (
     select * from entry order by position desc limit $3
 )
-select h.unread as total, h.unread,
+select h.position as at, h.made_at, h.unread as total, h.unread,
        (select count(*) from entry) > $3 as more,
        (select min(position) from shown) as last,
        coalesce((
@@ -96,6 +96,9 @@ where user_id = $1 and deleted_at is null and read_at is null
 order by position desc
 offset $2::bigint - 1
 limit 1
+
+-- name: head
+select position as at, made_at from heads where user_id = $1 and active
 
 -- name: one
 select i.deleted_at is not null as deleted, notification(c.body, i.read_at, i.created_at) as data
@@ -147,3 +150,132 @@ head as (
 )
 insert into changes (user_id, position, change, up_to)
 select $1, head.position, 'all_read', $2 from head
+
+-- name: read_ids
+with marked as (
+    update inbox set read_at = clock_timestamp()
+    where user_id = $1 and event_id = any($2::uuid[]) and deleted_at is null and read_at is null
+    returning event_id
+),
+head as (
+    update heads set position = position + 1, unread = unread - (select count(*) from marked)
+    where user_id = $1 and exists (select from marked)
+    returning position
+)
+insert into changes (user_id, position, change, event_ids)
+select $1, head.position, 'read', (select array_agg(event_id) from marked) from head
+
+-- name: unread_one
+with marked as (
+    update inbox set read_at = null
+    where user_id = $1 and event_id = $2 and deleted_at is null and read_at is not null
+    returning event_id
+),
+head as (
+    update heads set position = position + 1, unread = unread + 1
+    where user_id = $1 and exists (select from marked)
+    returning position
+),
+change as (
+    insert into changes (user_id, position, change, event_ids)
+    select $1, head.position, 'unread', array[$2::uuid] from head
+)
+select deleted_at is not null as deleted from inbox where user_id = $1 and event_id = $2
+
+-- name: delete_one
+with gone as (
+    update inbox set deleted_at = clock_timestamp()
+    where user_id = $1 and event_id = $2 and deleted_at is null
+    returning (read_at is null)::int as unread
+),
+head as (
+    update heads h set position = h.position + 1, total = h.total - 1, unread = h.unread - gone.unread
+    from gone
+    where h.user_id = $1
+    returning h.position
+),
+change as (
+    insert into changes (user_id, position, change, event_ids)
+    select $1, head.position, 'deleted', array[$2::uuid] from head
+)
+select true from inbox where user_id = $1 and event_id = $2
+
+-- name: position
+select position from inbox where user_id = $1 and event_id = $2
+
+-- name: changes
+-- What came and what happened since a position, in the order of positions; imported history, at 0 and below, never came.
+with head as materialized (
+    select position, made_at, unread, forgotten from heads where user_id = $1 and active
+),
+come as materialized (
+    select position, event_id, language, read_at, created_at
+    from (
+        (
+            select position, event_id, language, read_at, created_at
+            from inbox
+            where user_id = $1 and deleted_at is null and read_at is null and position > greatest($2::bigint, 0)
+            order by position
+            limit 501
+        )
+        union all
+        (
+            select position, event_id, language, read_at, created_at
+            from inbox
+            where user_id = $1 and deleted_at is null and read_at is not null and position > greatest($2::bigint, 0)
+            order by position
+            limit 501
+        )
+    ) merged
+    order by position
+    limit $3::int
+),
+happened as materialized (
+    select position, change, event_ids, up_to
+    from changes
+    where user_id = $1 and position > $2
+    order by position
+    limit $3::int
+),
+told as materialized (
+    select position, told
+    from (
+        select come.position,
+               '{"event":"notification","data":' || notification(c.body, come.read_at, come.created_at) || '}' as told
+        from come
+        join contents c on c.event_id = come.event_id and c.language = come.language
+        union all
+        select position,
+               case
+                   when change = 'all_read' then
+                       '{"event":"read","data":{"all":true,"up_to":' || coalesce((
+                           select '"' || i.event_id || '"'
+                           from inbox i
+                           where i.user_id = $1 and i.deleted_at is null and i.read_at is not null
+                             and i.position <= happened.up_to
+                           order by i.position desc
+                           limit 1
+                       ), 'null') || '}}'
+                   when change = 'rewritten' then (
+                       select string_agg(
+                           '{"event":"notification","data":'
+                           || notification(c.body, i.read_at, i.created_at) || '}', ',' order by i.position
+                       )
+                       from unnest(happened.event_ids) as changed (event_id)
+                       join inbox i on i.user_id = $1 and i.event_id = changed.event_id and i.deleted_at is null
+                       join contents c on c.event_id = i.event_id and c.language = i.language
+                   )
+                   when cardinality(event_ids) = 1 then
+                       '{"event":"' || change || '","data":{"id":"' || event_ids[1] || '"}}'
+                   else '{"event":"' || change || '","data":{"ids":' || to_json(event_ids) || '}}'
+               end
+        from happened
+    ) both_of_them
+    order by position
+    limit $3::int
+)
+select head.position as at, head.made_at, head.unread, head.forgotten,
+       (select count(*) from told) as count,
+       (select max(position) from told) as last,
+       coalesce((select string_agg(told, ',' order by position) from told), '') as data
+from head

@@ -1,0 +1,221 @@
+"""What owners do with their inbox beside reading: unread, delete, read some; and what other clients learn of it."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from conftest import Api
+from test_road import custom
+
+
+async def filled(api: Api, count: int) -> list[str]:
+    """Let user 1 have this many notifications; return their ids, oldest first."""
+    await api.people(1, 2)
+    answer = await api.as_service("POST", "/events/batch", json={"events": [custom(1) for _ in range(count)]})
+    ids: list[str] = answer.json()["ids"]
+    await api.as_service("GET", f"/events/{ids[-1]}?wait=10")
+    return ids
+
+
+async def mine(api: Api, method: str, path: str, **more: Any) -> httpx.Response:
+    return await api.as_user(1, method, f"/notifications{path}", **more)
+
+
+async def counts(api: Api) -> tuple[int, int]:
+    found = (await api.inbox(1))["pagination"]
+    return found["total"], found["unread"]
+
+
+async def cursor(api: Api) -> str:
+    found: str = (await mine(api, "GET", "/changes")).json()["cursor"]
+    return found
+
+
+async def since(api: Api, mark: str) -> list[tuple[str, Any]]:
+    answer = (await mine(api, "GET", f"/changes?since={mark}")).json()
+    return [(each["event"], each["data"]) for each in answer["data"]]
+
+
+async def test_unread_again_is_counted_and_once(api: Api) -> None:
+    ids = await filled(api, 2)
+    await mine(api, "PUT", f"/{ids[0]}/read")
+    assert await counts(api) == (2, 1)
+    for _ in range(2):
+        assert (await mine(api, "PUT", f"/{ids[0]}/unread")).status_code == 204
+    assert await counts(api) == (2, 2)
+    entry = (await mine(api, "GET", f"/{ids[0]}")).json()
+    assert (entry["read"], entry["read_at"]) == (False, None)
+
+
+async def test_what_is_deleted_is_gone_for_its_owner_alone(api: Api) -> None:
+    await api.people(1, 2)
+    id_ = await api.post(custom(1, 2))
+    for _ in range(2):
+        assert (await mine(api, "DELETE", f"/{id_}")).status_code == 204
+    assert await counts(api) == (0, 0)
+    for method, path in (("GET", ""), ("PUT", "/read"), ("PUT", "/unread")):
+        answer = await mine(api, method, f"/{id_}{path}")
+        assert answer.status_code == 410
+        assert answer.json()["errors"][0]["code"] == "missing"
+    assert await api.ids(2) == [id_]
+    assert (await mine(api, "DELETE", f"/{uuid4()}")).status_code == 404
+
+
+async def test_deleting_what_is_read_leaves_the_unread_count(api: Api) -> None:
+    ids = await filled(api, 3)
+    await mine(api, "PUT", f"/{ids[1]}/read")
+    await mine(api, "DELETE", f"/{ids[1]}")
+    assert await counts(api) == (2, 2)
+    await mine(api, "DELETE", f"/{ids[0]}")
+    assert await counts(api) == (1, 1)
+
+
+async def test_read_up_to_one_marks_it_and_everything_older(api: Api) -> None:
+    ids = await filled(api, 5)
+    assert (await mine(api, "PUT", "/read", json={"up_to": ids[2].upper()})).status_code == 204
+    assert await api.ids(1, "?show=unread") == [ids[4], ids[3]]
+    await mine(api, "DELETE", f"/{ids[3]}")
+    assert (await mine(api, "PUT", "/read", json={"up_to": ids[3]})).status_code == 204
+    assert await counts(api) == (4, 1)
+
+
+async def test_read_some_marks_those_and_passes_over_others(api: Api) -> None:
+    ids = await filled(api, 4)
+    theirs = await api.post(custom(2))
+    await mine(api, "DELETE", f"/{ids[3]}")
+    mark = await cursor(api)
+    answer = await mine(api, "PUT", "/read", json={"ids": [ids[0], ids[1], ids[1], ids[3], theirs, str(uuid4())]})
+    assert answer.status_code == 204
+    assert await counts(api) == (3, 1)
+    [(event, data)] = await since(api, mark)
+    assert (event, sorted(data["ids"])) == ("read", sorted(ids[:2]))
+    assert (await api.inbox(2))["pagination"]["unread"] == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"up_to": "x"}, ("up_to", "uuid")),
+        ({"up_to": str(uuid4())}, ("up_to", "unknown")),
+        ({"ids": "x"}, ("ids", "array")),
+        ({"ids": []}, ("ids", "array_between")),
+        ({"ids": [str(uuid4())] * 1001}, ("ids", "array_between")),
+        ({"ids": [str(uuid4()), 7]}, ("ids.1", "uuid")),
+        ({"ids": [str(uuid4())], "up_to": str(uuid4())}, ("ids", "prohibited")),
+    ],
+)
+async def test_what_is_wrong_with_a_narrower_read_is_said(api: Api, body: Any, expected: tuple[str, str]) -> None:
+    await filled(api, 1)
+    answer = await mine(api, "PUT", "/read", json=body)
+    assert answer.status_code == 422
+    assert [(each["field"], each["code"]) for each in answer.json()["errors"]] == [
+        (expected[0], f"validation.{expected[1]}")
+    ]
+    assert await counts(api) == (1, 1)
+
+
+async def test_changes_tell_in_order_what_came_and_what_was_done(api: Api) -> None:
+    first = (await filled(api, 1))[0]
+    mark = await cursor(api)
+    assert await since(api, mark) == []
+    second, third = await api.post(custom(1)), await api.post(custom(1))
+    await mine(api, "PUT", f"/{second}/read")
+    await mine(api, "PUT", f"/{second}/unread")
+    await mine(api, "DELETE", f"/{third}")
+    await mine(api, "PUT", "/read")
+    found = await since(api, mark)
+    assert [event for event, _ in found] == ["notification", "read", "unread", "deleted", "read"]
+    assert found[0][1] == (await mine(api, "GET", f"/{second}")).json()
+    assert [data for _, data in found[1:]] == [
+        {"id": second},
+        {"id": second},
+        {"id": third},
+        {"all": True, "up_to": second},
+    ]
+    assert first in await api.ids(1)
+    answer = (await mine(api, "GET", f"/changes?since={mark}")).json()
+    assert (answer["unread"], answer["more"]) == (0, False)
+    assert await since(api, answer["cursor"]) == []
+
+
+async def test_many_changes_come_in_pieces_that_skip_and_repeat_nothing(api: Api) -> None:
+    await filled(api, 1)
+    mark = await cursor(api)
+    ids = []
+    for _ in range(2):
+        ids += await filled(api, 600)
+    for id_ in ids[:20]:
+        await mine(api, "PUT", f"/{id_}/read")
+    events: list[tuple[str, Any]] = []
+    sizes = []
+    more = True
+    while more:
+        answer = (await mine(api, "GET", f"/changes?since={mark}")).json()
+        events += [(each["event"], each["data"]["id"]) for each in answer["data"]]
+        sizes.append(len(answer["data"]))
+        mark, more = answer["cursor"], answer["more"]
+    assert sizes == [500, 500, 220]
+    assert events == [("notification", id_) for id_ in ids] + [("read", id_) for id_ in ids[:20]]
+
+
+async def test_a_cursor_that_is_none_or_of_what_is_forgotten_means_to_start_anew(api: Api) -> None:
+    ids = await filled(api, 3)
+    mark = await cursor(api)
+    made, position = mark.split("-")
+    for strange in ("", "x", f"{made}-999", f"{int(made, 16) + 1:x}-{position}", "1-1", f"{made}-{'9' * 30}", "%00"):
+        answer = (await mine(api, "GET", f"/changes?since={strange}")).json()
+        assert answer == {"resync": True, "cursor": mark}, strange
+    await mine(api, "DELETE", f"/{ids[0]}")
+    await api.house.database.value("update heads set forgotten = position")
+    assert (await mine(api, "GET", f"/changes?since={mark}")).json()["resync"] is True
+    assert await since(api, await cursor(api)) == []
+
+
+async def test_two_who_delete_and_read_at_once_agree_with_the_counts(api: Api) -> None:
+    ids = await filled(api, 12)
+    calls = [mine(api, "DELETE", f"/{id_}") for id_ in ids[:6]]
+    calls += [mine(api, "PUT", f"/{id_}/read") for id_ in ids[3:9]]
+    calls += [mine(api, "PUT", f"/{id_}/unread") for id_ in ids[6:]]
+    calls += [mine(api, "DELETE", f"/{id_}") for id_ in ids[:6]]
+    answers = await asyncio.gather(*calls)
+    assert {answer.status_code for answer in answers} <= {204, 410}
+    listed = (await api.inbox(1, "?per_page=100"))["data"]
+    assert (
+        await counts(api)
+        == (len(listed), sum(not entry["read"] for entry in listed))
+        == (6, len(await api.ids(1, "?show=unread")))
+    )
+
+
+async def test_a_page_that_did_not_change_is_304_and_one_that_did_is_not(api: Api) -> None:
+    ids = await filled(api, 2)
+    tag = (await mine(api, "GET", "")).headers["etag"]
+    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        answer = await mine(api, "GET", "", headers={"If-None-Match": known})
+        assert (answer.status_code, answer.content) == (304, b""), known
+        assert answer.headers["etag"] == tag
+        assert answer.headers["cache-control"] == "private, no-cache"
+        assert "Authorization" in answer.headers["vary"]
+    seen = {tag}
+    for method, path in (("PUT", "/read"), ("PUT", "/unread"), ("DELETE", "")):
+        await mine(api, method, f"/{ids[0]}{path}")
+        answer = await mine(api, "GET", "", headers={"If-None-Match": ", ".join(seen)})
+        assert answer.status_code == 200
+        assert answer.headers["etag"] not in seen
+        seen.add(answer.headers["etag"])
+    for garbage in ("", "x", '"', "W/", ",,,"):
+        assert (await mine(api, "GET", "", headers={"If-None-Match": garbage})).status_code == 200
+
+
+async def test_nobody_is_shown_a_page_by_anothers_tag_nor_a_former_ones(api: Api) -> None:
+    await api.people(1, 2)
+    await api.post(custom(1, 2))
+    tag = (await mine(api, "GET", "")).headers["etag"]
+    assert (await api.as_user(2, "GET", "/notifications", headers={"If-None-Match": tag})).status_code == 200
+    wrong = await mine(api, "GET", "?page=0", headers={"If-None-Match": tag})
+    assert wrong.status_code == 422
+    await api.people(1, active=False)
+    assert (await mine(api, "GET", "", headers={"If-None-Match": tag})).status_code == 401

@@ -3,12 +3,20 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+from uuid import UUID
 
+from tocsin import jobs
 from tocsin.database import Connection, Database, fetch, queries
+from tocsin.doorbell import Doorbell
 from tocsin.errors import Fault, Invalid, NotFound
+from tocsin.ids import new_id
+from tocsin.jobs import Job
 
 LARGEST_ID = 2**31 - 1
 """The largest id of a user or team."""
+
+EVENTS_AT_ONCE = 2_000
+"""How many events one transaction of an erasure looks at."""
 
 _SQL = queries("directory")
 
@@ -71,6 +79,73 @@ async def get_team(database: Database, id_: int, company_id: int | None) -> Team
     if row is None:
         raise NotFound
     return Team(**row)
+
+
+async def list_users(database: Database, after: int, company_id: int | None, limit: int) -> list[User]:
+    """Return up to `limit` users with greater ids than `after`, in the order of their ids."""
+    return [User(**row) for row in await database.rows(_SQL["users"], after, company_id, limit)]
+
+
+async def list_teams(database: Database, after: int, company_id: int | None, limit: int) -> list[dict[str, Any]]:
+    """Return up to `limit` teams with greater ids than `after`: `id`, `company_id`, `name`, and how many are in it."""
+    return [dict(row) for row in await database.rows(_SQL["teams"], after, company_id, limit)]
+
+
+async def delete_team(database: Database, id_: int, company_id: int | None) -> None:
+    """Remove a team; its members stay. Raises `NotFound`."""
+    if await database.value(_SQL["delete_team"], id_, company_id) is None:
+        raise NotFound
+
+
+async def enter(database: Database, team_id: int, user_id: int, company_id: int | None) -> None:
+    """Put a user into a team. Raises `NotFound` for the team, `Invalid` for somebody who is not of its company."""
+    async with database.transaction() as connection:
+        company = await _team_company(connection, team_id, company_id)
+        if await connection.fetch(_SQL["strangers"], [user_id], company):
+            raise Invalid([Fault("user_id", "unknown", "The user_id field names nobody of the team's company.")])
+        await connection.execute(_SQL["enter"], team_id, [user_id])
+
+
+async def leave(database: Database, team_id: int, user_id: int, company_id: int | None) -> None:
+    """Take a user out of a team, if they are in it. Raises `NotFound` for the team."""
+    async with database.transaction() as connection:
+        await _team_company(connection, team_id, company_id)
+        await connection.execute(_SQL["leave_one"], team_id, user_id)
+
+
+async def erase(database: Database, doorbell: Doorbell, id_: int, company_id: int | None) -> None:
+    """Erase a user with all that was theirs, at once; a job takes their id out of what others were told.
+
+    Raises `NotFound`.
+    """
+    async with database.transaction() as connection:
+        if await connection.fetchval(_SQL["hold_user"], id_, company_id) is None:
+            raise NotFound
+        await connection.fetchval(_SQL["hold_head"], id_)
+        await connection.execute(_SQL["erase"], id_, new_id())
+    doorbell.ring("bulk")
+
+
+async def finish_erasure(database: Database, worker: UUID, job: Job) -> None:
+    """Take an erased user's id out of the events that reached them, some thousand at a time."""
+    last = False
+    while not last:
+        async with database.transaction() as connection:
+            row = await connection.fetchrow(_SQL["erasure"], job.id, EVENTS_AT_ONCE)
+            if row is not None:
+                await connection.execute(_SQL["mask"], row["user_id"], row["event_ids"])
+                await connection.execute(_SQL["masked"], job.id, EVENTS_AT_ONCE)
+            last = row is None or row["last"]
+            if last:
+                await connection.execute(_SQL["forget_erasure"], job.id)
+                await jobs.finish(connection, worker, [job.id])
+
+
+async def _team_company(connection: Connection, team_id: int, company_id: int | None) -> int:
+    found: int | None = await connection.fetchval(_SQL["hold_team"], team_id, company_id)
+    if found is None:
+        raise NotFound
+    return found
 
 
 async def people(

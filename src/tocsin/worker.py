@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from tocsin import fanout, jobs
+from tocsin import directory, fanout, jobs
 from tocsin.catalogue import Catalogue
 from tocsin.database import Database
 from tocsin.doorbell import Doorbell, wait
@@ -43,7 +43,7 @@ class Worker:
         self._catalogue = catalogue
         self._doorbell = doorbell
         self._stopping = asyncio.Event()
-        self._tasks: dict[str, Task] = {"deliver": self._deliver}
+        self._tasks: dict[str, Task] = {"deliver": self._deliver, "erase": self._erase}
 
     async def run(self) -> None:
         """Work until `stop`; what is under way then is done to the end."""
@@ -101,6 +101,10 @@ class Worker:
             self._doorbell.ring("settled")
         if batch[0].lane == "bulk" and any(job.batch for job in batch):
             self._doorbell.ring("direct")  # for those that follow it in its batch
+
+    async def _erase(self, batch: Sequence[Job]) -> None:
+        for job in batch:
+            await directory.finish_erasure(self._lanes[job.lane], self.id, job)
 
     async def _give_up(self, job: Job, error: Exception) -> None:
         reason = str(error).partition("\n")[0][:500]  # PostgreSQL's further lines hold values

@@ -1,9 +1,10 @@
 """The doors of the directory: the host application says who its users and teams are."""
 
 import zoneinfo
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -20,6 +21,8 @@ from tocsin.notifications import to_json
 from tocsin.tokens import Service
 
 MOST_MEMBERS = 1_000_000
+MOST_LISTED = 1_000
+USUALLY_LISTED = 100
 
 
 def _writer_of(request: Request) -> Service:
@@ -81,6 +84,22 @@ async def put_user(request: Request, user_id: str, body: UserBody) -> Response:
     return Response(status_code=204)
 
 
+@router.get("/directory/users")
+async def list_users(request: Request) -> Response:
+    """Users in the order of their ids, a page at a time."""
+    after, company_id, limit = _range_of(request)
+    users = await directory.list_users(house_of(request).database, after, company_id, limit + 1)
+    return _listed([asdict(user) for user in users], limit)
+
+
+@router.delete("/directory/users/{user_id}", status_code=204)
+async def erase_user(request: Request, user_id: str) -> Response:
+    """Erase a user with inbox, devices and preferences; what others were told stays."""
+    service, house = _writer_of(request), house_of(request)
+    await directory.erase(house.database, house.doorbell, _known_id(user_id), service.company_id)
+    return Response(status_code=204)
+
+
 @router.get("/directory/users/{user_id}")
 async def get_user(request: Request, user_id: str) -> Response:
     """Who a user is."""
@@ -98,6 +117,37 @@ async def put_team(request: Request, team_id: str, body: TeamBody) -> Response:
     return Response(status_code=204)
 
 
+@router.get("/directory/teams")
+async def list_teams(request: Request) -> Response:
+    """Teams in the order of their ids, a page at a time, each with how many are in it."""
+    after, company_id, limit = _range_of(request)
+    return _listed(await directory.list_teams(house_of(request).database, after, company_id, limit + 1), limit)
+
+
+@router.delete("/directory/teams/{team_id}", status_code=204)
+async def delete_team(request: Request, team_id: str) -> Response:
+    """Remove a team; its members stay."""
+    service = _writer_of(request)
+    await directory.delete_team(house_of(request).database, _known_id(team_id), service.company_id)
+    return Response(status_code=204)
+
+
+@router.put("/directory/teams/{team_id}/users/{user_id}", status_code=204)
+async def put_member(request: Request, team_id: str, user_id: str) -> Response:
+    """Put a user into a team of the same company."""
+    service, member = _writer_of(request), _new_id(user_id, "user_id")
+    await directory.enter(house_of(request).database, _known_id(team_id), member, service.company_id)
+    return Response(status_code=204)
+
+
+@router.delete("/directory/teams/{team_id}/users/{user_id}", status_code=204)
+async def delete_member(request: Request, team_id: str, user_id: str) -> Response:
+    """Take a user out of a team, if they are in it."""
+    service, member = _writer_of(request), _new_id(user_id, "user_id")
+    await directory.leave(house_of(request).database, _known_id(team_id), member, service.company_id)
+    return Response(status_code=204)
+
+
 @router.get("/directory/teams/{team_id}")
 async def get_team(request: Request, team_id: str) -> Response:
     """What a team is, and who is in it now."""
@@ -106,9 +156,27 @@ async def get_team(request: Request, team_id: str) -> Response:
     return Response(to_json(asdict(team)), media_type="application/json")
 
 
-def _new_id(text: str) -> int:
+def _range_of(request: Request) -> tuple[int, int | None, int]:
+    """Return what a list is asked for: after which id, of which company, and how many."""
+    service, query = _writer_of(request), request.query_params
     faults: list[Fault] = []
-    id_ = number_of({"id": text}, "id", (1, LARGEST_ID), 0, faults)
+    after = number_of(query, "after", (0, LARGEST_ID), 0, faults)
+    company_id = number_of(query, "company_id", (1, LARGEST_ID), 0, faults) or None
+    limit = number_of(query, "limit", (1, MOST_LISTED), USUALLY_LISTED, faults)
+    if faults:
+        raise Invalid(faults)
+    return after, _company_of(service, company_id) if company_id else service.company_id, limit
+
+
+def _listed(found: Sequence[Mapping[str, Any]], limit: int) -> Response:
+    """Answer up to `limit` of these, and after which id the next begin."""
+    following = found[limit - 1]["id"] if len(found) > limit else None
+    return Response(to_json({"data": list(found[:limit]), "next": following}), media_type="application/json")
+
+
+def _new_id(text: str, name: str = "id") -> int:
+    faults: list[Fault] = []
+    id_ = number_of({name: text}, name, (1, LARGEST_ID), 0, faults)
     if faults:
         raise Invalid(faults)
     return id_

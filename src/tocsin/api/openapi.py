@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from tocsin import __version__, idempotency
+from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
 from tocsin.api.drafts import LONGEST_KEY, MOST_SUBJECTS
 from tocsin.api.events import LARGEST_BATCH, LONGEST_WAIT
 from tocsin.api.inbox import MOST_IDS
@@ -16,6 +17,19 @@ from tocsin.directory import LARGEST_ID
 TIME = {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$", "description": "UTC"}
 WITH_ID = {"type": "object", "required": ["id"], "properties": {"id": {"type": "integer", "minimum": 1}}}
 IDS = {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": LARGEST_ID}}
+
+
+def _listed(item: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a list that goes on after an id."""
+    return {
+        "type": "object",
+        "required": ["data", "next"],
+        "properties": {
+            "data": {"type": "array", "items": item},
+            "next": {"type": ["integer", "null"], "description": "`after` of the next page; null at the end"},
+        },
+    }
+
 
 UUID = {"type": "string", "format": "uuid"}
 SKIPPED: dict[str, Any] = {
@@ -187,6 +201,19 @@ SCHEMAS: dict[str, Any] = {
             "replaced_by": {"type": "string", "format": "uuid", "description": "the event that took its key"},
         },
     },
+    "Users": _listed({"$ref": "#/components/schemas/User"}),
+    "Teams": _listed(
+        {
+            "type": "object",
+            "required": ["id", "company_id", "name", "size"],
+            "properties": {
+                "id": {"type": "integer"},
+                "company_id": {"type": "integer"},
+                "name": {"type": "string"},
+                "size": {"type": "integer", "description": "how many are in it"},
+            },
+        }
+    ),
     "User": {"allOf": [{"$ref": "#/components/schemas/UserBody"}, WITH_ID]},
     "Team": {"allOf": [{"$ref": "#/components/schemas/TeamBody"}, WITH_ID]},
 }
@@ -196,6 +223,8 @@ ANSWERS = {
     "/notifications/changes": "Changes",
     "/events/{event_id}": "Event",
     "/events/{event_id}/recipients/{user_id}": "Recipient",
+    "/directory/users": "Users",
+    "/directory/teams": "Teams",
     "/directory/users/{user_id}": "User",
     "/directory/teams/{team_id}": "Team",
 }
@@ -250,6 +279,18 @@ def _annotate(paths: dict[str, Any]) -> None:
         ),
         "required": False,
     }
+    for path in ("/directory/users", "/directory/teams"):
+        paths[path]["get"].setdefault("parameters", []).extend(
+            [
+                _parameter("after", {"type": "integer", "minimum": 0, "default": 0}, "those with greater ids"),
+                _parameter("company_id", {"type": "integer", "minimum": 1}, "of one company"),
+                _parameter(
+                    "limit",
+                    {"type": "integer", "minimum": 1, "maximum": MOST_LISTED, "default": USUALLY_LISTED},
+                    "how many",
+                ),
+            ]
+        )
     unchanged = {"description": "What `If-None-Match` names is still what there is"}
     paths["/notifications"]["get"]["responses"]["304"] = unchanged
     paths["/notifications"]["get"]["parameters"].append(

@@ -57,3 +57,90 @@ on conflict do nothing
 select id, company_id, name, array(select user_id from members where team_id = $1 order by user_id) as users
 from teams
 where id = $1 and ($2::int is null or company_id = $2)
+
+-- name: users
+select u.id, u.company_id, u.first_name, u.last_name, u.profile_picture, u.email, h.locale, u.time_zone, h.active
+from users u
+join heads h on h.user_id = u.id
+where u.id > $1 and ($2::int is null or u.company_id = $2)
+order by u.id
+limit $3
+
+-- name: teams
+select t.id, t.company_id, t.name, (select count(*) from members m where m.team_id = t.id) as size
+from teams t
+where t.id > $1 and ($2::int is null or t.company_id = $2)
+order by t.id
+limit $3
+
+-- name: hold_team
+select company_id from teams where id = $1 and ($2::int is null or company_id = $2) for share
+
+-- name: leave_one
+delete from members where team_id = $1 and user_id = $2
+
+-- name: delete_team
+delete from teams where id = $1 and ($2::int is null or company_id = $2) returning id
+
+-- name: hold_user
+select id from users where id = $1 and ($2::int is null or company_id = $2) for update
+
+-- name: hold_head
+-- Deliveries under way end first, and later ones find nobody.
+select user_id from heads where user_id = $1 for update
+
+-- name: erase
+with gone as (
+    delete from inbox where user_id = $1 returning event_id
+),
+done as (
+    delete from changes where user_id = $1
+),
+asked as (
+    delete from idempotency_keys where caller = 'user ' || $1::int
+),
+person as (
+    delete from users where id = $1
+),
+erasure as (
+    insert into erasures (id, user_id, event_ids)
+    select $2, $1, array(select event_id from gone)
+)
+insert into jobs (id, task, lane) values ($2, 'erase', 'bulk')
+
+-- name: erasure
+select user_id, event_ids[1:$2] as event_ids, cardinality(event_ids) <= $2 as last from erasures where id = $1
+
+-- name: mask
+-- Of these events, the person's id goes; what nobody but them was told goes altogether.
+with named as (
+    update recipients
+    set user_ids = array_replace(user_ids, $1, 0)
+    where event_id = any($2::uuid[]) and $1 = any(user_ids)
+    returning event_id, reached
+),
+alone as materialized (
+    select n.event_id
+    from named n
+    where n.reached = 1
+      and not exists (select from recipients r where r.event_id = n.event_id and r.reached > 0 and $1 <> all(r.user_ids))
+      and not exists (select from jobs j where j.id = n.event_id)
+),
+words as (
+    delete from contents c using alone where c.event_id = alone.event_id
+),
+about as (
+    delete from subjects s using alone where s.event_id = alone.event_id
+)
+update events e
+set users = array_remove(e.users, $1), excepted = array_remove(e.excepted, $1),
+    data = case when e.id in (select event_id from alone) then '{}' else e.data end,
+    params = case when e.id in (select event_id from alone) then '{}' else e.params end,
+    subjects = case when e.id in (select event_id from alone) then '{}' else e.subjects end
+where e.id = any($2::uuid[])
+
+-- name: masked
+update erasures set event_ids = event_ids[$2::int + 1:] where id = $1
+
+-- name: forget_erasure
+delete from erasures where id = $1

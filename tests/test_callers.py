@@ -75,6 +75,7 @@ class Door:
     ends: bool = False  # what it is tried on is gone afterwards
 
 
+TOKEN = "ab" * 32
 MESSAGE = {"message": "x", "notify": {"users": [OWNER]}}
 NAMES = {"first_name": "A", "last_name": "B"}
 DIRECTORY = ["directory:write"]
@@ -95,6 +96,12 @@ DOORS = {
         for_services(200, 404, 404, 404), scopes=["events:write", "operations"]
     ),
     ("GET", "/events/{event_id}"): Door(for_services(200, 404, 404, 404), scopes=["events:write", "operations"]),
+    ("GET", "/notifications/devices"): Door(for_users(200, 200, 200)),
+    ("POST", "/notifications/devices"): Door(for_users(204, 204, 204), {"token": TOKEN}),
+    ("POST", "/notifications/devices/{token}"): Door(for_users(204, 204, 204)),
+    ("DELETE", "/notifications/devices/{token}"): Door(for_users(204, 204, 204)),
+    ("DELETE", "/directory/users/{user_id}/devices"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY),
+    ("DELETE", "/directory/users/{user_id}/devices/{token}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY),
     ("GET", "/directory/users"): Door(for_services(200, 200, 200, 200), scopes=DIRECTORY),
     ("GET", "/directory/teams"): Door(for_services(200, 200, 200, 200), scopes=DIRECTORY),
     ("DELETE", "/directory/users/{user_id}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY, ends=True),
@@ -115,7 +122,7 @@ async def settle(api: Api) -> dict[str, str]:
     await api.people(INACTIVE, active=False)
     await api.team(7, OWNER)
     id_ = await api.post(custom(OWNER))
-    return {"{notification_id}": id_, "{event_id}": id_, "{user_id}": str(OWNER), "{team_id}": "7"}
+    return {"{notification_id}": id_, "{event_id}": id_, "{user_id}": str(OWNER), "{team_id}": "7", "{token}": TOKEN}
 
 
 def at(path: str, ids: dict[str, str]) -> str:
@@ -157,7 +164,7 @@ def challenge(caller: str, answer: httpx.Response) -> str:
 async def test_what_belongs_to_others_is_answered_like_what_is_not_there(api: Api, route: tuple[str, str]) -> None:
     method, path = route
     ids, door = await settle(api), DOORS[route]
-    unknown = dict.fromkeys(ids, UNKNOWN) | {"{user_id}": "555", "{team_id}": "555"}
+    unknown = dict.fromkeys(ids, UNKNOWN) | {"{user_id}": "555", "{team_id}": "555", "{token}": TOKEN}
     before = await everything(api)
     for caller in [caller for caller, due in door.due.items() if due == 404]:
         token = CALLERS[caller](door.scopes)

@@ -38,6 +38,12 @@ CALLS: Mapping[tuple[str, str], Any] = {
     ("DELETE", "/events/{event_id}"): None,
     ("DELETE", "/events/by-key/{key}"): None,
     ("GET", "/events/{event_id}/recipients/{user_id}"): None,
+    ("GET", "/notifications/devices"): None,
+    ("POST", "/notifications/devices"): {"token": "ab" * 32},
+    ("POST", "/notifications/devices/{token}"): None,
+    ("DELETE", "/notifications/devices/{token}"): None,
+    ("DELETE", "/directory/users/{user_id}/devices"): None,
+    ("DELETE", "/directory/users/{user_id}/devices/{token}"): None,
     ("GET", "/directory/users"): None,
     ("GET", "/directory/teams"): None,
     ("DELETE", "/directory/users/{user_id}"): None,
@@ -58,7 +64,7 @@ WITHOUT = {("GET", "/healthz")}
 AT_ONCE = 6
 """As many as the service of these tests has connections."""
 
-PLACES = {"notification_id": ID, "event_id": ID, "user_id": "1", "team_id": "1", "key": "none"}
+PLACES = {"notification_id": ID, "event_id": ID, "user_id": "1", "team_id": "1", "key": "none", "token": "ab" * 32}
 
 
 @pytest.fixture

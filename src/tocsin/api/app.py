@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from tocsin.api import directory, events, inbox, operations, problems
+from tocsin.api import devices, directory, events, inbox, operations, problems
 from tocsin.api.cors import Cors, Preflights
 from tocsin.api.doors import House
 from tocsin.api.envelope import Envelope, Shortcut
@@ -50,6 +50,14 @@ def build(house: House | None = None) -> FastAPI:
         Route("/docs", operations.docs, methods=["GET"]),
         Route("/docs/{name}", operations.docs_asset, methods=["GET"]),
     ]
-    for router in (inbox.router, events.router, events.writing, directory.router, operations.router):
+    for router in (
+        devices.router,
+        inbox.router,
+        events.router,
+        events.writing,
+        directory.router,
+        devices.directory,
+        operations.router,
+    ):
         app.include_router(router)
     return app

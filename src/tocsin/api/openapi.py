@@ -154,6 +154,44 @@ SCHEMAS: dict[str, Any] = {
             "resync": {"type": "boolean", "const": True},
         },
     },
+    "Device": {
+        "type": "object",
+        "properties": {
+            "type": {"type": "string", "enum": ["iOS", "Android"], "default": "iOS"},
+            "environment": {"type": "string", "enum": ["production", "sandbox"], "default": "production"},
+            "app": {"type": "string", "default": "default", "description": "which of several apps"},
+            "provider": {"type": "string", "enum": ["apns", "fcm"], "description": "left out: the type's own"},
+            "replaces": {"type": "string", "description": "the token of the caller's that this one takes the place of"},
+        },
+    },
+    "Devices": {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "data": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": [
+                        "type",
+                        "environment",
+                        "app",
+                        "token_ending",
+                        "registered_at",
+                        "last_delivered_at",
+                    ],
+                    "properties": {
+                        "type": {"type": "string"},
+                        "environment": {"type": "string"},
+                        "app": {"type": "string"},
+                        "token_ending": {"type": "string", "description": "its last 6 characters"},
+                        "registered_at": TIME,
+                        "last_delivered_at": {"anyOf": [TIME, {"type": "null"}]},
+                    },
+                },
+            }
+        },
+    },
     "Notify": {
         "type": "object",
         "description": f"Whom to notify: at least one user or team, together at most {MOST_RECIPIENTS}.",
@@ -223,6 +261,7 @@ ANSWERS = {
     "/notifications/changes": "Changes",
     "/events/{event_id}": "Event",
     "/events/{event_id}/recipients/{user_id}": "Recipient",
+    "/notifications/devices": "Devices",
     "/directory/users": "Users",
     "/directory/teams": "Teams",
     "/directory/users/{user_id}": "User",
@@ -291,6 +330,10 @@ def _annotate(paths: dict[str, Any]) -> None:
                 ),
             ]
         )
+    device = {"$ref": "#/components/schemas/Device"}
+    with_token = {"required": ["token"], "properties": {"token": {"type": "string"}}}
+    paths["/notifications/devices/{token}"]["post"]["requestBody"] = {**_body(device, {}), "required": False}
+    paths["/notifications/devices"]["post"]["requestBody"] = _body({"allOf": [device, with_token]}, {})
     unchanged = {"description": "What `If-None-Match` names is still what there is"}
     paths["/notifications"]["get"]["responses"]["304"] = unchanged
     paths["/notifications"]["get"]["parameters"].append(

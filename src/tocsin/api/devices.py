@@ -1,0 +1,145 @@
+"""The doors of devices: phones register themselves, and the host application detaches those that were lost."""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tocsin import devices, inbox
+from tocsin.api.doors import body_of, door, house_of, service_of, user_of
+from tocsin.api.requests import number_of
+from tocsin.devices import Device, token_of
+from tocsin.directory import LARGEST_ID
+from tocsin.errors import Fault, Invalid, NotFound
+from tocsin.faults import fault
+from tocsin.notifications import to_json
+from tocsin.tokens import Service
+
+TYPES = {"iOS": "apns", "Android": "fcm"}
+"""The types of phones, each with its own provider."""
+
+_APP = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
+
+def _writer_of(request: Request) -> Service:
+    return service_of(request, "directory:write")
+
+
+router = APIRouter(route_class=door(user_of), tags=["devices"])
+directory = APIRouter(route_class=door(_writer_of), tags=["directory"])
+
+
+@router.post("/notifications/devices/{token}", status_code=204)
+async def register(request: Request, token: str) -> Response:
+    """Register a phone for the caller; it leaves whoever had it before."""
+    await inbox.owner(house_of(request).database, user_of(request).id)
+    return await _register(request, {**await body_of(request), "token": token})
+
+
+@router.post("/notifications/devices", status_code=204)
+async def register_by_body(request: Request) -> Response:
+    """Register a phone, with the `token` in the body: for those whose proxies log paths."""
+    await inbox.owner(house_of(request).database, user_of(request).id)
+    return await _register(request, await body_of(request))
+
+
+@router.delete("/notifications/devices/{token}", status_code=204)
+async def detach(request: Request, token: str) -> Response:
+    """Detach a phone of the caller's; another's is left alone."""
+    user, database = user_of(request), house_of(request).database
+    await inbox.owner(database, user.id)
+    for spelling in {token, token.lower()}:
+        await devices.detach(database, user.id, spelling)
+    return Response(status_code=204)
+
+
+@router.get("/notifications/devices")
+async def list_devices(request: Request) -> Response:
+    """The caller's phones, the last registered first."""
+    user, database = user_of(request), house_of(request).database
+    await inbox.owner(database, user.id)
+    found = [
+        {**device, **{name: _time(device[name]) for name in ("registered_at", "last_delivered_at")}}
+        for device in await devices.devices_of(database, user.id)
+    ]
+    return Response(to_json({"data": found}), media_type="application/json")
+
+
+@directory.delete("/directory/users/{user_id}/devices", status_code=204)
+async def detach_all(request: Request, user_id: str) -> Response:
+    """Detach all phones of a user."""
+    service = _writer_of(request)
+    await devices.detach_for(house_of(request).database, _known_id(user_id), service.company_id)
+    return Response(status_code=204)
+
+
+@directory.delete("/directory/users/{user_id}/devices/{token}", status_code=204)
+async def detach_one(request: Request, user_id: str, token: str) -> Response:
+    """Detach one phone of a user: a tablet that was left logged in."""
+    service = _writer_of(request)
+    for spelling in {token, token.lower()}:
+        await devices.detach_for(house_of(request).database, _known_id(user_id), service.company_id, spelling)
+    return Response(status_code=204)
+
+
+async def _register(request: Request, body: Mapping[str, Any]) -> Response:
+    faults: list[Fault] = []
+    device = _device_of(body, faults)
+    replaces = body.get("replaces")
+    if replaces is not None and not isinstance(replaces, str):
+        faults.append(fault("replaces", "string", "must be a string"))
+    if faults or device is None:
+        raise Invalid(faults)
+    replaced = token_of(replaces, device.provider) if replaces else None
+    await devices.register(house_of(request).database, user_of(request).id, device, replaced)
+    return Response(status_code=204)
+
+
+def _device_of(body: Mapping[str, Any], faults: list[Fault]) -> Device | None:
+    type_ = _choice(body, "type", (*TYPES,), "iOS", faults)
+    allowed = ("fcm",) if type_ == "Android" else ("apns", "fcm")
+    provider = _choice(body, "provider", allowed, TYPES[type_], faults)
+    environment = _choice(body, "environment", ("production", "sandbox"), "production", faults)
+    app = body.get("app")
+    if app is None:
+        app = "default"
+    elif not isinstance(app, str):
+        faults.append(fault("app", "string", "must be a string"))
+    elif not _APP.fullmatch(app):
+        faults.append(fault("app", "regex", "must have 1 to 100 letters, digits, dots, dashes and underscores"))
+    given = body.get("token")
+    if given is None:
+        faults.append(fault("token", "required", "is required"))
+    elif not isinstance(given, str):
+        faults.append(fault("token", "string", "must be a string"))
+    elif (token := token_of(given, provider)) is None:
+        faults.append(fault("token", "regex", f"is no token of {provider}"))
+    else:
+        return Device(token, type_, provider, environment, app)
+    return None
+
+
+def _choice(body: Mapping[str, Any], name: str, allowed: tuple[str, ...], default: str, faults: list[Fault]) -> Any:
+    given = body.get(name)
+    if given is None:
+        return default
+    if not isinstance(given, str) or given not in allowed:
+        faults.append(fault(name, "in", f"must be {' or '.join(allowed)}"))
+        return default
+    return given
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _known_id(text: str) -> int:
+    faults: list[Fault] = []
+    id_ = number_of({"id": text}, "id", (1, LARGEST_ID), 0, faults)
+    if faults:
+        raise NotFound
+    return id_

@@ -1,0 +1,72 @@
+"""Devices: the phones that a user's notifications are pushed to. A token belongs to one user at a time."""
+
+import re
+from dataclasses import astuple, dataclass
+from typing import Any, Literal
+
+from tocsin.database import Database, queries
+from tocsin.errors import NotFound, Unauthenticated
+
+MOST_DEVICES = 50
+"""How many devices a user has at most; the longest unused one goes."""
+
+Provider = Literal["apns", "fcm"]
+
+_SQL = queries("devices")
+_APNS = re.compile(r"([0-9A-Fa-f]{2}){8,256}")
+_FCM = re.compile(r"[A-Za-z0-9_:-]{32,4096}|[cdef][A-Za-z0-9_-]{21}")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A phone: the token that its push service gave it, and where it is to be reached."""
+
+    token: str
+    type: Literal["iOS", "Android"]
+    provider: Provider
+    environment: Literal["production", "sandbox"]
+    app: str
+
+
+def token_of(text: str, provider: Provider) -> str | None:
+    """Return a token as it is kept, or None for what no token of this provider looks like.
+
+    Apple's are hexadecimal, and the same in upper and lower case; Google's are registration tokens or installation ids.
+    """
+    if provider == "apns":
+        return text.lower() if _APNS.fullmatch(text) else None
+    return text if _FCM.fullmatch(text) else None
+
+
+async def register(database: Database, user_id: int, device: Device, replaces: str | None = None) -> None:
+    """Make a device the user's own, whoever had it before; the token that it replaces goes if it is theirs.
+
+    Raises `Unauthenticated` where the user is gone or inactive.
+    """
+    async with database.transaction() as connection:
+        if await connection.fetchval(_SQL["hold_owner"], user_id) is None:
+            raise Unauthenticated(presented=True)
+        if replaces and replaces != device.token:
+            await connection.execute(_SQL["detach"], user_id, replaces)
+        await connection.execute(_SQL["register"], user_id, *astuple(device))
+        await connection.execute(_SQL["keep"], user_id, MOST_DEVICES)
+
+
+async def detach(database: Database, user_id: int, token: str) -> None:
+    """Take a token from a user, if it is theirs; another's is left alone."""
+    await database.value(_SQL["detach"], user_id, token)
+
+
+async def detach_for(database: Database, user_id: int, company_id: int | None, token: str | None = None) -> None:
+    """Take one token, or all of them, from a user of the company. Raises `NotFound` where there is no such user."""
+    if await database.value(_SQL["user"], user_id, company_id) is None:
+        raise NotFound
+    if token is None:
+        await database.value(_SQL["detach_all"], user_id)
+    else:
+        await detach(database, user_id, token)
+
+
+async def devices_of(database: Database, user_id: int) -> list[dict[str, Any]]:
+    """Return a user's devices, the last registered first, with the last characters of their tokens alone."""
+    return [dict(row) for row in await database.rows(_SQL["devices"], user_id)]

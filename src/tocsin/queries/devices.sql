@@ -1,0 +1,43 @@
+-- Devices: whose phone it is now.
+
+-- name: register
+-- A token is its last registrant's: it moves, with nothing left of whoever had it.
+with put as (
+    insert into devices (token, user_id, type, provider, environment, app)
+    values ($2, $1, $3, $4, $5, $6)
+    on conflict (token) do update
+    set user_id = excluded.user_id, type = excluded.type, provider = excluded.provider,
+        environment = excluded.environment, app = excluded.app, registered_at = clock_timestamp(),
+        last_delivered_at = case when devices.user_id = excluded.user_id then devices.last_delivered_at end
+    returning token
+)
+select token from put
+
+-- name: detach
+delete from devices where token = $2 and user_id = $1
+
+-- name: detach_all
+delete from devices where user_id = $1
+
+-- name: hold_owner
+-- One registration of a user at a time, so that the limit holds.
+select user_id from heads where user_id = $1 and active for no key update
+
+-- name: keep
+-- The longest unused go first, and those above the limit do.
+delete from devices
+where token in (
+    select token from devices
+    where user_id = $1
+    order by greatest(registered_at, last_delivered_at) desc, token
+    offset $2::int
+)
+
+-- name: devices
+select type, environment, app, right(token, 6) as token_ending, registered_at, last_delivered_at
+from devices
+where user_id = $1
+order by registered_at desc, token
+
+-- name: user
+select id from users where id = $1 and ($2::int is null or company_id = $2)

@@ -1,0 +1,154 @@
+"""Phones: one owner at a time, whoever registered it last, and nobody learns whose it was."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from conftest import Api
+
+IPHONE = "AB" * 32
+ANDROID = "fcm_Token:" + "x-9" * 40
+INSTALLATION = "d" + "A_-9" * 5 + "z"
+
+
+async def register(api: Api, user: int, token: str, **body: Any) -> httpx.Response:
+    more = {"json": body} if body else {}
+    return await api.as_user(user, "POST", f"/notifications/devices/{token}", **more)
+
+
+async def listed(api: Api, user: int) -> list[dict[str, Any]]:
+    answer = await api.as_user(user, "GET", "/notifications/devices")
+    found: list[dict[str, Any]] = answer.json()["data"]
+    return found
+
+
+async def test_a_phone_is_registered_again_and_again_in_both_forms(api: Api) -> None:
+    await api.people(1)
+    assert (await register(api, 1, IPHONE)).status_code == 204
+    again = await api.as_user(1, "POST", "/notifications/devices", json={"token": IPHONE.lower(), "app": "sales"})
+    assert (again.status_code, again.content) == (204, b"")
+    [device] = await listed(api, 1)
+    assert list(device) == ["type", "environment", "app", "token_ending", "registered_at", "last_delivered_at"]
+    assert (device["type"], device["environment"], device["app"]) == ("iOS", "production", "sales")
+    assert (device["token_ending"], device["last_delivered_at"]) == ("ababab", None)
+
+
+@pytest.mark.parametrize(
+    ("token", "body"),
+    [
+        (IPHONE, {"type": "iOS", "environment": "sandbox"}),
+        (ANDROID, {"type": "Android"}),
+        (INSTALLATION, {"type": "Android", "provider": "fcm"}),
+        (INSTALLATION, {"type": "iOS", "provider": "fcm"}),
+        ("0f" * 256, {}),
+    ],
+)
+async def test_tokens_of_both_providers_are_taken(api: Api, token: str, body: dict[str, str]) -> None:
+    await api.people(1)
+    assert (await register(api, 1, token, **body)).status_code == 204
+    [device] = await listed(api, 1)
+    assert device["token_ending"] == (token if "provider" in body or "Android" in body.values() else token.lower())[-6:]
+
+
+@pytest.mark.parametrize(
+    ("token", "body", "expected"),
+    [
+        ("xyz", {}, ("token", "regex")),
+        ("abc", {}, ("token", "regex")),
+        ("ab" * 257, {}, ("token", "regex")),
+        ("a" * 31, {}, ("token", "regex")),
+        (ANDROID, {}, ("token", "regex")),
+        ("b" + "A" * 21, {"type": "Android"}, ("token", "regex")),
+        (f"{IPHONE}%2F", {}, None),
+        (IPHONE, {"type": "ios"}, ("type", "in")),
+        (IPHONE, {"type": 7}, ("type", "in")),
+        (IPHONE, {"environment": "test"}, ("environment", "in")),
+        (ANDROID, {"type": "Android", "provider": "apns"}, ("provider", "in")),
+        (IPHONE, {"app": "a b"}, ("app", "regex")),
+        (IPHONE, {"app": 7}, ("app", "string")),
+        (IPHONE, {"replaces": 7}, ("replaces", "string")),
+    ],
+)
+async def test_what_is_wrong_with_a_registration_is_said(
+    api: Api, token: str, body: dict[str, Any], expected: tuple[str, str] | None
+) -> None:
+    await api.people(1)
+    answer = await register(api, 1, token, **body)
+    if expected is None:
+        assert answer.status_code == 404
+    else:
+        assert [(each["field"], each["code"]) for each in answer.json()["errors"]] == [
+            (expected[0], f"validation.{expected[1]}")
+        ]
+    assert await listed(api, 1) == []
+
+
+async def test_a_phone_that_changed_hands_is_its_new_owners_alone(api: Api) -> None:
+    await api.people(1, 2)
+    await register(api, 1, IPHONE)
+    assert (await register(api, 2, IPHONE)).content == b""
+    assert await listed(api, 1) == []
+    assert (await api.as_user(1, "DELETE", f"/notifications/devices/{IPHONE}")).status_code == 204
+    assert len(await listed(api, 2)) == 1
+    assert (await api.as_user(2, "DELETE", f"/notifications/devices/{IPHONE}")).status_code == 204
+    assert await listed(api, 2) == []
+
+
+async def test_a_token_replaces_only_one_of_the_callers_own(api: Api) -> None:
+    await api.people(1, 2)
+    await register(api, 1, "aa" * 32)
+    await register(api, 2, "bb" * 32)
+    await register(api, 1, "cc" * 32, replaces="AA" * 32)
+    await register(api, 1, "dd" * 32, replaces="bb" * 32)
+    assert [device["token_ending"] for device in await listed(api, 1)] == ["dddddd", "cccccc"]
+    assert [device["token_ending"] for device in await listed(api, 2)] == ["bbbbbb"]
+
+
+async def test_of_more_than_50_the_longest_unused_goes(api: Api) -> None:
+    await api.people(1)
+    for number in range(50):
+        await register(api, 1, f"{number:064x}")
+    await api.house.database.value("update devices set last_delivered_at = now() where token = $1", f"{0:064x}")
+    await register(api, 1, f"{50:064x}")
+    endings = {device["token_ending"] for device in await listed(api, 1)}
+    assert endings == {f"{number:06x}" for number in range(51)} - {"000001"}
+
+
+async def test_two_who_register_one_phone_at_once_leave_it_with_one(api: Api) -> None:
+    await api.people(1, 2)
+    tokens = ["ab" * 32, "cd" * 32]
+    calls = [register(api, user, token) for _ in range(6) for user in (1, 2) for token in tokens]
+    assert {answer.status_code for answer in await asyncio.gather(*calls)} == {204}
+    assert len(await listed(api, 1)) + len(await listed(api, 2)) == 2
+
+
+async def test_the_service_detaches_what_was_lost(api: Api) -> None:
+    await api.people(1)
+    await api.people(2, company_id=2)
+    for token in ("aa" * 32, "bb" * 32, "cc" * 32):
+        await register(api, 1, token)
+    path = "/directory/users/1/devices"
+    assert (await api.as_service("DELETE", f"{path}/{'AA' * 32}")).status_code == 204
+    assert len(await listed(api, 1)) == 2
+    assert (await api.as_service("DELETE", path, company_id=2)).status_code == 404
+    assert (await api.as_service("DELETE", path)).status_code == 204
+    assert await listed(api, 1) == []
+
+
+async def test_the_documents_own_sample_with_its_trailing_comma_is_no_json(api: Api) -> None:
+    await api.people(1)
+    headers = {"Content-Type": "application/json"}
+    path = f"/notifications/devices/{IPHONE}"
+    answer = await api.as_user(1, "POST", path, content=b'{"type": "iOS",}', headers=headers)
+    assert answer.status_code == 400
+
+
+async def test_who_is_erased_or_inactive_registers_nothing(api: Api) -> None:
+    await api.people(1)
+    await register(api, 1, IPHONE)
+    await api.people(1, active=False)
+    assert (await register(api, 1, "ee" * 32)).status_code == 401
+    await api.as_service("DELETE", "/directory/users/1")
+    assert await api.house.database.value("select count(*) from devices") == 0

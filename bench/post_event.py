@@ -23,14 +23,14 @@ async def main() -> None:
     """Measure and print."""
     rounds, seconds = options(__doc__, rounds=5, seconds=4)
     async with service() as running:
-        people = await _filled(running)
+        people = await filled(running)
         requests = _requests(running, people)
 
         async def one_round() -> dict[str, float]:
             committed = await pgbench(running, "insert into bench.committed values (1);", seconds)
             began = time.perf_counter()
             accepted = await load(running, requests, seconds, status=b"202", accept=_is_queued)
-            await _drained(running)
+            await drained(running)
             delivered = accepted * seconds / (time.perf_counter() - began)
             return {"committed": committed, "accepted": accepted, "delivered": delivered}
 
@@ -41,7 +41,8 @@ async def main() -> None:
     )
 
 
-async def _filled(running: Service) -> range:
+async def filled(running: Service) -> range:
+    """Let there be people, each with a history, and the table of the reference."""
     async with database(running) as connection:
         people = await fill.users(connection, PEOPLE)
         await connection.execute("create schema bench")
@@ -59,7 +60,7 @@ def _is_queued(body: bytes) -> bool:
     return body.startswith(b'{"queued":true,"id":"')
 
 
-async def _drained(running: Service) -> None:
+async def drained(running: Service) -> None:
     """Wait until all is delivered, so that nothing of it is done while the reference is measured."""
     async with database(running) as connection:
         while await connection.fetchval("select exists (select from jobs)"):  # noqa: ASYNC110 - the jobs are elsewhere

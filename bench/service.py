@@ -55,6 +55,10 @@ class Service:
         """Return the bytes of a back end's request that posts an event."""
         return self._request("POST", "/events", self._back_end(), json.dumps(event).encode())
 
+    def post_batch(self, events: Sequence[Mapping[str, Any]]) -> bytes:
+        """Return the bytes of a back end's request that posts many events."""
+        return self._request("POST", "/events/batch", self._back_end(), json.dumps({"events": events}).encode())
+
     def _back_end(self) -> str:
         return mint_service(own_secret(self.data_dir), "bench", ["events:write"], timedelta(hours=1))
 

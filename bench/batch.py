@@ -1,0 +1,49 @@
+"""Events accepted in batches of 1,000, durably, against the rate at which the database commits a single row."""
+
+import time
+from collections.abc import Sequence
+
+import uvloop
+
+from bench.measure import Claim, load, medians, options, pgbench, show
+from bench.post_event import PEOPLE, drained, filled
+from bench.service import Service, service
+from tocsin.api.events import LARGEST_BATCH
+from tocsin.catalogue import Catalogue
+
+
+async def main() -> None:
+    """Measure and print."""
+    rounds, seconds = options(__doc__, rounds=3, seconds=4)
+    async with service() as running:
+        people = await filled(running)
+        requests = _requests(running, people)
+
+        async def one_round() -> dict[str, float]:
+            committed = await pgbench(running, "insert into bench.committed values (1);", seconds)
+            began = time.perf_counter()
+            batches = await load(running, requests, seconds, status=b"202", accept=_is_queued)
+            accepted = batches * LARGEST_BATCH
+            await drained(running)
+            delivered = accepted * seconds / (time.perf_counter() - began)
+            return {"committed": committed, "accepted": accepted, "delivered": delivered}
+
+        rates = await medians(rounds, one_round)
+    show(
+        Claim("accepted, 1,000 a request", rates["accepted"], "/s", rates["committed"]),
+        Claim("delivered, until all are", rates["delivered"], "/s", rates["committed"]),
+    )
+
+
+def _requests(running: Service, people: range) -> Sequence[bytes]:
+    event = Catalogue.load().samples["note"]["event"]
+    events = [{**event, "notify": {"users": [people[number % PEOPLE]]}} for number in range(LARGEST_BATCH)]
+    return [running.post_batch(events)]
+
+
+def _is_queued(body: bytes) -> bool:
+    return body.startswith(b'{"queued":true,"ids":["')
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

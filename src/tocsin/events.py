@@ -20,7 +20,7 @@ from tocsin.directory import LARGEST_ID, people, unknown
 from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Fault, IdReused, Invalid, NotFound, TooLate, Unavailable
 from tocsin.ids import new_id
-from tocsin.notifications import to_json
+from tocsin.notifications import time_of, to_json
 
 SETTLED = frozenset({"delivered", "failed", "cancelled"})
 """The states that an event stays in."""
@@ -145,10 +145,7 @@ async def strangers_among(
 ) -> dict[str, set[int]]:
     """Return the ids, by `users` and `teams`, that name nobody the caller may address; what is no id is passed over."""
     ids = [[id_ for id_ in given if type(id_) is int and 0 < id_ <= LARGEST_ID] for given in (users, teams)]
-    found: dict[str, set[int]] = {"users": set(), "teams": set()}
-    for row in await database.rows(_SQL["unknown"], *ids, company_id):
-        found[row["field"]].add(row["id"])
-    return found
+    return _by_field(await database.rows(_SQL["unknown"], *ids, company_id))
 
 
 def unknown_recipients(
@@ -219,9 +216,9 @@ async def explain(database: Database, id_: UUID, user_id: int, reader: Reader) -
         "recipient": row["created_at"] is not None,
         "why": _why(row),
         "team_id": team,
-        "delivered_at": _time(row["created_at"]),
-        "read_at": _time(row["read_at"]),
-        "deleted_at": _time(row["deleted_at"]),
+        "delivered_at": time_of(row["created_at"]),
+        "read_at": time_of(row["read_at"]),
+        "deleted_at": time_of(row["deleted_at"]),
         "devices": [],
     }
 
@@ -241,7 +238,7 @@ def _why(row: asyncpg.Record) -> str:
 
 def _why_not_yet(row: asyncpg.Record) -> str:
     if row["pending"]:
-        return f"not delivered yet: due at {_time(row['due_at'])}"
+        return f"not delivered yet: due at {time_of(row['due_at'])}"
     if row["cancelled"]:
         return "not delivered: the event was cancelled before their turn"
     if row["reason"]:
@@ -249,10 +246,6 @@ def _why_not_yet(row: asyncpg.Record) -> str:
     if not row["active"]:
         return "dropped: not active when it was delivered"
     return "not told: they joined after it was delivered"
-
-
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
 async def _store_all(connection: Connection, drafts: Sequence[Draft], prefixes: Sequence[str]) -> list[Accepted]:
@@ -434,10 +427,8 @@ async def _unknown_of_all(
 def _faults_of(
     strangers: Sequence[asyncpg.Record], users: Sequence[Any], teams: Sequence[Any], prefix: str = ""
 ) -> list[Fault]:
-    return [
-        fault
-        for field, given in (("users", users), ("teams", teams))
-        for fault in unknown(
-            f"{prefix}notify.{field}", given, {row["id"] for row in strangers if row["field"] == field}
-        )
-    ]
+    return unknown_recipients(_by_field(strangers), users, teams, prefix)
+
+
+def _by_field(strangers: Sequence[asyncpg.Record]) -> dict[str, set[int]]:
+    return {field: {row["id"] for row in strangers if row["field"] == field} for field in ("users", "teams")}

@@ -110,24 +110,12 @@ async def owner(database: Database, user_id: int) -> dict[str, Any]:
 
 async def read(database: Database, user_id: int, id_: UUID) -> None:
     """Mark one notification as read; the first time stays. Raises like `one`."""
-    async with database.transaction() as connection:
-        await _lock(connection, user_id)
-        deleted = await connection.fetchval(_SQL["read_one"], user_id, id_)
-    if deleted is None:
-        raise NotFound
-    if deleted:
-        raise Missing
+    await _mark(database, user_id, id_, _SQL["read_one"])
 
 
 async def unread(database: Database, user_id: int, id_: UUID) -> None:
     """Mark one notification as unread. Raises like `one`."""
-    async with database.transaction() as connection:
-        await _lock(connection, user_id)
-        deleted = await connection.fetchval(_SQL["unread_one"], user_id, id_)
-    if deleted is None:
-        raise NotFound
-    if deleted:
-        raise Missing
+    await _mark(database, user_id, id_, _SQL["unread_one"])
 
 
 async def delete(database: Database, user_id: int, id_: UUID) -> None:
@@ -157,6 +145,16 @@ async def read_some(database: Database, user_id: int, ids: Sequence[UUID]) -> No
     async with database.transaction() as connection:
         await _lock(connection, user_id)
         await connection.execute(_SQL["read_ids"], user_id, ids)
+
+
+async def _mark(database: Database, user_id: int, id_: UUID, statement: str) -> None:
+    async with database.transaction() as connection:
+        await _lock(connection, user_id)
+        deleted = await connection.fetchval(statement, user_id, id_)
+    if deleted is None:
+        raise NotFound
+    if deleted:
+        raise Missing
 
 
 async def _lock(connection: Connection, user_id: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from tocsin.catalogue import Catalogue
@@ -12,6 +13,11 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 def to_json(value: Any) -> str:
     """Return JSON as we write it everywhere: UTF-8, no white space, keys as they come."""
     return _ENCODER.encode(value)
+
+
+def time_of(moment: datetime | None) -> str | None:
+    """Return a moment in UTC as resources show it: `YYYY-MM-DD HH:MM:SS`."""
+    return None if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def body_of(catalogue: Catalogue, event: Mapping[str, Any], language: str) -> str:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter
@@ -11,12 +10,11 @@ from starlette.responses import Response
 
 from tocsin import devices, inbox
 from tocsin.api.doors import body_of, door, house_of, service_of, user_of
-from tocsin.api.requests import number_of
+from tocsin.api.requests import known_id
 from tocsin.devices import Device, token_of
-from tocsin.directory import LARGEST_ID
-from tocsin.errors import Fault, Invalid, NotFound
+from tocsin.errors import Fault, Invalid
 from tocsin.faults import fault
-from tocsin.notifications import to_json
+from tocsin.notifications import time_of, to_json
 from tocsin.tokens import Service
 
 TYPES = {"iOS": "apns", "Android": "fcm"}
@@ -63,7 +61,7 @@ async def list_devices(request: Request) -> Response:
     user, database = user_of(request), house_of(request).database
     await inbox.owner(database, user.id)
     found = [
-        {**device, **{name: _time(device[name]) for name in ("registered_at", "last_delivered_at")}}
+        {**device, **{name: time_of(device[name]) for name in ("registered_at", "last_delivered_at")}}
         for device in await devices.devices_of(database, user.id)
     ]
     return Response(to_json({"data": found}), media_type="application/json")
@@ -73,7 +71,7 @@ async def list_devices(request: Request) -> Response:
 async def detach_all(request: Request, user_id: str) -> Response:
     """Detach all phones of a user."""
     service = _writer_of(request)
-    await devices.detach_for(house_of(request).database, _known_id(user_id), service.company_id)
+    await devices.detach_for(house_of(request).database, known_id(user_id), service.company_id)
     return Response(status_code=204)
 
 
@@ -82,7 +80,7 @@ async def detach_one(request: Request, user_id: str, token: str) -> Response:
     """Detach one phone of a user: a tablet that was left logged in."""
     service = _writer_of(request)
     for spelling in {token, token.lower()}:
-        await devices.detach_for(house_of(request).database, _known_id(user_id), service.company_id, spelling)
+        await devices.detach_for(house_of(request).database, known_id(user_id), service.company_id, spelling)
     return Response(status_code=204)
 
 
@@ -131,15 +129,3 @@ def _choice(body: Mapping[str, Any], name: str, allowed: tuple[str, ...], defaul
         faults.append(fault(name, "in", f"must be {' or '.join(allowed)}"))
         return default
     return given
-
-
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _known_id(text: str) -> int:
-    faults: list[Fault] = []
-    id_ = number_of({"id": text}, "id", (1, LARGEST_ID), 0, faults)
-    if faults:
-        raise NotFound
-    return id_

@@ -14,9 +14,9 @@ from starlette.responses import Response
 
 from tocsin import directory
 from tocsin.api.doors import door, house_of, service_of
-from tocsin.api.requests import number_of
+from tocsin.api.requests import known_id, number_of
 from tocsin.directory import LARGEST_ID
-from tocsin.errors import Fault, Invalid, NotFound
+from tocsin.errors import Fault, Invalid
 from tocsin.notifications import to_json
 from tocsin.tokens import Service
 
@@ -96,7 +96,7 @@ async def list_users(request: Request) -> Response:
 async def erase_user(request: Request, user_id: str) -> Response:
     """Erase a user with inbox, devices and preferences; what others were told stays."""
     service, house = _writer_of(request), house_of(request)
-    await directory.erase(house.database, house.doorbell, _known_id(user_id), service.company_id)
+    await directory.erase(house.database, house.doorbell, known_id(user_id), service.company_id)
     return Response(status_code=204)
 
 
@@ -104,7 +104,7 @@ async def erase_user(request: Request, user_id: str) -> Response:
 async def get_user(request: Request, user_id: str) -> Response:
     """Who a user is."""
     service = _writer_of(request)
-    user = await directory.get_user(house_of(request).database, _known_id(user_id), service.company_id)
+    user = await directory.get_user(house_of(request).database, known_id(user_id), service.company_id)
     return Response(to_json(asdict(user)), media_type="application/json")
 
 
@@ -128,7 +128,7 @@ async def list_teams(request: Request) -> Response:
 async def delete_team(request: Request, team_id: str) -> Response:
     """Remove a team; its members stay."""
     service = _writer_of(request)
-    await directory.delete_team(house_of(request).database, _known_id(team_id), service.company_id)
+    await directory.delete_team(house_of(request).database, known_id(team_id), service.company_id)
     return Response(status_code=204)
 
 
@@ -136,7 +136,7 @@ async def delete_team(request: Request, team_id: str) -> Response:
 async def put_member(request: Request, team_id: str, user_id: str) -> Response:
     """Put a user into a team of the same company."""
     service, member = _writer_of(request), _new_id(user_id, "user_id")
-    await directory.enter(house_of(request).database, _known_id(team_id), member, service.company_id)
+    await directory.enter(house_of(request).database, known_id(team_id), member, service.company_id)
     return Response(status_code=204)
 
 
@@ -144,7 +144,7 @@ async def put_member(request: Request, team_id: str, user_id: str) -> Response:
 async def delete_member(request: Request, team_id: str, user_id: str) -> Response:
     """Take a user out of a team, if they are in it."""
     service, member = _writer_of(request), _new_id(user_id, "user_id")
-    await directory.leave(house_of(request).database, _known_id(team_id), member, service.company_id)
+    await directory.leave(house_of(request).database, known_id(team_id), member, service.company_id)
     return Response(status_code=204)
 
 
@@ -152,7 +152,7 @@ async def delete_member(request: Request, team_id: str, user_id: str) -> Respons
 async def get_team(request: Request, team_id: str) -> Response:
     """What a team is, and who is in it now."""
     service = _writer_of(request)
-    team = await directory.get_team(house_of(request).database, _known_id(team_id), service.company_id)
+    team = await directory.get_team(house_of(request).database, known_id(team_id), service.company_id)
     return Response(to_json(asdict(team)), media_type="application/json")
 
 
@@ -179,14 +179,6 @@ def _new_id(text: str, name: str = "id") -> int:
     id_ = number_of({name: text}, name, (1, LARGEST_ID), 0, faults)
     if faults:
         raise Invalid(faults)
-    return id_
-
-
-def _known_id(text: str) -> int:
-    faults: list[Fault] = []
-    id_ = number_of({"id": text}, "id", (1, LARGEST_ID), 0, faults)
-    if faults:
-        raise NotFound
     return id_
 
 

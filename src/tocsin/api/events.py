@@ -11,9 +11,8 @@ from tocsin import events
 from tocsin.api.doors import body_of, door, house_of, id_of, service_of
 from tocsin.api.drafts import Posted, posted
 from tocsin.api.once import once
-from tocsin.api.requests import number_of
-from tocsin.directory import LARGEST_ID
-from tocsin.errors import Fault, Invalid, NotFound
+from tocsin.api.requests import known_id, number_of
+from tocsin.errors import Fault, Invalid
 from tocsin.events import Accepted, Draft, Reader
 from tocsin.faults import fault
 from tocsin.notifications import to_json
@@ -84,11 +83,8 @@ async def get_event(request: Request, event_id: str) -> Response:
 @router.get("/events/{event_id}/recipients/{user_id}")
 async def get_recipient(request: Request, event_id: str, user_id: str) -> Response:
     """Whether and why one person was a recipient of an event, and what became of it."""
-    faults: list[Fault] = []
-    number = number_of({"user_id": user_id}, "user_id", (1, LARGEST_ID), 0, faults)
-    if faults:
-        raise NotFound
-    answer = await events.explain(house_of(request).database, id_of(event_id), number, _asking(request))
+    database = house_of(request).database
+    answer = await events.explain(database, id_of(event_id), known_id(user_id), _asking(request))
     return Response(to_json(answer), media_type="application/json")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from tocsin.directory import LARGEST_ID
-from tocsin.errors import Fault
+from tocsin.errors import Fault, NotFound
 from tocsin.faults import fault
 
 MOST_RECIPIENTS = 10_000
@@ -100,6 +100,15 @@ def _ids_of(notify: Mapping[str, Any], path: str, name: str, faults: list[Fault]
         elif not 1 <= id_ <= LARGEST_ID:
             faults.append(fault(f"{field}.{position}", "numeric_between", f"must be between 1 and {LARGEST_ID}"))
     return ids
+
+
+def known_id(text: str) -> int:
+    """Return the id of a user or team in a path; anything else names nothing."""
+    faults: list[Fault] = []
+    id_ = number_of({"id": text}, "id", (1, LARGEST_ID), 0, faults)
+    if faults:
+        raise NotFound
+    return id_
 
 
 def uuid_of(body: Mapping[str, Any], name: str, faults: list[Fault]) -> UUID | None:

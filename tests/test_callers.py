@@ -90,6 +90,9 @@ DOORS = {
     ("PUT", "/notifications/{notification_id}/read"): Door(for_users(204, 404, 404)),
     ("POST", "/events"): Door(for_services(202, 202, 202, 422), custom(OWNER), ["events:write"]),
     ("POST", "/events/batch"): Door(for_services(202, 202, 202, 422), {"events": [custom(OWNER)]}, ["events:write"]),
+    ("POST", "/events/resolve"): Door(
+        for_services(202, 202, 202, 202), {"about": "order:1", "as": "read"}, ["events:write", DIRECTORY[0]]
+    ),
     ("DELETE", "/events/{event_id}"): Door(for_services(409, 404, 404, 404), scopes=["events:write"]),
     ("DELETE", "/events/by-key/{key}"): Door(for_services(404, 404, 404, 404), scopes=["events:write"]),
     ("GET", "/events/{event_id}/recipients/{user_id}"): Door(

@@ -35,6 +35,7 @@ CALLS: Mapping[tuple[str, str], Any] = {
     ("POST", "/events"): EVENT,
     ("POST", "/events/batch"): {"events": [EVENT]},
     ("GET", "/events/{event_id}"): None,
+    ("POST", "/events/resolve"): {"about": "order:1", "as": "read"},
     ("DELETE", "/events/{event_id}"): None,
     ("DELETE", "/events/by-key/{key}"): None,
     ("GET", "/events/{event_id}/recipients/{user_id}"): None,

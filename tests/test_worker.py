@@ -236,11 +236,11 @@ def break_rendering(monkeypatch: pytest.MonkeyPatch, of: str) -> list[None]:
     tries: list[None] = []
     render: Render = Catalogue.render
 
-    def broken(self: Catalogue, kind: str, language: str, data: Any, params: Any) -> Words:
+    def broken(self: Catalogue, kind: str, language: str, data: Any, params: Any, **more: Any) -> Words:
         if params["body"] == of:
             tries.append(None)
             raise RuntimeError("no words for it")
-        return render(self, kind, language, data, params)
+        return render(self, kind, language, data, params, **more)
 
     monkeypatch.setattr(Catalogue, "render", broken)
     return tries

@@ -178,6 +178,11 @@ async def cancel_by_key(database: Database, doorbell: Doorbell, key: str, owner:
     _ring_out(doorbell)
 
 
+async def stop(connection: Connection, ids: Sequence[UUID]) -> None:
+    """Stop those of these events that are not delivered to the end yet."""
+    await connection.execute(_SQL["replace"], ids, [None] * len(ids))
+
+
 async def state(
     database: Database, doorbell: Doorbell, id_: UUID, reader: Reader, *, seconds: float = 0
 ) -> dict[str, Any]:

@@ -4,8 +4,7 @@ A chunk is one transaction: the job's step, the heads, the entries, who got them
 there wholly or not at all, and once.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import asyncpg
@@ -80,18 +79,17 @@ async def _enter(connection: Connection, catalogue: Catalogue, chunks: Sequence[
         [chunk["up_to"] if chunk["reach"] == limit else EVERYONE for chunk in chunks],
         list(catalogue.languages),
     )
-    by_id = {chunk["id"]: dict(chunk) for chunk in chunks}
     said = [
-        (row["event_id"], language, _say(catalogue, by_id[row["event_id"]], language))
-        for row in entered
-        for language in row["languages"]
+        (event["id"], language, _say(catalogue, event, language))
+        for event in entered
+        for language in event["languages"]
     ]
     if said:
         await connection.execute(_SQL["say"], *map(list, zip(*said, strict=True)))
 
 
-def _say(catalogue: Catalogue, event: Mapping[str, Any], language: str) -> str:
+def _say(catalogue: Catalogue, event: asyncpg.Record, language: str) -> str:
     try:
-        return body_of(catalogue, event, language)
+        return body_of(catalogue, dict(event), language)
     except LookupError as error:
         raise Undeliverable(f"cannot say {event['kind']} in {language}: {error}") from error

@@ -65,7 +65,7 @@ async def go_on(connection: Connection, worker: UUID, progress: Iterable[tuple[U
 
 
 async def hand_back(connection: Connection, worker: UUID, jobs: Sequence[UUID], seconds: float = 0) -> None:
-    """Hand back jobs whose turn has not come, as if they had never been claimed; due again `seconds` later."""
+    """Hand back jobs whose turn has not come, as if they had never been claimed; due at once, or in `seconds`."""
     await connection.execute(_SQL["hand_back"], worker, jobs, seconds)
 
 

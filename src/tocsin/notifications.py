@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from tocsin.catalogue import Catalogue
+from tocsin.catalogue import ENGLISH, Catalogue
+
+IMPORTED = "imported-"
+"""How the language of a notification begins that was imported as it was; what follows tells its words apart."""
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -23,12 +26,32 @@ def time_of(moment: datetime | None) -> str | None:
 def body_of(catalogue: Catalogue, event: Mapping[str, Any], language: str) -> str:
     """Return the first five keys of a notification as JSON without braces.
 
-    `event` has `id`, `kind`, and `data` and `params` as JSON, as the event keeps them. What follows, `read`,
+    `event` has `id`, `kind`, `erased`, and `data` and `params` as JSON, as the event keeps them. What follows, `read`,
     `read_at` and `created_at`, is each reader's own, and is added by the database. Raises `LookupError` for a kind
     that the catalogue does not have.
     """
-    words = catalogue.render(event["kind"], language, json.loads(event["data"]), json.loads(event["params"]))
+    data, params = json.loads(event["data"]), json.loads(event["params"])
+    words = catalogue.render(event["kind"], language, data, params, erased=event["erased"])
+    type_ = catalogue.kinds[event["kind"]].type
+    return body_with(str(event["id"]), type_, event["data"], words.message, words.message_formatted)
+
+
+def body_with(id_: str, type_: str, data: str, message: str, message_formatted: str) -> str:
+    """Return the first five keys of a notification; `data` is JSON already."""
     return (
-        f'"id":"{event["id"]}","type":{to_json(catalogue.kinds[event["kind"]].type)},"data":{event["data"]},'
-        f'"message":{to_json(words.message)},"message_formatted":{to_json(words.message_formatted)}'
+        f'"id":"{id_}","type":{to_json(type_)},"data":{data},'
+        f'"message":{to_json(message)},"message_formatted":{to_json(message_formatted)}'
     )
+
+
+def is_imported(language: str) -> bool:
+    """Tell whether what is said in this language was imported, and so is not of our own making."""
+    return language.startswith(IMPORTED)
+
+
+def erased_body(catalogue: Catalogue, body: str) -> str:
+    """Return the first five keys of a notification that can't be said anew, with nothing personal left."""
+    found = json.loads(f"{{{body}}}")
+    data, _ = catalogue.erase(catalogue.name_of(found["type"], found["data"]), found["data"], {})
+    phrase = catalogue.erased_phrase(ENGLISH)
+    return body_with(found["id"], found["type"], to_json(data), phrase, f"<p>{phrase}</p>")

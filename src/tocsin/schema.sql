@@ -116,7 +116,8 @@ CREATE TABLE tocsin.events (
     accepted_at timestamp with time zone DEFAULT now() NOT NULL,
     excepted integer[] DEFAULT '{}'::integer[] NOT NULL,
     key text,
-    digest bytea
+    digest bytea,
+    erased boolean DEFAULT false NOT NULL
 );
 
 CREATE TABLE tocsin.heads (
@@ -210,11 +211,14 @@ ALTER TABLE ONLY tocsin.recipients ALTER COLUMN user_ids SET STORAGE EXTERNAL;
 
 CREATE TABLE tocsin.resolutions (
     id uuid NOT NULL,
-    service text,
-    company_id integer,
-    subject text NOT NULL,
-    users integer[],
     how text NOT NULL,
+    company_id integer,
+    users integer[],
+    event_ids uuid[] NOT NULL,
+    rewritten boolean NOT NULL,
+    again boolean DEFAULT false NOT NULL,
+    after_event uuid DEFAULT '00000000-0000-0000-0000-000000000000'::uuid NOT NULL,
+    after_user integer DEFAULT '-1'::integer NOT NULL,
     accepted_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT resolutions_how_check CHECK ((how = ANY (ARRAY['read'::text, 'gone'::text, 'erased'::text])))
 );

@@ -46,6 +46,7 @@ def build(house: House | None = None) -> FastAPI:
         *(Route(path, endpoint, methods=[method]) for (method, path), endpoint in BUSY.items()),
         Route("/notifications", inbox.create_custom, methods=["POST"]),
         Route("/events/batch", events.post_batch, methods=["POST"]),
+        Route("/events/resolve", events.post_resolution, methods=["POST"]),
         Route("/openapi.json", operations.openapi, methods=["GET"]),
         Route("/docs", operations.docs, methods=["GET"]),
         Route("/docs/{name}", operations.docs_asset, methods=["GET"]),

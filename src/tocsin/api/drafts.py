@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast, get_args
 
-from tocsin.api.requests import Notify, notify_of, uuid_of
+from tocsin.api.requests import MOST_RECIPIENTS, Notify, ids_of, notify_of, uuid_of
 from tocsin.catalogue import Catalogue, Checked
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Draft
 from tocsin.faults import fault
+from tocsin.resolutions import KEY, How, Resolution
 from tocsin.tokens import Service
 
 LONGEST_KEY = 255
@@ -67,11 +68,49 @@ def posted(body: Any, service: Service, catalogue: Catalogue, prefix: str = "") 
     return Posted(notify, [], draft)
 
 
+def resolution_of(body: Mapping[str, Any], service: Service, faults: list[Fault]) -> Resolution | None:
+    """Return what is asked to be settled; what is wrong with it is added to `faults`."""
+    subject, how = _subject(body.get("about"), faults), _how(body.get("as"), faults)
+    users = ids_of(body, "users", faults) if body.get("users") is not None else None
+    if users is not None and how == "erased":
+        faults.append(fault("users", "prohibited", "does not go together with erased"))
+    if users is not None and len(users) > MOST_RECIPIENTS:
+        faults.append(fault("users", "array_between", f"may name at most {MOST_RECIPIENTS} users"))
+    if faults or subject is None or how is None:
+        return None
+    return Resolution(subject, how, users, service.name, service.company_id)
+
+
+def _subject(given: Any, faults: list[Fault]) -> str | None:
+    if given is None:
+        faults.append(fault("about", "required", "is required"))
+    elif not isinstance(given, str):
+        faults.append(fault("about", "string", "must be a string"))
+    elif (subject := subject_of(given)) is None:
+        faults.append(fault("about", "regex", "must be a subject such as lead:220f5f6e-e30f-4c5f-8db5-44e345f8e568"))
+    else:
+        return subject
+    return None
+
+
+def _how(given: Any, faults: list[Fault]) -> How | None:
+    if given is None:
+        faults.append(fault("as", "required", "is required"))
+    for how in get_args(How):
+        if given == how:
+            return cast("How", how)
+    if given is not None:
+        faults.append(fault("as", "in", f"must be {', '.join(get_args(How))}"))
+    return None
+
+
 def subject_of(text: Any) -> str | None:
     """Return a subject as it is kept, or None for what is none: all but keys are the same in upper and lower case."""
-    if not isinstance(text, str) or not _SUBJECT.fullmatch(text):
+    if not isinstance(text, str):
         return None
-    return text if text.startswith("key:") else text.lower()
+    if text.startswith(KEY):
+        return text if 1 <= len(text) - len(KEY) <= LONGEST_KEY else None
+    return text.lower() if _SUBJECT.fullmatch(text) else None
 
 
 def _checked(body: Mapping[str, Any], catalogue: Catalogue, faults: list[Fault]) -> Checked | None:
@@ -96,7 +135,7 @@ def _about(given: Any, faults: list[Fault]) -> list[str]:
         subject = subject_of(text)
         if not isinstance(text, str):
             faults.append(fault(f"about.{position}", "string", "must be a string"))
-        elif subject is None or subject.startswith("key:"):
+        elif subject is None or subject.startswith(KEY):
             faults.append(fault(f"about.{position}", "regex", "must be a subject such as order:42; `key` is taken"))
         else:
             found.append(subject)

@@ -9,13 +9,15 @@ from starlette.responses import Response
 
 from tocsin import events
 from tocsin.api.doors import body_of, door, house_of, id_of, service_of
-from tocsin.api.drafts import Posted, posted
+from tocsin.api.drafts import Posted, posted, resolution_of
 from tocsin.api.once import once
 from tocsin.api.requests import known_id, number_of
+from tocsin.directory import unknown
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Accepted, Draft, Reader
 from tocsin.faults import fault
 from tocsin.notifications import to_json
+from tocsin.resolutions import resolve
 from tocsin.tokens import Service
 
 LONGEST_WAIT = 30
@@ -34,6 +36,10 @@ def _reader_of(request: Request) -> Service:
 
 def _writer_of(request: Request) -> Service:
     return service_of(request, "events:write")
+
+
+def _resolver_of(request: Request) -> Service:
+    return service_of(request, "events:write", "directory:write")
 
 
 router = APIRouter(route_class=door(_reader_of), tags=["events"])
@@ -66,6 +72,23 @@ async def post_batch(request: Request) -> Response:
         some = [event for event in accepted if event.skipped_users or event.skipped_teams]
         more["skipped"] = [{"id": str(event.id), **_skipped(event)} for event in some]
     return _queued(to_json(more)[1:-1])
+
+
+@once(_resolver_of)
+async def post_resolution(request: Request) -> Response:
+    """Accept that what is still open about a subject is settled: read, taken away, or its words erased."""
+    service, house = _resolver_of(request), house_of(request)
+    body = await body_of(request)
+    faults: list[Fault] = []
+    resolution = resolution_of(body, service, faults)
+    users = body.get("users") if isinstance(body.get("users"), list) else []
+    strangers = await events.strangers_among(house.database, users or [], [], service.company_id)
+    faults += unknown("users", users or [], strangers["users"])
+    if faults or resolution is None:
+        raise Invalid(faults)
+    service_of(request, "directory:write" if resolution.how == "erased" else "events:write")
+    await resolve(house.database, house.doorbell, resolution)
+    return Response('{"queued":true}', status_code=202, media_type="application/json")
 
 
 @router.get("/events/{event_id}")

@@ -37,7 +37,7 @@ def notify_of(body: Mapping[str, Any], faults: list[Fault], prefix: str = "") ->
         faults.append(fault(path, "object", "must be an object"))
         return Notify([], [], [], skips=False)
     before = len(faults)
-    users, teams, excepted = (_ids_of(notify, path, name, faults) for name in ("users", "teams", "except"))
+    users, teams, excepted = (ids_of(notify, name, faults, f"{path}.") for name in ("users", "teams", "except"))
     skips = _skips(notify, path, faults)
     if max(len(users) + len(teams), len(excepted)) > MOST_RECIPIENTS:
         faults.append(fault(path, "array_between", f"may name at most {MOST_RECIPIENTS} users and teams"))
@@ -89,8 +89,9 @@ def number_of(query: Mapping[str, str], name: str, span: tuple[int, int], defaul
     return default
 
 
-def _ids_of(notify: Mapping[str, Any], path: str, name: str, faults: list[Fault]) -> list[int]:
-    ids, field = notify.get(name, []), f"{path}.{name}"
+def ids_of(body: Mapping[str, Any], name: str, faults: list[Fault], prefix: str = "") -> list[int]:
+    """Return the ids in a field, none where it is left out; what is wrong with it is added to `faults`."""
+    ids, field = body.get(name, []), f"{prefix}{name}"
     if not isinstance(ids, list):
         faults.append(fault(field, "array", "must be an array"))
         return []

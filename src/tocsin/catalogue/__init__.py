@@ -13,13 +13,13 @@ from pydantic import ValidationError
 
 from tocsin.catalogue.entries import ENGLISH, Findings, read
 from tocsin.catalogue.kinds import Kind, kinds_of
-from tocsin.catalogue.languages import languages_of, stand_ins
+from tocsin.catalogue.languages import Languages, languages_of, stand_ins
 from tocsin.catalogue.shapes import as_given, shapes_of
 from tocsin.errors import Fault, Invalid
 from tocsin.faults import fault, faults_of
-from tocsin.rendering import Words
+from tocsin.rendering import Words, readable
 
-__all__ = ["Catalogue", "Checked", "Kind"]
+__all__ = ["ENGLISH", "Catalogue", "Checked", "Kind"]
 
 OURS = Path(__file__).parent
 """The folder of the kinds that everyone has, read before any other."""
@@ -52,11 +52,12 @@ class Checked:
 class Catalogue:
     """The kinds by name, the languages they are told in, English first, and a sample of each kind of ours."""
 
-    def __init__(self, kinds: Mapping[str, Kind], languages: tuple[str, ...], samples: Mapping[str, Any]) -> None:
+    def __init__(self, kinds: Mapping[str, Kind], languages: Languages, samples: Mapping[str, Any]) -> None:
         self.kinds = kinds
-        self.languages = languages
+        self.languages = tuple(languages.labels)
         self.samples = samples
-        self._languages = {language.lower(): language for language in languages}
+        self._names = languages
+        self._languages = {language.lower(): language for language in self.languages}
         self._variants: dict[str, dict[str, Kind]] = {}
         for kind in kinds.values():
             self._variants.setdefault(kind.type, {})[kind.variant] = kind
@@ -73,7 +74,7 @@ class Catalogue:
         kinds = kinds_of(raws, shapes, languages)
         findings.refuse()
         samples = json.loads((OURS / "samples.json").read_text(encoding="utf-8"))
-        return cls(kinds, tuple(languages.labels), {sample["name"]: sample for sample in samples})
+        return cls(kinds, languages, {sample["name"]: sample for sample in samples})
 
     def check(self, type_: Any, data: Any, params: Any) -> Checked:
         """Check an event as it was posted, None being what was left out; raises `Invalid` with all its faults."""
@@ -84,14 +85,51 @@ class Catalogue:
         subjects = tuple(dict.fromkeys(_subjects_of(kind, event)))
         return Checked(kind.name, data, params, _actor_of(kind, data), subjects, unfilled)
 
-    def render(self, kind: str, language: str, data: Mapping[str, Any], params: Mapping[str, Any]) -> Words:
-        """Say an event in one of `languages`, or else in English.
+    def render(
+        self, kind: str, language: str, data: Mapping[str, Any], params: Mapping[str, Any], *, erased: bool = False
+    ) -> Words:
+        """Say an event in one of `languages`, or else in English; with what was `erased`, where that is so.
 
         Its users are filled in. Raises `LookupError` for a kind that the catalogue has no longer, or with fields that
         the event does not have.
         """
         wordings = self.kinds[kind].wordings
+        if erased:
+            data, params = self.erase(kind, data, params, language)
         return (wordings.get(language) or wordings[ENGLISH]).render(data, params)
+
+    def erase(
+        self, kind: str, data: Mapping[str, Any], params: Mapping[str, Any], language: str | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return an event's `data` and `params` with nothing personal left.
+
+        In its place nothing stands, or, in a `language`, what is said of erased words. Of a kind that the catalogue
+        does not have, nothing but ids can be told from what is personal.
+        """
+        phrase = self.erased_phrase(language) if language else ""
+        if kind not in self.kinds:
+            return _only_ids(data), {}
+        return self.kinds[kind].vocabulary.erased(data, params, phrase)
+
+    def erased_phrase(self, language: str) -> str:
+        """Return what is said in place of words that were erased."""
+        return self._names.phrases.get(language, self._names.phrases[ENGLISH])["erased"]
+
+    def group_of(self, group: str, language: str) -> str:
+        """Return what a group of kinds is called in one of `languages`."""
+        return self._names.groups.get(language, {}).get(group) or readable(group, "")
+
+    def subjects_of(self, kind: str, data: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return what a notification with this data is about; of a kind that the catalogue does not have, nothing."""
+        if kind not in self.kinds:
+            return ()
+        return tuple(dict.fromkeys(_subjects_of(self.kinds[kind], {"data": data})))
+
+    def name_of(self, type_: str, data: Mapping[str, Any]) -> str:
+        """Return the name of the kind that a notification of this type with this data is of, or else the type."""
+        event = data.get("event")
+        variant = event.get("type") if isinstance(event, dict) else None
+        return next((name for name in (f"{type_}/{variant}", type_) if name in self.kinds), type_)
 
     def language_of(self, locale: str) -> str:
         """Return the language for a locale: of `da-DK` or `da_DK`, `da-DK` if there is one, else `da`, else `en`."""
@@ -177,7 +215,7 @@ def _actor_of(kind: Kind, data: Mapping[str, Any]) -> int | None:
 def _subjects_of(kind: Kind, event: Mapping[str, Any]) -> Iterator[str]:
     for path, word in kind.subjects:
         found = _at(event, path)
-        if found is not None:
+        if isinstance(found, str):
             yield f"{word}:{found.lower()}"
 
 
@@ -185,6 +223,15 @@ def _at(found: Any, path: tuple[str, ...]) -> Any:
     for key in path:
         found = found.get(key) if isinstance(found, dict) else None
     return found
+
+
+def _only_ids(data: Any) -> Any:
+    """Return JSON without its strings, but for what ids are kept in."""
+    if isinstance(data, dict):
+        return {key: value if key == "id" or key.endswith("_id") else _only_ids(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_only_ids(value) for value in data]
+    return "" if isinstance(data, str) else data
 
 
 def _inlined(schema: Any, known: Mapping[str, Any]) -> Any:

@@ -1,7 +1,7 @@
 """The catalogue's files, read from a list of folders: later files lie over earlier ones, key by key.
 
-`kinds*.toml` holds kinds in English, shapes and labels; a language's file (`da.toml`, `pt-BR.toml`) titles and
-sentences by kind, and labels. All faults are collected, so that one start reports them all.
+`kinds*.toml` holds kinds in English, shapes, groups, phrases and labels; a language's file (`da.toml`, `pt-BR.toml`)
+titles and sentences by kind, groups, phrases and labels. All faults are collected, so that one start reports them all.
 """
 
 import difflib
@@ -18,8 +18,11 @@ from tocsin.errors import Refusal
 
 ENGLISH = "en"
 
+NAMES = ("groups", "phrases")
+"""The tables of single words: how groups of kinds are called, and what we say by ourselves."""
+
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
-_DUE = {"string_type": "a text in quotes", "dict_type": "a table", "bool_type": "true or false"}
+_DUE = {"string_type": "a text in quotes", "dict_type": "a table", "list_type": "a list", "bool_type": "true or false"}
 
 _Told = Annotated[str, Field(min_length=1)]
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -55,6 +58,7 @@ class ShapeEntry(_Entry):
     spoken: str = ""
     coded: dict[str, Literal["readable", "as it is"]] = {}
     subjects: dict[str, str] = {}
+    personal: list[str] = []
     directory: bool = False
 
 
@@ -109,13 +113,15 @@ class Raw:
 class Raws:
     """All entries of all files: wordings by language and kind, labels by language and `shape.field`.
 
-    `whole` is false where there is a file that nothing could be read of.
+    `names` has, by language, the tables `groups` and `phrases`. `whole` is false where there is a file that nothing
+    could be read of.
     """
 
     kinds: dict[str, Raw] = field(default_factory=dict)
     shapes: dict[str, Raw] = field(default_factory=dict)
     wordings: dict[str, dict[str, Raw]] = field(default_factory=dict)
     labels: dict[str, dict[str, Raw]] = field(default_factory=dict)
+    names: dict[str, dict[str, Raw]] = field(default_factory=dict)
     whole: bool = True
 
 
@@ -162,6 +168,8 @@ def _take_file(raws: Raws, file: Path, findings: Findings) -> None:
     wordings, labels = raws.wordings.setdefault(language, {}), raws.labels.setdefault(language, {})
     if is_kinds:
         _take(raws.shapes, tables.pop("shapes", {}), file, findings, "shapes.")
+    names = {name: tables.pop(name) for name in NAMES if name in tables}
+    _take(raws.names.setdefault(language, {}), names, file, findings)
     for shape, fields in _only_tables(tables.pop("labels", {}), file, findings, "labels."):
         _take(labels, fields, file, findings, f"labels.{shape}.")
     _take(raws.kinds if is_kinds else wordings, tables, file, findings)

@@ -28,7 +28,7 @@ class Kind:
     `wordings` by language; `thread` is the field of its data whose id groups notifications. `event` is the model of
     `{"data", "params"}`; `directory` are the fields of its data where a user's id may stand for the user; `subjects`
     the paths of the ids it is about, each with its word; `as_many` pairs a list of its params with one of its data
-    that it must be as long as.
+    that it must be as long as; `vocabulary` knows its fields, and what of them is personal.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Kind:
     subjects: tuple[tuple[tuple[str, ...], str], ...]
     as_many: tuple[tuple[str, str], ...]
     wordings: Mapping[str, Wording]
+    vocabulary: Vocabulary
 
 
 def kinds_of(raws: Raws, shapes: Mapping[str, Shape | None], languages: Languages) -> dict[str, Kind]:
@@ -120,6 +121,7 @@ class _Draft:
             subjects=tuple(self._subjects()),
             as_many=tuple(entry.as_many.items()),
             wordings=wordings,
+            vocabulary=self.vocabulary,
         )
 
     def _fields(self, key: str, spellings: Mapping[str, str], bases: Collection[str]) -> dict[str, FieldType]:

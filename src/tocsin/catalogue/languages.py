@@ -4,20 +4,25 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tocsin.catalogue.entries import ENGLISH, KindEntry, Raw, Raws, WordingEntry, advice, parse
+from tocsin.catalogue.entries import ENGLISH, NAMES, KindEntry, Raw, Raws, WordingEntry, advice, parse
 from tocsin.catalogue.shapes import Labels, Shape
 from tocsin.catalogue.vocabulary import Vocabulary
 from tocsin.rendering import Sentence, Wording
+
+PHRASES = ("erased",)
+"""What we say by ourselves: `erased` stands for words that were erased."""
 
 _Told = TypeVar("_Told")
 
 
 @dataclass(frozen=True, slots=True)
 class Languages:
-    """All languages: wordings by language and kind, with the entries they are from, and labels by language."""
+    """All languages: wordings by language and kind, with the entries they are from, labels and names by language."""
 
     told: Mapping[str, Mapping[str, tuple[Raw, WordingEntry]]]
     labels: Mapping[str, Labels]
+    groups: Mapping[str, Mapping[str, str]]
+    phrases: Mapping[str, Mapping[str, str]]
 
     def wordings(self, raw: Raw, entry: KindEntry, vocabulary: Vocabulary, lost: Collection[str]) -> dict[str, Wording]:
         """Return a kind's wording in each language; it is empty after noting a fault in any sentence."""
@@ -43,7 +48,15 @@ class Languages:
 
 def languages_of(raws: Raws, shapes: Mapping[str, Shape | None]) -> Languages:
     """Make the languages of all files; what is at fault is noted and left out."""
-    return Languages(_told_of(raws), _labels_of(raws, shapes))
+    known = {"groups": _groups_of(raws), "phrases": PHRASES}
+    for names in raws.names.values():
+        for table, raw in names.items():
+            _check_names(raw, known[table])
+    labels = _labels_of(raws, shapes)
+    groups, phrases = (
+        {language: _nearest_texts(raws.names, language, table) for language in labels} for table in NAMES
+    )
+    return Languages(_told_of(raws), labels, groups, phrases)
 
 
 def stand_ins(language: str) -> Iterator[str]:
@@ -91,23 +104,40 @@ def _labels_of(raws: Raws, shapes: Mapping[str, Shape | None]) -> dict[str, Labe
         for name, raw in fields.items():
             _check_labels(name, raw, coded, shapes)
     return {
-        language: {name: _labels_of_field(raws, language, name) for name in coded}
+        language: {name: _nearest_texts(raws.labels, language, name) for name in coded}
         for language in {ENGLISH: None, **dict.fromkeys(raws.labels)}
     }
 
 
-def _labels_of_field(raws: Raws, language: str, name: str) -> dict[str, str]:
+def _nearest_texts(tables: Mapping[str, Mapping[str, Raw]], language: str, name: str) -> dict[str, str]:
+    """Return the texts of a table in a language; what it leaves out is as in those that stand in for it."""
     found: dict[str, str] = {}
     for near in reversed([*stand_ins(language)]):
-        raw = raws.labels.get(near, {}).get(name)
+        raw = tables.get(near, {}).get(name)
         found.update(raw.values if raw else {})
     return found
+
+
+def _groups_of(raws: Raws) -> list[str]:
+    groups = [raw.values.get("group") for raw in raws.kinds.values()]
+    return list(dict.fromkeys(group for group in groups if isinstance(group, str)))
+
+
+def _check_names(raw: Raw, known: Collection[str]) -> None:
+    for name in raw.values:
+        if name not in known:
+            raw.fault(name, f"`{name}` is none of what there is", advice(name, known))
+    _check_texts(raw)
+
+
+def _check_texts(raw: Raw) -> None:
+    for name, text in raw.values.items():
+        if not isinstance(text, str) or not text:
+            raw.fault(name, f"`{name}` is {text!r}", "write a text in quotes")
 
 
 def _check_labels(name: str, raw: Raw, coded: Collection[str], shapes: Mapping[str, Shape | None]) -> None:
     is_lost = shapes.get(name.partition(".")[0], True) is None
     if name not in coded and not is_lost:
         raw.fault("", "has labels for what is no coded field", advice(name, coded))
-    for code, label in raw.values.items():
-        if not isinstance(label, str) or not label:
-            raw.fault(code, f"`{code}` is {label!r}", "write a text in quotes")
+    _check_texts(raw)

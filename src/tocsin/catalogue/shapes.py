@@ -1,7 +1,7 @@
 """Shapes: the objects that kinds have in their data, how each is checked and how it is spoken of."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,17 @@ _STRICT = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One shape; where it is of the `directory`, an integer in its place is the id of a user to be filled in."""
+    """One shape; where it is of the `directory`, an integer in its place is the id of a user to be filled in.
+
+    What its `personal` fields hold goes when the person it speaks of is erased.
+    """
 
     name: str
     fields: Mapping[str, FieldType]
     spoken: Sentence
     coded: Mapping[str, str]
     subjects: Mapping[str, str]
+    personal: Sequence[str]
     directory: bool
     model: type[BaseModel]
 
@@ -56,6 +60,13 @@ class Shape:
             return spoken(known.get(code) or (readable(code, self.name) if is_readable else code))
 
         return speak
+
+    def erased(self, value: Mapping[str, Any], phrase: str) -> dict[str, Any]:
+        """Return an object of this shape without what is personal: the phrase stands for it once."""
+        blank: dict[str, Any] = {}
+        for key in self.personal:
+            blank[key] = None if self.fields[key].nullable else "" if phrase in blank.values() else phrase
+        return {**value, **blank}
 
 
 def shapes_of(raws: Mapping[str, Raw]) -> dict[str, Shape | None]:
@@ -113,10 +124,11 @@ def _shape_of(name: str, raw: Raw) -> Shape | None:
     check_names(raw, "fields", entry.fields)
     check_subjects(raw, entry.subjects, fields)
     _check_codes(raw, entry, fields)
+    _check_personal(raw, entry, fields)
     if sentence is None or len(raw.findings) > before:
         return None
     model = model_of(name, ((key, of.annotation(SCALARS[of.base]), False) for key, of in fields.items()))
-    return Shape(name, fields, sentence, entry.coded, entry.subjects, entry.directory, model)
+    return Shape(name, fields, sentence, entry.coded, entry.subjects, entry.personal, entry.directory, model)
 
 
 def _fields_of(raw: Raw, entry: ShapeEntry) -> dict[str, FieldType]:
@@ -150,3 +162,10 @@ def _check_codes(raw: Raw, entry: ShapeEntry, fields: Mapping[str, FieldType]) -
     for name in entry.coded:
         if name not in strings:
             raw.fault("coded", f"`coded` has `{name}`, which is no `string` of it", advice(name, strings))
+
+
+def _check_personal(raw: Raw, entry: ShapeEntry, fields: Mapping[str, FieldType]) -> None:
+    blankable = [name for name, of in fields.items() if of.base in {"string", "words", "text"} or of.nullable]
+    for name in entry.personal:
+        if name not in blankable:
+            raw.fault("personal", f"`personal` has `{name}`, which cannot be blank", advice(name, blankable))

@@ -51,6 +51,18 @@ class Vocabulary:
             return _speaker_of_data(name, shape.field_speaker(key, labels))
         return _speaker_of_data(name, shape.speaker(labels), self.instead.get(name))
 
+    def erased(
+        self, data: Mapping[str, Any], params: Mapping[str, Any], phrase: str
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return an event's words without what is personal: the phrase stands for it, and texts of several lines go."""
+        shapes = {name: self.shapes[of.base] for name, of in self.data.items() if of.base in self.shapes}
+        told = {
+            name: shapes[name].erased(value, phrase) if name in shapes and isinstance(value, dict) else value
+            for name, value in data.items()
+        }
+        lines = {name: of for name, of in self.params.items() if of.base in LINES}
+        return told, {name: _erased(lines[name], phrase) if name in lines else value for name, value in params.items()}
+
     def quoter(self, param: str) -> Speaker:
         """Return what finds a quoted param; one that is not given is spoken as nothing."""
         return _speaker_of_param(param, self.params[param])
@@ -67,3 +79,9 @@ def _speaker_of_data(name: str, say: Callable[[Any], Word], instead: str | None 
     if instead is None:
         return lambda data, _: say(data[name])
     return lambda data, params: spoken(params[instead]) if instead in params else say(data[name])
+
+
+def _erased(of: FieldType, phrase: str) -> Any:
+    if of.many:
+        return [phrase]
+    return "" if of.base == "text" else phrase

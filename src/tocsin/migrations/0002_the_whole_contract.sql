@@ -3,7 +3,8 @@
 alter table events
     add column excepted int[] not null default '{}', -- users who are left out, named or not
     add column key text,                             -- the service's own name for it
-    add column digest bytea;                         -- of what was posted under an id of the producer's
+    add column digest bytea,                         -- of what was posted under an id of the producer's
+    add column erased boolean not null default false; -- the words of whom it is about are gone from it
 create index events_by_time on events (accepted_at);
 
 -- Which event a service's key names now. Its row is locked while that changes.
@@ -31,11 +32,14 @@ where batch is not null and (worker_id is not null or lane = 'bulk');
 -- What is to be settled about a subject. A row goes when its job is done.
 create table resolutions (
     id uuid primary key,
-    service text,                 -- whose events; null: everybody's
-    company_id int,               -- posted for this company; null: any
-    subject text not null,
-    users int[],                  -- for these; null: for everyone
     how text not null check (how in ('read', 'gone', 'erased')),
+    company_id int,               -- for people of this company; null: of any
+    users int[],                  -- for these; null: for everyone
+    event_ids uuid[] not null,    -- what there was about the subject, in the order of ids
+    rewritten boolean not null,   -- nothing of it is left to be written anew
+    again boolean not null default false, -- some of it was still on its way when this pass began
+    after_event uuid not null default '00000000-0000-0000-0000-000000000000', -- how far this pass came
+    after_user int not null default -1,
     accepted_at timestamptz not null default now()
 );
 

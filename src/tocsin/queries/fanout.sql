@@ -1,8 +1,8 @@
 -- Fan-out: from an event to the inboxes.
 
 -- name: outline
--- The next chunk of each event: what to render, how many it reaches (at most $3), and up to which user.
-select e.id, e.kind, e.data, e.params, p.after_user, chunk.reach, chunk.up_to
+-- The next chunk of each event: how many it reaches (at most $3), and up to which user.
+select e.id, p.after_user, chunk.reach, chunk.up_to
 from unnest($1::uuid[], $2::int[]) with ordinality as p (event_id, after_user, ordinal)
 join events e on e.id = p.event_id
 cross join lateral (
@@ -35,7 +35,8 @@ order by p.ordinal
 -- name: deliver
 -- One chunk each of one or more events, in their order, into the inboxes. Heads are updated, and so locked, in the order
 -- of their ids, so that two deliveries never wait for each other in a circle: whatever the planner chooses comes to
--- them by their one index or by the sorted list, since our sessions scan neither tables nor bitmaps.
+-- them by their one index or by the sorted list, since our sessions scan neither tables nor bitmaps. What is to be said
+-- is read here, under the lock of the job: words that are erased meanwhile must not be said any more.
 with piece as materialized (
     select p.ordinal, p.after_user, p.up_to, e.id as event_id, e.users, e.teams, e.actor, e.excepted
     from unnest($1::uuid[], $2::int[], $3::int[]) with ordinality as p (event_id, after_user, up_to, ordinal)
@@ -111,7 +112,10 @@ noted as (
            (select count(*) from recipient r where r.ordinal = result.ordinal) - cardinality(user_ids)
     from result
 )
-select event_id, cardinality(user_ids) as delivered, coalesce(languages, '{}') as languages from result
+select e.id, e.kind, e.data, e.params, e.erased, result.languages
+from result
+join events e on e.id = result.event_id
+where result.languages is not null
 
 -- name: say
 insert into contents (event_id, language, body)

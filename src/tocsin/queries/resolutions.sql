@@ -1,0 +1,138 @@
+-- Resolutions: what is still open about a subject is settled.
+
+-- name: about
+-- The events about a subject; a service's own where one is named. Those that are held have not begun to be delivered.
+select e.id, $3::int is null or e.company_id = $3 as addressed,
+       j.id is not null and j.worker_id is null and j.progress = 0 and j.attempts = 0 and j.due_at > now() as held
+from subjects s
+join events e on e.id = s.event_id
+left join jobs j on j.id = e.id and j.task = 'deliver'
+where s.subject = $1 and ($2::text is null or (e.service = $2 and e.company_id is not distinct from $3))
+order by e.id
+
+-- name: except
+-- Leave people out of what is still to be delivered. A chunk under way ends first.
+with pending as materialized (
+    select id from jobs where id = any($1::uuid[]) and task = 'deliver' order by id for update
+)
+update events set excepted = excepted || $2::int[] where id in (select id from pending)
+
+-- name: accept
+with resolution as (
+    insert into resolutions (id, how, company_id, users, event_ids, rewritten) values ($1, $2, $3, $4, $5, $2 <> 'erased')
+)
+insert into jobs (id, task, lane) values ($1, 'resolve', 'direct')
+
+-- name: begin
+-- What a pass begins with: whether some of it is still on its way, and has to be looked at again.
+update resolutions r
+set again = r.how <> 'erased'
+    and exists (select from jobs j where j.id = any(r.event_ids) and j.task = 'deliver')
+where r.id = $1 and r.after_user < 0
+
+-- name: resolution
+select how, company_id, users, rewritten, again from resolutions where id = $1
+
+-- name: chunks
+-- The next records of who got what, of about $2 people; `more` follow them.
+with next as materialized (
+    select c.event_id, c.after_user, c.user_ids,
+           sum(cardinality(c.user_ids)) over (order by c.event_id, c.after_user) - cardinality(c.user_ids) as before
+    from resolutions r
+    cross join lateral (
+        select event_id, after_user, user_ids
+        from recipients
+        where event_id = any(r.event_ids) and (event_id, after_user) > (r.after_event, r.after_user)
+        order by event_id, after_user
+        limit 1000
+    ) c
+    where r.id = $1
+),
+taken as materialized (
+    select * from next where before < $2::int
+)
+select event_id, after_user, user_ids,
+       (select count(*) from next) > (select count(*) from taken) or (select count(*) from next) = 1000 as more
+from taken
+order by event_id, after_user
+
+-- name: advance
+update resolutions set after_event = $2, after_user = $3 where id = $1
+
+-- name: restart
+update resolutions set after_event = default, after_user = default where id = $1
+
+-- name: forget
+delete from resolutions where id = $1
+
+-- name: lock
+-- The heads of those of these people who are concerned, in the order of their ids, before anything of theirs changes.
+select h.user_id
+from heads h
+join users u on u.id = h.user_id
+where h.user_id = any($1::int[]) and ($2::int is null or u.company_id = $2)
+order by h.user_id
+for update of h
+
+-- name: settle
+-- What is settled already stays as it is; what was rewritten is told to whoever has it.
+with pair as materialized (
+    select event_id, user_id from unnest($1::uuid[], $2::int[]) as p (event_id, user_id)
+),
+settled as (
+    update inbox i
+    set read_at = case when $3 = 'read' then clock_timestamp() else i.read_at end,
+        deleted_at = case when $3 = 'gone' then clock_timestamp() end
+    from pair p
+    where i.user_id = p.user_id and i.event_id = p.event_id and i.deleted_at is null
+      and ($3 <> 'read' or i.read_at is null)
+    returning i.user_id, i.event_id, case when $3 = 'gone' then (i.read_at is null)::int else ($3 = 'read')::int end as unread
+),
+person as materialized (
+    select user_id, count(*)::int as n, sum(unread)::int as unread, array_agg(event_id) as event_ids
+    from settled
+    group by user_id
+),
+head as (
+    update heads h
+    set position = h.position + 1, unread = h.unread - p.unread,
+        total = h.total - case when $3 = 'gone' then p.n else 0 end
+    from person p
+    where h.user_id = p.user_id
+    returning h.user_id, h.position
+)
+insert into changes (user_id, position, change, event_ids)
+select head.user_id, head.position,
+       case $3 when 'read' then 'read' when 'gone' then 'deleted' else 'rewritten' end, p.event_ids
+from head
+join person p using (user_id)
+
+-- name: to_rewrite
+select e.id, e.kind, e.data, e.params
+from resolutions r
+join events e on e.id = any(r.event_ids) and e.id > r.after_event
+where r.id = $1
+order by e.id
+limit $2
+
+-- name: hold_deliveries
+-- A chunk under way ends first, and the next one finds the words as they will be.
+select id from jobs where id = any($1::uuid[]) and task = 'deliver' order by id for update
+
+-- name: contents
+select event_id, language, body from contents where event_id = any($1::uuid[])
+
+-- name: rewrite
+with event as (
+    update events e
+    set data = n.data, params = n.params, erased = true
+    from unnest($1::uuid[], $2::text[], $3::text[]) as n (id, data, params)
+    where e.id = n.id
+)
+update contents c
+set body = n.body
+from unnest($4::uuid[], $5::text[], $6::text[]) as n (event_id, language, body)
+where c.event_id = n.event_id and c.language = n.language
+
+-- name: rewritten
+update resolutions set rewritten = true, after_event = default, after_user = default where id = $1

@@ -1,0 +1,151 @@
+"""Resolutions: what is still open about a subject is read, taken away or rewritten, for everyone it reached.
+
+What there was about the subject is noted when a resolution is accepted: what is posted afterwards stays open. The work
+is a job: it walks the records of who got what, some thousand people at a time.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from uuid import UUID
+
+import asyncpg
+
+from tocsin import events, jobs
+from tocsin.catalogue import Catalogue
+from tocsin.database import Connection, Database, queries
+from tocsin.doorbell import Doorbell
+from tocsin.ids import new_id
+from tocsin.jobs import Job
+from tocsin.notifications import body_of, erased_body, is_imported, to_json
+
+How = Literal["read", "gone", "erased"]
+
+PEOPLE_AT_ONCE = {"direct": 500, "bulk": 5_000}
+"""How many people one transaction is about, by lane; what is too much for the direct lane goes on in the other."""
+
+EVENTS_AT_ONCE = 200
+"""How many events one transaction rewrites."""
+
+LOOK_AGAIN = 0.3
+"""Seconds after which what was still on its way is looked at again."""
+
+KEY = "key:"
+"""How a subject begins that is a service's own key, and so names its own events alone."""
+
+_SQL = queries("resolutions")
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What a service asks for: how all about `subject` is settled, for these `users` or, None, for everyone.
+
+    One for a service of a company concerns the people of that company alone.
+    """
+
+    subject: str
+    how: How
+    users: Sequence[int] | None
+    service: str
+    company_id: int | None
+
+
+async def resolve(database: Database, doorbell: Doorbell, resolution: Resolution) -> None:
+    """Accept a resolution durably. What has not been delivered and would be taken away is not delivered any more."""
+    owner = resolution.service if resolution.subject.startswith(KEY) else None
+    async with database.transaction() as connection:
+        about = await connection.fetch(_SQL["about"], resolution.subject, owner, resolution.company_id)
+        if resolution.how == "gone":
+            await _hold_up(connection, resolution, about)
+        ids = [event["id"] for event in about if _is_concerned(resolution.how, event)]
+        await connection.execute(_SQL["accept"], new_id(), resolution.how, resolution.company_id, resolution.users, ids)
+    for bell in ("direct", "settled"):
+        doorbell.ring(bell)
+
+
+async def settle(database: Database, catalogue: Catalogue, worker: UUID, job: Job) -> None:
+    """Do the next step of a resolution, and the last: raises `Lost` where the job is no longer ours."""
+    await database.value(_SQL["begin"], job.id)
+    resolution = await database.row(_SQL["resolution"], job.id)
+    if resolution is None:
+        async with database.transaction() as connection:
+            await jobs.finish(connection, worker, [job.id])
+    elif not resolution["rewritten"]:
+        await _rewrite(database, catalogue, worker, job)
+    else:
+        await _settle(database, worker, job, resolution)
+
+
+async def _hold_up(connection: Connection, resolution: Resolution, about: Sequence[asyncpg.Record]) -> None:
+    if resolution.users is None:
+        await events.stop(connection, [event["id"] for event in about if event["addressed"]])
+    else:
+        await connection.execute(_SQL["except"], [event["id"] for event in about], resolution.users)
+
+
+def _is_concerned(how: How, event: asyncpg.Record) -> bool:
+    """Tell whether an event is settled: a held one is not there yet, and the words are those of one company."""
+    return bool(event["addressed"] if how == "erased" else not event["held"])
+
+
+async def _settle(database: Database, worker: UUID, job: Job, resolution: asyncpg.Record) -> None:
+    chunks = await database.rows(_SQL["chunks"], job.id, PEOPLE_AT_ONCE[job.lane])
+    is_last = not chunks or not chunks[0]["more"]
+    async with database.transaction() as connection:
+        if not is_last:
+            await jobs.go_on(connection, worker, [(job.id, job.progress + 1)])
+            await connection.execute(_SQL["advance"], job.id, chunks[-1]["event_id"], chunks[-1]["after_user"])
+        elif resolution["again"]:
+            await jobs.hand_back(connection, worker, [job.id], LOOK_AGAIN)
+            await connection.execute(_SQL["restart"], job.id)
+        else:
+            await jobs.finish(connection, worker, [job.id])
+            await connection.execute(_SQL["forget"], job.id)
+        await _settle_chunks(connection, resolution, chunks)
+
+
+async def _settle_chunks(connection: Connection, resolution: asyncpg.Record, chunks: Sequence[asyncpg.Record]) -> None:
+    reached = {id_ for chunk in chunks for id_ in chunk["user_ids"]}
+    if resolution["users"] is not None:
+        reached &= set(resolution["users"])
+    rows = await connection.fetch(_SQL["lock"], list(reached), resolution["company_id"])
+    concerned = {row["user_id"] for row in rows}
+    pairs = [(chunk["event_id"], id_) for chunk in chunks for id_ in chunk["user_ids"] if id_ in concerned]
+    if pairs:
+        await connection.execute(_SQL["settle"], *map(list, zip(*pairs, strict=True)), resolution["how"])
+
+
+async def _rewrite(database: Database, catalogue: Catalogue, worker: UUID, job: Job) -> None:
+    """Take the words of whom they are about out of the next events, in all languages."""
+    async with database.transaction() as connection:
+        await jobs.go_on(connection, worker, [(job.id, job.progress + 1)])
+        found = await connection.fetch(_SQL["to_rewrite"], job.id, EVENTS_AT_ONCE)
+        if not found:
+            await connection.execute(_SQL["rewritten"], job.id)
+            return
+        ids = [event["id"] for event in found]
+        await connection.execute(_SQL["hold_deliveries"], ids)
+        blank = {event["id"]: _without_words(catalogue, event) for event in found}
+        said = await connection.fetch(_SQL["contents"], ids)
+        await connection.execute(
+            _SQL["rewrite"],
+            ids,
+            [event["data"] for event in blank.values()],
+            [event["params"] for event in blank.values()],
+            [row["event_id"] for row in said],
+            [row["language"] for row in said],
+            [_said_anew(catalogue, blank[row["event_id"]], row) for row in said],
+        )
+        await connection.execute(_SQL["advance"], job.id, ids[-1], -1)
+
+
+def _without_words(catalogue: Catalogue, event: asyncpg.Record) -> dict[str, Any]:
+    data, params = catalogue.erase(event["kind"], json.loads(event["data"]), json.loads(event["params"]))
+    return {**event, "data": to_json(data), "params": to_json(params), "erased": True}
+
+
+def _said_anew(catalogue: Catalogue, event: Mapping[str, Any], said: asyncpg.Record) -> str:
+    if is_imported(said["language"]) or event["kind"] not in catalogue.kinds:
+        return erased_body(catalogue, said["body"])
+    return body_of(catalogue, event, said["language"])

@@ -83,6 +83,7 @@ DOORS = {
     ("GET", "/notifications"): Door(for_users(200, 200, 200)),
     ("POST", "/notifications"): Door(for_users(202, 202, 422), MESSAGE),
     ("GET", "/notifications/{notification_id}"): Door(for_users(200, 404, 404)),
+    ("GET", "/notifications/kinds"): Door(for_users(200, 200, 200)),
     ("GET", "/notifications/changes"): Door(for_users(200, 200, 200)),
     ("DELETE", "/notifications/{notification_id}"): Door(for_users(204, 404, 404)),
     ("PUT", "/notifications/{notification_id}/unread"): Door(for_users(204, 404, 404)),

@@ -377,16 +377,16 @@ group = "orders"
 link = "https://shop.example.com/{order.id}"
 """
 
-DANISH = """
+SWEDISH = """
 [order_moved]
-title = "Ordre"
-says = "{order} er **{order.state}**, meldt af {user}, {days} dage for sent"
+title = "Order"
+says = "{order} är **{order.state}**, enligt {user}, {days} dagar för sent"
 
 [note]
-title = "Omtale"
+title = "Omnämnande"
 
 [labels.order.state]
-on_its_way = "på vej"
+on_its_way = "på väg"
 """
 
 ORDER = {"id": UUID, "number": 7, "state": "on_its_way", "schema": "s", "model_copy": None}
@@ -411,15 +411,15 @@ def test_an_operators_own_kind_is_one_like_ours(tmp_path: Path) -> None:
 
 
 def test_a_language_is_one_file_and_english_stands_in_for_the_rest(tmp_path: Path) -> None:
-    catalogue = Catalogue.load(folder_of(tmp_path, kinds=OURS, da=DANISH))
-    assert catalogue.languages == ("en", "da")
+    catalogue = Catalogue.load(folder_of(tmp_path, kinds=OURS, sv=SWEDISH))
+    assert catalogue.languages == ("en", "da", "de", "sv")
     user = event_of("note")["data"]["user"]
-    words = catalogue.render("order_moved", "da", {"user": user, "order": ORDER, "days": 3}, {})
-    assert (words.title, words.message) == ("Ordre", "no. 7 er på vej, meldt af Bernita Kilback, 3 dage for sent")
+    words = catalogue.render("order_moved", "sv", {"user": user, "order": ORDER, "days": 3}, {})
+    assert (words.title, words.message) == ("Order", "no. 7 är på väg, enligt Bernita Kilback, 3 dagar för sent")
     note = event_of("note")
-    said = catalogue.render("note", "da", note["data"], note["params"])
-    assert (said.title, said.message) == ("Omtale", CATALOGUE.samples["note"]["notification"]["message"])
-    level = catalogue.render("gamification/new_level", "da", {"level": {"name": "level_2"}}, {})
+    said = catalogue.render("note", "sv", note["data"], note["params"])
+    assert (said.title, said.message) == ("Omnämnande", CATALOGUE.samples["note"]["notification"]["message"])
+    level = catalogue.render("gamification/new_level", "sv", {"level": {"name": "level_2"}}, {})
     assert level.message == "You have reached level Beginner 2"
 
 
@@ -610,6 +610,14 @@ KIND = 'title = "X"\ngroup = "g"\n'
         ("da", '[note]\nsays = "**x"', ["[note] `says` has an odd number of `**`", "write `**bold**`"]),
         ("da", '[note]\npreset = "quiet"', ["[note] `preset` is not one of its keys", "write one of `title`, `says`"]),
         ("da", "[note]\n\ntitle = ", ["is not TOML", "line 3"]),
+        ("da", '[groups]\nleds = "Leads"', ["[groups] `leds` is none of what there is", "write `leads`"]),
+        ("kinds", '[phrases]\nerased = ""', ["[phrases] `erased` is ''", "write a text in quotes"]),
+        ("da", 'groups = "Leads"', ["[groups] is not a table", "under a line `[groups]`"]),
+        (
+            "kinds",
+            '[shapes.case]\npersonal = ["case_number"]',
+            ["[shapes.case] `personal` has `case_number`, which cannot be blank", "write one of `relations_path_name`"],
+        ),
         ("german", "", ["is neither kinds nor a language", "da.toml"]),
     ],
 )

@@ -27,6 +27,7 @@ CALLS: Mapping[tuple[str, str], Any] = {
     ("GET", "/notifications"): None,
     ("POST", "/notifications"): {"message": "Hello", "notify": {"users": [1]}},
     ("GET", "/notifications/{notification_id}"): None,
+    ("GET", "/notifications/kinds"): None,
     ("GET", "/notifications/changes"): None,
     ("DELETE", "/notifications/{notification_id}"): None,
     ("PUT", "/notifications/{notification_id}/unread"): None,

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Coroutine
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,8 @@ app = typer.Typer(
 )
 token = typer.Typer(no_args_is_help=True, help="Print a token, so that everything can be tried with curl.")
 app.add_typer(token, name="token")
+catalogue = typer.Typer(no_args_is_help=True, help="The kinds of notification, and how they are told.")
+app.add_typer(catalogue, name="catalogue")
 
 _LIFETIME = re.compile(r"([1-9]\d{0,5})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -137,7 +140,22 @@ def openapi() -> None:
     from tocsin.notifications import to_json
 
     settings = read_settings()
-    typer.echo(to_json(document(build(), Catalogue.load(), settings.base_url or settings.root_path)))
+    typer.echo(
+        to_json(document(build(), Catalogue.load(*settings.catalogue_folders), settings.base_url or settings.root_path))
+    )
+
+
+@catalogue.command()
+def check(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder of your own; default: as TOCSIN_CATALOGUE_DIR says.")
+    ] = None,
+) -> None:
+    """Read the catalogue as a start would: say all that is wrong with it, or what there is."""
+    from tocsin.catalogue import Catalogue
+
+    found = Catalogue.load(*([folder] if folder else read_settings().catalogue_folders))
+    typer.echo(f"{len(found.kinds)} kinds in {len(found.languages)} languages: {', '.join(found.languages)}")
 
 
 @token.command()

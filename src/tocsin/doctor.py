@@ -56,21 +56,21 @@ class Finding:
 
 async def examine(env_file: Path = Path(".env")) -> list[Finding]:
     """Look at everything; what can't be looked at is itself a finding."""
-    found = [*_catalogue(), *_env_file(env_file)]
+    found = [*_env_file(env_file)]
     try:
         settings = read_settings(env_file=env_file)
     except Refusal as refusal:
         return [Finding("FAIL", "settings", str(refusal).rstrip("."), "`tocsin config` lists what there is"), *found]
     found = [Finding("ok", "settings", f"{len(settings.model_fields_set)} are set"), *found]
-    found += [*_secret(settings), *_surroundings(settings), *_port(settings)]
+    found += [*_catalogue(settings), *_secret(settings), *_surroundings(settings), *_port(settings)]
     if settings.database_url is None:
         found += [*_data_folder(settings.data_dir), *_space(settings.data_dir)]
     return [*found, *[finding async for finding in _database(settings)]]
 
 
-def _catalogue() -> Iterator[Finding]:
+def _catalogue(settings: Settings) -> Iterator[Finding]:
     try:
-        yield Finding("ok", "catalogue", f"{len(Catalogue.load().kinds)} kinds")
+        yield Finding("ok", "catalogue", f"{len(Catalogue.load(*settings.catalogue_folders).kinds)} kinds")
     except Refusal as refusal:
         yield Finding("FAIL", "catalogue", str(refusal).rstrip("."), "correct what it names")
 

@@ -108,6 +108,14 @@ async def owner(database: Database, user_id: int) -> dict[str, Any]:
     return dict(row)
 
 
+async def locale(database: Database, user_id: int) -> str:
+    """Return the locale of a caller. Raises like `owner`."""
+    found: str | None = await database.value(_SQL["locale"], user_id)
+    if found is None:
+        raise Unauthenticated(presented=True)
+    return found
+
+
 async def read(database: Database, user_id: int, id_: UUID) -> None:
     """Mark one notification as read; the first time stays. Raises like `one`."""
     await _mark(database, user_id, id_, _SQL["read_one"])

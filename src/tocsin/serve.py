@@ -60,7 +60,14 @@ async def serve(
         bulk = await stack.enter_async_context(_bulk_pool(settings, url))
         doorbell = Doorbell(url, own)
         intake = Intake(database, doorbell)
-        house = House(settings, database, Catalogue.load(), doorbell, intake, Verifier(secrets_of(settings)))
+        house = House(
+            settings,
+            database,
+            Catalogue.load(*settings.catalogue_folders),
+            doorbell,
+            intake,
+            Verifier(secrets_of(settings)),
+        )
         worker = Worker(own, house.catalogue, doorbell, bulk) if with_worker else None
         await _together(_Server(house), listening, worker, when_ready)
 
@@ -77,7 +84,7 @@ async def work(settings: Settings) -> None:
         _bulk_pool(settings, url) as bulk,
     ):
         doorbell = Doorbell(url, database)
-        worker = Worker(database, Catalogue.load(), doorbell, bulk)
+        worker = Worker(database, Catalogue.load(*settings.catalogue_folders), doorbell, bulk)
         ears = asyncio.create_task(doorbell.hear_others())
         working = asyncio.create_task(worker.run())
         log.info("working", worker=str(worker.id))

@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     retention_days: int | None = Field(
         None, ge=1, le=36500, description="days after which notifications are forgotten; unset: never"
     )
+    catalogue_dir: Path | None = Field(None, description="a folder of kinds, languages and wordings of your own")
     jwt_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="HS256 secrets of at least 32 bytes, separated by commas"
     )
@@ -79,6 +80,11 @@ class Settings(BaseSettings):
             return None
         has_prefix = (self.public_url.path or "").rstrip("/").endswith(self.root_path)
         return str(self.public_url).rstrip("/") + ("" if has_prefix else self.root_path)
+
+    @property
+    def catalogue_folders(self) -> tuple[Path, ...]:
+        """The folders of the operator's own catalogue, none or one."""
+        return () if self.catalogue_dir is None else (self.catalogue_dir,)
 
     @field_validator("root_path")
     @classmethod

@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from tocsin.api import devices, directory, events, inbox, operations, problems
+from tocsin.api import devices, directory, events, inbox, kinds, operations, problems
 from tocsin.api.cors import Cors, Preflights
 from tocsin.api.doors import House
 from tocsin.api.envelope import Envelope, Shortcut
@@ -53,6 +53,7 @@ def build(house: House | None = None) -> FastAPI:
     ]
     for router in (
         devices.router,
+        kinds.router,
         inbox.router,
         events.router,
         events.writing,

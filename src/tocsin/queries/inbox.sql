@@ -112,6 +112,9 @@ from heads h
 join users u on u.id = h.user_id
 where h.user_id = $1 and h.active
 
+-- name: locale
+select locale from heads where user_id = $1 and active
+
 -- name: lock
 -- The first statement of every change. `began` is what the inbox held when the request asked, not what came in
 -- while it waited for the lock.

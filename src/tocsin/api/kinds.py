@@ -1,0 +1,41 @@
+"""The door of the catalogue: what a screen of preferences needs to know of the kinds."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tocsin import inbox
+from tocsin.api.doors import door, house_of, user_of
+from tocsin.catalogue import Catalogue, Kind
+from tocsin.notifications import to_json
+
+CHANNELS = ("push", "web_push")
+"""What a user can switch for a kind; the inbox itself is always there."""
+
+router = APIRouter(route_class=door(user_of), tags=["notifications"])
+
+
+@router.get("/notifications/kinds")
+async def list_kinds(request: Request) -> Response:
+    """All kinds in the caller's language, group by group."""
+    user, house = user_of(request), house_of(request)
+    language = house.catalogue.language_of(await inbox.locale(house.database, user.id))
+    groups = list(dict.fromkeys(kind.group for kind in house.catalogue.kinds.values()))
+    kinds = sorted(house.catalogue.kinds.values(), key=lambda kind: groups.index(kind.group))
+    found = [_shown(house.catalogue, kind, language) for kind in kinds]
+    return Response(to_json({"data": found}), media_type="application/json")
+
+
+def _shown(catalogue: Catalogue, kind: Kind, language: str) -> dict[str, Any]:
+    settings = (*CHANNELS, "urgent")
+    return {
+        "name": kind.name,
+        "label": kind.wordings[language].title,
+        "group": kind.group,
+        "group_label": catalogue.group_of(kind.group, language),
+        "channels": list(CHANNELS),
+        "default": {**dict.fromkeys(CHANNELS, True), "urgent": kind.preset == "urgent"},
+        "locked": dict.fromkeys(settings, False),
+    }

@@ -5,8 +5,9 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 import uvicorn
@@ -21,6 +22,7 @@ from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded, is_served, url_of
 from tocsin.errors import Refusal, Unavailable
 from tocsin.events import Intake
+from tocsin.keeper import keep
 from tocsin.settings import Settings
 from tocsin.tokens import Verifier, own_secret
 from tocsin.worker import Worker
@@ -69,6 +71,8 @@ async def serve(
             Verifier(secrets_of(settings)),
         )
         worker = Worker(own, house.catalogue, doorbell, bulk) if with_worker else None
+        if with_worker:
+            await stack.enter_async_context(_meanwhile(keep(bulk, settings.retention_days)))
         await _together(_Server(house), listening, worker, when_ready)
 
 
@@ -85,14 +89,14 @@ async def work(settings: Settings) -> None:
     ):
         doorbell = Doorbell(url, database)
         worker = Worker(database, Catalogue.load(*settings.catalogue_folders), doorbell, bulk)
-        ears = asyncio.create_task(doorbell.hear_others())
-        working = asyncio.create_task(worker.run())
-        log.info("working", worker=str(worker.id))
-        until = asyncio.create_task(stopping.wait())
-        await asyncio.wait({working, until}, return_when=asyncio.FIRST_COMPLETED)
-        worker.stop()
-        await working
-        await _end([ears, until])
+        async with _meanwhile(doorbell.hear_others()), _meanwhile(keep(bulk, settings.retention_days)):
+            working = asyncio.create_task(worker.run())
+            log.info("working", worker=str(worker.id))
+            until = asyncio.create_task(stopping.wait())
+            await asyncio.wait({working, until}, return_when=asyncio.FIRST_COMPLETED)
+            worker.stop()
+            await working
+            await _end([until])
         await doorbell.close()
 
 
@@ -238,6 +242,16 @@ async def _patiently(attempt: Callable[[], Awaitable[list[migrate.Step]]]) -> li
                 raise Refusal(f"The database of TOCSIN_DATABASE_URL cannot be used: {error}.") from error
             log.warning("the database cannot be reached yet", error=str(error))
             await asyncio.sleep(1)
+
+
+@contextlib.asynccontextmanager
+async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Let something go on for as long as the block runs."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        await _end([task])
 
 
 async def _end(tasks: Sequence[asyncio.Task[object]]) -> None:

@@ -1,0 +1,99 @@
+"""The keeper: forgets what is no longer needed, in small steps, so that nobody waits for it.
+
+Idempotency keys go after a day, the changes of inboxes after a week, dead letters after thirty days, imports that were
+cut off after an hour, and, where the operator says so, notifications after some days.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from uuid import UUID
+
+import structlog
+
+from tocsin.database import Connection, Database, queries
+from tocsin.errors import Unavailable
+
+ROUND = 60.0
+"""Seconds between two rounds."""
+
+PAUSE = 0.05
+"""Seconds between two steps: a round leaves the database to others most of the time."""
+
+AT_ONCE = 1_000
+"""How much one step looks at."""
+
+_TURN = 0x6B6565706572
+_SQL = queries("keeper")
+
+Step = Callable[[Connection], Awaitable[int]]
+
+log = structlog.get_logger(__name__)
+
+
+async def keep(database: Database, retention_days: int | None) -> None:
+    """Go round for ever. Any number of processes may: one at a time has its turn."""
+    while True:
+        with contextlib.suppress(Unavailable):
+            await go_round(database, retention_days)
+        await asyncio.sleep(ROUND)
+
+
+async def go_round(database: Database, retention_days: int | None) -> dict[str, int]:
+    """Forget all that is due, and return how much of what; a kind of which nothing was due is left out."""
+    steps: dict[str, Step] = {
+        name: _statement(name) for name in ("idempotency_keys", "changes", "dead_letters", "imports")
+    }
+    if retention_days is not None:
+        steps["notifications"] = lambda connection: _forget_notifications(connection, retention_days)
+        steps["events"] = lambda connection: _forget_events(connection, retention_days)
+    found = {name: await _repeat(database, step) for name, step in steps.items()}
+    forgotten = {name: count for name, count in found.items() if count}
+    if forgotten:
+        log.info("forgot what is no longer needed", **forgotten)
+    return forgotten
+
+
+async def _repeat(database: Database, step: Step) -> int:
+    """Do a step until it finds nothing more, or until another keeper has its turn; return how much it found."""
+    total = 0
+    while True:
+        async with database.transaction() as connection:
+            found = await step(connection) if await connection.fetchval(_SQL["turn"], _TURN) else 0
+        if not found:
+            return total
+        total += found
+        await asyncio.sleep(PAUSE)
+
+
+def _statement(name: str) -> Step:
+    async def step(connection: Connection) -> int:
+        count: int = await connection.fetchval(_SQL[name], AT_ONCE)
+        return count
+
+    return step
+
+
+async def _forget_notifications(connection: Connection, days: int) -> int:
+    old = await connection.fetch(_SQL["old_recipients"], AT_ONCE, days)
+    if not old:
+        return 0
+    people = {id_ for record in old for id_ in record["user_ids"]}
+    there = {row["user_id"] for row in await connection.fetch(_SQL["lock"], list(people))}
+    pairs = [(record["event_id"], id_) for record in old for id_ in record["user_ids"] if id_ in there]
+    if pairs:
+        await connection.execute(_SQL["forget"], *map(list, zip(*pairs, strict=True)))
+    ids = [record["event_id"] for record in old]
+    await connection.execute(_SQL["forget_recipients"], ids, [record["after_user"] for record in old])
+    await _forget_rest(connection, ids)
+    return len(old)
+
+
+async def _forget_events(connection: Connection, days: int) -> int:
+    ids = [row["id"] for row in await connection.fetch(_SQL["old_events"], AT_ONCE, days)]
+    await _forget_rest(connection, ids)
+    return len(ids)
+
+
+async def _forget_rest(connection: Connection, ids: Sequence[UUID]) -> None:
+    await connection.execute(_SQL["forget_events"], list(dict.fromkeys(ids)))

@@ -1,0 +1,157 @@
+-- The keeper: what is no longer needed goes, in small steps. Each returns how much it found.
+
+-- name: turn
+-- One keeper at a time, whoever it is, until the end of the transaction.
+select pg_try_advisory_xact_lock($1)
+
+-- name: idempotency_keys
+with old as materialized (
+    select caller, method, path, key
+    from idempotency_keys
+    where kept_at < now() - make_interval(hours => 24)
+    order by kept_at
+    limit $1
+),
+gone as (
+    delete from idempotency_keys k using old o
+    where k.caller = o.caller and k.method = o.method and k.path = o.path and k.key = o.key
+)
+select count(*) from old
+
+-- name: changes
+-- Who asks for what happened before starts anew. Heads are locked in the order of their ids.
+with old as materialized (
+    select user_id, position
+    from changes
+    where changed_at < now() - make_interval(days => 7)
+    order by changed_at
+    limit $1
+),
+head as (
+    update heads h
+    set forgotten = greatest(h.forgotten, o.position)
+    from (select user_id, max(position) as position from old group by user_id order by user_id) o
+    where h.user_id = o.user_id
+),
+gone as (
+    delete from changes c using old o where c.user_id = o.user_id and c.position = o.position
+)
+select count(*) from old
+
+-- name: dead_letters
+-- A delivery that failed and is not to be tried any more went no further than it did.
+with old as materialized (
+    select id, task from dead_letters where died_at < now() - make_interval(days => 30) order by died_at limit $1
+),
+stopped as (
+    insert into cancellations (event_id) select id from old where task = 'deliver' on conflict do nothing
+),
+gone as (
+    delete from dead_letters d using old o where d.id = o.id
+)
+select count(*) from old
+
+-- name: imports
+-- Imports that were cut off before they were checked to the end: their lines first.
+with old as materialized (
+    select id from imports where state = 'checking' and touched_at < now() - make_interval(hours => 1)
+),
+line as materialized (
+    select import_id, number
+    from import_lines
+    where import_id in (select id from old)
+    order by import_id, number
+    limit $1
+),
+gone as (
+    delete from import_lines l using line o where l.import_id = o.import_id and l.number = o.number
+),
+ended as (
+    delete from imports i using old o where i.id = o.id and (select count(*) from line) < $1
+)
+select count(*) from line
+
+-- name: old_recipients
+-- The oldest records of who got what: some with few people each, or one with many.
+with old as materialized (
+    select event_id, after_user, user_ids,
+           sum(cardinality(user_ids)) over (order by delivered_at, event_id, after_user) - cardinality(user_ids) as before
+    from recipients
+    where delivered_at < now() - make_interval(days => $2)
+    order by delivered_at, event_id, after_user
+    limit $1
+)
+select event_id, after_user, user_ids from old where before < $1
+
+-- name: lock
+select user_id from heads where user_id = any($1::int[]) order by user_id for update
+
+-- name: forget
+-- Entries go from the inboxes, and whoever asks for changes is told.
+with pair as materialized (
+    select event_id, user_id from unnest($1::uuid[], $2::int[]) as p (event_id, user_id)
+),
+gone as (
+    delete from inbox i using pair p
+    where i.user_id = p.user_id and i.event_id = p.event_id
+    returning i.user_id, i.event_id, i.deleted_at is null as shown, i.deleted_at is null and i.read_at is null as unread
+),
+person as materialized (
+    select user_id, count(*)::int as n, count(*) filter (where unread)::int as unread, array_agg(event_id) as event_ids
+    from gone
+    where shown
+    group by user_id
+),
+head as (
+    update heads h
+    set position = h.position + 1, total = h.total - p.n, unread = h.unread - p.unread
+    from person p
+    where h.user_id = p.user_id
+    returning h.user_id, h.position
+)
+insert into changes (user_id, position, change, event_ids)
+select head.user_id, head.position, 'deleted', p.event_ids
+from head
+join person p using (user_id)
+
+-- name: forget_recipients
+delete from recipients r
+using unnest($1::uuid[], $2::int[]) as o (event_id, after_user)
+where r.event_id = o.event_id and r.after_user = o.after_user
+
+-- name: forget_events
+-- Of these events, those that nothing is left of go altogether.
+with old as materialized (
+    select o.id
+    from unnest($1::uuid[]) as o (id)
+    where not exists (select from recipients r where r.event_id = o.id)
+      and not exists (select from jobs j where j.id = o.id)
+      and not exists (select from dead_letters d where d.id = o.id)
+),
+subject as (
+    delete from subjects s using events e, old
+    where e.id = old.id and s.event_id = e.id and s.subject = any(e.subjects)
+),
+content as (
+    delete from contents c using old where c.event_id = old.id
+),
+cancellation as (
+    delete from cancellations c using old where c.event_id = old.id
+),
+key as (
+    delete from event_keys k using events e, old
+    where e.id = old.id and e.key is not null and k.service = e.service and k.company_id = coalesce(e.company_id, 0)
+      and k.key = e.key and k.event_id = e.id
+)
+delete from events e using old where e.id = old.id
+
+-- name: old_events
+-- Events that were never delivered to anybody.
+select e.id
+from events e
+where e.accepted_at < now() - make_interval(days => $2)
+  and not exists (select from recipients r where r.event_id = e.id)
+  and not exists (select from jobs j where j.id = e.id)
+  and not exists (select from dead_letters d where d.id = e.id)
+order by e.accepted_at
+limit $1

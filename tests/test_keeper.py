@@ -1,0 +1,161 @@
+"""What is no longer needed is forgotten, and nothing else."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from conftest import Api
+from test_erase import everything
+from test_producing import in_future, post, saying, state
+from test_road import custom
+from tocsin import fanout, keeper
+
+
+async def age(api: Api, table: str, column: str, days: float, where: str = "true") -> None:
+    await api.house.database.value(
+        f"update {table} set {column} = {column} - make_interval(secs => $1) where {where}", days * 86400
+    )
+
+
+async def go_round(api: Api, days: int | None = None) -> dict[str, int]:
+    return await keeper.go_round(api.house.database, days)
+
+
+async def cursor(api: Api, user: int) -> str:
+    found: str = (await api.as_user(user, "GET", "/notifications/changes")).json()["cursor"]
+    return found
+
+
+async def changes(api: Api, user: int, since: str) -> dict[str, Any]:
+    found: dict[str, Any] = (await api.as_user(user, "GET", f"/notifications/changes?since={since}")).json()
+    return found
+
+
+async def test_nothing_is_forgotten_before_its_time(api: Api) -> None:
+    await api.people(1)
+    id_ = await api.post(custom(1), headers={"Idempotency-Key": "a"})
+    await api.as_user(1, "PUT", f"/notifications/{id_}/read")
+    await age(api, "idempotency_keys", "kept_at", 0.99)
+    await age(api, "changes", "changed_at", 6.9)
+    await age(api, "recipients", "delivered_at", 29.9)
+    await age(api, "events", "accepted_at", 40)
+    before = await everything(api)
+    assert await go_round(api, 30) == {}
+    assert await everything(api) == before
+
+
+async def test_an_idempotency_key_goes_after_a_day(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "AT_ONCE", 2)
+    await api.people(1)
+    for key in "abcde":
+        await api.post(custom(1), headers={"Idempotency-Key": key})
+    await age(api, "idempotency_keys", "kept_at", 1.1, "key <> 'e'")
+    assert await go_round(api) == {"idempotency_keys": 4}
+    assert await api.house.database.value("select string_agg(key, '') from idempotency_keys") == "e"
+
+
+async def test_whoever_asks_for_changes_that_are_forgotten_starts_anew_and_nobody_else(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "AT_ONCE", 2)
+    await api.people(1, 2)
+    ids = [await api.post(custom(1, 2)) for _ in range(5)]
+    old = await cursor(api, 1)
+    for id_ in ids[:4]:
+        await api.as_user(1, "PUT", f"/notifications/{id_}/read")
+    await age(api, "changes", "changed_at", 7.1)
+    since, others = await cursor(api, 1), await cursor(api, 2)
+    await api.as_user(1, "PUT", f"/notifications/{ids[4]}/read")
+    await api.as_user(2, "PUT", f"/notifications/{ids[4]}/read")
+    assert await go_round(api) == {"changes": 4}
+    assert (await changes(api, 1, old))["resync"] is True
+    for user, given in ((1, since), (2, others)):
+        assert (await changes(api, user, given))["data"] == [{"event": "read", "data": {"id": ids[4]}}]
+
+
+async def test_a_dead_letter_goes_after_thirty_days_and_its_event_is_no_delivered_one(api: Api) -> None:
+    await api.people(1)
+    id_ = (await post(api, {**custom(1), "deliver_at": in_future()})).json()["id"]
+    await api.house.database.value(
+        "with gone as (delete from jobs returning *)"
+        " insert into dead_letters (id, task, lane, attempts, progress, reason)"
+        " select id, task, lane, 8, 0, 'why' from gone"
+    )
+    await age(api, "dead_letters", "died_at", 29)
+    assert await go_round(api) == {}
+    assert (await state(api, id_))["state"] == "failed"
+    await age(api, "dead_letters", "died_at", 2)
+    assert await go_round(api) == {"dead_letters": 1}
+    assert (await state(api, id_))["state"] == "cancelled"
+
+
+async def test_old_notifications_leave_the_inboxes_with_all_that_belongs_to_them(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "AT_ONCE", 4)
+    monkeypatch.setattr(fanout, "DIRECT_REACH", 3)
+    monkeypatch.setattr(fanout, "CHUNK", 4)
+    people = range(1, 11)
+    await api.people(*people)
+    await api.team(7, *people)
+    old = [
+        await api.post({**custom(1, 2, body="geheim"), "about": ["order:7"], "key": "k"}),
+        await api.post(custom(1, teams=(7,), body="geheim")),
+        await api.post(custom(1, body="geheim")),
+        (await post(api, saying("geheim", 1, deliver_at=in_future(), key="c"))).json()["id"],
+    ]
+    await api.as_service("DELETE", f"/events/{old[3]}")
+    await api.as_user(1, "PUT", f"/notifications/{old[0]}/read")
+    await api.as_user(1, "DELETE", f"/notifications/{old[2]}")
+    await age(api, "recipients", "delivered_at", 31)
+    await age(api, "events", "accepted_at", 31)
+    held = (await post(api, saying("later", 1, deliver_at=in_future()))).json()["id"]
+    await age(api, "events", "accepted_at", 31, f"id = '{held}'")
+    kept = await api.post(custom(*people))
+    since = await cursor(api, 1)
+    assert set(await go_round(api, 30)) == {"notifications", "events"}
+    for table, text in (await everything(api)).items():
+        assert not [word for word in (*old, "geheim", "order:7") if word in text] or table == "changes", table
+    assert [(await api.inbox(user))["pagination"]["total"] for user in people] == [1] * 10
+    assert [(await api.inbox(user))["pagination"]["unread"] for user in people] == [1] * 10
+    assert await api.ids(1) == [kept]
+    told = (await changes(api, 1, since))["data"]
+    assert {change["event"] for change in told} == {"deleted"}
+    gone = {id_ for change in told for id_ in change["data"].get("ids", [change["data"].get("id")])}
+    assert gone == set(old[:2])
+    assert (await state(api, held))["state"] == "held"
+    for id_ in old:
+        assert (await api.as_service("GET", f"/events/{id_}")).status_code == 404
+
+
+async def test_several_keepers_and_readers_at_once_leave_exact_counts(api: Api) -> None:
+    await api.people(1, 2, 3)
+    ids = [await api.post(custom(1, 2, 3)) for _ in range(30)]
+    await age(api, "recipients", "delivered_at", 31, f"event_id in ({', '.join(repr(id_) for id_ in ids[:20])})")
+    await asyncio.gather(
+        *(go_round(api, 30) for _ in range(3)),
+        *(api.as_user(user, "PUT", f"/notifications/{id_}/read") for user in (1, 2) for id_ in ids[10:25]),
+        *(api.as_user(3, "DELETE", f"/notifications/{id_}") for id_ in ids[15:25]),
+    )
+    await go_round(api, 30)
+    for user, due in ((1, (10, 5)), (2, (10, 5)), (3, (5, 5))):
+        page = await api.inbox(user, "?per_page=100")
+        counts = page["pagination"]["total"], page["pagination"]["unread"]
+        assert counts == due == (len(page["data"]), sum(not entry["read"] for entry in page["data"]))
+
+
+async def test_an_import_that_was_cut_off_goes_after_an_hour(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "AT_ONCE", 2)
+    for id_, state_ in ((1, "checking"), (2, "applying"), (3, "checking")):
+        uuid = f"00000000-0000-0000-0000-00000000000{id_}"
+        await api.house.database.value("insert into imports (id, digest, state) values ($1, '', $2)", uuid, state_)
+        for number in range(5):
+            await api.house.database.value(
+                "insert into import_lines (import_id, number, part, body) values ($1, $2, 'team', '{}')", uuid, number
+            )
+    await age(api, "imports", "touched_at", 0.05, "id::text not like '%3'")
+    assert await go_round(api) == {"imports": 5}
+    left = await api.house.database.rows("select right(id::text, 1) as id from imports order by 1")
+    assert [row["id"] for row in left] == ["2", "3"]
+    assert await api.house.database.value("select count(*) from import_lines") == 10

@@ -129,4 +129,4 @@ def _samples() -> Iterator[dict[str, str]]:
     for kind, sample in catalogue.samples.items():
         event = sample["event"]
         columns = {"kind": kind, "data": to_json(event["data"]), "params": to_json(event.get("params", {}))}
-        yield {**columns, "body": body_of(catalogue, {**columns, "id": _NOBODY}, LANGUAGE)}
+        yield {**columns, "body": body_of(catalogue, {**columns, "id": _NOBODY, "erased": False}, LANGUAGE)}

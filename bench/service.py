@@ -25,6 +25,7 @@ _TOCSIN = Path(sys.executable).with_name("tocsin")
 _LONGEST_START = 60.0
 _LONGEST_STOP = 60.0
 _LOOK = 0.005
+_WITHOUT_BODY = (b"204", b"304")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
@@ -42,10 +43,13 @@ class Service:
         """The url of its embedded PostgreSQL."""
         return url_of(self.data_dir)
 
-    def get(self, path: str, *, user: int) -> bytes:
-        """Return the bytes of a user's request."""
-        token = mint_user(own_secret(self.data_dir), user, timedelta(hours=1))
-        return self._request("GET", path, token, b"")
+    def get(self, path: str, *, user: int, tag: str | None = None) -> bytes:
+        """Return the bytes of a user's request; with the `ETag` that the user has, if any."""
+        return self._request("GET", path, self._of_user(user), b"", **({"If-None-Match": tag} if tag else {}))
+
+    def put(self, path: str, *, user: int) -> bytes:
+        """Return the bytes of a user's change that needs no body."""
+        return self._request("PUT", path, self._of_user(user), b"")
 
     def ask_for(self, event_id: str, *, wait: int) -> bytes:
         """Return the bytes of a back end's question what became of an event."""
@@ -59,13 +63,23 @@ class Service:
         """Return the bytes of a back end's request that posts many events."""
         return self._request("POST", "/events/batch", self._back_end(), json.dumps({"events": events}).encode())
 
-    def _back_end(self) -> str:
-        return mint_service(own_secret(self.data_dir), "bench", ["events:write"], timedelta(hours=1))
+    def post_import(self, lines: bytes) -> bytes:
+        """Return the bytes of a back end's import of these lines."""
+        headers = {"Content-Type": "application/x-ndjson"}
+        return self._request("POST", "/directory/import", self._back_end(), lines, **headers)
 
-    def _request(self, method: str, path: str, token: str, body: bytes) -> bytes:
+    def _of_user(self, user: int) -> str:
+        return mint_user(own_secret(self.data_dir), user, timedelta(hours=1))
+
+    def _back_end(self) -> str:
+        scopes = ["events:write", "directory:write"]
+        return mint_service(own_secret(self.data_dir), "bench", scopes, timedelta(hours=1))
+
+    def _request(self, method: str, path: str, token: str, body: bytes, **headers: str) -> bytes:
         head = [f"{method} {path} HTTP/1.1", f"Host: {self.host}:{self.port}", f"Authorization: Bearer {token}"]
         if body:
-            head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+            headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
+        head += [f"{name}: {value}" for name, value in headers.items()]
         return "\r\n".join([*head, "", ""]).encode() + body
 
 
@@ -158,10 +172,11 @@ def _wait_for_the_end_of(database: Path) -> None:
 
 
 class Client(asyncio.Protocol):
-    """One connection that is kept, on which one thing is asked at a time."""
+    """One connection that is kept, on which one thing is asked at a time; `head` is that of the last answer."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self.head = b""
         self._received = b""
         self._transport: asyncio.Transport
         self._answer: asyncio.Future[tuple[bytes, bytes]] = self._loop.create_future()
@@ -171,6 +186,7 @@ class Client(asyncio.Protocol):
         self._answer = self._loop.create_future()
         self._transport.write(request)
         head, body = await self._answer
+        self.head = head
         if head[9:12] != status:
             raise RuntimeError(f"not {status.decode()}: {head.decode()} {body.decode()}")
         return body
@@ -190,9 +206,9 @@ class Client(asyncio.Protocol):
         if not end:
             return
         length = _LENGTH.search(head)
-        if length is None:
+        if length is None and head[9:12] not in _WITHOUT_BODY:
             raise RuntimeError(f"an answer of unknown length: {head.decode()}")
-        if len(body) >= int(length[1]):
+        if length is None or len(body) >= int(length[1]):
             self._received = b""
             self._answer.set_result((head, body))
 

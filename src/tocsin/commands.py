@@ -119,6 +119,36 @@ def send(  # noqa: PLR0913 - what a caller may say
             raise typer.Exit(1)
 
 
+@app.command("import")
+def import_(file: Annotated[str, typer.Argument(help="Lines of JSON, as an export has them; - is stdin.")]) -> None:
+    """Import users, teams, devices and history: checked as a whole, applied in steps that any worker can go on with."""
+    from tocsin.transfer import bring_in
+
+    settings = _settings()
+
+    async def run() -> None:
+        counts = await bring_in(settings, file, lambda line: typer.echo(line, err=True))
+        typer.echo(", ".join(f"{count:,} {part}" for part, count in counts.items()))
+
+    _run(run())
+
+
+@app.command()
+def export(
+    file: Annotated[str, typer.Argument(help="Where to write; - is stdout.")] = "-",
+    company_id: Annotated[int | None, typer.Option(min=1, max=2**31 - 1, help="Of one company.")] = None,
+) -> None:
+    """Export users, teams, devices with their tokens, and notifications, as lines that `import` takes."""
+    from tocsin.transfer import take_out
+
+    settings = _settings()
+
+    async def run() -> None:
+        typer.echo(f"{await take_out(settings, file, company_id):,} lines", err=True)
+
+    _run(run())
+
+
 @app.command()
 def doctor() -> None:
     """Look at everything that the service stands on, and say what is wrong and what to do."""

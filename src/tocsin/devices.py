@@ -1,18 +1,24 @@
 """Devices: the phones that a user's notifications are pushed to. A token belongs to one user at a time."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
-from tocsin.database import Database, queries
-from tocsin.errors import NotFound, Unauthenticated
+from tocsin.database import Connection, Database, queries
+from tocsin.errors import Fault, NotFound, Unauthenticated
+from tocsin.faults import fault
 
 MOST_DEVICES = 50
 """How many devices a user has at most; the longest unused one goes."""
 
+TYPES = {"iOS": "apns", "Android": "fcm"}
+"""The types of phones, each with its own provider."""
+
 Provider = Literal["apns", "fcm"]
 
 _SQL = queries("devices")
+_APP = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _APNS = re.compile(r"([0-9A-Fa-f]{2}){8,256}")
 _FCM = re.compile(r"[A-Za-z0-9_:-]{32,4096}|[cdef][A-Za-z0-9_-]{21}")
 
@@ -38,6 +44,31 @@ def token_of(text: str, provider: Provider) -> str | None:
     return text if _FCM.fullmatch(text) else None
 
 
+def device_of(body: Mapping[str, Any], faults: list[Fault]) -> Device | None:
+    """Return the device that a caller describes; what is wrong with it is added to `faults`."""
+    type_ = _choice(body, "type", (*TYPES,), "iOS", faults)
+    allowed = ("fcm",) if type_ == "Android" else ("apns", "fcm")
+    provider = _choice(body, "provider", allowed, TYPES[type_], faults)
+    environment = _choice(body, "environment", ("production", "sandbox"), "production", faults)
+    app = body.get("app")
+    if app is None:
+        app = "default"
+    elif not isinstance(app, str):
+        faults.append(fault("app", "string", "must be a string"))
+    elif not _APP.fullmatch(app):
+        faults.append(fault("app", "regex", "must have 1 to 100 letters, digits, dots, dashes and underscores"))
+    given = body.get("token")
+    if given is None:
+        faults.append(fault("token", "required", "is required"))
+    elif not isinstance(given, str):
+        faults.append(fault("token", "string", "must be a string"))
+    elif (token := token_of(given, provider)) is None:
+        faults.append(fault("token", "regex", f"is no token of {provider}"))
+    else:
+        return Device(token, type_, provider, environment, app)
+    return None
+
+
 async def register(database: Database, user_id: int, device: Device, replaces: str | None = None) -> None:
     """Make a device the user's own, whoever had it before; the token that it replaces goes if it is theirs.
 
@@ -49,7 +80,12 @@ async def register(database: Database, user_id: int, device: Device, replaces: s
         if replaces and replaces != device.token:
             await connection.execute(_SQL["detach"], user_id, replaces)
         await connection.execute(_SQL["register"], user_id, *astuple(device))
-        await connection.execute(_SQL["keep"], user_id, MOST_DEVICES)
+        await keep_to_the_limit(connection, user_id)
+
+
+async def keep_to_the_limit(connection: Connection, user_id: int) -> None:
+    """Let the longest unused devices of a user go, if there are too many."""
+    await connection.execute(_SQL["keep"], user_id, MOST_DEVICES)
 
 
 async def detach(database: Database, user_id: int, token: str) -> None:
@@ -70,3 +106,13 @@ async def detach_for(database: Database, user_id: int, company_id: int | None, t
 async def devices_of(database: Database, user_id: int) -> list[dict[str, Any]]:
     """Return a user's devices, the last registered first, with the last characters of their tokens alone."""
     return [dict(row) for row in await database.rows(_SQL["devices"], user_id)]
+
+
+def _choice(body: Mapping[str, Any], name: str, allowed: tuple[str, ...], default: str, faults: list[Fault]) -> Any:
+    given = body.get(name)
+    if given is None:
+        return default
+    if not isinstance(given, str) or given not in allowed:
+        faults.append(fault(name, "in", f"must be {' or '.join(allowed)}"))
+        return default
+    return given

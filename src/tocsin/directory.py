@@ -1,7 +1,7 @@
 """The directory: users and teams, as the host application says. Companies are kept apart here."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -67,10 +67,15 @@ async def put_team(database: Database, team: Team, company_id: int | None) -> No
         strangers = {row["id"] for row in await connection.fetch(_SQL["strangers"], team.users, team.company_id)}
         if strangers:
             raise Invalid(unknown("users", team.users, strangers))
-        if await connection.fetchval(_SQL["put_team"], team.id, team.company_id, team.name, company_id) is None:
+        if not await _put_team(connection, team, company_id):
             raise NotFound
-        await connection.execute(_SQL["leave"], team.id, team.users)
-        await connection.execute(_SQL["enter"], team.id, team.users)
+
+
+async def put_team_as_it_can_be(connection: Connection, team: Team, company_id: int | None) -> None:
+    """Make or replace a team with those of its members who are there; one of another company is left alone."""
+    strangers = {row["id"] for row in await connection.fetch(_SQL["strangers"], team.users, team.company_id)}
+    members = [id_ for id_ in team.users if id_ not in strangers]
+    await _put_team(connection, replace(team, users=members), company_id)
 
 
 async def get_team(database: Database, id_: int, company_id: int | None) -> Team:
@@ -139,6 +144,14 @@ async def finish_erasure(database: Database, worker: UUID, job: Job) -> None:
             if last:
                 await connection.execute(_SQL["forget_erasure"], job.id)
                 await jobs.finish(connection, worker, [job.id])
+
+
+async def _put_team(connection: Connection, team: Team, company_id: int | None) -> bool:
+    if await connection.fetchval(_SQL["put_team"], team.id, team.company_id, team.name, company_id) is None:
+        return False
+    await connection.execute(_SQL["leave"], team.id, team.users)
+    await connection.execute(_SQL["enter"], team.id, team.users)
+    return True
 
 
 async def _team_company(connection: Connection, team_id: int, company_id: int | None) -> int:

@@ -76,6 +76,12 @@ def fault(field: str, code: str, says: str) -> Fault:
     return Fault(field, code, f"The {field} field {says}.")
 
 
+def under(prefix: str, found: Fault) -> Fault:
+    """Return a fault of a part as one of the whole; `prefix` is the part's path (`events.17.`)."""
+    message = found.message.replace(f"The {found.field} field", f"The {prefix}{found.field} field", 1)
+    return Fault(prefix + found.field, found.code, message)
+
+
 def faults_of(error: ValidationError, prefix: str = "") -> list[Fault]:
     """Return one fault per finding; `prefix` is the dotted path of what was checked (`events.17`).
 

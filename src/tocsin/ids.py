@@ -1,8 +1,9 @@
-"""Ids of our own making: UUIDs that sort by the time they were made (RFC 9562, version 7)."""
+"""Ids: those of our own making, UUIDs that sort by the time they were made (RFC 9562, version 7), and of others."""
 
 import secrets
 import threading
 import time
+from typing import Any
 from uuid import UUID
 
 _lock = threading.Lock()
@@ -16,3 +17,12 @@ def new_id() -> UUID:
         # 48 bits of milliseconds, 12 of their fraction
         _last = moment = max(time.time_ns() * 4096 // 1_000_000, _last + 1)
     return UUID(int=(moment >> 12) << 80 | 7 << 76 | (moment & 0xFFF) << 64 | 2 << 62 | secrets.randbits(62))
+
+
+def parsed_uuid(given: Any) -> UUID | None:
+    """Return a UUID in its usual form, upper or lower case; anything else is None."""
+    try:
+        found = UUID(given)
+    except (ValueError, AttributeError, TypeError):
+        return None
+    return found if str(found) == given.lower() else None

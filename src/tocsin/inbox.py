@@ -18,6 +18,9 @@ from tocsin.faults import fault
 NEWEST = 2**63 - 1
 """A position above all that there will be."""
 
+OLDEST = -(2**62)
+"""A position below all; those of imported history are 0 and less."""
+
 MOST_CHANGES = 500
 """How many changes are told at once."""
 
@@ -83,10 +86,11 @@ async def changes(database: Database, user_id: int, since: str, limit: int = MOS
 
 
 async def skip(database: Database, user_id: int, *, unread: bool, count: int) -> int:
-    """Return the position below which an inbox goes on after its `count` newest: 0 where it ends before that."""
+    """Return the position below which an inbox goes on after its `count` newest: `OLDEST` where it ends before that."""
     if count == 0:
         return NEWEST
-    return await database.value(_SQL["unread_skip" if unread else "skip"], user_id, count) or 0
+    found: int | None = await database.value(_SQL["unread_skip" if unread else "skip"], user_id, count)
+    return OLDEST if found is None else found
 
 
 async def one(database: Database, user_id: int, id_: UUID) -> str:

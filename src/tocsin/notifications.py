@@ -1,8 +1,9 @@
 """The notification itself: eight keys, in the order of the API document, made into JSON once per event and language."""
 
 import json
+import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from tocsin.catalogue import ENGLISH, Catalogue
@@ -10,6 +11,7 @@ from tocsin.catalogue import ENGLISH, Catalogue
 IMPORTED = "imported-"
 """How the language of a notification begins that was imported as it was; what follows tells its words apart."""
 
+_MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})?", re.ASCII)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -21,6 +23,17 @@ def to_json(value: Any) -> str:
 def time_of(moment: datetime | None) -> str | None:
     """Return a moment in UTC as resources show it: `YYYY-MM-DD HH:MM:SS`."""
     return None if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def moment_of(text: str) -> datetime | None:
+    """Return the moment of a time of RFC 3339, in UTC where it has no offset; None for what is none."""
+    if not _MOMENT.fullmatch(text):
+        return None
+    try:
+        moment = datetime.fromisoformat(text.upper())
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def body_of(catalogue: Catalogue, event: Mapping[str, Any], language: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, NamedTuple
 
+_TAG = re.compile(r"<(/?)(p|strong|em)>")
 _WORD = re.compile(r"\{([A-Za-z]\w*(?:\.[A-Za-z]\w*)?)\}")
 _LINE_BREAK = re.compile(r"\r\n?|\n")
 _WHITE_SPACE = re.compile(r"\s")
@@ -103,6 +104,17 @@ def readable(code: str, of: str) -> str:
     if len(parts) > 1 and parts[0].lower() == of:
         del parts[0]
     return " ".join(part[0].upper() + part[1:] for part in parts) or code
+
+
+def has_only_our_marks(html: str) -> bool:
+    """Tell whether HTML has no tags but `p`, `strong`, `em` and `br`, each closed in its place."""
+    is_open: list[str] = []
+    for slash, name in _TAG.findall(html):
+        if not slash:
+            is_open.append(name)
+        elif not is_open or is_open.pop() != name:
+            return False
+    return not is_open and "<" not in _TAG.sub("", html).replace("<br>", "")
 
 
 def _pieces(run: str, *, bold: bool) -> list[Word | str]:

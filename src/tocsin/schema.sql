@@ -151,15 +151,16 @@ CREATE TABLE tocsin.import_lines (
     number bigint NOT NULL,
     part text NOT NULL,
     user_id integer,
+    happened_at timestamp with time zone,
     body text NOT NULL,
     CONSTRAINT import_lines_part_check CHECK ((part = ANY (ARRAY['user'::text, 'team'::text, 'device'::text, 'notification'::text])))
 );
 
 CREATE TABLE tocsin.imports (
     id uuid NOT NULL,
-    digest bytea NOT NULL,
     state text NOT NULL,
-    step bigint DEFAULT 0 NOT NULL,
+    company_id integer,
+    applied bigint DEFAULT 0 NOT NULL,
     touched_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT imports_state_check CHECK ((state = ANY (ARRAY['checking'::text, 'applying'::text])))
 );
@@ -312,7 +313,7 @@ CREATE INDEX events_by_time ON tocsin.events USING btree (accepted_at);
 
 CREATE INDEX idempotency_keys_by_time ON tocsin.idempotency_keys USING btree (kept_at);
 
-CREATE INDEX import_lines_by_part ON tocsin.import_lines USING btree (import_id, part, user_id, number);
+CREATE INDEX import_lines_by_part ON tocsin.import_lines USING btree (import_id, part, user_id, happened_at DESC, number DESC);
 
 CREATE INDEX inbox_read ON tocsin.inbox USING btree (user_id, "position") WHERE ((read_at IS NOT NULL) AND (deleted_at IS NULL));
 
@@ -335,9 +336,6 @@ ALTER TABLE ONLY tocsin.devices
 
 ALTER TABLE ONLY tocsin.heads
     ADD CONSTRAINT heads_user_id_fkey FOREIGN KEY (user_id) REFERENCES tocsin.users(id) ON DELETE CASCADE;
-
-ALTER TABLE ONLY tocsin.import_lines
-    ADD CONSTRAINT import_lines_import_id_fkey FOREIGN KEY (import_id) REFERENCES tocsin.imports(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY tocsin.members
     ADD CONSTRAINT members_team_id_fkey FOREIGN KEY (team_id) REFERENCES tocsin.teams(id) ON DELETE CASCADE;

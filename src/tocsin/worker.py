@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from tocsin import directory, fanout, jobs, resolutions
+from tocsin import directory, fanout, imports, jobs, resolutions
 from tocsin.catalogue import Catalogue
 from tocsin.database import Database
 from tocsin.doorbell import Doorbell, wait
@@ -43,7 +43,12 @@ class Worker:
         self._catalogue = catalogue
         self._doorbell = doorbell
         self._stopping = asyncio.Event()
-        self._tasks: dict[str, Task] = {"deliver": self._deliver, "erase": self._erase, "resolve": self._resolve}
+        self._tasks: dict[str, Task] = {
+            "deliver": self._deliver,
+            "erase": self._erase,
+            "resolve": self._resolve,
+            "import": self._import,
+        }
 
     async def run(self) -> None:
         """Work until `stop`; what is under way then is done to the end."""
@@ -110,6 +115,11 @@ class Worker:
         for job in batch:
             await resolutions.settle(self._lanes[job.lane], self._catalogue, self.id, job)
         self._doorbell.ring("bulk")
+
+    async def _import(self, batch: Sequence[Job]) -> None:
+        for job in batch:
+            await imports.apply(self._lanes[job.lane], self.id, job)
+        self._doorbell.ring("settled")
 
     async def _give_up(self, job: Job, error: Exception) -> None:
         reason = str(error).partition("\n")[0][:500]  # PostgreSQL's further lines hold values

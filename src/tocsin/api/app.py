@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from tocsin.api import devices, directory, events, inbox, kinds, operations, problems
+from tocsin.api import devices, directory, events, imports, inbox, kinds, operations, problems
 from tocsin.api.cors import Cors, Preflights
 from tocsin.api.doors import House
 from tocsin.api.envelope import Envelope, Shortcut
@@ -58,6 +58,7 @@ def build(house: House | None = None) -> FastAPI:
         events.router,
         events.writing,
         directory.router,
+        imports.router,
         devices.directory,
         operations.router,
     ):

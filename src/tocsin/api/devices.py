@@ -1,6 +1,5 @@
 """The doors of devices: phones register themselves, and the host application detaches those that were lost."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,16 +10,11 @@ from starlette.responses import Response
 from tocsin import devices, inbox
 from tocsin.api.doors import body_of, door, house_of, service_of, user_of
 from tocsin.api.requests import known_id
-from tocsin.devices import Device, token_of
+from tocsin.devices import device_of, token_of
 from tocsin.errors import Fault, Invalid
 from tocsin.faults import fault
 from tocsin.notifications import time_of, to_json
 from tocsin.tokens import Service
-
-TYPES = {"iOS": "apns", "Android": "fcm"}
-"""The types of phones, each with its own provider."""
-
-_APP = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 def _writer_of(request: Request) -> Service:
@@ -50,8 +44,7 @@ async def detach(request: Request, token: str) -> Response:
     """Detach a phone of the caller's; another's is left alone."""
     user, database = user_of(request), house_of(request).database
     await inbox.owner(database, user.id)
-    for spelling in {token, token.lower()}:
-        await devices.detach(database, user.id, spelling)
+    await devices.detach(database, user.id, token)
     return Response(status_code=204)
 
 
@@ -79,14 +72,13 @@ async def detach_all(request: Request, user_id: str) -> Response:
 async def detach_one(request: Request, user_id: str, token: str) -> Response:
     """Detach one phone of a user: a tablet that was left logged in."""
     service = _writer_of(request)
-    for spelling in {token, token.lower()}:
-        await devices.detach_for(house_of(request).database, known_id(user_id), service.company_id, spelling)
+    await devices.detach_for(house_of(request).database, known_id(user_id), service.company_id, token)
     return Response(status_code=204)
 
 
 async def _register(request: Request, body: Mapping[str, Any]) -> Response:
     faults: list[Fault] = []
-    device = _device_of(body, faults)
+    device = device_of(body, faults)
     replaces = body.get("replaces")
     if replaces is not None and not isinstance(replaces, str):
         faults.append(fault("replaces", "string", "must be a string"))
@@ -95,37 +87,3 @@ async def _register(request: Request, body: Mapping[str, Any]) -> Response:
     replaced = token_of(replaces, device.provider) if replaces else None
     await devices.register(house_of(request).database, user_of(request).id, device, replaced)
     return Response(status_code=204)
-
-
-def _device_of(body: Mapping[str, Any], faults: list[Fault]) -> Device | None:
-    type_ = _choice(body, "type", (*TYPES,), "iOS", faults)
-    allowed = ("fcm",) if type_ == "Android" else ("apns", "fcm")
-    provider = _choice(body, "provider", allowed, TYPES[type_], faults)
-    environment = _choice(body, "environment", ("production", "sandbox"), "production", faults)
-    app = body.get("app")
-    if app is None:
-        app = "default"
-    elif not isinstance(app, str):
-        faults.append(fault("app", "string", "must be a string"))
-    elif not _APP.fullmatch(app):
-        faults.append(fault("app", "regex", "must have 1 to 100 letters, digits, dots, dashes and underscores"))
-    given = body.get("token")
-    if given is None:
-        faults.append(fault("token", "required", "is required"))
-    elif not isinstance(given, str):
-        faults.append(fault("token", "string", "must be a string"))
-    elif (token := token_of(given, provider)) is None:
-        faults.append(fault("token", "regex", f"is no token of {provider}"))
-    else:
-        return Device(token, type_, provider, environment, app)
-    return None
-
-
-def _choice(body: Mapping[str, Any], name: str, allowed: tuple[str, ...], default: str, faults: list[Fault]) -> Any:
-    given = body.get(name)
-    if given is None:
-        return default
-    if not isinstance(given, str) or given not in allowed:
-        faults.append(fault(name, "in", f"must be {' or '.join(allowed)}"))
-        return default
-    return given

@@ -1,14 +1,10 @@
 """The doors of the directory: the host application says who its users and teams are."""
 
-import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,58 +13,16 @@ from tocsin.api.doors import door, house_of, service_of
 from tocsin.api.requests import known_id, number_of
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault, Invalid
+from tocsin.forms import TeamBody, UserBody
 from tocsin.notifications import to_json
 from tocsin.tokens import Service
 
-MOST_MEMBERS = 1_000_000
 MOST_LISTED = 1_000
 USUALLY_LISTED = 100
 
 
 def _writer_of(request: Request) -> Service:
     return service_of(request, "directory:write")
-
-
-@cache
-def _time_zones() -> frozenset[str]:
-    return frozenset(zoneinfo.available_timezones())
-
-
-def _known_zone(name: str) -> str:
-    if name not in _time_zones():
-        raise PydanticCustomError("in", "must be an IANA time zone such as Europe/Copenhagen")
-    return name
-
-
-Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
-Name = Annotated[str, Field(max_length=255)]
-Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}$")]
-TimeZone = Annotated[str, AfterValidator(_known_zone)]
-
-
-class UserBody(BaseModel):
-    """A user; what is left out takes its default."""
-
-    model_config = ConfigDict(strict=True, title="User")
-
-    first_name: Name
-    last_name: Name
-    profile_picture: Annotated[str, Field(max_length=1000)] | None = None
-    email: Annotated[str, Field(max_length=320)] | None = None
-    company_id: Annotated[Id | None, Field(description="left out: 1, or the one that the token is bound to")] = None
-    locale: Locale = "en"
-    time_zone: TimeZone = "UTC"
-    active: bool = True
-
-
-class TeamBody(BaseModel):
-    """A team; `users` replaces its members."""
-
-    model_config = ConfigDict(strict=True, title="Team")
-
-    name: Name
-    company_id: Annotated[Id | None, Field(description="left out: 1, or the one that the token is bound to")] = None
-    users: Annotated[list[Id], Field(max_length=MOST_MEMBERS)] = []
 
 
 router = APIRouter(route_class=door(_writer_of), tags=["directory"])

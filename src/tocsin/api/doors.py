@@ -1,6 +1,6 @@
 """What every door does before it opens: who is it, may they, and what did they bring."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
@@ -70,15 +70,20 @@ async def bytes_of(request: Request, limit: int) -> bytes:
     kept: bytes | None = getattr(request.state, "body", None)
     if kept is not None:
         return kept
+    request.state.body = body = b"".join([part async for part in parts_of(request, limit)])
+    return body
+
+
+async def parts_of(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """Yield a body of at most `limit` bytes as it comes in."""
     if int(request.headers.get("content-length") or 0) > limit:
         raise TooLarge(limit)
-    body = bytearray()
+    size = 0
     async for part in request.stream():
-        body += part
-        if len(body) > limit:
+        size += len(part)
+        if size > limit:
             raise TooLarge(limit)
-    request.state.body = bytes(body)
-    return bytes(body)
+        yield part
 
 
 def id_of(text: str) -> UUID:

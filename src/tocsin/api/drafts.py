@@ -12,7 +12,8 @@ from tocsin.api.requests import MOST_RECIPIENTS, Notify, ids_of, notify_of, uuid
 from tocsin.catalogue import Catalogue, Checked
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Draft
-from tocsin.faults import fault
+from tocsin.faults import fault, under
+from tocsin.notifications import moment_of
 from tocsin.resolutions import KEY, How, Resolution
 from tocsin.tokens import Service
 
@@ -26,7 +27,7 @@ FURTHEST_AHEAD = timedelta(days=366)
 """How long an event may be held back."""
 
 _SUBJECT = re.compile(r"[a-z][a-z0-9_]{0,31}:\S(.{0,253}\S)?")
-_MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})")
+_WITH_OFFSET = re.compile(r"([Zz]|[+-]\d{2}:\d{2})$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def posted(body: Any, service: Service, catalogue: Catalogue, prefix: str = "") 
     checked = _checked(body, catalogue, faults)
     about, key = _about(body.get("about"), faults), _key(body.get("key"), faults)
     deliver_at, id_ = _moment(body.get("deliver_at"), faults), uuid_of(body, "id", faults)
-    faults = [_under(prefix, found) for found in faults] if prefix else faults
+    faults = [under(prefix, found) for found in faults] if prefix else faults
     notify = notify_of(body, faults, prefix)
     if faults or checked is None:
         return Posted(notify, faults, None)
@@ -147,7 +148,7 @@ def _moment(given: Any, faults: list[Fault]) -> datetime | None:
     if given is None:
         return None
     now = datetime.now(UTC)
-    moment = _parsed(given)
+    moment = moment_of(given) if isinstance(given, str) and _WITH_OFFSET.search(given) else None
     if moment is None:
         faults.append(
             fault("deliver_at", "date", "must be a time of RFC 3339 with an offset: 2030-01-31T08:00:00+01:00")
@@ -157,15 +158,6 @@ def _moment(given: Any, faults: list[Fault]) -> datetime | None:
     elif moment > now:
         return moment
     return None
-
-
-def _parsed(given: Any) -> datetime | None:
-    if not isinstance(given, str) or not _MOMENT.fullmatch(given, 0) or not given.isascii():
-        return None
-    try:
-        return datetime.fromisoformat(given.upper()).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
 
 
 def _key(given: Any, faults: list[Fault]) -> str | None:
@@ -182,8 +174,3 @@ def _key(given: Any, faults: list[Fault]) -> str | None:
 
 def _digest(body: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
-
-
-def _under(prefix: str, found: Fault) -> Fault:
-    message = found.message.replace(f"The {found.field} field", f"The {prefix}{found.field} field", 1)
-    return Fault(prefix + found.field, found.code, message)

@@ -38,7 +38,7 @@ async def list_notifications(request: Request) -> Response:
     faults: list[Fault] = []
     number = number_of(query, "page", PAGES, 1, faults)
     per_page = number_of(query, "per_page", PER_PAGE, USUAL_PER_PAGE, faults)
-    before = number_of(query, "cursor", (1, inbox.NEWEST), 0, faults)
+    before = number_of(query, "cursor", (inbox.OLDEST, inbox.NEWEST), inbox.NEWEST, faults)
     unread = "show" in query
     if unread and query["show"] != "unread":
         faults.append(Fault("show", "in", "The show field can only be unread."))
@@ -48,7 +48,7 @@ async def list_notifications(request: Request) -> Response:
     database = house_of(request).database
     if (given := request.headers.get("if-none-match")) and (tag := await _unchanged(request, user.id, given)):
         return Response(status_code=304, headers={"Cache-Control": KEPT, "ETag": tag})
-    if not before:
+    if "cursor" not in query:
         before = await inbox.skip(database, user.id, unread=unread, count=(number - 1) * per_page)
     page = await inbox.page(database, user.id, unread=unread, before=before, limit=per_page)
     previous = _url(request, number - 1) if number > 1 else "null"
@@ -189,7 +189,7 @@ def _url(request: Request, number: int, cursor: int | None = None) -> str:
         for name, value in parse_qsl(str(scope["query_string"], "latin-1"), keep_blank_values=True)
         if name not in {"page", "cursor"}
     ]
-    query = urlencode([*kept, ("page", number), *([("cursor", cursor)] if cursor else [])])
+    query = urlencode([*kept, ("page", number), *([] if cursor is None else [("cursor", cursor)])])
     return to_json(f"{base}{quote(scope['path'])}?{query}")
 
 

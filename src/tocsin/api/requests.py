@@ -9,6 +9,7 @@ from uuid import UUID
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault, NotFound
 from tocsin.faults import fault
+from tocsin.ids import parsed_uuid
 
 MOST_RECIPIENTS = 10_000
 LONGEST_MESSAGE = 512
@@ -139,12 +140,3 @@ def uuids_of(body: Mapping[str, Any], name: str, most: int, faults: list[Fault])
         fault(f"{name}.{position}", "uuid", "must be a UUID") for position, id_ in enumerate(found) if id_ is None
     ]
     return [id_ for id_ in found if id_]
-
-
-def parsed_uuid(given: Any) -> UUID | None:
-    """Return a UUID in its usual form, upper or lower case; anything else is None."""
-    try:
-        found = UUID(given)
-    except (ValueError, AttributeError, TypeError):
-        return None
-    return found if str(found) == given.lower() else None

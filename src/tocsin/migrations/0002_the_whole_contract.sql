@@ -78,23 +78,24 @@ create table devices (
 );
 create index devices_by_user on devices (user_id, registered_at);
 
--- An import that is checked or applied: its lines wait here until they are. `step` is how far it was applied.
+-- An import that is checked or applied: its lines wait here until they are.
 create table imports (
     id uuid primary key,
-    digest bytea not null,
     state text not null check (state in ('checking', 'applying')),
-    step bigint not null default 0,
+    company_id int,               -- the one company of the service's token; null: any
+    applied bigint not null default 0, -- lines
     touched_at timestamptz not null default now()
 );
 create table import_lines (
-    import_id uuid not null references imports on delete cascade,
+    import_id uuid not null,
     number bigint not null,       -- of the line, from 1
     part text not null check (part in ('user', 'team', 'device', 'notification')),
     user_id int,                  -- whom a line is about; null: a team
+    happened_at timestamptz,      -- of a notification
     body text not null,           -- JSON, as it was checked
     primary key (import_id, number)
 );
-create index import_lines_by_part on import_lines (import_id, part, user_id, number);
+create index import_lines_by_part on import_lines (import_id, part, user_id, happened_at desc, number desc);
 
 -- A cursor into an inbox holds `made_at`, so that one of a former owner of the id is known as such; changes up to the
 -- position `forgotten` are no longer kept, and who asks for them has to start anew. Entries at positions of 0 and less

@@ -14,7 +14,8 @@ with put as (
 select token from put
 
 -- name: detach
-delete from devices where token = $2 and user_id = $1
+-- Apple's tokens are the same in upper and lower case.
+delete from devices where user_id = $1 and (token = $2 or (token = lower($2) and provider = 'apns'))
 
 -- name: detach_all
 delete from devices where user_id = $1

@@ -1,0 +1,41 @@
+"""Exports: users, teams, devices and notifications as lines of JSON, in the form that imports take.
+
+All of it is of one moment. The tokens of devices are in it: the file is to be kept like a secret.
+"""
+
+from collections.abc import AsyncIterator
+
+from tocsin.database import Connection, Database, queries
+
+_BEFORE_ALL = -(2**62)
+_SQL = queries("exports")
+
+
+async def export(database: Database, company_id: int | None = None) -> AsyncIterator[str]:
+    """Yield the lines of everything, or of one company, as it was when this began; without line ends."""
+    async with database.connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        for part in ("users", "teams"):
+            async for line in _walk(connection, part, company_id):
+                yield line
+        async for line in _walk(connection, "devices", company_id):
+            yield line
+        async for person in _people(connection, company_id):
+            async for line in _walk(connection, "notifications", person, _BEFORE_ALL):
+                yield line
+
+
+async def _walk(connection: Connection, part: str, of: int | None, after: int = 0) -> AsyncIterator[str]:
+    """Yield what a statement finds, a thousand at a time; one without a line only says how far it looked."""
+    while rows := await connection.fetch(_SQL[part], after, of):
+        for row in rows:
+            if row["line"] is not None:
+                yield row["line"]
+        after = rows[-1]["last"]
+
+
+async def _people(connection: Connection, company_id: int | None) -> AsyncIterator[int]:
+    after = 0
+    while rows := await connection.fetch(_SQL["people"], after, company_id):
+        for row in rows:
+            yield row["last"]
+        after = rows[-1]["last"]

@@ -1,0 +1,110 @@
+"""The forms of what the host application says of its users and teams, and of notifications of former times."""
+
+import zoneinfo
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from tocsin.directory import LARGEST_ID
+from tocsin.ids import parsed_uuid
+from tocsin.notifications import moment_of
+from tocsin.rendering import has_only_our_marks
+
+MOST_MEMBERS = 1_000_000
+LONGEST_TEXT = 20_000
+
+SKEW = timedelta(minutes=5)
+"""How far the clock of another system may be ahead of ours."""
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    return frozenset(zoneinfo.available_timezones())
+
+
+def _known_zone(name: str) -> str:
+    if name not in _time_zones():
+        raise PydanticCustomError("in", "must be an IANA time zone such as Europe/Copenhagen")
+    return name
+
+
+def _known_uuid(text: str) -> str:
+    if (found := parsed_uuid(text)) is None:
+        raise PydanticCustomError("uuid", "must be a UUID")
+    return str(found)
+
+
+def _safe_html(html: str) -> str:
+    if not has_only_our_marks(html):
+        raise PydanticCustomError("regex", "must have no tags but p, strong, em and br, all closed")
+    return html
+
+
+def _past(text: str) -> str:
+    moment = moment_of(text)
+    if moment is None:
+        raise PydanticCustomError("date", "must be a time in UTC, such as 2030-01-31 08:00:00")
+    if moment > datetime.now(UTC) + SKEW:
+        raise PydanticCustomError("date", "must not be in the future")
+    return moment.isoformat()
+
+
+Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
+Name = Annotated[str, Field(max_length=255)]
+Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}$")]
+TimeZone = Annotated[str, AfterValidator(_known_zone)]
+
+
+class UserBody(BaseModel):
+    """A user; what is left out takes its default."""
+
+    model_config = ConfigDict(strict=True, title="User")
+
+    first_name: Name
+    last_name: Name
+    profile_picture: Annotated[str, Field(max_length=1000)] | None = None
+    email: Annotated[str, Field(max_length=320)] | None = None
+    company_id: Annotated[Id | None, Field(description="left out: 1, or the one that the token is bound to")] = None
+    locale: Locale = "en"
+    time_zone: TimeZone = "UTC"
+    active: bool = True
+
+
+class TeamBody(BaseModel):
+    """A team; `users` replaces its members."""
+
+    model_config = ConfigDict(strict=True, title="Team")
+
+    name: Name
+    company_id: Annotated[Id | None, Field(description="left out: 1, or the one that the token is bound to")] = None
+    users: Annotated[list[Id], Field(max_length=MOST_MEMBERS)] = []
+
+
+class UserLine(UserBody):
+    """A user as a line of an import has it."""
+
+    id: Id
+
+
+class TeamLine(TeamBody):
+    """A team as a line of an import has it."""
+
+    id: Id
+
+
+class NotificationLine(BaseModel):
+    """A notification of former times, as it was; its HTML has no marks but ours."""
+
+    model_config = ConfigDict(strict=True)
+
+    user_id: Id
+    id: Annotated[str, AfterValidator(_known_uuid)]
+    type: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
+    data: dict[str, Any]
+    message: Annotated[str, Field(max_length=LONGEST_TEXT)]
+    message_formatted: Annotated[str, Field(max_length=2 * LONGEST_TEXT), AfterValidator(_safe_html)] | None = None
+    read_at: Annotated[str, AfterValidator(_past)] | None = None
+    created_at: Annotated[str, AfterValidator(_past)]

@@ -1,0 +1,182 @@
+"""Imports: users, teams, devices and history from elsewhere, checked as a whole before anything of it is applied.
+
+Lines wait in the database while they are checked. Applying them is a job of small steps, each a transaction that takes
+its lines away: whoever is killed in between, the next worker goes on where it stopped.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import astuple
+from uuid import UUID
+
+from tocsin import devices, directory, jobs
+from tocsin.catalogue import Catalogue
+from tocsin.database import Connection, Database, queries
+from tocsin.directory import Team
+from tocsin.doorbell import Doorbell, wait
+from tocsin.errors import Fault, InternalError, Invalid
+from tocsin.faults import fault
+from tocsin.ids import new_id
+from tocsin.jobs import Job
+from tocsin.lines import PARTS, Line, Reader
+
+LONGEST_LINE = 8 * 2**20
+"""Bytes of the longest line."""
+
+MOST_FAULTS = 100
+"""How many faults of an import are told at once."""
+
+STAGED_AT_ONCE = 2_000
+"""How many lines are stored at once while an import comes in."""
+
+APPLIED_AT_ONCE = 2_500
+"""How many lines one transaction applies."""
+
+_COLUMNS = ("import_id", "number", "part", "user_id", "happened_at", "body")
+_LOOK_AGAIN = 0.25
+_SQL = queries("imports")
+
+
+class Import:
+    """One import on its way in: fed with bytes, closed, and then waited for."""
+
+    def __init__(self, database: Database, doorbell: Doorbell, catalogue: Catalogue, company_id: int | None) -> None:
+        self.id = new_id()
+        self.lines = 0
+        self._database = database
+        self._doorbell = doorbell
+        self._reader = Reader(catalogue, company_id)
+        self._rest = bytearray()
+        self._staged: list[Line] = []
+        self._faults: list[Fault] = []
+        self._number = 0
+
+    async def open(self) -> None:
+        """Begin."""
+        await self._database.value(_SQL["begin"], self.id, self._reader.company_id)
+
+    async def feed(self, data: bytes) -> None:
+        """Take the next bytes: lines are checked, and wait, as they come."""
+        *whole, rest = (self._rest + data).split(b"\n")
+        self._rest = bytearray(rest)
+        for text in whole:
+            self._read(text)
+        if len(self._rest) > LONGEST_LINE:
+            self._rest.clear()
+            self._rest += b"-"  # what is no line; what follows of it is no line either
+            self._note([fault(f"lines.{self._number + 1}", "string_between", f"has over {LONGEST_LINE} bytes")])
+        if len(self._staged) >= STAGED_AT_ONCE:
+            await self._stage()
+
+    async def close(self) -> dict[str, int]:
+        """Check the whole, and accept it durably: return how many lines there are of each part.
+
+        Raises `Invalid` with what is wrong, by the numbers of lines; nothing of the import is left then.
+        """
+        self._read(bytes(self._rest))
+        await self._stage()
+        if self._faults:
+            raise Invalid(self._faults)
+        async with self._database.connection() as connection:
+            await connection.execute("analyze import_lines")
+            unknown = await connection.fetch(_SQL["unknown"], self.id, self._reader.company_id, MOST_FAULTS)
+            if unknown:
+                raise Invalid(
+                    [fault(f"lines.{row['number']}{row['path']}", "unknown", "names nobody known") for row in unknown]
+                )
+            found = {row["part"]: row["count"] for row in await connection.fetch(_SQL["count"], self.id)}
+            await connection.execute(_SQL["accept"], self.id)
+        self._doorbell.ring("bulk")
+        return {f"{part}s": found.get(part, 0) for part in PARTS}
+
+    async def discard(self) -> None:
+        """Leave nothing of an import that was not accepted."""
+        await self._database.value(_SQL["discard"], self.id)
+
+    async def applied(self) -> int | None:
+        """Wait a moment, and return how many lines are applied so far, None when all are."""
+        bell = self._doorbell.listen_for("settled")
+        row = await self._database.row(_SQL["progress"], self.id)
+        if row is None:
+            return None
+        if row["dead"]:
+            raise InternalError(str(self.id))
+        await wait(bell, _LOOK_AGAIN)
+        count: int = row["applied"]
+        return count
+
+    def _read(self, text: bytes | bytearray) -> None:
+        self._number += 1
+        if not text.strip() or len(self._faults) >= MOST_FAULTS:
+            return
+        found = self._reader.read(self._number, bytes(text))
+        if isinstance(found, Line):
+            self._staged.append(found)
+            self.lines += 1
+        else:
+            self._note(found)
+
+    def _note(self, faults: list[Fault]) -> None:
+        self._faults = (self._faults + faults)[:MOST_FAULTS]
+
+    async def _stage(self) -> None:
+        staged, self._staged = self._staged, []
+        if self._faults or not staged:
+            return
+        async with self._database.connection() as connection:
+            records = [(self.id, *astuple(line)) for line in staged]
+            await connection.copy_records_to_table("import_lines", records=records, columns=_COLUMNS)
+            await connection.execute(_SQL["touch"], self.id)
+
+
+async def apply(database: Database, worker: UUID, job: Job) -> None:
+    """Apply the next lines of an import; after the last the job is done. Raises `Lost` where it is no longer ours."""
+    company_id = await database.value(_SQL["company"], job.id)
+    is_done = not await database.value(_SQL["is_left"], job.id)
+    async with database.transaction() as connection:
+        if is_done:
+            await jobs.finish(connection, worker, [job.id])
+            await connection.execute(_SQL["discard"], job.id)
+            return
+        await jobs.go_on(connection, worker, [(job.id, job.progress + 1)])
+        for step in _STEPS:
+            if count := await step(connection, job.id, company_id):
+                await connection.execute(_SQL["advance"], job.id, count)
+                return
+
+
+async def _users(connection: Connection, id_: UUID, company_id: int | None) -> int:
+    count: int = await connection.fetchval(_SQL["users"], id_, company_id, APPLIED_AT_ONCE)
+    return count
+
+
+async def _teams(connection: Connection, id_: UUID, company_id: int | None) -> int:
+    body = await connection.fetchval(_SQL["team"], id_)
+    if body is None:
+        return 0
+    await directory.put_team_as_it_can_be(connection, Team(**json.loads(body)), company_id)
+    return 1
+
+
+async def _devices(connection: Connection, id_: UUID, company_id: int | None) -> int:
+    [row] = await connection.fetch(_SQL["devices"], id_, company_id, APPLIED_AT_ONCE)
+    for owner in row["owners"]:
+        await devices.keep_to_the_limit(connection, owner)
+    count: int = row["count"]
+    return count
+
+
+async def _notifications(connection: Connection, id_: UUID, company_id: int | None) -> int:
+    await connection.fetch(_SQL["concerned"], id_, APPLIED_AT_ONCE)
+    [row] = await connection.fetch(_SQL["notifications"], id_, company_id, APPLIED_AT_ONCE)
+    if row["with_more"]:
+        unsorted = [each["user_id"] for each in await connection.fetch(_SQL["unsorted"], row["with_more"])]
+        if unsorted:
+            await connection.execute(_SQL["sort"], unsorted)
+    count: int = row["count"]
+    return count
+
+
+Step = Callable[[Connection, UUID, int | None], Awaitable[int]]
+
+_STEPS: tuple[Step, ...] = (_users, _teams, _devices, _notifications)

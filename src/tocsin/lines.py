@@ -1,0 +1,121 @@
+"""The lines of an import, each checked by itself: users, teams, devices and notifications of former times."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from html import escape
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from tocsin.catalogue import Catalogue
+from tocsin.devices import device_of
+from tocsin.directory import LARGEST_ID
+from tocsin.errors import Fault, Malformed
+from tocsin.faults import fault, faults_of, under
+from tocsin.forms import NotificationLine, TeamLine, UserLine
+from tocsin.notifications import IMPORTED, body_with, moment_of, to_json
+from tocsin.strict_json import parse_object
+
+Part = Literal["user", "team", "device", "notification"]
+
+PARTS: tuple[Part, ...] = ("user", "team", "device", "notification")
+"""What a line can hold, in the order in which it is applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line without faults: whom it is about (a team: nobody), when that happened, and the rest as JSON."""
+
+    number: int
+    part: Part
+    user_id: int | None
+    happened_at: datetime | None
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads lines for a caller of one company, or, None, of any."""
+
+    catalogue: Catalogue
+    company_id: int | None
+
+    def read(self, number: int, text: bytes) -> Line | list[Fault]:
+        """Return a line, or all its faults."""
+        path = f"lines.{number}"
+        try:
+            found = parse_object(text)
+        except Malformed as error:
+            return [Fault(path, "object", f"The {path} field is no JSON object: {error}")]
+        part = next((part for part in PARTS if part in found), None)
+        if part is None or len(found) > 1:
+            return [fault(path, "in", f"must have one key: {', '.join(PARTS)}")]
+        value, prefix = found[part], f"{path}.{part}."
+        if not isinstance(value, dict):
+            return [fault(f"{path}.{part}", "object", "must be an object")]
+        try:
+            made = getattr(self, f"_{part}")(number, value)
+        except ValidationError as error:
+            return faults_of(error, prefix.rstrip("."))
+        return [under(prefix, each) for each in made] if isinstance(made, list) else made
+
+    def _user(self, number: int, value: Mapping[str, Any]) -> Line | list[Fault]:
+        user = UserLine.model_validate(value)
+        return self._member(Line(number, "user", user.id, None, ""), user)
+
+    def _team(self, number: int, value: Mapping[str, Any]) -> Line | list[Fault]:
+        return self._member(Line(number, "team", None, None, ""), TeamLine.model_validate(value))
+
+    def _member(self, line: Line, made: UserLine | TeamLine) -> Line | list[Fault]:
+        """Return the line of somebody or something that is of a company."""
+        if self.company_id not in {None, made.company_id} and made.company_id is not None:
+            return [fault("company_id", "unknown", "must be that of the token")]
+        company_id = made.company_id or self.company_id or 1
+        return replace(line, body=to_json({**made.model_dump(), "company_id": company_id}))
+
+    def _device(self, number: int, value: Mapping[str, Any]) -> Line | list[Fault]:
+        faults = _faults_of_owner(value)
+        device = device_of(value, faults)
+        if faults or device is None:
+            return faults
+        times = {}
+        for name in ("registered_at", "last_delivered_at"):
+            given = value.get(name)
+            moment = moment_of(given) if isinstance(given, str) else None
+            if given is not None and moment is None:
+                return [fault(name, "date", "must be a time in UTC, such as 2030-01-31 08:00:00")]
+            times[name] = moment and moment.isoformat()
+        return Line(number, "device", value["user_id"], None, to_json({**asdict(device), **times}))
+
+    def _notification(self, number: int, value: Mapping[str, Any]) -> Line:
+        told = NotificationLine.model_validate(value)
+        data = to_json(told.data)
+        formatted = told.message_formatted
+        if formatted is None:
+            formatted = f"<p>{escape(told.message, quote=False)}</p>"
+        said = body_with(told.id, told.type, data, told.message, formatted)
+        kind = self.catalogue.name_of(told.type, told.data)
+        body = {
+            "id": told.id,
+            "kind": kind,
+            "data": data,
+            "body": said,
+            "language": IMPORTED + hashlib.blake2b(said.encode(), digest_size=6).hexdigest(),
+            "read_at": told.read_at,
+            "created_at": told.created_at,
+            "subjects": self.catalogue.subjects_of(kind, told.data),
+        }
+        return Line(number, "notification", told.user_id, datetime.fromisoformat(told.created_at), to_json(body))
+
+
+def _faults_of_owner(value: Mapping[str, Any]) -> list[Fault]:
+    id_ = value.get("user_id")
+    if id_ is None:
+        return [fault("user_id", "required", "is required")]
+    if type(id_) is not int:
+        return [fault("user_id", "integer", "must be an integer")]
+    if not 1 <= id_ <= LARGEST_ID:
+        return [fault("user_id", "numeric_between", f"must be between 1 and {LARGEST_ID}")]
+    return []

@@ -1,0 +1,68 @@
+-- Exports: everything, a thousand lines at a time, in the form that imports take.
+
+-- name: users
+select u.id as last,
+       '{"user":' || json_build_object(
+           'id', u.id, 'first_name', u.first_name, 'last_name', u.last_name, 'profile_picture', u.profile_picture,
+           'email', u.email, 'company_id', u.company_id, 'locale', h.locale, 'time_zone', u.time_zone, 'active', h.active
+       ) || '}' as line
+from users u
+join heads h on h.user_id = u.id
+where u.id > $1 and ($2::int is null or u.company_id = $2)
+order by u.id
+limit 1000
+
+-- name: teams
+select t.id as last,
+       '{"team":' || json_build_object(
+           'id', t.id, 'name', t.name, 'company_id', t.company_id,
+           'users', array(select m.user_id from members m where m.team_id = t.id order by m.user_id)
+       ) || '}' as line
+from teams t
+where t.id > $1 and ($2::int is null or t.company_id = $2)
+order by t.id
+limit 1000
+
+-- name: devices
+-- All of some users.
+with person as materialized (
+    select id from users where id > $1 and ($2::int is null or company_id = $2) order by id limit 1000
+)
+select (select max(id) from person) as last,
+       case when d.token is not null then
+           '{"device":' || json_build_object(
+               'user_id', d.user_id, 'token', d.token, 'type', d.type, 'provider', d.provider,
+               'environment', d.environment, 'app', d.app,
+               'registered_at', to_char(d.registered_at, 'YYYY-MM-DD"T"HH24:MI:SS.USZ'),
+               'last_delivered_at', to_char(d.last_delivered_at, 'YYYY-MM-DD"T"HH24:MI:SS.USZ')
+           ) || '}'
+       end as line
+from person p
+left join devices d on d.user_id = p.id
+order by p.id, d.registered_at, d.token
+
+-- name: people
+select id as last from users where id > $1 and ($2::int is null or company_id = $2) order by id limit 1000
+
+-- name: notifications
+-- Of one user, the oldest first; what was deleted is not told.
+select i.position as last,
+       '{"notification":{"user_id":' || i.user_id || ',' || c.body
+       || ',"read_at":' || coalesce('"' || to_char(i.read_at, 'YYYY-MM-DD"T"HH24:MI:SS.USZ') || '"', 'null')
+       || ',"created_at":"' || to_char(i.created_at, 'YYYY-MM-DD"T"HH24:MI:SS.USZ') || '"}}' as line
+from (
+    (
+        select user_id, position, event_id, language, read_at, created_at from inbox
+        where user_id = $2 and position > $1 and deleted_at is null and read_at is null
+        order by position limit 1000
+    )
+    union all
+    (
+        select user_id, position, event_id, language, read_at, created_at from inbox
+        where user_id = $2 and position > $1 and deleted_at is null and read_at is not null
+        order by position limit 1000
+    )
+) i
+join contents c on c.event_id = i.event_id and c.language = i.language
+order by i.position
+limit 1000

@@ -1,0 +1,279 @@
+-- Imports: lines wait until all of them are checked, and are then applied in steps. A line that is applied goes.
+
+-- name: begin
+insert into imports (id, state, company_id) values ($1, 'checking', $2)
+
+-- name: touch
+update imports set touched_at = clock_timestamp() where id = $1
+
+-- name: discard
+with line as (
+    delete from import_lines where import_id = $1
+)
+delete from imports where id = $1
+
+-- name: unknown
+-- Where lines name somebody who is neither in the directory nor in the import, or is of another company.
+with person as materialized (
+    select distinct on (user_id) user_id, (body::json ->> 'company_id')::int as company_id
+    from import_lines
+    where import_id = $1 and part = 'user'
+    order by user_id, number desc
+),
+fault as (
+    select l.number, '.user.id' as path
+    from import_lines l
+    join users u on u.id = l.user_id
+    where l.import_id = $1 and l.part = 'user' and u.company_id <> $2
+    union all
+    select l.number, '.team.id'
+    from import_lines l
+    join teams t on t.id = (l.body::json ->> 'id')::int
+    where l.import_id = $1 and l.part = 'team' and t.company_id <> $2
+    union all
+    select l.number, '.team.users.' || member.ordinal - 1
+    from import_lines l
+    cross join lateral json_array_elements_text(l.body::json -> 'users') with ordinality as member (id, ordinal)
+    left join person p on p.user_id = member.id::int
+    left join users u on u.id = member.id::int
+    where l.import_id = $1 and l.part = 'team'
+      and coalesce(p.company_id, u.company_id) is distinct from (l.body::json ->> 'company_id')::int
+    union all
+    select l.number, '.' || l.part || '.user_id'
+    from import_lines l
+    left join person p on p.user_id = l.user_id
+    left join users u on u.id = l.user_id
+    where l.import_id = $1 and l.part in ('device', 'notification')
+      and (coalesce(p.company_id, u.company_id) is null or coalesce(p.company_id, u.company_id) <> $2)
+)
+select number, path from fault order by number, path limit $3
+
+-- name: count
+select part, count(*) as count from import_lines where import_id = $1 group by part
+
+-- name: accept
+with accepted as (
+    update imports set state = 'applying' where id = $1
+)
+insert into jobs (id, task, lane) values ($1, 'import', 'bulk')
+
+-- name: progress
+-- How many lines are applied, and whether it was given up.
+select applied, exists (select from dead_letters d where d.id = i.id) as dead from imports i where id = $1
+
+-- name: users
+-- Some users, each by their last line, in the order of their ids: heads are locked in it.
+with next as materialized (
+    select distinct on (user_id) user_id, body
+    from import_lines
+    where import_id = $1 and part = 'user'
+    order by user_id, number desc
+    limit $3
+),
+line as (
+    delete from import_lines l
+    using next n
+    where l.import_id = $1 and l.part = 'user' and l.user_id = n.user_id
+    returning l.number
+),
+person as materialized (
+    select p.*
+    from next
+    cross join lateral json_to_record(next.body::json) as p (
+        id int, company_id int, first_name text, last_name text, profile_picture text, email text, locale text,
+        time_zone text, active bool
+    )
+),
+put as (
+    insert into users (id, company_id, first_name, last_name, profile_picture, email, time_zone)
+    select id, company_id, first_name, last_name, profile_picture, email, time_zone from person order by id
+    on conflict (id) do update
+    set company_id = excluded.company_id, first_name = excluded.first_name, last_name = excluded.last_name,
+        profile_picture = excluded.profile_picture, email = excluded.email, time_zone = excluded.time_zone
+    where $2::int is null or users.company_id = $2
+    returning id, company_id
+),
+head as (
+    insert into heads (user_id, locale, active)
+    select put.id, person.locale, person.active from put join person using (id) order by put.id
+    on conflict (user_id) do update set locale = excluded.locale, active = excluded.active
+),
+moved as (
+    delete from members m
+    using put, teams t
+    where m.user_id = put.id and t.id = m.team_id and t.company_id <> put.company_id
+)
+select count(*) from line
+
+-- name: team
+-- The next team.
+with next as (
+    select number from import_lines
+    where import_id = $1 and part = 'team' and user_id is null
+    order by happened_at, number
+    limit 1
+)
+delete from import_lines l using next where l.import_id = $1 and l.number = next.number returning l.body
+
+-- name: devices
+-- A token that was registered since stays where it is; one of another company is left alone.
+with next as materialized (
+    select number, user_id, body
+    from import_lines
+    where import_id = $1 and part = 'device'
+    order by user_id, happened_at desc, number desc
+    limit $3
+),
+line as (
+    delete from import_lines l using next n where l.import_id = $1 and l.number = n.number returning l.number
+),
+device as materialized (
+    select distinct on (d.token) d.*, next.user_id
+    from next
+    join users u on u.id = next.user_id and ($2::int is null or u.company_id = $2)
+    cross join lateral json_to_record(next.body::json) as d (
+        token text, type text, provider text, environment text, app text, registered_at timestamptz,
+        last_delivered_at timestamptz
+    )
+    order by d.token, next.number desc
+),
+put as (
+    insert into devices (token, user_id, type, provider, environment, app, registered_at, last_delivered_at)
+    select token, user_id, type, provider, environment, app, coalesce(registered_at, now()), last_delivered_at
+    from device
+    order by token
+    on conflict (token) do update
+    set user_id = excluded.user_id, type = excluded.type, provider = excluded.provider,
+        environment = excluded.environment, app = excluded.app, registered_at = excluded.registered_at,
+        last_delivered_at = excluded.last_delivered_at
+    where devices.registered_at < excluded.registered_at
+      and ($2::int is null or (select u.company_id from users u where u.id = devices.user_id) = $2)
+    returning user_id
+)
+select count(*) as count, array(select distinct user_id from put) as owners from line
+
+-- name: concerned
+-- Whom the next notifications are of; their heads are locked in the order of their ids.
+with next as materialized (
+    select user_id
+    from import_lines
+    where import_id = $1 and part = 'notification'
+    order by user_id, happened_at desc, number desc
+    limit $2
+)
+select h.user_id from heads h where h.user_id in (select user_id from next) order by h.user_id for update
+
+-- name: notifications
+-- Some notifications, user by user, the newest first: they go below what is there. What a user has already stays as it
+-- is, and what is being delivered comes by itself.
+with next as materialized (
+    select number, user_id, happened_at, body
+    from import_lines
+    where import_id = $1 and part = 'notification'
+    order by user_id, happened_at desc, number desc
+    limit $3
+),
+line as (
+    delete from import_lines l using next n where l.import_id = $1 and l.number = n.number returning l.number
+),
+told as materialized (
+    select distinct on (next.user_id, n.id) next.user_id, next.number, u.company_id, n.*
+    from next
+    join users u on u.id = next.user_id and ($2::int is null or u.company_id = $2)
+    cross join lateral json_to_record(next.body::json) as n (
+        id uuid, kind text, data text, body text, language text, read_at timestamptz, created_at timestamptz,
+        subjects text[]
+    )
+    where not exists (select from inbox i where i.user_id = next.user_id and i.event_id = n.id)
+      and not exists (select from jobs j where j.id = n.id)
+    order by next.user_id, n.id, next.number desc
+),
+lowest as materialized (
+    select h.user_id,
+           least(
+               1,
+               (
+                   select position from inbox
+                   where user_id = h.user_id and deleted_at is null and read_at is null
+                   order by position limit 1
+               ),
+               (
+                   select position from inbox
+                   where user_id = h.user_id and deleted_at is null and read_at is not null
+                   order by position limit 1
+               )
+           ) as position
+    from (select distinct user_id from told) h
+),
+entry as (
+    insert into inbox (position, created_at, read_at, event_id, user_id, language)
+    select lowest.position
+           - row_number() over (partition by told.user_id order by told.created_at desc, told.number desc),
+           told.created_at, told.read_at, told.id, told.user_id, told.language
+    from told
+    join lowest using (user_id)
+),
+content as (
+    insert into contents (event_id, language, body) select id, language, body from told on conflict do nothing
+),
+event as (
+    insert into events (id, service, company_id, kind, data, params, users, teams, subjects, accepted_at)
+    select distinct on (id) id, null, company_id, kind, data, '{}', '{}'::int[], '{}'::int[], subjects, created_at
+    from told
+    on conflict do nothing
+),
+about as (
+    insert into subjects (subject, event_id)
+    select distinct subject, told.id from told cross join unnest(told.subjects) as of (subject)
+    on conflict do nothing
+),
+noted as (
+    insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropped, delivered_at)
+    select id, user_id - 1, array[user_id], array[0], 1, 0, created_at from told
+    on conflict do nothing
+),
+person as materialized (
+    select user_id, count(*)::int as n, count(*) filter (where read_at is null)::int as unread, max(created_at) as newest
+    from told
+    group by user_id
+),
+head as (
+    update heads h
+    set position = h.position + 1, forgotten = h.position + 1, total = h.total + p.n, unread = h.unread + p.unread,
+        last_at = greatest(h.last_at, p.newest)
+    from person p
+    where h.user_id = p.user_id
+)
+select count(*) as count, array(select user_id from lowest where position < 1) as with_more from line
+
+-- name: sort
+-- The history of these users in the order of time, where an earlier import had brought some of it.
+with sorted as materialized (
+    select i.user_id, i.event_id, i.position,
+           1 - row_number() over (partition by i.user_id order by i.created_at desc, i.position desc) as due
+    from inbox i
+    where i.user_id = any($1::int[]) and i.position <= 0
+)
+update inbox i
+set position = sorted.due
+from sorted
+where i.user_id = sorted.user_id and i.event_id = sorted.event_id and i.position <> sorted.due
+
+-- name: unsorted
+-- Of these users, those whose history is not in the order of time.
+select distinct pair.user_id
+from (
+    select i.user_id, i.created_at, lag(i.created_at) over (partition by i.user_id order by i.position) as before
+    from inbox i
+    where i.user_id = any($1::int[]) and i.position <= 0
+) pair
+where pair.before > pair.created_at
+
+-- name: advance
+update imports set applied = applied + $2, touched_at = clock_timestamp() where id = $1
+
+-- name: company
+select company_id from imports where id = $1
+
+-- name: is_left
+select exists (select from import_lines where import_id = $1)

@@ -1,0 +1,111 @@
+"""Imports and exports from the command line: straight into and out of the database, beside a service or without one."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from tocsin.catalogue import Catalogue
+from tocsin.doorbell import Doorbell
+from tocsin.errors import Invalid, Problem, Refusal
+from tocsin.exports import export
+from tocsin.imports import Import
+from tocsin.serve import WORKER_CONNECTIONS, pool, store
+from tocsin.settings import Settings
+from tocsin.worker import Worker
+
+PIECE = 2**16
+"""Bytes that are read at once."""
+
+Tell = Callable[[str], None]
+
+
+async def bring_in(settings: Settings, file: str, tell: Tell) -> dict[str, int]:
+    """Import a file (`-`: stdin), tell how far it is, and return how many lines there were of each part.
+
+    Raises `Refusal` with all that is wrong, by the numbers of lines.
+    """
+    with _opened(file, "rb") as source:
+        async with store(settings, alone=False) as url, pool(url, WORKER_CONNECTIONS) as database:
+            doorbell, catalogue = Doorbell(url, database), Catalogue.load(*settings.catalogue_folders)
+            incoming = Import(database, doorbell, catalogue, None)
+            await incoming.open()
+            try:
+                counts = await _checked(incoming, source, tell)
+            except BaseException:
+                await incoming.discard()
+                raise
+            async with _working(Worker(database, catalogue, doorbell)):
+                await _applied(incoming, tell)
+            await doorbell.close()
+            return counts
+
+
+async def take_out(settings: Settings, file: str, company_id: int | None) -> int:
+    """Export to a file that nobody else may read (`-`: stdout), and return how many lines there are."""
+    lines = 0
+    with _opened(file, "wb") as target:
+        async with store(settings, alone=False) as url, pool(url, 1) as database:
+            async for line in export(database, company_id):
+                target.write(line.encode() + b"\n")
+                lines += 1
+        target.flush()
+        if file != "-":
+            os.fsync(target.fileno())
+    return lines
+
+
+async def _checked(incoming: Import, source: BinaryIO, tell: Tell) -> dict[str, int]:
+    told = 0
+    while piece := source.read(PIECE):
+        await incoming.feed(piece)
+        if incoming.lines - told >= 100_000:  # noqa: PLR2004 - a line of progress each
+            told = incoming.lines
+            tell(f"checked {told:,} lines")
+    try:
+        return await incoming.close()
+    except Invalid as invalid:
+        raise Refusal(
+            "\n".join([f"Nothing was imported from {file_of(source)}:", *(fault.message for fault in invalid.faults)])
+        ) from None
+
+
+async def _applied(incoming: Import, tell: Tell) -> None:
+    told = -1
+    try:
+        while (applied := await incoming.applied()) is not None:
+            if applied != told:
+                tell(f"applied {applied:,} of {incoming.lines:,} lines")
+            told = applied
+    except Problem:
+        raise Refusal("The import could not be applied: the log of the worker says why.") from None
+
+
+def file_of(source: BinaryIO) -> str:
+    """Return what a file is called."""
+    return str(getattr(source, "name", "-"))
+
+
+@asynccontextmanager
+async def _working(worker: Worker) -> AsyncIterator[None]:
+    """Work for as long as the block runs, beside the workers of the service, where there are any."""
+    working = asyncio.create_task(worker.run())
+    try:
+        yield
+    finally:
+        worker.stop()
+        await working
+
+
+def _opened(file: str, mode: str) -> BinaryIO:
+    if file == "-":
+        return os.fdopen(os.dup((sys.stdin if mode == "rb" else sys.stdout).fileno()), mode)  # type: ignore[return-value]
+    try:
+        if mode == "rb":
+            return Path(file).open("rb")
+        return os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+    except OSError as error:
+        raise Refusal(f"The file {file} can't be opened: {error.strerror}.") from None

@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 
 from tocsin.database import Connection, connect
 from tocsin.embedded import url_of
-from tocsin.tokens import mint_service, mint_user, own_secret
+from tocsin.keys import own_secret
+from tocsin.tokens import mint_service, mint_user
 
 _TOCSIN = Path(sys.executable).with_name("tocsin")
 _LONGEST_START = 60.0

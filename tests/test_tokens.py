@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from tocsin import tokens
 from tocsin.errors import Refusal, Unauthenticated
-from tocsin.tokens import SCOPES, SKEW, Service, User, Verifier, caller_of, mint_service, mint_user, own_secret
+from tocsin.keys import own_secret
+from tocsin.tokens import SCOPES, SKEW, Service, User, Verifier, caller_of, mint_service, mint_user
 
 SECRET = "a-secret-for-tests-only-0123456789abcdef"
 OTHER = "another-secret-for-tests-fedcba9876543210"

@@ -20,8 +20,8 @@ from tocsin.database import OUTAGES, Connection, connect, queries
 from tocsin.embedded import is_served, url_of
 from tocsin.errors import Refusal
 from tocsin.jobs import MISSED
+from tocsin.keys import SECRET_FILE
 from tocsin.settings import PREFIX, Settings, read_settings
-from tocsin.tokens import SECRET_FILE
 
 LEAST_SPACE, LITTLE_SPACE = 100 * 2**20, 2**30
 """Free bytes of the data folder's disk below which PostgreSQL may stop any moment, and those that are soon used up."""

@@ -23,8 +23,9 @@ from tocsin.embedded import Embedded, is_served, url_of
 from tocsin.errors import Refusal, Unavailable
 from tocsin.events import Intake
 from tocsin.keeper import keep
+from tocsin.keys import own_secret
 from tocsin.settings import Settings
-from tocsin.tokens import Verifier, own_secret
+from tocsin.tokens import Verifier
 from tocsin.worker import Worker
 
 API_CONNECTIONS = 10

@@ -3,21 +3,19 @@
 import base64
 import binascii
 import contextlib
-import os
 import re
-import secrets as randomness
-import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jwt
 
 from tocsin.errors import Malformed, Refusal, Unauthenticated
+from tocsin.jwks import Jwks
+from tocsin.keys import EVERYBODY, Key, Speaker, hs256
 from tocsin.strict_json import parse_object
 
 SCOPES = frozenset({"events:write", "directory:write", "operations"})
@@ -35,15 +33,15 @@ LONGEST_NAME = 100
 MOST_REMEMBERED = 10_000
 """Verified tokens that are not verified again."""
 
-SECRET_FILE = "jwt-secret"  # noqa: S105 - the name of a file
+PUBLIC_ALGORITHMS = ("RS256", "ES256", "EdDSA")
+"""The algorithms whose keys anybody may have."""
 
 _LARGEST_ID = 2**31 - 1
 _LAST_SECOND = 253_402_300_799  # of the year 9999, where calendars end
-_SHORTEST_SECRET = 32
 _TOKEN = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 _CANONICAL = re.compile(r"[1-9][0-9]{0,9}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_JWS = jwt.PyJWS(algorithms=["HS256"])
+_JWS = jwt.PyJWS(algorithms=["HS256", *PUBLIC_ALGORITHMS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +50,7 @@ class User:
 
     id: int
     expires: int
+    speaker: ClassVar[Speaker] = "users"
 
     @property
     def label(self) -> str:
@@ -67,6 +66,7 @@ class Service:
     scopes: frozenset[str]
     company_id: int | None
     expires: int
+    speaker: ClassVar[Speaker] = "services"
 
     @property
     def label(self) -> str:
@@ -75,29 +75,82 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
-class _Key:
-    """Something that tokens are signed with, and the only algorithms that it is good for."""
+class Expected:
+    """What tokens must say: their `iss`, an `aud` that is us, and the claim that holds a user's id."""
 
-    material: str
-    algorithms: tuple[str, ...]
+    issuer: str | None = None
+    audience: str | None = None
+    user_claim: str = "sub"
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """The secret that tokens are made with, and what every one of them says."""
+
+    secret: str
+    says: Expected = Expected()
 
 
 class Verifier:
-    """Tells who a token speaks for, if any of the secrets signed it; remembers what it verified until it expires."""
+    """Tells who a token speaks for, if any of the keys signed it; remembers what it verified until it expires.
 
-    def __init__(self, secrets: Sequence[str], *, clock: Callable[[], float] = time.time) -> None:
-        self._keys = [_hs256(secret) for secret in secrets]
+    A key that is given as text is a secret, for users and services.
+    """
+
+    def __init__(  # noqa: PLR0913 - each of them is a setting
+        self,
+        keys: Sequence[str | Key],
+        *,
+        jwks: Jwks | None = None,
+        issuer: str | None = None,
+        audience: str | None = None,
+        user_claim: str = "sub",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._configured = [hs256(key, EVERYBODY) if isinstance(key, str) else key for key in keys]
+        self._jwks = jwks
+        self._fetched: tuple[Key, ...] = ()
+        self._expected = Expected(issuer, audience, user_claim)
         self._clock = clock
         self._remembered: OrderedDict[str, User | Service] = OrderedDict()
+
+    def begin(self) -> None:
+        """Fetch the keys that the issuer publishes, if it does, without waiting for them."""
+        if self._jwks:
+            self._jwks.freshen()
+
+    async def close(self) -> None:
+        """Wait no longer for keys that are being fetched."""
+        if self._jwks:
+            await self._jwks.close()
+
+    async def prepare(self, token: str) -> None:
+        """Fetch the key that a token needs, if the issuer publishes keys and this one is not known yet.
+
+        Raises `Unavailable` where it can't be had; what else is wrong with the token is for `verify` to say.
+        """
+        if self._jwks is None:
+            return
+        self._jwks.freshen()
+        self._take_what_was_fetched()
+        if token in self._remembered or len(token) > LONGEST_TOKEN:
+            return
+        with contextlib.suppress(Unauthenticated):
+            header = _header_of(token)
+            kid, algorithm = header.get("kid"), header.get("alg")
+            known = any(True for _ in self._signings(token, self._configured))
+            if not known and algorithm in PUBLIC_ALGORITHMS and (kid is None or isinstance(kid, str)):
+                await self._jwks.refresh_for(kid, algorithm)
 
     def verify(self, token: str) -> User | Service:
         """Return who calls. Raises `Unauthenticated`, as for a token that was presented."""
         if len(token) > LONGEST_TOKEN:
             raise _refused("The token is too long.")
         now = self._clock()
+        self._take_what_was_fetched()
         caller = self._remembered.get(token)
         if caller is None:
-            caller = self._remember(token, _caller(self._claims(token), now))
+            caller = self._remember(token, self._caller(token, now))
         elif caller.expires + SKEW <= now:
             self._remembered.pop(token, None)
             raise _refused("The token has expired.")
@@ -105,47 +158,59 @@ class Verifier:
             self._remembered.move_to_end(token)
         return caller
 
+    def _take_what_was_fetched(self) -> None:
+        """Forget what was verified by keys that the issuer has withdrawn."""
+        if self._jwks and self._jwks.keys is not self._fetched:
+            self._fetched = self._jwks.keys
+            self._remembered.clear()
+
     def _remember(self, token: str, caller: User | Service) -> User | Service:
         self._remembered[token] = caller
         if len(self._remembered) > MOST_REMEMBERED:
             self._remembered.popitem(last=False)
         return caller
 
-    def _claims(self, token: str) -> dict[str, Any]:
-        if not _TOKEN.fullmatch(token):
-            raise _refused("The token is no JWT.")
-        try:
-            header = parse_object(_decoded(token.partition(".")[0]))
-            return parse_object(self._payload(token, header))
-        except (jwt.InvalidTokenError, Malformed, binascii.Error):
-            raise _refused("The token is no JWT.") from None
+    def _caller(self, token: str, now: float) -> User | Service:
+        refusal = _refused("No key of ours signed the token.")
+        for key, claims in self._signings(token, [*self._configured, *self._fetched]):
+            caller = _caller(claims, now, self._expected)
+            if caller.speaker in key.speakers:
+                return caller
+            refusal = _refused(f"The key that signed the token is not for {caller.speaker}.")
+        raise refusal
 
-    def _payload(self, token: str, header: Mapping[str, Any]) -> bytes:
-        if "crit" in header or "b64" in header:
-            raise _refused("The token's header has what is not supported here.")
-        for key in self._keys:
-            if header.get("alg") in key.algorithms:
-                with contextlib.suppress(jwt.InvalidSignatureError):
-                    payload: bytes = _JWS.decode(token, key.material, algorithms=key.algorithms)
-                    return payload
-        raise _refused("No key of ours signed the token.")
+    def _signings(self, token: str, keys: Sequence[Key]) -> Iterator[tuple[Key, dict[str, Any]]]:
+        """Yield each key that the token's signature fits, with the claims."""
+        header = _header_of(token)
+        for key in keys:
+            if key.may_have_signed(header.get("alg"), header.get("kid")):
+                claims = _claims(token, key)
+                if claims is not None:
+                    yield key, claims
 
 
 def caller_of(verifier: Verifier, authorization: str | None) -> User | Service:
     """Return who calls by the header `Authorization`. Raises `Unauthenticated`."""
-    scheme, _, token = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer":
+    token = bearer_of(authorization)
+    if token is None:
         raise Unauthenticated
-    return verifier.verify(token.lstrip(" "))
+    return verifier.verify(token)
 
 
-def mint_user(secret: str, user_id: int, lifetime: timedelta) -> str:
-    """Make a user's token."""
-    return _mint(secret, lifetime, {"sub": str(user_id)})
+def bearer_of(authorization: str | None) -> str | None:
+    """Return the token in the header `Authorization`, if it is there for one."""
+    scheme, _, token = (authorization or "").partition(" ")
+    return token.lstrip(" ") if scheme.lower() == "bearer" else None
+
+
+def mint_user(by: Signer | str, user_id: int, lifetime: timedelta) -> str:
+    """Make a user's token; a signer that is given as text is a secret."""
+    signer = _signer(by)
+    return _mint(signer, lifetime, {signer.says.user_claim: str(user_id)})
 
 
 def mint_service(
-    secret: str, name: str, scopes: Iterable[str], lifetime: timedelta, company_id: int | None = None
+    by: Signer | str, name: str, scopes: Iterable[str], lifetime: timedelta, company_id: int | None = None
 ) -> str:
     """Make a service's token. Raises `Refusal` for a name that no service can have."""
     if not _names_a_service(name):
@@ -153,29 +218,11 @@ def mint_service(
             f"A service's name has 1 to {LONGEST_NAME} characters, is no number, and has no control characters."
         )
     bound = {} if company_id is None else {"company_id": company_id}
-    return _mint(secret, lifetime, {"sub": name, "scope": " ".join(sorted(scopes)), **bound})
+    return _mint(_signer(by), lifetime, {"sub": name, "scope": " ".join(sorted(scopes)), **bound})
 
 
-def own_secret(data_dir: Path) -> str:
-    """Return the secret of the embedded mode, which is made when it is first asked for.
-
-    Raises `Refusal` where others can read it, or we cannot.
-    """
-    path = data_dir / SECRET_FILE
-    try:
-        if not path.exists():
-            _keep_secret(path, randomness.token_urlsafe(48))
-        return _read_secret(path)
-    except OSError as error:
-        raise Refusal(f"The secret {path} can't be used: {error.strerror}.") from None
-
-
-def _hs256(secret: str) -> _Key:
-    try:
-        _JWS.get_algorithm_by_name("HS256").prepare_key(secret)
-    except jwt.InvalidKeyError:
-        raise Refusal("A secret for tokens is a public key or a certificate, which is no secret.") from None
-    return _Key(secret, ("HS256",))
+def _signer(by: Signer | str) -> Signer:
+    return Signer(by) if isinstance(by, str) else by
 
 
 def _refused(message: str) -> Unauthenticated:
@@ -186,14 +233,51 @@ def _decoded(part: str) -> bytes:
     return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 
-def _caller(claims: Mapping[str, Any], now: float) -> User | Service:
+def _header_of(token: str) -> dict[str, Any]:
+    if not _TOKEN.fullmatch(token):
+        raise _refused("The token is no JWT.")
+    try:
+        header = parse_object(_decoded(token.partition(".")[0]))
+    except (Malformed, binascii.Error):
+        raise _refused("The token is no JWT.") from None
+    if "crit" in header or "b64" in header:
+        raise _refused("The token's header has what is not supported here.")
+    return header
+
+
+def _claims(token: str, key: Key) -> dict[str, Any] | None:
+    """Return what the token says, if this key signed it."""
+    try:
+        return parse_object(_JWS.decode(token, key.material, algorithms=key.algorithms))
+    except jwt.InvalidSignatureError:
+        return None
+    except (jwt.InvalidTokenError, Malformed):
+        raise _refused("The token is no JWT.") from None
+
+
+def _caller(claims: Mapping[str, Any], now: float, expected: Expected) -> User | Service:
     expires = _second(claims, "exp")
     if expires + SKEW <= now:
         raise _refused("The token has expired.")
     if "nbf" in claims and _second(claims, "nbf") - SKEW > now:
         raise _refused("The token is not valid yet.")
+    _refuse_others(claims, expected)
     scopes = _scopes(claims)
-    return _service(claims, scopes, expires) if scopes else User(_user_id(claims.get("sub")), expires)
+    if not scopes:
+        return User(_user_id(claims, expected.user_claim), expires)
+    if _may_be_an_id(claims.get(expected.user_claim)):
+        raise _refused("The token has a service's scope and a user's id.")
+    return _service(claims, scopes, expires)
+
+
+def _refuse_others(claims: Mapping[str, Any], expected: Expected) -> None:
+    if expected.issuer is not None and claims.get("iss") != expected.issuer:
+        raise _refused("The token's iss is not the issuer that is trusted here.")
+    audiences = claims.get("aud")
+    if expected.audience is not None and expected.audience not in (
+        audiences if isinstance(audiences, list) else [audiences]
+    ):
+        raise _refused("The token's aud does not name this service.")
 
 
 def _second(claims: Mapping[str, Any], name: str) -> int:
@@ -224,10 +308,15 @@ def _names_a_service(name: str) -> bool:
     return 1 <= len(name) <= LONGEST_NAME and not name.strip().isdecimal() and not _CONTROL.search(name)
 
 
-def _user_id(sub: Any) -> int:
-    id_ = int(sub) if isinstance(sub, str) and _CANONICAL.fullmatch(sub) else sub
+def _may_be_an_id(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, str) and value.strip().isdecimal())
+
+
+def _user_id(claims: Mapping[str, Any], name: str) -> int:
+    value: Any = claims.get(name)
+    id_: Any = int(value) if isinstance(value, str) and _CANONICAL.fullmatch(value) else value
     if not _is_id(id_):
-        raise _refused("The token's sub must be the user's integer id.")
+        raise _refused(f"The token's {name} must be the user's integer id.")
     return int(id_)
 
 
@@ -235,44 +324,9 @@ def _is_id(value: Any) -> bool:
     return type(value) is int and 1 <= value <= _LARGEST_ID
 
 
-def _mint(secret: str, lifetime: timedelta, claims: Mapping[str, Any]) -> str:
+def _mint(signer: Signer, lifetime: timedelta, claims: Mapping[str, Any]) -> str:
     now = int(time.time())
-    return jwt.encode({**claims, "iat": now, "exp": now + int(lifetime.total_seconds())}, secret, algorithm="HS256")
-
-
-def _keep_secret(path: Path, secret: str) -> None:
-    """Put the secret there whole and on disk, unless somebody else just did."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{randomness.token_hex(8)}")
-    try:
-        opened = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(opened, "w", encoding="ascii") as file:
-            file.write(secret)
-            file.flush()
-            os.fsync(opened)
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-def _read_secret(path: Path) -> str:
-    # Never through a link: as root we may read from a folder that belongs to somebody else.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8", errors="replace") as file:
-        if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise Refusal(
-                f"The secret {path} is open to others; close it with `chmod 600`, or delete it to get a new one."
-            )
-        secret = file.read(LONGEST_TOKEN).strip()
-    if len(secret) < _SHORTEST_SECRET:
-        raise Refusal(f"The secret {path} is too short; delete it to get a new one.")
-    return secret
+    said = {"iss": signer.says.issuer, "aud": signer.says.audience}
+    said = {name: value for name, value in said.items() if value is not None}
+    times = {"iat": now, "exp": now + int(lifetime.total_seconds())}
+    return jwt.encode({**said, **claims, **times}, signer.secret, algorithm="HS256")

@@ -1,0 +1,215 @@
+"""What tokens are signed with: secrets, public keys in files, public keys in a JWKS, and our own secret."""
+
+import contextlib
+import os
+import secrets as randomness
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt import InvalidKeyError
+from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+from tocsin.errors import Malformed, Refusal
+from tocsin.strict_json import parse_object
+
+Speaker = Literal["users", "services"]
+PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+
+EVERYBODY: frozenset[Speaker] = frozenset({"users", "services"})
+
+SECRET_FILE = "jwt-secret"  # noqa: S105 - the name of a file
+
+SMALLEST_RSA = 2048
+"""Bits of the smallest RSA key (RFC 7518, section 3.3)."""
+
+_SHORTEST_SECRET = 32
+_LARGEST_FILE = 65536
+_PARTS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
+_READERS: Mapping[str, Callable[[dict[str, Any]], object]] = {
+    "RSA": RSAAlgorithm.from_jwk,
+    "EC": ECAlgorithm.from_jwk,
+    "OKP": OKPAlgorithm.from_jwk,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Something that tokens are signed with, the only algorithms it is good for, and whose tokens it may sign."""
+
+    material: str | PublicKey
+    algorithms: tuple[str, ...]
+    speakers: frozenset[Speaker]
+    kid: str | None = None
+
+    def may_have_signed(self, algorithm: object, kid: object) -> bool:
+        """Tell whether a token's header leads here; a kid counts where both have one."""
+        return algorithm in self.algorithms and (self.kid is None or kid is None or self.kid == kid)
+
+
+def hs256(secret: str, speakers: frozenset[Speaker]) -> Key:
+    """Return the key that a secret is. Raises `Refusal` for a public key, which everybody may have."""
+    try:
+        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+    except InvalidKeyError:
+        raise Refusal("A secret for tokens is a public key or a certificate, which is no secret.") from None
+    return Key(secret, ("HS256",), speakers)
+
+
+def of_pem(path: Path, speakers: frozenset[Speaker]) -> Key:
+    """Read a public key, or that of a certificate, whose other words do not count.
+
+    Raises `Refusal` with one sentence where the file holds nothing that may verify.
+    """
+    content = _content_of(path)
+    if b"PRIVATE KEY-----" in content:
+        raise Refusal(f"The key file {path} holds a private key: put the public one there, by `openssl pkey -pubout`.")
+    if content.count(b"-----BEGIN ") > 1:
+        raise Refusal(f"The key file {path} holds several keys: put each into a file of its own.")
+    try:
+        material = _public_key_in(content)
+    except (ValueError, UnsupportedAlgorithm):
+        raise Refusal(
+            f"The key file {path} holds no key: put a public key or a certificate in PEM there, `-----BEGIN ...`."
+        ) from None
+    if isinstance(material, RSAPublicKey) and material.key_size < SMALLEST_RSA:
+        raise Refusal(
+            f"The key file {path} holds an RSA key of {material.key_size} bits: take one of {SMALLEST_RSA} or more."
+        )
+    algorithm = _algorithm_of(material)
+    if algorithm is None:
+        raise Refusal(f"The key file {path} holds a key of another kind: take RSA, EC on the curve P-256, or Ed25519.")
+    return Key(material, (algorithm,), speakers)
+
+
+def of_jwks(document: bytes, speakers: frozenset[Speaker]) -> tuple[Key, ...]:
+    """Return the keys of a JWKS (RFC 7517) that may verify; others are passed over.
+
+    Raises `ValueError` with one sentence where it is no JWKS, or none of its keys may.
+    """
+    try:
+        entries = parse_object(document).get("keys")
+    except Malformed:
+        raise ValueError("The answer is no JSON object.") from None
+    if not isinstance(entries, list):
+        raise ValueError("The answer is no JWKS: it has no list `keys`.")  # noqa: TRY004 - a value from outside
+    keys = tuple(key for entry in entries if isinstance(entry, dict) and (key := _of_jwk(entry, speakers)))
+    if not keys:
+        raise ValueError("The JWKS has no key that may verify: RSA from 2048 bits, EC on P-256, or Ed25519.")
+    return keys
+
+
+def own_secret(data_dir: Path) -> str:
+    """Return the secret of the embedded mode, which is made when it is first asked for.
+
+    Raises `Refusal` where others can read it, or we cannot.
+    """
+    path = data_dir / SECRET_FILE
+    try:
+        if not path.exists():
+            _keep_secret(path, randomness.token_urlsafe(48))
+        return _read_secret(path)
+    except OSError as error:
+        raise Refusal(f"The secret {path} can't be used: {error.strerror}.") from None
+
+
+def _content_of(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():  # a pipe would keep us waiting
+            raise Refusal(f"The key file {path} is no file: name one that holds a public key in PEM.")
+        with path.open("rb") as file:
+            return file.read(_LARGEST_FILE)
+    except OSError as error:
+        raise Refusal(
+            f"The key file {path} can't be read ({error.strerror}): put a public key in PEM there, or correct its name."
+        ) from None
+
+
+def _public_key_in(content: bytes) -> Any:
+    if b"-----BEGIN CERTIFICATE-----" in content:
+        return x509.load_pem_x509_certificate(content).public_key()
+    return load_pem_public_key(content)
+
+
+def _algorithm_of(material: object) -> str | None:
+    """Return the algorithm that a public key is good for; none: there is none here."""
+    match material:
+        case RSAPublicKey() if material.key_size >= SMALLEST_RSA:
+            return "RS256"
+        case EllipticCurvePublicKey() if isinstance(material.curve, SECP256R1):
+            return "ES256"
+        case Ed25519PublicKey():
+            return "EdDSA"
+        case _:
+            return None
+
+
+def _of_jwk(entry: Mapping[str, Any], speakers: frozenset[Speaker]) -> Key | None:
+    """Return the key of one entry; none: it is not for verifying, malformed, or private, which is everybody's now."""
+    material = _material_of(entry)
+    algorithm = _algorithm_of(material)
+    kid = entry.get("kid")
+    if algorithm is None or not (kid is None or isinstance(kid, str)):
+        return None
+    if entry.get("use", "sig") != "sig" or entry.get("alg", algorithm) != algorithm:
+        return None
+    return Key(material, (algorithm,), speakers, kid)
+
+
+def _material_of(entry: Mapping[str, Any]) -> Any:
+    kind = entry.get("kty")
+    if not isinstance(kind, str) or kind not in _PARTS or "d" in entry:
+        return None
+    parts = {name: entry.get(name) for name in _PARTS[kind]}
+    if not all(isinstance(part, str) for part in parts.values()):
+        return None
+    try:
+        return _READERS[kind]({"kty": kind, **parts})
+    except (InvalidKeyError, ValueError, UnsupportedAlgorithm):
+        return None
+
+
+def _keep_secret(path: Path, secret: str) -> None:
+    """Put the secret there whole and on disk, unless somebody else just did."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{randomness.token_hex(8)}")
+    try:
+        opened = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(opened, "w", encoding="ascii") as file:
+            file.write(secret)
+            file.flush()
+            os.fsync(opened)
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _read_secret(path: Path) -> str:
+    # Never through a link: as root we may read from a folder that belongs to somebody else.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8", errors="replace") as file:
+        if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise Refusal(
+                f"The secret {path} is open to others; close it with `chmod 600`, or delete it to get a new one."
+            )
+        secret = file.read(_LARGEST_FILE).strip()
+    if len(secret) < _SHORTEST_SECRET:
+        raise Refusal(f"The secret {path} is too short; delete it to get a new one.")
+    return secret

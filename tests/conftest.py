@@ -25,8 +25,9 @@ from tocsin.database import Database, connect
 from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded
 from tocsin.migrate import migrate
+from tocsin.serve import verifier_of
 from tocsin.settings import Settings, read_settings
-from tocsin.tokens import Verifier, mint_service, mint_user
+from tocsin.tokens import mint_service, mint_user
 from tocsin.worker import Worker
 
 hypothesis.settings.register_profile("fast", max_examples=20)
@@ -170,7 +171,7 @@ class Api:
 
 
 def settings_for(**more: Any) -> Settings:
-    return read_settings({}, Path("/nonexistent"), jwt_secret=SECRET, **more)
+    return read_settings({}, Path("/nonexistent"), **{"jwt_secret": SECRET, **more})
 
 
 @asynccontextmanager
@@ -182,9 +183,11 @@ async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, *
             await pool.open()
             stack.push_async_callback(pool.close)
         doorbell = Doorbell(url, own)
-        house = House(
-            settings_for(**more), database, catalogue, doorbell, events.Intake(database, doorbell), Verifier([SECRET])
-        )
+        settings = settings_for(**more)
+        verifier = verifier_of(settings)
+        stack.push_async_callback(verifier.close)
+        verifier.begin()
+        house = House(settings, database, catalogue, doorbell, events.Intake(database, doorbell), verifier)
         worker = Worker(own, catalogue, doorbell) if with_worker else None
         if worker:
             doorbell.answer("settled")

@@ -109,9 +109,11 @@ def send(  # noqa: PLR0913 - what a caller may say
 ) -> None:
     """Post an event to the running service, and print its id."""
     from tocsin import send as sending
+    from tocsin.serve import signer_of
 
     event = sending.event_of(message, user or [], team or [], file)
-    client = sending.Client.of(read_settings(), _secret(), url)
+    settings = read_settings()
+    client = sending.Client.of(settings, signer_of(settings, "services"), url)
     typer.echo(id_ := client.post(event))
     if wait:
         typer.echo(state := client.wait(id_))
@@ -191,9 +193,10 @@ def check(
 @token.command()
 def user(id_: Annotated[int, typer.Argument(metavar="ID", min=1, max=2**31 - 1)], expires: Expires = "1h") -> None:
     """Print a user's token, which opens the user's own inbox."""
+    from tocsin.serve import signer_of
     from tocsin.tokens import mint_user
 
-    typer.echo(mint_user(_secret(), id_, _lifetime(expires)))
+    typer.echo(mint_user(signer_of(read_settings(), "users"), id_, _lifetime(expires)))
 
 
 @token.command()
@@ -204,11 +207,13 @@ def service(
     expires: Expires = "1h",
 ) -> None:
     """Print a service's token."""
+    from tocsin.serve import signer_of
     from tocsin.tokens import SCOPES, mint_service
 
     if unknown := set(scope) - SCOPES:
         raise Refusal(f"There is no scope {' or '.join(sorted(unknown))}: take {', '.join(sorted(SCOPES))}.")
-    typer.echo(mint_service(_secret(), name, scope, _lifetime(expires), company_id))
+    signer = signer_of(read_settings(), "services")
+    typer.echo(mint_service(signer, name, scope, _lifetime(expires), company_id))
 
 
 def _settings() -> Settings:
@@ -220,12 +225,6 @@ def _settings() -> Settings:
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(coroutine)
-
-
-def _secret() -> str:
-    from tocsin.serve import secrets_of
-
-    return secrets_of(read_settings())[0]
 
 
 def _lifetime(text: str) -> timedelta:

@@ -8,9 +8,9 @@ from tocsin import directory, events, inbox
 from tocsin.api.doors import House
 from tocsin.directory import Team, User
 from tocsin.events import Draft, Reader
-from tocsin.serve import Running, secrets_of, serve
+from tocsin.serve import Running, serve, signer_of
 from tocsin.settings import Settings
-from tocsin.tokens import mint_service, mint_user
+from tocsin.tokens import Signer, mint_service, mint_user
 
 PEOPLE = (
     User(1, 1, "John", "Doe", None, "john@example.com", "en", "Europe/Copenhagen", active=True),
@@ -23,11 +23,13 @@ LIFETIME = timedelta(days=7)
 
 
 async def demo(settings: Settings) -> None:
-    """Serve until a signal ends it, and say on stdout what there is to see."""
+    """Serve until a signal ends it, and say on stdout what there is to see. Raises `Refusal`, as `serve` does."""
+    if settings.has_keys:
+        signer_of(settings, "users", "services")
 
     async def introduce(running: Running) -> None:
         await _fill(running.house)
-        sys.stdout.write(_introduction(running, secrets_of(settings)[0]))
+        sys.stdout.write(_introduction(running, signer_of(settings, "users", "services")))
         sys.stdout.flush()
 
     await serve(settings, when_ready=introduce)
@@ -51,13 +53,13 @@ async def _fill(house: House) -> None:
         await events.state(house.database, house.doorbell, last, Reader(), seconds=10)
 
 
-def _introduction(running: Running, secret: str) -> str:
+def _introduction(running: Running, signer: Signer) -> str:
     url = running.url
     event = {**next(iter(running.house.catalogue.samples.values()))["event"], "notify": {"teams": [TEAMS[0].id]}}
-    crm = mint_service(secret, "demo", ["events:write", "directory:write"], LIFETIME)
+    crm = mint_service(signer, "demo", ["events:write", "directory:write"], LIFETIME)
     people = "".join(
         f"\n# {person.first_name} {person.last_name}, user {person.id}\n"
-        f"{person.first_name.upper()}={mint_user(secret, person.id, LIFETIME)}\n"
+        f"{person.first_name.upper()}={mint_user(signer, person.id, LIFETIME)}\n"
         for person in PEOPLE
     )
     return f"""

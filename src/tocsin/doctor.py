@@ -19,8 +19,10 @@ from tocsin.catalogue import Catalogue
 from tocsin.database import OUTAGES, Connection, connect, queries
 from tocsin.embedded import is_served, url_of
 from tocsin.errors import Refusal
+from tocsin.fetching import Unfetched, fetch
 from tocsin.jobs import MISSED
-from tocsin.keys import SECRET_FILE
+from tocsin.jwks import LARGEST, SLOWEST
+from tocsin.keys import EVERYBODY, SECRET_FILE, of_jwks, of_pem
 from tocsin.settings import PREFIX, Settings, read_settings
 
 LEAST_SPACE, LITTLE_SPACE = 100 * 2**20, 2**30
@@ -35,7 +37,6 @@ LONGEST_WAIT = 60.0
 LONGEST_ANSWER = 3.0
 """Seconds that what listens on our port may take to say that it is a Tocsin."""
 
-_KEYS = frozenset({"jwt_secret", "jwt_public_key_files", "jwt_jwks_url"})
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _SQL = queries("doctor")
 
@@ -62,7 +63,8 @@ async def examine(env_file: Path = Path(".env")) -> list[Finding]:
     except Refusal as refusal:
         return [Finding("FAIL", "settings", str(refusal).rstrip("."), "`tocsin config` lists what there is"), *found]
     found = [Finding("ok", "settings", f"{len(settings.model_fields_set)} are set"), *found]
-    found += [*_catalogue(settings), *_secret(settings), *_surroundings(settings), *_port(settings)]
+    found += [*_catalogue(settings), *_keys(settings), *[finding async for finding in _jwks(settings)]]
+    found += [*_surroundings(settings), *_port(settings)]
     if settings.database_url is None:
         found += [*_data_folder(settings.data_dir), *_space(settings.data_dir)]
     return [*found, *[finding async for finding in _database(settings)]]
@@ -90,12 +92,24 @@ def _env_file(path: Path) -> Iterator[Finding]:
         yield Finding("ok", ".env", "it is read, and closed to others")
 
 
-def _secret(settings: Settings) -> Iterator[Finding]:
+def _keys(settings: Settings) -> Iterator[Finding]:
+    if not settings.has_keys:
+        yield from _own_secret(settings)
+        return
+    try:
+        for path in settings.jwt_public_key_files:
+            of_pem(path, EVERYBODY)
+    except Refusal as refusal:
+        sentence, _, remedy = str(refusal).rstrip(".").partition(": ")
+        yield Finding("FAIL", "keys of tokens", sentence, remedy)
+    else:
+        yield Finding("ok", "keys of tokens", f"tokens are verified by {' and '.join(_sources(settings))}")
+
+
+def _own_secret(settings: Settings) -> Iterator[Finding]:
     path = settings.data_dir / SECRET_FILE
     try:
-        if settings.model_fields_set & _KEYS:
-            yield Finding("ok", "keys of tokens", "they are set")
-        elif settings.database_url is not None:
+        if settings.database_url is not None:
             remedy = f"set {PREFIX}JWT_SECRET to at least 32 random bytes"
             yield Finding(
                 "FAIL", "keys of tokens", "there are none, and with a database of your own none are made", remedy
@@ -105,9 +119,36 @@ def _secret(settings: Settings) -> Iterator[Finding]:
         elif path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             yield Finding("FAIL", "keys of tokens", f"others can read {path}", f"close it: chmod 600 {path}")
         else:
-            yield Finding("ok", "keys of tokens", f"the secret {path} is closed to others")
+            said = f"tokens are verified by the secret {path}, which is closed to others"
+            yield Finding("ok", "keys of tokens", said)
     except PermissionError:
         yield Finding("FAIL", "keys of tokens", f"{path} belongs to another user", "become that user")
+
+
+def _sources(settings: Settings) -> Iterator[str]:
+    """Yield what tokens are verified by, and whose: `2 secrets (users)`."""
+    if count := len(settings.jwt_secret):
+        yield f"{count} secret{'s' if count > 1 else ''} ({settings.jwt_secret_for})"
+    if count := len(settings.jwt_public_key_files):
+        yield f"{count} public key{'s' if count > 1 else ''} in files ({settings.jwt_public_keys_for})"
+    if settings.jwt_jwks_url:
+        yield f"a JWKS ({settings.jwt_jwks_for})"
+
+
+async def _jwks(settings: Settings) -> AsyncIterator[Finding]:
+    if settings.jwt_jwks_url is None:
+        return
+    url = str(settings.jwt_jwks_url)
+    try:
+        keys = of_jwks(await fetch(url, seconds=SLOWEST, limit=LARGEST), EVERYBODY)
+    except (Unfetched, ValueError) as error:
+        remedy = f"see that it answers, or correct {PREFIX}JWT_JWKS_URL"
+        yield Finding("FAIL", "JWKS", f"{url}: {str(error).rstrip('.')}", remedy)
+        return
+    if _is_plain(url):
+        yield Finding("warn", "JWKS", f"the keys at {url} can be forged on the way", "fetch them over https")
+    else:
+        yield Finding("ok", "JWKS", f"{len(keys)} at {url} may verify")
 
 
 def _data_folder(folder: Path) -> Iterator[Finding]:
@@ -163,8 +204,8 @@ def _surroundings(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "proxies", ", ".join(settings.trusted_proxies) or "none is trusted")
 
 
-def _is_plain(origin: str) -> bool:
-    parts = urlsplit(origin)
+def _is_plain(url: str) -> bool:
+    parts = urlsplit(url)
     return parts.scheme == "http" and parts.hostname not in _LOOPBACK
 
 

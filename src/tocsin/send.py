@@ -15,7 +15,7 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 from tocsin.errors import Malformed, Refusal
 from tocsin.settings import Settings
 from tocsin.strict_json import parse_object
-from tocsin.tokens import mint_service
+from tocsin.tokens import Signer, mint_service
 
 SERVICE = "tocsin-send"
 """The name under which events are posted."""
@@ -49,12 +49,12 @@ class Client:
     token: str
 
     @classmethod
-    def of(cls, settings: Settings, secret: str, url: str | None) -> Self:
+    def of(cls, settings: Settings, signer: Signer | str, url: str | None) -> Self:
         """Return a client of the service at `url`, or of the one with these settings."""
         url = (url or _url_of(settings)).rstrip("/")
         if urlsplit(url).scheme not in {"http", "https"}:
             raise Refusal(f"{url!r} is no url of a service: write it like http://127.0.0.1:8080.")
-        return cls(url, mint_service(secret, SERVICE, ["events:write"], _LIFETIME))
+        return cls(url, mint_service(signer, SERVICE, ["events:write"], _LIFETIME))
 
     def post(self, event: dict[str, Any]) -> str:
         """Post an event and return its id; raises `Refusal` with all that is wrong with it."""

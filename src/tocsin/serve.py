@@ -22,10 +22,11 @@ from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded, is_served, url_of
 from tocsin.errors import Refusal, Unavailable
 from tocsin.events import Intake
+from tocsin.jwks import Jwks
 from tocsin.keeper import keep
-from tocsin.keys import own_secret
-from tocsin.settings import Settings
-from tocsin.tokens import Verifier
+from tocsin.keys import EVERYBODY, Speaker, hs256, of_pem, own_secret
+from tocsin.settings import Audience, Settings
+from tocsin.tokens import Expected, Signer, Verifier
 from tocsin.worker import Worker
 
 API_CONNECTIONS = 10
@@ -53,8 +54,8 @@ async def serve(
     settings: Settings, *, with_worker: bool = True, when_ready: Callable[[Running], Awaitable[None]] | None = None
 ) -> None:
     """Serve until a signal ends it. Raises `Refusal` where it can't start."""
-    if settings.database_url is not None:
-        secrets_of(settings)
+    if settings.database_url is not None or settings.has_keys:
+        verifier_of(settings)
     async with contextlib.AsyncExitStack() as stack:
         listening = stack.enter_context(_bound(settings))
         url = await stack.enter_async_context(store(settings, alone=True))
@@ -63,14 +64,10 @@ async def serve(
         bulk = await stack.enter_async_context(_bulk_pool(settings, url))
         doorbell = Doorbell(url, own)
         intake = Intake(database, doorbell)
-        house = House(
-            settings,
-            database,
-            Catalogue.load(*settings.catalogue_folders),
-            doorbell,
-            intake,
-            Verifier(secrets_of(settings)),
-        )
+        verifier = verifier_of(settings)
+        stack.push_async_callback(verifier.close)
+        verifier.begin()
+        house = House(settings, database, Catalogue.load(*settings.catalogue_folders), doorbell, intake, verifier)
         worker = Worker(own, house.catalogue, doorbell, bulk) if with_worker else None
         if with_worker:
             await stack.enter_async_context(_meanwhile(keep(bulk, settings.retention_days)))
@@ -135,12 +132,47 @@ def _bulk_pool(settings: Settings, url: str) -> contextlib.AbstractAsyncContextM
     return pool(url, 1, yields=settings.database_url is None)
 
 
+def verifier_of(settings: Settings) -> Verifier:
+    """Return what verifies tokens by the keys that are set; the embedded mode makes a secret of its own.
+
+    Raises `Refusal` where there is no key, or one can't be used.
+    """
+    url, public = settings.jwt_jwks_url, _speakers(settings.jwt_public_keys_for)
+    secrets = [] if settings.has_keys and not settings.jwt_secret else secrets_of(settings)
+    return Verifier(
+        [
+            *(hs256(secret, _speakers(settings.jwt_secret_for)) for secret in secrets),
+            *(of_pem(path, public) for path in settings.jwt_public_key_files),
+        ],
+        jwks=Jwks(str(url), _speakers(settings.jwt_jwks_for)) if url else None,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        user_claim=settings.jwt_user_claim,
+    )
+
+
+def signer_of(settings: Settings, *speakers: Speaker) -> Signer:
+    """Return what makes tokens of these that the service takes. Raises `Refusal` where it can't be done."""
+    for speaker in speakers:
+        if speaker not in _speakers(settings.jwt_secret_for):
+            raise Refusal(
+                f"The secret is not for {speaker}, whose tokens their issuer makes: see TOCSIN_JWT_SECRET_FOR."
+            )
+    expected = Expected(settings.jwt_issuer, settings.jwt_audience, settings.jwt_user_claim)
+    return Signer(secrets_of(settings)[0], expected)
+
+
 def secrets_of(settings: Settings) -> Sequence[str]:
-    """Return the secrets that tokens are signed with; the embedded mode makes its own."""
+    """Return the secrets that tokens are signed with; the embedded mode makes its own. Raises `Refusal`."""
     if settings.jwt_secret:
         return [secret.get_secret_value() for secret in settings.jwt_secret]
+    if settings.has_keys:
+        raise Refusal("Public keys make no tokens: get one from their issuer, or set TOCSIN_JWT_SECRET too.")
     if settings.database_url is not None:
-        raise Refusal("With a database of your own, set TOCSIN_JWT_SECRET to at least 32 random bytes.")
+        raise Refusal(
+            "With a database of your own, set TOCSIN_JWT_SECRET to at least 32 random bytes, "
+            "or TOCSIN_JWT_PUBLIC_KEY_FILES or TOCSIN_JWT_JWKS_URL to the keys of your tokens' issuer."
+        )
     folder = settings.data_dir
     try:
         if not (folder / "postgres").exists():
@@ -148,6 +180,10 @@ def secrets_of(settings: Settings) -> Sequence[str]:
         return [own_secret(folder)]
     except PermissionError:
         raise Refusal(f"{folder} belongs to another user: become that user, or set TOCSIN_JWT_SECRET.") from None
+
+
+def _speakers(audience: Audience) -> frozenset[Speaker]:
+    return EVERYBODY if audience == "both" else frozenset({audience})
 
 
 class _Server(uvicorn.Server):

@@ -21,6 +21,9 @@ PREFIX = "TOCSIN_"
 SHORTEST_SECRET = 32
 """Bytes of the shortest secret for HS256 (RFC 7518, section 3.2)."""
 
+Audience = Literal["users", "services", "both"]
+
+_TAKEN_CLAIMS = frozenset({"iss", "aud", "exp", "nbf", "iat", "jti", "scope", "company_id"})
 _OF_KUBERNETES = re.compile(r"TOCSIN_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 _PREFIX_OF_PATHS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
@@ -64,14 +67,31 @@ class Settings(BaseSettings):
     )
     catalogue_dir: Path | None = Field(None, description="a folder of kinds, languages and wordings of your own")
     jwt_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="HS256 secrets of at least 32 bytes, separated by commas"
+        (), description="HS256 secrets of at least 32 bytes, separated by commas: the first signs, all verify"
     )
+    jwt_secret_for: Audience = Field("both", description="whose tokens the secrets verify: users, services or both")
+    jwt_public_key_files: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="files, separated by commas, with a public key or certificate each, for RS256, ES256 or EdDSA"
+    )
+    jwt_public_keys_for: Audience = Field("both", description="whose tokens these keys verify")
+    jwt_jwks_url: Annotated[AnyHttpUrl, UrlConstraints(max_length=500)] | None = Field(
+        None, description="where the tokens' issuer publishes its keys"
+    )
+    jwt_jwks_for: Audience = Field("both", description="whose tokens the published keys verify")
+    jwt_issuer: str | None = Field(None, description="what `iss` of every token must be; unset: it is not looked at")
+    jwt_audience: str | None = Field(None, description="what `aud` must be or hold; unset: it is not looked at")
+    jwt_user_claim: str = Field("sub", description="the claim that holds a user's id")
     log_format: Literal["console", "json"] = Field("console", description="how the log is written")
 
-    @field_validator("jwt_secret", "trusted_proxies", "cors_origins", mode="before")
+    @field_validator("jwt_secret", "jwt_public_key_files", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether it is said how tokens are verified; where it is not, the embedded mode makes a secret."""
+        return bool(self.jwt_secret or self.jwt_public_key_files or self.jwt_jwks_url)
 
     @property
     def base_url(self) -> str | None:
@@ -121,6 +141,27 @@ class Settings(BaseSettings):
                 raise ValueError(f"each secret needs at least {SHORTEST_SECRET} bytes")
             if len(set(secret.get_secret_value())) < 8:  # noqa: PLR2004 - what a mashed key or a placeholder has
                 raise ValueError("a secret repeats the same few characters: make one with `openssl rand -hex 32`")
+        return value
+
+    @field_validator("jwt_public_key_files")
+    @classmethod
+    def _refuse_a_name_that_is_empty(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        if Path() in value:
+            raise ValueError("there is a comma without the name of a file")
+        return value
+
+    @field_validator("jwt_jwks_url")
+    @classmethod
+    def _refuse_credentials_in_a_url(cls, value: AnyHttpUrl | None) -> AnyHttpUrl | None:
+        if value is not None and (value.username or value.password or value.fragment):
+            raise ValueError("a JWKS is public: its url has no user, password or fragment")
+        return value
+
+    @field_validator("jwt_user_claim")
+    @classmethod
+    def _refuse_a_claim_that_says_something_else(cls, value: str) -> str:
+        if value in _TAKEN_CLAIMS:
+            raise ValueError("this claim says something else already")
         return value
 
     @classmethod

@@ -10,6 +10,7 @@ from tocsin.api import devices, directory, events, imports, inbox, kinds, operat
 from tocsin.api.cors import Cors, Preflights
 from tocsin.api.doors import House
 from tocsin.api.envelope import Envelope, Shortcut
+from tocsin.api.keyring import Keyring
 from tocsin.api.proxies import Prefix, Proxies
 from tocsin.errors import Problem
 
@@ -24,6 +25,8 @@ def service(house: House) -> ASGIApp:
     """Return the ASGI application: the framework's, with what surrounds every request."""
     settings = house.settings
     app: ASGIApp = Shortcut(build(house), BUSY)
+    if settings.jwt_jwks_url:
+        app = Keyring(app, house.verifier)
     if settings.root_path:
         app = Prefix(app, settings.root_path)
     app = Cors(Envelope(Preflights(app)), settings.cors_origins) if settings.cors_origins else Envelope(app)

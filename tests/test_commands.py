@@ -78,6 +78,22 @@ def test_a_token_before_there_is_a_secret_says_what_to_do(tmp_path: Path) -> Non
     assert "tocsin serve" in said
 
 
+def test_public_keys_alone_serve_and_make_no_tokens(tmp_path: Path, server: Embedded) -> None:
+    keys = {"TOCSIN_JWT_PUBLIC_KEY_FILES": "key.pem", "TOCSIN_DATABASE_URL": server.url}
+    for command in (["token", "user", "4"], ["token", "service", "crm", "--scope", "operations"], ["demo"]):
+        assert "Public keys make no tokens" in refusal(*command, cwd=tmp_path, **keys)
+    assert "key.pem can't be read" in refusal("serve", cwd=tmp_path, **keys)
+
+
+def test_a_token_says_what_is_demanded(tmp_path: Path) -> None:
+    demanded = {"TOCSIN_JWT_ISSUER": "us", "TOCSIN_JWT_AUDIENCE": "tocsin", "TOCSIN_JWT_USER_CLAIM": "uid"}
+    done = run("token", "user", "4", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, **demanded)
+    verifier = Verifier([SECRET], issuer="us", audience="tocsin", user_claim="uid")
+    assert verifier.verify(done.stdout.strip()).label == "user 4"
+    said = refusal("token", "user", "4", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, TOCSIN_JWT_SECRET_FOR="services")
+    assert "TOCSIN_JWT_SECRET_FOR" in said
+
+
 def test_config_masks_secrets_and_says_what_is_set(tmp_path: Path) -> None:
     url = "postgresql://crm:geheim@db.example.com/crm"
     done = run("config", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, TOCSIN_DATABASE_URL=url, TOCSIN_PORT="9000")

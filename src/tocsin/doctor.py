@@ -148,7 +148,7 @@ async def _jwks(settings: Settings) -> AsyncIterator[Finding]:
     if _is_plain(url):
         yield Finding("warn", "JWKS", f"the keys at {url} can be forged on the way", "fetch them over https")
     else:
-        yield Finding("ok", "JWKS", f"{len(keys)} at {url} may verify")
+        yield Finding("ok", "JWKS", f"{len(keys)} key{'s' if len(keys) > 1 else ''} at {url} may verify")
 
 
 def _data_folder(folder: Path) -> Iterator[Finding]:

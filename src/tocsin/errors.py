@@ -189,7 +189,7 @@ class InternalError(Problem):
 
 
 class Unavailable(Problem):
-    """The database cannot be reached; nothing was done that will not be done again."""
+    """What is needed cannot be reached, mostly the database; nothing was done that will not be done again."""
 
     status = 503
     code = "unavailable"

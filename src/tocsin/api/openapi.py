@@ -60,7 +60,7 @@ PROBLEMS = {
     "415": "`content_type`: the body is not declared as JSON",
     "422": "`validation.*`: all faults of the request at once",
     "500": "`error`: a bug of ours; its `id` is also in the log",
-    "503": "`unavailable`: the database cannot be reached; try again after `Retry-After` seconds",
+    "503": "`unavailable`: the database or the token's issuer cannot be reached; try again after `Retry-After` seconds",
 }
 
 SCHEMAS: dict[str, Any] = {

@@ -138,8 +138,9 @@ class Verifier:
         with contextlib.suppress(Unauthenticated):
             header = _header_of(token)
             kid, algorithm = header.get("kid"), header.get("alg")
-            known = any(True for _ in self._signings(token, self._configured))
-            if not known and algorithm in PUBLIC_ALGORITHMS and (kid is None or isinstance(kid, str)):
+            if algorithm not in PUBLIC_ALGORITHMS or not isinstance(kid, str | None):
+                return
+            if not any(self._signings(token, self._configured)):
                 await self._jwks.refresh_for(kid, algorithm)
 
     def verify(self, token: str) -> User | Service:

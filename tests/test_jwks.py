@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import socket
 import ssl
 import time
 from pathlib import Path
@@ -140,7 +141,7 @@ class TestFetching:
             "gopher://127.0.0.1:1/",
             "dict://127.0.0.1:1/",
         ):
-            with pytest.raises(Unfetched):
+            with pytest.raises(Unfetched, match=r"disabled|not supported"):
                 await fetch(url, seconds=5, limit=10_000)
 
     async def test_others_go_on_while_an_answer_is_awaited(self) -> None:
@@ -153,6 +154,14 @@ class TestFetching:
             with pytest.raises(Unfetched, match=r"within 0.3 s"):
                 await fetching
             assert turns > 5
+
+    def test_a_process_that_ends_waits_for_no_answer(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                asyncio.run(asyncio.wait_for(fetch(url, seconds=30, limit=10), 0.1))
+            assert time.monotonic() - began < 10
 
 
 class TestJwks:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import threading
 
 import pycurl
 
@@ -15,15 +16,18 @@ async def fetch(url: str, *, seconds: float, limit: int) -> bytes:
 
     No redirect is followed, no proxy asked, nothing unpacked. Raises `Unfetched`.
     """
+    given_up = threading.Event()
     try:
         # A look-up of a name can outlive curl's own limit: then nobody waits for it any more.
         async with asyncio.timeout(seconds + 1):
-            return await asyncio.to_thread(_fetch, url, seconds, limit)
+            return await asyncio.to_thread(_fetch, _curl(url, seconds, given_up), seconds, limit)
     except TimeoutError:
         raise Unfetched(f"No answer came within {seconds:g} s.") from None
+    finally:
+        given_up.set()
 
 
-def _fetch(url: str, seconds: float, limit: int) -> bytes:
+def _fetch(curl: pycurl.Curl, seconds: float, limit: int) -> bytes:
     body = bytearray()
 
     def take(part: bytes) -> int:
@@ -32,7 +36,6 @@ def _fetch(url: str, seconds: float, limit: int) -> bytes:
         body.extend(part)
         return len(part)
 
-    curl = _curl(url, seconds)
     curl.setopt(pycurl.WRITEFUNCTION, take)
     try:
         curl.perform()
@@ -46,7 +49,7 @@ def _fetch(url: str, seconds: float, limit: int) -> bytes:
     return bytes(body)
 
 
-def _curl(url: str, seconds: float) -> pycurl.Curl:
+def _curl(url: str, seconds: float, given_up: threading.Event) -> pycurl.Curl:
     curl = pycurl.Curl()
     curl.setopt(pycurl.URL, url)
     curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
@@ -55,6 +58,9 @@ def _curl(url: str, seconds: float) -> pycurl.Curl:
     curl.setopt(pycurl.NOPROXY, "*")
     curl.setopt(pycurl.NOSIGNAL, 1)  # signals are no business of a thread
     curl.setopt(pycurl.TIMEOUT_MS, int(seconds * 1000))
+    # Asked about once a second: a process that ends must not wait for the thread.
+    curl.setopt(pycurl.NOPROGRESS, 0)
+    curl.setopt(pycurl.XFERINFOFUNCTION, lambda *_: int(given_up.is_set()))
     curl.setopt(pycurl.USERAGENT, "tocsin")
     curl.setopt(pycurl.HTTPHEADER, ["Accept: application/json"])
     # Those of the system, and of SSL_CERT_FILE: curl's own are where it was built.

@@ -2,10 +2,12 @@
 
 import asyncio
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from conftest import Api
+from test_producing import in_future
 from test_road import custom
 from tocsin import directory
 from tocsin.errors import Problem
@@ -25,7 +27,7 @@ async def erase(api: Api, user: int = PERSON) -> None:
     answer = await api.as_service("DELETE", f"/directory/users/{user}")
     assert answer.status_code == 204, answer.text
     for _ in range(200):
-        if not await api.house.database.value("select count(*) from jobs"):
+        if not await api.house.database.value("select count(*) from jobs where task = 'erase'"):
             return
         await asyncio.sleep(0.05)
     pytest.fail("the erasure did not end")
@@ -97,6 +99,28 @@ async def test_an_event_that_waits_for_the_erased_is_dropped_and_counted(idle: A
     await work(idle)
     state = (await idle.as_service("GET", f"/events/{id_}")).json()
     assert (state["recipients"], state["dropped"]) == (1, 1)
+
+
+async def test_what_is_held_for_the_erased_does_not_reach_who_has_their_id_next(api: Api) -> None:
+    await made(api)
+    event = {**custom(1, PERSON, body="for the former"), "deliver_at": in_future()}
+    id_ = (await api.as_service("POST", "/events", json=event)).json()["id"]
+    await erase(api)
+    await api.people(PERSON)
+    await api.house.database.value("update jobs set due_at = now()")
+    api.house.doorbell.ring("direct")
+    await api.as_service("GET", f"/events/{id_}?wait=10")
+    assert await api.ids(1) == [id_]
+    assert await api.ids(PERSON) == []
+
+
+async def test_an_event_that_is_posted_again_after_an_erasure_answers_as_before(api: Api) -> None:
+    await made(api)
+    event = {**custom(), "notify": {"users": [1, PERSON], "unknown": "skip"}, "id": str(uuid4())}
+    await api.post(event)
+    first = await api.as_service("POST", "/events", json=event)
+    await erase(api)
+    assert (await api.as_service("POST", "/events", json=event)).json() == first.json()
 
 
 async def test_erasing_while_events_come_in_leaves_no_row_behind(api: Api) -> None:

@@ -3,17 +3,23 @@
 import json
 import re
 from collections.abc import Iterator
-from functools import partial
+from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
-from conftest import Api
+from conftest import HOUR, SECRET, Api
 from test_problems import UNKNOWN, at_rest, routes_of
 from test_road import custom, note
+from tocsin import errors, faults
+from tocsin.api.doors import LARGEST_BODY
+from tocsin.api.events import LARGEST_BATCH_BODY
+from tocsin.tokens import mint_service, mint_user
 
 JSON = "application/json"
 OF_THE_DOCUMENT = {"/openapi.json", "/docs", "/docs/{name}"}
@@ -43,9 +49,33 @@ def inside(value: Any) -> Iterator[Any]:
 
 def schemas(document: dict[str, Any]) -> Iterator[Any]:
     yield from document["components"]["schemas"].values()
-    for found in inside(document["paths"]):
+    for found in inside([document["paths"], document["webhooks"]]):
         if isinstance(found, dict) and "schema" in found:
             yield found["schema"]
+
+
+def resolved(document: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Return what a reference leads to, and anything else as it is."""
+    place = document
+    for key in found["$ref"].removeprefix("#/").split("/") if "$ref" in found else ():
+        place = place[key]
+    return place if "$ref" in found else found
+
+
+def answers(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Return path, status and description of every answer there is."""
+    for _, path, operation in operations(document):
+        for status, response in operation["responses"].items():
+            yield path, status, resolved(document, response)
+
+
+def below(document: dict[str, Any], schema: Any) -> Iterator[dict[str, Any]]:
+    """Return a schema and all that it leads to."""
+    for found in inside(schema):
+        if isinstance(found, dict):
+            yield found
+            if "$ref" in found:
+                yield from below(document, resolved(document, found))
 
 
 def validator(document: dict[str, Any], schema: Any) -> Draft202012Validator:
@@ -60,7 +90,13 @@ def test_it_is_of_version_3_1_and_says_what_it_is(document: dict[str, Any]) -> N
     assert re.fullmatch(r"3\.1\.\d+", document["openapi"])
     assert document["info"]["title"]
     assert document["info"]["version"]
-    assert set(document) <= {"openapi", "info", "paths", "components", "tags", "servers", "security"}
+    assert document["info"]["license"]["identifier"] == "Apache-2.0"
+    described = {tag["name"] for tag in document["tags"] if tag["description"]}
+    assert described == {"pushes"} | {tag for _, _, operation in operations(document) for tag in operation["tags"]}
+
+
+def test_it_is_valid_by_the_schema_of_openapi_3_1(document: dict[str, Any]) -> None:
+    assert [error.message for error in OPENAPI_31_VALIDATOR.iter_errors(document)] == []
 
 
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
@@ -90,7 +126,7 @@ def test_every_operation_is_well_formed(document: dict[str, Any]) -> None:
         assert all(each["required"] for each in operation.get("parameters", []) if each["in"] == "path")
         assert ("requestBody" in operation) <= (method in {"POST", "PUT", "PATCH"})
         assert any(status.startswith("2") for status in operation["responses"])
-        assert all(response["description"] for response in operation["responses"].values())
+        assert all(resolved(document, each)["description"] for each in operation["responses"].values())
         is_open = path in {"/healthz", "/readyz"}
         assert operation.get("security") == (None if is_open else [{"bearer": []}]), path
         assert {"401", "403"}.isdisjoint(operation["responses"]) is is_open
@@ -105,63 +141,260 @@ def test_it_has_every_route_and_no_other(document: dict[str, Any], api: Api) -> 
     assert described == {route for route in routes_of(api) if route[1] not in OF_THE_DOCUMENT}
 
 
-def test_every_example_is_what_its_schema_allows(document: dict[str, Any]) -> None:
+def test_every_body_and_every_answer_has_examples_that_its_schema_allows(document: dict[str, Any]) -> None:
     count = 0
-    for _, _, operation in operations(document):
-        for content in operation.get("requestBody", {}).get("content", {}).values():
-            for example in content.get("examples", {}).values():
+    for found in inside([document["paths"], document["webhooks"], document["components"]["responses"]]):
+        if isinstance(found, dict) and JSON in found:
+            content = found[JSON]
+            assert content["examples"], found
+            for example in content["examples"].values():
                 validator(document, content["schema"]).validate(example["value"])
                 count += 1
-    assert count > 20
+    assert count > 100
 
 
-async def test_every_answer_is_what_the_document_says(document: dict[str, Any], api: Api) -> None:
+def test_every_notification_of_the_examples_is_one_of_its_kind(document: dict[str, Any], api: Api) -> None:
+    for name, sample in api.house.catalogue.samples.items():
+        schema = document["components"]["schemas"][f"{name.replace('/', '.')}.notification"]
+        [shown] = [
+            example["value"]
+            for shown, example in document["paths"]["/notifications/{notification_id}"]["get"]["responses"]["200"][
+                "content"
+            ][JSON]["examples"].items()
+            if shown == name
+        ]
+        assert shown["data"] == sample["notification"]["data"]
+        validator(document, schema).validate(shown)
+        assert name == "custom" or not validator(document, schema).is_valid({**shown, "data": {}})
+
+
+def test_answers_are_open_whatever_is_added_later(document: dict[str, Any]) -> None:
+    contents = [answer.get("content", {}) for _, _, answer in answers(document)]
+    kinds = [found for name, found in document["components"]["schemas"].items() if name.endswith(".notification")]
+    pushed = [found["post"]["requestBody"]["content"] for found in document["webhooks"].values()]
+    assert len(kinds) > 20
+    for schema in below(document, [contents, kinds, pushed]):
+        if schema.keys() & {"type", "properties"}:
+            assert schema.keys().isdisjoint({"enum", "const"}), schema
+            assert schema.get("additionalProperties") is not False, schema
+
+
+def test_every_code_that_there_is_stands_in_the_document_and_no_other(document: dict[str, Any]) -> None:
+    text = document["components"]["schemas"]["Errors"]["properties"]["errors"]["items"]["properties"]["code"]
+    problems = {problem.code for problem in errors.Problem.__subclasses__()} - {"validation"}
+    conflicts = {conflict.code for conflict in errors.Conflict.__subclasses__()}
+    of_later_calls = {"url"}
+    validation = {f"validation.{code}" for code in faults.OURS - of_later_calls}
+    assert set(re.findall(r"`(.+?)`", text["description"])) == problems | conflicts | validation
+    shown = {
+        error["code"]
+        for found in inside(document)
+        if isinstance(found, dict) and isinstance(found.get("errors"), list)
+        for error in found["errors"]
+    }
+    assert shown - validation == problems | conflicts
+
+
+def test_an_example_of_a_problem_has_the_status_that_its_code_has(document: dict[str, Any]) -> None:
+    family = [*errors.Problem.__subclasses__(), *errors.Conflict.__subclasses__()]
+    statuses = {problem.code: str(problem.status) for problem in family}
+    for path, status, answer in answers(document):
+        for example in answer.get("content", {}).get(JSON, {}).get("examples", {}).values():
+            for error in example["value"].get("errors", []):
+                code = error["code"].partition(".")[0] if status == "422" else error["code"]
+                assert statuses[code] == status, path
+
+
+def test_what_a_kind_does_not_have_is_no_event_by_the_document(document: dict[str, Any], api: Api) -> None:
+    event = validator(document, document["components"]["schemas"]["NewEvent"])
+    for sample in api.house.catalogue.samples.values():
+        good = sample["event"]
+        assert event.is_valid({**good, "of_a_later_release": 1})
+        assert not event.is_valid({**good, "data": {**good.get("data", {}), "colour": "red"}})
+        assert not event.is_valid({**good, "params": {**good.get("params", {}), "colour": "red"}})
+        assert not event.is_valid({**good, "type": "nothing"})
+        assert not event.is_valid({**good, "notify": {"users": [], "teams": []}})
+
+
+def test_a_push_to_a_browser_is_small_enough(document: dict[str, Any]) -> None:
+    content = document["webhooks"]["web_push"]["post"]["requestBody"]["content"][JSON]
+    assert all(len(json.dumps(example["value"])) <= 3000 for example in content["examples"].values())
+
+
+class Tour:
+    """Calls of operations by their ids; each answer must be what the document says. `seen` are the statuses of each."""
+
+    def __init__(self, document: dict[str, Any], api: Api) -> None:
+        self.document, self.api = document, api
+        self.seen: set[tuple[str, int]] = set()
+        self.operations = {each["operationId"]: (method, path) for method, path, each in operations(document)}
+
+    async def call(self, status: int, name: str, caller: str, query: str = "", **more: Any) -> httpx.Response:
+        """Call an operation; `more` fills the path where it has such a parameter, and is httpx's own elsewhere."""
+        method, path = self.operations[name]
+        for found in re.findall(r"{(\w+)}", path):
+            path = path.replace(f"{{{found}}}", str(more.pop(found)))
+        answer = await self.api.call(method, path + query, caller, **more)
+        assert answer.status_code == status, f"{name}: {answer.status_code} {answer.text}"
+        self._check(name, answer)
+        self.seen.add((name, status))
+        return answer
+
+    def _check(self, name: str, answer: httpx.Response) -> None:
+        method, path = self.operations[name]
+        described = self.document["paths"][path][method.lower()]["responses"][str(answer.status_code)]
+        described = resolved(self.document, described)
+        assert all(header in answer.headers for header in described["headers"]), name
+        if "content" not in described:
+            assert answer.content == b"", name
+        else:
+            assert answer.headers["content-type"] == JSON, name
+            validator(self.document, described["content"][JSON]["schema"]).validate(answer.json())
+
+
+async def test_every_answer_is_what_the_document_says_on_a_tour_through_all_of_them(
+    document: dict[str, Any], api: Api
+) -> None:
+    tour = Tour(document, api)
     await api.people(1, 4)
     await api.people(5, profile_picture="https://x/y.png", email="a@b", locale="da-DK")
     await api.team(7, 1, 5)
-    ids = [await api.post(event) for event in (custom(1, 5), note(1))]
-    await api.as_user(1, "PUT", f"/notifications/{ids[0]}/read")
-    user, service = partial(api.as_user, 1), api.as_service
-    notification, event = "/notifications/{notification_id}", "/events/{event_id}"
-    person, team = "/directory/users/{user_id}", "/directory/teams/{team_id}"
-    body = {"message": "x", "notify": {"users": [1]}}
-    calls = [
-        ("/notifications", 200, await user("GET", "/notifications?per_page=1")),
-        ("/notifications", 422, await user("GET", "/notifications?per_page=x&page=0")),
-        ("/notifications", 401, await api.call("GET", "/notifications")),
-        ("/notifications", 202, await user("POST", "/notifications", json=body)),
-        ("/notifications", 400, await user("POST", "/notifications", content=b"{", headers={"Content-Type": JSON})),
-        ("/notifications", 415, await user("POST", "/notifications", content=b"{}", headers={"Content-Type": "x"})),
-        ("/notifications", 403, await service("POST", "/notifications", json=body)),
-        (notification, 200, await user("GET", f"/notifications/{ids[0]}")),
-        (notification, 200, await user("GET", f"/notifications/{ids[1]}")),
-        (notification, 404, await user("GET", f"/notifications/{UNKNOWN}")),
-        (f"{notification}/read", 204, await user("PUT", f"/notifications/{ids[1]}/read")),
-        ("/notifications/read", 204, await user("PUT", "/notifications/read")),
-        ("/events", 202, await service("POST", "/events", json=custom(1))),
-        ("/events", 422, await service("POST", "/events", json={})),
-        (event, 200, await service("GET", f"/events/{ids[0]}?wait=1")),
-        (event, 404, await service("GET", f"/events/{UNKNOWN}")),
-        (person, 200, await service("GET", "/directory/users/1")),
-        (person, 200, await service("GET", "/directory/users/5")),
-        (person, 404, await service("GET", "/directory/users/99")),
-        (person, 422, await service("PUT", "/directory/users/1", json={})),
-        (team, 200, await service("GET", "/directory/teams/7")),
-        (team, 204, await service("PUT", "/directory/teams/7", json={"name": "x"})),
-        ("/healthz", 200, await api.call("GET", "/healthz")),
-        ("/readyz", 200, await api.call("GET", "/readyz")),
-    ]
+    await tour_of_the_inbox(tour)
+    await tour_of_devices(tour)
+    await tour_of_events(tour)
+    await tour_of_the_directory(tour)
+    await tour_of_refusals(tour)
     await at_rest(api)
-    for path, status, answer in calls:
-        assert answer.status_code == status, answer.text
-        described = document["paths"][path][answer.request.method.lower()]["responses"][str(status)]
-        if status == 204:
-            assert "content" not in described
-            assert answer.content == b""
-        else:
-            schema = described["content"]["application/json"]["schema"]
-            assert schema or path in {"/healthz", "/readyz"}, path
-            validator(document, schema).validate(answer.json())
+    described = {
+        (operation["operationId"], int(status))
+        for _, _, operation in operations(document)
+        for status in operation["responses"]
+        if status < "500"
+    }
+    assert tour.seen == described
+
+
+USER = mint_user(SECRET, 1, HOUR)
+CRM = mint_service(SECRET, "crm", ("events:write", "directory:write"), HOUR)
+BOUND = mint_service(SECRET, "bound", ("events:write", "directory:write"), HOUR, 2)
+PHONE = "0123456789abcdef" * 4
+AGAIN = {"Idempotency-Key": "again"}
+
+
+async def tour_of_the_inbox(tour: Tour) -> None:
+    ids = [await tour.api.post(event) for event in (custom(1, 5), note(1), note(1))]
+    since = (await tour.call(200, "list_changes", USER)).json()["cursor"]
+    page = await tour.call(200, "list_notifications", USER, "?per_page=1")
+    await tour.call(304, "list_notifications", USER, "?per_page=1", headers={"If-None-Match": page.headers["etag"]})
+    await tour.call(422, "list_notifications", USER, "?per_page=x&page=0")
+    for name in ("get_notification", "mark_read", "mark_unread"):
+        success = 200 if name == "get_notification" else 204
+        await tour.call(success, name, USER, notification_id=ids[0])
+        await tour.call(404, name, USER, notification_id=UNKNOWN)
+    await tour.call(204, "mark_all_read", USER, json={"ids": ids})
+    await tour.call(422, "mark_all_read", USER, json={"ids": []})
+    await tour.call(200, "get_notification", USER, notification_id=ids[1])
+    await tour.call(204, "delete_notification", USER, notification_id=ids[0])
+    await tour.call(404, "delete_notification", USER, notification_id=UNKNOWN)
+    for name in ("get_notification", "mark_read", "mark_unread"):
+        await tour.call(410, name, USER, notification_id=ids[0])
+    assert (await tour.call(200, "list_changes", USER, f"?since={since}")).json()["data"]
+    assert (await tour.call(200, "list_changes", USER, "?since=x")).json()["resync"] is True
+    body = {"message": "x", "notify": {"users": [1]}}
+    await tour.call(202, "create_custom", USER, json=body, headers=AGAIN)
+    await tour.call(409, "create_custom", USER, json={**body, "message": "y"}, headers=AGAIN)
+    await tour.call(422, "create_custom", USER, json={})
+
+
+async def tour_of_devices(tour: Tour) -> None:
+    await tour.call(204, "register_device", USER, token=PHONE)
+    await tour.call(422, "register_device", USER, token="x", json={"type": 1})
+    await tour.call(204, "register_device_by_body", USER, json={"token": PHONE, "replaces": None})
+    await tour.call(422, "register_device_by_body", USER, json={})
+    assert (await tour.call(200, "list_devices", USER)).json()["data"]
+    await tour.call(204, "detach_device", USER, token=PHONE)
+    for name in ("detach_devices_of_user", "detach_device_of_user"):
+        more = {} if name == "detach_devices_of_user" else {"token": PHONE}
+        await tour.call(204, name, CRM, user_id=1, **more)
+        await tour.call(404, name, CRM, user_id=99, **more)
+
+
+async def tour_of_events(tour: Tour) -> None:
+    event = {**note(1), "id": "0195d3f0-4c00-7000-8000-000000000001"}
+    posted = await tour.call(202, "post_event", CRM, json=event)
+    skips = {**note(1, 99), "notify": {"users": [1, 99], "unknown": "skip"}}
+    assert (await tour.call(202, "post_event", CRM, json=skips)).json()["skipped"]["users"] == [99]
+    await tour.call(409, "post_event", CRM, json={**event, "params": {"contact": "x", "body": ""}})
+    await tour.call(422, "post_event", CRM, json={})
+    batch = await tour.call(202, "post_batch", CRM, json={"events": [skips, custom(1)]}, headers=AGAIN)
+    assert batch.json()["skipped"]
+    await tour.call(409, "post_batch", CRM, json={"events": [custom(1)]}, headers=AGAIN)
+    await tour.call(422, "post_batch", CRM, json={"events": [{}, 1]})
+    id_ = posted.json()["id"]
+    await tour.call(200, "get_event", CRM, "?wait=9", event_id=id_)
+    await tour.call(422, "get_event", CRM, "?wait=x", event_id=id_)
+    await tour.call(404, "get_event", CRM, event_id=UNKNOWN)
+    for user in (1, 4):
+        await tour.call(200, "get_recipient", CRM, event_id=id_, user_id=user)
+    await tour.call(404, "get_recipient", CRM, event_id=UNKNOWN, user_id=1)
+    await tour.call(409, "cancel_event", CRM, event_id=id_)
+    await tour.call(404, "cancel_event", CRM, event_id=UNKNOWN)
+    done = (await tour.call(202, "post_event", CRM, json={**custom(1), "key": "a/b"})).json()["id"]
+    await tour.call(200, "get_event", CRM, "?wait=9", event_id=done)
+    await tour.call(409, "cancel_event_by_key", CRM, key="a/b")
+    await tour.call(404, "cancel_event_by_key", CRM, key="nothing")
+    held = {**custom(1), "key": "held", "deliver_at": f"{datetime.now(UTC) + HOUR:%Y-%m-%dT%H:%M:%SZ}"}
+    replaced = (await tour.call(202, "post_event", CRM, json=held)).json()["id"]
+    held_id = (await tour.call(202, "post_event", CRM, json=held)).json()["id"]
+    assert (await tour.call(200, "get_event", CRM, event_id=replaced)).json()["replaced_by"] == held_id
+    await tour.call(204, "cancel_event_by_key", CRM, key="held")
+    await tour.call(204, "cancel_event", CRM, event_id=held_id)
+
+
+async def tour_of_the_directory(tour: Tour) -> None:
+    for id_ in (1, 5):
+        await tour.call(200, "get_user", CRM, user_id=id_)
+    await tour.call(404, "get_user", CRM, user_id=99)
+    await tour.call(204, "put_user", CRM, user_id=9, json={"first_name": "A", "last_name": "B"})
+    await tour.call(404, "put_user", BOUND, user_id=9, json={"first_name": "A", "last_name": "B"})
+    await tour.call(422, "put_user", CRM, user_id=9, json={})
+    await tour.call(200, "get_team", CRM, team_id=7)
+    await tour.call(404, "get_team", CRM, team_id=99)
+    await tour.call(204, "put_team", CRM, team_id=7, json={"name": "x", "users": [1]})
+    await tour.call(404, "put_team", BOUND, team_id=7, json={"name": "x"})
+    await tour.call(422, "put_team", CRM, team_id=7, json={"users": [99]})
+    for name in ("list_users", "list_teams"):
+        assert (await tour.call(200, name, CRM, "?limit=1")).json()["data"]
+        await tour.call(422, name, CRM, "?limit=0")
+    for name in ("put_member", "delete_member"):
+        await tour.call(204, name, CRM, team_id=7, user_id=9)
+        await tour.call(404, name, CRM, team_id=99, user_id=9)
+        await tour.call(422, name, CRM, team_id=7, user_id=0)
+    await tour.call(204, "delete_team", CRM, team_id=7)
+    await tour.call(404, "delete_team", CRM, team_id=7)
+    await tour.call(204, "erase_user", CRM, user_id=9)
+    await tour.call(404, "erase_user", CRM, user_id=9)
+    await tour.call(200, "healthz", "")
+    await tour.call(200, "readyz", "")
+
+
+async def tour_of_refusals(tour: Tour) -> None:
+    """Call every operation without a token, with one of the wrong sort, and with bodies that are none."""
+    names = dict.fromkeys(("user_id", "team_id", "key"), "1") | {"token": PHONE}
+    ids = names | {"notification_id": UNKNOWN, "event_id": UNKNOWN}
+    for _, path, operation in operations(tour.document):
+        name, more = operation["operationId"], {key: ids[key] for key in re.findall(r"{(\w+)}", path)}
+        if "security" in operation:
+            is_users = operation["tags"][0] in {"notifications", "devices"}
+            token, other = (USER, CRM) if is_users else (CRM, USER)
+            await tour.call(401, name, "", **more)
+            await tour.call(403, name, other, **more)
+        if "requestBody" in operation:
+            json_ = {"Content-Type": JSON}
+            limit = LARGEST_BATCH_BODY if name == "post_batch" else LARGEST_BODY
+            await tour.call(400, name, token, content=b"{", headers=json_, **more)
+            await tour.call(413, name, token, content=b" " * (limit + 1), headers=json_, **more)
+            await tour.call(415, name, token, content=b"{}", headers={"Content-Type": "text/plain"}, **more)
 
 
 def test_every_kinds_data_and_params_have_a_schema_that_its_sample_fits(document: dict[str, Any], api: Api) -> None:

@@ -1,252 +1,193 @@
-"""The OpenAPI 3.1 document: what the framework knows of its routes, and what we say of those it never sees."""
+"""The OpenAPI 3.1 document, put together: the contract with its schemas and examples, and what phones get."""
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
+from fastapi.routing import iter_route_contexts
 
-from tocsin import __version__, idempotency
-from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
-from tocsin.api.events import LARGEST_BATCH, LONGEST_WAIT
-from tocsin.api.inbox import MOST_IDS
-from tocsin.api.requests import LONGEST_MESSAGE
-from tocsin.api.schemas import SCHEMAS, SKIPPED, UUID, new_event
+from tocsin import __version__
+from tocsin.api.contract import CONTRACT, IN_PATHS, TAGS, Operation
+from tocsin.api.doors import LARGEST_BODY
+from tocsin.api.events import LARGEST_BATCH_BODY
+from tocsin.api.examples import Examples, examples
+from tocsin.api.pushes import PUSHES, pushes
+from tocsin.api.schemas import ref, schemas
 from tocsin.catalogue import Catalogue
+from tocsin.errors import (
+    Conflict,
+    ContentType,
+    Fault,
+    InternalError,
+    Invalid,
+    Malformed,
+    MethodNotAllowed,
+    Missing,
+    NotFound,
+    Problem,
+    TooLarge,
+    Unauthenticated,
+    Unauthorized,
+    Unavailable,
+)
 
-ONCE = {"create_custom", "post_event", "post_batch"}
-"""The operations that take an `Idempotency-Key`."""
+JSON = "application/json"
 
-IDEMPOTENCY_KEY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "schema": {"type": "string", "minLength": 1, "maxLength": idempotency.LONGEST_KEY},
-    "description": "a repeat under the same key does nothing and is answered as the first time, for 24 hours",
+INFO = {
+    "title": "Tocsin",
+    "version": __version__,
+    "summary": "The notification service that a business application plugs in.",
+    "description": f"""Your back end posts what happened; the people concerned find it in their inbox.
+
+JSON in, JSON out, UTF-8. Times are UTC, `YYYY-MM-DD HH:MM:SS`. Ids of users and teams are integers, all others UUIDs.
+A call needs `Authorization: Bearer <JWT>`: a user's token opens that user's own inbox and devices, a service's token
+what its scopes name.
+
+Requests are strict: a field of `data` or `params` that a kind does not have is refused. Answers are open: kinds,
+fields and codes may be added, so pass over what you don't know.
+
+Every answer that is no success looks like `Errors`, all faults of a request at once. Beside what each operation lists,
+a path that there is not is 404 `not_found`, a method that a path does not take 405 `method_not_allowed` with `Allow`,
+and what is no HTTP 400 `malformed`. A body has at most {LARGEST_BODY // 2**20} MiB, that of a batch
+{LARGEST_BATCH_BODY // 2**20} MiB.""",
+    "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
 }
 
-PROBLEMS = {
-    "400": "`malformed`: the body is not JSON, or not an object where one is due",
-    "401": "`unauthenticated`: no, invalid or expired credentials",
-    "403": "`unauthorized`: valid credentials that may not do this",
-    "404": "`not_found`: nothing with that id for this caller",
-    "409": "`conflict.*`: an `id` used again for another event, or a cancellation after delivery",
-    "410": "`missing`: the caller's own notification, deleted",
-    "413": "`too_large`: the body is over its limit",
-    "415": "`content_type`: the body is not declared as JSON",
-    "422": "`validation.*`: all faults of the request at once",
-    "500": "`error`: a bug of ours; its `id` is also in the log",
-    "503": "`unavailable`: the database or the token's issuer cannot be reached; try again after `Retry-After` seconds",
+HEADERS = {
+    "X-Request-Id": "of every answer: the request's own, where it sent a decent one; it is also in the log",
+    "ETag": "changes with every change of the inbox; send it as `If-None-Match`",
+    "WWW-Authenticate": "what is wrong with the credentials (RFC 6750)",
+    "Allow": "the methods that the path takes",
+    "Retry-After": "seconds after which to try again",
 }
 
-ANSWERS = {
-    "/notifications/{notification_id}": "Notification",
-    "/notifications/changes": "Changes",
-    "/events/{event_id}": "Event",
-    "/events/{event_id}/recipients/{user_id}": "Recipient",
-    "/notifications/devices": "Devices",
-    "/directory/users": "Users",
-    "/directory/teams": "Teams",
-    "/directory/users/{user_id}": "User",
-    "/directory/teams/{team_id}": "Team",
-}
-"""What the framework's own routes answer to GET."""
+PROBLEMS: tuple[Problem, ...] = (
+    Malformed(),
+    Unauthenticated(),
+    Unauthorized("This needs a service's token with the scope events:write.", scope="events:write"),
+    NotFound(),
+    MethodNotAllowed(["GET", "POST"]),
+    Missing(),
+    TooLarge(LARGEST_BODY),
+    ContentType(),
+    InternalError("6a1d2c04f2f14c6cb9f1d2a0c7b3e5f8"),
+    Unavailable(),
+)
+"""One of each problem that is described once for all operations."""
 
 
 def document(app: FastAPI, catalogue: Catalogue, url: str = "") -> dict[str, Any]:
     """Return the whole document of a service that is reached at `url`, where that is not the root of its host."""
-    found = get_openapi(
-        title="Tocsin",
-        version=__version__,
-        summary="The notification service that a business application plugs in.",
-        routes=app.routes,
-        servers=[{"url": url}] if url else None,
-    )
-    paths: dict[str, Any] = _by_hand(catalogue)
-    for path, operations in found["paths"].items():
-        paths.setdefault(path, {}).update(operations)
-    _annotate(paths)
-    for operations in paths.values():
-        for operation in operations.values():
-            _complete(operation)
-    found["paths"] = paths
-    components = found.setdefault("components", {})
-    made_by_framework = {
-        name: schema
-        for name, schema in components.get("schemas", {}).items()
-        if name not in {"HTTPValidationError", "ValidationError"}
+    shown = examples(catalogue)
+    return {
+        "openapi": "3.1.0",
+        "info": INFO,
+        **({"servers": [{"url": url}]} if url else {}),
+        "tags": [
+            *({"name": tag, "description": description} for tag, description in TAGS.items()),
+            {"name": "pushes", "description": "What phones and browsers get from their push services."},
+        ],
+        "paths": _paths(_summaries(app), shown),
+        "webhooks": pushes(catalogue),
+        "components": {
+            "schemas": {**schemas(catalogue), **PUSHES},
+            "responses": {type(problem).__name__: _problem(problem) for problem in PROBLEMS},
+            "headers": {
+                name: {"description": description, "schema": {"type": "string"}}
+                for name, description in HEADERS.items()
+            },
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+        },
     }
-    components["schemas"] = {**made_by_framework, **SCHEMAS, "NewEvent": new_event(catalogue), **catalogue.schemas()}
-    components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+
+
+def _summaries(app: FastAPI) -> dict[str, str]:
+    """Return what the doors say of themselves, by method and path."""
+    return {
+        f"{method} {str(context.path).replace(':path}', '}')}": (context.endpoint.__doc__ or "").partition(".")[0]
+        for context in iter_route_contexts(app.routes)
+        for method in context.methods or ()
+    }
+
+
+def _paths(summaries: dict[str, str], shown: dict[str, Examples]) -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for tag, operations in CONTRACT.items():
+        for route, operation in operations.items():
+            method, path = route.split(" ")
+            summary = operation.summary or summaries[route]
+            paths.setdefault(path, {})[method.lower()] = _operation(tag, path, summary, operation, shown)
+    return paths
+
+
+def _operation(tag: str, path: str, summary: str, operation: Operation, shown: dict[str, Examples]) -> dict[str, Any]:
+    in_path = [
+        {"name": name, "in": "path", "required": True, **IN_PATHS[name]} for name in re.findall(r"{(\w+)}", path)
+    ]
+    parameters = [*in_path, *operation.parameters]
+    found: dict[str, Any] = {"tags": [tag], "summary": summary, "operationId": operation.id}
+    if not operation.is_open:
+        found["security"] = [{"bearer": []}]
+    if parameters:
+        found["parameters"] = parameters
+    if operation.takes:
+        content = _content(ref(operation.takes), shown[operation.takes])
+        found["requestBody"] = {"required": not operation.optional_body, "content": content}
+    return {**found, "responses": {**_success(operation, shown), **_problems(operation)}}
+
+
+def _success(operation: Operation, shown: dict[str, Examples]) -> dict[str, Any]:
+    if not operation.answers:
+        return {"204": {"description": "Done; again does no harm", "headers": _headers()}}
+    has_tag = any(parameter["name"] == "If-None-Match" for parameter in operation.parameters)
+    headers = _headers("ETag") if has_tag else _headers()
+    described = "Durable: never lost from here on" if operation.status == 202 else "What was asked for"  # noqa: PLR2004
+    content = _content(ref(operation.answers), shown[operation.answers])
+    found = {str(operation.status): {"description": described, "headers": headers, "content": content}}
+    if has_tag:
+        found["304"] = {"description": "What `If-None-Match` names is still what there is", "headers": headers}
     return found
 
 
-def _annotate(paths: dict[str, Any]) -> None:
-    """Add what the framework does not see of its own routes: how they answer, and what they read by themselves."""
-    for path, schema in ANSWERS.items():
-        paths[path]["get"]["responses"]["200"] = _answer("Found", schema)
-    wait = {"type": "integer", "minimum": 0, "maximum": LONGEST_WAIT, "default": 0}
-    since = _parameter("since", {"type": "string"}, "a cursor; left out: the answer is only the cursor of now")
-    paths["/notifications/changes"]["get"].setdefault("parameters", []).append(since)
-    paths["/notifications/read"]["put"]["requestBody"] = {
-        **_body(
-            {
-                "type": "object",
-                "properties": {
-                    "up_to": {**UUID, "description": "this one and everything older"},
-                    "ids": {"type": "array", "items": UUID, "minItems": 1, "maxItems": MOST_IDS},
-                },
-            },
-            {},
-        ),
-        "required": False,
-    }
-    for path in ("/directory/users", "/directory/teams"):
-        paths[path]["get"].setdefault("parameters", []).extend(
-            [
-                _parameter("after", {"type": "integer", "minimum": 0, "default": 0}, "those with greater ids"),
-                _parameter("company_id", {"type": "integer", "minimum": 1}, "of one company"),
-                _parameter(
-                    "limit",
-                    {"type": "integer", "minimum": 1, "maximum": MOST_LISTED, "default": USUALLY_LISTED},
-                    "how many",
-                ),
-            ]
-        )
-    device = {"$ref": "#/components/schemas/Device"}
-    with_token = {"required": ["token"], "properties": {"token": {"type": "string"}}}
-    paths["/notifications/devices/{token}"]["post"]["requestBody"] = {**_body(device, {}), "required": False}
-    paths["/notifications/devices"]["post"]["requestBody"] = _body({"allOf": [device, with_token]}, {})
-    unchanged = {"description": "What `If-None-Match` names is still what there is"}
-    paths["/notifications"]["get"]["responses"]["304"] = unchanged
-    paths["/notifications"]["get"]["parameters"].append(
-        {**_parameter("If-None-Match", {"type": "string"}, "the `ETag` of the page that is there"), "in": "header"}
-    )
-    paths["/events/{event_id}"]["get"]["parameters"].append(
-        _parameter("wait", wait, "answer as soon as it is settled, at the latest after so many seconds")
-    )
+def _problems(operation: Operation) -> dict[str, Any]:
+    """Return the problems of an operation by status: references to what all have, and what is its own."""
+    found: dict[str, Any] = {}
+    conflicts: list[Problem] = []
+    for problem in operation.all_problems():
+        if issubclass(problem, Conflict):
+            conflicts.append(problem())
+        else:
+            found[str(problem.status)] = {"$ref": f"#/components/responses/{problem.__name__}"}
+    if conflicts:
+        found["409"] = _problem(*conflicts)
+    if operation.faults:
+        found["422"] = _invalid(operation.faults)
+    return dict(sorted(found.items()))
 
 
-def _complete(operation: dict[str, Any]) -> None:
-    """Add what holds for every operation: who may call it, and its problems in the one form."""
-    open_to_all = "operations" in operation.get("tags", [])
-    responses = operation["responses"]
-    if "description" in operation:
-        operation["summary"] = operation.pop("description").split(".")[0]
-    if not open_to_all:
-        operation["security"] = [{"bearer": []}]
-    if operation["operationId"] in ONCE:
-        operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
-    for status, description in PROBLEMS.items():
-        if open_to_all and status not in {"500", "503"}:
-            responses.pop(status, None)
-            continue
-        responses[status] = {
-            "description": description,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}},
-        }
+def _problem(*problems: Problem) -> dict[str, Any]:
+    """Describe problems of one status as one answer."""
+    described = "; ".join(f"`{problem.code}`: {_words(problem)}" for problem in problems)
+    content = _content(ref("Errors"), {problem.code: {"errors": problem.errors()} for problem in problems})
+    return {"description": described, "headers": _headers(*problems[0].headers), "content": content}
 
 
-def _by_hand(catalogue: Catalogue) -> dict[str, Any]:
-    """Return the operations on the hot path, which the framework does not see."""
-    return {
-        "/notifications": {
-            "get": {
-                "tags": ["notifications"],
-                "summary": "The caller's notifications, newest first",
-                "operationId": "list_notifications",
-                "parameters": [
-                    _parameter("show", {"type": "string", "enum": ["unread"]}, "only the unread ones"),
-                    _parameter("page", {"type": "integer", "minimum": 1, "maximum": 1_000_000, "default": 1}, "which"),
-                    _parameter(
-                        "per_page", {"type": "integer", "minimum": 1, "maximum": 100, "default": 15}, "how many"
-                    ),
-                    _parameter("cursor", {"type": "integer", "minimum": 1}, "as found in `urls.next`"),
-                ],
-                "responses": {"200": _answer("A page", "Page")},
-            },
-            "post": {
-                "tags": ["notifications"],
-                "summary": "Create a custom notification",
-                "operationId": "create_custom",
-                "requestBody": _body(
-                    {
-                        "type": "object",
-                        "required": ["message", "notify"],
-                        "properties": {
-                            "message": {"type": "string", "minLength": 1, "maxLength": LONGEST_MESSAGE},
-                            "notify": {"$ref": "#/components/schemas/Notify"},
-                        },
-                    },
-                    {"custom": {"message": "This is a custom notification", "notify": {"users": [1, 54, 23]}}},
-                ),
-                "responses": {"202": _queued({})},
-            },
-        },
-        "/events": {
-            "post": {
-                "tags": ["events"],
-                "summary": "Post an event: what happened, and whom it concerns",
-                "operationId": "post_event",
-                "requestBody": _body(
-                    {"$ref": "#/components/schemas/NewEvent"},
-                    {name: sample["event"] for name, sample in catalogue.samples.items()},
-                ),
-                "responses": {"202": _queued({"id": UUID}, {"skipped": SKIPPED})},
-            }
-        },
-        "/events/batch": {
-            "post": {
-                "tags": ["events"],
-                "summary": "Post up to 1,000 events, all or none, to be delivered in their order",
-                "operationId": "post_batch",
-                "requestBody": _body(
-                    {
-                        "type": "object",
-                        "required": ["events"],
-                        "properties": {
-                            "events": {
-                                "type": "array",
-                                "minItems": 1,
-                                "maxItems": LARGEST_BATCH,
-                                "items": {"$ref": "#/components/schemas/NewEvent"},
-                            }
-                        },
-                    },
-                    {"two": {"events": [sample["event"] for sample in [*catalogue.samples.values()][:2]]}},
-                ),
-                "responses": {
-                    "202": _queued(
-                        {"ids": {"type": "array", "items": UUID}},
-                        {
-                            "skipped": {
-                                "type": "array",
-                                "items": {**SKIPPED, "properties": {"id": UUID, **SKIPPED["properties"]}},
-                            }
-                        },
-                    )
-                },
-            }
-        },
-    }
+def _words(problem: Problem) -> str:
+    """Return what a problem's class says of it, but for where that is defined."""
+    text = (type(problem).__doc__ or "").partition(".\n")[0].partition(" (RFC")[0].rstrip(".")
+    return text[0].lower() + text[1:]
 
 
-def _parameter(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+def _invalid(faults: Iterable[Fault]) -> dict[str, Any]:
+    content = _content(ref("Errors"), {"validation": {"errors": Invalid(faults).errors()}})
+    described = "`validation.*`: the request is understood and wrong, all its faults at once"
+    return {"description": described, "headers": _headers(), "content": content}
 
 
-def _answer(description: str, schema: str) -> dict[str, Any]:
-    return {
-        "description": description,
-        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
-    }
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-Id", *names)}
 
 
-def _body(schema: dict[str, Any], examples: dict[str, Any]) -> dict[str, Any]:
-    named = {name: {"value": value} for name, value in examples.items()}
-    return {"required": True, "content": {"application/json": {"schema": schema, "examples": named}}}
-
-
-def _queued(more: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
-    required = {"queued": {"type": "boolean", "const": True}, **more}
-    schema = {"type": "object", "required": list(required), "properties": {**required, **(optional or {})}}
-    return {"description": "Durable: never lost from here on", "content": {"application/json": {"schema": schema}}}
+def _content(schema: dict[str, Any], values: Examples) -> dict[str, Any]:
+    return {JSON: {"schema": schema, "examples": {name: {"value": value} for name, value in values.items()}}}

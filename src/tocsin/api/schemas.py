@@ -1,253 +1,421 @@
-"""What the API document's operations take and answer, as JSON Schemas."""
+"""What the API document's operations take and answer, as JSON Schemas: requests strict, answers open."""
 
+from collections.abc import Iterator
 from typing import Any
 
+from tocsin.api.devices import TYPES
+from tocsin.api.directory import TeamBody, UserBody
 from tocsin.api.drafts import LONGEST_KEY, MOST_SUBJECTS
-from tocsin.api.requests import MOST_RECIPIENTS
-from tocsin.catalogue import Catalogue
+from tocsin.api.events import LARGEST_BATCH
+from tocsin.api.inbox import MOST_IDS
+from tocsin.api.requests import LONGEST_MESSAGE, MOST_RECIPIENTS
+from tocsin.catalogue import Catalogue, Kind
 from tocsin.directory import LARGEST_ID
+from tocsin.errors import Invalid, Problem
+from tocsin.faults import OURS
 
-TIME = {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$", "description": "UTC"}
-WITH_ID = {"type": "object", "required": ["id"], "properties": {"id": {"type": "integer", "minimum": 1}}}
-IDS = {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": LARGEST_ID}}
+Schema = dict[str, Any]
 
-UUID = {"type": "string", "format": "uuid"}
-SKIPPED: dict[str, Any] = {
-    "type": "object",
-    "description": "where `notify.unknown` is `skip`: the ids that nobody knows",
-    "properties": {"users": IDS, "teams": IDS},
+UUID: Schema = {"type": "string", "format": "uuid"}
+ID: Schema = {"type": "integer", "minimum": 1, "maximum": LARGEST_ID}
+STRING: Schema = {"type": "string"}
+INTEGER: Schema = {"type": "integer"}
+BOOLEAN: Schema = {"type": "boolean"}
+TIME: Schema = {
+    "type": "string",
+    "pattern": r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$",
+    "description": "UTC, `YYYY-MM-DD HH:MM:SS`",
+}
+
+VALIDATION = OURS - {"url"}
+"""The validation codes that occur; `url` is of later calls."""
+
+_STRICT = {"additionalProperties", "const", "default", "enum", "maxItems", "maxLength", "maximum", "minItems"} | {
+    "minLength",
+    "minimum",
+    "pattern",
 }
 
 
-def _listed(item: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a list that goes on after an id."""
-    return {
-        "type": "object",
-        "required": ["data", "next"],
-        "properties": {
-            "data": {"type": "array", "items": item},
-            "next": {"type": ["integer", "null"], "description": "`after` of the next page; null at the end"},
-        },
-    }
+def schemas(catalogue: Catalogue) -> dict[str, Schema]:
+    """Return all schemas by their names in the document."""
+    return {**REQUESTS, **ANSWERS, **dict(_of_kinds(catalogue)), "NewEvent": _new_event(catalogue)}
 
 
-SCHEMAS: dict[str, Any] = {
-    "Errors": {
-        "type": "object",
-        "required": ["errors"],
-        "properties": {
-            "errors": {
-                "type": "array",
-                "minItems": 1,
-                "items": {
-                    "type": "object",
-                    "required": ["message", "code"],
-                    "properties": {
-                        "message": {"type": "string", "description": "for the developer"},
-                        "code": {"type": "string", "description": "for the machine"},
-                        "field": {"type": "string", "description": "dotted path, of validation errors only"},
-                        "id": {"type": "string", "description": "of a 500: what to look for in the log"},
-                    },
-                },
-            }
-        },
-    },
-    "Notification": {
-        "type": "object",
-        "required": ["id", "type", "data", "message", "message_formatted", "read", "read_at", "created_at"],
-        "properties": {
-            "id": {"type": "string", "format": "uuid"},
-            "type": {"type": "string", "description": "open: kinds may be added"},
-            "data": {"type": "object", "additionalProperties": True},
-            "message": {"type": "string", "description": "plain text; ` <br> ` stands before quoted text"},
-            "message_formatted": {"type": "string", "description": "safe HTML: `p`, `strong`, `em`, `br`"},
-            "read": {"type": "boolean"},
-            "read_at": {"anyOf": [TIME, {"type": "null"}]},
-            "created_at": TIME,
-        },
-    },
-    "Page": {
-        "type": "object",
-        "required": ["data", "pagination"],
-        "properties": {
-            "data": {"type": "array", "items": {"$ref": "#/components/schemas/Notification"}},
-            "pagination": {
-                "type": "object",
-                "required": ["total", "page", "per_page", "urls", "unread"],
-                "properties": {
-                    "total": {"type": "integer", "description": "of all pages"},
-                    "page": {"type": "integer"},
-                    "per_page": {"type": "integer"},
-                    "urls": {
-                        "type": "object",
-                        "required": ["previous", "next"],
-                        "properties": {
-                            "previous": {"type": ["string", "null"]},
-                            "next": {
-                                "type": ["string", "null"],
-                                "description": "carries a cursor: follow it, and nothing is shown twice or skipped",
-                            },
-                        },
-                    },
-                    "unread": {"type": "integer", "description": "of the whole inbox"},
-                },
+def ref(name: str) -> Schema:
+    """Return the reference to a schema of the document."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _of_kinds(catalogue: Catalogue) -> Iterator[tuple[str, Schema]]:
+    """Return per kind the schemas `note.data` and `note.params`, the event that has them, and its notification."""
+    parts = catalogue.schemas()
+    yield from parts.items()
+    for kind in catalogue.kinds.values():
+        name = kind.name.replace("/", ".")
+        yield f"{name}.event", _event_of(kind, name)
+        yield (
+            f"{name}.notification",
+            {
+                "description": f"{kind.title}: a notification whose `data` is that of `{kind.name}`",
+                "allOf": [ref("Notification"), _object({"data": _opened(parts[f"{name}.data"])})],
             },
-        },
-    },
-    "Changes": {
-        "type": "object",
-        "description": "with `resync`, what happened since is no longer known: fetch the list",
-        "required": ["cursor"],
-        "properties": {
-            "data": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "required": ["event", "data"],
-                    "properties": {
-                        "event": {
-                            "type": "string",
-                            "description": "`notification`, `read`, `unread` or `deleted`",
-                        },
-                        "data": {
-                            "type": "object",
-                            "description": "a notification; else `id`, `ids`, or `all` up to the entry `up_to`",
-                        },
-                    },
-                },
-            },
-            "unread": {"type": "integer", "description": "of the whole inbox"},
-            "cursor": {"type": "string", "description": "where the next changes begin"},
-            "more": {"type": "boolean", "description": "go on from the cursor at once"},
-            "resync": {"type": "boolean", "const": True},
-        },
-    },
-    "Device": {
-        "type": "object",
-        "properties": {
-            "type": {"type": "string", "enum": ["iOS", "Android"], "default": "iOS"},
-            "environment": {"type": "string", "enum": ["production", "sandbox"], "default": "production"},
-            "app": {"type": "string", "default": "default", "description": "which of several apps"},
-            "provider": {"type": "string", "enum": ["apns", "fcm"], "description": "left out: the type's own"},
-            "replaces": {"type": "string", "description": "the token of the caller's that this one takes the place of"},
-        },
-    },
-    "Devices": {
-        "type": "object",
-        "required": ["data"],
-        "properties": {
-            "data": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "required": [
-                        "type",
-                        "environment",
-                        "app",
-                        "token_ending",
-                        "registered_at",
-                        "last_delivered_at",
-                    ],
-                    "properties": {
-                        "type": {"type": "string"},
-                        "environment": {"type": "string"},
-                        "app": {"type": "string"},
-                        "token_ending": {"type": "string", "description": "its last 6 characters"},
-                        "registered_at": TIME,
-                        "last_delivered_at": {"anyOf": [TIME, {"type": "null"}]},
-                    },
-                },
-            }
-        },
-    },
-    "Notify": {
-        "type": "object",
-        "description": f"Whom to notify: at least one user or team, together at most {MOST_RECIPIENTS}.",
-        "properties": {
-            "users": IDS,
-            "teams": IDS,
-            "except": {**IDS, "description": "users who are left out, named or not"},
-            "unknown": {
-                "type": "string",
-                "enum": ["refuse", "skip"],
-                "default": "refuse",
-                "description": "what becomes of ids that nobody knows",
-            },
-        },
-    },
-    "Recipient": {
-        "type": "object",
-        "required": ["event_id", "user_id", "recipient", "why", "team_id", "delivered_at", "read_at", "deleted_at"],
-        "properties": {
-            "event_id": {"type": "string", "format": "uuid"},
-            "user_id": {"type": "integer"},
-            "recipient": {"type": "boolean", "description": "whether it came into their inbox"},
-            "why": {"type": "string", "description": "in words: named, by which team, left out, dropped ..."},
-            "team_id": {"type": ["integer", "null"], "description": "the team that they were told as a member of"},
-            "delivered_at": {"anyOf": [TIME, {"type": "null"}]},
-            "read_at": {"anyOf": [TIME, {"type": "null"}]},
-            "deleted_at": {"anyOf": [TIME, {"type": "null"}]},
-            "devices": {"type": "array", "items": {"type": "object"}, "description": "per device what was decided"},
-        },
-    },
-    "Event": {
-        "type": "object",
-        "required": ["id", "type", "state", "recipients", "read"],
-        "properties": {
-            "id": {"type": "string", "format": "uuid"},
-            "type": {"type": "string"},
-            "state": {
-                "type": "string",
-                "description": "`held`, `queued`, `delivering`, `delivered`, `cancelled` or `failed`",
-            },
-            "recipients": {"type": "integer", "description": "inboxes that it reached so far"},
-            "read": {"type": "integer", "description": "of these, how many have read it"},
-            "dropped": {"type": "integer", "description": "recipients who were erased or inactive at delivery"},
-            "reason": {"type": "string", "description": "why it failed"},
-            "replaced_by": {"type": "string", "format": "uuid", "description": "the event that took its key"},
-        },
-    },
-    "Users": _listed({"$ref": "#/components/schemas/User"}),
-    "Teams": _listed(
+        )
+
+
+def _event_of(kind: Kind, name: str) -> Schema:
+    required = kind.event.model_json_schema().get("required", [])
+    parts = {part: ref(f"{name}.{part}") for part in ("data", "params")}
+    found = _object(
         {
-            "type": "object",
-            "required": ["id", "company_id", "name", "size"],
-            "properties": {
-                "id": {"type": "integer"},
-                "company_id": {"type": "integer"},
-                "name": {"type": "string"},
-                "size": {"type": "integer", "description": "how many are in it"},
-            },
+            "type": {"type": "string", "const": kind.type},
+            **{part: of if part in required else _or_null(of) for part, of in parts.items()},
         }
-    ),
-    "User": {"allOf": [{"$ref": "#/components/schemas/UserBody"}, WITH_ID]},
-    "Team": {"allOf": [{"$ref": "#/components/schemas/TeamBody"}, WITH_ID]},
-}
+    )
+    return {**found, "required": ["type", *required], "description": kind.title}
 
 
-def new_event(catalogue: Catalogue) -> dict[str, Any]:
-    """Return what a producer posts; the fields of each kind's `data` and `params` have schemas of their own."""
+def _opened(schema: Any) -> Any:
+    """Return a part of a request's schema as an answer has it: open, and with a user in the place of a user's id."""
+    if isinstance(schema, list):
+        return [_opened(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "oneOf" in schema:
+        return _opened(next(choice for choice in schema["oneOf"] if choice["type"] == "object"))
+    found = {key: _opened(part) for key, part in schema.items() if key not in {"properties", *_STRICT}}
+    if "properties" in schema:
+        found["properties"] = {name: _opened(part) for name, part in schema["properties"].items()}
+    return found
+
+
+def _new_event(catalogue: Catalogue) -> Schema:
+    """Return what a producer posts: the envelope, and the `data` and `params` of one of the kinds."""
     return {
         "type": "object",
         "required": ["type", "notify"],
         "properties": {
             "type": {"type": "string", "enum": sorted({kind.type for kind in catalogue.kinds.values()})},
-            "notify": {"$ref": "#/components/schemas/Notify"},
-            "data": {"type": "object", "description": "what the notification's `data` will be"},
-            "params": {"type": "object", "description": "further words that the message needs"},
-            "id": {**UUID, "description": "your own: the same event again does nothing"},
+            "notify": ref("Notify"),
+            "id": _or_null({**UUID, "description": "your own: the same event again does nothing"}),
             "key": {
-                "type": "string",
+                "type": ["string", "null"],
                 "minLength": 1,
                 "maxLength": LONGEST_KEY,
                 "description": "your own name for it: posted again, it replaces what is not delivered",
             },
-            "deliver_at": {"type": "string", "format": "date-time", "description": "held until then"},
+            "deliver_at": {
+                "type": ["string", "null"],
+                "format": "date-time",
+                "description": "held until then; at most a year ahead",
+            },
             "about": {
-                "type": "array",
+                "type": ["array", "null"],
                 "maxItems": MOST_SUBJECTS,
-                "items": {"type": "string", "pattern": r"^[a-z][a-z0-9_]{0,31}:\S"},
+                "items": {"type": "string", "pattern": r"^(?!key:)[a-z][a-z0-9_]{0,31}:\S(.{0,253}\S)?$"},
                 "description": "further subjects, such as `order:42`",
             },
         },
+        "oneOf": [ref(f"{name.replace('/', '.')}.event") for name in catalogue.kinds],
     }
+
+
+def _object(properties: dict[str, Schema], *optional: str) -> Schema:
+    """Return the schema of an open object that has all of these but the optional ones."""
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", **({"required": required} if required else {}), "properties": properties}
+
+
+def _list_of(item: Schema) -> Schema:
+    return {"type": "array", "items": item}
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _told(schema: Schema, description: str) -> Schema:
+    return {**schema, "description": description}
+
+
+def _choice(*values: str, default: str | None = None) -> Schema:
+    return {"type": ["string", "null"], "enum": [*values, None], **({"default": default} if default else {})}
+
+
+def _of_model(schema: Schema) -> Schema:
+    """Return a model's schema without the defaults that only say that a field may be left out."""
+    properties = {
+        name: {key: value for key, value in of.items() if key != "default" or value is not None}
+        for name, of in schema["properties"].items()
+    }
+    return {**schema, "properties": properties}
+
+
+def _page_of(item: Schema) -> Schema:
+    """Return the schema of a list that goes on after an id."""
+    following = {"type": ["integer", "null"], "description": "`after` of the next page; null at the end"}
+    return _object({"data": _list_of(item), "next": following})
+
+
+def _codes(family: type[Problem] = Problem) -> Iterator[str]:
+    """Return the codes of all problems of a family."""
+    for problem in family.__subclasses__():
+        if problem is Invalid:
+            yield from (f"{problem.code}.{code}" for code in sorted(VALIDATION))
+        else:
+            yield from _codes(problem) if problem.__subclasses__() else [problem.code]
+
+
+_RECIPIENTS = {**_list_of(ID), "maxItems": MOST_RECIPIENTS}
+_SOME = {"type": "array", "minItems": 1}
+_MESSAGE = {"type": "string", "minLength": 1, "maxLength": LONGEST_MESSAGE, "pattern": r"\S"}
+_SKIPPED = {"users": _list_of(INTEGER), "teams": _list_of(INTEGER)}
+
+_DEVICE: dict[str, Schema] = {
+    "type": _choice(*TYPES, default="iOS"),
+    "environment": _choice("production", "sandbox", default="production"),
+    "app": {
+        "type": ["string", "null"],
+        "pattern": r"^[A-Za-z0-9._-]{1,100}$",
+        "default": "default",
+        "description": "which of several apps",
+    },
+    "provider": _told(_choice("apns", "fcm"), "left out: the type's own; `Android` has `fcm` alone"),
+    "replaces": {
+        "type": ["string", "null"],
+        "description": "the token of the caller's that this one takes the place of",
+    },
+}
+
+REQUESTS: dict[str, Schema] = {
+    "Notify": {
+        **_object(
+            {
+                "users": _RECIPIENTS,
+                "teams": _RECIPIENTS,
+                "except": _told(_RECIPIENTS, "users who are left out, named or not"),
+                "unknown": _told(_choice("refuse", "skip", default="refuse"), "what becomes of ids that nobody knows"),
+            },
+            "users",
+            "teams",
+            "except",
+            "unknown",
+        ),
+        "description": f"Whom to notify: at least one user or team, together at most {MOST_RECIPIENTS}.",
+        "anyOf": [_object({"users": _SOME}), _object({"teams": _SOME})],
+    },
+    "NewCustom": _object({"message": _MESSAGE, "notify": ref("Notify")}),
+    "NewBatch": _object({"events": {**_list_of(ref("NewEvent")), "minItems": 1, "maxItems": LARGEST_BATCH}}),
+    "Marks": {
+        **_object(
+            {
+                "up_to": _or_null(_told(UUID, "this one and everything older")),
+                "ids": {
+                    "type": ["array", "null"],
+                    "items": UUID,
+                    "minItems": 1,
+                    "maxItems": MOST_IDS,
+                    "description": "just these; not together with `up_to`",
+                },
+            },
+            "up_to",
+            "ids",
+        ),
+        "description": "What to mark as read; nothing means all.",
+    },
+    "Device": _object(_DEVICE, *_DEVICE),
+    "DeviceWithToken": _object({"token": {"type": "string", "minLength": 1}, **_DEVICE}, *_DEVICE),
+    "UserBody": _of_model(UserBody.model_json_schema()),
+    "TeamBody": _of_model(TeamBody.model_json_schema()),
+}
+
+ANSWERS: dict[str, Schema] = {
+    "Errors": _object(
+        {
+            "errors": {
+                **_list_of(
+                    _object(
+                        {
+                            "message": _told(STRING, "for the developer"),
+                            "code": _told(
+                                STRING,
+                                "for the machine; today one of " + ", ".join(f"`{code}`" for code in _codes()),
+                            ),
+                            "field": _told(STRING, "dotted path, of validation errors only"),
+                            "id": _told(STRING, "of a 500: what to look for in the log"),
+                        },
+                        "field",
+                        "id",
+                    )
+                ),
+                "minItems": 1,
+            }
+        }
+    ),
+    "Notification": _object(
+        {
+            "id": UUID,
+            "type": _told(STRING, "open: kinds may be added"),
+            "data": {
+                "type": "object",
+                "additionalProperties": True,
+                "description": "the kind's own; that of each kind today stands in `<kind>.notification`",
+            },
+            "message": _told(STRING, "plain text; ` <br> ` stands before quoted text"),
+            "message_formatted": _told(STRING, "safe HTML: `p`, `strong`, `em`, `br`"),
+            "read": BOOLEAN,
+            "read_at": _or_null(TIME),
+            "created_at": TIME,
+        }
+    ),
+    "Page": _object(
+        {
+            "data": _list_of(ref("Notification")),
+            "pagination": _object(
+                {
+                    "total": _told(INTEGER, "of all pages"),
+                    "page": INTEGER,
+                    "per_page": INTEGER,
+                    "urls": _object(
+                        {
+                            "previous": {"type": ["string", "null"]},
+                            "next": {
+                                "type": ["string", "null"],
+                                "description": "carries a cursor: follow it, and nothing is shown twice or skipped",
+                            },
+                        }
+                    ),
+                    "unread": _told(INTEGER, "of the whole inbox"),
+                }
+            ),
+        }
+    ),
+    "Changes": {
+        **_object(
+            {
+                "data": _list_of(
+                    _object(
+                        {
+                            "event": _told(STRING, "`notification`, `read`, `unread` or `deleted`; open"),
+                            "data": {
+                                "type": "object",
+                                "additionalProperties": True,
+                                "description": "a notification; else `id`, `ids`, or `all` up to the entry `up_to`",
+                            },
+                        }
+                    )
+                ),
+                "unread": _told(INTEGER, "of the whole inbox"),
+                "cursor": _told(STRING, "where the next changes begin"),
+                "more": _told(BOOLEAN, "go on from the cursor at once"),
+                "resync": _told(BOOLEAN, "true: what happened since is no longer known; fetch the list"),
+            },
+            "data",
+            "unread",
+            "more",
+            "resync",
+        ),
+        "description": "Without `since`, and with `resync`, the cursor stands alone.",
+    },
+    "Devices": _object(
+        {
+            "data": _list_of(
+                _object(
+                    {
+                        "type": STRING,
+                        "environment": STRING,
+                        "app": STRING,
+                        "token_ending": _told(STRING, "its last 6 characters"),
+                        "registered_at": TIME,
+                        "last_delivered_at": _or_null(TIME),
+                    }
+                )
+            )
+        }
+    ),
+    "Queued": _object({"queued": BOOLEAN}),
+    "QueuedEvent": _object(
+        {
+            "queued": BOOLEAN,
+            "id": _told(UUID, "the notification's id in every inbox"),
+            "skipped": _told(_object(_SKIPPED), "where `notify.unknown` is `skip`: the ids that nobody knows"),
+        },
+        "skipped",
+    ),
+    "QueuedBatch": _object(
+        {
+            "queued": BOOLEAN,
+            "ids": _told(_list_of(UUID), "in the order of the events"),
+            "skipped": _told(
+                _list_of(_object({"id": UUID, **_SKIPPED})),
+                "where `notify.unknown` is `skip`: the ids that nobody knows, by event",
+            ),
+        },
+        "skipped",
+    ),
+    "Event": _object(
+        {
+            "id": UUID,
+            "type": STRING,
+            "state": _told(STRING, "`held`, `queued`, `delivering`, `delivered`, `cancelled` or `failed`; open"),
+            "recipients": _told(INTEGER, "inboxes that it reached so far"),
+            "read": _told(INTEGER, "of these, how many have read it"),
+            "dropped": _told(INTEGER, "recipients who were erased or inactive at delivery"),
+            "reason": _told(STRING, "why it failed"),
+            "replaced_by": _told(UUID, "the event that took its key"),
+        },
+        "reason",
+        "replaced_by",
+    ),
+    "Recipient": _object(
+        {
+            "event_id": UUID,
+            "user_id": INTEGER,
+            "recipient": _told(BOOLEAN, "whether it came into their inbox"),
+            "why": _told(STRING, "in words: named, by which team, left out, dropped ..."),
+            "team_id": {"type": ["integer", "null"], "description": "the team that they were told as a member of"},
+            "delivered_at": _or_null(TIME),
+            "read_at": _or_null(TIME),
+            "deleted_at": _or_null(TIME),
+            "devices": _told(_list_of({"type": "object", "additionalProperties": True}), "per device what was decided"),
+        }
+    ),
+    "User": _object(
+        {
+            "id": INTEGER,
+            "first_name": STRING,
+            "last_name": STRING,
+            "profile_picture": {"type": ["string", "null"]},
+            "email": {"type": ["string", "null"]},
+            "company_id": INTEGER,
+            "locale": STRING,
+            "time_zone": STRING,
+            "active": BOOLEAN,
+        }
+    ),
+    "Users": _page_of(ref("User")),
+    "Team": _object({"id": INTEGER, "company_id": INTEGER, "name": STRING, "users": _list_of(INTEGER)}),
+    "Teams": _page_of(
+        _object(
+            {
+                "id": INTEGER,
+                "company_id": INTEGER,
+                "name": STRING,
+                "size": _told(INTEGER, "how many are in it"),
+            }
+        )
+    ),
+    "Health": _object({"status": STRING}),
+    "Readiness": _object(
+        {
+            "status": STRING,
+            "database": STRING,
+            "migrations": STRING,
+            "queue": {
+                "type": "object",
+                "description": "by lane: how many jobs are due, and for how many seconds the oldest has been",
+                "additionalProperties": _object({"due": INTEGER, "oldest": {"type": "number"}}),
+            },
+        }
+    ),
+}

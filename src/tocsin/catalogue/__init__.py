@@ -241,4 +241,8 @@ def _inlined(schema: Any, known: Mapping[str, Any]) -> Any:
         return schema
     if "$ref" in schema:
         return _inlined(known[schema["$ref"].removeprefix("#/$defs/")], known)
-    return {key: _inlined(part, known) for key, part in schema.items() if key != "$defs"}
+    return {
+        key: _inlined(part, known)
+        for key, part in schema.items()
+        if key != "$defs" and (key != "default" or part is not None)  # a field without a default may be left out
+    }

@@ -50,12 +50,16 @@ Integer = Annotated[int, Field(strict=True, ge=0, le=2**53 - 1)]
 """An integer that every reader of JSON reads alike."""
 Uuid = Annotated[str, PlainValidator(_is_uuid), WithJsonSchema({"type": "string", "format": "uuid"})]
 String = Annotated[str, Field(strict=True, max_length=1000)]
-SomeWords = Annotated[str, Field(strict=True, min_length=1, max_length=1000), AfterValidator(_is_not_blank)]
+SomeWords = Annotated[
+    str,
+    Field(strict=True, min_length=1, max_length=1000, json_schema_extra={"pattern": r"\S"}),
+    AfterValidator(_is_not_blank),
+]
 Text = Annotated[str, Field(strict=True, max_length=10_000)]
 """Of several lines, as are messages."""
 Message = Annotated[
     str,
-    Field(strict=True, max_length=512, json_schema_extra={"minLength": 1}),
+    Field(strict=True, max_length=512, json_schema_extra={"minLength": 1, "pattern": r"\S"}),
     BeforeValidator(_stripped),
     AfterValidator(_is_something),
 ]

@@ -1,0 +1,258 @@
+"""The contract, operation by operation: what each takes, answers and refuses. A new route gets its entry here."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
+from tocsin.api.events import LONGEST_WAIT
+from tocsin.api.inbox import PAGES, PER_PAGE, USUAL_PER_PAGE
+from tocsin.api.requests import LONGEST_MESSAGE
+from tocsin.api.schemas import ID, UUID
+from tocsin.directory import LARGEST_ID
+from tocsin.errors import (
+    ContentType,
+    Fault,
+    IdReused,
+    InternalError,
+    KeyReused,
+    Malformed,
+    Missing,
+    NotFound,
+    Problem,
+    TooLarge,
+    TooLate,
+    Unauthenticated,
+    Unauthorized,
+    Unavailable,
+)
+from tocsin.faults import fault
+from tocsin.idempotency import LONGEST_KEY
+
+Parameter = dict[str, Any]
+
+
+def query(name: str, schema: dict[str, Any], description: str) -> Parameter:
+    """Return a parameter of the query, which may be left out."""
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+
+
+def header(name: str, schema: dict[str, Any], description: str) -> Parameter:
+    """Return a header of the request, which may be left out."""
+    return {**query(name, schema, description), "in": "header"}
+
+
+def _number(least: int, most: int, default: int | None = None) -> dict[str, Any]:
+    limits = {"type": "integer", "minimum": least, "maximum": most}
+    return limits if default is None else {**limits, "default": default}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation, beside what its path says.
+
+    `takes` and `answers` are the names of schemas, each with its examples; an answer without one is 204. `problems`
+    are those that not every operation has, `faults` examples of what a 422 says; where there are none, it is never
+    422. `summary` is left out where the docstring of its door says it.
+    """
+
+    id: str
+    takes: str = ""
+    answers: str = ""
+    status: int = 200
+    summary: str = ""
+    parameters: tuple[Parameter, ...] = ()
+    problems: tuple[type[Problem], ...] = ()
+    faults: tuple[Fault, ...] = ()
+    optional_body: bool = False
+    is_open: bool = False
+
+    def all_problems(self) -> Iterator[type[Problem]]:
+        """Return all that it can answer but 422."""
+        yield from () if self.is_open else (Unauthenticated, Unauthorized)
+        yield from (Malformed, TooLarge, ContentType) if self.takes else ()
+        yield from (*self.problems, InternalError, Unavailable)
+
+
+IN_PATHS: dict[str, Parameter] = {
+    "notification_id": {"schema": UUID, "description": "of a notification"},
+    "event_id": {"schema": UUID, "description": "of an event: the id of its notifications too"},
+    "user_id": {"schema": ID, "description": "of a user"},
+    "team_id": {"schema": ID, "description": "of a team"},
+    "token": {"schema": {"type": "string", "minLength": 1}, "description": "that the push service gave the phone"},
+    "key": {"schema": {"type": "string", "minLength": 1}, "description": "of the service's own; may hold slashes"},
+}
+"""The parameters that stand in paths."""
+
+ONCE = header(
+    "Idempotency-Key",
+    {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY},
+    "a repeat under the same key does nothing and is answered as the first time, for 24 hours",
+)
+IF_NONE_MATCH = header("If-None-Match", {"type": "string"}, "the `ETag` of the page that is there")
+
+_A_NUMBER = f"must be between 1 and {LARGEST_ID}"
+_NO_ID = (fault("id", "numeric_between", _A_NUMBER),)
+_NO_MEMBER = (fault("user_id", "unknown", "names nobody of the team's company"),)
+_NO_USER = (
+    *_NO_ID,
+    fault("first_name", "required", "is required"),
+    fault("active", "boolean", "must be true or false"),
+)
+_NO_TEAM = (*_NO_ID, fault("users.1", "unknown", "names nothing that is known"))
+_NO_RANGE = (fault("limit", "numeric_between", f"must be between 1 and {MOST_LISTED}"),)
+_NO_PHONE = (
+    fault("type", "in", "must be iOS or Android"),
+    fault("app", "regex", "must have 1 to 100 letters, digits, dots, dashes and underscores"),
+    fault("token", "regex", "is no token of apns"),
+)
+_NOBODY = tuple(
+    fault(f"notify.{name}", "required_without", f"is required where notify.{other} is absent or empty")
+    for name, other in (("users", "teams"), ("teams", "users"))
+)
+_NO_EVENT = (
+    fault("data.case.id", "required", "is required"),
+    fault("data.colour", "prohibited", "is not a field that belongs here"),
+    fault("notify.users.1", "unknown", "names nothing that is known"),
+    fault("notify.users.2", "integer", "must be an integer"),
+)
+_RANGE = (
+    query("after", _number(0, LARGEST_ID, 0), "those with greater ids"),
+    query("company_id", ID, "of one company"),
+    query("limit", _number(1, MOST_LISTED, USUALLY_LISTED), "how many"),
+)
+
+CONTRACT: dict[str, dict[str, Operation]] = {
+    "notifications": {
+        "GET /notifications": Operation(
+            "list_notifications",
+            answers="Page",
+            summary="The caller's notifications, newest first",
+            parameters=(
+                query("show", {"type": "string", "enum": ["unread"]}, "only the unread ones"),
+                query("page", _number(*PAGES, 1), "which"),
+                query("per_page", _number(*PER_PAGE, USUAL_PER_PAGE), "how many"),
+                query("cursor", {"type": "integer", "minimum": 1}, "as found in `urls.next`"),
+                IF_NONE_MATCH,
+            ),
+            faults=(
+                fault("per_page", "numeric_between", f"must be between {PER_PAGE[0]} and {PER_PAGE[1]}"),
+                fault("show", "in", "can only be unread"),
+            ),
+        ),
+        "POST /notifications": Operation(
+            "create_custom",
+            takes="NewCustom",
+            answers="Queued",
+            status=202,
+            summary="Create a custom notification",
+            parameters=(ONCE,),
+            problems=(KeyReused,),
+            faults=(fault("message", "string_between", f"must have 1 to {LONGEST_MESSAGE} characters"), *_NOBODY),
+        ),
+        "GET /notifications/changes": Operation(
+            "list_changes",
+            answers="Changes",
+            parameters=(query("since", {"type": "string"}, "a cursor; left out: the answer is only that of now"),),
+        ),
+        "PUT /notifications/read": Operation(
+            "mark_all_read",
+            takes="Marks",
+            optional_body=True,
+            faults=(
+                fault("up_to", "uuid", "must be a UUID"),
+                fault("ids", "array_between", "must have 1 to 1000 entries"),
+            ),
+        ),
+        "GET /notifications/{notification_id}": Operation(
+            "get_notification", answers="Notification", problems=(NotFound, Missing)
+        ),
+        "DELETE /notifications/{notification_id}": Operation("delete_notification", problems=(NotFound,)),
+        "PUT /notifications/{notification_id}/read": Operation("mark_read", problems=(NotFound, Missing)),
+        "PUT /notifications/{notification_id}/unread": Operation("mark_unread", problems=(NotFound, Missing)),
+    },
+    "devices": {
+        "GET /notifications/devices": Operation("list_devices", answers="Devices"),
+        "POST /notifications/devices": Operation("register_device_by_body", takes="DeviceWithToken", faults=_NO_PHONE),
+        "POST /notifications/devices/{token}": Operation(
+            "register_device", takes="Device", optional_body=True, faults=_NO_PHONE
+        ),
+        "DELETE /notifications/devices/{token}": Operation("detach_device"),
+    },
+    "events": {
+        "POST /events": Operation(
+            "post_event",
+            takes="NewEvent",
+            answers="QueuedEvent",
+            status=202,
+            summary="Post an event: what happened, and whom it concerns",
+            parameters=(ONCE,),
+            problems=(IdReused, KeyReused),
+            faults=_NO_EVENT,
+        ),
+        "POST /events/batch": Operation(
+            "post_batch",
+            takes="NewBatch",
+            answers="QueuedBatch",
+            status=202,
+            summary="Post up to 1,000 events, all or none, to be delivered in their order",
+            parameters=(ONCE,),
+            problems=(IdReused, KeyReused),
+            faults=(fault("events.17.data.case.id", "required", "is required"),),
+        ),
+        "GET /events/{event_id}": Operation(
+            "get_event",
+            answers="Event",
+            parameters=(
+                query(
+                    "wait",
+                    _number(0, LONGEST_WAIT, 0),
+                    "answer as soon as it is settled, at the latest after so many seconds",
+                ),
+            ),
+            problems=(NotFound,),
+            faults=(fault("wait", "numeric_between", f"must be between 0 and {LONGEST_WAIT}"),),
+        ),
+        "GET /events/{event_id}/recipients/{user_id}": Operation(
+            "get_recipient", answers="Recipient", problems=(NotFound,)
+        ),
+        "DELETE /events/{event_id}": Operation("cancel_event", problems=(NotFound, TooLate)),
+        "DELETE /events/by-key/{key}": Operation("cancel_event_by_key", problems=(NotFound, TooLate)),
+    },
+    "directory": {
+        "GET /directory/users": Operation("list_users", answers="Users", parameters=_RANGE, faults=_NO_RANGE),
+        "GET /directory/users/{user_id}": Operation("get_user", answers="User", problems=(NotFound,)),
+        "PUT /directory/users/{user_id}": Operation(
+            "put_user", takes="UserBody", problems=(NotFound,), faults=_NO_USER
+        ),
+        "DELETE /directory/users/{user_id}": Operation("erase_user", problems=(NotFound,)),
+        "DELETE /directory/users/{user_id}/devices": Operation("detach_devices_of_user", problems=(NotFound,)),
+        "DELETE /directory/users/{user_id}/devices/{token}": Operation("detach_device_of_user", problems=(NotFound,)),
+        "GET /directory/teams": Operation("list_teams", answers="Teams", parameters=_RANGE, faults=_NO_RANGE),
+        "GET /directory/teams/{team_id}": Operation("get_team", answers="Team", problems=(NotFound,)),
+        "PUT /directory/teams/{team_id}": Operation(
+            "put_team", takes="TeamBody", problems=(NotFound,), faults=_NO_TEAM
+        ),
+        "DELETE /directory/teams/{team_id}": Operation("delete_team", problems=(NotFound,)),
+        "PUT /directory/teams/{team_id}/users/{user_id}": Operation(
+            "put_member", problems=(NotFound,), faults=_NO_MEMBER
+        ),
+        "DELETE /directory/teams/{team_id}/users/{user_id}": Operation(
+            "delete_member", problems=(NotFound,), faults=(fault("user_id", "numeric_between", _A_NUMBER),)
+        ),
+    },
+    "operations": {
+        "GET /healthz": Operation("healthz", answers="Health", is_open=True),
+        "GET /readyz": Operation("readyz", answers="Readiness", is_open=True),
+    },
+}
+"""All operations by tag, method and path."""
+
+TAGS = {
+    "notifications": "The caller's own inbox, with a user's token.",
+    "devices": "The caller's own phones, with a user's token.",
+    "events": "What happened and whom it concerns, with a service's token of the scope `events:write`;"
+    " one with `operations` sees all events.",
+    "directory": "Who the users and teams are, with a service's token of the scope `directory:write`.",
+    "operations": "Whether the service is alive and ready; no token is needed.",
+}

@@ -1,0 +1,157 @@
+"""Examples of what the API document's operations take and answer, by the name of the schema that they are of."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tocsin.catalogue import Catalogue
+
+Examples = dict[str, Any]
+
+CREATED = "2026-03-02 09:30:00"
+READ = "2026-03-02 09:41:17"
+TOKEN = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00"  # noqa: S105 - no secret of anybody's
+
+_INBOX = "https://notify.example.com/notifications"
+_CURSOR = "64c1a3f2b8e40-17"
+_USER = {"first_name": "Bernita", "last_name": "Kilback", "profile_picture": None, "email": "bernita@example.com"}
+_PLACE = {"company_id": 1, "locale": "da-DK", "time_zone": "Europe/Copenhagen", "active": True}
+_TEAM = {"name": "Sales", "company_id": 1}
+
+
+def examples(catalogue: Catalogue) -> dict[str, Examples]:
+    """Return the examples of each schema by their names; those of kinds are the catalogue's samples."""
+    shown = {
+        name: notification(sample, position) for position, (name, sample) in enumerate(catalogue.samples.items(), 1)
+    }
+    events = {name: sample["event"] for name, sample in catalogue.samples.items()}
+    return {
+        "NewEvent": {**events, "with_everything": _with_everything(next(iter(events.values())))},
+        "NewBatch": {"two": {"events": [*events.values()][:2]}},
+        "Notification": shown,
+        "Page": {"two": _page([*shown.values()][:2])},
+        "Changes": _changes(next(iter(shown.values()))),
+        "Event": _events(next(iter(events.values()))["type"]),
+        **OF_THE_REST,
+    }
+
+
+def notification(sample: Mapping[str, Any], position: int = 1) -> dict[str, Any]:
+    """Return the notification of a sample as its recipient's inbox shows it."""
+    return {"id": uuid(position), **sample["notification"], "read": False, "read_at": None, "created_at": CREATED}
+
+
+def uuid(position: int) -> str:
+    """Return an id of an event, which its notification has too."""
+    return f"0195d3f0-4c00-7000-8000-{position:012x}"
+
+
+def _page(shown: list[dict[str, Any]]) -> dict[str, Any]:
+    urls = {"previous": None, "next": f"{_INBOX}?per_page=2&page=2&cursor=17"}
+    return {"data": shown, "pagination": {"total": 5, "page": 1, "per_page": 2, "urls": urls, "unread": 3}}
+
+
+def _changes(shown: dict[str, Any]) -> Examples:
+    return {
+        "some": {
+            "data": [
+                {"event": "notification", "data": shown},
+                {"event": "read", "data": {"id": uuid(2)}},
+                {"event": "read", "data": {"all": True, "up_to": uuid(3)}},
+            ],
+            "unread": 3,
+            "cursor": _CURSOR,
+            "more": False,
+        },
+        "without_since": {"cursor": _CURSOR},
+        "too_long_ago": {"resync": True, "cursor": _CURSOR},
+    }
+
+
+def _events(type_: str) -> Examples:
+    delivered = {"id": uuid(1), "type": type_, "state": "delivered", "recipients": 2, "read": 1, "dropped": 0}
+    failed = {**delivered, "state": "failed", "recipients": 0, "read": 0}
+    return {"delivered": delivered, "failed": {**failed, "reason": f"the catalogue has no kind {type_} any more"}}
+
+
+def _with_everything(event: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **event,
+        "notify": {"users": [2], "teams": [7], "except": [3], "unknown": "skip"},
+        "id": uuid(1),
+        "key": "order-42-reminder",
+        "deliver_at": "2026-03-02T10:30:00+01:00",
+        "about": ["order:42"],
+    }
+
+
+OF_THE_REST: dict[str, Examples] = {
+    "NewCustom": {"custom": {"message": "This is a custom notification", "notify": {"users": [1, 54, 23]}}},
+    "Marks": {"all": {}, "up_to": {"up_to": uuid(3)}, "some": {"ids": [uuid(1), uuid(2)]}},
+    "Device": {
+        "iphone": {},
+        "android": {"type": "Android"},
+        "with_everything": {
+            "type": "iOS",
+            "environment": "sandbox",
+            "app": "crm",
+            "provider": "apns",
+            "replaces": TOKEN[::-1],
+        },
+    },
+    "DeviceWithToken": {"iphone": {"token": TOKEN}},
+    "Devices": {
+        "one": {
+            "data": [
+                {
+                    "type": "iOS",
+                    "environment": "production",
+                    "app": "default",
+                    "token_ending": TOKEN[-6:],
+                    "registered_at": CREATED,
+                    "last_delivered_at": None,
+                }
+            ]
+        }
+    },
+    "Queued": {"queued": {"queued": True}},
+    "QueuedEvent": {
+        "queued": {"queued": True, "id": uuid(1)},
+        "skipped": {"queued": True, "id": uuid(1), "skipped": {"users": [99], "teams": []}},
+    },
+    "QueuedBatch": {
+        "queued": {"queued": True, "ids": [uuid(1), uuid(2)]},
+        "skipped": {
+            "queued": True,
+            "ids": [uuid(1), uuid(2)],
+            "skipped": [{"id": uuid(2), "users": [99], "teams": []}],
+        },
+    },
+    "Recipient": {
+        "read": {
+            "event_id": uuid(1),
+            "user_id": 4,
+            "recipient": True,
+            "why": "a member of team 7",
+            "team_id": 7,
+            "delivered_at": CREATED,
+            "read_at": READ,
+            "deleted_at": None,
+            "devices": [],
+        }
+    },
+    "UserBody": {"least": {"first_name": "John", "last_name": "Doe"}, "with_everything": {**_USER, **_PLACE}},
+    "User": {"bernita": {"id": 4, **_USER, **_PLACE}},
+    "Users": {"one": {"data": [{"id": 4, **_USER, **_PLACE}], "next": 4}},
+    "TeamBody": {"least": {"name": "Sales"}, "with_members": {**_TEAM, "users": [1, 4]}},
+    "Team": {"sales": {"id": 7, **_TEAM, "users": [1, 4]}},
+    "Teams": {"one": {"data": [{"id": 7, **_TEAM, "size": 2}], "next": None}},
+    "Health": {"ok": {"status": "ok"}},
+    "Readiness": {
+        "ready": {
+            "status": "ready",
+            "database": "ok",
+            "migrations": "ok",
+            "queue": {"direct": {"due": 0, "oldest": 0.0}, "bulk": {"due": 1, "oldest": 0.214}},
+        }
+    },
+}

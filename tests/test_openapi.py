@@ -216,6 +216,11 @@ def test_what_a_kind_does_not_have_is_no_event_by_the_document(document: dict[st
         assert not event.is_valid({**good, "notify": {"users": [], "teams": []}})
 
 
+def test_no_body_has_a_default_which_generators_take_for_a_required_field(document: dict[str, Any]) -> None:
+    bodies = [operation["requestBody"] for _, _, operation in operations(document) if "requestBody" in operation]
+    assert not [found for found in below(document, bodies) if "default" in found]
+
+
 def test_a_push_to_a_browser_is_small_enough(document: dict[str, Any]) -> None:
     content = document["webhooks"]["web_push"]["post"]["requestBody"]["content"][JSON]
     assert all(len(json.dumps(example["value"])) <= 3000 for example in content["examples"].values())

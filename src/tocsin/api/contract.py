@@ -28,6 +28,7 @@ from tocsin.errors import (
 )
 from tocsin.faults import fault
 from tocsin.idempotency import LONGEST_KEY
+from tocsin.inbox import NEWEST
 
 Parameter = dict[str, Any]
 
@@ -132,7 +133,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
                 query("show", {"type": "string", "enum": ["unread"]}, "only the unread ones"),
                 query("page", _number(*PAGES, 1), "which"),
                 query("per_page", _number(*PER_PAGE, USUAL_PER_PAGE), "how many"),
-                query("cursor", {"type": "integer", "minimum": 1}, "as found in `urls.next`"),
+                query("cursor", _number(1, NEWEST), "as found in `urls.next`"),
                 IF_NONE_MATCH,
             ),
             faults=(

@@ -1,5 +1,6 @@
 """What the API document's operations take and answer, as JSON Schemas: requests strict, answers open."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -138,17 +139,23 @@ def _told(schema: Schema, description: str) -> Schema:
     return {**schema, "description": description}
 
 
-def _choice(*values: str, default: str | None = None) -> Schema:
-    return {"type": ["string", "null"], "enum": [*values, None], **({"default": default} if default else {})}
+def _choice(*values: str, left_out: str) -> Schema:
+    """Return the schema of a field with fixed values.
+
+    What it means to leave it out is said in words: generators take a field with a `default` for a required one.
+    """
+    return {"type": ["string", "null"], "enum": [*values, None], "description": f"left out: {left_out}"}
 
 
 def _of_model(schema: Schema) -> Schema:
-    """Return a model's schema without the defaults that only say that a field may be left out."""
-    properties = {
-        name: {key: value for key, value in of.items() if key != "default" or value is not None}
-        for name, of in schema["properties"].items()
-    }
-    return {**schema, "properties": properties}
+    """Return the schema of a model of the framework's, likewise with its defaults in words."""
+    return {**schema, "properties": {name: _without_default(of) for name, of in schema["properties"].items()}}
+
+
+def _without_default(schema: Schema) -> Schema:
+    found = {key: value for key, value in schema.items() if key not in {"default", "title"}}
+    default = schema.get("default")
+    return found if default is None else {"description": f"left out: `{json.dumps(default)}`", **found}
 
 
 def _page_of(item: Schema) -> Schema:
@@ -167,20 +174,25 @@ def _codes(family: type[Problem] = Problem) -> Iterator[str]:
 
 
 _RECIPIENTS = {**_list_of(ID), "maxItems": MOST_RECIPIENTS}
-_SOME = {"type": "array", "minItems": 1}
 _MESSAGE = {"type": "string", "minLength": 1, "maxLength": LONGEST_MESSAGE, "pattern": r"\S"}
 _SKIPPED = {"users": _list_of(INTEGER), "teams": _list_of(INTEGER)}
 
+_NOTIFY: dict[str, Schema] = {
+    "users": _RECIPIENTS,
+    "teams": _RECIPIENTS,
+    "except": _told(_RECIPIENTS, "users who are left out, named or not"),
+    "unknown": _choice("refuse", "skip", left_out="`refuse` ids that nobody knows, rather than go on without them"),
+}
+
 _DEVICE: dict[str, Schema] = {
-    "type": _choice(*TYPES, default="iOS"),
-    "environment": _choice("production", "sandbox", default="production"),
+    "type": _choice(*TYPES, left_out="`iOS`"),
+    "environment": _choice("production", "sandbox", left_out="`production`"),
     "app": {
         "type": ["string", "null"],
         "pattern": r"^[A-Za-z0-9._-]{1,100}$",
-        "default": "default",
-        "description": "which of several apps",
+        "description": "which of several apps; left out: `default`",
     },
-    "provider": _told(_choice("apns", "fcm"), "left out: the type's own; `Android` has `fcm` alone"),
+    "provider": _choice("apns", "fcm", left_out="the type's own; `Android` has `fcm` alone"),
     "replaces": {
         "type": ["string", "null"],
         "description": "the token of the caller's that this one takes the place of",
@@ -189,20 +201,11 @@ _DEVICE: dict[str, Schema] = {
 
 REQUESTS: dict[str, Schema] = {
     "Notify": {
-        **_object(
-            {
-                "users": _RECIPIENTS,
-                "teams": _RECIPIENTS,
-                "except": _told(_RECIPIENTS, "users who are left out, named or not"),
-                "unknown": _told(_choice("refuse", "skip", default="refuse"), "what becomes of ids that nobody knows"),
-            },
-            "users",
-            "teams",
-            "except",
-            "unknown",
-        ),
         "description": f"Whom to notify: at least one user or team, together at most {MOST_RECIPIENTS}.",
-        "anyOf": [_object({"users": _SOME}), _object({"teams": _SOME})],
+        "allOf": [
+            _object(_NOTIFY, *_NOTIFY),
+            {"anyOf": [_object({name: {**_RECIPIENTS, "minItems": 1}}) for name in ("users", "teams")]},
+        ],
     },
     "NewCustom": _object({"message": _MESSAGE, "notify": ref("Notify")}),
     "NewBatch": _object({"events": {**_list_of(ref("NewEvent")), "minItems": 1, "maxItems": LARGEST_BATCH}}),

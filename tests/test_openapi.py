@@ -136,6 +136,14 @@ def test_every_operation_is_well_formed(document: dict[str, Any]) -> None:
     assert set(document["components"]["securitySchemes"]) == {"bearer"}
 
 
+def test_every_link_leads_to_an_operation_that_takes_what_it_gives(document: dict[str, Any]) -> None:
+    takes = {operation["operationId"]: path for _, path, operation in operations(document)}
+    links = [link for _, _, answer in answers(document) for link in answer.get("links", {}).values()]
+    assert len(links) >= 6
+    for link in links:
+        assert re.findall(r"{(\w+)}", takes[link["operationId"]]) == list(link["parameters"])
+
+
 def test_it_has_every_route_and_no_other(document: dict[str, Any], api: Api) -> None:
     described = {(method, path) for method, path, _ in operations(document)}
     assert described == {route for route in routes_of(api) if route[1] not in OF_THE_DOCUMENT}

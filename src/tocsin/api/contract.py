@@ -75,6 +75,20 @@ class Operation:
         yield from (*self.problems, InternalError, Unavailable)
 
 
+LINKS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "list_notifications": (
+        "notification_id",
+        "$response.body#/data/0/id",
+        ("get_notification", "mark_read", "mark_unread", "delete_notification"),
+    ),
+    "post_event": ("event_id", "$response.body#/id", ("get_event", "cancel_event")),
+    "list_users": ("user_id", "$response.body#/data/0/id", ("get_user", "erase_user")),
+    "list_teams": ("team_id", "$response.body#/data/0/id", ("get_team", "delete_team")),
+    "put_user": ("user_id", "$request.path.user_id", ("get_user",)),
+    "put_team": ("team_id", "$request.path.team_id", ("get_team",)),
+}
+"""Where an operation leads: the parameter that it gives a value, where that stands, and the operations that take it."""
+
 IN_PATHS: dict[str, Parameter] = {
     "notification_id": {"schema": UUID, "description": "of a notification"},
     "event_id": {"schema": UUID, "description": "of an event: the id of its notifications too"},

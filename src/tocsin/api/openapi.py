@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from tocsin import __version__
-from tocsin.api.contract import CONTRACT, IN_PATHS, TAGS, Operation
+from tocsin.api.contract import CONTRACT, IF_NONE_MATCH, IN_PATHS, LINKS, TAGS, Operation
 from tocsin.api.doors import LARGEST_BODY
 from tocsin.api.events import LARGEST_BATCH_BODY
 from tocsin.api.examples import Examples, examples
@@ -60,6 +60,13 @@ HEADERS = {
     "WWW-Authenticate": "what is wrong with the credentials (RFC 6750)",
     "Allow": "the methods that the path takes",
     "Retry-After": "seconds after which to try again",
+}
+
+SUCCESSES = {
+    "200": "What was asked for",
+    "202": "Durable: never lost from here on",
+    "204": "Done; again does no harm",
+    "304": "What `If-None-Match` names is still what there is",
 }
 
 PROBLEMS: tuple[Problem, ...] = (
@@ -138,16 +145,16 @@ def _operation(tag: str, path: str, summary: str, operation: Operation, shown: d
 
 
 def _success(operation: Operation, shown: dict[str, Examples]) -> dict[str, Any]:
-    if not operation.answers:
-        return {"204": {"description": "Done; again does no harm", "headers": _headers()}}
-    has_tag = any(parameter["name"] == "If-None-Match" for parameter in operation.parameters)
-    headers = _headers("ETag") if has_tag else _headers()
-    described = "Durable: never lost from here on" if operation.status == 202 else "What was asked for"  # noqa: PLR2004
-    content = _content(ref(operation.answers), shown[operation.answers])
-    found = {str(operation.status): {"description": described, "headers": headers, "content": content}}
-    if has_tag:
-        found["304"] = {"description": "What `If-None-Match` names is still what there is", "headers": headers}
-    return found
+    has_tag = IF_NONE_MATCH in operation.parameters
+    status = str(operation.status if operation.answers else 204)
+    found = {"description": SUCCESSES[status], "headers": _headers(*(["ETag"] if has_tag else []))}
+    unchanged = {"304": {**found, "description": SUCCESSES["304"]}} if has_tag else {}
+    if operation.answers:
+        found["content"] = _content(ref(operation.answers), shown[operation.answers])
+    if operation.id in LINKS:
+        name, where, following = LINKS[operation.id]
+        found["links"] = {id_: {"operationId": id_, "parameters": {name: where}} for id_ in following}
+    return {status: found, **unchanged}
 
 
 def _problems(operation: Operation) -> dict[str, Any]:

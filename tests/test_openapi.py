@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,8 +18,11 @@ from conftest import HOUR, SECRET, Api
 from test_problems import UNKNOWN, at_rest, routes_of
 from test_road import custom, note
 from tocsin import errors, faults
+from tocsin.api.app import build
 from tocsin.api.doors import LARGEST_BODY
 from tocsin.api.events import LARGEST_BATCH_BODY
+from tocsin.api.openapi import document as document_of
+from tocsin.catalogue import Catalogue
 from tocsin.tokens import mint_service, mint_user
 
 JSON = "application/json"
@@ -227,6 +231,33 @@ def test_what_a_kind_does_not_have_is_no_event_by_the_document(document: dict[st
 def test_no_body_has_a_default_which_generators_take_for_a_required_field(document: dict[str, Any]) -> None:
     bodies = [operation["requestBody"] for _, _, operation in operations(document) if "requestBody" in operation]
     assert not [found for found in below(document, bodies) if "default" in found]
+
+
+def test_an_operators_own_kinds_are_described_like_ours(tmp_path: Path) -> None:
+    (tmp_path / "kinds.toml").write_text(OWN_KINDS)
+    made = document_of(build(), Catalogue.load(tmp_path))
+    assert [error.message for error in OPENAPI_31_VALIDATOR.iter_errors(made)] == []
+    event = validator(made, made["components"]["schemas"]["NewEvent"])
+    data = {"user": 4, "default": {"enum": "x", "properties": None}}
+    good = {"type": "order_moved", "notify": {"users": [1]}, "data": data}
+    assert event.is_valid(good)
+    assert not event.is_valid({**good, "data": {"user": 4}})
+    shown = validator(made, made["components"]["schemas"]["order_moved.notification"]["allOf"][1])
+    assert shown.is_valid({"data": {"user": None, "default": {"enum": "", "properties": None, "new": 1}}})
+    assert not shown.is_valid({"data": {"user": None}})
+
+
+OWN_KINDS = """
+[shapes.order]
+fields = { enum = "words", properties = "text or null" }
+spoken = "{enum}"
+
+[order_moved]
+title = "Order"
+says = "{default} is on its way"
+data = { user = "user or null", default = "order" }
+group = "orders"
+"""
 
 
 def test_a_push_to_a_browser_is_small_enough(document: dict[str, Any]) -> None:

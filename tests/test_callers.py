@@ -107,6 +107,7 @@ DOORS = {
     ("DELETE", "/directory/users/{user_id}/devices"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY),
     ("DELETE", "/directory/users/{user_id}/devices/{token}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY),
     ("GET", "/directory/users"): Door(for_services(200, 200, 200, 200), scopes=DIRECTORY),
+    ("POST", "/directory/import"): Door(for_services(415, 415, 415, 415), {}, DIRECTORY),
     ("GET", "/directory/teams"): Door(for_services(200, 200, 200, 200), scopes=DIRECTORY),
     ("DELETE", "/directory/users/{user_id}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY, ends=True),
     ("DELETE", "/directory/teams/{team_id}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY, ends=True),

@@ -297,8 +297,9 @@ class Tour:
 
 
 async def test_every_answer_is_what_the_document_says_on_a_tour_through_all_of_them(
-    document: dict[str, Any], api: Api
+    document: dict[str, Any], api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tocsin.api.imports.LARGEST_IMPORT", LARGEST_BODY)
     tour = Tour(document, api)
     await api.people(1, 4)
     await api.people(5, profile_picture="https://x/y.png", email="a@b", locale="da-DK")
@@ -323,10 +324,12 @@ CRM = mint_service(SECRET, "crm", ("events:write", "directory:write"), HOUR)
 BOUND = mint_service(SECRET, "bound", ("events:write", "directory:write"), HOUR, 2)
 PHONE = "0123456789abcdef" * 4
 AGAIN = {"Idempotency-Key": "again"}
+NDJSON = {"Content-Type": "application/x-ndjson"}
 
 
 async def tour_of_the_inbox(tour: Tour) -> None:
     ids = [await tour.api.post(event) for event in (custom(1, 5), note(1), note(1))]
+    assert (await tour.call(200, "list_kinds", USER)).json()["data"]
     since = (await tour.call(200, "list_changes", USER)).json()["cursor"]
     page = await tour.call(200, "list_notifications", USER, "?per_page=1")
     await tour.call(304, "list_notifications", USER, "?per_page=1", headers={"If-None-Match": page.headers["etag"]})
@@ -374,6 +377,10 @@ async def tour_of_events(tour: Tour) -> None:
     assert batch.json()["skipped"]
     await tour.call(409, "post_batch", CRM, json={"events": [custom(1)]}, headers=AGAIN)
     await tour.call(422, "post_batch", CRM, json={"events": [{}, 1]})
+    settled = {"about": "order:42", "as": "read"}
+    await tour.call(202, "resolve", CRM, json=settled, headers=AGAIN)
+    await tour.call(409, "resolve", CRM, json={**settled, "as": "gone"}, headers=AGAIN)
+    await tour.call(422, "resolve", CRM, json={})
     id_ = posted.json()["id"]
     await tour.call(200, "get_event", CRM, "?wait=9", event_id=id_)
     await tour.call(422, "get_event", CRM, "?wait=x", event_id=id_)
@@ -407,6 +414,9 @@ async def tour_of_the_directory(tour: Tour) -> None:
     await tour.call(204, "put_team", CRM, team_id=7, json={"name": "x", "users": [1]})
     await tour.call(404, "put_team", BOUND, team_id=7, json={"name": "x"})
     await tour.call(422, "put_team", CRM, team_id=7, json={"users": [99]})
+    line = b'{"user": {"id": 9, "first_name": "A", "last_name": "B"}}\n'
+    await tour.call(200, "import_lines", CRM, content=line, headers=NDJSON)
+    await tour.call(422, "import_lines", CRM, content=b"{}", headers=NDJSON)
     for name in ("list_users", "list_teams"):
         assert (await tour.call(200, name, CRM, "?limit=1")).json()["data"]
         await tour.call(422, name, CRM, "?limit=0")
@@ -435,8 +445,11 @@ async def tour_of_refusals(tour: Tour) -> None:
             await tour.call(403, name, other, **more)
         if "requestBody" in operation:
             json_ = {"Content-Type": JSON}
+            if name == "import_lines":
+                json_ = {"Content-Type": "application/x-ndjson"}
+            else:
+                await tour.call(400, name, token, content=b"{", headers=json_, **more)
             limit = LARGEST_BATCH_BODY if name == "post_batch" else LARGEST_BODY
-            await tour.call(400, name, token, content=b"{", headers=json_, **more)
             await tour.call(413, name, token, content=b" " * (limit + 1), headers=json_, **more)
             await tour.call(415, name, token, content=b"{}", headers={"Content-Type": "text/plain"}, **more)
 

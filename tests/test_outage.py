@@ -47,6 +47,7 @@ CALLS: Mapping[tuple[str, str], Any] = {
     ("DELETE", "/directory/users/{user_id}/devices"): None,
     ("DELETE", "/directory/users/{user_id}/devices/{token}"): None,
     ("GET", "/directory/users"): None,
+    ("POST", "/directory/import"): b'{"team": {"id": 1, "name": "Sales"}}',
     ("GET", "/directory/teams"): None,
     ("DELETE", "/directory/users/{user_id}"): None,
     ("DELETE", "/directory/teams/{team_id}"): None,

@@ -6,6 +6,7 @@ from typing import Any
 
 from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
 from tocsin.api.events import LONGEST_WAIT
+from tocsin.api.imports import NDJSON
 from tocsin.api.inbox import PAGES, PER_PAGE, USUAL_PER_PAGE
 from tocsin.api.requests import LONGEST_MESSAGE
 from tocsin.api.schemas import ID, UUID
@@ -28,9 +29,11 @@ from tocsin.errors import (
 )
 from tocsin.faults import fault
 from tocsin.idempotency import LONGEST_KEY
-from tocsin.inbox import NEWEST
+from tocsin.inbox import NEWEST, OLDEST
 
 Parameter = dict[str, Any]
+
+JSON = "application/json"
 
 
 def query(name: str, schema: dict[str, Any], description: str) -> Parameter:
@@ -54,7 +57,7 @@ class Operation:
 
     `takes` and `answers` are the names of schemas, each with its examples; an answer without one is 204. `problems`
     are those that not every operation has, `faults` examples of what a 422 says; where there are none, it is never
-    422. `summary` is left out where the docstring of its door says it.
+    422. A body is of the type `media`. `summary` is left out where the docstring of its door says it.
     """
 
     id: str
@@ -66,12 +69,14 @@ class Operation:
     problems: tuple[type[Problem], ...] = ()
     faults: tuple[Fault, ...] = ()
     optional_body: bool = False
+    media: str = JSON
     is_open: bool = False
 
     def all_problems(self) -> Iterator[type[Problem]]:
         """Return all that it can answer but 422."""
         yield from () if self.is_open else (Unauthenticated, Unauthorized)
-        yield from (Malformed, TooLarge, ContentType) if self.takes else ()
+        yield from (TooLarge, ContentType) if self.takes else ()
+        yield from (Malformed,) if self.takes and self.media == JSON else ()
         yield from (*self.problems, InternalError, Unavailable)
 
 
@@ -147,7 +152,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
                 query("show", {"type": "string", "enum": ["unread"]}, "only the unread ones"),
                 query("page", _number(*PAGES, 1), "which"),
                 query("per_page", _number(*PER_PAGE, USUAL_PER_PAGE), "how many"),
-                query("cursor", _number(1, NEWEST), "as found in `urls.next`"),
+                query("cursor", _number(OLDEST, NEWEST), "as found in `urls.next`"),
                 IF_NONE_MATCH,
             ),
             faults=(
@@ -170,6 +175,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             answers="Changes",
             parameters=(query("since", {"type": "string"}, "a cursor; left out: the answer is only that of now"),),
         ),
+        "GET /notifications/kinds": Operation("list_kinds", answers="Kinds"),
         "PUT /notifications/read": Operation(
             "mark_all_read",
             takes="Marks",
@@ -215,6 +221,20 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             problems=(IdReused, KeyReused),
             faults=(fault("events.17.data.case.id", "required", "is required"),),
         ),
+        "POST /events/resolve": Operation(
+            "resolve",
+            takes="Resolution",
+            answers="Queued",
+            status=202,
+            summary="Settle what is still open about a subject",
+            parameters=(ONCE,),
+            problems=(KeyReused,),
+            faults=(
+                fault("about", "regex", "must be a subject such as lead:220f5f6e-e30f-4c5f-8db5-44e345f8e568"),
+                fault("as", "in", "must be read, gone, erased"),
+                fault("users.0", "unknown", "names nothing that is known"),
+            ),
+        ),
         "GET /events/{event_id}": Operation(
             "get_event",
             answers="Event",
@@ -243,6 +263,16 @@ CONTRACT: dict[str, dict[str, Operation]] = {
         "DELETE /directory/users/{user_id}": Operation("erase_user", problems=(NotFound,)),
         "DELETE /directory/users/{user_id}/devices": Operation("detach_devices_of_user", problems=(NotFound,)),
         "DELETE /directory/users/{user_id}/devices/{token}": Operation("detach_device_of_user", problems=(NotFound,)),
+        "POST /directory/import": Operation(
+            "import_lines",
+            takes="Import",
+            answers="Imported",
+            media=NDJSON,
+            faults=(
+                fault("lines.2.team.users.1", "unknown", "names nobody known"),
+                fault("lines.17.user.first_name", "required", "is required"),
+            ),
+        ),
         "GET /directory/teams": Operation("list_teams", answers="Teams", parameters=_RANGE, faults=_NO_RANGE),
         "GET /directory/teams/{team_id}": Operation("get_team", answers="Team", problems=(NotFound,)),
         "PUT /directory/teams/{team_id}": Operation(

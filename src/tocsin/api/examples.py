@@ -139,6 +139,30 @@ OF_THE_REST: dict[str, Examples] = {
             "devices": [],
         }
     },
+    "Resolution": {
+        "accepted": {"about": "lead:220f5f6e-e30f-4c5f-8db5-44e345f8e568", "as": "gone", "users": [1, 54]},
+        "erased": {"about": "contact:c2ccbb7e-d174-4894-ba5a-1828d0f09128", "as": "erased"},
+    },
+    "Import": {
+        "two": '{"user": {"id": 4, "first_name": "Bernita", "last_name": "Kilback"}}\n'
+        '{"team": {"id": 7, "name": "Sales", "users": [4]}}\n'
+    },
+    "Imported": {"two": {"users": 1, "teams": 1, "devices": 0, "notifications": 0}},
+    "Kinds": {
+        "one": {
+            "data": [
+                {
+                    "name": "note",
+                    "label": "Mention",
+                    "group": "cases",
+                    "group_label": "Cases",
+                    "channels": ["push", "web_push"],
+                    "default": {"push": True, "web_push": True, "urgent": False},
+                    "locked": {"push": False, "web_push": False, "urgent": False},
+                }
+            ]
+        }
+    },
     "UserBody": {"least": {"first_name": "John", "last_name": "Doe"}, "with_everything": {**_USER, **_PLACE}},
     "User": {"bernita": {"id": 4, **_USER, **_PLACE}},
     "Users": {"one": {"data": [{"id": 4, **_USER, **_PLACE}], "next": 4}},

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from tocsin import __version__
-from tocsin.api.contract import CONTRACT, IF_NONE_MATCH, IN_PATHS, LINKS, TAGS, Operation
+from tocsin.api.contract import CONTRACT, IF_NONE_MATCH, IN_PATHS, JSON, LINKS, TAGS, Operation
 from tocsin.api.doors import LARGEST_BODY
 from tocsin.api.events import LARGEST_BATCH_BODY
 from tocsin.api.examples import Examples, examples
@@ -31,8 +31,6 @@ from tocsin.errors import (
     Unauthorized,
     Unavailable,
 )
-
-JSON = "application/json"
 
 INFO = {
     "title": "Tocsin",
@@ -139,7 +137,7 @@ def _operation(tag: str, path: str, summary: str, operation: Operation, shown: d
     if parameters:
         found["parameters"] = parameters
     if operation.takes:
-        content = _content(ref(operation.takes), shown[operation.takes])
+        content = _content(ref(operation.takes), shown[operation.takes], operation.media)
         found["requestBody"] = {"required": not operation.optional_body, "content": content}
     return {**found, "responses": {**_success(operation, shown), **_problems(operation)}}
 
@@ -196,5 +194,5 @@ def _headers(*names: str) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-Id", *names)}
 
 
-def _content(schema: dict[str, Any], values: Examples) -> dict[str, Any]:
-    return {JSON: {"schema": schema, "examples": {name: {"value": value} for name, value in values.items()}}}
+def _content(schema: dict[str, Any], values: Examples, media: str = JSON) -> dict[str, Any]:
+    return {media: {"schema": schema, "examples": {name: {"value": value} for name, value in values.items()}}}

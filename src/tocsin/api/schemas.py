@@ -2,18 +2,19 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
-from tocsin.api.devices import TYPES
-from tocsin.api.directory import TeamBody, UserBody
 from tocsin.api.drafts import LONGEST_KEY, MOST_SUBJECTS
 from tocsin.api.events import LARGEST_BATCH
 from tocsin.api.inbox import MOST_IDS
 from tocsin.api.requests import LONGEST_MESSAGE, MOST_RECIPIENTS
 from tocsin.catalogue import Catalogue, Kind
+from tocsin.devices import TYPES
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import Invalid, Problem
 from tocsin.faults import OURS
+from tocsin.forms import NotificationLine, TeamBody, UserBody
+from tocsin.resolutions import How
 
 Schema = dict[str, Any]
 
@@ -228,6 +229,29 @@ REQUESTS: dict[str, Schema] = {
     },
     "Device": _object(_DEVICE, *_DEVICE),
     "DeviceWithToken": _object({"token": {"type": "string", "minLength": 1}, **_DEVICE}, *_DEVICE),
+    "Resolution": _object(
+        {
+            "about": {
+                "type": "string",
+                "pattern": r"^[a-z][a-z0-9_]{0,31}:",
+                "description": "the subject: `lead:220f5f6e-...`, `order:42`, or `key:` and a key of the service's own",
+            },
+            "as": {
+                "type": "string",
+                "enum": list(get_args(How)),
+                "description": "marked read, taken away like a deletion, or rewritten without names and texts"
+                " (scope `directory:write`, and for everyone)",
+            },
+            "users": _told(_RECIPIENTS, "for these alone"),
+        },
+        "users",
+    ),
+    "Import": {
+        "type": "string",
+        "description": "lines, each an object with one key: `user` (as `UserBody`, and its `id`), `team` (as"
+        " `TeamBody`, and its `id`), `device` (as `DeviceWithToken`, and `user_id`) or `notification` (as `OldNotification`)",
+    },
+    "OldNotification": _of_model(NotificationLine.model_json_schema()),
     "UserBody": _of_model(UserBody.model_json_schema()),
     "TeamBody": _of_model(TeamBody.model_json_schema()),
 }
@@ -396,6 +420,24 @@ ANSWERS: dict[str, Schema] = {
             "active": BOOLEAN,
         }
     ),
+    "Kinds": _object(
+        {
+            "data": _list_of(
+                _object(
+                    {
+                        "name": _told(STRING, "as in preferences: `note`, `gamification/new_level`"),
+                        "label": _told(STRING, "in the caller's language"),
+                        "group": STRING,
+                        "group_label": STRING,
+                        "channels": _list_of(STRING),
+                        "default": {"type": "object", "additionalProperties": BOOLEAN},
+                        "locked": {"type": "object", "additionalProperties": BOOLEAN},
+                    }
+                )
+            )
+        }
+    ),
+    "Imported": _object(dict.fromkeys(("users", "teams", "devices", "notifications"), _told(INTEGER, "lines of them"))),
     "Users": _page_of(ref("User")),
     "Team": _object({"id": INTEGER, "company_id": INTEGER, "name": STRING, "users": _list_of(INTEGER)}),
     "Teams": _page_of(

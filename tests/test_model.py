@@ -53,6 +53,7 @@ class Event:
     sender: int | None
     actor: int | None
     state: str = "queued"
+    bound: int | None = None
     erased: set[int] = field(default_factory=set)
 
 
@@ -128,6 +129,7 @@ class Model:
 
     def post(self, id_: str, event: Event) -> None:
         self.events[id_] = event
+        event.bound = self.people[event.sender].company if event.sender else event.company
         if key := event.body.get("key"):
             before = self.events.get(self.keys.get((event.company, key), ""))
             self.keys[event.company, key] = id_
@@ -141,17 +143,14 @@ class Model:
     def deliver(self, id_: str) -> None:
         event = self.events[id_]
         notify = event.body["notify"]
-        members = {user for team in notify["teams"] if team in self.teams for user in self.teams[team].members}
-        told = (set(notify["users"]) - event.erased | members - {event.actor}) - set(notify["except"])
-        for user in told & self.people.keys():
+        teams = [self.teams[team] for team in notify["teams"] if team in self.teams]
+        members = {user for team in teams if event.bound in {None, team.company} for user in team.members}
+        named = {user for user in notify["users"] if user in self.people}
+        named = {user for user in named - event.erased if event.bound in {None, self.people[user].company}}
+        for user in (named | members - {event.actor}) - set(notify["except"]):
             if self.people[user].active:
                 self.people[user].inbox[id_] = "unread"
         event.state = "delivered"
-
-    def awaits_the_former(self, user: int) -> bool:
-        """Return whether an event that is held names somebody who had this id before."""
-        held = [event for event in self.events.values() if event.state == "held" and user in event.erased]
-        return user not in self.people and any(user in event.body["notify"]["users"] for event in held)
 
     def cancel(self, id_: str | None, company: int | None) -> int:
         event = self.events.get(id_ or "")
@@ -328,8 +327,6 @@ class World:
         return [id_ for id_, event in self.model.events.items() if event.state == "held"]
 
     async def put_user(self, user: int, company: int, *, active: bool) -> None:
-        if self.model.awaits_the_former(user):
-            return
         body = {"first_name": "A", "last_name": "B", "company_id": company, "active": active}
         await self.host(self.model.put_user(user, company, active=active), "PUT", f"/directory/users/{user}", json=body)
         if active and user not in self.starts:

@@ -13,6 +13,7 @@ import pytest
 from conftest import Api, serving, wipe
 from ledger import Ledger, Load, Town, compare, compare_pages, drained
 from processes import data_folder, postgres_of, send, throw_dice
+from test_imports import NDJSON
 from tocsin.catalogue import Catalogue
 from tocsin.database import connect
 from tocsin.embedded import Embedded
@@ -97,7 +98,7 @@ async def shaky(mortal: Embedded, catalogue: Catalogue) -> AsyncIterator[Api]:
 
 async def call(api: Api, method: str, path: str, body: Any) -> httpx.Response:
     place = path.format_map(PLACES)
-    more = {} if body is None else {"json": body}
+    more = {} if body is None else {"content": body, "headers": NDJSON} if isinstance(body, bytes) else {"json": body}
     if path.startswith("/notifications"):
         return await api.as_user(1, method, place, timeout=60, **more)
     return await api.as_service(method, place, timeout=60, **more)

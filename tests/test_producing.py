@@ -402,3 +402,20 @@ async def test_one_persons_part_in_an_event_is_explained(api: Api) -> None:
         assert (await api.as_service("GET", f"/events/{id_}/recipients/{user}")).status_code == 404
     assert (await api.as_service("GET", f"/events/{id_}/recipients/1", name="erp")).status_code == 404
     assert (await api.as_service("GET", f"/events/{id_}/recipients/1", "operations", name="erp")).status_code == 200
+
+
+# --- Who is told when it is due --------------------------------------------------------------------------------------
+
+
+async def test_whoever_went_to_another_company_meanwhile_is_not_told_of_the_former_ones(api: Api) -> None:
+    await api.people(1, 2, 3)
+    await api.team(7, 2)
+    held = {**custom(1, 3, teams=(7,)), "deliver_at": in_future()}
+    id_ = (await post(api, held, company_id=1)).json()["id"]
+    await api.people(1, 2, company_id=2)
+    await api.team(7, 2, company_id=2)
+    await api.house.database.value("update jobs set due_at = now()")
+    api.house.doorbell.ring("direct")
+    answer = await state(api, id_, 10)
+    assert (answer["state"], answer["recipients"], answer["dropped"]) == ("delivered", 1, 1)
+    assert [await api.ids(user) for user in (1, 2, 3)] == [[], [], [id_]]

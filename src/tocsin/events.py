@@ -288,11 +288,7 @@ async def _repeated(connection: Connection, drafts: Sequence[Draft]) -> dict[UUI
         draft = given[row["id"]]
         if not row["own"] or row["digest"] != draft.digest:
             raise IdReused
-        skipped = [
-            [id_ for id_ in dict.fromkeys(named) if draft.skips and id_ not in set(kept)]
-            for named, kept in ((draft.users, row["users"]), (draft.teams, row["teams"]))
-        ]
-        found[row["id"]] = Accepted(row["id"], *skipped)
+        found[row["id"]] = Accepted(row["id"], row["skipped_users"] or [], row["skipped_teams"] or [])
     return found
 
 

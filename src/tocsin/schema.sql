@@ -113,10 +113,12 @@ CREATE TABLE tocsin.events (
     users integer[] NOT NULL,
     teams integer[] NOT NULL,
     subjects text[] NOT NULL,
-    accepted_at timestamp with time zone DEFAULT now() NOT NULL,
+    accepted_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     excepted integer[] DEFAULT '{}'::integer[] NOT NULL,
     key text,
     digest bytea,
+    skipped_users integer[],
+    skipped_teams integer[],
     erased boolean DEFAULT false NOT NULL
 );
 

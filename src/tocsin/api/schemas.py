@@ -249,7 +249,8 @@ REQUESTS: dict[str, Schema] = {
     "Import": {
         "type": "string",
         "description": "lines, each an object with one key: `user` (as `UserBody`, and its `id`), `team` (as"
-        " `TeamBody`, and its `id`), `device` (as `DeviceWithToken`, and `user_id`) or `notification` (as `OldNotification`)",
+        " `TeamBody`, and its `id`), `device` (as `DeviceWithToken`, and `user_id`) or `notification` (as"
+        " `OldNotification`)",
     },
     "OldNotification": _of_model(NotificationLine.model_json_schema()),
     "UserBody": _of_model(UserBody.model_json_schema()),

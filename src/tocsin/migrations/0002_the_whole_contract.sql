@@ -4,7 +4,11 @@ alter table events
     add column excepted int[] not null default '{}', -- users who are left out, named or not
     add column key text,                             -- the service's own name for it
     add column digest bytea,                         -- of what was posted under an id of the producer's
+    add column skipped_users int[],                  -- nobody knew them when it was posted; null: it skips nobody
+    add column skipped_teams int[],
     add column erased boolean not null default false; -- the words of whom it is about are gone from it
+-- Later than all that the statement which accepts it has seen: whoever's head was made afterwards is not who was named.
+alter table events alter column accepted_at set default clock_timestamp();
 create index events_by_time on events (accepted_at);
 
 -- Which event a service's key names now. Its row is locked while that changes.

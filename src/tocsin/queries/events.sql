@@ -28,7 +28,10 @@ known as materialized (
 ),
 accepted as (
     insert into events
-        (id, service, company_id, kind, actor, users, teams, excepted, data, params, subjects, key, digest)
+        (
+            id, service, company_id, kind, actor, users, teams, excepted, data, params, subjects, key, digest,
+            skipped_users, skipped_teams
+        )
     select id, service, company_id, kind, actor,
            case when skips then array(
                select user_id from unnest(users) as named (user_id)
@@ -38,7 +41,13 @@ accepted as (
                select team_id from unnest(teams) as named (team_id)
                where team_id not in (select u.id from unknown u where u.event_id = known.id and u.field = 'teams')
            ) else teams end,
-           excepted, data, params, subjects, key, digest
+           excepted, data, params, subjects, key, digest,
+           case when skips then array(
+               select u.id from unknown u where u.event_id = known.id and u.field = 'users'
+           ) end,
+           case when skips then array(
+               select u.id from unknown u where u.event_id = known.id and u.field = 'teams'
+           ) end
     from known
     on conflict (id) do nothing
     returning id, subjects
@@ -56,7 +65,7 @@ select event_id, field, id from unknown
 
 -- name: posted
 -- What stands under these ids, and whether it is this caller's.
-select id, digest, users, teams, service is not distinct from $2 and company_id is not distinct from $3 as own
+select id, digest, skipped_users, skipped_teams, service is not distinct from $2 and company_id is not distinct from $3 as own
 from events
 where id = any($1::uuid[])
 

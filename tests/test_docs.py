@@ -46,7 +46,7 @@ def test_the_validation_codes_of_the_documents_are_those_that_there_are() -> Non
 
 def test_no_code_knows_a_kind_by_name() -> None:
     named = {kind.name for kind in Catalogue.load().kinds.values()} - {"custom", "inbox"}
-    for path in set((ROOT / "src/tocsin").rglob("*.py")) - {ROOT / "src/tocsin/api/examples.py"}:
+    for path in (ROOT / "src/tocsin").rglob("*.py"):
         found = {name for name in named if re.search(rf"[\"']{name}[\"']", path.read_text("utf-8"))}
         assert not found, f"{path.name} names {found}"
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tocsin.catalogue import Catalogue
+from tocsin.api.kinds import shown as shown_kind
+from tocsin.catalogue import ENGLISH, Catalogue
 
 Examples = dict[str, Any]
 
@@ -31,6 +32,7 @@ def examples(catalogue: Catalogue) -> dict[str, Examples]:
         "Page": {"two": _page([*shown.values()][:2])},
         "Changes": _changes(next(iter(shown.values()))),
         "Event": _events(next(iter(events.values()))["type"]),
+        "Kinds": {"one": {"data": [shown_kind(catalogue, next(iter(catalogue.kinds.values())), ENGLISH)]}},
         **OF_THE_REST,
     }
 
@@ -148,21 +150,6 @@ OF_THE_REST: dict[str, Examples] = {
         '{"team": {"id": 7, "name": "Sales", "users": [4]}}\n'
     },
     "Imported": {"two": {"users": 1, "teams": 1, "devices": 0, "notifications": 0}},
-    "Kinds": {
-        "one": {
-            "data": [
-                {
-                    "name": "note",
-                    "label": "Mention",
-                    "group": "cases",
-                    "group_label": "Cases",
-                    "channels": ["push", "web_push"],
-                    "default": {"push": True, "web_push": True, "urgent": False},
-                    "locked": {"push": False, "web_push": False, "urgent": False},
-                }
-            ]
-        }
-    },
     "UserBody": {"least": {"first_name": "John", "last_name": "Doe"}, "with_everything": {**_USER, **_PLACE}},
     "User": {"bernita": {"id": 4, **_USER, **_PLACE}},
     "Users": {"one": {"data": [{"id": 4, **_USER, **_PLACE}], "next": 4}},

@@ -24,11 +24,12 @@ async def list_kinds(request: Request) -> Response:
     language = house.catalogue.language_of(await inbox.locale(house.database, user.id))
     groups = list(dict.fromkeys(kind.group for kind in house.catalogue.kinds.values()))
     kinds = sorted(house.catalogue.kinds.values(), key=lambda kind: groups.index(kind.group))
-    found = [_shown(house.catalogue, kind, language) for kind in kinds]
+    found = [shown(house.catalogue, kind, language) for kind in kinds]
     return Response(to_json({"data": found}), media_type="application/json")
 
 
-def _shown(catalogue: Catalogue, kind: Kind, language: str) -> dict[str, Any]:
+def shown(catalogue: Catalogue, kind: Kind, language: str) -> dict[str, Any]:
+    """Return what a screen of preferences is told of a kind."""
     settings = (*CHANNELS, "urgent")
     return {
         "name": kind.name,

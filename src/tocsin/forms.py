@@ -4,8 +4,9 @@ import zoneinfo
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Annotated, Any
+from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from tocsin.directory import LARGEST_ID
@@ -31,10 +32,10 @@ def _known_zone(name: str) -> str:
     return name
 
 
-def _known_uuid(text: str) -> str:
-    if (found := parsed_uuid(text)) is None:
+def _known_uuid(given: Any) -> UUID:
+    if (found := parsed_uuid(given)) is None:
         raise PydanticCustomError("uuid", "must be a UUID")
-    return str(found)
+    return found
 
 
 def _safe_html(html: str) -> str:
@@ -43,18 +44,21 @@ def _safe_html(html: str) -> str:
     return html
 
 
-def _past(text: str) -> str:
-    moment = moment_of(text)
+def _past(given: Any) -> datetime:
+    if not isinstance(given, str):
+        raise PydanticCustomError("string", "must be a string")
+    moment = moment_of(given)
     if moment is None:
         raise PydanticCustomError("date", "must be a time in UTC, such as 2030-01-31 08:00:00")
     if moment > datetime.now(UTC) + SKEW:
         raise PydanticCustomError("date", "must not be in the future")
-    return moment.isoformat()
+    return moment
 
 
 Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 Name = Annotated[str, Field(max_length=255)]
 Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}$")]
+Past = Annotated[datetime, PlainValidator(_past), WithJsonSchema({"type": "string"})]
 TimeZone = Annotated[str, AfterValidator(_known_zone)]
 
 
@@ -101,10 +105,10 @@ class NotificationLine(BaseModel):
     model_config = ConfigDict(strict=True)
 
     user_id: Id
-    id: Annotated[str, AfterValidator(_known_uuid)]
+    id: Annotated[UUID, PlainValidator(_known_uuid), WithJsonSchema({"type": "string", "format": "uuid"})]
     type: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
     data: dict[str, Any]
     message: Annotated[str, Field(max_length=LONGEST_TEXT)]
     message_formatted: Annotated[str, Field(max_length=2 * LONGEST_TEXT), AfterValidator(_safe_html)] | None = None
-    read_at: Annotated[str, AfterValidator(_past)] | None = None
-    created_at: Annotated[str, AfterValidator(_past)]
+    read_at: Past | None = None
+    created_at: Past

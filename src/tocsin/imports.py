@@ -4,9 +4,9 @@ Lines wait in the database while they are checked. Applying them is a job of sma
 its lines away: whoever is killed in between, the next worker goes on where it stopped.
 """
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from dataclasses import astuple
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 from tocsin import devices, directory, jobs
@@ -32,7 +32,7 @@ STAGED_AT_ONCE = 2_000
 APPLIED_AT_ONCE = 2_500
 """How many lines one transaction applies."""
 
-_COLUMNS = ("import_id", "number", "part", "user_id", "happened_at", "body")
+_COLUMNS = ("import_id", *Line._fields)
 _LOOK_AGAIN = 0.25
 _SQL = queries("imports")
 
@@ -50,6 +50,7 @@ class Import:
         self._staged: list[Line] = []
         self._faults: list[Fault] = []
         self._number = 0
+        self._storing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Begin."""
@@ -75,6 +76,7 @@ class Import:
         """
         self._read(bytes(self._rest))
         await self._stage()
+        await self._settled()
         if self._faults:
             raise Invalid(self._faults)
         async with self._database.connection() as connection:
@@ -91,6 +93,8 @@ class Import:
 
     async def discard(self) -> None:
         """Leave nothing of an import that was not accepted."""
+        if self._storing is not None:
+            await asyncio.gather(self._storing, return_exceptions=True)
         await self._database.value(_SQL["discard"], self.id)
 
     async def applied(self) -> int | None:
@@ -120,11 +124,19 @@ class Import:
         self._faults = (self._faults + faults)[:MOST_FAULTS]
 
     async def _stage(self) -> None:
+        """Let what was read be stored while more is read; one lot at a time."""
+        await self._settled()
         staged, self._staged = self._staged, []
-        if self._faults or not staged:
-            return
+        if staged and not self._faults:
+            self._storing = asyncio.create_task(self._store(staged))
+
+    async def _settled(self) -> None:
+        if self._storing is not None:
+            await self._storing
+
+    async def _store(self, lines: Sequence[Line]) -> None:
         async with self._database.connection() as connection:
-            records = [(self.id, *astuple(line)) for line in staged]
+            records = [(self.id, *line) for line in lines]
             await connection.copy_records_to_table("import_lines", records=records, columns=_COLUMNS)
             await connection.execute(_SQL["touch"], self.id)
 

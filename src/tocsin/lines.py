@@ -1,11 +1,12 @@
 """The lines of an import, each checked by itself: users, teams, devices and notifications of former times."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from html import escape
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
 
 from pydantic import ValidationError
 
@@ -24,15 +25,23 @@ PARTS: tuple[Part, ...] = ("user", "team", "device", "notification")
 """What a line can hold, in the order in which it is applied."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line without faults: whom it is about (a team: nobody), when that happened, and the rest as JSON."""
+class Line(NamedTuple):
+    """A line without faults: whom it is about (a team: nobody), and as JSON what it says.
+
+    Of a notification, `body` are its first five keys, and what stands behind it is its own.
+    """
 
     number: int
     part: Part
     user_id: int | None
-    happened_at: datetime | None
     body: str
+    happened_at: datetime | None = None
+    read_at: datetime | None = None
+    event_id: UUID | None = None
+    kind: str | None = None
+    data: str | None = None
+    language: str | None = None
+    subjects: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +72,17 @@ class Reader:
 
     def _user(self, number: int, value: Mapping[str, Any]) -> Line | list[Fault]:
         user = UserLine.model_validate(value)
-        return self._member(Line(number, "user", user.id, None, ""), user)
+        return self._member(Line(number, "user", user.id, ""), user)
 
     def _team(self, number: int, value: Mapping[str, Any]) -> Line | list[Fault]:
-        return self._member(Line(number, "team", None, None, ""), TeamLine.model_validate(value))
+        return self._member(Line(number, "team", None, ""), TeamLine.model_validate(value))
 
     def _member(self, line: Line, made: UserLine | TeamLine) -> Line | list[Fault]:
         """Return the line of somebody or something that is of a company."""
         if self.company_id not in {None, made.company_id} and made.company_id is not None:
             return [fault("company_id", "unknown", "must be that of the token")]
         company_id = made.company_id or self.company_id or 1
-        return replace(line, body=to_json({**made.model_dump(), "company_id": company_id}))
+        return line._replace(body=to_json({**made.model_dump(), "company_id": company_id}))
 
     def _device(self, number: int, value: Mapping[str, Any]) -> Line | list[Fault]:
         faults = _faults_of_owner(value)
@@ -87,7 +96,7 @@ class Reader:
             if given is not None and moment is None:
                 return [fault(name, "date", "must be a time in UTC, such as 2030-01-31 08:00:00")]
             times[name] = moment and moment.isoformat()
-        return Line(number, "device", value["user_id"], None, to_json({**asdict(device), **times}))
+        return Line(number, "device", value["user_id"], to_json({**asdict(device), **times}))
 
     def _notification(self, number: int, value: Mapping[str, Any]) -> Line:
         told = NotificationLine.model_validate(value)
@@ -95,19 +104,12 @@ class Reader:
         formatted = told.message_formatted
         if formatted is None:
             formatted = f"<p>{escape(told.message, quote=False)}</p>"
-        said = body_with(told.id, told.type, data, told.message, formatted)
+        body = body_with(str(told.id), told.type, data, told.message, formatted)
         kind = self.catalogue.name_of(told.type, told.data)
-        body = {
-            "id": told.id,
-            "kind": kind,
-            "data": data,
-            "body": said,
-            "language": IMPORTED + hashlib.blake2b(said.encode(), digest_size=6).hexdigest(),
-            "read_at": told.read_at,
-            "created_at": told.created_at,
-            "subjects": self.catalogue.subjects_of(kind, told.data),
-        }
-        return Line(number, "notification", told.user_id, datetime.fromisoformat(told.created_at), to_json(body))
+        language = IMPORTED + hashlib.blake2b(body.encode(), digest_size=6).hexdigest()
+        subjects = self.catalogue.subjects_of(kind, told.data)
+        times = (told.created_at, told.read_at)
+        return Line(number, "notification", told.user_id, body, *times, told.id, kind, data, language, subjects)
 
 
 def _faults_of_owner(value: Mapping[str, Any]) -> list[Fault]:

@@ -153,8 +153,14 @@ CREATE TABLE tocsin.import_lines (
     number bigint NOT NULL,
     part text NOT NULL,
     user_id integer,
-    happened_at timestamp with time zone,
     body text NOT NULL,
+    happened_at timestamp with time zone,
+    read_at timestamp with time zone,
+    event_id uuid,
+    kind text,
+    data text,
+    language text,
+    subjects text[],
     CONSTRAINT import_lines_part_check CHECK ((part = ANY (ARRAY['user'::text, 'team'::text, 'device'::text, 'notification'::text])))
 );
 
@@ -268,9 +274,6 @@ ALTER TABLE ONLY tocsin.heads
 
 ALTER TABLE ONLY tocsin.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (caller, method, path, key);
-
-ALTER TABLE ONLY tocsin.import_lines
-    ADD CONSTRAINT import_lines_pkey PRIMARY KEY (import_id, number);
 
 ALTER TABLE ONLY tocsin.imports
     ADD CONSTRAINT imports_pkey PRIMARY KEY (id);

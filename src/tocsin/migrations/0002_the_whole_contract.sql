@@ -95,9 +95,14 @@ create table import_lines (
     number bigint not null,       -- of the line, from 1
     part text not null check (part in ('user', 'team', 'device', 'notification')),
     user_id int,                  -- whom a line is about; null: a team
-    happened_at timestamptz,      -- of a notification
-    body text not null,           -- JSON, as it was checked
-    primary key (import_id, number)
+    body text not null,           -- as it was checked: JSON, and of a notification its first five keys
+    happened_at timestamptz,      -- what follows is of a notification
+    read_at timestamptz,
+    event_id uuid,
+    kind text,
+    data text,
+    language text,
+    subjects text[]
 );
 create index import_lines_by_part on import_lines (import_id, part, user_id, happened_at desc, number desc);
 

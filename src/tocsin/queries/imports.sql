@@ -107,25 +107,26 @@ select count(*) from line
 
 -- name: team
 -- The next team.
-with next as (
-    select number from import_lines
+delete from import_lines
+where ctid = any(array(
+    select ctid from import_lines
     where import_id = $1 and part = 'team' and user_id is null
     order by happened_at, number
     limit 1
-)
-delete from import_lines l using next where l.import_id = $1 and l.number = next.number returning l.body
+))
+returning body
 
 -- name: devices
 -- A token that was registered since stays where it is; one of another company is left alone.
 with next as materialized (
-    select number, user_id, body
+    select ctid as place, number, user_id, body
     from import_lines
     where import_id = $1 and part = 'device'
     order by user_id, happened_at desc, number desc
     limit $3
 ),
 line as (
-    delete from import_lines l using next n where l.import_id = $1 and l.number = n.number returning l.number
+    delete from import_lines where ctid = any(array(select place from next)) returning number
 ),
 device as materialized (
     select distinct on (d.token) d.*, next.user_id
@@ -167,26 +168,23 @@ select h.user_id from heads h where h.user_id in (select user_id from next) orde
 -- Some notifications, user by user, the newest first: they go below what is there. What a user has already stays as it
 -- is, and what is being delivered comes by itself.
 with next as materialized (
-    select number, user_id, happened_at, body
+    select ctid as place, number, user_id, event_id as id, kind, data, body, language, read_at,
+           happened_at as created_at, subjects
     from import_lines
     where import_id = $1 and part = 'notification'
     order by user_id, happened_at desc, number desc
     limit $3
 ),
 line as (
-    delete from import_lines l using next n where l.import_id = $1 and l.number = n.number returning l.number
+    delete from import_lines where ctid = any(array(select place from next)) returning number
 ),
 told as materialized (
-    select distinct on (next.user_id, n.id) next.user_id, next.number, u.company_id, n.*
+    select distinct on (next.user_id, next.id) next.*, u.company_id
     from next
     join users u on u.id = next.user_id and ($2::int is null or u.company_id = $2)
-    cross join lateral json_to_record(next.body::json) as n (
-        id uuid, kind text, data text, body text, language text, read_at timestamptz, created_at timestamptz,
-        subjects text[]
-    )
-    where not exists (select from inbox i where i.user_id = next.user_id and i.event_id = n.id)
-      and not exists (select from jobs j where j.id = n.id)
-    order by next.user_id, n.id, next.number desc
+    where not exists (select from inbox i where i.user_id = next.user_id and i.event_id = next.id)
+      and not exists (select from jobs j where j.id = next.id)
+    order by next.user_id, next.id, next.number desc
 ),
 lowest as materialized (
     select h.user_id,

@@ -57,14 +57,10 @@ with old as materialized (
     select id from imports where state = 'checking' and touched_at < now() - make_interval(hours => 1)
 ),
 line as materialized (
-    select import_id, number
-    from import_lines
-    where import_id in (select id from old)
-    order by import_id, number
-    limit $1
+    select ctid as place from import_lines where import_id in (select id from old) limit $1
 ),
 gone as (
-    delete from import_lines l using line o where l.import_id = o.import_id and l.number = o.number
+    delete from import_lines where ctid = any(array(select place from line))
 ),
 ended as (
     delete from imports i using old o where i.id = o.id and (select count(*) from line) < $1

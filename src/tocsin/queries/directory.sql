@@ -130,7 +130,8 @@ words as (
     delete from contents c using alone where c.event_id = alone.event_id
 ),
 about as (
-    delete from subjects s using alone where s.event_id = alone.event_id
+    delete from subjects s using alone, events e
+    where e.id = alone.event_id and s.event_id = e.id and s.subject = any(e.subjects)
 )
 update events e
 set users = array_remove(e.users, $1), excepted = array_remove(e.excepted, $1),

@@ -71,10 +71,15 @@ with next as materialized (
     limit $3
 ),
 line as (
-    delete from import_lines l
-    using next n
-    where l.import_id = $1 and l.part = 'user' and l.user_id = n.user_id
-    returning l.number
+    delete from import_lines
+    where ctid = any(array(
+        select l.place
+        from next n
+        cross join lateral (
+            select ctid as place from import_lines where import_id = $1 and part = 'user' and user_id = n.user_id offset 0
+        ) l
+    ))
+    returning number
 ),
 person as materialized (
     select p.*
@@ -166,7 +171,8 @@ select h.user_id from heads h where h.user_id in (select user_id from next) orde
 
 -- name: notifications
 -- Some notifications, user by user, the newest first: they go below what is there. What a user has already stays as it
--- is, and what is being delivered comes by itself.
+-- is, and what is being delivered comes by itself. Each is looked up by itself, which is half as dear as leaving it to
+-- `on conflict`; whoever puts in the same at the same moment makes this step fail, and it is done again.
 with next as materialized (
     select ctid as place, number, user_id, event_id as id, kind, data, body, language, read_at,
            happened_at as created_at, subjects
@@ -182,8 +188,8 @@ told as materialized (
     select distinct on (next.user_id, next.id) next.*, u.company_id
     from next
     join users u on u.id = next.user_id and ($2::int is null or u.company_id = $2)
-    where not exists (select from inbox i where i.user_id = next.user_id and i.event_id = next.id)
-      and not exists (select from jobs j where j.id = next.id)
+    where (select i.user_id from inbox i where i.user_id = next.user_id and i.event_id = next.id) is null
+      and (select j.id from jobs j where j.id = next.id) is null
     order by next.user_id, next.id, next.number desc
 ),
 lowest as materialized (
@@ -212,23 +218,29 @@ entry as (
     join lowest using (user_id)
 ),
 content as (
-    insert into contents (event_id, language, body) select id, language, body from told on conflict do nothing
+    insert into contents (event_id, language, body)
+    select distinct on (id, language) id, language, body
+    from told
+    where (select c.event_id from contents c where c.event_id = told.id and c.language = told.language) is null
 ),
 event as (
     insert into events (id, service, company_id, kind, data, params, users, teams, subjects, accepted_at)
     select distinct on (id) id, null, company_id, kind, data, '{}', '{}'::int[], '{}'::int[], subjects, created_at
     from told
-    on conflict do nothing
+    where (select e.id from events e where e.id = told.id) is null
 ),
 about as (
     insert into subjects (subject, event_id)
-    select distinct subject, told.id from told cross join unnest(told.subjects) as of (subject)
-    on conflict do nothing
+    select distinct of.subject, told.id
+    from told
+    cross join unnest(told.subjects) as of (subject)
+    where (select s.event_id from subjects s where s.subject = of.subject and s.event_id = told.id) is null
 ),
 noted as (
     insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropped, delivered_at)
-    select id, user_id - 1, array[user_id], array[0], 1, 0, created_at from told
-    on conflict do nothing
+    select id, user_id - 1, array[user_id], array[0], 1, 0, created_at
+    from told
+    where (select r.event_id from recipients r where r.event_id = told.id and r.after_user = told.user_id - 1) is null
 ),
 person as materialized (
     select user_id, count(*)::int as n, count(*) filter (where read_at is null)::int as unread, max(created_at) as newest

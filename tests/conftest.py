@@ -24,6 +24,7 @@ from tocsin.catalogue import Catalogue
 from tocsin.database import Database, connect
 from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded
+from tocsin.inbox import Cursors
 from tocsin.migrate import migrate
 from tocsin.serve import verifier_of
 from tocsin.settings import Settings, read_settings
@@ -187,7 +188,8 @@ async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, *
         verifier = verifier_of(settings)
         stack.push_async_callback(verifier.close)
         verifier.begin()
-        house = House(settings, database, catalogue, doorbell, events.Intake(database, doorbell), verifier)
+        intake, cursors = events.Intake(database, doorbell), Cursors(database)
+        house = House(settings, database, catalogue, doorbell, intake, verifier, cursors)
         worker = Worker(own, catalogue, doorbell) if with_worker else None
         if worker:
             doorbell.answer("settled")

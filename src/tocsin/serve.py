@@ -22,6 +22,7 @@ from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded, is_served, url_of
 from tocsin.errors import Refusal, Unavailable
 from tocsin.events import Intake
+from tocsin.inbox import Cursors
 from tocsin.jwks import Jwks
 from tocsin.keeper import keep
 from tocsin.keys import EVERYBODY, Speaker, hs256, of_pem, own_secret
@@ -67,7 +68,8 @@ async def serve(
         verifier = verifier_of(settings)
         stack.push_async_callback(verifier.close)
         verifier.begin()
-        house = House(settings, database, Catalogue.load(*settings.catalogue_folders), doorbell, intake, verifier)
+        catalogue = Catalogue.load(*settings.catalogue_folders)
+        house = House(settings, database, catalogue, doorbell, intake, verifier, Cursors(database))
         worker = Worker(own, house.catalogue, doorbell, bulk) if with_worker else None
         if with_worker:
             await stack.enter_async_context(_meanwhile(keep(bulk, settings.retention_days)))

@@ -14,6 +14,7 @@ from tocsin.database import Database
 from tocsin.doorbell import Doorbell
 from tocsin.errors import ContentType, NotFound, TooLarge, Unauthenticated, Unauthorized
 from tocsin.events import Intake
+from tocsin.inbox import Cursors
 from tocsin.settings import Settings
 from tocsin.strict_json import parse_object
 from tocsin.tokens import Service, User, Verifier, caller_of
@@ -32,11 +33,12 @@ class House:
     doorbell: Doorbell
     intake: Intake
     verifier: Verifier
+    cursors: Cursors
 
 
 def house_of(request: Request) -> House:
     """Return the collaborators of the service that a request came to."""
-    return cast("House", getattr(request.state, "house", None) or request.app.state.house)
+    return cast("House", request.scope["state"].get("house") or request.app.state.house)
 
 
 def user_of(request: Request) -> User:

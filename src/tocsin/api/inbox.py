@@ -97,7 +97,8 @@ async def get_changes(request: Request) -> Response:
     user, database = user_of(request), house_of(request).database
     since = request.query_params.get("since")
     if since is None:
-        return Response(to_json({"cursor": await inbox.cursor(database, user.id)}), media_type="application/json")
+        cursor = await house_of(request).cursors.of(user.id)
+        return Response(to_json({"cursor": cursor}), media_type="application/json")
     found = await inbox.changes(database, user.id, since)
     if found.resync:
         return Response(to_json({"resync": True, "cursor": found.cursor}), media_type="application/json")
@@ -164,7 +165,7 @@ async def delete(request: Request, notification_id: str) -> Response:
 
 async def _unchanged(request: Request, user_id: int, given: str) -> str | None:
     """Return the tag of the caller's inbox as it is, where the caller has just that."""
-    tag = _tag(request, user_id, await inbox.cursor(house_of(request).database, user_id))
+    tag = _tag(request, user_id, await house_of(request).cursors.of(user_id))
     known = {each.strip().removeprefix("W/") for each in given.split(",")}
     return tag if tag in known or "*" in known else None
 

@@ -97,8 +97,8 @@ order by position desc
 offset $2::bigint - 1
 limit 1
 
--- name: head
-select position as at, made_at from heads where user_id = $1 and active
+-- name: heads
+select user_id, position as at, made_at from heads where user_id = any($1::int[]) and active
 
 -- name: one
 select i.deleted_at is not null as deleted, notification(c.body, i.read_at, i.created_at) as data

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,11 +33,13 @@ _BROKEN = (OSError, asyncio.IncompleteReadError, TimeoutError)
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """An event as a client posts it, known again by its words."""
+    """An event as a client posts it, known again by its words; those of one batch are stored together or not at all."""
 
     words: str
     users: Sequence[int]
-    teams: Sequence[int]
+    teams: Sequence[int] = ()
+    key: str | None = None
+    batch: str | None = None
 
 
 @dataclass(slots=True)
@@ -80,16 +83,34 @@ class Town:
 
 @dataclass(slots=True)
 class Ledger:
-    """What clients know: `accepted` are the 202, by id; `unsure` may or may not have been stored."""
+    """What clients know: `accepted` are the 202, by id; `unsure` may or may not have been stored.
+
+    `cancelled` and `too_late` are the ids whose cancellation was answered so.
+    """
 
     posts: dict[str, Post] = field(default_factory=dict)
     accepted: dict[str, str] = field(default_factory=dict)
     unsure: set[str] = field(default_factory=set)
+    cancelled: set[str] = field(default_factory=set)
+    too_late: set[str] = field(default_factory=set)
     answers: Counter[str] = field(default_factory=Counter)
+
+    def write(self, users: Sequence[int], teams: Sequence[int] = (), **more: str) -> Post:
+        """Enter what a client is about to post."""
+        post = Post(f"words {len(self.posts)}", users, teams, **more)
+        self.posts[post.words] = post
+        self.unsure.add(post.words)
+        return post
+
+    def accept(self, ids: Sequence[str], posts: Sequence[Post]) -> None:
+        """Enter that these were answered 202."""
+        self.accepted.update(zip(ids, (post.words for post in posts), strict=True))
+        self.unsure.difference_update(post.words for post in posts)
 
     def __str__(self) -> str:
         """Count."""
-        return f"{len(self.accepted)} accepted, {len(self.unsure)} unsure, answers {dict(self.answers)}"
+        stopped = f"{len(self.cancelled)} cancelled, {len(self.too_late)} too late"
+        return f"{len(self.accepted)} accepted, {len(self.unsure)} unsure, {stopped}, answers {dict(self.answers)}"
 
 
 class Load:
@@ -107,6 +128,7 @@ class Load:
 
     async def __aenter__(self) -> Self:
         steps = [*[self._post_to_few] * POSTERS, self._post_to_a_crowd, self._read_all]
+        steps += [self._post_batch, self._post_under_a_key, self._post_and_cancel]
         self._clients = [asyncio.create_task(self._keep(step)) for step in steps]
         return self
 
@@ -154,23 +176,56 @@ class Load:
         await line.ask("PUT", "/notifications/read", self._dice.choice(self._users))
         await self._pause(0.02)
 
-    async def _post(self, line: "_Line", users: Sequence[int], teams: Sequence[int]) -> None:
-        post = Post(f"words {len(self.ledger.posts)}", users, teams)
-        self.ledger.posts[post.words] = post
-        self.ledger.unsure.add(post.words)
-        event = {"type": "custom", "notify": {"users": users, "teams": teams}, "params": {"body": post.words}}
+    async def _post_batch(self, line: "_Line") -> None:
+        batch = str(len(self.ledger.posts))
+        posts = [self.ledger.write(self._few(), batch=batch) for _ in range(self._dice.randint(2, 30))]
+        answer = await self._ask(line, "POST", "/events/batch", {"events": [_event(post) for post in posts]})
+        if answer:
+            self.ledger.accept(answer["ids"], posts)
+        await self._pause(0.05)
+
+    async def _post_under_a_key(self, line: "_Line") -> None:
+        """Post, now or held for a moment, what replaces what was posted before under one of a few keys."""
+        key = f"key {self._dice.randint(1, 10)}"
+        await self._post(line, self._few(), key=key, ahead=self._dice.choice((0.0, 0.5, 1.0)))
+        await self._pause(0.03)
+
+    async def _post_and_cancel(self, line: "_Line") -> None:
+        id_ = await self._post(line, self._few(), ahead=self._dice.choice((0.0, 0.3, 2.0)))
+        await self._pause(self._dice.choice((0.0, 0.02, 0.3)))
+        if id_:
+            cancelled = await self._ask(line, "DELETE", f"/events/{id_}")
+            if cancelled is not None:
+                (self.ledger.too_late if cancelled else self.ledger.cancelled).add(id_)
+
+    def _few(self) -> list[int]:
+        return [self._dice.randint(1, 300) for _ in range(self._dice.choice((1, 1, 2)))]
+
+    async def _post(
+        self, line: "_Line", users: Sequence[int], teams: Sequence[int] = (), *, ahead: float = 0, **more: str
+    ) -> str | None:
+        post = self.ledger.write(users, teams, **more)
+        answer = await self._ask(line, "POST", "/events", _event(post, ahead))
+        if not answer:
+            return None
+        id_: str = answer["id"]
+        self.ledger.accept([id_], [post])
+        return id_
+
+    async def _ask(self, line: "_Line", method: str, path: str, body: Any = None) -> Any:
+        """Return the answer, None where the service could not give one."""
+        sent = b"" if body is None else json.dumps(body).encode()
         try:
-            status, body = await line.ask("POST", "/events", self._service, json.dumps(event).encode())
+            status, told = await line.ask(method, path, self._service, sent)
         except _BROKEN as error:
             self.ledger.answers[type(error).__name__] += 1
             raise
         self.ledger.answers[str(status)] += 1
-        if status == 202:
-            self.ledger.accepted[json.loads(body)["id"]] = post.words
-            self.ledger.unsure.remove(post.words)
-        else:
-            assert status in {500, 503}, body
-            await self._pause(0.02)
+        if status in {202, 204, 409}:
+            return json.loads(told or b"{}")
+        assert status in {500, 503}, told
+        await self._pause(0.02)
+        return None
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -214,32 +269,77 @@ async def drained(url: str, seconds: float = 60) -> None:
         raise AssertionError(f"After {seconds} s there are {left} jobs: {jobs}") from None
 
 
+def _event(post: Post, ahead: float = 0) -> dict[str, Any]:
+    """Return the body of a post that is held for so many seconds."""
+    due = {"deliver_at": (datetime.now(UTC) + timedelta(seconds=ahead)).isoformat()} if ahead else {}
+    key = {"key": post.key} if post.key else {}
+    notify = {"users": post.users, "teams": post.teams}
+    return {"type": "custom", "notify": notify, "params": {"body": post.words}, **key, **due}
+
+
 async def compare(ledger: Ledger, town: Town, url: str) -> None:
     """Compare the ledger with every inbox, exactly."""
-    stored = {row["id"]: row for row in await _rows(url, "select id::text, params from events")}
-    words = {id_: json.loads(row["params"])["body"] for id_, row in stored.items()}
-    sys.stdout.write(f"{ledger}, {len(stored)} stored\n")
+    words, stopped = await _stored(url), await _stopped(url)
+    sys.stdout.write(f"{ledger}, {len(words)} stored, {len(stopped)} stopped\n")
     lost = ledger.accepted.keys() - words.keys()
     assert not lost, f"{len(lost)} of {len(ledger.accepted)} were accepted and are not there: {sorted(lost)[:3]}"
     assert ledger.accepted.items() <= words.items()
     assert len(set(words.values())) == len(words), "a post was stored twice"
     assert {words[id_] for id_ in words.keys() - ledger.accepted.keys()} <= ledger.unsure
-    expected = {id_: town.recipients(ledger.posts[said]) for id_, said in words.items()}
+    _compare_batches(ledger, set(words.values()))
+    _compare_stopped(ledger, words, stopped)
+    told = {id_: said for id_, said in words.items() if id_ not in stopped}
+    expected = {id_: town.recipients(ledger.posts[said]) for id_, said in told.items()}
     await _compare_entries(url, expected)
-    await _compare_words(url, words)
-    await _compare_teams(url, ledger, town, words)
+    await _compare_words(url, told)
+    await _compare_teams(url, ledger, town, told)
     for broken, statement in _NEVER.items():
         assert await _rows(url, statement) == [], broken
 
 
 async def compare_pages(ledger: Ledger, town: Town, url: str, address: tuple[str, int]) -> None:
     """Compare what some users are shown, page by page, with what they were sent."""
-    stored = await _rows(url, "select id::text, params from events")
-    posts = {row["id"]: ledger.posts[json.loads(row["params"])["body"]] for row in stored}
+    stopped = await _stopped(url)
+    posts = {id_: ledger.posts[said] for id_, said in (await _stored(url)).items() if id_ not in stopped}
     async with httpx.AsyncClient(base_url=f"http://{address[0]}:{address[1]}", timeout=30) as http:
         for user in (1, 7, 300, town.size):
             sent = [id_ for id_, post in posts.items() if user in town.recipients(post)]
             assert sorted(await _shown(http, user)) == sorted(sent)
+
+
+async def _stored(url: str) -> dict[str, str]:
+    rows = await _rows(url, "select id::text, params from events")
+    return {row["id"]: json.loads(row["params"])["body"] for row in rows}
+
+
+async def _stopped(url: str) -> dict[str, str | None]:
+    """Return what was cancelled or replaced, and by what."""
+    rows = await _rows(url, "select event_id::text as id, replaced_by::text as by from cancellations")
+    return {row["id"]: row["by"] for row in rows}
+
+
+def _compare_batches(ledger: Ledger, stored: set[str]) -> None:
+    """A batch is there wholly or not at all."""
+    batches: dict[str, set[bool]] = {}
+    for post in ledger.posts.values():
+        if post.batch:
+            batches.setdefault(post.batch, set()).add(post.words in stored)
+    assert batches
+    assert [batch for batch, there in batches.items() if len(there) > 1] == []
+
+
+def _compare_stopped(ledger: Ledger, words: dict[str, str], stopped: dict[str, str | None]) -> None:
+    """What was cancelled stays so, what was too late was delivered, and a key's last post stands in the end."""
+    assert ledger.cancelled
+    assert ledger.cancelled <= stopped.keys()
+    assert ledger.too_late.isdisjoint(stopped)
+    posts = {id_: ledger.posts[said] for id_, said in words.items()}
+    for id_, by in stopped.items():
+        assert by is None or (posts[by].key == posts[id_].key and by > id_)
+    last = {post.key: id_ for id_, post in sorted(posts.items()) if post.key}
+    assert last
+    assert last.keys() == {post.key for post in posts.values() if post.key}
+    assert [id_ for id_ in last.values() if id_ in stopped] == []
 
 
 async def _shown(http: httpx.AsyncClient, user: int) -> list[str]:

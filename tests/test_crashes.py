@@ -71,7 +71,7 @@ async def test_killed_workers_lose_and_double_nothing(data: Path, dice: Random) 
         await compare(ledger, town, url_of(data))
         await compare_pages(ledger, town, url_of(data), service.address)
         assert left > 0, "no worker was killed at work"
-        assert ledger.answers.keys() == {"202"}
+        assert ledger.answers.keys() <= {"202", "204", "409"}
 
 
 async def test_a_killed_service_keeps_its_word(data: Path, dice: Random) -> None:
@@ -110,4 +110,4 @@ async def test_a_killed_database_comes_back_with_all_that_was_accepted(data: Pat
         await compare_pages(ledger, town, url_of(data), service.address)
         assert service.alive
         assert ledger.answers["503"]
-        assert ledger.answers.keys() == {"202", "503"}
+        assert {"202", "503"} <= ledger.answers.keys() <= {"202", "204", "409", "503"}

@@ -38,30 +38,32 @@ order by p.ordinal
 -- them by their one index or by the sorted list, since our sessions scan neither tables nor bitmaps. What is to be said
 -- is read here, under the lock of the job: words that are erased meanwhile must not be said any more.
 with piece as materialized (
-    select p.ordinal, p.after_user, p.up_to, e.id as event_id, e.users, e.teams, e.actor, e.excepted, e.company_id,
-           e.accepted_at
+    select p.ordinal, p.after_user, p.up_to, e.id as event_id, e.users, e.actor, e.excepted, e.company_id, e.accepted_at,
+           case
+               when e.company_id is null then e.teams
+               else array(select t.id from teams t where t.id = any(e.teams) and t.company_id = e.company_id)
+           end as teams
     from unnest($1::uuid[], $2::int[], $3::int[]) with ordinality as p (event_id, after_user, up_to, ordinal)
     join events e on e.id = p.event_id
 ),
 found as (
     -- Whoever has the id of somebody erased since, or went to another company, is not who was named: they get a number
-    -- that is nobody's, and so are dropped, and counted.
+    -- that is nobody's, and so are dropped, and counted. Each is looked up by itself, whatever the planner expects.
     select p.ordinal,
            case
-               when h.made_at > p.accepted_at or u.company_id <> p.company_id then - named.user_id
+               when (select h.made_at > p.accepted_at from heads h where h.user_id = named.user_id) then - named.user_id
+               when p.company_id is null then named.user_id
+               when (select u.company_id <> p.company_id from users u where u.id = named.user_id) then - named.user_id
                else named.user_id
            end as user_id,
            0 as team_id
     from piece p
     cross join unnest(p.users) as named (user_id)
-    left join heads h on h.user_id = named.user_id
-    left join users u on u.id = named.user_id and p.company_id is not null
     where named.user_id > p.after_user and named.user_id <= p.up_to and named.user_id <> all(p.excepted)
     union all
     select p.ordinal, m.user_id, m.team_id
     from piece p
     cross join unnest(p.teams) as t (team_id)
-    join teams of on of.id = t.team_id and (p.company_id is null or of.company_id = p.company_id)
     join members m on m.team_id = t.team_id and m.user_id > p.after_user and m.user_id <= p.up_to
     where m.user_id is distinct from p.actor
 ),

@@ -7,6 +7,7 @@ import pytest
 import typer.main
 
 from tocsin import commands, errors, faults
+from tocsin.api.contract import CONTRACT
 from tocsin.api.openapi import PROBLEMS
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal
@@ -35,6 +36,14 @@ def test_every_error_code_is_in_the_documents() -> None:
     assert {int(status): code for status, code in documented.items()} == {**problems, 409: min(conflicts)}
     assert all(f"`{code}`" in API for code in conflicts)
     assert {problem.status for problem in PROBLEMS} == set(problems) - {409, 422}
+
+
+def test_every_route_is_in_the_documents() -> None:
+    words = " ".join((API + (ROOT / "docs/operations.md").read_text("utf-8")).split())
+    for operations in CONTRACT.values():
+        for route in operations:
+            path = re.sub(r"{\w+}", r":\\w+", route.split(" ")[1])
+            assert re.search(rf"{path}(?![\w/])", words), route
 
 
 def test_the_validation_codes_of_the_documents_are_those_that_there_are() -> None:

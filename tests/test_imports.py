@@ -272,6 +272,20 @@ async def test_one_bad_line_is_told_by_its_number_and_nothing_is_applied(api: Ap
     assert await everything(api) == before
 
 
+@pytest.mark.slow
+async def test_one_bad_line_among_very_many_is_told_and_leaves_nothing(api: Api) -> None:
+    async def lines() -> AsyncIterator[bytes]:
+        for number in range(1, 300_001, 1_000):
+            yield b"\n".join(json.dumps(user(id_)).encode() for id_ in range(number, number + 1_000)) + b"\n"
+            if number == 250_001:
+                yield text_of([team(7, 1, 999_999)]) + b"\n"
+
+    answer = await api.as_service("POST", "/directory/import", content=lines(), headers=NDJSON, timeout=120)
+    assert faults(answer) == [("lines.251001.team.users.1", "unknown")]
+    assert (await api.as_service("GET", "/directory/users")).json()["data"] == []
+    assert await api.house.database.value("select count(*) from import_lines") == 0
+
+
 async def test_no_more_faults_are_told_than_somebody_reads(api: Api) -> None:
     answer = await send(api, [{"user": {"id": number}} for number in range(1000)])
     assert len(faults(answer)) == imports.MOST_FAULTS

@@ -354,9 +354,11 @@ async def tour_of_the_inbox(tour: Tour) -> None:
 
 
 async def tour_of_devices(tour: Tour) -> None:
-    await tour.call(204, "register_device", USER, token=PHONE)
+    await tour.call(204, "register_device", USER, token=PHONE, headers=AGAIN)
+    await tour.call(409, "register_device", USER, token=PHONE, json={"app": "other"}, headers=AGAIN)
     await tour.call(422, "register_device", USER, token="x", json={"type": 1})
-    await tour.call(204, "register_device_by_body", USER, json={"token": PHONE, "replaces": None})
+    await tour.call(204, "register_device_by_body", USER, json={"token": PHONE, "replaces": None}, headers=AGAIN)
+    await tour.call(409, "register_device_by_body", USER, json={"token": PHONE}, headers=AGAIN)
     await tour.call(422, "register_device_by_body", USER, json={})
     assert (await tour.call(200, "list_devices", USER)).json()["data"]
     await tour.call(204, "detach_device", USER, token=PHONE)

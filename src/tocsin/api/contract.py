@@ -194,9 +194,20 @@ CONTRACT: dict[str, dict[str, Operation]] = {
     },
     "devices": {
         "GET /notifications/devices": Operation("list_devices", answers="Devices"),
-        "POST /notifications/devices": Operation("register_device_by_body", takes="DeviceWithToken", faults=_NO_PHONE),
+        "POST /notifications/devices": Operation(
+            "register_device_by_body",
+            takes="DeviceWithToken",
+            parameters=(ONCE,),
+            problems=(KeyReused,),
+            faults=_NO_PHONE,
+        ),
         "POST /notifications/devices/{token}": Operation(
-            "register_device", takes="Device", optional_body=True, faults=_NO_PHONE
+            "register_device",
+            takes="Device",
+            optional_body=True,
+            parameters=(ONCE,),
+            problems=(KeyReused,),
+            faults=_NO_PHONE,
         ),
         "DELETE /notifications/devices/{token}": Operation("detach_device"),
     },

@@ -1,14 +1,12 @@
 """The doors of devices: phones register themselves, and the host application detaches those that were lost."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import devices, inbox
 from tocsin.api.doors import body_of, door, house_of, service_of, user_of
+from tocsin.api.once import once
 from tocsin.api.requests import known_id
 from tocsin.devices import device_of, token_of
 from tocsin.errors import Fault, Invalid
@@ -25,18 +23,16 @@ router = APIRouter(route_class=door(user_of), tags=["devices"])
 directory = APIRouter(route_class=door(_writer_of), tags=["directory"])
 
 
-@router.post("/notifications/devices/{token}", status_code=204)
-async def register(request: Request, token: str) -> Response:
+@router.post("/notifications/devices/{token}", status_code=204)  # noqa: FAST003 - read where both doors lead
+async def register(request: Request) -> Response:
     """Register a phone for the caller; it leaves whoever had it before."""
-    await inbox.owner(house_of(request).database, user_of(request).id)
-    return await _register(request, {**await body_of(request), "token": token})
+    return await _register(request)
 
 
 @router.post("/notifications/devices", status_code=204)
 async def register_by_body(request: Request) -> Response:
     """Register a phone, with the `token` in the body: for those whose proxies log paths."""
-    await inbox.owner(house_of(request).database, user_of(request).id)
-    return await _register(request, await body_of(request))
+    return await _register(request)
 
 
 @router.delete("/notifications/devices/{token}", status_code=204)
@@ -76,7 +72,11 @@ async def detach_one(request: Request, user_id: str, token: str) -> Response:
     return Response(status_code=204)
 
 
-async def _register(request: Request, body: Mapping[str, Any]) -> Response:
+@once(user_of)
+async def _register(request: Request) -> Response:
+    user, database = user_of(request), house_of(request).database
+    await inbox.owner(database, user.id)
+    body = {**await body_of(request), **request.path_params}
     faults: list[Fault] = []
     device = device_of(body, faults)
     replaces = body.get("replaces")
@@ -85,5 +85,5 @@ async def _register(request: Request, body: Mapping[str, Any]) -> Response:
     if faults or device is None:
         raise Invalid(faults)
     replaced = token_of(replaces, device.provider) if replaces else None
-    await devices.register(house_of(request).database, user_of(request).id, device, replaced)
+    await devices.register(database, user.id, device, replaced)
     return Response(status_code=204)

@@ -1,0 +1,137 @@
+"""Channels: how a push reaches a phone or a browser, one file for each provider, and no database in any of them.
+
+    push ──> Channel.request ──> transport.py ──> Answer ──> Channel.outcome ──> Outcome
+
+A channel makes a request of a push and tells what the provider's answer means. What becomes of the delivery then, and
+of the device, is not its business.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+from uuid import UUID
+
+Preset = Literal["quiet", "normal", "urgent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A device as its provider knows it: a phone's `token`, or the endpoint and keys of a browser's subscription."""
+
+    token: str
+    type: Literal["iOS", "Android", "Web"]
+    environment: Literal["production", "sandbox"]
+    app: str
+    registered_at: datetime
+    p256dh: str = ""
+    auth: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a push shows; `data` is JSON. Where it is `mutable`, the app fetches the words by itself."""
+
+    type: str
+    title: str
+    body: str
+    data: str
+    link: str
+    thread: str
+    category: str
+    android_channel: str
+    preset: Preset
+    mutable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """One push to one device.
+
+    `id` is the notification's, the same on every try. Without `shown` it is silent: it sets the badge and clears
+    banners. `clear` are the notifications that the device is to forget.
+    """
+
+    id: UUID
+    address: Address
+    badge: int
+    expires_at: datetime
+    shown: Shown | None
+    clear: tuple[UUID, ...] | Literal["all"] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An HTTP/2 POST; one to an address that a stranger named is `guarded`, and goes to no private network."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    guarded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: status 0 where nothing did, and then why in `error`. Names of headers are in small letters."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    sent_at: datetime
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The provider has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """There is no such device any more, since `at` where the provider says so."""
+
+    reason: str
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Not now: again in `after` seconds at the earliest, where the provider says so; `lane`: nor does anything else."""
+
+    reason: str
+    after: float | None = None
+    lane: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Never, as it is; `doubtful`: it may be the device that is wrong, or what we know of it."""
+
+    reason: str
+    doubtful: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Nothing of this lane can go: our own settings are wrong."""
+
+    reason: str
+
+
+Outcome = Delivered | Gone | Later | Refused | Stopped
+
+
+class Channel(Protocol):
+    """One provider, for one app and environment: a lane."""
+
+    lane: str
+    window: int
+    """Pushes that may be under way at once."""
+
+    async def ready(self) -> Stopped | Later | None:
+        """See that whatever authorises requests is there and fresh; tells why it is not."""
+
+    def request(self, push: Push) -> Request | Refused:
+        """Make the request of a push."""
+
+    def outcome(self, push: Push, answer: Answer) -> Outcome:
+        """Tell what an answer means."""

@@ -192,7 +192,7 @@ async def test_what_is_accepted_around_outages_arrives_once(shaky: Api, mortal: 
     await drained(mortal.url)
     await compare(ledger, town, mortal.url)
     await compare_pages(ledger, town, mortal.url, address)
-    assert ledger.answers.keys() == {"202", "503"}
+    assert {"202", "503"} <= ledger.answers.keys() <= {"202", "204", "409", "503"}
 
 
 @pytest.mark.slow

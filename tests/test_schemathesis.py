@@ -28,9 +28,10 @@ CHECKS = (
 )
 """What is checked of every answer.
 
-Not that all of what fits the document is accepted, which no schema can say: that an id is known, that two lists are of
-one length, that a string holds no NUL, that an iPhone's token is Apple's. Nor that a method which a path does not list
-is 405: `/notifications/read` is also a path of `/notifications/{notification_id}`, and `DELETE` on it is 404.
+But for imports, whose lines it has no serializer for: they have tests of their own. Not that all of what fits the
+document is accepted, which no schema can say: that an id is known, that two lists are of one length, that a string holds
+no NUL, that an iPhone's token is Apple's. Nor that a method which a path does not list is 405: `/notifications/read` is
+also a path of `/notifications/{notification_id}`, and `DELETE` on it is 404.
 """
 
 CALLERS = {  # each with the tags of what its token opens
@@ -53,6 +54,7 @@ async def test_it_finds_nothing_that_the_document_does_not_say(api: Api, tmp_pat
         "run",
         f"{api.http.base_url}/openapi.json",
         *(f"--include-tag={tag}" for tag in tags),
+        "--exclude-path=/directory/import",
         f"--header=Authorization:Bearer {token}",
         f"--phases={','.join(PHASES)}",
         f"--checks={','.join(CHECKS)}",

@@ -242,7 +242,7 @@ REQUESTS: dict[str, Schema] = {
                 "description": "marked read, taken away like a deletion, or rewritten without names and texts"
                 " (scope `directory:write`, and for everyone)",
             },
-            "users": _told(_RECIPIENTS, "for these alone"),
+            "users": {**_told(_RECIPIENTS, "for these alone"), "type": ["array", "null"]},
         },
         "users",
     ),

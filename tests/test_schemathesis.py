@@ -29,7 +29,7 @@ CHECKS = (
 """What is checked of every answer.
 
 But for imports, whose lines it has no serializer for: they have tests of their own. Not that all of what fits the
-document is accepted, which no schema can say: that an id is known, that two lists are of one length, that a string holds
+document is accepted, which no schema can say: that an id is known, that lists are of one length, that a string holds
 no NUL, that an iPhone's token is Apple's. Nor that a method which a path does not list is 405: `/notifications/read` is
 also a path of `/notifications/{notification_id}`, and `DELETE` on it is 404.
 """

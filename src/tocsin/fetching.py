@@ -1,14 +1,21 @@
 """Small documents from the network: one url, no way elsewhere, a limit of time and one of bytes."""
 
 import asyncio
-import ssl
 import threading
+from collections.abc import Mapping
+from urllib.parse import urlencode
 
 import pycurl
 
+from tocsin.trust import Trust
+
 
 class Unfetched(Exception):  # noqa: N818 - it is no error of ours
-    """A document was not there to be had, and why, in one sentence."""
+    """A document was not there to be had, and why, in one sentence; `status` is what was answered, 0: nothing was."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 async def fetch(url: str, *, seconds: float, limit: int) -> bytes:
@@ -16,11 +23,23 @@ async def fetch(url: str, *, seconds: float, limit: int) -> bytes:
 
     No redirect is followed, no proxy asked, nothing unpacked. Raises `Unfetched`.
     """
+    return await _fetched(url, seconds, limit, None, Trust())
+
+
+async def post(url: str, form: Mapping[str, str], *, seconds: float, limit: int, trust: Trust | None = None) -> bytes:
+    """Send a form, and return what is answered by 200; everything else is as with `fetch`."""
+    return await _fetched(url, seconds, limit, urlencode(form), trust or Trust())
+
+
+async def _fetched(url: str, seconds: float, limit: int, form: str | None, trust: Trust) -> bytes:
     given_up = threading.Event()
     try:
+        curl = _curl(url, seconds, given_up, trust)
+        if form is not None:
+            curl.setopt(pycurl.POSTFIELDS, form)
         # A look-up of a name can outlive curl's own limit: then nobody waits for it any more.
         async with asyncio.timeout(seconds + 1):
-            return await asyncio.to_thread(_fetch, _curl(url, seconds, given_up), seconds, limit)
+            return await asyncio.to_thread(_fetch, curl, seconds, limit)
     except TimeoutError:
         raise Unfetched(f"No answer came within {seconds:g} s.") from None
     finally:
@@ -45,11 +64,11 @@ def _fetch(curl: pycurl.Curl, seconds: float, limit: int) -> bytes:
     finally:
         curl.close()
     if status != 200:  # noqa: PLR2004 - the one status that comes with the document
-        raise Unfetched(f"The answer has the status {status}, not 200.")
+        raise Unfetched(f"The answer has the status {status}, not 200.", status)
     return bytes(body)
 
 
-def _curl(url: str, seconds: float, given_up: threading.Event) -> pycurl.Curl:
+def _curl(url: str, seconds: float, given_up: threading.Event, trust: Trust) -> pycurl.Curl:
     curl = pycurl.Curl()
     curl.setopt(pycurl.URL, url)
     curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
@@ -63,12 +82,7 @@ def _curl(url: str, seconds: float, given_up: threading.Event) -> pycurl.Curl:
     curl.setopt(pycurl.XFERINFOFUNCTION, lambda *_: int(given_up.is_set()))
     curl.setopt(pycurl.USERAGENT, "tocsin")
     curl.setopt(pycurl.HTTPHEADER, ["Accept: application/json"])
-    # Those of the system, and of SSL_CERT_FILE: curl's own are where it was built.
-    trusted = ssl.get_default_verify_paths()
-    if trusted.cafile:
-        curl.setopt(pycurl.CAINFO, trusted.cafile)
-    if trusted.capath:
-        curl.setopt(pycurl.CAPATH, trusted.capath)
+    trust.give(curl)
     return curl
 
 

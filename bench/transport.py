@@ -1,0 +1,182 @@
+"""Pushes per second of processor time, against nghttpd on the loopback, with h2load beside it."""
+
+import asyncio
+import re
+import resource
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from bench.measure import Claim, medians, options, show
+from tocsin.channels import Address, Push, Request, Shown
+from tocsin.channels.apns import Apns
+from tocsin.channels.encryption import encoded
+from tocsin.channels.vapid import Vapid
+from tocsin.channels.web_push import WebPush
+from tocsin.transport import Transport
+
+AT_ONCE = 100
+"""Streams at once, as nghttpd allows them."""
+
+TOKEN = "ab" * 32
+EXPIRES = datetime.now(UTC) + timedelta(days=1)
+WORDS = Shown("note", "New note", "Ann wrote a note about the case 4711.", "{}", "", "case-6", "note", "", "normal")
+
+
+async def main() -> None:
+    """Measure and print."""
+    rounds, seconds = options(__doc__, rounds=3, seconds=3)
+    async with _server() as (folder, port):
+        url = f"https://localhost:{port}"
+        apns, web_push = _apns(folder, url), WebPush(_vapid(), [url])
+        phone, browser = _phone(), _browser(url)
+
+        async def one_round() -> dict[str, float]:
+            whole, thread = await _sent(folder, url, seconds, lambda: apns.request(_push(phone)))
+            encrypted, _ = await _sent(folder, url, seconds, lambda: web_push.request(_push(browser)))
+            h2load = await _h2load(url, seconds)
+            return {"h2load": h2load, "apns": whole, "thread": thread, "web push": encrypted}
+
+        rates = await medians(rounds, one_round)
+    reference = rates["h2load"] or None
+    show(
+        Claim("pushes to APNs, a payload made for each", rates["apns"], "/CPU s", reference),
+        Claim("the same, the sending thread alone", rates["thread"], "/CPU s", reference),
+        Claim("pushes to browsers, each encrypted", rates["web push"], "/CPU s", reference),
+    )
+
+
+async def _sent(folder: Path, url: str, seconds: float, make: Callable[[], object]) -> tuple[float, float]:
+    """Send for some seconds, with as many waiting as are under way.
+
+    Returns pushes per second of processor time: of the whole process, and of the sending thread alone.
+    """
+    transport = Transport(AT_ONCE, ca_file=folder / "certificate.pem", allowed_origins=[url])
+    answers: list[list[asyncio.Future[object]]] = []
+    began, sent = time.perf_counter(), 0
+    used, by_loop = time.process_time(), time.thread_time()
+    while time.perf_counter() < began + seconds:
+        answers.append(transport.submit_many(_many(make)))  # type: ignore[arg-type]
+        if len(answers) > 1:
+            sent += await _counted(answers.pop(0))
+    sent += await _counted(answers.pop())
+    used, by_loop = time.process_time() - used, time.thread_time() - by_loop
+    await transport.close()
+    return sent / used, sent / (used - by_loop)
+
+
+def _many(make: Callable[[], object]) -> list[Request]:
+    made = [make() for _ in range(AT_ONCE)]
+    return [request for request in made if isinstance(request, Request)]
+
+
+async def _counted(answers: Sequence[asyncio.Future[object]]) -> int:
+    for coming in answers:
+        answer = await coming
+        if getattr(answer, "status", 0) != 200:
+            raise RuntimeError(f"an answer that is not as asked for: {answer}")
+    return len(answers)
+
+
+async def _h2load(url: str, seconds: float) -> float:
+    """Return h2load's requests per second of processor time; 0 where it is not installed."""
+    if not shutil.which("h2load"):
+        print("  h2load is not installed: nothing to compare with", file=sys.stderr)
+        return 0.0
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = await asyncio.create_subprocess_exec(
+        *("h2load", "-c1", f"-m{AT_ONCE}", f"-D{round(seconds)}", f"{url}/3/device/{TOKEN}"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output = (await process.communicate())[0].decode()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = re.search(r"(\d+) succeeded", output)
+    if done is None:
+        raise RuntimeError(f"h2load failed: {output}")
+    return int(done[1]) / (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+@asynccontextmanager
+async def _server() -> AsyncIterator[tuple[Path, int]]:
+    if not shutil.which("nghttpd"):
+        raise SystemExit("nghttpd is not installed: it comes with Debian's nghttp2-server.")
+    with tempfile.TemporaryDirectory(prefix="tocsin-bench-") as name:
+        folder = Path(name)
+        _certify(folder)
+        device = folder / "htdocs/3/device" / TOKEN
+        device.parent.mkdir(parents=True)
+        device.touch()
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port: int = free.getsockname()[1]
+        process = await asyncio.create_subprocess_exec(
+            *("nghttpd", "-d", folder / "htdocs", "-m", str(AT_ONCE), str(port)),
+            *(folder / "key.pem", folder / "certificate.pem"),
+        )
+        try:
+            await asyncio.sleep(0.5)
+            yield folder, port
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+def _certify(folder: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1)
+        .not_valid_before(EXPIRES - timedelta(days=2))
+        .not_valid_after(EXPIRES)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, SHA256())
+    )
+    (folder / "certificate.pem").write_bytes(made.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def _apns(folder: Path, url: str) -> Apns:
+    return Apns(
+        app="default",
+        environment="production",
+        key_file=folder / "key.pem",
+        key_id="ABC123DEFG",
+        team_id="DEF123GHIJ",
+        topic="com.example.crm",
+        url=url,
+    )
+
+
+def _vapid() -> Vapid:
+    return Vapid(ec.generate_private_key(ec.SECP256R1()), "mailto:push@example.com")
+
+
+def _push(address: Address) -> Push:
+    return Push(uuid4(), address, 3, EXPIRES, WORDS)
+
+
+def _phone() -> Address:
+    return Address(TOKEN, "iOS", "production", "default", EXPIRES)
+
+
+def _browser(url: str) -> Address:
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    point = encoded(key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
+    endpoint = f"{url}/3/device/{TOKEN}"
+    return Address(endpoint, "Web", "production", "default", EXPIRES, p256dh=point, auth=encoded(bytes(16)))
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,230 @@
+"""Apple's push service (APNs): HTTP/2 with a token of our own key, one lane for each app and environment."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from tocsin.channels import Answer, Gone, Later, Outcome, Push, Refused, Request, Stopped
+from tocsin.channels.answers import Way, object_of, pause_of, reason_of, settled, text_of, way_of
+from tocsin.channels.payloads import LARGEST, Parts, apple, fitted, ids, notification
+from tocsin.errors import Refusal
+from tocsin.notifications import to_json
+
+PRODUCTION = "https://api.push.apple.com"
+SANDBOX = "https://api.sandbox.push.apple.com"
+
+FRESH = 40 * 60
+"""Seconds after which a token is made anew: Apple takes none that is older than an hour."""
+
+SOONEST = 20 * 60
+"""Seconds between two tokens at least, whatever is answered: Apple closes its ears to whoever hurries."""
+
+WINDOW = 1000
+"""Streams that Apple allows on a connection."""
+
+ANSWERS: dict[tuple[int, str], Way] = {
+    (200, ""): "delivered",
+    # The app was deleted, or the phone has another token now: no error, Apple says, and tells since when.
+    (410, "Unregistered"): "gone",
+    (410, "ExpiredToken"): "gone",
+    # Malformed, or of the other environment: it depends on what we think that the device is.
+    (400, "BadDeviceToken"): "doubtful",
+    # Of another app: the device may be wrong, or our topic.
+    (400, "DeviceTokenNotForTopic"): "doubtful",
+    # The connection was idle for too long: the next try has a new one.
+    (400, "IdleTimeout"): "later",
+    (400, "TopicDisallowed"): "doubtful",
+    # An hour has passed since it was made, or our clock is wrong.
+    (403, "ExpiredProviderToken"): "another token",
+    # The key, its id or the team are not what Apple knows.
+    (403, "InvalidProviderToken"): "stopped",
+    (403, "MissingProviderToken"): "stopped",
+    (403, "UnrelatedKeyIdInToken"): "stopped",
+    # The key is good for the other environment only.
+    (403, "BadEnvironmentKeyIdInToken"): "stopped",
+    (403, "BadEnvironmentKeyInToken"): "stopped",
+    (403, "Forbidden"): "stopped",
+    # Too many to this one phone; the others are not concerned.
+    (429, "TooManyRequests"): "later",
+    # Apple saw more than one new token in twenty minutes: it keeps its ears closed to all for a while.
+    (429, "TooManyProviderTokenUpdates"): "lane later",
+    # Apple is busy, or goes down: the same push is good later.
+    (500, "InternalServerError"): "later",
+    (503, "ServiceUnavailable"): "later",
+    (503, "Shutdown"): "later",
+}
+"""What becomes of a push, by status and reason; what is not here goes by its status alone."""
+
+STATUSES: dict[int, Way] = {
+    0: "later",  # no answer: it may have arrived, and the same ids keep it from being shown twice
+    200: "delivered",
+    401: "stopped",
+    403: "stopped",  # every 403 is about our key, so a new reason is too
+    410: "gone",
+    429: "later",
+}
+"""The same for reasons that are not known; another status from 500 on is for later, and the rest is refused."""
+
+TOKEN_UPDATES_PAUSE = 300.0
+"""Seconds for which a lane waits after too many tokens."""
+
+
+class Apns:
+    """One app in one environment. Raises `Refusal` where the key file holds no key for ES256, or a setting is empty."""
+
+    window = WINDOW
+
+    def __init__(  # noqa: PLR0913 - each of them is a setting
+        self,
+        *,
+        app: str,
+        environment: Literal["production", "sandbox"],
+        key_file: Path,
+        key_id: str,
+        team_id: str,
+        topic: str,
+        url: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        for name, value in (("key's id", key_id), ("team's id", team_id), ("topic", topic)):
+            if not value.isascii() or not value.isprintable() or not value:
+                raise Refusal(f"The {name} for APNs is missing, or has characters that no {name} has.")
+        self.lane = f"apns:{app}:{environment}"
+        self._url = (url or (SANDBOX if environment == "sandbox" else PRODUCTION)).rstrip("/") + "/3/device/"
+        self._topic = topic
+        self._token = ProviderToken(_key_in(key_file), key_id, team_id, clock)
+
+    async def ready(self) -> Stopped | Later | None:
+        """Make the token if there is none, or an old one."""
+        self._token.current()
+        return None
+
+    def request(self, push: Push) -> Request | Refused:
+        """Make the request of a push; refused is one that is too long even without body and data."""
+        body = fitted(push, lambda parts: _payload(push, parts), LARGEST)
+        if body is None:
+            return Refused(f"the push has more than {LARGEST} bytes even without its body and data")
+        return Request(self._url + push.address.token, self._headers(push), body)
+
+    def outcome(self, push: Push, answer: Answer) -> Outcome:  # noqa: ARG002 - all channels are asked alike
+        """Tell what an answer means."""
+        said = object_of(answer) if answer.body else {}
+        reason = text_of(said.get("reason"))
+        why = reason_of(answer, reason)
+        match way_of(ANSWERS, STATUSES, answer.status, reason):
+            case "gone":
+                return Gone(why, _moment(said.get("timestamp")))
+            case "later":
+                return Later(why, pause_of(answer))
+            case "lane later":
+                return Later(why, pause_of(answer, TOKEN_UPDATES_PAUSE), lane=True)
+            case "another token":
+                return self._expired(why, answer)
+            case way:
+                return settled(way, why)
+
+    def _headers(self, push: Push) -> tuple[tuple[str, str], ...]:
+        id_ = str(push.id)
+        return (
+            ("authorization", self._token.header()),
+            ("apns-topic", self._topic),
+            *apple_headers(push),
+            ("apns-id", id_),
+            ("apns-collapse-id", id_),
+            ("content-type", "application/json"),
+        )
+
+    def _expired(self, why: str, answer: Answer) -> Outcome:
+        """Take a new token, unless there is one since the push was sent; a fresh one is too old by a wrong clock."""
+        if self._token.made_after(answer.sent_at) or self._token.renew():
+            return Later(why, 0.0)
+        return Stopped(f"{why}, though the token is fresh: is our clock right?")
+
+
+class ProviderToken:
+    """The token that authorises all pushes of a lane; `clock` counts seconds since 1970."""
+
+    def __init__(
+        self, key: EllipticCurvePrivateKey, key_id: str, team_id: str, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._key, self._key_id, self._team_id = key, key_id, team_id
+        self._clock = clock
+        self._header = ""
+        self._made_at = 0.0
+
+    def current(self) -> str:
+        """Return the token, made anew when it is due."""
+        if not self._header or not 0 <= self._clock() - self._made_at < FRESH:
+            self._make()
+        return self._header.removeprefix("bearer ")
+
+    def header(self) -> str:
+        """Return the value of `authorization`."""
+        self.current()
+        return self._header
+
+    def renew(self) -> bool:
+        """Make another, if the last one is old enough; tells whether there is a new one."""
+        due = self._clock() - self._made_at >= SOONEST
+        if due:
+            self._make()
+        return due
+
+    def made_after(self, moment: datetime) -> bool:
+        """Tell whether the token is younger than what was sent then."""
+        return bool(self._header) and self._made_at > moment.timestamp()
+
+    def _make(self) -> None:
+        self._made_at = self._clock()
+        claims = {"iss": self._team_id, "iat": int(self._made_at)}
+        self._header = "bearer " + jwt.encode(claims, self._key, "ES256", {"kid": self._key_id, "typ": None})
+
+
+def apple_headers(push: Push) -> tuple[tuple[str, str], ...]:
+    """Return the headers that tell Apple how to treat a push; a silent one is an alert too, as it has a badge."""
+    hurry = push.shown is not None and push.shown.preset != "quiet"
+    return (
+        ("apns-push-type", "alert"),
+        ("apns-priority", "10" if hurry else "5"),
+        ("apns-expiration", str(max(int(push.expires_at.timestamp()), 0))),
+    )
+
+
+def _payload(push: Push, parts: Parts) -> str:
+    beside = f',"notification":{notification(push, push.shown, parts.data)}' if push.shown else ""
+    if parts.clear:
+        beside += f',"clear":{to_json(ids(parts.clear))}'
+    return f'{{"aps":{to_json(apple(push, parts))}{beside}}}'
+
+
+def _moment(timestamp: object) -> datetime | None:
+    """Return the moment of a number of milliseconds since 1970."""
+    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(timestamp / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _key_in(path: Path) -> EllipticCurvePrivateKey:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Refusal(f"The key for APNs {path} can't be read: {error.strerror}.") from None
+    try:
+        key = load_pem_private_key(content, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
+        raise Refusal(
+            f"The key file for APNs {path} holds no private key on the curve P-256: take Apple's .p8 as it is."
+        )
+    return key

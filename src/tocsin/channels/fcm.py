@@ -1,0 +1,177 @@
+"""Firebase Cloud Messaging (FCM): its HTTP v1 API, one lane for each app, Android phones and iPhones alike."""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tocsin.channels import Answer, Gone, Later, Outcome, Push, Refused, Request, Shown, Stopped
+from tocsin.channels.answers import Way, object_of, pause_of, reason_of, settled, text_of, way_of
+from tocsin.channels.apns import apple_headers
+from tocsin.channels.google import AccessToken, Account
+from tocsin.channels.payloads import LARGEST, Parts, apple, fitted, ids
+from tocsin.notifications import to_json
+from tocsin.trust import Trust
+
+URL = "https://fcm.googleapis.com"
+
+WINDOW = 200
+"""Pushes at once: two connections of a hundred streams."""
+
+LONGEST_TTL = 28 * 24 * 3600
+"""Seconds for which Google keeps a message at most."""
+
+QUOTA_PAUSE = 60.0
+"""Seconds that Google wants after a quota was used up, at least."""
+
+TROUBLE_PAUSE = 10.0
+"""Seconds that Google wants before any other second try, at least."""
+
+INSTALLATION = re.compile(r"[cdef][A-Za-z0-9_-]{21}")
+"""What an installation id looks like; other names of phones are registration tokens."""
+
+ANSWERS: dict[tuple[int, str], Way] = {
+    # The app was deleted, or its token has expired.
+    (404, "UNREGISTERED"): "gone",
+    # It is no token, says Google's own detail: or it is one that we do not know how to send to.
+    (400, "INVALID_ARGUMENT"): "doubtful",
+    # The message has a field that is wrong: ours is the mistake, and the phone is all right.
+    (400, "fieldViolations"): "refused",
+    # A token of another project: the device may be wrong, or our credentials.
+    (403, "SENDER_ID_MISMATCH"): "doubtful",
+    # Firebase has no good key for Apple or for browsers.
+    (401, "THIRD_PARTY_AUTH_ERROR"): "stopped",
+    # Our account may not send, or the API is switched off.
+    (403, "PERMISSION_DENIED"): "stopped",
+    # The access token has ended, or was withdrawn.
+    (401, "UNAUTHENTICATED"): "another token",
+    # So many messages a minute for the whole project.
+    (429, "QUOTA_EXCEEDED"): "lane later",
+    (429, "RESOURCE_EXHAUSTED"): "lane later",
+    (500, "INTERNAL"): "later",
+    (503, "UNAVAILABLE"): "later",
+    # Not the device is unknown but the project: that is said without a code of messages.
+    (404, "NOT_FOUND"): "stopped",
+}
+"""What becomes of a message, by status and code; what is not here goes by its status alone."""
+
+STATUSES: dict[int, Way] = {
+    0: "later",  # no answer: it may have arrived, and the same tag keeps it from being shown twice
+    200: "delivered",
+    401: "another token",
+    403: "stopped",
+    404: "stopped",
+    429: "lane later",
+}
+"""The same for codes that are not known; another status from 500 on is for later, and the rest is refused."""
+
+
+class Fcm:
+    """One app's project. Raises `Refusal` where the credentials file holds no service account."""
+
+    window = WINDOW
+
+    def __init__(
+        self,
+        *,
+        app: str,
+        credentials_file: Path,
+        url: str = URL,
+        trust: Trust | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        account = Account.read(credentials_file)
+        self.lane = f"fcm:{app}"
+        self._url = f"{url.rstrip('/')}/v1/projects/{account.project}/messages:send"
+        self._token = AccessToken(account, trust, clock)
+        self._clock = clock
+
+    async def ready(self) -> Stopped | Later | None:
+        """Fetch an access token if there is none, or one that ends soon; tells why there is none."""
+        return await self._token.fetch()
+
+    def request(self, push: Push) -> Request | Refused:
+        """Make the request of a push; refused is one that is too long even without body and data."""
+        seconds = min(max(int(push.expires_at.timestamp() - self._clock()), 0), LONGEST_TTL)
+        body = fitted(push, lambda parts: to_json({"message": _message(push, parts, seconds)}), LARGEST)
+        if body is None:
+            return Refused(f"the push has more than {LARGEST} bytes even without its body and data")
+        headers = (("authorization", f"Bearer {self._token.value}"), ("content-type", "application/json"))
+        return Request(self._url, headers, body)
+
+    def outcome(self, push: Push, answer: Answer) -> Outcome:  # noqa: ARG002 - all channels are asked alike
+        """Tell what an answer means."""
+        code = _code_of(answer) if answer.body else ""
+        why = reason_of(answer, code)
+        if answer.status == 200:  # noqa: PLR2004 - the one that says: all was well, the token too
+            self._token.accepted()
+        match way_of(ANSWERS, STATUSES, answer.status, code):
+            case "gone":
+                return Gone(why)
+            case "later":
+                return Later(why, pause_of(answer, TROUBLE_PAUSE))
+            case "lane later":
+                return Later(why, pause_of(answer, QUOTA_PAUSE), lane=True)
+            case "another token":
+                return Later(why, 0.0) if self._token.refused(answer.sent_at) else Stopped(why)
+            case way:
+                return settled(way, why)
+
+
+def _message(push: Push, parts: Parts, seconds: int) -> dict[str, Any]:
+    name = "fid" if INSTALLATION.fullmatch(push.address.token) else "token"
+    message: dict[str, Any] = {name: push.address.token}
+    shown = push.shown
+    if shown:
+        message["notification"] = {"title": shown.title, "body": parts.body}
+    if push.address.type == "iOS":
+        return {**message, **_for_apple(push, parts)}
+    return {**message, "data": _data(push, parts), "android": _for_android(push, shown, seconds)}
+
+
+def _data(push: Push, parts: Parts) -> dict[str, str]:
+    """Return what the app gets: strings alone, as Firebase has it."""
+    data: dict[str, str] = {}
+    if shown := push.shown:
+        data |= {"id": str(push.id), "type": shown.type, "data": parts.data}
+        data["link"] = shown.link
+    if parts.clear:
+        data["clear"] = to_json(ids(parts.clear))
+    return {**data, "badge": str(push.badge)}
+
+
+def _for_android(push: Push, shown: Shown | None, seconds: int) -> dict[str, Any]:
+    hurry = shown is not None and shown.preset != "quiet"
+    android: dict[str, Any] = {"priority": "high" if hurry else "normal", "ttl": f"{seconds}s"}
+    if shown:
+        android["notification"] = {"tag": str(push.id)}
+        if shown.android_channel:
+            android["notification"]["channel_id"] = shown.android_channel
+    return android
+
+
+def _for_apple(push: Push, parts: Parts) -> dict[str, Any]:
+    """Return what an iPhone gets by this road: what APNs would have got, beside the data that Firebase passes on."""
+    headers = dict(apple_headers(push)) | {"apns-collapse-id": str(push.id)}
+    payload: dict[str, Any] = {"aps": apple(push, parts)}
+    if push.shown is None:
+        clear = {"clear": ids(parts.clear)} if parts.clear else {}
+        return {"apns": {"headers": headers, "payload": {**payload, **clear}}}
+    return {"data": _data(push, parts), "apns": {"headers": headers, "payload": payload}}
+
+
+def _code_of(answer: Answer) -> str:
+    """Return the most telling of the codes that an error has: FCM's own, what was wrong with the message, any."""
+    error = object_of(answer).get("error")
+    if not isinstance(error, Mapping):
+        return ""
+    details = error.get("details")
+    entries = [entry for entry in details if isinstance(entry, Mapping)] if isinstance(details, list) else []
+    if code := next((code for entry in entries if (code := text_of(entry.get("errorCode")))), ""):
+        return code
+    if any(entry.get("fieldViolations") for entry in entries):
+        return "fieldViolations"
+    status = text_of(error.get("status"))
+    # Without a detail, a 400 says nothing of the device.
+    return "" if status == "INVALID_ARGUMENT" else status

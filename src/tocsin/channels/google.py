@@ -1,0 +1,154 @@
+"""Google's authorisation: a service account's access token (OAuth 2.0, RFC 7523), fetched once for all that need it."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from tocsin.channels import Later, Stopped
+from tocsin.errors import Malformed, Refusal
+from tocsin.fetching import Unfetched, post
+from tocsin.strict_json import parse_object
+from tocsin.trust import Trust
+
+SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
+GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+
+SLOWEST = 10.0
+"""Seconds that an access token may take."""
+
+LARGEST = 64 * 1024
+"""Bytes that its answer may have."""
+
+EARLY = 300.0
+"""Seconds before its end from which on a token is fetched anew."""
+
+PAUSE = 10.0
+"""Seconds from one try that failed to the next."""
+
+_USUAL_LIFE = 3600.0
+_PARTS = ("project_id", "client_email", "private_key", "token_uri")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A service account, as its file says."""
+
+    project: str
+    email: str
+    token_url: str
+    key: RSAPrivateKey = field(repr=False)
+    key_id: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the file that Google gives for an account. Raises `Refusal` where it is none."""
+        try:
+            said = parse_object(path.read_bytes())
+        except OSError as error:
+            raise Refusal(f"The credentials for FCM {path} can't be read: {error.strerror}.") from None
+        except Malformed:
+            raise Refusal(
+                f"The credentials file for FCM {path} is no JSON: take a service account's as it is."
+            ) from None
+        for name in _PARTS:
+            if not isinstance(said.get(name), str) or not said[name]:
+                raise Refusal(f"The credentials file for FCM {path} is no service account's: it has no `{name}`.")
+        if not said["token_uri"].startswith(("https://", "http://")):
+            raise Refusal(f"The credentials file for FCM {path} has a `token_uri` that is no url.")
+        key_id = said.get("private_key_id")
+        key = _key_in(path, said["private_key"])
+        named = key_id if isinstance(key_id, str) else ""
+        return cls(said["project_id"], said["client_email"], said["token_uri"], key, named)
+
+
+class AccessToken:
+    """An account's token, fetched once for all who wait for it; `clock` counts seconds since 1970."""
+
+    def __init__(self, account: Account, trust: Trust | None = None, clock: Callable[[], float] = time.time) -> None:
+        self.value = ""
+        self._account, self._trust, self._clock = account, trust, clock
+        self._fetched_at = self._renew_at = 0.0
+        self._failed: tuple[float, Stopped | Later] | None = None
+        self._untried = False
+        self._fetching: asyncio.Task[Stopped | Later | None] | None = None
+
+    async def fetch(self) -> Stopped | Later | None:
+        """See that there is a token which does not end soon; tells why there is none."""
+        if self.value and self._fetched_at <= self._clock() < self._renew_at:
+            return None
+        if self._failed and self._failed[0] <= self._clock() < self._failed[0] + PAUSE:
+            return self._failed[1]
+        if self._fetching is None or self._fetching.done():
+            self._fetching = asyncio.create_task(self._fetch())
+        return await asyncio.shield(self._fetching)
+
+    def accepted(self) -> None:
+        """Take note that the token is good."""
+        self._untried = False
+
+    def refused(self, sent_at: datetime) -> bool:
+        """Take note that what was sent then was not authorised; tells whether another token is worth a try.
+
+        It is not when the token was just fetched for that very reason, and never was good.
+        """
+        if not self.value or sent_at.timestamp() < self._fetched_at:
+            return True
+        if self._untried:
+            return False
+        self._untried, self.value = True, ""
+        return True
+
+    async def _fetch(self) -> Stopped | Later | None:
+        now = self._clock()
+        form = {"grant_type": GRANT, "assertion": self._assertion(int(now))}
+        try:
+            answer = await post(self._account.token_url, form, seconds=SLOWEST, limit=LARGEST, trust=self._trust)
+            self._take(answer, now)
+        except (Unfetched, ValueError) as error:
+            return self._fail(now, error)
+        self._failed = None
+        return None
+
+    def _take(self, answer: bytes, now: float) -> None:
+        try:
+            said = parse_object(answer)
+        except Malformed:
+            raise ValueError("The answer is no JSON object.") from None
+        token, life = said.get("access_token"), said.get("expires_in")
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token:
+            raise ValueError("The answer has no `access_token`.")
+        seconds = float(life) if isinstance(life, int | float) and 0 < life < 10 * _USUAL_LIFE else _USUAL_LIFE
+        self.value, self._fetched_at = token, now
+        self._renew_at = now + max(seconds - EARLY, seconds / 2)
+
+    def _fail(self, now: float, error: Unfetched | ValueError) -> Stopped | Later | None:
+        """Go on with the token there is while it lasts."""
+        reason = f"no access token for FCM: {error}"
+        refused = isinstance(error, Unfetched) and error.status in (400, 401, 403)
+        told = Stopped(reason) if refused else Later(reason, PAUSE, lane=True)
+        self._failed = (now, told)
+        return told
+
+    def _assertion(self, now: int) -> str:
+        account = self._account
+        claims = {"iss": account.email, "scope": SCOPE, "aud": account.token_url, "iat": now, "exp": now + 3600}
+        return jwt.encode(claims, account.key, "RS256", {"kid": account.key_id} if account.key_id else None)
+
+
+def _key_in(path: Path, pem: str) -> RSAPrivateKey:
+    try:
+        key = load_pem_private_key(pem.encode(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, RSAPrivateKey):
+        raise Refusal(f"The credentials file for FCM {path} has a `private_key` that is no RSA key in PEM.")
+    return key

@@ -1,0 +1,165 @@
+"""Browsers' push services (RFC 8030): endpoints that strangers named, so looked at before anything is sent there."""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from tocsin.addresses import origin_of
+from tocsin.channels import Answer, Gone, Later, Outcome, Push, Refused, Request, Stopped
+from tocsin.channels.answers import Way, object_of, pause_of, reason_of, settled, text_of, way_of
+from tocsin.channels.encryption import Keys, encoded, encrypted, point_of, secret_of
+from tocsin.channels.payloads import Parts, fitted, ids, notification
+from tocsin.channels.vapid import Vapid
+from tocsin.notifications import to_json
+
+SERVICES = ("fcm.googleapis.com", ".push.services.mozilla.com", ".push.apple.com", ".notify.windows.com")
+"""The push services of browsers, each a host, or with a dot before it whatever ends so."""
+
+LONGEST_ENDPOINT = 2048
+"""Characters of the longest endpoint."""
+
+LARGEST = 3000
+"""Bytes of the largest payload before it is encrypted: with more, not every service would take it."""
+
+WINDOW = 100
+"""Pushes at once, to all services together."""
+
+LONGEST_TTL = 28 * 24 * 3600
+
+URGENCIES = {"quiet": "low", "normal": "normal", "urgent": "high"}
+"""How soon a browser is to be woken, by preset."""
+
+ANSWERS: dict[tuple[int, str], Way] = {
+    # Apple has its reasons in words. These are about our token at this service, not about the subscription.
+    (403, "BadJwtToken"): "another token",
+    (403, "ExpiredJwtToken"): "another token",
+    # The subscription belongs to another key than ours.
+    (400, "VapidPkHashMismatch"): "doubtful",
+}
+"""What becomes of a push, by status and reason; what is not here goes by its status alone."""
+
+STATUSES: dict[int, Way] = {
+    0: "later",  # no answer: it may have arrived, and the same topic and tag keep it from being shown twice
+    200: "delivered",
+    201: "delivered",
+    202: "delivered",
+    # The subscription has ended.
+    404: "gone",
+    410: "gone",
+    # Our token does not please this service. It is one of many, so the lane goes on; no subscription is to blame, so
+    # none is dropped: the push waits its turn, and has a token made anew.
+    401: "another token",
+    # The subscription was made with another key than ours, or our configuration is wrong: nobody can tell from one
+    # answer, so it is kept in doubt. It stops nothing: other services, and other subscriptions, may be all right.
+    403: "doubtful",
+    # What we sent is wrong: it would be wrong again, but the subscription is not to blame.
+    400: "refused",
+    413: "refused",
+    # One subscription has too many; the others are not concerned.
+    429: "later",
+}
+"""The same for all other reasons; another status from 500 on is for later, and the rest is refused."""
+
+
+class WebPush:
+    """All browsers. An endpoint is asked only if it is a known push service's or at one of `allowed_origins`."""
+
+    lane = "web_push"
+    window = WINDOW
+
+    def __init__(
+        self, vapid: Vapid, allowed_origins: Collection[str] = (), clock: Callable[[], float] = time.time
+    ) -> None:
+        self._vapid = vapid
+        self._allowed = frozenset(allowed_origins)
+        self._clock = clock
+
+    async def ready(self) -> Stopped | Later | None:
+        """Be ready always: tokens are made by ourselves."""
+        return None
+
+    def request(self, push: Push) -> Request | Refused:
+        """Make the request of a push; refused is one whose subscription is wrong, or which is too long."""
+        endpoint = push.address.token
+        origin = _origin_of(endpoint, self._allowed)
+        if origin is None:
+            return Refused("the endpoint is of no push service that is allowed")
+        try:
+            keys = _keys_of(push.address.p256dh, push.address.auth)
+        except ValueError:
+            return Refused("the subscription has no keys to encrypt with")
+        plain = fitted(push, lambda parts: _payload(push, parts), LARGEST)
+        if plain is None:
+            return Refused(f"the push has more than {LARGEST} bytes even without its body and data")
+        return Request(endpoint, self._headers(push, origin), encrypted(plain, keys), guarded=True)
+
+    def outcome(self, push: Push, answer: Answer) -> Outcome:
+        """Tell what an answer means."""
+        reason = text_of(object_of(answer).get("reason")) if answer.body else ""
+        why = reason_of(answer, reason)
+        match way_of(ANSWERS, STATUSES, answer.status, reason):
+            case "gone":
+                return Gone(why)
+            case "later":
+                return Later(why, pause_of(answer))
+            case "another token":
+                self._vapid.forget(origin_of(push.address.token) or "")
+                return Later(why, pause_of(answer))
+            case way:
+                return settled(way, why)
+
+    def _headers(self, push: Push, origin: str) -> tuple[tuple[str, str], ...]:
+        seconds = min(max(int(push.expires_at.timestamp() - self._clock()), 0), LONGEST_TTL)
+        return (
+            ("authorization", self._vapid.authorization(origin)),
+            ("ttl", str(seconds)),
+            ("urgency", URGENCIES[push.shown.preset] if push.shown else "low"),
+            ("topic", encoded(push.id.bytes)),
+            ("content-encoding", "aes128gcm"),
+            ("content-type", "application/octet-stream"),
+        )
+
+
+def check_subscription(
+    endpoint: str, p256dh: str, auth: str, allowed_origins: Collection[str] = ()
+) -> list[tuple[str, str]]:
+    """Return what is wrong with a subscription: pairs of a field and a validation code, `url` or `regex`."""
+    faults: list[tuple[str, str]] = []
+    if _origin_of(endpoint, allowed_origins) is None:
+        faults.append(("endpoint", "url"))
+    checks: Mapping[str, Callable[[], bytes]] = {
+        "keys.p256dh": lambda: point_of(p256dh),
+        "keys.auth": lambda: secret_of(auth),
+    }
+    for name, check in checks.items():
+        try:
+            check()
+        except ValueError:
+            faults.append((name, "regex"))
+    return faults
+
+
+def _origin_of(endpoint: str, allowed: Collection[str]) -> str | None:
+    """Return the origin of an endpoint that may be asked; None: it may not."""
+    origin = origin_of(endpoint) if len(endpoint) <= LONGEST_ENDPOINT else None
+    if origin is None or origin in allowed:
+        return origin
+    parts = urlsplit(origin)
+    host = parts.hostname or ""
+    known = any(host == service or (service[0] == "." and host.endswith(service)) for service in SERVICES)
+    return origin if known and parts.scheme == "https" and parts.port is None else None
+
+
+def _payload(push: Push, parts: Parts) -> str:
+    shown = push.shown
+    clear = f',"clear":{to_json(ids(parts.clear) if parts.clear != "all" else [])}'  # pages find a list there
+    if shown is None:
+        return f'{{"badge":{push.badge}{clear}}}'
+    words = f'"title":{to_json(shown.title)},"body":{to_json(parts.body)},"tag":"{push.id}"'
+    return f'{{{words},"badge":{push.badge}{clear},"notification":{notification(push, shown, parts.data)}}}'
+
+
+@lru_cache(1000)
+def _keys_of(p256dh: str, auth: str) -> Keys:
+    return Keys.read(p256dh, auth)

@@ -1,0 +1,224 @@
+"""A slot of the window: one handle of curl, used for one request after another."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import pycurl
+
+from tocsin.addresses import is_public, origin_of
+from tocsin.channels import Answer, Request
+from tocsin.trust import Trust
+
+FORBIDDEN = "forbidden address"
+"""The error of a guarded request that would have gone where it may not."""
+
+_OURS = ("User-Agent: tocsin", "Accept:", "Expect:")
+_MOST_REFUSALS = 20
+_BOTH = pycurl.PROTO_HTTPS | pycurl.PROTO_HTTP
+_OLDEST_CONNECTION = 3600
+_LONGEST_IDLE = 600
+_QUICK_EXIT = 322  # pycurl has no name for it: to end without waiting for look-ups of names
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds that a push may take, and the opening of its connection within them; bytes that are read of an answer."""
+
+    seconds: float = 10.0
+    connecting: float = 5.0
+    bytes: int = 64 * 1024
+
+
+@dataclass(slots=True)
+class Pending:
+    """A request that waits for its answer; `refusals` counts its streams that were refused without being looked at."""
+
+    request: Request
+    future: asyncio.Future[Answer]
+    refusals: int = 0
+
+
+class Slot:
+    """One handle. `may_go` is asked just before a request goes out on a connection; if not, it is to wait."""
+
+    def __init__(
+        self,
+        may_go: Callable[["Slot", int], bool],
+        opening: Callable[[], None],
+        trust: Trust,
+        limits: Limits,
+        allowed_origins: frozenset[str],
+    ) -> None:
+        self.curl = pycurl.Curl()
+        self.pending: Pending | None = None
+        self.port = 0
+        """On our side of the connection that the request went out on; 0: it did not yet."""
+        self.doubtful = False
+        """Whether that connection broke."""
+        self._may_go, self._opening = may_go, opening
+        self._limits, self._allowed = limits, allowed_origins
+        self._sent_at = datetime.now(UTC)
+        self._guarded = self._forbidden = self._held = False
+        self._goes = 0
+        self._opened: list[socket.socket] = []
+        self._parts: list[bytes] = []
+        self._lines: list[bytes] = []
+        self._set_up(trust)
+
+    def begin(self, pending: Pending, now: datetime) -> str:
+        """Make the handle ready for a request, which goes out now; returns why it can't, nothing where it can."""
+        request = pending.request
+        self._sent_at = now
+        self._goes, self._held, self._forbidden = 0, False, False
+        self.port, self.doubtful = 0, False
+        origin = origin_of(request.url) if request.guarded else ""
+        if origin is None:
+            return FORBIDDEN
+        try:
+            self._guard(guarded=request.guarded and origin not in self._allowed)
+            self.curl.setopt(pycurl.URL, request.url)
+            self.curl.setopt(pycurl.HTTPHEADER, [*_OURS, *[f"{name}: {value}" for name, value in request.headers]])
+            self.curl.setopt(pycurl.POSTFIELDS, request.body)
+        except (ValueError, TypeError, pycurl.error) as error:
+            return f"no request can be made of this: {error}"
+        self.pending = pending
+        return ""
+
+    def end(self, code: int, message: str) -> Answer | None:
+        """Return the answer, of which curl says this (0: it is whole); None: it is to be asked for again."""
+        if code == 0:
+            answer = Answer(self.curl.getinfo(pycurl.RESPONSE_CODE), self._headers(), self._body(), self._sent_at)
+        elif self._to_be_sent_again(code):
+            answer = None
+        else:
+            answer = self.unanswered(self._in_words(code, message))
+        self._parts.clear()
+        self._lines.clear()
+        if self._opened:
+            self._close_ours()
+        return answer
+
+    def close(self) -> None:
+        """Let go of the handle."""
+        self.curl.close()
+        self._close_ours()
+
+    def unanswered(self, error: str) -> Answer:
+        """Return the answer of a request that got none."""
+        return Answer(0, {}, b"", self._sent_at, error)
+
+    @staticmethod
+    def never(error: str) -> Answer:
+        """Return the answer of a request that was not even begun."""
+        return Answer(0, {}, b"", datetime.now(UTC), error)
+
+    def _guard(self, *, guarded: bool) -> None:
+        if guarded is not self._guarded:
+            self._guarded = guarded
+            self.curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTPS if guarded else _BOTH)
+
+    def _to_be_sent_again(self, code: int) -> bool:
+        """Tell whether nobody looked at the request: it was held back, or its stream was refused.
+
+        Curl means to send again whatever was refused, by its stream or by a goodbye to the whole connection; but also
+        what got no answer before its connection broke, and that may have been looked at.
+        """
+        if code != pycurl.E_ABORTED_BY_CALLBACK or self._forbidden or self.pending is None:
+            return False
+        if self._held:
+            return True
+        self.pending.refusals += 1
+        encrypted = self.pending.request.url.startswith("https:")  # older HTTP, unencrypted, has no word for refusals
+        return encrypted and not self.doubtful and self.pending.refusals <= _MOST_REFUSALS
+
+    def _about_to_go(self, address: str, _own: str, _port: int, own_port: int) -> int:
+        """Called before a request is written, also when curl means to write it again."""
+        self._goes += 1
+        self.port = own_port if self._goes == 1 else self.port
+        if self._guarded and not is_public(address):
+            self._forbidden = True
+        elif self._goes == 1:
+            self._held = not self._may_go(self, own_port)
+        go = self._goes == 1 and not self._forbidden and not self._held
+        return pycurl.PREREQFUNC_OK if go else pycurl.PREREQFUNC_ABORT
+
+    def _open(self, _purpose: int, address: tuple[int, int, int, Any]) -> socket.socket | int:
+        """Open a socket for this very address, if that is where we may go."""
+        family, kind, protocol, where = address
+        if self._guarded and not (family in (socket.AF_INET, socket.AF_INET6) and is_public(where[0])):
+            self._forbidden = True
+            return pycurl.SOCKET_BAD
+        self._opening()
+        self._opened.append(socket.socket(family, kind, protocol))  # curl makes a copy of its own
+        return self._opened[-1]
+
+    def _close_ours(self) -> None:
+        for opened in self._opened:
+            opened.close()
+        self._opened.clear()
+
+    def _headers(self) -> dict[str, str]:
+        """Return the headers; those of an informational answer before it, and trailers, are among them."""
+        found = dict(map(_header_of, self._lines))
+        del found[""]  # of the first line, and of the empty one that ends the block
+        return found
+
+    def _body(self) -> bytes:
+        return b"".join(self._parts) if self._parts else b""
+
+    def _in_words(self, code: int, message: str) -> str:  # noqa: PLR0911 - a table
+        match code:
+            case _ if self._forbidden:
+                return FORBIDDEN
+            case pycurl.E_UNSUPPORTED_PROTOCOL | pycurl.E_URL_MALFORMAT if self._guarded:
+                return FORBIDDEN
+            case pycurl.E_OPERATION_TIMEDOUT:
+                return f"no whole answer within {self._limits.seconds:g} s"
+            case pycurl.E_FILESIZE_EXCEEDED:
+                return f"the answer has more than {self._limits.bytes} bytes"
+            case pycurl.E_ABORTED_BY_CALLBACK:
+                return "the connection broke, or was closed, before an answer"
+            case pycurl.E_HTTP2 if not message:
+                return "the connection was closed before an answer"
+            case _:
+                return message or f"error {code} of curl"
+
+    def _set_up(self, trust: Trust) -> None:
+        limits = self._limits
+        for option, value in (
+            (pycurl.POST, 1),
+            (pycurl.PROTOCOLS, _BOTH),
+            (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS),
+            (pycurl.PIPEWAIT, 1),
+            (pycurl.FOLLOWLOCATION, 0),
+            (pycurl.PROXY, ""),
+            (pycurl.NOPROXY, "*"),
+            (pycurl.NOSIGNAL, 1),
+            (_QUICK_EXIT, 1),
+            (pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2),
+            (pycurl.TIMEOUT_MS, int(limits.seconds * 1000)),
+            (pycurl.CONNECTTIMEOUT_MS, int(limits.connecting * 1000)),
+            (pycurl.MAXFILESIZE, limits.bytes),
+            (pycurl.MAXAGE_CONN, _LONGEST_IDLE),
+            (pycurl.MAXLIFETIME_CONN, _OLDEST_CONNECTION),
+            (pycurl.TCP_KEEPALIVE, 1),
+            (pycurl.DNS_CACHE_TIMEOUT, 0),
+            (pycurl.WRITEFUNCTION, self._parts.append),
+            (pycurl.HEADERFUNCTION, self._lines.append),
+            (pycurl.PREREQFUNCTION, self._about_to_go),
+            (pycurl.OPENSOCKETFUNCTION, self._open),
+        ):
+            self.curl.setopt(option, value)
+        trust.give(self.curl)
+
+
+@lru_cache(1024)
+def _header_of(line: bytes) -> tuple[str, str]:
+    """Return a header's name and value; mostly they are the same as the last time."""
+    name, colon, value = line.decode("latin-1").partition(":")
+    return (name.lower(), value.strip()) if colon else ("", "")

@@ -1,0 +1,51 @@
+"""Whose certificates we trust: the system's anchors, those of `SSL_CERT_FILE`, and a further file beside them."""
+
+import os
+import ssl
+import tempfile
+import weakref
+from pathlib import Path
+
+import pycurl
+from cryptography import x509
+
+from tocsin.errors import Refusal
+
+
+class Trust:
+    """Anchors for curl, whose own are where it was built. Raises `Refusal` where the further file can't be used."""
+
+    def __init__(self, further: Path | None = None) -> None:
+        system = ssl.get_default_verify_paths()
+        self._folder = system.capath
+        self._file = system.cafile
+        if further is not None:
+            parts = [_anchors_in(further), Path(system.cafile).read_bytes() if system.cafile else b""]
+            self._file = _kept_for(self, b"\n".join(parts))
+
+    def give(self, curl: pycurl.Curl) -> None:
+        """Let a handle trust them, and nobody else."""
+        if self._file:
+            curl.setopt(pycurl.CAINFO, self._file)
+        if self._folder:
+            curl.setopt(pycurl.CAPATH, self._folder)
+
+
+def _kept_for(owner: object, content: bytes) -> str:
+    """Write a file that is there as long as its owner, and return its name: curl takes no anchors from memory."""
+    opened, name = tempfile.mkstemp(prefix="tocsin-", suffix=".pem")
+    weakref.finalize(owner, Path(name).unlink, missing_ok=True)
+    with os.fdopen(opened, "wb") as file:
+        file.write(content)
+    return name
+
+
+def _anchors_in(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        x509.load_pem_x509_certificates(content)
+    except OSError as error:
+        raise Refusal(f"The trust anchors {path} can't be read: {error.strerror}.") from None
+    except ValueError:
+        raise Refusal(f"The file of trust anchors {path} holds no certificates in PEM.") from None
+    return content

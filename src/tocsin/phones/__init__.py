@@ -1,0 +1,12 @@
+"""Fake phones: stand-ins for APNs, FCM and a browser push service, over the real protocols, to test against.
+
+    client ══ TLS ══> http2.py, http1.py ──> apns.py · fcm.py, oauth.py · browser.py ──> book.py ──> screens.py
+                                                                                           ^
+    test ──> control.py: what came, what is shown, what is to go wrong ────────────────────┘
+
+They refuse what the real services would, and fail on demand. Only `http2.py` knows the library h2.
+"""
+
+from tocsin.phones.running import Phones, Ports
+
+__all__ = ["Phones", "Ports"]

@@ -1,0 +1,107 @@
+"""The book: every push that came, what the devices show, and what the next pushes are answered."""
+
+import itertools
+import time
+from collections import deque
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from tocsin.phones.answers import Demand, Demands
+from tocsin.phones.exchange import Banner, Provider, Push, Refused, Reply, Request
+from tocsin.phones.screens import Screen, told
+
+MOST_PUSHES = 100_000
+"""Pushes that are kept; older ones are forgotten, and the screens stay."""
+
+
+@dataclass(slots=True)
+class Book:
+    """What the stand-ins share."""
+
+    pushes: deque[Push] = field(default_factory=lambda: deque(maxlen=MOST_PUSHES))
+    screens: dict[tuple[str, str], Screen] = field(default_factory=dict)
+    demands: Demands = field(default_factory=Demands)
+    numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+    def take(self, provider: Provider, request: Request) -> Reply:
+        """Take a push: refuse it as the real service would, answer as was demanded, or show it."""
+        headers = {name: value for name, value in request.headers.items() if name != "authorization"}
+        push = Push(next(self.numbers), provider.name, time.time(), headers)
+        self.pushes.append(push)
+        try:
+            provider.check(request, push)
+        except Refused as refused:
+            push.status, push.reason = refused.status, refused.reason
+            return provider.refusal(refused, push)
+        demand = self.demands.next_for(provider.name, push.token)
+        if demand is not None and demand.fails:
+            return self._answer(provider, push, demand)
+        return self._succeed(provider, push, demand)
+
+    def forget(self) -> None:
+        """Forget all pushes and what is shown."""
+        self.pushes.clear()
+        self.screens.clear()
+
+    def told(self, provider: str | None = None, token: str | None = None) -> list[dict[str, Any]]:
+        """Return the pushes that came, oldest first, of one provider or token where they are given.
+
+        What came for access tokens is no push, and told only where `oauth` is asked for.
+        """
+        visible = {banner.push: banner for screen in self.screens.values() for banner in screen.banners.values()}
+        return [
+            _told(push, visible.get(push.number))
+            for push in self.pushes
+            if _is_of(push, provider) and token in (None, push.token)
+        ]
+
+    def screen(self, token: str, provider: str | None = None) -> Screen:
+        """Return what the device of a token shows; one that got nothing shows nothing."""
+        for (of_provider, of_token), screen in self.screens.items():
+            if of_token == token and provider in (None, of_provider):
+                return screen
+        return Screen()
+
+    def _answer(self, provider: Provider, push: Push, demand: Demand) -> Reply:
+        reply = demand.reply(lambda refused: provider.refusal(refused, push))
+        push.status = reply.status if reply.fate == "answered" else None
+        push.reason = demand.reason or demand.answer
+        if demand.shown:
+            self._show(push)
+        return reply
+
+    def _succeed(self, provider: Provider, push: Push, demand: Demand | None) -> Reply:
+        reply = provider.success(push)
+        if demand is not None:
+            status, headers = demand.status or reply.status, reply.headers + demand.headers
+            reply = replace(reply, status=status, headers=headers, after=demand.after)
+        push.status = reply.status
+        self._show(push)
+        return reply
+
+    def _show(self, push: Push) -> None:
+        change = push.change
+        if change.banner is not None:
+            key = change.banner.key or f"push {push.number}"
+            change = replace(change, banner=replace(change.banner, key=key, push=push.number))
+        self.screens.setdefault((push.provider, push.token), Screen()).apply(change)
+
+
+def _is_of(push: Push, provider: str | None) -> bool:
+    return push.provider != "oauth" if provider is None else push.provider == provider
+
+
+def _told(push: Push, visible: Banner | None) -> dict[str, Any]:
+    return {
+        "number": push.number,
+        "provider": push.provider,
+        "token": push.token,
+        "id": push.id,
+        "headers": push.headers,
+        "payload": push.payload,
+        "at": datetime.fromtimestamp(push.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "status": push.status,
+        "reason": push.reason,
+        "visible": None if visible is None else told(visible),
+    }

@@ -1,0 +1,87 @@
+"""The control port: what came, what is shown, and what is to go wrong; JSON over plain HTTP/1.1."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+from tocsin.errors import Malformed
+from tocsin.phones.answers import demand_of
+from tocsin.phones.book import Book
+from tocsin.phones.browser import Browser
+from tocsin.phones.exchange import Reply, Request
+from tocsin.strict_json import parse_object
+
+_JSON = ("content-type", "application/json")
+_Door = Callable[[Request, dict[str, str]], Reply]
+
+
+class Control:
+    """The doors of the control port."""
+
+    def __init__(self, book: Book, browser: Browser, cut: Callable[[], None]) -> None:
+        self._book = book
+        self._browser = browser
+        self._cut = cut
+        self._doors: dict[str, dict[str, _Door]] = {
+            "/pushes": {"GET": self._pushes, "DELETE": self._forget},
+            "/answers": {"POST": self._demand, "DELETE": self._withdraw},
+            "/subscriptions": {"POST": self._subscribe, "DELETE": self._unsubscribe},
+            "/screen": {"GET": self._screen},
+            "/connections": {"DELETE": self._hang_up},
+        }
+
+    def handle(self, request: Request) -> Reply:
+        """Answer a call; what is wrong with it is said in `error`."""
+        doors = self._doors.get(request.path)
+        if doors is None:
+            return _wrong(404, f"There is no {request.path}: take {', '.join(self._doors)}.")
+        door = doors.get(request.method)
+        if door is None:
+            return _wrong(405, f"{request.path} takes {' and '.join(doors)}.")
+        try:
+            return door(request, dict(parse_qsl(request.query)))
+        except Malformed as error:
+            return _wrong(400, str(error))
+
+    def _pushes(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002 - as every door has it
+        return _json(200, self._book.told(query.get("provider"), query.get("token")))
+
+    def _forget(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
+        self._book.forget()
+        return Reply(204)
+
+    def _demand(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
+        self._book.demands.waiting.append(demand_of(parse_object(request.body)))
+        return Reply(204)
+
+    def _withdraw(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
+        self._book.demands.waiting.clear()
+        return Reply(204)
+
+    def _subscribe(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
+        key = parse_object(request.body or b"{}").get("applicationServerKey") or ""
+        if not isinstance(key, str):
+            raise Malformed("`applicationServerKey` is a string.")
+        return _json(201, self._browser.subscribe(key).as_json())
+
+    def _unsubscribe(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
+        there = self._browser.unsubscribe(query.get("endpoint", ""))
+        return Reply(204) if there else _wrong(404, "There is no such subscription: name its `endpoint`.")
+
+    def _screen(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
+        if "token" not in query:
+            raise Malformed("Say which device: ?token=...")
+        return _json(200, self._book.screen(query["token"], query.get("provider")).as_json())
+
+    def _hang_up(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
+        self._cut()
+        return Reply(204)
+
+
+def _wrong(status: int, message: str) -> Reply:
+    return _json(status, {"error": message})
+
+
+def _json(status: int, value: Any) -> Reply:
+    return Reply(status, (_JSON,), json.dumps(value, ensure_ascii=False).encode())

@@ -1,0 +1,104 @@
+"""The stand-in for Google's token endpoint: an assertion signed by the service account, for an access token."""
+
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+from tocsin.phones.book import Book
+from tocsin.phones.exchange import JSON, Push, Refused, Reply, Request
+
+GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+SCOPES = frozenset(
+    {
+        "https://www.googleapis.com/auth/firebase.messaging",
+        "https://www.googleapis.com/auth/cloud-platform",
+    }
+)
+"""Scopes with one of which messages can be sent."""
+
+LIFETIME = 3600
+"""Seconds that an assertion or an access token is good for at most."""
+
+_AHEAD = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The service account that the stand-in knows."""
+
+    email: str
+    key_id: str
+    key: RSAPublicKey
+    project: str
+
+
+class OAuth:
+    """The endpoint, and the access tokens that it gave. Its requests stand in the book as pushes of `oauth`."""
+
+    name = "oauth"
+
+    def __init__(self, book: Book, account: Account) -> None:
+        self._book = book
+        self._account = account
+        self._given: dict[str, float] = {}
+        self.url = ""
+
+    def handle(self, request: Request) -> Reply:
+        """Give an access token."""
+        return self._book.take(self, request)
+
+    def knows(self, token: str) -> bool:
+        """Tell whether an access token is good."""
+        return self._given.get(token, 0) > time.time()
+
+    def check(self, request: Request, push: Push) -> None:
+        """Check the assertion. Raises `Refused`."""
+        push.token = self._account.email
+        if request.method != "POST":
+            raise Refused(405, "method_not_allowed")
+        if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            raise Refused(400, "invalid_request", "The body must be a form.")
+        form = dict(parse_qsl(request.body.decode("latin-1")))
+        if form.get("grant_type") != GRANT:
+            raise Refused(400, "unsupported_grant_type", "Invalid grant_type.")
+        self._check_assertion(form.get("assertion", ""))
+
+    def success(self, push: Push) -> Reply:  # noqa: ARG002 - as every provider has it
+        """Return a new access token."""
+        token = "ya29." + secrets.token_urlsafe(32)
+        self._given[token] = time.time() + LIFETIME
+        answer = {"access_token": token, "expires_in": LIFETIME - 1, "token_type": "Bearer"}
+        return Reply(200, (JSON,), json.dumps(answer).encode())
+
+    def refusal(self, refused: Refused, push: Push) -> Reply:  # noqa: ARG002 - as every provider has it
+        """Return the status with its error (RFC 6749, section 5.2)."""
+        reason = refused.reason or ("invalid_grant" if refused.status < 500 else "internal_failure")  # noqa: PLR2004
+        answer = {"error": reason, "error_description": str(refused)}
+        return Reply(refused.status, (JSON,), json.dumps(answer).encode())
+
+    def _check_assertion(self, assertion: str) -> None:
+        account = self._account
+        try:
+            header = jwt.get_unverified_header(assertion)
+            claims = jwt.decode(
+                assertion,
+                account.key,
+                ["RS256"],
+                audience=self.url,
+                issuer=account.email,
+                leeway=_AHEAD,
+                options={"require": ["iat", "exp", "aud", "iss"]},
+            )
+        except jwt.InvalidTokenError as error:
+            raise Refused(400, "invalid_grant", f"Invalid JWT: {error}") from None
+        if header.get("kid") not in (None, account.key_id):
+            raise Refused(400, "invalid_grant", "Invalid JWT Signature: no such key.")
+        if claims["exp"] - claims["iat"] > LIFETIME:
+            raise Refused(400, "invalid_grant", "Invalid JWT: it must be short-lived (60 minutes).")
+        if not SCOPES & set(str(claims.get("scope", "")).split()):
+            raise Refused(400, "invalid_scope", "Invalid OAuth scope: none with which messages can be sent.")

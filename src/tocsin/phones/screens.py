@@ -1,0 +1,73 @@
+"""What phones and browsers show: banners that replace each other and are cleared, and a badge."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tocsin.phones.exchange import Banner, Change
+
+MOST_BANNERS = 1000
+"""Banners that one device shows; the oldest goes first."""
+
+
+@dataclass(slots=True)
+class Screen:
+    """What one device shows, the newest banner last."""
+
+    badge: int | None = None
+    banners: dict[str, Banner] = field(default_factory=dict)
+
+    def apply(self, change: Change) -> None:
+        """Clear first, then show."""
+        if change.badge is not None:
+            self.badge = change.badge
+        if change.clear == "all":
+            self.banners.clear()
+        elif change.clear:
+            gone = set(change.clear)
+            self.banners = {key: one for key, one in self.banners.items() if not {key, one.id} & gone}
+        if change.banner is not None:
+            self.banners.pop(change.banner.key, None)
+            self.banners[change.banner.key] = change.banner
+            if len(self.banners) > MOST_BANNERS:
+                del self.banners[next(iter(self.banners))]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the badge and the banners, the newest first, as the control port has them."""
+        return {"badge": self.badge, "banners": [told(one) for one in reversed(self.banners.values())]}
+
+
+def told(banner: Banner) -> dict[str, Any]:
+    """Return a banner as the control port has it."""
+    return {
+        "key": banner.key,
+        "id": banner.id,
+        "title": banner.title,
+        "body": banner.body,
+        "thread": banner.thread,
+        "push": banner.push,
+    }
+
+
+def ids_of(clear: Any) -> tuple[str, ...]:
+    """Return the ids of a list in a payload; whatever else it may be clears nothing."""
+    return tuple(one for one in clear if isinstance(one, str)) if isinstance(clear, list) else ()
+
+
+def badge_of(value: Any) -> int | None:
+    """Return a badge of a payload, in digits or as a number; none: it says none."""
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def part(value: Any, *names: str) -> Any:
+    """Return what stands in objects of objects under `names`; none where something is missing, or no object."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def text(value: Any, *names: str) -> str:
+    """Return the string that stands there, or an empty one."""
+    found = part(value, *names)
+    return found if isinstance(found, str) else ""

@@ -1,0 +1,44 @@
+"""The command `tocsin phones`: the stand-ins until a signal ends them, and what to set so that they are used."""
+
+import asyncio
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+from tocsin.errors import Refusal
+from tocsin.phones.running import Phones, Ports
+
+ENVIRONMENT = "environment"
+"""The file for a shell to read; it is there while the stand-ins are."""
+
+
+async def serve(folder: Path, port: int) -> None:
+    """Serve until SIGTERM or SIGINT; `port` is the first of five in a row, 0 takes free ones. Raises `Refusal`."""
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    file = folder / ENVIRONMENT
+    try:
+        file.unlink(missing_ok=True)
+        async with Phones(Ports.counted_from(port)) as phones:
+            exports = _exports({**phones.credentials(folder), "PHONES_URL": phones.control_url})
+            _publish(file, exports)
+            sys.stdout.write(f"{exports}# control port: {phones.control_url}\n")
+            sys.stdout.flush()
+            await ended.wait()
+    except OSError as error:
+        raise Refusal(f"The fake phones can't be started: {error.strerror or error}.") from None
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _exports(variables: dict[str, str]) -> str:
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
+def _publish(file: Path, content: str) -> None:
+    """Put the file there as a whole: whoever waits for it reads all of it."""
+    draft = file.with_suffix(".draft")
+    draft.write_text(content, encoding="utf-8")
+    draft.replace(file)

@@ -1,5 +1,6 @@
 """The door of the catalogue: what a screen of preferences needs to know of the kinds."""
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,9 +11,7 @@ from tocsin import inbox
 from tocsin.api.doors import door, house_of, user_of
 from tocsin.catalogue import Catalogue, Kind
 from tocsin.notifications import to_json
-
-CHANNELS = ("push", "web_push")
-"""What a user can switch for a kind; the inbox itself is always there."""
+from tocsin.preferences import CHANNELS, SWITCHES, Operator
 
 router = APIRouter(route_class=door(user_of), tags=["notifications"])
 
@@ -24,19 +23,18 @@ async def list_kinds(request: Request) -> Response:
     language = house.catalogue.language_of(await inbox.locale(house.database, user.id))
     groups = list(dict.fromkeys(kind.group for kind in house.catalogue.kinds.values()))
     kinds = sorted(house.catalogue.kinds.values(), key=lambda kind: groups.index(kind.group))
-    found = [shown(house.catalogue, kind, language) for kind in kinds]
+    found = [shown(house.catalogue, house.operator, kind, language) for kind in kinds]
     return Response(to_json({"data": found}), media_type="application/json")
 
 
-def shown(catalogue: Catalogue, kind: Kind, language: str) -> dict[str, Any]:
+def shown(catalogue: Catalogue, operator: Operator, kind: Kind, language: str) -> dict[str, Any]:
     """Return what a screen of preferences is told of a kind."""
-    settings = (*CHANNELS, "urgent")
     return {
         "name": kind.name,
         "label": kind.wordings[language].title,
         "group": kind.group,
         "group_label": catalogue.group_of(kind.group, language),
         "channels": list(CHANNELS),
-        "default": {**dict.fromkeys(CHANNELS, True), "urgent": kind.preset == "urgent"},
-        "locked": dict.fromkeys(settings, False),
+        "default": asdict(operator.kinds[kind.name]),
+        "locked": {switch: switch in operator.locked_of[kind.name] for switch in SWITCHES},
     }

@@ -106,14 +106,18 @@ class Catalogue:
         In its place nothing stands, or, in a `language`, what is said of erased words. Of a kind that the catalogue
         does not have, nothing but ids can be told from what is personal.
         """
-        phrase = self.erased_phrase(language) if language else ""
+        phrase = self.phrase("erased", language) if language else ""
         if kind not in self.kinds:
             return _only_ids(data), {}
         return self.kinds[kind].vocabulary.erased(data, params, phrase)
 
-    def erased_phrase(self, language: str) -> str:
-        """Return what is said in place of words that were erased."""
-        return self._names.phrases.get(language, self._names.phrases[ENGLISH])["erased"]
+    def phrase(self, name: str, language: str) -> str:
+        """Return something that we say by ourselves, in one of `languages`, or else in English."""
+        return self._names.phrases.get(language, self._names.phrases[ENGLISH])[name]
+
+    def spoken(self, language: str, locale: str) -> str:
+        """Return a language that is one of `languages`: the given one, or else that of the locale."""
+        return language if language in self._names.phrases else self.language_of(locale)
 
     def group_of(self, group: str, language: str) -> str:
         """Return what a group of kinds is called in one of `languages`."""

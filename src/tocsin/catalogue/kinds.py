@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import BaseModel, Discriminator, Tag
 
@@ -13,7 +14,7 @@ from tocsin.catalogue.languages import Languages, sentence_of
 from tocsin.catalogue.shapes import Shape, check_names, check_subjects, model_of
 from tocsin.catalogue.vocabulary import Vocabulary
 from tocsin.faults import INTEGER_TAG, OBJECT_TAG
-from tocsin.rendering import Wording
+from tocsin.rendering import Sentence, Speaker, Word, Wording
 
 _Model = type[BaseModel]
 
@@ -47,6 +48,16 @@ class Kind:
     as_many: tuple[tuple[str, str], ...]
     wordings: Mapping[str, Wording]
     vocabulary: Vocabulary
+    leads: tuple[Sentence, Mapping[str, Speaker]]
+
+    def link_of(self, data: Mapping[str, Any], params: Mapping[str, Any]) -> str:
+        """Return where a notification leads, its words percent-encoded; nothing where one of them is not there."""
+        sentence, speakers = self.leads
+        try:
+            words = {name: quote(speak(data, params).plain, safe="") for name, speak in speakers.items()}
+        except (LookupError, TypeError):
+            return ""
+        return sentence.render({name: Word(word, word) for name, word in words.items()}).plain
 
 
 def kinds_of(raws: Raws, shapes: Mapping[str, Shape | None], languages: Languages) -> dict[str, Kind]:
@@ -122,7 +133,12 @@ class _Draft:
             as_many=tuple(entry.as_many.items()),
             wordings=wordings,
             vocabulary=self.vocabulary,
+            leads=self._leads(),
         )
+
+    def _leads(self) -> tuple[Sentence, Mapping[str, Speaker]]:
+        sentence = Sentence(self.entry.link)
+        return sentence, {word: self.vocabulary.speaker(word, {}) for word in sentence.words}
 
     def _fields(self, key: str, spellings: Mapping[str, str], bases: Collection[str]) -> dict[str, FieldType]:
         found = {}

@@ -9,8 +9,8 @@ from tocsin.catalogue.shapes import Labels, Shape
 from tocsin.catalogue.vocabulary import Vocabulary
 from tocsin.rendering import Sentence, Wording
 
-PHRASES = ("erased",)
-"""What we say by ourselves: `erased` stands for words that were erased."""
+PHRASES = ("erased", "pushed", "bundled")
+"""What we say by ourselves: in place of erased words, in a push that says no more, and in one that stands for many."""
 
 _Told = TypeVar("_Told")
 

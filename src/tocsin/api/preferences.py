@@ -1,0 +1,34 @@
+"""The doors of preferences: of what and when a user is told, as they see and change it."""
+
+from datetime import UTC, datetime
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tocsin import inbox, preferences
+from tocsin.api.doors import MERGE_PATCH, body_of, door, house_of, user_of
+from tocsin.notifications import to_json
+from tocsin.preferences import Preferences
+
+router = APIRouter(route_class=door(user_of), tags=["notifications"])
+
+
+@router.get("/notifications/preferences")
+async def get_preferences(request: Request) -> Response:
+    """The caller's preferences, with the defaults of what they did not choose."""
+    user, house = user_of(request), house_of(request)
+    return _shown(await preferences.get(house.database, house.operator, user.id))
+
+
+@router.patch("/notifications/preferences")
+async def patch_preferences(request: Request) -> Response:
+    """Change some of the caller's preferences, and leave the others as they are."""
+    user, house = user_of(request), house_of(request)
+    await inbox.owner(house.database, user.id)
+    body = await body_of(request, types=MERGE_PATCH)
+    return _shown(await preferences.patch(house.database, house.operator, user.id, body))
+
+
+def _shown(found: Preferences) -> Response:
+    return Response(to_json(found.shown(datetime.now(UTC))), media_type="application/json")

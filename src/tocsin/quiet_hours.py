@@ -1,0 +1,149 @@
+"""Quiet hours: windows of the week by the clock on a user's wall, whatever that clock does.
+
+It is quiet whenever the wall shows a time inside a window. So an hour that a change of the clock skips is not missed,
+and one that it repeats is quiet both times.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from math import ceil
+from operator import itemgetter
+from typing import Any
+
+from tocsin.errors import Fault
+from tocsin.faults import fault
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+TIME_OF_DAY = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
+MOST_WINDOWS = 20
+"""How many windows there may be."""
+
+_FIELDS = ("days", "from", "to")
+_DAY = 24 * 60
+_WEEK = 7 * _DAY
+_STEP = timedelta(days=1)
+"""How far we look at once for a change of the clock: no clock is changed twice within it."""
+
+Window = Mapping[str, Any]
+"""`days` it starts on, and the times `from` and `to`, which is of the next day where it is not later."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuietHours:
+    """All windows together; `spans` are the minutes of a week that are quiet, from Monday on, joined and in order."""
+
+    windows: Sequence[Window]
+    spans: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, windows: Sequence[Window]) -> "QuietHours":
+        """Join windows that were checked, wherever they overlap or touch."""
+        joined: list[tuple[int, int]] = []
+        for start, end in sorted(span for window in windows for span in _spans_of(window)):
+            if joined and start <= joined[-1][1]:
+                joined[-1] = joined[-1][0], max(end, joined[-1][1])
+            else:
+                joined.append((start, end))
+        return cls(windows, tuple(joined))
+
+    def end(self, moment: datetime, zone: tzinfo) -> datetime | None:
+        """Return the first moment from this one on that is not quiet, in UTC; None where there is none."""
+        if self.spans == ((0, _WEEK),):
+            return None
+        moment = moment.astimezone(UTC)
+        while left := self._left(moment.astimezone(zone)):
+            moment = _carried(moment, min(left, _STEP), zone)
+        return moment
+
+    def _left(self, wall: datetime) -> timedelta:
+        """Return for how long it is quiet by the wall's clock, if nobody changes that."""
+        minute = wall.weekday() * _DAY + wall.hour * 60 + wall.minute
+        position = bisect_right(self.spans, minute, key=itemgetter(0)) - 1
+        if position < 0 or minute >= self.spans[position][1]:
+            return timedelta()
+        begun = timedelta(minutes=minute, seconds=wall.second, microseconds=wall.microsecond)
+        return timedelta(minutes=self.spans[position][1]) - begun
+
+
+def windows_of(given: Any, field: str, faults: list[Fault]) -> list[Window]:
+    """Return the windows that somebody describes, each with its days; what is wrong is added to `faults`."""
+    if not isinstance(given, list):
+        faults.append(fault(field, "array", "must be an array"))
+    elif len(given) > MOST_WINDOWS:
+        faults.append(fault(field, "array_between", f"must have at most {MOST_WINDOWS} entries"))
+    else:
+        return [_window_of(each, f"{field}.{position}", faults) for position, each in enumerate(given)]
+    return []
+
+
+def _window_of(given: Any, field: str, faults: list[Fault]) -> Window:
+    if not isinstance(given, dict):
+        faults.append(fault(field, "object", "must be an object"))
+        return {}
+    days = _days_of(given.get("days"), f"{field}.days", faults)
+    start, end = (_time_of_day(given.get(name), f"{field}.{name}", faults) for name in ("from", "to"))
+    if start and start == end:
+        faults.append(fault(f"{field}.to", "in", "must not be the same as from"))
+    faults += [
+        fault(f"{field}.{name}", "prohibited", "is not a field that belongs here")
+        for name in given
+        if name not in _FIELDS
+    ]
+    return {"days": days, "from": start, "to": end}
+
+
+def _days_of(given: Any, field: str, faults: list[Fault]) -> list[str]:
+    if given is None:
+        return list(DAYS)
+    if not isinstance(given, list):
+        faults.append(fault(field, "array", "must be an array"))
+        return []
+    if not 1 <= len(given) <= len(DAYS):
+        faults.append(
+            fault(field, "array_between", f"must have 1 to {len(DAYS)} entries; left out, all days are meant")
+        )
+        return []
+    wrong = [position for position, day in enumerate(given) if not isinstance(day, str) or day not in DAYS]
+    faults += [fault(f"{field}.{position}", "in", f"must be one of {', '.join(DAYS)}") for position in wrong]
+    return [] if wrong else [day for day in DAYS if day in given]
+
+
+def _time_of_day(given: Any, field: str, faults: list[Fault]) -> str:
+    if given is None:
+        faults.append(fault(field, "required", "is required"))
+    elif not isinstance(given, str):
+        faults.append(fault(field, "string", "must be a string"))
+    elif not re.fullmatch(TIME_OF_DAY, given):
+        faults.append(fault(field, "regex", "must be a time of day from 00:00 to 23:59"))
+    else:
+        return given
+    return ""
+
+
+def _spans_of(window: Window) -> Iterator[tuple[int, int]]:
+    """Yield the minutes of a week in a window, in two parts where it runs over the week's end."""
+    start, end = (int(window[name][:2]) * 60 + int(window[name][3:]) for name in ("from", "to"))
+    length = (end - start) % _DAY
+    for day in window["days"]:
+        begins = DAYS.index(day) * _DAY + start
+        yield begins, min(begins + length, _WEEK)
+        if begins + length > _WEEK:
+            yield 0, begins + length - _WEEK
+
+
+def _carried(moment: datetime, by: timedelta, zone: tzinfo) -> datetime:
+    """Return the moment after so much time, or the one before it at which the clock is changed."""
+    offset = moment.astimezone(zone).utcoffset()
+    if (moment + by).astimezone(zone).utcoffset() == offset:
+        return moment + by
+    before, after = int(moment.timestamp()), ceil((moment + by).timestamp())
+    while after - before > 1:
+        middle = (before + after) // 2
+        if datetime.fromtimestamp(middle, zone).utcoffset() == offset:
+            before = middle
+        else:
+            after = middle
+    return datetime.fromtimestamp(after, UTC)

@@ -1,0 +1,97 @@
+"""What an operator decides for all users, in a file: defaults of preferences, and which of them nobody can change."""
+
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tocsin.catalogue.entries import advice
+from tocsin.errors import Fault, Refusal
+from tocsin.faults import fault, faults_of
+from tocsin.quiet_hours import windows_of
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Defaults(_Table):
+    """What counts where a user chose nothing; the windows are checked apart."""
+
+    quiet_hours: Any = []
+
+
+class Locked(_Table):
+    """Which settings beside those of kinds are as the operator decided."""
+
+    quiet_hours: bool = False
+    paused_until: bool = False
+    time_zone: bool = False
+
+
+class OfKind(_Table):
+    """The defaults of one kind, and which of its settings are as the operator decided."""
+
+    push: bool | None = None
+    web_push: bool | None = None
+    urgent: bool | None = None
+    locked: list[Literal["push", "web_push", "urgent"]] = []
+
+    def defaults(self) -> dict[str, bool]:
+        """Return what it says, without what it leaves to the catalogue."""
+        return self.model_dump(exclude={"locked"}, exclude_none=True)
+
+
+class Rules(_Table):
+    """All that the file says; `docs/preferences.md` tells its form."""
+
+    defaults: Defaults = Defaults()
+    locked: Locked = Locked()
+    kinds: dict[str, OfKind] = {}
+
+    def of(self, kind: str) -> OfKind:
+        """Return what it says of a kind."""
+        return self.kinds.get(kind, _NOTHING)
+
+
+_NOTHING = OfKind()
+NO_RULES = Rules()
+
+
+def read_rules(path: Path, kinds: Collection[str]) -> Rules:
+    """Read the operator's file. Raises `Refusal` with all that is wrong with it, a line for each."""
+    given = _tables_of(path)
+    faults = [*_faults_of_windows(given.get("defaults")), *_faults_of_names(given.get("kinds"), kinds)]
+    try:
+        rules = Rules.model_validate(given)
+    except ValidationError as error:
+        faults = [*faults_of(error), *faults]
+    if faults:
+        raise Refusal("\n".join(f"{path}: {found.message}" for found in faults))
+    return rules
+
+
+def _tables_of(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except tomllib.TOMLDecodeError as error:
+        raise Refusal(f"{path} is not TOML: {error}; mend that line.") from None
+    except UnicodeDecodeError:
+        raise Refusal(f"{path} is not UTF-8; save it as that.") from None
+    except OSError as error:
+        raise Refusal(f"{path} cannot be read: {error.strerror}; put it where we may read it.") from None
+
+
+def _faults_of_windows(defaults: Any) -> list[Fault]:
+    faults: list[Fault] = []
+    if isinstance(defaults, Mapping) and "quiet_hours" in defaults:
+        windows_of(defaults["quiet_hours"], "defaults.quiet_hours", faults)
+    return faults
+
+
+def _faults_of_names(given: Any, kinds: Collection[str]) -> Iterator[Fault]:
+    for name in given if isinstance(given, Mapping) else ():
+        if name not in kinds:
+            yield fault(f"kinds.{name}", "unknown", f"names no kind that there is; {advice(name, kinds)}")

@@ -1,0 +1,565 @@
+"""Preferences: what a user chose counts, by the clock on their wall, and what the operator locked can't be chosen."""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import httpx
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from conftest import Api, serving
+from test_problems import codes_of
+from tocsin import preferences
+from tocsin.catalogue import Catalogue
+from tocsin.errors import Fault, Refusal
+from tocsin.preferences import SEND, Held, Muted, Operator, Preferences, Switches, changes_of, merged
+from tocsin.quiet_hours import DAYS, QuietHours
+
+PAGE = (Path(__file__).parent.parent / "docs/preferences.md").read_text("utf-8")
+CATALOGUE = Catalogue.load()
+OPERATOR = Operator(CATALOGUE)
+MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
+ZONES = [
+    *("Europe/Copenhagen", "Europe/Dublin", "America/New_York", "America/St_Johns", "America/Santiago"),
+    *("Australia/Lord_Howe", "Antarctica/Troll", "Pacific/Chatham", "Pacific/Apia", "Pacific/Kiritimati"),
+    *("America/Havana", "Asia/Beirut", "Africa/Cairo", "Africa/Casablanca", "Africa/El_Aaiun", "Asia/Gaza"),
+    *("Asia/Tehran", "Asia/Amman", "America/Sao_Paulo", "America/Nuuk", "Asia/Kolkata", "Asia/Kathmandu", "UTC"),
+]
+"""Where clocks are changed by an hour, by half an hour or by two, at midnight, for a month, no longer, or never."""
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def window(start: str, end: str, *days: str) -> dict[str, Any]:
+    return {"days": list(days or DAYS), "from": start, "to": end}
+
+
+def choosing(zone: str = "Europe/Copenhagen", **chosen: Any) -> Preferences:
+    return OPERATOR.preferences(chosen, zone)
+
+
+def is_quiet(windows: list[dict[str, Any]], wall: datetime) -> bool:
+    """Tell by the definition whether a wall's clock shows a time in a window of today's or of yesterday's."""
+    return any(
+        DAYS[day.weekday()] in each["days"] and start_of(day, each) <= wall < end_of(day, each)
+        for each in windows
+        for day in (wall.date(), wall.date() - DAY)
+    )
+
+
+def start_of(day: date, each: Mapping[str, Any]) -> datetime:
+    return datetime.combine(day, time.fromisoformat(each["from"]))
+
+
+def end_of(day: date, each: Mapping[str, Any]) -> datetime:
+    return datetime.combine(day + (DAY if each["to"] < each["from"] else timedelta()), time.fromisoformat(each["to"]))
+
+
+def minutes_from(moment: datetime) -> Iterator[datetime]:
+    """Yield a moment and the full minutes after it, for as long as any quiet hours can last."""
+    yield moment
+    full = moment.replace(second=0, microsecond=0)
+    yield from (full + number * MINUTE for number in range(1, 15 * 24 * 60))
+
+
+def first_outside(windows: list[dict[str, Any]], moment: datetime, zone: ZoneInfo) -> datetime | None:
+    """Look minute by minute for the first moment that is not quiet."""
+    for each in minutes_from(moment):
+        if not is_quiet(windows, each.astimezone(zone).replace(tzinfo=None)):
+            return each
+    return None
+
+
+@cache
+def changes_of_the_clock(name: str) -> list[datetime]:
+    """Return the days before whose end the clock is changed, from 2020 to 2035."""
+    zone, days = ZoneInfo(name), [utc("2020-01-01") + number * DAY for number in range(16 * 365)]
+    offsets = [day.astimezone(zone).utcoffset() for day in days]
+    return [day for day, before, after in zip(days, offsets, offsets[1:], strict=False) if before != after]
+
+
+TIMES = st.one_of(
+    st.times().map(lambda found: f"{found:%H:%M}"),
+    st.sampled_from(["00:00", "00:30", "01:00", "01:30", "02:00", "02:15", "02:30", "03:00", "23:30", "23:59"]),
+)
+WINDOWS = st.lists(
+    st.builds(
+        lambda days, start, end: window(start, end, *(day for day in DAYS if day in days)),
+        st.one_of(st.just(set(DAYS)), st.sets(st.sampled_from(DAYS), min_size=1)),
+        TIMES,
+        TIMES,
+    ).filter(lambda found: found["from"] != found["to"]),
+    max_size=4,
+)
+SECONDS = st.one_of(st.just(0), st.floats(0, 59.9))
+
+
+@st.composite
+def moments(draw: Callable[..., Any]) -> tuple[str, datetime]:
+    """Draw a zone and a moment, every other one around a change of its clock."""
+    zone = draw(st.sampled_from(ZONES))
+    seconds = timedelta(seconds=draw(SECONDS))
+    if (changes := changes_of_the_clock(zone)) and draw(st.booleans()):
+        return zone, draw(st.sampled_from(changes)) + draw(st.integers(-24 * 60, 48 * 60)) * MINUTE + seconds
+    return zone, utc("2020-01-01") + draw(st.integers(0, 16 * 365 * 24 * 60)) * MINUTE + seconds
+
+
+@given(WINDOWS, moments())
+@example([window("20:00", "02:30")], ("Europe/Copenhagen", utc("2026-03-29 00:10")))
+@example([window("20:00", "02:30")], ("Europe/Copenhagen", utc("2026-10-25 00:31")))
+@example([window("20:00", "01:45")], ("Australia/Lord_Howe", utc("2026-04-04 14:50")))
+@example([window("20:00", "07:30", "thu"), window("07:30", "12:00", "fri")], ("Pacific/Apia", utc("2011-12-30 08:00")))
+def test_it_is_quiet_whenever_the_clock_on_the_wall_says_so_and_until_it_does_not(
+    windows: list[dict[str, Any]], moment: tuple[str, datetime]
+) -> None:
+    zone, now = moment
+    decision = choosing(zone, quiet_hours=windows).decide("note", "push", now)
+    until = first_outside(windows, now, ZoneInfo(zone))
+    if until is None:
+        assert decision == Muted("quiet hours all week")
+    elif until == now:
+        assert decision == SEND
+    else:
+        assert decision == Held(until, f"quiet hours until {until.astimezone(ZoneInfo(zone)):%H:%M}")
+        assert decision.until.tzinfo is UTC
+
+
+@given(WINDOWS, moments(), st.integers(-60, 20_000))
+def test_a_pause_holds_until_it_is_over_and_the_quiet_hours_that_it_ends_in(
+    windows: list[dict[str, Any]], moment: tuple[str, datetime], minutes: int
+) -> None:
+    zone, now = moment
+    paused = now.replace(microsecond=0) + minutes * MINUTE
+    chosen: dict[str, Any] = {"quiet_hours": windows, "paused_until": f"{paused:%Y-%m-%d %H:%M:%S}"}
+    decision = choosing(zone, **chosen).decide("note", "push", now)
+    if paused <= now:
+        assert decision == choosing(zone, quiet_hours=windows).decide("note", "push", now)
+    elif (until := QuietHours.of(windows).end(paused, ZoneInfo(zone))) is None:
+        assert isinstance(decision, Muted)
+    else:
+        assert decision == Held(until, f"paused until {paused:%Y-%m-%d %H:%M:%S}")
+
+
+@pytest.mark.parametrize(
+    ("zone", "windows", "now", "until"),
+    [
+        ("UTC", [window("20:00", "07:30", "sun")], "2026-03-02 07:00", "2026-03-02 07:30"),  # a Monday
+        ("UTC", [window("20:00", "07:30", "sun")], "2026-03-01 07:00", None),
+        ("UTC", [window("20:00", "07:30", "mon")], "2026-03-02 07:00", None),
+        ("UTC", [window("20:00", "07:30")], "2026-03-02 07:30", None),
+        ("UTC", [window("20:00", "07:30")], "2026-03-02 20:00", "2026-03-03 07:30"),
+        ("UTC", [window("20:00", "00:00"), window("00:00", "06:00")], "2026-03-02 21:00", "2026-03-03 06:00"),
+        ("UTC", [window("20:00", "07:00"), window("06:00", "09:00")], "2026-03-02 21:00", "2026-03-03 09:00"),
+        ("UTC", [window("12:00", "11:59", "sun", "mon")], "2026-03-01 12:00", "2026-03-02 11:59"),
+        ("Europe/Copenhagen", [window("20:00", "07:30")], "2026-03-28 20:00", "2026-03-29 05:30"),
+        ("Europe/Copenhagen", [window("20:00", "07:30")], "2026-10-24 20:00", "2026-10-25 06:30"),
+        ("Europe/Copenhagen", [window("20:00", "02:30")], "2026-03-28 20:00", "2026-03-29 01:00"),
+        ("Europe/Copenhagen", [window("02:15", "02:45")], "2026-03-29 01:00", None),
+        ("Europe/Copenhagen", [window("02:15", "02:45")], "2026-10-25 00:20", "2026-10-25 00:45"),
+        ("Europe/Copenhagen", [window("02:15", "02:45")], "2026-10-25 01:20", "2026-10-25 01:45"),
+        ("Australia/Lord_Howe", [window("01:00", "02:15")], "2026-10-03 14:45", "2026-10-03 15:30"),
+        ("Pacific/Apia", [window("20:00", "07:30")], "2011-12-30 07:00", "2011-12-30 17:30"),  # a day is skipped
+    ],
+)
+def test_the_end_of_quiet_hours_is_the_moment_when_they_really_end(
+    zone: str, windows: list[dict[str, Any]], now: str, until: str | None
+) -> None:
+    decision = choosing(zone, quiet_hours=windows).decide("note", "push", utc(now))
+    assert (decision.until if isinstance(decision, Held) else None) == (utc(until) if until else None)
+
+
+def test_what_is_switched_off_is_muted_even_where_it_is_urgent_and_says_why() -> None:
+    found = choosing(kinds={"note": {"push": False, "urgent": True}}, quiet_hours=[window("00:00", "12:00")])
+    now = utc("2026-03-02 08:00")
+    assert found.decide("note", "push", now) == Muted("push switched off for note")
+    assert found.decide("note", "web_push", now) == SEND
+    assert found.decide("custom", "push", now) == Held(utc("2026-03-02 11:00"), "quiet hours until 12:00")
+
+
+def test_what_is_urgent_breaks_through_by_default_or_by_choice_and_not_where_the_user_says_no() -> None:
+    quiet: dict[str, Any] = {"quiet_hours": [window("00:00", "12:00")], "paused_until": "2026-03-09 00:00:00"}
+    now = utc("2026-03-02 08:00")
+    assert choosing(**quiet).decide("lead_escalated", "push", now) == SEND
+    assert choosing(**quiet, kinds={"note": {"urgent": True}}).decide("note", "push", now) == SEND
+    calm = choosing(**quiet, kinds={"lead_escalated": {"urgent": False}})
+    assert isinstance(calm.decide("lead_escalated", "push", now), Held)
+
+
+def test_a_kind_that_the_catalogue_has_no_longer_is_as_any_other() -> None:
+    found = choosing(kinds={"of_old": {"push": False}, "note": {"push": False}})
+    assert found.decide("of_old", "push", utc("2026-03-02 08:00")) == SEND
+    assert "of_old" not in found.kinds
+
+
+def test_a_time_zone_that_this_machine_has_no_longer_is_utc() -> None:
+    assert choosing("Mars/Olympus_Mons").time_zone.key == "UTC"
+
+
+KINDS = st.sampled_from([*CATALOGUE.kinds][:4])
+CHANGED_SWITCHES = st.dictionaries(st.sampled_from(["push", "web_push", "urgent"]), st.none() | st.booleans())
+PATCHES = st.fixed_dictionaries(
+    {},
+    optional={
+        "kinds": st.none() | st.dictionaries(KINDS, st.none() | CHANGED_SWITCHES),
+        "quiet_hours": st.none() | WINDOWS,
+        "paused_until": st.sampled_from([None, "2020-01-01T00:00:00Z"]),
+        "time_zone": st.none() | st.sampled_from(ZONES),
+    },
+)
+
+
+def patched(chosen: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    faults: list[Fault] = []
+    found: dict[str, Any] = merged(chosen, changes_of(patch, OPERATOR, faults))
+    assert faults == []
+    return found
+
+
+def by_the_book(target: Any, patch: Any) -> Any:
+    """RFC 7396, section 2, word by word."""
+    if not isinstance(patch, dict):
+        return patch
+    target = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            target.pop(name, None)
+        else:
+            target[name] = by_the_book(target.get(name), value)
+    return target
+
+
+@given(PATCHES, PATCHES)
+def test_a_patch_changes_what_it_names_and_nothing_else_and_again_nothing(
+    first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    before = patched({}, first)
+    after = patched(before, second)
+    assert patched(after, second) == after
+    expected = by_the_book(by_the_book({}, first), second)
+    expected.pop("paused_until", None)  # they are all over
+    shown = {"kinds": {}, **expected}
+    shown["kinds"] = {name: switches for name, switches in shown["kinds"].items() if switches}
+    assert {"kinds": {}, **after} == shown
+
+
+@given(PATCHES, PATCHES)
+def test_null_puts_back_what_is_so_by_default(first: dict[str, Any], second: dict[str, Any]) -> None:
+    chosen = patched(patched({}, first), second)
+    back = dict.fromkeys(("kinds", "quiet_hours", "paused_until", "time_zone"))
+    assert patched(chosen, back) == {}
+    for name in chosen.get("kinds", {}):
+        found = OPERATOR.preferences(patched(chosen, {"kinds": {name: None}}), "UTC")
+        assert found.kinds[name] == OPERATOR.kinds[name]
+
+
+@given(PATCHES)
+def test_what_is_shown_can_be_sent_back_and_changes_nothing(patch: dict[str, Any]) -> None:
+    now = datetime.now(UTC)
+    shown = OPERATOR.preferences(patched({}, patch), "Asia/Tokyo").shown(now)
+    assert OPERATOR.preferences(patched({}, shown), "Asia/Tokyo").shown(now) == shown
+
+
+async def prefer(api: Api, user: int = 1, **changes: Any) -> httpx.Response:
+    return await api.as_user(user, "PATCH", "/notifications/preferences", json=changes)
+
+
+async def shown(api: Api, user: int = 1) -> dict[str, Any]:
+    answer = await api.as_user(user, "GET", "/notifications/preferences")
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def test_without_a_choice_all_is_as_by_default(api: Api) -> None:
+    await api.people(1, time_zone="Asia/Tokyo")
+    kinds = {
+        name: {"push": True, "web_push": True, "urgent": name == "lead_escalated"} for name in api.house.catalogue.kinds
+    }
+    assert {"custom", "gamification/new_level"} < set(kinds)
+    expected: dict[str, Any] = {"kinds": kinds, "quiet_hours": [], "paused_until": None, "time_zone": "Asia/Tokyo"}
+    assert await shown(api) == expected
+    assert (await prefer(api)).json() == expected
+    assert await api.house.database.value("select count(*) from preferences") == 0
+
+
+async def test_what_a_patch_answers_is_what_is_shown_from_then_on(api: Api) -> None:
+    await api.people(1, 2)
+    ahead = datetime.now(UTC).replace(microsecond=0) + 3 * DAY
+    for changes in (
+        {"kinds": {"note": {"push": False}, "gamification/new_level": {"web_push": False, "urgent": True}}},
+        {"kinds": {"note": {"push": None, "urgent": True}}},
+        {
+            "quiet_hours": [
+                {"days": ["sun", "mon", "sun"], "from": "20:00", "to": "07:30"},
+                {"from": "12:00", "to": "13:00"},
+            ]
+        },
+        {"paused_until": f"{ahead.astimezone(ZoneInfo('Asia/Tokyo')).isoformat()}", "time_zone": "Europe/Copenhagen"},
+    ):
+        answer = await prefer(api, **changes)
+        assert (answer.status_code, answer.json()) == (200, await shown(api))
+    found = await shown(api)
+    assert found["kinds"]["note"] == {"push": True, "web_push": True, "urgent": True}
+    assert found["kinds"]["gamification/new_level"] == {"push": True, "web_push": False, "urgent": True}
+    assert found["quiet_hours"] == [window("20:00", "07:30", "mon", "sun"), window("12:00", "13:00")]
+    assert found["paused_until"] == f"{ahead:%Y-%m-%d %H:%M:%S}"
+    assert found["time_zone"] == "Europe/Copenhagen"
+    assert (await shown(api, 2))["quiet_hours"] == []
+    back = await prefer(api, kinds=None, quiet_hours=None, paused_until=None, time_zone=None)
+    assert back.json() == await shown(api, 2)
+    assert await api.house.database.value("select count(*) from preferences") == 0
+
+
+async def test_a_pause_in_the_past_is_none(api: Api) -> None:
+    await api.people(1)
+    assert (await prefer(api, paused_until="2020-01-01T00:00:00+01:00")).json()["paused_until"] is None
+    assert await api.house.database.value("select count(*) from preferences") == 0
+
+
+def test_a_pause_that_is_over_is_none() -> None:
+    found = choosing(paused_until="2026-03-02 08:00:00")
+    assert found.shown(utc("2026-03-02 07:59:59"))["paused_until"] == "2026-03-02 08:00:00"
+    assert found.shown(utc("2026-03-02 08:00:00"))["paused_until"] is None
+    assert found.decide("note", "push", utc("2026-03-02 08:00:00")) == SEND
+
+
+async def test_both_types_of_a_body_are_taken_and_no_other(api: Api) -> None:
+    await api.people(1)
+    for type_, status in {
+        "application/merge-patch+json": 200,
+        "Application/Merge-Patch+JSON; charset=utf-8": 200,
+        "application/json": 200,
+        "application/json-patch+json": 415,
+        "text/plain": 415,
+    }.items():
+        headers = {"Content-Type": type_}
+        answer = await api.as_user(1, "PATCH", "/notifications/preferences", content=b"{}", headers=headers)
+        assert answer.status_code == status, type_
+
+
+async def test_all_faults_are_told_at_once_in_their_order_and_nothing_changes(api: Api) -> None:
+    await api.people(1)
+    too_far = (datetime.now(UTC) + timedelta(days=367)).isoformat()
+    answer = await prefer(
+        api,
+        time_zone="Mars/Olympus_Mons",
+        kinds={
+            "nothing": {"push": True},
+            "note": {"push": "no", "inbox": False, "web_push": False, "urgent": 1},
+            "custom": [],
+        },
+        colour="red",
+        quiet_hours=[
+            {"days": ["mon", "monday", 1], "from": "20:00", "to": "20:00"},
+            {"days": "mon", "from": "24:00", "until": "07:30"},
+            {"days": [], "from": 20, "to": "7:30"},
+            "at night",
+        ],
+        paused_until=too_far,
+    )
+    assert codes_of(answer) == (
+        422,
+        [
+            ("validation.in", "time_zone"),
+            ("validation.prohibited", "kinds.nothing"),
+            ("validation.boolean", "kinds.note.push"),
+            ("validation.prohibited", "kinds.note.inbox"),
+            ("validation.boolean", "kinds.note.urgent"),
+            ("validation.object", "kinds.custom"),
+            ("validation.prohibited", "colour"),
+            ("validation.in", "quiet_hours.0.days.1"),
+            ("validation.in", "quiet_hours.0.days.2"),
+            ("validation.in", "quiet_hours.0.to"),
+            ("validation.array", "quiet_hours.1.days"),
+            ("validation.regex", "quiet_hours.1.from"),
+            ("validation.required", "quiet_hours.1.to"),
+            ("validation.prohibited", "quiet_hours.1.until"),
+            ("validation.array_between", "quiet_hours.2.days"),
+            ("validation.string", "quiet_hours.2.from"),
+            ("validation.regex", "quiet_hours.2.to"),
+            ("validation.object", "quiet_hours.3"),
+            ("validation.date", "paused_until"),
+        ],
+    )
+    assert await api.house.database.value("select count(*) from preferences") == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"kinds": []}, ("validation.object", "kinds")),
+        ({"kinds": {"nothing": None}}, ("validation.prohibited", "kinds.nothing")),
+        ({"quiet_hours": {}}, ("validation.array", "quiet_hours")),
+        ({"quiet_hours": [window("01:00", "02:00")] * 21}, ("validation.array_between", "quiet_hours")),
+        ({"paused_until": "2020-01-01T00:00:00"}, ("validation.date", "paused_until")),
+        ({"paused_until": "tomorrow"}, ("validation.date", "paused_until")),
+        ({"paused_until": 1}, ("validation.date", "paused_until")),
+        ({"time_zone": 1}, ("validation.string", "time_zone")),
+        ({"time_zone": ""}, ("validation.in", "time_zone")),
+        (
+            {"quiet_hours": [{**window("01:00", "02:00"), "from": "01:00\n"}]},
+            ("validation.regex", "quiet_hours.0.from"),
+        ),
+    ],
+)
+async def test_each_fault_has_its_code(api: Api, changes: dict[str, Any], code: tuple[str, str]) -> None:
+    await api.people(1)
+    assert codes_of(await prefer(api, **changes)) == (422, [code])
+
+
+async def test_as_many_windows_as_there_may_be_are_taken(api: Api) -> None:
+    await api.people(1)
+    assert len((await prefer(api, quiet_hours=[window("01:00", "02:00")] * 20)).json()["quiet_hours"]) == 20
+
+
+async def test_those_who_change_different_things_at_once_lose_nothing(api: Api) -> None:
+    await api.people(1)
+    kinds = [*api.house.catalogue.kinds][:10]
+    answers = await asyncio.gather(
+        *(prefer(api, kinds={name: {channel: False}}) for name in kinds for channel in ("push", "web_push")),
+        prefer(api, time_zone="Asia/Tokyo"),
+        prefer(api, quiet_hours=[window("01:00", "02:00")]),
+    )
+    assert {answer.status_code for answer in answers} == {200}
+    found = await shown(api)
+    assert {name for name, each in found["kinds"].items() if not (each["push"] or each["web_push"])} == set(kinds)
+    assert (found["time_zone"], len(found["quiet_hours"])) == ("Asia/Tokyo", 1)
+
+
+async def test_an_erased_users_preferences_are_gone_and_whoever_has_the_id_next_starts_anew(api: Api) -> None:
+    await api.people(1)
+    await prefer(api, time_zone="Asia/Tokyo")
+    assert (await api.as_service("DELETE", "/directory/users/1")).status_code == 204
+    assert await api.house.database.value("select count(*) from preferences") == 0
+    await api.people(1)
+    assert (await shown(api))["time_zone"] == "UTC"
+
+
+async def test_an_erasure_meanwhile_leaves_nothing_and_nobody_waits_in_a_circle(api: Api) -> None:
+    for _ in range(40):
+        await api.people(1)
+        erasing = api.as_service("DELETE", "/directory/users/1")
+        first, erased, second = await asyncio.gather(prefer(api, time_zone="Asia/Tokyo"), erasing, prefer(api))
+        assert erased.status_code == 204
+        assert {first.status_code, second.status_code} <= {200, 401}
+        assert await api.house.database.value("select count(*) from preferences") == 0
+
+
+async def test_preferences_of_many_are_looked_up_together_and_who_chose_nothing_shares_them(api: Api) -> None:
+    await api.people(1, 2, 3)
+    await api.people(4, time_zone="Asia/Tokyo")
+    await prefer(api, 3, kinds={"note": {"push": False}})
+    house = api.house
+    found = await preferences.load(house.database, house.operator, [1, 2, 3, 4, 99])
+    assert set(found) == {1, 2, 3, 4}
+    assert found[1] is found[2]
+    assert found[3].kinds["note"] == Switches(push=False)
+    assert found[4].time_zone.key == "Asia/Tokyo"
+    async with house.database.transaction() as connection:
+        assert await preferences.load(connection, house.operator, [1]) == {1: found[1]}
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    """The file that the documentation shows."""
+    [text] = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    path = tmp_path / "preferences.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+async def test_the_operators_defaults_and_locks_count_and_are_told(url: str, catalogue: Catalogue, rules: Path) -> None:
+    async with serving(url, catalogue, with_worker=False) as free:
+        await free.people(1)
+        hours = [window("01:00", "02:00")]
+        await prefer(free, quiet_hours=hours, kinds={"note": {"push": True, "web_push": False}})
+    async with serving(url, catalogue, with_worker=False, preferences_file=rules) as api:
+        found = await shown(api)
+        nights = [window("20:00", "07:00", *DAYS[:5]), window("18:00", "09:00", *DAYS[5:])]
+        assert found["quiet_hours"] == nights
+        assert found["kinds"]["note"] == {"push": False, "web_push": False, "urgent": False}
+        assert found["kinds"]["gamification/new_level"] == {"push": False, "web_push": False, "urgent": False}
+        assert found["kinds"]["overdue_task"]["urgent"] is True
+        answer = await prefer(api, kinds={"note": {"push": True, "urgent": True}}, quiet_hours=None, paused_until=None)
+        assert codes_of(answer) == (
+            422,
+            [("validation.prohibited", "kinds.note.push"), ("validation.prohibited", "quiet_hours")],
+        )
+        assert (await prefer(api, kinds={"gamification/new_level": {"push": True}})).status_code == 200
+        kinds = {each["name"]: each for each in (await api.as_user(1, "GET", "/notifications/kinds")).json()["data"]}
+        assert kinds["note"]["default"] == {"push": False, "web_push": True, "urgent": False}
+        assert kinds["note"]["locked"] == {"push": True, "web_push": False, "urgent": False}
+        assert kinds["gamification/new_level"]["default"]["push"] is False
+        assert kinds["overdue_task"]["default"]["urgent"] is True
+        assert kinds["custom"]["locked"] == dict.fromkeys(("push", "web_push", "urgent"), False)
+    async with serving(url, catalogue, with_worker=False) as free:
+        assert (await shown(free))["quiet_hours"] == hours
+        assert (await shown(free))["kinds"]["note"]["push"] is True
+
+
+def test_a_locked_pause_is_none_and_a_locked_time_zone_that_of_the_directory(tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text("[locked]\npaused_until = true\ntime_zone = true\n")
+    operator = Operator.load(CATALOGUE, path)
+    found = operator.preferences({"paused_until": "2999-01-01 00:00:00", "time_zone": "Asia/Tokyo"}, "UTC")
+    assert (found.paused_until, found.time_zone.key) == (None, "UTC")
+
+
+def test_every_fault_of_the_operators_file_is_told_in_a_line_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(
+        """
+        colour = "red"
+        [defaults]
+        quiet_hours = [{ from = "20:00", to = "20:00" }]
+        [locked]
+        pause = true
+        [kinds.noet]
+        push = false
+        [kinds.note]
+        push = "no"
+        locked = ["inbox"]
+        """
+    )
+    with pytest.raises(Refusal) as refused:
+        Operator.load(CATALOGUE, path)
+    assert str(refused.value).splitlines() == [
+        f"{path}: The locked.pause field is not a field that belongs here.",
+        f"{path}: The kinds.note.push field must be true or false.",
+        f"{path}: The kinds.note.locked.0 field must be 'push', 'web_push' or 'urgent'.",
+        f"{path}: The colour field is not a field that belongs here.",
+        f"{path}: The defaults.quiet_hours.0.to field must not be the same as from.",
+        f"{path}: The kinds.noet field names no kind that there is; write `note`.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[kinds", "is not TOML"),
+        (b"\xff", "is not UTF-8"),
+        (None, "cannot be read: No such file or directory"),
+        (b"kinds = 1", "The kinds field must be an object"),
+        (b"defaults = 1", "The defaults field must be an object"),
+        (b"[defaults]\nquiet_hours = 1", "The defaults.quiet_hours field must be an array"),
+        (b"[defaults]\nquiet_hours = [{ from = 20:00:00, to = '07:00' }]", "quiet_hours.0.from field must be a string"),
+        (b"[kinds]\nnote = 1", "The kinds.note field must be an object"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path, content: bytes | None, said: str) -> None:
+    path = tmp_path / "rules.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Refusal, match=said) as refused:
+        Operator.load(CATALOGUE, path)
+    assert len(str(refused.value).splitlines()) == 1
+    assert str(path) in str(refused.value)

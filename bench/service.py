@@ -114,10 +114,10 @@ def folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def started(data_dir: Path) -> AsyncIterator[Service]:
-    """Start the service on a data folder, yield it once it says that it serves, and end it."""
+async def started(data_dir: Path, variables: Mapping[str, str] | None = None) -> AsyncIterator[Service]:
+    """Start the service on a data folder, with further settings; yield it once it says that it serves, and end it."""
     log = data_dir.with_name("log")
-    process = await _spawn(data_dir, log)
+    process = await _spawn(data_dir, log, variables or {})
     try:
         url = urlsplit(await _serving(process, log))
         yield Service(cast("str", url.hostname), cast("int", url.port), data_dir, process)
@@ -126,14 +126,14 @@ async def started(data_dir: Path) -> AsyncIterator[Service]:
         _wait_for_the_end_of(data_dir / "postgres")
 
 
-async def _spawn(data_dir: Path, log: Path) -> asyncio.subprocess.Process:
+async def _spawn(data_dir: Path, log: Path, variables: Mapping[str, str]) -> asyncio.subprocess.Process:
     given = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
     ours = {"TOCSIN_DATA_DIR": str(data_dir), "TOCSIN_PORT": "0", "TOCSIN_LOG_FORMAT": "json"}
     with log.open("wb") as errors:
         return await asyncio.create_subprocess_exec(
             _TOCSIN,
             "serve",
-            env={**given, **ours},
+            env={**given, **ours, **variables},
             cwd=data_dir.parent,
             stdin=asyncio.subprocess.DEVNULL,
             stderr=errors,

@@ -26,7 +26,8 @@ from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded
 from tocsin.inbox import Cursors
 from tocsin.migrate import migrate
-from tocsin.serve import verifier_of
+from tocsin.preferences import Operator
+from tocsin.serve import dispatcher_of, verifier_of, web_push_key
 from tocsin.settings import Settings, read_settings
 from tocsin.tokens import mint_service, mint_user
 from tocsin.worker import Worker
@@ -171,8 +172,8 @@ class Api:
         return [entry["id"] for entry in (await self.inbox(user, query))["data"]]
 
 
-def settings_for(**more: Any) -> Settings:
-    return read_settings({}, Path("/nonexistent"), **{"jwt_secret": SECRET, **more})
+def settings_for(*, environment: Any = None, **more: Any) -> Settings:
+    return read_settings(environment or {}, Path("/nonexistent"), **{"jwt_secret": SECRET, **more})
 
 
 @asynccontextmanager
@@ -189,8 +190,13 @@ async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, *
         stack.push_async_callback(verifier.close)
         verifier.begin()
         intake, cursors = events.Intake(database, doorbell), Cursors(database)
-        house = House(settings, database, catalogue, doorbell, intake, verifier, cursors)
+        operator = Operator.load(catalogue, settings.preferences_file)
+        pushing = bool(settings.apns_key_file or settings.fcm_credentials_file or settings.vapid_key_file)
+        key = web_push_key(settings) if settings.vapid_key_file else None
+        house = House(settings, database, catalogue, operator, doorbell, intake, verifier, cursors, web_push_key=key)
         worker = Worker(own, catalogue, doorbell) if with_worker else None
+        if worker and pushing:
+            worker.dispatcher = dispatcher_of(settings, worker, own, catalogue, operator, doorbell, house.metrics)
         if worker:
             doorbell.answer("settled")
             working = asyncio.create_task(worker.run())

@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -28,8 +28,9 @@ _number = itertools.count(1)
 class Program:
     """`tocsin serve` or `tocsin worker` on the data folder `data`, which may be started again and again."""
 
-    def __init__(self, data: Path, *arguments: str) -> None:
+    def __init__(self, data: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
         self.data = data
+        self._variables = dict(variables or {})
         self._arguments = arguments
         self._logs: list[Path] = []
         self._process: asyncio.subprocess.Process | None = None
@@ -48,7 +49,7 @@ class Program:
     async def start(self) -> None:
         """Return when it serves or works."""
         self._logs.append(self.data.parent / f"{next(_number)}.log")
-        self._process = await _spawn(self._arguments, self.data, self._logs[-1])
+        self._process = await _spawn(self._arguments, self.data, self._logs[-1], self._variables)
         async with asyncio.timeout(LONGEST_START):
             while not (greeted := _greeting(self._logs[-1])):
                 assert self.alive, self.complaints()
@@ -136,7 +137,9 @@ def _place() -> Path:
     return place
 
 
-async def _spawn(arguments: tuple[str, ...], data: Path, log: Path) -> asyncio.subprocess.Process:
+async def _spawn(
+    arguments: tuple[str, ...], data: Path, log: Path, variables: Mapping[str, str]
+) -> asyncio.subprocess.Process:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
     ours = {"DATA_DIR": str(data), "PORT": "0", "JWT_SECRET": SECRET, "LOG_FORMAT": "json"}
     with log.open("w") as output:
@@ -144,7 +147,7 @@ async def _spawn(arguments: tuple[str, ...], data: Path, log: Path) -> asyncio.s
             TOCSIN,
             *arguments,
             cwd=data.parent,
-            env={**inherited, **{f"TOCSIN_{name}": value for name, value in ours.items()}},
+            env={**inherited, **{f"TOCSIN_{name}": value for name, value in ours.items()}, **variables},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -85,6 +85,8 @@ DOORS = {
     ("GET", "/notifications/{notification_id}"): Door(for_users(200, 404, 404)),
     ("GET", "/notifications/kinds"): Door(for_users(200, 200, 200)),
     ("GET", "/notifications/changes"): Door(for_users(200, 200, 200)),
+    ("GET", "/notifications/preferences"): Door(for_users(200, 200, 200)),
+    ("PATCH", "/notifications/preferences"): Door(for_users(200, 200, 200), {"time_zone": "Asia/Tokyo"}),
     ("DELETE", "/notifications/{notification_id}"): Door(for_users(204, 404, 404)),
     ("PUT", "/notifications/{notification_id}/unread"): Door(for_users(204, 404, 404)),
     ("PUT", "/notifications/read"): Door(for_users(204, 204, 204)),
@@ -106,6 +108,15 @@ DOORS = {
     ("DELETE", "/notifications/devices/{token}"): Door(for_users(204, 204, 204)),
     ("DELETE", "/directory/users/{user_id}/devices"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY),
     ("DELETE", "/directory/users/{user_id}/devices/{token}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY),
+    ("GET", "/operations/lanes"): Door(for_services(200, 200, 200, 200), scopes=["operations"]),
+    ("GET", "/operations/dead-letters"): Door(for_services(200, 200, 200, 200), scopes=["operations"]),
+    ("POST", "/operations/replay"): Door(
+        for_services(200, 200, 200, 200), {"lane": "apns/default"}, scopes=["operations"]
+    ),
+    ("GET", "/metrics"): Door(for_services(200, 200, 200, 200), scopes=["operations"]),
+    ("GET", "/notifications/web-push/key"): Door(for_users(404, 404, 404)),
+    ("POST", "/notifications/web-push"): Door(for_users(422, 422, 422), {}),
+    ("DELETE", "/notifications/web-push"): Door(for_users(204, 204, 204), {"endpoint": "https://x/y"}),
     ("GET", "/directory/users"): Door(for_services(200, 200, 200, 200), scopes=DIRECTORY),
     ("POST", "/directory/import"): Door(for_services(415, 415, 415, 415), {}, DIRECTORY),
     ("GET", "/directory/teams"): Door(for_services(200, 200, 200, 200), scopes=DIRECTORY),
@@ -186,7 +197,7 @@ def differing(answer: httpx.Response) -> dict[str, str]:
 
 async def everything(api: Api) -> list[Any]:
     """Return all that callers could change."""
-    tables = ("inbox", "changes", "heads", "users", "teams", "members", "events", "jobs")
+    tables = ("inbox", "changes", "heads", "users", "teams", "members", "events", "jobs", "preferences")
     return [await api.house.database.rows(f"select * from {table} order by 1, 2") for table in tables]
 
 
@@ -201,6 +212,8 @@ async def test_a_user_who_is_gone_is_401_before_anything_else_is_looked_at(api: 
         ("PUT", "/notifications/no-uuid/read", None),
         ("POST", "/notifications", b""),
         ("POST", "/notifications", b"{"),
+        ("GET", "/notifications/preferences", None),
+        ("PATCH", "/notifications/preferences", b"{"),
         ("POST", "/notifications", b'{"message": 1, "notify": {"users": [99999]}}'),
     ):
         answer = await api.as_user(user_id, method, path, content=body)

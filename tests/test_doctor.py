@@ -75,6 +75,15 @@ async def test_settings_that_are_wrong_are_one_finding(monkeypatch: pytest.Monke
     assert "TOCSIN_PROT" in words
 
 
+async def test_defaults_of_preferences_that_are_wrong_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (await found())["preferences"][0] == "ok"
+    monkeypatch.setenv("TOCSIN_PREFERENCES_FILE", str(tmp_path / "rules.toml"))
+    level, words = (await found())["preferences"]
+    assert (level, "cannot be read" in words) == ("FAIL", True)
+    (tmp_path / "rules.toml").write_text("[kinds.note]\npush = false\n")
+    assert (await found())["preferences"][0] == "ok"
+
+
 async def test_an_env_file_that_others_can_read_is_told(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text("TOCSIN_LOG_FORMAT=json\n")

@@ -159,3 +159,23 @@ async def test_an_import_that_was_cut_off_goes_after_an_hour(api: Api, monkeypat
     left = await api.house.database.rows("select right(id::text, 1) as id from imports order by 1")
     assert [row["id"] for row in left] == ["2", "3"]
     assert await api.house.database.value("select count(*) from import_lines") == 10
+
+
+async def test_what_became_of_pushes_goes_after_thirty_days_and_devices_unused_for_270(api: Api) -> None:
+    await api.people(1)
+    for token in ("aa" * 32, "bb" * 32):
+        await api.as_user(1, "POST", f"/notifications/devices/{token}")
+    id_ = await api.post(custom(1))
+    await api.house.database.value(
+        "insert into deliveries (event_id, device_id, user_id, lane, is_bulk, state, settled_at, type, token_ending)"
+        " select $1, id, 1, lane, false, 'dead', now(), type, right(token, 6) from devices",
+        id_,
+    )
+    await age(api, "deliveries", "settled_at", 29)
+    await age(api, "devices", "registered_at", 269)
+    assert await go_round(api) == {}
+    await age(api, "deliveries", "settled_at", 2, "token_ending = 'aaaaaa'")
+    await age(api, "devices", "registered_at", 2, "token = repeat('bb', 32)")
+    assert await go_round(api) == {"deliveries": 1, "devices": 1}
+    assert await api.house.database.value("select token_ending from deliveries") == "bbbbbb"
+    assert await api.house.database.value("select right(token, 6) from devices") == "aaaaaa"

@@ -4,9 +4,10 @@ import asyncio
 import re
 import sys
 from collections.abc import Coroutine
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 import uvloop
@@ -24,6 +25,7 @@ catalogue = typer.Typer(no_args_is_help=True, help="The kinds of notification, a
 app.add_typer(catalogue, name="catalogue")
 
 _LIFETIME = re.compile(r"([1-9]\d{0,5})([smhd])")
+_CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Expires = Annotated[str, typer.Option(help="How long it is good for: 90s, 15m, 1h, 30d.")]
@@ -73,6 +75,19 @@ def demo() -> None:
         settings = read_settings(data_dir=default_data_dir("tocsin-demo"))
     logs.configure(settings.log_format)
     _run(run_demo(settings))
+
+
+@app.command()
+def phones(
+    folder: Annotated[Path, typer.Option(help="Where to write keys, certificate and the variables to set.")],
+    port: Annotated[
+        int, typer.Option(min=0, max=65531, help="The control port; those of the services follow. 0: free ones.")
+    ] = 0,
+) -> None:
+    """Stand in for APNs, FCM and a browser push service, so that pushes can be tested; print what to set."""
+    from tocsin.phones.serving import serve as serve_phones
+
+    _run(serve_phones(folder, port))
 
 
 @app.command()
@@ -147,6 +162,57 @@ def export(
 
     async def run() -> None:
         typer.echo(f"{await take_out(settings, file, company_id):,} lines", err=True)
+
+    _run(run())
+
+
+@app.command()
+def explain(
+    event: Annotated[str | None, typer.Argument(help="An event's id.")] = None,
+    person: Annotated[int | None, typer.Argument(metavar="USER", help="Whom to explain it for.")] = None,
+    user: Annotated[int | None, typer.Option(help="Explain all of this user instead.")] = None,
+    since: Annotated[str, typer.Option(help="From when: 10:00 today (UTC), or 90m, 12h, 3d ago.")] = "24h",
+) -> None:
+    """Say in words what came to somebody, what did not, and why."""
+    from tocsin import explaining
+    from tocsin.serve import pool, store
+
+    settings = _settings()
+
+    async def run() -> None:
+        async with store(settings, alone=False) as url, pool(url, 1) as database:
+            if user is not None:
+                lines = explaining.of_user(database, user, _moment(since))
+            elif event is not None and person is not None:
+                lines = explaining.of_event(database, _uuid(event), person)
+            else:
+                raise Refusal("Name an event and a user, or --user.")
+            async for line in lines:
+                typer.echo(line)
+
+    _run(run())
+
+
+@app.command()
+def replay(
+    events: Annotated[list[str] | None, typer.Argument(help="Ids of events; none: all since a time.")] = None,
+    lane: Annotated[str | None, typer.Option(help="Only the pushes of a lane, such as apns/default.")] = None,
+    since: Annotated[str, typer.Option(help="From when: 10:00 today (UTC), or 90m, 12h, 3d ago.")] = "24h",
+) -> None:
+    """Set going once more what was given up: events and pushes."""
+    from tocsin import letters
+    from tocsin.doorbell import Doorbell
+    from tocsin.serve import pool, store
+
+    settings = _settings()
+    ids = [_uuid(id_) for id_ in events] if events else None
+
+    async def run() -> None:
+        async with store(settings, alone=False) as url, pool(url, 2) as database:
+            doorbell = Doorbell(url, database)
+            done = await letters.replay(database, doorbell, ids, _moment(since), lane)
+            await doorbell.close()
+            typer.echo(f"{done.jobs} events and {done.pushes} pushes go once more")
 
     _run(run())
 
@@ -232,6 +298,24 @@ def _lifetime(text: str) -> timedelta:
     if not found:
         raise Refusal(f"{text!r} is no time: write it like 90s, 15m, 1h or 30d.")
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def _uuid(text: str) -> UUID:
+    from tocsin.ids import parsed_uuid
+
+    found = parsed_uuid(text)
+    if found is None:
+        raise Refusal(f"{text!r} is no id of an event.")
+    return found
+
+
+def _moment(text: str) -> datetime:
+    """Return a moment in the past: a time of today in UTC, or so long ago."""
+    now = datetime.now(UTC)
+    clock = _CLOCK.fullmatch(text)
+    if clock:
+        return now.replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)
+    return now - _lifetime(text)
 
 
 def _shown(value: Any) -> str:

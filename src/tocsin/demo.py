@@ -1,15 +1,19 @@
-"""The demo: the whole service on the embedded database, with people, teams and every kind of notification."""
+"""The demo: the whole service on the embedded database, with people, fake phones, and every kind of notification."""
 
 import json
 import sys
+import tempfile
+from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 
-from tocsin import directory, events, inbox
+from tocsin import devices, directory, events, inbox
 from tocsin.api.doors import House
 from tocsin.directory import Team, User
 from tocsin.events import Draft, Reader
+from tocsin.phones import Phones
 from tocsin.serve import Running, serve, signer_of
-from tocsin.settings import Settings
+from tocsin.settings import PREFIX, Settings
 from tocsin.tokens import Signer, mint_service, mint_user
 
 PEOPLE = (
@@ -22,23 +26,49 @@ TEAMS = (Team(1, 1, "Sales", [1, 2, 3]), Team(2, 1, "Service", [3, 4]))
 LIFETIME = timedelta(days=7)
 
 
+IPHONE = "c0ffee0000" * 6 + "{:04}"
+"""The token of a person's iPhone, by their id."""
+
+ANDROID = "fake-android-phone-of-user-number-{:04}"
+"""Likewise of their Android phone."""
+
+
 async def demo(settings: Settings) -> None:
-    """Serve until a signal ends it, and say on stdout what there is to see. Raises `Refusal`, as `serve` does."""
+    """Serve until a signal ends it, with fake phones, and say on stdout what there is to see.
+
+    Raises `Refusal`, as `serve` does.
+    """
     if settings.has_keys:
         signer_of(settings, "users", "services")
+    with tempfile.TemporaryDirectory(prefix="tocsin-demo-") as folder:
+        async with Phones() as phones:
+            settings = _with_phones(settings, phones.credentials(Path(folder)))
 
-    async def introduce(running: Running) -> None:
-        await _fill(running.house)
-        sys.stdout.write(_introduction(running, signer_of(settings, "users", "services")))
-        sys.stdout.flush()
+            async def introduce(running: Running) -> None:
+                await _fill(running.house)
+                signer = signer_of(settings, "users", "services")
+                sys.stdout.write(_introduction(running, signer, phones.control_url))
+                sys.stdout.flush()
 
-    await serve(settings, when_ready=introduce)
+            await serve(settings, when_ready=introduce)
+
+
+def _with_phones(settings: Settings, variables: Mapping[str, str]) -> Settings:
+    """Return the settings with the keys of the fake phones, where no keys for push are set."""
+    if settings.apns_key_file or settings.fcm_credentials_file or settings.apps_file:
+        return settings
+    given = {name.removeprefix(PREFIX).lower(): value for name, value in variables.items()}
+    return Settings(**{**settings.model_dump(exclude_unset=True), **given})
 
 
 async def _fill(house: House) -> None:
     """Make the people and teams, and, the first time, post an event of every kind for all of them."""
     for person in PEOPLE:
         await directory.put_user(house.database, person, None)
+        for text, fields in ((IPHONE, {}), (ANDROID, {"type": "Android"})):
+            device = devices.device_of({"token": text.format(person.id), **fields}, [])
+            assert device is not None  # noqa: S101 - the tokens above are good ones
+            await devices.register(house.database, person.id, device)
     for team in TEAMS:
         await directory.put_team(house.database, team, None)
     if (await inbox.page(house.database, PEOPLE[0].id, unread=False, limit=1)).total:
@@ -53,7 +83,7 @@ async def _fill(house: House) -> None:
         await events.state(house.database, house.doorbell, last, Reader(), seconds=10)
 
 
-def _introduction(running: Running, signer: Signer) -> str:
+def _introduction(running: Running, signer: Signer, phones: str) -> str:
     url = running.url
     event = {**next(iter(running.house.catalogue.samples.values()))["event"], "notify": {"teams": [TEAMS[0].id]}}
     crm = mint_service(signer, "demo", ["events:write", "directory:write"], LIFETIME)
@@ -83,6 +113,10 @@ EVENT
 curl -H "Authorization: Bearer $SAM" -H 'Content-Type: application/json' {url}/notifications \\
   -d '{{"message": "Coffee?", "notify": {{"users": [3]}}}}'
 
-# Jane has read everything
+# what was pushed to Jane's iPhone, and what it shows
+curl "{phones}/pushes?token={IPHONE.format(3)}"
+curl "{phones}/screen?token={IPHONE.format(3)}"
+
+# Jane has read everything, and a moment later her phones show nothing
 curl -X PUT -H "Authorization: Bearer $JANE" {url}/notifications/read
 """

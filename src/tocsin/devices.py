@@ -15,7 +15,7 @@ MOST_DEVICES = 50
 TYPES = {"iOS": "apns", "Android": "fcm"}
 """The types of phones, each with its own provider."""
 
-Provider = Literal["apns", "fcm"]
+Provider = Literal["apns", "fcm", "web"]
 
 _SQL = queries("devices")
 _APP = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -25,13 +25,18 @@ _FCM = re.compile(r"[A-Za-z0-9_:-]{32,4096}|[cdef][A-Za-z0-9_-]{21}")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A phone: the token that its push service gave it, and where it is to be reached."""
+    """A phone: the token that its push service gave it, and where it is to be reached.
+
+    Or a browser, whose token is the endpoint of its subscription, with its keys.
+    """
 
     token: str
-    type: Literal["iOS", "Android"]
+    type: Literal["iOS", "Android", "Web"]
     provider: Provider
     environment: Literal["production", "sandbox"]
     app: str
+    p256dh: str | None = None
+    auth: str | None = None
 
 
 def token_of(text: str, provider: Provider) -> str | None:

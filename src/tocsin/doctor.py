@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
 from tocsin import migrate
+from tocsin.apps import plan
 from tocsin.catalogue import Catalogue
 from tocsin.database import OUTAGES, Connection, connect, queries
 from tocsin.embedded import is_served, url_of
@@ -23,6 +24,7 @@ from tocsin.fetching import Unfetched, fetch
 from tocsin.jobs import MISSED
 from tocsin.jwks import LARGEST, SLOWEST
 from tocsin.keys import EVERYBODY, SECRET_FILE, of_jwks, of_pem
+from tocsin.preferences import Operator
 from tocsin.settings import PREFIX, Settings, read_settings
 
 LEAST_SPACE, LITTLE_SPACE = 100 * 2**20, 2**30
@@ -63,18 +65,53 @@ async def examine(env_file: Path = Path(".env")) -> list[Finding]:
     except Refusal as refusal:
         return [Finding("FAIL", "settings", str(refusal).rstrip("."), "`tocsin config` lists what there is"), *found]
     found = [Finding("ok", "settings", f"{len(settings.model_fields_set)} are set"), *found]
-    found += [*_catalogue(settings), *_keys(settings), *[finding async for finding in _jwks(settings)]]
+    found += [
+        *_catalogue(settings),
+        *_push(settings),
+        *_keys(settings),
+        *[finding async for finding in _jwks(settings)],
+    ]
     found += [*_surroundings(settings), *_port(settings)]
     if settings.database_url is None:
         found += [*_data_folder(settings.data_dir), *_space(settings.data_dir)]
     return [*found, *[finding async for finding in _database(settings)]]
 
 
+def _push(settings: Settings) -> Iterator[Finding]:
+    """Look at the lanes that the settings make, without pushing to anybody."""
+    try:
+        planned = plan(settings)
+    except Refusal as refusal:
+        yield Finding("FAIL", "push", str(refusal).rstrip("."), "correct what it names")
+        return
+    for lane in planned:
+        if not lane.name.startswith("web"):  # whose key a start may have to make first
+            try:
+                lane.make()
+            except Refusal as refusal:
+                yield Finding(
+                    "FAIL", f"push {lane.name}", str(refusal).rstrip("."), "nothing of this lane goes till then"
+                )
+    yield Finding("ok", "push", f"{len(planned)} lanes: {', '.join(lane.name for lane in planned) or 'none is set'}")
+
+
 def _catalogue(settings: Settings) -> Iterator[Finding]:
     try:
-        yield Finding("ok", "catalogue", f"{len(Catalogue.load(*settings.catalogue_folders).kinds)} kinds")
+        found = Catalogue.load(*settings.catalogue_folders)
     except Refusal as refusal:
         yield Finding("FAIL", "catalogue", str(refusal).rstrip("."), "correct what it names")
+    else:
+        yield Finding("ok", "catalogue", f"{len(found.kinds)} kinds")
+        yield from _preferences(settings.preferences_file, found)
+
+
+def _preferences(path: Path | None, catalogue: Catalogue) -> Iterator[Finding]:
+    try:
+        Operator.load(catalogue, path)
+    except Refusal as refusal:
+        yield Finding("FAIL", "preferences", str(refusal).rstrip("."), "correct what it names")
+    else:
+        yield Finding("ok", "preferences", f"{path} says the defaults" if path else "all as the catalogue has it")
 
 
 # Files
@@ -251,13 +288,20 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("FAIL", "database", f"{where} can't be reached: {_first_line(error)}", "see that it runs")
         return
     try:
-        for check in (_server, _schema_and_queue):
+        for check in (_server, _schema_and_queue, _lanes):
             async for finding in check(connection, settings):
                 yield finding
     except OUTAGES as error:
         yield Finding("FAIL", "database", f"it went away: {_first_line(error)}", "look again")
     finally:
         connection.terminate()
+
+
+async def _lanes(connection: Connection, _settings: Settings) -> AsyncIterator[Finding]:
+    if not await migrate.is_current(connection):
+        return
+    for lane in await connection.fetch(_SQL["stopped_lanes"]):
+        yield Finding("FAIL", f"push {lane['name']}", f"has stopped: {lane['reason']}", "correct its key or settings")
 
 
 def _place_of(settings: Settings) -> str:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import asyncpg
 
+from tocsin import deliveries
 from tocsin.catalogue import Checked
 from tocsin.database import Connection, Database, fetch, queries
 from tocsin.directory import LARGEST_ID, people, unknown
@@ -193,8 +194,9 @@ async def state(
         row = await database.row(_SQL["event"], id_, reader.service, reader.company_id)
         if row is None:
             raise NotFound
+        pushes = await deliveries.counts(database, id_)
         left = end - time.monotonic()
-        if row["state"] in SETTLED or left <= 0:
+        if left <= 0 or (row["state"] in SETTLED and not pushes["queued"] and not pushes["later"]):
             break
         await wait(bell, min(left, _LOOK_AGAIN))
     answer = {
@@ -204,6 +206,7 @@ async def state(
         "recipients": row["recipients"],
         "read": await database.value(_SQL["readers"], id_),
         "dropped": row["dropped"],
+        "pushes": pushes,
     }
     more = {"reason": row["reason"], "replaced_by": row["replaced_by"] and str(row["replaced_by"])}
     return answer | {name: value for name, value in more.items() if value}
@@ -224,7 +227,21 @@ async def explain(database: Database, id_: UUID, user_id: int, reader: Reader) -
         "delivered_at": time_of(row["created_at"]),
         "read_at": time_of(row["read_at"]),
         "deleted_at": time_of(row["deleted_at"]),
-        "devices": [],
+        "devices": [_told_of_device(device) for device in await deliveries.of_person(database, id_, user_id)],
+    }
+
+
+def _told_of_device(row: asyncpg.Record) -> dict[str, Any]:
+    """Say what was decided about one device, and what its provider answered."""
+    words = {"queued": "waits for its turn"}.get(row["state"], row["reason"])
+    return {
+        "type": row["type"],
+        "token_ending": row["token_ending"],
+        "lane": row["lane"],
+        "state": row["state"],
+        "attempts": row["attempts"],
+        "settled_at": time_of(row["settled_at"]),
+        "what": words,
     }
 
 

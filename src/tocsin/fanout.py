@@ -4,7 +4,8 @@ A chunk is one transaction: the job's step, the heads, the entries, who got them
 there wholly or not at all, and once.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
@@ -30,12 +31,22 @@ class Undeliverable(Exception):  # noqa: N818 - a fact about an event
     """An event can't be delivered, whoever tries; its text is the reason for the dead letter."""
 
 
-async def deliver(database: Database, catalogue: Catalogue, worker: UUID, leased: Sequence[Job]) -> list[UUID]:
+@dataclass(frozen=True, slots=True)
+class Pushes:
+    """Where pushes go: the lanes that there are, and how to say that there is something for them."""
+
+    lanes: Sequence[str]
+    ring: Callable[[], object]
+
+
+async def deliver(
+    database: Database, catalogue: Catalogue, worker: UUID, leased: Sequence[Job], pushes: Pushes | None = None
+) -> list[UUID]:
     """Deliver the next chunk of each job's event, in their order; return the events that are delivered to the end.
 
-    In the direct lane an event that reaches many people is only handed on to the bulk lane, and what follows it in its
-    batch is handed back. Raises `Undeliverable` where an event can't be rendered and `Lost` where a job is no longer
-    ours; nothing is done then.
+    What is entered in an inbox is to be pushed to the devices that `pushes` leads to. In the direct lane an event
+    that reaches many people is only handed on to the bulk lane, and what follows it in its batch is handed back. Raises
+    `Undeliverable` where an event can't be rendered and `Lost` where a job is no longer ours; nothing is done then.
     """
     lane: Lane = leased[0].lane
     limit = CHUNK if lane == "bulk" else DIRECT_REACH + 1
@@ -45,12 +56,15 @@ async def deliver(database: Database, catalogue: Catalogue, worker: UUID, leased
     many = [outline for outline in ours if outline["reach"] == limit]
     chunks = ours if lane == "bulk" else [outline for outline in ours if outline["reach"] < limit]
     done = [outline["id"] for outline in ours if outline["reach"] < limit]
+    has_pushes = False
     async with database.transaction() as connection:
         await jobs.finish(connection, worker, done)
         await jobs.go_on(connection, worker, [(outline["id"], _step(outline, lane)) for outline in many])
         await jobs.hand_back(connection, worker, list(waiting))
         if chunks:
-            await _enter(connection, catalogue, chunks, limit)
+            has_pushes = await _enter(connection, catalogue, chunks, limit, pushes.lanes if pushes else ())
+    if pushes and has_pushes:
+        pushes.ring()
     return done
 
 
@@ -71,13 +85,22 @@ def _step(outline: asyncpg.Record, lane: Lane) -> int:
     return reached
 
 
-async def _enter(connection: Connection, catalogue: Catalogue, chunks: Sequence[asyncpg.Record], limit: int) -> None:
+async def _enter(
+    connection: Connection,
+    catalogue: Catalogue,
+    chunks: Sequence[asyncpg.Record],
+    limit: int,
+    push_lanes: Sequence[str],
+) -> bool:
+    """Enter chunks into the inboxes; tells whether there is anything to be pushed."""
     entered = await connection.fetch(
         _SQL["deliver"],
         [chunk["id"] for chunk in chunks],
         [chunk["after_user"] for chunk in chunks],
         [chunk["up_to"] if chunk["reach"] == limit else EVERYONE for chunk in chunks],
         list(catalogue.languages),
+        list(push_lanes),
+        limit == CHUNK,
     )
     said = [
         (event["id"], language, _say(catalogue, event, language))
@@ -86,6 +109,7 @@ async def _enter(connection: Connection, catalogue: Catalogue, chunks: Sequence[
     ]
     if said:
         await connection.execute(_SQL["say"], *map(list, zip(*said, strict=True)))
+    return any(each["pushed"] for each in entered)
 
 
 def _say(catalogue: Catalogue, event: asyncpg.Record, language: str) -> str:

@@ -26,8 +26,13 @@ def _time_zones() -> frozenset[str]:
     return frozenset(zoneinfo.available_timezones())
 
 
+def is_time_zone(name: str) -> bool:
+    """Tell whether a name is that of an IANA time zone."""
+    return name in _time_zones()
+
+
 def _known_zone(name: str) -> str:
-    if name not in _time_zones():
+    if not is_time_zone(name):
         raise PydanticCustomError("in", "must be an IANA time zone such as Europe/Copenhagen")
     return name
 

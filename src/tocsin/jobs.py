@@ -108,6 +108,7 @@ async def beat(database: Database, worker: UUID) -> bool:
     async with database.connection() as connection:
         alive: Any = await connection.execute(_SQL["beat"], worker)
         await connection.execute(_SQL["reap"], MISSED)
+        await connection.execute(_SQL["reap_deliveries"])
     return bool(alive == "UPDATE 1")
 
 
@@ -120,6 +121,7 @@ async def forget_workers(database: Database) -> None:
     """Forget all workers, when it is certain that none of them lives."""
     await database.value(_SQL["forget_workers"])
     await database.value(_SQL["reap"], MISSED)
+    await database.value(_SQL["reap_deliveries"])
 
 
 async def depth(database: Database) -> dict[str, tuple[int, float]]:

@@ -1,7 +1,8 @@
 """The keeper: forgets what is no longer needed, in small steps, so that nobody waits for it.
 
-Idempotency keys go after a day, the changes of inboxes after a week, dead letters after thirty days, imports that were
-cut off after an hour, and, where the operator says so, notifications after some days.
+Idempotency keys go after a day, the changes of inboxes after a week, dead letters and what became of pushes after
+thirty days, devices that were not used for 270, imports that were cut off after an hour, and, where the operator says
+so, notifications after some days.
 """
 
 import asyncio
@@ -23,6 +24,9 @@ PAUSE = 0.05
 AT_ONCE = 1_000
 """How much one step looks at."""
 
+ALWAYS = ("idempotency_keys", "changes", "dead_letters", "deliveries", "devices", "imports")
+"""What is forgotten whatever the operator says."""
+
 _TURN = 0x6B6565706572
 _SQL = queries("keeper")
 
@@ -42,7 +46,8 @@ async def keep(database: Database, retention_days: int | None) -> None:
 async def go_round(database: Database, retention_days: int | None) -> dict[str, int]:
     """Forget all that is due, and return how much of what; a kind of which nothing was due is left out."""
     steps: dict[str, Step] = {
-        name: _statement(name) for name in ("idempotency_keys", "changes", "dead_letters", "imports")
+        name: _statement(name)
+        for name in ("idempotency_keys", "changes", "dead_letters", "deliveries", "devices", "imports")
     }
     if retention_days is not None:
         steps["notifications"] = lambda connection: _forget_notifications(connection, retention_days)

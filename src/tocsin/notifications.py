@@ -3,15 +3,21 @@
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tocsin.catalogue import ENGLISH, Catalogue
+from tocsin.errors import Fault
+from tocsin.faults import fault
 
 IMPORTED = "imported-"
 """How the language of a notification begins that was imported as it was; what follows tells its words apart."""
 
+FURTHEST_AHEAD = timedelta(days=366)
+"""How far in the future a caller may put something off."""
+
 _MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})?", re.ASCII)
+_WITH_OFFSET = re.compile(r"([Zz]|[+-]\d{2}:\d{2})$")
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -34,6 +40,21 @@ def moment_of(text: str) -> datetime | None:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+
+
+def future_of(given: Any, field: str, faults: list[Fault]) -> datetime | None:
+    """Return a moment in the future, at most a year ahead; one in the past, or none, is None."""
+    if given is None:
+        return None
+    now = datetime.now(UTC)
+    moment = moment_of(given) if isinstance(given, str) and _WITH_OFFSET.search(given) else None
+    if moment is None:
+        faults.append(fault(field, "date", "must be a time of RFC 3339 with an offset: 2030-01-31T08:00:00+01:00"))
+    elif moment > now + FURTHEST_AHEAD:
+        faults.append(fault(field, "date", "must be at most a year ahead"))
+    elif moment > now:
+        return moment
+    return None
 
 
 def body_of(catalogue: Catalogue, event: Mapping[str, Any], language: str) -> str:
@@ -66,5 +87,5 @@ def erased_body(catalogue: Catalogue, body: str) -> str:
     """Return the first five keys of a notification that can't be said anew, with nothing personal left."""
     found = json.loads(f"{{{body}}}")
     data, _ = catalogue.erase(catalogue.name_of(found["type"], found["data"]), found["data"], {})
-    phrase = catalogue.erased_phrase(ENGLISH)
+    phrase = catalogue.phrase("erased", ENGLISH)
     return body_with(found["id"], found["type"], to_json(data), phrase, f"<p>{phrase}</p>")

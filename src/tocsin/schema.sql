@@ -58,6 +58,12 @@ CREATE TABLE tocsin.changes (
     CONSTRAINT changes_change_check CHECK ((change = ANY (ARRAY['read'::text, 'all_read'::text, 'unread'::text, 'deleted'::text, 'rewritten'::text])))
 );
 
+CREATE TABLE tocsin.clears (
+    user_id integer NOT NULL,
+    since bigint NOT NULL,
+    due_at timestamp with time zone DEFAULT (now() + '00:00:02'::interval) NOT NULL
+);
+
 CREATE TABLE tocsin.contents (
     event_id uuid NOT NULL,
     language text NOT NULL,
@@ -74,6 +80,25 @@ CREATE TABLE tocsin.dead_letters (
     died_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE tocsin.deliveries (
+    event_id uuid NOT NULL,
+    device_id uuid NOT NULL,
+    user_id integer NOT NULL,
+    lane text NOT NULL,
+    is_bulk boolean NOT NULL,
+    state text DEFAULT 'queued'::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    worker_id uuid,
+    due_at timestamp with time zone DEFAULT now() NOT NULL,
+    made_at timestamp with time zone DEFAULT now() NOT NULL,
+    settled_at timestamp with time zone,
+    reason text,
+    type text NOT NULL,
+    token_ending text NOT NULL,
+    CONSTRAINT deliveries_state_check CHECK ((state = ANY (ARRAY['queued'::text, 'later'::text, 'held'::text, 'delivered'::text, 'gone'::text, 'refused'::text, 'dead'::text, 'muted'::text, 'skipped'::text])))
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_cost_delay='0');
+
 CREATE TABLE tocsin.devices (
     token text NOT NULL,
     user_id integer NOT NULL,
@@ -83,9 +108,18 @@ CREATE TABLE tocsin.devices (
     app text NOT NULL,
     registered_at timestamp with time zone DEFAULT now() NOT NULL,
     last_delivered_at timestamp with time zone,
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    p256dh text,
+    auth text,
+    told_up_to bigint,
+    lane text GENERATED ALWAYS AS ((((provider || '/'::text) || app) ||
+CASE
+    WHEN (environment = 'sandbox'::text) THEN '/sandbox'::text
+    ELSE ''::text
+END)) STORED NOT NULL,
     CONSTRAINT devices_environment_check CHECK ((environment = ANY (ARRAY['production'::text, 'sandbox'::text]))),
-    CONSTRAINT devices_provider_check CHECK ((provider = ANY (ARRAY['apns'::text, 'fcm'::text]))),
-    CONSTRAINT devices_type_check CHECK ((type = ANY (ARRAY['iOS'::text, 'Android'::text])))
+    CONSTRAINT devices_provider_check CHECK ((provider = ANY (ARRAY['apns'::text, 'fcm'::text, 'web'::text]))),
+    CONSTRAINT devices_type_check CHECK ((type = ANY (ARRAY['iOS'::text, 'Android'::text, 'Web'::text])))
 );
 
 CREATE TABLE tocsin.erasures (
@@ -196,6 +230,14 @@ CREATE TABLE tocsin.jobs (
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_cost_delay='0');
 
+CREATE TABLE tocsin.lanes (
+    name text NOT NULL,
+    configuration text NOT NULL,
+    delivered_at timestamp with time zone,
+    stopped_at timestamp with time zone,
+    reason text
+);
+
 CREATE TABLE tocsin.members (
     team_id integer NOT NULL,
     user_id integer NOT NULL
@@ -205,6 +247,11 @@ CREATE TABLE tocsin.migrations (
     number integer NOT NULL,
     name text NOT NULL,
     applied_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE tocsin.preferences (
+    user_id integer NOT NULL,
+    chosen text NOT NULL
 );
 
 CREATE TABLE tocsin.recipients (
@@ -251,11 +298,17 @@ ALTER TABLE ONLY tocsin.cancellations
 ALTER TABLE ONLY tocsin.changes
     ADD CONSTRAINT changes_pkey PRIMARY KEY (user_id, "position");
 
+ALTER TABLE ONLY tocsin.clears
+    ADD CONSTRAINT clears_pkey PRIMARY KEY (user_id);
+
 ALTER TABLE ONLY tocsin.contents
     ADD CONSTRAINT contents_pkey PRIMARY KEY (event_id, language);
 
 ALTER TABLE ONLY tocsin.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY tocsin.deliveries
+    ADD CONSTRAINT deliveries_pkey PRIMARY KEY (event_id, device_id);
 
 ALTER TABLE ONLY tocsin.devices
     ADD CONSTRAINT devices_pkey PRIMARY KEY (token);
@@ -284,11 +337,17 @@ ALTER TABLE ONLY tocsin.inbox
 ALTER TABLE ONLY tocsin.jobs
     ADD CONSTRAINT jobs_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY tocsin.lanes
+    ADD CONSTRAINT lanes_pkey PRIMARY KEY (name);
+
 ALTER TABLE ONLY tocsin.members
     ADD CONSTRAINT members_pkey PRIMARY KEY (team_id, user_id);
 
 ALTER TABLE ONLY tocsin.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (number);
+
+ALTER TABLE ONLY tocsin.preferences
+    ADD CONSTRAINT preferences_pkey PRIMARY KEY (user_id);
 
 ALTER TABLE ONLY tocsin.recipients
     ADD CONSTRAINT recipients_pkey PRIMARY KEY (event_id, after_user);
@@ -310,7 +369,25 @@ ALTER TABLE ONLY tocsin.workers
 
 CREATE INDEX changes_by_time ON tocsin.changes USING btree (changed_at);
 
+CREATE INDEX clears_due ON tocsin.clears USING btree (due_at);
+
 CREATE INDEX dead_letters_by_time ON tocsin.dead_letters USING btree (died_at);
+
+CREATE INDEX deliveries_by_user ON tocsin.deliveries USING btree (user_id, made_at);
+
+CREATE INDEX deliveries_due ON tocsin.deliveries USING btree (lane, is_bulk, due_at, event_id) WHERE ((worker_id IS NULL) AND (state = ANY (ARRAY['queued'::text, 'later'::text, 'held'::text])));
+
+CREATE INDEX deliveries_held ON tocsin.deliveries USING btree (device_id) WHERE (state = 'held'::text);
+
+CREATE INDEX deliveries_leased ON tocsin.deliveries USING btree (worker_id) WHERE (worker_id IS NOT NULL);
+
+CREATE INDEX deliveries_settled ON tocsin.deliveries USING btree (settled_at) WHERE (settled_at IS NOT NULL);
+
+CREATE INDEX deliveries_under_way ON tocsin.deliveries USING btree (device_id) WHERE (worker_id IS NOT NULL);
+
+CREATE UNIQUE INDEX devices_by_id ON tocsin.devices USING btree (id);
+
+CREATE INDEX devices_by_use ON tocsin.devices USING btree (GREATEST(registered_at, last_delivered_at));
 
 CREATE INDEX devices_by_user ON tocsin.devices USING btree (user_id, registered_at);
 
@@ -347,3 +424,6 @@ ALTER TABLE ONLY tocsin.members
 
 ALTER TABLE ONLY tocsin.members
     ADD CONSTRAINT members_user_id_fkey FOREIGN KEY (user_id) REFERENCES tocsin.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY tocsin.preferences
+    ADD CONSTRAINT preferences_user_id_fkey FOREIGN KEY (user_id) REFERENCES tocsin.users(id) ON DELETE CASCADE;

@@ -5,19 +5,22 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 import uvicorn
 
-from tocsin import jobs, migrate
+from tocsin import jobs, migrate, preferences
 from tocsin.api.app import service
 from tocsin.api.doors import House
 from tocsin.api.protocol import Protocol
+from tocsin.apps import lanes_of, vapid_of
 from tocsin.catalogue import Catalogue
+from tocsin.compose import Composer
 from tocsin.database import HOPELESS, OUTAGES, SLOWEST, Database
+from tocsin.dispatch import Dispatcher
 from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded, is_served, url_of
 from tocsin.errors import Refusal, Unavailable
@@ -26,13 +29,15 @@ from tocsin.inbox import Cursors
 from tocsin.jwks import Jwks
 from tocsin.keeper import keep
 from tocsin.keys import EVERYBODY, Speaker, hs256, of_pem, own_secret
+from tocsin.metrics import Metrics
+from tocsin.preferences import Operator, Preferences
 from tocsin.settings import Audience, Settings
 from tocsin.tokens import Expected, Signer, Verifier
 from tocsin.worker import Worker
 
 API_CONNECTIONS = 10
 API_PATIENCE = 5.0
-WORKER_CONNECTIONS = 4
+WORKER_CONNECTIONS = 8
 
 PATIENCE = 60.0
 """Seconds that a start waits for a database that cannot be reached."""
@@ -69,9 +74,24 @@ async def serve(
         stack.push_async_callback(verifier.close)
         verifier.begin()
         catalogue = Catalogue.load(*settings.catalogue_folders)
-        house = House(settings, database, catalogue, doorbell, intake, verifier, Cursors(database))
-        worker = Worker(own, house.catalogue, doorbell, bulk) if with_worker else None
+        operator = Operator.load(catalogue, settings.preferences_file)
+        metrics = Metrics()
+        house = House(
+            settings,
+            database,
+            catalogue,
+            operator,
+            doorbell,
+            intake,
+            verifier,
+            Cursors(database),
+            metrics,
+            web_push_key(settings),
+        )
+        worker = None
         if with_worker:
+            worker = Worker(own, catalogue, doorbell, bulk, metrics)
+            worker.dispatcher = dispatcher_of(settings, worker, own, catalogue, operator, doorbell, metrics)
             await stack.enter_async_context(_meanwhile(keep(bulk, settings.retention_days)))
         await _together(_Server(house), listening, worker, when_ready)
 
@@ -88,7 +108,10 @@ async def work(settings: Settings) -> None:
         _bulk_pool(settings, url) as bulk,
     ):
         doorbell = Doorbell(url, database)
-        worker = Worker(database, Catalogue.load(*settings.catalogue_folders), doorbell, bulk)
+        catalogue, metrics = Catalogue.load(*settings.catalogue_folders), Metrics()
+        worker = Worker(database, catalogue, doorbell, bulk, metrics)
+        operator = Operator.load(catalogue, settings.preferences_file)
+        worker.dispatcher = dispatcher_of(settings, worker, database, catalogue, operator, doorbell, metrics)
         async with _meanwhile(doorbell.hear_others()), _meanwhile(keep(bulk, settings.retention_days)):
             working = asyncio.create_task(worker.run())
             log.info("working", worker=str(worker.id))
@@ -132,6 +155,30 @@ async def pool(url: str, size: int, patience: float = SLOWEST, *, yields: bool =
 def _bulk_pool(settings: Settings, url: str) -> contextlib.AbstractAsyncContextManager[Database]:
     """Return the bulk lane's own connection, which gives way where the server is our child."""
     return pool(url, 1, yields=settings.database_url is None)
+
+
+def dispatcher_of(  # noqa: PLR0913, PLR0917 - what it stands on
+    settings: Settings,
+    worker: Worker,
+    database: Database,
+    catalogue: Catalogue,
+    operator: Operator,
+    doorbell: Doorbell,
+    metrics: Metrics,
+) -> Dispatcher:
+    """Return what sends the pushes of a worker, in all lanes that the settings make. Raises `Refusal`."""
+
+    async def load(user_ids: Sequence[int]) -> Mapping[int, Preferences]:
+        return await preferences.load(database, operator, user_ids)
+
+    composer = Composer(catalogue, settings.push_content)
+    return Dispatcher(database, worker.id, lanes_of(settings), composer, doorbell, load, metrics)
+
+
+def web_push_key(settings: Settings) -> str | None:
+    """Return the key that browsers need, in base64url, where they are pushed to."""
+    vapid = vapid_of(settings)
+    return vapid.public if vapid else None
 
 
 def verifier_of(settings: Settings) -> Verifier:

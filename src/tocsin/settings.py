@@ -66,6 +66,33 @@ class Settings(BaseSettings):
         None, ge=1, le=36500, description="days after which notifications are forgotten; unset: never"
     )
     catalogue_dir: Path | None = Field(None, description="a folder of kinds, languages and wordings of your own")
+    push_content: Literal["full", "title", "none"] = Field(
+        "full", description="what pushes show: all, the kind's title alone, or only that there is one"
+    )
+    push_ca_file: Path | None = Field(None, description="a further trust anchor, for push services of tests")
+    apns_key_file: Path | None = Field(None, description="Apple's key (.p8) for pushes to iOS")
+    apns_key_id: str | None = Field(None, description="the key's id")
+    apns_team_id: str | None = Field(None, description="the id of the team at Apple")
+    apns_topic: str | None = Field(None, description="the app's bundle id")
+    apns_url: AnyHttpUrl = Field(AnyHttpUrl("https://api.push.apple.com"), description="where APNs is reached")
+    apns_sandbox_url: AnyHttpUrl = Field(
+        AnyHttpUrl("https://api.sandbox.push.apple.com"), description="where APNs' sandbox is reached"
+    )
+    apns_sandbox_key_file: Path | None = Field(None, description="the sandbox's key, where one is not good for both")
+    apns_sandbox_key_id: str | None = Field(None, description="its id")
+    fcm_credentials_file: Path | None = Field(None, description="Google's service account for pushes over FCM")
+    fcm_url: AnyHttpUrl = Field(AnyHttpUrl("https://fcm.googleapis.com"), description="where FCM is reached")
+    apps_file: Path | None = Field(None, description="further apps, each with its keys (TOML)")
+    vapid_key_file: Path | None = Field(
+        None, description="the key for browsers (PEM, P-256); the embedded mode makes one"
+    )
+    vapid_subject: str | None = Field(None, description="whom push services may write to: mailto: or https:")
+    web_push_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="origins of push services beside the known ones"
+    )
+    preferences_file: Path | None = Field(
+        None, description="a file with the defaults of users' preferences, and what of them is locked"
+    )
     jwt_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="HS256 secrets of at least 32 bytes, separated by commas: the first signs, all verify"
     )
@@ -83,7 +110,9 @@ class Settings(BaseSettings):
     jwt_user_claim: str = Field("sub", description="the claim that holds a user's id")
     log_format: Literal["console", "json"] = Field("console", description="how the log is written")
 
-    @field_validator("jwt_secret", "jwt_public_key_files", "trusted_proxies", "cors_origins", mode="before")
+    @field_validator(
+        "jwt_secret", "jwt_public_key_files", "trusted_proxies", "cors_origins", "web_push_origins", mode="before"
+    )
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
@@ -123,7 +152,7 @@ class Settings(BaseSettings):
                 raise ValueError("each must be an address, or a network such as 10.0.0.0/8 without host bits") from None
         return value
 
-    @field_validator("cors_origins")
+    @field_validator("cors_origins", "web_push_origins")
     @classmethod
     def _refuse_what_is_no_origin(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "*" in value:

@@ -11,11 +11,13 @@ import structlog
 from tocsin import directory, fanout, imports, jobs, resolutions
 from tocsin.catalogue import Catalogue
 from tocsin.database import Database
+from tocsin.dispatch import Dispatcher
 from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Unavailable
-from tocsin.fanout import Undeliverable
+from tocsin.fanout import Pushes, Undeliverable
 from tocsin.ids import new_id
 from tocsin.jobs import Job, Lane, Lost
+from tocsin.metrics import Metrics
 
 BATCH: dict[Lane, int] = {"direct": 200, "bulk": 1}
 """How many jobs are claimed at once. One chunk of the bulk lane is as much work as a batch of the direct one."""
@@ -31,17 +33,25 @@ Task = Callable[[Sequence[Job]], Awaitable[None]]
 class Worker:
     """Works in both lanes at once until it is stopped; any number of workers share a database.
 
-    The work of the bulk lane is done through `bulk`, where it is given.
+    The work of the bulk lane is done through `bulk`, where it is given. Where there is a `dispatcher`, what it delivers
+    is pushed to the devices that its lanes lead to.
     """
 
     def __init__(
-        self, database: Database, catalogue: Catalogue, doorbell: Doorbell, bulk: Database | None = None
+        self,
+        database: Database,
+        catalogue: Catalogue,
+        doorbell: Doorbell,
+        bulk: Database | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.id = new_id()
         self._database = database
         self._lanes: dict[Lane, Database] = {"direct": database, "bulk": bulk or database}
         self._catalogue = catalogue
         self._doorbell = doorbell
+        self.dispatcher: Dispatcher | None = None
+        self._metrics = metrics or Metrics()
         self._stopping = asyncio.Event()
         self._tasks: dict[str, Task] = {
             "deliver": self._deliver,
@@ -56,7 +66,8 @@ class Worker:
         await self._until_it_works(self._enrol)
         pulse = asyncio.create_task(self._live())
         try:
-            await asyncio.gather(*(self._work(lane) for lane in BATCH))
+            sending = [self.dispatcher.run()] if self.dispatcher else []
+            await asyncio.gather(*(self._work(lane) for lane in BATCH), *sending)
         finally:
             pulse.cancel()
             await asyncio.gather(pulse, return_exceptions=True)
@@ -66,6 +77,8 @@ class Worker:
     def stop(self) -> None:
         """Take no more jobs."""
         self._stopping.set()
+        if self.dispatcher:
+            self.dispatcher.stop()
         for lane in BATCH:
             self._doorbell.ring(lane)
 
@@ -89,6 +102,7 @@ class Worker:
         for task, batch in _by_task(leased).items():
             try:
                 await self._tasks[task](batch)
+                self._metrics.job(task, "done", len(batch))
             except Unavailable:
                 raise
             except Exception as error:  # noqa: BLE001 - a job may fail in any way; the lane goes on
@@ -99,7 +113,8 @@ class Worker:
                     await self._give_up(batch[0], error)
 
     async def _deliver(self, batch: Sequence[Job]) -> None:
-        done = await fanout.deliver(self._lanes[batch[0].lane], self._catalogue, self.id, batch)
+        pushes = Pushes(self.dispatcher.lanes, lambda: self._doorbell.ring("push")) if self.dispatcher else None
+        done = await fanout.deliver(self._lanes[batch[0].lane], self._catalogue, self.id, batch, pushes)
         if len(done) < len(batch):
             self._doorbell.ring("bulk")
         if done:
@@ -128,12 +143,16 @@ class Worker:
         )
         if isinstance(error, Lost):
             line.warning("a job went to another worker")
+            self._metrics.job(job.task, "lost")
         elif isinstance(error, Undeliverable):
             await jobs.bury(self._database, self.id, job, reason)
+            self._metrics.job(job.task, "dead")
             line.error("a job became a dead letter")
         elif await jobs.fail(self._database, self.id, job, f"{type(error).__name__}: {reason}"):
+            self._metrics.job(job.task, "dead")
             line.error("a job became a dead letter", exc_info=error)
         else:
+            self._metrics.job(job.task, "put off")
             line.warning("a job failed and is tried again", exc_info=error)
 
     async def _enrol(self) -> None:

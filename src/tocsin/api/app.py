@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from tocsin.api import devices, directory, events, imports, inbox, kinds, operations, problems
+from tocsin.api import devices, directory, events, imports, inbox, kinds, operations, preferences, problems, web_push
 from tocsin.api.cors import Cors, Preflights
 from tocsin.api.doors import House
 from tocsin.api.envelope import Envelope, Shortcut
@@ -29,7 +29,11 @@ def service(house: House) -> ASGIApp:
         app = Keyring(app, house.verifier)
     if settings.root_path:
         app = Prefix(app, settings.root_path)
-    app = Cors(Envelope(Preflights(app)), settings.cors_origins) if settings.cors_origins else Envelope(app)
+    app = (
+        Cors(Envelope(Preflights(app), house.metrics), settings.cors_origins)
+        if settings.cors_origins
+        else Envelope(app, house.metrics)
+    )
     return Proxies(app, settings.trusted_proxies) if settings.trusted_proxies else app
 
 
@@ -55,8 +59,10 @@ def build(house: House | None = None) -> FastAPI:
         Route("/docs/{name}", operations.docs_asset, methods=["GET"]),
     ]
     for router in (
+        web_push.router,
         devices.router,
         kinds.router,
+        preferences.router,
         inbox.router,
         events.router,
         events.writing,

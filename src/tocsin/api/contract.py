@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
+from tocsin.api.doors import MERGE_PATCH
 from tocsin.api.events import LONGEST_WAIT
 from tocsin.api.imports import NDJSON
 from tocsin.api.inbox import PAGES, PER_PAGE, USUAL_PER_PAGE
@@ -57,7 +58,8 @@ class Operation:
 
     `takes` and `answers` are the names of schemas, each with its examples; an answer without one is 204. `problems`
     are those that not every operation has, `faults` examples of what a 422 says; where there are none, it is never
-    422. A body is of the type `media`. `summary` is left out where the docstring of its door says it.
+    422. A body is of the type `media`, or of one that it may `also` be of, an answer of `answer_media`. `summary` is
+    left out where the docstring of its door says it.
     """
 
     id: str
@@ -70,6 +72,8 @@ class Operation:
     faults: tuple[Fault, ...] = ()
     optional_body: bool = False
     media: str = JSON
+    answer_media: str = JSON
+    also: tuple[str, ...] = ()
     is_open: bool = False
 
     def all_problems(self) -> Iterator[type[Problem]]:
@@ -176,6 +180,19 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             parameters=(query("since", {"type": "string"}, "a cursor; left out: the answer is only that of now"),),
         ),
         "GET /notifications/kinds": Operation("list_kinds", answers="Kinds"),
+        "GET /notifications/preferences": Operation("get_preferences", answers="Preferences"),
+        "PATCH /notifications/preferences": Operation(
+            "patch_preferences",
+            takes="PreferencesPatch",
+            answers="Preferences",
+            optional_body=True,
+            also=MERGE_PATCH[1:],
+            faults=(
+                fault("kinds.note.push", "boolean", "must be true or false"),
+                fault("kinds.nothing", "prohibited", "names no kind that there is"),
+                fault("quiet_hours.0.to", "in", "must not be the same as from"),
+            ),
+        ),
         "PUT /notifications/read": Operation(
             "mark_all_read",
             takes="Marks",
@@ -210,6 +227,20 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             faults=_NO_PHONE,
         ),
         "DELETE /notifications/devices/{token}": Operation("detach_device"),
+        "GET /notifications/web-push/key": Operation("get_web_push_key", answers="WebPushKey", problems=(NotFound,)),
+        "POST /notifications/web-push": Operation(
+            "subscribe",
+            takes="Subscription",
+            parameters=(ONCE,),
+            problems=(KeyReused,),
+            faults=(
+                fault("endpoint", "url", "must be the https url of a push service that is known here"),
+                fault("keys.auth", "regex", "must be a key of the subscription, in base64url"),
+            ),
+        ),
+        "DELETE /notifications/web-push": Operation(
+            "unsubscribe", takes="Endpoint", faults=(fault("endpoint", "required", "is required"),)
+        ),
     },
     "events": {
         "POST /events": Operation(
@@ -300,6 +331,23 @@ CONTRACT: dict[str, dict[str, Operation]] = {
     "operations": {
         "GET /healthz": Operation("healthz", answers="Health", is_open=True),
         "GET /readyz": Operation("readyz", answers="Readiness", is_open=True),
+        "GET /operations/lanes": Operation("list_lanes", answers="Lanes"),
+        "GET /operations/dead-letters": Operation(
+            "list_dead_letters",
+            answers="DeadLetters",
+            parameters=(
+                query("before", {"type": "string"}, "those before this moment"),
+                query("limit", _number(1, MOST_LISTED, USUALLY_LISTED), "how many"),
+            ),
+            faults=_NO_RANGE,
+        ),
+        "POST /operations/replay": Operation(
+            "replay",
+            takes="Replay",
+            answers="Replayed",
+            faults=(fault("events", "required_without", "is required where lane is absent"),),
+        ),
+        "GET /metrics": Operation("metrics", answers="Metrics", answer_media="text/plain"),
     },
 }
 """All operations by tag, method and path."""
@@ -310,5 +358,6 @@ TAGS = {
     "events": "What happened and whom it concerns, with a service's token of the scope `events:write`;"
     " one with `operations` sees all events.",
     "directory": "Who the users and teams are, with a service's token of the scope `directory:write`.",
-    "operations": "Whether the service is alive and ready; no token is needed.",
+    "operations": "Whether the service is alive and ready, without a token;"
+    " what it did, with a token of the scope `operations`.",
 }

@@ -1,7 +1,7 @@
 """What every door does before it opens: who is it, may they, and what did they bring."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import UUID
 
@@ -15,9 +15,15 @@ from tocsin.doorbell import Doorbell
 from tocsin.errors import ContentType, NotFound, TooLarge, Unauthenticated, Unauthorized
 from tocsin.events import Intake
 from tocsin.inbox import Cursors
+from tocsin.metrics import Metrics
+from tocsin.preferences import Operator
 from tocsin.settings import Settings
 from tocsin.strict_json import parse_object
 from tocsin.tokens import Service, User, Verifier, caller_of
+
+JSON = ("application/json",)
+MERGE_PATCH = (*JSON, "application/merge-patch+json")
+"""The types of a body that says what to change."""
 
 LARGEST_BODY = 2**20
 """Bytes of the largest body, where a path does not say otherwise."""
@@ -30,10 +36,13 @@ class House:
     settings: Settings
     database: Database
     catalogue: Catalogue
+    operator: Operator
     doorbell: Doorbell
     intake: Intake
     verifier: Verifier
     cursors: Cursors
+    metrics: Metrics = field(default_factory=Metrics)
+    web_push_key: str | None = None
 
 
 def house_of(request: Request) -> House:
@@ -57,12 +66,12 @@ def service_of(request: Request, *scopes: str) -> Service:
     return caller
 
 
-async def body_of(request: Request, limit: int = LARGEST_BODY) -> dict[str, Any]:
-    """Read a JSON object of at most `limit` bytes; an empty body is an empty object."""
+async def body_of(request: Request, limit: int = LARGEST_BODY, types: Collection[str] = JSON) -> dict[str, Any]:
+    """Read a JSON object of at most `limit` bytes, declared as one of `types`; an empty body is an empty object."""
     body = await bytes_of(request, limit)
     if not body:
         return {}
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in types:
         raise ContentType
     return parse_object(body)
 

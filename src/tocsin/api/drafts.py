@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any, cast, get_args
 
 from tocsin.api.requests import MOST_RECIPIENTS, Notify, ids_of, notify_of, uuid_of
@@ -13,7 +12,7 @@ from tocsin.catalogue import Catalogue, Checked
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Draft
 from tocsin.faults import fault, under
-from tocsin.notifications import moment_of
+from tocsin.notifications import future_of
 from tocsin.resolutions import KEY, How, Resolution
 from tocsin.tokens import Service
 
@@ -23,11 +22,7 @@ LONGEST_KEY = 255
 MOST_SUBJECTS = 20
 """How many subjects an event may name beside those in its data."""
 
-FURTHEST_AHEAD = timedelta(days=366)
-"""How long an event may be held back."""
-
 _SUBJECT = re.compile(r"[a-z][a-z0-9_]{0,31}:\S(.{0,253}\S)?")
-_WITH_OFFSET = re.compile(r"([Zz]|[+-]\d{2}:\d{2})$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +42,7 @@ def posted(body: Any, service: Service, catalogue: Catalogue, prefix: str = "") 
     faults: list[Fault] = []
     checked = _checked(body, catalogue, faults)
     about, key = _about(body.get("about"), faults), _key(body.get("key"), faults)
-    deliver_at, id_ = _moment(body.get("deliver_at"), faults), uuid_of(body, "id", faults)
+    deliver_at, id_ = future_of(body.get("deliver_at"), "deliver_at", faults), uuid_of(body, "id", faults)
     faults = [under(prefix, found) for found in faults] if prefix else faults
     notify = notify_of(body, faults, prefix)
     if faults or checked is None:
@@ -141,23 +136,6 @@ def _about(given: Any, faults: list[Fault]) -> list[str]:
         else:
             found.append(subject)
     return found
-
-
-def _moment(given: Any, faults: list[Fault]) -> datetime | None:
-    """Return a moment in the future; one in the past is None, for at once."""
-    if given is None:
-        return None
-    now = datetime.now(UTC)
-    moment = moment_of(given) if isinstance(given, str) and _WITH_OFFSET.search(given) else None
-    if moment is None:
-        faults.append(
-            fault("deliver_at", "date", "must be a time of RFC 3339 with an offset: 2030-01-31T08:00:00+01:00")
-        )
-    elif moment > now + FURTHEST_AHEAD:
-        faults.append(fault("deliver_at", "date", "must be at most a year ahead"))
-    elif moment > now:
-        return moment
-    return None
 
 
 def _key(given: Any, faults: list[Fault]) -> str | None:

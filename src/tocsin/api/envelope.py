@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tocsin.api.problems import answer_to
 from tocsin.errors import InternalError, Problem, Unavailable
 from tocsin.logs import bind_request, cut_path
+from tocsin.metrics import Metrics
 
 OF_EVERY_ANSWER = ((b"vary", b"Authorization"), (b"x-content-type-options", b"nosniff"))
 
@@ -29,8 +30,9 @@ log = structlog.get_logger(__name__)
 class Envelope:
     """ASGI middleware around the whole service; nothing that is raised gets past it."""
 
-    def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, clock: Callable[[], float] = time.perf_counter) -> None:
         self._app = app
+        self._metrics = metrics
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,12 +74,14 @@ class Envelope:
 
     def _note(self, scope: Scope, status: int, began: float) -> None:
         caller: Any = scope["state"].get("caller")
+        took = self._clock() - began
+        self._metrics.request(scope["method"], status, took)
         log.info(
             "request",
             method=scope["method"],
             path=cut_path(scope["path"]),
             status=status,
-            ms=round((self._clock() - began) * 1000, 2),
+            ms=round(took * 1000, 2),
             caller=caller.label if caller else None,
         )
 

@@ -1,10 +1,13 @@
 """Examples of what the API document's operations take and answer, by the name of the schema that they are of."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from tocsin.api.kinds import shown as shown_kind
 from tocsin.catalogue import ENGLISH, Catalogue
+from tocsin.deliveries import STATES
+from tocsin.preferences import Operator
 
 Examples = dict[str, Any]
 
@@ -24,6 +27,7 @@ def examples(catalogue: Catalogue) -> dict[str, Examples]:
     shown = {
         name: notification(sample, position) for position, (name, sample) in enumerate(catalogue.samples.items(), 1)
     }
+    operator, kind = Operator(catalogue), next(iter(catalogue.kinds.values()))
     events = {name: sample["event"] for name, sample in catalogue.samples.items()}
     return {
         "NewEvent": {**events, "with_everything": _with_everything(next(iter(events.values())))},
@@ -32,7 +36,9 @@ def examples(catalogue: Catalogue) -> dict[str, Examples]:
         "Page": {"two": _page([*shown.values()][:2])},
         "Changes": _changes(next(iter(shown.values()))),
         "Event": _events(next(iter(events.values()))["type"]),
-        "Kinds": {"one": {"data": [shown_kind(catalogue, next(iter(catalogue.kinds.values())), ENGLISH)]}},
+        "Kinds": {"one": {"data": [shown_kind(catalogue, operator, kind, ENGLISH)]}},
+        "PreferencesPatch": _changes_of_preferences(kind.name),
+        "Preferences": {"some": operator.preferences(_chosen(kind.name), "UTC").shown(datetime.now(UTC))},
         **OF_THE_REST,
     }
 
@@ -70,9 +76,28 @@ def _changes(shown: dict[str, Any]) -> Examples:
 
 
 def _events(type_: str) -> Examples:
+    pushes = {**dict.fromkeys(STATES, 0), "delivered": 2, "muted": 1}
     delivered = {"id": uuid(1), "type": type_, "state": "delivered", "recipients": 2, "read": 1, "dropped": 0}
-    failed = {**delivered, "state": "failed", "recipients": 0, "read": 0}
+    delivered["pushes"] = pushes
+    failed = {**delivered, "state": "failed", "recipients": 0, "read": 0, "pushes": dict.fromkeys(STATES, 0)}
     return {"delivered": delivered, "failed": {**failed, "reason": f"the catalogue has no kind {type_} any more"}}
+
+
+def _changes_of_preferences(kind: str) -> Examples:
+    return {
+        "some": _chosen(kind),
+        "every_night": {"quiet_hours": [{"from": "22:00", "to": "07:00"}]},
+        "pause": {"paused_until": "2026-03-02T10:30:00+01:00"},
+        "back_to_the_defaults": {"kinds": {kind: None}, "quiet_hours": None, "paused_until": None, "time_zone": None},
+    }
+
+
+def _chosen(kind: str) -> dict[str, Any]:
+    return {
+        "kinds": {kind: {"push": False, "urgent": True}},
+        "quiet_hours": [{"days": ["mon", "sun"], "from": "20:00", "to": "07:30"}],
+        "time_zone": "Europe/Copenhagen",
+    }
 
 
 def _with_everything(event: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +140,20 @@ OF_THE_REST: dict[str, Examples] = {
             ]
         }
     },
+    "Subscription": {
+        "chromium": {
+            "endpoint": "https://fcm.googleapis.com/fcm/send/c0ffee",
+            "expirationTime": None,
+            "keys": {
+                "p256dh": "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4",
+                "auth": "BTBZMqHH6r4Tts7J_aSIgg",
+            },
+        }
+    },
+    "Endpoint": {"chromium": {"endpoint": "https://fcm.googleapis.com/fcm/send/c0ffee"}},
+    "WebPushKey": {
+        "key": {"key": "BDd3_hVL9fZi9Ybo2UUzA284WG5FZR30_95YeZJsiApwXKpNcF1rRPF3foIiBHXRdJI2Qhumhf6_LFTeZaNndIo"}
+    },
     "Queued": {"queued": {"queued": True}},
     "QueuedEvent": {
         "queued": {"queued": True, "id": uuid(1)},
@@ -138,7 +177,17 @@ OF_THE_REST: dict[str, Examples] = {
             "delivered_at": CREATED,
             "read_at": READ,
             "deleted_at": None,
-            "devices": [],
+            "devices": [
+                {
+                    "type": "iOS",
+                    "token_ending": TOKEN[-6:],
+                    "lane": "apns/default",
+                    "state": "held",
+                    "attempts": 1,
+                    "settled_at": None,
+                    "what": "held until 2026-03-03 06:30 UTC: quiet hours until 07:30",
+                }
+            ],
         }
     },
     "Resolution": {
@@ -156,6 +205,38 @@ OF_THE_REST: dict[str, Examples] = {
     "TeamBody": {"least": {"name": "Sales"}, "with_members": {**_TEAM, "users": [1, 4]}},
     "Team": {"sales": {"id": 7, **_TEAM, "users": [1, 4]}},
     "Teams": {"one": {"data": [{"id": 7, **_TEAM, "size": 2}], "next": None}},
+    "Lanes": {
+        "stopped": {
+            "data": [
+                {
+                    "name": "apns/default",
+                    "delivered_at": None,
+                    "stopped_at": CREATED,
+                    "reason": "InvalidProviderToken",
+                    "due": 12,
+                }
+            ]
+        }
+    },
+    "DeadLetters": {
+        "one": {
+            "data": [
+                {
+                    "what": "push",
+                    "task": "push",
+                    "event_id": uuid(1),
+                    "user_id": 4,
+                    "lane": "apns/default",
+                    "attempts": 26,
+                    "reason": "given up: no answer",
+                    "at": CREATED,
+                }
+            ]
+        }
+    },
+    "Replay": {"events": {"events": [uuid(1)]}, "lane": {"lane": "apns/default"}},
+    "Replayed": {"some": {"jobs": 0, "pushes": 1}},
+    "Metrics": {"some": 'tocsin_jobs_due{lane="direct"} 0.0\n'},
     "Health": {"ok": {"status": "ok"}},
     "Readiness": {
         "ready": {

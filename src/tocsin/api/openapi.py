@@ -137,7 +137,8 @@ def _operation(tag: str, path: str, summary: str, operation: Operation, shown: d
     if parameters:
         found["parameters"] = parameters
     if operation.takes:
-        content = _content(ref(operation.takes), shown[operation.takes], operation.media)
+        media = (operation.media, *operation.also)
+        content = _content(ref(operation.takes), shown[operation.takes], *media)
         found["requestBody"] = {"required": not operation.optional_body, "content": content}
     return {**found, "responses": {**_success(operation, shown), **_problems(operation)}}
 
@@ -148,7 +149,7 @@ def _success(operation: Operation, shown: dict[str, Examples]) -> dict[str, Any]
     found = {"description": SUCCESSES[status], "headers": _headers(*(["ETag"] if has_tag else []))}
     unchanged = {"304": {**found, "description": SUCCESSES["304"]}} if has_tag else {}
     if operation.answers:
-        found["content"] = _content(ref(operation.answers), shown[operation.answers])
+        found["content"] = _content(ref(operation.answers), shown[operation.answers], operation.answer_media)
     if operation.id in LINKS:
         name, where, following = LINKS[operation.id]
         found["links"] = {id_: {"operationId": id_, "parameters": {name: where}} for id_ in following}
@@ -194,5 +195,6 @@ def _headers(*names: str) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-Id", *names)}
 
 
-def _content(schema: dict[str, Any], values: Examples, media: str = JSON) -> dict[str, Any]:
-    return {media: {"schema": schema, "examples": {name: {"value": value} for name, value in values.items()}}}
+def _content(schema: dict[str, Any], values: Examples, *media: str) -> dict[str, Any]:
+    content = {"schema": schema, "examples": {name: {"value": value} for name, value in values.items()}}
+    return dict.fromkeys(media or (JSON,), content)

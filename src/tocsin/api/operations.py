@@ -1,16 +1,21 @@
 """The doors for whoever runs the service: is it alive, is it ready, what does it speak."""
 
+from datetime import UTC, datetime
 from importlib.resources import files
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from tocsin import jobs, migrate
-from tocsin.api.doors import house_of
+from tocsin import deliveries, jobs, letters, migrate
+from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
+from tocsin.api.doors import body_of, house_of, service_of
 from tocsin.api.openapi import document
-from tocsin.errors import NotFound, Unavailable
-from tocsin.notifications import to_json
+from tocsin.api.requests import number_of, uuids_of
+from tocsin.errors import Fault, Invalid, NotFound, Unavailable
+from tocsin.faults import fault
+from tocsin.metrics import CONTENT_TYPE
+from tocsin.notifications import moment_of, time_of, to_json
 
 ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
@@ -48,6 +53,66 @@ async def readyz(request: Request) -> Response:
     queue = {lane: {"due": due, "oldest": round(age, 3)} for lane, (due, age) in (await jobs.depth(database)).items()}
     answer = {"status": "ready", "database": "ok", "migrations": "ok", "queue": queue}
     return Response(to_json(answer), media_type="application/json")
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """What this process did and what waits, for Prometheus."""
+    service_of(request, "operations")
+    house = house_of(request)
+    return Response(await house.metrics.text(house.database), media_type=CONTENT_TYPE)
+
+
+@router.get("/operations/lanes")
+async def list_lanes(request: Request) -> Response:
+    """The lanes that pushes go by, and whether they do."""
+    service_of(request, "operations")
+    found = [
+        {**lane, **{name: time_of(lane[name]) for name in ("delivered_at", "stopped_at")}}
+        for lane in map(dict, await deliveries.lanes(house_of(request).database))
+    ]
+    return Response(to_json({"data": found}), media_type="application/json")
+
+
+@router.get("/operations/dead-letters")
+async def list_dead_letters(request: Request) -> Response:
+    """What was given up, events and pushes, the latest first."""
+    service_of(request, "operations")
+    faults: list[Fault] = []
+    limit = number_of(request.query_params, "limit", (1, MOST_LISTED), USUALLY_LISTED, faults)
+    before = _before(request.query_params.get("before"), faults)
+    if faults:
+        raise Invalid(faults)
+    found = await letters.listed(house_of(request).database, before, limit)
+    return Response(to_json({"data": found}), media_type="application/json")
+
+
+@router.post("/operations/replay")
+async def replay(request: Request) -> Response:
+    """Set going once more what was given up: these events, or the pushes of a lane."""
+    service_of(request, "operations")
+    house = house_of(request)
+    body = await body_of(request)
+    faults: list[Fault] = []
+    ids = uuids_of(body, "events", MOST_LISTED, faults)
+    lane = body.get("lane")
+    if lane is not None and not isinstance(lane, str):
+        faults.append(fault("lane", "string", "must be a string"))
+    if ids is None and lane is None:
+        faults.append(fault("events", "required_without", "is required where lane is absent"))
+    if faults:
+        raise Invalid(faults)
+    since = datetime.now(UTC) - letters.KEPT
+    done = await letters.replay(house.database, house.doorbell, ids, since, lane)
+    return Response(to_json({"jobs": done.jobs, "pushes": done.pushes}), media_type="application/json")
+
+
+def _before(given: str | None, faults: list[Fault]) -> datetime:
+    moment = moment_of(given) if given else datetime.now(UTC)
+    if moment is None:
+        faults.append(fault("before", "date", "must be a time in UTC, such as 2030-01-31 08:00:00"))
+        return datetime.now(UTC)
+    return moment
 
 
 async def openapi(request: Request) -> Response:

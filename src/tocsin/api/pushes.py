@@ -68,7 +68,7 @@ PUSHES: dict[str, Schema] = {
                     "type": {"type": "string", "description": "open"},
                     "data": {"type": "string", "description": "the notification's data, as JSON text"},
                     "link": _LINK,
-                    "clear": {"type": "string", "description": "a JSON list of ids, or the word `all`"},
+                    "clear": {"type": "string", "description": 'JSON text: a list of ids, or `"all"`'},
                     "badge": {"type": "string", "description": "unread notifications of the whole inbox, in digits"},
                 },
                 "additionalProperties": {"type": "string"},
@@ -138,7 +138,7 @@ def _fcm(words: Examples, shown: Examples) -> dict[str, Any]:
         {
             "shown": {"notification": words, "data": {**shown, "data": to_json(shown["data"]), "badge": "3"}},
             "clear_one": {"data": {"clear": to_json([uuid(1)]), "badge": "2"}},
-            "clear_all": {"data": {"clear": "all", "badge": "0"}},
+            "clear_all": {"data": {"clear": '"all"', "badge": "0"}},
         },
     )
 
@@ -162,7 +162,7 @@ def _push(name: str, summary: str, description: str, schema: str, values: Exampl
     return {
         "operationId": name,
         "tags": ["pushes"],
-        "summary": f"{summary}; not delivered by this release yet",
+        "summary": summary,
         "description": description,
         "security": [],
         "requestBody": {

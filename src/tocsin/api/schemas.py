@@ -9,11 +9,14 @@ from tocsin.api.events import LARGEST_BATCH
 from tocsin.api.inbox import MOST_IDS
 from tocsin.api.requests import LONGEST_MESSAGE, MOST_RECIPIENTS
 from tocsin.catalogue import Catalogue, Kind
+from tocsin.deliveries import STATES
 from tocsin.devices import TYPES
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import Invalid, Problem
 from tocsin.faults import OURS
 from tocsin.forms import NotificationLine, TeamBody, UserBody
+from tocsin.preferences import SWITCHES
+from tocsin.quiet_hours import DAYS, MOST_WINDOWS, TIME_OF_DAY
 from tocsin.resolutions import How
 
 Schema = dict[str, Any]
@@ -29,9 +32,6 @@ TIME: Schema = {
     "description": "UTC, `YYYY-MM-DD HH:MM:SS`",
 }
 
-VALIDATION = OURS - {"url"}
-"""The validation codes that occur; `url` is of later calls."""
-
 _STRICT = {"additionalProperties", "const", "default", "enum", "maxItems", "maxLength", "maximum", "minItems"} | {
     "minLength",
     "minimum",
@@ -41,12 +41,17 @@ _STRICT = {"additionalProperties", "const", "default", "enum", "maxItems", "maxL
 
 def schemas(catalogue: Catalogue) -> dict[str, Schema]:
     """Return all schemas by their names in the document."""
-    return {**REQUESTS, **ANSWERS, **dict(_of_kinds(catalogue)), "NewEvent": _new_event(catalogue)}
+    return {**REQUESTS, **ANSWERS, **dict(_of_kinds(catalogue)), **_from(catalogue)}
 
 
 def ref(name: str) -> Schema:
     """Return the reference to a schema of the document."""
     return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _from(catalogue: Catalogue) -> dict[str, Schema]:
+    """Return the schemas of requests that name kinds."""
+    return {"NewEvent": _new_event(catalogue), "PreferencesPatch": _preferences_patch(catalogue)}
 
 
 def _of_kinds(catalogue: Catalogue) -> Iterator[tuple[str, Schema]]:
@@ -122,6 +127,37 @@ def _new_event(catalogue: Catalogue) -> Schema:
     }
 
 
+def _preferences_patch(catalogue: Catalogue) -> Schema:
+    """Return what a user changes of their preferences: any part, and nothing that there is not."""
+    switches = _told(_changes(dict.fromkeys(SWITCHES, _CHANGED)), "null: as by default")
+    return {
+        **_changes(
+            {
+                "kinds": _changes(dict.fromkeys(catalogue.kinds, switches)),
+                "quiet_hours": {
+                    "type": ["array", "null"],
+                    "maxItems": MOST_WINDOWS,
+                    "items": _WINDOW,
+                    "description": "all windows anew; null: as by default",
+                },
+                "paused_until": {
+                    "type": ["string", "null"],
+                    "format": "date-time",
+                    "description": "with an offset; at most a year ahead",
+                },
+                "time_zone": {"type": ["string", "null"], "description": "an IANA name; null: as in the directory"},
+            }
+        ),
+        "type": "object",
+        "description": "What is to change (RFC 7396): what is left out stays, null puts back what is so by default.",
+    }
+
+
+def _changes(properties: dict[str, Schema]) -> Schema:
+    """Return the schema of an object of a merge patch, which has no fields but these."""
+    return {"type": ["object", "null"], "properties": properties, "additionalProperties": False}
+
+
 def _object(properties: dict[str, Schema], *optional: str) -> Schema:
     """Return the schema of an open object that has all of these but the optional ones."""
     required = [name for name in properties if name not in optional]
@@ -169,7 +205,7 @@ def _codes(family: type[Problem] = Problem) -> Iterator[str]:
     """Return the codes of all problems of a family."""
     for problem in family.__subclasses__():
         if problem is Invalid:
-            yield from (f"{problem.code}.{code}" for code in sorted(VALIDATION))
+            yield from (f"{problem.code}.{code}" for code in sorted(OURS))
         else:
             yield from _codes(problem) if problem.__subclasses__() else [problem.code]
 
@@ -177,6 +213,25 @@ def _codes(family: type[Problem] = Problem) -> Iterator[str]:
 _RECIPIENTS = {**_list_of(ID), "maxItems": MOST_RECIPIENTS}
 _MESSAGE = {"type": "string", "minLength": 1, "maxLength": LONGEST_MESSAGE, "pattern": r"\S"}
 _SKIPPED = {"users": _list_of(INTEGER), "teams": _list_of(INTEGER)}
+
+_CHANGED: Schema = {"type": ["boolean", "null"]}
+_TIME_OF_DAY: Schema = {"type": "string", "pattern": TIME_OF_DAY}
+_WINDOW: Schema = {
+    "type": "object",
+    "required": ["from", "to"],
+    "properties": {
+        "days": {
+            "type": ["array", "null"],
+            "items": {"type": "string", "enum": list(DAYS)},
+            "minItems": 1,
+            "maxItems": len(DAYS),
+            "description": "on which it starts; left out: all",
+        },
+        "from": _TIME_OF_DAY,
+        "to": _told(_TIME_OF_DAY, "of the next day where it is earlier than `from`; never the same"),
+    },
+    "additionalProperties": False,
+}
 
 _NOTIFY: dict[str, Schema] = {
     "users": _RECIPIENTS,
@@ -229,6 +284,31 @@ REQUESTS: dict[str, Schema] = {
     },
     "Device": _object(_DEVICE, *_DEVICE),
     "DeviceWithToken": _object({"token": {"type": "string", "minLength": 1}, **_DEVICE}, *_DEVICE),
+    "Subscription": _object(
+        {
+            "endpoint": {"type": "string", "maxLength": 2048, "description": "of a push service that is known here"},
+            "expirationTime": {"type": ["number", "null"]},
+            "keys": _object(
+                {
+                    "p256dh": _told(STRING, "a point on P-256, in base64url"),
+                    "auth": _told(STRING, "16 bytes, in base64url"),
+                }
+            ),
+        },
+        "expirationTime",
+    ),
+    "Endpoint": _object({"endpoint": STRING}),
+    "Replay": {
+        **_object(
+            {
+                "events": {"type": ["array", "null"], "items": UUID, "minItems": 1, "maxItems": 1000},
+                "lane": _or_null(STRING),
+            },
+            "events",
+            "lane",
+        ),
+        "description": "of these events all, or the pushes of a lane such as `apns/default`",
+    },
     "Resolution": _object(
         {
             "about": {
@@ -389,6 +469,10 @@ ANSWERS: dict[str, Schema] = {
             "recipients": _told(INTEGER, "inboxes that it reached so far"),
             "read": _told(INTEGER, "of these, how many have read it"),
             "dropped": _told(INTEGER, "recipients who were erased or inactive at delivery"),
+            "pushes": _told(
+                _object(dict.fromkeys(STATES, INTEGER)),
+                "pushes to devices by state; `skipped` was read, deleted, cancelled or moved before its turn",
+            ),
             "reason": _told(STRING, "why it failed"),
             "replaced_by": _told(UUID, "the event that took its key"),
         },
@@ -405,7 +489,22 @@ ANSWERS: dict[str, Schema] = {
             "delivered_at": _or_null(TIME),
             "read_at": _or_null(TIME),
             "deleted_at": _or_null(TIME),
-            "devices": _told(_list_of({"type": "object", "additionalProperties": True}), "per device what was decided"),
+            "devices": _told(
+                _list_of(
+                    _object(
+                        {
+                            "type": STRING,
+                            "token_ending": STRING,
+                            "lane": _told(STRING, "the provider, app and environment that the device is reached by"),
+                            "state": STRING,
+                            "attempts": INTEGER,
+                            "settled_at": _or_null(TIME),
+                            "what": _told({"type": ["string", "null"]}, "what was decided or answered, in words"),
+                        }
+                    )
+                ),
+                "per device what was decided, and what the provider answered",
+            ),
         }
     ),
     "User": _object(
@@ -438,6 +537,19 @@ ANSWERS: dict[str, Schema] = {
             )
         }
     ),
+    "WebPushKey": _object({"key": _told(STRING, "the `applicationServerKey` of a subscription, in base64url")}),
+    "Preferences": _object(
+        {
+            "kinds": {
+                "type": "object",
+                "additionalProperties": _object(dict.fromkeys(SWITCHES, BOOLEAN)),
+                "description": "all kinds by name",
+            },
+            "quiet_hours": _list_of(_object({"days": _list_of(STRING), "from": STRING, "to": STRING})),
+            "paused_until": _or_null(TIME),
+            "time_zone": _told(STRING, "whose clock the quiet hours go by"),
+        }
+    ),
     "Imported": _object(dict.fromkeys(("users", "teams", "devices", "notifications"), _told(INTEGER, "lines of them"))),
     "Users": _page_of(ref("User")),
     "Team": _object({"id": INTEGER, "company_id": INTEGER, "name": STRING, "users": _list_of(INTEGER)}),
@@ -451,6 +563,41 @@ ANSWERS: dict[str, Schema] = {
             }
         )
     ),
+    "Lanes": _object(
+        {
+            "data": _list_of(
+                _object(
+                    {
+                        "name": STRING,
+                        "due": _told(INTEGER, "pushes that wait"),
+                        "delivered_at": _or_null(TIME),
+                        "stopped_at": _or_null(TIME),
+                        "reason": _told({"type": ["string", "null"]}, "why it has stopped"),
+                    }
+                )
+            )
+        }
+    ),
+    "DeadLetters": _object(
+        {
+            "data": _list_of(
+                _object(
+                    {
+                        "what": _told(STRING, "`job` or `push`; open"),
+                        "task": STRING,
+                        "event_id": UUID,
+                        "user_id": {"type": ["integer", "null"]},
+                        "lane": STRING,
+                        "attempts": INTEGER,
+                        "reason": {"type": ["string", "null"]},
+                        "at": TIME,
+                    }
+                )
+            )
+        }
+    ),
+    "Replayed": _object({"jobs": INTEGER, "pushes": INTEGER}),
+    "Metrics": _told(STRING, "the text format of Prometheus"),
     "Health": _object({"status": STRING}),
     "Readiness": _object(
         {

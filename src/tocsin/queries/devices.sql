@@ -3,11 +3,14 @@
 -- name: register
 -- A token is its last registrant's: it moves, with nothing left of whoever had it.
 with put as (
-    insert into devices (token, user_id, type, provider, environment, app)
-    values ($2, $1, $3, $4, $5, $6)
+    insert into devices (token, user_id, type, provider, environment, app, p256dh, auth)
+    values ($2, $1, $3, $4, $5, $6, $7, $8)
     on conflict (token) do update
     set user_id = excluded.user_id, type = excluded.type, provider = excluded.provider,
-        environment = excluded.environment, app = excluded.app, registered_at = clock_timestamp(),
+        environment = excluded.environment, app = excluded.app, p256dh = excluded.p256dh, auth = excluded.auth,
+        registered_at = clock_timestamp(),
+        id = case when devices.user_id = excluded.user_id then devices.id else gen_random_uuid() end,
+        told_up_to = case when devices.user_id = excluded.user_id then devices.told_up_to end,
         last_delivered_at = case when devices.user_id = excluded.user_id then devices.last_delivered_at end
     returning token
 )

@@ -96,6 +96,12 @@ with gone as (
 done as (
     delete from changes where user_id = $1
 ),
+pushed as (
+    delete from deliveries where user_id = $1
+),
+cleared as (
+    delete from clears where user_id = $1
+),
 asked as (
     delete from idempotency_keys where caller = 'user ' || $1::int
 ),

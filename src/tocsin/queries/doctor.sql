@@ -22,5 +22,8 @@ select (select count(*) from (select from dead_letters limit 1000) dead) as dead
         where oldest.due_at <= now()
     ) as waiting
 
+-- name: stopped_lanes
+select name, reason from lanes where stopped_at is not null order by name
+
 -- name: workers
 select count(*) from workers where seen_at > clock_timestamp() - make_interval(secs => $1::double precision)

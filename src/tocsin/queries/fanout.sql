@@ -110,6 +110,18 @@ delivered as (
     from entry
     join piece p using (ordinal)
 ),
+pushed as (
+    -- one delivery for each device that a lane leads to; without lanes nothing is looked up
+    insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token_ending)
+    select p.event_id, d.id, entry.user_id, d.lane, $6, d.type, right(d.token, 6)
+    from entry
+    join piece p using (ordinal)
+    cross join lateral (
+        select id, lane, type, token from devices where user_id = entry.user_id and lane = any($5::text[]) offset 0
+    ) d
+    where cardinality($5::text[]) > 0 and exists (select from devices)
+    returning true
+),
 result as (
     select p.ordinal, p.event_id, p.after_user,
            coalesce(array_agg(entry.user_id) filter (where entry.user_id is not null), '{}') as user_ids,
@@ -125,7 +137,7 @@ noted as (
            (select count(*) from recipient r where r.ordinal = result.ordinal) - cardinality(user_ids)
     from result
 )
-select e.id, e.kind, e.data, e.params, e.erased, result.languages
+select e.id, e.kind, e.data, e.params, e.erased, result.languages, exists (select from pushed) as pushed
 from result
 join events e on e.id = result.event_id
 where result.languages is not null

@@ -149,7 +149,8 @@ put as (
     from device
     order by token
     on conflict (token) do update
-    set user_id = excluded.user_id, type = excluded.type, provider = excluded.provider,
+    set user_id = excluded.user_id,
+        id = case when devices.user_id = excluded.user_id then devices.id else gen_random_uuid() end, type = excluded.type, provider = excluded.provider,
         environment = excluded.environment, app = excluded.app, registered_at = excluded.registered_at,
         last_delivered_at = excluded.last_delivered_at
     where devices.registered_at < excluded.registered_at

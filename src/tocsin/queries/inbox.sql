@@ -117,7 +117,14 @@ select locale from heads where user_id = $1 and active
 
 -- name: lock
 -- The first statement of every change. `began` is what the inbox held when the request asked, not what came in
--- while it waited for the lock.
+-- while it waited for the lock. Phones are told what was cleared, once for all that is done within a moment.
+with noted as (
+    insert into clears (user_id, since)
+    select h.user_id, h.position
+    from heads h
+    where h.user_id = $1 and exists (select from devices d where d.user_id = $1 and d.type <> 'Web')
+    on conflict do nothing
+)
 select h.position, (select b.position from heads b where b.user_id = $1) as began
 from heads h
 where h.user_id = $1

@@ -70,6 +70,25 @@ select id, task, lane, attempts, progress, $3 from dead
 on conflict (id) do update
 set attempts = excluded.attempts, progress = excluded.progress, reason = excluded.reason, died_at = now()
 
+-- name: dead_letters
+-- The latest that died before a moment, with what they were to do.
+select id, task, lane, attempts, reason, died_at
+from dead_letters
+where died_at < $1
+order by died_at desc
+limit $2
+
+-- name: revive
+-- Dead letters become jobs again: of these ids, or all that died since a moment.
+with revived as (
+    delete from dead_letters
+    where ($1::uuid[] is not null and id = any($1)) or ($1::uuid[] is null and died_at >= $2)
+    returning id, task, lane, progress
+)
+insert into jobs (id, task, lane, progress)
+select id, task, lane, progress from revived
+returning id
+
 -- name: release
 update jobs set worker_id = null, attempts = greatest(attempts - 1, 0) where worker_id = $1 and lane = $2
 
@@ -90,6 +109,12 @@ update jobs j
 set worker_id = null
 where j.worker_id is not null
   and (j.worker_id in (select id from gone) or not exists (select from workers w where w.id = j.worker_id))
+
+-- name: reap_deliveries
+-- Those of pushes too.
+update deliveries d
+set worker_id = null
+where d.worker_id is not null and not exists (select from workers w where w.id = d.worker_id)
 
 -- name: leave
 with me as (

@@ -51,6 +51,32 @@ gone as (
 )
 select count(*) from old
 
+-- name: deliveries
+-- What became of pushes is told for thirty days; those that were given up can be replayed for as long.
+with old as materialized (
+    select event_id, device_id from deliveries
+    where settled_at < now() - make_interval(days => 30)
+    order by settled_at
+    limit $1
+),
+gone as (
+    delete from deliveries d using old o where d.event_id = o.event_id and d.device_id = o.device_id
+)
+select count(*) from old
+
+-- name: devices
+-- Their providers have forgotten them too.
+with old as materialized (
+    select token from devices
+    where greatest(registered_at, last_delivered_at) < now() - make_interval(days => 270)
+    order by greatest(registered_at, last_delivered_at)
+    limit $1
+),
+gone as (
+    delete from devices d using old o where d.token = o.token
+)
+select count(*) from old
+
 -- name: imports
 -- Imports that were cut off before they were checked to the end: their lines first.
 with old as materialized (
@@ -133,6 +159,9 @@ content as (
 ),
 cancellation as (
     delete from cancellations c using old where c.event_id = old.id
+),
+push as (
+    delete from deliveries d using old where d.event_id = old.id
 ),
 key as (
     delete from event_keys k using events e, old

@@ -100,6 +100,15 @@ head as (
     from person p
     where h.user_id = p.user_id
     returning h.user_id, h.position
+),
+noted as (
+    insert into clears (user_id, since)
+    select head.user_id, head.position - 1
+    from head
+    where $3 <> 'erased'
+      and exists (select from devices d where d.user_id = head.user_id and d.type <> 'Web')
+    order by head.user_id
+    on conflict do nothing
 )
 insert into changes (user_id, position, change, event_ids)
 select head.user_id, head.position,

@@ -1,0 +1,246 @@
+"""The apps that are pushed to: which lanes the settings make, each with its channel and its road."""
+
+import hashlib
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tocsin.channels import Answer, Channel, Later, Outcome, Push, Refused, Request, Stopped
+from tocsin.channels.apns import Apns
+from tocsin.channels.fcm import Fcm
+from tocsin.channels.vapid import Vapid
+from tocsin.channels.web_push import WebPush
+from tocsin.dispatch import Lane
+from tocsin.errors import Refusal
+from tocsin.settings import Settings
+from tocsin.transport import Transport
+from tocsin.trust import Trust
+
+DEFAULT = "default"
+"""The app that the variables describe."""
+
+VAPID_FILE = "vapid.pem"
+"""The key for browsers that the embedded mode makes, in its data folder."""
+
+log = structlog.get_logger(__name__)
+
+_Told = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class ApnsEntry(_Entry):
+    """An app's key at Apple; the sandbox has one of its own where `key_file` is not good for both."""
+
+    key_file: _Told
+    key_id: _Told
+    team_id: _Told
+    topic: _Told
+    sandbox_key_file: _Told | None = None
+    sandbox_key_id: _Told | None = None
+
+
+class FcmEntry(_Entry):
+    """An app's service account at Google."""
+
+    credentials_file: _Told
+
+
+class AppEntry(_Entry):
+    """An app as the file of apps has it."""
+
+    apns: ApnsEntry | None = None
+    fcm: FcmEntry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A lane that the settings make: how its channel is made, and the files that it stands on."""
+
+    name: str
+    make: Callable[[], Channel]
+    settings: tuple[str, ...]
+    files: tuple[Path, ...]
+    origins: tuple[str, ...] = ()
+
+    @property
+    def configuration(self) -> str:
+        """A digest of all that the lane is made of."""
+        digest = hashlib.sha256("\0".join(self.settings).encode())
+        for file in self.files:
+            digest.update(file.read_bytes() if file.is_file() else b"")
+        return digest.hexdigest()
+
+
+class Broken:
+    """The channel of a lane whose settings are wrong: it holds back everything, and says why."""
+
+    window = 1
+
+    def __init__(self, lane: str, reason: str) -> None:
+        self.lane = lane
+        self._reason = reason
+
+    async def ready(self) -> Stopped | Later | None:
+        """Say why nothing goes."""
+        return Stopped(self._reason)
+
+    def request(self, push: Push) -> Request | Refused:  # noqa: ARG002 - the signature is every channel's
+        """Refuse."""
+        return Refused(self._reason)
+
+    def outcome(self, push: Push, answer: Answer) -> Outcome:  # noqa: ARG002 - likewise
+        """Say why nothing goes."""
+        return Stopped(self._reason)
+
+
+def lanes_of(settings: Settings) -> list[Lane]:
+    """Make the lanes of all apps, in a running loop; one whose key can't be used is loud, and the others go on.
+
+    Raises `Refusal` where the settings contradict themselves, or the file of apps has faults.
+    """
+    return [_lane(planned, settings) for planned in plan(settings)]
+
+
+def plan(settings: Settings) -> list[Planned]:
+    """Return the lanes that the settings make. Raises `Refusal` where they contradict themselves."""
+    found: list[Planned] = []
+    for app, entry in {DEFAULT: _of_variables(settings), **_of_file(settings.apps_file)}.items():
+        if entry.apns:
+            found += [_apns(app, entry.apns, settings, environment) for environment in ("production", "sandbox")]
+        if entry.fcm:
+            found.append(_fcm(app, entry.fcm, settings))
+    return [*found, *_web(settings)]
+
+
+def vapid_of(settings: Settings) -> Vapid | None:
+    """Return the key for browsers, which the embedded mode makes; none: browsers are not pushed to."""
+    file = _vapid_file(settings)
+    if file is None:
+        return None
+    url = settings.base_url or ""
+    subject = settings.vapid_subject or (url if url.startswith("https://") else "mailto:postmaster@localhost")
+    if settings.vapid_key_file is None and not file.exists():
+        return Vapid.make(file, subject)
+    return Vapid.load(file, subject)
+
+
+def _vapid_file(settings: Settings) -> Path | None:
+    if settings.vapid_key_file or settings.database_url is not None:
+        return settings.vapid_key_file
+    return settings.data_dir / VAPID_FILE if settings.data_dir.exists() else None
+
+
+def _lane(planned: Planned, settings: Settings) -> Lane:
+    try:
+        channel = planned.make()
+    except Refusal as refusal:
+        channel = Broken(planned.name, str(refusal))
+        log.error("a lane can't send: its settings are wrong", lane=planned.name, reason=str(refusal))  # noqa: TRY400
+    transport = Transport(
+        channel.window,
+        lone_first=planned.name.startswith("apns"),
+        ca_file=settings.push_ca_file,
+        allowed_origins=planned.origins,
+    )
+    return Lane(planned.name, planned.configuration, channel, transport)
+
+
+def _apns(app: str, entry: ApnsEntry, settings: Settings, environment: Literal["production", "sandbox"]) -> Planned:
+    is_sandbox = environment == "sandbox"
+    key_file = Path((entry.sandbox_key_file if is_sandbox else None) or entry.key_file)
+    key_id = (entry.sandbox_key_id if is_sandbox else None) or entry.key_id
+    url = str(settings.apns_sandbox_url if is_sandbox else settings.apns_url)
+
+    def make() -> Channel:
+        return Apns(
+            app=app,
+            environment=environment,
+            key_file=key_file,
+            key_id=key_id,
+            team_id=entry.team_id,
+            topic=entry.topic,
+            url=url,
+        )
+
+    name = f"apns/{app}/sandbox" if is_sandbox else f"apns/{app}"
+    return Planned(name, make, (url, key_id, entry.team_id, entry.topic), (key_file,))
+
+
+def _fcm(app: str, entry: FcmEntry, settings: Settings) -> Planned:
+    file, url = Path(entry.credentials_file), str(settings.fcm_url)
+    return Planned(
+        f"fcm/{app}",
+        lambda: Fcm(app=app, credentials_file=file, url=url, trust=Trust(settings.push_ca_file)),
+        (url,),
+        (file,),
+    )
+
+
+def _web(settings: Settings) -> Iterator[Planned]:
+    file = _vapid_file(settings)
+    if file is not None:
+        yield Planned(
+            f"web/{DEFAULT}",
+            lambda: _web_push(settings),
+            (settings.vapid_subject or "",),
+            (file,),
+            settings.web_push_origins,
+        )
+
+
+def _web_push(settings: Settings) -> Channel:
+    vapid = vapid_of(settings)
+    if vapid is None:
+        raise Refusal("There is no key for browsers: set TOCSIN_VAPID_KEY_FILE.")
+    return WebPush(vapid, settings.web_push_origins)
+
+
+def _of_variables(settings: Settings) -> AppEntry:
+    """Return the app that the variables describe. Raises `Refusal` where only a part of Apple's are set."""
+    names = ("apns_key_file", "apns_key_id", "apns_team_id", "apns_topic")
+    given = {name.removeprefix("apns_"): str(getattr(settings, name)) for name in names if getattr(settings, name)}
+    missing = [f"TOCSIN_{name.upper()}" for name in names if name.removeprefix("apns_") not in given]
+    if given and missing:
+        raise Refusal(f"For pushes to iOS, set {' and '.join(missing)} too.")
+    sandbox = {
+        name: str(value)
+        for name, value in (
+            ("sandbox_key_file", settings.apns_sandbox_key_file),
+            ("sandbox_key_id", settings.apns_sandbox_key_id),
+        )
+        if value
+    }
+    apns = ApnsEntry(**given, **sandbox) if given else None
+    file = settings.fcm_credentials_file
+    return AppEntry(apns=apns, fcm=FcmEntry(credentials_file=str(file)) if file else None)
+
+
+def _of_file(file: Path | None) -> Mapping[str, AppEntry]:
+    if file is None:
+        return {}
+    try:
+        tables: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise Refusal(f"The file of apps {file} can't be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Refusal(f"The file of apps {file} is not TOML: {error}.") from None
+    found, faults = {}, []
+    for app, table in tables.items():
+        try:
+            found[app] = AppEntry.model_validate(table)
+        except ValidationError as error:
+            faults += [
+                f"{file}: [{app}] {'.'.join(map(str, fault['loc']))}: {fault['msg']}."
+                for fault in error.errors(include_url=False, include_input=False)
+            ]
+    if faults:
+        raise Refusal("\n".join(faults))
+    return found

@@ -1,0 +1,56 @@
+"""What a push shows: a notification in few words, and no more of it than may leave the house."""
+
+import json
+from collections import OrderedDict
+from typing import Literal
+from uuid import UUID
+
+from tocsin.catalogue import Catalogue
+from tocsin.channels import Shown
+from tocsin.deliveries import Delivery
+from tocsin.notifications import to_json
+
+Content = Literal["full", "title", "none"]
+
+MOST_REMEMBERED = 1_000
+"""Notifications whose words are not put together again for each device."""
+
+
+class Composer:
+    """Puts together what pushes show: all (`full`), the kind's title alone (`title`), or only that there is one."""
+
+    def __init__(self, catalogue: Catalogue, content: Content = "full") -> None:
+        self._catalogue = catalogue
+        self._content = content
+        self._remembered: OrderedDict[tuple[UUID, str, str], Shown] = OrderedDict()
+
+    def shown(self, delivery: Delivery) -> Shown:
+        """Return what a push of this delivery shows, in the language of its inbox entry."""
+        key = (delivery.key.event_id, delivery.language, delivery.body)
+        found = self._remembered.get(key)
+        if found is None:
+            found = self._remembered[key] = self._compose(delivery)
+            if len(self._remembered) > MOST_REMEMBERED:
+                self._remembered.popitem(last=False)
+        return found
+
+    def bundle(self, count: int, locale: str) -> Shown:
+        """Return what one push in the place of so many shows."""
+        said = self._catalogue.phrase("bundled", self._catalogue.language_of(locale)).replace("{count}", str(count))
+        return Shown("", said, "", "{}", "", "", "", "", "normal")
+
+    def _compose(self, delivery: Delivery) -> Shown:
+        kind = self._catalogue.kinds.get(delivery.kind)
+        language = self._catalogue.spoken(delivery.language, delivery.locale)
+        if kind is None or self._content == "none":
+            title = self._catalogue.phrase("pushed", language)
+            return Shown("", title, "", "{}", "", "", "", "", kind.preset if kind else "normal", mutable=True)
+        looks = (kind.category, kind.channel, kind.preset)
+        title = kind.wordings[language].title
+        if self._content == "title":
+            return Shown(kind.type, title, "", "{}", "", "", *looks, mutable=True)
+        told = json.loads(f"{{{delivery.body}}}")
+        thread = told["data"].get(kind.thread, {}).get("id", "") if kind.thread else ""
+        link = kind.link_of(told["data"], json.loads(delivery.params))
+        body = told["message"].replace(" <br> ", "\n")
+        return Shown(kind.type, title, body, to_json(told["data"]), link, thread, *looks)

@@ -1,0 +1,74 @@
+"""Dead letters: what was given up, events and pushes alike, listed and set going once more."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from tocsin import deliveries
+from tocsin.database import Database, queries
+from tocsin.doorbell import Doorbell
+from tocsin.notifications import time_of
+
+KEPT = timedelta(days=30)
+"""How long dead letters are kept."""
+
+MOST_AT_ONCE = 10_000
+"""How many pushes one replay sets going at most."""
+
+_SQL = queries("jobs")
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """How many were set going once more: deliveries of events into inboxes (and other jobs), and pushes."""
+
+    jobs: int
+    pushes: int
+
+
+async def listed(database: Database, before: datetime, limit: int) -> list[dict[str, Any]]:
+    """Return up to `limit` of what was given up before a moment, the latest first."""
+    jobs = [
+        {
+            "what": "job",
+            "task": row["task"],
+            "event_id": str(row["id"]),
+            "user_id": None,
+            "lane": row["lane"],
+            "attempts": row["attempts"],
+            "reason": row["reason"],
+            "at": row["died_at"],
+        }
+        for row in await database.rows(_SQL["dead_letters"], before, limit)
+    ]
+    pushes = [
+        {
+            "what": "push",
+            "task": "push",
+            "event_id": str(row["event_id"]),
+            "user_id": row["user_id"],
+            "lane": row["lane"],
+            "attempts": row["attempts"],
+            "reason": row["reason"],
+            "at": row["settled_at"],
+        }
+        for row in await deliveries.dead(database, before, limit)
+    ]
+    latest = sorted([*jobs, *pushes], key=lambda letter: letter["at"], reverse=True)[:limit]
+    return [{**letter, "at": time_of(letter["at"])} for letter in latest]
+
+
+async def replay(
+    database: Database, doorbell: Doorbell, ids: Sequence[UUID] | None, since: datetime, lane: str | None = None
+) -> Replayed:
+    """Set going once more what was given up: of these events, or all since a moment, pushes of one lane if named."""
+    jobs = [] if lane else await database.rows(_SQL["revive"], ids, since)
+    if ids is None:
+        pushes = await deliveries.replay_lane(database, lane, since, MOST_AT_ONCE)
+    else:
+        pushes = await deliveries.replay(database, ids)
+    for bell in ("direct", "bulk", "push"):
+        doorbell.ring(bell)
+    return Replayed(len(jobs), pushes)

@@ -1,0 +1,70 @@
+"""Metrics in the form of Prometheus: what this process did, and what waits in the database."""
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from tocsin import deliveries, jobs
+from tocsin.database import Database
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+
+
+class Metrics:
+    """The counters and histograms of one process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._of_requests: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        more: dict[str, Any] = {"registry": self._registry}
+        self._requests = Counter("tocsin_http_requests", "Requests answered", ["method", "status"], **more)
+        self._took = Histogram(
+            "tocsin_http_request_seconds", "Time to answer a request", ["method"], buckets=_SECONDS, **more
+        )
+        self._jobs = Counter("tocsin_jobs", "Jobs done, put off or given up", ["task", "outcome"], **more)
+        self._pushes = Counter("tocsin_pushes", "What became of pushes", ["lane", "state"], **more)
+        self._pushed = Histogram(
+            "tocsin_push_seconds",
+            "Time from the inbox to the provider's answer",
+            ["lane"],
+            buckets=_SECONDS,
+            **more,
+        )
+        self._due = Gauge("tocsin_jobs_due", "Jobs that wait", ["lane"], **more)
+        self._age = Gauge("tocsin_jobs_oldest_seconds", "How long the oldest of them waits", ["lane"], **more)
+        self._pushes_due = Gauge("tocsin_pushes_due", "Pushes that wait", ["lane"], **more)
+        self._stopped = Gauge("tocsin_lane_stopped", "1 where a lane has stopped", ["lane"], **more)
+
+    def request(self, method: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        found = self._of_requests.get((method, status))
+        if found is None:
+            labelled = self._requests.labels(method, str(status)), self._took.labels(method)
+            found = self._of_requests[method, status] = labelled
+        found[0].inc()
+        found[1].observe(seconds)
+
+    def job(self, task: str, outcome: str, count: int = 1) -> None:
+        """Count jobs: `done`, `put off`, `dead` or `lost`."""
+        self._jobs.labels(task, outcome).inc(count)
+
+    def push(self, lane: str, state: str, seconds: float | None = None) -> None:
+        """Count a push, and how long it took from the inbox to its answer where it had one."""
+        self._pushes.labels(lane, state).inc()
+        if seconds is not None:
+            self._pushed.labels(lane).observe(seconds)
+
+    async def text(self, database: Database) -> bytes:
+        """Return all of it as text, with what waits now."""
+        for gauge in (self._due, self._age):
+            for lane in ("direct", "bulk"):
+                gauge.labels(lane).set(0)
+        for lane, (due, age) in (await jobs.depth(database)).items():
+            self._due.labels(lane).set(due)
+            self._age.labels(lane).set(age)
+        for row in await deliveries.lanes(database):
+            self._pushes_due.labels(row["name"]).set(row["due"])
+            self._stopped.labels(row["name"]).set(row["stopped_at"] is not None)
+        return generate_latest(self._registry)

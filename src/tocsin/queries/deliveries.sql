@@ -1,0 +1,194 @@
+-- Deliveries: claimed as far as the sending window has room, looked at again, and settled.
+
+-- name: claim
+-- The longest waiting of a lane, one for each device and none of a device that has one under way.
+with due as materialized (
+    select event_id, device_id, due_at
+    from deliveries d
+    where lane = $2 and is_bulk = $3 and worker_id is null and state in ('queued', 'later', 'held') and due_at <= now()
+      and not exists (select from deliveries o where o.device_id = d.device_id and o.worker_id is not null)
+    order by due_at, event_id
+    limit $4
+    for update skip locked
+),
+one as (
+    select distinct on (device_id) event_id, device_id from due order by device_id, due_at, event_id
+)
+update deliveries d
+set worker_id = $1, attempts = d.attempts + 1
+from one
+where d.event_id = one.event_id and d.device_id = one.device_id
+returning d.event_id, d.device_id, d.state, d.attempts
+
+-- name: claim_held
+-- What else of these devices was held until now: it goes together.
+update deliveries d
+set worker_id = $1, attempts = d.attempts + 1
+where d.device_id = any($2::uuid[]) and d.state = 'held' and d.worker_id is null and d.due_at <= now()
+returning d.event_id, d.device_id, d.state, d.attempts
+
+-- name: look
+-- All that decides what becomes of these, as it is now. Each is looked up by itself, whatever the planner expects.
+select d.event_id, d.device_id, d.user_id, d.attempts, d.state, d.made_at,
+       v.token, v.type, v.environment, v.app, v.registered_at, v.p256dh, v.auth, v.told_up_to,
+       coalesce(v.user_id = d.user_id, false) as is_theirs,
+       h.active, h.unread, h.position, h.locale,
+       i.read_at, i.deleted_at, i.language, e.kind, e.params, c.body,
+       (select true from cancellations x where x.event_id = d.event_id) as cancelled
+from unnest($1::uuid[], $2::uuid[]) as asked (event_id, device_id)
+cross join lateral (
+    select * from deliveries where event_id = asked.event_id and device_id = asked.device_id offset 0
+) d
+left join lateral (select * from devices where id = d.device_id offset 0) v on true
+left join lateral (select * from heads where user_id = d.user_id offset 0) h on true
+left join lateral (select * from inbox where user_id = d.user_id and event_id = d.event_id offset 0) i on true
+left join lateral (select kind, params from events where id = d.event_id offset 0) e on true
+left join lateral (select body from contents where event_id = i.event_id and language = i.language offset 0) c on true
+
+-- name: settle
+-- Write back what became of these, where they are still ours.
+with outcome as materialized (
+    select *
+    from unnest($2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[], $6::text[]) as o (
+        event_id, device_id, state, due_at, reason
+    )
+),
+settled as (
+    update deliveries d
+    set state = o.state, reason = o.reason, worker_id = null, due_at = coalesce(o.due_at, d.due_at),
+        settled_at = case when o.state not in ('queued', 'later', 'held') then clock_timestamp() end
+    from outcome o
+    where d.event_id = o.event_id and d.device_id = o.device_id and d.worker_id = $1
+    returning d.device_id, d.state
+)
+update devices v
+set last_delivered_at = now()
+from (select distinct device_id from settled where state = 'delivered') s
+where v.id = s.device_id and coalesce(v.last_delivered_at < now() - interval '1 minute', true)
+
+-- name: drop
+-- A device that its provider no longer knows, unless it was registered since.
+delete from devices v
+using unnest($1::uuid[], $2::timestamptz[]) as gone (id, at)
+where v.id = gone.id and v.registered_at <= gone.at
+
+-- name: release
+update deliveries set worker_id = null, attempts = greatest(attempts - 1, 0) where worker_id = $1
+
+-- name: put_back
+-- Hand these back, as if they had never been claimed.
+update deliveries d
+set worker_id = null, attempts = greatest(d.attempts - 1, 0)
+from unnest($2::uuid[], $3::uuid[]) as o (event_id, device_id)
+where d.event_id = o.event_id and d.device_id = o.device_id and d.worker_id = $1
+
+-- name: told
+update devices v
+set told_up_to = greatest(v.told_up_to, o.position)
+from unnest($1::uuid[], $2::bigint[]) as o (id, position)
+where v.id = o.id
+
+-- name: closed
+-- What of an inbox was read or deleted after a position, the latest first: at most 20.
+select id
+from (
+    select unnest(event_ids) as id, position
+    from changes
+    where user_id = $1 and position > $2 and change in ('read', 'deleted')
+    order by position desc
+    limit 40
+) c
+limit 20
+
+-- name: enter_lane
+-- Another configuration begins anew.
+insert into lanes as l (name, configuration)
+values ($1, $2)
+on conflict (name) do update
+set configuration = excluded.configuration,
+    delivered_at = case when l.configuration = excluded.configuration then l.delivered_at end,
+    stopped_at = case when l.configuration = excluded.configuration then l.stopped_at end,
+    reason = case when l.configuration = excluded.configuration then l.reason end
+
+-- name: lane_works
+update lanes set delivered_at = now(), stopped_at = null, reason = null
+where name = $1 and (delivered_at is null or stopped_at is not null or delivered_at < now() - interval '1 minute')
+
+-- name: lane_stops
+update lanes set stopped_at = coalesce(stopped_at, now()), reason = $2 where name = $1
+
+-- name: lane_has_delivered
+select delivered_at is not null from lanes where name = $1
+
+-- name: lanes
+select l.name, l.delivered_at, l.stopped_at, l.reason,
+       (
+           select count(*) from deliveries d
+           where d.lane = l.name and d.worker_id is null and d.state in ('queued', 'later', 'held') and d.due_at <= now()
+       ) as due
+from lanes l
+order by l.name
+
+-- name: claim_clears
+-- Whose phones are to be told, and what to clear: all, or the latest that were read or deleted.
+with due as (
+    delete from clears
+    where user_id in (select user_id from clears where due_at <= now() order by due_at limit $1 for update skip locked)
+    returning user_id, since
+)
+select due.user_id, h.unread,
+       coalesce((
+           select true from changes c
+           where c.user_id = due.user_id and c.position > due.since and c.change = 'all_read'
+           limit 1
+       ), false) as all_read,
+       array(
+           select unnest(c.event_ids) from changes c
+           where c.user_id = due.user_id and c.position > due.since and c.change in ('read', 'deleted')
+           limit 100
+       ) as ids
+from due
+join heads h on h.user_id = due.user_id and h.active
+
+-- name: phones
+select user_id, token, type, environment, app, registered_at, lane
+from devices
+where user_id = any($1::int[]) and type <> 'Web'
+
+-- name: move
+-- A token that turned out to be of the other environment.
+update devices set environment = $2 where id = $1
+
+-- name: counts
+select state, count(*) as count from deliveries where event_id = $1 group by state
+
+-- name: of_person
+select type, token_ending, lane, state, attempts, due_at, settled_at, reason
+from deliveries
+where event_id = $1 and user_id = $2
+order by made_at, device_id
+
+-- name: dead
+-- Dead letters among the deliveries, the latest first.
+select event_id, device_id, user_id, lane, attempts, reason, settled_at
+from deliveries
+where state = 'dead' and settled_at is not null and settled_at < $1
+order by settled_at desc
+limit $2
+
+-- name: replay
+update deliveries
+set state = 'queued', attempts = 0, due_at = now(), made_at = now(), settled_at = null, reason = null
+where state = 'dead' and event_id = any($1::uuid[])
+returning lane
+
+-- name: replay_lane
+update deliveries
+set state = 'queued', attempts = 0, due_at = now(), made_at = now(), settled_at = null, reason = null
+where (event_id, device_id) in (
+    select event_id, device_id from deliveries
+    where settled_at is not null and state = 'dead' and ($1::text is null or lane = $1) and settled_at >= $2
+    order by settled_at
+    limit $3
+)
+returning lane

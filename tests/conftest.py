@@ -20,12 +20,15 @@ import uvicorn
 from tocsin import directory, events
 from tocsin.api.app import service
 from tocsin.api.doors import House
+from tocsin.apps import lanes_of
 from tocsin.catalogue import Catalogue
+from tocsin.channels.vapid import Vapid
 from tocsin.database import Database, connect
 from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded
 from tocsin.inbox import Cursors
 from tocsin.migrate import migrate
+from tocsin.phones import Phones
 from tocsin.preferences import Operator
 from tocsin.serve import dispatcher_of, verifier_of, web_push_key
 from tocsin.settings import Settings, read_settings
@@ -193,10 +196,26 @@ async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, *
         operator = Operator.load(catalogue, settings.preferences_file)
         pushing = bool(settings.apns_key_file or settings.fcm_credentials_file or settings.vapid_key_file)
         key = web_push_key(settings) if settings.vapid_key_file else None
-        house = House(settings, database, catalogue, operator, doorbell, intake, verifier, cursors, web_push_key=key)
+        lanes = lanes_of(settings) if pushing else []
+        for lane in lanes:
+            stack.push_async_callback(lane.transport.close)
+        house = House(
+            settings,
+            database,
+            catalogue,
+            operator,
+            doorbell,
+            intake,
+            verifier,
+            cursors,
+            web_push_key=key,
+            lanes=lanes,
+        )
         worker = Worker(own, catalogue, doorbell) if with_worker else None
         if worker and pushing:
-            worker.dispatcher = dispatcher_of(settings, worker, own, catalogue, operator, doorbell, house.metrics)
+            worker.dispatcher = dispatcher_of(
+                settings, lanes, worker, own, catalogue, operator, doorbell, house.metrics
+            )
         if worker:
             doorbell.answer("settled")
             working = asyncio.create_task(worker.run())
@@ -226,6 +245,22 @@ async def api(busy_service: Api, server: Embedded) -> Api:
     """The service with its worker, and nothing in it."""
     await wipe(url_for(server, "busy"))
     return busy_service
+
+
+@pytest.fixture
+async def phones() -> AsyncIterator[Phones]:
+    async with Phones() as phones:
+        yield phones
+
+
+@pytest.fixture
+async def pushing(url: str, catalogue: Catalogue, phones: Phones, tmp_path: Path) -> AsyncIterator[Api]:
+    """The service, with fake phones at the other end of it."""
+    Vapid.make(tmp_path / "vapid.pem")
+    environment = {**phones.credentials(tmp_path), "TOCSIN_VAPID_KEY_FILE": str(tmp_path / "vapid.pem")}
+    async with serving(url, catalogue, environment=environment) as api:
+        await api.people(1, 2)
+        yield api
 
 
 @pytest.fixture

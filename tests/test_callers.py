@@ -116,6 +116,8 @@ DOORS = {
     ("GET", "/metrics"): Door(for_services(200, 200, 200, 200), scopes=["operations"]),
     ("GET", "/notifications/web-push/key"): Door(for_users(404, 404, 404)),
     ("POST", "/notifications/web-push"): Door(for_users(422, 422, 422), {}),
+    ("POST", "/notifications/devices/{token}/test"): Door(for_users(404, 404, 404)),
+    ("POST", "/notifications/web-push/test"): Door(for_users(404, 404, 404), {"endpoint": "https://x/y"}),
     ("DELETE", "/notifications/web-push"): Door(for_users(204, 204, 204), {"endpoint": "https://x/y"}),
     ("GET", "/directory/users"): Door(for_services(200, 200, 200, 200), scopes=DIRECTORY),
     ("POST", "/directory/import"): Door(for_services(415, 415, 415, 415), {}, DIRECTORY),

@@ -1,20 +1,17 @@
 """From the inbox to the phone: once, in time, as the person wishes, and explained."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from conftest import Api, serving
+from conftest import Api
 from test_producing import post, state
 from test_road import CASE, custom, note
 from tocsin import deliveries, dispatch
-from tocsin.catalogue import Catalogue
-from tocsin.channels.vapid import Vapid
 from tocsin.phones import Phones
 
 IPHONE, OTHER_IPHONE = "aa" * 32, "bb" * 32
@@ -24,19 +21,8 @@ Pushes = list[dict[str, Any]]
 
 
 @pytest.fixture
-async def phones() -> AsyncIterator[Phones]:
-    async with Phones() as phones:
-        yield phones
-
-
-@pytest.fixture
-async def api(url: str, catalogue: Catalogue, phones: Phones, tmp_path: Path) -> AsyncIterator[Api]:
-    """The service, with fake phones at the other end of it."""
-    Vapid.make(tmp_path / "vapid.pem")
-    environment = {**phones.credentials(tmp_path), "TOCSIN_VAPID_KEY_FILE": str(tmp_path / "vapid.pem")}
-    async with serving(url, catalogue, environment=environment) as api:
-        await api.people(1, 2)
-        yield api
+def api(pushing: Api) -> Api:
+    return pushing
 
 
 async def register(api: Api, user: int, token: str, **more: Any) -> None:
@@ -125,6 +111,8 @@ async def test_a_subscription_that_leads_elsewhere_is_refused(api: Api, phones: 
         ({"keys": {"p256dh": "x", "auth": "y"}}, [("keys.p256dh", "regex"), ("keys.auth", "regex")]),
         ({"keys": {}}, [("keys.p256dh", "required"), ("keys.auth", "required")]),
         ({"keys": None}, [("keys", "required")]),
+        ({"expirationTime": {}}, [("expirationTime", "numeric_between")]),
+        ({"expirationTime": True}, [("expirationTime", "numeric_between")]),
     ):
         answer = await api.as_user(1, "POST", "/notifications/web-push", json={**good, **change})
         found = [(fault["field"], fault["code"].removeprefix("validation.")) for fault in answer.json()["errors"]]

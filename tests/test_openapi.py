@@ -376,6 +376,17 @@ async def tour_of_devices(tour: Tour) -> None:
     await tour.call(204, "subscribe", USER, json=subscription, headers=AGAIN)
     await tour.call(409, "subscribe", USER, json={}, headers=AGAIN)
     await tour.call(422, "subscribe", USER, json={})
+    browser = {"endpoint": subscription["endpoint"]}
+    for name, named, strange in (
+        ("test_device", {"token": PHONE}, {"token": "x"}),
+        ("test_subscription", {"json": browser}, {"json": {"endpoint": "https://x/y"}}),
+    ):
+        await tour.call(404, name, USER, **strange)
+        assert (await tour.call(200, name, USER, **named)).json()["state"] == "stopped", "without a key"
+        await tour.api.house.database.value("update trials set sent_at = array_fill(now(), array[5])")
+        await tour.call(429, name, USER, **named)
+        await tour.api.house.database.value("delete from trials")
+    await tour.call(422, "test_subscription", USER, json={})
     await tour.call(204, "unsubscribe", USER, json={"endpoint": subscription["endpoint"]})
     await tour.call(422, "unsubscribe", USER, json={})
     assert (await tour.call(200, "list_devices", USER)).json()["data"]

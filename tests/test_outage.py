@@ -55,6 +55,8 @@ CALLS: Mapping[tuple[str, str], Any] = {
     ("GET", "/metrics"): None,
     ("GET", "/notifications/web-push/key"): None,
     ("POST", "/notifications/web-push"): {},
+    ("POST", "/notifications/devices/{token}/test"): None,
+    ("POST", "/notifications/web-push/test"): {"endpoint": "https://x/y"},
     ("DELETE", "/notifications/web-push"): {"endpoint": "https://x/y"},
     ("GET", "/directory/users"): None,
     ("POST", "/directory/import"): b'{"team": {"id": 1, "name": "Sales"}}',
@@ -110,7 +112,7 @@ async def call(api: Api, method: str, path: str, body: Any) -> httpx.Response:
     more = {} if body is None else {"content": body, "headers": NDJSON} if isinstance(body, bytes) else {"json": body}
     if path.startswith("/notifications"):
         return await api.as_user(1, method, place, timeout=60, **more)
-    return await api.as_service(method, place, timeout=60, **more)
+    return await api.as_service(method, place, "events:write", "directory:write", "operations", timeout=60, **more)
 
 
 async def assert_unavailable(api: Api, method: str, path: str, body: Any) -> None:

@@ -106,7 +106,7 @@ def lanes_of(settings: Settings) -> list[Lane]:
 
     Raises `Refusal` where the settings contradict themselves, or the file of apps has faults.
     """
-    return [_lane(planned, settings) for planned in plan(settings)]
+    return [lane_of(planned, settings) for planned in plan(settings)]
 
 
 def plan(settings: Settings) -> list[Planned]:
@@ -138,7 +138,8 @@ def _vapid_file(settings: Settings) -> Path | None:
     return settings.data_dir / VAPID_FILE if settings.data_dir.exists() else None
 
 
-def _lane(planned: Planned, settings: Settings) -> Lane:
+def lane_of(planned: Planned, settings: Settings) -> Lane:
+    """Make a lane, in a running loop; one whose key can't be used is loud, and holds back everything."""
     try:
         channel = planned.make()
     except Refusal as refusal:

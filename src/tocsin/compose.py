@@ -39,6 +39,11 @@ class Composer:
         said = self._catalogue.phrase("bundled", self._catalogue.language_of(locale)).replace("{count}", str(count))
         return Shown("", said, "", "{}", "", "", "", "", "normal")
 
+    def test(self, locale: str) -> Shown:
+        """Return what a test push shows."""
+        said = self._catalogue.phrase("tested", self._catalogue.language_of(locale))
+        return Shown("", said, "", "{}", "", "", "", "", "normal")
+
     def _compose(self, delivery: Delivery) -> Shown:
         kind = self._catalogue.kinds.get(delivery.kind)
         language = self._catalogue.spoken(delivery.language, delivery.locale)

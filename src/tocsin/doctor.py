@@ -14,9 +14,11 @@ from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
-from tocsin import migrate
-from tocsin.apps import plan
+from tocsin import migrate, trials
+from tocsin.apps import Planned, lane_of, plan
 from tocsin.catalogue import Catalogue
+from tocsin.channels import Stopped
+from tocsin.compose import Composer
 from tocsin.database import OUTAGES, Connection, connect, queries
 from tocsin.embedded import is_served, url_of
 from tocsin.errors import Refusal
@@ -67,7 +69,7 @@ async def examine(env_file: Path = Path(".env")) -> list[Finding]:
     found = [Finding("ok", "settings", f"{len(settings.model_fields_set)} are set"), *found]
     found += [
         *_catalogue(settings),
-        *_push(settings),
+        *[finding async for finding in _push(settings)],
         *_keys(settings),
         *[finding async for finding in _jwks(settings)],
     ]
@@ -77,8 +79,8 @@ async def examine(env_file: Path = Path(".env")) -> list[Finding]:
     return [*found, *[finding async for finding in _database(settings)]]
 
 
-def _push(settings: Settings) -> Iterator[Finding]:
-    """Look at the lanes that the settings make, without pushing to anybody."""
+async def _push(settings: Settings) -> AsyncIterator[Finding]:
+    """Look at the lanes that the settings make, and try each provider's credentials, without pushing to anybody."""
     try:
         planned = plan(settings)
     except Refusal as refusal:
@@ -92,7 +94,23 @@ def _push(settings: Settings) -> Iterator[Finding]:
                 yield Finding(
                     "FAIL", f"push {lane.name}", str(refusal).rstrip("."), "nothing of this lane goes till then"
                 )
+            else:
+                yield await _credentials(lane, settings)
     yield Finding("ok", "push", f"{len(planned)} lanes: {', '.join(lane.name for lane in planned) or 'none is set'}")
+
+
+async def _credentials(planned: Planned, settings: Settings) -> Finding:
+    lane = lane_of(planned, settings)
+    try:
+        wrong = await trials.credentials(lane, Composer(Catalogue.load()))
+    finally:
+        await lane.transport.close()
+    what = f"push {lane.name}"
+    if isinstance(wrong, Stopped):
+        return Finding("FAIL", what, f"the provider refuses us: {wrong.reason}", "nothing of this lane goes till then")
+    if wrong:
+        return Finding("warn", what, f"the provider could not be asked: {wrong.reason}", "is there a way out?")
+    return Finding("ok", what, "the provider takes our credentials")
 
 
 def _catalogue(settings: Settings) -> Iterator[Finding]:

@@ -11,6 +11,7 @@
     ├── TooLarge            413 too_large
     ├── ContentType         415 content_type
     ├── Invalid             422 validation.*, all faults at once
+    ├── RateLimited         429 rate_limited
     ├── InternalError       500 error
     └── Unavailable         503 unavailable
 
@@ -174,6 +175,22 @@ class Invalid(Problem):
             {"message": fault.message, "code": f"validation.{fault.code}", "field": fault.field}
             for fault in self.faults
         ]
+
+
+class RateLimited(Problem):
+    """More than `limit` within a minute; the next in `wait` seconds (RFC 6585; the headers of the draft RateLimit)."""
+
+    status = 429
+    code = "rate_limited"
+
+    def __init__(self, limit: int, wait: int) -> None:
+        headers = {
+            "Retry-After": str(wait),
+            "RateLimit-Limit": str(limit),
+            "RateLimit-Remaining": "0",
+            "RateLimit-Reset": str(wait),
+        }
+        super().__init__(f"At most {limit} a minute are taken.", headers=headers)
 
 
 class InternalError(Problem):

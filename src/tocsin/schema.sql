@@ -284,6 +284,11 @@ CREATE TABLE tocsin.subjects (
     event_id uuid NOT NULL
 );
 
+CREATE TABLE tocsin.trials (
+    user_id integer NOT NULL,
+    sent_at timestamp with time zone[] NOT NULL
+);
+
 CREATE TABLE tocsin.workers (
     id uuid NOT NULL,
     name text NOT NULL,
@@ -361,6 +366,9 @@ ALTER TABLE ONLY tocsin.subjects
 ALTER TABLE ONLY tocsin.teams
     ADD CONSTRAINT teams_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY tocsin.trials
+    ADD CONSTRAINT trials_pkey PRIMARY KEY (user_id);
+
 ALTER TABLE ONLY tocsin.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (id);
 
@@ -427,3 +435,6 @@ ALTER TABLE ONLY tocsin.members
 
 ALTER TABLE ONLY tocsin.preferences
     ADD CONSTRAINT preferences_user_id_fkey FOREIGN KEY (user_id) REFERENCES tocsin.users(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY tocsin.trials
+    ADD CONSTRAINT trials_user_id_fkey FOREIGN KEY (user_id) REFERENCES tocsin.users(id) ON DELETE CASCADE;

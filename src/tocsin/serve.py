@@ -20,7 +20,7 @@ from tocsin.apps import lanes_of, vapid_of
 from tocsin.catalogue import Catalogue
 from tocsin.compose import Composer
 from tocsin.database import HOPELESS, OUTAGES, SLOWEST, Database
-from tocsin.dispatch import Dispatcher
+from tocsin.dispatch import Dispatcher, Lane
 from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded, is_served, url_of
 from tocsin.errors import Refusal, Unavailable
@@ -76,6 +76,7 @@ async def serve(
         catalogue = Catalogue.load(*settings.catalogue_folders)
         operator = Operator.load(catalogue, settings.preferences_file)
         metrics = Metrics()
+        lanes = await stack.enter_async_context(_lanes(settings))
         house = House(
             settings,
             database,
@@ -87,11 +88,12 @@ async def serve(
             Cursors(database),
             metrics,
             web_push_key(settings),
+            lanes,
         )
         worker = None
         if with_worker:
             worker = Worker(own, catalogue, doorbell, bulk, metrics)
-            worker.dispatcher = dispatcher_of(settings, worker, own, catalogue, operator, doorbell, metrics)
+            worker.dispatcher = dispatcher_of(settings, lanes, worker, own, catalogue, operator, doorbell, metrics)
             await stack.enter_async_context(_meanwhile(keep(bulk, settings.retention_days)))
         await _together(_Server(house), listening, worker, when_ready)
 
@@ -106,12 +108,13 @@ async def work(settings: Settings) -> None:
         store(settings, alone=False) as url,
         pool(url, WORKER_CONNECTIONS) as database,
         _bulk_pool(settings, url) as bulk,
+        _lanes(settings) as lanes,
     ):
         doorbell = Doorbell(url, database)
         catalogue, metrics = Catalogue.load(*settings.catalogue_folders), Metrics()
         worker = Worker(database, catalogue, doorbell, bulk, metrics)
         operator = Operator.load(catalogue, settings.preferences_file)
-        worker.dispatcher = dispatcher_of(settings, worker, database, catalogue, operator, doorbell, metrics)
+        worker.dispatcher = dispatcher_of(settings, lanes, worker, database, catalogue, operator, doorbell, metrics)
         async with _meanwhile(doorbell.hear_others()), _meanwhile(keep(bulk, settings.retention_days)):
             working = asyncio.create_task(worker.run())
             log.info("working", worker=str(worker.id))
@@ -157,8 +160,20 @@ def _bulk_pool(settings: Settings, url: str) -> contextlib.AbstractAsyncContextM
     return pool(url, 1, yields=settings.database_url is None)
 
 
+@contextlib.asynccontextmanager
+async def _lanes(settings: Settings) -> AsyncIterator[list[Lane]]:
+    """Make the lanes that the settings make, and end their transports. Raises `Refusal`."""
+    lanes = lanes_of(settings)
+    try:
+        yield lanes
+    finally:
+        for lane in lanes:
+            await lane.transport.close()
+
+
 def dispatcher_of(  # noqa: PLR0913, PLR0917 - what it stands on
     settings: Settings,
+    lanes: Sequence[Lane],
     worker: Worker,
     database: Database,
     catalogue: Catalogue,
@@ -166,13 +181,13 @@ def dispatcher_of(  # noqa: PLR0913, PLR0917 - what it stands on
     doorbell: Doorbell,
     metrics: Metrics,
 ) -> Dispatcher:
-    """Return what sends the pushes of a worker, in all lanes that the settings make. Raises `Refusal`."""
+    """Return what sends the pushes of a worker, in these lanes."""
 
     async def load(user_ids: Sequence[int]) -> Mapping[int, Preferences]:
         return await preferences.load(database, operator, user_ids)
 
     composer = Composer(catalogue, settings.push_content)
-    return Dispatcher(database, worker.id, lanes_of(settings), composer, doorbell, load, metrics)
+    return Dispatcher(database, worker.id, lanes, composer, doorbell, load, metrics)
 
 
 def web_push_key(settings: Settings) -> str | None:

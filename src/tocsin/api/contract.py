@@ -22,6 +22,7 @@ from tocsin.errors import (
     Missing,
     NotFound,
     Problem,
+    RateLimited,
     TooLarge,
     TooLate,
     Unauthenticated,
@@ -227,6 +228,9 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             faults=_NO_PHONE,
         ),
         "DELETE /notifications/devices/{token}": Operation("detach_device"),
+        "POST /notifications/devices/{token}/test": Operation(
+            "test_device", answers="Said", problems=(NotFound, RateLimited)
+        ),
         "GET /notifications/web-push/key": Operation("get_web_push_key", answers="WebPushKey", problems=(NotFound,)),
         "POST /notifications/web-push": Operation(
             "subscribe",
@@ -240,6 +244,13 @@ CONTRACT: dict[str, dict[str, Operation]] = {
         ),
         "DELETE /notifications/web-push": Operation(
             "unsubscribe", takes="Endpoint", faults=(fault("endpoint", "required", "is required"),)
+        ),
+        "POST /notifications/web-push/test": Operation(
+            "test_subscription",
+            takes="Endpoint",
+            answers="Said",
+            problems=(NotFound, RateLimited),
+            faults=(fault("endpoint", "required", "is required"),),
         ),
     },
     "events": {

@@ -1,13 +1,16 @@
 """The doors of devices: phones register themselves, and the host application detaches those that were lost."""
 
+from dataclasses import asdict
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tocsin import devices, inbox
+from tocsin import devices, inbox, trials
 from tocsin.api.doors import body_of, door, house_of, service_of, user_of
 from tocsin.api.once import once
 from tocsin.api.requests import known_id
+from tocsin.compose import Composer
 from tocsin.devices import device_of, token_of
 from tocsin.errors import Fault, Invalid
 from tocsin.faults import fault
@@ -54,6 +57,15 @@ async def list_devices(request: Request) -> Response:
         for device in await devices.devices_of(database, user.id)
     ]
     return Response(to_json({"data": found}), media_type="application/json")
+
+
+@router.post("/notifications/devices/{token}/test")
+async def test(request: Request, token: str) -> Response:
+    """Push a test to a phone of the caller's, and say what its push service answered."""
+    user, house = user_of(request), house_of(request)
+    await inbox.owner(house.database, user.id)
+    said = await trials.send(house.database, Composer(house.catalogue), house.lanes, user.id, token)
+    return Response(to_json(asdict(said)), media_type="application/json")
 
 
 @directory.delete("/directory/users/{user_id}/devices", status_code=204)

@@ -1,6 +1,6 @@
 """What every door does before it opens: who is it, may they, and what did they bring."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import UUID
@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from tocsin.catalogue import Catalogue
 from tocsin.database import Database
+from tocsin.dispatch import Lane
 from tocsin.doorbell import Doorbell
 from tocsin.errors import ContentType, NotFound, TooLarge, Unauthenticated, Unauthorized
 from tocsin.events import Intake
@@ -43,6 +44,7 @@ class House:
     cursors: Cursors
     metrics: Metrics = field(default_factory=Metrics)
     web_push_key: str | None = None
+    lanes: Sequence[Lane] = ()
 
 
 def house_of(request: Request) -> House:

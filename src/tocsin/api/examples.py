@@ -140,6 +140,10 @@ OF_THE_REST: dict[str, Examples] = {
             ]
         }
     },
+    "Said": {
+        "delivered": {"lane": "apns/default", "state": "delivered", "reason": "delivered"},
+        "gone": {"lane": "apns/default", "state": "gone", "reason": "the device is gone: 410 Unregistered"},
+    },
     "Subscription": {
         "chromium": {
             "endpoint": "https://fcm.googleapis.com/fcm/send/c0ffee",

@@ -26,11 +26,13 @@ from tocsin.errors import (
     Missing,
     NotFound,
     Problem,
+    RateLimited,
     TooLarge,
     Unauthenticated,
     Unauthorized,
     Unavailable,
 )
+from tocsin.trials import MOST_A_MINUTE
 
 INFO = {
     "title": "Tocsin",
@@ -58,6 +60,9 @@ HEADERS = {
     "WWW-Authenticate": "what is wrong with the credentials (RFC 6750)",
     "Allow": "the methods that the path takes",
     "Retry-After": "seconds after which to try again",
+    "RateLimit-Limit": "how many are taken in a minute",
+    "RateLimit-Remaining": "how many more are taken now",
+    "RateLimit-Reset": "seconds after which there may be more",
 }
 
 SUCCESSES = {
@@ -76,6 +81,7 @@ PROBLEMS: tuple[Problem, ...] = (
     Missing(),
     TooLarge(LARGEST_BODY),
     ContentType(),
+    RateLimited(MOST_A_MINUTE, 42),
     InternalError("6a1d2c04f2f14c6cb9f1d2a0c7b3e5f8"),
     Unavailable(),
 )

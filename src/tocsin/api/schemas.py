@@ -441,6 +441,16 @@ ANSWERS: dict[str, Schema] = {
             )
         }
     ),
+    "Said": _object(
+        {
+            "lane": _told(STRING, "the provider, app and environment that it went by"),
+            "state": {
+                "type": "string",
+                "description": "open; `stopped`: not the device, but the service's own settings are wrong",
+            },
+            "reason": _told(STRING, "in the provider's words"),
+        }
+    ),
     "Queued": _object({"queued": BOOLEAN}),
     "QueuedEvent": _object(
         {

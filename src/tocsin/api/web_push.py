@@ -1,16 +1,18 @@
 """The doors of browsers that want to be pushed to (RFC 8030): our key, and their subscriptions."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tocsin import devices, inbox
+from tocsin import devices, inbox, trials
 from tocsin.api.doors import body_of, door, house_of, user_of
 from tocsin.api.once import once
 from tocsin.channels.web_push import check_subscription
+from tocsin.compose import Composer
 from tocsin.devices import Device
 from tocsin.errors import Fault, Invalid, NotFound
 from tocsin.faults import fault
@@ -45,12 +47,18 @@ async def unsubscribe(request: Request) -> Response:
     """Take a browser's subscription from the caller, if it is theirs."""
     user, database = user_of(request), house_of(request).database
     await inbox.owner(database, user.id)
-    faults: list[Fault] = []
-    endpoint = _text(await body_of(request), "endpoint", "endpoint", faults)
-    if faults:
-        raise Invalid(faults)
-    await devices.detach(database, user.id, endpoint)
+    await devices.detach(database, user.id, await _endpoint_of(request))
     return Response(status_code=204)
+
+
+@router.post("/notifications/web-push/test")
+async def test(request: Request) -> Response:
+    """Push a test to a browser of the caller's, and say what its push service answered."""
+    user, house = user_of(request), house_of(request)
+    await inbox.owner(house.database, user.id)
+    endpoint = await _endpoint_of(request)
+    said = await trials.send(house.database, Composer(house.catalogue), house.lanes, user.id, endpoint)
+    return Response(to_json(asdict(said)), media_type="application/json")
 
 
 @once(user_of)
@@ -62,10 +70,22 @@ async def _subscribe(request: Request) -> Response:
     return Response(status_code=204)
 
 
+async def _endpoint_of(request: Request) -> str:
+    faults: list[Fault] = []
+    endpoint = _text(await body_of(request), "endpoint", "endpoint", faults)
+    if faults:
+        raise Invalid(faults)
+    return endpoint
+
+
 def _device_of(body: Mapping[str, Any], origins: tuple[str, ...]) -> Device:
     faults: list[Fault] = []
     endpoint = _text(body, "endpoint", "endpoint", faults)
     p256dh, auth = _keys_of(body.get("keys"), faults)
+    if isinstance(ends := body.get("expirationTime"), bool) or not isinstance(ends, int | float | None):
+        faults.append(
+            fault("expirationTime", "numeric_between", "must be a number of milliseconds since 1970, or null")
+        )
     for field, code in check_subscription(endpoint, p256dh, auth, origins):
         if not any(found.field in {field, field.partition(".")[0]} for found in faults):
             faults.append(fault(field, code, SAYS[code]))

@@ -9,7 +9,7 @@ from tocsin.catalogue.shapes import Labels, Shape
 from tocsin.catalogue.vocabulary import Vocabulary
 from tocsin.rendering import Sentence, Wording
 
-PHRASES = ("erased", "pushed", "bundled")
+PHRASES = ("erased", "pushed", "bundled", "tested")
 """What we say by ourselves: in place of erased words, in a push that says no more, and in one that stands for many."""
 
 _Told = TypeVar("_Told")

@@ -1,0 +1,24 @@
+-- Test pushes: to a user's own device, now and then.
+
+-- name: take
+-- Nothing where there were as many within the last minute.
+insert into trials as t (user_id, sent_at)
+select id, array[clock_timestamp()] from users where id = $1 for key share
+on conflict (user_id) do update
+set sent_at = array(select at from unnest(t.sent_at) at where at > clock_timestamp() - interval '1 minute')
+    || excluded.sent_at
+where (select count(*) < $2::int from unnest(t.sent_at) at where at > clock_timestamp() - interval '1 minute')
+returning true
+
+-- name: free_in
+-- Seconds until there may be another one.
+select extract(epoch from min(at) + interval '1 minute' - clock_timestamp())::float8
+from trials, unnest(sent_at) at
+where user_id = $1 and at > clock_timestamp() - interval '1 minute'
+
+-- name: device
+-- Apple's tokens are the same in upper and lower case.
+select d.id, d.lane, d.token, d.type, d.environment, d.app, d.registered_at, d.p256dh, d.auth, h.unread, h.locale
+from devices d
+join heads h using (user_id)
+where d.user_id = $1 and (d.token = $2 or (d.token = lower($2) and d.provider = 'apns'))

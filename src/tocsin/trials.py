@@ -1,0 +1,106 @@
+"""Trials: a test push to one's own device, and a look at a provider's credentials, answered by the provider."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from tocsin import deliveries
+from tocsin.channels import Address, Delivered, Gone, Later, Outcome, Push, Refused, Stopped
+from tocsin.compose import Composer
+from tocsin.database import Database, queries
+from tocsin.dispatch import Lane
+from tocsin.errors import NotFound, RateLimited
+from tocsin.ids import new_id
+
+MOST_A_MINUTE = 5
+"""Test pushes that a user may have sent within a minute."""
+
+PATIENCE = 10.0
+"""Seconds that a provider's answer is waited for."""
+
+LIFETIME = timedelta(minutes=5)
+"""For how long a device that can't be reached may still get it."""
+
+_NOBODY = "0" * 64
+"""A token that Apple gives to no phone, and Google neither."""
+
+_SQL = queries("trials")
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a provider said to a test push, with the states of deliveries; `stopped`: our own settings are wrong."""
+
+    lane: str
+    state: Literal["delivered", "gone", "later", "refused", "stopped"]
+    reason: str
+
+
+async def send(database: Database, composer: Composer, lanes: Sequence[Lane], user_id: int, token: str) -> Said:
+    """Push a test to a device of the user's at once, whatever they chose, and return what its provider said.
+
+    A device that is gone is forgotten, as after any push. Raises `NotFound` where it is not theirs, and `RateLimited`.
+    """
+    device = await database.row(_SQL["device"], user_id, token)
+    if device is None:
+        raise NotFound
+    if await database.value(_SQL["take"], user_id, MOST_A_MINUTE) is None:
+        wait = await database.value(_SQL["free_in"], user_id)
+        raise RateLimited(MOST_A_MINUTE, max(1, math.ceil(wait or 0)))
+    lane = next((lane for lane in lanes if lane.name == device["lane"]), None)
+    if lane is None:
+        return Said(device["lane"], "stopped", "no key is set for this provider and app")
+    address = Address(
+        device["token"],
+        device["type"],
+        device["environment"],
+        device["app"],
+        device["registered_at"],
+        device["p256dh"] or "",
+        device["auth"] or "",
+    )
+    outcome, sent_at = await _push(lane, address, composer, device["unread"], device["locale"])
+    match outcome:
+        case Delivered():
+            return Said(lane.name, "delivered", "delivered")
+        case Gone(reason, at):
+            await deliveries.drop(database, {device["id"]: at or sent_at})
+            return Said(lane.name, "gone", f"the device is gone: {reason}")
+        case Later(reason):
+            return Said(lane.name, "later", reason)
+        case Refused(reason):
+            return Said(lane.name, "refused", reason)
+        case Stopped(reason):
+            return Said(lane.name, "stopped", reason)
+
+
+async def credentials(lane: Lane, composer: Composer) -> Later | Stopped | None:
+    """Return why a provider of phones does not take our credentials, or can't be asked; None: it takes them.
+
+    It is asked to push to a token that nobody has.
+    """
+    kind: Literal["iOS", "Android"] = "iOS" if lane.name.startswith("apns") else "Android"
+    environment: Literal["production", "sandbox"] = "sandbox" if lane.name.endswith("/sandbox") else "production"
+    address = Address(_NOBODY, kind, environment, lane.name.split("/")[1], datetime.now(UTC))
+    outcome, _ = await _push(lane, address, composer, 0, "en")
+    return outcome if isinstance(outcome, Later | Stopped) else None
+
+
+async def _push(lane: Lane, address: Address, composer: Composer, badge: int, locale: str) -> tuple[Outcome, datetime]:
+    """Send a test by a lane; return what became of it, and when it was sent."""
+    now = datetime.now(UTC)
+    found = await lane.channel.ready()
+    if found is not None:
+        return found, now
+    push = Push(new_id(), address, badge, now + LIFETIME, composer.test(locale))
+    request = lane.channel.request(push)
+    if isinstance(request, Refused):
+        return request, now
+    try:
+        answer = await asyncio.wait_for(lane.transport.submit(request), PATIENCE)
+    except TimeoutError:
+        return Later(f"the provider has not answered within {PATIENCE:.0f} seconds"), now
+    return lane.channel.outcome(push, answer), answer.sent_at

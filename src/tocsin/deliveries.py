@@ -150,6 +150,12 @@ async def clears(database: Database, limit: int = 200) -> list[Clear]:
     return found
 
 
+def address_of(row: asyncpg.Record) -> Address:
+    """Return the address in the columns of a device."""
+    keys = (row["p256dh"] or "", row["auth"] or "")
+    return Address(row["token"], row["type"], row["environment"], row["app"], row["registered_at"], *keys)
+
+
 async def closed(database: Database, user_id: int, told_up_to: int | None) -> tuple[UUID, ...]:
     """Return the latest that was read or deleted since a browser was told; nothing where it never was."""
     if told_up_to is None:
@@ -221,15 +227,7 @@ def next_try(attempts: int, after: float | None, least: float, expires_at: datet
 def _delivery(row: asyncpg.Record) -> Delivery:
     address = None
     if row["is_theirs"]:
-        address = Address(
-            row["token"],
-            row["type"],
-            row["environment"],
-            row["app"],
-            row["registered_at"],
-            row["p256dh"] or "",
-            row["auth"] or "",
-        )
+        address = address_of(row)
     return Delivery(
         Key(row["event_id"], row["device_id"]),
         row["user_id"],

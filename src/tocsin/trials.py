@@ -53,16 +53,7 @@ async def send(database: Database, composer: Composer, lanes: Sequence[Lane], us
     lane = next((lane for lane in lanes if lane.name == device["lane"]), None)
     if lane is None:
         return Said(device["lane"], "stopped", "no key is set for this provider and app")
-    address = Address(
-        device["token"],
-        device["type"],
-        device["environment"],
-        device["app"],
-        device["registered_at"],
-        device["p256dh"] or "",
-        device["auth"] or "",
-    )
-    outcome, sent_at = await _push(lane, address, composer, device["unread"], device["locale"])
+    outcome, sent_at = await _push(lane, deliveries.address_of(device), composer, device["unread"], device["locale"])
     match outcome:
         case Delivered():
             return Said(lane.name, "delivered", "delivered")

@@ -117,6 +117,9 @@ curl -H "Authorization: Bearer $SAM" -H 'Content-Type: application/json' {url}/n
 curl "{phones}/pushes?token={IPHONE.format(3)}"
 curl "{phones}/screen?token={IPHONE.format(3)}"
 
+# a test push to Jane's iPhone, and what its push service said
+curl -X POST -H "Authorization: Bearer $JANE" {url}/notifications/devices/{IPHONE.format(3)}/test
+
 # Jane has read everything, and a moment later her phones show nothing
 curl -X PUT -H "Authorization: Bearer $JANE" {url}/notifications/read
 """

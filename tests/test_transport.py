@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -614,3 +615,16 @@ http {{
     served.pop("-", None)  # of the connection that looked whether it listens
     assert Counter(answer.status for answer in found) == {200: 3000}
     assert served == Counter(map(str, range(3000)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file goes when the process ends, unless it is killed")
+async def test_trust_leaves_nothing_on_the_disk_for_a_kill_to_forget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with push_service(tmp_path) as service:
+        (tmp_path / "tmp").mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+        async with sending(tmp_path) as transport:
+            answer = await transport.submit(to(service.url))
+            assert answer.status == 200
+            assert list((tmp_path / "tmp").iterdir()) == []

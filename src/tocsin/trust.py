@@ -32,7 +32,16 @@ class Trust:
 
 
 def _kept_for(owner: object, content: bytes) -> str:
-    """Write a file that is there as long as its owner, and return its name: curl takes no anchors from memory."""
+    """Write a file that is there as long as its owner, and return its name: curl takes no anchors from memory.
+
+    On Linux it is in memory alone, so that nothing stays behind whatever ends the process.
+    """
+    if hasattr(os, "memfd_create"):
+        kept = os.memfd_create("tocsin-anchors")
+        weakref.finalize(owner, os.close, kept)
+        with os.fdopen(os.dup(kept), "wb") as file:
+            file.write(content)
+        return f"/proc/self/fd/{kept}"
     opened, name = tempfile.mkstemp(prefix="tocsin-", suffix=".pem")
     weakref.finalize(owner, Path(name).unlink, missing_ok=True)
     with os.fdopen(opened, "wb") as file:

@@ -124,6 +124,34 @@ async def test_two_who_register_one_phone_at_once_leave_it_with_one(api: Api) ->
     assert len(await listed(api, 1)) + len(await listed(api, 2)) == 2
 
 
+async def test_phones_that_hand_over_each_others_tokens_never_wait_in_a_circle(api: Api) -> None:
+    await api.people(1, 2)
+    tokens = ["ab" * 32, "cd" * 32]
+    for _ in range(30):
+        for user, token in zip((1, 2), tokens, strict=True):
+            await register(api, user, token)
+        calls = [register(api, user, tokens[2 - user], replaces=tokens[user - 1]) for user in (1, 2)]
+        assert {answer.status_code for answer in await asyncio.gather(*calls)} == {204}
+        owned = [device["token_ending"] for user in (1, 2) for device in await listed(api, user)]
+        assert sorted(owned) == ["ababab", "cdcdcd"]
+
+
+async def test_who_is_erased_while_their_phones_are_registered_never_waits_in_a_circle(api: Api) -> None:
+    tokens = [f"{number:064x}" for number in range(4)]
+    await api.people(2)
+    for _ in range(15):
+        await api.people(1)
+        for token in tokens:
+            await register(api, 1, token)
+        calls = [register(api, 1, token, replaces=tokens[number - 1]) for number, token in enumerate(tokens)]
+        calls.insert(2, api.as_service("DELETE", "/directory/users/1"))
+        calls += [register(api, 2, token, replaces=tokens[number - 1]) for number, token in enumerate(tokens)]
+        answers = await asyncio.gather(*calls)
+        assert answers[2].status_code == 204
+        assert {answer.status_code for answer in answers} <= {204, 401}
+        assert await listed(api, 2)
+
+
 async def test_the_service_detaches_what_was_lost(api: Api) -> None:
     await api.people(1)
     await api.people(2, company_id=2)

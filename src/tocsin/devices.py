@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
-from tocsin.database import Connection, Database, queries
+from tocsin.database import Connection, Database, fetch, queries
 from tocsin.errors import Fault, NotFound, Unauthenticated
 from tocsin.faults import fault
 
@@ -80,11 +80,14 @@ async def register(database: Database, user_id: int, device: Device, replaces: s
     Raises `Unauthenticated` where the user is gone or inactive.
     """
     async with database.transaction() as connection:
-        if await connection.fetchval(_SQL["hold_owner"], user_id) is None:
+        await connection.execute(_SQL["hold_owner"], user_id)
+        if not await connection.fetchval(_SQL["is_active"], user_id):
             raise Unauthenticated(presented=True)
-        if replaces and replaces != device.token:
-            await connection.execute(_SQL["detach"], user_id, replaces)
-        await connection.execute(_SQL["register"], user_id, *astuple(device))
+        for token in sorted({device.token, replaces or device.token}):  # as PostgreSQL's collation "C" sorts them
+            if token == device.token:
+                await connection.execute(_SQL["register"], user_id, *astuple(device))
+            else:
+                await connection.execute(_SQL["detach"], user_id, token)
         await keep_to_the_limit(connection, user_id)
 
 
@@ -103,9 +106,14 @@ async def detach_for(database: Database, user_id: int, company_id: int | None, t
     if await database.value(_SQL["user"], user_id, company_id) is None:
         raise NotFound
     if token is None:
-        await database.value(_SQL["detach_all"], user_id)
+        await detach_all(database, user_id)
     else:
         await detach(database, user_id, token)
+
+
+async def detach_all(store: Database | Connection, user_id: int) -> None:
+    """Take all devices from a user."""
+    await fetch(store, _SQL["detach_all"], user_id)
 
 
 async def devices_of(database: Database, user_id: int) -> list[dict[str, Any]]:

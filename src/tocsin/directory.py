@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from tocsin import jobs
+from tocsin import devices, jobs
 from tocsin.database import Connection, Database, fetch, queries
 from tocsin.doorbell import Doorbell
 from tocsin.errors import Fault, Invalid, NotFound
@@ -127,6 +127,8 @@ async def erase(database: Database, doorbell: Doorbell, id_: int, company_id: in
         if await connection.fetchval(_SQL["hold_user"], id_, company_id) is None:
             raise NotFound
         await connection.fetchval(_SQL["hold_head"], id_)
+        await connection.execute(_SQL["erase_deliveries"], id_)
+        await devices.detach_all(connection, id_)
         await connection.execute(_SQL["erase"], id_, new_id())
     doorbell.ring("bulk")
 

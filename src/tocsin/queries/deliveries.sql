@@ -61,16 +61,26 @@ settled as (
     where d.event_id = o.event_id and d.device_id = o.device_id and d.worker_id = $1
     returning d.device_id, d.state
 )
-update devices v
+update devices
 set last_delivered_at = now()
-from (select distinct device_id from settled where state = 'delivered') s
-where v.id = s.device_id and coalesce(v.last_delivered_at < now() - interval '1 minute', true)
+where token = any(array(
+    select token from devices
+    where id = any(array(select device_id from settled where state = 'delivered'))
+      and coalesce(last_delivered_at < now() - interval '1 minute', true)
+    order by token collate "C"
+    for no key update
+))
 
 -- name: drop
 -- A device that its provider no longer knows, unless it was registered since.
-delete from devices v
-using unnest($1::uuid[], $2::timestamptz[]) as gone (id, at)
-where v.id = gone.id and v.registered_at <= gone.at
+delete from devices
+where token = any(array(
+    select v.token
+    from unnest($1::uuid[], $2::timestamptz[]) as gone (id, at)
+    join devices v on v.id = gone.id and v.registered_at <= gone.at
+    order by v.token collate "C"
+    for update of v
+))
 
 -- name: release
 update deliveries set worker_id = null, attempts = greatest(attempts - 1, 0) where worker_id = $1

@@ -1,4 +1,7 @@
 -- Devices: whose phone it is now.
+--
+-- Whoever waits for devices holds none that comes after them in the order of tokens, and has locked the users it needs
+-- before: so nobody waits in a circle.
 
 -- name: register
 -- A token is its last registrant's: it moves, with nothing left of whoever had it.
@@ -21,21 +24,32 @@ select token from put
 delete from devices where user_id = $1 and (token = $2 or (token = lower($2) and provider = 'apns'))
 
 -- name: detach_all
-delete from devices where user_id = $1
+delete from devices
+where token = any(array(select token from devices where user_id = $1 order by token collate "C" for update))
 
 -- name: hold_owner
--- One registration of a user at a time, so that the limit holds.
-select user_id from heads where user_id = $1 and active for no key update
+-- One registration of a user at a time, so that the limit holds. The user's row, which an erasure takes first too, and
+-- not the head, which deliveries need.
+select id from users where id = $1 for no key update
+
+-- name: is_active
+-- Asked under the lock, of which an earlier snapshot knows nothing.
+select active from heads where user_id = $1
 
 -- name: keep
--- The longest unused go first, and those above the limit do.
+-- The longest unused go first, and those above the limit do. One that another transaction holds is not waited
+-- for: it is on its way to another user, or goes the next time.
 delete from devices
-where token in (
+where token = any(array(
     select token from devices
-    where user_id = $1
-    order by greatest(registered_at, last_delivered_at) desc, token
-    offset $2::int
-)
+    where user_id = $1 and token in (
+        select token from devices
+        where user_id = $1
+        order by greatest(registered_at, last_delivered_at) desc, token
+        offset $2::int
+    )
+    for update skip locked
+))
 
 -- name: devices
 select type, environment, app, right(token, 6) as token_ending, registered_at, last_delivered_at

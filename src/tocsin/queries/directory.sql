@@ -89,15 +89,16 @@ select id from users where id = $1 and ($2::int is null or company_id = $2) for 
 -- Deliveries under way end first, and later ones find nobody.
 select user_id from heads where user_id = $1 for update
 
+-- name: erase_deliveries
+-- Before the devices, as those who settle them do.
+delete from deliveries where user_id = $1
+
 -- name: erase
 with gone as (
     delete from inbox where user_id = $1 returning event_id
 ),
 done as (
     delete from changes where user_id = $1
-),
-pushed as (
-    delete from deliveries where user_id = $1
 ),
 cleared as (
     delete from clears where user_id = $1

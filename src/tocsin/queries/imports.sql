@@ -133,10 +133,18 @@ with next as materialized (
 line as (
     delete from import_lines where ctid = any(array(select place from next)) returning number
 ),
+owner as materialized (
+    -- locked before any device, as an erasure does
+    select id
+    from users
+    where id = any(array(select user_id from next)) and ($2::int is null or company_id = $2)
+    order by id
+    for key share
+),
 device as materialized (
     select distinct on (d.token) d.*, next.user_id
     from next
-    join users u on u.id = next.user_id and ($2::int is null or u.company_id = $2)
+    join owner on owner.id = next.user_id
     cross join lateral json_to_record(next.body::json) as d (
         token text, type text, provider text, environment text, app text, registered_at timestamptz,
         last_delivered_at timestamptz
@@ -147,7 +155,7 @@ put as (
     insert into devices (token, user_id, type, provider, environment, app, registered_at, last_delivered_at)
     select token, user_id, type, provider, environment, app, coalesce(registered_at, now()), last_delivered_at
     from device
-    order by token
+    order by token collate "C"
     on conflict (token) do update
     set user_id = excluded.user_id,
         id = case when devices.user_id = excluded.user_id then devices.id else gen_random_uuid() end, type = excluded.type, provider = excluded.provider,

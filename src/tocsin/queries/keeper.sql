@@ -71,6 +71,7 @@ with old as materialized (
     where greatest(registered_at, last_delivered_at) < now() - make_interval(days => 270)
     order by greatest(registered_at, last_delivered_at)
     limit $1
+    for update skip locked
 ),
 gone as (
     delete from devices d using old o where d.token = o.token

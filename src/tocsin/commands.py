@@ -6,7 +6,7 @@ import sys
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import typer
@@ -28,6 +28,7 @@ _LIFETIME = re.compile(r"([1-9]\d{0,5})([smhd])")
 _CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
+Content = Literal["full", "title", "none"]
 Expires = Annotated[str, typer.Option(help="How long it is good for: 90s, 15m, 1h, 30d.")]
 
 
@@ -241,6 +242,28 @@ def openapi() -> None:
     typer.echo(
         to_json(document(build(), Catalogue.load(*settings.catalogue_folders), settings.base_url or settings.root_path))
     )
+
+
+@app.command()
+def preview(
+    kind: Annotated[str, typer.Argument(help="A kind of the catalogue, such as note.")],
+    language: Annotated[str, typer.Option(help="A user's locale, such as da or de-AT; else it is English.")] = "en",
+    content: Annotated[
+        Content | None, typer.Option(help="How much a push shows; default: as TOCSIN_PUSH_CONTENT says.")
+    ] = None,
+) -> None:
+    """Print what phones and browsers would get for the sample of a kind; no database and no key is needed."""
+    from tocsin.catalogue import Catalogue
+    from tocsin.preview import TOPIC, pretty, previewed
+
+    settings = read_settings()
+    found = Catalogue.load(*settings.catalogue_folders)
+    try:
+        shown = previewed(found, kind, language, content or settings.push_content, topic=settings.apns_topic or TOPIC)
+    except Refusal as refusal:
+        typer.echo(f"tocsin: {refusal}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(pretty(shown))
 
 
 @catalogue.command()

@@ -108,9 +108,9 @@ class Apns:
 
     def request(self, push: Push) -> Request | Refused:
         """Make the request of a push; refused is one that is too long even without body and data."""
-        body = fitted(push, lambda parts: _payload(push, parts), LARGEST)
-        if body is None:
-            return Refused(f"the push has more than {LARGEST} bytes even without its body and data")
+        body = body_of(push)
+        if isinstance(body, Refused):
+            return body
         return Request(self._url + push.address.token, self._headers(push), body)
 
     def outcome(self, push: Push, answer: Answer) -> Outcome:  # noqa: ARG002 - all channels are asked alike
@@ -131,15 +131,7 @@ class Apns:
                 return settled(way, why)
 
     def _headers(self, push: Push) -> tuple[tuple[str, str], ...]:
-        id_ = str(push.id)
-        return (
-            ("authorization", self._token.header()),
-            ("apns-topic", self._topic),
-            *apple_headers(push),
-            ("apns-id", id_),
-            ("apns-collapse-id", id_),
-            ("content-type", "application/json"),
-        )
+        return (("authorization", self._token.header()), *headers_of(push, self._topic))
 
     def _expired(self, why: str, answer: Answer) -> Outcome:
         """Take a new token, unless there is one since the push was sent; a fresh one is too old by a wrong clock."""
@@ -185,6 +177,24 @@ class ProviderToken:
         self._made_at = self._clock()
         claims = {"iss": self._team_id, "iat": int(self._made_at)}
         self._header = "bearer " + jwt.encode(claims, self._key, "ES256", {"kid": self._key_id, "typ": None})
+
+
+def headers_of(push: Push, topic: str) -> tuple[tuple[str, str], ...]:
+    """Return all headers of a push but the one that authorises it."""
+    id_ = str(push.id)
+    return (
+        ("apns-topic", topic),
+        *apple_headers(push),
+        ("apns-id", id_),
+        ("apns-collapse-id", id_),
+        ("content-type", "application/json"),
+    )
+
+
+def body_of(push: Push) -> bytes | Refused:
+    """Return what an iPhone gets, as JSON; refused is a push that is too long even without body and data."""
+    body = fitted(push, lambda parts: _payload(push, parts), LARGEST)
+    return Refused(f"the push has more than {LARGEST} bytes even without its body and data") if body is None else body
 
 
 def apple_headers(push: Push) -> tuple[tuple[str, str], ...]:

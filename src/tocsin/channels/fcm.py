@@ -93,10 +93,9 @@ class Fcm:
 
     def request(self, push: Push) -> Request | Refused:
         """Make the request of a push; refused is one that is too long even without body and data."""
-        seconds = min(max(int(push.expires_at.timestamp() - self._clock()), 0), LONGEST_TTL)
-        body = fitted(push, lambda parts: to_json({"message": _message(push, parts, seconds)}), LARGEST)
-        if body is None:
-            return Refused(f"the push has more than {LARGEST} bytes even without its body and data")
+        body = body_of(push, self._clock())
+        if isinstance(body, Refused):
+            return body
         headers = (("authorization", f"Bearer {self._token.value}"), ("content-type", "application/json"))
         return Request(self._url, headers, body)
 
@@ -117,6 +116,16 @@ class Fcm:
                 return Later(why, 0.0) if self._token.refused(answer.sent_at) else Stopped(why)
             case way:
                 return settled(way, why)
+
+
+def body_of(push: Push, now: float) -> bytes | Refused:
+    """Return what Google gets, as JSON, at a time in seconds since 1970.
+
+    Refused is a push that is too long even without body and data.
+    """
+    seconds = min(max(int(push.expires_at.timestamp() - now), 0), LONGEST_TTL)
+    body = fitted(push, lambda parts: to_json({"message": _message(push, parts, seconds)}), LARGEST)
+    return Refused(f"the push has more than {LARGEST} bytes even without its body and data") if body is None else body
 
 
 def _message(push: Push, parts: Parts, seconds: int) -> dict[str, Any]:

@@ -89,9 +89,9 @@ class WebPush:
             keys = _keys_of(push.address.p256dh, push.address.auth)
         except ValueError:
             return Refused("the subscription has no keys to encrypt with")
-        plain = fitted(push, lambda parts: _payload(push, parts), LARGEST)
-        if plain is None:
-            return Refused(f"the push has more than {LARGEST} bytes even without its body and data")
+        plain = plain_of(push)
+        if isinstance(plain, Refused):
+            return plain
         return Request(endpoint, self._headers(push, origin), encrypted(plain, keys), guarded=True)
 
     def outcome(self, push: Push, answer: Answer) -> Outcome:
@@ -119,6 +119,12 @@ class WebPush:
             ("content-encoding", "aes128gcm"),
             ("content-type", "application/octet-stream"),
         )
+
+
+def plain_of(push: Push) -> bytes | Refused:
+    """Return what a page finds when it is decrypted, as JSON; refused is a push that is too long even so."""
+    plain = fitted(push, lambda parts: _payload(push, parts), LARGEST)
+    return Refused(f"the push has more than {LARGEST} bytes even without its body and data") if plain is None else plain
 
 
 def check_subscription(

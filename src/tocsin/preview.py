@@ -1,0 +1,121 @@
+"""Previews: what phones and browsers would get for the sample of a kind, made as pushes are, and sent to nobody."""
+
+import difflib
+import json
+from datetime import UTC, datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from tocsin.catalogue import Catalogue, Checked
+from tocsin.channels import Address, Push, Refused, apns, fcm, web_push
+from tocsin.compose import Composer, Content
+from tocsin.deliveries import Delivery, Key
+from tocsin.errors import Invalid, Refusal
+from tocsin.notifications import body_of, to_json
+
+TOPIC = "com.example.app"
+"""Stands for the app's topic at Apple where none is set."""
+
+ID = UUID("01900000-0000-7000-8000-000000000001")
+"""The id of every notification that is previewed, so that two previews can be compared."""
+
+TOKENS = {
+    "iOS": "0" * 64,
+    "Android": "token-of-an-android-phone",
+    "Web": "https://updates.push.services.mozilla.com/wpush/v2/preview",
+}
+"""What stands for a device, by its type: nobody has these."""
+
+BADGE = 1
+
+
+def previewed(  # noqa: PLR0913 - what a caller may say
+    catalogue: Catalogue,
+    kind: str,
+    locale: str,
+    content: Content,
+    *,
+    topic: str = TOPIC,
+    now: datetime | None = None,
+) -> dict[str, Any]:
+    """Return `{"apns": {"headers", "body"}, "fcm", "web_push"}` for the sample of a kind, all as JSON, but no text.
+
+    The header that authorises is left out; web push is as the page finds it, decrypted. Raises `Refusal` for a kind
+    that is not there or has no sample that fits, and for what is too long for a push.
+    """
+    now = now or datetime.now(UTC)
+    pushes = pushes_of(catalogue, kind, locale, content, now)
+    iphone = pushes["iOS"]
+    return {
+        "apns": {"headers": dict(apns.headers_of(iphone, topic)), "body": _opened(apns.body_of(iphone))},
+        "fcm": _opened(fcm.body_of(pushes["Android"], now.timestamp())),
+        "web_push": _opened(web_push.plain_of(pushes["Web"])),
+    }
+
+
+def pushes_of(catalogue: Catalogue, kind: str, locale: str, content: Content, now: datetime) -> dict[str, Push]:
+    """Return the push of a kind's sample to a device of each type: `iOS`, `Android`, `Web`. Raises `Refusal`."""
+    types: tuple[Literal["iOS", "Android", "Web"], ...] = ("iOS", "Android", "Web")
+    delivery = _delivery(catalogue, _sample(catalogue, kind), locale, now)
+    shown = Composer(catalogue, content).shown(delivery)
+    return {
+        type_: Push(ID, Address(TOKENS[type_], type_, "production", "default", now), BADGE, delivery.expires_at, shown)
+        for type_ in types
+    }
+
+
+def pretty(shown: dict[str, Any]) -> str:
+    """Return JSON for people to read: two spaces a level, letters as they are."""
+    return json.dumps(shown, ensure_ascii=False, indent=2)
+
+
+def _sample(catalogue: Catalogue, kind: str) -> Checked:
+    """Return the event of a kind's sample, checked as if it were posted."""
+    if kind not in catalogue.kinds:
+        raise Refusal(f"There is no kind {kind!r}: {_instead(catalogue, kind)}.")
+    if kind not in catalogue.samples:
+        raise Refusal(f"The kind {kind!r} has no sample to preview: {_instead(catalogue, kind)}.")
+    event = catalogue.samples[kind]["event"]
+    try:
+        return catalogue.check(event["type"], event.get("data"), event.get("params"))
+    except Invalid as invalid:
+        faults = ", ".join(error["message"] for error in invalid.errors())
+        raise Refusal(f"The sample of {kind!r} does not fit the kind as your catalogue has it: {faults}.") from None
+
+
+def _instead(catalogue: Catalogue, kind: str) -> str:
+    """Say which kinds to take in place of one: its variants, those spelled nearly so, or else all."""
+    variants = [name for name in catalogue.samples if name.startswith(f"{kind}/")]
+    near = variants or difflib.get_close_matches(kind, catalogue.samples, n=3)
+    return f"take {' or '.join(near)}" if near else f"take one of {', '.join(catalogue.samples)}"
+
+
+def _delivery(catalogue: Catalogue, event: Checked, locale: str, now: datetime) -> Delivery:
+    """Return a delivery of the event as its lane would claim it, first thing in its user's inbox."""
+    language = catalogue.language_of(locale)
+    data, params = to_json(event.data), to_json(event.params)
+    kept = {"id": ID, "kind": event.kind, "erased": False, "data": data, "params": params}
+    return Delivery(
+        key=Key(ID, ID),
+        user_id=1,
+        attempts=0,
+        state="queued",
+        made_at=now,
+        address=None,
+        lapsed="",
+        unread=BADGE,
+        position=1,
+        locale=locale,
+        language=language,
+        kind=event.kind,
+        params=params,
+        body=body_of(catalogue, kept, language),
+        told_up_to=None,
+    )
+
+
+def _opened(payload: bytes | Refused) -> Any:
+    """Return a payload's JSON. Raises `Refusal` where there is none."""
+    if isinstance(payload, Refused):
+        raise Refusal(f"It can't be pushed: {payload.reason}.")
+    return json.loads(payload)

@@ -79,7 +79,7 @@ def _sample(catalogue: Catalogue, kind: str) -> Checked:
     try:
         return catalogue.check(event["type"], event.get("data"), event.get("params"))
     except Invalid as invalid:
-        faults = ", ".join(error["message"] for error in invalid.errors())
+        faults = ", ".join(found.message.rstrip(".") for found in invalid.faults)
         raise Refusal(f"The sample of {kind!r} does not fit the kind as your catalogue has it: {faults}.") from None
 
 

@@ -9,7 +9,7 @@ BIN := .venv/bin
 UV := .uv/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fast lint bench format lock schema clean
+.PHONY: help demo test check fast lint bench format lock schema browser clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -17,7 +17,7 @@ help: ## what there is
 demo: .venv/ready ## serve with sample users, teams and notifications, on the embedded PostgreSQL
 	$(BIN)/tocsin demo
 
-test: lint ## everything: lint, types, and all tests against real parts
+test: lint browser ## everything: lint, types, and all tests against real parts
 	$(BIN)/pytest
 
 check: lint fast ## what to run all the time: lint, types and the fast tests
@@ -63,6 +63,12 @@ $(UV):
 	fi; \
 	$$maker -m venv --clear .uv
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+# The pages are tested in Debian's Chromium, with fonts that have Arabic letters.
+browser:
+	@command -v chromium >/dev/null || { \
+		if [ "$$(id -u)" != 0 ]; then echo 'Please install the packages chromium and fonts-noto-core.' >&2; exit 1; fi; \
+		apt-get update -q && apt-get install -q -y --no-install-recommends chromium fonts-noto-core; }
 
 clean: ## forget the virtual environment
 	rm -rf .venv .uv

@@ -16,6 +16,7 @@ import httpx
 import hypothesis
 import pytest
 import uvicorn
+from playwright.async_api import Browser, async_playwright
 
 from tocsin import directory, events
 from tocsin.api.app import service
@@ -268,3 +269,15 @@ async def idle(url: str, catalogue: Catalogue) -> AsyncIterator[Api]:
     """The service without a worker: what is accepted stays in the queue."""
     async with serving(url, catalogue, with_worker=False) as api:
         yield api
+
+
+@pytest.fixture(scope="session")
+async def chromium() -> AsyncIterator[Browser]:
+    """Debian's Chromium, which looks for nothing outside."""
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=[*quiet, "--disable-component-update", "--disable-sync"]
+        )
+        yield browser
+        await browser.close()

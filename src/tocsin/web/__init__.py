@@ -1,0 +1,1 @@
+"""Our own pages, as files: the inbox that any page can embed, and the console."""

@@ -41,7 +41,7 @@ async def main() -> None:
     rounds, seconds = options(__doc__, rounds=3, seconds=3)
     async with _server() as (folder, port):
         url = f"https://localhost:{port}"
-        apns, web_push = _apns(folder, url), WebPush(_vapid(), [url])
+        apns, web_push = _apns(folder, url), WebPush([_vapid()], [url])
         phone, browser = _phone(), _browser(url)
 
         async def one_round() -> dict[str, float]:

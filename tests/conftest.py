@@ -19,6 +19,7 @@ import uvicorn
 from playwright.async_api import Browser, async_playwright
 
 from tocsin import directory, events
+from tocsin.access import verifier_of
 from tocsin.api.app import service
 from tocsin.api.doors import House
 from tocsin.apps import lanes_of
@@ -31,7 +32,7 @@ from tocsin.inbox import Cursors
 from tocsin.migrate import migrate
 from tocsin.phones import Phones
 from tocsin.preferences import Operator
-from tocsin.serve import dispatcher_of, verifier_of, web_push_key
+from tocsin.serve import dispatcher_of
 from tocsin.settings import Settings, read_settings
 from tocsin.tokens import mint_service, mint_user
 from tocsin.worker import Worker
@@ -196,7 +197,6 @@ async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, *
         intake, cursors = events.Intake(database, doorbell), Cursors(database)
         operator = Operator.load(catalogue, settings.preferences_file)
         pushing = bool(settings.apns_key_file or settings.fcm_credentials_file or settings.vapid_key_file)
-        key = web_push_key(settings) if settings.vapid_key_file else None
         lanes = lanes_of(settings) if pushing else []
         for lane in lanes:
             stack.push_async_callback(lane.transport.close)
@@ -209,7 +209,6 @@ async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, *
             intake,
             verifier,
             cursors,
-            web_push_key=key,
             lanes=lanes,
         )
         worker = Worker(own, catalogue, doorbell) if with_worker else None

@@ -63,6 +63,15 @@ class Program:
                 self._process.kill()
             await self._process.wait()
 
+    def signal(self, kind: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process
+        self._process.send_signal(kind)
+
+    def said(self) -> str:
+        """All that it logged."""
+        return "".join(map(_read, self._logs))
+
     def complaints(self) -> list[str]:
         """What it said since its first start, but for what is usual."""
         return [line for log in self._logs for line in _read(log).splitlines() if '"level": "info"' not in line]

@@ -329,6 +329,7 @@ def test_a_moment_that_is_none_is_not_known(apns: Apns, timestamp: Any) -> None:
         (format_datetime(in_seconds(-120), usegmt=True), 0, 0),
         (format_datetime(in_seconds(9e6), usegmt=True), 86400, 86400),
     ],
+    ids=["seconds", "none", "years", "soon", "past", "in months"],
 )
 def test_a_pause_that_is_asked_for_is_kept_within_a_day(apns: Apns, header: str, least: float, most: float) -> None:
     for status in (429, 503):

@@ -19,10 +19,11 @@ from conftest import HOUR, SECRET, Api, serving
 from processes import Program, data_folder, until
 from test_problems import UNKNOWN, codes_of, routes_of, sealed
 from tocsin import fanout, jobs, logs
+from tocsin.api.app import service
 from tocsin.api.protocol import LARGEST_HEAD
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal
-from tocsin.serve import _Server
+from tocsin.http_server import Server
 from tocsin.settings import read_settings
 from tocsin.tokens import mint_service, mint_user
 
@@ -54,7 +55,7 @@ async def fill(api: Api, path: str = "/notifications") -> None:
 async def listening(api: Api) -> AsyncIterator[int]:
     """Serve as the process does, and yield the port."""
     bound = socket.create_server(("127.0.0.1", 0))
-    server = _Server(api.house)
+    server = Server(service(api.house))
     running = asyncio.create_task(server._serve([bound]))  # noqa: SLF001 - serve() would take our signals
     try:
         yield int(bound.getsockname()[1])

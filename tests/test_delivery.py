@@ -140,6 +140,19 @@ async def test_what_is_read_anywhere_is_cleared_everywhere_once_for_a_burst(api:
     assert (apple["payload"]["clear"], apple["payload"]["aps"]["badge"]) == ("all", 0)
 
 
+async def test_phones_keep_what_is_newer_than_what_was_read(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    ids = [await api.post(custom(1)) for _ in range(3)]
+    for id_ in ids:
+        await pushes_of(api, id_)
+    phones.forget()
+    answer = await api.as_user(1, "PUT", "/notifications/read", json={"up_to": ids[1]})
+    assert answer.status_code == 204
+    [apple] = await until(lambda: phones.pushes("apns", IPHONE))
+    assert sorted(apple["payload"]["clear"]) == sorted(ids[:2])
+    assert apple["payload"]["aps"]["badge"] == 1
+
+
 async def test_a_phone_that_changed_hands_gets_nothing_of_its_former_owner(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     phones.answer("apns", status=503, reason="ServiceUnavailable", times=1)

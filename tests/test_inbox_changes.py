@@ -1,14 +1,18 @@
 """What owners do with their inbox beside reading: unread, delete, read some; and what other clients learn of it."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
 
-from conftest import Api
-from test_road import custom
+from conftest import Api, serving
+from test_catalogue import ORDER, OURS, folder_of
+from test_problems import UNKNOWN
+from test_road import custom, note
+from tocsin.catalogue import Catalogue
 
 
 async def filled(api: Api, count: int) -> list[str]:
@@ -208,6 +212,46 @@ async def test_a_page_that_did_not_change_is_304_and_one_that_did_is_not(api: Ap
         seen.add(answer.headers["etag"])
     for garbage in ("", "x", '"', "W/", ",,,"):
         assert (await mine(api, "GET", "", headers={"If-None-Match": garbage})).status_code == 200
+
+
+async def test_a_tag_is_good_for_the_page_that_it_came_with_alone(api: Api) -> None:
+    await filled(api, 3)
+    tag = (await mine(api, "GET", "?per_page=1")).headers["etag"]
+    for query in ("", "?per_page=1&page=2", "?per_page=1&show=unread", "?per_page=2"):
+        assert (await mine(api, "GET", query, headers={"If-None-Match": tag})).status_code == 200, query
+    elsewhere = {"If-None-Match": tag, "Host": "crm.example.com"}  # where urls are others
+    assert (await mine(api, "GET", "?per_page=1", headers=elsewhere)).status_code == 200
+    assert (await mine(api, "GET", "?per_page=1", headers={"If-None-Match": tag})).status_code == 304
+
+
+async def test_links_are_told_of_ones_own_and_of_no_others(api: Api) -> None:
+    await api.people(1, 2, 4)
+    ours = await api.post(note(1))
+    plain = await api.post(custom(1))
+    others = await api.post(note(2))
+    deleted = await api.post(note(1))
+    await mine(api, "DELETE", f"/{deleted}")
+    answer = await mine(api, "GET", f"/links?ids={ours},{plain},{others},{deleted},{UNKNOWN}")
+    assert answer.json() == {"data": {ours: None, plain: None}}  # no kind of ours leads anywhere by itself
+    for query, field, code in (
+        ("", "ids", "required"),
+        ("?ids=", "ids", "required"),
+        ("?ids=x", "ids.0", "uuid"),
+        (f"?ids={','.join([ours] * 101)}", "ids", "array_between"),
+    ):
+        answer = await mine(api, "GET", f"/links{query}")
+        assert answer.status_code == 422
+        [fault] = answer.json()["errors"]
+        assert (fault["field"], fault["code"]) == (field, f"validation.{code}"), query
+
+
+async def test_the_link_of_an_operators_own_kind_is_filled_in(url: str, tmp_path: Path) -> None:
+    async with serving(url, Catalogue.load(folder_of(tmp_path / "own", kinds=OURS))) as api:
+        await api.people(1, 2)
+        data = {"user": 2, "order": ORDER, "days": 3}
+        id_ = await api.post({"type": "order_moved", "notify": {"users": [1]}, "data": data})
+        answer = await mine(api, "GET", f"/links?ids={id_}")
+        assert answer.json() == {"data": {id_: f"https://shop.example.com/{ORDER['id']}"}}
 
 
 async def test_nobody_is_shown_a_page_by_anothers_tag_nor_a_former_ones(api: Api) -> None:

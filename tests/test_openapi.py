@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
-from conftest import HOUR, SECRET, Api
+from conftest import HOUR, SECRET, Api, settings_for
 from test_problems import UNKNOWN, at_rest, routes_of
 from test_road import custom, note
 from tocsin import errors, faults
@@ -23,7 +24,9 @@ from tocsin.api.doors import LARGEST_BODY
 from tocsin.api.events import LARGEST_BATCH_BODY
 from tocsin.api.examples import OF_THE_REST
 from tocsin.api.openapi import document as document_of
+from tocsin.apps import lanes_of
 from tocsin.catalogue import Catalogue
+from tocsin.channels.vapid import Vapid
 from tocsin.tokens import mint_service, mint_user
 
 JSON = "application/json"
@@ -333,6 +336,8 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
 async def tour_of_the_inbox(tour: Tour) -> None:
     ids = [await tour.api.post(event) for event in (custom(1, 5), note(1), note(1))]
     assert (await tour.call(200, "list_kinds", USER)).json()["data"]
+    assert (await tour.call(200, "list_links", USER, f"?ids={ids[0]}")).json()["data"]
+    await tour.call(422, "list_links", USER, "?ids=x")
     assert (await tour.call(200, "get_preferences", USER)).json()["kinds"]
     merge_patch = {"Content-Type": "application/merge-patch+json"}
     hours = b'{"quiet_hours": [{"from": "20:00", "to": "07:30"}]}'
@@ -369,9 +374,13 @@ async def tour_of_devices(tour: Tour) -> None:
     await tour.call(409, "register_device_by_body", USER, json={"token": PHONE}, headers=AGAIN)
     await tour.call(422, "register_device_by_body", USER, json={})
     await tour.call(404, "get_web_push_key", USER)
-    object.__setattr__(tour.api.house, "web_push_key", "BDd3")  # as where there is a key
+    with TemporaryDirectory() as folder:
+        Vapid.make(Path(folder) / "vapid.pem")
+        [lane] = lanes_of(settings_for(vapid_key_file=Path(folder) / "vapid.pem"))
+    object.__setattr__(tour.api.house, "lanes", [lane])  # as where there is a key
     await tour.call(200, "get_web_push_key", USER)
-    object.__setattr__(tour.api.house, "web_push_key", None)
+    object.__setattr__(tour.api.house, "lanes", ())
+    await lane.transport.close()
     subscription = OF_THE_REST["Subscription"]["chromium"]
     await tour.call(204, "subscribe", USER, json=subscription, headers=AGAIN)
     await tour.call(409, "subscribe", USER, json={}, headers=AGAIN)
@@ -503,6 +512,7 @@ async def test_a_parameter_is_described_for_every_one_that_is_read(document: dic
     read = {
         ("/notifications", "get"): {"show", "page", "per_page", "cursor"},
         ("/notifications/changes", "get"): {"since"},
+        ("/notifications/links", "get"): {"ids"},
         ("/events/{event_id}", "get"): {"wait"},
         ("/operations/dead-letters", "get"): {"before", "limit"},
         ("/directory/users", "get"): {"after", "company_id", "limit"},

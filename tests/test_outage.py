@@ -30,6 +30,7 @@ CALLS: Mapping[tuple[str, str], Any] = {
     ("GET", "/notifications/{notification_id}"): None,
     ("GET", "/notifications/kinds"): None,
     ("GET", "/notifications/changes"): None,
+    ("GET", "/notifications/links"): None,
     ("GET", "/notifications/preferences"): None,
     ("PATCH", "/notifications/preferences"): {"time_zone": "Asia/Tokyo"},
     ("DELETE", "/notifications/{notification_id}"): None,

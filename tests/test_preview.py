@@ -71,7 +71,7 @@ def test_a_preview_is_what_the_channels_make_of_the_push(
     browser = replace(pushes["Web"].address, p256dh=P256DH, auth=AUTH)
     apple = request(made_apns(tmp_path), pushes["iOS"])
     google = request(made_fcm(tmp_path, clock=NOW.timestamp), pushes["Android"])
-    page = request(WebPush(Vapid(OURS.private)), replace(pushes["Web"], address=browser))
+    page = request(WebPush([Vapid(OURS.private)]), replace(pushes["Web"], address=browser))
     headers = dict(apple.headers)
     del headers["authorization"]
     assert shown == {

@@ -33,7 +33,7 @@ OURS = pair("ES256", "vapid")
 
 @pytest.fixture
 def web_push() -> WebPush:
-    return WebPush(Vapid(OURS.private, "mailto:push@example.com"))
+    return WebPush([Vapid(OURS.private, "mailto:push@example.com")])
 
 
 def browser(endpoint: str = MOZILLA, p256dh: str = P256DH, auth: str = AUTH) -> Any:
@@ -94,7 +94,7 @@ def test_a_preset_is_how_soon_a_browser_is_woken(web_push: WebPush, preset: str,
 
 def test_how_long_a_push_is_kept_has_its_bounds() -> None:
     def ttl(seconds: float) -> str:
-        channel = WebPush(Vapid(OURS.private), clock=lambda: EXPIRES.timestamp() - seconds)
+        channel = WebPush([Vapid(OURS.private)], clock=lambda: EXPIRES.timestamp() - seconds)
         return dict(request(channel, push(browser(), shown())).headers)["ttl"]
 
     assert [ttl(seconds) for seconds in (-5, 60, 1e9)] == ["0", "60", str(28 * 86400)]
@@ -102,7 +102,7 @@ def test_how_long_a_push_is_kept_has_its_bounds() -> None:
 
 @given(body=st.text(max_size=5000), data=st.dictionaries(st.text(max_size=5), st.text(max_size=2000), max_size=3))
 def test_whatever_is_said_fits_and_is_valid_json_cut_between_characters(body: str, data: dict[str, str]) -> None:
-    made = request(WebPush(Vapid(OURS.private)), push(browser(), shown(body=body, data=json.dumps(data))))
+    made = request(WebPush([Vapid(OURS.private)]), push(browser(), shown(body=body, data=json.dumps(data))))
     assert len(made.body) <= 3000 + 86 + 16 + 1
     said, whole = opened(made.body), body.replace(" <br> ", "\n")
     assert said["body"] == whole or (said["body"].endswith("…") and whole.startswith(said["body"][:-1]))
@@ -128,8 +128,8 @@ def test_a_token_is_kept_for_each_origin_and_made_anew_in_time() -> None:
 
 def test_a_key_is_made_once_and_read_again(tmp_path: Path) -> None:
     path = tmp_path / "folder/vapid.pem"
-    made = Vapid.make(path)
-    assert made.public == Vapid.make(path).public == Vapid.load(path).public
+    [made] = Vapid.make(path)
+    assert [made.public] == [key.public for key in Vapid.make(path)] == [key.public for key in Vapid.load(path)]
     assert len(decoded(made.public)) == 65
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -183,7 +183,7 @@ def test_no_answer_and_a_pause_that_is_asked_for(web_push: WebPush) -> None:
 def test_a_token_that_does_not_please_is_made_anew_for_that_origin_alone() -> None:
     now = [1.8e9]
     vapid = Vapid(OURS.private, clock=lambda: now[0])
-    channel = WebPush(vapid)
+    channel = WebPush([vapid])
     ours, theirs = "https://updates.push.services.mozilla.com", "https://fcm.googleapis.com"
     before = vapid.authorization(ours), vapid.authorization(theirs)
     now[0] += 1
@@ -265,7 +265,7 @@ def test_an_origin_that_is_allowed_may_be_anything() -> None:
 )
 def test_keys_that_are_none_are_told(p256dh: str, auth: str, fields: list[str]) -> None:
     assert check_subscription(MOZILLA, p256dh, auth) == [(field, "regex") for field in fields]
-    made = WebPush(Vapid(OURS.private)).request(push(browser(p256dh=p256dh, auth=auth), shown()))
+    made = WebPush([Vapid(OURS.private)]).request(push(browser(p256dh=p256dh, auth=auth), shown()))
     assert isinstance(made, Refused) == bool(fields)
 
 
@@ -278,7 +278,7 @@ async def test_no_spelling_of_ourselves_may_be_named() -> None:
 
 async def test_a_push_arrives_and_can_be_opened(tmp_path: Path) -> None:
     async with push_service(tmp_path, answering(201)) as service:
-        channel = WebPush(Vapid(OURS.private), [service.url])
+        channel = WebPush([Vapid(OURS.private)], [service.url])
         transport = Transport(10, ca_file=files_in(tmp_path)[0], allowed_origins=[service.url])
         sent = push(browser(f"{service.url}/subscription"), shown())
         assert await channel.ready() is None

@@ -2,7 +2,7 @@
 
 import hashlib
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tocsin.channels import Answer, Channel, Later, Outcome, Push, Refused, Request, Stopped
+from tocsin.channels import Address, Answer, Channel, Later, Outcome, Push, Refused, Request, Stopped
 from tocsin.channels.apns import Apns
 from tocsin.channels.fcm import Fcm
 from tocsin.channels.vapid import Vapid
@@ -100,6 +100,10 @@ class Broken:
         """Say why nothing goes."""
         return Stopped(self._reason)
 
+    def elsewhere(self, push: Push, answer: Answer) -> Address | None:  # noqa: ARG002 - likewise
+        """Know no other way."""
+        return None
+
 
 def lanes_of(settings: Settings) -> list[Lane]:
     """Make the lanes of all apps, in a running loop; one whose key can't be used is loud, and the others go on.
@@ -120,11 +124,41 @@ def plan(settings: Settings) -> list[Planned]:
     return [*found, *_web(settings)]
 
 
-def vapid_of(settings: Settings) -> Vapid | None:
-    """Return the key for browsers, which the embedded mode makes; none: browsers are not pushed to."""
-    file = _vapid_file(settings)
-    if file is None:
-        return None
+def read_again(lanes: Sequence[Lane], settings: Settings) -> bool:
+    """Take the keys of lanes from their files again, in a running loop; tells whether any has changed.
+
+    Where a key can't be used, that is loud, and the lane goes on with the one it has. Lanes that are new, or no longer
+    there, wait for the next start. Raises `Refusal` where the settings contradict themselves, or the file of apps has
+    faults.
+    """
+    planned = {plan.name: plan for plan in plan(settings)}
+    if planned.keys() != {lane.name for lane in lanes}:
+        log.warning("apps came or went: they count from the next start on")
+    renewed = [_renew(lane, planned[lane.name]) for lane in lanes if lane.name in planned]
+    return any(renewed)
+
+
+def _renew(lane: Lane, planned: Planned) -> bool:
+    if lane.configuration == planned.configuration and not isinstance(lane.channel, Broken):
+        return False
+    try:
+        lane.channel = planned.make()
+    except Refusal as refusal:
+        log.error("a key can't be used: the lane stays as it is", lane=lane.name, reason=str(refusal))  # noqa: TRY400
+        return False
+    lane.configuration = planned.configuration
+    lane.stopped, lane.waits_until = "", None
+    log.info("a lane has other keys", lane=lane.name)
+    return True
+
+
+def web_push_key(lanes: Iterable[Lane]) -> str | None:
+    """Return the key that pages subscribe with, in base64url, where browsers are pushed to."""
+    return next((lane.channel.public for lane in lanes if isinstance(lane.channel, WebPush)), None)
+
+
+def _vapid(settings: Settings, file: Path) -> list[Vapid]:
+    """Return our keys for browsers, of which the embedded mode makes the first."""
     url = settings.base_url or ""
     subject = settings.vapid_subject or (url if url.startswith("https://") else "mailto:postmaster@localhost")
     if settings.vapid_key_file is None and not file.exists():
@@ -190,18 +224,11 @@ def _web(settings: Settings) -> Iterator[Planned]:
     if file is not None:
         yield Planned(
             f"web/{DEFAULT}",
-            lambda: _web_push(settings),
+            lambda: WebPush(_vapid(settings, file), settings.web_push_origins),
             (settings.vapid_subject or "",),
             (file,),
             settings.web_push_origins,
         )
-
-
-def _web_push(settings: Settings) -> Channel:
-    vapid = vapid_of(settings)
-    if vapid is None:
-        raise Refusal("There is no key for browsers: set TOCSIN_VAPID_KEY_FILE.")
-    return WebPush(vapid, settings.web_push_origins)
 
 
 def _of_variables(settings: Settings) -> AppEntry:

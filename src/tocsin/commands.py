@@ -125,7 +125,7 @@ def send(  # noqa: PLR0913 - what a caller may say
 ) -> None:
     """Post an event to the running service, and print its id."""
     from tocsin import send as sending
-    from tocsin.serve import signer_of
+    from tocsin.access import signer_of
 
     event = sending.event_of(message, user or [], team or [], file)
     settings = read_settings()
@@ -282,7 +282,7 @@ def check(
 @token.command()
 def user(id_: Annotated[int, typer.Argument(metavar="ID", min=1, max=2**31 - 1)], expires: Expires = "1h") -> None:
     """Print a user's token, which opens the user's own inbox."""
-    from tocsin.serve import signer_of
+    from tocsin.access import signer_of
     from tocsin.tokens import mint_user
 
     typer.echo(mint_user(signer_of(read_settings(), "users"), id_, _lifetime(expires)))
@@ -296,7 +296,7 @@ def service(
     expires: Expires = "1h",
 ) -> None:
     """Print a service's token."""
-    from tocsin.serve import signer_of
+    from tocsin.access import signer_of
     from tocsin.tokens import SCOPES, mint_service
 
     if unknown := set(scope) - SCOPES:

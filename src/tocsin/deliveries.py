@@ -145,14 +145,13 @@ async def clears(database: Database, limit: int = 200) -> list[Clear]:
     for phone in await database.rows(_SQL["phones"], list(told)):
         row = told[phone["user_id"]]
         what: tuple[UUID, ...] | Literal["all"] = "all" if row["all_read"] else tuple(row["ids"])
-        address = Address(phone["token"], phone["type"], phone["environment"], phone["app"], phone["registered_at"])
-        found.append(Clear(phone["lane"], address, row["unread"], what))
+        found.append(Clear(phone["lane"], address_of(phone), row["unread"], what))
     return found
 
 
 def address_of(row: asyncpg.Record) -> Address:
     """Return the address in the columns of a device."""
-    keys = (row["p256dh"] or "", row["auth"] or "")
+    keys = (row["p256dh"] or "", row["auth"] or "", row["server_key"] or "")
     return Address(row["token"], row["type"], row["environment"], row["app"], row["registered_at"], *keys)
 
 
@@ -168,9 +167,9 @@ async def told(database: Database, device_id: UUID, position: int) -> None:
     await database.value(_SQL["told"], [device_id], [position])
 
 
-async def move(database: Database, device_id: UUID, environment: str) -> None:
-    """Note that a device's token is of the other environment."""
-    await database.value(_SQL["move"], device_id, environment)
+async def found_as(database: Database, device_id: UUID, address: Address) -> None:
+    """Note how a device turned out to be known: in the other environment, or by another key of ours."""
+    await database.value(_SQL["found_as"], device_id, address.environment, address.server_key or None)
 
 
 async def enter_lane(database: Database, name: str, configuration: str) -> None:

@@ -8,11 +8,12 @@ from datetime import timedelta
 from pathlib import Path
 
 from tocsin import devices, directory, events, inbox
+from tocsin.access import signer_of
 from tocsin.api.doors import House
 from tocsin.directory import Team, User
 from tocsin.events import Draft, Reader
 from tocsin.phones import Phones
-from tocsin.serve import Running, serve, signer_of
+from tocsin.serve import Running, serve
 from tocsin.settings import PREFIX, Settings
 from tocsin.tokens import Signer, mint_service, mint_user
 

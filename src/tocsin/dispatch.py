@@ -81,8 +81,8 @@ class Lane:
 class _Answered:
     """A push that was answered.
 
-    `bundle` are the others that it stood for, `elsewhere` is the lane of the other environment, where it was tried
-    there, and `refused` why its channel did not even make a request of it.
+    `bundle` are the others that it stood for, `elsewhere` is the lane of the second try where the device may be known
+    in another way, and `refused` why its channel did not even make a request of it.
     """
 
     delivery: Delivery
@@ -151,6 +151,11 @@ class Dispatcher:
         for lane in self._lanes.values():
             with contextlib.suppress(Unavailable):
                 await deliveries.enter_lane(self._database, lane.name, lane.configuration)
+
+    async def begin_anew(self) -> None:
+        """Take note that lanes have other keys now."""
+        await self._enter()
+        self._doorbell.ring("push")
 
     def stop(self) -> None:
         """Take nothing more."""
@@ -288,9 +293,9 @@ class Dispatcher:
         back: list[Key] = []
         for each in answered:
             by = each.elsewhere or lane
-            outcome = each.refused or by.channel.outcome(each.push, each.answer)
-            if self._goes_elsewhere(lane, each, outcome):
+            if self._goes_elsewhere(lane, each):
                 continue
+            outcome = each.refused or by.channel.outcome(each.push, each.answer)
             keys = [delivery.key for delivery in (each.delivery, *each.bundle)]
             result = await self._result(lane, each, outcome, gone)
             if result is None:
@@ -348,7 +353,7 @@ class Dispatcher:
             await deliveries.lane_works(self._database, lane.name)
         lane.stopped, lane.waits_until = "", None
         if each.elsewhere:
-            await deliveries.move(self._database, each.delivery.key.device_id, each.push.address.environment)
+            await deliveries.found_as(self._database, each.delivery.key.device_id, each.push.address)
         if each.push.address.type == "Web":
             await deliveries.told(self._database, each.delivery.key.device_id, each.delivery.position)
 
@@ -374,20 +379,20 @@ class Dispatcher:
             return Settled(each.delivery.key, "dead", None, f"given up: {reason}")
         return Settled(each.delivery.key, "later", due_at, f"set aside until its lane has delivered: {reason}")
 
-    def _goes_elsewhere(self, lane: Lane, each: _Answered, outcome: Outcome) -> bool:
-        """Try a token that its environment does not know once in the other one."""
-        if not isinstance(outcome, Refused) or not outcome.doubtful or "BadDeviceToken" not in outcome.reason:
+    def _goes_elsewhere(self, lane: Lane, each: _Answered) -> bool:
+        """Try a device that may be known in another way once in that way; an answer to the second try stands."""
+        address = None if each.elsewhere or each.refused else lane.channel.elsewhere(each.push, each.answer)
+        if address is None:
             return False
-        other = self._lanes.get(_twin(lane.name))
-        if each.elsewhere or other is None or other.stopped:
+        same = address.environment == each.push.address.environment
+        by = lane if same else self._lanes.get(_twin(lane.name))
+        if by is None or by.stopped:
             return False
-        was_sandbox = each.push.address.environment == "sandbox"
-        address = replace(each.push.address, environment="production" if was_sandbox else "sandbox")
         push = replace(each.push, address=address)
-        request = other.channel.request(push)
+        request = by.channel.request(push)
         if isinstance(request, Refused):
             return False
-        self._submit(lane, other, request, replace(each, push=push, elsewhere=other))
+        self._submit(lane, by, request, replace(each, push=push, elsewhere=by))
         return True
 
     async def _stop_lane(self, lane: Lane, reason: str) -> None:

@@ -4,7 +4,6 @@ import errno
 import json
 import shutil
 import socket
-import stat
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from tocsin.jobs import MISSED
 from tocsin.jwks import LARGEST, SLOWEST
 from tocsin.keys import EVERYBODY, SECRET_FILE, of_jwks, of_pem
 from tocsin.preferences import Operator
+from tocsin.secret_files import is_open_to_others
 from tocsin.settings import PREFIX, Settings, read_settings
 
 LEAST_SPACE, LITTLE_SPACE = 100 * 2**20, 2**30
@@ -96,7 +96,13 @@ async def _push(settings: Settings) -> AsyncIterator[Finding]:
                 )
             else:
                 yield await _credentials(lane, settings)
+        for file in filter(_is_open, lane.files):
+            yield Finding("warn", f"push {lane.name}", f"others can read {file}", f"close it: chmod 600 {file}")
     yield Finding("ok", "push", f"{len(planned)} lanes: {', '.join(lane.name for lane in planned) or 'none is set'}")
+
+
+def _is_open(path: Path) -> bool:
+    return path.is_file() and is_open_to_others(path.stat().st_mode)
 
 
 async def _credentials(planned: Planned, settings: Settings) -> Finding:
@@ -141,7 +147,7 @@ def _env_file(path: Path) -> Iterator[Finding]:
     except FileNotFoundError:
         yield Finding("ok", ".env", "there is none here")
         return
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if is_open_to_others(mode):
         yield Finding("warn", ".env", "others can read it, and it may hold secrets", f"close it: chmod 600 {path}")
     else:
         yield Finding("ok", ".env", "it is read, and closed to others")
@@ -171,7 +177,7 @@ def _own_secret(settings: Settings) -> Iterator[Finding]:
             )
         elif not path.exists():
             yield Finding("warn", "keys of tokens", "there are none yet", "the first `tocsin serve` makes a secret")
-        elif path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        elif is_open_to_others(path.stat().st_mode):
             yield Finding("FAIL", "keys of tokens", f"others can read {path}", f"close it: chmod 600 {path}")
         else:
             said = f"tokens are verified by the secret {path}, which is closed to others"
@@ -215,7 +221,7 @@ def _data_folder(folder: Path) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("FAIL", "data folder", f"{folder}: {error.strerror}", f"become its user, or set {PREFIX}DATA_DIR")
     else:
-        if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        if is_open_to_others(found.st_mode):
             yield Finding("warn", "data folder", f"others can enter {folder}", f"close it: chmod 700 {folder}")
         else:
             yield Finding("ok", "data folder", f"{folder} is closed to others")

@@ -5,6 +5,7 @@ the other, in the order of their positions.
 """
 
 import asyncio
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from tocsin.catalogue import Catalogue
 from tocsin.database import Connection, Database, queries
 from tocsin.errors import Invalid, Missing, NotFound, Unauthenticated
 from tocsin.faults import fault
@@ -133,6 +135,16 @@ async def one(database: Database, user_id: int, id_: UUID) -> str:
         raise Missing
     data: str = row["data"]
     return data
+
+
+async def links(database: Database, catalogue: Catalogue, user_id: int, ids: Sequence[UUID]) -> dict[str, str | None]:
+    """Return where notifications of a caller lead, by their ids: none where there is none; others' are left out."""
+    found: dict[str, str | None] = {}
+    for row in await database.rows(_SQL["links"], user_id, ids):
+        kind = catalogue.kinds.get(row["kind"])
+        data = json.loads(f"{{{row['body']}}}")["data"]
+        found[str(row["event_id"])] = (kind.link_of(data, json.loads(row["params"])) or None) if kind else None
+    return found
 
 
 async def owner(database: Database, user_id: int) -> dict[str, Any]:

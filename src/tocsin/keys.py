@@ -1,9 +1,7 @@
 """What tokens are signed with: secrets, public keys in files, public keys in a JWKS, and our own secret."""
 
-import contextlib
 import os
 import secrets as randomness
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt import InvalidKeyError
 from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from tocsin import secret_files
 from tocsin.errors import Malformed, Refusal
 from tocsin.strict_json import parse_object
 
@@ -115,7 +114,7 @@ def own_secret(data_dir: Path) -> str:
     path = data_dir / SECRET_FILE
     try:
         if not path.exists():
-            _keep_secret(path, randomness.token_urlsafe(48))
+            secret_files.keep(path, randomness.token_urlsafe(48).encode())
         return _read_secret(path)
     except OSError as error:
         raise Refusal(f"The secret {path} can't be used: {error.strerror}.") from None
@@ -177,35 +176,10 @@ def _material_of(entry: Mapping[str, Any]) -> Any:
         return None
 
 
-def _keep_secret(path: Path, secret: str) -> None:
-    """Put the secret there whole and on disk, unless somebody else just did."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{randomness.token_hex(8)}")
-    try:
-        opened = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(opened, "w", encoding="ascii") as file:
-            file.write(secret)
-            file.flush()
-            os.fsync(opened)
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
 def _read_secret(path: Path) -> str:
     # Never through a link: as root we may read from a folder that belongs to somebody else.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8", errors="replace") as file:
-        if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        if secret_files.is_open_to_others(os.fstat(file.fileno()).st_mode):
             raise Refusal(
                 f"The secret {path} is open to others; close it with `chmod 600`, or delete it to get a new one."
             )

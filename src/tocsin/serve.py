@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import time
@@ -10,29 +11,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-import uvicorn
+from starlette.types import ASGIApp
 
-from tocsin import jobs, migrate, preferences
-from tocsin.api.app import service
-from tocsin.api.doors import House
-from tocsin.api.protocol import Protocol
-from tocsin.apps import lanes_of, vapid_of
+from tocsin import access, embedded, jobs, migrate, preferences
+from tocsin.api.app import operations_service, service, watching_service
+from tocsin.api.doors import House, Watched
+from tocsin.apps import lanes_of, read_again
 from tocsin.catalogue import Catalogue
 from tocsin.compose import Composer
 from tocsin.database import HOPELESS, OUTAGES, SLOWEST, Database
 from tocsin.dispatch import Dispatcher, Lane
 from tocsin.doorbell import Doorbell
-from tocsin.embedded import Embedded, is_served, url_of
+from tocsin.embedded import Embedded, is_served
 from tocsin.errors import Refusal, Unavailable
 from tocsin.events import Intake
+from tocsin.http_server import ByPort, Server, bound, port_of, url_of
 from tocsin.inbox import Cursors
-from tocsin.jwks import Jwks
 from tocsin.keeper import keep
-from tocsin.keys import EVERYBODY, Speaker, hs256, of_pem, own_secret
 from tocsin.metrics import Metrics
 from tocsin.preferences import Operator, Preferences
-from tocsin.settings import Audience, Settings
-from tocsin.tokens import Expected, Signer, Verifier
+from tocsin.settings import Settings
+from tocsin.tokens import Verifier
 from tocsin.worker import Worker
 
 API_CONNECTIONS = 10
@@ -41,9 +40,6 @@ WORKER_CONNECTIONS = 8
 
 PATIENCE = 60.0
 """Seconds that a start waits for a database that cannot be reached."""
-
-GRACE = 6
-"""Seconds that requests under way have to end in when the process is stopped."""
 
 log = structlog.get_logger(__name__)
 
@@ -61,16 +57,18 @@ async def serve(
 ) -> None:
     """Serve until a signal ends it. Raises `Refusal` where it can't start."""
     if settings.database_url is not None or settings.has_keys:
-        verifier_of(settings)
+        access.verifier_of(settings)
     async with contextlib.AsyncExitStack() as stack:
-        listening = stack.enter_context(_bound(settings))
+        sockets = [stack.enter_context(bound(settings.host, settings.port))]
+        if settings.operations_port is not None:
+            sockets.append(stack.enter_context(bound(settings.host, settings.operations_port)))
         url = await stack.enter_async_context(store(settings, alone=True))
         database = await stack.enter_async_context(pool(url, API_CONNECTIONS, API_PATIENCE))
         own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS))
         bulk = await stack.enter_async_context(_bulk_pool(settings, url))
         doorbell = Doorbell(url, own)
         intake = Intake(database, doorbell)
-        verifier = verifier_of(settings)
+        verifier = access.verifier_of(settings)
         stack.push_async_callback(verifier.close)
         verifier.begin()
         catalogue = Catalogue.load(*settings.catalogue_folders)
@@ -87,7 +85,6 @@ async def serve(
             verifier,
             Cursors(database),
             metrics,
-            web_push_key(settings),
             lanes,
         )
         worker = None
@@ -95,7 +92,8 @@ async def serve(
             worker = Worker(own, catalogue, doorbell, bulk, metrics)
             worker.dispatcher = dispatcher_of(settings, lanes, worker, own, catalogue, operator, doorbell, metrics)
             await stack.enter_async_context(_meanwhile(keep(bulk, settings.retention_days)))
-        await _together(_Server(house), listening, worker, when_ready)
+        stack.enter_context(_keys_again(settings, lanes, worker.dispatcher if worker else None, verifier))
+        await _together(house, sockets, worker, when_ready)
 
 
 async def work(settings: Settings) -> None:
@@ -103,18 +101,22 @@ async def work(settings: Settings) -> None:
     if settings.database_url is None and not is_served(settings.data_dir):
         raise Refusal(f"Nothing serves {settings.data_dir}: start `tocsin serve` first, or set TOCSIN_DATABASE_URL.")
     stopping = asyncio.Event()
-    _on_signals(stopping.set)
+    if settings.operations_port is None:
+        _on_signals(stopping.set)
     async with (
         store(settings, alone=False) as url,
         pool(url, WORKER_CONNECTIONS) as database,
         _bulk_pool(settings, url) as bulk,
         _lanes(settings) as lanes,
+        contextlib.AsyncExitStack() as stack,
     ):
         doorbell = Doorbell(url, database)
         catalogue, metrics = Catalogue.load(*settings.catalogue_folders), Metrics()
         worker = Worker(database, catalogue, doorbell, bulk, metrics)
         operator = Operator.load(catalogue, settings.preferences_file)
         worker.dispatcher = dispatcher_of(settings, lanes, worker, database, catalogue, operator, doorbell, metrics)
+        await stack.enter_async_context(_watched(settings, Watched(database, metrics), stopping))
+        stack.enter_context(_keys_again(settings, lanes, worker.dispatcher))
         async with _meanwhile(doorbell.hear_others()), _meanwhile(keep(bulk, settings.retention_days)):
             working = asyncio.create_task(worker.run())
             log.info("working", worker=str(worker.id))
@@ -127,6 +129,63 @@ async def work(settings: Settings) -> None:
 
 
 @contextlib.asynccontextmanager
+async def _watched(settings: Settings, watched: Watched, stopping: asyncio.Event) -> AsyncIterator[None]:
+    """Serve what is for operations in a process that only works, where a port is set for it; signals come there."""
+    if settings.operations_port is None:
+        yield
+        return
+    with bound(settings.host, settings.operations_port) as listening:
+        _outlive_signals()
+        server = Server(watching_service(watched))
+        serving = asyncio.create_task(server.serve([listening]))
+        serving.add_done_callback(lambda _: stopping.set())
+        try:
+            await server.ready.wait()
+            log.info("serving metrics", url=url_of(listening))
+            yield
+        finally:
+            server.should_exit = True
+            await serving
+
+
+@contextlib.contextmanager
+def _keys_again(
+    settings: Settings, lanes: Sequence[Lane], dispatcher: Dispatcher | None, verifier: Verifier | None = None
+) -> Iterator[None]:
+    """Read all keys again whenever SIGHUP comes; one that can't be used is loud, and those before go on.
+
+    Where it comes because our terminal is gone, it ends us, as it ends any program.
+    """
+    loop, at_a_terminal = asyncio.get_running_loop(), os.isatty(0)
+    renewing: set[asyncio.Task[None]] = set()
+
+    async def renew() -> None:
+        try:
+            if verifier:
+                verifier.take(access.keys_of(settings))
+            if read_again(lanes, settings) and dispatcher:
+                await dispatcher.begin_anew()
+        except Refusal as refusal:
+            log.error("keys can't be read again: those before go on", reason=str(refusal))  # noqa: TRY400
+        else:
+            log.info("keys were read again")
+
+    def hear() -> None:
+        if at_a_terminal and not os.isatty(0):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        task = asyncio.create_task(renew())
+        renewing.add(task)
+        task.add_done_callback(renewing.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, hear)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
+@contextlib.asynccontextmanager
 async def store(settings: Settings, *, alone: bool) -> AsyncIterator[str]:
     """Provide the database, its schema up to date, and yield its url.
 
@@ -136,7 +195,7 @@ async def store(settings: Settings, *, alone: bool) -> AsyncIterator[str]:
         if settings.database_url is not None:
             url = settings.database_url.get_secret_value()
         elif not alone and is_served(settings.data_dir):
-            url = url_of(settings.data_dir)
+            url = embedded.url_of(settings.data_dir)
         else:
             url = (await stack.enter_async_context(Embedded(settings.data_dir))).url
         taken = await _patiently(lambda: _migrate(settings, url))
@@ -190,98 +249,15 @@ def dispatcher_of(  # noqa: PLR0913, PLR0917 - what it stands on
     return Dispatcher(database, worker.id, lanes, composer, doorbell, load, metrics)
 
 
-def web_push_key(settings: Settings) -> str | None:
-    """Return the key that browsers need, in base64url, where they are pushed to."""
-    vapid = vapid_of(settings)
-    return vapid.public if vapid else None
-
-
-def verifier_of(settings: Settings) -> Verifier:
-    """Return what verifies tokens by the keys that are set; the embedded mode makes a secret of its own.
-
-    Raises `Refusal` where there is no key, or one can't be used.
-    """
-    url, public = settings.jwt_jwks_url, _speakers(settings.jwt_public_keys_for)
-    secrets = [] if settings.has_keys and not settings.jwt_secret else secrets_of(settings)
-    return Verifier(
-        [
-            *(hs256(secret, _speakers(settings.jwt_secret_for)) for secret in secrets),
-            *(of_pem(path, public) for path in settings.jwt_public_key_files),
-        ],
-        jwks=Jwks(str(url), _speakers(settings.jwt_jwks_for)) if url else None,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-        user_claim=settings.jwt_user_claim,
-    )
-
-
-def signer_of(settings: Settings, *speakers: Speaker) -> Signer:
-    """Return what makes tokens of these that the service takes. Raises `Refusal` where it can't be done."""
-    for speaker in speakers:
-        if speaker not in _speakers(settings.jwt_secret_for):
-            raise Refusal(
-                f"The secret is not for {speaker}, whose tokens their issuer makes: see TOCSIN_JWT_SECRET_FOR."
-            )
-    expected = Expected(settings.jwt_issuer, settings.jwt_audience, settings.jwt_user_claim)
-    return Signer(secrets_of(settings)[0], expected)
-
-
-def secrets_of(settings: Settings) -> Sequence[str]:
-    """Return the secrets that tokens are signed with; the embedded mode makes its own. Raises `Refusal`."""
-    if settings.jwt_secret:
-        return [secret.get_secret_value() for secret in settings.jwt_secret]
-    if settings.has_keys:
-        raise Refusal("Public keys make no tokens: get one from their issuer, or set TOCSIN_JWT_SECRET too.")
-    if settings.database_url is not None:
-        raise Refusal(
-            "With a database of your own, set TOCSIN_JWT_SECRET to at least 32 random bytes, "
-            "or TOCSIN_JWT_PUBLIC_KEY_FILES or TOCSIN_JWT_JWKS_URL to the keys of your tokens' issuer."
-        )
-    folder = settings.data_dir
-    try:
-        if not (folder / "postgres").exists():
-            raise Refusal(f"There is no secret in {folder} yet: start `tocsin serve` once, or set TOCSIN_JWT_SECRET.")
-        return [own_secret(folder)]
-    except PermissionError:
-        raise Refusal(f"{folder} belongs to another user: become that user, or set TOCSIN_JWT_SECRET.") from None
-
-
-def _speakers(audience: Audience) -> frozenset[Speaker]:
-    return EVERYBODY if audience == "both" else frozenset({audience})
-
-
-class _Server(uvicorn.Server):
-    """The HTTP server, which says when it is ready."""
-
-    def __init__(self, house: House) -> None:
-        self.house = house
-        self.ready = asyncio.Event()
-        super().__init__(
-            uvicorn.Config(
-                service(house),
-                http=Protocol,
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=GRACE,
-            )
-        )
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-
-
 async def _together(
-    server: _Server,
-    listening: socket.socket,
+    house: House,
+    sockets: list[socket.socket],
     worker: Worker | None,
     when_ready: Callable[[Running], Awaitable[None]] | None,
 ) -> None:
     """Run all parts; when one ends, end the others."""
-    house, doorbell = server.house, server.house.doorbell
+    doorbell = house.doorbell
+    server = Server(_app_of(house, sockets))
     if worker:
         doorbell.answer("settled")
         if house.settings.database_url is None:
@@ -289,8 +265,8 @@ async def _together(
     _outlive_signals()
     ears = asyncio.create_task(doorbell.hear_others())
     working = [asyncio.create_task(worker.run())] if worker else []
-    serving = asyncio.create_task(server.serve([listening]))
-    introducing = asyncio.create_task(_introduce(server, listening, when_ready))
+    serving = asyncio.create_task(server.serve(sockets))
+    introducing = asyncio.create_task(_introduce(server, house, sockets, when_ready))
     await asyncio.wait({serving, *working}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     await asyncio.wait({serving})
@@ -305,28 +281,23 @@ async def _together(
             raise error
 
 
+def _app_of(house: House, sockets: Sequence[socket.socket]) -> ASGIApp:
+    """Return the service, and at the second port, where there is one, what is for operations alone."""
+    app = service(house)
+    return app if len(sockets) == 1 else ByPort(app, port_of(sockets[1]), operations_service(house))
+
+
 async def _introduce(
-    server: _Server, listening: socket.socket, when_ready: Callable[[Running], Awaitable[None]] | None
+    server: Server,
+    house: House,
+    sockets: Sequence[socket.socket],
+    when_ready: Callable[[Running], Awaitable[None]] | None,
 ) -> None:
     await server.ready.wait()
-    host, port = listening.getsockname()[:2]
-    running = Running(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", server.house)
-    log.info("serving", url=running.url)
+    running = Running(url_of(sockets[0]), house)
+    log.info("serving", url=running.url, **({"operations": url_of(sockets[1])} if len(sockets) > 1 else {}))
     if when_ready:
         await when_ready(running)
-
-
-@contextlib.contextmanager
-def _bound(settings: Settings) -> Iterator[socket.socket]:
-    """Take the port, without listening yet: who calls before all is ready is refused, not kept waiting."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as bound:  # asyncio sets TCP_NODELAY on these
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            bound.bind((settings.host, settings.port))
-        except OSError as error:
-            raise Refusal(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.") from error
-        yield bound
 
 
 async def _migrate(settings: Settings, url: str) -> list[migrate.Step]:

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from tocsin.errors import Refusal
+from tocsin.secret_files import sync
 from tocsin.server_folder import NAME, own
 from tocsin.server_process import last_words, run
 
@@ -76,15 +77,9 @@ async def make_database(programs: Path, folder: Path, user: pwd.struct_passwd) -
         if status:
             raise Refusal(f"The embedded PostgreSQL could not make its database: {last_words(output)}.")
     draft.rename(folder / "postgres")
-    _sync(folder)
+    sync(folder)
 
 
 def _forget_drafts(folder: Path) -> None:
     for draft in folder.glob("postgres.new-*"):
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    opened = os.open(folder, os.O_RDONLY)
-    os.fsync(opened)
-    os.close(opened)

@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="the address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="the port to listen on; 0 takes a free one")
+    operations_port: int | None = Field(
+        None, ge=0, le=65535, description="a port for metrics and the console alone; unset: on the main one, by token"
+    )
     public_url: Annotated[AnyHttpUrl, UrlConstraints(max_length=500)] | None = Field(
         None, description="how clients reach us, for the urls in answers; unset: as the request says"
     )

@@ -114,6 +114,11 @@ class Verifier:
         self._clock = clock
         self._remembered: OrderedDict[str, User | Service] = OrderedDict()
 
+    def take(self, keys: Sequence[Key]) -> None:
+        """Verify by other keys from now on, and forget what was verified by the ones before."""
+        self._configured = list(keys)
+        self._remembered.clear()
+
     def begin(self) -> None:
         """Fetch the keys that the issuer publishes, if it does, without waiting for them."""
         if self._jwks:

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp
 
 from tocsin.api import devices, directory, events, imports, inbox, kinds, operations, preferences, problems, web_push
 from tocsin.api.cors import Cors, Preflights
-from tocsin.api.doors import House
+from tocsin.api.doors import House, Watched
 from tocsin.api.envelope import Envelope, Shortcut
 from tocsin.api.keyring import Keyring
 from tocsin.api.proxies import Prefix, Proxies
@@ -37,18 +37,27 @@ def service(house: House) -> ASGIApp:
     return Proxies(app, settings.trusted_proxies) if settings.trusted_proxies else app
 
 
+def operations_service(house: House) -> ASGIApp:
+    """Return what a port of its own serves to those who run the service; metrics need no token there."""
+    app = _framework(house)
+    app.router.routes.append(Route("/metrics", operations.open_metrics, methods=["GET"]))
+    for router in (operations.watching, operations.router, events.router):
+        app.include_router(router)
+    guarded = Keyring(app, house.verifier) if house.settings.jwt_jwks_url else app
+    return Envelope(guarded, house.metrics)
+
+
+def watching_service(watched: Watched) -> ASGIApp:
+    """Return the same for a process that only works: is it alive, is it ready, what did it do."""
+    app = _framework(watched)
+    app.router.routes.append(Route("/metrics", operations.open_metrics, methods=["GET"]))
+    app.include_router(operations.watching)
+    return Envelope(app, watched.metrics)
+
+
 def build(house: House | None = None) -> FastAPI:
     """Return the framework's application, with all routes; without a house it can be described, not called."""
-    app = FastAPI(
-        openapi_url=None,
-        redirect_slashes=False,
-        exception_handlers={
-            Problem: problems.of_ours,
-            HTTPException: problems.of_the_framework,
-            RequestValidationError: problems.of_a_model,
-        },
-    )
-    app.state.house = house
+    app = _framework(house)
     app.router.routes += [
         *(Route(path, endpoint, methods=[method]) for (method, path), endpoint in BUSY.items()),
         Route("/notifications", inbox.create_custom, methods=["POST"]),
@@ -69,7 +78,24 @@ def build(house: House | None = None) -> FastAPI:
         directory.router,
         imports.router,
         devices.directory,
+        operations.watching,
         operations.router,
     ):
         app.include_router(router)
+    if house is None or house.settings.operations_port is None:
+        app.include_router(operations.guarded)
+    return app
+
+
+def _framework(house: House | Watched | None) -> FastAPI:
+    app = FastAPI(
+        openapi_url=None,
+        redirect_slashes=False,
+        exception_handlers={
+            Problem: problems.of_ours,
+            HTTPException: problems.of_the_framework,
+            RequestValidationError: problems.of_a_model,
+        },
+    )
+    app.state.house = house
     return app

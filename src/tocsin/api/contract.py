@@ -8,7 +8,7 @@ from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
 from tocsin.api.doors import MERGE_PATCH
 from tocsin.api.events import LONGEST_WAIT
 from tocsin.api.imports import NDJSON
-from tocsin.api.inbox import PAGES, PER_PAGE, USUAL_PER_PAGE
+from tocsin.api.inbox import MOST_LINKS, PAGES, PER_PAGE, USUAL_PER_PAGE
 from tocsin.api.requests import LONGEST_MESSAGE
 from tocsin.api.schemas import ID, UUID
 from tocsin.directory import LARGEST_ID
@@ -179,6 +179,17 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             "list_changes",
             answers="Changes",
             parameters=(query("since", {"type": "string"}, "a cursor; left out: the answer is only that of now"),),
+        ),
+        "GET /notifications/links": Operation(
+            "list_links",
+            answers="Links",
+            parameters=(
+                {
+                    **query("ids", {"type": "string"}, f"ids, separated by commas, at most {MOST_LINKS}"),
+                    "required": True,
+                },
+            ),
+            faults=(fault("ids.0", "uuid", "must be a UUID"),),
         ),
         "GET /notifications/kinds": Operation("list_kinds", answers="Kinds"),
         "GET /notifications/preferences": Operation("get_preferences", answers="Preferences"),

@@ -43,8 +43,20 @@ class House:
     verifier: Verifier
     cursors: Cursors
     metrics: Metrics = field(default_factory=Metrics)
-    web_push_key: str | None = None
     lanes: Sequence[Lane] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What can be looked at in every process, one that only works too."""
+
+    database: Database
+    metrics: Metrics
+
+
+def watched_of(request: Request) -> House | Watched:
+    """Return what can be looked at in the process that a request came to."""
+    return cast("House | Watched", request.app.state.house)
 
 
 def house_of(request: Request) -> House:

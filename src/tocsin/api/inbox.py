@@ -1,7 +1,6 @@
 """The doors of the inbox: the API document's own endpoints, with a user's token."""
 
 import hashlib
-from functools import cache
 from urllib.parse import parse_qsl, quote, urlencode
 
 from fastapi import APIRouter
@@ -24,6 +23,9 @@ USUAL_PER_PAGE = 15
 
 MOST_IDS = 1_000
 """How many notifications one request marks by their ids."""
+
+MOST_LINKS = 100
+"""How many notifications' links are asked for at once."""
 
 KEPT = "private, no-cache"
 """How clients may keep a page: themselves alone, and asking each time."""
@@ -108,6 +110,22 @@ async def get_changes(request: Request) -> Response:
     )
 
 
+@router.get("/notifications/links")
+async def get_links(request: Request) -> Response:
+    """Where some of the caller's notifications lead; null where a kind leads nowhere."""
+    user, house = user_of(request), house_of(request)
+    await inbox.owner(house.database, user.id)
+    faults: list[Fault] = []
+    given = request.query_params.get("ids")
+    ids = uuids_of({"ids": given.split(",") if given else None}, "ids", MOST_LINKS, faults)
+    if not given:
+        faults.append(fault("ids", "required", "is required"))
+    if faults:
+        raise Invalid(faults)
+    found = await inbox.links(house.database, house.catalogue, user.id, ids or [])
+    return Response(to_json({"data": found}), media_type="application/json")
+
+
 @router.get("/notifications/{notification_id}")
 async def get_notification(request: Request, notification_id: str) -> Response:
     """One of the caller's notifications."""
@@ -171,27 +189,27 @@ async def _unchanged(request: Request, user_id: int, given: str) -> str | None:
 
 
 def _tag(request: Request, user_id: int, cursor: str) -> str:
-    """Return the ETag of a page: whose it is, all that happened to the inbox, and how urls are written."""
-    settings = house_of(request).settings
-    return f'"{user_id}-{cursor}-{_form(settings.base_url, settings.root_path)}"'
-
-
-@cache
-def _form(*parts: str | None) -> str:
-    return hashlib.sha256("|".join([__version__, *map(str, parts)]).encode()).hexdigest()[:8]
+    """Return the ETag of a page: whose it is, all that happened to the inbox, what was asked, how urls are written."""
+    asked = f"{__version__} {_base_of(request)} ".encode() + request.scope["query_string"]
+    return f'"{user_id}-{cursor}-{hashlib.sha256(asked).hexdigest()[:8]}"'
 
 
 def _url(request: Request, number: int, cursor: int | None = None) -> str:
     """Return, as JSON, the absolute url of another page with all other parameters of this one."""
-    scope, settings = request.scope, house_of(request).settings
-    base = settings.base_url or f"{_scheme_of(request)}://{_host_of(request)}{settings.root_path}"
+    scope = request.scope
     kept = [
         (name, value)
         for name, value in parse_qsl(str(scope["query_string"], "latin-1"), keep_blank_values=True)
         if name not in {"page", "cursor"}
     ]
     query = urlencode([*kept, ("page", number), *([] if cursor is None else [("cursor", cursor)])])
-    return to_json(f"{base}{quote(scope['path'])}?{query}")
+    return to_json(f"{_base_of(request)}{quote(scope['path'])}?{query}")
+
+
+def _base_of(request: Request) -> str:
+    """Return where the caller reaches what is under our prefix."""
+    settings = house_of(request).settings
+    return settings.base_url or f"{_scheme_of(request)}://{_host_of(request)}{settings.root_path}"
 
 
 def _host_of(request: Request) -> str:

@@ -9,7 +9,7 @@ from starlette.responses import HTMLResponse, Response
 
 from tocsin import deliveries, jobs, letters, migrate
 from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
-from tocsin.api.doors import body_of, house_of, service_of
+from tocsin.api.doors import body_of, house_of, service_of, watched_of
 from tocsin.api.openapi import document
 from tocsin.api.requests import number_of, uuids_of
 from tocsin.errors import Fault, Invalid, NotFound, Unavailable
@@ -33,19 +33,25 @@ PAGE = """<!doctype html>
 START = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#docs", deepLinking: true, validatorUrl: null})\n'
 POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 
+watching = APIRouter(tags=["operations"])
+"""What every process answers to everybody."""
+
+guarded = APIRouter(tags=["operations"])
+"""What is open at a port of its own, and takes a token at the main one."""
+
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/healthz")
+@watching.get("/healthz")
 async def healthz() -> Response:
     """Whether this process answers."""
     return Response('{"status":"ok"}', media_type="application/json")
 
 
-@router.get("/readyz")
+@watching.get("/readyz")
 async def readyz(request: Request) -> Response:
     """Whether requests can be served: the database answers and its schema is this release's; and the queue."""
-    database = house_of(request).database
+    database = watched_of(request).database
     async with database.connection() as connection:
         current = await migrate.is_current(connection)
     if not current:
@@ -55,12 +61,17 @@ async def readyz(request: Request) -> Response:
     return Response(to_json(answer), media_type="application/json")
 
 
-@router.get("/metrics")
+@guarded.get("/metrics")
 async def metrics(request: Request) -> Response:
     """What this process did and what waits, for Prometheus."""
     service_of(request, "operations")
-    house = house_of(request)
-    return Response(await house.metrics.text(house.database), media_type=CONTENT_TYPE)
+    return await open_metrics(request)
+
+
+async def open_metrics(request: Request) -> Response:
+    """The same, at a port of its own, where nobody else can call."""
+    watched = watched_of(request)
+    return Response(await watched.metrics.text(watched.database), media_type=CONTENT_TYPE)
 
 
 @router.get("/operations/lanes")

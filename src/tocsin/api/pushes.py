@@ -12,7 +12,8 @@ LARGEST_WEB_PUSH = 3_000
 
 _BADGE: Schema = {"type": "integer", "description": "unread notifications of the whole inbox"}
 _ANYTHING: Schema = {"type": "object", "additionalProperties": True}
-_LINK: Schema = {"type": "string", "description": "where it leads; absent where the kind leads nowhere"}
+_LINK: Schema = {"type": ["string", "null"], "description": "where it leads; null where the kind leads nowhere"}
+_TEXT_LINK: Schema = {"type": "string", "description": "where it leads; empty where the kind leads nowhere"}
 
 PUSHES: dict[str, Schema] = {
     "PushedNotification": {
@@ -67,7 +68,7 @@ PUSHES: dict[str, Schema] = {
                     "id": UUID,
                     "type": {"type": "string", "description": "open"},
                     "data": {"type": "string", "description": "the notification's data, as JSON text"},
-                    "link": _LINK,
+                    "link": _TEXT_LINK,
                     "clear": {"type": "string", "description": 'JSON text: a list of ids, or `"all"`'},
                     "badge": {"type": "string", "description": "unread notifications of the whole inbox, in digits"},
                 },
@@ -114,7 +115,6 @@ def _apns(words: Examples, shown: Examples, category: str) -> dict[str, Any]:
         "thread-id": "65e48afe-7307-3ad3-9fc1-9ec7e6dc0a88",
         "category": category,
         "interruption-level": "active",
-        "mutable-content": 1,
     }
     return _push(
         "push_by_apns",

@@ -530,6 +530,15 @@ ANSWERS: dict[str, Schema] = {
             "active": BOOLEAN,
         }
     ),
+    "Links": _object(
+        {
+            "data": {
+                "type": "object",
+                "description": "by the notification's id; null where its kind leads nowhere; others' are not there",
+                "additionalProperties": {"type": ["string", "null"]},
+            }
+        }
+    ),
     "Kinds": _object(
         {
             "data": _list_of(

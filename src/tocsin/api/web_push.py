@@ -11,6 +11,7 @@ from starlette.responses import Response
 from tocsin import devices, inbox, trials
 from tocsin.api.doors import body_of, door, house_of, user_of
 from tocsin.api.once import once
+from tocsin.apps import web_push_key
 from tocsin.channels.web_push import check_subscription
 from tocsin.compose import Composer
 from tocsin.devices import Device
@@ -31,9 +32,10 @@ async def get_key(request: Request) -> Response:
     """The key that a browser's subscription needs, in base64url; 404 where browsers are not pushed to."""
     house = house_of(request)
     await inbox.owner(house.database, user_of(request).id)
-    if house.web_push_key is None:
+    key = web_push_key(house.lanes)
+    if key is None:
         raise NotFound("Browsers are not pushed to here.")
-    return Response(to_json({"key": house.web_push_key}), media_type="application/json")
+    return Response(to_json({"key": key}), media_type="application/json")
 
 
 @router.post("/notifications/web-push", status_code=204)

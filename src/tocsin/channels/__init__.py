@@ -16,7 +16,10 @@ Preset = Literal["quiet", "normal", "urgent"]
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A device as its provider knows it: a phone's `token`, or the endpoint and keys of a browser's subscription."""
+    """A device as its provider knows it: a phone's `token`, or the endpoint and keys of a browser's subscription.
+
+    `server_key` names the key of ours that a subscription was found to be made with; nothing: the one we have now.
+    """
 
     token: str
     type: Literal["iOS", "Android", "Web"]
@@ -25,6 +28,7 @@ class Address:
     registered_at: datetime
     p256dh: str = ""
     auth: str = ""
+    server_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +139,6 @@ class Channel(Protocol):
 
     def outcome(self, push: Push, answer: Answer) -> Outcome:
         """Tell what an answer means."""
+
+    def elsewhere(self, push: Push, answer: Answer) -> Address | None:
+        """Return how else the device may be known, where an answer lets that be thought: to be tried once."""

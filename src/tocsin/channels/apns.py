@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from tocsin.channels import Answer, Gone, Later, Outcome, Push, Refused, Request, Stopped
+from tocsin.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Stopped
 from tocsin.channels.answers import Way, object_of, pause_of, reason_of, settled, text_of, way_of
 from tocsin.channels.payloads import LARGEST, Parts, apple, fitted, ids, notification
 from tocsin.errors import Refusal
@@ -129,6 +130,13 @@ class Apns:
                 return self._expired(why, answer)
             case way:
                 return settled(way, why)
+
+    def elsewhere(self, push: Push, answer: Answer) -> Address | None:
+        """Try a token that its environment does not know in the other one."""
+        if answer.status == 200 or text_of(object_of(answer).get("reason")) != "BadDeviceToken":  # noqa: PLR2004
+            return None
+        was_sandbox = push.address.environment == "sandbox"
+        return replace(push.address, environment="production" if was_sandbox else "sandbox")
 
     def _headers(self, push: Push) -> tuple[tuple[str, str], ...]:
         return (("authorization", self._token.header()), *headers_of(push, self._topic))

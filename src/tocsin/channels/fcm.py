@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tocsin.channels import Answer, Gone, Later, Outcome, Push, Refused, Request, Shown, Stopped
+from tocsin.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Shown, Stopped
 from tocsin.channels.answers import Way, object_of, pause_of, reason_of, settled, text_of, way_of
 from tocsin.channels.apns import apple_headers
 from tocsin.channels.google import AccessToken, Account
@@ -116,6 +116,10 @@ class Fcm:
                 return Later(why, 0.0) if self._token.refused(answer.sent_at) else Stopped(why)
             case way:
                 return settled(way, why)
+
+    def elsewhere(self, push: Push, answer: Answer) -> Address | None:  # noqa: ARG002 - all channels are asked alike
+        """Know no other way."""
+        return None
 
 
 def body_of(push: Push, now: float) -> bytes | Refused:

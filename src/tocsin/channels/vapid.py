@@ -1,8 +1,6 @@
 """How we show push services who we are (VAPID, RFC 8292): one key of ours, and a signed token for each origin."""
 
-import contextlib
-import os
-import secrets
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from tocsin import secret_files
 from tocsin.channels.encryption import encoded
 from tocsin.errors import Refusal
 
@@ -29,7 +28,11 @@ LIFE = 12 * 3600
 FRESH = 6 * 3600
 """Seconds after which a token is made anew."""
 
+MOST_KEYS = 2
+"""Keys that a file holds at most: the one that pages subscribe with, and the one that they did before."""
+
 _MOST_ORIGINS = 1000
+_BLOCK = re.compile(rb"-----BEGIN (?:EC )?PRIVATE KEY-----.*?-----END (?:EC )?PRIVATE KEY-----", re.DOTALL)
 
 
 class Vapid:
@@ -41,31 +44,37 @@ class Vapid:
         point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         self.public = encoded(point)
         """What pages subscribe with: the 65 bytes of the public key, in base64url."""
+        self.name = self.public[:16]
+        """What the key is called where it is said which of our keys a subscription was made with."""
         self._key, self._subject, self._clock = key, subject, clock
         self._made: OrderedDict[str, tuple[float, str]] = OrderedDict()
 
     @classmethod
-    def load(cls, path: Path, subject: str = "") -> Self:
-        """Read the key from a file in PEM. Raises `Refusal` where there is none."""
+    def load(cls, path: Path, subject: str = "") -> list[Self]:
+        """Read our key from a file in PEM, and the one before it, if it follows there.
+
+        Raises `Refusal` where there is none, or there are more than two.
+        """
         try:
             content = path.read_bytes()
         except OSError as error:
             raise Refusal(f"The key for web pushes {path} can't be read: {error.strerror}.") from None
-        try:
-            key = load_pem_private_key(content, None)
-        except (ValueError, TypeError, UnsupportedAlgorithm):
-            key = None
-        if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
+        keys = [_key_in(block) for block in _BLOCK.findall(content)[: MOST_KEYS + 1]]
+        if not keys or None in keys:
             raise Refusal(f"The key file for web pushes {path} holds no private key on the curve P-256 in PEM.")
-        return cls(key, subject)
+        if len(keys) > MOST_KEYS:
+            raise Refusal(
+                f"The key file for web pushes {path} holds more than two keys: the new one, and the one before."
+            )
+        return [cls(key, subject) for key in keys if key]
 
     @classmethod
-    def make(cls, path: Path, subject: str = "") -> Self:
-        """Make a key, unless the file has one already, and load it. Raises `Refusal` where it can't be kept."""
+    def make(cls, path: Path, subject: str = "") -> list[Self]:
+        """Make a key, unless the file has one, and load what it has. Raises `Refusal` where it can't be kept."""
         key = generate_private_key(SECP256R1())
         content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         try:
-            _keep(path, content)
+            secret_files.keep(path, content)
         except OSError as error:
             raise Refusal(f"The key for web pushes {path} can't be kept: {error.strerror}.") from None
         return cls.load(path, subject)
@@ -92,17 +101,9 @@ class Vapid:
         return jwt.encode(claims, self._key, "ES256")
 
 
-def _keep(path: Path, content: bytes) -> None:
-    """Put the key there whole and on disk, unless there is one."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+def _key_in(block: bytes) -> EllipticCurvePrivateKey | None:
     try:
-        opened = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(opened, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(opened)
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+        key = load_pem_private_key(block, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+    return key if isinstance(key, EllipticCurvePrivateKey) and isinstance(key.curve, SECP256R1) else None

@@ -1,12 +1,13 @@
 """Browsers' push services (RFC 8030): endpoints that strangers named, so looked at before anything is sent there."""
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from urllib.parse import urlsplit
 
 from tocsin.addresses import origin_of
-from tocsin.channels import Answer, Gone, Later, Outcome, Push, Refused, Request, Stopped
+from tocsin.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Stopped
 from tocsin.channels.answers import Way, object_of, pause_of, reason_of, settled, text_of, way_of
 from tocsin.channels.encryption import Keys, encoded, encrypted, point_of, secret_of
 from tocsin.channels.payloads import Parts, fitted, ids, notification
@@ -61,19 +62,30 @@ STATUSES: dict[int, Way] = {
 }
 """The same for all other reasons; another status from 500 on is for later, and the rest is refused."""
 
+UNAUTHORIZED = (401, 403)
+"""What services say to a subscription that was made with another key than the one that signed."""
+
 
 class WebPush:
-    """All browsers. An endpoint is asked only if it is a known push service's or at one of `allowed_origins`."""
+    """All browsers. An endpoint is asked only if it is a known push service's or at one of `allowed_origins`.
+
+    A subscription is good for one key of ours alone. Of `keys`, the first is the one that pages subscribe with.
+    """
 
     lane = "web_push"
     window = WINDOW
 
     def __init__(
-        self, vapid: Vapid, allowed_origins: Collection[str] = (), clock: Callable[[], float] = time.time
+        self, keys: Sequence[Vapid], allowed_origins: Collection[str] = (), clock: Callable[[], float] = time.time
     ) -> None:
-        self._vapid = vapid
+        self._ours = keys
         self._allowed = frozenset(allowed_origins)
         self._clock = clock
+
+    @property
+    def public(self) -> str:
+        """The key that pages subscribe with, in base64url."""
+        return self._ours[0].public
 
     async def ready(self) -> Stopped | Later | None:
         """Be ready always: tokens are made by ourselves."""
@@ -104,15 +116,27 @@ class WebPush:
             case "later":
                 return Later(why, pause_of(answer))
             case "another token":
-                self._vapid.forget(origin_of(push.address.token) or "")
+                self._key_for(push.address).forget(origin_of(push.address.token) or "")
                 return Later(why, pause_of(answer))
             case way:
                 return settled(way, why)
 
+    def elsewhere(self, push: Push, answer: Answer) -> Address | None:
+        """Try a subscription that our key does not open with the other one, while there are two."""
+        reason = text_of(object_of(answer).get("reason")) if answer.body else ""
+        if answer.status not in UNAUTHORIZED and reason != "VapidPkHashMismatch":
+            return None
+        tried = self._key_for(push.address)
+        other = next((key for key in self._ours if key is not tried), None)
+        return replace(push.address, server_key=other.name) if other else None
+
+    def _key_for(self, address: Address) -> Vapid:
+        return next((key for key in self._ours if key.name == address.server_key), self._ours[0])
+
     def _headers(self, push: Push, origin: str) -> tuple[tuple[str, str], ...]:
         seconds = min(max(int(push.expires_at.timestamp() - self._clock()), 0), LONGEST_TTL)
         return (
-            ("authorization", self._vapid.authorization(origin)),
+            ("authorization", self._key_for(push.address).authorization(origin)),
             ("ttl", str(seconds)),
             ("urgency", URGENCIES[push.shown.preset] if push.shown else "low"),
             ("topic", encoded(push.id.bytes)),

@@ -30,7 +30,7 @@ returning d.event_id, d.device_id, d.state, d.attempts
 -- name: look
 -- All that decides what becomes of these, as it is now. Each is looked up by itself, whatever the planner expects.
 select d.event_id, d.device_id, d.user_id, d.attempts, d.state, d.made_at,
-       v.token, v.type, v.environment, v.app, v.registered_at, v.p256dh, v.auth, v.told_up_to,
+       v.token, v.type, v.environment, v.app, v.registered_at, v.p256dh, v.auth, v.server_key, v.told_up_to,
        coalesce(v.user_id = d.user_id, false) as is_theirs,
        h.active, h.unread, h.position, h.locale,
        i.read_at, i.deleted_at, i.language, e.kind, e.params, c.body,
@@ -140,34 +140,49 @@ from lanes l
 order by l.name
 
 -- name: claim_clears
--- Whose phones are to be told, and what to clear: all, or the latest that were read or deleted.
+-- Whose phones are to be told, and what to clear: all where nothing is left unread, or the latest that were read or
+-- deleted; of what was read up to an entry, the latest that are read.
 with due as (
     delete from clears
     where user_id in (select user_id from clears where due_at <= now() order by due_at limit $1 for update skip locked)
     returning user_id, since
 )
 select due.user_id, h.unread,
-       coalesce((
-           select true from changes c
-           where c.user_id = due.user_id and c.position > due.since and c.change = 'all_read'
-           limit 1
-       ), false) as all_read,
+       h.unread = 0 and exists (
+           select from changes c where c.user_id = due.user_id and c.position > due.since and c.change = 'all_read'
+       ) as all_read,
        array(
-           select unnest(c.event_ids) from changes c
-           where c.user_id = due.user_id and c.position > due.since and c.change in ('read', 'deleted')
+           select id
+           from (
+               select unnest(c.event_ids) as id, c.position
+               from changes c
+               where c.user_id = due.user_id and c.position > due.since and c.change in ('read', 'deleted')
+               union all
+               select r.event_id, c.position
+               from changes c
+               cross join lateral (
+                   select event_id from inbox
+                   where user_id = due.user_id and deleted_at is null and read_at is not null and position <= c.up_to
+                   order by position desc
+                   limit 100
+               ) r
+               where c.user_id = due.user_id and c.position > due.since and c.change = 'all_read'
+           ) told
+           group by id
+           order by max(position) desc
            limit 100
        ) as ids
 from due
 join heads h on h.user_id = due.user_id and h.active
 
 -- name: phones
-select user_id, token, type, environment, app, registered_at, lane
+select user_id, token, type, environment, app, registered_at, p256dh, auth, server_key, lane
 from devices
 where user_id = any($1::int[]) and type <> 'Web'
 
--- name: move
--- A token that turned out to be of the other environment.
-update devices set environment = $2 where id = $1
+-- name: found_as
+-- A token that turned out to be of the other environment, or a subscription of another key of ours.
+update devices set environment = $2, server_key = $3 where id = $1
 
 -- name: counts
 select state, count(*) as count from deliveries where event_id = $1 group by state

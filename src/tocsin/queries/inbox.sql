@@ -106,6 +106,14 @@ from inbox i
 left join contents c on c.event_id = i.event_id and c.language = i.language
 where i.user_id = $1 and i.event_id = $2
 
+-- name: links
+-- What the links of these are made of; a caller's own alone, and none that is deleted.
+select i.event_id, e.kind, e.params, c.body
+from inbox i
+join events e on e.id = i.event_id
+join contents c on c.event_id = i.event_id and c.language = i.language
+where i.user_id = $1 and i.event_id = any($2::uuid[]) and i.deleted_at is null
+
 -- name: caller
 select u.id, u.company_id, u.first_name, u.last_name, u.profile_picture
 from heads h

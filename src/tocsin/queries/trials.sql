@@ -18,7 +18,7 @@ where user_id = $1 and at > clock_timestamp() - interval '1 minute'
 
 -- name: device
 -- Apple's tokens are the same in upper and lower case.
-select d.id, d.lane, d.token, d.type, d.environment, d.app, d.registered_at, d.p256dh, d.auth, h.unread, h.locale
+select d.id, d.lane, d.token, d.type, d.environment, d.app, d.registered_at, d.p256dh, d.auth, d.server_key, h.unread, h.locale
 from devices d
 join heads h using (user_id)
 where d.user_id = $1 and (d.token = $2 or (d.token = lower($2) and d.provider = 'apns'))

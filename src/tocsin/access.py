@@ -1,0 +1,69 @@
+"""Access: by which keys tokens are verified and made, as the settings say."""
+
+from collections.abc import Sequence
+
+from tocsin.errors import Refusal
+from tocsin.jwks import Jwks
+from tocsin.keys import EVERYBODY, Key, Speaker, hs256, of_pem, own_secret
+from tocsin.settings import Audience, Settings
+from tocsin.tokens import Expected, Signer, Verifier
+
+
+def verifier_of(settings: Settings) -> Verifier:
+    """Return what verifies tokens by the keys that are set; the embedded mode makes a secret of its own.
+
+    Raises `Refusal` where there is no key, or one can't be used.
+    """
+    url = settings.jwt_jwks_url
+    return Verifier(
+        keys_of(settings),
+        jwks=Jwks(str(url), _speakers(settings.jwt_jwks_for)) if url else None,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        user_claim=settings.jwt_user_claim,
+    )
+
+
+def keys_of(settings: Settings) -> list[Key]:
+    """Return the keys of tokens that are set, those in files as they are now. Raises `Refusal`."""
+    secrets = [] if settings.has_keys and not settings.jwt_secret else secrets_of(settings)
+    public = _speakers(settings.jwt_public_keys_for)
+    return [
+        *(hs256(secret, _speakers(settings.jwt_secret_for)) for secret in secrets),
+        *(of_pem(path, public) for path in settings.jwt_public_key_files),
+    ]
+
+
+def signer_of(settings: Settings, *speakers: Speaker) -> Signer:
+    """Return what makes tokens of these that the service takes. Raises `Refusal` where it can't be done."""
+    for speaker in speakers:
+        if speaker not in _speakers(settings.jwt_secret_for):
+            raise Refusal(
+                f"The secret is not for {speaker}, whose tokens their issuer makes: see TOCSIN_JWT_SECRET_FOR."
+            )
+    expected = Expected(settings.jwt_issuer, settings.jwt_audience, settings.jwt_user_claim)
+    return Signer(secrets_of(settings)[0], expected)
+
+
+def secrets_of(settings: Settings) -> Sequence[str]:
+    """Return the secrets that tokens are signed with; the embedded mode makes its own. Raises `Refusal`."""
+    if settings.jwt_secret:
+        return [secret.get_secret_value() for secret in settings.jwt_secret]
+    if settings.has_keys:
+        raise Refusal("Public keys make no tokens: get one from their issuer, or set TOCSIN_JWT_SECRET too.")
+    if settings.database_url is not None:
+        raise Refusal(
+            "With a database of your own, set TOCSIN_JWT_SECRET to at least 32 random bytes, "
+            "or TOCSIN_JWT_PUBLIC_KEY_FILES or TOCSIN_JWT_JWKS_URL to the keys of your tokens' issuer."
+        )
+    folder = settings.data_dir
+    try:
+        if not (folder / "postgres").exists():
+            raise Refusal(f"There is no secret in {folder} yet: start `tocsin serve` once, or set TOCSIN_JWT_SECRET.")
+        return [own_secret(folder)]
+    except PermissionError:
+        raise Refusal(f"{folder} belongs to another user: become that user, or set TOCSIN_JWT_SECRET.") from None
+
+
+def _speakers(audience: Audience) -> frozenset[Speaker]:
+    return EVERYBODY if audience == "both" else frozenset({audience})

@@ -1,0 +1,77 @@
+"""The HTTP server: the sockets that it listens on, and the service behind each of them."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tocsin.api.protocol import Protocol
+from tocsin.errors import Refusal
+
+GRACE = 6
+"""Seconds that requests under way have to end in when the process is stopped."""
+
+
+class Server(uvicorn.Server):
+    """The HTTP server, which says when it is ready."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.ready = asyncio.Event()
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Protocol,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=GRACE,
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        self.ready.set()
+
+
+class ByPort:
+    """ASGI middleware that gives one port a service of its own."""
+
+    def __init__(self, app: ASGIApp, port: int, other: ASGIApp) -> None:
+        self._app, self._port, self._other = app, port, other
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on to the service of the port that it came in at."""
+        server = scope.get("server")
+        app = self._other if server and server[1] == self._port else self._app
+        await app(scope, receive, send)
+
+
+@contextlib.contextmanager
+def bound(host: str, port: int) -> Iterator[socket.socket]:
+    """Take a port, without listening yet: who calls before all is ready is refused, not kept waiting."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as taken:  # asyncio sets TCP_NODELAY on these
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind((host, port))
+        except OSError as error:
+            raise Refusal(f"Cannot listen on {host}:{port}: {error.strerror}.") from error
+        yield taken
+
+
+def port_of(taken: socket.socket) -> int:
+    """Return the port that was taken."""
+    port: int = taken.getsockname()[1]
+    return port
+
+
+def url_of(taken: socket.socket) -> str:
+    """Return where a socket is reached."""
+    host, port = taken.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -28,11 +28,9 @@ from tocsin.channels.vapid import Vapid
 from tocsin.database import Database, connect
 from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded
-from tocsin.inbox import Cursors
 from tocsin.migrate import migrate
 from tocsin.phones import Phones
-from tocsin.preferences import Operator
-from tocsin.serve import dispatcher_of
+from tocsin.serve import dispatcher_of, furnished
 from tocsin.settings import Settings, read_settings
 from tocsin.tokens import mint_service, mint_user
 from tocsin.worker import Worker
@@ -41,6 +39,7 @@ hypothesis.settings.register_profile("fast", max_examples=20)
 
 SECRET = "a-secret-for-tests-only-0123456789abcdef"
 HOUR = timedelta(hours=1)
+STREAM = "/notifications/stream"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -123,7 +122,19 @@ class Api:
 
     async def call(self, method: str, path: str, token: str | None = None, **more: Any) -> httpx.Response:
         headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **more.pop("headers", {})}
+        if path == STREAM and method == "GET":
+            return await self._beginning(headers)
         return await self.http.request(method, path, headers=headers, **more)
+
+    async def _beginning(self, headers: Mapping[str, str]) -> httpx.Response:
+        """Return the answer that never ends as if it did after its first event."""
+        async with self.http.stream("GET", STREAM, headers=headers) as answer:
+            if answer.is_success:
+                return httpx.Response(
+                    answer.status_code, headers=answer.headers, content=await anext(answer.aiter_raw())
+                )
+            await answer.aread()
+            return answer
 
     async def as_user(self, user: int, method: str, path: str, **more: Any) -> httpx.Response:
         return await self.call(method, path, mint_user(SECRET, user, HOUR), **more)
@@ -194,27 +205,17 @@ async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, *
         verifier = verifier_of(settings)
         stack.push_async_callback(verifier.close)
         verifier.begin()
-        intake, cursors = events.Intake(database, doorbell), Cursors(database)
-        operator = Operator.load(catalogue, settings.preferences_file)
         pushing = bool(settings.apns_key_file or settings.fcm_credentials_file or settings.vapid_key_file)
         lanes = lanes_of(settings) if pushing else []
         for lane in lanes:
             stack.push_async_callback(lane.transport.close)
-        house = House(
-            settings,
-            database,
-            catalogue,
-            operator,
-            doorbell,
-            intake,
-            verifier,
-            cursors,
-            lanes=lanes,
-        )
+        house = furnished(settings, catalogue, database, doorbell, verifier, lanes)
+        watching = asyncio.create_task(house.live.watch())
+        stack.callback(watching.cancel)
         worker = Worker(own, catalogue, doorbell) if with_worker else None
         if worker and pushing:
             worker.dispatcher = dispatcher_of(
-                settings, lanes, worker, own, catalogue, operator, doorbell, house.metrics
+                settings, lanes, worker, own, catalogue, house.operator, doorbell, house.metrics
             )
         if worker:
             doorbell.answer("settled")
@@ -228,6 +229,7 @@ async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, *
         )
         running = asyncio.create_task(server._serve([listening]))  # noqa: SLF001 - serve() would take our signals
         stack.push_async_callback(lambda: running)
+        stack.callback(house.live.close)
         stack.callback(setattr, server, "should_exit", True)  # noqa: FBT003 - an attribute's value
         port = listening.getsockname()[1]
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=15))

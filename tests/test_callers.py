@@ -85,6 +85,7 @@ DOORS = {
     ("GET", "/notifications/{notification_id}"): Door(for_users(200, 404, 404)),
     ("GET", "/notifications/kinds"): Door(for_users(200, 200, 200)),
     ("GET", "/notifications/changes"): Door(for_users(200, 200, 200)),
+    ("GET", "/notifications/stream"): Door(for_users(200, 200, 200)),
     ("GET", "/notifications/links"): Door(for_users(422, 422, 422)),
     ("GET", "/notifications/preferences"): Door(for_users(200, 200, 200)),
     ("PATCH", "/notifications/preferences"): Door(for_users(200, 200, 200), {"time_zone": "Asia/Tokyo"}),

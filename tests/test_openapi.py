@@ -338,6 +338,7 @@ async def tour_of_the_inbox(tour: Tour) -> None:
     assert (await tour.call(200, "list_kinds", USER)).json()["data"]
     assert (await tour.call(200, "list_links", USER, f"?ids={ids[0]}")).json()["data"]
     await tour.call(422, "list_links", USER, "?ids=x")
+    assert "event: count" in (await tour.call(200, "stream_notifications", USER)).text
     assert (await tour.call(200, "get_preferences", USER)).json()["kinds"]
     merge_patch = {"Content-Type": "application/merge-patch+json"}
     hours = b'{"quiet_hours": [{"from": "20:00", "to": "07:30"}]}'

@@ -31,6 +31,7 @@ CALLS: Mapping[tuple[str, str], Any] = {
     ("GET", "/notifications/kinds"): None,
     ("GET", "/notifications/changes"): None,
     ("GET", "/notifications/links"): None,
+    ("GET", "/notifications/stream"): None,
     ("GET", "/notifications/preferences"): None,
     ("PATCH", "/notifications/preferences"): {"time_zone": "Asia/Tokyo"},
     ("DELETE", "/notifications/{notification_id}"): None,

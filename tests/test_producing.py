@@ -88,7 +88,7 @@ async def test_a_batch_keeps_its_order_whoever_works_and_whatever_their_ids(idle
         second,
     )
     ahead = [jobs.Job(**row) for row in rows]
-    assert await fanout.deliver(idle.house.database, idle.house.catalogue, second, ahead) == []
+    assert (await fanout.deliver(idle.house.database, idle.house.catalogue, second, ahead)).events == []
     await fanout.deliver(idle.house.database, idle.house.catalogue, first, leased)
     for _ in range(5):
         await work(idle, limit=10)

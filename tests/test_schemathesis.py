@@ -28,7 +28,8 @@ CHECKS = (
 )
 """What is checked of every answer.
 
-But for imports, whose lines it has no serializer for: they have tests of their own. Not that all of what fits the
+But for imports, whose lines it has no serializer for, and the stream, which does not end: they have tests of their
+own. Not that all of what fits the
 document is accepted, which no schema can say: that an id is known, that lists are of one length, that a string holds
 no NUL, that an iPhone's token is Apple's. Nor that a method which a path does not list is 405: `/notifications/read` is
 also a path of `/notifications/{notification_id}`, and `DELETE` on it is 404.
@@ -55,6 +56,7 @@ async def test_it_finds_nothing_that_the_document_does_not_say(api: Api, tmp_pat
         f"{api.http.base_url}/openapi.json",
         *(f"--include-tag={tag}" for tag in tags),
         "--exclude-path=/directory/import",
+        "--exclude-path=/notifications/stream",
         f"--header=Authorization:Bearer {token}",
         f"--phases={','.join(PHASES)}",
         f"--checks={','.join(CHECKS)}",

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from conftest import Api, serving
-from tocsin import doorbell, fanout, jobs
+from tocsin import doorbell, fanout, jobs, wires
 from tocsin.catalogue import Catalogue
 from tocsin.database import Database, connect
 from tocsin.doorbell import Doorbell
@@ -146,7 +146,7 @@ async def test_jobs_of_a_worker_that_lives_are_left_to_it(
             seen = await until(database, "select seen_at from workers where id = $1", other.id)
             await until(database, "select true from workers where id = $1 and seen_at > $2", other.id, seen)
         assert await database.value("select worker_id from jobs where id = $1", id_) == holder
-        assert await fanout.deliver(database, catalogue, holder, leased) == [id_]
+        assert (await fanout.deliver(database, catalogue, holder, leased)).events == [id_]
     assert await inbox_of(database, 1) == ([id_], (1, 1, 1))
 
 
@@ -167,7 +167,7 @@ async def test_a_worker_that_comes_back_from_the_dead_can_commit_nothing(
     await jobs.fail(database, first, job, "of no concern")
     await jobs.bury(database, first, job, "of no concern")
     await jobs.release(database, first, "direct")
-    assert await fanout.deliver(database, catalogue, second, [again]) == [id_]
+    assert (await fanout.deliver(database, catalogue, second, [again])).events == [id_]
     with pytest.raises(Lost):
         await fanout.deliver(database, catalogue, first, [job])
     assert await inbox_of(database, 1) == ([id_], (1, 1, 1))
@@ -187,7 +187,7 @@ async def test_a_worker_taken_for_dead_in_the_middle_of_its_commit_is_not_overta
         await until(database, BLOCKED, 1)
         reaping = asyncio.create_task(jobs.beat(database, second))
         await until(database, BLOCKED, 2)
-    assert await delivering == [id_]
+    assert (await delivering).events == [id_]
     assert await reaping
     assert await claimed(database, second) == []
     assert await inbox_of(database, 1) == ([id_], (1, 1, 1))
@@ -409,7 +409,7 @@ async def test_a_ring_that_is_lost_costs_time_and_no_event(
 async def test_a_thousand_rings_become_one_notification(idle: Api, url: str) -> None:
     heard: list[Any] = []
     listener = await connect(url)
-    await listener.add_listener(doorbell.CHANNEL, lambda *said: heard.append(said[-1]))
+    await listener.add_listener(wires.CHANNEL, lambda *said: heard.append(said[-1]))
     for _ in range(1000):
         idle.house.doorbell.ring("direct")
         idle.house.doorbell.ring("bulk")

@@ -1,39 +1,42 @@
-"""The doorbell: wakes workers when there is work, at once in this process and by NOTIFY in all others.
+"""The doorbell: wakes workers when there is work, and readers when their inbox changed; here, and by wire elsewhere.
 
-A lost ring costs latency, never data: whoever waits looks by himself every `POLL` seconds.
+A lost ring costs latency, never data: whoever waits looks by himself every few seconds.
 """
 
 import asyncio
 import contextlib
 from collections import defaultdict
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
 
-import structlog
-
-from tocsin.database import OUTAGES, Database, connect
-from tocsin.errors import Unavailable
+from tocsin.database import Database
+from tocsin.wires import LARGEST, ByNotify, Wire
 
 POLL = 1.5
 """Seconds after which a worker looks for work that nobody rang for."""
 
 GAP = 0.01
-"""Seconds between two NOTIFY: rings in between become one, for each of them takes a lock of the whole server."""
+"""Seconds between two messages: rings in between become one, for a NOTIFY takes a lock of the whole server."""
 
-CHANNEL = "tocsin_work"
+MOST_USERS = 2000
+"""Users whose inboxes changed that are named to other processes at once; of more, it is only said that there are."""
 
-log = structlog.get_logger(__name__)
+EVERYBODY = "@*"
+
+Changed = Callable[[Collection[int] | None], None]
+"""Takes the ids of users whose inboxes changed; none: anybody's may have."""
 
 
 class Doorbell:
-    """One bell per lane, and one named `settled` for those who wait for an event's end."""
+    """One bell per lane, one named `settled` for those who wait for an event's end, and one for each user's inbox."""
 
-    def __init__(self, url: str, database: Database) -> None:
-        self._url = url
-        self._database = database
+    def __init__(self, url: str, database: Database, wire: Wire | None = None) -> None:
+        self._wire = wire or ByNotify(url, database)
         self._rung: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._answered: set[str] = set()
         self._outgoing: set[str] = set()
+        self._changed_users: set[int] = set()
         self._sender: asyncio.Task[None] | None = None
+        self._changed: Changed | None = None
 
     def answer(self, *names: str) -> None:
         """Declare that this process answers these bells itself: they need not be heard outside."""
@@ -44,46 +47,61 @@ class Doorbell:
         self._rung.pop(name, asyncio.Event()).set()
         if name not in self._answered:
             self._outgoing.add(name)
-            if self._sender is None or self._sender.done():
-                self._sender = asyncio.create_task(self._send())
+            self._begin_to_send()
 
     def listen_for(self, name: str) -> asyncio.Event:
         """Return what the next ring of `name` sets. To miss none: take it, look for work, and only then wait."""
         return self._rung[name]
 
+    def tell(self, user_ids: Collection[int]) -> None:
+        """Wake whoever reads the inboxes of these users. Never blocks and never fails."""
+        if self._changed:
+            self._changed(user_ids)
+        self._changed_users.update(user_ids)
+        if self._changed_users:
+            self._begin_to_send()
+
+    def on_change(self, changed: Changed) -> None:
+        """Say what is to be told of inboxes that changed, here or elsewhere."""
+        self._changed = changed
+
     async def hear_others(self) -> None:
-        """Pass on the rings of other processes, for ever; connects again when the database was away."""
-        while True:
-            gone = asyncio.Event()
-            try:
-                connection = await connect(self._url)
-            except OUTAGES:
-                await asyncio.sleep(POLL)
-                continue
-            try:
-                connection.add_termination_listener(lambda _, gone=gone: gone.set())
-                await connection.add_listener(CHANNEL, self._pass_on)
-                await gone.wait()
-            except OUTAGES as error:
-                log.warning("the doorbell cannot listen", error=str(error))
-            finally:
-                with contextlib.suppress(*OUTAGES):
-                    await connection.close(timeout=1)
+        """Pass on the rings of other processes, for ever."""
+        await self._wire.listen(self._pass_on)
 
     async def close(self) -> None:
         """Let a last ring out."""
         if self._sender is not None:
             await self._sender
 
-    def _pass_on(self, _connection: Any, _pid: int, _channel: str, names: object) -> None:
-        for name in str(names).split():
-            self._rung.pop(name, asyncio.Event()).set()
+    def _begin_to_send(self) -> None:
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send())
+
+    def _pass_on(self, text: str) -> None:
+        users: set[int] = set()
+        for word in text.split():
+            if word == EVERYBODY:
+                self._tell_here(None)
+            elif word.startswith("@"):
+                with contextlib.suppress(ValueError):
+                    users.add(int(word[1:]))
+            else:
+                self._rung.pop(word, asyncio.Event()).set()
+        if users:
+            self._tell_here(users)
+
+    def _tell_here(self, user_ids: Collection[int] | None) -> None:
+        if self._changed:
+            self._changed(user_ids)
 
     async def _send(self) -> None:
-        while self._outgoing:
+        while self._outgoing or self._changed_users:
             names, self._outgoing = self._outgoing, set()
-            with contextlib.suppress(Unavailable):
-                await self._database.value("select pg_notify($1, $2)", CHANNEL, " ".join(sorted(names)))
+            users, self._changed_users = self._changed_users, set()
+            words = [*sorted(names), *([EVERYBODY] if len(users) > MOST_USERS else (f"@{id_}" for id_ in users))]
+            for text in _messages(words):
+                await self._wire.send(text)
             await asyncio.sleep(GAP)
 
 
@@ -92,3 +110,15 @@ async def wait(bell: asyncio.Event, seconds: float = POLL) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await bell.wait()
+
+
+def _messages(words: list[str]) -> Iterator[str]:
+    """Put words together to texts that a wire takes."""
+    text = ""
+    for word in words:
+        if text and len(text) + 1 + len(word) > LARGEST:
+            yield text
+            text = ""
+        text = f"{text} {word}" if text else word
+    if text:
+        yield text

@@ -32,6 +32,14 @@ class Undeliverable(Exception):  # noqa: N818 - a fact about an event
 
 
 @dataclass(frozen=True, slots=True)
+class Done:
+    """What was delivered: the events to the end, and whose inboxes something came into."""
+
+    events: Sequence[UUID]
+    user_ids: Collection[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Pushes:
     """Where pushes go: the lanes that there are, and how to say that there is something for them."""
 
@@ -41,8 +49,8 @@ class Pushes:
 
 async def deliver(
     database: Database, catalogue: Catalogue, worker: UUID, leased: Sequence[Job], pushes: Pushes | None = None
-) -> list[UUID]:
-    """Deliver the next chunk of each job's event, in their order; return the events that are delivered to the end.
+) -> Done:
+    """Deliver the next chunk of each job's event, in their order.
 
     What is entered in an inbox is to be pushed to the devices that `pushes` leads to. In the direct lane an event
     that reaches many people is only handed on to the bulk lane, and what follows it in its batch is handed back. Raises
@@ -56,16 +64,16 @@ async def deliver(
     many = [outline for outline in ours if outline["reach"] == limit]
     chunks = ours if lane == "bulk" else [outline for outline in ours if outline["reach"] < limit]
     done = [outline["id"] for outline in ours if outline["reach"] < limit]
-    has_pushes = False
+    entered: Sequence[asyncpg.Record] = ()
     async with database.transaction() as connection:
         await jobs.finish(connection, worker, done)
         await jobs.go_on(connection, worker, [(outline["id"], _step(outline, lane)) for outline in many])
         await jobs.hand_back(connection, worker, list(waiting))
         if chunks:
-            has_pushes = await _enter(connection, catalogue, chunks, limit, pushes.lanes if pushes else ())
-    if pushes and has_pushes:
+            entered = await _enter(connection, catalogue, chunks, limit, pushes.lanes if pushes else ())
+    if pushes and any(each["pushed"] for each in entered):
         pushes.ring()
-    return done
+    return Done(done, {user_id for each in entered for user_id in each["user_ids"]})
 
 
 async def _waiting(database: Database, leased: Sequence[Job], many: Collection[UUID]) -> set[UUID]:
@@ -91,8 +99,8 @@ async def _enter(
     chunks: Sequence[asyncpg.Record],
     limit: int,
     push_lanes: Sequence[str],
-) -> bool:
-    """Enter chunks into the inboxes; tells whether there is anything to be pushed."""
+) -> Sequence[asyncpg.Record]:
+    """Enter chunks into the inboxes; return the events that reached anybody: whom, and whether it is to be pushed."""
     entered = await connection.fetch(
         _SQL["deliver"],
         [chunk["id"] for chunk in chunks],
@@ -109,7 +117,7 @@ async def _enter(
     ]
     if said:
         await connection.execute(_SQL["say"], *map(list, zip(*said, strict=True)))
-    return any(each["pushed"] for each in entered)
+    return entered
 
 
 def _say(catalogue: Catalogue, event: asyncpg.Record, language: str) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,10 +16,11 @@ GRACE = 6
 
 
 class Server(uvicorn.Server):
-    """The HTTP server, which says when it is ready."""
+    """The HTTP server, which says when it is ready, and when it ends."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, ending: Callable[[], None] | None = None) -> None:
         self.ready = asyncio.Event()
+        self._ending = ending
         super().__init__(
             uvicorn.Config(
                 app,
@@ -37,6 +38,12 @@ class Server(uvicorn.Server):
         """Begin to listen."""
         await super().startup(sockets)
         self.ready.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, and first what would go on for ever."""
+        if self._ending:
+            self._ending()
+        await super().shutdown(sockets)
 
 
 class ByPort:

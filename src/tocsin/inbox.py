@@ -7,10 +7,10 @@ the other, in the order of their positions.
 import asyncio
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from tocsin.catalogue import Catalogue
@@ -57,6 +57,34 @@ class Changes:
     resync: bool
 
 
+class Entry(NamedTuple):
+    """One thing that happened: `notification`, `read`, `unread` or `deleted`, and what, as JSON."""
+
+    position: int
+    event: str
+    data: str
+
+
+@dataclass(slots=True)
+class Told:
+    """What happened in an inbox since a position, and where it is now; `more` follows what is told.
+
+    `made` names the inbox, as erasing makes another one; what happened before `forgotten` is no longer known.
+    """
+
+    made: int
+    at: int
+    unread: int
+    forgotten: int
+    entries: list[Entry] = field(default_factory=list)
+    more: bool = False
+
+    @property
+    def cursor(self) -> str:
+        """The mark of all that happened."""
+        return cursor_of(self.made, self.at)
+
+
 class Cursors:
     """Looks up where inboxes are: those that are asked for while others are being looked up share one statement.
 
@@ -90,7 +118,7 @@ class Cursors:
                     waiting.set_exception(error)
                     waiting.exception()  # nobody may be waiting any more
                 continue
-            found = {row["user_id"]: _cursor(row["made_at"], row["at"]) for row in rows}
+            found = {row["user_id"]: cursor_of(_micros(row["made_at"]), row["at"]) for row in rows}
             for user_id, waiting in asked.items():
                 waiting.set_result(found.get(user_id))
 
@@ -101,21 +129,44 @@ async def page(database: Database, user_id: int, *, unread: bool, before: int = 
     if not rows:
         raise Unauthenticated(presented=True)
     at, made_at, total, unread_count, more, last, data = rows[0]
-    return Page(data, total, unread_count, last, more, _cursor(made_at, at))
+    return Page(data, total, unread_count, last, more, cursor_of(_micros(made_at), at))
 
 
 async def changes(database: Database, user_id: int, since: str, limit: int = MOST_CHANGES) -> Changes:
     """Return up to `limit` changes, at most 500, since a cursor; one that is none of this inbox means `resync`."""
-    made, position = _parsed(since)
-    row = await database.row(_SQL["changes"], user_id, position, limit)
-    if row is None:
+    made, position = position_in(since)
+    told = (await told_since(database, {user_id: position}, limit)).get(user_id)
+    if told is None:
         raise Unauthenticated(presented=True)
-    known = made == _micros(row["made_at"]) and row["forgotten"] <= position <= row["at"]
-    if not known:
-        return Changes("", row["unread"], _cursor(row["made_at"], row["at"]), more=False, resync=True)
-    more = row["count"] == limit and row["last"] < row["at"]
-    upto = row["last"] if more else row["at"]
-    return Changes(row["data"], row["unread"], _cursor(row["made_at"], upto), more=more, resync=False)
+    if made != told.made or not told.forgotten <= position <= told.at:
+        return Changes("", told.unread, told.cursor, more=False, resync=True)
+    upto = told.entries[-1].position if told.more else told.at
+    data = ",".join(f'{{"event":"{entry.event}","data":{entry.data}}}' for entry in told.entries)
+    return Changes(data, told.unread, cursor_of(told.made, upto), more=told.more, resync=False)
+
+
+async def told_since(database: Database, since: Mapping[int, int], limit: int = MOST_CHANGES) -> dict[int, Told]:
+    """Return what happened in each of these inboxes since a position, at most `limit` of it, and up to 500.
+
+    Whoever is gone or inactive is not there.
+    """
+    found: dict[int, Told] = {}
+    for user_id, at, made_at, unread_count, forgotten, position, event, data in await database.rows(
+        _SQL["changes"], list(since), list(since.values()), limit
+    ):
+        if user_id not in found:
+            found[user_id] = Told(_micros(made_at), at, unread_count, forgotten)
+        if event is not None:
+            found[user_id].entries.append(Entry(position, event, data))
+    for told in found.values():
+        told.more = len(told.entries) >= limit and told.entries[-1].position < told.at
+    return found
+
+
+async def heads(database: Database, user_ids: Sequence[int]) -> dict[int, tuple[int, int, int]]:
+    """Return of each of these inboxes when it was made, its position and how much is unread."""
+    rows = await database.rows(_SQL["heads"], user_ids)
+    return {row["user_id"]: (_micros(row["made_at"]), row["at"], row["unread"]) for row in rows}
 
 
 async def skip(database: Database, user_id: int, *, unread: bool, count: int) -> int:
@@ -220,12 +271,14 @@ async def _lock(connection: Connection, user_id: int) -> int:
     return began
 
 
-def _cursor(made_at: datetime, position: int) -> str:
-    return f"{_micros(made_at):x}-{position}"
+def cursor_of(made: int, position: int) -> str:
+    """Return the mark of an inbox at a position."""
+    return f"{made:x}-{position}"
 
 
-def _parsed(text: str) -> tuple[int, int]:
-    found = _CURSOR.fullmatch(text)
+def position_in(cursor: str) -> tuple[int, int]:
+    """Return which inbox a mark is of, and the position; of none where it is no mark."""
+    found = _CURSOR.fullmatch(cursor)
     return (int(found[1], 16), int(found[2])) if found else (0, 0)
 
 

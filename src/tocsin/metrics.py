@@ -1,5 +1,6 @@
 """Metrics in the form of Prometheus: what this process did, and what waits in the database."""
 
+from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -35,7 +36,12 @@ class Metrics:
         self._due = Gauge("tocsin_jobs_due", "Jobs that wait", ["lane"], **more)
         self._age = Gauge("tocsin_jobs_oldest_seconds", "How long the oldest of them waits", ["lane"], **more)
         self._pushes_due = Gauge("tocsin_pushes_due", "Pushes that wait", ["lane"], **more)
+        self._streams = Gauge("tocsin_streams", "Streams that are open", **more)
         self._stopped = Gauge("tocsin_lane_stopped", "1 where a lane has stopped", ["lane"], **more)
+
+    def watch_streams(self, count: Callable[[], int]) -> None:
+        """Say where it is counted how many streams are open."""
+        self._streams.set_function(count)
 
     def request(self, method: str, status: int, seconds: float) -> None:
         """Count a request."""

@@ -5,7 +5,7 @@ is a job: it walks the records of who got what, some thousand people at a time.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
@@ -64,8 +64,11 @@ async def resolve(database: Database, doorbell: Doorbell, resolution: Resolution
         doorbell.ring(bell)
 
 
-async def settle(database: Database, catalogue: Catalogue, worker: UUID, job: Job) -> None:
-    """Do the next step of a resolution, and the last: raises `Lost` where the job is no longer ours."""
+async def settle(database: Database, catalogue: Catalogue, worker: UUID, job: Job) -> Collection[int]:
+    """Do the next step of a resolution, and the last; return whose inboxes it looked at.
+
+    Raises `Lost` where the job is no longer ours.
+    """
     await database.value(_SQL["begin"], job.id)
     resolution = await database.row(_SQL["resolution"], job.id)
     if resolution is None:
@@ -74,7 +77,8 @@ async def settle(database: Database, catalogue: Catalogue, worker: UUID, job: Jo
     elif not resolution["rewritten"]:
         await _rewrite(database, catalogue, worker, job)
     else:
-        await _settle(database, worker, job, resolution)
+        return await _settle(database, worker, job, resolution)
+    return ()
 
 
 async def _hold_up(connection: Connection, resolution: Resolution, about: Sequence[asyncpg.Record]) -> None:
@@ -89,7 +93,7 @@ def _is_concerned(how: How, event: asyncpg.Record) -> bool:
     return bool(event["addressed"] if how == "erased" else not event["held"])
 
 
-async def _settle(database: Database, worker: UUID, job: Job, resolution: asyncpg.Record) -> None:
+async def _settle(database: Database, worker: UUID, job: Job, resolution: asyncpg.Record) -> Collection[int]:
     chunks = await database.rows(_SQL["chunks"], job.id, PEOPLE_AT_ONCE[job.lane])
     is_last = not chunks or not chunks[0]["more"]
     async with database.transaction() as connection:
@@ -102,10 +106,12 @@ async def _settle(database: Database, worker: UUID, job: Job, resolution: asyncp
         else:
             await jobs.finish(connection, worker, [job.id])
             await connection.execute(_SQL["forget"], job.id)
-        await _settle_chunks(connection, resolution, chunks)
+        return await _settle_chunks(connection, resolution, chunks)
 
 
-async def _settle_chunks(connection: Connection, resolution: asyncpg.Record, chunks: Sequence[asyncpg.Record]) -> None:
+async def _settle_chunks(
+    connection: Connection, resolution: asyncpg.Record, chunks: Sequence[asyncpg.Record]
+) -> Collection[int]:
     reached = {id_ for chunk in chunks for id_ in chunk["user_ids"]}
     if resolution["users"] is not None:
         reached &= set(resolution["users"])
@@ -114,6 +120,7 @@ async def _settle_chunks(connection: Connection, resolution: asyncpg.Record, chu
     pairs = [(chunk["event_id"], id_) for chunk in chunks for id_ in chunk["user_ids"] if id_ in concerned]
     if pairs:
         await connection.execute(_SQL["settle"], *map(list, zip(*pairs, strict=True)), resolution["how"])
+    return concerned
 
 
 async def _rewrite(database: Database, catalogue: Catalogue, worker: UUID, job: Job) -> None:

@@ -28,10 +28,12 @@ from tocsin.events import Intake
 from tocsin.http_server import ByPort, Server, bound, port_of, url_of
 from tocsin.inbox import Cursors
 from tocsin.keeper import keep
+from tocsin.live import Live
 from tocsin.metrics import Metrics
 from tocsin.preferences import Operator, Preferences
 from tocsin.settings import Settings
 from tocsin.tokens import Verifier
+from tocsin.wires import ByNats
 from tocsin.worker import Worker
 
 API_CONNECTIONS = 10
@@ -66,31 +68,19 @@ async def serve(
         database = await stack.enter_async_context(pool(url, API_CONNECTIONS, API_PATIENCE))
         own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS))
         bulk = await stack.enter_async_context(_bulk_pool(settings, url))
-        doorbell = Doorbell(url, own)
-        intake = Intake(database, doorbell)
+        doorbell = await stack.enter_async_context(_doorbell(settings, url, own))
         verifier = access.verifier_of(settings)
         stack.push_async_callback(verifier.close)
         verifier.begin()
-        catalogue = Catalogue.load(*settings.catalogue_folders)
-        operator = Operator.load(catalogue, settings.preferences_file)
-        metrics = Metrics()
         lanes = await stack.enter_async_context(_lanes(settings))
-        house = House(
-            settings,
-            database,
-            catalogue,
-            operator,
-            doorbell,
-            intake,
-            verifier,
-            Cursors(database),
-            metrics,
-            lanes,
-        )
+        catalogue = Catalogue.load(*settings.catalogue_folders)
+        house = furnished(settings, catalogue, database, doorbell, verifier, lanes)
         worker = None
         if with_worker:
-            worker = Worker(own, catalogue, doorbell, bulk, metrics)
-            worker.dispatcher = dispatcher_of(settings, lanes, worker, own, catalogue, operator, doorbell, metrics)
+            worker = Worker(own, catalogue, doorbell, bulk, house.metrics)
+            worker.dispatcher = dispatcher_of(
+                settings, lanes, worker, own, catalogue, house.operator, doorbell, house.metrics
+            )
             await stack.enter_async_context(_meanwhile(keep(bulk, settings.retention_days)))
         stack.enter_context(_keys_again(settings, lanes, worker.dispatcher if worker else None, verifier))
         await _together(house, sockets, worker, when_ready)
@@ -110,7 +100,7 @@ async def work(settings: Settings) -> None:
         _lanes(settings) as lanes,
         contextlib.AsyncExitStack() as stack,
     ):
-        doorbell = Doorbell(url, database)
+        doorbell = await stack.enter_async_context(_doorbell(settings, url, database))
         catalogue, metrics = Catalogue.load(*settings.catalogue_folders), Metrics()
         worker = Worker(database, catalogue, doorbell, bulk, metrics)
         operator = Operator.load(catalogue, settings.preferences_file)
@@ -219,6 +209,38 @@ def _bulk_pool(settings: Settings, url: str) -> contextlib.AbstractAsyncContextM
     return pool(url, 1, yields=settings.database_url is None)
 
 
+def furnished(  # noqa: PLR0913, PLR0917 - what it stands on
+    settings: Settings,
+    catalogue: Catalogue,
+    database: Database,
+    doorbell: Doorbell,
+    verifier: Verifier,
+    lanes: Sequence[Lane],
+) -> House:
+    """Return all that the doors lead to, in a running loop."""
+    live, metrics = Live(database), Metrics()
+    doorbell.on_change(live.changed)
+    metrics.watch_streams(lambda: live.count)
+    operator = Operator.load(catalogue, settings.preferences_file)
+    intake, cursors = Intake(database, doorbell), Cursors(database)
+    return House(
+        settings, database, catalogue, operator, doorbell, intake, verifier, cursors, live, metrics=metrics, lanes=lanes
+    )
+
+
+@contextlib.asynccontextmanager
+async def _doorbell(settings: Settings, url: str, database: Database) -> AsyncIterator[Doorbell]:
+    """Return the doorbell, which rings at other processes by NATS where there is one."""
+    if settings.nats_url is None:
+        yield Doorbell(url, database)
+        return
+    wire = ByNats(settings.nats_url.get_secret_value())
+    try:
+        yield Doorbell(url, database, wire)
+    finally:
+        await wire.close()
+
+
 @contextlib.asynccontextmanager
 async def _lanes(settings: Settings) -> AsyncIterator[list[Lane]]:
     """Make the lanes that the settings make, and end their transports. Raises `Refusal`."""
@@ -257,13 +279,13 @@ async def _together(
 ) -> None:
     """Run all parts; when one ends, end the others."""
     doorbell = house.doorbell
-    server = Server(_app_of(house, sockets))
+    server = Server(_app_of(house, sockets), house.live.close)
     if worker:
         doorbell.answer("settled")
         if house.settings.database_url is None:
             await jobs.forget_workers(house.database)
     _outlive_signals()
-    ears = asyncio.create_task(doorbell.hear_others())
+    ears = [asyncio.create_task(each) for each in (doorbell.hear_others(), house.live.watch())]
     working = [asyncio.create_task(worker.run())] if worker else []
     serving = asyncio.create_task(server.serve(sockets))
     introducing = asyncio.create_task(_introduce(server, house, sockets, when_ready))
@@ -273,7 +295,7 @@ async def _together(
     if worker:
         worker.stop()
     ended = await asyncio.gather(serving, *working, return_exceptions=True)
-    await _end([ears, introducing])
+    await _end([*ears, introducing])
     with contextlib.suppress(Unavailable):
         await doorbell.close()
     for error in ended:

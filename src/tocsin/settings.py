@@ -28,6 +28,7 @@ _OF_KUBERNETES = re.compile(r"TOCSIN_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|
 _PREFIX_OF_PATHS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _DEFAULT_PORT = re.compile(r"(https(?=.*:443$)|http(?=.*:80$))(://.*):\d+")
+_NATS = re.compile(r"(nats|tls)://[^\s/]+")
 _ADDRESS_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://")
 
 
@@ -46,6 +47,10 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(None, description="PostgreSQL 15 or newer; unset: an embedded one")
     database_durable: Literal["yes"] | None = Field(
         None, description="`yes` accepts a database that reports `fsync` or `full_page_writes` off"
+    )
+    nats_url: SecretStr | None = Field(
+        None,
+        description="NATS servers (nats://host:4222), separated by commas, that wake other processes",
     )
     data_dir: Path = Field(
         default_factory=default_data_dir, description="the folder of the embedded PostgreSQL and its secrets"
@@ -137,6 +142,13 @@ class Settings(BaseSettings):
     def catalogue_folders(self) -> tuple[Path, ...]:
         """The folders of the operator's own catalogue, none or one."""
         return () if self.catalogue_dir is None else (self.catalogue_dir,)
+
+    @field_validator("nats_url")
+    @classmethod
+    def _refuse_what_is_no_nats_server(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not all(_NATS.fullmatch(each.strip()) for each in value.get_secret_value().split(",")):
+            raise ValueError("write nats://host:4222 or tls://host:4222, several of them separated by commas")
+        return value
 
     @field_validator("root_path")
     @classmethod

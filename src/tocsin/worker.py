@@ -115,9 +115,10 @@ class Worker:
     async def _deliver(self, batch: Sequence[Job]) -> None:
         pushes = Pushes(self.dispatcher.lanes, lambda: self._doorbell.ring("push")) if self.dispatcher else None
         done = await fanout.deliver(self._lanes[batch[0].lane], self._catalogue, self.id, batch, pushes)
-        if len(done) < len(batch):
+        self._doorbell.tell(done.user_ids)
+        if len(done.events) < len(batch):
             self._doorbell.ring("bulk")
-        if done:
+        if done.events:
             self._doorbell.ring("settled")
         if batch[0].lane == "bulk" and any(job.batch for job in batch):
             self._doorbell.ring("direct")  # for those that follow it in its batch
@@ -128,7 +129,7 @@ class Worker:
 
     async def _resolve(self, batch: Sequence[Job]) -> None:
         for job in batch:
-            await resolutions.settle(self._lanes[job.lane], self._catalogue, self.id, job)
+            self._doorbell.tell(await resolutions.settle(self._lanes[job.lane], self._catalogue, self.id, job))
         self._doorbell.ring("bulk")
 
     async def _import(self, batch: Sequence[Job]) -> None:

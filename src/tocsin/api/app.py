@@ -6,7 +6,19 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from tocsin.api import devices, directory, events, imports, inbox, kinds, operations, preferences, problems, web_push
+from tocsin.api import (
+    devices,
+    directory,
+    events,
+    imports,
+    inbox,
+    kinds,
+    operations,
+    preferences,
+    problems,
+    stream,
+    web_push,
+)
 from tocsin.api.cors import Cors, Preflights
 from tocsin.api.doors import House, Watched
 from tocsin.api.envelope import Envelope, Shortcut
@@ -17,8 +29,9 @@ from tocsin.errors import Problem
 BUSY = {
     ("GET", "/notifications"): inbox.list_notifications,
     ("POST", "/events"): events.post_event,
+    ("GET", "/notifications/stream"): stream.stream,
 }
-"""The busiest doors, which the framework's models do not see."""
+"""The busiest doors, and the one that is open the longest, which the framework's models do not see."""
 
 
 def service(house: House) -> ASGIApp:

@@ -191,6 +191,15 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             ),
             faults=(fault("ids.0", "uuid", "must be a UUID"),),
         ),
+        "GET /notifications/stream": Operation(
+            "stream_notifications",
+            answers="Stream",
+            answer_media="text/event-stream",
+            summary="All that happens in the caller's inbox, as it happens (server-sent events)",
+            parameters=(
+                header("Last-Event-ID", {"type": "string"}, "the `id` of the last event that came: goes on after it"),
+            ),
+        ),
         "GET /notifications/kinds": Operation("list_kinds", answers="Kinds"),
         "GET /notifications/preferences": Operation("get_preferences", answers="Preferences"),
         "PATCH /notifications/preferences": Operation(

@@ -34,7 +34,9 @@ async def put_user(request: Request, user_id: str, body: UserBody) -> Response:
     service = _writer_of(request)
     company_id = _company_of(service, body.company_id)
     user = directory.User(id=_new_id(user_id), **{**body.model_dump(), "company_id": company_id})
-    await directory.put_user(house_of(request).database, user, service.company_id)
+    house = house_of(request)
+    await directory.put_user(house.database, user, service.company_id)
+    house.doorbell.tell([user.id])
     return Response(status_code=204)
 
 
@@ -50,7 +52,9 @@ async def list_users(request: Request) -> Response:
 async def erase_user(request: Request, user_id: str) -> Response:
     """Erase a user with inbox, devices and preferences; what others were told stays."""
     service, house = _writer_of(request), house_of(request)
-    await directory.erase(house.database, house.doorbell, known_id(user_id), service.company_id)
+    id_ = known_id(user_id)
+    await directory.erase(house.database, house.doorbell, id_, service.company_id)
+    house.doorbell.tell([id_])
     return Response(status_code=204)
 
 

@@ -16,6 +16,7 @@ from tocsin.doorbell import Doorbell
 from tocsin.errors import ContentType, NotFound, TooLarge, Unauthenticated, Unauthorized
 from tocsin.events import Intake
 from tocsin.inbox import Cursors
+from tocsin.live import Live
 from tocsin.metrics import Metrics
 from tocsin.preferences import Operator
 from tocsin.settings import Settings
@@ -42,6 +43,7 @@ class House:
     intake: Intake
     verifier: Verifier
     cursors: Cursors
+    live: Live
     metrics: Metrics = field(default_factory=Metrics)
     lanes: Sequence[Lane] = ()
 

@@ -75,7 +75,8 @@ class Envelope:
     def _note(self, scope: Scope, status: int, began: float) -> None:
         caller: Any = scope["state"].get("caller")
         took = self._clock() - began
-        self._metrics.request(scope["method"], status, took)
+        if "is_stream" not in scope["state"]:  # which takes as long as its reader likes
+            self._metrics.request(scope["method"], status, took)
         log.info(
             "request",
             method=scope["method"],

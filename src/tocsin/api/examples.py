@@ -112,6 +112,10 @@ def _with_everything(event: dict[str, Any]) -> dict[str, Any]:
 
 
 OF_THE_REST: dict[str, Examples] = {
+    "Stream": {
+        "beginning": 'id: 64201a3f5c000-41\nevent: count\ndata: {"unread":1}\n\n'
+        f'id: 64201a3f5c000-42\nevent: read\ndata: {{"id":"{uuid(1)}"}}\n\n'
+    },
     "Links": {"two": {"data": {uuid(1): "https://crm.example.com/cases/7", uuid(2): None}}},
     "NewCustom": {"custom": {"message": "This is a custom notification", "notify": {"users": [1, 54, 23]}}},
     "Marks": {"all": {}, "up_to": {"up_to": uuid(3)}, "some": {"ids": [uuid(1), uuid(2)]}},

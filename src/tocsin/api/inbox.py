@@ -151,6 +151,7 @@ async def read_all(request: Request) -> Response:
         await inbox.read_all(house.database, user.id, up_to)
     else:
         await inbox.read_some(house.database, user.id, ids)
+    house.doorbell.tell([user.id])
     return Response(status_code=204)
 
 
@@ -160,6 +161,7 @@ async def read(request: Request, notification_id: str) -> Response:
     user, house = user_of(request), house_of(request)
     await inbox.owner(house.database, user.id)
     await inbox.read(house.database, user.id, id_of(notification_id))
+    house.doorbell.tell([user.id])
     return Response(status_code=204)
 
 
@@ -169,6 +171,7 @@ async def unread(request: Request, notification_id: str) -> Response:
     user, house = user_of(request), house_of(request)
     await inbox.owner(house.database, user.id)
     await inbox.unread(house.database, user.id, id_of(notification_id))
+    house.doorbell.tell([user.id])
     return Response(status_code=204)
 
 
@@ -178,6 +181,7 @@ async def delete(request: Request, notification_id: str) -> Response:
     user, house = user_of(request), house_of(request)
     await inbox.owner(house.database, user.id)
     await inbox.delete(house.database, user.id, id_of(notification_id))
+    house.doorbell.tell([user.id])
     return Response(status_code=204)
 
 

@@ -539,6 +539,11 @@ ANSWERS: dict[str, Schema] = {
             }
         }
     ),
+    "Stream": _told(
+        STRING,
+        'Events `count` (`{"unread": 3}`, also the first), `notification` (as in the list), `read` (`id`, `ids`, or '
+        "`all` up to the entry `up_to`), `unread` (`id`), `deleted` (`id` or `ids`), `resync`: fetch the list. Open.",
+    ),
     "Kinds": _object(
         {
             "data": _list_of(

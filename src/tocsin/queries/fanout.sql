@@ -137,7 +137,8 @@ noted as (
            (select count(*) from recipient r where r.ordinal = result.ordinal) - cardinality(user_ids)
     from result
 )
-select e.id, e.kind, e.data, e.params, e.erased, result.languages, exists (select from pushed) as pushed
+select e.id, e.kind, e.data, e.params, e.erased, result.languages, result.user_ids,
+       exists (select from pushed) as pushed
 from result
 join events e on e.id = result.event_id
 where result.languages is not null

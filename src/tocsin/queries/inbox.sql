@@ -98,7 +98,7 @@ offset $2::bigint - 1
 limit 1
 
 -- name: heads
-select user_id, position as at, made_at from heads where user_id = any($1::int[]) and active
+select user_id, position as at, made_at, unread from heads where user_id = any($1::int[]) and active
 
 -- name: one
 select i.deleted_at is not null as deleted, notification(c.body, i.read_at, i.created_at) as data
@@ -222,78 +222,75 @@ select true from inbox where user_id = $1 and event_id = $2
 select position from inbox where user_id = $1 and event_id = $2
 
 -- name: changes
--- What came and what happened since a position, in the order of positions; imported history, at 0 and below, never came.
-with head as materialized (
-    select position, made_at, unread, forgotten from heads where user_id = $1 and active
-),
-come as materialized (
-    select position, event_id, language, read_at, created_at
+-- What came and what happened in each of these inboxes since a position, in the order of positions, at most $3 of it;
+-- imported history, at 0 and below, never came. An inbox where nothing did is one row without an event.
+select a.user_id, h.position as at, h.made_at, h.unread, h.forgotten, told.position, told.event, told.data
+from unnest($1::int[], $2::bigint[]) as a (user_id, since)
+join heads h on h.user_id = a.user_id and h.active
+left join lateral (
+    select position, event, data
     from (
         (
-            select position, event_id, language, read_at, created_at
-            from inbox
-            where user_id = $1 and deleted_at is null and read_at is null and position > greatest($2::bigint, 0)
-            order by position
-            limit 501
+            select come.position, 'notification' as event, notification(c.body, come.read_at, come.created_at) as data
+            from (
+                (
+                    select position, event_id, language, read_at, created_at
+                    from inbox
+                    where user_id = a.user_id and deleted_at is null and read_at is null
+                      and position > greatest(a.since, 0)
+                    order by position
+                    limit 501
+                )
+                union all
+                (
+                    select position, event_id, language, read_at, created_at
+                    from inbox
+                    where user_id = a.user_id and deleted_at is null and read_at is not null
+                      and position > greatest(a.since, 0)
+                    order by position
+                    limit 501
+                )
+            ) come
+            join contents c on c.event_id = come.event_id and c.language = come.language
+            order by come.position
+            limit $3::int
         )
         union all
         (
-            select position, event_id, language, read_at, created_at
-            from inbox
-            where user_id = $1 and deleted_at is null and read_at is not null and position > greatest($2::bigint, 0)
-            order by position
-            limit 501
+            select n.position,
+                   case n.change when 'all_read' then 'read' when 'rewritten' then 'notification' else n.change end,
+                   case
+                       when n.change = 'all_read' then
+                           '{"all":true,"up_to":' || coalesce((
+                               select '"' || i.event_id || '"'
+                               from inbox i
+                               where i.user_id = a.user_id and i.deleted_at is null and i.read_at is not null
+                                 and i.position <= n.up_to
+                               order by i.position desc
+                               limit 1
+                           ), 'null') || '}'
+                       when n.change = 'rewritten' then r.data
+                       when cardinality(n.event_ids) = 1 then '{"id":"' || n.event_ids[1] || '"}'
+                       else '{"ids":' || to_json(n.event_ids) || '}'
+                   end
+            from (
+                select position, change, event_ids, up_to
+                from changes
+                where user_id = a.user_id and position > a.since
+                order by position
+                limit $3::int
+            ) n
+            left join lateral (
+                select notification(c.body, i.read_at, i.created_at) as data
+                from unnest(n.event_ids) as changed (event_id)
+                join inbox i on i.user_id = a.user_id and i.event_id = changed.event_id and i.deleted_at is null
+                join contents c on c.event_id = i.event_id and c.language = i.language
+                order by i.position
+            ) r on n.change = 'rewritten'
+            where n.change <> 'rewritten' or r.data is not null
         )
-    ) merged
+    ) happened
     order by position
-    limit $3::int
-),
-happened as materialized (
-    select position, change, event_ids, up_to
-    from changes
-    where user_id = $1 and position > $2
-    order by position
-    limit $3::int
-),
-told as materialized (
-    select position, told
-    from (
-        select come.position,
-               '{"event":"notification","data":' || notification(c.body, come.read_at, come.created_at) || '}' as told
-        from come
-        join contents c on c.event_id = come.event_id and c.language = come.language
-        union all
-        select position,
-               case
-                   when change = 'all_read' then
-                       '{"event":"read","data":{"all":true,"up_to":' || coalesce((
-                           select '"' || i.event_id || '"'
-                           from inbox i
-                           where i.user_id = $1 and i.deleted_at is null and i.read_at is not null
-                             and i.position <= happened.up_to
-                           order by i.position desc
-                           limit 1
-                       ), 'null') || '}}'
-                   when change = 'rewritten' then (
-                       select string_agg(
-                           '{"event":"notification","data":'
-                           || notification(c.body, i.read_at, i.created_at) || '}', ',' order by i.position
-                       )
-                       from unnest(happened.event_ids) as changed (event_id)
-                       join inbox i on i.user_id = $1 and i.event_id = changed.event_id and i.deleted_at is null
-                       join contents c on c.event_id = i.event_id and c.language = i.language
-                   )
-                   when cardinality(event_ids) = 1 then
-                       '{"event":"' || change || '","data":{"id":"' || event_ids[1] || '"}}'
-                   else '{"event":"' || change || '","data":{"ids":' || to_json(event_ids) || '}}'
-               end
-        from happened
-    ) both_of_them
-    order by position
-    limit $3::int
-)
-select head.position as at, head.made_at, head.unread, head.forgotten,
-       (select count(*) from told) as count,
-       (select max(position) from told) as last,
-       coalesce((select string_agg(told, ',' order by position) from told), '') as data
-from head
+    fetch first ($3::int) rows with ties -- what was rewritten together is told together
+) told on true
+order by a.user_id, told.position

@@ -1,0 +1,57 @@
+"""The door of the live stream: server-sent events of one inbox, in order, to be gone on with from any of them."""
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from tocsin import inbox
+from tocsin.api.doors import house_of, user_of
+from tocsin.live import Live, Reader
+
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""What keeps proxies from holding events back."""
+
+
+async def stream(request: Request) -> Response:
+    """Answer all that happens in the caller's inbox from now on, or since the event that `Last-Event-ID` names."""
+    user, house = user_of(request), house_of(request)
+    await inbox.owner(house.database, user.id)
+    reader = Reader(user.id, user.expires, request.headers.get("last-event-id") or None)
+    return Stream(house.live, reader)
+
+
+class Stream(Response):
+    """An answer that goes on until the reader hangs up, or the stream is over."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, live: Live, reader: Reader) -> None:
+        super().__init__(headers=HEADERS)
+        del self.headers["content-length"]
+        self._live, self._reader = live, reader
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send what the reader is told."""
+        scope["state"]["is_stream"] = True
+        hung_up = asyncio.create_task(_until_hung_up(receive, self._reader))
+        self._live.join(self._reader)
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await self._reader.run(lambda lines: send(_part(lines)))
+            await send(_part(b"", more=False))
+        finally:
+            self._live.leave(self._reader)
+            hung_up.cancel()
+
+
+async def _until_hung_up(receive: Receive, reader: Reader) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    reader.hang_up()
+
+
+def _part(lines: bytes, *, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": lines, "more_body": more}

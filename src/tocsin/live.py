@@ -1,0 +1,227 @@
+"""Live: who watches their inbox, and what is told to each, in order, from where they were.
+
+A reader that joins, or whose inbox changed, is looked up together with all others: one statement for all of them. What
+a slow reader has not taken is bounded: beyond that, it is told to fetch the list anew.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from itertools import chain
+
+import structlog
+
+from tocsin import inbox
+from tocsin.database import Database
+from tocsin.doorbell import POLL
+from tocsin.errors import Unavailable
+from tocsin.inbox import Told, cursor_of, position_in
+
+MOST_READERS = 8
+"""Streams that a user may have open in a process: one more closes the oldest."""
+
+LARGEST_BACKLOG = 256 * 1024
+"""Bytes that may wait for a reader who does not take them."""
+
+AT_ONCE = 500
+"""Inboxes that one statement looks at."""
+
+BEAT = 15.0
+"""Seconds of silence after which a comment is sent, so that what stands between us keeps the line open."""
+
+COMMENT = b":\n\n"
+
+log = structlog.get_logger(__name__)
+
+
+class Reader:
+    """One open stream of a user's: where it is, and what it has not taken yet.
+
+    `mark` is the cursor it goes on from; none: from now on.
+    """
+
+    __slots__ = ("_lines", "_size", "_told_unread", "_woken", "ends_at", "is_over", "made", "position", "user_id")
+
+    def __init__(self, user_id: int, ends_at: float, mark: str | None = None) -> None:
+        self.user_id, self.ends_at = user_id, ends_at
+        self.made: int | None = None
+        self.position: int | None = None
+        if mark is not None:
+            self.made, self.position = position_in(mark)
+        self.is_over = False
+        self._lines: deque[bytes] = deque()
+        self._size = 0
+        self._told_unread: int | None = None
+        self._woken = asyncio.Event()
+
+    def close(self) -> None:
+        """End the stream, when what waits was sent."""
+        self.is_over = True
+        self._woken.set()
+
+    def hang_up(self) -> None:
+        """End the stream at once: nobody is there any more."""
+        self._lines.clear()
+        self.close()
+
+    def take(self, told: Told) -> None:
+        """Take what happened since; it may be more than is new to this reader."""
+        if self.position is None:
+            self.made, self.position = told.made, told.at
+            self._say_count(told.unread, told.cursor)
+            return
+        if self._told_unread is None:
+            self._say_count(told.unread)
+        if self.made != told.made or not told.forgotten <= self.position <= told.at:
+            self._resync(told)
+            return
+        for entry in told.entries:
+            if entry.position > self.position:
+                self._say(entry.event, entry.data, cursor_of(told.made, entry.position))
+        if told.more or self._size > LARGEST_BACKLOG:
+            self._resync(told)
+            return
+        self.position = max(self.position, told.at)
+        if told.unread != self._told_unread:
+            self._say_count(told.unread)
+
+    def knows(self, made: int, at: int, unread: int) -> bool:
+        """Tell whether nothing happened that this reader was not told of."""
+        return (self.made, self.position, self._told_unread) == (made, at, unread)
+
+    async def run(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+        """Send what comes, until the stream is over."""
+        while not self.is_over or self._lines:
+            left = self.ends_at - time.time()
+            if left <= 0:
+                return
+            if not self._lines:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(BEAT, left)):
+                        await self._woken.wait()
+            self._woken.clear()
+            lines, self._lines, self._size = self._lines, deque(), 0
+            if lines or not self.is_over:
+                await send(b"".join(lines) or COMMENT)
+
+    def _resync(self, told: Told) -> None:
+        self._lines.clear()
+        self._size = 0
+        self.made, self.position = told.made, told.at
+        self._say("resync", "{}", told.cursor)
+        self._say_count(told.unread)
+
+    def _say_count(self, unread: int, mark: str | None = None) -> None:
+        self._told_unread = unread
+        self._say("count", f'{{"unread":{unread}}}', mark)
+
+    def _say(self, event: str, data: str, mark: str | None = None) -> None:
+        named = f"id: {mark}\n" if mark else ""
+        line = f"{named}event: {event}\ndata: {data}\n\n".encode()
+        self._lines.append(line)
+        self._size += len(line)
+        self._woken.set()
+
+
+class Live:
+    """All readers of this process."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._readers: dict[int, list[Reader]] = {}
+        self._asked: set[int] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    @property
+    def count(self) -> int:
+        """How many streams are open."""
+        return sum(map(len, self._readers.values()))
+
+    def join(self, reader: Reader) -> None:
+        """Let a reader in; the oldest of the same user goes where there are too many."""
+        if self._is_closed:
+            reader.close()
+            return
+        readers = self._readers.setdefault(reader.user_id, [])
+        if len(readers) >= MOST_READERS:
+            readers.pop(0).close()
+        readers.append(reader)
+        self.changed([reader.user_id])
+
+    def leave(self, reader: Reader) -> None:
+        """Forget a reader."""
+        readers = self._readers.get(reader.user_id, [])
+        with contextlib.suppress(ValueError):
+            readers.remove(reader)
+        if not readers:
+            self._readers.pop(reader.user_id, None)
+
+    def changed(self, user_ids: Collection[int] | None) -> None:
+        """Look at the inboxes of these users, or of all, if anybody here watches them."""
+        watched = self._readers.keys()
+        self._asked |= set(watched) if user_ids is None else watched & set(user_ids)
+        if self._asked and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._look())
+
+    async def watch(self) -> None:
+        """See for ever that nobody misses what nobody rang for."""
+        while True:
+            await asyncio.sleep(POLL)
+            with contextlib.suppress(Unavailable):
+                await self._poll()
+
+    def close(self) -> None:
+        """End all streams, and let nobody in any more."""
+        self._is_closed = True
+        for reader in list(chain.from_iterable(self._readers.values())):
+            reader.close()
+
+    async def _poll(self) -> None:
+        for some in _pieces(list(self._readers)):
+            heads = await inbox.heads(self._database, some)
+            self.changed([id_ for id_ in some if not self._is_told(id_, heads.get(id_))])
+
+    def _is_told(self, user_id: int, head: tuple[int, int, int] | None) -> bool:
+        return head is not None and all(reader.knows(*head) for reader in self._readers.get(user_id, ()))
+
+    async def _look(self) -> None:
+        while self._asked:
+            asked, self._asked = self._asked, set()
+            for some in _pieces(list(asked)):
+                try:
+                    await self._tell(some)
+                except Unavailable:
+                    self._asked.update(asked)
+                    await asyncio.sleep(0.5)
+                    break
+
+    async def _tell(self, user_ids: Sequence[int]) -> None:
+        since = {id_: _earliest(self._readers[id_]) for id_ in user_ids if id_ in self._readers}
+        if not since:
+            return
+        found: Mapping[int, Told] = await inbox.told_since(self._database, since)
+        for id_, position in since.items():
+            told = found.get(id_)
+            for reader in list(self._readers.get(id_, ())):
+                if told is None:  # erased, or no longer active
+                    reader.close()
+                elif not _is_behind(reader, position):
+                    reader.take(told)
+                else:  # joined meanwhile, from further back
+                    self._asked.add(id_)
+
+
+def _earliest(readers: Sequence[Reader]) -> int:
+    """Return the position from which on all of these are to be told; those from now on need nothing that was."""
+    return min((reader.position for reader in readers if reader.position is not None), default=inbox.NEWEST)
+
+
+def _is_behind(reader: Reader, since: int) -> bool:
+    return reader.position is not None and reader.position < since
+
+
+def _pieces(ids: list[int]) -> list[list[int]]:
+    return [ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE)]

@@ -1,0 +1,143 @@
+"""Wires: how processes wake each other, by NOTIFY of the database or by NATS; what is lost costs latency alone."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import structlog
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from tocsin.database import OUTAGES, Database, connect
+from tocsin.errors import Unavailable
+
+CHANNEL = "tocsin_work"
+SUBJECT = "tocsin.work"
+
+LARGEST = 7900
+"""Bytes of the largest message: NOTIFY takes less than 8,000."""
+
+PAUSE = 1.5
+"""Seconds from one try to connect to the next."""
+
+Hear = Callable[[str], None]
+
+log = structlog.get_logger(__name__)
+
+
+class Wire(Protocol):
+    """What carries a short text to all processes, the sender too; it may be lost."""
+
+    async def send(self, text: str) -> None:
+        """Send a text of at most `LARGEST` bytes. Never raises."""
+
+    async def listen(self, hear: Hear) -> None:
+        """Pass on what comes, for ever; connects again by itself."""
+
+
+class ByNotify:
+    """The database itself: no further part is needed."""
+
+    def __init__(self, url: str, database: Database) -> None:
+        self._url = url
+        self._database = database
+
+    async def send(self, text: str) -> None:
+        """Send by NOTIFY."""
+        with contextlib.suppress(Unavailable):
+            await self._database.value("select pg_notify($1, $2)", CHANNEL, text)
+
+    async def listen(self, hear: Hear) -> None:
+        """Listen on a connection of its own."""
+        while True:
+            gone = asyncio.Event()
+            try:
+                connection = await connect(self._url)
+            except OUTAGES:
+                await asyncio.sleep(PAUSE)
+                continue
+            try:
+                connection.add_termination_listener(lambda _, gone=gone: gone.set())
+                await connection.add_listener(CHANNEL, lambda *said: hear(str(said[-1])))
+                await gone.wait()
+            except OUTAGES as error:
+                log.warning("the doorbell cannot listen", error=str(error))
+            finally:
+                with contextlib.suppress(*OUTAGES):
+                    await connection.close(timeout=1)
+
+
+class ByNats:
+    """A NATS server or cluster; `url` may name several servers, separated by commas."""
+
+    def __init__(self, url: str) -> None:
+        self._servers = [each.strip() for each in url.split(",")]
+        self._client = Client()
+        self._connecting: asyncio.Task[None] | None = None
+
+    async def send(self, text: str) -> None:
+        """Publish, if there is a connection."""
+        self._connect()
+        if self._client.is_connected:
+            with contextlib.suppress(NatsError, OSError):
+                await self._client.publish(SUBJECT, text.encode())
+
+    async def listen(self, hear: Hear) -> None:
+        """Subscribe; the client does so again whenever it has connected again."""
+        connecting = self._connect()
+        await asyncio.shield(connecting)
+
+        async def pass_on(message: Any) -> None:
+            hear(message.data.decode("utf-8", "replace"))
+
+        await self._client.subscribe(SUBJECT, cb=pass_on)
+        log.info("listening on NATS")
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        if self._connecting:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+        if not self._client.is_closed:
+            await self._client.close()
+
+    def _connect(self) -> "asyncio.Task[None]":
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._until_connected())
+        return self._connecting
+
+    async def _until_connected(self) -> None:
+        warned = False
+        while True:
+            try:
+                await self._client.connect(
+                    self._servers,
+                    name="tocsin",
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=1,
+                    connect_timeout=5,
+                    pending_size=LARGEST * 128,
+                    error_cb=_complain,
+                    disconnected_cb=_note("NATS is away: other processes learn of things a little later"),
+                    reconnected_cb=_note("NATS is back"),
+                )
+            except (NatsError, OSError, TimeoutError) as error:
+                if not warned:
+                    log.warning("NATS cannot be reached yet", error=str(error) or type(error).__name__)
+                    warned = True
+                await asyncio.sleep(PAUSE)
+            else:
+                return
+
+
+async def _complain(error: Exception) -> None:
+    log.debug("NATS", error=str(error))
+
+
+def _note(words: str) -> Callable[[], Any]:
+    async def note() -> None:
+        log.warning(words)
+
+    return note

@@ -1,0 +1,342 @@
+"""The live stream: everything, in order, to its owner alone, through reconnects, restarts and changes of process."""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from httpx_sse import ServerSentEvent, aconnect_sse
+
+from conftest import HOUR, SECRET, Api, serving, url_for
+from test_inbox_changes import mine
+from test_road import custom, note
+from tocsin import doorbell, live
+from tocsin.catalogue import Catalogue
+from tocsin.embedded import Embedded
+from tocsin.tokens import mint_service, mint_user
+
+
+@dataclass
+class Watch:
+    """What a client of the stream has been told."""
+
+    events: list[ServerSentEvent] = field(default_factory=list)
+    ended: bool = False
+
+    @property
+    def told(self) -> list[tuple[str, Any]]:
+        return [(event.event, json.loads(event.data)) for event in self.events]
+
+    def names(self, name: str) -> list[Any]:
+        return [data for event, data in self.told if event == name]
+
+    @property
+    def mark(self) -> str:
+        return next(event.id for event in reversed(self.events) if event.id)
+
+    async def until(self, count: int, seconds: float = 5) -> list[tuple[str, Any]]:
+        """Wait for so many events."""
+        async with asyncio.timeout(seconds):
+            while len(self.events) < count:
+                await asyncio.sleep(0.005)
+        return self.told
+
+    async def until_told(self, name: str, count: int = 1, seconds: float = 5) -> list[Any]:
+        async with asyncio.timeout(seconds):
+            while len(found := self.names(name)) < count:
+                await asyncio.sleep(0.005)
+        return found
+
+    async def until_ended(self, seconds: float = 5) -> None:
+        async with asyncio.timeout(seconds):
+            while not self.ended:
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def watching(
+    api: Api, user: int = 1, mark: str | None = None, lifetime: timedelta = HOUR
+) -> AsyncIterator[Watch]:
+    """Watch an inbox with a client that people use."""
+    watch = Watch()
+    headers = {"Authorization": f"Bearer {mint_user(SECRET, user, lifetime)}"}
+    if mark is not None:
+        headers["Last-Event-ID"] = mark
+
+    async def read() -> None:
+        async with (
+            httpx.AsyncClient(base_url=api.http.base_url, timeout=30) as http,
+            aconnect_sse(http, "GET", "/notifications/stream", headers=headers) as source,
+        ):
+            assert source.response.status_code == 200
+            with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
+                async for event in source.aiter_sse():
+                    watch.events.append(event)
+        watch.ended = True
+
+    reading = asyncio.create_task(read())
+    try:
+        await watch.until(1)
+        yield watch
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+async def test_what_happens_in_an_inbox_is_told_in_order_as_it_happens(api: Api) -> None:
+    await api.people(1, 2, 4)
+    before = await api.post(custom(1))
+    async with watching(api) as watch:
+        assert watch.told == [("count", {"unread": 1})]
+        id_ = await api.post(note(1))
+        [shown] = await watch.until_told("notification")
+        assert shown == (await api.inbox(1))["data"][0]
+        await mine(api, "PUT", f"/{id_}/read")
+        await mine(api, "PUT", f"/{id_}/unread")
+        await mine(api, "PUT", "/read", json={"ids": [id_, before]})
+        await mine(api, "DELETE", f"/{id_}")
+        await watch.until_told("deleted")
+        ids = next(data["ids"] for event, data in watch.told if event == "read" and "ids" in data)
+        assert sorted(ids) == sorted([id_, before])
+        await api.post(custom(1))
+        await mine(api, "PUT", "/read")
+        await watch.until_told("read", 3)
+        assert [event for event, _ in watch.told if event != "count"] == [
+            "notification",
+            "read",
+            "unread",
+            "read",
+            "deleted",
+            "notification",
+            "read",
+        ]
+        assert watch.names("read")[-1]["all"] is True
+        async with asyncio.timeout(2):
+            while watch.names("count")[-1] != {"unread": 0}:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_stream_goes_on_where_it_broke_off_with_nothing_lost_or_twice(api: Api) -> None:
+    await api.people(1, 2)
+    ids, seen = [], []
+    mark: str | None = None
+    for _ in range(4):
+        async with watching(api, mark=mark) as watch:
+            ids += [await api.post(custom(1)) for _ in range(3)]
+            await watch.until_told("notification", 3 if mark is None else 5)
+            mark = watch.mark
+            seen += [data["id"] for data in watch.names("notification")]
+        ids += [await api.post(custom(1)) for _ in range(2)]
+    async with watching(api, mark=mark) as watch:
+        await watch.until_told("notification", 2)
+        seen += [data["id"] for data in watch.names("notification")]
+    assert seen == ids
+
+
+async def test_each_event_can_be_gone_on_from(api: Api) -> None:
+    await api.people(1, 2)
+    async with watching(api) as watch:
+        ids = [await api.post(custom(1)) for _ in range(3)]
+        await watch.until_told("notification", 3)
+        marks = [event.id for event in watch.events if event.event == "notification"]
+    assert len(set(marks)) == 3
+    for position, mark in enumerate(marks):
+        async with watching(api, mark=mark) as again:
+            await again.until_told("count")
+            found = await again.until_told("notification", 2 - position)
+            assert [data["id"] for data in found] == ids[position + 1 :]
+            assert again.told[0] == ("count", {"unread": 3})
+
+
+@pytest.mark.parametrize("mark", ["", "x", "0-0", "ffffffffff-3", "5-99999999", "1-1; drop"])
+async def test_a_mark_of_nothing_that_is_known_means_to_fetch_the_list(api: Api, mark: str) -> None:
+    await api.people(1, 2)
+    await api.post(custom(1))
+    async with watching(api, mark=mark or None) as watch:
+        if mark:
+            assert await watch.until_told("resync") == [{}]
+            async with watching(api, mark=watch.mark) as again:  # from which it goes on
+                id_ = await api.post(custom(1))
+                [shown] = await again.until_told("notification")
+                assert (shown["id"], again.names("resync")) == (id_, [])
+        else:
+            assert watch.told == [("count", {"unread": 1})]
+
+
+async def test_who_was_away_for_too_much_fetches_the_list(api: Api) -> None:
+    await api.people(1, 2)
+    async with watching(api) as watch:
+        mark = watch.mark
+    for _ in range(2):
+        await api.as_service("POST", "/events/batch", json={"events": [custom(1)] * 300})
+    await api.post(custom(1))
+    async with watching(api, mark=mark) as watch:
+        await watch.until_told("resync")
+        assert watch.names("notification") == []
+        assert watch.names("count")[-1] == {"unread": 601}
+
+
+async def test_nobody_is_told_of_another(api: Api) -> None:
+    await api.people(1, 2, 3)
+    async with watching(api, 1) as one, watching(api, 2) as two:
+        first = await api.post(custom(1))
+        second = await api.post(custom(2))
+        await api.as_user(3, "PUT", f"/notifications/{first}/read")
+        await one.until_told("notification")
+        await two.until_told("notification")
+        await asyncio.sleep(0.1)
+        assert [data["id"] for data in one.names("notification")] == [first]
+        assert [data["id"] for data in two.names("notification")] == [second]
+        async with watching(api, 2, mark=one.mark) as foreign:
+            await foreign.until_told("resync")
+            assert foreign.names("notification") == []
+
+
+async def test_a_ninth_stream_closes_the_oldest(api: Api) -> None:
+    await api.people(1, 2)
+    async with contextlib.AsyncExitStack() as stack:
+        watches = [await stack.enter_async_context(watching(api)) for _ in range(live.MOST_READERS)]
+        other = await stack.enter_async_context(watching(api, 2))
+        watches.append(await stack.enter_async_context(watching(api)))
+        await watches[0].until_ended()
+        assert [watch.ended for watch in [*watches, other]] == [True] + [False] * 9
+        assert api.house.live.count == 9
+    async with asyncio.timeout(3):
+        while api.house.live.count:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_stream_ends_with_its_token(api: Api) -> None:
+    await api.people(1)
+    async with watching(api, lifetime=timedelta(seconds=2)) as watch:
+        await watch.until_ended()
+
+
+async def test_a_stream_ends_when_its_owner_is_inactive_or_erased(api: Api) -> None:
+    await api.people(1, 2)
+    async with watching(api, 1) as one, watching(api, 2) as two:
+        user = {"first_name": "A", "last_name": "B", "active": False}
+        assert (await api.as_service("PUT", "/directory/users/1", json=user)).status_code == 204
+        assert (await api.as_service("DELETE", "/directory/users/2")).status_code == 204
+        await one.until_ended()
+        await two.until_ended()
+    assert (await api.as_user(1, "GET", "/notifications/stream")).status_code == 401
+
+
+async def test_a_silent_line_carries_a_comment(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "BEAT", 0.1)
+    await api.people(1)
+    token = mint_user(SECRET, 1, HOUR)
+    async with (
+        httpx.AsyncClient(base_url=api.http.base_url) as http,
+        http.stream("GET", "/notifications/stream", headers={"Authorization": f"Bearer {token}"}) as answer,
+    ):
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["cache-control"] == "no-store"
+        assert "content-length" not in answer.headers
+        text = ""
+        async with asyncio.timeout(3):
+            async for part in answer.aiter_text():
+                text += part
+                if text.count(":\n\n") >= 3:
+                    break
+        assert text.startswith("id: ")
+
+
+async def test_a_reader_who_takes_nothing_holds_little_and_is_told_to_fetch(api: Api) -> None:
+    await api.people(1, 2, 4)
+    host, port = api.http.base_url.host, api.http.base_url.port
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect((host, port))
+        token = mint_user(SECRET, 1, HOUR)
+        slow.sendall(f"GET /notifications/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+        async with asyncio.timeout(5):
+            while not api.house.live.count:
+                await asyncio.sleep(0.01)
+        event = note(1)
+        long = {"events": [{**event, "params": {**event["params"], "body": "x" * 9_000}}] * 10}
+        for _ in range(60):  # more than all buffers between us hold, and each less than may wait
+            answer = await api.as_service("POST", "/events/batch", json=long)
+            await api.as_service("GET", f"/events/{answer.json()['ids'][-1]}?wait=10")
+        [reader] = api.house.live._readers[1]  # noqa: SLF001 - what it holds is seen nowhere else
+        async with asyncio.timeout(5):
+            while reader.position is None or not any(b"event: resync" in line for line in reader._lines):  # noqa: SLF001
+                await asyncio.sleep(0.02)
+        assert sum(map(len, reader._lines)) <= live.LARGEST_BACKLOG  # noqa: SLF001
+
+
+async def test_what_is_resolved_is_told(api: Api) -> None:
+    await api.people(1, 2, 4)
+    async with watching(api) as watch:
+        event = {**custom(1), "about": ["order:1"]}
+        ids = [await api.post(event), await api.post(event)]
+        await api.as_service("POST", "/events/resolve", json={"about": "order:1", "as": "gone"})
+        [gone] = await watch.until_told("deleted")
+        assert sorted(gone["ids"]) == sorted(ids)
+
+
+async def test_a_reader_of_one_process_is_told_of_what_another_writes(
+    api: Api, server: Embedded, catalogue: Catalogue
+) -> None:
+    await api.people(1, 2)
+    async with serving(url_for(server, "busy"), catalogue, with_worker=False) as elsewhere:
+        ears = asyncio.create_task(elsewhere.house.doorbell.hear_others())
+        await asyncio.sleep(0.2)
+        async with watching(elsewhere) as watch:
+            id_ = await api.post(custom(1))
+            [shown] = await watch.until_told("notification", seconds=1)  # sooner than anybody looks by himself
+            assert shown["id"] == id_
+            await mine(api, "PUT", f"/{id_}/read")
+            assert await watch.until_told("read", seconds=1) == [{"id": id_}]
+        ears.cancel()
+
+
+async def test_what_nobody_rang_for_is_found(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    await api.people(1, 2)
+    async with watching(api) as watch:
+        monkeypatch.setattr(api.house.doorbell, "tell", lambda _: None)
+        id_ = await api.post(custom(1))
+        [shown] = await watch.until_told("notification", seconds=doorbell.POLL + 3)
+        assert shown["id"] == id_
+
+
+async def test_a_stream_needs_a_users_token(api: Api) -> None:
+    await api.people(1)
+    assert (await api.call("GET", "/notifications/stream")).status_code == 401
+    assert (await api.call("POST", "/notifications/stream", mint_user(SECRET, 1, HOUR))).status_code == 405
+    crm = mint_service(SECRET, "crm", ["events:write"], HOUR)
+    assert (await api.call("GET", "/notifications/stream", crm)).status_code == 403
+
+
+@asynccontextmanager
+async def nats(port: int, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A NATS server on the loopback."""
+    binary = Path(sys.executable).with_name("nats-server")
+    assert shutil.which(binary)
+    process = await asyncio.create_subprocess_exec(
+        binary, "-a", "127.0.0.1", "-p", str(port), "-l", str(folder / "nats.log")
+    )
+    try:
+        async with asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.close()
+                    break
+                await asyncio.sleep(0.05)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

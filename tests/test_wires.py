@@ -1,0 +1,104 @@
+"""NATS between processes: things are quicker with it, and nothing is lost without."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from conftest import Api, serving, settings_for, url_for
+from test_road import custom
+from test_stream import nats, watching
+from tocsin.catalogue import Catalogue
+from tocsin.doorbell import Doorbell
+from tocsin.embedded import Embedded
+from tocsin.errors import Refusal
+from tocsin.settings import read_settings
+from tocsin.wires import ByNats
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        free: int = taken.getsockname()[1]
+        return free
+
+
+async def hears(bell: Doorbell, name: str, ring: Doorbell, seconds: float = 10) -> None:
+    """Ring until it is heard elsewhere."""
+    heard = bell.listen_for(name)
+    async with asyncio.timeout(seconds):
+        while not heard.is_set():
+            ring.ring(name)
+            await asyncio.sleep(0.05)
+
+
+async def test_rings_and_changes_go_by_nats_and_again_when_it_is_back(api: Api, port: int, tmp_path: Path) -> None:
+    url, database = "", api.house.database
+    wires = [ByNats(f"nats://127.0.0.1:{port}") for _ in range(2)]
+    here, there = (Doorbell(url, database, wire) for wire in wires)
+    changed: list[int] = []
+    there.on_change(lambda ids: changed.extend(ids or ()))
+    ears = asyncio.create_task(there.hear_others())
+    here.ring("direct")  # nobody is there yet: nothing fails
+    try:
+        for _ in range(2):  # it goes, and comes back
+            async with nats(port, tmp_path):
+                await hears(there, "direct", here)
+                async with asyncio.timeout(5):
+                    while 7 not in changed:
+                        here.tell([7])
+                        await asyncio.sleep(0.05)
+                changed.clear()
+            here.ring("direct")
+            here.tell(range(10_000))
+    finally:
+        ears.cancel()
+        await here.close()
+        for wire in wires:
+            await wire.close()
+
+
+async def test_many_changes_are_said_in_one_word(api: Api, port: int, tmp_path: Path) -> None:
+    async with nats(port, tmp_path):
+        wires = [ByNats(f"nats://127.0.0.1:{port}") for _ in range(2)]
+        here, there = (Doorbell("", api.house.database, wire) for wire in wires)
+        told: list[object] = []
+        there.on_change(told.append)
+        ears = asyncio.create_task(there.hear_others())
+        await hears(there, "direct", here)
+        here.tell(range(1, 3000))
+        here.tell([5])
+        async with asyncio.timeout(5):
+            while not told:
+                await asyncio.sleep(0.01)
+        assert told == [None]
+        here.tell(range(1, 1500))
+        async with asyncio.timeout(5):
+            while len({id_ for ids in told if isinstance(ids, set) for id_ in ids}) < 1499:
+                await asyncio.sleep(0.01)
+        ears.cancel()
+        for wire in wires:
+            await wire.close()
+
+
+async def test_without_nats_a_reader_elsewhere_is_told_all_the_same(
+    api: Api, server: Embedded, catalogue: Catalogue, port: int
+) -> None:
+    await api.people(1, 2)
+    more = {"nats_url": f"nats://127.0.0.1:{port}"}
+    async with (
+        serving(url_for(server, "busy"), catalogue, with_worker=False, **more) as elsewhere,
+        watching(elsewhere) as watch,
+    ):
+        id_ = await api.post(custom(1))
+        [shown] = await watch.until_told("notification")
+        assert shown["id"] == id_
+
+
+def test_a_url_that_is_no_nats_server_is_refused() -> None:
+    for url in ("127.0.0.1:4222", "http://x:1", "nats://", "nats://a, b"):
+        with pytest.raises(Refusal, match="TOCSIN_NATS_URL is not usable"):
+            read_settings({"TOCSIN_NATS_URL": url}, Path("/nonexistent"))
+    assert settings_for(nats_url="nats://a:1,tls://u:p@b:2").nats_url

@@ -1,0 +1,511 @@
+"""A client for services that post events: one file of the standard library, which needs nothing else of Tocsin.
+
+    Error                     what answers is no Tocsin
+    ├── Refused               the service said no, and would again: status, code, faults
+    │   ├── Unauthenticated   401
+    │   ├── Unauthorized      403
+    │   ├── NotFound          404
+    │   ├── Conflict          409
+    │   │   └── TooLate       409 conflict.too_late: it is delivered
+    │   └── Invalid           422, every field that is wrong at once
+    └── Unavailable           until the deadline nobody answered, or only that it can't be done now
+
+What gets no answer, 429 or 5xx is asked again until the deadline. An event that has no id is given one before it is
+posted first, so that however often it is posted, it is one notification.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import random
+import re
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from types import TracebackType
+from typing import Any, ClassVar, Literal, NotRequired, Required, Self, TypedDict, Unpack
+from urllib.parse import quote, urlsplit
+from uuid import uuid4
+
+__all__ = [
+    "Client",
+    "Conflict",
+    "Error",
+    "Fault",
+    "Invalid",
+    "NotFound",
+    "Posted",
+    "Refused",
+    "State",
+    "Team",
+    "TooLate",
+    "Unauthenticated",
+    "Unauthorized",
+    "Unavailable",
+    "User",
+]
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+"""Seconds before the second try, doubled each time, up to the second; by chance up to half of that less."""
+
+_UNAUTHENTICATED, _NOT_FOUND, _TOO_MANY, _OURS = 401, 404, 429, 500
+_BEARER = re.compile(r"[\x21-\x7e]+")
+
+log = logging.getLogger(__name__)
+
+
+class Error(Exception):
+    """Something was not done; `status` is that of the answer, where there was one."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong: a sentence for the developer, a stable code, and the field where it is one's fault."""
+
+    message: str
+    code: str
+    field: str | None = None
+
+
+class Refused(Error):  # noqa: N818 - the answers have their own names
+    """The service said no, and would again; `request_id` is in its log."""
+
+    def __init__(self, message: str, status: int, faults: Sequence[Fault] = (), request_id: str | None = None) -> None:
+        super().__init__(message, status)
+        self.faults = tuple(faults)
+        self.request_id = request_id
+
+    @property
+    def code(self) -> str:
+        """The code of the first fault, such as `conflict.too_late`; empty where what answered is no Tocsin."""
+        return self.faults[0].code if self.faults else ""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The dotted paths of all values that are wrong, such as `notify.users.1`."""
+        return tuple(fault.field for fault in self.faults if fault.field)
+
+
+class Unauthenticated(Refused):
+    """The token is none, is no longer good, or is not known there."""
+
+
+class Unauthorized(Refused):
+    """The token is good, and may not do this."""
+
+
+class NotFound(Refused):
+    """There is nothing with that id for this caller."""
+
+
+class Conflict(Refused):
+    """What is asked for contradicts what was asked for, or done, before."""
+
+
+class TooLate(Conflict):
+    """The event was delivered before it could be cancelled."""
+
+
+class Invalid(Refused):
+    """The request is understood and wrong; `faults` says all that is."""
+
+
+class Unavailable(Error):  # noqa: N818 - likewise
+    """Until the deadline it could not be done; whether it was done in the end is not known.
+
+    What was posted may be posted again under the same `ids`, now or tomorrow, and is done once.
+    """
+
+    def __init__(self, message: str, status: int | None = None, ids: Sequence[str] = ()) -> None:
+        super().__init__(message, status)
+        self.ids = tuple(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """An event that is on disk there, and whom it will not reach because nobody knows them (`unknown: skip`)."""
+
+    id: str
+    skipped_users: tuple[int, ...] = ()
+    skipped_teams: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What became of an event: `held`, `queued`, `delivering`, `delivered`, `cancelled` or `failed`, and in figures."""
+
+    id: str
+    type: str
+    state: str
+    recipients: int
+    read: int
+    pushes: Mapping[str, int] = field(default_factory=dict)
+    dropped: int = 0
+    reason: str | None = None
+    replaced_by: str | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more will come of it by itself."""
+        return self.state in {"delivered", "cancelled", "failed"}
+
+
+class User(TypedDict):
+    """Who a user is; what is left out takes its default."""
+
+    first_name: Required[str]
+    last_name: Required[str]
+    profile_picture: NotRequired[str | None]
+    email: NotRequired[str | None]
+    company_id: NotRequired[int | None]
+    locale: NotRequired[str]
+    time_zone: NotRequired[str]
+    active: NotRequired[bool]
+
+
+class Team(TypedDict):
+    """What a team is; `users` replaces its members."""
+
+    name: Required[str]
+    company_id: NotRequired[int | None]
+    users: NotRequired[Sequence[int]]
+
+
+class Client:
+    """The service at `url`, for any number of threads; also a context manager, which closes its connections.
+
+    `token` is a service's token, or a function that returns one: it is asked first, and again once when a token is no
+    longer good. `deadline` is the seconds that one call may take with all its tries; `timeout` the seconds of silence
+    after which a try has got no answer; `connections` how many are kept open. No proxy is asked, no redirect followed.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a caller may say
+        self,
+        url: str,
+        token: str | Callable[[], str],
+        *,
+        deadline: float = 30.0,
+        timeout: float = 10.0,
+        connections: int = 8,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._token = _Token(token)
+        self._deadline, self._timeout = deadline, timeout
+        self._pool = _Pool(self.url, connections, tls)
+        self._prefix = urlsplit(self.url).path
+
+    def post(self, event: Mapping[str, Any]) -> Posted:
+        """Post an event, and return when it is on disk there."""
+        [named] = _named([event])
+        answer = self._call("POST", "/events", named, ids=[named["id"]])
+        with self._understood():
+            return _posted(answer["id"], answer.get("skipped", {}))
+
+    def post_batch(self, events: Iterable[Mapping[str, Any]]) -> list[Posted]:
+        """Post 1 to 1,000 events, all or none, to be delivered in their order."""
+        named = _named(events)
+        answer = self._call("POST", "/events/batch", {"events": named}, ids=[event["id"] for event in named])
+        with self._understood():
+            skipped = {entry["id"]: entry for entry in answer.get("skipped", [])}
+            return [_posted(id_, skipped.get(id_, {})) for id_ in answer["ids"]]
+
+    def cancel(self, id_: str) -> None:
+        """Take back an event that is not delivered yet; else raises `TooLate`."""
+        self._call("DELETE", f"/events/{_quoted(id_)}")
+
+    def cancel_by_key(self, key: str) -> None:
+        """Take back what was posted under a key of yours; raises `TooLate` where it is delivered."""
+        self._call("DELETE", f"/events/by-key/{_quoted(key)}")
+
+    def resolve(
+        self, about: str, how: Literal["read", "gone", "erased"] = "read", *, users: Sequence[int] | None = None
+    ) -> None:
+        """Settle what is still open about a subject (`lead:220f5f6e-...`), for everybody or these users."""
+        body = {"about": about, "as": how, **({} if users is None else {"users": list(users)})}
+        self._call("POST", "/events/resolve", body, headers={"Idempotency-Key": str(uuid4())})
+
+    def state(self, id_: str, *, wait: int = 0) -> State:
+        """Return what became of an event; with `wait` (up to 30 s) as soon as it is settled."""
+        answer = self._call("GET", f"/events/{_quoted(id_)}?wait={wait}", patience=wait)
+        with self._understood():
+            return State(**{name: answer[name] for name in _OF_STATES if name in answer})
+
+    def put_user(self, id_: int, **user: Unpack[User]) -> None:
+        """Make or replace a user."""
+        self._call("PUT", f"/directory/users/{id_}", user)
+
+    def delete_user(self, id_: int) -> None:
+        """Erase a user with all that is theirs."""
+        self._call("DELETE", f"/directory/users/{id_}", gone_is_done=True)
+
+    def put_team(self, id_: int, **team: Unpack[Team]) -> None:
+        """Make or replace a team and its members."""
+        self._call("PUT", f"/directory/teams/{id_}", {**team, "users": list(team.get("users", ()))})
+
+    def delete_team(self, id_: int) -> None:
+        """Remove a team; its members stay."""
+        self._call("DELETE", f"/directory/teams/{id_}", gone_is_done=True)
+
+    def put_member(self, team: int, user: int) -> None:
+        """Put a user into a team."""
+        self._call("PUT", f"/directory/teams/{team}/users/{user}")
+
+    def delete_member(self, team: int, user: int) -> None:
+        """Take a user out of a team."""
+        self._call("DELETE", f"/directory/teams/{team}/users/{user}")
+
+    def close(self) -> None:
+        """Close the connections that are open and idle; the client may be used again."""
+        self._pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(  # noqa: PLR0913 - what a call may have
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        patience: float = 0,
+        ids: Sequence[str] = (),
+        gone_is_done: bool = False,
+    ) -> Any:
+        """Ask until there is an answer, and return what it holds; `patience` is how long it is meant to take."""
+        end = time.monotonic() + self._deadline + patience
+        request = _Request(method, self._prefix + path, _encoded(body), dict(headers or {}))
+        attempt = 0
+        while True:
+            wanted, cause = 0.0, None
+            try:
+                answer = self._authorized(request, min(self._timeout + patience, max(0.001, end - time.monotonic())))
+            except (OSError, HTTPException) as error:
+                failure, cause = Unavailable(f"{self.url} gives no answer: {error!r}.", None, ids), error
+            else:
+                if answer.status == _NOT_FOUND and gone_is_done and attempt:
+                    return None
+                if answer.status != _TOO_MANY and answer.status < _OURS:
+                    with self._understood():
+                        return answer.content_or_error(self.url)
+                failure = Unavailable(f"{self.url} answers {answer.words}", answer.status, ids)
+                wanted = answer.retry_after
+            attempt += 1
+            if isinstance(cause, _Stale):
+                continue
+            pause = max(wanted, _backoff(attempt))
+            if time.monotonic() + pause >= end or isinstance(cause, ssl.SSLCertVerificationError):
+                raise failure from cause
+            log.warning("%s Tried again in %.1f s.", failure, pause)
+            time.sleep(pause)
+
+    @contextlib.contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Say of a success that has not what ours have whose it is."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise Error(f"What answers at {self.url} is no Tocsin.") from None
+
+    def _authorized(self, request: "_Request", seconds: float) -> "_Answer":
+        """Send a request with the token, and once more with a new one where that one is no longer good."""
+        token = self._token.current()
+        answer = self._pool.exchange(request, token, seconds)
+        if answer.status == _UNAUTHENTICATED and self._token.renew(token):
+            answer = self._pool.exchange(request, self._token.current(), seconds)
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    path: str
+    content: bytes | None
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """An answer, as it came."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    FAMILY: ClassVar[Mapping[int, type[Refused]]] = {
+        401: Unauthenticated,
+        403: Unauthorized,
+        404: NotFound,
+        409: Conflict,
+        422: Invalid,
+    }
+
+    def content_or_error(self, url: str) -> Any:
+        """Return what it holds, or raise what it refuses."""
+        if not 200 <= self.status < 300:  # noqa: PLR2004 - what success is in HTTP
+            faults = self.faults
+            of_status = self.FAMILY.get(self.status, Refused) if faults else Refused
+            kind = TooLate if faults and faults[0].code == "conflict.too_late" else of_status
+            raise kind(f"{url} answers {self.words}", self.status, faults, self.headers.get("x-request-id"))
+        return json.loads(self.content) if self.content else None
+
+    @property
+    def faults(self) -> list[Fault]:
+        """What it says is wrong; nothing, where what answered is no Tocsin."""
+        try:
+            errors = json.loads(self.content)["errors"]
+            return [Fault(str(error["message"]), str(error["code"]), error.get("field")) for error in errors]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return []
+
+    @property
+    def words(self) -> str:
+        """The status, and what it says is wrong."""
+        return f"{self.status}: " + (" ".join(fault.message for fault in self.faults) or "this is no answer of Tocsin.")
+
+    @property
+    def retry_after(self) -> float:
+        """The seconds that it asks to wait (RFC 9110, section 10.2.3): a number, or until a date."""
+        value = self.headers.get("retry-after", "").strip()
+        if value.isascii() and value.isdigit():
+            return float(value)
+        with contextlib.suppress(ValueError):
+            moment = parsedate_to_datetime(value)
+            return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+        return 0.0
+
+
+class _Token:
+    """A token that may be renewed; threads that find it too old at once make no harm, only more of them."""
+
+    def __init__(self, given: str | Callable[[], str]) -> None:
+        self._make = None if isinstance(given, str) else given
+        self._value = None if callable(given) else _checked(given)
+
+    def current(self) -> str:
+        if self._value is None:
+            assert self._make is not None  # noqa: S101 - without it there is a value
+            self._value = _checked(self._make())
+        return self._value
+
+    def renew(self, old: str) -> bool:
+        """Forget a token that is no longer good; `False` where there can be no other."""
+        if self._make is not None and self._value == old:
+            self._value = None
+        return self._make is not None
+
+
+class _Stale(ConnectionError):  # noqa: N818 - it is no error of anybody
+    """A connection was dropped while it was idle, as servers do when they like: no reason to wait."""
+
+
+class _Pool:
+    """Connections that are kept open; without locks, so that a fork finds none that is held."""
+
+    def __init__(self, url: str, size: int, tls: ssl.SSLContext | None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
+            raise ValueError("The url of a service is like https://notify.example.com.")
+        self._host, self._port = parts.hostname, parts.port
+        self._tls = tls or (ssl.create_default_context() if parts.scheme == "https" else None)
+        self._size = size
+        self._idle: list[HTTPConnection] = []
+        self._process = os.getpid()
+
+    def exchange(self, request: _Request, token: str, seconds: float) -> _Answer:
+        """Send a request and return its answer; raises `OSError` or `HTTPException` where none comes."""
+        kept = self._kept()
+        try:
+            return self._exchange(kept or self._new(), request, token, seconds)
+        except ConnectionError as error:
+            if kept is None:
+                raise
+            self.close()
+            raise _Stale(*error.args) from error
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    def _exchange(self, connection: HTTPConnection, request: _Request, token: str, seconds: float) -> _Answer:
+        headers = {"Authorization": f"Bearer {token}", "User-Agent": "tocsin-client", **request.headers}
+        if request.content is not None:
+            headers["Content-Type"] = "application/json"
+        connection.timeout = seconds
+        if connection.sock:
+            connection.sock.settimeout(seconds)
+        try:
+            connection.request(request.method, request.path, request.content, headers)
+            response = connection.getresponse()
+            answer = _Answer(
+                response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+            )
+        except BaseException:
+            connection.close()
+            raise
+        if response.will_close or len(self._idle) >= self._size:
+            connection.close()
+        else:
+            self._idle.append(connection)
+        return answer
+
+    def _kept(self) -> HTTPConnection | None:
+        """Take an idle connection of this process: those of a parent are the parent's."""
+        if self._process != os.getpid():
+            self.close()
+            self._process = os.getpid()
+        with contextlib.suppress(IndexError):
+            return self._idle.pop()
+        return None
+
+    def _new(self) -> HTTPConnection:
+        if self._tls:
+            return HTTPSConnection(self._host, self._port, context=self._tls)
+        return HTTPConnection(self._host, self._port)
+
+
+_OF_STATES = [column.name for column in fields(State)]
+
+
+def _named(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return events that all have an id."""
+    return [{**event, "id": str(event.get("id") or uuid4())} for event in events]
+
+
+def _posted(id_: str, skipped: Mapping[str, Sequence[int]]) -> Posted:
+    return Posted(id_, tuple(skipped.get("users", ())), tuple(skipped.get("teams", ())))
+
+
+def _encoded(body: Mapping[str, Any] | None) -> bytes | None:
+    return None if body is None else json.dumps(body, allow_nan=False).encode()
+
+
+def _quoted(text: str) -> str:
+    return quote(str(text), safe="")
+
+
+def _checked(token: str) -> str:
+    """Return a token that a header can hold; what can't is not repeated."""
+    if not _BEARER.fullmatch(token):
+        raise ValueError("The token has characters that no bearer token has, such as a line break.")
+    return token
+
+
+def _backoff(attempt: int) -> float:
+    longest = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** min(attempt - 1, 30))
+    return longest * random.uniform(0.5, 1)  # noqa: S311 - so that callers don't all come back at once

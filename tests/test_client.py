@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import re
 import shutil
+import ssl
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -268,6 +269,13 @@ class TestWaiting:
         with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
             await asyncio.to_thread(Client(url, token()).cancel, str(uuid.uuid4()))
         assert pauses(caplog) == []
+
+    async def test_an_authority_of_ones_own_is_trusted_where_it_is_given(self, phones: Phones, tmp_path: Path) -> None:
+        given = phones.credentials(tmp_path)
+        trusting = ssl.create_default_context(cafile=given["TOCSIN_PUSH_CA_FILE"])
+        with pytest.raises(Error) as raised:  # they speak HTTP/2 alone, and say so once there is a connection
+            await asyncio.to_thread(Client(given["TOCSIN_APNS_URL"], token(), tls=trusting, deadline=0).cancel, "x")
+        assert "CERTIFICATE" not in str(raised.value)
 
 
 class TestRefusals:

@@ -308,6 +308,7 @@ class TestRefusals:
                 await asyncio.to_thread(call)
             assert (type(raised.value), raised.value.code) == (kind, code)
         assert len(line.asked) == len(cases)
+        assert not any("/../" in head.split()[1] for head, _ in line.asked)
 
     async def test_what_answers_elsewhere_is_told_apart(self, client: Client, line: Line) -> None:
         page = "<h1>Please log in</h1>"

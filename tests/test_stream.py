@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import shutil
 import socket
 import sys
@@ -16,9 +17,13 @@ from typing import Any
 import httpx
 import pytest
 from httpx_sse import ServerSentEvent, aconnect_sse
+from hypothesis import given
+from hypothesis import strategies as st
 
-from conftest import HOUR, SECRET, Api, serving, url_for
+from conftest import HOUR, SECRET, Api, serving, url_for, wipe
 from test_inbox_changes import mine
+from test_model import at_most
+from test_problems import UNKNOWN, at_rest
 from test_road import custom, note
 from tocsin import doorbell, live
 from tocsin.catalogue import Catalogue
@@ -200,6 +205,56 @@ async def test_nobody_is_told_of_another(api: Api) -> None:
         async with watching(api, 2, mark=one.mark) as foreign:
             await foreign.until_told("resync")
             assert foreign.names("notification") == []
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(("send", "read", "unread", "delete", "read all", "gone")),
+        st.sets(st.integers(1, 3), min_size=1),
+        st.integers(0, 5),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@at_most(12)
+@given(steps=STEPS)
+async def test_whatever_people_do_no_stream_carries_what_is_not_in_its_owners_inbox(
+    busy_service: Api, server: Embedded, steps: list[tuple[str, set[int], int]]
+) -> None:
+    api = busy_service
+    await wipe(url_for(server, "busy"))
+    await api.people(1, 2, 3)
+    sent: list[str] = []
+    theirs: dict[int, set[str]] = {1: set(), 2: set(), 3: set()}
+    async with contextlib.AsyncExitStack() as stack:
+        watches = {user: await stack.enter_async_context(watching(api, user)) for user in theirs}
+        for what, users, number in steps:
+            if what == "send":
+                sent.append(await api.post({**custom(*users), "about": [f"order:{len(sent)}"]}))
+                for user in users:
+                    theirs[user].add(sent[-1])
+                continue
+            about = sent[number % len(sent)] if sent else UNKNOWN
+            calls = {
+                "read": ("PUT", f"/{about}/read"),
+                "unread": ("PUT", f"/{about}/unread"),
+                "delete": ("DELETE", f"/{about}"),
+                "read all": ("PUT", "/read"),
+            }
+            if what == "gone":
+                await api.as_service("POST", "/events/resolve", json={"about": f"order:{number}", "as": "gone"})
+            for user in users if what in calls else ():
+                await api.as_user(user, calls[what][0], f"/notifications{calls[what][1]}")
+        await at_rest(api)
+        for user, watch in watches.items():
+            due = (await api.inbox(user))["pagination"]["unread"]
+            async with asyncio.timeout(5):
+                while watch.names("count")[-1]["unread"] != due or len(watch.names("notification")) < len(theirs[user]):
+                    await asyncio.sleep(0.01)
+            carried = set(re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", "".join(event.data for event in watch.events)))
+            assert carried == theirs[user]
 
 
 async def test_a_ninth_stream_closes_the_oldest(api: Api) -> None:

@@ -11,7 +11,7 @@ import pytest
 from conftest import Api
 from test_producing import post, state
 from test_road import CASE, custom, note
-from tocsin import deliveries, dispatch
+from tocsin import deliveries, settling
 from tocsin.phones import Phones
 
 IPHONE, OTHER_IPHONE = "aa" * 32, "bb" * 32
@@ -233,7 +233,7 @@ async def test_a_bad_token_is_set_aside_until_its_lane_has_delivered_and_then_dr
 async def test_wrong_settings_stop_the_lane_and_lose_nothing(
     api: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "PROBE", 0.3)
+    monkeypatch.setattr(settling, "PROBE", 0.3)
     await register(api, 1, IPHONE)
     await register(api, 1, ANDROID, type="Android")
     phones.answer("apns", status=403, reason="InvalidProviderToken", times=2)
@@ -331,8 +331,13 @@ async def test_an_event_to_many_devices_reaches_each_once(api: Api, phones: Phon
     assert sorted(tokens) == [f"{user:064x}" for user in people]
 
 
-async def test_metrics_tell_of_pushes(api: Api) -> None:
+async def test_metrics_tell_of_pushes(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
+    await pushes_of(api, await api.post(custom(1)))
+    phones.answer("apns", status=400, reason="BadTopic")
     await pushes_of(api, await api.post(custom(1)))
     text = (await api.as_service("GET", "/metrics", "operations")).text
     assert 'tocsin_pushes_due{lane="apns/default"} 0.0' in text
+    for outcome, reason in (("delivered", ""), ("refused", "400 BadTopic")):
+        said = f'tocsin_push_answers_total{{lane="apns/default",outcome="{outcome}",reason="{reason}"}} 1.0'
+        assert said in text

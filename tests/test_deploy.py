@@ -31,6 +31,7 @@ from test_road import custom
 from tocsin import commands, deliveries
 from tocsin.api.contract import CONTRACT
 from tocsin.catalogue import Catalogue
+from tocsin.channels import Refused
 from tocsin.client import Client
 from tocsin.database import Database
 from tocsin.metrics import Metrics
@@ -85,6 +86,7 @@ class TestMonitoring:
         metrics.request("GET", 200, 0.1)
         metrics.job("deliver", "done")
         metrics.push("apns/default", "delivered", 0.1)
+        metrics.answer("apns/default", Refused("400 BadTopic"))
         await deliveries.enter_lane(database, "apns/default", "x")
         families = text_string_to_metric_families((await metrics.text(database)).decode())
         samples = [sample for family in families for sample in family.samples]

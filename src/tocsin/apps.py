@@ -15,8 +15,8 @@ from tocsin.channels.apns import Apns
 from tocsin.channels.fcm import Fcm
 from tocsin.channels.vapid import Vapid
 from tocsin.channels.web_push import WebPush
-from tocsin.dispatch import Lane
 from tocsin.errors import Refusal
+from tocsin.lanes import Lane
 from tocsin.settings import Settings
 from tocsin.transport import Transport
 from tocsin.trust import Trust

@@ -6,91 +6,30 @@ part of the window free for what is not in bulk, so that one push never waits be
 
 import asyncio
 import contextlib
-import math
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal, Protocol
+from typing import Literal
 from uuid import UUID
 
 import structlog
 
 from tocsin import deliveries
-from tocsin.channels import Answer, Channel, Delivered, Gone, Later, Outcome, Push, Refused, Request, Stopped
+from tocsin.channels import Answer, Later, Push, Refused, Stopped
 from tocsin.compose import Composer
 from tocsin.database import Database
-from tocsin.deliveries import Delivery, Key, Settled, next_try
+from tocsin.deliveries import Delivery, Settled
 from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Unavailable
 from tocsin.ids import new_id
+from tocsin.lanes import Answered, Lane
 from tocsin.metrics import Metrics
 from tocsin.preferences import Held, Muted, Preferences
-
-GATHERING = 0.01
-"""Seconds that more answers are waited for before they are written back together."""
-
-PROBE = 60.0
-"""Seconds after which a stopped lane tries one push again."""
-
-ASIDE = timedelta(minutes=10)
-"""How long a delivery is set aside when it is not certain that its device is at fault."""
+from tocsin.settling import Settler
 
 MOST_APART = 3
 """How many held deliveries of a device go one by one when its quiet hours end; more are one push."""
 
-NOTED = 30.0
-"""Seconds after which it is noted again that a lane delivers."""
-
-LEAST: Mapping[str, float] = {"fcm": 10.0}
-"""Seconds that a provider asks to wait before any further try."""
-
 log = structlog.get_logger(__name__)
-
-
-class Transport(Protocol):
-    """What carries requests to a provider."""
-
-    def submit(self, request: Request) -> "asyncio.Future[Answer]":
-        """Send a request; the answer comes in any case."""
-
-    async def close(self) -> None:
-        """End: whatever has no answer yet gets one."""
-
-
-@dataclass(slots=True)
-class Lane:
-    """A lane at work: what is under way, what was answered, and until when it has to wait.
-
-    `name` is that of its devices (`apns/default/sandbox`), `configuration` a digest of its settings.
-    """
-
-    name: str
-    configuration: str
-    channel: Channel
-    transport: Transport
-    under_way: set[Key] = field(default_factory=set)
-    answered: list["_Answered"] = field(default_factory=list)
-    progress: asyncio.Event = field(default_factory=asyncio.Event)
-    waits_until: datetime | None = None
-    stopped: str = ""
-    noted: float = -math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class _Answered:
-    """A push that was answered.
-
-    `bundle` are the others that it stood for, `elsewhere` is the lane of the second try where the device may be known
-    in another way, and `refused` why its channel did not even make a request of it.
-    """
-
-    delivery: Delivery
-    push: Push
-    answer: Answer
-    bundle: tuple[Delivery, ...] = ()
-    elsewhere: Lane | None = None
-    refused: Refused | None = None
 
 
 Load = Callable[[Sequence[int]], Awaitable[Mapping[int, Preferences]]]
@@ -117,6 +56,7 @@ class Dispatcher:
         self._doorbell = doorbell
         self._load = load
         self._metrics = metrics
+        self._settler = Settler(database, worker, self._lanes, doorbell, metrics)
         self._stopping = asyncio.Event()
 
     @property
@@ -131,7 +71,7 @@ class Dispatcher:
             return
         self._doorbell.answer("push", "clear")
         await self._enter()
-        settling = [asyncio.create_task(self._settle_for_ever(lane)) for lane in self._lanes.values()]
+        settling = [asyncio.create_task(self._settler.run(lane)) for lane in self._lanes.values()]
         try:
             await asyncio.gather(*(self._work(lane) for lane in self._lanes.values()), self._clear_for_ever())
         finally:
@@ -139,7 +79,7 @@ class Dispatcher:
                 await lane.transport.close()
             for lane in self._lanes.values():
                 with contextlib.suppress(Unavailable):
-                    await self._settle(lane)
+                    await self._settler.settle(lane)
             for task in settling:
                 task.cancel()
             await asyncio.gather(*settling, return_exceptions=True)
@@ -180,7 +120,7 @@ class Dispatcher:
             return False
         found = await lane.channel.ready()
         if isinstance(found, Stopped):
-            await self._stop_lane(lane, found.reason)
+            await self._settler.stop_lane(lane, found.reason)
         elif isinstance(found, Later):
             lane.waits_until = datetime.now(UTC) + timedelta(seconds=found.after or 5.0)
             log.warning("a lane waits", lane=lane.name, reason=found.reason)
@@ -249,11 +189,9 @@ class Dispatcher:
         lane.under_way.update(delivery.key for delivery in together)
         if isinstance(request, Refused):
             nothing = Answer(0, {}, b"", datetime.now(UTC))
-            self._note(lane, _Answered(first, push, nothing, tuple(together[1:]), refused=request))
+            lane.note(Answered(first, push, nothing, tuple(together[1:]), refused=request))
             return
-        self._submit(
-            lane, lane, request, _Answered(first, push, Answer(0, {}, b"", push.expires_at), tuple(together[1:]))
-        )
+        lane.send(request, Answered(first, push, Answer(0, {}, b"", push.expires_at), tuple(together[1:])))
 
     async def _push(self, delivery: Delivery, count: int) -> Push:
         assert delivery.address is not None  # noqa: S101 - decided before
@@ -262,145 +200,6 @@ class Dispatcher:
         if delivery.address.type == "Web":
             closed = await deliveries.closed(self._database, delivery.user_id, delivery.told_up_to)
         return Push(delivery.key.event_id, delivery.address, delivery.unread, delivery.expires_at, shown, closed)
-
-    def _submit(self, lane: Lane, by: Lane, request: Request, sent: _Answered) -> None:
-        answer = by.transport.submit(request)
-        answer.add_done_callback(lambda done: self._note(lane, replace(sent, answer=done.result())))
-
-    @staticmethod
-    def _note(lane: Lane, answered: _Answered) -> None:
-        lane.answered.append(answered)
-        lane.progress.set()
-
-    # What comes back
-
-    async def _settle_for_ever(self, lane: Lane) -> None:
-        while True:
-            if not lane.answered:
-                lane.progress.clear()
-                await lane.progress.wait()
-            await asyncio.sleep(GATHERING)
-            try:
-                await self._settle(lane)
-            except Unavailable:
-                await asyncio.sleep(0.5)
-
-    async def _settle(self, lane: Lane) -> None:
-        """Write back all that was answered since the last time."""
-        answered, lane.answered = lane.answered, []
-        settled: list[Settled] = []
-        gone: dict[UUID, datetime] = {}
-        back: list[Key] = []
-        for each in answered:
-            by = each.elsewhere or lane
-            if self._goes_elsewhere(lane, each):
-                continue
-            outcome = each.refused or by.channel.outcome(each.push, each.answer)
-            keys = [delivery.key for delivery in (each.delivery, *each.bundle)]
-            result = await self._result(lane, each, outcome, gone)
-            if result is None:
-                back += keys
-            else:
-                settled += [result._replace(key=key) for key in keys]
-        try:
-            if settled:
-                await deliveries.settle(self._database, self._worker, settled)
-            if back:
-                await deliveries.put_back(self._database, self._worker, back)
-            if gone:
-                await deliveries.drop(self._database, gone)
-        except Unavailable:
-            lane.answered = answered + lane.answered
-            raise
-        lane.under_way.difference_update(done.key for done in settled)
-        lane.under_way.difference_update(back)
-        lane.progress.set()
-        now = datetime.now(UTC)
-        made = {each.delivery.key: each.delivery.made_at for each in answered}
-        for done in settled:
-            took = (now - made[done.key]).total_seconds() if done.key in made else None
-            self._metrics.push(lane.name, done.state, took)
-        if settled:
-            self._doorbell.ring("settled")
-
-    async def _result(
-        self, lane: Lane, each: _Answered, outcome: Outcome, gone: dict[UUID, datetime]
-    ) -> Settled | None:
-        """Return what an outcome makes of a delivery; none: it goes back, as if it had never been claimed."""
-        key = each.delivery.key
-        match outcome:
-            case Delivered():
-                await self._has_delivered(lane, each)
-                return Settled(key, "delivered", None, "delivered")
-            case Gone(reason, at):
-                gone[key.device_id] = at or each.answer.sent_at
-                return Settled(key, "gone", None, f"the device is gone: {reason}")
-            case Later(reason, after, lane_too):
-                if lane_too:
-                    lane.waits_until = datetime.now(UTC) + timedelta(seconds=after or PROBE)
-                    log.warning("a lane waits", lane=lane.name, reason=reason)
-                return self._later(lane, each.delivery, reason, after)
-            case Refused(reason, doubtful):
-                return await self._refused(lane, each, reason, gone, doubtful=doubtful)
-            case Stopped(reason):
-                await self._stop_lane(lane, reason)
-                return None
-
-    async def _has_delivered(self, lane: Lane, each: _Answered) -> None:
-        now = time.monotonic()
-        if lane.stopped or now - lane.noted > NOTED:
-            lane.noted = now
-            await deliveries.lane_works(self._database, lane.name)
-        lane.stopped, lane.waits_until = "", None
-        if each.elsewhere:
-            await deliveries.found_as(self._database, each.delivery.key.device_id, each.push.address)
-        if each.push.address.type == "Web":
-            await deliveries.told(self._database, each.delivery.key.device_id, each.delivery.position)
-
-    def _later(self, lane: Lane, delivery: Delivery, reason: str, after: float | None) -> Settled:
-        least = LEAST.get(lane.name.partition("/")[0], 0.0)
-        due_at = next_try(delivery.attempts, after, least, delivery.expires_at)
-        if due_at is None:
-            return Settled(delivery.key, "dead", None, f"given up: {reason}")
-        return Settled(delivery.key, "later", due_at, f"again at {due_at:%Y-%m-%d %H:%M:%S} UTC: {reason}")
-
-    async def _refused(
-        self, lane: Lane, each: _Answered, reason: str, gone: dict[UUID, datetime], *, doubtful: bool
-    ) -> Settled:
-        if not doubtful:
-            log.error("a push was refused", lane=lane.name, reason=reason)
-            return Settled(each.delivery.key, "refused", None, f"refused: {reason}")
-        if await deliveries.lane_has_delivered(self._database, lane.name):
-            gone[each.delivery.key.device_id] = each.answer.sent_at
-            return Settled(each.delivery.key, "gone", None, f"the device is gone: {reason}")
-        log.error("a device is set aside: it or our settings are wrong", lane=lane.name, reason=reason)
-        due_at = datetime.now(UTC) + ASIDE
-        if due_at >= each.delivery.expires_at:
-            return Settled(each.delivery.key, "dead", None, f"given up: {reason}")
-        return Settled(each.delivery.key, "later", due_at, f"set aside until its lane has delivered: {reason}")
-
-    def _goes_elsewhere(self, lane: Lane, each: _Answered) -> bool:
-        """Try a device that may be known in another way once in that way; an answer to the second try stands."""
-        address = None if each.elsewhere or each.refused else lane.channel.elsewhere(each.push, each.answer)
-        if address is None:
-            return False
-        same = address.environment == each.push.address.environment
-        by = lane if same else self._lanes.get(_twin(lane.name))
-        if by is None or by.stopped:
-            return False
-        push = replace(each.push, address=address)
-        request = by.channel.request(push)
-        if isinstance(request, Refused):
-            return False
-        self._submit(lane, by, request, replace(each, push=push, elsewhere=by))
-        return True
-
-    async def _stop_lane(self, lane: Lane, reason: str) -> None:
-        if lane.stopped != reason:
-            log.error("a lane has stopped: its settings are wrong", lane=lane.name, reason=reason)
-        lane.stopped = reason
-        lane.waits_until = datetime.now(UTC) + timedelta(seconds=PROBE)
-        await deliveries.lane_stops(self._database, lane.name, reason)
 
     # What was read elsewhere
 
@@ -440,7 +239,3 @@ def _bundles(going: Iterable[Delivery]) -> list[list[Delivery]]:
     for together in held.values():
         apart += [together] if len(together) > MOST_APART else [[delivery] for delivery in together]
     return apart
-
-
-def _twin(name: str) -> str:
-    return name.removesuffix("/sandbox") if name.endswith("/sandbox") else f"{name}/sandbox"

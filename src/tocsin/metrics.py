@@ -6,9 +6,13 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from tocsin import deliveries, jobs
+from tocsin.channels import Delivered, Outcome
 from tocsin.database import Database
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+MOST_REASONS, LONGEST_REASON = 100, 80
+"""How many reasons of providers are told apart, and the characters of each."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 
@@ -33,6 +37,10 @@ class Metrics:
             buckets=_SECONDS,
             **more,
         )
+        self._answers = Counter(
+            "tocsin_push_answers", "What providers answered, and why", ["lane", "outcome", "reason"], **more
+        )
+        self._reasons: set[str] = set()
         self._due = Gauge("tocsin_jobs_due", "Jobs that wait", ["lane"], **more)
         self._age = Gauge("tocsin_jobs_oldest_seconds", "How long the oldest of them waits", ["lane"], **more)
         self._pushes_due = Gauge("tocsin_pushes_due", "Pushes that wait", ["lane"], **more)
@@ -61,6 +69,15 @@ class Metrics:
         self._pushes.labels(lane, state).inc()
         if seconds is not None:
             self._pushed.labels(lane).observe(seconds)
+
+    def answer(self, lane: str, outcome: Outcome) -> None:
+        """Count what a provider's answer meant, and its reason, as long as those are not too many."""
+        reason = "" if isinstance(outcome, Delivered) else outcome.reason[:LONGEST_REASON]
+        if reason not in self._reasons:
+            if len(self._reasons) >= MOST_REASONS:
+                reason = "other"
+            self._reasons.add(reason)
+        self._answers.labels(lane, type(outcome).__name__.lower(), reason).inc()
 
     async def text(self, database: Database) -> bytes:
         """Return all of it as text, with what waits now."""

@@ -20,7 +20,7 @@ from tocsin.apps import lanes_of, read_again
 from tocsin.catalogue import Catalogue
 from tocsin.compose import Composer
 from tocsin.database import HOPELESS, OUTAGES, SLOWEST, Database
-from tocsin.dispatch import Dispatcher, Lane
+from tocsin.dispatch import Dispatcher
 from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded, is_served
 from tocsin.errors import Refusal, Unavailable
@@ -28,6 +28,7 @@ from tocsin.events import Intake
 from tocsin.http_server import ByPort, Server, bound, port_of, url_of
 from tocsin.inbox import Cursors
 from tocsin.keeper import keep
+from tocsin.lanes import Lane
 from tocsin.live import Live
 from tocsin.metrics import Metrics
 from tocsin.preferences import Operator, Preferences

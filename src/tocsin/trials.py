@@ -11,9 +11,9 @@ from tocsin import deliveries
 from tocsin.channels import Address, Delivered, Gone, Later, Outcome, Push, Refused, Stopped
 from tocsin.compose import Composer
 from tocsin.database import Database, queries
-from tocsin.dispatch import Lane
 from tocsin.errors import NotFound, RateLimited
 from tocsin.ids import new_id
+from tocsin.lanes import Lane
 
 MOST_A_MINUTE = 5
 """Test pushes that a user may have sent within a minute."""

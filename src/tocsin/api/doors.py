@@ -11,11 +11,11 @@ from starlette.responses import Response
 
 from tocsin.catalogue import Catalogue
 from tocsin.database import Database
-from tocsin.dispatch import Lane
 from tocsin.doorbell import Doorbell
 from tocsin.errors import ContentType, NotFound, TooLarge, Unauthenticated, Unauthorized
 from tocsin.events import Intake
 from tocsin.inbox import Cursors
+from tocsin.lanes import Lane
 from tocsin.live import Live
 from tocsin.metrics import Metrics
 from tocsin.preferences import Operator

@@ -1,0 +1,70 @@
+"""Lanes at work: one provider with one app and environment, what is under way there, and what came back."""
+
+import asyncio
+import math
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Protocol
+
+from tocsin.channels import Answer, Channel, Push, Refused, Request
+from tocsin.deliveries import Delivery, Key
+
+
+class Transport(Protocol):
+    """What carries requests to a provider."""
+
+    def submit(self, request: Request) -> "asyncio.Future[Answer]":
+        """Send a request; the answer comes in any case."""
+
+    async def close(self) -> None:
+        """End: whatever has no answer yet gets one."""
+
+
+@dataclass(slots=True)
+class Lane:
+    """A lane at work: what is under way, what was answered, and until when it has to wait.
+
+    `name` is that of its devices (`apns/default/sandbox`), `configuration` a digest of its settings.
+    """
+
+    name: str
+    configuration: str
+    channel: Channel
+    transport: Transport
+    under_way: set[Key] = field(default_factory=set)
+    answered: "list[Answered]" = field(default_factory=list)
+    progress: asyncio.Event = field(default_factory=asyncio.Event)
+    waits_until: datetime | None = None
+    stopped: str = ""
+    noted: float = -math.inf
+
+    def send(self, request: Request, sent: "Answered", by: "Lane | None" = None) -> None:
+        """Send a request, by another lane where one is named; its answer comes back here."""
+        answer = (by or self).transport.submit(request)
+        answer.add_done_callback(lambda done: self.note(replace(sent, answer=done.result())))
+
+    def note(self, answered: "Answered") -> None:
+        """Take note of an answer, which waits to be settled."""
+        self.answered.append(answered)
+        self.progress.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A push that was answered.
+
+    `bundle` are the others that it stood for, `elsewhere` is the lane of the second try where the device may be known
+    in another way, and `refused` why its channel did not even make a request of it.
+    """
+
+    delivery: Delivery
+    push: Push
+    answer: Answer
+    bundle: tuple[Delivery, ...] = ()
+    elsewhere: Lane | None = None
+    refused: Refused | None = None
+
+
+def twin(name: str) -> str:
+    """Return the name of the lane of the same app in the other environment."""
+    return name.removesuffix("/sandbox") if name.endswith("/sandbox") else f"{name}/sandbox"

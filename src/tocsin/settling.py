@@ -1,0 +1,178 @@
+"""Settling: what providers' answers make of deliveries, of their devices and of their lanes, written back together."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import structlog
+
+from tocsin import deliveries
+from tocsin.channels import Delivered, Gone, Later, Outcome, Refused, Stopped
+from tocsin.database import Database
+from tocsin.deliveries import Delivery, Key, Settled, next_try
+from tocsin.doorbell import Doorbell
+from tocsin.errors import Unavailable
+from tocsin.lanes import Answered, Lane, twin
+from tocsin.metrics import Metrics
+
+GATHERING = 0.01
+"""Seconds that more answers are waited for before they are written back together."""
+
+PROBE = 60.0
+"""Seconds after which a stopped lane tries one push again."""
+
+ASIDE = timedelta(minutes=10)
+"""How long a delivery is set aside when it is not certain that its device is at fault."""
+
+NOTED = 30.0
+"""Seconds after which it is noted again that a lane delivers."""
+
+LEAST: Mapping[str, float] = {"fcm": 10.0}
+"""Seconds that a provider asks to wait before any further try."""
+
+log = structlog.get_logger(__name__)
+
+
+class Settler:
+    """Writes back what lanes were answered. `worker` is whose leases these are."""
+
+    def __init__(
+        self, database: Database, worker: UUID, lanes: Mapping[str, Lane], doorbell: Doorbell, metrics: Metrics
+    ) -> None:
+        self._database = database
+        self._worker = worker
+        self._lanes = lanes
+        self._doorbell = doorbell
+        self._metrics = metrics
+
+    async def run(self, lane: Lane) -> None:
+        """Settle what a lane is answered, for ever."""
+        while True:
+            if not lane.answered:
+                lane.progress.clear()
+                await lane.progress.wait()
+            await asyncio.sleep(GATHERING)
+            try:
+                await self.settle(lane)
+            except Unavailable:
+                await asyncio.sleep(0.5)
+
+    async def settle(self, lane: Lane) -> None:
+        """Write back all that was answered since the last time."""
+        answered, lane.answered = lane.answered, []
+        settled: list[Settled] = []
+        gone: dict[UUID, datetime] = {}
+        back: list[Key] = []
+        for each in answered:
+            by = each.elsewhere or lane
+            if self._goes_elsewhere(lane, each):
+                continue
+            outcome = each.refused or by.channel.outcome(each.push, each.answer)
+            keys = [delivery.key for delivery in (each.delivery, *each.bundle)]
+            self._metrics.answer(lane.name, outcome)
+            result = await self._result(lane, each, outcome, gone)
+            if result is None:
+                back += keys
+            else:
+                settled += [result._replace(key=key) for key in keys]
+        try:
+            if settled:
+                await deliveries.settle(self._database, self._worker, settled)
+            if back:
+                await deliveries.put_back(self._database, self._worker, back)
+            if gone:
+                await deliveries.drop(self._database, gone)
+        except Unavailable:
+            lane.answered = answered + lane.answered
+            raise
+        lane.under_way.difference_update(done.key for done in settled)
+        lane.under_way.difference_update(back)
+        lane.progress.set()
+        now = datetime.now(UTC)
+        made = {each.delivery.key: each.delivery.made_at for each in answered}
+        for done in settled:
+            took = (now - made[done.key]).total_seconds() if done.key in made else None
+            self._metrics.push(lane.name, done.state, took)
+        if settled:
+            self._doorbell.ring("settled")
+
+    async def _result(self, lane: Lane, each: Answered, outcome: Outcome, gone: dict[UUID, datetime]) -> Settled | None:
+        """Return what an outcome makes of a delivery; none: it goes back, as if it had never been claimed."""
+        key = each.delivery.key
+        match outcome:
+            case Delivered():
+                await self._has_delivered(lane, each)
+                return Settled(key, "delivered", None, "delivered")
+            case Gone(reason, at):
+                gone[key.device_id] = at or each.answer.sent_at
+                return Settled(key, "gone", None, f"the device is gone: {reason}")
+            case Later(reason, after, lane_too):
+                if lane_too:
+                    lane.waits_until = datetime.now(UTC) + timedelta(seconds=after or PROBE)
+                    log.warning("a lane waits", lane=lane.name, reason=reason)
+                return self._later(lane, each.delivery, reason, after)
+            case Refused(reason, doubtful):
+                return await self._refused(lane, each, reason, gone, doubtful=doubtful)
+            case Stopped(reason):
+                await self.stop_lane(lane, reason)
+                return None
+
+    async def _has_delivered(self, lane: Lane, each: Answered) -> None:
+        now = time.monotonic()
+        if lane.stopped or now - lane.noted > NOTED:
+            lane.noted = now
+            await deliveries.lane_works(self._database, lane.name)
+        lane.stopped, lane.waits_until = "", None
+        if each.elsewhere:
+            await deliveries.found_as(self._database, each.delivery.key.device_id, each.push.address)
+        if each.push.address.type == "Web":
+            await deliveries.told(self._database, each.delivery.key.device_id, each.delivery.position)
+
+    def _later(self, lane: Lane, delivery: Delivery, reason: str, after: float | None) -> Settled:
+        least = LEAST.get(lane.name.partition("/")[0], 0.0)
+        due_at = next_try(delivery.attempts, after, least, delivery.expires_at)
+        if due_at is None:
+            return Settled(delivery.key, "dead", None, f"given up: {reason}")
+        return Settled(delivery.key, "later", due_at, f"again at {due_at:%Y-%m-%d %H:%M:%S} UTC: {reason}")
+
+    async def _refused(
+        self, lane: Lane, each: Answered, reason: str, gone: dict[UUID, datetime], *, doubtful: bool
+    ) -> Settled:
+        if not doubtful:
+            log.error("a push was refused", lane=lane.name, reason=reason)
+            return Settled(each.delivery.key, "refused", None, f"refused: {reason}")
+        if await deliveries.lane_has_delivered(self._database, lane.name):
+            gone[each.delivery.key.device_id] = each.answer.sent_at
+            return Settled(each.delivery.key, "gone", None, f"the device is gone: {reason}")
+        log.error("a device is set aside: it or our settings are wrong", lane=lane.name, reason=reason)
+        due_at = datetime.now(UTC) + ASIDE
+        if due_at >= each.delivery.expires_at:
+            return Settled(each.delivery.key, "dead", None, f"given up: {reason}")
+        return Settled(each.delivery.key, "later", due_at, f"set aside until its lane has delivered: {reason}")
+
+    def _goes_elsewhere(self, lane: Lane, each: Answered) -> bool:
+        """Try a device that may be known in another way once in that way; an answer to the second try stands."""
+        address = None if each.elsewhere or each.refused else lane.channel.elsewhere(each.push, each.answer)
+        if address is None:
+            return False
+        same = address.environment == each.push.address.environment
+        by = lane if same else self._lanes.get(twin(lane.name))
+        if by is None or by.stopped:
+            return False
+        push = replace(each.push, address=address)
+        request = by.channel.request(push)
+        if isinstance(request, Refused):
+            return False
+        lane.send(request, replace(each, push=push, elsewhere=by), by)
+        return True
+
+    async def stop_lane(self, lane: Lane, reason: str) -> None:
+        """Hold a lane back for a while, loudly: nothing of it can go."""
+        if lane.stopped != reason:
+            log.error("a lane has stopped: its settings are wrong", lane=lane.name, reason=reason)
+        lane.stopped = reason
+        lane.waits_until = datetime.now(UTC) + timedelta(seconds=PROBE)
+        await deliveries.lane_stops(self._database, lane.name, reason)

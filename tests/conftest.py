@@ -35,7 +35,9 @@ from tocsin.settings import Settings, read_settings
 from tocsin.tokens import mint_service, mint_user
 from tocsin.worker import Worker
 
-hypothesis.settings.register_profile("fast", max_examples=20)
+hypothesis.settings.register_profile("whole", deadline=None)  # how long anything takes decides no test
+hypothesis.settings.register_profile("fast", max_examples=20, deadline=None)
+hypothesis.settings.load_profile("whole")
 
 SECRET = "a-secret-for-tests-only-0123456789abcdef"
 HOUR = timedelta(hours=1)

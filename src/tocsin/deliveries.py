@@ -91,7 +91,8 @@ async def claim(database: Database, worker: UUID, lane: str, limit: int, *, bulk
 
 
 async def settle(database: Database, worker: UUID, settled: Sequence[Settled]) -> None:
-    """Write back what became of deliveries, where they are still ours."""
+    """Write back what became of deliveries, where they are still ours, in the order of their keys, as erasing goes."""
+    settled = sorted(settled, key=lambda outcome: outcome.key)
     keys = [outcome.key for outcome in settled]
     columns = ([getattr(outcome, name) for outcome in settled] for name in ("state", "due_at", "reason"))
     await database.value(
@@ -101,6 +102,7 @@ async def settle(database: Database, worker: UUID, settled: Sequence[Settled]) -
 
 async def put_back(database: Database, worker: UUID, keys: Sequence[Key]) -> None:
     """Hand deliveries back, as if they had never been claimed."""
+    keys = sorted(keys)
     await database.value(_SQL["put_back"], worker, [key.event_id for key in keys], [key.device_id for key in keys])
 
 

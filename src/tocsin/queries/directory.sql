@@ -91,7 +91,10 @@ select user_id from heads where user_id = $1 for update
 
 -- name: erase_deliveries
 -- Before the devices, as those who settle them do.
-delete from deliveries where user_id = $1
+delete from deliveries
+where (event_id, device_id) in (
+    select event_id, device_id from deliveries where user_id = $1 order by event_id, device_id for update
+)
 
 -- name: erase
 with gone as (

@@ -214,7 +214,7 @@ async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, *
         house = furnished(settings, catalogue, database, doorbell, verifier, lanes)
         watching = asyncio.create_task(house.live.watch())
         stack.callback(watching.cancel)
-        worker = Worker(own, catalogue, doorbell) if with_worker else None
+        worker = Worker(own, catalogue, doorbell, metrics=house.metrics) if with_worker else None
         if worker and pushing:
             worker.dispatcher = dispatcher_of(
                 settings, lanes, worker, own, catalogue, house.operator, doorbell, house.metrics

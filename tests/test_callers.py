@@ -14,7 +14,7 @@ from test_road import custom
 from tocsin.tokens import mint_service, mint_user
 
 SCOPES = ["events:write", "directory:write", "operations"]
-OPEN = ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{name}"]
+OPEN = ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{name}", "/console", "/console/{name}"]
 OWNER, COLLEAGUE, STRANGER, INACTIVE, ERASED = 1, 2, 3, 4, 99
 
 Token = Callable[[list[str]], str]
@@ -112,6 +112,10 @@ DOORS = {
     ("DELETE", "/directory/users/{user_id}/devices/{token}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY),
     ("GET", "/operations/lanes"): Door(for_services(200, 200, 200, 200), scopes=["operations"]),
     ("GET", "/operations/dead-letters"): Door(for_services(200, 200, 200, 200), scopes=["operations"]),
+    ("GET", "/operations/users/{user_id}"): Door(for_services(200, 200, 200, 404), scopes=["operations"]),
+    ("GET", "/operations/users/{user_id}/events"): Door(for_services(200, 200, 200, 404), scopes=["operations"]),
+    ("GET", "/operations/devices"): Door(for_services(422, 422, 422, 422), scopes=["operations"]),
+    ("GET", "/operations/custom-notifications"): Door(for_services(200, 200, 200, 200), scopes=["operations"]),
     ("POST", "/operations/replay"): Door(
         for_services(200, 200, 200, 200), {"lane": "apns/default"}, scopes=["operations"]
     ),

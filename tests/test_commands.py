@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,23 @@ def test_a_users_token_is_what_the_service_takes(tmp_path: Path) -> None:
     caller = Verifier([SECRET]).verify(done.stdout.strip())
     assert isinstance(caller, User)
     assert caller.id == 4
+
+
+def test_the_consoles_link_holds_a_token_of_an_hour_in_its_fragment(tmp_path: Path) -> None:
+    for more, variables, due in (
+        ([], {}, "http://127.0.0.1:8080/console"),
+        ([], {"TOCSIN_ROOT_PATH": "/notify"}, "http://127.0.0.1:8080/notify/console"),
+        ([], {"TOCSIN_OPERATIONS_PORT": "9000", "TOCSIN_ROOT_PATH": "/notify"}, "http://127.0.0.1:9000/console"),
+        (["--url", "https://x.example/", "--company-id", "3"], {}, "https://x.example/console"),
+    ):
+        done = run("console", *more, cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, **variables)
+        url, _, token = done.stdout.strip().partition("#token=")
+        assert url == due
+        caller = Verifier([SECRET]).verify(token)
+        assert isinstance(caller, Service)
+        assert caller.scopes == {"operations"}
+        assert caller.company_id == (3 if more else None)
+        assert 3500 < caller.expires - time.time() <= 3600
 
 
 def test_the_first_of_several_secrets_signs(tmp_path: Path) -> None:

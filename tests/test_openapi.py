@@ -30,8 +30,8 @@ from tocsin.channels.vapid import Vapid
 from tocsin.tokens import mint_service, mint_user
 
 JSON = "application/json"
-OF_THE_DOCUMENT = {"/openapi.json", "/docs", "/docs/{name}"}
-"""The document and the page that shows it do not describe themselves."""
+OF_THE_DOCUMENT = {"/openapi.json", "/docs", "/docs/{name}", "/console", "/console/{name}"}
+"""The document does not describe itself, nor the pages."""
 
 
 @pytest.fixture
@@ -472,6 +472,15 @@ async def tour_of_the_directory(tour: Tour) -> None:
     await tour.call(200, "list_lanes", OPERATOR)
     await tour.call(200, "list_dead_letters", OPERATOR)
     await tour.call(422, "list_dead_letters", OPERATOR, "?limit=0&before=x")
+    for name in ("get_person", "list_events_of_person"):
+        assert (await tour.call(200, name, OPERATOR, user_id=1)).json()
+        await tour.call(404, name, OPERATOR, user_id=99)
+    await tour.call(422, "list_events_of_person", OPERATOR, "?since=x", user_id=1)
+    await tour.api.as_user(1, "POST", f"/notifications/devices/{PHONE}")
+    assert (await tour.call(200, "find_devices", OPERATOR, f"?ending={PHONE[-6:]}")).json()["data"]
+    await tour.call(422, "find_devices", OPERATOR)
+    assert (await tour.call(200, "list_custom_notifications", OPERATOR)).json()["data"]
+    await tour.call(422, "list_custom_notifications", OPERATOR, "?limit=x")
     await tour.call(200, "replay", OPERATOR, json={"lane": "apns/default"})
     await tour.call(422, "replay", OPERATOR, json={})
     await tour.call(200, "metrics", OPERATOR)
@@ -516,6 +525,9 @@ async def test_a_parameter_is_described_for_every_one_that_is_read(document: dic
         ("/notifications/links", "get"): {"ids"},
         ("/events/{event_id}", "get"): {"wait"},
         ("/operations/dead-letters", "get"): {"before", "limit"},
+        ("/operations/users/{user_id}/events", "get"): {"since", "limit"},
+        ("/operations/devices", "get"): {"ending"},
+        ("/operations/custom-notifications", "get"): {"before", "limit"},
         ("/directory/users", "get"): {"after", "company_id", "limit"},
         ("/directory/teams", "get"): {"after", "company_id", "limit"},
     }

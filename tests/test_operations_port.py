@@ -45,4 +45,7 @@ async def test_a_port_of_its_own_takes_metrics_from_the_main_one_and_every_proce
         for url in (main, own):
             assert (await http.get(f"{url}/operations/lanes", headers=token)).status_code == 200
         assert (await http.get(f"{worker}/operations/lanes", headers=token)).status_code == 404
+        for path in ("/console", "/console/console.js"):
+            statuses = [(await http.get(url + path)).status_code for url in (own, main, worker)]
+            assert statuses == [200, 404, 404], path
         await service.kill()

@@ -53,6 +53,10 @@ CALLS: Mapping[tuple[str, str], Any] = {
     ("DELETE", "/directory/users/{user_id}/devices/{token}"): None,
     ("GET", "/operations/lanes"): None,
     ("GET", "/operations/dead-letters"): None,
+    ("GET", "/operations/users/{user_id}"): None,
+    ("GET", "/operations/users/{user_id}/events"): None,
+    ("GET", "/operations/devices"): None,
+    ("GET", "/operations/custom-notifications"): None,
     ("POST", "/operations/replay"): {"lane": "apns/default"},
     ("GET", "/metrics"): None,
     ("GET", "/notifications/web-push/key"): None,
@@ -83,6 +87,8 @@ AT_ONCE = 6
 
 PLACES = {"notification_id": ID, "event_id": ID, "user_id": "1", "team_id": "1", "key": "none", "token": "ab" * 32}
 
+QUERIES = {"/operations/devices": "?ending=ababab"}
+
 
 @pytest.fixture
 async def data() -> AsyncIterator[Path]:
@@ -110,7 +116,7 @@ async def shaky(mortal: Embedded, catalogue: Catalogue) -> AsyncIterator[Api]:
 
 
 async def call(api: Api, method: str, path: str, body: Any) -> httpx.Response:
-    place = path.format_map(PLACES)
+    place = path.format_map(PLACES) + QUERIES.get(path, "")
     more = {} if body is None else {"content": body, "headers": NDJSON} if isinstance(body, bytes) else {"json": body}
     if path.startswith("/notifications"):
         return await api.as_user(1, method, place, timeout=60, **more)

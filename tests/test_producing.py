@@ -84,7 +84,8 @@ async def test_a_batch_keeps_its_order_whoever_works_and_whatever_their_ids(idle
         second,
     )
     rows = await idle.house.database.rows(
-        "select id, task, lane, due_at, attempts, progress, batch from jobs where worker_id = $1 order by due_at",
+        "select id, task, lane, due_at, wanted_at, attempts, progress, batch from jobs where worker_id = $1"
+        " order by due_at",
         second,
     )
     ahead = [jobs.Job(**row) for row in rows]

@@ -219,6 +219,22 @@ def replay(
 
 
 @app.command()
+def console(
+    company_id: Annotated[int | None, typer.Option(min=1, max=2**31 - 1, help="Show one company alone.")] = None,
+    url: Annotated[str | None, typer.Option(help="Where the service is reached; default: as the settings say.")] = None,
+) -> None:
+    """Print a link to the operators' console, which lets in whoever has it for an hour."""
+    from tocsin.access import signer_of
+    from tocsin.send import operations_url_of
+    from tocsin.tokens import mint_service
+
+    settings = read_settings()
+    signer = signer_of(settings, "services")
+    made = mint_service(signer, "console", ["operations"], timedelta(hours=1), company_id)
+    typer.echo(f"{(url or operations_url_of(settings)).rstrip('/')}/console#token={made}")
+
+
+@app.command()
 def doctor() -> None:
     """Look at everything that the service stands on, and say what is wrong and what to do."""
     from tocsin.doctor import examine

@@ -199,19 +199,26 @@ async def lanes(database: Database) -> list[asyncpg.Record]:
     return await database.rows(_SQL["lanes"])
 
 
-async def dead(database: Database, before: datetime, limit: int) -> list[asyncpg.Record]:
-    """Return deliveries that were given up, the latest before a moment first."""
-    return await database.rows(_SQL["dead"], before, limit)
+async def stopped(database: Database) -> dict[str, bool]:
+    """Return all lanes, and whether they have stopped, without counting what is due."""
+    return {row["name"]: row["stopped"] for row in await database.rows(_SQL["stopped"])}
 
 
-async def replay(database: Database, event_ids: Sequence[UUID]) -> int:
+async def dead(database: Database, before: datetime, limit: int, company_id: int | None = None) -> list[asyncpg.Record]:
+    """Return deliveries that were given up, the latest before a moment first, of one company or of all."""
+    return await database.rows(_SQL["dead"], before, limit, company_id)
+
+
+async def replay(database: Database, event_ids: Sequence[UUID], company_id: int | None = None) -> int:
     """Queue the deliveries of these events that were given up once more; return how many."""
-    return len(await database.rows(_SQL["replay"], event_ids))
+    return len(await database.rows(_SQL["replay"], event_ids, company_id))
 
 
-async def replay_lane(database: Database, lane: str | None, since: datetime, limit: int) -> int:
+async def replay_lane(
+    database: Database, lane: str | None, since: datetime, limit: int, company_id: int | None = None
+) -> int:
     """Queue deliveries of a lane, or of all, that were given up since a moment once more; return how many."""
-    return len(await database.rows(_SQL["replay_lane"], lane, since, limit))
+    return len(await database.rows(_SQL["replay_lane"], lane, since, limit, company_id))
 
 
 def next_try(attempts: int, after: float | None, least: float, expires_at: datetime) -> datetime | None:

@@ -17,6 +17,9 @@ TYPES = {"iOS": "apns", "Android": "fcm"}
 
 Provider = Literal["apns", "fcm", "web"]
 
+ENDING = 6
+"""How many of the last characters of a token are ever shown."""
+
 _SQL = queries("devices")
 _APP = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _APNS = re.compile(r"([0-9A-Fa-f]{2}){8,256}")
@@ -119,6 +122,11 @@ async def detach_all(store: Database | Connection, user_id: int) -> None:
 async def devices_of(database: Database, user_id: int) -> list[dict[str, Any]]:
     """Return a user's devices, the last registered first, with the last characters of their tokens alone."""
     return [dict(row) for row in await database.rows(_SQL["devices"], user_id)]
+
+
+async def by_ending(database: Database, ending: str, company_id: int | None, limit: int) -> list[dict[str, Any]]:
+    """Return devices whose tokens end with these last characters, the last registered first, with their owners."""
+    return [dict(row) for row in await database.rows(_SQL["by_ending"], ending, company_id, limit)]
 
 
 def _choice(body: Mapping[str, Any], name: str, allowed: tuple[str, ...], default: str, faults: list[Fault]) -> Any:

@@ -231,6 +231,23 @@ async def explain(database: Database, id_: UUID, user_id: int, reader: Reader) -
     }
 
 
+async def customs(
+    database: Database, before: datetime, limit: int, company_id: int | None = None
+) -> list[dict[str, Any]]:
+    """Return up to `limit` custom notifications, the latest before a moment first: who sent them, and to how many."""
+    return [
+        {
+            "id": str(row["id"]),
+            "accepted_at": time_of(row["accepted_at"]),
+            "service": row["service"],
+            "sender": row["actor"]
+            and {"id": row["actor"], **{name: row[name] for name in ("first_name", "last_name")}},
+            **{name: row[name] for name in ("users", "teams", "recipients", "dropped")},
+        }
+        for row in await database.rows(_SQL["customs"], before, limit, company_id)
+    ]
+
+
 def _told_of_device(row: asyncpg.Record) -> dict[str, Any]:
     """Say what was decided about one device, and what its provider answered."""
     words = {"queued": "waits for its turn"}.get(row["state"], row["reason"])

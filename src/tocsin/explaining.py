@@ -1,9 +1,12 @@
 """Explaining in words what became of a person's notifications: for whoever is asked why something did not come."""
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
+
+import asyncpg
 
 from tocsin import events
 from tocsin.database import Database, queries
@@ -11,7 +14,24 @@ from tocsin.errors import NotFound, Refusal
 from tocsin.events import Reader
 from tocsin.notifications import time_of
 
+MOST_EVENTS = 200
+"""How many events of a person the command line explains at most."""
+
+USUALLY_EXPLAINED, MOST_EXPLAINED = 20, 100
+"""How many of them a call does: each is looked up by itself."""
+
+MOST_LOOKED_AT = 5_000
+"""How many events, the last of all, are looked through for those that did not come."""
+
 _SQL = queries("explain")
+
+
+@dataclass(frozen=True, slots=True)
+class Lately:
+    """What concerned a person, the latest first, each explained; and from when on what did not come is among it."""
+
+    events: list[dict[str, Any]]
+    looked_back_to: datetime
 
 
 async def of_event(database: Database, event_id: UUID, user_id: int) -> AsyncIterator[str]:
@@ -29,21 +49,64 @@ async def of_user(database: Database, user_id: int, since: datetime) -> AsyncIte
 
     Raises `Refusal` for somebody unknown.
     """
-    person = await database.row(_SQL["person"], user_id)
-    if person is None:
-        raise Refusal(f"There is no user {user_id}.")
-    state = "active" if person["active"] else "NOT ACTIVE: nothing is delivered"
-    yield f"user {user_id}, {person['first_name']} {person['last_name']}: {state}; {person['unread']} unread"
-    devices = await database.rows(_SQL["devices"], user_id)
-    if not devices:
+    try:
+        found = await person(database, user_id)
+    except NotFound:
+        raise Refusal(f"There is no user {user_id}.") from None
+    state = "active" if found["active"] else "NOT ACTIVE: nothing is delivered"
+    yield f"user {user_id}, {found['first_name']} {found['last_name']}: {state}; {found['unread']} unread"
+    if not found["devices"]:
         yield "no devices: nothing is pushed"
-    for device in devices:
-        last = time_of(device["last_delivered_at"]) or "never"
-        yield f"device {device['type']} ...{device['token_ending']} by {device['lane']}: last delivered {last}"
-    for row in await database.rows(_SQL["events"], user_id, since):
-        yield f"{time_of(row['accepted_at'])} {row['kind']} {row['id']}"
-        for line in _lines(await events.explain(database, row["id"], user_id, Reader())):
+    for device in found["devices"]:
+        last = device["last_delivered_at"] or "never"
+        told = "; ".join(filter(None, (device["state"], device["what"])))
+        yield f"device {device['type']} ...{device['token_ending']} by {device['lane']}: last delivered {last}; {told}"
+    lately = await of_late(database, user_id, since, MOST_EVENTS)
+    if lately.looked_back_to > since:
+        yield f"what did not come is told from {time_of(lately.looked_back_to)} on"
+    for event in reversed(lately.events):
+        yield f"{event['accepted_at']} {event['type']} {event['event_id']}"
+        for line in _lines(event):
             yield f"    {line}"
+
+
+async def person(database: Database, user_id: int, company_id: int | None = None) -> dict[str, Any]:
+    """Return who a user is, and the state of their devices. Raises `NotFound` for nobody of the company."""
+    row = await database.row(_SQL["person"], user_id, company_id)
+    if row is None:
+        raise NotFound
+    return {**row, "devices": [_told_of_device(device) for device in await database.rows(_SQL["devices"], user_id)]}
+
+
+async def of_late(
+    database: Database, user_id: int, since: datetime, limit: int, company_id: int | None = None
+) -> Lately:
+    """Return up to `limit` of what concerned a person since a moment, whether it came or not, each explained."""
+    found = await database.rows(_SQL["events"], user_id, since, company_id, limit, MOST_LOOKED_AT)
+    reach = await database.value(_SQL["reach"], since, MOST_LOOKED_AT)
+    explained = []
+    for row in found:
+        told = await events.explain(database, row["id"], user_id, Reader(company_id=company_id))
+        explained.append({"type": row["kind"].partition("/")[0], "accepted_at": time_of(row["accepted_at"]), **told})
+    return Lately(explained, reach or since)
+
+
+def _told_of_device(row: asyncpg.Record) -> dict[str, Any]:
+    """Say how a device is reached, and in `state` and `what` how that is going."""
+    if not row["has_lane"]:
+        state, what = "unserved", "no key is set for this provider and app"
+    elif row["stopped_at"]:
+        state, what = "stopped", row["lane_reason"]
+    else:
+        state, what = row["state"] or "untried", row["reason"]
+    shown = ("type", "environment", "app", "lane", "token_ending")
+    times = ("registered_at", "last_delivered_at")
+    return {
+        **{name: row[name] for name in shown},
+        **{name: time_of(row[name]) for name in times},
+        "state": state,
+        "what": what,
+    }
 
 
 def _lines(found: Mapping[str, Any]) -> list[str]:

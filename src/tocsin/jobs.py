@@ -30,13 +30,15 @@ _SQL = queries("jobs")
 class Job:
     """A job under our lease.
 
-    `id` is that of the thing it works on, `progress` how far it got; those of one `batch` are done in their order.
+    `id` is that of the thing it works on, `progress` how far it got; those of one `batch` are done in their order. Its
+    wait counts from `wanted_at`, whatever put it off since.
     """
 
     id: UUID
     task: str
     lane: Lane
     due_at: datetime
+    wanted_at: datetime
     attempts: int
     progress: int
     batch: UUID | None = None

@@ -28,8 +28,10 @@ class Replayed:
     pushes: int
 
 
-async def listed(database: Database, before: datetime, limit: int) -> list[dict[str, Any]]:
-    """Return up to `limit` of what was given up before a moment, the latest first."""
+async def listed(
+    database: Database, before: datetime, limit: int, company_id: int | None = None
+) -> list[dict[str, Any]]:
+    """Return up to `limit` of what was given up before a moment, the latest first, of one company or of all."""
     jobs = [
         {
             "what": "job",
@@ -41,7 +43,7 @@ async def listed(database: Database, before: datetime, limit: int) -> list[dict[
             "reason": row["reason"],
             "at": row["died_at"],
         }
-        for row in await database.rows(_SQL["dead_letters"], before, limit)
+        for row in await database.rows(_SQL["dead_letters"], before, limit, company_id)
     ]
     pushes = [
         {
@@ -54,21 +56,29 @@ async def listed(database: Database, before: datetime, limit: int) -> list[dict[
             "reason": row["reason"],
             "at": row["settled_at"],
         }
-        for row in await deliveries.dead(database, before, limit)
+        for row in await deliveries.dead(database, before, limit, company_id)
     ]
     latest = sorted([*jobs, *pushes], key=lambda letter: letter["at"], reverse=True)[:limit]
     return [{**letter, "at": time_of(letter["at"])} for letter in latest]
 
 
-async def replay(
-    database: Database, doorbell: Doorbell, ids: Sequence[UUID] | None, since: datetime, lane: str | None = None
+async def replay(  # noqa: PLR0913, PLR0917 - what to replay, and for whom
+    database: Database,
+    doorbell: Doorbell,
+    ids: Sequence[UUID] | None,
+    since: datetime,
+    lane: str | None = None,
+    company_id: int | None = None,
 ) -> Replayed:
-    """Set going once more what was given up: of these events, or all since a moment, pushes of one lane if named."""
-    jobs = [] if lane else await database.rows(_SQL["revive"], ids, since)
+    """Set going once more what was given up: of these events, or all since a moment, pushes of one lane if named.
+
+    Where a company is given, only what is of it.
+    """
+    jobs = [] if lane else await database.rows(_SQL["revive"], ids, since, company_id)
     if ids is None:
-        pushes = await deliveries.replay_lane(database, lane, since, MOST_AT_ONCE)
+        pushes = await deliveries.replay_lane(database, lane, since, MOST_AT_ONCE, company_id)
     else:
-        pushes = await deliveries.replay(database, ids)
+        pushes = await deliveries.replay(database, ids, company_id)
     for bell in ("direct", "bulk", "push"):
         doorbell.ring(bell)
     return Replayed(len(jobs), pushes)

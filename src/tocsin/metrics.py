@@ -1,5 +1,7 @@
 """Metrics in the form of Prometheus: what this process did, and what waits in the database."""
 
+import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MOST_REASONS, LONGEST_REASON = 100, 80
 """How many reasons of providers are told apart, and the characters of each."""
 
+FRESH = 4.0
+"""Seconds for which what waits in the database is not counted again, however many ask."""
+
+_PART = 20
+"""Counting takes at most this part of the time: where much waits, it is counted less often."""
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 
 
@@ -22,6 +30,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._counting = asyncio.Lock()
+        self._count_again_at = 0.0
         self._of_requests: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         more: dict[str, Any] = {"registry": self._registry}
         self._requests = Counter("tocsin_http_requests", "Requests answered", ["method", "status"], **more)
@@ -29,6 +39,12 @@ class Metrics:
             "tocsin_http_request_seconds", "Time to answer a request", ["method"], buckets=_SECONDS, **more
         )
         self._jobs = Counter("tocsin_jobs", "Jobs done, put off or given up", ["task", "outcome"], **more)
+        self._entered = Histogram(
+            "tocsin_inbox_seconds",
+            "Time from an event's acceptance, or the moment it was held until, to the last inbox",
+            buckets=_SECONDS,
+            **more,
+        )
         self._pushes = Counter("tocsin_pushes", "What became of pushes", ["lane", "state"], **more)
         self._pushed = Histogram(
             "tocsin_push_seconds",
@@ -46,6 +62,8 @@ class Metrics:
         self._pushes_due = Gauge("tocsin_pushes_due", "Pushes that wait", ["lane"], **more)
         self._streams = Gauge("tocsin_streams", "Streams that are open", **more)
         self._stopped = Gauge("tocsin_lane_stopped", "1 where a lane has stopped", ["lane"], **more)
+        started = Gauge("process_start_time_seconds", "When this process started, in seconds since 1970", **more)
+        started.set(time.time())
 
     def watch_streams(self, count: Callable[[], int]) -> None:
         """Say where it is counted how many streams are open."""
@@ -64,6 +82,10 @@ class Metrics:
         """Count jobs: `done`, `put off`, `dead` or `lost`."""
         self._jobs.labels(task, outcome).inc(count)
 
+    def inbox(self, seconds: float) -> None:
+        """Count an event that is in the inboxes of all whom it concerns, and how long that took."""
+        self._entered.observe(max(seconds, 0.0))
+
     def push(self, lane: str, state: str, seconds: float | None = None) -> None:
         """Count a push, and how long it took from the inbox to its answer where it had one."""
         self._pushes.labels(lane, state).inc()
@@ -80,7 +102,18 @@ class Metrics:
         self._answers.labels(lane, type(outcome).__name__.lower(), reason).inc()
 
     async def text(self, database: Database) -> bytes:
-        """Return all of it as text, with what waits now."""
+        """Return all of it as text, with which lanes have stopped, and what waits or did a moment ago."""
+        for lane, has_stopped in (await deliveries.stopped(database)).items():
+            self._stopped.labels(lane).set(has_stopped)
+        async with self._counting:
+            began = time.monotonic()
+            if began >= self._count_again_at:
+                await self._count(database)
+                ended = time.monotonic()
+                self._count_again_at = ended + max(FRESH, _PART * (ended - began))
+        return generate_latest(self._registry)
+
+    async def _count(self, database: Database) -> None:
         for gauge in (self._due, self._age):
             for lane in ("direct", "bulk"):
                 gauge.labels(lane).set(0)
@@ -89,5 +122,3 @@ class Metrics:
             self._age.labels(lane).set(age)
         for row in await deliveries.lanes(database):
             self._pushes_due.labels(row["name"]).set(row["due"])
-            self._stopped.labels(row["name"]).set(row["stopped_at"] is not None)
-        return generate_latest(self._registry)

@@ -227,6 +227,7 @@ CREATE TABLE tocsin.jobs (
     worker_id uuid,
     progress bigint DEFAULT 0 NOT NULL,
     batch uuid,
+    wanted_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT jobs_lane_check CHECK ((lane = ANY (ARRAY['direct'::text, 'bulk'::text])))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_cost_delay='0');
@@ -384,6 +385,8 @@ CREATE INDEX dead_letters_by_time ON tocsin.dead_letters USING btree (died_at);
 
 CREATE INDEX deliveries_by_user ON tocsin.deliveries USING btree (user_id, made_at);
 
+CREATE INDEX deliveries_dead ON tocsin.deliveries USING btree (settled_at) WHERE (state = 'dead'::text);
+
 CREATE INDEX deliveries_due ON tocsin.deliveries USING btree (lane, is_bulk, due_at, event_id) WHERE ((worker_id IS NULL) AND (state = ANY (ARRAY['queued'::text, 'later'::text, 'held'::text])));
 
 CREATE INDEX deliveries_held ON tocsin.deliveries USING btree (device_id) WHERE (state = 'held'::text);
@@ -394,6 +397,8 @@ CREATE INDEX deliveries_settled ON tocsin.deliveries USING btree (settled_at) WH
 
 CREATE INDEX deliveries_under_way ON tocsin.deliveries USING btree (device_id) WHERE (worker_id IS NOT NULL);
 
+CREATE INDEX devices_by_ending ON tocsin.devices USING btree ("right"(token, 6));
+
 CREATE UNIQUE INDEX devices_by_id ON tocsin.devices USING btree (id);
 
 CREATE INDEX devices_by_use ON tocsin.devices USING btree (GREATEST(registered_at, last_delivered_at));
@@ -402,9 +407,15 @@ CREATE INDEX devices_by_user ON tocsin.devices USING btree (user_id, registered_
 
 CREATE INDEX events_by_time ON tocsin.events USING btree (accepted_at);
 
+CREATE INDEX events_custom ON tocsin.events USING btree (accepted_at) WHERE (kind = 'custom'::text);
+
+CREATE INDEX events_custom_by_company ON tocsin.events USING btree (company_id, accepted_at) WHERE (kind = 'custom'::text);
+
 CREATE INDEX idempotency_keys_by_time ON tocsin.idempotency_keys USING btree (kept_at);
 
 CREATE INDEX import_lines_by_part ON tocsin.import_lines USING btree (import_id, part, user_id, happened_at DESC, number DESC);
+
+CREATE INDEX inbox_deleted ON tocsin.inbox USING btree (user_id, "position") WHERE (deleted_at IS NOT NULL);
 
 CREATE INDEX inbox_read ON tocsin.inbox USING btree (user_id, "position") WHERE ((read_at IS NOT NULL) AND (deleted_at IS NULL));
 

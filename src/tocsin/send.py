@@ -51,7 +51,7 @@ class Client:
     @classmethod
     def of(cls, settings: Settings, signer: Signer | str, url: str | None) -> Self:
         """Return a client of the service at `url`, or of the one with these settings."""
-        url = (url or _url_of(settings)).rstrip("/")
+        url = (url or url_of(settings)).rstrip("/")
         if urlsplit(url).scheme not in {"http", "https"}:
             raise Refusal(f"{url!r} is no url of a service: write it like http://127.0.0.1:8080.")
         return cls(url, mint_service(signer, SERVICE, ["events:write"], _LIFETIME))
@@ -86,6 +86,25 @@ class Client:
             raise Refusal(f"What answers at {self.url} is no Tocsin: give --url.") from None
 
 
+def url_of(settings: Settings) -> str:
+    """Return how the service is reached, as the settings say. Raises `Refusal` where they don't."""
+    if settings.base_url:
+        return settings.base_url
+    if settings.port == 0:
+        raise Refusal("Any free port is taken with TOCSIN_PORT=0: say with --url which one it is.")
+    return f"{_at(settings, settings.port)}{settings.root_path}"
+
+
+def operations_url_of(settings: Settings) -> str:
+    """Return how operators reach the service: at a port of their own, where there is one. Raises `Refusal`."""
+    return url_of(settings) if settings.operations_port is None else _at(settings, settings.operations_port)
+
+
+def _at(settings: Settings, port: int) -> str:
+    host = _EVERYWHERE.get(settings.host, settings.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 class _NoRedirects(HTTPRedirectHandler):
     """Follows nowhere: the token is for this service alone."""
 
@@ -105,15 +124,6 @@ def _read(file: str) -> dict[str, Any]:
         return parse_object(content)
     except Malformed as error:
         raise Refusal(f"The file {file} holds no event: {error}") from None
-
-
-def _url_of(settings: Settings) -> str:
-    if settings.base_url:
-        return settings.base_url
-    if settings.port == 0:
-        raise Refusal("Any free port is taken with TOCSIN_PORT=0: say with --url which one it is.")
-    host = _EVERYWHERE.get(settings.host, settings.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}{settings.root_path}"
 
 
 def _words_of(error: HTTPError) -> str:

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import UTC, datetime
+from uuid import UUID
 
 import structlog
 
@@ -119,9 +121,16 @@ class Worker:
         if len(done.events) < len(batch):
             self._doorbell.ring("bulk")
         if done.events:
+            self._note(batch, done.events)
             self._doorbell.ring("settled")
         if batch[0].lane == "bulk" and any(job.batch for job in batch):
             self._doorbell.ring("direct")  # for those that follow it in its batch
+
+    def _note(self, batch: Sequence[Job], done: Collection[UUID]) -> None:
+        now, ended = datetime.now(UTC), set(done)
+        for job in batch:
+            if job.id in ended:
+                self._metrics.inbox((now - job.wanted_at).total_seconds())
 
     async def _erase(self, batch: Sequence[Job]) -> None:
         for job in batch:

@@ -7,6 +7,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from tocsin.api import (
+    console,
     devices,
     directory,
     events,
@@ -53,7 +54,7 @@ def service(house: House) -> ASGIApp:
 def operations_service(house: House) -> ASGIApp:
     """Return what a port of its own serves to those who run the service; metrics need no token there."""
     app = _framework(house)
-    app.router.routes.append(Route("/metrics", operations.open_metrics, methods=["GET"]))
+    app.router.routes += [Route("/metrics", operations.open_metrics, methods=["GET"]), *console.routes]
     for router in (operations.watching, operations.router, events.router):
         app.include_router(router)
     guarded = Keyring(app, house.verifier) if house.settings.jwt_jwks_url else app
@@ -97,6 +98,7 @@ def build(house: House | None = None) -> FastAPI:
         app.include_router(router)
     if house is None or house.settings.operations_port is None:
         app.include_router(operations.guarded)
+        app.router.routes += console.routes
     return app
 
 

@@ -11,6 +11,7 @@ from tocsin.api.imports import NDJSON
 from tocsin.api.inbox import MOST_LINKS, PAGES, PER_PAGE, USUAL_PER_PAGE
 from tocsin.api.requests import LONGEST_MESSAGE
 from tocsin.api.schemas import ID, UUID
+from tocsin.devices import ENDING
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import (
     ContentType,
@@ -29,6 +30,7 @@ from tocsin.errors import (
     Unauthorized,
     Unavailable,
 )
+from tocsin.explaining import MOST_EXPLAINED, USUALLY_EXPLAINED
 from tocsin.faults import fault
 from tocsin.idempotency import LONGEST_KEY
 from tocsin.inbox import NEWEST, OLDEST
@@ -144,6 +146,11 @@ _NO_EVENT = (
 _RANGE = (
     query("after", _number(0, LARGEST_ID, 0), "those with greater ids"),
     query("company_id", ID, "of one company"),
+    query("limit", _number(1, MOST_LISTED, USUALLY_LISTED), "how many"),
+)
+
+_BEFORE = (
+    query("before", {"type": "string"}, "those before this moment"),
     query("limit", _number(1, MOST_LISTED, USUALLY_LISTED), "how many"),
 )
 
@@ -364,13 +371,32 @@ CONTRACT: dict[str, dict[str, Operation]] = {
         "GET /readyz": Operation("readyz", answers="Readiness", is_open=True),
         "GET /operations/lanes": Operation("list_lanes", answers="Lanes"),
         "GET /operations/dead-letters": Operation(
-            "list_dead_letters",
-            answers="DeadLetters",
+            "list_dead_letters", answers="DeadLetters", parameters=_BEFORE, faults=_NO_RANGE
+        ),
+        "GET /operations/users/{user_id}": Operation("get_person", answers="Person", problems=(NotFound,)),
+        "GET /operations/users/{user_id}/events": Operation(
+            "list_events_of_person",
+            answers="EventsOfPerson",
             parameters=(
-                query("before", {"type": "string"}, "those before this moment"),
-                query("limit", _number(1, MOST_LISTED, USUALLY_LISTED), "how many"),
+                query("since", {"type": "string"}, "those since this moment; usually of the last 24 hours"),
+                query("limit", _number(1, MOST_EXPLAINED, USUALLY_EXPLAINED), "how many"),
             ),
-            faults=_NO_RANGE,
+            problems=(NotFound,),
+            faults=(fault("since", "date", "must be a time in UTC, such as 2030-01-31 08:00:00"),),
+        ),
+        "GET /operations/devices": Operation(
+            "find_devices",
+            answers="DevicesFound",
+            parameters=(
+                {
+                    **query("ending", {"type": "string", "minLength": ENDING, "maxLength": ENDING}, "of the token"),
+                    "required": True,
+                },
+            ),
+            faults=(fault("ending", "string_between", f"must be the last {ENDING} characters of a token"),),
+        ),
+        "GET /operations/custom-notifications": Operation(
+            "list_custom_notifications", answers="CustomNotifications", parameters=_BEFORE, faults=_NO_RANGE
         ),
         "POST /operations/replay": Operation(
             "replay",

@@ -111,6 +111,37 @@ def _with_everything(event: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_DEVICE_FOUND = {
+    "type": "iOS",
+    "environment": "production",
+    "app": "default",
+    "lane": "apns/default",
+    "token_ending": TOKEN[-6:],
+    "registered_at": CREATED,
+    "last_delivered_at": None,
+}
+_RECIPIENT = {
+    "event_id": uuid(1),
+    "user_id": 4,
+    "recipient": True,
+    "why": "a member of team 7",
+    "team_id": 7,
+    "delivered_at": CREATED,
+    "read_at": READ,
+    "deleted_at": None,
+    "devices": [
+        {
+            "type": "iOS",
+            "token_ending": TOKEN[-6:],
+            "lane": "apns/default",
+            "state": "held",
+            "attempts": 1,
+            "settled_at": None,
+            "what": "held until 2026-03-03 06:30 UTC: quiet hours until 07:30",
+        }
+    ],
+}
+
 OF_THE_REST: dict[str, Examples] = {
     "Stream": {
         "beginning": 'id: 64201a3f5c000-41\nevent: count\ndata: {"unread":1}\n\n'
@@ -176,29 +207,7 @@ OF_THE_REST: dict[str, Examples] = {
             "skipped": [{"id": uuid(2), "users": [99], "teams": []}],
         },
     },
-    "Recipient": {
-        "read": {
-            "event_id": uuid(1),
-            "user_id": 4,
-            "recipient": True,
-            "why": "a member of team 7",
-            "team_id": 7,
-            "delivered_at": CREATED,
-            "read_at": READ,
-            "deleted_at": None,
-            "devices": [
-                {
-                    "type": "iOS",
-                    "token_ending": TOKEN[-6:],
-                    "lane": "apns/default",
-                    "state": "held",
-                    "attempts": 1,
-                    "settled_at": None,
-                    "what": "held until 2026-03-03 06:30 UTC: quiet hours until 07:30",
-                }
-            ],
-        }
-    },
+    "Recipient": {"read": _RECIPIENT},
     "Resolution": {
         "accepted": {"about": "lead:220f5f6e-e30f-4c5f-8db5-44e345f8e568", "as": "gone", "users": [1, 54]},
         "erased": {"about": "contact:c2ccbb7e-d174-4894-ba5a-1828d0f09128", "as": "erased"},
@@ -239,6 +248,42 @@ OF_THE_REST: dict[str, Examples] = {
                     "attempts": 26,
                     "reason": "given up: no answer",
                     "at": CREATED,
+                }
+            ]
+        }
+    },
+    "Person": {
+        "bernita": {
+            "id": 4,
+            "company_id": 1,
+            "first_name": "Bernita",
+            "last_name": "Kilback",
+            "active": True,
+            "total": 17,
+            "unread": 3,
+            "time_zone": "Europe/Copenhagen",
+            "devices": [{**_DEVICE_FOUND, "state": "stopped", "what": "InvalidProviderToken"}],
+        }
+    },
+    "EventsOfPerson": {
+        "read": {
+            "data": [{"type": "custom", "accepted_at": CREATED, **_RECIPIENT}],
+            "looked_back_to": "2026-03-01 10:00:00",
+        }
+    },
+    "DevicesFound": {"one": {"data": [{"user_id": 4, **_DEVICE_FOUND}]}},
+    "CustomNotifications": {
+        "one": {
+            "data": [
+                {
+                    "id": uuid(1),
+                    "accepted_at": CREATED,
+                    "service": None,
+                    "sender": {"id": 4, "first_name": "Bernita", "last_name": "Kilback"},
+                    "users": 0,
+                    "teams": 1,
+                    "recipients": 12,
+                    "dropped": 0,
                 }
             ]
         }

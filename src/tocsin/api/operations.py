@@ -1,18 +1,19 @@
 """The doors for whoever runs the service: is it alive, is it ready, what does it speak."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from tocsin import deliveries, jobs, letters, migrate
+from tocsin import deliveries, devices, events, explaining, jobs, letters, migrate
 from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
 from tocsin.api.doors import body_of, house_of, service_of, watched_of
 from tocsin.api.openapi import document
-from tocsin.api.requests import number_of, uuids_of
+from tocsin.api.requests import known_id, number_of, uuids_of
 from tocsin.errors import Fault, Invalid, NotFound, Unavailable
+from tocsin.explaining import MOST_EXPLAINED, USUALLY_EXPLAINED
 from tocsin.faults import fault
 from tocsin.metrics import CONTENT_TYPE
 from tocsin.notifications import moment_of, time_of, to_json
@@ -88,21 +89,16 @@ async def list_lanes(request: Request) -> Response:
 @router.get("/operations/dead-letters")
 async def list_dead_letters(request: Request) -> Response:
     """What was given up, events and pushes, the latest first."""
-    service_of(request, "operations")
-    faults: list[Fault] = []
-    limit = number_of(request.query_params, "limit", (1, MOST_LISTED), USUALLY_LISTED, faults)
-    before = _before(request.query_params.get("before"), faults)
-    if faults:
-        raise Invalid(faults)
-    found = await letters.listed(house_of(request).database, before, limit)
+    service = service_of(request, "operations")
+    before, limit = _moment_and_limit(request, "before", datetime.now(UTC), USUALLY_LISTED, MOST_LISTED)
+    found = await letters.listed(house_of(request).database, before, limit, service.company_id)
     return Response(to_json({"data": found}), media_type="application/json")
 
 
 @router.post("/operations/replay")
 async def replay(request: Request) -> Response:
     """Set going once more what was given up: these events, or the pushes of a lane."""
-    service_of(request, "operations")
-    house = house_of(request)
+    service, house = service_of(request, "operations"), house_of(request)
     body = await body_of(request)
     faults: list[Fault] = []
     ids = uuids_of(body, "events", MOST_LISTED, faults)
@@ -114,16 +110,64 @@ async def replay(request: Request) -> Response:
     if faults:
         raise Invalid(faults)
     since = datetime.now(UTC) - letters.KEPT
-    done = await letters.replay(house.database, house.doorbell, ids, since, lane)
+    done = await letters.replay(house.database, house.doorbell, ids, since, lane, service.company_id)
     return Response(to_json({"jobs": done.jobs, "pushes": done.pushes}), media_type="application/json")
 
 
-def _before(given: str | None, faults: list[Fault]) -> datetime:
-    moment = moment_of(given) if given else datetime.now(UTC)
+@router.get("/operations/users/{user_id}")
+async def get_person(request: Request, user_id: str) -> Response:
+    """Who a user is to those who are asked why nothing came: active or not, and the state of their devices."""
+    service = service_of(request, "operations")
+    found = await explaining.person(house_of(request).database, known_id(user_id), service.company_id)
+    return Response(to_json(found), media_type="application/json")
+
+
+@router.get("/operations/users/{user_id}/events")
+async def list_events_of_person(request: Request, user_id: str) -> Response:
+    """What concerned a user of late, the latest first: what came, what did not, and why."""
+    service, database = service_of(request, "operations"), house_of(request).database
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    since, limit = _moment_and_limit(request, "since", yesterday, USUALLY_EXPLAINED, MOST_EXPLAINED)
+    id_ = known_id(user_id)
+    await explaining.person(database, id_, service.company_id)
+    found = await explaining.of_late(database, id_, since, limit, service.company_id)
+    answer = {"data": found.events, "looked_back_to": time_of(found.looked_back_to)}
+    return Response(to_json(answer), media_type="application/json")
+
+
+@router.get("/operations/devices")
+async def find_devices(request: Request) -> Response:
+    """Whose devices these are: those whose tokens end with six characters."""
+    service, ending = service_of(request, "operations"), request.query_params.get("ending", "")
+    if len(ending) != devices.ENDING:
+        raise Invalid([fault("ending", "string_between", f"must be the last {devices.ENDING} characters of a token")])
+    found = [
+        {**device, **{name: time_of(device[name]) for name in ("registered_at", "last_delivered_at")}}
+        for device in await devices.by_ending(house_of(request).database, ending, service.company_id, MOST_EXPLAINED)
+    ]
+    return Response(to_json({"data": found}), media_type="application/json")
+
+
+@router.get("/operations/custom-notifications")
+async def list_customs(request: Request) -> Response:
+    """Who sent custom notifications, when and to how many, the latest first; never what they say."""
+    service = service_of(request, "operations")
+    before, limit = _moment_and_limit(request, "before", datetime.now(UTC), USUALLY_LISTED, MOST_LISTED)
+    found = await events.customs(house_of(request).database, before, limit, service.company_id)
+    return Response(to_json({"data": found}), media_type="application/json")
+
+
+def _moment_and_limit(request: Request, name: str, default: datetime, usual: int, most: int) -> tuple[datetime, int]:
+    """Return from or up to when something is listed, and how much of it; raises `Invalid`."""
+    faults: list[Fault] = []
+    limit = number_of(request.query_params, "limit", (1, most), usual, faults)
+    given = request.query_params.get(name)
+    moment = moment_of(given) if given else default
     if moment is None:
-        faults.append(fault("before", "date", "must be a time in UTC, such as 2030-01-31 08:00:00"))
-        return datetime.now(UTC)
-    return moment
+        faults.append(fault(name, "date", "must be a time in UTC, such as 2030-01-31 08:00:00"))
+    if faults or moment is None:
+        raise Invalid(faults)
+    return moment, limit
 
 
 async def openapi(request: Request) -> Response:

@@ -337,6 +337,16 @@ REQUESTS: dict[str, Schema] = {
     "TeamBody": _of_model(TeamBody.model_json_schema()),
 }
 
+_DEVICE_FOUND = {
+    "type": STRING,
+    "environment": STRING,
+    "app": STRING,
+    "lane": _told(STRING, "the provider, app and environment that it is reached by"),
+    "token_ending": _told(STRING, "its last 6 characters"),
+    "registered_at": TIME,
+    "last_delivered_at": _or_null(TIME),
+}
+
 ANSWERS: dict[str, Schema] = {
     "Errors": _object(
         {
@@ -615,6 +625,66 @@ ANSWERS: dict[str, Schema] = {
                         "attempts": INTEGER,
                         "reason": {"type": ["string", "null"]},
                         "at": TIME,
+                    }
+                )
+            )
+        }
+    ),
+    "Person": _object(
+        {
+            "id": INTEGER,
+            "company_id": INTEGER,
+            "first_name": STRING,
+            "last_name": STRING,
+            "active": _told(BOOLEAN, "where not, nothing is delivered"),
+            "total": _told(INTEGER, "notifications in the inbox"),
+            "unread": _told(INTEGER, "of these"),
+            "time_zone": STRING,
+            "devices": _list_of(
+                _object(
+                    {
+                        **_DEVICE_FOUND,
+                        "state": _told(
+                            STRING,
+                            "of its last push; `stopped` where its lane has, `unserved` where no key is set for it,"
+                            " `untried` where nothing was pushed to it of late; open",
+                        ),
+                        "what": _told({"type": ["string", "null"]}, "why, in words"),
+                    }
+                )
+            ),
+        }
+    ),
+    "EventsOfPerson": _object(
+        {
+            "data": _list_of({"allOf": [ref("Recipient"), _object({"type": STRING, "accepted_at": TIME})]}),
+            "looked_back_to": _told(TIME, "what did not come is told since then"),
+        }
+    ),
+    "DevicesFound": _object({"data": _list_of(_object({"user_id": INTEGER, **_DEVICE_FOUND}))}),
+    "CustomNotifications": _object(
+        {
+            "data": _list_of(
+                _object(
+                    {
+                        "id": UUID,
+                        "accepted_at": TIME,
+                        "service": _told({"type": ["string", "null"]}, "that posted it; a user did where it is null"),
+                        "sender": {
+                            **_object(
+                                {
+                                    "id": INTEGER,
+                                    "first_name": {"type": ["string", "null"]},
+                                    "last_name": {"type": ["string", "null"]},
+                                }
+                            ),
+                            "type": ["object", "null"],
+                            "description": "the user who sent it; without names where they were erased",
+                        },
+                        "users": _told(INTEGER, "users that it names"),
+                        "teams": _told(INTEGER, "teams that it names"),
+                        "recipients": _told(INTEGER, "inboxes that it reached so far"),
+                        "dropped": _told(INTEGER, "recipients who were erased or inactive at delivery"),
                     }
                 )
             )

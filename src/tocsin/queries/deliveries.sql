@@ -139,6 +139,9 @@ select l.name, l.delivered_at, l.stopped_at, l.reason,
 from lanes l
 order by l.name
 
+-- name: stopped
+select name, stopped_at is not null as stopped from lanes order by name
+
 -- name: claim_clears
 -- Whose phones are to be told, and what to clear: all where nothing is left unread, or the latest that were read or
 -- deleted; of what was read up to an entry, the latest that are read.
@@ -194,25 +197,33 @@ where event_id = $1 and user_id = $2
 order by made_at, device_id
 
 -- name: dead
--- Dead letters among the deliveries, the latest first.
+-- Dead letters among the deliveries, the latest first; of one company, those among the last 10,000.
 select event_id, device_id, user_id, lane, attempts, reason, settled_at
-from deliveries
-where state = 'dead' and settled_at is not null and settled_at < $1
+from (
+    select *
+    from deliveries
+    where state = 'dead' and settled_at < $1
+    order by settled_at desc
+    limit case when $3::int is null then $2::bigint else 10000 end
+) d
+where $3::int is null or (select e.company_id = $3 from events e where e.id = d.event_id)
 order by settled_at desc
 limit $2
 
 -- name: replay
-update deliveries
+update deliveries d
 set state = 'queued', attempts = 0, due_at = now(), made_at = now(), settled_at = null, reason = null
 where state = 'dead' and event_id = any($1::uuid[])
+  and ($2::int is null or (select e.company_id = $2 from events e where e.id = d.event_id))
 returning lane
 
 -- name: replay_lane
 update deliveries
 set state = 'queued', attempts = 0, due_at = now(), made_at = now(), settled_at = null, reason = null
 where (event_id, device_id) in (
-    select event_id, device_id from deliveries
-    where settled_at is not null and state = 'dead' and ($1::text is null or lane = $1) and settled_at >= $2
+    select event_id, device_id from deliveries d
+    where state = 'dead' and ($1::text is null or lane = $1) and settled_at >= $2
+      and ($4::int is null or (select e.company_id = $4 from events e where e.id = d.event_id))
     order by settled_at
     limit $3
 )

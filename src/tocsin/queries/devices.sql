@@ -59,3 +59,13 @@ order by registered_at desc, token
 
 -- name: user
 select id from users where id = $1 and ($2::int is null or company_id = $2)
+
+-- name: by_ending
+-- Devices whose token ends like this, with their owners; Apple's are the same in upper and lower case.
+select d.user_id, d.type, d.environment, d.app, d.lane, right(d.token, 6) as token_ending, d.registered_at,
+       d.last_delivered_at
+from devices d
+where right(d.token, 6) = any(array[$1, lower($1)]) and (right(d.token, 6) = $1 or d.provider = 'apns')
+  and ($2::int is null or (select u.company_id = $2 from users u where u.id = d.user_id))
+order by d.registered_at desc
+limit $3

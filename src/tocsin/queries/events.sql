@@ -56,8 +56,8 @@ about as (
     insert into subjects (subject, event_id) select unnest(subjects), id from accepted
 ),
 job as (
-    insert into jobs (id, task, lane, due_at, batch)
-    select known.id, 'deliver', 'direct', known.due_at, known.batch
+    insert into jobs (id, task, lane, due_at, batch, wanted_at)
+    select known.id, 'deliver', 'direct', known.due_at, known.batch, greatest(known.due_at, now())
     from accepted
     join known using (id)
 )
@@ -177,3 +177,31 @@ left join lateral (
 ) r on true
 left join inbox i on i.user_id = $2 and i.event_id = e.id
 where e.id = $1 and ($3::text is null or e.service = $3) and ($4::int is null or e.company_id = $4)
+
+-- name: customs
+-- Custom notifications, the latest before a moment first, of all or of one company: who sent them, and how many they
+-- were for and reached. Each way has an index of its own, and only one of them is gone.
+with latest as (
+    (
+        select id, accepted_at, service, actor, users, teams
+        from events
+        where $3::int is null and kind = 'custom' and accepted_at < $1
+        order by accepted_at desc
+        limit $2
+    )
+    union all
+    (
+        select id, accepted_at, service, actor, users, teams
+        from events
+        where company_id = $3 and kind = 'custom' and accepted_at < $1
+        order by accepted_at desc
+        limit $2
+    )
+)
+select e.id, e.accepted_at, e.service, e.actor, u.first_name, u.last_name,
+       cardinality(e.users) as users, cardinality(e.teams) as teams,
+       (select coalesce(sum(reached), 0) from recipients where event_id = e.id) as recipients,
+       (select coalesce(sum(dropped), 0) from recipients where event_id = e.id) as dropped
+from latest e
+left join users u on u.id = e.actor
+order by e.accepted_at desc

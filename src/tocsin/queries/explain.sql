@@ -1,26 +1,63 @@
 -- Explaining one person's notifications: what came, what did not, and why.
 
 -- name: person
-select u.first_name, u.last_name, h.active, h.total, h.unread, u.time_zone
+select u.id, u.company_id, u.first_name, u.last_name, h.active, h.total, h.unread, u.time_zone
 from users u
 join heads h on h.user_id = u.id
-where u.id = $1
+where u.id = $1 and ($2::int is null or u.company_id = $2)
 
 -- name: devices
-select type, lane, right(token, 6) as token_ending, registered_at, last_delivered_at
-from devices
-where user_id = $1
-order by registered_at desc
+-- A person's devices, each with the state of its lane, and its last push among the person's last 200.
+with last as materialized (
+    select device_id, made_at, state, reason from deliveries where user_id = $1 order by made_at desc limit 200
+)
+select d.type, d.environment, d.app, d.lane, right(d.token, 6) as token_ending, d.registered_at, d.last_delivered_at,
+       l.name is not null as has_lane, l.stopped_at, l.reason as lane_reason, push.state, push.reason
+from devices d
+left join lanes l on l.name = d.lane
+left join lateral (select * from last where device_id = d.id order by made_at desc limit 1) push on true
+where d.user_id = $1
+order by d.registered_at desc
+
+-- name: reach
+-- The last event that is not looked at any more, where there are so many since a moment.
+select accepted_at from events where accepted_at >= $1 order by accepted_at desc offset $2::bigint limit 1
 
 -- name: events
--- Events since a moment that concern a person: named, left out, or by a team that they are in now.
+-- Events since a moment that concern a person, the latest first: what came into their inbox, and among the last events
+-- of all those that name them, leave them out, or are for a team that they are in now.
+with mine as materialized (
+    select array_agg(team_id) as teams from members where user_id = $1
+),
+last as materialized (
+    select id, users, teams, excepted from events where accepted_at >= $2 order by accepted_at desc limit $5
+),
+came as (
+    (
+        select event_id, created_at from inbox
+        where user_id = $1 and read_at is null and deleted_at is null
+        order by position desc
+        limit $4
+    )
+    union all
+    (
+        select event_id, created_at from inbox
+        where user_id = $1 and read_at is not null and deleted_at is null
+        order by position desc
+        limit $4
+    )
+    union all
+    (select event_id, created_at from inbox where user_id = $1 and deleted_at is not null order by position desc limit $4)
+),
+found as (
+    select event_id from came where created_at >= $2
+    union
+    select last.id from last
+    where $1 = any(last.users) or $1 = any(last.excepted) or last.teams && (select teams from mine)
+)
 select e.id, e.kind, e.accepted_at
-from events e
-where e.accepted_at >= $2
-  and (
-      $1 = any(e.users) or $1 = any(e.excepted)
-      or exists (select from members m where m.user_id = $1 and m.team_id = any(e.teams))
-      or exists (select from inbox i where i.user_id = $1 and i.event_id = e.id)
-  )
-order by e.accepted_at
-limit 200
+from found
+join events e on e.id = found.event_id
+where $3::int is null or e.company_id = $3
+order by e.accepted_at desc
+limit $4

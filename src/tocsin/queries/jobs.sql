@@ -21,7 +21,7 @@ update jobs j
 set worker_id = $1, attempts = j.attempts + 1
 from free
 where j.id = free.id
-returning j.id, j.task, j.lane, j.due_at, j.attempts, j.progress, j.batch
+returning j.id, j.task, j.lane, j.due_at, j.wanted_at, j.attempts, j.progress, j.batch
 
 -- name: finish
 delete from jobs where id = any($2::uuid[]) and worker_id = $1
@@ -71,18 +71,25 @@ on conflict (id) do update
 set attempts = excluded.attempts, progress = excluded.progress, reason = excluded.reason, died_at = now()
 
 -- name: dead_letters
--- The latest that died before a moment, with what they were to do.
+-- The latest that died before a moment, with what they were to do; of one company, those among the last 10,000.
 select id, task, lane, attempts, reason, died_at
-from dead_letters
-where died_at < $1
+from (
+    select *
+    from dead_letters
+    where died_at < $1
+    order by died_at desc
+    limit case when $3::int is null then $2::bigint else 10000 end
+) d
+where $3::int is null or (select e.company_id = $3 from events e where e.id = d.id)
 order by died_at desc
 limit $2
 
 -- name: revive
--- Dead letters become jobs again: of these ids, or all that died since a moment.
+-- Dead letters become jobs again: of these ids, or all that died since a moment; or those of one company among them.
 with revived as (
-    delete from dead_letters
-    where ($1::uuid[] is not null and id = any($1)) or ($1::uuid[] is null and died_at >= $2)
+    delete from dead_letters d
+    where (($1::uuid[] is not null and id = any($1)) or ($1::uuid[] is null and died_at >= $2))
+      and ($3::int is null or (select e.company_id = $3 from events e where e.id = d.id))
     returning id, task, lane, progress
 )
 insert into jobs (id, task, lane, progress)

@@ -1,0 +1,46 @@
+"""The door of the operators' console: one page and its files. What they show, a token opens at the other doors."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tocsin.api.assets import serve
+from tocsin.errors import NotFound
+
+FILES = frozenset({"console.css", "console.js", "session.js", "views.js", "elements.js", "measures.js", "charts.js"})
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none';"
+    " form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+)
+"""What the page may do: run and load what stands here, call this service, and be shown in no other page."""
+
+ALWAYS_ASKED = "no-cache"
+"""Page and files belong together: a browser asks each time whether it has the right ones."""
+
+
+async def page(request: Request) -> Response:
+    """Answer the page."""
+    return _closed(serve(request, "console.html", ALWAYS_ASKED, POLICY))
+
+
+async def file(request: Request) -> Response:
+    """Answer a file of the page."""
+    name = request.path_params["name"]
+    if name not in FILES:
+        raise NotFound
+    return _closed(serve(request, name, ALWAYS_ASKED, POLICY))
+
+
+def _closed(response: Response) -> Response:
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    response.headers["X-Frame-Options"] = "DENY"
+    return response
+
+
+routes = [
+    Route("/console", page, methods=["GET"]),
+    Route("/console/{name}", file, methods=["GET"]),
+]

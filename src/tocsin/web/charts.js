@@ -1,0 +1,146 @@
+/* Line charts of the last minutes: drawn as SVG, said in words, readable by pointer and keys, a table on demand. */
+
+import { clock, el } from "./elements.js";
+
+const [WIDTH, HEIGHT] = [600, 120]; // of the drawing, which is stretched to its place
+const GAP = 20_000; // more time than this between two points, and the line is broken
+const MINUTE = 60_000;
+
+/**
+ * A chart of `lines` ({key, name}) over `span` milliseconds. `format` says a value in words; `least` is what the
+ * scale reaches up to at least. `show(points, now)` draws points, each with `at` and a value (or null) by key.
+ */
+export class Chart {
+  #points = [];
+  #now = 0;
+  #top = 1;
+  #chosen = null; // the moment that is read, while a pointer or the keys choose one
+
+  constructor({ title, note, lines, format, span, least = 1 }) {
+    Object.assign(this, { title, usually: note, lines, format, span, least });
+    this.paths = lines.map((_, nth) => el("path", { class: `line line-${nth + 1}` }));
+    this.rule = el("line", { class: "rule", y1: 0, y2: HEIGHT, visibility: "hidden" });
+    this.scale = [el("span"), el("span"), el("span", {}, "0")];
+    this.values = lines.map(() => el("b"));
+    this.peaks = lines.map(() => el("span", { class: "faint" }));
+    this.note = el("span", { class: "faint" }, note);
+    this.spoken = el("p", { class: "unseen", "aria-live": "polite" });
+    this.table = el("div", { class: "scroll", role: "region", "aria-label": `${title}, as a table`, tabindex: "0" });
+    this.details = el("details", { ontoggle: () => this.#tabulate() }, el("summary", {}, "As a table"), this.table);
+    this.element = el("figure", { class: "chart" },
+      el("figcaption", {}, el("h3", {}, title), this.note, this.spoken),
+      this.#legend(), this.#plot(), this.details);
+  }
+
+  show(points, now) {
+    [this.#points, this.#now] = [points, now];
+    const values = this.lines.flatMap(({ key }) => points.map((point) => point[key] ?? 0));
+    this.#top = roundUp(Math.max(this.least, ...values));
+    this.scale[0].textContent = this.format(this.#top);
+    this.scale[1].textContent = this.format(this.#top / 2);
+    this.lines.forEach(({ key }, nth) => {
+      const known = points.map((point) => point[key]).filter((value) => value != null);
+      this.paths[nth].setAttribute("d", this.#path(key));
+      this.peaks[nth].textContent = known.length ? `most ${this.format(Math.max(...known))}` : "";
+    });
+    this.#read();
+    this.#tabulate();
+  }
+
+  #legend() {
+    return el("ul", { class: "legend" }, this.lines.map(({ name }, nth) => el("li", {},
+      el("svg", { class: "key", viewBox: "0 0 24 8", "aria-hidden": "true" },
+        el("path", { class: `line line-${nth + 1}`, d: "M0 4H24" })),
+      `${name} `, this.values[nth], " ", this.peaks[nth])));
+  }
+
+  #plot() {
+    const drawing = el("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" },
+      [0, 0.5, 1].map((part) => el("line", { class: "grid", x1: 0, x2: WIDTH, y1: part * HEIGHT, y2: part * HEIGHT })),
+      this.paths, this.rule);
+    const minutes = this.span / MINUTE;
+    return el("div", { class: "plot" },
+      el("div", { class: "scale", "aria-hidden": "true" }, this.scale),
+      el("div", {
+        class: "drawing",
+        tabindex: "0",
+        role: "group",
+        "aria-label": `${this.title}: the last ${minutes} minutes; left and right keys read values`,
+        onpointermove: ({ offsetX, currentTarget }) => this.#choose(this.#now - this.span * (1 - offsetX / currentTarget.clientWidth)),
+        onpointerleave: () => this.#choose(null),
+        onblur: () => this.#choose(null),
+        onkeydown: (event) => this.#step(event),
+      }, drawing),
+      el("div", { class: "times", "aria-hidden": "true" },
+        [minutes, minutes / 1.5, minutes / 3].map((ago) => el("span", {}, `${ago} min ago`)), el("span", {}, "now")));
+  }
+
+  #x(at) {
+    return WIDTH * (1 - (this.#now - at) / this.span);
+  }
+
+  #path(key) {
+    let [path, before] = ["", -Infinity];
+    for (const point of this.#points) {
+      const value = point[key];
+      if (value == null) continue;
+      const place = `${this.#x(point.at).toFixed(1)} ${(HEIGHT * (1 - value / this.#top)).toFixed(1)}`;
+      path += point.at - before > GAP ? `M${place}h0.01` : `L${place}`; // a dot, where a point stands alone
+      before = point.at;
+    }
+    return path;
+  }
+
+  #say(value) {
+    return value == null ? "–" : this.format(value);
+  }
+
+  #step(event) {
+    const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (event.key === "Escape") this.#choose(null);
+    if (!way || !this.#points.length) return;
+    event.preventDefault();
+    const at = this.#chosen === null ? this.#points.length : this.#points.indexOf(this.#nearest());
+    const point = this.#points[Math.min(Math.max(at + way, 0), this.#points.length - 1)];
+    this.#choose(point.at);
+    const said = this.lines.map(({ key, name }) => `${name} ${this.#say(point[key])}`);
+    this.spoken.textContent = `${clock(point.at)} UTC: ${said.join(", ")}`;
+  }
+
+  #nearest() {
+    const away = (point) => Math.abs(point.at - this.#chosen);
+    return this.#points.reduce((best, point) => (away(point) < away(best) ? point : best), this.#points[0]);
+  }
+
+  #choose(moment) {
+    this.#chosen = moment;
+    this.#read();
+  }
+
+  /** Say the values of the moment that was chosen, else the last ones. */
+  #read() {
+    const isChosen = this.#chosen !== null && this.#points.length > 0;
+    const point = isChosen ? this.#nearest() : this.#points.at(-1);
+    this.lines.forEach(({ key }, nth) => (this.values[nth].textContent = this.#say(point?.[key])));
+    this.note.textContent = isChosen ? `at ${clock(point.at)} UTC` : this.usually;
+    this.rule.setAttribute("visibility", isChosen ? "visible" : "hidden");
+    for (const end of ["x1", "x2"]) this.rule.setAttribute(end, point ? this.#x(point.at) : 0);
+  }
+
+  /** Fill the table while it is open: the last point of each minute, the latest first. */
+  #tabulate() {
+    if (!this.details.open) return;
+    const minutes = new Map(this.#points.map((point) => [Math.floor(point.at / MINUTE), point]));
+    const row = (point) => el("tr", {}, el("th", { scope: "row" }, clock(point.at)),
+      this.lines.map(({ key }) => el("td", {}, this.#say(point[key]))));
+    this.table.replaceChildren(el("table", {},
+      el("thead", {}, el("tr", {}, ["UTC", ...this.lines.map(({ name }) => name)].map((name) => el("th", { scope: "col" }, name)))),
+      el("tbody", {}, [...minutes.values()].reverse().map(row))));
+  }
+}
+
+/** The next round number, whose half is one too. */
+function roundUp(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return power * [1, 2, 4, 6, 8, 10].find((step) => step * power >= value * (1 - 1e-9));
+}

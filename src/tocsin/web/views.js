@@ -1,0 +1,369 @@
+/* The views: each has a title, and loads what it shows when it is opened; nothing here asks by itself. */
+
+import { Chart } from "./charts.js";
+import { ask, el, eventLink, facts, link, moment, state, table, utc } from "./elements.js";
+import { KEPT } from "./measures.js";
+import { call } from "./session.js";
+
+const MOST_LETTERS = 1_000;
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
+const ENDING = 6;
+const SINCE = { "1h": ["1 hour", 3_600_000], "24h": ["24 hours", 86_400_000], "7d": ["7 days", 604_800_000], "30d": ["30 days", 2_592_000_000] };
+
+/** Return the view that an address names; anything else is searched for. */
+export function viewOf(name) {
+  const [kind, ...rest] = name.split("/").map(decoded);
+  const views = {
+    "dead-letters": () => new DeadLetters(),
+    custom: () => new Customs(),
+    event: () => new Event(...rest),
+    user: () => new User(...rest),
+    device: () => new Device(...rest),
+    find: () => found(rest.join("/")),
+  };
+  return Object.hasOwn(views, kind) ? views[kind]() : found(decoded(name));
+}
+
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
+/** An event's id is a UUID and a user's a number; six digits may be a device's ending too. */
+function found(text) {
+  if (UUID.test(text)) return new Event(text.toLowerCase());
+  if (/^\d{1,10}$/.test(text) && text.length !== ENDING) return new User(text);
+  if ([...text].length !== ENDING) return new Nothing(text);
+  return /^\d+$/.test(text) ? new UserOrDevice(text) : new Device(text);
+}
+
+/** What is going on: charts of the last minutes, what stands out, lanes, and what was given up last. */
+export class Overview {
+  title = "Overview";
+  #verdict = el("ul", { class: "verdict", "aria-label": "What stands out" }, el("li", {}, "Asking for the metrics …"));
+  #processes = el("p", { class: "faint" });
+  #lanes = el("div");
+  #stopped = ""; // the lanes that have, as the table has it
+  #charts = [
+    new Chart({
+      title: "Throughput", note: "a second", format: rate, span: KEPT,
+      lines: [
+        { key: "events", name: "events in inboxes" }, { key: "pushes", name: "pushes delivered" },
+        { key: "requests", name: "requests answered" },
+      ],
+    }),
+    new Chart({
+      title: "Queue depth", note: "what is due", format: count, span: KEPT, least: 10,
+      lines: [
+        { key: "direct", name: "jobs, direct" }, { key: "bulk", name: "jobs, bulk" }, { key: "waiting", name: "pushes" },
+      ],
+    }),
+    new Chart({
+      title: "Longest wait", note: "of a job that is due", format: duration, span: KEPT, least: 1,
+      lines: [{ key: "oldest direct", name: "direct" }, { key: "oldest bulk", name: "bulk" }],
+    }),
+    latencies("inbox", "Accepted to inbox"),
+    latencies("push", "Inbox to provider"),
+    new Chart({
+      title: "Errors", note: "in the last minute", format: count, span: KEPT, least: 4,
+      lines: [
+        { key: "apns errors", name: "APNs" }, { key: "fcm errors", name: "FCM" }, { key: "web errors", name: "browsers" },
+        { key: "api errors", name: "API, 5xx" },
+      ],
+    }),
+  ];
+
+  async load() {
+    const [lanes, letters] = await Promise.all([call("operations/lanes"), call("operations/dead-letters?limit=5")]);
+    this.#tabulate(lanes.data);
+    return [
+      this.#verdict,
+      el("section", {}, el("h2", {}, "The last 15 minutes"),
+        el("div", { class: "charts" }, this.#charts.map((chart) => chart.element)), this.#processes),
+      el("section", {}, el("h2", {}, "Lanes"), this.#lanes),
+      el("section", {}, el("h2", {}, "Given up last"),
+        table("What was given up last", LETTER, letters.data.map(letterCells), "Nothing was given up in the last 30 days."),
+        letters.data.length ? el("p", {}, link("dead-letters", "All dead letters")) : null),
+    ];
+  }
+
+  /** Draw what is known; called whenever something new is. */
+  show(measures) {
+    const now = measures.points.at(-1);
+    if (!now) return;
+    for (const chart of this.#charts) chart.show(measures.points, now.at);
+    this.#verdict.replaceChildren(...verdict(now).map(([kind, text]) => el("li", { class: kind }, text)));
+    this.#processes.textContent = measures.processes > 1
+      ? `${measures.processes} processes answer here in turn; what they do is added up.`
+      : "The charts show what the process that answers here does, for as long as this page is looked at.";
+    if (this.#lanes.isConnected && now.stopped.join() !== this.#stopped) this.#reload();
+  }
+
+  /** Say why a lane has stopped, or that it goes again, as soon as the metrics say that it does. */
+  async #reload() {
+    const lanes = await call("operations/lanes").catch(() => null); // what is wrong is told where metrics are asked for
+    if (lanes) this.#tabulate(lanes.data);
+  }
+
+  #tabulate(lanes) {
+    this.#stopped = lanes.filter((lane) => lane.stopped_at).map(({ name }) => name).join();
+    this.#lanes.replaceChildren(laneTable(lanes));
+  }
+}
+
+class DeadLetters {
+  title = "Dead letters";
+
+  async load(refresh) {
+    const { data } = await call(`operations/dead-letters?limit=${MOST_LETTERS}`);
+    const letters = byEvent(data);
+    const boxes = letters.map(({ event_id: id }) =>
+      el("input", { type: "checkbox", value: id, "aria-label": `Replay event ${id}`, onchange: () => count() }));
+    const all = el("input", { type: "checkbox", onchange: () => {
+      for (const box of boxes) box.checked = all.checked;
+      count();
+    } });
+    const button = el("button", { type: "button", class: "main", disabled: true, onclick: () =>
+      replay({ events: chosen() }, refresh) }, "Replay selected");
+    const chosen = () => boxes.filter((box) => box.checked).map((box) => box.value);
+    const count = () => {
+      const { length } = chosen();
+      button.disabled = !length;
+      button.textContent = length ? `Replay ${length} selected` : "Replay selected";
+      all.checked = length === boxes.length;
+      all.indeterminate = length > 0 && length < boxes.length;
+    };
+    const lanes = [...new Set(data.filter(({ what }) => what === "push").map(({ lane }) => lane))].sort();
+    return [
+      el("p", { class: "faint" }, "What was given up in the last 30 days. Replaying an event sets going once more all that was given up of it."),
+      el("div", { class: "row" }, letters.length ? [el("label", {}, all, " All shown"), button] : null, lanes.map((lane) =>
+        el("button", { type: "button", onclick: () => replayLane(lane, refresh) }, `Replay lane ${lane}`))),
+      table("Dead letters", ["Replay", ...LETTER], letters.map((letter, nth) => [boxes[nth], ...letterCells(letter)]),
+        "Nothing was given up in the last 30 days."),
+      data.length === MOST_LETTERS ? el("p", { class: "faint" }, `Only the last ${MOST_LETTERS} are shown.`) : null,
+    ];
+  }
+}
+
+class Customs {
+  title = "Custom notifications";
+
+  async load() {
+    const { data } = await call("operations/custom-notifications?limit=100");
+    return [
+      el("p", { class: "faint" }, "Who sent what users write to each other, the last 100. What they say is not shown."),
+      table("Custom notifications", ["Accepted (UTC)", "Event", "Sender", "Users", "Teams", "Reached", "Dropped"], data.map((each) => [
+        moment(each.accepted_at), eventLink(each.id), sender(each), each.users, each.teams, each.recipients, each.dropped,
+      ]), "There is no custom notification."),
+    ];
+  }
+}
+
+class Event {
+  constructor(id, user) {
+    Object.assign(this, { id, user, title: "Event" });
+  }
+
+  async load(refresh) {
+    const path = `events/${encodeURIComponent(this.id)}`;
+    const [event, told] = await Promise.all([
+      call(path), this.user && call(`${path}/recipients/${encodeURIComponent(this.user)}`).catch(unlessMissing),
+    ]);
+    const field = el("input", { id: "whom", inputmode: "numeric", pattern: "[0-9]+", required: true, value: this.user });
+    const pushes = Object.entries(event.pushes).filter(([, number]) => number);
+    const isReplayable = event.state === "failed" || event.pushes.dead > 0;
+    return [
+      facts([
+        ["Id", el("code", {}, event.id)], ["Type", event.type], ["State", state(event.state)], ["Reason", event.reason],
+        ["Replaced by", event.replaced_by && eventLink(event.replaced_by)],
+        ["Inboxes reached", event.recipients], ["Read", event.read], ["Dropped", event.dropped],
+        ["Pushes", pushes.length ? el("ul", { class: "states" }, pushes.map(([name, number]) => el("li", {}, state(name), ` ${number}`))) : "none"],
+      ]),
+      isReplayable ? el("button", { type: "button", class: "main", onclick: () => replay({ events: [event.id] }, refresh) }, "Replay what was given up") : null,
+      el("section", {}, el("h2", {}, "Explain a delivery"),
+        el("form", { class: "row", onsubmit: (submit) => {
+          submit.preventDefault();
+          location.hash = `event/${event.id}/${field.value}`;
+        } }, el("label", { for: "whom" }, "User id"), field, el("button", { type: "submit" }, "Explain")),
+        this.user ? (told ? [explained(told), el("p", {}, link(`user/${this.user}`, `All of user ${this.user}`))] : el("p", { class: "nothing" }, `There is nothing to tell of user ${this.user}.`)) : null),
+    ];
+  }
+}
+
+class User {
+  constructor(id, since = "24h") {
+    Object.assign(this, { id, since: Object.hasOwn(SINCE, since) ? since : "24h", title: `User ${id}` });
+  }
+
+  async load() {
+    const path = `operations/users/${encodeURIComponent(this.id)}`;
+    const since = Date.now() - SINCE[this.since][1];
+    const [user, lately] = await Promise.all([call(path), call(`${path}/events?limit=50&since=${encodeURIComponent(utc(since))}`)]);
+    const isCut = lately.looked_back_to > utc(since);
+    return [
+      facts([
+        ["Name", `${user.first_name} ${user.last_name}`], ["Active", user.active ? "yes" : state("no: nothing is delivered")],
+        ["Company", user.company_id], ["Inbox", `${user.unread} unread of ${user.total}`], ["Time zone", user.time_zone],
+      ]),
+      el("section", {}, el("h2", {}, "Devices"), deviceTable(user.devices)),
+      el("section", {}, el("h2", {}, `What came lately, and what did not`),
+        el("p", { class: "row" }, "Since: ", Object.entries(SINCE).map(([name, [words]]) => name === this.since
+          ? el("strong", {}, words) : link(`user/${this.id}/${name}`, words))),
+        isCut ? el("p", { class: "trouble" }, `There was so much that what did not come is told from ${lately.looked_back_to} on.`) : null,
+        lately.data.length ? lately.data.map((event) => el("article", { class: "told" },
+          el("h3", {}, moment(event.accepted_at), " ", event.type, " ", eventLink(event.event_id, user.id)), explained(event)))
+          : el("p", { class: "nothing" }, "Nothing concerned this user."),
+        lately.data.length === 50 ? el("p", { class: "faint" }, "Only the last 50 are shown.") : null),
+    ];
+  }
+}
+
+class Device {
+  constructor(ending) {
+    Object.assign(this, { ending, title: `Devices that end with ${ending}` });
+  }
+
+  async load() {
+    const { data } = await call(`operations/devices?ending=${encodeURIComponent(this.ending)}`);
+    return table(this.title, ["User", "Type", "Lane", "App", "Registered (UTC)", "Last delivered (UTC)"], data.map((each) => [
+      link(`user/${each.user_id}`, `User ${each.user_id}`), each.type, each.lane, each.app, moment(each.registered_at), moment(each.last_delivered_at),
+    ]), "No device that is registered now ends with this.");
+  }
+}
+
+class UserOrDevice {
+  constructor(text) {
+    Object.assign(this, { title: `User or device ${text}`, user: new User(text), device: new Device(text) });
+  }
+
+  async load(refresh) {
+    const [user, device] = await Promise.all([this.user.load(refresh).catch(unlessMissing), this.device.load()]);
+    return [el("h2", {}, this.device.title), device, ...user ?? [el("p", { class: "nothing" }, "There is no such user.")]];
+  }
+}
+
+class Nothing {
+  constructor(text) {
+    Object.assign(this, { title: "Nothing found", text });
+  }
+
+  async load() {
+    return el("p", {}, `“${this.text}” is no event's id (a UUID), no user's id (a number), and not the last six characters of a device's token.`);
+  }
+}
+
+const LETTER = ["Given up (UTC)", "What", "Event", "User", "Lane", "Tries", "Reason"];
+
+function letterCells(letter) {
+  const users = letter.users ?? [letter.user_id].filter(Boolean);
+  const more = users.length > 3 ? ` and ${users.length - 3} more` : "";
+  return [
+    moment(letter.at), `${letter.task}${letter.times > 1 ? ` ×${letter.times}` : ""}`,
+    /deliver|push/.test(letter.task) ? eventLink(letter.event_id) : el("code", {}, letter.event_id.slice(-12)),
+    users.length ? [...users.slice(0, 3).flatMap((id, nth) => [nth ? ", " : "", link(`user/${id}`, id)]), more] : "–",
+    letter.lane, letter.attempts, letter.reason,
+  ];
+}
+
+/** One line for all that was given up of an event: that is what a replay sets going. */
+function byEvent(letters) {
+  return [...Map.groupBy(letters, ({ event_id: id }) => id).values()].map((group) => {
+    const each = (name) => [...new Set(group.map((letter) => letter[name]).filter((value) => value != null))];
+    return {
+      ...group[0],
+      times: group.length,
+      users: each("user_id"),
+      attempts: Math.max(...each("attempts")),
+      ...Object.fromEntries(["task", "lane", "reason"].map((name) => [name, each(name).join(name === "reason" ? "; " : ", ")])),
+    };
+  });
+}
+
+async function replay(what, refresh) {
+  const news = document.getElementById("news");
+  try {
+    const { jobs, pushes } = await call("operations/replay", what);
+    await refresh();
+    news.textContent = `${number(jobs, "job", "jobs")} and ${number(pushes, "push", "pushes")} go once more.`;
+  } catch (error) {
+    news.textContent = error.message;
+  }
+}
+
+async function replayLane(lane, refresh) {
+  const yes = await ask(`Send up to 10,000 pushes of ${lane} once more, the oldest first?`, "Replay");
+  if (yes) await replay({ lane }, refresh);
+}
+
+function explained(told) {
+  const came = told.recipient ? state("came") : state("did not come");
+  const times = [["read", told.read_at], ["deleted", told.deleted_at]].filter(([, at]) => at).map(([did, at]) => `, ${did} at ${at}`);
+  return el("div", { class: "explained" },
+    el("p", {}, came, told.recipient ? ` into the inbox at ${told.delivered_at}: ` : " ", told.why, times),
+    told.devices.length ? el("ul", {}, told.devices.map((device) => el("li", {},
+      state(device.state), ` ${device.type} …${device.token_ending} by ${device.lane}`,
+      device.what && device.what !== device.state ? `: ${device.what}` : "",
+      device.attempts > 1 ? ` (tried ${device.attempts} times)` : ""))) : null);
+}
+
+function deviceTable(devices) {
+  return table("Devices", ["Type", "Ending", "Lane", "Last push", "Why", "Last delivered (UTC)", "Registered (UTC)"], devices.map((each) => [
+    each.type, el("code", {}, `…${each.token_ending}`), each.lane, state(each.state), each.what === each.state ? "" : each.what, moment(each.last_delivered_at), moment(each.registered_at),
+  ]), "No device is registered: nothing is pushed.");
+}
+
+function laneTable(lanes) {
+  return table("Lanes", ["Lane", "State", "Due", "Last delivered (UTC)", "Stopped (UTC)", "Why"], lanes.map((lane) => [
+    lane.name, state(lane.stopped_at ? "stopped" : "works"), lane.due, moment(lane.delivered_at),
+    lane.stopped_at ? moment(lane.stopped_at) : "", lane.reason,
+  ]), "No keys for pushes are set: there is no lane.");
+}
+
+function sender({ sender: user, service }) {
+  if (!user) return `service ${service}`;
+  const name = [user.first_name, user.last_name].filter(Boolean).join(" ");
+  return [link(`user/${user.id}`, `User ${user.id}`), name ? ` ${name}` : "", service ? `, by service ${service}` : ""];
+}
+
+/** What a person on call must know first, each with how bad it is. */
+function verdict(now) {
+  const said = now.stopped.map((lane) => ["bad", `Lane ${lane} has stopped: nothing of it is pushed, nothing is lost.`]);
+  const oldest = Math.max(now["oldest direct"], now["oldest bulk"]);
+  if (oldest > 60) said.push(["bad", `A job waits for ${duration(oldest)}: does a worker live?`]);
+  if (now["api errors"]) said.push(["bad", `In the last minute ${number(now["api errors"], "request was", "requests were")} answered 5xx.`]);
+  const errors = ["apns", "fcm", "web"].map((provider) => now[`${provider} errors`] ?? 0).reduce((sum, each) => sum + each);
+  if (errors) said.push(["odd", `In the last minute ${number(errors, "push", "pushes")} failed.`]);
+  return said.length ? said : [["good", "Lanes go, and nothing waits for long."]];
+}
+
+function latencies(line, title) {
+  return new Chart({
+    title, note: "of the last minute", format: duration, span: KEPT, least: 0.01,
+    lines: [{ key: `${line} p50`, name: "half within" }, { key: `${line} p95`, name: "95% within" }, { key: `${line} p99`, name: "99% within" }],
+  });
+}
+
+function unlessMissing(error) {
+  if (error.status === 404) return null;
+  throw error;
+}
+
+function number(value, one, many) {
+  return `${count(value)} ${value === 1 ? one : many}`;
+}
+
+function rate(value) {
+  return value < 10 ? value.toFixed(1) : count(value);
+}
+
+function count(value) {
+  return Math.round(value).toLocaleString("en");
+}
+
+function duration(seconds) {
+  if (seconds < 1) return `${+(seconds * 1000).toPrecision(2)} ms`;
+  return seconds < 120 ? `${+seconds.toPrecision(2)} s` : `${Math.round(seconds / 60)} min`;
+}

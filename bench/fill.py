@@ -34,6 +34,20 @@ async def users(connection: Connection, count: int) -> range:
     return ids
 
 
+async def devices(connection: Connection, owners: range, environment: str = "production") -> None:
+    """Give each of these users an iPhone."""
+    await connection.execute(
+        """
+        insert into devices (token, user_id, type, provider, environment, app)
+        select md5(id::text) || md5('x' || id), id, 'iOS', 'apns', $3, 'default'
+        from generate_series($1::int, $2::int) as named (id)
+        """,
+        owners.start,
+        owners.stop - 1,
+        environment,
+    )
+
+
 async def team(connection: Connection, id_: int, members: range) -> None:
     """Add a team of these users to the directory."""
     await connection.execute("insert into teams (id, company_id, name) values ($1, 1, 'Everyone')", id_)

@@ -30,15 +30,35 @@ class Options(NamedTuple):
     seconds: float
 
 
+class Sizes(NamedTuple):
+    """How long to measure, and how many `people` an event goes to."""
+
+    rounds: int
+    seconds: float
+    people: int
+
+
 def options(about: str | None, *, rounds: int, seconds: float) -> Options:
     """Read the options of the command line; these are their defaults."""
+    return Options(*_given(about, rounds, seconds, None)[:2])
+
+
+def sizes(about: str | None, *, rounds: int, seconds: float, people: int) -> Sizes:
+    """Read the options of the command line, the number of people among them; these are their defaults."""
+    return _given(about, rounds, seconds, people)
+
+
+def _given(about: str | None, rounds: int, seconds: float, people: int | None) -> Sizes:
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--rounds", type=int, default=rounds, help=f"how often to measure (default: {rounds})")
     parser.add_argument("--seconds", type=float, default=seconds, help=f"how long each time (default: {seconds:g})")
+    if people is not None:
+        parser.add_argument("--people", type=int, default=people, help=f"how many people (default: {people:,})")
     given = parser.parse_args()
-    if given.rounds < 1 or given.seconds < 1:
-        parser.error("at least one round of one second")
-    return Options(given.rounds, given.seconds)
+    found = Sizes(given.rounds, given.seconds, given.people if people is not None else 1)
+    if found.rounds < 1 or found.seconds < 1 or found.people < 1:
+        parser.error("at least one round of one second, and one person")
+    return found
 
 
 async def load(

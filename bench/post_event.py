@@ -63,7 +63,7 @@ def _is_queued(body: bytes) -> bool:
 async def drained(running: Service) -> None:
     """Wait until all is delivered, so that nothing of it is done while the reference is measured."""
     async with database(running) as connection:
-        while await connection.fetchval("select exists (select from jobs)"):  # noqa: ASYNC110 - the jobs are elsewhere
+        while await connection.fetchval("select exists (select from jobs)"):
             await asyncio.sleep(LOOK)
         if await connection.fetchval("select exists (select from dead_letters)"):
             raise RuntimeError("an event could not be delivered")

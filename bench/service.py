@@ -102,6 +102,12 @@ async def database(service: Service) -> AsyncIterator[Connection]:
         await connection.close()
 
 
+async def in_inboxes(connection: Connection, event_id: str) -> None:
+    """Wait until an event is in the last inbox: a question what became of it would wait for its pushes too."""
+    while await connection.fetchval("select exists (select from jobs where id = $1)", event_id):
+        await asyncio.sleep(_LOOK)
+
+
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
     """Make a folder that the server's user can enter, with a path short enough for a socket."""

@@ -46,7 +46,8 @@ left join lateral (select kind, params from events where id = d.event_id offset 
 left join lateral (select body from contents where event_id = i.event_id and language = i.language offset 0) c on true
 
 -- name: settle
--- Write back what became of these, where they are still ours.
+-- Write back what became of these, where they are still ours. Each is looked up by its key: by the index of what a worker
+-- holds, which no planner can resist that expects one row there, every outcome would be compared with all under way.
 with outcome as materialized (
     select *
     from unnest($2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[], $6::text[]) as o (
@@ -58,7 +59,7 @@ settled as (
     set state = o.state, reason = o.reason, worker_id = null, due_at = coalesce(o.due_at, d.due_at),
         settled_at = case when o.state not in ('queued', 'later', 'held') then clock_timestamp() end
     from outcome o
-    where d.event_id = o.event_id and d.device_id = o.device_id and d.worker_id = $1
+    where d.event_id = o.event_id and d.device_id = o.device_id and d.worker_id is not distinct from $1
     returning d.device_id, d.state
 )
 update devices
@@ -86,11 +87,11 @@ where token = any(array(
 update deliveries set worker_id = null, attempts = greatest(attempts - 1, 0) where worker_id = $1
 
 -- name: put_back
--- Hand these back, as if they had never been claimed.
+-- Hand these back, as if they had never been claimed; each looked up by its key, as above.
 update deliveries d
 set worker_id = null, attempts = greatest(d.attempts - 1, 0)
 from unnest($2::uuid[], $3::uuid[]) as o (event_id, device_id)
-where d.event_id = o.event_id and d.device_id = o.device_id and d.worker_id = $1
+where d.event_id = o.event_id and d.device_id = o.device_id and d.worker_id is not distinct from $1
 
 -- name: told
 update devices v

@@ -20,3 +20,16 @@ async def test_a_statement_fits_the_schema(database: Database, module: str, name
         nothing = ", ".join("null" for _ in prepared.get_parameters())
         await connection.execute(f"prepare proved as {queries(module)[name]}")
         await connection.fetch("explain execute proved" + (f"({nothing})" if nothing else ""))
+
+
+@pytest.mark.parametrize("name", ["settle", "put_back"])
+async def test_each_delivery_is_looked_up_by_its_key_however_many_its_worker_holds(
+    database: Database, name: str
+) -> None:
+    async with database.connection() as connection:
+        await connection.execute("set plan_cache_mode = force_generic_plan")
+        await connection.execute(f"prepare planned as {queries('deliveries')[name]}")
+        arguments = ", ".join("null" for _ in (await connection.prepare(queries("deliveries")[name])).get_parameters())
+        plan = "\n".join(row[0] for row in await connection.fetch(f"explain execute planned({arguments})"))
+    assert "deliveries_pkey" in plan
+    assert "deliveries_leased" not in plan

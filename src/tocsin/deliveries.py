@@ -122,6 +122,11 @@ async def counts(database: Database, event_id: UUID) -> dict[State, int]:
     return {state: found.get(state, 0) for state in STATES}
 
 
+async def is_waiting(database: Database, event_id: UUID) -> bool:
+    """Tell whether any delivery of an event is still to be sent, by itself and soon: what is held is not."""
+    return bool(await database.value(_SQL["is_waiting"], event_id))
+
+
 async def of_person(database: Database, event_id: UUID, user_id: int) -> list[asyncpg.Record]:
     """Return the deliveries of an event to one person's devices."""
     return await database.rows(_SQL["of_person"], event_id, user_id)

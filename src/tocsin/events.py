@@ -194,11 +194,11 @@ async def state(
         row = await database.row(_SQL["event"], id_, reader.service, reader.company_id)
         if row is None:
             raise NotFound
-        pushes = await deliveries.counts(database, id_)
         left = end - time.monotonic()
-        if left <= 0 or (row["state"] in SETTLED and not pushes["queued"] and not pushes["later"]):
+        if left <= 0 or (row["state"] in SETTLED and not await deliveries.is_waiting(database, id_)):
             break
         await wait(bell, min(left, _LOOK_AGAIN))
+    pushes = await deliveries.counts(database, id_)
     answer = {
         "id": str(row["id"]),
         "type": row["kind"].partition("/")[0],

@@ -191,6 +191,10 @@ update devices set environment = $2, server_key = $3 where id = $1
 -- name: counts
 select state, count(*) as count from deliveries where event_id = $1 group by state
 
+-- name: is_waiting
+-- Whether anything of an event is still to be sent. It stops at the first, which the order of the key scatters among all.
+select exists (select from deliveries where event_id = $1 and state in ('queued', 'later'))
+
 -- name: of_person
 select type, token_ending, lane, state, attempts, due_at, settled_at, reason
 from deliveries

@@ -95,7 +95,7 @@ async def _flow(
         accepted = time.perf_counter()
         free.put_nowait(client)
         async with asyncio.timeout(LONGEST):
-            while answer["id"] not in streams[place].came:  # noqa: ASYNC110 - a bell each would be the load
+            while answer["id"] not in streams[place].came:
                 await asyncio.sleep(0.001)
         return (streams[place].came[answer["id"]] - accepted) * 1000
 

@@ -17,6 +17,7 @@ import structlog.testing
 
 from conftest import HOUR, SECRET, Api, serving
 from processes import Program, data_folder, until
+from test_callers import FILES
 from test_problems import UNKNOWN, codes_of, routes_of, sealed
 from tocsin import fanout, jobs, logs
 from tocsin.api.app import service
@@ -250,9 +251,9 @@ class TestSettings:
 async def test_a_list_is_kept_to_be_asked_for_again_and_nothing_else_is_kept_at_all(api: Api) -> None:
     await api.people(1)
     user, service = mint_user(SECRET, 1, HOUR), mint_service(SECRET, "crm", ["events:write", "operations"], HOUR)
-    gets = sorted(path for method, path in routes_of(api) if method == "GET" and "stream" not in path)
+    gets = {path for method, path in routes_of(api) if method == "GET" and "stream" not in path} - set(FILES)
     assert "/notifications" in gets
-    for path in gets:
+    for path in sorted(gets):
         asked = "/".join("1" if part.startswith("{") else part for part in path.split("/"))
         for token in (None, user, service):
             answer = await api.call("GET", asked, token)

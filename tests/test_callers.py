@@ -14,7 +14,10 @@ from test_road import custom
 from tocsin.tokens import mint_service, mint_user
 
 SCOPES = ["events:write", "directory:write", "operations"]
-OPEN = ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{name}", "/console", "/console/{name}"]
+FILES = ["/inbox.js", "/inbox-{version}.js", "/inbox.d.ts", "/inbox-worker.js"]
+"""The files of the web inbox."""
+
+OPEN = ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{name}", "/console", "/console/{name}", *FILES]
 OWNER, COLLEAGUE, STRANGER, INACTIVE, ERASED = 1, 2, 3, 4, 99
 
 Token = Callable[[list[str]], str]

@@ -16,6 +16,7 @@ from referencing.jsonschema import DRAFT202012
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from conftest import HOUR, SECRET, Api, settings_for
+from test_callers import FILES
 from test_problems import UNKNOWN, at_rest, routes_of
 from test_road import custom, note
 from tocsin import errors, faults
@@ -30,8 +31,8 @@ from tocsin.channels.vapid import Vapid
 from tocsin.tokens import mint_service, mint_user
 
 JSON = "application/json"
-OF_THE_DOCUMENT = {"/openapi.json", "/docs", "/docs/{name}", "/console", "/console/{name}"}
-"""The document does not describe itself, nor the pages."""
+OF_THE_DOCUMENT = {"/openapi.json", "/docs", "/docs/{name}", "/console", "/console/{name}", *FILES}
+"""The document does not describe itself, nor the pages and their files."""
 
 
 @pytest.fixture

@@ -282,6 +282,23 @@ def preview(
     typer.echo(pretty(shown))
 
 
+@app.command()
+def inbox(
+    url: Annotated[
+        str | None, typer.Option(help="Where browsers reach the service; default: as the settings say.")
+    ] = None,
+) -> None:
+    """Print the line that takes the web inbox into a page, with its version and integrity."""
+    from tocsin.api.pages import script_of
+
+    settings = read_settings()
+    typer.echo(
+        script_of(
+            (url or settings.base_url or f"http://{settings.host}:{settings.port}{settings.root_path}").rstrip("/")
+        )
+    )
+
+
 @catalogue.command()
 def check(
     folder: Annotated[

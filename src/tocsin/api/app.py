@@ -15,6 +15,7 @@ from tocsin.api import (
     inbox,
     kinds,
     operations,
+    pages,
     preferences,
     problems,
     stream,
@@ -80,6 +81,10 @@ def build(house: House | None = None) -> FastAPI:
         Route("/openapi.json", operations.openapi, methods=["GET"]),
         Route("/docs", operations.docs, methods=["GET"]),
         Route("/docs/{name}", operations.docs_asset, methods=["GET"]),
+        Route("/inbox.js", pages.inbox, methods=["GET"]),
+        Route("/inbox.d.ts", pages.inbox_types, methods=["GET"]),
+        Route("/inbox-worker.js", pages.inbox_worker, methods=["GET"]),
+        Route("/inbox-{version}.js", pages.inbox_of_version, methods=["GET"]),
     ]
     for router in (
         web_push.router,

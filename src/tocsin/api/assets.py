@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import re
 from base64 import b64encode
 from dataclasses import dataclass
 from functools import cache
@@ -19,8 +20,13 @@ TYPES = {
     "svg": "image/svg+xml",
 }
 
+LEAN = {"inbox.js"}
+"""Those that strangers' pages load, which are spared what only their readers need."""
+
 ALIAS = "public, max-age=300"
 """How long a browser keeps a file whose name says no version."""
+
+_COMMENTS = re.compile(rb"^\s*(?:/\*\*.*?\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL)
 
 FOR_EVER = "public, max-age=31536000, immutable"
 """The same, where the name says it."""
@@ -41,6 +47,8 @@ class Asset:
 def asset(name: str) -> Asset:
     """Return a file of the package. Raises `FileNotFoundError`."""
     content = (files("tocsin.web") / name).read_bytes()
+    if name in LEAN:
+        content = lean(content)
     digest = hashlib.sha384(content).digest()
     return Asset(
         content,
@@ -51,6 +59,11 @@ def asset(name: str) -> Asset:
     )
 
 
+def lean(content: bytes) -> bytes:
+    """Return a script without the comments that have lines of their own, and without its indentation."""
+    return re.sub(rb"^\s+", b"", _COMMENTS.sub(b"", content), flags=re.MULTILINE)
+
+
 def serve(request: Request, name: str, cache_control: str = ALIAS, policy: str | None = None) -> Response:
     """Answer a file, packed where the browser takes that; `policy` is its Content-Security-Policy."""
     found = asset(name)
@@ -58,7 +71,6 @@ def serve(request: Request, name: str, cache_control: str = ALIAS, policy: str |
         "Cache-Control": cache_control,
         "ETag": found.tag,
         "Vary": "Accept-Encoding",
-        "X-Content-Type-Options": "nosniff",
         **({"Content-Security-Policy": policy} if policy else {}),
     }
     if found.tag in request.headers.get("if-none-match", ""):

@@ -1,0 +1,2164 @@
+/**
+ * <tocsin-inbox>: the inbox of Tocsin, for any page; see docs/web-inbox.md. Importing it touches no DOM.
+ *
+ * From top to bottom: the element and its panes; what it shows (Inbox); the stream that all tabs share (Feed); the service
+ * (Client); pushes to this browser (BrowserPush); strangers' words made safe; words, icons, style.
+ */
+
+const PER_PAGE = 20;
+const UNDO_MS = 6_000;
+const POLL_MS = 30_000;
+const SILENCE_MS = 40_000;
+const RENEW_MS = 30_000;
+const TICK_MS = 20_000;
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
+// --- The element ---
+
+export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
+  static observedAttributes = ["src", "token", "mode", "lang", "worker"];
+
+  #inbox = null;
+  #provider = null;
+  #starting = false;
+  #built = false;
+  #parts = {};
+  #rows = new Map();
+  #days = new Map();
+  #tab = "all";
+  #pane = "list";
+  #current = null;
+  #opened = false;
+  #told = null;
+  #drawing = false;
+  #ticking = 0;
+  #saying = 0;
+  #undoing = 0;
+  #apology = "";
+  #words = WORDS.en;
+  #times = null;
+  #push = null;
+  #near = null;
+  #preferences = null;
+
+  get mode() { return this.getAttribute("mode") === "page" ? "page" : "bell"; }
+  set mode(value) { reflect(this, "mode", value); }
+
+  /** Called for a token when there is none, when the last was refused, and shortly before it expires. */
+  get tokenProvider() { return this.#provider; }
+  set tokenProvider(provider) {
+    this.#provider = provider;
+    if (this.#inbox) this.#inbox.client.provider = provider;
+    else this.#start();
+  }
+
+  /** How many are unread; null until it is known. */
+  get unread() { return this.#inbox?.shownUnread ?? null; }
+
+  /** Whether the bell's panel is open. */
+  get open() { return this.#opened; }
+  set open(open) {
+    if (!this.#built || this.mode === "page" || open === this.#opened) return;
+    if (open) this.#show();
+    else this.#hide();
+  }
+
+  /** Ask for the list again. */
+  async refresh() { await this.#inbox?.refresh(); }
+
+  connectedCallback() {
+    for (const name of ["src", "token", "mode", "theme", "worker", "tokenProvider"]) adopt(this, name);
+    this.#build();
+    for (const [target, type] of this.#outside()) target.addEventListener(type, this);
+    this.#start();
+  }
+
+  disconnectedCallback() {
+    for (const [target, type] of this.#outside()) target.removeEventListener(type, this);
+    this.#hide();
+    this.#stop();
+  }
+
+  attributeChangedCallback(name, before, after) {
+    if (!this.#built || before === after) return;
+    const renewed = name === "token" && after && this.#inbox && identityOf(after);
+    if (renewed && renewed === this.#inbox.client.identity) {
+      this.#inbox.renewed(after);
+    } else {
+      if (name !== "lang") this.#stop();
+      if (name === "mode" || name === "lang") this.#build();
+      this.#start();
+    }
+  }
+
+  /** What happens around the element: the one listener of page and window. */
+  handleEvent(event) {
+    const inside = event.composedPath().includes(this);
+    switch (event.type) {
+      case "pointerdown": if (this.#opened && !inside) this.#hide(); break;
+      case "scroll": case "resize": if (this.#opened && !inside) this.#place(); break;
+      case "pagehide": this.#inbox?.commit(); if (event.persisted) this.#inbox?.feed?.stop(); break;
+      case "pageshow": if (event.persisted) this.#inbox?.feed?.start(); break;
+      case "message": if (event.data?.tocsin?.opened) this.#inbox?.opened(event.data.tocsin.opened); break;
+      default: this.#inbox?.feed?.wake(event.type); this.#tick();
+    }
+  }
+
+  #outside() {
+    return [
+      [document, "pointerdown"], [document, "visibilitychange"], [document, "scroll"], [window, "resize"],
+      [window, "online"], [window, "offline"], [window, "pagehide"], [window, "pageshow"],
+      ...(navigator.serviceWorker ? [[navigator.serviceWorker, "message"]] : []),
+    ];
+  }
+
+  /** Begin once all that is being set now is set. */
+  #start() {
+    if (this.#starting || this.#inbox || !this.#built) return;
+    this.#starting = true;
+    queueMicrotask(() => {
+      this.#starting = false;
+      if (this.#inbox || !this.isConnected || !this.src || !(this.token || this.#provider)) return;
+      const client = new Client(new URL(this.src, document.baseURI).href, this.token, this.#provider);
+      const inbox = new Inbox(client, {
+        changed: () => this.#inbox === inbox && this.#draw(),
+        failed: (problem, what) => this.#inbox === inbox && this.#failed(problem, what),
+        arrived: (count) => this.#inbox === inbox && this.#say(this.#words.arrived(count)),
+        settled: (ids) => this.#inbox === inbox && this.#push?.close(ids),
+        busy: (tab) => this.#busy(tab),
+      });
+      this.#inbox = inbox;
+      this.#push = BrowserPush.of(client, this.worker);
+      this.#push?.restore().catch(() => {});
+      inbox.begin();
+      if (this.mode === "page" || this.#opened) inbox.load(this.#tab);
+      this.#draw();
+    });
+  }
+
+  #stop() {
+    this.#inbox?.end();
+    this.#inbox = null;
+    this.#push = null;
+    this.#told = null;
+    this.#rows.clear();
+    this.#days.clear();
+    this.#pane = "list";
+    this.#draw();
+  }
+
+  #failed(problem, what) {
+    if (!(problem instanceof Refusal)) reportError(problem); // a bug of ours
+    const detail = { status: problem.status ?? 0, code: problem.code ?? "error", message: problem.message, error: problem };
+    this.#emit("tocsin:error", detail);
+    if (!what) return;
+    this.#say(this.#apology = this.#words.failed[what]);
+    this.#draw();
+    setTimeout(() => { this.#apology = ""; this.#draw(); }, UNDO_MS);
+  }
+
+  #emit(type, detail, cancelable = false) {
+    return this.dispatchEvent(new CustomEvent(type, { detail, cancelable, bubbles: true, composed: true }));
+  }
+
+  #say(text) {
+    clearTimeout(this.#saying);
+    this.#parts.live.textContent = "";
+    this.#saying = setTimeout(() => { this.#parts.live.textContent = text; }, 60);
+  }
+
+  // --- Its frame ---
+
+  #build() {
+    const root = this.shadowRoot ?? this.attachShadow({ mode: "open" });
+    root.adoptedStyleSheets = [sheet()];
+    const { language, locale } = languageOf(this);
+    const words = (this.#words = WORDS[language]);
+    this.#times = new Times(locale, words);
+    const bell = this.mode === "bell";
+    this.#opened = false;
+    this.#rows.clear();
+    this.#days.clear();
+    this.#preferences = null;
+
+    const p = (this.#parts = {});
+    p.badge = h("span", { class: "badge", part: "badge", "aria-hidden": "true", hidden: true });
+    p.bell = h("button", { class: "bell", part: "bell", type: "button", "aria-haspopup": "dialog", "aria-expanded": "false",
+      onclick: () => { this.open = !this.#opened; }, onpointerenter: () => this.#inbox?.load(this.#tab), },
+      h("slot", { name: "bell" }, icon("bell")), p.badge);
+    p.back = iconButton("back", words.back, () => this.#turn("list"));
+    p.title = h("h2", { class: "title", id: "title" });
+    p.readAll = iconButton("checks", words.readAll, () => this.#readAll());
+    p.settings = iconButton("sliders", words.preferences, () => this.#turn("preferences"));
+    p.close = iconButton("close", words.close, () => this.#hide(true));
+    p.close.classList.add("close");
+    p.tabs = ["all", "unread"].map((name) => h("button", { class: "tab", part: "tab", type: "button", role: "tab", id: `tab-${name}`,
+      "aria-controls": "list", onclick: () => this.#choose(name) }, h("span", {}, words[name]), h("span", { class: "count" })));
+    p.notice = h("p", { class: "notice", part: "notice", hidden: true });
+    p.pill = textButton("pill", "", () => this.#reveal());
+    p.pill.part = "pill";
+    p.days = h("div", { class: "days" });
+    p.more = textButton("text-button", words.more, () => this.#inbox.more(this.#tab));
+    p.near = h("i", { class: "near" });
+    p.foot = h("div", { class: "foot" }, p.near, p.more);
+    p.state = h("div", { class: "state" });
+    p.emptyText = h("div", {});
+    p.empty = h("div", { class: "state", part: "empty", hidden: true }, h("slot", { name: "empty" }, p.emptyText));
+    p.list = h("div", { class: "list", part: "list", id: "list", role: "tabpanel", onkeydown: (event) => this.#pressed(event) },
+      h("div", { class: "pills" }, p.pill), p.days, p.foot, p.state, p.empty);
+    p.pane = h("div", { class: "pane", hidden: true });
+    p.body = h("div", { class: "body" }, p.list, p.pane);
+    p.toast = h("div", { class: "toast", part: "toast", hidden: true, onpointerenter: () => clearTimeout(this.#undoing),
+      onpointerleave: () => this.#arm(), onfocusin: () => clearTimeout(this.#undoing), onfocusout: () => this.#arm() });
+    p.tablist = h("div", { class: "tabs", role: "tablist", "aria-label": words.show, onkeydown: (event) => this.#tabbed(event) }, p.tabs);
+    p.bar = h("div", { class: "bar", part: "header" }, p.back, p.title, h("slot", { name: "header" }), p.readAll, p.settings,
+      bell ? p.close : null);
+    p.panel = h("div", { class: "panel", part: "panel", role: bell ? "dialog" : "region", "aria-labelledby": "title", tabindex: "-1",
+      lang: language, hidden: bell, onkeydown: (event) => this.#key(event), onfocusout: (event) => this.#left(event) },
+      p.bar, p.tablist, p.notice, p.body, p.toast);
+    if (bell && "showPopover" in p.panel) p.panel.popover = "manual";
+    p.live = h("div", { class: "unseen", role: "status", "aria-live": "polite", lang: language });
+    root.replaceChildren(...(bell ? [p.bell, p.panel, p.live] : [p.panel, p.live]));
+
+    this.#near?.disconnect();
+    this.#near = new IntersectionObserver((seen) => seen.some((entry) => entry.isIntersecting) && this.#inbox?.more(this.#tab, true));
+    this.#near.observe(p.near);
+    this.#built = true;
+    this.#pane = "list";
+    this.#draw();
+  }
+
+  #show() {
+    const { panel, bell } = this.#parts;
+    this.#opened = true;
+    panel.hidden = false;
+    if (panel.popover) panel.showPopover();
+    bell.setAttribute("aria-expanded", "true");
+    this.#inbox?.reveal(this.#tab);
+    this.#inbox?.load(this.#tab);
+    this.#draw(true);
+    this.#parts.body.scrollTop = 0;
+    this.#place();
+    panel.focus({ preventScroll: true });
+    this.#tick();
+  }
+
+  #hide(returnFocus = false) {
+    if (!this.#opened) return;
+    const { panel, bell } = this.#parts;
+    this.#opened = false;
+    this.#inbox?.commit();
+    this.#turn("list", false);
+    if (panel.popover && panel.matches(":popover-open")) panel.hidePopover();
+    panel.hidden = true;
+    bell.setAttribute("aria-expanded", "false");
+    if (returnFocus) bell.focus();
+    this.#tick();
+  }
+
+  /** Put the panel under the bell, or above it where there is more room, inside the window. */
+  #place() {
+    const { panel, bell } = this.#parts;
+    const at = bell.getBoundingClientRect();
+    const [wide, high] = [document.documentElement.clientWidth, window.innerHeight];
+    const [below, above] = [high - at.bottom - 14, at.top - 14];
+    const up = below < 320 && above > below;
+    const width = panel.offsetWidth;
+    const rtl = getComputedStyle(this).direction === "rtl";
+    const left = rtl ? at.left : at.right - width;
+    set(panel, "--left", `${Math.max(8, Math.min(left, wide - width - 8))}px`);
+    set(panel, "--top", up ? "auto" : `${Math.max(8, at.bottom + 6)}px`);
+    set(panel, "--bottom", up ? `${high - at.top + 6}px` : "auto");
+    set(panel, "--room", `${Math.max(up ? above : below, 160)}px`);
+  }
+
+  /** Close the panel when the focus goes on to the rest of the page, which it would hide. */
+  #left({ relatedTarget }) {
+    if (this.#opened && relatedTarget && !this.shadowRoot.contains(relatedTarget) && !this.contains(relatedTarget)) this.#hide();
+  }
+
+  #turn(pane, focus = true) {
+    if (pane === this.#pane) return;
+    const from = this.#pane;
+    this.#pane = pane;
+    const { pane: place, panel, settings } = this.#parts;
+    if (pane === "preferences") {
+      this.#preferences = new Preferences(this.#inbox.client, this.#push, this.#words, this.#times, (text) => this.#say(text),
+        (problem) => this.#failed(problem));
+      place.replaceChildren(this.#preferences.element);
+      this.#preferences.load();
+    } else if (pane === "help") {
+      place.replaceChildren(help(this.#words));
+    } else {
+      place.replaceChildren();
+    }
+    this.#draw(true);
+    this.#parts.body.scrollTop = 0;
+    if (focus) (pane !== "list" ? this.#parts.back : from === "preferences" ? settings : panel).focus();
+  }
+
+  // --- What is drawn ---
+
+  /** Draw soon; many changes at once are drawn once. */
+  #draw(now = false) {
+    if (now) return this.#paint();
+    if (this.#drawing) return;
+    this.#drawing = true;
+    queueMicrotask(() => { this.#drawing = false; this.#paint(); });
+  }
+
+  #paint() {
+    if (!this.#built) return;
+    const [p, words, inbox] = [this.#parts, this.#words, this.#inbox];
+    const unread = inbox?.shownUnread ?? 0;
+    p.badge.hidden = !unread;
+    p.badge.textContent = unread > 99 ? "99+" : String(unread);
+    p.bell.setAttribute("aria-label", unread ? `${words.title}, ${words.unreadCount(unread)}` : words.title);
+    if (inbox && inbox.shownUnread !== this.#told && inbox.shownUnread !== null) {
+      this.#told = inbox.shownUnread;
+      this.#push?.badge(unread);
+      this.#emit("tocsin:count", { unread });
+    }
+    if (this.mode === "bell" && !this.#opened) return;
+
+    const list = this.#pane === "list";
+    p.title.textContent = list ? words.title : this.#pane === "help" ? words.help : words.preferences;
+    p.back.hidden = list;
+    p.tablist.hidden = p.list.hidden = p.readAll.hidden = p.settings.hidden = !list;
+    p.pane.hidden = list;
+    p.readAll.disabled = !unread;
+    p.settings.disabled = !inbox;
+    p.tabs.forEach((tab) => {
+      const chosen = tab.id === `tab-${this.#tab}`;
+      tab.setAttribute("aria-selected", String(chosen));
+      tab.tabIndex = chosen ? 0 : -1;
+    });
+    p.list.setAttribute("aria-labelledby", `tab-${this.#tab}`);
+    p.tabs[1].lastChild.textContent = unread ? (unread > 99 ? "99+" : String(unread)) : "";
+    const notice = inbox && words.connection[inbox.connection];
+    p.notice.hidden = !notice;
+    if (notice && p.notice.textContent !== notice) this.#say(notice);
+    p.notice.textContent = notice ?? "";
+    this.#paintList();
+    this.#paintToast();
+  }
+
+  #paintList() {
+    const [p, words, inbox] = [this.#parts, this.#words, this.#inbox];
+    const list = inbox?.lists[this.#tab];
+    const notes = inbox ? inbox.shown(this.#tab) : [];
+    if (!notes.some((note) => note.id === this.#current)) this.#current = notes[0]?.id ?? null;
+    const groups = new Map();
+    for (const note of notes) {
+      const day = this.#times.day(timeOf(note.created_at));
+      if (!groups.has(day)) groups.set(day, []);
+      groups.get(day).push(this.#row(note));
+    }
+    arrange(p.days, [...groups].map(([day, rows]) => {
+      const section = this.#days.get(day) ?? this.#section(day);
+      section.firstChild.textContent = this.#times.heading(day);
+      arrange(section.lastChild, rows);
+      return section;
+    }));
+    keepOnly(this.#rows, new Set(inbox?.notes.keys()));
+    keepOnly(this.#days, groups);
+
+    const fresh = list ? inbox.waiting(this.#tab) : 0;
+    p.pill.hidden = !fresh;
+    if (fresh) p.pill.textContent = words.fresh(fresh > 99 ? "99+" : fresh);
+    const failed = list?.error;
+    p.empty.hidden = !(list?.loaded && !notes.length && !fresh && !list.next && !failed);
+    if (!p.empty.hidden) p.emptyText.replaceChildren(icon(this.#tab === "all" ? "bell" : "checks"), ...words.empty[this.#tab].map((text) => h("p", {}, text)));
+    p.foot.hidden = !(list?.loaded && list.next && !failed);
+    p.more.textContent = list?.loading ? words.loading : words.more;
+    p.state.hidden = !(failed || (list && !list.loaded) || !inbox);
+    p.list.setAttribute("aria-busy", String(Boolean(list?.loading)));
+    const state = failed ? `failed ${failed.status}` : p.state.hidden ? "" : "loading";
+    if (p.state.dataset.is === state) return;
+    p.state.dataset.is = state;
+    p.state.replaceChildren(...(failed
+      ? [h("p", { role: "alert" }, words.problem(failed)), textButton("button", words.retry, () => inbox.retry(this.#tab))]
+      : state ? [h("p", {}, words.loading)] : []));
+  }
+
+  #section(day) {
+    const id = `day-${day}`;
+    const section = h("section", { "aria-labelledby": id }, h("h3", { class: "day", part: "day", id }), h("ul", { class: "rows", role: "list", "aria-labelledby": id }));
+    this.#days.set(day, section);
+    return section;
+  }
+
+  #row(note) {
+    let row = this.#rows.get(note.id);
+    if (!row) {
+      row = makeRow(note, this.#words, {
+        open: (event) => this.#follow(event, note.id),
+        toggle: () => this.#toggle(note.id),
+        remove: () => this.#remove(note.id),
+        focus: () => { this.#current = note.id; this.#draw(); },
+      });
+      this.#rows.set(note.id, row);
+    }
+    row.update(this.#inbox.notes.get(note.id), this.#inbox.links.get(note.id), note.id === this.#current, this.#times);
+    return row.element;
+  }
+
+  #paintToast() {
+    const { toast } = this.#parts;
+    const gone = this.#inbox?.deleting.size;
+    const text = gone ? this.#words.deleted(gone) : this.#apology;
+    toast.hidden = !text;
+    if (!text || toast.firstChild?.textContent === text) return;
+    toast.replaceChildren(h("span", {}, text), ...(gone ? [textButton("text-button", this.#words.undo, () => this.#undo())] : []));
+  }
+
+  /** Keep times and days right while somebody can see them. */
+  #tick() {
+    clearInterval(this.#ticking);
+    if (document.visibilityState !== "visible" || !this.#built || (this.mode === "bell" && !this.#opened)) return;
+    this.#ticking = setInterval(() => this.isConnected ? this.#draw() : clearInterval(this.#ticking), TICK_MS);
+    this.#draw();
+  }
+
+  // --- What its user does ---
+
+  #choose(tab) {
+    if (tab === this.#tab) return;
+    this.#inbox?.leave(this.#tab);
+    this.#tab = tab;
+    this.#current = null;
+    this.#inbox?.reveal(tab);
+    this.#inbox?.load(tab, true);
+    this.#parts.body.scrollTop = 0;
+    this.#draw(true);
+  }
+
+  #reveal() {
+    this.#inbox.reveal(this.#tab);
+    this.#current = this.#inbox.shown(this.#tab)[0]?.id ?? null;
+    this.#draw(true);
+    this.#parts.panel.scrollIntoView?.({ block: "nearest" });
+    this.#parts.body.scrollTop = 0;
+    this.#focusRow(this.#current);
+  }
+
+  #readAll() {
+    this.#inbox.readAll(this.#tab);
+    this.#say(this.#words.allRead);
+    this.#parts.panel.focus();
+  }
+
+  #follow(event, id) {
+    const note = this.#inbox.notes.get(id);
+    const link = this.#inbox.links.get(id) ?? null;
+    this.#inbox.mark(id, true);
+    const elsewhere = event.type === "auxclick" || event.ctrlKey || event.metaKey || event.shiftKey;
+    if (elsewhere) return;
+    const goes = this.#emit("tocsin:open", { notification: structuredClone(note), link }, true);
+    if (!goes || !link) event.preventDefault();
+    if (!goes || link) this.#hide(!link);
+  }
+
+  #toggle(id) {
+    const read = !this.#inbox.notes.get(id).read_at;
+    this.#inbox.mark(id, read);
+    this.#say(read ? this.#words.markedRead : this.#words.markedUnread);
+  }
+
+  #remove(id) {
+    const [shown, had] = [this.#inbox.shown(this.#tab), this.#inner()];
+    const at = shown.findIndex((note) => note.id === id);
+    const next = shown[at + 1] ?? shown[at - 1];
+    this.#inbox.remove(id);
+    this.#say(this.#words.deleted(this.#inbox.deleting.size));
+    this.#draw(true);
+    this.#arm();
+    if (had && next) this.#focusRow(next.id);
+    else if (had) this.#parts.panel.focus();
+  }
+
+  #arm() {
+    clearTimeout(this.#undoing);
+    const { toast } = this.#parts;
+    this.#undoing = setTimeout(() => {
+      if (toast.matches(":hover, :focus-within")) return;
+      this.#inbox?.commit();
+    }, UNDO_MS);
+  }
+
+  #undo() {
+    const [id] = this.#inbox.deleting.keys();
+    clearTimeout(this.#undoing);
+    this.#inbox.undo();
+    this.#draw(true);
+    this.#say(this.#words.restored);
+    this.#focusRow(id);
+  }
+
+  #focusRow(id) {
+    const row = this.#rows.get(id);
+    if (!row) return;
+    this.#current = id;
+    this.#draw(true);
+    row.main.focus({ preventScroll: true });
+    row.element.scrollIntoView({ block: "nearest" });
+  }
+
+  #inner() { return this.shadowRoot.activeElement; }
+
+  /** Whether something new would move what somebody is reading. */
+  #busy(tab) {
+    if (tab !== this.#tab || this.#pane !== "list" || (this.mode === "bell" && !this.#opened)) return false;
+    const { days, body } = this.#parts;
+    const edge = Math.max(body.getBoundingClientRect().top, 0);
+    return days.getBoundingClientRect().top < edge - 8 || days.contains(this.#inner()) || days.matches(":hover");
+  }
+
+  #key(event) {
+    if (event.defaultPrevented || event.target.closest("input, select") && event.key !== "Escape") return;
+    if (event.key === "Escape") {
+      if (this.#pane !== "list") this.#turn("list");
+      else if (this.mode === "bell") this.#hide(true);
+      else return;
+    } else if (event.key === "?" && this.#inbox) {
+      this.#turn(this.#pane === "help" ? "list" : "help");
+    } else if (event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey) && this.#inbox?.deleting.size) {
+      this.#undo();
+    } else if (event.target === this.#parts.panel && this.#pane === "list" && ["ArrowDown", "j", "Home"].includes(event.key) && this.#current) {
+      this.#focusRow(this.#current);
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  #tabbed(event) {
+    const turn = { ArrowRight: 1, ArrowLeft: 1, Home: 0, End: 0 }[event.key];
+    if (turn !== undefined) {
+      const tab = event.key === "Home" ? "all" : event.key === "End" ? "unread" : this.#tab === "all" ? "unread" : "all";
+      this.#choose(tab);
+      this.#parts.tabs.find((found) => found.id === `tab-${tab}`).focus();
+    } else if (event.key === "ArrowDown" && this.#current) this.#focusRow(this.#current);
+    else return;
+    event.preventDefault();
+  }
+
+  #pressed(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || !this.#parts.days.contains(event.target)) return;
+    const [shown, id] = [this.#inbox.shown(this.#tab), this.#current];
+    const at = shown.findIndex((note) => note.id === id);
+    const go = (to) => this.#focusRow(shown[Math.max(0, Math.min(to, shown.length - 1))]?.id);
+    const keys = {
+      ArrowDown: () => go(at + 1), j: () => go(at + 1), ArrowUp: () => go(at - 1), k: () => go(at - 1),
+      Home: () => go(0), End: () => go(shown.length - 1), e: () => this.#remove(id), Delete: () => this.#remove(id),
+      u: () => this.#toggle(id),
+    };
+    const pressed = Object.hasOwn(keys, event.key) && keys[event.key];
+    if (!pressed) return;
+    pressed();
+    event.preventDefault();
+    event.stopPropagation();
+  }
+}
+
+/** One notification: made once, brought up to date as often as it takes. */
+function makeRow(note, words, does) {
+  const time = h("time", { class: "time" });
+  const state = h("span", { class: "unseen" });
+  const text = h("div", { class: "text", part: "text" });
+  const main = h("a", { class: "main", part: "item", onfocus: does.focus, onclick: does.open,
+    onauxclick: (event) => event.button === 1 && does.open(event),
+    onkeydown: (event) => {
+      if (main.href || (event.key !== "Enter" && event.key !== " ")) return;
+      event.preventDefault();
+      main.click();
+    } }, state, avatar(note), h("span", { class: "said" }, text, time));
+  const toggle = h("button", { class: "icon-button dot", type: "button", onclick: does.toggle, onfocus: does.focus }, h("i", {}));
+  const remove = iconButton("trash", words.remove, does.remove);
+  remove.addEventListener("focus", does.focus);
+  remove.classList.add("remove");
+  const element = h("li", { class: "row", part: "row" }, main, h("div", { class: "actions" }, toggle, remove));
+  let said = null;
+  return {
+    element,
+    main,
+    update(now, link, current, times) {
+      const unread = !now.read_at;
+      element.classList.toggle("unread", unread);
+      state.textContent = unread ? words.isUnread : "";
+      if (said !== now.message_formatted) {
+        said = now.message_formatted;
+        text.replaceChildren(...messageOf(now));
+      }
+      const at = timeOf(now.created_at);
+      time.dateTime = at.toISOString();
+      time.textContent = times.short(at);
+      time.title = times.full(at);
+      if (link) main.href = link;
+      else main.removeAttribute("href");
+      reflect(main, "role", link ? null : "button");
+      label(toggle, unread ? words.markRead : words.markUnread);
+      for (const control of [main, toggle, remove]) control.tabIndex = current ? 0 : -1;
+    },
+  };
+}
+
+/** The person's picture where there is one that may be shown; else their initials; else a bell. */
+function avatar({ data }) {
+  const person = data?.user ?? data?.contact;
+  const names = [person?.first_name, person?.last_name].filter((name) => typeof name === "string" && name.trim());
+  const initials = names.map((name) => firstOf(name.trim())).join("").toLocaleUpperCase();
+  const place = h("span", { class: initials ? "avatar person" : "avatar", part: "avatar", "aria-hidden": "true" });
+  set(place, "--hue", [...names.join(" ")].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 360, 0));
+  const letters = initials ? h("bdi", {}, initials) : icon("bell");
+  const picture = pictureOf(data?.user?.profile_picture);
+  if (!picture) return place.append(letters), place;
+  place.append(h("img", { src: picture, alt: "", loading: "lazy", referrerPolicy: "no-referrer", decoding: "async",
+    onerror: () => place.replaceChildren(letters) }));
+  return place;
+}
+
+/** The first letter as people see it. */
+const firstOf = (text) => (Intl.Segmenter ? [...new Intl.Segmenter().segment(text)][0].segment : [...text][0]);
+
+function help(words) {
+  const keys = [["j", "↓"], ["k", "↑"], ["Home", "End"], ["Enter"], ["u"], ["e"], ["Ctrl Z"], ["?"], ["Esc"]];
+  return h("dl", { class: "keys" }, keys.flatMap((names, i) => [
+    h("dt", {}, names.map((name) => h("kbd", {}, name))), h("dd", {}, words.keys[i]),
+  ]));
+}
+
+// --- The pane of preferences ---
+
+const DAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+
+class Preferences {
+  #client;
+  #push;
+  #words;
+  #times;
+  #say;
+  #failed;
+  #kinds = [];
+  #now = null;
+  #saving = Promise.resolve();
+  #alert = h("p", { class: "problem", role: "alert", hidden: true });
+
+  constructor(client, push, words, times, say, failed) {
+    [this.#client, this.#push, this.#words, this.#times, this.#say, this.#failed] = [client, push, words, times, say, failed];
+    this.element = h("div", { class: "preferences", part: "preferences" });
+  }
+
+  async load() {
+    const words = this.#words;
+    this.element.replaceChildren(h("p", { class: "state" }, words.loading));
+    try {
+      const [kinds, now, push] = await Promise.all([
+        this.#client.json("GET", "/notifications/kinds"), this.#client.json("GET", "/notifications/preferences"),
+        this.#push?.state() ?? null,
+      ]);
+      this.#kinds = kinds.data;
+      this.#now = now;
+      this.#show(push);
+    } catch (problem) {
+      this.#failed(problem);
+      this.element.replaceChildren(h("div", { class: "state" }, h("p", { role: "alert" }, words.problem(problem)),
+        textButton("button", words.retry, () => this.load())));
+    }
+  }
+
+  #show(push) {
+    this.#pause = h("div", {});
+    this.#quiet = h("div", {});
+    this.#drawPause();
+    this.#drawQuiet();
+    this.element.replaceChildren(this.#alert, ...(push ? [this.#browser(push)] : []), this.#pause, this.#quiet, this.#zone(), ...this.#groups());
+  }
+
+  #pause = null;
+  #quiet = null;
+
+  /** Send a change, one after the other; what is refused is put back as it was, with the reason. */
+  #save(change, redraw) {
+    this.#saving = this.#saving.then(async () => {
+      try {
+        this.#now = await this.#client.json("PATCH", "/notifications/preferences", change);
+        this.#alert.hidden = true;
+        this.#say(this.#words.saved);
+      } catch (problem) {
+        this.#failed(problem);
+        this.#alert.textContent = problem.code === "validation.prohibited" ? this.#words.locked : `${this.#words.failed.save} ${problem.status ? problem.message : ""}`;
+        this.#alert.hidden = false;
+      }
+      redraw();
+    });
+  }
+
+  #browser(state) {
+    const words = this.#words;
+    const input = h("input", { type: "checkbox", role: "switch", id: "push-here", class: "switch", checked: state === "on", disabled: state === "denied",
+      onchange: async () => {
+        const wanted = input.checked;
+        try {
+          await (wanted ? this.#push.on() : this.#push.off());
+        } catch (problem) {
+          this.#failed(problem);
+        }
+        const now = await this.#push.state();
+        input.checked = now === "on";
+        input.disabled = now === "denied";
+        hint.textContent = now === "denied" ? words.pushDenied : (now === "on") !== wanted ? words.pushFailed : words.pushHint;
+      } });
+    input.setAttribute("aria-describedby", "push-hint");
+    const hint = h("p", { class: "hint", id: "push-hint" }, state === "denied" ? words.pushDenied : words.pushHint);
+    return h("section", {}, h("div", { class: "setting" }, h("label", { for: "push-here" }, words.pushHere), input), hint);
+  }
+
+  #drawPause() {
+    const words = this.#words;
+    const until = this.#now.paused_until && timeOf(this.#now.paused_until);
+    const had = this.#pause.contains(this.element.getRootNode().activeElement);
+    const set = (moment) => this.#save({ paused_until: moment && moment.toISOString() }, () => this.#drawPause());
+    const button = (text, moment) => textButton("button", text, () => set(moment()));
+    const morning = new Date();
+    morning.setDate(morning.getDate() + 1);
+    morning.setHours(8, 0, 0, 0);
+    this.#pause.replaceChildren(h("section", {}, h("h3", {}, words.pause), ...(until > Date.now()
+      ? [h("p", { class: "hint" }, words.pausedUntil(this.#times.moment(until))), h("div", { class: "buttons" }, button(words.resume, () => null))]
+      : [h("p", { class: "hint" }, words.pauseHint), h("div", { class: "buttons" }, button(words.pauseHour, () => new Date(Date.now() + 3_600_000)),
+        button(words.pauseTomorrow(this.#times.clock(morning)), () => morning))])));
+    if (had) this.#pause.querySelector("button").focus();
+  }
+
+  #drawQuiet() {
+    const words = this.#words;
+    const windows = structuredClone(this.#now.quiet_hours ?? []);
+    const had = this.#quiet.contains(this.element.getRootNode().activeElement);
+    const redraw = () => this.#drawQuiet();
+    const save = () => {
+      if (windows.some(({ from, to }) => !from || !to)) return;
+      this.#save({ quiet_hours: windows }, redraw);
+    };
+    const clock = (window, name) => h("label", { class: "clock" }, words[name],
+      h("input", { type: "time", value: window[name], required: true, onchange: (event) => { window[name] = event.target.value; save(); } }));
+    const day = (window, name, i) => {
+      const [short, long] = this.#times.weekday(i);
+      return h("label", { class: "day-of-week", title: long }, h("input", { type: "checkbox", checked: !window.days?.length || window.days.includes(name), "aria-label": long,
+        onchange: (event) => {
+          const days = window.days?.length ? window.days : DAYS;
+          window.days = DAYS.filter((other) => (other === name ? event.target.checked : days.includes(other)));
+          if (window.days.length) save();
+          else redraw();
+        } }), h("span", { "aria-hidden": "true" }, short));
+    };
+    const rows = windows.map((window, at) => h("fieldset", { class: "quiet" }, h("legend", { class: "unseen" }, words.quiet),
+      h("div", { class: "setting" }, clock(window, "from"), clock(window, "to")),
+      h("div", { class: "week" }, DAYS.map((name, i) => day(window, name, i)), iconButton("trash", words.removeQuiet, () => { windows.splice(at, 1); save(); }))));
+    const add = textButton("button", words.addQuiet, () => { windows.push({ days: DAYS, from: "20:00", to: "07:00" }); save(); });
+    add.disabled = windows.length >= 20;
+    this.#quiet.replaceChildren(h("section", {}, h("h3", {}, words.quiet), h("p", { class: "hint" }, words.quietHint), ...rows, h("div", { class: "buttons" }, add)));
+    if (had) add.focus();
+  }
+
+  #zone() {
+    const zones = new Set([this.#now.time_zone, "UTC", ...(Intl.supportedValuesOf?.("timeZone") ?? [])]);
+    const select = h("select", { id: "zone", onchange: () => this.#save({ time_zone: select.value }, () => { select.value = this.#now.time_zone; }) },
+      [...zones].sort().map((zone) => h("option", { value: zone }, zone.replaceAll("_", " "))));
+    select.value = this.#now.time_zone;
+    return h("section", {}, h("div", { class: "setting" }, h("label", { for: "zone" }, this.#words.zone), select));
+  }
+
+  #groups() {
+    const groups = new Map();
+    for (const kind of this.#kinds) groups.set(kind.group, [...(groups.get(kind.group) ?? []), kind]);
+    return [...groups.values()].map((kinds) => {
+      const channels = ["push", "web_push"];
+      const head = h("tr", {}, h("th", { scope: "col" }, h("h3", {}, kinds[0].group_label)), channels.map((name) => h("th", { scope: "col" }, this.#words.channels[name])));
+      return h("section", {}, h("table", { "aria-label": kinds[0].group_label }, h("thead", {}, head),
+        h("tbody", {}, kinds.map((kind) => h("tr", {}, h("th", { scope: "row" }, kind.label), channels.map((name) => h("td", {}, this.#switch(kind, name))))))));
+    });
+  }
+
+  #switch(kind, channel) {
+    if (!kind.channels.includes(channel)) return null;
+    const locked = Boolean(kind.locked?.[channel]);
+    const input = h("input", { type: "checkbox", role: "switch", class: "switch", disabled: locked, checked: this.#now.kinds[kind.name]?.[channel] === true,
+      "aria-label": `${kind.label}: ${this.#words.channels[channel]}`,
+      onchange: () => this.#save({ kinds: { [kind.name]: { [channel]: input.checked } } }, () => { input.checked = this.#now.kinds[kind.name]?.[channel] === true; }) });
+    if (!locked) return input;
+    return h("span", { class: "locked", title: this.#words.locked }, icon("lock"), input, h("span", { class: "unseen" }, this.#words.locked));
+  }
+}
+
+// --- What is shown of an inbox ---
+
+/** The notifications that were loaded, and what becomes of them; it knows nothing of the page. */
+class Inbox {
+  notes = new Map();
+  links = new Map();
+  deleting = new Map();
+  lists = { all: emptyList(), unread: emptyList() };
+  unread = null;
+  connection = "connecting";
+  feed = null;
+  #on;
+  #replay = [];
+  #linksThere = true;
+  #ended = false;
+  #patience = 0;
+
+  constructor(client, on) {
+    this.client = client;
+    this.#on = on;
+  }
+
+  /** What the badge says: without what is about to be deleted. */
+  get shownUnread() {
+    if (this.unread === null) return null;
+    const going = [...this.deleting.keys()].filter((id) => this.notes.get(id) && !this.notes.get(id).read_at).length;
+    return Math.max(0, this.unread - going);
+  }
+
+  async begin() {
+    try {
+      await this.client.credentials();
+    } catch (problem) {
+      this.#failed(problem);
+      for (const list of Object.values(this.lists)) list.error = problem;
+      return this.#changed();
+    }
+    if (this.#ended) return;
+    this.feed = new Feed(this.client, (event, data) => this.#heard(event, data));
+    this.feed.start();
+  }
+
+  end() {
+    this.commit();
+    this.#ended = true;
+    clearTimeout(this.#patience);
+    this.feed?.stop();
+  }
+
+  /** Go on with a new token of the same user. */
+  renewed(token) {
+    this.client.token = token;
+    if (this.feed) this.feed.restart();
+    else this.begin();
+    for (const [tab, list] of Object.entries(this.lists)) if (list.error) this.retry(tab);
+  }
+
+  shown(tab) {
+    return this.lists[tab].ids.filter((id) => !this.deleting.has(id)).map((id) => this.notes.get(id)).filter(Boolean);
+  }
+
+  /** How many have come that are not shown yet. */
+  waiting(tab) {
+    const { fresh, other } = this.lists[tab];
+    return (other ? other.ids : fresh).filter((id) => !this.deleting.has(id)).length;
+  }
+
+  async load(tab, again = false) {
+    const list = this.lists[tab];
+    if (list.loading || (list.loaded && !again)) return list.loading;
+    list.loading = this.#load(tab).catch((problem) => {
+      list.error = list.loaded ? null : problem;
+      this.#failed(problem);
+    }).finally(() => {
+      list.loading = null;
+      if (!Object.values(this.lists).some((other) => other.loading)) {
+        for (const [event, data] of this.#replay.splice(0)) this.#apply(event, data, true);
+      }
+      this.#changed();
+    });
+    this.#changed();
+    return list.loading;
+  }
+
+  async #load(tab) {
+    const list = this.lists[tab];
+    const page = await this.client.json("GET", `/notifications?per_page=${PER_PAGE}${tab === "unread" ? "&show=unread" : ""}`);
+    await this.#link(page.data);
+    this.#take(page.data);
+    this.unread = page.pagination.unread;
+    this.#merge(tab, page);
+    Object.assign(list, { loaded: true, error: null });
+    this.feed?.resume();
+  }
+
+  /** Load the next page; by itself (as one scrolls) not again after a failure. */
+  async more(tab, byItself = false) {
+    const list = this.lists[tab];
+    if (list.loading || !list.loaded || !list.next || (byItself && list.stuck)) return;
+    list.loading = (async () => {
+      const page = await this.client.json("GET", `/notifications${list.next}`);
+      await this.#link(page.data);
+      this.#take(page.data);
+      const had = new Set([...list.ids, ...list.fresh]);
+      list.ids.push(...page.data.map(({ id }) => id).filter((id) => !had.has(id)));
+      list.next = nextOf(page);
+      list.stuck = false;
+    })().catch((problem) => {
+      list.stuck = true;
+      this.#failed(problem, "load");
+    }).finally(() => {
+      list.loading = null;
+      this.#changed();
+    });
+    this.#changed();
+    await list.loading;
+  }
+
+  async retry(tab) {
+    this.lists[tab].error = null;
+    if (!this.feed) await this.begin();
+    await this.load(tab, true);
+  }
+
+  async refresh() {
+    await Promise.all(Object.keys(this.lists).filter((tab) => this.lists[tab].loaded).map((tab) => this.load(tab, true)));
+  }
+
+  /** Show what has come and waited. */
+  reveal(tab) {
+    const list = this.lists[tab];
+    if (list.other) Object.assign(list, list.other);
+    else list.ids.unshift(...list.fresh);
+    Object.assign(list, { fresh: [], other: null });
+    this.#changed();
+  }
+
+  /** What was read on the tab of unread ones stays there until it is left. */
+  leave(tab) {
+    if (tab === "unread") this.lists.unread.ids = this.lists.unread.ids.filter((id) => !this.notes.get(id)?.read_at);
+  }
+
+  async mark(id, read) {
+    const note = this.notes.get(id);
+    if (!note || Boolean(note.read_at) === read) return;
+    const before = note.read_at;
+    this.#set(note, read ? now() : null);
+    this.#changed();
+    if (read) this.#on.settled([id]);
+    try {
+      await this.client.ask("PUT", `/notifications/${id}/${read ? "read" : "unread"}`, undefined, { keepalive: true });
+    } catch (problem) {
+      if (problem.status === 404 || problem.status === 410) return this.#drop([id]);
+      this.#set(note, before);
+      this.#failed(problem, "save");
+      this.#changed();
+    }
+  }
+
+  /** A push was opened in this browser. */
+  opened(id) {
+    if (this.notes.has(id)) this.mark(id, true);
+    else this.client.ask("PUT", `/notifications/${encodeURIComponent(id)}/read`).catch(() => {});
+  }
+
+  /** Mark as read what was shown, and nothing newer. */
+  async readAll(tab) {
+    const newest = this.shown(tab)[0]?.id;
+    if (!newest) return;
+    const changed = this.#readUpTo(newest);
+    const unread = this.unread;
+    this.unread = [...this.notes.values()].filter(({ read_at }) => !read_at).length; // newer ones; the rest is as good as read
+    this.#changed();
+    try {
+      await this.client.ask("PUT", "/notifications/read", { up_to: newest });
+      this.#on.settled(changed.map(({ id }) => id));
+      if (tab === "unread") this.lists.unread.ids = [];
+      if (this.connection !== "live" || tab === "unread") await this.load(tab, true);
+    } catch (problem) {
+      for (const note of changed) note.read_at = null;
+      this.unread = unread;
+      this.#failed(problem, "save");
+      this.#changed();
+    }
+  }
+
+  /** Take it away from sight; a moment later for good. */
+  remove(id) {
+    this.deleting.set(id, true);
+    this.#changed();
+  }
+
+  undo() {
+    this.deleting.clear();
+    this.#changed();
+  }
+
+  commit() {
+    const ids = [...this.deleting.keys()];
+    if (!ids.length) return;
+    this.deleting.clear();
+    const kept = ids.map((id) => this.notes.get(id)).filter(Boolean);
+    const was = structuredClone(Object.fromEntries(Object.entries(this.lists).map(([tab, { ids, fresh }]) => [tab, { ids, fresh }])));
+    this.#drop(ids);
+    Promise.all(kept.map((note) => this.client.ask("DELETE", `/notifications/${note.id}`, undefined, { keepalive: true }))).catch((problem) => {
+      if (problem.status === 404) return;
+      for (const note of kept) {
+        this.notes.set(note.id, note);
+        if (!note.read_at && this.unread !== null) this.unread += 1;
+      }
+      for (const [tab, { ids, fresh }] of Object.entries(was)) Object.assign(this.lists[tab], { ids, fresh });
+      this.#failed(problem, "remove");
+      this.#changed();
+    });
+  }
+
+  // --- What the service tells ---
+
+  #heard(event, data) {
+    if (this.#ended) return;
+    if (Object.values(this.lists).some((list) => list.loading) && !["state", "fresh", "resync"].includes(event)) this.#replay.push([event, data]);
+    this.#apply(event, data);
+    this.#changed();
+  }
+
+  #apply(event, data, again = false) {
+    switch (event) {
+      case "state": return this.#connected(data);
+      case "refused": return this.#failed(new Refusal(data.status, data.code, data.message));
+      case "fresh": case "resync": return void this.refresh();
+      case "count": this.unread = data.unread; return;
+      case "page": return this.#polled(data);
+      case "notification": return void this.#arrived(data, again);
+      case "unread": return this.#reset([data.id], null);
+      case "read":
+        if (data.all) return void this.#readUpTo(data.up_to);
+        this.#reset(data.ids ?? [data.id], now());
+        return this.#on.settled(data.ids ?? [data.id]);
+      case "deleted":
+        this.#drop(data.ids ?? [data.id], false);
+        return this.#on.settled(data.ids ?? [data.id]);
+    }
+  }
+
+  /** A short interruption is nobody's business. */
+  #connected(state) {
+    clearTimeout(this.#patience);
+    if (state !== "reconnecting" || this.connection === "offline") this.connection = state;
+    else this.#patience = setTimeout(() => { this.connection = state; this.#changed(); }, 3_000);
+  }
+
+  async #arrived(note, again) {
+    const known = this.notes.has(note.id);
+    this.#take([note]);
+    if (known && again) return;
+    if (!known && !note.read_at) this.#on.arrived(1);
+    if (!known) await this.#link([note]);
+    this.#insert([note]);
+    this.#changed();
+  }
+
+  #insert(notes) {
+    for (const [tab, list] of Object.entries(this.lists)) {
+      const had = new Set([...list.ids, ...list.fresh, ...(list.other?.ids ?? [])]);
+      const come = notes.filter(({ id, read_at }) => !had.has(id) && (tab === "all" || !read_at)).map(({ id }) => id);
+      if (!list.loaded || !come.length) continue;
+      if (list.other) list.other.ids.unshift(...come);
+      else (list.fresh.length || this.#on.busy(tab) ? list.fresh : list.ids).unshift(...come);
+    }
+  }
+
+  #polled(page) {
+    const come = page.data.filter(({ id }) => !this.notes.has(id));
+    const gone = page.data.filter(({ id, read_at }) => read_at && !this.notes.get(id)?.read_at).map(({ id }) => id);
+    const first = this.unread === null;
+    const more = page.pagination.unread - (this.unread ?? 0);
+    this.unread = page.pagination.unread;
+    if (!first && more > 0) this.#on.arrived(more);
+    this.#on.settled(gone);
+    if (!this.lists.all.loaded && !this.lists.unread.loaded) return;
+    this.#link(come).finally(() => {
+      this.#take(page.data);
+      if (this.lists.all.loaded) this.#merge("all", page);
+      this.#insert(come);
+      this.#changed();
+    });
+  }
+
+  /** Make a list begin as this first page does, keeping what lies behind it, and holding back what would move it. */
+  #merge(tab, page) {
+    const list = this.lists[tab];
+    const ids = page.data.map(({ id }) => id);
+    const known = new Map(list.ids.map((id, at) => [id, at]));
+    const joint = ids.findIndex((id) => known.has(id));
+    const busy = list.loaded && list.ids.length > 0 && this.#on.busy(tab);
+    if (joint < 0) {
+      const whole = { ids, next: nextOf(page) };
+      if (busy && ids.length) list.other = whole;
+      else Object.assign(list, whole, { fresh: [], other: null });
+      return;
+    }
+    const end = Math.max(...ids.filter((id) => known.has(id)).map((id) => known.get(id))) + 1;
+    const tail = nextOf(page) ? list.ids.slice(end) : [];
+    Object.assign(list, { ids: [...(busy ? ids.slice(joint) : ids), ...tail], fresh: busy ? ids.slice(0, joint) : [], other: null });
+    if (!tail.length) list.next = nextOf(page);
+  }
+
+  /** Read this one and everything older; none means all. Return those whose state it changed. */
+  #readUpTo(id) {
+    const { all, unread } = this.lists;
+    const list = all.loaded ? all : unread;
+    const order = [...(list.other?.ids ?? list.fresh), ...list.ids]; // all that is known, the newest first
+    const at = id ? order.indexOf(id) : 0;
+    if (at < 0) {
+      this.refresh();
+      return [];
+    }
+    const changed = order.slice(at).map((other) => this.notes.get(other)).filter((note) => note && !note.read_at);
+    for (const note of changed) note.read_at = now();
+    return changed;
+  }
+
+  #reset(ids, read) {
+    for (const id of ids) {
+      const note = this.notes.get(id);
+      if (note && Boolean(note.read_at) !== Boolean(read)) note.read_at = read;
+    }
+  }
+
+  #set(note, read) {
+    if (this.unread !== null && Boolean(note.read_at) !== Boolean(read)) this.unread = Math.max(0, this.unread + (read ? -1 : 1));
+    note.read_at = read;
+  }
+
+  #drop(ids, count = true) {
+    const gone = new Set(ids);
+    for (const id of ids) {
+      const note = this.notes.get(id);
+      if (count && note && !note.read_at && this.unread !== null) this.unread = Math.max(0, this.unread - 1);
+      this.notes.delete(id);
+      this.deleting.delete(id);
+    }
+    for (const list of Object.values(this.lists)) {
+      list.ids = list.ids.filter((id) => !gone.has(id));
+      list.fresh = list.fresh.filter((id) => !gone.has(id));
+      if (list.other) list.other.ids = list.other.ids.filter((id) => !gone.has(id));
+    }
+    this.#changed();
+  }
+
+  #take(notes) {
+    for (const note of notes) this.notes.set(note.id, note);
+  }
+
+  /** Learn where they lead; a service that can't tell, or not soon, holds nothing up. */
+  async #link(notes) {
+    const ids = notes.map(({ id }) => id).filter((id) => !this.links.has(id));
+    if (!this.#linksThere || !ids.length) return;
+    const asked = this.client.json("GET", `/notifications/links?ids=${ids.join(",")}`).then(({ data }) => {
+      for (const id of ids) this.links.set(id, linkOf(data?.[id]));
+      this.#changed();
+    }, (problem) => {
+      if (problem.status === 404) this.#linksThere = false;
+    });
+    await Promise.race([asked, wait(1_500)]);
+  }
+
+  #changed() {
+    if (!this.#ended) this.#on.changed();
+  }
+
+  #failed(problem, what) {
+    if (!this.#ended) this.#on.failed(problem, what);
+  }
+}
+
+const emptyList = () => ({ ids: [], fresh: [], other: null, next: null, loaded: false, loading: null, error: null, stuck: false });
+
+/** The query of the next page. Its address is the service's own idea of where it is: ours is what reaches it. */
+const nextOf = (page) => (page.pagination.urls.next ? new URL(page.pagination.urls.next, "http://x").search : null);
+
+// --- The live stream, one for all tabs of a user ---
+
+class Feed {
+  #client;
+  #report;
+  #stop = null;
+  #turn = null;
+  #channel = null;
+  #lastId = null;
+  #state = "connecting";
+  #count = null;
+  #silence = 0;
+  #nudge = null;
+
+  constructor(client, report) {
+    this.#client = client;
+    this.#report = report;
+  }
+
+  /** Take part: who has the lock streams for all others; where nothing can be shared, each tab streams by itself. */
+  start() {
+    if (this.#stop) return;
+    this.#stop = new AbortController();
+    const user = this.#client.identity;
+    if (!user || !navigator.locks || !globalThis.BroadcastChannel) return void this.#lead();
+    const name = `tocsin:${this.#client.src}:${user}`;
+    this.#channel = new BroadcastChannel(name);
+    this.#channel.onmessage = ({ data }) => this.#heard(data);
+    this.#join(name);
+    this.#ask();
+  }
+
+  stop() {
+    this.#state = "connecting";
+    this.#stop?.abort();
+    this.#turn?.abort();
+    this.#channel?.close();
+    clearTimeout(this.#silence);
+    this.#stop = this.#turn = this.#channel = null;
+  }
+
+  restart() {
+    this.stop();
+    this.start();
+  }
+
+  /** The token is good again. */
+  resume() {
+    if (this.#state === "refused") this.restart();
+  }
+
+  /** The network is back, or somebody looks: don't wait any longer. */
+  wake(why) {
+    if (why === "offline") return void (this.#turn && this.#tell("state", "offline"));
+    if (why === "visibilitychange" && document.visibilityState !== "visible") return;
+    this.#nudge?.();
+    if (this.#channel && !this.#turn) this.#ask();
+  }
+
+  async #join(name, steal = false) {
+    const stop = this.#stop;
+    this.#expect(name);
+    try {
+      await navigator.locks.request(name, steal ? { steal } : { signal: stop.signal }, () => this.#lead());
+    } catch {
+      this.#turn?.abort(); // it was stolen: we were asleep, and took too long to answer
+      if (!stop.signal.aborted) this.#join(name);
+    }
+  }
+
+  #ask() {
+    this.#channel.postMessage({ asks: true });
+    this.#expect(this.#channel.name, 5_000);
+  }
+
+  /** A leader that is not heard for so long is frozen: take its place, if somebody looks at this tab. */
+  #expect(name, ms = 2 * SILENCE_MS) {
+    clearTimeout(this.#silence);
+    this.#silence = setTimeout(() => {
+      if (this.#turn || !this.#stop) return;
+      if (document.visibilityState === "visible") this.#join(name, true);
+      else this.#expect(name);
+    }, ms);
+  }
+
+  #heard({ asks, event, data, id }) {
+    if (asks) {
+      if (!this.#turn) return;
+      this.#nudge?.();
+      this.#channel.postMessage({ event: "state", data: this.#state, id: this.#lastId });
+      if (this.#count) this.#channel.postMessage({ event: "count", data: this.#count, id: this.#lastId });
+      return;
+    }
+    if (this.#turn) return;
+    this.#expect(this.#channel.name);
+    this.#lastId = id ?? this.#lastId;
+    if (event) this.#report(event, data);
+  }
+
+  #tell(event, data) {
+    if (event === "state") this.#state = data;
+    if (event === "count") this.#count = data;
+    if (event === "page") this.#count = { unread: data.pagination.unread };
+    this.#channel?.postMessage({ event, data, id: this.#lastId });
+    this.#report(event, data);
+  }
+
+  async #lead() {
+    const turn = (this.#turn = new AbortController());
+    clearTimeout(this.#silence);
+    let failures = 0;
+    while (!turn.signal.aborted) {
+      let pause = 0;
+      try {
+        await this.#stream(turn.signal, () => { failures = 0; });
+        pause = 300;
+      } catch (problem) {
+        if (turn.signal.aborted) break;
+        if (problem.status === 404) {
+          pause = await this.#poll(turn.signal).catch(() => 0);
+        } else if (problem.status === 401) {
+          this.#state = "refused";
+          this.#tell("refused", { status: 401, code: problem.code, message: problem.message });
+          break; // until there is another token
+        }
+        pause ||= Math.max((problem.after ?? 0) * 1_000, Math.min(30_000, 1_000 * 2 ** failures));
+        failures += 1;
+      }
+      if (turn.signal.aborted) break;
+      this.#tell("state", navigator.onLine ? "reconnecting" : "offline");
+      await this.#pause(pause * (0.5 + Math.random() / 2), turn.signal);
+    }
+    if (this.#turn === turn) this.#turn = null;
+  }
+
+  /** Read the stream until it ends. */
+  async #stream(signal, begun) {
+    const attempt = new AbortController();
+    const end = () => attempt.abort();
+    signal.addEventListener("abort", end);
+    const renewal = setTimeout(end, this.#client.msToRenewal);
+    let silence = setTimeout(end, SILENCE_MS);
+    const nudge = (this.#nudge = () => { if (this.#state === "offline") end(); });
+    try {
+      const headers = { Accept: "text/event-stream", ...(this.#lastId ? { "Last-Event-ID": this.#lastId } : {}) };
+      const answer = await this.#client.ask("GET", "/notifications/stream", undefined, { signal: attempt.signal, headers });
+      begun();
+      if (!this.#lastId) this.#tell("fresh");
+      this.#tell("state", "live");
+      const [reader, decoder, parser] = [answer.body.getReader(), new TextDecoder(), new EventParser()];
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) return;
+        clearTimeout(silence);
+        silence = setTimeout(end, SILENCE_MS);
+        const events = [...parser.push(decoder.decode(value, { stream: true }))];
+        for (const { type, data, id } of events) {
+          this.#lastId = id ?? this.#lastId;
+          this.#tell(type, data);
+        }
+        if (!events.length) this.#channel?.postMessage({ id: this.#lastId }); // the tabs hear that we are awake
+      }
+    } catch (problem) {
+      if (!attempt.signal.aborted) throw problem;
+    } finally {
+      clearTimeout(renewal);
+      clearTimeout(silence);
+      signal.removeEventListener("abort", end);
+      if (this.#nudge === nudge) this.#nudge = null;
+      attempt.abort();
+    }
+  }
+
+  /** Where there is no stream, look now and then. */
+  async #poll(signal) {
+    while (!signal.aborted) {
+      const page = await this.#client.json("GET", `/notifications?per_page=${PER_PAGE}`, undefined, { signal });
+      this.#tell("page", page);
+      this.#tell("state", "polling");
+      await this.#pause(POLL_MS, signal);
+    }
+  }
+
+  #pause(ms, signal) {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#nudge = () => { clearTimeout(timer); resolve(); };
+      signal.addEventListener("abort", this.#nudge, { once: true });
+    }).finally(() => { this.#nudge = null; });
+  }
+}
+
+/** Server-sent events, however their text is cut up. */
+export class EventParser {
+  #rest = "";
+  #type = "";
+  #data = [];
+  #id = null;
+
+  *push(text) {
+    const lines = (this.#rest + text).split(/\r\n|\n|\r(?!$)/);
+    this.#rest = lines.pop();
+    for (const line of lines) {
+      if (line === "") {
+        const event = this.#take();
+        if (event) yield event;
+        continue;
+      }
+      const at = line.indexOf(":");
+      const field = at < 0 ? line : line.slice(0, at);
+      const value = at < 0 ? "" : line.slice(at + 1).replace(/^ /, "");
+      if (field === "event") this.#type = value;
+      else if (field === "data") this.#data.push(value);
+      else if (field === "id" && !value.includes("\0")) this.#id = value;
+    }
+  }
+
+  #take() {
+    const [type, data] = [this.#type || "message", this.#data.join("\n")];
+    const empty = !this.#data.length;
+    [this.#type, this.#data] = ["", []];
+    try {
+      return empty ? null : { type, data: JSON.parse(data), id: this.#id };
+    } catch {
+      return null; // nothing that we could read
+    }
+  }
+}
+
+// --- The service, as its caller sees it ---
+
+/** Why something was not done; status 0 means that the service was not reached. */
+export class Refusal extends Error {
+  constructor(status, code, message, after = 0) {
+    super(message);
+    this.name = "Refusal";
+    Object.assign(this, { status, code, after });
+  }
+
+  static async of(answer) {
+    const [error] = (await answer.json().catch(() => null))?.errors ?? [];
+    return new Refusal(answer.status, error?.code ?? "error", error?.message ?? answer.statusText, Number(answer.headers.get("retry-after")) || 0);
+  }
+}
+
+class Client {
+  src;
+  token;
+  provider;
+  #renewing = null;
+  #clockFits = true;
+
+  constructor(src, token, provider) {
+    Object.assign(this, { src: src.replace(/\/+$/, ""), token, provider });
+  }
+
+  /** Who the token is for, so that nothing is shared with anybody else; null where it does not say. */
+  get identity() { return identityOf(this.token); }
+
+  get msToRenewal() {
+    const { exp } = claimsOf(this.token);
+    if (!this.provider || !this.#clockFits || typeof exp !== "number") return LONGEST_TIMER_MS;
+    return Math.max(0, Math.min(exp * 1_000 - Date.now() - RENEW_MS, LONGEST_TIMER_MS));
+  }
+
+  /** Return a token that is good, asking for another one shortly before the last expires. */
+  async credentials() {
+    return this.token && this.msToRenewal > 0 ? this.token : this.#renew(this.token);
+  }
+
+  async json(...request) {
+    return (await this.ask(...request)).json();
+  }
+
+  /** Ask the service, with another token where this one is refused. Throws a Refusal. */
+  async ask(method, path, body, more = {}) {
+    const token = await this.credentials();
+    let answer = await this.#send(token, method, path, body, more);
+    if (answer.status === 401 && (this.provider || this.token !== token)) {
+      answer = await this.#send(await this.#renew(token), method, path, body, more);
+    }
+    if (!answer.ok) throw await Refusal.of(answer);
+    return answer;
+  }
+
+  async #send(token, method, path, body, { headers, ...more }) {
+    const json = body === undefined ? {} : { "Content-Type": "application/json" };
+    try {
+      return await fetch(this.src + path, { method, credentials: "omit", ...more, body: body === undefined ? undefined : JSON.stringify(body),
+        headers: { Authorization: `Bearer ${token}`, ...json, ...headers } });
+    } catch (cause) {
+      throw new Refusal(0, "unreachable", String(cause?.message ?? cause));
+    }
+  }
+
+  /** Return another token than the one that was used; whoever asks meanwhile gets the same. */
+  async #renew(used) {
+    if (this.token && this.token !== used) return this.token;
+    if (!this.provider) throw new Refusal(401, "unauthenticated", "There is no token.");
+    this.#renewing ??= (async () => this.provider())().then((token) => {
+      if (typeof token !== "string" || !token) throw new Refusal(401, "unauthenticated", "The provider gave no token.");
+      if (used && identityOf(used) !== identityOf(token)) throw new Refusal(401, "unauthenticated", "The provider gave a token of somebody else.");
+      this.token = token;
+      this.#clockFits = true;
+      this.#clockFits = this.msToRenewal > 0; // a token that ends at once says that the clocks differ: wait for a 401
+      return token;
+    }, (cause) => {
+      throw new Refusal(0, "token", String(cause?.message ?? cause));
+    }).finally(() => { this.#renewing = null; });
+    return this.#renewing;
+  }
+}
+
+/** What a token says, which decides nothing but who shares and when to renew. */
+function claimsOf(token) {
+  try {
+    const text = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));
+    return JSON.parse(new TextDecoder().decode(Uint8Array.from(text, (letter) => letter.charCodeAt(0)))) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+const PASSING = new Set(["exp", "iat", "nbf", "jti", "auth_time", "sid", "nonce", "at_hash"]);
+
+/** All that a token says of its user, without what differs from one token to the next. */
+function identityOf(token) {
+  const claims = claimsOf(token);
+  if (claims.sub === undefined) return null;
+  return JSON.stringify(Object.entries(claims).filter(([name]) => !PASSING.has(name)).sort(([a], [b]) => (a < b ? -1 : 1)));
+}
+
+// --- Pushes to this browser ---
+
+class BrowserPush {
+  #client;
+  #worker;
+  #key = null;
+
+  static of(client, worker) {
+    const can = worker && globalThis.isSecureContext && navigator.serviceWorker && globalThis.PushManager && globalThis.Notification;
+    return can ? new BrowserPush(client, worker) : null;
+  }
+
+  constructor(client, worker) {
+    [this.#client, this.#worker] = [client, worker];
+  }
+
+  /** Tell whether this user is pushed to here: `on`, `off`, `denied`; null where the service pushes to no browsers. */
+  async state() {
+    if (!(await this.#keyOfService())) return null;
+    if (Notification.permission === "denied") return "denied";
+    return this.#isOurs() && (await this.#subscription()) ? "on" : "off";
+  }
+
+  async on() {
+    if ((await Notification.requestPermission()) !== "granted") return;
+    await this.#subscribe();
+  }
+
+  async off() {
+    const subscription = await this.#subscription();
+    store("tocsin:push", null);
+    if (!subscription) return;
+    await this.#client.ask("DELETE", "/notifications/web-push", { endpoint: subscription.endpoint });
+    await subscription.unsubscribe();
+  }
+
+  /** Register again what was registered before, and subscribe anew where the service's key is another one. */
+  async restore() {
+    await this.#client.credentials(); // which say whose it is
+    if (!this.#isOurs() || Notification.permission !== "granted" || !(await this.#subscription())) return;
+    if (await this.#keyOfService()) await this.#subscribe();
+  }
+
+  /** Close what this browser still shows of these. */
+  async close(ids) {
+    if (!this.#isOurs()) return;
+    const registration = await this.#registration();
+    for (const shown of (await registration?.getNotifications?.()) ?? []) {
+      if (shown.data?.tocsin && ids.includes(shown.tag)) shown.close();
+    }
+  }
+
+  badge(count) {
+    if (this.#isOurs()) navigator.setAppBadge?.(count)?.catch?.(() => {});
+  }
+
+  async #subscribe() {
+    const key = bytesOf(await this.#keyOfService());
+    const registration = await this.#ready();
+    const former = await registration.pushManager.getSubscription();
+    const fits = former && sameBytes(former.options.applicationServerKey, key);
+    if (former && !fits) {
+      await this.#client.ask("DELETE", "/notifications/web-push", { endpoint: former.endpoint });
+      await former.unsubscribe();
+    }
+    const subscription = fits ? former : await registration.pushManager.subscribe({ userVisibleOnly: true, applicationServerKey: key });
+    await this.#client.ask("POST", "/notifications/web-push", subscription.toJSON());
+    store("tocsin:push", this.#owner());
+  }
+
+  async #keyOfService() {
+    try {
+      this.#key ??= (await this.#client.json("GET", "/notifications/web-push/key")).key;
+      return this.#key;
+    } catch (problem) {
+      if (problem.status === 404) return null;
+      throw problem;
+    }
+  }
+
+  #registration() { return navigator.serviceWorker.getRegistration(this.#worker); }
+
+  async #subscription() { return (await this.#registration())?.pushManager.getSubscription() ?? null; }
+
+  /** Wait until the worker is there. */
+  async #ready() {
+    const registration = await navigator.serviceWorker.register(trusted().createScriptURL(this.#worker));
+    const coming = registration.installing ?? registration.waiting;
+    if (!registration.active && coming) {
+      await new Promise((resolve) => coming.addEventListener("statechange", () => coming.state === "activated" && resolve()));
+    }
+    return registration;
+  }
+
+  #owner() { return `${this.#client.src} ${this.#client.identity}`; }
+
+  #isOurs() { return store("tocsin:push") === this.#owner(); }
+}
+
+function store(name, value) {
+  try {
+    if (value === null) localStorage.removeItem(name);
+    else if (value !== undefined) localStorage.setItem(name, value);
+    return localStorage.getItem(name);
+  } catch {
+    return null; // the page may not keep anything
+  }
+}
+
+const bytesOf = (text) => Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (letter) => letter.charCodeAt(0));
+
+const sameBytes = (buffer, bytes) => {
+  const other = new Uint8Array(buffer ?? []);
+  return other.length === bytes.length && other.every((byte, at) => byte === bytes[at]);
+};
+
+// --- What strangers wrote, made safe ---
+
+const ALLOWED = new Set(["P", "STRONG", "EM", "BR"]);
+const SILENT = new Set(["SCRIPT", "STYLE", "TEMPLATE", "IFRAME", "OBJECT", "TEXTAREA", "TITLE", "NOSCRIPT", "SVG", "MATH"]);
+
+/** Return nodes for a notification's message: text and four tags, made anew, whatever the markup holds. */
+function messageOf({ message, message_formatted: formatted }) {
+  const parsed = parse(String(formatted ?? ""));
+  const made = parsed ? rebuilt(parsed.body) : [];
+  if (made.some((node) => node.textContent.trim())) return made;
+  return String(message ?? "").split(" <br> ").map((line) => h("p", { dir: "auto" }, line));
+}
+
+function rebuilt(from) {
+  return [...from.childNodes].flatMap((node) => {
+    if (node.nodeType === Node.TEXT_NODE) return node.parentNode.nodeName === "STRONG" ? isolated(node.data) : [node.data];
+    if (node.nodeType !== Node.ELEMENT_NODE || SILENT.has(node.nodeName.toUpperCase())) return [];
+    if (!ALLOWED.has(node.nodeName)) return rebuilt(node);
+    return [h(node.nodeName.toLowerCase(), node.nodeName === "P" ? { dir: "auto" } : {}, rebuilt(node))];
+  }).map((node) => (typeof node === "string" ? document.createTextNode(node) : node));
+}
+
+/** Names of the other direction move nothing around them, an English genitive least of all. */
+function isolated(text) {
+  const [, name, genitive = ""] = /^(.*?)(['’]s)?$/s.exec(text);
+  return [h("bdi", {}, name), genitive];
+}
+
+/** Parse markup in a document that runs and loads nothing; null where the page allows not even that. */
+function parse(markup) {
+  try {
+    return new DOMParser().parseFromString(trusted().createHTML(markup), "text/html");
+  } catch {
+    return null;
+  }
+}
+
+let policy;
+
+/** Where a page demands trusted types, it allows our policy by its name. */
+function trusted() {
+  const rules = { createHTML: (text) => text, createScriptURL: (text) => text };
+  return (policy ??= globalThis.trustedTypes?.createPolicy("tocsin-inbox", rules) ?? rules);
+}
+
+/** Return the address that a link leads to, if it may: http, https, or within this page's own site. */
+function linkOf(link) {
+  const url = urlOf(link);
+  return url && /^https?:$/.test(url.protocol) ? url.href : null;
+}
+
+const pictureOf = (picture) => {
+  const url = urlOf(picture);
+  return url?.protocol === "https:" ? url.href : null;
+};
+
+function urlOf(text) {
+  try {
+    return typeof text === "string" && text ? new URL(text, document.baseURI) : null;
+  } catch {
+    return null;
+  }
+}
+
+// --- Times ---
+
+/** The service's times are UTC, and look like this: 2026-11-24 16:11:25. */
+const timeOf = (text) => new Date(`${text.replace(" ", "T").replace(/Z?$/, "Z")}`);
+
+const now = () => new Date().toISOString().slice(0, 19).replace("T", " ");
+
+const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+class Times {
+  #locale;
+  #relative;
+  #days;
+  #formats = {};
+
+  constructor(locale) {
+    this.#locale = locale;
+    this.#relative = new Intl.RelativeTimeFormat(locale, { numeric: "auto", style: "short" });
+    this.#days = new Intl.RelativeTimeFormat(locale, { numeric: "auto" });
+  }
+
+  /** The day on the clock of whoever looks, to group by. */
+  day(at) { return `${at.getFullYear()}-${at.getMonth() + 1}-${at.getDate()}`; }
+
+  heading(day) {
+    const [year, month, date] = day.split("-").map(Number);
+    const at = new Date(year, month - 1, date);
+    const today = new Date();
+    const ago = Math.round((new Date(today.getFullYear(), today.getMonth(), today.getDate()) - at) / 86_400_000);
+    const text = ago === 0 || ago === 1 ? this.#days.format(-ago, "day")
+      : this.#format(at, { weekday: "long", day: "numeric", month: "long", ...(year === today.getFullYear() ? {} : { year: "numeric" }) });
+    return text.charAt(0).toLocaleUpperCase(this.#locale) + text.slice(1);
+  }
+
+  /** How long ago, on the day itself; later the time of the day, under the day's heading. */
+  short(at) {
+    const seconds = Math.max(0, (Date.now() - at) / 1_000);
+    if (this.day(at) !== this.day(new Date())) return this.clock(at);
+    if (seconds < 60) return this.#relative.format(0, "second");
+    if (seconds < 3_600) return this.#relative.format(-Math.floor(seconds / 60), "minute");
+    return this.#relative.format(-Math.floor(seconds / 3_600), "hour");
+  }
+
+  full(at) { return this.#format(at, { dateStyle: "full", timeStyle: "short" }); }
+
+  clock(at) { return this.#format(at, { hour: "numeric", minute: "2-digit" }); }
+
+  moment(at) { return this.#format(at, { weekday: "short", hour: "numeric", minute: "2-digit" }); }
+
+  /** The day of the week, shortest and in full; 0 is Monday. */
+  weekday(i) {
+    const at = new Date(2024, 0, 1 + i);
+    return [this.#format(at, { weekday: "narrow" }), this.#format(at, { weekday: "long" })];
+  }
+
+  #format(at, options) {
+    const key = JSON.stringify(options);
+    this.#formats[key] ??= new Intl.DateTimeFormat(this.#locale, options);
+    return this.#formats[key].format(at);
+  }
+}
+
+// --- Words ---
+
+const WORDS = {
+  en: {
+    title: "Notifications", all: "All", unread: "Unread", show: "Which to show", back: "Back", close: "Close",
+    readAll: "Mark all as read", preferences: "Preferences", more: "Show more", loading: "Loading…", retry: "Try again", undo: "Undo",
+    remove: "Delete", markRead: "Mark as read", markUnread: "Mark as unread", isUnread: "Unread.", saved: "Saved",
+    markedRead: "Marked as read", markedUnread: "Marked as unread", allRead: "All marked as read", restored: "Restored",
+    unreadCount: (n) => `${n} unread`, fresh: (n) => `${n} new`, arrived: (n) => (n === 1 ? "1 new notification" : `${n} new notifications`),
+    deleted: (n) => (n === 1 ? "Notification deleted" : `${n} notifications deleted`),
+    empty: { all: ["No notifications yet", "What concerns you will show up here."], unread: ["You’re all caught up", "There is nothing unread."] },
+    connection: { offline: "You are offline. This is what was loaded.", reconnecting: "Reconnecting…" },
+    failed: { remove: "That could not be deleted.", load: "More could not be loaded.", save: "That could not be saved." },
+    problem: ({ status }) => (status === 401 ? "You are signed out. Sign in again to see your notifications."
+      : status ? "Your notifications could not be loaded." : "The notification service can’t be reached."),
+    help: "Keyboard shortcuts",
+    keys: ["Next", "Previous", "First, last", "Open", "Mark as read or unread", "Delete", "Undo deleting", "Show or hide this help", "Back, close"],
+    pushHere: "Notify me in this browser", pushHint: "Also when this page is not open.",
+    pushDenied: "Your browser blocks notifications of this site. Allow them in its settings.", pushFailed: "Your browser could not be set up.",
+    pause: "Pause", pauseHint: "Nothing is sent to your phone and browser until then. Your inbox has everything.", pauseHour: "For 1 hour",
+    pauseTomorrow: (clock) => `Until tomorrow, ${clock}`, pausedUntil: (moment) => `Paused until ${moment}.`, resume: "Resume now",
+    quiet: "Quiet hours", quietHint: "What comes in these hours is sent when they end.", addQuiet: "Add quiet hours", removeQuiet: "Remove these quiet hours",
+    from: "From", to: "To", zone: "Time zone", channels: { push: "Phone", web_push: "Browser" }, locked: "Set by your organisation",
+  },
+  da: {
+    title: "Notifikationer", all: "Alle", unread: "Ulæste", show: "Hvad der vises", back: "Tilbage", close: "Luk",
+    readAll: "Markér alle som læst", preferences: "Indstillinger", more: "Vis flere", loading: "Henter…", retry: "Prøv igen", undo: "Fortryd",
+    remove: "Slet", markRead: "Markér som læst", markUnread: "Markér som ulæst", isUnread: "Ulæst.", saved: "Gemt",
+    markedRead: "Markeret som læst", markedUnread: "Markeret som ulæst", allRead: "Alle er markeret som læst", restored: "Gendannet",
+    unreadCount: (n) => `${n} ulæste`, fresh: (n) => (n === 1 ? "1 ny" : `${n} nye`), arrived: (n) => (n === 1 ? "1 ny notifikation" : `${n} nye notifikationer`),
+    deleted: (n) => (n === 1 ? "Notifikationen er slettet" : `${n} notifikationer er slettet`),
+    empty: { all: ["Ingen notifikationer endnu", "Her vises det, der vedrører dig."], unread: ["Du er helt ajour", "Der er intet ulæst."] },
+    connection: { offline: "Du er offline. Her er det, der blev hentet.", reconnecting: "Opretter forbindelse igen…" },
+    failed: { remove: "Det kunne ikke slettes.", load: "Der kunne ikke hentes flere.", save: "Det kunne ikke gemmes." },
+    problem: ({ status }) => (status === 401 ? "Du er logget ud. Log ind igen for at se dine notifikationer."
+      : status ? "Dine notifikationer kunne ikke hentes." : "Der er ingen forbindelse til notifikationstjenesten."),
+    help: "Tastaturgenveje",
+    keys: ["Næste", "Forrige", "Første, sidste", "Åbn", "Markér som læst eller ulæst", "Slet", "Fortryd sletning", "Vis eller skjul denne hjælp", "Tilbage, luk"],
+    pushHere: "Giv mig besked i denne browser", pushHint: "Også når siden ikke er åben.",
+    pushDenied: "Din browser blokerer notifikationer fra dette websted. Tillad dem i browserens indstillinger.", pushFailed: "Din browser kunne ikke sættes op.",
+    pause: "Pause", pauseHint: "Indtil da sendes intet til din telefon og browser. Indbakken har det hele.", pauseHour: "I 1 time",
+    pauseTomorrow: (clock) => `Indtil i morgen kl. ${clock}`, pausedUntil: (moment) => `På pause indtil ${moment}.`, resume: "Genoptag nu",
+    quiet: "Stilletid", quietHint: "Det, der kommer i disse timer, sendes, når de er slut.", addQuiet: "Tilføj stilletid", removeQuiet: "Fjern denne stilletid",
+    from: "Fra", to: "Til", zone: "Tidszone", channels: { push: "Telefon", web_push: "Browser" }, locked: "Bestemt af din organisation",
+  },
+  de: {
+    title: "Benachrichtigungen", all: "Alle", unread: "Ungelesen", show: "Was angezeigt wird", back: "Zurück", close: "Schließen",
+    readAll: "Alle als gelesen markieren", preferences: "Einstellungen", more: "Mehr anzeigen", loading: "Wird geladen…", retry: "Erneut versuchen", undo: "Rückgängig",
+    remove: "Löschen", markRead: "Als gelesen markieren", markUnread: "Als ungelesen markieren", isUnread: "Ungelesen.", saved: "Gespeichert",
+    markedRead: "Als gelesen markiert", markedUnread: "Als ungelesen markiert", allRead: "Alle als gelesen markiert", restored: "Wiederhergestellt",
+    unreadCount: (n) => `${n} ungelesen`, fresh: (n) => `${n} neu`, arrived: (n) => (n === 1 ? "1 neue Benachrichtigung" : `${n} neue Benachrichtigungen`),
+    deleted: (n) => (n === 1 ? "Benachrichtigung gelöscht" : `${n} Benachrichtigungen gelöscht`),
+    empty: { all: ["Noch keine Benachrichtigungen", "Was Sie betrifft, erscheint hier."], unread: ["Alles gelesen", "Es gibt nichts Ungelesenes."] },
+    connection: { offline: "Sie sind offline. Angezeigt wird, was geladen wurde.", reconnecting: "Verbindung wird wiederhergestellt…" },
+    failed: { remove: "Das konnte nicht gelöscht werden.", load: "Mehr konnte nicht geladen werden.", save: "Das konnte nicht gespeichert werden." },
+    problem: ({ status }) => (status === 401 ? "Sie sind abgemeldet. Melden Sie sich wieder an, um Ihre Benachrichtigungen zu sehen."
+      : status ? "Ihre Benachrichtigungen konnten nicht geladen werden." : "Der Benachrichtigungsdienst ist nicht erreichbar."),
+    help: "Tastenkürzel",
+    keys: ["Nächste", "Vorige", "Erste, letzte", "Öffnen", "Als gelesen oder ungelesen markieren", "Löschen", "Löschen rückgängig machen", "Diese Hilfe zeigen oder verbergen", "Zurück, schließen"],
+    pushHere: "In diesem Browser benachrichtigen", pushHint: "Auch wenn diese Seite nicht geöffnet ist.",
+    pushDenied: "Ihr Browser blockiert Benachrichtigungen dieser Website. Erlauben Sie sie in seinen Einstellungen.", pushFailed: "Ihr Browser konnte nicht eingerichtet werden.",
+    pause: "Pause", pauseHint: "Bis dahin wird nichts an Telefon und Browser gesendet. Im Posteingang ist alles.", pauseHour: "Für 1 Stunde",
+    pauseTomorrow: (clock) => `Bis morgen, ${clock}`, pausedUntil: (moment) => `Pausiert bis ${moment}.`, resume: "Jetzt fortsetzen",
+    quiet: "Ruhezeiten", quietHint: "Was in diesen Stunden kommt, wird gesendet, wenn sie enden.", addQuiet: "Ruhezeit hinzufügen", removeQuiet: "Diese Ruhezeit entfernen",
+    from: "Von", to: "Bis", zone: "Zeitzone", channels: { push: "Telefon", web_push: "Browser" }, locked: "Von Ihrer Organisation festgelegt",
+  },
+};
+
+/** The language of the words, and the locale of dates: the element's own, that around it, or the browser's. */
+function languageOf(element) {
+  const wanted = [element.getAttribute("lang") || langAround(element), ...navigator.languages].filter(Boolean);
+  const language = wanted[0].slice(0, 2).toLowerCase();
+  if (!Object.hasOwn(WORDS, language)) return { language: "en", locale: "en" };
+  try {
+    return { language, locale: Intl.getCanonicalLocales(wanted[0])[0] };
+  } catch {
+    return { language, locale: language };
+  }
+}
+
+function langAround(element) {
+  for (let at = element; at; at = at.getRootNode().host) {
+    const found = at.closest("[lang]")?.getAttribute("lang");
+    if (found) return found;
+  }
+  return null;
+}
+
+// --- Elements ---
+
+/** Make an element: listeners by `on...`, properties where they are no strings, attributes else. */
+function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name.slice(2), value);
+    else if (typeof value === "boolean" || name === "value" || name === "referrerPolicy") element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+function iconButton(name, text, onclick) {
+  return label(h("button", { class: "icon-button", type: "button", onclick }, icon(name)), text);
+}
+
+function textButton(style, text, onclick) {
+  return h("button", { class: style, type: "button", onclick }, text);
+}
+
+function label(element, text) {
+  element.setAttribute("aria-label", text);
+  element.title = text;
+  return element;
+}
+
+const ICONS = {
+  bell: "M6 16.5V11a6 6 0 0 1 12 0v5.5l1.5 1.5h-15zM10 20.5a2.2 2.2 0 0 0 4 0",
+  checks: "M2.5 12.5 7 17l9-9.5M11.5 15.5 13 17l9-9.5",
+  sliders: "M4 8h7M17 8h3M4 16h3M13 16h7M14 5.5a2.5 2.5 0 1 1 0 5 2.5 2.5 0 0 1 0-5zM10 13.5a2.5 2.5 0 1 1 0 5 2.5 2.5 0 0 1 0-5z",
+  trash: "M4.5 7h15M9.5 7V4.5h5V7M6.5 7l.8 12.5h9.4L17.5 7M10.2 11v5M13.8 11v5",
+  close: "M6 6l12 12M18 6 6 18",
+  back: "M14.5 5.5 8 12l6.5 6.5",
+  lock: "M6.5 11h11v8.5h-11zM9 11V8.5a3 3 0 0 1 6 0V11",
+};
+
+function icon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  path.setAttribute("d", ICONS[name]);
+  for (const [key, value] of [["viewBox", "0 0 24 24"], ["class", `icon icon-${name}`], ["aria-hidden", "true"]]) svg.setAttribute(key, value);
+  svg.append(path);
+  return svg;
+}
+
+/** Make these the children, in this order, moving none that stays: so focus, scrolling and selection are kept. */
+function arrange(parent, children) {
+  const wanted = new Set(children);
+  for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
+  children.forEach((child, at) => {
+    if (parent.children[at] !== child) parent.insertBefore(child, parent.children[at] ?? null);
+  });
+}
+
+function keepOnly(map, keys) {
+  for (const key of map.keys()) if (!keys.has(key)) map.delete(key);
+}
+
+function reflect(element, name, value) {
+  if (value === null || value === undefined) element.removeAttribute(name);
+  else if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+}
+
+/** Take over what was set on the element before it was one of ours. */
+function adopt(element, name) {
+  if (!Object.hasOwn(element, name)) return;
+  const value = element[name];
+  delete element[name];
+  element[name] = value;
+}
+
+const set = (element, name, value) => element.style.setProperty(name, value);
+
+// --- Style ---
+
+const STYLE = `
+:host {
+  --bg: var(--tocsin-background, light-dark(#fff, #16191d)); --fg: var(--tocsin-text, light-dark(#1c2127, #e8ebef));
+  --muted: var(--tocsin-muted, light-dark(#59626d, #9aa4b0)); --line: var(--tocsin-border, light-dark(#e4e7eb, #2a3037));
+  --hover: var(--tocsin-hover, light-dark(#f4f5f7, #1f242a)); --new: var(--tocsin-unread, light-dark(#f2f6ff, #1a2332));
+  --accent: var(--tocsin-accent, light-dark(#2455d3, #8ab0ff)); --on-accent: var(--tocsin-on-accent, light-dark(#fff, #0c1424));
+  --alert: var(--tocsin-badge, light-dark(#c5281c, #ff7b72)); --on-alert: var(--tocsin-on-badge, light-dark(#fff, #1d0605));
+  --shade: 0 10px 30px light-dark(rgb(15 23 42 / .18), rgb(0 0 0 / .6)); --corner: var(--tocsin-radius, 12px); color-scheme: light dark;
+  display: inline-block; position: relative;
+  font: var(--tocsin-font, .875rem/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif);
+}
+:host([theme="light"]) { color-scheme: light; }
+:host([theme="dark"]) { color-scheme: dark; }
+:host([mode="page"]) { display: block; }
+:host([hidden]), [hidden] { display: none !important; }
+* { box-sizing: border-box; }
+button, input, select { font: inherit; color: inherit; }
+button { cursor: pointer; }
+button:disabled { cursor: default; }
+h2, h3, p, ul, dl, dd, fieldset { margin: 0; padding: 0; border: 0; }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+.unseen { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
+.icon { inline-size: 20px; block-size: 20px; flex: none; fill: none; stroke: currentColor; stroke-width: 1.7; stroke-linecap: round; stroke-linejoin: round; }
+:host(:dir(rtl)) .icon-back { transform: scaleX(-1); }
+
+.bell, .icon-button, .text-button { border: 0; background: none; border-radius: 8px; }
+.bell { position: relative; display: grid; place-items: center; inline-size: 40px; block-size: 40px; padding: 0; color: inherit; }
+.bell:hover, .icon-button:hover:not(:disabled) { background: color-mix(in srgb, currentColor 9%, transparent); }
+.bell .icon { inline-size: 22px; block-size: 22px; }
+.badge {
+  position: absolute; inset-block-start: 2px; inset-inline-start: 20px; min-inline-size: 18px; padding-inline: 5px; border-radius: 9px;
+  background: var(--alert); color: var(--on-alert); font-size: 11px; font-weight: 600; line-height: 18px; text-align: center; font-variant-numeric: tabular-nums;
+}
+.icon-button { display: grid; place-items: center; inline-size: 32px; block-size: 32px; padding: 0; color: var(--muted); outline-offset: -1px; }
+.icon-button:hover:not(:disabled) { color: var(--fg); }
+.icon-button:disabled { opacity: .35; }
+.text-button { padding: 5px 8px; color: var(--accent); font-weight: 600; }
+.text-button:hover { text-decoration: underline; }
+.button { padding: 6px 12px; border: 1px solid var(--line); border-radius: 8px; background: var(--bg); font-weight: 500; }
+.button:hover { background: var(--hover); }
+
+.panel { flex-direction: column; background: var(--bg); color: var(--fg); text-align: start; outline-offset: -2px; }
+.panel:not([hidden]) { display: flex; }
+.panel:focus { outline: none; }
+:host(:not([mode="page"])) .panel {
+  position: fixed; z-index: 2147483000; inset: auto; inset-block: var(--top, auto) var(--bottom, auto); left: var(--left, auto); margin: 0; padding: 0;
+  inline-size: var(--tocsin-width, 26rem); max-inline-size: calc(100vw - 16px); block-size: auto; max-block-size: min(var(--room, 80vh), var(--tocsin-height, 40rem));
+  border: 1px solid var(--line); border-radius: var(--corner); box-shadow: var(--shade); overflow: hidden;
+}
+/* In the page itself nothing scrolls but the page. */
+:host([mode="page"]) .body { overflow: visible; }
+:host([mode="page"]) .toast { position: sticky; inset-inline: auto; margin-block: 8px 12px; }
+:host([mode="page"]) .panel { border: 1px solid var(--line); border-radius: var(--corner); overflow: clip; position: relative; }
+.bar { display: flex; align-items: center; gap: 2px; padding: 10px 10px 4px 16px; padding-inline: 16px 10px; }
+.title { flex: 1; min-inline-size: 0; font-size: 1.0625rem; font-weight: 650; letter-spacing: -.01em; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.bar .icon-button:first-child { margin-inline-start: -8px; }
+.close { display: none; }
+.tabs { display: flex; gap: 8px; padding-inline: 12px; border-block-end: 1px solid var(--line); }
+.tab { display: flex; align-items: center; gap: 6px; margin-block-end: -1px; padding: 7px 4px 8px; border: 0; border-block-end: 2px solid transparent; background: none; color: var(--muted); font-weight: 500; }
+.tab:hover { color: var(--fg); }
+.tab[aria-selected="true"] { border-color: var(--accent); color: var(--fg); }
+.tab:focus-visible { outline-offset: -1px; border-radius: 4px; }
+.count:empty { display: none; }
+.count { padding-inline: 6px; border-radius: 9px; background: var(--hover); font-size: .75rem; font-variant-numeric: tabular-nums; }
+.notice { padding: 6px 16px; border-block-end: 1px solid var(--line); background: var(--hover); color: var(--muted); font-size: .8125rem; }
+.body { flex: 1; min-block-size: 0; overflow-y: auto; overscroll-behavior: contain; scrollbar-width: thin; scrollbar-color: var(--line) transparent; }
+.list { position: relative; min-block-size: 10rem; }
+.pills { position: sticky; z-index: 2; inset-block-start: 8px; block-size: 0; text-align: center; }
+.pill { padding: 5px 14px; border: 0; border-radius: 15px; background: var(--accent); color: var(--on-accent); font-size: .8125rem; font-weight: 600; box-shadow: var(--shade); }
+
+.day { padding: 12px 16px 5px; color: var(--muted); font-size: .75rem; font-weight: 600; }
+.rows { list-style: none; }
+.row { position: relative; display: flex; }
+.row::after { content: ""; position: absolute; inset-block-end: 0; inset-inline: 62px 0; border-block-end: 1px solid var(--line); }
+.row:last-child::after { display: none; }
+.row:hover, .row:focus-within { background: var(--hover); }
+.row.unread { background: var(--new); }
+.row.unread:hover, .row.unread:focus-within { background: color-mix(in srgb, var(--accent) 5%, var(--new)); }
+.main { flex: 1; min-inline-size: 0; display: flex; gap: 12px; padding: 10px 6px 11px 16px; padding-inline: 16px 6px; color: inherit; text-decoration: none; cursor: pointer; }
+.main:focus-visible { outline-offset: -2px; border-radius: 8px; }
+.avatar { flex: none; display: grid; place-items: center; inline-size: 34px; block-size: 34px; margin-block-start: 1px; border-radius: 50%; overflow: hidden; background: var(--line); color: var(--muted); font-size: .75rem; font-weight: 600; }
+.avatar img { inline-size: 100%; block-size: 100%; object-fit: cover; }
+.avatar .icon { inline-size: 18px; block-size: 18px; }
+.avatar.person { background: oklch(.92 .045 var(--hue)); color: oklch(.4 .11 var(--hue)); }
+.said { flex: 1; min-inline-size: 0; text-align: left; }
+:host(:dir(rtl)) .said { text-align: right; }
+.text { color: var(--muted); overflow-wrap: anywhere; hyphens: auto; overflow: hidden; }
+.unread .text { color: var(--fg); }
+.text > br { display: none; }
+.text p { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 4; overflow: hidden; }
+.text p + p, .text br + p { margin-block-start: 2px; color: var(--muted); -webkit-line-clamp: 2; }
+.text strong { color: var(--fg); font-weight: 600; }
+.text em { font-style: normal; }
+.time { display: block; margin-block-start: 2px; color: var(--muted); font-size: .75rem; }
+.actions { flex: none; display: flex; flex-direction: column; align-items: center; padding: 8px 8px 0 4px; padding-inline: 4px 8px; }
+.actions .icon-button { inline-size: 28px; block-size: 28px; }
+.actions .icon { inline-size: 18px; block-size: 18px; }
+.dot i { inline-size: 9px; block-size: 9px; border: 1.5px solid currentColor; border-radius: 50%; }
+.unread .dot i { background: var(--accent); border-color: var(--accent); }
+.row:not(.unread) .dot, .remove { opacity: 0; }
+.row:is(:hover, :focus-within) :is(.dot, .remove) { opacity: 1; }
+@media (hover: none) { .row:not(.unread) .dot, .remove { opacity: .75; } }
+
+.foot { position: relative; padding: 8px; text-align: center; }
+.near { position: absolute; inset-block-start: -300px; inline-size: 1px; block-size: 300px; pointer-events: none; }
+.state { display: flex; flex-direction: column; align-items: center; gap: 4px; padding: 40px 32px 48px; color: var(--muted); text-align: center; text-wrap: balance; }
+.state .icon { inline-size: 36px; block-size: 36px; margin-block-end: 6px; stroke-width: 1.2; opacity: .7; }
+.state div p:first-of-type { color: var(--fg); font-weight: 600; }
+.state .button { margin-block-start: 10px; color: var(--fg); }
+.toast { position: sticky; inset-inline: auto; margin-block: 8px 12px; }
+:host([mode="page"]) .panel { border: 1px solid var(--line); border-radius: var(--corner); overflow: clip; position: relative; }
+.bar { display: flex; align-items: center; gap: 2px; padding: 10px 10px 4px 16px; padding-inline: 16px 10px; }
+.title { flex: 1; min-inline-size: 0; font-size: 1.0625rem; font-weight: 650; letter-spacing: -.01em; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.bar .icon-button:first-child { margin-inline-start: -8px; }
+.close { display: none; }
+.tabs { display: flex; gap: 8px; padding-inline: 12px; border-block-end: 1px solid var(--line); }
+.tab { display: flex; align-items: center; gap: 6px; margin-block-end: -1px; padding: 7px 4px 8px; border: 0; border-block-end: 2px solid transparent; background: none; color: var(--muted); font-weight: 500; }
+.tab:hover { color: var(--fg); }
+.tab[aria-selected="true"] { border-color: var(--accent); color: var(--fg); }
+.tab:focus-visible { outline-offset: -1px; border-radius: 4px; }
+.count:empty { display: none; }
+.count { padding-inline: 6px; border-radius: 9px; background: var(--hover); font-size: .75rem; font-variant-numeric: tabular-nums; }
+.notice { padding: 6px 16px; border-block-end: 1px solid var(--line); background: var(--hover); color: var(--muted); font-size: .8125rem; }
+.body { flex: 1; min-block-size: 0; overflow-y: auto; overscroll-behavior: contain; scrollbar-width: thin; scrollbar-color: var(--line) transparent; }
+.list { position: relative; min-block-size: 10rem; }
+.pills { position: sticky; z-index: 2; inset-block-start: 8px; block-size: 0; text-align: center; }
+.pill { padding: 5px 14px; border: 0; border-radius: 15px; background: var(--accent); color: var(--on-accent); font-size: .8125rem; font-weight: 600; box-shadow: var(--shade); }
+
+.day { padding: 12px 16px 5px; color: var(--muted); font-size: .75rem; font-weight: 600; }
+.rows { list-style: none; }
+.row { position: relative; display: flex; }
+.row::after { content: ""; position: absolute; inset-block-end: 0; inset-inline: 62px 0; border-block-end: 1px solid var(--line); }
+.row:last-child::after { display: none; }
+.row:hover, .row:focus-within { background: var(--hover); }
+.row.unread { background: var(--new); }
+.row.unread:hover, .row.unread:focus-within { background: color-mix(in srgb, var(--accent) 5%, var(--new)); }
+.main { flex: 1; min-inline-size: 0; display: flex; gap: 12px; padding: 10px 6px 11px 16px; padding-inline: 16px 6px; color: inherit; text-decoration: none; cursor: pointer; }
+.main:focus-visible { outline-offset: -2px; border-radius: 8px; }
+.avatar { flex: none; display: grid; place-items: center; inline-size: 34px; block-size: 34px; margin-block-start: 1px; border-radius: 50%; overflow: hidden; background: var(--line); color: var(--muted); font-size: .75rem; font-weight: 600; }
+.avatar img { inline-size: 100%; block-size: 100%; object-fit: cover; }
+.avatar .icon { inline-size: 18px; block-size: 18px; }
+.avatar.person { background: oklch(.92 .045 var(--hue)); color: oklch(.4 .11 var(--hue)); }
+.said { flex: 1; min-inline-size: 0; text-align: left; }
+:host(:dir(rtl)) .said { text-align: right; }
+.text { color: var(--muted); overflow-wrap: anywhere; hyphens: auto; overflow: hidden; }
+.unread .text { color: var(--fg); }
+.text > br { display: none; }
+.text p { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 4; overflow: hidden; }
+.text p + p, .text br + p { margin-block-start: 2px; color: var(--muted); -webkit-line-clamp: 2; }
+.text strong { color: var(--fg); font-weight: 600; }
+.text em { font-style: normal; }
+.time { display: block; margin-block-start: 2px; color: var(--muted); font-size: .75rem; }
+.actions { flex: none; display: flex; flex-direction: column; align-items: center; padding: 8px 8px 0 4px; padding-inline: 4px 8px; }
+.actions .icon-button { inline-size: 28px; block-size: 28px; }
+.actions .icon { inline-size: 18px; block-size: 18px; }
+.dot i { inline-size: 9px; block-size: 9px; border: 1.5px solid currentColor; border-radius: 50%; }
+.unread .dot i { background: var(--accent); border-color: var(--accent); }
+.row:not(.unread) .dot, .remove { opacity: 0; }
+.row:is(:hover, :focus-within) :is(.dot, .remove) { opacity: 1; }
+@media (hover: none) { .row:not(.unread) .dot, .remove { opacity: .75; } }
+
+.foot { position: relative; padding: 8px; text-align: center; }
+.near { position: absolute; inset-block-start: -300px; inline-size: 1px; block-size: 300px; pointer-events: none; }
+.state { display: flex; flex-direction: column; align-items: center; gap: 4px; padding: 40px 32px 48px; color: var(--muted); text-align: center; text-wrap: balance; }
+.state .icon { inline-size: 36px; block-size: 36px; margin-block-end: 6px; stroke-width: 1.2; opacity: .7; }
+.state div p:first-of-type { color: var(--fg); font-weight: 600; }
+.state .button { margin-block-start: 10px; color: var(--fg); }
+.bones { display: flex; gap: 12px; padding-block: 12px; animation: breathe 1.6s ease-in-out infinite alternate; }
+.bones i { flex: none; inline-size: 34px; block-size: 34px; border-radius: 50%; background: var(--line); }
+.bones b { flex: 1; block-size: 30px; border-radius: 6px; background: linear-gradient(var(--line) 11px, transparent 11px 19px, var(--line) 19px); max-inline-size: 80%; }
+@keyframes breathe { from { opacity: .5; } }
+.toast {
+  position: absolute; z-index: 3; inset-block-end: 12px; inset-inline: 16px; margin-inline: auto; inline-size: fit-content; max-inline-size: calc(100% - 32px);
+  display: flex; align-items: center; gap: 8px; min-block-size: 38px; padding: 4px 6px 4px 14px; padding-inline: 14px 6px; border-radius: 9px; background: #22272e; color: #fff; box-shadow: var(--shade);
+}
+.toast .text-button { color: #9ec1ff; }
+.toast :focus-visible { outline-color: #9ec1ff; }
+.toast > span:last-child { padding-inline-end: 8px; }
+
+.preferences, .keys { padding: 4px 16px 20px; }
+.preferences section { padding-block: 14px; border-block-end: 1px solid var(--line); }
+.preferences > section:last-child { border: 0; }
+.preferences h3 { font-size: .875rem; font-weight: 600; }
+.hint, .problem { margin-block-start: 2px; color: var(--muted); font-size: .8125rem; }
+.problem { margin-block: 10px 0; padding: 8px 12px; border-inline-start: 3px solid var(--alert); background: var(--hover); color: var(--fg); }
+.setting { display: flex; align-items: center; justify-content: space-between; gap: 12px; }
+.setting > label { font-weight: 500; }
+.buttons { display: flex; flex-wrap: wrap; gap: 8px; margin-block-start: 10px; }
+.quiet { margin-block-start: 10px; min-inline-size: 0; }
+.clock { display: flex; align-items: center; gap: 8px; color: var(--muted); }
+select, input[type="time"] { min-block-size: 32px; max-inline-size: 14rem; padding: 3px 8px; border: 1px solid color-mix(in srgb, var(--muted) 60%, var(--line)); border-radius: 8px; background: var(--bg); color: var(--fg); }
+.week { display: flex; gap: 4px; margin-block-start: 8px; }
+.day-of-week { position: relative; flex: 1; max-inline-size: 40px; }
+.day-of-week input { position: absolute; inset: 0; inline-size: 100%; block-size: 100%; margin: 0; opacity: 0; cursor: pointer; }
+.day-of-week span { display: grid; place-items: center; block-size: 30px; border: 1px solid var(--line); border-radius: 8px; color: var(--muted); font-size: .8125rem; }
+.day-of-week input:checked + span { border-color: var(--accent); background: var(--accent); color: var(--on-accent); font-weight: 600; }
+.day-of-week input:focus-visible + span { outline: 2px solid var(--accent); outline-offset: 2px; }
+table { inline-size: 100%; border-collapse: collapse; }
+th { padding: 0; text-align: start; font-weight: 400; overflow-wrap: anywhere; hyphens: auto; }
+thead th { padding-block-end: 4px; }
+thead th + th { inline-size: 72px; color: var(--muted); font-size: .75rem; }
+thead th + th, td { text-align: center; }
+td { padding: 5px 0; }
+.switch { appearance: none; position: relative; inline-size: 36px; block-size: 24px; margin: 0; flex: none; vertical-align: middle; border-radius: 12px; cursor: pointer; }
+.switch::before { content: ""; position: absolute; inset: 2px 0; border-radius: 10px; background: color-mix(in srgb, var(--muted) 85%, var(--bg)); transition: background .15s; }
+.switch::after { content: ""; position: absolute; inset-block-start: 4px; inset-inline-start: 2px; inline-size: 16px; block-size: 16px; border-radius: 50%; background: var(--bg); transition: inset-inline-start .15s; }
+.switch:checked::before { background: var(--accent); }
+.switch:checked::after { inset-inline-start: 18px; }
+.switch:disabled { opacity: .45; cursor: default; }
+.locked { position: relative; display: inline-flex; align-items: center; }
+.locked .icon { position: absolute; inset-inline-start: -17px; inline-size: 15px; block-size: 15px; color: var(--muted); }
+.keys { display: grid; grid-template-columns: auto 1fr; gap: 10px 16px; padding-block-start: 12px; align-items: baseline; }
+.keys dt { display: flex; gap: 4px; margin: 0; }
+kbd { min-inline-size: 24px; padding: 1px 6px; border: 1px solid var(--line); border-radius: 6px; background: var(--hover); font: inherit; font-size: .8125rem; text-align: center; }
+
+@media (max-width: 480px) {
+  :host(:not([mode="page"])) .panel { inset: 0; inline-size: 100%; max-inline-size: none; block-size: 100%; max-block-size: none; border: 0; border-radius: 0; }
+  .close { display: grid; }
+}
+@media (prefers-reduced-motion: reduce) { *, ::before, ::after { animation: none !important; transition: none !important; } }
+@media (forced-colors: active) {
+  .badge, .pill, .toast { border: 1px solid CanvasText; forced-color-adjust: none; background: Canvas; color: CanvasText; }
+  .unread .dot i { background: Highlight; border-color: Highlight; forced-color-adjust: none; }
+  .row.unread .main { border-inline-start: 3px solid Highlight; }
+  .tab { border-color: Canvas; }
+  .tab[aria-selected="true"] { border-color: Highlight; }
+  .switch { border: 1px solid ButtonText; }
+  .switch::after { background: ButtonText; forced-color-adjust: none; }
+  .switch:checked::before, .day-of-week input:checked + span { background: Highlight; color: HighlightText; forced-color-adjust: none; }
+}
+`;
+
+let made;
+
+/** One sheet for all, which the strictest policy allows. */
+function sheet() {
+  if (!made) {
+    made = new CSSStyleSheet();
+    made.replaceSync(STYLE);
+  }
+  return made;
+}
+
+for (const name of ["src", "token", "theme", "worker"]) {
+  Object.defineProperty(TocsinInbox.prototype, name, {
+    get() { return this.getAttribute(name); },
+    set(value) { reflect(this, name, value); },
+    configurable: true,
+    enumerable: true,
+  });
+}
+
+if (globalThis.customElements && !customElements.get("tocsin-inbox")) customElements.define("tocsin-inbox", TocsinInbox);

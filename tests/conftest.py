@@ -284,3 +284,33 @@ async def chromium() -> AsyncIterator[Browser]:
         )
         yield browser
         await browser.close()
+
+
+@pytest.fixture(scope="session")
+def leading(folder: Path) -> Catalogue:
+    """The catalogue, where a custom message leads somewhere."""
+    kinds = folder / "leading" / "kinds.toml"
+    kinds.parent.mkdir()
+    kinds.write_text('[custom]\nlink = "https://crm.example.com/n/{body}"\n')
+    return Catalogue.load(kinds.parent)
+
+
+@pytest.fixture
+async def host(url: str, leading: Catalogue) -> AsyncIterator[Any]:
+    """A page of another origin with the inbox of user 1 in it, and the service behind it."""
+    from host_page import hosting
+
+    async with hosting() as host, serving(url, leading, cors_origins=(host.origin,)) as api:
+        await api.people(1, 2)
+        await api.people(4, first_name="Bernita", last_name="Kilback")
+        host.serves(api)
+        yield host
+
+
+@pytest.fixture
+async def windows(host: Any, chromium: Browser) -> AsyncIterator[Any]:
+    """A browser profile for that page."""
+    from host_page import browsing
+
+    async with browsing(chromium, host) as windows:
+        yield windows

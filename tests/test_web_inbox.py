@@ -1,0 +1,379 @@
+"""The web inbox in a browser, in a page of another origin with a strict policy: all that people do with it."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from playwright.async_api import expect
+
+from host_page import PIXEL, Windows, imported, many, opened, settles, tell, texts, unread_of
+from tocsin.catalogue import Catalogue
+
+pytestmark = pytest.mark.slow
+
+SCREENS = Path(os.environ.get("TOCSIN_SCREENSHOTS_DIR") or Path(__file__).parent.parent / "screenshots")
+
+
+class TestBell:
+    async def test_the_badge_says_how_many_are_unread_and_the_page_is_told(self, windows: Windows) -> None:
+        await tell(windows.host.service, "One", "Two")
+        window = await windows.new()
+        await expect(window.badge).to_have_text("2")
+        await expect(window.bell).to_have_attribute("aria-label", "Notifications, 2 unread")
+        assert [event["unread"] for event in await window.heard("tocsin:count")] == [2]
+
+    async def test_more_than_99_are_99_and_more(self, windows: Windows) -> None:
+        await many(windows.host.service, 101)
+        window = await windows.new()
+        await expect(window.badge).to_have_text("99+")
+
+    async def test_without_anything_unread_there_is_no_badge(self, windows: Windows) -> None:
+        window = await windows.new()
+        await expect(window.bell).to_be_visible()
+        await window.page.wait_for_timeout(300)
+        await expect(window.badge).to_be_hidden()
+
+    async def test_a_click_opens_and_closes_it_and_so_does_one_outside(self, windows: Windows) -> None:
+        window = await windows.new()
+        await expect(window.bell).to_have_attribute("aria-expanded", "false")
+        await window.open()
+        await expect(window.bell).to_have_attribute("aria-expanded", "true")
+        await window.bell.click()
+        await expect(window.panel).to_be_hidden()
+        await window.open()
+        await window.page.get_by_role("heading", name="Host").click()
+        await expect(window.panel).to_be_hidden()
+
+    async def test_escape_closes_it_and_gives_the_focus_back(self, windows: Windows) -> None:
+        window = await opened(windows, "One")
+        await window.page.keyboard.press("ArrowDown")
+        await window.page.keyboard.press("Escape")
+        await expect(window.panel).to_be_hidden()
+        assert (await window.focused()).startswith("Notifications")
+
+    async def test_it_closes_when_the_focus_goes_on_to_the_page(self, windows: Windows) -> None:
+        windows.host.body += '<a href="/plain">after</a>'
+        window = await opened(windows, "One")
+        for _ in range(12):
+            await window.page.keyboard.press("Tab")
+            if await window.page.get_by_role("link", name="after").evaluate(
+                "(link) => link === document.activeElement"
+            ):
+                break
+        else:
+            raise AssertionError("the focus never came out")
+        await expect(window.panel).to_be_hidden()
+
+    async def test_the_page_may_open_and_close_it(self, windows: Windows) -> None:
+        window = await windows.new()
+        await expect(window.bell).to_be_visible()
+        await window.page.evaluate("() => { inbox.open = true }")
+        await expect(window.panel).to_be_visible()
+        assert await window.page.evaluate("() => inbox.open")
+        await window.page.evaluate("() => { inbox.open = false }")
+        await expect(window.panel).to_be_hidden()
+
+    @pytest.mark.parametrize("width", [360, 900])
+    async def test_the_panel_stays_inside_the_window(self, windows: Windows, width: int) -> None:
+        for side in ("start", "end"):
+            windows.host.embed(around=f'<div id="{side}">{{}}</div>')
+            window = await windows.new()
+            await window.page.set_viewport_size({"width": width, "height": 640})
+            await window.open()
+            box = await window.panel.bounding_box()
+            assert box
+            assert box["x"] >= 0
+            assert box["y"] >= 0
+            assert box["x"] + box["width"] <= width
+            assert box["y"] + box["height"] <= 640
+            assert await window.page.evaluate("() => document.documentElement.scrollWidth") <= width
+
+
+class TestList:
+    async def test_what_came_stands_under_its_day_the_newest_first(self, windows: Windows) -> None:
+        window = await opened(windows, "One", "Two", "Three")
+        assert await texts(window) == ["Three", "Two", "One"]
+        await expect(window.panel.get_by_role("heading", level=3)).to_have_text(["Today"])
+        await expect(window.rows.locator("time").first).to_have_text("now")
+
+    async def test_older_ones_stand_under_yesterday_and_their_dates(self, windows: Windows) -> None:
+        api = windows.host.service
+        await imported(api, {"Old": 400, "Day": 3, "Eve": 1})
+        await tell(api, "New")
+        window = await windows.new()
+        await window.open()
+        await expect(window.rows).to_have_count(4)
+        headings = await window.panel.get_by_role("heading", level=3).all_inner_texts()
+        assert headings[:2] == ["Today", "Yesterday"]
+        assert re.fullmatch(r"\w+day, \w+ \d+", headings[2])
+        assert re.fullmatch(r"\w+day, \w+ \d+, \d{4}", headings[3])
+        await expect(window.row("Eve").locator("time")).to_have_text(re.compile(r"\d+:\d\d"))
+
+    async def test_times_stay_right_while_one_looks(self, windows: Windows) -> None:
+        await tell(windows.host.service, "One")
+        window = await windows.new(go=False)
+        await window.page.clock.install()
+        await window.go()
+        await window.open()
+        await expect(window.rows.locator("time")).to_have_text("now")
+        await window.page.clock.fast_forward("05:00")
+        await expect(window.rows.locator("time")).to_have_text("5 min. ago")
+        await window.page.clock.fast_forward("25:00:00")
+        await expect(window.panel.get_by_role("heading", level=3).first).not_to_have_text("Today")
+
+    async def test_people_have_their_initials_or_their_picture_over_https_only(
+        self, windows: Windows, catalogue: Catalogue
+    ) -> None:
+        await windows.context.route(
+            "https://pictures.example/**", lambda route: route.fulfill(body=PIXEL, content_type="image/png")
+        )
+        await windows.context.route("https://broken.example/**", lambda route: route.fulfill(status=404))
+        pictures = [
+            "http://pictures.example/a.png",
+            "https://pictures.example/a.png",
+            "https://broken.example/a.png",
+            "javascript:alert(1)",
+        ]
+        note = catalogue.samples["note"]["event"]
+        for at, picture in enumerate(pictures):
+            user = {"id": 4, "first_name": f"{'ABCD'[at]}da", "last_name": "Xu", "profile_picture": picture}
+            await windows.host.service.post({**note, "notify": {"users": [1]}, "data": {**note["data"], "user": user}})
+        window = await windows.new()
+        await window.open()
+        await expect(window.rows).to_have_count(4)
+        await expect(window.part("avatar")).to_have_text(["DX", "CX", "", "AX"])
+        await expect(window.page.locator("tocsin-inbox img")).to_have_count(1)
+        assert await window.page.locator("tocsin-inbox img").evaluate("(img) => img.naturalWidth") == 1
+
+    async def test_the_message_keeps_its_emphasis_and_its_quote(self, windows: Windows, catalogue: Catalogue) -> None:
+        await windows.host.service.post({**catalogue.samples["note"]["event"], "notify": {"users": [1]}})
+        window = await windows.new()
+        await window.open()
+        await expect(window.rows.locator("strong")).to_have_text(["Bernita Kilback", "note", "Jane Doe's"])
+        await expect(window.rows.locator("em")).to_have_text("Hey John, please have a look!")
+
+    async def test_more_is_loaded_as_one_scrolls_and_nothing_twice(self, windows: Windows) -> None:
+        await many(windows.host.service, 65)
+        window = await windows.new()
+        await window.open()
+        await expect(window.rows).to_have_count(20)
+        for count in (40, 60, 65):
+            await window.rows.last.scroll_into_view_if_needed()
+            await expect(window.rows).to_have_count(count)
+        assert await texts(window) == [f"Note {at}" for at in range(64, -1, -1)]
+
+    async def test_more_is_loaded_by_keyboard_too(self, windows: Windows) -> None:
+        await many(windows.host.service, 25)
+        window = await windows.new()
+        await window.open()
+        await expect(window.rows).to_have_count(20)
+        await window.page.keyboard.press("ArrowDown")
+        await window.page.keyboard.press("End")
+        await expect(window.rows).to_have_count(25)
+        await window.page.keyboard.press("End")
+        assert "Note 0" in await window.focused()
+
+    async def test_a_row_is_the_link_that_the_kind_has(self, windows: Windows) -> None:
+        window = await opened(windows, "One")
+        await expect(window.panel.get_by_role("link")).to_have_attribute("href", "https://crm.example.com/n/One")
+
+    async def test_a_click_tells_the_page_goes_there_and_marks_it_as_read(self, windows: Windows) -> None:
+        await windows.context.route(
+            "https://crm.example.com/**", lambda route: route.fulfill(body="there", content_type="text/html")
+        )
+        window = await opened(windows, "One", "Two")
+        await window.row("One").locator(".main").click()
+        await window.page.wait_for_url("https://crm.example.com/n/*")
+        await settles(windows.host.service, "Two")
+
+    async def test_a_page_that_goes_there_itself_keeps_the_browser_where_it_is(self, windows: Windows) -> None:
+        window = await opened(windows, "One")
+        [id_] = await windows.host.service.ids(1)
+        await window.page.evaluate("() => { window.prevents = true }")
+        await window.row("One").locator(".main").click()
+        await expect(window.panel).to_be_hidden()
+        [event] = await window.heard("tocsin:open")
+        assert (event["link"], event["id"]) == ("https://crm.example.com/n/One", id_)
+        assert window.page.url == windows.host.origin + "/"
+        await settles(windows.host.service)
+
+    async def test_a_click_that_opens_another_tab_marks_it_as_read_and_stays(self, windows: Windows) -> None:
+        await windows.context.route(
+            "https://crm.example.com/**", lambda route: route.fulfill(body="there", content_type="text/html")
+        )
+        window = await opened(windows, "One")
+        async with windows.context.expect_page():
+            await window.row("One").locator(".main").click(modifiers=["Control"])
+        await settles(windows.host.service)
+        await expect(window.panel).to_be_visible()
+
+
+class TestChanges:
+    async def test_one_is_marked_as_read_and_as_unread_by_mouse(self, windows: Windows) -> None:
+        window = await opened(windows, "One", "Two")
+        await window.row("One").get_by_role("button", name="Mark as read").click()
+        await expect(window.badge).to_have_text("1")
+        await settles(windows.host.service, "Two")
+        await window.row("One").hover()
+        await window.row("One").get_by_role("button", name="Mark as unread").click()
+        await expect(window.badge).to_have_text("2")
+        await settles(windows.host.service, "Two", "One")
+
+    async def test_one_is_deleted_after_some_seconds(self, windows: Windows) -> None:
+        window = await opened(windows, "One", "Two")
+        await window.row("One").hover()
+        await window.row("One").get_by_role("button", name="Delete").click()
+        assert await texts(window) == ["Two"]
+        await expect(window.badge).to_have_text("1")
+        await expect(window.part("toast")).to_have_text("Notification deletedUndo")
+        assert await unread_of(windows.host.service) == ["Two", "One"]
+        await window.page.mouse.move(5, 5)
+        await settles(windows.host.service, "Two")
+        await expect(window.part("toast")).to_be_hidden()
+
+    async def test_a_deletion_is_undone_by_mouse(self, windows: Windows) -> None:
+        window = await opened(windows, "One", "Two", "Three")
+        for message in ("One", "Three"):
+            await window.row(message).hover()
+            await window.row(message).get_by_role("button", name="Delete").click()
+        await expect(window.part("toast")).to_have_text("2 notifications deletedUndo")
+        await window.button("Undo").click()
+        assert await texts(window) == ["Three", "Two", "One"]
+        await expect(window.badge).to_have_text("3")
+        assert len(await unread_of(windows.host.service)) == 3
+
+    async def test_what_was_deleted_is_gone_at_once_when_the_panel_closes(self, windows: Windows) -> None:
+        window = await opened(windows, "One", "Two")
+        await window.row("One").hover()
+        await window.row("One").get_by_role("button", name="Delete").click()
+        await window.page.keyboard.press("Escape")
+        await settles(windows.host.service, "Two")
+
+    async def test_a_deletion_survives_leaving_the_page(self, windows: Windows) -> None:
+        window = await opened(windows, "One", "Two")
+        await window.row("One").hover()
+        await window.row("One").get_by_role("button", name="Delete").click()
+        await window.go("/plain")
+        await settles(windows.host.service, "Two")
+
+    async def test_all_are_marked_as_read_but_for_what_was_not_shown(self, windows: Windows) -> None:
+        window = await opened(windows, "One", "Two")
+        await window.rows.first.hover()
+        await tell(windows.host.service, "Three")
+        await expect(window.part("pill")).to_have_text("1 new")
+        await window.button("Mark all as read").click()
+        await expect(window.badge).to_have_text("1")
+        await settles(windows.host.service, "Three")
+
+    async def test_what_is_read_stays_on_the_tab_of_unread_ones_until_it_is_left(self, windows: Windows) -> None:
+        window = await opened(windows, "One", "Two")
+        await window.panel.get_by_role("tab", name="Unread").click()
+        await expect(window.rows).to_have_count(2)
+        await window.row("One").get_by_role("button", name="Mark as read").click()
+        await settles(windows.host.service, "Two")
+        assert await texts(window) == ["Two", "One"]
+        await window.panel.get_by_role("tab", name="All").click()
+        await expect(window.rows).to_have_count(2)
+        await window.panel.get_by_role("tab", name="Unread").click()
+        await expect(window.rows).to_have_count(1)
+        await window.button("Mark all as read").click()
+        await expect(window.part("empty")).to_contain_text("all caught up")
+
+    async def test_what_could_not_be_done_is_said_and_put_back(self, windows: Windows) -> None:
+        window = await opened(windows, "One")
+        await windows.context.route("**/notifications/*/read", lambda route: route.fulfill(status=503))
+        await window.row("One").get_by_role("button", name="Mark as read").click()
+        await expect(window.part("toast")).to_have_text("That could not be saved.")
+        await expect(window.badge).to_have_text("1")
+        assert len(await window.heard("tocsin:error")) == 1
+
+
+class TestKeyboard:
+    async def test_arrows_and_letters_go_up_and_down(self, windows: Windows) -> None:
+        window = await opened(windows, "One", "Two", "Three")
+        press = window.page.keyboard.press
+        for key, there in [
+            ("ArrowDown", "Three"),
+            ("j", "Two"),
+            ("ArrowDown", "One"),
+            ("j", "One"),
+            ("k", "Two"),
+            ("ArrowUp", "Three"),
+            ("k", "Three"),
+            ("End", "One"),
+            ("Home", "Three"),
+        ]:
+            await press(key)
+            assert there in await window.focused(), key
+
+    async def test_letters_mark_delete_and_undo(self, windows: Windows) -> None:
+        window = await opened(windows, "One", "Two", "Three")
+        press = window.page.keyboard.press
+        await press("j")
+        await press("u")
+        await settles(windows.host.service, "Two", "One")
+        await press("u")
+        await settles(windows.host.service, "Three", "Two", "One")
+        await press("j")
+        await press("e")
+        assert "One" in await window.focused()
+        assert await texts(window) == ["Three", "One"]
+        await press("Control+z")
+        assert "Two" in await window.focused()
+        assert await texts(window) == ["Three", "Two", "One"]
+
+    async def test_enter_opens(self, windows: Windows) -> None:
+        window = await opened(windows, "One")
+        await window.page.evaluate("() => { window.prevents = true }")
+        await window.page.keyboard.press("ArrowDown")
+        await window.page.keyboard.press("Enter")
+        assert len(await window.heard("tocsin:open")) == 1
+
+    async def test_letters_do_nothing_outside(self, windows: Windows) -> None:
+        windows.host.embed('mode="page"')
+        windows.host.body += '<input aria-label="field">'
+        await tell(windows.host.service, "One", "Two")
+        window = await windows.new()
+        await expect(window.rows).to_have_count(2)
+        await window.page.get_by_label("field").focus()
+        await window.page.keyboard.type("jeku?")
+        await expect(window.rows).to_have_count(2)
+        assert await window.page.get_by_label("field").input_value() == "jeku?"
+        await expect(window.panel.get_by_role("heading", name="Keyboard shortcuts")).to_have_count(0)
+
+    async def test_only_one_row_is_in_the_order_of_tabs(self, windows: Windows) -> None:
+        window = await opened(windows, "One", "Two", "Three")
+        await window.page.keyboard.press("ArrowDown")
+        await window.page.keyboard.press("ArrowDown")
+        stops = await window.page.locator("tocsin-inbox .row [tabindex='0']").count()
+        assert stops == 3
+        await window.page.keyboard.press("Tab")
+        assert await window.focused() == "Mark as read"
+        await window.page.keyboard.press("Tab")
+        assert await window.focused() == "Delete"
+        await window.page.keyboard.press("Enter")
+        assert await texts(window) == ["Three", "One"]
+
+    async def test_a_question_mark_shows_help_and_escape_leads_back(self, windows: Windows) -> None:
+        window = await opened(windows, "One")
+        await window.page.keyboard.press("?")
+        await expect(window.panel.get_by_role("heading", name="Keyboard shortcuts")).to_be_visible()
+        await window.page.keyboard.press("Escape")
+        await expect(window.rows).to_have_count(1)
+        await expect(window.panel).to_be_visible()
+
+    async def test_tabs_are_chosen_by_arrows(self, windows: Windows) -> None:
+        window = await opened(windows, "One")
+        await window.panel.get_by_role("tab", name="All").focus()
+        await window.page.keyboard.press("ArrowRight")
+        await expect(window.panel.get_by_role("tab", name="Unread")).to_have_attribute("aria-selected", "true")
+        assert "Unread" in await window.focused()
+
+    async def test_the_focus_stays_when_something_comes(self, windows: Windows) -> None:
+        window = await opened(windows, "One", "Two")
+        await window.page.keyboard.press("ArrowDown")
+        await tell(windows.host.service, "Three")
+        await expect(window.part("pill")).to_be_visible()
+        assert "Two" in await window.focused()
+        assert await texts(window) == ["Two", "One"]

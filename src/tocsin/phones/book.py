@@ -4,12 +4,11 @@ import itertools
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from tocsin.phones.answers import Demand, Demands
 from tocsin.phones.exchange import Banner, Provider, Push, Refused, Reply, Request
-from tocsin.phones.screens import Screen, told
+from tocsin.phones.screens import Screen, moment, told
 
 MOST_PUSHES = 100_000
 """Pushes that are kept; older ones are forgotten, and the screens stay."""
@@ -84,7 +83,7 @@ class Book:
         change = push.change
         if change.banner is not None:
             key = change.banner.key or f"push {push.number}"
-            change = replace(change, banner=replace(change.banner, key=key, push=push.number))
+            change = replace(change, banner=replace(change.banner, key=key, push=push.number, at=push.at))
         self.screens.setdefault((push.provider, push.token), Screen()).apply(change)
 
 
@@ -100,7 +99,7 @@ def _told(push: Push, visible: Banner | None) -> dict[str, Any]:
         "id": push.id,
         "headers": push.headers,
         "payload": push.payload,
-        "at": datetime.fromtimestamp(push.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "at": moment(push.at),
         "status": push.status,
         "reason": push.reason,
         "visible": None if visible is None else told(visible),

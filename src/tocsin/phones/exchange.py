@@ -56,7 +56,10 @@ class Refused(Exception):  # noqa: N818 - it is an answer
 
 @dataclass(frozen=True, slots=True)
 class Banner:
-    """One notification on a screen: `key` is what the next one replaces it by, `id` the notification's in the app."""
+    """One notification on a screen: `key` is what the next one replaces it by, `id` the notification's in the app.
+
+    `push` is the number of the push that it came with, `at` that push's UNIX seconds.
+    """
 
     key: str
     id: str
@@ -64,6 +67,7 @@ class Banner:
     body: str
     thread: str = ""
     push: int = 0
+    at: float = 0
 
 
 @dataclass(frozen=True, slots=True)

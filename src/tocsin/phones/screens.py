@@ -1,6 +1,7 @@
 """What phones and browsers show: banners that replace each other and are cleared, and a badge."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from tocsin.phones.exchange import Banner, Change
@@ -45,7 +46,13 @@ def told(banner: Banner) -> dict[str, Any]:
         "body": banner.body,
         "thread": banner.thread,
         "push": banner.push,
+        "at": moment(banner.at),
     }
+
+
+def moment(seconds: float) -> str:
+    """Return UNIX seconds as the control port has them."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def ids_of(clear: Any) -> tuple[str, ...]:

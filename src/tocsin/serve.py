@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from tocsin import access, embedded, jobs, migrate, preferences
@@ -56,9 +57,13 @@ class Running:
 
 
 async def serve(
-    settings: Settings, *, with_worker: bool = True, when_ready: Callable[[Running], Awaitable[None]] | None = None
+    settings: Settings,
+    *,
+    with_worker: bool = True,
+    when_ready: Callable[[Running], Awaitable[None]] | None = None,
+    further: Sequence[BaseRoute] = (),
 ) -> None:
-    """Serve until a signal ends it. Raises `Refusal` where it can't start."""
+    """Serve until a signal ends it, with `further` routes if need be. Raises `Refusal` where it can't start."""
     if settings.database_url is not None or settings.has_keys:
         access.verifier_of(settings)
     async with contextlib.AsyncExitStack() as stack:
@@ -84,7 +89,8 @@ async def serve(
             )
             await stack.enter_async_context(_meanwhile(keep(bulk, settings.retention_days)))
         stack.enter_context(_keys_again(settings, lanes, worker.dispatcher if worker else None, verifier))
-        await _together(house, sockets, worker, when_ready)
+        server = Server(_app_of(house, sockets, further), house.live.close)
+        await _together(house, server, sockets, worker, when_ready)
 
 
 async def work(settings: Settings) -> None:
@@ -274,13 +280,13 @@ def dispatcher_of(  # noqa: PLR0913, PLR0917 - what it stands on
 
 async def _together(
     house: House,
+    server: Server,
     sockets: list[socket.socket],
     worker: Worker | None,
     when_ready: Callable[[Running], Awaitable[None]] | None,
 ) -> None:
     """Run all parts; when one ends, end the others."""
     doorbell = house.doorbell
-    server = Server(_app_of(house, sockets), house.live.close)
     if worker:
         doorbell.answer("settled")
         if house.settings.database_url is None:
@@ -304,9 +310,9 @@ async def _together(
             raise error
 
 
-def _app_of(house: House, sockets: Sequence[socket.socket]) -> ASGIApp:
+def _app_of(house: House, sockets: Sequence[socket.socket], further: Sequence[BaseRoute]) -> ASGIApp:
     """Return the service, and at the second port, where there is one, what is for operations alone."""
-    app = service(house)
+    app = service(house, further)
     return app if len(sockets) == 1 else ByPort(app, port_of(sockets[1]), operations_service(house))
 
 
@@ -320,7 +326,10 @@ async def _introduce(
     running = Running(url_of(sockets[0]), house)
     log.info("serving", url=running.url, **({"operations": url_of(sockets[1])} if len(sockets) > 1 else {}))
     if when_ready:
-        await when_ready(running)
+        try:
+            await when_ready(running)
+        except Exception:
+            log.exception("what was to follow the start failed")
 
 
 async def _migrate(settings: Settings, url: str) -> list[migrate.Step]:

@@ -1,9 +1,11 @@
 """The service on one screen: all routes, the middleware, and what they lead to."""
 
+from collections.abc import Sequence
+
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from tocsin.api import (
@@ -36,10 +38,12 @@ BUSY = {
 """The busiest doors, and the one that is open the longest, which the framework's models do not see."""
 
 
-def service(house: House) -> ASGIApp:
-    """Return the ASGI application: the framework's, with what surrounds every request."""
+def service(house: House, further: Sequence[BaseRoute] = ()) -> ASGIApp:
+    """Return the ASGI application: the framework's, with what surrounds every request; `further` are the demo's."""
     settings = house.settings
-    app: ASGIApp = Shortcut(build(house), BUSY)
+    framework = build(house)
+    framework.router.routes += further
+    app: ASGIApp = Shortcut(framework, BUSY)
     if settings.jwt_jwks_url:
         app = Keyring(app, house.verifier)
     if settings.root_path:

@@ -10,8 +10,11 @@ from pathlib import Path
 from tocsin import devices, directory, events, inbox
 from tocsin.access import signer_of
 from tocsin.api.doors import House
+from tocsin.apps import web_push_key
+from tocsin.demo_page import DemoPage
+from tocsin.devices import Device
 from tocsin.directory import Team, User
-from tocsin.events import Draft, Reader
+from tocsin.events import Reader
 from tocsin.phones import Phones
 from tocsin.serve import Running, serve
 from tocsin.settings import PREFIX, Settings
@@ -19,13 +22,13 @@ from tocsin.tokens import Signer, mint_service, mint_user
 
 PEOPLE = (
     User(1, 1, "John", "Doe", None, "john@example.com", "en", "Europe/Copenhagen", active=True),
-    User(2, 1, "Sam", "Carter", None, "sam@example.com", "en", "Europe/Copenhagen", active=True),
-    User(3, 1, "Jane", "Doe", None, "jane@example.com", "en", "Europe/Berlin", active=True),
+    User(2, 1, "Sam", "Carter", None, "sam@example.com", "da", "Europe/Copenhagen", active=True),
+    User(3, 1, "Jane", "Doe", None, "jane@example.com", "de", "Europe/Berlin", active=True),
     User(4, 1, "Bernita", "Kilback", None, "bernita@example.com", "en", "UTC", active=True),
+    User(5, 1, "ليلى", "حداد", None, "layla@example.com", "en", "Africa/Cairo", active=True),
 )
 TEAMS = (Team(1, 1, "Sales", [1, 2, 3]), Team(2, 1, "Service", [3, 4]))
 LIFETIME = timedelta(days=7)
-
 
 IPHONE = "c0ffee0000" * 6 + "{:04}"
 """The token of a person's iPhone, by their id."""
@@ -33,9 +36,12 @@ IPHONE = "c0ffee0000" * 6 + "{:04}"
 ANDROID = "fake-android-phone-of-user-number-{:04}"
 """Likewise of their Android phone."""
 
+LEFT_UNREAD = 5
+"""How many of the first notifications nobody has read yet."""
+
 
 async def demo(settings: Settings) -> None:
-    """Serve until a signal ends it, with fake phones, and say on stdout what there is to see.
+    """Serve until a signal ends it, with fake phones and a page that shows them, and say on stdout where it is.
 
     Raises `Refusal`, as `serve` does.
     """
@@ -43,84 +49,94 @@ async def demo(settings: Settings) -> None:
         signer_of(settings, "users", "services")
     with tempfile.TemporaryDirectory(prefix="tocsin-demo-") as folder:
         async with Phones() as phones:
-            settings = _with_phones(settings, phones.credentials(Path(folder)))
+            with_phones = not (settings.apns_key_file or settings.fcm_credentials_file or settings.apps_file)
+            if with_phones:
+                settings = _with_phones(settings, phones.credentials(Path(folder)))
+            page = DemoPage(PEOPLE, TEAMS, phones, lambda: signer_of(settings, "users", "services"))
 
             async def introduce(running: Running) -> None:
-                await _fill(running.house)
-                signer = signer_of(settings, "users", "services")
-                sys.stdout.write(_introduction(running, signer, phones.control_url))
+                await _move_in(running.house)
+                if with_phones:
+                    await _hand_out_phones(running.house, page)
+                await _begin(running.house, page)
+                sys.stdout.write(_introduction(running, page.signer()))
                 sys.stdout.flush()
 
-            await serve(settings, when_ready=introduce)
+            await serve(settings, when_ready=introduce, further=page.routes())
 
 
 def _with_phones(settings: Settings, variables: Mapping[str, str]) -> Settings:
-    """Return the settings with the keys of the fake phones, where no keys for push are set."""
-    if settings.apns_key_file or settings.fcm_credentials_file or settings.apps_file:
-        return settings
+    """Return the settings with the keys of the fake phones."""
     given = {name.removeprefix(PREFIX).lower(): value for name, value in variables.items()}
     return Settings(**{**settings.model_dump(exclude_unset=True), **given})
 
 
-async def _fill(house: House) -> None:
-    """Make the people and teams, and, the first time, post an event of every kind for all of them."""
+async def _move_in(house: House) -> None:
+    """Make the people and teams."""
     for person in PEOPLE:
         await directory.put_user(house.database, person, None)
-        for text, fields in ((IPHONE, {}), (ANDROID, {"type": "Android"})):
-            device = devices.device_of({"token": text.format(person.id), **fields}, [])
-            assert device is not None  # noqa: S101 - the tokens above are good ones
-            await devices.register(house.database, person.id, device)
     for team in TEAMS:
         await directory.put_team(house.database, team, None)
-    if (await inbox.page(house.database, PEOPLE[0].id, unread=False, limit=1)).total:
+
+
+async def _hand_out_phones(house: House, page: DemoPage) -> None:
+    """Give everybody an iPhone, an Android phone and a browser; those of an earlier start are no more."""
+    key = web_push_key(house.lanes)
+    for person in PEOPLE:
+        iphone, android = IPHONE.format(person.id), ANDROID.format(person.id)
+        own = [
+            Device(iphone, "iOS", "apns", "production", "default"),
+            Device(android, "Android", "fcm", "production", "default"),
+        ]
+        page.devices[person.id] = {"iphone": iphone, "android": android}
+        if key:
+            made = page.phones.subscribe(key)
+            endpoint, keys = made["endpoint"], made["keys"]
+            own.append(Device(endpoint, "Web", "web", "production", "default", keys["p256dh"], keys["auth"]))
+            page.devices[person.id]["browser"] = endpoint
+        await devices.detach_all(house.database, person.id)
+        for device in own:
+            await devices.register(house.database, person.id, device)
+
+
+async def _begin(house: House, page: DemoPage) -> None:
+    """The first time, let an event of every kind reach everybody, and most of them be read."""
+    ids = [person.id for person in PEOPLE]
+    if (await inbox.page(house.database, ids[0], unread=False, limit=1)).total:
         return
-    last = None
-    for sample in house.catalogue.samples.values():
-        event = sample["event"]
-        checked = house.catalogue.check(event["type"], event.get("data"), event.get("params"))
-        draft = Draft(checked, [person.id for person in PEOPLE], [], service="demo", company_id=1)
-        last = (await house.intake.accept(draft)).id
-    if last:
-        await events.state(house.database, house.doorbell, last, Reader(), seconds=10)
+    kinds = reversed(list(house.catalogue.samples))
+    accepted = await house.intake.accept_batch([page.draft(house, name, ids) for name in kinds])
+    await events.state(house.database, house.doorbell, accepted[-1].id, Reader(), seconds=10)
+    for id_ in ids:
+        await inbox.read_some(house.database, id_, [event.id for event in accepted[:-LEFT_UNREAD]])
 
 
-def _introduction(running: Running, signer: Signer, phones: str) -> str:
+def _introduction(running: Running, signer: Signer) -> str:
     url = running.url
-    event = {**next(iter(running.house.catalogue.samples.values()))["event"], "notify": {"teams": [TEAMS[0].id]}}
+    sample = next(iter(running.house.catalogue.samples.values()))["event"]
+    data = {**sample["data"], "user": PEOPLE[3].id}
+    event = {"type": sample["type"], "notify": {"teams": [TEAMS[0].id]}, "data": data, "params": sample["params"]}
     crm = mint_service(signer, "demo", ["events:write", "directory:write"], LIFETIME)
-    people = "".join(
-        f"\n# {person.first_name} {person.last_name}, user {person.id}\n"
-        f"{person.first_name.upper()}={mint_user(signer, person.id, LIFETIME)}\n"
-        for person in PEOPLE
-    )
+    sam = mint_user(signer, PEOPLE[1].id, LIFETIME)
     return f"""
-Tocsin is at {url}, and its API documentation at {url}/docs
+Open {url}/
 
-Paste these into another shell; the tokens are good for a week.
-{people}
-# the CRM's back end
+It shows an inbox beside the phones and browsers that are told of it, and lets you make things happen.
+The API documentation is at {url}/docs. For a shell, with tokens that are good for a week:
+
+SAM={sam}
 CRM={crm}
 
 # Sam's inbox
 curl -H "Authorization: Bearer $SAM" "{url}/notifications?per_page=3"
 
-# an event for the Sales team
+# an event for the Sales team, which Sam is in
 curl -H "Authorization: Bearer $CRM" -H 'Content-Type: application/json' {url}/events \\
   -d @- <<'EVENT'
-{json.dumps(event, indent=2)}
+{json.dumps(event)}
 EVENT
 
-# Sam writes to Jane
-curl -H "Authorization: Bearer $SAM" -H 'Content-Type: application/json' {url}/notifications \\
-  -d '{{"message": "Coffee?", "notify": {{"users": [3]}}}}'
-
-# what was pushed to Jane's iPhone, and what it shows
-curl "{phones}/pushes?token={IPHONE.format(3)}"
-curl "{phones}/screen?token={IPHONE.format(3)}"
-
-# a test push to Jane's iPhone, and what its push service said
-curl -X POST -H "Authorization: Bearer $JANE" {url}/notifications/devices/{IPHONE.format(3)}/test
-
-# Jane has read everything, and a moment later her phones show nothing
-curl -X PUT -H "Authorization: Bearer $JANE" {url}/notifications/read
+# what Sam's phones show; they clear when all is read
+curl "{url}/demo/phones?user=2"
+curl -X PUT -H "Authorization: Bearer $SAM" {url}/notifications/read
 """

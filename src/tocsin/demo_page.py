@@ -1,0 +1,169 @@
+"""The doors of the demo's page: who there is, what can happen, and what their phones and browsers show.
+
+They hand tokens to whoever asks, so they answer only to a name of this machine: a page from elsewhere that has its own
+name lead here (DNS rebinding) learns nothing.
+"""
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from random import SystemRandom
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from tocsin.api import assets
+from tocsin.api.doors import House, body_of, house_of
+from tocsin.api.requests import ids_of, number_of
+from tocsin.catalogue import ENGLISH
+from tocsin.demo_events import event_of
+from tocsin.directory import LARGEST_ID, Team, User
+from tocsin.errors import Fault, Invalid, NotFound, Unauthorized
+from tocsin.events import Draft
+from tocsin.faults import fault
+from tocsin.notifications import to_json
+from tocsin.phones import Phones
+from tocsin.tokens import Signer, mint_service, mint_user
+
+FILES = ("demo.css", "demo.js")
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+LIFETIME = timedelta(minutes=15)
+"""How long the tokens of the page are good for; it gets new ones in time."""
+
+COLLEAGUE = User(90, 1, "Noah", "Peters", None, None, ENGLISH, "UTC", active=True)
+"""Who did it, where all of the sample people are told of it."""
+
+Door = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPage:
+    """What the page stands on: people, their fake devices, and how tokens are made for them.
+
+    `devices` are the tokens of each person's `iphone`, `android` and, once there is one, `browser`, by their id.
+    """
+
+    people: Sequence[User]
+    teams: Sequence[Team]
+    phones: Phones
+    signer: Callable[[], Signer]
+    devices: dict[int, dict[str, str]] = field(default_factory=dict)
+    dice: SystemRandom = field(default_factory=SystemRandom)
+
+    def routes(self) -> list[BaseRoute]:
+        """Return the routes of the page, of its files, and of what it asks for."""
+        return [
+            Route("/", _guarded(_page), methods=["GET"]),
+            *(Route(f"/demo/{name}", _guarded(_file), methods=["GET"]) for name in FILES),
+            Route("/demo/people", _guarded(self.list_people), methods=["GET"]),
+            Route("/demo/kinds", _guarded(self.list_kinds), methods=["GET"]),
+            Route("/demo/phones", _guarded(self.show_phones), methods=["GET"]),
+            Route("/demo/fire", _guarded(self.fire), methods=["POST"]),
+        ]
+
+    async def list_people(self, request: Request) -> Response:
+        """The sample people, each with a token, and tokens of a service and, if there is a console, for that."""
+        signer = self.signer()
+        has_console = any(getattr(route, "path", None) == "/console" for route in request.app.routes)
+        answer = {
+            "data": [
+                {
+                    "id": person.id,
+                    "first_name": person.first_name,
+                    "last_name": person.last_name,
+                    "locale": person.locale,
+                    "teams": [team.name for team in self.teams if person.id in team.users],
+                    "token": mint_user(signer, person.id, LIFETIME),
+                }
+                for person in self.people
+            ],
+            "crm": mint_service(signer, "demo", ["events:write", "directory:write"], LIFETIME),
+            "console": mint_service(signer, "demo", ["operations"], LIFETIME) if has_console else None,
+            "lifetime": int(LIFETIME.total_seconds()),
+        }
+        return _json(answer)
+
+    async def list_kinds(self, request: Request) -> Response:
+        """All kinds that there is a sample of, group by group."""
+        catalogue = house_of(request).catalogue
+        kinds = [catalogue.kinds[name] for name in catalogue.samples]
+        groups = list(dict.fromkeys(kind.group for kind in kinds))
+        found = [
+            {
+                "name": kind.name,
+                "label": kind.wordings[ENGLISH].title,
+                "group": catalogue.group_of(kind.group, ENGLISH),
+                "preset": kind.preset,
+            }
+            for kind in sorted(kinds, key=lambda kind: groups.index(kind.group))
+        ]
+        return _json({"data": found})
+
+    async def show_phones(self, request: Request) -> Response:
+        """What the devices of a person show now; without fake phones they have none."""
+        faults: list[Fault] = []
+        id_ = number_of(request.query_params, "user", (1, LARGEST_ID), 0, faults)
+        if faults:
+            raise Invalid(faults)
+        if all(person.id != id_ for person in self.people):
+            raise NotFound
+        return _json({name: self.phones.screen(token) for name, token in self.devices.get(id_, {}).items()})
+
+    async def fire(self, request: Request) -> Response:
+        """Post an event of a kind for some of the people, as the demo's own service."""
+        house, body, faults = house_of(request), await body_of(request), list[Fault]()
+        name, to = body.get("kind"), ids_of(body, "to", faults)
+        if not isinstance(name, str) or name not in house.catalogue.samples:
+            faults.append(fault("kind", "in", "must name a kind that there is a sample of"))
+        if not faults and not (to and set(to) <= {person.id for person in self.people}):
+            faults.append(fault("to", "unknown", "must name some of the sample people"))
+        if faults:
+            raise Invalid(faults)
+        accepted = await house.intake.accept(self.draft(house, str(name), to))
+        return _json({"queued": True, "id": str(accepted.id)}, status=202)
+
+    def draft(self, house: House, name: str, to: Sequence[int]) -> Draft:
+        """Return an event of a kind, done by one of the people who are not told of it."""
+        actor = self.dice.choice([person for person in self.people if person.id not in to] or [COLLEAGUE])
+        kinds, samples = house.catalogue.kinds, house.catalogue.samples
+        event = event_of(kinds[name], samples[name]["event"], actor, self.dice)
+        checked = house.catalogue.check(event["type"], event.get("data"), event.get("params"))
+        return Draft(checked, list(to), [], service="demo", company_id=1)
+
+
+async def _page(request: Request) -> Response:
+    return assets.serve(request, "demo.html", "no-cache", POLICY)
+
+
+async def _file(request: Request) -> Response:
+    return assets.serve(request, request.url.path.rpartition("/")[2], "no-cache")
+
+
+def _guarded(door: Door) -> Door:
+    """Return a door that opens only to who calls this machine by a name of its own."""
+
+    async def guard(request: Request) -> Response:
+        if not _is_ours(request.headers.get("host", ""), house_of(request).settings.host):
+            raise Unauthorized("The demo answers only to localhost and the address that it listens on.")
+        return await door(request)
+
+    return guard
+
+
+def _is_ours(host: str, bound: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name in {"localhost", bound.lower()} or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _json(answer: Mapping[str, Any], status: int = 200) -> Response:
+    return Response(to_json(answer), status_code=status, media_type="application/json")

@@ -1,0 +1,296 @@
+// The demo's page: who you are, what happens, and what your inbox, phones and browser make of it.
+
+const BASE = new URL(".", location.href.split("#")[0]);
+const DEVICES = { iphone: 3, android: 3, browser: 2 };
+const SPARE = 60_000;
+const $ = (id) => document.getElementById(id);
+
+let people = [];
+let services = {};
+let staleAt = 0;
+let me = null;
+let saying = 0;
+
+async function start() {
+  try {
+    await meetPeople();
+    await showKinds();
+  } catch {
+    say("The demo does not answer. Is it still running? Then reload this page.");
+    return;
+  }
+  showPeople();
+  $("console").hidden = !services.console;
+  $("console").href = `console#token=${services.console}`;
+  signIn(Number(location.hash.slice(1)));
+  addEventListener("hashchange", () => signIn(Number(location.hash.slice(1))));
+  document.addEventListener("visibilitychange", watchPhones);
+}
+
+// --- What the demo says -------------------------------------------------------------------------------------------
+
+async function ask(path, options = {}) {
+  const answer = await fetch(new URL(path, BASE), options);
+  if (!answer.ok) throw new Error(`${path}: ${answer.status}`);
+  return answer.json();
+}
+
+async function meetPeople() {
+  const { data, lifetime, ...others } = await ask("demo/people");
+  people = data;
+  services = others;
+  staleAt = Date.now() + lifetime * 1000 - SPARE;
+}
+
+async function tokenOf(id) {
+  if (Date.now() > staleAt) await meetPeople();
+  return people.find((person) => person.id === id).token;
+}
+
+// --- Who you are --------------------------------------------------------------------------------------------------
+
+function showPeople() {
+  $("people").replaceChildren(...people.map(segmentOf));
+  $("people").addEventListener("change", (event) => signIn(Number(event.target.value)));
+}
+
+function segmentOf(person) {
+  const language = new Intl.DisplayNames("en", { type: "language" }).of(person.locale);
+  const teams = person.teams.join(" and ");
+  const name = element("span", { className: "who" }, [
+    element("bdi", { textContent: nameOf(person) }),
+    element("small", { textContent: teams ? `${teams}, ${language}` : language }),
+  ]);
+  const face = element("span", { className: "face", textContent: initialsOf(person), ariaHidden: "true" });
+  const radio = element("input", { type: "radio", name: "person", value: person.id });
+  return element("label", {}, [radio, element("span", {}, [face, name])]);
+}
+
+function signIn(id) {
+  const person = people.find((each) => each.id === id) ?? people[0];
+  if (person.id === me?.id) return;
+  me = person;
+  history.replaceState(null, "", `#${me.id}`);
+  document.querySelector(`#people input[value="${me.id}"]`).checked = true;
+  $("to-me").replaceChildren("only ", element("bdi", { textContent: me.first_name }));
+  $("whose").replaceChildren("The inbox of ", element("bdi", { textContent: nameOf(me) }));
+  document.title = "Tocsin: the demo";
+  closed.clear();
+  for (const device of Object.keys(DEVICES)) showScreen(device, { badge: null, banners: [] });
+  showInbox();
+  showCommands();
+  watchPhones();
+}
+
+// --- The inbox ----------------------------------------------------------------------------------------------------
+
+function showInbox() {
+  if (!customElements.get("tocsin-inbox")) {
+    const words = "The web inbox did not load: this build does not have it, or the browser is too old.";
+    $("inbox").replaceChildren(element("p", { className: "notice", textContent: words }));
+    return;
+  }
+  const { id, locale } = me;
+  const inbox = document.createElement("tocsin-inbox");
+  inbox.tokenProvider = () => tokenOf(id);
+  inbox.setAttribute("src", BASE.href.replace(/\/$/, ""));
+  inbox.setAttribute("mode", "page");
+  inbox.setAttribute("lang", locale);
+  inbox.addEventListener("tocsin:count", ({ detail }) => {
+    document.title = detail.unread ? `(${detail.unread}) Tocsin: the demo` : "Tocsin: the demo";
+  });
+  inbox.addEventListener("tocsin:open", (event) => {
+    event.preventDefault();
+    say(event.detail.link ? `Here your application opens ${event.detail.link}` : "Here your application opens what this is about.");
+  });
+  $("inbox").replaceChildren(inbox);
+}
+
+// --- What happens -------------------------------------------------------------------------------------------------
+
+async function showKinds() {
+  const { data: kinds } = await ask("demo/kinds");
+  const groups = Map.groupBy(kinds, (kind) => kind.group);
+  for (const [group, some] of groups) {
+    const buttons = some.map((kind) => element("li", {}, [buttonOf(kind)]));
+    $("kinds").append(element("h3", { textContent: group }), element("ul", {}, buttons));
+  }
+}
+
+function buttonOf(kind) {
+  const button = element("button", { type: "button", textContent: kind.label });
+  button.dataset.kind = kind.name;
+  button.dataset.preset = kind.preset;
+  button.addEventListener("click", () => fire(kind));
+  return button;
+}
+
+async function fire(kind) {
+  const all = document.querySelector("input[name=to]:checked").value === "all";
+  const to = all ? people.map((person) => person.id) : [me.id];
+  try {
+    await ask("demo/fire", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ kind: kind.name, to }),
+    });
+    say(`“${kind.label}” was accepted for ${all ? "everybody" : me.first_name}.`);
+    watchPhones();
+  } catch {
+    say("That did not work. Is the demo still running?");
+  }
+}
+
+function say(words) {
+  clearTimeout(saying);
+  $("said").textContent = words;
+  saying = setTimeout(() => ($("said").textContent = ""), 6000);
+}
+
+// --- The phones ---------------------------------------------------------------------------------------------------
+
+/** What this page closed in the browser: nobody but an open page can, as browsers get no silent pushes. */
+const closed = new Set();
+let watch = 0;
+
+async function watchPhones() {
+  const mine = ++watch; // whoever watched before stops
+  while (mine === watch && me && !document.hidden) {
+    try {
+      await lookAtPhones(me.id);
+    } catch {
+      // what they showed last stays, until the demo answers again
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+}
+
+async function lookAtPhones(id) {
+  const screens = await ask(`demo/phones?user=${id}`);
+  if (screens.android) screens.android.badge = null; // Android counts what it shows by itself
+  if (screens.browser?.banners.length) screens.browser = await closeWhatIsRead(screens.browser, id);
+  if (me.id !== id) return;
+  $("no-phones").hidden = Object.keys(screens).length > 0;
+  for (const device of Object.keys(DEVICES)) showScreen(device, screens[device]);
+}
+
+async function closeWhatIsRead({ banners }, id) {
+  const headers = { Authorization: `Bearer ${await tokenOf(id)}` };
+  const { data, pagination } = await ask("notifications?show=unread&per_page=100", { headers });
+  const unread = new Set(data.map((each) => each.id));
+  if (pagination.unread <= data.length)
+    for (const banner of banners) if (!unread.has(banner.id)) closed.add(banner.id);
+  return { badge: pagination.unread, banners: banners.filter((banner) => !closed.has(banner.id)) };
+}
+
+function showScreen(device, screen = { badge: null, banners: [] }) {
+  const place = $(device);
+  const { badge, banners } = screen;
+  const most = DEVICES[device];
+  place.querySelector(".badge").textContent = (badge ?? banners.length) || "";
+  place.querySelector(".rest").textContent = restOf(banners.length, most);
+  showBanners(place.querySelector(".banners"), banners.slice(0, most));
+  tellTime(place);
+}
+
+function restOf(count, most) {
+  if (!count) return "No notifications";
+  return count > most ? `and ${count - most} more` : "";
+}
+
+function showBanners(list, banners) {
+  const there = new Map([...list.children].map((item) => [item.dataset.key, item]));
+  const due = new Map(banners.map((banner) => [`${banner.key} ${banner.push}`, banner]));
+  for (const [key, item] of there) if (!due.has(key)) dismiss(item);
+  let before = null;
+  for (const [key, banner] of due) {
+    const item = there.get(key) ?? bannerOf(key, banner);
+    item.querySelector("time").textContent = ago(banner.at);
+    if (!item.parentNode) before ? before.after(item) : list.prepend(item);
+    before = item;
+  }
+}
+
+function bannerOf(key, banner) {
+  const time = element("time", { dateTime: banner.at });
+  const item = element("li", { className: "banner" }, [
+    element("div", {}, [element("h4", { textContent: banner.title, dir: "auto" }), time]),
+    element("p", { textContent: banner.body, dir: "auto" }),
+  ]);
+  item.dataset.key = key;
+  return item;
+}
+
+function dismiss(item) {
+  item.removeAttribute("data-key");
+  item.classList.add("gone");
+  setTimeout(() => item.remove(), 300);
+}
+
+function tellTime(place) {
+  const now = new Date();
+  const clock = place.querySelector(".clock");
+  if (!clock) return;
+  clock.textContent = now.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+  place.querySelector(".day").textContent = now.toLocaleDateString("en-GB", { weekday: "long", day: "numeric", month: "long" });
+}
+
+function ago(at) {
+  const minutes = Math.floor((Date.now() - Date.parse(at)) / 60_000);
+  if (minutes < 1) return "now";
+  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h`;
+}
+
+// --- The shell ----------------------------------------------------------------------------------------------------
+
+function showCommands() {
+  const url = (path) => new URL(path, BASE).href;
+  const event = { type: "custom", notify: { users: [me.id] }, params: { body: "Hello from the shell" } };
+  const json = "-H 'Content-Type: application/json'";
+  const commands = {
+    "Look into this inbox": [me.token, (token) => `curl -H 'Authorization: Bearer ${token}' '${url("notifications?per_page=3")}'`],
+    "Post an event": [
+      services.crm,
+      (token) => `curl -H 'Authorization: Bearer ${token}' ${json} ${url("events")} -d '${JSON.stringify(event)}'`,
+    ],
+    "Read everything, and the phones clear": [
+      me.token,
+      (token) => `curl -X PUT -H 'Authorization: Bearer ${token}' ${url("notifications/read")}`,
+    ],
+  };
+  $("commands").replaceChildren(...Object.entries(commands).map(([title, [token, line]]) => commandOf(title, token, line)));
+}
+
+function commandOf(title, token, line) {
+  const copy = element("button", { type: "button", textContent: "Copy", ariaLabel: `Copy: ${title}` });
+  const shown = navigator.clipboard ? line(`${token.slice(0, 8)}…`) : line(token);
+  copy.hidden = !navigator.clipboard;
+  copy.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(line(token));
+    copy.textContent = "Copied";
+    setTimeout(() => (copy.textContent = "Copy"), 2000);
+  });
+  return element("div", { className: "command" }, [
+    element("div", {}, [element("h3", { textContent: title }), copy]),
+    element("pre", { textContent: shown }),
+  ]);
+}
+
+// --- Small things -------------------------------------------------------------------------------------------------
+
+function element(name, properties = {}, children = []) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+function nameOf(person) {
+  return `${person.first_name} ${person.last_name}`;
+}
+
+function initialsOf(person) {
+  const [first, last] = [person.first_name, person.last_name].map((name) => [...name][0]);
+  return /\p{Script=Arabic}/u.test(first) ? first : first + last;
+}
+
+await start();

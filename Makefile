@@ -14,7 +14,7 @@ UV := .uv/bin/uv
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-demo: .venv/ready ## serve with sample users, teams and notifications, on the embedded PostgreSQL
+demo: .venv/ready ## serve with sample users, teams and notifications: open http://127.0.0.1:8080/
 	$(BIN)/tocsin demo
 
 test: lint browser ## everything: lint, types, and all tests against real parts

@@ -68,7 +68,7 @@ def worker() -> None:
 
 @app.command()
 def demo() -> None:
-    """Serve with sample users, teams and notifications, and print how to look at them."""
+    """Serve with sample users, teams and notifications, and a page that shows them and their phones; print where."""
     from tocsin.demo import demo as run_demo
 
     settings = read_settings()

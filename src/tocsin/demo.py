@@ -112,7 +112,7 @@ async def _begin(house: House, page: DemoPage) -> None:
 
 
 def _introduction(running: Running, signer: Signer) -> str:
-    url = running.url
+    url = running.url + running.house.settings.root_path
     sample = next(iter(running.house.catalogue.samples.values()))["event"]
     data = {**sample["data"], "user": PEOPLE[3].id}
     event = {"type": sample["type"], "notify": {"teams": [TEAMS[0].id]}, "data": data, "params": sample["params"]}

@@ -77,6 +77,8 @@ class Envelope:
         took = self._clock() - began
         if "is_stream" not in scope["state"]:  # which takes as long as its reader likes
             self._metrics.request(scope["method"], status, took)
+        if "is_quiet" in scope["state"]:
+            return
         log.info(
             "request",
             method=scope["method"],

@@ -9,6 +9,7 @@ let people = [];
 let services = {};
 let staleAt = 0;
 let me = null;
+let count = null;
 let saying = 0;
 
 async function start() {
@@ -76,6 +77,7 @@ function signIn(id) {
   $("whose").replaceChildren("The inbox of ", element("bdi", { textContent: nameOf(me) }));
   document.title = "Tocsin: the demo";
   closed.clear();
+  count = null;
   for (const device of Object.keys(DEVICES)) showScreen(device, { badge: null, banners: [] });
   showInbox();
   showCommands();
@@ -97,6 +99,7 @@ function showInbox() {
   inbox.setAttribute("mode", "page");
   inbox.setAttribute("lang", locale);
   inbox.addEventListener("tocsin:count", ({ detail }) => {
+    if (id === me.id) count = detail.unread;
     document.title = detail.unread ? `(${detail.unread}) Tocsin: the demo` : "Tocsin: the demo";
   });
   inbox.addEventListener("tocsin:open", (event) => {
@@ -151,6 +154,8 @@ function say(words) {
 
 /** What this page closed in the browser: nobody but an open page can, as browsers get no silent pushes. */
 const closed = new Set();
+let badge = 0;
+let looked = "";
 let watch = 0;
 
 async function watchPhones() {
@@ -175,12 +180,17 @@ async function lookAtPhones(id) {
 }
 
 async function closeWhatIsRead({ banners }, id) {
-  const headers = { Authorization: `Bearer ${await tokenOf(id)}` };
-  const { data, pagination } = await ask("notifications?show=unread&per_page=100", { headers });
-  const unread = new Set(data.map((each) => each.id));
-  if (pagination.unread <= data.length)
-    for (const banner of banners) if (!unread.has(banner.id)) closed.add(banner.id);
-  return { badge: pagination.unread, banners: banners.filter((banner) => !closed.has(banner.id)) };
+  const known = JSON.stringify([id, count, banners.map((banner) => banner.push)]);
+  if (known !== looked || count === null) {
+    const headers = { Authorization: `Bearer ${await tokenOf(id)}` };
+    const { data, pagination } = await ask("notifications?show=unread&per_page=100", { headers });
+    const unread = new Set(data.map((each) => each.id));
+    if (pagination.unread <= data.length)
+      for (const banner of banners) if (!unread.has(banner.id)) closed.add(banner.id);
+    badge = pagination.unread;
+    looked = known;
+  }
+  return { badge, banners: banners.filter((banner) => !closed.has(banner.id)) };
 }
 
 function showScreen(device, screen = { badge: null, banners: [] }) {

@@ -46,7 +46,6 @@ WORDS: Mapping[tuple[str, str], Sequence[str]] = {
     ("lead_type", "name"): ("Test drive", "Trade-in", "Leasing offer", "Call back"),
     ("email", "subject"): ("Sale contract", "Question about the trade-in", "Delivery date"),
     ("campaign", "name"): ("Winter tyres", "Service reminder", "Open house on Saturday"),
-    ("scheduled_report", "name"): ("Daily sales report", "Report on leads by source", "Weekly report"),
     ("rank", "name"): ("Best salesman", "Most test drives", "Fastest reply"),
     ("target", "title"): ("Car sale", "Test drives", "Calls"),
     ("target", "count"): ("day", "week", "month"),

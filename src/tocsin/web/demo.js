@@ -175,7 +175,8 @@ async function lookAtPhones(id) {
   if (screens.android) screens.android.badge = null; // Android counts what it shows by itself
   if (screens.browser?.banners.length) screens.browser = await closeWhatIsRead(screens.browser, id);
   if (me.id !== id) return;
-  $("no-phones").hidden = Object.keys(screens).length > 0;
+  $("devices").hidden = !Object.keys(screens).length;
+  $("no-phones").hidden = !$("devices").hidden;
   for (const device of Object.keys(DEVICES)) showScreen(device, screens[device]);
 }
 

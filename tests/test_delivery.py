@@ -337,7 +337,8 @@ async def test_metrics_tell_of_pushes(api: Api, phones: Phones) -> None:
     phones.answer("apns", status=400, reason="BadTopic")
     await pushes_of(api, await api.post(custom(1)))
     text = (await api.as_service("GET", "/metrics", "operations")).text
-    assert 'tocsin_pushes_due{lane="apns/default"} 0.0' in text
+    for waiting in ("due", "oldest_seconds"):
+        assert f'tocsin_pushes_{waiting}{{lane="apns/default"}} 0.0' in text
     for outcome, reason in (("delivered", ""), ("refused", "400 BadTopic")):
         said = f'tocsin_push_answers_total{{lane="apns/default",outcome="{outcome}",reason="{reason}"}} 1.0'
         assert said in text

@@ -200,7 +200,10 @@ async def lane_has_delivered(database: Database, name: str) -> bool:
 
 
 async def lanes(database: Database) -> list[asyncpg.Record]:
-    """Return all lanes: `name`, `delivered_at`, `stopped_at`, `reason`, and how many deliveries are `due`."""
+    """Return all lanes: `name`, `delivered_at`, `stopped_at`, `reason`, and how many deliveries are `due`.
+
+    `oldest` are the seconds that the longest of them waits.
+    """
     return await database.rows(_SQL["lanes"])
 
 

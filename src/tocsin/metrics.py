@@ -60,6 +60,7 @@ class Metrics:
         self._due = Gauge("tocsin_jobs_due", "Jobs that wait", ["lane"], **more)
         self._age = Gauge("tocsin_jobs_oldest_seconds", "How long the oldest of them waits", ["lane"], **more)
         self._pushes_due = Gauge("tocsin_pushes_due", "Pushes that wait", ["lane"], **more)
+        self._pushes_age = Gauge("tocsin_pushes_oldest_seconds", "How long the oldest of them waits", ["lane"], **more)
         self._streams = Gauge("tocsin_streams", "Streams that are open", **more)
         self._stopped = Gauge("tocsin_lane_stopped", "1 where a lane has stopped", ["lane"], **more)
         started = Gauge("process_start_time_seconds", "When this process started, in seconds since 1970", **more)
@@ -122,3 +123,4 @@ class Metrics:
             self._age.labels(lane).set(age)
         for row in await deliveries.lanes(database):
             self._pushes_due.labels(row["name"]).set(row["due"])
+            self._pushes_age.labels(row["name"]).set(row["oldest"])

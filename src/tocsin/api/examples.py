@@ -232,6 +232,7 @@ OF_THE_REST: dict[str, Examples] = {
                     "stopped_at": CREATED,
                     "reason": "InvalidProviderToken",
                     "due": 12,
+                    "oldest": 41.5,
                 }
             ]
         }

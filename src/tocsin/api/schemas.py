@@ -25,6 +25,7 @@ UUID: Schema = {"type": "string", "format": "uuid"}
 ID: Schema = {"type": "integer", "minimum": 1, "maximum": LARGEST_ID}
 STRING: Schema = {"type": "string"}
 INTEGER: Schema = {"type": "integer"}
+NUMBER: Schema = {"type": "number"}
 BOOLEAN: Schema = {"type": "boolean"}
 TIME: Schema = {
     "type": "string",
@@ -604,6 +605,7 @@ ANSWERS: dict[str, Schema] = {
                     {
                         "name": STRING,
                         "due": _told(INTEGER, "pushes that wait"),
+                        "oldest": _told(NUMBER, "seconds that the oldest of them waits"),
                         "delivered_at": _or_null(TIME),
                         "stopped_at": _or_null(TIME),
                         "reason": _told({"type": ["string", "null"]}, "why it has stopped"),

@@ -132,12 +132,14 @@ update lanes set stopped_at = coalesce(stopped_at, now()), reason = $2 where nam
 select delivered_at is not null from lanes where name = $1
 
 -- name: lanes
-select l.name, l.delivered_at, l.stopped_at, l.reason,
-       (
-           select count(*) from deliveries d
-           where d.lane = l.name and d.worker_id is null and d.state in ('queued', 'later', 'held') and d.due_at <= now()
-       ) as due
+select l.name, l.delivered_at, l.stopped_at, l.reason, waiting.due,
+       coalesce(extract(epoch from now() - waiting.since)::float8, 0) as oldest
 from lanes l
+cross join lateral (
+    select count(*) as due, min(due_at) as since
+    from deliveries d
+    where d.lane = l.name and d.worker_id is null and d.state in ('queued', 'later', 'held') and d.due_at <= now()
+) waiting
 order by l.name
 
 -- name: stopped

@@ -252,6 +252,7 @@ async def test_a_list_is_kept_to_be_asked_for_again_and_nothing_else_is_kept_at_
     await api.people(1)
     user, service = mint_user(SECRET, 1, HOUR), mint_service(SECRET, "crm", ["events:write", "operations"], HOUR)
     gets = {path for method, path in routes_of(api) if method == "GET" and "stream" not in path} - set(FILES)
+    gets -= {"/console", "/console/{name}"}  # a page, which has no secrets
     assert "/notifications" in gets
     for path in sorted(gets):
         asked = "/".join("1" if part.startswith("{") else part for part in path.split("/"))

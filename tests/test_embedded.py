@@ -204,7 +204,7 @@ async def test_what_is_written_survives_a_stop_and_a_start(data: Path) -> None:
     async with Embedded(data) as server:
         await ask(server.url, "create table written as select 43 as answer")
     assert server.postmaster is None
-    assert processes_of(data) == []
+    await until(lambda: processes_of(data) == [])
     assert not is_served(data)
     async with Embedded(data) as server:
         assert await ask(server.url, "select answer from written") == 43
@@ -427,7 +427,7 @@ async def test_a_start_that_is_given_up_leaves_nothing_running(data: Path) -> No
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    assert processes_of(data) == []
+    await until(lambda: processes_of(data) == [])
     assert not is_served(data)
 
 
@@ -441,7 +441,7 @@ async def test_a_server_that_can_not_start_says_why_in_one_sentence(copy: Path, 
         Refusal, match=f"^The embedded PostgreSQL ended with status .*(FATAL|PANIC|could not).*({word})"
     ):
         await Embedded(copy).start()
-    assert processes_of(copy) == []
+    await until(lambda: processes_of(copy) == [])
     assert not is_served(copy)
 
 
@@ -460,4 +460,4 @@ async def test_it_works_under_uvloop(data: Path) -> None:
     command = (sys.executable, "-W", "error", "-c", UNDER_UVLOOP, data)
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr, done.returncode) == ("in\n", "", 0)
-    assert processes_of(data) == []
+    await until(lambda: processes_of(data) == [])

@@ -79,7 +79,8 @@ class App:
             case "deleted":
                 for id_ in data.get("ids") or [data["id"]]:
                     self.read.pop(id_, None)
-                    self.order.remove(id_)
+                    if id_ in self.order:  # else it came and went while nobody read
+                        self.order.remove(id_)
             case "resync":
                 self.resyncs += 1
                 found = await whole(http)
@@ -166,8 +167,9 @@ async def test_every_reader_ends_with_the_list_of_the_api(with_nats: bool, port:
             task.cancel()
         await asyncio.gather(*busy, return_exceptions=True)
         async with asyncio.timeout(30):
-            for app in apps:
+            for app, task in zip(apps, following, strict=True):
                 while not await is_the_same(app):
+                    assert not task.done()
                     await asyncio.sleep(0.2)
         for task in following:
             task.cancel()

@@ -12,6 +12,7 @@ from conftest import Api
 from test_producing import post, state
 from test_road import CASE, custom, note
 from tocsin import deliveries, settling
+from tocsin.errors import Unavailable
 from tocsin.phones import Phones
 
 IPHONE, OTHER_IPHONE = "aa" * 32, "bb" * 32
@@ -189,6 +190,24 @@ async def test_a_push_that_fails_goes_again_with_the_same_ids(api: Api, phones: 
     assert await pushes_of(api, id_) == {"delivered": 1}
     first, second = phones.pushes("apns", IPHONE)
     assert first["headers"]["apns-id"] == second["headers"]["apns-id"] == id_
+
+
+@pytest.mark.parametrize("step", ["lane_works", "settle"])
+async def test_an_answer_that_cant_be_written_down_at_once_is_written_down_later(
+    api: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    await register(api, 1, IPHONE)
+    write, failures = getattr(deliveries, step), iter([Unavailable(), Unavailable()])
+
+    async def fails_at_first(*what: Any) -> None:
+        if failure := next(failures, None):
+            raise failure
+        await write(*what)
+
+    monkeypatch.setattr(deliveries, step, fails_at_first)
+    id_ = await api.post(custom(1))
+    assert await pushes_of(api, id_) == {"delivered": 1}
+    assert len(phones.pushes("apns", IPHONE)) == 1
 
 
 async def test_a_device_that_is_gone_is_dropped_and_the_others_are_not(api: Api, phones: Phones) -> None:

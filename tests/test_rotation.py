@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from conftest import HOUR, SECRET, Api, settings_for
 from issuer import pair
 from processes import Program, data_folder, until
-from test_delivery import IPHONE, pushes_of, register, until_stopped
+from test_delivery import IPHONE, hurry, pushes_of, register, until_stopped
 from test_producing import post
 from test_road import custom
 from tocsin.apps import read_again
@@ -70,6 +70,20 @@ async def test_a_browser_whose_key_is_no_longer_ours_is_forgotten_when_others_ar
     await pushes_of(pushing, await pushing.post(custom(2)))
     id_ = await pushing.post(custom(1))
     assert await pushes_of(pushing, id_) == {"gone": 1}
+
+
+async def test_a_token_that_displeases_once_drops_no_browser_though_the_other_key_would_not_do_either(
+    pushing: Api, phones: Phones, tmp_path: Path
+) -> None:
+    file = tmp_path / "vapid.pem"
+    file.write_bytes(file.read_bytes() + a_key())
+    assert await read(pushing)
+    await subscribe(pushing, phones, 1)
+    assert await pushes_of(pushing, await pushing.post(custom(1))) == {"delivered": 1}
+    phones.answer("browser", status=401, times=1)
+    id_ = (await post(pushing, custom(1))).json()["id"]
+    await hurry(pushing)
+    assert await pushes_of(pushing, id_) == {"delivered": 1}
 
 
 async def test_a_lane_that_stopped_goes_on_with_the_right_key(pushing: Api, tmp_path: Path) -> None:

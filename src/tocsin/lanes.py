@@ -54,7 +54,7 @@ class Answered:
     """A push that was answered.
 
     `bundle` are the others that it stood for, `elsewhere` is the lane of the second try where the device may be known
-    in another way, and `refused` why its channel did not even make a request of it.
+    in another way and `first` the answer to the first, and `refused` why its channel did not even make a request of it.
     """
 
     delivery: Delivery
@@ -62,6 +62,7 @@ class Answered:
     answer: Answer
     bundle: tuple[Delivery, ...] = ()
     elsewhere: Lane | None = None
+    first: Answer | None = None
     refused: Refused | None = None
 
 

@@ -63,22 +63,19 @@ class Settler:
     async def settle(self, lane: Lane) -> None:
         """Write back all that was answered since the last time."""
         answered, lane.answered = lane.answered, []
+        answered = [each for each in answered if not self._goes_elsewhere(lane, each)]
         settled: list[Settled] = []
         gone: dict[UUID, datetime] = {}
         back: list[Key] = []
-        for each in answered:
-            by = each.elsewhere or lane
-            if self._goes_elsewhere(lane, each):
-                continue
-            outcome = each.refused or by.channel.outcome(each.push, each.answer)
-            keys = [delivery.key for delivery in (each.delivery, *each.bundle)]
-            self._metrics.answer(lane.name, outcome)
-            result = await self._result(lane, each, outcome, gone)
-            if result is None:
-                back += keys
-            else:
-                settled += [result._replace(key=key) for key in keys]
+        outcomes = [_outcome(lane, each) for each in answered]
         try:
+            for each, outcome in zip(answered, outcomes, strict=True):
+                keys = [delivery.key for delivery in (each.delivery, *each.bundle)]
+                result = await self._result(lane, each, outcome, gone)
+                if result is None:
+                    back += keys
+                else:
+                    settled += [result._replace(key=key) for key in keys]
             if settled:
                 await deliveries.settle(self._database, self._worker, settled)
             if back:
@@ -88,6 +85,8 @@ class Settler:
         except Unavailable:
             lane.answered = answered + lane.answered
             raise
+        for outcome in outcomes:
+            self._metrics.answer(lane.name, outcome)
         lane.under_way.difference_update(done.key for done in settled)
         lane.under_way.difference_update(back)
         lane.progress.set()
@@ -154,7 +153,7 @@ class Settler:
         return Settled(each.delivery.key, "later", due_at, f"set aside until its lane has delivered: {reason}")
 
     def _goes_elsewhere(self, lane: Lane, each: Answered) -> bool:
-        """Try a device that may be known in another way once in that way; an answer to the second try stands."""
+        """Try a device that may be known in another way once in that way."""
         address = None if each.elsewhere or each.refused else lane.channel.elsewhere(each.push, each.answer)
         if address is None:
             return False
@@ -166,7 +165,7 @@ class Settler:
         request = by.channel.request(push)
         if isinstance(request, Refused):
             return False
-        lane.send(request, replace(each, push=push, elsewhere=by), by)
+        lane.send(request, replace(each, push=push, elsewhere=by, first=each.answer), by)
         return True
 
     async def stop_lane(self, lane: Lane, reason: str) -> None:
@@ -176,3 +175,13 @@ class Settler:
         lane.stopped = reason
         lane.waits_until = datetime.now(UTC) + timedelta(seconds=PROBE)
         await deliveries.lane_stops(self._database, lane.name, reason)
+
+
+def _outcome(lane: Lane, each: Answered) -> Outcome:
+    """Return what an answer means; where a second try leaves the device in doubt, what the answer to the first did."""
+    if each.refused:
+        return each.refused
+    outcome = (each.elsewhere or lane).channel.outcome(each.push, each.answer)
+    if each.first is None or each.delivery.address is None or not (isinstance(outcome, Refused) and outcome.doubtful):
+        return outcome
+    return lane.channel.outcome(replace(each.push, address=each.delivery.address), each.first)

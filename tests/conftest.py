@@ -22,6 +22,7 @@ from tocsin import directory, events
 from tocsin.access import verifier_of
 from tocsin.api.app import service
 from tocsin.api.doors import House
+from tocsin.api.protocol import Protocol
 from tocsin.apps import lanes_of
 from tocsin.catalogue import Catalogue
 from tocsin.channels.vapid import Vapid
@@ -227,7 +228,14 @@ async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, *
         listening = socket.socket(proto=socket.IPPROTO_TCP)
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(
-            uvicorn.Config(service(house), lifespan="off", log_config=None, server_header=False, proxy_headers=False)
+            uvicorn.Config(
+                service(house),
+                http=Protocol,
+                lifespan="off",
+                log_config=None,
+                server_header=False,
+                proxy_headers=False,
+            )
         )
         running = asyncio.create_task(server._serve([listening]))  # noqa: SLF001 - serve() would take our signals
         stack.push_async_callback(lambda: running)

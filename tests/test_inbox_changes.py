@@ -12,6 +12,7 @@ from conftest import Api, serving
 from test_catalogue import ORDER, OURS, folder_of
 from test_problems import UNKNOWN
 from test_road import custom, note
+from tocsin import inbox
 from tocsin.catalogue import Catalogue
 
 
@@ -252,6 +253,24 @@ async def test_the_link_of_an_operators_own_kind_is_filled_in(url: str, tmp_path
         id_ = await api.post({"type": "order_moved", "notify": {"users": [1]}, "data": data})
         answer = await mine(api, "GET", f"/links?ids={id_}")
         assert answer.json() == {"data": {id_: f"https://shop.example.com/{ORDER['id']}"}}
+
+
+async def test_what_has_nothing_to_tell_any_more_hides_nothing_that_follows(api: Api) -> None:
+    await api.people(1, 2)
+    mark = await api.house.database.value("select position from heads where user_id = 1")
+    ids = [await api.post({**custom(1), "about": [f"order:{number}"]}) for number in range(3)]
+    for number in range(3):
+        await api.as_service("POST", "/events/resolve", json={"about": f"order:{number}", "as": "erased"})
+        async with asyncio.timeout(5):
+            while await api.house.database.value("select count(*) from jobs"):
+                await asyncio.sleep(0.01)
+    for id_ in ids:
+        await mine(api, "DELETE", f"/{id_}")
+    told = (await inbox.told_since(api.house.database, {1: mark}, 2))[1]
+    assert [(entry.event, entry.data) for entry in told.entries] == [
+        ("deleted", f'{{"id":"{id_}"}}') for id_ in ids[:2]
+    ]
+    assert told.more
 
 
 async def test_nobody_is_shown_a_page_by_anothers_tag_nor_a_former_ones(api: Api) -> None:

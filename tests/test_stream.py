@@ -26,6 +26,7 @@ from test_model import at_most
 from test_problems import UNKNOWN, at_rest
 from test_road import custom, note
 from tocsin import doorbell, live
+from tocsin.api import stream
 from tocsin.catalogue import Catalogue
 from tocsin.embedded import Embedded
 from tocsin.tokens import mint_service, mint_user
@@ -189,6 +190,61 @@ async def test_who_was_away_for_too_much_fetches_the_list(api: Api) -> None:
         await watch.until_told("resync")
         assert watch.names("notification") == []
         assert watch.names("count")[-1] == {"unread": 601}
+
+
+async def test_who_comes_from_far_back_disturbs_none_of_the_same_users_other_readers(api: Api) -> None:
+    await api.people(1, 2)
+    async with watching(api) as watch:
+        far = watch.mark
+    for _ in range(2):
+        await api.as_service("POST", "/events/batch", json={"events": [custom(1)] * 300})
+    await at_rest(api)
+    async with watching(api) as up_to_date:
+        for mark in (far, "0-0"):
+            async with watching(api, mark=mark) as away:
+                await away.until_told("resync")
+        id_ = await api.post(custom(1))
+        [shown] = await up_to_date.until_told("notification")
+        assert (shown["id"], up_to_date.names("resync")) == (id_, [])
+
+
+async def test_what_happened_together_is_gone_on_from_only_when_all_of_it_was_told(api: Api) -> None:
+    await api.people(1, 2)
+    ids = [await api.post({**custom(1), "about": ["order:1"]}) for _ in range(2)]
+    async with watching(api) as watch:
+        await api.as_service("POST", "/events/resolve", json={"about": "order:1", "as": "erased"})
+        await watch.until_told("notification", 2)
+        half = next(event.id for event in watch.events if event.event == "notification")
+    async with watching(api, mark=half) as again:
+        assert [shown["id"] for shown in await again.until_told("notification", 2)] == ids
+    async with watching(api, mark=watch.mark) as again:
+        assert again.names("notification") == []
+
+
+async def test_who_takes_nothing_for_long_is_hung_up_on(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "LONGEST_STALL", 0.5)
+    monkeypatch.setattr(live, "BEAT", 0.1)
+    await api.people(1, 2, 4)
+    token = mint_user(SECRET, 1, HOUR)
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect((api.http.base_url.host, api.http.base_url.port))
+        slow.sendall(f"GET /notifications/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+        async with asyncio.timeout(5):
+            while not api.house.live.count:
+                await asyncio.sleep(0.01)
+        event = note(1)
+        long = {"events": [{**event, "params": {**event["params"], "body": "x" * 9_000}}] * 10}
+        async with asyncio.timeout(60):
+            while api.house.live.count:
+                await api.as_service("POST", "/events/batch", json=long)
+                await at_rest(api)
+        slow.settimeout(5)
+        taken = b""
+        while part := slow.recv(2**16):
+            taken += part
+        assert taken.startswith(b"HTTP/1.1 200 ")
+        assert not taken.endswith(b"0\r\n\r\n")  # which would say that this was all
 
 
 async def test_nobody_is_told_of_another(api: Api) -> None:
@@ -375,12 +431,12 @@ async def test_a_stream_needs_a_users_token(api: Api) -> None:
 
 
 @asynccontextmanager
-async def nats(port: int, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def nats(port: int, folder: Path, *more: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """A NATS server on the loopback."""
     binary = Path(sys.executable).with_name("nats-server")
     assert shutil.which(binary)
     process = await asyncio.create_subprocess_exec(
-        binary, "-a", "127.0.0.1", "-p", str(port), "-l", str(folder / "nats.log")
+        binary, "-a", "127.0.0.1", "-p", str(port), "-l", str(folder / "nats.log"), *more
     )
     try:
         async with asyncio.timeout(10):

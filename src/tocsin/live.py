@@ -28,6 +28,9 @@ LARGEST_BACKLOG = 256 * 1024
 AT_ONCE = 500
 """Inboxes that one statement looks at."""
 
+LONGEST_STALL = 30.0
+"""Seconds after which a reader that takes nothing is hung up on: one that lives comes again, and goes on."""
+
 BEAT = 15.0
 """Seconds of silence after which a comment is sent, so that what stands between us keeps the line open."""
 
@@ -77,9 +80,10 @@ class Reader:
         if self.made != told.made or not told.forgotten <= self.position <= told.at:
             self._resync(told)
             return
-        for entry in told.entries:
+        for entry, following in zip(told.entries, [*told.entries[1:], None], strict=False):
             if entry.position > self.position:
-                self._say(entry.event, entry.data, cursor_of(told.made, entry.position))
+                is_last = following is None or following.position > entry.position  # of what happened together
+                self._say(entry.event, entry.data, cursor_of(told.made, entry.position) if is_last else None)
         if told.more or self._size > LARGEST_BACKLOG:
             self._resync(told)
             return
@@ -208,10 +212,10 @@ class Live:
             for reader in list(self._readers.get(id_, ())):
                 if told is None:  # erased, or no longer active
                     reader.close()
-                elif not _is_behind(reader, position):
+                elif _is_behind(reader, position) or (told.more and _is_ahead(reader, position)):
+                    self._asked.add(id_)  # joined meanwhile, from further back; or what is new to it is not among this
+                else:
                     reader.take(told)
-                else:  # joined meanwhile, from further back
-                    self._asked.add(id_)
 
 
 def _earliest(readers: Sequence[Reader]) -> int:
@@ -221,6 +225,10 @@ def _earliest(readers: Sequence[Reader]) -> int:
 
 def _is_behind(reader: Reader, since: int) -> bool:
     return reader.position is not None and reader.position < since
+
+
+def _is_ahead(reader: Reader, since: int) -> bool:
+    return reader.position is not None and reader.position > since
 
 
 def _pieces(ids: list[int]) -> list[list[int]]:

@@ -12,6 +12,9 @@ from tocsin.notifications import to_json
 LARGEST_HEAD = 2**16
 """Bytes of the longest request line and headers together."""
 
+HANG_UP = "tocsin.hang_up"
+"""Where the scope of a request has what ends its connection at once, whatever is still to be sent."""
+
 
 class Protocol(HttpToolsProtocol):
     """The server's side of a connection."""
@@ -30,6 +33,7 @@ class Protocol(HttpToolsProtocol):
         """Begin the head of a request."""
         self._in_head = True
         super().on_message_begin()
+        self.scope[HANG_UP] = self.transport.abort  # type: ignore[literal-required]
 
     def on_headers_complete(self) -> None:
         """End the head of a request; what is raised here is answered 400."""

@@ -1,7 +1,6 @@
 """The door of the live stream: server-sent events of one inbox, in order, to be gone on with from any of them."""
 
 import asyncio
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,7 +8,8 @@ from starlette.types import Receive, Scope, Send
 
 from tocsin import inbox
 from tocsin.api.doors import house_of, user_of
-from tocsin.live import Live, Reader
+from tocsin.api.protocol import HANG_UP
+from tocsin.live import LONGEST_STALL, Live, Reader
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """What keeps proxies from holding events back."""
@@ -38,10 +38,18 @@ class Stream(Response):
         scope["state"]["is_stream"] = True
         hung_up = asyncio.create_task(_until_hung_up(receive, self._reader))
         self._live.join(self._reader)
+
+        async def part(lines: bytes, *, more: bool = True) -> None:
+            async with asyncio.timeout(LONGEST_STALL):
+                await send({"type": "http.response.body", "body": lines, "more_body": more})
+
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await self._reader.run(lambda lines: send(_part(lines)))
-            await send(_part(b"", more=False))
+            await self._reader.run(part)
+            await part(b"", more=False)
+        except TimeoutError:
+            scope[HANG_UP]()
+            await hung_up
         finally:
             self._live.leave(self._reader)
             hung_up.cancel()
@@ -51,7 +59,3 @@ async def _until_hung_up(receive: Receive, reader: Reader) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     reader.hang_up()
-
-
-def _part(lines: bytes, *, more: bool = True) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": lines, "more_body": more}

@@ -274,10 +274,14 @@ left join lateral (
                        else '{"ids":' || to_json(n.event_ids) || '}'
                    end
             from (
-                select position, change, event_ids, up_to
-                from changes
-                where user_id = a.user_id and position > a.since
-                order by position
+                select c.position, c.change, c.event_ids, c.up_to
+                from changes c
+                where c.user_id = a.user_id and c.position > a.since
+                  and (c.change <> 'rewritten' or exists (
+                      select from unnest(c.event_ids) as changed (event_id)
+                      join inbox i on i.user_id = a.user_id and i.event_id = changed.event_id and i.deleted_at is null
+                  ))
+                order by c.position
                 limit $3::int
             ) n
             left join lateral (
@@ -287,7 +291,6 @@ left join lateral (
                 join contents c on c.event_id = i.event_id and c.language = i.language
                 order by i.position
             ) r on n.change = 'rewritten'
-            where n.change <> 'rewritten' or r.data is not null
         )
     ) happened
     order by position

@@ -1,6 +1,7 @@
 """NATS between processes: things are quicker with it, and nothing is lost without."""
 
 import asyncio
+import signal
 import socket
 from pathlib import Path
 
@@ -58,6 +59,56 @@ async def test_rings_and_changes_go_by_nats_and_again_when_it_is_back(api: Api, 
         await here.close()
         for wire in wires:
             await wire.close()
+
+
+async def test_who_nats_sends_away_comes_again(api: Api, port: int, tmp_path: Path) -> None:
+    limits = tmp_path / "nats.conf"
+    limits.write_text("max_subscriptions: 1")
+    wires = [ByNats(f"nats://127.0.0.1:{port}") for _ in range(2)]
+    here, there = (Doorbell("", api.house.database, wire) for wire in wires)
+    ears = asyncio.create_task(there.hear_others())
+    try:
+        async with nats(port, tmp_path, "-c", str(limits)):
+            await hears(there, "direct", here)
+            for wire in wires:
+                client = wire._client  # noqa: SLF001 - to have the server find fault with it
+                for _ in range(2):
+                    await client.subscribe("elsewhere")
+                async with asyncio.timeout(5):
+                    while not client.is_closed:
+                        await asyncio.sleep(0.02)
+            await hears(there, "direct", here)
+    finally:
+        ears.cancel()
+        await here.close()
+        for wire in wires:
+            await wire.close()
+
+
+async def test_why_nats_cant_be_reached_is_said_once(
+    api: Api, port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wires = [ByNats(f"nats://tocsin:secret@127.0.0.1:{port}") for _ in range(2)]
+    here, there = (Doorbell("", api.house.database, wire) for wire in wires)
+    users = tmp_path / "nats.conf"
+    users.write_text('authorization { users = [{ user: "tocsin", password: "another" }] }')
+    async with nats(port, tmp_path, "-c", str(users)) as process:
+        ears = asyncio.create_task(there.hear_others())
+        said = ""
+        async with asyncio.timeout(10):
+            while "NATS cannot be reached yet" not in said:
+                said += capsys.readouterr().out
+                await asyncio.sleep(0.02)
+        users.write_text('authorization { users = [{ user: "tocsin", password: "secret" }] }')
+        process.send_signal(signal.SIGHUP)
+        await hears(there, "direct", here)
+        ears.cancel()
+        await here.close()
+        for wire in wires:
+            await wire.close()
+    [line] = [line for line in said.splitlines() if "NATS cannot be reached yet" in line]
+    assert "Authorization" in line
+    assert "secret" not in line
 
 
 async def test_many_changes_are_said_in_one_word(api: Api, port: int, tmp_path: Path) -> None:

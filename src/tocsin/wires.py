@@ -74,7 +74,9 @@ class ByNats:
     def __init__(self, url: str) -> None:
         self._servers = [each.strip() for each in url.split(",")]
         self._client = Client()
+        self._closed = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
+        self._complained = False
 
     async def send(self, text: str) -> None:
         """Publish, if there is a connection."""
@@ -84,16 +86,18 @@ class ByNats:
                 await self._client.publish(SUBJECT, text.encode())
 
     async def listen(self, hear: Hear) -> None:
-        """Subscribe; the client does so again whenever it has connected again."""
-        connecting = self._connect()
-        await asyncio.shield(connecting)
+        """Subscribe; the client does so again whenever it has connected again, until it is closed for good."""
 
         async def pass_on(message: Any) -> None:
             hear(message.data.decode("utf-8", "replace"))
 
-        await self._client.subscribe(SUBJECT, cb=pass_on)
-        log.info("listening on NATS")
-        await asyncio.Event().wait()
+        while True:
+            await asyncio.shield(self._connect())
+            with contextlib.suppress(NatsError):
+                await self._client.subscribe(SUBJECT, cb=pass_on)
+                log.info("listening on NATS")
+                await self._closed.wait()
+            await asyncio.sleep(PAUSE)
 
     async def close(self) -> None:
         """Let go of the connection."""
@@ -104,40 +108,49 @@ class ByNats:
             await self._client.close()
 
     def _connect(self) -> "asyncio.Task[None]":
-        if self._connecting is None:
-            self._connecting = asyncio.create_task(self._until_connected())
+        """Connect, unless that was done; anew where a server said something that the client takes for the end."""
+        if self._connecting is None or (self._connecting.done() and self._client.is_closed):
+            self._client, self._closed = Client(), asyncio.Event()
+            self._connecting = asyncio.create_task(self._until_connected(self._client, self._closed))
         return self._connecting
 
-    async def _until_connected(self) -> None:
-        warned = False
+    async def _until_connected(self, client: Client, closed: asyncio.Event) -> None:
+        async def note_end() -> None:
+            closed.set()
+
+        async def note_return() -> None:
+            self._complained = False
+            log.warning("NATS is back")
+
         while True:
             try:
-                await self._client.connect(
+                await client.connect(
                     self._servers,
                     name="tocsin",
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=1,
                     connect_timeout=5,
                     pending_size=LARGEST * 128,
-                    error_cb=_complain,
-                    disconnected_cb=_note("NATS is away: other processes learn of things a little later"),
-                    reconnected_cb=_note("NATS is back"),
+                    error_cb=self._complain,
+                    closed_cb=note_end,
+                    disconnected_cb=_note_absence,
+                    reconnected_cb=note_return,
                 )
             except (NatsError, OSError, TimeoutError) as error:
-                if not warned:
-                    log.warning("NATS cannot be reached yet", error=str(error) or type(error).__name__)
-                    warned = True
+                await self._complain(error)
                 await asyncio.sleep(PAUSE)
             else:
+                self._complained = False
                 return
 
+    async def _complain(self, error: Exception) -> None:
+        """Say once what keeps us from NATS, as the client tries again and again by itself."""
+        if self._complained or self._client.is_connected:
+            log.debug("NATS", error=str(error))
+            return
+        self._complained = True
+        log.warning("NATS cannot be reached yet", error=str(error) or type(error).__name__)
 
-async def _complain(error: Exception) -> None:
-    log.debug("NATS", error=str(error))
 
-
-def _note(words: str) -> Callable[[], Any]:
-    async def note() -> None:
-        log.warning(words)
-
-    return note
+async def _note_absence() -> None:
+    log.warning("NATS is away: other processes learn of things a little later")

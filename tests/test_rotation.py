@@ -1,5 +1,6 @@
 """Keys change while the service runs: SIGHUP has them read again, and nobody is lost on the way."""
 
+import asyncio
 import signal
 from pathlib import Path
 
@@ -156,10 +157,17 @@ async def test_sighup_has_keys_read_again_in_a_running_process(tmp_path: Path) -
                 assert answer.status_code == 204, answer.text
                 first = await status(old.sign())
                 assert first.status_code == 200, first.text
-                file.write_bytes(new.pem)
-                vapid.write_bytes(a_key() + vapid.read_bytes())
-                service.signal(signal.SIGHUP)
-                await until(lambda: "keys were read again" in service.said())
+                bearer = {"Authorization": f"Bearer {old.sign()}"}
+                async with http.stream("GET", "/notifications/stream", headers=bearer) as stream:
+                    lines = stream.aiter_lines()
+                    assert (await anext(lines)).startswith("id: ")
+                    file.write_bytes(new.pem)
+                    vapid.write_bytes(a_key() + vapid.read_bytes())
+                    service.signal(signal.SIGHUP)
+                    await until(lambda: "keys were read again" in service.said())
+                    async with asyncio.timeout(5):
+                        async for _ in lines:  # which ends with the key
+                            pass
                 assert (await status(old.sign())).status_code == 401
                 second = await status(new.sign())
                 assert second.status_code == 200

@@ -180,6 +180,10 @@ class Live:
     def close(self) -> None:
         """End all streams, and let nobody in any more."""
         self._is_closed = True
+        self.end_all()
+
+    def end_all(self) -> None:
+        """End all streams: whoever may comes again, and goes on."""
         for reader in list(chain.from_iterable(self._readers.values())):
             reader.close()
 

@@ -88,7 +88,7 @@ async def serve(
                 settings, lanes, worker, own, catalogue, house.operator, doorbell, house.metrics
             )
             await stack.enter_async_context(_meanwhile(keep(bulk, settings.retention_days)))
-        stack.enter_context(_keys_again(settings, lanes, worker.dispatcher if worker else None, verifier))
+        stack.enter_context(_keys_again(settings, lanes, worker.dispatcher if worker else None, house))
         server = Server(_app_of(house, sockets, further), house.live.close)
         await _together(house, server, sockets, worker, when_ready)
 
@@ -147,7 +147,7 @@ async def _watched(settings: Settings, watched: Watched, stopping: asyncio.Event
 
 @contextlib.contextmanager
 def _keys_again(
-    settings: Settings, lanes: Sequence[Lane], dispatcher: Dispatcher | None, verifier: Verifier | None = None
+    settings: Settings, lanes: Sequence[Lane], dispatcher: Dispatcher | None, house: House | None = None
 ) -> Iterator[None]:
     """Read all keys again whenever SIGHUP comes; one that can't be used is loud, and those before go on.
 
@@ -158,8 +158,8 @@ def _keys_again(
 
     async def renew() -> None:
         try:
-            if verifier:
-                verifier.take(access.keys_of(settings))
+            if house and house.verifier.take(access.keys_of(settings)):
+                house.live.end_all()  # whose tokens are still good comes again at once, and goes on
             if read_again(lanes, settings) and dispatcher:
                 await dispatcher.begin_anew()
         except Refusal as refusal:

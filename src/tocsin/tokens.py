@@ -114,10 +114,11 @@ class Verifier:
         self._clock = clock
         self._remembered: OrderedDict[str, User | Service] = OrderedDict()
 
-    def take(self, keys: Sequence[Key]) -> None:
-        """Verify by other keys from now on, and forget what was verified by the ones before."""
-        self._configured = list(keys)
+    def take(self, keys: Sequence[Key]) -> bool:
+        """Verify by these keys from now on, and forget what was verified before; tells whether they are others."""
+        before, self._configured = self._configured, list(keys)
         self._remembered.clear()
+        return self._configured != before
 
     def begin(self) -> None:
         """Fetch the keys that the issuer publishes, if it does, without waiting for them."""

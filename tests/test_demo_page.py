@@ -18,6 +18,7 @@ from playwright.async_api import Browser, Locator, Page, expect
 from conftest import HOUR, SECRET, Api
 from processes import Program, data_folder, until
 from tocsin.demo import LEFT_UNREAD, PEOPLE
+from tocsin.demo_page import _is_ours
 from tocsin.tokens import Service, Verifier, mint_user
 
 pytestmark = pytest.mark.slow
@@ -345,3 +346,26 @@ async def _run(command: str) -> None:
         "bash", "-c", f"{command} --fail --silent", stdout=asyncio.subprocess.DEVNULL
     )
     assert await running.wait() == 0, command
+
+
+ANY = "0.0.0.0"  # noqa: S104 - nothing is bound here
+
+
+@pytest.mark.parametrize(
+    ("host", "bound", "peer", "opens"),
+    [
+        ("localhost:8080", "127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", ANY, "127.0.0.1", True),
+        ("[::1]:8080", "::", "::1", True),
+        ("10.0.0.5:8080", "10.0.0.5", "10.0.0.9", True),
+        ("localhost", ANY, "10.0.0.9", False),
+        ("127.0.0.1", ANY, "10.0.0.9", False),
+        (ANY, ANY, "10.0.0.9", False),
+        ("evil.example", "127.0.0.1", "127.0.0.1", False),
+        ("", "127.0.0.1", "127.0.0.1", False),
+    ],
+)
+def test_the_demo_opens_to_this_machine_or_at_the_address_that_was_bound(
+    host: str, bound: str, peer: str, *, opens: bool
+) -> None:
+    assert _is_ours(host, bound, peer) is opens

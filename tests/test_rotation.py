@@ -15,9 +15,11 @@ from processes import Program, data_folder, until
 from test_delivery import IPHONE, hurry, pushes_of, register, until_stopped
 from test_producing import post
 from test_road import custom
+from tocsin import deliveries
 from tocsin.apps import read_again
 from tocsin.channels.vapid import Vapid
-from tocsin.errors import Refusal, Unauthenticated
+from tocsin.database import Database
+from tocsin.errors import Refusal, Unauthenticated, Unavailable
 from tocsin.keys import EVERYBODY, hs256
 from tocsin.phones import Phones
 from tocsin.tokens import Signer, User, Verifier, mint_service, mint_user
@@ -127,7 +129,12 @@ def test_tokens_of_a_key_that_was_taken_away_are_refused_at_once() -> None:
     verifier = Verifier([SECRET])
     token = mint_user(Signer(SECRET), 4, HOUR)
     assert isinstance(verifier.verify(token), User)
+    withdrawn: list[None] = []
+    verifier.on_withdrawal = lambda: withdrawn.append(None)
+    verifier.take([hs256(SECRET, EVERYBODY), hs256(other, EVERYBODY)])
+    assert withdrawn == []
     verifier.take([hs256(other, EVERYBODY)])
+    assert withdrawn == [None]
     with pytest.raises(Unauthenticated):
         verifier.verify(token)
     assert isinstance(verifier.verify(mint_user(Signer(other), 4, HOUR)), User)
@@ -187,3 +194,34 @@ async def test_a_new_app_waits_for_the_next_start(pushing: Api, tmp_path: Path) 
     more = {**pushing.house.settings.model_dump(exclude_unset=True), "apps_file": apps}
     assert not read_again(pushing.house.lanes, settings_for(**more))
     assert "apns/van" not in {lane.name for lane in pushing.house.lanes}
+
+
+async def test_a_key_file_that_is_none_any_more_leaves_the_key_before(pushing: Api, tmp_path: Path) -> None:
+    [file] = tmp_path.glob("*.p8")
+    file.unlink()
+    file.mkdir()
+    assert not await read(pushing)
+    await register(pushing, 1, IPHONE)
+    id_ = await pushing.post(custom(1))
+    assert await pushes_of(pushing, id_) == {"delivered": 1}
+
+
+async def test_lanes_begin_anew_even_if_the_database_is_away_for_a_moment(
+    pushing: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pushing.worker
+    assert pushing.worker.dispatcher
+    async with asyncio.timeout(5):
+        while len(await deliveries.lanes(pushing.house.database)) < len(pushing.house.lanes):
+            await asyncio.sleep(0.01)
+    enter, tries = deliveries.enter_lane, []
+
+    async def away_at_first(database: Database, name: str, configuration: str) -> None:
+        tries.append(name)
+        if len(tries) == 1:
+            raise Unavailable
+        await enter(database, name, configuration)
+
+    monkeypatch.setattr(deliveries, "enter_lane", away_at_first)
+    await pushing.worker.dispatcher.begin_anew()
+    assert len(tries) == len(pushing.house.lanes) + 1

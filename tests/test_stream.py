@@ -333,6 +333,13 @@ async def test_a_stream_ends_with_its_token(api: Api) -> None:
         await watch.until_ended()
 
 
+async def test_a_token_that_has_just_ended_opens_no_stream_though_other_calls_take_it_for_a_moment(api: Api) -> None:
+    await api.people(1)
+    token = mint_user(SECRET, 1, timedelta(seconds=-5))
+    assert (await api.call("GET", "/notifications", token)).status_code == 200
+    assert (await api.call("GET", "/notifications/stream", token)).status_code == 401
+
+
 async def test_a_stream_ends_when_its_owner_is_inactive_or_erased(api: Api) -> None:
     await api.people(1, 2)
     async with watching(api, 1) as one, watching(api, 2) as two:

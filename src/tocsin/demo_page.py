@@ -157,17 +157,23 @@ def _guarded(door: Door) -> Door:
     """Return a door that opens only to who calls this machine by a name of its own."""
 
     async def guard(request: Request) -> Response:
-        if not _is_ours(request.headers.get("host", ""), house_of(request).settings.host):
+        peer = request.client.host if request.client else ""
+        if not _is_ours(request.headers.get("host", ""), house_of(request).settings.host, peer):
             raise Unauthorized("The demo answers only to localhost and the address that it listens on.")
         return await door(request)
 
     return guard
 
 
-def _is_ours(host: str, bound: str) -> bool:
+def _is_ours(host: str, bound: str, peer: str) -> bool:
+    """Tell whether a call is for the address that was bound, or from this machine for this machine."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
-        return name in {"localhost", bound.lower()} or ipaddress.ip_address(name).is_loopback
+        if name == bound.lower() and name not in {"0.0.0.0", "::"}:  # noqa: S104 - which everybody may call us
+            return True
+        return ipaddress.ip_address(peer).is_loopback and (
+            name == "localhost" or ipaddress.ip_address(name).is_loopback
+        )
     except ValueError:
         return False
 

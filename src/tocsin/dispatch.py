@@ -6,6 +6,7 @@ part of the window free for what is not in bulk, so that one push never waits be
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -88,12 +89,16 @@ class Dispatcher:
 
     async def _enter(self) -> None:
         """Make the lanes known: one whose settings changed begins anew."""
-        for lane in self._lanes.values():
-            with contextlib.suppress(Unavailable):
-                await deliveries.enter_lane(self._database, lane.name, lane.configuration)
+        entering = deque(self._lanes.values())
+        while entering and not self._stopping.is_set():
+            try:
+                await deliveries.enter_lane(self._database, entering[0].name, entering[0].configuration)
+                entering.popleft()
+            except Unavailable:
+                await asyncio.sleep(0.5)
 
     async def begin_anew(self) -> None:
-        """Take note that lanes have other keys now."""
+        """Take note that lanes may have other keys now."""
         await self._enter()
         self._doorbell.ring("push")
 

@@ -174,8 +174,12 @@ class Live:
         """See for ever that nobody misses what nobody rang for."""
         while True:
             await asyncio.sleep(POLL)
-            with contextlib.suppress(Unavailable):
+            try:
                 await self._poll()
+            except Unavailable:
+                continue
+            except Exception:
+                log.exception("a bug kept a look at those who watch from its end")
 
     def close(self) -> None:
         """End all streams, and let nobody in any more."""
@@ -205,6 +209,8 @@ class Live:
                     self._asked.update(asked)
                     await asyncio.sleep(0.5)
                     break
+                except Exception:
+                    log.exception("a bug kept readers from what is new", readers=len(some))
 
     async def _tell(self, user_ids: Sequence[int]) -> None:
         since = {id_: _earliest(self._readers[id_]) for id_ in user_ids if id_ in self._readers}

@@ -157,14 +157,12 @@ def _keys_again(
     renewing: set[asyncio.Task[None]] = set()
 
     async def renew() -> None:
-        try:
-            if house and house.verifier.take(access.keys_of(settings)):
-                house.live.end_all()  # whose tokens are still good comes again at once, and goes on
-            if read_again(lanes, settings) and dispatcher:
-                await dispatcher.begin_anew()
-        except Refusal as refusal:
-            log.error("keys can't be read again: those before go on", reason=str(refusal))  # noqa: TRY400
-        else:
+        refused = [refusal for refusal in (_read_keys(settings, house), _read_lanes(settings, lanes)) if refusal]
+        for refusal in refused:
+            log.error("keys can't be read again: those before go on", reason=str(refusal))
+        if dispatcher:
+            await dispatcher.begin_anew()
+        if not refused:
             log.info("keys were read again")
 
     def hear() -> None:
@@ -180,6 +178,24 @@ def _keys_again(
         yield
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
+
+
+def _read_keys(settings: Settings, house: House | None) -> Refusal | None:
+    """Verify tokens by the keys as they are now; what can't be used is returned."""
+    try:
+        if house:
+            house.verifier.take(access.keys_of(settings))
+    except Refusal as refusal:
+        return refusal
+    return None
+
+
+def _read_lanes(settings: Settings, lanes: Sequence[Lane]) -> Refusal | None:
+    try:
+        read_again(lanes, settings)
+    except Refusal as refusal:
+        return refusal
+    return None
 
 
 @contextlib.asynccontextmanager
@@ -227,6 +243,7 @@ def furnished(  # noqa: PLR0913, PLR0917 - what it stands on
     """Return all that the doors lead to, in a running loop."""
     live, metrics = Live(database), Metrics()
     doorbell.on_change(live.changed)
+    verifier.on_withdrawal = live.end_all  # whose tokens are still good comes again at once, and goes on
     metrics.watch_streams(lambda: live.count)
     operator = Operator.load(catalogue, settings.preferences_file)
     intake, cursors = Intake(database, doorbell), Cursors(database)

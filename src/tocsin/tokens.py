@@ -113,12 +113,13 @@ class Verifier:
         self._expected = Expected(issuer, audience, user_claim)
         self._clock = clock
         self._remembered: OrderedDict[str, User | Service] = OrderedDict()
+        self.on_withdrawal: Callable[[], None] = lambda: None
+        """Called when a key verifies no more, which may have let somebody in who is still there."""
 
-    def take(self, keys: Sequence[Key]) -> bool:
-        """Verify by these keys from now on, and forget what was verified before; tells whether they are others."""
+    def take(self, keys: Sequence[Key]) -> None:
+        """Verify by these keys from now on, and forget what was verified before."""
         before, self._configured = self._configured, list(keys)
-        self._remembered.clear()
-        return self._configured != before
+        self._forget(before, self._configured)
 
     def begin(self) -> None:
         """Fetch the keys that the issuer publishes, if it does, without waiting for them."""
@@ -168,8 +169,13 @@ class Verifier:
     def _take_what_was_fetched(self) -> None:
         """Forget what was verified by keys that the issuer has withdrawn."""
         if self._jwks and self._jwks.keys is not self._fetched:
-            self._fetched = self._jwks.keys
-            self._remembered.clear()
+            before, self._fetched = self._fetched, self._jwks.keys
+            self._forget(before, self._fetched)
+
+    def _forget(self, before: Sequence[Key], now: Sequence[Key]) -> None:
+        self._remembered.clear()
+        if any(key not in now for key in before):
+            self.on_withdrawal()
 
     def _remember(self, token: str, caller: User | Service) -> User | Service:
         self._remembered[token] = caller

@@ -1,6 +1,7 @@
 """The door of the live stream: server-sent events of one inbox, in order, to be gone on with from any of them."""
 
 import asyncio
+import time
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from tocsin import inbox
 from tocsin.api.doors import house_of, user_of
 from tocsin.api.protocol import HANG_UP
+from tocsin.errors import Unauthenticated
 from tocsin.live import LONGEST_STALL, Live, Reader
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -18,6 +20,8 @@ HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 async def stream(request: Request) -> Response:
     """Answer all that happens in the caller's inbox from now on, or since the event that `Last-Event-ID` names."""
     user, house = user_of(request), house_of(request)
+    if user.expires <= time.time():  # within the skew that other calls allow: it would end at once, again and again
+        raise Unauthenticated("The token has expired.", presented=True)
     await inbox.owner(house.database, user.id)
     reader = Reader(user.id, user.expires, request.headers.get("last-event-id") or None)
     return Stream(house.live, reader)

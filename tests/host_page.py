@@ -51,6 +51,7 @@ class Host:
     lang: str = "en"
     tokens: int = 0
     strict: bool = True
+    trusted: str = "tocsin-inbox"
     subscribe: Callable[[str], dict[str, Any]] | None = None
 
     def serves(self, api: Api) -> None:
@@ -91,7 +92,7 @@ class Host:
         return (
             f"default-src 'none'; script-src 'self' {self.api}; connect-src 'self' {self.api}; style-src 'self'; "
             "img-src https: data:; worker-src 'self'; base-uri 'none'; form-action 'none'; "
-            "require-trusted-types-for 'script'; trusted-types tocsin-inbox"
+            f"require-trusted-types-for 'script'; trusted-types {self.trusted}"
         )
 
 

@@ -18,12 +18,16 @@ UNREACHABLE = re.compile(r"\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUN
 
 @pytest.fixture
 async def program(tmp_path: Path) -> Path:
-    """A folder with the program's sources and what it needs, from the registry that npm is set up with."""
+    """A folder with the program's sources and what it needs."""
+    return await installed(OURS, tmp_path / "client")
+
+
+async def installed(sources: Path, folder: Path) -> Path:
+    """Copy sources to a folder, with what they need from the registry that npm is set up with."""
     missing = [name for name in ("node", "npm") if not shutil.which(name)]
     if missing:
         pytest.skip(f"{' and '.join(missing)} not installed")
-    folder = tmp_path / "client"
-    shutil.copytree(OURS, folder, ignore=shutil.ignore_patterns("node_modules", "made", "api.d.ts"))
+    shutil.copytree(sources, folder, ignore=shutil.ignore_patterns("node_modules", "made", "api.d.ts"))
     status, told = await run(folder, "npm", "ci", "--ignore-scripts", "--prefer-offline")
     if status and UNREACHABLE.search(told):
         pytest.skip("npm reaches no registry")

@@ -37,6 +37,11 @@ export interface TocsinInboxEventMap {
   "tocsin:error": CustomEvent<ErrorDetail>;
 }
 
+/** What the element takes, for the templates of frameworks. */
+export type TocsinInboxProps = Partial<
+  Pick<TocsinInbox, "src" | "token" | "tokenProvider" | "mode" | "theme" | "lang" | "worker">
+>;
+
 export class TocsinInbox extends HTMLElement {
   /** Where the service is: `https://notify.example.com`. */
   src: string | null;

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from conftest import HOUR, SECRET, Api
 from tocsin.tokens import mint_user
 
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
+REFUSED = re.compile("Content Security Policy|requires 'Trusted", re.IGNORECASE)
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 PIXEL = bytes.fromhex(
@@ -201,7 +203,7 @@ class Windows:
         self.all.append(window)
 
         def note(message: ConsoleMessage) -> None:
-            if "Content Security Policy" in message.text or "TrustedHTML" in message.text:
+            if REFUSED.search(message.text):
                 window.complaints.append(message.text)
 
         def broken(error: Error) -> None:

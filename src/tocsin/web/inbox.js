@@ -2018,64 +2018,6 @@ h2, h3, p, ul, dl, dd, fieldset { margin: 0; padding: 0; border: 0; }
 .state .icon { inline-size: 36px; block-size: 36px; margin-block-end: 6px; stroke-width: 1.2; opacity: .7; }
 .state div p:first-of-type { color: var(--fg); font-weight: 600; }
 .state .button { margin-block-start: 10px; color: var(--fg); }
-.toast { position: sticky; inset-inline: auto; margin-block: 8px 12px; }
-:host([mode="page"]) .panel { border: 1px solid var(--line); border-radius: var(--corner); overflow: clip; position: relative; }
-.bar { display: flex; align-items: center; gap: 2px; padding: 10px 10px 4px 16px; padding-inline: 16px 10px; }
-.title { flex: 1; min-inline-size: 0; font-size: 1.0625rem; font-weight: 650; letter-spacing: -.01em; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.bar .icon-button:first-child { margin-inline-start: -8px; }
-.close { display: none; }
-.tabs { display: flex; gap: 8px; padding-inline: 12px; border-block-end: 1px solid var(--line); }
-.tab { display: flex; align-items: center; gap: 6px; margin-block-end: -1px; padding: 7px 4px 8px; border: 0; border-block-end: 2px solid transparent; background: none; color: var(--muted); font-weight: 500; }
-.tab:hover { color: var(--fg); }
-.tab[aria-selected="true"] { border-color: var(--accent); color: var(--fg); }
-.tab:focus-visible { outline-offset: -1px; border-radius: 4px; }
-.count:empty { display: none; }
-.count { padding-inline: 6px; border-radius: 9px; background: var(--hover); font-size: .75rem; font-variant-numeric: tabular-nums; }
-.notice { padding: 6px 16px; border-block-end: 1px solid var(--line); background: var(--hover); color: var(--muted); font-size: .8125rem; }
-.body { flex: 1; min-block-size: 0; overflow-y: auto; overscroll-behavior: contain; scrollbar-width: thin; scrollbar-color: var(--line) transparent; }
-.list { position: relative; min-block-size: 10rem; }
-.pills { position: sticky; z-index: 2; inset-block-start: 8px; block-size: 0; text-align: center; }
-.pill { padding: 5px 14px; border: 0; border-radius: 15px; background: var(--accent); color: var(--on-accent); font-size: .8125rem; font-weight: 600; box-shadow: var(--shade); }
-
-.day { padding: 12px 16px 5px; color: var(--muted); font-size: .75rem; font-weight: 600; }
-.rows { list-style: none; }
-.row { position: relative; display: flex; }
-.row::after { content: ""; position: absolute; inset-block-end: 0; inset-inline: 62px 0; border-block-end: 1px solid var(--line); }
-.row:last-child::after { display: none; }
-.row:hover, .row:focus-within { background: var(--hover); }
-.row.unread { background: var(--new); }
-.row.unread:hover, .row.unread:focus-within { background: color-mix(in srgb, var(--accent) 5%, var(--new)); }
-.main { flex: 1; min-inline-size: 0; display: flex; gap: 12px; padding: 10px 6px 11px 16px; padding-inline: 16px 6px; color: inherit; text-decoration: none; cursor: pointer; }
-.main:focus-visible { outline-offset: -2px; border-radius: 8px; }
-.avatar { flex: none; display: grid; place-items: center; inline-size: 34px; block-size: 34px; margin-block-start: 1px; border-radius: 50%; overflow: hidden; background: var(--line); color: var(--muted); font-size: .75rem; font-weight: 600; }
-.avatar img { inline-size: 100%; block-size: 100%; object-fit: cover; }
-.avatar .icon { inline-size: 18px; block-size: 18px; }
-.avatar.person { background: oklch(.92 .045 var(--hue)); color: oklch(.4 .11 var(--hue)); }
-.said { flex: 1; min-inline-size: 0; text-align: left; }
-:host(:dir(rtl)) .said { text-align: right; }
-.text { color: var(--muted); overflow-wrap: anywhere; hyphens: auto; overflow: hidden; }
-.unread .text { color: var(--fg); }
-.text > br { display: none; }
-.text p { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 4; overflow: hidden; }
-.text p + p, .text br + p { margin-block-start: 2px; color: var(--muted); -webkit-line-clamp: 2; }
-.text strong { color: var(--fg); font-weight: 600; }
-.text em { font-style: normal; }
-.time { display: block; margin-block-start: 2px; color: var(--muted); font-size: .75rem; }
-.actions { flex: none; display: flex; flex-direction: column; align-items: center; padding: 8px 8px 0 4px; padding-inline: 4px 8px; }
-.actions .icon-button { inline-size: 28px; block-size: 28px; }
-.actions .icon { inline-size: 18px; block-size: 18px; }
-.dot i { inline-size: 9px; block-size: 9px; border: 1.5px solid currentColor; border-radius: 50%; }
-.unread .dot i { background: var(--accent); border-color: var(--accent); }
-.row:not(.unread) .dot, .remove { opacity: 0; }
-.row:is(:hover, :focus-within) :is(.dot, .remove) { opacity: 1; }
-@media (hover: none) { .row:not(.unread) .dot, .remove { opacity: .75; } }
-
-.foot { position: relative; padding: 8px; text-align: center; }
-.near { position: absolute; inset-block-start: -300px; inline-size: 1px; block-size: 300px; pointer-events: none; }
-.state { display: flex; flex-direction: column; align-items: center; gap: 4px; padding: 40px 32px 48px; color: var(--muted); text-align: center; text-wrap: balance; }
-.state .icon { inline-size: 36px; block-size: 36px; margin-block-end: 6px; stroke-width: 1.2; opacity: .7; }
-.state div p:first-of-type { color: var(--fg); font-weight: 600; }
-.state .button { margin-block-start: 10px; color: var(--fg); }
 .bones { display: flex; gap: 12px; padding-block: 12px; animation: breathe 1.6s ease-in-out infinite alternate; }
 .bones i { flex: none; inline-size: 34px; block-size: 34px; border-radius: 50%; background: var(--line); }
 .bones b { flex: 1; block-size: 30px; border-radius: 6px; background: linear-gradient(var(--line) 11px, transparent 11px 19px, var(--line) 19px); max-inline-size: 80%; }

@@ -349,14 +349,15 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     const notes = inbox ? inbox.shown(this.#tab) : [];
     if (!notes.some((note) => note.id === this.#current)) this.#current = notes[0]?.id ?? null;
     const groups = new Map();
+    const moment = Math.floor(Date.now() / TICK_MS);
     for (const note of notes) {
-      const day = this.#times.day(timeOf(note.created_at));
-      if (!groups.has(day)) groups.set(day, []);
-      groups.get(day).push(this.#row(note));
+      const row = this.#row(note, moment);
+      if (!groups.has(row.day)) groups.set(row.day, []);
+      groups.get(row.day).push(row.element);
     }
     arrange(p.days, [...groups].map(([day, rows]) => {
       const section = this.#days.get(day) ?? this.#section(day);
-      section.firstChild.textContent = this.#times.heading(day);
+      put(section.firstChild, this.#times.heading(day));
       arrange(section.lastChild, rows);
       return section;
     }));
@@ -388,10 +389,10 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     return section;
   }
 
-  #row(note) {
+  #row(note, moment) {
     let row = this.#rows.get(note.id);
     if (!row) {
-      row = makeRow(note, this.#words, {
+      row = makeRow(note, this.#words, this.#times, {
         open: (event) => this.#follow(event, note.id),
         toggle: () => this.#toggle(note.id),
         remove: () => this.#remove(note.id),
@@ -399,8 +400,8 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
       });
       this.#rows.set(note.id, row);
     }
-    row.update(this.#inbox.notes.get(note.id), this.#inbox.links.get(note.id), note.id === this.#current, this.#times);
-    return row.element;
+    row.update(this.#inbox.notes.get(note.id), this.#inbox.links.get(note.id), note.id === this.#current, moment);
+    return row;
   }
 
   #paintToast() {
@@ -560,9 +561,10 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
   }
 }
 
-/** One notification: made once, brought up to date as often as it takes. */
-function makeRow(note, words, does) {
-  const time = h("time", { class: "time" });
+/** One notification: made once, brought up to date as often as it takes, where it changed: there may be thousands. */
+function makeRow(note, words, times, does) {
+  const at = timeOf(note.created_at);
+  const time = h("time", { class: "time", datetime: at.toISOString(), title: times.full(at) });
   const state = h("span", { class: "unseen" });
   const text = h("div", { class: "text", part: "text" });
   const main = h("a", { class: "main", part: "item", onfocus: does.focus, onclick: does.open,
@@ -577,27 +579,27 @@ function makeRow(note, words, does) {
   remove.addEventListener("focus", does.focus);
   remove.classList.add("remove");
   const element = h("li", { class: "row", part: "row" }, main, h("div", { class: "actions" }, toggle, remove));
-  let said = null;
+  let drawn = {};
   return {
     element,
     main,
-    update(now, link, current, times) {
-      const unread = !now.read_at;
-      element.classList.toggle("unread", unread);
-      state.textContent = unread ? words.isUnread : "";
-      if (said !== now.message_formatted) {
-        said = now.message_formatted;
-        text.replaceChildren(...messageOf(now));
+    day: times.day(at),
+    update({ read_at, message_formatted }, link, current, moment) {
+      const now = { unread: !read_at, message_formatted, link: link ?? null, current, moment };
+      const changed = (name) => drawn[name] !== now[name];
+      if (changed("message_formatted")) text.replaceChildren(...messageOf({ ...note, message_formatted }));
+      if (changed("moment")) put(time, times.short(at));
+      if (changed("unread")) {
+        element.classList.toggle("unread", now.unread);
+        state.textContent = now.unread ? words.isUnread : "";
+        label(toggle, now.unread ? words.markRead : words.markUnread);
       }
-      const at = timeOf(now.created_at);
-      time.dateTime = at.toISOString();
-      time.textContent = times.short(at);
-      time.title = times.full(at);
-      if (link) main.href = link;
-      else main.removeAttribute("href");
-      reflect(main, "role", link ? null : "button");
-      label(toggle, unread ? words.markRead : words.markUnread);
-      for (const control of [main, toggle, remove]) control.tabIndex = current ? 0 : -1;
+      if (changed("link")) {
+        reflect(main, "href", link);
+        reflect(main, "role", link ? null : "button");
+      }
+      if (changed("current")) for (const control of [main, toggle, remove]) control.tabIndex = current ? 0 : -1;
+      drawn = now;
     },
   };
 }
@@ -1883,13 +1885,20 @@ function icon(name) {
 function arrange(parent, children) {
   const wanted = new Set(children);
   for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
-  children.forEach((child, at) => {
-    if (parent.children[at] !== child) parent.insertBefore(child, parent.children[at] ?? null);
-  });
+  let at = parent.firstChild;
+  for (const child of children) {
+    if (child === at) at = at.nextSibling;
+    else parent.insertBefore(child, at);
+  }
 }
 
 function keepOnly(map, keys) {
   for (const key of map.keys()) if (!keys.has(key)) map.delete(key);
+}
+
+/** Set a text that may be there already: setting it again would lay out the list anew. */
+function put(element, text) {
+  if (element.textContent !== text) element.textContent = text;
 }
 
 function reflect(element, name, value) {

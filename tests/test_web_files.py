@@ -67,6 +67,12 @@ async def test_the_line_for_a_page_names_what_is_served_and_its_integrity(api: A
     assert b64encode(sha384(content).digest()).decode() == found[2]
 
 
+def test_no_long_rule_of_its_style_stands_twice() -> None:
+    rules = re.findall(r"^[.:a-z].*\{.{40,}\}$", (WEB / "inbox.js").read_text(), re.MULTILINE)
+    assert len(rules) > 50
+    assert len(set(rules)) == len(rules)
+
+
 def test_the_command_prints_that_line() -> None:
     done = CliRunner().invoke(app, ["inbox", "--url", "https://notify.example.com/"])
     assert done.output == script_of("https://notify.example.com") + "\n"

@@ -2001,7 +2001,7 @@ h2, h3, p, ul, dl, dd, fieldset { margin: 0; padding: 0; border: 0; }
 .avatar { flex: none; display: grid; place-items: center; inline-size: 34px; block-size: 34px; margin-block-start: 1px; border-radius: 50%; overflow: hidden; background: var(--line); color: var(--muted); font-size: .75rem; font-weight: 600; }
 .avatar img { inline-size: 100%; block-size: 100%; object-fit: cover; }
 .avatar .icon { inline-size: 18px; block-size: 18px; }
-.avatar.person { background: oklch(.92 .045 var(--hue)); color: oklch(.4 .11 var(--hue)); }
+.avatar.person { background: light-dark(oklch(.92 .045 var(--hue)), oklch(.36 .06 var(--hue))); color: light-dark(oklch(.4 .11 var(--hue)), oklch(.92 .05 var(--hue))); }
 .said { flex: 1; min-inline-size: 0; text-align: left; }
 :host(:dir(rtl)) .said { text-align: right; }
 .text { color: var(--muted); overflow-wrap: anywhere; hyphens: auto; overflow: hidden; }

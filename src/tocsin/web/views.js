@@ -317,7 +317,7 @@ function deviceTable(devices) {
 
 function laneTable(lanes) {
   return table("Lanes", ["Lane", "State", "Due", "Last delivered (UTC)", "Stopped (UTC)", "Why"], lanes.map((lane) => [
-    lane.name, state(lane.stopped_at ? "stopped" : "works"), lane.due, moment(lane.delivered_at),
+    lane.name, state(lane.stopped_at ? "stopped" : lane.delivered_at ? "works" : "untried"), lane.due, moment(lane.delivered_at),
     lane.stopped_at ? moment(lane.stopped_at) : "", lane.reason,
   ]), "No keys for pushes are set: there is no lane.");
 }
@@ -336,7 +336,7 @@ function verdict(now) {
   if (now["api errors"]) said.push(["bad", `In the last minute ${number(now["api errors"], "request was", "requests were")} answered 5xx.`]);
   const errors = ["apns", "fcm", "web"].map((provider) => now[`${provider} errors`] ?? 0).reduce((sum, each) => sum + each);
   if (errors) said.push(["odd", `In the last minute ${number(errors, "push", "pushes")} failed.`]);
-  return said.length ? said : [["good", "Lanes go, and nothing waits for long."]];
+  return said.length ? said : [["good", "No lane has stopped, and nothing waits for long."]];
 }
 
 function latencies(line, title) {

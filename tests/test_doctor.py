@@ -84,6 +84,14 @@ async def test_defaults_of_preferences_that_are_wrong_are_told(tmp_path: Path, m
     assert (await found())["preferences"][0] == "ok"
 
 
+async def test_several_faults_of_one_file_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOCSIN_PREFERENCES_FILE", str(tmp_path / "rules.toml"))
+    (tmp_path / "rules.toml").write_text("[kinds.note]\npusch = false\nurgend = true\n")
+    lines = [str(finding) for finding in await doctor.examine() if finding.what == "preferences"]
+    assert all(word in lines[0] for word in ("pusch", "urgend"))
+    assert "\n" not in lines[0]
+
+
 async def test_an_env_file_that_others_can_read_is_told(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text("TOCSIN_LOG_FORMAT=json\n")

@@ -56,7 +56,8 @@ class Finding:
 
     def __str__(self) -> str:
         """Return the finding as a line."""
-        return f"{self.level:4} {self.what}: {self.finding}" + (f"; {self.remedy}" if self.remedy else "")
+        finding = "; ".join(line.rstrip(".") for line in self.finding.splitlines())
+        return f"{self.level:4} {self.what}: {finding}" + (f"; {self.remedy}" if self.remedy else "")
 
 
 async def examine(env_file: Path = Path(".env")) -> list[Finding]:
@@ -359,7 +360,7 @@ async def _server(connection: Connection, settings: Settings) -> AsyncIterator[F
     if abs(skew) > LARGEST_SKEW:
         yield Finding("warn", "clock", f"the database's is {skew:+.1f} s off ours", "set both by NTP")
     else:
-        yield Finding("ok", "clock", "the database's is ours")
+        yield Finding("ok", "clock", "the database's goes with ours")
 
 
 def _durability(off: Iterable[str], *, accepted: bool) -> Iterator[Finding]:

@@ -58,9 +58,9 @@ async def of_user(database: Database, user_id: int, since: datetime) -> AsyncIte
     if not found["devices"]:
         yield "no devices: nothing is pushed"
     for device in found["devices"]:
-        last = device["last_delivered_at"] or "never"
-        told = "; ".join(filter(None, (device["state"], device["what"])))
-        yield f"device {device['type']} ...{device['token_ending']} by {device['lane']}: last delivered {last}; {told}"
+        last = f"last delivered {device['last_delivered_at']}" if device["last_delivered_at"] else "never delivered"
+        told = _told(device["state"], device["what"])
+        yield f"device {device['type']} ...{device['token_ending']} by {device['lane']}: {last}; last push: {told}"
     lately = await of_late(database, user_id, since, MOST_EVENTS)
     if lately.looked_back_to > since:
         yield f"what did not come is told from {time_of(lately.looked_back_to)} on"
@@ -114,5 +114,11 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     lines = [f"{came}: {found['why']}"]
     lines += [f"{did} at {found[f'{did}_at']}" for did in ("read", "deleted") if found[f"{did}_at"]]
     for device in found["devices"]:
-        lines.append(f"{device['type']} ...{device['token_ending']}: {device['state']}; {device['what']}")
+        told = _told(device["state"], device["what"])
+        lines.append(f"{device['type']} ...{device['token_ending']}: {told}")
     return lines
+
+
+def _told(state: str, what: str | None) -> str:
+    """Say how a push is, and why, where that is not the same word."""
+    return f"{state}; {what}" if what and what != state else state

@@ -155,6 +155,28 @@ def test_a_database_that_is_no_url_is_refused_without_repeating_it(tmp_path: Pat
     assert "geheim" not in said
 
 
+def test_what_is_asked_amiss_is_refused_before_a_database_is_made(tmp_path: Path) -> None:
+    for arguments, expected in (
+        (["explain"], "an event and a user, or --user"),
+        (["explain", "abc", "4"], "'abc' is no id"),
+        (["explain", "--user", "4", "--since", "noon"], "10:00"),
+        (["replay", "--since", "noon"], "10:00"),
+    ):
+        assert expected in refusal(*arguments, cwd=tmp_path, TOCSIN_DATA_DIR=str(tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_lane_that_there_is_not_is_named(tmp_path: Path, quiet_database: str) -> None:
+    said = refusal("replay", "--lane", "apns/defualt", cwd=tmp_path, TOCSIN_DATABASE_URL=quiet_database)
+    assert "apns/defualt" in said
+
+
+def test_a_data_folder_that_cannot_be_made_says_what_to_set(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = refusal("serve", cwd=tmp_path, TOCSIN_PORT="0", TOCSIN_DATA_DIR=str(tmp_path / "file/data"))
+    assert f"{tmp_path}/file/data: Not a directory; set TOCSIN_DATA_DIR" in said
+
+
 def test_the_version_is_printed(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", run("--version", cwd=tmp_path).stdout)
 

@@ -67,7 +67,7 @@ async def test_what_is_wrong_is_said_in_a_sentence(api: Api, tmp_path: Path) -> 
     (tmp_path / "broken.json").write_text("{")
     cases = {
         ("--user", "99", "x", "--url", address): "notify.users.0",
-        ("x", "--url", address): "notify.users",
+        ("x", "--url", address): "--user or --team",
         ("x", "--user", "1", "--url", f"{address}/elsewhere"): "404",
         ("x", "--user", "1", "--url", "http://127.0.0.1:1"): "tocsin serve",
         ("x", "--user", "1", "--url", "file:///etc"): "no url",

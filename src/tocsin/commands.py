@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -16,9 +17,7 @@ from tocsin import __version__, logs
 from tocsin.errors import Refusal
 from tocsin.settings import PREFIX, Settings, default_data_dir, read_settings
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 token = typer.Typer(no_args_is_help=True, help="Print a token, so that everything can be tried with curl.")
 app.add_typer(token, name="token")
 catalogue = typer.Typer(no_args_is_help=True, help="The kinds of notification, and how they are told.")
@@ -51,7 +50,7 @@ def version(*, version: Annotated[bool, typer.Option("--version", help="Print th
 
 @app.command()
 def serve(*, worker: Annotated[bool, typer.Option(help="Work in this process too.")] = True) -> None:
-    """Serve the API, with the worker and, where no database is set, an embedded PostgreSQL."""
+    """Serve the API, and do the work. Where no database is set, an embedded PostgreSQL runs as its child."""
     from tocsin.serve import serve as run_service
 
     settings = _settings()
@@ -68,7 +67,7 @@ def worker() -> None:
 
 @app.command()
 def demo() -> None:
-    """Serve with sample users, teams and notifications, and a page that shows them and their phones; print where."""
+    """Serve sample users, and a page with their inboxes and fake phones. Print where it is."""
     from tocsin.demo import demo as run_demo
 
     settings = read_settings()
@@ -85,7 +84,7 @@ def phones(
         int, typer.Option(min=0, max=65531, help="The control port; those of the services follow. 0: free ones.")
     ] = 0,
 ) -> None:
-    """Stand in for APNs, FCM and a browser push service, so that pushes can be tested; print what to set."""
+    """Stand in for APNs, FCM and a browser push service, for tests. Print what to set."""
     from tocsin.phones.serving import serve as serve_phones
 
     _run(serve_phones(folder, port))
@@ -115,10 +114,10 @@ def config() -> None:
 
 @app.command()
 def send(  # noqa: PLR0913 - what a caller may say
-    message: Annotated[str | None, typer.Argument(help="What to tell them.")] = None,
+    message: Annotated[str | None, typer.Argument(metavar="MESSAGE", help="What to tell them.")] = None,
     user: Annotated[list[int] | None, typer.Option(help="A user to notify; may be repeated.")] = None,
     team: Annotated[list[int] | None, typer.Option(help="A team to notify; may be repeated.")] = None,
-    file: Annotated[str | None, typer.Option(help="A file with the event as JSON instead; - is stdin.")] = None,
+    file: Annotated[str | None, typer.Option(help="A file with the event as JSON instead. -: stdin.")] = None,
     url: Annotated[str | None, typer.Option(help="Where the service is reached; default: as the settings say.")] = None,
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Wait, and print what became of it.")] = False,
@@ -138,8 +137,10 @@ def send(  # noqa: PLR0913 - what a caller may say
 
 
 @app.command("import")
-def import_(file: Annotated[str, typer.Argument(help="Lines of JSON, as an export has them; - is stdin.")]) -> None:
-    """Import users, teams, devices and history: checked as a whole, applied in steps that any worker can go on with."""
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Lines of JSON, as an export has them. -: stdin.")],
+) -> None:
+    """Import users, teams, devices and history. All is checked first, then applied in steps."""
     from tocsin.transfer import bring_in
 
     settings = _settings()
@@ -153,10 +154,10 @@ def import_(file: Annotated[str, typer.Argument(help="Lines of JSON, as an expor
 
 @app.command()
 def export(
-    file: Annotated[str, typer.Argument(help="Where to write; - is stdout.")] = "-",
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Where to write. -: stdout.")] = "-",
     company_id: Annotated[int | None, typer.Option(min=1, max=2**31 - 1, help="Of one company.")] = None,
 ) -> None:
-    """Export users, teams, devices with their tokens, and notifications, as lines that `import` takes."""
+    """Export users, teams, devices and history, as `import` takes them. The tokens of devices are in it."""
     from tocsin.transfer import take_out
 
     settings = _settings()
@@ -169,7 +170,7 @@ def export(
 
 @app.command()
 def explain(
-    event: Annotated[str | None, typer.Argument(help="An event's id.")] = None,
+    event: Annotated[str | None, typer.Argument(metavar="EVENT", help="An event's id.")] = None,
     person: Annotated[int | None, typer.Argument(metavar="USER", help="Whom to explain it for.")] = None,
     user: Annotated[int | None, typer.Option(help="Explain all of this user instead.")] = None,
     since: Annotated[str, typer.Option(help="From when: 10:00 today (UTC), or 90m, 12h, 3d ago.")] = "24h",
@@ -178,17 +179,17 @@ def explain(
     from tocsin import explaining
     from tocsin.serve import pool, store
 
-    settings = _settings()
+    settings, moment = _settings(), _moment(since)
+    if user is not None:
+        ask = partial(explaining.of_user, user_id=user, since=moment)
+    elif event is not None and person is not None:
+        ask = partial(explaining.of_event, event_id=_uuid(event), user_id=person)
+    else:
+        raise Refusal("Name an event and a user, or --user.")
 
     async def run() -> None:
         async with store(settings, alone=False) as url, pool(url, 1) as database:
-            if user is not None:
-                lines = explaining.of_user(database, user, _moment(since))
-            elif event is not None and person is not None:
-                lines = explaining.of_event(database, _uuid(event), person)
-            else:
-                raise Refusal("Name an event and a user, or --user.")
-            async for line in lines:
+            async for line in ask(database):
                 typer.echo(line)
 
     _run(run())
@@ -196,23 +197,29 @@ def explain(
 
 @app.command()
 def replay(
-    events: Annotated[list[str] | None, typer.Argument(help="Ids of events; none: all since a time.")] = None,
+    events: Annotated[
+        list[str] | None, typer.Argument(metavar="EVENT", help="Ids of events. None: all since a time.")
+    ] = None,
     lane: Annotated[str | None, typer.Option(help="Only the pushes of a lane, such as apns/default.")] = None,
     since: Annotated[str, typer.Option(help="From when: 10:00 today (UTC), or 90m, 12h, 3d ago.")] = "24h",
 ) -> None:
     """Set going once more what was given up: events and pushes."""
     from tocsin import letters
+    from tocsin.apps import plan
     from tocsin.doorbell import Doorbell
     from tocsin.serve import pool, store
 
     settings = _settings()
-    ids = [_uuid(id_) for id_ in events] if events else None
+    ids, moment = ([_uuid(id_) for id_ in events] if events else None), _moment(since)
 
     async def run() -> None:
         async with store(settings, alone=False) as url, pool(url, 2) as database:
             doorbell = Doorbell(url, database)
-            done = await letters.replay(database, doorbell, ids, _moment(since), lane)
+            done = await letters.replay(database, doorbell, ids, moment, lane)
             await doorbell.close()
+            lanes = [planned.name for planned in plan(settings)]
+            if lane and not done.pushes and lane not in lanes:
+                raise Refusal(f"There is no lane {lane!r}: take {', '.join(lanes) or 'none, for no keys are set'}.")
             typer.echo(f"{done.jobs} events and {done.pushes} pushes go once more")
 
     _run(run())
@@ -223,7 +230,7 @@ def console(
     company_id: Annotated[int | None, typer.Option(min=1, max=2**31 - 1, help="Show one company alone.")] = None,
     url: Annotated[str | None, typer.Option(help="Where the service is reached; default: as the settings say.")] = None,
 ) -> None:
-    """Print a link to the operators' console, which lets in whoever has it for an hour."""
+    """Print a link to the operators' console. For an hour it lets in whoever has it."""
     from tocsin.access import signer_of
     from tocsin.send import operations_url_of
     from tocsin.tokens import mint_service
@@ -236,7 +243,7 @@ def console(
 
 @app.command()
 def doctor() -> None:
-    """Look at everything that the service stands on, and say what is wrong and what to do."""
+    """Say what is wrong with all that the service stands on, and what to do. Nothing is changed."""
     from tocsin.doctor import examine
 
     found = asyncio.run(examine())
@@ -262,13 +269,13 @@ def openapi() -> None:
 
 @app.command()
 def preview(
-    kind: Annotated[str, typer.Argument(help="A kind of the catalogue, such as note.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="A kind of the catalogue, such as note.")],
     language: Annotated[str, typer.Option(help="A user's locale, such as da or de-AT; else it is English.")] = "en",
     content: Annotated[
         Content | None, typer.Option(help="How much a push shows; default: as TOCSIN_PUSH_CONTENT says.")
     ] = None,
 ) -> None:
-    """Print what phones and browsers would get for the sample of a kind; no database and no key is needed."""
+    """Print what phones and browsers get for the sample of a kind. No database and no key is needed."""
     from tocsin.catalogue import Catalogue
     from tocsin.preview import TOPIC, pretty, previewed
 
@@ -288,7 +295,7 @@ def inbox(
         str | None, typer.Option(help="Where browsers reach the service; default: as the settings say.")
     ] = None,
 ) -> None:
-    """Print the line that takes the web inbox into a page, with its version and integrity."""
+    """Print the line that takes the web inbox into a page. It holds the file's version and integrity."""
     from tocsin.api.pages import script_of
 
     settings = read_settings()
@@ -302,10 +309,11 @@ def inbox(
 @catalogue.command()
 def check(
     folder: Annotated[
-        Path | None, typer.Argument(help="A folder of your own; default: as TOCSIN_CATALOGUE_DIR says.")
+        Path | None,
+        typer.Argument(metavar="FOLDER", help="A folder of your own; default: as TOCSIN_CATALOGUE_DIR says."),
     ] = None,
 ) -> None:
-    """Read the catalogue as a start would: say all that is wrong with it, or what there is."""
+    """Read the catalogue as a start would. Say all that is wrong with it, or what there is."""
     from tocsin.catalogue import Catalogue
 
     found = Catalogue.load(*([folder] if folder else read_settings().catalogue_folders))
@@ -313,7 +321,10 @@ def check(
 
 
 @token.command()
-def user(id_: Annotated[int, typer.Argument(metavar="ID", min=1, max=2**31 - 1)], expires: Expires = "1h") -> None:
+def user(
+    id_: Annotated[int, typer.Argument(metavar="ID", min=1, max=2**31 - 1, help="The id.")],
+    expires: Expires = "1h",
+) -> None:
     """Print a user's token, which opens the user's own inbox."""
     from tocsin.access import signer_of
     from tocsin.tokens import mint_user
@@ -323,8 +334,10 @@ def user(id_: Annotated[int, typer.Argument(metavar="ID", min=1, max=2**31 - 1)]
 
 @token.command()
 def service(
-    name: Annotated[str, typer.Argument(help="What the service is called.")],
-    scope: Annotated[list[str], typer.Option(help="A right: events:write, directory:write or operations.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the service is called.")],
+    scope: Annotated[
+        list[str], typer.Option(help="A right: events:write, directory:write or operations; may be repeated.")
+    ],
     company_id: Annotated[int | None, typer.Option(min=1, max=2**31 - 1, help="Bind it to one company.")] = None,
     expires: Expires = "1h",
 ) -> None:
@@ -371,6 +384,8 @@ def _moment(text: str) -> datetime:
     clock = _CLOCK.fullmatch(text)
     if clock:
         return now.replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)
+    if not _LIFETIME.fullmatch(text):
+        raise Refusal(f"{text!r} is no time: write it like 10:00 (today, UTC), or 90m, 12h or 3d ago.")
     return now - _lifetime(text)
 
 

@@ -32,6 +32,9 @@ PRUNE_EVERY = 3600.0
 TELL_EVERY = 10.0
 """Seconds between two lines about a server that does not answer yet."""
 
+UNWRITABLE = (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError)
+"""What is raised for a data folder that can't be made or written."""
+
 _NOT_YET = (
     OSError,
     TimeoutError,
@@ -118,6 +121,7 @@ class Embedded:
     async def _prepare(self) -> None:
         self._programs = await programs_for(self._user, self._folder)
         if not (self._folder / "postgres").exists():
+            log.info("a database is made, which takes some seconds", folder=str(self._folder))
             await make_database(self._programs, self._folder, self._user)
         furnish(self._folder, self._user)
 
@@ -182,7 +186,9 @@ def _refusing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, subprocess.SubprocessError) as error:
-        raise Refusal(f"The embedded PostgreSQL can't be started in {folder}: {error}.") from error
+        said = f"The embedded PostgreSQL can't be started in {folder}: {getattr(error, 'strerror', None) or error}"
+        hint = "; set TOCSIN_DATA_DIR to a folder that can be written" if isinstance(error, UNWRITABLE) else ""
+        raise Refusal(f"{said}{hint}.") from error
 
 
 async def _answers(url: str) -> bool:

@@ -68,7 +68,7 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         try:
             taken.bind((host, port))
         except OSError as error:
-            raise Refusal(f"Cannot listen on {host}:{port}: {error.strerror}.") from error
+            raise Refusal(f"Cannot listen on {host}:{port}: {error.strerror}; set TOCSIN_PORT.") from error
         yield taken
 
 

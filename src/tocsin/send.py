@@ -34,6 +34,8 @@ def event_of(message: str | None, users: Sequence[int], teams: Sequence[int], fi
     """Return the event that a message for these users and teams is, or that stands in a file (`-`: stdin)."""
     if (message is None) == (file is None):
         raise Refusal("Give a message, or an event with --file.")
+    if file is None and not users and not teams:
+        raise Refusal("Say who is to get it: give --user or --team.")
     if file is None:
         return {"type": "custom", "notify": {"users": list(users), "teams": list(teams)}, "params": {"body": message}}
     if users or teams:

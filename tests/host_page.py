@@ -53,6 +53,7 @@ class Host:
     lang: str = "en"
     tokens: int = 0
     strict: bool = True
+    cache: str = "no-store"
     trusted: str = "tocsin-inbox"
     subscribe: Callable[[str], dict[str, Any]] | None = None
 
@@ -103,7 +104,11 @@ async def hosting() -> AsyncIterator[Host]:
     """Serve a page on a free port."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        except asyncio.IncompleteReadError:  # a connection that the browser kept in reserve
+            writer.close()
+            return
         found = host.answer(head.split(" ")[1].partition("?")[0])
         kind, content = found or ("text/plain", "nothing")
         body = content.encode()
@@ -111,7 +116,7 @@ async def hosting() -> AsyncIterator[Host]:
         status = "200 OK" if found else "404 Not Found"
         writer.write(
             f"HTTP/1.1 {status}\r\nContent-Type: {kind}; charset=utf-8\r\nContent-Length: {len(body)}\r\n{policy}"
-            "Cache-Control: no-store\r\nConnection: close\r\n\r\n".encode()
+            f"Cache-Control: {host.cache}\r\nConnection: close\r\n\r\n".encode()
             + body
         )
         await writer.drain()
@@ -246,7 +251,11 @@ async def opened(windows: Windows, *messages: str) -> Window:
 
 
 async def texts(window: Window) -> list[str]:
-    return [text.split("\n")[0] for text in await window.page.locator("tocsin-inbox .text").all_inner_texts()]
+    """Return the first line of each row, those too that are out of sight and so not rendered."""
+    found: list[str] = await window.page.locator("tocsin-inbox .text").evaluate_all(
+        "(found) => found.map((text) => (text.querySelector('p') ?? text).textContent)"
+    )
+    return found
 
 
 async def unread_of(api: Api, user: int = 1) -> list[str]:

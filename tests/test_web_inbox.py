@@ -1,11 +1,12 @@
 """The web inbox in a browser, in a page of another origin with a strict policy: all that people do with it."""
 
+import asyncio
 import os
 import re
 from pathlib import Path
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from host_page import PIXEL, Windows, imported, many, opened, settles, tell, texts, unread_of
 from tocsin.catalogue import Catalogue
@@ -186,6 +187,28 @@ class TestList:
         await window.row("One").locator(".main").click()
         await window.page.wait_for_url("https://crm.example.com/n/*")
         await settles(windows.host.service, "Two")
+
+    async def test_the_list_does_not_wait_for_its_links_and_a_click_before_them_leads_there(
+        self, windows: Windows
+    ) -> None:
+        asked, known = asyncio.Event(), asyncio.Event()
+
+        async def slow(route: Route) -> None:
+            asked.set()
+            await known.wait()
+            await route.continue_()
+
+        await windows.context.route("**/notifications/links?*", slow)
+        await windows.context.route(
+            "https://crm.example.com/**", lambda route: route.fulfill(body="there", content_type="text/html")
+        )
+        window = await opened(windows, "One")
+        await asked.wait()
+        await window.row("One").locator(".main").click()
+        await settles(windows.host.service)
+        assert window.page.url == windows.host.origin + "/"
+        known.set()
+        await window.page.wait_for_url("https://crm.example.com/n/One")
 
     async def test_a_page_that_goes_there_itself_keeps_the_browser_where_it_is(self, windows: Windows) -> None:
         window = await opened(windows, "One")

@@ -7,20 +7,21 @@ from datetime import timedelta
 import pytest
 from playwright.async_api import expect
 
-from host_page import STARTED, Window, Windows, many, opened, tell, texts
+from host_page import STARTED, Host, Window, Windows, many, opened, tell, texts
 
 pytestmark = pytest.mark.slow
 
 SECOND_PAGE = re.compile(r"/notifications\?.*&page=2")
 
 
-async def streams(windows: Windows, count: int) -> None:
+async def streams(page: Windows | Host, count: int) -> None:
     """Wait until the service has so many streams."""
+    service = (page if isinstance(page, Host) else page.host).service
     for _ in range(200):
-        if windows.host.service.house.live.count == count:
+        if service.house.live.count == count:
             return
         await asyncio.sleep(0.05)
-    assert windows.host.service.house.live.count == count
+    assert service.house.live.count == count
 
 
 async def live(windows: Windows) -> Window:

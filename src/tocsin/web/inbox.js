@@ -98,7 +98,8 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
       case "pointerdown": if (this.#opened && !inside) this.#hide(); break;
       case "scroll": case "resize": if (this.#opened && !inside) this.#place(); break;
       case "pagehide": this.#inbox?.commit(); if (event.persisted) this.#inbox?.feed?.stop(); break;
-      case "pageshow": if (event.persisted) this.#inbox?.feed?.start(); break;
+      case "freeze": this.#inbox?.feed?.stop(); break; // another tab is to stream, or nobody
+      case "pageshow": case "resume": if (event.persisted !== false) this.#inbox?.feed?.start(); break;
       case "message": if (event.data?.tocsin?.opened) this.#inbox?.opened(event.data.tocsin.opened); break;
       default: this.#inbox?.feed?.wake(event.type); this.#tick();
     }
@@ -106,7 +107,8 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
 
   #outside() {
     return [
-      [document, "pointerdown"], [document, "visibilitychange"], [document, "scroll"], [window, "resize"],
+      [document, "pointerdown"], [document, "visibilitychange"], [document, "scroll"], [document, "freeze"],
+      [document, "resume"], [window, "resize"],
       [window, "online"], [window, "offline"], [window, "pagehide"], [window, "pageshow"],
       ...(navigator.serviceWorker ? [[navigator.serviceWorker, "message"]] : []),
     ];
@@ -451,13 +453,21 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
 
   #follow(event, id) {
     const note = this.#inbox.notes.get(id);
-    const link = this.#inbox.links.get(id) ?? null;
     this.#inbox.mark(id, true);
     const elsewhere = event.type === "auxclick" || event.ctrlKey || event.metaKey || event.shiftKey;
     if (elsewhere) return;
+    const inbox = this.#inbox;
+    if (inbox.links.has(id)) return void (this.#leads(note) || event.preventDefault());
+    event.preventDefault(); // where it leads is still being asked
+    inbox.linked.then(() => this.#inbox === inbox && this.#leads(note) && location.assign(inbox.links.get(id)));
+  }
+
+  /** Tell the page that somebody opens it; return whether the browser is to go there. */
+  #leads(note) {
+    const link = this.#inbox.links.get(note.id) ?? null;
     const goes = this.#emit("tocsin:open", { notification: structuredClone(note), link }, true);
-    if (!goes || !link) event.preventDefault();
     if (!goes || link) this.#hide(!link);
+    return goes && link;
   }
 
   #toggle(id) {
@@ -797,6 +807,7 @@ class Preferences {
 class Inbox {
   notes = new Map();
   links = new Map();
+  linked = Promise.resolve();
   deleting = new Map();
   lists = { all: emptyList(), unread: emptyList() };
   unread = null;
@@ -878,7 +889,7 @@ class Inbox {
   async #load(tab) {
     const list = this.lists[tab];
     const page = await this.client.json("GET", `/notifications?per_page=${PER_PAGE}${tab === "unread" ? "&show=unread" : ""}`);
-    await this.#link(page.data);
+    this.#link(page.data); // what is read first is drawn at once
     this.#take(page.data);
     this.unread = page.pagination.unread;
     this.#merge(tab, page);
@@ -1155,7 +1166,9 @@ class Inbox {
     }, (problem) => {
       if (problem.status === 404) this.#linksThere = false;
     });
-    await Promise.race([asked, wait(1_500)]);
+    const told = Promise.race([asked, wait(1_500)]);
+    this.linked = Promise.all([this.linked, told]);
+    await told;
   }
 
   #changed() {
@@ -1990,7 +2003,7 @@ h2, h3, p, ul, dl, dd, fieldset { margin: 0; padding: 0; border: 0; }
 
 .day { padding: 12px 16px 5px; color: var(--muted); font-size: .75rem; font-weight: 600; }
 .rows { list-style: none; }
-.row { position: relative; display: flex; }
+.row { position: relative; display: flex; content-visibility: auto; contain-intrinsic-block-size: auto 5rem; }
 .row::after { content: ""; position: absolute; inset-block-end: 0; inset-inline: 62px 0; border-block-end: 1px solid var(--line); }
 .row:last-child::after { display: none; }
 .row:hover, .row:focus-within { background: var(--hover); }

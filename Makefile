@@ -32,7 +32,7 @@ lint: .venv/ready ## ruff, mypy and the contracts between modules
 	$(BIN)/lint-imports --no-logo
 
 bench: .venv/ready ## every claim of speed, measured: best on an otherwise idle machine
-	for claim in list_page list_deep post_event batch unchanged read_all imports team visible memory streams transport push handed_over everybody fanout_devices; do $(BIN)/python -m bench.$$claim || exit 1; done
+	for claim in list_page list_deep post_event batch unchanged read_all imports team visible memory streams transport push handed_over everybody fanout_devices inbox_page; do $(BIN)/python -m bench.$$claim || exit 1; done
 
 format: .venv/ready ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

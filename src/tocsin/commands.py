@@ -188,7 +188,7 @@ def explain(
         raise Refusal("Name an event and a user, or --user.")
 
     async def run() -> None:
-        async with store(settings, alone=False) as url, pool(url, 1) as database:
+        async with store(settings, alone=False, quiet=True) as url, pool(url, 1) as database:
             async for line in ask(database):
                 typer.echo(line)
 
@@ -213,7 +213,7 @@ def replay(
     ids, moment = ([_uuid(id_) for id_ in events] if events else None), _moment(since)
 
     async def run() -> None:
-        async with store(settings, alone=False) as url, pool(url, 2) as database:
+        async with store(settings, alone=False, quiet=True) as url, pool(url, 2) as database:
             doorbell = Doorbell(url, database)
             done = await letters.replay(database, doorbell, ids, moment, lane)
             await doorbell.close()

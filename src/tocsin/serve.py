@@ -199,10 +199,11 @@ def _read_lanes(settings: Settings, lanes: Sequence[Lane]) -> Refusal | None:
 
 
 @contextlib.asynccontextmanager
-async def store(settings: Settings, *, alone: bool) -> AsyncIterator[str]:
+async def store(settings: Settings, *, alone: bool, quiet: bool = False) -> AsyncIterator[str]:
     """Provide the database, its schema up to date, and yield its url.
 
-    Without `alone`, a server that another process of ours runs on the same folder will do.
+    Without `alone`, a server that another process of ours runs on the same folder will do. `quiet` is for commands that
+    were asked for something else: a schema that needed no step is not told of.
     """
     async with contextlib.AsyncExitStack() as stack:
         if settings.database_url is not None:
@@ -212,7 +213,8 @@ async def store(settings: Settings, *, alone: bool) -> AsyncIterator[str]:
         else:
             url = (await stack.enter_async_context(Embedded(settings.data_dir))).url
         taken = await _patiently(lambda: _migrate(settings, url))
-        log.info("the schema is up to date", new_steps=[f"{step.number:04} {step.name}" for step in taken])
+        tell = log.info if taken or not quiet else log.debug
+        tell("the schema is up to date", new_steps=[f"{step.number:04} {step.name}" for step in taken])
         yield url
 
 

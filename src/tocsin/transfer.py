@@ -29,7 +29,7 @@ async def bring_in(settings: Settings, file: str, tell: Tell) -> dict[str, int]:
     Raises `Refusal` with all that is wrong, by the numbers of lines.
     """
     with _opened(file, "rb") as source:
-        async with store(settings, alone=False) as url, pool(url, WORKER_CONNECTIONS) as database:
+        async with store(settings, alone=False, quiet=True) as url, pool(url, WORKER_CONNECTIONS) as database:
             doorbell, catalogue = Doorbell(url, database), Catalogue.load(*settings.catalogue_folders)
             incoming = Import(database, doorbell, catalogue, None)
             await incoming.open()
@@ -48,7 +48,7 @@ async def take_out(settings: Settings, file: str, company_id: int | None) -> int
     """Export to a file that nobody else may read (`-`: stdout), and return how many lines there are."""
     lines = 0
     with _opened(file, "wb") as target:
-        async with store(settings, alone=False) as url, pool(url, 1) as database:
+        async with store(settings, alone=False, quiet=True) as url, pool(url, 1) as database:
             async for line in export(database, company_id):
                 target.write(line.encode() + b"\n")
                 lines += 1

@@ -36,7 +36,7 @@ class Doorbell:
         self._outgoing: set[str] = set()
         self._changed_users: set[int] = set()
         self._sender: asyncio.Task[None] | None = None
-        self._changed: Changed | None = None
+        self._changed: Changed = lambda _: None
 
     def answer(self, *names: str) -> None:
         """Declare that this process answers these bells itself: they need not be heard outside."""
@@ -55,8 +55,7 @@ class Doorbell:
 
     def tell(self, user_ids: Collection[int]) -> None:
         """Wake whoever reads the inboxes of these users. Never blocks and never fails."""
-        if self._changed:
-            self._changed(user_ids)
+        self._changed(user_ids)
         self._changed_users.update(user_ids)
         if self._changed_users:
             self._begin_to_send()
@@ -82,18 +81,14 @@ class Doorbell:
         users: set[int] = set()
         for word in text.split():
             if word == EVERYBODY:
-                self._tell_here(None)
+                self._changed(None)
             elif word.startswith("@"):
                 with contextlib.suppress(ValueError):
                     users.add(int(word[1:]))
             else:
                 self._rung.pop(word, asyncio.Event()).set()
         if users:
-            self._tell_here(users)
-
-    def _tell_here(self, user_ids: Collection[int] | None) -> None:
-        if self._changed:
-            self._changed(user_ids)
+            self._changed(users)
 
     async def _send(self) -> None:
         while self._outgoing or self._changed_users:

@@ -31,6 +31,11 @@ def time_of(moment: datetime | None) -> str | None:
     return None if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
+def with_times(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return a row whose moments of these names are written as resources show them."""
+    return {**row, **{name: time_of(row[name]) for name in names}}
+
+
 def moment_of(text: str) -> datetime | None:
     """Return the moment of a time of RFC 3339, in UTC where it has no offset; None for what is none."""
     if not _MOMENT.fullmatch(text):

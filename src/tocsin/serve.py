@@ -155,9 +155,12 @@ def _keys_again(
     """
     loop, at_a_terminal = asyncio.get_running_loop(), os.isatty(0)
     renewing: set[asyncio.Task[None]] = set()
+    reads: list[Callable[[], object]] = [lambda: read_again(lanes, settings)]
+    if house:
+        reads.append(lambda: house.verifier.take(access.keys_of(settings)))
 
     async def renew() -> None:
-        refused = [refusal for refusal in (_read_keys(settings, house), _read_lanes(settings, lanes)) if refusal]
+        refused = [refusal for read in reads if (refusal := _refusal_of(read))]
         for refusal in refused:
             log.error("keys can't be read again: those before go on", reason=str(refusal))
         if dispatcher:
@@ -180,19 +183,9 @@ def _keys_again(
         loop.remove_signal_handler(signal.SIGHUP)
 
 
-def _read_keys(settings: Settings, house: House | None) -> Refusal | None:
-    """Verify tokens by the keys as they are now; what can't be used is returned."""
+def _refusal_of(read: Callable[[], object]) -> Refusal | None:
     try:
-        if house:
-            house.verifier.take(access.keys_of(settings))
-    except Refusal as refusal:
-        return refusal
-    return None
-
-
-def _read_lanes(settings: Settings, lanes: Sequence[Lane]) -> Refusal | None:
-    try:
-        read_again(lanes, settings)
+        read()
     except Refusal as refusal:
         return refusal
     return None

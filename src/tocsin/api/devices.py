@@ -14,7 +14,7 @@ from tocsin.compose import Composer
 from tocsin.devices import device_of, token_of
 from tocsin.errors import Fault, Invalid
 from tocsin.faults import fault
-from tocsin.notifications import time_of, to_json
+from tocsin.notifications import to_json, with_times
 from tocsin.tokens import Service
 
 
@@ -53,7 +53,7 @@ async def list_devices(request: Request) -> Response:
     user, database = user_of(request), house_of(request).database
     await inbox.owner(database, user.id)
     found = [
-        {**device, **{name: time_of(device[name]) for name in ("registered_at", "last_delivered_at")}}
+        with_times(device, "registered_at", "last_delivered_at")
         for device in await devices.devices_of(database, user.id)
     ]
     return Response(to_json({"data": found}), media_type="application/json")

@@ -16,7 +16,7 @@ from tocsin.errors import Fault, Invalid, NotFound, Unavailable
 from tocsin.explaining import MOST_EXPLAINED, USUALLY_EXPLAINED
 from tocsin.faults import fault
 from tocsin.metrics import CONTENT_TYPE
-from tocsin.notifications import moment_of, time_of, to_json
+from tocsin.notifications import moment_of, time_of, to_json, with_times
 
 ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
@@ -79,10 +79,8 @@ async def open_metrics(request: Request) -> Response:
 async def list_lanes(request: Request) -> Response:
     """The lanes that pushes go by, and whether they do."""
     service_of(request, "operations")
-    found = [
-        {**lane, **{name: time_of(lane[name]) for name in ("delivered_at", "stopped_at")}}
-        for lane in map(dict, await deliveries.lanes(house_of(request).database))
-    ]
+    lanes = await deliveries.lanes(house_of(request).database)
+    found = [with_times(dict(lane), "delivered_at", "stopped_at") for lane in lanes]
     return Response(to_json({"data": found}), media_type="application/json")
 
 
@@ -142,7 +140,7 @@ async def find_devices(request: Request) -> Response:
     if len(ending) != devices.ENDING:
         raise Invalid([fault("ending", "string_between", f"must be the last {devices.ENDING} characters of a token")])
     found = [
-        {**device, **{name: time_of(device[name]) for name in ("registered_at", "last_delivered_at")}}
+        with_times(device, "registered_at", "last_delivered_at")
         for device in await devices.by_ending(house_of(request).database, ending, service.company_id, MOST_EXPLAINED)
     ]
     return Response(to_json({"data": found}), media_type="application/json")

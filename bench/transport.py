@@ -196,7 +196,6 @@ def _certify(folder: Path) -> None:
 
 def _apns(folder: Path, url: str) -> Apns:
     return Apns(
-        app="default",
         environment="production",
         key_file=folder / "key.pem",
         key_id="ABC123DEFG",

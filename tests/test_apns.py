@@ -43,7 +43,6 @@ def made(folder: Path, **more: Any) -> Apns:
     path = folder / "key.p8"
     path.write_bytes(KEY.private_pem)
     values: dict[str, Any] = {
-        "app": "default",
         "environment": "production",
         "key_file": path,
         "key_id": "ABC123DEFG",
@@ -82,10 +81,9 @@ def test_a_push_has_exactly_the_headers_of_the_contract(apns: Apns) -> None:
 @pytest.mark.parametrize(
     ("environment", "host"), [("production", "api.push.apple.com"), ("sandbox", "api.sandbox.push.apple.com")]
 )
-def test_each_environment_has_its_own_host_and_lane(tmp_path: Path, environment: str, host: str) -> None:
-    apns = made(tmp_path, environment=environment, app="sales")
+def test_each_environment_has_its_own_host(tmp_path: Path, environment: str, host: str) -> None:
+    apns = made(tmp_path, environment=environment)
     assert request(apns, push(phone(), shown())).url == f"https://{host}/3/device/{'ab' * 32}"
-    assert apns.lane == f"apns:sales:{environment}"
 
 
 def test_what_is_shown_stands_in_aps_and_what_it_is_about_beside_it(apns: Apns) -> None:
@@ -244,8 +242,8 @@ def expected(way: str) -> tuple[type[Outcome], dict[str, Any]]:
     kinds: dict[str, tuple[type[Outcome], dict[str, Any]]] = {
         "delivered": (Delivered, {}),
         "gone": (Gone, {"at": datetime(2026, 1, 1, tzinfo=UTC)}),
-        "later": (Later, {"lane": False, "after": None}),
-        "lane later": (Later, {"lane": True}),
+        "later": (Later, {"lane": None, "after": None}),
+        "lane later": (Later, {"lane": 300.0, "after": None}),
         "refused": (Refused, {"doubtful": False}),
         "doubtful": (Refused, {"doubtful": True}),
         "stopped": (Stopped, {}),
@@ -323,10 +321,10 @@ def test_a_moment_that_is_none_is_not_known(apns: Apns, timestamp: Any) -> None:
     ("header", "least", "most"),
     [
         ("17", 17, 17),
-        ("0", 0, 0),
+        ("0", 1, 1),
         ("999999999", 86400, 86400),
         (format_datetime(in_seconds(120), usegmt=True), 60, 120),
-        (format_datetime(in_seconds(-120), usegmt=True), 0, 0),
+        (format_datetime(in_seconds(-120), usegmt=True), 1, 1),
         (format_datetime(in_seconds(9e6), usegmt=True), 86400, 86400),
     ],
     ids=["seconds", "none", "years", "soon", "past", "in months"],

@@ -57,7 +57,7 @@ def account(**more: Any) -> bytes:
 def made(folder: Path, content: bytes | None = None, **more: Any) -> Fcm:
     path = folder / "account.json"
     path.write_bytes(content or account())
-    return Fcm(app="default", credentials_file=path, **more)
+    return Fcm(credentials_file=path, **more)
 
 
 @pytest.fixture
@@ -192,12 +192,12 @@ def told(status: int, code: str) -> bytes:
 KINDS: dict[str, Any] = {
     "delivered": (Delivered, {}),
     "gone": (Gone, {"at": None}),
-    "later": (Later, {"after": 10.0, "lane": False}),
-    "lane later": (Later, {"after": 60.0, "lane": True}),
+    "later": (Later, {"after": None, "lane": None}),
+    "lane later": (Later, {"after": None, "lane": 60.0}),
     "refused": (Refused, {"doubtful": False}),
     "doubtful": (Refused, {"doubtful": True}),
     "stopped": (Stopped, {}),
-    "another token": (Later, {"after": 0.0, "lane": False}),
+    "another token": (Later, {"after": 0.0, "lane": None}),
 }
 ROWS = [
     *((status, told(status, code), way) for (status, code), way in ANSWERS.items()),
@@ -241,14 +241,13 @@ def test_an_answer_that_says_nothing_goes_by_its_status(fcm: Fcm, status: int, b
 
 
 @pytest.mark.parametrize(
-    ("status", "header", "after"), [(429, "5", 60), (429, "90", 90), (503, "3", 10), (503, "30", 30)]
+    ("status", "header", "after", "lane"),
+    [(429, "5", 5, 60), (429, "90", 90, 90), (503, "3", 3, None), (503, "30", 30, None), (503, "0", 1, None)],
 )
-def test_a_pause_that_is_asked_for_is_kept_and_never_too_short(
-    fcm: Fcm, status: int, header: str, after: float
+def test_retry_after_is_kept_and_a_quota_holds_the_whole_lane_for_a_minute_at_least(
+    fcm: Fcm, status: int, header: str, after: float, lane: float | None
 ) -> None:
-    outcome = fcm.outcome(push(android(), shown()), answer(status, retry_after=header))
-    assert isinstance(outcome, Later)
-    assert outcome.after == after
+    assert fcm.outcome(push(android(), shown()), answer(status, retry_after=header)) == Later(str(status), after, lane)
 
 
 BROKEN = {
@@ -270,7 +269,7 @@ def test_credentials_that_are_none_are_refused_in_one_sentence(tmp_path: Path, w
 
 def test_credentials_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"can't be read: No such file or directory\.$"):
-        Fcm(app="default", credentials_file=tmp_path / "none.json")
+        Fcm(credentials_file=tmp_path / "none.json")
 
 
 class Clock:

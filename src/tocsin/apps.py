@@ -63,9 +63,10 @@ class AppEntry(_Entry):
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A lane that the settings make: how its channel is made, and the files that it stands on."""
+    """A lane that the settings make: which channel it has and how that is made, and the files that it stands on."""
 
     name: str
+    provider: type[Apns | Fcm | WebPush]
     make: Callable[[], Channel]
     settings: tuple[str, ...]
     files: tuple[Path, ...]
@@ -85,9 +86,10 @@ class Broken:
     """The channel of a lane whose settings are wrong: it holds back everything, and says why."""
 
     window = 1
+    min_retry = 0.0
+    lone_first = False
 
-    def __init__(self, lane: str, reason: str) -> None:
-        self.lane = lane
+    def __init__(self, reason: str) -> None:
         self._reason = reason
 
     async def ready(self) -> Stopped | Later | None:
@@ -179,11 +181,12 @@ def lane_of(planned: Planned, settings: Settings) -> Lane:
     try:
         channel = planned.make()
     except Refusal as refusal:
-        channel = Broken(planned.name, str(refusal))
+        channel = Broken(str(refusal))
         log.error("a lane can't send: its settings are wrong", lane=planned.name, reason=str(refusal))  # noqa: TRY400
+    # By the provider, not by the channel: a broken one may be replaced by one that works, on the same transport.
     transport = Transport(
-        channel.window,
-        lone_first=planned.name.startswith("apns"),
+        planned.provider.window,
+        lone_first=planned.provider.lone_first,
         ca_file=settings.push_ca_file,
         allowed_origins=planned.origins,
     )
@@ -198,7 +201,6 @@ def _apns(app: str, entry: ApnsEntry, settings: Settings, environment: Literal["
 
     def make() -> Channel:
         return Apns(
-            app=app,
             environment=environment,
             key_file=key_file,
             key_id=key_id,
@@ -208,14 +210,15 @@ def _apns(app: str, entry: ApnsEntry, settings: Settings, environment: Literal["
         )
 
     name = f"apns/{app}/sandbox" if is_sandbox else f"apns/{app}"
-    return Planned(name, make, (url, key_id, entry.team_id, entry.topic), (key_file,))
+    return Planned(name, Apns, make, (url, key_id, entry.team_id, entry.topic), (key_file,))
 
 
 def _fcm(app: str, entry: FcmEntry, settings: Settings) -> Planned:
     file, url = Path(entry.credentials_file), str(settings.fcm_url)
     return Planned(
         f"fcm/{app}",
-        lambda: Fcm(app=app, credentials_file=file, url=url, trust=Trust(settings.push_ca_file)),
+        Fcm,
+        lambda: Fcm(credentials_file=file, url=url, trust=Trust(settings.push_ca_file)),
         (url,),
         (file,),
     )
@@ -226,6 +229,7 @@ def _web(settings: Settings) -> Iterator[Planned]:
     if file is not None:
         yield Planned(
             f"web/{DEFAULT}",
+            WebPush,
             lambda: WebPush(_vapid(settings, file), settings.web_push_origins),
             (settings.vapid_subject or "",),
             (file,),

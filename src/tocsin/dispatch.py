@@ -127,8 +127,7 @@ class Dispatcher:
         if isinstance(found, Stopped):
             await self._settler.stop_lane(lane, found.reason)
         elif isinstance(found, Later):
-            lane.waits_until = datetime.now(UTC) + timedelta(seconds=found.after or 5.0)
-            log.warning("a lane waits", lane=lane.name, reason=found.reason)
+            lane.wait(found.lane or 5.0, found.reason)
         return found is None
 
     async def _take(self, lane: Lane) -> bool:

@@ -3,11 +3,15 @@
 import asyncio
 import math
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+import structlog
 
 from tocsin.channels import Answer, Channel, Push, Refused, Request
 from tocsin.deliveries import Delivery, Key
+
+log = structlog.get_logger(__name__)
 
 
 class Transport(Protocol):
@@ -42,6 +46,11 @@ class Lane:
         """Send a request, by another lane where one is named; its answer comes back here."""
         answer = (by or self).transport.submit(request)
         answer.add_done_callback(lambda done: self.note(replace(sent, answer=done.result())))
+
+    def wait(self, seconds: float, reason: str) -> None:
+        """Hold the lane back for so long."""
+        self.waits_until = datetime.now(UTC) + timedelta(seconds=seconds)
+        log.warning("lane waits", lane=self.name, seconds=seconds, reason=reason)
 
     def note(self, answered: "Answered") -> None:
         """Take note of an answer, which waits to be settled."""

@@ -30,9 +30,6 @@ ASIDE = timedelta(minutes=10)
 NOTED = 30.0
 """Seconds after which it is noted again that a lane delivers."""
 
-LEAST: Mapping[str, float] = {"fcm": 10.0}
-"""Seconds that a provider asks to wait before any further try."""
-
 log = structlog.get_logger(__name__)
 
 
@@ -108,10 +105,9 @@ class Settler:
             case Gone(reason, at):
                 gone[key.device_id] = at or each.answer.sent_at
                 return Settled(key, "gone", None, f"the device is gone: {reason}")
-            case Later(reason, after, lane_too):
-                if lane_too:
-                    lane.waits_until = datetime.now(UTC) + timedelta(seconds=after or PROBE)
-                    log.warning("a lane waits", lane=lane.name, reason=reason)
+            case Later(reason, after, lane_waits):
+                if lane_waits:
+                    lane.wait(lane_waits, reason)
                 return self._later(lane, each.delivery, reason, after)
             case Refused(reason, doubtful):
                 return await self._refused(lane, each, reason, gone, doubtful=doubtful)
@@ -131,8 +127,7 @@ class Settler:
             await deliveries.told(self._database, each.delivery.key.device_id, each.delivery.position)
 
     def _later(self, lane: Lane, delivery: Delivery, reason: str, after: float | None) -> Settled:
-        least = LEAST.get(lane.name.partition("/")[0], 0.0)
-        due_at = next_try(delivery.attempts, after, least, delivery.expires_at)
+        due_at = next_try(delivery.attempts, after, lane.channel.min_retry, delivery.expires_at)
         if due_at is None:
             return Settled(delivery.key, "dead", None, f"given up: {reason}")
         return Settled(delivery.key, "later", due_at, f"again at {due_at:%Y-%m-%d %H:%M:%S} UTC: {reason}")

@@ -99,11 +99,15 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Not now: again in `after` seconds at the earliest, where the provider says so; `lane`: nor does anything else."""
+    """Not now.
+
+    `after` are the seconds that the provider asked for (`Retry-After`), None where it asked for nothing: then the
+    schedule's step counts. `lane` are the seconds for which the whole lane has to wait, None where it goes on.
+    """
 
     reason: str
     after: float | None = None
-    lane: bool = False
+    lane: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +131,12 @@ Outcome = Delivered | Gone | Later | Refused | Stopped
 class Channel(Protocol):
     """One provider, for one app and environment: a lane."""
 
-    lane: str
     window: int
     """Pushes that may be under way at once."""
+    min_retry: float
+    """Seconds that the provider asks to wait before any further try of a push."""
+    lone_first: bool
+    """Whether a new connection carries one request alone until that succeeded."""
 
     async def ready(self) -> Stopped | Later | None:
         """See that whatever authorises requests is there and fresh; tells why it is not."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
-from tocsin.channels import Answer, Delivered, Outcome, Refused, Stopped
+from tocsin.channels import Answer, Delivered, Later, Outcome, Refused, Stopped
 from tocsin.errors import Malformed
 from tocsin.strict_json import parse_object
 
@@ -18,6 +18,9 @@ Way = Literal[
 
 LONGEST_PAUSE = 24 * 3600.0
 """Seconds of the longest pause that a provider can ask for."""
+
+SHORTEST_PAUSE = 1.0
+"""Seconds of the shortest one: `Retry-After: 0` would be tried again without end."""
 
 _TROUBLE = 500
 _LONGEST_REASON = 200
@@ -63,12 +66,16 @@ def reason_of(answer: Answer, said: str = "") -> str:
     return f"{answer.status} {said}" if said else f"{answer.status}"
 
 
-def pause_of(answer: Answer, at_least: float = 0.0) -> float | None:
-    """Return the seconds to wait by `Retry-After` (seconds, or a date of HTTP), or by ourselves; None: as we like."""
+def pause_of(answer: Answer) -> float | None:
+    """Return the seconds that a provider asked for by `Retry-After` (seconds, or a date of HTTP); None: it did not."""
     asked = _retry_after(answer)
-    if asked is None:
-        return at_least or None
-    return min(max(asked, at_least), LONGEST_PAUSE)
+    return None if asked is None else min(max(asked, SHORTEST_PAUSE), LONGEST_PAUSE)
+
+
+def lane_later(answer: Answer, why: str, at_least: float) -> Later:
+    """Return the outcome where a whole lane has to wait, for as long as the provider asked for or at least so long."""
+    asked = pause_of(answer)
+    return Later(why, asked, lane=max(asked or 0.0, at_least))
 
 
 def _retry_after(answer: Answer) -> float | None:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tocsin.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Stopped
-from tocsin.channels.answers import Way, object_of, pause_of, reason_of, settled, text_of, way_of
+from tocsin.channels.answers import Way, lane_later, object_of, pause_of, reason_of, settled, text_of, way_of
 from tocsin.channels.payloads import LARGEST, Parts, apple, fitted, ids, notification
 from tocsin.errors import Refusal
 from tocsin.notifications import to_json
@@ -81,11 +81,12 @@ class Apns:
     """One app in one environment. Raises `Refusal` where the key file holds no key for ES256, or a setting is empty."""
 
     window = WINDOW
+    min_retry = 0.0
+    lone_first = True  # with token authentication a new connection has one stream until a push succeeded
 
     def __init__(  # noqa: PLR0913 - each of them is a setting
         self,
         *,
-        app: str,
         environment: Literal["production", "sandbox"],
         key_file: Path,
         key_id: str,
@@ -97,7 +98,6 @@ class Apns:
         for name, value in (("key's id", key_id), ("team's id", team_id), ("topic", topic)):
             if not value.isascii() or not value.isprintable() or not value:
                 raise Refusal(f"The {name} for APNs is missing, or has characters that no {name} has.")
-        self.lane = f"apns:{app}:{environment}"
         self._url = (url or (SANDBOX if environment == "sandbox" else PRODUCTION)).rstrip("/") + "/3/device/"
         self._topic = topic
         self._token = ProviderToken(_key_in(key_file), key_id, team_id, clock)
@@ -125,7 +125,7 @@ class Apns:
             case "later":
                 return Later(why, pause_of(answer))
             case "lane later":
-                return Later(why, pause_of(answer, TOKEN_UPDATES_PAUSE), lane=True)
+                return lane_later(answer, why, TOKEN_UPDATES_PAUSE)
             case "another token":
                 return self._expired(why, answer)
             case way:

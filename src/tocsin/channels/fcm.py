@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tocsin.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Shown, Stopped
-from tocsin.channels.answers import Way, object_of, pause_of, reason_of, settled, text_of, way_of
+from tocsin.channels.answers import Way, lane_later, object_of, pause_of, reason_of, settled, text_of, way_of
 from tocsin.channels.apns import apple_headers
 from tocsin.channels.google import AccessToken, Account
 from tocsin.channels.payloads import LARGEST, Parts, apple, fitted, ids
@@ -25,8 +25,8 @@ LONGEST_TTL = 28 * 24 * 3600
 QUOTA_PAUSE = 60.0
 """Seconds that Google wants after a quota was used up, at least."""
 
-TROUBLE_PAUSE = 10.0
-"""Seconds that Google wants before any other second try, at least."""
+MIN_RETRY = 10.0
+"""Seconds that Google wants before any second try, at least."""
 
 INSTALLATION = re.compile(r"[cdef][A-Za-z0-9_-]{21}")
 """What an installation id looks like; other names of phones are registration tokens."""
@@ -71,18 +71,18 @@ class Fcm:
     """One app's project. Raises `Refusal` where the credentials file holds no service account."""
 
     window = WINDOW
+    min_retry = MIN_RETRY
+    lone_first = False
 
     def __init__(
         self,
         *,
-        app: str,
         credentials_file: Path,
         url: str = URL,
         trust: Trust | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         account = Account.read(credentials_file)
-        self.lane = f"fcm:{app}"
         self._url = f"{url.rstrip('/')}/v1/projects/{account.project}/messages:send"
         self._token = AccessToken(account, trust, clock)
         self._clock = clock
@@ -109,9 +109,9 @@ class Fcm:
             case "gone":
                 return Gone(why)
             case "later":
-                return Later(why, pause_of(answer, TROUBLE_PAUSE))
+                return Later(why, pause_of(answer))
             case "lane later":
-                return Later(why, pause_of(answer, QUOTA_PAUSE), lane=True)
+                return lane_later(answer, why, QUOTA_PAUSE)
             case "another token":
                 return Later(why, 0.0) if self._token.refused(answer.sent_at) else Stopped(why)
             case way:

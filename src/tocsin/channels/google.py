@@ -134,7 +134,7 @@ class AccessToken:
         """Go on with the token there is while it lasts."""
         reason = f"no access token for FCM: {error}"
         refused = isinstance(error, Unfetched) and error.status in (400, 401, 403)
-        told = Stopped(reason) if refused else Later(reason, PAUSE, lane=True)
+        told = Stopped(reason) if refused else Later(reason, lane=PAUSE)
         self._failed = (now, told)
         return told
 

@@ -72,8 +72,9 @@ class WebPush:
     A subscription is good for one key of ours alone. Of `keys`, the first is the one that pages subscribe with.
     """
 
-    lane = "web_push"
     window = WINDOW
+    min_retry = 0.0
+    lone_first = False
 
     def __init__(
         self, keys: Sequence[Vapid], allowed_origins: Collection[str] = (), clock: Callable[[], float] = time.time

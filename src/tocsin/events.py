@@ -33,7 +33,7 @@ ANY_COMPANY = 0
 """What stands for the company of a service that is bound to none, where a key needs a value."""
 
 Row = tuple[Any, ...]
-Waiting = tuple[Row, "asyncio.Future[list[asyncpg.Record]]"]
+Waiting = tuple[Row, "asyncio.Future[asyncpg.Record | None]"]
 
 _LOOK_AGAIN = 0.25
 _SQL = queries("events")
@@ -97,7 +97,7 @@ class Intake:
             return (await self._accept([draft], [""]))[0]
         filled = (await _people_of(self._database, [draft], [""]))[0] if draft.checked.unfilled else {}
         id_ = new_id()
-        strangers: asyncio.Future[list[asyncpg.Record]] = asyncio.get_running_loop().create_future()
+        strangers: asyncio.Future[asyncpg.Record | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((_row(id_, draft, filled), strangers))
         if self._storing is None or self._storing.done():
             self._storing = asyncio.create_task(self._store())
@@ -121,14 +121,15 @@ class Intake:
     async def _store_together(self, batch: Sequence[Waiting]) -> None:
         try:
             columns = zip(*(row for row, _ in batch), strict=True)
-            strangers = await self._database.rows(_SQL["accept"], *map(list, columns))
+            rows = await self._database.rows(_SQL["accept"], *map(list, columns))
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must be told
             await self._tell(batch, error)
             return
         self._doorbell.ring("direct")
+        strangers = {row["event_id"]: row for row in rows}
         for row, waiting in batch:
             if not waiting.done():
-                waiting.set_result([stranger for stranger in strangers if stranger["event_id"] == row[0]])
+                waiting.set_result(strangers.get(row[0]))
 
     async def _tell(self, batch: Sequence[Waiting], error: Exception) -> None:
         """Tell an outage to all who wait; what else there is, each has only of its own event."""
@@ -146,7 +147,7 @@ async def strangers_among(
 ) -> dict[str, set[int]]:
     """Return the ids, by `users` and `teams`, that name nobody the caller may address; what is no id is passed over."""
     ids = [[id_ for id_ in given if type(id_) is int and 0 < id_ <= LARGEST_ID] for given in (users, teams)]
-    return _by_field(await database.rows(_SQL["unknown"], *ids, company_id))
+    return _by_field(await database.row(_SQL["unknown"], *ids, company_id))
 
 
 def unknown_recipients(
@@ -297,8 +298,7 @@ async def _store_all(connection: Connection, drafts: Sequence[Draft], prefixes: 
             new.setdefault(id_, (draft, prefix))
     strangers = await _store_new(connection, new) if new else {}
     return [
-        repeated.get(id_) or _accepted(id_, draft, strangers.get(id_, ()))
-        for draft, id_ in zip(drafts, ids, strict=True)
+        repeated.get(id_) or _accepted(id_, draft, strangers.get(id_)) for draft, id_ in zip(drafts, ids, strict=True)
     ]
 
 
@@ -326,9 +326,7 @@ async def _repeated(connection: Connection, drafts: Sequence[Draft]) -> dict[UUI
     return found
 
 
-async def _store_new(
-    connection: Connection, new: Mapping[UUID, tuple[Draft, str]]
-) -> Mapping[UUID, list[asyncpg.Record]]:
+async def _store_new(connection: Connection, new: Mapping[UUID, tuple[Draft, str]]) -> Mapping[UUID, asyncpg.Record]:
     drafts = [draft for draft, _ in new.values()]
     prefixes = [prefix for _, prefix in new.values()]
     filled = await _people_of(connection, drafts, prefixes)
@@ -339,16 +337,15 @@ async def _store_new(
         _row(id_, draft, people_of_it, None if draft.deliver_at else batch, len(new) - position)
         for position, ((id_, (draft, _)), people_of_it) in enumerate(zip(new.items(), filled, strict=True), 1)
     ]
-    strangers: dict[UUID, list[asyncpg.Record]] = {}
-    for row in await connection.fetch(_SQL["accept"], *map(list, zip(*rows, strict=True))):
-        strangers.setdefault(row["event_id"], []).append(row)
+    found = await connection.fetch(_SQL["accept"], *map(list, zip(*rows, strict=True)))
+    strangers = {row["event_id"]: row for row in found}
     _refuse_unknown(new, strangers)
     await _repeated(connection, drafts)  # one that somebody else posted under the same id in the meantime
     await _replace(connection, new, keys, before)
     return strangers
 
 
-def _refuse_unknown(new: Mapping[UUID, tuple[Draft, str]], strangers: Mapping[UUID, Sequence[asyncpg.Record]]) -> None:
+def _refuse_unknown(new: Mapping[UUID, tuple[Draft, str]], strangers: Mapping[UUID, asyncpg.Record]) -> None:
     faults = [
         fault
         for id_, (draft, prefix) in new.items()
@@ -393,11 +390,12 @@ def _ring_out(doorbell: Doorbell) -> None:
         doorbell.ring(bell)
 
 
-def _accepted(id_: UUID, draft: Draft, strangers: Sequence[asyncpg.Record]) -> Accepted:
-    if strangers and not draft.skips:
+def _accepted(id_: UUID, draft: Draft, strangers: asyncpg.Record | None) -> Accepted:
+    if strangers is None:
+        return Accepted(id_)
+    if not draft.skips:
         raise Invalid(_faults_of(strangers, draft.users, draft.teams))
-    users, teams = ([row["id"] for row in strangers if row["field"] == field] for field in ("users", "teams"))
-    return Accepted(id_, users, teams)
+    return Accepted(id_, strangers["users"], strangers["teams"])
 
 
 def _row(id_: UUID, draft: Draft, filled: Mapping[str, Any], batch: UUID | None = None, lag: int = 0) -> Row:
@@ -455,15 +453,16 @@ async def _unknown_of_all(
     asked = [(draft, prefix) for draft, prefix in zip(drafts, prefixes, strict=True) if not draft.skips]
     users = list({id_ for draft, _ in asked for id_ in draft.users})
     teams = list({id_ for draft, _ in asked for id_ in draft.teams})
-    strangers = await fetch(store, _SQL["unknown"], users, teams, drafts[0].company_id)
-    return [fault for draft, prefix in asked for fault in _faults_of(strangers, draft.users, draft.teams, prefix)]
+    [found] = await fetch(store, _SQL["unknown"], users, teams, drafts[0].company_id)
+    strangers = _by_field(found)
+    return [
+        fault for draft, prefix in asked for fault in unknown_recipients(strangers, draft.users, draft.teams, prefix)
+    ]
 
 
-def _faults_of(
-    strangers: Sequence[asyncpg.Record], users: Sequence[Any], teams: Sequence[Any], prefix: str = ""
-) -> list[Fault]:
+def _faults_of(strangers: asyncpg.Record, users: Sequence[Any], teams: Sequence[Any], prefix: str = "") -> list[Fault]:
     return unknown_recipients(_by_field(strangers), users, teams, prefix)
 
 
-def _by_field(strangers: Sequence[asyncpg.Record]) -> dict[str, set[int]]:
-    return {field: {row["id"] for row in strangers if row["field"] == field} for field in ("users", "teams")}
+def _by_field(strangers: Mapping[str, Sequence[int]] | asyncpg.Record | None) -> dict[str, set[int]]:
+    return {field: set(strangers[field]) if strangers else set() for field in ("users", "teams")}

@@ -22,6 +22,10 @@ DIRECT_REACH = 100
 CHUNK = 10_000
 """How many people one transaction of the bulk lane reaches at most."""
 
+LOOKED_UP_DIRECTLY = 1_000
+"""An event that names more users and teams than this goes into the bulk lane too, whomever it reaches: looking them up
+would delay those that are claimed with it."""
+
 EVERYONE = 2**31 - 1
 
 _SQL = queries("fanout")
@@ -57,8 +61,9 @@ async def deliver(
     `Undeliverable` where an event can't be rendered and `Lost` where a job is no longer ours; nothing is done then.
     """
     lane: Lane = leased[0].lane
-    limit = CHUNK if lane == "bulk" else DIRECT_REACH + 1
-    outlines = await database.rows(_SQL["outline"], [job.id for job in leased], [job.progress for job in leased], limit)
+    limit, most_named = (CHUNK, EVERYONE) if lane == "bulk" else (DIRECT_REACH + 1, LOOKED_UP_DIRECTLY)
+    ids, progress = [job.id for job in leased], [job.progress for job in leased]
+    outlines = await database.rows(_SQL["outline"], ids, progress, limit, most_named)
     waiting = await _waiting(database, leased, {outline["id"] for outline in outlines if outline["reach"] == limit})
     ours = [outline for outline in outlines if outline["id"] not in waiting]
     many = [outline for outline in ours if outline["reach"] == limit]

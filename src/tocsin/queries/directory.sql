@@ -46,7 +46,8 @@ where $4::int is null or teams.company_id = $4
 returning id
 
 -- name: leave
-delete from members where team_id = $1 and user_id <> all($2::int[])
+delete from members m
+where m.team_id = $1 and not exists (select from unnest($2::int[]) as named (user_id) where named.user_id = m.user_id)
 
 -- name: enter
 insert into members (team_id, user_id)

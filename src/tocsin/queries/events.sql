@@ -16,15 +16,17 @@ with draft as materialized (
         digest, batch, lag
     )
 ),
-unknown as materialized (
-    select draft.id as event_id, s.field, s.id
+draft_with_unknown as materialized (
+    select draft.*, unknown.users as unknown_users, unknown.teams as unknown_teams,
+           unknown.users is not null or unknown.teams is not null as has_unknown
     from draft
-    cross join lateral strangers(draft.users, draft.teams, draft.company_id) s
+    cross join lateral (
+        select array_agg(id) filter (where field = 'users') as users, array_agg(id) filter (where field = 'teams') as teams
+        from strangers(draft.users, draft.teams, draft.company_id)
+    ) unknown
 ),
 known as materialized (
-    select draft.*
-    from draft
-    where skips or id not in (select event_id from unknown)
+    select * from draft_with_unknown where skips or not has_unknown
 ),
 accepted as (
     insert into events
@@ -33,21 +35,11 @@ accepted as (
             skipped_users, skipped_teams
         )
     select id, service, company_id, kind, actor,
-           case when skips then array(
-               select user_id from unnest(users) as named (user_id)
-               where user_id not in (select u.id from unknown u where u.event_id = known.id and u.field = 'users')
-           ) else users end,
-           case when skips then array(
-               select team_id from unnest(teams) as named (team_id)
-               where team_id not in (select u.id from unknown u where u.event_id = known.id and u.field = 'teams')
-           ) else teams end,
+           case when has_unknown then array(select unnest(users) except select unnest(unknown_users)) else users end,
+           case when has_unknown then array(select unnest(teams) except select unnest(unknown_teams)) else teams end,
            excepted, data, params, subjects, key, digest,
-           case when skips then array(
-               select u.id from unknown u where u.event_id = known.id and u.field = 'users'
-           ) end,
-           case when skips then array(
-               select u.id from unknown u where u.event_id = known.id and u.field = 'teams'
-           ) end
+           case when skips then coalesce(unknown_users, '{}') end,
+           case when skips then coalesce(unknown_teams, '{}') end
     from known
     on conflict (id) do nothing
     returning id, subjects
@@ -61,7 +53,9 @@ job as (
     from accepted
     join known using (id)
 )
-select event_id, field, id from unknown
+select id as event_id, coalesce(unknown_users, '{}') as users, coalesce(unknown_teams, '{}') as teams
+from draft_with_unknown
+where has_unknown
 
 -- name: posted
 -- What stands under these ids, and whether it is this caller's.
@@ -125,7 +119,7 @@ select exists (select from stopped) or exists (select from dead)
     or exists (select from cancellations where event_id = $1)
 
 -- name: unknown
-select field, id from strangers($1, $2, $3)
+select array(select id from strangers($1, '{}', $3)) as users, array(select id from strangers('{}', $2, $3)) as teams
 
 -- name: event
 select e.id, e.kind, e.service,

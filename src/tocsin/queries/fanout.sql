@@ -1,10 +1,12 @@
 -- Fan-out: from an event to the inboxes.
 
 -- name: outline
--- The next chunk of each event: how many it reaches (at most $3), and up to which user.
-select e.id, p.after_user, chunk.reach, chunk.up_to
+-- The next chunk of each event: how many it reaches (at most $3), and up to which user. What an event names more than $4
+-- ids is not looked up here: it is taken to reach $3.
+select e.id, p.after_user, case when named.n > $4 then $3 else chunk.reach end as reach, chunk.up_to
 from unnest($1::uuid[], $2::int[]) with ordinality as p (event_id, after_user, ordinal)
 join events e on e.id = p.event_id
+cross join lateral (select cardinality(e.users) + cardinality(e.teams) + cardinality(e.excepted) as n) named
 cross join lateral (
     select count(*) as reach, max(user_id) as up_to
     from (
@@ -29,6 +31,7 @@ cross join lateral (
         order by user_id
         limit $3
     ) next
+    where named.n <= $4
 ) chunk
 order by p.ordinal
 
@@ -37,8 +40,12 @@ order by p.ordinal
 -- of their ids, so that two deliveries never wait for each other in a circle: whatever the planner chooses comes to
 -- them by their one index or by the sorted list, since our sessions scan neither tables nor bitmaps. What is to be said
 -- is read here, under the lock of the job: words that are erased meanwhile must not be said any more.
+--
+-- Each list of people is read once, and nothing is joined to it but by an index: the planner takes all of them for short,
+-- and would compare each row of one with each of the other.
 with piece as materialized (
-    select p.ordinal, p.after_user, p.up_to, e.id as event_id, e.users, e.actor, e.excepted, e.company_id, e.accepted_at,
+    select p.ordinal::int as ordinal, p.after_user, p.up_to, e.id as event_id, e.users, e.actor, e.excepted, e.company_id,
+           e.accepted_at,
            case
                when e.company_id is null then e.teams
                else array(select t.id from teams t where t.id = any(e.teams) and t.company_id = e.company_id)
@@ -59,82 +66,100 @@ found as (
            0 as team_id
     from piece p
     cross join unnest(p.users) as named (user_id)
-    where named.user_id > p.after_user and named.user_id <= p.up_to and named.user_id <> all(p.excepted)
+    where named.user_id > p.after_user and named.user_id <= p.up_to
     union all
-    select p.ordinal, m.user_id, m.team_id
+    select p.ordinal, member.user_id, t.team_id
     from piece p
     cross join unnest(p.teams) as t (team_id)
-    join members m on m.team_id = t.team_id and m.user_id > p.after_user and m.user_id <= p.up_to
-    where m.user_id is distinct from p.actor
+    cross join lateral (
+        select m.user_id
+        from members m
+        where m.team_id = t.team_id and m.user_id > p.after_user and m.user_id <= p.up_to
+        offset 0
+    ) member
+    where member.user_id is distinct from p.actor
+    union all
+    -- who is left out, whoever they are by now
+    select p.ordinal, sign * left_out.user_id, -1
+    from piece p
+    cross join unnest(p.excepted) as left_out (user_id)
+    cross join unnest('{1,-1}'::int[]) as sign
+    where left_out.user_id > p.after_user and left_out.user_id <= p.up_to
 ),
 recipient as materialized (
-    -- each once; named goes before any team
+    -- each once; being left out goes before being named, and that before any team
     select ordinal, user_id, min(team_id) as team_id
     from found
-    where (ordinal, user_id) not in (select ordinal, unnest(excepted) from piece)
     group by ordinal, user_id
-),
-addressed as materialized (
-    select ordinal, user_id, team_id, row_number() over (partition by user_id order by ordinal)::int as nth
-    from recipient
+    having min(team_id) >= 0
 ),
 head as (
     update heads h
     set position = h.position + a.n, total = h.total + a.n, unread = h.unread + a.n,
         last_at = greatest(h.last_at, clock_timestamp())
-    from (select user_id, count(*)::int as n from addressed group by user_id order by user_id) a
+    from (
+        -- a part is the ordinal and, in its lower half, the team
+        select user_id, count(*)::int as n, array_agg(ordinal::bigint << 32 | team_id order by ordinal) as parts
+        from recipient
+        group by user_id
+        order by user_id
+    ) a
     where h.user_id = a.user_id and h.active
-    returning h.user_id, h.position - a.n as before, h.last_at, h.locale
+    returning h.user_id, h.position - a.n as before, h.last_at, h.locale, a.parts
 ),
 spoken as materialized (
     -- da-DK speaks da where there is no da-DK, and the first language of all where there is neither
-    select l.locale,
-           coalesce((
-               select language
-               from unnest($4::text[]) as known (language)
-               where starts_with(lower(replace(l.locale, '_', '-')) || '-', lower(known.language) || '-')
-               order by length(language) desc
-               limit 1
-           ), ($4::text[])[1]) as language
+    select jsonb_object_agg(l.locale, coalesce((
+        select language
+        from unnest($4::text[]) as known (language)
+        where starts_with(lower(replace(l.locale, '_', '-')) || '-', lower(known.language) || '-')
+        order by length(language) desc
+        limit 1
+    ), ($4::text[])[1])) as languages
     from (select distinct locale from head) l
 ),
 entry as materialized (
-    select a.ordinal, a.user_id, a.team_id, head.before + a.nth as position, head.last_at, spoken.language
-    from addressed a
-    join head using (user_id)
-    join spoken using (locale)
+    select (part >> 32)::int as ordinal, ($1::uuid[])[part >> 32] as event_id, head.user_id,
+           (part & x'7fffffff'::int)::int as team_id, head.before + nth as position, head.last_at,
+           (select languages from spoken) ->> head.locale as language
+    from head
+    cross join unnest(head.parts) with ordinality as part_of (part, nth)
 ),
 delivered as (
     insert into inbox (position, created_at, event_id, user_id, language)
-    select entry.position, entry.last_at, p.event_id, entry.user_id, entry.language
+    select position, last_at, event_id, user_id, language
     from entry
-    join piece p using (ordinal)
 ),
 pushed as (
     -- one delivery for each device that a lane leads to; without lanes nothing is looked up
     insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token_ending)
-    select p.event_id, d.id, entry.user_id, d.lane, $6, d.type, right(d.token, 6)
+    select entry.event_id, d.id, entry.user_id, d.lane, $6, d.type, right(d.token, 6)
     from entry
-    join piece p using (ordinal)
     cross join lateral (
         select id, lane, type, token from devices where user_id = entry.user_id and lane = any($5::text[]) offset 0
     ) d
     where cardinality($5::text[]) > 0 and exists (select from devices)
     returning true
 ),
-result as (
-    select p.ordinal, p.event_id, p.after_user,
-           coalesce(array_agg(entry.user_id) filter (where entry.user_id is not null), '{}') as user_ids,
-           coalesce(array_agg(entry.team_id) filter (where entry.user_id is not null), '{}') as team_ids,
-           array_agg(distinct entry.language) filter (where entry.user_id is not null) as languages
+meant as materialized (
+    select ordinal, count(*) as n from recipient group by ordinal
+),
+got as materialized (
+    select ordinal, array_agg(user_id) as user_ids, array_agg(team_id) as team_ids,
+           array_agg(distinct language) as languages
+    from entry
+    group by ordinal
+),
+result as materialized (
+    select p.event_id, p.after_user, coalesce(got.user_ids, '{}') as user_ids, coalesce(got.team_ids, '{}') as team_ids,
+           coalesce(meant.n, 0) as meant, got.languages
     from piece p
-    left join entry using (ordinal)
-    group by p.ordinal, p.event_id, p.after_user
+    left join meant using (ordinal)
+    left join got using (ordinal)
 ),
 noted as (
     insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropped)
-    select event_id, after_user, user_ids, team_ids, cardinality(user_ids),
-           (select count(*) from recipient r where r.ordinal = result.ordinal) - cardinality(user_ids)
+    select event_id, after_user, user_ids, team_ids, cardinality(user_ids), meant - cardinality(user_ids)
     from result
 )
 select e.id, e.kind, e.data, e.params, e.erased, result.languages, result.user_ids,

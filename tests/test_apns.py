@@ -268,7 +268,9 @@ MORE = [
     (502, "", "later"),
     (504, "", "later"),
     (599, "NewReason", "later"),
-    (302, "", "refused"),
+    (302, "", "later"),
+    (407, "", "later"),
+    (451, "", "later"),
 ]
 
 
@@ -323,7 +325,7 @@ def test_a_moment_that_is_none_is_not_known(apns: Apns, timestamp: Any) -> None:
         ("17", 17, 17),
         ("0", 1, 1),
         ("999999999", 86400, 86400),
-        (format_datetime(in_seconds(120), usegmt=True), 60, 120),
+        (format_datetime(in_seconds(7200), usegmt=True), 60, 7200),
         (format_datetime(in_seconds(-120), usegmt=True), 1, 1),
         (format_datetime(in_seconds(9e6), usegmt=True), 86400, 86400),
     ],

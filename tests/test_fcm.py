@@ -206,7 +206,10 @@ ROWS = [
     (404, b"<html>Not found</html>", "stopped"),
     (404, error(404, "NOT_FOUND", {"@type": DETAIL, "errorCode": "UNREGISTERED"}), "gone"),
     (413, b"", "refused"),
-    (302, b"", "refused"),
+    (302, b"", "later"),
+    (407, b"", "later"),
+    (451, b"", "later"),
+    (405, b"", "refused"),
     (502, b"<html>", "later"),
     (504, b"", "later"),
 ]

@@ -85,6 +85,17 @@ async def due_in(api: Api, since: datetime, attempts: int) -> tuple[timedelta, t
     return row["due_at"] - datetime.now(UTC), row["due_at"] - since
 
 
+async def comes_to(api: Api, id_: str, due: dict[str, int]) -> None:
+    """Wait until the pushes of an event are in these states and none is under way; those that wait count too."""
+
+    async def found() -> bool:
+        counts = await deliveries.counts(api.house.database, UUID(id_))
+        under_way = await api.house.database.value("select count(*) from deliveries where worker_id is not null")
+        return not under_way and {name: count for name, count in counts.items() if count} == due
+
+    await eventually(found)
+
+
 async def eventually(look: Callable[[], Awaitable[Any]]) -> Any:
     async with asyncio.timeout(8):
         while not (found := await look()):

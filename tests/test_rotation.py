@@ -14,6 +14,7 @@ from issuer import pair
 from processes import Program, data_folder, until
 from test_delivery import IPHONE, hurry, pushes_of, register, until_stopped
 from test_producing import post
+from test_retries import comes_to
 from test_road import custom
 from tocsin import deliveries
 from tocsin.apps import read_again
@@ -63,7 +64,7 @@ async def test_browsers_of_the_key_before_are_reached_as_well_as_those_of_the_ne
     assert len(refused) == 1  # the first to the old one, and not again
 
 
-async def test_a_browser_whose_key_is_no_longer_ours_is_forgotten_when_others_are_reached(
+async def test_a_browser_whose_key_is_no_longer_ours_is_kept_and_its_push_waits_though_others_are_reached(
     pushing: Api, phones: Phones, tmp_path: Path
 ) -> None:
     await subscribe(pushing, phones, 1)
@@ -71,8 +72,9 @@ async def test_a_browser_whose_key_is_no_longer_ours_is_forgotten_when_others_ar
     assert await read(pushing)
     await subscribe(pushing, phones, 2)
     await pushes_of(pushing, await pushing.post(custom(2)))
-    id_ = await pushing.post(custom(1))
-    assert await pushes_of(pushing, id_) == {"gone": 1}
+    id_ = (await post(pushing, custom(1))).json()["id"]
+    await comes_to(pushing, id_, {"later": 1})
+    assert len((await pushing.as_user(1, "GET", "/notifications/devices")).json()["data"]) == 1
 
 
 async def test_a_token_that_displeases_once_drops_no_browser_though_the_other_key_would_not_do_either(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from issuer import pair
 from push_services import EXPIRES, ID, OTHER, answer, answering, files_in, listening, phone, push, push_service, shown
 from test_transport import spellings
-from tocsin.channels import Delivered, Gone, Later, Push, Refused, Request
+from tocsin.channels import Delivered, Gone, Later, Push, Refused, Request, Unauthorised
 from tocsin.channels.encryption import Keys, decoded, encoded, encrypted
 from tocsin.channels.vapid import FRESH, Vapid
 from tocsin.channels.web_push import ANSWERS, STATUSES, WebPush, check_subscription
@@ -149,15 +149,17 @@ KINDS: dict[str, Any] = {
     "delivered": Delivered(),
     "gone": Gone("{}"),
     "later": Later("{}"),
-    "another token": Later("{}"),
+    "unauthorised": Unauthorised("{}"),
     "refused": Refused("{}"),
-    "doubtful": Refused("{}", doubtful=True),
 }
 ROWS = [
     *((status, reason, way) for (status, reason), way in ANSWERS.items()),
     *((status, "", way) for status, way in STATUSES.items() if status),
     *((status, "", "later") for status in (500, 502, 503, 504)),
-    *((status, "", "refused") for status in (302, 405, 418)),
+    *((status, "", "delivered") for status in (200, 201, 202, 204, 206)),
+    *((status, "", "later") for status in (301, 302, 303, 307, 308, 407, 408, 421, 425, 451)),
+    *((status, "", "refused") for status in (405, 415, 418, 422)),
+    *((403, reason, "unauthorised") for reason in ("BadJwtToken", "ExpiredJwtToken", "BadVapidPublicKey", "other")),
 ]
 
 
@@ -167,11 +169,29 @@ def test_every_answer_has_its_meaning(web_push: WebPush, status: int, reason: st
     outcome = web_push.outcome(push(browser(), shown()), answer(status, body))
     expected = KINDS[way]
     why = f"{status} {reason}".strip()
-    assert outcome == (type(expected)(why, **_more(expected)) if hasattr(expected, "reason") else expected)
+    assert outcome == (type(expected)(why) if hasattr(expected, "reason") else expected)
 
 
-def _more(expected: Any) -> dict[str, Any]:
-    return {"doubtful": expected.doubtful} if isinstance(expected, Refused) else {}
+NOT_SENT = b"permission denied: sender not permitted to send"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "type_", "outcome"),
+    [
+        (400, b"UnauthorizedRegistration", "text/plain", Unauthorised("400 UnauthorizedRegistration")),
+        (403, NOT_SENT, "text/plain; charset=utf-8", Unauthorised(f"403 {NOT_SENT.decode()}")),
+        (403, b"<html>Request blocked</html>", "text/html", Unauthorised("403")),
+        (403, b"", "", Unauthorised("403")),
+        (403, b'{"error":"x"}', "application/json", Unauthorised("403 x")),
+        (401, b'{"errno":109,"error":"Unauthorized"}', "application/json", Unauthorised("401 Unauthorized")),
+        (400, b"\xff" * 9000, "text/plain", Refused(f"400 {chr(0xFFFD) * 200}")),
+        (410, b"x" * 9000, "text/plain", Gone(f"410 {'x' * 200}")),
+    ],
+)
+def test_a_service_is_quoted_whether_it_answers_in_json_or_in_text(
+    web_push: WebPush, status: int, body: bytes, type_: str, outcome: Any
+) -> None:
+    assert web_push.outcome(push(browser(), shown()), answer(status, body, content_type=type_)) == outcome
 
 
 def test_no_answer_and_a_pause_that_is_asked_for(web_push: WebPush) -> None:

@@ -104,6 +104,10 @@ class Broken:
         """Say why nothing goes."""
         return Stopped(self._reason)
 
+    def service(self, address: Address) -> str:  # noqa: ARG002 - likewise
+        """Name none."""
+        return ""
+
     def elsewhere(self, push: Push, answer: Answer) -> Address | None:  # noqa: ARG002 - likewise
         """Know no other way."""
         return None

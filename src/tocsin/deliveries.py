@@ -207,6 +207,30 @@ async def lanes(database: Database) -> list[asyncpg.Record]:
     return await database.rows(_SQL["lanes"])
 
 
+async def service_refuses(database: Database, lane: str, origin: str, reason: str) -> None:
+    """Note that a push service of a lane refused who we are, and why."""
+    await database.value(_SQL["service_refuses"], lane, origin, reason)
+
+
+async def service_delivers(database: Database, lane: str, origin: str) -> datetime | None:
+    """Note that a push service of a lane took a push; return since when it had refused us, if it had.
+
+    What it refused for longer than a moment is due at once then.
+    """
+    refused_at: datetime | None = await database.value(_SQL["service_delivers"], lane, origin)
+    return refused_at
+
+
+async def service_has_delivered(database: Database, lane: str, origin: str, since: datetime) -> bool:
+    """Tell whether a push service of a lane has taken a push since a moment."""
+    return bool(await database.value(_SQL["service_has_delivered"], lane, origin, since))
+
+
+async def refusing(database: Database) -> list[asyncpg.Record]:
+    """Return the push services that refuse who we are: `lane`, `origin`, `refused_at`, `reason`."""
+    return await database.rows(_SQL["refusing"])
+
+
 async def stopped(database: Database) -> dict[str, bool]:
     """Return all lanes, and whether they have stopped, without counting what is due."""
     return {row["name"]: row["stopped"] for row in await database.rows(_SQL["stopped"])}

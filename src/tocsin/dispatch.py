@@ -100,6 +100,7 @@ class Dispatcher:
     async def begin_anew(self) -> None:
         """Take note that lanes may have other keys now."""
         await self._enter()
+        self._settler.begin_anew()
         self._doorbell.ring("push")
 
     def stop(self) -> None:

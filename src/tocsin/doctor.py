@@ -327,6 +327,10 @@ async def _lanes(connection: Connection, _settings: Settings) -> AsyncIterator[F
         return
     for lane in await connection.fetch(_SQL["stopped_lanes"]):
         yield Finding("FAIL", f"push {lane['name']}", f"has stopped: {lane['reason']}", "correct its key or settings")
+    for service in await connection.fetch(_SQL["refusing_services"]):
+        said = f"{service['origin']} has refused our authentication since {service['refused_at']:%Y-%m-%d %H:%M:%S} UTC"
+        remedy = f"check {PREFIX}VAPID_SUBJECT, {PREFIX}VAPID_KEY_FILE and the clock"
+        yield Finding("FAIL", f"push {service['lane']}", f"{said}: {service['reason']}", remedy)
 
 
 def _place_of(settings: Settings) -> str:

@@ -256,6 +256,14 @@ CREATE TABLE tocsin.preferences (
     chosen text NOT NULL
 );
 
+CREATE TABLE tocsin.push_services (
+    lane text NOT NULL,
+    origin text NOT NULL,
+    delivered_at timestamp with time zone,
+    refused_at timestamp with time zone,
+    reason text
+);
+
 CREATE TABLE tocsin.recipients (
     event_id uuid NOT NULL,
     after_user integer NOT NULL,
@@ -355,6 +363,9 @@ ALTER TABLE ONLY tocsin.migrations
 
 ALTER TABLE ONLY tocsin.preferences
     ADD CONSTRAINT preferences_pkey PRIMARY KEY (user_id);
+
+ALTER TABLE ONLY tocsin.push_services
+    ADD CONSTRAINT push_services_pkey PRIMARY KEY (lane, origin);
 
 ALTER TABLE ONLY tocsin.recipients
     ADD CONSTRAINT recipients_pkey PRIMARY KEY (event_id, after_user);

@@ -10,13 +10,14 @@ from uuid import UUID
 import structlog
 
 from tocsin import deliveries
-from tocsin.channels import Delivered, Gone, Later, Outcome, Refused, Stopped
+from tocsin.channels import Delivered, Gone, Later, Outcome, Refused, Stopped, Unauthorised
 from tocsin.database import Database
 from tocsin.deliveries import Delivery, Key, Settled, next_try
 from tocsin.doorbell import Doorbell
 from tocsin.errors import Unavailable
 from tocsin.lanes import Answered, Lane, twin
 from tocsin.metrics import Metrics
+from tocsin.push_services import PushServices
 
 GATHERING = 0.01
 """Seconds that more answers are waited for before they are written back together."""
@@ -26,6 +27,9 @@ PROBE = 60.0
 
 ASIDE = timedelta(minutes=10)
 """How long a delivery is set aside when it is not certain that its device is at fault."""
+
+CERTAIN = 5
+"""Tries, over more than ten minutes, after which a refusal by a service that delivers to others is about the device."""
 
 NOTED = 30.0
 """Seconds after which it is noted again that a lane delivers."""
@@ -44,6 +48,11 @@ class Settler:
         self._lanes = lanes
         self._doorbell = doorbell
         self._metrics = metrics
+        self._services = PushServices(database, doorbell)
+
+    def begin_anew(self) -> None:
+        """Take note that lanes may have other keys now."""
+        self._services.begin_anew()
 
     async def run(self, lane: Lane) -> None:
         """Settle what a lane is answered, for ever."""
@@ -109,6 +118,8 @@ class Settler:
                 if lane_waits:
                     lane.wait(lane_waits, reason)
                 return self._later(lane, each.delivery, reason, after)
+            case Unauthorised(reason, after):
+                return await self._unauthorised(lane, each, reason, after)
             case Refused(reason, doubtful):
                 return await self._refused(lane, each, reason, gone, doubtful=doubtful)
             case Stopped(reason):
@@ -123,6 +134,8 @@ class Settler:
         lane.stopped, lane.waits_until = "", None
         if each.elsewhere:
             await deliveries.found_as(self._database, each.delivery.key.device_id, each.push.address)
+        if service := lane.channel.service(each.push.address):
+            await self._services.delivered(lane.name, service)
         if each.push.address.type == "Web":
             await deliveries.told(self._database, each.delivery.key.device_id, each.delivery.position)
 
@@ -131,6 +144,19 @@ class Settler:
         if due_at is None:
             return Settled(delivery.key, "dead", None, f"given up: {reason}")
         return Settled(delivery.key, "later", due_at, f"again at {due_at:%Y-%m-%d %H:%M:%S} UTC: {reason}")
+
+    async def _unauthorised(self, lane: Lane, each: Answered, reason: str, after: float | None) -> Settled:
+        """Put a push off whose service refuses who we are; where it takes others' pushes, the subscription is at fault.
+
+        The device stays in any case: a subscription that has ended is answered by 404 or 410.
+        """
+        service, delivery = lane.channel.service(each.push.address), each.delivery
+        await self._services.refused(lane.name, service, reason)
+        if delivery.attempts >= CERTAIN and await deliveries.service_has_delivered(
+            self._database, lane.name, service, delivery.made_at
+        ):
+            return Settled(delivery.key, "refused", None, f"refused: {reason}, while {service} takes other pushes")
+        return self._later(lane, delivery, reason, after)
 
     async def _refused(
         self, lane: Lane, each: Answered, reason: str, gone: dict[UUID, datetime], *, doubtful: bool

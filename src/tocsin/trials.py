@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from tocsin import deliveries
-from tocsin.channels import Address, Delivered, Gone, Later, Outcome, Push, Refused, Stopped
+from tocsin.channels import Address, Delivered, Gone, Later, Outcome, Push, Refused, Stopped, Unauthorised
 from tocsin.compose import Composer
 from tocsin.database import Database, queries
 from tocsin.errors import NotFound, RateLimited
@@ -60,7 +60,7 @@ async def send(database: Database, composer: Composer, lanes: Sequence[Lane], us
         case Gone(reason, at):
             await deliveries.drop(database, {device["id"]: at or sent_at})
             return Said(lane.name, "gone", f"the device is gone: {reason}")
-        case Later(reason):
+        case Later(reason) | Unauthorised(reason):
             return Said(lane.name, "later", reason)
         case Refused(reason):
             return Said(lane.name, "refused", reason)

@@ -233,6 +233,7 @@ OF_THE_REST: dict[str, Examples] = {
                     "reason": "InvalidProviderToken",
                     "due": 12,
                     "oldest": 41.5,
+                    "refused_by": [],
                 }
             ]
         }

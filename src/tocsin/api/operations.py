@@ -79,8 +79,19 @@ async def open_metrics(request: Request) -> Response:
 async def list_lanes(request: Request) -> Response:
     """The lanes that pushes go by, and whether they do."""
     service_of(request, "operations")
-    lanes = await deliveries.lanes(house_of(request).database)
-    found = [with_times(dict(lane), "delivered_at", "stopped_at") for lane in lanes]
+    database = house_of(request).database
+    refusing = [with_times(dict(service), "refused_at") for service in await deliveries.refusing(database)]
+    found = [
+        {
+            **with_times(dict(lane), "delivered_at", "stopped_at"),
+            "refused_by": [
+                {"service": service["origin"], "since": service["refused_at"], "reason": service["reason"]}
+                for service in refusing
+                if service["lane"] == lane["name"]
+            ],
+        }
+        for lane in await deliveries.lanes(database)
+    ]
     return Response(to_json({"data": found}), media_type="application/json")
 
 

@@ -609,6 +609,10 @@ ANSWERS: dict[str, Schema] = {
                         "delivered_at": _or_null(TIME),
                         "stopped_at": _or_null(TIME),
                         "reason": _told({"type": ["string", "null"]}, "why it has stopped"),
+                        "refused_by": _told(
+                            _list_of(_object({"service": STRING, "since": TIME, "reason": STRING})),
+                            "push services of browsers that refuse this server's authentication",
+                        ),
                     }
                 )
             )

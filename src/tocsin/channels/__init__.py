@@ -119,13 +119,24 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Unauthorised:
+    """A push service refuses who we are, or does so for one subscription: its answer does not tell which.
+
+    No device is to blame, so none is dropped, and the lane goes on for the other services. `after` as in `Later`.
+    """
+
+    reason: str
+    after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """Nothing of this lane can go: our own settings are wrong."""
 
     reason: str
 
 
-Outcome = Delivered | Gone | Later | Refused | Stopped
+Outcome = Delivered | Gone | Later | Refused | Unauthorised | Stopped
 
 
 class Channel(Protocol):
@@ -146,6 +157,9 @@ class Channel(Protocol):
 
     def outcome(self, push: Push, answer: Answer) -> Outcome:
         """Tell what an answer means."""
+
+    def service(self, address: Address) -> str:
+        """Return the origin of the push service that a device is reached by; nothing where the lane has only one."""
 
     def elsewhere(self, push: Push, answer: Answer) -> Address | None:
         """Return how else the device may be known, where an answer lets that be thought: to be tried once."""

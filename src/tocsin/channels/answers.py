@@ -22,15 +22,23 @@ LONGEST_PAUSE = 24 * 3600.0
 SHORTEST_PAUSE = 1.0
 """Seconds of the shortest one: `Retry-After: 0` would be tried again without end."""
 
-_TROUBLE = 500
+IN_BETWEEN = frozenset({407, 408, 421, 425, 451})
+"""Statuses that say nothing of the push: a proxy, a gateway or the connection is at fault, so it is for later."""
+
+_REDIRECT, _FAULT, _TROUBLE = 300, 400, 500
 _LONGEST_REASON = 200
 _SECONDS = re.compile(r"\d{1,12}", re.ASCII)
 
 
 def way_of(answers: Mapping[tuple[int, str], Way], statuses: Mapping[int, Way], status: int, said: str) -> Way:
-    """Look an answer up, first with what it said; another status from 500 on is for later, and the rest is refused."""
-    known = answers.get((status, said)) or statuses.get(status)
-    return known or ("later" if status >= _TROUBLE else "refused")
+    """Look an answer up, first with what it said.
+
+    Of the other statuses, a redirect, which is never followed, what stands between us and the service, and all from 500
+    on are for later, and the rest is refused.
+    """
+    if known := answers.get((status, said)) or statuses.get(status):
+        return known
+    return "later" if _REDIRECT <= status < _FAULT or status in IN_BETWEEN or status >= _TROUBLE else "refused"
 
 
 def settled(way: Way, why: str) -> Outcome:

@@ -131,6 +131,10 @@ class Apns:
             case way:
                 return settled(way, why)
 
+    def service(self, address: Address) -> str:  # noqa: ARG002 - all channels are asked alike
+        """Name none: there is only one."""
+        return ""
+
     def elsewhere(self, push: Push, answer: Answer) -> Address | None:
         """Try a token that its environment does not know in the other one."""
         if answer.status == 200 or text_of(object_of(answer).get("reason")) != "BadDeviceToken":  # noqa: PLR2004

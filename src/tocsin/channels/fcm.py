@@ -117,6 +117,10 @@ class Fcm:
             case way:
                 return settled(way, why)
 
+    def service(self, address: Address) -> str:  # noqa: ARG002 - all channels are asked alike
+        """Name none: there is only one."""
+        return ""
+
     def elsewhere(self, push: Push, answer: Answer) -> Address | None:  # noqa: ARG002 - all channels are asked alike
         """Know no other way."""
         return None

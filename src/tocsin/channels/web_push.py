@@ -7,7 +7,7 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from tocsin.addresses import origin_of
-from tocsin.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Stopped
+from tocsin.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Stopped, Unauthorised
 from tocsin.channels.answers import Way, object_of, pause_of, reason_of, settled, text_of, way_of
 from tocsin.channels.encryption import Keys, encoded, encrypted, point_of, secret_of
 from tocsin.channels.payloads import Parts, fitted, ids, notification
@@ -26,44 +26,40 @@ LARGEST = 3000
 WINDOW = 100
 """Pushes at once, to all services together."""
 
+LONGEST_TEXT = 200
+"""Bytes of a service's own words that are looked at."""
+
 LONGEST_TTL = 28 * 24 * 3600
 
 URGENCIES = {"quiet": "low", "normal": "normal", "urgent": "high"}
 """How soon a browser is to be woken, by preset."""
 
 ANSWERS: dict[tuple[int, str], Way] = {
-    # Apple has its reasons in words. These are about our token at this service, not about the subscription.
-    (403, "BadJwtToken"): "another token",
-    (403, "ExpiredJwtToken"): "another token",
-    # The subscription belongs to another key than ours.
-    (400, "VapidPkHashMismatch"): "doubtful",
+    # The subscription belongs to another key than the one that signed, says Apple, and so says Google.
+    (400, "VapidPkHashMismatch"): "unauthorised",
+    (400, "UnauthorizedRegistration"): "unauthorised",
 }
 """What becomes of a push, by status and reason; what is not here goes by its status alone."""
 
 STATUSES: dict[int, Way] = {
     0: "later",  # no answer: it may have arrived, and the same topic and tag keep it from being shown twice
-    200: "delivered",
-    201: "delivered",
-    202: "delivered",
+    # Any success is one: services answer 201, 200, 202 and 204, and a gateway may make another of it.
+    **dict.fromkeys(range(200, 300), "delivered"),
     # The subscription has ended.
     404: "gone",
     410: "gone",
-    # Our token does not please this service. It is one of many, so the lane goes on; no subscription is to blame, so
-    # none is dropped: the push waits its turn, and has a token made anew.
-    401: "another token",
-    # The subscription was made with another key than ours, or our configuration is wrong: nobody can tell from one
-    # answer, so it is kept in doubt. It stops nothing: other services, and other subscriptions, may be all right.
-    403: "doubtful",
+    # The service refuses our token, key or subject, or a firewall in between refuses all that we send, or the
+    # subscription was made with another key: one answer does not tell which. So no subscription is dropped, whatever
+    # the reason, and the lane goes on for the other services. The next try has a new token.
+    401: "unauthorised",
+    403: "unauthorised",
     # What we sent is wrong: it would be wrong again, but the subscription is not to blame.
     400: "refused",
     413: "refused",
     # One subscription has too many; the others are not concerned.
     429: "later",
 }
-"""The same for all other reasons; another status from 500 on is for later, and the rest is refused."""
-
-UNAUTHORIZED = (401, 403)
-"""What services say to a subscription that was made with another key than the one that signed."""
+"""The same for all other reasons; what is not here is decided as for all providers."""
 
 
 class WebPush:
@@ -109,23 +105,25 @@ class WebPush:
 
     def outcome(self, push: Push, answer: Answer) -> Outcome:
         """Tell what an answer means."""
-        reason = text_of(object_of(answer).get("reason")) if answer.body else ""
-        why = reason_of(answer, reason)
-        match way_of(ANSWERS, STATUSES, answer.status, reason):
+        why = reason_of(answer, _reason(answer))
+        match _way(answer):
             case "gone":
                 return Gone(why)
             case "later":
                 return Later(why, pause_of(answer))
-            case "another token":
-                self._key_for(push.address).forget(origin_of(push.address.token) or "")
-                return Later(why, pause_of(answer))
+            case "unauthorised":
+                self._key_for(push.address).forget(self.service(push.address))
+                return Unauthorised(why, pause_of(answer))
             case way:
                 return settled(way, why)
 
+    def service(self, address: Address) -> str:
+        """Return the origin of an endpoint."""
+        return origin_of(address.token) or ""
+
     def elsewhere(self, push: Push, answer: Answer) -> Address | None:
         """Try a subscription that our key does not open with the other one, while there are two."""
-        reason = text_of(object_of(answer).get("reason")) if answer.body else ""
-        if answer.status not in UNAUTHORIZED and reason != "VapidPkHashMismatch":
+        if _way(answer) != "unauthorised":
             return None
         tried = self._key_for(push.address)
         other = next((key for key in self._ours if key is not tried), None)
@@ -144,6 +142,20 @@ class WebPush:
             ("content-encoding", "aes128gcm"),
             ("content-type", "application/octet-stream"),
         )
+
+
+def _way(answer: Answer) -> Way:
+    return way_of(ANSWERS, STATUSES, answer.status, _reason(answer))
+
+
+def _reason(answer: Answer) -> str:
+    """Return why, in the service's words: Apple's `reason`, Mozilla's `error`, or the text that Google sends."""
+    if not answer.body:
+        return ""
+    if answer.headers.get("content-type", "").startswith("text/plain"):
+        return text_of(answer.body[:LONGEST_TEXT].decode(errors="replace"))
+    said = object_of(answer)
+    return text_of(said.get("reason")) or text_of(said.get("error"))
 
 
 def plain_of(push: Push) -> bytes | Refused:

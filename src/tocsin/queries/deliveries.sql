@@ -112,7 +112,23 @@ from (
 limit 20
 
 -- name: enter_lane
--- Another configuration begins anew.
+-- Another configuration begins anew: what had to wait with the one before is due, in the order of keys.
+with changed as materialized (
+    select from lanes where name = $1 and configuration <> $2
+),
+services as (
+    delete from push_services where lane = $1 and exists (select from changed)
+),
+due as (
+    update deliveries
+    set due_at = now()
+    where (event_id, device_id) in (
+        select event_id, device_id from deliveries
+        where lane = $1 and state = 'later' and worker_id is null and due_at > now() and exists (select from changed)
+        order by event_id, device_id
+        for update
+    )
+)
 insert into lanes as l (name, configuration)
 values ($1, $2)
 on conflict (name) do update
@@ -120,6 +136,44 @@ set configuration = excluded.configuration,
     delivered_at = case when l.configuration = excluded.configuration then l.delivered_at end,
     stopped_at = case when l.configuration = excluded.configuration then l.stopped_at end,
     reason = case when l.configuration = excluded.configuration then l.reason end
+
+-- name: service_refuses
+insert into push_services as s (lane, origin, refused_at, reason)
+values ($1, $2, now(), $3)
+on conflict (lane, origin) do update set refused_at = coalesce(s.refused_at, now()), reason = excluded.reason
+
+-- name: service_delivers
+-- What waits for a service that refused us for more than a minute is due; a refusal of a moment ago, while it takes other
+-- pushes, may be about one subscription, which keeps to its schedule.
+with was as materialized (
+    select refused_at from push_services where lane = $1 and origin = $2 and refused_at is not null for update
+),
+noted as (
+    insert into push_services as s (lane, origin, delivered_at)
+    values ($1, $2, now())
+    on conflict (lane, origin) do update set delivered_at = now(), refused_at = null, reason = null
+),
+due as (
+    update deliveries
+    set due_at = now()
+    where (event_id, device_id) in (
+        select d.event_id, d.device_id
+        from deliveries d
+        join devices v on v.id = d.device_id
+        where d.lane = $1 and d.state = 'later' and d.worker_id is null and d.due_at > now()
+          and starts_with(v.token, $2 || '/')
+          and exists (select from was where refused_at < now() - interval '1 minute')
+        order by d.event_id, d.device_id
+        for update of d
+    )
+)
+select refused_at from was
+
+-- name: service_has_delivered
+select coalesce(delivered_at > $3, false) from push_services where lane = $1 and origin = $2
+
+-- name: refusing
+select lane, origin, refused_at, reason from push_services where refused_at is not null order by lane, origin
 
 -- name: lane_works
 update lanes set delivered_at = now(), stopped_at = null, reason = null

@@ -120,7 +120,7 @@ async def test_a_secret_and_a_folder_open_to_others_are_told(tmp_path: Path) -> 
     assert (seen["keys of tokens"], seen["data folder"]) == ("FAIL", "warn")
     secret.chmod(0o600)
     folder.chmod(0o700)
-    assert await levels() == {"database": "warn"}
+    assert await levels() == {"database": "warn", "push web/default": "warn"}
 
 
 async def test_a_disk_that_fills_up_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

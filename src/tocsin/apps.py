@@ -28,6 +28,9 @@ DEFAULT = "default"
 VAPID_FILE = "vapid.pem"
 """The key for browsers that the embedded mode makes, in its data folder."""
 
+NO_CONTACT = "mailto:postmaster@localhost"
+"""The subject of our tokens for browsers' push services where there is none to give: all but Apple's take it."""
+
 log = structlog.get_logger(__name__)
 
 _Told = Annotated[str, Field(min_length=1, max_length=200)]
@@ -118,7 +121,20 @@ def lanes_of(settings: Settings) -> list[Lane]:
 
     Raises `Refusal` where the settings contradict themselves, or the file of apps has faults.
     """
-    return [lane_of(planned, settings) for planned in plan(settings)]
+    planned = plan(settings)
+    if lacks_contact(planned, settings):
+        log.warning(
+            "Apple refuses web pushes without a contact: Safari gets none",
+            lane=f"web/{DEFAULT}",
+            remedy="set TOCSIN_VAPID_SUBJECT to mailto:you@example.com",
+        )
+    return [lane_of(each, settings) for each in planned]
+
+
+def lacks_contact(planned: Iterable[Planned], settings: Settings) -> bool:
+    """Tell whether browsers are pushed to without a contact that Apple takes; stand-ins with a CA of ours take any."""
+    has_browsers = any(each.provider is WebPush for each in planned)
+    return has_browsers and settings.push_contact is None and settings.push_ca_file is None
 
 
 def plan(settings: Settings) -> list[Planned]:
@@ -167,8 +183,7 @@ def web_push_key(lanes: Iterable[Lane]) -> str | None:
 
 def _vapid(settings: Settings, file: Path) -> list[Vapid]:
     """Return our keys for browsers, of which the embedded mode makes the first."""
-    url = settings.base_url or ""
-    subject = settings.vapid_subject or (url if url.startswith("https://") else "mailto:postmaster@localhost")
+    subject = settings.push_contact or NO_CONTACT
     if settings.vapid_key_file is None and not file.exists():
         return Vapid.make(file, subject)
     return Vapid.load(file, subject)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
 from tocsin import migrate, trials
-from tocsin.apps import Planned, lane_of, plan
+from tocsin.apps import Planned, lacks_contact, lane_of, plan
 from tocsin.catalogue import Catalogue
 from tocsin.channels import Stopped
 from tocsin.compose import Composer
@@ -99,6 +99,9 @@ async def _push(settings: Settings) -> AsyncIterator[Finding]:
                 yield await _credentials(lane, settings)
         for file in filter(_is_open, lane.files):
             yield Finding("warn", f"push {lane.name}", f"others can read {file}", f"close it: chmod 600 {file}")
+    if lacks_contact(planned, settings):
+        said = f"{PREFIX}VAPID_SUBJECT is not set and there is no public https url: Apple refuses pushes to Safari"
+        yield Finding("warn", "push web/default", said, f"set {PREFIX}VAPID_SUBJECT to mailto:you@example.com")
     yield Finding("ok", "push", f"{len(planned)} lanes: {', '.join(lane.name for lane in planned) or 'none is set'}")
 
 

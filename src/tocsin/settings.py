@@ -29,6 +29,12 @@ _PREFIX_OF_PATHS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _DEFAULT_PORT = re.compile(r"(https(?=.*:443$)|http(?=.*:80$))(://.*):\d+")
 _NATS = re.compile(r"(nats|tls)://[^\s/]+")
+_PUBLIC_NAME = r"(?=[a-z0-9.-]{1,253}(?:[:/]|$))(?:[a-z0-9-]{1,63}\.)+(?!localhost(?:[:/]|$))[a-z][a-z0-9-]{0,62}"
+_CONTACT = re.compile(
+    rf"mailto:[\w!#$%&'*+/=?^`{{|}}~.-]+@{_PUBLIC_NAME}|https://{_PUBLIC_NAME}(?::\d{{1,5}})?(?:/[!-~]*)?",
+    re.ASCII | re.IGNORECASE,
+)
+_SCHEME = re.compile(r"[a-z]+:", re.ASCII | re.IGNORECASE)
 _ADDRESS_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://")
 
 
@@ -94,7 +100,10 @@ class Settings(BaseSettings):
     vapid_key_file: Path | None = Field(
         None, description="the key for browsers (PEM, P-256); the embedded mode makes one"
     )
-    vapid_subject: str | None = Field(None, description="whom push services may write to: mailto: or https:")
+    vapid_subject: str | None = Field(
+        None,
+        description="whom push services may write to, mailto:you@example.com or an https url; unset: the public url",
+    )
     web_push_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins of push services beside the known ones"
     )
@@ -137,6 +146,12 @@ class Settings(BaseSettings):
             return None
         has_prefix = (self.public_url.path or "").rstrip("/").endswith(self.root_path)
         return str(self.public_url).rstrip("/") + ("" if has_prefix else self.root_path)
+
+    @property
+    def push_contact(self) -> str | None:
+        """Whom push services of browsers may write to: as it is set, else the public url; none: it would be refused."""
+        contact = self.vapid_subject or self.base_url or ""
+        return contact if _CONTACT.fullmatch(contact) else None
 
     @property
     def catalogue_folders(self) -> tuple[Path, ...]:
@@ -193,6 +208,18 @@ class Settings(BaseSettings):
         if Path() in value:
             raise ValueError("there is a comma without the name of a file")
         return value
+
+    @field_validator("vapid_subject")
+    @classmethod
+    def _refuse_a_subject_that_push_services_refuse(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        contact = _SCHEME.sub(lambda scheme: scheme[0].lower(), value.strip(), count=1)
+        if not _CONTACT.fullmatch(contact):
+            raise ValueError(
+                "write mailto:you@example.com or an https url, with a public host name; Apple takes no other"
+            )
+        return contact
 
     @field_validator("jwt_jwks_url")
     @classmethod

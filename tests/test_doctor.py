@@ -225,6 +225,7 @@ async def test_the_command_tells_one_line_each_beside_a_running_service_and_with
                 "TOCSIN_DATA_DIR": str(data),
                 "TOCSIN_PORT": str(program.address[1]),
                 "TOCSIN_JWT_SECRET": SECRET,
+                "TOCSIN_VAPID_SUBJECT": "mailto:push@example.com",
             }
             status, lines = run(**place)
             assert (status, [line for line in lines if not line.startswith("ok ")]) == (0, [])

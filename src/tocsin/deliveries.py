@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from tocsin.channels import Address
-from tocsin.database import Database, queries
+from tocsin.database import Connection, Database, fetch, queries
 
 State = Literal["queued", "later", "held", "delivered", "gone", "refused", "dead", "muted", "skipped"]
 
@@ -45,6 +45,7 @@ class Delivery:
     """A delivery under our lease, with all that decides what becomes of it, as it is now.
 
     `address` is none where the device is gone or somebody else's; `body` are the first five keys of the notification.
+    `place` is where it stands in the inbox, `position` how far the inbox has come.
     """
 
     key: Key
@@ -56,6 +57,7 @@ class Delivery:
     lapsed: str
     unread: int
     position: int
+    place: int
     locale: str
     language: str
     kind: str
@@ -109,6 +111,11 @@ async def put_back(database: Database, worker: UUID, keys: Sequence[Key]) -> Non
 async def release(database: Database, worker: UUID) -> None:
     """Free all that a worker holds."""
     await database.value(_SQL["release"], worker)
+
+
+async def release_held(store: Database | Connection, user_ids: Sequence[int]) -> None:
+    """Have what is held for these users decided again: what held it may be over."""
+    await fetch(store, _SQL["release_held"], user_ids)
 
 
 async def drop(database: Database, gone: Mapping[UUID, datetime]) -> None:
@@ -278,6 +285,7 @@ def _delivery(row: asyncpg.Record) -> Delivery:
         _lapsed(row),
         row["unread"] or 0,
         row["position"] or 0,
+        row["place"] or 0,
         row["locale"] or "",
         row["language"] or "",
         row["kind"] or "",

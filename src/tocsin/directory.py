@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from tocsin import devices, jobs
+from tocsin import deliveries, devices, jobs
 from tocsin.database import Connection, Database, fetch, queries
 from tocsin.doorbell import Doorbell
 from tocsin.errors import Fault, Invalid, NotFound
@@ -47,10 +47,16 @@ class Team:
 
 
 async def put_user(database: Database, user: User, company_id: int | None) -> None:
-    """Make or replace a user; a caller bound to `company_id` gets `NotFound` for one of another company."""
+    """Make or replace a user; a caller bound to `company_id` gets `NotFound` for one of another company.
+
+    What is held for one who lives by another clock now is decided again.
+    """
     async with database.transaction() as connection:
-        if await connection.fetchval(_SQL["put_user"], *asdict(user).values(), company_id) is None:
+        row = await connection.fetchrow(_SQL["put_user"], *asdict(user).values(), company_id)
+        if row is None:
             raise NotFound
+        if row["is_elsewhere"]:
+            await deliveries.release_held(connection, [user.id])
 
 
 async def get_user(database: Database, id_: int, company_id: int | None) -> User:

@@ -18,7 +18,7 @@ from tocsin import deliveries
 from tocsin.channels import Answer, Later, Push, Refused, Stopped
 from tocsin.compose import Composer
 from tocsin.database import Database
-from tocsin.deliveries import Delivery, Settled
+from tocsin.deliveries import Delivery, Key, Settled
 from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Unavailable
 from tocsin.ids import new_id
@@ -170,8 +170,24 @@ class Dispatcher:
             await deliveries.settle(self._database, self._worker, settled)
             for decided in settled:
                 self._metrics.push(lane.name, decided.state)
-        for together in _bundles(going):
-            await self._hand_over(lane, together)
+            await self._look_again(claimed, settled, chosen)
+        together, back = _in_turn(going)
+        if back:
+            await deliveries.put_back(self._database, self._worker, back)
+        for each in together:
+            await self._hand_over(lane, each)
+
+    async def _look_again(
+        self, claimed: Sequence[Delivery], settled: Sequence[Settled], chosen: Mapping[int, Preferences]
+    ) -> None:
+        """Decide again what was held by what users had chosen before: a change while that was decided is not lost."""
+        held = {decided.key for decided in settled if decided.state == "held"}
+        users = list({delivery.user_id for delivery in claimed if delivery.key in held})
+        if not users:
+            return
+        now_chosen = await self._load(users)
+        if changed := [user for user in users if now_chosen.get(user) != chosen.get(user)]:
+            await deliveries.release_held(self._database, changed)
 
     def _decide(self, delivery: Delivery, chosen: Preferences | None, now: datetime) -> Settled | None:
         """Return what becomes of a delivery that does not go now."""
@@ -232,15 +248,23 @@ class Dispatcher:
         return bool(found)
 
 
-def _bundles(going: Iterable[Delivery]) -> list[list[Delivery]]:
-    """Put what was held for one device together where there is more than a few of it."""
+def _in_turn(going: Iterable[Delivery]) -> tuple[list[list[Delivery]], list[Key]]:
+    """Return what goes now, and what comes after it: a device gets what was held for it in the order of its inbox.
+
+    More than a few that were held for a device go together; of a few, the others wait until the first has gone.
+    """
     held: dict[UUID, list[Delivery]] = {}
-    apart: list[list[Delivery]] = []
+    now: list[list[Delivery]] = []
+    back: list[Key] = []
     for delivery in going:
         if delivery.state == "held":
             held.setdefault(delivery.key.device_id, []).append(delivery)
         else:
-            apart.append([delivery])
-    for together in held.values():
-        apart += [together] if len(together) > MOST_APART else [[delivery] for delivery in together]
-    return apart
+            now.append([delivery])
+    for of_device in held.values():
+        of_device.sort(key=lambda delivery: delivery.place)
+        if len(of_device) <= MOST_APART:
+            back += [delivery.key for delivery in of_device[1:]]
+            del of_device[1:]
+        now.append(of_device)
+    return now, back

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from tocsin import deliveries
 from tocsin.catalogue import Catalogue
 from tocsin.database import Connection, Database, fetch, queries
+from tocsin.doorbell import Doorbell
 from tocsin.errors import Fault, Invalid, Unauthenticated
 from tocsin.faults import fault
 from tocsin.forms import is_time_zone
@@ -77,10 +79,13 @@ async def get(database: Database, operator: "Operator", user_id: int) -> "Prefer
     return operator.preferences(*await _of_caller(database, user_id))
 
 
-async def patch(database: Database, operator: "Operator", user_id: int, body: Mapping[str, Any]) -> "Preferences":
+async def patch(
+    database: Database, doorbell: Doorbell, operator: "Operator", user_id: int, body: Mapping[str, Any]
+) -> "Preferences":
     """Merge what a caller changes into what they chose before (RFC 7396), and return what that makes.
 
-    Raises `Invalid` with all faults, and `Unauthenticated` where the user is gone or inactive.
+    What is held for them is decided again at once. Raises `Invalid` with all faults, and `Unauthenticated` where the
+    user is gone or inactive.
     """
     faults: list[Fault] = []
     changes = changes_of(body, operator, faults)
@@ -94,6 +99,8 @@ async def patch(database: Database, operator: "Operator", user_id: int, body: Ma
             await connection.execute(_SQL["put"], user_id, to_json(chosen))
         else:
             await connection.execute(_SQL["forget"], user_id)
+        await deliveries.release_held(connection, [user_id])
+    doorbell.ring("push")
     return operator.preferences(chosen, time_zone)
 
 

@@ -105,6 +105,7 @@ def _delivery(catalogue: Catalogue, event: Checked, locale: str, now: datetime) 
         lapsed="",
         unread=BADGE,
         position=1,
+        place=1,
         locale=locale,
         language=language,
         kind=event.kind,

@@ -27,7 +27,7 @@ async def patch_preferences(request: Request) -> Response:
     user, house = user_of(request), house_of(request)
     await inbox.owner(house.database, user.id)
     body = await body_of(request, types=MERGE_PATCH)
-    return _shown(await preferences.patch(house.database, house.operator, user.id, body))
+    return _shown(await preferences.patch(house.database, house.doorbell, house.operator, user.id, body))
 
 
 def _shown(found: Preferences) -> Response:

@@ -33,7 +33,7 @@ select d.event_id, d.device_id, d.user_id, d.attempts, d.state, d.made_at,
        v.token, v.type, v.environment, v.app, v.registered_at, v.p256dh, v.auth, v.server_key, v.told_up_to,
        coalesce(v.user_id = d.user_id, false) as is_theirs,
        h.active, h.unread, h.position, h.locale,
-       i.read_at, i.deleted_at, i.language, e.kind, e.params, c.body,
+       i.position as place, i.read_at, i.deleted_at, i.language, e.kind, e.params, c.body,
        (select true from cancellations x where x.event_id = d.event_id) as cancelled
 from unnest($1::uuid[], $2::uuid[]) as asked (event_id, device_id)
 cross join lateral (
@@ -57,6 +57,7 @@ with outcome as materialized (
 settled as (
     update deliveries d
     set state = o.state, reason = o.reason, worker_id = null, due_at = coalesce(o.due_at, d.due_at),
+        attempts = d.attempts - (o.state = 'held')::int,  -- it was looked at, not tried
         settled_at = case when o.state not in ('queued', 'later', 'held') then clock_timestamp() end
     from outcome o
     where d.event_id = o.event_id and d.device_id = o.device_id and d.worker_id is not distinct from $1
@@ -92,6 +93,17 @@ update deliveries d
 set worker_id = null, attempts = greatest(d.attempts - 1, 0)
 from unnest($2::uuid[], $3::uuid[]) as o (event_id, device_id)
 where d.event_id = o.event_id and d.device_id = o.device_id and d.worker_id is not distinct from $1
+
+-- name: release_held
+-- What is held for these users is due, to be decided again.
+update deliveries
+set due_at = now()
+where (event_id, device_id) in (
+    select event_id, device_id from deliveries
+    where user_id = any($1::int[]) and state = 'held'
+    order by event_id, device_id
+    for update
+)
 
 -- name: told
 update devices v

@@ -1,7 +1,11 @@
 -- The directory: users, teams and who is in them.
 
 -- name: put_user
-with put as (
+-- Tells, too, whether they lived by another clock.
+with elsewhere as materialized (
+    select from users where id = $1 and time_zone <> $8
+),
+put as (
     insert into users (id, company_id, first_name, last_name, profile_picture, email, time_zone)
     values ($1, $2, $3, $4, $5, $6, $8)
     on conflict (id) do update
@@ -21,7 +25,7 @@ moved as (
     using put, teams t
     where m.user_id = put.id and t.id = m.team_id and t.company_id <> put.company_id
 )
-select id from put
+select id, exists (select from elsewhere) as is_elsewhere from put
 
 -- name: user
 select u.id, u.company_id, u.first_name, u.last_name, u.profile_picture, u.email, h.locale, u.time_zone, h.active

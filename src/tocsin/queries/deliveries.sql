@@ -6,7 +6,7 @@ with due as materialized (
     select event_id, device_id, due_at
     from deliveries d
     where lane = $2 and is_bulk = $3 and worker_id is null and state in ('queued', 'later', 'held') and due_at <= now()
-      and not exists (select from deliveries o where o.device_id = d.device_id and o.worker_id is not null)
+      and (select true from deliveries o where o.device_id = d.device_id and o.worker_id is not null limit 1) is null
     order by due_at, event_id
     limit $4
     for update skip locked
@@ -216,7 +216,9 @@ select name, stopped_at is not null as stopped from lanes order by name
 -- deleted; of what was read up to an entry, the latest that are read.
 with due as (
     delete from clears
-    where user_id in (select user_id from clears where due_at <= now() order by due_at limit $1 for update skip locked)
+    where user_id = any(array(
+        select user_id from clears where due_at <= now() order by due_at limit $1 for update skip locked
+    ))
     returning user_id, since
 )
 select due.user_id, h.unread,
@@ -286,7 +288,13 @@ limit $2
 -- name: replay
 update deliveries d
 set state = 'queued', attempts = 0, due_at = now(), made_at = now(), settled_at = null, reason = null
-where state = 'dead' and event_id = any($1::uuid[])
+where (d.event_id, d.device_id) in (
+    select dead.event_id, dead.device_id
+    from unnest($1::uuid[]) as asked (id)
+    cross join lateral (
+        select event_id, device_id from deliveries where event_id = asked.id and state = 'dead' offset 0
+    ) dead
+)
   and ($2::int is null or (select e.company_id = $2 from events e where e.id = d.event_id))
 returning lane
 

@@ -128,11 +128,22 @@ select user_id, event_ids[1:$2] as event_ids, cardinality(event_ids) <= $2 as la
 
 -- name: mask
 -- Of these events, the person's id goes; what nobody but them was told goes altogether.
-with named as (
-    update recipients
-    set user_ids = array_replace(user_ids, $1, 0)
-    where event_id = any($2::uuid[]) and $1 = any(user_ids)
-    returning event_id, reached
+with chunk as materialized (
+    -- the one that they can be in: whom it reached follow `after_user`
+    select of.event_id, last.after_user
+    from unnest($2::uuid[]) as of (event_id)
+    cross join lateral (
+        select after_user from recipients where event_id = of.event_id and after_user < $1
+        order by after_user desc
+        limit 1
+    ) last
+),
+named as (
+    update recipients r
+    set user_ids = array_replace(r.user_ids, $1, 0)
+    from chunk
+    where r.event_id = chunk.event_id and r.after_user = chunk.after_user and $1 = any(r.user_ids)
+    returning r.event_id, r.reached
 ),
 alone as materialized (
     select n.event_id

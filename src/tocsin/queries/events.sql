@@ -147,8 +147,8 @@ where e.id = $1 and ($2::text is null or e.service = $2) and ($3::int is null or
 select count(*)
 from recipients c
 cross join unnest(c.user_ids) as got (user_id)
-join inbox i on i.user_id = got.user_id and i.event_id = c.event_id
-where c.event_id = $1 and i.read_at is not null
+where c.event_id = $1
+  and (select i.read_at is not null from inbox i where i.user_id = got.user_id and i.event_id = c.event_id)
 
 -- name: person
 -- One person of an event: whether they are named or left out, by which of its teams they would be, what became of it.

@@ -14,11 +14,35 @@ delete from imports where id = $1
 
 -- name: unknown
 -- Where lines name somebody who is neither in the directory nor in the import, or is of another company.
-with person as materialized (
-    select distinct on (user_id) user_id, (body::json ->> 'company_id')::int as company_id
+-- The body of a team is read once, and each of its members looked up by itself.
+with team as materialized (
+    select number, (body::json ->> 'id')::int as id, (body::json ->> 'company_id')::int as company_id,
+           body::json -> 'users' as members
     from import_lines
-    where import_id = $1 and part = 'user'
-    order by user_id, number desc
+    where import_id = $1 and part = 'team'
+),
+named as (
+    select null::bigint as number, null::bigint as ordinal, user_id as id, null::int as team_company_id
+    from import_lines
+    where import_id = $1 and part in ('device', 'notification')
+    group by user_id
+    union all
+    select team.number, member.ordinal, member.id::int, team.company_id
+    from team
+    cross join json_array_elements_text(team.members) with ordinality as member (id, ordinal)
+),
+person as materialized (
+    select named.*, coalesce(
+        (
+            select (l.body::json ->> 'company_id')::int
+            from import_lines l
+            where l.import_id = $1 and l.part = 'user' and l.user_id = named.id
+            order by l.happened_at desc, l.number desc
+            limit 1
+        ),
+        (select u.company_id from users u where u.id = named.id)
+    ) as company_id
+    from named
 ),
 fault as (
     select l.number, '.user.id' as path
@@ -26,25 +50,24 @@ fault as (
     join users u on u.id = l.user_id
     where l.import_id = $1 and l.part = 'user' and u.company_id <> $2
     union all
-    select l.number, '.team.id'
-    from import_lines l
-    join teams t on t.id = (l.body::json ->> 'id')::int
-    where l.import_id = $1 and l.part = 'team' and t.company_id <> $2
+    select team.number, '.team.id'
+    from team
+    join teams t on t.id = team.id
+    where t.company_id <> $2
     union all
-    select l.number, '.team.users.' || member.ordinal - 1
-    from import_lines l
-    cross join lateral json_array_elements_text(l.body::json -> 'users') with ordinality as member (id, ordinal)
-    left join person p on p.user_id = member.id::int
-    left join users u on u.id = member.id::int
-    where l.import_id = $1 and l.part = 'team'
-      and coalesce(p.company_id, u.company_id) is distinct from (l.body::json ->> 'company_id')::int
+    select number, '.team.users.' || ordinal - 1
+    from person
+    where number is not null and company_id is distinct from team_company_id
     union all
     select l.number, '.' || l.part || '.user_id'
-    from import_lines l
-    left join person p on p.user_id = l.user_id
-    left join users u on u.id = l.user_id
-    where l.import_id = $1 and l.part in ('device', 'notification')
-      and (coalesce(p.company_id, u.company_id) is null or coalesce(p.company_id, u.company_id) <> $2)
+    from person
+    cross join unnest('{device,notification}'::text[]) as of (part)
+    cross join lateral (
+        select number, l.part from import_lines l
+        where l.import_id = $1 and l.part = of.part and l.user_id = person.id
+        offset 0
+    ) l
+    where person.number is null and (person.company_id is null or person.company_id <> $2)
 )
 select number, path from fault order by number, path limit $3
 
@@ -100,7 +123,7 @@ put as (
 ),
 head as (
     insert into heads (user_id, locale, active)
-    select put.id, person.locale, person.active from put join person using (id) order by put.id
+    select id, locale, active from person where coalesce(id in (select id from put), false) order by id
     on conflict (user_id) do update set locale = excluded.locale, active = excluded.active
 ),
 moved as (
@@ -144,11 +167,11 @@ owner as materialized (
 device as materialized (
     select distinct on (d.token) d.*, next.user_id
     from next
-    join owner on owner.id = next.user_id
     cross join lateral json_to_record(next.body::json) as d (
         token text, type text, provider text, environment text, app text, registered_at timestamptz,
         last_delivered_at timestamptz
     )
+    where coalesce(next.user_id in (select id from owner), false)
     order by d.token, next.number desc
 ),
 put as (
@@ -218,13 +241,15 @@ lowest as materialized (
            ) as position
     from (select distinct user_id from told) h
 ),
+below as materialized (
+    select jsonb_object_agg(user_id, position) as positions from lowest
+),
 entry as (
     insert into inbox (position, created_at, read_at, event_id, user_id, language)
-    select lowest.position
-           - row_number() over (partition by told.user_id order by told.created_at desc, told.number desc),
-           told.created_at, told.read_at, told.id, told.user_id, told.language
+    select ((select positions from below) ->> user_id::text)::bigint
+           - row_number() over (partition by user_id order by created_at desc, number desc),
+           created_at, read_at, id, user_id, language
     from told
-    join lowest using (user_id)
 ),
 content as (
     insert into contents (event_id, language, body)

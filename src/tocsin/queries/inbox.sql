@@ -171,9 +171,10 @@ select $1, head.position, 'all_read', $2 from head
 
 -- name: read_ids
 with marked as (
-    update inbox set read_at = clock_timestamp()
-    where user_id = $1 and event_id = any($2::uuid[]) and deleted_at is null and read_at is null
-    returning event_id
+    update inbox i set read_at = clock_timestamp()
+    from unnest($2::uuid[]) as given (id)
+    where i.user_id = $1 and i.event_id = given.id and i.deleted_at is null and i.read_at is null
+    returning i.event_id
 ),
 head as (
     update heads set position = position + 1, unread = unread - (select count(*) from marked)
@@ -279,7 +280,10 @@ left join lateral (
                 where c.user_id = a.user_id and c.position > a.since
                   and (c.change <> 'rewritten' or exists (
                       select from unnest(c.event_ids) as changed (event_id)
-                      join inbox i on i.user_id = a.user_id and i.event_id = changed.event_id and i.deleted_at is null
+                      where (
+                          select i.deleted_at is null from inbox i
+                          where i.user_id = a.user_id and i.event_id = changed.event_id
+                      )
                   ))
                 order by c.position
                 limit $3::int
@@ -287,8 +291,13 @@ left join lateral (
             left join lateral (
                 select notification(c.body, i.read_at, i.created_at) as data
                 from unnest(n.event_ids) as changed (event_id)
-                join inbox i on i.user_id = a.user_id and i.event_id = changed.event_id and i.deleted_at is null
-                join contents c on c.event_id = i.event_id and c.language = i.language
+                cross join lateral (
+                    select position, language, read_at, created_at
+                    from inbox
+                    where user_id = a.user_id and event_id = changed.event_id and deleted_at is null
+                    offset 0
+                ) i
+                join contents c on c.event_id = changed.event_id and c.language = i.language
                 order by i.position
             ) r on n.change = 'rewritten'
         )

@@ -86,11 +86,17 @@ limit $2
 
 -- name: revive
 -- Dead letters become jobs again: of these ids, or all that died since a moment; or those of one company among them.
-with revived as (
+with chosen as materialized (
+    select id from unnest($1::uuid[]) as asked (id)
+    union all
+    select id from dead_letters where $1::uuid[] is null and died_at >= $2
+),
+revived as (
     delete from dead_letters d
-    where (($1::uuid[] is not null and id = any($1)) or ($1::uuid[] is null and died_at >= $2))
+    using chosen
+    where d.id = chosen.id
       and ($3::int is null or (select e.company_id = $3 from events e where e.id = d.id))
-    returning id, task, lane, progress
+    returning d.id, d.task, d.lane, d.progress
 )
 insert into jobs (id, task, lane, progress)
 select id, task, lane, progress from revived

@@ -84,7 +84,10 @@ with old as materialized (
     select id from imports where state = 'checking' and touched_at < now() - make_interval(hours => 1)
 ),
 line as materialized (
-    select ctid as place from import_lines where import_id in (select id from old) limit $1
+    select l.place
+    from old
+    cross join lateral (select ctid as place from import_lines where import_id = old.id limit $1) l
+    limit $1
 ),
 gone as (
     delete from import_lines where ctid = any(array(select place from line))
@@ -130,12 +133,10 @@ head as (
     set position = h.position + 1, total = h.total - p.n, unread = h.unread - p.unread
     from person p
     where h.user_id = p.user_id
-    returning h.user_id, h.position
+    returning h.user_id, h.position, p.event_ids
 )
 insert into changes (user_id, position, change, event_ids)
-select head.user_id, head.position, 'deleted', p.event_ids
-from head
-join person p using (user_id)
+select user_id, position, 'deleted', event_ids from head
 
 -- name: forget_recipients
 delete from recipients r

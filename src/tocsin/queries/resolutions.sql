@@ -99,7 +99,7 @@ head as (
         total = h.total - case when $3 = 'gone' then p.n else 0 end
     from person p
     where h.user_id = p.user_id
-    returning h.user_id, h.position
+    returning h.user_id, h.position, p.event_ids
 ),
 noted as (
     insert into clears (user_id, since)
@@ -111,16 +111,15 @@ noted as (
     on conflict do nothing
 )
 insert into changes (user_id, position, change, event_ids)
-select head.user_id, head.position,
-       case $3 when 'read' then 'read' when 'gone' then 'deleted' else 'rewritten' end, p.event_ids
+select user_id, position, case $3 when 'read' then 'read' when 'gone' then 'deleted' else 'rewritten' end, event_ids
 from head
-join person p using (user_id)
 
 -- name: to_rewrite
 select e.id, e.kind, e.data, e.params
 from resolutions r
-join events e on e.id = any(r.event_ids) and e.id > r.after_event
-where r.id = $1
+cross join unnest(r.event_ids) as named (id)
+join events e on e.id = named.id
+where r.id = $1 and named.id > r.after_event
 order by e.id
 limit $2
 

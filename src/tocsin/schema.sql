@@ -343,6 +343,9 @@ ALTER TABLE ONLY tocsin.heads
 ALTER TABLE ONLY tocsin.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (caller, method, path, key);
 
+ALTER TABLE ONLY tocsin.import_lines
+    ADD CONSTRAINT import_lines_pkey PRIMARY KEY (import_id, number);
+
 ALTER TABLE ONLY tocsin.imports
     ADD CONSTRAINT imports_pkey PRIMARY KEY (id);
 

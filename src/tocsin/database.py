@@ -5,7 +5,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 
+from tocsin.database_url import target_of
 from tocsin.errors import Unavailable
 
 SCHEMA = "tocsin"
@@ -67,9 +68,18 @@ Connection = asyncpg.Connection
 async def connect(url: str, slowest: float | None = None) -> Connection:
     """Open one connection, on which a statement may take `slowest` seconds; in `LONGEST_CONNECTING`.
 
+    The settings of the session are one statement after connecting: poolers refuse them as parameters of the start.
+
     Raises one of `OUTAGES` where the database cannot be reached.
     """
-    return await asyncpg.connect(url, server_settings=_session(), timeout=LONGEST_CONNECTING, command_timeout=slowest)
+    target = target_of(url)
+    connection = await asyncpg.connect(target.dsn, timeout=LONGEST_CONNECTING, command_timeout=slowest)
+    try:
+        await connection.execute(_set(_session(target.settings)), timeout=LONGEST_CONNECTING)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
 
 
 class Database:
@@ -216,16 +226,23 @@ def _give_way(connection: Connection) -> None:
         os.setpriority(os.PRIO_PROCESS, connection.get_server_pid(), 10)
 
 
-def _session() -> dict[str, str]:
-    """Return the settings of our sessions.
+def _session(asked: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the settings of our sessions, with those that the url asks for.
 
     Every statement of ours has its index, and comes to rows in its order: a plan that was made while a table was empty
     must not go on reading all of it when it is large, nor lock rows in the order in which they lie on disk.
     """
     return {
         "application_name": "tocsin",
+        **dict(asked),
         "search_path": SCHEMA,
         "timezone": "UTC",
         "enable_seqscan": "off",
         "enable_bitmapscan": "off",
     }
+
+
+def _set(settings: Mapping[str, str]) -> str:
+    """Return the statement that gives a session its settings."""
+    quoted = ("'{}', '{}'".format(*(part.replace("'", "''") for part in pair)) for pair in settings.items())
+    return "select " + ", ".join(f"set_config({pair}, false)" for pair in quoted)

@@ -4,20 +4,49 @@ Steps run under a lock, so that many processes may start at once. A schema that 
 knows is accepted: a newer release put them there, and each of them leaves us working.
 """
 
+import asyncio
 import re
+import time
 from dataclasses import dataclass
 from importlib.resources import files
 
 import asyncpg
+import structlog
 
-from tocsin.database import SCHEMA, Connection, connect
+from tocsin.database import SCHEMA, Connection, connect, queries
 from tocsin.errors import Refusal
 
 OLDEST_SERVER = 15
 """The oldest major version of PostgreSQL that will do."""
 
+LONGEST_LOCK = 3
+"""Seconds that a migration waits for a lock, and all who come later behind it."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
+"""Seconds between two tries of a migration: doubled each time, up to the second."""
+
+PATIENCE = 600.0
+"""Seconds after which a migration that gets no lock is given up."""
+
+GRANT = (
+    f"as the owner of the database: create schema if not exists {SCHEMA}; grant create, usage on schema {SCHEMA} to it"
+)
+"""What to do where our role lacks a right."""
+
+SHARED = (
+    "The pooler in front of the database shares one session among several clients, as in transaction mode; set it to"
+    " session mode, or name the server itself in TOCSIN_DATABASE_URL"
+)
+"""What to do about a pooler that is not in session mode."""
+
+_SHARED = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
+_SESSION = "select pg_backend_pid(), current_setting('search_path'), current_setting('enable_seqscan')"
+_SQL = queries("migrate")
+_TURN = 0.2
 _LOCK = 0x746F6373696E
 _FILE = re.compile(r"(\d{4})_(\w+)\.sql")
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +71,44 @@ def steps() -> list[Step]:
 async def migrate(url: str, *, accept_undurable: bool = False) -> list[Step]:
     """Bring the schema up to date and return the steps that were missing.
 
-    Raises `Refusal` where the server is too old, does not store UTF-8 or is not durable.
+    Raises `Refusal` where the server is too old, does not store UTF-8 or is not durable, a pooler shares its sessions,
+    our role lacks a right, or others hold a table for longer than `PATIENCE`.
     """
     connection = await connect(url)
     try:
+        await refuse_shared_sessions(connection, url)
         await examine(connection, accept_undurable=accept_undurable)
-        await connection.execute("select pg_advisory_lock($1)", _LOCK)
-        return [step for step in await _missing(connection) if await _take(connection, step)]
+        await connection.execute("set statement_timeout = 0")
+        await _lock(connection)
+        return [step for step in await missing(connection) if await _take(connection, step)]
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise await lacking(connection, str(error)) from None
     finally:
         await connection.close()
+
+
+async def refuse_shared_sessions(connection: Connection, url: str) -> None:
+    """Refuse a pooler that does not keep a session of the server for each of ours: its settings and locks were lost.
+
+    While a second connection holds its session in a transaction, the first must still have its own, as it was set.
+    """
+    try:
+        before = await connection.fetchval("select pg_backend_pid()")
+        other = await connect(url)
+        try:
+            async with other.transaction():
+                theirs = await other.fetchval("select pg_backend_pid()")
+                now, path, scans = await connection.fetchrow(_SESSION) or (0, "", "")
+        finally:
+            other.terminate()
+    except _SHARED:
+        raise Refusal(f"{SHARED}.") from None
+    except asyncpg.PostgresConnectionError as error:
+        if "pooling mode" not in str(error):
+            raise
+        raise Refusal(f"{SHARED}.") from None
+    if before != now or now == theirs or (path, scans) != (SCHEMA, "off"):
+        raise Refusal(f"{SHARED}.")
 
 
 async def examine(connection: Connection, *, accept_undurable: bool = False) -> None:
@@ -73,28 +131,81 @@ async def examine(connection: Connection, *, accept_undurable: bool = False) -> 
 
 async def is_current(connection: Connection) -> bool:
     """Tell whether the schema has every step of this release."""
-    return not await _missing(connection)
+    return not await missing(connection)
+
+
+async def missing(connection: Connection) -> list[Step]:
+    """Return the steps of this release that the schema lacks."""
+    try:
+        done = {row["number"] for row in await connection.fetch(f"select number from {SCHEMA}.migrations")}  # noqa: S608 - a constant
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
+        done = set()
+    return [step for step in steps() if step.number not in done]
 
 
 async def _is_off(connection: Connection, setting: str) -> bool:
     return bool(await connection.fetchval("select current_setting($1) = 'off'", setting))
 
 
-async def _missing(connection: Connection) -> list[Step]:
-    try:
-        done = {row["number"] for row in await connection.fetch(f"select number from {SCHEMA}.migrations")}  # noqa: S608 - a constant
-    except asyncpg.UndefinedTableError:
-        done = set()
-    return [step for step in steps() if step.number not in done]
+async def _lock(connection: Connection) -> None:
+    """Wait for our turn; in short tries, so that no snapshot of ours holds up what another process does."""
+    told = False
+    while not await connection.fetchval("select pg_try_advisory_lock($1)", _LOCK):
+        if not told:
+            log.info("waiting for another process that migrates the schema")
+            told = True
+        await asyncio.sleep(_TURN)
 
 
 async def _take(connection: Connection, step: Step) -> bool:
-    async with connection.transaction():
-        await connection.execute(f"create schema if not exists {SCHEMA}")
-        await connection.execute(
-            "create table if not exists migrations"
-            " (number int primary key, name text not null, applied_at timestamptz not null default now())"
-        )
-        await connection.execute(step.sql)
-        await connection.execute("insert into migrations (number, name) values ($1, $2)", step.number, step.name)
-    return True
+    """Take a step in one transaction; where others hold its tables, give way to them and try again."""
+    end, pause = time.monotonic() + PATIENCE, FIRST_PAUSE
+    while True:
+        try:
+            async with connection.transaction():
+                await _prepare(connection)
+                await connection.execute(step.sql)
+                await connection.execute(
+                    f"insert into {SCHEMA}.migrations (number, name) values ($1, $2)",  # noqa: S608 - a constant
+                    step.number,
+                    step.name,
+                )
+        except asyncpg.LockNotAvailableError:
+            holders = "; ".join(row["holder"] for row in await connection.fetch(_SQL["holders"])) or "nobody now"
+            what = f"{step.number:04} {step.name}"
+            if time.monotonic() + pause > end:
+                raise Refusal(
+                    f"The migration {what} could not lock its tables for {PATIENCE:.0f} s. Sessions that hold them:"
+                    f" {holders}. Wait for them or end them, and start again."
+                ) from None
+            log.warning("a migration waits for a lock", step=what, held_by=holders, again_in=pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        else:
+            return True
+
+
+async def _prepare(connection: Connection) -> None:
+    """See that what a step makes lands in our schema; `Refusal` before anything is written elsewhere.
+
+    Whoever waits for a lock stands in the way of all who come later, so nobody waits for long.
+    """
+    await connection.execute(f"set local lock_timeout = '{LONGEST_LOCK}s'")
+    if not await connection.fetchval("select exists (select from pg_namespace where nspname = $1)", SCHEMA):
+        await connection.execute(f"create schema {SCHEMA}")
+    if await connection.fetchval("select current_schema()") != SCHEMA:
+        raise await lacking(connection, f"it may not use the schema {SCHEMA}")
+    await connection.execute(
+        f"create table if not exists {SCHEMA}.migrations"
+        " (number int primary key, name text not null, applied_at timestamptz not null default now())"
+    )
+
+
+async def lacking(connection: Connection, what: str) -> Refusal:
+    """Return the sentence for a right that our role lacks, with the statements that grant it."""
+    role = await connection.fetchval("select quote_ident(current_user)")
+    return Refusal(
+        f"The role {role} lacks a right: {what.rstrip('.')}; as the owner of the database, run: create schema if not"
+        f" exists {SCHEMA}; grant create, usage on schema {SCHEMA} to {role}; or run `tocsin migrate` as the role that"
+        " owns the tables."
+    )

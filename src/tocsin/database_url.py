@@ -1,0 +1,123 @@
+"""The url of the database, as providers hand it out: checked, split into what the driver takes, and shown to people."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+ENCODE = "percent-encode # / ? @ [ ] in user and password (%23 %2F %3F %40 %5B %5D)"
+"""What to do about a url whose parts cannot be told apart."""
+
+MASK = "***"
+"""What stands in the place of a password."""
+
+_DRIVER = (
+    "host port dbname database user password passfile sslmode sslcert sslkey sslrootcert sslnegotiation sslcrl"
+    " sslpassword ssl_min_protocol_version ssl_max_protocol_version target_session_attrs krbsrvname gsslib service"
+    " options"
+)
+"""The parameters that asyncpg takes from a url."""
+
+_IGNORED = (
+    "channel_binding client_encoding connect_timeout fallback_application_name gssdelegation gssencmode hostaddr"
+    " keepalives keepalives_count keepalives_idle keepalives_interval load_balance_hosts max_protocol_version"
+    " min_protocol_version oauth_client_id oauth_client_secret oauth_issuer oauth_scope replication require_auth"
+    " requirepeer scram_client_key scram_server_key servicefile sslcertmode sslcompression sslcrldir sslkeylogfile"
+    " sslsni tcp_user_timeout"
+)
+"""The other parameters of libpq, which asyncpg would pass to the server as settings."""
+
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%25\w+)?\]|[^\[\]:@/?#\s]*)(?::(\d{1,5}))?")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+_SECRET = re.compile(r"password|secret|scram_\w+_key")
+_LAST_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A url without what the driver does not know, and the settings of the server that it asks for."""
+
+    dsn: str
+    settings: tuple[tuple[str, str], ...]
+
+
+def check(url: str) -> None:
+    """Raise `ValueError` with one sentence, which repeats nothing of it, for a url that cannot be read."""
+    if not url.isprintable() or " " in url:
+        raise ValueError("it has a space or a control character: percent-encode it")
+    if not url.startswith(("postgres://", "postgresql://")):
+        raise ValueError("write it like postgresql://user:password@host:5432/database")
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(ENCODE) from None
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    is_cut = bool(parts.netloc) and not credentials and "@" in parts.path + parts.query
+    if "#" in url or set(credentials) & set("@[]") or set(parts.path[1:]) & set("@/") or is_cut:
+        raise ValueError(ENCODE)
+    parameters = _parameters(parts)
+    for listed in (hosts, parameters.get("host", "")):
+        if "," in listed and not all(each.partition(":")[0] for each in listed.split(",")):
+            raise ValueError("it names an empty host")
+    ports = [(_HOST.fullmatch(host) or (None, "0"))[1] for host in hosts.split(",")]
+    if not all(port is None or 0 < int(port) <= _LAST_PORT for port in [*ports, *_ports_of(parameters)]):
+        raise ValueError(f"its host or port cannot be read: a port is 1 to {_LAST_PORT}; {ENCODE}")
+
+
+@lru_cache(maxsize=16)
+def target_of(url: str) -> Target:
+    """Split a url into what the driver takes and settings of the server; libpq's other parameters are dropped."""
+    parts = urlsplit(url)
+    given = _parameters(parts)
+    taken = {name: value for name, value in given.items() if name in _DRIVER.split()}
+    if "hostaddr" in given and "host" not in taken and not parts.netloc.rpartition("@")[2]:
+        taken["host"] = given["hostaddr"]
+    settings = tuple((name, value) for name, value in given.items() if name not in f"{_DRIVER} {_IGNORED}".split())
+    query = "&".join(f"{name}={quote(value, safe='')}" for name, value in taken.items())
+    return Target(parts._replace(query=query, fragment="").geturl(), settings)
+
+
+def place_of(url: str) -> str:
+    """Return where a database is, for people: user, hosts with their ports, and name; no password."""
+    parts = urlsplit(url)
+    given = _parameters(parts)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    user = given.get("user") or unquote(credentials.partition(":")[0])
+    host = given.get("host") or unquote(hosts) or given.get("hostaddr") or "the local socket"
+    if port := given.get("port"):
+        host += f":{port}"
+    name = given.get("dbname") or given.get("database") or unquote(parts.path[1:])
+    return f"{user}@{host}/{name}" if user else f"{host}/{name}"
+
+
+def masked(url: str, *, user_too: bool = False) -> str:
+    """Return a url whose passwords are masked; with `user_too`, the user as well, which may be a token."""
+    scheme, mark, rest = url.partition("://")
+    end = re.search(r"[/?#]", rest)
+    authority, rest = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
+    credentials, at, host = authority.rpartition("@")
+    if at:
+        user, colon, _ = credentials.partition(":")
+        credentials = MASK if user_too or not (user or colon) else user + (f":{MASK}" if colon else "")
+    path, question, query = rest.partition("?")
+    shown = "&".join(
+        f"{name}={MASK}" if equals and _SECRET.search(name.lower()) else name + equals + value
+        for name, equals, value in (each.partition("=") for each in query.split("&"))
+    )
+    return f"{scheme}{mark}{credentials}{at}{host}{path}{question}{shown}"
+
+
+def _parameters(parts: SplitResult) -> dict[str, str]:
+    """Return the parameters of a url, the last of each name. A plus is a plus, as for libpq."""
+    found = {}
+    for each in parts.query.split("&") if parts.query else ():
+        name, equals, value = each.partition("=")
+        if not equals or not _NAME.fullmatch(name):
+            raise ValueError(f"its parameters are not name=value: {ENCODE}")
+        found[name] = unquote(value)
+    return found
+
+
+def _ports_of(parameters: dict[str, str]) -> list[str]:
+    port = parameters.get("port", "")
+    return [each if re.fullmatch(r"\d{1,5}", each) else "0" for each in port.split(",")] if port else []

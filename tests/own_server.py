@@ -1,0 +1,145 @@
+"""A PostgreSQL as operators bring it: on a port of the loopback, with roles of their own, and poolers before it."""
+
+import asyncio
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from tocsin.server_binaries import programs_for
+from tocsin.server_process import end, memory, spawn
+
+LONGEST_START = 30.0
+PASSWORD = "geheim"
+
+
+@dataclass(frozen=True)
+class OwnServer:
+    """A server with the superuser `dba` and, for whoever comes over TCP, passwords."""
+
+    port: int
+    folder: Path
+    user: pwd.struct_passwd
+
+    def url(self, role: str = "dba", database: str = "postgres", password: str = PASSWORD, **more: Any) -> str:
+        query = "&".join(f"{name}={value}" for name, value in more.items())
+        return f"postgresql://{role}:{password}@127.0.0.1:{self.port}/{database}" + (f"?{query}" if query else "")
+
+    async def run(self, *statements: str, database: str = "postgres") -> None:
+        """Run statements as the superuser."""
+        connection = await asyncpg.connect(self.url(database=database))
+        for statement in statements:
+            await connection.execute(statement)
+        await connection.close()
+
+    async def fresh(self, name: str, *statements: str, owner: str = "dba") -> str:
+        """Make a database anew, run statements in it, and return its name."""
+        await self.run(f"drop database if exists {name} with (force)", f"create database {name} owner {owner}")
+        await self.run(*statements, database=name)
+        return name
+
+    async def role(self, name: str, *statements: str) -> str:
+        """Make a role anew, as far as it is not there."""
+        await self.run(
+            f"do $$ begin if not exists (select from pg_roles where rolname = '{name}') then"
+            f" create role {name} login password 'geheim'; end if; end $$",
+            *statements,
+        )
+        return name
+
+
+@asynccontextmanager
+async def own_server(**settings: str) -> AsyncIterator[OwnServer]:
+    """Run a server for as long as the block runs."""
+    folder = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
+    user = pwd.getpwuid(os.geteuid()) if os.geteuid() else _somebody()
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    try:
+        programs = await programs_for(user, folder)
+        (folder / "password").write_text("geheim")
+        (folder / "password").chmod(0o644)
+        initdb = (programs / "initdb", "-D", folder / "data", "-U", "dba", "-E", "UTF8", "--locale", "C")
+        with memory() as output:
+            made = spawn((*initdb, "-A", "scram-sha-256", "--pwfile", folder / "password"), user, output)
+            assert await asyncio.to_thread(made.wait, 60) == 0
+            port = free_port()
+            given = {
+                "port": str(port),
+                "listen_addresses": "127.0.0.1",
+                "unix_socket_directories": str(folder),
+                "fsync": "off",
+                **settings,
+            }
+            options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
+            process = spawn((programs / "postgres", "-D", folder / "data", *options), user, output)
+            server = OwnServer(port, folder, user)
+            try:
+                await answers(server.url())
+                yield server
+            finally:
+                await end(process)
+    finally:
+        shutil.rmtree(folder)
+
+
+@asynccontextmanager
+async def pgbouncer(server: OwnServer, pool_mode: str) -> AsyncIterator[int]:
+    """Run PgBouncer before the server, as its package brings it but for the mode, and yield its port."""
+    port, folder = free_port(), Path(tempfile.mkdtemp(prefix="pgbouncer-", dir="/tmp"))
+    os.chown(folder, server.user.pw_uid, server.user.pw_gid)
+    (folder / "users.txt").write_text("".join(f'"{role}" "geheim"\n' for role in ("dba", "app")))
+    (folder / "pgbouncer.ini").write_text(
+        f"[databases]\n* = host=127.0.0.1 port={server.port}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\npool_mode = {pool_mode}\n"
+        f"auth_type = scram-sha-256\nauth_file = {folder}/users.txt\nlogfile = {folder}/log\n"
+    )
+    with memory() as output:
+        process = spawn((shutil.which("pgbouncer") or "", folder / "pgbouncer.ini"), server.user, output)
+        try:
+            await listens(port, process)
+            yield port
+        finally:
+            process.kill()
+            process.wait()
+            shutil.rmtree(folder)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+async def answers(url: str) -> None:
+    async with asyncio.timeout(LONGEST_START):
+        while True:
+            try:
+                return await (await asyncpg.connect(url)).close()
+            except (OSError, asyncpg.CannotConnectNowError):
+                await asyncio.sleep(0.05)
+
+
+async def listens(port: int, process: subprocess.Popen[bytes]) -> None:
+    async with asyncio.timeout(LONGEST_START):
+        while True:
+            assert process.poll() is None
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return
+
+
+def _somebody() -> pwd.struct_passwd:
+    """Return a user that is not root, for PostgreSQL and PgBouncer."""
+    return pwd.getpwnam("nobody")

@@ -86,7 +86,10 @@ async def register(database: Database, user_id: int, device: Device, replaces: s
         await connection.execute(_SQL["hold_owner"], user_id)
         if not await connection.fetchval(_SQL["is_active"], user_id):
             raise Unauthenticated(presented=True)
-        for token in sorted({device.token, replaces or device.token}):  # as PostgreSQL's collation "C" sorts them
+        tokens = [device.token]
+        if replaces and replaces != device.token:
+            tokens = [row["token"] for row in await connection.fetch(_SQL["in_order"], [device.token, replaces])]
+        for token in tokens:
             if token == device.token:
                 await connection.execute(_SQL["register"], user_id, *astuple(device))
             else:

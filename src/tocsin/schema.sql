@@ -1,5 +1,9 @@
 CREATE SCHEMA tocsin;
 
+CREATE FUNCTION tocsin.device_key(token text) RETURNS text
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    RETURN CASE WHEN (octet_length(token) <= 2048) THEN token ELSE (('~'::text || encode(sha256(convert_to(token, 'UTF8'::name)), 'hex'::text)) || "right"(token, 6)) END;
+
 CREATE FUNCTION tocsin.notification(body text, read_at timestamp with time zone, created_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN ((((('{'::text || body) || CASE WHEN (read_at IS NULL) THEN ',"read":false,"read_at":null'::text ELSE ((',"read":true,"read_at":"'::text || to_char((read_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"'::text) END) || ',"created_at":"'::text) || to_char((created_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"}'::text);
@@ -118,6 +122,7 @@ CASE
     ELSE ''::text
 END)) STORED NOT NULL,
     server_key text,
+    whole_token text,
     CONSTRAINT devices_environment_check CHECK ((environment = ANY (ARRAY['production'::text, 'sandbox'::text]))),
     CONSTRAINT devices_provider_check CHECK ((provider = ANY (ARRAY['apns'::text, 'fcm'::text, 'web'::text]))),
     CONSTRAINT devices_type_check CHECK ((type = ANY (ARRAY['iOS'::text, 'Android'::text, 'Web'::text])))

@@ -132,7 +132,8 @@ def body_of(push: Push, now: float) -> bytes | Refused:
     Refused is a push that is too long even without body and data.
     """
     seconds = min(max(int(push.expires_at.timestamp() - now), 0), LONGEST_TTL)
-    body = fitted(push, lambda parts: to_json({"message": _message(push, parts, seconds)}), LARGEST)
+    limit = LARGEST + len(push.address.token)  # which is no part of the payload, and may be as long
+    body = fitted(push, lambda parts: to_json({"message": _message(push, parts, seconds)}), limit)
     return Refused(f"the push has more than {LARGEST} bytes even without its body and data") if body is None else body
 
 

@@ -30,7 +30,7 @@ returning d.event_id, d.device_id, d.state, d.attempts
 -- name: look
 -- All that decides what becomes of these, as it is now. Each is looked up by itself, whatever the planner expects.
 select d.event_id, d.device_id, d.user_id, d.attempts, d.state, d.made_at,
-       v.token, v.type, v.environment, v.app, v.registered_at, v.p256dh, v.auth, v.server_key, v.told_up_to,
+       coalesce(v.whole_token, v.token) as token, v.type, v.environment, v.app, v.registered_at, v.p256dh, v.auth, v.server_key, v.told_up_to,
        coalesce(v.user_id = d.user_id, false) as is_theirs,
        h.active, h.unread, h.position, h.locale,
        i.position as place, i.read_at, i.deleted_at, i.language, e.kind, e.params, c.body,
@@ -250,7 +250,7 @@ from due
 join heads h on h.user_id = due.user_id and h.active
 
 -- name: phones
-select user_id, token, type, environment, app, registered_at, p256dh, auth, server_key, lane
+select user_id, coalesce(whole_token, token) as token, type, environment, app, registered_at, p256dh, auth, server_key, lane
 from devices
 where user_id = any($1::int[]) and type <> 'Web'
 

@@ -6,8 +6,8 @@
 -- name: register
 -- A token is its last registrant's: it moves, with nothing left of whoever had it.
 with put as (
-    insert into devices (token, user_id, type, provider, environment, app, p256dh, auth)
-    values ($2, $1, $3, $4, $5, $6, $7, $8)
+    insert into devices (token, whole_token, user_id, type, provider, environment, app, p256dh, auth)
+    values (device_key($2), nullif($2, device_key($2)), $1, $3, $4, $5, $6, $7, $8)
     on conflict (token) do update
     set user_id = excluded.user_id, type = excluded.type, provider = excluded.provider,
         environment = excluded.environment, app = excluded.app, p256dh = excluded.p256dh, auth = excluded.auth,
@@ -19,9 +19,13 @@ with put as (
 )
 select token from put
 
+-- name: in_order
+-- Tokens in the order in which devices are locked.
+select token from unnest($1::text[]) as given (token) order by device_key(token) collate "C"
+
 -- name: detach
 -- Apple's tokens are the same in upper and lower case.
-delete from devices where user_id = $1 and (token = $2 or (token = lower($2) and provider = 'apns'))
+delete from devices where user_id = $1 and (token = device_key($2) or (token = lower($2) and provider = 'apns'))
 
 -- name: detach_all
 delete from devices

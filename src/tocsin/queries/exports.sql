@@ -31,7 +31,7 @@ with person as materialized (
 select (select max(id) from person) as last,
        case when d.token is not null then
            '{"device":' || json_build_object(
-               'user_id', d.user_id, 'token', d.token, 'type', d.type, 'provider', d.provider,
+               'user_id', d.user_id, 'token', coalesce(d.whole_token, d.token), 'type', d.type, 'provider', d.provider,
                'environment', d.environment, 'app', d.app,
                'registered_at', to_char(d.registered_at, 'YYYY-MM-DD"T"HH24:MI:SS.USZ'),
                'last_delivered_at', to_char(d.last_delivered_at, 'YYYY-MM-DD"T"HH24:MI:SS.USZ')

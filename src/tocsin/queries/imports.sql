@@ -175,10 +175,11 @@ device as materialized (
     order by d.token, next.number desc
 ),
 put as (
-    insert into devices (token, user_id, type, provider, environment, app, registered_at, last_delivered_at)
-    select token, user_id, type, provider, environment, app, coalesce(registered_at, now()), last_delivered_at
+    insert into devices (token, whole_token, user_id, type, provider, environment, app, registered_at, last_delivered_at)
+    select device_key(token), nullif(token, device_key(token)), user_id, type, provider, environment, app,
+           coalesce(registered_at, now()), last_delivered_at
     from device
-    order by token collate "C"
+    order by device_key(token) collate "C"
     on conflict (token) do update
     set user_id = excluded.user_id,
         id = case when devices.user_id = excluded.user_id then devices.id else gen_random_uuid() end, type = excluded.type, provider = excluded.provider,

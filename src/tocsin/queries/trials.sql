@@ -18,7 +18,8 @@ where user_id = $1 and at > clock_timestamp() - interval '1 minute'
 
 -- name: device
 -- Apple's tokens are the same in upper and lower case.
-select d.id, d.lane, d.token, d.type, d.environment, d.app, d.registered_at, d.p256dh, d.auth, d.server_key, h.unread, h.locale
+select d.id, d.lane, coalesce(d.whole_token, d.token) as token, d.type, d.environment, d.app, d.registered_at, d.p256dh,
+       d.auth, d.server_key, h.unread, h.locale
 from devices d
 join heads h using (user_id)
-where d.user_id = $1 and (d.token = $2 or (d.token = lower($2) and d.provider = 'apns'))
+where d.user_id = $1 and (d.token = device_key($2) or (d.token = lower($2) and d.provider = 'apns'))

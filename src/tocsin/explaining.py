@@ -13,6 +13,7 @@ from tocsin.database import Database, queries
 from tocsin.errors import NotFound, Refusal
 from tocsin.events import Reader
 from tocsin.notifications import time_of
+from tocsin.rendering import one_line
 
 MOST_EVENTS = 200
 """How many events of a person the command line explains at most."""
@@ -54,7 +55,8 @@ async def of_user(database: Database, user_id: int, since: datetime) -> AsyncIte
     except NotFound:
         raise Refusal(f"There is no user {user_id}.") from None
     state = "active" if found["active"] else "NOT ACTIVE: nothing is delivered"
-    yield f"user {user_id}, {found['first_name']} {found['last_name']}: {state}; {found['unread']} unread"
+    name = one_line(f"{found['first_name']} {found['last_name']}")
+    yield f"user {user_id}, {name}: {state}; {found['unread']} unread"
     if not found["devices"]:
         yield "no devices: nothing is pushed"
     for device in found["devices"]:

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from tocsin.directory import LARGEST_ID
 from tocsin.ids import parsed_uuid
 from tocsin.notifications import moment_of
-from tocsin.rendering import has_only_our_marks
+from tocsin.rendering import has_only_our_marks, one_line
 
 MOST_MEMBERS = 1_000_000
 LONGEST_TEXT = 20_000
@@ -61,7 +61,7 @@ def _past(given: Any) -> datetime:
 
 
 Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
-Name = Annotated[str, Field(max_length=255)]
+Name = Annotated[str, Field(max_length=255), AfterValidator(one_line)]
 Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}$")]
 Past = Annotated[datetime, PlainValidator(_past), WithJsonSchema({"type": "string"})]
 TimeZone = Annotated[str, AfterValidator(_known_zone)]

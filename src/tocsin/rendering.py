@@ -10,6 +10,11 @@ _TAG = re.compile(r"<(/?)(p|strong|em)>")
 _WORD = re.compile(r"\{([A-Za-z]\w*(?:\.[A-Za-z]\w*)?)\}")
 _LINE_BREAK = re.compile(r"\r\n?|\n")
 _WHITE_SPACE = re.compile(r"\s")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_DIRECTION = re.compile("[\u202a-\u202e\u2066-\u2069]")
+# The blocks of Unicode that are written from right to left, and the two marks that count as such.
+_RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\u200f\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]")
+_FIRST_STRONG_ISOLATE, _POP_DIRECTIONAL_ISOLATE = "\u2068", "\u2069"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,8 @@ class Wording:
 
     def render(self, data: Mapping[str, Any], params: Mapping[str, Any]) -> Words:
         """Put an event's words into the sentence; raises `LookupError` where one of them is not there."""
-        plain, html = self.sentence.render({name: speak(data, params) for name, speak in self.speakers.items()})
+        words = {name: speak(data, params) for name, speak in self.speakers.items()}
+        plain, html = self.sentence.render(words, apart=True)
         message, formatted = plain, f"<p>{html}</p>"
         if self.quote is not None:
             quoted = self.quote(data, params)
@@ -63,7 +69,7 @@ class Sentence:
     odd number of `**` and for a brace that belongs to no word.
     """
 
-    __slots__ = ("_pieces", "words")
+    __slots__ = ("_is_mixed", "_is_rtl", "_pieces", "words")
 
     def __init__(self, says: str) -> None:
         runs = says.split("**")
@@ -73,9 +79,21 @@ class Sentence:
             piece for position, run in enumerate(runs) for piece in _pieces(run, bold=position % 2 == 1)
         )
         self.words = tuple(dict.fromkeys(piece for piece in self._pieces if isinstance(piece, str)))
+        own = "".join(piece.plain for piece in self._pieces if isinstance(piece, Word))
+        self._is_rtl = is_right_to_left(own)
+        self._is_mixed = bool(own) or len(self.words) > 1
 
-    def render(self, words: Mapping[str, Word]) -> Word:
-        """Join the same pieces twice, once per voice."""
+    def render(self, words: Mapping[str, Word], *, apart: bool = False) -> Word:
+        """Join the same pieces twice, once per voice; `apart`: no word changes the direction of what stands around it.
+
+        Only words that need it are set apart: those written from right to left, and all in a sentence that is. A word
+        that is the whole sentence stays as it is.
+        """
+        if apart and self._is_mixed:
+            words = {
+                name: isolated(word) if self._is_rtl or is_right_to_left(word.plain) else word
+                for name, word in words.items()
+            }
         said = [words[piece] if isinstance(piece, str) else piece for piece in self._pieces]
         return Word("".join([word.plain for word in said]), "".join([word.html for word in said]))
 
@@ -84,6 +102,7 @@ def spoken(value: Any) -> Word:
     """Return a value as a word in a line: a list joined by commas, null as nothing."""
     if not isinstance(value, str):
         value = ", ".join(value) if isinstance(value, list) else "" if value is None else str(value)
+    value = one_line(value)
     return Word(value, escape(value, quote=False))
 
 
@@ -91,6 +110,26 @@ def spoken_text(value: str | None) -> Word:
     """Return a text of several lines as a word; a line break is `<br>` in HTML."""
     value = value or ""
     return Word(value, _LINE_BREAK.sub("<br>", escape(value, quote=False)))
+
+
+def one_line(text: str) -> str:
+    """Return a text without control characters, which become spaces, and without those that set directions."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _DIRECTION.sub("", _CONTROL.sub(" ", text))
+
+
+def is_right_to_left(text: str) -> bool:
+    """Tell whether any of a text is written from right to left."""
+    return not text.isascii() and _RIGHT_TO_LEFT.search(text) is not None
+
+
+def isolated(word: Word) -> Word:
+    """Return a word with its direction kept to itself (Unicode's FSI and PDI), line by line, as its lines are apart."""
+    start, end = _FIRST_STRONG_ISOLATE, _POP_DIRECTIONAL_ISOLATE
+    plain, html = (_DIRECTION.sub("", voice) for voice in word)
+    plain = _LINE_BREAK.sub(lambda line_break: f"{end}{line_break[0]}{start}", plain)
+    return Word(f"{start}{plain}{end}", f"{start}{html.replace('<br>', f'{end}<br>{start}')}{end}")
 
 
 def readable(code: str, of: str) -> str:
@@ -121,5 +160,5 @@ def _pieces(run: str, *, bold: bool) -> list[Word | str]:
     parts = _WORD.split(run)  # with one group in the pattern, text and names of words take turns
     if any("{" in text or "}" in text for text in parts[::2]):
         raise ValueError("has a `{` or `}` that belongs to no word")
-    pieces = [part if turn % 2 else spoken(part) for turn, part in enumerate(parts) if part]
+    pieces = [part if turn % 2 else Word(part, escape(part, quote=False)) for turn, part in enumerate(parts) if part]
     return [_STRONG, *pieces, _STRONG_END] if bold else pieces

@@ -5,9 +5,11 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 _URL = re.compile(
-    r"(https?)://((?:[a-z0-9_-]+\.)*[a-z0-9_-]*[a-z][a-z0-9_-]*|(?:\d{1,3}\.){3}\d{1,3}|\[[0-9a-f:.]+\])(?::([1-9]\d{0,4}))?(/[!-~]*)?",
-    re.ASCII | re.IGNORECASE,
+    r"(https?)://([a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::([1-9]\d{0,4}))?(/[!-~]*)?", re.ASCII | re.IGNORECASE
 )
+_ADDRESS = re.compile(r"(?:\d{1,3}\.){3}\d{1,3}", re.ASCII)
+_LETTER = re.compile(r"[a-z]", re.IGNORECASE)
+_LONGEST_LABEL = 63
 _NEVER_IN_A_PATH = re.compile(r"[\\#\"<>^`{|}]")
 _DEFAULT_PORTS = {"https": "443", "http": "80"}
 _UNICAST = IPv6Network("2000::/3")
@@ -25,10 +27,18 @@ def origin_of(url: str) -> str | None:
     None for a url with user info, a fragment, a number for a host, or any other form that readers could differ about.
     """
     whole = _URL.fullmatch(url)
-    if whole is None or _NEVER_IN_A_PATH.search(url):
+    if whole is None or not _is_a_host(whole[2]) or _NEVER_IN_A_PATH.search(url):
         return None
     scheme, host, port = whole[1].lower(), whole[2].lower(), whole[3]
     return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
+
+
+def _is_a_host(text: str) -> bool:
+    """Tell whether this is an address, or a name whose last label is no number."""
+    if text.startswith("[") or _ADDRESS.fullmatch(text):
+        return True
+    labels = text.split(".")
+    return all(1 <= len(label) <= _LONGEST_LABEL for label in labels) and _LETTER.search(labels[-1]) is not None
 
 
 @lru_cache(4096)

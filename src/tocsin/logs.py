@@ -23,22 +23,34 @@ MASK = "***"
 SHOWN_OF_A_TOKEN = 6
 """Characters at the end of a device's token that may be shown."""
 
+LONGEST_TEXT = 8_192
+"""Characters of the longest text of a line: what is longer is cut before secrets are looked for."""
+
+LONGEST_PATH = 500
+"""The same of a request's path."""
+
 _DEEPEST = 6
+_LEFT_OUT = "[…]"
+"""What stands in the place of what was cut out of a text."""
+
 _SECRET_NAME = re.compile(
     r"pass(word|wd|phrase)|secret|token(?!_ending)|authorization|cookie|credential|(api|private)[_-]?key|dsn|database_?url",
     re.IGNORECASE,
 )
 _SECRETS_IN_TEXT = (
     (re.compile(r"\b(bearer) +[^\s'\",;]+", re.IGNORECASE), rf"\1 {MASK}"),
-    (re.compile(r"(://[^\s/:@]*):(?:[^\s/]*|\S{0,100})@"), rf"\1:{MASK}@"),
+    # A text that was cut may end in the middle of a secret.
+    (re.compile(rf"(://[^\s/:@]*):(?:[^\s/]*|\S{{0,100}})(@|(?={re.escape(_LEFT_OUT)}))"), rf"\1:{MASK}\2"),
     (re.compile(r"\b(password|secret|token)=[^\s&'\"]+", re.IGNORECASE), rf"\1={MASK}"),
     # PostgreSQL's words on a row that is there already: Key (token)=(...) already exists.
-    (re.compile(r"(\([^()]{0,60}token[^()]{0,60}\))=\([^()]*\)"), rf"\1=({MASK})"),
+    (re.compile(r"(\([^()]{0,60}token[^()]{0,60}\))=\([^()]*+\)?"), rf"\1=({MASK})"),
     # What else PostgreSQL says beside its message: values of the row at fault.
     (re.compile(r"\bDETAIL: .*?(?=\n\n(?:The above|During handling)|\Z)", re.DOTALL), f"DETAIL: {MASK}"),
-    (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII), MASK),
+    # Whatever begins like a token is taken whole, so that no end of it is looked for again and again.
+    (re.compile(r"\beyJ[\w-]{5,}+(?:\.[\w-]*+){0,4}+", re.ASCII), MASK),
 )
 _DEVICES = re.compile(r"/devices(?:/|%2f)", re.IGNORECASE)
+_KEYS = re.compile(r"(/by-key(?:/|%2f)).+", re.IGNORECASE | re.DOTALL)
 _WORDS_OF_OURS = re.compile(r"[a-z][a-z-]{0,19}|")
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -77,6 +89,12 @@ def cut_path(path: str) -> str:
     # No token has a slash; should one be sent all the same, then only words of ours are shown after it.
     words = (word if _WORDS_OF_OURS.fullmatch(word) else "…" for word in rest)
     return "/".join([f"{path[: found.end()]}…{unquote(token)[-SHOWN_OF_A_TOKEN:]}", *words])
+
+
+def shown_path(path: str) -> str:
+    """Return a path as the log has it: bounded, without a device's token and without a service's own key."""
+    path = _KEYS.sub(r"\1…", cut_path(path))
+    return path if len(path) <= LONGEST_PATH else path[:LONGEST_PATH] + _LEFT_OUT
 
 
 class _Output:
@@ -168,11 +186,20 @@ def _masked(value: Any, depth: int = 0) -> Any:
 
 
 def _masked_text(text: str) -> str:
+    if len(text) > LONGEST_TEXT:
+        text = _shortened(text)
     # Every pattern below needs one of these, and most values have none: a look is cheaper than five searches.
     if "=" in text or "DETAIL:" in text or "://" in text or "eyJ" in text or "bearer" in text.lower():
         for secret, instead in _SECRETS_IN_TEXT:
             text = secret.sub(instead, text)
     return text
+
+
+def _shortened(text: str) -> str:
+    """Return the beginning of a text and its last whole lines: of a traceback, the end says what happened."""
+    half = LONGEST_TEXT // 2
+    _, newline, end = text[-half:].partition("\n")
+    return f"{text[:half]}{_LEFT_OUT}{newline}{end}"
 
 
 def _visible(_logger: Any, _level: str, line: EventDict) -> EventDict:

@@ -22,6 +22,7 @@ MOST_WINDOWS = 20
 """How many windows there may be."""
 
 _FIELDS = ("days", "from", "to")
+_TIME = re.compile(TIME_OF_DAY)
 _DAY = 24 * 60
 _WEEK = 7 * _DAY
 _STEP = timedelta(days=1)
@@ -116,7 +117,7 @@ def _time_of_day(given: Any, field: str, faults: list[Fault]) -> str:
         faults.append(fault(field, "required", "is required"))
     elif not isinstance(given, str):
         faults.append(fault(field, "string", "must be a string"))
-    elif not re.fullmatch(TIME_OF_DAY, given):
+    elif not _TIME.fullmatch(given):
         faults.append(fault(field, "regex", "must be a time of day from 00:00 to 23:59"))
     else:
         return given

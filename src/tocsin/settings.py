@@ -27,7 +27,7 @@ _TAKEN_CLAIMS = frozenset({"iss", "aud", "exp", "nbf", "iat", "jti", "scope", "c
 _OF_KUBERNETES = re.compile(r"TOCSIN_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 _PREFIX_OF_PATHS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
-_DEFAULT_PORT = re.compile(r"(https(?=.*:443$)|http(?=.*:80$))(://.*):\d+")
+_DEFAULT_PORT = re.compile(r"^(https(?=.*:443$)|http(?=.*:80$))(://.*):\d+")
 _NATS = re.compile(r"(nats|tls)://[^\s/]+")
 _PUBLIC_NAME = r"(?=[a-z0-9.-]{1,253}(?:[:/]|$))(?:[a-z0-9-]{1,63}\.)+(?!localhost(?:[:/]|$))[a-z][a-z0-9-]{0,62}"
 _CONTACT = re.compile(

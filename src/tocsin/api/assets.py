@@ -26,7 +26,9 @@ LEAN = {"inbox.js"}
 ALIAS = "public, max-age=300"
 """How long a browser keeps a file whose name says no version."""
 
-_COMMENTS = re.compile(rb"^\s*(?:/\*\*.*?\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL)
+_COMMENTS = re.compile(rb"^[ \t]*+(?:/\*\*.*?(?:\*/\n|\Z)|//[^\n]*+\n)", re.MULTILINE | re.DOTALL)
+
+_INDENTATION = re.compile(rb"^\s+", re.MULTILINE)
 
 FOR_EVER = "public, max-age=31536000, immutable"
 """The same, where the name says it."""
@@ -61,7 +63,7 @@ def asset(name: str) -> Asset:
 
 def lean(content: bytes) -> bytes:
     """Return a script without the comments that have lines of their own, and without its indentation."""
-    return re.sub(rb"^\s+", b"", _COMMENTS.sub(b"", content), flags=re.MULTILINE)
+    return _INDENTATION.sub(b"", _COMMENTS.sub(b"", content))
 
 
 def serve(request: Request, name: str, cache_control: str = ALIAS, policy: str | None = None) -> Response:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tocsin.api.problems import answer_to
 from tocsin.errors import InternalError, Problem, Unavailable
-from tocsin.logs import bind_request, cut_path
+from tocsin.logs import bind_request, shown_path
 from tocsin.metrics import Metrics
 
 OF_EVERY_ANSWER = ((b"vary", b"Authorization"), (b"x-content-type-options", b"nosniff"))
@@ -82,7 +82,7 @@ class Envelope:
         log.info(
             "request",
             method=scope["method"],
-            path=cut_path(scope["path"]),
+            path=shown_path(scope["path"]),
             status=status,
             ms=round(took * 1000, 2),
             caller=caller.label if caller else None,

@@ -34,6 +34,8 @@ from tocsin.errors import (
 )
 from tocsin.trials import MOST_A_MINUTE
 
+_IN_BRACES = re.compile(r"{(\w+)}")
+
 INFO = {
     "title": "Tocsin",
     "version": __version__,
@@ -133,9 +135,7 @@ def _paths(summaries: dict[str, str], shown: dict[str, Examples]) -> dict[str, A
 
 
 def _operation(tag: str, path: str, summary: str, operation: Operation, shown: dict[str, Examples]) -> dict[str, Any]:
-    in_path = [
-        {"name": name, "in": "path", "required": True, **IN_PATHS[name]} for name in re.findall(r"{(\w+)}", path)
-    ]
+    in_path = [{"name": name, "in": "path", "required": True, **IN_PATHS[name]} for name in _IN_BRACES.findall(path)]
     parameters = [*in_path, *operation.parameters]
     found: dict[str, Any] = {"tags": [tag], "summary": summary, "operationId": operation.id}
     if not operation.is_open:

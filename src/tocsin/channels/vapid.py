@@ -32,7 +32,7 @@ MOST_KEYS = 2
 """Keys that a file holds at most: the one that pages subscribe with, and the one that they did before."""
 
 _MOST_ORIGINS = 1000
-_BLOCK = re.compile(rb"-----BEGIN (?:EC )?PRIVATE KEY-----.*?-----END (?:EC )?PRIVATE KEY-----", re.DOTALL)
+_BLOCK = re.compile(rb"-----BEGIN (?:EC )?PRIVATE KEY-----[^-]*-----END (?:EC )?PRIVATE KEY-----")
 
 
 class Vapid:

@@ -59,6 +59,7 @@ REASONS = {
 
 _PATH = "/3/device/"
 _TOKEN = re.compile(r"(?:[0-9a-fA-F]{2}){8,256}")
+_EXPIRATION = re.compile(r"[0-9]{1,19}")
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _AHEAD = 300
 
@@ -163,7 +164,7 @@ def _check_headers(headers: dict[str, str]) -> None:
         raise Refused(400, "InvalidPushType")
     if priority not in ("10", "5", "1") or (kind == "background" and priority == "10"):
         raise Refused(400, "BadPriority")
-    if not re.fullmatch(r"[0-9]{1,19}", headers.get("apns-expiration", "0")):
+    if not _EXPIRATION.fullmatch(headers.get("apns-expiration", "0")):
         raise Refused(400, "BadExpirationDate")
     if len(headers.get("apns-collapse-id", "").encode("latin-1")) > LONGEST_COLLAPSE_ID:
         raise Refused(400, "BadCollapseId")

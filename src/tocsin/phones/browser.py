@@ -42,6 +42,7 @@ REASONS = {
 
 _PATH = re.compile(r"/push/([A-Za-z0-9_-]+)")
 _VAPID = re.compile(r"vapid +([a-z]+) *= *([A-Za-z0-9._=-]+) *, *([a-z]+) *= *([A-Za-z0-9._=-]+) *", re.IGNORECASE)
+_TTL = re.compile(r"[0-9]{1,10}")
 _TOPIC = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _URGENCIES = frozenset({"very-low", "low", "normal", "high"})
 _SKEW = 60
@@ -154,7 +155,7 @@ class Browser:
 
 
 def _check_headers(headers: dict[str, str]) -> None:
-    if not re.fullmatch(r"[0-9]{1,10}", headers.get("ttl", "")):
+    if not _TTL.fullmatch(headers.get("ttl", "")):
         raise Refused(400, "Invalid TTL", "TTL is missing, or no number of seconds.")
     if headers.get("urgency", "normal") not in _URGENCIES:
         raise Refused(400, "Invalid Urgency")

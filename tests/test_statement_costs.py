@@ -20,6 +20,7 @@ from tocsin.embedded import Embedded
 BOUNDED = {
     ("deliveries", "claim_clears"): "at most 200 users are claimed",
     ("devices", "keep"): "one user's devices",
+    ("devices", "say_goodbye"): "a handful of push lanes",
     ("directory", "mask"): "one chunk of at most 10,000 recipients for each of 2,000 events",
     ("directory", "put_user"): "one user's teams",
     ("doctor", "workers"): "a row for each worker",
@@ -63,6 +64,8 @@ insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropp
     select event_id, 0, array_agg(user_id), array_agg(0), count(*), 0 from inbox group by event_id;
 insert into changes (user_id, position, change, event_ids) select user_id, position, 'read', array[event_id] from inbox;
 insert into clears (user_id, since) select id, 0 from users;
+insert into last_clears (token, type, environment, app, registered_at, lane)
+    select token, type, environment, app, registered_at, lane from devices;
 insert into jobs (id, task, lane, due_at)
     select gen_random_uuid(), 'deliver', (array['bulk', 'direct'])[1 + i % 2], now() + make_interval(secs => i)
     from generate_series(0, {ROWS}) i;

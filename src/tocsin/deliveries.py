@@ -150,12 +150,18 @@ class Clear:
 
 
 async def clears(database: Database, limit: int = 200) -> list[Clear]:
-    """Take the users whose phones are to be told, and return what each phone is."""
+    """Take the users whose phones are to be told, and return what each phone is.
+
+    Phones whose user was erased, is not active any more or had them detached are told once to clear all.
+    """
     taken = {row["user_id"]: row for row in await database.rows(_SQL["claim_clears"], limit)}
-    told = {user_id: row for user_id, row in taken.items() if row["all_read"] or row["ids"]}
+    told = {user_id: row for user_id, row in taken.items() if row["all_read"] or row["ids"] or row["raised"]}
+    found = [
+        Clear(phone["lane"], address_of(phone), 0, "all")
+        for phone in await database.rows(_SQL["claim_last_clears"], limit)
+    ]
     if not told:
-        return []
-    found = []
+        return found
     for phone in await database.rows(_SQL["phones"], list(told)):
         row = told[phone["user_id"]]
         what: tuple[UUID, ...] | Literal["all"] = "all" if row["all_read"] else tuple(row["ids"])

@@ -111,10 +111,17 @@ async def detach_for(database: Database, user_id: int, company_id: int | None, t
     """Take one token, or all of them, from a user of the company. Raises `NotFound` where there is no such user."""
     if await database.value(_SQL["user"], user_id, company_id) is None:
         raise NotFound
-    if token is None:
-        await detach_all(database, user_id)
-    else:
-        await detach(database, user_id, token)
+    async with database.transaction() as connection:
+        await say_goodbye(connection, user_id, token)
+        if token is None:
+            await detach_all(connection, user_id)
+        else:
+            await connection.execute(_SQL["detach"], user_id, token)
+
+
+async def say_goodbye(connection: Connection, user_id: int, token: str | None = None) -> None:
+    """Have a user's phones, or one of them, clear all that they show: it is not theirs to see from now on."""
+    await connection.execute(_SQL["say_goodbye"], user_id, token)
 
 
 async def detach_all(store: Database | Connection, user_id: int) -> None:

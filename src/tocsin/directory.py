@@ -49,7 +49,8 @@ class Team:
 async def put_user(database: Database, user: User, company_id: int | None) -> None:
     """Make or replace a user; a caller bound to `company_id` gets `NotFound` for one of another company.
 
-    What is held for one who lives by another clock now is decided again.
+    What is held for one who lives by another clock now is decided again; the phones of one who is not active any more
+    clear what they show.
     """
     async with database.transaction() as connection:
         row = await connection.fetchrow(_SQL["put_user"], *asdict(user).values(), company_id)
@@ -57,6 +58,8 @@ async def put_user(database: Database, user: User, company_id: int | None) -> No
             raise NotFound
         if row["is_elsewhere"]:
             await deliveries.release_held(connection, [user.id])
+        if row["is_retired"]:
+            await devices.say_goodbye(connection, user.id)
 
 
 async def get_user(database: Database, id_: int, company_id: int | None) -> User:
@@ -134,9 +137,11 @@ async def erase(database: Database, doorbell: Doorbell, id_: int, company_id: in
             raise NotFound
         await connection.fetchval(_SQL["hold_head"], id_)
         await connection.execute(_SQL["erase_deliveries"], id_)
+        await devices.say_goodbye(connection, id_)
         await devices.detach_all(connection, id_)
         await connection.execute(_SQL["erase"], id_, new_id())
-    doorbell.ring("bulk")
+    for bell in ("bulk", "clear"):
+        doorbell.ring(bell)
 
 
 async def finish_erasure(database: Database, worker: UUID, job: Job) -> None:

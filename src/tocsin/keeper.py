@@ -1,8 +1,8 @@
 """The keeper: forgets what is no longer needed, in small steps, so that nobody waits for it.
 
 Idempotency keys go after a day, the changes of inboxes after a week, dead letters and what became of pushes after
-thirty days, devices that were not used for 270, imports that were cut off after an hour, and, where the operator says
-so, notifications after some days.
+thirty days, devices that were not used for 270, imports that were cut off and clears that no worker sent after an hour,
+and, where the operator says so, notifications after some days.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ async def go_round(database: Database, retention_days: int | None) -> dict[str, 
     """Forget all that is due, and return how much of what; a kind of which nothing was due is left out."""
     steps: dict[str, Step] = {
         name: _statement(name)
-        for name in ("idempotency_keys", "changes", "dead_letters", "deliveries", "devices", "imports")
+        for name in ("idempotency_keys", "changes", "last_clears", "dead_letters", "deliveries", "devices", "imports")
     }
     if retention_days is not None:
         steps["notifications"] = lambda connection: _forget_notifications(connection, retention_days)

@@ -245,6 +245,17 @@ CREATE TABLE tocsin.lanes (
     reason text
 );
 
+CREATE TABLE tocsin.last_clears (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    token text NOT NULL,
+    type text NOT NULL,
+    environment text NOT NULL,
+    app text NOT NULL,
+    registered_at timestamp with time zone NOT NULL,
+    lane text NOT NULL,
+    made_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
 CREATE TABLE tocsin.members (
     team_id integer NOT NULL,
     user_id integer NOT NULL
@@ -363,6 +374,9 @@ ALTER TABLE ONLY tocsin.jobs
 ALTER TABLE ONLY tocsin.lanes
     ADD CONSTRAINT lanes_pkey PRIMARY KEY (name);
 
+ALTER TABLE ONLY tocsin.last_clears
+    ADD CONSTRAINT last_clears_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY tocsin.members
     ADD CONSTRAINT members_pkey PRIMARY KEY (team_id, user_id);
 
@@ -447,6 +461,8 @@ CREATE INDEX jobs_leased ON tocsin.jobs USING btree (worker_id) WHERE (worker_id
 CREATE INDEX jobs_of_batch ON tocsin.jobs USING btree (batch, due_at, id) WHERE (batch IS NOT NULL);
 
 CREATE INDEX jobs_of_batch_under_way ON tocsin.jobs USING btree (batch) WHERE ((batch IS NOT NULL) AND ((worker_id IS NOT NULL) OR (lane = 'bulk'::text)));
+
+CREATE INDEX last_clears_by_time ON tocsin.last_clears USING btree (made_at);
 
 CREATE INDEX members_by_user ON tocsin.members USING btree (user_id);
 

@@ -99,10 +99,12 @@ where d.event_id = o.event_id and d.device_id = o.device_id and d.worker_id is n
 update deliveries
 set due_at = now()
 where (event_id, device_id) in (
-    select event_id, device_id from deliveries
-    where user_id = any($1::int[]) and state = 'held'
-    order by event_id, device_id
-    for update
+    select d.event_id, d.device_id
+    from unnest($1::int[]) as asked (id)
+    cross join lateral (select * from deliveries where user_id = asked.id and state = 'held' offset 0) held
+    join deliveries d on d.event_id = held.event_id and d.device_id = held.device_id
+    order by d.event_id, d.device_id
+    for update of d
 )
 
 -- name: told
@@ -112,12 +114,12 @@ from unnest($1::uuid[], $2::bigint[]) as o (id, position)
 where v.id = o.id
 
 -- name: closed
--- What of an inbox was read or deleted after a position, the latest first: at most 20.
+-- What of an inbox was read or deleted, or lost its words, after a position, the latest first: at most 20.
 select id
 from (
     select unnest(event_ids) as id, position
     from changes
-    where user_id = $1 and position > $2 and change in ('read', 'deleted')
+    where user_id = $1 and position > $2 and change in ('read', 'deleted', 'rewritten')
     order by position desc
     limit 40
 ) c
@@ -213,7 +215,7 @@ select name, stopped_at is not null as stopped from lanes order by name
 
 -- name: claim_clears
 -- Whose phones are to be told, and what to clear: all where nothing is left unread, or the latest that were read or
--- deleted; of what was read up to an entry, the latest that are read.
+-- deleted, or lost its words; of what was read up to an entry, the latest that are read. `raised`: some is unread again.
 with due as (
     delete from clears
     where user_id = any(array(
@@ -221,7 +223,9 @@ with due as (
     ))
     returning user_id, since
 )
-select due.user_id, h.unread,
+select due.user_id, h.unread, exists (
+           select from changes c where c.user_id = due.user_id and c.position > due.since and c.change = 'unread'
+       ) as raised,
        h.unread = 0 and exists (
            select from changes c where c.user_id = due.user_id and c.position > due.since and c.change = 'all_read'
        ) as all_read,
@@ -230,7 +234,8 @@ select due.user_id, h.unread,
            from (
                select unnest(c.event_ids) as id, c.position
                from changes c
-               where c.user_id = due.user_id and c.position > due.since and c.change in ('read', 'deleted')
+               where c.user_id = due.user_id and c.position > due.since
+                 and c.change in ('read', 'deleted', 'rewritten')
                union all
                select r.event_id, c.position
                from changes c
@@ -248,6 +253,24 @@ select due.user_id, h.unread,
        ) as ids
 from due
 join heads h on h.user_id = due.user_id and h.active
+
+-- name: claim_last_clears
+-- Phones that show what is no longer their user's to see; one that is somebody's again since is left alone.
+with due as (
+    delete from last_clears
+    where id = any(array(select id from last_clears order by made_at limit $1 for update skip locked))
+    returning *
+)
+select token, type, environment, app, registered_at, null as p256dh, null as auth, null as server_key, lane
+from due
+where not coalesce(
+    (
+        select (select h.active from heads h where h.user_id = v.user_id)
+        from devices v
+        where v.token = device_key(due.token)
+    ),
+    false
+)
 
 -- name: phones
 select user_id, coalesce(whole_token, token) as token, type, environment, app, registered_at, p256dh, auth, server_key, lane

@@ -19,6 +19,15 @@ with put as (
 )
 select token from put
 
+-- name: say_goodbye
+-- A last clear for the phones of a user, or for one of them: where their lane leads somewhere.
+insert into last_clears (token, type, environment, app, registered_at, lane)
+select coalesce(d.whole_token, d.token), d.type, d.environment, d.app, d.registered_at, d.lane
+from devices d
+join lanes l on l.name = d.lane and l.stopped_at is null
+where d.user_id = $1 and d.type <> 'Web'
+  and ($2::text is null or d.token = device_key($2) or (d.token = lower($2) and d.provider = 'apns'))
+
 -- name: in_order
 -- Tokens in the order in which devices are locked.
 select token from unnest($1::text[]) as given (token) order by device_key(token) collate "C"

@@ -1,9 +1,12 @@
 -- The directory: users, teams and who is in them.
 
 -- name: put_user
--- Tells, too, whether they lived by another clock.
+-- Tells, too, whether they lived by another clock, and whether they were active and are not any more.
 with elsewhere as materialized (
     select from users where id = $1 and time_zone <> $8
+),
+active as materialized (
+    select from heads where user_id = $1 and active
 ),
 put as (
     insert into users (id, company_id, first_name, last_name, profile_picture, email, time_zone)
@@ -25,7 +28,7 @@ moved as (
     using put, teams t
     where m.user_id = put.id and t.id = m.team_id and t.company_id <> put.company_id
 )
-select id, exists (select from elsewhere) as is_elsewhere from put
+select id, exists (select from elsewhere) as is_elsewhere, exists (select from active) and not $9 as is_retired from put
 
 -- name: user
 select u.id, u.company_id, u.first_name, u.last_name, u.profile_picture, u.email, h.locale, u.time_zone, h.active

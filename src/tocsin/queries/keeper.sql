@@ -18,6 +18,16 @@ gone as (
 )
 select count(*) from old
 
+-- name: last_clears
+-- Nobody sends them: there is no worker, or none with their lanes.
+with old as materialized (
+    select id from last_clears where made_at < now() - make_interval(hours => 1) order by made_at limit $1
+),
+gone as (
+    delete from last_clears where id = any(array(select id from old))
+)
+select count(*) from old
+
 -- name: changes
 -- Who asks for what happened before starts anew. Heads are locked in the order of their ids.
 with old as materialized (

@@ -105,8 +105,7 @@ noted as (
     insert into clears (user_id, since)
     select head.user_id, head.position - 1
     from head
-    where $3 <> 'erased'
-      and exists (select from devices d where d.user_id = head.user_id and d.type <> 'Web')
+    where exists (select from devices d where d.user_id = head.user_id and d.type <> 'Web')
     order by head.user_id
     on conflict do nothing
 )

@@ -4,15 +4,19 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from conftest import Api
 from test_producing import post, state
 from test_road import CASE, custom, note
 from tocsin import deliveries, settling
+from tocsin.apps import read_again
 from tocsin.errors import Unavailable
+from tocsin.explaining import of_event
 from tocsin.phones import Phones
 
 IPHONE, OTHER_IPHONE = "aa" * 32, "bb" * 32
@@ -256,13 +260,55 @@ async def test_wrong_settings_stop_the_lane_and_lose_nothing(
     await register(api, 1, IPHONE)
     await register(api, 1, ANDROID, type="Android")
     phones.answer("apns", status=403, reason="InvalidProviderToken", times=2)
-    ids = [(await post(api, custom(1))).json()["id"] for _ in range(3)]
-    stopped = await until_stopped(api)
-    assert (stopped["name"], "InvalidProviderToken" in stopped["reason"]) == ("apns/default", True)
-    for id_ in ids:
-        assert await pushes_of(api, id_) == {"delivered": 2}
+    with capture_logs() as logs:
+        ids = [(await post(api, custom(1))).json()["id"] for _ in range(3)]
+        stopped = await until_stopped(api)
+        assert (stopped["name"], "InvalidProviderToken" in stopped["reason"]) == ("apns/default", True)
+        for id_ in ids:
+            assert await pushes_of(api, id_) == {"delivered": 2}
+    said = [each["event"] for each in logs if each.get("lane") == "apns/default"]
+    assert said == ["lane stopped: the provider refuses our settings", "lane works again"]
     lanes = await deliveries.lanes(api.house.database)
     assert [lane["stopped_at"] for lane in lanes] == [None] * len(lanes)
+
+
+async def test_a_push_that_waits_for_a_stopped_lane_is_explained_by_it(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    phones.answer("apns", status=403, reason="InvalidProviderToken")
+    id_ = (await post(api, custom(1))).json()["id"]
+    since = (await until_stopped(api))["stopped_at"]
+    assert await told(api, id_) == [f"queued: apns/default has stopped since {since} UTC: 403 InvalidProviderToken"]
+    lines = [line async for line in of_event(api.house.database, UUID(id_), 1)]
+    assert lines[0].endswith(": named in notify.users")
+    assert "apns/default has stopped since" in lines[1]
+
+
+async def test_a_report_says_where_nobody_was_to_be_pushed_to(api: Api) -> None:
+    id_ = UUID(await api.post(custom(1)))
+    lines = [line async for line in of_event(api.house.database, id_, 1)]
+    assert lines[1:] == ["not pushed: no device was registered when it came"]
+    lines = [line async for line in of_event(api.house.database, id_, 4242)]
+    assert lines == ["did not come: there is no such user in the directory"]
+
+
+@pytest.mark.parametrize("provider", ["apns", "oauth"])
+async def test_reading_keys_again_has_a_stopped_lane_try_at_once_with_the_same_key(
+    api: Api, phones: Phones, provider: str
+) -> None:
+    if provider == "apns":
+        await register(api, 1, IPHONE)
+        phones.answer("apns", status=403, reason="InvalidProviderToken")
+    else:
+        await register(api, 1, ANDROID, type="Android")
+        phones.answer("oauth", status=400, reason="invalid_grant")
+    id_ = (await post(api, custom(1))).json()["id"]
+    assert (await until_stopped(api))["name"] == ("apns/default" if provider == "apns" else "fcm/default")
+    phones.forget()
+    assert api.worker
+    assert api.worker.dispatcher
+    assert not read_again(api.house.lanes, api.house.settings)
+    await api.worker.dispatcher.begin_anew()
+    assert await pushes_of(api, id_) == {"delivered": 1}
 
 
 async def until_stopped(api: Api) -> dict[str, Any]:

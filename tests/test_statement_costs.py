@@ -19,6 +19,7 @@ from tocsin.embedded import Embedded
 
 BOUNDED = {
     ("deliveries", "claim_clears"): "at most 200 users are claimed",
+    ("deliveries", "of_person"): "a handful of push lanes",
     ("devices", "keep"): "one user's devices",
     ("devices", "say_goodbye"): "a handful of push lanes",
     ("directory", "mask"): "one chunk of at most 10,000 recipients for each of 2,000 events",

@@ -99,6 +99,9 @@ class Broken:
         """Say why nothing goes."""
         return Stopped(self._reason)
 
+    def try_now(self) -> None:
+        """Forget nothing: nothing that failed is kept."""
+
     def request(self, push: Push) -> Request | Refused:  # noqa: ARG002 - the signature is every channel's
         """Refuse."""
         return Refused(self._reason)
@@ -151,14 +154,17 @@ def plan(settings: Settings) -> list[Planned]:
 def read_again(lanes: Sequence[Lane], settings: Settings) -> bool:
     """Take the keys of lanes from their files again, in a running loop; tells whether any has changed.
 
-    Where a key can't be used, that is loud, and the lane goes on with the one it has. Lanes that are new, or no longer
-    there, wait for the next start. Raises `Refusal` where the settings contradict themselves, or the file of apps has
-    faults.
+    Where a key can't be used, that is loud, and the lane goes on with the one it has. A lane that has stopped tries
+    again at once, with the same keys too: what was wrong may have been put right elsewhere. Lanes that are new, or no
+    longer there, wait for the next start. Raises `Refusal` where the settings contradict themselves, or the file of
+    apps has faults.
     """
     planned = {plan.name: plan for plan in plan(settings)}
     if planned.keys() != {lane.name for lane in lanes}:
-        log.warning("apps came or went: they count from the next start on")
+        log.warning("app list changed: restart to apply")
     renewed = [_renew(lane, planned[lane.name]) for lane in lanes if lane.name in planned]
+    for lane in lanes:
+        lane.try_now()
     return any(renewed)
 
 
@@ -168,11 +174,11 @@ def _renew(lane: Lane, planned: Planned) -> bool:
     try:
         lane.channel = planned.make()
     except Refusal as refusal:
-        log.error("a key can't be used: the lane stays as it is", lane=lane.name, reason=str(refusal))  # noqa: TRY400
+        log.error("key reload failed: the previous key stays in use", lane=lane.name, reason=str(refusal))  # noqa: TRY400
         return False
     lane.configuration = planned.configuration
     lane.stopped, lane.waits_until = "", None
-    log.info("a lane has other keys", lane=lane.name)
+    log.info("lane has other keys", lane=lane.name)
     return True
 
 
@@ -201,7 +207,7 @@ def lane_of(planned: Planned, settings: Settings) -> Lane:
         channel = planned.make()
     except Refusal as refusal:
         channel = Broken(str(refusal))
-        log.error("a lane can't send: its settings are wrong", lane=planned.name, reason=str(refusal))  # noqa: TRY400
+        log.error("lane can't send: its settings are wrong", lane=planned.name, reason=str(refusal))  # noqa: TRY400
     # By the provider, not by the channel: a broken one may be replaced by one that works, on the same transport.
     transport = Transport(
         planned.provider.window,

@@ -197,9 +197,10 @@ async def enter_lane(database: Database, name: str, configuration: str) -> None:
     await database.value(_SQL["enter_lane"], name, configuration)
 
 
-async def lane_works(database: Database, name: str) -> None:
-    """Note that a lane has just delivered."""
-    await database.value(_SQL["lane_works"], name)
+async def lane_works(database: Database, name: str) -> datetime | None:
+    """Note that a lane has just delivered; return since when it had stopped, if it had."""
+    stopped_at: datetime | None = await database.value(_SQL["lane_works"], name)
+    return stopped_at
 
 
 async def lane_stops(database: Database, name: str, reason: str) -> None:

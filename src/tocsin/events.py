@@ -26,6 +26,9 @@ from tocsin.notifications import time_of, to_json
 SETTLED = frozenset({"delivered", "failed", "cancelled"})
 """The states that an event stays in."""
 
+WAITING = frozenset({"queued", "later", "held"})
+"""The states of a push that is still to be sent."""
+
 MOST_AT_ONCE = 200
 """How many events that are posted one by one share a transaction at most."""
 
@@ -251,7 +254,10 @@ async def customs(
 
 def _told_of_device(row: asyncpg.Record) -> dict[str, Any]:
     """Say what was decided about one device, and what its provider answered."""
-    words = {"queued": "waits for its turn"}.get(row["state"], row["reason"])
+    words = "waits for its turn" if row["state"] == "queued" else row["reason"]
+    if row["stopped_at"] and row["state"] in WAITING:
+        stopped = f"{row['lane']} has stopped since {time_of(row['stopped_at'])} UTC: {row['lane_reason']}"
+        words = stopped if row["state"] == "queued" else f"{words}; {stopped}"
     return {
         "type": row["type"],
         "token_ending": row["token_ending"],
@@ -269,6 +275,8 @@ def _why(row: asyncpg.Record) -> str:
         return "named" if not row["team_id"] else f"a member of team {row['team_id']}"
     if row["is_excepted"]:
         return "left out: the event excepts them"
+    if not row["is_known"]:
+        return "there is no such user in the directory"
     if not row["is_named"] and row["member_of"] is None:
         return "neither named nor in one of its teams"
     if not row["is_named"] and row["is_actor"]:

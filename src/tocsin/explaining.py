@@ -113,8 +113,11 @@ def _told_of_device(row: asyncpg.Record) -> dict[str, Any]:
 
 def _lines(found: Mapping[str, Any]) -> list[str]:
     came = f"came into the inbox at {found['delivered_at']}" if found["recipient"] else "did not come"
-    lines = [f"{came}: {found['why']}"]
+    why = {"named": "named in notify.users"}.get(found["why"], found["why"])
+    lines = [f"{came}: {why}"]
     lines += [f"{did} at {found[f'{did}_at']}" for did in ("read", "deleted") if found[f"{did}_at"]]
+    if found["recipient"] and not found["devices"]:
+        lines.append("not pushed: no device was registered when it came")
     for device in found["devices"]:
         told = _told(device["state"], device["what"])
         lines.append(f"{device['type']} ...{device['token_ending']}: {told}")

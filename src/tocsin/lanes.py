@@ -52,6 +52,12 @@ class Lane:
         self.waits_until = datetime.now(UTC) + timedelta(seconds=seconds)
         log.warning("lane waits", lane=self.name, seconds=seconds, reason=reason)
 
+    def try_now(self) -> None:
+        """Have a lane that has stopped try again at once."""
+        if self.stopped:
+            self.waits_until = None
+            self.channel.try_now()
+
     def note(self, answered: "Answered") -> None:
         """Take note of an answer, which waits to be settled."""
         self.answered.append(answered)

@@ -130,7 +130,8 @@ class Settler:
         now = time.monotonic()
         if lane.stopped or now - lane.noted > NOTED:
             lane.noted = now
-            await deliveries.lane_works(self._database, lane.name)
+            if stopped_at := await deliveries.lane_works(self._database, lane.name):
+                log.info("lane works again", lane=lane.name, stopped_since=stopped_at.isoformat())
         lane.stopped, lane.waits_until = "", None
         if each.elsewhere:
             await deliveries.found_as(self._database, each.delivery.key.device_id, each.push.address)
@@ -162,12 +163,12 @@ class Settler:
         self, lane: Lane, each: Answered, reason: str, gone: dict[UUID, datetime], *, doubtful: bool
     ) -> Settled:
         if not doubtful:
-            log.error("a push was refused", lane=lane.name, reason=reason)
+            log.error("push refused", lane=lane.name, reason=reason)
             return Settled(each.delivery.key, "refused", None, f"refused: {reason}")
         if await deliveries.lane_has_delivered(self._database, lane.name):
             gone[each.delivery.key.device_id] = each.answer.sent_at
             return Settled(each.delivery.key, "gone", None, f"the device is gone: {reason}")
-        log.error("a device is set aside: it or our settings are wrong", lane=lane.name, reason=reason)
+        log.error("device set aside: its token or our settings are wrong", lane=lane.name, reason=reason)
         due_at = datetime.now(UTC) + ASIDE
         if due_at >= each.delivery.expires_at:
             return Settled(each.delivery.key, "dead", None, f"given up: {reason}")
@@ -192,7 +193,7 @@ class Settler:
     async def stop_lane(self, lane: Lane, reason: str) -> None:
         """Hold a lane back for a while, loudly: nothing of it can go."""
         if lane.stopped != reason:
-            log.error("a lane has stopped: its settings are wrong", lane=lane.name, reason=reason)
+            log.error("lane stopped: the provider refuses our settings", lane=lane.name, reason=reason)
         lane.stopped = reason
         lane.waits_until = datetime.now(UTC) + timedelta(seconds=PROBE)
         await deliveries.lane_stops(self._database, lane.name, reason)

@@ -152,6 +152,9 @@ class Channel(Protocol):
     async def ready(self) -> Stopped | Later | None:
         """See that whatever authorises requests is there and fresh; tells why it is not."""
 
+    def try_now(self) -> None:
+        """Forget what failed: the next push tries it again, however short a time ago that was."""
+
     def request(self, push: Push) -> Request | Refused:
         """Make the request of a push."""
 

@@ -107,6 +107,9 @@ class Apns:
         self._token.current()
         return None
 
+    def try_now(self) -> None:
+        """Forget nothing: nothing that failed is kept."""
+
     def request(self, push: Push) -> Request | Refused:
         """Make the request of a push; refused is one that is too long even without body and data."""
         body = body_of(push)

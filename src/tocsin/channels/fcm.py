@@ -91,6 +91,10 @@ class Fcm:
         """Fetch an access token if there is none, or one that ends soon; tells why there is none."""
         return await self._token.fetch()
 
+    def try_now(self) -> None:
+        """Forget that there was no access token."""
+        self._token.try_now()
+
     def request(self, push: Push) -> Request | Refused:
         """Make the request of a push; refused is one that is too long even without body and data."""
         body = body_of(push, self._clock())

@@ -91,6 +91,10 @@ class AccessToken:
             self._fetching = asyncio.create_task(self._fetch())
         return await asyncio.shield(self._fetching)
 
+    def try_now(self) -> None:
+        """Forget that the last try failed, which is else kept for a moment."""
+        self._failed = None
+
     def accepted(self) -> None:
         """Take note that the token is good."""
         self._untried = False

@@ -88,6 +88,9 @@ class WebPush:
         """Be ready always: tokens are made by ourselves."""
         return None
 
+    def try_now(self) -> None:
+        """Forget nothing: nothing that failed is kept."""
+
     def request(self, push: Push) -> Request | Refused:
         """Make the request of a push; refused is one whose subscription is wrong, or which is too long."""
         endpoint = push.address.token

@@ -190,8 +190,15 @@ select coalesce(delivered_at > $3, false) from push_services where lane = $1 and
 select lane, origin, refused_at, reason from push_services where refused_at is not null order by lane, origin
 
 -- name: lane_works
-update lanes set delivered_at = now(), stopped_at = null, reason = null
-where name = $1 and (delivered_at is null or stopped_at is not null or delivered_at < now() - interval '1 minute')
+-- Returns since when it had stopped, if it had.
+with was as materialized (
+    select stopped_at from lanes where name = $1 and stopped_at is not null for update
+),
+noted as (
+    update lanes set delivered_at = now(), stopped_at = null, reason = null
+    where name = $1 and (delivered_at is null or stopped_at is not null or delivered_at < now() - interval '1 minute')
+)
+select stopped_at from was
 
 -- name: lane_stops
 update lanes set stopped_at = coalesce(stopped_at, now()), reason = $2 where name = $1
@@ -289,10 +296,12 @@ select state, count(*) as count from deliveries where event_id = $1 group by sta
 select exists (select from deliveries where event_id = $1 and state in ('queued', 'later'))
 
 -- name: of_person
-select type, token_ending, lane, state, attempts, due_at, settled_at, reason
-from deliveries
-where event_id = $1 and user_id = $2
-order by made_at, device_id
+select d.type, d.token_ending, d.lane, d.state, d.attempts, d.due_at, d.settled_at, d.reason,
+       l.stopped_at, l.reason as lane_reason
+from deliveries d
+left join lanes l on l.name = d.lane
+where d.event_id = $1 and d.user_id = $2
+order by d.made_at, d.device_id
 
 -- name: dead
 -- Dead letters among the deliveries, the latest first; of one company, those among the last 10,000.

@@ -158,7 +158,8 @@ select e.actor = $2 as is_actor, $2 = any(e.excepted) as is_excepted, $2 = any(e
            select min(m.team_id) from members m where m.user_id = $2 and m.team_id = any(e.teams)
        ) as member_of,
        r.team_id, r.delivered_at, i.created_at, i.read_at, i.deleted_at,
-       (select h.active from heads h where h.user_id = $2) as active
+       (select h.active from heads h where h.user_id = $2) as active,
+       exists (select from users u where u.id = $2 and ($4::int is null or u.company_id = $4)) as is_known
 from events e
 left join jobs j on j.id = e.id
 left join cancellations c on c.event_id = e.id

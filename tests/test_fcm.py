@@ -368,6 +368,26 @@ async def test_why_there_is_no_token_is_told_and_not_asked_again_at_once(
         assert await fcm.ready() is None
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            b'{"error":"invalid_grant","error_description":"Invalid JWT: not in a reasonable timeframe."}',
+            "invalid_grant: Invalid JWT: not in a reasonable timeframe.",
+        ),
+        (b'{"error":"invalid_grant"}', "invalid_grant"),
+        (b'{"error":{"code":400},"error_description":["x"]}', "The answer has the status 400, not 200."),
+        (b"<html>", "The answer has the status 400, not 200."),
+        (b'{"error":"a\\n\\u001b[0m' + b"x" * 900 + b'"}', f"a  [0m{'x' * 194}"),
+    ],
+)
+async def test_why_google_gives_no_access_token_is_told_in_its_own_words(
+    tmp_path: Path, body: bytes, said: str
+) -> None:
+    async with push_service(tmp_path, answering(400, body)) as service:
+        assert await at(service, tmp_path).ready() == Stopped(f"no access token for FCM: {said}")
+
+
 async def test_a_message_arrives_over_http_2_as_it_was_made(tmp_path: Path) -> None:
     async with push_service(tmp_path, granting()) as service:
         fcm = at(service, tmp_path, url=service.url)

@@ -9,8 +9,10 @@ import pytest
 
 from conftest import Api, serving
 from test_delivery import ANDROID, IPHONE, OTHER_IPHONE, register
-from tocsin import doctor
+from tocsin import doctor, trials
 from tocsin.catalogue import Catalogue
+from tocsin.channels import Stopped
+from tocsin.compose import Composer
 from tocsin.phones import Phones
 
 
@@ -141,3 +143,12 @@ async def test_the_doctor_tries_each_providers_credentials(tmp_path: Path, monke
         monkeypatch.setenv("TOCSIN_APNS_KEY_ID", "WRONGKEYID")
         assert (await found())["push apns/default"] == "FAIL"
     assert set((await found()).values()) == {"warn"}, "a provider that can't be reached is no wrong key"
+
+
+async def test_the_doctor_tells_an_access_token_that_fcm_refuses_from_a_network_that_does_not_work(
+    api: Api, phones: Phones
+) -> None:
+    phones.answer("fcm", status=401, reason="UNAUTHENTICATED")
+    [lane] = [lane for lane in api.house.lanes if lane.name == "fcm/default"]
+    wrong = await trials.credentials(lane, Composer(api.house.catalogue))
+    assert wrong == Stopped("401 UNAUTHENTICATED")

@@ -119,7 +119,12 @@ async def _credentials(planned: Planned, settings: Settings) -> Finding:
     if isinstance(wrong, Stopped):
         return Finding("FAIL", what, f"the provider refuses us: {wrong.reason}", "nothing of this lane goes till then")
     if wrong:
-        return Finding("warn", what, f"the provider could not be asked: {wrong.reason}", "is there a way out?")
+        return Finding(
+            "warn",
+            what,
+            f"the provider could not be asked: {wrong.reason}",
+            "check outbound network access to the provider",
+        )
     return Finding("ok", what, "the provider takes our credentials")
 
 
@@ -329,7 +334,12 @@ async def _lanes(connection: Connection, _settings: Settings) -> AsyncIterator[F
     if not await migrate.is_current(connection):
         return
     for lane in await connection.fetch(_SQL["stopped_lanes"]):
-        yield Finding("FAIL", f"push {lane['name']}", f"has stopped: {lane['reason']}", "correct its key or settings")
+        yield Finding(
+            "FAIL",
+            f"push {lane['name']}",
+            f"has stopped: {lane['reason']}",
+            "correct its key, its settings or the clock",
+        )
     for service in await connection.fetch(_SQL["refusing_services"]):
         said = f"{service['origin']} has refused our authentication since {service['refused_at']:%Y-%m-%d %H:%M:%S} UTC"
         remedy = f"check {PREFIX}VAPID_SUBJECT, {PREFIX}VAPID_KEY_FILE and the clock"

@@ -11,11 +11,15 @@ from tocsin.trust import Trust
 
 
 class Unfetched(Exception):  # noqa: N818 - it is no error of ours
-    """A document was not there to be had, and why, in one sentence; `status` is what was answered, 0: nothing was."""
+    """A document was not there to be had, and why, in one sentence.
 
-    def __init__(self, message: str, status: int = 0) -> None:
+    `status` is what was answered, 0: nothing was; `body` is what came with it, which a stranger wrote.
+    """
+
+    def __init__(self, message: str, status: int = 0, body: bytes = b"") -> None:
         super().__init__(message)
         self.status = status
+        self.body = body
 
 
 async def fetch(url: str, *, seconds: float, limit: int) -> bytes:
@@ -64,7 +68,7 @@ def _fetch(curl: pycurl.Curl, seconds: float, limit: int) -> bytes:
     finally:
         curl.close()
     if status != 200:  # noqa: PLR2004 - the one status that comes with the document
-        raise Unfetched(f"The answer has the status {status}, not 200.", status)
+        raise Unfetched(f"The answer has the status {status}, not 200.", status, bytes(body))
     return bytes(body)
 
 

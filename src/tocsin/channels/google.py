@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tocsin.channels import Later, Stopped
+from tocsin.channels.answers import text_of
 from tocsin.errors import Malformed, Refusal
 from tocsin.fetching import Unfetched, post
 from tocsin.strict_json import parse_object
@@ -136,7 +137,7 @@ class AccessToken:
 
     def _fail(self, now: float, error: Unfetched | ValueError) -> Stopped | Later | None:
         """Go on with the token there is while it lasts."""
-        reason = f"no access token for FCM: {error}"
+        reason = f"no access token for FCM: {_in_words(error)}"
         refused = isinstance(error, Unfetched) and error.status in (400, 401, 403)
         told = Stopped(reason) if refused else Later(reason, lane=PAUSE)
         self._failed = (now, told)
@@ -146,6 +147,16 @@ class AccessToken:
         account = self._account
         claims = {"iss": account.email, "scope": SCOPE, "aud": account.token_url, "iat": now, "exp": now + 3600}
         return jwt.encode(claims, account.key, "RS256", {"kid": account.key_id} if account.key_id else None)
+
+
+def _in_words(error: Unfetched | ValueError) -> str:
+    """Return why there is no token: in Google's own words where there are some (RFC 6749, section 5.2)."""
+    try:
+        said = parse_object(error.body) if isinstance(error, Unfetched) else {}
+    except Malformed:
+        said = {}
+    words = [text_of(said.get(name)) for name in ("error", "error_description")]
+    return ": ".join(filter(None, words)) or str(error)
 
 
 def _key_in(path: Path, pem: str) -> RSAPrivateKey:

@@ -124,6 +124,19 @@ async def test_a_subscription_that_leads_elsewhere_is_refused(api: Api, phones: 
         assert (answer.status_code, found) == (422, due), change
 
 
+async def test_two_spellings_of_an_endpoint_are_one_browser(api: Api, phones: Phones) -> None:
+    subscription = phones.subscribe("")
+    for endpoint in (subscription["endpoint"], subscription["endpoint"].replace("https", "HTTPS")):
+        answer = await api.as_user(1, "POST", "/notifications/web-push", json={**subscription, "endpoint": endpoint})
+        assert answer.status_code == 204
+    assert len((await api.as_user(1, "GET", "/notifications/devices")).json()["data"]) == 1
+    shouted = {"endpoint": subscription["endpoint"].replace("https", "HTTPS")}
+    trial = await api.as_user(1, "POST", "/notifications/web-push/test", json=shouted)
+    assert trial.json()["state"] == "delivered"
+    assert (await api.as_user(1, "DELETE", "/notifications/web-push", json=shouted)).status_code == 204
+    assert (await api.as_user(1, "GET", "/notifications/devices")).json()["data"] == []
+
+
 async def test_what_is_read_anywhere_is_cleared_everywhere_once_for_a_burst(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     await register(api, 1, ANDROID, type="Android")

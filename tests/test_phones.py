@@ -895,3 +895,11 @@ async def test_the_command_prints_what_to_set_and_goes_when_told(tmp_path: Path)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
+
+
+async def test_a_push_to_a_browser_is_kept_under_its_whole_endpoint(sender: Sender, phones: Phones) -> None:
+    subscription = phones.subscribe()
+    endpoint = subscription["endpoint"] + "?token=a%2fb"
+    answer = await sender.web({**subscription, "endpoint": endpoint}, {"title": "Hello"})
+    assert answer.status_code == 404
+    assert [push["token"] for push in phones.pushes("browser")] == [endpoint]

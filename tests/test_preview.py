@@ -95,7 +95,7 @@ def test_each_kind_is_told_whole_in_each_language_and_within_the_limits(kind: st
     assert {name: shown["web_push"][name] for name in told} == told
     assert len(to_json(shown["apns"]["body"]).encode()) <= 4096
     assert len(to_json(shown["fcm"]).encode()) <= 4096
-    assert len(to_json(shown["web_push"]).encode()) <= 3000
+    assert len(to_json(shown["web_push"]).encode()) <= 2800
 
 
 @pytest.mark.parametrize("kind", KINDS)

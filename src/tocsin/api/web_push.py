@@ -12,7 +12,7 @@ from tocsin import devices, inbox, trials
 from tocsin.api.doors import body_of, door, house_of, user_of
 from tocsin.api.once import once
 from tocsin.apps import web_push_key
-from tocsin.channels.web_push import check_subscription
+from tocsin.channels.web_push import check_subscription, endpoint_of
 from tocsin.compose import Composer
 from tocsin.devices import Device
 from tocsin.errors import Fault, Invalid, NotFound
@@ -34,7 +34,7 @@ async def get_key(request: Request) -> Response:
     await inbox.owner(house.database, user_of(request).id)
     key = web_push_key(house.lanes)
     if key is None:
-        raise NotFound("Browsers are not pushed to here.")
+        raise NotFound("Web push is not configured.")
     return Response(to_json({"key": key}), media_type="application/json")
 
 
@@ -77,7 +77,7 @@ async def _endpoint_of(request: Request) -> str:
     endpoint = _text(await body_of(request), "endpoint", "endpoint", faults)
     if faults:
         raise Invalid(faults)
-    return endpoint
+    return endpoint_of(endpoint)
 
 
 def _device_of(body: Mapping[str, Any], origins: tuple[str, ...]) -> Device:
@@ -93,7 +93,7 @@ def _device_of(body: Mapping[str, Any], origins: tuple[str, ...]) -> Device:
             faults.append(fault(field, code, SAYS[code]))
     if faults:
         raise Invalid(faults)
-    return Device(endpoint, "Web", "web", "production", "default", p256dh, auth)
+    return Device(endpoint_of(endpoint), "Web", "web", "production", "default", p256dh, auth)
 
 
 def _keys_of(given: Any, faults: list[Fault]) -> tuple[str, str]:

@@ -28,6 +28,7 @@ RECORD = 4096
 
 _CURVE = SECP256R1()
 _BASE64 = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
+_STANDARD = str.maketrans("+/", "-_")
 _KEY_INFO = b"Content-Encoding: aes128gcm\0\1"
 _NONCE_INFO = b"Content-Encoding: nonce\0\1"
 _LAST = b"\2"
@@ -83,8 +84,8 @@ def encoded(content: bytes) -> str:
 
 
 def decoded(text: str) -> bytes:
-    """Return the bytes of base64url, with or without padding. Raises `ValueError` for anything else."""
-    bare = text.rstrip("=")
+    """Return the bytes of base64url or standard base64, with or without padding. Raises `ValueError` for the rest."""
+    bare = text.rstrip("=").translate(_STANDARD)
     if not _BASE64.fullmatch(bare) or len(text) - len(bare) not in (0, -len(bare) % 4):
         raise ValueError("This is no base64url.")
     try:

@@ -14,14 +14,21 @@ from tocsin.channels.payloads import Parts, fitted, ids, notification
 from tocsin.channels.vapid import Vapid
 from tocsin.notifications import to_json
 
-SERVICES = ("fcm.googleapis.com", ".push.services.mozilla.com", ".push.apple.com", ".notify.windows.com")
-"""The push services of browsers, each a host, or with a dot before it whatever ends so."""
+SERVICES = (
+    "fcm.googleapis.com",
+    "fcm.google.com",  # as is the next one, of Chromium that is not Google's stable channel
+    "jmt17.google.com",
+    ".push.services.mozilla.com",
+    ".push.apple.com",
+    ".notify.windows.com",
+)
+"""The push services of browsers, each a host, or with a dot before it any one label in front of it."""
 
 LONGEST_ENDPOINT = 2048
 """Characters of the longest endpoint."""
 
-LARGEST = 3000
-"""Bytes of the largest payload before it is encrypted: with more, not every service would take it."""
+LARGEST = 2800
+"""Bytes of the largest payload before it is encrypted: with more, Firefox for Android would not get it."""
 
 WINDOW = 100
 """Pushes at once, to all services together."""
@@ -186,6 +193,15 @@ def check_subscription(
     return faults
 
 
+def endpoint_of(endpoint: str) -> str:
+    """Return an endpoint with its origin as browsers write it, so that two spellings are one device."""
+    origin = origin_of(endpoint)
+    if origin is None:
+        return endpoint
+    path = endpoint.find("/", len("https://"))
+    return origin + endpoint[path:] if path >= 0 else origin
+
+
 def _origin_of(endpoint: str, allowed: Collection[str]) -> str | None:
     """Return the origin of an endpoint that may be asked; None: it may not."""
     origin = origin_of(endpoint) if len(endpoint) <= LONGEST_ENDPOINT else None
@@ -193,7 +209,7 @@ def _origin_of(endpoint: str, allowed: Collection[str]) -> str | None:
         return origin
     parts = urlsplit(origin)
     host = parts.hostname or ""
-    known = any(host == service or (service[0] == "." and host.endswith(service)) for service in SERVICES)
+    known = host in SERVICES or host[host.find(".") :] in SERVICES
     return origin if known and parts.scheme == "https" and parts.port is None else None
 
 

@@ -94,7 +94,7 @@ class Browser:
 
     def check(self, request: Request, push: Push) -> None:
         """Put token (the endpoint), id, payload and change into `push`. Raises `Refused`."""
-        push.token = self.origin + request.path
+        push.token = self.origin + request.path + (f"?{request.query}" if request.query else "")
         if not _PATH.fullmatch(request.path) or push.token not in self._subscriptions:
             raise Refused(404, "No such subscription")
         if request.method != "POST":

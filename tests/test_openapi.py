@@ -15,7 +15,7 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
-from conftest import HOUR, SECRET, Api, settings_for
+from conftest import HOUR, SECRET, Api, serving, settings_for
 from test_callers import FILES
 from test_problems import UNKNOWN, at_rest, routes_of
 from test_road import custom, note
@@ -25,6 +25,7 @@ from tocsin.api.doors import LARGEST_BODY
 from tocsin.api.events import LARGEST_BATCH_BODY
 from tocsin.api.examples import OF_THE_REST
 from tocsin.api.openapi import document as document_of
+from tocsin.api.schemas import names_of
 from tocsin.apps import lanes_of
 from tocsin.catalogue import Catalogue
 from tocsin.channels.vapid import Vapid
@@ -137,7 +138,7 @@ def test_every_operation_is_well_formed(document: dict[str, Any]) -> None:
         assert any(status.startswith("2") for status in operation["responses"])
         assert all(resolved(document, each)["description"] for each in operation["responses"].values())
         is_open = path in {"/healthz", "/readyz"}
-        assert operation.get("security") == (None if is_open else [{"bearer": []}]), path
+        assert operation.get("security") == ([] if is_open else [{"bearer": []}]), path
         assert {"401", "403"}.isdisjoint(operation["responses"]) is is_open
         for each in operation.get("parameters", []):
             Draft202012Validator.check_schema(each["schema"])
@@ -172,7 +173,7 @@ def test_every_body_and_every_answer_has_examples_that_its_schema_allows(documen
 
 def test_every_notification_of_the_examples_is_one_of_its_kind(document: dict[str, Any], api: Api) -> None:
     for name, sample in api.house.catalogue.samples.items():
-        schema = document["components"]["schemas"][f"{name.replace('/', '.')}.notification"]
+        schema = document["components"]["schemas"][f"{names_of(api.house.catalogue)[name]}Notification"]
         [shown] = [
             example["value"]
             for shown, example in document["paths"]["/notifications/{notification_id}"]["get"]["responses"]["200"][
@@ -187,7 +188,7 @@ def test_every_notification_of_the_examples_is_one_of_its_kind(document: dict[st
 
 def test_answers_are_open_whatever_is_added_later(document: dict[str, Any]) -> None:
     contents = [answer.get("content", {}) for _, _, answer in answers(document)]
-    kinds = [found for name, found in document["components"]["schemas"].items() if name.endswith(".notification")]
+    kinds = [found for name, found in document["components"]["schemas"].items() if name.endswith("Notification")]
     pushed = [found["post"]["requestBody"]["content"] for found in document["webhooks"].values()]
     assert len(kinds) > 20
     for schema in below(document, [contents, kinds, pushed]):
@@ -229,7 +230,58 @@ def test_what_a_kind_does_not_have_is_no_event_by_the_document(document: dict[st
         assert not event.is_valid({**good, "data": {**good.get("data", {}), "colour": "red"}})
         assert not event.is_valid({**good, "params": {**good.get("params", {}), "colour": "red"}})
         assert not event.is_valid({**good, "type": "nothing"})
-        assert not event.is_valid({**good, "notify": {"users": [], "teams": []}})
+        assert not event.is_valid({**good, "notify": {}})
+
+
+def test_schemas_are_such_that_generators_lose_nothing(document: dict[str, Any]) -> None:
+    names = list(document["components"]["schemas"])
+    assert all(re.fullmatch(r"[A-Za-z0-9]+", name) for name in names)
+    assert len({name.lower() for name in names}) == len(names)
+    for name, schema in document["components"]["schemas"].items():
+        assert schema.get("title", name) == name
+        for found in inside(schema):
+            if isinstance(found, dict) and isinstance(found.get("type"), str | list):
+                assert found.keys().isdisjoint({"oneOf", "anyOf", "allOf"}), "what stands beside is dropped"
+            if isinstance(found, dict) and isinstance(found.get("properties"), dict):
+                assert not isinstance(found.get("additionalProperties"), dict), "TypeScript has no such object"
+    events = [ref["$ref"].rpartition("/")[2] for ref in document["components"]["schemas"]["NewEvent"]["oneOf"]]
+    for name in events:
+        event = document["components"]["schemas"][name]
+        assert {"type", "notify", "id", "key", "deliver_at", "about", "data", "params"} == set(event["properties"])
+        assert {"type", "notify"} <= set(event["required"])
+    assert "required" not in document["components"]["schemas"]["Notify"]
+
+
+def test_every_operation_says_who_may_call_it_and_where(document: dict[str, Any]) -> None:
+    assert [server["url"] for server in document["servers"]] == ["/"]
+    is_open = {operation["operationId"] for _, _, operation in operations(document) if operation["security"] == []}
+    assert is_open == {"healthz", "readyz"}
+
+
+def test_names_of_an_operators_kinds_clash_with_no_other_schema(tmp_path: Path) -> None:
+    entry = '[{}]\ntitle = "T"\ngroup = "cases"\nsays = "S"\n'
+    (tmp_path / "kinds.toml").write_text("".join(map(entry.format, ("new", "old", "pushed"))))
+    made = document_of(build(), Catalogue.load(tmp_path))
+    assert "NewKindEvent" in made["components"]["schemas"]
+    assert [error.message for error in OPENAPI_31_VALIDATOR.iter_errors(made)] == []
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"operations_port": 1}, {"root_path": "/tocsin"}, {"public_url": "https://n.example"}]
+)
+async def test_every_form_of_the_service_describes_what_it_serves(
+    url: str, catalogue: Catalogue, form: dict[str, Any]
+) -> None:
+    prefix = form.get("root_path", "")
+    async with serving(url, catalogue, with_worker=False, **form) as api:
+        answer = await api.call("GET", f"{prefix}/openapi.json")
+        assert answer.status_code == 200, answer.text
+        made = answer.json()
+        assert [server["url"] for server in made["servers"]] == [form.get("public_url", prefix or "/")]
+        assert ("/metrics" in made["paths"]) == ("operations_port" not in form)
+        for path in made["paths"]:
+            if "{" not in path:
+                assert (await api.call("OPTIONS", f"{prefix}{path}")).status_code != 404, path
 
 
 def test_no_body_has_a_default_which_generators_take_for_a_required_field(document: dict[str, Any]) -> None:
@@ -246,7 +298,7 @@ def test_an_operators_own_kinds_are_described_like_ours(tmp_path: Path) -> None:
     good = {"type": "order_moved", "notify": {"users": [1]}, "data": data}
     assert event.is_valid(good)
     assert not event.is_valid({**good, "data": {"user": 4}})
-    shown = validator(made, made["components"]["schemas"]["order_moved.notification"]["allOf"][1])
+    shown = validator(made, made["components"]["schemas"]["OrderMovedNotification"]["allOf"][1])
     assert shown.is_valid({"data": {"user": None, "default": {"enum": "", "properties": None, "new": 1}}})
     assert not shown.is_valid({"data": {"user": None}})
 
@@ -384,9 +436,9 @@ async def tour_of_devices(tour: Tour) -> None:
     object.__setattr__(tour.api.house, "lanes", ())
     await lane.transport.close()
     subscription = OF_THE_REST["Subscription"]["chromium"]
-    await tour.call(204, "subscribe", USER, json=subscription, headers=AGAIN)
-    await tour.call(409, "subscribe", USER, json={}, headers=AGAIN)
-    await tour.call(422, "subscribe", USER, json={})
+    await tour.call(204, "subscribe_browser", USER, json=subscription, headers=AGAIN)
+    await tour.call(409, "subscribe_browser", USER, json={}, headers=AGAIN)
+    await tour.call(422, "subscribe_browser", USER, json={})
     browser = {"endpoint": subscription["endpoint"]}
     for name, named, strange in (
         ("test_device", {"token": PHONE}, {"token": "x"}),
@@ -398,8 +450,8 @@ async def tour_of_devices(tour: Tour) -> None:
         await tour.call(429, name, USER, **named)
         await tour.api.house.database.value("delete from trials")
     await tour.call(422, "test_subscription", USER, json={})
-    await tour.call(204, "unsubscribe", USER, json={"endpoint": subscription["endpoint"]})
-    await tour.call(422, "unsubscribe", USER, json={})
+    await tour.call(204, "unsubscribe_browser", USER, json={"endpoint": subscription["endpoint"]})
+    await tour.call(422, "unsubscribe_browser", USER, json={})
     assert (await tour.call(200, "list_devices", USER)).json()["data"]
     await tour.call(204, "detach_device", USER, token=PHONE)
     for name in ("detach_devices_of_user", "detach_device_of_user"):
@@ -420,9 +472,9 @@ async def tour_of_events(tour: Tour) -> None:
     await tour.call(409, "post_batch", CRM, json={"events": [custom(1)]}, headers=AGAIN)
     await tour.call(422, "post_batch", CRM, json={"events": [{}, 1]})
     settled = {"about": "order:42", "as": "read"}
-    await tour.call(202, "resolve", CRM, json=settled, headers=AGAIN)
-    await tour.call(409, "resolve", CRM, json={**settled, "as": "gone"}, headers=AGAIN)
-    await tour.call(422, "resolve", CRM, json={})
+    await tour.call(202, "resolve_subject", CRM, json=settled, headers=AGAIN)
+    await tour.call(409, "resolve_subject", CRM, json={**settled, "as": "gone"}, headers=AGAIN)
+    await tour.call(422, "resolve_subject", CRM, json={})
     id_ = posted.json()["id"]
     await tour.call(200, "get_event", CRM, "?wait=9", event_id=id_)
     await tour.call(422, "get_event", CRM, "?wait=x", event_id=id_)
@@ -495,7 +547,7 @@ async def tour_of_refusals(tour: Tour) -> None:
     ids = names | {"notification_id": UNKNOWN, "event_id": UNKNOWN}
     for _, path, operation in operations(tour.document):
         name, more = operation["operationId"], {key: ids[key] for key in re.findall(r"{(\w+)}", path)}
-        if "security" in operation:
+        if operation["security"]:
             is_users = operation["tags"][0] in {"notifications", "devices"}
             token, other = (USER, CRM) if is_users else (CRM, USER)
             token = OPERATOR if operation["tags"][0] == "operations" else token
@@ -515,7 +567,7 @@ async def tour_of_refusals(tour: Tour) -> None:
 def test_every_kinds_data_and_params_have_a_schema_that_its_sample_fits(document: dict[str, Any], api: Api) -> None:
     for name, sample in api.house.catalogue.samples.items():
         for part in ("data", "params"):
-            schema = document["components"]["schemas"][f"{name.replace('/', '.')}.{part}"]
+            schema = document["components"]["schemas"][f"{names_of(api.house.catalogue)[name]}{part.capitalize()}"]
             validator(document, schema).validate(sample["event"].get(part, {}))
 
 

@@ -71,12 +71,12 @@ function sayingOf({ errors }: Schemas["Errors"]): string {
 }
 
 function caseOf(notification: Schemas["Notification"]): number | null {
-  return notification.type === "note" ? (notification as Schemas["note.notification"]).data.case.case_number : null;
+  return notification.type === "note" ? (notification as Schemas["NoteNotification"]).data.case.case_number : null;
 }
 
 // What the service would refuse does not compile, and what a service worker gets has its types.
 // @ts-expect-error: a case has more than an id
-export const half: Schemas["note.data"] = { user: 4, case: { id: "65e48afe-7307-3ad3-9fc1-9ec7e6dc0a88" } };
+export const half: Schemas["NoteData"] = { user: 4, case: { id: "65e48afe-7307-3ad3-9fc1-9ec7e6dc0a88" } };
 // @ts-expect-error: there is no such kind
 export const unknown: Schemas["NewEvent"] = { type: "nothing", notify: { users: [1] } };
 // @ts-expect-error: somebody is notified

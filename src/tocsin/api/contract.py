@@ -260,7 +260,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
         ),
         "GET /notifications/web-push/key": Operation("get_web_push_key", answers="WebPushKey", problems=(NotFound,)),
         "POST /notifications/web-push": Operation(
-            "subscribe",
+            "subscribe_browser",
             takes="Subscription",
             parameters=(ONCE,),
             problems=(KeyReused,),
@@ -270,7 +270,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             ),
         ),
         "DELETE /notifications/web-push": Operation(
-            "unsubscribe", takes="Endpoint", faults=(fault("endpoint", "required", "is required"),)
+            "unsubscribe_browser", takes="Endpoint", faults=(fault("endpoint", "required", "is required"),)
         ),
         "POST /notifications/web-push/test": Operation(
             "test_subscription",
@@ -302,7 +302,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             faults=(fault("events.17.data.case.id", "required", "is required"),),
         ),
         "POST /events/resolve": Operation(
-            "resolve",
+            "resolve_subject",
             takes="Resolution",
             answers="Queued",
             status=202,

@@ -53,6 +53,7 @@ Every answer that is no success looks like `Errors`, all faults of a request at 
 a path that there is not is 404 `not_found`, a method that a path does not take 405 `method_not_allowed` with `Allow`,
 and what is no HTTP 400 `malformed`. A body has at most {LARGEST_BODY // 2**20} MiB, that of a batch
 {LARGEST_BATCH_BODY // 2**20} MiB.""",
+    "contact": {"name": "The maintainers of Tocsin"},
     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
 }
 
@@ -91,12 +92,12 @@ PROBLEMS: tuple[Problem, ...] = (
 
 
 def document(app: FastAPI, catalogue: Catalogue, url: str = "") -> dict[str, Any]:
-    """Return the whole document of a service that is reached at `url`, where that is not the root of its host."""
+    """Return the document of the routes that `app` has; `url` is where it is reached, else the root of its host."""
     shown = examples(catalogue)
     return {
         "openapi": "3.1.0",
         "info": INFO,
-        **({"servers": [{"url": url}]} if url else {}),
+        "servers": [{"url": url or "/"}],
         "tags": [
             *({"name": tag, "description": description} for tag, description in TAGS.items()),
             {"name": "pushes", "description": "What phones and browsers get from their push services."},
@@ -128,6 +129,8 @@ def _paths(summaries: dict[str, str], shown: dict[str, Examples]) -> dict[str, A
     paths: dict[str, Any] = {}
     for tag, operations in CONTRACT.items():
         for route, operation in operations.items():
+            if route not in summaries:
+                continue  # it has a port of its own, say
             method, path = route.split(" ")
             summary = operation.summary or summaries[route]
             paths.setdefault(path, {})[method.lower()] = _operation(tag, path, summary, operation, shown)
@@ -138,8 +141,7 @@ def _operation(tag: str, path: str, summary: str, operation: Operation, shown: d
     in_path = [{"name": name, "in": "path", "required": True, **IN_PATHS[name]} for name in _IN_BRACES.findall(path)]
     parameters = [*in_path, *operation.parameters]
     found: dict[str, Any] = {"tags": [tag], "summary": summary, "operationId": operation.id}
-    if not operation.is_open:
-        found["security"] = [{"bearer": []}]
+    found["security"] = [] if operation.is_open else [{"bearer": []}]
     if parameters:
         found["parameters"] = parameters
     if operation.takes:

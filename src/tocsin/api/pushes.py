@@ -72,7 +72,6 @@ PUSHES: dict[str, Schema] = {
                     "clear": {"type": "string", "description": 'JSON text: a list of ids, or `"all"`'},
                     "badge": {"type": "string", "description": "unread notifications of the whole inbox, in digits"},
                 },
-                "additionalProperties": {"type": "string"},
             },
         },
     },

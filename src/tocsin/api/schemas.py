@@ -1,7 +1,8 @@
 """What the API document's operations take and answer, as JSON Schemas: requests strict, answers open."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from tocsin.api.drafts import LONGEST_KEY, MOST_SUBJECTS
@@ -33,6 +34,9 @@ TIME: Schema = {
     "description": "UTC, `YYYY-MM-DD HH:MM:SS`",
 }
 
+_PARTS = ("Data", "Params", "Event", "Notification")
+"""The schemas of each kind."""
+
 _STRICT = {"additionalProperties", "const", "default", "enum", "maxItems", "maxLength", "maximum", "minItems"} | {
     "minLength",
     "minimum",
@@ -42,7 +46,30 @@ _STRICT = {"additionalProperties", "const", "default", "enum", "maxItems", "maxL
 
 def schemas(catalogue: Catalogue) -> dict[str, Schema]:
     """Return all schemas by their names in the document."""
-    return {**REQUESTS, **ANSWERS, **dict(_of_kinds(catalogue)), **_from(catalogue)}
+    names = names_of(catalogue)
+    return {
+        **REQUESTS,
+        **ANSWERS,
+        **dict(_of_kinds(catalogue, names)),
+        "NewEvent": {"oneOf": [ref(f"{names[kind]}Event") for kind in catalogue.kinds]},
+        "PreferencesPatch": _preferences_patch(catalogue),
+    }
+
+
+def names_of(catalogue: Catalogue) -> dict[str, str]:
+    """Return what the names of each kind's schemas begin with: `GamificationNewLevel` of `gamification/new_level`.
+
+    Generators make names of classes and modules of them, so they hold letters and digits alone.
+    """
+    taken = {*REQUESTS, *ANSWERS, "NewEvent", "PushedNotification"}
+    found: dict[str, str] = {}
+    for kind in catalogue.kinds:
+        name = "".join(word[:1].upper() + word[1:] for word in re.split(r"[^A-Za-z0-9]+", kind))
+        while taken.intersection(f"{name}{part}" for part in _PARTS):
+            name += "Kind"
+        taken.update(f"{name}{part}" for part in _PARTS)
+        found[kind] = name
+    return found
 
 
 def ref(name: str) -> Schema:
@@ -50,37 +77,38 @@ def ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _from(catalogue: Catalogue) -> dict[str, Schema]:
-    """Return the schemas of requests that name kinds."""
-    return {"NewEvent": _new_event(catalogue), "PreferencesPatch": _preferences_patch(catalogue)}
-
-
-def _of_kinds(catalogue: Catalogue) -> Iterator[tuple[str, Schema]]:
-    """Return per kind the schemas `note.data` and `note.params`, the event that has them, and its notification."""
-    parts = catalogue.schemas()
-    yield from parts.items()
+def _of_kinds(catalogue: Catalogue, names: Mapping[str, str]) -> Iterator[tuple[str, Schema]]:
+    """Return per kind the schemas `NoteData` and `NoteParams`, the event that has them, and its notification."""
+    parts = {
+        kind: {part: {key: of for key, of in schema.items() if key != "title"} for part, schema in of_kind.items()}
+        for kind, of_kind in catalogue.schemas().items()
+    }
     for kind in catalogue.kinds.values():
-        name = kind.name.replace("/", ".")
-        yield f"{name}.event", _event_of(kind, name)
+        name = names[kind.name]
+        yield from ((f"{name}{part.capitalize()}", schema) for part, schema in parts[kind.name].items())
+        yield f"{name}Event", _event_of(kind, name)
         yield (
-            f"{name}.notification",
+            f"{name}Notification",
             {
                 "description": f"{kind.title}: a notification whose `data` is that of `{kind.name}`",
-                "allOf": [ref("Notification"), _object({"data": _opened(parts[f"{name}.data"])})],
+                "allOf": [ref("Notification"), _object({"data": _opened(parts[kind.name]["data"])})],
             },
         )
 
 
 def _event_of(kind: Kind, name: str) -> Schema:
+    """Return what a producer posts of one kind, in one object: generators drop what stands beside `oneOf`."""
     required = kind.event.model_json_schema().get("required", [])
-    parts = {part: ref(f"{name}.{part}") for part in ("data", "params")}
+    parts = {part: ref(f"{name}{part.capitalize()}") for part in ("data", "params")}
     found = _object(
         {
             "type": {"type": "string", "const": kind.type},
+            "notify": ref("Notify"),
             **{part: of if part in required else _or_null(of) for part, of in parts.items()},
+            **_ENVELOPE,
         }
     )
-    return {**found, "required": ["type", *required], "description": kind.title}
+    return {**found, "required": ["type", "notify", *required], "description": kind.title}
 
 
 def _opened(schema: Any) -> Any:
@@ -95,37 +123,6 @@ def _opened(schema: Any) -> Any:
     if "properties" in schema:
         found["properties"] = {name: _opened(part) for name, part in schema["properties"].items()}
     return found
-
-
-def _new_event(catalogue: Catalogue) -> Schema:
-    """Return what a producer posts: the envelope, and the `data` and `params` of one of the kinds."""
-    return {
-        "type": "object",
-        "required": ["type", "notify"],
-        "properties": {
-            "type": {"type": "string", "enum": sorted({kind.type for kind in catalogue.kinds.values()})},
-            "notify": ref("Notify"),
-            "id": _or_null({**UUID, "description": "your own: the same event again does nothing"}),
-            "key": {
-                "type": ["string", "null"],
-                "minLength": 1,
-                "maxLength": LONGEST_KEY,
-                "description": "your own name for it: posted again, it replaces what is not delivered",
-            },
-            "deliver_at": {
-                "type": ["string", "null"],
-                "format": "date-time",
-                "description": "held until then; at most a year ahead",
-            },
-            "about": {
-                "type": ["array", "null"],
-                "maxItems": MOST_SUBJECTS,
-                "items": {"type": "string", "pattern": r"^(?!key:)[a-z][a-z0-9_]{0,31}:\S(.{0,253}\S)?$"},
-                "description": "further subjects, such as `order:42`",
-            },
-        },
-        "oneOf": [ref(f"{name.replace('/', '.')}.event") for name in catalogue.kinds],
-    }
 
 
 def _preferences_patch(catalogue: Catalogue) -> Schema:
@@ -186,8 +183,12 @@ def _choice(*values: str, left_out: str) -> Schema:
 
 
 def _of_model(schema: Schema) -> Schema:
-    """Return the schema of a model of the framework's, likewise with its defaults in words."""
-    return {**schema, "properties": {name: _without_default(of) for name, of in schema["properties"].items()}}
+    """Return the schema of a model of the framework's, likewise with its defaults in words, and without its own title.
+
+    Generators name classes by titles, which may be those of other schemas.
+    """
+    found = {key: value for key, value in schema.items() if key != "title"}
+    return {**found, "properties": {name: _without_default(of) for name, of in schema["properties"].items()}}
 
 
 def _without_default(schema: Schema) -> Schema:
@@ -210,6 +211,28 @@ def _codes(family: type[Problem] = Problem) -> Iterator[str]:
         else:
             yield from _codes(problem) if problem.__subclasses__() else [problem.code]
 
+
+_ENVELOPE: dict[str, Schema] = {
+    "id": _or_null({**UUID, "description": "your own: the same event again does nothing"}),
+    "key": {
+        "type": ["string", "null"],
+        "minLength": 1,
+        "maxLength": LONGEST_KEY,
+        "description": "your own name for it: posted again, it replaces what is not delivered",
+    },
+    "deliver_at": {
+        "type": ["string", "null"],
+        "format": "date-time",
+        "description": "held until then; at most a year ahead",
+    },
+    "about": {
+        "type": ["array", "null"],
+        "maxItems": MOST_SUBJECTS,
+        "items": {"type": "string", "pattern": r"^(?!key:)[a-z][a-z0-9_]{0,31}:\S(.{0,253}\S)?$"},
+        "description": "further subjects, such as `order:42`",
+    },
+}
+"""What an event of any kind may have."""
 
 _RECIPIENTS = {**_list_of(ID), "maxItems": MOST_RECIPIENTS}
 _MESSAGE = {"type": "string", "minLength": 1, "maxLength": LONGEST_MESSAGE, "pattern": r"\S"}
@@ -258,11 +281,9 @@ _DEVICE: dict[str, Schema] = {
 
 REQUESTS: dict[str, Schema] = {
     "Notify": {
+        **_object(_NOTIFY, *_NOTIFY),
+        "minProperties": 1,
         "description": f"Whom to notify: at least one user or team, together at most {MOST_RECIPIENTS}.",
-        "allOf": [
-            _object(_NOTIFY, *_NOTIFY),
-            {"anyOf": [_object({name: {**_RECIPIENTS, "minItems": 1}}) for name in ("users", "teams")]},
-        ],
     },
     "NewCustom": _object({"message": _MESSAGE, "notify": ref("Notify")}),
     "NewBatch": _object({"events": {**_list_of(ref("NewEvent")), "minItems": 1, "maxItems": LARGEST_BATCH}}),
@@ -378,7 +399,7 @@ ANSWERS: dict[str, Schema] = {
             "data": {
                 "type": "object",
                 "additionalProperties": True,
-                "description": "the kind's own; that of each kind today stands in `<kind>.notification`",
+                "description": "the kind's own; that of each kind today stands in `NoteNotification` and so on",
             },
             "message": _told(STRING, "plain text; ` <br> ` stands before quoted text"),
             "message_formatted": _told(STRING, "safe HTML: `p`, `strong`, `em`, `br`"),

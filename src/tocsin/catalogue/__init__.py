@@ -140,13 +140,12 @@ class Catalogue:
         wanted = stand_ins(locale.replace("_", "-").lower())
         return next(self._languages[language] for language in wanted if language in self._languages)
 
-    def schemas(self) -> dict[str, Any]:
-        """Return JSON Schemas (2020-12) without references, named for OpenAPI: `note.data`, `note.params`, ..."""
+    def schemas(self) -> dict[str, dict[str, Any]]:
+        """Return JSON Schemas (2020-12) without references, by the name of the kind, of its `data` and `params`."""
         found = {}
         for name, kind in self.kinds.items():
             schema = kind.event.model_json_schema()
-            for part, of_part in schema["properties"].items():
-                found[f"{name.replace('/', '.')}.{part}"] = _inlined(of_part, schema["$defs"])
+            found[name] = {part: _inlined(of_part, schema["$defs"]) for part, of_part in schema["properties"].items()}
         return found
 
     def _kind_of(self, type_: Any, data: Any, params: Any) -> Kind:

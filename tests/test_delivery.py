@@ -124,6 +124,28 @@ async def test_a_subscription_that_leads_elsewhere_is_refused(api: Api, phones: 
         assert (answer.status_code, found) == (422, due), change
 
 
+@pytest.mark.parametrize(
+    ("locale", "name", "title"),
+    [
+        ("en", "Jane", "Message from Jane Doe"),
+        ("da", "Jane", "Besked fra Jane Doe"),
+        ("de", "Jane", "Nachricht von Jane Doe"),
+        ("en", "{title}{sender}", "Message from {title}{sender} Doe"),
+        ("en", "\u0644\u064a\u0644\u0649", "Message from \u2068\u0644\u064a\u0644\u0649 Doe\u2069"),
+    ],
+)
+async def test_the_push_of_a_message_of_a_colleague_says_who_wrote_it(
+    api: Api, phones: Phones, locale: str, name: str, title: str
+) -> None:
+    await api.people(1, locale=locale)
+    await api.people(2, first_name=name, last_name="Doe")
+    await register(api, 1, IPHONE)
+    answer = await api.as_user(2, "POST", "/notifications", json={"message": "Hi", "notify": {"users": [1]}})
+    assert answer.status_code == 202
+    [push] = await until(lambda: phones.pushes("apns", IPHONE))
+    assert push["payload"]["aps"]["alert"] == {"title": title, "body": "Hi"}
+
+
 async def test_two_spellings_of_an_endpoint_are_one_browser(api: Api, phones: Phones) -> None:
     subscription = phones.subscribe("")
     for endpoint in (subscription["endpoint"], subscription["endpoint"].replace("https", "HTTPS")):

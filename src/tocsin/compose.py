@@ -54,8 +54,9 @@ class Composer:
         title = kind.wordings[language].title
         if self._content == "title":
             return Shown(kind.type, title, "", "{}", "", "", *looks, mutable=True)
-        told = json.loads(f"{{{delivery.body}}}")
+        told, params = json.loads(f"{{{delivery.body}}}"), json.loads(delivery.params)
         thread = told["data"].get(kind.thread, {}).get("id", "") if kind.thread else ""
-        link = kind.link_of(told["data"], json.loads(delivery.params))
+        title = kind.wordings[language].title_of(told["data"], params)
+        link = kind.link_of(told["data"], params)
         body = told["message"].replace(" <br> ", "\n")
         return Shown(kind.type, title, body, to_json(told["data"]), link, thread, *looks)

@@ -42,12 +42,28 @@ _STRONG_END = Word("", "</strong>")
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """One kind in one language; `quote` speaks what is shown after the sentence, where there is something."""
+    """One kind in one language; `quote` speaks what is shown after the sentence, where there is something.
+
+    Where `sender` speaks of somebody, the title is `signed`, of which `{title}` and `{sender}` are filled in.
+    """
 
     title: str
     sentence: "Sentence"
     speakers: Mapping[str, Speaker]
     quote: Speaker | None = None
+    sender: Speaker | None = None
+    signed: str = ""
+
+    def title_of(self, data: Mapping[str, Any], params: Mapping[str, Any]) -> str:
+        """Return the title, with who sent it where somebody is named."""
+        try:
+            sender = self.sender(data, params) if self.sender else Word("", "")
+        except (LookupError, TypeError):
+            return self.title
+        if not sender.plain:
+            return self.title
+        name = isolated(sender).plain if is_right_to_left(sender.plain) else sender.plain
+        return self.signed.replace("{title}", self.title).replace("{sender}", name)
 
     def render(self, data: Mapping[str, Any], params: Mapping[str, Any]) -> Words:
         """Put an event's words into the sentence; raises `LookupError` where one of them is not there."""
@@ -59,7 +75,7 @@ class Wording:
             if quoted.plain.strip():
                 message += f" <br> {quoted.plain}"
                 formatted += f"<br><p><em>{quoted.html}</em></p>"
-        return Words(self.title, message, formatted)
+        return Words(self.title_of(data, params), message, formatted)
 
 
 class Sentence:

@@ -45,6 +45,7 @@ class KindEntry(_Entry):
     as_many: dict[str, str] = {}
     subjects: dict[str, str] = {}
     thread: str = ""
+    sender: str = ""
     preset: Literal["quiet", "normal", "urgent"] = "normal"
     category: str = ""
     channel: str = ""

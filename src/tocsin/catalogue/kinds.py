@@ -104,6 +104,7 @@ class _Draft:
         check_names(raw, "params", entry.params)
         check_subjects(raw, entry.subjects, params)
         self._among("quotes", [entry.quotes], self.vocabulary.quotable())
+        self._among("sender", [entry.sender], [name for name in data if self._shape_fields(name)])
         self._among("thread", [entry.thread], [name for name in data if "id" in self._shape_fields(name)])
         self._among("instead", entry.instead, [name for name in data if self._shape_fields(name)])
         optional = [name for name in self.vocabulary.quotable() if params[name].optional]

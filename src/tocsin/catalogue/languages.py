@@ -9,7 +9,7 @@ from tocsin.catalogue.shapes import Labels, Shape
 from tocsin.catalogue.vocabulary import Vocabulary
 from tocsin.rendering import Sentence, Wording
 
-PHRASES = ("erased", "pushed", "bundled", "tested")
+PHRASES = ("erased", "pushed", "bundled", "tested", "signed")
 """What we say by ourselves: in place of erased words, in a push that says no more, and in one that stands for many."""
 
 _Told = TypeVar("_Told")
@@ -35,14 +35,16 @@ class Languages:
                 titles[language] = told.title
             if told.says:
                 sentences[language] = sentence_of(of, "says", told.says, vocabulary, lost)
-        if lost or len(raw.findings) > before:
+        if lost or len(raw.findings) > before or (entry.sender and entry.sender not in vocabulary.data):
             return {}
         quote = vocabulary.quoter(entry.quotes) if entry.quotes in vocabulary.params else None
         found = {}
         for language, labels in self.labels.items():
             sentence = _nearest(language, sentences)
             speakers = {word: vocabulary.speaker(word, labels) for word in sentence.words}
-            found[language] = Wording(_nearest(language, titles), sentence, speakers, quote)
+            sender = vocabulary.speaker(entry.sender, labels) if entry.sender else None
+            signed = self.phrases[language].get("signed", "")
+            found[language] = Wording(_nearest(language, titles), sentence, speakers, quote, sender, signed)
         return found
 
 

@@ -17,7 +17,8 @@ import asyncpg
 import httpx
 
 from conftest import HOUR, SECRET
-from tocsin.database import OUTAGES, connect
+from tocsin.database import connect
+from tocsin.database_errors import DRIVER_ERRORS
 from tocsin.tokens import mint_service, mint_user
 
 SLOWEST = 40.0
@@ -261,7 +262,7 @@ async def drained(url: str, seconds: float = 60) -> None:
     try:
         async with asyncio.timeout(seconds):
             while left != 0:
-                with contextlib.suppress(*OUTAGES):
+                with contextlib.suppress(*DRIVER_ERRORS):
                     left = await _value(url, "select count(*) from jobs")
                 await asyncio.sleep(0.05)
     except TimeoutError:

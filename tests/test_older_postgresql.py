@@ -15,7 +15,8 @@ import pytest
 from conftest import serving
 from test_road import custom, note
 from tocsin.catalogue import Catalogue
-from tocsin.database import OUTAGES, connect
+from tocsin.database import connect
+from tocsin.database_errors import DRIVER_ERRORS
 from tocsin.errors import Refusal
 from tocsin.migrate import migrate
 
@@ -63,7 +64,7 @@ async def until_it_answers(url: str) -> None:
         while True:
             try:
                 return await (await connect(url)).close()
-            except OUTAGES:
+            except DRIVER_ERRORS:
                 await asyncio.sleep(0.05)
 
 

@@ -1,6 +1,5 @@
 """The one way to PostgreSQL: a pool of connections, queries by name, and what an outage looks like to a caller."""
 
-import asyncio
 import contextlib
 import os
 import re
@@ -9,12 +8,15 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, NoReturn
 
 import asyncpg
+import structlog
 
+from tocsin.admission import KIND, Admission, Loan
+from tocsin.database_errors import DRIVER_ERRORS, first_line, is_outage, problem_of
 from tocsin.database_url import target_of
-from tocsin.errors import Unavailable
+from tocsin.errors import Overrun, Unavailable
 
 SCHEMA = "tocsin"
 """All our tables live in a schema of this name, so that a database can be shared with the host application."""
@@ -28,28 +30,19 @@ LONGEST_CONNECTING = 5.0
 LONGEST_IDLE = 60.0
 """Seconds after which a connection that nobody needed is closed."""
 
-OUTAGES = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.PostgresSystemError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.TransactionRollbackError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-)
-"""What an unreachable, restarting, full or failing-over database raises: nothing that a caller did."""
+SERVERS_PART, LOCKS_PART = 0.9, 0.8
+"""The parts of a statement's time after which the server itself gives it up, and the wait for one lock of it: so it is
+known whether the database does not answer, something is locked, or the statement asks too much."""
 
-HOPELESS = (
-    asyncpg.ClientConfigurationError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-)
-"""Those of `OUTAGES` that waiting does not mend at a start."""
+LONGEST_PAUSE = 60.0
+"""Seconds that a transaction may wait for its process, which may hang while it holds locks."""
+
+FIRST_WITH_TRANSACTION_TIMEOUT = 17
+
+SILENCE = 60.0
+"""Seconds for which the same outage is not logged again."""
+
+log = structlog.get_logger(__name__)
 
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
@@ -70,12 +63,13 @@ async def connect(url: str, slowest: float | None = None) -> Connection:
 
     The settings of the session are one statement after connecting: poolers refuse them as parameters of the start.
 
-    Raises one of `OUTAGES` where the database cannot be reached.
+    Raises one of `DRIVER_ERRORS` where the database cannot be reached.
     """
     target = target_of(url)
     connection = await asyncpg.connect(target.dsn, timeout=LONGEST_CONNECTING, command_timeout=slowest)
     try:
-        await connection.execute(_set(_session(target.settings)), timeout=LONGEST_CONNECTING)
+        settings = _session(target.settings, slowest, connection.get_server_version().major)
+        await connection.execute(_set(settings), timeout=LONGEST_CONNECTING)
     except BaseException:
         connection.terminate()
         raise
@@ -85,9 +79,10 @@ async def connect(url: str, slowest: float | None = None) -> Connection:
 class Database:
     """A pool of at most `size` connections to one database.
 
-    Whatever says that the database is away comes out as `Unavailable`, as does one that takes more than `patience`
-    seconds to lend a connection or to answer a statement. A pool that `yields` has its server's processes give way to
-    all others, where the server runs on this machine under our command.
+    Errors come out as `database_errors` says: an outage as `Unavailable`, which is logged here, and a statement that
+    takes too long as `Overrun`. A connection is lent, and a statement answered, in `patience` seconds each, or that is
+    an outage. A pool that `yields` has its server's processes give way to all others, where the server runs on this
+    machine under our command.
 
     It is ours because asyncpg's costs more than a small statement: a task, a proxy and two locks for each loan.
     """
@@ -96,9 +91,11 @@ class Database:
         self._url = url
         self._patience = patience
         self._yields = yields
-        self._places = asyncio.Semaphore(size)
+        self._admission = Admission(size)
         self._idle: list[tuple[float, Connection]] = []
         self._is_open = False
+        self._away_since: float | None = None
+        self._logged_at: dict[str, float] = {}
 
     async def open(self) -> None:
         """Be ready to lend; connections come when they are needed."""
@@ -108,22 +105,22 @@ class Database:
         """Close all connections; those in use end when they come back."""
         self._is_open = False
         while self._idle:
-            with contextlib.suppress(*OUTAGES):
+            with contextlib.suppress(*DRIVER_ERRORS):
                 await self._idle.pop()[1].close(timeout=2)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection, each statement of which is a transaction of its own."""
         try:
-            connection = await self._take()
+            loan, connection = await self._take()
             try:
                 yield connection
             except BaseException as error:
-                self._give_back(connection, error)
+                self._give_back(loan, connection, error)
                 raise
-            self._give_back(connection)
-        except OUTAGES as error:
-            raise Unavailable from error
+            self._give_back(loan, connection)
+        except Exception as error:  # noqa: BLE001 - it is raised again
+            self._raise(error)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -134,15 +131,15 @@ class Database:
     async def rows(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run one statement and return its rows."""
         try:
-            connection = await self._take()
+            loan, connection = await self._take()
             try:
-                found = await connection.fetch(statement, *arguments)
+                found: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
             except BaseException as error:
-                self._give_back(connection, error)
+                self._give_back(loan, connection, error)
                 raise
-            self._give_back(connection)
-        except OUTAGES as error:
-            raise Unavailable from error
+            self._give_back(loan, connection)
+        except Exception as error:  # noqa: BLE001 - it is raised again
+            self._raise(error)
         return found
 
     async def row(self, statement: str, *arguments: Any) -> asyncpg.Record | None:
@@ -155,35 +152,51 @@ class Database:
         found = await self.row(statement, *arguments)
         return found[0] if found else None
 
-    async def _take(self) -> Connection:
+    async def _take(self) -> tuple[Loan, Connection]:
         if not self._is_open:
             raise Unavailable
-        async with _within(self._patience if self._places.locked() else None):
-            await self._places.acquire()
+        loan = await self._admission.enter(self._patience)
         try:
             while self._idle:
                 _, connection = self._idle.pop()
                 if not connection.is_closed():
-                    return connection
+                    return loan, connection
             connection = await connect(self._url, self._patience)
             if self._yields:
                 _give_way(connection)
         except BaseException:
-            self._places.release()
+            self._admission.leave(loan)
             raise
-        return connection
+        return loan, connection
 
-    def _give_back(self, connection: Connection, error: BaseException | None = None) -> None:
+    def _give_back(self, loan: Loan, connection: Connection, error: BaseException | None = None) -> None:
         """Keep a connection for the next, unless something happened to it; end one that nobody needed for long."""
         now = time.monotonic()
-        is_sound = error is None or (isinstance(error, Exception) and not isinstance(error, OUTAGES))
+        is_sound = error is None or (isinstance(error, Exception) and not is_outage(error))
         if self._is_open and is_sound and not connection.is_closed() and not connection.is_in_transaction():
             self._idle.append((now, connection))
         else:
             connection.terminate()
         if self._idle and now - self._idle[0][0] > LONGEST_IDLE:
             self._idle.pop(0)[1].terminate()
-        self._places.release()
+        self._admission.leave(loan)
+        if self._away_since is not None and error is None:
+            log.info("database is available again", seconds=round(now - self._away_since, 1))
+            self._away_since = None
+
+    def _raise(self, error: Exception) -> NoReturn:
+        """Raise what an error means; the log gets one line of each reason in `SILENCE` seconds."""
+        problem = problem_of(error)
+        if problem is None:
+            raise error
+        now = time.monotonic()
+        if now - self._logged_at.get(problem.reason, -SILENCE) >= SILENCE:
+            self._logged_at[problem.reason] = now
+            event = "statement took too long" if isinstance(problem, Overrun) else "database is not available"
+            log.warning(event, reason=problem.reason, error=first_line(error), work=KIND.get())
+            if isinstance(problem, Unavailable):
+                self._away_since = self._away_since or now
+        raise problem from error
 
 
 class Borrowed(Database):
@@ -202,8 +215,11 @@ class Borrowed(Database):
         """Run one statement and return its rows."""
         try:
             found: list[asyncpg.Record] = await self._connection.fetch(statement, *arguments)
-        except OUTAGES as error:
-            raise Unavailable from error
+        except Exception as error:
+            problem = problem_of(error)
+            if problem is None:
+                raise
+            raise problem from error
         return found
 
 
@@ -215,22 +231,18 @@ async def fetch(store: Database | Connection, statement: str, *arguments: Any) -
     return found
 
 
-def _within(seconds: float | None) -> contextlib.AbstractAsyncContextManager[Any]:
-    """Return a limit of time, or none, which costs nothing."""
-    return contextlib.nullcontext() if seconds is None else asyncio.timeout(seconds)
-
-
 def _give_way(connection: Connection) -> None:
     """Lower the priority of the process that serves a connection, so that large work delays nobody's small one."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, connection.get_server_pid(), 10)
 
 
-def _session(asked: Iterable[tuple[str, str]]) -> dict[str, str]:
+def _session(asked: Iterable[tuple[str, str]], slowest: float | None, version: int) -> dict[str, str]:
     """Return the settings of our sessions, with those that the url asks for.
 
     Every statement of ours has its index, and comes to rows in its order: a plan that was made while a table was empty
-    must not go on reading all of it when it is large, nor lock rows in the order in which they lie on disk.
+    must not go on reading all of it when it is large, nor lock rows in the order in which they lie on disk. Limits of
+    time are our own, not those of the role: by them an outage is told from a statement that asks too much.
     """
     return {
         "application_name": "tocsin",
@@ -239,7 +251,16 @@ def _session(asked: Iterable[tuple[str, str]]) -> dict[str, str]:
         "timezone": "UTC",
         "enable_seqscan": "off",
         "enable_bitmapscan": "off",
+        "statement_timeout": _milliseconds(slowest, SERVERS_PART),
+        "lock_timeout": _milliseconds(slowest, LOCKS_PART),
+        "idle_in_transaction_session_timeout": _milliseconds(LONGEST_PAUSE if slowest else None),
+        "idle_session_timeout": "0",
+        **({"transaction_timeout": "0"} if version >= FIRST_WITH_TRANSACTION_TIMEOUT else {}),
     }
+
+
+def _milliseconds(seconds: float | None, part: float = 1.0) -> str:
+    return str(round((seconds or 0) * part * 1000))
 
 
 def _set(settings: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ are then, and settled in batches. Every write names the worker that must still h
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
@@ -85,7 +85,7 @@ async def claim(database: Database, worker: UUID, lane: str, limit: int, *, bulk
     rows = await database.rows(_SQL["claim"], worker, lane, bulk, limit)
     held = [row["device_id"] for row in rows if row["state"] == "held"]
     if held:
-        rows += await database.rows(_SQL["claim_held"], worker, held)
+        rows += await database.rows(_SQL["claim_held"], worker, held, lane)
     if not rows:
         return []
     found = await database.rows(_SQL["look"], [row["event_id"] for row in rows], [row["device_id"] for row in rows])
@@ -116,6 +116,16 @@ async def release(database: Database, worker: UUID) -> None:
 async def release_held(store: Database | Connection, user_ids: Sequence[int]) -> None:
     """Have what is held for these users decided again: what held it may be over."""
     await fetch(store, _SQL["release_held"], user_ids)
+
+
+async def release_others(database: Database, worker: UUID, lane: str, under_way: Collection[Key]) -> int:
+    """Free what a worker holds in a lane but for these; return how many that were."""
+    keys = sorted(under_way)
+    return len(
+        await database.rows(
+            _SQL["release_others"], worker, lane, [key.event_id for key in keys], [key.device_id for key in keys]
+        )
+    )
 
 
 async def drop(database: Database, gone: Mapping[UUID, datetime]) -> None:

@@ -6,7 +6,7 @@ part of the window free for what is not in bulk, so that one push never waits be
 
 import asyncio
 import contextlib
-from collections import deque
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -15,10 +15,12 @@ from uuid import UUID
 import structlog
 
 from tocsin import deliveries
+from tocsin.admission import KIND
+from tocsin.backoff import Backoff
 from tocsin.channels import Answer, Later, Push, Refused, Stopped
 from tocsin.compose import Composer
 from tocsin.database import Database
-from tocsin.deliveries import Delivery, Key, Settled
+from tocsin.deliveries import Clear, Delivery, Key, Settled, next_try
 from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Unavailable
 from tocsin.ids import new_id
@@ -29,6 +31,9 @@ from tocsin.settling import Settler
 
 MOST_APART = 3
 """How many held deliveries of a device go one by one when its quiet hours end; more are one push."""
+
+SWEEP = 15.0
+"""Seconds after which a lane looks for leases of this worker that it does not send."""
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +64,12 @@ class Dispatcher:
         self._metrics = metrics
         self._settler = Settler(database, worker, self._lanes, doorbell, metrics)
         self._stopping = asyncio.Event()
+        self._backoffs: dict[str, Backoff] = {}
+
+    @property
+    def backoffs(self) -> list[Backoff]:
+        """What may fail here."""
+        return [*self._backoffs.values(), *self._settler.backoffs.values()]
 
     @property
     def lanes(self) -> list[str]:
@@ -78,24 +89,22 @@ class Dispatcher:
         finally:
             for lane in self._lanes.values():
                 await lane.transport.close()
-            for lane in self._lanes.values():
-                with contextlib.suppress(Unavailable):
+            with contextlib.suppress(Exception):  # what is not written back is found by another worker
+                for lane in self._lanes.values():
                     await self._settler.settle(lane)
             for task in settling:
                 task.cancel()
             await asyncio.gather(*settling, return_exceptions=True)
-            with contextlib.suppress(Unavailable):
+            with contextlib.suppress(Exception):
                 await deliveries.release(self._database, self._worker)
 
     async def _enter(self) -> None:
         """Make the lanes known: one whose settings changed begins anew."""
-        entering = deque(self._lanes.values())
-        while entering and not self._stopping.is_set():
-            try:
-                await deliveries.enter_lane(self._database, entering[0].name, entering[0].configuration)
-                entering.popleft()
-            except Unavailable:
-                await asyncio.sleep(0.5)
+        for lane in self._lanes.values():
+            entering = self._backoff(f"push lane {lane.name}")
+            await entering.until_done(
+                lambda lane=lane: deliveries.enter_lane(self._database, lane.name, lane.configuration)  # type: ignore[misc]
+            )
 
     async def begin_anew(self) -> None:
         """Take note that lanes may have other keys now."""
@@ -112,14 +121,32 @@ class Dispatcher:
     # What goes out
 
     async def _work(self, lane: Lane) -> None:
+        KIND.set(f"push lane {lane.name}")
+        backoff, swept_at = self._backoff(f"push lane {lane.name}"), time.monotonic()
+
+        async def release() -> None:
+            await self._release(lane)
+
         while not self._stopping.is_set():
             bell = self._doorbell.listen_for("push")
             lane.progress.clear()
             try:
+                if time.monotonic() - swept_at > SWEEP:
+                    swept_at = time.monotonic()
+                    await release()
                 if not await self._is_ready(lane) or not await self._take(lane):
                     await self._idle(lane, bell)
-            except Unavailable:
-                await asyncio.sleep(0.5)
+                backoff.succeeded()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the lane goes on
+                await backoff.recover(error, release)
+
+    async def _release(self, lane: Lane) -> None:
+        """Hand back what this worker holds in a lane and does not send: nothing is being claimed there meanwhile."""
+        if released := await deliveries.release_others(self._database, self._worker, lane.name, lane.under_way):
+            log.warning("pushes released: they were claimed and not sent", lane=lane.name, count=released)
+
+    def _backoff(self, name: str) -> Backoff:
+        return self._backoffs.setdefault(name, Backoff(name, self._stopping, self._metrics.failure))
 
     async def _is_ready(self, lane: Lane) -> bool:
         if lane.waits_until and lane.waits_until > datetime.now(UTC):
@@ -161,21 +188,38 @@ class Dispatcher:
         settled: list[Settled] = []
         going: list[Delivery] = []
         for delivery in claimed:
-            result = self._decide(delivery, chosen.get(delivery.user_id), now)
+            result = self._decided(delivery, chosen.get(delivery.user_id), now)
             if result:
                 settled.append(result)
             else:
                 going.append(delivery)
         if settled:
-            await deliveries.settle(self._database, self._worker, settled)
-            for decided in settled:
-                self._metrics.push(lane.name, decided.state)
+            await self._settle(lane, settled)
             await self._look_again(claimed, settled, chosen)
         together, back = _in_turn(going)
         if back:
             await deliveries.put_back(self._database, self._worker, back)
+        failed: list[Settled] = []
         for each in together:
-            await self._hand_over(lane, each)
+            try:
+                await self._hand_over(lane, each)
+            except Unavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 - one push that cannot be made stops no other
+                failed += [_failed(delivery, error) for delivery in each]
+        if failed:
+            await self._settle(lane, failed)
+
+    async def _settle(self, lane: Lane, settled: Sequence[Settled]) -> None:
+        await deliveries.settle(self._database, self._worker, settled)
+        for decided in settled:
+            self._metrics.push(lane.name, decided.state)
+
+    def _decided(self, delivery: Delivery, chosen: Preferences | None, now: datetime) -> Settled | None:
+        try:
+            return self._decide(delivery, chosen, now)
+        except Exception as error:  # noqa: BLE001 - likewise
+            return _failed(delivery, error)
 
     async def _look_again(
         self, claimed: Sequence[Delivery], settled: Sequence[Settled], chosen: Mapping[int, Preferences]
@@ -207,12 +251,17 @@ class Dispatcher:
         first = together[0]
         push = await self._push(first, len(together))
         request = lane.channel.request(push)
-        lane.under_way.update(delivery.key for delivery in together)
-        if isinstance(request, Refused):
-            nothing = Answer(0, {}, b"", datetime.now(UTC))
-            lane.note(Answered(first, push, nothing, tuple(together[1:]), refused=request))
-            return
-        lane.send(request, Answered(first, push, Answer(0, {}, b"", push.expires_at), tuple(together[1:])))
+        keys = {delivery.key for delivery in together}
+        lane.under_way |= keys
+        try:
+            if isinstance(request, Refused):
+                nothing = Answer(0, {}, b"", datetime.now(UTC))
+                lane.note(Answered(first, push, nothing, tuple(together[1:]), refused=request))
+            else:
+                lane.send(request, Answered(first, push, Answer(0, {}, b"", push.expires_at), tuple(together[1:])))
+        except Exception:
+            lane.under_way -= keys
+            raise
 
     async def _push(self, delivery: Delivery, count: int) -> Push:
         assert delivery.address is not None  # noqa: S101 - decided before
@@ -225,13 +274,16 @@ class Dispatcher:
     # What was read elsewhere
 
     async def _clear_for_ever(self) -> None:
+        KIND.set("clears")
+        backoff = self._backoff("clears")
         while not self._stopping.is_set():
             bell = self._doorbell.listen_for("clear")
             try:
                 if not await self._clear():
                     await wait(bell, 0.5)
-            except Unavailable:
-                await asyncio.sleep(0.5)
+                backoff.succeeded()
+            except Exception as error:  # noqa: BLE001 - whatever it is, others are told
+                await backoff.pause(error)
 
     async def _clear(self) -> bool:
         """Tell phones what was read or deleted elsewhere; best effort: once."""
@@ -240,12 +292,29 @@ class Dispatcher:
             lane = self._lanes.get(clear.lane)
             if lane is None or lane.stopped:
                 continue
-            expires_at = datetime.now(UTC) + timedelta(hours=1)
-            push = Push(new_id(), clear.address, clear.unread, expires_at, None, clear.what)
-            request = lane.channel.request(push)
-            if not isinstance(request, Refused):
-                lane.transport.submit(request).add_done_callback(lambda _: None)
+            try:
+                self._send_clear(lane, clear)
+            except Exception as error:  # noqa: BLE001 - one that cannot be made stops no other
+                self._backoff("clears").note(error)
         return bool(found)
+
+    @staticmethod
+    def _send_clear(lane: Lane, clear: Clear) -> None:
+        expires_at = datetime.now(UTC) + timedelta(hours=1)
+        push = Push(new_id(), clear.address, clear.unread, expires_at, None, clear.what)
+        request = lane.channel.request(push)
+        if not isinstance(request, Refused):
+            lane.transport.submit(request).add_done_callback(lambda _: None)
+
+
+def _failed(delivery: Delivery, error: Exception) -> Settled:
+    """Return what becomes of a push that an error of ours keeps from being made: it is tried again, as any other."""
+    reason = f"it could not be made: {type(error).__name__}"
+    log.error("push could not be made", event_id=str(delivery.key.event_id), exc_info=error)
+    due_at = next_try(delivery.attempts, None, 0.0, delivery.expires_at)
+    if due_at is None:
+        return Settled(delivery.key, "dead", None, f"given up: {reason}")
+    return Settled(delivery.key, "later", due_at, f"again at {due_at:%Y-%m-%d %H:%M:%S} UTC: {reason}")
 
 
 def _in_turn(going: Iterable[Delivery]) -> tuple[list[list[Delivery]], list[Key]]:

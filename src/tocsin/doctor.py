@@ -18,7 +18,8 @@ from tocsin.apps import Planned, lacks_contact, lane_of, plan
 from tocsin.catalogue import Catalogue
 from tocsin.channels import Stopped
 from tocsin.compose import Composer
-from tocsin.database import OUTAGES, Connection, connect, queries
+from tocsin.database import Connection, connect, queries
+from tocsin.database_errors import DRIVER_ERRORS
 from tocsin.embedded import is_served, url_of
 from tocsin.errors import Refusal
 from tocsin.fetching import Unfetched, fetch
@@ -316,7 +317,7 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
             return
         url = settings.database_url.get_secret_value() if settings.database_url else url_of(settings.data_dir)
         connection = await connect(url, 10)
-    except OUTAGES as error:
+    except DRIVER_ERRORS as error:
         where = _place_of(settings)
         yield Finding("FAIL", "database", f"{where} can't be reached: {_first_line(error)}", "see that it runs")
         return
@@ -324,7 +325,7 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
         for check in (_server, _schema_and_queue, _lanes):
             async for finding in check(connection, settings):
                 yield finding
-    except OUTAGES as error:
+    except DRIVER_ERRORS as error:
         yield Finding("FAIL", "database", f"it went away: {_first_line(error)}", "look again")
     finally:
         connection.terminate()

@@ -13,7 +13,8 @@
     ├── Invalid             422 validation.*, all faults at once
     ├── RateLimited         429 rate_limited
     ├── InternalError       500 error
-    └── Unavailable         503 unavailable
+    ├── Unavailable         503 unavailable, the database cannot do it now
+    └── Overrun             503 unavailable, the database could not do it in the time that it may take
 
 Raised anywhere, turned into an answer in `api/problems.py` alone. A `Refusal` is not for a caller: it is the one
 sentence with which a command declines to start.
@@ -206,11 +207,27 @@ class InternalError(Problem):
 
 
 class Unavailable(Problem):
-    """What is needed cannot be reached, mostly the database; nothing was done that will not be done again."""
+    """What is needed cannot be reached, mostly the database; nothing was done that will not be done again.
+
+    `reason` is for operators: what keeps us from it, in words that tell no secret.
+    """
 
     status = 503
     code = "unavailable"
     message = "The database cannot be reached. Please try again."
 
-    def __init__(self, message: str | None = None, *, retry_after: int = 1) -> None:
+    def __init__(self, message: str | None = None, *, retry_after: int = 1, reason: str = "") -> None:
+        super().__init__(message, headers={"Retry-After": str(retry_after)})
+        self.reason = reason or str(self).partition(".")[0]
+
+
+class Overrun(Problem):
+    """A statement that ran into its limit of time while the database is fine: the request asks too much of it."""
+
+    status = 503
+    code = "unavailable"
+    message = "This is too much at once for the database: ask for less in one request, or try again later."
+    reason = "a statement ran into its limit of time"
+
+    def __init__(self, message: str | None = None, *, retry_after: int = 60) -> None:
         super().__init__(message, headers={"Retry-After": str(retry_after)})

@@ -61,7 +61,7 @@ async def deliver(
     `Undeliverable` where an event can't be rendered and `Lost` where a job is no longer ours; nothing is done then.
     """
     lane: Lane = leased[0].lane
-    limit, most_named = (CHUNK, EVERYONE) if lane == "bulk" else (DIRECT_REACH + 1, LOOKED_UP_DIRECTLY)
+    limit, most_named = (_chunk(leased), EVERYONE) if lane == "bulk" else (DIRECT_REACH + 1, LOOKED_UP_DIRECTLY)
     ids, progress = [job.id for job in leased], [job.progress for job in leased]
     outlines = await database.rows(_SQL["outline"], ids, progress, limit, most_named)
     waiting = await _waiting(database, leased, {outline["id"] for outline in outlines if outline["reach"] == limit})
@@ -75,10 +75,15 @@ async def deliver(
         await jobs.go_on(connection, worker, [(outline["id"], _step(outline, lane)) for outline in many])
         await jobs.hand_back(connection, worker, list(waiting))
         if chunks:
-            entered = await _enter(connection, catalogue, chunks, limit, pushes.lanes if pushes else ())
+            entered = await _enter(connection, catalogue, chunks, limit, lane, pushes.lanes if pushes else ())
     if pushes and any(each["pushed"] for each in entered):
         pushes.ring()
     return Done(done, {user_id for each in entered for user_id in each["user_ids"]})
+
+
+def _chunk(leased: Sequence[Job]) -> int:
+    """Return how many people a chunk reaches: half as many after each try that failed, which may have been too much."""
+    return CHUNK >> min(max(job.attempts for job in leased) - 1, 6)
 
 
 async def _waiting(database: Database, leased: Sequence[Job], many: Collection[UUID]) -> set[UUID]:
@@ -98,11 +103,12 @@ def _step(outline: asyncpg.Record, lane: Lane) -> int:
     return reached
 
 
-async def _enter(
+async def _enter(  # noqa: PLR0913, PLR0917 - all that a chunk is
     connection: Connection,
     catalogue: Catalogue,
     chunks: Sequence[asyncpg.Record],
     limit: int,
+    lane: Lane,
     push_lanes: Sequence[str],
 ) -> Sequence[asyncpg.Record]:
     """Enter chunks into the inboxes; return the events that reached anybody: whom, and whether it is to be pushed."""
@@ -113,7 +119,7 @@ async def _enter(
         [chunk["up_to"] if chunk["reach"] == limit else EVERYONE for chunk in chunks],
         list(catalogue.languages),
         list(push_lanes),
-        limit == CHUNK,
+        lane == "bulk",
     )
     said = [
         (event["id"], language, _say(catalogue, event, language))

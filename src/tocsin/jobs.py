@@ -23,6 +23,9 @@ MISSED = 15.0
 PAUSES = (0.2, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
 """Seconds to wait before each further try of a job that failed; after the last it is a dead letter."""
 
+MOST_LOOKED_UP = 20_000
+"""Ids of users and teams that the jobs of one claim name together, and members of these teams that are looked up."""
+
 _SQL = queries("jobs")
 
 
@@ -49,8 +52,8 @@ class Lost(Exception):  # noqa: N818 - somebody else has the job now, which is n
 
 
 async def claim(database: Database, worker: UUID, lane: Lane, limit: int) -> list[Job]:
-    """Lease up to `limit` jobs that are due, the longest waiting first."""
-    rows = await database.rows(_SQL["claim"], worker, lane, limit)
+    """Lease up to `limit` jobs that are due, the longest waiting first; fewer where they name many people."""
+    rows = await database.rows(_SQL["claim"], worker, lane, limit, MOST_LOOKED_UP)
     return sorted((Job(**row) for row in rows), key=lambda job: (job.due_at, job.id))
 
 
@@ -100,15 +103,23 @@ async def release(database: Database, worker: UUID, lane: Lane) -> None:
     await database.value(_SQL["release"], worker, lane)
 
 
+async def is_there(database: Database, job: UUID) -> bool:
+    """Tell whether a job is there, whoever has it."""
+    return bool(await database.value(_SQL["is_there"], job))
+
+
 async def enrol(database: Database, worker: UUID, name: str) -> None:
     """Enter a worker among those that live."""
     await database.value(_SQL["enrol"], worker, name)
 
 
-async def beat(database: Database, worker: UUID) -> bool:
-    """Show that a worker lives, and free the leases of those that do not; false if it was itself taken for dead."""
+async def beat(database: Database, worker: UUID, problem: str | None = None) -> bool:
+    """Show that a worker lives, with what of it fails, and free the leases of those that do not live.
+
+    False if it was itself taken for dead.
+    """
     async with database.connection() as connection:
-        alive: Any = await connection.execute(_SQL["beat"], worker)
+        alive: Any = await connection.execute(_SQL["beat"], worker, problem)
         await connection.execute(_SQL["reap"], MISSED)
         await connection.execute(_SQL["reap_deliveries"])
     return bool(alive == "UPDATE 1")

@@ -6,12 +6,12 @@ and, where the operator says so, notifications after some days.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 import structlog
 
+from tocsin.admission import KIND
 from tocsin.database import Connection, Database, queries
 from tocsin.errors import Unavailable
 
@@ -38,8 +38,7 @@ log = structlog.get_logger(__name__)
 async def keep(database: Database, retention_days: int | None) -> None:
     """Go round for ever. Any number of processes may: one at a time has its turn."""
     while True:
-        with contextlib.suppress(Unavailable):
-            await go_round(database, retention_days)
+        await go_round(database, retention_days)
         await asyncio.sleep(ROUND)
 
 
@@ -52,8 +51,17 @@ async def go_round(database: Database, retention_days: int | None) -> dict[str, 
     if retention_days is not None:
         steps["notifications"] = lambda connection: _forget_notifications(connection, retention_days)
         steps["events"] = lambda connection: _forget_events(connection, retention_days)
-    found = {name: await _repeat(database, step) for name, step in steps.items()}
-    forgotten = {name: count for name, count in found.items() if count}
+    forgotten: dict[str, int] = {}
+    for name, step in steps.items():
+        KIND.set(f"keeping of {name}")
+        try:
+            found = await _repeat(database, step)
+        except Unavailable:  # which the pool logs; the next round is soon enough
+            break
+        except Exception as error:
+            log.warning("work failed and is tried again", work=f"keeping of {name}", exc_info=error)
+        else:
+            forgotten |= {name: found} if found else {}
     if forgotten:
         log.info("forgot what is no longer needed", **forgotten)
     return forgotten

@@ -45,7 +45,7 @@ class Lane:
     def send(self, request: Request, sent: "Answered", by: "Lane | None" = None) -> None:
         """Send a request, by another lane where one is named; its answer comes back here."""
         answer = (by or self).transport.submit(request)
-        answer.add_done_callback(lambda done: self.note(replace(sent, answer=done.result())))
+        answer.add_done_callback(lambda done: self.note(replace(sent, answer=_answer_of(done))))
 
     def wait(self, seconds: float, reason: str) -> None:
         """Hold the lane back for so long."""
@@ -79,6 +79,14 @@ class Answered:
     elsewhere: Lane | None = None
     first: Answer | None = None
     refused: Refused | None = None
+
+
+def _answer_of(done: "asyncio.Future[Answer]") -> Answer:
+    """Return an answer; where its request failed in our own hands, the one that says so: no push waits for ever."""
+    failure = None if done.cancelled() else done.exception()
+    if failure is None and not done.cancelled():
+        return done.result()
+    return Answer(0, {}, b"", datetime.now(UTC), f"the request failed: {type(failure).__name__}")
 
 
 def twin(name: str) -> str:

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import chain
 
-import structlog
-
 from tocsin import inbox
+from tocsin.admission import KIND
+from tocsin.backoff import Backoff
 from tocsin.database import Database
 from tocsin.doorbell import POLL
 from tocsin.errors import Unavailable
@@ -35,8 +35,6 @@ BEAT = 15.0
 """Seconds of silence after which a comment is sent, so that what stands between us keeps the line open."""
 
 COMMENT = b":\n\n"
-
-log = structlog.get_logger(__name__)
 
 
 class Reader:
@@ -138,6 +136,7 @@ class Live:
         self._asked: set[int] = set()
         self._looking: asyncio.Task[None] | None = None
         self._is_closed = False
+        self._polling, self._telling = Backoff("look at streams"), Backoff("streams")
 
     @property
     def count(self) -> int:
@@ -172,14 +171,14 @@ class Live:
 
     async def watch(self) -> None:
         """See for ever that nobody misses what nobody rang for."""
+        KIND.set("streams")
         while True:
             await asyncio.sleep(POLL)
             try:
                 await self._poll()
-            except Unavailable:
-                continue
-            except Exception:
-                log.exception("a bug kept a look at those who watch from its end")
+                self._polling.succeeded()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it looks again
+                self._polling.note(error)
 
     def close(self) -> None:
         """End all streams, and let nobody in any more."""
@@ -200,17 +199,25 @@ class Live:
         return head is not None and all(reader.knows(*head) for reader in self._readers.get(user_id, ()))
 
     async def _look(self) -> None:
+        KIND.set("streams")
         while self._asked:
             asked, self._asked = self._asked, set()
-            for some in _pieces(list(asked)):
+            waiting = deque(_pieces(list(asked)))
+            while waiting:
+                some = waiting.popleft()
                 try:
                     await self._tell(some)
-                except Unavailable:
-                    self._asked.update(asked)
-                    await asyncio.sleep(0.5)
+                    self._telling.succeeded()
+                except Unavailable as error:
+                    self._asked.update(some, *waiting)
+                    await self._telling.pause(error)
                     break
-                except Exception:
-                    log.exception("a bug kept readers from what is new", readers=len(some))
+                except Exception as error:  # noqa: BLE001 - one inbox that cannot be read holds up no other
+                    middle = len(some) // 2
+                    if middle:
+                        waiting.extendleft((some[middle:], some[:middle]))
+                    else:
+                        self._telling.note(error)  # it is looked at again when the others are
 
     async def _tell(self, user_ids: Sequence[int]) -> None:
         since = {id_: _earliest(self._readers[id_]) for id_ in user_ids if id_ in self._readers}

@@ -57,6 +57,9 @@ class Metrics:
             "tocsin_push_answers", "What providers answered, and why", ["lane", "outcome", "reason"], **more
         )
         self._reasons: set[str] = set()
+        self._failures = Counter(
+            "tocsin_work_failures", "Tries of lanes and other work that failed, and why", ["work", "reason"], **more
+        )
         self._due = Gauge("tocsin_jobs_due", "Jobs that wait", ["lane"], **more)
         self._age = Gauge("tocsin_jobs_oldest_seconds", "How long the oldest of them waits", ["lane"], **more)
         self._pushes_due = Gauge("tocsin_pushes_due", "Pushes that wait", ["lane"], **more)
@@ -80,8 +83,12 @@ class Metrics:
         found[1].observe(seconds)
 
     def job(self, task: str, outcome: str, count: int = 1) -> None:
-        """Count jobs: `done`, `put off`, `dead` or `lost`."""
+        """Count jobs: `done`, `put off`, `dead`, `lost` or `cancelled`."""
         self._jobs.labels(task, outcome).inc(count)
+
+    def failure(self, work: str, reason: str) -> None:
+        """Count a failure of work that goes on for ever, such as `direct lane`."""
+        self._failures.labels(work, reason).inc()
 
     def inbox(self, seconds: float) -> None:
         """Count an event that is in the inboxes of all whom it concerns, and how long that took."""

@@ -319,7 +319,8 @@ CREATE TABLE tocsin.workers (
     id uuid NOT NULL,
     name text NOT NULL,
     started_at timestamp with time zone DEFAULT now() NOT NULL,
-    seen_at timestamp with time zone DEFAULT now() NOT NULL
+    seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    problem text
 )
 WITH (fillfactor='50');
 

@@ -18,13 +18,15 @@ from tocsin import access, embedded, jobs, migrate, preferences
 from tocsin.api.app import operations_service, service, watching_service
 from tocsin.api.doors import House, Watched
 from tocsin.apps import lanes_of, read_again
+from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
 from tocsin.compose import Composer
-from tocsin.database import HOPELESS, OUTAGES, SLOWEST, Database
+from tocsin.database import SLOWEST, Database
+from tocsin.database_errors import DRIVER_ERRORS, is_hopeless, is_outage
 from tocsin.dispatch import Dispatcher
 from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded, is_served
-from tocsin.errors import Refusal, Unavailable
+from tocsin.errors import Refusal
 from tocsin.events import Intake
 from tocsin.http_server import ByPort, Server, bound, port_of, url_of
 from tocsin.inbox import Cursors
@@ -302,7 +304,7 @@ async def _together(
     if worker:
         doorbell.answer("settled")
         if house.settings.database_url is None:
-            await jobs.forget_workers(house.database)
+            await Backoff("start").until_done(lambda: jobs.forget_workers(house.database))
     _outlive_signals()
     ears = [asyncio.create_task(each) for each in (doorbell.hear_others(), house.live.watch())]
     working = [asyncio.create_task(worker.run())] if worker else []
@@ -315,8 +317,7 @@ async def _together(
         worker.stop()
     ended = await asyncio.gather(serving, *working, return_exceptions=True)
     await _end([*ears, introducing])
-    with contextlib.suppress(Unavailable):
-        await doorbell.close()
+    await doorbell.close()
     for error in ended:
         if error:
             raise error
@@ -353,8 +354,10 @@ async def _patiently(attempt: Callable[[], Awaitable[list[migrate.Step]]]) -> li
     while True:
         try:
             return await attempt()
-        except OUTAGES as error:
-            if isinstance(error, HOPELESS) or time.monotonic() > end:
+        except DRIVER_ERRORS as error:
+            if not is_outage(error) and not is_hopeless(error):
+                raise
+            if is_hopeless(error) or time.monotonic() > end:
                 raise Refusal(f"The database of TOCSIN_DATABASE_URL cannot be used: {error}.") from error
             log.warning("the database cannot be reached yet", error=str(error))
             await asyncio.sleep(1)

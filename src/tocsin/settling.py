@@ -2,14 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from uuid import UUID
 
 import structlog
 
 from tocsin import deliveries
+from tocsin.admission import KIND
+from tocsin.backoff import Backoff
 from tocsin.channels import Delivered, Gone, Later, Outcome, Refused, Stopped, Unauthorised
 from tocsin.database import Database
 from tocsin.deliveries import Delivery, Key, Settled, next_try
@@ -49,6 +53,7 @@ class Settler:
         self._doorbell = doorbell
         self._metrics = metrics
         self._services = PushServices(database, doorbell)
+        self.backoffs = {name: Backoff(f"answers of {name}", failed=metrics.failure) for name in lanes}
 
     def begin_anew(self) -> None:
         """Take note that lanes may have other keys now."""
@@ -56,6 +61,8 @@ class Settler:
 
     async def run(self, lane: Lane) -> None:
         """Settle what a lane is answered, for ever."""
+        KIND.set(f"answers of {lane.name}")
+        backoff = self.backoffs[lane.name]
         while True:
             if not lane.answered:
                 lane.progress.clear()
@@ -63,34 +70,52 @@ class Settler:
             await asyncio.sleep(GATHERING)
             try:
                 await self.settle(lane)
-            except Unavailable:
-                await asyncio.sleep(0.5)
+                backoff.succeeded()
+            except Exception as error:  # noqa: BLE001 - whatever it is, answers go on being written back
+                await backoff.pause(error)
 
     async def settle(self, lane: Lane) -> None:
-        """Write back all that was answered since the last time."""
+        """Write back all that was answered since the last time; where that fails, each half of it."""
         answered, lane.answered = lane.answered, []
-        answered = [each for each in answered if not self._goes_elsewhere(lane, each)]
+        waiting = deque([[each for each in answered if not self._goes_elsewhere(lane, each)]])
+        while waiting:
+            part = waiting.popleft()
+            try:
+                await self._write_back(lane, part)
+            except Unavailable:
+                lane.answered = [*part, *chain.from_iterable(waiting), *lane.answered]
+                raise
+            except Exception as error:  # noqa: BLE001 - one answer that cannot be taken holds up no other
+                middle = len(part) // 2
+                if middle:
+                    waiting.extendleft((part[middle:], part[:middle]))
+                else:
+                    self._give_up(lane, part[0], error)
+
+    def _give_up(self, lane: Lane, each: Answered, error: Exception) -> None:
+        """Let go of a push whose answer cannot be written back: its lane finds that it is not sent, and releases it."""
+        log.error("answer of a push could not be written back", lane=lane.name, exc_info=error)
+        lane.under_way.difference_update(delivery.key for delivery in (each.delivery, *each.bundle))
+        lane.progress.set()
+
+    async def _write_back(self, lane: Lane, answered: Sequence[Answered]) -> None:
         settled: list[Settled] = []
         gone: dict[UUID, datetime] = {}
         back: list[Key] = []
         outcomes = [_outcome(lane, each) for each in answered]
-        try:
-            for each, outcome in zip(answered, outcomes, strict=True):
-                keys = [delivery.key for delivery in (each.delivery, *each.bundle)]
-                result = await self._result(lane, each, outcome, gone)
-                if result is None:
-                    back += keys
-                else:
-                    settled += [result._replace(key=key) for key in keys]
-            if settled:
-                await deliveries.settle(self._database, self._worker, settled)
-            if back:
-                await deliveries.put_back(self._database, self._worker, back)
-            if gone:
-                await deliveries.drop(self._database, gone)
-        except Unavailable:
-            lane.answered = answered + lane.answered
-            raise
+        for each, outcome in zip(answered, outcomes, strict=True):
+            keys = [delivery.key for delivery in (each.delivery, *each.bundle)]
+            result = await self._result(lane, each, outcome, gone)
+            if result is None:
+                back += keys
+            else:
+                settled += [result._replace(key=key) for key in keys]
+        if settled:
+            await deliveries.settle(self._database, self._worker, settled)
+        if back:
+            await deliveries.put_back(self._database, self._worker, back)
+        if gone:
+            await deliveries.drop(self._database, gone)
         for outcome in outcomes:
             self._metrics.answer(lane.name, outcome)
         lane.under_way.difference_update(done.key for done in settled)
@@ -175,6 +200,13 @@ class Settler:
         return Settled(each.delivery.key, "later", due_at, f"set aside until its lane has delivered: {reason}")
 
     def _goes_elsewhere(self, lane: Lane, each: Answered) -> bool:
+        try:
+            return self._sent_elsewhere(lane, each)
+        except Exception:
+            log.exception("push could not be tried in another way", lane=lane.name)
+            return False
+
+    def _sent_elsewhere(self, lane: Lane, each: Answered) -> bool:
         """Try a device that may be known in another way once in that way."""
         address = None if each.elsewhere or each.refused else lane.channel.elsewhere(each.push, each.answer)
         if address is None:

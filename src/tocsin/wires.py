@@ -9,8 +9,9 @@ import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from tocsin.database import OUTAGES, Database, connect
-from tocsin.errors import Unavailable
+from tocsin.backoff import Backoff
+from tocsin.database import Database, connect
+from tocsin.database_errors import DRIVER_ERRORS
 
 CHANNEL = "tocsin_work"
 SUBJECT = "tocsin.work"
@@ -45,27 +46,30 @@ class ByNotify:
 
     async def send(self, text: str) -> None:
         """Send by NOTIFY."""
-        with contextlib.suppress(Unavailable):
+        with contextlib.suppress(Exception):  # the pool logs it, and what is lost costs latency alone
             await self._database.value("select pg_notify($1, $2)", CHANNEL, text)
 
     async def listen(self, hear: Hear) -> None:
         """Listen on a connection of its own."""
+        backoff = Backoff("listening for other processes")
         while True:
-            gone = asyncio.Event()
             try:
-                connection = await connect(self._url)
-            except OUTAGES:
-                await asyncio.sleep(PAUSE)
-                continue
-            try:
-                connection.add_termination_listener(lambda _, gone=gone: gone.set())
-                await connection.add_listener(CHANNEL, lambda *said: hear(str(said[-1])))
-                await gone.wait()
-            except OUTAGES as error:
-                log.warning("the doorbell cannot listen", error=str(error))
-            finally:
-                with contextlib.suppress(*OUTAGES):
-                    await connection.close(timeout=1)
+                await self._listen(hear, backoff)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it listens again
+                await backoff.pause(error)
+
+    async def _listen(self, hear: Hear, backoff: Backoff) -> None:
+        """Listen until the connection ends, which is an outage: by the next try it is known why."""
+        gone = asyncio.Event()
+        connection = await connect(self._url)
+        try:
+            connection.add_termination_listener(lambda _: gone.set())
+            await connection.add_listener(CHANNEL, lambda *said: hear(str(said[-1])))
+            backoff.succeeded()
+            await gone.wait()
+        finally:
+            with contextlib.suppress(*DRIVER_ERRORS):
+                await connection.close(timeout=1)
 
 
 class ByNats:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
@@ -11,6 +12,8 @@ from uuid import UUID
 import structlog
 
 from tocsin import directory, fanout, imports, jobs, resolutions
+from tocsin.admission import KIND
+from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
 from tocsin.database import Database
 from tocsin.dispatch import Dispatcher
@@ -23,6 +26,9 @@ from tocsin.metrics import Metrics
 
 BATCH: dict[Lane, int] = {"direct": 200, "bulk": 1}
 """How many jobs are claimed at once. One chunk of the bulk lane is as much work as a batch of the direct one."""
+
+SWEEP = 15.0
+"""Seconds after which a lane looks for leases of this worker that it knows nothing of."""
 
 GATHERING = 0.003
 """Seconds that more jobs are waited for under load: a batch costs little more than one job."""
@@ -55,6 +61,7 @@ class Worker:
         self.dispatcher: Dispatcher | None = None
         self._metrics = metrics or Metrics()
         self._stopping = asyncio.Event()
+        self._backoffs: list[Backoff] = []
         self._tasks: dict[str, Task] = {
             "deliver": self._deliver,
             "erase": self._erase,
@@ -65,7 +72,7 @@ class Worker:
     async def run(self) -> None:
         """Work until `stop`; what is under way then is done to the end."""
         self._doorbell.answer(*BATCH)
-        await self._until_it_works(self._enrol)
+        await self._backoff("enrolment").until_done(self._enrol)
         pulse = asyncio.create_task(self._live())
         try:
             sending = [self.dispatcher.run()] if self.dispatcher else []
@@ -73,7 +80,7 @@ class Worker:
         finally:
             pulse.cancel()
             await asyncio.gather(pulse, return_exceptions=True)
-            with contextlib.suppress(Unavailable):
+            with contextlib.suppress(Exception):  # another worker finds its leases free in a while
                 await jobs.leave(self._database, self.id)
 
     def stop(self) -> None:
@@ -85,34 +92,48 @@ class Worker:
             self._doorbell.ring(lane)
 
     async def _work(self, lane: Lane) -> None:
+        KIND.set(f"{lane} lane")
+        backoff, swept_at = self._backoff(f"{lane} lane"), time.monotonic()
+
+        async def release() -> None:
+            await jobs.release(self._lanes[lane], self.id, lane)
+
         while not self._stopping.is_set():
             bell = self._doorbell.listen_for(lane)
             try:
+                if time.monotonic() - swept_at > SWEEP:
+                    swept_at = time.monotonic()
+                    await release()
                 leased = await jobs.claim(self._lanes[lane], self.id, lane, BATCH[lane])
                 if leased:
                     await self._do(leased)
                 else:
                     await wait(bell)
+                backoff.succeeded()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the lane goes on
+                await backoff.recover(error, release)
+            else:
                 if len(leased) > 1:
                     await asyncio.sleep(GATHERING)
-            except Unavailable:
-                log.warning("the database is away", lane=lane)
-                await self._until_it_works(lambda: jobs.release(self._database, self.id, lane))
 
     async def _do(self, leased: Sequence[Job]) -> None:
-        """Do a batch at once, and where that fails each job by itself, so that one can't hold up the others."""
         for task, batch in _by_task(leased).items():
-            try:
-                await self._tasks[task](batch)
-                self._metrics.job(task, "done", len(batch))
-            except Unavailable:
-                raise
-            except Exception as error:  # noqa: BLE001 - a job may fail in any way; the lane goes on
-                if len(batch) > 1:
-                    for job in batch:
-                        await self._do([job])
-                else:
-                    await self._give_up(batch[0], error)
+            await self._do_together(task, batch)
+
+    async def _do_together(self, task: str, batch: Sequence[Job]) -> None:
+        """Do a batch at once, and where that fails each half of it, so that no job holds up the others."""
+        try:
+            await self._tasks[task](batch)
+            self._metrics.job(task, "done", len(batch))
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - a job may fail in any way; the lane goes on
+            if len(batch) == 1:
+                await self._give_up(batch[0], error)
+                return
+            middle = len(batch) // 2
+            for half in (batch[:middle], batch[middle:]):
+                await self._do_together(task, half)
 
     async def _deliver(self, batch: Sequence[Job]) -> None:
         pushes = Pushes(self.dispatcher.lanes, lambda: self._doorbell.ring("push")) if self.dispatcher else None
@@ -152,8 +173,7 @@ class Worker:
             job=str(job.id), task=job.task, attempts=job.attempts, error=type(error).__name__, reason=reason
         )
         if isinstance(error, Lost):
-            line.warning("a job went to another worker")
-            self._metrics.job(job.task, "lost")
+            await self._note_loss(job)
         elif isinstance(error, Undeliverable):
             await jobs.bury(self._database, self.id, job, reason)
             self._metrics.job(job.task, "dead")
@@ -165,24 +185,40 @@ class Worker:
             self._metrics.job(job.task, "put off")
             line.warning("a job failed and is tried again", exc_info=error)
 
+    async def _note_loss(self, job: Job) -> None:
+        """Tell a job that was cancelled while it was under way from one that another worker has."""
+        if await jobs.is_there(self._database, job.id):
+            log.warning("job went to another worker", job=str(job.id), task=job.task, attempts=job.attempts)
+            self._metrics.job(job.task, "lost")
+        else:
+            log.info("job was cancelled while it was under way", job=str(job.id), task=job.task)
+            self._metrics.job(job.task, "cancelled")
+
     async def _enrol(self) -> None:
         await jobs.enrol(self._database, self.id, f"{socket.gethostname()}:{os.getpid()}")
 
     async def _live(self) -> None:
+        KIND.set("heartbeat")
+        backoff = self._backoff("heartbeat")
         while True:
             await asyncio.sleep(jobs.HEARTBEAT)
-            with contextlib.suppress(Unavailable):
-                if not await jobs.beat(self._database, self.id):
-                    log.warning("this worker was taken for dead", worker=str(self.id))
-                    await self._enrol()
-
-    async def _until_it_works(self, attempt: Callable[[], Awaitable[None]]) -> None:
-        while not self._stopping.is_set():
             try:
-                return await attempt()
-            except Unavailable:
-                await asyncio.sleep(0.5)
-        return None
+                if not await jobs.beat(self._database, self.id, self._problem()):
+                    log.warning("worker was taken for dead: its leases were released", worker=str(self.id))
+                    await self._enrol()
+                backoff.succeeded()
+            except Exception as error:  # noqa: BLE001 - a worker that stops to beat would lose its leases
+                backoff.note(error)
+
+    def _problem(self) -> str | None:
+        """Return what of this worker fails, and why, for those who look at it from elsewhere."""
+        failing = [*self._backoffs, *(self.dispatcher.backoffs if self.dispatcher else [])]
+        return "; ".join(f"{each.name}: {each.reason}" for each in failing if each.reason)[:1000] or None
+
+    def _backoff(self, name: str) -> Backoff:
+        backoff = Backoff(name, self._stopping, self._metrics.failure)
+        self._backoffs.append(backoff)
+        return backoff
 
 
 def _by_task(leased: Sequence[Job]) -> dict[str, list[Job]]:

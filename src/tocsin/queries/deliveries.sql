@@ -21,10 +21,10 @@ where d.event_id = one.event_id and d.device_id = one.device_id
 returning d.event_id, d.device_id, d.state, d.attempts
 
 -- name: claim_held
--- What else of these devices was held until now: it goes together.
+-- What else of these devices was held until now in this lane: it goes together.
 update deliveries d
 set worker_id = $1, attempts = d.attempts + 1
-where d.device_id = any($2::uuid[]) and d.state = 'held' and d.worker_id is null and d.due_at <= now()
+where d.device_id = any($2::uuid[]) and d.state = 'held' and d.worker_id is null and d.due_at <= now() and d.lane = $3
 returning d.event_id, d.device_id, d.state, d.attempts
 
 -- name: look
@@ -86,6 +86,20 @@ where token = any(array(
 
 -- name: release
 update deliveries set worker_id = null, attempts = greatest(attempts - 1, 0) where worker_id = $1
+
+-- name: release_others
+-- What a worker holds in a lane without being at it: what it claimed before something failed.
+update deliveries
+set worker_id = null, attempts = greatest(attempts - 1, 0)
+where (event_id, device_id) in (
+    select d.event_id, d.device_id
+    from deliveries d
+    where d.worker_id = $1 and d.lane = $2
+      and (d.event_id, d.device_id) not in (select * from unnest($3::uuid[], $4::uuid[]))
+    order by d.event_id, d.device_id
+    for update
+)
+returning event_id
 
 -- name: put_back
 -- Hand these back, as if they had never been claimed; each looked up by its key, as above.

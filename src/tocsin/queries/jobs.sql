@@ -1,9 +1,10 @@
 -- Jobs: claimed under a lease, finished, put off or buried.
 
 -- name: claim
--- Of a batch nothing is taken while some of it is under way elsewhere: its jobs are done in their order.
+-- Of a batch nothing is taken while some of it is under way elsewhere: its jobs are done in their order. Together they
+-- name at most $4 people, or one job is taken alone: members of a team are counted as far as a direct job looks at them.
 with free as materialized (
-    select id
+    select id, due_at
     from jobs
     where lane = $2 and worker_id is null and due_at <= now()
       and (
@@ -16,11 +17,23 @@ with free as materialized (
     order by due_at, id
     limit $3
     for update skip locked
+),
+cost as (
+    select free.id, sum(of_event.n) over (order by free.due_at, free.id) as up_to_it, of_event.n
+    from free
+    cross join lateral (
+        select coalesce((
+            select 1 + cardinality(e.users) + cardinality(e.excepted)
+                   + cardinality(e.teams) * (100 + cardinality(e.excepted))
+            from events e
+            where e.id = free.id
+        ), 1) as n
+    ) of_event
 )
 update jobs j
 set worker_id = $1, attempts = j.attempts + 1
-from free
-where j.id = free.id
+from cost
+where j.id = cost.id and (cost.up_to_it <= $4 or cost.up_to_it = cost.n)
 returning j.id, j.task, j.lane, j.due_at, j.wanted_at, j.attempts, j.progress, j.batch
 
 -- name: finish
@@ -110,8 +123,11 @@ update jobs set worker_id = null, attempts = greatest(attempts - 1, 0) where wor
 insert into workers (id, name) values ($1, $2)
 on conflict (id) do update set seen_at = clock_timestamp()
 
+-- name: is_there
+select exists (select from jobs where id = $1)
+
 -- name: beat
-update workers set seen_at = clock_timestamp() where id = $1
+update workers set seen_at = clock_timestamp(), problem = $2 where id = $1
 
 -- name: reap
 -- Leases of workers not seen for a while, or of none that we know, are free again.

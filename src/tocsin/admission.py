@@ -1,0 +1,96 @@
+"""Admission to a pool: who may have a connection now, so that one kind of work that hangs does not take all of them."""
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from contextvars import ContextVar
+from typing import NamedTuple
+
+KIND: ContextVar[str] = ContextVar("KIND", default="")
+"""What kind of work this is, such as `GET /notifications`: kinds do not wait for each other."""
+
+STALLED = 1.0
+"""Seconds after which a loan shows that its kind hangs, mostly at a lock: it gets no more than a few connections."""
+
+
+class Full(TimeoutError):  # noqa: N818 - a fact about a pool
+    """No place came free in time."""
+
+
+class Loan(NamedTuple):
+    """A place in the pool, held by a kind of work."""
+
+    kind: str
+    number: int
+
+
+class Admission:
+    """At most `size` loans at once, of which no kind has all: a part is kept for the others.
+
+    A kind whose oldest loan has lasted `STALLED` seconds gets a third of the places at most.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._most = size - size // 4
+        self._few = max(1, size // 3)
+        self._loans: dict[str, dict[int, float]] = {}
+        self._waiting: dict[str, deque[asyncio.Future[Loan]]] = {}
+        self._numbers = itertools.count()
+
+    async def enter(self, patience: float) -> Loan:
+        """Return a loan; raises `Full` where none comes free in `patience` seconds."""
+        kind = KIND.get()
+        if self._free and kind not in self._waiting and self._may(kind):
+            return self._lend(kind)
+        coming: asyncio.Future[Loan] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(kind, deque()).append(coming)
+        try:
+            async with asyncio.timeout(patience):
+                return await coming
+        except BaseException as error:
+            if coming.done() and not coming.cancelled():
+                self.leave(coming.result())
+            else:
+                self._forget(kind, coming)
+            if isinstance(error, TimeoutError):
+                raise Full from error
+            raise
+
+    def leave(self, loan: Loan) -> None:
+        """End a loan, and lend its place to those who have waited longest of the kinds that may have it."""
+        loans = self._loans[loan.kind]
+        del loans[loan.number]
+        if not loans:
+            del self._loans[loan.kind]
+        self._free += 1
+        while self._free:
+            kind = next((kind for kind in self._waiting if self._may(kind)), None)
+            if kind is None:
+                return
+            waiting = self._waiting.pop(kind)
+            coming = waiting.popleft()
+            if waiting:
+                self._waiting[kind] = waiting  # behind the other kinds
+            if not coming.done():
+                coming.set_result(self._lend(kind))
+
+    def _may(self, kind: str) -> bool:
+        loans = self._loans.get(kind)
+        if loans is None or len(loans) < self._few:
+            return True
+        return len(loans) < self._most and time.monotonic() - next(iter(loans.values())) < STALLED
+
+    def _lend(self, kind: str) -> Loan:
+        self._free -= 1
+        loan = Loan(kind, next(self._numbers))
+        self._loans.setdefault(kind, {})[loan.number] = time.monotonic()
+        return loan
+
+    def _forget(self, kind: str, coming: "asyncio.Future[Loan]") -> None:
+        waiting = self._waiting.get(kind)
+        if waiting and coming in waiting:
+            waiting.remove(coming)
+            if not waiting:
+                del self._waiting[kind]

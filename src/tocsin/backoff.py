@@ -1,0 +1,102 @@
+"""Back-off: work that fails is tried again after a while, and the log says why, once and then rarely."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from tocsin.database_errors import first_line
+from tocsin.errors import Overrun, Unavailable
+
+FIRST = 0.25
+"""Seconds before the first further try; each later one waits twice as long."""
+
+LONGEST = 3.0
+"""Seconds before any further try at most: what waits goes on soon after its cause is gone."""
+
+SILENCE = 60.0
+"""Seconds for which the same failure is not logged again."""
+
+log = structlog.get_logger(__name__)
+
+Failed = Callable[[str, str], None]
+
+
+class Backoff:
+    """The failures in a row of one work that goes on for ever, which `name` names (`direct lane`).
+
+    A pause ends early where `stopping` is set. `failed` is told of each failure: the name and the reason. An outage of
+    the database is logged by the pool that found it, everything else here.
+    """
+
+    def __init__(self, name: str, stopping: asyncio.Event | None = None, failed: Failed | None = None) -> None:
+        self.name = name
+        self.reason = ""
+        self._stopping = stopping or asyncio.Event()
+        self._failed = failed
+        self._failures = 0
+        self._is_logged = False
+        self._logged_at: dict[str, float] = {}
+
+    def succeeded(self) -> None:
+        """Take note that the work was done."""
+        self._failures, self.reason = 0, ""
+        if self._is_logged:
+            self._is_logged = False
+            log.info("work goes on", work=self.name)
+
+    async def pause(self, error: Exception) -> None:
+        """Wait before the next try."""
+        self.note(error)
+        self._failures += 1
+        seconds = min(FIRST * 2 ** min(self._failures - 1, 10), LONGEST)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds * random.uniform(0.8, 1.0)):  # noqa: S311 - spreads tries, hides nothing
+                await self._stopping.wait()
+
+    async def recover(self, error: Exception, release: Callable[[], Awaitable[object]]) -> None:
+        """Wait before the next try, and release what was claimed for this one as soon as that works."""
+        refused = await _tried(release)
+        await self.pause(error)
+        while refused and not self._stopping.is_set():
+            refused = await _tried(release)
+            if refused:
+                await self.pause(refused)
+
+    async def until_done(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Try until it works, or until it is to stop."""
+        while not self._stopping.is_set():
+            failure = await _tried(work)
+            if failure is None:
+                self.succeeded()
+                return
+            await self.pause(failure)
+
+    def note(self, error: Exception) -> None:
+        """Take note of a failure, without a pause; the log gets one line of each kind in `SILENCE` seconds."""
+        self.reason = reason_of(error)
+        if self._failed:
+            self._failed(self.name, self.reason)
+        now, kind = time.monotonic(), type(error).__name__
+        if isinstance(error, Unavailable) or now - self._logged_at.get(kind, -SILENCE) < SILENCE:
+            return
+        self._logged_at[kind], self._is_logged = now, True
+        more: dict[str, Any] = {} if isinstance(error, Overrun) else {"exc_info": error}
+        log.warning("work failed and is tried again", work=self.name, error=kind, reason=first_line(error), **more)
+
+
+def reason_of(error: Exception) -> str:
+    """Return why work failed, in words that tell no secret."""
+    return error.reason if isinstance(error, Unavailable | Overrun) else f"an error: {type(error).__name__}"
+
+
+async def _tried(work: Callable[[], Awaitable[object]]) -> Exception | None:
+    try:
+        await work()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+        return error
+    return None

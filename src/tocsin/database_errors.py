@@ -1,0 +1,95 @@
+"""What an error of the database means: one table by SQLSTATE, for those who wait and those who answer.
+
+- An outage: the store cannot do it now, whatever it is. Wait, try again, and count it against nothing.
+- An overrun: the store is fine, and one statement of ours ran into our own limit of time. It counts as a try.
+- Anything else: the statement or its values are wrong. It counts as a try.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import asyncpg
+
+from tocsin.admission import Full
+from tocsin.errors import Overrun, Unavailable
+
+OVERRUN = "57014"
+"""query_canceled: our sessions set their own `statement_timeout`, so that it is that."""
+
+LOST = "the database cannot be reached"
+"""The reason where nothing more is known."""
+
+OUTAGES: Mapping[str, str] = MappingProxyType(
+    {
+        "08": "the connection to the database was lost",
+        "0A000": "the schema was changed meanwhile",  # only as InvalidCachedStatementError
+        "25006": "the database is read-only",
+        "25P03": "a transaction was idle for too long",
+        "25P04": "a transaction took longer than the server allows",
+        "28": "the database refuses the user or the password",
+        "3D": "the database does not exist",
+        "40": "a transaction was in conflict with another one",
+        "40P01": "two transactions waited for each other",
+        "53": "the database is short of a resource",
+        "53100": "the disk of the database is full",
+        "53200": "the database is out of memory",
+        "53300": "the database takes no more connections",
+        "55P03": "a lock was not released in time",
+        "57": "the server of the database is stopping, starting or was interrupted",
+        "57P01": "the server of the database is stopping, or ended the connection",
+        "57P03": "the server of the database is starting or stopping",
+        "57P05": "the connection was idle for too long",
+        "58": "the server of the database had an error of its system",
+    }
+)
+"""By SQLSTATE, or its class (the first two characters): what the store cannot do now, in words that tell no secret."""
+
+
+DRIVER_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""All that the driver raises, for those who only close or look."""
+
+
+def problem_of(error: BaseException) -> Unavailable | Overrun | None:
+    """Return `Unavailable` for an outage, `Overrun` for a statement that took too long; None for any other error."""
+    if isinstance(error, asyncpg.PostgresError):
+        return _problem_of_state(error)
+    if isinstance(error, asyncpg.DataError):  # a value that does not fit: the driver's own, and no outage
+        return None
+    if isinstance(error, Full):
+        message = "All connections to the database are in use. Please try again."
+        return Unavailable(message, reason="all connections to the database are in use")
+    if isinstance(error, TimeoutError):
+        return Unavailable(reason="the database did not answer in time")
+    if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return Unavailable(reason=LOST)
+    return None
+
+
+def is_outage(error: BaseException) -> bool:
+    """Tell whether an error says that the store cannot do anything now."""
+    return isinstance(problem_of(error), Unavailable)
+
+
+def is_hopeless(error: BaseException) -> bool:
+    """Tell whether an outage is one that waiting does not mend at a start."""
+    kinds = (
+        asyncpg.ClientConfigurationError,
+        asyncpg.InvalidAuthorizationSpecificationError,
+        asyncpg.InvalidCatalogNameError,
+    )
+    return isinstance(error, kinds)
+
+
+def _problem_of_state(error: asyncpg.PostgresError) -> Unavailable | Overrun | None:
+    state = error.sqlstate or ""
+    if state == OVERRUN:
+        return Overrun()
+    if state == "0A000" and not isinstance(error, asyncpg.InvalidCachedStatementError):
+        return None
+    words = OUTAGES.get(state) or OUTAGES.get(state[:2])
+    return Unavailable(reason=words) if words else None
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, without the lines in which PostgreSQL repeats values."""
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__

@@ -436,7 +436,8 @@ def block_of(heading: str, data: Path, kept: Path) -> str:
 @pytest.mark.slow
 async def test_what_was_backed_up_is_restored_as_the_page_says(tmp_path: Path) -> None:
     later = (dt.datetime.now(dt.UTC) + dt.timedelta(days=1)).isoformat()
-    path, own = ":".join(sys.path), {"TOCSIN_JWT_SECRET": ""}
+    path = ":".join(sys.path)
+    own = {"TOCSIN_JWT_SECRET": "", "TOCSIN_VAPID_SUBJECT": "mailto:operator@example.com"}
     async with data_folder() as data, data_folder() as other:
         async with Program(data, "serve", variables=own) as service:
             secret, vapid = ((data / name).read_text() for name in ("jwt-secret", "vapid.pem"))

@@ -79,6 +79,4 @@ function caseOf(notification: Schemas["Notification"]): number | null {
 export const half: Schemas["NoteData"] = { user: 4, case: { id: "65e48afe-7307-3ad3-9fc1-9ec7e6dc0a88" } };
 // @ts-expect-error: there is no such kind
 export const unknown: Schemas["NewEvent"] = { type: "nothing", notify: { users: [1] } };
-// @ts-expect-error: somebody is notified
-export const nobody: Schemas["Notify"] = {};
 export const titleOf = (push: Push): string => push.title ?? push.notification?.type ?? "";

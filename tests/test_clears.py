@@ -80,6 +80,12 @@ async def deactivate(api: Api) -> None:
         assert (await api.as_service("PUT", "/directory/users/1", json=user)).status_code == 204
 
 
+async def deactivate_by_import(api: Api) -> None:
+    line = '{"user": {"id": 1, "first_name": "First1", "last_name": "Last1", "company_id": 1, "active": false}}'
+    headers = {"Content-Type": "application/x-ndjson"}
+    assert (await api.as_service("POST", "/directory/import", content=line, headers=headers)).status_code == 200
+
+
 async def detach_all(api: Api) -> None:
     assert (await api.as_service("DELETE", "/directory/users/1/devices")).status_code == 204
 
@@ -89,7 +95,7 @@ async def detach_each(api: Api) -> None:
         assert (await api.as_service("DELETE", f"/directory/users/1/devices/{token}")).status_code == 204
 
 
-@pytest.mark.parametrize("leave", [erase, deactivate, detach_all, detach_each])
+@pytest.mark.parametrize("leave", [erase, deactivate, deactivate_by_import, detach_all, detach_each])
 async def test_the_phones_of_a_user_who_leaves_are_cleared_once_and_those_of_others_are_not(
     api: Api, phones: Phones, leave: Callable[[Api], Awaitable[None]]
 ) -> None:

@@ -1,7 +1,8 @@
 """What is held goes as soon as what held it is over, however that came about, and in the order of the inbox."""
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -103,7 +104,18 @@ async def move(api: Api) -> None:
     assert answer.status_code == 204, answer.text
 
 
-async def test_what_is_held_is_decided_again_when_the_directory_changes_the_time_zone(api: Api) -> None:
+async def move_by_import(api: Api) -> None:
+    user = {"id": 1, "first_name": "First1", "last_name": "Last1", "company_id": 1, "time_zone": "Pacific/Auckland"}
+    headers = {"Content-Type": "application/x-ndjson"}
+    content = json.dumps({"user": user})
+    answer = await api.as_service("POST", "/directory/import", content=content, headers=headers)
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("move", [move, move_by_import])
+async def test_what_is_held_is_decided_again_when_the_directory_changes_the_time_zone(
+    api: Api, move: Callable[[Api], Awaitable[None]]
+) -> None:
     [id_] = await hold(api, quiet_hours=hours_around(datetime.now(UTC)))
     await move(api)
     await comes_to(api, id_, {"delivered": 1})

@@ -1,7 +1,7 @@
 """Devices: the phones that a user's notifications are pushed to. A token belongs to one user at a time."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
@@ -112,16 +112,16 @@ async def detach_for(database: Database, user_id: int, company_id: int | None, t
     if await database.value(_SQL["user"], user_id, company_id) is None:
         raise NotFound
     async with database.transaction() as connection:
-        await say_goodbye(connection, user_id, token)
+        await say_goodbye(connection, [user_id], token)
         if token is None:
             await detach_all(connection, user_id)
         else:
             await connection.execute(_SQL["detach"], user_id, token)
 
 
-async def say_goodbye(connection: Connection, user_id: int, token: str | None = None) -> None:
-    """Have a user's phones, or one of them, clear all that they show: it is not theirs to see from now on."""
-    await connection.execute(_SQL["say_goodbye"], user_id, token)
+async def say_goodbye(connection: Connection, user_ids: Sequence[int], token: str | None = None) -> None:
+    """Have the phones of users, or one of them, clear all that they show: it is not theirs to see from now on."""
+    await connection.execute(_SQL["say_goodbye"], user_ids, token)
 
 
 async def detach_all(store: Database | Connection, user_id: int) -> None:

@@ -59,7 +59,7 @@ async def put_user(database: Database, user: User, company_id: int | None) -> No
         if row["is_elsewhere"]:
             await deliveries.release_held(connection, [user.id])
         if row["is_retired"]:
-            await devices.say_goodbye(connection, user.id)
+            await devices.say_goodbye(connection, [user.id])
 
 
 async def get_user(database: Database, id_: int, company_id: int | None) -> User:
@@ -137,7 +137,7 @@ async def erase(database: Database, doorbell: Doorbell, id_: int, company_id: in
             raise NotFound
         await connection.fetchval(_SQL["hold_head"], id_)
         await connection.execute(_SQL["erase_deliveries"], id_)
-        await devices.say_goodbye(connection, id_)
+        await devices.say_goodbye(connection, [id_])
         await devices.detach_all(connection, id_)
         await connection.execute(_SQL["erase"], id_, new_id())
     for bell in ("bulk", "clear"):

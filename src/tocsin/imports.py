@@ -9,7 +9,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
-from tocsin import devices, directory, jobs
+from tocsin import deliveries, devices, directory, jobs
 from tocsin.catalogue import Catalogue
 from tocsin.database import Connection, Database, queries
 from tocsin.directory import Team
@@ -158,7 +158,10 @@ async def apply(database: Database, worker: UUID, job: Job) -> None:
 
 
 async def _users(connection: Connection, id_: UUID, company_id: int | None) -> int:
-    count: int = await connection.fetchval(_SQL["users"], id_, company_id, APPLIED_AT_ONCE)
+    [row] = await connection.fetch(_SQL["users"], id_, company_id, APPLIED_AT_ONCE)
+    await deliveries.release_held(connection, row["elsewhere"])
+    await devices.say_goodbye(connection, row["retired"])
+    count: int = row["count"]
     return count
 
 

@@ -20,12 +20,13 @@ with put as (
 select token from put
 
 -- name: say_goodbye
--- A last clear for the phones of a user, or for one of them: where their lane leads somewhere.
+-- A last clear for the phones of users, or for one of them: where their lane leads somewhere.
 insert into last_clears (token, type, environment, app, registered_at, lane)
 select coalesce(d.whole_token, d.token), d.type, d.environment, d.app, d.registered_at, d.lane
-from devices d
+from unnest($1::int[]) as leaving (id)
+cross join lateral (select * from devices where user_id = leaving.id offset 0) d
 join lanes l on l.name = d.lane and l.stopped_at is null
-where d.user_id = $1 and d.type <> 'Web'
+where d.type <> 'Web'
   and ($2::text is null or d.token = device_key($2) or (d.token = lower($2) and d.provider = 'apns'))
 
 -- name: in_order

@@ -85,7 +85,8 @@ insert into jobs (id, task, lane) values ($1, 'import', 'bulk')
 select applied, exists (select from dead_letters d where d.id = i.id) as dead from imports i where id = $1
 
 -- name: users
--- Some users, each by their last line, in the order of their ids: heads are locked in it.
+-- Some users, each by their last line, in the order of their ids: heads are locked in it. Tells, too, who lives by another
+-- clock than before, and who was active and is not any more.
 with next as materialized (
     select distinct on (user_id) user_id, body
     from import_lines
@@ -112,6 +113,11 @@ person as materialized (
         time_zone text, active bool
     )
 ),
+before as materialized (
+    select id, time_zone <> (select u.time_zone from users u where u.id = person.id) as is_elsewhere,
+           not active and (select h.active from heads h where h.user_id = person.id) as is_retired
+    from person
+),
 put as (
     insert into users (id, company_id, first_name, last_name, profile_picture, email, time_zone)
     select id, company_id, first_name, last_name, profile_picture, email, time_zone from person order by id
@@ -131,7 +137,9 @@ moved as (
     using put, teams t
     where m.user_id = put.id and t.id = m.team_id and t.company_id <> put.company_id
 )
-select count(*) from line
+select (select count(*) from line) as count,
+       array(select id from before where is_elsewhere and coalesce(id in (select id from put), false)) as elsewhere,
+       array(select id from before where is_retired and coalesce(id in (select id from put), false)) as retired
 
 -- name: team
 -- The next team.

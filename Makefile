@@ -65,12 +65,12 @@ $(UV):
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 # The pages are tested in Debian's Chromium, with fonts that have Arabic letters, and the transport of pushes against
-# servers that nobody here wrote; these are only installed, not started. Without the last two some tests skip.
+# servers that nobody here wrote; these are only installed, not started. Without the last three some tests skip.
 parts:
-	@if ! { command -v chromium && command -v nginx && command -v nghttpd; } >/dev/null; then \
+	@if ! { command -v chromium && command -v nginx && command -v nghttpd && command -v pgbouncer; } >/dev/null; then \
 		if [ "$$(id -u)" = 0 ]; then \
 			apt-get update -q && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
-				chromium fonts-noto-core nginx-light nghttp2-server; \
+				chromium fonts-noto-core nginx-light nghttp2-server pgbouncer; \
 		elif ! command -v chromium >/dev/null; then \
 			echo 'Please install the packages chromium and fonts-noto-core.' >&2; exit 1; \
 		fi; fi

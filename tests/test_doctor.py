@@ -156,14 +156,49 @@ async def test_a_database_that_is_away_is_told_without_its_password(monkeypatch:
     assert "geheim" not in str(seen)
 
 
-async def test_a_database_without_our_schema_is_told(
+async def test_a_database_without_our_schema_is_no_fault_before_the_first_start(
     monkeypatch: pytest.MonkeyPatch, outside: str, server: Embedded
 ) -> None:
     assert outside
     monkeypatch.setenv("TOCSIN_DATABASE_URL", url_for(server, "postgres"))
     level, words = (await found())["schema"]
+    assert level == "ok"
+    assert "the first `tocsin serve`" in words
+
+
+async def test_migrations_that_are_pending_are_told(
+    monkeypatch: pytest.MonkeyPatch, outside: str, server: Embedded
+) -> None:
+    assert outside
+    url = await make_database(server, "behind")
+    connection = await connect(url)
+    await connection.execute("delete from migrations where number > 3")
+    await connection.close()
+    monkeypatch.setenv("TOCSIN_DATABASE_URL", url)
+    level, words = (await found())["schema"]
     assert level == "FAIL"
-    assert "tocsin migrate" in words
+    assert "`tocsin migrate`" in words
+
+
+async def test_the_database_is_named_with_user_host_port_and_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, outside: str
+) -> None:
+    assert outside
+    assert "tocsin@" in (await found())["database"][1]
+    monkeypatch.setenv("TOCSIN_DATABASE_URL", "postgresql://crm:geheim@127.0.0.1:1/staging")
+    level, words = (await found())["database"]
+    assert level == "FAIL"
+    assert "crm@127.0.0.1:1/staging" in words
+    assert "geheim" not in words
+
+
+async def test_a_database_that_refuses_us_is_one_finding(monkeypatch: pytest.MonkeyPatch, outside: str) -> None:
+    monkeypatch.setenv("TOCSIN_DATABASE_URL", f"{outside}&nonsense=1")
+    level, words = (await found())["database"]
+    assert (level, "take that parameter out" in words) == ("FAIL", True)
+    monkeypatch.setenv("TOCSIN_DATABASE_URL", f"{outside}&sslrootcert=/nonexistent")
+    level, words = (await found())["database"]
+    assert (level, "/nonexistent" in words) == ("FAIL", True)
 
 
 async def test_a_database_that_forgets_is_told(monkeypatch: pytest.MonkeyPatch, outside: str, server: Embedded) -> None:

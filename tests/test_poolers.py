@@ -2,14 +2,15 @@
 
 import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import asyncpg
 import pytest
 
-from conftest import serving
+from conftest import SECRET, serving
 from own_server import OwnServer, own_server, pgbouncer
 from test_road import custom
-from tocsin import migrate
+from tocsin import doctor, migrate
 from tocsin.catalogue import Catalogue
 from tocsin.database import connect
 from tocsin.errors import Refusal
@@ -49,13 +50,20 @@ async def test_pgbouncer_in_session_mode_works_without_ignored_startup_parameter
 
 
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
-async def test_a_pooler_that_shares_sessions_is_refused_before_anything_is_written(own: OwnServer, mode: str) -> None:
+async def test_a_pooler_that_shares_sessions_is_refused_before_anything_is_written(
+    own: OwnServer, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     database = await own.fresh(f"by_{mode}", owner="app")
     async with pgbouncer(own, mode) as port:
         url = own.url("app", database).replace(str(own.port), str(port))
         with pytest.raises(Refusal, match="set it to session mode") as refused:
             await migrate.migrate(url, accept_undurable=True)
         assert str(refused.value).count(".") == 1
+        monkeypatch.setenv("TOCSIN_DATABASE_URL", url)
+        monkeypatch.setenv("TOCSIN_JWT_SECRET", SECRET)
+        told = [str(finding) for finding in await doctor.examine(Path("/nonexistent")) if finding.what == "database"]
+        assert [line[:4] for line in told] == ["FAIL"]
+        assert "session mode" in told[0]
     connection = await asyncpg.connect(own.url(database=database))
     assert await connection.fetchval("select to_regnamespace('tocsin')") is None
     await connection.close()
@@ -64,10 +72,10 @@ async def test_a_pooler_that_shares_sessions_is_refused_before_anything_is_writt
 
 async def test_the_settings_of_a_session_hold_and_those_of_the_url_are_among_them(own: OwnServer) -> None:
     async with pgbouncer(own, "session") as port:
-        url = own.url(application_name="crm", statement_timeout="7s", enable_seqscan="on")
+        url = own.url(application_name="crm", work_mem="7MB", enable_seqscan="on")
         connection = await connect(url.replace(str(own.port), str(port)))
-        names = ("search_path", "enable_seqscan", "timezone", "application_name", "statement_timeout")
+        names = ("search_path", "enable_seqscan", "timezone", "application_name", "work_mem")
         shown = {name: await connection.fetchval(f"show {name}") for name in names}
         await connection.close()
     due = {"search_path": "tocsin", "enable_seqscan": "off", "timezone": "UTC"}
-    assert shown == {**due, "application_name": "crm", "statement_timeout": "7s"}
+    assert shown == {**due, "application_name": "crm", "work_mem": "7MB"}

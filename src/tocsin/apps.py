@@ -17,8 +17,9 @@ from tocsin.channels.fcm import Fcm
 from tocsin.channels.vapid import Vapid
 from tocsin.channels.web_push import WebPush
 from tocsin.errors import Refusal
+from tocsin.files import content_of
 from tocsin.lanes import Lane
-from tocsin.settings import Settings
+from tocsin.settings import LONGEST_PATH, Settings
 from tocsin.transport import Transport
 from tocsin.trust import Trust
 
@@ -34,6 +35,7 @@ NO_CONTACT = "mailto:postmaster@localhost"
 log = structlog.get_logger(__name__)
 
 _Told = Annotated[str, Field(min_length=1, max_length=200)]
+_File = Annotated[str, Field(min_length=1, max_length=LONGEST_PATH)]
 
 
 class _Entry(BaseModel):
@@ -43,18 +45,18 @@ class _Entry(BaseModel):
 class ApnsEntry(_Entry):
     """An app's key at Apple; the sandbox has one of its own where `key_file` is not good for both."""
 
-    key_file: _Told
+    key_file: _File
     key_id: _Told
     team_id: _Told
     topic: _Told
-    sandbox_key_file: _Told | None = None
+    sandbox_key_file: _File | None = None
     sandbox_key_id: _Told | None = None
 
 
 class FcmEntry(_Entry):
     """An app's service account at Google."""
 
-    credentials_file: _Told
+    credentials_file: _File
 
 
 class AppEntry(_Entry):
@@ -81,7 +83,7 @@ class Planned:
         digest = hashlib.sha256("\0".join(self.settings).encode())
         for file in self.files:
             with contextlib.suppress(OSError):  # which making the channel tells in words
-                digest.update(file.read_bytes())
+                digest.update(content_of(file))
         return digest.hexdigest()
 
 
@@ -286,7 +288,7 @@ def _of_file(file: Path | None) -> Mapping[str, AppEntry]:
     if file is None:
         return {}
     try:
-        tables: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
+        tables: dict[str, Any] = tomllib.loads(content_of(file).decode("utf-8-sig"))
     except OSError as error:
         raise Refusal(f"The file of apps {file} can't be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

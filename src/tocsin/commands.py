@@ -1,21 +1,25 @@
 """The command `tocsin`."""
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 from uuid import UUID
 
 import typer
 import uvloop
+from pydantic import SecretStr
 
-from tocsin import __version__, logs
+from tocsin import __version__, logs, terminal
+from tocsin.database_url import masked
 from tocsin.errors import Refusal
 from tocsin.settings import PREFIX, Settings, default_data_dir, read_settings
+from tocsin.terminal import say
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 token = typer.Typer(no_args_is_help=True, help="Print a token, so that everything can be tried with curl.")
@@ -32,19 +36,28 @@ Expires = Annotated[str, typer.Option(help="How long it is good for: 90s, 15m, 1
 
 
 def main() -> None:
-    """Run the command line; a refusal is one sentence on stderr and status 1."""
+    """Run the command line; a refusal, and whatever the system refuses, is one sentence on stderr and status 1."""
+    terminal.open_standard_streams()
     try:
         app()
     except Refusal as refusal:
-        sys.stderr.write(f"tocsin: {refusal}\n")
-        sys.exit(1)
+        _end_with(str(refusal))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _end_with(f"{where}{error.strerror or error}.")
+
+
+def _end_with(sentence: str) -> NoReturn:
+    logs.refuse(terminal.spelt_out(sentence, lines=True))
+    terminal.forget_unwritten()
+    sys.exit(1)
 
 
 @app.callback(invoke_without_command=True)
 def version(*, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Tocsin: the notification service that a business application plugs in."""
     if version:
-        typer.echo(__version__)
+        say(__version__)
         raise typer.Exit
 
 
@@ -70,11 +83,7 @@ def demo() -> None:
     """Serve sample users, and a page with their inboxes and fake phones. Print where it is."""
     from tocsin.demo import demo as run_demo
 
-    settings = read_settings()
-    if "data_dir" not in settings.model_fields_set:
-        settings = read_settings(data_dir=default_data_dir("tocsin-demo"))
-    logs.configure(settings.log_format)
-    _run(run_demo(settings))
+    _run(run_demo(_settings(data_dir=default_data_dir("tocsin-demo"))))
 
 
 @app.command()
@@ -109,7 +118,7 @@ def config() -> None:
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         origin = "set" if name in settings.model_fields_set else "default"
-        typer.echo(f"{PREFIX}{name.upper()}={_shown(value)}  # {origin}; {field.description}")
+        say(f"{PREFIX}{name.upper()}={_shown(name, value)}  # {origin}; {field.description}")
 
 
 @app.command()
@@ -129,9 +138,9 @@ def send(  # noqa: PLR0913 - what a caller may say
     event = sending.event_of(message, user or [], team or [], file)
     settings = read_settings()
     client = sending.Client.of(settings, signer_of(settings, "services"), url)
-    typer.echo(id_ := client.post(event))
+    say(id_ := client.post(event))
     if wait:
-        typer.echo(state := client.wait(id_))
+        say(state := client.wait(id_))
         if state == "failed":
             raise typer.Exit(1)
 
@@ -146,8 +155,8 @@ def import_(
     settings = _settings()
 
     async def run() -> None:
-        counts = await bring_in(settings, file, lambda line: typer.echo(line, err=True))
-        typer.echo(", ".join(f"{count:,} {part}" for part, count in counts.items()))
+        counts = await bring_in(settings, file, lambda line: say(line, err=True))
+        say(", ".join(f"{count:,} {part}" for part, count in counts.items()))
 
     _run(run())
 
@@ -163,7 +172,7 @@ def export(
     settings = _settings()
 
     async def run() -> None:
-        typer.echo(f"{await take_out(settings, file, company_id):,} lines", err=True)
+        say(f"{await take_out(settings, file, company_id):,} lines", err=True)
 
     _run(run())
 
@@ -190,7 +199,7 @@ def explain(
     async def run() -> None:
         async with store(settings, alone=False, quiet=True) as url, pool(url, 1) as database:
             async for line in ask(database):
-                typer.echo(line)
+                say(line)
 
     _run(run())
 
@@ -220,7 +229,7 @@ def replay(
             lanes = [planned.name for planned in plan(settings)]
             if lane and not done.pushes and lane not in lanes:
                 raise Refusal(f"There is no lane {lane!r}: take {', '.join(lanes) or 'none, for no keys are set'}.")
-            typer.echo(f"{done.jobs} events and {done.pushes} pushes go once more")
+            say(f"{done.jobs} events and {done.pushes} pushes go once more")
 
     _run(run())
 
@@ -238,7 +247,7 @@ def console(
     settings = read_settings()
     signer = signer_of(settings, "services")
     made = mint_service(signer, "console", ["operations"], timedelta(hours=1), company_id)
-    typer.echo(f"{(url or operations_url_of(settings)).rstrip('/')}/console#token={made}")
+    say(f"{(url or operations_url_of(settings)).rstrip('/')}/console#token={made}")
 
 
 @app.command()
@@ -248,7 +257,7 @@ def doctor() -> None:
 
     found = asyncio.run(examine())
     for finding in found:
-        typer.echo(finding)
+        say(str(finding))
     if any(finding.level == "FAIL" for finding in found):
         raise typer.Exit(1)
 
@@ -262,9 +271,8 @@ def openapi() -> None:
     from tocsin.notifications import to_json
 
     settings = read_settings()
-    typer.echo(
-        to_json(document(build(), Catalogue.load(*settings.catalogue_folders), settings.base_url or settings.root_path))
-    )
+    found = Catalogue.load(*settings.catalogue_folders)
+    say(to_json(document(build(), found, settings.base_url or settings.root_path)))
 
 
 @app.command()
@@ -284,9 +292,9 @@ def preview(
     try:
         shown = previewed(found, kind, language, content or settings.push_content, topic=settings.apns_topic or TOPIC)
     except Refusal as refusal:
-        typer.echo(f"tocsin: {refusal}", err=True)
+        say(f"tocsin: {refusal}", err=True)
         raise typer.Exit(2) from None
-    typer.echo(pretty(shown))
+    say(pretty(shown), lines=True)
 
 
 @app.command()
@@ -297,13 +305,9 @@ def inbox(
 ) -> None:
     """Print the line that takes the web inbox into a page. It holds the file's version and integrity."""
     from tocsin.api.pages import script_of
+    from tocsin.send import url_of
 
-    settings = read_settings()
-    typer.echo(
-        script_of(
-            (url or settings.base_url or f"http://{settings.host}:{settings.port}{settings.root_path}").rstrip("/")
-        )
-    )
+    say(script_of((url or url_of(read_settings())).rstrip("/")))
 
 
 @catalogue.command()
@@ -317,7 +321,7 @@ def check(
     from tocsin.catalogue import Catalogue
 
     found = Catalogue.load(*([folder] if folder else read_settings().catalogue_folders))
-    typer.echo(f"{len(found.kinds)} kinds in {len(found.languages)} languages: {', '.join(found.languages)}")
+    say(f"{len(found.kinds)} kinds in {len(found.languages)} languages: {', '.join(found.languages)}")
 
 
 @token.command()
@@ -329,7 +333,7 @@ def user(
     from tocsin.access import signer_of
     from tocsin.tokens import mint_user
 
-    typer.echo(mint_user(signer_of(read_settings(), "users"), id_, _lifetime(expires)))
+    say(mint_user(signer_of(read_settings(), "users"), id_, _lifetime(expires)))
 
 
 @token.command()
@@ -348,18 +352,31 @@ def service(
     if unknown := set(scope) - SCOPES:
         raise Refusal(f"There is no scope {' or '.join(sorted(unknown))}: take {', '.join(sorted(SCOPES))}.")
     signer = signer_of(read_settings(), "services")
-    typer.echo(mint_service(signer, name, scope, _lifetime(expires), company_id))
+    lifetime = _lifetime(expires)
+    say(mint_service(signer, name, scope, lifetime, company_id))
+    until = (datetime.now(UTC) + lifetime).strftime("%Y-%m-%d %H:%M:%S")
+    say(f"This token expires at {until} UTC, after {expires}; --expires 30d makes one that lasts longer.", err=True)
 
 
-def _settings() -> Settings:
+def _settings(**defaults: Any) -> Settings:
+    """Return the settings, and write the log as they say; of settings that are refused, as the environment says."""
+    logs.configure("json" if os.environ.get(f"{PREFIX}LOG_FORMAT") == "json" else "console")
     settings = read_settings()
+    missing = {name: value for name, value in defaults.items() if name not in settings.model_fields_set}
+    settings = read_settings(**missing) if missing else settings
     logs.configure(settings.log_format)
     return settings
 
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a command that needs the database, and say in a sentence what that refuses."""
+    from tocsin.database_errors import REFUSALS, sentence_on
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(coroutine)
+        try:
+            runner.run(coroutine)
+        except REFUSALS as error:
+            raise Refusal(sentence_on(error)) from error
 
 
 def _lifetime(text: str) -> timedelta:
@@ -389,7 +406,12 @@ def _moment(text: str) -> datetime:
     return now - _lifetime(text)
 
 
-def _shown(value: Any) -> str:
+def _shown(name: str, value: Any) -> str:
+    """Return a setting as text; of a url all but the password, of NATS all but who logs in, which may be a token."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    return "" if value is None else str(value)
+    if value is None:
+        return ""
+    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    is_nats = name == "nats_url"
+    return ",".join(masked(each, user_too=is_nats) for each in (text.split(",") if is_nats else [text]))

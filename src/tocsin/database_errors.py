@@ -5,6 +5,7 @@
 - Anything else: the statement or its values are wrong. It counts as a try.
 """
 
+import ssl
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -49,6 +50,36 @@ DRIVER_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.Interface
 """All that the driver raises, for those who only close or look."""
 
 
+REFUSALS = (Unavailable, Overrun, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""What the database says, or the pool for it, to somebody who asked for something."""
+
+_REMEDIES: Mapping[type[BaseException], str] = MappingProxyType(
+    {
+        asyncpg.InsufficientPrivilegeError: "grant the right to its role",
+        asyncpg.InvalidPasswordError: "correct user or password in TOCSIN_DATABASE_URL",
+        asyncpg.InvalidAuthorizationSpecificationError: "let this user in, in pg_hba.conf or by the provider's list",
+        asyncpg.InvalidCatalogNameError: "make it, or correct its name in TOCSIN_DATABASE_URL",
+        asyncpg.TooManyConnectionsError: "raise the limit of the server or of the role",
+        asyncpg.UndefinedObjectError: "take that parameter out of TOCSIN_DATABASE_URL",
+        asyncpg.ReadOnlySQLTransactionError: "connect to the primary, or end default_transaction_read_only of the role",
+        asyncpg.DiskFullError: "free space on the server's disk",
+        ssl.SSLError: "correct sslmode and the files of TOCSIN_DATABASE_URL",
+        OSError: "see that it runs, and that TOCSIN_DATABASE_URL leads there",
+    }
+)
+"""What an operator does about the first of these that an error is."""
+
+
+def sentence_on(error: BaseException) -> str:
+    """Return a sentence on an error of the database or of the way to it, and what to do."""
+    cause = (error.__cause__ or error) if isinstance(error, Unavailable | Overrun) else error
+    said = first_line(cause)
+    if isinstance(cause, ValueError) and not isinstance(cause, asyncpg.InterfaceError):
+        said = "a parameter of its url or a variable PG... is not usable"  # whose text may hold a password
+    remedy = next((remedy for kind, remedy in _REMEDIES.items() if isinstance(cause, kind)), "")
+    return f"The database cannot be used: {said}" + (f"; {remedy}." if remedy else ".")
+
+
 def problem_of(error: BaseException) -> Unavailable | Overrun | None:
     """Return `Unavailable` for an outage, `Overrun` for a statement that took too long; None for any other error."""
     if isinstance(error, asyncpg.PostgresError):
@@ -77,7 +108,8 @@ def is_hopeless(error: BaseException) -> bool:
         asyncpg.InvalidAuthorizationSpecificationError,
         asyncpg.InvalidCatalogNameError,
     )
-    return isinstance(error, kinds)
+    has_bad_file = isinstance(error, ssl.SSLError) or (isinstance(error, OSError) and error.filename is not None)
+    return isinstance(error, kinds) or has_bad_file
 
 
 def _problem_of_state(error: asyncpg.PostgresError) -> Unavailable | Overrun | None:

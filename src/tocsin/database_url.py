@@ -3,7 +3,11 @@
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+from tocsin.errors import Refusal
+from tocsin.files import content_of
 
 ENCODE = "percent-encode # / ? @ [ ] in user and password (%23 %2F %3F %40 %5B %5D)"
 """What to do about a url whose parts cannot be told apart."""
@@ -29,7 +33,9 @@ _IGNORED = (
 
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%25\w+)?\]|[^\[\]:@/?#\s]*)(?::(\d{1,5}))?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
-_SECRET = re.compile(r"password|secret|scram_\w+_key")
+_PORT = re.compile(r"\d{1,5}")
+_END_OF_AUTHORITY = re.compile(r"[/?#]")
+_SECRETS = ("password", "secret", "scram_")
 _LAST_PORT = 65535
 
 
@@ -77,6 +83,18 @@ def target_of(url: str) -> Target:
     return Target(parts._replace(query=query, fragment="").geturl(), settings)
 
 
+def check_files(url: str) -> None:
+    """Raise `Refusal` where a file that a url names cannot be read: the driver's own words name none."""
+    for name, value in _parameters(urlsplit(url)).items():
+        if name in {"sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile"} and value != "system":
+            try:
+                content_of(Path(value))
+            except OSError as error:
+                raise Refusal(
+                    f"The file {value}, which TOCSIN_DATABASE_URL names as {name}, can't be read: {error.strerror}."
+                ) from None
+
+
 def place_of(url: str) -> str:
     """Return where a database is, for people: user, hosts with their ports, and name; no password."""
     parts = urlsplit(url)
@@ -93,7 +111,7 @@ def place_of(url: str) -> str:
 def masked(url: str, *, user_too: bool = False) -> str:
     """Return a url whose passwords are masked; with `user_too`, the user as well, which may be a token."""
     scheme, mark, rest = url.partition("://")
-    end = re.search(r"[/?#]", rest)
+    end = _END_OF_AUTHORITY.search(rest)
     authority, rest = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
     credentials, at, host = authority.rpartition("@")
     if at:
@@ -101,7 +119,7 @@ def masked(url: str, *, user_too: bool = False) -> str:
         credentials = MASK if user_too or not (user or colon) else user + (f":{MASK}" if colon else "")
     path, question, query = rest.partition("?")
     shown = "&".join(
-        f"{name}={MASK}" if equals and _SECRET.search(name.lower()) else name + equals + value
+        f"{name}={MASK}" if equals and any(word in name.lower() for word in _SECRETS) else name + equals + value
         for name, equals, value in (each.partition("=") for each in query.split("&"))
     )
     return f"{scheme}{mark}{credentials}{at}{host}{path}{question}{shown}"
@@ -120,4 +138,4 @@ def _parameters(parts: SplitResult) -> dict[str, str]:
 
 def _ports_of(parameters: dict[str, str]) -> list[str]:
     port = parameters.get("port", "")
-    return [each if re.fullmatch(r"\d{1,5}", each) else "0" for each in port.split(",")] if port else []
+    return [each if _PORT.fullmatch(each) else "0" for each in port.split(",")] if port else []

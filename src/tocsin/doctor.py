@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 import socket
 import time
@@ -19,7 +20,8 @@ from tocsin.catalogue import Catalogue
 from tocsin.channels import Stopped
 from tocsin.compose import Composer
 from tocsin.database import Connection, connect, queries
-from tocsin.database_errors import DRIVER_ERRORS
+from tocsin.database_errors import DRIVER_ERRORS, sentence_on
+from tocsin.database_url import check_files, place_of
 from tocsin.embedded import is_served, url_of
 from tocsin.errors import Refusal
 from tocsin.fetching import Unfetched, fetch
@@ -42,6 +44,10 @@ LONGEST_WAIT = 60.0
 LONGEST_ANSWER = 3.0
 """Seconds that what listens on our port may take to say that it is a Tocsin."""
 
+HELD = "correct its key or settings; until then its pushes wait"
+"""What to do about a lane that cannot send."""
+
+_STATUS = re.compile(r"[1-5]\d\d\b")
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _SQL = queries("doctor")
 
@@ -93,9 +99,7 @@ async def _push(settings: Settings) -> AsyncIterator[Finding]:
             try:
                 lane.make()
             except Refusal as refusal:
-                yield Finding(
-                    "FAIL", f"push {lane.name}", str(refusal).rstrip("."), "nothing of this lane goes till then"
-                )
+                yield Finding("FAIL", f"push {lane.name}", str(refusal).rstrip("."), HELD)
             else:
                 yield await _credentials(lane, settings)
         for file in filter(_is_open, lane.files):
@@ -118,14 +122,14 @@ async def _credentials(planned: Planned, settings: Settings) -> Finding:
         await lane.transport.close()
     what = f"push {lane.name}"
     if isinstance(wrong, Stopped):
-        return Finding("FAIL", what, f"the provider refuses us: {wrong.reason}", "nothing of this lane goes till then")
-    if wrong:
+        return Finding("FAIL", what, f"the provider refuses us: {wrong.reason}", HELD)
+    if wrong and _STATUS.match(wrong.reason):
         return Finding(
-            "warn",
-            what,
-            f"the provider could not be asked: {wrong.reason}",
-            "check outbound network access to the provider",
+            "warn", what, f"the provider refused a test push: {wrong.reason}", "look up its reason, and try again"
         )
+    if wrong:
+        said = f"the provider could not be asked: {wrong.reason}"
+        return Finding("warn", what, said, "check outbound network access to the provider")
     return Finding("ok", what, "the provider takes our credentials")
 
 
@@ -311,27 +315,35 @@ def _is_ours(settings: Settings) -> bool:
 
 
 async def _database(settings: Settings) -> AsyncIterator[Finding]:
+    place = place_of(settings.database_url.get_secret_value()) if settings.database_url else "the embedded PostgreSQL"
     try:
         if settings.database_url is None and not is_served(settings.data_dir):
             yield Finding("warn", "database", "the embedded PostgreSQL does not run", "start `tocsin serve`")
             return
         url = settings.database_url.get_secret_value() if settings.database_url else url_of(settings.data_dir)
+        check_files(url)
         connection = await connect(url, 10)
-    except DRIVER_ERRORS as error:
-        where = _place_of(settings)
-        yield Finding("FAIL", "database", f"{where} can't be reached: {_first_line(error)}", "see that it runs")
+    except (*DRIVER_ERRORS, ValueError, Refusal) as error:
+        yield _trouble(place, error)
         return
     try:
+        await migrate.refuse_shared_sessions(connection, url)
         for check in (_server, _schema_and_queue, _lanes):
-            async for finding in check(connection, settings):
+            async for finding in check(connection, settings, place):
                 yield finding
-    except DRIVER_ERRORS as error:
-        yield Finding("FAIL", "database", f"it went away: {_first_line(error)}", "look again")
+    except (*DRIVER_ERRORS, Refusal) as error:
+        yield _trouble(place, error)
     finally:
         connection.terminate()
 
 
-async def _lanes(connection: Connection, _settings: Settings) -> AsyncIterator[Finding]:
+def _trouble(place: str, error: BaseException) -> Finding:
+    sentence = str(error) if isinstance(error, Refusal) else sentence_on(error)
+    said, _, remedy = sentence.rstrip(".").partition("; ")
+    return Finding("FAIL", "database", f"{place}: {said}", remedy)
+
+
+async def _lanes(connection: Connection, _settings: Settings, _place: str) -> AsyncIterator[Finding]:
     if not await migrate.is_current(connection):
         return
     for lane in await connection.fetch(_SQL["stopped_lanes"]):
@@ -347,15 +359,7 @@ async def _lanes(connection: Connection, _settings: Settings) -> AsyncIterator[F
         yield Finding("FAIL", f"push {service['lane']}", f"{said}: {service['reason']}", remedy)
 
 
-def _place_of(settings: Settings) -> str:
-    """Return where the database is, without user and password."""
-    if settings.database_url is None:
-        return "the embedded PostgreSQL"
-    parts = urlsplit(settings.database_url.get_secret_value())
-    return f"{parts.hostname or 'the local server'}{parts.path}"
-
-
-async def _server(connection: Connection, settings: Settings) -> AsyncIterator[Finding]:
+async def _server(connection: Connection, settings: Settings, place: str) -> AsyncIterator[Finding]:
     before = time.time()
     server = await connection.fetchrow(_SQL["server"])
     ours = (before + time.time()) / 2
@@ -367,7 +371,7 @@ async def _server(connection: Connection, settings: Settings) -> AsyncIterator[F
     elif server["standby"]:
         yield Finding("FAIL", "database", "it is a standby, which takes no writes", "connect to the primary")
     else:
-        yield Finding("ok", "database", f"PostgreSQL {version} answers")
+        yield Finding("ok", "database", f"PostgreSQL {version} answers: {place}")
     if server["encoding"] == "UTF8":
         yield Finding("ok", "encoding", "UTF8")
     else:
@@ -393,12 +397,15 @@ def _durability(off: Iterable[str], *, accepted: bool) -> Iterator[Finding]:
         yield Finding("ok", "durability", "fsync, full_page_writes and synchronous_commit are on")
 
 
-async def _schema_and_queue(connection: Connection, _settings: Settings) -> AsyncIterator[Finding]:
-    if not await migrate.is_current(connection):
-        remedy = "run `tocsin migrate`, or start this release"
-        yield Finding("FAIL", "schema", "it lacks steps of this release", remedy)
+async def _schema_and_queue(connection: Connection, _settings: Settings, _place: str) -> AsyncIterator[Finding]:
+    missing = await migrate.missing(connection)
+    if len(missing) == len(migrate.steps()):
+        yield Finding("ok", "schema", "it is not there yet", "the first `tocsin serve` or `tocsin migrate` makes it")
         return
-    yield Finding("ok", "schema", "it has every step of this release")
+    if missing:
+        yield Finding("FAIL", "schema", f"{len(missing)} migrations are pending", "run `tocsin migrate`")
+        return
+    yield Finding("ok", "schema", "it has every migration of this release")
     queue = await connection.fetchrow(_SQL["queue"])
     assert queue is not None  # noqa: S101 - the statement returns one row
     if dead := queue["dead_letters"]:
@@ -418,7 +425,3 @@ async def _schema_and_queue(connection: Connection, _settings: Settings) -> Asyn
         yield Finding("ok", "workers", f"{alive} at work")
     else:
         yield Finding("warn", "workers", "none is at work", "start `tocsin serve` or `tocsin worker`")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Callable, Iterator
 
@@ -68,7 +69,10 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         try:
             taken.bind((host, port))
         except OSError as error:
-            raise Refusal(f"Cannot listen on {host}:{port}: {error.strerror}; set TOCSIN_PORT.") from error
+            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            is_of_port = error.errno in {errno.EADDRINUSE, errno.EACCES}
+            remedy = "set TOCSIN_PORT to another" if is_of_port else "set TOCSIN_HOST to an address of this machine"
+            raise Refusal(f"Cannot listen on {where}: {error.strerror}; {remedy}.") from error
         yield taken
 
 

@@ -18,6 +18,7 @@ from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorith
 
 from tocsin import secret_files
 from tocsin.errors import Malformed, Refusal
+from tocsin.files import content_of
 from tocsin.strict_json import parse_object
 
 Speaker = Literal["users", "services"]
@@ -122,10 +123,7 @@ def own_secret(data_dir: Path) -> str:
 
 def _content_of(path: Path) -> bytes:
     try:
-        if path.exists() and not path.is_file():  # a pipe would keep us waiting
-            raise Refusal(f"The key file {path} is no file: name one that holds a public key in PEM.")
-        with path.open("rb") as file:
-            return file.read(_LARGEST_FILE)
+        return content_of(path)
     except OSError as error:
         raise Refusal(
             f"The key file {path} can't be read ({error.strerror}): put a public key in PEM there, or correct its name."

@@ -75,6 +75,14 @@ def configure(log_format: Literal["console", "json"], stream: TextIO | None = No
     _take_in_the_libraries()
 
 
+def refuse(sentence: str) -> None:
+    """Write the sentence with which a command declines: as a line of the log where that is JSON."""
+    if structlog.is_configured() and structlog.get_config()["processors"][-1] is _as_json:
+        structlog.get_logger().error("refused", reason=sentence)
+    else:
+        _Output(sys.stderr).write(f"tocsin: {sentence}")
+
+
 def bind_request(request_id: str) -> None:
     """Put the id of a request on every line that is written in its context from here on."""
     structlog.contextvars.bind_contextvars(request_id=request_id)

@@ -14,6 +14,7 @@ import asyncpg
 import structlog
 
 from tocsin.database import SCHEMA, Connection, connect, queries
+from tocsin.database_url import check_files
 from tocsin.errors import Refusal
 
 OLDEST_SERVER = 15
@@ -71,9 +72,10 @@ def steps() -> list[Step]:
 async def migrate(url: str, *, accept_undurable: bool = False) -> list[Step]:
     """Bring the schema up to date and return the steps that were missing.
 
-    Raises `Refusal` where the server is too old, does not store UTF-8 or is not durable, a pooler shares its sessions,
-    our role lacks a right, or others hold a table for longer than `PATIENCE`.
+    Raises `Refusal` where a file of the url cannot be read, the server is too old, does not store UTF-8 or is not
+    durable, a pooler shares its sessions, our role lacks a right, or others hold a table for longer than `PATIENCE`.
     """
+    check_files(url)
     connection = await connect(url)
     try:
         await refuse_shared_sessions(connection, url)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tocsin.catalogue.entries import advice
 from tocsin.errors import Fault, Refusal
 from tocsin.faults import fault, faults_of
+from tocsin.files import content_of
 from tocsin.quiet_hours import windows_of
 
 
@@ -75,7 +76,7 @@ def read_rules(path: Path, kinds: Collection[str]) -> Rules:
 
 def _tables_of(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(content_of(path).decode("utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         raise Refusal(f"{path} is not TOML: {error}; mend that line.") from None
     except UnicodeDecodeError:

@@ -22,7 +22,7 @@ from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
 from tocsin.compose import Composer
 from tocsin.database import SLOWEST, Database
-from tocsin.database_errors import DRIVER_ERRORS, is_hopeless, is_outage
+from tocsin.database_errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on
 from tocsin.dispatch import Dispatcher
 from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded, is_served
@@ -97,7 +97,7 @@ async def serve(
 
 async def work(settings: Settings) -> None:
     """Work, without serving, until a signal ends it. Raises `Refusal` where there is nothing to work for."""
-    if settings.database_url is None and not is_served(settings.data_dir):
+    if settings.database_url is None and not _runs(settings):
         raise Refusal(f"Nothing serves {settings.data_dir}: start `tocsin serve` first, or set TOCSIN_DATABASE_URL.")
     stopping = asyncio.Event()
     if settings.operations_port is None:
@@ -203,7 +203,7 @@ async def store(settings: Settings, *, alone: bool, quiet: bool = False) -> Asyn
     async with contextlib.AsyncExitStack() as stack:
         if settings.database_url is not None:
             url = settings.database_url.get_secret_value()
-        elif not alone and is_served(settings.data_dir):
+        elif not alone and _runs(settings):
             url = embedded.url_of(settings.data_dir)
         else:
             url = (await stack.enter_async_context(Embedded(settings.data_dir))).url
@@ -211,6 +211,17 @@ async def store(settings: Settings, *, alone: bool, quiet: bool = False) -> Asyn
         tell = log.info if taken or not quiet else log.debug
         tell("the schema is up to date", new_steps=[f"{step.number:04} {step.name}" for step in taken])
         yield url
+
+
+def _runs(settings: Settings) -> bool:
+    """Tell whether a process serves our data folder. Raises `Refusal` where we may not look."""
+    try:
+        return is_served(settings.data_dir)
+    except OSError as error:
+        raise Refusal(
+            f"The data folder {settings.data_dir} can't be looked into: {error.strerror}; run this as the user who runs"
+            " `tocsin serve`, or set TOCSIN_DATA_DIR."
+        ) from None
 
 
 @contextlib.asynccontextmanager
@@ -354,12 +365,10 @@ async def _patiently(attempt: Callable[[], Awaitable[list[migrate.Step]]]) -> li
     while True:
         try:
             return await attempt()
-        except DRIVER_ERRORS as error:
-            if not is_outage(error) and not is_hopeless(error):
-                raise
-            if is_hopeless(error) or time.monotonic() > end:
-                raise Refusal(f"The database of TOCSIN_DATABASE_URL cannot be used: {error}.") from error
-            log.warning("the database cannot be reached yet", error=str(error))
+        except (*DRIVER_ERRORS, ValueError) as error:
+            if not is_outage(error) or is_hopeless(error) or time.monotonic() > end:
+                raise Refusal(sentence_on(error)) from error
+            log.warning("the database cannot be reached yet", reason=sentence_on(error))
             await asyncio.sleep(1)
 
 

@@ -149,7 +149,10 @@ def _user_of_server(folder: Path) -> pwd.struct_passwd:
         try:
             return pwd.getpwuid(os.geteuid())
         except KeyError:
-            raise Refusal(f"PostgreSQL needs a user with a name, and user {os.geteuid()} has none.") from None
+            raise Refusal(
+                f"PostgreSQL needs a user with a name, and user {os.geteuid()} has none: start as a user of /etc/passwd"
+                " (in a container, add a line there for it, or run as another user), or set TOCSIN_DATABASE_URL."
+            ) from None
     users = [user for name in SERVER_USERS if (user := _user_called(name)) and user.pw_uid != 0]
     if not users:
         raise Refusal("PostgreSQL does not run as root and there is no user tocsin, postgres or nobody to run it as.")

@@ -7,19 +7,24 @@ a service called tocsin.
 import os
 import re
 from collections.abc import Mapping
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import AnyHttpUrl, Field, SecretStr, UrlConstraints, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from tocsin import database_url
+from tocsin.environment import variables
 from tocsin.errors import Refusal
 
 PREFIX = "TOCSIN_"
 SHORTEST_SECRET = 32
 """Bytes of the shortest secret for HS256 (RFC 7518, section 3.2)."""
+
+LONGEST_PATH, LONGEST_NAME = 4000, 255
+"""Characters of the longest path that is taken, and bytes of the longest name in one."""
 
 Audience = Literal["users", "services", "both"]
 
@@ -28,6 +33,11 @@ _OF_KUBERNETES = re.compile(r"TOCSIN_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|
 _PREFIX_OF_PATHS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _DEFAULT_PORT = re.compile(r"^(https(?=.*:443$)|http(?=.*:80$))(://.*):\d+")
+_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
+_PATHS = (
+    *("data_dir", "catalogue_dir", "apps_file", "preferences_file", "push_ca_file", "vapid_key_file"),
+    *("apns_key_file", "apns_sandbox_key_file", "fcm_credentials_file", "jwt_public_key_files"),
+)
 _NATS = re.compile(r"(nats|tls)://[^\s/]+")
 _PUBLIC_NAME = r"(?=[a-z0-9.-]{1,253}(?:[:/]|$))(?:[a-z0-9-]{1,63}\.)+(?!localhost(?:[:/]|$))[a-z][a-z0-9-]{0,62}"
 _CONTACT = re.compile(
@@ -39,10 +49,9 @@ _ADDRESS_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://")
 
 
 def default_data_dir(name: str = "tocsin") -> Path:
-    """Return the folder for our data where none is set: the system's for root, else the user's own."""
-    if os.geteuid() == 0:
-        return Path("/var/lib") / name
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / name
+    """Return the folder for our data where none is set: the system's for root and who has no home, else their own."""
+    home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")  # noqa: PTH111 - Path's raises
+    return Path("/var/lib" if os.geteuid() == 0 or not home.startswith("/") else home) / name
 
 
 class Settings(BaseSettings):
@@ -85,15 +94,15 @@ class Settings(BaseSettings):
     )
     push_ca_file: Path | None = Field(None, description="a further trust anchor, for push services of tests")
     apns_key_file: Path | None = Field(None, description="Apple's key (.p8) for pushes to iOS")
-    apns_key_id: str | None = Field(None, description="the key's id")
-    apns_team_id: str | None = Field(None, description="the id of the team at Apple")
-    apns_topic: str | None = Field(None, description="the app's bundle id")
+    apns_key_id: str | None = Field(None, max_length=200, description="the key's id")
+    apns_team_id: str | None = Field(None, max_length=200, description="the id of the team at Apple")
+    apns_topic: str | None = Field(None, max_length=200, description="the app's bundle id")
     apns_url: AnyHttpUrl = Field(AnyHttpUrl("https://api.push.apple.com"), description="where APNs is reached")
     apns_sandbox_url: AnyHttpUrl = Field(
         AnyHttpUrl("https://api.sandbox.push.apple.com"), description="where APNs' sandbox is reached"
     )
     apns_sandbox_key_file: Path | None = Field(None, description="the sandbox's key, where one is not good for both")
-    apns_sandbox_key_id: str | None = Field(None, description="its id")
+    apns_sandbox_key_id: str | None = Field(None, max_length=200, description="its id")
     fcm_credentials_file: Path | None = Field(None, description="Google's service account for pushes over FCM")
     fcm_url: AnyHttpUrl = Field(AnyHttpUrl("https://fcm.googleapis.com"), description="where FCM is reached")
     apps_file: Path | None = Field(None, description="further apps, each with its keys (TOML)")
@@ -134,6 +143,27 @@ class Settings(BaseSettings):
     def _split_at_commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
+    @field_validator("host", mode="before")
+    @classmethod
+    def _refuse_what_is_no_host(cls, value: Any) -> Any:
+        host = value.removeprefix("[").removesuffix("]") if isinstance(value, str) else value
+        if not isinstance(host, str) or not (_is_address(host) or _HOST.fullmatch(host)):
+            raise ValueError("write an address such as 127.0.0.1, 0.0.0.0 or ::1, or a host name")
+        return host
+
+    @field_validator("database_url")
+    @classmethod
+    def _refuse_an_unreadable_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            database_url.check(value.get_secret_value())
+        return value
+
+    @field_validator(*_PATHS)
+    @classmethod
+    def _find_the_home(cls, value: Any) -> Any:
+        """Take `~` for the home of the user: only a shell would have done so before us."""
+        return tuple(map(_at_home, value)) if isinstance(value, tuple) else value and _at_home(value)
+
     @property
     def has_keys(self) -> bool:
         """Whether it is said how tokens are verified; where it is not, the embedded mode makes a secret."""
@@ -161,7 +191,7 @@ class Settings(BaseSettings):
     @field_validator("nats_url")
     @classmethod
     def _refuse_what_is_no_nats_server(cls, value: SecretStr | None) -> SecretStr | None:
-        if value and not all(_NATS.fullmatch(each.strip()) for each in value.get_secret_value().split(",")):
+        if value and not all(_is_nats(each.strip()) for each in value.get_secret_value().split(",")):
             raise ValueError("write nats://host:4222 or tls://host:4222, several of them separated by commas")
         return value
 
@@ -188,7 +218,7 @@ class Settings(BaseSettings):
         if "*" in value:
             raise ValueError("`*` would let any page of the web call; name each origin")
         origins = tuple(_DEFAULT_PORT.sub(r"\1\2", origin.lower()) for origin in value)
-        if not all(_ORIGIN.fullmatch(origin) for origin in origins):
+        if not all(_ORIGIN.fullmatch(origin) and _has_good_port(origin) for origin in origins):
             raise ValueError("an origin is scheme://host or scheme://host:port, without a path")
         return origins
 
@@ -255,12 +285,8 @@ def read_settings(
 
     Raises `Refusal` with one sentence that names every variable at fault and never its value.
     """
-    of_file = {name: value for name, value in dotenv_values(env_file).items() if value is not None}
-    given = {
-        name: value
-        for name, value in {**of_file, **environment}.items()
-        if name.startswith(PREFIX) and value != "" and not _is_of_kubernetes(name, value)
-    }
+    found = variables(PREFIX, environment, env_file)
+    given = {name: value for name, value in found.items() if not _is_of_kubernetes(name, value)}
     unknown = sorted(name for name in given if name.removeprefix(PREFIX).lower() not in Settings.model_fields)
     if unknown:
         raise Refusal(f"There is no setting {' or '.join(unknown)}; `tocsin config` lists what there is.")
@@ -269,6 +295,35 @@ def read_settings(
         return Settings(**{**values, **overrides})
     except ValidationError as error:
         raise Refusal("; ".join(_in_words(fault) for fault in error.errors(include_input=False))) from None
+
+
+def _at_home(path: Path) -> Path:
+    try:
+        whole = path.expanduser()
+    except RuntimeError:
+        raise ValueError("there is no home folder for ~: write the whole path") from None
+    if len(str(whole)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in whole.parts):
+        raise ValueError(f"a path has at most {LONGEST_PATH} characters, and a name in it {LONGEST_NAME} bytes")
+    return whole
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_nats(url: str) -> bool:
+    return _NATS.fullmatch(url) is not None and _has_good_port(url)
+
+
+def _has_good_port(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 def _is_of_kubernetes(name: str, value: str) -> bool:

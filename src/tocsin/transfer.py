@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import stat
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from tocsin.exports import export
 from tocsin.imports import Import
 from tocsin.serve import WORKER_CONNECTIONS, pool, store
 from tocsin.settings import Settings
+from tocsin.terminal import writing
 from tocsin.worker import Worker
 
 PIECE = 2**16
@@ -47,13 +49,13 @@ async def bring_in(settings: Settings, file: str, tell: Tell) -> dict[str, int]:
 async def take_out(settings: Settings, file: str, company_id: int | None) -> int:
     """Export to a file that nobody else may read (`-`: stdout), and return how many lines there are."""
     lines = 0
-    with _opened(file, "wb") as target:
+    with writing(f"The file {file}" if file != "-" else "Standard output"), _opened(file, "wb") as target:
         async with store(settings, alone=False, quiet=True) as url, pool(url, 1) as database:
             async for line in export(database, company_id):
                 target.write(line.encode() + b"\n")
                 lines += 1
         target.flush()
-        if file != "-":
+        if stat.S_ISREG(os.fstat(target.fileno()).st_mode):
             os.fsync(target.fileno())
     return lines
 

@@ -10,6 +10,7 @@ import pycurl
 from cryptography import x509
 
 from tocsin.errors import Refusal
+from tocsin.files import content_of
 
 
 class Trust:
@@ -51,7 +52,7 @@ def _kept_for(owner: object, content: bytes) -> str:
 
 def _anchors_in(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        content = content_of(path)
         x509.load_pem_x509_certificates(content)
     except OSError as error:
         raise Refusal(f"The trust anchors {path} can't be read: {error.strerror}.") from None

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tocsin.errors import Refusal
+from tocsin.files import content_of
 
 ENGLISH = "en"
 
@@ -178,7 +179,7 @@ def _take_file(raws: Raws, file: Path, findings: Findings) -> None:
 
 def _tables_of(file: Path, findings: Findings) -> dict[str, Any] | None:
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = content_of(file).decode("utf-8-sig")
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         place = str(error).replace("end of document", f"line {len(text.rstrip().splitlines())}, the last one")

@@ -16,6 +16,7 @@ from tocsin.channels import Address, Answer, Gone, Later, Outcome, Push, Refused
 from tocsin.channels.answers import Way, lane_later, object_of, pause_of, reason_of, settled, text_of, way_of
 from tocsin.channels.payloads import LARGEST, Parts, apple, fitted, ids, notification
 from tocsin.errors import Refusal
+from tocsin.files import content_of
 from tocsin.notifications import to_json
 
 PRODUCTION = "https://api.push.apple.com"
@@ -241,7 +242,7 @@ def _moment(timestamp: object) -> datetime | None:
 
 def _key_in(path: Path) -> EllipticCurvePrivateKey:
     try:
-        content = path.read_bytes()
+        content = content_of(path)
     except OSError as error:
         raise Refusal(f"The key for APNs {path} can't be read: {error.strerror}.") from None
     try:

@@ -17,6 +17,7 @@ from tocsin.channels import Later, Stopped
 from tocsin.channels.answers import text_of
 from tocsin.errors import Malformed, Refusal
 from tocsin.fetching import Unfetched, post
+from tocsin.files import content_of
 from tocsin.strict_json import parse_object
 from tocsin.trust import Trust
 
@@ -53,7 +54,7 @@ class Account:
     def read(cls, path: Path) -> Self:
         """Read the file that Google gives for an account. Raises `Refusal` where it is none."""
         try:
-            said = parse_object(path.read_bytes())
+            said = parse_object(content_of(path))
         except OSError as error:
             raise Refusal(f"The credentials for FCM {path} can't be read: {error.strerror}.") from None
         except Malformed:

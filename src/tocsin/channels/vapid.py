@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from tocsin import secret_files
 from tocsin.channels.encryption import encoded
 from tocsin.errors import Refusal
+from tocsin.files import content_of
 
 LIFE = 12 * 3600
 """Seconds for which a token is good: services take a day at most, and their clocks are not ours."""
@@ -56,7 +57,7 @@ class Vapid:
         Raises `Refusal` where there is none, or there are more than two.
         """
         try:
-            content = path.read_bytes()
+            content = content_of(path)
         except OSError as error:
             raise Refusal(f"The key for web pushes {path} can't be read: {error.strerror}.") from None
         keys = [_key_in(block) for block in _BLOCK.findall(content)[: MOST_KEYS + 1]]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from tocsin.channels import Push, Shown
+from tocsin.channels.characters import cut
 from tocsin.notifications import to_json
 
 ELLIPSIS = "…"
@@ -17,8 +18,6 @@ LARGEST = 4096
 
 LEVELS = {"quiet": "passive", "normal": "active", "urgent": "time-sensitive"}
 """How an iPhone interrupts, by preset."""
-
-_JOINERS = "\u200d\ufe0f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,5 +96,5 @@ def _ever_less(push: Push) -> Iterator[Parts]:
 
 
 def _cut(parts: Parts, length: int) -> Parts:
-    """Return the parts with so many characters of the body, and none that would join what is gone."""
-    return replace(parts, body=parts.body[:length].rstrip(_JOINERS) + ELLIPSIS)
+    """Return the parts with so many characters of the body, and no part of one that is gone."""
+    return replace(parts, body=cut(parts.body, length) + ELLIPSIS)

@@ -117,6 +117,15 @@ async def test_a_push_service_that_refuses_us_is_told_in_the_log_by_the_doctor_a
     assert "push service accepts pushes again" in {each["event"] for each in logs}
 
 
+async def test_a_push_service_that_nothing_waits_for_any_more_is_not_reported(two: Two) -> None:
+    two.second.answer("browser", status=403)
+    id_ = (await post(two.api, custom(2))).json()["id"]
+    await comes_to(two.api, id_, {"later": 1})
+    assert len(await two.refusing()) == 1
+    await two.api.house.database.value("update push_services set last_refused_at = now() - interval '26 hours'")
+    assert await two.refusing() == []
+
+
 async def test_what_a_push_service_refused_for_long_goes_at_once_when_it_accepts_one(two: Two) -> None:
     two.second.answer("browser", status=403)
     first = (await post(two.api, custom(2, body="first"))).json()["id"]

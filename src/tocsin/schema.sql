@@ -277,7 +277,8 @@ CREATE TABLE tocsin.push_services (
     origin text NOT NULL,
     delivered_at timestamp with time zone,
     refused_at timestamp with time zone,
-    reason text
+    reason text,
+    last_refused_at timestamp with time zone
 );
 
 CREATE TABLE tocsin.recipients (

@@ -26,7 +26,7 @@ FRESH = 40 * 60
 """Seconds after which a token is made anew: Apple takes none that is older than an hour."""
 
 SOONEST = 20 * 60
-"""Seconds between two tokens at least, whatever is answered: Apple closes its ears to whoever hurries."""
+"""Seconds between two tokens at least: APNs answers 429 TooManyProviderTokenUpdates if they change more often."""
 
 WINDOW = 1000
 """Streams that Apple allows on a connection."""
@@ -55,7 +55,7 @@ ANSWERS: dict[tuple[int, str], Way] = {
     (403, "Forbidden"): "stopped",
     # Too many to this one phone; the others are not concerned.
     (429, "TooManyRequests"): "later",
-    # Apple saw more than one new token in twenty minutes: it keeps its ears closed to all for a while.
+    # Apple saw more than one new token in twenty minutes: it takes nothing of this connection for a while.
     (429, "TooManyProviderTokenUpdates"): "lane later",
     # Apple is busy, or goes down: the same push is good later.
     (500, "InternalServerError"): "later",

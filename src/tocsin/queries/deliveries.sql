@@ -166,9 +166,10 @@ set configuration = excluded.configuration,
     reason = case when l.configuration = excluded.configuration then l.reason end
 
 -- name: service_refuses
-insert into push_services as s (lane, origin, refused_at, reason)
-values ($1, $2, now(), $3)
-on conflict (lane, origin) do update set refused_at = coalesce(s.refused_at, now()), reason = excluded.reason
+insert into push_services as s (lane, origin, refused_at, last_refused_at, reason)
+values ($1, $2, now(), now(), $3)
+on conflict (lane, origin) do update
+set refused_at = coalesce(s.refused_at, now()), last_refused_at = now(), reason = excluded.reason
 
 -- name: service_delivers
 -- What waits for a service that refused us for more than a minute is due; a refusal of a moment ago, while it takes other
@@ -201,7 +202,11 @@ select refused_at from was
 select coalesce(delivered_at > $3, false) from push_services where lane = $1 and origin = $2
 
 -- name: refusing
-select lane, origin, refused_at, reason from push_services where refused_at is not null order by lane, origin
+-- Those that were asked within a day: a push is tried no longer.
+select lane, origin, refused_at, reason
+from push_services
+where refused_at is not null and last_refused_at > now() - interval '25 hours'
+order by lane, origin
 
 -- name: lane_works
 -- Returns since when it had stopped, if it had.

@@ -1,6 +1,7 @@
 """When the database refuses or breaks off a statement: what was claimed is released, and no work stops other work."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from conftest import Api, make_database, serving
-from tocsin import dispatch, jobs, worker
+from tocsin import backoff, dispatch, jobs, worker
 from tocsin.admission import KIND
 from tocsin.catalogue import Catalogue
 from tocsin.database import Connection, Database, connect
@@ -306,6 +307,42 @@ async def test_one_push_that_cannot_be_made_stops_no_other(pushing: Api) -> None
     await becomes(pushing, bad, {"later": 1})
     told = (await pushing.as_service("GET", f"/events/{bad}/recipients/1")).json()["devices"][0]["what"]
     assert "it could not be made: ZeroDivisionError" in told
+
+
+async def test_a_lane_whose_work_the_database_refuses_waits_longer_from_try_to_try(
+    idle: Api, url: str, catalogue: Catalogue, dba: Connection
+) -> None:
+    await idle.people(1)
+    id_ = await post(idle, 1)
+    await dba.execute(
+        "create function refuse() returns trigger language plpgsql as"
+        " 'begin raise sqlstate ''53100'' using message = ''No space left on device''; end';"
+        "create trigger refusing before insert on inbox for each row execute function refuse()"
+    )
+    try:
+        with capture_logs() as logged:
+            async with impatient(url, catalogue) as running:
+                began = time.monotonic()
+                await until(lambda: _failures(running, 4))
+                assert time.monotonic() - began >= 0.8 * backoff.FIRST * (1 + 2 + 4)
+                assert await dba.fetchval("select attempts from jobs where id = $1", id_) <= 1
+                await dba.execute("drop trigger refusing on inbox")
+                answer = await idle.as_service("GET", f"/events/{id_}?wait=20")
+                assert answer.json()["state"] == "delivered"
+    finally:
+        await dba.execute("drop function refuse() cascade")
+    told = [line for line in logged if line["event"] == "database is not available"]
+    assert [line["error"] for line in told] == ["No space left on device"]
+
+
+async def _failures(running: Worker, count: int) -> bool:
+    text = (await running._metrics.text(running._database)).decode()  # noqa: SLF001 - as Prometheus would see it
+    reason = 'reason="the disk of the database is full",work="direct lane"'
+    return any(
+        float(line.rpartition(" ")[2]) >= count
+        for line in text.splitlines()
+        if line.startswith(f"tocsin_work_failures_total{{{reason}}}")
+    )
 
 
 # A statement that takes too long is isolated

@@ -14,9 +14,9 @@ import asyncpg
 import structlog
 
 from tocsin.admission import KIND, Admission, Loan
-from tocsin.database_errors import DRIVER_ERRORS, first_line, is_outage, problem_of
+from tocsin.database_errors import DRIVER_ERRORS, first_line, is_conflict, is_outage, problem_of
 from tocsin.database_url import target_of
-from tocsin.errors import Overrun, Unavailable
+from tocsin.errors import Unavailable
 
 SCHEMA = "tocsin"
 """All our tables live in a schema of this name, so that a database can be shared with the host application."""
@@ -192,9 +192,10 @@ class Database:
         now = time.monotonic()
         if now - self._logged_at.get(problem.reason, -SILENCE) >= SILENCE:
             self._logged_at[problem.reason] = now
-            event = "statement took too long" if isinstance(problem, Overrun) else "database is not available"
+            is_away = isinstance(problem, Unavailable) and not is_conflict(error)
+            event = "database is not available" if is_away else "statement was given up"
             log.warning(event, reason=problem.reason, error=first_line(error), work=KIND.get())
-            if isinstance(problem, Unavailable):
+            if is_away:
                 self._away_since = self._away_since or now
         raise problem from error
 

@@ -20,6 +20,8 @@ OVERRUN = "57014"
 LOST = "the database cannot be reached"
 """The reason where nothing more is known."""
 
+UNANSWERED = "the database did not answer in time"
+
 OUTAGES: Mapping[str, str] = MappingProxyType(
     {
         "08": "the connection to the database was lost",
@@ -90,7 +92,7 @@ def problem_of(error: BaseException) -> Unavailable | Overrun | None:
         message = "All connections to the database are in use. Please try again."
         return Unavailable(message, reason="all connections to the database are in use")
     if isinstance(error, TimeoutError):
-        return Unavailable(reason="the database did not answer in time")
+        return Unavailable(reason=UNANSWERED)
     if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         return Unavailable(reason=LOST)
     return None
@@ -99,6 +101,11 @@ def problem_of(error: BaseException) -> Unavailable | Overrun | None:
 def is_outage(error: BaseException) -> bool:
     """Tell whether an error says that the store cannot do anything now."""
     return isinstance(problem_of(error), Unavailable)
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Tell whether an outage is a matter between sessions: the database is there, for others."""
+    return isinstance(error, asyncpg.LockNotAvailableError | asyncpg.TransactionRollbackError | Full)
 
 
 def is_hopeless(error: BaseException) -> bool:

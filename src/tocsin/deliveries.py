@@ -255,6 +255,11 @@ async def refusing(database: Database) -> list[asyncpg.Record]:
     return await database.rows(_SQL["refusing"])
 
 
+async def oldest(database: Database) -> float:
+    """Return for how many seconds the longest waiting push has been due."""
+    return float(await database.value(_SQL["oldest"]))
+
+
 async def stopped(database: Database) -> dict[str, bool]:
     """Return all lanes, and whether they have stopped, without counting what is due."""
     return {row["name"]: row["stopped"] for row in await database.rows(_SQL["stopped"])}

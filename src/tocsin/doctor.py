@@ -14,16 +14,16 @@ from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
-from tocsin import migrate, trials
+from tocsin import migrate, readiness, trials
 from tocsin.apps import Planned, lacks_contact, lane_of, plan
 from tocsin.catalogue import Catalogue
 from tocsin.channels import Stopped
 from tocsin.compose import Composer
 from tocsin.database import Connection, connect, queries
-from tocsin.database_errors import DRIVER_ERRORS, sentence_on
+from tocsin.database_errors import DRIVER_ERRORS, first_line, sentence_on
 from tocsin.database_url import check_files, place_of
 from tocsin.embedded import is_served, url_of
-from tocsin.errors import Refusal
+from tocsin.errors import Refusal, Unavailable
 from tocsin.fetching import Unfetched, fetch
 from tocsin.jobs import MISSED
 from tocsin.jwks import LARGEST, SLOWEST
@@ -368,10 +368,8 @@ async def _server(connection: Connection, settings: Settings, place: str) -> Asy
     if version < migrate.OLDEST_SERVER:
         remedy = f"take {migrate.OLDEST_SERVER} or newer"
         yield Finding("FAIL", "database", f"PostgreSQL {version} is too old", remedy)
-    elif server["standby"]:
-        yield Finding("FAIL", "database", "it is a standby, which takes no writes", "connect to the primary")
     else:
-        yield Finding("ok", "database", f"PostgreSQL {version} answers: {place}")
+        yield await _writes(connection, f"PostgreSQL {version} answers and takes writes: {place}")
     if server["encoding"] == "UTF8":
         yield Finding("ok", "encoding", "UTF8")
     else:
@@ -383,6 +381,20 @@ async def _server(connection: Connection, settings: Settings, place: str) -> Asy
         yield Finding("warn", "clock", f"the database's is {skew:+.1f} s off ours", "set both by NTP")
     else:
         yield Finding("ok", "clock", "the database's goes with ours")
+
+
+async def _writes(connection: Connection, finding: str) -> Finding:
+    """Write nothing that stays: to the disk of the database, and to its log."""
+    try:
+        await readiness.refuse_read_only(connection)
+    except (*DRIVER_ERRORS, Unavailable) as error:
+        reason = error.reason if isinstance(error, Unavailable) else first_line(error)
+        remedy = {
+            readiness.STANDBY: "connect to the primary",
+            readiness.READ_ONLY: "let our role write",
+        }.get(reason, "mend what it says")
+        return Finding("FAIL", "database", f"it takes no writes: {reason}", remedy)
+    return Finding("ok", "database", finding)
 
 
 def _durability(off: Iterable[str], *, accepted: bool) -> Iterator[Finding]:
@@ -425,3 +437,5 @@ async def _schema_and_queue(connection: Connection, _settings: Settings, _place:
         yield Finding("ok", "workers", f"{alive} at work")
     else:
         yield Finding("warn", "workers", "none is at work", "start `tocsin serve` or `tocsin worker`")
+    for name, problem in await readiness.problems(connection):
+        yield Finding("FAIL", f"worker {name}", f"it cannot go on: {problem}", "mend what it says; its log has more")

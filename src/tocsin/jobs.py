@@ -23,6 +23,9 @@ MISSED = 15.0
 PAUSES = (0.2, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
 """Seconds to wait before each further try of a job that failed; after the last it is a dead letter."""
 
+LATE: dict[Lane, float] = {"direct": 60.0, "bulk": 1800.0}
+"""Seconds for which a job may wait in a lane that makes progress."""
+
 MOST_LOOKED_UP = 20_000
 """Ids of users and teams that the jobs of one claim name together, and members of these teams that are looked up."""
 
@@ -137,9 +140,9 @@ async def forget_workers(database: Database) -> None:
     await database.value(_SQL["reap_deliveries"])
 
 
-async def depth(database: Database) -> dict[str, tuple[int, float]]:
-    """Return, per lane, how many jobs are due and for how many seconds the longest has waited."""
-    return {row["lane"]: (row["depth"], row["age"]) for row in await database.rows(_SQL["depth"])}
+async def depth(database: Database, most: int | None = None) -> dict[Lane, tuple[int, float]]:
+    """Return, per lane, how many jobs are due (counted up to `most`), and the seconds that the longest has waited."""
+    return {row["lane"]: (row["depth"], row["age"]) for row in await database.rows(_SQL["depth"], most)}
 
 
 def _all_of(jobs: Sequence[UUID], status: str) -> None:

@@ -35,6 +35,7 @@ from tocsin.lanes import Lane
 from tocsin.live import Live
 from tocsin.metrics import Metrics
 from tocsin.preferences import Operator, Preferences
+from tocsin.readiness import Readiness
 from tocsin.settings import Settings
 from tocsin.tokens import Verifier
 from tocsin.wires import ByNats
@@ -114,7 +115,7 @@ async def work(settings: Settings) -> None:
         worker = Worker(database, catalogue, doorbell, bulk, metrics)
         operator = Operator.load(catalogue, settings.preferences_file)
         worker.dispatcher = dispatcher_of(settings, lanes, worker, database, catalogue, operator, doorbell, metrics)
-        await stack.enter_async_context(_watched(settings, Watched(database, metrics), stopping))
+        await stack.enter_async_context(_watched(settings, Watched(database, metrics, Readiness(database)), stopping))
         stack.enter_context(_keys_again(settings, lanes, worker.dispatcher))
         async with _meanwhile(doorbell.hear_others()), _meanwhile(keep(bulk, settings.retention_days)):
             working = asyncio.create_task(worker.run())
@@ -256,7 +257,18 @@ def furnished(  # noqa: PLR0913, PLR0917 - what it stands on
     operator = Operator.load(catalogue, settings.preferences_file)
     intake, cursors = Intake(database, doorbell), Cursors(database)
     return House(
-        settings, database, catalogue, operator, doorbell, intake, verifier, cursors, live, metrics=metrics, lanes=lanes
+        settings,
+        database,
+        catalogue,
+        operator,
+        doorbell,
+        intake,
+        verifier,
+        cursors,
+        live,
+        metrics,
+        Readiness(database),
+        lanes,
     )
 
 

@@ -27,6 +27,9 @@ from tocsin.metrics import Metrics
 BATCH: dict[Lane, int] = {"direct": 200, "bulk": 1}
 """How many jobs are claimed at once. One chunk of the bulk lane is as much work as a batch of the direct one."""
 
+LOOK_FOR_LATE = 60.0
+"""Seconds between two looks for jobs that wait longer than they should."""
+
 SWEEP = 15.0
 """Seconds after which a lane looks for leases of this worker that it knows nothing of."""
 
@@ -199,16 +202,24 @@ class Worker:
 
     async def _live(self) -> None:
         KIND.set("heartbeat")
-        backoff = self._backoff("heartbeat")
+        backoff, looked_at = self._backoff("heartbeat"), -LOOK_FOR_LATE
         while True:
             await asyncio.sleep(jobs.HEARTBEAT)
             try:
                 if not await jobs.beat(self._database, self.id, self._problem()):
                     log.warning("worker was taken for dead: its leases were released", worker=str(self.id))
                     await self._enrol()
+                if time.monotonic() - looked_at > LOOK_FOR_LATE:
+                    looked_at = time.monotonic()
+                    await self._note_late()
                 backoff.succeeded()
             except Exception as error:  # noqa: BLE001 - a worker that stops to beat would lose its leases
                 backoff.note(error)
+
+    async def _note_late(self) -> None:
+        for lane, (_, age) in (await jobs.depth(self._database, 1)).items():
+            if age > jobs.LATE[lane]:
+                log.warning("jobs wait too long", lane=lane, oldest_seconds=round(age), problem=self._problem())
 
     def _problem(self) -> str | None:
         """Return what of this worker fails, and why, for those who look at it from elsewhere."""

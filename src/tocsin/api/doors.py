@@ -1,7 +1,7 @@
 """What every door does before it opens: who is it, may they, and what did they bring."""
 
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from tocsin.lanes import Lane
 from tocsin.live import Live
 from tocsin.metrics import Metrics
 from tocsin.preferences import Operator
+from tocsin.readiness import Readiness
 from tocsin.settings import Settings
 from tocsin.strict_json import parse_object
 from tocsin.tokens import Service, User, Verifier, caller_of
@@ -44,7 +45,8 @@ class House:
     verifier: Verifier
     cursors: Cursors
     live: Live
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: Metrics
+    readiness: Readiness
     lanes: Sequence[Lane] = ()
 
 
@@ -54,6 +56,7 @@ class Watched:
 
     database: Database
     metrics: Metrics
+    readiness: Readiness
 
 
 def watched_of(request: Request) -> House | Watched:

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tocsin.admission import KIND
 from tocsin.api.problems import answer_to
 from tocsin.errors import InternalError, Problem, Unavailable
 from tocsin.logs import bind_request, shown_path
@@ -98,6 +99,8 @@ class Shortcut:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Open the door of a request, or pass it on."""
+        if scope["type"] == "http":
+            KIND.set(f"{scope['method']} /{scope['path'].lstrip('/').partition('/')[0][:100]}")
         endpoint = self._doors.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
         if endpoint is None:
             await self._app(scope, receive, send)

@@ -233,6 +233,7 @@ OF_THE_REST: dict[str, Examples] = {
                     "reason": "InvalidProviderToken",
                     "due": 12,
                     "oldest": 41.5,
+                    "problem": None,
                     "refused_by": [],
                 }
             ]
@@ -299,7 +300,12 @@ OF_THE_REST: dict[str, Examples] = {
             "status": "ready",
             "database": "ok",
             "migrations": "ok",
-            "queue": {"direct": {"due": 0, "oldest": 0.0}, "bulk": {"due": 1, "oldest": 0.214}},
+            "queue": {
+                "direct": {"due": 0, "oldest": 0.0, "stalled": False},
+                "bulk": {"due": 1, "oldest": 0.214, "stalled": False},
+            },
+            "pushes": {"oldest": 0.0, "stalled": False},
+            "problems": [],
         }
     },
 }

@@ -7,12 +7,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from tocsin import deliveries, devices, events, explaining, jobs, letters, migrate
+from tocsin import deliveries, devices, events, explaining, letters, readiness
 from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
 from tocsin.api.doors import body_of, house_of, service_of, watched_of
 from tocsin.api.openapi import document
 from tocsin.api.requests import known_id, number_of, uuids_of
-from tocsin.errors import Fault, Invalid, NotFound, Unavailable
+from tocsin.errors import Fault, Invalid, NotFound
 from tocsin.explaining import MOST_EXPLAINED, USUALLY_EXPLAINED
 from tocsin.faults import fault
 from tocsin.metrics import CONTENT_TYPE
@@ -51,14 +51,8 @@ async def healthz() -> Response:
 
 @watching.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """Whether requests can be served: the database answers and its schema is this release's; and the queue."""
-    database = watched_of(request).database
-    async with database.connection() as connection:
-        current = await migrate.is_current(connection)
-    if not current:
-        raise Unavailable("The database lacks migrations of this release: run `tocsin migrate`.", retry_after=5)
-    queue = {lane: {"due": due, "oldest": round(age, 3)} for lane, (due, age) in (await jobs.depth(database)).items()}
-    answer = {"status": "ready", "database": "ok", "migrations": "ok", "queue": queue}
+    """Whether requests can be served: the database takes writes, and its schema is this release's; and what waits."""
+    answer = await watched_of(request).readiness.answer()
     return Response(to_json(answer), media_type="application/json")
 
 
@@ -80,10 +74,12 @@ async def list_lanes(request: Request) -> Response:
     """The lanes that pushes go by, and whether they do."""
     service_of(request, "operations")
     database = house_of(request).database
+    problems = await readiness.problems(database)
     refusing = [with_times(dict(service), "refused_at") for service in await deliveries.refusing(database)]
     found = [
         {
             **with_times(dict(lane), "delivered_at", "stopped_at"),
+            "problem": readiness.problem_of_lane(lane["name"], problems),
             "refused_by": [
                 {"service": service["origin"], "since": service["refused_at"], "reason": service["reason"]}
                 for service in refusing

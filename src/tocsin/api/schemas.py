@@ -630,6 +630,7 @@ ANSWERS: dict[str, Schema] = {
                         "delivered_at": _or_null(TIME),
                         "stopped_at": _or_null(TIME),
                         "reason": _told({"type": ["string", "null"]}, "why it has stopped"),
+                        "problem": _told({"type": ["string", "null"]}, "why it cannot go on now, where it cannot"),
                         "refused_by": _told(
                             _list_of(_object({"service": STRING, "since": TIME, "reason": STRING})),
                             "push services of browsers that refuse this server's authentication",
@@ -727,9 +728,14 @@ ANSWERS: dict[str, Schema] = {
             "migrations": STRING,
             "queue": {
                 "type": "object",
-                "description": "by lane: how many jobs are due, and for how many seconds the oldest has been",
-                "additionalProperties": _object({"due": INTEGER, "oldest": {"type": "number"}}),
+                "description": "by lane: how many jobs are due, counted up to 1,000 or so, for how many seconds the"
+                " oldest has been, and whether that is longer than in a lane that makes progress",
+                "additionalProperties": _object({"due": INTEGER, "oldest": {"type": "number"}, "stalled": BOOLEAN}),
             },
+            "pushes": _told(
+                _object({"oldest": {"type": "number"}, "stalled": BOOLEAN}), "the same of pushes, over all lanes"
+            ),
+            "problems": _told(_list_of(STRING), "why workers cannot go on with something, if they cannot"),
         }
     ),
 }

@@ -236,6 +236,29 @@ cross join lateral (
 ) waiting
 order by l.name
 
+-- name: oldest
+-- For how long the longest waits that is due, in any lane; of each lane only the first is looked at, and what is leased.
+select coalesce(extract(epoch from now() - min(first.due_at)), 0)::double precision
+from lanes l
+cross join lateral (
+    (
+        select due_at from deliveries
+        where lane = l.name and is_bulk and worker_id is null and state in ('queued', 'later', 'held') and due_at <= now()
+        order by due_at, event_id
+        limit 1
+    )
+    union all
+    (
+        select due_at from deliveries
+        where lane = l.name and not is_bulk and worker_id is null and state in ('queued', 'later', 'held')
+          and due_at <= now()
+        order by due_at, event_id
+        limit 1
+    )
+    union all
+    select min(due_at) from deliveries where lane = l.name and worker_id is not null
+) first
+
 -- name: stopped
 select name, stopped_at is not null as stopped from lanes order by name
 

@@ -7,7 +7,6 @@ select current_setting('server_version_num')::int / 10000 as version,
         from unnest(array['fsync', 'full_page_writes', 'synchronous_commit']) as name
         where current_setting(name) = 'off'
     ) as off,
-    pg_is_in_recovery() as standby,
     extract(epoch from clock_timestamp())::double precision as clock
 
 -- name: queue

@@ -155,7 +155,21 @@ update jobs set worker_id = null, attempts = greatest(attempts - 1, 0) where wor
 delete from workers
 
 -- name: depth
-select lane, count(*) as depth, coalesce(extract(epoch from now() - min(due_at)), 0)::double precision as age
-from jobs
-where due_at <= now()
-group by lane
+-- What is due in each lane, counted up to $1 where that is given, and for how long the oldest of it has waited; what is
+-- held is not looked at.
+select l.lane, free.n + leased.n as depth,
+       coalesce(extract(epoch from now() - least(free.since, leased.since)), 0)::double precision as age
+from unnest(array['direct', 'bulk']) as l (lane)
+cross join lateral (
+    select count(*) as n, min(due_at) as since
+    from (
+        select due_at from jobs
+        where lane = l.lane and worker_id is null and due_at <= now()
+        order by due_at, id
+        limit $1::bigint
+    ) due
+) free
+cross join lateral (
+    select count(*) as n, min(due_at) as since
+    from (select due_at from jobs where lane = l.lane and worker_id is not null limit $1::bigint) under_way
+) leased

@@ -51,7 +51,7 @@ export function state(word) {
 
 const KIND_OF_STATE = {
   delivered: "good", works: "good",
-  stopped: "bad", failed: "bad", dead: "bad", refused: "bad", unserved: "bad", "did not come": "bad",
+  stopped: "bad", failing: "bad", failed: "bad", dead: "bad", refused: "bad", unserved: "bad", "did not come": "bad",
   later: "odd", gone: "odd", held: "odd", queued: "odd", delivering: "odd",
 };
 

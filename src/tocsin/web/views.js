@@ -317,8 +317,8 @@ function deviceTable(devices) {
 
 function laneTable(lanes) {
   return table("Lanes", ["Lane", "State", "Due", "Last delivered (UTC)", "Stopped (UTC)", "Why"], lanes.map((lane) => [
-    lane.name, state(lane.stopped_at ? "stopped" : lane.delivered_at ? "works" : "untried"), lane.due, moment(lane.delivered_at),
-    lane.stopped_at ? moment(lane.stopped_at) : "", lane.reason,
+    lane.name, state(lane.stopped_at ? "stopped" : lane.problem ? "failing" : lane.delivered_at ? "works" : "untried"), lane.due, moment(lane.delivered_at),
+    lane.stopped_at ? moment(lane.stopped_at) : "", lane.reason ?? lane.problem,
   ]), "No keys for pushes are set: there is no lane.");
 }
 

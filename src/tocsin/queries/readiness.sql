@@ -1,0 +1,23 @@
+-- Readiness: whether the database takes writes.
+
+-- name: writable
+-- Whether this session may write.
+select pg_is_in_recovery() as is_standby, current_setting('transaction_read_only') = 'on' as is_read_only
+
+-- name: small_memory
+-- What does not fit into memory goes to the disk of the database, until the end of the transaction.
+select set_config('work_mem', '64kB', true), set_config('temp_tablespaces', '', true)
+
+-- name: use_disk
+select count(*) from generate_series(1, 20000)
+
+-- name: write_log
+-- A record in the write-ahead log, which the commit writes to the disk, and to standbys that it has to wait for.
+select pg_logical_emit_message(true, 'tocsin', '')
+
+-- name: problems
+-- What workers that live say of themselves.
+select name, problem from workers
+where problem is not null and seen_at > clock_timestamp() - make_interval(secs => $1::double precision)
+order by name
+limit 100

@@ -1,0 +1,109 @@
+"""Readiness: whether requests can be served, and what waits longer than it should, at a constant cost."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from tocsin import deliveries, jobs, migrate
+from tocsin.database import Connection, Database, queries
+from tocsin.database_errors import LOST, UNANSWERED
+from tocsin.errors import Unavailable
+
+FRESH = 1.0
+"""Seconds for which what was found out is answered again, however many ask."""
+
+MOST_COUNTED = 1_000
+"""Jobs of a lane that are counted at most."""
+
+_SQL = queries("readiness")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found out at a moment: the answer, or why there is none."""
+
+    at: float
+    answer: dict[str, Any] | None
+    problem: Unavailable | None
+
+
+class Readiness:
+    """Whether one process can serve requests."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._looking = asyncio.Lock()
+        self._found: Found | None = None
+
+    async def answer(self) -> dict[str, Any]:
+        """Return what waits; raises `Unavailable` with the reason where requests cannot be served."""
+        async with self._looking:
+            if self._found is None or time.monotonic() - self._found.at > FRESH:
+                self._found = await self._look()
+        if self._found.answer is None:
+            raise self._found.problem or Unavailable()
+        return self._found.answer
+
+    async def _look(self) -> Found:
+        answer, problem = None, None
+        try:
+            answer = await _looked_at(self._database)
+        except Unavailable as error:
+            problem = error
+            if error.reason not in {LOST, UNANSWERED, *_OWN}:
+                problem = Unavailable(f"The database is not available: {error.reason}.", retry_after=5)
+        return Found(time.monotonic(), answer, problem)
+
+
+STANDBY = "it is a standby, which takes no writes"
+READ_ONLY = "it is read-only for our role (default_transaction_read_only)"
+_STEPS = "it lacks migrations of this release"
+_OWN = frozenset({STANDBY, READ_ONLY, _STEPS})
+
+
+async def refuse_read_only(connection: Connection) -> None:
+    """Raise `Unavailable` where the database takes no writes, or whatever it raises itself where its disk is full."""
+    async with connection.transaction():
+        found = await connection.fetchrow(_SQL["writable"])
+        assert found is not None  # noqa: S101 - the statement returns one row
+        for reason in (STANDBY,) if found["is_standby"] else (READ_ONLY,) if found["is_read_only"] else ():
+            raise Unavailable(f"The database takes no writes: {reason}.", retry_after=5, reason=reason)
+        for step in ("small_memory", "use_disk", "write_log"):
+            await connection.fetch(_SQL[step])
+
+
+async def problems(database: Database | Connection) -> list[tuple[str, str]]:
+    """Return what workers that live say of what fails in them: the worker's name, and what and why."""
+    rows = database.rows if isinstance(database, Database) else database.fetch
+    return [(row["name"], row["problem"]) for row in await rows(_SQL["problems"], jobs.MISSED)]
+
+
+def problem_of_lane(lane: str, said: list[tuple[str, str]]) -> str | None:
+    """Return why workers cannot go on with a lane of pushes, of what they say."""
+    works = (f"push lane {lane}: ", f"answers of {lane}: ")
+    found = {part.partition(": ")[2] for _, all_ in said for part in all_.split("; ") if part.startswith(works)}
+    return ", ".join(sorted(found)) or None
+
+
+async def _looked_at(database: Database) -> dict[str, Any]:
+    async with database.connection() as connection:
+        await refuse_read_only(connection)
+        current = await migrate.is_current(connection)
+    if not current:
+        message = "The database lacks migrations of this release: run `tocsin migrate`."
+        raise Unavailable(message, retry_after=5, reason=_STEPS)
+    queue = {
+        lane: {"due": due, "oldest": round(age, 3), "stalled": age > jobs.LATE[lane]}
+        for lane, (due, age) in (await jobs.depth(database, MOST_COUNTED)).items()
+    }
+    oldest = await deliveries.oldest(database)
+    reasons = {part.partition(": ")[2] for _, said in await problems(database) for part in said.split("; ")}
+    return {
+        "status": "ready",
+        "database": "ok",
+        "migrations": "ok",
+        "queue": queue,
+        "pushes": {"oldest": round(oldest, 3), "stalled": oldest > jobs.LATE["direct"]},
+        "problems": sorted(reasons),
+    }

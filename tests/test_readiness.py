@@ -1,0 +1,198 @@
+"""`GET /readyz` and `tocsin doctor`: ready means that writes are taken, and why they are not is said."""
+
+import asyncio
+import json
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import SECRET, Api, make_database, serving
+from processes import data_folder
+from test_database_faults import becomes, impatient, locked, post, until
+from tocsin import jobs, readiness
+from tocsin.catalogue import Catalogue
+from tocsin.database import Connection, Database, connect, queries
+from tocsin.doctor import _database as database_checks
+from tocsin.embedded import Embedded
+from tocsin.ids import new_id
+from tocsin.migrate import migrate
+from tocsin.phones import Phones
+from tocsin.readiness import Readiness
+from tocsin.settings import Settings
+
+HELD = 20_000
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look each time."""
+    monkeypatch.setattr(readiness, "FRESH", 0.0)
+
+
+async def ready(api: Api) -> tuple[int, Any]:
+    """Return the status of `/readyz`, and its answer or the message of its one error."""
+    answer = await api.call("GET", "/readyz")
+    said = answer.json()
+    return answer.status_code, said if answer.status_code == 200 else said["errors"][0]["message"]
+
+
+async def doctored(url: str) -> dict[str, str]:
+    settings = Settings.model_validate({"database_url": url, "jwt_secret": SECRET})
+    return {finding.what: str(finding) async for finding in database_checks(settings)}
+
+
+async def test_a_read_only_database_is_not_ready_and_the_reason_is_said(server: Embedded, catalogue: Catalogue) -> None:
+    url = await make_database(server, name := f"read_only_{new_id().hex}")
+    async with serving(url, catalogue, with_worker=False) as api:
+        assert (await ready(api))[0] == 200
+        admin = await connect(server.url)
+        await admin.execute(f"alter database {name} set default_transaction_read_only = on")
+        await admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", name)
+        await admin.close()
+        status, said = await ready(api)
+        if "read-only" not in said:  # it lent a connection that had just been ended
+            status, said = await ready(api)
+        assert (status, "it is read-only for our role" in said) == (503, True), said
+    assert (await doctored(url))["database"].startswith("FAIL database: it takes no writes: it is read-only")
+
+
+async def test_a_standby_is_not_ready_and_the_reason_is_said(catalogue: Catalogue) -> None:
+    async with data_folder() as data:
+        async with Embedded(data) as embedded:
+            await migrate(embedded.url)
+        (data / "postgres" / "standby.signal").touch()
+        async with Embedded(data) as embedded, serving(embedded.url, catalogue, with_worker=False) as api:
+            assert await ready(api) == (503, "The database takes no writes: it is a standby, which takes no writes.")
+            assert "it is a standby" in (await doctored(embedded.url))["database"]
+
+
+@contextmanager
+def tmpfs(folder: Path, size: str) -> Iterator[None]:
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False)
+    if made.returncode:
+        pytest.skip("to mount a file system of one's own takes root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+async def test_a_full_disk_is_not_ready_and_what_was_accepted_arrives_when_there_is_room(catalogue: Catalogue) -> None:
+    if os.geteuid():
+        pytest.skip("to mount a file system of one's own takes root")
+    async with data_folder() as data:
+        with tmpfs(data, "200m"):
+            async with Embedded(data) as embedded:
+                await migrate(embedded.url)
+                async with serving(embedded.url, catalogue) as api:
+                    await api.people(1)
+                    assert (await ready(api))[0] == 200
+                    fill(data / "filler")
+                    assert await ready(api) == (
+                        503,
+                        "The database is not available: the disk of the database is full.",
+                    )
+                    assert "No space left" in (await doctored(embedded.url))["database"]
+                    (data / "filler").unlink()
+                    assert (await ready(api))[0] == 200
+                    id_ = await post(api, 1)
+                    assert (await api.as_service("GET", f"/events/{id_}?wait=20")).json()["state"] == "delivered"
+
+
+def fill(path: Path) -> None:
+    """Write a file until the disk is full."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"\0" * 4096)
+        except OSError:
+            return
+
+
+async def test_what_is_held_costs_nothing_and_what_is_due_is_counted_up_to_a_bound(database: Database) -> None:
+    async def pages() -> int:
+        async with database.connection() as connection:
+            plan = await connection.fetchval(
+                "explain (analyze, buffers, format json) "
+                + queries("jobs")["depth"].replace("$1", str(readiness.MOST_COUNTED))
+            )
+        root = json.loads(plan)[0]["Plan"]
+        return int(root["Shared Hit Blocks"] + root["Shared Read Blocks"])
+
+    before = await pages()
+    fill_jobs = (
+        "insert into jobs (id, task, lane, due_at)"
+        " select gen_random_uuid(), 'deliver', 'direct', now() + $1::interval from generate_series(1, $2::int)"
+    )
+    await database.rows(fill_jobs, timedelta(days=1), HELD)
+    assert await pages() <= before + 10
+    await database.rows(fill_jobs, timedelta(minutes=-2), HELD)
+    found = await Readiness(database).answer()
+    assert found["queue"]["direct"]["due"] == readiness.MOST_COUNTED
+    assert found["queue"]["direct"]["stalled"]
+    assert not found["queue"]["bulk"]["stalled"]
+    assert (await jobs.depth(database))["direct"][0] == HELD
+
+
+async def test_many_probes_ask_the_database_once(idle: Api, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "FRESH", 3600.0)
+    first = await ready(idle)
+    assert first[0] == 200
+    connection = await connect(url)
+    async with locked(connection, "migrations"):
+        assert await asyncio.gather(*(ready(idle) for _ in range(50))) == [first] * 50
+    await connection.close()
+
+
+@pytest.fixture
+async def dba(url: str) -> AsyncIterator[Connection]:
+    connection = await connect(url)
+    yield connection
+    await connection.close()
+
+
+async def test_what_keeps_a_worker_from_its_work_is_said_by_readyz_and_doctor(
+    idle: Api, url: str, catalogue: Catalogue, dba: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "HEARTBEAT", 0.05)
+    await idle.people(1)
+    async with impatient(url, catalogue):
+        async with locked(dba, "inbox"):
+            id_ = await post(idle, 1)
+            await until(lambda: _says(idle, "a lock was not released in time"))
+            said = await doctored(url)
+            [line] = [line for what, line in said.items() if what.startswith("worker ")]
+            assert "it cannot go on: direct lane: a lock was not released in time" in line
+            assert (await idle.call("GET", "/metrics", None)).status_code == 401
+        assert (await idle.as_service("GET", f"/events/{id_}?wait=20")).json()["state"] == "delivered"
+        await until(lambda: _says(idle))
+
+
+async def _says(api: Api, *problems: str) -> bool:
+    return bool((await ready(api))[1]["problems"] == list(problems))
+
+
+async def test_a_lane_that_cannot_go_on_says_why_among_the_lanes(
+    pushing: Api, phones: Phones, dba: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "HEARTBEAT", 0.05)
+    await pushing.as_user(1, "POST", f"/notifications/devices/{'aa' * 32}")
+    await dba.execute("alter table preferences rename to preferences_away")
+    id_ = await post(pushing, 1)
+    await until(lambda: _lane_says(pushing, "an error: UndefinedTableError"))
+    await dba.execute("alter table preferences_away rename to preferences")
+    await becomes(pushing, id_, {"delivered": 1})
+    await until(lambda: _lane_says(pushing, None))
+    assert phones.pushes("apns")
+
+
+async def _lane_says(api: Api, problem: str | None) -> bool:
+    lanes = (await api.as_service("GET", "/operations/lanes", "operations")).json()["data"]
+    return any(lane["name"] == "apns/default" and lane["problem"] == problem for lane in lanes)

@@ -20,15 +20,23 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-ALGORITHMS = ("RS256", "ES256", "EdDSA")
-READERS: dict[str, Any] = {"RS256": RSAAlgorithm, "ES256": ECAlgorithm, "EdDSA": OKPAlgorithm}
+RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+ALGORITHMS = (*RSA, "ES256", "ES384", "EdDSA", "Ed25519")
+READERS: dict[str, Any] = {
+    **dict.fromkeys(RSA, RSAAlgorithm),
+    **dict.fromkeys(("ES256", "ES384"), ECAlgorithm),
+    **dict.fromkeys(("EdDSA", "Ed25519"), OKPAlgorithm),
+}
+_JWS = jwt.PyJWS()
+_JWS.register_algorithm("Ed25519", OKPAlgorithm())
 MAKERS: dict[str, Callable[[], Any]] = {
-    "RS256": lambda: rsa.generate_private_key(65537, 2048),
+    **dict.fromkeys(RSA, lambda: rsa.generate_private_key(65537, 2048)),
     "RSA of 1024 bits": lambda: rsa.generate_private_key(65537, 1024),  # noqa: S505 - to be refused
     "ES256": lambda: ec.generate_private_key(ec.SECP256R1()),
-    "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "ES384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "P-521": lambda: ec.generate_private_key(ec.SECP521R1()),
     "secp256k1": lambda: ec.generate_private_key(ec.SECP256K1()),
-    "EdDSA": ed25519.Ed25519PrivateKey.generate,
+    **dict.fromkeys(("EdDSA", "Ed25519"), ed25519.Ed25519PrivateKey.generate),
     "Ed448": ed448.Ed448PrivateKey.generate,
 }
 
@@ -45,8 +53,9 @@ class Pair:
         """Make a token of user 4 for an hour, with the key's id; a claim or a header that is None is left out."""
         said = {"sub": "4", "exp": int(time.time()) + 3600, **claims}
         named = {"kid": self.kid, **(header or {})}
-        return jwt.encode(
-            {name: value for name, value in said.items() if value is not None},
+        payload = {name: value for name, value in said.items() if value is not None}
+        return _JWS.encode(
+            json.dumps(payload).encode(),
             self.private,
             self.algorithm,
             {name: value for name, value in named.items() if value is not None},
@@ -93,7 +102,7 @@ def certificate(of: Pair, host: str) -> bytes:
         .not_valid_after(since + timedelta(days=2))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
     )
-    return made.sign(of.private, None if of.algorithm == "EdDSA" else SHA256()).public_bytes(Encoding.PEM)
+    return made.sign(of.private, None if of.algorithm in {"EdDSA", "Ed25519"} else SHA256()).public_bytes(Encoding.PEM)
 
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import SECRET, url_for
 from tocsin.embedded import Embedded
-from tocsin.tokens import Service, User, Verifier
+from tocsin.tokens import Expected, Service, User, Verifier
 
 pytestmark = pytest.mark.slow
 
@@ -106,7 +106,7 @@ def test_public_keys_alone_serve_and_make_no_tokens(tmp_path: Path, server: Embe
 def test_a_token_says_what_is_demanded(tmp_path: Path) -> None:
     demanded = {"TOCSIN_JWT_ISSUER": "us", "TOCSIN_JWT_AUDIENCE": "tocsin", "TOCSIN_JWT_USER_CLAIM": "uid"}
     done = run("token", "user", "4", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, **demanded)
-    verifier = Verifier([SECRET], issuer="us", audience="tocsin", user_claim="uid")
+    verifier = Verifier([SECRET], expected=Expected("us", "tocsin", user_claim="uid"))
     assert verifier.verify(done.stdout.strip()).label == "user 4"
     said = refusal("token", "user", "4", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, TOCSIN_JWT_SECRET_FOR="services")
     assert "TOCSIN_JWT_SECRET_FOR" in said

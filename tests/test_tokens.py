@@ -3,6 +3,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -32,13 +33,31 @@ ODD_SUBS: list[Any] = [
     *("4\0", "\ud800", "4;--", "4,5"),
 ]
 ODD_NAMES: list[Any] = [
-    *("4", 4, "1", str(LARGEST), str(LARGEST + 1), "0", "04", "٤", " 4", "4\u00a0", "", "x" * 101, "crm\n", "c\0"),
+    *(
+        "4",
+        4,
+        "1",
+        str(LARGEST),
+        str(LARGEST + 1),
+        "0",
+        "-5",
+        "+5",
+        "4.0",
+        "04",
+        "٤",
+        " 4",
+        "4\u00a0",
+        "",
+        "x" * 101,
+        "crm\n",
+        "c\0",
+    ),
     *("crm\x1b[2J", "crm\x7f", "crm\x85", None, True, 4.5, ["crm"], {}),
 ]
 ODD_COMPANIES: list[Any] = [0, -1, "1", 1.0, True, False, None, [1], {}, LARGEST + 1, 10**60]
 NAMES = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="".join(CONTROLS)), min_size=1, max_size=100
-).filter(lambda name: not name.strip().isdecimal())
+).filter(lambda name: not re.fullmatch(r"\s*[+-]?\d+(\.\d*)?\s*", name))
 
 
 class Clock:
@@ -152,7 +171,7 @@ BAD = {
     "exp is zero": token(exp=0),
     "exp just out of the skew": token(exp=NOW - SKEW),
     "exp is a string": token(exp=str(NOW + 60)),
-    "exp is a float": token(exp=NOW + 60.0),
+    "exp is a float just out of the skew": token(exp=NOW - SKEW + 0.99),
     "exp is negative": token(exp=-1),
     "exp is -1e10 seconds": token(exp=-NOW),
     "exp is 1e308": token(exp=1e308),
@@ -166,7 +185,13 @@ BAD = {
     "exp is a list": token(exp=[NOW + 60]),
     "nbf to come": token(nbf=NOW + SKEW + 1),
     "nbf is a string": token(nbf=str(NOW)),
-    "nbf is a float": token(nbf=NOW - 0.5),
+    "nbf is a float just out of the skew": token(nbf=NOW + SKEW + 0.01),
+    "nbf is 1e308": token(nbf=1e308),
+    "nbf is NaN": token(nbf=float("nan")),
+    **{
+        f"iat {iat!r}": token(iat=iat)
+        for iat in (str(NOW), True, None, [NOW], -1, -0.5, 1e308, float("inf"), float("nan"), 253_402_300_800)
+    },
     "nbf is negative": token(nbf=-1),
     "nbf is false": token(nbf=False),
     "nbf is null": token(nbf=None),
@@ -174,7 +199,7 @@ BAD = {
     **{f"sub {sub!r}": token(sub=sub) for sub in ODD_SUBS},
     **{
         f"scope {scope!r}": token(scope=scope)
-        for scope in (1, True, None, ["events:write"], {"events:write": 1}, [], {})
+        for scope in (1, True, ["events:write"], ["openid", "operations"], {"events:write": 1}, {})
     },
     **{f"a scope and the sub {str(sub)[:20]!r}": token(scope="events:write", sub=sub) for sub in ODD_NAMES},
     "a scope and no sub": signed({"alg": "HS256"}, {"exp": NOW + 60, "scope": "operations"}),
@@ -263,6 +288,10 @@ def test_a_key_in_the_header_is_not_taken(verifier: Verifier, header: str) -> No
         (token(sub=1), User(1, NOW + 60)),
         (token(sub=str(LARGEST)), User(LARGEST, NOW + 60)),
         (token(exp=NOW - SKEW + 1), User(4, NOW - SKEW + 1)),
+        (token(exp=NOW + 60.0, nbf=NOW + 0.5, iat=NOW + 0.25), User(4, NOW + 60)),
+        (token(exp=NOW + 60.999999), User(4, NOW + 60)),
+        *((token(scope=scope), User(4, NOW + 60)) for scope in (None, [], ["openid"], [1, {}], "openid")),
+        (token(sub="crm", scope=["openid", "operations"]), Service("crm", frozenset({"operations"}), None, NOW + 60)),
         (token(exp=253_402_300_799), User(4, 253_402_300_799)),
         (token(nbf=NOW + SKEW, iat=NOW + 999), User(4, NOW + 60)),
         (token(nbf=0, aud=["x"], iss=7), User(4, NOW + 60)),
@@ -322,7 +351,7 @@ def test_no_character_of_a_token_can_be_changed(position: int, other: str) -> No
         verifier.verify(changed)
 
 
-@pytest.mark.parametrize("name", ["", "4", "٤", "x" * 101, "crm\n"])
+@pytest.mark.parametrize("name", ["", "4", "-5", "٤", "x" * 101, "crm\n"])
 def test_no_token_is_minted_for_a_name_that_no_service_can_have(name: str) -> None:
     with pytest.raises(Refusal):
         mint_service(SECRET, name, ["operations"], HOUR)

@@ -18,9 +18,7 @@ def verifier_of(settings: Settings) -> Verifier:
     return Verifier(
         keys_of(settings),
         jwks=Jwks(str(url), _speakers(settings.jwt_jwks_for)) if url else None,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-        user_claim=settings.jwt_user_claim,
+        expected=_expected(settings),
     )
 
 
@@ -41,8 +39,7 @@ def signer_of(settings: Settings, *speakers: Speaker) -> Signer:
             raise Refusal(
                 f"The secret is not for {speaker}, whose tokens their issuer makes: see TOCSIN_JWT_SECRET_FOR."
             )
-    expected = Expected(settings.jwt_issuer, settings.jwt_audience, settings.jwt_user_claim)
-    return Signer(secrets_of(settings)[0], expected)
+    return Signer(secrets_of(settings)[0], _expected(settings))
 
 
 def secrets_of(settings: Settings) -> Sequence[str]:
@@ -67,3 +64,19 @@ def secrets_of(settings: Settings) -> Sequence[str]:
 
 def _speakers(audience: Audience) -> frozenset[Speaker]:
     return EVERYBODY if audience == "both" else frozenset({audience})
+
+
+def _expected(settings: Settings) -> Expected:
+    scopes: dict[str, frozenset[str]] = {}
+    for pair in settings.jwt_scopes:
+        theirs, _, ours = pair.rpartition("=")
+        scopes[theirs] = scopes.get(theirs, frozenset()) | {ours}
+    return Expected(
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        only_published=settings.jwt_issuer_for == "published",
+        user_claim=settings.jwt_user_claim,
+        service_claims=settings.jwt_service_claim,
+        scope_claims=settings.jwt_scope_claim,
+        scopes=scopes,
+    )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -31,6 +31,11 @@ SECRET_FILE = "jwt-secret"  # noqa: S105 - the name of a file
 SMALLEST_RSA = 2048
 """Bits of the smallest RSA key (RFC 7518, section 3.3)."""
 
+RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+ED25519_ALGORITHMS = ("EdDSA", "Ed25519")
+PUBLIC_ALGORITHMS = (*RSA_ALGORITHMS, "ES256", "ES384", *ED25519_ALGORITHMS)
+"""The algorithms whose keys anybody may have."""
+
 _SHORTEST_SECRET = 32
 _LARGEST_FILE = 65536
 _PARTS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
@@ -43,12 +48,16 @@ _READERS: Mapping[str, Callable[[dict[str, Any]], object]] = {
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Something that tokens are signed with, the only algorithms it is good for, and whose tokens it may sign."""
+    """Something that tokens are signed with, the only algorithms it is good for, and whose tokens it may sign.
+
+    `is_published`: it was fetched from the issuer.
+    """
 
     material: str | PublicKey
     algorithms: tuple[str, ...]
     speakers: frozenset[Speaker]
     kid: str | None = None
+    is_published: bool = False
 
     def may_have_signed(self, algorithm: object, kid: object) -> bool:
         """Tell whether a token's header leads here; a kid counts where both have one."""
@@ -84,10 +93,12 @@ def of_pem(path: Path, speakers: frozenset[Speaker]) -> Key:
         raise Refusal(
             f"The key file {path} holds an RSA key of {material.key_size} bits: take one of {SMALLEST_RSA} or more."
         )
-    algorithm = _algorithm_of(material)
-    if algorithm is None:
-        raise Refusal(f"The key file {path} holds a key of another kind: take RSA, EC on the curve P-256, or Ed25519.")
-    return Key(material, (algorithm,), speakers)
+    algorithms = _algorithms_of(material)
+    if not algorithms:
+        raise Refusal(
+            f"The key file {path} holds a key of another kind: take RSA, EC on the curve P-256 or P-384, or Ed25519."
+        )
+    return Key(material, algorithms, speakers)
 
 
 def of_jwks(document: bytes, speakers: frozenset[Speaker]) -> tuple[Key, ...]:
@@ -103,7 +114,7 @@ def of_jwks(document: bytes, speakers: frozenset[Speaker]) -> tuple[Key, ...]:
         raise ValueError("The answer is no JWKS: it has no list `keys`.")  # noqa: TRY004 - a value from outside
     keys = tuple(key for entry in entries if isinstance(entry, dict) and (key := _of_jwk(entry, speakers)))
     if not keys:
-        raise ValueError("The JWKS has no key that may verify: RSA from 2048 bits, EC on P-256, or Ed25519.")
+        raise ValueError("The JWKS has no key that may verify: RSA from 2048 bits, EC on P-256 or P-384, or Ed25519.")
     return keys
 
 
@@ -136,29 +147,38 @@ def _public_key_in(content: bytes) -> Any:
     return load_pem_public_key(content)
 
 
-def _algorithm_of(material: object) -> str | None:
-    """Return the algorithm that a public key is good for; none: there is none here."""
+def _algorithms_of(material: object) -> tuple[str, ...]:
+    """Return the algorithms that a public key is good for; none: there is none here."""
     match material:
         case RSAPublicKey() if material.key_size >= SMALLEST_RSA:
-            return "RS256"
+            return RSA_ALGORITHMS
         case EllipticCurvePublicKey() if isinstance(material.curve, SECP256R1):
-            return "ES256"
+            return ("ES256",)
+        case EllipticCurvePublicKey() if isinstance(material.curve, SECP384R1):
+            return ("ES384",)
         case Ed25519PublicKey():
-            return "EdDSA"
+            return ED25519_ALGORITHMS
         case _:
-            return None
+            return ()
+
+
+def _named(algorithm: object, among: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what a key is good for that names its algorithm; the two names of Ed25519 mean the same."""
+    if algorithm not in among:
+        return ()
+    return among if among == ED25519_ALGORITHMS else (str(algorithm),)
 
 
 def _of_jwk(entry: Mapping[str, Any], speakers: frozenset[Speaker]) -> Key | None:
     """Return the key of one entry; none: it is not for verifying, malformed, or private, which is everybody's now."""
     material = _material_of(entry)
-    algorithm = _algorithm_of(material)
+    algorithms = _algorithms_of(material)
+    if "alg" in entry:
+        algorithms = _named(entry["alg"], algorithms)
     kid = entry.get("kid")
-    if algorithm is None or not (kid is None or isinstance(kid, str)):
+    if not algorithms or not (kid is None or isinstance(kid, str)) or entry.get("use", "sig") != "sig":
         return None
-    if entry.get("use", "sig") != "sig" or entry.get("alg", algorithm) != algorithm:
-        return None
-    return Key(material, (algorithm,), speakers, kid)
+    return Key(material, algorithms, speakers, kid, is_published=True)
 
 
 def _material_of(entry: Mapping[str, Any]) -> Any:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AnyHttpUrl, Field, SecretStr, UrlConstraints, ValidationError, field_validator
@@ -27,8 +27,10 @@ LONGEST_PATH, LONGEST_NAME = 4000, 255
 """Characters of the longest path that is taken, and bytes of the longest name in one."""
 
 Audience = Literal["users", "services", "both"]
+Scope = Literal["events:write", "directory:write", "operations"]
 
-_TAKEN_CLAIMS = frozenset({"iss", "aud", "exp", "nbf", "iat", "jti", "scope", "company_id"})
+_TIMES = frozenset({"exp", "nbf", "iat"})
+_TAKEN_CLAIMS = frozenset({*_TIMES, "iss", "aud", "jti", "scope", "company_id"})
 _OF_KUBERNETES = re.compile(r"TOCSIN_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 _PREFIX_OF_PATHS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
@@ -124,20 +126,40 @@ class Settings(BaseSettings):
     )
     jwt_secret_for: Audience = Field("both", description="whose tokens the secrets verify: users, services or both")
     jwt_public_key_files: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="files, separated by commas, with a public key or certificate each, for RS256, ES256 or EdDSA"
+        (), description="files, separated by commas, with a public key or certificate each: RSA, EC or Ed25519"
     )
     jwt_public_keys_for: Audience = Field("both", description="whose tokens these keys verify")
     jwt_jwks_url: Annotated[AnyHttpUrl, UrlConstraints(max_length=500)] | None = Field(
         None, description="where the tokens' issuer publishes its keys"
     )
     jwt_jwks_for: Audience = Field("both", description="whose tokens the published keys verify")
-    jwt_issuer: str | None = Field(None, description="what `iss` of every token must be; unset: it is not looked at")
-    jwt_audience: str | None = Field(None, description="what `aud` must be or hold; unset: it is not looked at")
-    jwt_user_claim: str = Field("sub", description="the claim that holds a user's id")
+    jwt_issuer: str | None = Field(None, description="what `iss` must be; unset: it is not checked")
+    jwt_audience: str | None = Field(None, description="what `aud` must be or hold; unset: it is not checked")
+    jwt_issuer_for: Literal["published", "all"] = Field(
+        "all", description="which tokens must have that `iss` and `aud`: those that published keys sign, or all"
+    )
+    jwt_user_claim: str = Field("sub", description="the claim, or the path to it, that holds a user's id")
+    jwt_service_claim: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("sub",), description="claims, separated by commas, of a service's name: the first that is there counts"
+    )
+    jwt_scope_claim: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("scope",), description="claims, separated by commas, that hold scopes, each a string or a list"
+    )
+    jwt_scopes: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="the issuer's names of scopes: Events.Write=events:write, separated by commas"
+    )
     log_format: Literal["console", "json"] = Field("console", description="how the log is written")
 
     @field_validator(
-        "jwt_secret", "jwt_public_key_files", "trusted_proxies", "cors_origins", "web_push_origins", mode="before"
+        "jwt_secret",
+        "jwt_public_key_files",
+        "jwt_service_claim",
+        "jwt_scope_claim",
+        "jwt_scopes",
+        "trusted_proxies",
+        "cors_origins",
+        "web_push_origins",
+        mode="before",
     )
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
@@ -263,6 +285,23 @@ class Settings(BaseSettings):
     def _refuse_a_claim_that_says_something_else(cls, value: str) -> str:
         if value in _TAKEN_CLAIMS:
             raise ValueError("this claim says something else already")
+        return value
+
+    @field_validator("jwt_service_claim", "jwt_scope_claim")
+    @classmethod
+    def _refuse_claims_that_say_something_else(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in value:
+            raise ValueError("there is a comma without the name of a claim")
+        if not _TIMES.union({"company_id"}).isdisjoint(value):
+            raise ValueError("one of these claims has another meaning")
+        return value
+
+    @field_validator("jwt_scopes")
+    @classmethod
+    def _refuse_an_unknown_scope(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for theirs, _, ours in (pair.rpartition("=") for pair in value):
+            if not theirs or ours not in get_args(Scope):
+                raise ValueError(f"write Events.Write=events:write; scopes here are {', '.join(get_args(Scope))}")
         return value
 
     @classmethod

@@ -3,22 +3,25 @@
 import base64
 import binascii
 import contextlib
+import math
 import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import jwt
+from jwt.algorithms import OKPAlgorithm
 
-from tocsin.errors import Malformed, Refusal, Unauthenticated
+from tocsin.errors import Malformed, Refusal, Unauthenticated, Unavailable
 from tocsin.jwks import Jwks
-from tocsin.keys import EVERYBODY, Key, Speaker, hs256
+from tocsin.keys import EVERYBODY, PUBLIC_ALGORITHMS, Key, Speaker, hs256
+from tocsin.settings import Scope
 from tocsin.strict_json import parse_object
 
-SCOPES = frozenset({"events:write", "directory:write", "operations"})
+SCOPES: frozenset[str] = frozenset(get_args(Scope))
 """The rights of services; a token that holds one of them is a service's."""
 
 SKEW = 30
@@ -33,23 +36,23 @@ LONGEST_NAME = 100
 MOST_REMEMBERED = 10_000
 """Verified tokens that are not verified again."""
 
-PUBLIC_ALGORITHMS = ("RS256", "ES256", "EdDSA")
-"""The algorithms whose keys anybody may have."""
-
 _LARGEST_ID = 2**31 - 1
 _LAST_SECOND = 253_402_300_799  # of the year 9999, where calendars end
 _TOKEN = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 _CANONICAL = re.compile(r"[1-9][0-9]{0,9}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_NUMBER = re.compile(r"\s*[+-]?\d+(\.\d*)?\s*")
 _JWS = jwt.PyJWS(algorithms=["HS256", *PUBLIC_ALGORITHMS])
+_JWS.register_algorithm("Ed25519", OKPAlgorithm())  # RFC 9864's name for what EdDSA with such a key is
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user who calls; `expires` is the token's `exp`, in seconds since 1970."""
+    """A user who calls; `expires` and `issued` are the token's `exp` and `iat`, in seconds since 1970."""
 
     id: int
     expires: int
+    issued: float | None = field(default=None, compare=False)
     speaker: ClassVar[Speaker] = "users"
 
     @property
@@ -76,11 +79,19 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What tokens must say: their `iss`, an `aud` that is us, and the claim that holds a user's id."""
+    """What tokens must say, and in which claims they say it.
+
+    `scopes` maps the issuer's names to ours. A claim's name that is not there whole is a path into objects. With
+    `only_published`, `iss` and `aud` are demanded of tokens alone that published keys verify.
+    """
 
     issuer: str | None = None
     audience: str | None = None
+    only_published: bool = False
     user_claim: str = "sub"
+    service_claims: tuple[str, ...] = ("sub",)
+    scope_claims: tuple[str, ...] = ("scope",)
+    scopes: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +108,18 @@ class Verifier:
     A key that is given as text is a secret, for users and services.
     """
 
-    def __init__(  # noqa: PLR0913 - each of them is a setting
+    def __init__(
         self,
         keys: Sequence[str | Key],
         *,
         jwks: Jwks | None = None,
-        issuer: str | None = None,
-        audience: str | None = None,
-        user_claim: str = "sub",
+        expected: Expected = Expected(),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._configured = [hs256(key, EVERYBODY) if isinstance(key, str) else key for key in keys]
         self._jwks = jwks
         self._fetched: tuple[Key, ...] = ()
-        self._expected = Expected(issuer, audience, user_claim)
+        self._expected = expected
         self._clock = clock
         self._remembered: OrderedDict[str, User | Service] = OrderedDict()
         self.on_withdrawal: Callable[[], None] = lambda: None
@@ -134,7 +143,7 @@ class Verifier:
     async def prepare(self, token: str) -> None:
         """Fetch the key that a token needs, if the issuer publishes keys and this one is not known yet.
 
-        Raises `Unavailable` where it can't be had; what else is wrong with the token is for `verify` to say.
+        Raises `Unavailable` where it can't be had yet; what else is wrong with the token is for `verify` to say.
         """
         if self._jwks is None:
             return
@@ -148,7 +157,15 @@ class Verifier:
             if algorithm not in PUBLIC_ALGORITHMS or not isinstance(kid, str | None):
                 return
             if not any(self._signings(token, self._configured)):
-                await self._jwks.refresh_for(kid, algorithm)
+                await self._fetch_key_of(token, self._jwks, kid, algorithm)
+
+    async def _fetch_key_of(self, token: str, jwks: Jwks, kid: str | None, algorithm: str) -> None:
+        """Fetch a key. Where it can't be had, raise `Unauthenticated` for what is refused whoever signed it."""
+        try:
+            await jwks.refresh_for(kid, algorithm)
+        except Unavailable:
+            _caller(_unverified_claims(token), self._clock(), self._expected, published=True)
+            raise
 
     def verify(self, token: str) -> User | Service:
         """Return who calls. Raises `Unauthenticated`, as for a token that was presented."""
@@ -184,9 +201,9 @@ class Verifier:
         return caller
 
     def _caller(self, token: str, now: float) -> User | Service:
-        refusal = _refused("No key of ours signed the token.")
+        refusal = _refused("The token's signature could not be verified.")
         for key, claims in self._signings(token, [*self._configured, *self._fetched]):
-            caller = _caller(claims, now, self._expected)
+            caller = _caller(claims, now, self._expected, published=key.is_published)
             if caller.speaker in key.speakers:
                 return caller
             refusal = _refused(f"The key that signed the token is not for {caller.speaker}.")
@@ -230,8 +247,10 @@ def mint_service(
         raise Refusal(
             f"A service's name has 1 to {LONGEST_NAME} characters, is no number, and has no control characters."
         )
+    signer = _signer(by)
     bound = {} if company_id is None else {"company_id": company_id}
-    return _mint(_signer(by), lifetime, {"sub": name, "scope": " ".join(sorted(scopes)), **bound})
+    said = {signer.says.service_claims[0]: name, signer.says.scope_claims[0]: " ".join(sorted(scopes))}
+    return _mint(signer, lifetime, {**said, **bound})
 
 
 def _signer(by: Signer | str) -> Signer:
@@ -248,11 +267,11 @@ def _decoded(part: str) -> bytes:
 
 def _header_of(token: str) -> dict[str, Any]:
     if not _TOKEN.fullmatch(token):
-        raise _refused("The token is no JWT.")
+        raise _refused("The token is not a JWT.")
     try:
         header = parse_object(_decoded(token.partition(".")[0]))
     except (Malformed, binascii.Error):
-        raise _refused("The token is no JWT.") from None
+        raise _refused("The token is not a JWT.") from None
     if "crit" in header or "b64" in header:
         raise _refused("The token's header has what is not supported here.")
     return header
@@ -265,71 +284,124 @@ def _claims(token: str, key: Key) -> dict[str, Any] | None:
     except jwt.InvalidSignatureError:
         return None
     except (jwt.InvalidTokenError, Malformed):
-        raise _refused("The token is no JWT.") from None
+        raise _refused("The token is not a JWT.") from None
 
 
-def _caller(claims: Mapping[str, Any], now: float, expected: Expected) -> User | Service:
-    expires = _second(claims, "exp")
+def _unverified_claims(token: str) -> dict[str, Any]:
+    try:
+        return parse_object(_decoded(token.split(".")[1]))
+    except (Malformed, binascii.Error):
+        raise _refused("The token is not a JWT.") from None
+
+
+def _caller(claims: Mapping[str, Any], now: float, expected: Expected, *, published: bool) -> User | Service:
+    expires = math.floor(_second(claims, "exp"))
     if expires + SKEW <= now:
         raise _refused("The token has expired.")
-    if "nbf" in claims and _second(claims, "nbf") - SKEW > now:
+    if "nbf" in claims and math.ceil(_second(claims, "nbf")) - SKEW > now:
         raise _refused("The token is not valid yet.")
-    _refuse_others(claims, expected)
-    scopes = _scopes(claims)
+    if published or not expected.only_published:
+        _refuse_others(claims, expected)
+    scopes = _scopes(claims, expected)
     if not scopes:
-        return User(_user_id(claims, expected.user_claim), expires)
-    if _may_be_an_id(claims.get(expected.user_claim)):
+        issued = _second(claims, "iat") if "iat" in claims else None
+        return User(_user_id(claims, expected), expires, issued)
+    if _may_be_an_id(_claim(claims, expected.user_claim)):
         raise _refused("The token has a service's scope and a user's id.")
-    return _service(claims, scopes, expires)
+    return _service(claims, scopes, expires, expected)
+
+
+def _claim(claims: Mapping[str, Any], name: str) -> Any:
+    """Return what a claim holds, None where there is none; a name that is not there whole is a path into objects."""
+    if name in claims:
+        return claims[name]
+    value: Any = claims
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _refuse_others(claims: Mapping[str, Any], expected: Expected) -> None:
     if expected.issuer is not None and claims.get("iss") != expected.issuer:
-        raise _refused("The token's iss is not the issuer that is trusted here.")
+        raise _refused("The token's iss is not TOCSIN_JWT_ISSUER.")
     audiences = claims.get("aud")
     if expected.audience is not None and expected.audience not in (
         audiences if isinstance(audiences, list) else [audiences]
     ):
-        raise _refused("The token's aud does not name this service.")
+        raise _refused("The token's aud does not hold TOCSIN_JWT_AUDIENCE.")
 
 
-def _second(claims: Mapping[str, Any], name: str) -> int:
-    second = claims.get(name)
-    if type(second) is not int or not 0 <= second <= _LAST_SECOND:
-        raise _refused(f"The token's {name} must be an integer number of seconds.")
+def _second(claims: Mapping[str, Any], name: str) -> int | float:
+    """Return a NumericDate (RFC 7519, section 2), which may have a fraction."""
+    second: int | float = claims.get(name, math.nan)
+    if type(second) not in {int, float} or not 0 <= second <= _LAST_SECOND:
+        raise _refused(f"The token's {name} must be a number of seconds since 1970.")
     return second
 
 
-def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
-    scope = claims.get("scope", "")
-    if not isinstance(scope, str):
-        raise _refused("The token's scope must be a string.")
-    return SCOPES.intersection(scope.split(" "))
+def _scopes(claims: Mapping[str, Any], expected: Expected) -> frozenset[str]:
+    """Return the rights that a token holds, by their names here; those of other services do not count."""
+    named: set[str] = set()
+    for name in expected.scope_claims:
+        value = _claim(claims, name)
+        if isinstance(value, str):
+            named.update(value.split(" "))
+        elif isinstance(value, list):
+            named.update(each for each in value if isinstance(each, str))
+        elif value is not None:
+            raise _refused(f"The token's {name} must be a string or a list of strings.")
+    return SCOPES.intersection(named).union(*(expected.scopes.get(name, ()) for name in named))
 
 
-def _service(claims: Mapping[str, Any], scopes: frozenset[str], expires: int) -> Service:
-    name = claims.get("sub")
-    if not isinstance(name, str) or not _names_a_service(name):
-        raise _refused("The token's sub must be the service's name, not a user's id.")
+def _service(claims: Mapping[str, Any], scopes: frozenset[str], expires: int, expected: Expected) -> Service:
     company_id = claims.get("company_id")
     if "company_id" in claims and not _is_id(company_id):
         raise _refused("The token's company_id must be a company's integer id.")
-    return Service(name, scopes, company_id, expires)
+    return Service(_service_name(claims, expected), scopes, company_id, expires)
 
 
-def _names_a_service(name: str) -> bool:
-    return 1 <= len(name) <= LONGEST_NAME and not name.strip().isdecimal() and not _CONTROL.search(name)
+def _service_name(claims: Mapping[str, Any], expected: Expected) -> str:
+    """Return the first name that is there and not empty. In `sub` a number is no name: it could be a user's id."""
+    for claim in expected.service_claims:
+        name = _claim(claims, claim)
+        if isinstance(name, list) and len(name) == 1 and claim != "sub":  # as some issuers write `aud`
+            name = name[0]
+        if name in (None, "", []):
+            continue
+        if claim != "sub" and type(name) is int:
+            name = str(name)
+        if isinstance(name, str) and _names_a_service(name, may_be_a_number=claim != "sub"):
+            return name
+        raise _refused(f"The token has a service's scope, and its {claim} is not a service's name.")
+    raise _refused(f"The token has a service's scope and no name in {' or '.join(expected.service_claims)}.")
+
+
+def _names_a_service(name: str, *, may_be_a_number: bool = False) -> bool:
+    return (
+        1 <= len(name) <= LONGEST_NAME
+        and not _CONTROL.search(name)
+        and (may_be_a_number or not _NUMBER.fullmatch(name))
+    )
 
 
 def _may_be_an_id(value: Any) -> bool:
-    return isinstance(value, int | float) or (isinstance(value, str) and value.strip().isdecimal())
+    if isinstance(value, list):
+        return any(_may_be_an_id(each) for each in value)
+    return isinstance(value, int | float) or (isinstance(value, str) and _NUMBER.fullmatch(value) is not None)
 
 
-def _user_id(claims: Mapping[str, Any], name: str) -> int:
-    value: Any = claims.get(name)
+def _user_id(claims: Mapping[str, Any], expected: Expected) -> int:
+    name = expected.user_claim
+    value = _claim(claims, name)
+    if isinstance(value, list) and len(value) == 1 and name != "sub":  # which is a string by RFC 7519
+        value = value[0]
     id_: Any = int(value) if isinstance(value, str) and _CANONICAL.fullmatch(value) else value
     if not _is_id(id_):
-        raise _refused(f"The token's {name} must be the user's integer id.")
+        scopes = " or ".join(expected.scope_claims)
+        raise _refused(
+            f"The token is a user's, as its {scopes} holds no scope of a service's, and its {name} is not a user's "
+            "integer id."
+        )
     return int(id_)
 
 
@@ -339,7 +411,7 @@ def _is_id(value: Any) -> bool:
 
 def _mint(signer: Signer, lifetime: timedelta, claims: Mapping[str, Any]) -> str:
     now = int(time.time())
-    said = {"iss": signer.says.issuer, "aud": signer.says.audience}
+    said = {} if signer.says.only_published else {"iss": signer.says.issuer, "aud": signer.says.audience}
     said = {name: value for name, value in said.items() if value is not None}
     times = {"iat": now, "exp": now + int(lifetime.total_seconds())}
     return jwt.encode({**said, **claims, **times}, signer.secret, algorithm="HS256")

@@ -73,7 +73,7 @@ def user_of(request: Request) -> User:
     """Return the user who calls; a service opens no inbox."""
     caller = _caller_of(request)
     if not isinstance(caller, User):
-        raise Unauthorized("A service's token opens no inbox.")
+        raise Unauthorized("This endpoint requires a user token.")
     return caller
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import json
 import socket
 import ssl
 import time
@@ -33,7 +34,7 @@ from tocsin.errors import Unauthenticated, Unavailable
 from tocsin.fetching import Unfetched, fetch
 from tocsin.jwks import PAUSE, STALE, Jwks
 from tocsin.keys import EVERYBODY, of_pem
-from tocsin.tokens import User, Verifier, mint_user
+from tocsin.tokens import Expected, User, Verifier, mint_user
 
 OLD, NEW = pair("RS256", "old"), pair("ES256", "new")
 GOOD = saying(jwks(OLD))
@@ -179,18 +180,63 @@ class TestJwks:
         async with Site(GOOD) as site:
             verifier = Verifier([SECRET], jwks=Jwks(site.url, EVERYBODY, clock))
 
-            async def present(number: int) -> None:
+            async def present(number: int) -> str:
+                """Return what becomes of a token whose key the issuer does not have."""
                 token = NEW.sign({"kid": f"unknown {number}"})
-                await verifier.prepare(token)
-                with pytest.raises(Unauthenticated):
+                try:
+                    await verifier.prepare(token)
+                except Unavailable as refusal:
+                    return refusal.headers["Retry-After"]
+                with pytest.raises(Unauthenticated, match="signature"):
                     verifier.verify(token)
+                return "refused"
 
             for minute in range(1, 4):
-                for _ in range(3):
-                    await asyncio.gather(*(present(number) for number in range(50)))
+                for again in ("refused", "41", "21"):
+                    assert set(await asyncio.gather(*map(present, range(50)))) == {again}
                     clock.now += PAUSE / 3 - 0.1
                 assert site.asked == minute
                 clock.now += 0.3
+
+    async def test_a_stranger_keeps_no_rotated_key_out(self, clock: Clock) -> None:
+        async with Site(GOOD) as site:
+            verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock))
+            token = NEW.sign()
+            await verifier.prepare(OLD.sign({"kid": "a stranger's"}))
+            site.answer = saying(jwks(OLD, NEW))
+            clock.now += 0.5
+            with pytest.raises(Unavailable, match="not known") as caught:
+                await verifier.prepare(token)
+            wait = int(caught.value.headers["Retry-After"])
+            assert wait == 60
+            clock.now += wait
+            await asyncio.gather(verifier.prepare(OLD.sign({"kid": "a stranger's"})), verifier.prepare(token))
+            assert isinstance(verifier.verify(token), User)
+            assert site.asked == 2
+
+    async def test_a_token_that_is_refused_whoever_signed_it_is_not_told_to_come_again(self, clock: Clock) -> None:
+        async with Site(GOOD) as site:
+            verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock), expected=Expected("us", "tocsin"))
+            good: dict[str, Any] = {"iss": "us", "aud": "tocsin"}
+            await verifier.prepare(NEW.sign(**good))
+            with pytest.raises(Unavailable):
+                await verifier.prepare(NEW.sign(**good))
+            for bad in ({"exp": 1}, {"iss": "them"}, {"aud": "crm"}, {"sub": "x"}, {"nbf": 10**10}, {"iat": "now"}):
+                token = NEW.sign(**{**good, **bad})
+                await verifier.prepare(token)
+                with pytest.raises(Unauthenticated):
+                    verifier.verify(token)
+            assert site.asked == 1
+
+    async def test_published_keys_without_names_verify_tokens_that_name_one(self, clock: Clock) -> None:
+        nameless = json.dumps({"keys": [{name: value for name, value in OLD.jwk().items() if name != "kid"}]})
+        async with Site(saying(nameless.encode())) as site:
+            verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock))
+            for _ in range(3):
+                await verifier.prepare(OLD.sign())
+                assert isinstance(verifier.verify(OLD.sign()), User)
+                clock.now += 1
+            assert site.asked == 1
 
     async def test_all_who_wait_share_one_fetch(self, clock: Clock) -> None:
         async with Site(GOOD) as site:
@@ -239,19 +285,20 @@ class TestJwks:
                 await Verifier([], jwks=Jwks(site.url, EVERYBODY, clock)).prepare(OLD.sign())
             assert other.asked == 0
 
-    async def test_an_issuer_that_comes_back_is_asked_again_after_a_minute(self, clock: Clock) -> None:
-        async with Site(GOOD) as site:
-            pass
-        verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock))
-        for _ in range(2):
-            with pytest.raises(Unavailable):
-                await verifier.prepare(OLD.sign())
-        async with Site(GOOD, site.port) as site:
-            clock.now += PAUSE - 1
-            with pytest.raises(Unavailable) as caught:
-                await verifier.prepare(OLD.sign())
-            assert (caught.value.headers, site.asked) == ({"Retry-After": "1"}, 0)
-            clock.now += 1
+    async def test_an_issuer_that_is_away_at_start_is_asked_again_after_1_2_4_seconds_up_to_a_minute(
+        self, clock: Clock
+    ) -> None:
+        async with Site(saying(b"", "503 Service Unavailable")) as site:
+            verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock))
+            for asked, wait in enumerate((1, 2, 4, 8, 16, 32, 60, 60), 1):
+                for passed in (0, wait - 0.5):
+                    clock.now += passed
+                    with pytest.raises(Unavailable, match="cannot be fetched") as caught:
+                        await verifier.prepare(OLD.sign())
+                    assert caught.value.headers == {"Retry-After": str(1 if passed else wait)}
+                    assert site.asked == asked
+                clock.now += 0.5
+            site.answer = GOOD
             await verifier.prepare(OLD.sign())
             assert isinstance(verifier.verify(OLD.sign()), User)
 
@@ -294,7 +341,7 @@ class TestJwks:
             verifier = Verifier([SECRET, of_pem(OLD.file(tmp_path), EVERYBODY)], jwks=keys)
             header, _, rest = OLD.sign({"kid": None}).partition(".")
             others = ["", "x", "a.b.c", "A" * 100_000, f"{header}.{header}.AAAA.{rest}"]
-            others += [signed({"alg": alg, "kid": "x"}, {}) for alg in ("HS256", "none", "RS512", ["RS256"], None)]
+            others += [signed({"alg": alg, "kid": "x"}, {}) for alg in ("HS256", "none", "ES512", ["RS256"], None)]
             others += [signed({"alg": "RS256", "kid": 1}, {}), signed({"alg": "RS256", "kid": ["x"]}, {})]
             async with asyncio.timeout(2):
                 for token in (mint_user(SECRET, 4, HOUR), OLD.sign(), OLD.sign({"kid": None}), *others):

@@ -18,7 +18,7 @@ LARGEST = 256 * 1024
 """Bytes that the answer may have."""
 
 PAUSE = 60.0
-"""Seconds from one fetch to the next, whatever tokens say."""
+"""Seconds from one fetch to the next, whatever tokens say. Until the first succeeds: 1, 2, 4 ... up to these."""
 
 STALE = 600.0
 """Seconds after which keys are fetched anew, so that withdrawn ones go."""
@@ -37,6 +37,7 @@ class Jwks:
         self._began = -math.inf
         self._fetched = -math.inf
         self._failed = False
+        self._failures = 0
         self._fetching: asyncio.Task[None] | None = None
 
     def freshen(self) -> None:
@@ -47,17 +48,23 @@ class Jwks:
     async def refresh_for(self, kid: str | None, algorithm: str) -> None:
         """Fetch the keys if the one that a token names, or without a name any of its algorithm, is not among them.
 
-        Raises `Unavailable` where none of the keys may have signed it, and the issuer could not be asked.
+        Raises `Unavailable` where it is not among them and they could not be fetched, because the issuer failed, or was
+        asked within the last minute: it may have published the key since, so the token is not to be refused yet.
         """
-        if not self._has(kid, algorithm):
-            self._begin()
-            if self._fetching and not self._fetching.done():
-                await asyncio.shield(self._fetching)  # others wait for it too
-        if self._failed and not any(key.may_have_signed(algorithm, kid) for key in self.keys):
-            again = math.ceil(self._began + PAUSE - self._clock())
-            raise Unavailable(
-                "The keys of the tokens' issuer cannot be fetched. Please try again.", retry_after=max(again, 1)
-            )
+        if self._has(kid, algorithm):
+            return
+        self._begin()
+        if fetching := self._under_way:
+            await asyncio.shield(fetching)  # others wait for it too
+        has_looked = fetching is not None and not self._failed
+        if has_looked or any(key.may_have_signed(algorithm, kid) for key in self.keys):
+            return
+        raise Unavailable(
+            "The keys of the tokens' issuer cannot be fetched. Please try again."
+            if self._failed
+            else "The token's key is not known, and the issuer's keys were fetched a moment ago. Please try again.",
+            retry_after=max(math.ceil(self._began + self._pause - self._clock()), 1),
+        )
 
     async def close(self) -> None:
         """Wait no longer for what is being fetched."""
@@ -68,9 +75,17 @@ class Jwks:
     def _has(self, kid: str | None, algorithm: str) -> bool:
         return any(algorithm in key.algorithms if kid is None else key.kid == kid for key in self.keys)
 
+    @property
+    def _pause(self) -> float:
+        is_first = not self.keys and self._failures > 0
+        return min(2.0 ** (self._failures - 1), PAUSE) if is_first else PAUSE
+
+    @property
+    def _under_way(self) -> asyncio.Task[None] | None:
+        return self._fetching if self._fetching and not self._fetching.done() else None
+
     def _begin(self) -> None:
-        under_way = self._fetching is not None and not self._fetching.done()
-        if not under_way and self._clock() - self._began >= PAUSE:
+        if not self._under_way and self._clock() - self._began >= self._pause:
             self._began = self._clock()
             self._fetching = asyncio.create_task(self._fetch())
 
@@ -78,10 +93,10 @@ class Jwks:
         try:
             keys = of_jwks(await fetch(self._url, seconds=SLOWEST, limit=LARGEST), self._speakers)
         except (Unfetched, ValueError) as error:
-            self._failed = True
-            log.warning("the keys of the tokens' issuer could not be fetched", reason=str(error), kept=len(self.keys))
+            self._failed, self._failures = True, self._failures + 1
+            log.warning("JWKS fetch failed", reason=str(error), kept=len(self.keys))
             return
-        self._failed, self._fetched = False, self._clock()
+        self._failed, self._failures, self._fetched = False, 0, self._clock()
         if keys != self.keys:
             self.keys = keys
-            log.info("the tokens' issuer has other keys than before", keys=len(keys))
+            log.info("JWKS changed", keys=len(keys))

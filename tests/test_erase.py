@@ -116,6 +116,34 @@ async def test_what_is_held_for_the_erased_does_not_reach_who_has_their_id_next(
     assert await api.ids(PERSON) == []
 
 
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_clock_that_was_put_back_keeps_nothing_from_who_was_made_before_or_from_their_successor(
+    api: Api, *, again: bool
+) -> None:
+    await api.people(1, PERSON)
+    if again:
+        await erase(api)
+        await api.people(PERSON)
+    await api.house.database.value("update heads set made_at = made_at + interval '1 hour'")  # by the clock of then
+    id_ = await api.post(custom(1, PERSON))
+    assert await api.ids(PERSON) == [id_]
+    assert await api.ids(1) == [id_]
+
+
+async def test_who_gets_an_erased_id_is_told_nothing_of_before_whatever_the_clock_says(api: Api) -> None:
+    await made(api)
+    event = {**custom(1, PERSON, body="for the former"), "deliver_at": in_future()}
+    id_ = (await api.as_service("POST", "/events", json=event)).json()["id"]
+    await erase(api)
+    await api.people(PERSON)
+    await api.house.database.value("update heads set made_at = made_at - interval '1 hour'")  # it was put back since
+    await api.house.database.value("update jobs set due_at = now()")
+    api.house.doorbell.ring("direct")
+    await api.as_service("GET", f"/events/{id_}?wait=10")
+    assert await api.ids(1) == [id_]
+    assert await api.ids(PERSON) == []
+
+
 async def test_an_event_that_is_posted_again_after_an_erasure_answers_as_before(api: Api) -> None:
     await made(api)
     event = {**custom(), "notify": {"users": [1, PERSON], "unknown": "skip"}, "id": str(uuid4())}

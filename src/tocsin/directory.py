@@ -140,6 +140,7 @@ async def erase(database: Database, doorbell: Doorbell, id_: int, company_id: in
         await devices.say_goodbye(connection, [id_])
         await devices.detach_all(connection, id_)
         await connection.execute(_SQL["erase"], id_, new_id())
+        await connection.execute(_SQL["next_generation"])  # the last, for all erasures wait here for each other
     for bell in ("bulk", "clear"):
         doorbell.ring(bell)
 

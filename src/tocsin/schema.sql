@@ -4,6 +4,16 @@ CREATE FUNCTION tocsin.device_key(token text) RETURNS text
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
     RETURN CASE WHEN (octet_length(token) <= 2048) THEN token ELSE (('~'::text || encode(sha256(convert_to(token, 'UTF8'::name)), 'hex'::text)) || "right"(token, 6)) END;
 
+CREATE TABLE tocsin.generations (
+    id integer NOT NULL,
+    current bigint NOT NULL,
+    CONSTRAINT generations_id_check CHECK ((id = 1))
+);
+
+CREATE FUNCTION tocsin.generation() RETURNS bigint
+    LANGUAGE sql STABLE
+    RETURN COALESCE((SELECT g.current FROM tocsin.generations g WHERE (g.id = 1)), (0)::bigint);
+
 CREATE FUNCTION tocsin.notification(body text, read_at timestamp with time zone, created_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN ((((('{'::text || body) || CASE WHEN (read_at IS NULL) THEN ',"read":false,"read_at":null'::text ELSE ((',"read":true,"read_at":"'::text || to_char((read_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"'::text) END) || ',"created_at":"'::text) || to_char((created_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"}'::text);
@@ -159,7 +169,8 @@ CREATE TABLE tocsin.events (
     digest bytea,
     skipped_users integer[],
     skipped_teams integer[],
-    erased boolean DEFAULT false NOT NULL
+    erased boolean DEFAULT false NOT NULL,
+    generation bigint DEFAULT tocsin.generation()
 );
 
 CREATE TABLE tocsin.heads (
@@ -172,6 +183,7 @@ CREATE TABLE tocsin.heads (
     last_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     made_at timestamp with time zone DEFAULT now() NOT NULL,
     forgotten bigint DEFAULT 0 NOT NULL,
+    generation bigint DEFAULT tocsin.generation() NOT NULL,
     CONSTRAINT heads_total_check CHECK ((total >= 0)),
     CONSTRAINT heads_unread_check CHECK ((unread >= 0))
 )
@@ -354,6 +366,9 @@ ALTER TABLE ONLY tocsin.event_keys
 
 ALTER TABLE ONLY tocsin.events
     ADD CONSTRAINT events_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY tocsin.generations
+    ADD CONSTRAINT generations_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY tocsin.heads
     ADD CONSTRAINT heads_pkey PRIMARY KEY (user_id);

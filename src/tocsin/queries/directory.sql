@@ -126,6 +126,10 @@ erasure as (
 )
 insert into jobs (id, task, lane) values ($2, 'erase', 'bulk')
 
+-- name: next_generation
+-- Whoever gets the id from here on is somebody else for all that was accepted until now.
+insert into generations as g (id, current) values (1, 1) on conflict (id) do update set current = g.current + 1
+
 -- name: erasure
 select user_id, event_ids[1:$2] as event_ids, cardinality(event_ids) <= $2 as last from erasures where id = $1
 

@@ -32,14 +32,15 @@ accepted as (
     insert into events
         (
             id, service, company_id, kind, actor, users, teams, excepted, data, params, subjects, key, digest,
-            skipped_users, skipped_teams
+            skipped_users, skipped_teams, generation
         )
     select id, service, company_id, kind, actor,
            case when has_unknown then array(select unnest(users) except select unnest(unknown_users)) else users end,
            case when has_unknown then array(select unnest(teams) except select unnest(unknown_teams)) else teams end,
            excepted, data, params, subjects, key, digest,
            case when skips then coalesce(unknown_users, '{}') end,
-           case when skips then coalesce(unknown_teams, '{}') end
+           case when skips then coalesce(unknown_teams, '{}') end,
+           (select coalesce(max(current), 0) from generations where generations.id = 1)
     from known
     on conflict (id) do nothing
     returning id, subjects

@@ -45,7 +45,7 @@ order by p.ordinal
 -- and would compare each row of one with each of the other.
 with piece as materialized (
     select p.ordinal::int as ordinal, p.after_user, p.up_to, e.id as event_id, e.users, e.actor, e.excepted, e.company_id,
-           e.accepted_at,
+           e.accepted_at, e.generation,
            case
                when e.company_id is null then e.teams
                else array(select t.id from teams t where t.id = any(e.teams) and t.company_id = e.company_id)
@@ -58,7 +58,11 @@ found as (
     -- that is nobody's, and so are dropped, and counted. Each is looked up by itself, whatever the planner expects.
     select p.ordinal,
            case
-               when (select h.made_at > p.accepted_at from heads h where h.user_id = named.user_id) then - named.user_id
+               when (
+                   select coalesce(h.generation > p.generation, h.made_at > p.accepted_at)
+                   from heads h
+                   where h.user_id = named.user_id
+               ) then - named.user_id
                when p.company_id is null then named.user_id
                when (select u.company_id <> p.company_id from users u where u.id = named.user_id) then - named.user_id
                else named.user_id

@@ -87,8 +87,8 @@ class TestFiles:
         ("make", "words"),
         [
             (Path.exists, "can't be read"),
-            (Path.mkdir, "is no file"),
-            (os.mkfifo, "is no file"),
+            (Path.mkdir, "Is a directory"),
+            (os.mkfifo, "Not a regular file"),
             (lambda path: path.write_bytes(b""), "holds no key"),
             (lambda path: path.write_bytes(os.urandom(200)), "holds no key"),
             (lambda path: path.write_text("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ me@example.com"), "holds no key"),

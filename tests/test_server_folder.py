@@ -14,6 +14,7 @@ import pytest
 
 from tocsin.embedded import Embedded, is_served
 from tocsin.errors import Refusal
+from tocsin.keys import own_secret
 
 ROOT = os.geteuid() == 0
 
@@ -49,10 +50,11 @@ def kind_of(path: Path) -> tuple[str, int]:
 
 
 async def test_folders_and_files_are_closed_to_others(server: Embedded, folder: Path) -> None:
-    data, owner = folder / "data", (folder / "data").stat().st_uid
+    data, owner = folder / "data", (folder / "data/postgres").stat().st_uid
     assert server.postmaster
     assert owner != 0
-    for name in ("", "postgres", "run", "log"):
+    assert kind_of(data) == (("0o710", 0) if ROOT else ("0o700", owner))
+    for name in ("postgres", "run", "log"):
         assert kind_of(data / name) == ("0o700", owner), name
     for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf"):
         assert kind_of(data / "postgres" / name) == ("0o600", owner), name
@@ -156,7 +158,7 @@ async def test_an_empty_folder_of_our_own_becomes_the_data_folder(place: Path) -
     (folder / "lost+found").mkdir()
     async with Embedded(folder) as server:
         assert await ask(server.url, "select 1") == 1
-        assert kind_of(folder)[0] == "0o700"
+        assert kind_of(folder)[0] == ("0o710" if ROOT else "0o700")
 
 
 async def test_a_closed_parent_is_named(place: Path) -> None:
@@ -178,3 +180,77 @@ async def test_the_server_runs_as_whoever_has_the_folder_already(place: Path) ->
     async with Embedded(data) as server:
         assert await ask(server.url, "select 1") == 1
         assert Path(f"/proc/{server.postmaster}").stat().st_uid == owner
+
+
+@pytest.mark.slow
+async def test_modes_that_a_volume_changed_are_put_right_at_the_next_start(place: Path) -> None:
+    async with Embedded(place / "data"):
+        secret = own_secret(place / "data")
+    for path in (place / "data", *(place / "data").rglob("*")):  # as Kubernetes does for an fsGroup
+        path.chmod(path.stat().st_mode | (0o2070 if path.is_dir() else 0o060))
+    async with Embedded(place / "data") as server:
+        assert await ask(server.url, "select 1") == 1
+        assert own_secret(place / "data") == secret
+    assert kind_of(place / "data/jwt-secret")[0] == "0o600"
+    assert kind_of(place / "data/postgres")[0] == "0o700"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ROOT, reason="only root has a server of another user")
+async def test_the_servers_user_can_replace_no_secret_of_ours(place: Path) -> None:
+    data = place / "data"
+    async with Embedded(data):
+        own_secret(data)
+        owner = (data / "postgres").stat().st_uid
+        for command in ("mv jwt-secret old", "rm -f jwt-secret", "touch new", "cat jwt-secret", "ls"):
+            tried = subprocess.run(("/bin/sh", "-c", command), cwd=data, user=owner, capture_output=True, check=False)
+            assert tried.returncode != 0, command
+    (data / "jwt-secret").unlink()
+    (data / "jwt-secret").write_text("a-secret-that-somebody-else-knows-0123456789")
+    (data / "jwt-secret").chmod(0o600)
+    os.chown(data / "jwt-secret", owner, -1)
+    with pytest.raises(Refusal, match=r"belongs to user \d+, who can replace it"):
+        own_secret(data)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ROOT, reason="only root can give a folder away")
+async def test_a_folder_that_the_servers_user_had_becomes_ours(place: Path) -> None:
+    data = place / "data"
+    async with Embedded(data):
+        owner = (data / "postgres").stat().st_uid
+    os.chown(data, owner, -1)
+    data.chmod(0o700)
+    async with Embedded(data) as server:
+        assert await ask(server.url, "select 1") == 1
+    assert kind_of(data) == ("0o710", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ROOT, reason="only root can give a folder away")
+async def test_a_database_that_was_given_to_another_user_says_how_to_give_it_back(place: Path) -> None:
+    data = place / "data"
+    async with Embedded(data):
+        pass
+    for path in (data, *data.rglob("*")):
+        os.chown(path, 0, 0)
+    with pytest.raises(Refusal, match=r"belongs to root and PostgreSQL runs as \w+; give it back: chown -R"):
+        await Embedded(data).start()
+
+
+@pytest.mark.slow
+async def test_marks_of_file_systems_and_secrets_that_were_put_there_are_no_things_of_others(place: Path) -> None:
+    data = place / "data"
+    data.mkdir()
+    (data / ".DS_Store").touch()
+    (data / "jwt-secret").write_text("a-secret-that-was-put-there-before-0123456789")
+    (data / "jwt-secret").chmod(0o600)
+    async with Embedded(data):
+        assert own_secret(data) == "a-secret-that-was-put-there-before-0123456789"
+
+
+def test_a_secret_that_everybody_can_read_is_refused(place: Path) -> None:
+    (place / "jwt-secret").write_text("a-secret-that-everybody-knows-0123456789")
+    (place / "jwt-secret").chmod(0o644)
+    with pytest.raises(Refusal, match="is open to others"):
+        own_secret(place)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tocsin import secret_files
 from tocsin.channels import Address, Answer, Channel, Later, Outcome, Push, Refused, Request, Stopped
 from tocsin.channels.apns import Apns
 from tocsin.channels.fcm import Fcm
@@ -194,7 +195,16 @@ def _vapid(settings: Settings, file: Path) -> list[Vapid]:
     subject = settings.push_contact or NO_CONTACT
     if settings.vapid_key_file is None and not file.exists():
         return Vapid.make(file, subject)
+    if settings.vapid_key_file is None:
+        _claim(file)
     return Vapid.load(file, subject)
+
+
+def _claim(file: Path) -> None:
+    try:
+        secret_files.claim(file)
+    except OSError as error:
+        raise Refusal(f"The key for web pushes {file} can't be read: {error.strerror}.") from None
 
 
 def _vapid_file(settings: Settings) -> Path | None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import shutil
 import socket
@@ -48,6 +49,9 @@ HELD = "correct its key or settings; until then its pushes wait"
 """What to do about a lane that cannot send."""
 
 _STATUS = re.compile(r"[1-5]\d\d\b")
+_BY_OTHERS = 0o067
+"""Rights on the data folder that nobody else has; as root, the server's user passes through by the group."""
+
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _SQL = queries("doctor")
 
@@ -193,6 +197,9 @@ def _own_secret(settings: Settings) -> Iterator[Finding]:
             yield Finding("warn", "keys of tokens", "there are none yet", "the first `tocsin serve` makes a secret")
         elif is_open_to_others(path.stat().st_mode):
             yield Finding("FAIL", "keys of tokens", f"others can read {path}", f"close it: chmod 600 {path}")
+        elif path.stat().st_uid != os.geteuid():
+            said = f"{path} belongs to user {path.stat().st_uid}, who can replace it"
+            yield Finding("FAIL", "keys of tokens", said, "run this as the user who runs Tocsin, or delete it")
         else:
             said = f"tokens are verified by the secret {path}, which is closed to others"
             yield Finding("ok", "keys of tokens", said)
@@ -235,7 +242,7 @@ def _data_folder(folder: Path) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("FAIL", "data folder", f"{folder}: {error.strerror}", f"become its user, or set {PREFIX}DATA_DIR")
     else:
-        if is_open_to_others(found.st_mode):
+        if found.st_mode & _BY_OTHERS:
             yield Finding("warn", "data folder", f"others can enter {folder}", f"close it: chmod 700 {folder}")
         else:
             yield Finding("ok", "data folder", f"{folder} is closed to others")

@@ -195,12 +195,8 @@ def _material_of(entry: Mapping[str, Any]) -> Any:
 
 
 def _read_secret(path: Path) -> str:
-    # Never through a link: as root we may read from a folder that belongs to somebody else.
+    secret_files.claim(path)
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8", errors="replace") as file:
-        if secret_files.is_open_to_others(os.fstat(file.fileno()).st_mode):
-            raise Refusal(
-                f"The secret {path} is open to others; close it with `chmod 600`, or delete it to get a new one."
-            )
         secret = file.read(_LARGEST_FILE).strip()
     if len(secret) < _SHORTEST_SECRET:
         raise Refusal(f"The secret {path} is too short; delete it to get a new one.")

@@ -6,6 +6,12 @@ import secrets
 import stat
 from pathlib import Path
 
+import structlog
+
+from tocsin.errors import Refusal
+
+log = structlog.get_logger(__name__)
+
 
 def keep(path: Path, content: bytes) -> None:
     """Put a secret into a file that only we can read, unless somebody else just did. Raises `OSError`."""
@@ -22,6 +28,31 @@ def keep(path: Path, content: bytes) -> None:
     finally:
         draft.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def claim(path: Path) -> None:
+    """See that nobody else reads or makes a secret of ours; rights of the group, which volumes give, are taken away.
+
+    Raises `Refusal` where it belongs to another user or everybody can read it, and `OSError`.
+    """
+    # Never through a link: as root we may look into a folder that belongs to somebody else.
+    opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        found = os.fstat(opened)
+        if found.st_uid != os.geteuid():
+            raise Refusal(
+                f"The secret {path} belongs to user {found.st_uid}, who can replace it; if you know it,"
+                f" `chown {os.geteuid()} {path}`, else delete it to get a new one."
+            )
+        if found.st_mode & stat.S_IRWXO:
+            raise Refusal(
+                f"The secret {path} is open to others; close it with `chmod 600`, or delete it to get a new one."
+            )
+        if found.st_mode & stat.S_IRWXG:
+            os.fchmod(opened, 0o600)
+            log.warning("a secret was open to its group and is closed now", file=str(path))
+    finally:
+        os.close(opened)
 
 
 def sync(folder: Path) -> None:

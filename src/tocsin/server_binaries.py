@@ -69,6 +69,7 @@ async def make_database(programs: Path, folder: Path, user: pwd.struct_passwd) -
     """Make the database beside its place, so that one that is there is whole."""
     await asyncio.to_thread(_forget_drafts, folder)
     draft = folder / f"postgres.new-{secrets.token_hex(4)}"
+    own(draft, user)
     for command, words in (
         ((programs / "initdb", *_INITDB, "-D", draft), b""),
         ((programs / "postgres", "--single", "-D", draft, "-c", "exit_on_error=on", "postgres"), _CREATE),

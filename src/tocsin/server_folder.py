@@ -1,6 +1,7 @@
 """The data folder of the embedded PostgreSQL: claimed by one process, closed to all but the server's user.
 
-Below it stand `postgres` (the database), `run` (its socket), `log`, `tocsin.lock` (held while it is served) and, where
+The folder itself, with our secrets, is ours: as root, the server's user may pass through and change nothing in it. Below
+it stand `postgres` (the database), `run` (its socket), `log`, `tocsin.lock` (held while it is served) and, where
 the server's user can't run the wheel's programs, `binaries` (a copy).
 """
 
@@ -9,6 +10,8 @@ import fcntl
 import os
 import pwd
 from pathlib import Path
+
+import structlog
 
 from tocsin.errors import Refusal
 from tocsin.server_process import read_end, run
@@ -28,8 +31,13 @@ KEPT_LOGS = 10
 SERVER_USERS = ("tocsin", "postgres", "nobody")
 """Whom the server may run as where we are root, which PostgreSQL refuses to be; the first that there is."""
 
+_HARMLESS = frozenset({"lost+found", ".snapshot", ".gitkeep", ".keep", ".DS_Store", ".nfs", "jwt-secret", "vapid.pem"})
+"""What an empty folder may hold: marks of file systems, and secrets that were put there before the first start."""
+
 _LOCK = "tocsin.lock"
 _SOCKET = ".s.PGSQL.5432"
+log = structlog.get_logger(__name__)
+
 _NOT_IN_PATHS = ",\"'\\"
 
 _POSTGRESQL_CONF = """\
@@ -119,7 +127,7 @@ async def claim(folder: Path) -> tuple[pwd.struct_passwd, int]:
         await _hold(lock, folder)
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        own(folder, user)
+        _close(folder, user)
         await _refuse_closed_parents(folder, user)
         _refuse_another_major(folder / "postgres")
     except BaseException:
@@ -155,9 +163,15 @@ def _user_of_server(folder: Path) -> pwd.struct_passwd:
             ) from None
     users = [user for name in SERVER_USERS if (user := _user_called(name)) and user.pw_uid != 0]
     if not users:
-        raise Refusal("PostgreSQL does not run as root and there is no user tocsin, postgres or nobody to run it as.")
-    owner = folder.stat().st_uid if folder.exists() else 0
-    return next((user for user in users if user.pw_uid == owner), users[0])
+        raise Refusal("PostgreSQL does not run as root: make a user for it with `useradd --system tocsin`.")
+    owners = [path.stat().st_uid for path in (folder / "postgres", folder) if path.exists()]
+    found = next((user for owner in owners for user in users if user.pw_uid == owner), users[0])
+    if found.pw_name == "nobody":
+        log.warning(
+            "PostgreSQL runs as nobody, as other programs may that could read its files",
+            remedy="make a user for it before the first start: useradd --system tocsin",
+        )
+    return found
 
 
 def _user_called(name: str) -> pwd.struct_passwd | None:
@@ -171,12 +185,14 @@ def _adopt(folder: Path, user: pwd.struct_passwd) -> None:
     """Refuse a folder that is somebody else's, before anything in it or about it is changed."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     owner = folder.stat().st_uid
-    names = {path.name for path in folder.iterdir()} - {"lost+found"} if owner in {os.geteuid(), user.pw_uid} else set()
+    names = {path.name for path in folder.iterdir()} - _HARMLESS if owner in {os.geteuid(), user.pw_uid} else set()
     ours = _LOCK in names
     if owner != os.geteuid() and not ours:
+        us = _name_of(os.geteuid())
+        inside = f"to a folder in it such as {folder / 'data'}" if os.access(folder, os.W_OK) else "to another"
         raise Refusal(
-            f"The data folder {folder} belongs to {_name_of(owner)} and Tocsin runs as {_name_of(os.geteuid())}; set"
-            " TOCSIN_DATA_DIR to another."
+            f"The data folder {folder} belongs to {_name_of(owner)} and Tocsin runs as {us}; set TOCSIN_DATA_DIR"
+            f" {inside}, or give it to {us} if it is Tocsin's: chown -R {us} {folder}."
         )
     if names and not ours:
         raise Refusal(f"The data folder {folder} holds what is not Tocsin's; set TOCSIN_DATA_DIR to an empty one.")
@@ -226,9 +242,10 @@ def _refuse_another_major(database: Path) -> None:
 
 def furnish(folder: Path, user: pwd.struct_passwd) -> None:
     """Put what the server needs around its database: the folders of its socket and log, and its settings."""
-    own(folder / "run", user)
-    own(folder / "log", user)
     database = folder / "postgres"
+    _refuse_another_owner(database, user)
+    for ours in (folder / "run", folder / "log", database):  # whatever an operator or a volume did to their modes
+        own(ours, user)
     _write(database / "postgresql.conf", _POSTGRESQL_CONF.format(run=folder / "run", log=folder / "log"), user)
     _write(database / "pg_hba.conf", _PG_HBA_CONF, user)
     _write(database / "pg_ident.conf", _PG_IDENT_CONF.format(user=_name_of(os.geteuid())), user)
@@ -241,6 +258,26 @@ def forget_traces(folder: Path) -> None:
     """
     for trace in ("postgres/postmaster.pid", f"run/{_SOCKET}", f"run/{_SOCKET}.lock"):
         (folder / trace).unlink(missing_ok=True)
+
+
+def _refuse_another_owner(database: Path, user: pwd.struct_passwd) -> None:
+    owner = (database / "PG_VERSION").stat().st_uid
+    if owner != user.pw_uid:
+        raise Refusal(
+            f"The database {database} belongs to {_name_of(owner)} and PostgreSQL runs as {user.pw_name}; give it back:"
+            f" chown -R {user.pw_name} {database}."
+        )
+
+
+def _close(folder: Path, user: pwd.struct_passwd) -> None:
+    """Make the data folder ours; as root, let the server's user pass through."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.geteuid() == 0:
+            os.fchown(opened, 0, user.pw_gid)
+        os.fchmod(opened, 0o710 if os.geteuid() == 0 else 0o700)
+    finally:
+        os.close(opened)
 
 
 def own(folder: Path, user: pwd.struct_passwd) -> None:

@@ -53,7 +53,7 @@ async def main(url):
 
 if len(sys.argv) > 2:
     os.setgroups([])
-    os.setgid(int(sys.argv[2]))
+    os.setgid(int(sys.argv[3]))
     os.setuid(int(sys.argv[2]))
 asyncio.run(main(sys.argv[1]))
 """
@@ -173,9 +173,10 @@ async def test_only_the_user_who_runs_tocsin_gets_in(server: Embedded, folder: P
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True, text=True)
         return done.stdout.strip()
 
-    owner = (folder / "data").stat().st_uid
+    owner = (folder / "data/postgres").stat().st_uid
+    group = (folder / "data").stat().st_gid
     assert owner != 0
-    answers = await asyncio.gather(tried_by(), tried_by(54321), tried_by(owner))
+    answers = await asyncio.gather(tried_by(), tried_by(54321, 54321), tried_by(owner, group))
     assert list(answers) == ["in", "PermissionError", "InvalidAuthorizationSpecificationError"]
 
 
@@ -353,7 +354,7 @@ async def test_a_zombie_of_a_former_server_is_not_waited_for(
 async def test_a_folder_that_was_opened_is_closed_again(data: Path) -> None:
     data.chmod(0o755)
     async with Embedded(data):
-        assert data.stat().st_mode & 0o777 == 0o700
+        assert data.stat().st_mode & 0o777 == (0o710 if ROOT else 0o700)
 
 
 @pytest.mark.slow

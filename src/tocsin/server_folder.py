@@ -1,7 +1,7 @@
 """The data folder of the embedded PostgreSQL: claimed by one process, closed to all but the server's user.
 
-The folder itself, with our secrets, is ours: as root, the server's user may pass through and change nothing in it. Below
-it stand `postgres` (the database), `run` (its socket), `log`, `tocsin.lock` (held while it is served) and, where
+The folder itself, with our secrets, is ours: as root, the server's user may pass through and change nothing in it.
+Below it stand `postgres` (the database), `run` (its socket), `log`, `tocsin.lock` (held while it is served) and, where
 the server's user can't run the wheel's programs, `binaries` (a copy).
 """
 

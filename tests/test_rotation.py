@@ -105,6 +105,34 @@ async def test_a_lane_that_stopped_goes_on_with_the_right_key(pushing: Api, tmp_
     assert await pushes_of(pushing, id_) == {"delivered": 1}
 
 
+async def test_an_answer_to_the_key_before_does_not_stop_the_lane_with_the_new_one(
+    pushing: Api, phones: Phones, tmp_path: Path
+) -> None:
+    await register(pushing, 1, IPHONE)
+    phones.answer("apns", status=403, reason="InvalidProviderToken", after_ms=800, times=1)
+    id_ = (await post(pushing, custom(1))).json()["id"]
+    await until(lambda: phones.pushes("apns"))
+    await renew(pushing, tmp_path)
+    assert await pushes_of(pushing, id_) == {"delivered": 1}
+    assert len(phones.pushes("apns")) == 2
+
+
+async def test_other_keys_go_over_connections_of_their_own(pushing: Api, phones: Phones, tmp_path: Path) -> None:
+    # APNs refuses a second token on a connection within 20 minutes, and so does the stand-in.
+    await register(pushing, 1, IPHONE)
+    for _ in range(3):
+        assert await pushes_of(pushing, await pushing.post(custom(1))) == {"delivered": 1}
+        await renew(pushing, tmp_path)
+    assert [push["status"] for push in phones.pushes("apns")] == [200] * 3
+
+
+async def renew(api: Api, folder: Path) -> None:
+    """Have the key for Apple read again from a file that has changed, though the key is the same."""
+    [file] = folder.glob("*.p8")
+    file.write_bytes(file.read_bytes() + b"\n")
+    assert await read(api)
+
+
 async def test_a_key_that_cant_be_used_leaves_the_one_before(pushing: Api, tmp_path: Path) -> None:
     await register(pushing, 1, IPHONE)
     [file] = tmp_path.glob("*.p8")

@@ -165,22 +165,21 @@ def read_again(lanes: Sequence[Lane], settings: Settings) -> bool:
     planned = {plan.name: plan for plan in plan(settings)}
     if planned.keys() != {lane.name for lane in lanes}:
         log.warning("app list changed: restart to apply")
-    renewed = [_renew(lane, planned[lane.name]) for lane in lanes if lane.name in planned]
+    renewed = [_renew(lane, planned[lane.name], settings) for lane in lanes if lane.name in planned]
     for lane in lanes:
         lane.try_now()
     return any(renewed)
 
 
-def _renew(lane: Lane, planned: Planned) -> bool:
+def _renew(lane: Lane, planned: Planned, settings: Settings) -> bool:
     if lane.configuration == planned.configuration and not isinstance(lane.channel, Broken):
         return False
     try:
-        lane.channel = planned.make()
+        channel = planned.make()
     except Refusal as refusal:
         log.error("key reload failed: the previous key stays in use", lane=lane.name, reason=str(refusal))  # noqa: TRY400
         return False
-    lane.configuration = planned.configuration
-    lane.stopped, lane.waits_until = "", None
+    lane.renew(channel, planned.configuration, _transport_of(planned, settings))
     log.info("lane has other keys", lane=lane.name)
     return True
 
@@ -220,14 +219,16 @@ def lane_of(planned: Planned, settings: Settings) -> Lane:
     except Refusal as refusal:
         channel = Broken(str(refusal))
         log.error("lane can't send: its settings are wrong", lane=planned.name, reason=str(refusal))  # noqa: TRY400
-    # By the provider, not by the channel: a broken one may be replaced by one that works, on the same transport.
-    transport = Transport(
+    return Lane(planned.name, planned.configuration, channel, _transport_of(planned, settings))
+
+
+def _transport_of(planned: Planned, settings: Settings) -> Transport:
+    return Transport(
         planned.provider.window,
         lone_first=planned.provider.lone_first,
         ca_file=settings.push_ca_file,
         allowed_origins=planned.origins,
     )
-    return Lane(planned.name, planned.configuration, channel, transport)
 
 
 def _apns(app: str, entry: ApnsEntry, settings: Settings, environment: Literal["production", "sandbox"]) -> Planned:

@@ -11,6 +11,11 @@ import structlog
 from tocsin.channels import Answer, Channel, Push, Refused, Request
 from tocsin.deliveries import Delivery, Key
 
+ENDING = 10.0
+"""Seconds that pushes with the keys before may take to be answered."""
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
 log = structlog.get_logger(__name__)
 
 
@@ -20,15 +25,16 @@ class Transport(Protocol):
     def submit(self, request: Request) -> "asyncio.Future[Answer]":
         """Send a request; the answer comes in any case."""
 
-    async def close(self) -> None:
-        """End: whatever has no answer yet gets one."""
+    async def close(self, grace: float = 0.0) -> None:
+        """End after so many seconds at most: whatever has no answer by then gets one."""
 
 
 @dataclass(slots=True)
 class Lane:
     """A lane at work: what is under way, what was answered, and until when it has to wait.
 
-    `name` is that of its devices (`apns/default/sandbox`), `configuration` a digest of its settings.
+    `name` is that of its devices (`apns/default/sandbox`), `configuration` a digest of its settings, which it has had
+    since `renewed_at`.
     """
 
     name: str
@@ -40,12 +46,25 @@ class Lane:
     progress: asyncio.Event = field(default_factory=asyncio.Event)
     waits_until: datetime | None = None
     stopped: str = ""
+    renewed_at: datetime = _NEVER
+    closing: set[asyncio.Task[None]] = field(default_factory=set)
     noted: float = -math.inf
 
     def send(self, request: Request, sent: "Answered", by: "Lane | None" = None) -> None:
         """Send a request, by another lane where one is named; its answer comes back here."""
         answer = (by or self).transport.submit(request)
         answer.add_done_callback(lambda done: self.note(replace(sent, answer=_answer_of(done))))
+
+    def renew(self, channel: Channel, configuration: str, transport: Transport) -> None:
+        """Go on with other keys, over connections of their own: APNs takes one key and one token on each.
+
+        What is under way on those before may end there.
+        """
+        closing = asyncio.create_task(self.transport.close(ENDING))
+        self.closing.add(closing)
+        closing.add_done_callback(self.closing.discard)
+        self.channel, self.configuration, self.transport = channel, configuration, transport
+        self.stopped, self.waits_until, self.renewed_at = "", None, datetime.now(UTC)
 
     def wait(self, seconds: float, reason: str) -> None:
         """Hold the lane back for so long."""

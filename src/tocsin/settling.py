@@ -105,7 +105,8 @@ class Settler:
         outcomes = [_outcome(lane, each) for each in answered]
         for each, outcome in zip(answered, outcomes, strict=True):
             keys = [delivery.key for delivery in (each.delivery, *each.bundle)]
-            result = await self._result(lane, each, outcome, gone)
+            is_outdated = isinstance(outcome, Unauthorised | Stopped) and each.answer.sent_at < lane.renewed_at
+            result = None if is_outdated else await self._result(lane, each, outcome, gone)
             if result is None:
                 back += keys
             else:

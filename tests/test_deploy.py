@@ -83,14 +83,16 @@ class TestMonitoring:
     async def exposed(self, database: Database) -> dict[str, set[str]]:
         """The labels of every series that a process exposes, by its name."""
         metrics = Metrics()
-        metrics.request("GET", 200, 0.1)
+        metrics.request("GET", "/notifications", 200, 0.1)
+        metrics.failure("direct lane", "the disk is full")
+        metrics.watch_pool("api", database)
         metrics.job("deliver", "done")
         metrics.push("apns/default", "delivered", 0.1)
         metrics.answer("apns/default", Refused("400 BadTopic"))
         await deliveries.enter_lane(database, "apns/default", "x")
         families = text_string_to_metric_families((await metrics.text(database)).decode())
         samples = [sample for family in families for sample in family.samples]
-        return {sample.name: set(sample.labels) for sample in samples if not sample.name.endswith("_created")}
+        return {sample.name: set(sample.labels) for sample in samples}
 
     async def test_every_metric_of_alerts_and_dashboard_exists_with_its_labels(
         self, exposed: dict[str, set[str]]
@@ -108,6 +110,21 @@ class TestMonitoring:
         shown = " ".join(queries_of_the_dashboard())
         families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed}
         assert {name for name in families if name not in shown} == set()
+
+    def test_no_series_says_when_a_counter_was_made(self, exposed: dict[str, set[str]]) -> None:
+        assert not [name for name in exposed if name.endswith("_created")]
+
+    async def test_requests_are_counted_by_the_template_of_their_path(self, api: Api) -> None:
+        await api.people(1)
+        posted = await api.post(custom(1))
+        await api.as_user(1, "GET", f"/notifications/{posted}")
+        await api.as_user(1, "GET", "/notifications")
+        await api.call("GET", "/nowhere/at/all")
+        text = (await api.as_service("GET", "/metrics", "operations")).text
+        families = text_string_to_metric_families(text)
+        routes = {s.labels["route"] for f in families for s in f.samples if s.name == "tocsin_http_requests_total"}
+        assert {"/notifications/{notification_id}", "/notifications", "/events", "none"} <= routes
+        assert not any(posted in route or "nowhere" in route for route in routes)
 
     def test_what_is_counted_by_outcome_is_called_as_the_code_calls_it(self) -> None:
         code = "".join((ROOT / "src/tocsin" / name).read_text("utf-8") for name in ("worker.py", "deliveries.py"))

@@ -39,6 +39,16 @@ class Admission:
         self._waiting: dict[str, deque[asyncio.Future[Loan]]] = {}
         self._numbers = itertools.count()
 
+    @property
+    def lent(self) -> int:
+        """How many loans there are."""
+        return sum(map(len, self._loans.values()))
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for one."""
+        return sum(map(len, self._waiting.values()))
+
     async def enter(self, patience: float) -> Loan:
         """Return a loan; raises `Full` where none comes free in `patience` seconds."""
         kind = KIND.get()

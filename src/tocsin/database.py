@@ -97,6 +97,16 @@ class Database:
         self._away_since: float | None = None
         self._logged_at: dict[str, float] = {}
 
+    @property
+    def lent(self) -> int:
+        """How many connections are in use."""
+        return self._admission.lent
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a connection."""
+        return self._admission.waiting
+
     async def open(self) -> None:
         """Be ready to lend; connections come when they are needed."""
         self._is_open = True

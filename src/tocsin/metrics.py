@@ -5,9 +5,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
-from tocsin import deliveries, jobs
+from tocsin import __version__, deliveries, jobs
 from tocsin.channels import Delivered, Outcome
 from tocsin.database import Database
 
@@ -25,6 +33,9 @@ _PART = 20
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types there; a series beside each counter, which nothing asks for
+
+
 class Metrics:
     """The counters and histograms of one process."""
 
@@ -32,11 +43,11 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._counting = asyncio.Lock()
         self._count_again_at = 0.0
-        self._of_requests: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         more: dict[str, Any] = {"registry": self._registry}
-        self._requests = Counter("tocsin_http_requests", "Requests answered", ["method", "status"], **more)
+        self._requests = Counter("tocsin_http_requests", "Requests answered", ["method", "route", "status"], **more)
         self._took = Histogram(
-            "tocsin_http_request_seconds", "Time to answer a request", ["method"], buckets=_SECONDS, **more
+            "tocsin_http_request_seconds", "Time to answer a request", ["method", "route"], buckets=_SECONDS, **more
         )
         self._jobs = Counter("tocsin_jobs", "Jobs done, put off or given up", ["task", "outcome"], **more)
         self._entered = Histogram(
@@ -66,19 +77,27 @@ class Metrics:
         self._pushes_age = Gauge("tocsin_pushes_oldest_seconds", "How long the oldest of them waits", ["lane"], **more)
         self._streams = Gauge("tocsin_streams", "Streams that are open", **more)
         self._stopped = Gauge("tocsin_lane_stopped", "1 where a lane has stopped", ["lane"], **more)
-        started = Gauge("process_start_time_seconds", "When this process started, in seconds since 1970", **more)
-        started.set(time.time())
+        self._lent = Gauge("tocsin_database_connections", "Connections of a pool that are in use", ["pool"], **more)
+        self._waiting = Gauge("tocsin_database_waiting", "Those who wait for one of them", ["pool"], **more)
+        build = Gauge("tocsin_build_info", "Always 1; the version of this process is its label", ["version"], **more)
+        build.labels(__version__).set(1)
+        ProcessCollector(registry=self._registry)  # memory, processor time, open files, start
 
     def watch_streams(self, count: Callable[[], int]) -> None:
         """Say where it is counted how many streams are open."""
         self._streams.set_function(count)
 
-    def request(self, method: str, status: int, seconds: float) -> None:
-        """Count a request."""
-        found = self._of_requests.get((method, status))
+    def watch_pool(self, name: str, pool: Database) -> None:
+        """Say where it is counted how many connections of a pool are in use, and how many wait for one."""
+        self._lent.labels(name).set_function(lambda: pool.lent)
+        self._waiting.labels(name).set_function(lambda: pool.waiting)
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request at a route, such as `/events/{event_id}`."""
+        found = self._of_requests.get((method, route, status))
         if found is None:
-            labelled = self._requests.labels(method, str(status)), self._took.labels(method)
-            found = self._of_requests[method, status] = labelled
+            labelled = self._requests.labels(method, route, str(status)), self._took.labels(method, route)
+            found = self._of_requests[method, route, status] = labelled
         found[0].inc()
         found[1].observe(seconds)
 

@@ -86,6 +86,7 @@ async def serve(
         house = furnished(settings, catalogue, database, doorbell, verifier, lanes)
         worker = None
         if with_worker:
+            house.metrics.watch_pool("worker", own)
             worker = Worker(own, catalogue, doorbell, bulk, house.metrics)
             worker.dispatcher = dispatcher_of(
                 settings, lanes, worker, own, catalogue, house.operator, doorbell, house.metrics
@@ -112,6 +113,7 @@ async def work(settings: Settings) -> None:
     ):
         doorbell = await stack.enter_async_context(_doorbell(settings, url, database))
         catalogue, metrics = Catalogue.load(*settings.catalogue_folders), Metrics()
+        metrics.watch_pool("worker", database)
         worker = Worker(database, catalogue, doorbell, bulk, metrics)
         operator = Operator.load(catalogue, settings.preferences_file)
         worker.dispatcher = dispatcher_of(settings, lanes, worker, database, catalogue, operator, doorbell, metrics)
@@ -254,6 +256,7 @@ def furnished(  # noqa: PLR0913, PLR0917 - what it stands on
     doorbell.on_change(live.changed)
     verifier.on_withdrawal = live.end_all  # whose tokens are still good comes again at once, and goes on
     metrics.watch_streams(lambda: live.count)
+    metrics.watch_pool("api", database)
     operator = Operator.load(catalogue, settings.preferences_file)
     intake, cursors = Intake(database, doorbell), Cursors(database)
     return House(

@@ -77,7 +77,7 @@ class Envelope:
         caller: Any = scope["state"].get("caller")
         took = self._clock() - began
         if "is_stream" not in scope["state"]:  # which takes as long as its reader likes
-            self._metrics.request(scope["method"], status, took)
+            self._metrics.request(scope["method"], _route_of(scope), status, took)
         if "is_quiet" in scope["state"]:
             return
         log.info(
@@ -88,6 +88,11 @@ class Envelope:
             ms=round(took * 1000, 2),
             caller=caller.label if caller else None,
         )
+
+
+def _route_of(scope: Scope) -> str:
+    """Return the template of the path that a request came to, of which there are few; `none` where there is none."""
+    return str(scope["state"].get("route") or getattr(scope.get("route"), "path", "none"))
 
 
 class Shortcut:
@@ -106,6 +111,7 @@ class Shortcut:
             await self._app(scope, receive, send)
             return
         scope["app"] = self._app
+        scope.setdefault("state", {})["route"] = scope["path"]
         try:
             response = await endpoint(Request(scope, receive))
         except Problem as problem:

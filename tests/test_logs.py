@@ -123,7 +123,13 @@ def test_a_second_request_takes_the_place_of_the_first(log: Any, stream: io.Stri
     assert lines(stream)[0]["request_id"] == "two"
 
 
-@pytest.mark.parametrize("name", ["uvicorn", "uvicorn.error", "asyncio", "asyncpg", "any.other"])
+def test_a_start_of_the_server_is_told_under_no_name_that_reads_like_an_error(log: Any, stream: io.StringIO) -> None:
+    log.info("ours")
+    logging.getLogger("uvicorn.error").info("Started server process")
+    assert lines(stream)[-1]["logger"] == "uvicorn.server"
+
+
+@pytest.mark.parametrize("name", ["uvicorn", "uvicorn.asgi", "asyncio", "asyncpg", "any.other"])
 def test_libraries_write_into_the_same_log(log: Any, stream: io.StringIO, name: str) -> None:
     log.info("ours")
     try:

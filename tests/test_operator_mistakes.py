@@ -1,29 +1,32 @@
 """Whatever an operator gets wrong is one sentence with the remedy: never a traceback, and never a secret."""
 
 import asyncio
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from conftest import SECRET
+from processes import TOCSIN, Program, data_folder
 from tocsin import access, directory, doctor
 from tocsin.apps import lanes_of
 from tocsin.catalogue import Catalogue
 from tocsin.database import Database
 from tocsin.database_url import masked, place_of
 from tocsin.errors import Refusal
+from tocsin.forms import is_time_zone
 from tocsin.preferences import Operator
 from tocsin.settings import Settings, read_settings
 
-TOCSIN = str(Path(sys.executable).with_name("tocsin"))
 NAMES = [f"TOCSIN_{name.upper()}" for name in Settings.model_fields]
 OF_PATHS = [name for name in NAMES if name.endswith(("_FILE", "_FILES", "_DIR"))]
 OURS = Catalogue.load()
@@ -217,6 +220,71 @@ def test_a_tilde_is_the_home_of_the_user_and_brackets_of_an_address_are_taken_of
     settings = read_settings({"TOCSIN_DATA_DIR": "~/x", "TOCSIN_HOST": "[::1]"})
     assert settings.data_dir == Path.home() / "x"
     assert settings.host == "::1"
+
+
+@pytest.mark.slow
+def test_a_refusal_is_a_line_of_the_log_where_that_is_json(tmp_path: Path) -> None:
+    for environment in (
+        {"TOCSIN_LOG_FORMAT": "json", "TOCSIN_HOST": "192.0.2.1"},
+        {"TOCSIN_LOG_FORMAT": "json", "TOCSIN_PROT": "1"},
+    ):
+        done = run("serve", environment={**environment, "TOCSIN_DATA_DIR": str(tmp_path / "data")})
+        lines = [json.loads(line) for line in done.stderr.decode().splitlines()]
+        assert done.returncode == 1
+        assert lines[-1]["event"] == "refused"
+        assert "TOCSIN_HOST" in lines[-1]["reason"] or "TOCSIN_PROT" in lines[-1]["reason"]
+
+
+@pytest.mark.slow
+async def test_a_signal_to_reopen_logs_ends_no_server() -> None:
+    async with data_folder() as data, Program(data, "serve") as service:
+        for kind in (signal.SIGUSR1, signal.SIGUSR2):
+            service.signal(kind)
+        url = f"http://{service.address[0]}:{service.address[1]}/healthz"
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(url)).status_code == 200
+        assert service.alive
+
+
+@pytest.mark.slow
+def test_a_message_that_is_not_utf8_is_refused() -> None:
+    said = one_sentence(run("send", "--user", "4", os.fsdecode("ø".encode("latin-1"))))
+    assert "not UTF-8" in said
+
+
+@pytest.mark.slow
+def test_the_web_inbox_is_reached_where_the_service_listens_for_everybody() -> None:
+    for host, due in (("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("[::1]", "[::1]")):  # noqa: S104
+        done = run("inbox", environment={"TOCSIN_HOST": host, "TOCSIN_PORT": "8080"})
+        assert f'src="http://{due}:8080/'.encode() in done.stdout
+
+
+@pytest.mark.slow
+def test_a_services_token_is_said_to_expire_on_standard_error() -> None:
+    done = run("token", "service", "crm", "--scope", "events:write", "--expires", "90m")
+    assert len(done.stdout.splitlines()) == 1
+    assert re.search(rb"expires at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, after 90m; --expires", done.stderr)
+
+
+@pytest.mark.slow
+def test_config_shows_where_things_are_and_no_password() -> None:
+    urls = {
+        "TOCSIN_DATABASE_URL": "postgresql://crm:geheim@db.example.com:5433/staging?sslpassword=geheim",
+        "TOCSIN_NATS_URL": "nats://geheim@nats:4222,nats://u:geheim@nats2:4222",
+        "TOCSIN_PUBLIC_URL": "https://u:geheim@crm.example.com/",
+        "TOCSIN_APNS_URL": "https://u:geheim@apns.example.com/",
+        "TOCSIN_FCM_URL": "https://u:geheim@fcm.example.com/",
+    }
+    said = run("config", environment=urls).stdout.decode()
+    assert "geheim" not in said
+    assert "TOCSIN_DATABASE_URL=postgresql://crm:***@db.example.com:5433/staging" in said
+    assert "nats://***@nats:4222,nats://***@nats2:4222" in said
+
+
+@pytest.mark.parametrize("zone", ["localtime", "Factory", "posixrules"])
+def test_what_lies_beside_the_time_zones_of_a_system_is_none(zone: str) -> None:
+    assert not is_time_zone(zone)
+    assert is_time_zone("Europe/Copenhagen")
 
 
 COMMANDS = (

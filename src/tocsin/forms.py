@@ -21,9 +21,13 @@ SKEW = timedelta(minutes=5)
 """How far the clock of another system may be ahead of ours."""
 
 
+_NO_PLACES = frozenset({"localtime", "Factory", "posixrules"})
+"""Files beside the time zones of a system: what they hold is that of the server."""
+
+
 @cache
 def _time_zones() -> frozenset[str]:
-    return frozenset(zoneinfo.available_timezones())
+    return frozenset(zoneinfo.available_timezones()) - _NO_PLACES
 
 
 def is_time_zone(name: str) -> bool:

@@ -53,6 +53,9 @@ _DEVICES = re.compile(r"/devices(?:/|%2f)", re.IGNORECASE)
 _KEYS = re.compile(r"(/by-key(?:/|%2f)).+", re.IGNORECASE | re.DOTALL)
 _WORDS_OF_OURS = re.compile(r"[a-z][a-z-]{0,19}|")
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_OTHER_NAMES = {"uvicorn.error": "uvicorn.server"}
+"""Names of loggers that mislead: this one tells of starts and stops as well."""
+
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -129,7 +132,7 @@ class _FromLibraries(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             write = getattr(structlog.get_logger(), _level_of(record.levelno))
-            write(record.getMessage(), logger=record.name, exc_info=record.exc_info)
+            write(record.getMessage(), logger=_OTHER_NAMES.get(record.name, record.name), exc_info=record.exc_info)
         except Exception:  # noqa: BLE001 - as every handler: a line that can't be written is no fault of its writer
             self.handleError(record)
 

@@ -34,6 +34,8 @@ def event_of(message: str | None, users: Sequence[int], teams: Sequence[int], fi
     """Return the event that a message for these users and teams is, or that stands in a file (`-`: stdin)."""
     if (message is None) == (file is None):
         raise Refusal("Give a message, or an event with --file.")
+    if message is not None and not _is_utf8(message):
+        raise Refusal("The message is not UTF-8: set the terminal to it, or give the event with --file.")
     if file is None and not users and not teams:
         raise Refusal("Say who is to get it: give --user or --team.")
     if file is None:
@@ -126,6 +128,14 @@ def _read(file: str) -> dict[str, Any]:
         return parse_object(content)
     except Malformed as error:
         raise Refusal(f"The file {file} holds no event: {error}") from None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _words_of(error: HTTPError) -> str:

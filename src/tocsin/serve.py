@@ -407,9 +407,17 @@ def _outlive_signals() -> None:
     """Let the HTTP server end when it is told to, without ending us: it raises the signal again when it has ended."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
+    _survive_signals_of_others()
+
+
+def _survive_signals_of_others() -> None:
+    """Do nothing at the signals that other servers reopen their logs at, and that would end us."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda *_: None)  # unlike SIG_IGN, no child inherits it
 
 
 def _on_signals(stop: Callable[[], object]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
+    _survive_signals_of_others()

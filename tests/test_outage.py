@@ -14,6 +14,7 @@ from conftest import Api, serving, wipe
 from ledger import Ledger, Load, Town, compare, compare_pages, drained
 from processes import data_folder, postgres_of, send, throw_dice
 from test_imports import NDJSON
+from tocsin import readiness
 from tocsin.catalogue import Catalogue
 from tocsin.database import connect
 from tocsin.embedded import Embedded
@@ -109,8 +110,9 @@ async def mortal(data: Path) -> AsyncIterator[Embedded]:
 
 
 @pytest.fixture
-async def shaky(mortal: Embedded, catalogue: Catalogue) -> AsyncIterator[Api]:
-    """The service on that server."""
+async def shaky(mortal: Embedded, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
+    """The service on that server, whose readiness is looked at each time."""
+    monkeypatch.setattr(readiness, "FRESH", 0.0)
     async with serving(mortal.url, catalogue) as api:
         yield api
 

@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -32,11 +33,22 @@ WAITING = frozenset({"queued", "later", "held"})
 MOST_AT_ONCE = 200
 """How many events that are posted one by one share a transaction at most."""
 
+MOST_NAMED_AT_ONCE = 20_000
+"""Ids that the events of one such transaction name together; one event that names more has it for itself."""
+
 ANY_COMPANY = 0
 """What stands for the company of a service that is bound to none, where a key needs a value."""
 
 Row = tuple[Any, ...]
-Waiting = tuple[Row, "asyncio.Future[asyncpg.Record | None]"]
+
+
+class Waiting(NamedTuple):
+    """An event that waits to be stored: its row, how many ids it names, and who waits for what is unknown of it."""
+
+    row: Row
+    named: int
+    strangers: "asyncio.Future[asyncpg.Record | None]"
+
 
 _LOOK_AGAIN = 0.25
 _SQL = queries("events")
@@ -101,7 +113,8 @@ class Intake:
         filled = (await _people_of(self._database, [draft], [""]))[0] if draft.checked.unfilled else {}
         id_ = new_id()
         strangers: asyncio.Future[asyncpg.Record | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((_row(id_, draft, filled), strangers))
+        named = len(draft.users) + len(draft.teams) + len(draft.excepted)
+        self._waiting.append(Waiting(_row(id_, draft, filled), named, strangers))
         if self._storing is None or self._storing.done():
             self._storing = asyncio.create_task(self._store())
         return _accepted(id_, draft, await strangers)
@@ -118,31 +131,39 @@ class Intake:
 
     async def _store(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
+            count = _count_of_next(self._waiting)
+            batch, self._waiting = self._waiting[:count], self._waiting[count:]
             await self._store_together(batch)
 
     async def _store_together(self, batch: Sequence[Waiting]) -> None:
         try:
-            columns = zip(*(row for row, _ in batch), strict=True)
+            columns = zip(*(each.row for each in batch), strict=True)
             rows = await self._database.rows(_SQL["accept"], *map(list, columns))
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must be told
             await self._tell(batch, error)
             return
         self._doorbell.ring("direct")
         strangers = {row["event_id"]: row for row in rows}
-        for row, waiting in batch:
-            if not waiting.done():
-                waiting.set_result(strangers.get(row[0]))
+        for each in batch:
+            if not each.strangers.done():
+                each.strangers.set_result(strangers.get(each.row[0]))
 
     async def _tell(self, batch: Sequence[Waiting], error: Exception) -> None:
-        """Tell an outage to all who wait; what else there is, each has only of its own event."""
-        if len(batch) > 1 and not isinstance(error, Unavailable):
-            for alone in batch:
-                await self._store_together([alone])
+        """Tell an outage to all who wait; of anything else each is told of their own event: halves are stored again."""
+        middle = len(batch) // 2
+        if middle and not isinstance(error, Unavailable):
+            for half in (batch[:middle], batch[middle:]):
+                await self._store_together(half)
             return
-        for _, waiting in batch:
-            if not waiting.done():
-                waiting.set_exception(error)
+        for each in batch:
+            if not each.strangers.done():
+                each.strangers.set_exception(error)
+
+
+def _count_of_next(waiting: Sequence[Waiting]) -> int:
+    """Return how many of these are stored together next."""
+    named = accumulate(each.named for each in waiting[:MOST_AT_ONCE])
+    return max(1, sum(1 for total in named if total <= MOST_NAMED_AT_ONCE))
 
 
 async def strangers_among(

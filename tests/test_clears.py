@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from conftest import Api
-from test_delivery import ANDROID, IPHONE, pushes_of, register, until
-from test_producing import state
+from test_delivery import ANDROID, IPHONE, pushes_of, register, until, until_stopped
+from test_producing import post, state
 from test_retries import eventually
 from test_road import custom
 from tocsin.phones import Phones
@@ -137,3 +137,14 @@ async def test_unread_again_raises_the_badge_of_phones(api: Api, phones: Phones)
     await api.as_user(1, "PUT", f"/notifications/{id_}/unread")
     await until(lambda: phones.screen(IPHONE)["badge"] == 1)
     await until(lambda: phones.screen(ANDROID)["badge"] == 1)
+
+
+async def test_a_clear_is_not_sent_into_a_lane_that_has_stopped(api: Api, phones: Phones) -> None:
+    id_ = await show(api, phones)
+    phones.answer("apns", status=403, reason="InvalidProviderToken")
+    await post(api, custom(1))
+    await until_stopped(api)
+    await until(lambda: len(phones.pushes("apns")) == 2)
+    await api.as_user(1, "PUT", f"/notifications/{id_}/read")
+    assert await until(lambda: cleared(phones, ANDROID)) == (f'["{id_}"]', "1")
+    assert cleared(phones, IPHONE) is None

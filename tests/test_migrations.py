@@ -174,6 +174,29 @@ async def test_a_lock_timeout_of_the_role_does_not_end_a_process_that_waits_for_
     await connection.close()
 
 
+async def test_an_index_is_built_beside_the_work_and_after_a_failure_again(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await migrate.migrate(empty)
+    sql = (
+        "-- outside a transaction\n"
+        "drop index concurrently if exists teams_of_next_year;\n"
+        "create unique index concurrently teams_of_next_year on teams (name);\n"
+    )
+    later = migrate.Step(9999, "of_next_year", sql)
+    monkeypatch.setattr(migrate, "steps", lambda: [later])
+    connection = await connect(empty)
+    await connection.execute("insert into teams (id, company_id, name) values (1, 1, 'Sales'), (2, 1, 'Sales')")
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await migrate.migrate(empty)
+    await connection.execute("delete from teams where id = 2")
+    assert await migrate.migrate(empty) == [later]
+    valid = "select indisvalid from pg_index where indexrelid = 'teams_of_next_year'::regclass"
+    assert await connection.fetchval(valid)
+    assert await migrate.migrate(empty) == []
+    await connection.close()
+
+
 @pytest.fixture(scope="module")
 async def own() -> AsyncIterator[OwnServer]:
     async with own_server() as server:

@@ -20,6 +20,9 @@ from tocsin.errors import Refusal
 OLDEST_SERVER = 15
 """The oldest major version of PostgreSQL that will do."""
 
+CONCURRENT = "-- outside a transaction\n"
+"""The first line of a step that may not run in a transaction."""
+
 LONGEST_LOCK = 3
 """Seconds that a migration waits for a lock, and all who come later behind it."""
 
@@ -57,6 +60,11 @@ class Step:
     number: int
     name: str
     sql: str
+
+    @property
+    def is_concurrent(self) -> bool:
+        """Whether its statements run one by one, each by itself."""
+        return self.sql.startswith(CONCURRENT)
 
 
 def steps() -> list[Step]:
@@ -166,12 +174,11 @@ async def _take(connection: Connection, step: Step) -> bool:
         try:
             async with connection.transaction():
                 await _prepare(connection)
-                await connection.execute(step.sql)
-                await connection.execute(
-                    f"insert into {SCHEMA}.migrations (number, name) values ($1, $2)",  # noqa: S608 - a constant
-                    step.number,
-                    step.name,
-                )
+                if not step.is_concurrent:
+                    await connection.execute(step.sql)
+                    await _note(connection, step)
+            if step.is_concurrent:
+                await _run_apart(connection, step)
         except asyncpg.LockNotAvailableError:
             holders = "; ".join(row["holder"] for row in await connection.fetch(_SQL["holders"])) or "nobody now"
             what = f"{step.number:04} {step.name}"
@@ -185,6 +192,23 @@ async def _take(connection: Connection, step: Step) -> bool:
             pause = min(2 * pause, LONGEST_PAUSE)
         else:
             return True
+
+
+async def _run_apart(connection: Connection, step: Step) -> None:
+    """Run each statement of a step by itself: an index that is built beside the work allows no transaction.
+
+    It may have got anywhere before it failed, so each of its statements can be repeated.
+    """
+    await connection.execute(f"set lock_timeout = '{LONGEST_LOCK}s'")
+    for statement in step.sql.split(";\n"):
+        await connection.execute(statement)
+    await connection.execute("set lock_timeout = 0")
+    await _note(connection, step)
+
+
+async def _note(connection: Connection, step: Step) -> None:
+    statement = f"insert into {SCHEMA}.migrations (number, name) values ($1, $2)"  # noqa: S608 - a constant
+    await connection.execute(statement, step.number, step.name)
 
 
 async def _prepare(connection: Connection) -> None:

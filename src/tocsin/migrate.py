@@ -200,7 +200,7 @@ async def _run_apart(connection: Connection, step: Step) -> None:
     It may have got anywhere before it failed, so each of its statements can be repeated.
     """
     await connection.execute(f"set lock_timeout = '{LONGEST_LOCK}s'")
-    for statement in step.sql.split(";\n"):
+    for statement in filter(str.strip, step.sql.split(";\n")):
         await connection.execute(statement)
     await connection.execute("set lock_timeout = 0")
     await _note(connection, step)

@@ -79,15 +79,14 @@ async def test_a_single_push_does_not_wait_for_bulk_pushes_that_hang(
     await pushing.people(*range(10, 40))
     for user in range(10, 40):
         await pushing.as_user(user, "POST", f"/notifications/devices/{user:064x}")
+        phones.answer("apns", answer="hang", token=f"{user:064x}")
     await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
-    phones.answer("apns", answer="hang")
     lane.waits_until = datetime.now(UTC) + timedelta(hours=1)
     many = await post(pushing, *range(10, 40))
     await pushing.as_service("GET", f"/events/{many}?wait=10")
     await until(lambda: _are_bulk(dba, many))
     lane.waits_until = None
     await until(lambda: _is_full(dba))
-    phones.forget()
     single = await post(pushing, 1)
     await becomes(pushing, single, {"delivered": 1})
     assert await pushes_of(pushing, many) == {"queued": 30}  # none of them was given up to make room

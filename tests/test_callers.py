@@ -1,5 +1,6 @@
 """Who may do what: every route, whoever knocks, and nobody learns of what is not theirs."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,6 +12,7 @@ import pytest
 from conftest import HOUR, SECRET, Api
 from test_problems import UNKNOWN, at_rest, codes_of, errors_of, raw, routes_of, sealed
 from test_road import custom
+from test_tokens import signed
 from tocsin.tokens import mint_service, mint_user
 
 SCOPES = ["events:write", "directory:write", "operations"]
@@ -33,6 +35,10 @@ def service(name: str, company_id: int | None = None) -> Token:
     return lambda scopes: mint_service(SECRET, name, scopes[:1] or SCOPES, HOUR, company_id)
 
 
+def issued_before_the_user_was_created(_: list[str]) -> str:
+    return signed({"alg": "HS256"}, {"sub": str(OWNER), "iat": time.time() - 3600, "exp": time.time() + 3600}, SECRET)
+
+
 def without_the_scope(scopes: list[str]) -> str:
     return mint_service(SECRET, "crm", [scope for scope in SCOPES if scope not in scopes], HOUR)
 
@@ -43,6 +49,7 @@ CALLERS: dict[str, Token] = {
     "expired service": lambda _: mint_service(SECRET, "crm", SCOPES, timedelta(seconds=-60)),
     "forged": lambda _: mint_user("another-secret-of-32-bytes-0123456789", OWNER, HOUR),
     "owner": user(OWNER),
+    "former": issued_before_the_user_was_created,
     "colleague": user(COLLEAGUE),
     "stranger": user(STRANGER),
     "inactive": user(INACTIVE),
@@ -58,7 +65,8 @@ NO_ONE = dict.fromkeys(["nobody", "expired user", "expired service", "forged"], 
 
 def for_users(owner: int, colleague: int, stranger: int) -> dict[str, int]:
     """Return the statuses of a route for users: nobody else gets in."""
-    people = {"owner": owner, "colleague": colleague, "stranger": stranger, "inactive": 401, "unknown": 401}
+    out = dict.fromkeys(["former", "inactive", "unknown"], 401)
+    people = {"owner": owner, "colleague": colleague, "stranger": stranger, **out}
     return {**dict.fromkeys(CALLERS, 403), **NO_ONE, **people}
 
 

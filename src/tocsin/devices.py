@@ -85,7 +85,7 @@ async def register(database: Database, user_id: int, device: Device, replaces: s
     async with database.transaction() as connection:
         await connection.execute(_SQL["hold_owner"], user_id)
         if not await connection.fetchval(_SQL["is_active"], user_id):
-            raise Unauthenticated(presented=True)
+            raise Unauthenticated.inactive(user_id)
         tokens = [device.token]
         if replaces and replaces != device.token:
             tokens = [row["token"] for row in await connection.fetch(_SQL["in_order"], [device.token, replaces])]

@@ -1,5 +1,6 @@
 """The directory: users and teams, as the host application says. Companies are kept apart here."""
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -50,7 +51,8 @@ async def put_user(database: Database, user: User, company_id: int | None) -> No
     """Make or replace a user; a caller bound to `company_id` gets `NotFound` for one of another company.
 
     What is held for one who lives by another clock now is decided again; the phones of one who is not active any more
-    clear what they show.
+    clear what they show. Where the id was erased within this second, it returns when that is over: tokens count whole
+    seconds, and those of before must not open what is the new user's.
     """
     async with database.transaction() as connection:
         row = await connection.fetchrow(_SQL["put_user"], *asdict(user).values(), company_id)
@@ -60,6 +62,13 @@ async def put_user(database: Database, user: User, company_id: int | None) -> No
             await deliveries.release_held(connection, [user.id])
         if row["is_retired"]:
             await devices.say_goodbye(connection, [user.id])
+    await until_tokens_are_good(row["wait"])
+
+
+async def until_tokens_are_good(seconds: float | None) -> None:
+    """Wait until tokens that are issued now open a user who was put: at most a second, whatever the clock says."""
+    if seconds:
+        await asyncio.sleep(min(seconds, 1))
 
 
 async def get_user(database: Database, id_: int, company_id: int | None) -> User:

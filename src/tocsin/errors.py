@@ -22,6 +22,7 @@ sentence with which a command declines to start.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 
 class Refusal(Exception):  # noqa: N818 - it is no error of ours
@@ -74,6 +75,16 @@ class Unauthenticated(Problem):
     def __init__(self, message: str | None = None, *, presented: bool = False) -> None:
         challenge = 'Bearer error="invalid_token"' if presented else "Bearer"
         super().__init__(message, headers={"WWW-Authenticate": challenge})
+
+    @classmethod
+    def unknown(cls, user_id: int) -> Self:
+        """Return the refusal of a valid token whose user is gone, or was never there."""
+        return cls(f"The token is valid, but user {user_id} is not in the directory.", presented=True)
+
+    @classmethod
+    def inactive(cls, user_id: int) -> Self:
+        """Return the refusal of a valid token whose user is deactivated."""
+        return cls(f"The token is valid, but user {user_id} is not active.", presented=True)
 
 
 class Unauthorized(Problem):

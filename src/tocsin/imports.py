@@ -161,6 +161,7 @@ async def _users(connection: Connection, id_: UUID, company_id: int | None) -> i
     [row] = await connection.fetch(_SQL["users"], id_, company_id, APPLIED_AT_ONCE)
     await deliveries.release_held(connection, row["elsewhere"])
     await devices.say_goodbye(connection, row["retired"])
+    await directory.until_tokens_are_good(row["wait"])
     count: int = row["count"]
     return count
 

@@ -7,16 +7,20 @@ the other, in the order of their positions.
 import asyncio
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, NamedTuple
+from datetime import UTC, datetime
+from typing import NamedTuple
 from uuid import UUID
+
+import asyncpg
 
 from tocsin.catalogue import Catalogue
 from tocsin.database import Connection, Database, queries
 from tocsin.errors import Invalid, Missing, NotFound, Unauthenticated
 from tocsin.faults import fault
+from tocsin.tokens import SKEW, User
 
 NEWEST = 2**63 - 1
 """A position above all that there will be."""
@@ -76,6 +80,7 @@ class Told:
     at: int
     unread: int
     forgotten: int
+    tokens_from: datetime | None = None
     entries: list[Entry] = field(default_factory=list)
     more: bool = False
 
@@ -83,6 +88,10 @@ class Told:
     def cursor(self) -> str:
         """The mark of all that happened."""
         return cursor_of(self.made, self.at)
+
+    def admits(self, issued: float | None) -> bool:
+        """Tell whether a token that was issued then is for this inbox, not for that of who had the id before."""
+        return _admits(issued, datetime.fromtimestamp(self.made / 1e6, UTC), self.tokens_from)
 
 
 class Cursors:
@@ -93,20 +102,18 @@ class Cursors:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._asked: dict[int, asyncio.Future[str | None]] = {}
+        self._asked: dict[int, asyncio.Future[asyncpg.Record | None]] = {}
         self._looking: asyncio.Task[None] | None = None
 
-    async def of(self, user_id: int) -> str:
-        """Return a mark of all that an inbox holds: it changes with every change, and never comes again."""
-        asked = self._asked.get(user_id)
+    async def of(self, user: User) -> str:
+        """Return a mark of all that a caller's inbox holds: it changes with every change, and never comes again."""
+        asked = self._asked.get(user.id)
         if asked is None:
-            asked = self._asked[user_id] = asyncio.get_running_loop().create_future()
+            asked = self._asked[user.id] = asyncio.get_running_loop().create_future()
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look())
-        found = await asyncio.shield(asked)
-        if found is None:
-            raise Unauthenticated(presented=True)
-        return found
+        found = await _admitted(self._database, user, await asyncio.shield(asked))
+        return cursor_of(_micros(found["made_at"]), found["at"])
 
     async def _look(self) -> None:
         while self._asked:
@@ -118,26 +125,27 @@ class Cursors:
                     waiting.set_exception(error)
                     waiting.exception()  # nobody may be waiting any more
                 continue
-            found = {row["user_id"]: cursor_of(_micros(row["made_at"]), row["at"]) for row in rows}
+            found = {row["user_id"]: row for row in rows}
             for user_id, waiting in asked.items():
                 waiting.set_result(found.get(user_id))
 
 
-async def page(database: Database, user_id: int, *, unread: bool, before: int = NEWEST, limit: int) -> Page:
-    """Return up to `limit` notifications, at most 100, below position `before`."""
-    rows = await database.rows(_SQL["unread_page" if unread else "page"], user_id, before, limit)
-    if not rows:
-        raise Unauthenticated(presented=True)
-    at, made_at, total, unread_count, more, last, data = rows[0]
+async def page(database: Database, user: User, *, unread: bool, before: int = NEWEST, limit: int) -> Page:
+    """Return up to `limit` notifications of a caller, at most 100, below position `before`. Raises like `owner`."""
+    row = await database.row(_SQL["unread_page" if unread else "page"], user.id, before, limit)
+    at, made_at, _, total, unread_count, more, last, data = await _admitted(database, user, row)
     return Page(data, total, unread_count, last, more, cursor_of(_micros(made_at), at))
 
 
-async def changes(database: Database, user_id: int, since: str, limit: int = MOST_CHANGES) -> Changes:
-    """Return up to `limit` changes, at most 500, since a cursor; one that is none of this inbox means `resync`."""
+async def changes(database: Database, user: User, since: str, limit: int = MOST_CHANGES) -> Changes:
+    """Return up to `limit` changes, at most 500, since a cursor; one that is none of this inbox means `resync`.
+
+    Raises like `owner`.
+    """
     made, position = position_in(since)
-    told = (await told_since(database, {user_id: position}, limit)).get(user_id)
-    if told is None:
-        raise Unauthenticated(presented=True)
+    told = (await told_since(database, {user.id: position}, limit)).get(user.id)
+    if told is None or not told.admits(user.issued):
+        raise await _refusal(database, user)
     if made != told.made or not told.forgotten <= position <= told.at:
         return Changes("", told.unread, told.cursor, more=False, resync=True)
     upto = told.entries[-1].position if told.more else told.at
@@ -151,11 +159,11 @@ async def told_since(database: Database, since: Mapping[int, int], limit: int = 
     Whoever is gone or inactive is not there.
     """
     found: dict[int, Told] = {}
-    for user_id, at, made_at, unread_count, forgotten, position, event, data in await database.rows(
+    for user_id, at, made_at, tokens_from, unread_count, forgotten, position, event, data in await database.rows(
         _SQL["changes"], list(since), list(since.values()), limit
     ):
         if user_id not in found:
-            found[user_id] = Told(_micros(made_at), at, unread_count, forgotten)
+            found[user_id] = Told(_micros(made_at), at, unread_count, forgotten, tokens_from)
         if event is not None:
             found[user_id].entries.append(Entry(position, event, data))
     for told in found.values():
@@ -198,20 +206,12 @@ async def links(database: Database, catalogue: Catalogue, user_id: int, ids: Seq
     return found
 
 
-async def owner(database: Database, user_id: int) -> dict[str, Any]:
-    """Return the user object and company of a caller, or raise `Unauthenticated` where there is none any more."""
-    row = await database.row(_SQL["caller"], user_id)
-    if row is None:
-        raise Unauthenticated(presented=True)
-    return dict(row)
+async def owner(database: Database, user: User) -> asyncpg.Record:
+    """Return `company_id` and `locale` of a caller.
 
-
-async def locale(database: Database, user_id: int) -> str:
-    """Return the locale of a caller. Raises like `owner`."""
-    found: str | None = await database.value(_SQL["locale"], user_id)
-    if found is None:
-        raise Unauthenticated(presented=True)
-    return found
+    Raises `Unauthenticated` where the user is gone or inactive, or was created after their token was issued.
+    """
+    return await _admitted(database, user, await database.row(_SQL["caller"], user.id))
 
 
 async def read(database: Database, user_id: int, id_: UUID) -> None:
@@ -266,9 +266,37 @@ async def _mark(database: Database, user_id: int, id_: UUID, statement: str) -> 
 async def _lock(connection: Connection, user_id: int) -> int:
     row = await connection.fetchrow(_SQL["lock"], user_id)
     if row is None:
-        raise Unauthenticated(presented=True)
+        raise Unauthenticated.unknown(user_id)
     began: int = row["began"]
     return began
+
+
+async def _admitted(database: Database, user: User, row: asyncpg.Record | None) -> asyncpg.Record:
+    """Return a row of a caller's head, which tells whether their token opens it. Raises like `owner`."""
+    if row is None or not _admits(user.issued, row["made_at"], row["tokens_from"]):
+        raise await _refusal(database, user)
+    return row
+
+
+def _admits(issued: float | None, made_at: datetime, tokens_from: datetime | None) -> bool:
+    if tokens_from is not None:
+        return issued is not None and issued >= tokens_from.timestamp()
+    since = made_at.timestamp() - SKEW
+    return issued is None or issued >= since or since > time.time()  # the clock was put back since then
+
+
+async def _refusal(database: Database, user: User) -> Unauthenticated:
+    active = await database.value(_SQL["standing"], user.id)
+    if active is None:
+        return Unauthenticated.unknown(user.id)
+    if not active:
+        return Unauthenticated.inactive(user.id)
+    if user.issued is None:
+        return Unauthenticated(
+            f"The token does not say when it was issued (iat), and user {user.id} has the id of an erased user.",
+            presented=True,
+        )
+    return Unauthenticated(f"The token was issued before user {user.id} was created.", presented=True)
 
 
 def cursor_of(made: int, position: int) -> str:

@@ -43,10 +43,21 @@ class Reader:
     `mark` is the cursor it goes on from; none: from now on.
     """
 
-    __slots__ = ("_lines", "_size", "_told_unread", "_woken", "ends_at", "is_over", "made", "position", "user_id")
+    __slots__ = (
+        "_lines",
+        "_size",
+        "_told_unread",
+        "_woken",
+        "ends_at",
+        "is_over",
+        "issued",
+        "made",
+        "position",
+        "user_id",
+    )
 
-    def __init__(self, user_id: int, ends_at: float, mark: str | None = None) -> None:
-        self.user_id, self.ends_at = user_id, ends_at
+    def __init__(self, user_id: int, ends_at: float, mark: str | None = None, *, issued: float | None = None) -> None:
+        self.user_id, self.ends_at, self.issued = user_id, ends_at, issued
         self.made: int | None = None
         self.position: int | None = None
         if mark is not None:
@@ -227,7 +238,7 @@ class Live:
         for id_, position in since.items():
             told = found.get(id_)
             for reader in list(self._readers.get(id_, ())):
-                if told is None:  # erased, or no longer active
+                if told is None or not told.admits(reader.issued):  # erased or inactive, or the id is another's by now
                     reader.close()
                 elif _is_behind(reader, position) or (told.more and _is_ahead(reader, position)):
                     self._asked.add(id_)  # joined meanwhile, from further back; or what is new to it is not among this

@@ -107,7 +107,7 @@ async def patch(
 async def _of_caller(store: Database | Connection, user_id: int) -> tuple[dict[str, Any], str]:
     rows = await fetch(store, _SQL["one"], user_id)
     if not rows:
-        raise Unauthenticated(presented=True)
+        raise Unauthenticated.unknown(user_id)
     return _chosen(rows[0]["chosen"]), rows[0]["time_zone"]
 
 

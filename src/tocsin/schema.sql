@@ -138,6 +138,11 @@ END)) STORED NOT NULL,
     CONSTRAINT devices_type_check CHECK ((type = ANY (ARRAY['iOS'::text, 'Android'::text, 'Web'::text])))
 );
 
+CREATE TABLE tocsin.erased_ids (
+    digest bytea NOT NULL,
+    erased_at timestamp with time zone NOT NULL
+);
+
 CREATE TABLE tocsin.erasures (
     id uuid NOT NULL,
     user_id integer NOT NULL,
@@ -184,6 +189,7 @@ CREATE TABLE tocsin.heads (
     made_at timestamp with time zone DEFAULT now() NOT NULL,
     forgotten bigint DEFAULT 0 NOT NULL,
     generation bigint DEFAULT tocsin.generation() NOT NULL,
+    tokens_from timestamp with time zone,
     CONSTRAINT heads_total_check CHECK ((total >= 0)),
     CONSTRAINT heads_unread_check CHECK ((unread >= 0))
 )
@@ -357,6 +363,9 @@ ALTER TABLE ONLY tocsin.deliveries
 
 ALTER TABLE ONLY tocsin.devices
     ADD CONSTRAINT devices_pkey PRIMARY KEY (token);
+
+ALTER TABLE ONLY tocsin.erased_ids
+    ADD CONSTRAINT erased_ids_pkey PRIMARY KEY (digest);
 
 ALTER TABLE ONLY tocsin.erasures
     ADD CONSTRAINT erasures_pkey PRIMARY KEY (id);

@@ -42,7 +42,7 @@ async def register_by_body(request: Request) -> Response:
 async def detach(request: Request, token: str) -> Response:
     """Detach a phone of the caller's; another's is left alone."""
     user, database = user_of(request), house_of(request).database
-    await inbox.owner(database, user.id)
+    await inbox.owner(database, user)
     await devices.detach(database, user.id, token)
     return Response(status_code=204)
 
@@ -51,7 +51,7 @@ async def detach(request: Request, token: str) -> Response:
 async def list_devices(request: Request) -> Response:
     """The caller's phones, the last registered first."""
     user, database = user_of(request), house_of(request).database
-    await inbox.owner(database, user.id)
+    await inbox.owner(database, user)
     found = [
         with_times(device, "registered_at", "last_delivered_at")
         for device in await devices.devices_of(database, user.id)
@@ -63,7 +63,7 @@ async def list_devices(request: Request) -> Response:
 async def test(request: Request, token: str) -> Response:
     """Push a test to a phone of the caller's, and say what its push service answered."""
     user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user.id)
+    await inbox.owner(house.database, user)
     said = await trials.send(house.database, Composer(house.catalogue), house.lanes, user.id, token)
     return Response(to_json(asdict(said)), media_type="application/json")
 
@@ -87,7 +87,7 @@ async def detach_one(request: Request, user_id: str, token: str) -> Response:
 @once(user_of)
 async def _register(request: Request) -> Response:
     user, database = user_of(request), house_of(request).database
-    await inbox.owner(database, user.id)
+    await inbox.owner(database, user)
     body = {**await body_of(request), **request.path_params}
     faults: list[Fault] = []
     device = device_of(body, faults)

@@ -16,6 +16,7 @@ from tocsin.errors import Fault, Invalid
 from tocsin.events import Draft
 from tocsin.faults import fault
 from tocsin.notifications import to_json
+from tocsin.tokens import User
 
 PAGES = (1, 1_000_000)
 PER_PAGE = (1, 100)
@@ -45,14 +46,14 @@ async def list_notifications(request: Request) -> Response:
     if unread and query["show"] != "unread":
         faults.append(Fault("show", "in", "The show field can only be unread."))
     if faults:
-        await inbox.owner(house_of(request).database, user.id)
+        await inbox.owner(house_of(request).database, user)
         raise Invalid(faults)
     database = house_of(request).database
-    if (given := request.headers.get("if-none-match")) and (tag := await _unchanged(request, user.id, given)):
+    if (given := request.headers.get("if-none-match")) and (tag := await _unchanged(request, user, given)):
         return Response(status_code=304, headers={"Cache-Control": KEPT, "ETag": tag})
     if "cursor" not in query:
         before = await inbox.skip(database, user.id, unread=unread, count=(number - 1) * per_page)
-    page = await inbox.page(database, user.id, unread=unread, before=before, limit=per_page)
+    page = await inbox.page(database, user, unread=unread, before=before, limit=per_page)
     previous = _url(request, number - 1) if number > 1 else "null"
     following = _url(request, number + 1, page.last) if page.more and number < PAGES[1] else "null"
     return Response(
@@ -68,7 +69,7 @@ async def create_custom(request: Request) -> Response:
     """Accept a custom notification from its sender."""
     user = user_of(request)
     house = house_of(request)
-    sender = await inbox.owner(house.database, user.id)
+    sender = await inbox.owner(house.database, user)
     body = await body_of(request)
     faults: list[Fault] = []
     message = message_of(body, faults)
@@ -99,9 +100,9 @@ async def get_changes(request: Request) -> Response:
     user, database = user_of(request), house_of(request).database
     since = request.query_params.get("since")
     if since is None:
-        cursor = await house_of(request).cursors.of(user.id)
+        cursor = await house_of(request).cursors.of(user)
         return Response(to_json({"cursor": cursor}), media_type="application/json")
-    found = await inbox.changes(database, user.id, since)
+    found = await inbox.changes(database, user, since)
     if found.resync:
         return Response(to_json({"resync": True, "cursor": found.cursor}), media_type="application/json")
     return Response(
@@ -114,7 +115,7 @@ async def get_changes(request: Request) -> Response:
 async def get_links(request: Request) -> Response:
     """Where some of the caller's notifications lead; null where a kind leads nowhere."""
     user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user.id)
+    await inbox.owner(house.database, user)
     faults: list[Fault] = []
     given = request.query_params.get("ids")
     ids = uuids_of({"ids": given.split(",") if given else None}, "ids", MOST_LINKS, faults)
@@ -130,7 +131,7 @@ async def get_links(request: Request) -> Response:
 async def get_notification(request: Request, notification_id: str) -> Response:
     """One of the caller's notifications."""
     user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user.id)
+    await inbox.owner(house.database, user)
     data = await inbox.one(house.database, user.id, id_of(notification_id))
     return Response(data, media_type="application/json")
 
@@ -139,7 +140,7 @@ async def get_notification(request: Request, notification_id: str) -> Response:
 async def read_all(request: Request) -> Response:
     """Mark as read all that the caller's inbox held when this request began."""
     user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user.id)
+    await inbox.owner(house.database, user)
     body = await body_of(request)
     faults: list[Fault] = []
     up_to, ids = uuid_of(body, "up_to", faults), uuids_of(body, "ids", MOST_IDS, faults)
@@ -159,7 +160,7 @@ async def read_all(request: Request) -> Response:
 async def read(request: Request, notification_id: str) -> Response:
     """Mark one of the caller's notifications as read; the first time stays."""
     user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user.id)
+    await inbox.owner(house.database, user)
     await inbox.read(house.database, user.id, id_of(notification_id))
     house.doorbell.tell([user.id])
     return Response(status_code=204)
@@ -169,7 +170,7 @@ async def read(request: Request, notification_id: str) -> Response:
 async def unread(request: Request, notification_id: str) -> Response:
     """Mark one of the caller's notifications as unread."""
     user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user.id)
+    await inbox.owner(house.database, user)
     await inbox.unread(house.database, user.id, id_of(notification_id))
     house.doorbell.tell([user.id])
     return Response(status_code=204)
@@ -179,15 +180,15 @@ async def unread(request: Request, notification_id: str) -> Response:
 async def delete(request: Request, notification_id: str) -> Response:
     """Delete one of the caller's notifications; any other call on it is 410 from then on."""
     user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user.id)
+    await inbox.owner(house.database, user)
     await inbox.delete(house.database, user.id, id_of(notification_id))
     house.doorbell.tell([user.id])
     return Response(status_code=204)
 
 
-async def _unchanged(request: Request, user_id: int, given: str) -> str | None:
+async def _unchanged(request: Request, user: User, given: str) -> str | None:
     """Return the tag of the caller's inbox as it is, where the caller has just that."""
-    tag = _tag(request, user_id, await house_of(request).cursors.of(user_id))
+    tag = _tag(request, user.id, await house_of(request).cursors.of(user))
     known = {each.strip().removeprefix("W/") for each in given.split(",")}
     return tag if tag in known or "*" in known else None
 

@@ -20,7 +20,7 @@ router = APIRouter(route_class=door(user_of), tags=["notifications"])
 async def list_kinds(request: Request) -> Response:
     """All kinds in the caller's language, group by group."""
     user, house = user_of(request), house_of(request)
-    language = house.catalogue.language_of(await inbox.locale(house.database, user.id))
+    language = house.catalogue.language_of((await inbox.owner(house.database, user))["locale"])
     groups = list(dict.fromkeys(kind.group for kind in house.catalogue.kinds.values()))
     kinds = sorted(house.catalogue.kinds.values(), key=lambda kind: groups.index(kind.group))
     found = [shown(house.catalogue, house.operator, kind, language) for kind in kinds]

@@ -43,7 +43,7 @@ async def do_once(request: Request, caller: User | Service, handle: Handler, lim
     """Handle a request that carries a key, unless it was handled before; a problem that is raised leaves no trace."""
     house = house_of(request)
     if isinstance(caller, User):
-        await inbox.owner(house.database, caller.id)
+        await inbox.owner(house.database, caller)
     body = await bytes_of(request, limit)
     key = _key_of(request, caller)
     path = request.scope["path"].encode()

@@ -18,6 +18,7 @@ router = APIRouter(route_class=door(user_of), tags=["notifications"])
 async def get_preferences(request: Request) -> Response:
     """The caller's preferences, with the defaults of what they did not choose."""
     user, house = user_of(request), house_of(request)
+    await inbox.owner(house.database, user)
     return _shown(await preferences.get(house.database, house.operator, user.id))
 
 
@@ -25,7 +26,7 @@ async def get_preferences(request: Request) -> Response:
 async def patch_preferences(request: Request) -> Response:
     """Change some of the caller's preferences, and leave the others as they are."""
     user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user.id)
+    await inbox.owner(house.database, user)
     body = await body_of(request, types=MERGE_PATCH)
     return _shown(await preferences.patch(house.database, house.doorbell, house.operator, user.id, body))
 

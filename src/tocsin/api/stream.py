@@ -22,8 +22,9 @@ async def stream(request: Request) -> Response:
     user, house = user_of(request), house_of(request)
     if user.expires <= time.time():  # within the skew that other calls allow: it would end at once, again and again
         raise Unauthenticated("The token has expired.", presented=True)
-    await inbox.owner(house.database, user.id)
-    reader = Reader(user.id, user.expires, request.headers.get("last-event-id") or None)
+    await inbox.owner(house.database, user)
+    mark = request.headers.get("last-event-id") or None
+    reader = Reader(user.id, user.expires, mark, issued=user.issued)
     return Stream(house.live, reader)
 
 

@@ -31,7 +31,7 @@ router = APIRouter(route_class=door(user_of), tags=["devices"])
 async def get_key(request: Request) -> Response:
     """The key that a browser's subscription needs, in base64url; 404 where browsers are not pushed to."""
     house = house_of(request)
-    await inbox.owner(house.database, user_of(request).id)
+    await inbox.owner(house.database, user_of(request))
     key = web_push_key(house.lanes)
     if key is None:
         raise NotFound("Web push is not configured.")
@@ -48,7 +48,7 @@ async def subscribe(request: Request) -> Response:
 async def unsubscribe(request: Request) -> Response:
     """Take a browser's subscription from the caller, if it is theirs."""
     user, database = user_of(request), house_of(request).database
-    await inbox.owner(database, user.id)
+    await inbox.owner(database, user)
     await devices.detach(database, user.id, await _endpoint_of(request))
     return Response(status_code=204)
 
@@ -57,7 +57,7 @@ async def unsubscribe(request: Request) -> Response:
 async def test(request: Request) -> Response:
     """Push a test to a browser of the caller's, and say what its push service answered."""
     user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user.id)
+    await inbox.owner(house.database, user)
     endpoint = await _endpoint_of(request)
     said = await trials.send(house.database, Composer(house.catalogue), house.lanes, user.id, endpoint)
     return Response(to_json(asdict(said)), media_type="application/json")
@@ -66,7 +66,7 @@ async def test(request: Request) -> Response:
 @once(user_of)
 async def _subscribe(request: Request) -> Response:
     user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user.id)
+    await inbox.owner(house.database, user)
     device = _device_of(await body_of(request), house.settings.web_push_origins)
     await devices.register(house.database, user.id, device)
     return Response(status_code=204)

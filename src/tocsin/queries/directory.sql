@@ -1,7 +1,9 @@
 -- The directory: users, teams and who is in them.
 
 -- name: put_user
--- Tells, too, whether they lived by another clock, and whether they were active and are not any more.
+-- Tells, too, whether they lived by another clock, whether they were active and are not any more, and for how many
+-- seconds tokens that are issued from now on would not be taken: an issuer counts whole seconds, and the id may have
+-- been erased in this one. The 30 s are what clocks may differ.
 with elsewhere as materialized (
     select from users where id = $1 and time_zone <> $8
 ),
@@ -18,9 +20,15 @@ put as (
     returning id, company_id
 ),
 head as (
-    insert into heads (user_id, locale, active)
-    select id, $7, $9 from put
+    insert into heads (user_id, locale, active, tokens_from)
+    select id, $7, $9, (
+        select greatest(now() - interval '30 s', date_trunc('second', erased_at) + interval '1 s')
+        from erased_ids
+        where digest = sha256(convert_to(put.id::text, 'UTF8'))
+    )
+    from put
     on conflict (user_id) do update set locale = excluded.locale, active = excluded.active
+    returning tokens_from
 ),
 moved as (
     -- who changes the company leaves the teams of the old one
@@ -28,7 +36,9 @@ moved as (
     using put, teams t
     where m.user_id = put.id and t.id = m.team_id and t.company_id <> put.company_id
 )
-select id, exists (select from elsewhere) as is_elsewhere, exists (select from active) and not $9 as is_retired from put
+select id, exists (select from elsewhere) as is_elsewhere, exists (select from active) and not $9 as is_retired,
+       (select greatest(extract(epoch from tokens_from - clock_timestamp()), 0)::float from head) as wait
+from put
 
 -- name: user
 select u.id, u.company_id, u.first_name, u.last_name, u.profile_picture, u.email, h.locale, u.time_zone, h.active
@@ -119,6 +129,10 @@ asked as (
 ),
 person as (
     delete from users where id = $1
+),
+remembered as (
+    insert into erased_ids (digest, erased_at) values (sha256(convert_to($1::int::text, 'UTF8')), clock_timestamp())
+    on conflict (digest) do update set erased_at = excluded.erased_at
 ),
 erasure as (
     insert into erasures (id, user_id, event_ids)

@@ -128,9 +128,17 @@ put as (
     returning id, company_id
 ),
 head as (
-    insert into heads (user_id, locale, active)
-    select id, locale, active from person where coalesce(id in (select id from put), false) order by id
+    insert into heads (user_id, locale, active, tokens_from)
+    select id, locale, active, (
+        select greatest(now() - interval '30 s', date_trunc('second', erased_at) + interval '1 s')
+        from erased_ids
+        where digest = sha256(convert_to(person.id::text, 'UTF8'))
+    )
+    from person
+    where coalesce(id in (select id from put), false)
+    order by id
     on conflict (user_id) do update set locale = excluded.locale, active = excluded.active
+    returning tokens_from
 ),
 moved as (
     delete from members m
@@ -138,6 +146,7 @@ moved as (
     where m.user_id = put.id and t.id = m.team_id and t.company_id <> put.company_id
 )
 select (select count(*) from line) as count,
+       (select greatest(extract(epoch from max(tokens_from) - clock_timestamp()), 0)::float from head) as wait,
        array(select id from before where is_elsewhere and coalesce(id in (select id from put), false)) as elsewhere,
        array(select id from before where is_retired and coalesce(id in (select id from put), false)) as retired
 

@@ -29,7 +29,7 @@ with entry as materialized (
 shown as materialized (
     select * from entry order by position desc limit $3
 )
-select h.position as at, h.made_at, h.total, h.unread,
+select h.position as at, h.made_at, h.tokens_from, h.total, h.unread,
        (select count(*) from entry) > $3 as more,
        (select min(position) from shown) as last,
        coalesce((
@@ -56,7 +56,7 @@ with entry as materialized (
 shown as materialized (
     select * from entry order by position desc limit $3
 )
-select h.position as at, h.made_at, h.unread as total, h.unread,
+select h.position as at, h.made_at, h.tokens_from, h.unread as total, h.unread,
        (select count(*) from entry) > $3 as more,
        (select min(position) from shown) as last,
        coalesce((
@@ -98,7 +98,7 @@ offset $2::bigint - 1
 limit 1
 
 -- name: heads
-select user_id, position as at, made_at, unread from heads where user_id = any($1::int[]) and active
+select user_id, position as at, made_at, tokens_from, unread from heads where user_id = any($1::int[]) and active
 
 -- name: one
 select i.deleted_at is not null as deleted, notification(c.body, i.read_at, i.created_at) as data
@@ -115,13 +115,14 @@ join contents c on c.event_id = i.event_id and c.language = i.language
 where i.user_id = $1 and i.event_id = any($2::uuid[]) and i.deleted_at is null
 
 -- name: caller
-select u.id, u.company_id, u.first_name, u.last_name, u.profile_picture
+select u.id, u.company_id, h.locale, h.made_at, h.tokens_from
 from heads h
 join users u on u.id = h.user_id
 where h.user_id = $1 and h.active
 
--- name: locale
-select locale from heads where user_id = $1 and active
+-- name: standing
+-- Why somebody is no caller.
+select active from heads where user_id = $1
 
 -- name: lock
 -- The first statement of every change. `began` is what the inbox held when the request asked, not what came in
@@ -225,7 +226,7 @@ select position from inbox where user_id = $1 and event_id = $2
 -- name: changes
 -- What came and what happened in each of these inboxes since a position, in the order of positions, at most $3 of it;
 -- imported history, at 0 and below, never came. An inbox where nothing did is one row without an event.
-select a.user_id, h.position as at, h.made_at, h.unread, h.forgotten, told.position, told.event, told.data
+select a.user_id, h.position as at, h.made_at, h.tokens_from, h.unread, h.forgotten, told.position, told.event, told.data
 from unnest($1::int[], $2::bigint[]) as a (user_id, since)
 join heads h on h.user_id = a.user_id and h.active
 left join lateral (

@@ -1,0 +1,166 @@
+"""An id that was erased and given to somebody else inherits no token, stream, device, choice, key or cursor."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from conftest import HOUR, SECRET, STREAM, Api
+from test_road import custom
+from test_tokens import signed
+from tocsin import inbox
+from tocsin.live import Reader
+from tocsin.tokens import mint_user
+
+PERSON = 50
+PHONE = "ab" * 32
+NAMES = {"first_name": "Somebody", "last_name": "Else"}
+KEY = {"Idempotency-Key": "the same"}
+MESSAGE = {"message": "Hello", "notify": {"users": [1]}}
+
+
+def token(issued: float | None, id_: int = PERSON) -> str:
+    claims = {"sub": str(id_), "iat": issued, "exp": int(time.time()) + 3600}
+    return signed({"alg": "HS256"}, {name: value for name, value in claims.items() if value is not None}, SECRET)
+
+
+async def put(api: Api, id_: int = PERSON, **more: Any) -> None:
+    answer = await api.as_service("PUT", f"/directory/users/{id_}", json={**NAMES, **more})
+    assert answer.status_code == 204
+
+
+async def erase(api: Api) -> None:
+    assert (await api.as_service("DELETE", f"/directory/users/{PERSON}")).status_code == 204
+
+
+async def by_import(api: Api) -> None:
+    line = json.dumps({"user": {"id": PERSON, **NAMES}})
+    answer = await api.as_service(
+        "POST", "/directory/import", content=line, headers={"Content-Type": "application/x-ndjson"}
+    )
+    assert answer.status_code == 200, answer.text
+
+
+async def words(api: Api, token: str, path: str = "/notifications", **headers: str) -> tuple[int, str]:
+    answer = await api.call("GET", path, token, headers=headers)
+    return answer.status_code, "" if answer.is_success else answer.json()["errors"][0]["message"]
+
+
+CREATED = f"The token was issued before user {PERSON} was created."
+WITHOUT_IAT = f"The token does not say when it was issued (iat), and user {PERSON} has the id of an erased user."
+OPEN = (200, "")
+
+
+class TestTokens:
+    async def test_one_from_before_the_user_was_created_opens_nothing(self, api: Api) -> None:
+        await put(api)
+        now = time.time()
+        for issued, due in (
+            (now, OPEN),
+            (now - 20, OPEN),
+            (now - 60, (401, CREATED)),
+            (1, (401, CREATED)),
+            (None, OPEN),
+        ):
+            assert await words(api, token(issued)) == due
+
+    @pytest.mark.parametrize("create", [put, by_import])
+    async def test_those_of_the_former_open_nothing_from_the_same_second_on(self, api: Api, create: Any) -> None:
+        for _ in range(3):
+            await put(api)
+            former = mint_user(SECRET, PERSON, HOUR)
+            assert await words(api, former) == OPEN
+            tag = (await api.call("GET", "/notifications", former)).headers["etag"]
+            await erase(api)
+            await create(api)
+            assert await words(api, former) == (401, CREATED)
+            assert await words(api, former, **{"If-None-Match": tag}) == (401, CREATED)
+            assert await words(api, token(None)) == (401, WITHOUT_IAT)
+            assert await words(api, token(time.time() + 1)) == OPEN
+
+    async def test_those_of_the_next_are_good_as_soon_as_the_directory_answers(self, api: Api) -> None:
+        for _ in range(3):
+            await put(api)
+            await erase(api)
+            await put(api)
+            assert await words(api, mint_user(SECRET, PERSON, HOUR)) == OPEN
+
+    async def test_those_of_a_user_who_was_only_changed_stay_good(self, api: Api) -> None:
+        await put(api)
+        good = mint_user(SECRET, PERSON, HOUR)
+        for more in ({"active": False}, {"active": True}, {"company_id": 2}, {"first_name": "Jane"}):
+            await put(api, **more)
+        assert await words(api, good) == OPEN
+
+    async def test_a_clock_that_was_put_back_logs_nobody_out(self, api: Api) -> None:
+        await put(api)
+        await api.house.database.value("update heads set made_at = made_at + interval '1 hour'")
+        assert await words(api, token(time.time() - 300)) == OPEN
+
+    async def test_what_is_wrong_with_the_user_is_said_with_their_id(self, api: Api) -> None:
+        unknown = f"The token is valid, but user {PERSON} is not in the directory."
+        for path in ("/notifications", "/notifications/changes", "/notifications/preferences", STREAM):
+            assert await words(api, token(time.time()), path) == (401, unknown)
+        await put(api, active=False)
+        assert await words(api, token(time.time())) == (401, f"The token is valid, but user {PERSON} is not active.")
+
+
+async def test_nothing_of_the_former_is_the_next_ones(api: Api) -> None:
+    await api.people(1)
+    await put(api)
+    choice = {"time_zone": "Asia/Tokyo", "kinds": {"custom": {"push": False}}}
+
+    async def call(method: str, path: str, **more: Any) -> httpx.Response:
+        answer = await api.as_user(PERSON, method, path, **more)
+        assert answer.is_success, answer.text
+        return answer
+
+    usual = (await call("GET", "/notifications/preferences")).json()
+    await call("PATCH", "/notifications/preferences", json=choice)
+    await call("POST", f"/notifications/devices/{PHONE}")
+    await call("POST", "/notifications", json=MESSAGE, headers=KEY)
+    await api.post(custom(PERSON))
+    cursor = (await call("GET", "/notifications/changes")).json()["cursor"]
+    await erase(api)
+    await put(api)
+    assert (await call("GET", "/notifications/preferences")).json() == usual
+    assert (await call("GET", "/notifications/devices")).json() == {"data": []}
+    assert (await call("GET", f"/notifications/changes?since={cursor}")).json()["resync"] is True
+    assert await api.ids(PERSON) == []
+    await call("POST", "/notifications", json=MESSAGE, headers=KEY)
+    async with asyncio.timeout(10):
+        while len(await api.ids(1)) < 2:  # the same key is another's: this was posted, too
+            await asyncio.sleep(0.02)
+
+
+async def test_a_stream_of_the_former_never_goes_on_in_the_inbox_of_the_next(api: Api) -> None:
+    """The two may follow each other so fast that nobody saw the id without a user."""
+    await put(api)
+    issued = time.time()
+    reader = Reader(PERSON, issued + 3600, issued=issued)
+    told: list[bytes] = []
+
+    async def take(lines: bytes) -> None:
+        told.append(lines)
+
+    api.house.live.join(reader)
+    running = asyncio.create_task(reader.run(take))
+    async with asyncio.timeout(10):
+        while reader.made is None:
+            await asyncio.sleep(0.01)
+        await api.house.database.rows(
+            "with gone as (delete from heads where user_id = $1) update users set first_name = 'Next' where id = $1",
+            PERSON,
+        )
+        await api.house.database.rows(
+            "insert into heads (user_id, locale, active, tokens_from) values ($1, 'en', true, now() + interval '1 s')",
+            PERSON,
+        )
+        [head] = (await inbox.heads(api.house.database, [PERSON])).values()
+        assert head[0] != reader.made
+        api.house.live.changed([PERSON])
+        await running
+    assert b"resync" not in b"".join(told)

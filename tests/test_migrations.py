@@ -12,11 +12,11 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from conftest import serving, url_for
+from conftest import serving, settings_for, url_for
 from own_server import OwnServer, own_server
 from processes import until
 from test_road import custom
-from tocsin import migrate
+from tocsin import migrate, serve
 from tocsin.catalogue import Catalogue
 from tocsin.database import connect
 from tocsin.embedded import Embedded
@@ -258,3 +258,26 @@ async def test_a_role_that_does_not_own_the_tables_serves_with_the_rights_that_t
         await api.people(1)
         posted = await api.post(custom(1))
         assert await api.ids(1) == [posted]
+
+
+async def test_a_connection_limit_of_the_role_is_told_with_its_remedy(
+    own: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "PATIENCE", 0)
+    await own.role("narrow", "alter role narrow connection limit 1")
+    database = await own.fresh("narrow", owner="narrow")
+    held = await asyncpg.connect(own.url("narrow", database))
+    settings = settings_for(database_url=own.url("narrow", database), database_durable="yes")
+    with pytest.raises(Refusal, match=r"too many connections for role .*; raise the limit") as refused:
+        async with serve.store(settings, alone=True):
+            pass
+    await held.close()
+    assert "geheim" not in str(refused.value)
+
+
+async def test_a_password_that_is_wrong_is_told_at_once(own: OwnServer) -> None:
+    settings = settings_for(database_url=own.url("app", password="wrong-geheim"), database_durable="yes")
+    with pytest.raises(Refusal, match="correct user or password in TOCSIN_DATABASE_URL") as refused:
+        async with serve.store(settings, alone=True):
+            pass
+    assert "geheim" not in str(refused.value)

@@ -247,6 +247,26 @@ async def test_a_signal_to_reopen_logs_ends_no_server() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a small /dev/shm of its own")
+def test_too_little_shared_memory_is_not_told_like_a_full_disk_alone() -> None:
+    small = "mount -t tmpfs -o size=256k tmpfs /dev/shm && exec"
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", f'{small} "$@"', "sh", TOCSIN, "serve"],
+            env={"PATH": os.defpath, "TOCSIN_PORT": "0", "TOCSIN_DATA_DIR": f"{folder}/data"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=100,
+            check=False,
+        )
+    if b"unshare" in done.stderr or b"mount:" in done.stderr:
+        pytest.skip("this machine lets nobody mount")
+    assert "--shm-size" in one_sentence(done)
+
+
+@pytest.mark.slow
 def test_a_message_that_is_not_utf8_is_refused() -> None:
     said = one_sentence(run("send", "--user", "4", os.fsdecode("ø".encode("latin-1"))))
     assert "not UTF-8" in said

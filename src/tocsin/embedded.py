@@ -32,9 +32,6 @@ PRUNE_EVERY = 3600.0
 TELL_EVERY = 10.0
 """Seconds between two lines about a server that does not answer yet."""
 
-SHARED_MEMORY = "give the container more of /dev/shm, such as --shm-size 256m"
-"""What to do where PostgreSQL gets no shared memory, which it tells like a full disk."""
-
 UNWRITABLE = (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError)
 """What is raised for a data folder that can't be made or written."""
 
@@ -136,9 +133,8 @@ class Embedded:
             self._process = spawn((self._programs / "postgres", "-D", database), self._user, output)
             if not await self._answered(self._process):
                 words = last_words(log_since(self._folder, began), read_end(output))
-                hint = f"; {SHARED_MEMORY}" if "shared memory segment" in words else ""
                 raise Refusal(
-                    f"The embedded PostgreSQL ended with status {self._process.returncode} and said: {words}{hint}."
+                    f"The embedded PostgreSQL ended with status {self._process.returncode} and said: {words}."
                 )
 
     async def _answered(self, process: subprocess.Popen[bytes]) -> bool:

@@ -20,6 +20,9 @@ from tocsin.errors import Refusal
 PATIENCE = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0))
 """How a server is asked to end (fast, at once, by force) and the seconds that each way is given."""
 
+SHARED_MEMORY = "give the container more of /dev/shm, such as --shm-size 256m"
+"""What to do where PostgreSQL gets no shared memory, which it tells like a full disk."""
+
 _ENVIRONMENT = {"LC_ALL": "C", "PATH": os.defpath}
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -175,4 +178,5 @@ def last_words(*texts: str) -> str:
     """Return the last complaints of all texts as part of a sentence, or where there are none their last lines."""
     lines = [line for text in texts for line in text.splitlines() if line.strip()]
     complaints = [found[0] for line in lines if (found := _COMPLAINT.search(line))]
-    return "; ".join(line.strip().rstrip(".,") for line in (complaints or lines)[-3:]) or "nothing"
+    said = "; ".join(line.strip().rstrip(".,") for line in (complaints or lines)[-3:]) or "nothing"
+    return f"{said}; {SHARED_MEMORY}" if "shared memory segment" in said else said

@@ -21,10 +21,12 @@ from test_callers import FILES
 from test_problems import UNKNOWN, codes_of, routes_of, sealed
 from tocsin import fanout, jobs, logs
 from tocsin.api.app import service
+from tocsin.api.envelope import Envelope
 from tocsin.api.protocol import LARGEST_HEAD
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal
 from tocsin.http_server import Server
+from tocsin.metrics import Metrics
 from tocsin.settings import read_settings
 from tocsin.tokens import mint_service, mint_user
 
@@ -386,3 +388,23 @@ async def test_a_stop_loses_nothing_and_is_soon_over_whatever_clients_do() -> No
         for writer in (half, hanging, idle):
             writer.close()
         await until(lambda: program.alive, 1)
+
+
+@pytest.mark.parametrize(
+    ("sent", "due"),
+    [
+        (b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "4bf92f3577b34da6a3ce929d0e0e4736"),
+        (b"00-4bf92f3577b34da6\x1b[31m", None),
+        (b"", None),
+    ],
+)
+async def test_the_lines_of_a_request_have_the_id_of_the_callers_trace(sent: bytes, due: str | None) -> None:
+    seen: dict[str, Any] = {}
+
+    async def app(*_: Any) -> Any:
+        seen.update(structlog.contextvars.get_contextvars())
+
+    scope = {"type": "http", "method": "GET", "path": "/healthz", "headers": [(b"traceparent", sent)]}
+    await asyncio.create_task(Envelope(app, Metrics())(scope, app, app))
+    assert seen.get("trace_id") == due
+    assert seen["request_id"]

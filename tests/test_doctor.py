@@ -15,6 +15,7 @@ from processes import TOCSIN, Program, data_folder
 from tocsin import doctor
 from tocsin.database import Database, connect
 from tocsin.embedded import Embedded
+from tocsin.phones import Phones
 
 
 @pytest.fixture(autouse=True)
@@ -288,3 +289,18 @@ def test_the_openapi_document_is_printed_without_a_database() -> None:
     assert done.stdout.startswith('{"openapi":"3.1.0"')
     assert '"servers":[{"url":"/notify"}]' in done.stdout
     assert '"/notifications"' in done.stdout
+
+
+async def test_a_provider_that_refuses_a_test_push_is_not_taken_for_one_that_cannot_be_reached(
+    monkeypatch: pytest.MonkeyPatch, phones: Phones, tmp_path: Path
+) -> None:
+    for name, value in phones.credentials(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    phones.answer("apns", status=503, reason="ServiceUnavailable", times=2)
+    level, words = (await found())["push apns/default"]
+    assert (level, "refused a test push: 503 ServiceUnavailable" in words) == ("warn", True)
+    assert "network" not in words
+    phones.forget()
+    phones.answer("apns", status=403, reason="InvalidProviderToken", times=2)
+    level, words = (await found())["push apns/default"]
+    assert (level, "until then its pushes wait" in words) == ("FAIL", True)

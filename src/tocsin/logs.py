@@ -86,9 +86,9 @@ def refuse(sentence: str) -> None:
         _Output(sys.stderr).write(f"tocsin: {sentence}")
 
 
-def bind_request(request_id: str) -> None:
-    """Put the id of a request on every line that is written in its context from here on."""
-    structlog.contextvars.bind_contextvars(request_id=request_id)
+def bind_request(request_id: str, trace_id: str | None = None) -> None:
+    """Put the id of a request, and of its trace, on every line that is written in its context from here on."""
+    structlog.contextvars.bind_contextvars(request_id=request_id, **({"trace_id": trace_id} if trace_id else {}))
 
 
 def cut_path(path: str) -> str:

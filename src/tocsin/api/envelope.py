@@ -22,6 +22,7 @@ from tocsin.metrics import Metrics
 OF_EVERY_ANSWER = ((b"vary", b"Authorization"), (b"x-content-type-options", b"nosniff"))
 
 _DECENT = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+_TRACE = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -43,7 +44,7 @@ class Envelope:
             return
         began = self._clock()
         request_id = _request_id(scope)
-        bind_request(request_id)
+        bind_request(request_id, _trace_id(scope))
         scope.setdefault("state", {})
         status = 0
 
@@ -117,6 +118,14 @@ class Shortcut:
         except Problem as problem:
             response = answer_to(problem)
         await response(scope, receive, send)
+
+
+def _trace_id(scope: Scope) -> str | None:
+    """Return the id of the caller's trace (W3C Trace Context), so that a log line of theirs leads to ours."""
+    for name, value in scope["headers"]:
+        if name == b"traceparent" and _TRACE.fullmatch(value):
+            return str(value[3:35], "ascii")
+    return None
 
 
 def _request_id(scope: Scope) -> str:

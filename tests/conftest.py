@@ -15,20 +15,20 @@ from typing import Any
 import httpx
 import hypothesis
 import pytest
-import uvicorn
 from playwright.async_api import Browser, async_playwright
 
 from tocsin import directory, events
 from tocsin.access import verifier_of
 from tocsin.api.app import service
+from tocsin.api.connections import Connections, Patience
 from tocsin.api.doors import House
-from tocsin.api.protocol import Protocol
 from tocsin.apps import lanes_of
 from tocsin.catalogue import Catalogue
 from tocsin.channels.vapid import Vapid
 from tocsin.database import Database, connect
 from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded
+from tocsin.http_server import Server
 from tocsin.migrate import migrate
 from tocsin.phones import Phones
 from tocsin.serve import dispatcher_of, furnished
@@ -196,7 +196,15 @@ def settings_for(*, environment: Any = None, **more: Any) -> Settings:
 
 
 @asynccontextmanager
-async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, **more: Any) -> AsyncIterator[Api]:
+async def serving(
+    url: str,
+    catalogue: Catalogue,
+    *,
+    with_worker: bool = True,
+    connections: Connections | None = None,
+    patience: Patience | None = None,
+    **more: Any,
+) -> AsyncIterator[Api]:
     """Run the service in this process, on a free port of the loopback."""
     async with AsyncExitStack() as stack:
         database, own = Database(url, 6, 5), Database(url, 4)
@@ -227,17 +235,15 @@ async def serving(url: str, catalogue: Catalogue, *, with_worker: bool = True, *
             stack.callback(worker.stop)
         listening = socket.socket(proto=socket.IPPROTO_TCP)
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(
-            uvicorn.Config(
-                service(house),
-                http=Protocol,
-                lifespan="off",
-                log_config=None,
-                server_header=False,
-                proxy_headers=False,
-            )
+        server = Server(
+            service(house),
+            connections=connections or Connections.of_files(house.metrics),
+            patience=patience,
+            origins=settings.cors_origins,
+            prefix=settings.root_path,
         )
         running = asyncio.create_task(server._serve([listening]))  # noqa: SLF001 - serve() would take our signals
+        await server.ready.wait()
         stack.push_async_callback(lambda: running)
         stack.callback(house.live.close)
         stack.callback(setattr, server, "should_exit", True)  # noqa: FBT003 - an attribute's value

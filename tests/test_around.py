@@ -284,7 +284,11 @@ class TestWire:
             b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
             b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
             b"GET /healthz HTTP/9.9\r\n\r\n",
-            b"GET /healthz HTTP/1.1\r\nX y: z\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\nX y: z\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
+            b"GET /healthz HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n",
+            b"GET /healthz\r\n\r\n",
         ],
     )
     async def test_what_is_no_http_is_answered_in_the_one_form(self, idle: Api, sent: bytes) -> None:
@@ -300,7 +304,7 @@ class TestWire:
             many = b"".join(b"X-%d: x\r\n" % number for number in range(9000)) + b"\r\n"
             for rest in (large, endless, many):
                 answer = await self.said(port, line + rest)
-                assert codes_of(answer) == (400, [("malformed", None)])
+                assert codes_of(answer) == (431, [("head_too_large", None)])
                 assert str(LARGEST_HEAD) in answer.text
             assert (await self.said(port, line + large[:3] + large[203:])).status_code == 200
 

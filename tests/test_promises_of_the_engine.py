@@ -14,7 +14,7 @@ import pytest
 from conftest import Api
 from test_database_faults import IPHONE, becomes, impatient, locked, post, pushes_of, until, waiting_at
 from tocsin import events, jobs, keeper
-from tocsin.api.protocol import HANG_UP
+from tocsin.api.envelope import HANG_UP
 from tocsin.api.stream import Stream
 from tocsin.catalogue import Catalogue
 from tocsin.database import Connection, Database, connect

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,7 +139,7 @@ async def test_without_nats_a_reader_elsewhere_is_told_all_the_same(
     api: Api, server: Embedded, catalogue: Catalogue, port: int
 ) -> None:
     await api.people(1, 2)
-    more = {"nats_url": f"nats://127.0.0.1:{port}"}
+    more: dict[str, Any] = {"nats_url": f"nats://127.0.0.1:{port}"}
     async with (
         serving(url_for(server, "busy"), catalogue, with_worker=False, **more) as elsewhere,
         watching(elsewhere) as watch,

@@ -6,12 +6,14 @@
     ├── Unauthorized        403 unauthorized
     ├── NotFound            404 not_found
     ├── MethodNotAllowed    405 method_not_allowed
+    ├── Timeout             408 timeout
     ├── Conflict            409 conflict.key_reused, conflict.id_reused, conflict.too_late
     ├── Missing             410 missing
     ├── TooLarge            413 too_large
     ├── ContentType         415 content_type
     ├── Invalid             422 validation.*, all faults at once
     ├── RateLimited         429 rate_limited
+    ├── HeadTooLarge        431 head_too_large
     ├── InternalError       500 error
     ├── Unavailable         503 unavailable, the database cannot do it now
     └── Overrun             503 unavailable, the database could not do it in the time that it may take
@@ -118,6 +120,14 @@ class MethodNotAllowed(Problem):
         super().__init__(headers={"Allow": ", ".join(sorted(allowed))})
 
 
+class Timeout(Problem):
+    """The head or the body of a request did not arrive in time; the connection is closed."""
+
+    status = 408
+    code = "timeout"
+    message = "The body of the request did not arrive in time."
+
+
 class Conflict(Problem):
     """What is asked for contradicts what was asked for, or done, before."""
 
@@ -203,6 +213,16 @@ class RateLimited(Problem):
             "RateLimit-Reset": str(wait),
         }
         super().__init__(f"At most {limit} a minute are taken.", headers=headers)
+
+
+class HeadTooLarge(Problem):
+    """What stands before or behind a body is over its limit."""
+
+    status = 431
+    code = "head_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The request line and the headers may have at most {limit} bytes.")
 
 
 class InternalError(Problem):

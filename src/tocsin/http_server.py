@@ -4,11 +4,14 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tocsin.api.connections import Connections, Patience
 from tocsin.api.protocol import Protocol
 from tocsin.errors import Refusal
 
@@ -19,13 +22,30 @@ GRACE = 6
 class Server(uvicorn.Server):
     """The HTTP server, which says when it is ready, and when it ends."""
 
-    def __init__(self, app: ASGIApp, ending: Callable[[], None] | None = None) -> None:
+    def __init__(  # noqa: PLR0913 - what surrounds it
+        self,
+        app: ASGIApp,
+        ending: Callable[[], None] | None = None,
+        *,
+        connections: Connections | None = None,
+        patience: Patience | None = None,
+        origins: Collection[str] = (),
+        prefix: str = "",
+    ) -> None:
         self.ready = asyncio.Event()
         self._ending = ending
+        protocol: Any = partial(
+            Protocol,
+            connections=connections or Connections.of_files(),
+            patience=patience or Patience(),
+            origins=origins,
+            prefix=prefix,
+        )
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Protocol,
+                http=protocol,
+                ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,

@@ -76,6 +76,11 @@ class Metrics:
         self._pushes_due = Gauge("tocsin_pushes_due", "Pushes that wait", ["lane"], **more)
         self._pushes_age = Gauge("tocsin_pushes_oldest_seconds", "How long the oldest of them waits", ["lane"], **more)
         self._streams = Gauge("tocsin_streams", "Streams that are open", **more)
+        self._connections = Gauge("tocsin_connections", "Connections of clients that are open", **more)
+        self._most_connections = Gauge("tocsin_connections_limit", "How many may be open", **more)
+        self._dropped = Counter(
+            "tocsin_connections_dropped", "Connections that the server ended or refused, and why", ["reason"], **more
+        )
         self._stopped = Gauge("tocsin_lane_stopped", "1 where a lane has stopped", ["lane"], **more)
         self._lent = Gauge("tocsin_database_connections", "Connections of a pool that are in use", ["pool"], **more)
         self._waiting = Gauge("tocsin_database_waiting", "Those who wait for one of them", ["pool"], **more)
@@ -91,6 +96,15 @@ class Metrics:
         """Say where it is counted how many connections of a pool are in use, and how many wait for one."""
         self._lent.labels(name).set_function(lambda: pool.lent)
         self._waiting.labels(name).set_function(lambda: pool.waiting)
+
+    def watch_connections(self, count: Callable[[], int], most: int) -> None:
+        """Say where it is counted how many connections are open, and how many may be."""
+        self._connections.set_function(count)
+        self._most_connections.set(most)
+
+    def connection_dropped(self, reason: str) -> None:
+        """Count a connection that the server ended or refused."""
+        self._dropped.labels(reason).inc()
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request at a route, such as `/events/{event_id}`."""

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from tocsin import access, embedded, jobs, migrate, preferences
 from tocsin.api.app import operations_service, service, watching_service
+from tocsin.api.connections import Connections, raise_file_limit
 from tocsin.api.doors import House, Watched
 from tocsin.apps import lanes_of, read_again
 from tocsin.backoff import Backoff
@@ -67,6 +68,7 @@ async def serve(
     further: Sequence[BaseRoute] = (),
 ) -> None:
     """Serve until a signal ends it, with `further` routes if need be. Raises `Refusal` where it can't start."""
+    raise_file_limit()
     if settings.database_url is not None or settings.has_keys:
         access.verifier_of(settings)
     async with contextlib.AsyncExitStack() as stack:
@@ -93,7 +95,13 @@ async def serve(
             )
             await stack.enter_async_context(_meanwhile(keep(bulk, settings.retention_days)))
         stack.enter_context(_keys_again(settings, lanes, worker.dispatcher if worker else None, house))
-        server = Server(_app_of(house, sockets, further), house.live.close)
+        server = Server(
+            _app_of(house, sockets, further),
+            house.live.close,
+            connections=Connections.of_files(house.metrics),
+            origins=settings.cors_origins,
+            prefix=settings.root_path,
+        )
         await _together(house, server, sockets, worker, when_ready)
 
 
@@ -101,6 +109,7 @@ async def work(settings: Settings) -> None:
     """Work, without serving, until a signal ends it. Raises `Refusal` where there is nothing to work for."""
     if settings.database_url is None and not _runs(settings):
         raise Refusal(f"Nothing serves {settings.data_dir}: start `tocsin serve` first, or set TOCSIN_DATABASE_URL.")
+    raise_file_limit()
     stopping = asyncio.Event()
     if settings.operations_port is None:
         _on_signals(stopping.set)
@@ -138,7 +147,7 @@ async def _watched(settings: Settings, watched: Watched, stopping: asyncio.Event
         return
     with bound(settings.host, settings.operations_port) as listening:
         _outlive_signals()
-        server = Server(watching_service(watched))
+        server = Server(watching_service(watched), connections=Connections.of_files(watched.metrics))
         serving = asyncio.create_task(server.serve([listening]))
         serving.add_done_callback(lambda _: stopping.set())
         try:

@@ -119,6 +119,7 @@ def _framework(house: House | Watched | None) -> FastAPI:
             Problem: problems.of_ours,
             HTTPException: problems.of_the_framework,
             RequestValidationError: problems.of_a_model,
+            Exception: problems.of_a_bug,
         },
     )
     app.state.house = house

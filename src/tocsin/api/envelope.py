@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 import structlog
 from fastapi import FastAPI
@@ -14,12 +15,19 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tocsin.admission import KIND
-from tocsin.api.problems import answer_to
-from tocsin.errors import InternalError, Problem, Unavailable
+from tocsin.api.problems import BUG, answer_to
+from tocsin.errors import InternalError, Invalid, NotFound, Problem, Timeout, Unavailable
+from tocsin.faults import fault
 from tocsin.logs import bind_request, shown_path
 from tocsin.metrics import Metrics
 
 OF_EVERY_ANSWER = ((b"vary", b"Authorization"), (b"x-content-type-options", b"nosniff"))
+
+HANG_UP = "tocsin.hang_up"
+"""Where the scope of a request has what ends its connection at once, whatever is still to be sent."""
+
+ARRIVING = "tocsin.arriving"
+"""Where it has what knows whether its body is still on the way, and the seconds that each part may take."""
 
 _DECENT = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _TRACE = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -37,7 +45,7 @@ class Envelope:
         self._metrics = metrics
         self._clock = clock
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: C901 - one case per end
         """Pass a request on and see its answer out."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -45,7 +53,7 @@ class Envelope:
         began = self._clock()
         request_id = _request_id(scope)
         bind_request(request_id, _trace_id(scope))
-        scope.setdefault("state", {})
+        scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
         async def seal(message: Message) -> None:
@@ -54,23 +62,29 @@ class Envelope:
                 status = message["status"]
                 headers = message["headers"]
                 headers += [(b"x-request-id", request_id.encode()), *OF_EVERY_ANSWER]
+                if status == Timeout.status:
+                    headers.append((b"connection", b"close"))
                 if all(name != b"cache-control" for name, _ in headers):
                     headers.append((b"cache-control", b"no-store"))
             await send(message)
 
         try:
-            await self._app(scope, receive, seal)
+            if problem := _problem_of(scope):
+                await answer_to(problem)(scope, receive, seal)
+            else:
+                await self._app(scope, _in_time(scope, receive), seal)
         except ClientDisconnect:
             log.info("a client hung up in the middle of its request")
         except asyncio.CancelledError:
             if status:
                 raise
             await answer_to(Unavailable("The service is being stopped. Please try again."))(scope, receive, seal)
-        except Exception:
-            log.exception("a bug answered a request")
-            if status:
-                raise
-            await answer_to(InternalError(request_id))(scope, receive, seal)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            problem = _as_problem(error, request_id)
+            if not status:
+                await answer_to(problem)(scope, receive, seal)
+            elif BUG not in scope["state"]:
+                scope[HANG_UP]()  # in the middle of its answer: what was sent must not look whole
         finally:
             self._note(scope, status, began)
 
@@ -126,6 +140,46 @@ def _trace_id(scope: Scope) -> str | None:
         if name == b"traceparent" and _TRACE.fullmatch(value):
             return str(value[3:35], "ascii")
     return None
+
+
+def _problem_of(scope: Scope) -> Problem | None:
+    """Return what is wrong with a request wherever it goes: PostgreSQL has no NUL in its texts."""
+    if "\0" in scope["path"]:
+        return NotFound()
+    if b"%00" in scope["query_string"]:
+        given = parse_qsl(str(scope["query_string"], "latin-1"), keep_blank_values=True)
+        named = {name.replace("\0", "") for name, value in given if "\0" in name + value}
+        return Invalid([fault(name, "string", "must be a string without NUL") for name in sorted(named)])
+    return None
+
+
+def _as_problem(error: Exception, request_id: str) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    log.error("a bug answered a request", exc_info=error)
+    return InternalError(request_id)
+
+
+def _in_time(scope: Scope, receive: Receive) -> Receive:
+    """Return what waits for each part of a body that is on the way, and for each so long."""
+    arriving = scope.get(ARRIVING)
+    if arriving is None or not arriving[0].more_body:
+        return receive
+    is_whole = False
+
+    async def receive_in_time() -> Message:
+        nonlocal is_whole
+        if is_whole:
+            return await receive()
+        try:
+            async with asyncio.timeout(arriving[1]):
+                message = await receive()
+        except TimeoutError:
+            raise Timeout from None
+        is_whole = not message.get("more_body")
+        return message
+
+    return receive_in_time
 
 
 def _request_id(scope: Scope) -> str:

@@ -12,6 +12,7 @@ from tocsin.api.contract import CONTRACT, IF_NONE_MATCH, IN_PATHS, JSON, LINKS, 
 from tocsin.api.doors import LARGEST_BODY
 from tocsin.api.events import LARGEST_BATCH_BODY
 from tocsin.api.examples import Examples, examples
+from tocsin.api.protocol import LARGEST_HEAD
 from tocsin.api.pushes import PUSHES, pushes
 from tocsin.api.schemas import ref, schemas
 from tocsin.catalogue import Catalogue
@@ -19,6 +20,7 @@ from tocsin.errors import (
     Conflict,
     ContentType,
     Fault,
+    HeadTooLarge,
     InternalError,
     Invalid,
     Malformed,
@@ -27,6 +29,7 @@ from tocsin.errors import (
     NotFound,
     Problem,
     RateLimited,
+    Timeout,
     TooLarge,
     Unauthenticated,
     Unauthorized,
@@ -81,10 +84,12 @@ PROBLEMS: tuple[Problem, ...] = (
     Unauthorized("This needs a service's token with the scope events:write.", scope="events:write"),
     NotFound(),
     MethodNotAllowed(["GET", "POST"]),
+    Timeout(),
     Missing(),
     TooLarge(LARGEST_BODY),
     ContentType(),
     RateLimited(MOST_A_MINUTE, 42),
+    HeadTooLarge(LARGEST_HEAD),
     InternalError("6a1d2c04f2f14c6cb9f1d2a0c7b3e5f8"),
     Unavailable(),
 )

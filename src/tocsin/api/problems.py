@@ -8,11 +8,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 
-from tocsin.errors import Invalid, Malformed, MethodNotAllowed, NotFound, Problem, TooLarge
+from tocsin.errors import InternalError, Invalid, Malformed, MethodNotAllowed, NotFound, Problem, TooLarge
 from tocsin.faults import faults_of_parts
 from tocsin.notifications import to_json
 
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
+
+BUG = "is_bug"
+"""What the state of a request has when a bug was answered; the cause is logged in `envelope`."""
 
 
 def answer_to(problem: Problem) -> Response:
@@ -49,6 +53,12 @@ async def of_the_framework(request: Request, error: Exception) -> Response:
             return answer_to(TooLarge(0))
         case _:
             return answer_to(Malformed(str(error.detail)))
+
+
+async def of_a_bug(request: Request, _error: Exception) -> Response:
+    """Answer what nobody foresaw."""
+    setattr(request.state, BUG, True)
+    return answer_to(InternalError(request.state.request_id))
 
 
 def _allowed(request: Request) -> Iterable[str]:

@@ -1,64 +1,357 @@
-"""HTTP on the wire: the server's own refusals in our form, and a bound on what stands before a body."""
+"""HTTP on the wire: the server's own refusals in our form, and bounds on whatever a client sends or leaves unsent."""
 
+import asyncio
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from http import HTTPStatus
+from math import inf
+from typing import Any
 
+import httptools
+import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tocsin.api.envelope import OF_EVERY_ANSWER
-from tocsin.errors import Malformed
+from tocsin.api.connections import Connections, Patience, is_reserved
+from tocsin.api.cors import EXPOSED
+from tocsin.api.envelope import ARRIVING, HANG_UP, OF_EVERY_ANSWER
+from tocsin.errors import HeadTooLarge, Malformed, Problem, Timeout, Unavailable
 from tocsin.notifications import to_json
 
 LARGEST_HEAD = 2**16
-"""Bytes of the longest request line and headers together."""
+"""Bytes of the longest request line and headers together; trailers and chunk extensions have the same bound."""
 
-HANG_UP = "tocsin.hang_up"
-"""Where the scope of a request has what ends its connection at once, whatever is still to be sent."""
+LARGEST_REST = 2**18
+"""Bytes that are still read of a body after its request was answered."""
+
+PIECE = 2**14
+"""Bytes that are parsed at once: what is pipelined behind them waits until its turn comes."""
+
+LINGER = 0.5
+"""Seconds in which a client that still sends can read why we hang up."""
+
+LATE = 1.0
+"""Seconds by which an alarm may be late: if it is later, we were busy, and what has arrived is read first."""
+
+_FULL = Unavailable("Too many connections are open. Please try again.")
+
+log = structlog.get_logger(__name__)
 
 
 class Protocol(HttpToolsProtocol):
-    """The server's side of a connection."""
+    """The server's side of a connection.
 
-    _in_head = False
-    _received = 0
+    It has one timer, which is moved only to ring sooner: a request that comes whole and is answered never touches it.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        connections: Connections,
+        patience: Patience,
+        origins: Collection[str] = (),
+        prefix: str = "",
+        **more: Any,
+    ) -> None:
+        super().__init__(*arguments, **more)
+        self._connections, self._patience = connections, patience
+        self._origins = frozenset(origin.encode() for origin in origins)
+        self._prefix = prefix.encode()
+        self._in_head = False
+        self._received = 0  # bytes of the head
+        self._framing = 0  # bytes since the head or the last part of the body: chunk extensions and trailers
+        self._hosts = 0
+        self._kept = b""  # bytes that are parsed when what is before them is answered
+        self._rest: int | None = None  # bytes that are still read of a body whose request was answered
+        self._refusal: Problem | None = None
+        self._deadline = inf
+        self._unsent, self._unsent_due = 0, inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = inf
+
+    # What the transport tells
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, where there is room."""
+        super().connection_made(transport)
+        if self._connections.enter(self):
+            self._expire(self._patience.head)
+        else:
+            self._say(_FULL)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        super().connection_lost(exc)
+        self._connections.leave(self)
+        self._kept, self._deadline, self._unsent_due = b"", inf, inf
+        if self._timer is not None:
+            self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Take what came in, and close on a head that does not end."""
-        self._received = len(data) + (self._received if self._in_head else 0)
-        super().data_received(data)
-        if self._in_head and self._received > LARGEST_HEAD and not self.transport.is_closing():
-            self.send_400_response("")
+        """Take what came in, a piece at a time, and close on what does not end."""
+        if self._rest is not None:
+            self._rest -= len(data)
+            if self._rest < 0:
+                self._hang_up_in_peace()
+                return
+        if self._kept or self.pipeline:
+            self._kept += data
+            self.flow.pause_reading()
+        elif len(data) <= PIECE:
+            self._parse(data)
+        else:
+            self._take_in(data)
+
+    def pause_writing(self) -> None:
+        """Give the client some time to take what it asked for."""
+        super().pause_writing()
+        self._watch_the_unsent()
+
+    def resume_writing(self) -> None:
+        """Give it some more."""
+        super().resume_writing()
+        self._watch_the_unsent()
+
+    def give_way(self) -> None:
+        """End, because another connection needs the place."""
+        self.transport.abort()
+
+    # What the parser tells
 
     def on_message_begin(self) -> None:
         """Begin the head of a request."""
-        self._in_head = True
+        self._in_head, self._hosts, self._received = True, 0, 0
         super().on_message_begin()
         self.scope[HANG_UP] = self.transport.abort  # type: ignore[literal-required]
 
-    def on_headers_complete(self) -> None:
-        """End the head of a request; what is raised here is answered 400."""
-        # Headers are counted only where they can be too many: almost never.
-        if self._received > LARGEST_HEAD and _size(self.url, self.headers) > LARGEST_HEAD:
-            raise ValueError("the head is too large")
-        self._in_head = False
-        super().on_headers_complete()
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; what comes after the head is a trailer, and nobody is told of it (RFC 9110, section 6.5.1)."""
+        if not self._in_head:
+            return
+        name = name.lower()
+        if name == b"host":
+            self._hosts += 1
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the signature is the library's
-        """Refuse what can't be understood, and close."""
-        too_large = self._in_head and self._received > LARGEST_HEAD
-        words = f"The headers may have at most {LARGEST_HEAD} bytes." if too_large else "This is not valid HTTP."
-        body = to_json({"errors": Malformed(words).errors()}).encode()
+    def on_headers_complete(self) -> None:
+        """End the head of a request."""
+        # Headers are counted only where they can be too many: almost never.
+        if self._received + PIECE > LARGEST_HEAD and _size(self.url, self.headers) > LARGEST_HEAD:
+            raise self._refusing(HeadTooLarge(LARGEST_HEAD))
+        version = self.parser.get_http_version()
+        if self._hosts > 1 or version == "0.9" or (self._hosts == 0 and version != "1.0"):
+            raise self._refusing(Malformed("A request must have one Host header (RFC 9112, section 3.2)."))
+        is_extra = self._connections.is_full()
+        if is_extra and not is_reserved(self.url, self._prefix):
+            raise self._refusing(_FULL)
+        self._in_head, self._framing, self._deadline = False, 0, inf
+        self._connections.work(self)
+        super().on_headers_complete()
+        self.scope[ARRIVING] = (self.cycle, self._patience.body)  # type: ignore[literal-required]
+        if is_extra:
+            self.cycle.keep_alive = False
+        elif version == "1.0" and self.parser.should_keep_alive():
+            self.cycle.keep_alive = True
+            self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"keep-alive")]
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._framing = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request, which may have been answered before."""
+        super().on_message_complete()
+        if self._rest is not None:
+            self._rest, self.cycle.more_body = None, False
+            self._await_a_request()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or wait for it."""
+        self.server_state.total_requests += 1
+        if self.transport.get_write_buffer_size():
+            self._watch_the_unsent()
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self.cycle.more_body:
+            self._take_the_rest()
+        elif self._refusal:
+            self._say(self._refusal)
+        else:
+            self._await_a_request()
+        if self._kept:
+            self.loop.call_soon(self._take_in, b"")
+
+    def _take_in(self, data: bytes) -> None:
+        data, self._kept = self._kept + data, b""
+        for start in range(0, len(data), PIECE):
+            if self.pipeline:
+                self._kept = data[start:]
+                return
+            self._parse(data[start : start + PIECE])
+
+    def _parse(self, data: bytes) -> None:
+        if self.parser is None or self._refusal or self.transport.is_closing():
+            return
+        was_in_head = self._in_head
+        is_first = was_in_head or not self._is_answering()
+        self._framing += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # the request is answered as if it had not asked for another protocol
+        except httptools.HttpParserError:
+            self._refuse(self._refusal or Malformed("This is not valid HTTP."))
+            return
+        if self._in_head:
+            self._received += len(data) if is_first else 0
+            if self._received > LARGEST_HEAD:
+                self._refuse(HeadTooLarge(LARGEST_HEAD))
+            elif not was_in_head:
+                self._expire(self._patience.head)
+        elif self._framing > LARGEST_HEAD:
+            self._refuse(HeadTooLarge(LARGEST_HEAD))
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    # What is refused
+
+    def _refusing(self, problem: Problem) -> ValueError:
+        """Note a problem, and return what the parser stops at."""
+        self._refusal = problem
+        return ValueError(str(problem))
+
+    def _refuse(self, problem: Problem) -> None:
+        """Refuse what can't be understood or is too much, when what is before it is answered, and close."""
+        self._refusal = problem
+        self.flow.pause_reading()
+        if not self._is_answering():
+            self._say(problem)
+        elif self.cycle.more_body and not self.pipeline:
+            # It is the body of this request that can't be read on.
+            if self.cycle.response_started:
+                self.transport.abort()
+                return
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            self._say(problem)
+
+    def _say(self, problem: Problem) -> None:
+        log.info("request refused", status=problem.status, reason=str(problem))
+        self._connections.dropped(problem.code)
+        body = to_json({"errors": problem.errors()}).encode()
         headers: list[tuple[bytes, bytes]] = [
+            *self.server_state.default_headers,
             *OF_EVERY_ANSWER,
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"cache-control", b"no-store"),
             (b"x-request-id", secrets.token_hex(16).encode()),
+            *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
+            *self._for_its_origin(),
             (b"connection", b"close"),
         ]
         lines = b"".join(b"%s: %s\r\n" % header for header in headers)
-        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%s\r\n%s" % (lines, body))
+        status = HTTPStatus(problem.status)
+        self.transport.write(b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, status.phrase.encode(), lines, body))
+        if problem is _FULL:
+            self._close()  # at once: its place is needed
+        else:
+            self._hang_up_in_peace()
+
+    def _for_its_origin(self) -> Iterable[tuple[bytes, bytes]]:
+        """Return what lets a page of a known origin see the answer, as far as its head was read."""
+        for name, value in self.headers or ():
+            if name == b"origin" and value in self._origins:
+                return (
+                    (b"access-control-allow-origin", value),
+                    (b"access-control-expose-headers", ", ".join(EXPOSED).encode()),
+                    (b"vary", b"Origin"),
+                )
+        return ()
+
+    # What is waited for
+
+    def _await_a_request(self) -> None:
+        self._connections.wait(self)
+        self._expire(self._patience.head if self._in_head else self._patience.idle)
+
+    def _take_the_rest(self) -> None:
+        """Read a little more of a body whose request was answered: its client may look for an answer only after it."""
+        if self.expect_100_continue:
+            self._hang_up_in_peace()
+            return
+        self._rest = LARGEST_REST
+        self._expire(self._patience.rest)
+
+    def _hang_up_in_peace(self) -> None:
+        """Close, but not so soon that the system takes back what the client has not read yet."""
+        self.flow.pause_reading()
+        self._deadline = inf
+        if self.transport.is_closing():
+            return
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER, self._close)
+
+    def _close(self) -> None:
         self.transport.close()
+        self._watch_the_unsent()
+
+    def _watch_the_unsent(self) -> None:
+        self._unsent = self.transport.get_write_buffer_size()
+        self._unsent_due = self.loop.time() + self._patience.answer if self._unsent else inf
+        self._ring_by(self._unsent_due)
+
+    def _expire(self, seconds: float) -> None:
+        self._deadline = self.loop.time() + seconds
+        self._ring_by(self._deadline)
+
+    def _ring_by(self, when: float) -> None:
+        if when < self._rings_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._rings_at = when
+            self._timer = self.loop.call_at(when, self._ring)
+
+    def _ring(self) -> None:
+        now, due = self.loop.time(), self._rings_at
+        self._timer, self._rings_at = None, inf
+        if now > due + LATE:
+            self._ring_by(now + LATE)
+            return
+        if now >= self._unsent_due:
+            left = self.transport.get_write_buffer_size()
+            if left >= self._unsent:
+                self._end("answer_timeout")
+                return
+            self._watch_the_unsent()
+        if now >= self._deadline:
+            self._deadline = inf
+            self._time_out()
+        self._ring_by(min(self._deadline, self._unsent_due))
+
+    def _time_out(self) -> None:
+        if self._rest is not None:
+            self._hang_up_in_peace()
+        elif self._is_answering():
+            self._expire(self._patience.head)  # the head of the next request is not due yet
+        elif self._in_head:
+            self._refuse(Timeout("The head of the request did not arrive in time."))
+        elif self._unsent:
+            self._end("answer_timeout")
+        else:
+            self.transport.close()
+
+    def _end(self, reason: str) -> None:
+        log.info("connection dropped", reason=reason)
+        self._connections.dropped(reason)
+        self.transport.abort()
 
 
 def _size(url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:

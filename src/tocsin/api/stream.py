@@ -1,6 +1,7 @@
 """The door of the live stream: server-sent events of one inbox, in order, to be gone on with from any of them."""
 
 import asyncio
+import contextlib
 import time
 
 from starlette.requests import Request
@@ -9,8 +10,8 @@ from starlette.types import Receive, Scope, Send
 
 from tocsin import inbox
 from tocsin.api.doors import house_of, user_of
-from tocsin.api.protocol import HANG_UP
-from tocsin.errors import Unauthenticated
+from tocsin.api.envelope import HANG_UP
+from tocsin.errors import Timeout, Unauthenticated
 from tocsin.live import LONGEST_STALL, Live, Reader
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -61,6 +62,7 @@ class Stream(Response):
 
 
 async def _until_hung_up(receive: Receive, reader: Reader) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    with contextlib.suppress(Timeout):
+        while (await receive())["type"] != "http.disconnect":
+            pass
     reader.hang_up()

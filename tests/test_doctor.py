@@ -304,3 +304,23 @@ async def test_a_provider_that_refuses_a_test_push_is_not_taken_for_one_that_can
     phones.answer("apns", status=403, reason="InvalidProviderToken", times=2)
     level, words = (await found())["push apns/default"]
     assert (level, "until then its pushes wait" in words) == ("FAIL", True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_that_cannot_be_looked_into_is_a_finding(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    done = subprocess.run(
+        [TOCSIN, "doctor"],
+        env={"PATH": os.defpath, "TOCSIN_DATA_DIR": "/nonexistent"},
+        user=54321,
+        group=54321,
+        extra_groups=[],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert "can't be read: Permission denied" in done.stdout

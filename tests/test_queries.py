@@ -13,6 +13,11 @@ STATEMENTS = [
 ]
 
 
+def test_a_statement_begins_with_its_verb_by_which_tracing_names_it() -> None:
+    verbs = {queries(module)[name].split()[0].lower() for module, name in STATEMENTS}
+    assert verbs <= {"select", "insert", "update", "delete", "with", "notify", "values", "truncate", "merge"}
+
+
 @pytest.mark.parametrize(("module", "name"), STATEMENTS, ids="/".join)
 async def test_a_statement_fits_the_schema(database: Database, module: str, name: str) -> None:
     async with database.connection() as connection:

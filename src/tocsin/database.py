@@ -44,6 +44,7 @@ SILENCE = 60.0
 
 log = structlog.get_logger(__name__)
 
+_COMMENT = re.compile(r"\A(?:--[^\n]*\n)+")
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
@@ -51,7 +52,8 @@ _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 def queries(module: str) -> Mapping[str, str]:
     """Return the statements of `queries/<module>.sql` by their names (`-- name: page`)."""
     _, *parts = _NAME.split((files("tocsin") / "queries" / f"{module}.sql").read_text("utf-8"))
-    return dict(zip(parts[::2], (part.strip() for part in parts[1::2]), strict=True))
+    # Without the comment before it: tracing names a statement by its first word.
+    return dict(zip(parts[::2], (_COMMENT.sub("", part).strip() for part in parts[1::2]), strict=True))
 
 
 Connection = asyncpg.Connection

@@ -165,6 +165,9 @@ def _env_file(path: Path) -> Iterator[Finding]:
     except FileNotFoundError:
         yield Finding("ok", ".env", "there is none here")
         return
+    except OSError as error:
+        yield Finding("FAIL", ".env", f"it can't be looked at: {error.strerror}", "start in another folder")
+        return
     if is_open_to_others(mode):
         yield Finding("warn", ".env", "others can read it, and it may hold secrets", f"close it: chmod 600 {path}")
     else:

@@ -27,11 +27,11 @@ PIXEL = bytes.fromhex(
 STARTED = """
 const inbox = document.querySelector("tocsin-inbox");
 window.heard = [];
-for (const type of ["tocsin:open", "tocsin:count", "tocsin:error"]) {
+for (const type of ["tocsin-open", "tocsin-count", "tocsin-error"]) {
   addEventListener(type, (event) => {
     const { status, code, unread, link, notification } = event.detail;
     heard.push({ type, status, code, unread, link, id: notification?.id });
-    if (type === "tocsin:open" && window.prevents) event.preventDefault();
+    if (type === "tocsin-open" && window.prevents) event.preventDefault();
   });
 }
 """

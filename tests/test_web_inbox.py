@@ -22,7 +22,7 @@ class TestBell:
         window = await windows.new()
         await expect(window.badge).to_have_text("2")
         await expect(window.bell).to_have_attribute("aria-label", "Notifications, 2 unread")
-        assert [event["unread"] for event in await window.heard("tocsin:count")] == [2]
+        assert [event["unread"] for event in await window.heard("tocsin-count")] == [2]
 
     async def test_more_than_99_are_99_and_more(self, windows: Windows) -> None:
         await many(windows.host.service, 101)
@@ -216,7 +216,7 @@ class TestList:
         await window.page.evaluate("() => { window.prevents = true }")
         await window.row("One").locator(".main").click()
         await expect(window.panel).to_be_hidden()
-        [event] = await window.heard("tocsin:open")
+        [event] = await window.heard("tocsin-open")
         assert (event["link"], event["id"]) == ("https://crm.example.com/n/One", id_)
         assert window.page.url == windows.host.origin + "/"
         await settles(windows.host.service)
@@ -309,7 +309,7 @@ class TestChanges:
         await window.row("One").get_by_role("button", name="Mark as read").click()
         await expect(window.part("toast")).to_have_text("That could not be saved.")
         await expect(window.badge).to_have_text("1")
-        assert len(await window.heard("tocsin:error")) == 1
+        assert len(await window.heard("tocsin-error")) == 1
 
 
 class TestKeyboard:
@@ -351,7 +351,7 @@ class TestKeyboard:
         await window.page.evaluate("() => { window.prevents = true }")
         await window.page.keyboard.press("ArrowDown")
         await window.page.keyboard.press("Enter")
-        assert len(await window.heard("tocsin:open")) == 1
+        assert len(await window.heard("tocsin-open")) == 1
 
     async def test_letters_do_nothing_outside(self, windows: Windows) -> None:
         windows.host.embed('mode="page"')

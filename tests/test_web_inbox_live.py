@@ -195,7 +195,7 @@ class TestNetwork:
         window = await windows.new()
         await window.open()
         await expect(window.panel.get_by_role("alert")).to_have_text("Your notifications could not be loaded.")
-        assert (await window.heard("tocsin:error"))[0]["status"] == 500
+        assert (await window.heard("tocsin-error"))[0]["status"] == 500
         await windows.context.unroute("**/notifications?*")
         await window.button("Try again").click()
         await expect(window.rows).to_have_count(1)
@@ -243,7 +243,7 @@ class TestTokens:
         await streams(windows, 1)
         await tell(host.service, "One")
         await expect(window.badge).to_have_text("1")
-        assert await window.heard("tocsin:error") == []
+        assert await window.heard("tocsin-error") == []
 
     async def test_a_token_may_be_an_attribute_and_be_replaced(self, windows: Windows) -> None:
         host = windows.host
@@ -254,7 +254,7 @@ class TestTokens:
         window = await windows.new()
         await window.open()
         await expect(window.panel.get_by_role("alert")).to_contain_text("You are signed out.")
-        assert {event["status"] for event in await window.heard("tocsin:error")} == {401}
+        assert {event["status"] for event in await window.heard("tocsin-error")} == {401}
         host.lifetime = timedelta(hours=1)
         await window.page.evaluate("(token) => inbox.setAttribute('token', token)", host.token())
         await expect(window.rows).to_have_count(1)

@@ -330,7 +330,7 @@ async def test_markup_that_the_service_never_makes_is_taken_apart(windows: Windo
     await expect(window.rows.locator(".main")).not_to_have_attribute("href", "")
     await window.rows.locator(".main").click()
     assert await window.rows.locator(".main").get_attribute("href") is None
-    assert [event["link"] for event in await window.heard("tocsin:open")] == [None]
+    assert [event["link"] for event in await window.heard("tocsin-open")] == [None]
     assert await window.page.title() == "Host"
     assert all("inline" in complaint for complaint in window.complaints), window.complaints
     window.complaints.clear()

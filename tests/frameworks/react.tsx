@@ -33,4 +33,4 @@ export const mode = <tocsin-inbox mode="drawer" />;
 // @ts-expect-error: a token is text
 export const provider = <tocsin-inbox tokenProvider={() => 7} />;
 // @ts-expect-error: the count tells of no link
-export const told = <tocsin-inbox ontocsin:count={(event) => event.detail.link} />;
+export const told = <tocsin-inbox ontocsin-count={(event) => event.detail.link} />;

@@ -98,11 +98,11 @@ function showInbox() {
   inbox.setAttribute("src", BASE.href.replace(/\/$/, ""));
   inbox.setAttribute("mode", "page");
   inbox.setAttribute("lang", locale);
-  inbox.addEventListener("tocsin:count", ({ detail }) => {
+  inbox.addEventListener("tocsin-count", ({ detail }) => {
     if (id === me.id) count = detail.unread;
     document.title = detail.unread ? `(${detail.unread}) Tocsin: the demo` : "Tocsin: the demo";
   });
-  inbox.addEventListener("tocsin:open", (event) => {
+  inbox.addEventListener("tocsin-open", (event) => {
     event.preventDefault();
     say(event.detail.link ? `Here your application opens ${event.detail.link}` : "Here your application opens what this is about.");
   });

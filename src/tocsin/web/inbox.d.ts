@@ -30,11 +30,11 @@ export interface ErrorDetail {
   error: unknown;
 }
 
-/** What the element tells the page. `tocsin:open` can be cancelled: then the page goes there itself. */
+/** What the element tells the page. `tocsin-open` can be cancelled: then the page goes there itself. */
 export interface TocsinInboxEventMap {
-  "tocsin:open": CustomEvent<OpenDetail>;
-  "tocsin:count": CustomEvent<CountDetail>;
-  "tocsin:error": CustomEvent<ErrorDetail>;
+  "tocsin-open": CustomEvent<OpenDetail>;
+  "tocsin-count": CustomEvent<CountDetail>;
+  "tocsin-error": CustomEvent<ErrorDetail>;
 }
 
 /** What the element takes, for the templates of frameworks. */

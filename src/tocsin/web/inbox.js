@@ -152,7 +152,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
   #failed(problem, what) {
     if (!(problem instanceof Refusal)) reportError(problem); // a bug of ours
     const detail = { status: problem.status ?? 0, code: problem.code ?? "error", message: problem.message, error: problem };
-    this.#emit("tocsin:error", detail);
+    this.#emit("tocsin-error", detail);
     if (!what) return;
     this.#say(this.#apology = this.#words.failed[what]);
     this.#draw();
@@ -319,7 +319,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     if (inbox && inbox.shownUnread !== this.#told && inbox.shownUnread !== null) {
       this.#told = inbox.shownUnread;
       this.#push?.badge(unread);
-      this.#emit("tocsin:count", { unread });
+      this.#emit("tocsin-count", { unread });
     }
     if (this.mode === "bell" && !this.#opened) return;
 
@@ -465,7 +465,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
   /** Tell the page that somebody opens it; return whether the browser is to go there. */
   #leads(note) {
     const link = this.#inbox.links.get(note.id) ?? null;
-    const goes = this.#emit("tocsin:open", { notification: structuredClone(note), link }, true);
+    const goes = this.#emit("tocsin-open", { notification: structuredClone(note), link }, true);
     if (!goes || link) this.#hide(!link);
     return goes && link;
   }

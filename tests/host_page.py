@@ -36,7 +36,13 @@ for (const type of ["tocsin-open", "tocsin-count", "tocsin-error"]) {
 }
 """
 
+ALLOWED = {"Access-Control-Allow-Origin": "*"}
+"""What lets the page see an answer that a test makes up."""
+
 PROVIDED = 'inbox.tokenProvider = async () => (await fetch("/token")).text();\n'
+
+
+BODY = "body { margin: 16px; font-family: sans-serif } header { text-align: end }\n"
 
 
 @dataclass
@@ -52,6 +58,7 @@ class Host:
     script: str = STARTED + PROVIDED
     lang: str = "en"
     tokens: int = 0
+    style: str = ":root { color-scheme: light dark }"
     strict: bool = True
     cache: str = "no-store"
     trusted: str = "tocsin-inbox"
@@ -78,7 +85,7 @@ class Host:
             return "application/json", json.dumps(self.subscribe(""))
         found = {
             "/page.js": ("text/javascript", self.script),
-            "/page.css": ("text/css", "body { margin: 16px; font-family: sans-serif } header { text-align: end }"),
+            "/page.css": ("text/css", BODY + self.style),
             "/worker.js": ("text/javascript", f'importScripts("{self.api}/inbox-worker.js");'),
             "/plain": ("text/html", "<!doctype html><title>elsewhere</title><p>elsewhere"),
         }
@@ -173,7 +180,7 @@ class Window:
         text: str = await self.page.evaluate(
             """() => {
               const at = document.querySelector("tocsin-inbox").shadowRoot.activeElement;
-              return at ? (at.getAttribute("aria-label") ?? at.innerText) : "";
+              return at ? (at.getAttribute("aria-label") ?? (at.innerText || at.closest(".row")?.innerText)) : "";
             }"""
         )
         return text

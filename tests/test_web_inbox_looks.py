@@ -3,14 +3,17 @@
 import asyncio
 import itertools
 import os
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Locator, expect
 
-from host_page import STARTED, Host, Window, Windows, browsing, imported, many, opened, tell
+from conftest import serving
+from host_page import STARTED, Host, Window, Windows, browsing, hosting, imported, many, opened, tell
+from tocsin.catalogue import Catalogue
 
 pytestmark = pytest.mark.slow
 
@@ -18,6 +21,8 @@ SCREENS = Path(os.environ.get("TOCSIN_SCREENSHOTS_FOLDER") or Path(__file__).par
 """Where pictures of the states go, to be looked at."""
 
 ARABIC: dict[str, Any] = {"first_name": "محمد", "last_name": "الأحمد", "profile_picture": None}
+ISOLATES = "\u2068\u2069"
+WHITE, BLACK = "rgb(255, 255, 255)", "rgb(22, 25, 29)"
 GERMAN = (
     "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft hat die "
     "Rindfleischetikettierungsüberwachungsaufgabenübertragung abgeschlossen"
@@ -157,7 +162,193 @@ async def test_a_theme_that_is_set_goes_before_that_of_the_system(host: Host, ch
         window = await windows.new()
         await shown(window)
         background = await window.panel.evaluate("(panel) => getComputedStyle(panel).backgroundColor")
-        assert background == ("rgb(255, 255, 255)" if theme == "light" else "rgb(22, 25, 29)")
+        assert background == (WHITE if theme == "light" else BLACK)
+
+
+@pytest.mark.parametrize(
+    ("says", "background"), [("", WHITE), ("light", WHITE), ("dark", BLACK), ("light dark", BLACK)]
+)
+async def test_without_a_theme_the_panel_has_the_colour_scheme_of_the_page(
+    host: Host, chromium: Browser, says: str, background: str
+) -> None:
+    host.style = f":root {{ color-scheme: {says} }}" if says else ""
+    async with browsing(chromium, host, color_scheme="dark") as windows:
+        window = await windows.new()
+        await window.open()
+        assert await computed(window.panel, "backgroundColor") == background
+
+
+COLOURS = {
+    "accent": "rgb(225, 29, 72)",
+    "on-accent": "rgb(255, 255, 254)",
+    "border": "rgb(254, 205, 211)",
+    "background": "rgb(255, 247, 248)",
+    "text": "rgb(20, 30, 40)",
+    "muted": "rgb(90, 91, 92)",
+    "hover": "rgb(240, 241, 242)",
+    "unread": "rgb(250, 240, 230)",
+    "badge": "rgb(1, 99, 2)",
+    "on-badge": "rgb(254, 253, 252)",
+    "radius": "3px",
+}
+NAMES_OF_PAGES = {name: name for name in COLOURS} | {
+    "border": "line",
+    "background": "bg",
+    "text": "fg",
+    "unread": "new",
+    "badge": "alert",
+    "on-badge": "on-alert",
+    "radius": "corner",
+}
+"""What pages call their colours, each of which a page may hand to the element."""
+
+
+async def test_a_page_may_name_its_colours_as_it_likes_and_hand_them_on(host: Host, chromium: Browser) -> None:
+    own = "".join(f"--{NAMES_OF_PAGES[name]}: {value};" for name, value in COLOURS.items())
+    handed = "".join(f"--tocsin-{name}: var(--{NAMES_OF_PAGES[name]});" for name in COLOURS)
+    host.style = f":root {{ {own} --shade: red; --left: 1px; --room: 2px; --hue: none }} tocsin-inbox {{ {handed} }}"
+    async with browsing(chromium, host) as windows:
+        window = await opened(windows, "One", "Two")
+        assert await computed(window.panel, "backgroundColor") == COLOURS["background"]
+        assert await computed(window.panel, "color") == COLOURS["text"]
+        assert await computed(window.panel, "borderTopColor") == COLOURS["border"]
+        assert await computed(window.panel, "borderTopLeftRadius") == COLOURS["radius"]
+        assert "0px 10px 30px" in await computed(window.panel, "boxShadow")
+        assert await computed(window.badge, "backgroundColor") == COLOURS["badge"]
+        assert await computed(window.badge, "color") == COLOURS["on-badge"]
+        await window.page.mouse.move(5, 5)
+        assert await computed(window.rows.first, "backgroundColor") == COLOURS["unread"]
+        assert await computed(window.rows.last, "borderTopColor", "::before") == COLOURS["border"]
+        assert await computed(window.rows.first.locator(".dot i"), "backgroundColor") == COLOURS["accent"]
+        assert await computed(window.rows.first.locator(".time"), "color") == COLOURS["muted"]
+        await window.page.keyboard.press("ArrowDown")
+        assert await outline(window) == f"solid 2px {COLOURS['accent']}"
+        await window.button("Preferences").click()
+        switch = window.panel.get_by_role("switch", checked=True).first
+        await expect(switch).to_be_visible()
+        assert await computed(switch, "backgroundColor", "::before") == COLOURS["accent"]
+        assert await computed(switch, "backgroundColor", "::after") == COLOURS["background"]
+        await window.page.keyboard.press("Tab")
+        assert await outline(window) == f"solid 2px {COLOURS['accent']}"
+
+
+TEXT_OF_A_PAGE = {
+    "white-space": "nowrap",
+    "text-transform": "uppercase",
+    "letter-spacing": "3px",
+    "word-spacing": "9px",
+    "text-indent": "20px",
+    "text-shadow": "1px 1px red",
+    "text-align": "center",
+    "font-style": "italic",
+    "font-variant-caps": "small-caps",
+    "cursor": "wait",
+    "word-break": "break-all",
+    "line-height": "3",
+    "list-style-type": "square",
+    "-webkit-user-select": "none",
+    "hyphens": "none",
+    "tab-size": "20",
+}
+
+
+async def test_what_the_page_says_about_its_text_ends_at_the_panel(host: Host, chromium: Browser) -> None:
+    looks = """(found, names) => names.map((name) => getComputedStyle(found).getPropertyValue(name))"""
+    kept = {}
+    for style in ("", "".join(f"{name}: {value};" for name, value in TEXT_OF_A_PAGE.items())):
+        host.style = f"header {{ {style} }}"
+        async with browsing(chromium, host) as windows:
+            window = await opened(windows, "One message of some words")
+            places = [window.panel, window.rows.first.locator(".text")]
+            kept[bool(style)] = [await place.evaluate(looks, list(TEXT_OF_A_PAGE)) for place in places]
+            await host.service.as_user(1, "DELETE", f"/notifications/{(await host.service.ids(1))[0]}")
+    assert kept[True] == kept[False]
+
+
+async def test_a_sentence_reads_in_its_own_direction_in_a_page_from_right_to_left(
+    host: Host, chromium: Browser
+) -> None:
+    host.body = host.body.replace("<header>", '<header dir="rtl">')
+    await tell(host.service, "One")
+    async with browsing(chromium, host) as windows:
+        window = await windows.new(go=False)
+        await window.page.clock.install()
+        await window.go()
+        await shown(window)
+        await window.page.clock.fast_forward("05:00")
+        time = window.rows.locator("time")
+        await expect(time).to_have_text("5 min. ago")
+        lefts = await time.evaluate(
+            """(time) => [0, time.firstChild.length - 1].map((at) => {
+              const range = document.createRange();
+              range.setStart(time.firstChild, at);
+              range.setEnd(time.firstChild, at + 1);
+              return range.getBoundingClientRect().left;
+            })"""
+        )
+        assert lefts[0] < lefts[1]
+        box, text = await time.bounding_box(), await window.panel.locator(".said").bounding_box()
+        assert box
+        assert text
+        assert abs(box["x"] + box["width"] - text["x"] - text["width"]) < 1
+
+
+async def test_nothing_of_the_page_shows_between_two_unread_rows(host: Host, chromium: Browser) -> None:
+    host.style = "tocsin-inbox { --tocsin-unread: rgb(0, 0, 255); --tocsin-border: rgb(0, 0, 255); font-size: 13.3px }"
+    async with browsing(chromium, host, device_scale_factor=1.1) as windows:
+        window = await opened(windows, *[f"Note {at}" for at in range(6)])
+        await window.page.mouse.move(5, 5)
+        first, last = await window.rows.first.bounding_box(), await window.rows.last.bounding_box()
+        assert first
+        assert last
+        strip: Any = {"x": first["x"] + 4, "y": first["y"] + 2, "width": 3, "height": last["y"] - first["y"]}
+        shot = b64encode(await window.page.screenshot(clip=strip)).decode()
+        colours = await window.page.evaluate(
+            """async (shot) => {
+              const image = new Image();
+              image.src = `data:image/png;base64,${shot}`;
+              await image.decode();
+              const canvas = new OffscreenCanvas(image.width, image.height).getContext("2d");
+              canvas.drawImage(image, 0, 0);
+              const { data } = canvas.getImageData(0, 0, image.width, image.height);
+              const pixels = Array.from({ length: data.length / 4 }, (_, at) => data.slice(4 * at, 4 * at + 3).join());
+              return [...new Set(pixels)];
+            }""",
+            shot,
+        )
+        assert colours == ["0,0,255"]
+
+
+async def test_only_what_leads_somewhere_has_the_hand(
+    url: str, catalogue: Catalogue, chromium: Browser, host: Host
+) -> None:
+    async with browsing(chromium, host) as windows:
+        window = await opened(windows, "One")
+        await expect(window.rows.locator("[href]")).to_have_count(1)
+        assert await computed(window.rows.locator(".main"), "cursor") == "pointer"
+    async with hosting() as plain, serving(url, catalogue, cors_origins=(plain.origin,)) as api:
+        plain.serves(api)
+        async with browsing(chromium, plain) as windows:
+            window = await windows.new()
+            await shown(window)
+            assert await computed(window.rows.locator(".main"), "cursor") in {"auto", "default"}
+
+
+async def computed(place: Locator, name: str, of: str | None = None) -> str:
+    """Return a computed property of an element, or of its pseudo-element."""
+    value: str = await place.evaluate("(found, [name, of]) => getComputedStyle(found, of)[name]", [name, of])
+    return value
+
+
+async def outline(window: Window) -> str:
+    """Return the outline of what has the focus inside the element."""
+    found: str = await window.page.evaluate(
+        """() => {
+          const { outlineStyle, outlineWidth, outlineColor } = getComputedStyle(inbox.shadowRoot.activeElement);
+          return `${outlineStyle} ${outlineWidth} ${outlineColor}`;
+        }"""
+    )
+    return found
 
 
 async def test_a_page_of_its_own_shows_the_list_in_place(host: Host, chromium: Browser) -> None:
@@ -184,7 +375,8 @@ async def test_names_of_the_other_direction_leave_the_sentence_as_it_is(host: Ho
     async with browsing(chromium, host) as windows:
         window = await windows.new()
         await shown(window)
-        await expect(window.row("سارة").locator(".text bdi")).to_have_text(["محمد الأحمد", "note", "سارة"])
+        names = await window.row("سارة").locator(".text bdi").all_text_contents()
+        assert [name.strip(ISOLATES) for name in names] == ["محمد الأحمد", "note", "سارة"]
         sentence = window.row("mentioned you").first.locator("p").first
         assert await sentence.evaluate("(p) => getComputedStyle(p).direction") == "ltr"
         await picture(window, "arabic-names")

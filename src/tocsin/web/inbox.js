@@ -268,10 +268,10 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     const width = panel.offsetWidth;
     const rtl = getComputedStyle(this).direction === "rtl";
     const left = rtl ? at.left : at.right - width;
-    set(panel, "--left", `${Math.max(8, Math.min(left, wide - width - 8))}px`);
-    set(panel, "--top", up ? "auto" : `${Math.max(8, at.bottom + 6)}px`);
-    set(panel, "--bottom", up ? `${high - at.top + 6}px` : "auto");
-    set(panel, "--room", `${Math.max(up ? above : below, 160)}px`);
+    set(panel, "--_left", `${Math.max(8, Math.min(left, wide - width - 8))}px`);
+    set(panel, "--_top", up ? "auto" : `${Math.max(8, at.bottom + 6)}px`);
+    set(panel, "--_bottom", up ? `${high - at.top + 6}px` : "auto");
+    set(panel, "--_room", `${Math.max(up ? above : below, 160)}px`);
   }
 
   /** Close the panel when the focus goes on to the rest of the page, which it would hide. */
@@ -620,7 +620,7 @@ function avatar({ data }) {
   const names = [person?.first_name, person?.last_name].filter((name) => typeof name === "string" && name.trim());
   const initials = names.map((name) => firstOf(name.trim())).join("").toLocaleUpperCase();
   const place = h("span", { class: initials ? "avatar person" : "avatar", part: "avatar", "aria-hidden": "true" });
-  set(place, "--hue", [...names.join(" ")].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 360, 0));
+  set(place, "--_hue", [...names.join(" ")].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 360, 0));
   const letters = initials ? h("bdi", {}, initials) : icon("bell");
   const picture = pictureOf(data?.user?.profile_picture);
   if (!picture) return place.append(letters), place;
@@ -1931,14 +1931,15 @@ const set = (element, name, value) => element.style.setProperty(name, value);
 
 // --- Style ---
 
+/** Names that begin with `--_` are private: a page may give any other to a `--tocsin-` property. */
 const STYLE = `
 :host {
-  --bg: var(--tocsin-background, light-dark(#fff, #16191d)); --fg: var(--tocsin-text, light-dark(#1c2127, #e8ebef));
-  --muted: var(--tocsin-muted, light-dark(#59626d, #9aa4b0)); --line: var(--tocsin-border, light-dark(#e4e7eb, #2a3037));
-  --hover: var(--tocsin-hover, light-dark(#f4f5f7, #1f242a)); --new: var(--tocsin-unread, light-dark(#f2f6ff, #1a2332));
-  --accent: var(--tocsin-accent, light-dark(#2455d3, #8ab0ff)); --on-accent: var(--tocsin-on-accent, light-dark(#fff, #0c1424));
-  --alert: var(--tocsin-badge, light-dark(#c5281c, #ff7b72)); --on-alert: var(--tocsin-on-badge, light-dark(#fff, #1d0605));
-  --shade: 0 10px 30px light-dark(rgb(15 23 42 / .18), rgb(0 0 0 / .6)); --corner: var(--tocsin-radius, 12px); color-scheme: light dark;
+  --_bg: var(--tocsin-background, light-dark(#fff, #16191d)); --_fg: var(--tocsin-text, light-dark(#1c2127, #e8ebef));
+  --_muted: var(--tocsin-muted, light-dark(#59626d, #9aa4b0)); --_line: var(--tocsin-border, light-dark(#e4e7eb, #2a3037));
+  --_hover: var(--tocsin-hover, light-dark(#f4f5f7, #1f242a)); --_new: var(--tocsin-unread, light-dark(#f2f6ff, #1a2332));
+  --_accent: var(--tocsin-accent, light-dark(#2455d3, #8ab0ff)); --_on-accent: var(--tocsin-on-accent, light-dark(#fff, #0c1424));
+  --_alert: var(--tocsin-badge, light-dark(#c5281c, #ff7b72)); --_on-alert: var(--tocsin-on-badge, light-dark(#fff, #1d0605));
+  --_shade: 0 10px 30px light-dark(rgb(15 23 42 / .18), rgb(0 0 0 / .6)); --_corner: var(--tocsin-radius, 12px);
   display: inline-block; position: relative;
   font: var(--tocsin-font, .875rem/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif);
 }
@@ -1951,7 +1952,7 @@ button, input, select { font: inherit; color: inherit; }
 button { cursor: pointer; }
 button:disabled { cursor: default; }
 h2, h3, p, ul, dl, dd, fieldset { margin: 0; padding: 0; border: 0; }
-:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+:focus-visible { outline: 2px solid var(--_accent); outline-offset: 2px; }
 .unseen { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 .icon { inline-size: 20px; block-size: 20px; flex: none; fill: none; stroke: currentColor; stroke-width: 1.7; stroke-linecap: round; stroke-linejoin: round; }
 :host(:dir(rtl)) .icon-back { transform: scaleX(-1); }
@@ -1962,131 +1963,130 @@ h2, h3, p, ul, dl, dd, fieldset { margin: 0; padding: 0; border: 0; }
 .bell .icon { inline-size: 22px; block-size: 22px; }
 .badge {
   position: absolute; inset-block-start: 2px; inset-inline-start: 20px; min-inline-size: 18px; padding-inline: 5px; border-radius: 9px;
-  background: var(--alert); color: var(--on-alert); font-size: 11px; font-weight: 600; line-height: 18px; text-align: center; font-variant-numeric: tabular-nums;
+  background: var(--_alert); color: var(--_on-alert); font-size: 11px; font-weight: 600; line-height: 18px; text-align: center; font-variant-numeric: tabular-nums;
 }
-.icon-button { display: grid; place-items: center; inline-size: 32px; block-size: 32px; padding: 0; color: var(--muted); outline-offset: -1px; }
-.icon-button:hover:not(:disabled) { color: var(--fg); }
+.icon-button { display: grid; place-items: center; inline-size: 32px; block-size: 32px; padding: 0; color: var(--_muted); outline-offset: -1px; }
+.icon-button:hover:not(:disabled) { color: var(--_fg); }
 .icon-button:disabled { opacity: .35; }
-.text-button { padding: 5px 8px; color: var(--accent); font-weight: 600; }
+.text-button { padding: 5px 8px; color: var(--_accent); font-weight: 600; }
 .text-button:hover { text-decoration: underline; }
-.button { padding: 6px 12px; border: 1px solid var(--line); border-radius: 8px; background: var(--bg); font-weight: 500; }
-.button:hover { background: var(--hover); }
+.button { padding: 6px 12px; border: 1px solid var(--_line); border-radius: 8px; background: var(--_bg); font-weight: 500; }
+.button:hover { background: var(--_hover); }
 
-.panel { flex-direction: column; background: var(--bg); color: var(--fg); text-align: start; outline-offset: -2px; }
+/* What the page says about its text ends here. */
+.panel { all: initial; flex-direction: column; background: var(--_bg); color: var(--_fg); font: inherit; color-scheme: inherit; visibility: inherit; text-align: left; text-size-adjust: inherit; outline-offset: -2px; }
+:host(:dir(rtl)) .panel { text-align: right; }
+.panel :is(h2, h3, p, dd, button, time, label, legend, th, .toast > span) { unicode-bidi: plaintext; }
 .panel:not([hidden]) { display: flex; }
 .panel:focus { outline: none; }
 :host(:not([mode="page"])) .panel {
-  position: fixed; z-index: 2147483000; inset: auto; inset-block: var(--top, auto) var(--bottom, auto); left: var(--left, auto); margin: 0; padding: 0;
-  inline-size: var(--tocsin-width, 26rem); max-inline-size: calc(100vw - 16px); block-size: auto; max-block-size: min(var(--room, 80vh), var(--tocsin-height, 40rem));
-  border: 1px solid var(--line); border-radius: var(--corner); box-shadow: var(--shade); overflow: hidden;
+  position: fixed; z-index: 2147483000; inset: auto; inset-block: var(--_top, auto) var(--_bottom, auto); left: var(--_left, auto); margin: 0; padding: 0;
+  inline-size: var(--tocsin-width, 26rem); max-inline-size: calc(100vw - 16px); block-size: auto; max-block-size: min(var(--_room, 80vh), var(--tocsin-height, 40rem));
+  border: 1px solid var(--_line); border-radius: var(--_corner); box-shadow: var(--_shade); overflow: hidden;
 }
 /* In the page itself nothing scrolls but the page. */
 :host([mode="page"]) .body { overflow: visible; }
 :host([mode="page"]) .toast { position: sticky; inset-inline: auto; margin-block: 8px 12px; }
-:host([mode="page"]) .panel { border: 1px solid var(--line); border-radius: var(--corner); overflow: clip; position: relative; }
+:host([mode="page"]) .panel { border: 1px solid var(--_line); border-radius: var(--_corner); overflow: clip; position: relative; }
 .bar { display: flex; align-items: center; gap: 2px; padding: 10px 10px 4px 16px; padding-inline: 16px 10px; }
 .title { flex: 1; min-inline-size: 0; font-size: 1.0625rem; font-weight: 650; letter-spacing: -.01em; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .bar .icon-button:first-child { margin-inline-start: -8px; }
 .close { display: none; }
-.tabs { display: flex; gap: 8px; padding-inline: 12px; border-block-end: 1px solid var(--line); }
-.tab { display: flex; align-items: center; gap: 6px; margin-block-end: -1px; padding: 7px 4px 8px; border: 0; border-block-end: 2px solid transparent; background: none; color: var(--muted); font-weight: 500; }
-.tab:hover { color: var(--fg); }
-.tab[aria-selected="true"] { border-color: var(--accent); color: var(--fg); }
+.tabs { display: flex; gap: 8px; padding-inline: 12px; border-block-end: 1px solid var(--_line); }
+.tab { display: flex; align-items: center; gap: 6px; margin-block-end: -1px; padding: 7px 4px 8px; border: 0; border-block-end: 2px solid transparent; background: none; color: var(--_muted); font-weight: 500; }
+.tab:hover { color: var(--_fg); }
+.tab[aria-selected="true"] { border-color: var(--_accent); color: var(--_fg); }
 .tab:focus-visible { outline-offset: -1px; border-radius: 4px; }
 .count:empty { display: none; }
-.count { padding-inline: 6px; border-radius: 9px; background: var(--hover); font-size: .75rem; font-variant-numeric: tabular-nums; }
-.notice { padding: 6px 16px; border-block-end: 1px solid var(--line); background: var(--hover); color: var(--muted); font-size: .8125rem; }
-.body { flex: 1; min-block-size: 0; overflow-y: auto; overscroll-behavior: contain; scrollbar-width: thin; scrollbar-color: var(--line) transparent; }
+.count { padding-inline: 6px; border-radius: 9px; background: var(--_hover); font-size: .75rem; font-variant-numeric: tabular-nums; }
+.notice { padding: 6px 16px; border-block-end: 1px solid var(--_line); background: var(--_hover); color: var(--_muted); font-size: .8125rem; }
+.body { flex: 1; min-block-size: 0; overflow-y: auto; overscroll-behavior: contain; scrollbar-width: thin; scrollbar-color: var(--_line) transparent; }
 .list { position: relative; min-block-size: 10rem; }
 .pills { position: sticky; z-index: 2; inset-block-start: 8px; block-size: 0; text-align: center; }
-.pill { padding: 5px 14px; border: 0; border-radius: 15px; background: var(--accent); color: var(--on-accent); font-size: .8125rem; font-weight: 600; box-shadow: var(--shade); }
+.pill { padding: 5px 14px; border: 0; border-radius: 15px; background: var(--_accent); color: var(--_on-accent); font-size: .8125rem; font-weight: 600; box-shadow: var(--_shade); }
 
-.day { padding: 12px 16px 5px; color: var(--muted); font-size: .75rem; font-weight: 600; }
+.day { padding: 12px 16px 5px; color: var(--_muted); font-size: .75rem; font-weight: 600; }
 .rows { list-style: none; }
 .row { position: relative; display: flex; content-visibility: auto; contain-intrinsic-block-size: auto 5rem; }
-.row::after { content: ""; position: absolute; inset-block-end: 0; inset-inline: 62px 0; border-block-end: 1px solid var(--line); }
-.row:last-child::after { display: none; }
-.row:hover, .row:focus-within { background: var(--hover); }
-.row.unread { background: var(--new); }
-.row.unread:hover, .row.unread:focus-within { background: color-mix(in srgb, var(--accent) 5%, var(--new)); }
-.main { flex: 1; min-inline-size: 0; display: flex; gap: 12px; padding: 10px 6px 11px 16px; padding-inline: 16px 6px; color: inherit; text-decoration: none; cursor: pointer; }
+/* Rows overlap by a pixel: at heights that are no whole number the page would show between them. */
+.row + .row { margin-block-start: -1px; }
+.row + .row::before { content: ""; position: absolute; inset-block-start: 0; inset-inline: 62px 0; border-block-start: 1px solid var(--_line); }
+.row:hover, .row:focus-within { background: var(--_hover); }
+.row.unread { background: var(--_new); }
+.row.unread:hover, .row.unread:focus-within { background: color-mix(in srgb, var(--_accent) 5%, var(--_new)); }
+.main { flex: 1; min-inline-size: 0; display: flex; gap: 12px; padding: 10px 6px 11px 16px; padding-inline: 16px 6px; color: inherit; text-decoration: none; }
 .main:focus-visible { outline-offset: -2px; border-radius: 8px; }
-.avatar { flex: none; display: grid; place-items: center; inline-size: 34px; block-size: 34px; margin-block-start: 1px; border-radius: 50%; overflow: hidden; background: var(--line); color: var(--muted); font-size: .75rem; font-weight: 600; }
+.avatar { flex: none; display: grid; place-items: center; inline-size: 34px; block-size: 34px; margin-block-start: 1px; border-radius: 50%; overflow: hidden; background: var(--_line); color: var(--_muted); font-size: .75rem; font-weight: 600; }
 .avatar img { inline-size: 100%; block-size: 100%; object-fit: cover; }
 .avatar .icon { inline-size: 18px; block-size: 18px; }
-.avatar.person { background: light-dark(oklch(.92 .045 var(--hue)), oklch(.36 .06 var(--hue))); color: light-dark(oklch(.4 .11 var(--hue)), oklch(.92 .05 var(--hue))); }
-.said { flex: 1; min-inline-size: 0; text-align: left; }
-:host(:dir(rtl)) .said { text-align: right; }
-.text { color: var(--muted); overflow-wrap: anywhere; hyphens: auto; overflow: hidden; }
-.unread .text { color: var(--fg); }
+.avatar.person { background: light-dark(oklch(.92 .045 var(--_hue)), oklch(.36 .06 var(--_hue))); color: light-dark(oklch(.4 .11 var(--_hue)), oklch(.92 .05 var(--_hue))); }
+.said { flex: 1; min-inline-size: 0; }
+.text { color: var(--_muted); overflow-wrap: anywhere; hyphens: auto; overflow: hidden; }
+.unread .text { color: var(--_fg); }
 .text > br { display: none; }
 .text p { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 4; overflow: hidden; }
-.text p + p, .text br + p { margin-block-start: 2px; color: var(--muted); -webkit-line-clamp: 2; }
-.text strong { color: var(--fg); font-weight: 600; }
+.text p + p, .text br + p { margin-block-start: 2px; color: var(--_muted); -webkit-line-clamp: 2; }
+.text strong { color: var(--_fg); font-weight: 600; }
 .text em { font-style: normal; }
-.time { display: block; margin-block-start: 2px; color: var(--muted); font-size: .75rem; }
+.time { display: block; margin-block-start: 2px; color: var(--_muted); font-size: .75rem; }
 .actions { flex: none; display: flex; flex-direction: column; align-items: center; padding: 8px 8px 0 4px; padding-inline: 4px 8px; }
 .actions .icon-button { inline-size: 28px; block-size: 28px; }
 .actions .icon { inline-size: 18px; block-size: 18px; }
 .dot i { inline-size: 9px; block-size: 9px; border: 1.5px solid currentColor; border-radius: 50%; }
-.unread .dot i { background: var(--accent); border-color: var(--accent); }
+.unread .dot i { background: var(--_accent); border-color: var(--_accent); }
 .row:not(.unread) .dot, .remove { opacity: 0; }
 .row:is(:hover, :focus-within) :is(.dot, .remove) { opacity: 1; }
 @media (hover: none) { .row:not(.unread) .dot, .remove { opacity: .75; } }
 
 .foot { position: relative; padding: 8px; text-align: center; }
 .near { position: absolute; inset-block-start: -300px; inline-size: 1px; block-size: 300px; pointer-events: none; }
-.state { display: flex; flex-direction: column; align-items: center; gap: 4px; padding: 40px 32px 48px; color: var(--muted); text-align: center; text-wrap: balance; }
+.state { display: flex; flex-direction: column; align-items: center; gap: 4px; padding: 40px 32px 48px; color: var(--_muted); text-align: center; text-wrap: balance; }
 .state .icon { inline-size: 36px; block-size: 36px; margin-block-end: 6px; stroke-width: 1.2; opacity: .7; }
-.state div p:first-of-type { color: var(--fg); font-weight: 600; }
-.state .button { margin-block-start: 10px; color: var(--fg); }
-.bones { display: flex; gap: 12px; padding-block: 12px; animation: breathe 1.6s ease-in-out infinite alternate; }
-.bones i { flex: none; inline-size: 34px; block-size: 34px; border-radius: 50%; background: var(--line); }
-.bones b { flex: 1; block-size: 30px; border-radius: 6px; background: linear-gradient(var(--line) 11px, transparent 11px 19px, var(--line) 19px); max-inline-size: 80%; }
-@keyframes breathe { from { opacity: .5; } }
+.state div p:first-of-type { color: var(--_fg); font-weight: 600; }
+.state .button { margin-block-start: 10px; color: var(--_fg); }
 .toast {
   position: absolute; z-index: 3; inset-block-end: 12px; inset-inline: 16px; margin-inline: auto; inline-size: fit-content; max-inline-size: calc(100% - 32px);
-  display: flex; align-items: center; gap: 8px; min-block-size: 38px; padding: 4px 6px 4px 14px; padding-inline: 14px 6px; border-radius: 9px; background: #22272e; color: #fff; box-shadow: var(--shade);
+  display: flex; align-items: center; gap: 8px; min-block-size: 38px; padding: 4px 6px 4px 14px; padding-inline: 14px 6px; border-radius: 9px; background: #22272e; color: #fff; box-shadow: var(--_shade);
 }
 .toast .text-button { color: #9ec1ff; }
 .toast :focus-visible { outline-color: #9ec1ff; }
 .toast > span:last-child { padding-inline-end: 8px; }
 
 .preferences, .keys { padding: 4px 16px 20px; }
-.preferences section { padding-block: 14px; border-block-end: 1px solid var(--line); }
+.preferences section { padding-block: 14px; border-block-end: 1px solid var(--_line); }
 .preferences > section:last-child { border: 0; }
 .preferences h3 { font-size: .875rem; font-weight: 600; }
-.hint, .problem { margin-block-start: 2px; color: var(--muted); font-size: .8125rem; }
-.problem { margin-block: 10px 0; padding: 8px 12px; border-inline-start: 3px solid var(--alert); background: var(--hover); color: var(--fg); }
+.hint, .problem { margin-block-start: 2px; color: var(--_muted); font-size: .8125rem; }
+.problem { margin-block: 10px 0; padding: 8px 12px; border-inline-start: 3px solid var(--_alert); background: var(--_hover); color: var(--_fg); }
 .setting { display: flex; align-items: center; justify-content: space-between; gap: 12px; }
 .setting > label { font-weight: 500; }
 .buttons { display: flex; flex-wrap: wrap; gap: 8px; margin-block-start: 10px; }
 .quiet { margin-block-start: 10px; min-inline-size: 0; }
-.clock { display: flex; align-items: center; gap: 8px; color: var(--muted); }
-select, input[type="time"] { min-block-size: 32px; max-inline-size: 14rem; padding: 3px 8px; border: 1px solid color-mix(in srgb, var(--muted) 60%, var(--line)); border-radius: 8px; background: var(--bg); color: var(--fg); }
+.clock { display: flex; align-items: center; gap: 8px; color: var(--_muted); }
+select, input[type="time"] { min-block-size: 32px; max-inline-size: 14rem; padding: 3px 8px; border: 1px solid color-mix(in srgb, var(--_muted) 60%, var(--_line)); border-radius: 8px; background: var(--_bg); color: var(--_fg); }
 .week { display: flex; gap: 4px; margin-block-start: 8px; }
 .day-of-week { position: relative; flex: 1; max-inline-size: 40px; }
 .day-of-week input { position: absolute; inset: 0; inline-size: 100%; block-size: 100%; margin: 0; opacity: 0; cursor: pointer; }
-.day-of-week span { display: grid; place-items: center; block-size: 30px; border: 1px solid var(--line); border-radius: 8px; color: var(--muted); font-size: .8125rem; }
-.day-of-week input:checked + span { border-color: var(--accent); background: var(--accent); color: var(--on-accent); font-weight: 600; }
-.day-of-week input:focus-visible + span { outline: 2px solid var(--accent); outline-offset: 2px; }
+.day-of-week span { display: grid; place-items: center; block-size: 30px; border: 1px solid var(--_line); border-radius: 8px; color: var(--_muted); font-size: .8125rem; }
+.day-of-week input:checked + span { border-color: var(--_accent); background: var(--_accent); color: var(--_on-accent); font-weight: 600; }
+.day-of-week input:focus-visible + span { outline: 2px solid var(--_accent); outline-offset: 2px; }
 table { inline-size: 100%; border-collapse: collapse; }
-th { padding: 0; text-align: start; font-weight: 400; overflow-wrap: anywhere; hyphens: auto; }
+th { padding: 0; text-align: inherit; font-weight: 400; overflow-wrap: anywhere; hyphens: auto; }
 thead th { padding-block-end: 4px; }
-thead th + th { inline-size: 72px; color: var(--muted); font-size: .75rem; }
+thead th + th { inline-size: 72px; color: var(--_muted); font-size: .75rem; }
 thead th + th, td { text-align: center; }
 td { padding: 5px 0; }
 .switch { appearance: none; position: relative; inline-size: 36px; block-size: 24px; margin: 0; flex: none; vertical-align: middle; border-radius: 12px; cursor: pointer; }
-.switch::before { content: ""; position: absolute; inset: 2px 0; border-radius: 10px; background: color-mix(in srgb, var(--muted) 85%, var(--bg)); transition: background .15s; }
-.switch::after { content: ""; position: absolute; inset-block-start: 4px; inset-inline-start: 2px; inline-size: 16px; block-size: 16px; border-radius: 50%; background: var(--bg); transition: inset-inline-start .15s; }
-.switch:checked::before { background: var(--accent); }
+.switch::before { content: ""; position: absolute; inset: 2px 0; border-radius: 10px; background: color-mix(in srgb, var(--_muted) 85%, var(--_bg)); transition: background .15s; }
+.switch::after { content: ""; position: absolute; inset-block-start: 4px; inset-inline-start: 2px; inline-size: 16px; block-size: 16px; border-radius: 50%; background: var(--_bg); transition: inset-inline-start .15s; }
+.switch:checked::before { background: var(--_accent); }
 .switch:checked::after { inset-inline-start: 18px; }
 .switch:disabled { opacity: .45; cursor: default; }
 .locked { position: relative; display: inline-flex; align-items: center; }
-.locked .icon { position: absolute; inset-inline-start: -17px; inline-size: 15px; block-size: 15px; color: var(--muted); }
+.locked .icon { position: absolute; inset-inline-start: -17px; inline-size: 15px; block-size: 15px; color: var(--_muted); }
 .keys { display: grid; grid-template-columns: auto 1fr; gap: 10px 16px; padding-block-start: 12px; align-items: baseline; }
 .keys dt { display: flex; gap: 4px; margin: 0; }
-kbd { min-inline-size: 24px; padding: 1px 6px; border: 1px solid var(--line); border-radius: 6px; background: var(--hover); font: inherit; font-size: .8125rem; text-align: center; }
+kbd { min-inline-size: 24px; padding: 1px 6px; border: 1px solid var(--_line); border-radius: 6px; background: var(--_hover); font: inherit; font-size: .8125rem; text-align: center; }
 
 @media (max-width: 480px) {
   :host(:not([mode="page"])) .panel { inset: 0; inline-size: 100%; max-inline-size: none; block-size: 100%; max-block-size: none; border: 0; border-radius: 0; }

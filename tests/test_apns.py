@@ -348,7 +348,7 @@ def test_a_key_that_is_none_is_refused_in_one_sentence(tmp_path: Path) -> None:
     for name, content in {
         "public.p8": KEY.pem,
         "rsa.p8": pair("RS256").private_pem,
-        "curve.p8": pair("P-384").private_pem,
+        "curve.p8": pair("ES384").private_pem,
         "empty.p8": b"",
         "text.p8": b"-----BEGIN PRIVATE KEY-----\nMIG\n-----END PRIVATE KEY-----\n",
     }.items():

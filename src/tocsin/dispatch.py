@@ -163,7 +163,7 @@ class Dispatcher:
         window = 1 if lane.stopped else lane.channel.window
         reserve = window // 4
         room = window - len(lane.under_way)
-        if room <= reserve and lane.under_way:
+        if room <= 0:
             return False
         claimed = await deliveries.claim(self._database, self._worker, lane.name, room, bulk=False)
         if room - len(claimed) > reserve and not lane.stopped:

@@ -85,6 +85,7 @@ class TestMonitoring:
         metrics = Metrics()
         metrics.request("GET", "/notifications", 200, 0.1)
         metrics.failure("direct lane", "the disk is full")
+        metrics.connection_dropped("idle")
         metrics.watch_pool("api", database)
         metrics.job("deliver", "done")
         metrics.push("apns/default", "delivered", 0.1)

@@ -251,7 +251,7 @@ async def test_all_faults_of_a_custom_notification_are_told_at_once(guarded: Api
         ],
     )
     many = await guarded.call("POST", "/notifications", USER, json={"notify": {"users": [True] * 3000}})
-    assert len(codes_of(many)[1]) == 3001
+    assert (len(codes_of(many)[1]), many.json()["more"]) == (100, 2901)
 
 
 async def test_all_faults_of_an_event_are_told_at_once(guarded: Api) -> None:
@@ -377,10 +377,10 @@ async def test_no_more_than_10000_ids(guarded: Api) -> None:
     for notify in ({"users": [1] * 10_001}, {"teams": [1] * 10_001}, {"users": [1] * 5000, "teams": [1] * 5001}):
         assert await both(guarded, {"notify": notify}) == ((422, [between]), (422, [between]))
     mixed = await guarded.call("POST", "/notifications", USER, json={"notify": {"users": [0, *[1] * 10_000]}})
-    due = {("validation.required", "message"), ("validation.numeric_between", "notify.users.0"), between}
+    due = {("validation.required", "message"), between}
     assert set(codes_of(mixed)[1]) == due
     unknown = await both(guarded, {"notify": {"users": list(range(10, 10_010))}})
-    assert [(status, len(found)) for status, found in unknown] == [(422, 10_000)] * 2
+    assert [(status, len(found)) for status, found in unknown] == [(422, 100)] * 2
 
 
 async def test_a_message_has_1_to_512_characters_when_the_white_space_around_it_is_gone(idle: Api) -> None:

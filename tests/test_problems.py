@@ -20,7 +20,7 @@ def errors_of(answer: httpx.Response) -> list[tuple[str, str | None]]:
     """Return code and field of each error of an answer, which must have the one form."""
     assert answer.headers["content-type"] == "application/json", (answer.status_code, answer.text[:200])
     body = answer.json()
-    assert list(body) == ["errors"]
+    assert set(body) - {"more"} == {"errors"}
     assert body["errors"]
     for error in body["errors"]:
         expected = {"message", "code"}
@@ -276,3 +276,44 @@ async def test_a_client_that_hangs_up_in_its_body_leaves_nothing_behind_and_is_n
     assert {line["log_level"] for line in lines} == {"info"}
     assert await api.house.database.value("select count(*) from events") == 0
     assert (await api.as_user(1, "GET", "/notifications")).json()["pagination"]["total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", "/notifications/devices/%00"),
+        ("POST", "/notifications/devices/abcdef%00"),
+        ("POST", "/notifications/devices/x%00/test"),
+        ("DELETE", "/events/by-key/%00"),
+        ("DELETE", "/directory/users/1/devices/%00"),
+        ("GET", "/%00"),
+    ],
+)
+async def test_a_path_with_nul_names_nothing(idle: Api, method: str, path: str) -> None:
+    await idle.people(1)
+    for answer in (
+        await idle.as_user(1, method, path, headers={"Idempotency-Key": "a"}),
+        await idle.as_service(method, path, "events:write", "directory:write"),
+    ):
+        assert codes_of(answer) == (404, [("not_found", None)])
+    asked = await idle.as_service("GET", "/operations/devices?ending=%00abcde", "operations")
+    assert codes_of(asked) == (422, [("validation.string_between", "ending")])
+
+
+async def test_a_bug_behind_any_route_is_a_500_in_the_one_form_and_one_line_of_the_log(idle: Api) -> None:
+    async def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a secret of the house")
+
+    await idle.people(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tocsin.preferences.get", broken)
+        patch.setattr("tocsin.migrate.is_current", broken)
+        for path in ("/notifications/preferences", "/readyz"):
+            with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
+                answer = await idle.as_user(1, "GET", path)
+            assert codes_of(answer) == (500, [("error", None)])
+            assert answer.json()["errors"][0]["id"] == answer.headers["x-request-id"]
+            assert sealed(answer)
+            [bug] = [line for line in lines if line["log_level"] == "error"]
+            assert (bug["event"], bug["request_id"]) == ("a bug answered a request", answer.headers["x-request-id"])
+    assert b'status="500"' in await idle.house.metrics.text(idle.house.database)

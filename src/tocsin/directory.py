@@ -10,6 +10,7 @@ from tocsin import deliveries, devices, jobs
 from tocsin.database import Connection, Database, fetch, queries
 from tocsin.doorbell import Doorbell
 from tocsin.errors import Fault, Invalid, NotFound
+from tocsin.faults import among
 from tocsin.ids import new_id
 from tocsin.jobs import Job
 
@@ -194,8 +195,8 @@ async def people(
 
 def unknown(field: str, given: Sequence[Any], strangers: set[int]) -> list[Fault]:
     """Return a fault for each position of `field` whose id names nothing that the caller may address."""
-    return [
-        Fault(f"{field}.{position}", "unknown", f"The {field}.{position} field names nothing that is known.")
-        for position, id_ in enumerate(given)
-        if type(id_) is int and id_ in strangers
-    ]
+    found: list[Fault] = []
+    for position, id_ in enumerate(given):
+        if type(id_) is int and id_ in strangers:
+            found.append(among(found, f"{field}.{position}", "unknown", "names nothing that is known"))
+    return found

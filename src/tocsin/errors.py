@@ -22,6 +22,7 @@ Raised anywhere, turned into an answer in `api/problems.py` alone. A `Refusal` i
 sentence with which a command declines to start.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -43,6 +44,16 @@ class Fault:
     message: str
 
 
+UNTOLD = Fault("", "", "")
+"""Stands for one more fault where `MOST_FAULTS` are told already: it is only counted."""
+
+MOST_FAULTS = 100
+"""How many faults of a request are told."""
+
+LARGEST_ERRORS = 60_000
+"""Bytes of their entries in an answer."""
+
+
 class Problem(Exception):  # noqa: N818 - the answers have their own names
     """One answer that is not a success: its HTTP status, its stable code, and a sentence for the developer."""
 
@@ -57,6 +68,10 @@ class Problem(Exception):  # noqa: N818 - the answers have their own names
     def errors(self) -> list[dict[str, str]]:
         """Return the entries of the answer's `errors`."""
         return [{"message": str(self), "code": self.code}]
+
+    def answer(self) -> dict[str, object]:
+        """Return the body of the answer."""
+        return {"errors": self.errors()}
 
 
 class Malformed(Problem):
@@ -192,11 +207,37 @@ class Invalid(Problem):
         self.faults = list(faults)
 
     def errors(self) -> list[dict[str, str]]:
-        """Return one entry per fault, in the order of the request."""
-        return [
-            {"message": fault.message, "code": f"validation.{fault.code}", "field": fault.field}
-            for fault in self.faults
-        ]
+        """Return one entry per fault, in the order of the request: the first of them, as many as an answer holds."""
+        entries, size = [], 0
+        for fault in in_order(self.faults)[:MOST_FAULTS]:
+            entry = {"message": fault.message, "code": f"validation.{fault.code}", "field": fault.field}
+            size += sum(len(json.dumps(value)) for value in entry.values()) + len('{"message":,"code":,"field":},')
+            if size > LARGEST_ERRORS:
+                break
+            entries.append(entry)
+        return entries
+
+    def answer(self) -> dict[str, object]:
+        """Return the body of the answer, with how many faults are not told, if any."""
+        errors = self.errors()
+        more = len(self.faults) - len(errors)
+        return {"errors": errors, "more": more} if more else {"errors": errors}
+
+
+def in_order(faults: Iterable[Fault]) -> list[Fault]:
+    """Return faults in the order of the request: fields as they were found, entries of an array by their positions."""
+    told = [fault for fault in faults if fault is not UNTOLD]
+    places: dict[str, int] = {}
+
+    def place(fault: Fault) -> list[int]:
+        found, path = [], ""
+        for part in fault.field.split("."):
+            path = f"{path}.{part}"
+            is_position = part.isascii() and part.isdigit() and len(part) < 10  # noqa: PLR2004 - no array is so long
+            found.append(int(part) if is_position else places.setdefault(path, len(places)))
+        return found
+
+    return sorted(told, key=place)
 
 
 class RateLimited(Problem):

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tocsin.errors import Fault
+from tocsin.errors import MOST_FAULTS, UNTOLD, Fault
 
 OBJECT_TAG = "<object>"
 INTEGER_TAG = "<integer>"
@@ -67,17 +67,32 @@ _CODES = {
     "timezone_aware": ("date", "must have an offset, such as Z or +01:00"),
 }
 
+LONGEST_FIELD = 200
+"""Characters of a field's path in an answer: names that callers make up have no bound."""
+
+ENTRIES = "entries"
+"""The type of pydantic's error that stands for those of a list: its context has `(position, code, says)` of each."""
+
 OURS = {code for code, _ in _CODES.values()} | {"required_without", "unknown"}
 """All validation codes, without their prefix."""
 
 
 def fault(field: str, code: str, says: str) -> Fault:
-    """Return the fault of one field, in a sentence: `The data.case.id field is required.`."""
+    """Return the fault of one field, in a sentence: `The data.case.id field is required.`; a long name is cut."""
+    if len(field) > LONGEST_FIELD:
+        field = field[:LONGEST_FIELD] + "…"
     return Fault(field, code, f"The {field} field {says}.")
+
+
+def among(faults: Sequence[Fault], field: str, code: str, says: str) -> Fault:
+    """Return the fault of one of many fields: once enough are told, one that is only counted, which costs nothing."""
+    return UNTOLD if len(faults) >= MOST_FAULTS else fault(field, code, says)
 
 
 def under(prefix: str, found: Fault) -> Fault:
     """Return a fault of a part as one of the whole; `prefix` is the part's path (`events.17.`)."""
+    if found is UNTOLD:
+        return found
     message = found.message.replace(f"The {found.field} field", f"The {prefix}{found.field} field", 1)
     return Fault(prefix + found.field, found.code, message)
 
@@ -87,12 +102,24 @@ def faults_of(error: ValidationError, prefix: str = "") -> list[Fault]:
 
     A validator of ours raises `PydanticCustomError` with one of our codes, and what is to be said after the field.
     """
-    return [_fault_of(found, prefix) for found in error.errors(include_url=False, include_input=False)]
+    return _faults_of(error.errors(include_url=False, include_input=False), prefix)
 
 
 def faults_of_parts(findings: Sequence[Any]) -> list[Fault]:
     """Return the same of findings whose paths start with the part of the request that they are in."""
-    return [_fault_of({**found, "loc": found["loc"][1:] or found["loc"]}, "") for found in findings]
+    return _faults_of([{**found, "loc": found["loc"][1:] or found["loc"]} for found in findings], "")
+
+
+def _faults_of(findings: Sequence[Any], prefix: str) -> list[Fault]:
+    faults: list[Fault] = []
+    for found in findings:
+        if found["type"] != ENTRIES:
+            faults.append(_fault_of(found, prefix) if len(faults) < MOST_FAULTS else UNTOLD)
+            continue
+        whole = _fault_of({**found, "type": "array", "msg": ""}, prefix).field
+        entries = [fault(f"{whole}.{position}", code, says) for position, code, says in found["ctx"]["first"]]
+        faults += [*entries, *[UNTOLD] * found["ctx"]["more"]]
+    return faults
 
 
 def _fault_of(found: Any, prefix: str) -> Fault:

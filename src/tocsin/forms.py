@@ -1,15 +1,19 @@
 """The forms of what the host application says of its users and teams, and of notifications of former times."""
 
 import zoneinfo
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from itertools import islice
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from tocsin.directory import LARGEST_ID
+from tocsin.errors import MOST_FAULTS
+from tocsin.faults import ENTRIES
 from tocsin.ids import parsed_uuid
 from tocsin.notifications import moment_of
 from tocsin.rendering import has_only_our_marks, one_line
@@ -64,6 +68,31 @@ def _past(given: Any) -> datetime:
     return moment
 
 
+_NO_INTEGER = ("integer", "must be an integer")
+_NO_ID = ("numeric_between", f"must be between 1 and {LARGEST_ID}")
+
+
+def wrong_ids(ids: Iterable[Any]) -> Iterator[tuple[int, tuple[str, str]]]:
+    """Yield the positions of what is no id of a user or team, each with what is wrong with it."""
+    for position, id_ in enumerate(ids):
+        if type(id_) is not int:
+            yield position, _NO_INTEGER
+        elif not 1 <= id_ <= LARGEST_ID:
+            yield position, _NO_ID
+
+
+def _only_ids(given: Any) -> Any:
+    """Find what is wrong with the ids of a list without a finding of pydantic's for each."""
+    if not isinstance(given, list):
+        return given
+    first = list(islice(wrong := wrong_ids(given), MOST_FAULTS))
+    if not first:
+        return given
+    more = sum(1 for _ in wrong)
+    found = [(position, *fault) for position, fault in first]
+    raise PydanticCustomError(ENTRIES, "has entries that are no ids", {"first": found, "more": more})
+
+
 Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
 Name = Annotated[str, Field(max_length=255), AfterValidator(one_line)]
 Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}$")]
@@ -93,7 +122,7 @@ class TeamBody(BaseModel):
 
     name: Name
     company_id: Annotated[Id | None, Field(description="left out: 1, or the one that the token is bound to")] = None
-    users: Annotated[list[Id], Field(max_length=MOST_MEMBERS)] = []
+    users: Annotated[list[Id], Field(max_length=MOST_MEMBERS), BeforeValidator(_only_ids)] = []
 
 
 class UserLine(UserBody):

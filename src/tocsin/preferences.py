@@ -16,7 +16,7 @@ from tocsin.catalogue import Catalogue
 from tocsin.database import Connection, Database, fetch, queries
 from tocsin.doorbell import Doorbell
 from tocsin.errors import Fault, Invalid, Unauthenticated
-from tocsin.faults import fault
+from tocsin.faults import among, fault
 from tocsin.forms import is_time_zone
 from tocsin.notifications import future_of, moment_of, time_of, to_json
 from tocsin.quiet_hours import QuietHours, windows_of
@@ -216,7 +216,7 @@ def changes_of(body: Mapping[str, Any], operator: Operator, faults: list[Fault])
     changes = {}
     for name, value in body.items():
         if name not in _READERS:
-            faults.append(_stranger(name))
+            faults.append(among(faults, name, *_STRANGER))
         elif name in operator.locked:
             faults.append(_locked(name))
         else:
@@ -230,23 +230,23 @@ def _kinds_of(given: Any, operator: Operator, faults: list[Fault]) -> Any:
         return {}
     for name, switches in given.items():
         if name not in operator.kinds:
-            faults.append(fault(f"kinds.{name}", "prohibited", "names no kind that there is"))
+            faults.append(among(faults, f"kinds.{name}", "prohibited", "names no kind that there is"))
         elif isinstance(switches, dict):
-            faults += _faults_of_switches(name, switches, operator)
+            _check_switches(name, switches, operator, faults)
         elif switches is not None:
             faults.append(fault(f"kinds.{name}", "object", "must be an object"))
     return given
 
 
-def _faults_of_switches(kind: str, switches: Mapping[str, Any], operator: Operator) -> Iterator[Fault]:
+def _check_switches(kind: str, switches: Mapping[str, Any], operator: Operator, faults: list[Fault]) -> None:
     for name, value in switches.items():
         field = f"kinds.{kind}.{name}"
         if name not in SWITCHES:
-            yield _stranger(field)
+            faults.append(among(faults, field, *_STRANGER))
         elif name in operator.locked_of[kind]:
-            yield _locked(field)
+            faults.append(_locked(field))
         elif value is not None and not isinstance(value, bool):
-            yield fault(field, "boolean", "must be true or false")
+            faults.append(fault(field, "boolean", "must be true or false"))
 
 
 def _windows_of(given: Any, _: Operator, faults: list[Fault]) -> Any:
@@ -275,8 +275,7 @@ _READERS: Mapping[str, Callable[[Any, Operator, list[Fault]], Any]] = {
 }
 
 
-def _stranger(field: str) -> Fault:
-    return fault(field, "prohibited", "is not a field that belongs here")
+_STRANGER = ("prohibited", "is not a field that belongs here")
 
 
 def _locked(field: str) -> Fault:

@@ -13,6 +13,9 @@ DEEPEST = 32
 LONGEST_INTEGER = 41
 """Characters of the longest integer that is read exactly, its sign included."""
 
+MOST_VALUES = 150_000
+"""Values of a body of up to 1 MiB, and for each MiB more: an object counts threefold, as its memory does."""
+
 HUGE: int = 10**LONGEST_INTEGER
 """What a longer integer is read as, or its negative: beyond every range that one could ask for."""
 
@@ -31,6 +34,7 @@ def parse(body: bytes) -> Any:
     Raises `Malformed` where `body` is not JSON in UTF-8 without a byte order mark, or has NaN, an infinity, a number
     beyond a double, a key twice in one object, NUL, a lone surrogate, or more than `DEEPEST` levels.
     """
+    _refuse_many(body)
     _refuse_deep(body)
     try:
         value = _decoder.decode(body.decode())
@@ -49,6 +53,17 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Malformed("The body must be a JSON object.")
     return value
+
+
+def _refuse_many(body: bytes) -> None:
+    most = MOST_VALUES * -(-len(body) // 2**20)
+    if len(body) <= most or _values_of(body) <= most or _values_of(_STRING.sub(b"", body)) <= most:
+        return
+    raise Malformed(f"The body has more than {most} values.")
+
+
+def _values_of(body: bytes) -> int:
+    return body.count(b",") + body.count(b"[") + 3 * body.count(b"{")
 
 
 def _refuse_deep(body: bytes) -> None:

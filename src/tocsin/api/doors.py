@@ -1,5 +1,6 @@
 """What every door does before it opens: who is it, may they, and what did they bring."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -27,6 +28,9 @@ from tocsin.tokens import Service, User, Verifier, caller_of
 JSON = ("application/json",)
 MERGE_PATCH = (*JSON, "application/merge-patch+json")
 """The types of a body that says what to change."""
+
+PARSED_AT_ONCE = 2**18
+"""Bytes of the largest body that is parsed between two steps of the event loop; a larger one is parsed beside it."""
 
 LARGEST_BODY = 2**20
 """Bytes of the largest body, where a path does not say otherwise."""
@@ -92,7 +96,7 @@ async def body_of(request: Request, limit: int = LARGEST_BODY, types: Collection
         return {}
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in types:
         raise ContentType
-    return parse_object(body)
+    return parse_object(body) if len(body) <= PARSED_AT_ONCE else await asyncio.to_thread(parse_object, body)
 
 
 async def bytes_of(request: Request, limit: int) -> bytes:

@@ -67,11 +67,13 @@ def posted(body: Any, service: Service, catalogue: Catalogue, prefix: str = "") 
 def resolution_of(body: Mapping[str, Any], service: Service, faults: list[Fault]) -> Resolution | None:
     """Return what is asked to be settled; what is wrong with it is added to `faults`."""
     subject, how = _subject(body.get("about"), faults), _how(body.get("as"), faults)
-    users = ids_of(body, "users", faults) if body.get("users") is not None else None
+    users = body.get("users")
     if users is not None and how == "erased":
         faults.append(fault("users", "prohibited", "does not go together with erased"))
-    if users is not None and len(users) > MOST_RECIPIENTS:
+    if isinstance(users, list) and len(users) > MOST_RECIPIENTS:
         faults.append(fault("users", "array_between", f"may name at most {MOST_RECIPIENTS} users"))
+    elif users is not None:
+        users = ids_of(body, "users", faults)
     if faults or subject is None or how is None:
         return None
     return Resolution(subject, how, users, service.name, service.company_id)

@@ -1,5 +1,6 @@
 """The doors of events: the host application posts what happened, takes it back, and asks what became of it."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ LONGEST_WAIT = 30
 
 LARGEST_BATCH = 1_000
 """How many events one request may hold."""
+
+CHECKED_AT_ONCE = 5
+"""How many of them are checked between two steps of the event loop."""
 
 LARGEST_BATCH_BODY = 8 * 2**20
 """Bytes of the largest body of a batch."""
@@ -64,7 +68,11 @@ async def post_batch(request: Request) -> Response:
     body = await body_of(request, LARGEST_BATCH_BODY)
     given = _events_of(body)
     prefixes = [f"events.{position}." for position in range(len(given))]
-    checked = [posted(event, service, house.catalogue, prefix) for event, prefix in zip(given, prefixes, strict=True)]
+    checked = []
+    for position, (event, prefix) in enumerate(zip(given, prefixes, strict=True)):
+        checked.append(posted(event, service, house.catalogue, prefix))
+        if position % CHECKED_AT_ONCE == 0:
+            await asyncio.sleep(0)
     drafts = await _all_or_none(request, service, checked, prefixes)
     accepted = await house.intake.accept_batch(drafts)
     more: dict[str, Any] = {"ids": [str(event.id) for event in accepted]}

@@ -73,7 +73,7 @@ async def create_custom(request: Request) -> Response:
     body = await body_of(request)
     faults: list[Fault] = []
     message = message_of(body, faults)
-    notify = notify_of(body, faults)
+    notify = notify_of(body, faults, may_except=False)
     if faults:
         if not notify.skips:
             company_id = sender["company_id"]

@@ -144,7 +144,7 @@ async def list_events_of_person(request: Request, user_id: str) -> Response:
 async def find_devices(request: Request) -> Response:
     """Whose devices these are: those whose tokens end with six characters."""
     service, ending = service_of(request, "operations"), request.query_params.get("ending", "")
-    if len(ending) != devices.ENDING:
+    if len(ending) != devices.ENDING or "\0" in ending:
         raise Invalid([fault("ending", "string_between", f"must be the last {devices.ENDING} characters of a token")])
     found = [
         with_times(device, "registered_at", "last_delivered_at")

@@ -22,7 +22,7 @@ BUG = "is_bug"
 def answer_to(problem: Problem) -> Response:
     """Turn a problem into its answer."""
     return Response(
-        to_json({"errors": problem.errors()}),
+        to_json(problem.answer()),
         status_code=problem.status,
         headers=problem.headers,
         media_type="application/json",

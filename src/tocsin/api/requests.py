@@ -8,7 +8,8 @@ from uuid import UUID
 
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault, NotFound
-from tocsin.faults import fault
+from tocsin.faults import among, fault
+from tocsin.forms import wrong_ids
 from tocsin.ids import parsed_uuid
 
 MOST_RECIPIENTS = 10_000
@@ -31,18 +32,23 @@ class Notify:
     skips: bool
 
 
-def notify_of(body: Mapping[str, Any], faults: list[Fault], prefix: str = "") -> Notify:
-    """Return the recipients in `notify`; what is wrong with them is added to `faults`."""
+def notify_of(body: Mapping[str, Any], faults: list[Fault], prefix: str = "", *, may_except: bool = True) -> Notify:
+    """Return the recipients in `notify`; what is wrong with them is added to `faults`.
+
+    Who `may_except` may also say who is left out, and what becomes of ids that nobody knows.
+    """
     notify, path = body.get("notify", {}), f"{prefix}notify"
     if not isinstance(notify, dict):
         faults.append(fault(path, "object", "must be an object"))
         return Notify([], [], [], skips=False)
     before = len(faults)
-    users, teams, excepted = (ids_of(notify, name, faults, f"{path}.") for name in ("users", "teams", "except"))
-    skips = _skips(notify, path, faults)
-    if max(len(users) + len(teams), len(excepted)) > MOST_RECIPIENTS:
-        faults.append(fault(path, "array_between", f"may name at most {MOST_RECIPIENTS} users and teams"))
-        return Notify([], [], [], skips)
+    names = ("users", "teams", "except") if may_except else ("users", "teams")
+    if sum(len(notify[name]) for name in names if isinstance(notify.get(name), list)) > MOST_RECIPIENTS:
+        faults.append(fault(path, "array_between", f"may have at most {MOST_RECIPIENTS} ids in {', '.join(names)}"))
+        return Notify([], [], [], skips=True)
+    users, teams, *rest = (ids_of(notify, name, faults, f"{path}.") for name in names)
+    excepted = rest[0] if rest else []
+    skips = may_except and _skips(notify, path, faults)
     if not users and not teams and len(faults) == before:
         faults += [
             fault(f"{path}.{name}", "required_without", f"is required where {path}.{other} is absent or empty")
@@ -96,11 +102,8 @@ def ids_of(body: Mapping[str, Any], name: str, faults: list[Fault], prefix: str 
     if not isinstance(ids, list):
         faults.append(fault(field, "array", "must be an array"))
         return []
-    for position, id_ in enumerate(ids):
-        if type(id_) is not int:
-            faults.append(fault(f"{field}.{position}", "integer", "must be an integer"))
-        elif not 1 <= id_ <= LARGEST_ID:
-            faults.append(fault(f"{field}.{position}", "numeric_between", f"must be between 1 and {LARGEST_ID}"))
+    for position, wrong in wrong_ids(ids):
+        faults.append(among(faults, f"{field}.{position}", *wrong))
     return ids
 
 

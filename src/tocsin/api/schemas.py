@@ -13,7 +13,7 @@ from tocsin.catalogue import Catalogue, Kind
 from tocsin.deliveries import STATES
 from tocsin.devices import TYPES
 from tocsin.directory import LARGEST_ID
-from tocsin.errors import Invalid, Problem
+from tocsin.errors import MOST_FAULTS, Invalid, Problem
 from tocsin.faults import OURS
 from tocsin.forms import NotificationLine, TeamBody, UserBody
 from tocsin.preferences import SWITCHES
@@ -389,8 +389,11 @@ ANSWERS: dict[str, Schema] = {
                     )
                 ),
                 "minItems": 1,
-            }
-        }
+                "maxItems": MOST_FAULTS,
+            },
+            "more": _told({"type": "integer", "minimum": 1}, "how many other faults there are, where not all are told"),
+        },
+        "more",
     ),
     "Notification": _object(
         {

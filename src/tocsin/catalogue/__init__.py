@@ -4,7 +4,7 @@ Checks the events that producers post, and says them in each language.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tocsin.catalogue.entries import ENGLISH, Findings, read
 from tocsin.catalogue.kinds import Kind, kinds_of
 from tocsin.catalogue.languages import Languages, languages_of, stand_ins
 from tocsin.catalogue.shapes import as_given, shapes_of
-from tocsin.errors import Fault, Invalid
+from tocsin.errors import MOST_FAULTS, UNTOLD, Fault, Invalid
 from tocsin.faults import fault, faults_of
 from tocsin.rendering import Words, readable
 
@@ -190,17 +190,48 @@ def _faults_of_form(data: Any, params: Any) -> Iterator[Fault]:
 
 def _checked(kind: Kind, data: Any, params: Any) -> dict[str, Any]:
     given = {name: part for name, part in (("data", data), ("params", params)) if part is not None}
+    given, left_out = _without_most_strangers(kind, given)
     try:
         event = kind.event.model_validate(given)
     except ValidationError as error:
         faults = faults_of(error)
     else:
         faults = []
+    faults += [UNTOLD] * left_out
     known = {found.field for found in faults}
     faults += [found for found in _miscounted(kind, given) if found.field not in known]
     if faults:
         raise Invalid(faults)
     return {"data": {}, "params": {}, **as_given(event)}
+
+
+def _without_most_strangers(kind: Kind, given: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Return an event without most of the fields that do not belong to it, where they are many, and how many those are.
+
+    So no more is found wrong with it than is told.
+    """
+    left_out = 0
+    kept = {}
+    for name, fields in (("data", kind.vocabulary.data), ("params", kind.vocabulary.params)):
+        if name not in given:
+            continue
+        kept[name], more = _pruned(given[name], fields)
+        left_out += more
+        for key, of in fields.items() if isinstance(kept[name], dict) else ():
+            shape = kind.vocabulary.shapes.get(of.base)
+            inner, more = _pruned(kept[name].get(key), shape.fields) if shape else (None, 0)
+            if more:
+                kept[name] = {**kept[name], key: inner}
+                left_out += more
+    return kept, left_out
+
+
+def _pruned(part: Any, known: Collection[str]) -> tuple[Any, int]:
+    if not isinstance(part, dict) or len(part) <= len(known) + MOST_FAULTS:
+        return part, 0
+    extra = {name for name in list(part)[:MOST_FAULTS] if name not in known}
+    pruned = {name: value for name, value in part.items() if name in known or name in extra}
+    return pruned, len(part) - len(pruned)
 
 
 def _miscounted(kind: Kind, given: Mapping[str, Any]) -> Iterator[Fault]:

@@ -336,8 +336,10 @@ async def test_reading_keys_again_has_a_stopped_lane_try_at_once_with_the_same_k
     else:
         await register(api, 1, ANDROID, type="Android")
         phones.answer("oauth", status=400, reason="invalid_grant")
-    id_ = (await post(api, custom(1))).json()["id"]
+        phones.answer("fcm", status=401, reason="UNAUTHENTICATED", times=1)  # the token that there may be already
+    await post(api, custom(1))
     assert (await until_stopped(api))["name"] == ("apns/default" if provider == "apns" else "fcm/default")
+    id_ = (await post(api, custom(1))).json()["id"]
     phones.forget()
     assert api.worker
     assert api.worker.dispatcher

@@ -99,7 +99,8 @@ async def data_folder() -> AsyncIterator[Path]:
     try:
         yield place / "data"
     finally:
-        await kill_postgres(place / "data")
+        for served in (place / "data", place / "data" / "demo"):
+            await kill_postgres(served)
         shutil.rmtree(place)
 
 

@@ -98,7 +98,7 @@ def test_a_token_before_there_is_a_secret_says_what_to_do(tmp_path: Path) -> Non
 
 def test_public_keys_alone_serve_and_make_no_tokens(tmp_path: Path, server: Embedded) -> None:
     keys = {"TOCSIN_JWT_PUBLIC_KEY_FILES": "key.pem", "TOCSIN_DATABASE_URL": server.url}
-    for command in (["token", "user", "4"], ["token", "service", "crm", "--scope", "operations"], ["demo"]):
+    for command in (["token", "user", "4"], ["token", "service", "crm", "--scope", "operations"]):
         assert "Public keys make no tokens" in refusal(*command, cwd=tmp_path, **keys)
     assert "key.pem can't be read" in refusal("serve", cwd=tmp_path, **keys)
 

@@ -15,11 +15,11 @@ import pytest
 from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
 from playwright.async_api import Browser, Locator, Page, expect
 
-from conftest import HOUR, SECRET, Api
+from conftest import Api
 from processes import Program, data_folder, until
 from tocsin.demo import LEFT_UNREAD, PEOPLE
 from tocsin.demo_page import _is_ours
-from tocsin.tokens import Service, Verifier, mint_user
+from tocsin.tokens import Service, Verifier
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,8 @@ class Demo:
         await self._call("PUT", "/notifications/read", user)
 
     async def _call(self, method: str, path: str, user: int) -> httpx.Response:
-        token = mint_user(SECRET, user, HOUR)
+        people = (await self.http.get("/demo/people")).json()["data"]
+        token = next(person["token"] for person in people if person["id"] == user)
         answer = await self.http.request(method, path, headers={"Authorization": f"Bearer {token}"})
         assert answer.is_success, answer.text
         return answer
@@ -263,6 +264,10 @@ OF_OTHERS = [
     "localhost.evil.example",
     "localhost@evil.example",
     "10.0.0.1",
+    "evil@127.0.0.1",
+    "127.0.0.1#.evil.example",
+    "127.0.0.1/.evil.example",
+    "localhost:80:80",
     "",
 ]
 
@@ -285,7 +290,7 @@ async def test_every_name_of_this_machine_opens_it(demo: Demo, host: str) -> Non
 
 async def test_its_tokens_are_short_lived_and_its_services_may_not_do_everything(demo: Demo) -> None:
     found = (await demo.http.get("/demo/people")).json()
-    verifier = Verifier([SECRET])
+    verifier = Verifier([(demo.logs / "data" / "demo" / "jwt-secret").read_text().strip()])
     users = [verifier.verify(person["token"]) for person in found["data"]]
     crm = verifier.verify(found["crm"])
     assert [user.label for user in users] == [f"user {person.id}" for person in PEOPLE]
@@ -362,6 +367,10 @@ ANY = "0.0.0.0"  # noqa: S104 - nothing is bound here
         ("127.0.0.1", ANY, "10.0.0.9", False),
         (ANY, ANY, "10.0.0.9", False),
         ("evil.example", "127.0.0.1", "127.0.0.1", False),
+        ("evil@127.0.0.1", "127.0.0.1", "127.0.0.1", False),
+        ("127.0.0.1#.evil.example", "127.0.0.1", "127.0.0.1", False),
+        ("127.0.0.1?.evil.example", "127.0.0.1", "127.0.0.1", False),
+        ("localhost:80:80", "127.0.0.1", "127.0.0.1", False),
         ("", "127.0.0.1", "127.0.0.1", False),
     ],
 )

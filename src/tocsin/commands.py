@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from tocsin import __version__, logs, terminal
 from tocsin.database_url import masked
 from tocsin.errors import Refusal
-from tocsin.settings import PREFIX, Settings, default_data_dir, read_settings
+from tocsin.settings import PREFIX, Settings, read_settings
 from tocsin.terminal import say
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -83,7 +83,7 @@ def demo() -> None:
     """Serve sample users, and a page with their inboxes and fake phones. Print where it is."""
     from tocsin.demo import demo as run_demo
 
-    _run(run_demo(_settings(data_dir=default_data_dir("tocsin-demo"))))
+    _run(run_demo(_settings()))
 
 
 @app.command()
@@ -358,12 +358,10 @@ def service(
     say(f"This token expires at {until} UTC, after {expires}; --expires 30d makes one that lasts longer.", err=True)
 
 
-def _settings(**defaults: Any) -> Settings:
+def _settings() -> Settings:
     """Return the settings, and write the log as they say; of settings that are refused, as the environment says."""
     logs.configure("json" if os.environ.get(f"{PREFIX}LOG_FORMAT") == "json" else "console")
     settings = read_settings()
-    missing = {name: value for name, value in defaults.items() if name not in settings.model_fields_set}
-    settings = read_settings(**missing) if missing else settings
     logs.configure(settings.log_format)
     return settings
 

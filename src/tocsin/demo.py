@@ -14,6 +14,7 @@ from tocsin.apps import web_push_key
 from tocsin.demo_page import DemoPage
 from tocsin.devices import Device
 from tocsin.directory import Team, User
+from tocsin.errors import Refusal
 from tocsin.events import Reader
 from tocsin.phones import Phones
 from tocsin.serve import Running, serve
@@ -39,36 +40,60 @@ ANDROID = "fake-android-phone-of-user-number-{:04}"
 LEFT_UNREAD = 5
 """How many of the first notifications nobody has read yet."""
 
+TAKEN_OVER = frozenset(
+    {
+        *("host", "port", "operations_port", "public_url", "root_path", "trusted_proxies", "cors_origins"),
+        *("catalogue_dir", "preferences_file", "push_content", "log_format"),
+    }
+)
+"""The settings that the demo takes over: how it is reached, and what it shows. Database, keys, push services and the
+wire to other processes are its own: it changes and reaches nothing that a service with the same settings has."""
+
+MARK = "made-by-demo"
+"""The file that stands in the demo's data folder."""
+
 
 async def demo(settings: Settings) -> None:
     """Serve until a signal ends it, with fake phones and a page that shows them, and say on stdout where it is.
 
     Raises `Refusal`, as `serve` does.
     """
-    if settings.has_keys:
-        signer_of(settings, "users", "services")
+    data = _own_folder(settings)
     with tempfile.TemporaryDirectory(prefix="tocsin-demo-") as folder:
         async with Phones() as phones:
-            with_phones = not (settings.apns_key_file or settings.fcm_credentials_file or settings.apps_file)
-            if with_phones:
-                settings = _with_phones(settings, phones.credentials(Path(folder)))
-            page = DemoPage(PEOPLE, TEAMS, phones, lambda: signer_of(settings, "users", "services"))
+            own = _own_settings(settings, data, phones.credentials(Path(folder)))
+            page = DemoPage(PEOPLE, TEAMS, phones, lambda: signer_of(own, "users", "services"))
 
             async def introduce(running: Running) -> None:
                 await _move_in(running.house)
-                if with_phones:
-                    await _hand_out_phones(running.house, page)
+                await _hand_out_phones(running.house, page)
                 await _begin(running.house, page)
                 sys.stdout.write(_introduction(running, page.signer()))
                 sys.stdout.flush()
 
-            await serve(settings, when_ready=introduce, further=page.routes())
+            await serve(own, when_ready=introduce, further=page.routes())
 
 
-def _with_phones(settings: Settings, variables: Mapping[str, str]) -> Settings:
-    """Return the settings with the keys of the fake phones."""
-    given = {name.removeprefix(PREFIX).lower(): value for name, value in variables.items()}
-    return Settings(**{**settings.model_dump(exclude_unset=True), **given})
+def _own_folder(settings: Settings) -> Path:
+    """Return the folder of the demo's database, marked as such. Raises `Refusal` where another database is meant."""
+    if settings.database_url is not None:
+        raise Refusal("The demo writes sample users and keeps to a database of its own: unset TOCSIN_DATABASE_URL.")
+    folder = settings.data_dir / "demo"
+    mark = folder / MARK
+    if (folder / "postgres").exists() and not mark.exists():
+        raise Refusal(
+            f"The database in {folder} was not made by the demo, which writes sample users over what is there: set"
+            " TOCSIN_DATA_DIR to another folder."
+        )
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mark.touch()
+    return folder
+
+
+def _own_settings(settings: Settings, data: Path, phones: Mapping[str, str]) -> Settings:
+    """Return the demo's settings: those that it takes over, its own data folder, and the keys of the fake phones."""
+    given = {name.removeprefix(PREFIX).lower(): value for name, value in phones.items()}
+    return Settings(**{**settings.model_dump(include=set(TAKEN_OVER), exclude_unset=True), **given, "data_dir": data})
 
 
 async def _move_in(house: House) -> None:

@@ -5,12 +5,12 @@ name lead here (DNS rebinding) learns nothing.
 """
 
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from random import SystemRandom
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -43,6 +43,9 @@ AT_THE_CONSOLE = timedelta(hours=8)
 COLLEAGUE = User(90, 1, "Noah", "Peters", None, None, ENGLISH, "UTC", active=True)
 """Who did it, where all of the sample people are told of it."""
 
+_HOST = re.compile(r"(?P<name>[\w.-]+|\[[\da-fA-F:.]+\])(?P<port>:\d{1,5})?", re.ASCII)
+"""A host name or address and, if need be, a port, and nothing else."""
+
 Door = Callable[[Request], Awaitable[Response]]
 
 
@@ -50,7 +53,7 @@ Door = Callable[[Request], Awaitable[Response]]
 class DemoPage:
     """What the page stands on: people, their fake devices, and how tokens are made for them.
 
-    `devices` are the tokens of each person's `iphone`, `android` and, once there is one, `browser`, by their id.
+    `devices` are the tokens of each person's `iphone`, `android` and `browser`, by their id.
     """
 
     people: Sequence[User]
@@ -110,7 +113,7 @@ class DemoPage:
         return _json({"data": found})
 
     async def show_phones(self, request: Request) -> Response:
-        """What the devices of a person show now; without fake phones they have none.
+        """What the devices of a person show now.
 
         A page asks this every second, which would drown all else in the log.
         """
@@ -167,8 +170,11 @@ def _guarded(door: Door) -> Door:
 
 def _is_ours(host: str, bound: str, peer: str) -> bool:
     """Tell whether a call is for the address that was bound, or from this machine for this machine."""
+    named = _HOST.fullmatch(host)
+    if not named:
+        return False
+    name = named["name"].strip("[]").lower()
     try:
-        name = urlsplit(f"//{host}").hostname or ""
         if name == bound.lower() and name not in {"0.0.0.0", "::"}:  # noqa: S104 - which everybody may call us
             return True
         return ipaddress.ip_address(peer).is_loopback and (

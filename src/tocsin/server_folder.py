@@ -31,8 +31,14 @@ KEPT_LOGS = 10
 SERVER_USERS = ("tocsin", "postgres", "nobody")
 """Whom the server may run as where we are root, which PostgreSQL refuses to be; the first that there is."""
 
-_HARMLESS = frozenset({"lost+found", ".snapshot", ".gitkeep", ".keep", ".DS_Store", ".nfs", "jwt-secret", "vapid.pem"})
-"""What an empty folder may hold: marks of file systems, and secrets that were put there before the first start."""
+_HARMLESS = frozenset(
+    {
+        *("lost+found", ".snapshot", ".gitkeep", ".keep", ".DS_Store", ".nfs"),
+        *("jwt-secret", "vapid.pem", "demo", "made-by-demo"),
+    }
+)
+"""What an empty folder may hold: marks of file systems, secrets that were put there before the first start, and the
+demo's folder and mark."""
 
 _LOCK = "tocsin.lock"
 _SOCKET = ".s.PGSQL.5432"

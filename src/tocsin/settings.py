@@ -50,10 +50,10 @@ _SCHEME = re.compile(r"[a-z]+:", re.ASCII | re.IGNORECASE)
 _ADDRESS_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://")
 
 
-def default_data_dir(name: str = "tocsin") -> Path:
+def default_data_dir() -> Path:
     """Return the folder for our data where none is set: the system's for root and who has no home, else their own."""
     home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")  # noqa: PTH111 - Path's raises
-    return Path("/var/lib" if os.geteuid() == 0 or not home.startswith("/") else home) / name
+    return Path("/var/lib" if os.geteuid() == 0 or not home.startswith("/") else home) / "tocsin"
 
 
 class Settings(BaseSettings):

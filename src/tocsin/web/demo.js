@@ -175,8 +175,6 @@ async function lookAtPhones(id) {
   if (screens.android) screens.android.badge = null; // Android counts what it shows by itself
   if (screens.browser?.banners.length) screens.browser = await closeWhatIsRead(screens.browser, id);
   if (me.id !== id) return;
-  $("devices").hidden = !Object.keys(screens).length;
-  $("no-phones").hidden = !$("devices").hidden;
   for (const device of Object.keys(DEVICES)) showScreen(device, screens[device]);
 }
 

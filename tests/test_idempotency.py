@@ -6,8 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import Api
+from conftest import HOUR, SECRET, Api
 from test_road import custom
+from tocsin.tokens import mint_user
 
 KEY = {"Idempotency-Key": "order-42"}
 
@@ -115,3 +116,28 @@ async def test_the_body_may_still_not_be_too_large_nor_malformed(api: Api) -> No
     bad = await api.as_service("POST", "/events", content=b"{", headers={**KEY, "Content-Type": "application/json"})
     assert bad.status_code == 400
     assert await api.house.database.value("select count(*) from idempotency_keys") == 0
+
+
+async def test_two_keys_of_one_request_are_refused(idle: Api) -> None:
+    await idle.people(1)
+    keys = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    by = {"Authorization": f"Bearer {mint_user(SECRET, 1, HOUR)}"}
+    body = {"message": "x", "notify": {"users": [1]}}
+    answer = await idle.http.post("/notifications", headers=[*by.items(), *keys], json=body)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "Idempotency-Key"
+
+
+@pytest.mark.parametrize(
+    "path", ["/operations/replay", "/notifications/web-push/test", "/notifications/devices/x/test"]
+)
+    "path", ["/operations/replay", "/notifications/web-push/test", "/notifications/devices/x/test"]
+)
+async def test_every_post_with_a_key_is_checked_for_it(idle: Api, path: str) -> None:
+    await idle.people(1)
+    key = {"Idempotency-Key": "x" * 256}
+    body = {"lane": "x", "endpoint": "x"}
+    call = idle.as_user(1, "POST", path, headers=key, json=body)
+    answer = await (idle.as_service("POST", path, "operations", headers=key, json=body) if "replay" in path else call)
+    call.close()
+    assert answer.json()["errors"][0]["field"] == "Idempotency-Key"

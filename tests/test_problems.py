@@ -317,3 +317,24 @@ async def test_a_bug_behind_any_route_is_a_500_in_the_one_form_and_one_line_of_t
             [bug] = [line for line in lines if line["log_level"] == "error"]
             assert (bug["event"], bug["request_id"]) == ("a bug answered a request", answer.headers["x-request-id"])
     assert b'status="500"' in await idle.house.metrics.text(idle.house.database)
+
+
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/readyz", "/metrics", "/notifications", "/notifications/kinds", "/openapi.json"]
+)
+async def test_head_is_answered_like_get_without_a_body(idle: Api, path: str) -> None:
+    await idle.people(1)
+    ask = idle.as_user if path.startswith("/notifications") else None
+    for method in ("GET", "HEAD"):
+        answer = await (ask(1, method, path) if ask else idle.as_service(method, path, "operations"))
+        assert answer.status_code == 200, (method, answer.text)
+        assert answer.headers["content-type"]
+    assert answer.content == b""
+
+
+async def test_head_opens_no_stream(idle: Api) -> None:
+    await idle.people(1)
+    answer = await idle.as_user(1, "HEAD", "/notifications/stream")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert idle.house.live.count == 0

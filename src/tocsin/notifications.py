@@ -28,7 +28,7 @@ def to_json(value: Any) -> str:
 
 def time_of(moment: datetime | None) -> str | None:
     """Return a moment in UTC as resources show it: `YYYY-MM-DD HH:MM:SS`."""
-    return None if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S")
+    return None if moment is None else moment.replace(tzinfo=None).isoformat(" ", "seconds")
 
 
 def with_times(row: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The service on one screen: all routes, the middleware, and what they lead to."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -61,6 +61,7 @@ def operations_service(house: House) -> ASGIApp:
     app = _framework(house)
     app.router.routes += [Route("/metrics", operations.open_metrics, methods=["GET"]), *console.routes]
     for router in (operations.watching, operations.router, events.router):
+        _answer_heads(router.routes)
         app.include_router(router)
     guarded = Keyring(app, house.verifier) if house.settings.jwt_jwks_url else app
     return Envelope(guarded, house.metrics)
@@ -70,6 +71,7 @@ def watching_service(watched: Watched) -> ASGIApp:
     """Return the same for a process that only works: is it alive, is it ready, what did it do."""
     app = _framework(watched)
     app.router.routes.append(Route("/metrics", operations.open_metrics, methods=["GET"]))
+    _answer_heads(operations.watching.routes)
     app.include_router(operations.watching)
     return Envelope(app, watched.metrics)
 
@@ -104,11 +106,21 @@ def build(house: House | None = None) -> FastAPI:
         operations.watching,
         operations.router,
     ):
+        _answer_heads(router.routes)
         app.include_router(router)
     if house is None or house.settings.operations_port is None:
+        _answer_heads(operations.guarded.routes)
         app.include_router(operations.guarded)
         app.router.routes += console.routes
     return app
+
+
+def _answer_heads(routes: Iterable[BaseRoute]) -> None:
+    """Take HEAD wherever GET is taken: monitors ask so (RFC 9110, section 9.3.2)."""
+    for route in routes:
+        methods = getattr(route, "methods", None)
+        if methods and "GET" in methods:
+            methods.add("HEAD")
 
 
 def _framework(house: House | Watched | None) -> FastAPI:

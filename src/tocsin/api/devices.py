@@ -59,10 +59,12 @@ async def list_devices(request: Request) -> Response:
     return Response(to_json({"data": found}), media_type="application/json")
 
 
-@router.post("/notifications/devices/{token}/test")
-async def test(request: Request, token: str) -> Response:
+@router.post("/notifications/devices/{token}/test")  # noqa: FAST003 - read from the request
+@once(user_of)
+async def test(request: Request) -> Response:
     """Push a test to a phone of the caller's, and say what its push service answered."""
-    user, house = user_of(request), house_of(request)
+    user, token = user_of(request), request.path_params["token"]
+    house = house_of(request)
     await inbox.owner(house.database, user)
     said = await trials.send(house.database, Composer(house.catalogue), house.lanes, user.id, token)
     return Response(to_json(asdict(said)), media_type="application/json")

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import wraps
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -29,6 +30,7 @@ def once(enter: Callable[[Request], User | Service], limit: int = LARGEST_BODY) 
     """
 
     def made(handle: Handler) -> Handler:
+        @wraps(handle)
         async def handle_once(request: Request) -> Response:
             if HEADER not in request.headers:
                 return await handle(request)
@@ -64,7 +66,9 @@ async def do_once(request: Request, caller: User | Service, handle: Handler, lim
 
 
 def _key_of(request: Request, caller: User | Service) -> Key:
-    given = request.headers[HEADER]
+    given, *others = request.headers.getlist(HEADER)
+    if others:
+        raise Invalid([fault("Idempotency-Key", "string", "must be sent once")])
     if not 1 <= len(given) <= LONGEST_KEY:
         raise Invalid([fault("Idempotency-Key", "string_between", f"must have 1 to {LONGEST_KEY} characters")])
     company = f" of company {caller.company_id}" if isinstance(caller, Service) and caller.company_id else ""

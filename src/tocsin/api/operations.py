@@ -10,6 +10,7 @@ from starlette.responses import HTMLResponse, Response
 from tocsin import deliveries, devices, events, explaining, letters, readiness
 from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
 from tocsin.api.doors import body_of, house_of, service_of, watched_of
+from tocsin.api.once import once
 from tocsin.api.openapi import document
 from tocsin.api.requests import known_id, number_of, uuids_of
 from tocsin.errors import Fault, Invalid, NotFound
@@ -17,6 +18,7 @@ from tocsin.explaining import MOST_EXPLAINED, USUALLY_EXPLAINED
 from tocsin.faults import fault
 from tocsin.metrics import CONTENT_TYPE
 from tocsin.notifications import moment_of, time_of, to_json, with_times
+from tocsin.tokens import Service
 
 ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
@@ -100,7 +102,12 @@ async def list_dead_letters(request: Request) -> Response:
     return Response(to_json({"data": found}), media_type="application/json")
 
 
+def _operator_of(request: Request) -> Service:
+    return service_of(request, "operations")
+
+
 @router.post("/operations/replay")
+@once(_operator_of)
 async def replay(request: Request) -> Response:
     """Set going once more what was given up: these events, or the pushes of a lane."""
     service, house = service_of(request, "operations"), house_of(request)

@@ -25,6 +25,8 @@ async def stream(request: Request) -> Response:
         raise Unauthenticated("The token has expired.", presented=True)
     await inbox.owner(house.database, user)
     mark = request.headers.get("last-event-id") or None
+    if request.method == "HEAD":
+        return Response(headers=HEADERS, media_type=Stream.media_type)
     reader = Reader(user.id, user.expires, mark, issued=user.issued)
     return Stream(house.live, reader)
 

@@ -54,6 +54,7 @@ async def unsubscribe(request: Request) -> Response:
 
 
 @router.post("/notifications/web-push/test")
+@once(user_of)
 async def test(request: Request) -> Response:
     """Push a test to a browser of the caller's, and say what its push service answered."""
     user, house = user_of(request), house_of(request)

@@ -131,8 +131,6 @@ async def test_two_keys_of_one_request_are_refused(idle: Api) -> None:
 @pytest.mark.parametrize(
     "path", ["/operations/replay", "/notifications/web-push/test", "/notifications/devices/x/test"]
 )
-    "path", ["/operations/replay", "/notifications/web-push/test", "/notifications/devices/x/test"]
-)
 async def test_every_post_with_a_key_is_checked_for_it(idle: Api, path: str) -> None:
     await idle.people(1)
     key = {"Idempotency-Key": "x" * 256}

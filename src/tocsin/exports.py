@@ -12,7 +12,10 @@ _SQL = queries("exports")
 
 
 async def export(database: Database, company_id: int | None = None) -> AsyncIterator[str]:
-    """Yield the lines of everything, or of one company, as it was when this began; without line ends."""
+    """Yield the lines of everything, or of one company, as it was when this began; without line ends.
+
+    What users of a company were told in another, before they came, is only in an export of everything.
+    """
     async with database.connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         for part in ("users", "teams"):
             async for line in _walk(connection, part, company_id):
@@ -20,13 +23,13 @@ async def export(database: Database, company_id: int | None = None) -> AsyncIter
         async for line in _walk(connection, "devices", company_id):
             yield line
         async for person in _people(connection, company_id):
-            async for line in _walk(connection, "notifications", person, _BEFORE_ALL):
+            async for line in _walk(connection, "notifications", person, company_id, after=_BEFORE_ALL):
                 yield line
 
 
-async def _walk(connection: Connection, part: str, of: int | None, after: int = 0) -> AsyncIterator[str]:
+async def _walk(connection: Connection, part: str, *of: int | None, after: int = 0) -> AsyncIterator[str]:
     """Yield what a statement finds, a thousand at a time; one without a line only says how far it looked."""
-    while rows := await connection.fetch(_SQL[part], after, of):
+    while rows := await connection.fetch(_SQL[part], after, *of):
         for row in rows:
             if row["line"] is not None:
                 yield row["line"]

@@ -84,7 +84,7 @@ class Import:
             unknown = await connection.fetch(_SQL["unknown"], self.id, self._reader.company_id, MOST_FAULTS)
             if unknown:
                 raise Invalid(
-                    [fault(f"lines.{row['number']}{row['path']}", "unknown", "names nobody known") for row in unknown]
+                    [fault(f"lines.{row['number']}{row['path']}", "unknown", _unknown(row["path"])) for row in unknown]
                 )
             found = {row["part"]: row["count"] for row in await connection.fetch(_SQL["count"], self.id)}
             await connection.execute(_SQL["accept"], self.id)
@@ -139,6 +139,10 @@ class Import:
             records = [(self.id, *line) for line in lines]
             await connection.copy_records_to_table("import_lines", records=records, columns=_COLUMNS)
             await connection.execute(_SQL["touch"], self.id)
+
+
+def _unknown(path: str) -> str:
+    return "belongs to an event of others" if path == ".notification.id" else "names nobody known"
 
 
 async def apply(database: Database, worker: UUID, job: Job) -> None:

@@ -34,6 +34,7 @@ CREATE TABLE tocsin.users (
     profile_picture text,
     email text,
     time_zone text NOT NULL,
+    moved_at timestamp with time zone,
     CONSTRAINT users_company_id_check CHECK ((company_id > 0)),
     CONSTRAINT users_id_check CHECK ((id > 0))
 );

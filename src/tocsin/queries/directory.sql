@@ -15,7 +15,8 @@ put as (
     values ($1, $2, $3, $4, $5, $6, $8)
     on conflict (id) do update
     set company_id = excluded.company_id, first_name = excluded.first_name, last_name = excluded.last_name,
-        profile_picture = excluded.profile_picture, email = excluded.email, time_zone = excluded.time_zone
+        profile_picture = excluded.profile_picture, email = excluded.email, time_zone = excluded.time_zone,
+        moved_at = case when users.company_id = excluded.company_id then users.moved_at else clock_timestamp() end
     where $10::int is null or users.company_id = $10
     returning id, company_id
 ),

@@ -175,11 +175,11 @@ left join inbox i on i.user_id = $2 and i.event_id = e.id
 where e.id = $1 and ($3::text is null or e.service = $3) and ($4::int is null or e.company_id = $4)
 
 -- name: customs
--- Custom notifications, the latest before a moment first, of all or of one company: who sent them, and how many they
--- were for and reached. Each way has an index of its own, and only one of them is gone.
+-- Custom notifications, the latest before a moment first, of all or of one company: who sent them, by the names of then,
+-- since somebody else may have the id now, and how many they were for and reached. Each way has an index of its own, and only one of them is gone.
 with latest as (
     (
-        select id, accepted_at, service, actor, users, teams
+        select id, accepted_at, service, actor, data, users, teams
         from events
         where $3::int is null and kind = 'custom' and accepted_at < $1
         order by accepted_at desc
@@ -187,17 +187,18 @@ with latest as (
     )
     union all
     (
-        select id, accepted_at, service, actor, users, teams
+        select id, accepted_at, service, actor, data, users, teams
         from events
         where company_id = $3 and kind = 'custom' and accepted_at < $1
         order by accepted_at desc
         limit $2
     )
 )
-select e.id, e.accepted_at, e.service, e.actor, u.first_name, u.last_name,
+select e.id, e.accepted_at, e.service, e.actor, sender.person ->> 'first_name' as first_name,
+       sender.person ->> 'last_name' as last_name,
        cardinality(e.users) as users, cardinality(e.teams) as teams,
        (select coalesce(sum(reached), 0) from recipients where event_id = e.id) as recipients,
        (select coalesce(sum(dropped), 0) from recipients where event_id = e.id) as dropped
 from latest e
-left join users u on u.id = e.actor
+cross join lateral (select e.data::json -> 'user' as person) sender
 order by e.accepted_at desc

@@ -45,11 +45,14 @@ order by p.id, d.registered_at, d.token
 select id as last from users where id > $1 and ($2::int is null or company_id = $2) order by id limit 1000
 
 -- name: notifications
--- Of one user, the oldest first; what was deleted is not told.
+-- Of one user, the oldest first; what was deleted is not told. For one company, what is another's is not told either: that
+-- of another's event, and of an event of no company in particular what came before the user came from another company.
 select i.position as last,
-       '{"notification":{"user_id":' || i.user_id || ',' || c.body
-       || ',"read_at":' || coalesce('"' || to_char(i.read_at, 'YYYY-MM-DD"T"HH24:MI:SS.USZ') || '"', 'null')
-       || ',"created_at":"' || to_char(i.created_at, 'YYYY-MM-DD"T"HH24:MI:SS.USZ') || '"}}' as line
+       case when $3::int is null or coalesce(e.company_id = $3, u.moved_at is null or u.moved_at <= i.created_at) then
+           '{"notification":{"user_id":' || i.user_id || ',' || c.body
+           || ',"read_at":' || coalesce('"' || to_char(i.read_at, 'YYYY-MM-DD"T"HH24:MI:SS.USZ') || '"', 'null')
+           || ',"created_at":"' || to_char(i.created_at, 'YYYY-MM-DD"T"HH24:MI:SS.USZ') || '"}}'
+       end as line
 from (
     (
         select user_id, position, event_id, language, read_at, created_at from inbox
@@ -64,5 +67,7 @@ from (
     )
 ) i
 join contents c on c.event_id = i.event_id and c.language = i.language
+join users u on u.id = i.user_id
+left join events e on e.id = i.event_id
 order by i.position
 limit 1000

@@ -13,7 +13,8 @@ with line as (
 delete from imports where id = $1
 
 -- name: unknown
--- Where lines name somebody who is neither in the directory nor in the import, or is of another company.
+-- Where lines name somebody who is neither in the directory nor in the import, or is of another company, or an event that
+-- is not of the company of a service that is bound to one.
 -- The body of a team is read once, and each of its members looked up by itself.
 with team as materialized (
     select number, (body::json ->> 'id')::int as id, (body::json ->> 'company_id')::int as company_id,
@@ -68,6 +69,13 @@ fault as (
         offset 0
     ) l
     where person.number is null and (person.company_id is null or person.company_id <> $2)
+    union all
+    -- what somebody has already stays as it is
+    select l.number, '.notification.id'
+    from import_lines l
+    where $2::int is not null and l.import_id = $1 and l.part = 'notification'
+      and (select e.company_id is distinct from $2 from events e where e.id = l.event_id)
+      and (select i.user_id from inbox i where i.user_id = l.user_id and i.event_id = l.event_id) is null
 )
 select number, path from fault order by number, path limit $3
 
@@ -123,7 +131,8 @@ put as (
     select id, company_id, first_name, last_name, profile_picture, email, time_zone from person order by id
     on conflict (id) do update
     set company_id = excluded.company_id, first_name = excluded.first_name, last_name = excluded.last_name,
-        profile_picture = excluded.profile_picture, email = excluded.email, time_zone = excluded.time_zone
+        profile_picture = excluded.profile_picture, email = excluded.email, time_zone = excluded.time_zone,
+        moved_at = case when users.company_id = excluded.company_id then users.moved_at else clock_timestamp() end
     where $2::int is null or users.company_id = $2
     returning id, company_id
 ),
@@ -240,6 +249,7 @@ told as materialized (
     join users u on u.id = next.user_id and ($2::int is null or u.company_id = $2)
     where (select i.user_id from inbox i where i.user_id = next.user_id and i.event_id = next.id) is null
       and (select j.id from jobs j where j.id = next.id) is null
+      and ($2::int is null or coalesce((select e.company_id = $2 from events e where e.id = next.id), true))
     order by next.user_id, next.id, next.number desc
 ),
 lowest as materialized (

@@ -1,21 +1,49 @@
 -- Resolutions: what is still open about a subject is settled.
 
 -- name: about
--- The events about a subject; a service's own where one is named. Those that are held have not begun to be delivered.
+-- The events about a subject; a service's own where one is named. Those of another company are not touched, and of those
+-- of no company in particular, a service that is bound to one settles what its own people have. Those that are held have
+-- not begun to be delivered.
 select e.id, $3::int is null or e.company_id = $3 as addressed,
        j.id is not null and j.worker_id is null and j.progress = 0 and j.attempts = 0 and j.due_at > now() as held
 from subjects s
 join events e on e.id = s.event_id
 left join jobs j on j.id = e.id and j.task = 'deliver'
-where s.subject = $1 and ($2::text is null or (e.service = $2 and e.company_id is not distinct from $3))
+where s.subject = $1 and coalesce(e.company_id = $3, true)
+  and ($2::text is null or (e.service = $2 and e.company_id is not distinct from $3))
 order by e.id
 
 -- name: except
--- Leave people out of what is still to be delivered. A chunk under way ends first.
+-- Leave people out of what is still to be delivered to them, named or in a team; each once. A chunk under way ends first.
 with pending as materialized (
     select id from jobs where id = any($1::uuid[]) and task = 'deliver' order by id for update
+),
+event as materialized (
+    select e.id, e.users, e.excepted, (select jsonb_object_agg(t.id, true) from unnest(e.teams) as t (id)) as teams
+    from pending
+    join events e on e.id = pending.id
+),
+addressed as materialized (
+    select event.id, array(
+        (
+            select unnest(event.users)
+            union
+            select left_out.user_id
+            from unnest($2::int[]) as left_out (user_id)
+            cross join lateral (select m.team_id from members m where m.user_id = left_out.user_id offset 0) of
+            where event.teams ? of.team_id::text
+        )
+        intersect
+        select unnest($2::int[])
+        except
+        select unnest(event.excepted)
+    ) as user_ids
+    from event
 )
-update events set excepted = excepted || $2::int[] where id in (select id from pending)
+update events e
+set excepted = e.excepted || addressed.user_ids
+from addressed
+where e.id = addressed.id and cardinality(addressed.user_ids) > 0
 
 -- name: accept
 with resolution as (

@@ -23,7 +23,6 @@ from tocsin.metrics import Metrics
 from tocsin.tokens import mint_service, mint_user
 
 SHORT = Patience(head=0.3, body=0.3, answer=0.5, idle=0.6, rest=0.3)
-USER = mint_user(SECRET, 1, HOUR)
 ORIGIN = "https://crm.example.com"
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST /events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n"
@@ -75,11 +74,13 @@ async def flood(api: Api, before: bytes, part: bytes, most: int) -> int:
 
 
 class TestTrailers:
-    @pytest.mark.parametrize("trailer", [f"Authorization: Bearer {USER}", "X-Forwarded-Host: evil.example"])
+    @pytest.mark.parametrize(
+        "trailer", [f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}", "X-Forwarded-Host: evil.example"]
+    )
     async def test_a_trailer_is_no_header(self, url: str, catalogue: Catalogue, trailer: str) -> None:
         async with serving(url, catalogue, with_worker=False, trusted_proxies="127.0.0.1") as api:
             await api.people(1)
-            by = "" if trailer.startswith("A") else f"Authorization: Bearer {USER}\r\n"
+            by = "" if trailer.startswith("A") else f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}\r\n"
             head = (
                 "GET /notifications?page=2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
             )
@@ -168,7 +169,9 @@ class TestTime:
     async def test_a_body_that_stops_is_408(self, hasty: Api, path: str) -> None:
         await hasty.people(1)
         method, by = (
-            ("POST", BY_SERVICE.decode()) if path == "/events" else ("PUT", f"Authorization: Bearer {USER}\r\n")
+            ("POST", BY_SERVICE.decode())
+            if path == "/events"
+            else ("PUT", f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}\r\n")
         )
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n{by}\r\n"
         answer = await said(hasty, head.encode(), b"{")
@@ -237,7 +240,7 @@ class TestNumber:
                     assert connections.count <= 60
                     if number % 100 == 99:
                         async with httpx.AsyncClient(base_url=api.http.base_url) as http:
-                            by = {"Authorization": f"Bearer {USER}"}
+                            by = {"Authorization": f"Bearer {mint_user(SECRET, 1, HOUR)}"}
                             assert (await http.get("/notifications", headers=by)).status_code == 200
             assert [line["event"] for line in lines].count("connection limit reached") == 1
             assert b'tocsin_connections_dropped_total{reason="limit"} 9' in await metrics.text(api.house.database)

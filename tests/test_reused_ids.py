@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from conftest import HOUR, SECRET, STREAM, Api
+from test_producing import in_future
 from test_road import custom
 from test_tokens import signed
 from tocsin import inbox
@@ -134,6 +135,23 @@ async def test_nothing_of_the_former_is_the_next_ones(api: Api) -> None:
     async with asyncio.timeout(10):
         while len(await api.ids(1)) < 2:  # the same key is another's: this was posted, too
             await asyncio.sleep(0.02)
+
+
+async def test_what_waits_for_the_former_is_not_told_of_the_next(api: Api) -> None:
+    await put(api)
+    event = {**custom(PERSON), "deliver_at": in_future()}
+    id_ = (await api.as_service("POST", "/events", json=event)).json()["id"]
+    await erase(api)
+    await put(api)
+    explained = await api.as_service("GET", f"/events/{id_}/recipients/{PERSON}")
+    assert explained.json()["why"] == "not for them: the id was another user's when the event was posted"
+    found = await api.as_service("GET", f"/operations/users/{PERSON}/events", "operations")
+    assert found.json()["data"] == []
+    own = (await api.as_service("POST", "/events", json=event)).json()["id"]
+    found = await api.as_service("GET", f"/operations/users/{PERSON}/events", "operations")
+    assert [each["event_id"] for each in found.json()["data"]] == [own]
+    explained = await api.as_service("GET", f"/events/{own}/recipients/{PERSON}")
+    assert explained.json()["why"].startswith("not delivered yet")
 
 
 async def test_a_stream_of_the_former_never_goes_on_in_the_inbox_of_the_next(api: Api) -> None:

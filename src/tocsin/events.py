@@ -298,8 +298,9 @@ def _why(row: asyncpg.Record) -> str:
         return "left out: the event excepts them"
     if not row["is_known"]:
         return "there is no such user in the directory"
-    if not row["is_named"] and row["member_of"] is None:
-        return "neither named nor in one of its teams"
+    if row["member_of"] is None and (not row["is_named"] or row["is_successor"]):
+        former = "not for them: the id was another user's when the event was posted"
+        return former if row["is_named"] else "neither named nor in one of its teams"
     if not row["is_named"] and row["is_actor"]:
         return "left out: it was their own doing"
     return _why_not_yet(row)

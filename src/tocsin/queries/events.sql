@@ -160,6 +160,9 @@ select e.actor = $2 as is_actor, $2 = any(e.excepted) as is_excepted, $2 = any(e
        ) as member_of,
        r.team_id, r.delivered_at, i.created_at, i.read_at, i.deleted_at,
        (select h.active from heads h where h.user_id = $2) as active,
+       (
+           select coalesce(h.generation > e.generation, h.made_at > e.accepted_at) from heads h where h.user_id = $2
+       ) as is_successor,
        exists (select from users u where u.id = $2 and ($4::int is null or u.company_id = $4)) as is_known
 from events e
 left join jobs j on j.id = e.id

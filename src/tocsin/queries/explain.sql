@@ -29,8 +29,15 @@ select accepted_at from events where accepted_at >= $1 order by accepted_at desc
 with mine as materialized (
     select array_agg(team_id) as teams from members where user_id = $1
 ),
+person as materialized (
+    select generation, made_at from heads where user_id = $1
+),
 last as materialized (
-    select id, users, teams, excepted from events where accepted_at >= $2 order by accepted_at desc limit $5
+    select id, users, teams, excepted, generation, accepted_at
+    from events
+    where accepted_at >= $2
+    order by accepted_at desc
+    limit $5
 ),
 came as (
     (
@@ -53,7 +60,14 @@ found as (
     select event_id from came where created_at >= $2
     union
     select last.id from last
-    where $1 = any(last.users) or $1 = any(last.excepted) or last.teams && (select teams from mine)
+    where last.teams && (select teams from mine)
+       or (
+           ($1 = any(last.users) or $1 = any(last.excepted))
+           -- what named who had the id before is not theirs
+           and coalesce(
+               (select generation from person) <= last.generation, (select made_at from person) <= last.accepted_at
+           )
+       )
 )
 select e.id, e.kind, e.accepted_at
 from found

@@ -16,6 +16,7 @@ from tocsin.directory import LARGEST_ID
 from tocsin.errors import (
     ContentType,
     Fault,
+    HeadTooLarge,
     IdReused,
     InternalError,
     KeyReused,
@@ -24,6 +25,7 @@ from tocsin.errors import (
     NotFound,
     Problem,
     RateLimited,
+    Timeout,
     TooLarge,
     TooLate,
     Unauthenticated,
@@ -62,7 +64,7 @@ class Operation:
     `takes` and `answers` are the names of schemas, each with its examples; an answer without one is 204. `problems`
     are those that not every operation has, `faults` examples of what a 422 says; where there are none, it is never
     422. A body is of the type `media`, or of one that it may `also` be of, an answer of `answer_media`. `summary` is
-    left out where the docstring of its door says it.
+    left out where the docstring of its door says it; `scopes` where they are those of its tag.
     """
 
     id: str
@@ -78,11 +80,13 @@ class Operation:
     answer_media: str = JSON
     also: tuple[str, ...] = ()
     is_open: bool = False
+    scopes: str = ""
 
     def all_problems(self) -> Iterator[type[Problem]]:
         """Return all that it can answer but 422."""
+        yield HeadTooLarge
         yield from () if self.is_open else (Unauthenticated, Unauthorized)
-        yield from (TooLarge, ContentType) if self.takes else ()
+        yield from (TooLarge, ContentType, Timeout) if self.takes else ()
         yield from (Malformed,) if self.takes and self.media == JSON else ()
         yield from (*self.problems, InternalError, Unavailable)
 
@@ -303,6 +307,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
         ),
         "POST /events/resolve": Operation(
             "resolve_subject",
+            scopes="`events:write`, or `directory:write` where `as` is `erased`",
             takes="Resolution",
             answers="Queued",
             status=202,
@@ -317,6 +322,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
         ),
         "GET /events/{event_id}": Operation(
             "get_event",
+            scopes="`events:write` or `operations`",
             answers="Event",
             parameters=(
                 query(
@@ -329,7 +335,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             faults=(fault("wait", "numeric_between", f"must be between 0 and {LONGEST_WAIT}"),),
         ),
         "GET /events/{event_id}/recipients/{user_id}": Operation(
-            "get_recipient", answers="Recipient", problems=(NotFound,)
+            "get_recipient", scopes="`events:write` or `operations`", answers="Recipient", problems=(NotFound,)
         ),
         "DELETE /events/{event_id}": Operation("cancel_event", problems=(NotFound, TooLate)),
         "DELETE /events/by-key/{key}": Operation("cancel_event_by_key", problems=(NotFound, TooLate)),
@@ -409,12 +415,69 @@ CONTRACT: dict[str, dict[str, Operation]] = {
 }
 """All operations by tag, method and path."""
 
+DESCRIPTIONS = {
+    "list_notifications": "Follow `urls.next`: it carries a cursor, shows nothing twice and skips nothing while"
+    " notifications arrive or are read. `pagination.total` counts what the query selects, `unread` the whole inbox.",
+    "create_custom": "A text of the caller's to colleagues: users and teams of the caller's company, each told once.",
+    "list_changes": "For apps that were offline. Without `since` it answers only a cursor; with one, what happened"
+    " since, at most 500 at once (`more`). `resync` says that the past is no longer kept: fetch the list.",
+    "list_links": "Null where a notification's kind has no link. Ids that are not the caller's are left out.",
+    "stream_notifications": "Each event has an `id`: with it as `Last-Event-ID` the stream goes on with nothing lost,"
+    " for 7 days. At most 8 streams a user: a ninth closes the oldest.",
+    "patch_preferences": "A merge patch (RFC 7396): `null` puts a setting back to its default.",
+    "mark_all_read": "Without a body, all that the inbox held when the request began. `up_to` names the newest to mark,"
+    " `ids` just some; those of others are passed over.",
+    "delete_notification": "Any other call on it is 410 from then on.",
+    "mark_read": "The first `read_at` stays.",
+    "register_device": "A token belongs to one user at a time: registered under another login it moves there. At most"
+    " 50 devices a user: the longest unused one goes.",
+    "register_device_by_body": "As `POST /notifications/devices/{token}`, for those whose proxies log paths.",
+    "detach_device": "204 also where there is none; another user's token is left alone.",
+    "test_device": "Sends one push now and answers what the provider said. At most 5 a minute.",
+    "test_subscription": "Sends one push now and answers what the push service said. At most 5 a minute.",
+    "subscribe_browser": "Takes a `PushSubscription` as the browser serialises it.",
+    "post_event": "202 once the event is on disk: from then on it reaches every recipient exactly once. Its `id` is the"
+    " notification's id in every inbox.\n\n`notify` names users and teams, together at most 10,000 ids; each person is"
+    " told once, and who did it (`data.user`) is left out of teams. `data` is what the notification's `data` will be,"
+    " `params` the words that its sentence needs beside it; each kind has fields of its own.\n\nOptional: `id` (a UUID)"
+    " makes posting safe to repeat; `key` is your name for the event, and posting it again replaces what is not"
+    " delivered; `deliver_at` holds it back, at most a year; `about` adds subjects (`order:42`) by which it can be"
+    " resolved; `notify.except` leaves users out; `notify.unknown` set to `skip` goes on without unknown ids.",
+    "post_batch": "One transaction, within 8 MiB. Faults begin with the event's place: `events.17.data.case.id`.",
+    "resolve_subject": "Settles everything that is open about a subject, for everyone or these `users`: marks it as"
+    " read, takes it away, or erases names and texts.",
+    "get_event": "With `wait`, as soon as all is settled. `pushes` counts the event's pushes by state.",
+    "get_recipient": "Whether and why one person was a recipient, when it came and was read, and per device what was"
+    " decided and what the provider answered.",
+    "cancel_event": "204, again 204; 409 once it is delivered.",
+    "cancel_event_by_key": "As `DELETE /events/{event_id}`, by the service's own key.",
+    "list_users": "By id, ascending. Go on with `after` set to the last id.",
+    "list_teams": "By id, ascending. Go on with `after` set to the last id.",
+    "put_user": "Replaces the user: a field that is left out takes its default. An inactive user gets nothing.",
+    "erase_user": "With inbox, devices and preferences; for good.",
+    "put_team": "Replaces the team and its members, who must be of its company.",
+    "import_lines": "All lines are checked first: where one is wrong, nothing is applied.",
+    "readyz": "503 where requests cannot be served.",
+    "list_dead_letters": "Kept for 30 days.",
+    "replay": "Events by their ids, or up to 10,000 pushes of a lane, the oldest first.",
+    "list_custom_notifications": "What they say is not shown.",
+}
+"""What is to be said of an operation beside its summary, by its id."""
+
+CALLERS = {
+    "events": "`events:write`",
+    "directory": "`directory:write`",
+    "operations": "`operations`",
+}
+"""The scopes that a service's token needs for the operations of a tag; the others take a user's token."""
+
 TAGS = {
-    "notifications": "The caller's own inbox, with a user's token.",
-    "devices": "The caller's own phones, with a user's token.",
-    "events": "What happened and whom it concerns, with a service's token of the scope `events:write`;"
+    "events": "What happens and whom it concerns, with a service's token of the scope `events:write`;"
     " one with `operations` sees all events.",
     "directory": "Who the users and teams are, with a service's token of the scope `directory:write`.",
+    "notifications": "The caller's own inbox, with a user's token.",
+    "devices": "The caller's own phones, with a user's token.",
     "operations": "Whether the service is alive and ready, without a token;"
     " what it did, with a token of the scope `operations`.",
 }
+"""The tags in the order in which an application meets them."""

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from tocsin import __version__
-from tocsin.api.contract import CONTRACT, IF_NONE_MATCH, IN_PATHS, JSON, LINKS, TAGS, Operation
+from tocsin.api.contract import CALLERS, CONTRACT, DESCRIPTIONS, IF_NONE_MATCH, IN_PATHS, JSON, LINKS, TAGS, Operation
 from tocsin.api.doors import LARGEST_BODY
 from tocsin.api.events import LARGEST_BATCH_BODY
 from tocsin.api.examples import Examples, examples
@@ -132,8 +132,8 @@ def _summaries(app: FastAPI) -> dict[str, str]:
 
 def _paths(summaries: dict[str, str], shown: dict[str, Examples]) -> dict[str, Any]:
     paths: dict[str, Any] = {}
-    for tag, operations in CONTRACT.items():
-        for route, operation in operations.items():
+    for tag in TAGS:
+        for route, operation in CONTRACT[tag].items():
             if route not in summaries:
                 continue  # it has a port of its own, say
             method, path = route.split(" ")
@@ -146,6 +146,7 @@ def _operation(tag: str, path: str, summary: str, operation: Operation, shown: d
     in_path = [{"name": name, "in": "path", "required": True, **IN_PATHS[name]} for name in _IN_BRACES.findall(path)]
     parameters = [*in_path, *operation.parameters]
     found: dict[str, Any] = {"tags": [tag], "summary": summary, "operationId": operation.id}
+    found["description"] = "\n\n".join(filter(None, (DESCRIPTIONS.get(operation.id), _caller(tag, operation))))
     found["security"] = [] if operation.is_open else [{"bearer": []}]
     if parameters:
         found["parameters"] = parameters
@@ -154,6 +155,14 @@ def _operation(tag: str, path: str, summary: str, operation: Operation, shown: d
         content = _content(ref(operation.takes), shown[operation.takes], *media)
         found["requestBody"] = {"required": not operation.optional_body, "content": content}
     return {**found, "responses": {**_success(operation, shown), **_problems(operation)}}
+
+
+def _caller(tag: str, operation: Operation) -> str:
+    """Say whose token an operation takes."""
+    if operation.is_open:
+        return "Needs no token."
+    scopes = operation.scopes or CALLERS.get(tag)
+    return f"Needs a service's token with the scope {scopes}." if scopes else "Needs a user's token."
 
 
 def _success(operation: Operation, shown: dict[str, Examples]) -> dict[str, Any]:

@@ -33,7 +33,12 @@ PAGE = """<!doctype html>
 <script src="docs/swagger-ui-bundle.js"></script>
 <script src="docs/start.js"></script>
 """
-START = 'SwaggerUIBundle({url: "openapi.json", dom_id: "#docs", deepLinking: true, validatorUrl: null})\n'
+START = """SwaggerUIBundle({url: "openapi.json", dom_id: "#docs", deepLinking: true, validatorUrl: null})
+const dark = matchMedia("(prefers-color-scheme: dark)")
+const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches)
+dark.addEventListener("change", follow)
+follow()
+"""
 POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 
 watching = APIRouter(tags=["operations"])

@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 from uuid import uuid4
 
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Locator, Page, expect
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Locator, Page, Request, expect
 
 from conftest import HOUR, SECRET, Api
 from tocsin.tokens import mint_user
@@ -237,6 +237,18 @@ async def browsing(browser: Browser, host: Host, **more: Any) -> AsyncIterator[W
         windows = Windows(context, host)
         yield windows
         assert [complaint for window in windows.all for complaint in window.complaints] == []
+
+
+def asked(windows: Windows, what: str) -> list[str]:
+    """Return a list to which all requests go from now on that have this in their method and address."""
+    found: list[str] = []
+
+    def note(request: Request) -> None:
+        if what in (line := f"{request.method} {request.url}"):
+            found.append(line)
+
+    windows.context.on("request", note)
+    return found
 
 
 async def tell(api: Api, *messages: str, user: int = 1, by: int | None = None) -> list[str]:

@@ -1,15 +1,53 @@
 """The web inbox as it goes on: what comes live, tabs that share a stream, tokens that end, networks that go."""
 
 import asyncio
+import json
 import re
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Browser, async_playwright, expect
 
-from host_page import STARTED, Host, Window, Windows, many, opened, tell, texts
+from conftest import serving
+from host_page import (
+    ALLOWED,
+    PROVIDED,
+    STARTED,
+    Host,
+    Window,
+    Windows,
+    asked,
+    browsing,
+    many,
+    opened,
+    settles,
+    tell,
+    texts,
+    unread_of,
+)
+from tocsin.catalogue import Catalogue
 
 pytestmark = pytest.mark.slow
+
+FAILING = """
+let failures = 0;
+inbox.tokenProvider = async () => {
+  if (failures++ < FAILURES) throw new TypeError("Failed to fetch");
+  return (await fetch("/token")).text();
+};
+"""
+
+HANGING = """
+window.hangs = true;
+inbox.tokenProvider = async () => {
+  if (window.hangs) await new Promise(() => {});
+  return (await fetch("/token")).text();
+};
+"""
 
 SECOND_PAGE = re.compile(r"/notifications\?.*&page=2")
 
@@ -22,6 +60,26 @@ async def streams(page: Windows | Host, count: int) -> None:
             return
         await asyncio.sleep(0.05)
     assert service.house.live.count == count
+
+
+async def comes(found: list[str], count: int) -> None:
+    """Wait until so many requests were made."""
+    for _ in range(200):
+        if len(found) >= count:
+            break
+        await asyncio.sleep(0.05)
+    assert len(found) == count
+
+
+@asynccontextmanager
+async def chromium_with(*args: str) -> AsyncIterator[Browser]:
+    """A browser of its own with further arguments."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu", *args]
+        )
+        yield browser
+        await browser.close()
 
 
 async def live(windows: Windows) -> Window:
@@ -157,15 +215,36 @@ class TestTabs:
         await expect(two.part("empty")).to_be_visible()
         await expect(two.badge).to_be_hidden()
 
-    async def test_without_locks_each_tab_streams_by_itself(self, windows: Windows) -> None:
-        await windows.context.add_init_script(
-            "Object.defineProperty(Navigator.prototype, 'locks', { value: undefined })"
-        )
-        one, two = await windows.new(), await windows.new()
-        await streams(windows, 2)
-        await tell(windows.host.service, "One")
-        for window in (one, two):
-            await expect(window.badge).to_have_text("1")
+    async def test_over_plain_http_too_any_number_of_tabs_shares_one_stream(
+        self, url: str, leading: Catalogue, host: Host
+    ) -> None:
+        """A browser has six connections to an origin, and over plain http no locks."""
+        port = host.origin.rpartition(":")[2]
+        host.origin = f"http://crm.test:{port}"
+        async with (
+            serving(url, leading, cors_origins=(host.origin,)) as api,
+            chromium_with("--host-resolver-rules=MAP *.test 127.0.0.1") as chromium,
+            browsing(chromium, host) as windows,
+        ):
+            host.serves(api)
+            host.api = host.api.replace("127.0.0.1", "notify.test")
+            host.embed()
+            await tell(api, "One")
+            tabs = [await windows.new() for _ in range(9)]
+            assert not await tabs[0].page.evaluate("() => isSecureContext")
+            for tab in tabs:
+                await expect(tab.badge).to_have_text("1")
+            await streams(host, 1)
+            await tell(api, "Two")
+            for tab in tabs:
+                await expect(tab.badge).to_have_text("2")
+            leaders = list(tabs)
+            await leaders[0].page.close()
+            await streams(host, 1)
+            await tell(api, "Three")
+            for tab in tabs[1:]:
+                await expect(tab.badge).to_have_text("3")
+            await streams(host, 1)
 
 
 class TestNetwork:
@@ -179,13 +258,154 @@ class TestNetwork:
         await expect(window.part("notice")).to_be_hidden()
         await expect(window.rows).to_have_count(2)
 
-    async def test_what_is_done_offline_is_put_back_and_said(self, windows: Windows) -> None:
-        window = await opened(windows, "One")
+    async def test_what_is_done_offline_is_kept_and_sent_later(self, windows: Windows) -> None:
+        api = windows.host.service
+        ids = await tell(api, "One", "Two", "Three")
+        await api.as_user(1, "PUT", f"/notifications/{ids[2]}/read")
+        window = await windows.new()
+        await window.open()
+        await expect(window.rows).to_have_count(3)
+        await streams(windows, 1)
         await windows.context.set_offline(offline=True)
+        await window.row("One").get_by_role("button", name="Mark as read").click()
+        await expect(window.part("toast")).to_have_text("Saved on this device. It is sent when you are online.")
+        await window.row("Three").hover()
+        await window.row("Three").get_by_role("button", name="Mark as unread").click()
+        await window.row("Two").hover()
+        await window.row("Two").get_by_role("button", name="Delete").click()
+        await window.page.keyboard.press("Escape")
+        await expect(window.badge).to_have_text("1")
+        await windows.context.set_offline(offline=False)
+        await settles(api, "Three")
+        await expect(window.badge).to_have_text("1")
+        await window.open()
+        await expect(window.rows).to_have_count(2)
+        assert await texts(window) == ["Three", "One"]
+
+    async def test_all_marked_as_read_offline_is_kept_too(self, windows: Windows) -> None:
+        window = await opened(windows, "One", "Two")
+        await streams(windows, 1)
+        await windows.context.set_offline(offline=True)
+        await window.button("Mark all as read").click()
+        await window.page.keyboard.press("Escape")
+        await windows.context.set_offline(offline=False)
+        await settles(windows.host.service)
+
+    async def test_what_could_not_be_sent_outlives_the_page(self, windows: Windows) -> None:
+        ids = await tell(windows.host.service, "One", "Two")
+        window = await windows.new()
+        await window.open()
+        await windows.context.route("**/notifications/*/read", lambda route: route.abort())
+        await window.row("One").get_by_role("button", name="Mark as read").click()
+        await expect(window.part("toast")).to_contain_text("Saved on this device.")
+        assert ids[0] in str(await window.page.evaluate("() => JSON.stringify(localStorage)"))
+        await window.go("/plain")
+        await windows.context.unroute("**/notifications/*/read")
+        assert await unread_of(windows.host.service) == ["Two", "One"]
+        await window.go()
+        await settles(windows.host.service, "Two")
+        await expect(window.badge).to_have_text("1")
+        assert ids[0] not in str(await window.page.evaluate("() => JSON.stringify(localStorage)"))
+
+    async def test_what_the_service_refuses_is_not_kept(self, windows: Windows) -> None:
+        window = await opened(windows, "One")
+        refusal = {"errors": [{"message": "No.", "code": "unavailable"}]}
+        await windows.context.route(
+            "**/notifications/*/read", lambda route: route.fulfill(status=503, json=refusal, headers=ALLOWED)
+        )
         await window.row("One").get_by_role("button", name="Mark as read").click()
         await expect(window.part("toast")).to_have_text("That could not be saved.")
         await expect(window.row("One")).to_have_class("row unread")
-        await windows.context.set_offline(offline=False)
+        assert await window.page.evaluate("() => localStorage.length") == 0
+
+    @pytest.mark.parametrize("hangs", ["list", "token"])
+    async def test_what_hangs_is_given_up_with_a_way_to_try_again(self, windows: Windows, hangs: str) -> None:
+        await tell(windows.host.service, "One")
+        if hangs == "token":
+            windows.host.script = STARTED + HANGING
+        else:
+            await windows.context.route("**/notifications?*", lambda _: None)
+        window = await windows.new(go=False)
+        await window.page.clock.install()
+        await window.go()
+        await window.open()
+        await expect(window.panel.get_by_role("paragraph").filter(has_text="Loading…")).to_be_visible()
+        await window.page.clock.fast_forward(21_000)
+        await expect(window.panel.get_by_role("alert")).to_have_text(re.compile("can.t be reached"))
+        await windows.context.unroute("**/notifications?*")
+        await window.page.evaluate("() => { window.hangs = false }")
+        await window.button("Try again").click()
+        await expect(window.rows).to_have_count(1)
+        await streams(windows, 1)
+
+    async def test_an_answer_that_stops_half_way_is_given_up_too(self, windows: Windows) -> None:
+        async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            allowed = b"Access-Control-Allow-Origin: *\r\nAccess-Control-Allow-Headers: Authorization\r\n"
+            with suppress(asyncio.IncompleteReadError):
+                while request := await reader.readuntil(b"\r\n\r\n"):
+                    if request.startswith(b"OPTIONS"):
+                        writer.write(b"HTTP/1.1 204 No Content\r\n" + allowed + b"\r\n")
+                    else:
+                        writer.write(b"HTTP/1.1 200 OK\r\n" + allowed + b"Content-Length: 5000\r\n\r\n{")
+                    await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(half, "127.0.0.1", 0)
+        async with server:
+            windows.host.api = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            windows.host.script = STARTED + PROVIDED
+            api = str(windows.host.service.http.base_url).rstrip("/")
+            windows.host.strict = False
+            windows.host.embed()
+            windows.host.api = api
+            window = await windows.new(go=False)
+            await window.page.clock.install()
+            await window.go()
+            await window.open()
+            await expect(window.panel.get_by_role("paragraph").filter(has_text="Loading…")).to_be_visible()
+            for _ in range(3):
+                await window.page.clock.fast_forward(21_000)
+            await expect(window.panel.get_by_role("alert")).to_have_text(re.compile("can.t be reached"))
+
+    async def test_each_apology_is_shown_for_six_seconds(self, windows: Windows) -> None:
+        await tell(windows.host.service, "One", "Two")
+        await windows.context.route("**/notifications/*/read", lambda route: route.fulfill(status=503, headers=ALLOWED))
+        window = await windows.new(go=False)
+        await window.page.clock.install()
+        await window.go()
+        await window.open()
+        for message in ("One", "Two"):
+            await window.row(message).hover()
+            await window.row(message).get_by_role("button", name="Mark as read").click()
+            await expect(window.part("toast")).to_be_visible()
+            await expect(window.row(message)).to_have_class("row unread")
+            await window.page.clock.fast_forward(4_500)
+        await expect(window.part("toast")).to_be_visible()
+        await window.page.clock.fast_forward(2_000)
+        await expect(window.part("toast")).to_be_hidden()
+
+    async def test_after_a_clean_end_it_waits_as_the_service_says_and_not_all_tabs_alike(
+        self, windows: Windows
+    ) -> None:
+        ends = "retry: 100000\n\n"
+        await windows.context.route(
+            "**/notifications/stream",
+            lambda route: route.fulfill(body=ends, content_type="text/event-stream", headers=ALLOWED),
+        )
+        begun = asked(windows, "GET " + windows.host.api + "/notifications/stream")
+        window = await windows.new(go=False)
+        await window.page.clock.install()
+        await window.page.add_init_script("Math.random = () => window.chance ?? 0")
+        await window.go()
+        await comes(begun, 1)
+        await window.page.evaluate("() => { window.chance = 0.9 }")
+        await window.page.clock.fast_forward(12_000)
+        await comes(begun, 2)
+        await window.page.clock.fast_forward(60_000)
+        await window.page.wait_for_timeout(300)
+        assert len(begun) == 2
+        await window.page.clock.fast_forward(60_000)
+        await comes(begun, 3)
 
     async def test_a_service_that_fails_is_told_of_with_a_way_to_try_again(self, windows: Windows) -> None:
         await tell(windows.host.service, "One")
@@ -274,12 +494,82 @@ class TestTokens:
         assert await texts(window) == ["Too", "For two"]
         await streams(windows, 1)
 
-    async def test_without_a_token_nothing_is_asked(self, windows: Windows) -> None:
+    async def test_without_a_token_nothing_is_asked_and_the_page_is_told_why(self, windows: Windows) -> None:
         windows.host.script = STARTED
-        asked = []
+        requests = asked(windows, "/notifications")
         window = await windows.new(go=False)
-        window.page.on("request", lambda request: asked.append(request.url))
+        warnings: list[str] = []
+        window.page.on("console", lambda message: warnings.append(message.text))
+        await window.page.clock.install()
         await window.go()
         await window.open()
-        await window.page.wait_for_timeout(300)
-        assert not [url for url in asked if "/notifications" in url]
+        await window.page.clock.fast_forward(6_000)
+        await expect(window.panel.get_by_role("alert")).to_contain_text("You are signed out.")
+        await window.page.clock.fast_forward(60_000)
+        assert warnings == ["<tocsin-inbox> needs src, and token or tokenProvider."]
+        assert [(event["status"], event["code"]) for event in await window.heard("tocsin-error")] == [(401, "token")]
+        assert requests == []
+        await tell(windows.host.service, "One")
+        await window.page.evaluate("(token) => { inbox.token = token }", windows.host.token())
+        await expect(window.rows).to_have_count(1)
+
+    @pytest.mark.parametrize("failures", [1, 3])
+    async def test_a_provider_that_fails_at_first_is_asked_again_until_it_works(
+        self, windows: Windows, failures: int
+    ) -> None:
+        windows.host.script = STARTED + FAILING.replace("FAILURES", str(failures))
+        await tell(windows.host.service, "One")
+        window = await windows.new(go=False)
+        await window.page.clock.install()
+        await window.go()
+        for _ in range(failures):
+            await window.page.clock.fast_forward(31_000)
+        await expect(window.badge).to_have_text("1")
+        await streams(windows, 1)
+        await tell(windows.host.service, "Two")
+        await expect(window.badge).to_have_text("2")
+        assert {(event["status"], event["code"]) for event in await window.heard("tocsin-error")} == {(0, "token")}
+
+    async def test_a_provider_that_failed_is_asked_at_once_when_the_network_is_back(self, windows: Windows) -> None:
+        windows.host.script = STARTED + FAILING.replace("FAILURES", "2")
+        await tell(windows.host.service, "One")
+        window = await windows.new()
+        for _ in range(2):
+            await window.page.evaluate("() => dispatchEvent(new Event('online'))")
+        await expect(window.badge).to_have_text("1")
+        await streams(windows, 1)
+
+    @pytest.mark.parametrize("given", ["<!doctype html><title>Sign in</title>", "", None, "e30.e30", 7])
+    async def test_a_provider_that_has_no_token_means_signed_out_until_it_has_one(
+        self, windows: Windows, given: Any
+    ) -> None:
+        provider = (
+            f"inbox.tokenProvider = async () => window.signedIn ? (await fetch('/token')).text() : {json.dumps(given)};"
+        )
+        windows.host.script = STARTED + provider
+        await tell(windows.host.service, "One")
+        window = await windows.new()
+        await window.open()
+        await expect(window.panel.get_by_role("alert")).to_contain_text("You are signed out.")
+        assert {(event["status"], event["code"]) for event in await window.heard("tocsin-error")} == {(401, "token")}
+        await window.page.evaluate(
+            "() => { window.signedIn = true; document.dispatchEvent(new Event('visibilitychange')) }"
+        )
+        await expect(window.rows).to_have_count(1)
+        await streams(windows, 1)
+        await tell(windows.host.service, "Two")
+        await expect(window.badge).to_have_text("2")
+
+    async def test_a_session_that_was_refused_goes_on_when_somebody_looks_again(self, windows: Windows) -> None:
+        host = windows.host
+        host.lifetime = timedelta(seconds=-60)
+        window = await windows.new()
+        for _ in range(100):
+            if await window.heard("tocsin-error"):
+                break
+            await asyncio.sleep(0.05)
+        host.lifetime = timedelta(hours=1)
+        await window.page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+        await streams(windows, 1)
+        await tell(host.service, "One")
+        await expect(window.badge).to_have_text("1")

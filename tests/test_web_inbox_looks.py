@@ -71,7 +71,7 @@ async def preferences(window: Window) -> None:
     await window.button("Preferences").click()
     await expect(window.panel.get_by_role("switch").first).to_be_visible()
     await window.button("Add quiet hours").click()
-    await expect(window.panel.get_by_label("From").first).to_be_visible()
+    await expect(window.panel.get_by_label("From", exact=True).first).to_be_visible()
 
 
 async def preferences_below(window: Window) -> None:
@@ -269,7 +269,7 @@ async def test_a_sentence_reads_in_its_own_direction_in_a_page_from_right_to_lef
     host: Host, chromium: Browser
 ) -> None:
     host.body = host.body.replace("<header>", '<header dir="rtl">')
-    await tell(host.service, "One")
+    await tell(host.service, "One", by=4)
     async with browsing(chromium, host) as windows:
         window = await windows.new(go=False)
         await window.page.clock.install()
@@ -278,15 +278,17 @@ async def test_a_sentence_reads_in_its_own_direction_in_a_page_from_right_to_lef
         await window.page.clock.fast_forward("05:00")
         time = window.rows.locator("time")
         await expect(time).to_have_text("5 min. ago")
-        lefts = await time.evaluate(
-            """(time) => [0, time.firstChild.length - 1].map((at) => {
-              const range = document.createRange();
-              range.setStart(time.firstChild, at);
-              range.setEnd(time.firstChild, at + 1);
-              return range.getBoundingClientRect().left;
-            })"""
-        )
-        assert lefts[0] < lefts[1]
+        for words in (time, window.part("sender")):
+            lefts = await words.evaluate_all(
+                """([words]) =>
+                  [[words.firstChild, 0], [words.lastChild.lastChild ?? words.lastChild, 4]].map((at) => {
+                  const range = document.createRange();
+                  range.setStart(...at);
+                  range.setEnd(at[0], at[1] + 1);
+                  return range.getBoundingClientRect().left;
+                })"""
+            )
+            assert lefts[0] < lefts[1]
         box, text = await time.bounding_box(), await window.panel.locator(".said").bounding_box()
         assert box
         assert text
@@ -454,6 +456,34 @@ async def test_it_speaks_the_language_of_the_page(host: Host, chromium: Browser,
         await expect(window.panel.get_by_role("heading", level=2)).to_have_text("Notifications")
 
 
+FRENCH = """
+inbox.words = {
+  title: "Notifications", readAll: "Tout marquer comme lu", preferences: "Préférences", unread: "Non lues",
+  unreadCount: "{} non lues", fresh: (n) => `${n} nouvelles`, empty: { all: ["Rien", "Tout est lu."] },
+};
+"""
+
+
+async def test_a_page_gives_words_of_its_own_for_a_language_that_there_is_not(host: Host, chromium: Browser) -> None:
+    host.lang = "fr"
+    host.script += FRENCH
+    await imported(host.service, {"Eve": 1})
+    async with browsing(chromium, host) as windows:
+        window = await windows.new()
+        await expect(window.bell).to_have_attribute("aria-label", "Notifications, 1 non lues")
+        await shown(window)
+        await expect(window.button("Tout marquer comme lu")).to_be_visible()
+        await expect(window.panel.get_by_role("tab", name="Non lues")).to_be_visible()
+        await expect(window.panel.get_by_role("heading", level=3)).to_have_text("Hier")
+        await expect(window.panel).to_have_attribute("lang", "fr")
+        await expect(window.panel.get_by_role("button", name="Delete")).to_have_count(1)  # English where none is given
+        await host.service.as_user(1, "DELETE", f"/notifications/{(await host.service.ids(1))[0]}")
+        await expect(window.part("empty")).to_contain_text("Tout est lu.")
+        await window.page.evaluate("() => { inbox.words = null }")
+        await window.open()
+        await expect(window.button("Mark all as read")).to_be_visible()
+
+
 async def test_the_browsers_language_counts_where_the_page_has_none(host: Host, chromium: Browser) -> None:
     host.lang = ""
     async with browsing(chromium, host, locale="da-DK") as windows:
@@ -577,7 +607,8 @@ async def test_who_wants_less_motion_or_forced_colours_gets_them(host: Host, chr
 
 
 async def test_everything_to_press_is_at_least_24_pixels(windows: Windows) -> None:
-    window = await opened(windows, "One", "Two")
+    window = await opened(windows, "One", "Two " * 120)
+    await expect(window.button("Read more")).to_be_visible()
     for reach in ("list", "preferences"):
         if reach == "preferences":
             await window.button("Preferences").click()

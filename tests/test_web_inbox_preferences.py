@@ -99,6 +99,59 @@ class TestPreferences:
         shown = await window.page.evaluate("(text) => new Date(text + 'Z').getHours()", str(until).replace(" ", "T"))
         assert shown == 8
 
+    async def test_a_pause_stands_above_the_list_and_ends_there(self, windows: Windows) -> None:
+        api = windows.host.service
+        until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        await api.as_user(1, "PATCH", "/notifications/preferences", json={"paused_until": until})
+        await tell(api, "One")
+        window = await windows.new()
+        await window.open()
+        await expect(window.part("paused")).to_contain_text("Paused until")
+        assert await window.barriers() == []
+        await window.button("Resume now").click()
+        await expect(window.part("paused")).to_be_hidden()
+        await becomes(api, "paused_until", None)
+        await window.button("Preferences").click()
+        await window.button("For 1 hour").click()
+        await expect(window.part("preferences").get_by_text("Paused until")).to_be_visible()
+        await window.button("Back").click()
+        await expect(window.part("paused")).to_contain_text("Paused until")
+
+    @pytest.mark.parametrize(("chosen", "becomes_"), [(None, "Europe/Copenhagen"), ("Asia/Tokyo", "Asia/Tokyo")])
+    async def test_the_first_quiet_hours_go_by_the_browsers_clock_where_none_was_chosen(
+        self, host: Host, chromium: Browser, chosen: str | None, becomes_: str
+    ) -> None:
+        await host.service.as_user(1, "PATCH", "/notifications/preferences", json={"time_zone": chosen})
+        async with browsing(chromium, host, timezone_id="Europe/Copenhagen") as windows:
+            window = await opened(windows)
+            await window.button("Add quiet hours").click()
+            await expect(window.panel.get_by_label("From")).to_be_visible()
+            await expect(window.panel.get_by_label("Time zone")).to_have_value(becomes_)
+            await becomes(host.service, "time_zone", becomes_)
+            assert [hours["from"] for hours in (await held(host.service))["quiet_hours"]] == ["20:00"]
+
+    async def test_utc_that_was_chosen_stays(self, host: Host, chromium: Browser) -> None:
+        async with browsing(chromium, host, timezone_id="Europe/Copenhagen") as windows:
+            window = await opened(windows)
+            for zone in ("Asia/Tokyo", "UTC"):
+                await window.panel.get_by_label("Time zone").select_option(zone)
+                await becomes(host.service, "time_zone", zone)
+            await window.button("Add quiet hours").click()
+            await window.button("Remove these quiet hours").click()
+            await becomes(host.service, "quiet_hours", [])
+            assert (await held(host.service))["time_zone"] == "UTC"
+
+    async def test_the_last_day_of_quiet_hours_can_not_be_taken_away_and_it_says_why(self, windows: Windows) -> None:
+        window, api = await opened(windows), windows.host.service
+        hours = [{"days": ["sun"], "from": "20:00", "to": "07:00"}]
+        await api.as_user(1, "PATCH", "/notifications/preferences", json={"quiet_hours": hours})
+        await window.button("Back").click()
+        await window.button("Preferences").click()
+        await window.panel.get_by_role("checkbox", name="Sunday").click()
+        await expect(window.panel.get_by_role("alert")).to_contain_text("at least one day")
+        await expect(window.panel.get_by_role("checkbox", name="Sunday")).to_be_checked()
+        assert (await held(api))["quiet_hours"] == hours
+
     async def test_the_time_zone_is_chosen(self, windows: Windows) -> None:
         window, api = await opened(windows), windows.host.service
         zone = window.panel.get_by_label("Time zone")

@@ -30,6 +30,30 @@ export interface ErrorDetail {
   error: unknown;
 }
 
+/** Text with a number or a time in it: a function of it, or text with {} in its place. */
+type Counted = string | ((n: number | string) => string);
+
+/** The words of the element. What is left out is said in the element's language. */
+export interface Words {
+  title?: string; all?: string; unread?: string; show?: string; back?: string; close?: string; readAll?: string;
+  preferences?: string; more?: string; loading?: string; retry?: string; undo?: string; remove?: string; markRead?: string;
+  markUnread?: string; isUnread?: string; saved?: string; markedRead?: string; markedUnread?: string; allRead?: string;
+  restored?: string; kept?: string; sender?: string; unfold?: string; fold?: string;
+  unreadCount?: Counted; fresh?: Counted; arrived?: Counted; deleted?: Counted;
+  /** Each a heading and a sentence. */
+  empty?: { all?: [string, string]; unread?: [string, string] };
+  connection?: { offline?: string; reconnecting?: string };
+  failed?: { remove?: string; load?: string; save?: string };
+  problem?: { signedOut?: string; failed?: string; unreachable?: string };
+  help?: string;
+  /** What the nine rows of the help say, from the first. */
+  keys?: string[];
+  pushHere?: string; pushHint?: string; pushDenied?: string; pushFailed?: string;
+  pause?: string; pauseHint?: string; pauseHour?: string; pauseTomorrow?: Counted; pausedUntil?: Counted; resume?: string;
+  quiet?: string; quietHint?: string; addQuiet?: string; removeQuiet?: string; oneDay?: string; from?: string; to?: string;
+  zone?: string; channels?: { push?: string; web_push?: string }; locked?: string;
+}
+
 /** What the element tells the page. `tocsin-open` can be cancelled: then the page goes there itself. */
 export interface TocsinInboxEventMap {
   "tocsin-open": CustomEvent<OpenDetail>;
@@ -39,7 +63,7 @@ export interface TocsinInboxEventMap {
 
 /** What the element takes, for the templates of frameworks. */
 export type TocsinInboxProps = Partial<
-  Pick<TocsinInbox, "src" | "token" | "tokenProvider" | "mode" | "theme" | "lang" | "worker">
+  Pick<TocsinInbox, "src" | "token" | "tokenProvider" | "mode" | "theme" | "lang" | "words" | "worker">
 >;
 
 export class TocsinInbox extends HTMLElement {
@@ -47,10 +71,15 @@ export class TocsinInbox extends HTMLElement {
   src: string | null;
   /** A user's token. */
   token: string | null;
-  /** Called for a token when there is none, when the last was refused, and shortly before it expires. */
-  tokenProvider: (() => string | Promise<string>) | null;
+  /**
+   * Called for a token when there is none, when the last was refused, and shortly before it expires. What it throws is
+   * tried again; null says that the user is signed out.
+   */
+  tokenProvider: (() => string | null | Promise<string | null>) | null;
   mode: "bell" | "page";
   theme: "auto" | "light" | "dark" | null;
+  /** The page's own words, for a language that the element does not have. */
+  words: Words | null;
   /** The page's own service worker, for pushes to this browser. */
   worker: string | null;
   /** Whether the bell's panel is open. */
@@ -81,6 +110,8 @@ export class Refusal extends Error {
 
 /** Reads server-sent events, however their text is cut up. */
 export class EventParser {
+  /** How long to wait before asking again, in ms, where the service said so. */
+  readonly retry: number | null;
   push(text: string): Iterable<{ type: string; data: unknown; id: string | null }>;
 }
 

@@ -9,9 +9,18 @@ const PER_PAGE = 20;
 const UNDO_MS = 6_000;
 const POLL_MS = 30_000;
 const SILENCE_MS = 40_000;
+const LIMIT_MS = 20_000;
+const LACKING_MS = 5_000;
+const RETRY_MS = 3_000;
+const LOOK_MS = 300;
+const MOST_LINKS = 100;
+const MOST_KEPT = 500;
+const MOST_BY_ITSELF = 100;
 const RENEW_MS = 30_000;
 const TICK_MS = 20_000;
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
+let warned = false;
 
 // --- The element ---
 
@@ -20,6 +29,9 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
 
   #inbox = null;
   #provider = null;
+  #own = null;
+  #lacking = 0;
+  #bare = false;
   #starting = false;
   #built = false;
   #parts = {};
@@ -31,9 +43,11 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
   #opened = false;
   #told = null;
   #drawing = false;
+  #tabbing = false;
   #ticking = 0;
   #saying = 0;
   #undoing = 0;
+  #apologising = 0;
   #apology = "";
   #words = WORDS.en;
   #times = null;
@@ -52,6 +66,16 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     else this.#start();
   }
 
+  /** The page's own words, in the places of those of the language; see docs/web-inbox.md. */
+  get words() { return this.#own; }
+  set words(words) {
+    const same = words === this.#own;
+    this.#own = words;
+    if (same || !this.#built) return;
+    this.#hide();
+    this.#build();
+  }
+
   /** How many are unread; null until it is known. */
   get unread() { return this.#inbox?.shownUnread ?? null; }
 
@@ -67,14 +91,14 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
   async refresh() { await this.#inbox?.refresh(); }
 
   connectedCallback() {
-    for (const name of ["src", "token", "mode", "theme", "worker", "tokenProvider"]) adopt(this, name);
+    for (const name of ["src", "token", "mode", "theme", "worker", "words", "tokenProvider"]) adopt(this, name);
     this.#build();
-    for (const [target, type] of this.#outside()) target.addEventListener(type, this);
+    for (const [target, type, captured] of this.#outside()) target.addEventListener(type, this, captured);
     this.#start();
   }
 
   disconnectedCallback() {
-    for (const [target, type] of this.#outside()) target.removeEventListener(type, this);
+    for (const [target, type, captured] of this.#outside()) target.removeEventListener(type, this, captured);
     this.#hide();
     this.#stop();
   }
@@ -96,18 +120,19 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     const inside = event.composedPath().includes(this);
     switch (event.type) {
       case "pointerdown": if (this.#opened && !inside) this.#hide(); break;
+      case "keydown": if (event.key === "Escape" && this.#opened && !event.defaultPrevented) this.#hide(true); break;
       case "scroll": case "resize": if (this.#opened && !inside) this.#place(); break;
-      case "pagehide": this.#inbox?.commit(); if (event.persisted) this.#inbox?.feed?.stop(); break;
+      case "pagehide": this.#inbox?.commit(); this.#inbox?.feed?.stop(); break;
       case "freeze": this.#inbox?.feed?.stop(); break; // another tab is to stream, or nobody
       case "pageshow": case "resume": if (event.persisted !== false) this.#inbox?.feed?.start(); break;
       case "message": if (event.data?.tocsin?.opened) this.#inbox?.opened(event.data.tocsin.opened); break;
-      default: this.#inbox?.feed?.wake(event.type); this.#tick();
+      default: this.#inbox?.wake(event.type); this.#tick();
     }
   }
 
   #outside() {
     return [
-      [document, "pointerdown"], [document, "visibilitychange"], [document, "scroll"], [document, "freeze"],
+      [document, "pointerdown"], [document, "visibilitychange"], [document, "scroll", true], [document, "freeze"], [document, "keydown"],
       [document, "resume"], [window, "resize"],
       [window, "online"], [window, "offline"], [window, "pagehide"], [window, "pageshow"],
       ...(navigator.serviceWorker ? [[navigator.serviceWorker, "message"]] : []),
@@ -120,7 +145,10 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     this.#starting = true;
     queueMicrotask(() => {
       this.#starting = false;
-      if (this.#inbox || !this.isConnected || !this.src || !(this.token || this.#provider)) return;
+      if (this.#inbox || !this.isConnected) return;
+      clearTimeout(this.#lacking);
+      this.#bare = false;
+      if (!this.src || !(this.token || this.#provider)) return void (this.#lacking = setTimeout(() => this.#lacks(), LACKING_MS));
       const client = new Client(new URL(this.src, document.baseURI).href, this.token, this.#provider);
       const inbox = new Inbox(client, {
         changed: () => this.#inbox === inbox && this.#draw(),
@@ -128,14 +156,31 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
         arrived: (count) => this.#inbox === inbox && this.#say(this.#words.arrived(count)),
         settled: (ids) => this.#inbox === inbox && this.#push?.close(ids),
         busy: (tab) => this.#busy(tab),
+        kept: () => this.#inbox === inbox && this.#apologise(this.#words.kept),
       });
       this.#inbox = inbox;
       this.#push = BrowserPush.of(client, this.worker);
       this.#push?.restore().catch(() => {});
       inbox.begin();
-      if (this.mode === "page" || this.#opened) inbox.load(this.#tab);
+      if (this.mode === "page" || this.#opened) this.#look();
       this.#draw();
     });
+  }
+
+  /** Nobody said where the service is, or who the user is. */
+  #lacks() {
+    if (this.#inbox || !this.isConnected) return;
+    const problem = new Refusal(401, "token", "<tocsin-inbox> needs src, and token or tokenProvider.");
+    if (!warned) console.warn(problem.message);
+    warned = this.#bare = true;
+    this.#failed(problem);
+    this.#draw();
+  }
+
+  /** Load what is looked at now. */
+  #look() {
+    this.#inbox.load(this.#tab);
+    this.#inbox.lookAtPause();
   }
 
   #stop() {
@@ -153,10 +198,14 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     if (!(problem instanceof Refusal)) reportError(problem); // a bug of ours
     const detail = { status: problem.status ?? 0, code: problem.code ?? "error", message: problem.message, error: problem };
     this.#emit("tocsin-error", detail);
-    if (!what) return;
-    this.#say(this.#apology = this.#words.failed[what]);
+    if (what) this.#apologise(this.#words.failed[what]);
+  }
+
+  #apologise(text) {
+    this.#say(this.#apology = text);
     this.#draw();
-    setTimeout(() => { this.#apology = ""; this.#draw(); }, UNDO_MS);
+    clearTimeout(this.#apologising);
+    this.#apologising = setTimeout(() => { this.#apology = ""; this.#draw(); }, UNDO_MS);
   }
 
   #emit(type, detail, cancelable = false) {
@@ -175,7 +224,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     const root = this.shadowRoot ?? this.attachShadow({ mode: "open" });
     root.adoptedStyleSheets = [sheet()];
     const { language, locale } = languageOf(this);
-    const words = (this.#words = WORDS[language]);
+    const words = (this.#words = wordsWith(WORDS[language], this.#own ?? {}));
     this.#times = new Times(locale, words);
     const bell = this.mode === "bell";
     this.#opened = false;
@@ -189,7 +238,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
       onclick: () => { this.open = !this.#opened; }, onpointerenter: () => this.#inbox?.load(this.#tab), },
       h("slot", { name: "bell" }, icon("bell")), p.badge);
     p.back = iconButton("back", words.back, () => this.#turn("list"));
-    p.title = h("h2", { class: "title", id: "title" });
+    p.title = h("h2", { class: "title", part: "title", id: "title" });
     p.readAll = iconButton("checks", words.readAll, () => this.#readAll());
     p.settings = iconButton("sliders", words.preferences, () => this.#turn("preferences"));
     p.close = iconButton("close", words.close, () => this.#hide(true));
@@ -197,10 +246,12 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     p.tabs = ["all", "unread"].map((name) => h("button", { class: "tab", part: "tab", type: "button", role: "tab", id: `tab-${name}`,
       "aria-controls": "list", onclick: () => this.#choose(name) }, h("span", {}, words[name]), h("span", { class: "count" })));
     p.notice = h("p", { class: "notice", part: "notice", hidden: true });
+    p.pausedText = h("span", {});
+    p.paused = h("div", { class: "notice paused", part: "paused", hidden: true }, p.pausedText, textButton("text-button", words.resume, () => this.#inbox.resume()));
     p.pill = textButton("pill", "", () => this.#reveal());
-    p.pill.part = "pill";
     p.days = h("div", { class: "days" });
     p.more = textButton("text-button", words.more, () => this.#inbox.more(this.#tab));
+    [p.pill.part, p.more.part] = ["pill", "more"];
     p.near = h("i", { class: "near" });
     p.foot = h("div", { class: "foot" }, p.near, p.more);
     p.state = h("div", { class: "state" });
@@ -216,15 +267,14 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     p.bar = h("div", { class: "bar", part: "header" }, p.back, p.title, h("slot", { name: "header" }), p.readAll, p.settings,
       bell ? p.close : null);
     p.panel = h("div", { class: "panel", part: "panel", role: bell ? "dialog" : "region", "aria-labelledby": "title", tabindex: "-1",
-      lang: language, hidden: bell, onkeydown: (event) => this.#key(event), onfocusout: (event) => this.#left(event) },
-      p.bar, p.tablist, p.notice, p.body, p.toast);
+      lang: locale, hidden: bell, onkeydown: (event) => this.#key(event), onfocusout: (event) => this.#left(event) },
+      p.bar, p.tablist, p.notice, p.paused, p.body, p.toast);
     if (bell && "showPopover" in p.panel) p.panel.popover = "manual";
-    p.live = h("div", { class: "unseen", role: "status", "aria-live": "polite", lang: language });
+    p.live = h("div", { class: "unseen", role: "status", "aria-live": "polite", lang: locale });
     root.replaceChildren(...(bell ? [p.bell, p.panel, p.live] : [p.panel, p.live]));
 
     this.#near?.disconnect();
-    this.#near = new IntersectionObserver((seen) => seen.some((entry) => entry.isIntersecting) && this.#inbox?.more(this.#tab, true));
-    this.#near.observe(p.near);
+    this.#near = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && this.#further());
     this.#built = true;
     this.#pane = "list";
     this.#draw();
@@ -237,7 +287,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     if (panel.popover) panel.showPopover();
     bell.setAttribute("aria-expanded", "true");
     this.#inbox?.reveal(this.#tab);
-    this.#inbox?.load(this.#tab);
+    if (this.#inbox) this.#look();
     this.#draw(true);
     this.#parts.body.scrollTop = 0;
     this.#place();
@@ -274,9 +324,10 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     set(panel, "--_room", `${Math.max(up ? above : below, 160)}px`);
   }
 
-  /** Close the panel when the focus goes on to the rest of the page, which it would hide. */
+  /** Close the panel when the focus goes on to the rest of the page, which it would hide, or past its end. */
   #left({ relatedTarget }) {
-    if (this.#opened && relatedTarget && !this.shadowRoot.contains(relatedTarget) && !this.contains(relatedTarget)) this.#hide();
+    if (!this.#opened || (relatedTarget ? this.shadowRoot.contains(relatedTarget) || this.contains(relatedTarget) : !this.#tabbing)) return;
+    this.#hide();
   }
 
   #turn(pane, focus = true) {
@@ -286,7 +337,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     const { pane: place, panel, settings } = this.#parts;
     if (pane === "preferences") {
       this.#preferences = new Preferences(this.#inbox.client, this.#push, this.#words, this.#times, (text) => this.#say(text),
-        (problem) => this.#failed(problem));
+        (problem) => this.#failed(problem), (preferences) => this.#inbox?.paused(preferences));
       place.replaceChildren(this.#preferences.element);
       this.#preferences.load();
     } else if (pane === "help") {
@@ -297,6 +348,11 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     this.#draw(true);
     this.#parts.body.scrollTop = 0;
     if (focus) (pane !== "list" ? this.#parts.back : from === "preferences" ? settings : panel).focus();
+  }
+
+  /** Load more by itself; in place not for ever, so that the rest of the page can be reached. */
+  #further() {
+    if (this.mode === "bell" || this.#inbox?.lists[this.#tab].ids.length < MOST_BY_ITSELF) this.#inbox?.more(this.#tab, true);
   }
 
   // --- What is drawn ---
@@ -341,6 +397,9 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     p.notice.hidden = !notice;
     if (notice && p.notice.textContent !== notice) this.#say(notice);
     p.notice.textContent = notice ?? "";
+    const until = inbox?.pausedUntil;
+    p.paused.hidden = !list || !(until > Date.now());
+    if (!p.paused.hidden) put(p.pausedText, words.pausedUntil(this.#times.moment(until)));
     this.#paintList();
     this.#paintToast();
   }
@@ -363,16 +422,19 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
       arrange(section.lastChild, rows);
       return section;
     }));
+    inbox?.look(notes.map(({ id }) => id));
     keepOnly(this.#rows, new Set(inbox?.notes.keys()));
     keepOnly(this.#days, groups);
 
     const fresh = list ? inbox.waiting(this.#tab) : 0;
     p.pill.hidden = !fresh;
     if (fresh) p.pill.textContent = words.fresh(fresh > 99 ? "99+" : fresh);
-    const failed = list?.error;
+    const failed = list?.error ?? (this.#bare ? { status: 401 } : null);
     p.empty.hidden = !(list?.loaded && !notes.length && !fresh && !list.next && !failed);
     if (!p.empty.hidden) p.emptyText.replaceChildren(icon(this.#tab === "all" ? "bell" : "checks"), ...words.empty[this.#tab].map((text) => h("p", {}, text)));
     p.foot.hidden = !(list?.loaded && list.next && !failed);
+    if (list?.loading || p.foot.hidden) this.#near.unobserve(p.near);
+    else this.#near.observe(p.near); // anew after each page, as the end may still be in sight
     p.more.textContent = list?.loading ? words.loading : words.more;
     p.state.hidden = !(failed || (list && !list.loaded) || !inbox);
     p.list.setAttribute("aria-busy", String(Boolean(list?.loading)));
@@ -380,7 +442,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     if (p.state.dataset.is === state) return;
     p.state.dataset.is = state;
     p.state.replaceChildren(...(failed
-      ? [h("p", { role: "alert" }, words.problem(failed)), textButton("button", words.retry, () => inbox.retry(this.#tab))]
+      ? [h("p", { role: "alert" }, problemOf(words, failed)), inbox && textButton("button", words.retry, () => inbox.retry(this.#tab))].filter(Boolean)
       : state ? [h("p", {}, words.loading)] : []));
   }
 
@@ -398,6 +460,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
         open: (event) => this.#follow(event, note.id),
         toggle: () => this.#toggle(note.id),
         remove: () => this.#remove(note.id),
+        read: () => this.#inbox.mark(note.id, true),
         focus: () => { this.#current = note.id; this.#draw(); },
       });
       this.#rows.set(note.id, row);
@@ -408,11 +471,12 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
 
   #paintToast() {
     const { toast } = this.#parts;
-    const gone = this.#inbox?.deleting.size;
-    const text = gone ? this.#words.deleted(gone) : this.#apology;
+    const gone = this.#inbox?.going;
+    const undoable = gone || this.#inbox?.reading;
+    const text = gone ? this.#words.deleted(gone) : undoable ? this.#words.allRead : this.#apology;
     toast.hidden = !text;
     if (!text || toast.firstChild?.textContent === text) return;
-    toast.replaceChildren(h("span", {}, text), ...(gone ? [textButton("text-button", this.#words.undo, () => this.#undo())] : []));
+    toast.replaceChildren(h("span", {}, text), ...(undoable ? [textButton("text-button", this.#words.undo, () => this.#undo())] : []));
   }
 
   /** Keep times and days right while somebody can see them. */
@@ -448,6 +512,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
   #readAll() {
     this.#inbox.readAll(this.#tab);
     this.#say(this.#words.allRead);
+    this.#arm();
     this.#parts.panel.focus();
   }
 
@@ -459,7 +524,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     const inbox = this.#inbox;
     if (inbox.links.has(id)) return void (this.#leads(note) || event.preventDefault());
     event.preventDefault(); // where it leads is still being asked
-    inbox.linked.then(() => this.#inbox === inbox && this.#leads(note) && location.assign(inbox.links.get(id)));
+    inbox.whereTo(id).then((link) => this.#inbox === inbox && this.#leads(note) && location.assign(link));
   }
 
   /** Tell the page that somebody opens it; return whether the browser is to go there. */
@@ -481,7 +546,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     const at = shown.findIndex((note) => note.id === id);
     const next = shown[at + 1] ?? shown[at - 1];
     this.#inbox.remove(id);
-    this.#say(this.#words.deleted(this.#inbox.deleting.size));
+    this.#say(this.#words.deleted(this.#inbox.going));
     this.#draw(true);
     this.#arm();
     if (had && next) this.#focusRow(next.id);
@@ -498,12 +563,12 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
   }
 
   #undo() {
-    const [id] = this.#inbox.deleting.keys();
+    const before = new Set(this.#inbox.shown(this.#tab));
     clearTimeout(this.#undoing);
     this.#inbox.undo();
     this.#draw(true);
     this.#say(this.#words.restored);
-    this.#focusRow(id);
+    this.#focusRow((this.#inbox.shown(this.#tab).find((note) => !before.has(note)) ?? {}).id ?? this.#current);
   }
 
   #focusRow(id) {
@@ -522,10 +587,12 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     if (tab !== this.#tab || this.#pane !== "list" || (this.mode === "bell" && !this.#opened)) return false;
     const { days, body } = this.#parts;
     const edge = Math.max(body.getBoundingClientRect().top, 0);
-    return days.getBoundingClientRect().top < edge - 8 || days.contains(this.#inner()) || days.matches(":hover");
+    return days.getBoundingClientRect().top < edge - 8 || days.contains(this.#inner()) || (matchMedia("(hover: hover)").matches && days.matches(":hover"));
   }
 
   #key(event) {
+    this.#tabbing = event.key === "Tab";
+    setTimeout(() => { this.#tabbing = false; });
     if (event.defaultPrevented || event.target.closest("input, select") && event.key !== "Escape") return;
     if (event.key === "Escape") {
       if (this.#pane !== "list") this.#turn("list");
@@ -533,7 +600,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
       else return;
     } else if (event.key === "?" && this.#inbox) {
       this.#turn(this.#pane === "help" ? "list" : "help");
-    } else if (event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey) && this.#inbox?.deleting.size) {
+    } else if (event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey) && (this.#inbox?.going || this.#inbox?.reading)) {
       this.#undo();
     } else if (event.target === this.#parts.panel && this.#pane === "list" && ["ArrowDown", "j", "Home"].includes(event.key) && this.#current) {
       this.#focusRow(this.#current);
@@ -573,31 +640,58 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
 
 /** One notification: made once, brought up to date as often as it takes, where it changed: there may be thousands. */
 function makeRow(note, words, times, does) {
+  const { id } = note;
   const at = timeOf(note.created_at);
-  const time = h("time", { class: "time", datetime: at.toISOString(), title: times.full(at) });
-  const state = h("span", { class: "unseen" });
-  const text = h("div", { class: "text", part: "text" });
-  const main = h("a", { class: "main", part: "item", onfocus: does.focus, onclick: does.open,
+  const time = h("time", { class: "time", part: "time", id: `time-${id}`, datetime: at.toISOString(), title: times.full(at) });
+  const state = h("span", { class: "unseen", id: `state-${id}` });
+  const sender = senderOf(note);
+  const from = sender && h("div", { class: "sender", part: "sender", id: `from-${id}` }, `${words.sender} `, h("bdi", {}, sender));
+  const text = h("div", { class: "text", part: "text", id: `text-${id}`, onfocusin: () => unfold(true), onclick: (event) => event.target.closest("a") && does.read() });
+  const fold = textButton("text-button fold", words.unfold, () => unfold(!open));
+  const main = h("a", { class: "main", part: "item", "aria-labelledby": `state-${id} from-${id} text-${id} time-${id}`,
+    onclick: (event) => {
+      does.open(event);
+      if (!main.href && !fold.hidden) unfold(true);
+    },
     onauxclick: (event) => event.button === 1 && does.open(event),
     onkeydown: (event) => {
       if (main.href || (event.key !== "Enter" && event.key !== " ")) return;
       event.preventDefault();
       main.click();
-    } }, state, avatar(note), h("span", { class: "said" }, text, time));
-  const toggle = h("button", { class: "icon-button dot", type: "button", onclick: does.toggle, onfocus: does.focus }, h("i", {}));
+    } });
+  const toggle = h("button", { class: "icon-button dot", type: "button", onclick: does.toggle }, h("i", {}));
   const remove = iconButton("trash", words.remove, does.remove);
-  remove.addEventListener("focus", does.focus);
   remove.classList.add("remove");
-  const element = h("li", { class: "row", part: "row" }, main, h("div", { class: "actions" }, toggle, remove));
-  let drawn = {};
+  const element = h("li", { class: "row", part: "row", onfocusin: does.focus }, main, state, avatar(note),
+    h("div", { class: "said" }, from, text, h("div", { class: "below" }, time, fold)), h("div", { class: "actions" }, toggle, remove));
+  let [drawn, open] = [{}, false];
+  const stops = () => {
+    for (const control of [main, fold, toggle, remove, ...text.querySelectorAll("a")]) control.tabIndex = drawn.current && !control.hidden ? 0 : -1;
+  };
+  const unfold = (wide) => {
+    open = wide;
+    element.classList.toggle("open", open);
+    fold.textContent = open ? words.fold : words.unfold;
+  };
+  fits.set(text, () => {
+    if (open) return;
+    fold.hidden = ![...text.children].some((part) => part.scrollHeight > part.clientHeight + 1);
+    stops();
+  });
   return {
     element,
     main,
     day: times.day(at),
     update({ read_at, message_formatted }, link, current, moment) {
       const now = { unread: !read_at, message_formatted, link: link ?? null, current, moment };
-      const changed = (name) => drawn[name] !== now[name];
-      if (changed("message_formatted")) text.replaceChildren(...messageOf({ ...note, message_formatted }));
+      const before = drawn;
+      const changed = (name) => before[name] !== now[name];
+      drawn = now;
+      if (changed("message_formatted")) {
+        text.replaceChildren(...messageOf({ ...note, message_formatted }));
+        fold.hidden = true;
+        fitted(text);
+      }
       if (changed("moment")) put(time, times.short(at));
       if (changed("unread")) {
         element.classList.toggle("unread", now.unread);
@@ -608,16 +702,32 @@ function makeRow(note, words, times, does) {
         reflect(main, "href", link);
         reflect(main, "role", link ? null : "button");
       }
-      if (changed("current")) for (const control of [main, toggle, remove]) control.tabIndex = current ? 0 : -1;
-      drawn = now;
+      if (changed("current") || changed("message_formatted")) stops();
     },
   };
 }
 
+/** What finds out whether a message is shown in whole, as often as the room that it has changes. */
+const fits = new WeakMap();
+let fitter;
+
+function fitted(text) {
+  fitter ??= new ResizeObserver((entries) => entries.forEach(({ target }) => fits.get(target)?.()));
+  fitter.unobserve(text);
+  fitter.observe(text);
+}
+
+const namesOf = (person) => [person?.first_name, person?.last_name].filter((name) => typeof name === "string" && name.trim());
+
+/** Who wrote a message of their own words, which is not to be taken for one of the service's. */
+function senderOf({ type, data }) {
+  const user = type === "custom" && data?.user;
+  return user ? namesOf(user).join(" ") || `#${user.id}` : null;
+}
+
 /** The person's picture where there is one that may be shown; else their initials; else a bell. */
 function avatar({ data }) {
-  const person = data?.user ?? data?.contact;
-  const names = [person?.first_name, person?.last_name].filter((name) => typeof name === "string" && name.trim());
+  const names = namesOf(data?.user ?? data?.contact);
   const initials = names.map((name) => firstOf(name.trim())).join("").toLocaleUpperCase();
   const place = h("span", { class: initials ? "avatar person" : "avatar", part: "avatar", "aria-hidden": "true" });
   set(place, "--_hue", [...names.join(" ")].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 360, 0));
@@ -650,13 +760,16 @@ class Preferences {
   #times;
   #say;
   #failed;
+  #changed;
   #kinds = [];
   #now = null;
+  #select = null;
+  #zoned = false;
   #saving = Promise.resolve();
   #alert = h("p", { class: "problem", role: "alert", hidden: true });
 
-  constructor(client, push, words, times, say, failed) {
-    [this.#client, this.#push, this.#words, this.#times, this.#say, this.#failed] = [client, push, words, times, say, failed];
+  constructor(client, push, words, times, say, failed, changed) {
+    [this.#client, this.#push, this.#words, this.#times, this.#say, this.#failed, this.#changed] = [client, push, words, times, say, failed, changed];
     this.element = h("div", { class: "preferences", part: "preferences" });
   }
 
@@ -670,10 +783,11 @@ class Preferences {
       ]);
       this.#kinds = kinds.data;
       this.#now = now;
+      this.#changed(now);
       this.#show(push);
     } catch (problem) {
       this.#failed(problem);
-      this.element.replaceChildren(h("div", { class: "state" }, h("p", { role: "alert" }, words.problem(problem)),
+      this.element.replaceChildren(h("div", { class: "state" }, h("p", { role: "alert" }, problemOf(words, problem)),
         textButton("button", words.retry, () => this.load())));
     }
   }
@@ -694,20 +808,25 @@ class Preferences {
     this.#saving = this.#saving.then(async () => {
       try {
         this.#now = await this.#client.json("PATCH", "/notifications/preferences", change);
+        this.#changed(this.#now);
         this.#alert.hidden = true;
         this.#say(this.#words.saved);
       } catch (problem) {
         this.#failed(problem);
-        this.#alert.textContent = problem.code === "validation.prohibited" ? this.#words.locked : `${this.#words.failed.save} ${problem.status ? problem.message : ""}`;
-        this.#alert.hidden = false;
+        this.#warn(problem.code === "validation.prohibited" ? this.#words.locked : `${this.#words.failed.save} ${problem.status ? problem.message : ""}`);
       }
       redraw();
     });
   }
 
+  #warn(text) {
+    this.#alert.textContent = text;
+    this.#alert.hidden = false;
+  }
+
   #browser(state) {
     const words = this.#words;
-    const input = h("input", { type: "checkbox", role: "switch", id: "push-here", class: "switch", checked: state === "on", disabled: state === "denied",
+    const input = h("input", { type: "checkbox", role: "switch", id: "push-here", class: "switch", part: "switch", checked: state === "on", disabled: state === "denied",
       onchange: async () => {
         const wanted = input.checked;
         try {
@@ -758,14 +877,18 @@ class Preferences {
         onchange: (event) => {
           const days = window.days?.length ? window.days : DAYS;
           window.days = DAYS.filter((other) => (other === name ? event.target.checked : days.includes(other)));
-          if (window.days.length) save();
-          else redraw();
+          if (window.days.length) return save();
+          redraw();
+          this.#warn(words.oneDay);
         } }), h("span", { "aria-hidden": "true" }, short));
     };
     const rows = windows.map((window, at) => h("fieldset", { class: "quiet" }, h("legend", { class: "unseen" }, words.quiet),
       h("div", { class: "setting" }, clock(window, "from"), clock(window, "to")),
       h("div", { class: "week" }, DAYS.map((name, i) => day(window, name, i)), iconButton("trash", words.removeQuiet, () => { windows.splice(at, 1); save(); }))));
-    const add = textButton("button", words.addQuiet, () => { windows.push({ days: DAYS, from: "20:00", to: "07:00" }); save(); });
+    const add = textButton("button", words.addQuiet, () => {
+      windows.push({ days: DAYS, from: "20:00", to: "07:00" });
+      this.#save({ quiet_hours: windows }, () => { redraw(); this.#adoptZone(); });
+    });
     add.disabled = windows.length >= 20;
     this.#quiet.replaceChildren(h("section", {}, h("h3", {}, words.quiet), h("p", { class: "hint" }, words.quietHint), ...rows, h("div", { class: "buttons" }, add)));
     if (had) add.focus();
@@ -773,10 +896,22 @@ class Preferences {
 
   #zone() {
     const zones = new Set([this.#now.time_zone, "UTC", ...(Intl.supportedValuesOf?.("timeZone") ?? [])]);
-    const select = h("select", { id: "zone", onchange: () => this.#save({ time_zone: select.value }, () => { select.value = this.#now.time_zone; }) },
+    this.#select = h("select", { id: "zone", onchange: () => this.#saveZone(this.#select.value) },
       [...zones].sort().map((zone) => h("option", { value: zone }, zone.replaceAll("_", " "))));
-    select.value = this.#now.time_zone;
-    return h("section", {}, h("div", { class: "setting" }, h("label", { for: "zone" }, this.#words.zone), select));
+    this.#select.value = this.#now.time_zone;
+    return h("section", {}, h("div", { class: "setting" }, h("label", { for: "zone" }, this.#words.zone), this.#select));
+  }
+
+  #saveZone(zone) {
+    this.#zoned = true;
+    this.#save({ time_zone: zone }, () => { this.#select.value = this.#now.time_zone; });
+  }
+
+  /** The first quiet hours go by the clock of this browser, where no other was chosen. */
+  #adoptZone() {
+    const here = Intl.DateTimeFormat().resolvedOptions().timeZone;
+    const chosen = this.#zoned || this.#now.time_zone !== "UTC" || this.#now.quiet_hours.length !== 1;
+    if (!chosen && here !== "UTC") this.#saveZone(here);
   }
 
   #groups() {
@@ -793,7 +928,7 @@ class Preferences {
   #switch(kind, channel) {
     if (!kind.channels.includes(channel)) return null;
     const locked = Boolean(kind.locked?.[channel]);
-    const input = h("input", { type: "checkbox", role: "switch", class: "switch", disabled: locked, checked: this.#now.kinds[kind.name]?.[channel] === true,
+    const input = h("input", { type: "checkbox", role: "switch", class: "switch", part: "switch", disabled: locked, checked: this.#now.kinds[kind.name]?.[channel] === true,
       "aria-label": `${kind.label}: ${this.#words.channels[channel]}`,
       onchange: () => this.#save({ kinds: { [kind.name]: { [channel]: input.checked } } }, () => { input.checked = this.#now.kinds[kind.name]?.[channel] === true; }) });
     if (!locked) return input;
@@ -807,8 +942,11 @@ class Preferences {
 class Inbox {
   notes = new Map();
   links = new Map();
-  linked = Promise.resolve();
+  /** What is being deleted: `undoable` for a moment, then `sent`. */
   deleting = new Map();
+  /** What is marked as read by "all", as long as it can be undone. */
+  reading = null;
+  pausedUntil = 0;
   lists = { all: emptyList(), unread: emptyList() };
   unread = null;
   connection = "connecting";
@@ -816,32 +954,55 @@ class Inbox {
   #on;
   #replay = [];
   #linksThere = true;
+  #wanted = new Set();
+  #looking = null;
+  #kept;
+  #sending = false;
   #ended = false;
   #patience = 0;
+  #nudge = null;
 
   constructor(client, on) {
     this.client = client;
     this.#on = on;
+    this.#kept = new Kept(client);
   }
 
-  /** What the badge says: without what is about to be deleted. */
+  /** What the badge says: without what is about to be deleted, or to be read. */
   get shownUnread() {
     if (this.unread === null) return null;
-    const going = [...this.deleting.keys()].filter((id) => this.notes.get(id) && !this.notes.get(id).read_at).length;
-    return Math.max(0, this.unread - going);
+    const open = [...this.notes.values()].filter(({ read_at }) => !read_at);
+    if (this.reading) return open.filter(({ id }) => !this.deleting.has(id)).length;
+    return Math.max(0, this.unread - open.filter(({ id }) => this.deleting.has(id)).length);
   }
 
+  /** How many deletions can be undone. */
+  get going() { return [...this.deleting.values()].filter((state) => state === "undoable").length; }
+
+  /** Go live as soon as there is a token: a provider that fails is asked again, one that has none when somebody looks. */
   async begin() {
-    try {
-      await this.client.credentials();
-    } catch (problem) {
-      this.#failed(problem);
-      for (const list of Object.values(this.lists)) list.error = problem;
-      return this.#changed();
+    for (let failures = 0; !this.feed && !this.#ended; failures += 1) {
+      try {
+        await this.client.credentials();
+      } catch (problem) {
+        this.#failed(problem);
+        await new Promise((resolve) => {
+          this.#nudge = resolve;
+          if (problem.status !== 401) setTimeout(resolve, Math.min(30_000, 1_000 * 2 ** failures));
+        });
+        continue;
+      }
+      if (this.#ended) return;
+      this.feed = new Feed(this.client, (event, data) => this.#heard(event, data));
+      this.feed.start();
+      for (const [tab, list] of Object.entries(this.lists)) if (list.error) this.load(tab, true);
     }
-    if (this.#ended) return;
-    this.feed = new Feed(this.client, (event, data) => this.#heard(event, data));
-    this.feed.start();
+  }
+
+  /** Somebody looks, or the network is back. */
+  wake(why) {
+    if (this.feed) this.feed.wake(why);
+    else this.#nudge?.();
   }
 
   end() {
@@ -855,12 +1016,13 @@ class Inbox {
   renewed(token) {
     this.client.token = token;
     if (this.feed) this.feed.restart();
-    else this.begin();
+    else this.#nudge?.();
     for (const [tab, list] of Object.entries(this.lists)) if (list.error) this.retry(tab);
   }
 
   shown(tab) {
-    return this.lists[tab].ids.filter((id) => !this.deleting.has(id)).map((id) => this.notes.get(id)).filter(Boolean);
+    const hidden = tab === "unread" ? this.reading?.ids : null;
+    return this.lists[tab].ids.filter((id) => !this.deleting.has(id) && !hidden?.has(id)).map((id) => this.notes.get(id)).filter(Boolean);
   }
 
   /** How many have come that are not shown yet. */
@@ -889,12 +1051,12 @@ class Inbox {
   async #load(tab) {
     const list = this.lists[tab];
     const page = await this.client.json("GET", `/notifications?per_page=${PER_PAGE}${tab === "unread" ? "&show=unread" : ""}`);
-    this.#link(page.data); // what is read first is drawn at once
     this.#take(page.data);
     this.unread = page.pagination.unread;
     this.#merge(tab, page);
     Object.assign(list, { loaded: true, error: null });
-    this.feed?.resume();
+    if (this.feed) this.feed.resume();
+    else this.#nudge?.();
   }
 
   /** Load the next page; by itself (as one scrolls) not again after a failure. */
@@ -903,7 +1065,6 @@ class Inbox {
     if (list.loading || !list.loaded || !list.next || (byItself && list.stuck)) return;
     list.loading = (async () => {
       const page = await this.client.json("GET", `/notifications${list.next}`);
-      await this.#link(page.data);
       this.#take(page.data);
       const had = new Set([...list.ids, ...list.fresh]);
       list.ids.push(...page.data.map(({ id }) => id).filter((id) => !had.has(id)));
@@ -922,7 +1083,6 @@ class Inbox {
 
   async retry(tab) {
     this.lists[tab].error = null;
-    if (!this.feed) await this.begin();
     await this.load(tab, true);
   }
 
@@ -945,17 +1105,17 @@ class Inbox {
   }
 
   async mark(id, read) {
+    await this.#readThem();
     const note = this.notes.get(id);
     if (!note || Boolean(note.read_at) === read) return;
     const before = note.read_at;
-    this.#set(note, read ? now() : null);
+    this.#set(id, read ? now() : null);
     this.#changed();
     if (read) this.#on.settled([id]);
     try {
-      await this.client.ask("PUT", `/notifications/${id}/${read ? "read" : "unread"}`, undefined, { keepalive: true });
+      await this.#send(id, read ? "read" : "unread");
     } catch (problem) {
-      if (problem.status === 404 || problem.status === 410) return this.#drop([id]);
-      this.#set(note, before);
+      this.#set(id, before);
       this.#failed(problem, "save");
       this.#changed();
     }
@@ -964,24 +1124,34 @@ class Inbox {
   /** A push was opened in this browser. */
   opened(id) {
     if (this.notes.has(id)) this.mark(id, true);
-    else this.client.ask("PUT", `/notifications/${encodeURIComponent(id)}/read`).catch(() => {});
+    else this.#send(encodeURIComponent(id), "read").catch(() => {});
   }
 
-  /** Mark as read what was shown, and nothing newer. */
-  async readAll(tab) {
-    const newest = this.shown(tab)[0]?.id;
+  /** Mark as read what is shown, and nothing newer; a moment later for good. */
+  readAll(tab) {
+    const [newest] = this.shown(tab);
     if (!newest) return;
-    const changed = this.#readUpTo(newest);
-    const unread = this.unread;
-    this.unread = [...this.notes.values()].filter(({ read_at }) => !read_at).length; // newer ones; the rest is as good as read
+    this.commit();
+    this.reading = { tab, newest, ids: new Set(this.#readUpTo(newest.id).map(({ id }) => id)) };
     this.#changed();
+  }
+
+  async #readThem() {
+    if (!this.reading) return;
+    const { unread, reading: { tab, newest, ids } } = this;
+    this.unread = this.shownUnread;
+    this.reading = null;
+    this.#kept.put({ ...Object.fromEntries([...ids].map((id) => [id, null])), up_to: newest.id });
     try {
-      await this.client.ask("PUT", "/notifications/read", { up_to: newest });
-      this.#on.settled(changed.map(({ id }) => id));
-      if (tab === "unread") this.lists.unread.ids = [];
+      await this.client.ask("PUT", "/notifications/read", { up_to: newest.id }, { keepalive: true });
+      this.#kept.done("up_to", newest.id);
+      this.#on.settled([...ids]);
+      this.lists.unread.ids = this.lists.unread.ids.filter((id) => tab !== "unread" || !ids.has(id));
       if (this.connection !== "live" || tab === "unread") await this.load(tab, true);
     } catch (problem) {
-      for (const note of changed) note.read_at = null;
+      if (!problem.status) return this.#on.kept();
+      this.#kept.done("up_to", newest.id);
+      this.#reset(ids, null);
       this.unread = unread;
       this.#failed(problem, "save");
       this.#changed();
@@ -990,32 +1160,123 @@ class Inbox {
 
   /** Take it away from sight; a moment later for good. */
   remove(id) {
-    this.deleting.set(id, true);
+    this.#readThem();
+    this.deleting.set(id, "undoable");
     this.#changed();
   }
 
   undo() {
-    this.deleting.clear();
+    for (const [id, state] of this.deleting) if (state === "undoable") this.deleting.delete(id);
+    if (this.reading) this.#reset(this.reading.ids, null);
+    this.reading = null;
     this.#changed();
   }
 
+  /** Do for good what could be undone so far. */
   commit() {
-    const ids = [...this.deleting.keys()];
-    if (!ids.length) return;
-    this.deleting.clear();
-    const kept = ids.map((id) => this.notes.get(id)).filter(Boolean);
-    const was = structuredClone(Object.fromEntries(Object.entries(this.lists).map(([tab, { ids, fresh }]) => [tab, { ids, fresh }])));
-    this.#drop(ids);
-    Promise.all(kept.map((note) => this.client.ask("DELETE", `/notifications/${note.id}`, undefined, { keepalive: true }))).catch((problem) => {
-      if (problem.status === 404) return;
-      for (const note of kept) {
-        this.notes.set(note.id, note);
-        if (!note.read_at && this.unread !== null) this.unread += 1;
-      }
-      for (const [tab, { ids, fresh }] of Object.entries(was)) Object.assign(this.lists[tab], { ids, fresh });
+    this.#readThem();
+    for (const [id, state] of this.deleting) if (state === "undoable") this.#delete(id);
+    this.#changed();
+  }
+
+  async #delete(id) {
+    this.deleting.set(id, "sent");
+    try {
+      if (await this.#send(id, "deleted")) this.#drop([id]);
+    } catch (problem) {
+      this.deleting.delete(id);
       this.#failed(problem, "remove");
       this.#changed();
-    });
+    }
+  }
+
+  /** Send a mark; return whether it arrived. Where the service is not reached, the mark is kept and sent later. */
+  async #send(id, mark) {
+    this.#kept.put({ [id]: mark });
+    try {
+      await this.client.ask(...MARKS[mark](id), undefined, { keepalive: true });
+    } catch (problem) {
+      if (!problem.status) return this.#on.kept(), false;
+      this.#kept.done(id, mark);
+      if (problem.status !== 404 && problem.status !== 410) throw problem;
+      this.#drop([id]);
+    }
+    this.#kept.done(id, mark);
+    return true;
+  }
+
+  /** Send what was kept. */
+  async #sendKept() {
+    if (this.#sending) return;
+    this.#sending = true;
+    try {
+      for (const [id, mark] of Object.entries(this.#kept.all)) { // in the order in which they were made
+        const call = id === "up_to" ? ["PUT", "/notifications/read", { up_to: mark }] : MARKS[mark]?.(id);
+        if (call) await this.client.ask(...call).catch(passed);
+        this.#kept.done(id, mark);
+        if (mark === "deleted") this.#drop([id]);
+      }
+    } catch {
+      // not yet: when the service is there again
+    } finally {
+      this.#sending = false;
+    }
+  }
+
+  /** Learn until when this user's pushes are paused; what fails is left as it was. */
+  async lookAtPause() {
+    const found = await this.client.json("GET", "/notifications/preferences").catch(() => null);
+    if (found) this.paused(found);
+  }
+
+  async resume() {
+    try {
+      this.paused(await this.client.json("PATCH", "/notifications/preferences", { paused_until: null }));
+    } catch (problem) {
+      this.#failed(problem, "save");
+    }
+  }
+
+  paused({ paused_until: until }) {
+    this.pausedUntil = until ? timeOf(until) : 0;
+    this.#changed();
+  }
+
+  // --- Where they lead ---
+
+  /** Ask where these lead, which are shown: one question for all that come within a moment. */
+  look(ids) {
+    for (const id of ids) if (!this.links.has(id)) this.#wanted.add(id);
+    if (!this.#linksThere || !this.#wanted.size || this.#looking) return;
+    this.#looking = wait(this.links.size ? LOOK_MS : 0).then(() => this.#look());
+  }
+
+  async #look() {
+    if (this.#ended) return;
+    const ids = [...this.#wanted].slice(0, MOST_LINKS);
+    let pause = 0;
+    try {
+      const { data } = await this.client.json("GET", `/notifications/links?ids=${ids.join(",")}`);
+      for (const id of ids) {
+        this.links.set(id, linkOf(data?.[id]));
+        this.#wanted.delete(id);
+      }
+    } catch (problem) {
+      if (problem.status === 404) this.#linksThere = false;
+      pause = POLL_MS;
+    }
+    this.#changed();
+    wait(pause).then(() => { this.#looking = null; this.look([]); });
+  }
+
+  /** Where one leads, once that is known; a service that can't tell, or not soon, holds nothing up. */
+  async whereTo(id) {
+    const late = wait(5_000).then(() => { if (!this.links.has(id)) this.links.set(id, null); });
+    while (!this.links.has(id) && this.#linksThere) {
+      this.look([id]);
+      await Promise.race([Promise.all([this.#looking, wait(50)]), late]);
+    }
+    return this.links.get(id) ?? null;
   }
 
   // --- What the service tells ---
@@ -1029,15 +1290,16 @@ class Inbox {
 
   #apply(event, data, again = false) {
     switch (event) {
-      case "state": return this.#connected(data);
+      case "state": return this.#connected(data), data === "live" && void this.#sendKept();
       case "refused": return this.#failed(new Refusal(data.status, data.code, data.message));
       case "fresh": case "resync": return void this.refresh();
       case "count": this.unread = data.unread; return;
       case "page": return this.#polled(data);
-      case "notification": return void this.#arrived(data, again);
+      case "notification": return this.#arrived(data, again);
       case "unread": return this.#reset([data.id], null);
       case "read":
         if (data.all) return void this.#readUpTo(data.up_to);
+        for (const id of data.ids ?? [data.id]) this.reading?.ids.delete(id);
         this.#reset(data.ids ?? [data.id], now());
         return this.#on.settled(data.ids ?? [data.id]);
       case "deleted":
@@ -1053,14 +1315,12 @@ class Inbox {
     else this.#patience = setTimeout(() => { this.connection = state; this.#changed(); }, 3_000);
   }
 
-  async #arrived(note, again) {
+  #arrived(note, again) {
     const known = this.notes.has(note.id);
     this.#take([note]);
     if (known && again) return;
     if (!known && !note.read_at) this.#on.arrived(1);
-    if (!known) await this.#link([note]);
     this.#insert([note]);
-    this.#changed();
   }
 
   #insert(notes) {
@@ -1079,15 +1339,13 @@ class Inbox {
     const first = this.unread === null;
     const more = page.pagination.unread - (this.unread ?? 0);
     this.unread = page.pagination.unread;
+    this.#sendKept();
     if (!first && more > 0) this.#on.arrived(more);
     this.#on.settled(gone);
     if (!this.lists.all.loaded && !this.lists.unread.loaded) return;
-    this.#link(come).finally(() => {
-      this.#take(page.data);
-      if (this.lists.all.loaded) this.#merge("all", page);
-      this.#insert(come);
-      this.#changed();
-    });
+    this.#take(page.data);
+    if (this.lists.all.loaded) this.#merge("all", page);
+    this.#insert(come);
   }
 
   /** Make a list begin as this first page does, keeping what lies behind it, and holding back what would move it. */
@@ -1111,15 +1369,14 @@ class Inbox {
 
   /** Read this one and everything older; none means all. Return those whose state it changed. */
   #readUpTo(id) {
-    const { all, unread } = this.lists;
-    const list = all.loaded ? all : unread;
-    const order = [...(list.other?.ids ?? list.fresh), ...list.ids]; // all that is known, the newest first
-    const at = id ? order.indexOf(id) : 0;
-    if (at < 0) {
-      this.refresh();
-      return [];
-    }
-    const changed = order.slice(at).map((other) => this.notes.get(other)).filter((note) => note && !note.read_at);
+    const last = this.notes.get(id);
+    if (id && !last) return this.refresh(), [];
+    const upTo = Object.values(this.lists).flatMap(({ ids, fresh, other }) => {
+      const order = [...(other?.ids ?? fresh), ...ids]; // all that is known, the newest first
+      return order.includes(id) ? order.slice(order.indexOf(id)) : [];
+    });
+    const read = new Set(upTo);
+    const changed = [...this.notes.values()].filter((note) => !note.read_at && (!id || read.has(note.id) || note.created_at < last.created_at));
     for (const note of changed) note.read_at = now();
     return changed;
   }
@@ -1131,7 +1388,9 @@ class Inbox {
     }
   }
 
-  #set(note, read) {
+  #set(id, read) {
+    const note = this.notes.get(id);
+    if (!note) return;
     if (this.unread !== null && Boolean(note.read_at) !== Boolean(read)) this.unread = Math.max(0, this.unread + (read ? -1 : 1));
     note.read_at = read;
   }
@@ -1140,7 +1399,7 @@ class Inbox {
     const gone = new Set(ids);
     for (const id of ids) {
       const note = this.notes.get(id);
-      if (count && note && !note.read_at && this.unread !== null) this.unread = Math.max(0, this.unread - 1);
+      if ((count || this.deleting.has(id)) && note && !note.read_at && this.unread !== null) this.unread = Math.max(0, this.unread - 1);
       this.notes.delete(id);
       this.deleting.delete(id);
     }
@@ -1152,23 +1411,18 @@ class Inbox {
     this.#changed();
   }
 
+  /** Take over what the service has, but for what it has not been told yet. */
   #take(notes) {
-    for (const note of notes) this.notes.set(note.id, note);
-  }
-
-  /** Learn where they lead; a service that can't tell, or not soon, holds nothing up. */
-  async #link(notes) {
-    const ids = notes.map(({ id }) => id).filter((id) => !this.links.has(id));
-    if (!this.#linksThere || !ids.length) return;
-    const asked = this.client.json("GET", `/notifications/links?ids=${ids.join(",")}`).then(({ data }) => {
-      for (const id of ids) this.links.set(id, linkOf(data?.[id]));
-      this.#changed();
-    }, (problem) => {
-      if (problem.status === 404) this.#linksThere = false;
-    });
-    const told = Promise.race([asked, wait(1_500)]);
-    this.linked = Promise.all([this.linked, told]);
-    await told;
+    const marks = this.#kept.all;
+    const { newest, ids } = this.reading ?? {};
+    for (const note of notes) {
+      const mark = marks[note.id];
+      if (mark === "deleted") this.deleting.set(note.id, "sent");
+      if (mark === "unread") note.read_at = null;
+      if (newest && !note.read_at && (ids.has(note.id) || note.created_at < newest.created_at)) ids.add(note.id);
+      if (mark === "read" || ids?.has(note.id)) note.read_at ??= now();
+      this.notes.set(note.id, note);
+    }
   }
 
   #changed() {
@@ -1177,6 +1431,49 @@ class Inbox {
 
   #failed(problem, what) {
     if (!this.#ended) this.#on.failed(problem, what);
+  }
+}
+
+/** How the service is told of a mark. */
+const MARKS = {
+  read: (id) => ["PUT", `/notifications/${id}/read`],
+  unread: (id) => ["PUT", `/notifications/${id}/unread`],
+  deleted: (id) => ["DELETE", `/notifications/${id}`],
+};
+
+/** What the service refuses for good is done with; else it is to be asked again. */
+function passed(problem) {
+  if (!(problem.status >= 400 && problem.status < 500) || [401, 408, 429].includes(problem.status)) throw problem;
+}
+
+/** Marks that the service may not have been told of: by the notification, the last of each, as long as the page may keep them. */
+class Kept {
+  #client;
+  #here = {};
+
+  constructor(client) {
+    this.#client = client;
+  }
+
+  get #name() { return this.#client.identity && `tocsin:marks:${this.#client.src} ${this.#client.identity}`; }
+
+  get all() {
+    try {
+      return { ...JSON.parse(this.#name && store(this.#name)), ...this.#here };
+    } catch {
+      return this.#here;
+    }
+  }
+
+  /** Keep these; null takes one away. */
+  put(marks) {
+    const all = Object.entries({ ...this.all, ...marks }).filter(([, mark]) => mark).slice(-MOST_KEPT);
+    const text = all.length ? JSON.stringify(Object.fromEntries(all)) : null;
+    this.#here = this.#name && store(this.#name, text) === text ? {} : Object.fromEntries(all);
+  }
+
+  done(id, mark) {
+    if (this.all[id] === mark) this.put({ [id]: null });
   }
 }
 
@@ -1198,18 +1495,19 @@ class Feed {
   #count = null;
   #silence = 0;
   #nudge = null;
+  #rank = Math.random();
 
   constructor(client, report) {
     this.#client = client;
     this.#report = report;
   }
 
-  /** Take part: who has the lock streams for all others; where nothing can be shared, each tab streams by itself. */
+  /** Take part: one tab streams for all others. Where tabs can't speak with each other, each streams by itself. */
   start() {
     if (this.#stop) return;
     this.#stop = new AbortController();
     const user = this.#client.identity;
-    if (!user || !navigator.locks || !globalThis.BroadcastChannel) return void this.#lead();
+    if (!user || !globalThis.BroadcastChannel) return void this.#lead();
     const name = `tocsin:${this.#client.src}:${user}`;
     this.#channel = new BroadcastChannel(name);
     this.#channel.onmessage = ({ data }) => this.#heard(data);
@@ -1217,8 +1515,17 @@ class Feed {
     this.#ask();
   }
 
+  /** How long another tab may take to answer; without locks (on plain http) whoever waited first leads. */
+  get #patience() { return navigator.locks ? 5_000 : LOOK_MS * (1 + 2 * Math.random()); }
+
+  /** Speak to the other tabs. */
+  #post(message) {
+    this.#channel?.postMessage({ ...message, rank: this.#rank });
+  }
+
   stop() {
     this.#state = "connecting";
+    if (this.#turn) this.#post({ leaves: true });
     this.#stop?.abort();
     this.#turn?.abort();
     this.#channel?.close();
@@ -1231,7 +1538,7 @@ class Feed {
     this.start();
   }
 
-  /** The token is good again. */
+  /** The token may be good again. */
   resume() {
     if (this.#state === "refused") this.restart();
   }
@@ -1240,12 +1547,14 @@ class Feed {
   wake(why) {
     if (why === "offline") return void (this.#turn && this.#tell("state", "offline"));
     if (why === "visibilitychange" && document.visibilityState !== "visible") return;
+    this.resume();
     this.#nudge?.();
     if (this.#channel && !this.#turn) this.#ask();
   }
 
   async #join(name, steal = false) {
     const stop = this.#stop;
+    if (!navigator.locks) return;
     this.#expect(name);
     try {
       await navigator.locks.request(name, steal ? { steal } : { signal: stop.signal }, () => this.#lead());
@@ -1256,8 +1565,8 @@ class Feed {
   }
 
   #ask() {
-    this.#channel.postMessage({ asks: true });
-    this.#expect(this.#channel.name, 5_000);
+    this.#post({ asks: true });
+    this.#expect(this.#channel.name, this.#patience);
   }
 
   /** A leader that is not heard for so long is frozen: take its place, if somebody looks at this tab. */
@@ -1265,20 +1574,23 @@ class Feed {
     clearTimeout(this.#silence);
     this.#silence = setTimeout(() => {
       if (this.#turn || !this.#stop) return;
-      if (document.visibilityState === "visible") this.#join(name, true);
+      if (!navigator.locks) this.#lead();
+      else if (document.visibilityState === "visible") this.#join(name, true);
       else this.#expect(name);
     }, ms);
   }
 
-  #heard({ asks, event, data, id }) {
+  #heard({ asks, leaves, rank, event, data, id }) {
     if (asks) {
       if (!this.#turn) return;
       this.#nudge?.();
-      this.#channel.postMessage({ event: "state", data: this.#state, id: this.#lastId });
-      if (this.#count) this.#channel.postMessage({ event: "count", data: this.#count, id: this.#lastId });
+      this.#post({ event: "state", data: this.#state, id: this.#lastId });
+      if (this.#count) this.#post({ event: "count", data: this.#count, id: this.#lastId });
       return;
     }
-    if (this.#turn) return;
+    if (leaves) return void (this.#turn || navigator.locks || this.#ask());
+    if (this.#turn && (navigator.locks || rank > this.#rank)) return;
+    this.#turn?.abort(); // of two that began at once, one goes on
     this.#expect(this.#channel.name);
     this.#lastId = id ?? this.#lastId;
     if (event) this.#report(event, data);
@@ -1288,7 +1600,7 @@ class Feed {
     if (event === "state") this.#state = data;
     if (event === "count") this.#count = data;
     if (event === "page") this.#count = { unread: data.pagination.unread };
-    this.#channel?.postMessage({ event, data, id: this.#lastId });
+    this.#post({ event, data, id: this.#lastId });
     this.#report(event, data);
   }
 
@@ -1299,28 +1611,28 @@ class Feed {
     while (!turn.signal.aborted) {
       let pause = 0;
       try {
-        await this.#stream(turn.signal, () => { failures = 0; });
-        pause = 300;
+        const retry = await this.#stream(turn.signal, () => { failures = 0; });
+        pause = (0.1 + Math.random()) * retry; // after a restart, not all at once
       } catch (problem) {
         if (turn.signal.aborted) break;
         if (problem.status === 404) {
-          pause = await this.#poll(turn.signal).catch(() => 0);
+          await this.#poll(turn.signal).catch(() => {});
         } else if (problem.status === 401) {
-          this.#state = "refused";
           this.#tell("refused", { status: 401, code: problem.code, message: problem.message });
+          this.#state = "refused";
           break; // until there is another token
         }
-        pause ||= Math.max((problem.after ?? 0) * 1_000, Math.min(30_000, 1_000 * 2 ** failures));
+        pause = (problem.after ?? 0) * 1_000 + Math.min(30_000, 1_000 * 2 ** failures) * (0.5 + Math.random() / 2);
         failures += 1;
       }
       if (turn.signal.aborted) break;
       this.#tell("state", navigator.onLine ? "reconnecting" : "offline");
-      await this.#pause(pause * (0.5 + Math.random() / 2), turn.signal);
+      await this.#pause(pause, turn.signal);
     }
     if (this.#turn === turn) this.#turn = null;
   }
 
-  /** Read the stream until it ends. */
+  /** Read the stream until it ends. Return how long to wait before the next, in ms. */
   async #stream(signal, begun) {
     const attempt = new AbortController();
     const end = () => attempt.abort();
@@ -1330,14 +1642,14 @@ class Feed {
     const nudge = (this.#nudge = () => { if (this.#state === "offline") end(); });
     try {
       const headers = { Accept: "text/event-stream", ...(this.#lastId ? { "Last-Event-ID": this.#lastId } : {}) };
-      const answer = await this.#client.ask("GET", "/notifications/stream", undefined, { signal: attempt.signal, headers });
+      const answer = await this.#client.ask("GET", "/notifications/stream", undefined, { signal: attempt.signal, headers, streams: true });
       begun();
       if (!this.#lastId) this.#tell("fresh");
       this.#tell("state", "live");
       const [reader, decoder, parser] = [answer.body.getReader(), new TextDecoder(), new EventParser()];
       for (;;) {
         const { done, value } = await reader.read();
-        if (done) return;
+        if (done) return parser.retry ?? RETRY_MS;
         clearTimeout(silence);
         silence = setTimeout(end, SILENCE_MS);
         const events = [...parser.push(decoder.decode(value, { stream: true }))];
@@ -1345,10 +1657,11 @@ class Feed {
           this.#lastId = id ?? this.#lastId;
           this.#tell(type, data);
         }
-        if (!events.length) this.#channel?.postMessage({ id: this.#lastId }); // the tabs hear that we are awake
+        if (!events.length) this.#post({ id: this.#lastId }); // the tabs hear that we are awake
       }
     } catch (problem) {
       if (!attempt.signal.aborted) throw problem;
+      return LOOK_MS; // we ended it, to go on with another token or after a silence
     } finally {
       clearTimeout(renewal);
       clearTimeout(silence);
@@ -1383,6 +1696,8 @@ export class EventParser {
   #type = "";
   #data = [];
   #id = null;
+  /** How long to wait before asking again, in ms, where the service said so. */
+  retry = null;
 
   *push(text) {
     const lines = (this.#rest + text).split(/\r\n|\n|\r(?!$)/);
@@ -1399,6 +1714,7 @@ export class EventParser {
       if (field === "event") this.#type = value;
       else if (field === "data") this.#data.push(value);
       else if (field === "id" && !value.includes("\0")) this.#id = value;
+      else if (field === "retry" && /^\d{1,6}$/.test(value)) this.retry = Number(value);
     }
   }
 
@@ -1452,11 +1768,12 @@ class Client {
 
   /** Return a token that is good, asking for another one shortly before the last expires. */
   async credentials() {
-    return this.token && this.msToRenewal > 0 ? this.token : this.#renew(this.token);
+    return this.token && this.msToRenewal > 0 ? checked(this.token) : this.#renew(this.token);
   }
 
   async json(...request) {
-    return (await this.ask(...request)).json();
+    const answer = await this.ask(...request);
+    return answer.json().catch((cause) => { throw unreachable(cause); });
   }
 
   /** Ask the service, with another token where this one is refused. Throws a Refusal. */
@@ -1470,23 +1787,26 @@ class Client {
     return answer;
   }
 
-  async #send(token, method, path, body, { headers, ...more }) {
+  /** An answer that has not come in whole in time is given up; a stream sees to itself. */
+  async #send(token, method, path, body, { headers, signal, streams, ...more }) {
     const json = body === undefined ? {} : { "Content-Type": "application/json" };
+    const limit = new AbortController();
+    setTimeout(() => streams || limit.abort(new Error(LATE)), LIMIT_MS);
     try {
       return await fetch(this.src + path, { method, credentials: "omit", ...more, body: body === undefined ? undefined : JSON.stringify(body),
-        headers: { Authorization: `Bearer ${token}`, ...json, ...headers } });
+        signal: signal ? AbortSignal.any([signal, limit.signal]) : limit.signal, headers: { Authorization: `Bearer ${token}`, ...json, ...headers } });
     } catch (cause) {
-      throw new Refusal(0, "unreachable", String(cause?.message ?? cause));
+      throw unreachable(cause);
     }
   }
 
   /** Return another token than the one that was used; whoever asks meanwhile gets the same. */
   async #renew(used) {
     if (this.token && this.token !== used) return this.token;
-    if (!this.provider) throw new Refusal(401, "unauthenticated", "There is no token.");
-    this.#renewing ??= (async () => this.provider())().then((token) => {
-      if (typeof token !== "string" || !token) throw new Refusal(401, "unauthenticated", "The provider gave no token.");
-      if (used && identityOf(used) !== identityOf(token)) throw new Refusal(401, "unauthenticated", "The provider gave a token of somebody else.");
+    if (!this.provider) throw new Refusal(401, "token", "There is no token.");
+    this.#renewing ??= Promise.race([(async () => this.provider())(), wait(LIMIT_MS).then(() => { throw new Error(LATE); })]).then((given) => {
+      const token = checked(given);
+      if (used && identityOf(used) !== identityOf(token)) throw new Refusal(401, "token", "The token provider returned another user's token.");
       this.token = token;
       this.#clockFits = true;
       this.#clockFits = this.msToRenewal > 0; // a token that ends at once says that the clocks differ: wait for a 401
@@ -1496,6 +1816,16 @@ class Client {
     }).finally(() => { this.#renewing = null; });
     return this.#renewing;
   }
+}
+
+const LATE = "No answer in time.";
+
+const unreachable = (cause) => new Refusal(0, "unreachable", String(cause?.message ?? cause));
+
+/** Return a token, if it is one: a provider may have fetched a login page. */
+function checked(token) {
+  if (/^\s*[\w-]+\.[\w-]+\.[\w-]*\s*$/.test(token)) return token.trim();
+  throw new Refusal(401, "token", token ? "The token is not a JWT." : "There is no token.");
 }
 
 /** What a token says, which decides nothing but who shares and when to renew. */
@@ -1643,12 +1973,12 @@ function messageOf({ message, message_formatted: formatted }) {
   const parsed = parse(String(formatted ?? ""));
   const made = parsed ? rebuilt(parsed.body) : [];
   if (made.some((node) => node.textContent.trim())) return made;
-  return String(message ?? "").split(" <br> ").map((line) => h("p", { dir: "auto" }, line));
+  return String(message ?? "").split(" <br> ").map((line) => h("p", { dir: "auto" }, linked(line)));
 }
 
 function rebuilt(from) {
   return [...from.childNodes].flatMap((node) => {
-    if (node.nodeType === Node.TEXT_NODE) return node.parentNode.nodeName === "STRONG" ? isolated(node.data) : [node.data];
+    if (node.nodeType === Node.TEXT_NODE) return node.parentNode.nodeName === "STRONG" ? isolated(node.data) : linked(node.data);
     if (node.nodeType !== Node.ELEMENT_NODE || SILENT.has(node.nodeName.toUpperCase())) return [];
     if (!ALLOWED.has(node.nodeName)) return rebuilt(node);
     return [h(node.nodeName.toLowerCase(), node.nodeName === "P" ? { dir: "auto" } : {}, rebuilt(node))];
@@ -1659,6 +1989,17 @@ function rebuilt(from) {
 function isolated(text) {
   const [, name, genitive = ""] = /^(.*?)(['’]s)?$/s.exec(text);
   return [h("bdi", {}, name), genitive];
+}
+
+/** Make links of the addresses in a text: of http and https, and of none that names a user, as "https://bank@evil" does. */
+function linked(text) {
+  return text.split(/(https?:\/\/[^\s<>"\u200e\u200f\u202a-\u202e\u2066-\u2069]+)/i).flatMap((part, at) => {
+    let end = at % 2 ? part.length : 0;
+    while (end && (".,:;!?'’”…»]}".includes(part[end - 1]) || (part[end - 1] === ")" && !part.includes("(")))) end -= 1; // the sentence's own
+    const url = urlOf(part.slice(0, end));
+    if (!url?.host || url.username || url.password) return part;
+    return [h("a", { href: url.href, target: "_blank", rel: "noopener noreferrer nofollow", dir: "ltr" }, part.slice(0, end)), part.slice(end)];
+  });
 }
 
 /** Parse markup in a document that runs and loads nothing; null where the page allows not even that. */
@@ -1674,8 +2015,14 @@ let policy;
 
 /** Where a page demands trusted types, it allows our policy by its name. */
 function trusted() {
-  const rules = { createHTML: (text) => text, createScriptURL: (text) => text };
+  const rules = { createHTML: (text) => text, createScriptURL: ofThisPage };
   return (policy ??= globalThis.trustedTypes?.createPolicy("tocsin-inbox", rules) ?? rules);
+}
+
+/** A worker is a script of the page's own, whatever the attribute says. */
+function ofThisPage(url) {
+  if (urlOf(url)?.origin !== location.origin) throw new TypeError("A worker must be of the page's origin.");
+  return url;
 }
 
 /** Return the address that a link leads to, if it may: http, https, or within this page's own site. */
@@ -1766,76 +2113,88 @@ const WORDS = {
     title: "Notifications", all: "All", unread: "Unread", show: "Which to show", back: "Back", close: "Close",
     readAll: "Mark all as read", preferences: "Preferences", more: "Show more", loading: "Loading…", retry: "Try again", undo: "Undo",
     remove: "Delete", markRead: "Mark as read", markUnread: "Mark as unread", isUnread: "Unread.", saved: "Saved",
-    markedRead: "Marked as read", markedUnread: "Marked as unread", allRead: "All marked as read", restored: "Restored",
+    markedRead: "Marked as read", markedUnread: "Marked as unread", allRead: "All marked as read", restored: "Restored", kept: "Saved on this device. It is sent when you are online.", sender: "From", unfold: "Read more", fold: "Show less",
     unreadCount: (n) => `${n} unread`, fresh: (n) => `${n} new`, arrived: (n) => (n === 1 ? "1 new notification" : `${n} new notifications`),
     deleted: (n) => (n === 1 ? "Notification deleted" : `${n} notifications deleted`),
-    empty: { all: ["No notifications yet", "What concerns you will show up here."], unread: ["You’re all caught up", "There is nothing unread."] },
+    empty: { all: ["No notifications yet", "New notifications will appear here."], unread: ["You’re all caught up", "There is nothing unread."] },
     connection: { offline: "You are offline. This is what was loaded.", reconnecting: "Reconnecting…" },
     failed: { remove: "That could not be deleted.", load: "More could not be loaded.", save: "That could not be saved." },
-    problem: ({ status }) => (status === 401 ? "You are signed out. Sign in again to see your notifications."
-      : status ? "Your notifications could not be loaded." : "The notification service can’t be reached."),
+    problem: { signedOut: "You are signed out. Sign in again to see your notifications.", failed: "Your notifications could not be loaded.",
+      unreachable: "The notification service can’t be reached." },
     help: "Keyboard shortcuts",
-    keys: ["Next", "Previous", "First, last", "Open", "Mark as read or unread", "Delete", "Undo deleting", "Show or hide this help", "Back, close"],
+    keys: ["Next", "Previous", "First, last", "Open", "Mark as read or unread", "Delete", "Undo", "Show or hide this help", "Back, close"],
     pushHere: "Notify me in this browser", pushHint: "Also when this page is not open.",
     pushDenied: "Your browser blocks notifications of this site. Allow them in its settings.", pushFailed: "Your browser could not be set up.",
     pause: "Pause", pauseHint: "Nothing is sent to your phone and browser until then. Your inbox has everything.", pauseHour: "For 1 hour",
     pauseTomorrow: (clock) => `Until tomorrow, ${clock}`, pausedUntil: (moment) => `Paused until ${moment}.`, resume: "Resume now",
-    quiet: "Quiet hours", quietHint: "What comes in these hours is sent when they end.", addQuiet: "Add quiet hours", removeQuiet: "Remove these quiet hours",
+    quiet: "Quiet hours", quietHint: "What comes in these hours is sent when they end.", addQuiet: "Add quiet hours", removeQuiet: "Remove these quiet hours", oneDay: "Choose at least one day, or remove these quiet hours.",
     from: "From", to: "To", zone: "Time zone", channels: { push: "Phone", web_push: "Browser" }, locked: "Set by your organisation",
   },
   da: {
     title: "Notifikationer", all: "Alle", unread: "Ulæste", show: "Hvad der vises", back: "Tilbage", close: "Luk",
     readAll: "Markér alle som læst", preferences: "Indstillinger", more: "Vis flere", loading: "Henter…", retry: "Prøv igen", undo: "Fortryd",
     remove: "Slet", markRead: "Markér som læst", markUnread: "Markér som ulæst", isUnread: "Ulæst.", saved: "Gemt",
-    markedRead: "Markeret som læst", markedUnread: "Markeret som ulæst", allRead: "Alle er markeret som læst", restored: "Gendannet",
+    markedRead: "Markeret som læst", markedUnread: "Markeret som ulæst", allRead: "Alle er markeret som læst", restored: "Gendannet", kept: "Gemt på enheden. Det sendes, når du er online.", sender: "Fra", unfold: "Læs mere", fold: "Vis mindre",
     unreadCount: (n) => `${n} ulæste`, fresh: (n) => (n === 1 ? "1 ny" : `${n} nye`), arrived: (n) => (n === 1 ? "1 ny notifikation" : `${n} nye notifikationer`),
     deleted: (n) => (n === 1 ? "Notifikationen er slettet" : `${n} notifikationer er slettet`),
-    empty: { all: ["Ingen notifikationer endnu", "Her vises det, der vedrører dig."], unread: ["Du er helt ajour", "Der er intet ulæst."] },
+    empty: { all: ["Ingen notifikationer endnu", "Nye notifikationer vises her."], unread: ["Du er helt ajour", "Der er intet ulæst."] },
     connection: { offline: "Du er offline. Her er det, der blev hentet.", reconnecting: "Opretter forbindelse igen…" },
     failed: { remove: "Det kunne ikke slettes.", load: "Der kunne ikke hentes flere.", save: "Det kunne ikke gemmes." },
-    problem: ({ status }) => (status === 401 ? "Du er logget ud. Log ind igen for at se dine notifikationer."
-      : status ? "Dine notifikationer kunne ikke hentes." : "Der er ingen forbindelse til notifikationstjenesten."),
+    problem: { signedOut: "Du er logget ud. Log ind igen for at se dine notifikationer.", failed: "Dine notifikationer kunne ikke hentes.",
+      unreachable: "Der er ingen forbindelse til notifikationstjenesten." },
     help: "Tastaturgenveje",
-    keys: ["Næste", "Forrige", "Første, sidste", "Åbn", "Markér som læst eller ulæst", "Slet", "Fortryd sletning", "Vis eller skjul denne hjælp", "Tilbage, luk"],
+    keys: ["Næste", "Forrige", "Første, sidste", "Åbn", "Markér som læst eller ulæst", "Slet", "Fortryd", "Vis eller skjul denne hjælp", "Tilbage, luk"],
     pushHere: "Giv mig besked i denne browser", pushHint: "Også når siden ikke er åben.",
     pushDenied: "Din browser blokerer notifikationer fra dette websted. Tillad dem i browserens indstillinger.", pushFailed: "Din browser kunne ikke sættes op.",
     pause: "Pause", pauseHint: "Indtil da sendes intet til din telefon og browser. Indbakken har det hele.", pauseHour: "I 1 time",
     pauseTomorrow: (clock) => `Indtil i morgen kl. ${clock}`, pausedUntil: (moment) => `På pause indtil ${moment}.`, resume: "Genoptag nu",
-    quiet: "Stilletid", quietHint: "Det, der kommer i disse timer, sendes, når de er slut.", addQuiet: "Tilføj stilletid", removeQuiet: "Fjern denne stilletid",
+    quiet: "Stilletid", quietHint: "Det, der kommer i disse timer, sendes, når de er slut.", addQuiet: "Tilføj stilletid", removeQuiet: "Fjern denne stilletid", oneDay: "Vælg mindst én dag, eller fjern denne stilletid.",
     from: "Fra", to: "Til", zone: "Tidszone", channels: { push: "Telefon", web_push: "Browser" }, locked: "Bestemt af din organisation",
   },
   de: {
     title: "Benachrichtigungen", all: "Alle", unread: "Ungelesen", show: "Was angezeigt wird", back: "Zurück", close: "Schließen",
     readAll: "Alle als gelesen markieren", preferences: "Einstellungen", more: "Mehr anzeigen", loading: "Wird geladen…", retry: "Erneut versuchen", undo: "Rückgängig",
     remove: "Löschen", markRead: "Als gelesen markieren", markUnread: "Als ungelesen markieren", isUnread: "Ungelesen.", saved: "Gespeichert",
-    markedRead: "Als gelesen markiert", markedUnread: "Als ungelesen markiert", allRead: "Alle als gelesen markiert", restored: "Wiederhergestellt",
+    markedRead: "Als gelesen markiert", markedUnread: "Als ungelesen markiert", allRead: "Alle als gelesen markiert", restored: "Wiederhergestellt", kept: "Auf dem Gerät gespeichert. Es wird gesendet, sobald Sie online sind.", sender: "Von", unfold: "Mehr lesen", fold: "Weniger anzeigen",
     unreadCount: (n) => `${n} ungelesen`, fresh: (n) => `${n} neu`, arrived: (n) => (n === 1 ? "1 neue Benachrichtigung" : `${n} neue Benachrichtigungen`),
     deleted: (n) => (n === 1 ? "Benachrichtigung gelöscht" : `${n} Benachrichtigungen gelöscht`),
-    empty: { all: ["Noch keine Benachrichtigungen", "Was Sie betrifft, erscheint hier."], unread: ["Alles gelesen", "Es gibt nichts Ungelesenes."] },
+    empty: { all: ["Noch keine Benachrichtigungen", "Neue Benachrichtigungen erscheinen hier."], unread: ["Alles gelesen", "Es gibt nichts Ungelesenes."] },
     connection: { offline: "Sie sind offline. Angezeigt wird, was geladen wurde.", reconnecting: "Verbindung wird wiederhergestellt…" },
     failed: { remove: "Das konnte nicht gelöscht werden.", load: "Mehr konnte nicht geladen werden.", save: "Das konnte nicht gespeichert werden." },
-    problem: ({ status }) => (status === 401 ? "Sie sind abgemeldet. Melden Sie sich wieder an, um Ihre Benachrichtigungen zu sehen."
-      : status ? "Ihre Benachrichtigungen konnten nicht geladen werden." : "Der Benachrichtigungsdienst ist nicht erreichbar."),
+    problem: { signedOut: "Sie sind abgemeldet. Melden Sie sich wieder an, um Ihre Benachrichtigungen zu sehen.",
+      failed: "Ihre Benachrichtigungen konnten nicht geladen werden.", unreachable: "Der Benachrichtigungsdienst ist nicht erreichbar." },
     help: "Tastenkürzel",
-    keys: ["Nächste", "Vorige", "Erste, letzte", "Öffnen", "Als gelesen oder ungelesen markieren", "Löschen", "Löschen rückgängig machen", "Diese Hilfe zeigen oder verbergen", "Zurück, schließen"],
+    keys: ["Nächste", "Vorige", "Erste, letzte", "Öffnen", "Als gelesen oder ungelesen markieren", "Löschen", "Rückgängig machen", "Diese Hilfe zeigen oder verbergen", "Zurück, schließen"],
     pushHere: "In diesem Browser benachrichtigen", pushHint: "Auch wenn diese Seite nicht geöffnet ist.",
     pushDenied: "Ihr Browser blockiert Benachrichtigungen dieser Website. Erlauben Sie sie in seinen Einstellungen.", pushFailed: "Ihr Browser konnte nicht eingerichtet werden.",
     pause: "Pause", pauseHint: "Bis dahin wird nichts an Telefon und Browser gesendet. Im Posteingang ist alles.", pauseHour: "Für 1 Stunde",
     pauseTomorrow: (clock) => `Bis morgen, ${clock}`, pausedUntil: (moment) => `Pausiert bis ${moment}.`, resume: "Jetzt fortsetzen",
-    quiet: "Ruhezeiten", quietHint: "Was in diesen Stunden kommt, wird gesendet, wenn sie enden.", addQuiet: "Ruhezeit hinzufügen", removeQuiet: "Diese Ruhezeit entfernen",
+    quiet: "Ruhezeiten", quietHint: "Was in diesen Stunden kommt, wird gesendet, wenn sie enden.", addQuiet: "Ruhezeit hinzufügen", removeQuiet: "Diese Ruhezeit entfernen", oneDay: "Wählen Sie mindestens einen Tag, oder entfernen Sie diese Ruhezeit.",
     from: "Von", to: "Bis", zone: "Zeitzone", channels: { push: "Telefon", web_push: "Browser" }, locked: "Von Ihrer Organisation festgelegt",
   },
 };
 
+const problemOf = ({ problem }, { status }) => (status === 401 ? problem.signedOut : status ? problem.failed : problem.unreachable);
+
+/** Words with a page's own in their places; in a text of the page's, {} stands for the number or the time. */
+function wordsWith(words, own) {
+  return Object.fromEntries(Object.entries(words).map(([name, word]) => {
+    const given = own[name] ?? word;
+    if (typeof word === "object" && !Array.isArray(word)) return [name, wordsWith(word, given)];
+    return [name, typeof word === "function" && typeof given === "string" ? (value) => given.replaceAll("{}", value) : given];
+  }));
+}
+
 /** The language of the words, and the locale of dates: the element's own, that around it, or the browser's. */
 function languageOf(element) {
-  const wanted = [element.getAttribute("lang") || langAround(element), ...navigator.languages].filter(Boolean);
-  const language = wanted[0].slice(0, 2).toLowerCase();
-  if (!Object.hasOwn(WORDS, language)) return { language: "en", locale: "en" };
+  const [wanted] = [element.getAttribute("lang") || langAround(element), ...navigator.languages, "en"].filter(Boolean);
+  const language = wanted.slice(0, 2).toLowerCase();
+  const known = Object.hasOwn(WORDS, language);
+  if (!known && !element.words) return { language: "en", locale: "en" };
   try {
-    return { language, locale: Intl.getCanonicalLocales(wanted[0])[0] };
+    return { language: known ? language : "en", locale: Intl.getCanonicalLocales(wanted)[0] };
   } catch {
-    return { language, locale: language };
+    return { language: known ? language : "en", locale: language };
   }
 }
 
@@ -1862,7 +2221,7 @@ function h(tag, attributes = {}, ...children) {
 }
 
 function iconButton(name, text, onclick) {
-  return label(h("button", { class: "icon-button", type: "button", onclick }, icon(name)), text);
+  return label(h("button", { class: "icon-button", part: "button", type: "button", onclick }, icon(name)), text);
 }
 
 function textButton(style, text, onclick) {
@@ -2000,6 +2359,7 @@ h2, h3, p, ul, dl, dd, fieldset { margin: 0; padding: 0; border: 0; }
 .count:empty { display: none; }
 .count { padding-inline: 6px; border-radius: 9px; background: var(--_hover); font-size: .75rem; font-variant-numeric: tabular-nums; }
 .notice { padding: 6px 16px; border-block-end: 1px solid var(--_line); background: var(--_hover); color: var(--_muted); font-size: .8125rem; }
+.paused { display: flex; align-items: center; justify-content: space-between; gap: 8px; padding-block: 2px; }
 .body { flex: 1; min-block-size: 0; overflow-y: auto; overscroll-behavior: contain; scrollbar-width: thin; scrollbar-color: var(--_line) transparent; }
 .list { position: relative; min-block-size: 10rem; }
 .pills { position: sticky; z-index: 2; inset-block-start: 8px; block-size: 0; text-align: center; }
@@ -2007,20 +2367,22 @@ h2, h3, p, ul, dl, dd, fieldset { margin: 0; padding: 0; border: 0; }
 
 .day { padding: 12px 16px 5px; color: var(--_muted); font-size: .75rem; font-weight: 600; }
 .rows { list-style: none; }
-.row { position: relative; display: flex; content-visibility: auto; contain-intrinsic-block-size: auto 5rem; }
+.row { position: relative; display: flex; gap: 12px; padding: 10px 0 11px; padding-inline-start: 16px; content-visibility: auto; contain-intrinsic-block-size: auto 5rem; }
 /* Rows overlap by a pixel: at heights that are no whole number the page would show between them. */
 .row + .row { margin-block-start: -1px; }
 .row + .row::before { content: ""; position: absolute; inset-block-start: 0; inset-inline: 62px 0; border-block-start: 1px solid var(--_line); }
 .row:hover, .row:focus-within { background: var(--_hover); }
 .row.unread { background: var(--_new); }
 .row.unread:hover, .row.unread:focus-within { background: color-mix(in srgb, var(--_accent) 5%, var(--_new)); }
-.main { flex: 1; min-inline-size: 0; display: flex; gap: 12px; padding: 10px 6px 11px 16px; padding-inline: 16px 6px; color: inherit; text-decoration: none; }
+/* The link covers the row; what can be pressed in it lies above. */
+.main { position: absolute; inset: 0; }
 .main:focus-visible { outline-offset: -2px; border-radius: 8px; }
 .avatar { flex: none; display: grid; place-items: center; inline-size: 34px; block-size: 34px; margin-block-start: 1px; border-radius: 50%; overflow: hidden; background: var(--_line); color: var(--_muted); font-size: .75rem; font-weight: 600; }
 .avatar img { inline-size: 100%; block-size: 100%; object-fit: cover; }
 .avatar .icon { inline-size: 18px; block-size: 18px; }
 .avatar.person { background: light-dark(oklch(.92 .045 var(--_hue)), oklch(.36 .06 var(--_hue))); color: light-dark(oklch(.4 .11 var(--_hue)), oklch(.92 .05 var(--_hue))); }
 .said { flex: 1; min-inline-size: 0; }
+.sender { unicode-bidi: plaintext; color: var(--_muted); font-size: .75rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .text { color: var(--_muted); overflow-wrap: anywhere; hyphens: auto; overflow: hidden; }
 .unread .text { color: var(--_fg); }
 .text > br { display: none; }
@@ -2028,8 +2390,13 @@ h2, h3, p, ul, dl, dd, fieldset { margin: 0; padding: 0; border: 0; }
 .text p + p, .text br + p { margin-block-start: 2px; color: var(--_muted); -webkit-line-clamp: 2; }
 .text strong { color: var(--_fg); font-weight: 600; }
 .text em { font-style: normal; }
-.time { display: block; margin-block-start: 2px; color: var(--_muted); font-size: .75rem; }
-.actions { flex: none; display: flex; flex-direction: column; align-items: center; padding: 8px 8px 0 4px; padding-inline: 4px 8px; }
+.text a { position: relative; color: var(--_accent); }
+.open .text p { display: block !important; }
+.open .main:not([href]) ~ .said .text { position: relative; cursor: text; user-select: text; }
+.below { display: flex; flex-wrap: wrap; align-items: center; gap: 0 12px; margin-block-start: 2px; }
+.time { color: var(--_muted); font-size: .75rem; }
+.fold { position: relative; padding: 2px 4px; min-block-size: 24px; font-size: .75rem; }
+.actions { position: relative; flex: none; display: flex; flex-direction: column; align-items: center; margin-block: -2px -11px; padding-inline-end: 8px; }
 .actions .icon-button { inline-size: 28px; block-size: 28px; }
 .actions .icon { inline-size: 18px; block-size: 18px; }
 .dot i { inline-size: 9px; block-size: 9px; border: 1.5px solid currentColor; border-radius: 50%; }
@@ -2096,7 +2463,7 @@ kbd { min-inline-size: 24px; padding: 1px 6px; border: 1px solid var(--_line); b
 @media (forced-colors: active) {
   .badge, .pill, .toast { border: 1px solid CanvasText; forced-color-adjust: none; background: Canvas; color: CanvasText; }
   .unread .dot i { background: Highlight; border-color: Highlight; forced-color-adjust: none; }
-  .row.unread .main { border-inline-start: 3px solid Highlight; }
+  .row.unread { border-inline-start: 3px solid Highlight; }
   .tab { border-color: Canvas; }
   .tab[aria-selected="true"] { border-color: Highlight; }
   .switch { border: 1px solid ButtonText; }

@@ -5,6 +5,7 @@ import json
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import httpx
 import hypothesis
+import jwt
 import pytest
 from playwright.async_api import Browser, async_playwright
 
@@ -43,6 +45,12 @@ hypothesis.settings.load_profile("whole")
 SECRET = "a-secret-for-tests-only-0123456789abcdef"
 HOUR = timedelta(hours=1)
 STREAM = "/notifications/stream"
+
+
+def standing_token(user: int) -> str:
+    """Return a token that is good for whoever is made after it, too: a token opens nothing of users who are younger."""
+    now = int(time.time())
+    return jwt.encode({"sub": str(user), "iat": now + 3600, "exp": now + 7200}, SECRET, algorithm="HS256")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,16 +10,16 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import HOUR, SECRET, Api
+from conftest import HOUR, SECRET, Api, standing_token
 from test_problems import codes_of, raw, sealed
 from test_road import custom, note
 from tocsin.catalogue import Catalogue
 from tocsin.rendering import one_line
-from tocsin.tokens import mint_service, mint_user
+from tocsin.tokens import mint_service
 
 MIB = 2**20
 JSON = "application/json"
-USER = mint_user(SECRET, 1, HOUR)
+USER = standing_token(1)
 CRM = mint_service(SECRET, "crm", ["events:write", "directory:write"], HOUR)
 DOORS = [
     ("POST", "/notifications", USER),

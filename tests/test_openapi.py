@@ -15,7 +15,7 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
-from conftest import HOUR, SECRET, Api, serving, settings_for
+from conftest import HOUR, SECRET, Api, serving, settings_for, standing_token
 from test_callers import FILES
 from test_problems import UNKNOWN, at_rest, routes_of
 from test_road import custom, note
@@ -30,7 +30,7 @@ from tocsin.api.schemas import names_of
 from tocsin.apps import lanes_of
 from tocsin.catalogue import Catalogue
 from tocsin.channels.vapid import Vapid
-from tocsin.tokens import mint_service, mint_user
+from tocsin.tokens import mint_service
 
 JSON = "application/json"
 OF_THE_DOCUMENT = {"/openapi.json", "/docs", "/docs/{name}", "/console", "/console/{name}", *FILES}
@@ -398,7 +398,7 @@ async def test_every_answer_is_what_the_document_says_on_a_tour_through_all_of_t
     assert tour.seen == described
 
 
-USER = mint_user(SECRET, 1, HOUR)
+USER = standing_token(1)
 CRM = mint_service(SECRET, "crm", ("events:write", "directory:write"), HOUR)
 BOUND = mint_service(SECRET, "bound", ("events:write", "directory:write"), HOUR, 2)
 OPERATOR = mint_service(SECRET, "operator", ("operations",), HOUR)

@@ -338,3 +338,18 @@ async def test_head_opens_no_stream(idle: Api) -> None:
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert idle.house.live.count == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "takes"),
+    [
+        ("/notifications/kinds", {"GET", "HEAD"}),
+        ("/notifications/devices", {"GET", "HEAD", "POST"}),
+        ("/notifications/preferences", {"GET", "HEAD", "PATCH"}),
+        (f"/notifications/{UNKNOWN}", {"GET", "HEAD", "DELETE"}),
+    ],
+)
+async def test_allow_names_the_methods_of_the_path_itself(api: Api, path: str, takes: set[str]) -> None:
+    answer = await api.call("PUT", path)
+    assert answer.status_code == 405
+    assert set(answer.headers["allow"].split(", ")) == takes

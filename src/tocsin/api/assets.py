@@ -36,7 +36,7 @@ FOR_EVER = "public, max-age=31536000, immutable"
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file of `tocsin.web`; `integrity` is what a page may write into its `script` (SRI)."""
+    """A file of a package; `integrity` is what a page may write into its `script` (SRI)."""
 
     content: bytes
     packed: bytes
@@ -46,9 +46,9 @@ class Asset:
 
 
 @cache
-def asset(name: str) -> Asset:
-    """Return a file of the package. Raises `FileNotFoundError`."""
-    content = (files("tocsin.web") / name).read_bytes()
+def asset(name: str, package: str = "tocsin.web") -> Asset:
+    """Return a file of a package. Raises `FileNotFoundError`."""
+    content = files(package).joinpath(name).read_bytes()
     if name in LEAN:
         content = lean(content)
     digest = hashlib.sha384(content).digest()

@@ -1,13 +1,13 @@
 """The doors for whoever runs the service: is it alive, is it ready, what does it speak."""
 
 from datetime import UTC, datetime, timedelta
-from importlib.resources import files
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from tocsin import deliveries, devices, events, explaining, letters, readiness
+from tocsin.api import assets
 from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
 from tocsin.api.doors import body_of, house_of, service_of, watched_of
 from tocsin.api.once import once
@@ -20,7 +20,7 @@ from tocsin.metrics import CONTENT_TYPE
 from tocsin.notifications import moment_of, time_of, to_json, with_times
 from tocsin.tokens import Service
 
-ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
+ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css")
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -208,5 +208,5 @@ async def docs_asset(request: Request) -> Response:
         return Response(START, media_type="text/javascript")
     if name not in ASSETS:
         raise NotFound
-    content = (files("fastapi_swagger") / "resources" / name).read_bytes()
-    return Response(content, media_type=ASSETS[name])
+    found = assets.asset(f"resources/{name}", "fastapi_swagger")
+    return Response(found.content, media_type=found.media_type)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -62,8 +63,22 @@ async def of_a_bug(request: Request, _error: Exception) -> Response:
 
 
 def _allowed(request: Request) -> Iterable[str]:
-    """Return the methods of all routes at this path: the framework knows only the first."""
-    return [method for method in METHODS if any(_takes(route, request, method) for route in request.app.routes)]
+    """Return the methods of all routes at this path: the framework knows only the first.
+
+    Where the path has a name of its own, routes that take it for an id do not count.
+    """
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    own = {
+        method
+        for context in iter_route_contexts(request.app.routes)
+        if str(context.path) == path
+        for method in context.methods or ()
+    }
+    return [
+        method
+        for method in METHODS
+        if (method in own if own else any(_takes(route, request, method) for route in request.app.routes))
+    ]
 
 
 def _takes(route: BaseRoute, request: Request, method: str) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,11 +14,15 @@ from typer.testing import CliRunner, Result
 from test_apns import made as made_apns
 from test_fcm import made as made_fcm
 from test_web_push import AUTH, OURS, P256DH, opened
+from tocsin.api.app import build
+from tocsin.api.openapi import document
 from tocsin.catalogue import Catalogue
 from tocsin.channels import Channel, Push, Request
 from tocsin.channels.vapid import Vapid
 from tocsin.channels.web_push import WebPush
 from tocsin.commands import app
+from tocsin.demo import PEOPLE
+from tocsin.demo_events import event_of
 from tocsin.errors import Refusal
 from tocsin.notifications import to_json
 from tocsin.preview import BADGE, ID, TOPIC, previewed, pushes_of
@@ -189,3 +194,50 @@ def test_a_title_that_no_push_has_room_for_is_told(tmp_path: Path) -> None:
     (tmp_path / "kinds-of-ours.toml").write_text(f'[note]\ntitle = "{"x" * 5000}"\n', encoding="utf-8")
     with pytest.raises(Refusal, match="4096 bytes"):
         previewed(Catalogue.load(tmp_path), "note", "en", "full")
+
+
+OWN_SAMPLE = """
+[van_sold]
+title = "Sold"
+says = "**{user}** sold **{car}**"
+data = { user = "user", car = "string" }
+group = "sales"
+
+[van_sold.sample]
+data = { user = { id = 4, first_name = "Bernita", last_name = "Kilback", profile_picture = "" }, car = "<b>van</b>" }
+"""
+
+
+def test_a_kind_of_ones_own_with_a_sample_is_previewed_documented_and_in_the_demo(tmp_path: Path) -> None:
+    (tmp_path / "kinds-of-ours.toml").write_text(OWN_SAMPLE)
+    found = Catalogue.load(tmp_path)
+    said = previewed(found, "van_sold", "en", "full")
+    assert "Bernita Kilback" in said["apns"]["body"]["aps"]["alert"]["body"]
+    assert found.samples["van_sold"]["notification"] == {
+        "type": "van_sold",
+        "data": found.samples["van_sold"]["event"]["data"],
+        "message": "Bernita Kilback sold <b>van</b>",
+        "message_formatted": "<p><strong>Bernita Kilback</strong> sold <strong>&lt;b&gt;van&lt;/b&gt;</strong></p>",
+    }
+    described = json.dumps(document(build(), found))
+    assert "sold <b>van</b>" in described
+    event = event_of(found.kinds["van_sold"], found.samples["van_sold"]["event"], PEOPLE[0], Random(1))  # noqa: S311
+    assert found.check(event["type"], event["data"], event["params"]).kind == "van_sold"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ('data = { car = "x" }', "The data.user field is required"),
+        ('data = { user = 4, car = "x" }', "write the user as an object"),
+        ("data = { user = 4, car = 5 }", "The data.car field must be a string"),
+        ('words = "x"', "`sample.words` is not one of its keys"),
+        ('data = "x"', "`sample.data` is 'x'; write a table"),
+    ],
+)
+def test_a_sample_that_is_no_event_of_its_kind_is_named_with_its_fault(tmp_path: Path, wrong: str, told: str) -> None:
+    (tmp_path / "kinds-of-ours.toml").write_text(f"{OWN_SAMPLE.rpartition('data =')[0]}{wrong}\n")
+    with pytest.raises(Refusal) as refused:
+        Catalogue.load(tmp_path)
+    assert told in str(refused.value)
+    assert "[van_sold]" in str(refused.value)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tocsin.catalogue.entries import ENGLISH, Findings, read
+from tocsin.catalogue.entries import ENGLISH, Findings, Raws, read
 from tocsin.catalogue.kinds import Kind, kinds_of
 from tocsin.catalogue.languages import Languages, languages_of, stand_ins
 from tocsin.catalogue.shapes import as_given, shapes_of
@@ -50,9 +50,9 @@ class Checked:
 
 
 class Catalogue:
-    """The kinds by name, the languages they are told in, English first, and a sample of each kind of ours."""
+    """The kinds by name, the languages they are told in, English first, and samples: ours, and those of entries."""
 
-    def __init__(self, kinds: Mapping[str, Kind], languages: Languages, samples: Mapping[str, Any]) -> None:
+    def __init__(self, kinds: Mapping[str, Kind], languages: Languages, samples: dict[str, Any]) -> None:
         self.kinds = kinds
         self.languages = tuple(languages.labels)
         self.samples = samples
@@ -74,7 +74,10 @@ class Catalogue:
         kinds = kinds_of(raws, shapes, languages)
         findings.refuse()
         samples = json.loads((OURS / "samples.json").read_text(encoding="utf-8"))
-        return cls(kinds, languages, {sample["name"]: sample for sample in samples})
+        made = cls(kinds, languages, {sample["name"]: sample for sample in samples})
+        made.samples |= made._samples_of(raws)
+        findings.refuse()
+        return made
 
     def check(self, type_: Any, data: Any, params: Any) -> Checked:
         """Check an event as it was posted, None being what was left out; raises `Invalid` with all its faults."""
@@ -147,6 +150,36 @@ class Catalogue:
             schema = kind.event.model_json_schema()
             found[name] = {part: _inlined(of_part, schema["$defs"]) for part, of_part in schema["properties"].items()}
         return found
+
+    def _samples_of(self, raws: Raws) -> dict[str, Any]:
+        """Return the samples that entries hold, each with the notification that it becomes; note those at fault."""
+        found = {}
+        for name, raw in raws.kinds.items():
+            if "sample" not in raw.values:
+                continue
+            given, kind = raw.values["sample"], self.kinds[name]
+            data, params = given.get("data"), given.get("params")
+            try:
+                checked = self.check(kind.type, data, params)
+            except Invalid as invalid:
+                for each in invalid.faults:
+                    raw.fault(
+                        "sample", f"has a sample that is no event of it: {each.message.rstrip('.')}", "mend the sample"
+                    )
+                continue
+            for field in checked.unfilled:
+                wrong = f"has a sample whose `data.{field}` is an id"
+                raw.fault("sample", wrong, "write the user as an object, as the directory would fill it in")
+            if not checked.unfilled:
+                found[name] = self._sample(kind, checked)
+        return found
+
+    def _sample(self, kind: Kind, event: Checked) -> dict[str, Any]:
+        words = self.render(kind.name, ENGLISH, event.data, event.params)
+        told = {"type": kind.type, "data": event.data, "message": words.message}
+        told["message_formatted"] = words.message_formatted
+        posted = {"type": kind.type, "notify": {"users": [2]}, "data": event.data, "params": event.params}
+        return {"name": kind.name, "event": posted, "notification": told}
 
     def _kind_of(self, type_: Any, data: Any, params: Any) -> Kind:
         """Return the kind of an event; where that can't be told, raises `Invalid` with what can be."""

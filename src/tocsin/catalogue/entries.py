@@ -33,6 +33,13 @@ class _Entry(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
+class SampleEntry(_Entry):
+    """An event of a kind, as somebody might post it."""
+
+    data: dict[str, Any] = {}
+    params: dict[str, Any] = {}
+
+
 class KindEntry(_Entry):
     """A kind as a file tells it; the head of `kinds.toml` says what each key is for."""
 
@@ -51,6 +58,7 @@ class KindEntry(_Entry):
     category: str = ""
     channel: str = ""
     link: str = ""
+    sample: SampleEntry | None = None
 
 
 class ShapeEntry(_Entry):

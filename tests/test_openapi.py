@@ -553,6 +553,12 @@ async def tour_of_the_directory(tour: Tour) -> None:
     await tour.api.as_user(1, "POST", f"/notifications/devices/{PHONE}")
     assert (await tour.call(200, "find_devices", OPERATOR, f"?ending={PHONE[-6:]}")).json()["data"]
     await tour.call(422, "find_devices", OPERATOR)
+    assert (await tour.call(200, "find_users", OPERATOR, "?search=first")).json()["data"]
+    await tour.call(422, "find_users", OPERATOR)
+    reached = await tour.api.post(custom(1))
+    for due, query in ((200, ""), (200, "?pushed=no"), (422, "?pushed=x")):
+        await tour.call(due, "list_recipients", OPERATOR, query, event_id=reached)
+    await tour.call(404, "list_recipients", OPERATOR, event_id=UNKNOWN)
     assert (await tour.call(200, "list_custom_notifications", OPERATOR)).json()["data"]
     await tour.call(422, "list_custom_notifications", OPERATOR, "?limit=x")
     await tour.call(200, "replay", OPERATOR, json={"lane": "apns/default"})
@@ -601,6 +607,8 @@ async def test_a_parameter_is_described_for_every_one_that_is_read(document: dic
         ("/operations/dead-letters", "get"): {"before", "limit"},
         ("/operations/users/{user_id}/events", "get"): {"since", "limit"},
         ("/operations/devices", "get"): {"ending"},
+        ("/operations/users", "get"): {"search", "limit"},
+        ("/operations/events/{event_id}/recipients", "get"): {"after", "limit", "pushed"},
         ("/operations/custom-notifications", "get"): {"before", "limit"},
         ("/directory/users", "get"): {"after", "company_id", "limit"},
         ("/directory/teams", "get"): {"after", "company_id", "limit"},

@@ -237,6 +237,11 @@ async def state(
     return answer | {name: value for name, value in more.items() if value}
 
 
+async def is_there(database: Database, id_: UUID, reader: Reader) -> bool:
+    """Tell whether there is an event that the reader may see."""
+    return await database.row(_SQL["event"], id_, reader.service, reader.company_id) is not None
+
+
 async def explain(database: Database, id_: UUID, user_id: int, reader: Reader) -> dict[str, Any]:
     """Return whether and why one person was a recipient of an event, and what became of it; or raise `NotFound`."""
     row = await database.row(_SQL["person"], id_, user_id, reader.service, reader.company_id)

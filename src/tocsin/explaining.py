@@ -24,6 +24,9 @@ USUALLY_EXPLAINED, MOST_EXPLAINED = 20, 100
 MOST_LOOKED_AT = 5_000
 """How many events, the last of all, are looked through for those that did not come."""
 
+MOST_CANDIDATES = 1_000
+"""How many users of each index a search looks at, before it leaves out those of other companies."""
+
 _SQL = queries("explain")
 
 
@@ -70,6 +73,26 @@ async def of_user(database: Database, user_id: int, since: datetime) -> AsyncIte
         yield f"{event['accepted_at']} {event['type']} {event['event_id']}"
         for line in _lines(event):
             yield f"    {line}"
+
+
+async def find(database: Database, words: str, limit: int, company_id: int | None = None) -> list[dict[str, Any]]:
+    """Return up to `limit` users whose name, last name or e-mail address begins with these words."""
+    rows = await database.rows(_SQL["find"], words, company_id, limit, MOST_CANDIDATES)
+    return [dict(row) for row in rows]
+
+
+async def recipients(  # noqa: PLR0913 - what is asked for
+    database: Database, event_id: UUID, reader: Reader, after: int, limit: int, *, missed: bool
+) -> list[dict[str, Any]]:
+    """Return those whom an event reached, by ids above `after`; or of them those for whom a push did not go.
+
+    Raises `NotFound` for an event that the reader may not see.
+    """
+    if not await events.is_there(database, event_id, reader):
+        raise NotFound
+    statement = _SQL["not_pushed" if missed else "recipients"]
+    rows = await database.rows(statement, event_id, after, limit, reader.company_id)
+    return [{**row, "read_at": time_of(row["read_at"]), "pushes": row["pushes"] or []} for row in rows]
 
 
 async def person(database: Database, user_id: int, company_id: int | None = None) -> dict[str, Any]:

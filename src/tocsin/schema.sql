@@ -495,6 +495,12 @@ CREATE INDEX members_by_user ON tocsin.members USING btree (user_id);
 
 CREATE INDEX recipients_by_time ON tocsin.recipients USING btree (delivered_at);
 
+CREATE INDEX users_by_email ON tocsin.users USING btree (lower(email) text_pattern_ops) WHERE (email IS NOT NULL);
+
+CREATE INDEX users_by_last_name ON tocsin.users USING btree (lower(last_name) text_pattern_ops);
+
+CREATE INDEX users_by_name ON tocsin.users USING btree (lower(((first_name || ' '::text) || last_name)) text_pattern_ops);
+
 ALTER TABLE ONLY tocsin.devices
     ADD CONSTRAINT devices_user_id_fkey FOREIGN KEY (user_id) REFERENCES tocsin.users(id) ON DELETE CASCADE;
 

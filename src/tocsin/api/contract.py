@@ -379,6 +379,29 @@ CONTRACT: dict[str, dict[str, Operation]] = {
         "GET /operations/dead-letters": Operation(
             "list_dead_letters", answers="DeadLetters", parameters=_BEFORE, faults=_NO_RANGE
         ),
+        "GET /operations/users": Operation(
+            "find_users",
+            answers="PeopleFound",
+            parameters=(
+                {
+                    **query("search", {"type": "string", "minLength": 2, "maxLength": 255}, "how the name begins"),
+                    "required": True,
+                },
+                query("limit", _number(1, MOST_EXPLAINED, USUALLY_EXPLAINED), "how many"),
+            ),
+            faults=(fault("search", "string_between", "must have 2 to 255 characters"),),
+        ),
+        "GET /operations/events/{event_id}/recipients": Operation(
+            "list_recipients",
+            answers="RecipientsOfEvent",
+            parameters=(
+                query("after", _number(0, LARGEST_ID, 0), "those with greater ids"),
+                query("limit", _number(1, MOST_LISTED, USUALLY_LISTED), "how many"),
+                query("pushed", {"type": "string", "enum": ["no"]}, "only those for whom a push did not go"),
+            ),
+            problems=(NotFound,),
+            faults=(*_NO_RANGE, fault("pushed", "in", "can only be no")),
+        ),
         "GET /operations/users/{user_id}": Operation("get_person", answers="Person", problems=(NotFound,)),
         "GET /operations/users/{user_id}/events": Operation(
             "list_events_of_person",
@@ -458,6 +481,10 @@ DESCRIPTIONS = {
     "put_team": "Replaces the team and its members, who must be of its company.",
     "import_lines": "All lines are checked first: where one is wrong, nothing is applied.",
     "readyz": "503 where requests cannot be served.",
+    "find_users": "By the beginning of the whole name, the last name or the e-mail address, in capitals or not. Of each"
+    " the first 1,000 matches are looked at, those of other companies among them.",
+    "list_recipients": "By user id, ascending. Go on with `after` set to the last `user_id`. `pushes` are the states of"
+    " the pushes to that person, each once.",
     "list_dead_letters": "Kept for 30 days.",
     "replay": "Events by their ids, or up to 10,000 pushes of a lane, the oldest first.",
     "list_custom_notifications": "What they say is not shown.",

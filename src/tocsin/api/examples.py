@@ -274,6 +274,33 @@ OF_THE_REST: dict[str, Examples] = {
             "looked_back_to": "2026-03-01 10:00:00",
         }
     },
+    "PeopleFound": {
+        "one": {
+            "data": [
+                {
+                    "id": 4,
+                    "company_id": 1,
+                    "first_name": "Bernita",
+                    "last_name": "Kilback",
+                    "email": "bernita@example.com",
+                    "active": True,
+                }
+            ]
+        }
+    },
+    "RecipientsOfEvent": {
+        "one": {
+            "data": [
+                {
+                    "user_id": 4,
+                    "first_name": "Bernita",
+                    "last_name": "Kilback",
+                    "read_at": None,
+                    "pushes": ["dead", "delivered"],
+                }
+            ]
+        }
+    },
     "DevicesFound": {"one": {"data": [{"user_id": 4, **_DEVICE_FOUND}]}},
     "CustomNotifications": {
         "one": {

@@ -13,9 +13,12 @@ from tocsin.api.doors import body_of, house_of, service_of, watched_of
 from tocsin.api.once import once
 from tocsin.api.openapi import document
 from tocsin.api.requests import known_id, number_of, uuids_of
+from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault, Invalid, NotFound
+from tocsin.events import Reader
 from tocsin.explaining import MOST_EXPLAINED, USUALLY_EXPLAINED
 from tocsin.faults import fault
+from tocsin.ids import parsed_uuid
 from tocsin.metrics import CONTENT_TYPE
 from tocsin.notifications import moment_of, time_of, to_json, with_times
 from tocsin.tokens import Service
@@ -40,6 +43,9 @@ dark.addEventListener("change", follow)
 follow()
 """
 POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
+
+SHORTEST_SEARCH, LONGEST_SEARCH = 2, 255
+"""Characters of what users are searched for by."""
 
 watching = APIRouter(tags=["operations"])
 """What every process answers to everybody."""
@@ -129,6 +135,39 @@ async def replay(request: Request) -> Response:
     since = datetime.now(UTC) - letters.KEPT
     done = await letters.replay(house.database, house.doorbell, ids, since, lane, service.company_id)
     return Response(to_json({"jobs": done.jobs, "pushes": done.pushes}), media_type="application/json")
+
+
+@router.get("/operations/users")
+async def find_users(request: Request) -> Response:
+    """Users whose name, last name or e-mail address begins with what is searched for."""
+    service, faults = service_of(request, "operations"), list[Fault]()
+    words = " ".join(request.query_params.get("search", "").split())
+    limit = number_of(request.query_params, "limit", (1, MOST_EXPLAINED), USUALLY_EXPLAINED, faults)
+    if not SHORTEST_SEARCH <= len(words) <= LONGEST_SEARCH:
+        faults.append(fault("search", "string_between", f"must have {SHORTEST_SEARCH} to {LONGEST_SEARCH} characters"))
+    if faults:
+        raise Invalid(faults)
+    found = await explaining.find(house_of(request).database, words, limit, service.company_id)
+    return Response(to_json({"data": found}), media_type="application/json")
+
+
+@router.get("/operations/events/{event_id}/recipients")
+async def list_recipients(request: Request, event_id: str) -> Response:
+    """Those whom an event reached, by their ids; or of them only those for whom a push did not go, or not yet."""
+    service, faults = service_of(request, "operations"), list[Fault]()
+    after = number_of(request.query_params, "after", (0, LARGEST_ID), 0, faults)
+    limit = number_of(request.query_params, "limit", (1, MOST_LISTED), USUALLY_LISTED, faults)
+    pushed = request.query_params.get("pushed")
+    if pushed not in {None, "no"}:
+        faults.append(fault("pushed", "in", "can only be no"))
+    if faults:
+        raise Invalid(faults)
+    id_ = parsed_uuid(event_id)
+    if id_ is None:
+        raise NotFound
+    reader = Reader(None, service.company_id)
+    found = await explaining.recipients(house_of(request).database, id_, reader, after, limit, missed=pushed == "no")
+    return Response(to_json({"data": found}), media_type="application/json")
 
 
 @router.get("/operations/users/{user_id}")

@@ -692,6 +692,37 @@ ANSWERS: dict[str, Schema] = {
             "looked_back_to": _told(TIME, "what did not come is told since then"),
         }
     ),
+    "PeopleFound": _object(
+        {
+            "data": _list_of(
+                _object(
+                    {
+                        "id": INTEGER,
+                        "company_id": INTEGER,
+                        "first_name": STRING,
+                        "last_name": STRING,
+                        "email": {"type": ["string", "null"]},
+                        "active": BOOLEAN,
+                    }
+                )
+            )
+        }
+    ),
+    "RecipientsOfEvent": _object(
+        {
+            "data": _list_of(
+                _object(
+                    {
+                        "user_id": INTEGER,
+                        "first_name": _told({"type": ["string", "null"]}, "null where they were erased"),
+                        "last_name": {"type": ["string", "null"]},
+                        "read_at": {"type": ["string", "null"]},
+                        "pushes": _told(_list_of(STRING), "states of the pushes to them, each once"),
+                    }
+                )
+            )
+        }
+    ),
     "DevicesFound": _object({"data": _list_of(_object({"user_id": INTEGER, **_DEVICE_FOUND}))}),
     "CustomNotifications": _object(
         {

@@ -75,3 +75,76 @@ join events e on e.id = found.event_id
 where $3::int is null or e.company_id = $3
 order by e.accepted_at desc
 limit $4
+
+-- name: find
+-- Users whose whole name, last name or e-mail address begins with these words; of each, the first $4 are looked at.
+with found as (
+    (
+        select id from users
+        where lower(first_name || ' ' || last_name) ~>=~ lower($1::text)
+          and lower(first_name || ' ' || last_name) ~<~ (lower($1::text) || chr(1114111))
+        limit $4
+    )
+    union
+    (
+        select id from users
+        where lower(last_name) ~>=~ lower($1::text) and lower(last_name) ~<~ (lower($1::text) || chr(1114111))
+        limit $4
+    )
+    union
+    (
+        select id from users
+        where email is not null
+          and lower(email) ~>=~ lower($1::text)
+          and lower(email) ~<~ (lower($1::text) || chr(1114111))
+        limit $4
+    )
+)
+select u.id, u.company_id, u.first_name, u.last_name, u.email, h.active
+from found
+join users u on u.id = found.id
+join heads h on h.user_id = u.id
+where $2::int is null or u.company_id = $2
+order by u.id
+limit $3
+
+-- name: recipients
+-- Those whom an event reached, by their ids, from one on.
+with reached as (
+    select got.user_id
+    from recipients c
+    cross join unnest(c.user_ids) as got (user_id)
+    where c.event_id = $1 and got.user_id > $2
+    order by got.user_id
+    limit $3
+)
+select r.user_id, u.first_name, u.last_name, i.read_at, p.pushes
+from reached r
+left join users u on u.id = r.user_id and ($4::int is null or u.company_id = $4)
+left join inbox i on i.user_id = r.user_id and i.event_id = $1
+left join lateral (
+    select array_agg(distinct d.state order by d.state) as pushes
+    from deliveries d
+    where d.event_id = $1 and d.user_id = r.user_id
+) p on true
+order by r.user_id
+
+-- name: not_pushed
+-- The same of those for whom a push did not go, or not yet.
+with missed as (
+    select distinct d.user_id
+    from deliveries d
+    where d.event_id = $1 and d.user_id > $2 and d.state <> 'delivered'
+    order by d.user_id
+    limit $3
+)
+select m.user_id, u.first_name, u.last_name, i.read_at, p.pushes
+from missed m
+left join users u on u.id = m.user_id and ($4::int is null or u.company_id = $4)
+left join inbox i on i.user_id = m.user_id and i.event_id = $1
+left join lateral (
+    select array_agg(distinct d.state order by d.state) as pushes
+    from deliveries d
+    where d.event_id = $1 and d.user_id = m.user_id
+) p on true
+order by m.user_id

@@ -41,7 +41,7 @@ export class Chart {
     this.lines.forEach(({ key }, nth) => {
       const known = points.map((point) => point[key]).filter((value) => value != null);
       this.paths[nth].setAttribute("d", this.#path(key));
-      this.peaks[nth].textContent = known.length ? `most ${this.format(Math.max(...known))}` : "";
+      this.peaks[nth].textContent = known.length ? `max ${this.format(Math.max(...known))}` : "";
     });
     this.#read();
     this.#tabulate();

@@ -1,6 +1,6 @@
 /* The console: signs in, shows the view that the address names, and asks for the metrics while it is looked at. */
 
-import { clock, el } from "./elements.js";
+import { ask, clock, el } from "./elements.js";
 import { Measures } from "./measures.js";
 import { call, endsAt, forget, isSignedIn, keep, takeToken } from "./session.js";
 import { Overview, viewOf } from "./views.js";
@@ -19,20 +19,24 @@ let shown = 0; // counts what was shown, so that an answer that comes late is no
 let timer = null;
 let isAsking = false;
 
-takeToken();
 search.addEventListener("submit", (event) => {
   event.preventDefault();
   location.hash = `find/${encodeURIComponent(sought.value.trim())}`;
 });
 document.getElementById("leave").addEventListener("click", () => leave("You are signed out."));
 document.getElementById("skip").addEventListener("click", () => main.focus());
-addEventListener("hashchange", () => {
-  takeToken();
+addEventListener("hashchange", async () => {
+  await takeToken(replaces);
   news.textContent = "";
   show(() => main.focus());
 });
 document.addEventListener("visibilitychange", poll);
-start();
+takeToken(replaces).then(start);
+
+/** Ask whether the token of a link takes the place of a session: a link may come from anybody. */
+function replaces(given, kept) {
+  return ask(`This link signs in as “${given}”, and you are signed in as “${kept}”. Go on as “${given}”?`, "Sign in anew");
+}
 
 function start() {
   show();

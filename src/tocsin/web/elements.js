@@ -11,7 +11,7 @@ export function el(tag, properties = {}, ...children) {
     else if (value === true) made.setAttribute(name, "");
     else if (value !== false && value != null) made.setAttribute(name, value);
   }
-  made.append(...children.flat(2).filter((child) => child != null).map((child) => child instanceof Node ? child : String(child)));
+  made.append(...children.flat(3).filter((child) => child != null).map((child) => child instanceof Node ? child : String(child)));
   return made;
 }
 

@@ -11,12 +11,32 @@ export class Refused extends Error {
   }
 }
 
-/** Take a token out of the address, where one stands there, before anything else can see it. */
-export function takeToken() {
+/**
+ * Take a token out of the address, where one stands there, before anything else can see it. Over a session that goes on
+ * it is only kept where `replaces` says so, which is asked with the name of each.
+ */
+export async function takeToken(replaces) {
   const found = /^#token=([\w.~+/-]+=*)$/.exec(location.hash);
   if (!found) return;
   history.replaceState(null, "", location.pathname + location.search);
-  keep(found[1]);
+  const [given, kept] = [found[1], sessionStorage.getItem(KEPT_AS)];
+  if (given === kept) return;
+  if (!isSignedIn() || await replaces(nameIn(given), nameIn(kept))) keep(given);
+}
+
+/** What a token says of itself; nothing where it is no JWT. */
+function claimsOf(token) {
+  try {
+    const payload = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+    const claims = JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(payload), (each) => each.charCodeAt(0))));
+    return claims ?? {};
+  } catch {
+    return {};
+  }
+}
+
+function nameIn(token) {
+  return String(claimsOf(token).sub ?? "somebody who is not named");
 }
 
 export function keep(token) {
@@ -35,13 +55,8 @@ export function isSignedIn() {
 
 /** When the token ends, in milliseconds; null where it does not say. */
 export function endsAt() {
-  try {
-    const payload = sessionStorage.getItem(KEPT_AS).split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
-    const { exp } = JSON.parse(atob(payload));
-    return Number.isFinite(exp) ? exp * 1000 : null;
-  } catch {
-    return null;
-  }
+  const { exp } = claimsOf(sessionStorage.getItem(KEPT_AS));
+  return Number.isFinite(exp) ? exp * 1000 : null;
 }
 
 /** Call the service, and return its answer: an object, or text where it is no JSON. Throws `Refused`. */

@@ -8,6 +8,9 @@ import { call } from "./session.js";
 const MOST_LETTERS = 1_000;
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 const ENDING = 6;
+const SHORTEST = 2; // characters of a name that are searched for
+const MOST_FOUND = 50;
+const A_PAGE = 25;
 const SINCE = { "1h": ["1 hour", 3_600_000], "24h": ["24 hours", 86_400_000], "7d": ["7 days", 604_800_000], "30d": ["30 days", 2_592_000_000] };
 
 /** Return the view that an address names; anything else is searched for. */
@@ -32,12 +35,12 @@ function decoded(part) {
   }
 }
 
-/** An event's id is a UUID and a user's a number; six digits may be a device's ending too. */
+/** An event's id is a UUID and a user's a number; anything else a name, or a device's ending where it is as long. */
 function found(text) {
   if (UUID.test(text)) return new Event(text.toLowerCase());
   if (/^\d{1,10}$/.test(text) && text.length !== ENDING) return new User(text);
-  if ([...text].length !== ENDING) return new Nothing(text);
-  return /^\d+$/.test(text) ? new UserOrDevice(text) : new Device(text);
+  if (/^\d+$/.test(text) && text.length === ENDING) return new UserOrDevice(text);
+  return new Found(text);
 }
 
 /** What is going on: charts of the last minutes, what stands out, lanes, and what was given up last. */
@@ -47,6 +50,8 @@ export class Overview {
   #processes = el("p", { class: "faint" });
   #lanes = el("div");
   #stopped = ""; // the lanes that have, as the table has it
+  #known = []; // the lanes, as they were asked for last
+  #now = null; // what the metrics said last
   #charts = [
     new Chart({
       title: "Throughput", note: "a second", format: rate, span: KEPT,
@@ -81,12 +86,12 @@ export class Overview {
     this.#tabulate(lanes.data);
     return [
       this.#verdict,
+      el("section", {}, el("h2", {}, "Lanes"), this.#lanes),
+      el("section", {}, el("h2", {}, "Recent failures"),
+        table("Recent failures", LETTER, letters.data.map(letterCells), "Nothing was given up in the last 30 days."),
+        letters.data.length ? el("p", {}, link("dead-letters", "All dead letters")) : null),
       el("section", {}, el("h2", {}, "The last 15 minutes"),
         el("div", { class: "charts" }, this.#charts.map((chart) => chart.element)), this.#processes),
-      el("section", {}, el("h2", {}, "Lanes"), this.#lanes),
-      el("section", {}, el("h2", {}, "Given up last"),
-        table("What was given up last", LETTER, letters.data.map(letterCells), "Nothing was given up in the last 30 days."),
-        letters.data.length ? el("p", {}, link("dead-letters", "All dead letters")) : null),
     ];
   }
 
@@ -95,7 +100,8 @@ export class Overview {
     const now = measures.points.at(-1);
     if (!now) return;
     for (const chart of this.#charts) chart.show(measures.points, now.at);
-    this.#verdict.replaceChildren(...verdict(now).map(([kind, text]) => el("li", { class: kind }, text)));
+    this.#now = now;
+    this.#judge();
     this.#processes.textContent = measures.processes > 1
       ? `${measures.processes} processes answer here in turn; what they do is added up.`
       : "The charts show what the process that answers here does, for as long as this page is looked at.";
@@ -108,7 +114,14 @@ export class Overview {
     if (lanes) this.#tabulate(lanes.data);
   }
 
+  /** Say what stands out, by what is known of lanes and of the metrics. */
+  #judge() {
+    this.#verdict.replaceChildren(...verdict(this.#known, this.#now).map(([kind, text]) => el("li", { class: kind }, text)));
+  }
+
   #tabulate(lanes) {
+    this.#known = lanes;
+    if (this.#now || lanes.some(isTroubled)) this.#judge();
     this.#stopped = lanes.filter((lane) => lane.stopped_at).map(({ name }) => name).join();
     this.#lanes.replaceChildren(laneTable(lanes));
   }
@@ -169,8 +182,8 @@ class Event {
 
   async load(refresh) {
     const path = `events/${encodeURIComponent(this.id)}`;
-    const [event, told] = await Promise.all([
-      call(path), this.user && call(`${path}/recipients/${encodeURIComponent(this.user)}`).catch(unlessMissing),
+    const [event, reached, told] = await Promise.all([
+      call(path), new Recipients(this.id).load(), this.user && call(`${path}/recipients/${encodeURIComponent(this.user)}`).catch(unlessMissing),
     ]);
     const field = el("input", { id: "whom", inputmode: "numeric", pattern: "[0-9]+", required: true, value: this.user });
     const pushes = Object.entries(event.pushes).filter(([, number]) => number);
@@ -189,6 +202,7 @@ class Event {
           location.hash = `event/${event.id}/${field.value}`;
         } }, el("label", { for: "whom" }, "User id"), field, el("button", { type: "submit" }, "Explain")),
         this.user ? (told ? [explained(told), el("p", {}, link(`user/${this.user}`, `All of user ${this.user}`))] : el("p", { class: "nothing" }, `There is nothing to tell of user ${this.user}.`)) : null),
+      ...reached,
     ];
   }
 }
@@ -205,7 +219,7 @@ class User {
     const isCut = lately.looked_back_to > utc(since);
     return [
       facts([
-        ["Name", `${user.first_name} ${user.last_name}`], ["Active", user.active ? "yes" : state("no: nothing is delivered")],
+        ["Name", el("bdi", {}, `${user.first_name} ${user.last_name}`)], ["Active", user.active ? "yes" : state("no: nothing is delivered")],
         ["Company", user.company_id], ["Inbox", `${user.unread} unread of ${user.total}`], ["Time zone", user.time_zone],
       ]),
       el("section", {}, el("h2", {}, "Devices"), deviceTable(user.devices)),
@@ -245,14 +259,63 @@ class UserOrDevice {
   }
 }
 
-class Nothing {
+class Found {
   constructor(text) {
-    Object.assign(this, { title: "Nothing found", text });
+    Object.assign(this, { text, title: `Find ${text}`, device: [...text].length === ENDING ? new Device(text) : null });
   }
 
   async load() {
-    return el("p", {}, `“${this.text}” is no event's id (a UUID), no user's id (a number), and not the last six characters of a device's token.`);
+    const search = encodeURIComponent(this.text);
+    const isShort = [...this.text].length < SHORTEST;
+    const [people, device] = await Promise.all([
+      isShort ? { data: [] } : call(`operations/users?limit=${MOST_FOUND}&search=${search}`), this.device?.load(),
+    ]);
+    return [
+      el("p", { class: "faint" }, "Users whose name, last name or e-mail address begins with this. An event is found by its id (a UUID), a user by theirs (a number), a device by the last six characters of its token."),
+      table("Users", ["User", "Name", "E-mail", "Company", "Active"], people.data.map((each) => [
+        link(`user/${each.id}`, `User ${each.id}`), named(each), each.email ?? "–", each.company_id, each.active ? "yes" : state("no"),
+      ]), "No user is found by this."),
+      people.data.length === MOST_FOUND ? el("p", { class: "faint" }, `Only ${MOST_FOUND} are shown. Write more of the name.`) : null,
+      ...device ? [el("h2", {}, this.device.title), device] : [],
+    ];
   }
+}
+
+/** The recipients of an event, a page at a time; those whose push did not go come first. */
+class Recipients {
+  constructor(event) {
+    Object.assign(this, { event, path: `operations/events/${encodeURIComponent(event)}/recipients?limit=${A_PAGE}` });
+  }
+
+  async load() {
+    return [await this.#section("A push did not go, or not yet", "&pushed=no", "No push failed or waits."), await this.#section("Recipients", "", "It is in no inbox yet.")];
+  }
+
+  async #section(title, more, nothing) {
+    const place = el("div");
+    const show = async (after) => {
+      const { data } = await call(`${this.path}${more}&after=${after}`);
+      place.replaceChildren(
+        table(title, ["User", "Name", "Read (UTC)", "Pushes"], data.map((each) => [
+          link(`event/${this.event}/${each.user_id}`, `User ${each.user_id}`), named(each),
+          each.read_at ? moment(each.read_at) : "–", each.pushes.length ? each.pushes.map((push) => [state(push), " "]) : "none",
+        ]), after ? "There are no more." : nothing),
+        el("p", { class: "row" },
+          ...after ? [el("button", { type: "button", onclick: () => show(0).catch(tell) }, "First page")] : [],
+          ...data.length === A_PAGE ? [el("button", { type: "button", onclick: () => show(data.at(-1).user_id).catch(tell) }, "Next page")] : []));
+    };
+    await show(0);
+    return el("section", {}, el("h2", {}, title), place);
+  }
+}
+
+function tell(error) {
+  document.getElementById("news").textContent = error.message;
+}
+
+function named({ first_name: first, last_name: last }) {
+  const name = [first, last].filter(Boolean).join(" ");
+  return name ? el("bdi", { class: "name", title: name }, name) : "–";
 }
 
 const LETTER = ["Given up (UTC)", "What", "Event", "User", "Lane", "Tries", "Reason"];
@@ -317,7 +380,7 @@ function deviceTable(devices) {
 
 function laneTable(lanes) {
   return table("Lanes", ["Lane", "State", "Due", "Last delivered (UTC)", "Stopped (UTC)", "Why"], lanes.map((lane) => [
-    lane.name, state(lane.stopped_at ? "stopped" : lane.problem ? "failing" : lane.delivered_at ? "works" : "untried"), lane.due, moment(lane.delivered_at),
+    lane.name, state(lane.stopped_at ? "stopped" : lane.problem ? "failing" : lane.delivered_at ? "works" : "no traffic yet"), lane.due, moment(lane.delivered_at),
     lane.stopped_at ? moment(lane.stopped_at) : "", lane.reason ?? lane.problem,
   ]), "No keys for pushes are set: there is no lane.");
 }
@@ -325,24 +388,43 @@ function laneTable(lanes) {
 function sender({ sender: user, service }) {
   if (!user) return `service ${service}`;
   const name = [user.first_name, user.last_name].filter(Boolean).join(" ");
-  return [link(`user/${user.id}`, `User ${user.id}`), name ? ` ${name}` : "", service ? `, by service ${service}` : ""];
+  return [link(`user/${user.id}`, `User ${user.id}`), ...name ? [" ", el("bdi", { class: "name", title: name }, name)] : [], service ? `, by service ${service}` : ""];
 }
 
-/** What a person on call must know first, each with how bad it is. */
-function verdict(now) {
-  const said = now.stopped.map((lane) => ["bad", `Lane ${lane} has stopped: nothing of it is pushed, nothing is lost.`]);
+/** What a person on call must know first, each with how bad it is: what has stopped, since when, why, what to do. */
+function verdict(lanes, now) {
+  const said = lanes.flatMap(troublesOf);
+  for (const name of now?.stopped ?? []) {
+    if (!lanes.some((lane) => lane.name === name && lane.stopped_at)) said.push(["bad", `Lane ${name} has stopped: nothing of it is pushed, nothing is lost.`]);
+  }
+  if (!now) return said;
   const oldest = Math.max(now["oldest direct"], now["oldest bulk"]);
-  if (oldest > 60) said.push(["bad", `A job waits for ${duration(oldest)}: does a worker live?`]);
-  if (now["api errors"]) said.push(["bad", `In the last minute ${number(now["api errors"], "request was", "requests were")} answered 5xx.`]);
+  if (oldest > 60) said.push(["bad", `A job waits for ${duration(oldest)}. See that a worker runs: \`tocsin serve\` or \`tocsin worker\`.`]);
+  if (now["api errors"]) said.push(["bad", `In the last minute ${number(now["api errors"], "request was", "requests were")} answered 5xx. The log has the reason.`]);
   const errors = ["apns", "fcm", "web"].map((provider) => now[`${provider} errors`] ?? 0).reduce((sum, each) => sum + each);
   if (errors) said.push(["odd", `In the last minute ${number(errors, "push", "pushes")} failed.`]);
   return said.length ? said : [["good", "No lane has stopped, and nothing waits for long."]];
 }
 
+function isTroubled(lane) {
+  return lane.stopped_at || lane.problem || lane.refused_by?.length;
+}
+
+/** What is wrong with a lane; one that has stopped comes with what waits and what to do. */
+function troublesOf(lane) {
+  const due = `${number(lane.due, "push waits", "pushes wait")}; nothing is lost.`;
+  if (lane.stopped_at) {
+    return [["bad", `${lane.name} stopped at ${lane.stopped_at} UTC: ${lane.reason}. ${due} Put its key or settings right and send the service SIGHUP; it is tried again by itself, too.`]];
+  }
+  const refused = (lane.refused_by ?? []).map(({ service, since, reason }) =>
+    ["bad", `${service} refuses ${lane.name} since ${since} UTC: ${reason}. ${due}`]);
+  return lane.problem && !refused.length ? [["bad", `${lane.name}: ${lane.problem}. ${due}`]] : refused;
+}
+
 function latencies(line, title) {
   return new Chart({
     title, note: "of the last minute", format: duration, span: KEPT, least: 0.01,
-    lines: [{ key: `${line} p50`, name: "half within" }, { key: `${line} p95`, name: "95% within" }, { key: `${line} p99`, name: "99% within" }],
+    lines: [{ key: `${line} p50`, name: "p50" }, { key: `${line} p95`, name: "p95" }, { key: `${line} p99`, name: "p99" }],
   });
 }
 

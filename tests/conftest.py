@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import socket
 import tempfile
@@ -55,6 +56,10 @@ def standing_token(user: int) -> str:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-schema", action="store_true", help="write schema.sql anew from the migrations")
+
+
+SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or Path(__file__).parent.parent / "screenshots")
+"""Where tests in a browser keep their pictures."""
 
 
 @pytest.fixture(scope="session")

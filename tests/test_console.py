@@ -2,20 +2,18 @@
 
 import asyncio
 import json
-import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from conftest import HOUR, SECRET, Api, serving
+from conftest import HOUR, SCREENSHOTS, SECRET, Api, serving
 from test_delivery import ANDROID, IPHONE, becomes, hurry, pushes_of, register, until
 from test_producing import post
 from test_road import custom, note
@@ -33,7 +31,6 @@ POLICY = (
 """What the page may do, word by word: a change of it is to be seen here."""
 
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
-SCREENSHOTS = Path(os.environ.get("TOCSIN_SCREENSHOTS", "screenshots"))
 HOSTILE = "<img src=x onerror=document.title='taken'>\"'&amp;"
 OPERATOR = mint_service(SECRET, "night", ["operations"], HOUR)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +14,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
 from playwright.async_api import Browser, Locator, Page, expect
 
-from conftest import Api
+from conftest import SCREENSHOTS, Api
 from processes import Program, data_folder, until
 from tocsin.demo import LEFT_UNREAD, PEOPLE
 from tocsin.demo_page import _is_ours
@@ -23,7 +22,6 @@ from tocsin.tokens import Service, Verifier
 
 pytestmark = pytest.mark.slow
 
-SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or Path(__file__).parent.parent / "screenshots")
 JOHN, SAM, JANE, BERNITA, LAYLA = PEOPLE
 DEVICES = ("iphone", "android", "browser")
 WIDE, NARROW = (1440, 900), (390, 844)
@@ -216,6 +214,17 @@ async def test_what_concerns_one_reaches_nobody_else_and_what_concerns_all_every
             await visit.shows(device, 2)
             await other.shows(device, 1)
         assert [len(await demo.unread(person.id)) for person in PEOPLE] == [1, 2, 1, 1, 1]
+
+
+async def test_on_a_phone_what_was_fired_is_one_tap_away(chromium: Browser, demo: Demo) -> None:
+    async with visiting(chromium, demo, JOHN, NARROW) as visit:
+        await visit.fire("Mention")
+        await expect(visit.page.locator("#iphone")).not_to_be_in_viewport()
+        await visit.page.get_by_role("button", name="See the phones").click()
+        await expect(visit.banners("iphone").first).to_be_in_viewport()
+    async with visiting(chromium, demo, JOHN, WIDE) as visit:
+        await visit.fire("Mention")
+        await expect(visit.page.get_by_role("button", name="See the phones")).to_be_hidden()
 
 
 async def test_it_can_be_used_with_the_keyboard_alone(chromium: Browser, demo: Demo) -> None:

@@ -1,9 +1,7 @@
 """The web inbox in a browser, in a page of another origin with a strict policy: all that people do with it."""
 
 import asyncio
-import os
 import re
-from pathlib import Path
 
 import pytest
 from playwright.async_api import Route, expect
@@ -12,8 +10,6 @@ from host_page import ALLOWED, PIXEL, Window, Windows, asked, imported, many, op
 from tocsin.catalogue import Catalogue
 
 pytestmark = pytest.mark.slow
-
-SCREENS = Path(os.environ.get("TOCSIN_SCREENSHOTS_DIR") or Path(__file__).parent.parent / "screenshots")
 
 
 class TestBell:

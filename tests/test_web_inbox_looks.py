@@ -2,22 +2,19 @@
 
 import asyncio
 import itertools
-import os
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Locator, expect
 
-from conftest import serving
+from conftest import SCREENSHOTS, serving
 from host_page import STARTED, Host, Window, Windows, browsing, hosting, imported, many, opened, tell
 from tocsin.catalogue import Catalogue
 
 pytestmark = pytest.mark.slow
 
-SCREENS = Path(os.environ.get("TOCSIN_SCREENSHOTS_FOLDER") or Path(__file__).parent.parent / "screenshots")
 """Where pictures of the states go, to be looked at."""
 
 ARABIC: dict[str, Any] = {"first_name": "محمد", "last_name": "الأحمد", "profile_picture": None}
@@ -104,8 +101,8 @@ STATES: dict[str, Callable[[Window], Awaitable[None]]] = {
 
 async def picture(window: Window, name: str) -> None:
     await window.page.wait_for_timeout(250)
-    SCREENS.mkdir(exist_ok=True)
-    await window.page.screenshot(path=SCREENS / f"{name}.png")
+    SCREENSHOTS.mkdir(exist_ok=True)
+    await window.page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

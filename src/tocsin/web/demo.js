@@ -26,6 +26,11 @@ async function start() {
   signIn(Number(location.hash.slice(1)));
   addEventListener("hashchange", () => signIn(Number(location.hash.slice(1))));
   document.addEventListener("visibilitychange", watchPhones);
+  $("look").addEventListener("click", () => {
+    $("phones").scrollIntoView();
+    $("phones").focus({ preventScroll: true });
+    say("");
+  });
 }
 
 // --- What the demo says -------------------------------------------------------------------------------------------
@@ -138,6 +143,7 @@ async function fire(kind) {
       body: JSON.stringify({ kind: kind.name, to }),
     });
     say(`“${kind.label}” was accepted for ${all ? "everybody" : me.first_name}.`);
+    $("look").hidden = isInSight($("phones"));
     watchPhones();
   } catch {
     say("That did not work. Is the demo still running?");
@@ -147,7 +153,13 @@ async function fire(kind) {
 function say(words) {
   clearTimeout(saying);
   $("said").textContent = words;
-  saying = setTimeout(() => ($("said").textContent = ""), 6000);
+  $("look").hidden = true;
+  if (words) saying = setTimeout(say, 6000, "");
+}
+
+function isInSight(part) {
+  const { top, bottom } = part.getBoundingClientRect();
+  return top < innerHeight / 2 && bottom > 0;
 }
 
 // --- The phones ---------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ async def test_ids_are_1_to_2_to_the_31_less_1(api: Api, path: str) -> None:
     body = NAMES | {"name": "x"}
     integer = [(422, [("validation.integer", "id")])]
     between = [(422, [("validation.numeric_between", "id")])]
-    for id_ in ("x", "1.0", "%2B1", "%201", "1e3", "0x1", "%D9%A3", "%00", "1_0", "true", "-"):
+    for id_ in ("x", "1.0", "%2B1", "%201", "1e3", "0x1", "%D9%A3", "1_0", "true", "-"):
         assert [await put(api, f"{path}/{id_}", body)] == integer, id_
         assert await get(api, f"{path}/{id_}") == NOT_FOUND, id_
     for id_ in ("0", "-1", "2147483648", "1" * 30):

@@ -77,7 +77,7 @@ NAMELESS = "The token has a service's scope and no name in "
 CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("Keycloak", "RS256", {**KEYCLOAK, "crm_user_id": "4"}, USER_4),
     ("Keycloak", "RS256", {**KEYCLOAK, "crm_user_id": ["4"]}, USER_4),
-    ("Keycloak", "PS256", {**KEYCLOAK, "crm_user_id": 4, "exp": time.time() + 60.5}, USER_4),
+    ("Keycloak", "PS256", {**KEYCLOAK, "crm_user_id": 4, "exp": time.time() + 3600.5}, USER_4),
     ("Keycloak", "ES384", {**KEYCLOAK, "azp": "crm", "scope": "profile events:write"}, "service crm"),
     ("Keycloak", "RS256", {**KEYCLOAK, "crm_user_id": ["4", "5"]}, "not a user's integer id"),
     ("Keycloak", "RS256", {**KEYCLOAK, "crm_user_id": "4", "scope": "openid events:write"}, "scope and a user's id"),
@@ -180,8 +180,8 @@ async def test_a_providers_tokens_open_the_service(url: str, catalogue: Catalogu
         environment = {**environment_of("Okta"), **own, "TOCSIN_JWT_JWKS_URL": site.url}
         async with serving(url, catalogue, with_worker=False, jwt_secret=(), environment=environment) as api:
             await api.people(4)
-            user = pair("RS512").sign(**OKTA, sub="john", scp=["openid"], crm_user_id=["4"], exp=time.time() + 60.5)
-            service = pair("RS512").sign(**OKTA, sub="0oa1crm", scp=["events:write"], exp=time.time() + 60.5)
+            user = pair("RS512").sign(**OKTA, sub="john", scp=["openid"], crm_user_id=["4"], exp=time.time() + 3600.5)
+            service = pair("RS512").sign(**OKTA, sub="0oa1crm", scp=["events:write"], exp=time.time() + 3600.5)
             event = {"type": "custom", "notify": {"users": [4]}, "params": {"body": "Hello"}}
             assert (await api.call("GET", "/notifications", user)).status_code == 200
             assert (await api.call("POST", "/events", service, json=event)).status_code == 202

@@ -18,7 +18,7 @@ import tocsin
 
 ROOT = Path(tocsin.__file__).parent
 SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted(ROOT.rglob("*.py"))}
-LONG, SHORT = 2**14, 2**12
+LONG, SHORT = 2**13, 2**11
 METHODS = ("fullmatch", "match", "search", "sub", "split", "findall", "finditer")
 SEPARATORS = ("", "-", ".", "/", ":", " ", "=", "(", "\n")
 TAILS = ("", "!", "\0", "\n")

@@ -459,8 +459,8 @@ def test_an_open_mask_does_not_open_the_own_secret(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "jwt-secret").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o644, 0o601, 0o660])
-def test_an_own_secret_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+@pytest.mark.parametrize("mode", [0o604, 0o644, 0o601])
+def test_an_own_secret_that_is_open_to_everybody_is_refused(tmp_path: Path, mode: int) -> None:
     own_secret(tmp_path)
     (tmp_path / "jwt-secret").chmod(mode)
     with pytest.raises(Refusal, match="chmod 600"):

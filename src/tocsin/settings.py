@@ -46,7 +46,7 @@ _CONTACT = re.compile(
     rf"mailto:[\w!#$%&'*+/=?^`{{|}}~.-]+@{_PUBLIC_NAME}|https://{_PUBLIC_NAME}(?::\d{{1,5}})?(?:/[!-~]*)?",
     re.ASCII | re.IGNORECASE,
 )
-_SCHEME = re.compile(r"[a-z]+:", re.ASCII | re.IGNORECASE)
+_SCHEME = re.compile(r"\A[a-z]+:", re.ASCII | re.IGNORECASE)
 _ADDRESS_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://")
 
 

@@ -20,7 +20,7 @@ from tocsin.notifications import to_json
 LARGEST_HEAD = 2**16
 """Bytes of the longest request line and headers together; trailers and chunk extensions have the same bound."""
 
-LARGEST_REST = 2**18
+LARGEST_REST = 2**24
 """Bytes that are still read of a body after its request was answered."""
 
 PIECE = 2**14

@@ -34,6 +34,8 @@ TIME: Schema = {
     "description": "UTC, `YYYY-MM-DD HH:MM:SS`",
 }
 
+_NO_NAME = re.compile(r"[^A-Za-z0-9]+")
+
 _PARTS = ("Data", "Params", "Event", "Notification")
 """The schemas of each kind."""
 
@@ -64,7 +66,7 @@ def names_of(catalogue: Catalogue) -> dict[str, str]:
     taken = {*REQUESTS, *ANSWERS, "NewEvent", "PushedNotification"}
     found: dict[str, str] = {}
     for kind in catalogue.kinds:
-        name = "".join(word[:1].upper() + word[1:] for word in re.split(r"[^A-Za-z0-9]+", kind))
+        name = "".join(word[:1].upper() + word[1:] for word in _NO_NAME.split(kind))
         while taken.intersection(f"{name}{part}" for part in _PARTS):
             name += "Kind"
         taken.update(f"{name}{part}" for part in _PARTS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from playwright.async_api import Route, expect
@@ -207,11 +208,15 @@ class TestList:
         await many(windows.host.service, 130)
         windows.host.embed('mode="page"')
         windows.host.body += "<footer>Imprint</footer>"
+        further = asked(windows, "&page=")
         window = await windows.new()
         for count in (20, 40, 60, 80, 100):
             await expect(window.rows).to_have_count(count)
             await window.page.evaluate("() => scrollTo(0, document.body.scrollHeight)")
         await expect(window.page.get_by_text("Imprint")).to_be_in_viewport()
+        await window.page.evaluate("() => new Promise((done) => requestIdleCallback(done))")
+        await expect(window.button("Show more")).to_be_visible()
+        assert len(further) == 4
         await window.button("Show more").click()
         await expect(window.rows).to_have_count(120)
 
@@ -283,8 +288,11 @@ class TestList:
             looking.set()
 
         await windows.context.route("**/notifications/links?*", never)
+        await window.page.clock.install()
+        await window.page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=1))  # nothing that waits goes on
         await tell(windows.host.service, "Two")
         await expect(window.rows).to_have_count(2)
+        await window.page.clock.resume()
         await looking.wait()
         await expect(window.panel.get_by_role("link")).to_have_count(1)
 

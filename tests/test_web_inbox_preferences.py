@@ -337,6 +337,17 @@ class TestPush:
             assert len(await window.page.evaluate("() => subscribed")) == 2
             assert await browsers_of(pushed.service) == 1
 
+    async def test_a_worker_of_another_origin_is_never_made_a_script(self, pushed: Host, chromium: Browser) -> None:
+        pushed.embed('worker="https://evil.example/worker.js"')
+        async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
+            await windows.context.add_init_script(SUBSCRIBING)
+            window = await opened(windows)
+            await window.panel.get_by_role("switch", name=SWITCH).click()
+            await expect(window.panel.get_by_text("Your browser could not be set up.")).to_be_visible()
+            assert window.complaints == ["A worker must be of the page's origin."]
+            window.complaints.clear()
+            assert await window.page.evaluate("() => subscribed") == []
+
     async def test_the_switch_hides_where_it_can_do_nothing(self, windows: Windows) -> None:
         for attributes in ("", 'worker="/worker.js"'):  # no worker; a service that pushes to no browser
             windows.host.embed(attributes)

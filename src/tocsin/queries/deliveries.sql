@@ -140,7 +140,8 @@ from (
 limit 20
 
 -- name: enter_lane
--- Another configuration begins anew: what had to wait with the one before is due, in the order of keys.
+-- Another configuration begins anew: what had to wait with the one before is due, in the order of keys. The limit bounds the
+-- statement; what is over it keeps to its schedule.
 with changed as materialized (
     select from lanes where name = $1 and configuration <> $2
 ),
@@ -154,6 +155,7 @@ due as (
         select event_id, device_id from deliveries
         where lane = $1 and state = 'later' and worker_id is null and due_at > now() and exists (select from changed)
         order by event_id, device_id
+        limit 20000
         for update
     )
 )
@@ -193,6 +195,7 @@ due as (
           and starts_with(v.token, $2 || '/')
           and exists (select from was where refused_at < now() - interval '1 minute')
         order by d.event_id, d.device_id
+        limit 20000
         for update of d
     )
 )

@@ -67,18 +67,18 @@ async def test_events_that_name_very_many_delay_no_other_event(
     await large.team(7, *range(2, 1_000))
     named, left_out = list(range(2, 5_002)), list(range(2, 4_952))
     many = {"type": "custom", "notify": {"users": named, "except": left_out}, "params": {"body": "Many"}}
-    answer = await large.as_service("POST", "/events/batch", json={"events": [many] * 100})
-    assert answer.status_code == 202, answer.text
+    for _ in range(30):
+        assert (await large.as_service("POST", "/events", json=many)).status_code == 202
     few = {"type": "custom", "notify": {"users": [1]}, "params": {"body": "Few"}}
     one = UUID((await large.as_service("POST", "/events", json=few)).json()["id"])
     worker = new_id()
     await jobs.enrol(database, worker, "test")
-    leased = await jobs.claim(database, worker, "direct", 200)
-    done = await fanout.deliver(database, catalogue, worker, leased)
-    assert list(done.events) == [one]
+    done = list[UUID]()
+    while leased := await jobs.claim(database, worker, "direct", 200):
+        done += (await fanout.deliver(database, catalogue, worker, leased)).events
+    assert done == [one]
     assert await large.ids(1) == [str(one)]
-    waiting = await database.rows("select lane, count(*) from jobs where worker_id is null group by lane")
-    assert {row["lane"] for row in waiting} <= {"bulk", "direct"}
+    assert await database.value("select count(*) from jobs where lane = 'bulk'") == 30
     while leased := await jobs.claim(database, worker, "bulk", 1):
         await fanout.deliver(database, catalogue, worker, leased)
     reached = await database.rows("select distinct user_ids from recipients where reached > 1")

@@ -237,3 +237,10 @@ def test_a_fault_can_be_sent_as_it_is_whatever_the_key() -> None:
     with pytest.raises(Malformed) as caught:
         parse(b'{"\\ud800":1,"\\ud800":2}')
     assert str(caught.value).isascii()
+
+
+def test_as_many_ids_as_a_body_can_hold_are_read() -> None:
+    ids = list(range(1_000, 160_000))
+    body = json.dumps({"ids": ids}, separators=(",", ":")).encode()
+    assert 1_000_000 < len(body) < 2**20
+    assert parse(body) == {"ids": ids}

@@ -192,7 +192,8 @@ async function lookAtPhones(id) {
 
 async function closeWhatIsRead({ banners }, id) {
   const known = JSON.stringify([id, count, banners.map((banner) => banner.push)]);
-  if (known !== looked || count === null) {
+  // "Mark all as read" is sent when it can no longer be undone: look again until the service says what the inbox shows
+  if (known !== looked || badge !== count) {
     const headers = { Authorization: `Bearer ${await tokenOf(id)}` };
     const { data, pagination } = await ask("notifications?show=unread&per_page=100", { headers });
     const unread = new Set(data.map((each) => each.id));

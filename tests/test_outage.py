@@ -54,6 +54,8 @@ CALLS: Mapping[tuple[str, str], Any] = {
     ("DELETE", "/directory/users/{user_id}/devices/{token}"): None,
     ("GET", "/operations/lanes"): None,
     ("GET", "/operations/dead-letters"): None,
+    ("GET", "/operations/users"): None,
+    ("GET", "/operations/events/{event_id}/recipients"): None,
     ("GET", "/operations/users/{user_id}"): None,
     ("GET", "/operations/users/{user_id}/events"): None,
     ("GET", "/operations/devices"): None,
@@ -88,7 +90,7 @@ AT_ONCE = 6
 
 PLACES = {"notification_id": ID, "event_id": ID, "user_id": "1", "team_id": "1", "key": "none", "token": "ab" * 32}
 
-QUERIES = {"/operations/devices": "?ending=ababab"}
+QUERIES = {"/operations/devices": "?ending=ababab", "/operations/users": "?search=john"}
 
 
 @pytest.fixture

@@ -181,4 +181,5 @@ async def test_a_stream_of_the_former_never_goes_on_in_the_inbox_of_the_next(api
         assert head[0] != reader.made
         api.house.live.changed([PERSON])
         await running
+    api.house.live.leave(reader)
     assert b"resync" not in b"".join(told)

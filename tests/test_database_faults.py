@@ -400,13 +400,13 @@ async def test_what_one_claim_takes_is_bounded_by_the_people_it_names(idle: Api,
     excepting = [await post(idle, *everyone, teams=[1, 2, 3, 4, 5], **{"except": everyone[1:]}) for _ in range(6)]
     claimed = []
     bounds = iter((40, 600, 1, 10**6))
-    original = jobs.MOST_LOOKED_UP
+    original = jobs.MOST_COST
     try:
         for bound in bounds:
-            jobs.MOST_LOOKED_UP = bound
+            jobs.MOST_COST = bound
             claimed.append([job.id for job in await jobs.claim(database, new_id(), "direct", 200)])
     finally:
-        jobs.MOST_LOOKED_UP = original
+        jobs.MOST_COST = original
     # each of the first names 12; each of the others 23, and 111 for each of five teams
     assert claimed == [named[:3], named[3:], excepting[:1], excepting[1:]]
 

@@ -19,6 +19,7 @@ from tocsin.database import connect
 from tocsin.database_errors import DRIVER_ERRORS
 from tocsin.errors import Refusal
 from tocsin.migrate import migrate
+from tocsin.planner_statistics import correct_with
 
 INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
 USABLE = [path.parent for path in INSTALLED if int(path.parts[-3]) >= 15]
@@ -90,3 +91,19 @@ async def test_a_server_without_fsync_is_refused_unless_it_is_said_to_need_none(
     with pytest.raises(Refusal, match="fsync must be on"):
         await migrate(older)
     assert await migrate(older, accept_undurable=True)
+
+
+@pytest.mark.parametrize("older", [()], indirect=True)
+async def test_a_table_that_was_empty_is_analysed_once_it_is_large(older: str) -> None:
+    await migrate(older)
+    connection = await connect(older)
+    await connection.execute("vacuum tocsin.jobs")
+    assert await correct_with(connection) == []
+    await connection.execute(
+        "insert into jobs (id, task, lane) select gen_random_uuid(), 'deliver', 'direct' from generate_series(1, 50000)"
+    )
+    assert await correct_with(connection) == ["jobs"]
+    known = await connection.fetchval("select reltuples from pg_class where oid = 'tocsin.jobs'::regclass")
+    assert known > 25_000
+    assert await correct_with(connection) == []
+    await connection.close()

@@ -22,6 +22,7 @@ from tocsin.directory import LARGEST_ID, people, unknown
 from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Fault, IdReused, Invalid, NotFound, TooLate, Unavailable
 from tocsin.ids import new_id
+from tocsin.jobs import DIRECT_REACH
 from tocsin.notifications import time_of, to_json
 
 SETTLED = frozenset({"delivered", "failed", "cancelled"})
@@ -76,6 +77,16 @@ class Draft:
     id: UUID | None = None
     digest: bytes | None = None
 
+    @property
+    def named(self) -> int:
+        """How many ids it names."""
+        return len(self.users) + len(self.teams) + len(self.excepted)
+
+    @property
+    def cost(self) -> int:
+        """How many people its delivery looks up: of each team, as many as a job reaches, and those who are excepted."""
+        return 1 + len(self.users) + len(self.excepted) + len(self.teams) * (DIRECT_REACH + len(self.excepted))
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
@@ -113,8 +124,7 @@ class Intake:
         filled = (await _people_of(self._database, [draft], [""]))[0] if draft.checked.unfilled else {}
         id_ = new_id()
         strangers: asyncio.Future[asyncpg.Record | None] = asyncio.get_running_loop().create_future()
-        named = len(draft.users) + len(draft.teams) + len(draft.excepted)
-        self._waiting.append(Waiting(_row(id_, draft, filled), named, strangers))
+        self._waiting.append(Waiting(_row(id_, draft, filled), draft.named, strangers))
         if self._storing is None or self._storing.done():
             self._storing = asyncio.create_task(self._store())
         return _accepted(id_, draft, await strangers)
@@ -455,6 +465,7 @@ def _row(id_: UUID, draft: Draft, filled: Mapping[str, Any], batch: UUID | None 
         draft.digest,
         batch,
         lag,
+        draft.cost,
     )
 
 

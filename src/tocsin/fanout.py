@@ -13,11 +13,8 @@ import asyncpg
 from tocsin import jobs
 from tocsin.catalogue import Catalogue
 from tocsin.database import Connection, Database, queries
-from tocsin.jobs import Job, Lane
+from tocsin.jobs import DIRECT_REACH, Job, Lane
 from tocsin.notifications import body_of
-
-DIRECT_REACH = 100
-"""An event that reaches more people than this goes into the bulk lane, where it delays nobody."""
 
 CHUNK = 10_000
 """How many people one transaction of the bulk lane reaches at most."""

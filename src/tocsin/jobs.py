@@ -26,8 +26,11 @@ PAUSES = (0.2, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
 LATE: dict[Lane, float] = {"direct": 60.0, "bulk": 1800.0}
 """Seconds for which a job may wait in a lane that makes progress."""
 
-MOST_LOOKED_UP = 20_000
-"""Ids of users and teams that the jobs of one claim name together, and members of these teams that are looked up."""
+DIRECT_REACH = 100
+"""An event that reaches more people than this goes into the bulk lane, where it delays nobody."""
+
+MOST_COST = 20_000
+"""What the jobs of one claim cost together at most; one that costs more is claimed alone."""
 
 _SQL = queries("jobs")
 
@@ -55,8 +58,8 @@ class Lost(Exception):  # noqa: N818 - somebody else has the job now, which is n
 
 
 async def claim(database: Database, worker: UUID, lane: Lane, limit: int) -> list[Job]:
-    """Lease up to `limit` jobs that are due, the longest waiting first; fewer where they name many people."""
-    rows = await database.rows(_SQL["claim"], worker, lane, limit, MOST_LOOKED_UP)
+    """Lease up to `limit` jobs that are due, the longest waiting first; fewer where they cost much."""
+    rows = await database.rows(_SQL["claim"], worker, lane, limit, MOST_COST)
     return sorted((Job(**row) for row in rows), key=lambda job: (job.due_at, job.id))
 
 

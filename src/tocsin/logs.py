@@ -66,9 +66,9 @@ def configure(log_format: Literal["console", "json"], stream: TextIO | None = No
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
-            _stamp,
             structlog.processors.format_exc_info,
             _without_secrets,
+            _stamp,
             *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

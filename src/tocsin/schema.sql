@@ -92,7 +92,8 @@ CREATE TABLE tocsin.dead_letters (
     attempts integer NOT NULL,
     progress bigint NOT NULL,
     reason text NOT NULL,
-    died_at timestamp with time zone DEFAULT now() NOT NULL
+    died_at timestamp with time zone DEFAULT now() NOT NULL,
+    cost integer DEFAULT 1 NOT NULL
 );
 
 CREATE TABLE tocsin.deliveries (
@@ -252,6 +253,7 @@ CREATE TABLE tocsin.jobs (
     progress bigint DEFAULT 0 NOT NULL,
     batch uuid,
     wanted_at timestamp with time zone DEFAULT now() NOT NULL,
+    cost integer DEFAULT 1 NOT NULL,
     CONSTRAINT jobs_lane_check CHECK ((lane = ANY (ARRAY['direct'::text, 'bulk'::text])))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_cost_delay='0');

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import structlog
 
-from tocsin import directory, fanout, imports, jobs, resolutions
+from tocsin import directory, fanout, imports, jobs, planner_statistics, resolutions
 from tocsin.admission import KIND
 from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
@@ -209,6 +209,7 @@ class Worker:
                 if not await jobs.beat(self._database, self.id, self._problem()):
                     log.warning("worker was taken for dead: its leases were released", worker=str(self.id))
                     await self._enrol()
+                await planner_statistics.correct(self._database)
                 if time.monotonic() - looked_at > LOOK_FOR_LATE:
                     looked_at = time.monotonic()
                     await self._note_late()

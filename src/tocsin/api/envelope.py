@@ -49,8 +49,8 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         began = self._clock()
-        request_id = _request_id(scope)
-        bind_request(request_id, _trace_id(scope))
+        request_id, trace_id = _ids_of(scope)
+        bind_request(request_id, trace_id)
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
@@ -87,16 +87,17 @@ class Envelope:
             self._note(scope, status, began)
 
     def _note(self, scope: Scope, status: int, began: float) -> None:
-        caller: Any = scope["state"].get("caller")
+        state: dict[str, Any] = scope["state"]
+        caller, route = state.get("caller"), state.get("route")
         took = self._clock() - began
-        if "is_stream" not in scope["state"]:  # which takes as long as its reader likes
-            self._metrics.request(scope["method"], _route_of(scope), status, took)
-        if "is_quiet" in scope["state"]:
+        if "is_stream" not in state:  # which takes as long as its reader likes
+            self._metrics.request(scope["method"], route or _route_of(scope), status, took)
+        if "is_quiet" in state:
             return
         log.info(
             "request",
             method=scope["method"],
-            path=shown_path(scope["path"]),
+            path=route or shown_path(scope["path"]),
             status=status,
             ms=round(took * 1000, 2),
             caller=caller.label if caller else None,
@@ -105,7 +106,7 @@ class Envelope:
 
 def _route_of(scope: Scope) -> str:
     """Return the template of the path that a request came to, of which there are few; `none` where there is none."""
-    return str(scope["state"].get("route") or getattr(scope.get("route"), "path", "none"))
+    return str(getattr(scope.get("route"), "path", "none"))
 
 
 class Shortcut:
@@ -113,18 +114,21 @@ class Shortcut:
 
     def __init__(self, app: FastAPI, doors: Mapping[tuple[str, str], Endpoint]) -> None:
         self._app = app
-        self._doors = doors
+        self._doors = {(method, path): (endpoint, _kind_of(method, path)) for (method, path), endpoint in doors.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Open the door of a request, or pass it on."""
-        if scope["type"] == "http":
-            KIND.set(f"{scope['method']} /{scope['path'].lstrip('/').partition('/')[0][:100]}")
-        endpoint = self._doors.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        method, path = scope["method"], scope["path"]
+        endpoint, kind = self._doors.get((method, path)) or (None, _kind_of(method, path))
+        KIND.set(kind)
         if endpoint is None:
             await self._app(scope, receive, send)
             return
         scope["app"] = self._app
-        scope.setdefault("state", {})["route"] = scope["path"]
+        scope.setdefault("state", {})["route"] = path
         try:
             response = await endpoint(Request(scope, receive))
         except Problem as problem:
@@ -132,12 +136,8 @@ class Shortcut:
         await response(scope, receive, send)
 
 
-def _trace_id(scope: Scope) -> str | None:
-    """Return the id of the caller's trace (W3C Trace Context), so that a log line of theirs leads to ours."""
-    for name, value in scope["headers"]:
-        if name == b"traceparent" and _TRACE.fullmatch(value):
-            return str(value[3:35], "ascii")
-    return None
+def _kind_of(method: str, path: str) -> str:
+    return f"{method} /{path.lstrip('/').partition('/')[0][:100]}"
 
 
 def _as_problem(error: Exception, request_id: str) -> Problem:
@@ -169,9 +169,15 @@ def _in_time(scope: Scope, receive: Receive) -> Receive:
     return receive_in_time
 
 
-def _request_id(scope: Scope) -> str:
-    """Return the caller's id of this request where it sent a decent one, else a new one."""
+def _ids_of(scope: Scope) -> tuple[str, str | None]:
+    """Return the id of a request, and that of the trace that it belongs to (W3C Trace Context), if any.
+
+    Both are the caller's where they are decent, so that a log line of theirs leads to ours; else the first is new.
+    """
+    request_id = trace_id = None
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and _DECENT.fullmatch(value):
-            return str(value, "ascii")
-    return secrets.token_hex(16)
+        if name == b"x-request-id" and request_id is None and _DECENT.fullmatch(value):
+            request_id = str(value, "ascii")
+        elif name == b"traceparent" and trace_id is None and _TRACE.fullmatch(value):
+            trace_id = str(value[3:35], "ascii")
+    return request_id or secrets.token_hex(16), trace_id

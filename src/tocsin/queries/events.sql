@@ -5,15 +5,16 @@
 -- `skips` those. What of a batch is due at once is due in its order, microseconds apart and before now.
 with draft as materialized (
     select d.id, d.service, d.company_id, d.kind, d.actor, d.users::int[] as users, d.teams::int[] as teams,
-           d.excepted::int[] as excepted, d.data, d.params, d.key, d.digest, d.batch, d.skips,
+           d.excepted::int[] as excepted, d.data, d.params, d.key, d.digest, d.batch, d.skips, d.cost,
            array(select jsonb_array_elements_text(d.subjects::jsonb)) as subjects,
            coalesce(d.due_at, now() - d.lag * interval '1 microsecond') as due_at
     from unnest(
         $1::uuid[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[], $9::text[],
-        $10::text[], $11::text[], $12::bool[], $13::timestamptz[], $14::text[], $15::bytea[], $16::uuid[], $17::int[]
+        $10::text[], $11::text[], $12::bool[], $13::timestamptz[], $14::text[], $15::bytea[], $16::uuid[], $17::int[],
+        $18::int[]
     ) as d (
         id, service, company_id, kind, actor, users, teams, data, params, subjects, excepted, skips, due_at, key,
-        digest, batch, lag
+        digest, batch, lag, cost
     )
 ),
 draft_with_unknown as materialized (
@@ -49,8 +50,8 @@ about as (
     insert into subjects (subject, event_id) select unnest(subjects), id from accepted
 ),
 job as (
-    insert into jobs (id, task, lane, due_at, batch, wanted_at)
-    select known.id, 'deliver', 'direct', known.due_at, known.batch, greatest(known.due_at, now())
+    insert into jobs (id, task, lane, due_at, batch, wanted_at, cost)
+    select known.id, 'deliver', 'direct', known.due_at, known.batch, greatest(known.due_at, now()), known.cost
     from accepted
     join known using (id)
 )

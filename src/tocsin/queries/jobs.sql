@@ -2,9 +2,9 @@
 
 -- name: claim
 -- Of a batch nothing is taken while some of it is under way elsewhere: its jobs are done in their order. Together they
--- name at most $4 people, or one job is taken alone: members of a team are counted as far as a direct job looks at them.
+-- cost at most $4, or one job is taken alone.
 with free as materialized (
-    select id, due_at
+    select id, due_at, cost
     from jobs
     where lane = $2 and worker_id is null and due_at <= now()
       and (
@@ -18,23 +18,13 @@ with free as materialized (
     limit $3
     for update skip locked
 ),
-cost as (
-    select free.id, sum(of_event.n) over (order by free.due_at, free.id) as up_to_it, of_event.n
-    from free
-    cross join lateral (
-        select coalesce((
-            select 1 + cardinality(e.users) + cardinality(e.excepted)
-                   + cardinality(e.teams) * (100 + cardinality(e.excepted))
-            from events e
-            where e.id = free.id
-        ), 1) as n
-    ) of_event
+counted as (
+    select id, cost, sum(cost) over (order by due_at, id) as up_to_it from free
 )
-update jobs j
-set worker_id = $1, attempts = j.attempts + 1
-from cost
-where j.id = cost.id and (cost.up_to_it <= $4 or cost.up_to_it = cost.n)
-returning j.id, j.task, j.lane, j.due_at, j.wanted_at, j.attempts, j.progress, j.batch
+update jobs
+set worker_id = $1, attempts = attempts + 1
+where id = any(array(select id from counted where up_to_it <= $4 or up_to_it = cost))
+returning id, task, lane, due_at, wanted_at, attempts, progress, batch
 
 -- name: finish
 delete from jobs where id = any($2::uuid[]) and worker_id = $1
@@ -76,10 +66,10 @@ where id = $2 and worker_id = $1
 
 -- name: bury
 with dead as (
-    delete from jobs where id = $2 and worker_id = $1 returning id, task, lane, attempts, progress
+    delete from jobs where id = $2 and worker_id = $1 returning id, task, lane, attempts, progress, cost
 )
-insert into dead_letters (id, task, lane, attempts, progress, reason)
-select id, task, lane, attempts, progress, $3 from dead
+insert into dead_letters (id, task, lane, attempts, progress, cost, reason)
+select id, task, lane, attempts, progress, cost, $3 from dead
 on conflict (id) do update
 set attempts = excluded.attempts, progress = excluded.progress, reason = excluded.reason, died_at = now()
 
@@ -109,10 +99,10 @@ revived as (
     using chosen
     where d.id = chosen.id
       and ($3::int is null or (select e.company_id = $3 from events e where e.id = d.id))
-    returning d.id, d.task, d.lane, d.progress
+    returning d.id, d.task, d.lane, d.progress, d.cost
 )
-insert into jobs (id, task, lane, progress)
-select id, task, lane, progress from revived
+insert into jobs (id, task, lane, progress, cost)
+select id, task, lane, progress, cost from revived
 returning id
 
 -- name: release

@@ -749,6 +749,34 @@ async def test_the_control_port_takes_bodies_in_chunks_and_answers_what_is_no_ht
     writer.close()
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"Host": "evil.example"},
+        {"Host": "localhost.evil.example"},
+        {"Host": ""},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+    ],
+)
+async def test_the_control_port_answers_no_page_from_elsewhere(
+    sender: Sender, control: httpx.AsyncClient, foreign: dict[str, str]
+) -> None:
+    await sender.apns()
+    demand = json.dumps({"provider": "apns", "status": 503})
+    for method, path in [
+        *(("GET", path) for path in ("/pushes", f"/screen?token={TOKEN}")),
+        *(("POST", path) for path in ("/answers", "/subscriptions")),
+        *(("DELETE", path) for path in ("/pushes", "/answers", "/subscriptions?endpoint=x", "/connections")),
+    ]:
+        headers = {"Content-Type": "text/plain", **foreign}
+        answer = await control.request(method, path, content=demand if method == "POST" else None, headers=headers)
+        assert (answer.status_code, list(answer.json())) == (403, ["error"]), (method, path)
+    assert len((await control.get("/pushes", headers={"Host": "localhost"})).json()) == 1
+    assert (await sender.apns()).status_code == 200
+
+
 async def test_connections_are_cut_on_demand(sender: Sender, control: httpx.AsyncClient) -> None:
     await sender.apns()
     assert (await control.delete("/connections")).status_code == 204

@@ -1,11 +1,8 @@
 """The doors of the demo's page: who there is, what can happen, and what their phones and browsers show.
 
-They hand tokens to whoever asks, so they answer only to a name of this machine: a page from elsewhere that has its own
-name lead here (DNS rebinding) learns nothing.
+They hand tokens to whoever asks, so they answer only to a name of this machine, and to no page from elsewhere.
 """
 
-import ipaddress
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -25,6 +22,7 @@ from tocsin.directory import LARGEST_ID, Team, User
 from tocsin.errors import Fault, Invalid, NotFound, Unauthorized
 from tocsin.events import Draft
 from tocsin.faults import fault
+from tocsin.local_calls import is_local
 from tocsin.notifications import to_json
 from tocsin.phones import Phones
 from tocsin.tokens import Signer, mint_service, mint_user
@@ -42,9 +40,6 @@ AT_THE_CONSOLE = timedelta(hours=8)
 
 COLLEAGUE = User(90, 1, "Noah", "Peters", None, None, ENGLISH, "UTC", active=True)
 """Who did it, where all of the sample people are told of it."""
-
-_HOST = re.compile(r"(?P<name>[\w.-]+|\[[\da-fA-F:.]+\])(?P<port>:\d{1,5})?", re.ASCII)
-"""A host name or address and, if need be, a port, and nothing else."""
 
 Door = Callable[[Request], Awaitable[Response]]
 
@@ -157,31 +152,17 @@ async def _file(request: Request) -> Response:
 
 
 def _guarded(door: Door) -> Door:
-    """Return a door that opens only to who calls this machine by a name of its own."""
+    """Return a door that opens only to who calls this machine by a name of its own, and to no page from elsewhere."""
 
     async def guard(request: Request) -> Response:
         peer = request.client.host if request.client else ""
-        if not _is_ours(request.headers.get("host", ""), house_of(request).settings.host, peer):
-            raise Unauthorized("The demo answers only to localhost and the address that it listens on.")
+        if not is_local(request.headers, house_of(request).settings.host, peer):
+            raise Unauthorized(
+                "The demo answers only to localhost and the address that it listens on, and its own page."
+            )
         return await door(request)
 
     return guard
-
-
-def _is_ours(host: str, bound: str, peer: str) -> bool:
-    """Tell whether a call is for the address that was bound, or from this machine for this machine."""
-    named = _HOST.fullmatch(host)
-    if not named:
-        return False
-    name = named["name"].strip("[]").lower()
-    try:
-        if name == bound.lower() and name not in {"0.0.0.0", "::"}:  # noqa: S104 - which everybody may call us
-            return True
-        return ipaddress.ip_address(peer).is_loopback and (
-            name == "localhost" or ipaddress.ip_address(name).is_loopback
-        )
-    except ValueError:
-        return False
 
 
 def _json(answer: Mapping[str, Any], status: int = 200) -> Response:

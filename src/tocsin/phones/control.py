@@ -1,4 +1,7 @@
-"""The control port: what came, what is shown, and what is to go wrong; JSON over plain HTTP/1.1."""
+"""The control port: what came, what is shown, and what is to go wrong; JSON over plain HTTP/1.1.
+
+It asks for no token, so it answers only to a name of this machine, and to no page from elsewhere.
+"""
 
 import json
 from collections.abc import Callable
@@ -6,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from tocsin.errors import Malformed
+from tocsin.local_calls import is_local
 from tocsin.phones.answers import demand_of
 from tocsin.phones.book import Book
 from tocsin.phones.browser import Browser
@@ -17,12 +21,13 @@ _Door = Callable[[Request, dict[str, str]], Reply]
 
 
 class Control:
-    """The doors of the control port."""
+    """The doors of the control port, which listens at `host`, an address of this machine alone."""
 
-    def __init__(self, book: Book, browser: Browser, cut: Callable[[], None]) -> None:
+    def __init__(self, book: Book, browser: Browser, cut: Callable[[], None], host: str) -> None:
         self._book = book
         self._browser = browser
         self._cut = cut
+        self._host = host
         self._doors: dict[str, dict[str, _Door]] = {
             "/pushes": {"GET": self._pushes, "DELETE": self._forget},
             "/answers": {"POST": self._demand, "DELETE": self._withdraw},
@@ -33,6 +38,8 @@ class Control:
 
     def handle(self, request: Request) -> Reply:
         """Answer a call; what is wrong with it is said in `error`."""
+        if not is_local(request.headers, self._host, self._host):
+            return _wrong(403, "The control port answers only to localhost, and to no page from elsewhere.")
         doors = self._doors.get(request.path)
         if doors is None:
             return _wrong(404, f"There is no {request.path}: take {', '.join(self._doors)}.")

@@ -132,7 +132,7 @@ class Phones:
         sandbox = await listener.open(self._sandbox.handle, ports.apns_sandbox, streams=1, old=False)
         fcm = await listener.open(self._fcm.handle, ports.fcm, streams=STREAMS_OF_FCM, old=True)
         browser = await listener.open(self._browser.handle, ports.browser, streams=STREAMS_OF_BROWSERS, old=True)
-        control = Control(self._book, self._browser, listener.cut)
+        control = Control(self._book, self._browser, listener.cut, HOST)
         plain = await listener.open_plainly(control.handle, ports.control)
         self._ports = Ports(plain, apns, sandbox, fcm, browser)
         self.control_url = f"http://{HOST}:{plain}"

@@ -1,0 +1,36 @@
+"""Which calls a door may answer that asks for no token: those that a program or a page of this machine makes.
+
+A page from elsewhere in a browser on this machine can call too. It may have its own name lead here (DNS rebinding),
+which `Host` tells, or post without reading the answer, which `Origin` tells.
+"""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+
+_HOST = re.compile(r"(?P<name>[\w.-]+|\[[\da-fA-F:.]+\])(?P<port>:\d{1,5})?", re.ASCII)
+"""A host name or address and, if need be, a port, and nothing else."""
+
+
+def is_local(headers: Mapping[str, str], bound: str, peer: str) -> bool:
+    """Tell whether a call is for the address that was bound, or from this machine for this machine, by its own page.
+
+    A call without `Origin` is by no page of another origin that could change a thing: browsers send it with each POST.
+    """
+    host, origin = headers.get("host", ""), headers.get("origin")
+    return _is_named_right(host, bound, peer) and (origin is None or origin.partition("://")[2] == host)
+
+
+def _is_named_right(host: str, bound: str, peer: str) -> bool:
+    named = _HOST.fullmatch(host)
+    if not named:
+        return False
+    name = named["name"].strip("[]").lower()
+    try:
+        if name == bound.lower() and name not in {"0.0.0.0", "::"}:  # noqa: S104 - which everybody may call us
+            return True
+        return ipaddress.ip_address(peer).is_loopback and (
+            name == "localhost" or ipaddress.ip_address(name).is_loopback
+        )
+    except ValueError:
+        return False

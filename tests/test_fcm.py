@@ -368,6 +368,48 @@ async def test_why_there_is_no_token_is_told_and_not_asked_again_at_once(
         assert await fcm.ready() is None
 
 
+async def _waited(fcm: Fcm, service: PushService, clock: Clock) -> float:
+    """Let one more try fail, and return for how many seconds the token was not asked for again."""
+    asked = len(service.asked)
+    told = await fcm.ready()
+    assert isinstance(told, Later)
+    assert told.lane
+    assert len(service.asked) == asked + 1
+    for share, left in ((0.5, 0.5), (0.49, 0.01)):
+        clock.now += told.lane * share
+        again = await fcm.ready()
+        assert isinstance(again, Later)
+        assert again.reason == told.reason
+        assert again.lane == pytest.approx(told.lane * left, rel=0.1)
+    assert len(service.asked) == asked + 1
+    clock.now += told.lane * 0.02
+    return told.lane
+
+
+async def test_an_access_token_is_asked_for_more_and_more_rarely_while_that_fails(tmp_path: Path) -> None:
+    clock = Clock()
+    async with push_service(tmp_path, answering(503)) as service:
+        fcm = at(service, tmp_path, clock=clock)
+        for longest in (10, 20, 40, 80, 160, 300, 300):
+            assert 0.8 * longest <= await _waited(fcm, service, clock) <= longest
+        service.behaviour = granting()
+        assert await fcm.ready() is None
+        clock.now += 3600
+        service.behaviour = answering(503)
+        assert await _waited(fcm, service, clock) <= PAUSE
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "most"), [("120", 120, 120), ("1", 8, 10), ("999999", 3600, 3600), ("x", 8, 10)]
+)
+async def test_an_access_token_is_asked_for_again_when_google_says_within_bounds(
+    tmp_path: Path, asked: str, least: float, most: float
+) -> None:
+    clock = Clock()
+    async with push_service(tmp_path, answering(429, retry_after=asked)) as service:
+        assert least <= await _waited(at(service, tmp_path, clock=clock), service, clock) <= most
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [

@@ -16,6 +16,7 @@ from conftest import SECRET, Api, make_database, serving
 from processes import data_folder
 from test_database_faults import becomes, impatient, locked, post, until
 from tocsin import jobs, readiness
+from tocsin.apps import read_again
 from tocsin.catalogue import Catalogue
 from tocsin.database import Connection, Database, connect, queries
 from tocsin.doctor import _database as database_checks
@@ -193,6 +194,27 @@ async def test_a_lane_that_cannot_go_on_says_why_among_the_lanes(
     assert phones.pushes("apns")
 
 
-async def _lane_says(api: Api, problem: str | None) -> bool:
+async def test_a_lane_that_waits_for_an_access_token_says_why_and_reading_keys_again_tries_at_once(
+    pushing: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "HEARTBEAT", 0.05)
+    await pushing.as_user(
+        1, "POST", "/notifications/devices/android-token-of-thirty-two-characters:1", json={"type": "Android"}
+    )
+    phones.answer("oauth", status=503, reason="busy; really", headers={"Retry-After": "120"})
+    phones.answer("fcm", status=401, reason="UNAUTHENTICATED", times=1)  # the token that there may be already
+    id_ = await post(pushing, 1)
+    await until(lambda: _lane_says(pushing, "no access token for FCM: busy, really: busy, really", "fcm/default"))
+    assert (await pushing.as_service("GET", f"/events/{id_}")).json()["pushes"]["delivered"] == 0
+    phones.forget()
+    assert pushing.worker
+    assert pushing.worker.dispatcher
+    read_again(pushing.house.lanes, pushing.house.settings)
+    await pushing.worker.dispatcher.begin_anew()
+    await until(lambda: _lane_says(pushing, None, "fcm/default"))
+    await becomes(pushing, id_, {"delivered": 1})
+
+
+async def _lane_says(api: Api, problem: str | None, name: str = "apns/default") -> bool:
     lanes = (await api.as_service("GET", "/operations/lanes", "operations")).json()["data"]
-    return any(lane["name"] == "apns/default" and lane["problem"] == problem for lane in lanes)
+    return any(lane["name"] == name and lane["problem"] == problem for lane in lanes)

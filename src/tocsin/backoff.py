@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,6 +10,7 @@ import structlog
 
 from tocsin.database_errors import first_line
 from tocsin.errors import Overrun, Unavailable
+from tocsin.pauses import growing
 
 FIRST = 0.25
 """Seconds before the first further try; each later one waits twice as long."""
@@ -42,9 +42,9 @@ class Backoff:
         self._is_logged = False
         self._logged_at: dict[str, float] = {}
 
-    def succeeded(self) -> None:
-        """Take note that the work was done."""
-        self._failures, self.reason = 0, ""
+    def succeeded(self, waits_for: str = "") -> None:
+        """Take note that the work was done, as far as it can be: it may wait for what others do not give it."""
+        self._failures, self.reason = 0, waits_for
         if self._is_logged:
             self._is_logged = False
             log.info("work goes on", work=self.name)
@@ -53,9 +53,8 @@ class Backoff:
         """Wait before the next try."""
         self.note(error)
         self._failures += 1
-        seconds = min(FIRST * 2 ** min(self._failures - 1, 10), LONGEST)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds * random.uniform(0.8, 1.0)):  # noqa: S311 - spreads tries, hides nothing
+            async with asyncio.timeout(growing(self._failures, FIRST, LONGEST)):
                 await self._stopping.wait()
 
     async def recover(self, error: Exception, release: Callable[[], Awaitable[object]]) -> None:

@@ -136,7 +136,7 @@ class Dispatcher:
                     await release()
                 if not await self._is_ready(lane) or not await self._take(lane):
                     await self._idle(lane, bell)
-                backoff.succeeded()
+                backoff.succeeded(lane.lacks)
             except Exception as error:  # noqa: BLE001 - whatever it is, the lane goes on
                 await backoff.recover(error, release)
 
@@ -152,6 +152,7 @@ class Dispatcher:
         if lane.waits_until and lane.waits_until > datetime.now(UTC):
             return False
         found = await lane.channel.ready()
+        lane.lacks = found.reason if isinstance(found, Later) else ""
         if isinstance(found, Stopped):
             await self._settler.stop_lane(lane, found.reason)
         elif isinstance(found, Later):

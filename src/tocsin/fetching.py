@@ -13,13 +13,15 @@ from tocsin.trust import Trust
 class Unfetched(Exception):  # noqa: N818 - it is no error of ours
     """A document was not there to be had, and why, in one sentence.
 
-    `status` is what was answered, 0: nothing was; `body` is what came with it, which a stranger wrote.
+    `status` is what was answered, 0: nothing was; `body` is what came with it, which a stranger wrote. `retry_after`
+    are the seconds that it asked for, 0: for none.
     """
 
-    def __init__(self, message: str, status: int = 0, body: bytes = b"") -> None:
+    def __init__(self, message: str, status: int = 0, body: bytes = b"", retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.status = status
         self.body = body
+        self.retry_after = retry_after
 
 
 async def fetch(url: str, *, seconds: float, limit: int) -> bytes:
@@ -62,13 +64,13 @@ def _fetch(curl: pycurl.Curl, seconds: float, limit: int) -> bytes:
     curl.setopt(pycurl.WRITEFUNCTION, take)
     try:
         curl.perform()
-        status = curl.getinfo(pycurl.RESPONSE_CODE)
+        status, retry_after = curl.getinfo(pycurl.RESPONSE_CODE), curl.getinfo(pycurl.RETRY_AFTER)
     except pycurl.error as error:
         raise Unfetched(_in_words(error, seconds, limit)) from None
     finally:
         curl.close()
     if status != 200:  # noqa: PLR2004 - the one status that comes with the document
-        raise Unfetched(f"The answer has the status {status}, not 200.", status, bytes(body))
+        raise Unfetched(f"The answer has the status {status}, not 200.", status, bytes(body), retry_after)
     return bytes(body)
 
 

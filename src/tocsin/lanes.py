@@ -34,7 +34,7 @@ class Lane:
     """A lane at work: what is under way, what was answered, and until when it has to wait.
 
     `name` is that of its devices (`apns/default/sandbox`), `configuration` a digest of its settings, which it has had
-    since `renewed_at`.
+    since `renewed_at`. `lacks` says what it can't begin without for now, such as an access token.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Lane:
     progress: asyncio.Event = field(default_factory=asyncio.Event)
     waits_until: datetime | None = None
     stopped: str = ""
+    lacks: str = ""
     renewed_at: datetime = _NEVER
     closing: set[asyncio.Task[None]] = field(default_factory=set)
     noted: float = -math.inf
@@ -72,8 +73,8 @@ class Lane:
         log.warning("lane waits", lane=self.name, seconds=seconds, reason=reason)
 
     def try_now(self) -> None:
-        """Have a lane that has stopped try again at once."""
-        if self.stopped:
+        """Have a lane that has stopped, or waits for what it lacks, try again at once."""
+        if self.stopped or self.lacks:
             self.waits_until = None
             self.channel.try_now()
 

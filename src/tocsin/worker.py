@@ -225,7 +225,8 @@ class Worker:
     def _problem(self) -> str | None:
         """Return what of this worker fails, and why, for those who look at it from elsewhere."""
         failing = [*self._backoffs, *(self.dispatcher.backoffs if self.dispatcher else [])]
-        return "; ".join(f"{each.name}: {each.reason}" for each in failing if each.reason)[:1000] or None
+        said = (f"{each.name}: {each.reason.replace(';', ',')}" for each in failing if each.reason)
+        return "; ".join(said)[:1000] or None
 
     def _backoff(self, name: str) -> Backoff:
         backoff = Backoff(name, self._stopping, self._metrics.failure)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -18,6 +18,7 @@ from tocsin.channels.answers import text_of
 from tocsin.errors import Malformed, Refusal
 from tocsin.fetching import Unfetched, post
 from tocsin.files import content_of
+from tocsin.pauses import growing
 from tocsin.strict_json import parse_object
 from tocsin.trust import Trust
 
@@ -34,7 +35,13 @@ EARLY = 300.0
 """Seconds before its end from which on a token is fetched anew."""
 
 PAUSE = 10.0
-"""Seconds from one try that failed to the next."""
+"""Seconds from the first try that failed to the next; each later one waits twice as long."""
+
+LONGEST_PAUSE = 300.0
+"""Seconds from one try that failed to the next at most, unless Google asks for more."""
+
+LONGEST_ASKED = 3600.0
+"""Seconds that Google can ask for at most (`Retry-After`)."""
 
 _USUAL_LIFE = 3600.0
 _PARTS = ("project_id", "client_email", "private_key", "token_uri")
@@ -79,7 +86,8 @@ class AccessToken:
         self.value = ""
         self._account, self._trust, self._clock = account, trust, clock
         self._fetched_at = self._renew_at = 0.0
-        self._failed: tuple[float, Stopped | Later] | None = None
+        self._failed: tuple[float, float, Stopped | Later] | None = None
+        self._failures = 0
         self._untried = False
         self._fetching: asyncio.Task[Stopped | Later | None] | None = None
 
@@ -87,14 +95,14 @@ class AccessToken:
         """See that there is a token which does not end soon; tells why there is none."""
         if self.value and self._fetched_at <= self._clock() < self._renew_at:
             return None
-        if self._failed and self._failed[0] <= self._clock() < self._failed[0] + PAUSE:
-            return self._failed[1]
+        if told := self._kept():
+            return told
         if self._fetching is None or self._fetching.done():
             self._fetching = asyncio.create_task(self._fetch())
         return await asyncio.shield(self._fetching)
 
     def try_now(self) -> None:
-        """Forget that the last try failed, which is else kept for a moment."""
+        """Forget that the last try failed, which is else kept for a while."""
         self._failed = None
 
     def accepted(self) -> None:
@@ -120,9 +128,18 @@ class AccessToken:
             answer = await post(self._account.token_url, form, seconds=SLOWEST, limit=LARGEST, trust=self._trust)
             self._take(answer, now)
         except (Unfetched, ValueError) as error:
-            return self._fail(now, error)
-        self._failed = None
+            return self._fail(self._clock(), error)
+        self._failed, self._failures = None, 0
         return None
+
+    def _kept(self) -> Stopped | Later | None:
+        """Return what the last try was told, while it is too early for another."""
+        if self._failed is None:
+            return None
+        (since, pause, told), now = self._failed, self._clock()
+        if not since <= now < since + pause:
+            return None
+        return replace(told, lane=since + pause - now) if isinstance(told, Later) else told
 
     def _take(self, answer: bytes, now: float) -> None:
         try:
@@ -136,13 +153,17 @@ class AccessToken:
         self.value, self._fetched_at = token, now
         self._renew_at = now + max(seconds - EARLY, seconds / 2)
 
-    def _fail(self, now: float, error: Unfetched | ValueError) -> Stopped | Later | None:
-        """Go on with the token there is while it lasts."""
+    def _fail(self, now: float, error: Unfetched | ValueError) -> Stopped | Later:
+        """Keep why there is no token: what Google refuses for a moment, all else for longer with each failure."""
         reason = f"no access token for FCM: {_in_words(error)}"
-        refused = isinstance(error, Unfetched) and error.status in (400, 401, 403)
-        told = Stopped(reason) if refused else Later(reason, lane=PAUSE)
-        self._failed = (now, told)
-        return told
+        if isinstance(error, Unfetched) and error.status in (400, 401, 403):
+            self._failed, self._failures = (now, PAUSE, Stopped(reason)), 0
+        else:
+            self._failures += 1
+            asked = min(error.retry_after, LONGEST_ASKED) if isinstance(error, Unfetched) else 0.0
+            pause = max(growing(self._failures, PAUSE, LONGEST_PAUSE), asked)
+            self._failed = (now, pause, Later(reason, lane=pause))
+        return self._failed[2]
 
     def _assertion(self, now: int) -> str:
         account = self._account

@@ -12,8 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from conftest import Api, make_database, serving
-from tocsin import backoff, dispatch, jobs, worker
-from tocsin.admission import KIND
+from tocsin import backoff, dispatch, jobs, planner_statistics, worker
+from tocsin.admission import HEARTBEAT, KIND
 from tocsin.catalogue import Catalogue
 from tocsin.database import Connection, Database, connect
 from tocsin.doorbell import Doorbell
@@ -449,3 +449,80 @@ async def test_a_caller_that_gives_up_waiting_for_a_connection_takes_none(url: s
     async with pool.connection(), pool.connection():
         pass
     await pool.close()
+
+
+# A worker lives whatever waits
+
+
+async def seen_again(dba: Connection, times: int = 3) -> None:
+    """Return when every worker has shown that it lives so many times more."""
+    for _ in range(times):
+        now = await dba.fetchval("select clock_timestamp()")
+        await until(lambda now=now: dba.fetchval("select bool_and(seen_at > $1) from workers", now), 10)  # type: ignore[misc]
+
+
+async def test_a_worker_shows_that_it_lives_while_any_other_table_is_locked(
+    url: str, catalogue: Catalogue, dba: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "HEARTBEAT", 0.05)
+    tables = await dba.fetch("select tablename as name from pg_tables where schemaname = 'tocsin' order by 1")
+    async with impatient(url, catalogue, 30) as worker:
+        await until(lambda: dba.fetchval("select true from workers where id = $1", worker.id))
+        for name in {row["name"] for row in tables} - {"workers"}:
+            await dba.execute(f"vacuum {name}")  # it is believed to be empty, which is to be corrected
+            async with locked(dba, name):
+                await seen_again(dba)
+
+
+async def test_a_worker_shows_that_it_lives_while_all_else_that_it_does_hangs(url: str, dba: Connection) -> None:
+    pool = Database(url, 4, 20, beats=True)
+    await pool.open()
+
+    async def ask(kind: str, statement: str) -> list[Any]:
+        KIND.set(kind)
+        return await pool.rows(statement)
+
+    async with locked(dba, "lanes"):
+        hanging = [asyncio.create_task(ask(f"push lane {n}", "select from lanes")) for n in range(8)]
+        await until(lambda: _has(dba, 3))
+        for _ in range(3):
+            async with asyncio.timeout(5):
+                await asyncio.create_task(ask(HEARTBEAT, "select 1"))
+        assert not any(task.done() for task in hanging)
+    await asyncio.gather(*hanging)
+    assert (pool.lent, pool.waiting) == (0, 0)
+    await pool.close()
+
+
+async def test_a_worker_that_could_not_beat_takes_none_for_dead_that_could_not_either(
+    url: str, catalogue: Catalogue, dba: Connection, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(jobs, "MISSED", 3.0)
+    other, seen = new_id(), "select true from workers where id = $1 and seen_at > $2"
+    async with impatient(url, catalogue, 30) as worker:
+        await until(lambda: dba.fetchval("select true from workers where id = $1", worker.id))
+        await jobs.enrol(database, other, "beside it")
+        async with locked(dba, "workers"):
+            await asyncio.sleep(4)  # more than `MISSED`
+        for _ in range(10):
+            now = await dba.fetchval("select clock_timestamp()")
+            await until(lambda now=now: dba.fetchval(seen, worker.id, now))  # type: ignore[misc]
+        assert await jobs.beat(database, other), "it was taken for dead as soon as the other one beat"
+        await until(lambda: dba.fetchval("select true where not exists (select from workers where id = $1)", other))
+
+
+async def test_statistics_of_a_locked_table_are_corrected_later_and_nobody_waits(url: str, dba: Connection) -> None:
+    version = dba.get_server_version().major
+    if version < planner_statistics.FIRST_THAT_CLEARS:
+        pytest.skip("statistics can be unlearnt from PostgreSQL 18 on")
+    await dba.execute("vacuum jobs, lanes")
+    other = await connect(url)
+    async with asyncio.timeout(10):
+        for mode in ("share update exclusive", "access exclusive"):
+            await dba.execute("vacuum lanes")
+            async with other.transaction():
+                await other.execute(f"lock table jobs in {mode} mode")
+                assert {"jobs", "lanes"} & set(await planner_statistics.correct_with(dba)) == {"lanes"}
+        assert "jobs" in await planner_statistics.correct_with(dba)
+    await other.close()

@@ -10,6 +10,9 @@ from typing import NamedTuple
 KIND: ContextVar[str] = ContextVar("KIND", default="")
 """What kind of work this is, such as `GET /notifications`: kinds do not wait for each other."""
 
+HEARTBEAT = "heartbeat"
+"""The kind for which a pool can keep a place, since a worker that cannot beat is taken for dead."""
+
 STALLED = 1.0
 """Seconds after which a loan shows that its kind hangs, mostly at a lock: it gets no more than a few connections."""
 
@@ -28,11 +31,13 @@ class Loan(NamedTuple):
 class Admission:
     """At most `size` loans at once, of which no kind has all: a part is kept for the others.
 
-    A kind whose oldest loan has lasted `STALLED` seconds gets a third of the places at most.
+    A kind whose oldest loan has lasted `STALLED` seconds gets a third of the places at most. A pool that `beats` keeps
+    one place for the heartbeat, however many kinds hang at once.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, beats: bool = False) -> None:
         self._free = size
+        self._kept = int(beats)
         self._most = size - size // 4
         self._few = max(1, size // 3)
         self._loans: dict[str, dict[int, float]] = {}
@@ -52,7 +57,7 @@ class Admission:
     async def enter(self, patience: float) -> Loan:
         """Return a loan; raises `Full` where none comes free in `patience` seconds."""
         kind = KIND.get()
-        if self._free and kind not in self._waiting and self._may(kind):
+        if kind not in self._waiting and self._may(kind):
             return self._lend(kind)
         coming: asyncio.Future[Loan] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(kind, deque()).append(coming)
@@ -87,6 +92,8 @@ class Admission:
                 coming.set_result(self._lend(kind))
 
     def _may(self, kind: str) -> bool:
+        if self._free <= (0 if kind == HEARTBEAT else self._kept):
+            return False
         loans = self._loans.get(kind)
         if loans is None or len(loans) < self._few:
             return True

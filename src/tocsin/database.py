@@ -89,11 +89,13 @@ class Database:
     It is ours because asyncpg's costs more than a small statement: a task, a proxy and two locks for each loan.
     """
 
-    def __init__(self, url: str, size: int, patience: float = SLOWEST, *, yields: bool = False) -> None:
+    def __init__(
+        self, url: str, size: int, patience: float = SLOWEST, *, yields: bool = False, beats: bool = False
+    ) -> None:
         self._url = url
         self._patience = patience
         self._yields = yields
-        self._admission = Admission(size)
+        self._admission = Admission(size, beats=beats)
         self._idle: list[tuple[float, Connection]] = []
         self._is_open = False
         self._away_since: float | None = None

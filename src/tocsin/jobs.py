@@ -6,8 +6,8 @@ write to a job names the worker that must still hold it, so that one taken for d
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal
+from datetime import datetime, timedelta
+from typing import Literal
 from uuid import UUID
 
 from tocsin.database import Connection, Database, queries
@@ -114,21 +114,48 @@ async def is_there(database: Database, job: UUID) -> bool:
     return bool(await database.value(_SQL["is_there"], job))
 
 
-async def enrol(database: Database, worker: UUID, name: str) -> None:
-    """Enter a worker among those that live."""
-    await database.value(_SQL["enrol"], worker, name)
+async def enrol(database: Database, worker: UUID, name: str) -> datetime:
+    """Enter a worker among those that live; return when that was."""
+    seen_at: datetime = await database.value(_SQL["enrol"], worker, name)
+    return seen_at
 
 
-async def beat(database: Database, worker: UUID, problem: str | None = None) -> bool:
-    """Show that a worker lives, with what of it fails, and free the leases of those that do not live.
+async def beat(database: Database, worker: UUID, problem: str | None = None) -> datetime | None:
+    """Show that a worker lives, with what of it fails; return when that was. None if it was taken for dead."""
+    found: datetime | None = await database.value(_SQL["beat"], worker, problem)
+    return found
 
-    False if it was itself taken for dead.
-    """
+
+async def reap(database: Database, silent_since: datetime | None) -> None:
+    """Free the leases of workers not seen since then, or of none that we know; what is locked is for the next time."""
     async with database.connection() as connection:
-        alive: Any = await connection.execute(_SQL["beat"], worker, problem)
-        await connection.execute(_SQL["reap"], MISSED)
+        await connection.execute(_SQL["reap"], silent_since)
         await connection.execute(_SQL["reap_deliveries"])
-    return bool(alive == "UPDATE 1")
+
+
+class Witness:
+    """Since when others must have been silent that a worker takes for dead, by its own signs of life.
+
+    What kept it from beating, such as a database that was away, or a machine that was suspended, kept the others too:
+    for a while after that it takes none for dead. All times are of the database's clock.
+    """
+
+    def __init__(self) -> None:
+        self._seen_at: datetime | None = None
+        self._doubts_until: datetime | None = None
+
+    def beat(self, seen_at: datetime) -> None:
+        """Take note that the worker was seen."""
+        if self._seen_at and (seen_at - self._seen_at).total_seconds() > MISSED - HEARTBEAT:
+            self._doubts_until = seen_at + timedelta(seconds=MISSED)
+        self._seen_at = seen_at
+
+    @property
+    def silent_since(self) -> datetime | None:
+        """The moment; none while nobody can be taken for dead."""
+        if self._seen_at is None or (self._doubts_until and self._seen_at < self._doubts_until):
+            return None
+        return self._seen_at - timedelta(seconds=MISSED)
 
 
 async def leave(database: Database, worker: UUID) -> None:
@@ -139,8 +166,7 @@ async def leave(database: Database, worker: UUID) -> None:
 async def forget_workers(database: Database) -> None:
     """Forget all workers, when it is certain that none of them lives."""
     await database.value(_SQL["forget_workers"])
-    await database.value(_SQL["reap"], MISSED)
-    await database.value(_SQL["reap_deliveries"])
+    await reap(database, None)
 
 
 async def depth(database: Database, most: int | None = None) -> dict[Lane, tuple[int, float]]:

@@ -5,6 +5,8 @@ meanwhile reads all of the table for each row of a list, or the list for each ro
 waited, the claim of 200 took seconds instead of milliseconds.
 """
 
+import asyncpg
+
 from tocsin.database import SCHEMA, Connection, Database, queries
 
 FEW = 100
@@ -27,11 +29,23 @@ async def correct(database: Database) -> list[str]:
 
 async def correct_with(connection: Connection) -> list[str]:
     """Do the same on a connection."""
-    is_new = connection.get_server_version().major >= FIRST_THAT_CLEARS
-    found = await connection.fetch(_SQL["small"], FEW, 0 if is_new else LARGE)
-    for table in found:
-        if is_new:
-            await connection.execute(f"select pg_clear_relation_stats('{SCHEMA}', '{table['name']}')")
-        else:
-            await connection.execute(f'analyze (skip_locked) {SCHEMA}."{table["name"]}"')
-    return [table["name"] for table in found]
+    clears = connection.get_server_version().major >= FIRST_THAT_CLEARS
+    found = await connection.fetch(_SQL["small"], FEW, 0 if clears else LARGE)
+    correct_one = _clear if clears else _analyse
+    return [table["name"] for table in found if await correct_one(connection, table["name"])]
+
+
+async def _clear(connection: Connection, table: str) -> bool:
+    """Unlearn what is known of a table, unless it is locked: who waits for a lock ends an automatic vacuum."""
+    try:
+        async with connection.transaction():
+            await connection.execute(f'lock table {SCHEMA}."{table}" in share update exclusive mode nowait')
+            await connection.execute(f"select pg_clear_relation_stats('{SCHEMA}', '{table}')")
+    except asyncpg.LockNotAvailableError:
+        return False
+    return True
+
+
+async def _analyse(connection: Connection, table: str) -> bool:
+    await connection.execute(f'analyze (skip_locked) {SCHEMA}."{table}"')
+    return True

@@ -77,7 +77,7 @@ async def serve(
             sockets.append(stack.enter_context(bound(settings.host, settings.operations_port)))
         url = await stack.enter_async_context(store(settings, alone=True))
         database = await stack.enter_async_context(pool(url, API_CONNECTIONS, API_PATIENCE))
-        own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS))
+        own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS, beats=True))
         bulk = await stack.enter_async_context(_bulk_pool(settings, url))
         doorbell = await stack.enter_async_context(_doorbell(settings, url, own))
         verifier = access.verifier_of(settings)
@@ -115,7 +115,7 @@ async def work(settings: Settings) -> None:
         _on_signals(stopping.set)
     async with (
         store(settings, alone=False) as url,
-        pool(url, WORKER_CONNECTIONS) as database,
+        pool(url, WORKER_CONNECTIONS, beats=True) as database,
         _bulk_pool(settings, url) as bulk,
         _lanes(settings) as lanes,
         contextlib.AsyncExitStack() as stack,
@@ -237,9 +237,11 @@ def _runs(settings: Settings) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def pool(url: str, size: int, patience: float = SLOWEST, *, yields: bool = False) -> AsyncIterator[Database]:
+async def pool(
+    url: str, size: int, patience: float = SLOWEST, *, yields: bool = False, beats: bool = False
+) -> AsyncIterator[Database]:
     """Open a pool of connections for as long as the block runs."""
-    database = Database(url, size, patience, yields=yields)
+    database = Database(url, size, patience, yields=yields, beats=beats)
     await database.open()
     try:
         yield database

@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 
 from tocsin import directory, fanout, imports, jobs, planner_statistics, resolutions
-from tocsin.admission import KIND
+from tocsin.admission import HEARTBEAT, KIND
 from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
 from tocsin.database import Database
@@ -65,6 +65,8 @@ class Worker:
         self._metrics = metrics or Metrics()
         self._stopping = asyncio.Event()
         self._backoffs: list[Backoff] = []
+        self._witness = jobs.Witness()
+        self._looked_at = -LOOK_FOR_LATE
         self._tasks: dict[str, Task] = {
             "deliver": self._deliver,
             "erase": self._erase,
@@ -76,13 +78,20 @@ class Worker:
         """Work until `stop`; what is under way then is done to the end."""
         self._doorbell.answer(*BATCH)
         await self._backoff("enrolment").until_done(self._enrol)
-        pulse = asyncio.create_task(self._live())
+        beside = {
+            "leases of the dead": self._reap,
+            "late jobs": self._note_late,
+            "planner statistics": self._correct_statistics,
+        }
+        pulse = [asyncio.create_task(self._live())]
+        pulse += [asyncio.create_task(self._look_after(name, step)) for name, step in beside.items()]
         try:
             sending = [self.dispatcher.run()] if self.dispatcher else []
             await asyncio.gather(*(self._work(lane) for lane in BATCH), *sending)
         finally:
-            pulse.cancel()
-            await asyncio.gather(pulse, return_exceptions=True)
+            for task in pulse:
+                task.cancel()
+            await asyncio.gather(*pulse, return_exceptions=True)
             with contextlib.suppress(Exception):  # another worker finds its leases free in a while
                 await jobs.leave(self._database, self.id)
 
@@ -198,26 +207,47 @@ class Worker:
             self._metrics.job(job.task, "cancelled")
 
     async def _enrol(self) -> None:
-        await jobs.enrol(self._database, self.id, f"{socket.gethostname()}:{os.getpid()}")
+        self._witness.beat(await jobs.enrol(self._database, self.id, f"{socket.gethostname()}:{os.getpid()}"))
 
     async def _live(self) -> None:
-        KIND.set("heartbeat")
-        backoff, looked_at = self._backoff("heartbeat"), -LOOK_FOR_LATE
+        """Show that this worker lives; nothing else is done here, since what it waits for would delay the next sign."""
+        KIND.set(HEARTBEAT)
+        backoff = self._backoff(HEARTBEAT)
         while True:
             await asyncio.sleep(jobs.HEARTBEAT)
             try:
-                if not await jobs.beat(self._database, self.id, self._problem()):
+                if seen_at := await jobs.beat(self._database, self.id, self._problem()):
+                    self._witness.beat(seen_at)
+                else:
                     log.warning("worker was taken for dead: its leases were released", worker=str(self.id))
                     await self._enrol()
-                await planner_statistics.correct(self._database)
-                if time.monotonic() - looked_at > LOOK_FOR_LATE:
-                    looked_at = time.monotonic()
-                    await self._note_late()
                 backoff.succeeded()
             except Exception as error:  # noqa: BLE001 - a worker that stops to beat would lose its leases
                 backoff.note(error)
 
+    async def _look_after(self, name: str, step: Callable[[], Awaitable[object]]) -> None:
+        """Do something every few seconds, whatever becomes of everything else."""
+        KIND.set(name)
+        backoff = self._backoff(name)
+        while True:
+            await asyncio.sleep(jobs.HEARTBEAT)
+            try:
+                await step()
+                backoff.succeeded()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is done again
+                backoff.note(error)
+
+    async def _reap(self) -> None:
+        if silent_since := self._witness.silent_since:
+            await jobs.reap(self._database, silent_since)
+
+    async def _correct_statistics(self) -> None:
+        await planner_statistics.correct(self._database)
+
     async def _note_late(self) -> None:
+        if time.monotonic() - self._looked_at < LOOK_FOR_LATE:
+            return
+        self._looked_at = time.monotonic()
         for lane, (_, age) in (await jobs.depth(self._database, 1)).items():
             if age > jobs.LATE[lane]:
                 log.warning("jobs wait too long", lane=lane, oldest_seconds=round(age), problem=self._problem())

@@ -112,28 +112,40 @@ update jobs set worker_id = null, attempts = greatest(attempts - 1, 0) where wor
 -- Again, where the answer to the first time was lost.
 insert into workers (id, name) values ($1, $2)
 on conflict (id) do update set seen_at = clock_timestamp()
+returning seen_at
 
 -- name: is_there
 select exists (select from jobs where id = $1)
 
 -- name: beat
-update workers set seen_at = clock_timestamp(), problem = $2 where id = $1
+update workers set seen_at = clock_timestamp(), problem = $2 where id = $1 returning seen_at
 
 -- name: reap
--- Leases of workers not seen for a while, or of none that we know, are free again.
+-- Leases of workers not seen since $1, or of none that we know, are free again; but for what is locked, such as by a
+-- process that hangs in the middle of its transaction.
 with gone as (
-    delete from workers where seen_at < clock_timestamp() - make_interval(secs => $1::double precision) returning id
+    delete from workers where seen_at < $1::timestamptz returning id
 )
-update jobs j
+update jobs
 set worker_id = null
-where j.worker_id is not null
-  and (j.worker_id in (select id from gone) or not exists (select from workers w where w.id = j.worker_id))
+where id = any(array(
+    select j.id
+    from jobs j
+    where j.worker_id is not null
+      and (j.worker_id in (select id from gone) or not exists (select from workers w where w.id = j.worker_id))
+    for update skip locked
+))
 
 -- name: reap_deliveries
 -- Those of pushes too.
 update deliveries d
 set worker_id = null
-where d.worker_id is not null and not exists (select from workers w where w.id = d.worker_id)
+where (event_id, device_id) in (
+    select o.event_id, o.device_id
+    from deliveries o
+    where o.worker_id is not null and not exists (select from workers w where w.id = o.worker_id)
+    for update skip locked
+)
 
 -- name: leave
 with me as (

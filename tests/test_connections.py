@@ -245,20 +245,69 @@ class TestNumber:
             assert [line["event"] for line in lines].count("connection limit reached") == 1
             assert b'tocsin_connections_dropped_total{reason="limit"} 9' in await metrics.text(api.house.database)
 
+    @pytest.mark.parametrize(
+        ("head", "answered"),
+        [
+            (CHUNKED + b"\r\n", b" 401 "),
+            (CHUNKED + BY_SERVICE + b"\r\n2\r\n{ \r\n", b""),
+            (HEALTH + CHUNKED + BY_SERVICE + b"\r\n", b" 200 "),
+            (b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b" 200 "),
+        ],
+        ids=["a body after its answer", "a body", "a body behind another request", "an answer that is not read"],
+    )
+    async def test_connections_whose_clients_stop_in_the_middle_keep_nobody_out(
+        self, url: str, catalogue: Catalogue, head: bytes, answered: bytes
+    ) -> None:
+        connections, patience = Connections(20, 5), Patience(*[600.0] * 5)
+        async with contextlib.AsyncExitStack() as stack:
+            api = await stack.enter_async_context(
+                serving(url, catalogue, with_worker=False, connections=connections, patience=patience)
+            )
+            await api.people(1)
+            for _ in range(60):
+                reader, writer = await stack.enter_async_context(connected(api))
+                writer.write(head)
+                if answered:
+                    assert answered in await reader.readline()
+            answer = await api.as_user(1, "GET", "/notifications")
+            assert answer.status_code == 200
+            custom = {"message": "x", "notify": {"users": [1]}}
+            assert (await api.as_user(1, "POST", "/notifications", json=custom)).status_code == 202
+
+    async def test_who_goes_on_sending_a_body_stays_before_who_does_not(self, url: str, catalogue: Catalogue) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            api = await stack.enter_async_context(
+                serving(url, catalogue, with_worker=False, connections=Connections(5, 2))
+            )
+            body = b'{"type":"' + b"x" * 30 + b'"}'
+            reader, writer = await stack.enter_async_context(connected(api))
+            writer.write(CHUNKED + BY_SERVICE + b"\r\n")
+            for byte in body:
+                writer.write(b"1\r\n%c\r\n" % byte)
+                _, silent = await stack.enter_async_context(connected(api))
+                silent.write(b"GET /")
+                assert (await said(api, HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))).is_success
+            writer.write(b"0\r\n\r\n")
+            assert b" 422 " in await reader.readline()
+
     async def test_where_all_are_at_work_the_next_is_503_and_probes_are_answered(
         self, url: str, catalogue: Catalogue
     ) -> None:
         connections = Connections(5, 3)
-        head = b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n"
+        head = b"GET /notifications/stream HTTP/1.1\r\nHost: x\r\n"
+        by_user = f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}\r\n".encode()
         async with contextlib.AsyncExitStack() as stack:
             api = await stack.enter_async_context(
                 serving(url, catalogue, with_worker=False, connections=connections, cors_origins=ORIGIN)
             )
+            await api.people(1)
+            api.http.headers["Connection"] = "close"
+            await until(lambda: connections.count == 0)
             with structlog.testing.capture_logs() as lines:
                 writers = []
                 for _ in range(5):
                     _, writer = await stack.enter_async_context(connected(api))
-                    writer.write(head + BY_SERVICE + b"\r\n{")
+                    writer.write(head + by_user + b"\r\n")
                     writers.append(writer)
                 await until(lambda: connections.count == 5 and not connections._waiting)  # noqa: SLF001 - all are at work
                 list_ = f"GET /notifications HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\n\r\n"
@@ -275,7 +324,7 @@ class TestNumber:
                 for writer in writers:
                     writer.close()
                 await until(lambda: connections.count == 0)
-                assert (await api.as_user(1, "GET", "/notifications")).status_code == 401  # there is no such user
+                assert (await api.as_user(1, "GET", "/notifications")).status_code == 200
         said_ = [line["event"] for line in lines if "limit" in line["event"]]
         assert said_ == ["connection limit reached", "connection limit no longer reached"]
 

@@ -96,8 +96,12 @@ class Connections:
             log.info("connection limit no longer reached", open=len(self._open), limit=self.most)
 
     def wait(self, connection: Connection) -> None:
-        """Note that a connection waits for the next request."""
+        """Note that a connection waits for its client: for a request, the rest of one, or an answer to be taken.
+
+        It waits from now on, so that one whose client goes on sending stays before one whose client does not.
+        """
         if connection in self._open:
+            self._waiting.pop(connection, None)
             self._waiting[connection] = None
 
     def work(self, connection: Connection) -> None:

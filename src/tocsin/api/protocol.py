@@ -146,7 +146,6 @@ class Protocol(HttpToolsProtocol):
         if is_extra and not is_reserved(self.url, self._prefix):
             raise self._refusing(_FULL)
         self._in_head, self._framing, self._deadline = False, 0, inf
-        self._connections.work(self)
         super().on_headers_complete()
         self.scope[ARRIVING] = (self.cycle, self._patience.body)  # type: ignore[literal-required]
         if is_extra:
@@ -163,6 +162,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End a request, which may have been answered before."""
         super().on_message_complete()
+        self._connections.work(self)
         if self._rest is not None:
             self._rest, self.cycle.more_body = None, False
             self._await_a_request()
@@ -172,11 +172,13 @@ class Protocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.get_write_buffer_size():
             self._watch_the_unsent()
+        self._connections.wait(self)
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+            self._note_who_waits()
         elif self.cycle.more_body:
             self._take_the_rest()
         elif self._refusal:
@@ -215,6 +217,15 @@ class Protocol(HttpToolsProtocol):
                 self._expire(self._patience.head)
         elif self._framing > LARGEST_HEAD:
             self._refuse(HeadTooLarge(LARGEST_HEAD))
+        elif self.cycle.more_body:
+            self._note_who_waits()
+
+    def _note_who_waits(self) -> None:
+        """Note whether the request whose turn it is waits for its client, who has not sent all of it, or for us."""
+        if self.cycle.more_body and not self.pipeline:
+            self._connections.wait(self)
+        else:
+            self._connections.work(self)
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

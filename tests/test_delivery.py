@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -10,11 +11,12 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from conftest import Api
+from conftest import Api, serving
 from test_producing import post, state
 from test_road import CASE, custom, note
-from tocsin import deliveries, settling
+from tocsin import deliveries, dispatch, settling
 from tocsin.apps import read_again
+from tocsin.catalogue import Catalogue
 from tocsin.errors import Unavailable
 from tocsin.explaining import of_event
 from tocsin.phones import Phones
@@ -382,6 +384,45 @@ async def prefer(api: Api, **changes: Any) -> httpx.Response:
     answer = await api.as_user(1, "PATCH", "/notifications/preferences", json=changes)
     assert answer.status_code == 200, answer.text
     return answer
+
+
+def quiet_now() -> str:
+    """The operator's file with quiet hours that it is in the middle of, all over Europe."""
+    hours = [f"{datetime.now(UTC) + timedelta(hours=hours):%H:%M}" for hours in (-6, 9)]
+    days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+    return f"[defaults]\nquiet_hours = [{{ days = {days}, from = '{hours[0]}', to = '{hours[1]}' }}]\n"
+
+
+WRITTEN = "select array_agg(ctid::text || due_at order by event_id, device_id) from deliveries where event_id = any($1)"
+"""Which versions of rows there are: another one means that a row was written."""
+
+
+async def test_what_the_operators_former_rules_held_is_decided_again_at_the_start_after_they_changed(
+    url: str, catalogue: Catalogue, phones: Phones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "RELEASED_AT_ONCE", 2)
+    more: dict[str, Any] = {"environment": phones.credentials(tmp_path), "preferences_file": tmp_path / "rules.toml"}
+    more["preferences_file"].write_text(quiet_now(), "utf-8")
+    async with serving(url, catalogue, **more) as api:
+        await api.people(1, 2)
+        await register(api, 1, IPHONE)
+        await register(api, 2, OTHER_IPHONE)
+        paused = {"paused_until": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
+        assert (await api.as_user(2, "PATCH", "/notifications/preferences", json=paused)).status_code == 200
+        ids = [await api.post({**custom(1), "notify": {"users": [1, 2]}}) for _ in range(5)]
+        for id_ in ids:
+            await becomes(api, id_, {"held": 2})
+        written = await api.house.database.value(WRITTEN, ids)
+    async with serving(url, catalogue, **more) as api:  # by the same rules
+        await becomes(api, await api.post(custom(1)), {"held": 1})
+    async with serving(url, catalogue, with_worker=False, **more) as api:
+        assert await api.house.database.value(WRITTEN, ids) == written
+    more["preferences_file"].write_text("", "utf-8")
+    async with serving(url, catalogue, **more) as api:
+        for id_ in ids:
+            await becomes(api, id_, {"delivered": 1, "held": 1})  # what the user chose counts as before
+    assert shown(phones, IPHONE)
+    assert not shown(phones, OTHER_IPHONE)
 
 
 @pytest.mark.parametrize("count", [3, 4, 5])

@@ -191,7 +191,7 @@ class TestNames:
         tables = set(re.findall(r"CREATE TABLE tocsin\.(\w+)", (ROOT / "src/tocsin/schema.sql").read_text("utf-8")))
         [section] = re.findall(r"## What is stored where.*?(?=\n## )", OPERATING, re.DOTALL)
         passing = {"cancellations", "clears", "erasures", "event_keys", "heads", "jobs", "lanes", "migrations"}
-        passing |= {"last_clears", "push_services", "resolutions", "trials", "workers"}
+        passing |= {"last_clears", "operator_rules", "push_services", "resolutions", "trials", "workers"}
         assert set(re.findall(r"`(\w+)`", section)) >= tables - passing
 
 

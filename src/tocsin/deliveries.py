@@ -118,6 +118,26 @@ async def release_held(store: Database | Connection, user_ids: Sequence[int]) ->
     await fetch(store, _SQL["release_held"], user_ids)
 
 
+async def release_all_held(database: Database, after: Key, limit: int) -> Key | None:
+    """Have some of all that is held decided again, the next after `after`; return the last of them, None: all were.
+
+    They go in the order of devices and events, so that what is held anew meanwhile is not taken twice.
+    """
+    row = await database.row(_SQL["release_all_held"], after.device_id, after.event_id, limit)
+    return Key(**row) if row else None
+
+
+async def rules(database: Database) -> str | None:
+    """Return the digest of the operator's rules by which what is held was decided, if it was kept."""
+    found: str | None = await database.value(_SQL["rules"])
+    return found
+
+
+async def put_rules(database: Database, digest: str) -> None:
+    """Keep the digest of the operator's rules by which what is held is decided from now on."""
+    await database.value(_SQL["put_rules"], digest)
+
+
 async def release_others(database: Database, worker: UUID, lane: str, under_way: Collection[Key]) -> int:
     """Free what a worker holds in a lane but for these; return how many that were."""
     keys = sorted(under_way)

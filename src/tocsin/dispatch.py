@@ -32,6 +32,12 @@ from tocsin.settling import Settler
 MOST_APART = 3
 """How many held deliveries of a device go one by one when its quiet hours end; more are one push."""
 
+RELEASED_AT_ONCE = 1_000
+"""How many held deliveries one statement has decided again where the operator's rules have changed."""
+
+RELEASE_PAUSE = 0.05
+"""Seconds between two such statements: most of the time the database is there for others."""
+
 SWEEP = 15.0
 """Seconds after which a lane looks for leases of this worker that it does not send."""
 
@@ -43,7 +49,10 @@ Load = Callable[[Sequence[int]], Awaitable[Mapping[int, Preferences]]]
 
 
 class Dispatcher:
-    """Sends what is due in all its lanes until it is stopped. `worker` is whose leases it takes."""
+    """Sends what is due in all its lanes until it is stopped.
+
+    `worker` is whose leases it takes, `rules` a digest of what the operator decided for all users.
+    """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what it stands on
         self,
@@ -54,6 +63,7 @@ class Dispatcher:
         doorbell: Doorbell,
         load: Load,
         metrics: Metrics,
+        rules: str,
     ) -> None:
         self._database = database
         self._worker = worker
@@ -62,6 +72,7 @@ class Dispatcher:
         self._doorbell = doorbell
         self._load = load
         self._metrics = metrics
+        self._rules = rules
         self._settler = Settler(database, worker, self._lanes, doorbell, metrics)
         self._stopping = asyncio.Event()
         self._backoffs: dict[str, Backoff] = {}
@@ -85,7 +96,10 @@ class Dispatcher:
         await self._enter()
         settling = [asyncio.create_task(self._settler.run(lane)) for lane in self._lanes.values()]
         try:
-            await asyncio.gather(*(self._work(lane) for lane in self._lanes.values()), self._clear_for_ever())
+            following = self._backoff("held pushes").until_done(self._follow_rules)
+            await asyncio.gather(
+                *(self._work(lane) for lane in self._lanes.values()), self._clear_for_ever(), following
+            )
         finally:
             for lane in self._lanes.values():
                 await lane.transport.close()
@@ -105,6 +119,20 @@ class Dispatcher:
             await entering.until_done(
                 lambda lane=lane: deliveries.enter_lane(self._database, lane.name, lane.configuration)  # type: ignore[misc]
             )
+
+    async def _follow_rules(self) -> None:
+        """Have all that is held decided again where the operator's rules are others than when it was decided."""
+        if await deliveries.rules(self._database) == self._rules:
+            return
+        log.info("operator's preferences changed: held pushes are decided again")
+        last = Key(UUID(int=0), UUID(int=0))
+        while following := await deliveries.release_all_held(self._database, last, RELEASED_AT_ONCE):
+            last = following
+            self._doorbell.ring("push")
+            await asyncio.sleep(RELEASE_PAUSE)
+            if self._stopping.is_set():
+                return
+        await deliveries.put_rules(self._database, self._rules)
 
     async def begin_anew(self) -> None:
         """Take note that lanes may have other keys now."""

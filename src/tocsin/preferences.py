@@ -3,6 +3,7 @@
 The inbox always has everything. What is decided here is whether, and when, a phone or a browser is told.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -127,6 +128,7 @@ class Operator:
         self.locked_of = {name: frozenset(rules.of(name).locked) for name in self.kinds}
         self.locked = frozenset(name for name, is_locked in rules.locked if is_locked)
         self.quiet_hours = QuietHours.of(windows_of(rules.defaults.quiet_hours, "", []))
+        self.digest = _digest([self.kinds, self.locked_of, self.locked, rules.defaults.quiet_hours])
         self._shared: dict[str, Preferences] = {}
 
     @classmethod
@@ -280,6 +282,15 @@ _STRANGER = ("prohibited", "is not a field that belongs here")
 
 def _locked(field: str) -> Fault:
     return fault(field, "prohibited", "is locked: it is as the operator decided")
+
+
+def _digest(said: Any) -> str:
+    """Return a short name of what an operator said, the same at every start."""
+
+    def plain(value: Any) -> Any:
+        return sorted(value) if isinstance(value, frozenset) else asdict(value)
+
+    return hashlib.sha256(json.dumps(said, default=plain, sort_keys=True).encode()).hexdigest()
 
 
 def _zone(name: str) -> ZoneInfo:

@@ -288,6 +288,12 @@ CREATE TABLE tocsin.migrations (
     applied_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE tocsin.operator_rules (
+    id integer NOT NULL,
+    digest text NOT NULL,
+    CONSTRAINT operator_rules_id_check CHECK ((id = 1))
+);
+
 CREATE TABLE tocsin.preferences (
     user_id integer NOT NULL,
     chosen text NOT NULL
@@ -411,6 +417,9 @@ ALTER TABLE ONLY tocsin.members
 
 ALTER TABLE ONLY tocsin.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (number);
+
+ALTER TABLE ONLY tocsin.operator_rules
+    ADD CONSTRAINT operator_rules_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY tocsin.preferences
     ADD CONSTRAINT preferences_pkey PRIMARY KEY (user_id);

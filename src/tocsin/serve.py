@@ -326,7 +326,7 @@ def dispatcher_of(  # noqa: PLR0913, PLR0917 - what it stands on
         return await preferences.load(database, operator, user_ids)
 
     composer = Composer(catalogue, settings.push_content)
-    return Dispatcher(database, worker.id, lanes, composer, doorbell, load, metrics)
+    return Dispatcher(database, worker.id, lanes, composer, doorbell, load, metrics, operator.digest)
 
 
 async def _together(

@@ -121,6 +121,34 @@ where (event_id, device_id) in (
     for update of d
 )
 
+-- name: release_all_held
+-- Some of all that is held is due, to be decided again: the next after a device and an event. Returns the last of them.
+with found as (
+    select device_id, event_id
+    from deliveries
+    where state = 'held' and (device_id, event_id) > ($1::uuid, $2::uuid)
+    order by device_id, event_id
+    limit $3
+), locked as (
+    select d.event_id, d.device_id
+    from found f
+    join deliveries d on d.event_id = f.event_id and d.device_id = f.device_id and d.state = 'held'
+    order by d.event_id, d.device_id
+    for update of d
+), released as (
+    update deliveries d set due_at = now()
+    from locked
+    where d.event_id = locked.event_id and d.device_id = locked.device_id
+)
+select event_id, device_id from found order by device_id desc, event_id desc limit 1
+
+-- name: rules
+-- The digest of the operator's rules by which what is held was decided.
+select digest from operator_rules where id = 1
+
+-- name: put_rules
+insert into operator_rules (id, digest) values (1, $1) on conflict (id) do update set digest = excluded.digest
+
 -- name: told
 update devices v
 set told_up_to = greatest(v.told_up_to, o.position)

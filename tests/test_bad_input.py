@@ -192,6 +192,8 @@ async def test_a_body_over_its_limit_is_413_however_it_comes_and_the_service_goe
             assert sealed(answer)
         announced = f"{method} {path} HTTP/1.1\nAuthorization: Bearer {token}\nContent-Length: {10**15}\n"
         assert codes_of(await raw(guarded, announced)) == (413, [("too_large", None)])
+        announced = f"{method} {path} HTTP/1.1\nAuthorization: Bearer {token}\nContent-Length: {'0' * 5_000}{10**15}\n"
+        assert codes_of(await raw(guarded, announced)) == (413, [("too_large", None)])
     assert (await guarded.as_user(1, "GET", "/notifications")).status_code == 200
 
 

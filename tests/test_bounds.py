@@ -69,6 +69,12 @@ BODIES: dict[str, tuple[str, str, str, str]] = {
         json.dumps({"𝄞" * 600 + str(n): 1 for n in range(100)}),
     ),
     "quiet hours": ("PATCH", "/notifications/preferences", USER, f'{{"quiet_hours": {many("0")}}}'),
+    "quiet hours, names": (
+        "PATCH",
+        "/notifications/preferences",
+        USER,
+        f'{{"quiet_hours": [{",".join([keys("1", 52_000)] * 20)}]}}',
+    ),
     "members": ("PUT", "/directory/teams/9", SERVICE, f'{{"name": "x", "users": {many(json.dumps(""))}}}'),
     "resolve": ("POST", "/events/resolve", SERVICE, f'{{"about": "a:1", "as": "read", "users": {many("0")}}}'),
     "10,000 resolved": (
@@ -85,6 +91,12 @@ BODIES: dict[str, tuple[str, str, str, str]] = {
     "nested arrays": ("POST", "/events", SERVICE, f'{{"x": {many("[" * 28 + "]" * 28)}}}'),
     "empty arrays": ("POST", "/events", SERVICE, f'{{"x": {many("[]")}}}'),
     "small objects": ("POST", "/events", SERVICE, f'{{"x": {many(json.dumps({"a": 0}))}}}'),
+    "activities": (
+        "POST",
+        "/events",
+        SERVICE,
+        event('{"users": [1]}', f'{{"user": 1, "event": "activity_created", "activities": {many("0")}}}', "high_fived"),
+    ),
     "batch, zeros": ("POST", "/events/batch", SERVICE, batch(event(f'{{"users": {many("0", 8_000)}}}'))),
     "batch, few with many": ("POST", "/events/batch", SERVICE, batch(event(json.dumps({"users": [0] * 10_000})))),
     "batch, data": (

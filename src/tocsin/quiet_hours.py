@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any
 
 from tocsin.errors import Fault
-from tocsin.faults import fault
+from tocsin.faults import among, fault
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 TIME_OF_DAY = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
@@ -88,11 +88,9 @@ def _window_of(given: Any, field: str, faults: list[Fault]) -> Window:
     start, end = (_time_of_day(given.get(name), f"{field}.{name}", faults) for name in ("from", "to"))
     if start and start == end:
         faults.append(fault(f"{field}.to", "in", "must not be the same as from"))
-    faults += [
-        fault(f"{field}.{name}", "prohibited", "is not a field that belongs here")
-        for name in given
-        if name not in _FIELDS
-    ]
+    for name in given:
+        if name not in _FIELDS:
+            faults.append(among(faults, f"{field}.{name}", "prohibited", "is not a field that belongs here"))
     return {"days": days, "from": start, "to": end}
 
 

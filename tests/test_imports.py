@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -17,9 +18,11 @@ from test_producing import faults
 from test_resolve import NAMES, resolve, settled, traces
 from test_road import custom
 from tocsin import imports, jobs
+from tocsin.catalogue import Catalogue
 from tocsin.exports import export
 from tocsin.ids import new_id
 from tocsin.tokens import mint_service
+from tocsin.worker import Worker
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 CONTACT = "c2ccbb7e-d174-4894-ba5a-1828d0f09128"
@@ -351,6 +354,77 @@ async def test_an_import_whose_worker_dies_is_gone_on_with_where_it_stopped(
     assert steps > 10
     assert (await sending)["notifications"] == 20
     assert [(await idle.inbox(id_))["pagination"]["unread"] for id_ in range(1, 11)] == [2] * 10
+
+
+SPOILED = {
+    "a user that is no JSON": ("user", "'{'", "InvalidTextRepresentationError"),
+    "a user without a name": ("user", "(body::jsonb - 'first_name')::text", "NotNullViolationError"),
+    "a user whose id is too large": (
+        "user",
+        "jsonb_set(body::jsonb, '{id}', '99999999999')::text",
+        "NumericValueOutOfRangeError",
+    ),
+    "a team that is no JSON": ("team", "'{'", "no team"),
+    "a team that lacks its name": ("team", "(body::jsonb - 'name')::text", "no team"),
+    "a team of texts": ("team", """jsonb_set(body::jsonb, '{users}', '["x"]')::text""", "DataError"),
+    "a device that was registered at no time": (
+        "device",
+        """jsonb_set(body::jsonb, '{registered_at}', '"never"')::text""",
+        "InvalidDatetimeFormatError",
+    ),
+    "a device of a type that there is not": (
+        "device",
+        """jsonb_set(body::jsonb, '{type}', '"Pager"')::text""",
+        "CheckViolationError",
+    ),
+    "a notification without a time": ("notification", "body", "NotNullViolationError"),
+}
+"""Which stored line is made what, and what the reason of the dead letter says."""
+
+
+@pytest.mark.parametrize("spoiled", SPOILED)
+async def test_an_import_whose_stored_line_can_never_be_applied_ends_at_once_with_its_reason(
+    idle: Api, catalogue: Catalogue, spoiled: str
+) -> None:
+    part, body, reason = SPOILED[spoiled]
+    sending = asyncio.create_task(send(idle, [user(1), team(7, 1), device(1), told(1)]))
+    database = idle.house.database
+    while not await database.value("select count(*) from jobs"):
+        await asyncio.sleep(0.01)
+    time = "null" if part == "notification" else "happened_at"
+    await database.value(f"update import_lines set body = {body}, happened_at = {time} where part = $1", part)
+    async with working(idle, catalogue):
+        answer = await asyncio.wait_for(sending, 10)
+    [dead] = (await idle.as_service("GET", "/operations/dead-letters", "operations")).json()["data"]
+    assert reason in dead["reason"]
+    id_ = await database.value("select id from dead_letters where attempts = 1")
+    assert (answer.status_code, answer.json()["errors"][0]["id"]) == (500, str(id_))
+
+
+async def test_an_import_that_meets_a_key_of_others_is_tried_again(
+    idle: Api, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "PAUSES", (0.01,))
+    database = idle.house.database
+    await database.value("create sequence tries")
+    await database.value(
+        "create function fail_once() returns trigger language plpgsql as $$ begin"
+        " if nextval('tries') = 1 then raise unique_violation; end if; return new; end $$"
+    )
+    await database.value("create trigger once before insert on users for each row execute function fail_once()")
+    sending = asyncio.create_task(bring(idle, user(1)))
+    async with working(idle, catalogue):
+        assert (await asyncio.wait_for(sending, 10))["users"] == 1
+    assert await database.value("select last_value from tries") == 2
+
+
+@asynccontextmanager
+async def working(api: Api, catalogue: Catalogue) -> AsyncIterator[None]:
+    worker = Worker(api.house.database, catalogue, api.house.doorbell)
+    running = asyncio.create_task(worker.run())
+    yield
+    worker.stop()
+    await running
 
 
 async def test_the_body_must_be_lines_of_json_and_bounded(api: Api) -> None:

@@ -55,6 +55,15 @@ DRIVER_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.Interface
 REFUSALS = (Unavailable, Overrun, asyncpg.PostgresError, asyncpg.InterfaceError)
 """What the database says, or the pool for it, to somebody who asked for something."""
 
+PERMANENT = (
+    asyncpg.DataError,
+    asyncpg.NotNullViolationError,
+    asyncpg.CheckViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
+"""What the database says of values that it never takes, however often they come. A key that is there already, or is not
+there, is none of them: others may write the same at the same moment."""
+
 _REMEDIES: Mapping[type[BaseException], str] = MappingProxyType(
     {
         asyncpg.InsufficientPrivilegeError: "grant the right to its role",

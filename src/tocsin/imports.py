@@ -12,6 +12,7 @@ from uuid import UUID
 from tocsin import deliveries, devices, directory, jobs
 from tocsin.catalogue import Catalogue
 from tocsin.database import Connection, Database, queries
+from tocsin.database_errors import PERMANENT, first_line
 from tocsin.directory import Team
 from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Fault, InternalError, Invalid
@@ -35,6 +36,10 @@ APPLIED_AT_ONCE = 2_500
 _COLUMNS = ("import_id", *Line._fields)
 _LOOK_AGAIN = 0.25
 _SQL = queries("imports")
+
+
+class Inapplicable(Exception):  # noqa: N818 - a fact about an import
+    """An import can't be applied, whoever tries; its text is the reason for the dead letter."""
 
 
 class Import:
@@ -146,7 +151,17 @@ def _unknown(path: str) -> str:
 
 
 async def apply(database: Database, worker: UUID, job: Job) -> None:
-    """Apply the next lines of an import; after the last the job is done. Raises `Lost` where it is no longer ours."""
+    """Apply the next lines of an import; after the last the job is done.
+
+    Raises `Lost` where it is no longer ours, and `Inapplicable` where what is stored can never be applied.
+    """
+    try:
+        await _apply(database, worker, job)
+    except PERMANENT as error:
+        raise Inapplicable(f"a stored line cannot be applied: {type(error).__name__}: {first_line(error)}") from error
+
+
+async def _apply(database: Database, worker: UUID, job: Job) -> None:
     company_id = await database.value(_SQL["company"], job.id)
     is_done = not await database.value(_SQL["is_left"], job.id)
     async with database.transaction() as connection:
@@ -174,7 +189,11 @@ async def _teams(connection: Connection, id_: UUID, company_id: int | None) -> i
     body = await connection.fetchval(_SQL["team"], id_)
     if body is None:
         return 0
-    await directory.put_team_as_it_can_be(connection, Team(**json.loads(body)), company_id)
+    try:
+        team = Team(**json.loads(body))
+    except (ValueError, TypeError) as error:
+        raise Inapplicable(f"a stored line is no team: {first_line(error)}") from error
+    await directory.put_team_as_it_can_be(connection, team, company_id)
     return 1
 
 

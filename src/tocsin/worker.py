@@ -186,7 +186,7 @@ class Worker:
         )
         if isinstance(error, Lost):
             await self._note_loss(job)
-        elif isinstance(error, Undeliverable):
+        elif isinstance(error, Undeliverable | imports.Inapplicable):
             await jobs.bury(self._database, self.id, job, reason)
             self._metrics.job(job.task, "dead")
             line.error("a job became a dead letter")

@@ -1,16 +1,39 @@
 """A POST request with an Idempotency-Key does its work once, however often it is sent."""
 
 import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from conftest import HOUR, SECRET, Api
+from conftest import HOUR, SECRET, Api, standing_token
+from test_delivery import IPHONE, register
+from test_erase import everything
+from test_imports import NDJSON
+from test_problems import at_rest, routes_of
+from test_producing import in_future
+from test_resolve import settled
 from test_road import custom
-from tocsin.tokens import mint_user
+from tocsin.api.doors import user_of
+from tocsin.api.routes import Post, require_keys
+from tocsin.database import Database
+from tocsin.doorbell import Doorbell
+from tocsin.imports import Import, applied
+from tocsin.phones import Phones
+from tocsin.tokens import mint_service, mint_user
+from tocsin.worker import Worker
 
 KEY = {"Idempotency-Key": "order-42"}
+LINES = b'{"user": {"id": 1, "first_name": "John", "last_name": "Doe"}}'
 
 
 async def post(api: Api, body: Any = None, key: str = "order-42", **more: Any) -> httpx.Response:
@@ -128,14 +151,260 @@ async def test_two_keys_of_one_request_are_refused(idle: Api) -> None:
     assert answer.json()["errors"][0]["field"] == "Idempotency-Key"
 
 
-@pytest.mark.parametrize(
-    "path", ["/operations/replay", "/notifications/web-push/test", "/notifications/devices/x/test"]
+@dataclass(frozen=True)
+class Try:
+    """A POST request, and what undoes its work, so that it is seen when that is done again."""
+
+    token: str
+    path: str
+    body: Any = None
+    undo: Callable[[], Awaitable[Any]] = field(default=lambda: asyncio.sleep(0))
+
+    async def send(self, api: Api, key: str) -> httpx.Response:
+        lines = isinstance(self.body, bytes)
+        more = {"content": self.body} if lines else {"json": self.body}
+        return await api.call(
+            "POST", self.path, self.token, headers={**(NDJSON if lines else {}), "Idempotency-Key": key}, **more
+        )
+
+
+Prepare = Callable[[Api, Phones], Awaitable[Try]]
+ME = standing_token(1)
+CRM = mint_service(SECRET, "crm", ("events:write", "directory:write"), HOUR)
+OPERATOR = mint_service(SECRET, "operator", ("operations",), HOUR)
+GIVEN_UP = (
+    "with j as (delete from jobs returning *) insert into dead_letters (id, task, lane, attempts, progress, reason)"
+    " select id, task, lane, 8, 0, 'of a test' from j"
 )
-async def test_every_post_with_a_key_is_checked_for_it(idle: Api, path: str) -> None:
+
+
+async def an_event(_: Api, __: Phones) -> Try:
+    return Try(CRM, "/events", custom(1))
+
+
+async def a_batch(_: Api, __: Phones) -> Try:
+    return Try(CRM, "/events/batch", {"events": [custom(1), custom(2)]})
+
+
+async def a_resolution(api: Api, _: Phones) -> Try:
+    id_ = await api.post({**custom(1), "about": ["order:1"]})
+    unread = partial(api.as_user, 1, "PUT", f"/notifications/{id_}/unread")
+    return Try(CRM, "/events/resolve", {"about": "order:1", "as": "read"}, unread)
+
+
+async def a_message(_: Api, __: Phones) -> Try:
+    return Try(ME, "/notifications", {"message": "Hello", "notify": {"users": [2]}})
+
+
+async def a_phone(api: Api, _: Phones) -> Try:
+    detach = partial(api.as_user, 1, "DELETE", f"/notifications/devices/{IPHONE}")
+    return Try(ME, f"/notifications/devices/{IPHONE}", {}, detach)
+
+
+async def a_phone_in_a_body(api: Api, phones: Phones) -> Try:
+    return Try(ME, "/notifications/devices", {"token": IPHONE}, (await a_phone(api, phones)).undo)
+
+
+async def a_test_of_a_phone(api: Api, _: Phones) -> Try:
+    await register(api, 1, IPHONE)
+    return Try(ME, f"/notifications/devices/{IPHONE}/test")
+
+
+async def a_browser(api: Api, phones: Phones) -> Try:
+    subscription = phones.subscribe((await api.as_user(1, "GET", "/notifications/web-push/key")).json()["key"])
+    endpoint = {"endpoint": subscription["endpoint"]}
+    undo = partial(api.as_user, 1, "DELETE", "/notifications/web-push", json=endpoint)
+    return Try(ME, "/notifications/web-push", subscription, undo)
+
+
+async def a_test_of_a_browser(api: Api, phones: Phones) -> Try:
+    browser = await a_browser(api, phones)
+    await browser.send(api, "another")
+    return Try(ME, "/notifications/web-push/test", {"endpoint": browser.body["endpoint"]})
+
+
+async def an_import(api: Api, _: Phones) -> Try:
+    renamed = {"first_name": "Renamed", "last_name": "Since"}
+    undo = partial(api.as_service, "PUT", "/directory/users/1", json=renamed)
+    return Try(CRM, "/directory/import", LINES, undo)
+
+
+async def a_replay(api: Api, _: Phones) -> Try:
+    ids = [str(uuid4()), str(uuid4())]
+
+    async def give_up(id_: str) -> None:
+        await api.as_service("POST", "/events", json={**custom(1), "id": id_, "deliver_at": in_future()})
+        await api.house.database.value(GIVEN_UP)
+
+    await give_up(ids[0])
+    return Try(OPERATOR, "/operations/replay", {"events": ids}, partial(give_up, ids[1]))
+
+
+POSTS: dict[str, Prepare] = {
+    "/events": an_event,
+    "/events/batch": a_batch,
+    "/events/resolve": a_resolution,
+    "/notifications": a_message,
+    "/notifications/devices": a_phone_in_a_body,
+    "/notifications/devices/{token}": a_phone,
+    "/notifications/devices/{token}/test": a_test_of_a_phone,
+    "/notifications/web-push": a_browser,
+    "/notifications/web-push/test": a_test_of_a_browser,
+    "/directory/import": an_import,
+    "/operations/replay": a_replay,
+}
+"""A request for every route that takes POST: there is no exception."""
+
+
+async def state_of(api: Api, phones: Phones) -> tuple[Any, ...]:
+    """Return all that a request could have changed, once nothing goes on any more."""
+    await at_rest(api)
+    await settled(api)
+    found = await everything(api)
+    return {name: text for name, text in found.items() if name not in {"idempotency_keys", "lanes"}}, phones.pushes()
+
+
+def test_there_is_a_request_for_every_route_that_takes_post(api: Api) -> None:
+    assert {path for method, path in routes_of(api) if method == "POST"} == set(POSTS)
+
+
+@pytest.mark.parametrize("path", POSTS)
+async def test_every_post_with_a_key_is_done_once_and_answered_the_same(
+    pushing: Api, phones: Phones, path: str
+) -> None:
+    asked = await POSTS[path](pushing, phones)
+    untouched = await state_of(pushing, phones)
+    first = await asked.send(pushing, "first")
+    assert first.is_success, first.text
+    assert await state_of(pushing, phones) != untouched, "nothing was done, so that nothing could be done again"
+    await asked.undo()
+    undone = await state_of(pushing, phones)
+    again = await asked.send(pushing, "first")
+    assert (again.status_code, again.content) == (first.status_code, first.content)
+    assert again.headers.get("content-type") == first.headers.get("content-type")
+    assert await state_of(pushing, phones) == undone, "the repeat did something"
+    assert (await asked.send(pushing, "second")).is_success
+    assert await state_of(pushing, phones) != undone, "another key is another request"
+
+
+@pytest.mark.parametrize("path", POSTS)
+async def test_every_post_refuses_a_key_that_is_used_for_another_body(pushing: Api, phones: Phones, path: str) -> None:
+    asked = await POSTS[path](pushing, phones)
+    assert (await asked.send(pushing, "first")).is_success
+    before = await state_of(pushing, phones)
+    other = b"%b\n" % asked.body if isinstance(asked.body, bytes) else {**(asked.body or {}), "more": 1}
+    answer = await replace(asked, body=other).send(pushing, "first")
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (409, "conflict.key_reused")
+    assert await state_of(pushing, phones) == before
+
+
+@pytest.mark.parametrize("path", POSTS)
+async def test_every_post_refuses_a_key_that_is_too_long(pushing: Api, phones: Phones, path: str) -> None:
+    asked = await POSTS[path](pushing, phones)
+    before = await state_of(pushing, phones)
+    answer = await asked.send(pushing, "x" * 256)
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "Idempotency-Key")
+    assert await state_of(pushing, phones) == before
+
+
+async def test_a_route_that_would_ignore_the_key_is_not_served() -> None:
+    async def ignore(_: Request) -> Response:
+        return Response()
+
+    router = APIRouter()
+    router.post("/ignores")(ignore)
+    for routes in (router.routes, [Route("/ignores", ignore, methods=["GET", "POST"])]):
+        with pytest.raises(TypeError, match="POST /ignores would ignore the Idempotency-Key"):
+            require_keys(routes)
+    require_keys([Route("/reads", ignore, methods=["GET"]), Post("/knows", user_of, ignore)])
+
+
+@pytest.mark.parametrize("path", ["/events", "/directory/import"])
+async def test_a_request_that_is_cut_off_leaves_no_key(api: Api, path: str) -> None:
+    await api.people(1)
+    body = LINES if path == "/directory/import" else json.dumps(custom(1)).encode()
+    media = "application/x-ndjson" if path == "/directory/import" else "application/json"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {CRM}\r\nIdempotency-Key: cut\r\n"
+        f"Content-Type: {media}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    _, writer = await asyncio.open_connection("127.0.0.1", api.http.base_url.port)
+    writer.write(head.encode() + body[:-1])
+    await writer.drain()
+    writer.close()
+    answer = await Try(CRM, path, body if path == "/directory/import" else custom(1)).send(api, "cut")
+    assert answer.is_success, answer.text
+    assert await api.house.database.value("select count(*) from idempotency_keys") == 1
+
+
+async def until(api: Api, condition: str) -> None:
+    async with asyncio.timeout(20):
+        while not await api.house.database.value(f"select {condition}"):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_repeated_import_waits_until_the_first_is_applied(
+    idle: Api, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: dict[Any, UUID] = {}
+
+    async def noted(database: Database, doorbell: Doorbell, id_: UUID) -> int | None:
+        waiting[asyncio.current_task()] = id_
+        return await applied(database, doorbell, id_)
+
+    monkeypatch.setattr("tocsin.api.imports.applied", noted)
+    asked = Try(CRM, "/directory/import", LINES)
+    sending = [asyncio.create_task(asked.send(idle, "once")) for _ in range(3)]
+    await until(idle, "count(*) = 1 from jobs")
+    sending.append(asyncio.create_task(asked.send(idle, "once")))
+    async with asyncio.timeout(20):
+        while len(waiting) < len(sending):
+            await asyncio.sleep(0.01)
+    assert len(set(waiting.values())) == 1
+    assert await idle.house.database.value("select count(*) from imports") == 1
+    assert not any(task.done() for task in sending)
+    worker = Worker(database, idle.house.catalogue, idle.house.doorbell)
+    running = asyncio.create_task(worker.run())
+    answers = await asyncio.gather(*sending)
+    worker.stop()
+    await running
+    assert {answer.content for answer in answers} == {b'{"users":1,"teams":0,"devices":0,"notifications":0}'}
+    assert await idle.house.database.value("select count(*) from import_lines") == 0
+
+
+async def test_an_import_that_was_given_up_leaves_its_key_to_the_next_try(idle: Api, database: Database) -> None:
+    asked = Try(CRM, "/directory/import", LINES)
+    first = asyncio.create_task(asked.send(idle, "once"))
+    await until(idle, "count(*) = 1 from jobs")
+    await idle.house.database.value(GIVEN_UP)
+    assert (await first).status_code == 500
+    again = asyncio.create_task(asked.send(idle, "once"))
+    await until(idle, "count(*) = 1 from jobs")
+    worker = Worker(database, idle.house.catalogue, idle.house.doorbell)
+    running = asyncio.create_task(worker.run())
+    assert (await again).status_code == 200
+    worker.stop()
+    await running
+
+
+async def test_who_is_woken_by_a_request_with_a_key_finds_what_it_did(
+    idle: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await idle.people(1)
-    key = {"Idempotency-Key": "x" * 256}
-    body = {"lane": "x", "endpoint": "x"}
-    call = idle.as_user(1, "POST", path, headers=key, json=body)
-    answer = await (idle.as_service("POST", path, "operations", headers=key, json=body) if "replay" in path else call)
-    call.close()
-    assert answer.json()["errors"][0]["field"] == "Idempotency-Key"
+    asked = await a_replay(idle, phones)
+    rung: list[tuple[str, int]] = []
+    monkeypatch.setattr(idle.house.doorbell, "ring", lambda name: rung.append((name, idle.house.database.lent)))
+    assert (await asked.send(idle, "once")).json() == {"jobs": 1, "pushes": 0}
+    assert set(rung) == {("direct", 0), ("bulk", 0), ("push", 0)}, "something was rung for before it was committed"
+
+
+async def test_an_import_that_was_accepted_is_not_taken_back_where_its_commit_was_not_answered(idle: Api) -> None:
+    house = idle.house
+    incoming = Import(house.database, house.doorbell, house.catalogue, None)
+    await incoming.open()
+    await incoming.feed(LINES)
+    await incoming.end()
+    async with house.database.transaction() as connection:
+        await incoming.accept(connection)
+    await incoming.discard()
+    assert await house.database.value("select count(*) from imports join import_lines on id = import_id") == 1

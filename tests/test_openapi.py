@@ -404,6 +404,7 @@ BOUND = mint_service(SECRET, "bound", ("events:write", "directory:write"), HOUR,
 OPERATOR = mint_service(SECRET, "operator", ("operations",), HOUR)
 PHONE = "0123456789abcdef" * 4
 AGAIN = {"Idempotency-Key": "again"}
+TOO_LONG = {"Idempotency-Key": "x" * 256}
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
 
@@ -466,11 +467,14 @@ async def tour_of_devices(tour: Tour) -> None:
         ("test_subscription", {"json": browser}, {"json": {"endpoint": "https://x/y"}}),
     ):
         await tour.call(404, name, USER, **strange)
-        assert (await tour.call(200, name, USER, **named)).json()["state"] == "stopped", "without a key"
+        answer = await tour.call(200, name, USER, headers=AGAIN, **named)
+        assert answer.json()["state"] == "stopped", "without a key of the provider"
+        other: dict[str, Any] = {**named, "json": {**browser, "more": 1}}
+        await tour.call(409, name, USER, headers=AGAIN, **other)
+        await tour.call(422, name, USER, headers=TOO_LONG, **named)
         await tour.api.house.database.value("update trials set sent_at = array_fill(now(), array[5])")
         await tour.call(429, name, USER, **named)
         await tour.api.house.database.value("delete from trials")
-    await tour.call(422, "test_subscription", USER, json={})
     await tour.call(204, "unsubscribe_browser", USER, json={"endpoint": subscription["endpoint"]})
     await tour.call(422, "unsubscribe_browser", USER, json={})
     assert (await tour.call(200, "list_devices", USER)).json()["data"]
@@ -484,6 +488,7 @@ async def tour_of_devices(tour: Tour) -> None:
 async def tour_of_events(tour: Tour) -> None:
     event = {**note(1), "id": "0195d3f0-4c00-7000-8000-000000000001"}
     posted = await tour.call(202, "post_event", CRM, json=event)
+    await tour.call(202, "post_event", CRM, json=event, headers=AGAIN)
     skips = {**note(1, 99), "notify": {"users": [1, 99], "unknown": "skip"}}
     assert (await tour.call(202, "post_event", CRM, json=skips)).json()["skipped"]["users"] == [99]
     await tour.call(409, "post_event", CRM, json={**event, "params": {"contact": "x", "body": ""}})
@@ -530,7 +535,8 @@ async def tour_of_the_directory(tour: Tour) -> None:
     await tour.call(404, "put_team", BOUND, team_id=7, json={"name": "x"})
     await tour.call(422, "put_team", CRM, team_id=7, json={"users": [99]})
     line = b'{"user": {"id": 9, "first_name": "A", "last_name": "B"}}\n'
-    await tour.call(200, "import_lines", CRM, content=line, headers=NDJSON)
+    await tour.call(200, "import_lines", CRM, content=line, headers={**NDJSON, **AGAIN})
+    await tour.call(409, "import_lines", CRM, content=line * 2, headers={**NDJSON, **AGAIN})
     await tour.call(422, "import_lines", CRM, content=b"{}", headers=NDJSON)
     for name in ("list_users", "list_teams"):
         assert (await tour.call(200, name, CRM, "?limit=1")).json()["data"]
@@ -561,7 +567,8 @@ async def tour_of_the_directory(tour: Tour) -> None:
     await tour.call(404, "list_recipients", OPERATOR, event_id=UNKNOWN)
     assert (await tour.call(200, "list_custom_notifications", OPERATOR)).json()["data"]
     await tour.call(422, "list_custom_notifications", OPERATOR, "?limit=x")
-    await tour.call(200, "replay", OPERATOR, json={"lane": "apns/default"})
+    await tour.call(200, "replay", OPERATOR, json={"lane": "apns/default"}, headers=AGAIN)
+    await tour.call(409, "replay", OPERATOR, json={"lane": "fcm/default"}, headers=AGAIN)
     await tour.call(422, "replay", OPERATOR, json={})
     await tour.call(200, "metrics", OPERATOR)
     await tour.call(200, "healthz", "")
@@ -614,6 +621,8 @@ async def test_a_parameter_is_described_for_every_one_that_is_read(document: dic
         ("/directory/teams", "get"): {"after", "company_id", "limit"},
     }
     for method, path, operation in operations(document):
+        headers = {each["name"] for each in operation.get("parameters", []) if each["in"] == "header"}
+        assert ("Idempotency-Key" in headers) == (method == "POST"), path
         named = {each["name"] for each in operation.get("parameters", []) if each["in"] == "query"}
         assert named == read.get((path, method.lower()), set()), path
 

@@ -100,6 +100,34 @@ class Doorbell:
             await asyncio.sleep(GAP)
 
 
+class Held(Doorbell):
+    """Another doorbell in a transaction: what is rung goes out after the commit, when there is something to be seen."""
+
+    def __init__(self, doorbell: Doorbell) -> None:
+        self._doorbell = doorbell
+        self._names: set[str] = set()
+        self._users: set[int] = set()
+
+    def ring(self, name: str) -> None:
+        """Remember whom to wake."""
+        self._names.add(name)
+
+    def listen_for(self, name: str) -> asyncio.Event:
+        """Return what the next ring of `name` sets."""
+        return self._doorbell.listen_for(name)
+
+    def tell(self, user_ids: Collection[int]) -> None:
+        """Remember whose readers to wake."""
+        self._users.update(user_ids)
+
+    def release(self) -> None:
+        """Ring for all that was rung."""
+        for name in sorted(self._names):
+            self._doorbell.ring(name)
+        if self._users:
+            self._doorbell.tell(self._users)
+
+
 async def wait(bell: asyncio.Event, seconds: float = POLL) -> None:
     """Wait until `bell` rings, at most `seconds`."""
     with contextlib.suppress(TimeoutError):

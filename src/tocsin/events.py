@@ -108,18 +108,20 @@ class Reader:
 class Intake:
     """Accepts events: those that are posted while others are being stored share one transaction.
 
-    Half of what a transaction costs is its commit, and a statement costs little more for ten events than for one.
+    Half of what a transaction costs is its commit, and a statement costs little more for ten events than for one. An
+    intake that is not shared stores each by itself, for its database is one transaction.
     """
 
-    def __init__(self, database: Database, doorbell: Doorbell) -> None:
+    def __init__(self, database: Database, doorbell: Doorbell, *, is_shared: bool = True) -> None:
         self._database = database
         self._doorbell = doorbell
+        self._is_shared = is_shared
         self._waiting: list[Waiting] = []
         self._storing: asyncio.Task[None] | None = None
 
     async def accept(self, draft: Draft) -> Accepted:
         """Store an event durably; raises `Invalid` where it names somebody unknown, `IdReused` for an id in use."""
-        if draft.id or draft.key:
+        if draft.id or draft.key or not self._is_shared:
             return (await self._accept([draft], [""]))[0]
         filled = (await _people_of(self._database, [draft], [""]))[0] if draft.checked.unfilled else {}
         id_ = new_id()

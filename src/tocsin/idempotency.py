@@ -5,6 +5,7 @@ first is under way waits for its end. Only successes are kept, for 24 hours.
 """
 
 from dataclasses import astuple, dataclass
+from uuid import UUID
 
 from tocsin.database import Connection, queries
 from tocsin.errors import KeyReused, Unavailable
@@ -31,6 +32,8 @@ class Answer:
 
     status: int
     body: str
+    import_id: UUID | None = None
+    """Of an import, which is answered when it is applied; where it is given up, its key is free."""
 
 
 async def begin(connection: Connection, key: Key, digest: bytes) -> Answer | None:
@@ -42,9 +45,9 @@ async def begin(connection: Connection, key: Key, digest: bytes) -> Answer | Non
         raise Unavailable
     if row["digest"] != digest:
         raise KeyReused
-    return Answer(row["status"], row["body"])
+    return Answer(row["status"], row["body"], row["import_id"])
 
 
 async def keep(connection: Connection, key: Key, answer: Answer) -> None:
     """Keep what is answered under a key that this transaction took."""
-    await connection.execute(_SQL["keep"], *astuple(key), answer.status, answer.body)
+    await connection.execute(_SQL["keep"], *astuple(key), *astuple(answer))

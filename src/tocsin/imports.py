@@ -74,45 +74,44 @@ class Import:
         if len(self._staged) >= STAGED_AT_ONCE:
             await self._stage()
 
-    async def close(self) -> dict[str, int]:
-        """Check the whole, and accept it durably: return how many lines there are of each part.
-
-        Raises `Invalid` with what is wrong, by the numbers of lines; nothing of the import is left then.
-        """
+    async def end(self) -> None:
+        """Store what is left of the lines: all of them are there."""
         self._read(bytes(self._rest))
         await self._stage()
         await self._settled()
+        if not self._faults:
+            async with self._database.connection() as connection:
+                await connection.execute("analyze import_lines")
+
+    async def accept(self, connection: Connection) -> dict[str, int]:
+        """Check the whole, and accept it in this transaction: return how many lines there are of each part.
+
+        Who commits rings for the bulk lane. Raises `Invalid` with what is wrong, by the numbers of lines.
+        """
         if self._faults:
             raise Invalid(self._faults)
-        async with self._database.connection() as connection:
-            await connection.execute("analyze import_lines")
-            unknown = await connection.fetch(_SQL["unknown"], self.id, self._reader.company_id, MOST_FAULTS)
-            if unknown:
-                raise Invalid(
-                    [fault(f"lines.{row['number']}{row['path']}", "unknown", _unknown(row["path"])) for row in unknown]
-                )
-            found = {row["part"]: row["count"] for row in await connection.fetch(_SQL["count"], self.id)}
-            await connection.execute(_SQL["accept"], self.id)
-        self._doorbell.ring("bulk")
+        unknown = await connection.fetch(_SQL["unknown"], self.id, self._reader.company_id, MOST_FAULTS)
+        if unknown:
+            raise Invalid(
+                [fault(f"lines.{row['number']}{row['path']}", "unknown", _unknown(row["path"])) for row in unknown]
+            )
+        found = {row["part"]: row["count"] for row in await connection.fetch(_SQL["count"], self.id)}
+        await connection.execute(_SQL["accept"], self.id)
         return {f"{part}s": found.get(part, 0) for part in PARTS}
+
+    async def close(self) -> dict[str, int]:
+        """End, and accept what came in; as `accept` says."""
+        await self.end()
+        async with self._database.transaction() as connection:
+            counts = await self.accept(connection)
+        self._doorbell.ring("bulk")
+        return counts
 
     async def discard(self) -> None:
         """Leave nothing of an import that was not accepted."""
         if self._storing is not None:
             await asyncio.gather(self._storing, return_exceptions=True)
-        await self._database.value(_SQL["discard"], self.id)
-
-    async def applied(self) -> int | None:
-        """Wait a moment, and return how many lines are applied so far, None when all are."""
-        bell = self._doorbell.listen_for("settled")
-        row = await self._database.row(_SQL["progress"], self.id)
-        if row is None:
-            return None
-        if row["dead"]:
-            raise InternalError(str(self.id))
-        await wait(bell, _LOOK_AGAIN)
-        count: int = row["applied"]
-        return count
+        await self._database.value(_SQL["abandon"], self.id)
 
     def _read(self, text: bytes | bytearray) -> None:
         self._number += 1
@@ -148,6 +147,19 @@ class Import:
 
 def _unknown(path: str) -> str:
     return "belongs to an event of others" if path == ".notification.id" else "names nobody known"
+
+
+async def applied(database: Database, doorbell: Doorbell, id_: UUID) -> int | None:
+    """Wait a moment, and return how many lines of an import are applied so far, None when all are."""
+    bell = doorbell.listen_for("settled")
+    row = await database.row(_SQL["progress"], id_)
+    if row is None:
+        return None
+    if row["dead"]:
+        raise InternalError(str(id_))
+    await wait(bell, _LOOK_AGAIN)
+    count: int = row["applied"]
+    return count
 
 
 async def apply(database: Database, worker: UUID, job: Job) -> None:

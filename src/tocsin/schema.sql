@@ -205,7 +205,8 @@ CREATE TABLE tocsin.idempotency_keys (
     digest bytea NOT NULL,
     status integer NOT NULL,
     body text NOT NULL,
-    kept_at timestamp with time zone DEFAULT now() NOT NULL
+    kept_at timestamp with time zone DEFAULT now() NOT NULL,
+    import_id uuid
 );
 
 CREATE TABLE tocsin.import_lines (

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tocsin.catalogue import Catalogue
+from tocsin.database import Database
 from tocsin.doorbell import Doorbell
 from tocsin.errors import Invalid, Problem, Refusal
 from tocsin.exports import export
-from tocsin.imports import Import
+from tocsin.imports import Import, applied
 from tocsin.serve import WORKER_CONNECTIONS, pool, store
 from tocsin.settings import Settings
 from tocsin.terminal import writing
@@ -41,7 +42,7 @@ async def bring_in(settings: Settings, file: str, tell: Tell) -> dict[str, int]:
                 await incoming.discard()
                 raise
             async with _working(Worker(database, catalogue, doorbell)):
-                await _applied(incoming, tell)
+                await _applied(database, doorbell, incoming, tell)
             await doorbell.close()
             return counts
 
@@ -75,13 +76,13 @@ async def _checked(incoming: Import, source: BinaryIO, tell: Tell) -> dict[str, 
         ) from None
 
 
-async def _applied(incoming: Import, tell: Tell) -> None:
+async def _applied(database: Database, doorbell: Doorbell, incoming: Import, tell: Tell) -> None:
     told = -1
     try:
-        while (applied := await incoming.applied()) is not None:
-            if applied != told:
-                tell(f"applied {applied:,} of {incoming.lines:,} lines")
-            told = applied
+        while (count := await applied(database, doorbell, incoming.id)) is not None:
+            if count != told:
+                tell(f"applied {count:,} of {incoming.lines:,} lines")
+            told = count
     except Problem:
         raise Refusal("The import could not be applied: the log of the worker says why.") from None
 

@@ -24,17 +24,18 @@ from tocsin.api import (
     web_push,
 )
 from tocsin.api.cors import Cors, Preflights
-from tocsin.api.doors import House, Watched
+from tocsin.api.doors import House, Watched, user_of
 from tocsin.api.envelope import Envelope, Shortcut
 from tocsin.api.keyring import Keyring
 from tocsin.api.proxies import Prefix, Proxies
+from tocsin.api.routes import Post, require_keys
 from tocsin.errors import Problem
 
-BUSY = {
-    ("GET", "/notifications"): inbox.list_notifications,
-    ("POST", "/events"): events.post_event,
-    ("GET", "/notifications/stream"): stream.stream,
-}
+BUSY = (
+    Route("/notifications", inbox.list_notifications, methods=["GET"]),
+    Post("/events", events.writer_of, events.post_event),
+    Route("/notifications/stream", stream.stream, methods=["GET"]),
+)
 """The busiest doors, and the one that is open the longest, which the framework's models do not see."""
 
 
@@ -43,7 +44,8 @@ def service(house: House, further: Sequence[BaseRoute] = ()) -> ASGIApp:
     settings = house.settings
     framework = build(house)
     framework.router.routes += further
-    app: ASGIApp = Shortcut(framework, BUSY)
+    busy = {("POST" if isinstance(route, Post) else "GET", route.path): route.endpoint for route in BUSY}
+    app: ASGIApp = Shortcut(framework, busy)
     if settings.jwt_jwks_url:
         app = Keyring(app, house.verifier)
     if settings.root_path:
@@ -63,6 +65,7 @@ def operations_service(house: House) -> ASGIApp:
     for router in (operations.watching, operations.router, events.router):
         _answer_heads(router.routes)
         app.include_router(router)
+    require_keys(app.routes)
     guarded = Keyring(app, house.verifier) if house.settings.jwt_jwks_url else app
     return Envelope(guarded, house.metrics)
 
@@ -80,10 +83,10 @@ def build(house: House | None = None) -> FastAPI:
     """Return the framework's application, with all routes; without a house it can be described, not called."""
     app = _framework(house)
     app.router.routes += [
-        *(Route(path, endpoint, methods=[method]) for (method, path), endpoint in BUSY.items()),
-        Route("/notifications", inbox.create_custom, methods=["POST"]),
-        Route("/events/batch", events.post_batch, methods=["POST"]),
-        Route("/events/resolve", events.post_resolution, methods=["POST"]),
+        *BUSY,
+        Post("/notifications", user_of, inbox.create_custom),
+        Post("/events/batch", events.writer_of, events.post_batch, events.LARGEST_BATCH_BODY),
+        Post("/events/resolve", events.resolver_of, events.post_resolution),
         Route("/openapi.json", operations.openapi, methods=["GET"]),
         Route("/docs", operations.docs, methods=["GET"]),
         Route("/docs/{name}", operations.docs_asset, methods=["GET"]),
@@ -112,6 +115,7 @@ def build(house: House | None = None) -> FastAPI:
         _answer_heads(operations.guarded.routes)
         app.include_router(operations.guarded)
         app.router.routes += console.routes
+    require_keys(app.routes)
     return app
 
 

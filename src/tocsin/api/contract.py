@@ -19,7 +19,6 @@ from tocsin.errors import (
     HeadTooLarge,
     IdReused,
     InternalError,
-    KeyReused,
     Malformed,
     Missing,
     NotFound,
@@ -83,7 +82,7 @@ class Operation:
     scopes: str = ""
 
     def all_problems(self) -> Iterator[type[Problem]]:
-        """Return all that it can answer but 422."""
+        """Return all that it can answer but 422, and what has to do with its method."""
         yield HeadTooLarge
         yield from () if self.is_open else (Unauthenticated, Unauthorized)
         yield from (TooLarge, ContentType, Timeout) if self.takes else ()
@@ -120,6 +119,7 @@ ONCE = header(
     {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY},
     "a repeat under the same key does nothing and is answered as the first time, for 24 hours",
 )
+NO_KEY = fault("Idempotency-Key", "string_between", f"must have 1 to {LONGEST_KEY} characters")
 IF_NONE_MATCH = header("If-None-Match", {"type": "string"}, "the `ETag` of the page that is there")
 
 _A_NUMBER = f"must be between 1 and {LARGEST_ID}"
@@ -182,8 +182,6 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             answers="Queued",
             status=202,
             summary="Create a custom notification",
-            parameters=(ONCE,),
-            problems=(KeyReused,),
             faults=(fault("message", "string_between", f"must have 1 to {LONGEST_MESSAGE} characters"), *_NOBODY),
         ),
         "GET /notifications/changes": Operation(
@@ -246,16 +244,12 @@ CONTRACT: dict[str, dict[str, Operation]] = {
         "POST /notifications/devices": Operation(
             "register_device_by_body",
             takes="DeviceWithToken",
-            parameters=(ONCE,),
-            problems=(KeyReused,),
             faults=_NO_PHONE,
         ),
         "POST /notifications/devices/{token}": Operation(
             "register_device",
             takes="Device",
             optional_body=True,
-            parameters=(ONCE,),
-            problems=(KeyReused,),
             faults=_NO_PHONE,
         ),
         "DELETE /notifications/devices/{token}": Operation("detach_device"),
@@ -266,8 +260,6 @@ CONTRACT: dict[str, dict[str, Operation]] = {
         "POST /notifications/web-push": Operation(
             "subscribe_browser",
             takes="Subscription",
-            parameters=(ONCE,),
-            problems=(KeyReused,),
             faults=(
                 fault("endpoint", "url", "must be the https url of a push service that is known here"),
                 fault("keys.auth", "regex", "must be a key of the subscription, in base64url"),
@@ -291,8 +283,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             answers="QueuedEvent",
             status=202,
             summary="Post an event: what happened, and whom it concerns",
-            parameters=(ONCE,),
-            problems=(IdReused, KeyReused),
+            problems=(IdReused,),
             faults=_NO_EVENT,
         ),
         "POST /events/batch": Operation(
@@ -301,8 +292,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             answers="QueuedBatch",
             status=202,
             summary="Post up to 1,000 events, all or none, to be delivered in their order",
-            parameters=(ONCE,),
-            problems=(IdReused, KeyReused),
+            problems=(IdReused,),
             faults=(fault("events.17.data.case.id", "required", "is required"),),
         ),
         "POST /events/resolve": Operation(
@@ -312,8 +302,6 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             answers="Queued",
             status=202,
             summary="Settle what is still open about a subject",
-            parameters=(ONCE,),
-            problems=(KeyReused,),
             faults=(
                 fault("about", "regex", "must be a subject such as lead:220f5f6e-e30f-4c5f-8db5-44e345f8e568"),
                 fault("as", "in", "must be read, gone, erased"),

@@ -7,9 +7,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import devices, inbox, trials
-from tocsin.api.doors import body_of, door, house_of, service_of, user_of
-from tocsin.api.once import once
+from tocsin.api.doors import body_of, house_of, service_of, user_of
 from tocsin.api.requests import known_id
+from tocsin.api.routes import door
 from tocsin.compose import Composer
 from tocsin.devices import device_of, token_of
 from tocsin.errors import Fault, Invalid
@@ -60,7 +60,6 @@ async def list_devices(request: Request) -> Response:
 
 
 @router.post("/notifications/devices/{token}/test")  # noqa: FAST003 - read from the request
-@once(user_of)
 async def test(request: Request) -> Response:
     """Push a test to a phone of the caller's, and say what its push service answered."""
     user, token = user_of(request), request.path_params["token"]
@@ -86,7 +85,6 @@ async def detach_one(request: Request, user_id: str, token: str) -> Response:
     return Response(status_code=204)
 
 
-@once(user_of)
 async def _register(request: Request) -> Response:
     user, database = user_of(request), house_of(request).database
     await inbox.owner(database, user)

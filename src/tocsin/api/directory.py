@@ -9,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import directory
-from tocsin.api.doors import door, house_of, service_of
+from tocsin.api.doors import house_of, service_of
 from tocsin.api.requests import known_id, number_of
+from tocsin.api.routes import door
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault, Invalid
 from tocsin.forms import TeamBody, UserBody

@@ -1,14 +1,12 @@
 """What every door does before it opens: who is it, may they, and what did they bring."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
 
-from fastapi.routing import APIRoute
 from starlette.requests import Request
-from starlette.responses import Response
 
 from tocsin.catalogue import Catalogue
 from tocsin.database import Database
@@ -130,45 +128,6 @@ def id_of(text: str) -> UUID:
     if str(id_) != text.lower():
         raise NotFound
     return id_
-
-
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-
-
-def door(enter: Callable[[Request], User | Service]) -> type[APIRoute]:
-    """Return the kind of route that lets in whom `enter` does, before it looks at what they brought."""
-
-    class Door(APIRoute):
-        def get_route_handler(self) -> Handler:
-            handle = super().get_route_handler()
-            takes_a_body = self.body_field is not None
-
-            async def enter_and_handle(request: Request) -> Response:
-                enter(request)
-                return await handle(await _Read.of(request) if takes_a_body else request)
-
-            return enter_and_handle
-
-    return Door
-
-
-class _Read(Request):
-    """A request whose body was read strictly; the framework finds it parsed."""
-
-    parsed: Any
-
-    @classmethod
-    async def of(cls, request: Request) -> "_Read":
-        kept = [(name, value) for name, value in request.scope["headers"] if name != b"content-type"]
-        read = cls({**request.scope, "headers": [*kept, (b"content-type", b"application/json")]}, request.receive)
-        read.parsed = await body_of(request)
-        return read
-
-    async def body(self) -> bytes:
-        return b"{}"
-
-    async def json(self) -> Any:
-        return self.parsed
 
 
 def _caller_of(request: Request) -> User | Service:

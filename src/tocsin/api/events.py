@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import events
-from tocsin.api.doors import body_of, door, house_of, id_of, service_of
+from tocsin.api.doors import body_of, house_of, id_of, service_of
 from tocsin.api.drafts import Posted, posted, resolution_of
-from tocsin.api.once import once
 from tocsin.api.requests import known_id, number_of
+from tocsin.api.routes import door
 from tocsin.directory import unknown
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Accepted, Draft, Reader
@@ -38,22 +38,23 @@ def _reader_of(request: Request) -> Service:
     return service_of(request, "events:write", "operations")
 
 
-def _writer_of(request: Request) -> Service:
+def writer_of(request: Request) -> Service:
+    """Return the service that posts events."""
     return service_of(request, "events:write")
 
 
-def _resolver_of(request: Request) -> Service:
+def resolver_of(request: Request) -> Service:
+    """Return the service that settles subjects; which scope it needs depends on how."""
     return service_of(request, "events:write", "directory:write")
 
 
 router = APIRouter(route_class=door(_reader_of), tags=["events"])
-writing = APIRouter(route_class=door(_writer_of), tags=["events"])
+writing = APIRouter(route_class=door(writer_of), tags=["events"])
 
 
-@once(_writer_of)
 async def post_event(request: Request) -> Response:
     """Accept an event: 202 once it is durable. On the hot path: the framework's models stay outside."""
-    service, house = _writer_of(request), house_of(request)
+    service, house = writer_of(request), house_of(request)
     event = posted(await body_of(request), service, house.catalogue)
     drafts = await _all_or_none(request, service, [event], [""])
     accepted = await house.intake.accept(drafts[0])
@@ -61,10 +62,9 @@ async def post_event(request: Request) -> Response:
     return _queued(f'"id":"{accepted.id}"{skipped}')
 
 
-@once(_writer_of, LARGEST_BATCH_BODY)
 async def post_batch(request: Request) -> Response:
     """Accept up to 1,000 events, all or none, to be delivered in their order."""
-    service, house = _writer_of(request), house_of(request)
+    service, house = writer_of(request), house_of(request)
     body = await body_of(request, LARGEST_BATCH_BODY)
     given = _events_of(body)
     prefixes = [f"events.{position}." for position in range(len(given))]
@@ -82,10 +82,9 @@ async def post_batch(request: Request) -> Response:
     return _queued(to_json(more)[1:-1])
 
 
-@once(_resolver_of)
 async def post_resolution(request: Request) -> Response:
     """Accept that what is still open about a subject is settled: read, taken away, or its words erased."""
-    service, house = _resolver_of(request), house_of(request)
+    service, house = resolver_of(request), house_of(request)
     body = await body_of(request)
     faults: list[Fault] = []
     resolution = resolution_of(body, service, faults)
@@ -122,7 +121,7 @@ async def get_recipient(request: Request, event_id: str, user_id: str) -> Respon
 @writing.delete("/events/by-key/{key:path}", status_code=204)
 async def cancel_by_key(request: Request, key: str) -> Response:
     """Cancel the event that the service's own key names, unless it is delivered."""
-    service, house = _writer_of(request), house_of(request)
+    service, house = writer_of(request), house_of(request)
     await events.cancel_by_key(house.database, house.doorbell, key, Reader(service.name, service.company_id))
     return Response(status_code=204)
 
@@ -130,7 +129,7 @@ async def cancel_by_key(request: Request, key: str) -> Response:
 @writing.delete("/events/{event_id}", status_code=204)
 async def cancel(request: Request, event_id: str) -> Response:
     """Cancel an event that is not delivered yet; one that is on its way goes no further."""
-    service, house = _writer_of(request), house_of(request)
+    service, house = writer_of(request), house_of(request)
     owner = Reader(service.name, service.company_id)
     await events.cancel(house.database, house.doorbell, id_of(event_id), owner)
     return Response(status_code=204)

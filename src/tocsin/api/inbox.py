@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import __version__, events, inbox
-from tocsin.api.doors import body_of, door, house_of, id_of, user_of
-from tocsin.api.once import once
+from tocsin.api.doors import body_of, house_of, id_of, user_of
 from tocsin.api.proxies import HOST
 from tocsin.api.requests import message_of, notify_of, number_of, uuid_of, uuids_of
+from tocsin.api.routes import door
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Draft
 from tocsin.faults import fault
@@ -64,7 +64,6 @@ async def list_notifications(request: Request) -> Response:
     )
 
 
-@once(user_of)
 async def create_custom(request: Request) -> Response:
     """Accept a custom notification from its sender."""
     user = user_of(request)

@@ -1,9 +1,13 @@
-"""The header `Idempotency-Key`: a door that it is sent to does its work once, in the transaction that keeps the key."""
+"""The header `Idempotency-Key`: a request that has it does its work once, in the transaction that keeps the key.
+
+Routes apply this by themselves: see `routes`.
+"""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,6 +15,7 @@ from starlette.responses import Response
 from tocsin import idempotency, inbox
 from tocsin.api.doors import LARGEST_BODY, bytes_of, house_of
 from tocsin.database import Borrowed
+from tocsin.doorbell import Held
 from tocsin.errors import Invalid
 from tocsin.events import Intake
 from tocsin.faults import fault
@@ -18,12 +23,16 @@ from tocsin.idempotency import LONGEST_KEY, Answer, Key
 from tocsin.logs import cut_path
 from tocsin.tokens import Service, User
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
 HEADER = "idempotency-key"
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+Enter = Callable[[Request], User | Service]
 
 
-def once(enter: Callable[[Request], User | Service], limit: int = LARGEST_BODY) -> Callable[[Handler], Handler]:
+def once(enter: Enter, limit: int = LARGEST_BODY) -> Callable[[Handler], Handler]:
     """Make an endpoint keep what it answers under the caller's key, where one is sent.
 
     `enter` lets in whom the endpoint does; `limit` is its largest body in bytes.
@@ -34,38 +43,39 @@ def once(enter: Callable[[Request], User | Service], limit: int = LARGEST_BODY) 
         async def handle_once(request: Request) -> Response:
             if HEADER not in request.headers:
                 return await handle(request)
-            return await do_once(request, enter(request), handle, limit)
+            return await _do_once(request, enter(request), handle, limit)
 
         return handle_once
 
     return made
 
 
-async def do_once(request: Request, caller: User | Service, handle: Handler, limit: int = LARGEST_BODY) -> Response:
+async def _do_once(request: Request, caller: User | Service, handle: Handler, limit: int) -> Response:
     """Handle a request that carries a key, unless it was handled before; a problem that is raised leaves no trace."""
     house = house_of(request)
     if isinstance(caller, User):
         await inbox.owner(house.database, caller)
-    body = await bytes_of(request, limit)
-    key = _key_of(request, caller)
-    path = request.scope["path"].encode()
-    digest = hashlib.sha256(len(path).to_bytes(4, "big") + path + body).digest()
+    digest = digest_for(request)
+    digest.update(await bytes_of(request, limit))
+    key = key_of(request, caller)
+    doorbell = Held(house.doorbell)
     try:
         async with house.database.transaction() as connection:
-            if answer := await idempotency.begin(connection, key, digest):
-                return _again(answer)
+            if answer := await idempotency.begin(connection, key, digest.digest()):
+                return again(answer)
             borrowed = Borrowed(connection)
-            request.state.house = replace(house, database=borrowed, intake=Intake(borrowed, house.doorbell))
+            intake = Intake(borrowed, doorbell, is_shared=False)
+            request.state.house = replace(house, database=borrowed, doorbell=doorbell, intake=intake)
             response = await handle(request)
             await idempotency.keep(connection, key, Answer(response.status_code, bytes(response.body).decode()))
     finally:
         request.state.house = house
-    for lane in ("direct", "bulk"):
-        house.doorbell.ring(lane)
+    doorbell.release()
     return response
 
 
-def _key_of(request: Request, caller: User | Service) -> Key:
+def key_of(request: Request, caller: User | Service) -> Key:
+    """Return the key of a request that carries one."""
     given, *others = request.headers.getlist(HEADER)
     if others:
         raise Invalid([fault("Idempotency-Key", "string", "must be sent once")])
@@ -75,5 +85,12 @@ def _key_of(request: Request, caller: User | Service) -> Key:
     return Key(caller.label + company, request.method, cut_path(request.scope["path"]), given)
 
 
-def _again(answer: Answer) -> Response:
+def digest_for(request: Request) -> "_Hash":
+    """Return what a body is added to, to tell whether a request is the same as one before."""
+    path = request.scope["path"].encode()
+    return hashlib.sha256(len(path).to_bytes(4, "big") + path)
+
+
+def again(answer: Answer) -> Response:
+    """Answer as the first time."""
     return Response(answer.body or None, answer.status, media_type="application/json" if answer.body else None)

@@ -2,13 +2,26 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from tocsin import __version__
-from tocsin.api.contract import CALLERS, CONTRACT, DESCRIPTIONS, IF_NONE_MATCH, IN_PATHS, JSON, LINKS, TAGS, Operation
+from tocsin.api.contract import (
+    CALLERS,
+    CONTRACT,
+    DESCRIPTIONS,
+    IF_NONE_MATCH,
+    IN_PATHS,
+    JSON,
+    LINKS,
+    NO_KEY,
+    ONCE,
+    TAGS,
+    Operation,
+)
 from tocsin.api.doors import LARGEST_BODY
 from tocsin.api.events import LARGEST_BATCH_BODY
 from tocsin.api.examples import Examples, examples
@@ -23,6 +36,7 @@ from tocsin.errors import (
     HeadTooLarge,
     InternalError,
     Invalid,
+    KeyReused,
     Malformed,
     MethodNotAllowed,
     Missing,
@@ -137,9 +151,21 @@ def _paths(summaries: dict[str, str], shown: dict[str, Examples]) -> dict[str, A
             if route not in summaries:
                 continue  # it has a port of its own, say
             method, path = route.split(" ")
+            if method == "POST":
+                operation = _once(operation)  # noqa: PLW2901 - the same, as every POST is
             summary = operation.summary or summaries[route]
             paths.setdefault(path, {})[method.lower()] = _operation(tag, path, summary, operation, shown)
     return paths
+
+
+def _once(operation: Operation) -> Operation:
+    """Return an operation that takes POST, with what all of them have in common: see `routes`."""
+    return replace(
+        operation,
+        parameters=(*operation.parameters, ONCE),
+        problems=(*operation.problems, KeyReused),
+        faults=(*operation.faults, NO_KEY),
+    )
 
 
 def _operation(tag: str, path: str, summary: str, operation: Operation, shown: dict[str, Examples]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from tocsin import deliveries, devices, events, explaining, letters, readiness
 from tocsin.api import assets
 from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
 from tocsin.api.doors import body_of, house_of, service_of, watched_of
-from tocsin.api.once import once
 from tocsin.api.openapi import document
 from tocsin.api.requests import known_id, number_of, uuids_of
+from tocsin.api.routes import door
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault, Invalid, NotFound
 from tocsin.events import Reader
@@ -53,7 +53,12 @@ watching = APIRouter(tags=["operations"])
 guarded = APIRouter(tags=["operations"])
 """What is open at a port of its own, and takes a token at the main one."""
 
-router = APIRouter(tags=["operations"])
+
+def _operator_of(request: Request) -> Service:
+    return service_of(request, "operations")
+
+
+router = APIRouter(route_class=door(_operator_of), tags=["operations"])
 
 
 @watching.get("/healthz")
@@ -113,12 +118,7 @@ async def list_dead_letters(request: Request) -> Response:
     return Response(to_json({"data": found}), media_type="application/json")
 
 
-def _operator_of(request: Request) -> Service:
-    return service_of(request, "operations")
-
-
 @router.post("/operations/replay")
-@once(_operator_of)
 async def replay(request: Request) -> Response:
     """Set going once more what was given up: these events, or the pushes of a lane."""
     service, house = service_of(request, "operations"), house_of(request)

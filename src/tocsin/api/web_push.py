@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import devices, inbox, trials
-from tocsin.api.doors import body_of, door, house_of, user_of
-from tocsin.api.once import once
+from tocsin.api.doors import body_of, house_of, user_of
+from tocsin.api.routes import door
 from tocsin.apps import web_push_key
 from tocsin.channels.web_push import check_subscription, endpoint_of
 from tocsin.compose import Composer
@@ -41,7 +41,11 @@ async def get_key(request: Request) -> Response:
 @router.post("/notifications/web-push", status_code=204)
 async def subscribe(request: Request) -> Response:
     """Register a browser's subscription for the caller, as the browser serialises it."""
-    return await _subscribe(request)
+    user, house = user_of(request), house_of(request)
+    await inbox.owner(house.database, user)
+    device = _device_of(await body_of(request), house.settings.web_push_origins)
+    await devices.register(house.database, user.id, device)
+    return Response(status_code=204)
 
 
 @router.delete("/notifications/web-push", status_code=204)
@@ -54,7 +58,6 @@ async def unsubscribe(request: Request) -> Response:
 
 
 @router.post("/notifications/web-push/test")
-@once(user_of)
 async def test(request: Request) -> Response:
     """Push a test to a browser of the caller's, and say what its push service answered."""
     user, house = user_of(request), house_of(request)
@@ -62,15 +65,6 @@ async def test(request: Request) -> Response:
     endpoint = await _endpoint_of(request)
     said = await trials.send(house.database, Composer(house.catalogue), house.lanes, user.id, endpoint)
     return Response(to_json(asdict(said)), media_type="application/json")
-
-
-@once(user_of)
-async def _subscribe(request: Request) -> Response:
-    user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user)
-    device = _device_of(await body_of(request), house.settings.web_push_origins)
-    await devices.register(house.database, user.id, device)
-    return Response(status_code=204)
 
 
 async def _endpoint_of(request: Request) -> str:

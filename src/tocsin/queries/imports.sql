@@ -6,6 +6,13 @@ insert into imports (id, state, company_id) values ($1, 'checking', $2)
 -- name: touch
 update imports set touched_at = clock_timestamp() where id = $1
 
+-- name: abandon
+-- Leave nothing of an import, unless it was accepted: whose commit was not answered may be.
+with abandoned as (
+    delete from imports where id = $1 and state = 'checking' returning id
+)
+delete from import_lines where import_id = any(array(select id from abandoned))
+
 -- name: discard
 with line as (
     delete from import_lines where import_id = $1

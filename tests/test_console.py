@@ -81,8 +81,8 @@ class TestCalls:
         await api.people(1, 2)
         first = await api.post(custom(1))
         missed = await api.post({**custom(1, 2), "notify": {"users": [1, 2], "except": [1]}})
-        since = "2020-01-01 00:00:00"
-        assert (await ask(api, f"/operations/users/1/events?since={since}"))["looked_back_to"] == since
+        for since in ("2020-01-01 00:00:00", "0999-12-31 23:59:59", "0001-01-01 00:00:00"):
+            assert (await ask(api, f"/operations/users/1/events?since={since}"))["looked_back_to"] == since
         for _ in range(2):
             await api.post(custom(2))
         found = await ask(api, f"/operations/users/1/events?since={since}")

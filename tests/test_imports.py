@@ -142,6 +142,17 @@ async def test_everything_can_be_done_with_history_that_can_be_done_with_what_ca
     assert (await api.inbox(1))["pagination"]["unread"] == 0
 
 
+async def test_history_of_a_year_of_three_digits_is_told_with_four(api: Api) -> None:
+    entry = told(1, created_at="0999-03-01 10:25:50", read_at="0999-03-02 10:25:50")
+    await bring(api, user(1), entry)
+    times = {"created_at": "0999-03-01 10:25:50", "read_at": "0999-03-02 10:25:50"}
+    [found] = await entries(api, 1)
+    assert {name: found[name] for name in times} == times
+    id_ = entry["notification"]["id"]
+    recipient = (await api.as_service("GET", f"/events/{id_}/recipients/1")).json()
+    assert (recipient["delivered_at"], recipient["read_at"]) == (times["created_at"], times["read_at"])
+
+
 async def test_twice_is_as_once_and_leaves_what_was_done_since(api: Api) -> None:
     lines = [user(1), team(7, 1), device(1), *(told(1, day) for day in range(1, 6))]
     await bring(api, *lines)

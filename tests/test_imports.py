@@ -149,7 +149,7 @@ async def test_history_of_a_year_of_three_digits_is_told_with_four(api: Api) -> 
     [found] = await entries(api, 1)
     assert {name: found[name] for name in times} == times
     id_ = entry["notification"]["id"]
-    recipient = (await api.as_service("GET", f"/events/{id_}/recipients/1")).json()
+    recipient = (await api.as_service("GET", f"/events/{id_}/recipients/1", "operations")).json()
     assert (recipient["delivered_at"], recipient["read_at"]) == (times["created_at"], times["read_at"])
 
 

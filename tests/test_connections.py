@@ -114,6 +114,32 @@ class TestTrailers:
         assert peak < 20 * 2**20
         assert (await said(idle, HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))).status_code == 200
 
+    @pytest.mark.parametrize(
+        "request_",
+        [HEALTH, b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"],
+        ids=["without bodies", "with bodies"],
+    )
+    async def test_requests_that_come_faster_than_they_are_answered_wait_outside(
+        self, idle: Api, request_: bytes
+    ) -> None:
+        async def send(writer: asyncio.StreamWriter) -> None:
+            while True:
+                writer.write(request_ * 1_000)
+                await writer.drain()
+
+        async with connected(idle) as (reader, writer):
+            gc.collect()
+            tracemalloc.start()
+            try:
+                sending = asyncio.create_task(send(writer))
+                for _ in range(400):
+                    await reader.readuntil(b"HTTP/1.1 ")
+                sending.cancel()
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+        assert peak < 10 * 2**20
+
     async def test_trailers_within_the_bound_are_passed_over(self, idle: Api) -> None:
         head = CHUNKED.replace(b"POST /events", b"GET /healthz") + b"Connection: close\r\n\r\n0\r\n"
         assert (await said(idle, head, b"X-A: b\r\n" * 100, b"\r\n")).status_code == 200

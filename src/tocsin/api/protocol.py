@@ -2,13 +2,14 @@
 
 import asyncio
 import secrets
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from http import HTTPStatus
 from math import inf
 from typing import Any
 
 import httptools
 import structlog
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tocsin.api.connections import Connections, Patience, is_reserved
@@ -35,6 +36,23 @@ LATE = 1.0
 _FULL = Unavailable("Too many connections are open. Please try again.")
 
 log = structlog.get_logger(__name__)
+
+
+class _Flow(FlowControl):
+    """Reads on only where nothing that was read waits for its turn.
+
+    Each answer, and each look for a body, asks to read on. A client that sends faster than it is answered would have
+    more waiting with each of them, without end.
+    """
+
+    def __init__(self, transport: asyncio.Transport, is_held: Callable[[], bool]) -> None:
+        super().__init__(transport)
+        self._is_held = is_held
+
+    def resume_reading(self) -> None:
+        """Read on, unless something waits."""
+        if not self._is_held():
+            super().resume_reading()
 
 
 class Protocol(HttpToolsProtocol):
@@ -73,6 +91,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, where there is room."""
         super().connection_made(transport)
+        self.flow = _Flow(transport, self._is_held)
         if self._connections.enter(self):
             self._expire(self._patience.head)
         else:
@@ -179,6 +198,7 @@ class Protocol(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
             self._note_who_waits()
+            self.flow.resume_reading()
         elif self.cycle.more_body:
             self._take_the_rest()
         elif self._refusal:
@@ -190,6 +210,7 @@ class Protocol(HttpToolsProtocol):
 
     def _take_in(self, data: bytes) -> None:
         data, self._kept = self._kept + data, b""
+        self.flow.resume_reading()
         for start in range(0, len(data), PIECE):
             if self.pipeline:
                 self._kept = data[start:]
@@ -226,6 +247,9 @@ class Protocol(HttpToolsProtocol):
             self._connections.wait(self)
         else:
             self._connections.work(self)
+
+    def _is_held(self) -> bool:
+        return bool(self._kept or self.pipeline or self._refusal)
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

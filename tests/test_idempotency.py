@@ -256,12 +256,16 @@ POSTS: dict[str, Prepare] = {
 """A request for every route that takes POST: there is no exception."""
 
 
+OF_THE_SERVICE = {"idempotency_keys", "lanes", "operator_rules"}
+"""What changes by itself, or with every key."""
+
+
 async def state_of(api: Api, phones: Phones) -> tuple[Any, ...]:
     """Return all that a request could have changed, once nothing goes on any more."""
     await at_rest(api)
     await settled(api)
     found = await everything(api)
-    return {name: text for name, text in found.items() if name not in {"idempotency_keys", "lanes"}}, phones.pushes()
+    return {name: text for name, text in found.items() if name not in OF_THE_SERVICE}, phones.pushes()
 
 
 def test_there_is_a_request_for_every_route_that_takes_post(api: Api) -> None:

@@ -109,7 +109,7 @@ DOORS = {
     ("POST", "/events/resolve"): Door(
         for_services(202, 202, 202, 202), {"about": "order:1", "as": "read"}, ["events:write", DIRECTORY[0]]
     ),
-    ("DELETE", "/events/{event_id}"): Door(for_services(409, 404, 404, 404), scopes=["events:write"]),
+    ("DELETE", "/events/{event_id}"): Door(for_services(409, 404, 404, 404), scopes=["events:write", "operations"]),
     ("DELETE", "/events/by-key/{key}"): Door(for_services(404, 404, 404, 404), scopes=["events:write"]),
     ("GET", "/events/{event_id}/recipients/{user_id}"): Door(
         for_services(200, 404, 404, 404), scopes=["events:write", "operations"]

@@ -1,16 +1,20 @@
 """The command line, as its users type it."""
 
+import asyncio
 import os
 import re
 import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import pytest
 
-from conftest import SECRET, url_for
+from conftest import SECRET, Api, url_for
+from test_road import custom
 from tocsin.embedded import Embedded
 from tocsin.tokens import Expected, Service, User, Verifier
 
@@ -159,11 +163,25 @@ def test_what_is_asked_amiss_is_refused_before_a_database_is_made(tmp_path: Path
     for arguments, expected in (
         (["explain"], "an event and a user, or --user"),
         (["explain", "abc", "4"], "'abc' is no id"),
+        (["cancel", "abc"], "'abc' is no id"),
         (["explain", "--user", "4", "--since", "noon"], "10:00"),
         (["replay", "--since", "noon"], "10:00"),
     ):
         assert expected in refusal(*arguments, cwd=tmp_path, TOCSIN_DATA_DIR=str(tmp_path / "data"))
     assert not (tmp_path / "data").exists()
+
+
+async def test_an_operator_cancels_an_event_by_command(tmp_path: Path, idle: Api, quiet_database: str) -> None:
+    await idle.people(1)
+    held, delivered = [(await idle.as_service("POST", "/events", json=custom(1))).json()["id"] for _ in range(2)]
+    await idle.house.database.value("delete from jobs where id = $1", UUID(delivered))
+    cancel = partial(run, "cancel", cwd=tmp_path, TOCSIN_DATABASE_URL=quiet_database)
+    for _ in range(2):
+        assert (await asyncio.to_thread(cancel, held)).stdout == f"{held} is cancelled\n"
+    told = (await idle.as_service("GET", f"/events/{held}")).json()
+    assert (told["state"], told["reason"]) == ("cancelled", "cancelled by an operator: tocsin cancel")
+    assert "too late" in (await asyncio.to_thread(cancel, delivered)).stderr
+    assert "There is no event" in (await asyncio.to_thread(cancel, str(uuid4()))).stderr
 
 
 def test_a_lane_that_there_is_not_is_named(tmp_path: Path, quiet_database: str) -> None:

@@ -1,6 +1,7 @@
 """Metrics and the operators' doors at a port of their own: open there to whoever reaches it, and nowhere else."""
 
 import socket
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -42,7 +43,9 @@ async def test_a_port_of_its_own_takes_metrics_from_the_main_one_and_every_proce
         assert (await http.get(f"{main}/metrics", headers=token)).status_code == 404
         assert (await http.get(f"{main}/healthz")).status_code == 200
         assert (await http.get(f"{own}/operations/lanes")).status_code == 401
+        assert (await http.delete(f"{own}/events/{uuid4()}")).status_code == 401
         for url in (main, own):
+            assert (await http.delete(f"{url}/events/{uuid4()}", headers=token)).status_code == 404
             assert (await http.get(f"{url}/operations/lanes", headers=token)).status_code == 200
         assert (await http.get(f"{worker}/operations/lanes", headers=token)).status_code == 404
         for path in ("/console", "/console/console.js"):

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -246,6 +247,42 @@ async def test_cancelling_in_the_middle_of_a_fan_out_tells_whom_it_reached(
     assert {"state": "cancelled", "recipients": 50}.items() <= (await state(idle, id_)).items()
     explained = await idle.as_service("GET", f"/events/{id_}/recipients/{many[-1]}")
     assert "cancelled" in explained.json()["why"]
+
+
+async def test_an_operator_cancels_any_event_and_what_became_of_it_says_so(
+    idle: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "CHUNK", 50)
+    many = range(1, jobs.DIRECT_REACH + 51)
+    await idle.people(*many)
+    await idle.team(7, *many)
+    id_ = (await post(idle, {**saying("all", 1), "notify": {"teams": [7]}})).json()["id"]
+    await work(idle)
+    await work(idle, "bulk", 1)
+    worker = new_id()
+    leased = await jobs.claim(idle.house.database, worker, "bulk", 1)
+    call = partial(idle.as_service, "DELETE", f"/events/{id_}", "operations", name="console")
+    assert (await call(company_id=2)).status_code == 404
+    assert (await call()).status_code == 204
+    with pytest.raises(jobs.Lost):
+        await fanout.deliver(idle.house.database, idle.house.catalogue, worker, leased)
+    assert (await call()).status_code == 204
+    told = {"state": "cancelled", "recipients": 50, "reason": "cancelled by an operator: console"}
+    assert told.items() <= (await state(idle, id_)).items()
+    explained = await idle.as_service("GET", f"/events/{id_}/recipients/{many[-1]}")
+    assert explained.json()["why"] == "not delivered: an operator (console) cancelled the event before their turn"
+
+
+async def test_an_operator_cancels_what_a_user_sent_and_is_no_operator_of_what_they_posted(idle: Api) -> None:
+    await idle.people(1, 2)
+    await idle.as_user(1, "POST", "/notifications", json={"message": "Hello", "notify": {"users": [2]}})
+    sent = str(await idle.house.database.value("select id from events"))
+    own = (await post(idle, saying("x", 1))).json()["id"]
+    for id_ in (sent, own):
+        scopes = ("events:write", "operations")
+        assert (await idle.as_service("DELETE", f"/events/{id_}", *scopes)).status_code == 204
+    answers = [await idle.as_service("GET", f"/events/{id_}", "operations") for id_ in (sent, own)]
+    assert [answer.json().get("reason") for answer in answers] == ["cancelled by an operator: crm", None]
 
 
 async def test_the_same_key_again_replaces_what_is_not_delivered(api: Api) -> None:

@@ -235,6 +235,33 @@ def replay(
 
 
 @app.command()
+def cancel(
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="Its id.")],
+) -> None:
+    """Cancel an event that is not delivered yet, whoever posted it. One that is on its way goes no further."""
+    from tocsin import events
+    from tocsin.doorbell import Doorbell
+    from tocsin.errors import NotFound, TooLate
+    from tocsin.serve import pool, store
+
+    settings, id_ = _settings(), _uuid(event)
+
+    async def run() -> None:
+        async with store(settings, alone=False, quiet=True) as url, pool(url, 2) as database:
+            doorbell = Doorbell(url, database)
+            try:
+                await events.cancel(database, doorbell, id_, events.Reader(), "tocsin cancel")
+            except NotFound:
+                raise Refusal(f"There is no event {id_}.") from None
+            except TooLate:
+                raise Refusal(f"Event {id_} is delivered: it is too late to cancel it.") from None
+            await doorbell.close()
+            say(f"{id_} is cancelled")
+
+    _run(run())
+
+
+@app.command()
 def console(
     company_id: Annotated[int | None, typer.Option(min=1, max=2**31 - 1, help="Show one company alone.")] = None,
     url: Annotated[str | None, typer.Option(help="Where the service is reached; default: as the settings say.")] = None,

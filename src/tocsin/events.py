@@ -197,12 +197,16 @@ def unknown_recipients(
     ]
 
 
-async def cancel(database: Database, doorbell: Doorbell, id_: UUID, owner: Reader) -> None:
-    """Stop an event: nobody is told from here on. Raises `NotFound`, and `TooLate` for one that is delivered."""
+async def cancel(database: Database, doorbell: Doorbell, id_: UUID, owner: Reader, operator: str | None = None) -> None:
+    """Stop an event: nobody is told from here on. Raises `NotFound`, and `TooLate` for one that is delivered.
+
+    An `operator` is named in what became of it, unless they posted it themselves.
+    """
     async with database.transaction() as connection:
-        if await connection.fetchval(_SQL["owned"], id_, owner.service, owner.company_id) is None:
+        event = await connection.fetchrow(_SQL["owned"], id_, owner.service, owner.company_id)
+        if event is None:
             raise NotFound
-        await _cancel(connection, id_)
+        await _cancel(connection, id_, None if event["service"] == operator else operator)
     _ring_out(doorbell)
 
 
@@ -245,7 +249,8 @@ async def state(
         "dropped": row["dropped"],
         "pushes": pushes,
     }
-    more = {"reason": row["reason"], "replaced_by": row["replaced_by"] and str(row["replaced_by"])}
+    cancelled = row["operator"] and f"cancelled by an operator: {row['operator']}"
+    more = {"reason": row["reason"] or cancelled, "replaced_by": row["replaced_by"] and str(row["replaced_by"])}
     return answer | {name: value for name, value in more.items() if value}
 
 
@@ -326,6 +331,8 @@ def _why(row: asyncpg.Record) -> str:
 def _why_not_yet(row: asyncpg.Record) -> str:
     if row["pending"]:
         return f"not delivered yet: due at {time_of(row['due_at'])}"
+    if row["operator"]:
+        return f"not delivered: an operator ({row['operator']}) cancelled the event before their turn"
     if row["cancelled"]:
         return "not delivered: the event was cancelled before their turn"
     if row["reason"]:
@@ -427,8 +434,8 @@ async def _replace(
         await connection.execute(_SQL["replace"], *map(list, zip(*pairs, strict=True)))
 
 
-async def _cancel(connection: Connection, id_: UUID) -> None:
-    if not await connection.fetchval(_SQL["cancel"], id_):
+async def _cancel(connection: Connection, id_: UUID, operator: str | None = None) -> None:
+    if not await connection.fetchval(_SQL["cancel"], id_, operator):
         raise TooLate
 
 

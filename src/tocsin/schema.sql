@@ -60,7 +60,8 @@ END;
 CREATE TABLE tocsin.cancellations (
     event_id uuid NOT NULL,
     replaced_by uuid,
-    cancelled_at timestamp with time zone DEFAULT now() NOT NULL
+    cancelled_at timestamp with time zone DEFAULT now() NOT NULL,
+    operator text
 );
 
 CREATE TABLE tocsin.changes (

@@ -325,7 +325,9 @@ CONTRACT: dict[str, dict[str, Operation]] = {
         "GET /events/{event_id}/recipients/{user_id}": Operation(
             "get_recipient", scopes="`events:write` or `operations`", answers="Recipient", problems=(NotFound,)
         ),
-        "DELETE /events/{event_id}": Operation("cancel_event", problems=(NotFound, TooLate)),
+        "DELETE /events/{event_id}": Operation(
+            "cancel_event", scopes="`events:write` or `operations`", problems=(NotFound, TooLate)
+        ),
         "DELETE /events/by-key/{key}": Operation("cancel_event_by_key", problems=(NotFound, TooLate)),
     },
     "directory": {
@@ -460,7 +462,8 @@ DESCRIPTIONS = {
     "get_event": "With `wait`, as soon as all is settled. `pushes` counts the event's pushes by state.",
     "get_recipient": "Whether and why one person was a recipient, when it came and was read, and per device what was"
     " decided and what the provider answered.",
-    "cancel_event": "204, again 204; 409 once it is delivered.",
+    "cancel_event": "204, again 204; 409 once it is delivered. A service cancels its own; `operations` any, and the"
+    " event's `reason` says so.",
     "cancel_event_by_key": "As `DELETE /events/{event_id}`, by the service's own key.",
     "list_users": "By id, ascending. Go on with `after` set to the last id.",
     "list_teams": "By id, ascending. Go on with `after` set to the last id.",

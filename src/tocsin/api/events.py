@@ -126,12 +126,12 @@ async def cancel_by_key(request: Request, key: str) -> Response:
     return Response(status_code=204)
 
 
-@writing.delete("/events/{event_id}", status_code=204)
+@router.delete("/events/{event_id}", status_code=204)
 async def cancel(request: Request, event_id: str) -> Response:
     """Cancel an event that is not delivered yet; one that is on its way goes no further."""
-    service, house = writer_of(request), house_of(request)
-    owner = Reader(service.name, service.company_id)
-    await events.cancel(house.database, house.doorbell, id_of(event_id), owner)
+    house, caller, owner = house_of(request), _reader_of(request), _asking(request)
+    operator = caller.name if "operations" in caller.scopes else None
+    await events.cancel(house.database, house.doorbell, id_of(event_id), owner, operator)
     return Response(status_code=204)
 
 

@@ -80,7 +80,11 @@ def _events(type_: str) -> Examples:
     delivered = {"id": uuid(1), "type": type_, "state": "delivered", "recipients": 2, "read": 1, "dropped": 0}
     delivered["pushes"] = pushes
     failed = {**delivered, "state": "failed", "recipients": 0, "read": 0, "pushes": dict.fromkeys(STATES, 0)}
-    return {"delivered": delivered, "failed": {**failed, "reason": f"the catalogue has no kind {type_} any more"}}
+    return {
+        "delivered": delivered,
+        "failed": {**failed, "reason": f"the catalogue has no kind {type_} any more"},
+        "cancelled": {**failed, "state": "cancelled", "reason": "cancelled by an operator: console"},
+    }
 
 
 def _changes_of_preferences(kind: str) -> Examples:

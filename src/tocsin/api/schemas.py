@@ -520,7 +520,7 @@ ANSWERS: dict[str, Schema] = {
                 _object(dict.fromkeys(STATES, INTEGER)),
                 "pushes to devices by state; `skipped` was read, deleted, cancelled or moved before its turn",
             ),
-            "reason": _told(STRING, "why it failed"),
+            "reason": _told(STRING, "why it failed, or which operator cancelled it"),
             "replaced_by": _told(UUID, "the event that took its key"),
         },
         "reason",

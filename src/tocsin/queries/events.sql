@@ -100,8 +100,8 @@ union all
 select id, new from dead
 
 -- name: owned
-select id from events
-where id = $1 and service is not distinct from $2 and ($3::int is null or company_id = $3)
+select service from events
+where id = $1 and ($2::text is null or service = $2) and ($3::int is null or company_id = $3)
 
 -- name: key
 select event_id from event_keys where service = $1 and company_id = $2 and key = $3 for update
@@ -114,7 +114,7 @@ dead as (
     delete from dead_letters where id = $1 and task = 'deliver' returning id
 ),
 noted as (
-    insert into cancellations (event_id) select id from stopped union select id from dead
+    insert into cancellations (event_id, operator) select id, $2::text from stopped union select id, $2 from dead
     on conflict do nothing
 )
 select exists (select from stopped) or exists (select from dead)
@@ -136,7 +136,7 @@ select e.id, e.kind, e.service,
            when c.event_id is not null then 'cancelled'
            else 'delivered'
        end as state,
-       d.reason, c.replaced_by,
+       d.reason, c.replaced_by, c.operator,
        (select coalesce(sum(reached), 0) from recipients where event_id = e.id) as recipients,
        (select coalesce(sum(dropped), 0) from recipients where event_id = e.id) as dropped
 from events e
@@ -155,7 +155,7 @@ where c.event_id = $1
 -- name: person
 -- One person of an event: whether they are named or left out, by which of its teams they would be, what became of it.
 select e.actor = $2 as is_actor, $2 = any(e.excepted) as is_excepted, $2 = any(e.users) as is_named,
-       j.id is not null as pending, j.due_at, c.event_id is not null as cancelled, d.reason,
+       j.id is not null as pending, j.due_at, c.event_id is not null as cancelled, c.operator, d.reason,
        (
            select min(m.team_id) from members m where m.user_id = $2 and m.team_id = any(e.teams)
        ) as member_of,

@@ -365,6 +365,17 @@ class TestNumber:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
+    @pytest.mark.parametrize("files", [64, 256, 512, 1024])
+    def test_most_of_few_open_files_are_kept_for_the_database_and_push_services(self, files: int) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+            taken = Connections.of_files()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert taken.reserve >= 1
+        assert files - taken.most - taken.reserve >= min(256, files * 5 // 8)
+
     def test_what_an_operator_looks_at_is_in_the_reserve(self) -> None:
         assert all(
             is_reserved(path) for path in (b"/healthz", b"/readyz", b"/metrics", b"/console", b"/operations/lanes")

@@ -1,6 +1,7 @@
 """When the database refuses or breaks off a statement: what was claimed is released, and no work stops other work."""
 
 import asyncio
+import resource
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -526,3 +527,33 @@ async def test_statistics_of_a_locked_table_are_corrected_later_and_nobody_waits
                 assert {"jobs", "lanes"} & set(await planner_statistics.correct_with(dba)) == {"lanes"}
         assert "jobs" in await planner_statistics.correct_with(dba)
     await other.close()
+
+
+async def test_a_process_that_can_open_no_more_files_says_so_and_blames_no_database(url: str) -> None:
+    pool = Database(url, 2)
+    await pool.open()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(Unavailable) as refused:
+            await pool.value("select 1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert refused.value.reason.startswith("this process has no open file left")
+    assert await pool.value("select 1") == 1
+    await pool.close()
+
+
+async def test_work_that_is_to_stop_leaves_what_it_claimed_to_the_one_release_at_the_end(database: Database) -> None:
+    stopping, released = asyncio.Event(), list[bool]()
+    failing = backoff.Backoff("direct lane", stopping)
+
+    async def release() -> None:
+        released.append(bool(await database.value("select true")))
+
+    await failing.recover(Unavailable(), release)
+    assert released == [True]
+    stopping.set()
+    await failing.recover(Unavailable(), release)
+    assert released == [True]
+    assert failing.reason

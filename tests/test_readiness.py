@@ -215,6 +215,32 @@ async def test_a_lane_that_waits_for_an_access_token_says_why_and_reading_keys_a
     await becomes(pushing, id_, {"delivered": 1})
 
 
+async def test_a_lane_that_waits_long_says_until_when_and_reading_keys_again_tries_at_once(
+    pushing: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "HEARTBEAT", 0.05)
+    await pushing.as_user(
+        1, "POST", "/notifications/devices/android-token-of-thirty-two-characters:1", json={"type": "Android"}
+    )
+    phones.answer("fcm", status=429, reason="QUOTA_EXCEEDED", headers={"Retry-After": "7200"}, times=1)
+    await post(pushing, 1)
+    said = await until(lambda: _problem_of(pushing, "fcm/default"))
+    assert said.startswith("it waits until ")
+    assert said.endswith("as the provider asked: 429 QUOTA_EXCEEDED")
+    second = await post(pushing, 1)
+    assert pushing.worker
+    assert pushing.worker.dispatcher
+    read_again(pushing.house.lanes, pushing.house.settings)
+    await pushing.worker.dispatcher.begin_anew()
+    await becomes(pushing, second, {"delivered": 1})
+    await until(lambda: _lane_says(pushing, None, "fcm/default"))
+
+
+async def _problem_of(api: Api, name: str) -> str | None:
+    lanes = (await api.as_service("GET", "/operations/lanes", "operations")).json()["data"]
+    return next((lane["problem"] for lane in lanes if lane["name"] == name), None)
+
+
 async def _lane_says(api: Api, problem: str | None, name: str = "apns/default") -> bool:
     lanes = (await api.as_service("GET", "/operations/lanes", "operations")).json()["data"]
     return any(lane["name"] == name and lane["problem"] == problem for lane in lanes)

@@ -58,7 +58,13 @@ class Backoff:
                 await self._stopping.wait()
 
     async def recover(self, error: Exception, release: Callable[[], Awaitable[object]]) -> None:
-        """Wait before the next try, and release what was claimed for this one as soon as that works."""
+        """Wait before the next try, and release what was claimed for this one as soon as that works.
+
+        Who is to stop releases all at its end.
+        """
+        if self._stopping.is_set():
+            self.note(error)
+            return
         refused = await _tried(release)
         await self.pause(error)
         while refused and not self._stopping.is_set():

@@ -5,6 +5,7 @@
 - Anything else: the statement or its values are wrong. It counts as a try.
 """
 
+import errno
 import ssl
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -19,6 +20,10 @@ OVERRUN = "57014"
 
 LOST = "the database cannot be reached"
 """The reason where nothing more is known."""
+
+NO_FILES = "this process has no open file left: raise its limit (LimitNOFILE, ulimit -n)"
+
+_FULL = frozenset({errno.EMFILE, errno.ENFILE})
 
 UNANSWERED = "the database did not answer in time"
 
@@ -103,7 +108,7 @@ def problem_of(error: BaseException) -> Unavailable | Overrun | None:
     if isinstance(error, TimeoutError):
         return Unavailable(reason=UNANSWERED)
     if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
-        return Unavailable(reason=LOST)
+        return Unavailable(reason=NO_FILES if getattr(error, "errno", None) in _FULL else LOST)
     return None
 
 

@@ -164,7 +164,7 @@ class Dispatcher:
                     await release()
                 if not await self._is_ready(lane) or not await self._take(lane):
                     await self._idle(lane, bell)
-                backoff.succeeded(lane.lacks)
+                backoff.succeeded(lane.problem)
             except Exception as error:  # noqa: BLE001 - whatever it is, the lane goes on
                 await backoff.recover(error, release)
 

@@ -14,6 +14,9 @@ from tocsin.deliveries import Delivery, Key
 ENDING = 10.0
 """Seconds that pushes with the keys before may take to be answered."""
 
+USUAL_WAIT = timedelta(minutes=1)
+"""How long a lane may still have to wait before that is a problem to be told."""
+
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 log = structlog.get_logger(__name__)
@@ -45,6 +48,7 @@ class Lane:
     answered: "list[Answered]" = field(default_factory=list)
     progress: asyncio.Event = field(default_factory=asyncio.Event)
     waits_until: datetime | None = None
+    waits_because: str = ""
     stopped: str = ""
     lacks: str = ""
     renewed_at: datetime = _NEVER
@@ -69,12 +73,19 @@ class Lane:
 
     def wait(self, seconds: float, reason: str) -> None:
         """Hold the lane back for so long."""
-        self.waits_until = datetime.now(UTC) + timedelta(seconds=seconds)
+        self.waits_until, self.waits_because = datetime.now(UTC) + timedelta(seconds=seconds), reason
         log.warning("lane waits", lane=self.name, seconds=seconds, reason=reason)
 
+    @property
+    def problem(self) -> str:
+        """Why nothing goes for longer than usual; nothing where it does. That a lane has stopped is told elsewhere."""
+        if self.lacks or self.waits_until is None or self.waits_until < datetime.now(UTC) + USUAL_WAIT:
+            return self.lacks
+        return f"it waits until {self.waits_until:%Y-%m-%d %H:%M} UTC, as the provider asked: {self.waits_because}"
+
     def try_now(self) -> None:
-        """Have a lane that has stopped, or waits for what it lacks, try again at once."""
-        if self.stopped or self.lacks:
+        """Have a lane that has stopped, or waits for longer than usual, try again at once."""
+        if self.stopped or self.problem:
             self.waits_until = None
             self.channel.try_now()
 

@@ -63,8 +63,8 @@ class Connections:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if files == resource.RLIM_INFINITY:
             files = MOST_FILES
-        ours = min(FILES_OF_OURS + RESERVE, files // 2)
-        return cls(files - ours, min(RESERVE, ours), metrics)
+        ours = min(FILES_OF_OURS + RESERVE, files * 3 // 4)
+        return cls(files - ours, min(RESERVE, ours // 9), metrics)
 
     @property
     def count(self) -> int:

@@ -16,6 +16,7 @@ import structlog
 from conftest import HOUR, SECRET, Api, serving
 from test_around import TestWire
 from test_problems import codes_of
+from tocsin.api.arriving import ARRIVING
 from tocsin.api.connections import Connections, Patience, is_reserved, raise_file_limit
 from tocsin.api.protocol import LARGEST_HEAD, LARGEST_REST
 from tocsin.catalogue import Catalogue
@@ -315,6 +316,33 @@ class TestNumber:
                 assert (await said(api, HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))).is_success
             writer.write(b"0\r\n\r\n")
             assert b" 422 " in await reader.readline()
+
+    async def test_bodies_that_do_not_end_fill_no_memory_and_hold_up_no_others(
+        self, idle: Api, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await idle.people(1)
+        monkeypatch.setattr(ARRIVING, "most", 10 * 2**20)
+        by_user = f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}\r\n".encode()
+        head = b"POST /notifications HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + by_user
+        custom = {"message": "x", "notify": {"users": [1]}}
+        async with contextlib.AsyncExitStack() as stack:
+            gc.collect()
+            tracemalloc.start()
+            try:
+                for _ in range(60):
+                    _, writer = await stack.enter_async_context(connected(idle))
+                    writer.write(head + b"Content-Length: 1000000\r\n\r\n" + b" " * 999_999)
+                    with contextlib.suppress(ConnectionError):
+                        await writer.drain()
+                    assert ARRIVING.size <= ARRIVING.most
+                await until(lambda: ARRIVING.size > ARRIVING.most - 10**6)
+                for content in (custom, {**custom, "more": "x" * 900_000}):
+                    assert (await idle.as_user(1, "POST", "/notifications", json=content)).status_code == 202
+                gc.collect()
+                assert tracemalloc.get_traced_memory()[0] < 30 * 2**20
+            finally:
+                tracemalloc.stop()
+        await until(lambda: ARRIVING.size == 0)
 
     async def test_where_all_are_at_work_the_next_is_503_and_probes_are_answered(
         self, url: str, catalogue: Catalogue

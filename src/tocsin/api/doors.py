@@ -8,6 +8,8 @@ from uuid import UUID
 
 from starlette.requests import Request
 
+from tocsin.api.arriving import ARRIVING
+from tocsin.api.envelope import HANG_UP
 from tocsin.catalogue import Catalogue
 from tocsin.database import Database
 from tocsin.doorbell import Doorbell
@@ -102,8 +104,17 @@ async def bytes_of(request: Request, limit: int) -> bytes:
     kept: bytes | None = getattr(request.state, "body", None)
     if kept is not None:
         return kept
-    request.state.body = body = b"".join([part async for part in parts_of(request, limit)])
+    parts, size = [], 0
+    with ARRIVING.body(request.scope.get(HANG_UP, _do_nothing)) as grown:
+        async for part in parts_of(request, limit):
+            parts.append(part)
+            grown(size := size + len(part))
+    request.state.body = body = b"".join(parts)
     return body
+
+
+def _do_nothing() -> None:
+    """Hang up on nobody: there is no connection."""
 
 
 async def parts_of(request: Request, limit: int) -> AsyncIterator[bytes]:

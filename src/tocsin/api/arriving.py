@@ -1,0 +1,58 @@
+"""Bodies on their way in: how much of them a process holds at once, and whose goes where that is too much."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+
+MOST_ARRIVING = 256 * 2**20
+"""Bytes of bodies that have not arrived whole."""
+
+SMALL = 2**16
+"""Bytes of a body that are not counted: small requests are read whatever else is on its way."""
+
+log = structlog.get_logger(__name__)
+
+
+class Arriving:
+    """The bodies that a process holds in part, at most `most` bytes of them.
+
+    Where they are more, the one whose client has sent nothing for the longest goes, with its connection.
+    """
+
+    def __init__(self, most: int = MOST_ARRIVING) -> None:
+        self.most = most
+        self.size = 0
+        self._bodies: dict[object, tuple[int, Callable[[], None]]] = {}
+
+    @contextmanager
+    def body(self, hang_up: Callable[[], None]) -> Iterator[Callable[[int], None]]:
+        """Hold a body while it arrives; what is returned is to be told how large it is by now."""
+        key = object()
+
+        def grown(size: int) -> None:
+            if size > SMALL:
+                self._forget(key)
+                self._bodies[key] = size, hang_up
+                self.size += size
+                self._keep_to_the_limit()
+
+        try:
+            yield grown
+        finally:
+            self._forget(key)
+
+    def _keep_to_the_limit(self) -> None:
+        while self.size > self.most and len(self._bodies) > 1:
+            longest = next(iter(self._bodies))
+            size, hang_up = self._bodies[longest]
+            self._forget(longest)
+            log.warning("body dropped", reason="too many bodies are on their way", bytes=size, limit=self.most)
+            hang_up()
+
+    def _forget(self, key: object) -> None:
+        self.size -= self._bodies.pop(key, (0, None))[0]
+
+
+ARRIVING = Arriving()
+"""Those of this process."""

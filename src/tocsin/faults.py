@@ -89,6 +89,16 @@ def among(faults: Sequence[Fault], field: str, code: str, says: str) -> Fault:
     return UNTOLD if len(faults) >= MOST_FAULTS else fault(field, code, says)
 
 
+def counted(faults: Sequence[Fault], told: int) -> list[Fault]:
+    """Return faults that come after so many that are told: only counted, where these are as many as an answer holds."""
+    return [UNTOLD] * len(faults) if told >= MOST_FAULTS else list(faults)
+
+
+def told_of(faults: Sequence[Fault]) -> int:
+    """Return how many of these faults are told."""
+    return sum(found is not UNTOLD for found in faults)
+
+
 def under(prefix: str, found: Fault) -> Fault:
     """Return a fault of a part as one of the whole; `prefix` is the part's path (`events.17.`)."""
     if found is UNTOLD:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter
@@ -16,7 +17,7 @@ from tocsin.api.routes import door
 from tocsin.directory import unknown
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Accepted, Draft, Reader
-from tocsin.faults import fault
+from tocsin.faults import counted, fault, told_of
 from tocsin.notifications import to_json
 from tocsin.resolutions import resolve
 from tocsin.tokens import Service
@@ -68,9 +69,11 @@ async def post_batch(request: Request) -> Response:
     body = await body_of(request, LARGEST_BATCH_BODY)
     given = _events_of(body)
     prefixes = [f"events.{position}." for position in range(len(given))]
-    checked = []
+    checked, told = list[Posted](), 0
     for position, (event, prefix) in enumerate(zip(given, prefixes, strict=True)):
-        checked.append(posted(event, service, house.catalogue, prefix))
+        one = posted(event, service, house.catalogue, prefix)
+        checked.append(replace(one, faults=counted(one.faults, told)) if one.faults else one)
+        told += told_of(checked[-1].faults)
         if position % CHECKED_AT_ONCE == 0:
             await asyncio.sleep(0)
     drafts = await _all_or_none(request, service, checked, prefixes)
@@ -145,13 +148,12 @@ async def _all_or_none(
     asked = [event.notify for event in checked if not event.notify.skips]
     users, teams = ([id_ for notify in asked for id_ in getattr(notify, name)] for name in ("users", "teams"))
     strangers = await events.strangers_among(house_of(request).database, users, teams, service.company_id)
-    raise Invalid(
-        [
-            found
-            for event, prefix in zip(checked, prefixes, strict=True)
-            for found in [*event.faults, *_unknown(strangers, event, prefix)]
-        ]
-    )
+    faults, told = list[Fault](), 0
+    for event, prefix in zip(checked, prefixes, strict=True):
+        found = counted([*event.faults, *_unknown(strangers, event, prefix)], told)
+        faults += found
+        told += told_of(found)
+    raise Invalid(faults)
 
 
 def _unknown(strangers: Mapping[str, set[int]], event: Posted, prefix: str) -> list[Fault]:

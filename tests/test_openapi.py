@@ -20,6 +20,7 @@ from test_callers import FILES
 from test_problems import UNKNOWN, at_rest, routes_of
 from test_road import custom, note
 from tocsin import errors, faults
+from tocsin.api import operations as doors_of_operations
 from tocsin.api.app import build
 from tocsin.api.contract import DESCRIPTIONS
 from tocsin.api.doors import LARGEST_BODY
@@ -30,6 +31,7 @@ from tocsin.api.schemas import names_of
 from tocsin.apps import lanes_of
 from tocsin.catalogue import Catalogue
 from tocsin.channels.vapid import Vapid
+from tocsin.notifications import to_json
 from tocsin.tokens import mint_service
 
 JSON = "application/json"
@@ -98,6 +100,19 @@ def validator(document: dict[str, Any], schema: Any) -> Draft202012Validator:
     resolver = Registry().with_resource("urn:tocsin", resource)
     absolute = json.loads(json.dumps(schema).replace('"$ref": "#/', '"$ref": "urn:tocsin#/'))
     return Draft202012Validator(absolute, registry=resolver, format_checker=FormatChecker())
+
+
+async def test_it_is_written_once_whoever_asks_how_often(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    def write(found: Any) -> str:
+        written.append(to_json(found))
+        return written[-1]
+
+    monkeypatch.setattr(doors_of_operations, "to_json", write)
+    answers = [await api.call("GET", "/openapi.json") for _ in range(3)]
+    assert len(written) == 1
+    assert {answer.content for answer in answers} == {written[0].encode()}
 
 
 def test_it_is_of_version_3_1_and_says_what_it_is(document: dict[str, Any]) -> None:

@@ -227,12 +227,13 @@ def _moment_and_limit(request: Request, name: str, default: datetime, usual: int
 
 
 async def openapi(request: Request) -> Response:
-    """Answer this document."""
-    app = request.app
-    if app.openapi_schema is None:
+    """Answer this document, which is made once: writing it anew would cost ten times what another request does."""
+    state = request.app.state
+    if not hasattr(state, "document"):
         house = house_of(request)
-        app.openapi_schema = document(app, house.catalogue, house.settings.base_url or house.settings.root_path)
-    return Response(to_json(app.openapi_schema), media_type="application/json")
+        found = document(request.app, house.catalogue, house.settings.base_url or house.settings.root_path)
+        state.document = to_json(found).encode()
+    return Response(state.document, media_type="application/json")
 
 
 async def docs(_request: Request) -> Response:

@@ -1,6 +1,7 @@
 """Processes as operators start them go on whatever the database refuses: in one, and as servers and workers apart."""
 
 import asyncio
+import signal
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
@@ -59,3 +60,31 @@ async def test_a_lock_timeout_of_the_role_and_killed_backends_end_no_process(ser
 async def _accepted(http: httpx.AsyncClient) -> str | None:
     answer = await http.post("/events", json=EVENT)
     return answer.json()["id"] if answer.status_code == 202 else None
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+async def test_a_start_that_waits_for_the_database_ends_at_sigterm(command: str) -> None:
+    called = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        called.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as silent, data_folder() as data:
+        port = silent.sockets[0].getsockname()[1]
+        url = f"postgresql://tocsin@127.0.0.1:{port}/tocsin?sslmode=disable"
+        program = Program(data, command, variables={"TOCSIN_DATABASE_URL": url})
+        starting = asyncio.create_task(program.start())
+        try:
+            async with asyncio.timeout(30):
+                await called.wait()
+            program.signal(signal.SIGTERM)
+            async with asyncio.timeout(20):  # it would wait for the database for 60 s
+                with pytest.raises(AssertionError):
+                    await starting
+            assert not program.alive
+        finally:
+            await program.kill()
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)

@@ -111,8 +111,6 @@ async def work(settings: Settings) -> None:
         raise Refusal(f"Nothing serves {settings.data_dir}: start `tocsin serve` first, or set TOCSIN_DATABASE_URL.")
     raise_file_limit()
     stopping = asyncio.Event()
-    if settings.operations_port is None:
-        _on_signals(stopping.set)
     async with (
         store(settings, alone=False) as url,
         pool(url, WORKER_CONNECTIONS, beats=True) as database,
@@ -120,6 +118,8 @@ async def work(settings: Settings) -> None:
         _lanes(settings) as lanes,
         contextlib.AsyncExitStack() as stack,
     ):
+        if settings.operations_port is None:
+            _on_signals(stopping.set)  # not before: a signal ends a start that waits for the database
         doorbell = await stack.enter_async_context(_doorbell(settings, url, database))
         catalogue, metrics = Catalogue.load(*settings.catalogue_folders), Metrics()
         metrics.watch_pool("worker", database)

@@ -18,7 +18,7 @@ from test_around import TestWire
 from test_problems import codes_of
 from tocsin.api.arriving import ARRIVING
 from tocsin.api.connections import Connections, Patience, is_reserved, raise_file_limit
-from tocsin.api.protocol import LARGEST_HEAD, LARGEST_REST
+from tocsin.api.protocol import LARGEST_HEAD, LARGEST_REST, MOST_HEADERS
 from tocsin.catalogue import Catalogue
 from tocsin.metrics import Metrics
 from tocsin.tokens import mint_service, mint_user
@@ -140,6 +140,20 @@ class TestTrailers:
             finally:
                 tracemalloc.stop()
         assert peak < 10 * 2**20
+
+    async def test_a_head_of_many_small_headers_is_refused_and_takes_little_memory(self, hasty: Api) -> None:
+        head = HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n")
+        assert (await said(hasty, head, b"ab:c\r\n" * (MOST_HEADERS - 2), b"\r\n")).status_code == 200
+        gc.collect()
+        tracemalloc.start()
+        try:
+            answer = await said(hasty, head, b"ab:c\r\n" * 10_000)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert codes_of(answer) == (431, [("head_too_large", None)])
+        assert str(MOST_HEADERS) in answer.text
+        assert peak < 600_000
 
     async def test_trailers_within_the_bound_are_passed_over(self, idle: Api) -> None:
         head = CHUNKED.replace(b"POST /events", b"GET /healthz") + b"Connection: close\r\n\r\n0\r\n"

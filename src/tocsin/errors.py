@@ -261,9 +261,7 @@ class HeadTooLarge(Problem):
 
     status = 431
     code = "head_too_large"
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"The request line and the headers may have at most {limit} bytes.")
+    message = "The request line and the headers may have at most 65536 bytes, in at most 256 headers."
 
 
 class InternalError(Problem):

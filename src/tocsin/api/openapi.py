@@ -25,7 +25,6 @@ from tocsin.api.contract import (
 from tocsin.api.doors import LARGEST_BODY
 from tocsin.api.events import LARGEST_BATCH_BODY
 from tocsin.api.examples import Examples, examples
-from tocsin.api.protocol import LARGEST_HEAD
 from tocsin.api.pushes import PUSHES, pushes
 from tocsin.api.schemas import ref, schemas
 from tocsin.catalogue import Catalogue
@@ -103,7 +102,7 @@ PROBLEMS: tuple[Problem, ...] = (
     TooLarge(LARGEST_BODY),
     ContentType(),
     RateLimited(MOST_A_MINUTE, 42),
-    HeadTooLarge(LARGEST_HEAD),
+    HeadTooLarge(),
     InternalError("6a1d2c04f2f14c6cb9f1d2a0c7b3e5f8"),
     Unavailable(),
 )

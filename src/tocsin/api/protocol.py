@@ -21,6 +21,9 @@ from tocsin.notifications import to_json
 LARGEST_HEAD = 2**16
 """Bytes of the longest request line and headers together; trailers and chunk extensions have the same bound."""
 
+MOST_HEADERS = 256
+"""Headers of a request: each takes more than a hundred bytes, however few it has on the wire."""
+
 LARGEST_REST = 2**24
 """Bytes that are still read of a body after its request was answered."""
 
@@ -146,6 +149,8 @@ class Protocol(HttpToolsProtocol):
         """Take a header; what comes after the head is a trailer, and nobody is told of it (RFC 9110, section 6.5.1)."""
         if not self._in_head:
             return
+        if len(self.headers) >= MOST_HEADERS:
+            raise self._refusing(HeadTooLarge())
         name = name.lower()
         if name == b"host":
             self._hosts += 1
@@ -157,7 +162,7 @@ class Protocol(HttpToolsProtocol):
         """End the head of a request."""
         # Headers are counted only where they can be too many: almost never.
         if self._received + PIECE > LARGEST_HEAD and _size(self.url, self.headers) > LARGEST_HEAD:
-            raise self._refusing(HeadTooLarge(LARGEST_HEAD))
+            raise self._refusing(HeadTooLarge())
         version = self.parser.get_http_version()
         if self._hosts > 1 or version == "0.9" or (self._hosts == 0 and version != "1.0"):
             raise self._refusing(Malformed("A request must have one Host header (RFC 9112, section 3.2)."))
@@ -233,11 +238,11 @@ class Protocol(HttpToolsProtocol):
         if self._in_head:
             self._received += len(data) if is_first else 0
             if self._received > LARGEST_HEAD:
-                self._refuse(HeadTooLarge(LARGEST_HEAD))
+                self._refuse(HeadTooLarge())
             elif not was_in_head:
                 self._expire(self._patience.head)
         elif self._framing > LARGEST_HEAD:
-            self._refuse(HeadTooLarge(LARGEST_HEAD))
+            self._refuse(HeadTooLarge())
         elif self.cycle.more_body:
             self._note_who_waits()
 

@@ -129,16 +129,20 @@ with found as (
     where state = 'held' and (device_id, event_id) > ($1::uuid, $2::uuid)
     order by device_id, event_id
     limit $3
-), locked as (
-    select d.event_id, d.device_id
-    from found f
-    join deliveries d on d.event_id = f.event_id and d.device_id = f.device_id and d.state = 'held'
-    order by d.event_id, d.device_id
-    for update of d
-), released as (
-    update deliveries d set due_at = now()
-    from locked
-    where d.event_id = locked.event_id and d.device_id = locked.device_id
+),
+released as (
+    update deliveries
+    set due_at = now()
+    where (event_id, device_id) in (
+        select d.event_id, d.device_id
+        from found f
+        cross join lateral (
+            select * from deliveries where event_id = f.event_id and device_id = f.device_id and state = 'held' offset 0
+        ) held
+        join deliveries d on d.event_id = held.event_id and d.device_id = held.device_id
+        order by d.event_id, d.device_id
+        for update of d
+    )
 )
 select event_id, device_id from found order by device_id desc, event_id desc limit 1
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from uuid import UUID
 
 from tocsin.catalogue import Catalogue
-from tocsin.database import Connection
+from tocsin.db.pool import Connection
 from tocsin.notifications import body_of, to_json
 
 FIRST = 1_001

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bench.service import Client, Service, clients
-from tocsin.database import SCHEMA
+from tocsin.db.pool import SCHEMA
 from tocsin.embedded import Embedded
 
 CONNECTIONS = 16

@@ -15,9 +15,9 @@ import uvloop
 from bench.apple import Apple, apple
 from bench.measure import Claim, options, show
 from bench.service import Service, database, folder, started
-from tocsin.database import connect
+from tocsin.db.migrate import migrate
+from tocsin.db.pool import connect
 from tocsin.embedded import Embedded
-from tocsin.migrate import migrate
 
 BACKLOG = 200_000
 _TICK = os.sysconf("SC_CLK_TCK")

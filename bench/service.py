@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from tocsin.database import Connection, connect
+from tocsin.db.pool import Connection, connect
 from tocsin.embedded import url_of
 from tocsin.keys import own_secret
 from tocsin.tokens import mint_service, mint_user

@@ -28,11 +28,11 @@ from tocsin.api.doors import House
 from tocsin.apps import lanes_of
 from tocsin.catalogue import Catalogue
 from tocsin.channels.vapid import Vapid
-from tocsin.database import Database, connect
+from tocsin.db.migrate import migrate
+from tocsin.db.pool import Database, connect
 from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded
 from tocsin.http_server import Server
-from tocsin.migrate import migrate
 from tocsin.phones import Phones
 from tocsin.serve import dispatcher_of, furnished
 from tocsin.settings import Settings, read_settings

@@ -17,8 +17,8 @@ import asyncpg
 import httpx
 
 from conftest import HOUR, SECRET
-from tocsin.database import connect
-from tocsin.database_errors import DRIVER_ERRORS
+from tocsin.db.errors import DRIVER_ERRORS
+from tocsin.db.pool import connect
 from tocsin.tokens import mint_service, mint_user
 
 SLOWEST = 40.0

@@ -19,7 +19,7 @@ from test_producing import post
 from test_road import custom, note
 from tocsin.api.console import FILES
 from tocsin.catalogue import Catalogue
-from tocsin.database import Database, queries
+from tocsin.db.pool import Database, queries
 from tocsin.metrics import Metrics
 from tocsin.phones import Phones
 from tocsin.tokens import mint_service

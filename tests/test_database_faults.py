@@ -13,10 +13,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from conftest import Api, make_database, serving
-from tocsin import backoff, dispatch, jobs, planner_statistics, worker
-from tocsin.admission import HEARTBEAT, KIND
+from tocsin import backoff, dispatch, jobs, worker
 from tocsin.catalogue import Catalogue
-from tocsin.database import Connection, Database, connect
+from tocsin.db import planner_statistics
+from tocsin.db.admission import HEARTBEAT, KIND
+from tocsin.db.pool import Connection, Database, connect
 from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded
 from tocsin.errors import Overrun, Unavailable

@@ -33,7 +33,7 @@ from tocsin.api.contract import CONTRACT
 from tocsin.catalogue import Catalogue
 from tocsin.channels import Refused
 from tocsin.client import Client
-from tocsin.database import Database
+from tocsin.db.pool import Database
 from tocsin.metrics import Metrics
 from tocsin.settings import Settings, read_settings
 from tocsin.tokens import mint_service, mint_user
@@ -188,7 +188,7 @@ class TestNames:
         assert settings.log_format == "json"
 
     def test_every_table_that_outlives_its_work_is_told_of(self) -> None:
-        tables = set(re.findall(r"CREATE TABLE tocsin\.(\w+)", (ROOT / "src/tocsin/schema.sql").read_text("utf-8")))
+        tables = set(re.findall(r"CREATE TABLE tocsin\.(\w+)", (ROOT / "src/tocsin/db/schema.sql").read_text("utf-8")))
         [section] = re.findall(r"## What is stored where.*?(?=\n## )", OPERATING, re.DOTALL)
         passing = {"cancellations", "clears", "erasures", "event_keys", "heads", "jobs", "lanes", "migrations"}
         passing |= {"last_clears", "operator_rules", "push_services", "resolutions", "trials", "workers"}

@@ -13,7 +13,7 @@ import pytest
 from conftest import SECRET, make_database, url_for
 from processes import TOCSIN, Program, data_folder
 from tocsin import doctor
-from tocsin.database import Database, connect
+from tocsin.db.pool import Database, connect
 from tocsin.embedded import Embedded
 from tocsin.phones import Phones
 

@@ -25,7 +25,7 @@ from test_resolve import settled
 from test_road import custom
 from tocsin.api.doors import user_of
 from tocsin.api.routes import Post, require_keys
-from tocsin.database import Database
+from tocsin.db.pool import Database
 from tocsin.doorbell import Doorbell
 from tocsin.imports import Import, applied
 from tocsin.phones import Phones

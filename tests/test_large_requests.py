@@ -8,7 +8,7 @@ import pytest
 from conftest import Api, serving
 from tocsin import fanout, jobs
 from tocsin.catalogue import Catalogue
-from tocsin.database import Database
+from tocsin.db.pool import Database
 from tocsin.ids import new_id
 
 PEOPLE = 50_000

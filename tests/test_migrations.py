@@ -16,14 +16,15 @@ from conftest import serving, settings_for, url_for
 from own_server import OwnServer, own_server
 from processes import until
 from test_road import custom
-from tocsin import migrate, serve
+from tocsin import serve
 from tocsin.catalogue import Catalogue
-from tocsin.database import connect
+from tocsin.db import migrate
+from tocsin.db.pool import connect
 from tocsin.embedded import Embedded
 from tocsin.errors import Refusal
 
 OPERATIONS = Path(__file__).parent.parent / "docs/operations.md"
-SCHEMA = Path(__file__).parent.parent / "src/tocsin/schema.sql"
+SCHEMA = Path(__file__).parent.parent / "src/tocsin/db/schema.sql"
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ import pytest
 from conftest import serving
 from test_road import custom, note
 from tocsin.catalogue import Catalogue
-from tocsin.database import connect
-from tocsin.database_errors import DRIVER_ERRORS
+from tocsin.db.errors import DRIVER_ERRORS
+from tocsin.db.migrate import migrate
+from tocsin.db.planner_statistics import correct_with
+from tocsin.db.pool import connect
 from tocsin.errors import Refusal
-from tocsin.migrate import migrate
-from tocsin.planner_statistics import correct_with
 
 INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
 USABLE = [path.parent for path in INSTALLED if int(path.parts[-3]) >= 15]

@@ -20,8 +20,8 @@ from processes import TOCSIN, Program, data_folder
 from tocsin import access, directory, doctor
 from tocsin.apps import lanes_of
 from tocsin.catalogue import Catalogue
-from tocsin.database import Database
-from tocsin.database_url import masked, place_of
+from tocsin.db.pool import Database
+from tocsin.db.url import masked, place_of
 from tocsin.errors import Refusal
 from tocsin.forms import is_time_zone
 from tocsin.preferences import Operator

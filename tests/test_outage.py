@@ -16,9 +16,9 @@ from processes import data_folder, postgres_of, send, throw_dice
 from test_imports import NDJSON
 from tocsin import readiness
 from tocsin.catalogue import Catalogue
-from tocsin.database import connect
+from tocsin.db.migrate import migrate
+from tocsin.db.pool import connect
 from tocsin.embedded import Embedded
-from tocsin.migrate import migrate
 
 PATIENCE = 6.0
 """Seconds in which a call is answered, whatever the database does."""

@@ -10,9 +10,10 @@ import pytest
 from conftest import SECRET, serving
 from own_server import OwnServer, own_server, pgbouncer
 from test_road import custom
-from tocsin import doctor, migrate
+from tocsin import doctor
 from tocsin.catalogue import Catalogue
-from tocsin.database import connect
+from tocsin.db import migrate
+from tocsin.db.pool import connect
 from tocsin.errors import Refusal
 
 pytestmark = pytest.mark.skipif(

@@ -308,7 +308,7 @@ async def test_a_bug_behind_any_route_is_a_500_in_the_one_form_and_one_line_of_t
     await idle.people(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tocsin.preferences.get", broken)
-        patch.setattr("tocsin.migrate.is_current", broken)
+        patch.setattr("tocsin.db.migrate.is_current", broken)
         for path in ("/notifications/preferences", "/readyz"):
             with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
                 answer = await idle.as_user(1, "GET", path)

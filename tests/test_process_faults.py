@@ -11,7 +11,7 @@ import pytest
 from conftest import SECRET, make_database
 from processes import Program, data_folder
 from test_database_faults import locked, until, waiting_at
-from tocsin.database import connect
+from tocsin.db.pool import connect
 from tocsin.embedded import Embedded
 from tocsin.ids import new_id
 from tocsin.tokens import mint_service

@@ -17,7 +17,7 @@ from tocsin import events, jobs, keeper
 from tocsin.api.envelope import HANG_UP
 from tocsin.api.stream import Stream
 from tocsin.catalogue import Catalogue
-from tocsin.database import Connection, Database, connect
+from tocsin.db.pool import Connection, Database, connect
 from tocsin.ids import new_id
 from tocsin.keeper import go_round
 from tocsin.live import COMMENT, Live, Reader

@@ -12,7 +12,7 @@ from conftest import HOUR, SECRET
 from ledger import drained
 from processes import Program, data_folder, throw_dice
 from test_crashes import holds_a_lease
-from tocsin.database import connect
+from tocsin.db.pool import connect
 from tocsin.embedded import url_of
 from tocsin.phones import Phones
 from tocsin.tokens import mint_service

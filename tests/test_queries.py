@@ -4,11 +4,11 @@ from importlib.resources import files
 
 import pytest
 
-from tocsin.database import Database, queries
+from tocsin.db.pool import Database, queries
 
 STATEMENTS = [
     (path.name.removesuffix(".sql"), name)
-    for path in sorted((files("tocsin") / "queries").iterdir(), key=str)
+    for path in sorted((files("tocsin.db") / "queries").iterdir(), key=str)
     for name in queries(path.name.removesuffix(".sql"))
 ]
 

@@ -18,11 +18,11 @@ from test_database_faults import becomes, impatient, locked, post, until
 from tocsin import jobs, readiness
 from tocsin.apps import read_again
 from tocsin.catalogue import Catalogue
-from tocsin.database import Connection, Database, connect, queries
+from tocsin.db.migrate import migrate
+from tocsin.db.pool import Connection, Database, connect, queries
 from tocsin.doctor import _database as database_checks
 from tocsin.embedded import Embedded
 from tocsin.ids import new_id
-from tocsin.migrate import migrate
 from tocsin.phones import Phones
 from tocsin.readiness import Readiness
 from tocsin.settings import Settings

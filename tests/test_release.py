@@ -16,7 +16,7 @@ from test_producing import post
 from test_retries import comes_to, due_in, eventually
 from test_road import custom
 from tocsin import deliveries
-from tocsin.database import Database
+from tocsin.db.pool import Database
 from tocsin.deliveries import Settled
 from tocsin.phones import Phones
 

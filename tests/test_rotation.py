@@ -19,7 +19,7 @@ from test_road import custom
 from tocsin import deliveries
 from tocsin.apps import read_again
 from tocsin.channels.vapid import Vapid
-from tocsin.database import Database
+from tocsin.db.pool import Database
 from tocsin.errors import Refusal, Unauthenticated, Unavailable
 from tocsin.keys import EVERYBODY, hs256
 from tocsin.phones import Phones

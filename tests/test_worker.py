@@ -11,7 +11,7 @@ import pytest
 from conftest import Api, serving
 from tocsin import doorbell, fanout, jobs, wires
 from tocsin.catalogue import Catalogue
-from tocsin.database import Database, connect
+from tocsin.db.pool import Database, connect
 from tocsin.doorbell import Doorbell
 from tocsin.ids import new_id
 from tocsin.jobs import Job, Lost

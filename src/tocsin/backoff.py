@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from tocsin.database_errors import first_line
+from tocsin.db.errors import first_line
 from tocsin.errors import Overrun, Unavailable
 from tocsin.pauses import growing
 

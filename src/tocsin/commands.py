@@ -16,7 +16,7 @@ import uvloop
 from pydantic import SecretStr
 
 from tocsin import __version__, logs, terminal
-from tocsin.database_url import masked
+from tocsin.db.url import masked
 from tocsin.errors import Refusal
 from tocsin.settings import PREFIX, Settings, read_settings
 from tocsin.terminal import say
@@ -395,7 +395,7 @@ def _settings() -> Settings:
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:
     """Run a command that needs the database, and say in a sentence what that refuses."""
-    from tocsin.database_errors import REFUSALS, sentence_on
+    from tocsin.db.errors import REFUSALS, sentence_on
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:

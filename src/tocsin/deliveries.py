@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from tocsin.channels import Address
-from tocsin.database import Connection, Database, fetch, queries
+from tocsin.db.pool import Connection, Database, fetch, queries
 
 State = Literal["queued", "later", "held", "delivered", "gone", "refused", "dead", "muted", "skipped"]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
-from tocsin.database import Connection, Database, fetch, queries
+from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.errors import Fault, NotFound, Unauthenticated
 from tocsin.faults import fault
 

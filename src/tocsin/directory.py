@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from tocsin import deliveries, devices, jobs
-from tocsin.database import Connection, Database, fetch, queries
+from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.doorbell import Doorbell
 from tocsin.errors import Fault, Invalid, NotFound
 from tocsin.faults import among

@@ -15,11 +15,11 @@ from uuid import UUID
 import structlog
 
 from tocsin import deliveries
-from tocsin.admission import KIND
 from tocsin.backoff import Backoff
 from tocsin.channels import Answer, Later, Push, Refused, Stopped
 from tocsin.compose import Composer
-from tocsin.database import Database
+from tocsin.db.admission import KIND
+from tocsin.db.pool import Database
 from tocsin.deliveries import Clear, Delivery, Key, Settled, next_try
 from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Unavailable

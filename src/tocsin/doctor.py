@@ -15,14 +15,15 @@ from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
-from tocsin import migrate, readiness, trials
+from tocsin import readiness, trials
 from tocsin.apps import Planned, lacks_contact, lane_of, plan
 from tocsin.catalogue import Catalogue
 from tocsin.channels import Stopped
 from tocsin.compose import Composer
-from tocsin.database import Connection, connect, queries
-from tocsin.database_errors import DRIVER_ERRORS, first_line, sentence_on
-from tocsin.database_url import check_files, place_of
+from tocsin.db import migrate
+from tocsin.db.errors import DRIVER_ERRORS, first_line, sentence_on
+from tocsin.db.pool import Connection, connect, queries
+from tocsin.db.url import check_files, place_of
 from tocsin.embedded import is_served, url_of
 from tocsin.errors import Refusal, Unavailable
 from tocsin.fetching import Unfetched, fetch

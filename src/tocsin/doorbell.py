@@ -8,7 +8,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 
-from tocsin.database import Database
+from tocsin.db.pool import Database
 from tocsin.wires import LARGEST, ByNotify, Wire
 
 POLL = 1.5

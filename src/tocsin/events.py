@@ -17,7 +17,7 @@ import asyncpg
 
 from tocsin import deliveries
 from tocsin.catalogue import Checked
-from tocsin.database import Connection, Database, fetch, queries
+from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.directory import LARGEST_ID, people, unknown
 from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Fault, IdReused, Invalid, NotFound, TooLate, Unavailable

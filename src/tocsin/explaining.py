@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from tocsin import events
-from tocsin.database import Database, queries
+from tocsin.db.pool import Database, queries
 from tocsin.errors import NotFound, Refusal
 from tocsin.events import Reader
 from tocsin.notifications import time_of

@@ -5,7 +5,7 @@ All of it is of one moment. The tokens of devices are in it: the file is to be k
 
 from collections.abc import AsyncIterator
 
-from tocsin.database import Connection, Database, queries
+from tocsin.db.pool import Connection, Database, queries
 
 _BEFORE_ALL = -(2**62)
 _SQL = queries("exports")

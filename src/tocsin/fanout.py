@@ -12,7 +12,7 @@ import asyncpg
 
 from tocsin import jobs
 from tocsin.catalogue import Catalogue
-from tocsin.database import Connection, Database, queries
+from tocsin.db.pool import Connection, Database, queries
 from tocsin.jobs import DIRECT_REACH, Job, Lane
 from tocsin.notifications import body_of
 

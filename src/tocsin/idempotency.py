@@ -7,7 +7,7 @@ first is under way waits for its end. Only successes are kept, for 24 hours.
 from dataclasses import astuple, dataclass
 from uuid import UUID
 
-from tocsin.database import Connection, queries
+from tocsin.db.pool import Connection, queries
 from tocsin.errors import KeyReused, Unavailable
 
 LONGEST_KEY = 255

@@ -11,8 +11,8 @@ from uuid import UUID
 
 from tocsin import deliveries, devices, directory, jobs
 from tocsin.catalogue import Catalogue
-from tocsin.database import Connection, Database, queries
-from tocsin.database_errors import PERMANENT, first_line
+from tocsin.db.errors import PERMANENT, first_line
+from tocsin.db.pool import Connection, Database, queries
 from tocsin.directory import Team
 from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Fault, InternalError, Invalid

@@ -17,7 +17,7 @@ from uuid import UUID
 import asyncpg
 
 from tocsin.catalogue import Catalogue
-from tocsin.database import Connection, Database, queries
+from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Invalid, Missing, NotFound, Unauthenticated
 from tocsin.faults import fault
 from tocsin.tokens import SKEW, User

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-from tocsin.database import Connection, Database, queries
+from tocsin.db.pool import Connection, Database, queries
 
 Lane = Literal["direct", "bulk"]
 

@@ -11,8 +11,8 @@ from uuid import UUID
 
 import structlog
 
-from tocsin.admission import KIND
-from tocsin.database import Connection, Database, queries
+from tocsin.db.admission import KIND
+from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Unavailable
 
 ROUND = 60.0

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from tocsin import deliveries
-from tocsin.database import Database, queries
+from tocsin.db.pool import Database, queries
 from tocsin.doorbell import Doorbell
 from tocsin.notifications import time_of
 

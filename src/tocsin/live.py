@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import chain
 
 from tocsin import inbox
-from tocsin.admission import KIND
 from tocsin.backoff import Backoff
-from tocsin.database import Database
+from tocsin.db.admission import KIND
+from tocsin.db.pool import Database
 from tocsin.doorbell import POLL
 from tocsin.errors import Unavailable
 from tocsin.inbox import Told, cursor_of, position_in

@@ -17,7 +17,7 @@ from prometheus_client import (
 
 from tocsin import __version__, deliveries, jobs
 from tocsin.channels import Delivered, Outcome
-from tocsin.database import Database
+from tocsin.db.pool import Database
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from tocsin import deliveries
 from tocsin.catalogue import Catalogue
-from tocsin.database import Connection, Database, fetch, queries
+from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.doorbell import Doorbell
 from tocsin.errors import Fault, Invalid, Unauthenticated
 from tocsin.faults import among, fault

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import structlog
 
 from tocsin import deliveries
-from tocsin.database import Database
+from tocsin.db.pool import Database
 from tocsin.doorbell import Doorbell
 
 NOTED = 30.0

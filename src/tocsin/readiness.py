@@ -5,9 +5,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from tocsin import deliveries, jobs, migrate
-from tocsin.database import Connection, Database, queries
-from tocsin.database_errors import LOST, UNANSWERED
+from tocsin import deliveries, jobs
+from tocsin.db import migrate
+from tocsin.db.errors import LOST, UNANSWERED
+from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Unavailable
 
 FRESH = 1.0

@@ -14,7 +14,7 @@ import asyncpg
 
 from tocsin import events, jobs
 from tocsin.catalogue import Catalogue
-from tocsin.database import Connection, Database, queries
+from tocsin.db.pool import Connection, Database, queries
 from tocsin.doorbell import Doorbell
 from tocsin.ids import new_id
 from tocsin.jobs import Job

@@ -14,7 +14,7 @@ import structlog
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from tocsin import access, embedded, jobs, migrate, preferences
+from tocsin import access, embedded, jobs, preferences
 from tocsin.api.app import operations_service, service, watching_service
 from tocsin.api.connections import Connections, raise_file_limit
 from tocsin.api.doors import House, Watched
@@ -22,8 +22,9 @@ from tocsin.apps import lanes_of, read_again
 from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
 from tocsin.compose import Composer
-from tocsin.database import SLOWEST, Database
-from tocsin.database_errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on
+from tocsin.db import migrate
+from tocsin.db.errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on
+from tocsin.db.pool import SLOWEST, Database
 from tocsin.dispatch import Dispatcher
 from tocsin.doorbell import Doorbell
 from tocsin.embedded import Embedded, is_served

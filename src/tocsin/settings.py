@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AnyHttpUrl, Field, SecretStr, UrlConstraints, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from tocsin import database_url
+from tocsin.db import url
 from tocsin.environment import variables
 from tocsin.errors import Refusal
 
@@ -177,7 +177,7 @@ class Settings(BaseSettings):
     @classmethod
     def _refuse_an_unreadable_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            database_url.check(value.get_secret_value())
+            url.check(value.get_secret_value())
         return value
 
     @field_validator(*_PATHS)

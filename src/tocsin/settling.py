@@ -12,10 +12,10 @@ from uuid import UUID
 import structlog
 
 from tocsin import deliveries
-from tocsin.admission import KIND
 from tocsin.backoff import Backoff
 from tocsin.channels import Delivered, Gone, Later, Outcome, Refused, Stopped, Unauthorised
-from tocsin.database import Database
+from tocsin.db.admission import KIND
+from tocsin.db.pool import Database
 from tocsin.deliveries import Delivery, Key, Settled, next_try
 from tocsin.doorbell import Doorbell
 from tocsin.errors import Unavailable

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tocsin.catalogue import Catalogue
-from tocsin.database import Database
+from tocsin.db.pool import Database
 from tocsin.doorbell import Doorbell
 from tocsin.errors import Invalid, Problem, Refusal
 from tocsin.exports import export

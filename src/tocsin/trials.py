@@ -10,7 +10,7 @@ from typing import Literal
 from tocsin import deliveries
 from tocsin.channels import Address, Delivered, Gone, Later, Outcome, Push, Refused, Stopped, Unauthorised
 from tocsin.compose import Composer
-from tocsin.database import Database, queries
+from tocsin.db.pool import Database, queries
 from tocsin.errors import NotFound, RateLimited
 from tocsin.ids import new_id
 from tocsin.lanes import Lane

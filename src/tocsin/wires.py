@@ -10,8 +10,8 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from tocsin.backoff import Backoff
-from tocsin.database import Database, connect
-from tocsin.database_errors import DRIVER_ERRORS
+from tocsin.db.errors import DRIVER_ERRORS
+from tocsin.db.pool import Database, connect
 
 CHANNEL = "tocsin_work"
 SUBJECT = "tocsin.work"

@@ -11,11 +11,12 @@ from uuid import UUID
 
 import structlog
 
-from tocsin import directory, fanout, imports, jobs, planner_statistics, resolutions
-from tocsin.admission import HEARTBEAT, KIND
+from tocsin import directory, fanout, imports, jobs, resolutions
 from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
-from tocsin.database import Database
+from tocsin.db import planner_statistics
+from tocsin.db.admission import HEARTBEAT, KIND
+from tocsin.db.pool import Database
 from tocsin.dispatch import Dispatcher
 from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Unavailable

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from tocsin.api.arriving import ARRIVING
 from tocsin.api.envelope import HANG_UP
 from tocsin.catalogue import Catalogue
-from tocsin.database import Database
+from tocsin.db.pool import Database
 from tocsin.doorbell import Doorbell
 from tocsin.errors import ContentType, NotFound, TooLarge, Unauthenticated, Unauthorized
 from tocsin.events import Intake

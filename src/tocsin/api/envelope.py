@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tocsin.admission import KIND
 from tocsin.api.problems import BUG, answer_to
+from tocsin.db.admission import KIND
 from tocsin.errors import InternalError, NotFound, Problem, Timeout, Unavailable
 from tocsin.logs import bind_request, shown_path
 from tocsin.metrics import Metrics

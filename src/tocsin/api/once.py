@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from tocsin import idempotency, inbox
 from tocsin.api.doors import LARGEST_BODY, bytes_of, house_of
-from tocsin.database import Borrowed
+from tocsin.db.pool import Borrowed
 from tocsin.doorbell import Held
 from tocsin.errors import Invalid
 from tocsin.events import Intake

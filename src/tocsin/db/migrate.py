@@ -13,8 +13,8 @@ from importlib.resources import files
 import asyncpg
 import structlog
 
-from tocsin.database import SCHEMA, Connection, connect, queries
-from tocsin.database_url import check_files
+from tocsin.db.pool import SCHEMA, Connection, connect, queries
+from tocsin.db.url import check_files
 from tocsin.errors import Refusal
 
 OLDEST_SERVER = 15
@@ -71,7 +71,7 @@ def steps() -> list[Step]:
     """Return all steps of this release, in their order."""
     found = [
         Step(int(match[1]), match[2], path.read_text("utf-8"))
-        for path in (files("tocsin") / "migrations").iterdir()
+        for path in (files("tocsin.db") / "migrations").iterdir()
         if (match := _FILE.fullmatch(path.name))
     ]
     return sorted(found, key=lambda step: step.number)

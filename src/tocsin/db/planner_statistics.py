@@ -7,7 +7,7 @@ waited, the claim of 200 took seconds instead of milliseconds.
 
 import asyncpg
 
-from tocsin.database import SCHEMA, Connection, Database, queries
+from tocsin.db.pool import SCHEMA, Connection, Database, queries
 
 FEW = 100
 """Rows under which a table may be taken for empty: fewer than a list that it is joined with may have."""

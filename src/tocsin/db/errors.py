@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import asyncpg
 
-from tocsin.admission import Full
+from tocsin.db.admission import Full
 from tocsin.errors import Overrun, Unavailable
 
 OVERRUN = "57014"

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 import asyncpg
 import structlog
 
-from tocsin.admission import KIND, Admission, Loan
-from tocsin.database_errors import DRIVER_ERRORS, first_line, is_conflict, is_outage, problem_of
-from tocsin.database_url import target_of
+from tocsin.db.admission import KIND, Admission, Loan
+from tocsin.db.errors import DRIVER_ERRORS, first_line, is_conflict, is_outage, problem_of
+from tocsin.db.url import target_of
 from tocsin.errors import Unavailable
 
 SCHEMA = "tocsin"
@@ -51,7 +51,7 @@ _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 @cache
 def queries(module: str) -> Mapping[str, str]:
     """Return the statements of `queries/<module>.sql` by their names (`-- name: page`)."""
-    _, *parts = _NAME.split((files("tocsin") / "queries" / f"{module}.sql").read_text("utf-8"))
+    _, *parts = _NAME.split((files("tocsin.db") / "queries" / f"{module}.sql").read_text("utf-8"))
     # Without the comment before it: tracing names a statement by its first word.
     return dict(zip(parts[::2], (_COMMENT.sub("", part).strip() for part in parts[1::2]), strict=True))
 

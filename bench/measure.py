@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from bench.service import Client, Service, clients
 from tocsin.db.pool import SCHEMA
-from tocsin.embedded import Embedded
+from tocsin.postgres.supervisor import Embedded
 
 CONNECTIONS = 16
 """Clients at once, of the service and of pgbench alike."""

@@ -17,7 +17,7 @@ from bench.measure import Claim, options, show
 from bench.service import Service, database, folder, started
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import connect
-from tocsin.embedded import Embedded
+from tocsin.postgres.supervisor import Embedded
 
 BACKLOG = 200_000
 _TICK = os.sysconf("SC_CLK_TCK")

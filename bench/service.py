@@ -18,8 +18,8 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from tocsin.db.pool import Connection, connect
-from tocsin.embedded import url_of
 from tocsin.keys import own_secret
+from tocsin.postgres.supervisor import url_of
 from tocsin.tokens import mint_service, mint_user
 
 _TOCSIN = Path(sys.executable).with_name("tocsin")

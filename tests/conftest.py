@@ -31,9 +31,9 @@ from tocsin.channels.vapid import Vapid
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Database, connect
 from tocsin.doorbell import Doorbell
-from tocsin.embedded import Embedded
 from tocsin.http_server import Server
 from tocsin.phones import Phones
+from tocsin.postgres.supervisor import Embedded
 from tocsin.serve import dispatcher_of, furnished
 from tocsin.settings import Settings, read_settings
 from tocsin.tokens import mint_service, mint_user

@@ -15,8 +15,8 @@ from typing import Any
 
 import asyncpg
 
-from tocsin.server_binaries import programs_for
-from tocsin.server_process import end, memory, spawn
+from tocsin.postgres.binaries import programs_for
+from tocsin.postgres.process import end, memory, spawn
 
 LONGEST_START = 30.0
 PASSWORD = "geheim"

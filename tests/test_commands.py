@@ -15,7 +15,7 @@ import pytest
 
 from conftest import SECRET, Api, url_for
 from test_road import custom
-from tocsin.embedded import Embedded
+from tocsin.postgres.supervisor import Embedded
 from tocsin.tokens import Expected, Service, User, Verifier
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from ledger import Ledger, Load, Town, compare, compare_pages, drained
 from processes import Program, data_folder, kill_postgres, postgres_of, throw_dice
 from tocsin.db.pool import connect
-from tocsin.embedded import url_of
+from tocsin.postgres.supervisor import url_of
 
 pytestmark = pytest.mark.slow
 

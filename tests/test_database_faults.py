@@ -19,10 +19,10 @@ from tocsin.db import planner_statistics
 from tocsin.db.admission import HEARTBEAT, KIND
 from tocsin.db.pool import Connection, Database, connect
 from tocsin.doorbell import Doorbell
-from tocsin.embedded import Embedded
 from tocsin.errors import Overrun, Unavailable
 from tocsin.ids import new_id
 from tocsin.phones import Phones
+from tocsin.postgres.supervisor import Embedded
 from tocsin.worker import Worker
 
 IPHONE = "aa" * 32

@@ -14,8 +14,8 @@ from conftest import SECRET, make_database, url_for
 from processes import TOCSIN, Program, data_folder
 from tocsin import doctor
 from tocsin.db.pool import Database, connect
-from tocsin.embedded import Embedded
 from tocsin.phones import Phones
+from tocsin.postgres.supervisor import Embedded
 
 
 @pytest.fixture(autouse=True)

@@ -17,16 +17,16 @@ import asyncpg
 import pytest
 import structlog
 
-from tocsin import embedded
-from tocsin.embedded import Embedded, is_served, url_of
 from tocsin.errors import Refusal
+from tocsin.postgres import supervisor
+from tocsin.postgres.supervisor import Embedded, is_served, url_of
 
 ROOT = os.geteuid() == 0
 
 SERVE = """
 import asyncio, pathlib, signal, sys
 from tocsin import server_process
-from tocsin.embedded import Embedded
+from tocsin.postgres.supervisor import Embedded
 
 async def main():
     if "orphan" in sys.argv:
@@ -61,7 +61,7 @@ asyncio.run(main(sys.argv[1]))
 UNDER_UVLOOP = """
 import pathlib, sys
 import asyncpg, uvloop
-from tocsin.embedded import Embedded
+from tocsin.postgres.supervisor import Embedded
 
 async def main():
     async with Embedded(pathlib.Path(sys.argv[1])) as server:
@@ -249,8 +249,8 @@ async def until_it_answers(server: Embedded) -> None:
 
 @pytest.mark.slow
 async def test_a_fault_in_the_supervision_does_not_end_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "PRUNE_EVERY", 0.05)
-    monkeypatch.setattr(embedded, "LONGEST_DELAY", 0.05)
+    monkeypatch.setattr(supervisor, "PRUNE_EVERY", 0.05)
+    monkeypatch.setattr(supervisor, "LONGEST_DELAY", 0.05)
     obstacle = data / "log/postgresql-20000101-000000.log"
     async with Embedded(data) as server:
         with structlog.testing.capture_logs() as lines:
@@ -366,7 +366,7 @@ async def test_the_newest_ten_logs_are_kept(data: Path, monkeypatch: pytest.Monk
     def logs() -> list[str]:
         return sorted(path.name for path in (data / "log").iterdir())
 
-    monkeypatch.setattr(embedded, "PRUNE_EVERY", 0.05)
+    monkeypatch.setattr(supervisor, "PRUNE_EVERY", 0.05)
     for path in (data / "log").iterdir():
         path.unlink()
     make_old_logs()
@@ -405,7 +405,7 @@ def child_of(parent: int) -> int:
 
 @pytest.mark.slow
 async def test_a_recovery_of_any_length_is_waited_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "TELL_EVERY", 0.5)
+    monkeypatch.setattr(supervisor, "TELL_EVERY", 0.5)
     server = Embedded(data)
     with structlog.testing.capture_logs() as lines:
         starting = asyncio.create_task(server.start())

@@ -20,8 +20,8 @@ from tocsin import serve
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
 from tocsin.db.pool import connect
-from tocsin.embedded import Embedded
 from tocsin.errors import Refusal
+from tocsin.postgres.supervisor import Embedded
 
 OPERATIONS = Path(__file__).parent.parent / "docs/operations.md"
 SCHEMA = Path(__file__).parent.parent / "src/tocsin/db/schema.sql"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from conftest import Api, url_for, wipe
 from test_producing import in_future
-from tocsin.embedded import Embedded
+from tocsin.postgres.supervisor import Embedded
 
 Step = tuple[str, dict[str, Any]]
 

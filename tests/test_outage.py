@@ -18,7 +18,7 @@ from tocsin import readiness
 from tocsin.catalogue import Catalogue
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import connect
-from tocsin.embedded import Embedded
+from tocsin.postgres.supervisor import Embedded
 
 PATIENCE = 6.0
 """Seconds in which a call is answered, whatever the database does."""

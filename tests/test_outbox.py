@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from conftest import SECRET, Api, url_for
-from tocsin.embedded import Embedded
+from tocsin.postgres.supervisor import Embedded
 from tocsin.tokens import mint_service
 
 PAGE = (Path(__file__).parent.parent / "docs/outbox.md").read_text("utf-8")

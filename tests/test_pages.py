@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from conftest import Api, url_for, wipe
 from test_road import custom
-from tocsin.embedded import Embedded
+from tocsin.postgres.supervisor import Embedded
 
 Action = tuple[str, int]
 

@@ -17,7 +17,7 @@ import pytest
 
 from ledger import Ledger, Load, Town, compare, compare_pages, drained
 from processes import Program, data_folder, kill_postgres, throw_dice
-from tocsin.embedded import url_of
+from tocsin.postgres.supervisor import url_of
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ from conftest import SECRET, make_database
 from processes import Program, data_folder
 from test_database_faults import locked, until, waiting_at
 from tocsin.db.pool import connect
-from tocsin.embedded import Embedded
 from tocsin.ids import new_id
+from tocsin.postgres.supervisor import Embedded
 from tocsin.tokens import mint_service
 
 HOUR = timedelta(hours=1)

@@ -13,8 +13,8 @@ from ledger import drained
 from processes import Program, data_folder, throw_dice
 from test_crashes import holds_a_lease
 from tocsin.db.pool import connect
-from tocsin.embedded import url_of
 from tocsin.phones import Phones
+from tocsin.postgres.supervisor import url_of
 from tocsin.tokens import mint_service
 
 pytestmark = pytest.mark.slow

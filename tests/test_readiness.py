@@ -21,9 +21,9 @@ from tocsin.catalogue import Catalogue
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Connection, Database, connect, queries
 from tocsin.doctor import _database as database_checks
-from tocsin.embedded import Embedded
 from tocsin.ids import new_id
 from tocsin.phones import Phones
+from tocsin.postgres.supervisor import Embedded
 from tocsin.readiness import Readiness
 from tocsin.settings import Settings
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tocsin.embedded import is_served
+from tocsin.postgres.supervisor import is_served
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tocsin.embedded import Embedded
-from tocsin.server_binaries import installed
+from tocsin.postgres.binaries import installed
+from tocsin.postgres.supervisor import Embedded
 
 ROOT = os.geteuid() == 0
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tocsin.embedded import Embedded, is_served
 from tocsin.errors import Refusal
 from tocsin.keys import own_secret
+from tocsin.postgres.supervisor import Embedded, is_served
 
 ROOT = os.geteuid() == 0
 

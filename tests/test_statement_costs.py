@@ -18,7 +18,7 @@ from conftest import Api, make_database, url_for
 from test_queries import STATEMENTS
 from tocsin.db.planner_statistics import correct_with
 from tocsin.db.pool import Connection, connect, queries
-from tocsin.embedded import Embedded
+from tocsin.postgres.supervisor import Embedded
 
 BOUNDED = {
     ("deliveries", "claim_clears"): "at most 200 users are claimed",

@@ -28,7 +28,7 @@ from test_road import custom, note
 from tocsin import doorbell, live
 from tocsin.api import stream
 from tocsin.catalogue import Catalogue
-from tocsin.embedded import Embedded
+from tocsin.postgres.supervisor import Embedded
 from tocsin.tokens import mint_service, mint_user
 
 

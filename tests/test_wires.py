@@ -13,8 +13,8 @@ from test_road import custom
 from test_stream import nats, watching
 from tocsin.catalogue import Catalogue
 from tocsin.doorbell import Doorbell
-from tocsin.embedded import Embedded
 from tocsin.errors import Refusal
+from tocsin.postgres.supervisor import Embedded
 from tocsin.settings import read_settings
 from tocsin.wires import ByNats
 

@@ -24,12 +24,12 @@ from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, first_line, sentence_on
 from tocsin.db.pool import Connection, connect, queries
 from tocsin.db.url import check_files, place_of
-from tocsin.embedded import is_served, url_of
 from tocsin.errors import Refusal, Unavailable
 from tocsin.fetching import Unfetched, fetch
 from tocsin.jobs import MISSED
 from tocsin.jwks import LARGEST, SLOWEST
 from tocsin.keys import EVERYBODY, SECRET_FILE, of_jwks, of_pem
+from tocsin.postgres.supervisor import is_served, url_of
 from tocsin.preferences import Operator
 from tocsin.secret_files import is_open_to_others
 from tocsin.settings import PREFIX, Settings, read_settings

@@ -14,7 +14,7 @@ import structlog
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from tocsin import access, embedded, jobs, preferences
+from tocsin import access, jobs, preferences
 from tocsin.api.app import operations_service, service, watching_service
 from tocsin.api.connections import Connections, raise_file_limit
 from tocsin.api.doors import House, Watched
@@ -27,7 +27,6 @@ from tocsin.db.errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on
 from tocsin.db.pool import SLOWEST, Database
 from tocsin.dispatch import Dispatcher
 from tocsin.doorbell import Doorbell
-from tocsin.embedded import Embedded, is_served
 from tocsin.errors import Refusal
 from tocsin.events import Intake
 from tocsin.http_server import ByPort, Server, bound, port_of, url_of
@@ -36,6 +35,8 @@ from tocsin.keeper import keep
 from tocsin.lanes import Lane
 from tocsin.live import Live
 from tocsin.metrics import Metrics
+from tocsin.postgres import supervisor
+from tocsin.postgres.supervisor import Embedded, is_served
 from tocsin.preferences import Operator, Preferences
 from tocsin.readiness import Readiness
 from tocsin.settings import Settings
@@ -217,7 +218,7 @@ async def store(settings: Settings, *, alone: bool, quiet: bool = False) -> Asyn
         if settings.database_url is not None:
             url = settings.database_url.get_secret_value()
         elif not alone and _runs(settings):
-            url = embedded.url_of(settings.data_dir)
+            url = supervisor.url_of(settings.data_dir)
         else:
             url = (await stack.enter_async_context(Embedded(settings.data_dir))).url
         taken = await _patiently(lambda: _migrate(settings, url))

@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 
 from tocsin.errors import Refusal
+from tocsin.postgres.data_dir import NAME, own
+from tocsin.postgres.process import last_words, run
 from tocsin.secret_files import sync
-from tocsin.server_folder import NAME, own
-from tocsin.server_process import last_words, run
 
 _INITDB = (
     *("--username", NAME, "--encoding", "UTF8", "--data-checksums", "--no-instructions"),

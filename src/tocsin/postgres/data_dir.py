@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from tocsin.errors import Refusal
-from tocsin.server_process import read_end, run
+from tocsin.postgres.process import read_end, run
 
 MAJOR = "18"
 """The only major version whose files we start on."""

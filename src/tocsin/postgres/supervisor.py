@@ -17,9 +17,9 @@ import asyncpg
 import structlog
 
 from tocsin.errors import Refusal
-from tocsin.server_binaries import installed, make_database, programs_for
-from tocsin.server_folder import NAME, claim, forget_traces, furnish, is_served, log_since, prune_logs
-from tocsin.server_process import end, end_leftovers, has_ended, last_words, memory, read_end, spawn
+from tocsin.postgres.binaries import installed, make_database, programs_for
+from tocsin.postgres.data_dir import NAME, claim, forget_traces, furnish, is_served, log_since, prune_logs
+from tocsin.postgres.process import end, end_leftovers, has_ended, last_words, memory, read_end, spawn
 
 __all__ = ["Embedded", "is_served", "url_of"]
 

@@ -28,7 +28,7 @@ from tocsin.channels.apns import Apns
 from tocsin.channels.encryption import encoded
 from tocsin.channels.vapid import Vapid
 from tocsin.channels.web_push import WebPush
-from tocsin.transport import Transport
+from tocsin.http_client.transport import Transport
 
 AT_ONCE = 100
 """Streams at once, as nghttpd allows them."""

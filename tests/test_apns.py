@@ -16,7 +16,7 @@ from push_services import EXPIRES, ID, OTHER, answer, files_in, in_seconds, phon
 from tocsin.channels import Delivered, Gone, Later, Outcome, Push, Refused, Request, Stopped
 from tocsin.channels.apns import ANSWERS, FRESH, SOONEST, STATUSES, Apns, ProviderToken
 from tocsin.errors import Refusal
-from tocsin.transport import Transport
+from tocsin.http_client.transport import Transport
 
 KEY = pair("ES256", "apns")
 

@@ -33,8 +33,8 @@ from tocsin.channels import Delivered, Gone, Later, Push, Refused, Request, Stop
 from tocsin.channels.fcm import ANSWERS, STATUSES, Fcm
 from tocsin.channels.google import EARLY, PAUSE
 from tocsin.errors import Refusal
-from tocsin.transport import Transport
-from tocsin.trust import Trust
+from tocsin.http_client.tls import Trust
+from tocsin.http_client.transport import Transport
 
 KEY = pair("RS256", "fcm")
 TOKEN = "a:b-" + "x" * 140

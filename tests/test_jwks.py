@@ -31,7 +31,7 @@ from test_tokens import signed
 from tocsin import doctor
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Unauthenticated, Unavailable
-from tocsin.fetching import Unfetched, fetch
+from tocsin.http_client.fetch import Unfetched, fetch
 from tocsin.jwks import PAUSE, STALE, Jwks
 from tocsin.keys import EVERYBODY, of_pem
 from tocsin.tokens import Expected, User, Verifier, mint_user

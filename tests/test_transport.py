@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from push_services import Asked, Behaviour, Connection, answering, files_in, listening, push_service
-from tocsin import slots
-from tocsin.addresses import is_public, origin_of
 from tocsin.channels import Answer, Request
 from tocsin.errors import Refusal
-from tocsin.slots import Limits
-from tocsin.transport import Transport
+from tocsin.http_client import curl_handle
+from tocsin.http_client.curl_handle import Limits
+from tocsin.http_client.public_addresses import is_public, origin_of
+from tocsin.http_client.transport import Transport
 
 QUICK = Limits(seconds=1.0, connecting=0.5, bytes=1000)
 REFUSED_STREAM, INTERNAL_ERROR = 7, 2
@@ -514,7 +514,7 @@ async def test_a_name_that_leads_elsewhere_the_second_time_is_looked_at_again(
         seen.append(address)
         return len(seen) == 1 or is_public(address)
 
-    monkeypatch.setattr(slots, "is_public", first_public)
+    monkeypatch.setattr(curl_handle, "is_public", first_public)
     async with push_service(tmp_path) as service, sending(tmp_path) as transport:
         found = await answers(transport, [to(service.url, number, guarded=True) for number in range(3)])
     assert {answer.error for answer in found} == {"forbidden address"}

@@ -21,7 +21,7 @@ from tocsin.channels.encryption import Keys, decoded, encoded, encrypted
 from tocsin.channels.vapid import FRESH, Vapid
 from tocsin.channels.web_push import ANSWERS, STATUSES, WebPush, check_subscription, endpoint_of
 from tocsin.errors import Refusal
-from tocsin.transport import Transport
+from tocsin.http_client.transport import Transport
 
 BROWSER = ec.generate_private_key(ec.SECP256R1())
 POINT = BROWSER.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)

@@ -19,10 +19,10 @@ from tocsin.channels.vapid import Vapid
 from tocsin.channels.web_push import WebPush
 from tocsin.errors import Refusal
 from tocsin.files import content_of
+from tocsin.http_client.tls import Trust
+from tocsin.http_client.transport import Transport
 from tocsin.lanes import Lane
 from tocsin.settings import LONGEST_PATH, Settings
-from tocsin.transport import Transport
-from tocsin.trust import Trust
 
 DEFAULT = "default"
 """The app that the variables describe."""

@@ -25,7 +25,7 @@ from tocsin.db.errors import DRIVER_ERRORS, first_line, sentence_on
 from tocsin.db.pool import Connection, connect, queries
 from tocsin.db.url import check_files, place_of
 from tocsin.errors import Refusal, Unavailable
-from tocsin.fetching import Unfetched, fetch
+from tocsin.http_client.fetch import Unfetched, fetch
 from tocsin.jobs import MISSED
 from tocsin.jwks import LARGEST, SLOWEST
 from tocsin.keys import EVERYBODY, SECRET_FILE, of_jwks, of_pem

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from tocsin.errors import Unavailable
-from tocsin.fetching import Unfetched, fetch
+from tocsin.http_client.fetch import Unfetched, fetch
 from tocsin.keys import Key, Speaker, of_jwks
 
 SLOWEST = 5.0

@@ -11,8 +11,8 @@ from tocsin.channels.answers import Way, lane_later, object_of, pause_of, reason
 from tocsin.channels.apns import apple_headers
 from tocsin.channels.google import AccessToken, Account
 from tocsin.channels.payloads import LARGEST, Parts, apple, fitted, ids
+from tocsin.http_client.tls import Trust
 from tocsin.notifications import to_json
-from tocsin.trust import Trust
 
 URL = "https://fcm.googleapis.com"
 

@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from tocsin.channels import Later, Stopped
 from tocsin.channels.answers import text_of
 from tocsin.errors import Malformed, Refusal
-from tocsin.fetching import Unfetched, post
 from tocsin.files import content_of
+from tocsin.http_client.fetch import Unfetched, post
+from tocsin.http_client.tls import Trust
 from tocsin.pauses import growing
 from tocsin.strict_json import parse_object
-from tocsin.trust import Trust
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"

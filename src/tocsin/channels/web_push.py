@@ -6,12 +6,12 @@ from dataclasses import replace
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from tocsin.addresses import origin_of
 from tocsin.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Stopped, Unauthorised
 from tocsin.channels.answers import Way, object_of, pause_of, reason_of, settled, text_of, way_of
 from tocsin.channels.encryption import Keys, encoded, encrypted, point_of, secret_of
 from tocsin.channels.payloads import Parts, fitted, ids, notification
 from tocsin.channels.vapid import Vapid
+from tocsin.http_client.public_addresses import origin_of
 from tocsin.notifications import to_json
 
 SERVICES = (

@@ -14,8 +14,8 @@ import pycurl
 import structlog
 
 from tocsin.channels import Answer
-from tocsin.slots import Limits, Pending, Slot
-from tocsin.trust import Trust
+from tocsin.http_client.curl_handle import Limits, Pending, Slot
+from tocsin.http_client.tls import Trust
 
 Done = tuple["Future[Answer]", Answer]
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tocsin.channels import Answer, Request
-from tocsin.sending import CLOSED, Done, Sender
-from tocsin.slots import Limits, Pending, Slot
-from tocsin.trust import Trust
+from tocsin.http_client.curl_handle import Limits, Pending, Slot
+from tocsin.http_client.sender import CLOSED, Done, Sender
+from tocsin.http_client.tls import Trust
 
 _LONGEST_END = 5.0
 """Seconds that the thread may take to end, beyond its grace: a look-up of a name can't be interrupted."""

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import pycurl
 
-from tocsin.trust import Trust
+from tocsin.http_client.tls import Trust
 
 
 class Unfetched(Exception):  # noqa: N818 - it is no error of ours

@@ -1,0 +1,1 @@
+"""HTTP/2 to push services, and HTTPS to identity providers."""

@@ -23,12 +23,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from bench.measure import Claim, medians, options, show
-from tocsin.channels import Address, Push, Request, Shown
-from tocsin.channels.apns import Apns
-from tocsin.channels.encryption import encoded
-from tocsin.channels.vapid import Vapid
-from tocsin.channels.web_push import WebPush
 from tocsin.http_client.transport import Transport
+from tocsin.push.channels import Address, Push, Request, Shown
+from tocsin.push.channels.apns import Apns
+from tocsin.push.channels.vapid import Vapid
+from tocsin.push.channels.web_push import WebPush
+from tocsin.push.channels.web_push_encryption import encoded
 
 AT_ONCE = 100
 """Streams at once, as nghttpd allows them."""

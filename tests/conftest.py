@@ -25,15 +25,15 @@ from tocsin.access import verifier_of
 from tocsin.api.app import service
 from tocsin.api.connections import Connections, Patience
 from tocsin.api.doors import House
-from tocsin.apps import lanes_of
 from tocsin.catalogue import Catalogue
-from tocsin.channels.vapid import Vapid
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Database, connect
 from tocsin.doorbell import Doorbell
 from tocsin.http_server import Server
 from tocsin.phones import Phones
 from tocsin.postgres.supervisor import Embedded
+from tocsin.push.apps import lanes_of
+from tocsin.push.channels.vapid import Vapid
 from tocsin.serve import dispatcher_of, furnished
 from tocsin.settings import Settings, read_settings
 from tocsin.tokens import mint_service, mint_user

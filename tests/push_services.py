@@ -21,7 +21,7 @@ from h2.settings import SettingCodes
 from hyperframe.frame import GoAwayFrame
 
 from issuer import certificate, pair
-from tocsin.channels import Address, Answer, Push, Shown
+from tocsin.push.channels import Address, Answer, Push, Shown
 
 ID = UUID("0190a5b4-9b5f-7cc3-8d3e-0123456789ab")
 OTHER = UUID("0190a5b4-9b5f-7cc3-8d3e-0123456789ac")

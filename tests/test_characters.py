@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tocsin.channels.characters import FARTHEST, cut
+from tocsin.push.channels.characters import FARTHEST, cut
 
 CHARACTERS = {
     "a flag": "\U0001f1e9\U0001f1f0",

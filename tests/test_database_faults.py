@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from conftest import Api, make_database, serving
-from tocsin import backoff, dispatch, jobs, worker
+from tocsin import backoff, jobs, worker
 from tocsin.catalogue import Catalogue
 from tocsin.db import planner_statistics
 from tocsin.db.admission import HEARTBEAT, KIND
@@ -23,6 +23,7 @@ from tocsin.errors import Overrun, Unavailable
 from tocsin.ids import new_id
 from tocsin.phones import Phones
 from tocsin.postgres.supervisor import Embedded
+from tocsin.push import dispatcher
 from tocsin.worker import Worker
 
 IPHONE = "aa" * 32
@@ -226,7 +227,7 @@ async def _is_another(dba: Connection, table: str, pid: int) -> bool:
 async def test_leases_of_pushes_that_their_own_worker_knows_nothing_of_are_released(
     pushing: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "SWEEP", 0.0)
+    monkeypatch.setattr(dispatcher, "SWEEP", 0.0)
     await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
     id_ = await post(pushing, 1)
     await becomes(pushing, id_, {"delivered": 1})

@@ -14,12 +14,12 @@ from structlog.testing import capture_logs
 from conftest import Api, serving
 from test_producing import post, state
 from test_road import CASE, custom, note
-from tocsin import deliveries, dispatch, settling
-from tocsin.apps import read_again
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Unavailable
 from tocsin.explaining import of_event
 from tocsin.phones import Phones
+from tocsin.push import deliveries, dispatcher, results
+from tocsin.push.apps import read_again
 
 IPHONE, OTHER_IPHONE = "aa" * 32, "bb" * 32
 ANDROID = "android-token-of-thirty-two-characters:1"
@@ -293,7 +293,7 @@ async def test_a_bad_token_is_set_aside_until_its_lane_has_delivered_and_then_dr
 async def test_wrong_settings_stop_the_lane_and_lose_nothing(
     api: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settling, "PROBE", 0.3)
+    monkeypatch.setattr(results, "PROBE", 0.3)
     await register(api, 1, IPHONE)
     await register(api, 1, ANDROID, type="Android")
     phones.answer("apns", status=403, reason="InvalidProviderToken", times=2)
@@ -400,7 +400,7 @@ WRITTEN = "select array_agg(ctid::text || due_at order by event_id, device_id) f
 async def test_what_the_operators_former_rules_held_is_decided_again_at_the_start_after_they_changed(
     url: str, catalogue: Catalogue, phones: Phones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "RELEASED_AT_ONCE", 2)
+    monkeypatch.setattr(dispatcher, "RELEASED_AT_ONCE", 2)
     more: dict[str, Any] = {"environment": phones.credentials(tmp_path), "preferences_file": tmp_path / "rules.toml"}
     more["preferences_file"].write_text(quiet_now(), "utf-8")
     async with serving(url, catalogue, **more) as api:

@@ -28,13 +28,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from conftest import HOUR, SECRET, Api, serving
 from processes import TOCSIN, Program, data_folder, until
 from test_road import custom
-from tocsin import commands, deliveries
+from tocsin import commands
 from tocsin.api.contract import CONTRACT
 from tocsin.catalogue import Catalogue
-from tocsin.channels import Refused
 from tocsin.client import Client
 from tocsin.db.pool import Database
 from tocsin.metrics import Metrics
+from tocsin.push import deliveries
+from tocsin.push.channels import Refused
 from tocsin.settings import Settings, read_settings
 from tocsin.tokens import mint_service, mint_user
 

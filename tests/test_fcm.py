@@ -29,12 +29,12 @@ from push_services import (
     push_service,
     shown,
 )
-from tocsin.channels import Delivered, Gone, Later, Push, Refused, Request, Stopped, google
-from tocsin.channels.fcm import ANSWERS, STATUSES, Fcm
-from tocsin.channels.google import EARLY, PAUSE
 from tocsin.errors import Refusal
 from tocsin.http_client.tls import Trust
 from tocsin.http_client.transport import Transport
+from tocsin.push.channels import Delivered, Gone, Later, Push, Refused, Request, Stopped, google_auth
+from tocsin.push.channels.fcm import ANSWERS, STATUSES, Fcm
+from tocsin.push.channels.google_auth import EARLY, PAUSE
 
 KEY = pair("RS256", "fcm")
 TOKEN = "a:b-" + "x" * 140
@@ -356,7 +356,7 @@ async def test_a_token_that_is_not_accepted_is_asked_for_anew_once(tmp_path: Pat
 async def test_why_there_is_no_token_is_told_and_not_asked_again_at_once(
     tmp_path: Path, behaviour: Behaviour, kind: type[Stopped | Later], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(google, "LARGEST", 1000)
+    monkeypatch.setattr(google_auth, "LARGEST", 1000)
     clock = Clock()
     async with push_service(tmp_path, behaviour) as service:
         fcm = at(service, tmp_path, clock=clock)

@@ -28,10 +28,10 @@ from tocsin.api.events import LARGEST_BATCH_BODY
 from tocsin.api.examples import OF_THE_REST
 from tocsin.api.openapi import document as document_of
 from tocsin.api.schemas import names_of
-from tocsin.apps import lanes_of
 from tocsin.catalogue import Catalogue
-from tocsin.channels.vapid import Vapid
 from tocsin.notifications import to_json
+from tocsin.push.apps import lanes_of
+from tocsin.push.channels.vapid import Vapid
 from tocsin.tokens import mint_service
 
 JSON = "application/json"

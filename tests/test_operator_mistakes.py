@@ -18,13 +18,13 @@ import pytest
 from conftest import SECRET
 from processes import TOCSIN, Program, data_folder
 from tocsin import access, directory, doctor
-from tocsin.apps import lanes_of
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
 from tocsin.db.url import masked, place_of
 from tocsin.errors import Refusal
 from tocsin.forms import is_time_zone
 from tocsin.preferences import Operator
+from tocsin.push.apps import lanes_of
 from tocsin.settings import Settings, read_settings
 
 NAMES = [f"TOCSIN_{name.upper()}" for name in Settings.model_fields]

@@ -15,11 +15,12 @@ from test_delivery import hurry, pushes_of, told
 from test_producing import post
 from test_retries import comes_to, eventually
 from test_road import custom
-from tocsin import deliveries, doctor, push_services
-from tocsin.apps import read_again
+from tocsin import doctor
 from tocsin.catalogue import Catalogue
-from tocsin.channels.vapid import Vapid
 from tocsin.phones import Phones
+from tocsin.push import deliveries, services
+from tocsin.push.apps import read_again
+from tocsin.push.channels.vapid import Vapid
 
 
 @dataclass
@@ -142,7 +143,7 @@ async def test_what_a_push_service_refused_for_long_goes_at_once_when_it_accepts
 async def test_a_subscription_that_its_service_refuses_while_it_takes_others_ends_by_itself_and_is_kept(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push_services, "NOTED", 0.0)
+    monkeypatch.setattr(services, "NOTED", 0.0)
     other = two.first.subscribe("")
     assert (await two.api.as_user(2, "POST", "/notifications/web-push", json=other)).status_code == 204
     two.first.answer("browser", status=403, token=other["endpoint"])

@@ -16,7 +16,6 @@ from conftest import SECRET, Api, make_database, serving
 from processes import data_folder
 from test_database_faults import becomes, impatient, locked, post, until
 from tocsin import jobs, readiness
-from tocsin.apps import read_again
 from tocsin.catalogue import Catalogue
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Connection, Database, connect, queries
@@ -24,6 +23,7 @@ from tocsin.doctor import _database as database_checks
 from tocsin.ids import new_id
 from tocsin.phones import Phones
 from tocsin.postgres.supervisor import Embedded
+from tocsin.push.apps import read_again
 from tocsin.readiness import Readiness
 from tocsin.settings import Settings
 

@@ -15,10 +15,10 @@ from test_delivery import IPHONE, hurry, prefer, register, shown, told
 from test_producing import post
 from test_retries import comes_to, due_in, eventually
 from test_road import custom
-from tocsin import deliveries
 from tocsin.db.pool import Database
-from tocsin.deliveries import Settled
 from tocsin.phones import Phones
+from tocsin.push import deliveries
+from tocsin.push.deliveries import Settled
 
 
 @pytest.fixture

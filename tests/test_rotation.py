@@ -16,13 +16,13 @@ from test_delivery import IPHONE, hurry, pushes_of, register, until_stopped
 from test_producing import post
 from test_retries import comes_to
 from test_road import custom
-from tocsin import deliveries
-from tocsin.apps import read_again
-from tocsin.channels.vapid import Vapid
 from tocsin.db.pool import Database
 from tocsin.errors import Refusal, Unauthenticated, Unavailable
 from tocsin.keys import EVERYBODY, hs256
 from tocsin.phones import Phones
+from tocsin.push import deliveries
+from tocsin.push.apps import read_again
+from tocsin.push.channels.vapid import Vapid
 from tocsin.tokens import Signer, User, Verifier, mint_service, mint_user
 
 

@@ -9,11 +9,12 @@ import pytest
 
 from conftest import Api, serving
 from test_delivery import ANDROID, IPHONE, OTHER_IPHONE, register
-from tocsin import doctor, trials
+from tocsin import doctor
 from tocsin.catalogue import Catalogue
-from tocsin.channels import Stopped
-from tocsin.compose import Composer
 from tocsin.phones import Phones
+from tocsin.push import probe
+from tocsin.push.channels import Stopped
+from tocsin.push.content import Composer
 
 
 @pytest.fixture
@@ -150,5 +151,5 @@ async def test_the_doctor_tells_an_access_token_that_fcm_refuses_from_a_network_
 ) -> None:
     phones.answer("fcm", status=401, reason="UNAUTHENTICATED")
     [lane] = [lane for lane in api.house.lanes if lane.name == "fcm/default"]
-    wrong = await trials.credentials(lane, Composer(api.house.catalogue))
+    wrong = await probe.credentials(lane, Composer(api.house.catalogue))
     assert wrong == Stopped("401 UNAUTHENTICATED")

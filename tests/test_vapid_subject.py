@@ -11,10 +11,10 @@ from conftest import settings_for
 from push_services import push, shown
 from test_web_push import browser
 from tocsin import doctor
-from tocsin.apps import lanes_of, plan
-from tocsin.channels import Request
-from tocsin.channels.vapid import Vapid
 from tocsin.errors import Refusal
+from tocsin.push.apps import lanes_of, plan
+from tocsin.push.channels import Request
+from tocsin.push.channels.vapid import Vapid
 
 
 def set_to(subject: str) -> Any:

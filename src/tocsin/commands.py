@@ -214,8 +214,8 @@ def replay(
 ) -> None:
     """Set going once more what was given up: events and pushes."""
     from tocsin import letters
-    from tocsin.apps import plan
     from tocsin.doorbell import Doorbell
+    from tocsin.push.apps import plan
     from tocsin.serve import pool, store
 
     settings = _settings()

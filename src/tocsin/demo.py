@@ -10,13 +10,13 @@ from pathlib import Path
 from tocsin import devices, directory, events, inbox
 from tocsin.access import signer_of
 from tocsin.api.doors import House
-from tocsin.apps import web_push_key
 from tocsin.demo_page import DemoPage
 from tocsin.devices import Device
 from tocsin.directory import Team, User
 from tocsin.errors import Refusal
 from tocsin.events import Reader
 from tocsin.phones import Phones
+from tocsin.push.apps import web_push_key
 from tocsin.serve import Running, serve
 from tocsin.settings import PREFIX, Settings
 from tocsin.tokens import Signer, mint_service, mint_user

@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from tocsin import deliveries, devices, jobs
+from tocsin import devices, jobs
 from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.doorbell import Doorbell
 from tocsin.errors import Fault, Invalid, NotFound
 from tocsin.faults import among
 from tocsin.ids import new_id
 from tocsin.jobs import Job
+from tocsin.push import deliveries
 
 LARGEST_ID = 2**31 - 1
 """The largest id of a user or team."""

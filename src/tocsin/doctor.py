@@ -15,11 +15,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
-from tocsin import readiness, trials
-from tocsin.apps import Planned, lacks_contact, lane_of, plan
+from tocsin import readiness
 from tocsin.catalogue import Catalogue
-from tocsin.channels import Stopped
-from tocsin.compose import Composer
 from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, first_line, sentence_on
 from tocsin.db.pool import Connection, connect, queries
@@ -31,6 +28,10 @@ from tocsin.jwks import LARGEST, SLOWEST
 from tocsin.keys import EVERYBODY, SECRET_FILE, of_jwks, of_pem
 from tocsin.postgres.supervisor import is_served, url_of
 from tocsin.preferences import Operator
+from tocsin.push import probe
+from tocsin.push.apps import Planned, lacks_contact, lane_of, plan
+from tocsin.push.channels import Stopped
+from tocsin.push.content import Composer
 from tocsin.secret_files import is_open_to_others
 from tocsin.settings import PREFIX, Settings, read_settings
 
@@ -122,7 +123,7 @@ def _is_open(path: Path) -> bool:
 async def _credentials(planned: Planned, settings: Settings) -> Finding:
     lane = lane_of(planned, settings)
     try:
-        wrong = await trials.credentials(lane, Composer(Catalogue.load()))
+        wrong = await probe.credentials(lane, Composer(Catalogue.load()))
     finally:
         await lane.transport.close()
     what = f"push {lane.name}"

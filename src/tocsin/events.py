@@ -15,7 +15,6 @@ from uuid import UUID
 
 import asyncpg
 
-from tocsin import deliveries
 from tocsin.catalogue import Checked
 from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.directory import LARGEST_ID, people, unknown
@@ -24,6 +23,7 @@ from tocsin.errors import Fault, IdReused, Invalid, NotFound, TooLate, Unavailab
 from tocsin.ids import new_id
 from tocsin.jobs import DIRECT_REACH
 from tocsin.notifications import time_of, to_json
+from tocsin.push import deliveries
 
 SETTLED = frozenset({"delivered", "failed", "cancelled"})
 """The states that an event stays in."""

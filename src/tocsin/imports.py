@@ -9,7 +9,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
-from tocsin import deliveries, devices, directory, jobs
+from tocsin import devices, directory, jobs
 from tocsin.catalogue import Catalogue
 from tocsin.db.errors import PERMANENT, first_line
 from tocsin.db.pool import Connection, Database, queries
@@ -20,6 +20,7 @@ from tocsin.faults import fault
 from tocsin.ids import new_id
 from tocsin.jobs import Job
 from tocsin.lines import PARTS, Line, Reader
+from tocsin.push import deliveries
 
 LONGEST_LINE = 8 * 2**20
 """Bytes of the longest line."""

@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from tocsin import deliveries
 from tocsin.db.pool import Database, queries
 from tocsin.doorbell import Doorbell
 from tocsin.notifications import time_of
+from tocsin.push import deliveries
 
 KEPT = timedelta(days=30)
 """How long dead letters are kept."""

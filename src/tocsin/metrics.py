@@ -15,9 +15,10 @@ from prometheus_client import (
     generate_latest,
 )
 
-from tocsin import __version__, deliveries, jobs
-from tocsin.channels import Delivered, Outcome
+from tocsin import __version__, jobs
 from tocsin.db.pool import Database
+from tocsin.push import deliveries
+from tocsin.push.channels import Delivered, Outcome
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

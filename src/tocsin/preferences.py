@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from tocsin import deliveries
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.doorbell import Doorbell
@@ -20,6 +19,7 @@ from tocsin.errors import Fault, Invalid, Unauthenticated
 from tocsin.faults import among, fault
 from tocsin.forms import is_time_zone
 from tocsin.notifications import future_of, moment_of, time_of, to_json
+from tocsin.push import deliveries
 from tocsin.quiet_hours import QuietHours, windows_of
 from tocsin.rules import NO_RULES, Rules, read_rules
 

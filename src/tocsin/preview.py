@@ -7,11 +7,11 @@ from typing import Any, Literal
 from uuid import UUID
 
 from tocsin.catalogue import Catalogue, Checked
-from tocsin.channels import Address, Push, Refused, apns, fcm, web_push
-from tocsin.compose import Composer, Content
-from tocsin.deliveries import Delivery, Key
 from tocsin.errors import Invalid, Refusal
 from tocsin.notifications import body_of, to_json
+from tocsin.push.channels import Address, Push, Refused, apns, fcm, web_push
+from tocsin.push.content import Composer, Content
+from tocsin.push.deliveries import Delivery, Key
 
 TOPIC = "com.example.app"
 """Stands for the app's topic at Apple where none is set."""

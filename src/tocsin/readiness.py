@@ -5,11 +5,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from tocsin import deliveries, jobs
+from tocsin import jobs
 from tocsin.db import migrate
 from tocsin.db.errors import LOST, UNANSWERED
 from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Unavailable
+from tocsin.push import deliveries
 
 FRESH = 1.0
 """Seconds for which what was found out is answered again, however many ask."""

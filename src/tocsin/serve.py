@@ -18,26 +18,26 @@ from tocsin import access, jobs, preferences
 from tocsin.api.app import operations_service, service, watching_service
 from tocsin.api.connections import Connections, raise_file_limit
 from tocsin.api.doors import House, Watched
-from tocsin.apps import lanes_of, read_again
 from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
-from tocsin.compose import Composer
 from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on
 from tocsin.db.pool import SLOWEST, Database
-from tocsin.dispatch import Dispatcher
 from tocsin.doorbell import Doorbell
 from tocsin.errors import Refusal
 from tocsin.events import Intake
 from tocsin.http_server import ByPort, Server, bound, port_of, url_of
 from tocsin.inbox import Cursors
 from tocsin.keeper import keep
-from tocsin.lanes import Lane
 from tocsin.live import Live
 from tocsin.metrics import Metrics
 from tocsin.postgres import supervisor
 from tocsin.postgres.supervisor import Embedded, is_served
 from tocsin.preferences import Operator, Preferences
+from tocsin.push.apps import lanes_of, read_again
+from tocsin.push.content import Composer
+from tocsin.push.dispatcher import Dispatcher
+from tocsin.push.lanes import Lane
 from tocsin.readiness import Readiness
 from tocsin.settings import Settings
 from tocsin.tokens import Verifier

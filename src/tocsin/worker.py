@@ -17,13 +17,13 @@ from tocsin.catalogue import Catalogue
 from tocsin.db import planner_statistics
 from tocsin.db.admission import HEARTBEAT, KIND
 from tocsin.db.pool import Database
-from tocsin.dispatch import Dispatcher
 from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Unavailable
 from tocsin.fanout import Pushes, Undeliverable
 from tocsin.ids import new_id
 from tocsin.jobs import Job, Lane, Lost
 from tocsin.metrics import Metrics
+from tocsin.push.dispatcher import Dispatcher
 
 BATCH: dict[Lane, int] = {"direct": 200, "bulk": 1}
 """How many jobs are claimed at once. One chunk of the bulk lane is as much work as a batch of the direct one."""

@@ -6,15 +6,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tocsin import devices, inbox, trials
+from tocsin import devices, inbox
 from tocsin.api.doors import body_of, house_of, service_of, user_of
 from tocsin.api.requests import known_id
 from tocsin.api.routes import door
-from tocsin.compose import Composer
 from tocsin.devices import device_of, token_of
 from tocsin.errors import Fault, Invalid
 from tocsin.faults import fault
 from tocsin.notifications import to_json, with_times
+from tocsin.push import probe
+from tocsin.push.content import Composer
 from tocsin.tokens import Service
 
 
@@ -65,7 +66,7 @@ async def test(request: Request) -> Response:
     user, token = user_of(request), request.path_params["token"]
     house = house_of(request)
     await inbox.owner(house.database, user)
-    said = await trials.send(house.database, Composer(house.catalogue), house.lanes, user.id, token)
+    said = await probe.send(house.database, Composer(house.catalogue), house.lanes, user.id, token)
     return Response(to_json(asdict(said)), media_type="application/json")
 
 

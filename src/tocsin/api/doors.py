@@ -16,10 +16,10 @@ from tocsin.doorbell import Doorbell
 from tocsin.errors import ContentType, NotFound, TooLarge, Unauthenticated, Unauthorized
 from tocsin.events import Intake
 from tocsin.inbox import Cursors
-from tocsin.lanes import Lane
 from tocsin.live import Live
 from tocsin.metrics import Metrics
 from tocsin.preferences import Operator
+from tocsin.push.lanes import Lane
 from tocsin.readiness import Readiness
 from tocsin.settings import Settings
 from tocsin.strict_json import parse_object

@@ -6,8 +6,8 @@ from typing import Any
 
 from tocsin.api.kinds import shown as shown_kind
 from tocsin.catalogue import ENGLISH, Catalogue
-from tocsin.deliveries import STATES
 from tocsin.preferences import Operator
+from tocsin.push.deliveries import STATES
 
 Examples = dict[str, Any]
 

@@ -48,7 +48,7 @@ from tocsin.errors import (
     Unauthorized,
     Unavailable,
 )
-from tocsin.trials import MOST_A_MINUTE
+from tocsin.push.probe import MOST_A_MINUTE
 
 _IN_BRACES = re.compile(r"{(\w+)}")
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from tocsin import deliveries, devices, events, explaining, letters, readiness
+from tocsin import devices, events, explaining, letters, readiness
 from tocsin.api import assets
 from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
 from tocsin.api.doors import body_of, house_of, service_of, watched_of
@@ -21,6 +21,7 @@ from tocsin.faults import fault
 from tocsin.ids import parsed_uuid
 from tocsin.metrics import CONTENT_TYPE
 from tocsin.notifications import moment_of, time_of, to_json, with_times
+from tocsin.push import deliveries
 from tocsin.tokens import Service
 
 ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css")

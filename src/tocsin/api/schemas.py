@@ -10,13 +10,13 @@ from tocsin.api.events import LARGEST_BATCH
 from tocsin.api.inbox import MOST_IDS
 from tocsin.api.requests import LONGEST_MESSAGE, MOST_RECIPIENTS
 from tocsin.catalogue import Catalogue, Kind
-from tocsin.deliveries import STATES
 from tocsin.devices import TYPES
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import MOST_FAULTS, Invalid, Problem
 from tocsin.faults import OURS
 from tocsin.forms import NotificationLine, TeamBody, UserBody
 from tocsin.preferences import SWITCHES
+from tocsin.push.deliveries import STATES
 from tocsin.quiet_hours import DAYS, MOST_WINDOWS, TIME_OF_DAY
 from tocsin.resolutions import How
 

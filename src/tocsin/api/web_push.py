@@ -8,16 +8,17 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tocsin import devices, inbox, trials
+from tocsin import devices, inbox
 from tocsin.api.doors import body_of, house_of, user_of
 from tocsin.api.routes import door
-from tocsin.apps import web_push_key
-from tocsin.channels.web_push import check_subscription, endpoint_of
-from tocsin.compose import Composer
 from tocsin.devices import Device
 from tocsin.errors import Fault, Invalid, NotFound
 from tocsin.faults import fault
 from tocsin.notifications import to_json
+from tocsin.push import probe
+from tocsin.push.apps import web_push_key
+from tocsin.push.channels.web_push import check_subscription, endpoint_of
+from tocsin.push.content import Composer
 
 SAYS = {
     "url": "must be the https url of a push service that is known here",
@@ -63,7 +64,7 @@ async def test(request: Request) -> Response:
     user, house = user_of(request), house_of(request)
     await inbox.owner(house.database, user)
     endpoint = await _endpoint_of(request)
-    said = await trials.send(house.database, Composer(house.catalogue), house.lanes, user.id, endpoint)
+    said = await probe.send(house.database, Composer(house.catalogue), house.lanes, user.id, endpoint)
     return Response(to_json(asdict(said)), media_type="application/json")
 
 

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 import pycurl
 import structlog
 
-from tocsin.channels import Answer
 from tocsin.http_client.curl_handle import Limits, Pending, Slot
 from tocsin.http_client.tls import Trust
+from tocsin.push.channels import Answer
 
 Done = tuple["Future[Answer]", Answer]
 

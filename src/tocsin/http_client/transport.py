@@ -9,10 +9,10 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tocsin.channels import Answer, Request
 from tocsin.http_client.curl_handle import Limits, Pending, Slot
 from tocsin.http_client.sender import CLOSED, Done, Sender
 from tocsin.http_client.tls import Trust
+from tocsin.push.channels import Answer, Request
 
 _LONGEST_END = 5.0
 """Seconds that the thread may take to end, beyond its grace: a look-up of a name can't be interrupted."""

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import structlog
 
-from tocsin.channels import Answer, Channel, Push, Refused, Request
-from tocsin.deliveries import Delivery, Key
+from tocsin.push.channels import Answer, Channel, Push, Refused, Request
+from tocsin.push.deliveries import Delivery, Key
 
 ENDING = 10.0
 """Seconds that pushes with the keys before may take to be answered."""

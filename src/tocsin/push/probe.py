@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from tocsin import deliveries
-from tocsin.channels import Address, Delivered, Gone, Later, Outcome, Push, Refused, Stopped, Unauthorised
-from tocsin.compose import Composer
 from tocsin.db.pool import Database, queries
 from tocsin.errors import NotFound, RateLimited
 from tocsin.ids import new_id
-from tocsin.lanes import Lane
+from tocsin.push import deliveries
+from tocsin.push.channels import Address, Delivered, Gone, Later, Outcome, Push, Refused, Stopped, Unauthorised
+from tocsin.push.content import Composer
+from tocsin.push.lanes import Lane
 
 MOST_A_MINUTE = 5
 """Test pushes that a user may have sent within a minute."""

@@ -13,8 +13,8 @@ from uuid import UUID
 
 import asyncpg
 
-from tocsin.channels import Address
 from tocsin.db.pool import Connection, Database, fetch, queries
+from tocsin.push.channels import Address
 
 State = Literal["queued", "later", "held", "delivered", "gone", "refused", "dead", "muted", "skipped"]
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tocsin.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Shown, Stopped
-from tocsin.channels.answers import Way, lane_later, object_of, pause_of, reason_of, settled, text_of, way_of
-from tocsin.channels.apns import apple_headers
-from tocsin.channels.google import AccessToken, Account
-from tocsin.channels.payloads import LARGEST, Parts, apple, fitted, ids
 from tocsin.http_client.tls import Trust
 from tocsin.notifications import to_json
+from tocsin.push.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Shown, Stopped
+from tocsin.push.channels.apns import apple_headers
+from tocsin.push.channels.google_auth import AccessToken, Account
+from tocsin.push.channels.payloads import LARGEST, Parts, apple, fitted, ids
+from tocsin.push.channels.responses import Way, lane_later, object_of, pause_of, reason_of, settled, text_of, way_of
 
 URL = "https://fcm.googleapis.com"
 

@@ -6,9 +6,9 @@ from typing import Literal
 from uuid import UUID
 
 from tocsin.catalogue import Catalogue
-from tocsin.channels import Shown
-from tocsin.deliveries import Delivery
 from tocsin.notifications import to_json
+from tocsin.push.channels import Shown
+from tocsin.push.deliveries import Delivery
 
 Content = Literal["full", "title", "none"]
 

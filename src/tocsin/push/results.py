@@ -11,17 +11,17 @@ from uuid import UUID
 
 import structlog
 
-from tocsin import deliveries
 from tocsin.backoff import Backoff
-from tocsin.channels import Delivered, Gone, Later, Outcome, Refused, Stopped, Unauthorised
 from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
-from tocsin.deliveries import Delivery, Key, Settled, next_try
 from tocsin.doorbell import Doorbell
 from tocsin.errors import Unavailable
-from tocsin.lanes import Answered, Lane, twin
 from tocsin.metrics import Metrics
-from tocsin.push_services import PushServices
+from tocsin.push import deliveries
+from tocsin.push.channels import Delivered, Gone, Later, Outcome, Refused, Stopped, Unauthorised
+from tocsin.push.deliveries import Delivery, Key, Settled, next_try
+from tocsin.push.lanes import Answered, Lane, twin
+from tocsin.push.services import PushServices
 
 GATHERING = 0.01
 """Seconds that more answers are waited for before they are written back together."""

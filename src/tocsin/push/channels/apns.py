@@ -12,12 +12,12 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from tocsin.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Stopped
-from tocsin.channels.answers import Way, lane_later, object_of, pause_of, reason_of, settled, text_of, way_of
-from tocsin.channels.payloads import LARGEST, Parts, apple, fitted, ids, notification
 from tocsin.errors import Refusal
 from tocsin.files import content_of
 from tocsin.notifications import to_json
+from tocsin.push.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Stopped
+from tocsin.push.channels.payloads import LARGEST, Parts, apple, fitted, ids, notification
+from tocsin.push.channels.responses import Way, lane_later, object_of, pause_of, reason_of, settled, text_of, way_of
 
 PRODUCTION = "https://api.push.apple.com"
 SANDBOX = "https://api.sandbox.push.apple.com"

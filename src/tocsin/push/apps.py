@@ -12,16 +12,16 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tocsin import secret_files
-from tocsin.channels import Address, Answer, Channel, Later, Outcome, Push, Refused, Request, Stopped
-from tocsin.channels.apns import Apns
-from tocsin.channels.fcm import Fcm
-from tocsin.channels.vapid import Vapid
-from tocsin.channels.web_push import WebPush
 from tocsin.errors import Refusal
 from tocsin.files import content_of
 from tocsin.http_client.tls import Trust
 from tocsin.http_client.transport import Transport
-from tocsin.lanes import Lane
+from tocsin.push.channels import Address, Answer, Channel, Later, Outcome, Push, Refused, Request, Stopped
+from tocsin.push.channels.apns import Apns
+from tocsin.push.channels.fcm import Fcm
+from tocsin.push.channels.vapid import Vapid
+from tocsin.push.channels.web_push import WebPush
+from tocsin.push.lanes import Lane
 from tocsin.settings import LONGEST_PATH, Settings
 
 DEFAULT = "default"

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tocsin import secret_files
-from tocsin.channels.encryption import encoded
 from tocsin.errors import Refusal
 from tocsin.files import content_of
+from tocsin.push.channels.web_push_encryption import encoded
 
 LIFE = 12 * 3600
 """Seconds for which a token is good: services take a day at most, and their clocks are not ours."""

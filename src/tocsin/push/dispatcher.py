@@ -14,20 +14,20 @@ from uuid import UUID
 
 import structlog
 
-from tocsin import deliveries
 from tocsin.backoff import Backoff
-from tocsin.channels import Answer, Later, Push, Refused, Stopped
-from tocsin.compose import Composer
 from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
-from tocsin.deliveries import Clear, Delivery, Key, Settled, next_try
 from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Unavailable
 from tocsin.ids import new_id
-from tocsin.lanes import Answered, Lane
 from tocsin.metrics import Metrics
 from tocsin.preferences import Held, Muted, Preferences
-from tocsin.settling import Settler
+from tocsin.push import deliveries
+from tocsin.push.channels import Answer, Later, Push, Refused, Stopped
+from tocsin.push.content import Composer
+from tocsin.push.deliveries import Clear, Delivery, Key, Settled, next_try
+from tocsin.push.lanes import Answered, Lane
+from tocsin.push.results import Settler
 
 MOST_APART = 3
 """How many held deliveries of a device go one by one when its quiet hours end; more are one push."""

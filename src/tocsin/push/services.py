@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from tocsin import deliveries
 from tocsin.db.pool import Database
 from tocsin.doorbell import Doorbell
+from tocsin.push import deliveries
 
 NOTED = 30.0
 """Seconds after which the same is noted again in the database."""

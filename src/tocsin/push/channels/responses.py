@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
-from tocsin.channels import Answer, Delivered, Later, Outcome, Refused, Stopped
 from tocsin.errors import Malformed
+from tocsin.push.channels import Answer, Delivered, Later, Outcome, Refused, Stopped
 from tocsin.strict_json import parse_object
 
 Way = Literal[

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 from uuid import UUID
 
-from tocsin.channels import Push, Shown
-from tocsin.channels.characters import cut
 from tocsin.notifications import to_json
+from tocsin.push.channels import Push, Shown
+from tocsin.push.channels.characters import cut
 
 ELLIPSIS = "…"
 """Stands where a body was cut."""

@@ -13,13 +13,13 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from tocsin.channels import Later, Stopped
-from tocsin.channels.answers import text_of
 from tocsin.errors import Malformed, Refusal
 from tocsin.files import content_of
 from tocsin.http_client.fetch import Unfetched, post
 from tocsin.http_client.tls import Trust
 from tocsin.pauses import growing
+from tocsin.push.channels import Later, Stopped
+from tocsin.push.channels.responses import text_of
 from tocsin.strict_json import parse_object
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"

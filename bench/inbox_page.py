@@ -12,8 +12,8 @@ from playwright.async_api import Browser, Page, async_playwright
 from bench import fill
 from bench.measure import Claim, medians, options, show
 from bench.service import Client, Service, clients, database, service
-from tocsin.keys import own_secret
-from tocsin.tokens import mint_user
+from tocsin.auth.keys import own_secret
+from tocsin.auth.tokens import mint_user
 
 ROWS = 2_000
 STEP = 400

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from tocsin.auth.keys import own_secret
+from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.db.pool import Connection, connect
-from tocsin.keys import own_secret
 from tocsin.postgres.supervisor import url_of
-from tocsin.tokens import mint_service, mint_user
 
 _TOCSIN = Path(sys.executable).with_name("tocsin")
 _LONGEST_START = 60.0

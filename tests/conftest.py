@@ -21,10 +21,11 @@ import pytest
 from playwright.async_api import Browser, async_playwright
 
 from tocsin import directory, events
-from tocsin.access import verifier_of
 from tocsin.api.app import service
 from tocsin.api.connections import Connections, Patience
 from tocsin.api.doors import House
+from tocsin.auth.from_settings import verifier_of
+from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Database, connect
@@ -36,7 +37,6 @@ from tocsin.push.apps import lanes_of
 from tocsin.push.channels.vapid import Vapid
 from tocsin.serve import dispatcher_of, furnished
 from tocsin.settings import Settings, read_settings
-from tocsin.tokens import mint_service, mint_user
 from tocsin.worker import Worker
 
 hypothesis.settings.register_profile("whole", deadline=None)  # how long anything takes decides no test

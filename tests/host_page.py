@@ -14,7 +14,7 @@ from uuid import uuid4
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Locator, Page, Request, expect
 
 from conftest import HOUR, SECRET, Api
-from tocsin.tokens import mint_user
+from tocsin.auth.tokens import mint_user
 
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
 REFUSED = re.compile("Content Security Policy|requires 'Trusted", re.IGNORECASE)

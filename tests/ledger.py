@@ -17,9 +17,9 @@ import asyncpg
 import httpx
 
 from conftest import HOUR, SECRET
+from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.db.errors import DRIVER_ERRORS
 from tocsin.db.pool import connect
-from tocsin.tokens import mint_service, mint_user
 
 SLOWEST = 40.0
 """Seconds after which a client gives an answer up: longer than the service may take."""

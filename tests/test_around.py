@@ -23,12 +23,12 @@ from tocsin import fanout, jobs, logs
 from tocsin.api.app import service
 from tocsin.api.envelope import Envelope
 from tocsin.api.protocol import LARGEST_HEAD
+from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal
 from tocsin.http_server import Server
 from tocsin.metrics import Metrics
 from tocsin.settings import read_settings
-from tocsin.tokens import mint_service, mint_user
 
 ORIGIN = "https://crm.example.com"
 FORWARDED = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "crm.example.com:8443"}

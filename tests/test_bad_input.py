@@ -13,9 +13,9 @@ import pytest
 from conftest import HOUR, SECRET, Api, standing_token
 from test_problems import codes_of, raw, sealed
 from test_road import custom, note
+from tocsin.auth.tokens import mint_service
 from tocsin.catalogue import Catalogue
 from tocsin.rendering import one_line
-from tocsin.tokens import mint_service
 
 MIB = 2**20
 JSON = "application/json"

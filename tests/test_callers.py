@@ -13,7 +13,7 @@ from conftest import HOUR, SECRET, Api
 from test_problems import UNKNOWN, at_rest, codes_of, errors_of, raw, routes_of, sealed
 from test_road import custom
 from test_tokens import signed
-from tocsin.tokens import mint_service, mint_user
+from tocsin.auth.tokens import mint_service, mint_user
 
 SCOPES = ["events:write", "directory:write", "operations"]
 FILES = ["/inbox.js", "/inbox-{version}.js", "/inbox.d.ts", "/inbox-worker.js"]

@@ -19,6 +19,7 @@ import pytest
 import tocsin.client
 from conftest import HOUR, SECRET, Api
 from test_road import custom
+from tocsin.auth.tokens import mint_service
 from tocsin.client import (
     Client,
     Conflict,
@@ -33,7 +34,6 @@ from tocsin.client import (
     Unavailable,
 )
 from tocsin.phones import Phones
-from tocsin.tokens import mint_service
 
 ROOT = Path(__file__).parent.parent
 SCOPES = ("events:write", "directory:write")

@@ -15,8 +15,8 @@ import pytest
 
 from conftest import SECRET, Api, url_for
 from test_road import custom
+from tocsin.auth.tokens import Expected, Service, User, Verifier
 from tocsin.postgres.supervisor import Embedded
-from tocsin.tokens import Expected, Service, User, Verifier
 
 pytestmark = pytest.mark.slow
 

@@ -19,9 +19,9 @@ from test_problems import codes_of
 from tocsin.api.arriving import ARRIVING
 from tocsin.api.connections import Connections, Patience, is_reserved, raise_file_limit
 from tocsin.api.protocol import LARGEST_HEAD, LARGEST_REST, MOST_HEADERS
+from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.metrics import Metrics
-from tocsin.tokens import mint_service, mint_user
 
 SHORT = Patience(head=0.3, body=0.3, answer=0.5, idle=0.6, rest=0.3)
 ORIGIN = "https://crm.example.com"

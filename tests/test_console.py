@@ -18,11 +18,11 @@ from test_delivery import ANDROID, IPHONE, becomes, hurry, pushes_of, register, 
 from test_producing import post
 from test_road import custom, note
 from tocsin.api.console import FILES
+from tocsin.auth.tokens import mint_service
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database, queries
 from tocsin.metrics import Metrics
 from tocsin.phones import Phones
-from tocsin.tokens import mint_service
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none';"

@@ -16,8 +16,8 @@ from playwright.async_api import Browser, Locator, Page, expect
 
 from conftest import SCREENSHOTS, Api
 from processes import Program, data_folder, until
+from tocsin.auth.tokens import Service, Verifier
 from tocsin.demo import LEFT_UNREAD, PEOPLE
-from tocsin.tokens import Service, Verifier
 
 pytestmark = pytest.mark.slow
 

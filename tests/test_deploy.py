@@ -30,6 +30,7 @@ from processes import TOCSIN, Program, data_folder, until
 from test_road import custom
 from tocsin import commands
 from tocsin.api.contract import CONTRACT
+from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.client import Client
 from tocsin.db.pool import Database
@@ -37,7 +38,6 @@ from tocsin.metrics import Metrics
 from tocsin.push import deliveries
 from tocsin.push.channels import Refused
 from tocsin.settings import Settings, read_settings
-from tocsin.tokens import mint_service, mint_user
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"

@@ -12,7 +12,7 @@ import pytest
 from conftest import HOUR, SECRET, Api
 from test_typescript import UNREACHABLE, run
 from tocsin.api.schemas import names_of
-from tocsin.tokens import mint_service, mint_user
+from tocsin.auth.tokens import mint_service, mint_user
 
 OURS = Path(__file__).parent / "generators"
 UV = Path(__file__).parent.parent / ".uv/bin/uv"

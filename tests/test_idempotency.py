@@ -25,11 +25,11 @@ from test_resolve import settled
 from test_road import custom
 from tocsin.api.doors import user_of
 from tocsin.api.routes import Post, require_keys
+from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.db.pool import Database
 from tocsin.doorbell import Doorbell
 from tocsin.imports import Import, applied
 from tocsin.phones import Phones
-from tocsin.tokens import mint_service, mint_user
 from tocsin.worker import Worker
 
 KEY = {"Idempotency-Key": "order-42"}

@@ -17,11 +17,11 @@ import pytest
 from conftest import HOUR, SECRET, serving, settings_for
 from issuer import Site, jwks, pair, saying
 from test_tokens import signed
-from tocsin.access import signer_of, verifier_of
+from tocsin.auth.from_settings import signer_of, verifier_of
+from tocsin.auth.keys import EVERYBODY, hs256, of_jwks
+from tocsin.auth.tokens import Expected, Service, User, Verifier, mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal, Unauthenticated
-from tocsin.keys import EVERYBODY, hs256, of_jwks
-from tocsin.tokens import Expected, Service, User, Verifier, mint_service, mint_user
 
 DOCUMENT = (Path(__file__).parent.parent / "docs/identity.md").read_text("utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL))

@@ -18,10 +18,10 @@ from test_producing import faults
 from test_resolve import NAMES, resolve, settled, traces
 from test_road import custom
 from tocsin import imports, jobs
+from tocsin.auth.tokens import mint_service
 from tocsin.catalogue import Catalogue
 from tocsin.exports import export
 from tocsin.ids import new_id
-from tocsin.tokens import mint_service
 from tocsin.worker import Worker
 
 NDJSON = {"Content-Type": "application/x-ndjson"}

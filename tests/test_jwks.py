@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import tocsin.jwks
+import tocsin.auth.jwks
 from conftest import HOUR, SECRET, serving
 from issuer import (
     ALGORITHMS,
@@ -29,12 +29,12 @@ from issuer import (
 )
 from test_tokens import signed
 from tocsin import doctor
+from tocsin.auth.jwks import PAUSE, STALE, Jwks
+from tocsin.auth.keys import EVERYBODY, of_pem
+from tocsin.auth.tokens import Expected, User, Verifier, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Unauthenticated, Unavailable
 from tocsin.http_client.fetch import Unfetched, fetch
-from tocsin.jwks import PAUSE, STALE, Jwks
-from tocsin.keys import EVERYBODY, of_pem
-from tocsin.tokens import Expected, User, Verifier, mint_user
 
 OLD, NEW = pair("RS256", "old"), pair("ES256", "new")
 GOOD = saying(jwks(OLD))
@@ -78,7 +78,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tocsin.jwks, "SLOWEST", QUICK)
+    monkeypatch.setattr(tocsin.auth.jwks, "SLOWEST", QUICK)
 
 
 async def settled(keys: Jwks) -> None:
@@ -367,7 +367,7 @@ class TestService:
     async def test_published_keys_are_changed_without_logging_anyone_out(
         self, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(tocsin.jwks, "PAUSE", 0.0)
+        monkeypatch.setattr(tocsin.auth.jwks, "PAUSE", 0.0)
         old, new = OLD.sign(), NEW.sign()
         async with (
             Site(GOOD) as site,
@@ -382,7 +382,7 @@ class TestService:
             site.answer = saying(jwks(NEW, OLD))
             assert await statuses() == [200, 200]
             site.answer = saying(jwks(NEW))
-            monkeypatch.setattr(tocsin.jwks, "STALE", 0.0)
+            monkeypatch.setattr(tocsin.auth.jwks, "STALE", 0.0)
             async with asyncio.timeout(5):
                 while await statuses() != [401, 200]:
                     await asyncio.sleep(0.01)
@@ -406,7 +406,7 @@ class TestService:
             twice = [("Authorization", f"Bearer {OLD.sign()}")] * 2
             assert (await api.http.get(path, headers=twice)).status_code == 401
             site.answer = GOOD
-            monkeypatch.setattr(tocsin.jwks, "PAUSE", 0.0)
+            monkeypatch.setattr(tocsin.auth.jwks, "PAUSE", 0.0)
             assert (await api.call("GET", path, OLD.sign())).status_code == 200
             assert (await api.call("GET", path, OLD.sign({"kid": "x"}))).status_code == 401
 

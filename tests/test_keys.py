@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from conftest import HOUR, SECRET, Api, serving, settings_for
 from issuer import ALGORITHMS, Pair, certificate, jwks, pair
 from test_tokens import signed
-from tocsin.access import signer_of, verifier_of
+from tocsin.auth.from_settings import signer_of, verifier_of
+from tocsin.auth.keys import EVERYBODY, of_jwks, of_pem
+from tocsin.auth.tokens import Service, User, Verifier, mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal, Unauthenticated
-from tocsin.keys import EVERYBODY, of_jwks, of_pem
-from tocsin.tokens import Service, User, Verifier, mint_service, mint_user
 
 EXP = 4_000_000_000
 OTHER = "another-secret-for-tests-fedcba9876543210"

@@ -28,11 +28,11 @@ from tocsin.api.events import LARGEST_BATCH_BODY
 from tocsin.api.examples import OF_THE_REST
 from tocsin.api.openapi import document as document_of
 from tocsin.api.schemas import names_of
+from tocsin.auth.tokens import mint_service
 from tocsin.catalogue import Catalogue
 from tocsin.notifications import to_json
 from tocsin.push.apps import lanes_of
 from tocsin.push.channels.vapid import Vapid
-from tocsin.tokens import mint_service
 
 JSON = "application/json"
 OF_THE_DOCUMENT = {"/openapi.json", "/docs", "/docs/{name}", "/console", "/console/{name}", *FILES}

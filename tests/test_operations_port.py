@@ -8,7 +8,7 @@ import pytest
 
 from conftest import HOUR, SECRET
 from processes import Program, data_folder
-from tocsin.tokens import mint_service
+from tocsin.auth.tokens import mint_service
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,8 @@ import pytest
 
 from conftest import SECRET
 from processes import TOCSIN, Program, data_folder
-from tocsin import access, directory, doctor
+from tocsin import directory, doctor
+from tocsin.auth import from_settings
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
 from tocsin.db.url import masked, place_of
@@ -87,7 +88,7 @@ def others_of(name: str) -> dict[str, str]:
 async def use(environment: dict[str, str]) -> Settings:
     """Use settings as far as a start does before it needs a database."""
     settings = read_settings({"TOCSIN_JWT_SECRET": SECRET, **environment}, Path("/nonexistent"))
-    access.keys_of(settings)
+    from_settings.keys_of(settings)
     catalogue = Catalogue.load(*settings.catalogue_folders) if settings.catalogue_folders else OURS
     Operator.load(catalogue, settings.preferences_file)
     for lane in lanes_of(settings):

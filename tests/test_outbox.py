@@ -13,8 +13,8 @@ import asyncpg
 import pytest
 
 from conftest import SECRET, Api, url_for
+from tocsin.auth.tokens import mint_service
 from tocsin.postgres.supervisor import Embedded
-from tocsin.tokens import mint_service
 
 PAGE = (Path(__file__).parent.parent / "docs/outbox.md").read_text("utf-8")
 

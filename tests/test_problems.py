@@ -10,7 +10,7 @@ from fastapi.routing import iter_route_contexts
 
 from conftest import HOUR, SECRET, Api
 from tocsin.api.app import build
-from tocsin.tokens import mint_service, mint_user
+from tocsin.auth.tokens import mint_service, mint_user
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE", "PROPFIND")

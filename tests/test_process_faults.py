@@ -11,10 +11,10 @@ import pytest
 from conftest import SECRET, make_database
 from processes import Program, data_folder
 from test_database_faults import locked, until, waiting_at
+from tocsin.auth.tokens import mint_service
 from tocsin.db.pool import connect
 from tocsin.ids import new_id
 from tocsin.postgres.supervisor import Embedded
-from tocsin.tokens import mint_service
 
 HOUR = timedelta(hours=1)
 EVENT = {"type": "custom", "notify": {"users": [1]}, "params": {"body": "Hello"}}

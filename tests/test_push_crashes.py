@@ -12,10 +12,10 @@ from conftest import HOUR, SECRET
 from ledger import drained
 from processes import Program, data_folder, throw_dice
 from test_crashes import holds_a_lease
+from tocsin.auth.tokens import mint_service
 from tocsin.db.pool import connect
 from tocsin.phones import Phones
 from tocsin.postgres.supervisor import url_of
-from tocsin.tokens import mint_service
 
 pytestmark = pytest.mark.slow
 

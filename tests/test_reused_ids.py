@@ -13,8 +13,8 @@ from test_producing import in_future
 from test_road import custom
 from test_tokens import signed
 from tocsin import inbox
+from tocsin.auth.tokens import mint_user
 from tocsin.live import Reader
-from tocsin.tokens import mint_user
 
 PERSON = 50
 PHONE = "ab" * 32

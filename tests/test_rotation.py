@@ -16,14 +16,14 @@ from test_delivery import IPHONE, hurry, pushes_of, register, until_stopped
 from test_producing import post
 from test_retries import comes_to
 from test_road import custom
+from tocsin.auth.keys import EVERYBODY, hs256
+from tocsin.auth.tokens import Signer, User, Verifier, mint_service, mint_user
 from tocsin.db.pool import Database
 from tocsin.errors import Refusal, Unauthenticated, Unavailable
-from tocsin.keys import EVERYBODY, hs256
 from tocsin.phones import Phones
 from tocsin.push import deliveries
 from tocsin.push.apps import read_again
 from tocsin.push.channels.vapid import Vapid
-from tocsin.tokens import Signer, User, Verifier, mint_service, mint_user
 
 
 def a_key() -> bytes:

@@ -9,7 +9,7 @@ import pytest
 from conftest import HOUR, SECRET, Api
 from test_problems import at_rest
 from test_road import custom, note
-from tocsin.tokens import mint_service, mint_user
+from tocsin.auth.tokens import mint_service, mint_user
 
 PROGRAM = Path(sys.executable).with_name("schemathesis")
 LONGEST = 22

@@ -12,8 +12,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from tocsin.auth.keys import own_secret
 from tocsin.errors import Refusal
-from tocsin.keys import own_secret
 from tocsin.postgres.supervisor import Embedded, is_served
 
 ROOT = os.geteuid() == 0

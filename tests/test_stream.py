@@ -27,9 +27,9 @@ from test_problems import UNKNOWN, at_rest
 from test_road import custom, note
 from tocsin import doorbell, live
 from tocsin.api import stream
+from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.postgres.supervisor import Embedded
-from tocsin.tokens import mint_service, mint_user
 
 
 @dataclass

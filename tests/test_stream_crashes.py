@@ -16,7 +16,7 @@ from conftest import HOUR, SECRET
 from processes import Program, data_folder, kill_postgres, throw_dice
 from test_stream import nats
 from test_wires import port
-from tocsin.tokens import mint_service, mint_user
+from tocsin.auth.tokens import mint_service, mint_user
 
 pytestmark = pytest.mark.slow
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tocsin import tokens
+from tocsin.auth import tokens
+from tocsin.auth.keys import own_secret
+from tocsin.auth.tokens import SCOPES, SKEW, Service, User, Verifier, caller_of, mint_service, mint_user
 from tocsin.errors import Refusal, Unauthenticated
-from tocsin.keys import own_secret
-from tocsin.tokens import SCOPES, SKEW, Service, User, Verifier, caller_of, mint_service, mint_user
 
 SECRET = "a-secret-for-tests-only-0123456789abcdef"
 OTHER = "another-secret-for-tests-fedcba9876543210"

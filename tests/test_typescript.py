@@ -10,7 +10,7 @@ import pytest
 
 from conftest import HOUR, SECRET, Api
 from test_road import custom
-from tocsin.tokens import mint_service, mint_user
+from tocsin.auth.tokens import mint_service, mint_user
 
 OURS = Path(__file__).parent / "typescript"
 UNREACHABLE = re.compile(r"\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT)\b")

@@ -133,7 +133,7 @@ def send(  # noqa: PLR0913 - what a caller may say
 ) -> None:
     """Post an event to the running service, and print its id."""
     from tocsin import send as sending
-    from tocsin.access import signer_of
+    from tocsin.auth.from_settings import signer_of
 
     event = sending.event_of(message, user or [], team or [], file)
     settings = read_settings()
@@ -267,9 +267,9 @@ def console(
     url: Annotated[str | None, typer.Option(help="Where the service is reached; default: as the settings say.")] = None,
 ) -> None:
     """Print a link to the operators' console. For an hour it lets in whoever has it."""
-    from tocsin.access import signer_of
+    from tocsin.auth.from_settings import signer_of
+    from tocsin.auth.tokens import mint_service
     from tocsin.send import operations_url_of
-    from tocsin.tokens import mint_service
 
     settings = read_settings()
     signer = signer_of(settings, "services")
@@ -357,8 +357,8 @@ def user(
     expires: Expires = "1h",
 ) -> None:
     """Print a user's token, which opens the user's own inbox."""
-    from tocsin.access import signer_of
-    from tocsin.tokens import mint_user
+    from tocsin.auth.from_settings import signer_of
+    from tocsin.auth.tokens import mint_user
 
     say(mint_user(signer_of(read_settings(), "users"), id_, _lifetime(expires)))
 
@@ -373,8 +373,8 @@ def service(
     expires: Expires = "1h",
 ) -> None:
     """Print a service's token."""
-    from tocsin.access import signer_of
-    from tocsin.tokens import SCOPES, mint_service
+    from tocsin.auth.from_settings import signer_of
+    from tocsin.auth.tokens import SCOPES, mint_service
 
     if unknown := set(scope) - SCOPES:
         raise Refusal(f"There is no scope {' or '.join(sorted(unknown))}: take {', '.join(sorted(SCOPES))}.")

@@ -8,8 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from tocsin import devices, directory, events, inbox
-from tocsin.access import signer_of
 from tocsin.api.doors import House
+from tocsin.auth.from_settings import signer_of
+from tocsin.auth.tokens import Signer, mint_service, mint_user
 from tocsin.demo_page import DemoPage
 from tocsin.devices import Device
 from tocsin.directory import Team, User
@@ -19,7 +20,6 @@ from tocsin.phones import Phones
 from tocsin.push.apps import web_push_key
 from tocsin.serve import Running, serve
 from tocsin.settings import PREFIX, Settings
-from tocsin.tokens import Signer, mint_service, mint_user
 
 PEOPLE = (
     User(1, 1, "John", "Doe", None, "john@example.com", "en", "Europe/Copenhagen", active=True),

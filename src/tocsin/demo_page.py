@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 from tocsin.api import assets
 from tocsin.api.doors import House, body_of, house_of
 from tocsin.api.requests import ids_of, number_of
+from tocsin.auth.tokens import Signer, mint_service, mint_user
 from tocsin.catalogue import ENGLISH
 from tocsin.demo_events import event_of
 from tocsin.directory import LARGEST_ID, Team, User
@@ -25,7 +26,6 @@ from tocsin.faults import fault
 from tocsin.local_calls import is_local
 from tocsin.notifications import to_json
 from tocsin.phones import Phones
-from tocsin.tokens import Signer, mint_service, mint_user
 
 FILES = ("demo.css", "demo.js")
 POLICY = (

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
 from tocsin import readiness
+from tocsin.auth.jwks import LARGEST, SLOWEST
+from tocsin.auth.keys import EVERYBODY, SECRET_FILE, of_jwks, of_pem
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, first_line, sentence_on
@@ -24,8 +26,6 @@ from tocsin.db.url import check_files, place_of
 from tocsin.errors import Refusal, Unavailable
 from tocsin.http_client.fetch import Unfetched, fetch
 from tocsin.jobs import MISSED
-from tocsin.jwks import LARGEST, SLOWEST
-from tocsin.keys import EVERYBODY, SECRET_FILE, of_jwks, of_pem
 from tocsin.postgres.supervisor import is_served, url_of
 from tocsin.preferences import Operator
 from tocsin.push import probe

@@ -16,11 +16,11 @@ from uuid import UUID
 
 import asyncpg
 
+from tocsin.auth.tokens import SKEW, User
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Invalid, Missing, NotFound, Unauthenticated
 from tocsin.faults import fault
-from tocsin.tokens import SKEW, User
 
 NEWEST = 2**63 - 1
 """A position above all that there will be."""

@@ -12,10 +12,10 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
+from tocsin.auth.tokens import Signer, mint_service
 from tocsin.errors import Malformed, Refusal
 from tocsin.settings import Settings
 from tocsin.strict_json import parse_object
-from tocsin.tokens import Signer, mint_service
 
 SERVICE = "tocsin-send"
 """The name under which events are posted."""

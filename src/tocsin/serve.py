@@ -14,10 +14,12 @@ import structlog
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from tocsin import access, jobs, preferences
+from tocsin import jobs, preferences
 from tocsin.api.app import operations_service, service, watching_service
 from tocsin.api.connections import Connections, raise_file_limit
 from tocsin.api.doors import House, Watched
+from tocsin.auth import from_settings
+from tocsin.auth.tokens import Verifier
 from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
@@ -40,7 +42,6 @@ from tocsin.push.dispatcher import Dispatcher
 from tocsin.push.lanes import Lane
 from tocsin.readiness import Readiness
 from tocsin.settings import Settings
-from tocsin.tokens import Verifier
 from tocsin.wires import ByNats
 from tocsin.worker import Worker
 
@@ -72,7 +73,7 @@ async def serve(
     """Serve until a signal ends it, with `further` routes if need be. Raises `Refusal` where it can't start."""
     raise_file_limit()
     if settings.database_url is not None or settings.has_keys:
-        access.verifier_of(settings)
+        from_settings.verifier_of(settings)
     async with contextlib.AsyncExitStack() as stack:
         sockets = [stack.enter_context(bound(settings.host, settings.port))]
         if settings.operations_port is not None:
@@ -82,7 +83,7 @@ async def serve(
         own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS, beats=True))
         bulk = await stack.enter_async_context(_bulk_pool(settings, url))
         doorbell = await stack.enter_async_context(_doorbell(settings, url, own))
-        verifier = access.verifier_of(settings)
+        verifier = from_settings.verifier_of(settings)
         stack.push_async_callback(verifier.close)
         verifier.begin()
         lanes = await stack.enter_async_context(_lanes(settings))
@@ -173,7 +174,7 @@ def _keys_again(
     renewing: set[asyncio.Task[None]] = set()
     reads: list[Callable[[], object]] = [lambda: read_again(lanes, settings)]
     if house:
-        reads.append(lambda: house.verifier.take(access.keys_of(settings)))
+        reads.append(lambda: house.verifier.take(from_settings.keys_of(settings)))
 
     async def renew() -> None:
         refused = [refusal for read in reads if (refusal := _refusal_of(read))]

@@ -12,11 +12,11 @@ from tocsin import directory
 from tocsin.api.doors import house_of, service_of
 from tocsin.api.requests import known_id, number_of
 from tocsin.api.routes import door
+from tocsin.auth.tokens import Service
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault, Invalid
 from tocsin.forms import TeamBody, UserBody
 from tocsin.notifications import to_json
-from tocsin.tokens import Service
 
 MOST_LISTED = 1_000
 USUALLY_LISTED = 100

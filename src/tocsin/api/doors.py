@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from tocsin.api.arriving import ARRIVING
 from tocsin.api.envelope import HANG_UP
+from tocsin.auth.tokens import Service, User, Verifier, caller_of
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
 from tocsin.doorbell import Doorbell
@@ -23,7 +24,6 @@ from tocsin.push.lanes import Lane
 from tocsin.readiness import Readiness
 from tocsin.settings import Settings
 from tocsin.strict_json import parse_object
-from tocsin.tokens import Service, User, Verifier, caller_of
 
 JSON = ("application/json",)
 MERGE_PATCH = (*JSON, "application/merge-patch+json")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 from tocsin.api.requests import MOST_RECIPIENTS, Notify, ids_of, notify_of, uuid_of
+from tocsin.auth.tokens import Service
 from tocsin.catalogue import Catalogue, Checked
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Draft
 from tocsin.faults import fault, under
 from tocsin.notifications import future_of
 from tocsin.resolutions import KEY, How, Resolution
-from tocsin.tokens import Service
 
 LONGEST_KEY = 255
 """Characters of the longest key of a service's own."""

@@ -14,13 +14,13 @@ from tocsin.api.doors import body_of, house_of, id_of, service_of
 from tocsin.api.drafts import Posted, posted, resolution_of
 from tocsin.api.requests import known_id, number_of
 from tocsin.api.routes import door
+from tocsin.auth.tokens import Service
 from tocsin.directory import unknown
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Accepted, Draft, Reader
 from tocsin.faults import counted, fault, told_of
 from tocsin.notifications import to_json
 from tocsin.resolutions import resolve
-from tocsin.tokens import Service
 
 LONGEST_WAIT = 30
 """Seconds that a caller may wait for an event to settle."""

@@ -8,11 +8,11 @@ from tocsin import idempotency
 from tocsin.api.doors import House, house_of, parts_of, service_of
 from tocsin.api.once import HEADER, again, digest_for, key_of
 from tocsin.api.routes import door
+from tocsin.auth.tokens import Service
 from tocsin.errors import ContentType
 from tocsin.idempotency import Answer, Key
 from tocsin.imports import Import, applied
 from tocsin.notifications import to_json
-from tocsin.tokens import Service
 
 LARGEST_IMPORT = 256 * 2**20
 """Bytes of the largest import."""

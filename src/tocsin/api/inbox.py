@@ -12,11 +12,11 @@ from tocsin.api.doors import body_of, house_of, id_of, user_of
 from tocsin.api.proxies import HOST
 from tocsin.api.requests import message_of, notify_of, number_of, uuid_of, uuids_of
 from tocsin.api.routes import door
+from tocsin.auth.tokens import User
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Draft
 from tocsin.faults import fault
 from tocsin.notifications import to_json
-from tocsin.tokens import User
 
 PAGES = (1, 1_000_000)
 PER_PAGE = (1, 100)

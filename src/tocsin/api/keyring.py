@@ -3,8 +3,8 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tocsin.api.problems import answer_to
+from tocsin.auth.tokens import Verifier, bearer_of
 from tocsin.errors import Problem
-from tocsin.tokens import Verifier, bearer_of
 
 
 class Keyring:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from tocsin import idempotency, inbox
 from tocsin.api.doors import LARGEST_BODY, bytes_of, house_of
+from tocsin.auth.tokens import Service, User
 from tocsin.db.pool import Borrowed
 from tocsin.doorbell import Held
 from tocsin.errors import Invalid
@@ -21,7 +22,6 @@ from tocsin.events import Intake
 from tocsin.faults import fault
 from tocsin.idempotency import LONGEST_KEY, Answer, Key
 from tocsin.logs import cut_path
-from tocsin.tokens import Service, User
 
 if TYPE_CHECKING:
     from hashlib import _Hash

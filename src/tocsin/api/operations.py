@@ -13,6 +13,7 @@ from tocsin.api.doors import body_of, house_of, service_of, watched_of
 from tocsin.api.openapi import document
 from tocsin.api.requests import known_id, number_of, uuids_of
 from tocsin.api.routes import door
+from tocsin.auth.tokens import Service
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault, Invalid, NotFound
 from tocsin.events import Reader
@@ -22,7 +23,6 @@ from tocsin.ids import parsed_uuid
 from tocsin.metrics import CONTENT_TYPE
 from tocsin.notifications import moment_of, time_of, to_json, with_times
 from tocsin.push import deliveries
-from tocsin.tokens import Service
 
 ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css")
 

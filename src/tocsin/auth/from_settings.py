@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from tocsin.auth.jwks import Jwks
+from tocsin.auth.keys import EVERYBODY, Key, Speaker, hs256, of_pem, own_secret
+from tocsin.auth.tokens import Expected, Signer, Verifier
 from tocsin.errors import Refusal
-from tocsin.jwks import Jwks
-from tocsin.keys import EVERYBODY, Key, Speaker, hs256, of_pem, own_secret
 from tocsin.settings import Audience, Settings
-from tocsin.tokens import Expected, Signer, Verifier
 
 
 def verifier_of(settings: Settings) -> Verifier:

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, get_args
 import jwt
 from jwt.algorithms import OKPAlgorithm
 
+from tocsin.auth.jwks import Jwks
+from tocsin.auth.keys import EVERYBODY, PUBLIC_ALGORITHMS, Key, Speaker, hs256
 from tocsin.errors import Malformed, Refusal, Unauthenticated, Unavailable
-from tocsin.jwks import Jwks
-from tocsin.keys import EVERYBODY, PUBLIC_ALGORITHMS, Key, Speaker, hs256
 from tocsin.settings import Scope
 from tocsin.strict_json import parse_object
 

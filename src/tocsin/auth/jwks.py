@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import structlog
 
+from tocsin.auth.keys import Key, Speaker, of_jwks
 from tocsin.errors import Unavailable
 from tocsin.http_client.fetch import Unfetched, fetch
-from tocsin.keys import Key, Speaker, of_jwks
 
 SLOWEST = 5.0
 """Seconds that the issuer may take for its whole answer."""

@@ -15,7 +15,7 @@ from test_problems import codes_of, raw, sealed
 from test_road import custom, note
 from tocsin.auth.tokens import mint_service
 from tocsin.catalogue import Catalogue
-from tocsin.rendering import one_line
+from tocsin.catalogue.rendering import one_line
 
 MIB = 2**20
 JSON = "application/json"

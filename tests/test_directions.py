@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from conftest import Api
 from test_delivery import IPHONE, pushes_of, register
 from tocsin.catalogue import Catalogue
+from tocsin.catalogue.rendering import Sentence, Word, Wording, is_right_to_left, one_line, spoken, spoken_text
 from tocsin.explaining import of_user
 from tocsin.phones import Phones
-from tocsin.rendering import Sentence, Word, Wording, is_right_to_left, one_line, spoken, spoken_text
 
 FSI, PDI = "\u2068", "\u2069"
 LAYLA = "\u0644\u064a\u0644\u0649"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tocsin.catalogue import Catalogue
-from tocsin.rendering import Sentence, Word, one_line, readable, spoken, spoken_text
+from tocsin.catalogue.rendering import Sentence, Word, one_line, readable, spoken, spoken_text
 
 CATALOGUE = Catalogue.load()
 SAMPLES = sorted(CATALOGUE.samples)

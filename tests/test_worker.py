@@ -11,11 +11,11 @@ import pytest
 from conftest import Api, serving
 from tocsin import doorbell, fanout, jobs, wires
 from tocsin.catalogue import Catalogue
+from tocsin.catalogue.rendering import Words
 from tocsin.db.pool import Database, connect
 from tocsin.doorbell import Doorbell
 from tocsin.ids import new_id
 from tocsin.jobs import Job, Lost
-from tocsin.rendering import Words
 from tocsin.worker import BATCH, Worker
 
 FOR_EVER = 3600.0

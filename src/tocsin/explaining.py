@@ -9,11 +9,11 @@ from uuid import UUID
 import asyncpg
 
 from tocsin import events
+from tocsin.catalogue.rendering import one_line
 from tocsin.db.pool import Database, queries
 from tocsin.errors import NotFound, Refusal
 from tocsin.events import Reader
 from tocsin.notifications import time_of
-from tocsin.rendering import one_line
 
 MOST_EVENTS = 200
 """How many events of a person the command line explains at most."""

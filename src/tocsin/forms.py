@@ -11,12 +11,12 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from tocsin.catalogue.rendering import has_only_our_marks, one_line
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import MOST_FAULTS
 from tocsin.faults import ENTRIES
 from tocsin.ids import parsed_uuid
 from tocsin.notifications import moment_of
-from tocsin.rendering import has_only_our_marks, one_line
 
 MOST_MEMBERS = 1_000_000
 LONGEST_TEXT = 20_000

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from tocsin.catalogue.entries import ENGLISH, Findings, Raws, read
 from tocsin.catalogue.kinds import Kind, kinds_of
 from tocsin.catalogue.languages import Languages, languages_of, stand_ins
+from tocsin.catalogue.rendering import Words, readable
 from tocsin.catalogue.shapes import as_given, shapes_of
 from tocsin.errors import MOST_FAULTS, UNTOLD, Fault, Invalid
 from tocsin.faults import fault, faults_of
-from tocsin.rendering import Words, readable
 
 __all__ = ["ENGLISH", "Catalogue", "Checked", "Kind"]
 

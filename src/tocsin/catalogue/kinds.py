@@ -11,10 +11,10 @@ from pydantic import BaseModel, Discriminator, Tag
 from tocsin.catalogue.entries import KindEntry, Raw, Raws, advice, parse
 from tocsin.catalogue.fields import SCALARS, VARIANT, FieldType, UserId, field_type
 from tocsin.catalogue.languages import Languages, sentence_of
+from tocsin.catalogue.rendering import Sentence, Speaker, Word, Wording
 from tocsin.catalogue.shapes import Shape, check_names, check_subjects, model_of
 from tocsin.catalogue.vocabulary import Vocabulary
 from tocsin.faults import INTEGER_TAG, OBJECT_TAG
-from tocsin.rendering import Sentence, Speaker, Word, Wording
 
 _Model = type[BaseModel]
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tocsin.catalogue.entries import ENGLISH, NAMES, KindEntry, Raw, Raws, WordingEntry, advice, parse
+from tocsin.catalogue.rendering import Sentence, Wording
 from tocsin.catalogue.shapes import Labels, Shape
 from tocsin.catalogue.vocabulary import Vocabulary
-from tocsin.rendering import Sentence, Wording
 
 PHRASES = ("erased", "pushed", "bundled", "tested", "signed")
 """What we say by ourselves: in place of erased words, in a push that says no more, and in one that stands for many."""

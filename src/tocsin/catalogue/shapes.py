@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from tocsin.catalogue.entries import Raw, ShapeEntry, advice, parse
 from tocsin.catalogue.fields import SCALARS, VARIANT, FieldType, field_type
-from tocsin.rendering import Sentence, Word, readable, spoken
+from tocsin.catalogue.rendering import Sentence, Word, readable, spoken
 
 Labels = Mapping[str, Mapping[str, str]]
 """The labels of one language: by `shape.field`, then by code."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tocsin.catalogue.fields import LINES, OF_SEVERAL_LINES, VARIANT, FieldType
+from tocsin.catalogue.rendering import Speaker, Word, spoken, spoken_text
 from tocsin.catalogue.shapes import Labels, Shape
-from tocsin.rendering import Speaker, Word, spoken, spoken_text
 
 
 @dataclass(frozen=True, slots=True)

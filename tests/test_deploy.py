@@ -28,10 +28,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from conftest import HOUR, SECRET, Api, serving
 from processes import TOCSIN, Program, data_folder, until
 from test_road import custom
-from tocsin import commands
 from tocsin.api.contract import CONTRACT
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.catalogue import Catalogue
+from tocsin.cli import commands
 from tocsin.client import Client
 from tocsin.db.pool import Database
 from tocsin.metrics import Metrics

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from tocsin import commands, errors, faults
+from tocsin import errors, faults
 from tocsin.api.contract import CONTRACT
 from tocsin.api.openapi import PROBLEMS
 from tocsin.catalogue import Catalogue
+from tocsin.cli import commands
 from tocsin.errors import Refusal
 from tocsin.settings import PREFIX, Settings, read_settings
 

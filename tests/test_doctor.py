@@ -12,7 +12,7 @@ import pytest
 
 from conftest import SECRET, make_database, url_for
 from processes import TOCSIN, Program, data_folder
-from tocsin import doctor
+from tocsin.cli import doctor
 from tocsin.db.pool import Database, connect
 from tocsin.phones import Phones
 from tocsin.postgres.supervisor import Embedded
@@ -230,7 +230,7 @@ async def test_a_database_in_another_encoding_is_told(
 async def test_a_clock_that_is_off_is_told(monkeypatch: pytest.MonkeyPatch, outside: str) -> None:
     assert outside
     really = time.time
-    monkeypatch.setattr("tocsin.doctor.time.time", lambda: really() - 3)
+    monkeypatch.setattr("tocsin.cli.doctor.time.time", lambda: really() - 3)
     level, words = (await found())["clock"]
     assert level == "warn"
     assert "+3" in words

@@ -28,11 +28,11 @@ from issuer import (
     saying,
 )
 from test_tokens import signed
-from tocsin import doctor
 from tocsin.auth.jwks import PAUSE, STALE, Jwks
 from tocsin.auth.keys import EVERYBODY, of_pem
 from tocsin.auth.tokens import Expected, User, Verifier, mint_user
 from tocsin.catalogue import Catalogue
+from tocsin.cli import doctor
 from tocsin.errors import Unauthenticated, Unavailable
 from tocsin.http_client.fetch import Unfetched, fetch
 

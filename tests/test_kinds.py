@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from conftest import Api, serving
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.languages import PHRASES
-from tocsin.commands import app
+from tocsin.cli.commands import app
 from tocsin.errors import Refusal
 from tocsin.settings import read_settings
 

@@ -17,9 +17,10 @@ import pytest
 
 from conftest import SECRET
 from processes import TOCSIN, Program, data_folder
-from tocsin import directory, doctor
+from tocsin import directory
 from tocsin.auth import from_settings
 from tocsin.catalogue import Catalogue
+from tocsin.cli import doctor
 from tocsin.db.pool import Database
 from tocsin.db.url import masked, place_of
 from tocsin.errors import Refusal

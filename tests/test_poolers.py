@@ -10,8 +10,8 @@ import pytest
 from conftest import SECRET, serving
 from own_server import OwnServer, own_server, pgbouncer
 from test_road import custom
-from tocsin import doctor
 from tocsin.catalogue import Catalogue
+from tocsin.cli import doctor
 from tocsin.db import migrate
 from tocsin.db.pool import connect
 from tocsin.errors import Refusal

@@ -17,12 +17,12 @@ from test_web_push import AUTH, OURS, P256DH, opened
 from tocsin.api.app import build
 from tocsin.api.openapi import document
 from tocsin.catalogue import Catalogue
-from tocsin.commands import app
+from tocsin.cli.commands import app
+from tocsin.cli.preview import BADGE, ID, TOPIC, previewed, pushes_of
 from tocsin.demo import PEOPLE
 from tocsin.demo_events import event_of
 from tocsin.errors import Refusal
 from tocsin.notifications import to_json
-from tocsin.preview import BADGE, ID, TOPIC, previewed, pushes_of
 from tocsin.push.channels import Channel, Push, Request
 from tocsin.push.channels.vapid import Vapid
 from tocsin.push.channels.web_push import WebPush

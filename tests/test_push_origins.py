@@ -15,8 +15,8 @@ from test_delivery import hurry, pushes_of, told
 from test_producing import post
 from test_retries import comes_to, eventually
 from test_road import custom
-from tocsin import doctor
 from tocsin.catalogue import Catalogue
+from tocsin.cli import doctor
 from tocsin.phones import Phones
 from tocsin.push import deliveries, services
 from tocsin.push.apps import read_again

@@ -17,9 +17,9 @@ from processes import data_folder
 from test_database_faults import becomes, impatient, locked, post, until
 from tocsin import jobs, readiness
 from tocsin.catalogue import Catalogue
+from tocsin.cli.doctor import _database as database_checks
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Connection, Database, connect, queries
-from tocsin.doctor import _database as database_checks
 from tocsin.ids import new_id
 from tocsin.phones import Phones
 from tocsin.postgres.supervisor import Embedded

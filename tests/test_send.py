@@ -10,8 +10,8 @@ import pytest
 
 from conftest import SECRET, Api
 from processes import TOCSIN
+from tocsin.cli.send import Client, event_of
 from tocsin.errors import Refusal
-from tocsin.send import Client, event_of
 from tocsin.settings import read_settings
 
 pytestmark = pytest.mark.slow

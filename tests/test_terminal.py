@@ -7,8 +7,8 @@ import pytest
 
 from processes import TOCSIN
 from tocsin import directory
+from tocsin.cli.terminal import spelt_out
 from tocsin.db.pool import Database
-from tocsin.terminal import spelt_out
 
 HOSTILE = "X\x1b]0;pwn\x07\r\x9b2J\u202e\u2066\u200b\u061c\ufeff"
 

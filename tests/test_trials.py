@@ -9,8 +9,8 @@ import pytest
 
 from conftest import Api, serving
 from test_delivery import ANDROID, IPHONE, OTHER_IPHONE, register
-from tocsin import doctor
 from tocsin.catalogue import Catalogue
+from tocsin.cli import doctor
 from tocsin.phones import Phones
 from tocsin.push import probe
 from tocsin.push.channels import Stopped

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from conftest import settings_for
 from push_services import push, shown
 from test_web_push import browser
-from tocsin import doctor
+from tocsin.cli import doctor
 from tocsin.errors import Refusal
 from tocsin.push.apps import lanes_of, plan
 from tocsin.push.channels import Request

@@ -16,7 +16,7 @@ from conftest import Api
 from test_problems import codes_of
 from tocsin.api.assets import asset
 from tocsin.api.pages import COMPONENT, script_of, version
-from tocsin.commands import app
+from tocsin.cli.commands import app
 
 NAMES = {
     "/inbox.js": ("text/javascript", "inbox.js"),

@@ -1,5 +1,5 @@
 """`python -m tocsin` is the command `tocsin`."""
 
-from tocsin.commands import main
+from tocsin.cli.commands import main
 
 main()

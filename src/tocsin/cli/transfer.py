@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tocsin.catalogue import Catalogue
+from tocsin.cli.terminal import writing
 from tocsin.db.pool import Database
 from tocsin.doorbell import Doorbell
 from tocsin.errors import Invalid, Problem, Refusal
@@ -17,7 +18,6 @@ from tocsin.exports import export
 from tocsin.imports import Import, applied
 from tocsin.serve import WORKER_CONNECTIONS, pool, store
 from tocsin.settings import Settings
-from tocsin.terminal import writing
 from tocsin.worker import Worker
 
 PIECE = 2**16

@@ -15,11 +15,12 @@ import typer
 import uvloop
 from pydantic import SecretStr
 
-from tocsin import __version__, logs, terminal
+from tocsin import __version__, logs
+from tocsin.cli import terminal
+from tocsin.cli.terminal import say
 from tocsin.db.url import masked
 from tocsin.errors import Refusal
 from tocsin.settings import PREFIX, Settings, read_settings
-from tocsin.terminal import say
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 token = typer.Typer(no_args_is_help=True, help="Print a token, so that everything can be tried with curl.")
@@ -132,8 +133,8 @@ def send(  # noqa: PLR0913 - what a caller may say
     wait: Annotated[bool, typer.Option("--wait", help="Wait, and print what became of it.")] = False,
 ) -> None:
     """Post an event to the running service, and print its id."""
-    from tocsin import send as sending
     from tocsin.auth.from_settings import signer_of
+    from tocsin.cli import send as sending
 
     event = sending.event_of(message, user or [], team or [], file)
     settings = read_settings()
@@ -150,7 +151,7 @@ def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Lines of JSON, as an export has them. -: stdin.")],
 ) -> None:
     """Import users, teams, devices and history. All is checked first, then applied in steps."""
-    from tocsin.transfer import bring_in
+    from tocsin.cli.transfer import bring_in
 
     settings = _settings()
 
@@ -167,7 +168,7 @@ def export(
     company_id: Annotated[int | None, typer.Option(min=1, max=2**31 - 1, help="Of one company.")] = None,
 ) -> None:
     """Export users, teams, devices and history, as `import` takes them. The tokens of devices are in it."""
-    from tocsin.transfer import take_out
+    from tocsin.cli.transfer import take_out
 
     settings = _settings()
 
@@ -269,7 +270,7 @@ def console(
     """Print a link to the operators' console. For an hour it lets in whoever has it."""
     from tocsin.auth.from_settings import signer_of
     from tocsin.auth.tokens import mint_service
-    from tocsin.send import operations_url_of
+    from tocsin.cli.send import operations_url_of
 
     settings = read_settings()
     signer = signer_of(settings, "services")
@@ -280,7 +281,7 @@ def console(
 @app.command()
 def doctor() -> None:
     """Say what is wrong with all that the service stands on, and what to do. Nothing is changed."""
-    from tocsin.doctor import examine
+    from tocsin.cli.doctor import examine
 
     found = asyncio.run(examine())
     for finding in found:
@@ -312,7 +313,7 @@ def preview(
 ) -> None:
     """Print what phones and browsers get for the sample of a kind. No database and no key is needed."""
     from tocsin.catalogue import Catalogue
-    from tocsin.preview import TOPIC, pretty, previewed
+    from tocsin.cli.preview import TOPIC, pretty, previewed
 
     settings = read_settings()
     found = Catalogue.load(*settings.catalogue_folders)
@@ -332,7 +333,7 @@ def inbox(
 ) -> None:
     """Print the line that takes the web inbox into a page. It holds the file's version and integrity."""
     from tocsin.api.pages import script_of
-    from tocsin.send import url_of
+    from tocsin.cli.send import url_of
 
     say(script_of((url or url_of(read_settings())).rstrip("/")))
 

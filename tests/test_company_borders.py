@@ -14,9 +14,10 @@ from test_imports import NDJSON, bring, device, send, team, text_of, told, user
 from test_producing import faults, in_future, work
 from test_resolve import settled
 from test_road import custom
-from tocsin import imports, jobs
-from tocsin.exports import export
+from tocsin import jobs
 from tocsin.ids import new_id
+from tocsin.transfer import imports
+from tocsin.transfer.exports import export
 
 PHONE = "cd" * 32
 MINE, THEIRS, UNKNOWN = 3, 911, 977

@@ -28,8 +28,8 @@ from tocsin.api.routes import Post, require_keys
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.db.pool import Database
 from tocsin.doorbell import Doorbell
-from tocsin.imports import Import, applied
 from tocsin.phones import Phones
+from tocsin.transfer.imports import Import, applied
 from tocsin.worker import Worker
 
 KEY = {"Idempotency-Key": "order-42"}

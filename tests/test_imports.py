@@ -17,11 +17,12 @@ from test_problems import raw
 from test_producing import faults
 from test_resolve import NAMES, resolve, settled, traces
 from test_road import custom
-from tocsin import imports, jobs
+from tocsin import jobs
 from tocsin.auth.tokens import mint_service
 from tocsin.catalogue import Catalogue
-from tocsin.exports import export
 from tocsin.ids import new_id
+from tocsin.transfer import imports
+from tocsin.transfer.exports import export
 from tocsin.worker import Worker
 
 NDJSON = {"Content-Type": "application/x-ndjson"}

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import structlog
 
-from tocsin import directory, fanout, imports, jobs, resolutions
+from tocsin import directory, fanout, jobs, resolutions
 from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
 from tocsin.db import planner_statistics
@@ -24,6 +24,7 @@ from tocsin.ids import new_id
 from tocsin.jobs import Job, Lane, Lost
 from tocsin.metrics import Metrics
 from tocsin.push.dispatcher import Dispatcher
+from tocsin.transfer import imports
 
 BATCH: dict[Lane, int] = {"direct": 200, "bulk": 1}
 """How many jobs are claimed at once. One chunk of the bulk lane is as much work as a batch of the direct one."""

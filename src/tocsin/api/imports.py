@@ -11,8 +11,8 @@ from tocsin.api.routes import door
 from tocsin.auth.tokens import Service
 from tocsin.errors import ContentType
 from tocsin.idempotency import Answer, Key
-from tocsin.imports import Import, applied
 from tocsin.notifications import to_json
+from tocsin.transfer.imports import Import, applied
 
 LARGEST_IMPORT = 256 * 2**20
 """Bytes of the largest import."""

@@ -14,10 +14,10 @@ from tocsin.cli.terminal import writing
 from tocsin.db.pool import Database
 from tocsin.doorbell import Doorbell
 from tocsin.errors import Invalid, Problem, Refusal
-from tocsin.exports import export
-from tocsin.imports import Import, applied
 from tocsin.serve import WORKER_CONNECTIONS, pool, store
 from tocsin.settings import Settings
+from tocsin.transfer.exports import export
+from tocsin.transfer.imports import Import, applied
 from tocsin.worker import Worker
 
 PIECE = 2**16

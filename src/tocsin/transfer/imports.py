@@ -19,8 +19,8 @@ from tocsin.errors import Fault, InternalError, Invalid
 from tocsin.faults import fault
 from tocsin.ids import new_id
 from tocsin.jobs import Job
-from tocsin.lines import PARTS, Line, Reader
 from tocsin.push import deliveries
+from tocsin.transfer.lines import PARTS, Line, Reader
 
 LONGEST_LINE = 8 * 2**20
 """Bytes of the longest line."""

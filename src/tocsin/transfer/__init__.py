@@ -1,0 +1,1 @@
+"""Import and export of users, teams, devices and notifications."""

@@ -10,7 +10,7 @@ from conftest import HOUR, SECRET
 from processes import Program, data_folder, until
 from test_commands import refusal, run
 from tocsin.auth.tokens import mint_service, mint_user
-from tocsin.demo import MARK, TAKEN_OVER, _own_settings
+from tocsin.demo.run import MARK, TAKEN_OVER, _own_settings
 from tocsin.phones import Phones
 from tocsin.settings import Settings, read_settings
 

@@ -6,8 +6,8 @@ from random import Random
 import pytest
 
 from tocsin.catalogue import Catalogue
-from tocsin.demo import PEOPLE
-from tocsin.demo_events import event_of
+from tocsin.demo.events import event_of
+from tocsin.demo.run import PEOPLE
 
 
 @pytest.mark.parametrize("name", sorted(Catalogue.load().samples))

@@ -17,7 +17,7 @@ from playwright.async_api import Browser, Locator, Page, expect
 from conftest import SCREENSHOTS, Api
 from processes import Program, data_folder, until
 from tocsin.auth.tokens import Service, Verifier
-from tocsin.demo import LEFT_UNREAD, PEOPLE
+from tocsin.demo.run import LEFT_UNREAD, PEOPLE
 
 pytestmark = pytest.mark.slow
 

@@ -19,8 +19,8 @@ from tocsin.api.openapi import document
 from tocsin.catalogue import Catalogue
 from tocsin.cli.commands import app
 from tocsin.cli.preview import BADGE, ID, TOPIC, previewed, pushes_of
-from tocsin.demo import PEOPLE
-from tocsin.demo_events import event_of
+from tocsin.demo.events import event_of
+from tocsin.demo.run import PEOPLE
 from tocsin.errors import Refusal
 from tocsin.notifications import to_json
 from tocsin.push.channels import Channel, Push, Request

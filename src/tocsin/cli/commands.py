@@ -82,7 +82,7 @@ def worker() -> None:
 @app.command()
 def demo() -> None:
     """Serve sample users, and a page with their inboxes and fake phones. Print where it is."""
-    from tocsin.demo import demo as run_demo
+    from tocsin.demo.run import demo as run_demo
 
     _run(run_demo(_settings()))
 

@@ -18,7 +18,7 @@ from tocsin.api.doors import House, body_of, house_of
 from tocsin.api.requests import ids_of, number_of
 from tocsin.auth.tokens import Signer, mint_service, mint_user
 from tocsin.catalogue import ENGLISH
-from tocsin.demo_events import event_of
+from tocsin.demo.events import event_of
 from tocsin.directory import LARGEST_ID, Team, User
 from tocsin.errors import Fault, Invalid, NotFound, Unauthorized
 from tocsin.events import Draft

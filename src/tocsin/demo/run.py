@@ -11,7 +11,7 @@ from tocsin import devices, directory, events, inbox
 from tocsin.api.doors import House
 from tocsin.auth.from_settings import signer_of
 from tocsin.auth.tokens import Signer, mint_service, mint_user
-from tocsin.demo_page import DemoPage
+from tocsin.demo.page import DemoPage
 from tocsin.devices import Device
 from tocsin.directory import Team, User
 from tocsin.errors import Refusal

@@ -1,0 +1,1 @@
+"""The demo: sample users, their pages, and events."""

@@ -29,10 +29,10 @@ from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Database, connect
-from tocsin.doorbell import Doorbell
 from tocsin.http_server import Server
 from tocsin.phones import Phones
 from tocsin.postgres.supervisor import Embedded
+from tocsin.pubsub import Doorbell
 from tocsin.push.apps import lanes_of
 from tocsin.push.channels.vapid import Vapid
 from tocsin.serve import dispatcher_of, furnished

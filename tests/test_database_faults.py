@@ -18,11 +18,11 @@ from tocsin.catalogue import Catalogue
 from tocsin.db import planner_statistics
 from tocsin.db.admission import HEARTBEAT, KIND
 from tocsin.db.pool import Connection, Database, connect
-from tocsin.doorbell import Doorbell
 from tocsin.errors import Overrun, Unavailable
 from tocsin.ids import new_id
 from tocsin.phones import Phones
 from tocsin.postgres.supervisor import Embedded
+from tocsin.pubsub import Doorbell
 from tocsin.push import dispatcher
 from tocsin.worker import Worker
 

@@ -16,7 +16,7 @@ from test_producing import post, state
 from test_road import CASE, custom, note
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Unavailable
-from tocsin.explaining import of_event
+from tocsin.explain import of_event
 from tocsin.phones import Phones
 from tocsin.push import deliveries, dispatcher, results
 from tocsin.push.apps import read_again

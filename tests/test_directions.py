@@ -13,7 +13,7 @@ from conftest import Api
 from test_delivery import IPHONE, pushes_of, register
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import Sentence, Word, Wording, is_right_to_left, one_line, spoken, spoken_text
-from tocsin.explaining import of_user
+from tocsin.explain import of_user
 from tocsin.phones import Phones
 
 FSI, PDI = "\u2068", "\u2069"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from tocsin import errors, faults
+from tocsin import errors, validation
 from tocsin.api.contract import CONTRACT
 from tocsin.api.openapi import PROBLEMS
 from tocsin.catalogue import Catalogue
@@ -50,7 +50,7 @@ def test_every_route_is_in_the_documents() -> None:
 def test_the_validation_codes_of_the_documents_are_those_that_there_are() -> None:
     [row] = re.findall(r"^\| 422 .*$", API, re.MULTILINE)
     documented = set(re.findall(r"`(\w+)`", row))
-    assert documented == faults.OURS
+    assert documented == validation.OURS
 
 
 def test_no_code_knows_a_kind_by_name() -> None:

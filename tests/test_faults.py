@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tocsin.errors import Fault
-from tocsin.faults import INTEGER_TAG, OBJECT_TAG, faults_of
+from tocsin.validation import INTEGER_TAG, OBJECT_TAG, faults_of
 
 
 class Part(BaseModel):

@@ -27,8 +27,8 @@ from tocsin.api.doors import user_of
 from tocsin.api.routes import Post, require_keys
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.db.pool import Database
-from tocsin.doorbell import Doorbell
 from tocsin.phones import Phones
+from tocsin.pubsub import Doorbell
 from tocsin.transfer.imports import Import, applied
 from tocsin.worker import Worker
 

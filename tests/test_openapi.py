@@ -19,7 +19,7 @@ from conftest import HOUR, SECRET, Api, serving, settings_for, standing_token
 from test_callers import FILES
 from test_problems import UNKNOWN, at_rest, routes_of
 from test_road import custom, note
-from tocsin import errors, faults
+from tocsin import errors, validation
 from tocsin.api import operations as doors_of_operations
 from tocsin.api.app import build
 from tocsin.api.contract import DESCRIPTIONS
@@ -220,15 +220,15 @@ def test_every_code_that_there_is_stands_in_the_document_and_no_other(document: 
     text = document["components"]["schemas"]["Errors"]["properties"]["errors"]["items"]["properties"]["code"]
     problems = {problem.code for problem in errors.Problem.__subclasses__()} - {"validation"}
     conflicts = {conflict.code for conflict in errors.Conflict.__subclasses__()}
-    validation = {f"validation.{code}" for code in faults.OURS}
-    assert set(re.findall(r"`(.+?)`", text["description"])) == problems | conflicts | validation
+    faults = {f"validation.{code}" for code in validation.OURS}
+    assert set(re.findall(r"`(.+?)`", text["description"])) == problems | conflicts | faults
     shown = {
         error["code"]
         for found in inside(document)
         if isinstance(found, dict) and isinstance(found.get("errors"), list)
         for error in found["errors"]
     }
-    assert shown - validation == problems | conflicts
+    assert shown - faults == problems | conflicts
 
 
 def test_an_example_of_a_problem_has_the_status_that_its_code_has(document: dict[str, Any]) -> None:

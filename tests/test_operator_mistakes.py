@@ -24,7 +24,7 @@ from tocsin.cli import doctor
 from tocsin.db.pool import Database
 from tocsin.db.url import masked, place_of
 from tocsin.errors import Refusal
-from tocsin.forms import is_time_zone
+from tocsin.formats import is_time_zone
 from tocsin.preferences import Operator
 from tocsin.push.apps import lanes_of
 from tocsin.settings import Settings, read_settings

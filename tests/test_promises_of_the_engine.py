@@ -13,15 +13,15 @@ import pytest
 
 from conftest import Api
 from test_database_faults import IPHONE, becomes, impatient, locked, post, pushes_of, until, waiting_at
-from tocsin import events, jobs, keeper
+from tocsin import events, jobs, retention
 from tocsin.api.envelope import HANG_UP
 from tocsin.api.stream import Stream
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, connect
 from tocsin.ids import new_id
-from tocsin.keeper import go_round
-from tocsin.live import COMMENT, Live, Reader
 from tocsin.phones import Phones
+from tocsin.retention import go_round
+from tocsin.streams import COMMENT, Live, Reader
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ async def test_one_keeper_works_at_a_time(idle: Api, database: Database, dba: Co
     assert (await idle.as_service("POST", "/events", json=event, headers=headers)).status_code == 202
     await dba.execute("update idempotency_keys set kept_at = kept_at - interval '2 days'")
     async with dba.transaction():
-        assert await dba.fetchval(keeper._SQL["turn"], keeper._TURN)  # noqa: SLF001 - the turn of another keeper
+        assert await dba.fetchval(retention._SQL["turn"], retention._TURN)  # noqa: SLF001 - the turn of another keeper
         async with asyncio.timeout(20):
             assert await go_round(database, None) == {}
     assert await go_round(database, None) == {"idempotency_keys": 1}

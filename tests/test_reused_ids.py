@@ -14,7 +14,7 @@ from test_road import custom
 from test_tokens import signed
 from tocsin import inbox
 from tocsin.auth.tokens import mint_user
-from tocsin.live import Reader
+from tocsin.streams import Reader
 
 PERSON = 50
 PHONE = "ab" * 32

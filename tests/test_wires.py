@@ -11,12 +11,12 @@ import pytest
 from conftest import Api, serving, settings_for, url_for
 from test_road import custom
 from test_stream import nats, watching
+from tocsin.bus import ByNats
 from tocsin.catalogue import Catalogue
-from tocsin.doorbell import Doorbell
 from tocsin.errors import Refusal
 from tocsin.postgres.supervisor import Embedded
+from tocsin.pubsub import Doorbell
 from tocsin.settings import read_settings
-from tocsin.wires import ByNats
 
 
 @pytest.fixture

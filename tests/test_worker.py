@@ -9,13 +9,13 @@ from uuid import UUID
 import pytest
 
 from conftest import Api, serving
-from tocsin import doorbell, fanout, jobs, wires
+from tocsin import bus, fanout, jobs, pubsub
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import Words
 from tocsin.db.pool import Database, connect
-from tocsin.doorbell import Doorbell
 from tocsin.ids import new_id
 from tocsin.jobs import Job, Lost
+from tocsin.pubsub import Doorbell
 from tocsin.worker import BATCH, Worker
 
 FOR_EVER = 3600.0
@@ -77,7 +77,7 @@ def look_again_after(seconds: float, monkeypatch: pytest.MonkeyPatch) -> asyncio
 
     async def wait(bell: asyncio.Event) -> None:
         begun.put_nowait(None)
-        await doorbell.wait(bell, seconds)
+        await pubsub.wait(bell, seconds)
 
     monkeypatch.setattr("tocsin.worker.wait", wait)
     return begun
@@ -412,7 +412,7 @@ async def test_a_ring_that_is_lost_costs_time_and_no_event(
 async def test_a_thousand_rings_become_one_notification(idle: Api, url: str) -> None:
     heard: list[Any] = []
     listener = await connect(url)
-    await listener.add_listener(wires.CHANNEL, lambda *said: heard.append(said[-1]))
+    await listener.add_listener(bus.CHANNEL, lambda *said: heard.append(said[-1]))
     for _ in range(1000):
         idle.house.doorbell.ring("direct")
         idle.house.doorbell.ring("bulk")

@@ -10,7 +10,7 @@ import structlog
 
 from tocsin.db.errors import first_line
 from tocsin.errors import Overrun, Unavailable
-from tocsin.pauses import growing
+from tocsin.retry_delay import growing
 
 FIRST = 0.25
 """Seconds before the first further try; each later one waits twice as long."""

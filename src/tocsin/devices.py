@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.errors import Fault, NotFound, Unauthenticated
-from tocsin.faults import fault
+from tocsin.validation import fault
 
 MOST_DEVICES = 50
 """How many devices a user has at most; the longest unused one goes."""

@@ -8,12 +8,12 @@ from uuid import UUID
 
 from tocsin import devices, jobs
 from tocsin.db.pool import Connection, Database, fetch, queries
-from tocsin.doorbell import Doorbell
 from tocsin.errors import Fault, Invalid, NotFound
-from tocsin.faults import among
 from tocsin.ids import new_id
 from tocsin.jobs import Job
+from tocsin.pubsub import Doorbell
 from tocsin.push import deliveries
+from tocsin.validation import among
 
 LARGEST_ID = 2**31 - 1
 """The largest id of a user or team."""

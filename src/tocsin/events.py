@@ -18,11 +18,11 @@ import asyncpg
 from tocsin.catalogue import Checked
 from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.directory import LARGEST_ID, people, unknown
-from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Fault, IdReused, Invalid, NotFound, TooLate, Unavailable
 from tocsin.ids import new_id
 from tocsin.jobs import DIRECT_REACH
 from tocsin.notifications import time_of, to_json
+from tocsin.pubsub import Doorbell, wait
 from tocsin.push import deliveries
 
 SETTLED = frozenset({"delivered", "failed", "cancelled"})

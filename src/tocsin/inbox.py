@@ -20,7 +20,7 @@ from tocsin.auth.tokens import SKEW, User
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Invalid, Missing, NotFound, Unauthenticated
-from tocsin.faults import fault
+from tocsin.validation import fault
 
 NEWEST = 2**63 - 1
 """A position above all that there will be."""

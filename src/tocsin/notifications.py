@@ -8,7 +8,7 @@ from typing import Any
 
 from tocsin.catalogue import ENGLISH, Catalogue
 from tocsin.errors import Fault
-from tocsin.faults import fault
+from tocsin.validation import fault
 
 IMPORTED = "imported-"
 """How the language of a notification begins that was imported as it was; what follows tells its words apart."""

@@ -14,14 +14,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, fetch, queries
-from tocsin.doorbell import Doorbell
 from tocsin.errors import Fault, Invalid, Unauthenticated
-from tocsin.faults import among, fault
-from tocsin.forms import is_time_zone
+from tocsin.formats import is_time_zone
 from tocsin.notifications import future_of, moment_of, time_of, to_json
+from tocsin.preference_policy import NO_RULES, Rules, read_rules
+from tocsin.pubsub import Doorbell
 from tocsin.push import deliveries
 from tocsin.quiet_hours import QuietHours, windows_of
-from tocsin.rules import NO_RULES, Rules, read_rules
+from tocsin.validation import among, fault
 
 Channel = Literal["push", "web_push"]
 

@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any
 
 from tocsin.errors import Fault
-from tocsin.faults import among, fault
+from tocsin.validation import among, fault
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 TIME_OF_DAY = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"

@@ -15,10 +15,10 @@ import asyncpg
 from tocsin import events, jobs
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, queries
-from tocsin.doorbell import Doorbell
 from tocsin.ids import new_id
 from tocsin.jobs import Job
 from tocsin.notifications import body_of, erased_body, is_imported, to_json
+from tocsin.pubsub import Doorbell
 
 How = Literal["read", "gone", "erased"]
 

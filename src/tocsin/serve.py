@@ -21,28 +21,28 @@ from tocsin.api.doors import House, Watched
 from tocsin.auth import from_settings
 from tocsin.auth.tokens import Verifier
 from tocsin.backoff import Backoff
+from tocsin.bus import ByNats
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on
 from tocsin.db.pool import SLOWEST, Database
-from tocsin.doorbell import Doorbell
 from tocsin.errors import Refusal
 from tocsin.events import Intake
 from tocsin.http_server import ByPort, Server, bound, port_of, url_of
 from tocsin.inbox import Cursors
-from tocsin.keeper import keep
-from tocsin.live import Live
 from tocsin.metrics import Metrics
 from tocsin.postgres import supervisor
 from tocsin.postgres.supervisor import Embedded, is_served
 from tocsin.preferences import Operator, Preferences
+from tocsin.pubsub import Doorbell
 from tocsin.push.apps import lanes_of, read_again
 from tocsin.push.content import Composer
 from tocsin.push.dispatcher import Dispatcher
 from tocsin.push.lanes import Lane
 from tocsin.readiness import Readiness
+from tocsin.retention import keep
 from tocsin.settings import Settings
-from tocsin.wires import ByNats
+from tocsin.streams import Live
 from tocsin.worker import Worker
 
 API_CONNECTIONS = 10

@@ -17,12 +17,12 @@ from tocsin.catalogue import Catalogue
 from tocsin.db import planner_statistics
 from tocsin.db.admission import HEARTBEAT, KIND
 from tocsin.db.pool import Database
-from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Unavailable
 from tocsin.fanout import Pushes, Undeliverable
 from tocsin.ids import new_id
 from tocsin.jobs import Job, Lane, Lost
 from tocsin.metrics import Metrics
+from tocsin.pubsub import Doorbell, wait
 from tocsin.push.dispatcher import Dispatcher
 from tocsin.transfer import imports
 

@@ -31,10 +31,10 @@ from tocsin.errors import (
     Unauthorized,
     Unavailable,
 )
-from tocsin.explaining import MOST_EXPLAINED, USUALLY_EXPLAINED
-from tocsin.faults import fault
+from tocsin.explain import MOST_EXPLAINED, USUALLY_EXPLAINED
 from tocsin.idempotency import LONGEST_KEY
 from tocsin.inbox import NEWEST, OLDEST
+from tocsin.validation import fault
 
 Parameter = dict[str, Any]
 

@@ -13,10 +13,10 @@ from tocsin.api.routes import door
 from tocsin.auth.tokens import Service
 from tocsin.devices import device_of, token_of
 from tocsin.errors import Fault, Invalid
-from tocsin.faults import fault
 from tocsin.notifications import to_json, with_times
 from tocsin.push import probe
 from tocsin.push.content import Composer
+from tocsin.validation import fault
 
 
 def _writer_of(request: Request) -> Service:

@@ -15,7 +15,7 @@ from tocsin.api.routes import door
 from tocsin.auth.tokens import Service
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault, Invalid
-from tocsin.forms import TeamBody, UserBody
+from tocsin.formats import TeamBody, UserBody
 from tocsin.notifications import to_json
 
 MOST_LISTED = 1_000

@@ -13,16 +13,16 @@ from tocsin.api.envelope import HANG_UP
 from tocsin.auth.tokens import Service, User, Verifier, caller_of
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
-from tocsin.doorbell import Doorbell
 from tocsin.errors import ContentType, NotFound, TooLarge, Unauthenticated, Unauthorized
 from tocsin.events import Intake
 from tocsin.inbox import Cursors
-from tocsin.live import Live
 from tocsin.metrics import Metrics
 from tocsin.preferences import Operator
+from tocsin.pubsub import Doorbell
 from tocsin.push.lanes import Lane
 from tocsin.readiness import Readiness
 from tocsin.settings import Settings
+from tocsin.streams import Live
 from tocsin.strict_json import parse_object
 
 JSON = ("application/json",)

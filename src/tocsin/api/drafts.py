@@ -12,9 +12,9 @@ from tocsin.auth.tokens import Service
 from tocsin.catalogue import Catalogue, Checked
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Draft
-from tocsin.faults import fault, under
 from tocsin.notifications import future_of
 from tocsin.resolutions import KEY, How, Resolution
+from tocsin.validation import fault, under
 
 LONGEST_KEY = 255
 """Characters of the longest key of a service's own."""

@@ -18,9 +18,9 @@ from tocsin.auth.tokens import Service
 from tocsin.directory import unknown
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Accepted, Draft, Reader
-from tocsin.faults import counted, fault, told_of
 from tocsin.notifications import to_json
 from tocsin.resolutions import resolve
+from tocsin.validation import counted, fault, told_of
 
 LONGEST_WAIT = 30
 """Seconds that a caller may wait for an event to settle."""

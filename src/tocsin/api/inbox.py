@@ -15,8 +15,8 @@ from tocsin.api.routes import door
 from tocsin.auth.tokens import User
 from tocsin.errors import Fault, Invalid
 from tocsin.events import Draft
-from tocsin.faults import fault
 from tocsin.notifications import to_json
+from tocsin.validation import fault
 
 PAGES = (1, 1_000_000)
 PER_PAGE = (1, 100)

@@ -16,12 +16,12 @@ from tocsin import idempotency, inbox
 from tocsin.api.doors import LARGEST_BODY, bytes_of, house_of
 from tocsin.auth.tokens import Service, User
 from tocsin.db.pool import Borrowed
-from tocsin.doorbell import Held
 from tocsin.errors import Invalid
 from tocsin.events import Intake
-from tocsin.faults import fault
 from tocsin.idempotency import LONGEST_KEY, Answer, Key
 from tocsin.logs import cut_path
+from tocsin.pubsub import Held
+from tocsin.validation import fault
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from tocsin import devices, events, explaining, letters, readiness
+from tocsin import dead_letters, devices, events, explain, readiness
 from tocsin.api import assets
 from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
 from tocsin.api.doors import body_of, house_of, service_of, watched_of
@@ -17,12 +17,12 @@ from tocsin.auth.tokens import Service
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault, Invalid, NotFound
 from tocsin.events import Reader
-from tocsin.explaining import MOST_EXPLAINED, USUALLY_EXPLAINED
-from tocsin.faults import fault
+from tocsin.explain import MOST_EXPLAINED, USUALLY_EXPLAINED
 from tocsin.ids import parsed_uuid
 from tocsin.metrics import CONTENT_TYPE
 from tocsin.notifications import moment_of, time_of, to_json, with_times
 from tocsin.push import deliveries
+from tocsin.validation import fault
 
 ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css")
 
@@ -115,7 +115,7 @@ async def list_dead_letters(request: Request) -> Response:
     """What was given up, events and pushes, the latest first."""
     service = service_of(request, "operations")
     before, limit = _moment_and_limit(request, "before", datetime.now(UTC), USUALLY_LISTED, MOST_LISTED)
-    found = await letters.listed(house_of(request).database, before, limit, service.company_id)
+    found = await dead_letters.listed(house_of(request).database, before, limit, service.company_id)
     return Response(to_json({"data": found}), media_type="application/json")
 
 
@@ -133,8 +133,8 @@ async def replay(request: Request) -> Response:
         faults.append(fault("events", "required_without", "is required where lane is absent"))
     if faults:
         raise Invalid(faults)
-    since = datetime.now(UTC) - letters.KEPT
-    done = await letters.replay(house.database, house.doorbell, ids, since, lane, service.company_id)
+    since = datetime.now(UTC) - dead_letters.KEPT
+    done = await dead_letters.replay(house.database, house.doorbell, ids, since, lane, service.company_id)
     return Response(to_json({"jobs": done.jobs, "pushes": done.pushes}), media_type="application/json")
 
 
@@ -148,7 +148,7 @@ async def find_users(request: Request) -> Response:
         faults.append(fault("search", "string_between", f"must have {SHORTEST_SEARCH} to {LONGEST_SEARCH} characters"))
     if faults:
         raise Invalid(faults)
-    found = await explaining.find(house_of(request).database, words, limit, service.company_id)
+    found = await explain.find(house_of(request).database, words, limit, service.company_id)
     return Response(to_json({"data": found}), media_type="application/json")
 
 
@@ -167,7 +167,7 @@ async def list_recipients(request: Request, event_id: str) -> Response:
     if id_ is None:
         raise NotFound
     reader = Reader(None, service.company_id)
-    found = await explaining.recipients(house_of(request).database, id_, reader, after, limit, missed=pushed == "no")
+    found = await explain.recipients(house_of(request).database, id_, reader, after, limit, missed=pushed == "no")
     return Response(to_json({"data": found}), media_type="application/json")
 
 
@@ -175,7 +175,7 @@ async def list_recipients(request: Request, event_id: str) -> Response:
 async def get_person(request: Request, user_id: str) -> Response:
     """Who a user is to those who are asked why nothing came: active or not, and the state of their devices."""
     service = service_of(request, "operations")
-    found = await explaining.person(house_of(request).database, known_id(user_id), service.company_id)
+    found = await explain.person(house_of(request).database, known_id(user_id), service.company_id)
     return Response(to_json(found), media_type="application/json")
 
 
@@ -186,8 +186,8 @@ async def list_events_of_person(request: Request, user_id: str) -> Response:
     yesterday = datetime.now(UTC) - timedelta(days=1)
     since, limit = _moment_and_limit(request, "since", yesterday, USUALLY_EXPLAINED, MOST_EXPLAINED)
     id_ = known_id(user_id)
-    await explaining.person(database, id_, service.company_id)
-    found = await explaining.of_late(database, id_, since, limit, service.company_id)
+    await explain.person(database, id_, service.company_id)
+    found = await explain.of_late(database, id_, since, limit, service.company_id)
     answer = {"data": found.events, "looked_back_to": time_of(found.looked_back_to)}
     return Response(to_json(answer), media_type="application/json")
 

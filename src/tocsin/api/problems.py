@@ -10,8 +10,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 
 from tocsin.errors import InternalError, Invalid, Malformed, MethodNotAllowed, NotFound, Problem, TooLarge
-from tocsin.faults import faults_of_parts
 from tocsin.notifications import to_json
+from tocsin.validation import faults_of_parts
 
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 

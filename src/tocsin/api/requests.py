@@ -8,9 +8,9 @@ from uuid import UUID
 
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault, NotFound
-from tocsin.faults import among, fault
-from tocsin.forms import wrong_ids
+from tocsin.formats import wrong_ids
 from tocsin.ids import parsed_uuid
+from tocsin.validation import among, fault
 
 MOST_RECIPIENTS = 10_000
 LONGEST_MESSAGE = 512

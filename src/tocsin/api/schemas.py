@@ -13,12 +13,12 @@ from tocsin.catalogue import Catalogue, Kind
 from tocsin.devices import TYPES
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import MOST_FAULTS, Invalid, Problem
-from tocsin.faults import OURS
-from tocsin.forms import NotificationLine, TeamBody, UserBody
+from tocsin.formats import NotificationLine, TeamBody, UserBody
 from tocsin.preferences import SWITCHES
 from tocsin.push.deliveries import STATES
 from tocsin.quiet_hours import DAYS, MOST_WINDOWS, TIME_OF_DAY
 from tocsin.resolutions import How
+from tocsin.validation import OURS
 
 Schema = dict[str, Any]
 

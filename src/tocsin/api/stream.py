@@ -12,7 +12,7 @@ from tocsin import inbox
 from tocsin.api.doors import house_of, user_of
 from tocsin.api.envelope import HANG_UP
 from tocsin.errors import Timeout, Unauthenticated
-from tocsin.live import LONGEST_STALL, Live, Reader
+from tocsin.streams import LONGEST_STALL, Live, Reader
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """What keeps proxies from holding events back."""

@@ -13,12 +13,12 @@ from tocsin.api.doors import body_of, house_of, user_of
 from tocsin.api.routes import door
 from tocsin.devices import Device
 from tocsin.errors import Fault, Invalid, NotFound
-from tocsin.faults import fault
 from tocsin.notifications import to_json
 from tocsin.push import probe
 from tocsin.push.apps import web_push_key
 from tocsin.push.channels.web_push import check_subscription, endpoint_of
 from tocsin.push.content import Composer
+from tocsin.validation import fault
 
 SAYS = {
     "url": "must be the https url of a push service that is known here",

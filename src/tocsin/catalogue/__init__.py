@@ -17,7 +17,7 @@ from tocsin.catalogue.languages import Languages, languages_of, stand_ins
 from tocsin.catalogue.rendering import Words, readable
 from tocsin.catalogue.shapes import as_given, shapes_of
 from tocsin.errors import MOST_FAULTS, UNTOLD, Fault, Invalid
-from tocsin.faults import fault, faults_of
+from tocsin.validation import fault, faults_of
 
 __all__ = ["ENGLISH", "Catalogue", "Checked", "Kind"]
 

@@ -14,7 +14,7 @@ from tocsin.catalogue.languages import Languages, sentence_of
 from tocsin.catalogue.rendering import Sentence, Speaker, Word, Wording
 from tocsin.catalogue.shapes import Shape, check_names, check_subjects, model_of
 from tocsin.catalogue.vocabulary import Vocabulary
-from tocsin.faults import INTEGER_TAG, OBJECT_TAG
+from tocsin.validation import INTEGER_TAG, OBJECT_TAG
 
 _Model = type[BaseModel]
 

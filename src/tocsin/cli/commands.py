@@ -186,14 +186,14 @@ def explain(
     since: Annotated[str, typer.Option(help="From when: 10:00 today (UTC), or 90m, 12h, 3d ago.")] = "24h",
 ) -> None:
     """Say in words what came to somebody, what did not, and why."""
-    from tocsin import explaining
+    from tocsin import explain
     from tocsin.serve import pool, store
 
     settings, moment = _settings(), _moment(since)
     if user is not None:
-        ask = partial(explaining.of_user, user_id=user, since=moment)
+        ask = partial(explain.of_user, user_id=user, since=moment)
     elif event is not None and person is not None:
-        ask = partial(explaining.of_event, event_id=_uuid(event), user_id=person)
+        ask = partial(explain.of_event, event_id=_uuid(event), user_id=person)
     else:
         raise Refusal("Name an event and a user, or --user.")
 
@@ -214,8 +214,8 @@ def replay(
     since: Annotated[str, typer.Option(help="From when: 10:00 today (UTC), or 90m, 12h, 3d ago.")] = "24h",
 ) -> None:
     """Set going once more what was given up: events and pushes."""
-    from tocsin import letters
-    from tocsin.doorbell import Doorbell
+    from tocsin import dead_letters
+    from tocsin.pubsub import Doorbell
     from tocsin.push.apps import plan
     from tocsin.serve import pool, store
 
@@ -225,7 +225,7 @@ def replay(
     async def run() -> None:
         async with store(settings, alone=False, quiet=True) as url, pool(url, 2) as database:
             doorbell = Doorbell(url, database)
-            done = await letters.replay(database, doorbell, ids, moment, lane)
+            done = await dead_letters.replay(database, doorbell, ids, moment, lane)
             await doorbell.close()
             lanes = [planned.name for planned in plan(settings)]
             if lane and not done.pushes and lane not in lanes:
@@ -241,8 +241,8 @@ def cancel(
 ) -> None:
     """Cancel an event that is not delivered yet, whoever posted it. One that is on its way goes no further."""
     from tocsin import events
-    from tocsin.doorbell import Doorbell
     from tocsin.errors import NotFound, TooLate
+    from tocsin.pubsub import Doorbell
     from tocsin.serve import pool, store
 
     settings, id_ = _settings(), _uuid(event)

@@ -12,8 +12,8 @@ from typing import BinaryIO
 from tocsin.catalogue import Catalogue
 from tocsin.cli.terminal import writing
 from tocsin.db.pool import Database
-from tocsin.doorbell import Doorbell
 from tocsin.errors import Invalid, Problem, Refusal
+from tocsin.pubsub import Doorbell
 from tocsin.serve import WORKER_CONNECTIONS, pool, store
 from tocsin.settings import Settings
 from tocsin.transfer.exports import export

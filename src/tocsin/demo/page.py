@@ -22,10 +22,10 @@ from tocsin.demo.events import event_of
 from tocsin.directory import LARGEST_ID, Team, User
 from tocsin.errors import Fault, Invalid, NotFound, Unauthorized
 from tocsin.events import Draft
-from tocsin.faults import fault
 from tocsin.local_calls import is_local
 from tocsin.notifications import to_json
 from tocsin.phones import Phones
+from tocsin.validation import fault
 
 FILES = ("demo.css", "demo.js")
 POLICY = (

@@ -17,11 +17,11 @@ import structlog
 from tocsin.backoff import Backoff
 from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
-from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Unavailable
 from tocsin.ids import new_id
 from tocsin.metrics import Metrics
 from tocsin.preferences import Held, Muted, Preferences
+from tocsin.pubsub import Doorbell, wait
 from tocsin.push import deliveries
 from tocsin.push.channels import Answer, Later, Push, Refused, Stopped
 from tocsin.push.content import Composer

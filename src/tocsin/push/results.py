@@ -14,9 +14,9 @@ import structlog
 from tocsin.backoff import Backoff
 from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
-from tocsin.doorbell import Doorbell
 from tocsin.errors import Unavailable
 from tocsin.metrics import Metrics
+from tocsin.pubsub import Doorbell
 from tocsin.push import deliveries
 from tocsin.push.channels import Delivered, Gone, Later, Outcome, Refused, Stopped, Unauthorised
 from tocsin.push.deliveries import Delivery, Key, Settled, next_try

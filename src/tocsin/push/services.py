@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import structlog
 
 from tocsin.db.pool import Database
-from tocsin.doorbell import Doorbell
+from tocsin.pubsub import Doorbell
 from tocsin.push import deliveries
 
 NOTED = 30.0

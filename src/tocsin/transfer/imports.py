@@ -14,13 +14,13 @@ from tocsin.catalogue import Catalogue
 from tocsin.db.errors import PERMANENT, first_line
 from tocsin.db.pool import Connection, Database, queries
 from tocsin.directory import Team
-from tocsin.doorbell import Doorbell, wait
 from tocsin.errors import Fault, InternalError, Invalid
-from tocsin.faults import fault
 from tocsin.ids import new_id
 from tocsin.jobs import Job
+from tocsin.pubsub import Doorbell, wait
 from tocsin.push import deliveries
 from tocsin.transfer.lines import PARTS, Line, Reader
+from tocsin.validation import fault
 
 LONGEST_LINE = 8 * 2**20
 """Bytes of the longest line."""

@@ -14,10 +14,10 @@ from tocsin.catalogue import Catalogue
 from tocsin.devices import device_of
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import Fault, Malformed
-from tocsin.faults import fault, faults_of, under
-from tocsin.forms import NotificationLine, TeamLine, UserLine
+from tocsin.formats import NotificationLine, TeamLine, UserLine
 from tocsin.notifications import IMPORTED, body_with, moment_of, to_json
 from tocsin.strict_json import parse_object
+from tocsin.validation import fault, faults_of, under
 
 Part = Literal["user", "team", "device", "notification"]
 

@@ -17,9 +17,9 @@ from tocsin.errors import Malformed, Refusal
 from tocsin.files import content_of
 from tocsin.http_client.fetch import Unfetched, post
 from tocsin.http_client.tls import Trust
-from tocsin.pauses import growing
 from tocsin.push.channels import Later, Stopped
 from tocsin.push.channels.responses import text_of
+from tocsin.retry_delay import growing
 from tocsin.strict_json import parse_object
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"

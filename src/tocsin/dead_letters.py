@@ -7,8 +7,8 @@ from typing import Any
 from uuid import UUID
 
 from tocsin.db.pool import Database, queries
-from tocsin.doorbell import Doorbell
 from tocsin.notifications import time_of
+from tocsin.pubsub import Doorbell
 from tocsin.push import deliveries
 
 KEPT = timedelta(days=30)

@@ -8,8 +8,8 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 
+from tocsin.bus import LARGEST, ByNotify, Wire
 from tocsin.db.pool import Database
-from tocsin.wires import LARGEST, ByNotify, Wire
 
 POLL = 1.5
 """Seconds after which a worker looks for work that nobody rang for."""

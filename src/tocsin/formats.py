@@ -14,9 +14,9 @@ from pydantic_core import PydanticCustomError
 from tocsin.catalogue.rendering import has_only_our_marks, one_line
 from tocsin.directory import LARGEST_ID
 from tocsin.errors import MOST_FAULTS
-from tocsin.faults import ENTRIES
 from tocsin.ids import parsed_uuid
 from tocsin.notifications import moment_of
+from tocsin.validation import ENTRIES
 
 MOST_MEMBERS = 1_000_000
 LONGEST_TEXT = 20_000

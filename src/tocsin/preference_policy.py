@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tocsin.catalogue.entries import advice
 from tocsin.errors import Fault, Refusal
-from tocsin.faults import fault, faults_of
 from tocsin.files import content_of
 from tocsin.quiet_hours import windows_of
+from tocsin.validation import fault, faults_of
 
 
 class _Table(BaseModel):

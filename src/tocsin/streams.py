@@ -15,9 +15,9 @@ from tocsin import inbox
 from tocsin.backoff import Backoff
 from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
-from tocsin.doorbell import POLL
 from tocsin.errors import Unavailable
 from tocsin.inbox import Told, cursor_of, position_in
+from tocsin.pubsub import POLL
 
 MOST_READERS = 8
 """Streams that a user may have open in a process: one more closes the oldest."""

@@ -23,13 +23,13 @@ from playwright.async_api import Browser, async_playwright
 from tocsin import directory, events
 from tocsin.api.app import service
 from tocsin.api.connections import Connections, Patience
-from tocsin.api.doors import House
+from tocsin.api.context import House
+from tocsin.api.server import Server
 from tocsin.auth.from_settings import verifier_of
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Database, connect
-from tocsin.http_server import Server
 from tocsin.phones import Phones
 from tocsin.postgres.supervisor import Embedded
 from tocsin.pubsub import Doorbell

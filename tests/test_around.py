@@ -21,12 +21,12 @@ from test_callers import FILES
 from test_problems import UNKNOWN, codes_of, routes_of, sealed
 from tocsin import fanout, jobs, logs
 from tocsin.api.app import service
-from tocsin.api.envelope import Envelope
+from tocsin.api.middleware import Envelope
 from tocsin.api.protocol import LARGEST_HEAD
+from tocsin.api.server import Server
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal
-from tocsin.http_server import Server
 from tocsin.metrics import Metrics
 from tocsin.settings import read_settings
 

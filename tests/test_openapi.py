@@ -22,8 +22,8 @@ from test_road import custom, note
 from tocsin import errors, validation
 from tocsin.api import operations as doors_of_operations
 from tocsin.api.app import build
+from tocsin.api.context import LARGEST_BODY
 from tocsin.api.contract import DESCRIPTIONS
-from tocsin.api.doors import LARGEST_BODY
 from tocsin.api.events import LARGEST_BATCH_BODY
 from tocsin.api.examples import OF_THE_REST
 from tocsin.api.openapi import document as document_of

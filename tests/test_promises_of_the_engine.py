@@ -14,7 +14,7 @@ import pytest
 from conftest import Api
 from test_database_faults import IPHONE, becomes, impatient, locked, post, pushes_of, until, waiting_at
 from tocsin import events, jobs, retention
-from tocsin.api.envelope import HANG_UP
+from tocsin.api.middleware import HANG_UP
 from tocsin.api.stream import Stream
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, connect

@@ -17,7 +17,8 @@ from starlette.types import ASGIApp
 from tocsin import jobs, preferences
 from tocsin.api.app import operations_service, service, watching_service
 from tocsin.api.connections import Connections, raise_file_limit
-from tocsin.api.doors import House, Watched
+from tocsin.api.context import House, Watched
+from tocsin.api.server import ByPort, Server, bound, port_of, url_of
 from tocsin.auth import from_settings
 from tocsin.auth.tokens import Verifier
 from tocsin.backoff import Backoff
@@ -28,7 +29,6 @@ from tocsin.db.errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on
 from tocsin.db.pool import SLOWEST, Database
 from tocsin.errors import Refusal
 from tocsin.events import Intake
-from tocsin.http_server import ByPort, Server, bound, port_of, url_of
 from tocsin.inbox import Cursors
 from tocsin.metrics import Metrics
 from tocsin.postgres import supervisor

@@ -12,27 +12,27 @@ from tocsin.api import (
     console,
     devices,
     directory,
+    errors,
     events,
     imports,
-    inbox,
     kinds,
+    notifications,
     operations,
     pages,
     preferences,
-    problems,
     stream,
     web_push,
 )
+from tocsin.api.context import House, Watched, user_of
 from tocsin.api.cors import Cors, Preflights
-from tocsin.api.doors import House, Watched, user_of
-from tocsin.api.envelope import Envelope, Shortcut
 from tocsin.api.keyring import Keyring
+from tocsin.api.middleware import Envelope, Shortcut
 from tocsin.api.proxies import Prefix, Proxies
 from tocsin.api.routes import Post, require_keys
 from tocsin.errors import Problem
 
 BUSY = (
-    Route("/notifications", inbox.list_notifications, methods=["GET"]),
+    Route("/notifications", notifications.list_notifications, methods=["GET"]),
     Post("/events", events.writer_of, events.post_event),
     Route("/notifications/stream", stream.stream, methods=["GET"]),
 )
@@ -84,7 +84,7 @@ def build(house: House | None = None) -> FastAPI:
     app = _framework(house)
     app.router.routes += [
         *BUSY,
-        Post("/notifications", user_of, inbox.create_custom),
+        Post("/notifications", user_of, notifications.create_custom),
         Post("/events/batch", events.writer_of, events.post_batch, events.LARGEST_BATCH_BODY),
         Post("/events/resolve", events.resolver_of, events.post_resolution),
         Route("/openapi.json", operations.openapi, methods=["GET"]),
@@ -100,7 +100,7 @@ def build(house: House | None = None) -> FastAPI:
         devices.router,
         kinds.router,
         preferences.router,
-        inbox.router,
+        notifications.router,
         events.router,
         events.writing,
         directory.router,
@@ -132,10 +132,10 @@ def _framework(house: House | Watched | None) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
         exception_handlers={
-            Problem: problems.of_ours,
-            HTTPException: problems.of_the_framework,
-            RequestValidationError: problems.of_a_model,
-            Exception: problems.of_a_bug,
+            Problem: errors.of_ours,
+            HTTPException: errors.of_the_framework,
+            RequestValidationError: errors.of_a_model,
+            Exception: errors.of_a_bug,
         },
     )
     app.state.house = house

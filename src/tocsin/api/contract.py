@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tocsin.api.context import MERGE_PATCH
 from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
-from tocsin.api.doors import MERGE_PATCH
 from tocsin.api.events import LONGEST_WAIT
 from tocsin.api.imports import NDJSON
-from tocsin.api.inbox import MOST_LINKS, PAGES, PER_PAGE, USUAL_PER_PAGE
+from tocsin.api.notifications import MOST_LINKS, PAGES, PER_PAGE, USUAL_PER_PAGE
 from tocsin.api.requests import LONGEST_MESSAGE
 from tocsin.api.schemas import ID, UUID
 from tocsin.devices import ENDING

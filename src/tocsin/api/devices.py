@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import devices, inbox
-from tocsin.api.doors import body_of, house_of, service_of, user_of
+from tocsin.api.context import body_of, house_of, service_of, user_of
 from tocsin.api.requests import known_id
 from tocsin.api.routes import door
 from tocsin.auth.tokens import Service

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import directory
-from tocsin.api.doors import house_of, service_of
+from tocsin.api.context import house_of, service_of
 from tocsin.api.requests import known_id, number_of
 from tocsin.api.routes import door
 from tocsin.auth.tokens import Service

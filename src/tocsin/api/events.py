@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import events
-from tocsin.api.doors import body_of, house_of, id_of, service_of
+from tocsin.api.context import body_of, house_of, id_of, service_of
 from tocsin.api.drafts import Posted, posted, resolution_of
 from tocsin.api.requests import known_id, number_of
 from tocsin.api.routes import door

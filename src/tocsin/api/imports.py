@@ -5,8 +5,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import idempotency
-from tocsin.api.doors import House, house_of, parts_of, service_of
-from tocsin.api.once import HEADER, again, digest_for, key_of
+from tocsin.api.context import House, house_of, parts_of, service_of
+from tocsin.api.idempotency import HEADER, again, digest_for, key_of
 from tocsin.api.routes import door
 from tocsin.auth.tokens import Service
 from tocsin.errors import ContentType

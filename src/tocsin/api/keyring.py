@@ -2,7 +2,7 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tocsin.api.problems import answer_to
+from tocsin.api.errors import answer_to
 from tocsin.auth.tokens import Verifier, bearer_of
 from tocsin.errors import Problem
 

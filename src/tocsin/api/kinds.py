@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import inbox
-from tocsin.api.doors import house_of, user_of
+from tocsin.api.context import house_of, user_of
 from tocsin.api.routes import door
 from tocsin.catalogue import Catalogue, Kind
 from tocsin.notifications import to_json

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from tocsin import __version__
+from tocsin.api.context import LARGEST_BODY
 from tocsin.api.contract import (
     CALLERS,
     CONTRACT,
@@ -22,7 +23,6 @@ from tocsin.api.contract import (
     TAGS,
     Operation,
 )
-from tocsin.api.doors import LARGEST_BODY
 from tocsin.api.events import LARGEST_BATCH_BODY
 from tocsin.api.examples import Examples, examples
 from tocsin.api.pushes import PUSHES, pushes

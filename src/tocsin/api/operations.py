@@ -8,8 +8,8 @@ from starlette.responses import HTMLResponse, Response
 
 from tocsin import dead_letters, devices, events, explain, readiness
 from tocsin.api import assets
+from tocsin.api.context import body_of, house_of, service_of, watched_of
 from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
-from tocsin.api.doors import body_of, house_of, service_of, watched_of
 from tocsin.api.openapi import document
 from tocsin.api.requests import known_id, number_of, uuids_of
 from tocsin.api.routes import door

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import inbox, preferences
-from tocsin.api.doors import MERGE_PATCH, body_of, house_of, user_of
+from tocsin.api.context import MERGE_PATCH, body_of, house_of, user_of
 from tocsin.api.routes import door
 from tocsin.notifications import to_json
 from tocsin.preferences import Preferences

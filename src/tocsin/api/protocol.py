@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tocsin.api.connections import Connections, Patience, is_reserved
 from tocsin.api.cors import EXPOSED
-from tocsin.api.envelope import ARRIVING, HANG_UP, OF_EVERY_ANSWER
+from tocsin.api.middleware import ARRIVING, HANG_UP, OF_EVERY_ANSWER
 from tocsin.errors import HeadTooLarge, Malformed, Problem, Timeout, Unavailable
 from tocsin.notifications import to_json
 

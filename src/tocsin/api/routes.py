@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from tocsin.api.doors import LARGEST_BODY, body_of
-from tocsin.api.once import Enter, Handler, once
+from tocsin.api.context import LARGEST_BODY, body_of
+from tocsin.api.idempotency import Enter, Handler, once
 
 
 class Post(Route):

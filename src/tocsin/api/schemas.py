@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from tocsin.api.drafts import LONGEST_KEY, MOST_SUBJECTS
 from tocsin.api.events import LARGEST_BATCH
-from tocsin.api.inbox import MOST_IDS
+from tocsin.api.notifications import MOST_IDS
 from tocsin.api.requests import LONGEST_MESSAGE, MOST_RECIPIENTS
 from tocsin.catalogue import Catalogue, Kind
 from tocsin.devices import TYPES

@@ -9,8 +9,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tocsin import inbox
-from tocsin.api.doors import house_of, user_of
-from tocsin.api.envelope import HANG_UP
+from tocsin.api.context import house_of, user_of
+from tocsin.api.middleware import HANG_UP
 from tocsin.errors import Timeout, Unauthenticated
 from tocsin.streams import LONGEST_STALL, Live, Reader
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import devices, inbox
-from tocsin.api.doors import body_of, house_of, user_of
+from tocsin.api.context import body_of, house_of, user_of
 from tocsin.api.routes import door
 from tocsin.devices import Device
 from tocsin.errors import Fault, Invalid, NotFound

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from tocsin.api import assets
-from tocsin.api.doors import House, body_of, house_of
+from tocsin.api.context import House, body_of, house_of
 from tocsin.api.requests import ids_of, number_of
 from tocsin.auth.tokens import Signer, mint_service, mint_user
 from tocsin.catalogue import ENGLISH

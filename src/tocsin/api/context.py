@@ -9,7 +9,7 @@ from uuid import UUID
 from starlette.requests import Request
 
 from tocsin.api.arriving import ARRIVING
-from tocsin.api.envelope import HANG_UP
+from tocsin.api.middleware import HANG_UP
 from tocsin.auth.tokens import Service, User, Verifier, caller_of
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tocsin.api.problems import BUG, answer_to
+from tocsin.api.errors import BUG, answer_to
 from tocsin.db.admission import KIND
 from tocsin.errors import InternalError, NotFound, Problem, Timeout, Unavailable
 from tocsin.logs import bind_request, shown_path

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import idempotency, inbox
-from tocsin.api.doors import LARGEST_BODY, bytes_of, house_of
+from tocsin.api.context import LARGEST_BODY, bytes_of, house_of
 from tocsin.auth.tokens import Service, User
 from tocsin.db.pool import Borrowed
 from tocsin.errors import Invalid

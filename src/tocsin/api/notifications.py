@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import __version__, events, inbox
-from tocsin.api.doors import body_of, house_of, id_of, user_of
+from tocsin.api.context import body_of, house_of, id_of, user_of
 from tocsin.api.proxies import HOST
 from tocsin.api.requests import message_of, notify_of, number_of, uuid_of, uuids_of
 from tocsin.api.routes import door

@@ -8,7 +8,7 @@ import uvloop
 from bench.measure import Claim, load, medians, options, pgbench, show
 from bench.post_event import PEOPLE, drained, filled
 from bench.service import Service, service
-from tocsin.api.events import LARGEST_BATCH
+from tocsin.api.events import MAX_BATCH_EVENTS
 from tocsin.catalogue import Catalogue
 
 
@@ -23,7 +23,7 @@ async def main() -> None:
             committed = await pgbench(running, "insert into bench.committed values (1);", seconds)
             began = time.perf_counter()
             batches = await load(running, requests, seconds, status=b"202", accept=_is_queued)
-            accepted = batches * LARGEST_BATCH
+            accepted = batches * MAX_BATCH_EVENTS
             await drained(running)
             delivered = accepted * seconds / (time.perf_counter() - began)
             return {"committed": committed, "accepted": accepted, "delivered": delivered}
@@ -37,7 +37,7 @@ async def main() -> None:
 
 def _requests(running: Service, people: range) -> Sequence[bytes]:
     event = Catalogue.load().samples["note"]["event"]
-    events = [{**event, "notify": {"users": [people[number % PEOPLE]]}} for number in range(LARGEST_BATCH)]
+    events = [{**event, "notify": {"users": [people[number % PEOPLE]]}} for number in range(MAX_BATCH_EVENTS)]
     return [running.post_batch(events)]
 
 

@@ -22,7 +22,7 @@ from test_problems import UNKNOWN, codes_of, routes_of, sealed
 from tocsin import fanout, jobs, logs
 from tocsin.api.app import service
 from tocsin.api.middleware import Envelope
-from tocsin.api.protocol import LARGEST_HEAD
+from tocsin.api.protocol import MAX_HEAD_BYTES
 from tocsin.api.server import Server
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.catalogue import Catalogue
@@ -300,12 +300,12 @@ class TestWire:
     async def test_a_head_is_bounded_whether_it_ends_or_not(self, idle: Api) -> None:
         line = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
         async with listening(idle) as port:
-            large, endless = b"X: " + b"x" * LARGEST_HEAD + b"\r\n\r\n", b"X: " + b"x" * LARGEST_HEAD
+            large, endless = b"X: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n", b"X: " + b"x" * MAX_HEAD_BYTES
             many = b"".join(b"X-%d: x\r\n" % number for number in range(9000)) + b"\r\n"
             for rest in (large, endless, many):
                 answer = await self.said(port, line + rest)
                 assert codes_of(answer) == (431, [("head_too_large", None)])
-                assert str(LARGEST_HEAD) in answer.text
+                assert str(MAX_HEAD_BYTES) in answer.text
             assert (await self.said(port, line + large[:3] + large[203:])).status_code == 200
 
     async def test_a_large_body_is_no_large_head(self, idle: Api) -> None:
@@ -325,7 +325,7 @@ async def test_what_postgresql_says_of_a_row_stays_out_of_logs_and_dead_letters(
             await connection.execute("insert into teams (id, company_id, name) values (-1, 1, 'geheim')")
 
     monkeypatch.setattr(fanout, "deliver", broken)
-    monkeypatch.setattr(jobs, "PAUSES", ())
+    monkeypatch.setattr(jobs, "RETRY_DELAYS", ())
     await api.people(1)
     event = {"type": "custom", "data": {"user": 1}, "params": {"body": "x"}, "notify": {"users": [1]}}
     with structlog.testing.capture_logs() as lines:

@@ -18,7 +18,7 @@ from test_around import TestWire
 from test_problems import codes_of
 from tocsin.api.arriving import ARRIVING
 from tocsin.api.connections import Connections, Patience, is_reserved, raise_file_limit
-from tocsin.api.protocol import LARGEST_HEAD, LARGEST_REST, MOST_HEADERS
+from tocsin.api.protocol import MAX_HEAD_BYTES, MAX_REST_BYTES, MOST_HEADERS
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.metrics import Metrics
@@ -254,7 +254,7 @@ class TestTime:
 
     async def test_the_rest_of_a_body_that_was_refused_is_not_read_for_ever(self, hasty: Api) -> None:
         head = b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 300000000\r\n\r\n"
-        assert await flood(hasty, head, b"x" * 60_000, 300_000_000) < LARGEST_REST + 20 * 2**20
+        assert await flood(hasty, head, b"x" * 60_000, 300_000_000) < MAX_REST_BYTES + 20 * 2**20
         answer = await said(hasty, head, b"x")
         assert codes_of(answer) == (401, [("unauthenticated", None)])
 
@@ -445,7 +445,7 @@ async def test_a_connection_of_http_1_0_is_kept_where_its_client_asks_for_that(i
 
 async def test_a_page_of_a_known_origin_sees_why_its_head_was_refused(hasty: Api) -> None:
     head = f"GET /healthz HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\nX: ".encode()
-    answer = await said(hasty, head, b"x" * LARGEST_HEAD, b"\r\n\r\n")
+    answer = await said(hasty, head, b"x" * MAX_HEAD_BYTES, b"\r\n\r\n")
     assert codes_of(answer) == (431, [("head_too_large", None)])
     assert answer.headers["access-control-allow-origin"] == ORIGIN
     assert "X-Request-Id" in answer.headers["access-control-expose-headers"]

@@ -77,7 +77,7 @@ class TestCalls:
     async def test_how_far_was_looked_back_for_what_did_not_come_is_told(
         self, api: Api, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("tocsin.explain.MOST_LOOKED_AT", 2)
+        monkeypatch.setattr("tocsin.explain.MAX_EVENTS_SCANNED", 2)
         await api.people(1, 2)
         first = await api.post(custom(1))
         missed = await api.post({**custom(1, 2), "notify": {"users": [1, 2], "except": [1]}})

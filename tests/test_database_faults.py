@@ -355,7 +355,7 @@ async def _failures(running: Worker, count: int) -> bool:
 async def test_a_job_that_takes_too_long_is_isolated_and_becomes_a_dead_letter(
     slow_inbox: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, lane: jobs.Lane
 ) -> None:
-    monkeypatch.setattr(jobs, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(jobs, "RETRY_DELAYS", (0.01, 0.01))
     async with serving(slow_inbox, catalogue, with_worker=False) as api:
         await api.people(1, SLOW)
         before = [await post(api, 1) for _ in range(3)]
@@ -403,13 +403,13 @@ async def test_what_one_claim_takes_is_bounded_by_the_people_it_names(idle: Api,
     excepting = [await post(idle, *everyone, teams=[1, 2, 3, 4, 5], **{"except": everyone[1:]}) for _ in range(6)]
     claimed = []
     bounds = iter((40, 600, 1, 10**6))
-    original = jobs.MOST_COST
+    original = jobs.MAX_CLAIM_COST
     try:
         for bound in bounds:
-            jobs.MOST_COST = bound
+            jobs.MAX_CLAIM_COST = bound
             claimed.append([job.id for job in await jobs.claim(database, new_id(), "direct", 200)])
     finally:
-        jobs.MOST_COST = original
+        jobs.MAX_CLAIM_COST = original
     # each of the first names 12; each of the others 23, and 111 for each of five teams
     assert claimed == [named[:3], named[3:], excepting[:1], excepting[1:]]
 
@@ -467,7 +467,7 @@ async def seen_again(dba: Connection, times: int = 3) -> None:
 async def test_a_worker_shows_that_it_lives_while_any_other_table_is_locked(
     url: str, catalogue: Catalogue, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
     tables = await dba.fetch("select tablename as name from pg_tables where schemaname = 'tocsin' order by 1")
     async with impatient(url, catalogue, 30) as worker:
         await until(lambda: dba.fetchval("select true from workers where id = $1", worker.id))
@@ -500,8 +500,8 @@ async def test_a_worker_shows_that_it_lives_while_all_else_that_it_does_hangs(ur
 async def test_a_worker_that_could_not_beat_takes_none_for_dead_that_could_not_either(
     url: str, catalogue: Catalogue, dba: Connection, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "HEARTBEAT", 0.05)
-    monkeypatch.setattr(jobs, "MISSED", 3.0)
+    monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
+    monkeypatch.setattr(jobs, "LEASE_TIMEOUT", 3.0)
     other, seen = new_id(), "select true from workers where id = $1 and seen_at > $2"
     async with impatient(url, catalogue, 30) as worker:
         await until(lambda: dba.fetchval("select true from workers where id = $1", worker.id))

@@ -400,7 +400,7 @@ WRITTEN = "select array_agg(ctid::text || due_at order by event_id, device_id) f
 async def test_what_the_operators_former_rules_held_is_decided_again_at_the_start_after_they_changed(
     url: str, catalogue: Catalogue, phones: Phones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "RELEASED_AT_ONCE", 2)
+    monkeypatch.setattr(dispatcher, "RELEASE_BATCH_SIZE", 2)
     more: dict[str, Any] = {"environment": phones.credentials(tmp_path), "preferences_file": tmp_path / "rules.toml"}
     more["preferences_file"].write_text(quiet_now(), "utf-8")
     async with serving(url, catalogue, **more) as api:

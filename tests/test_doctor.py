@@ -133,7 +133,7 @@ async def test_a_disk_that_fills_up_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_a_port_that_something_else_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("TOCSIN_PORT", str(taken.getsockname()[1]))
-        monkeypatch.setattr(doctor, "LONGEST_ANSWER", 0.2)
+        monkeypatch.setattr(doctor, "DATABASE_TIMEOUT", 0.2)
         assert (await found())["port"][0] == "FAIL"
     assert (await found())["port"][0] == "ok"
     monkeypatch.setenv("TOCSIN_HOST", "192.0.2.1")

@@ -175,7 +175,7 @@ async def test_erasing_while_events_come_in_leaves_no_row_behind(api: Api) -> No
 
 
 async def test_an_erasure_that_is_done_again_does_no_harm(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "EVENTS_AT_ONCE", 2)
+    monkeypatch.setattr(directory, "EVENTS_BATCH_SIZE", 2)
     await made(idle)
     ids = [(await idle.as_service("POST", "/events", json=custom(PERSON, 1))).json()["id"] for _ in range(5)]
     from test_producing import work

@@ -356,7 +356,7 @@ async def test_a_token_that_is_not_accepted_is_asked_for_anew_once(tmp_path: Pat
 async def test_why_there_is_no_token_is_told_and_not_asked_again_at_once(
     tmp_path: Path, behaviour: Behaviour, kind: type[Stopped | Later], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(google_auth, "LARGEST", 1000)
+    monkeypatch.setattr(google_auth, "MAX_BYTES", 1000)
     clock = Clock()
     async with push_service(tmp_path, behaviour) as service:
         fcm = at(service, tmp_path, clock=clock)

@@ -175,8 +175,8 @@ async def test_twice_is_as_once_and_leaves_what_was_done_since(api: Api) -> None
 async def test_lines_may_come_in_any_order_and_a_later_line_goes_before_an_earlier_one(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(imports, "APPLIED_AT_ONCE", 3)
-    monkeypatch.setattr(imports, "STAGED_AT_ONCE", 2)
+    monkeypatch.setattr(imports, "APPLY_BATCH_SIZE", 3)
+    monkeypatch.setattr(imports, "STAGE_BATCH_SIZE", 2)
     people = range(1, 9)
     lines = [
         *(user(id_, company_id=1 + id_ % 2) for id_ in people),
@@ -303,7 +303,7 @@ async def test_one_bad_line_among_very_many_is_told_and_leaves_nothing(api: Api)
 
 async def test_no_more_faults_are_told_than_somebody_reads(api: Api) -> None:
     answer = await send(api, [{"user": {"id": number}} for number in range(1000)])
-    assert len(faults(answer)) == imports.MOST_FAULTS
+    assert len(faults(answer)) == imports.MAX_FIELD_ERRORS
 
 
 async def test_a_service_of_a_company_imports_into_its_own_alone(api: Api) -> None:
@@ -348,7 +348,7 @@ async def test_an_import_that_is_cut_off_leaves_nothing(api: Api) -> None:
 async def test_an_import_whose_worker_dies_is_gone_on_with_where_it_stopped(
     idle: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(imports, "APPLIED_AT_ONCE", 3)
+    monkeypatch.setattr(imports, "APPLY_BATCH_SIZE", 3)
     lines = [*(user(id_) for id_ in range(1, 11)), *(told(id_, day) for id_ in range(1, 11) for day in (1, 2))]
     sending = asyncio.create_task(bring(idle, *lines))
     database = idle.house.database
@@ -416,7 +416,7 @@ async def test_an_import_whose_stored_line_can_never_be_applied_ends_at_once_wit
 async def test_an_import_that_meets_a_key_of_others_is_tried_again(
     idle: Api, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "PAUSES", (0.01,))
+    monkeypatch.setattr(jobs, "RETRY_DELAYS", (0.01,))
     database = idle.house.database
     await database.value("create sequence tries")
     await database.value(

@@ -28,7 +28,7 @@ from issuer import (
     saying,
 )
 from test_tokens import signed
-from tocsin.auth.jwks import PAUSE, STALE, Jwks
+from tocsin.auth.jwks import FETCH_INTERVAL, STALE, Jwks
 from tocsin.auth.keys import EVERYBODY, of_pem
 from tocsin.auth.tokens import Expected, User, Verifier, mint_user
 from tocsin.catalogue import Catalogue
@@ -78,7 +78,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tocsin.auth.jwks, "SLOWEST", QUICK)
+    monkeypatch.setattr(tocsin.auth.jwks, "FETCH_TIMEOUT", QUICK)
 
 
 async def settled(keys: Jwks) -> None:
@@ -194,7 +194,7 @@ class TestJwks:
             for minute in range(1, 4):
                 for again in ("refused", "41", "21"):
                     assert set(await asyncio.gather(*map(present, range(50)))) == {again}
-                    clock.now += PAUSE / 3 - 0.1
+                    clock.now += FETCH_INTERVAL / 3 - 0.1
                 assert site.asked == minute
                 clock.now += 0.3
 
@@ -266,7 +266,7 @@ class TestJwks:
             verifier = Verifier([], jwks=keys)
             await verifier.prepare(OLD.sign())
             site.answer = BAD[name]
-            for seconds in (PAUSE, STALE, STALE):
+            for seconds in (FETCH_INTERVAL, STALE, STALE):
                 clock.now += seconds
                 with pytest.raises(Unavailable, match="issuer cannot be fetched") as caught:
                     await verifier.prepare(NEW.sign())
@@ -274,7 +274,7 @@ class TestJwks:
                 await verifier.prepare(OLD.sign())
                 assert isinstance(verifier.verify(OLD.sign()), User)
             assert site.asked == 4
-            clock.now += PAUSE
+            clock.now += FETCH_INTERVAL
             site.answer = saying(jwks(NEW))
             await verifier.prepare(NEW.sign())
             assert isinstance(verifier.verify(NEW.sign()), User)
@@ -367,7 +367,7 @@ class TestService:
     async def test_published_keys_are_changed_without_logging_anyone_out(
         self, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(tocsin.auth.jwks, "PAUSE", 0.0)
+        monkeypatch.setattr(tocsin.auth.jwks, "FETCH_INTERVAL", 0.0)
         old, new = OLD.sign(), NEW.sign()
         async with (
             Site(GOOD) as site,
@@ -406,7 +406,7 @@ class TestService:
             twice = [("Authorization", f"Bearer {OLD.sign()}")] * 2
             assert (await api.http.get(path, headers=twice)).status_code == 401
             site.answer = GOOD
-            monkeypatch.setattr(tocsin.auth.jwks, "PAUSE", 0.0)
+            monkeypatch.setattr(tocsin.auth.jwks, "FETCH_INTERVAL", 0.0)
             assert (await api.call("GET", path, OLD.sign())).status_code == 200
             assert (await api.call("GET", path, OLD.sign({"kid": "x"}))).status_code == 401
 
@@ -423,7 +423,7 @@ class TestDoctor:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("TOCSIN_DATA_DIR", str(tmp_path / "data"))
         monkeypatch.setenv("TOCSIN_PORT", "0")
-        monkeypatch.setattr(doctor, "SLOWEST", QUICK)
+        monkeypatch.setattr(doctor, "FETCH_TIMEOUT", QUICK)
 
     async def found(self) -> dict[str, str]:
         return {finding.what: str(finding) for finding in await doctor.examine()}

@@ -46,7 +46,7 @@ async def test_nothing_is_forgotten_before_its_time(api: Api) -> None:
 
 
 async def test_an_idempotency_key_goes_after_a_day(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "AT_ONCE", 2)
+    monkeypatch.setattr(retention, "BATCH_SIZE", 2)
     await api.people(1)
     for key in "abcde":
         await api.post(custom(1), headers={"Idempotency-Key": key})
@@ -58,7 +58,7 @@ async def test_an_idempotency_key_goes_after_a_day(api: Api, monkeypatch: pytest
 async def test_whoever_asks_for_changes_that_are_forgotten_starts_anew_and_nobody_else(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "AT_ONCE", 2)
+    monkeypatch.setattr(retention, "BATCH_SIZE", 2)
     await api.people(1, 2)
     ids = [await api.post(custom(1, 2)) for _ in range(5)]
     old = await cursor(api, 1)
@@ -93,9 +93,9 @@ async def test_a_dead_letter_goes_after_thirty_days_and_its_event_is_no_delivere
 async def test_old_notifications_leave_the_inboxes_with_all_that_belongs_to_them(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "AT_ONCE", 4)
-    monkeypatch.setattr(fanout, "DIRECT_REACH", 3)
-    monkeypatch.setattr(fanout, "CHUNK", 4)
+    monkeypatch.setattr(retention, "BATCH_SIZE", 4)
+    monkeypatch.setattr(fanout, "DIRECT_MAX_RECIPIENTS", 3)
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 4)
     people = range(1, 11)
     await api.people(*people)
     await api.team(7, *people)
@@ -146,7 +146,7 @@ async def test_several_keepers_and_readers_at_once_leave_exact_counts(api: Api) 
 
 
 async def test_an_import_that_was_cut_off_goes_after_an_hour(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "AT_ONCE", 2)
+    monkeypatch.setattr(retention, "BATCH_SIZE", 2)
     for id_, state_ in ((1, "checking"), (2, "applying"), (3, "checking")):
         uuid = f"00000000-0000-0000-0000-00000000000{id_}"
         await api.house.database.value("insert into imports (id, state) values ($1, $2)", uuid, state_)

@@ -13,7 +13,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tocsin.logs import LONGEST_PATH, LONGEST_TEXT, bind_request, configure, cut_path, shown_path
+from tocsin.logs import MAX_PATH_LENGTH, MAX_TEXT_LENGTH, bind_request, configure, cut_path, shown_path
 
 LIBRARIES = ("", "uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "asyncpg", "asyncio")
 HEX = "0123456789abcdef" * 4
@@ -363,11 +363,11 @@ def test_a_line_is_on_its_way_before_the_call_returns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        f"{'x' * LONGEST_TEXT} password={SECRET}",
-        f"{'x' * (LONGEST_TEXT // 2 - 30)} postgres://user:{SECRET * 9}@db/x{'x' * LONGEST_TEXT}",
-        f"{'x' * (LONGEST_TEXT // 2 - 30)} eyJhbGciOiJIUzI1NiJ9.{SECRET * 9}{'x' * LONGEST_TEXT}",
-        f"{'x' * (LONGEST_TEXT // 2 - 30)} Key (token)=({SECRET * 9}) {'x' * LONGEST_TEXT}",
-        f"{'x' * (LONGEST_TEXT - 30)} bearer {SECRET}{'x' * LONGEST_TEXT}",
+        f"{'x' * MAX_TEXT_LENGTH} password={SECRET}",
+        f"{'x' * (MAX_TEXT_LENGTH // 2 - 30)} postgres://user:{SECRET * 9}@db/x{'x' * MAX_TEXT_LENGTH}",
+        f"{'x' * (MAX_TEXT_LENGTH // 2 - 30)} eyJhbGciOiJIUzI1NiJ9.{SECRET * 9}{'x' * MAX_TEXT_LENGTH}",
+        f"{'x' * (MAX_TEXT_LENGTH // 2 - 30)} Key (token)=({SECRET * 9}) {'x' * MAX_TEXT_LENGTH}",
+        f"{'x' * (MAX_TEXT_LENGTH - 30)} bearer {SECRET}{'x' * MAX_TEXT_LENGTH}",
     ],
 )
 def test_a_text_that_is_too_long_is_cut_and_no_part_of_a_secret_is_left(
@@ -375,7 +375,7 @@ def test_a_text_that_is_too_long_is_cut_and_no_part_of_a_secret_is_left(
 ) -> None:
     log.info("x", error=text)
     [line] = lines(stream)
-    assert len(line["error"]) <= LONGEST_TEXT + 20
+    assert len(line["error"]) <= MAX_TEXT_LENGTH + 20
     assert SECRET[:8] not in stream.getvalue()
 
 
@@ -387,11 +387,11 @@ def test_of_a_long_traceback_the_first_and_the_last_lines_are_kept(log: Any, str
     [line] = lines(stream)
     assert line["exception"].startswith("Traceback")
     assert line["exception"].endswith("\nthe last line")
-    assert len(line["exception"]) <= LONGEST_TEXT + 20
+    assert len(line["exception"]) <= MAX_TEXT_LENGTH + 20
 
 
 def test_a_path_is_logged_up_to_500_characters_and_without_a_services_own_key() -> None:
-    assert shown_path("/" + "eyJ-" * 16_000) == ("/" + "eyJ-" * 125)[:LONGEST_PATH] + "[…]"
+    assert shown_path("/" + "eyJ-" * 16_000) == ("/" + "eyJ-" * 125)[:MAX_PATH_LENGTH] + "[…]"
     assert shown_path("/events/by-key/Jane Doe, born 1980/x") == "/events/by-key/…"
     assert shown_path("/api/events/by-key%2FJane") == "/api/events/by-key%2F…"
     assert shown_path("/events/by-key/") == "/events/by-key/"

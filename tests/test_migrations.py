@@ -128,7 +128,7 @@ async def test_a_migration_gives_way_to_readers_and_names_who_holds_its_table(
     await migrate.migrate(empty)
     later = migrate.Step(9999, "of_next_year", "alter table devices add column of_next_year int")
     monkeypatch.setattr(migrate, "steps", lambda: [later])
-    monkeypatch.setattr(migrate, "LONGEST_LOCK", 1)
+    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", 1)
     dumping, reading = await connect(empty), await connect(empty)
     await dumping.execute("set application_name = 'pg_dump'; begin; lock table devices in access share mode")
     with capture_logs() as told:
@@ -152,8 +152,8 @@ async def test_a_migration_that_gets_no_lock_is_refused_with_who_holds_it(
     await migrate.migrate(empty)
     later = migrate.Step(9999, "of_next_year", "alter table devices add column of_next_year int")
     monkeypatch.setattr(migrate, "steps", lambda: [later])
-    monkeypatch.setattr(migrate, "LONGEST_LOCK", 1)
-    monkeypatch.setattr(migrate, "PATIENCE", 0)
+    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", 1)
+    monkeypatch.setattr(migrate, "WAIT_TIMEOUT", 0)
     dumping = await connect(empty)
     await dumping.execute("set application_name = 'pg_dump'; begin; lock table devices in access share mode")
     with pytest.raises(Refusal, match=r"9999 of_next_year could not lock .* pg_dump"):
@@ -264,7 +264,7 @@ async def test_a_role_that_does_not_own_the_tables_serves_with_the_rights_that_t
 async def test_a_connection_limit_of_the_role_is_told_with_its_remedy(
     own: OwnServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "PATIENCE", 0)
+    monkeypatch.setattr(serve, "WORKER_STATEMENT_TIMEOUT", 0)
     await own.role("narrow", "alter role narrow connection limit 1")
     database = await own.fresh("narrow", owner="narrow")
     held = await asyncpg.connect(own.url("narrow", database))

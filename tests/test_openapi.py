@@ -22,9 +22,9 @@ from test_road import custom, note
 from tocsin import errors, validation
 from tocsin.api import operations as doors_of_operations
 from tocsin.api.app import build
-from tocsin.api.context import LARGEST_BODY
+from tocsin.api.context import MAX_BODY_BYTES
 from tocsin.api.contract import DESCRIPTIONS
-from tocsin.api.events import LARGEST_BATCH_BODY
+from tocsin.api.events import MAX_BATCH_BODY_BYTES
 from tocsin.api.examples import OF_THE_REST
 from tocsin.api.openapi import document as document_of
 from tocsin.api.schemas import names_of
@@ -393,7 +393,7 @@ class Tour:
 async def test_every_answer_is_what_the_document_says_on_a_tour_through_all_of_them(
     document: dict[str, Any], api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tocsin.api.imports.LARGEST_IMPORT", LARGEST_BODY)
+    monkeypatch.setattr("tocsin.api.imports.MAX_IMPORT_BYTES", MAX_BODY_BYTES)
     tour = Tour(document, api)
     await api.people(1, 4)
     await api.people(5, profile_picture="https://x/y.png", email="a@b", locale="da-DK")
@@ -608,7 +608,7 @@ async def tour_of_refusals(tour: Tour) -> None:
                 json_ = {"Content-Type": "application/x-ndjson"}
             else:
                 await tour.call(400, name, token, content=b"{", headers=json_, **more)
-            limit = LARGEST_BATCH_BODY if name == "post_batch" else LARGEST_BODY
+            limit = MAX_BATCH_BODY_BYTES if name == "post_batch" else MAX_BODY_BYTES
             await tour.call(413, name, token, content=b" " * (limit + 1), headers=json_, **more)
             await tour.call(415, name, token, content=b"{}", headers={"Content-Type": "text/plain"}, **more)
 

@@ -105,7 +105,7 @@ async def test_while_some_of_a_batch_is_under_way_no_other_worker_takes_of_it(id
 
 
 async def test_what_follows_a_large_event_of_its_batch_comes_after_it(api: Api) -> None:
-    many = range(1, jobs.DIRECT_REACH + 20)
+    many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 20)
     await api.people(*many)
     await api.team(7, *many)
     everyone = {**saying("all", 1), "notify": {"teams": [7]}}
@@ -234,8 +234,8 @@ async def test_it_is_too_late_to_cancel_what_is_delivered(api: Api) -> None:
 async def test_cancelling_in_the_middle_of_a_fan_out_tells_whom_it_reached(
     idle: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "CHUNK", 50)
-    many = range(1, jobs.DIRECT_REACH + 51)
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 50)
+    many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 51)
     await idle.people(*many)
     await idle.team(7, *many)
     id_ = (await post(idle, {**saying("all", 1), "notify": {"teams": [7]}})).json()["id"]
@@ -252,8 +252,8 @@ async def test_cancelling_in_the_middle_of_a_fan_out_tells_whom_it_reached(
 async def test_an_operator_cancels_any_event_and_what_became_of_it_says_so(
     idle: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "CHUNK", 50)
-    many = range(1, jobs.DIRECT_REACH + 51)
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 50)
+    many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 51)
     await idle.people(*many)
     await idle.team(7, *many)
     id_ = (await post(idle, {**saying("all", 1), "notify": {"teams": [7]}})).json()["id"]
@@ -325,8 +325,8 @@ async def test_many_at_once_under_one_key_leave_one(idle: Api) -> None:
 async def test_a_key_replaced_while_its_delivery_runs_reaches_the_rest_with_the_new_one_only(
     idle: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "CHUNK", 60)
-    many = range(1, jobs.DIRECT_REACH + 21)
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 60)
+    many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 21)
     await idle.people(*many)
     await idle.team(7, *many)
     event = {**saying("old", 1, key="k"), "notify": {"teams": [7]}}
@@ -355,7 +355,7 @@ async def test_who_is_excepted_is_left_out_named_or_not(api: Api) -> None:
 
 
 async def test_except_works_for_more_than_the_direct_lane_takes(api: Api) -> None:
-    many = range(1, jobs.DIRECT_REACH + 31)
+    many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 31)
     await api.people(*many)
     await api.team(7, *many)
     most = list(many[:-10])

@@ -156,7 +156,7 @@ async def _queued(api: Api, count: int) -> bool:
 async def test_what_is_stored_together_names_a_bounded_number_of_people(
     idle: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "MOST_NAMED_AT_ONCE", 5)
+    monkeypatch.setattr(events, "MAX_IDS_PER_BATCH", 5)
     await idle.people(1, 2, 3)
     async with locked(dba, "events"):
         first = asyncio.create_task(_posted(idle, "first"))

@@ -122,7 +122,7 @@ async def test_what_is_held_costs_nothing_and_what_is_due_is_counted_up_to_a_bou
         async with database.connection() as connection:
             plan = await connection.fetchval(
                 "explain (analyze, buffers, format json) "
-                + queries("jobs")["depth"].replace("$1", str(readiness.MOST_COUNTED))
+                + queries("jobs")["depth"].replace("$1", str(readiness.MAX_COUNTED))
             )
         root = json.loads(plan)[0]["Plan"]
         return int(root["Shared Hit Blocks"] + root["Shared Read Blocks"])
@@ -136,7 +136,7 @@ async def test_what_is_held_costs_nothing_and_what_is_due_is_counted_up_to_a_bou
     assert await pages() <= before + 10
     await database.rows(fill_jobs, timedelta(minutes=-2), HELD)
     found = await Readiness(database).answer()
-    assert found["queue"]["direct"]["due"] == readiness.MOST_COUNTED
+    assert found["queue"]["direct"]["due"] == readiness.MAX_COUNTED
     assert found["queue"]["direct"]["stalled"]
     assert not found["queue"]["bulk"]["stalled"]
     assert (await jobs.depth(database))["direct"][0] == HELD
@@ -162,7 +162,7 @@ async def dba(url: str) -> AsyncIterator[Connection]:
 async def test_what_keeps_a_worker_from_its_work_is_said_by_readyz_and_doctor(
     idle: Api, url: str, catalogue: Catalogue, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
     await idle.people(1)
     async with impatient(url, catalogue):
         async with locked(dba, "inbox"):
@@ -183,7 +183,7 @@ async def _says(api: Api, *problems: str) -> bool:
 async def test_a_lane_that_cannot_go_on_says_why_among_the_lanes(
     pushing: Api, phones: Phones, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
     await pushing.as_user(1, "POST", f"/notifications/devices/{'aa' * 32}")
     await dba.execute("alter table preferences rename to preferences_away")
     id_ = await post(pushing, 1)
@@ -197,7 +197,7 @@ async def test_a_lane_that_cannot_go_on_says_why_among_the_lanes(
 async def test_a_lane_that_waits_for_an_access_token_says_why_and_reading_keys_again_tries_at_once(
     pushing: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
     await pushing.as_user(
         1, "POST", "/notifications/devices/android-token-of-thirty-two-characters:1", json={"type": "Android"}
     )
@@ -218,7 +218,7 @@ async def test_a_lane_that_waits_for_an_access_token_says_why_and_reading_keys_a
 async def test_a_lane_that_waits_long_says_until_when_and_reading_keys_again_tries_at_once(
     pushing: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
     await pushing.as_user(
         1, "POST", "/notifications/devices/android-token-of-thirty-two-characters:1", json={"type": "Android"}
     )

@@ -144,10 +144,10 @@ async def test_what_comes_afterwards_is_unread(api: Api) -> None:
 async def test_what_was_accepted_before_is_settled_even_if_it_is_delivered_later(
     idle: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "DIRECT_REACH", 3)
-    monkeypatch.setattr(fanout, "CHUNK", 4)
-    monkeypatch.setattr(resolutions, "PEOPLE_AT_ONCE", {"direct": 3, "bulk": 3})
-    monkeypatch.setattr(resolutions, "LOOK_AGAIN", 0.01)
+    monkeypatch.setattr(fanout, "DIRECT_MAX_RECIPIENTS", 3)
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 4)
+    monkeypatch.setattr(resolutions, "USERS_BATCH_SIZE", {"direct": 3, "bulk": 3})
+    monkeypatch.setattr(resolutions, "POLL_INTERVAL", 0.01)
     await idle.people(*range(1, 11))
     await idle.team(7, *range(1, 11))
     id_ = (await post(idle, lead(teams=(7,)))).json()["id"]
@@ -164,8 +164,8 @@ async def test_what_was_accepted_before_is_settled_even_if_it_is_delivered_later
 async def test_in_the_middle_of_a_fan_out_what_was_reached_is_taken_away_and_the_rest_not_reached(
     idle: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "DIRECT_REACH", 3)
-    monkeypatch.setattr(fanout, "CHUNK", 4)
+    monkeypatch.setattr(fanout, "DIRECT_MAX_RECIPIENTS", 3)
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 4)
     await idle.people(*range(1, 11))
     await idle.team(7, *range(1, 11))
     id_ = (await post(idle, lead(teams=(7,)))).json()["id"]

@@ -125,7 +125,7 @@ async def test_subjects_of_an_event_are_recorded(api: Api) -> None:
 
 
 async def test_a_large_team_is_reached_in_chunks_each_person_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tocsin.fanout.CHUNK", 150)
+    monkeypatch.setattr("tocsin.fanout.BULK_CHUNK_SIZE", 150)
     await api.house.database.value(
         """with u as (
                insert into users select n, 1, 'F', 'L', null, null, 'UTC' from generate_series(1, 1000) n

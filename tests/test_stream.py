@@ -222,8 +222,8 @@ async def test_what_happened_together_is_gone_on_from_only_when_all_of_it_was_to
 
 
 async def test_who_takes_nothing_for_long_is_hung_up_on(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "LONGEST_STALL", 0.5)
-    monkeypatch.setattr(streams, "BEAT", 0.1)
+    monkeypatch.setattr(stream, "STALL_TIMEOUT", 0.5)
+    monkeypatch.setattr(streams, "KEEPALIVE_INTERVAL", 0.1)
     await api.people(1, 2, 4)
     token = mint_user(SECRET, 1, HOUR)
     with socket.socket() as slow:
@@ -316,7 +316,7 @@ async def test_whatever_people_do_no_stream_carries_what_is_not_in_its_owners_in
 async def test_a_ninth_stream_closes_the_oldest(api: Api) -> None:
     await api.people(1, 2)
     async with contextlib.AsyncExitStack() as stack:
-        watches = [await stack.enter_async_context(watching(api)) for _ in range(streams.MOST_READERS)]
+        watches = [await stack.enter_async_context(watching(api)) for _ in range(streams.MAX_STREAMS_PER_USER)]
         other = await stack.enter_async_context(watching(api, 2))
         watches.append(await stack.enter_async_context(watching(api)))
         await watches[0].until_ended()
@@ -352,7 +352,7 @@ async def test_a_stream_ends_when_its_owner_is_inactive_or_erased(api: Api) -> N
 
 
 async def test_a_silent_line_carries_a_comment(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "BEAT", 0.1)
+    monkeypatch.setattr(streams, "KEEPALIVE_INTERVAL", 0.1)
     await api.people(1)
     token = mint_user(SECRET, 1, HOUR)
     async with (
@@ -391,7 +391,7 @@ async def test_a_reader_who_takes_nothing_holds_little_and_is_told_to_fetch(api:
         async with asyncio.timeout(5):
             while reader.position is None or not any(b"event: resync" in line for line in reader._lines):  # noqa: SLF001
                 await asyncio.sleep(0.02)
-        assert sum(map(len, reader._lines)) <= streams.LARGEST_BACKLOG  # noqa: SLF001
+        assert sum(map(len, reader._lines)) <= streams.MAX_BACKLOG_BYTES  # noqa: SLF001
 
 
 async def test_what_is_resolved_is_told(api: Api) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tocsin.errors import Malformed
-from tocsin.strict_json import DEEPEST, HUGE, parse, parse_object
+from tocsin.strict_json import HUGE, MAX_DEPTH, parse, parse_object
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 SCALARS = (
@@ -48,7 +48,7 @@ def test_one_key_in_two_objects_is_fine() -> None:
     assert parse(b'[{"a":{"a":1}},{"a":2}]') == [{"a": {"a": 1}}, {"a": 2}]
 
 
-@given(st.lists(st.booleans(), min_size=DEEPEST, max_size=DEEPEST), st.integers(0, 3))
+@given(st.lists(st.booleans(), min_size=MAX_DEPTH, max_size=MAX_DEPTH), st.integers(0, 3))
 def test_32_levels_are_read_and_33_are_not(arrays: list[bool], siblings: int) -> None:
     body = b"7"
     for array in arrays:
@@ -62,9 +62,9 @@ def test_32_levels_are_read_and_33_are_not(arrays: list[bool], siblings: int) ->
 
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
 def test_bare_levels_are_counted_to_the_last_one(opening: bytes, closing: bytes) -> None:
-    parse(opening * DEEPEST + b"1" + closing * DEEPEST)
+    parse(opening * MAX_DEPTH + b"1" + closing * MAX_DEPTH)
     with pytest.raises(Malformed, match="more than 32 levels"):
-        parse(opening * (DEEPEST + 1) + b"1" + closing * (DEEPEST + 1))
+        parse(opening * (MAX_DEPTH + 1) + b"1" + closing * (MAX_DEPTH + 1))
 
 
 def test_many_objects_side_by_side_are_not_deep() -> None:

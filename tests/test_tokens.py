@@ -394,7 +394,7 @@ def test_a_token_refused_as_too_early_is_let_in_later(verifier: Verifier, clock:
 
 
 def test_the_least_recently_used_token_is_forgotten_first(verifier: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "MOST_REMEMBERED", 2)
+    monkeypatch.setattr(tokens, "CACHE_SIZE", 2)
     first, second, third = (token(sub=id_) for id_ in (1, 2, 3))
     one, two = verifier.verify(first), verifier.verify(second)
     assert verifier.verify(first) is one
@@ -405,7 +405,7 @@ def test_the_least_recently_used_token_is_forgotten_first(verifier: Verifier, mo
 
 
 def test_nothing_unverified_is_remembered(verifier: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "MOST_REMEMBERED", 1)
+    monkeypatch.setattr(tokens, "CACHE_SIZE", 1)
     one = verifier.verify(GOOD)
     for bad in BAD.values():
         with pytest.raises(Unauthenticated):

@@ -67,7 +67,7 @@ async def until(database: Database, statement: str, *arguments: Any) -> Any:
 @pytest.fixture
 def beating(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let workers look for the dead, and for what these have left, all the time."""
-    monkeypatch.setattr(jobs, "HEARTBEAT", SOON)
+    monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", SOON)
     look_again_after(SOON, monkeypatch)
 
 
@@ -104,7 +104,7 @@ async def enrolled(database: Database, *, silent: bool = False) -> UUID:
 
 async def fall_silent(database: Database, worker: UUID) -> None:
     await database.value(
-        "update workers set seen_at = seen_at - make_interval(secs => $2) where id = $1", worker, jobs.MISSED + 1
+        "update workers set seen_at = seen_at - make_interval(secs => $2) where id = $1", worker, jobs.LEASE_TIMEOUT + 1
     )
 
 
@@ -252,7 +252,7 @@ def break_rendering(monkeypatch: pytest.MonkeyPatch, of: str) -> list[None]:
 async def test_a_job_that_fails_is_put_off_and_its_batch_is_delivered(
     idle: Api, database: Database, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "PAUSES", (FOR_EVER,))
+    monkeypatch.setattr(jobs, "RETRY_DELAYS", (FOR_EVER,))
     break_rendering(monkeypatch, of="bad")
     await idle.people(1)
     posted = [await post(idle, 1, body=body) for body in ("one", "bad", "two", "three")]
@@ -271,7 +271,7 @@ async def test_a_job_that_keeps_failing_is_buried_with_its_reason(
     idle: Api, database: Database, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look_again_after(SOON, monkeypatch)
-    monkeypatch.setattr(jobs, "PAUSES", (0.0,) * len(jobs.PAUSES))
+    monkeypatch.setattr(jobs, "RETRY_DELAYS", (0.0,) * len(jobs.RETRY_DELAYS))
     tries = break_rendering(monkeypatch, of="bad")
     await idle.people(1)
     id_ = await post(idle, 1, body="bad")
@@ -325,7 +325,7 @@ async def crowd(api: Api, size: int) -> None:
 async def test_a_single_event_does_not_wait_for_a_team(
     idle: Api, database: Database, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "CHUNK", 50)
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 50)
     await crowd(idle, 220)
     async with working(url, catalogue):
         async with held_up(url, 220):
@@ -343,7 +343,7 @@ async def test_a_single_event_does_not_wait_for_a_team(
 async def test_large_events_take_turns(
     idle: Api, database: Database, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "CHUNK", 50)
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 50)
     await crowd(idle, 180)
     posted = [await post(idle, teams=[1], body=body) for body in ("one", "two")]
     async with working(url, catalogue):

@@ -15,7 +15,7 @@ from tocsin.retry_delay import growing
 FIRST = 0.25
 """Seconds before the first further try; each later one waits twice as long."""
 
-LONGEST = 3.0
+MAX_DELAY = 3.0
 """Seconds before any further try at most: what waits goes on soon after its cause is gone."""
 
 SILENCE = 60.0
@@ -54,7 +54,7 @@ class Backoff:
         self.note(error)
         self._failures += 1
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(growing(self._failures, FIRST, LONGEST)):
+            async with asyncio.timeout(growing(self._failures, FIRST, MAX_DELAY)):
                 await self._stopping.wait()
 
     async def recover(self, error: Exception, release: Callable[[], Awaitable[object]]) -> None:

@@ -16,10 +16,10 @@ from tocsin.db.pool import Database, connect
 CHANNEL = "tocsin_work"
 SUBJECT = "tocsin.work"
 
-LARGEST = 7900
+MAX_BYTES = 7900
 """Bytes of the largest message: NOTIFY takes less than 8,000."""
 
-PAUSE = 1.5
+RECONNECT_INTERVAL = 1.5
 """Seconds from one try to connect to the next."""
 
 Hear = Callable[[str], None]
@@ -31,7 +31,7 @@ class Wire(Protocol):
     """What carries a short text to all processes, the sender too; it may be lost."""
 
     async def send(self, text: str) -> None:
-        """Send a text of at most `LARGEST` bytes. Never raises."""
+        """Send a text of at most `MAX_BYTES` bytes. Never raises."""
 
     async def listen(self, hear: Hear) -> None:
         """Pass on what comes, for ever; connects again by itself."""
@@ -101,7 +101,7 @@ class ByNats:
                 await self._client.subscribe(SUBJECT, cb=pass_on)
                 log.info("listening on NATS")
                 await self._closed.wait()
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(RECONNECT_INTERVAL)
 
     async def close(self) -> None:
         """Let go of the connection."""
@@ -134,7 +134,7 @@ class ByNats:
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=1,
                     connect_timeout=5,
-                    pending_size=LARGEST * 128,
+                    pending_size=MAX_BYTES * 128,
                     error_cb=self._complain,
                     closed_cb=note_end,
                     disconnected_cb=_note_absence,
@@ -142,7 +142,7 @@ class ByNats:
                 )
             except (NatsError, OSError, TimeoutError) as error:
                 await self._complain(error)
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(RECONNECT_INTERVAL)
             else:
                 self._complained = False
                 return

@@ -14,7 +14,7 @@ from tocsin.push import deliveries
 KEPT = timedelta(days=30)
 """How long dead letters are kept."""
 
-MOST_AT_ONCE = 10_000
+REQUEUE_BATCH_SIZE = 10_000
 """How many pushes one replay sets going at most."""
 
 _SQL = queries("jobs")
@@ -76,7 +76,7 @@ async def replay(  # noqa: PLR0913, PLR0917 - what to replay, and for whom
     """
     jobs = [] if lane else await database.rows(_SQL["revive"], ids, since, company_id)
     if ids is None:
-        pushes = await deliveries.replay_lane(database, lane, since, MOST_AT_ONCE, company_id)
+        pushes = await deliveries.replay_lane(database, lane, since, REQUEUE_BATCH_SIZE, company_id)
     else:
         pushes = await deliveries.replay(database, ids, company_id)
     for bell in ("direct", "bulk", "push"):

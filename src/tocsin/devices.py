@@ -9,7 +9,7 @@ from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.errors import Fault, NotFound, Unauthenticated
 from tocsin.validation import fault
 
-MOST_DEVICES = 50
+MAX_DEVICES = 50
 """How many devices a user has at most; the longest unused one goes."""
 
 TYPES = {"iOS": "apns", "Android": "fcm"}
@@ -99,7 +99,7 @@ async def register(database: Database, user_id: int, device: Device, replaces: s
 
 async def keep_to_the_limit(connection: Connection, user_id: int) -> None:
     """Let the longest unused devices of a user go, if there are too many."""
-    await connection.execute(_SQL["keep"], user_id, MOST_DEVICES)
+    await connection.execute(_SQL["keep"], user_id, MAX_DEVICES)
 
 
 async def detach(database: Database, user_id: int, token: str) -> None:

@@ -15,10 +15,10 @@ from tocsin.pubsub import Doorbell
 from tocsin.push import deliveries
 from tocsin.validation import among
 
-LARGEST_ID = 2**31 - 1
+MAX_ID = 2**31 - 1
 """The largest id of a user or team."""
 
-EVENTS_AT_ONCE = 2_000
+EVENTS_BATCH_SIZE = 2_000
 """How many events one transaction of an erasure looks at."""
 
 _SQL = queries("directory")
@@ -161,10 +161,10 @@ async def finish_erasure(database: Database, worker: UUID, job: Job) -> None:
     last = False
     while not last:
         async with database.transaction() as connection:
-            row = await connection.fetchrow(_SQL["erasure"], job.id, EVENTS_AT_ONCE)
+            row = await connection.fetchrow(_SQL["erasure"], job.id, EVENTS_BATCH_SIZE)
             if row is not None:
                 await connection.execute(_SQL["mask"], row["user_id"], row["event_ids"])
-                await connection.execute(_SQL["masked"], job.id, EVENTS_AT_ONCE)
+                await connection.execute(_SQL["masked"], job.id, EVENTS_BATCH_SIZE)
             last = row is None or row["last"]
             if last:
                 await connection.execute(_SQL["forget_erasure"], job.id)

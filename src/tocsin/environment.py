@@ -9,7 +9,7 @@ from dotenv.parser import parse_stream
 from tocsin.errors import Refusal
 from tocsin.files import content_of
 
-LONGEST_VALUE = 2**16
+MAX_VALUE_LENGTH = 2**16
 """Characters of the longest value."""
 
 
@@ -21,8 +21,8 @@ def variables(prefix: str, environment: Mapping[str, str], env_file: Path) -> di
     given = {**_of_file(env_file), **environment}
     found = {name: value.strip() for name, value in given.items() if name.startswith(prefix) and value.strip()}
     for name, value in found.items():
-        if len(value) > LONGEST_VALUE:
-            raise Refusal(f"{_shown(name)} is not usable: it has more than {LONGEST_VALUE} characters.")
+        if len(value) > MAX_VALUE_LENGTH:
+            raise Refusal(f"{_shown(name)} is not usable: it has more than {MAX_VALUE_LENGTH} characters.")
         if not _is_text(name + value):
             raise Refusal(f"{_shown(name)} is not usable: it has control characters, or is not UTF-8.")
     return found

@@ -45,12 +45,12 @@ class Fault:
 
 
 UNTOLD = Fault("", "", "")
-"""Stands for one more fault where `MOST_FAULTS` are told already: it is only counted."""
+"""Stands for one more fault where `MAX_FIELD_ERRORS` are told already: it is only counted."""
 
-MOST_FAULTS = 100
+MAX_FIELD_ERRORS = 100
 """How many faults of a request are told."""
 
-LARGEST_ERRORS = 60_000
+MAX_ERRORS_BYTES = 60_000
 """Bytes of their entries in an answer."""
 
 
@@ -209,10 +209,10 @@ class Invalid(Problem):
     def errors(self) -> list[dict[str, str]]:
         """Return one entry per fault, in the order of the request: the first of them, as many as an answer holds."""
         entries, size = [], 0
-        for fault in in_order(self.faults)[:MOST_FAULTS]:
+        for fault in in_order(self.faults)[:MAX_FIELD_ERRORS]:
             entry = {"message": fault.message, "code": f"validation.{fault.code}", "field": fault.field}
             size += sum(len(json.dumps(value)) for value in entry.values()) + len('{"message":,"code":,"field":},')
-            if size > LARGEST_ERRORS:
+            if size > MAX_ERRORS_BYTES:
                 break
             entries.append(entry)
         return entries

@@ -17,10 +17,10 @@ import asyncpg
 
 from tocsin.catalogue import Checked
 from tocsin.db.pool import Connection, Database, fetch, queries
-from tocsin.directory import LARGEST_ID, people, unknown
+from tocsin.directory import MAX_ID, people, unknown
 from tocsin.errors import Fault, IdReused, Invalid, NotFound, TooLate, Unavailable
 from tocsin.ids import new_id
-from tocsin.jobs import DIRECT_REACH
+from tocsin.jobs import DIRECT_MAX_RECIPIENTS
 from tocsin.notifications import time_of, to_json
 from tocsin.pubsub import Doorbell, wait
 from tocsin.push import deliveries
@@ -31,10 +31,10 @@ SETTLED = frozenset({"delivered", "failed", "cancelled"})
 WAITING = frozenset({"queued", "later", "held"})
 """The states of a push that is still to be sent."""
 
-MOST_AT_ONCE = 200
+BATCH_SIZE = 200
 """How many events that are posted one by one share a transaction at most."""
 
-MOST_NAMED_AT_ONCE = 20_000
+MAX_IDS_PER_BATCH = 20_000
 """Ids that the events of one such transaction name together; one event that names more has it for itself."""
 
 ANY_COMPANY = 0
@@ -51,7 +51,7 @@ class Waiting(NamedTuple):
     strangers: "asyncio.Future[asyncpg.Record | None]"
 
 
-_LOOK_AGAIN = 0.25
+_POLL_INTERVAL = 0.25
 _SQL = queries("events")
 
 
@@ -85,7 +85,7 @@ class Draft:
     @property
     def cost(self) -> int:
         """How many people its delivery looks up: of each team, as many as a job reaches, and those who are excepted."""
-        return 1 + len(self.users) + len(self.excepted) + len(self.teams) * (DIRECT_REACH + len(self.excepted))
+        return 1 + len(self.users) + len(self.excepted) + len(self.teams) * (DIRECT_MAX_RECIPIENTS + len(self.excepted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +174,15 @@ class Intake:
 
 def _count_of_next(waiting: Sequence[Waiting]) -> int:
     """Return how many of these are stored together next."""
-    named = accumulate(each.named for each in waiting[:MOST_AT_ONCE])
-    return max(1, sum(1 for total in named if total <= MOST_NAMED_AT_ONCE))
+    named = accumulate(each.named for each in waiting[:BATCH_SIZE])
+    return max(1, sum(1 for total in named if total <= MAX_IDS_PER_BATCH))
 
 
 async def strangers_among(
     database: Database, users: Sequence[Any], teams: Sequence[Any], company_id: int | None
 ) -> dict[str, set[int]]:
     """Return the ids, by `users` and `teams`, that name nobody the caller may address; what is no id is passed over."""
-    ids = [[id_ for id_ in given if type(id_) is int and 0 < id_ <= LARGEST_ID] for given in (users, teams)]
+    ids = [[id_ for id_ in given if type(id_) is int and 0 < id_ <= MAX_ID] for given in (users, teams)]
     return _by_field(await database.row(_SQL["unknown"], *ids, company_id))
 
 
@@ -238,7 +238,7 @@ async def state(
         left = end - time.monotonic()
         if left <= 0 or (row["state"] in SETTLED and not await deliveries.is_waiting(database, id_)):
             break
-        await wait(bell, min(left, _LOOK_AGAIN))
+        await wait(bell, min(left, _POLL_INTERVAL))
     pushes = await deliveries.counts(database, id_)
     answer = {
         "id": str(row["id"]),

@@ -15,16 +15,16 @@ from tocsin.errors import NotFound, Refusal
 from tocsin.events import Reader
 from tocsin.notifications import time_of
 
-MOST_EVENTS = 200
+MAX_EVENTS = 200
 """How many events of a person the command line explains at most."""
 
-USUALLY_EXPLAINED, MOST_EXPLAINED = 20, 100
+DEFAULT_EXPLAINED, MAX_EXPLAINED = 20, 100
 """How many of them a call does: each is looked up by itself."""
 
-MOST_LOOKED_AT = 5_000
+MAX_EVENTS_SCANNED = 5_000
 """How many events, the last of all, are looked through for those that did not come."""
 
-MOST_CANDIDATES = 1_000
+MAX_CANDIDATES = 1_000
 """How many users of each index a search looks at, before it leaves out those of other companies."""
 
 _SQL = queries("explain")
@@ -66,7 +66,7 @@ async def of_user(database: Database, user_id: int, since: datetime) -> AsyncIte
         last = f"last delivered {device['last_delivered_at']}" if device["last_delivered_at"] else "never delivered"
         told = _told(device["state"], device["what"])
         yield f"device {device['type']} ...{device['token_ending']} by {device['lane']}: {last}; last push: {told}"
-    lately = await of_late(database, user_id, since, MOST_EVENTS)
+    lately = await of_late(database, user_id, since, MAX_EVENTS)
     if lately.looked_back_to > since:
         yield f"what did not come is told from {time_of(lately.looked_back_to)} on"
     for event in reversed(lately.events):
@@ -77,7 +77,7 @@ async def of_user(database: Database, user_id: int, since: datetime) -> AsyncIte
 
 async def find(database: Database, words: str, limit: int, company_id: int | None = None) -> list[dict[str, Any]]:
     """Return up to `limit` users whose name, last name or e-mail address begins with these words."""
-    rows = await database.rows(_SQL["find"], words, company_id, limit, MOST_CANDIDATES)
+    rows = await database.rows(_SQL["find"], words, company_id, limit, MAX_CANDIDATES)
     return [dict(row) for row in rows]
 
 
@@ -107,8 +107,8 @@ async def of_late(
     database: Database, user_id: int, since: datetime, limit: int, company_id: int | None = None
 ) -> Lately:
     """Return up to `limit` of what concerned a person since a moment, whether it came or not, each explained."""
-    found = await database.rows(_SQL["events"], user_id, since, company_id, limit, MOST_LOOKED_AT)
-    reach = await database.value(_SQL["reach"], since, MOST_LOOKED_AT)
+    found = await database.rows(_SQL["events"], user_id, since, company_id, limit, MAX_EVENTS_SCANNED)
+    reach = await database.value(_SQL["reach"], since, MAX_EVENTS_SCANNED)
     explained = []
     for row in found:
         told = await events.explain(database, row["id"], user_id, Reader(company_id=company_id))

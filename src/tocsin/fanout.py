@@ -13,13 +13,13 @@ import asyncpg
 from tocsin import jobs
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, queries
-from tocsin.jobs import DIRECT_REACH, Job, Lane
+from tocsin.jobs import DIRECT_MAX_RECIPIENTS, Job, Lane
 from tocsin.notifications import body_of
 
-CHUNK = 10_000
+BULK_CHUNK_SIZE = 10_000
 """How many people one transaction of the bulk lane reaches at most."""
 
-LOOKED_UP_DIRECTLY = 1_000
+DIRECT_MAX_IDS = 1_000
 """An event that names more users and teams than this goes into the bulk lane too, whomever it reaches: looking them up
 would delay those that are claimed with it."""
 
@@ -58,7 +58,7 @@ async def deliver(
     `Undeliverable` where an event can't be rendered and `Lost` where a job is no longer ours; nothing is done then.
     """
     lane: Lane = leased[0].lane
-    limit, most_named = (_chunk(leased), EVERYONE) if lane == "bulk" else (DIRECT_REACH + 1, LOOKED_UP_DIRECTLY)
+    limit, most_named = (_chunk(leased), EVERYONE) if lane == "bulk" else (DIRECT_MAX_RECIPIENTS + 1, DIRECT_MAX_IDS)
     ids, progress = [job.id for job in leased], [job.progress for job in leased]
     outlines = await database.rows(_SQL["outline"], ids, progress, limit, most_named)
     waiting = await _waiting(database, leased, {outline["id"] for outline in outlines if outline["reach"] == limit})
@@ -80,7 +80,7 @@ async def deliver(
 
 def _chunk(leased: Sequence[Job]) -> int:
     """Return how many people a chunk reaches: half as many after each try that failed, which may have been too much."""
-    return CHUNK >> min(max(job.attempts for job in leased) - 1, 6)
+    return BULK_CHUNK_SIZE >> min(max(job.attempts for job in leased) - 1, 6)
 
 
 async def _waiting(database: Database, leased: Sequence[Job], many: Collection[UUID]) -> set[UUID]:

@@ -12,14 +12,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from tocsin.catalogue.rendering import has_only_our_marks, one_line
-from tocsin.directory import LARGEST_ID
-from tocsin.errors import MOST_FAULTS
+from tocsin.directory import MAX_ID
+from tocsin.errors import MAX_FIELD_ERRORS
 from tocsin.ids import parsed_uuid
 from tocsin.notifications import moment_of
 from tocsin.validation import ENTRIES
 
-MOST_MEMBERS = 1_000_000
-LONGEST_TEXT = 20_000
+MAX_TEAM_MEMBERS = 1_000_000
+MAX_TEXT_LENGTH = 20_000
 
 SKEW = timedelta(minutes=5)
 """How far the clock of another system may be ahead of ours."""
@@ -69,7 +69,7 @@ def _past(given: Any) -> datetime:
 
 
 _NO_INTEGER = ("integer", "must be an integer")
-_NO_ID = ("numeric_between", f"must be between 1 and {LARGEST_ID}")
+_NO_ID = ("numeric_between", f"must be between 1 and {MAX_ID}")
 
 
 def wrong_ids(ids: Iterable[Any]) -> Iterator[tuple[int, tuple[str, str]]]:
@@ -77,7 +77,7 @@ def wrong_ids(ids: Iterable[Any]) -> Iterator[tuple[int, tuple[str, str]]]:
     for position, id_ in enumerate(ids):
         if type(id_) is not int:
             yield position, _NO_INTEGER
-        elif not 1 <= id_ <= LARGEST_ID:
+        elif not 1 <= id_ <= MAX_ID:
             yield position, _NO_ID
 
 
@@ -85,7 +85,7 @@ def _only_ids(given: Any) -> Any:
     """Find what is wrong with the ids of a list without a finding of pydantic's for each."""
     if not isinstance(given, list):
         return given
-    first = list(islice(wrong := wrong_ids(given), MOST_FAULTS))
+    first = list(islice(wrong := wrong_ids(given), MAX_FIELD_ERRORS))
     if not first:
         return given
     more = sum(1 for _ in wrong)
@@ -93,7 +93,7 @@ def _only_ids(given: Any) -> Any:
     raise PydanticCustomError(ENTRIES, "has entries that are no ids", {"first": found, "more": more})
 
 
-Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
+Id = Annotated[int, Field(ge=1, le=MAX_ID)]
 Name = Annotated[str, Field(max_length=255), AfterValidator(one_line)]
 Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}$")]
 Past = Annotated[datetime, PlainValidator(_past), WithJsonSchema({"type": "string"})]
@@ -122,7 +122,7 @@ class TeamBody(BaseModel):
 
     name: Name
     company_id: Annotated[Id | None, Field(description="left out: 1, or the one that the token is bound to")] = None
-    users: Annotated[list[Id], Field(max_length=MOST_MEMBERS), BeforeValidator(_only_ids)] = []
+    users: Annotated[list[Id], Field(max_length=MAX_TEAM_MEMBERS), BeforeValidator(_only_ids)] = []
 
 
 class UserLine(UserBody):
@@ -146,7 +146,7 @@ class NotificationLine(BaseModel):
     id: Annotated[UUID, PlainValidator(_known_uuid), WithJsonSchema({"type": "string", "format": "uuid"})]
     type: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
     data: dict[str, Any]
-    message: Annotated[str, Field(max_length=LONGEST_TEXT)]
-    message_formatted: Annotated[str, Field(max_length=2 * LONGEST_TEXT), AfterValidator(_safe_html)] | None = None
+    message: Annotated[str, Field(max_length=MAX_TEXT_LENGTH)]
+    message_formatted: Annotated[str, Field(max_length=2 * MAX_TEXT_LENGTH), AfterValidator(_safe_html)] | None = None
     read_at: Past | None = None
     created_at: Past

@@ -10,7 +10,7 @@ from uuid import UUID
 from tocsin.db.pool import Connection, queries
 from tocsin.errors import KeyReused, Unavailable
 
-LONGEST_KEY = 255
+MAX_KEY_LENGTH = 255
 """Characters of the longest key."""
 
 _SQL = queries("idempotency")

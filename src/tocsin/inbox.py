@@ -28,7 +28,7 @@ NEWEST = 2**63 - 1
 OLDEST = -(2**62)
 """A position below all; those of imported history are 0 and less."""
 
-MOST_CHANGES = 500
+MAX_CHANGES = 500
 """How many changes are told at once."""
 
 _CURSOR = re.compile(r"([0-9a-f]{1,15})-([0-9]{1,18})")
@@ -137,7 +137,7 @@ async def page(database: Database, user: User, *, unread: bool, before: int = NE
     return Page(data, total, unread_count, last, more, cursor_of(_micros(made_at), at))
 
 
-async def changes(database: Database, user: User, since: str, limit: int = MOST_CHANGES) -> Changes:
+async def changes(database: Database, user: User, since: str, limit: int = MAX_CHANGES) -> Changes:
     """Return up to `limit` changes, at most 500, since a cursor; one that is none of this inbox means `resync`.
 
     Raises like `owner`.
@@ -153,7 +153,7 @@ async def changes(database: Database, user: User, since: str, limit: int = MOST_
     return Changes(data, told.unread, cursor_of(told.made, upto), more=told.more, resync=False)
 
 
-async def told_since(database: Database, since: Mapping[int, int], limit: int = MOST_CHANGES) -> dict[int, Told]:
+async def told_since(database: Database, since: Mapping[int, int], limit: int = MAX_CHANGES) -> dict[int, Told]:
     """Return what happened in each of these inboxes since a position, at most `limit` of it, and up to 500.
 
     Whoever is gone or inactive is not there.

@@ -14,22 +14,22 @@ from tocsin.db.pool import Connection, Database, queries
 
 Lane = Literal["direct", "bulk"]
 
-HEARTBEAT = 5.0
+HEARTBEAT_INTERVAL = 5.0
 """Seconds between two signs of life."""
 
-MISSED = 15.0
+LEASE_TIMEOUT = 15.0
 """Seconds of silence after which a worker's leases are free."""
 
-PAUSES = (0.2, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
+RETRY_DELAYS = (0.2, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
 """Seconds to wait before each further try of a job that failed; after the last it is a dead letter."""
 
 LATE: dict[Lane, float] = {"direct": 60.0, "bulk": 1800.0}
 """Seconds for which a job may wait in a lane that makes progress."""
 
-DIRECT_REACH = 100
+DIRECT_MAX_RECIPIENTS = 100
 """An event that reaches more people than this goes into the bulk lane, where it delays nobody."""
 
-MOST_COST = 20_000
+MAX_CLAIM_COST = 20_000
 """What the jobs of one claim cost together at most; one that costs more is claimed alone."""
 
 _SQL = queries("jobs")
@@ -59,7 +59,7 @@ class Lost(Exception):  # noqa: N818 - somebody else has the job now, which is n
 
 async def claim(database: Database, worker: UUID, lane: Lane, limit: int) -> list[Job]:
     """Lease up to `limit` jobs that are due, the longest waiting first; fewer where they cost much."""
-    rows = await database.rows(_SQL["claim"], worker, lane, limit, MOST_COST)
+    rows = await database.rows(_SQL["claim"], worker, lane, limit, MAX_CLAIM_COST)
     return sorted((Job(**row) for row in rows), key=lambda job: (job.due_at, job.id))
 
 
@@ -92,10 +92,10 @@ async def out_of_turn(database: Database, leased: Sequence[Job]) -> set[UUID]:
 
 async def fail(database: Database, worker: UUID, job: Job, reason: str) -> bool:
     """Put a job off after a failure, or bury it after the last; tells whether it was buried."""
-    if job.attempts > len(PAUSES):
+    if job.attempts > len(RETRY_DELAYS):
         await bury(database, worker, job, reason)
         return True
-    await database.value(_SQL["put_off"], worker, job.id, PAUSES[job.attempts - 1])
+    await database.value(_SQL["put_off"], worker, job.id, RETRY_DELAYS[job.attempts - 1])
     return False
 
 
@@ -146,8 +146,8 @@ class Witness:
 
     def beat(self, seen_at: datetime) -> None:
         """Take note that the worker was seen."""
-        if self._seen_at and (seen_at - self._seen_at).total_seconds() > MISSED - HEARTBEAT:
-            self._doubts_until = seen_at + timedelta(seconds=MISSED)
+        if self._seen_at and (seen_at - self._seen_at).total_seconds() > LEASE_TIMEOUT - HEARTBEAT_INTERVAL:
+            self._doubts_until = seen_at + timedelta(seconds=LEASE_TIMEOUT)
         self._seen_at = seen_at
 
     @property
@@ -155,7 +155,7 @@ class Witness:
         """The moment; none while nobody can be taken for dead."""
         if self._seen_at is None or (self._doubts_until and self._seen_at < self._doubts_until):
             return None
-        return self._seen_at - timedelta(seconds=MISSED)
+        return self._seen_at - timedelta(seconds=LEASE_TIMEOUT)
 
 
 async def leave(database: Database, worker: UUID) -> None:

@@ -23,13 +23,13 @@ MASK = "***"
 SHOWN_OF_A_TOKEN = 6
 """Characters at the end of a device's token that may be shown."""
 
-LONGEST_TEXT = 8_192
+MAX_TEXT_LENGTH = 8_192
 """Characters of the longest text of a line: what is longer is cut before secrets are looked for."""
 
-LONGEST_PATH = 500
+MAX_PATH_LENGTH = 500
 """The same of a request's path."""
 
-_DEEPEST = 6
+_MAX_DEPTH = 6
 _LEFT_OUT = "[…]"
 """What stands in the place of what was cut out of a text."""
 
@@ -105,7 +105,7 @@ def cut_path(path: str) -> str:
 def shown_path(path: str) -> str:
     """Return a path as the log has it: bounded, without a device's token and without a service's own key."""
     path = _KEYS.sub(r"\1…", cut_path(path))
-    return path if len(path) <= LONGEST_PATH else path[:LONGEST_PATH] + _LEFT_OUT
+    return path if len(path) <= MAX_PATH_LENGTH else path[:MAX_PATH_LENGTH] + _LEFT_OUT
 
 
 class _Output:
@@ -188,16 +188,16 @@ def _masked(value: Any, depth: int = 0) -> Any:
         return _masked_text(value)
     if value is None or isinstance(value, int | float):
         return value
-    if depth < _DEEPEST and isinstance(value, Mapping):
+    if depth < _MAX_DEPTH and isinstance(value, Mapping):
         names = {str(name): inner for name, inner in value.items()}
         return {name: MASK if _is_secret(name) else _masked(inner, depth + 1) for name, inner in names.items()}
-    if depth < _DEEPEST and isinstance(value, list | tuple | set | frozenset):
+    if depth < _MAX_DEPTH and isinstance(value, list | tuple | set | frozenset):
         return [_masked(inner, depth + 1) for inner in value]
     return _masked_text(str(value))
 
 
 def _masked_text(text: str) -> str:
-    if len(text) > LONGEST_TEXT:
+    if len(text) > MAX_TEXT_LENGTH:
         text = _shortened(text)
     # Every pattern below needs one of these, and most values have none: a look is cheaper than five searches.
     if "=" in text or "DETAIL:" in text or "://" in text or "eyJ" in text or "bearer" in text.lower():
@@ -208,7 +208,7 @@ def _masked_text(text: str) -> str:
 
 def _shortened(text: str) -> str:
     """Return the beginning of a text and its last whole lines: of a traceback, the end says what happened."""
-    half = LONGEST_TEXT // 2
+    half = MAX_TEXT_LENGTH // 2
     _, newline, end = text[-half:].partition("\n")
     return f"{text[:half]}{_LEFT_OUT}{newline}{end}"
 

@@ -8,7 +8,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 
-from tocsin.bus import LARGEST, ByNotify, Wire
+from tocsin.bus import MAX_BYTES, ByNotify, Wire
 from tocsin.db.pool import Database
 
 POLL = 1.5
@@ -17,7 +17,7 @@ POLL = 1.5
 GAP = 0.01
 """Seconds between two messages: rings in between become one, for a NOTIFY takes a lock of the whole server."""
 
-MOST_USERS = 2000
+MAX_USERS = 2000
 """Users whose inboxes changed that are named to other processes at once; of more, it is only said that there are."""
 
 EVERYBODY = "@*"
@@ -94,7 +94,7 @@ class Doorbell:
         while self._outgoing or self._changed_users:
             names, self._outgoing = self._outgoing, set()
             users, self._changed_users = self._changed_users, set()
-            words = [*sorted(names), *([EVERYBODY] if len(users) > MOST_USERS else (f"@{id_}" for id_ in users))]
+            words = [*sorted(names), *([EVERYBODY] if len(users) > MAX_USERS else (f"@{id_}" for id_ in users))]
             for text in _messages(words):
                 await self._wire.send(text)
             await asyncio.sleep(GAP)
@@ -139,7 +139,7 @@ def _messages(words: list[str]) -> Iterator[str]:
     """Put words together to texts that a wire takes."""
     text = ""
     for word in words:
-        if text and len(text) + 1 + len(word) > LARGEST:
+        if text and len(text) + 1 + len(word) > MAX_BYTES:
             yield text
             text = ""
         text = f"{text} {word}" if text else word

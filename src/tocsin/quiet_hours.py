@@ -18,7 +18,7 @@ from tocsin.validation import among, fault
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 TIME_OF_DAY = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
-MOST_WINDOWS = 20
+MAX_WINDOWS = 20
 """How many windows there may be."""
 
 _FIELDS = ("days", "from", "to")
@@ -73,8 +73,8 @@ def windows_of(given: Any, field: str, faults: list[Fault]) -> list[Window]:
     """Return the windows that somebody describes, each with its days; what is wrong is added to `faults`."""
     if not isinstance(given, list):
         faults.append(fault(field, "array", "must be an array"))
-    elif len(given) > MOST_WINDOWS:
-        faults.append(fault(field, "array_between", f"must have at most {MOST_WINDOWS} entries"))
+    elif len(given) > MAX_WINDOWS:
+        faults.append(fault(field, "array_between", f"must have at most {MAX_WINDOWS} entries"))
     else:
         return [_window_of(each, f"{field}.{position}", faults) for position, each in enumerate(given)]
     return []

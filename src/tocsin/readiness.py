@@ -15,7 +15,7 @@ from tocsin.push import deliveries
 FRESH = 1.0
 """Seconds for which what was found out is answered again, however many ask."""
 
-MOST_COUNTED = 1_000
+MAX_COUNTED = 1_000
 """Jobs of a lane that are counted at most."""
 
 _SQL = queries("readiness")
@@ -78,7 +78,7 @@ async def refuse_read_only(connection: Connection) -> None:
 async def problems(database: Database | Connection) -> list[tuple[str, str]]:
     """Return what workers that live say of what fails in them: the worker's name, and what and why."""
     rows = database.rows if isinstance(database, Database) else database.fetch
-    return [(row["name"], row["problem"]) for row in await rows(_SQL["problems"], jobs.MISSED)]
+    return [(row["name"], row["problem"]) for row in await rows(_SQL["problems"], jobs.LEASE_TIMEOUT)]
 
 
 def problem_of_lane(lane: str, said: list[tuple[str, str]]) -> str | None:
@@ -97,7 +97,7 @@ async def _looked_at(database: Database) -> dict[str, Any]:
         raise Unavailable(message, retry_after=5, reason=_STEPS)
     queue = {
         lane: {"due": due, "oldest": round(age, 3), "stalled": age > jobs.LATE[lane]}
-        for lane, (due, age) in (await jobs.depth(database, MOST_COUNTED)).items()
+        for lane, (due, age) in (await jobs.depth(database, MAX_COUNTED)).items()
     }
     oldest = await deliveries.oldest(database)
     reasons = {part.partition(": ")[2] for _, said in await problems(database) for part in said.split("; ")}

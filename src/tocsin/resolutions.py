@@ -22,13 +22,13 @@ from tocsin.pubsub import Doorbell
 
 How = Literal["read", "gone", "erased"]
 
-PEOPLE_AT_ONCE = {"direct": 500, "bulk": 5_000}
+USERS_BATCH_SIZE = {"direct": 500, "bulk": 5_000}
 """How many people one transaction is about, by lane; what is too much for the direct lane goes on in the other."""
 
-EVENTS_AT_ONCE = 200
+EVENTS_BATCH_SIZE = 200
 """How many events one transaction rewrites."""
 
-LOOK_AGAIN = 0.3
+POLL_INTERVAL = 0.3
 """Seconds after which what was still on its way is looked at again."""
 
 KEY = "key:"
@@ -94,14 +94,14 @@ def _is_concerned(how: How, event: asyncpg.Record) -> bool:
 
 
 async def _settle(database: Database, worker: UUID, job: Job, resolution: asyncpg.Record) -> Collection[int]:
-    chunks = await database.rows(_SQL["chunks"], job.id, PEOPLE_AT_ONCE[job.lane])
+    chunks = await database.rows(_SQL["chunks"], job.id, USERS_BATCH_SIZE[job.lane])
     is_last = not chunks or not chunks[0]["more"]
     async with database.transaction() as connection:
         if not is_last:
             await jobs.go_on(connection, worker, [(job.id, job.progress + 1)])
             await connection.execute(_SQL["advance"], job.id, chunks[-1]["event_id"], chunks[-1]["after_user"])
         elif resolution["again"]:
-            await jobs.hand_back(connection, worker, [job.id], LOOK_AGAIN)
+            await jobs.hand_back(connection, worker, [job.id], POLL_INTERVAL)
             await connection.execute(_SQL["restart"], job.id)
         else:
             await jobs.finish(connection, worker, [job.id])
@@ -127,7 +127,7 @@ async def _rewrite(database: Database, catalogue: Catalogue, worker: UUID, job: 
     """Take the words of whom they are about out of the next events, in all languages."""
     async with database.transaction() as connection:
         await jobs.go_on(connection, worker, [(job.id, job.progress + 1)])
-        found = await connection.fetch(_SQL["to_rewrite"], job.id, EVENTS_AT_ONCE)
+        found = await connection.fetch(_SQL["to_rewrite"], job.id, EVENTS_BATCH_SIZE)
         if not found:
             await connection.execute(_SQL["rewritten"], job.id)
             return

@@ -15,13 +15,13 @@ from tocsin.db.admission import KIND
 from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Unavailable
 
-ROUND = 60.0
+INTERVAL = 60.0
 """Seconds between two rounds."""
 
-PAUSE = 0.05
+STEP_INTERVAL = 0.05
 """Seconds between two steps: a round leaves the database to others most of the time."""
 
-AT_ONCE = 1_000
+BATCH_SIZE = 1_000
 """How much one step looks at."""
 
 ALWAYS = ("idempotency_keys", "changes", "dead_letters", "deliveries", "devices", "imports")
@@ -39,7 +39,7 @@ async def keep(database: Database, retention_days: int | None) -> None:
     """Go round for ever. Any number of processes may: one at a time has its turn."""
     while True:
         await go_round(database, retention_days)
-        await asyncio.sleep(ROUND)
+        await asyncio.sleep(INTERVAL)
 
 
 async def go_round(database: Database, retention_days: int | None) -> dict[str, int]:
@@ -76,19 +76,19 @@ async def _repeat(database: Database, step: Step) -> int:
         if not found:
             return total
         total += found
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(STEP_INTERVAL)
 
 
 def _statement(name: str) -> Step:
     async def step(connection: Connection) -> int:
-        count: int = await connection.fetchval(_SQL[name], AT_ONCE)
+        count: int = await connection.fetchval(_SQL[name], BATCH_SIZE)
         return count
 
     return step
 
 
 async def _forget_notifications(connection: Connection, days: int) -> int:
-    old = await connection.fetch(_SQL["old_recipients"], AT_ONCE, days)
+    old = await connection.fetch(_SQL["old_recipients"], BATCH_SIZE, days)
     if not old:
         return 0
     people = {id_ for record in old for id_ in record["user_ids"]}
@@ -103,7 +103,7 @@ async def _forget_notifications(connection: Connection, days: int) -> int:
 
 
 async def _forget_events(connection: Connection, days: int) -> int:
-    ids = [row["id"] for row in await connection.fetch(_SQL["old_events"], AT_ONCE, days)]
+    ids = [row["id"] for row in await connection.fetch(_SQL["old_events"], BATCH_SIZE, days)]
     await _forget_rest(connection, ids)
     return len(ids)
 

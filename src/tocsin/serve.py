@@ -26,7 +26,7 @@ from tocsin.bus import ByNats
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on
-from tocsin.db.pool import SLOWEST, Database
+from tocsin.db.pool import STATEMENT_TIMEOUT, Database
 from tocsin.errors import Refusal
 from tocsin.events import Intake
 from tocsin.inbox import Cursors
@@ -46,10 +46,10 @@ from tocsin.streams import Live
 from tocsin.worker import Worker
 
 API_CONNECTIONS = 10
-API_PATIENCE = 5.0
+API_STATEMENT_TIMEOUT = 5.0
 WORKER_CONNECTIONS = 8
 
-PATIENCE = 60.0
+WORKER_STATEMENT_TIMEOUT = 60.0
 """Seconds that a start waits for a database that cannot be reached."""
 
 log = structlog.get_logger(__name__)
@@ -79,7 +79,7 @@ async def serve(
         if settings.operations_port is not None:
             sockets.append(stack.enter_context(bound(settings.host, settings.operations_port)))
         url = await stack.enter_async_context(store(settings, alone=True))
-        database = await stack.enter_async_context(pool(url, API_CONNECTIONS, API_PATIENCE))
+        database = await stack.enter_async_context(pool(url, API_CONNECTIONS, API_STATEMENT_TIMEOUT))
         own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS, beats=True))
         bulk = await stack.enter_async_context(_bulk_pool(settings, url))
         doorbell = await stack.enter_async_context(_doorbell(settings, url, own))
@@ -241,7 +241,7 @@ def _runs(settings: Settings) -> bool:
 
 @contextlib.asynccontextmanager
 async def pool(
-    url: str, size: int, patience: float = SLOWEST, *, yields: bool = False, beats: bool = False
+    url: str, size: int, patience: float = STATEMENT_TIMEOUT, *, yields: bool = False, beats: bool = False
 ) -> AsyncIterator[Database]:
     """Open a pool of connections for as long as the block runs."""
     database = Database(url, size, patience, yields=yields, beats=beats)
@@ -390,7 +390,7 @@ async def _migrate(settings: Settings, url: str) -> list[migrate.Step]:
 
 
 async def _patiently(attempt: Callable[[], Awaitable[list[migrate.Step]]]) -> list[migrate.Step]:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + WORKER_STATEMENT_TIMEOUT
     while True:
         try:
             return await attempt()

@@ -19,19 +19,19 @@ from tocsin.errors import Unavailable
 from tocsin.inbox import Told, cursor_of, position_in
 from tocsin.pubsub import POLL
 
-MOST_READERS = 8
+MAX_STREAMS_PER_USER = 8
 """Streams that a user may have open in a process: one more closes the oldest."""
 
-LARGEST_BACKLOG = 256 * 1024
+MAX_BACKLOG_BYTES = 256 * 1024
 """Bytes that may wait for a reader who does not take them."""
 
-AT_ONCE = 500
+BATCH_SIZE = 500
 """Inboxes that one statement looks at."""
 
-LONGEST_STALL = 30.0
+STALL_TIMEOUT = 30.0
 """Seconds after which a reader that takes nothing is hung up on: one that lives comes again, and goes on."""
 
-BEAT = 15.0
+KEEPALIVE_INTERVAL = 15.0
 """Seconds of silence after which a comment is sent, so that what stands between us keeps the line open."""
 
 COMMENT = b":\n\n"
@@ -93,7 +93,7 @@ class Reader:
             if entry.position > self.position:
                 is_last = following is None or following.position > entry.position  # of what happened together
                 self._say(entry.event, entry.data, cursor_of(told.made, entry.position) if is_last else None)
-        if told.more or self._size > LARGEST_BACKLOG:
+        if told.more or self._size > MAX_BACKLOG_BYTES:
             self._resync(told)
             return
         self.position = max(self.position, told.at)
@@ -112,7 +112,7 @@ class Reader:
                 return
             if not self._lines:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(BEAT, left)):
+                    async with asyncio.timeout(min(KEEPALIVE_INTERVAL, left)):
                         await self._woken.wait()
             self._woken.clear()
             lines, self._lines, self._size = self._lines, deque(), 0
@@ -160,7 +160,7 @@ class Live:
             reader.close()
             return
         readers = self._readers.setdefault(reader.user_id, [])
-        if len(readers) >= MOST_READERS:
+        if len(readers) >= MAX_STREAMS_PER_USER:
             readers.pop(0).close()
         readers.append(reader)
         self.changed([reader.user_id])
@@ -260,4 +260,4 @@ def _is_ahead(reader: Reader, since: int) -> bool:
 
 
 def _pieces(ids: list[int]) -> list[list[int]]:
-    return [ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE)]
+    return [ids[start : start + BATCH_SIZE] for start in range(0, len(ids), BATCH_SIZE)]

@@ -7,17 +7,17 @@ from typing import Any
 
 from tocsin.errors import Malformed
 
-DEEPEST = 32
+MAX_DEPTH = 32
 """Levels of nesting that a body may have."""
 
-LONGEST_INTEGER = 41
+MAX_INTEGER_LENGTH = 41
 """Characters of the longest integer that is read exactly, its sign included."""
 
-MOST_VALUES = 250_000
+MAX_VALUES_PER_MIB = 250_000
 """Values of a body of up to 1 MiB, and for each MiB more: as many ids of three digits as fit. An array counts twice and
 an object fivefold, as their memory does."""
 
-HUGE: int = 10**LONGEST_INTEGER
+HUGE: int = 10**MAX_INTEGER_LENGTH
 """What a longer integer is read as, or its negative: beyond every range that one could ask for."""
 
 _SHOWN_OF_A_KEY = 40
@@ -26,7 +26,7 @@ _PIECE = re.compile(rb'(?:[^"]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"?){1,1000}+', re.DOT
 """Up to a thousand strings and what is between them."""
 
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
-_TOO_DEEP = b"[" * (DEEPEST + 1)
+_TOO_DEEP = b"[" * (MAX_DEPTH + 1)
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -36,7 +36,7 @@ def parse(body: bytes) -> Any:
     """Read a JSON value.
 
     Raises `Malformed` where `body` is not JSON in UTF-8 without a byte order mark, or has NaN, an infinity, a number
-    beyond a double, a key twice in one object, NUL, a lone surrogate, or more than `DEEPEST` levels.
+    beyond a double, a key twice in one object, NUL, a lone surrogate, or more than `MAX_DEPTH` levels.
     """
     _refuse_many(body)
     _refuse_deep(body)
@@ -60,7 +60,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def _refuse_many(body: bytes) -> None:
-    most = MOST_VALUES * -(-len(body) // 2**20)
+    most = MAX_VALUES_PER_MIB * -(-len(body) // 2**20)
     if len(body) <= most or _values_of(body) <= most or _values_of(_without_strings(body)) <= most:
         return
     raise Malformed(f"The body has more than {most} values.")
@@ -76,16 +76,16 @@ def _values_of(body: bytes) -> int:
 
 
 def _refuse_deep(body: bytes) -> None:
-    if body.count(b"[") + body.count(b"{") <= DEEPEST:
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return
     nest = _without_strings(body).translate(_TO_SQUARE, _NO_BRACKETS)
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         # Each round takes the innermost level away; a flood of opening brackets needs none.
         if not nest or nest.startswith(_TOO_DEEP):
             break
         nest = nest.replace(b"[]", b"")
     if b"[]" in nest or nest.startswith(_TOO_DEEP):
-        raise Malformed(f"The body has more than {DEEPEST} levels.")
+        raise Malformed(f"The body has more than {MAX_DEPTH} levels.")
     if nest:
         raise Malformed("The body is not valid JSON: its brackets do not match.")
 
@@ -125,7 +125,7 @@ def _first_repeated(pairs: list[tuple[str, Any]]) -> str:
 
 
 def _int_of(text: str) -> int:
-    if len(text) <= LONGEST_INTEGER:
+    if len(text) <= MAX_INTEGER_LENGTH:
         return int(text)
     # Python refuses thousands of digits and takes quadratic time; a check of the range refuses these just as well.
     return -HUGE if text.startswith("-") else HUGE

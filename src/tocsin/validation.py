@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tocsin.errors import MOST_FAULTS, UNTOLD, Fault
+from tocsin.errors import MAX_FIELD_ERRORS, UNTOLD, Fault
 
 OBJECT_TAG = "<object>"
 INTEGER_TAG = "<integer>"
@@ -67,7 +67,7 @@ _CODES = {
     "timezone_aware": ("date", "must have an offset, such as Z or +01:00"),
 }
 
-LONGEST_FIELD = 200
+MAX_FIELD_LENGTH = 200
 """Characters of a field's path in an answer: names that callers make up have no bound."""
 
 ENTRIES = "entries"
@@ -79,19 +79,19 @@ OURS = {code for code, _ in _CODES.values()} | {"required_without", "unknown"}
 
 def fault(field: str, code: str, says: str) -> Fault:
     """Return the fault of one field, in a sentence: `The data.case.id field is required.`; a long name is cut."""
-    if len(field) > LONGEST_FIELD:
-        field = field[:LONGEST_FIELD] + "…"
+    if len(field) > MAX_FIELD_LENGTH:
+        field = field[:MAX_FIELD_LENGTH] + "…"
     return Fault(field, code, f"The {field} field {says}.")
 
 
 def among(faults: Sequence[Fault], field: str, code: str, says: str) -> Fault:
     """Return the fault of one of many fields: once enough are told, one that is only counted, which costs nothing."""
-    return UNTOLD if len(faults) >= MOST_FAULTS else fault(field, code, says)
+    return UNTOLD if len(faults) >= MAX_FIELD_ERRORS else fault(field, code, says)
 
 
 def counted(faults: Sequence[Fault], told: int) -> list[Fault]:
     """Return faults that come after so many that are told: only counted, where these are as many as an answer holds."""
-    return [UNTOLD] * len(faults) if told >= MOST_FAULTS else list(faults)
+    return [UNTOLD] * len(faults) if told >= MAX_FIELD_ERRORS else list(faults)
 
 
 def told_of(faults: Sequence[Fault]) -> int:
@@ -124,7 +124,7 @@ def _faults_of(findings: Sequence[Any], prefix: str) -> list[Fault]:
     faults: list[Fault] = []
     for found in findings:
         if found["type"] != ENTRIES:
-            faults.append(_fault_of(found, prefix) if len(faults) < MOST_FAULTS else UNTOLD)
+            faults.append(_fault_of(found, prefix) if len(faults) < MAX_FIELD_ERRORS else UNTOLD)
             continue
         whole = _fault_of({**found, "type": "array", "msg": ""}, prefix).field
         entries = [fault(f"{whole}.{position}", code, says) for position, code, says in found["ctx"]["first"]]

@@ -29,7 +29,7 @@ from tocsin.transfer import imports
 BATCH: dict[Lane, int] = {"direct": 200, "bulk": 1}
 """How many jobs are claimed at once. One chunk of the bulk lane is as much work as a batch of the direct one."""
 
-LOOK_FOR_LATE = 60.0
+LATE_CHECK_INTERVAL = 60.0
 """Seconds between two looks for jobs that wait longer than they should."""
 
 SWEEP = 15.0
@@ -68,7 +68,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._backoffs: list[Backoff] = []
         self._witness = jobs.Witness()
-        self._looked_at = -LOOK_FOR_LATE
+        self._looked_at = -LATE_CHECK_INTERVAL
         self._tasks: dict[str, Task] = {
             "deliver": self._deliver,
             "erase": self._erase,
@@ -216,7 +216,7 @@ class Worker:
         KIND.set(HEARTBEAT)
         backoff = self._backoff(HEARTBEAT)
         while True:
-            await asyncio.sleep(jobs.HEARTBEAT)
+            await asyncio.sleep(jobs.HEARTBEAT_INTERVAL)
             try:
                 if seen_at := await jobs.beat(self._database, self.id, self._problem()):
                     self._witness.beat(seen_at)
@@ -232,7 +232,7 @@ class Worker:
         KIND.set(name)
         backoff = self._backoff(name)
         while True:
-            await asyncio.sleep(jobs.HEARTBEAT)
+            await asyncio.sleep(jobs.HEARTBEAT_INTERVAL)
             try:
                 await step()
                 backoff.succeeded()
@@ -247,7 +247,7 @@ class Worker:
         await planner_statistics.correct(self._database)
 
     async def _note_late(self) -> None:
-        if time.monotonic() - self._looked_at < LOOK_FOR_LATE:
+        if time.monotonic() - self._looked_at < LATE_CHECK_INTERVAL:
             return
         self._looked_at = time.monotonic()
         for lane, (_, age) in (await jobs.depth(self._database, 1)).items():

@@ -85,7 +85,7 @@ def build(house: House | None = None) -> FastAPI:
     app.router.routes += [
         *BUSY,
         Post("/notifications", user_of, notifications.create_custom),
-        Post("/events/batch", events.writer_of, events.post_batch, events.LARGEST_BATCH_BODY),
+        Post("/events/batch", events.writer_of, events.post_batch, events.MAX_BATCH_BODY_BYTES),
         Post("/events/resolve", events.resolver_of, events.post_resolution),
         Route("/openapi.json", operations.openapi, methods=["GET"]),
         Route("/docs", operations.docs, methods=["GET"]),

@@ -18,7 +18,7 @@ RESERVE = 32
 RESERVED_PATHS = (b"/healthz", b"/readyz", b"/metrics", b"/console", b"/operations/")
 """What is answered when all other connections are taken, so that a full process can still be looked at."""
 
-MOST_FILES = 2**20
+MAX_FILES = 2**20
 """Files that are asked for where the system names no limit."""
 
 log = structlog.get_logger(__name__)
@@ -62,7 +62,7 @@ class Connections:
         """Take as many as the limit of open files allows."""
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if files == resource.RLIM_INFINITY:
-            files = MOST_FILES
+            files = MAX_FILES
         ours = min(FILES_OF_OURS + RESERVE, files * 3 // 4)
         return cls(files - ours, min(RESERVE, ours // 9), metrics)
 
@@ -136,5 +136,5 @@ def raise_file_limit() -> None:
     """Open as many files as this process may."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
-        most = MOST_FILES if hard == resource.RLIM_INFINITY else hard
+        most = MAX_FILES if hard == resource.RLIM_INFINITY else hard
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

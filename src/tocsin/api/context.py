@@ -29,10 +29,10 @@ JSON = ("application/json",)
 MERGE_PATCH = (*JSON, "application/merge-patch+json")
 """The types of a body that says what to change."""
 
-PARSED_AT_ONCE = 2**18
+MAX_INLINE_PARSE_BYTES = 2**18
 """Bytes of the largest body that is parsed between two steps of the event loop; a larger one is parsed beside it."""
 
-LARGEST_BODY = 2**20
+MAX_BODY_BYTES = 2**20
 """Bytes of the largest body, where a path does not say otherwise."""
 
 
@@ -89,14 +89,14 @@ def service_of(request: Request, *scopes: str) -> Service:
     return caller
 
 
-async def body_of(request: Request, limit: int = LARGEST_BODY, types: Collection[str] = JSON) -> dict[str, Any]:
+async def body_of(request: Request, limit: int = MAX_BODY_BYTES, types: Collection[str] = JSON) -> dict[str, Any]:
     """Read a JSON object of at most `limit` bytes, declared as one of `types`; an empty body is an empty object."""
     body = await bytes_of(request, limit)
     if not body:
         return {}
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in types:
         raise ContentType
-    return parse_object(body) if len(body) <= PARSED_AT_ONCE else await asyncio.to_thread(parse_object, body)
+    return parse_object(body) if len(body) <= MAX_INLINE_PARSE_BYTES else await asyncio.to_thread(parse_object, body)
 
 
 async def bytes_of(request: Request, limit: int) -> bytes:

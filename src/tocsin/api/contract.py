@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from tocsin.api.context import MERGE_PATCH
-from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
-from tocsin.api.events import LONGEST_WAIT
+from tocsin.api.directory import DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT
+from tocsin.api.events import MAX_WAIT_SECONDS
 from tocsin.api.imports import NDJSON
-from tocsin.api.notifications import MOST_LINKS, PAGES, PER_PAGE, USUAL_PER_PAGE
-from tocsin.api.requests import LONGEST_MESSAGE
+from tocsin.api.notifications import DEFAULT_PER_PAGE, MAX_LINKS, PAGES, PER_PAGE
+from tocsin.api.requests import MAX_MESSAGE_LENGTH
 from tocsin.api.schemas import ID, UUID
 from tocsin.devices import ENDING
-from tocsin.directory import LARGEST_ID
+from tocsin.directory import MAX_ID
 from tocsin.errors import (
     ContentType,
     Fault,
@@ -31,8 +31,8 @@ from tocsin.errors import (
     Unauthorized,
     Unavailable,
 )
-from tocsin.explain import MOST_EXPLAINED, USUALLY_EXPLAINED
-from tocsin.idempotency import LONGEST_KEY
+from tocsin.explain import DEFAULT_EXPLAINED, MAX_EXPLAINED
+from tocsin.idempotency import MAX_KEY_LENGTH
 from tocsin.inbox import NEWEST, OLDEST
 from tocsin.validation import fault
 
@@ -116,13 +116,13 @@ IN_PATHS: dict[str, Parameter] = {
 
 ONCE = header(
     "Idempotency-Key",
-    {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY},
+    {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH},
     "a repeat under the same key does nothing and is answered as the first time, for 24 hours",
 )
-NO_KEY = fault("Idempotency-Key", "string_between", f"must have 1 to {LONGEST_KEY} characters")
+NO_KEY = fault("Idempotency-Key", "string_between", f"must have 1 to {MAX_KEY_LENGTH} characters")
 IF_NONE_MATCH = header("If-None-Match", {"type": "string"}, "the `ETag` of the page that is there")
 
-_A_NUMBER = f"must be between 1 and {LARGEST_ID}"
+_A_NUMBER = f"must be between 1 and {MAX_ID}"
 _NO_ID = (fault("id", "numeric_between", _A_NUMBER),)
 _NO_MEMBER = (fault("user_id", "unknown", "names nobody of the team's company"),)
 _NO_USER = (
@@ -131,7 +131,7 @@ _NO_USER = (
     fault("active", "boolean", "must be true or false"),
 )
 _NO_TEAM = (*_NO_ID, fault("users.1", "unknown", "names nothing that is known"))
-_NO_RANGE = (fault("limit", "numeric_between", f"must be between 1 and {MOST_LISTED}"),)
+_NO_RANGE = (fault("limit", "numeric_between", f"must be between 1 and {MAX_LIST_LIMIT}"),)
 _NO_PHONE = (
     fault("type", "in", "must be iOS or Android"),
     fault("app", "regex", "must have 1 to 100 letters, digits, dots, dashes and underscores"),
@@ -148,14 +148,14 @@ _NO_EVENT = (
     fault("notify.users.2", "integer", "must be an integer"),
 )
 _RANGE = (
-    query("after", _number(0, LARGEST_ID, 0), "those with greater ids"),
+    query("after", _number(0, MAX_ID, 0), "those with greater ids"),
     query("company_id", ID, "of one company"),
-    query("limit", _number(1, MOST_LISTED, USUALLY_LISTED), "how many"),
+    query("limit", _number(1, MAX_LIST_LIMIT, DEFAULT_LIST_LIMIT), "how many"),
 )
 
 _BEFORE = (
     query("before", {"type": "string"}, "those before this moment"),
-    query("limit", _number(1, MOST_LISTED, USUALLY_LISTED), "how many"),
+    query("limit", _number(1, MAX_LIST_LIMIT, DEFAULT_LIST_LIMIT), "how many"),
 )
 
 CONTRACT: dict[str, dict[str, Operation]] = {
@@ -167,7 +167,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             parameters=(
                 query("show", {"type": "string", "enum": ["unread"]}, "only the unread ones"),
                 query("page", _number(*PAGES, 1), "which"),
-                query("per_page", _number(*PER_PAGE, USUAL_PER_PAGE), "how many"),
+                query("per_page", _number(*PER_PAGE, DEFAULT_PER_PAGE), "how many"),
                 query("cursor", _number(OLDEST, NEWEST), "as found in `urls.next`"),
                 IF_NONE_MATCH,
             ),
@@ -182,7 +182,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             answers="Queued",
             status=202,
             summary="Create a custom notification",
-            faults=(fault("message", "string_between", f"must have 1 to {LONGEST_MESSAGE} characters"), *_NOBODY),
+            faults=(fault("message", "string_between", f"must have 1 to {MAX_MESSAGE_LENGTH} characters"), *_NOBODY),
         ),
         "GET /notifications/changes": Operation(
             "list_changes",
@@ -194,7 +194,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             answers="Links",
             parameters=(
                 {
-                    **query("ids", {"type": "string"}, f"ids, separated by commas, at most {MOST_LINKS}"),
+                    **query("ids", {"type": "string"}, f"ids, separated by commas, at most {MAX_LINKS}"),
                     "required": True,
                 },
             ),
@@ -315,12 +315,12 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             parameters=(
                 query(
                     "wait",
-                    _number(0, LONGEST_WAIT, 0),
+                    _number(0, MAX_WAIT_SECONDS, 0),
                     "answer as soon as it is settled, at the latest after so many seconds",
                 ),
             ),
             problems=(NotFound,),
-            faults=(fault("wait", "numeric_between", f"must be between 0 and {LONGEST_WAIT}"),),
+            faults=(fault("wait", "numeric_between", f"must be between 0 and {MAX_WAIT_SECONDS}"),),
         ),
         "GET /events/{event_id}/recipients/{user_id}": Operation(
             "get_recipient", scopes="`events:write` or `operations`", answers="Recipient", problems=(NotFound,)
@@ -377,7 +377,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
                     **query("search", {"type": "string", "minLength": 2, "maxLength": 255}, "how the name begins"),
                     "required": True,
                 },
-                query("limit", _number(1, MOST_EXPLAINED, USUALLY_EXPLAINED), "how many"),
+                query("limit", _number(1, MAX_EXPLAINED, DEFAULT_EXPLAINED), "how many"),
             ),
             faults=(fault("search", "string_between", "must have 2 to 255 characters"),),
         ),
@@ -385,8 +385,8 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             "list_recipients",
             answers="RecipientsOfEvent",
             parameters=(
-                query("after", _number(0, LARGEST_ID, 0), "those with greater ids"),
-                query("limit", _number(1, MOST_LISTED, USUALLY_LISTED), "how many"),
+                query("after", _number(0, MAX_ID, 0), "those with greater ids"),
+                query("limit", _number(1, MAX_LIST_LIMIT, DEFAULT_LIST_LIMIT), "how many"),
                 query("pushed", {"type": "string", "enum": ["no"]}, "only those for whom a push did not go"),
             ),
             problems=(NotFound,),
@@ -398,7 +398,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             answers="EventsOfPerson",
             parameters=(
                 query("since", {"type": "string"}, "those since this moment; usually of the last 24 hours"),
-                query("limit", _number(1, MOST_EXPLAINED, USUALLY_EXPLAINED), "how many"),
+                query("limit", _number(1, MAX_EXPLAINED, DEFAULT_EXPLAINED), "how many"),
             ),
             problems=(NotFound,),
             faults=(fault("since", "date", "must be a time in UTC, such as 2030-01-31 08:00:00"),),

@@ -13,13 +13,13 @@ from tocsin.api.context import house_of, service_of
 from tocsin.api.requests import known_id, number_of
 from tocsin.api.routes import door
 from tocsin.auth.tokens import Service
-from tocsin.directory import LARGEST_ID
+from tocsin.directory import MAX_ID
 from tocsin.errors import Fault, Invalid
 from tocsin.formats import TeamBody, UserBody
 from tocsin.notifications import to_json
 
-MOST_LISTED = 1_000
-USUALLY_LISTED = 100
+MAX_LIST_LIMIT = 1_000
+DEFAULT_LIST_LIMIT = 100
 
 
 def _writer_of(request: Request) -> Service:
@@ -119,9 +119,9 @@ def _range_of(request: Request) -> tuple[int, int | None, int]:
     """Return what a list is asked for: after which id, of which company, and how many."""
     service, query = _writer_of(request), request.query_params
     faults: list[Fault] = []
-    after = number_of(query, "after", (0, LARGEST_ID), 0, faults)
-    company_id = number_of(query, "company_id", (1, LARGEST_ID), 0, faults) or None
-    limit = number_of(query, "limit", (1, MOST_LISTED), USUALLY_LISTED, faults)
+    after = number_of(query, "after", (0, MAX_ID), 0, faults)
+    company_id = number_of(query, "company_id", (1, MAX_ID), 0, faults) or None
+    limit = number_of(query, "limit", (1, MAX_LIST_LIMIT), DEFAULT_LIST_LIMIT, faults)
     if faults:
         raise Invalid(faults)
     return after, _company_of(service, company_id) if company_id else service.company_id, limit
@@ -135,7 +135,7 @@ def _listed(found: Sequence[Mapping[str, Any]], limit: int) -> Response:
 
 def _new_id(text: str, name: str = "id") -> int:
     faults: list[Fault] = []
-    id_ = number_of({name: text}, name, (1, LARGEST_ID), 0, faults)
+    id_ = number_of({name: text}, name, (1, MAX_ID), 0, faults)
     if faults:
         raise Invalid(faults)
     return id_

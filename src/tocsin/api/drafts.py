@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
-from tocsin.api.requests import MOST_RECIPIENTS, Notify, ids_of, notify_of, uuid_of
+from tocsin.api.requests import MAX_RECIPIENTS, Notify, ids_of, notify_of, uuid_of
 from tocsin.auth.tokens import Service
 from tocsin.catalogue import Catalogue, Checked
 from tocsin.errors import Fault, Invalid
@@ -16,10 +16,10 @@ from tocsin.notifications import future_of
 from tocsin.resolutions import KEY, How, Resolution
 from tocsin.validation import fault, under
 
-LONGEST_KEY = 255
+MAX_KEY_LENGTH = 255
 """Characters of the longest key of a service's own."""
 
-MOST_SUBJECTS = 20
+MAX_SUBJECTS = 20
 """How many subjects an event may name beside those in its data."""
 
 _SUBJECT = re.compile(r"[a-z][a-z0-9_]{0,31}:\S(.{0,253}\S)?")
@@ -70,8 +70,8 @@ def resolution_of(body: Mapping[str, Any], service: Service, faults: list[Fault]
     users = body.get("users")
     if users is not None and how == "erased":
         faults.append(fault("users", "prohibited", "does not go together with erased"))
-    if isinstance(users, list) and len(users) > MOST_RECIPIENTS:
-        faults.append(fault("users", "array_between", f"may name at most {MOST_RECIPIENTS} users"))
+    if isinstance(users, list) and len(users) > MAX_RECIPIENTS:
+        faults.append(fault("users", "array_between", f"may name at most {MAX_RECIPIENTS} users"))
     elif users is not None:
         users = ids_of(body, "users", faults)
     if faults or subject is None or how is None:
@@ -107,7 +107,7 @@ def subject_of(text: Any) -> str | None:
     if not isinstance(text, str):
         return None
     if text.startswith(KEY):
-        return text if 1 <= len(text) - len(KEY) <= LONGEST_KEY else None
+        return text if 1 <= len(text) - len(KEY) <= MAX_KEY_LENGTH else None
     return text.lower() if _SUBJECT.fullmatch(text) else None
 
 
@@ -125,8 +125,8 @@ def _about(given: Any, faults: list[Fault]) -> list[str]:
     if not isinstance(given, list):
         faults.append(fault("about", "array", "must be an array"))
         return []
-    if len(given) > MOST_SUBJECTS:
-        faults.append(fault("about", "array_between", f"must have at most {MOST_SUBJECTS} entries"))
+    if len(given) > MAX_SUBJECTS:
+        faults.append(fault("about", "array_between", f"must have at most {MAX_SUBJECTS} entries"))
         return []
     found = []
     for position, text in enumerate(given):
@@ -145,8 +145,8 @@ def _key(given: Any, faults: list[Fault]) -> str | None:
         return None
     if not isinstance(given, str):
         faults.append(fault("key", "string", "must be a string"))
-    elif not 1 <= len(given) <= LONGEST_KEY:
-        faults.append(fault("key", "string_between", f"must have 1 to {LONGEST_KEY} characters"))
+    elif not 1 <= len(given) <= MAX_KEY_LENGTH:
+        faults.append(fault("key", "string_between", f"must have 1 to {MAX_KEY_LENGTH} characters"))
     else:
         return given
     return None

@@ -22,16 +22,16 @@ from tocsin.notifications import to_json
 from tocsin.resolutions import resolve
 from tocsin.validation import counted, fault, told_of
 
-LONGEST_WAIT = 30
+MAX_WAIT_SECONDS = 30
 """Seconds that a caller may wait for an event to settle."""
 
-LARGEST_BATCH = 1_000
+MAX_BATCH_EVENTS = 1_000
 """How many events one request may hold."""
 
-CHECKED_AT_ONCE = 5
+CHECK_BATCH_SIZE = 5
 """How many of them are checked between two steps of the event loop."""
 
-LARGEST_BATCH_BODY = 8 * 2**20
+MAX_BATCH_BODY_BYTES = 8 * 2**20
 """Bytes of the largest body of a batch."""
 
 
@@ -66,7 +66,7 @@ async def post_event(request: Request) -> Response:
 async def post_batch(request: Request) -> Response:
     """Accept up to 1,000 events, all or none, to be delivered in their order."""
     service, house = writer_of(request), house_of(request)
-    body = await body_of(request, LARGEST_BATCH_BODY)
+    body = await body_of(request, MAX_BATCH_BODY_BYTES)
     given = _events_of(body)
     prefixes = [f"events.{position}." for position in range(len(given))]
     checked, told = list[Posted](), 0
@@ -74,7 +74,7 @@ async def post_batch(request: Request) -> Response:
         one = posted(event, service, house.catalogue, prefix)
         checked.append(replace(one, faults=counted(one.faults, told)) if one.faults else one)
         told += told_of(checked[-1].faults)
-        if position % CHECKED_AT_ONCE == 0:
+        if position % CHECK_BATCH_SIZE == 0:
             await asyncio.sleep(0)
     drafts = await _all_or_none(request, service, checked, prefixes)
     accepted = await house.intake.accept_batch(drafts)
@@ -106,7 +106,7 @@ async def get_event(request: Request, event_id: str) -> Response:
     """What became of an event; with `wait`, as soon as that is settled."""
     house = house_of(request)
     faults: list[Fault] = []
-    seconds = number_of(request.query_params, "wait", (0, LONGEST_WAIT), 0, faults)
+    seconds = number_of(request.query_params, "wait", (0, MAX_WAIT_SECONDS), 0, faults)
     if faults:
         raise Invalid(faults)
     answer = await events.state(house.database, house.doorbell, id_of(event_id), _asking(request), seconds=seconds)
@@ -168,8 +168,8 @@ def _events_of(body: Mapping[str, Any]) -> list[Any]:
         raise Invalid([fault("events", "required", "is required")])
     if not isinstance(given, list):
         raise Invalid([fault("events", "array", "must be an array")])
-    if not 1 <= len(given) <= LARGEST_BATCH:
-        raise Invalid([fault("events", "array_between", f"must have 1 to {LARGEST_BATCH} entries")])
+    if not 1 <= len(given) <= MAX_BATCH_EVENTS:
+        raise Invalid([fault("events", "array_between", f"must have 1 to {MAX_BATCH_EVENTS} entries")])
     return given
 
 

@@ -13,12 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import idempotency, inbox
-from tocsin.api.context import LARGEST_BODY, bytes_of, house_of
+from tocsin.api.context import MAX_BODY_BYTES, bytes_of, house_of
 from tocsin.auth.tokens import Service, User
 from tocsin.db.pool import Borrowed
 from tocsin.errors import Invalid
 from tocsin.events import Intake
-from tocsin.idempotency import LONGEST_KEY, Answer, Key
+from tocsin.idempotency import MAX_KEY_LENGTH, Answer, Key
 from tocsin.logs import cut_path
 from tocsin.pubsub import Held
 from tocsin.validation import fault
@@ -32,7 +32,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Enter = Callable[[Request], User | Service]
 
 
-def once(enter: Enter, limit: int = LARGEST_BODY) -> Callable[[Handler], Handler]:
+def once(enter: Enter, limit: int = MAX_BODY_BYTES) -> Callable[[Handler], Handler]:
     """Make an endpoint keep what it answers under the caller's key, where one is sent.
 
     `enter` lets in whom the endpoint does; `limit` is its largest body in bytes.
@@ -79,8 +79,8 @@ def key_of(request: Request, caller: User | Service) -> Key:
     given, *others = request.headers.getlist(HEADER)
     if others:
         raise Invalid([fault("Idempotency-Key", "string", "must be sent once")])
-    if not 1 <= len(given) <= LONGEST_KEY:
-        raise Invalid([fault("Idempotency-Key", "string_between", f"must have 1 to {LONGEST_KEY} characters")])
+    if not 1 <= len(given) <= MAX_KEY_LENGTH:
+        raise Invalid([fault("Idempotency-Key", "string_between", f"must have 1 to {MAX_KEY_LENGTH} characters")])
     company = f" of company {caller.company_id}" if isinstance(caller, Service) and caller.company_id else ""
     return Key(caller.label + company, request.method, cut_path(request.scope["path"]), given)
 

@@ -14,7 +14,7 @@ from tocsin.idempotency import Answer, Key
 from tocsin.notifications import to_json
 from tocsin.transfer.imports import Import, applied
 
-LARGEST_IMPORT = 256 * 2**20
+MAX_IMPORT_BYTES = 256 * 2**20
 """Bytes of the largest import."""
 
 NDJSON = "application/x-ndjson"
@@ -41,7 +41,7 @@ async def post_import(request: Request) -> Response:
     await incoming.open()
     try:
         digest = digest_for(request)
-        async for part in parts_of(request, LARGEST_IMPORT):
+        async for part in parts_of(request, MAX_IMPORT_BYTES):
             digest.update(part)
             await incoming.feed(part)
         await incoming.end()

@@ -20,12 +20,12 @@ from tocsin.validation import fault
 
 PAGES = (1, 1_000_000)
 PER_PAGE = (1, 100)
-USUAL_PER_PAGE = 15
+DEFAULT_PER_PAGE = 15
 
-MOST_IDS = 1_000
+MAX_IDS = 1_000
 """How many notifications one request marks by their ids."""
 
-MOST_LINKS = 100
+MAX_LINKS = 100
 """How many notifications' links are asked for at once."""
 
 KEPT = "private, no-cache"
@@ -40,7 +40,7 @@ async def list_notifications(request: Request) -> Response:
     query = request.query_params
     faults: list[Fault] = []
     number = number_of(query, "page", PAGES, 1, faults)
-    per_page = number_of(query, "per_page", PER_PAGE, USUAL_PER_PAGE, faults)
+    per_page = number_of(query, "per_page", PER_PAGE, DEFAULT_PER_PAGE, faults)
     before = number_of(query, "cursor", (inbox.OLDEST, inbox.NEWEST), inbox.NEWEST, faults)
     unread = "show" in query
     if unread and query["show"] != "unread":
@@ -117,7 +117,7 @@ async def get_links(request: Request) -> Response:
     await inbox.owner(house.database, user)
     faults: list[Fault] = []
     given = request.query_params.get("ids")
-    ids = uuids_of({"ids": given.split(",") if given else None}, "ids", MOST_LINKS, faults)
+    ids = uuids_of({"ids": given.split(",") if given else None}, "ids", MAX_LINKS, faults)
     if not given:
         faults.append(fault("ids", "required", "is required"))
     if faults:
@@ -142,7 +142,7 @@ async def read_all(request: Request) -> Response:
     await inbox.owner(house.database, user)
     body = await body_of(request)
     faults: list[Fault] = []
-    up_to, ids = uuid_of(body, "up_to", faults), uuids_of(body, "ids", MOST_IDS, faults)
+    up_to, ids = uuid_of(body, "up_to", faults), uuids_of(body, "ids", MAX_IDS, faults)
     if up_to and ids:
         faults.append(fault("ids", "prohibited", "does not go together with up_to"))
     if faults:

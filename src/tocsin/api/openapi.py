@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from tocsin import __version__
-from tocsin.api.context import LARGEST_BODY
+from tocsin.api.context import MAX_BODY_BYTES
 from tocsin.api.contract import (
     CALLERS,
     CONTRACT,
@@ -23,7 +23,7 @@ from tocsin.api.contract import (
     TAGS,
     Operation,
 )
-from tocsin.api.events import LARGEST_BATCH_BODY
+from tocsin.api.events import MAX_BATCH_BODY_BYTES
 from tocsin.api.examples import Examples, examples
 from tocsin.api.pushes import PUSHES, pushes
 from tocsin.api.schemas import ref, schemas
@@ -48,7 +48,7 @@ from tocsin.errors import (
     Unauthorized,
     Unavailable,
 )
-from tocsin.push.probe import MOST_A_MINUTE
+from tocsin.push.probe import MAX_PER_MINUTE
 
 _IN_BRACES = re.compile(r"{(\w+)}")
 
@@ -67,8 +67,8 @@ fields and codes may be added, so pass over what you don't know.
 
 Every answer that is no success looks like `Errors`, all faults of a request at once. Beside what each operation lists,
 a path that there is not is 404 `not_found`, a method that a path does not take 405 `method_not_allowed` with `Allow`,
-and what is no HTTP 400 `malformed`. A body has at most {LARGEST_BODY // 2**20} MiB, that of a batch
-{LARGEST_BATCH_BODY // 2**20} MiB.""",
+and what is no HTTP 400 `malformed`. A body has at most {MAX_BODY_BYTES // 2**20} MiB, that of a batch
+{MAX_BATCH_BODY_BYTES // 2**20} MiB.""",
     "contact": {"name": "The maintainers of Tocsin"},
     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
 }
@@ -99,9 +99,9 @@ PROBLEMS: tuple[Problem, ...] = (
     MethodNotAllowed(["GET", "POST"]),
     Timeout(),
     Missing(),
-    TooLarge(LARGEST_BODY),
+    TooLarge(MAX_BODY_BYTES),
     ContentType(),
-    RateLimited(MOST_A_MINUTE, 42),
+    RateLimited(MAX_PER_MINUTE, 42),
     HeadTooLarge(),
     InternalError("6a1d2c04f2f14c6cb9f1d2a0c7b3e5f8"),
     Unavailable(),

@@ -9,15 +9,15 @@ from starlette.responses import HTMLResponse, Response
 from tocsin import dead_letters, devices, events, explain, readiness
 from tocsin.api import assets
 from tocsin.api.context import body_of, house_of, service_of, watched_of
-from tocsin.api.directory import MOST_LISTED, USUALLY_LISTED
+from tocsin.api.directory import DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT
 from tocsin.api.openapi import document
 from tocsin.api.requests import known_id, number_of, uuids_of
 from tocsin.api.routes import door
 from tocsin.auth.tokens import Service
-from tocsin.directory import LARGEST_ID
+from tocsin.directory import MAX_ID
 from tocsin.errors import Fault, Invalid, NotFound
 from tocsin.events import Reader
-from tocsin.explain import MOST_EXPLAINED, USUALLY_EXPLAINED
+from tocsin.explain import DEFAULT_EXPLAINED, MAX_EXPLAINED
 from tocsin.ids import parsed_uuid
 from tocsin.metrics import CONTENT_TYPE
 from tocsin.notifications import moment_of, time_of, to_json, with_times
@@ -45,7 +45,7 @@ follow()
 """
 POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 
-SHORTEST_SEARCH, LONGEST_SEARCH = 2, 255
+MIN_SEARCH_LENGTH, MAX_SEARCH_LENGTH = 2, 255
 """Characters of what users are searched for by."""
 
 watching = APIRouter(tags=["operations"])
@@ -114,7 +114,7 @@ async def list_lanes(request: Request) -> Response:
 async def list_dead_letters(request: Request) -> Response:
     """What was given up, events and pushes, the latest first."""
     service = service_of(request, "operations")
-    before, limit = _moment_and_limit(request, "before", datetime.now(UTC), USUALLY_LISTED, MOST_LISTED)
+    before, limit = _moment_and_limit(request, "before", datetime.now(UTC), DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT)
     found = await dead_letters.listed(house_of(request).database, before, limit, service.company_id)
     return Response(to_json({"data": found}), media_type="application/json")
 
@@ -125,7 +125,7 @@ async def replay(request: Request) -> Response:
     service, house = service_of(request, "operations"), house_of(request)
     body = await body_of(request)
     faults: list[Fault] = []
-    ids = uuids_of(body, "events", MOST_LISTED, faults)
+    ids = uuids_of(body, "events", MAX_LIST_LIMIT, faults)
     lane = body.get("lane")
     if lane is not None and not isinstance(lane, str):
         faults.append(fault("lane", "string", "must be a string"))
@@ -143,9 +143,11 @@ async def find_users(request: Request) -> Response:
     """Users whose name, last name or e-mail address begins with what is searched for."""
     service, faults = service_of(request, "operations"), list[Fault]()
     words = " ".join(request.query_params.get("search", "").split())
-    limit = number_of(request.query_params, "limit", (1, MOST_EXPLAINED), USUALLY_EXPLAINED, faults)
-    if not SHORTEST_SEARCH <= len(words) <= LONGEST_SEARCH:
-        faults.append(fault("search", "string_between", f"must have {SHORTEST_SEARCH} to {LONGEST_SEARCH} characters"))
+    limit = number_of(request.query_params, "limit", (1, MAX_EXPLAINED), DEFAULT_EXPLAINED, faults)
+    if not MIN_SEARCH_LENGTH <= len(words) <= MAX_SEARCH_LENGTH:
+        faults.append(
+            fault("search", "string_between", f"must have {MIN_SEARCH_LENGTH} to {MAX_SEARCH_LENGTH} characters")
+        )
     if faults:
         raise Invalid(faults)
     found = await explain.find(house_of(request).database, words, limit, service.company_id)
@@ -156,8 +158,8 @@ async def find_users(request: Request) -> Response:
 async def list_recipients(request: Request, event_id: str) -> Response:
     """Those whom an event reached, by their ids; or of them only those for whom a push did not go, or not yet."""
     service, faults = service_of(request, "operations"), list[Fault]()
-    after = number_of(request.query_params, "after", (0, LARGEST_ID), 0, faults)
-    limit = number_of(request.query_params, "limit", (1, MOST_LISTED), USUALLY_LISTED, faults)
+    after = number_of(request.query_params, "after", (0, MAX_ID), 0, faults)
+    limit = number_of(request.query_params, "limit", (1, MAX_LIST_LIMIT), DEFAULT_LIST_LIMIT, faults)
     pushed = request.query_params.get("pushed")
     if pushed not in {None, "no"}:
         faults.append(fault("pushed", "in", "can only be no"))
@@ -184,7 +186,7 @@ async def list_events_of_person(request: Request, user_id: str) -> Response:
     """What concerned a user of late, the latest first: what came, what did not, and why."""
     service, database = service_of(request, "operations"), house_of(request).database
     yesterday = datetime.now(UTC) - timedelta(days=1)
-    since, limit = _moment_and_limit(request, "since", yesterday, USUALLY_EXPLAINED, MOST_EXPLAINED)
+    since, limit = _moment_and_limit(request, "since", yesterday, DEFAULT_EXPLAINED, MAX_EXPLAINED)
     id_ = known_id(user_id)
     await explain.person(database, id_, service.company_id)
     found = await explain.of_late(database, id_, since, limit, service.company_id)
@@ -200,7 +202,7 @@ async def find_devices(request: Request) -> Response:
         raise Invalid([fault("ending", "string_between", f"must be the last {devices.ENDING} characters of a token")])
     found = [
         with_times(device, "registered_at", "last_delivered_at")
-        for device in await devices.by_ending(house_of(request).database, ending, service.company_id, MOST_EXPLAINED)
+        for device in await devices.by_ending(house_of(request).database, ending, service.company_id, MAX_EXPLAINED)
     ]
     return Response(to_json({"data": found}), media_type="application/json")
 
@@ -209,7 +211,7 @@ async def find_devices(request: Request) -> Response:
 async def list_customs(request: Request) -> Response:
     """Who sent custom notifications, when and to how many, the latest first; never what they say."""
     service = service_of(request, "operations")
-    before, limit = _moment_and_limit(request, "before", datetime.now(UTC), USUALLY_LISTED, MOST_LISTED)
+    before, limit = _moment_and_limit(request, "before", datetime.now(UTC), DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT)
     found = await events.customs(house_of(request).database, before, limit, service.company_id)
     return Response(to_json({"data": found}), media_type="application/json")
 

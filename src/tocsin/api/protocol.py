@@ -18,19 +18,19 @@ from tocsin.api.middleware import ARRIVING, HANG_UP, OF_EVERY_ANSWER
 from tocsin.errors import HeadTooLarge, Malformed, Problem, Timeout, Unavailable
 from tocsin.notifications import to_json
 
-LARGEST_HEAD = 2**16
+MAX_HEAD_BYTES = 2**16
 """Bytes of the longest request line and headers together; trailers and chunk extensions have the same bound."""
 
 MOST_HEADERS = 256
 """Headers of a request: each takes more than a hundred bytes, however few it has on the wire."""
 
-LARGEST_REST = 2**24
+MAX_REST_BYTES = 2**24
 """Bytes that are still read of a body after its request was answered."""
 
 PIECE = 2**14
 """Bytes that are parsed at once: what is pipelined behind them waits until its turn comes."""
 
-LINGER = 0.5
+LINGER_TIMEOUT = 0.5
 """Seconds in which a client that still sends can read why we hang up."""
 
 LATE = 1.0
@@ -161,7 +161,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """End the head of a request."""
         # Headers are counted only where they can be too many: almost never.
-        if self._received + PIECE > LARGEST_HEAD and _size(self.url, self.headers) > LARGEST_HEAD:
+        if self._received + PIECE > MAX_HEAD_BYTES and _size(self.url, self.headers) > MAX_HEAD_BYTES:
             raise self._refusing(HeadTooLarge())
         version = self.parser.get_http_version()
         if self._hosts > 1 or version == "0.9" or (self._hosts == 0 and version != "1.0"):
@@ -237,11 +237,11 @@ class Protocol(HttpToolsProtocol):
             return
         if self._in_head:
             self._received += len(data) if is_first else 0
-            if self._received > LARGEST_HEAD:
+            if self._received > MAX_HEAD_BYTES:
                 self._refuse(HeadTooLarge())
             elif not was_in_head:
                 self._expire(self._patience.head)
-        elif self._framing > LARGEST_HEAD:
+        elif self._framing > MAX_HEAD_BYTES:
             self._refuse(HeadTooLarge())
         elif self.cycle.more_body:
             self._note_who_waits()
@@ -326,7 +326,7 @@ class Protocol(HttpToolsProtocol):
         if self.expect_100_continue:
             self._hang_up_in_peace()
             return
-        self._rest = LARGEST_REST
+        self._rest = MAX_REST_BYTES
         self._expire(self._patience.rest)
 
     def _hang_up_in_peace(self) -> None:
@@ -337,7 +337,7 @@ class Protocol(HttpToolsProtocol):
             return
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.loop.call_later(LINGER, self._close)
+        self.loop.call_later(LINGER_TIMEOUT, self._close)
 
     def _close(self) -> None:
         self.transport.close()

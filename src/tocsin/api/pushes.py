@@ -7,7 +7,7 @@ from tocsin.api.schemas import STRING, UUID, Schema, ref
 from tocsin.catalogue import Catalogue
 from tocsin.notifications import to_json
 
-LARGEST_WEB_PUSH = 3_000
+MAX_WEB_PUSH_BYTES = 3_000
 """Bytes of the largest payload that a browser gets."""
 
 _BADGE: Schema = {"type": "integer", "description": "unread notifications of the whole inbox"}
@@ -77,7 +77,7 @@ PUSHES: dict[str, Schema] = {
     },
     "WebPush": {
         "type": "object",
-        "description": f"What the service worker finds when it is decrypted: at most {LARGEST_WEB_PUSH:,} bytes.",
+        "description": f"What the service worker finds when it is decrypted: at most {MAX_WEB_PUSH_BYTES:,} bytes.",
         "properties": {
             "title": STRING,
             "body": STRING,
@@ -147,7 +147,7 @@ def _web_push(words: Examples, shown: Examples) -> dict[str, Any]:
         "push_by_web_push",
         "What a browser gets",
         "The browser's own push service delivers it, encrypted, to your service worker: no HTTP call of the service"
-        f" reaches you. Decrypted it has at most {LARGEST_WEB_PUSH:,} bytes.",
+        f" reaches you. Decrypted it has at most {MAX_WEB_PUSH_BYTES:,} bytes.",
         "WebPush",
         {
             "shown": {**words, "tag": shown["id"], "badge": 3, "notification": shown},

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from tocsin.directory import LARGEST_ID
+from tocsin.directory import MAX_ID
 from tocsin.errors import Fault, NotFound
 from tocsin.formats import wrong_ids
 from tocsin.ids import parsed_uuid
 from tocsin.validation import among, fault
 
-MOST_RECIPIENTS = 10_000
-LONGEST_MESSAGE = 512
+MAX_RECIPIENTS = 10_000
+MAX_MESSAGE_LENGTH = 512
 
 _INTEGER = re.compile(r"-?[0-9]+")
-_LONGEST = 20
+_MAX_DIGITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ def notify_of(body: Mapping[str, Any], faults: list[Fault], prefix: str = "", *,
         return Notify([], [], [], skips=False)
     before = len(faults)
     names = ("users", "teams", "except") if may_except else ("users", "teams")
-    if sum(len(notify[name]) for name in names if isinstance(notify.get(name), list)) > MOST_RECIPIENTS:
-        faults.append(fault(path, "array_between", f"may have at most {MOST_RECIPIENTS} ids in {', '.join(names)}"))
+    if sum(len(notify[name]) for name in names if isinstance(notify.get(name), list)) > MAX_RECIPIENTS:
+        faults.append(fault(path, "array_between", f"may have at most {MAX_RECIPIENTS} ids in {', '.join(names)}"))
         return Notify([], [], [], skips=True)
     users, teams, *rest = (ids_of(notify, name, faults, f"{path}.") for name in names)
     excepted = rest[0] if rest else []
@@ -73,9 +73,9 @@ def message_of(body: Mapping[str, Any], faults: list[Fault]) -> str:
         faults.append(Fault("message", "string", "The message field must be a string."))
     elif not message.strip():
         faults.append(Fault("message", "required", "The message field is required."))
-    elif len(message.strip()) > LONGEST_MESSAGE:
+    elif len(message.strip()) > MAX_MESSAGE_LENGTH:
         faults.append(
-            Fault("message", "string_between", f"The message field must have 1 to {LONGEST_MESSAGE} characters.")
+            Fault("message", "string_between", f"The message field must have 1 to {MAX_MESSAGE_LENGTH} characters.")
         )
     else:
         return message.strip()
@@ -89,7 +89,7 @@ def number_of(query: Mapping[str, str], name: str, span: tuple[int, int], defaul
         return default
     if not _INTEGER.fullmatch(text):
         faults.append(Fault(name, "integer", f"The {name} field must be an integer."))
-    elif len(text) > _LONGEST or not span[0] <= int(text) <= span[1]:
+    elif len(text) > _MAX_DIGITS or not span[0] <= int(text) <= span[1]:
         faults.append(Fault(name, "numeric_between", f"The {name} field must be between {span[0]} and {span[1]}."))
     else:
         return int(text)
@@ -110,7 +110,7 @@ def ids_of(body: Mapping[str, Any], name: str, faults: list[Fault], prefix: str 
 def known_id(text: str) -> int:
     """Return the id of a user or team in a path; anything else names nothing."""
     faults: list[Fault] = []
-    id_ = number_of({"id": text}, "id", (1, LARGEST_ID), 0, faults)
+    id_ = number_of({"id": text}, "id", (1, MAX_ID), 0, faults)
     if faults:
         raise NotFound
     return id_

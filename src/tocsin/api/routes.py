@@ -11,14 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from tocsin.api.context import LARGEST_BODY, body_of
+from tocsin.api.context import MAX_BODY_BYTES, body_of
 from tocsin.api.idempotency import Enter, Handler, once
 
 
 class Post(Route):
     """A POST route that the framework's models do not see: it lets in whom `enter` does."""
 
-    def __init__(self, path: str, enter: Enter, handle: Handler, limit: int = LARGEST_BODY) -> None:
+    def __init__(self, path: str, enter: Enter, handle: Handler, limit: int = MAX_BODY_BYTES) -> None:
         super().__init__(path, once(enter, limit)(handle), methods=["POST"])
 
 

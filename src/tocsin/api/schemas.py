@@ -5,25 +5,25 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-from tocsin.api.drafts import LONGEST_KEY, MOST_SUBJECTS
-from tocsin.api.events import LARGEST_BATCH
-from tocsin.api.notifications import MOST_IDS
-from tocsin.api.requests import LONGEST_MESSAGE, MOST_RECIPIENTS
+from tocsin.api.drafts import MAX_KEY_LENGTH, MAX_SUBJECTS
+from tocsin.api.events import MAX_BATCH_EVENTS
+from tocsin.api.notifications import MAX_IDS
+from tocsin.api.requests import MAX_MESSAGE_LENGTH, MAX_RECIPIENTS
 from tocsin.catalogue import Catalogue, Kind
 from tocsin.devices import TYPES
-from tocsin.directory import LARGEST_ID
-from tocsin.errors import MOST_FAULTS, Invalid, Problem
+from tocsin.directory import MAX_ID
+from tocsin.errors import MAX_FIELD_ERRORS, Invalid, Problem
 from tocsin.formats import NotificationLine, TeamBody, UserBody
 from tocsin.preferences import SWITCHES
 from tocsin.push.deliveries import STATES
-from tocsin.quiet_hours import DAYS, MOST_WINDOWS, TIME_OF_DAY
+from tocsin.quiet_hours import DAYS, MAX_WINDOWS, TIME_OF_DAY
 from tocsin.resolutions import How
 from tocsin.validation import OURS
 
 Schema = dict[str, Any]
 
 UUID: Schema = {"type": "string", "format": "uuid"}
-ID: Schema = {"type": "integer", "minimum": 1, "maximum": LARGEST_ID}
+ID: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_ID}
 STRING: Schema = {"type": "string"}
 INTEGER: Schema = {"type": "integer"}
 NUMBER: Schema = {"type": "number"}
@@ -136,7 +136,7 @@ def _preferences_patch(catalogue: Catalogue) -> Schema:
                 "kinds": _changes(dict.fromkeys(catalogue.kinds, switches)),
                 "quiet_hours": {
                     "type": ["array", "null"],
-                    "maxItems": MOST_WINDOWS,
+                    "maxItems": MAX_WINDOWS,
                     "items": _WINDOW,
                     "description": "all windows anew; null: as by default",
                 },
@@ -219,7 +219,7 @@ _ENVELOPE: dict[str, Schema] = {
     "key": {
         "type": ["string", "null"],
         "minLength": 1,
-        "maxLength": LONGEST_KEY,
+        "maxLength": MAX_KEY_LENGTH,
         "description": "your own name for it: posted again, it replaces what is not delivered",
     },
     "deliver_at": {
@@ -229,15 +229,15 @@ _ENVELOPE: dict[str, Schema] = {
     },
     "about": {
         "type": ["array", "null"],
-        "maxItems": MOST_SUBJECTS,
+        "maxItems": MAX_SUBJECTS,
         "items": {"type": "string", "pattern": r"^(?!key:)[a-z][a-z0-9_]{0,31}:\S(.{0,253}\S)?$"},
         "description": "further subjects, such as `order:42`",
     },
 }
 """What an event of any kind may have."""
 
-_RECIPIENTS = {**_list_of(ID), "maxItems": MOST_RECIPIENTS}
-_MESSAGE = {"type": "string", "minLength": 1, "maxLength": LONGEST_MESSAGE, "pattern": r"\S"}
+_RECIPIENTS = {**_list_of(ID), "maxItems": MAX_RECIPIENTS}
+_MESSAGE = {"type": "string", "minLength": 1, "maxLength": MAX_MESSAGE_LENGTH, "pattern": r"\S"}
 _SKIPPED = {"users": _list_of(INTEGER), "teams": _list_of(INTEGER)}
 
 _CHANGED: Schema = {"type": ["boolean", "null"]}
@@ -285,10 +285,10 @@ REQUESTS: dict[str, Schema] = {
     "Notify": {
         **_object(_NOTIFY, *_NOTIFY),
         "minProperties": 1,
-        "description": f"Whom to notify: at least one user or team, together at most {MOST_RECIPIENTS}.",
+        "description": f"Whom to notify: at least one user or team, together at most {MAX_RECIPIENTS}.",
     },
     "NewCustom": _object({"message": _MESSAGE, "notify": ref("Notify")}),
-    "NewBatch": _object({"events": {**_list_of(ref("NewEvent")), "minItems": 1, "maxItems": LARGEST_BATCH}}),
+    "NewBatch": _object({"events": {**_list_of(ref("NewEvent")), "minItems": 1, "maxItems": MAX_BATCH_EVENTS}}),
     "Marks": {
         **_object(
             {
@@ -297,7 +297,7 @@ REQUESTS: dict[str, Schema] = {
                     "type": ["array", "null"],
                     "items": UUID,
                     "minItems": 1,
-                    "maxItems": MOST_IDS,
+                    "maxItems": MAX_IDS,
                     "description": "just these; not together with `up_to`",
                 },
             },
@@ -391,7 +391,7 @@ ANSWERS: dict[str, Schema] = {
                     )
                 ),
                 "minItems": 1,
-                "maxItems": MOST_FAULTS,
+                "maxItems": MAX_FIELD_ERRORS,
             },
             "more": _told({"type": "integer", "minimum": 1}, "how many other faults there are, where not all are told"),
         },

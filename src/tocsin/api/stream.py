@@ -12,7 +12,7 @@ from tocsin import inbox
 from tocsin.api.context import house_of, user_of
 from tocsin.api.middleware import HANG_UP
 from tocsin.errors import Timeout, Unauthenticated
-from tocsin.streams import LONGEST_STALL, Live, Reader
+from tocsin.streams import STALL_TIMEOUT, Live, Reader
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """What keeps proxies from holding events back."""
@@ -48,7 +48,7 @@ class Stream(Response):
         self._live.join(self._reader)
 
         async def part(lines: bytes, *, more: bool = True) -> None:
-            async with asyncio.timeout(LONGEST_STALL):
+            async with asyncio.timeout(STALL_TIMEOUT):
                 await send({"type": "http.response.body", "body": lines, "more_body": more})
 
         try:

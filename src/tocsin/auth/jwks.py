@@ -11,13 +11,13 @@ from tocsin.auth.keys import Key, Speaker, of_jwks
 from tocsin.errors import Unavailable
 from tocsin.http_client.fetch import Unfetched, fetch
 
-SLOWEST = 5.0
+FETCH_TIMEOUT = 5.0
 """Seconds that the issuer may take for its whole answer."""
 
-LARGEST = 256 * 1024
+MAX_BYTES = 256 * 1024
 """Bytes that the answer may have."""
 
-PAUSE = 60.0
+FETCH_INTERVAL = 60.0
 """Seconds from one fetch to the next, whatever tokens say. Until the first succeeds: 1, 2, 4 ... up to these."""
 
 STALE = 600.0
@@ -78,7 +78,7 @@ class Jwks:
     @property
     def _pause(self) -> float:
         is_first = not self.keys and self._failures > 0
-        return min(2.0 ** (self._failures - 1), PAUSE) if is_first else PAUSE
+        return min(2.0 ** (self._failures - 1), FETCH_INTERVAL) if is_first else FETCH_INTERVAL
 
     @property
     def _under_way(self) -> asyncio.Task[None] | None:
@@ -91,7 +91,7 @@ class Jwks:
 
     async def _fetch(self) -> None:
         try:
-            keys = of_jwks(await fetch(self._url, seconds=SLOWEST, limit=LARGEST), self._speakers)
+            keys = of_jwks(await fetch(self._url, seconds=FETCH_TIMEOUT, limit=MAX_BYTES), self._speakers)
         except (Unfetched, ValueError) as error:
             self._failed, self._failures = True, self._failures + 1
             log.warning("JWKS fetch failed", reason=str(error), kept=len(self.keys))

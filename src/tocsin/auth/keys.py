@@ -37,7 +37,7 @@ PUBLIC_ALGORITHMS = (*RSA_ALGORITHMS, "ES256", "ES384", *ED25519_ALGORITHMS)
 """The algorithms whose keys anybody may have."""
 
 _SHORTEST_SECRET = 32
-_LARGEST_FILE = 65536
+_MAX_FILE_BYTES = 65536
 _PARTS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
 _READERS: Mapping[str, Callable[[dict[str, Any]], object]] = {
     "RSA": RSAAlgorithm.from_jwk,
@@ -197,7 +197,7 @@ def _material_of(entry: Mapping[str, Any]) -> Any:
 def _read_secret(path: Path) -> str:
     secret_files.claim(path)
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8", errors="replace") as file:
-        secret = file.read(_LARGEST_FILE).strip()
+        secret = file.read(_MAX_FILE_BYTES).strip()
     if len(secret) < _SHORTEST_SECRET:
         raise Refusal(f"The secret {path} is too short; delete it to get a new one.")
     return secret

@@ -27,16 +27,16 @@ SCOPES: frozenset[str] = frozenset(get_args(Scope))
 SKEW = 30
 """Seconds that the issuer's clock may differ from ours."""
 
-LONGEST_TOKEN = 8192
+MAX_TOKEN_LENGTH = 8192
 """Characters of the longest token that is looked at."""
 
-LONGEST_NAME = 100
+MAX_NAME_LENGTH = 100
 """Characters of the longest name of a service."""
 
-MOST_REMEMBERED = 10_000
+CACHE_SIZE = 10_000
 """Verified tokens that are not verified again."""
 
-_LARGEST_ID = 2**31 - 1
+_MAX_ID = 2**31 - 1
 _LAST_SECOND = 253_402_300_799  # of the year 9999, where calendars end
 _TOKEN = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 _CANONICAL = re.compile(r"[1-9][0-9]{0,9}")
@@ -149,7 +149,7 @@ class Verifier:
             return
         self._jwks.freshen()
         self._take_what_was_fetched()
-        if token in self._remembered or len(token) > LONGEST_TOKEN:
+        if token in self._remembered or len(token) > MAX_TOKEN_LENGTH:
             return
         with contextlib.suppress(Unauthenticated):
             header = _header_of(token)
@@ -169,7 +169,7 @@ class Verifier:
 
     def verify(self, token: str) -> User | Service:
         """Return who calls. Raises `Unauthenticated`, as for a token that was presented."""
-        if len(token) > LONGEST_TOKEN:
+        if len(token) > MAX_TOKEN_LENGTH:
             raise _refused("The token is too long.")
         now = self._clock()
         self._take_what_was_fetched()
@@ -196,7 +196,7 @@ class Verifier:
 
     def _remember(self, token: str, caller: User | Service) -> User | Service:
         self._remembered[token] = caller
-        if len(self._remembered) > MOST_REMEMBERED:
+        if len(self._remembered) > CACHE_SIZE:
             self._remembered.popitem(last=False)
         return caller
 
@@ -245,7 +245,7 @@ def mint_service(
     """Make a service's token. Raises `Refusal` for a name that no service can have."""
     if not _names_a_service(name):
         raise Refusal(
-            f"A service's name has 1 to {LONGEST_NAME} characters, is no number, and has no control characters."
+            f"A service's name has 1 to {MAX_NAME_LENGTH} characters, is no number, and has no control characters."
         )
     signer = _signer(by)
     bound = {} if company_id is None else {"company_id": company_id}
@@ -378,7 +378,7 @@ def _service_name(claims: Mapping[str, Any], expected: Expected) -> str:
 
 def _names_a_service(name: str, *, may_be_a_number: bool = False) -> bool:
     return (
-        1 <= len(name) <= LONGEST_NAME
+        1 <= len(name) <= MAX_NAME_LENGTH
         and not _CONTROL.search(name)
         and (may_be_a_number or not _NUMBER.fullmatch(name))
     )
@@ -406,7 +406,7 @@ def _user_id(claims: Mapping[str, Any], expected: Expected) -> int:
 
 
 def _is_id(value: Any) -> bool:
-    return type(value) is int and 1 <= value <= _LARGEST_ID
+    return type(value) is int and 1 <= value <= _MAX_ID
 
 
 def _mint(signer: Signer, lifetime: timedelta, claims: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from tocsin.catalogue.kinds import Kind, kinds_of
 from tocsin.catalogue.languages import Languages, languages_of, stand_ins
 from tocsin.catalogue.rendering import Words, readable
 from tocsin.catalogue.shapes import as_given, shapes_of
-from tocsin.errors import MOST_FAULTS, UNTOLD, Fault, Invalid
+from tocsin.errors import MAX_FIELD_ERRORS, UNTOLD, Fault, Invalid
 from tocsin.validation import fault, faults_of
 
 __all__ = ["ENGLISH", "Catalogue", "Checked", "Kind"]
@@ -263,18 +263,18 @@ def _without_most_strangers(kind: Kind, given: dict[str, Any]) -> tuple[dict[str
 
 def _is_large(part: Any) -> bool:
     """Tell whether a part of an event, or an object in it, has more fields than are told of."""
-    if not isinstance(part, dict) or len(part) > MOST_FAULTS:
+    if not isinstance(part, dict) or len(part) > MAX_FIELD_ERRORS:
         return isinstance(part, dict)
     for of in part.values():  # noqa: SIM110 - `any` costs more than all else of this, for every event
-        if isinstance(of, dict) and len(of) > MOST_FAULTS:
+        if isinstance(of, dict) and len(of) > MAX_FIELD_ERRORS:
             return True
     return False
 
 
 def _pruned(part: Any, known: Collection[str]) -> tuple[Any, int]:
-    if not isinstance(part, dict) or len(part) <= len(known) + MOST_FAULTS:
+    if not isinstance(part, dict) or len(part) <= len(known) + MAX_FIELD_ERRORS:
         return part, 0
-    extra = {name for name in list(part)[:MOST_FAULTS] if name not in known}
+    extra = {name for name in list(part)[:MAX_FIELD_ERRORS] if name not in known}
     pruned = {name: value for name, value in part.items() if name in known or name in extra}
     return pruned, len(part) - len(pruned)
 

@@ -14,7 +14,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-LONGEST_LIST = 100
+MAX_LIST_ITEMS = 100
 
 VARIANT = "variant"
 """The type of the field `event` of a kind `a/b`: an object whose `type` is `b`."""
@@ -88,7 +88,7 @@ class FieldType:
 
     def annotation(self, one: Any) -> Any:
         """Return what pydantic checks the field by, where `one` is what it checks a single value by."""
-        whole = Annotated[list[one], Field(strict=True, min_length=1, max_length=LONGEST_LIST)] if self.many else one
+        whole = Annotated[list[one], Field(strict=True, min_length=1, max_length=MAX_LIST_ITEMS)] if self.many else one
         return whole | None if self.nullable else whole
 
 

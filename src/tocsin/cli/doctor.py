@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
 from tocsin import readiness
-from tocsin.auth.jwks import LARGEST, SLOWEST
+from tocsin.auth.jwks import FETCH_TIMEOUT, MAX_BYTES
 from tocsin.auth.keys import EVERYBODY, SECRET_FILE, of_jwks, of_pem
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
@@ -25,7 +25,7 @@ from tocsin.db.pool import Connection, connect, queries
 from tocsin.db.url import check_files, place_of
 from tocsin.errors import Refusal, Unavailable
 from tocsin.http_client.fetch import Unfetched, fetch
-from tocsin.jobs import MISSED
+from tocsin.jobs import LEASE_TIMEOUT
 from tocsin.postgres.supervisor import is_served, url_of
 from tocsin.preferences import Operator
 from tocsin.push import probe
@@ -38,13 +38,13 @@ from tocsin.settings import PREFIX, Settings, read_settings
 LEAST_SPACE, LITTLE_SPACE = 100 * 2**20, 2**30
 """Free bytes of the data folder's disk below which PostgreSQL may stop any moment, and those that are soon used up."""
 
-LARGEST_SKEW = 2.0
+MAX_CLOCK_SKEW = 2.0
 """Seconds that the database's clock may be off ours."""
 
-LONGEST_WAIT = 60.0
+MAX_QUEUE_WAIT = 60.0
 """Seconds for which a job that is due may wait in a healthy service."""
 
-LONGEST_ANSWER = 3.0
+DATABASE_TIMEOUT = 3.0
 """Seconds that what listens on our port may take to say that it is a Tocsin."""
 
 HELD = "correct its key or settings; until then its pushes wait"
@@ -227,7 +227,7 @@ async def _jwks(settings: Settings) -> AsyncIterator[Finding]:
         return
     url = str(settings.jwt_jwks_url)
     try:
-        keys = of_jwks(await fetch(url, seconds=SLOWEST, limit=LARGEST), EVERYBODY)
+        keys = of_jwks(await fetch(url, seconds=FETCH_TIMEOUT, limit=MAX_BYTES), EVERYBODY)
     except (Unfetched, ValueError) as error:
         remedy = f"see that it answers, or correct {PREFIX}JWT_JWKS_URL"
         yield Finding("FAIL", "JWKS", f"{url}: {str(error).rstrip('.')}", remedy)
@@ -317,7 +317,7 @@ def _is_ours(settings: Settings) -> bool:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - for a client
     url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/healthz"
     try:
-        with build_opener(ProxyHandler({})).open(url, timeout=LONGEST_ANSWER) as answer:
+        with build_opener(ProxyHandler({})).open(url, timeout=DATABASE_TIMEOUT) as answer:
             return bool(json.loads(answer.read(1000)) == {"status": "ok"})
     except (OSError, ValueError):
         return False
@@ -389,7 +389,7 @@ async def _server(connection: Connection, settings: Settings, place: str) -> Asy
     for finding in _durability(off, accepted=settings.database_durable == "yes"):
         yield finding
     skew = server["clock"] - ours
-    if abs(skew) > LARGEST_SKEW:
+    if abs(skew) > MAX_CLOCK_SKEW:
         yield Finding("warn", "clock", f"the database's is {skew:+.1f} s off ours", "set both by NTP")
     else:
         yield Finding("ok", "clock", "the database's goes with ours")
@@ -437,9 +437,9 @@ async def _schema_and_queue(connection: Connection, _settings: Settings, _place:
         yield Finding("warn", "dead letters", f"{dead}{' or more' if dead == 1000 else ''} could not be done", remedy)  # noqa: PLR2004 - the statement's limit
     else:
         yield Finding("ok", "dead letters", "none")
-    alive = await connection.fetchval(_SQL["workers"], MISSED)
+    alive = await connection.fetchval(_SQL["workers"], LEASE_TIMEOUT)
     waiting = queue["waiting"] or 0.0
-    if waiting > LONGEST_WAIT:
+    if waiting > MAX_QUEUE_WAIT:
         remedy = "run more of `tocsin worker`" if alive else "start `tocsin worker`"
         level: Literal["warn", "FAIL"] = "warn" if alive else "FAIL"
         yield Finding(level, "queue", f"the oldest job has waited {waiting:.0f} s", remedy)

@@ -20,11 +20,11 @@ from tocsin.strict_json import parse_object
 SERVICE = "tocsin-send"
 """The name under which events are posted."""
 
-PATIENCE = 60.0
+RETRY_TIMEOUT = 60.0
 """Seconds that the end of an event is waited for."""
 
 _LIFETIME = timedelta(minutes=5)
-_SLOWEST = 15.0
+_REQUEST_TIMEOUT = 15.0
 _STEP = 5
 _UNDER_WAY = frozenset({"queued", "delivering"})
 _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what it means to a client
@@ -65,8 +65,8 @@ class Client:
         return str(self._call("/events", event)["id"])
 
     def wait(self, id_: str) -> str:
-        """Return the state that an event ends in, or what it is after `PATIENCE`."""
-        end = time.monotonic() + PATIENCE
+        """Return the state that an event ends in, or what it is after `RETRY_TIMEOUT`."""
+        end = time.monotonic() + RETRY_TIMEOUT
         while True:
             state = str(self._call(f"/events/{id_}?wait={_STEP}")["state"])
             if state not in _UNDER_WAY or time.monotonic() > end:
@@ -77,7 +77,7 @@ class Client:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         request = Request(self.url + path, data, headers)  # noqa: S310 - http or https, see above
         try:
-            with _OPENER.open(request, timeout=_SLOWEST) as answer:
+            with _OPENER.open(request, timeout=_REQUEST_TIMEOUT) as answer:
                 return json.load(answer)
         except HTTPError as error:
             raise Refusal(f"The service at {self.url} answered {error.code}: {_words_of(error)}") from None

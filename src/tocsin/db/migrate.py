@@ -23,13 +23,13 @@ OLDEST_SERVER = 15
 CONCURRENT = "-- outside a transaction\n"
 """The first line of a step that may not run in a transaction."""
 
-LONGEST_LOCK = 3
+LOCK_TIMEOUT = 3
 """Seconds that a migration waits for a lock, and all who come later behind it."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
 """Seconds between two tries of a migration: doubled each time, up to the second."""
 
-PATIENCE = 600.0
+WAIT_TIMEOUT = 600.0
 """Seconds after which a migration that gets no lock is given up."""
 
 GRANT = (
@@ -81,7 +81,7 @@ async def migrate(url: str, *, accept_undurable: bool = False) -> list[Step]:
     """Bring the schema up to date and return the steps that were missing.
 
     Raises `Refusal` where a file of the url cannot be read, the server is too old, does not store UTF-8 or is not
-    durable, a pooler shares its sessions, our role lacks a right, or others hold a table for longer than `PATIENCE`.
+    durable, a pooler shares its sessions, our role lacks a right, or others hold a table for longer than `WAIT_TIMEOUT`.
     """
     check_files(url)
     connection = await connect(url)
@@ -169,7 +169,7 @@ async def _lock(connection: Connection) -> None:
 
 async def _take(connection: Connection, step: Step) -> bool:
     """Take a step in one transaction; where others hold its tables, give way to them and try again."""
-    end, pause = time.monotonic() + PATIENCE, FIRST_PAUSE
+    end, pause = time.monotonic() + WAIT_TIMEOUT, FIRST_PAUSE
     while True:
         try:
             async with connection.transaction():
@@ -184,7 +184,7 @@ async def _take(connection: Connection, step: Step) -> bool:
             what = f"{step.number:04} {step.name}"
             if time.monotonic() + pause > end:
                 raise Refusal(
-                    f"The migration {what} could not lock its tables for {PATIENCE:.0f} s. Sessions that hold them:"
+                    f"The migration {what} could not lock its tables for {WAIT_TIMEOUT:.0f} s. Sessions that hold them:"
                     f" {holders}. Wait for them or end them, and start again."
                 ) from None
             log.warning("a migration waits for a lock", step=what, held_by=holders, again_in=pause)
@@ -199,7 +199,7 @@ async def _run_apart(connection: Connection, step: Step) -> None:
 
     It may have got anywhere before it failed, so each of its statements can be repeated.
     """
-    await connection.execute(f"set lock_timeout = '{LONGEST_LOCK}s'")
+    await connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}s'")
     for statement in filter(str.strip, step.sql.split(";\n")):
         await connection.execute(statement)
     await connection.execute("set lock_timeout = 0")
@@ -216,7 +216,7 @@ async def _prepare(connection: Connection) -> None:
 
     Whoever waits for a lock stands in the way of all who come later, so nobody waits for long.
     """
-    await connection.execute(f"set local lock_timeout = '{LONGEST_LOCK}s'")
+    await connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}s'")
     if not await connection.fetchval("select exists (select from pg_namespace where nspname = $1)", SCHEMA):
         await connection.execute(f"create schema {SCHEMA}")
     if await connection.fetchval("select current_schema()") != SCHEMA:

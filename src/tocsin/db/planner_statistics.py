@@ -9,10 +9,10 @@ import asyncpg
 
 from tocsin.db.pool import SCHEMA, Connection, Database, queries
 
-FEW = 100
+SMALL_TABLE_ROWS = 100
 """Rows under which a table may be taken for empty: fewer than a list that it is joined with may have."""
 
-LARGE = 2**20
+LARGE_TABLE_BYTES = 2**20
 """Bytes from which a table is certainly not empty."""
 
 FIRST_THAT_CLEARS = 18
@@ -30,7 +30,7 @@ async def correct(database: Database) -> list[str]:
 async def correct_with(connection: Connection) -> list[str]:
     """Do the same on a connection."""
     clears = connection.get_server_version().major >= FIRST_THAT_CLEARS
-    found = await connection.fetch(_SQL["small"], FEW, 0 if clears else LARGE)
+    found = await connection.fetch(_SQL["small"], SMALL_TABLE_ROWS, 0 if clears else LARGE_TABLE_BYTES)
     correct_one = _clear if clears else _analyse
     return [table["name"] for table in found if await correct_one(connection, table["name"])]
 

@@ -21,25 +21,25 @@ from tocsin.errors import Unavailable
 SCHEMA = "tocsin"
 """All our tables live in a schema of this name, so that a database can be shared with the host application."""
 
-SLOWEST = 20.0
+STATEMENT_TIMEOUT = 20.0
 """Seconds after which a statement is given up."""
 
-LONGEST_CONNECTING = 5.0
+CONNECT_TIMEOUT = 5.0
 """Seconds after which a connection that does not come about is given up."""
 
-LONGEST_IDLE = 60.0
+IDLE_TIMEOUT = 60.0
 """Seconds after which a connection that nobody needed is closed."""
 
 SERVERS_PART, LOCKS_PART = 0.9, 0.8
 """The parts of a statement's time after which the server itself gives it up, and the wait for one lock of it: so it is
 known whether the database does not answer, something is locked, or the statement asks too much."""
 
-LONGEST_PAUSE = 60.0
+IDLE_IN_TRANSACTION_TIMEOUT = 60.0
 """Seconds that a transaction may wait for its process, which may hang while it holds locks."""
 
 FIRST_WITH_TRANSACTION_TIMEOUT = 17
 
-SILENCE = 60.0
+LOG_INTERVAL = 60.0
 """Seconds for which the same outage is not logged again."""
 
 log = structlog.get_logger(__name__)
@@ -61,17 +61,17 @@ Connection = asyncpg.Connection
 
 
 async def connect(url: str, slowest: float | None = None) -> Connection:
-    """Open one connection, on which a statement may take `slowest` seconds; in `LONGEST_CONNECTING`.
+    """Open one connection, on which a statement may take `slowest` seconds; in `CONNECT_TIMEOUT`.
 
     The settings of the session are one statement after connecting: poolers refuse them as parameters of the start.
 
     Raises one of `DRIVER_ERRORS` where the database cannot be reached.
     """
     target = target_of(url)
-    connection = await asyncpg.connect(target.dsn, timeout=LONGEST_CONNECTING, command_timeout=slowest)
+    connection = await asyncpg.connect(target.dsn, timeout=CONNECT_TIMEOUT, command_timeout=slowest)
     try:
         settings = _session(target.settings, slowest, connection.get_server_version().major)
-        await connection.execute(_set(settings), timeout=LONGEST_CONNECTING)
+        await connection.execute(_set(settings), timeout=CONNECT_TIMEOUT)
     except BaseException:
         connection.terminate()
         raise
@@ -90,7 +90,7 @@ class Database:
     """
 
     def __init__(
-        self, url: str, size: int, patience: float = SLOWEST, *, yields: bool = False, beats: bool = False
+        self, url: str, size: int, patience: float = STATEMENT_TIMEOUT, *, yields: bool = False, beats: bool = False
     ) -> None:
         self._url = url
         self._patience = patience
@@ -191,7 +191,7 @@ class Database:
             self._idle.append((now, connection))
         else:
             connection.terminate()
-        if self._idle and now - self._idle[0][0] > LONGEST_IDLE:
+        if self._idle and now - self._idle[0][0] > IDLE_TIMEOUT:
             self._idle.pop(0)[1].terminate()
         self._admission.leave(loan)
         if self._away_since is not None and error is None:
@@ -199,12 +199,12 @@ class Database:
             self._away_since = None
 
     def _raise(self, error: Exception) -> NoReturn:
-        """Raise what an error means; the log gets one line of each reason in `SILENCE` seconds."""
+        """Raise what an error means; the log gets one line of each reason in `LOG_INTERVAL` seconds."""
         problem = problem_of(error)
         if problem is None:
             raise error
         now = time.monotonic()
-        if now - self._logged_at.get(problem.reason, -SILENCE) >= SILENCE:
+        if now - self._logged_at.get(problem.reason, -LOG_INTERVAL) >= LOG_INTERVAL:
             self._logged_at[problem.reason] = now
             is_away = isinstance(problem, Unavailable) and not is_conflict(error)
             event = "database is not available" if is_away else "statement was given up"
@@ -268,7 +268,7 @@ def _session(asked: Iterable[tuple[str, str]], slowest: float | None, version: i
         "enable_bitmapscan": "off",
         "statement_timeout": _milliseconds(slowest, SERVERS_PART),
         "lock_timeout": _milliseconds(slowest, LOCKS_PART),
-        "idle_in_transaction_session_timeout": _milliseconds(LONGEST_PAUSE if slowest else None),
+        "idle_in_transaction_session_timeout": _milliseconds(IDLE_IN_TRANSACTION_TIMEOUT if slowest else None),
         "idle_session_timeout": "0",
         **({"transaction_timeout": "0"} if version >= FIRST_WITH_TRANSACTION_TIMEOUT else {}),
     }

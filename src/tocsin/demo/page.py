@@ -19,7 +19,7 @@ from tocsin.api.requests import ids_of, number_of
 from tocsin.auth.tokens import Signer, mint_service, mint_user
 from tocsin.catalogue import ENGLISH
 from tocsin.demo.events import event_of
-from tocsin.directory import LARGEST_ID, Team, User
+from tocsin.directory import MAX_ID, Team, User
 from tocsin.errors import Fault, Invalid, NotFound, Unauthorized
 from tocsin.events import Draft
 from tocsin.local_calls import is_local
@@ -114,7 +114,7 @@ class DemoPage:
         """
         request.state.is_quiet = True
         faults: list[Fault] = []
-        id_ = number_of(request.query_params, "user", (1, LARGEST_ID), 0, faults)
+        id_ = number_of(request.query_params, "user", (1, MAX_ID), 0, faults)
         if faults:
             raise Invalid(faults)
         if all(person.id != id_ for person in self.people):

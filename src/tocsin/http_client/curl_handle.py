@@ -18,10 +18,10 @@ FORBIDDEN = "forbidden address"
 """The error of a guarded request that would have gone where it may not."""
 
 _OURS = ("User-Agent: tocsin", "Accept:", "Expect:")
-_MOST_REFUSALS = 20
+_MAX_REFUSALS = 20
 _BOTH = pycurl.PROTO_HTTPS | pycurl.PROTO_HTTP
 _OLDEST_CONNECTION = 3600
-_LONGEST_IDLE = 600
+_IDLE_TIMEOUT = 600
 _QUICK_EXIT = 322  # pycurl has no name for it: to end without waiting for look-ups of names
 
 
@@ -134,7 +134,7 @@ class Slot:
             return True
         self.pending.refusals += 1
         encrypted = self.pending.request.url.startswith("https:")  # older HTTP, unencrypted, has no word for refusals
-        return encrypted and not self.doubtful and self.pending.refusals <= _MOST_REFUSALS
+        return encrypted and not self.doubtful and self.pending.refusals <= _MAX_REFUSALS
 
     def _about_to_go(self, address: str, _own: str, _port: int, own_port: int) -> int:
         """Called before a request is written, also when curl means to write it again."""
@@ -204,7 +204,7 @@ class Slot:
             (pycurl.TIMEOUT_MS, int(limits.seconds * 1000)),
             (pycurl.CONNECTTIMEOUT_MS, int(limits.connecting * 1000)),
             (pycurl.MAXFILESIZE, limits.bytes),
-            (pycurl.MAXAGE_CONN, _LONGEST_IDLE),
+            (pycurl.MAXAGE_CONN, _IDLE_TIMEOUT),
             (pycurl.MAXLIFETIME_CONN, _OLDEST_CONNECTION),
             (pycurl.TCP_KEEPALIVE, 1),
             (pycurl.DNS_CACHE_TIMEOUT, 0),

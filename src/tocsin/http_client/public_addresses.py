@@ -9,7 +9,7 @@ _URL = re.compile(
 )
 _ADDRESS = re.compile(r"(?:\d{1,3}\.){3}\d{1,3}", re.ASCII)
 _LETTER = re.compile(r"[a-z]", re.IGNORECASE)
-_LONGEST_LABEL = 63
+_MAX_LABEL_LENGTH = 63
 _NEVER_IN_A_PATH = re.compile(r"[\\#\"<>^`{|}]")
 _DEFAULT_PORTS = {"https": "443", "http": "80"}
 _UNICAST = IPv6Network("2000::/3")
@@ -38,7 +38,7 @@ def _is_a_host(text: str) -> bool:
     if text.startswith("[") or _ADDRESS.fullmatch(text):
         return True
     labels = text.split(".")
-    return all(1 <= len(label) <= _LONGEST_LABEL for label in labels) and _LETTER.search(labels[-1]) is not None
+    return all(1 <= len(label) <= _MAX_LABEL_LENGTH for label in labels) and _LETTER.search(labels[-1]) is not None
 
 
 @lru_cache(4096)

@@ -21,7 +21,7 @@ Done = tuple["Future[Answer]", Answer]
 
 CLOSED = "the transport is closed"
 _UNPROVEN = frozenset({0, 401, 403})
-_MOST_PORTS = 16
+_MAX_PORTS = 16
 _BROKEN = select.POLLERR | select.POLLHUP
 _WATCHED = {
     pycurl.POLL_IN: select.POLLIN,
@@ -63,7 +63,7 @@ class Lone:
             return
         self._alone = None
         if status not in _UNPROVEN:
-            if len(self._proven) >= _MOST_PORTS:
+            if len(self._proven) >= _MAX_PORTS:
                 self._proven.clear()  # of connections long gone, mostly; the others prove themselves again
             self._proven.add(self._port)
             self.ready = True

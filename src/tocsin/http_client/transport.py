@@ -14,7 +14,7 @@ from tocsin.http_client.sender import CLOSED, Done, Sender
 from tocsin.http_client.tls import Trust
 from tocsin.push.channels import Answer, Request
 
-_LONGEST_END = 5.0
+_STOP_TIMEOUT = 5.0
 """Seconds that the thread may take to end, beyond its grace: a look-up of a name can't be interrupted."""
 
 
@@ -65,7 +65,7 @@ class Transport:
     async def close(self, grace: float = 0.0) -> None:
         """End: what waits is answered with status 0 at once, and what is under way after `grace` seconds."""
         self._sender.end(grace)
-        await asyncio.to_thread(self._thread.join, grace + _LONGEST_END)
+        await asyncio.to_thread(self._thread.join, grace + _STOP_TIMEOUT)
 
     def _hand_back(self, done: list[Done]) -> None:
         """Called by the thread."""

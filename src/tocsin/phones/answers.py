@@ -15,7 +15,7 @@ DEFAULT_STATUS = 503
 FIRST_FAILURE = 300
 """The lowest status that is no success."""
 
-_LONGEST = 3_600_000
+_MAX_DELAY_MS = 3_600_000
 _FIELDS = {
     "provider", "token", "status", "reason", "answer", "headers", "after_ms", "times", "timestamp", "shown", "every",
 }  # fmt: skip
@@ -102,7 +102,7 @@ def demand_of(value: Mapping[str, Any]) -> Demand:
         reason,
         answer,
         _headers(value.get("headers", {})),
-        (_whole(value, "after_ms", 0, _LONGEST) or 0) / 1000,
+        (_whole(value, "after_ms", 0, _MAX_DELAY_MS) or 0) / 1000,
         _whole(value, "times", 1, math.inf),
         _whole(value, "timestamp", 0, math.inf),
         _flag(value, "shown"),

@@ -15,11 +15,11 @@ from tocsin.phones.exchange import JSON, Banner, Change, Push, Refused, Reply, R
 from tocsin.phones.screens import badge_of, ids_of, part, text
 from tocsin.strict_json import parse_object
 
-LARGEST = 4096
-LARGEST_VOIP = 5120
+MAX_BYTES = 4096
+MAX_VOIP_BYTES = 5120
 """Bytes of a payload."""
 
-LONGEST_COLLAPSE_ID = 64
+MAX_COLLAPSE_ID_LENGTH = 64
 """Bytes of an `apns-collapse-id`."""
 
 OLDEST_TOKEN = 3600
@@ -166,13 +166,13 @@ def _check_headers(headers: dict[str, str]) -> None:
         raise Refused(400, "BadPriority")
     if not _EXPIRATION.fullmatch(headers.get("apns-expiration", "0")):
         raise Refused(400, "BadExpirationDate")
-    if len(headers.get("apns-collapse-id", "").encode("latin-1")) > LONGEST_COLLAPSE_ID:
+    if len(headers.get("apns-collapse-id", "").encode("latin-1")) > MAX_COLLAPSE_ID_LENGTH:
         raise Refused(400, "BadCollapseId")
 
 
 def _payload_of(request: Request) -> dict[str, Any]:
     voip = request.headers["apns-push-type"] == "voip"
-    if len(request.body) > (LARGEST_VOIP if voip else LARGEST):
+    if len(request.body) > (MAX_VOIP_BYTES if voip else MAX_BYTES):
         raise Refused(413, "PayloadTooLarge")
     try:
         payload = parse_object(request.body)

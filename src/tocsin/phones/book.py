@@ -10,7 +10,7 @@ from tocsin.phones.answers import Demand, Demands
 from tocsin.phones.exchange import Banner, Provider, Push, Refused, Reply, Request
 from tocsin.phones.screens import Screen, moment, told
 
-MOST_PUSHES = 100_000
+MAX_PUSHES = 100_000
 """Pushes that are kept; older ones are forgotten, and the screens stay."""
 
 
@@ -18,7 +18,7 @@ MOST_PUSHES = 100_000
 class Book:
     """What the stand-ins share."""
 
-    pushes: deque[Push] = field(default_factory=lambda: deque(maxlen=MOST_PUSHES))
+    pushes: deque[Push] = field(default_factory=lambda: deque(maxlen=MAX_PUSHES))
     screens: dict[tuple[str, str], Screen] = field(default_factory=dict)
     demands: Demands = field(default_factory=Demands)
     numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))

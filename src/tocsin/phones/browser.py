@@ -21,10 +21,10 @@ from tocsin.strict_json import parse
 STREAMS = 100
 """Requests that may be open at once."""
 
-LARGEST = 4096
+MAX_BYTES = 4096
 """Bytes of a body."""
 
-LONGEST_VAPID = 86_400
+MAX_VAPID_LIFETIME = 86_400
 """Seconds that a VAPID token may be good for."""
 
 REASONS = {
@@ -125,7 +125,7 @@ class Browser:
         if authorization not in self._seen:
             self._seen[authorization] = self._sender(authorization)
         expires, key = self._seen[authorization]
-        if not -_SKEW < expires - time.time() <= LONGEST_VAPID + _SKEW:
+        if not -_SKEW < expires - time.time() <= MAX_VAPID_LIFETIME + _SKEW:
             raise Refused(403, "Invalid VAPID token", "`exp` is past, or more than 24 hours away.")
         if subscription.bound_to not in ("", key):
             raise Refused(403, "Other VAPID key", "The subscription belongs to another application server key.")
@@ -165,7 +165,7 @@ def _check_headers(headers: dict[str, str]) -> None:
 
 def _payload_of(request: Request, subscription: Subscription) -> Any:
     """Return what a push says: JSON, or else text; none where it has no body."""
-    if len(request.body) > LARGEST:
+    if len(request.body) > MAX_BYTES:
         raise Refused(413, "Payload too large")
     if not request.body:
         return None

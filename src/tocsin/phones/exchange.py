@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 Fate = Literal["answered", "hang", "reset", "cut", "goaway"]
 """What becomes of a request: beside an answer, silence, RST_STREAM, a lost connection, or GOAWAY before it."""
 
-LARGEST_BODY = 1 << 20
+MAX_BODY_BYTES = 1 << 20
 """Bytes of a body that are kept; what is beyond is taken and forgotten."""
 
 JSON = ("content-type", "application/json; charset=UTF-8")

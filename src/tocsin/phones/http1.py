@@ -6,7 +6,7 @@ from typing import cast
 
 import httptools
 
-from tocsin.phones.exchange import LARGEST_BODY, Handler, Reply, Request
+from tocsin.phones.exchange import MAX_BODY_BYTES, Handler, Reply, Request
 
 
 class Http1(asyncio.Protocol):
@@ -61,7 +61,7 @@ class Http1(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
-        if len(self._body) < LARGEST_BODY:
+        if len(self._body) < MAX_BODY_BYTES:
             self._body += body
 
     def on_message_complete(self) -> None:

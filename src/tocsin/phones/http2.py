@@ -20,9 +20,9 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 
-from tocsin.phones.exchange import LARGEST_BODY, Handler, Reply, Request
+from tocsin.phones.exchange import MAX_BODY_BYTES, Handler, Reply, Request
 
-LARGEST_HEADERS = 16_384
+MAX_HEADER_BYTES = 16_384
 """Bytes that the headers of one request may have."""
 
 LINGER = 1.0
@@ -127,7 +127,7 @@ class Http2(asyncio.Protocol):
 
     def _take(self, stream: int, data: bytes, length: int) -> None:
         incoming = self._open.get(stream)
-        if incoming is not None and len(incoming.body) < LARGEST_BODY:
+        if incoming is not None and len(incoming.body) < MAX_BODY_BYTES:
             incoming.body += data
         if length:
             self._http.acknowledge_received_data(length, stream)
@@ -219,7 +219,7 @@ def _settings(streams: int) -> Settings:
         client=False,
         initial_values={
             SettingCodes.MAX_CONCURRENT_STREAMS: streams,
-            SettingCodes.MAX_HEADER_LIST_SIZE: LARGEST_HEADERS,
+            SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADER_BYTES,
         },
     )
 

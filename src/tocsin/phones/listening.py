@@ -22,7 +22,7 @@ from tocsin.phones.http2 import Http2
 LIFETIME = timedelta(days=90)
 """How long a certificate is good for; it is made anew at every start."""
 
-LONGEST_CLOSE = 1.0
+CLOSE_TIMEOUT = 1.0
 """Seconds that a stop waits for connections to end."""
 
 NAMES = (
@@ -68,7 +68,7 @@ class Listener:
             transport.abort()
         # One that has not shaken hands yet is not ours to cut, and must not keep us.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LONGEST_CLOSE):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
                 await asyncio.gather(*(server.wait_closed() for server in self._servers))
         self._servers.clear()
 

@@ -10,11 +10,11 @@ from tocsin.phones.exchange import Refused
 TARGETS = ("fid", "token", "topic", "condition")
 """Whom a message goes to: exactly one of them."""
 
-LARGEST = 4096
-LARGEST_TO_TOPIC = 2048
+MAX_BYTES = 4096
+MAX_TOPIC_BYTES = 2048
 """Bytes of a payload, to a device and to many."""
 
-LONGEST_TTL = 2_419_200
+MAX_TTL = 2_419_200
 """Seconds: four weeks."""
 
 _MESSAGE = frozenset({"name", "data", "notification", "android", "webpush", "apns", "fcm_options", *TARGETS})
@@ -82,8 +82,8 @@ def _check_android(value: Any) -> None:
         raise refused_field("message.android.priority", "Invalid value: take NORMAL or HIGH.")
     ttl = android.get("ttl", "0s")
     found = _TTL.fullmatch(ttl) if isinstance(ttl, str) else None
-    if not found or float(ttl[:-1]) > LONGEST_TTL:
-        raise refused_field("message.android.ttl", f"Invalid duration: seconds with an s, at most {LONGEST_TTL}s.")
+    if not found or float(ttl[:-1]) > MAX_TTL:
+        raise refused_field("message.android.ttl", f"Invalid duration: seconds with an s, at most {MAX_TTL}s.")
     _check_data(android.get("data", {}), "message.android.data")
     _object(android.get("notification", {}), "message.android.notification", _ANDROID_NOTIFICATION)
 
@@ -104,10 +104,10 @@ def _check_data(value: Any, where: str) -> None:
 def _check_size(message: Mapping[str, Any]) -> None:
     android = message.get("android", {})
     parts = [message.get("data"), message.get("notification"), android.get("data"), android.get("notification")]
-    most = LARGEST if "token" in message or "fid" in message else LARGEST_TO_TOPIC
+    most = MAX_BYTES if "token" in message or "fid" in message else MAX_TOPIC_BYTES
     if sum(_size(one) for one in parts if one) > most:
         raise refused_field("message", "Android message is too big")
-    if _size(message.get("apns", {}).get("payload", {})) > LARGEST:
+    if _size(message.get("apns", {}).get("payload", {})) > MAX_BYTES:
         raise refused_field("message.apns.payload", "iOS message is too big")
 
 

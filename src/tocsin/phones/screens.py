@@ -6,7 +6,7 @@ from typing import Any
 
 from tocsin.phones.exchange import Banner, Change
 
-MOST_BANNERS = 1000
+MAX_BANNERS = 1000
 """Banners that one device shows; the oldest goes first."""
 
 
@@ -29,7 +29,7 @@ class Screen:
         if change.banner is not None:
             self.banners.pop(change.banner.key, None)
             self.banners[change.banner.key] = change.banner
-            if len(self.banners) > MOST_BANNERS:
+            if len(self.banners) > MAX_BANNERS:
                 del self.banners[next(iter(self.banners))]
 
     def as_json(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ MAJOR = "18"
 NAME = "tocsin"
 """The database and its superuser."""
 
-LONGEST_SOCKET = 106
+MAX_SOCKET_PATH = 106
 """Bytes of the longest path of a unix socket that every client takes."""
 
 KEPT_LOGS = 10
@@ -150,9 +150,9 @@ def _refuse_unusable_path(folder: Path) -> None:
             " unprintable); set TOCSIN_DATA_DIR to another."
         )
     length = len(os.fsencode(folder / "run" / _SOCKET))
-    if length > LONGEST_SOCKET:
+    if length > MAX_SOCKET_PATH:
         raise Refusal(
-            f"The path of the data folder {path} is {length - LONGEST_SOCKET} bytes too long for a unix socket; set"
+            f"The path of the data folder {path} is {length - MAX_SOCKET_PATH} bytes too long for a unix socket; set"
             " TOCSIN_DATA_DIR to a shorter one."
         )
 

@@ -17,7 +17,7 @@ import structlog
 
 from tocsin.errors import Refusal
 
-PATIENCE = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0))
+STOP_SIGNALS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0))
 """How a server is asked to end (fast, at once, by force) and the seconds that each way is given."""
 
 SHARED_MEMORY = "give the container more of /dev/shm, such as --shm-size 256m"
@@ -98,7 +98,7 @@ async def has_ended(process: subprocess.Popen[bytes], within: float | None = Non
 
 async def end(process: subprocess.Popen[bytes]) -> None:
     """End a child as fast as is clean, and by force if it must be."""
-    for kind, seconds in PATIENCE:
+    for kind, seconds in STOP_SIGNALS:
         if process.poll() is None:
             process.send_signal(kind)
         if await has_ended(process, seconds):
@@ -116,7 +116,7 @@ async def end_leftovers(database: Path) -> None:
     running = _servers_of(database)
     master = _recorded(database) & running
     # Processes that have lost their postmaster can't end cleanly: at SIGINT one would write a last checkpoint.
-    for kind, seconds in PATIENCE if master else PATIENCE[1:]:
+    for kind, seconds in STOP_SIGNALS if master else STOP_SIGNALS[1:]:
         if not running:
             return
         log.warning("a PostgreSQL without supervisor is ended", processes=sorted(running), signal=kind.name)

@@ -12,7 +12,7 @@ from tocsin.push.deliveries import Delivery
 
 Content = Literal["full", "title", "none"]
 
-MOST_REMEMBERED = 1_000
+CACHE_SIZE = 1_000
 """Notifications whose words are not put together again for each device."""
 
 
@@ -30,7 +30,7 @@ class Composer:
         found = self._remembered.get(key)
         if found is None:
             found = self._remembered[key] = self._compose(delivery)
-            if len(self._remembered) > MOST_REMEMBERED:
+            if len(self._remembered) > CACHE_SIZE:
                 self._remembered.popitem(last=False)
         return found
 

@@ -21,7 +21,7 @@ State = Literal["queued", "later", "held", "delivered", "gone", "refused", "dead
 STATES: tuple[State, ...] = ("queued", "delivered", "gone", "later", "held", "refused", "dead", "muted", "skipped")
 """All states of a delivery; `skipped` was read, deleted, cancelled or moved before its turn."""
 
-STEPS = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
+RETRY_DELAYS = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
 """Seconds to wait before each further try; the last again and again."""
 
 JITTER = 0.1
@@ -307,7 +307,7 @@ def next_try(attempts: int, after: float | None, least: float, expires_at: datet
 
     What the provider asked for, `after` seconds, takes the step's place; `least` is what it asks for at all times.
     """
-    step = STEPS[min(attempts, len(STEPS)) - 1] if after is None else after
+    step = RETRY_DELAYS[min(attempts, len(RETRY_DELAYS)) - 1] if after is None else after
     wait = max(step, least) * (1 + random.uniform(0, JITTER))  # noqa: S311 - spreads tries, hides nothing
     due_at = datetime.now(UTC) + timedelta(seconds=wait)
     return due_at if due_at < expires_at else None

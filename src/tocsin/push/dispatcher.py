@@ -29,10 +29,10 @@ from tocsin.push.deliveries import Clear, Delivery, Key, Settled, next_try
 from tocsin.push.lanes import Answered, Lane
 from tocsin.push.results import Settler
 
-MOST_APART = 3
+MAX_SINGLE_RETRIES = 3
 """How many held deliveries of a device go one by one when its quiet hours end; more are one push."""
 
-RELEASED_AT_ONCE = 1_000
+RELEASE_BATCH_SIZE = 1_000
 """How many held deliveries one statement has decided again where the operator's rules have changed."""
 
 RELEASE_PAUSE = 0.05
@@ -126,7 +126,7 @@ class Dispatcher:
             return
         log.info("operator's preferences changed: held pushes are decided again")
         last = Key(UUID(int=0), UUID(int=0))
-        while following := await deliveries.release_all_held(self._database, last, RELEASED_AT_ONCE):
+        while following := await deliveries.release_all_held(self._database, last, RELEASE_BATCH_SIZE):
             last = following
             self._doorbell.ring("push")
             await asyncio.sleep(RELEASE_PAUSE)
@@ -361,7 +361,7 @@ def _in_turn(going: Iterable[Delivery]) -> tuple[list[list[Delivery]], list[Key]
             now.append([delivery])
     for of_device in held.values():
         of_device.sort(key=lambda delivery: delivery.place)
-        if len(of_device) <= MOST_APART:
+        if len(of_device) <= MAX_SINGLE_RETRIES:
             back += [delivery.key for delivery in of_device[1:]]
             del of_device[1:]
         now.append(of_device)

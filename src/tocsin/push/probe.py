@@ -15,10 +15,10 @@ from tocsin.push.channels import Address, Delivered, Gone, Later, Outcome, Push,
 from tocsin.push.content import Composer
 from tocsin.push.lanes import Lane
 
-MOST_A_MINUTE = 5
+MAX_PER_MINUTE = 5
 """Test pushes that a user may have sent within a minute."""
 
-PATIENCE = 10.0
+PROBE_TIMEOUT = 10.0
 """Seconds that a provider's answer is waited for."""
 
 LIFETIME = timedelta(minutes=5)
@@ -47,9 +47,9 @@ async def send(database: Database, composer: Composer, lanes: Sequence[Lane], us
     device = await database.row(_SQL["device"], user_id, token)
     if device is None:
         raise NotFound
-    if await database.value(_SQL["take"], user_id, MOST_A_MINUTE) is None:
+    if await database.value(_SQL["take"], user_id, MAX_PER_MINUTE) is None:
         wait = await database.value(_SQL["free_in"], user_id)
-        raise RateLimited(MOST_A_MINUTE, max(1, math.ceil(wait or 0)))
+        raise RateLimited(MAX_PER_MINUTE, max(1, math.ceil(wait or 0)))
     lane = next((lane for lane in lanes if lane.name == device["lane"]), None)
     if lane is None:
         return Said(device["lane"], "stopped", "no key is set for this provider and app")
@@ -93,7 +93,7 @@ async def _push(lane: Lane, address: Address, composer: Composer, badge: int, lo
     if isinstance(request, Refused):
         return request, now
     try:
-        answer = await asyncio.wait_for(lane.transport.submit(request), PATIENCE)
+        answer = await asyncio.wait_for(lane.transport.submit(request), PROBE_TIMEOUT)
     except TimeoutError:
-        return Later(f"the provider has not answered within {PATIENCE:.0f} seconds"), now
+        return Later(f"the provider has not answered within {PROBE_TIMEOUT:.0f} seconds"), now
     return lane.channel.outcome(push, answer), answer.sent_at

@@ -22,20 +22,20 @@ from tocsin.push import deliveries
 from tocsin.transfer.lines import PARTS, Line, Reader
 from tocsin.validation import fault
 
-LONGEST_LINE = 8 * 2**20
+MAX_LINE_BYTES = 8 * 2**20
 """Bytes of the longest line."""
 
-MOST_FAULTS = 100
+MAX_FIELD_ERRORS = 100
 """How many faults of an import are told at once."""
 
-STAGED_AT_ONCE = 2_000
+STAGE_BATCH_SIZE = 2_000
 """How many lines are stored at once while an import comes in."""
 
-APPLIED_AT_ONCE = 2_500
+APPLY_BATCH_SIZE = 2_500
 """How many lines one transaction applies."""
 
 _COLUMNS = ("import_id", *Line._fields)
-_LOOK_AGAIN = 0.25
+_POLL_INTERVAL = 0.25
 _SQL = queries("imports")
 
 
@@ -68,11 +68,11 @@ class Import:
         self._rest = bytearray(rest)
         for text in whole:
             self._read(text)
-        if len(self._rest) > LONGEST_LINE:
+        if len(self._rest) > MAX_LINE_BYTES:
             self._rest.clear()
             self._rest += b"-"  # what is no line; what follows of it is no line either
-            self._note([fault(f"lines.{self._number + 1}", "string_between", f"has over {LONGEST_LINE} bytes")])
-        if len(self._staged) >= STAGED_AT_ONCE:
+            self._note([fault(f"lines.{self._number + 1}", "string_between", f"has over {MAX_LINE_BYTES} bytes")])
+        if len(self._staged) >= STAGE_BATCH_SIZE:
             await self._stage()
 
     async def end(self) -> None:
@@ -91,7 +91,7 @@ class Import:
         """
         if self._faults:
             raise Invalid(self._faults)
-        unknown = await connection.fetch(_SQL["unknown"], self.id, self._reader.company_id, MOST_FAULTS)
+        unknown = await connection.fetch(_SQL["unknown"], self.id, self._reader.company_id, MAX_FIELD_ERRORS)
         if unknown:
             raise Invalid(
                 [fault(f"lines.{row['number']}{row['path']}", "unknown", _unknown(row["path"])) for row in unknown]
@@ -116,7 +116,7 @@ class Import:
 
     def _read(self, text: bytes | bytearray) -> None:
         self._number += 1
-        if not text.strip() or len(self._faults) >= MOST_FAULTS:
+        if not text.strip() or len(self._faults) >= MAX_FIELD_ERRORS:
             return
         found = self._reader.read(self._number, bytes(text))
         if isinstance(found, Line):
@@ -126,7 +126,7 @@ class Import:
             self._note(found)
 
     def _note(self, faults: list[Fault]) -> None:
-        self._faults = (self._faults + faults)[:MOST_FAULTS]
+        self._faults = (self._faults + faults)[:MAX_FIELD_ERRORS]
 
     async def _stage(self) -> None:
         """Let what was read be stored while more is read; one lot at a time."""
@@ -158,7 +158,7 @@ async def applied(database: Database, doorbell: Doorbell, id_: UUID) -> int | No
         return None
     if row["dead"]:
         raise InternalError(str(id_))
-    await wait(bell, _LOOK_AGAIN)
+    await wait(bell, _POLL_INTERVAL)
     count: int = row["applied"]
     return count
 
@@ -190,7 +190,7 @@ async def _apply(database: Database, worker: UUID, job: Job) -> None:
 
 
 async def _users(connection: Connection, id_: UUID, company_id: int | None) -> int:
-    [row] = await connection.fetch(_SQL["users"], id_, company_id, APPLIED_AT_ONCE)
+    [row] = await connection.fetch(_SQL["users"], id_, company_id, APPLY_BATCH_SIZE)
     await deliveries.release_held(connection, row["elsewhere"])
     await devices.say_goodbye(connection, row["retired"])
     await directory.until_tokens_are_good(row["wait"])
@@ -211,7 +211,7 @@ async def _teams(connection: Connection, id_: UUID, company_id: int | None) -> i
 
 
 async def _devices(connection: Connection, id_: UUID, company_id: int | None) -> int:
-    [row] = await connection.fetch(_SQL["devices"], id_, company_id, APPLIED_AT_ONCE)
+    [row] = await connection.fetch(_SQL["devices"], id_, company_id, APPLY_BATCH_SIZE)
     for owner in row["owners"]:
         await devices.keep_to_the_limit(connection, owner)
     count: int = row["count"]
@@ -219,8 +219,8 @@ async def _devices(connection: Connection, id_: UUID, company_id: int | None) ->
 
 
 async def _notifications(connection: Connection, id_: UUID, company_id: int | None) -> int:
-    await connection.fetch(_SQL["concerned"], id_, APPLIED_AT_ONCE)
-    [row] = await connection.fetch(_SQL["notifications"], id_, company_id, APPLIED_AT_ONCE)
+    await connection.fetch(_SQL["concerned"], id_, APPLY_BATCH_SIZE)
+    [row] = await connection.fetch(_SQL["notifications"], id_, company_id, APPLY_BATCH_SIZE)
     if row["with_more"]:
         unsorted = [each["user_id"] for each in await connection.fetch(_SQL["unsorted"], row["with_more"])]
         if unsorted:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tocsin.catalogue import Catalogue
 from tocsin.devices import device_of
-from tocsin.directory import LARGEST_ID
+from tocsin.directory import MAX_ID
 from tocsin.errors import Fault, Malformed
 from tocsin.formats import NotificationLine, TeamLine, UserLine
 from tocsin.notifications import IMPORTED, body_with, moment_of, to_json
@@ -118,6 +118,6 @@ def _faults_of_owner(value: Mapping[str, Any]) -> list[Fault]:
         return [fault("user_id", "required", "is required")]
     if type(id_) is not int:
         return [fault("user_id", "integer", "must be an integer")]
-    if not 1 <= id_ <= LARGEST_ID:
-        return [fault("user_id", "numeric_between", f"must be between 1 and {LARGEST_ID}")]
+    if not 1 <= id_ <= MAX_ID:
+        return [fault("user_id", "numeric_between", f"must be between 1 and {MAX_ID}")]
     return []

@@ -16,7 +16,7 @@ from tocsin.errors import Refusal
 from tocsin.files import content_of
 from tocsin.notifications import to_json
 from tocsin.push.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Stopped
-from tocsin.push.channels.payloads import LARGEST, Parts, apple, fitted, ids, notification
+from tocsin.push.channels.payloads import MAX_BYTES, Parts, apple, fitted, ids, notification
 from tocsin.push.channels.responses import Way, lane_later, object_of, pause_of, reason_of, settled, text_of, way_of
 
 PRODUCTION = "https://api.push.apple.com"
@@ -74,7 +74,7 @@ STATUSES: dict[int, Way] = {
 }
 """The same for reasons that are not known; another status from 500 on is for later, and the rest is refused."""
 
-TOKEN_UPDATES_PAUSE = 300.0
+TOKEN_UPDATES_RETRY_DELAY = 300.0
 """Seconds for which a lane waits after too many tokens."""
 
 
@@ -129,7 +129,7 @@ class Apns:
             case "later":
                 return Later(why, pause_of(answer))
             case "lane later":
-                return lane_later(answer, why, TOKEN_UPDATES_PAUSE)
+                return lane_later(answer, why, TOKEN_UPDATES_RETRY_DELAY)
             case "another token":
                 return self._expired(why, answer)
             case way:
@@ -209,8 +209,8 @@ def headers_of(push: Push, topic: str) -> tuple[tuple[str, str], ...]:
 
 def body_of(push: Push) -> bytes | Refused:
     """Return what an iPhone gets, as JSON; refused is a push that is too long even without body and data."""
-    body = fitted(push, lambda parts: _payload(push, parts), LARGEST)
-    return Refused(f"the push has more than {LARGEST} bytes even without its body and data") if body is None else body
+    body = fitted(push, lambda parts: _payload(push, parts), MAX_BYTES)
+    return Refused(f"the push has more than {MAX_BYTES} bytes even without its body and data") if body is None else body
 
 
 def apple_headers(push: Push) -> tuple[tuple[str, str], ...]:

@@ -11,7 +11,7 @@ from tocsin.notifications import to_json
 from tocsin.push.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Shown, Stopped
 from tocsin.push.channels.apns import apple_headers
 from tocsin.push.channels.google_auth import AccessToken, Account
-from tocsin.push.channels.payloads import LARGEST, Parts, apple, fitted, ids
+from tocsin.push.channels.payloads import MAX_BYTES, Parts, apple, fitted, ids
 from tocsin.push.channels.responses import Way, lane_later, object_of, pause_of, reason_of, settled, text_of, way_of
 
 URL = "https://fcm.googleapis.com"
@@ -19,10 +19,10 @@ URL = "https://fcm.googleapis.com"
 WINDOW = 200
 """Pushes at once: two connections of a hundred streams."""
 
-LONGEST_TTL = 28 * 24 * 3600
+MAX_TTL = 28 * 24 * 3600
 """Seconds for which Google keeps a message at most."""
 
-QUOTA_PAUSE = 60.0
+QUOTA_RETRY_DELAY = 60.0
 """Seconds that Google wants after a quota was used up, at least."""
 
 MIN_RETRY = 10.0
@@ -115,7 +115,7 @@ class Fcm:
             case "later":
                 return Later(why, pause_of(answer))
             case "lane later":
-                return lane_later(answer, why, QUOTA_PAUSE)
+                return lane_later(answer, why, QUOTA_RETRY_DELAY)
             case "another token":
                 return Later(why, 0.0) if self._token.refused(answer.sent_at) else Stopped(why)
             case way:
@@ -135,10 +135,10 @@ def body_of(push: Push, now: float) -> bytes | Refused:
 
     Refused is a push that is too long even without body and data.
     """
-    seconds = min(max(int(push.expires_at.timestamp() - now), 0), LONGEST_TTL)
-    limit = LARGEST + len(push.address.token)  # which is no part of the payload, and may be as long
+    seconds = min(max(int(push.expires_at.timestamp() - now), 0), MAX_TTL)
+    limit = MAX_BYTES + len(push.address.token)  # which is no part of the payload, and may be as long
     body = fitted(push, lambda parts: to_json({"message": _message(push, parts, seconds)}), limit)
-    return Refused(f"the push has more than {LARGEST} bytes even without its body and data") if body is None else body
+    return Refused(f"the push has more than {MAX_BYTES} bytes even without its body and data") if body is None else body
 
 
 def _message(push: Push, parts: Parts, seconds: int) -> dict[str, Any]:

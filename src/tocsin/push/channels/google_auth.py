@@ -25,10 +25,10 @@ from tocsin.strict_json import parse_object
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
-SLOWEST = 10.0
+FETCH_TIMEOUT = 10.0
 """Seconds that an access token may take."""
 
-LARGEST = 64 * 1024
+MAX_BYTES = 64 * 1024
 """Bytes that its answer may have."""
 
 EARLY = 300.0
@@ -43,7 +43,7 @@ LONGEST_PAUSE = 300.0
 LONGEST_ASKED = 3600.0
 """Seconds that Google can ask for at most (`Retry-After`)."""
 
-_USUAL_LIFE = 3600.0
+_DEFAULT_LIFETIME = 3600.0
 _PARTS = ("project_id", "client_email", "private_key", "token_uri")
 
 
@@ -125,7 +125,9 @@ class AccessToken:
         now = self._clock()
         form = {"grant_type": GRANT, "assertion": self._assertion(int(now))}
         try:
-            answer = await post(self._account.token_url, form, seconds=SLOWEST, limit=LARGEST, trust=self._trust)
+            answer = await post(
+                self._account.token_url, form, seconds=FETCH_TIMEOUT, limit=MAX_BYTES, trust=self._trust
+            )
             self._take(answer, now)
         except (Unfetched, ValueError) as error:
             return self._fail(self._clock(), error)
@@ -149,7 +151,9 @@ class AccessToken:
         token, life = said.get("access_token"), said.get("expires_in")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token:
             raise ValueError("The answer has no `access_token`.")
-        seconds = float(life) if isinstance(life, int | float) and 0 < life < 10 * _USUAL_LIFE else _USUAL_LIFE
+        seconds = (
+            float(life) if isinstance(life, int | float) and 0 < life < 10 * _DEFAULT_LIFETIME else _DEFAULT_LIFETIME
+        )
         self.value, self._fetched_at = token, now
         self._renew_at = now + max(seconds - EARLY, seconds / 2)
 

@@ -13,7 +13,7 @@ from tocsin.push.channels.characters import cut
 ELLIPSIS = "…"
 """Stands where a body was cut."""
 
-LARGEST = 4096
+MAX_BYTES = 4096
 """Bytes of the largest payload of a phone."""
 
 LEVELS = {"quiet": "passive", "normal": "active", "urgent": "time-sensitive"}

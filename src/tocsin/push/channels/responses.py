@@ -16,17 +16,17 @@ Way = Literal[
 ]
 """What becomes of a push, in the tables of the channels."""
 
-LONGEST_PAUSE = 24 * 3600.0
+MAX_RETRY_AFTER = 24 * 3600.0
 """Seconds of the longest pause that a provider can ask for."""
 
-SHORTEST_PAUSE = 1.0
+MIN_RETRY_AFTER = 1.0
 """Seconds of the shortest one: `Retry-After: 0` would be tried again without end."""
 
 IN_BETWEEN = frozenset({407, 408, 421, 425, 451})
 """Statuses that say nothing of the push: a proxy, a gateway or the connection is at fault, so it is for later."""
 
 _REDIRECT, _FAULT, _TROUBLE = 300, 400, 500
-_LONGEST_REASON = 200
+_MAX_REASON_LENGTH = 200
 _SECONDS = re.compile(r"\d{1,12}", re.ASCII)
 
 
@@ -64,7 +64,7 @@ def text_of(value: object) -> str:
     """Return a text of a provider for people to read: one line, not too long; none where it is no text."""
     if not isinstance(value, str):
         return ""
-    return "".join(sign if sign.isprintable() else " " for sign in value[:_LONGEST_REASON]).strip()
+    return "".join(sign if sign.isprintable() else " " for sign in value[:_MAX_REASON_LENGTH]).strip()
 
 
 def reason_of(answer: Answer, said: str = "") -> str:
@@ -77,7 +77,7 @@ def reason_of(answer: Answer, said: str = "") -> str:
 def pause_of(answer: Answer) -> float | None:
     """Return the seconds that a provider asked for by `Retry-After` (seconds, or a date of HTTP); None: it did not."""
     asked = _retry_after(answer)
-    return None if asked is None else min(max(asked, SHORTEST_PAUSE), LONGEST_PAUSE)
+    return None if asked is None else min(max(asked, MIN_RETRY_AFTER), MAX_RETRY_AFTER)
 
 
 def lane_later(answer: Answer, why: str, at_least: float) -> Later:

@@ -29,10 +29,10 @@ LIFE = 12 * 3600
 FRESH = 6 * 3600
 """Seconds after which a token is made anew."""
 
-MOST_KEYS = 2
+MAX_KEYS = 2
 """Keys that a file holds at most: the one that pages subscribe with, and the one that they did before."""
 
-_MOST_ORIGINS = 1000
+_CACHE_SIZE = 1000
 _BLOCK = re.compile(rb"-----BEGIN (?:EC )?PRIVATE KEY-----[^-]*-----END (?:EC )?PRIVATE KEY-----")
 
 
@@ -60,10 +60,10 @@ class Vapid:
             content = content_of(path)
         except OSError as error:
             raise Refusal(f"The key for web pushes {path} can't be read: {error.strerror}.") from None
-        keys = [_key_in(block) for block in _BLOCK.findall(content)[: MOST_KEYS + 1]]
+        keys = [_key_in(block) for block in _BLOCK.findall(content)[: MAX_KEYS + 1]]
         if not keys or None in keys:
             raise Refusal(f"The key file for web pushes {path} holds no private key on the curve P-256 in PEM.")
-        if len(keys) > MOST_KEYS:
+        if len(keys) > MAX_KEYS:
             raise Refusal(
                 f"The key file for web pushes {path} holds more than two keys: the new one, and the one before."
             )
@@ -87,7 +87,7 @@ class Vapid:
         if not value or not 0 <= now - made_at < FRESH:
             value = f"vapid t={self._token(origin, now)}, k={self.public}"
             self._made[origin] = (now, value)
-            while len(self._made) > _MOST_ORIGINS:
+            while len(self._made) > _CACHE_SIZE:
                 self._made.popitem(last=False)
         return value
 

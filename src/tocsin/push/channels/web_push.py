@@ -24,19 +24,19 @@ SERVICES = (
 )
 """The push services of browsers, each a host, or with a dot before it any one label in front of it."""
 
-LONGEST_ENDPOINT = 2048
+MAX_ENDPOINT_LENGTH = 2048
 """Characters of the longest endpoint."""
 
-LARGEST = 2800
+MAX_BYTES = 2800
 """Bytes of the largest payload before it is encrypted: with more, Firefox for Android would not get it."""
 
 WINDOW = 100
 """Pushes at once, to all services together."""
 
-LONGEST_TEXT = 200
+MAX_TEXT_LENGTH = 200
 """Bytes of a service's own words that are looked at."""
 
-LONGEST_TTL = 28 * 24 * 3600
+MAX_TTL = 28 * 24 * 3600
 
 URGENCIES = {"quiet": "low", "normal": "normal", "urgent": "high"}
 """How soon a browser is to be woken, by preset."""
@@ -143,7 +143,7 @@ class WebPush:
         return next((key for key in self._ours if key.name == address.server_key), self._ours[0])
 
     def _headers(self, push: Push, origin: str) -> tuple[tuple[str, str], ...]:
-        seconds = min(max(int(push.expires_at.timestamp() - self._clock()), 0), LONGEST_TTL)
+        seconds = min(max(int(push.expires_at.timestamp() - self._clock()), 0), MAX_TTL)
         return (
             ("authorization", self._key_for(push.address).authorization(origin)),
             ("ttl", str(seconds)),
@@ -163,15 +163,17 @@ def _reason(answer: Answer) -> str:
     if not answer.body:
         return ""
     if answer.headers.get("content-type", "").startswith("text/plain"):
-        return text_of(answer.body[:LONGEST_TEXT].decode(errors="replace"))
+        return text_of(answer.body[:MAX_TEXT_LENGTH].decode(errors="replace"))
     said = object_of(answer)
     return text_of(said.get("reason")) or text_of(said.get("error"))
 
 
 def plain_of(push: Push) -> bytes | Refused:
     """Return what a page finds when it is decrypted, as JSON; refused is a push that is too long even so."""
-    plain = fitted(push, lambda parts: _payload(push, parts), LARGEST)
-    return Refused(f"the push has more than {LARGEST} bytes even without its body and data") if plain is None else plain
+    plain = fitted(push, lambda parts: _payload(push, parts), MAX_BYTES)
+    return (
+        Refused(f"the push has more than {MAX_BYTES} bytes even without its body and data") if plain is None else plain
+    )
 
 
 def check_subscription(
@@ -204,7 +206,7 @@ def endpoint_of(endpoint: str) -> str:
 
 def _origin_of(endpoint: str, allowed: Collection[str]) -> str | None:
     """Return the origin of an endpoint that may be asked; None: it may not."""
-    origin = origin_of(endpoint) if len(endpoint) <= LONGEST_ENDPOINT else None
+    origin = origin_of(endpoint) if len(endpoint) <= MAX_ENDPOINT_LENGTH else None
     if origin is None or origin in allowed:
         return origin
     parts = urlsplit(origin)

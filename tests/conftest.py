@@ -23,7 +23,7 @@ from playwright.async_api import Browser, async_playwright
 from tocsin import directory, events
 from tocsin.api.app import service
 from tocsin.api.connections import Connections, Patience
-from tocsin.api.context import House
+from tocsin.api.context import AppState
 from tocsin.api.server import Server
 from tocsin.auth.from_settings import verifier_of
 from tocsin.auth.tokens import mint_service, mint_user
@@ -32,7 +32,7 @@ from tocsin.db.migrate import migrate
 from tocsin.db.pool import Database, connect
 from tocsin.phones import Phones
 from tocsin.postgres.supervisor import Embedded
-from tocsin.pubsub import Doorbell
+from tocsin.pubsub import PubSub
 from tocsin.push.apps import lanes_of
 from tocsin.push.channels.vapid import Vapid
 from tocsin.serve import dispatcher_of, furnished
@@ -133,7 +133,7 @@ class Api:
     """The service as its clients see it, with a token for anybody."""
 
     http: httpx.AsyncClient
-    house: House
+    app_state: AppState
     worker: Worker | None
 
     async def call(self, method: str, path: str, token: str | None = None, **more: Any) -> httpx.Response:
@@ -179,11 +179,13 @@ class Api:
                 "active": True,
                 **more,
             }
-            await directory.put_user(self.house.database, directory.User(id=id_, company_id=company_id, **values), None)
+            await directory.put_user(
+                self.app_state.database, directory.User(id=id_, company_id=company_id, **values), None
+            )
 
     async def team(self, id_: int, *users: int, company_id: int = 1) -> None:
         team = directory.Team(id_, company_id, f"Team {id_}", list(users))
-        await directory.put_team(self.house.database, team, None)
+        await directory.put_team(self.app_state.database, team, None)
 
     async def post(self, event: Mapping[str, Any], **more: Any) -> str:
         """Post an event, wait until it is settled, and return its id."""
@@ -224,7 +226,7 @@ async def serving(
         for pool in (database, own):
             await pool.open()
             stack.push_async_callback(pool.close)
-        doorbell = Doorbell(url, own)
+        pubsub = PubSub(url, own)
         settings = settings_for(**more)
         verifier = verifier_of(settings)
         stack.push_async_callback(verifier.close)
@@ -233,24 +235,24 @@ async def serving(
         lanes = lanes_of(settings) if pushing else []
         for lane in lanes:
             stack.push_async_callback(lane.transport.close)
-        house = furnished(settings, catalogue, database, doorbell, verifier, lanes)
-        watching = asyncio.create_task(house.live.watch())
+        app_state = furnished(settings, catalogue, database, pubsub, verifier, lanes)
+        watching = asyncio.create_task(app_state.live.watch())
         stack.callback(watching.cancel)
-        worker = Worker(own, catalogue, doorbell, metrics=house.metrics) if with_worker else None
+        worker = Worker(own, catalogue, pubsub, metrics=app_state.metrics) if with_worker else None
         if worker and pushing:
             worker.dispatcher = dispatcher_of(
-                settings, lanes, worker, own, catalogue, house.operator, doorbell, house.metrics
+                settings, lanes, worker, own, catalogue, app_state.operator, pubsub, app_state.metrics
             )
         if worker:
-            doorbell.answer("settled")
+            pubsub.answer("settled")
             working = asyncio.create_task(worker.run())
             stack.push_async_callback(lambda: working)
             stack.callback(worker.stop)
         listening = socket.socket(proto=socket.IPPROTO_TCP)
         listening.bind(("127.0.0.1", 0))
         server = Server(
-            service(house),
-            connections=connections or Connections.of_files(house.metrics),
+            service(app_state),
+            connections=connections or Connections.of_files(app_state.metrics),
             patience=patience,
             origins=settings.cors_origins,
             prefix=settings.root_path,
@@ -258,11 +260,11 @@ async def serving(
         running = asyncio.create_task(server._serve([listening]))  # noqa: SLF001 - serve() would take our signals
         await server.ready.wait()
         stack.push_async_callback(lambda: running)
-        stack.callback(house.live.close)
+        stack.callback(app_state.live.close)
         stack.callback(setattr, server, "should_exit", True)  # noqa: FBT003 - an attribute's value
         port = listening.getsockname()[1]
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=15))
-        yield Api(http, house, worker)
+        yield Api(http, app_state, worker)
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ async def fill(api: Api, path: str = "/notifications") -> None:
 async def listening(api: Api) -> AsyncIterator[int]:
     """Serve as the process does, and yield the port."""
     bound = socket.create_server(("127.0.0.1", 0))
-    server = Server(service(api.house))
+    server = Server(service(api.app_state))
     running = asyncio.create_task(server._serve([bound]))  # noqa: SLF001 - serve() would take our signals
     try:
         yield int(bound.getsockname()[1])
@@ -105,7 +105,7 @@ class TestOrigins:
         with monkeypatch.context() as patch, structlog.testing.capture_logs():
             patch.setattr("tocsin.inbox.page", broken)
             answers.append(await open_api.as_user(1, "GET", "/notifications", **of_page))
-        await open_api.house.database.close()
+        await open_api.app_state.database.close()
         answers.append(await open_api.as_user(1, "GET", "/notifications", **of_page))
         assert [answer.status_code for answer in answers] == [200, 401, 404, 422, 500, 503]
         for answer in answers:
@@ -321,7 +321,7 @@ async def test_what_postgresql_says_of_a_row_stays_out_of_logs_and_dead_letters(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: Any, **__: Any) -> None:
-        async with api.house.database.connection() as connection:
+        async with api.app_state.database.connection() as connection:
             await connection.execute("insert into teams (id, company_id, name) values (-1, 1, 'geheim')")
 
     monkeypatch.setattr(fanout, "deliver", broken)
@@ -332,7 +332,7 @@ async def test_what_postgresql_says_of_a_row_stays_out_of_logs_and_dead_letters(
         id_ = (await api.as_service("POST", "/events", json=event)).json()["id"]
         state = await api.as_service("GET", f"/events/{id_}?wait=10")
     assert state.json()["state"] == "failed"
-    reason = await api.house.database.value("select reason from dead_letters")
+    reason = await api.app_state.database.value("select reason from dead_letters")
     [told] = [line for line in lines if line["event"] == "a job became a dead letter"]
     for text in (reason, told["reason"]):
         assert "teams_id_check" in text

@@ -85,10 +85,10 @@ NO_JSON = {
 async def stored(api: Api) -> list[Any]:
     """Return what the service keeps, but for the people that a test let in."""
     counted = "select (select count(*) from {}), (select count(*) from {}), (select count(*) from {})"
-    row = await api.house.database.row(counted.format("events", "jobs", "subjects"))
+    row = await api.app_state.database.row(counted.format("events", "jobs", "subjects"))
     return [
         *(row or []),
-        *await api.house.database.rows("select id from users where id = 9 union select id from teams"),
+        *await api.app_state.database.rows("select id from users where id = 9 union select id from teams"),
     ]
 
 
@@ -365,13 +365,13 @@ async def test_an_empty_array_counts_as_absent(guarded: Api) -> None:
 
 async def test_ids_of_other_companies_and_of_nobody_are_unknown_alike(guarded: Api) -> None:
     await guarded.people(3, company_id=2)
-    await guarded.house.database.value("insert into teams values (7, 1, 'ours'), (8, 2, 'theirs')")
+    await guarded.app_state.database.value("insert into teams values (7, 1, 'ours'), (8, 2, 'theirs')")
     notify = {"users": [1, 3, 2, 99, 3], "teams": [7, 8, 9]}
     answer = await guarded.call("POST", "/notifications", USER, json={"message": "x", "notify": notify})
     fields = ("notify.users.1", "notify.users.3", "notify.users.4", "notify.teams.1", "notify.teams.2")
     assert codes_of(answer) == (422, [("validation.unknown", name) for name in fields])
     assert len({error["message"].replace(error["field"], "") for error in answer.json()["errors"]}) == 1
-    await guarded.house.database.value("delete from teams")
+    await guarded.app_state.database.value("delete from teams")
 
 
 async def test_no_more_than_10000_ids(guarded: Api) -> None:
@@ -414,7 +414,7 @@ async def test_a_message_has_1_to_512_characters_when_the_white_space_around_it_
             if given != (answer[0], [(code, "params.body") for code, _ in answer[1]]):
                 wrong.append((message, given))
     assert wrong == []
-    assert [row["n"] for row in await idle.house.database.rows("select count(*) as n from events")] == [6]
+    assert [row["n"] for row in await idle.app_state.database.rows("select count(*) as n from events")] == [6]
 
 
 async def test_every_silly_value_of_a_query_is_told(api: Api) -> None:
@@ -622,7 +622,7 @@ async def test_any_text_in_the_directory_is_kept_as_it_is_and_names_in_one_line(
     await api.post({**note(2), "data": {**note(2)["data"], "user": 1}})
     message = {"message": f" {text} ", "notify": {"users": [2]}}
     assert (await api.call("POST", "/notifications", USER, json=message)).status_code == 202
-    id_ = await api.house.database.value("select id from events where service is null")
+    id_ = await api.app_state.database.value("select id from events where service is null")
     await api.as_service("GET", f"/events/{id_}?wait=10", "operations")
     said, mentioned = (await api.inbox(2))["data"]
     person = {key: {"id": 1, **user}[key] for key in ("id", "first_name", "last_name", "profile_picture")}

@@ -192,6 +192,6 @@ async def test_a_user_leaves_nobody_out_and_skips_nobody(idle: Api) -> None:
     await idle.people(1, 2)
     body: dict[str, Any] = {"message": "x", "notify": {"users": [2], "except": [2], "unknown": "skip"}}
     assert (await call(idle, "POST", "/notifications", USER, body)).status_code == 202
-    assert await idle.house.database.value("select cardinality(excepted) from events") == 0
+    assert await idle.app_state.database.value("select cardinality(excepted) from events") == 0
     body["notify"]["users"] = [99]
     assert (await call(idle, "POST", "/notifications", USER, body)).status_code == 422

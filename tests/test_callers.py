@@ -219,7 +219,7 @@ def differing(answer: httpx.Response) -> dict[str, str]:
 async def everything(api: Api) -> list[Any]:
     """Return all that callers could change."""
     tables = ("inbox", "changes", "heads", "users", "teams", "members", "events", "jobs", "preferences")
-    return [await api.house.database.rows(f"select * from {table} order by 1, 2") for table in tables]
+    return [await api.app_state.database.rows(f"select * from {table} order by 1, 2") for table in tables]
 
 
 @pytest.mark.parametrize("user_id", [INACTIVE, ERASED])
@@ -334,5 +334,5 @@ async def test_a_bound_service_reaches_nobody_outside_its_company(api: Api) -> N
     actor = await api.as_service("POST", "/events", json={**custom(STRANGER), "data": {"user": OWNER}}, company_id=2)
     assert codes_of(actor) == (422, [("validation.unknown", "data.user")])
     assert (await api.as_service("POST", "/events", json=custom(STRANGER, teams=(8,)), company_id=2)).is_success
-    assert await api.house.database.value("select count(*) from events") == 1
+    assert await api.app_state.database.value("select count(*) from events") == 1
     await at_rest(api)

@@ -24,11 +24,11 @@ def check(event: dict[str, Any]) -> Checked:
     return CATALOGUE.check(event.get("type"), event.get("data"), event.get("params"))
 
 
-def faults_of(event: dict[str, Any]) -> list[tuple[str, str]]:
+def field_errors_of(event: dict[str, Any]) -> list[tuple[str, str]]:
     try:
         check(event)
     except Invalid as invalid:
-        return [(fault.field, fault.code) for fault in invalid.faults]
+        return [(field_error.field, field_error.code) for field_error in invalid.field_errors]
     return []
 
 
@@ -86,14 +86,14 @@ def test_a_missing_field_is_required(name: str, path: tuple[str, ...]) -> None:
     event = event_of(name)
     del parent_of(event, path)[path[-1]]
     is_optional = (name, path) == ("custom", ("data", "user"))
-    assert faults_of(event) == ([] if is_optional else [(".".join(path), "required")])
+    assert field_errors_of(event) == ([] if is_optional else [(".".join(path), "required")])
 
 
 @pytest.mark.parametrize(("name", "path"), fields())
 def test_null_is_no_value_but_where_the_document_has_it(name: str, path: tuple[str, ...]) -> None:
     event = event_of(name)
     parent_of(event, path)[path[-1]] = None
-    found = faults_of(event)
+    found = field_errors_of(event)
     if path[-1] in {"profile_picture", "account_id"}:
         assert found == []
     else:
@@ -109,7 +109,7 @@ def test_an_unknown_field_is_prohibited_at_each_level(name: str) -> None:
     for path in [*objects, ("params",)]:
         event = {"params": {}, **event_of(name)}
         parent_of(event, path)[path[-1]]["unknown"] = 1
-        assert faults_of(event) == [(".".join((*path, "unknown")), "prohibited")]
+        assert field_errors_of(event) == [(".".join((*path, "unknown")), "prohibited")]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_wrong_value_is_told_by_its_code(name: str, field: str, value: Any, co
     event = {"params": {}, **event_of(name)}
     path = tuple(field.split("."))
     parent_of(event, path)[path[-1]] = value
-    assert faults_of(event) == [(field, code)]
+    assert field_errors_of(event) == [(field, code)]
 
 
 @pytest.mark.parametrize(
@@ -188,24 +188,24 @@ def test_a_value_at_its_limit_is_taken(name: str, field: str, value: Any) -> Non
     event = {"params": {}, **event_of(name)}
     path = tuple(field.split("."))
     parent_of(event, path)[path[-1]] = value
-    assert faults_of(event) == []
+    assert field_errors_of(event) == []
 
 
 def test_an_entry_of_a_list_is_named_by_its_position() -> None:
     event = event_of("high_fived/activity_created")
     event["data"]["activities"][1] = "x"
     event["params"]["activities"][0] = 7
-    assert faults_of(event) == [("data.activities.1", "uuid"), ("params.activities.0", "string")]
+    assert field_errors_of(event) == [("data.activities.1", "uuid"), ("params.activities.0", "string")]
 
 
 def test_a_list_has_at_most_a_hundred_entries() -> None:
     event = event_of("high_fived/activity_created")
     event["data"]["activities"] = [UUID] * 100
     event["params"]["activities"] = ["x"] * 100
-    assert faults_of(event) == []
+    assert field_errors_of(event) == []
     event["data"]["activities"] = [UUID] * 101
     event["params"]["activities"] = ["x"] * 101
-    assert faults_of(event) == [("data.activities", "array_between"), ("params.activities", "array_between")]
+    assert field_errors_of(event) == [("data.activities", "array_between"), ("params.activities", "array_between")]
 
 
 def test_all_faults_are_told_at_once() -> None:
@@ -214,7 +214,7 @@ def test_all_faults_are_told_at_once() -> None:
     event["data"]["activities"].append(UUID)
     event["data"]["more"] = None
     event["params"]["more"] = None
-    assert sorted(faults_of(event)) == [
+    assert sorted(field_errors_of(event)) == [
         ("data.more", "prohibited"),
         ("data.user.age", "prohibited"),
         ("data.user.id", "integer"),
@@ -226,7 +226,7 @@ def test_all_faults_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "faults"),
+    ("event", "field_errors"),
     [
         ({}, [("type", "required")]),
         ({"type": 5}, [("type", "string")]),
@@ -247,8 +247,8 @@ def test_all_faults_are_told_at_once() -> None:
         ({"type": "custom", "params": {"body": "x"}}, []),
     ],
 )
-def test_what_is_no_event_at_all_is_told(event: dict[str, Any], faults: list[tuple[str, str]]) -> None:
-    assert faults_of(event) == faults
+def test_what_is_no_event_at_all_is_told(event: dict[str, Any], field_errors: list[tuple[str, str]]) -> None:
+    assert field_errors_of(event) == field_errors
 
 
 def test_a_message_names_the_field_in_a_sentence() -> None:
@@ -256,7 +256,7 @@ def test_a_message_names_the_field_in_a_sentence() -> None:
     del event["data"]["case"]["id"]
     with pytest.raises(Invalid) as caught:
         check(event)
-    assert [fault.message for fault in caught.value.faults] == ["The data.case.id field is required."]
+    assert [field_error.message for field_error in caught.value.field_errors] == ["The data.case.id field is required."]
 
 
 def test_a_user_may_be_an_id_that_the_caller_fills_in_at_its_place() -> None:
@@ -471,7 +471,7 @@ KIND = 'title = "X"\ngroup = "g"\n'
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "faults"),
+    ("name", "text", "field_errors"),
     [
         ("kinds", f'[x]\n{KIND}says = "x"\ndata = {{ a = "cse" }}', ["[x] `data.a` is `cse`", "write `case`"]),
         ("kinds", f'[x]\n{KIND}says = "x"\nparams = {{ a = "case" }}', ["[x] `params.a` is `case`", "`uuid`"]),
@@ -621,15 +621,15 @@ KIND = 'title = "X"\ngroup = "g"\n'
     ],
 )
 def test_a_fault_of_a_file_is_told_with_its_place_and_what_to_write(
-    tmp_path: Path, name: str, text: str, faults: list[str]
+    tmp_path: Path, name: str, text: str, field_errors: list[str]
 ) -> None:
     with pytest.raises(Refusal) as caught:
         Catalogue.load(folder_of(tmp_path, **{name: text}))
     lines = str(caught.value).splitlines()
     assert len(lines) == 1, lines
-    assert lines[0].startswith(f"{tmp_path / name}.toml: {faults[0]}")
+    assert lines[0].startswith(f"{tmp_path / name}.toml: {field_errors[0]}")
     wrong, _, instead = lines[0].rpartition("; ")
-    assert faults[1] in (wrong if "TOML" in wrong else instead)
+    assert field_errors[1] in (wrong if "TOML" in wrong else instead)
 
 
 def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ async def test_erasing_a_contact_has_browsers_close_their_words_with_the_next_pu
     id_ = await api.post({**custom(1), "about": [CONTACT]})
     await pushes_of(api, id_)
     await api.as_service("POST", "/events/resolve", json={"about": CONTACT, "as": "erased"})
-    await eventually(lambda: api.house.database.value("select 1 from changes where change = 'rewritten'"))
+    await eventually(lambda: api.app_state.database.value("select 1 from changes where change = 'rewritten'"))
     await pushes_of(api, await api.post(custom(1)))
     assert phones.pushes("browser")[-1]["payload"]["clear"] == [id_]
 
@@ -106,12 +106,12 @@ async def test_the_phones_of_a_user_who_leaves_are_cleared_once_and_those_of_oth
     assert await until(lambda: cleared(phones, ANDROID)) == ('"all"', "0")
     assert phones.screen(IPHONE) == {"badge": 0, "banners": []}
     assert len(phones.screen(OTHER)["banners"]) == 1
-    assert await api.house.database.value("select count(*) from last_clears") == 0
+    assert await api.app_state.database.value("select count(*) from last_clears") == 0
 
 
 async def test_a_phone_that_is_somebody_elses_by_then_is_not_cleared(api: Api, phones: Phones) -> None:
     await show(api, phones)
-    database = api.house.database
+    database = api.app_state.database
     async with database.transaction() as connection:
         await connection.execute(
             "insert into last_clears (token, type, environment, app, registered_at, lane)"
@@ -127,7 +127,7 @@ async def test_a_phone_that_is_somebody_elses_by_then_is_not_cleared(api: Api, p
 async def test_nothing_is_kept_of_a_phone_whose_lane_leads_nowhere(api: Api) -> None:
     await register(api, 1, IPHONE, app="unknown")
     await erase(api)
-    assert await api.house.database.value("select count(*) from last_clears") == 0
+    assert await api.app_state.database.value("select count(*) from last_clears") == 0
 
 
 async def test_unread_again_raises_the_badge_of_phones(api: Api, phones: Phones) -> None:

@@ -254,7 +254,7 @@ class TestWaiting:
         found = [[tocsin.client._backoff(attempt) for attempt in range(1, 9)] for _ in range(20)]  # noqa: SLF001 - they can't be seen from outside without waiting for them
         for row in found:
             assert all(0.1 * 2**number <= pause <= 0.2 * 2**number for number, pause in enumerate(row[:6]))
-            assert all(pause <= tocsin.client.LONGEST_PAUSE for pause in row)
+            assert all(pause <= tocsin.client.MAX_DELAY for pause in row)
         assert len({row[0] for row in found}) > 1
 
     async def test_where_nobody_listens_it_ends(self) -> None:
@@ -285,7 +285,10 @@ class TestRefusals:
         error = raised.value
         assert (error.status, error.code) == (422, "validation.prohibited")
         assert set(error.fields) == {"events.1.notify.users.1", "events.1.data.colour"}
-        assert {fault.code for fault in error.faults} == {"validation.unknown", "validation.prohibited"}
+        assert {field_error.code for field_error in error.field_errors} == {
+            "validation.unknown",
+            "validation.prohibited",
+        }
         assert error.request_id
         assert "events.1.notify.users.1" in str(error)
         assert len(line.asked) == 1

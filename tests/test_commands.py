@@ -15,7 +15,7 @@ import pytest
 
 from conftest import SECRET, Api, url_for
 from test_road import custom
-from tocsin.auth.tokens import Expected, Service, User, Verifier
+from tocsin.auth.tokens import Expected, ServiceCaller, UserCaller, Verifier
 from tocsin.postgres.supervisor import Embedded
 
 pytestmark = pytest.mark.slow
@@ -50,7 +50,7 @@ def refusal(*arguments: str, cwd: Path, **environment: str) -> str:
 def test_a_users_token_is_what_the_service_takes(tmp_path: Path) -> None:
     done = run("token", "user", "4", "--expires", "90s", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET)
     caller = Verifier([SECRET]).verify(done.stdout.strip())
-    assert isinstance(caller, User)
+    assert isinstance(caller, UserCaller)
     assert caller.id == 4
 
 
@@ -65,7 +65,7 @@ def test_the_consoles_link_holds_a_token_of_an_hour_in_its_fragment(tmp_path: Pa
         url, _, token = done.stdout.strip().partition("#token=")
         assert url == due
         caller = Verifier([SECRET]).verify(token)
-        assert isinstance(caller, Service)
+        assert isinstance(caller, ServiceCaller)
         assert caller.scopes == {"operations"}
         assert caller.company_id == (3 if more else None)
         assert 3500 < caller.expires - time.time() <= 3600
@@ -79,7 +79,7 @@ def test_the_first_of_several_secrets_signs(tmp_path: Path) -> None:
         TOCSIN_JWT_SECRET=f"{newer},{SECRET}",
     )
     caller = Verifier([newer]).verify(done.stdout.strip())
-    assert isinstance(caller, Service)
+    assert isinstance(caller, ServiceCaller)
     assert caller.scopes == {"events:write", "directory:write"}
     assert (caller.name, caller.company_id) == ("crm", 3)
 
@@ -174,7 +174,7 @@ def test_what_is_asked_amiss_is_refused_before_a_database_is_made(tmp_path: Path
 async def test_an_operator_cancels_an_event_by_command(tmp_path: Path, idle: Api, quiet_database: str) -> None:
     await idle.people(1)
     held, delivered = [(await idle.as_service("POST", "/events", json=custom(1))).json()["id"] for _ in range(2)]
-    await idle.house.database.value("delete from jobs where id = $1", UUID(delivered))
+    await idle.app_state.database.value("delete from jobs where id = $1", UUID(delivered))
     cancel = partial(run, "cancel", cwd=tmp_path, TOCSIN_DATABASE_URL=quiet_database)
     for _ in range(2):
         assert (await asyncio.to_thread(cancel, held)).stdout == f"{held} is cancelled\n"

@@ -11,7 +11,7 @@ import pytest
 from conftest import Api
 from test_erase import everything
 from test_imports import NDJSON, bring, device, send, team, text_of, told, user
-from test_producing import faults, in_future, work
+from test_producing import field_errors, in_future, work
 from test_resolve import settled
 from test_road import custom
 from tocsin import jobs
@@ -131,7 +131,7 @@ async def test_an_import_puts_nothing_under_the_id_of_anothers_event(api: Api) -
     of_no_company = await api.post(custom(THEIRS, MINE))
     before = await everything(api)
     answer = await send(api, [told(4), told(4, id=theirs), told(4, id=of_no_company)], company_id=2)
-    assert faults(answer) == [("lines.2.notification.id", "unknown"), ("lines.3.notification.id", "unknown")]
+    assert field_errors(answer) == [("lines.2.notification.id", "unknown"), ("lines.3.notification.id", "unknown")]
     assert await everything(api) == before
     await bring(api, told(MINE, id=of_no_company), told(4, id=mine), told(4, id=str(uuid4())), company_id=2)
     explained = await api.as_service("GET", f"/events/{theirs}/recipients/4", company_id=1)
@@ -148,14 +148,14 @@ async def test_an_event_of_another_that_comes_while_an_import_waits_is_left_alon
     id_ = str(uuid4())
     importing = asyncio.create_task(send(idle, [told(MINE, id=id_)], company_id=2))
     async with asyncio.timeout(10):
-        while not await idle.house.database.value("select count(*) from jobs where task = 'import'"):
+        while not await idle.app_state.database.value("select count(*) from jobs where task = 'import'"):
             await asyncio.sleep(0.02)
     answer = await idle.as_service("POST", "/events", json={**custom(THEIRS), "id": id_}, company_id=1)
     assert answer.status_code == 202
     await work(idle)
     async with asyncio.timeout(20):
-        while leased := await jobs.claim(idle.house.database, worker := new_id(), "bulk", 1):
-            await imports.apply(idle.house.database, worker, leased[0])
+        while leased := await jobs.claim(idle.app_state.database, worker := new_id(), "bulk", 1):
+            await imports.apply(idle.app_state.database, worker, leased[0])
         assert (await importing).status_code == 200
     assert await idle.ids(MINE) == []
     assert (await idle.as_service("GET", f"/events/{id_}", company_id=1)).json()["recipients"] == 1
@@ -172,7 +172,7 @@ async def test_a_resolution_leaves_each_out_once_and_only_whom_an_event_of_its_o
         answer = await api.as_service("POST", "/events/resolve", json=resolution(users=users), company_id=2)
         assert answer.status_code == 202
     left_out = {
-        str(row["id"]): row["excepted"] for row in await api.house.database.rows("select id, excepted from events")
+        str(row["id"]): row["excepted"] for row in await api.app_state.database.rows("select id, excepted from events")
     }
     assert left_out.pop(event) == []
     assert {id_: sorted(excepted) for id_, excepted in left_out.items()} == {id_: [MINE, 5, 6] for id_ in ids}
@@ -193,12 +193,12 @@ async def test_who_moves_to_another_company_keeps_their_inbox_and_takes_it_into_
     await bring(api, told(THEIRS, message="of old"), company_id=2)
     await api.people(THEIRS, company_id=2, first_name="Changed")
     assert (await api.ids(THEIRS))[:4] == [*after[::-1], *before[::-1]]
-    lines = [line async for line in export(api.house.database, 2) if "notification" in line]
+    lines = [line async for line in export(api.app_state.database, 2) if "notification" in line]
     assert [line.count("SECRET") for line in lines] == [0, 0, 0]
     assert sum("mine" in line for line in lines) == 2
     assert sum("of old" in line for line in lines) == 1
-    assert not [line async for line in export(api.house.database, 1) if "SECRET" in line]
-    assert len([line async for line in export(api.house.database) if "SECRET" in line]) == 2
+    assert not [line async for line in export(api.app_state.database, 1) if "SECRET" in line]
+    assert len([line async for line in export(api.app_state.database) if "SECRET" in line]) == 2
     found = await api.as_service("GET", f"/operations/users/{THEIRS}/events", "operations", company_id=2)
     assert not set(before) & {each["event_id"] for each in found.json()["data"]}
 
@@ -207,7 +207,7 @@ async def test_an_import_of_a_move_is_a_move(api: Api) -> None:
     await api.people(THEIRS)
     await api.post(custom(THEIRS, body="SECRET"))
     await bring(api, user(THEIRS, company_id=2))
-    assert not [line async for line in export(api.house.database, 2) if "SECRET" in line]
+    assert not [line async for line in export(api.app_state.database, 2) if "SECRET" in line]
 
 
 async def test_a_custom_notification_shows_its_sender_by_the_name_of_then(api: Api) -> None:

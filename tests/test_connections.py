@@ -238,7 +238,7 @@ class TestTime:
                 reader._transport.pause_reading()  # type: ignore[attr-defined]  # noqa: SLF001 - it has no other way
                 writer.write(large * 20)
             async with asyncio.timeout(20):
-                while metric not in (await hasty.house.metrics.text(hasty.house.database)).decode():
+                while metric not in (await hasty.app_state.metrics.text(hasty.app_state.database)).decode():
                     await asyncio.sleep(0.05)
 
     async def test_a_slow_client_that_reads_on_gets_all_of_its_answer(self, hasty: Api) -> None:
@@ -284,7 +284,7 @@ class TestNumber:
                             by = {"Authorization": f"Bearer {mint_user(SECRET, 1, HOUR)}"}
                             assert (await http.get("/notifications", headers=by)).status_code == 200
             assert [line["event"] for line in lines].count("connection limit reached") == 1
-            assert b'tocsin_connections_dropped_total{reason="limit"} 9' in await metrics.text(api.house.database)
+            assert b'tocsin_connections_dropped_total{reason="limit"} 9' in await metrics.text(api.app_state.database)
 
     @pytest.mark.parametrize(
         ("head", "answered"),

@@ -164,7 +164,7 @@ class TestCalls:
         assert [each["sender"]["id"] for each in found] == [4]
 
     async def test_a_bound_service_sees_and_replays_what_is_of_its_company_alone(self, api: Api) -> None:
-        database = api.house.database
+        database = api.app_state.database
         await api.people(1)
         await api.people(2, company_id=2)
         ids = [await api.post(custom(user), company_id=user) for user in (1, 2)]
@@ -491,10 +491,10 @@ class TestPage:
         await register(api, 1, "0f" * 29 + "abcdef")
         id_ = await api.post({**custom(1), "params": {"body": HOSTILE}})
         await api.as_user(1, "POST", "/notifications", json={"message": "x", "notify": {"users": [1]}})
-        await api.house.database.value(
+        await api.app_state.database.value(
             "insert into dead_letters values ($1, 'deliver', 'direct', 8, 0, $2)", id_, HOSTILE
         )
-        await api.house.database.value("insert into lanes (name, configuration) values ($1, '')", HOSTILE)
+        await api.app_state.database.value("insert into lanes (name, configuration) values ($1, '')", HOSTILE)
         await enter(page, api)
         for view in ("", "dead-letters", "custom", "user/1"):
             await page.goto(f"{api.http.base_url}/console#{view}")
@@ -637,7 +637,7 @@ async def give_up(api: Api, phones: Phones) -> str:
     before = len(phones.pushes("apns", IPHONE))
     id_: str = (await post(api, custom(1))).json()["id"]
     await until(lambda: len(phones.pushes("apns", IPHONE)) > before)
-    await api.house.database.value(
+    await api.app_state.database.value(
         "update deliveries set made_at = now() - interval '25 hours' where event_id = $1", id_
     )
     await hurry(api)
@@ -656,11 +656,11 @@ async def busy(api: Api, phones: Phones) -> None:
     await api.post(note(1))
     await api.post({**custom(teams=(7,)), "notify": {"teams": [7], "except": [1]}})
     await api.as_user(2, "POST", "/notifications", json={"message": "x", "notify": {"teams": [7]}})
-    await api.house.database.value(
+    await api.app_state.database.value(
         "insert into dead_letters select id, 'deliver', 'direct', 8, 0, 'the catalogue has no kind note any more'"
         " from events order by accepted_at limit 1"
     )
-    await api.house.database.value(
+    await api.app_state.database.value(
         "update lanes set stopped_at = now(), reason = '403 InvalidProviderToken' where name = 'apns/default/sandbox'"
     )
 

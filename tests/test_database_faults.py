@@ -22,7 +22,7 @@ from tocsin.errors import Overrun, Unavailable
 from tocsin.ids import new_id
 from tocsin.phones import Phones
 from tocsin.postgres.supervisor import Embedded
-from tocsin.pubsub import Doorbell
+from tocsin.pubsub import PubSub
 from tocsin.push import dispatcher
 from tocsin.worker import Worker
 
@@ -93,7 +93,7 @@ async def impatient(url: str, catalogue: Catalogue, patience: float = PATIENCE) 
     """Run a worker whose statements may take a second."""
     pool = Database(url, 4, patience)
     await pool.open()
-    bells = Doorbell(url, pool)
+    bells = PubSub(url, pool)
     bells.answer("settled")
     running = Worker(pool, catalogue, bells)
     ears, run = asyncio.create_task(bells.hear_others()), asyncio.create_task(running.run())
@@ -353,7 +353,7 @@ async def _failures(running: Worker, count: int) -> bool:
 
 @pytest.mark.parametrize("lane", ["direct", "bulk"])
 async def test_a_job_that_takes_too_long_is_isolated_and_becomes_a_dead_letter(
-    slow_inbox: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, lane: jobs.Lane
+    slow_inbox: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, lane: jobs.Queue
 ) -> None:
     monkeypatch.setattr(jobs, "RETRY_DELAYS", (0.01, 0.01))
     async with serving(slow_inbox, catalogue, with_worker=False) as api:
@@ -362,7 +362,7 @@ async def test_a_job_that_takes_too_long_is_isolated_and_becomes_a_dead_letter(
         slow = await post(api, SLOW)
         after = [await post(api, 1) for _ in range(3)]
         if lane == "bulk":
-            await api.house.database.value("update jobs set lane = 'bulk'")
+            await api.app_state.database.value("update jobs set lane = 'bulk'")
         async with impatient(slow_inbox, catalogue):
             for id_ in (*before, *after):
                 answer = await api.as_service("GET", f"/events/{id_}?wait=25")
@@ -384,7 +384,7 @@ async def test_a_request_that_takes_too_long_is_told_so_and_no_outage_is_claimed
     await connection.execute(SLEEPING.format(slow=SLOW).replace("on inbox", "on heads"))
     await connection.close()
     async with serving(url, catalogue, with_worker=False) as api:
-        api.house.database._patience = PATIENCE  # noqa: SLF001 - what an operator cannot set
+        api.app_state.database._patience = PATIENCE  # noqa: SLF001 - what an operator cannot set
         body = {"first_name": "Jane", "last_name": "Doe"}
         answer = await api.as_service("PUT", f"/directory/users/{SLOW}", json=body)
         assert (answer.status_code, int(answer.headers["Retry-After"])) == (503, 60)

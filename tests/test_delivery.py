@@ -122,7 +122,10 @@ async def test_a_subscription_that_leads_elsewhere_is_refused(api: Api, phones: 
         ({"expirationTime": True}, [("expirationTime", "numeric_between")]),
     ):
         answer = await api.as_user(1, "POST", "/notifications/web-push", json={**good, **change})
-        found = [(fault["field"], fault["code"].removeprefix("validation.")) for fault in answer.json()["errors"]]
+        found = [
+            (field_error["field"], field_error["code"].removeprefix("validation."))
+            for field_error in answer.json()["errors"]
+        ]
         assert (answer.status_code, found) == (422, due), change
 
 
@@ -210,16 +213,16 @@ async def test_a_phone_that_changed_hands_gets_nothing_of_its_former_owner(api: 
 async def hurry(api: Api) -> None:
     """Let all that waits be due."""
     for _ in range(100):
-        waiting = await api.house.database.value(
+        waiting = await api.app_state.database.value(
             "select count(*) from deliveries where worker_id is null and due_at > now()"
         )
         if waiting:
             break
         await asyncio.sleep(0.02)
-    await api.house.database.value(
+    await api.app_state.database.value(
         "update deliveries set due_at = now() where state in ('queued', 'later', 'held') and worker_id is null"
     )
-    api.house.doorbell.ring("push")
+    api.app_state.pubsub.publish("push")
 
 
 async def test_a_push_that_fails_goes_again_with_the_same_ids(api: Api, phones: Phones) -> None:
@@ -305,7 +308,7 @@ async def test_wrong_settings_stop_the_lane_and_lose_nothing(
             assert await pushes_of(api, id_) == {"delivered": 2}
     said = [each["event"] for each in logs if each.get("lane") == "apns/default"]
     assert said == ["lane stopped: the provider refuses our settings", "lane works again"]
-    lanes = await deliveries.lanes(api.house.database)
+    lanes = await deliveries.lanes(api.app_state.database)
     assert [lane["stopped_at"] for lane in lanes] == [None] * len(lanes)
 
 
@@ -315,16 +318,16 @@ async def test_a_push_that_waits_for_a_stopped_lane_is_explained_by_it(api: Api,
     id_ = (await post(api, custom(1))).json()["id"]
     since = (await until_stopped(api))["stopped_at"]
     assert await told(api, id_) == [f"queued: apns/default has stopped since {since} UTC: 403 InvalidProviderToken"]
-    lines = [line async for line in of_event(api.house.database, UUID(id_), 1)]
+    lines = [line async for line in of_event(api.app_state.database, UUID(id_), 1)]
     assert lines[0].endswith(": named in notify.users")
     assert "apns/default has stopped since" in lines[1]
 
 
 async def test_a_report_says_where_nobody_was_to_be_pushed_to(api: Api) -> None:
     id_ = UUID(await api.post(custom(1)))
-    lines = [line async for line in of_event(api.house.database, id_, 1)]
+    lines = [line async for line in of_event(api.app_state.database, id_, 1)]
     assert lines[1:] == ["not pushed: no device was registered when it came"]
-    lines = [line async for line in of_event(api.house.database, id_, 4242)]
+    lines = [line async for line in of_event(api.app_state.database, id_, 4242)]
     assert lines == ["did not come: there is no such user in the directory"]
 
 
@@ -345,7 +348,7 @@ async def test_reading_keys_again_has_a_stopped_lane_try_at_once_with_the_same_k
     phones.forget()
     assert api.worker
     assert api.worker.dispatcher
-    assert not read_again(api.house.lanes, api.house.settings)
+    assert not read_again(api.app_state.lanes, api.app_state.settings)
     await api.worker.dispatcher.begin_anew()
     assert await pushes_of(api, id_) == {"delivered": 1}
 
@@ -371,7 +374,7 @@ async def test_preferences_are_kept_to_and_explained(api: Api, phones: Phones) -
     held = await api.post(custom(1))
     await asyncio.sleep(0.1)
     assert (await state(api, held))["pushes"]["held"] == 1
-    urgent = {**api.house.catalogue.samples["lead_escalated"]["event"], "notify": {"users": [1]}}
+    urgent = {**api.app_state.catalogue.samples["lead_escalated"]["event"], "notify": {"users": [1]}}
     assert await pushes_of(api, await api.post(urgent)) == {"delivered": 1}
     await api.as_user(1, "PUT", f"/notifications/{held}/read")
     await prefer(api, paused_until=None)
@@ -412,11 +415,11 @@ async def test_what_the_operators_former_rules_held_is_decided_again_at_the_star
         ids = [await api.post({**custom(1), "notify": {"users": [1, 2]}}) for _ in range(5)]
         for id_ in ids:
             await becomes(api, id_, {"held": 2})
-        written = await api.house.database.value(WRITTEN, ids)
+        written = await api.app_state.database.value(WRITTEN, ids)
     async with serving(url, catalogue, **more) as api:  # by the same rules
         await becomes(api, await api.post(custom(1)), {"held": 1})
     async with serving(url, catalogue, with_worker=False, **more) as api:
-        assert await api.house.database.value(WRITTEN, ids) == written
+        assert await api.app_state.database.value(WRITTEN, ids) == written
     more["preferences_file"].write_text("", "utf-8")
     async with serving(url, catalogue, **more) as api:
         for id_ in ids:
@@ -431,7 +434,7 @@ async def test_more_than_three_that_were_held_are_one_push(api: Api, phones: Pho
     await prefer(api, paused_until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
     ids = [await api.post(custom(1, body=f"Number {number}")) for number in range(count)]
     for _ in range(200):
-        if await api.house.database.value("select count(*) from deliveries where state = 'held'") == count:
+        if await api.app_state.database.value("select count(*) from deliveries where state = 'held'") == count:
             break
         await asyncio.sleep(0.02)
     await prefer(api, paused_until=None)
@@ -450,7 +453,7 @@ async def test_what_was_given_up_is_listed_and_goes_once_more(api: Api, phones: 
     phones.answer("apns", status=503, reason="ServiceUnavailable", times=2)
     id_ = (await post(api, custom(1))).json()["id"]
     await until(lambda: phones.pushes("apns", IPHONE))
-    await api.house.database.value("update deliveries set made_at = now() - interval '25 hours'")
+    await api.app_state.database.value("update deliveries set made_at = now() - interval '25 hours'")
     await hurry(api)
     assert await pushes_of(api, id_) == {"dead": 1}
     answer = await api.as_service("GET", "/operations/dead-letters", "operations")

@@ -16,7 +16,7 @@ from playwright.async_api import Browser, Locator, Page, expect
 
 from conftest import SCREENSHOTS, Api
 from processes import Program, data_folder, until
-from tocsin.auth.tokens import Service, Verifier
+from tocsin.auth.tokens import ServiceCaller, Verifier
 from tocsin.demo.run import LEFT_UNREAD, PEOPLE
 
 pytestmark = pytest.mark.slow
@@ -308,7 +308,7 @@ async def test_its_tokens_are_short_lived_and_its_services_may_not_do_everything
     users = [verifier.verify(person["token"]) for person in found["data"]]
     crm = verifier.verify(found["crm"])
     assert [user.label for user in users] == [f"user {person.id}" for person in PEOPLE]
-    assert isinstance(crm, Service)
+    assert isinstance(crm, ServiceCaller)
     assert crm.scopes == {"events:write", "directory:write"}
     assert all(caller.expires < time.time() + found["lifetime"] + 60 for caller in [*users, crm])
     assert found["lifetime"] <= 3600

@@ -110,7 +110,7 @@ async def test_of_more_than_50_the_longest_unused_goes(api: Api) -> None:
     await api.people(1)
     for number in range(50):
         await register(api, 1, f"{number:064x}")
-    await api.house.database.value("update devices set last_delivered_at = now() where token = $1", f"{0:064x}")
+    await api.app_state.database.value("update devices set last_delivered_at = now() where token = $1", f"{0:064x}")
     await register(api, 1, f"{50:064x}")
     endings = {device["token_ending"] for device in await listed(api, 1)}
     assert endings == {f"{number:06x}" for number in range(51)} - {"000001"}
@@ -149,7 +149,7 @@ async def test_who_is_erased_while_their_phones_are_registered_never_waits_in_a_
         answers = await asyncio.gather(*calls)
         assert answers[2].status_code == 204
         assert {answer.status_code for answer in answers} <= {204, 401}, [answer.text for answer in answers]
-        owners = await api.house.database.rows("select distinct user_id from devices")
+        owners = await api.app_state.database.rows("select distinct user_id from devices")
         assert {row["user_id"] for row in owners} <= {2}  # none at all, where the erasure came last and had them all
         assert (await register(api, 2, tokens[0])).status_code == 204
         assert await listed(api, 2)
@@ -182,4 +182,4 @@ async def test_who_is_erased_or_inactive_registers_nothing(api: Api) -> None:
     await api.people(1, active=False)
     assert (await register(api, 1, "ee" * 32)).status_code == 401
     await api.as_service("DELETE", "/directory/users/1")
-    assert await api.house.database.value("select count(*) from devices") == 0
+    assert await api.app_state.database.value("select count(*) from devices") == 0

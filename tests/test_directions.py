@@ -88,7 +88,7 @@ def test_no_sample_has_a_character_that_isolates(name: str) -> None:
 
 async def test_a_push_isolates_a_name_and_a_link_does_not(pushing: Api, phones: Phones) -> None:
     await register(pushing, 1, IPHONE)
-    event = json.loads(json.dumps(pushing.house.catalogue.samples["high_fived/new_level"]["event"]))
+    event = json.loads(json.dumps(pushing.app_state.catalogue.samples["high_fived/new_level"]["event"]))
     event["notify"] = {"users": [1]}
     event["data"]["user"] = {"id": 2, "first_name": LAYLA, "last_name": DANA, "profile_picture": None}
     id_ = await pushing.post(event)
@@ -122,13 +122,13 @@ async def test_a_report_on_a_person_has_no_line_or_escape_of_theirs(api: Api) ->
     await api.people(9, first_name=STRANGE, last_name="L")  # as one that is there from before
     user = (await api.as_service("GET", "/directory/users/9")).json()
     assert user["first_name"] == STRANGE
-    lines = [line async for line in of_user(api.house.database, 9, datetime.now(UTC))]
+    lines = [line async for line in of_user(api.app_state.database, 9, datetime.now(UTC))]
     assert all(line == one_line(line) for line in lines)
 
 
 async def test_control_characters_in_params_do_not_get_into_a_message(api: Api) -> None:
     await api.people(1)
-    event = json.loads(json.dumps(api.house.catalogue.samples["note"]["event"]))
+    event = json.loads(json.dumps(api.app_state.catalogue.samples["note"]["event"]))
     event["notify"], event["params"]["contact"] = {"users": [1]}, STRANGE
     event["data"]["user"] = {"id": 2, "first_name": "A", "last_name": "B", "profile_picture": None}
     await api.post(event)

@@ -56,7 +56,7 @@ async def test_the_same_put_again_and_again_changes_nothing(api: Api) -> None:
         assert await put(api, "users/1", FULL | {"active": True, "company_id": 1}) == DONE
         assert await put(api, "teams/7", {"name": "Sales", "users": [2, 1, 2]}) == DONE
     assert await get(api, "teams/7") == {"id": 7, "company_id": 1, "name": "Sales", "users": [1, 2]}
-    assert await api.house.database.value("select count(*) from members") == 2
+    assert await api.app_state.database.value("select count(*) from members") == 2
 
 
 async def test_a_put_leaves_the_inbox_alone(api: Api) -> None:
@@ -94,7 +94,7 @@ async def test_ids_are_1_to_2_to_the_31_less_1(api: Api, path: str) -> None:
         assert await put(api, f"{path}/{id_}", body) == DONE
         assert (await get(api, f"{path}/{id_}"))["id"] == int(id_)
     assert await get(api, f"{path}/2") == NOT_FOUND
-    assert await api.house.database.value(f"select count(*) from {path}") == 2
+    assert await api.app_state.database.value(f"select count(*) from {path}") == 2
 
 
 NO_STRINGS: list[Any] = [1, True, [], {}, ["x"]]
@@ -197,8 +197,8 @@ async def test_members_of_another_company_are_unknown_by_their_position(api: Api
     await api.people(1, 2)
     await api.people(3, company_id=2)
     await put(api, "teams/7", {"name": "x", "users": [1]})
-    faults = [("validation.unknown", f"users.{position}") for position in (1, 3, 4)]
-    assert await put(api, "teams/7", {"name": "y", "users": [1, 3, 2, 99, 3]}) == (422, faults)
+    field_errors = [("validation.unknown", f"users.{position}") for position in (1, 3, 4)]
+    assert await put(api, "teams/7", {"name": "y", "users": [1, 3, 2, 99, 3]}) == (422, field_errors)
     assert await get(api, "teams/7") == {"id": 7, "company_id": 1, "name": "x", "users": [1]}
     other = {"name": "y", "company_id": 2, "users": [1, 3]}
     assert await put(api, "teams/7", other) == (422, [("validation.unknown", "users.0")])

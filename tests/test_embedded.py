@@ -250,7 +250,7 @@ async def until_it_answers(server: Embedded) -> None:
 @pytest.mark.slow
 async def test_a_fault_in_the_supervision_does_not_end_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "PRUNE_EVERY", 0.05)
-    monkeypatch.setattr(supervisor, "LONGEST_DELAY", 0.05)
+    monkeypatch.setattr(supervisor, "MAX_DELAY", 0.05)
     obstacle = data / "log/postgresql-20000101-000000.log"
     async with Embedded(data) as server:
         with structlog.testing.capture_logs() as lines:

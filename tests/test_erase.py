@@ -27,7 +27,7 @@ async def erase(api: Api, user: int = PERSON) -> None:
     answer = await api.as_service("DELETE", f"/directory/users/{user}")
     assert answer.status_code == 204, answer.text
     for _ in range(200):
-        if not await api.house.database.value("select count(*) from jobs where task = 'erase'"):
+        if not await api.app_state.database.value("select count(*) from jobs where task = 'erase'"):
             return
         await asyncio.sleep(0.05)
     pytest.fail("the erasure did not end")
@@ -35,11 +35,11 @@ async def erase(api: Api, user: int = PERSON) -> None:
 
 async def everything(api: Api) -> dict[str, str]:
     """Return all that the database holds, as text by table; but for the workers, who show that they live."""
-    tables = await api.house.database.rows(
+    tables = await api.app_state.database.rows(
         "select tablename from pg_tables where schemaname = 'tocsin' and tablename <> 'workers'"
     )
     return {
-        row["tablename"]: str(await api.house.database.rows(f"select t::text from {row['tablename']} t"))
+        row["tablename"]: str(await api.app_state.database.rows(f"select t::text from {row['tablename']} t"))
         for row in tables
     }
 
@@ -109,8 +109,8 @@ async def test_what_is_held_for_the_erased_does_not_reach_who_has_their_id_next(
     id_ = (await api.as_service("POST", "/events", json=event)).json()["id"]
     await erase(api)
     await api.people(PERSON)
-    await api.house.database.value("update jobs set due_at = now()")
-    api.house.doorbell.ring("direct")
+    await api.app_state.database.value("update jobs set due_at = now()")
+    api.app_state.pubsub.publish("direct")
     await api.as_service("GET", f"/events/{id_}?wait=10")
     assert await api.ids(1) == [id_]
     assert await api.ids(PERSON) == []
@@ -124,7 +124,7 @@ async def test_a_clock_that_was_put_back_keeps_nothing_from_who_was_made_before_
     if again:
         await erase(api)
         await api.people(PERSON)
-    await api.house.database.value("update heads set made_at = made_at + interval '1 hour'")  # by the clock of then
+    await api.app_state.database.value("update heads set made_at = made_at + interval '1 hour'")  # by the clock of then
     id_ = await api.post(custom(1, PERSON))
     assert await api.ids(PERSON) == [id_]
     assert await api.ids(1) == [id_]
@@ -136,9 +136,11 @@ async def test_who_gets_an_erased_id_is_told_nothing_of_before_whatever_the_cloc
     id_ = (await api.as_service("POST", "/events", json=event)).json()["id"]
     await erase(api)
     await api.people(PERSON)
-    await api.house.database.value("update heads set made_at = made_at - interval '1 hour'")  # it was put back since
-    await api.house.database.value("update jobs set due_at = now()")
-    api.house.doorbell.ring("direct")
+    await api.app_state.database.value(
+        "update heads set made_at = made_at - interval '1 hour'"
+    )  # it was put back since
+    await api.app_state.database.value("update jobs set due_at = now()")
+    api.app_state.pubsub.publish("direct")
     await api.as_service("GET", f"/events/{id_}?wait=10")
     assert await api.ids(1) == [id_]
     assert await api.ids(PERSON) == []
@@ -167,11 +169,11 @@ async def test_erasing_while_events_come_in_leaves_no_row_behind(api: Api) -> No
     assert erased.status_code == 204
     assert {await each for each in posting} <= {202, 422}
     for _ in range(200):
-        if not await api.house.database.value("select count(*) from jobs"):
+        if not await api.app_state.database.value("select count(*) from jobs"):
             break
         await asyncio.sleep(0.05)
     for table in ("inbox", "changes", "heads", "members"):
-        assert await api.house.database.value(f"select count(*) from {table} where user_id = {PERSON}") == 0
+        assert await api.app_state.database.value(f"select count(*) from {table} where user_id = {PERSON}") == 0
 
 
 async def test_an_erasure_that_is_done_again_does_no_harm(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,12 +187,12 @@ async def test_an_erasure_that_is_done_again_does_no_harm(idle: Api, monkeypatch
     await work(idle)
     await idle.as_service("DELETE", f"/directory/users/{PERSON}")
     worker = new_id()
-    [job] = await jobs.claim(idle.house.database, worker, "bulk", 1)
+    [job] = await jobs.claim(idle.app_state.database, worker, "bulk", 1)
     with pytest.raises((jobs.Lost, Problem)):
-        await directory.finish_erasure(idle.house.database, new_id(), job)
-    await directory.finish_erasure(idle.house.database, worker, Job(**{**vars_of(job), "attempts": 2}))
+        await directory.finish_erasure(idle.app_state.database, new_id(), job)
+    await directory.finish_erasure(idle.app_state.database, worker, Job(**{**vars_of(job), "attempts": 2}))
     assert str(PERSON) not in (await everything(idle))["recipients"]
-    assert await idle.house.database.value("select count(*) from erasures") == 0
+    assert await idle.app_state.database.value("select count(*) from erasures") == 0
     assert sorted(await idle.ids(1)) == sorted(ids)
 
 
@@ -213,7 +215,7 @@ async def test_teams_and_users_are_listed_a_page_at_a_time(api: Api) -> None:
     teams = (await api.as_service("GET", "/directory/teams")).json()
     assert teams == {"data": [{"id": 3, "company_id": 1, "name": "Team 3", "size": 2}], "next": None}
     wrong = await api.as_service("GET", "/directory/users?after=x&limit=0&company_id=0")
-    assert [fault["field"] for fault in wrong.json()["errors"]] == ["after", "company_id", "limit"]
+    assert [field_error["field"] for field_error in wrong.json()["errors"]] == ["after", "company_id", "limit"]
 
 
 async def test_members_come_and_go_one_by_one(api: Api) -> None:
@@ -224,7 +226,7 @@ async def test_members_come_and_go_one_by_one(api: Api) -> None:
         assert (await api.as_service("PUT", "/directory/teams/7/users/2")).status_code == 204
     assert (await api.as_service("GET", "/directory/teams/7")).json()["users"] == [1, 2]
     foreign = await api.as_service("PUT", "/directory/teams/7/users/3")
-    assert [fault["code"] for fault in foreign.json()["errors"]] == ["validation.unknown"]
+    assert [field_error["code"] for field_error in foreign.json()["errors"]] == ["validation.unknown"]
     for _ in range(2):
         assert (await api.as_service("DELETE", "/directory/teams/7/users/1")).status_code == 204
     assert (await api.as_service("GET", "/directory/teams/7")).json()["users"] == [2]

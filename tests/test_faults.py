@@ -14,8 +14,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from tocsin.errors import Fault
-from tocsin.validation import INTEGER_TAG, OBJECT_TAG, faults_of
+from tocsin.errors import FieldError
+from tocsin.validation import INTEGER_TAG, OBJECT_TAG, field_errors_of
 
 
 class Part(BaseModel):
@@ -51,10 +51,10 @@ class Whole(BaseModel):
     odd: Annotated[Any, AfterValidator(refuse_oddly)] = None
 
 
-def faults_in(given: Any, prefix: str = "") -> list[Fault]:
+def faults_in(given: Any, prefix: str = "") -> list[FieldError]:
     with pytest.raises(ValidationError) as caught:
         Whole.model_validate(given)
-    return faults_of(caught.value, prefix)
+    return field_errors_of(caught.value, prefix)
 
 
 @pytest.mark.parametrize(
@@ -88,18 +88,18 @@ def faults_in(given: Any, prefix: str = "") -> list[Fault]:
     ],
 )
 def test_a_finding_of_pydantics_is_a_fault_of_ours(given: dict[str, Any], field: str, code: str, says: str) -> None:
-    assert faults_in(given) == [Fault(field, code, f"The {field} field {says}.")]
+    assert faults_in(given) == [FieldError(field, code, f"The {field} field {says}.")]
 
 
 def test_all_findings_are_told_in_their_order() -> None:
     found = faults_in({"text": 5, "part": {"x": 1}, "number": "1"})
-    assert [fault.field for fault in found] == ["text", "number", "part.name", "part.x"]
+    assert [field_error.field for field_error in found] == ["text", "number", "part.name", "part.x"]
 
 
 def test_a_prefix_says_where_in_the_request_it_was() -> None:
-    assert [fault.field for fault in faults_in({"some": ["x"]}, "events.17")] == ["events.17.some.0"]
-    assert [fault.field for fault in faults_in([], "events.17")] == ["events.17"]
+    assert [field_error.field for field_error in faults_in({"some": ["x"]}, "events.17")] == ["events.17.some.0"]
+    assert [field_error.field for field_error in faults_in([], "events.17")] == ["events.17"]
 
 
 def test_what_the_table_does_not_have_is_a_value_that_is_not_allowed() -> None:
-    assert faults_in({"odd": "x"}) == [Fault("odd", "in", "The odd field has a value that is not allowed.")]
+    assert faults_in({"odd": "x"}) == [FieldError("odd", "in", "The odd field has a value that is not allowed.")]

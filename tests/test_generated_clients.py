@@ -41,13 +41,13 @@ async def tools(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Path]
 async def result_of(api: Api, tools: Path, program: str, folder: Path) -> dict[str, Any]:
     """Run a program with a generated client in `folder`, and return what it saw."""
     await api.people(1, 4)
-    samples = api.house.catalogue.samples
+    samples = api.app_state.catalogue.samples
     given = {
         "url": str(api.http.base_url).rstrip("/"),
         "service": mint_service(SECRET, "crm", ("events:write", "directory:write"), HOUR),
         "user": mint_user(SECRET, 1, HOUR),
         "events": [{**sample["event"], "notify": {"users": [1]}} for sample in samples.values()],
-        "names": [f"{names_of(api.house.catalogue)[kind]}Event" for kind in samples],
+        "names": [f"{names_of(api.app_state.catalogue)[kind]}Event" for kind in samples],
         "note": samples["note"]["event"],
         "id": "0190b6a5-7b7e-7c3e-8d5f-000000000001",
     }

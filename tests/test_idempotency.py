@@ -28,7 +28,7 @@ from tocsin.api.routes import Post, require_keys
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.db.pool import Database
 from tocsin.phones import Phones
-from tocsin.pubsub import Doorbell
+from tocsin.pubsub import PubSub
 from tocsin.transfer.imports import Import, applied
 from tocsin.worker import Worker
 
@@ -41,7 +41,7 @@ async def post(api: Api, body: Any = None, key: str = "order-42", **more: Any) -
 
 
 async def events(api: Api) -> int:
-    count: int = await api.house.database.value("select count(*) from events")
+    count: int = await api.app_state.database.value("select count(*) from events")
     return count
 
 
@@ -87,7 +87,7 @@ async def test_a_failure_is_not_kept(api: Api) -> None:
     await api.people(1)
     assert (await post(api, custom(1, 2))).status_code == 422
     assert (await post(api, {"type": "none"})).status_code == 422
-    assert await api.house.database.value("select count(*) from idempotency_keys") == 0
+    assert await api.app_state.database.value("select count(*) from idempotency_keys") == 0
     await api.people(2)
     assert (await post(api, custom(1, 2))).status_code == 202
 
@@ -106,7 +106,7 @@ async def test_a_batch_and_what_users_write_are_done_once_too(api: Api) -> None:
 async def test_a_key_is_good_for_a_day(api: Api) -> None:
     await api.people(1)
     first = await post(api)
-    await api.house.database.value("update idempotency_keys set kept_at = now() - interval '25 hours'")
+    await api.app_state.database.value("update idempotency_keys set kept_at = now() - interval '25 hours'")
     second = await post(api, custom(1, body="another"))
     assert second.status_code == 202
     assert second.json()["id"] != first.json()["id"]
@@ -128,8 +128,8 @@ async def test_a_key_has_1_to_255_characters(api: Api, key: str) -> None:
     await api.people(1)
     answer = await post(api, key=key)
     assert answer.status_code == 422
-    [fault] = answer.json()["errors"]
-    assert (fault["field"], fault["code"]) == ("Idempotency-Key", "validation.string_between")
+    [field_error] = answer.json()["errors"]
+    assert (field_error["field"], field_error["code"]) == ("Idempotency-Key", "validation.string_between")
 
 
 async def test_the_body_may_still_not_be_too_large_nor_malformed(api: Api) -> None:
@@ -138,7 +138,7 @@ async def test_the_body_may_still_not_be_too_large_nor_malformed(api: Api) -> No
     assert large.status_code == 413
     bad = await api.as_service("POST", "/events", content=b"{", headers={**KEY, "Content-Type": "application/json"})
     assert bad.status_code == 400
-    assert await api.house.database.value("select count(*) from idempotency_keys") == 0
+    assert await api.app_state.database.value("select count(*) from idempotency_keys") == 0
 
 
 async def test_two_keys_of_one_request_are_refused(idle: Api) -> None:
@@ -234,7 +234,7 @@ async def a_replay(api: Api, _: Phones) -> Try:
 
     async def give_up(id_: str) -> None:
         await api.as_service("POST", "/events", json={**custom(1), "id": id_, "deliver_at": in_future()})
-        await api.house.database.value(GIVEN_UP)
+        await api.app_state.database.value(GIVEN_UP)
 
     await give_up(ids[0])
     return Try(OPERATOR, "/operations/replay", {"events": ids}, partial(give_up, ids[1]))
@@ -338,12 +338,12 @@ async def test_a_request_that_is_cut_off_leaves_no_key(api: Api, path: str) -> N
     writer.close()
     answer = await Try(CRM, path, body if path == "/directory/import" else custom(1)).send(api, "cut")
     assert answer.is_success, answer.text
-    assert await api.house.database.value("select count(*) from idempotency_keys") == 1
+    assert await api.app_state.database.value("select count(*) from idempotency_keys") == 1
 
 
 async def until(api: Api, condition: str) -> None:
     async with asyncio.timeout(20):
-        while not await api.house.database.value(f"select {condition}"):
+        while not await api.app_state.database.value(f"select {condition}"):
             await asyncio.sleep(0.01)
 
 
@@ -352,9 +352,9 @@ async def test_a_repeated_import_waits_until_the_first_is_applied(
 ) -> None:
     waiting: dict[Any, UUID] = {}
 
-    async def noted(database: Database, doorbell: Doorbell, id_: UUID) -> int | None:
+    async def noted(database: Database, pubsub: PubSub, id_: UUID) -> int | None:
         waiting[asyncio.current_task()] = id_
-        return await applied(database, doorbell, id_)
+        return await applied(database, pubsub, id_)
 
     monkeypatch.setattr("tocsin.api.imports.applied", noted)
     asked = Try(CRM, "/directory/import", LINES)
@@ -365,26 +365,26 @@ async def test_a_repeated_import_waits_until_the_first_is_applied(
         while len(waiting) < len(sending):
             await asyncio.sleep(0.01)
     assert len(set(waiting.values())) == 1
-    assert await idle.house.database.value("select count(*) from imports") == 1
+    assert await idle.app_state.database.value("select count(*) from imports") == 1
     assert not any(task.done() for task in sending)
-    worker = Worker(database, idle.house.catalogue, idle.house.doorbell)
+    worker = Worker(database, idle.app_state.catalogue, idle.app_state.pubsub)
     running = asyncio.create_task(worker.run())
     answers = await asyncio.gather(*sending)
     worker.stop()
     await running
     assert {answer.content for answer in answers} == {b'{"users":1,"teams":0,"devices":0,"notifications":0}'}
-    assert await idle.house.database.value("select count(*) from import_lines") == 0
+    assert await idle.app_state.database.value("select count(*) from import_lines") == 0
 
 
 async def test_an_import_that_was_given_up_leaves_its_key_to_the_next_try(idle: Api, database: Database) -> None:
     asked = Try(CRM, "/directory/import", LINES)
     first = asyncio.create_task(asked.send(idle, "once"))
     await until(idle, "count(*) = 1 from jobs")
-    await idle.house.database.value(GIVEN_UP)
+    await idle.app_state.database.value(GIVEN_UP)
     assert (await first).status_code == 500
     again = asyncio.create_task(asked.send(idle, "once"))
     await until(idle, "count(*) = 1 from jobs")
-    worker = Worker(database, idle.house.catalogue, idle.house.doorbell)
+    worker = Worker(database, idle.app_state.catalogue, idle.app_state.pubsub)
     running = asyncio.create_task(worker.run())
     assert (await again).status_code == 200
     worker.stop()
@@ -397,18 +397,20 @@ async def test_who_is_woken_by_a_request_with_a_key_finds_what_it_did(
     await idle.people(1)
     asked = await a_replay(idle, phones)
     rung: list[tuple[str, int]] = []
-    monkeypatch.setattr(idle.house.doorbell, "ring", lambda name: rung.append((name, idle.house.database.lent)))
+    monkeypatch.setattr(
+        idle.app_state.pubsub, "publish", lambda name: rung.append((name, idle.app_state.database.lent))
+    )
     assert (await asked.send(idle, "once")).json() == {"jobs": 1, "pushes": 0}
     assert set(rung) == {("direct", 0), ("bulk", 0), ("push", 0)}, "something was rung for before it was committed"
 
 
 async def test_an_import_that_was_accepted_is_not_taken_back_where_its_commit_was_not_answered(idle: Api) -> None:
-    house = idle.house
-    incoming = Import(house.database, house.doorbell, house.catalogue, None)
+    app_state = idle.app_state
+    incoming = Import(app_state.database, app_state.pubsub, app_state.catalogue, None)
     await incoming.open()
     await incoming.feed(LINES)
     await incoming.end()
-    async with house.database.transaction() as connection:
+    async with app_state.database.transaction() as connection:
         await incoming.accept(connection)
     await incoming.discard()
-    assert await house.database.value("select count(*) from imports join import_lines on id = import_id") == 1
+    assert await app_state.database.value("select count(*) from imports join import_lines on id = import_id") == 1

@@ -19,7 +19,7 @@ from issuer import Site, jwks, pair, saying
 from test_tokens import signed
 from tocsin.auth.from_settings import signer_of, verifier_of
 from tocsin.auth.keys import EVERYBODY, hs256, of_jwks
-from tocsin.auth.tokens import Expected, Service, User, Verifier, mint_service, mint_user
+from tocsin.auth.tokens import Expected, ServiceCaller, UserCaller, Verifier, mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal, Unauthenticated
 
@@ -200,7 +200,7 @@ class TestIssuer:
     @pytest.mark.parametrize("bad", [{}, {"iss": "https://login"}, {"aud": "tocsin"}, {"iss": "x", "aud": "y"}])
     def test_only_published_keys_tokens_need_them_where_that_is_set(self, bad: dict[str, str]) -> None:
         own, theirs = token_of("HS256", {"sub": "4", **bad}), pair("RS256").sign(**bad)
-        assert isinstance(self.verifier("published").verify(own), User)
+        assert isinstance(self.verifier("published").verify(own), UserCaller)
         for whose, token in (("published", theirs), ("all", own), ("all", theirs)):
             with pytest.raises(Unauthenticated, match=r"iss|aud"):
                 self.verifier(whose).verify(token)
@@ -209,7 +209,7 @@ class TestIssuer:
         good = {"iss": "https://login", "aud": ["tocsin"]}
         for whose in ("published", "all"):
             for token in (token_of("HS256", {"sub": "4", **good}), pair("RS256").sign(**good)):
-                assert isinstance(self.verifier(whose).verify(token), User)
+                assert isinstance(self.verifier(whose).verify(token), UserCaller)
 
 
 USER_CLAIMS = ("sub", "uid", "app.id", "https://crm/uid")
@@ -234,7 +234,7 @@ def test_no_token_opens_somebody_elses_inbox_and_no_users_token_is_a_services(
     scopes = {"W": frozenset({"events:write"})}
     expected = Expected(user_claim=user_claim, service_claims=service_claims, scope_claims=scope_claims, scopes=scopes)
     verifier = Verifier([SECRET], expected=expected)
-    found = {User: 0, Service: 0}
+    found = {UserCaller: 0, ServiceCaller: 0}
     for id_, words, name in product(IDS, WORDS, NAMES):
         claims: dict[str, Any] = {"exp": int(time.time()) + 60}
         for claim, value in ((scope_claims[-1], words), (service_claims[0], name), (user_claim, id_)):
@@ -249,7 +249,7 @@ def test_no_token_opens_somebody_elses_inbox_and_no_users_token_is_a_services(
         rights = {
             {"operations": "operations", "W": "events:write"}[word] for word in given if word in {"operations", "W"}
         }
-        if isinstance(caller, User):
+        if isinstance(caller, UserCaller):
             assert not rights
             assert id_ in ("4", 4) or (id_ in (["4"], [4]) and user_claim != "sub")
             assert caller.id == 4
@@ -257,8 +257,8 @@ def test_no_token_opens_somebody_elses_inbox_and_no_users_token_is_a_services(
             assert caller.scopes == rights != set()
             assert id_ in (..., None, "", "crm", [], {"id": "4"})
             assert caller.name == "crm" or (caller.name == "5" and service_claims[0] != "sub")
-    assert found[User] >= 1
-    assert found[Service] >= 1
+    assert found[UserCaller] >= 1
+    assert found[ServiceCaller] >= 1
 
 
 def put(claims: dict[str, Any], claim: str, value: Any) -> None:
@@ -297,7 +297,7 @@ def test_one_name_of_the_issuers_may_mean_several_scopes() -> None:
         (["operations"], {"operations"}),
     ):
         caller = verifier.verify(token_of("HS256", {"sub": "crm", "roles": roles}))
-        assert isinstance(caller, Service)
+        assert isinstance(caller, ServiceCaller)
         assert caller.scopes == rights
 
 
@@ -341,7 +341,7 @@ class TestOwnTokens:
 
     def check(self, token: str) -> None:
         caller = Verifier([self.secret]).verify(token)
-        assert isinstance(caller, User)
+        assert isinstance(caller, UserCaller)
         assert caller.id == 4
         assert caller.issued is not None
         assert abs(caller.issued - time.time()) < 60

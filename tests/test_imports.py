@@ -14,7 +14,7 @@ import pytest
 from conftest import HOUR, SECRET, Api
 from test_erase import everything
 from test_problems import raw
-from test_producing import faults
+from test_producing import field_errors
 from test_resolve import NAMES, resolve, settled, traces
 from test_road import custom
 from tocsin import jobs
@@ -74,7 +74,7 @@ async def bring(api: Api, *lines: Any, **more: Any) -> dict[str, int]:
 
 
 async def exported(api: Api) -> list[Any]:
-    return [json.loads(line) async for line in export(api.house.database)]
+    return [json.loads(line) async for line in export(api.app_state.database)]
 
 
 async def entries(api: Api, user_id: int) -> list[dict[str, Any]]:
@@ -102,8 +102,8 @@ async def test_history_comes_as_it_was(api: Api) -> None:
     assert list(page["data"][1]["data"]["user"]) == ["id", "last", "first"]
     assert page["data"][0]["message_formatted"] == "<p>1 &lt; 2</p>"
     assert (await api.as_user(1, "GET", "/notifications/devices")).json()["data"][0]["token_ending"] == "ababab"
-    assert await api.house.database.value("select count(*) from import_lines") == 0
-    assert await api.house.database.value("select count(*) from imports") == 0
+    assert await api.app_state.database.value("select count(*) from import_lines") == 0
+    assert await api.app_state.database.value("select count(*) from imports") == 0
 
 
 async def test_what_comes_later_stands_above_history_and_every_page_can_be_walked(api: Api) -> None:
@@ -283,7 +283,7 @@ async def test_one_bad_line_is_told_by_its_number_and_nothing_is_applied(api: Ap
     lines = [user(1, first_name="Other"), user(2), told(2), device(2)]
     raw = bad if isinstance(bad, bytes) else text_of([bad])
     answer = await send(api, text_of(lines) + b"\n\n" + raw + b"\n" + text_of([team(9)]))
-    assert faults(answer) == [(f"lines.6{path}", code) for path, code in due]
+    assert field_errors(answer) == [(f"lines.6{path}", code) for path, code in due]
     assert await everything(api) == before
 
 
@@ -296,14 +296,14 @@ async def test_one_bad_line_among_very_many_is_told_and_leaves_nothing(api: Api)
                 yield text_of([team(7, 1, 999_999)]) + b"\n"
 
     answer = await api.as_service("POST", "/directory/import", content=lines(), headers=NDJSON, timeout=120)
-    assert faults(answer) == [("lines.251001.team.users.1", "unknown")]
+    assert field_errors(answer) == [("lines.251001.team.users.1", "unknown")]
     assert (await api.as_service("GET", "/directory/users")).json()["data"] == []
-    assert await api.house.database.value("select count(*) from import_lines") == 0
+    assert await api.app_state.database.value("select count(*) from import_lines") == 0
 
 
 async def test_no_more_faults_are_told_than_somebody_reads(api: Api) -> None:
     answer = await send(api, [{"user": {"id": number}} for number in range(1000)])
-    assert len(faults(answer)) == imports.MAX_FIELD_ERRORS
+    assert len(field_errors(answer)) == imports.MAX_FIELD_ERRORS
 
 
 async def test_a_service_of_a_company_imports_into_its_own_alone(api: Api) -> None:
@@ -312,9 +312,9 @@ async def test_a_service_of_a_company_imports_into_its_own_alone(api: Api) -> No
     before = await everything(api)
     lines = [user(1), user(2, company_id=1), team(7), team(8, 1), device(1), told(1)]
     answer = await send(api, lines, company_id=2)
-    assert faults(answer) == [("lines.2.user.company_id", "unknown")]
+    assert field_errors(answer) == [("lines.2.user.company_id", "unknown")]
     answer = await send(api, [line for line in lines if line != lines[1]], company_id=2)
-    assert faults(answer) == [
+    assert field_errors(answer) == [
         ("lines.1.user.id", "unknown"),
         ("lines.2.team.id", "unknown"),
     ]
@@ -351,7 +351,7 @@ async def test_an_import_whose_worker_dies_is_gone_on_with_where_it_stopped(
     monkeypatch.setattr(imports, "APPLY_BATCH_SIZE", 3)
     lines = [*(user(id_) for id_ in range(1, 11)), *(told(id_, day) for id_ in range(1, 11) for day in (1, 2))]
     sending = asyncio.create_task(bring(idle, *lines))
-    database = idle.house.database
+    database = idle.app_state.database
     while not await database.value("select count(*) from jobs"):
         await asyncio.sleep(0.01)
     steps = 0
@@ -400,7 +400,7 @@ async def test_an_import_whose_stored_line_can_never_be_applied_ends_at_once_wit
 ) -> None:
     part, body, reason = SPOILED[spoiled]
     sending = asyncio.create_task(send(idle, [user(1), team(7, 1), device(1), told(1)]))
-    database = idle.house.database
+    database = idle.app_state.database
     while not await database.value("select count(*) from jobs"):
         await asyncio.sleep(0.01)
     time = "null" if part == "notification" else "happened_at"
@@ -417,7 +417,7 @@ async def test_an_import_that_meets_a_key_of_others_is_tried_again(
     idle: Api, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "RETRY_DELAYS", (0.01,))
-    database = idle.house.database
+    database = idle.app_state.database
     await database.value("create sequence tries")
     await database.value(
         "create function fail_once() returns trigger language plpgsql as $$ begin"
@@ -432,7 +432,7 @@ async def test_an_import_that_meets_a_key_of_others_is_tried_again(
 
 @asynccontextmanager
 async def working(api: Api, catalogue: Catalogue) -> AsyncIterator[None]:
-    worker = Worker(api.house.database, catalogue, api.house.doorbell)
+    worker = Worker(api.app_state.database, catalogue, api.app_state.pubsub)
     running = asyncio.create_task(worker.run())
     yield
     worker.stop()
@@ -465,10 +465,10 @@ async def test_an_export_is_what_an_import_makes_of_it(api: Api) -> None:
         await api.as_service("DELETE", f"/directory/users/{id_}")
     await api.as_service("DELETE", "/directory/teams/7")
     for _ in range(100):
-        if not await api.house.database.value("select count(*) from jobs"):
+        if not await api.app_state.database.value("select count(*) from jobs"):
             break
         await asyncio.sleep(0.05)
-    await api.house.database.value("delete from events")
+    await api.app_state.database.value("delete from events")
     await bring(api, *lines)
     assert [await entries(api, user_id) for user_id in (1, 2)] == inboxes
     again = await exported(api)
@@ -476,7 +476,7 @@ async def test_an_export_is_what_an_import_makes_of_it(api: Api) -> None:
 
 
 async def test_an_erased_contact_is_erased_from_history_too(api: Api) -> None:
-    sample = api.house.catalogue.samples["incoming_email"]["notification"]
+    sample = api.app_state.catalogue.samples["incoming_email"]["notification"]
     contact = {"id": CONTACT, "first_name": NAMES[0], "last_name": NAMES[1], "account_id": None}
     data = {**sample["data"], "contact": contact, "email": {**sample["data"]["email"], "subject": NAMES[2]}}
     line = told(1, type="incoming_email", data=data, message=f"{NAMES[0]}: {NAMES[3]}", message_formatted=None)

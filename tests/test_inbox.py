@@ -97,7 +97,7 @@ async def test_the_first_read_at_stays(api: Api) -> None:
     await api.people(1)
     [id_] = await fill(api, 1, 1)
     assert (await api.as_user(1, "PUT", f"/notifications/{id_}/read")).status_code == 204
-    await api.house.database.value("update inbox set read_at = '2020-01-02 03:04:05.9+00'")
+    await api.app_state.database.value("update inbox set read_at = '2020-01-02 03:04:05.9+00'")
     again = await api.as_user(1, "PUT", f"/notifications/{id_}/read")
     assert (again.status_code, again.content) == (204, b"")
     [entry] = (await api.inbox(1))["data"]
@@ -137,9 +137,9 @@ async def test_each_change_takes_the_next_position(api: Api) -> None:
     await api.as_user(1, "PUT", f"/notifications/{ids[0]}/read")
     await api.as_user(1, "PUT", "/notifications/read")
     await api.as_user(1, "PUT", "/notifications/read")
-    changes = await api.house.database.rows("select position, change, up_to from changes order by position")
+    changes = await api.app_state.database.rows("select position, change, up_to from changes order by position")
     assert [tuple(row) for row in changes] == [(4, "read", None), (5, "all_read", 4)]
-    head = await api.house.database.row("select position, total, unread from heads where user_id = 1")
+    head = await api.app_state.database.row("select position, total, unread from heads where user_id = 1")
     assert head is not None
     assert tuple(head) == (5, 3, 0)
 
@@ -147,7 +147,7 @@ async def test_each_change_takes_the_next_position(api: Api) -> None:
 async def test_created_at_never_runs_backwards_even_if_the_clock_does(api: Api) -> None:
     await api.people(1)
     await fill(api, 1, 1)
-    await api.house.database.value("update heads set last_at = '2999-01-01 00:00:00+00'")
+    await api.app_state.database.value("update heads set last_at = '2999-01-01 00:00:00+00'")
     await fill(api, 1, 1)
     assert (await api.inbox(1))["data"][0]["created_at"] == "2999-01-01 00:00:00"
 
@@ -156,7 +156,7 @@ async def test_what_arrives_after_read_all_began_stays_unread(api: Api) -> None:
     """Both ways: a delivery that holds the head when read all asks, and one that waits for read all."""
     await api.people(1)
     [old] = await fill(api, 1, 1)
-    database = api.house.database
+    database = api.app_state.database
     async with database.transaction() as other:
         await other.fetchrow("select from heads where user_id = 1 for update")
         reading = asyncio.create_task(inbox.read_all(database, 1))
@@ -172,7 +172,7 @@ async def test_what_arrives_after_read_all_began_stays_unread(api: Api) -> None:
 async def test_a_delivery_that_waits_for_a_read_comes_after_it(api: Api) -> None:
     await api.people(1)
     [old] = await fill(api, 1, 1)
-    database = api.house.database
+    database = api.app_state.database
     async with database.transaction() as other:
         await other.fetchrow("select from heads where user_id = 1 for update")
         await other.execute("update inbox set read_at = now() where user_id = 1")
@@ -190,7 +190,7 @@ async def test_a_delivery_that_waits_for_a_read_comes_after_it(api: Api) -> None
 
 async def test_two_deliveries_to_one_inbox_come_one_after_the_other(api: Api) -> None:
     await api.people(1)
-    async with api.house.database.transaction() as other:
+    async with api.app_state.database.transaction() as other:
         await other.fetchrow("select from heads where user_id = 1 for update")
         answer = await api.as_service("POST", "/events", json=custom(1))
         await until_somebody_waits(api)
@@ -198,7 +198,7 @@ async def test_two_deliveries_to_one_inbox_come_one_after_the_other(api: Api) ->
     second = answer.json()["id"]
     await api.as_service("GET", f"/events/{second}?wait=10")
     assert await api.ids(1) == [second, first]
-    rows = await api.house.database.rows("select event_id, position from inbox order by position")
+    rows = await api.app_state.database.rows("select event_id, position from inbox order by position")
     assert [(str(row["event_id"]), row["position"]) for row in rows] == [(first, 1), (second, 2)]
     assert (await api.inbox(1))["pagination"]["total"] == 2
 
@@ -209,7 +209,7 @@ async def until_somebody_waits(api: Api) -> None:
         waiting = (
             "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
         )
-        if await api.house.database.value(waiting):
+        if await api.app_state.database.value(waiting):
             return
         await asyncio.sleep(0.005)
     raise AssertionError("nobody waits")

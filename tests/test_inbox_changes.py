@@ -174,7 +174,7 @@ async def test_a_cursor_that_is_none_or_of_what_is_forgotten_means_to_start_anew
         answer = (await mine(api, "GET", f"/changes?since={strange}")).json()
         assert answer == {"resync": True, "cursor": mark}, strange
     await mine(api, "DELETE", f"/{ids[0]}")
-    await api.house.database.value("update heads set forgotten = position")
+    await api.app_state.database.value("update heads set forgotten = position")
     assert (await mine(api, "GET", f"/changes?since={mark}")).json()["resync"] is True
     assert await since(api, await cursor(api)) == []
 
@@ -242,8 +242,8 @@ async def test_links_are_told_of_ones_own_and_of_no_others(api: Api) -> None:
     ):
         answer = await mine(api, "GET", f"/links{query}")
         assert answer.status_code == 422
-        [fault] = answer.json()["errors"]
-        assert (fault["field"], fault["code"]) == (field, f"validation.{code}"), query
+        [field_error] = answer.json()["errors"]
+        assert (field_error["field"], field_error["code"]) == (field, f"validation.{code}"), query
 
 
 async def test_the_link_of_an_operators_own_kind_is_filled_in(url: str, tmp_path: Path) -> None:
@@ -257,16 +257,16 @@ async def test_the_link_of_an_operators_own_kind_is_filled_in(url: str, tmp_path
 
 async def test_what_has_nothing_to_tell_any_more_hides_nothing_that_follows(api: Api) -> None:
     await api.people(1, 2)
-    mark = await api.house.database.value("select position from heads where user_id = 1")
+    mark = await api.app_state.database.value("select position from heads where user_id = 1")
     ids = [await api.post({**custom(1), "about": [f"order:{number}"]}) for number in range(3)]
     for number in range(3):
         await api.as_service("POST", "/events/resolve", json={"about": f"order:{number}", "as": "erased"})
         async with asyncio.timeout(5):
-            while await api.house.database.value("select count(*) from jobs"):
+            while await api.app_state.database.value("select count(*) from jobs"):
                 await asyncio.sleep(0.01)
     for id_ in ids:
         await mine(api, "DELETE", f"/{id_}")
-    told = (await inbox.told_since(api.house.database, {1: mark}, 2))[1]
+    told = (await inbox.told_since(api.app_state.database, {1: mark}, 2))[1]
     assert [(entry.event, entry.data) for entry in told.entries] == [
         ("deleted", f'{{"id":"{id_}"}}') for id_ in ids[:2]
     ]

@@ -30,7 +30,7 @@ from issuer import (
 from test_tokens import signed
 from tocsin.auth.jwks import FETCH_INTERVAL, STALE, Jwks
 from tocsin.auth.keys import EVERYBODY, of_pem
-from tocsin.auth.tokens import Expected, User, Verifier, mint_user
+from tocsin.auth.tokens import Expected, UserCaller, Verifier, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.cli import doctor
 from tocsin.errors import Unauthenticated, Unavailable
@@ -173,7 +173,7 @@ class TestJwks:
                 for kid in (algorithm, None):
                     token = pair(algorithm, algorithm).sign({"kid": kid})
                     await verifier.prepare(token)
-                    assert isinstance(verifier.verify(token), User)
+                    assert isinstance(verifier.verify(token), UserCaller)
             assert site.asked == 1
 
     async def test_a_flood_of_unknown_keys_causes_one_fetch_a_minute(self, clock: Clock) -> None:
@@ -211,7 +211,7 @@ class TestJwks:
             assert wait == 60
             clock.now += wait
             await asyncio.gather(verifier.prepare(OLD.sign({"kid": "a stranger's"})), verifier.prepare(token))
-            assert isinstance(verifier.verify(token), User)
+            assert isinstance(verifier.verify(token), UserCaller)
             assert site.asked == 2
 
     async def test_a_token_that_is_refused_whoever_signed_it_is_not_told_to_come_again(self, clock: Clock) -> None:
@@ -234,7 +234,7 @@ class TestJwks:
             verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock))
             for _ in range(3):
                 await verifier.prepare(OLD.sign())
-                assert isinstance(verifier.verify(OLD.sign()), User)
+                assert isinstance(verifier.verify(OLD.sign()), UserCaller)
                 clock.now += 1
             assert site.asked == 1
 
@@ -272,12 +272,12 @@ class TestJwks:
                     await verifier.prepare(NEW.sign())
                 assert caught.value.headers == {"Retry-After": "60"}
                 await verifier.prepare(OLD.sign())
-                assert isinstance(verifier.verify(OLD.sign()), User)
+                assert isinstance(verifier.verify(OLD.sign()), UserCaller)
             assert site.asked == 4
             clock.now += FETCH_INTERVAL
             site.answer = saying(jwks(NEW))
             await verifier.prepare(NEW.sign())
-            assert isinstance(verifier.verify(NEW.sign()), User)
+            assert isinstance(verifier.verify(NEW.sign()), UserCaller)
 
     async def test_an_issuer_that_redirects_publishes_nothing(self, clock: Clock) -> None:
         async with Site(GOOD) as other, Site(saying(b"", "302 Found", f"Location: {other.url}")) as site:
@@ -300,7 +300,7 @@ class TestJwks:
                 clock.now += 0.5
             site.answer = GOOD
             await verifier.prepare(OLD.sign())
-            assert isinstance(verifier.verify(OLD.sign()), User)
+            assert isinstance(verifier.verify(OLD.sign()), UserCaller)
 
     async def test_a_withdrawn_key_is_gone_after_ten_minutes(self, clock: Clock) -> None:
         async with Site(saying(jwks(OLD, NEW))) as site:

@@ -13,13 +13,13 @@ from tocsin import fanout, retention
 
 
 async def age(api: Api, table: str, column: str, days: float, where: str = "true") -> None:
-    await api.house.database.value(
+    await api.app_state.database.value(
         f"update {table} set {column} = {column} - make_interval(secs => $1) where {where}", days * 86400
     )
 
 
 async def go_round(api: Api, days: int | None = None) -> dict[str, int]:
-    return await retention.go_round(api.house.database, days)
+    return await retention.go_round(api.app_state.database, days)
 
 
 async def cursor(api: Api, user: int) -> str:
@@ -52,7 +52,7 @@ async def test_an_idempotency_key_goes_after_a_day(api: Api, monkeypatch: pytest
         await api.post(custom(1), headers={"Idempotency-Key": key})
     await age(api, "idempotency_keys", "kept_at", 1.1, "key <> 'e'")
     assert await go_round(api) == {"idempotency_keys": 4}
-    assert await api.house.database.value("select string_agg(key, '') from idempotency_keys") == "e"
+    assert await api.app_state.database.value("select string_agg(key, '') from idempotency_keys") == "e"
 
 
 async def test_whoever_asks_for_changes_that_are_forgotten_starts_anew_and_nobody_else(
@@ -77,7 +77,7 @@ async def test_whoever_asks_for_changes_that_are_forgotten_starts_anew_and_nobod
 async def test_a_dead_letter_goes_after_thirty_days_and_its_event_is_no_delivered_one(api: Api) -> None:
     await api.people(1)
     id_ = (await post(api, {**custom(1), "deliver_at": in_future()})).json()["id"]
-    await api.house.database.value(
+    await api.app_state.database.value(
         "with gone as (delete from jobs returning *)"
         " insert into dead_letters (id, task, lane, attempts, progress, reason)"
         " select id, task, lane, 8, 0, 'why' from gone"
@@ -149,16 +149,16 @@ async def test_an_import_that_was_cut_off_goes_after_an_hour(api: Api, monkeypat
     monkeypatch.setattr(retention, "BATCH_SIZE", 2)
     for id_, state_ in ((1, "checking"), (2, "applying"), (3, "checking")):
         uuid = f"00000000-0000-0000-0000-00000000000{id_}"
-        await api.house.database.value("insert into imports (id, state) values ($1, $2)", uuid, state_)
+        await api.app_state.database.value("insert into imports (id, state) values ($1, $2)", uuid, state_)
         for number in range(5):
-            await api.house.database.value(
+            await api.app_state.database.value(
                 "insert into import_lines (import_id, number, part, body) values ($1, $2, 'team', '{}')", uuid, number
             )
     await age(api, "imports", "touched_at", 0.05, "id::text not like '%3'")
     assert await go_round(api) == {"imports": 5}
-    left = await api.house.database.rows("select right(id::text, 1) as id from imports order by 1")
+    left = await api.app_state.database.rows("select right(id::text, 1) as id from imports order by 1")
     assert [row["id"] for row in left] == ["2", "3"]
-    assert await api.house.database.value("select count(*) from import_lines") == 10
+    assert await api.app_state.database.value("select count(*) from import_lines") == 10
 
 
 async def test_what_became_of_pushes_goes_after_thirty_days_and_devices_unused_for_270(api: Api) -> None:
@@ -166,7 +166,7 @@ async def test_what_became_of_pushes_goes_after_thirty_days_and_devices_unused_f
     for token in ("aa" * 32, "bb" * 32):
         await api.as_user(1, "POST", f"/notifications/devices/{token}")
     id_ = await api.post(custom(1))
-    await api.house.database.value(
+    await api.app_state.database.value(
         "insert into deliveries (event_id, device_id, user_id, lane, is_bulk, state, settled_at, type, token_ending)"
         " select $1, id, 1, lane, false, 'dead', now(), type, right(token, 6) from devices",
         id_,
@@ -177,5 +177,5 @@ async def test_what_became_of_pushes_goes_after_thirty_days_and_devices_unused_f
     await age(api, "deliveries", "settled_at", 2, "token_ending = 'aaaaaa'")
     await age(api, "devices", "registered_at", 2, "token = repeat('bb', 32)")
     assert await go_round(api) == {"deliveries": 1, "devices": 1}
-    assert await api.house.database.value("select token_ending from deliveries") == "bbbbbb"
-    assert await api.house.database.value("select right(token, 6) from devices") == "aaaaaa"
+    assert await api.app_state.database.value("select token_ending from deliveries") == "bbbbbb"
+    assert await api.app_state.database.value("select right(token, 6) from devices") == "aaaaaa"

@@ -15,7 +15,7 @@ from issuer import ALGORITHMS, Pair, certificate, jwks, pair
 from test_tokens import signed
 from tocsin.auth.from_settings import signer_of, verifier_of
 from tocsin.auth.keys import EVERYBODY, of_jwks, of_pem
-from tocsin.auth.tokens import Service, User, Verifier, mint_service, mint_user
+from tocsin.auth.tokens import ServiceCaller, UserCaller, Verifier, mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal, Unauthenticated
 
@@ -40,15 +40,17 @@ class TestFiles:
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     def test_a_public_key_verifies_its_algorithm(self, tmp_path: Path, algorithm: str) -> None:
         verifier = Verifier([of_pem(pair(algorithm).file(tmp_path), EVERYBODY)])
-        assert verifier.verify(pair(algorithm).sign(exp=EXP)) == User(4, EXP)
-        expected = Service("crm", frozenset({"events:write"}), None, EXP)
+        assert verifier.verify(pair(algorithm).sign(exp=EXP)) == UserCaller(4, EXP)
+        expected = ServiceCaller("crm", frozenset({"events:write"}), None, EXP)
         assert verifier.verify(pair(algorithm).sign({"kid": None, "typ": "at+jwt"}, exp=EXP, **SERVICE)) == expected
         refused(verifier, pair(algorithm, "two").sign({"kid": "one"}))
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     def test_a_certificate_is_as_good_as_its_key(self, tmp_path: Path, algorithm: str) -> None:
         (tmp_path / "one.pem").write_bytes(certificate(pair(algorithm), "issuer"))
-        assert Verifier([of_pem(tmp_path / "one.pem", EVERYBODY)]).verify(pair(algorithm).sign(exp=EXP)) == User(4, EXP)
+        assert Verifier([of_pem(tmp_path / "one.pem", EVERYBODY)]).verify(pair(algorithm).sign(exp=EXP)) == UserCaller(
+            4, EXP
+        )
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     def test_a_public_key_is_never_a_secret(self, tmp_path: Path, algorithm: str) -> None:
@@ -122,8 +124,8 @@ class TestJwks:
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     def test_a_published_key_verifies_its_algorithm(self, algorithm: str) -> None:
         verifier = Verifier(of_jwks(jwks(pair(algorithm), pair("ES256", "other")), EVERYBODY))
-        assert verifier.verify(pair(algorithm).sign(exp=EXP)) == User(4, EXP)
-        assert verifier.verify(pair(algorithm).sign({"kid": None}, exp=EXP)) == User(4, EXP)
+        assert verifier.verify(pair(algorithm).sign(exp=EXP)) == UserCaller(4, EXP)
+        assert verifier.verify(pair(algorithm).sign({"kid": None}, exp=EXP)) == UserCaller(4, EXP)
         refused(verifier, pair(algorithm).sign({"kid": "other"}))
 
     def test_what_may_not_verify_is_passed_over(self) -> None:
@@ -198,8 +200,8 @@ class TestSettings:
         keys = [of_pem(file, frozenset({"users"})), of_pem(file, frozenset({"services"}))]
         for order in (keys, keys[::-1]):
             verifier = Verifier(order)
-            assert isinstance(verifier.verify(pair("EdDSA").sign()), User)
-            assert isinstance(verifier.verify(pair("EdDSA").sign(**SERVICE)), Service)
+            assert isinstance(verifier.verify(pair("EdDSA").sign()), UserCaller)
+            assert isinstance(verifier.verify(pair("EdDSA").sign(**SERVICE)), ServiceCaller)
 
     def test_the_issuer_counts_where_it_is_set(self) -> None:
         verifier = verifier_of(settings_for(jwt_issuer="https://login.example.com"))
@@ -212,7 +214,9 @@ class TestSettings:
     def test_the_audience_counts_where_it_is_set(self) -> None:
         verifier = verifier_of(settings_for(jwt_audience="tocsin"))
         for good in ("tocsin", ["tocsin"], ["crm", "tocsin"]):
-            assert verifier.verify(signed({"alg": "HS256"}, {"sub": "4", "exp": EXP, "aud": good})) == User(4, EXP)
+            assert verifier.verify(signed({"alg": "HS256"}, {"sub": "4", "exp": EXP, "aud": good})) == UserCaller(
+                4, EXP
+            )
         odd: tuple[Any, ...] = ("", "crm", "tocsin ", "tocsin crm", [], ["crm"], [["tocsin"]], None, 1, {"tocsin": 1})
         for more in ({}, *each({}, "aud", *odd)):
             assert "aud" in refused(verifier, signed({"alg": "HS256"}, {"sub": "4", "exp": EXP, **more}))
@@ -224,13 +228,13 @@ class TestSettings:
             more = {} if id_ is ... else {"https://crm.example.com/user": id_}
             return signed({"alg": "HS256"}, {"sub": "9f2c", "exp": EXP, **more, **claims})
 
-        assert verifier.verify(token(4)) == User(4, EXP)
-        assert verifier.verify(token("4", sub="5")) == User(4, EXP)
-        assert verifier.verify(token(["4"], sub="5")) == User(4, EXP)
-        assert verifier.verify(token(..., sub="crm", scope="operations")) == Service(
+        assert verifier.verify(token(4)) == UserCaller(4, EXP)
+        assert verifier.verify(token("4", sub="5")) == UserCaller(4, EXP)
+        assert verifier.verify(token(["4"], sub="5")) == UserCaller(4, EXP)
+        assert verifier.verify(token(..., sub="crm", scope="operations")) == ServiceCaller(
             "crm", frozenset({"operations"}), None, EXP
         )
-        assert isinstance(verifier.verify(token("service-account-crm", sub="crm", scope="operations")), Service)
+        assert isinstance(verifier.verify(token("service-account-crm", sub="crm", scope="operations")), ServiceCaller)
         for bad in (..., None, "", "04", "x", 4.0, True, [], [4, 5], [[4]], {"id": 4}):
             refused(verifier, token(bad, sub="4"))
         for id_ in (4, "4", 4.0, "04", " 4", ["4"], [5, 4], "-4", "4.0"):
@@ -282,10 +286,11 @@ class TestSettings:
             jwt_secret=f"{OTHER},{SECRET}", jwt_issuer="us", jwt_audience="tocsin", jwt_user_claim="uid"
         )
         signer, verifier = signer_of(settings, "users", "services"), verifier_of(settings)
-        assert isinstance(verifier.verify(mint_user(signer, 4, HOUR)), User)
-        assert isinstance(verifier.verify(mint_service(signer, "crm", ["operations"], HOUR)), Service)
+        assert isinstance(verifier.verify(mint_user(signer, 4, HOUR)), UserCaller)
+        assert isinstance(verifier.verify(mint_service(signer, "crm", ["operations"], HOUR)), ServiceCaller)
         assert isinstance(
-            verifier_of(settings_for(jwt_secret=OTHER, jwt_user_claim="uid")).verify(mint_user(signer, 4, HOUR)), User
+            verifier_of(settings_for(jwt_secret=OTHER, jwt_user_claim="uid")).verify(mint_user(signer, 4, HOUR)),
+            UserCaller,
         )
 
     def test_no_token_is_made_without_a_secret_for_its_kind(self, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ async def test_a_kind_of_the_operators_own_arrives_in_languages_of_their_own(ext
     assert [entry["message"] for entry in said] == [english, swedish, english]
     assert said[0]["message_formatted"].startswith("<p><strong>Roadster &lt;GT&gt;</strong> of <strong>Jane Doe")
     assert said[0]["data"] == RECALL["data"]
-    subjects = await extended.house.database.rows("select subject from subjects order by 1")
+    subjects = await extended.app_state.database.rows("select subject from subjects order by 1")
     assert [row["subject"] for row in subjects] == [f"contact:{UUID}", f"vehicle:{UUID}"]
 
 
@@ -92,7 +92,7 @@ async def test_a_wording_of_the_operators_own_takes_the_place_of_ours(extended: 
 async def test_kinds_are_told_in_the_callers_language(api: Api, locale: str, label: str, group: str) -> None:
     await api.people(1, locale=locale)
     shown = await kinds(api, 1)
-    assert set(shown) == set(api.house.catalogue.kinds)
+    assert set(shown) == set(api.app_state.catalogue.kinds)
     assert (shown["overdue_task"]["label"], shown["overdue_task"]["group_label"]) == (label, group)
     assert {name for name, kind in shown.items() if kind["default"]["urgent"]} == {"lead_escalated"}
     assert [kind["group"] for kind in shown.values()] == sorted(

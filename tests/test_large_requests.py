@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 async def large(idle: Api) -> Api:
     """A company of fifty thousand people, and nobody who delivers."""
-    await idle.house.database.rows(
+    await idle.app_state.database.rows(
         """
         with added as (
             insert into users (id, company_id, first_name, last_name, time_zone)
@@ -56,7 +56,7 @@ async def test_a_batch_that_skips_all_its_recipients_is_stored_in_time(large: Ap
     event = {"type": "custom", "notify": {"users": [1, *ids[1:]], "unknown": "skip"}, "params": {"body": "Hello"}}
     answer = await large.as_service("POST", "/events/batch", json={"events": [event] * 70})
     assert answer.status_code == 202, answer.text
-    [stored] = await large.house.database.rows("select distinct users, skipped_users from events")
+    [stored] = await large.app_state.database.rows("select distinct users, skipped_users from events")
     assert stored["users"] == [1]
     assert stored["skipped_users"] == ids[1:]
 

@@ -219,7 +219,7 @@ def test_names_that_only_resemble_a_secret_are_shown(log: Any, stream: io.String
     ],
 )
 def test_secrets_inside_of_text_are_masked(log: Any, stream: io.StringIO, text: str, masked: str) -> None:
-    log.info("x", error=text, deep=[{"y": (text,)}], fault=ValueError(text))
+    log.info("x", error=text, deep=[{"y": (text,)}], field_error=ValueError(text))
     log.warning(text)
     logging.getLogger("asyncpg").warning("%s", text)
     try:

@@ -98,5 +98,5 @@ async def test_long_tokens_are_imported_and_exported(api: Api, phones: Phones) -
         assert (answer.status_code, answer.json().get("devices")) == (200, 1), answer.text
     assert await pushes_of(api, await api.post(custom(1))) == {"delivered": 1}
     assert [push["token"] for push in phones.pushes("fcm")] == [token]
-    lines = [json.loads(line) async for line in export(api.house.database)]
+    lines = [json.loads(line) async for line in export(api.app_state.database)]
     assert [each["device"]["token"] for each in lines if "device" in each] == [token]

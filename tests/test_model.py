@@ -86,7 +86,7 @@ class Model:
         return 204
 
     def put_team(self, team: int, company: int, users: Collection[int]) -> int:
-        if self.strangers(self.people, users, company):
+        if self.unknown_ids(self.people, users, company):
             return 422
         self.teams[team] = Team(company, set(users))
         return 204
@@ -97,7 +97,7 @@ class Model:
     def enter(self, team: int, user: int) -> int:
         if team not in self.teams:
             return 404
-        if self.strangers(self.people, [user], self.teams[team].company):
+        if self.unknown_ids(self.people, [user], self.teams[team].company):
             return 422
         self.teams[team].members.add(user)
         return 204
@@ -109,7 +109,7 @@ class Model:
         return 204
 
     @staticmethod
-    def strangers(known: dict[int, Any], ids: Collection[int], company: int | None) -> bool:
+    def unknown_ids(known: dict[int, Any], ids: Collection[int], company: int | None) -> bool:
         return any(id_ not in known or company not in {None, known[id_].company} for id_ in ids)
 
     def accept(self, event: Event) -> int:
@@ -124,7 +124,7 @@ class Model:
             return 202 if (before.body, before.company) == (event.body, event.company) else 409
         bound = self.people[event.sender].company if event.sender else event.company
         named = [*notify["users"], *([event.actor] if event.actor else [])]
-        unknown = self.strangers(self.people, named, bound) or self.strangers(self.teams, notify["teams"], bound)
+        unknown = self.unknown_ids(self.people, named, bound) or self.unknown_ids(self.teams, notify["teams"], bound)
         return 422 if unknown else 202
 
     def post(self, id_: str, event: Event) -> None:
@@ -279,7 +279,7 @@ def counts(page: dict[str, Any]) -> tuple[int, int]:
 
 async def read_times(api: Api, user: int) -> dict[str, Any]:
     """Return when each was read, to the microsecond, which no answer tells."""
-    rows = await api.house.database.rows(
+    rows = await api.app_state.database.rows(
         "select event_id, read_at from inbox where user_id = $1 and read_at is not null and deleted_at is null", user
     )
     return {str(row["event_id"]): row["read_at"] for row in rows}
@@ -377,7 +377,7 @@ class World:
         await self.user(expected, user, "POST", "", json={"message": "Hello", "notify": notify})
         if expected == 202:
             newest = "select id from events where service is null order by accepted_at desc limit 1"
-            id_ = str(await self.api.house.database.value(newest))
+            id_ = str(await self.api.app_state.database.value(newest))
             self.model.post(id_, new)
             await self.settled(id_)
 
@@ -391,8 +391,8 @@ class World:
         """Let the time of a held event come."""
         if held := self.held():
             id_ = held[which % len(held)]
-            await self.api.house.database.value("update jobs set due_at = now() where id = $1", id_)
-            self.api.house.doorbell.ring("direct")
+            await self.api.app_state.database.value("update jobs set due_at = now() where id = $1", id_)
+            self.api.app_state.pubsub.publish("direct")
             self.model.deliver(id_)
             await self.settled(id_)
 

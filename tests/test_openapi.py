@@ -191,8 +191,8 @@ def test_every_body_and_every_answer_has_examples_that_its_schema_allows(documen
 
 
 def test_every_notification_of_the_examples_is_one_of_its_kind(document: dict[str, Any], api: Api) -> None:
-    for name, sample in api.house.catalogue.samples.items():
-        schema = document["components"]["schemas"][f"{names_of(api.house.catalogue)[name]}Notification"]
+    for name, sample in api.app_state.catalogue.samples.items():
+        schema = document["components"]["schemas"][f"{names_of(api.app_state.catalogue)[name]}Notification"]
         [shown] = [
             example["value"]
             for shown, example in document["paths"]["/notifications/{notification_id}"]["get"]["responses"]["200"][
@@ -220,15 +220,15 @@ def test_every_code_that_there_is_stands_in_the_document_and_no_other(document: 
     text = document["components"]["schemas"]["Errors"]["properties"]["errors"]["items"]["properties"]["code"]
     problems = {problem.code for problem in errors.Problem.__subclasses__()} - {"validation"}
     conflicts = {conflict.code for conflict in errors.Conflict.__subclasses__()}
-    faults = {f"validation.{code}" for code in validation.OURS}
-    assert set(re.findall(r"`(.+?)`", text["description"])) == problems | conflicts | faults
+    field_errors = {f"validation.{code}" for code in validation.OURS}
+    assert set(re.findall(r"`(.+?)`", text["description"])) == problems | conflicts | field_errors
     shown = {
         error["code"]
         for found in inside(document)
         if isinstance(found, dict) and isinstance(found.get("errors"), list)
         for error in found["errors"]
     }
-    assert shown - faults == problems | conflicts
+    assert shown - field_errors == problems | conflicts
 
 
 def test_an_example_of_a_problem_has_the_status_that_its_code_has(document: dict[str, Any]) -> None:
@@ -243,7 +243,7 @@ def test_an_example_of_a_problem_has_the_status_that_its_code_has(document: dict
 
 def test_what_a_kind_does_not_have_is_no_event_by_the_document(document: dict[str, Any], api: Api) -> None:
     event = validator(document, document["components"]["schemas"]["NewEvent"])
-    for sample in api.house.catalogue.samples.values():
+    for sample in api.app_state.catalogue.samples.values():
         good = sample["event"]
         assert event.is_valid({**good, "of_a_later_release": 1})
         assert not event.is_valid({**good, "data": {**good.get("data", {}), "colour": "red"}})
@@ -468,9 +468,9 @@ async def tour_of_devices(tour: Tour) -> None:
     with TemporaryDirectory() as folder:
         Vapid.make(Path(folder) / "vapid.pem")
         [lane] = lanes_of(settings_for(vapid_key_file=Path(folder) / "vapid.pem"))
-    object.__setattr__(tour.api.house, "lanes", [lane])  # as where there is a key
+    object.__setattr__(tour.api.app_state, "lanes", [lane])  # as where there is a key
     await tour.call(200, "get_web_push_key", USER)
-    object.__setattr__(tour.api.house, "lanes", ())
+    object.__setattr__(tour.api.app_state, "lanes", ())
     await lane.transport.close()
     subscription = OF_THE_REST["Subscription"]["chromium"]
     await tour.call(204, "subscribe_browser", USER, json=subscription, headers=AGAIN)
@@ -487,9 +487,9 @@ async def tour_of_devices(tour: Tour) -> None:
         other: dict[str, Any] = {**named, "json": {**browser, "more": 1}}
         await tour.call(409, name, USER, headers=AGAIN, **other)
         await tour.call(422, name, USER, headers=TOO_LONG, **named)
-        await tour.api.house.database.value("update trials set sent_at = array_fill(now(), array[5])")
+        await tour.api.app_state.database.value("update trials set sent_at = array_fill(now(), array[5])")
         await tour.call(429, name, USER, **named)
-        await tour.api.house.database.value("delete from trials")
+        await tour.api.app_state.database.value("delete from trials")
     await tour.call(204, "unsubscribe_browser", USER, json={"endpoint": subscription["endpoint"]})
     await tour.call(422, "unsubscribe_browser", USER, json={})
     assert (await tour.call(200, "list_devices", USER)).json()["data"]
@@ -614,9 +614,9 @@ async def tour_of_refusals(tour: Tour) -> None:
 
 
 def test_every_kinds_data_and_params_have_a_schema_that_its_sample_fits(document: dict[str, Any], api: Api) -> None:
-    for name, sample in api.house.catalogue.samples.items():
+    for name, sample in api.app_state.catalogue.samples.items():
         for part in ("data", "params"):
-            schema = document["components"]["schemas"][f"{names_of(api.house.catalogue)[name]}{part.capitalize()}"]
+            schema = document["components"]["schemas"][f"{names_of(api.app_state.catalogue)[name]}{part.capitalize()}"]
             validator(document, schema).validate(sample["event"].get(part, {}))
 
 

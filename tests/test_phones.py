@@ -275,7 +275,7 @@ async def test_the_sandbox_is_a_service_of_its_own(sender: Sender, phones: Phone
 # One stream until a push succeeded
 
 
-class Wire:
+class Bus:
     """An HTTP/2 client that does as it is told, right or wrong."""
 
     def __init__(self, sender: Sender, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -307,19 +307,19 @@ class Wire:
 
 
 @contextlib.asynccontextmanager
-async def wire(sender: Sender) -> AsyncIterator[Wire]:
+async def bus(sender: Sender) -> AsyncIterator[Bus]:
     trust = ssl.create_default_context(cafile=sender.ca)
     trust.set_alpn_protocols(["h2"])
     host, port = sender.env["TOCSIN_APNS_URL"].removeprefix("https://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port), ssl=trust)
     try:
-        yield Wire(sender, reader, writer)
+        yield Bus(sender, reader, writer)
     finally:
         writer.transport.abort()
 
 
 async def test_a_connection_has_one_stream_until_a_push_succeeded_and_then_many(sender: Sender) -> None:
-    async with wire(sender) as client:
+    async with bus(sender) as client:
         first = (await client.until(RemoteSettingsChanged))[0].changed_settings
         assert first[SettingCodes.MAX_CONCURRENT_STREAMS].new_value == 1
         client.begin(end=True, token="xyz")
@@ -337,7 +337,7 @@ async def test_a_connection_has_one_stream_until_a_push_succeeded_and_then_many(
 
 
 async def test_streams_that_a_client_opened_before_it_could_know_are_refused(sender: Sender, phones: Phones) -> None:
-    async with wire(sender) as client:
+    async with bus(sender) as client:
         first, *others = [client.begin(end=False) for _ in range(3)]
         refused = await client.until(StreamReset, 2)
         assert [(one.stream_id, one.error_code) for one in refused] == [
@@ -349,7 +349,7 @@ async def test_streams_that_a_client_opened_before_it_could_know_are_refused(sen
 
 
 async def test_a_client_that_knows_and_opens_too_many_streams_is_sent_away(sender: Sender, phones: Phones) -> None:
-    async with wire(sender) as client:
+    async with bus(sender) as client:
         await client.until(RemoteSettingsChanged)
         client.begin(end=False)
         client.http.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 1000
@@ -362,7 +362,7 @@ async def test_a_client_that_knows_and_opens_too_many_streams_is_sent_away(sende
 async def test_a_goaway_says_which_push_was_not_taken_and_answers_those_before(sender: Sender, phones: Phones) -> None:
     phones.answer("apns", after_ms=100, times=1, token="aa" * 32)
     phones.answer("apns", answer="goaway", status=503, reason="Shutdown", times=1, token="bb" * 32)
-    async with wire(sender) as client:
+    async with bus(sender) as client:
         client.begin(end=True)
         await client.until(RemoteSettingsChanged, 2)
         slow, _, _ = (client.begin(end=True, token=token * 32) for token in ("aa", "bb", "cc"))
@@ -804,7 +804,7 @@ async def test_after_an_outage_all_is_where_it_was(tmp_path: Path) -> None:
 
 
 async def test_a_push_that_its_sender_takes_back_at_once_harms_no_other(sender: Sender) -> None:
-    async with wire(sender) as client:
+    async with bus(sender) as client:
         client.begin(end=True)
         await client.until(RemoteSettingsChanged, 2)
         taken_back = client.begin(end=True)

@@ -18,7 +18,7 @@ from conftest import Api, serving
 from test_problems import codes_of
 from tocsin import preferences
 from tocsin.catalogue import Catalogue
-from tocsin.errors import Fault, Refusal
+from tocsin.errors import FieldError, Refusal
 from tocsin.preferences import SEND, Held, Muted, Operator, Preferences, Switches, changes_of, merged
 from tocsin.quiet_hours import DAYS, QuietHours
 
@@ -218,9 +218,9 @@ PATCHES = st.fixed_dictionaries(
 
 
 def patched(chosen: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    faults: list[Fault] = []
-    found: dict[str, Any] = merged(chosen, changes_of(patch, OPERATOR, faults))
-    assert faults == []
+    field_errors: list[FieldError] = []
+    found: dict[str, Any] = merged(chosen, changes_of(patch, OPERATOR, field_errors))
+    assert field_errors == []
     return found
 
 
@@ -282,13 +282,14 @@ async def shown(api: Api, user: int = 1) -> dict[str, Any]:
 async def test_without_a_choice_all_is_as_by_default(api: Api) -> None:
     await api.people(1, time_zone="Asia/Tokyo")
     kinds = {
-        name: {"push": True, "web_push": True, "urgent": name == "lead_escalated"} for name in api.house.catalogue.kinds
+        name: {"push": True, "web_push": True, "urgent": name == "lead_escalated"}
+        for name in api.app_state.catalogue.kinds
     }
     assert {"custom", "gamification/new_level"} < set(kinds)
     expected: dict[str, Any] = {"kinds": kinds, "quiet_hours": [], "paused_until": None, "time_zone": "Asia/Tokyo"}
     assert await shown(api) == expected
     assert (await prefer(api)).json() == expected
-    assert await api.house.database.value("select count(*) from preferences") == 0
+    assert await api.app_state.database.value("select count(*) from preferences") == 0
 
 
 async def test_what_a_patch_answers_is_what_is_shown_from_then_on(api: Api) -> None:
@@ -316,13 +317,13 @@ async def test_what_a_patch_answers_is_what_is_shown_from_then_on(api: Api) -> N
     assert (await shown(api, 2))["quiet_hours"] == []
     back = await prefer(api, kinds=None, quiet_hours=None, paused_until=None, time_zone=None)
     assert back.json() == await shown(api, 2)
-    assert await api.house.database.value("select count(*) from preferences") == 0
+    assert await api.app_state.database.value("select count(*) from preferences") == 0
 
 
 async def test_a_pause_in_the_past_is_none(api: Api) -> None:
     await api.people(1)
     assert (await prefer(api, paused_until="2020-01-01T00:00:00+01:00")).json()["paused_until"] is None
-    assert await api.house.database.value("select count(*) from preferences") == 0
+    assert await api.app_state.database.value("select count(*) from preferences") == 0
 
 
 def test_a_pause_that_is_over_is_none() -> None:
@@ -390,7 +391,7 @@ async def test_all_faults_are_told_at_once_in_their_order_and_nothing_changes(ap
             ("validation.date", "paused_until"),
         ],
     )
-    assert await api.house.database.value("select count(*) from preferences") == 0
+    assert await api.app_state.database.value("select count(*) from preferences") == 0
 
 
 @pytest.mark.parametrize(
@@ -423,7 +424,7 @@ async def test_as_many_windows_as_there_may_be_are_taken(api: Api) -> None:
 
 async def test_those_who_change_different_things_at_once_lose_nothing(api: Api) -> None:
     await api.people(1)
-    kinds = [*api.house.catalogue.kinds][:10]
+    kinds = [*api.app_state.catalogue.kinds][:10]
     answers = await asyncio.gather(
         *(prefer(api, kinds={name: {channel: False}}) for name in kinds for channel in ("push", "web_push")),
         prefer(api, time_zone="Asia/Tokyo"),
@@ -439,7 +440,7 @@ async def test_an_erased_users_preferences_are_gone_and_whoever_has_the_id_next_
     await api.people(1)
     await prefer(api, time_zone="Asia/Tokyo")
     assert (await api.as_service("DELETE", "/directory/users/1")).status_code == 204
-    assert await api.house.database.value("select count(*) from preferences") == 0
+    assert await api.app_state.database.value("select count(*) from preferences") == 0
     await api.people(1)
     assert (await shown(api))["time_zone"] == "UTC"
 
@@ -451,21 +452,21 @@ async def test_an_erasure_meanwhile_leaves_nothing_and_nobody_waits_in_a_circle(
         first, erased, second = await asyncio.gather(prefer(api, time_zone="Asia/Tokyo"), erasing, prefer(api))
         assert erased.status_code == 204
         assert {first.status_code, second.status_code} <= {200, 401}
-        assert await api.house.database.value("select count(*) from preferences") == 0
+        assert await api.app_state.database.value("select count(*) from preferences") == 0
 
 
 async def test_preferences_of_many_are_looked_up_together_and_who_chose_nothing_shares_them(api: Api) -> None:
     await api.people(1, 2, 3)
     await api.people(4, time_zone="Asia/Tokyo")
     await prefer(api, 3, kinds={"note": {"push": False}})
-    house = api.house
-    found = await preferences.load(house.database, house.operator, [1, 2, 3, 4, 99])
+    app_state = api.app_state
+    found = await preferences.load(app_state.database, app_state.operator, [1, 2, 3, 4, 99])
     assert set(found) == {1, 2, 3, 4}
     assert found[1] is found[2]
     assert found[3].kinds["note"] == Switches(push=False)
     assert found[4].time_zone.key == "Asia/Tokyo"
-    async with house.database.transaction() as connection:
-        assert await preferences.load(connection, house.operator, [1]) == {1: found[1]}
+    async with app_state.database.transaction() as connection:
+        assert await preferences.load(connection, app_state.operator, [1]) == {1: found[1]}
 
 
 @pytest.fixture

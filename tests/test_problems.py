@@ -46,7 +46,7 @@ def routes_of(api: Api) -> set[tuple[str, str]]:
     """Return method and path of every route that the service has."""
     return {
         (method, str(context.path).replace(":path}", "}"))
-        for context in iter_route_contexts(build(api.house).routes)
+        for context in iter_route_contexts(build(api.app_state).routes)
         for method in (context.methods or set()) - {"HEAD"}
     }
 
@@ -66,7 +66,7 @@ async def raw(api: Api, head: str, body: bytes = b"") -> httpx.Response:
 
 async def at_rest(api: Api) -> None:
     """Wait until all that was accepted is delivered, so that nothing of this test goes on in the next."""
-    for job in await api.house.database.rows("select id from jobs"):
+    for job in await api.app_state.database.rows("select id from jobs"):
         await api.as_service("GET", f"/events/{job['id']}?wait=10", "operations")
 
 
@@ -243,7 +243,7 @@ async def test_a_bug_is_a_500_with_the_id_that_the_log_has_and_nothing_of_its_ca
 
 async def test_a_database_that_is_away_is_a_503_with_the_time_to_come_again(idle: Api) -> None:
     await idle.people(1)
-    await idle.house.database.close()
+    await idle.app_state.database.close()
     answers = [
         await idle.as_user(1, "GET", "/notifications"),
         await idle.as_user(1, "POST", "/notifications", json={"message": "x", "notify": {"users": [1]}}),
@@ -275,7 +275,7 @@ async def test_a_client_that_hangs_up_in_its_body_leaves_nothing_behind_and_is_n
         else:
             raise AssertionError(lines)
     assert {line["log_level"] for line in lines} == {"info"}
-    assert await api.house.database.value("select count(*) from events") == 0
+    assert await api.app_state.database.value("select count(*) from events") == 0
     assert (await api.as_user(1, "GET", "/notifications")).json()["pagination"]["total"] == 0
 
 
@@ -317,7 +317,7 @@ async def test_a_bug_behind_any_route_is_a_500_in_the_one_form_and_one_line_of_t
             assert sealed(answer)
             [bug] = [line for line in lines if line["log_level"] == "error"]
             assert (bug["event"], bug["request_id"]) == ("a bug answered a request", answer.headers["x-request-id"])
-    assert b'status="500"' in await idle.house.metrics.text(idle.house.database)
+    assert b'status="500"' in await idle.app_state.metrics.text(idle.app_state.database)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ async def test_head_opens_no_stream(idle: Api) -> None:
     answer = await idle.as_user(1, "HEAD", "/notifications/stream")
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-type"].startswith("text/event-stream")
-    assert idle.house.live.count == 0
+    assert idle.app_state.live.count == 0
 
 
 @pytest.mark.parametrize(

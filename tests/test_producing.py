@@ -44,17 +44,20 @@ async def said(api: Api, user: int) -> list[str]:
     return [entry["message"] for entry in (await api.inbox(user, "?per_page=100"))["data"]]
 
 
-def faults(answer: httpx.Response) -> list[tuple[str, str]]:
+def field_errors(answer: httpx.Response) -> list[tuple[str, str]]:
     assert answer.status_code == 422, answer.text
-    return [(fault["field"], fault["code"].removeprefix("validation.")) for fault in answer.json()["errors"]]
+    return [
+        (field_error["field"], field_error["code"].removeprefix("validation."))
+        for field_error in answer.json()["errors"]
+    ]
 
 
-async def work(api: Api, lane: jobs.Lane = "direct", limit: int = 200) -> None:
+async def work(api: Api, lane: jobs.Queue = "direct", limit: int = 200) -> None:
     """Do, as some worker, what is due in a lane."""
     worker = new_id()
-    leased = await jobs.claim(api.house.database, worker, lane, limit)
+    leased = await jobs.claim(api.app_state.database, worker, lane, limit)
     if leased:
-        await fanout.deliver(api.house.database, api.house.catalogue, worker, leased)
+        await fanout.deliver(api.app_state.database, api.app_state.catalogue, worker, leased)
 
 
 # --- Batches ---------------------------------------------------------------------------------------------------------
@@ -78,20 +81,20 @@ async def test_a_batch_keeps_its_order_whoever_works_and_whatever_their_ids(idle
     await idle.people(1)
     await post_batch(idle, *[saying(str(number), 1, id=str(uuid4())) for number in range(40)])
     first, second = new_id(), new_id()
-    leased = await jobs.claim(idle.house.database, first, "direct", 15)
-    await idle.house.database.value(
+    leased = await jobs.claim(idle.app_state.database, first, "direct", 15)
+    await idle.app_state.database.value(
         "update jobs set worker_id = $1 where worker_id is null and id in"
         " (select id from jobs where worker_id is null order by due_at, id limit 10)",
         second,
     )
-    rows = await idle.house.database.rows(
+    rows = await idle.app_state.database.rows(
         "select id, task, lane, due_at, wanted_at, attempts, progress, batch from jobs where worker_id = $1"
         " order by due_at",
         second,
     )
     ahead = [jobs.Job(**row) for row in rows]
-    assert (await fanout.deliver(idle.house.database, idle.house.catalogue, second, ahead)).events == []
-    await fanout.deliver(idle.house.database, idle.house.catalogue, first, leased)
+    assert (await fanout.deliver(idle.app_state.database, idle.app_state.catalogue, second, ahead)).events == []
+    await fanout.deliver(idle.app_state.database, idle.app_state.catalogue, first, leased)
     for _ in range(5):
         await work(idle, limit=10)
     assert await said(idle, 1) == [str(number) for number in range(39, -1, -1)]
@@ -100,8 +103,8 @@ async def test_a_batch_keeps_its_order_whoever_works_and_whatever_their_ids(idle
 async def test_while_some_of_a_batch_is_under_way_no_other_worker_takes_of_it(idle: Api) -> None:
     await idle.people(1)
     await post_batch(idle, *[saying(str(number), 1) for number in range(10)])
-    assert len(await jobs.claim(idle.house.database, new_id(), "direct", 5)) == 5
-    assert await jobs.claim(idle.house.database, new_id(), "direct", 5) == []
+    assert len(await jobs.claim(idle.app_state.database, new_id(), "direct", 5)) == 5
+    assert await jobs.claim(idle.app_state.database, new_id(), "direct", 5) == []
 
 
 async def test_what_follows_a_large_event_of_its_batch_comes_after_it(api: Api) -> None:
@@ -113,7 +116,7 @@ async def test_what_follows_a_large_event_of_its_batch_comes_after_it(api: Api) 
     for id_ in answer.json()["ids"]:
         assert (await state(api, id_, 10))["state"] == "delivered"
     assert await said(api, 1) == ["after", "all", "before"]
-    assert await api.house.database.value("select count(*) from jobs") == 0
+    assert await api.app_state.database.value("select count(*) from jobs") == 0
 
 
 async def test_a_batch_with_one_bad_event_is_refused_as_a_whole_with_every_fault_in_its_place(api: Api) -> None:
@@ -121,20 +124,22 @@ async def test_a_batch_with_one_bad_event_is_refused_as_a_whole_with_every_fault
     answer = await post_batch(
         api, saying("fine", 1), saying("", 1), 7, {"type": "note", "notify": {"users": [1, 99]}}, saying("x", 98)
     )
-    found = faults(answer)
+    found = field_errors(answer)
     assert ("events.1.params.body", "required") in found or ("events.1.params.body", "string_between") in found
     assert ("events.2", "object") in found
     assert ("events.3.data", "required") in found
     assert ("events.3.notify.users.1", "unknown") in found
     assert ("events.4.notify.users.0", "unknown") in found
     assert (await api.inbox(1))["pagination"]["total"] == 0
-    assert await api.house.database.value("select count(*) from events") == 0
+    assert await api.app_state.database.value("select count(*) from events") == 0
 
 
 async def test_a_batch_that_names_one_stranger_is_refused_as_a_whole(api: Api) -> None:
     await api.people(1)
-    assert faults(await post_batch(api, saying("a", 1), saying("b", 1, 99))) == [("events.1.notify.users.1", "unknown")]
-    assert await api.house.database.value("select count(*) from events") == 0
+    assert field_errors(await post_batch(api, saying("a", 1), saying("b", 1, 99))) == [
+        ("events.1.notify.users.1", "unknown")
+    ]
+    assert await api.app_state.database.value("select count(*) from events") == 0
 
 
 @pytest.mark.parametrize(
@@ -148,7 +153,7 @@ async def test_a_batch_that_names_one_stranger_is_refused_as_a_whole(api: Api) -
 )
 async def test_a_batch_holds_1_to_1000_events(api: Api, body: Any, code: str) -> None:
     answer = await api.as_service("POST", "/events/batch", json=body)
-    assert ("events", code) in faults(answer)
+    assert ("events", code) in field_errors(answer)
 
 
 async def test_a_batch_may_have_8_mib(api: Api) -> None:
@@ -208,7 +213,7 @@ async def test_an_event_is_held_until_its_time(api: Api) -> None:
 )
 async def test_a_time_without_offset_or_sense_is_a_fault(api: Api, moment: Any) -> None:
     await api.people(1)
-    assert faults(await post(api, saying("x", 1, deliver_at=moment))) == [("deliver_at", "date")]
+    assert field_errors(await post(api, saying("x", 1, deliver_at=moment))) == [("deliver_at", "date")]
 
 
 async def test_a_cancelled_event_is_not_delivered(api: Api) -> None:
@@ -218,7 +223,7 @@ async def test_a_cancelled_event_is_not_delivered(api: Api) -> None:
     assert (await api.as_service("DELETE", f"/events/{id_}")).status_code == 204
     assert (await api.as_service("DELETE", f"/events/{id_}")).status_code == 204
     assert (await state(api, id_))["state"] == "cancelled"
-    assert await api.house.database.value("select count(*) from jobs") == 0
+    assert await api.app_state.database.value("select count(*) from jobs") == 0
 
 
 async def test_it_is_too_late_to_cancel_what_is_delivered(api: Api) -> None:
@@ -260,12 +265,12 @@ async def test_an_operator_cancels_any_event_and_what_became_of_it_says_so(
     await work(idle)
     await work(idle, "bulk", 1)
     worker = new_id()
-    leased = await jobs.claim(idle.house.database, worker, "bulk", 1)
+    leased = await jobs.claim(idle.app_state.database, worker, "bulk", 1)
     call = partial(idle.as_service, "DELETE", f"/events/{id_}", "operations", name="console")
     assert (await call(company_id=2)).status_code == 404
     assert (await call()).status_code == 204
     with pytest.raises(jobs.Lost):
-        await fanout.deliver(idle.house.database, idle.house.catalogue, worker, leased)
+        await fanout.deliver(idle.app_state.database, idle.app_state.catalogue, worker, leased)
     assert (await call()).status_code == 204
     told = {"state": "cancelled", "recipients": 50, "reason": "cancelled by an operator: console"}
     assert told.items() <= (await state(idle, id_)).items()
@@ -276,7 +281,7 @@ async def test_an_operator_cancels_any_event_and_what_became_of_it_says_so(
 async def test_an_operator_cancels_what_a_user_sent_and_is_no_operator_of_what_they_posted(idle: Api) -> None:
     await idle.people(1, 2)
     await idle.as_user(1, "POST", "/notifications", json={"message": "Hello", "notify": {"users": [2]}})
-    sent = str(await idle.house.database.value("select id from events"))
+    sent = str(await idle.app_state.database.value("select id from events"))
     own = (await post(idle, saying("x", 1))).json()["id"]
     for id_ in (sent, own):
         scopes = ("events:write", "operations")
@@ -315,11 +320,11 @@ async def test_many_at_once_under_one_key_leave_one(idle: Api) -> None:
     await idle.people(1)
     answers = await asyncio.gather(*[post(idle, saying(str(number), 1, key="k")) for number in range(12)])
     assert {answer.status_code for answer in answers} == {202}
-    assert await idle.house.database.value("select count(*) from jobs") == 1
-    assert await idle.house.database.value("select count(*) from cancellations") == 11
-    assert await idle.house.database.value("select event_id from event_keys") == await idle.house.database.value(
-        "select id from jobs"
-    )
+    assert await idle.app_state.database.value("select count(*) from jobs") == 1
+    assert await idle.app_state.database.value("select count(*) from cancellations") == 11
+    assert await idle.app_state.database.value(
+        "select event_id from event_keys"
+    ) == await idle.app_state.database.value("select id from jobs")
 
 
 async def test_a_key_replaced_while_its_delivery_runs_reaches_the_rest_with_the_new_one_only(
@@ -378,7 +383,7 @@ async def test_unknown_recipients_can_be_skipped_and_are_listed(api: Api) -> Non
     nobody = await post(api, {**saying("x", 1), "notify": {"users": [99], "unknown": "skip"}})
     assert (await state(api, nobody.json()["id"], 10))["recipients"] == 0
     refused = await post(api, {**saying("x", 1), "notify": {"users": [99], "unknown": "refuse"}})
-    assert faults(refused) == [("notify.users.0", "unknown")]
+    assert field_errors(refused) == [("notify.users.0", "unknown")]
     batch = await post_batch(api, saying("a", 1), {**saying("b", 1), "notify": {"users": [97], "unknown": "skip"}})
     assert batch.json()["skipped"] == [{"id": batch.json()["ids"][1], "users": [97], "teams": []}]
 
@@ -406,9 +411,9 @@ async def test_unknown_recipients_can_be_skipped_and_are_listed(api: Api) -> Non
 )
 async def test_each_field_says_what_is_wrong_with_it(api: Api, more: Any, expected: tuple[str, str]) -> None:
     await api.people(1)
-    assert faults(await post(api, {**saying("x", 1), **more})) == [expected]
+    assert field_errors(await post(api, {**saying("x", 1), **more})) == [expected]
     field, code = expected
-    assert faults(await post_batch(api, {**saying("x", 1), **more})) == [(f"events.0.{field}", code)]
+    assert field_errors(await post_batch(api, {**saying("x", 1), **more})) == [(f"events.0.{field}", code)]
 
 
 # --- Explained -------------------------------------------------------------------------------------------------------
@@ -452,8 +457,8 @@ async def test_whoever_went_to_another_company_meanwhile_is_not_told_of_the_form
     id_ = (await post(api, held, company_id=1)).json()["id"]
     await api.people(1, 2, company_id=2)
     await api.team(7, 2, company_id=2)
-    await api.house.database.value("update jobs set due_at = now()")
-    api.house.doorbell.ring("direct")
+    await api.app_state.database.value("update jobs set due_at = now()")
+    api.app_state.pubsub.publish("direct")
     answer = await state(api, id_, 10)
     assert (answer["state"], answer["recipients"], answer["dropped"]) == ("delivered", 1, 1)
     assert [await api.ids(user) for user in (1, 2, 3)] == [[], [], [id_]]

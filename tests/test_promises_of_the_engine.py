@@ -15,13 +15,13 @@ from conftest import Api
 from test_database_faults import IPHONE, becomes, impatient, locked, post, pushes_of, until, waiting_at
 from tocsin import events, jobs, retention
 from tocsin.api.middleware import HANG_UP
-from tocsin.api.stream import Stream
+from tocsin.api.stream import StreamResponse
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, connect
 from tocsin.ids import new_id
 from tocsin.phones import Phones
 from tocsin.retention import go_round
-from tocsin.streams import COMMENT, Live, Reader
+from tocsin.streams import COMMENT, Stream, Streams
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ async def _waits(connection: Connection) -> bool:
 async def test_a_single_push_does_not_wait_for_bulk_pushes_without_an_answer(
     pushing: Api, phones: Phones, dba: Connection
 ) -> None:
-    lane = next(lane for lane in pushing.house.lanes if lane.name == "apns/default")
+    lane = next(lane for lane in pushing.app_state.lanes if lane.name == "apns/default")
     lane.channel.window = 8
     await pushing.people(*range(10, 40))
     for user in range(10, 40):
@@ -108,7 +108,7 @@ async def test_nothing_is_cleared_by_a_lane_that_has_stopped(pushing: Api, phone
     await pushing.as_user(1, "POST", f"/notifications/devices/{android}", json={"type": "Android"})
     id_ = await post(pushing, 1)
     await becomes(pushing, id_, {"delivered": 2})
-    next(lane for lane in pushing.house.lanes if lane.name == "apns/default").stopped = "403 InvalidProviderToken"
+    next(lane for lane in pushing.app_state.lanes if lane.name == "apns/default").stopped = "403 InvalidProviderToken"
     phones.forget()
     await pushing.as_user(1, "PUT", "/notifications/read")
     await until(lambda: _is_told(phones, android))
@@ -122,14 +122,14 @@ async def _is_told(phones: Phones, token: str) -> bool:
 # Storing together
 
 
-@pytest.mark.parametrize(("fault", "status"), [("raise sqlstate '22023'", 500), ("perform pg_sleep(30)", 503)])
+@pytest.mark.parametrize(("field_error", "status"), [("raise sqlstate '22023'", 500), ("perform pg_sleep(30)", 503)])
 async def test_one_event_that_cannot_be_stored_fails_none_that_are_stored_with_it(
-    idle: Api, dba: Connection, fault: str, status: int
+    idle: Api, dba: Connection, field_error: str, status: int
 ) -> None:
     await idle.people(1)
     await dba.execute(
         "create function refuse() returns trigger language plpgsql as"
-        f" $$begin if new.params like '%refused%' then {fault}; end if; return new; end$$;"
+        f" $$begin if new.params like '%refused%' then {field_error}; end if; return new; end$$;"
         "create trigger refusing before insert on events for each row execute function refuse()"
     )
     try:
@@ -150,7 +150,7 @@ async def _posted(api: Api, body: str) -> int:
 
 
 async def _queued(api: Api, count: int) -> bool:
-    return len(api.house.intake._waiting) == count  # noqa: SLF001 - they are stored together, once they wait
+    return len(api.app_state.intake._waiting) == count  # noqa: SLF001 - they are stored together, once they wait
 
 
 async def test_what_is_stored_together_names_a_bounded_number_of_people(
@@ -235,7 +235,7 @@ class _Impatient(selectors.DefaultSelector):
         return found
 
 
-class _Quiet(Live):
+class _Quiet(Streams):
     """Where nothing happens."""
 
     def changed(self, user_ids: Collection[int] | None) -> None:
@@ -259,7 +259,7 @@ def test_a_stream_in_which_nothing_happens_has_a_comment_every_fifteen_seconds()
             if len(sent) == 4:
                 reader.close()
 
-        reader = Reader(1, time.time() + 10**6)
+        reader = Stream(1, time.time() + 10**6)
         await reader.run(send)
         assert sent == [(COMMENT, 15), (COMMENT, 30), (COMMENT, 45), (COMMENT, 60)]
 
@@ -283,10 +283,10 @@ def test_a_reader_that_takes_nothing_for_thirty_seconds_is_hung_up_on(database: 
             hung_up.append(round(loop.time() - began))
             gone.set()
 
-        reader = Reader(1, time.time() + 10**6)
+        reader = Stream(1, time.time() + 10**6)
         reader.made = reader.position = 1
         scope: Any = {"type": "http", "state": {}, HANG_UP: hang_up}
-        await Stream(_Quiet(database), reader)(scope, receive, send)
+        await StreamResponse(_Quiet(database), reader)(scope, receive, send)
         assert hung_up == [45]  # fifteen seconds of silence, and thirty in which the comment was not taken
 
     hurried(stalled)

@@ -36,7 +36,7 @@ class Two:
         return len((await self.api.as_user(user, "GET", "/notifications/devices")).json()["data"])
 
     async def refusing(self) -> list[tuple[str, str]]:
-        return [(row["origin"], row["reason"]) for row in await deliveries.refusing(self.api.house.database)]
+        return [(row["origin"], row["reason"]) for row in await deliveries.refusing(self.api.app_state.database)]
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ async def test_a_push_service_that_refuses_us_is_told_in_the_log_by_the_doctor_a
         id_ = (await post(two.api, custom(2))).json()["id"]
         await comes_to(two.api, id_, {"later": 1})
         await hurry(two.api)
-        await eventually(lambda: two.api.house.database.value("select 1 from deliveries where attempts = 2"))
+        await eventually(lambda: two.api.app_state.database.value("select 1 from deliveries where attempts = 2"))
         await comes_to(two.api, id_, {"later": 1})
     [logged] = [each for each in logs if each["log_level"] == "error"]
     assert (logged["event"], logged["service"]) == ("push service refuses our authentication", two.origins[1])
@@ -123,7 +123,7 @@ async def test_a_push_service_that_nothing_waits_for_any_more_is_not_reported(tw
     id_ = (await post(two.api, custom(2))).json()["id"]
     await comes_to(two.api, id_, {"later": 1})
     assert len(await two.refusing()) == 1
-    await two.api.house.database.value("update push_services set last_refused_at = now() - interval '26 hours'")
+    await two.api.app_state.database.value("update push_services set last_refused_at = now() - interval '26 hours'")
     assert await two.refusing() == []
 
 
@@ -131,7 +131,7 @@ async def test_what_a_push_service_refused_for_long_goes_at_once_when_it_accepts
     two.second.answer("browser", status=403)
     first = (await post(two.api, custom(2, body="first"))).json()["id"]
     await comes_to(two.api, first, {"later": 1})
-    database = two.api.house.database
+    database = two.api.app_state.database
     await database.value("update push_services set refused_at = now() - interval '2 minutes'")
     await database.value("update deliveries set due_at = now() + interval '1 hour'")
     two.second.forget()
@@ -149,7 +149,7 @@ async def test_a_subscription_that_its_service_refuses_while_it_takes_others_end
     two.first.answer("browser", status=403, token=other["endpoint"])
     id_ = (await post(two.api, custom(2))).json()["id"]
     await comes_to(two.api, id_, {"delivered": 1, "later": 1})
-    database = two.api.house.database
+    database = two.api.app_state.database
     for attempts in range(2, 5):
         await hurry(two.api)
         waiting = f"select 1 from deliveries where state = 'later' and worker_id is null and attempts = {attempts}"
@@ -165,12 +165,12 @@ async def test_other_keys_try_at_once_what_the_ones_before_did_not_deliver(two: 
     two.second.answer("browser", status=403)
     id_ = (await post(two.api, custom(2))).json()["id"]
     await comes_to(two.api, id_, {"later": 1})
-    database, house = two.api.house.database, two.api.house
+    database, app_state = two.api.app_state.database, two.api.app_state
     await database.value("update deliveries set due_at = now() + interval '1 hour'")
     two.second.forget()
     Vapid.make(tmp_path / "new.pem")
     (tmp_path / "vapid.pem").write_bytes((tmp_path / "new.pem").read_bytes() + (tmp_path / "vapid.pem").read_bytes())
-    assert read_again(house.lanes, house.settings)
+    assert read_again(app_state.lanes, app_state.settings)
     assert two.api.worker
     assert two.api.worker.dispatcher
     await two.api.worker.dispatcher.begin_anew()
@@ -184,5 +184,5 @@ async def test_an_outage_of_a_push_service_is_no_refusal(two: Two) -> None:
     id_ = (await post(two.api, custom(2))).json()["id"]
     await comes_to(two.api, id_, {"later": 1})
     assert await two.refusing() == []
-    due_at = await two.api.house.database.value("select due_at from deliveries")
+    due_at = await two.api.app_state.database.value("select due_at from deliveries")
     assert due_at >= since + timedelta(seconds=5)

@@ -209,7 +209,7 @@ async def test_a_lane_that_waits_for_an_access_token_says_why_and_reading_keys_a
     phones.forget()
     assert pushing.worker
     assert pushing.worker.dispatcher
-    read_again(pushing.house.lanes, pushing.house.settings)
+    read_again(pushing.app_state.lanes, pushing.app_state.settings)
     await pushing.worker.dispatcher.begin_anew()
     await until(lambda: _lane_says(pushing, None, "fcm/default"))
     await becomes(pushing, id_, {"delivered": 1})
@@ -230,7 +230,7 @@ async def test_a_lane_that_waits_long_says_until_when_and_reading_keys_again_tri
     second = await post(pushing, 1)
     assert pushing.worker
     assert pushing.worker.dispatcher
-    read_again(pushing.house.lanes, pushing.house.settings)
+    read_again(pushing.app_state.lanes, pushing.app_state.settings)
     await pushing.worker.dispatcher.begin_anew()
     await becomes(pushing, second, {"delivered": 1})
     await until(lambda: _lane_says(pushing, None, "fcm/default"))

@@ -128,7 +128,7 @@ async def test_what_is_released_together_comes_in_the_order_of_the_inbox(api: Ap
         await prefer(api, paused_until=None)
     else:
         # The pause ends by itself: what was chosen says so, and all that is held is due at one moment.
-        database = api.house.database
+        database = api.app_state.database
         await database.value("update preferences set chosen = '{}'")
         await hurry(api)
     for id_ in ids:
@@ -143,10 +143,10 @@ async def test_what_is_held_for_others_stays_held(api: Api) -> None:
     await comes_to(api, other, {"held": 1})
     [id_] = await hold(api, **PAUSE)
     due_at = "select due_at from deliveries where user_id = 2"
-    before = await api.house.database.value(due_at)
+    before = await api.app_state.database.value(due_at)
     await prefer(api, paused_until=None)
     await comes_to(api, id_, {"delivered": 1})
-    assert await api.house.database.value(due_at) == before
+    assert await api.app_state.database.value(due_at) == before
 
 
 async def test_a_pause_that_ends_while_a_push_is_being_held_is_not_overlooked(
@@ -172,4 +172,4 @@ async def test_a_pause_that_ends_while_a_push_is_being_held_is_not_overlooked(
 
 
 async def _is_ended(api: Api) -> bool:
-    return not await api.house.database.value("select count(*) from preferences")
+    return not await api.app_state.database.value("select count(*) from preferences")

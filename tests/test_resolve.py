@@ -8,7 +8,7 @@ import pytest
 
 from conftest import Api
 from test_erase import everything
-from test_producing import faults, in_future, post, state, work
+from test_producing import field_errors, in_future, post, state, work
 from test_road import custom
 from tocsin import fanout, resolutions
 
@@ -34,7 +34,7 @@ async def resolve(api: Api, about: str, how: str = "read", users: list[int] | No
 
 async def settled(api: Api) -> None:
     for _ in range(400):
-        if not await api.house.database.value("select count(*) from resolutions"):
+        if not await api.app_state.database.value("select count(*) from resolutions"):
             return
         await asyncio.sleep(0.02)
     pytest.fail("it was not settled")
@@ -123,8 +123,8 @@ async def test_what_is_held_is_not_delivered_where_it_would_be_gone_and_stays_wh
     await resolve(api, "order:3", "gone", users=[2])
     await settled(api)
     assert [(await state(api, id_))["state"] for id_ in held] == ["cancelled", "held", "held"]
-    await api.house.database.value("update jobs set due_at = now()")
-    api.house.doorbell.ring("direct")
+    await api.app_state.database.value("update jobs set due_at = now()")
+    api.app_state.pubsub.publish("direct")
     assert (await state(api, held[2], 10))["state"] == "delivered"
     assert (await state(api, held[1], 10))["state"] == "delivered"
     assert [await unread(api, user) for user in (1, 2)] == [2, 1]
@@ -184,7 +184,7 @@ async def working(api: Api) -> None:
     """Be a worker until cancelled."""
     from tocsin.worker import Worker
 
-    worker = Worker(api.house.database, api.house.catalogue, api.house.doorbell)
+    worker = Worker(api.app_state.database, api.app_state.catalogue, api.app_state.pubsub)
     await worker.run()
 
 
@@ -200,7 +200,7 @@ async def test_a_service_of_a_company_settles_for_its_own_people_alone(api: Api)
     answer = await api.as_service(
         "POST", "/events/resolve", json={"about": "order:1", "as": "read", "users": [2, 1, 99]}, company_id=2
     )
-    assert faults(answer) == [("users.1", "unknown"), ("users.2", "unknown")]
+    assert field_errors(answer) == [("users.1", "unknown"), ("users.2", "unknown")]
 
 
 async def test_a_key_is_a_subject_of_its_own_service_alone(api: Api) -> None:
@@ -234,8 +234,8 @@ async def test_all_faults_are_told_at_once_and_nothing_is_done(api: Api) -> None
         ({"about": f"contact:{CONTACT}", "as": "erased", "users": [1]}, [("users", "prohibited")]),
         ({"about": "key:", "as": "read"}, [("about", "regex")]),
     ):
-        assert faults(await api.as_service("POST", "/events/resolve", json=body)) == due
-    assert await api.house.database.value("select count(*) from resolutions") == 0
+        assert field_errors(await api.as_service("POST", "/events/resolve", json=body)) == due
+    assert await api.app_state.database.value("select count(*) from resolutions") == 0
 
 
 async def test_erasing_needs_the_right_to_the_directory_and_the_rest_that_to_events(api: Api) -> None:
@@ -269,13 +269,13 @@ async def test_a_repeat_under_its_idempotency_key_settles_once(api: Api) -> None
 
 def about_the_contact(api: Api, *users: int) -> list[dict[str, Any]]:
     """Return an event of every kind that speaks of the contact."""
-    email = copy.deepcopy(api.house.catalogue.samples["incoming_email"]["event"])
+    email = copy.deepcopy(api.app_state.catalogue.samples["incoming_email"]["event"])
     email["data"]["contact"] = {"id": CONTACT, "first_name": NAMES[0], "last_name": NAMES[1], "account_id": LEAD}
     email["data"]["email"]["subject"] = NAMES[2]
     opened = {"type": "email_opened", "data": copy.deepcopy(email["data"])}
     email["params"]["body"] = NAMES[3]
     with_words = [
-        copy.deepcopy(api.house.catalogue.samples[name]["event"])
+        copy.deepcopy(api.app_state.catalogue.samples[name]["event"])
         for name in ("note", "inbox", "task_assigned", "lead_assigned", "case_owner")
     ]
     for event in with_words:
@@ -316,8 +316,8 @@ async def test_no_name_or_text_of_an_erased_contact_stays_anywhere(api: Api) -> 
     assert (await api.inbox(1))["pagination"]["unread"] == len(ids) + 1
     assert any(entry["id"] == other and entry["message"] == "Zoe stays" for entry in (await api.inbox(1))["data"])
     await api.people(3, locale="da")
-    await api.house.database.value("update jobs set due_at = now() where id = $1", held)
-    api.house.doorbell.ring("direct")
+    await api.app_state.database.value("update jobs set due_at = now() where id = $1", held)
+    api.app_state.pubsub.publish("direct")
     assert (await state(api, held, 10))["state"] == "delivered"
     assert (await api.inbox(3))["data"][0]["message"] == "(slettet) har sendt dig en e-mail med emnet (slettet)"
 
@@ -337,8 +337,8 @@ async def test_erasing_within_a_company_leaves_the_others_words(api: Api) -> Non
 async def test_a_kind_that_the_catalogue_has_no_longer_loses_all_its_words(api: Api) -> None:
     await api.people(1)
     id_ = await api.post(about_the_contact(api, 1)[0])
-    await api.house.database.value("update events set kind = 'of_yore' where id = $1", id_)
-    await api.house.database.value("update contents set body = replace(body, 'incoming_email', 'of_yore')")
+    await api.app_state.database.value("update events set kind = 'of_yore' where id = $1", id_)
+    await api.app_state.database.value("update contents set body = replace(body, 'incoming_email', 'of_yore')")
     await resolve(api, f"contact:{CONTACT}", "erased")
     await settled(api)
     entry = (await api.inbox(1))["data"][0]

@@ -17,7 +17,7 @@ from tocsin.push import deliveries
 from tocsin.push.channels.apns import Apns
 from tocsin.push.channels.fcm import Fcm
 from tocsin.push.channels.web_push import WebPush
-from tocsin.push.deliveries import Key, Settled, next_try
+from tocsin.push.deliveries import DeliveryKey, Settled, next_try
 
 SCHEDULE = [5, 30, 120, 600, 1800, 3600, 3600, 3600]
 DAY = timedelta(hours=24)
@@ -77,7 +77,7 @@ async def due_in(api: Api, since: datetime, attempts: int) -> tuple[timedelta, t
     """Wait until the only delivery waits after so many tries; return the least and the most that it may wait."""
 
     async def waiting() -> Any:
-        return await api.house.database.row(
+        return await api.app_state.database.row(
             "select due_at from deliveries where state = 'later' and worker_id is null and attempts = $1", attempts
         )
 
@@ -89,8 +89,8 @@ async def comes_to(api: Api, id_: str, due: dict[str, int]) -> None:
     """Wait until the pushes of an event are in these states and none is under way; those that wait count too."""
 
     async def found() -> bool:
-        counts = await deliveries.counts(api.house.database, UUID(id_))
-        under_way = await api.house.database.value("select count(*) from deliveries where worker_id is not null")
+        counts = await deliveries.counts(api.app_state.database, UUID(id_))
+        under_way = await api.app_state.database.value("select count(*) from deliveries where worker_id is not null")
         return not under_way and {name: count for name, count in counts.items() if count} == due
 
     await eventually(found)
@@ -145,9 +145,9 @@ async def test_a_push_expires_after_24_hours_for_its_provider_too(api: Api, phon
 async def made_ago(api: Api, ago: timedelta) -> None:
     """Make all deliveries as old as this, when they wait."""
     await eventually(
-        lambda: api.house.database.value("select 1 from deliveries where state = 'later' and worker_id is null")
+        lambda: api.app_state.database.value("select 1 from deliveries where state = 'later' and worker_id is null")
     )
-    await api.house.database.value("update deliveries set made_at = now() - $1::interval", ago)
+    await api.app_state.database.value("update deliveries set made_at = now() - $1::interval", ago)
 
 
 @pytest.mark.parametrize(
@@ -205,11 +205,11 @@ async def test_only_the_worker_that_holds_the_lease_may_settle_or_put_back_a_del
     await register(api, 1, IPHONE)
     phones.answer("apns", status=503, times=1)
     id_ = UUID((await post(api, custom(1))).json()["id"])
-    database = api.house.database
+    database = api.app_state.database
     await eventually(lambda: database.value("select 1 from deliveries where state = 'later' and worker_id is null"))
     device, owner, other = await database.value("select id from devices"), uuid4(), uuid4()
     await database.value("update deliveries set worker_id = $1", owner)
-    settled = Settled(Key(id_, device), "delivered", None, "delivered")
+    settled = Settled(DeliveryKey(id_, device), "delivered", None, "delivered")
     await deliveries.settle(database, other, [settled])
     await deliveries.put_back(database, other, [settled.key])
     row = await database.row("select state, worker_id from deliveries")

@@ -14,7 +14,7 @@ from test_road import custom
 from test_tokens import signed
 from tocsin import inbox
 from tocsin.auth.tokens import mint_user
-from tocsin.streams import Reader
+from tocsin.streams import Stream
 
 PERSON = 50
 PHONE = "ab" * 32
@@ -98,7 +98,7 @@ class TestTokens:
 
     async def test_a_clock_that_was_put_back_logs_nobody_out(self, api: Api) -> None:
         await put(api)
-        await api.house.database.value("update heads set made_at = made_at + interval '1 hour'")
+        await api.app_state.database.value("update heads set made_at = made_at + interval '1 hour'")
         assert await words(api, token(time.time() - 300)) == OPEN
 
     async def test_what_is_wrong_with_the_user_is_said_with_their_id(self, api: Api) -> None:
@@ -158,28 +158,28 @@ async def test_a_stream_of_the_former_never_goes_on_in_the_inbox_of_the_next(api
     """The two may follow each other so fast that nobody saw the id without a user."""
     await put(api)
     issued = time.time()
-    reader = Reader(PERSON, issued + 3600, issued=issued)
+    reader = Stream(PERSON, issued + 3600, issued=issued)
     told: list[bytes] = []
 
     async def take(lines: bytes) -> None:
         told.append(lines)
 
-    api.house.live.join(reader)
+    api.app_state.live.join(reader)
     running = asyncio.create_task(reader.run(take))
     async with asyncio.timeout(10):
         while reader.made is None:
             await asyncio.sleep(0.01)
-        await api.house.database.rows(
+        await api.app_state.database.rows(
             "with gone as (delete from heads where user_id = $1) update users set first_name = 'Next' where id = $1",
             PERSON,
         )
-        await api.house.database.rows(
+        await api.app_state.database.rows(
             "insert into heads (user_id, locale, active, tokens_from) values ($1, 'en', true, now() + interval '1 s')",
             PERSON,
         )
-        [head] = (await inbox.heads(api.house.database, [PERSON])).values()
+        [head] = (await inbox.heads(api.app_state.database, [PERSON])).values()
         assert head[0] != reader.made
-        api.house.live.changed([PERSON])
+        api.app_state.live.changed([PERSON])
         await running
-    api.house.live.leave(reader)
+    api.app_state.live.leave(reader)
     assert b"resync" not in b"".join(told)

@@ -120,29 +120,29 @@ async def test_a_custom_notification_comes_from_its_sender(api: Api) -> None:
 async def test_subjects_of_an_event_are_recorded(api: Api) -> None:
     await api.people(2)
     id_ = await api.post(note(2))
-    found = await api.house.database.rows("select subject from subjects where event_id = $1", id_)
+    found = await api.app_state.database.rows("select subject from subjects where event_id = $1", id_)
     assert [row["subject"] for row in found] == [f"case:{CASE}"]
 
 
 async def test_a_large_team_is_reached_in_chunks_each_person_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tocsin.fanout.BULK_CHUNK_SIZE", 150)
-    await api.house.database.value(
+    await api.app_state.database.value(
         """with u as (
                insert into users select n, 1, 'F', 'L', null, null, 'UTC' from generate_series(1, 1000) n
                returning id
            ), h as (insert into heads (user_id, locale, active) select id, 'en', true from u)
            insert into teams values (1, 1, 'odd'), (2, 1, 'third')"""
     )
-    await api.house.database.value(
+    await api.app_state.database.value(
         "insert into members select 1, n from generate_series(1, 999, 2) n"
         " union all select 2, n from generate_series(3, 999, 3) n"
     )
     id_ = await api.post(custom(2, 1000, 999, teams=(1, 2)))
-    got = await api.house.database.rows("select user_id, position from inbox where event_id = $1", id_)
+    got = await api.app_state.database.rows("select user_id, position from inbox where event_id = $1", id_)
     expected = set(range(1, 1000, 2)) | set(range(3, 1000, 3)) | {2, 1000}
     assert sorted(row["user_id"] for row in got) == sorted(expected)
     assert {row["position"] for row in got} == {1}
-    chunks = await api.house.database.rows(
+    chunks = await api.app_state.database.rows(
         "select cardinality(user_ids) as n, user_ids, team_ids from recipients where event_id = $1 order by after_user",
         id_,
     )
@@ -165,7 +165,7 @@ async def test_what_one_person_gets_in_one_batch_keeps_its_order(url: str, catal
 
 async def test_an_event_that_cannot_be_said_becomes_a_dead_letter_with_its_reason(api: Api) -> None:
     await api.people(1)
-    id_ = await api.house.database.value(
+    id_ = await api.app_state.database.value(
         """with e as (
                insert into events (id, kind, data, params, users, teams, subjects, service)
                values (gen_random_uuid(), 'of_an_older_catalogue', '{}', '{}', '{1}', '{}', '{}', 'crm') returning id

@@ -17,7 +17,7 @@ from test_producing import post
 from test_retries import comes_to
 from test_road import custom
 from tocsin.auth.keys import EVERYBODY, hs256
-from tocsin.auth.tokens import Signer, User, Verifier, mint_service, mint_user
+from tocsin.auth.tokens import Signer, UserCaller, Verifier, mint_service, mint_user
 from tocsin.db.pool import Database
 from tocsin.errors import Refusal, Unauthenticated, Unavailable
 from tocsin.phones import Phones
@@ -41,7 +41,7 @@ async def subscribe(api: Api, phones: Phones, user: int) -> str:
 async def read(api: Api) -> bool:
     assert api.worker
     assert api.worker.dispatcher
-    changed = read_again(api.house.lanes, api.house.settings)
+    changed = read_again(api.app_state.lanes, api.app_state.settings)
     await api.worker.dispatcher.begin_anew()
     return changed
 
@@ -58,7 +58,7 @@ async def test_browsers_of_the_key_before_are_reached_as_well_as_those_of_the_ne
     for _ in range(2):
         id_ = await pushing.post(custom(1, 2))
         assert await pushes_of(pushing, id_) == {"delivered": 2}
-    kept = await pushing.house.database.rows("select user_id, server_key from devices order by user_id")
+    kept = await pushing.app_state.database.rows("select user_id, server_key from devices order by user_id")
     assert [tuple(row) for row in kept] == [(1, before[:16]), (2, None)]
     refused = [push for push in phones.pushes("browser") if push["status"] == 403]
     assert len(refused) == 1  # the first to the old one, and not again
@@ -158,7 +158,7 @@ def test_tokens_of_a_key_that_was_taken_away_are_refused_at_once() -> None:
     other = SECRET[::-1]
     verifier = Verifier([SECRET])
     token = mint_user(Signer(SECRET), 4, HOUR)
-    assert isinstance(verifier.verify(token), User)
+    assert isinstance(verifier.verify(token), UserCaller)
     withdrawn: list[None] = []
     verifier.on_withdrawal = lambda: withdrawn.append(None)
     verifier.take([hs256(SECRET, EVERYBODY), hs256(other, EVERYBODY)])
@@ -167,7 +167,7 @@ def test_tokens_of_a_key_that_was_taken_away_are_refused_at_once() -> None:
     assert withdrawn == [None]
     with pytest.raises(Unauthenticated):
         verifier.verify(token)
-    assert isinstance(verifier.verify(mint_user(Signer(other), 4, HOUR)), User)
+    assert isinstance(verifier.verify(mint_user(Signer(other), 4, HOUR)), UserCaller)
 
 
 @pytest.mark.slow
@@ -221,9 +221,9 @@ async def test_a_new_app_waits_for_the_next_start(pushing: Api, tmp_path: Path) 
     apps.write_text(
         f'[van.apns]\nkey_file = "{key}"\nkey_id = "ABCDE12345"\nteam_id = "ABCDE12345"\ntopic = "com.example.van"\n'
     )
-    more = {**pushing.house.settings.model_dump(exclude_unset=True), "apps_file": apps}
-    assert not read_again(pushing.house.lanes, settings_for(**more))
-    assert "apns/van" not in {lane.name for lane in pushing.house.lanes}
+    more = {**pushing.app_state.settings.model_dump(exclude_unset=True), "apps_file": apps}
+    assert not read_again(pushing.app_state.lanes, settings_for(**more))
+    assert "apns/van" not in {lane.name for lane in pushing.app_state.lanes}
 
 
 async def test_a_key_file_that_is_none_any_more_leaves_the_key_before(pushing: Api, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ async def test_lanes_begin_anew_even_if_the_database_is_away_for_a_moment(
     assert pushing.worker
     assert pushing.worker.dispatcher
     async with asyncio.timeout(5):
-        while len(await deliveries.lanes(pushing.house.database)) < len(pushing.house.lanes):
+        while len(await deliveries.lanes(pushing.app_state.database)) < len(pushing.app_state.lanes):
             await asyncio.sleep(0.01)
     enter, tries = deliveries.enter_lane, []
 
@@ -254,4 +254,4 @@ async def test_lanes_begin_anew_even_if_the_database_is_away_for_a_moment(
 
     monkeypatch.setattr(deliveries, "enter_lane", away_at_first)
     await pushing.worker.dispatcher.begin_anew()
-    assert len(tries) == len(pushing.house.lanes) + 1
+    assert len(tries) == len(pushing.app_state.lanes) + 1

@@ -171,7 +171,7 @@ async def test_no_statement_is_quadratic_in_its_arrays(
 
 async def test_a_table_that_was_empty_is_not_taken_for_empty_for_long(api: Api) -> None:
     """Its statistics are corrected while a worker lives, and statements that were planned by them are planned anew."""
-    database = api.house.database
+    database = api.app_state.database
     await database.value("vacuum tocsin.jobs")
     assert await database.value("select reltuples from pg_class where oid = 'tocsin.jobs'::regclass") == 0
     async with asyncio.timeout(30):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tocsin.auth import tokens
 from tocsin.auth.keys import own_secret
-from tocsin.auth.tokens import SCOPES, SKEW, Service, User, Verifier, caller_of, mint_service, mint_user
+from tocsin.auth.tokens import SCOPES, SKEW, ServiceCaller, UserCaller, Verifier, caller_of, mint_service, mint_user
 from tocsin.errors import Refusal, Unauthenticated
 
 SECRET = "a-secret-for-tests-only-0123456789abcdef"
@@ -248,7 +248,7 @@ def test_a_bad_token_is_refused(verifier: Verifier, bad: str) -> None:
 
 
 def test_a_bad_token_is_refused_whatever_was_verified_before(verifier: Verifier) -> None:
-    assert verifier.verify(GOOD) == User(4, NOW + 60)
+    assert verifier.verify(GOOD) == UserCaller(4, NOW + 60)
     for name, bad in BAD.items():
         with pytest.raises(Unauthenticated):
             pytest.fail(f"{name} is let in as {verifier.verify(bad)}")
@@ -283,35 +283,38 @@ def test_a_key_in_the_header_is_not_taken(verifier: Verifier, header: str) -> No
 @pytest.mark.parametrize(
     ("good", "caller"),
     [
-        (token(), User(4, NOW + 60)),
-        (token(sub=4), User(4, NOW + 60)),
-        (token(sub=1), User(1, NOW + 60)),
-        (token(sub=str(LARGEST)), User(LARGEST, NOW + 60)),
-        (token(exp=NOW - SKEW + 1), User(4, NOW - SKEW + 1)),
-        (token(exp=NOW + 60.0, nbf=NOW + 0.5, iat=NOW + 0.25), User(4, NOW + 60)),
-        (token(exp=NOW + 60.999999), User(4, NOW + 60)),
-        *((token(scope=scope), User(4, NOW + 60)) for scope in (None, [], ["openid"], [1, {}], "openid")),
-        (token(sub="crm", scope=["openid", "operations"]), Service("crm", frozenset({"operations"}), None, NOW + 60)),
-        (token(exp=253_402_300_799), User(4, 253_402_300_799)),
-        (token(nbf=NOW + SKEW, iat=NOW + 999), User(4, NOW + 60)),
-        (token(nbf=0, aud=["x"], iss=7), User(4, NOW + 60)),
-        (token(scope="openid profile", company_id="x"), User(4, NOW + 60)),
-        (token(scope=""), User(4, NOW + 60)),
-        (headed(typ="at+jwt"), User(4, NOW + 60)),
-        (headed(typ="JWT", kid="2024"), User(4, NOW + 60)),
-        (headed(typ=None), User(4, NOW + 60)),
-        (token(sub="crm", scope="operations"), Service("crm", frozenset({"operations"}), None, NOW + 60)),
+        (token(), UserCaller(4, NOW + 60)),
+        (token(sub=4), UserCaller(4, NOW + 60)),
+        (token(sub=1), UserCaller(1, NOW + 60)),
+        (token(sub=str(LARGEST)), UserCaller(LARGEST, NOW + 60)),
+        (token(exp=NOW - SKEW + 1), UserCaller(4, NOW - SKEW + 1)),
+        (token(exp=NOW + 60.0, nbf=NOW + 0.5, iat=NOW + 0.25), UserCaller(4, NOW + 60)),
+        (token(exp=NOW + 60.999999), UserCaller(4, NOW + 60)),
+        *((token(scope=scope), UserCaller(4, NOW + 60)) for scope in (None, [], ["openid"], [1, {}], "openid")),
+        (
+            token(sub="crm", scope=["openid", "operations"]),
+            ServiceCaller("crm", frozenset({"operations"}), None, NOW + 60),
+        ),
+        (token(exp=253_402_300_799), UserCaller(4, 253_402_300_799)),
+        (token(nbf=NOW + SKEW, iat=NOW + 999), UserCaller(4, NOW + 60)),
+        (token(nbf=0, aud=["x"], iss=7), UserCaller(4, NOW + 60)),
+        (token(scope="openid profile", company_id="x"), UserCaller(4, NOW + 60)),
+        (token(scope=""), UserCaller(4, NOW + 60)),
+        (headed(typ="at+jwt"), UserCaller(4, NOW + 60)),
+        (headed(typ="JWT", kid="2024"), UserCaller(4, NOW + 60)),
+        (headed(typ=None), UserCaller(4, NOW + 60)),
+        (token(sub="crm", scope="operations"), ServiceCaller("crm", frozenset({"operations"}), None, NOW + 60)),
         (
             token(sub="crm", scope="openid events:write  directory:write", company_id=1),
-            Service("crm", frozenset({"events:write", "directory:write"}), 1, NOW + 60),
+            ServiceCaller("crm", frozenset({"events:write", "directory:write"}), 1, NOW + 60),
         ),
         (
             token(sub="Bücher & Söhne 4" * 6, scope="events:write", company_id=LARGEST),
-            Service("Bücher & Söhne 4" * 6, frozenset({"events:write"}), LARGEST, NOW + 60),
+            ServiceCaller("Bücher & Söhne 4" * 6, frozenset({"events:write"}), LARGEST, NOW + 60),
         ),
     ],
 )
-def test_a_good_token_tells_who_calls(verifier: Verifier, good: str, caller: User | Service) -> None:
+def test_a_good_token_tells_who_calls(verifier: Verifier, good: str, caller: UserCaller | ServiceCaller) -> None:
     assert verifier.verify(good) == caller
     assert verifier.verify(good) == caller
 
@@ -320,7 +323,7 @@ def test_a_good_token_tells_who_calls(verifier: Verifier, good: str, caller: Use
 def test_a_minted_user_is_verified(id_: int, seconds: int) -> None:
     began = int(time.time())
     caller = Verifier([SECRET]).verify(mint_user(SECRET, id_, timedelta(seconds=seconds)))
-    assert isinstance(caller, User)
+    assert isinstance(caller, UserCaller)
     assert caller.id == id_
     assert began + seconds <= caller.expires <= time.time() + seconds
 
@@ -328,7 +331,7 @@ def test_a_minted_user_is_verified(id_: int, seconds: int) -> None:
 @given(NAMES, st.sets(st.sampled_from(sorted(SCOPES)), min_size=1), st.none() | IDS)
 def test_a_minted_service_is_verified(name: str, scopes: set[str], company_id: int | None) -> None:
     caller = Verifier([SECRET]).verify(mint_service(SECRET, name, scopes, HOUR, company_id))
-    assert isinstance(caller, Service)
+    assert isinstance(caller, ServiceCaller)
     assert (caller.name, caller.scopes, caller.company_id) == (name, frozenset(scopes), company_id)
 
 
@@ -345,7 +348,7 @@ def test_no_character_of_a_token_can_be_changed(position: int, other: str) -> No
     changed = GOOD[:position] + other + GOOD[position + 1 :]
     verifier = Verifier([SECRET], clock=Clock())
     if changed == GOOD:
-        assert verifier.verify(changed) == User(4, NOW + 60)
+        assert verifier.verify(changed) == UserCaller(4, NOW + 60)
         return
     with pytest.raises(Unauthenticated):
         verifier.verify(changed)
@@ -378,7 +381,7 @@ def test_a_public_key_is_refused_as_a_secret() -> None:
 def test_a_remembered_token_expires_to_the_second(verifier: Verifier, clock: Clock) -> None:
     verifier.verify(GOOD)
     clock.now = NOW + 60 + SKEW - 0.001
-    assert verifier.verify(GOOD) == User(4, NOW + 60)
+    assert verifier.verify(GOOD) == UserCaller(4, NOW + 60)
     clock.now = NOW + 60 + SKEW
     for _ in range(2):
         with pytest.raises(Unauthenticated, match="expired"):
@@ -390,7 +393,7 @@ def test_a_token_refused_as_too_early_is_let_in_later(verifier: Verifier, clock:
     with pytest.raises(Unauthenticated, match="not valid yet"):
         verifier.verify(early)
     clock.now += 1
-    assert verifier.verify(early) == User(4, NOW + 60)
+    assert verifier.verify(early) == UserCaller(4, NOW + 60)
 
 
 def test_the_least_recently_used_token_is_forgotten_first(verifier: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,12 +434,12 @@ def test_a_bad_bearer_token_is_an_invalid_one(verifier: Verifier, header: str) -
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR", "Bearer "])
 def test_the_scheme_is_taken_in_any_case(verifier: Verifier, scheme: str) -> None:
-    assert caller_of(verifier, f"{scheme} {GOOD}") == User(4, NOW + 60)
+    assert caller_of(verifier, f"{scheme} {GOOD}") == UserCaller(4, NOW + 60)
 
 
 def test_callers_have_labels_for_logs() -> None:
-    assert User(4, NOW).label == "user 4"
-    assert Service("crm", SCOPES, None, NOW).label == "service crm"
+    assert UserCaller(4, NOW).label == "user 4"
+    assert ServiceCaller("crm", SCOPES, None, NOW).label == "service crm"
 
 
 def test_the_own_secret_is_made_once_and_closed_to_others(tmp_path: Path) -> None:

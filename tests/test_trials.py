@@ -80,7 +80,9 @@ async def test_a_user_has_five_tests_a_minute_even_at_once(api: Api, phones: Pho
     assert (refused.headers["ratelimit-limit"], refused.headers["ratelimit-remaining"]) == ("5", "0")
     assert len(phones.pushes(token=IPHONE)) == 5
     assert (await trial(api, 2, OTHER_IPHONE)).status_code == 200, "another's tests are not counted"
-    await api.house.database.value("update trials set sent_at = array[now() - interval '61 seconds'] where user_id = 1")
+    await api.app_state.database.value(
+        "update trials set sent_at = array[now() - interval '61 seconds'] where user_id = 1"
+    )
     assert (await trial(api, 1, IPHONE)).status_code == 200, "the minute is over"
 
 
@@ -150,6 +152,6 @@ async def test_the_doctor_tells_an_access_token_that_fcm_refuses_from_a_network_
     api: Api, phones: Phones
 ) -> None:
     phones.answer("fcm", status=401, reason="UNAUTHENTICATED")
-    [lane] = [lane for lane in api.house.lanes if lane.name == "fcm/default"]
-    wrong = await probe.credentials(lane, Composer(api.house.catalogue))
+    [lane] = [lane for lane in api.app_state.lanes if lane.name == "fcm/default"]
+    wrong = await probe.credentials(lane, Composer(api.app_state.catalogue))
     assert wrong == Stopped("401 UNAUTHENTICATED")

@@ -32,7 +32,7 @@ async def everything(host: Host) -> None:
     await imported(
         api, {"The quarterly report is ready": 400, "Your campaign Spring has been sent": 2, "A task is due": 1}
     )
-    samples = api.house.catalogue.samples.values()
+    samples = api.app_state.catalogue.samples.values()
     for sample in list(samples)[::-1]:
         event: dict[str, Any] = sample["event"]
         await api.post({**event, "notify": {"users": [1]}})
@@ -417,7 +417,7 @@ async def test_long_words_break_and_widen_nothing(host: Host, chromium: Browser)
 async def people_and_words(host: Host) -> None:
     api = host.service
     await api.people(5, **ARABIC)
-    note = api.house.catalogue.samples["note"]["event"]
+    note = api.app_state.catalogue.samples["note"]["event"]
     about = {**note["data"], "user": 5}
     await api.post(
         {**note, "notify": {"users": [1]}, "data": about, "params": {"contact": "سارة", "body": "من فضلك اتصل بي غدًا"}}

@@ -15,7 +15,7 @@ from tocsin.bus import ByNats
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal
 from tocsin.postgres.supervisor import Embedded
-from tocsin.pubsub import Doorbell
+from tocsin.pubsub import PubSub
 from tocsin.settings import read_settings
 
 
@@ -27,23 +27,23 @@ def port() -> int:
         return free
 
 
-async def hears(bell: Doorbell, name: str, ring: Doorbell, seconds: float = 10) -> None:
+async def hears(bell: PubSub, name: str, publish: PubSub, seconds: float = 10) -> None:
     """Ring until it is heard elsewhere."""
     heard = bell.listen_for(name)
     async with asyncio.timeout(seconds):
         while not heard.is_set():
-            ring.ring(name)
+            publish.publish(name)
             await asyncio.sleep(0.05)
 
 
 async def test_rings_and_changes_go_by_nats_and_again_when_it_is_back(api: Api, port: int, tmp_path: Path) -> None:
-    url, database = "", api.house.database
+    url, database = "", api.app_state.database
     wires = [ByNats(f"nats://127.0.0.1:{port}") for _ in range(2)]
-    here, there = (Doorbell(url, database, wire) for wire in wires)
+    here, there = (PubSub(url, database, bus) for bus in wires)
     changed: list[int] = []
     there.on_change(lambda ids: changed.extend(ids or ()))
     ears = asyncio.create_task(there.hear_others())
-    here.ring("direct")  # nobody is there yet: nothing fails
+    here.publish("direct")  # nobody is there yet: nothing fails
     try:
         for _ in range(2):  # it goes, and comes back
             async with nats(port, tmp_path):
@@ -53,26 +53,26 @@ async def test_rings_and_changes_go_by_nats_and_again_when_it_is_back(api: Api, 
                         here.tell([7])
                         await asyncio.sleep(0.05)
                 changed.clear()
-            here.ring("direct")
+            here.publish("direct")
             here.tell(range(10_000))
     finally:
         ears.cancel()
         await here.close()
-        for wire in wires:
-            await wire.close()
+        for bus in wires:
+            await bus.close()
 
 
 async def test_who_nats_sends_away_comes_again(api: Api, port: int, tmp_path: Path) -> None:
     limits = tmp_path / "nats.conf"
     limits.write_text("max_subscriptions: 1")
     wires = [ByNats(f"nats://127.0.0.1:{port}") for _ in range(2)]
-    here, there = (Doorbell("", api.house.database, wire) for wire in wires)
+    here, there = (PubSub("", api.app_state.database, bus) for bus in wires)
     ears = asyncio.create_task(there.hear_others())
     try:
         async with nats(port, tmp_path, "-c", str(limits)):
             await hears(there, "direct", here)
-            for wire in wires:
-                client = wire._client  # noqa: SLF001 - to have the server find fault with it
+            for bus in wires:
+                client = bus._client  # noqa: SLF001 - to have the server find fault with it
                 for _ in range(2):
                     await client.subscribe("elsewhere")
                 async with asyncio.timeout(5):
@@ -82,15 +82,15 @@ async def test_who_nats_sends_away_comes_again(api: Api, port: int, tmp_path: Pa
     finally:
         ears.cancel()
         await here.close()
-        for wire in wires:
-            await wire.close()
+        for bus in wires:
+            await bus.close()
 
 
 async def test_why_nats_cant_be_reached_is_said_once(
     api: Api, port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wires = [ByNats(f"nats://tocsin:secret@127.0.0.1:{port}") for _ in range(2)]
-    here, there = (Doorbell("", api.house.database, wire) for wire in wires)
+    here, there = (PubSub("", api.app_state.database, bus) for bus in wires)
     users = tmp_path / "nats.conf"
     users.write_text('authorization { users = [{ user: "tocsin", password: "another" }] }')
     async with nats(port, tmp_path, "-c", str(users)) as process:
@@ -105,8 +105,8 @@ async def test_why_nats_cant_be_reached_is_said_once(
         await hears(there, "direct", here)
         ears.cancel()
         await here.close()
-        for wire in wires:
-            await wire.close()
+        for bus in wires:
+            await bus.close()
     [line] = [line for line in said.splitlines() if "NATS cannot be reached yet" in line]
     assert "Authorization" in line
     assert "secret" not in line
@@ -115,7 +115,7 @@ async def test_why_nats_cant_be_reached_is_said_once(
 async def test_many_changes_are_said_in_one_word(api: Api, port: int, tmp_path: Path) -> None:
     async with nats(port, tmp_path):
         wires = [ByNats(f"nats://127.0.0.1:{port}") for _ in range(2)]
-        here, there = (Doorbell("", api.house.database, wire) for wire in wires)
+        here, there = (PubSub("", api.app_state.database, bus) for bus in wires)
         told: list[object] = []
         there.on_change(told.append)
         ears = asyncio.create_task(there.hear_others())
@@ -131,8 +131,8 @@ async def test_many_changes_are_said_in_one_word(api: Api, port: int, tmp_path: 
             while len({id_ for ids in told if isinstance(ids, set) for id_ in ids}) < 1499:
                 await asyncio.sleep(0.01)
         ears.cancel()
-        for wire in wires:
-            await wire.close()
+        for bus in wires:
+            await bus.close()
 
 
 async def test_without_nats_a_reader_elsewhere_is_told_all_the_same(

@@ -15,7 +15,7 @@ from tocsin.catalogue.rendering import Words
 from tocsin.db.pool import Database, connect
 from tocsin.ids import new_id
 from tocsin.jobs import Job, Lost
-from tocsin.pubsub import Doorbell
+from tocsin.pubsub import PubSub
 from tocsin.worker import BATCH, Worker
 
 FOR_EVER = 3600.0
@@ -42,7 +42,7 @@ async def working(url: str, catalogue: Catalogue) -> AsyncIterator[Worker]:
     """Run a worker that shares nothing with the service but the database."""
     database = Database(url, 4)
     await database.open()
-    bells = Doorbell(url, database)
+    bells = PubSub(url, database)
     worker = Worker(database, catalogue, bells)
     ears, run = asyncio.create_task(bells.hear_others()), asyncio.create_task(worker.run())
     try:
@@ -313,10 +313,10 @@ async def test_an_event_that_cannot_be_said_holds_up_nothing_of_its_batch(
 
 async def crowd(api: Api, size: int) -> None:
     """Let there be users 1..`size`, all of them in team 1."""
-    await api.house.database.value(
+    await api.app_state.database.value(
         "insert into users select n, 1, 'F', 'L', null, null, 'UTC' from generate_series(1, $1::int) n", size
     )
-    await api.house.database.value(
+    await api.app_state.database.value(
         "insert into heads (user_id, locale, active) select n, 'en', true from generate_series(1, $1::int) n", size
     )
     await api.team(1, *range(1, size + 1))
@@ -402,7 +402,7 @@ async def test_a_ring_that_is_lost_costs_time_and_no_event(
     idle: Api, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = look_again_after(SOON, monkeypatch)
-    monkeypatch.setattr(idle.house.doorbell, "ring", lambda _: None)
+    monkeypatch.setattr(idle.app_state.pubsub, "publish", lambda _: None)
     await idle.people(1)
     async with working(url, catalogue):
         await all_lanes(begun)
@@ -414,9 +414,9 @@ async def test_a_thousand_rings_become_one_notification(idle: Api, url: str) -> 
     listener = await connect(url)
     await listener.add_listener(bus.CHANNEL, lambda *said: heard.append(said[-1]))
     for _ in range(1000):
-        idle.house.doorbell.ring("direct")
-        idle.house.doorbell.ring("bulk")
-    await idle.house.doorbell.close()
+        idle.app_state.pubsub.publish("direct")
+        idle.app_state.pubsub.publish("bulk")
+    await idle.app_state.pubsub.close()
     await listener.execute("select")
     await listener.close()
     assert heard == ["bulk direct"]

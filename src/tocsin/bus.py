@@ -27,7 +27,7 @@ Hear = Callable[[str], None]
 log = structlog.get_logger(__name__)
 
 
-class Wire(Protocol):
+class Bus(Protocol):
     """What carries a short text to all processes, the sender too; it may be lost."""
 
     async def send(self, text: str) -> None:

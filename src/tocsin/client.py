@@ -36,7 +36,7 @@ __all__ = [
     "Client",
     "Conflict",
     "Error",
-    "Fault",
+    "FieldError",
     "Invalid",
     "NotFound",
     "Posted",
@@ -50,7 +50,7 @@ __all__ = [
     "User",
 ]
 
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+MIN_DELAY, MAX_DELAY = 0.2, 10.0
 """Seconds before the second try, doubled each time, up to the second; by chance up to half of that less."""
 
 _UNAUTHENTICATED, _NOT_FOUND, _TOO_MANY, _OURS = 401, 404, 429, 500
@@ -68,7 +68,7 @@ class Error(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class FieldError:
     """One thing that is wrong: a sentence for the developer, a stable code, and the field where it is one's fault."""
 
     message: str
@@ -79,20 +79,22 @@ class Fault:
 class Refused(Error):  # noqa: N818 - the answers have their own names
     """The service said no, and would again; `request_id` is in its log."""
 
-    def __init__(self, message: str, status: int, faults: Sequence[Fault] = (), request_id: str | None = None) -> None:
+    def __init__(
+        self, message: str, status: int, field_errors: Sequence[FieldError] = (), request_id: str | None = None
+    ) -> None:
         super().__init__(message, status)
-        self.faults = tuple(faults)
+        self.field_errors = tuple(field_errors)
         self.request_id = request_id
 
     @property
     def code(self) -> str:
         """The code of the first fault, such as `conflict.too_late`; empty where what answered is no Tocsin."""
-        return self.faults[0].code if self.faults else ""
+        return self.field_errors[0].code if self.field_errors else ""
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The dotted paths of all values that are wrong, such as `notify.users.1`."""
-        return tuple(fault.field for fault in self.faults if fault.field)
+        return tuple(field_error.field for field_error in self.field_errors if field_error.field)
 
 
 class Unauthenticated(Refused):
@@ -116,7 +118,7 @@ class TooLate(Conflict):
 
 
 class Invalid(Refused):
-    """The request is understood and wrong; `faults` says all that is."""
+    """The request is understood and wrong; `field_errors` says all that is."""
 
 
 class Unavailable(Error):  # noqa: N818 - likewise
@@ -358,25 +360,27 @@ class _Answer:
     def content_or_error(self, url: str) -> Any:
         """Return what it holds, or raise what it refuses."""
         if not 200 <= self.status < 300:  # noqa: PLR2004 - what success is in HTTP
-            faults = self.faults
-            of_status = self.FAMILY.get(self.status, Refused) if faults else Refused
-            kind = TooLate if faults and faults[0].code == "conflict.too_late" else of_status
-            raise kind(f"{url} answers {self.words}", self.status, faults, self.headers.get("x-request-id"))
+            field_errors = self.field_errors
+            of_status = self.FAMILY.get(self.status, Refused) if field_errors else Refused
+            kind = TooLate if field_errors and field_errors[0].code == "conflict.too_late" else of_status
+            raise kind(f"{url} answers {self.words}", self.status, field_errors, self.headers.get("x-request-id"))
         return json.loads(self.content) if self.content else None
 
     @property
-    def faults(self) -> list[Fault]:
+    def field_errors(self) -> list[FieldError]:
         """What it says is wrong; nothing, where what answered is no Tocsin."""
         try:
             errors = json.loads(self.content)["errors"]
-            return [Fault(str(error["message"]), str(error["code"]), error.get("field")) for error in errors]
+            return [FieldError(str(error["message"]), str(error["code"]), error.get("field")) for error in errors]
         except (ValueError, KeyError, TypeError, AttributeError):
             return []
 
     @property
     def words(self) -> str:
         """The status, and what it says is wrong."""
-        return f"{self.status}: " + (" ".join(fault.message for fault in self.faults) or "this is no answer of Tocsin.")
+        return f"{self.status}: " + (
+            " ".join(field_error.message for field_error in self.field_errors) or "this is no answer of Tocsin."
+        )
 
     @property
     def retry_after(self) -> float:
@@ -507,5 +511,5 @@ def _checked(token: str) -> str:
 
 
 def _backoff(attempt: int) -> float:
-    longest = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** min(attempt - 1, 30))
+    longest = min(MAX_DELAY, MIN_DELAY * 2.0 ** min(attempt - 1, 30))
     return longest * random.uniform(0.5, 1)  # noqa: S311 - so that callers don't all come back at once

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from tocsin.db.pool import Database, queries
 from tocsin.notifications import time_of
-from tocsin.pubsub import Doorbell
+from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
 
 KEPT = timedelta(days=30)
@@ -64,7 +64,7 @@ async def listed(
 
 async def replay(  # noqa: PLR0913, PLR0917 - what to replay, and for whom
     database: Database,
-    doorbell: Doorbell,
+    pubsub: PubSub,
     ids: Sequence[UUID] | None,
     since: datetime,
     lane: str | None = None,
@@ -80,5 +80,5 @@ async def replay(  # noqa: PLR0913, PLR0917 - what to replay, and for whom
     else:
         pushes = await deliveries.replay(database, ids, company_id)
     for bell in ("direct", "bulk", "push"):
-        doorbell.ring(bell)
+        pubsub.publish(bell)
     return Replayed(len(jobs), pushes)

@@ -6,8 +6,8 @@ from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 from tocsin.db.pool import Connection, Database, fetch, queries
-from tocsin.errors import Fault, NotFound, Unauthenticated
-from tocsin.validation import fault
+from tocsin.errors import FieldError, NotFound, Unauthenticated
+from tocsin.validation import field_error
 
 MAX_DEVICES = 50
 """How many devices a user has at most; the longest unused one goes."""
@@ -52,26 +52,28 @@ def token_of(text: str, provider: Provider) -> str | None:
     return text if _FCM.fullmatch(text) else None
 
 
-def device_of(body: Mapping[str, Any], faults: list[Fault]) -> Device | None:
-    """Return the device that a caller describes; what is wrong with it is added to `faults`."""
-    type_ = _choice(body, "type", (*TYPES,), "iOS", faults)
+def device_of(body: Mapping[str, Any], field_errors: list[FieldError]) -> Device | None:
+    """Return the device that a caller describes; what is wrong with it is added to `field_errors`."""
+    type_ = _choice(body, "type", (*TYPES,), "iOS", field_errors)
     allowed = ("fcm",) if type_ == "Android" else ("apns", "fcm")
-    provider = _choice(body, "provider", allowed, TYPES[type_], faults)
-    environment = _choice(body, "environment", ("production", "sandbox"), "production", faults)
+    provider = _choice(body, "provider", allowed, TYPES[type_], field_errors)
+    environment = _choice(body, "environment", ("production", "sandbox"), "production", field_errors)
     app = body.get("app")
     if app is None:
         app = "default"
     elif not isinstance(app, str):
-        faults.append(fault("app", "string", "must be a string"))
+        field_errors.append(field_error("app", "string", "must be a string"))
     elif not _APP.fullmatch(app):
-        faults.append(fault("app", "regex", "must have 1 to 100 letters, digits, dots, dashes and underscores"))
+        field_errors.append(
+            field_error("app", "regex", "must have 1 to 100 letters, digits, dots, dashes and underscores")
+        )
     given = body.get("token")
     if given is None:
-        faults.append(fault("token", "required", "is required"))
+        field_errors.append(field_error("token", "required", "is required"))
     elif not isinstance(given, str):
-        faults.append(fault("token", "string", "must be a string"))
+        field_errors.append(field_error("token", "string", "must be a string"))
     elif (token := token_of(given, provider)) is None:
-        faults.append(fault("token", "regex", f"is no token of {provider}"))
+        field_errors.append(field_error("token", "regex", f"is no token of {provider}"))
     else:
         return Device(token, type_, provider, environment, app)
     return None
@@ -139,11 +141,13 @@ async def by_ending(database: Database, ending: str, company_id: int | None, lim
     return [dict(row) for row in await database.rows(_SQL["by_ending"], ending, company_id, limit)]
 
 
-def _choice(body: Mapping[str, Any], name: str, allowed: tuple[str, ...], default: str, faults: list[Fault]) -> Any:
+def _choice(
+    body: Mapping[str, Any], name: str, allowed: tuple[str, ...], default: str, field_errors: list[FieldError]
+) -> Any:
     given = body.get(name)
     if given is None:
         return default
     if not isinstance(given, str) or given not in allowed:
-        faults.append(fault(name, "in", f"must be {' or '.join(allowed)}"))
+        field_errors.append(field_error(name, "in", f"must be {' or '.join(allowed)}"))
         return default
     return given

@@ -8,10 +8,10 @@ from uuid import UUID
 
 from tocsin import devices, jobs
 from tocsin.db.pool import Connection, Database, fetch, queries
-from tocsin.errors import Fault, Invalid, NotFound
+from tocsin.errors import FieldError, Invalid, NotFound
 from tocsin.ids import new_id
 from tocsin.jobs import Job
-from tocsin.pubsub import Doorbell
+from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
 from tocsin.validation import among
 
@@ -84,17 +84,17 @@ async def get_user(database: Database, id_: int, company_id: int | None) -> User
 async def put_team(database: Database, team: Team, company_id: int | None) -> None:
     """Make or replace a team and its members; raises `Invalid` for members who are not of its company."""
     async with database.transaction() as connection:
-        strangers = {row["id"] for row in await connection.fetch(_SQL["strangers"], team.users, team.company_id)}
-        if strangers:
-            raise Invalid(unknown("users", team.users, strangers))
+        unknown_ids = {row["id"] for row in await connection.fetch(_SQL["strangers"], team.users, team.company_id)}
+        if unknown_ids:
+            raise Invalid(unknown("users", team.users, unknown_ids))
         if not await _put_team(connection, team, company_id):
             raise NotFound
 
 
 async def put_team_as_it_can_be(connection: Connection, team: Team, company_id: int | None) -> None:
     """Make or replace a team with those of its members who are there; one of another company is left alone."""
-    strangers = {row["id"] for row in await connection.fetch(_SQL["strangers"], team.users, team.company_id)}
-    members = [id_ for id_ in team.users if id_ not in strangers]
+    unknown_ids = {row["id"] for row in await connection.fetch(_SQL["strangers"], team.users, team.company_id)}
+    members = [id_ for id_ in team.users if id_ not in unknown_ids]
     await _put_team(connection, replace(team, users=members), company_id)
 
 
@@ -127,7 +127,7 @@ async def enter(database: Database, team_id: int, user_id: int, company_id: int 
     async with database.transaction() as connection:
         company = await _team_company(connection, team_id, company_id)
         if await connection.fetch(_SQL["strangers"], [user_id], company):
-            raise Invalid([Fault("user_id", "unknown", "The user_id field names nobody of the team's company.")])
+            raise Invalid([FieldError("user_id", "unknown", "The user_id field names nobody of the team's company.")])
         await connection.execute(_SQL["enter"], team_id, [user_id])
 
 
@@ -138,7 +138,7 @@ async def leave(database: Database, team_id: int, user_id: int, company_id: int 
         await connection.execute(_SQL["leave_one"], team_id, user_id)
 
 
-async def erase(database: Database, doorbell: Doorbell, id_: int, company_id: int | None) -> None:
+async def erase(database: Database, pubsub: PubSub, id_: int, company_id: int | None) -> None:
     """Erase a user with all that was theirs, at once; a job takes their id out of what others were told.
 
     Raises `NotFound`.
@@ -153,7 +153,7 @@ async def erase(database: Database, doorbell: Doorbell, id_: int, company_id: in
         await connection.execute(_SQL["erase"], id_, new_id())
         await connection.execute(_SQL["next_generation"])  # the last, for all erasures wait here for each other
     for bell in ("bulk", "clear"):
-        doorbell.ring(bell)
+        pubsub.publish(bell)
 
 
 async def finish_erasure(database: Database, worker: UUID, job: Job) -> None:
@@ -194,10 +194,10 @@ async def people(
     return {row["id"]: dict(row) for row in rows}
 
 
-def unknown(field: str, given: Sequence[Any], strangers: set[int]) -> list[Fault]:
+def unknown(field: str, given: Sequence[Any], unknown_ids: set[int]) -> list[FieldError]:
     """Return a fault for each position of `field` whose id names nothing that the caller may address."""
-    found: list[Fault] = []
+    found: list[FieldError] = []
     for position, id_ in enumerate(given):
-        if type(id_) is int and id_ in strangers:
+        if type(id_) is int and id_ in unknown_ids:
             found.append(among(found, f"{field}.{position}", "unknown", "names nothing that is known"))
     return found

@@ -33,7 +33,7 @@ class Refusal(Exception):  # noqa: N818 - it is no error of ours
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class FieldError:
     """One thing that is wrong with a request.
 
     `field` is the dotted path of the value at fault (`notify.users.1`), `code` a validation code without its prefix.
@@ -44,7 +44,7 @@ class Fault:
     message: str
 
 
-UNTOLD = Fault("", "", "")
+UNTOLD = FieldError("", "", "")
 """Stands for one more fault where `MAX_FIELD_ERRORS` are told already: it is only counted."""
 
 MAX_FIELD_ERRORS = 100
@@ -202,15 +202,19 @@ class Invalid(Problem):
     status = 422
     code = "validation"
 
-    def __init__(self, faults: Iterable[Fault]) -> None:
+    def __init__(self, field_errors: Iterable[FieldError]) -> None:
         super().__init__("The request is not valid.")
-        self.faults = list(faults)
+        self.field_errors = list(field_errors)
 
     def errors(self) -> list[dict[str, str]]:
         """Return one entry per fault, in the order of the request: the first of them, as many as an answer holds."""
         entries, size = [], 0
-        for fault in in_order(self.faults)[:MAX_FIELD_ERRORS]:
-            entry = {"message": fault.message, "code": f"validation.{fault.code}", "field": fault.field}
+        for field_error in in_order(self.field_errors)[:MAX_FIELD_ERRORS]:
+            entry = {
+                "message": field_error.message,
+                "code": f"validation.{field_error.code}",
+                "field": field_error.field,
+            }
             size += sum(len(json.dumps(value)) for value in entry.values()) + len('{"message":,"code":,"field":},')
             if size > MAX_ERRORS_BYTES:
                 break
@@ -220,18 +224,18 @@ class Invalid(Problem):
     def answer(self) -> dict[str, object]:
         """Return the body of the answer, with how many faults are not told, if any."""
         errors = self.errors()
-        more = len(self.faults) - len(errors)
+        more = len(self.field_errors) - len(errors)
         return {"errors": errors, "more": more} if more else {"errors": errors}
 
 
-def in_order(faults: Iterable[Fault]) -> list[Fault]:
+def in_order(field_errors: Iterable[FieldError]) -> list[FieldError]:
     """Return faults in the order of the request: fields as they were found, entries of an array by their positions."""
-    told = [fault for fault in faults if fault is not UNTOLD]
+    told = [field_error for field_error in field_errors if field_error is not UNTOLD]
     places: dict[str, int] = {}
 
-    def place(fault: Fault) -> list[int]:
+    def place(field_error: FieldError) -> list[int]:
         found, path = [], ""
-        for part in fault.field.split("."):
+        for part in field_error.field.split("."):
             path = f"{path}.{part}"
             is_position = part.isascii() and part.isdigit() and len(part) < 10  # noqa: PLR2004 - no array is so long
             found.append(int(part) if is_position else places.setdefault(path, len(places)))

@@ -18,11 +18,11 @@ import asyncpg
 from tocsin.catalogue import Checked
 from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.directory import MAX_ID, people, unknown
-from tocsin.errors import Fault, IdReused, Invalid, NotFound, TooLate, Unavailable
+from tocsin.errors import FieldError, IdReused, Invalid, NotFound, TooLate, Unavailable
 from tocsin.ids import new_id
 from tocsin.jobs import DIRECT_MAX_RECIPIENTS
 from tocsin.notifications import time_of, to_json
-from tocsin.pubsub import Doorbell, wait
+from tocsin.pubsub import PubSub, wait
 from tocsin.push import deliveries
 
 SETTLED = frozenset({"delivered", "failed", "cancelled"})
@@ -48,7 +48,7 @@ class Waiting(NamedTuple):
 
     row: Row
     named: int
-    strangers: "asyncio.Future[asyncpg.Record | None]"
+    unknown_ids: "asyncio.Future[asyncpg.Record | None]"
 
 
 _POLL_INTERVAL = 0.25
@@ -98,7 +98,7 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class Viewer:
     """Who asks about events: a service sees its own, one bound to a company those posted for it; None sees all."""
 
     service: str | None = None
@@ -112,9 +112,9 @@ class Intake:
     intake that is not shared stores each by itself, for its database is one transaction.
     """
 
-    def __init__(self, database: Database, doorbell: Doorbell, *, is_shared: bool = True) -> None:
+    def __init__(self, database: Database, pubsub: PubSub, *, is_shared: bool = True) -> None:
         self._database = database
-        self._doorbell = doorbell
+        self._doorbell = pubsub
         self._is_shared = is_shared
         self._waiting: list[Waiting] = []
         self._storing: asyncio.Task[None] | None = None
@@ -125,11 +125,11 @@ class Intake:
             return (await self._accept([draft], [""]))[0]
         filled = (await _people_of(self._database, [draft], [""]))[0] if draft.checked.unfilled else {}
         id_ = new_id()
-        strangers: asyncio.Future[asyncpg.Record | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Waiting(_row(id_, draft, filled), draft.named, strangers))
+        unknown_ids: asyncio.Future[asyncpg.Record | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(Waiting(_row(id_, draft, filled), draft.named, unknown_ids))
         if self._storing is None or self._storing.done():
             self._storing = asyncio.create_task(self._store())
-        return _accepted(id_, draft, await strangers)
+        return _accepted(id_, draft, await unknown_ids)
 
     async def accept_batch(self, drafts: Sequence[Draft]) -> list[Accepted]:
         """Store all of these durably, to be delivered in their order, or none; raises like `accept`."""
@@ -138,7 +138,7 @@ class Intake:
     async def _accept(self, drafts: Sequence[Draft], prefixes: Sequence[str]) -> list[Accepted]:
         async with self._database.transaction() as connection:
             accepted = await _store_all(connection, drafts, prefixes)
-        self._doorbell.ring("direct")
+        self._doorbell.publish("direct")
         return accepted
 
     async def _store(self) -> None:
@@ -154,11 +154,11 @@ class Intake:
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must be told
             await self._tell(batch, error)
             return
-        self._doorbell.ring("direct")
-        strangers = {row["event_id"]: row for row in rows}
+        self._doorbell.publish("direct")
+        unknown_ids = {row["event_id"]: row for row in rows}
         for each in batch:
-            if not each.strangers.done():
-                each.strangers.set_result(strangers.get(each.row[0]))
+            if not each.unknown_ids.done():
+                each.unknown_ids.set_result(unknown_ids.get(each.row[0]))
 
     async def _tell(self, batch: Sequence[Waiting], error: Exception) -> None:
         """Tell an outage to all who wait; of anything else each is told of their own event: halves are stored again."""
@@ -168,8 +168,8 @@ class Intake:
                 await self._store_together(half)
             return
         for each in batch:
-            if not each.strangers.done():
-                each.strangers.set_exception(error)
+            if not each.unknown_ids.done():
+                each.unknown_ids.set_exception(error)
 
 
 def _count_of_next(waiting: Sequence[Waiting]) -> int:
@@ -178,7 +178,7 @@ def _count_of_next(waiting: Sequence[Waiting]) -> int:
     return max(1, sum(1 for total in named if total <= MAX_IDS_PER_BATCH))
 
 
-async def strangers_among(
+async def unknown_among(
     database: Database, users: Sequence[Any], teams: Sequence[Any], company_id: int | None
 ) -> dict[str, set[int]]:
     """Return the ids, by `users` and `teams`, that name nobody the caller may address; what is no id is passed over."""
@@ -187,17 +187,17 @@ async def strangers_among(
 
 
 def unknown_recipients(
-    strangers: Mapping[str, set[int]], users: Sequence[Any], teams: Sequence[Any], prefix: str = ""
-) -> list[Fault]:
+    unknown_ids: Mapping[str, set[int]], users: Sequence[Any], teams: Sequence[Any], prefix: str = ""
+) -> list[FieldError]:
     """Return a fault for each position of an event's recipients that holds one of these strangers."""
     return [
-        fault
+        field_error
         for field, given in (("users", users), ("teams", teams))
-        for fault in unknown(f"{prefix}notify.{field}", given, strangers[field])
+        for field_error in unknown(f"{prefix}notify.{field}", given, unknown_ids[field])
     ]
 
 
-async def cancel(database: Database, doorbell: Doorbell, id_: UUID, owner: Reader, operator: str | None = None) -> None:
+async def cancel(database: Database, pubsub: PubSub, id_: UUID, owner: Viewer, operator: str | None = None) -> None:
     """Stop an event: nobody is told from here on. Raises `NotFound`, and `TooLate` for one that is delivered.
 
     An `operator` is named in what became of it, unless they posted it themselves.
@@ -207,17 +207,17 @@ async def cancel(database: Database, doorbell: Doorbell, id_: UUID, owner: Reade
         if event is None:
             raise NotFound
         await _cancel(connection, id_, None if event["service"] == operator else operator)
-    _ring_out(doorbell)
+    _ring_out(pubsub)
 
 
-async def cancel_by_key(database: Database, doorbell: Doorbell, key: str, owner: Reader) -> None:
+async def cancel_by_key(database: Database, pubsub: PubSub, key: str, owner: Viewer) -> None:
     """Stop the event that a service's key names; raises like `cancel`."""
     async with database.transaction() as connection:
         id_ = await connection.fetchval(_SQL["key"], owner.service, owner.company_id or ANY_COMPANY, key)
         if id_ is None:
             raise NotFound
         await _cancel(connection, id_)
-    _ring_out(doorbell)
+    _ring_out(pubsub)
 
 
 async def stop(connection: Connection, ids: Sequence[UUID]) -> None:
@@ -225,13 +225,11 @@ async def stop(connection: Connection, ids: Sequence[UUID]) -> None:
     await connection.execute(_SQL["replace"], ids, [None] * len(ids))
 
 
-async def state(
-    database: Database, doorbell: Doorbell, id_: UUID, reader: Reader, *, seconds: float = 0
-) -> dict[str, Any]:
+async def state(database: Database, pubsub: PubSub, id_: UUID, reader: Viewer, *, seconds: float = 0) -> dict[str, Any]:
     """Return what became of an event as soon as that is settled, at the latest after `seconds`; or raise `NotFound`."""
     end = time.monotonic() + seconds
     while True:
-        bell = doorbell.listen_for("settled")
+        bell = pubsub.listen_for("settled")
         row = await database.row(_SQL["event"], id_, reader.service, reader.company_id)
         if row is None:
             raise NotFound
@@ -254,12 +252,12 @@ async def state(
     return answer | {name: value for name, value in more.items() if value}
 
 
-async def is_there(database: Database, id_: UUID, reader: Reader) -> bool:
+async def is_there(database: Database, id_: UUID, reader: Viewer) -> bool:
     """Tell whether there is an event that the reader may see."""
     return await database.row(_SQL["event"], id_, reader.service, reader.company_id) is not None
 
 
-async def explain(database: Database, id_: UUID, user_id: int, reader: Reader) -> dict[str, Any]:
+async def explain(database: Database, id_: UUID, user_id: int, reader: Viewer) -> dict[str, Any]:
     """Return whether and why one person was a recipient of an event, and what became of it; or raise `NotFound`."""
     row = await database.row(_SQL["person"], id_, user_id, reader.service, reader.company_id)
     if row is None:
@@ -350,9 +348,9 @@ async def _store_all(connection: Connection, drafts: Sequence[Draft], prefixes: 
     for draft, id_, prefix in zip(drafts, ids, prefixes, strict=True):
         if id_ not in repeated:
             new.setdefault(id_, (draft, prefix))
-    strangers = await _store_new(connection, new) if new else {}
+    unknown_ids = await _store_new(connection, new) if new else {}
     return [
-        repeated.get(id_) or _accepted(id_, draft, strangers.get(id_)) for draft, id_ in zip(drafts, ids, strict=True)
+        repeated.get(id_) or _accepted(id_, draft, unknown_ids.get(id_)) for draft, id_ in zip(drafts, ids, strict=True)
     ]
 
 
@@ -392,22 +390,22 @@ async def _store_new(connection: Connection, new: Mapping[UUID, tuple[Draft, str
         for position, ((id_, (draft, _)), people_of_it) in enumerate(zip(new.items(), filled, strict=True), 1)
     ]
     found = await connection.fetch(_SQL["accept"], *map(list, zip(*rows, strict=True)))
-    strangers = {row["event_id"]: row for row in found}
-    _refuse_unknown(new, strangers)
+    unknown_ids = {row["event_id"]: row for row in found}
+    _refuse_unknown(new, unknown_ids)
     await _repeated(connection, drafts)  # one that somebody else posted under the same id in the meantime
     await _replace(connection, new, keys, before)
-    return strangers
+    return unknown_ids
 
 
-def _refuse_unknown(new: Mapping[UUID, tuple[Draft, str]], strangers: Mapping[UUID, asyncpg.Record]) -> None:
-    faults = [
-        fault
+def _refuse_unknown(new: Mapping[UUID, tuple[Draft, str]], unknown_ids: Mapping[UUID, asyncpg.Record]) -> None:
+    field_errors = [
+        field_error
         for id_, (draft, prefix) in new.items()
-        if not draft.skips and id_ in strangers
-        for fault in _faults_of(strangers[id_], draft.users, draft.teams, prefix)
+        if not draft.skips and id_ in unknown_ids
+        for field_error in _field_errors_of(unknown_ids[id_], draft.users, draft.teams, prefix)
     ]
-    if faults:
-        raise Invalid(faults)
+    if field_errors:
+        raise Invalid(field_errors)
 
 
 async def _hold_keys(connection: Connection, draft: Draft, keys: Mapping[str, UUID]) -> dict[str, UUID]:
@@ -439,17 +437,17 @@ async def _cancel(connection: Connection, id_: UUID, operator: str | None = None
         raise TooLate
 
 
-def _ring_out(doorbell: Doorbell) -> None:
+def _ring_out(pubsub: PubSub) -> None:
     for bell in ("settled", "direct"):
-        doorbell.ring(bell)
+        pubsub.publish(bell)
 
 
-def _accepted(id_: UUID, draft: Draft, strangers: asyncpg.Record | None) -> Accepted:
-    if strangers is None:
+def _accepted(id_: UUID, draft: Draft, unknown_ids: asyncpg.Record | None) -> Accepted:
+    if unknown_ids is None:
         return Accepted(id_)
     if not draft.skips:
-        raise Invalid(_faults_of(strangers, draft.users, draft.teams))
-    return Accepted(id_, strangers["users"], strangers["teams"])
+        raise Invalid(_field_errors_of(unknown_ids, draft.users, draft.teams))
+    return Accepted(id_, unknown_ids["users"], unknown_ids["teams"])
 
 
 def _row(id_: UUID, draft: Draft, filled: Mapping[str, Any], batch: UUID | None = None, lag: int = 0) -> Row:
@@ -490,34 +488,38 @@ async def _people_of(
     if not wanted:
         return [{} for _ in drafts]
     known = await people(store, wanted, drafts[0].company_id)
-    faults = [
-        Fault(f"{prefix}data.{field}", "unknown", f"The {prefix}data.{field} field names nobody who is known.")
+    field_errors = [
+        FieldError(f"{prefix}data.{field}", "unknown", f"The {prefix}data.{field} field names nobody who is known.")
         for draft, prefix in zip(drafts, prefixes, strict=True)
         for field, id_ in draft.checked.unfilled.items()
         if id_ not in known
     ]
-    if faults:
-        raise Invalid([*faults, *await _unknown_of_all(store, drafts, prefixes)])
+    if field_errors:
+        raise Invalid([*field_errors, *await _unknown_of_all(store, drafts, prefixes)])
     return [{field: known[id_] for field, id_ in draft.checked.unfilled.items()} for draft in drafts]
 
 
 async def _unknown_of_all(
     store: Database | Connection, drafts: Sequence[Draft], prefixes: Sequence[str]
-) -> list[Fault]:
+) -> list[FieldError]:
     """Return the faults of all recipients that nobody knows, but of drafts that skip those."""
     asked = [(draft, prefix) for draft, prefix in zip(drafts, prefixes, strict=True) if not draft.skips]
     users = list({id_ for draft, _ in asked for id_ in draft.users})
     teams = list({id_ for draft, _ in asked for id_ in draft.teams})
     [found] = await fetch(store, _SQL["unknown"], users, teams, drafts[0].company_id)
-    strangers = _by_field(found)
+    unknown_ids = _by_field(found)
     return [
-        fault for draft, prefix in asked for fault in unknown_recipients(strangers, draft.users, draft.teams, prefix)
+        field_error
+        for draft, prefix in asked
+        for field_error in unknown_recipients(unknown_ids, draft.users, draft.teams, prefix)
     ]
 
 
-def _faults_of(strangers: asyncpg.Record, users: Sequence[Any], teams: Sequence[Any], prefix: str = "") -> list[Fault]:
-    return unknown_recipients(_by_field(strangers), users, teams, prefix)
+def _field_errors_of(
+    unknown_ids: asyncpg.Record, users: Sequence[Any], teams: Sequence[Any], prefix: str = ""
+) -> list[FieldError]:
+    return unknown_recipients(_by_field(unknown_ids), users, teams, prefix)
 
 
-def _by_field(strangers: Mapping[str, Sequence[int]] | asyncpg.Record | None) -> dict[str, set[int]]:
-    return {field: set(strangers[field]) if strangers else set() for field in ("users", "teams")}
+def _by_field(unknown_ids: Mapping[str, Sequence[int]] | asyncpg.Record | None) -> dict[str, set[int]]:
+    return {field: set(unknown_ids[field]) if unknown_ids else set() for field in ("users", "teams")}

@@ -12,7 +12,7 @@ from tocsin import events
 from tocsin.catalogue.rendering import one_line
 from tocsin.db.pool import Database, queries
 from tocsin.errors import NotFound, Refusal
-from tocsin.events import Reader
+from tocsin.events import Viewer
 from tocsin.notifications import time_of
 
 MAX_EVENTS = 200
@@ -41,7 +41,7 @@ class Lately:
 async def of_event(database: Database, event_id: UUID, user_id: int) -> AsyncIterator[str]:
     """Yield, line by line, whether and why somebody was told of an event. Raises `Refusal` for an unknown event."""
     try:
-        found = await events.explain(database, event_id, user_id, Reader())
+        found = await events.explain(database, event_id, user_id, Viewer())
     except NotFound:
         raise Refusal(f"There is no event {event_id}.") from None
     for line in _lines(found):
@@ -82,7 +82,7 @@ async def find(database: Database, words: str, limit: int, company_id: int | Non
 
 
 async def recipients(  # noqa: PLR0913 - what is asked for
-    database: Database, event_id: UUID, reader: Reader, after: int, limit: int, *, missed: bool
+    database: Database, event_id: UUID, reader: Viewer, after: int, limit: int, *, missed: bool
 ) -> list[dict[str, Any]]:
     """Return those whom an event reached, by ids above `after`; or of them those for whom a push did not go.
 
@@ -111,7 +111,7 @@ async def of_late(
     reach = await database.value(_SQL["reach"], since, MAX_EVENTS_SCANNED)
     explained = []
     for row in found:
-        told = await events.explain(database, row["id"], user_id, Reader(company_id=company_id))
+        told = await events.explain(database, row["id"], user_id, Viewer(company_id=company_id))
         explained.append({"type": row["kind"].partition("/")[0], "accepted_at": time_of(row["accepted_at"]), **told})
     return Lately(explained, reach or since)
 

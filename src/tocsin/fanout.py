@@ -13,7 +13,7 @@ import asyncpg
 from tocsin import jobs
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, queries
-from tocsin.jobs import DIRECT_MAX_RECIPIENTS, Job, Lane
+from tocsin.jobs import DIRECT_MAX_RECIPIENTS, Job, Queue
 from tocsin.notifications import body_of
 
 BULK_CHUNK_SIZE = 10_000
@@ -45,7 +45,7 @@ class Pushes:
     """Where pushes go: the lanes that there are, and how to say that there is something for them."""
 
     lanes: Sequence[str]
-    ring: Callable[[], object]
+    publish: Callable[[], object]
 
 
 async def deliver(
@@ -57,7 +57,7 @@ async def deliver(
     that reaches many people is only handed on to the bulk lane, and what follows it in its batch is handed back. Raises
     `Undeliverable` where an event can't be rendered and `Lost` where a job is no longer ours; nothing is done then.
     """
-    lane: Lane = leased[0].lane
+    lane: Queue = leased[0].lane
     limit, most_named = (_chunk(leased), EVERYONE) if lane == "bulk" else (DIRECT_MAX_RECIPIENTS + 1, DIRECT_MAX_IDS)
     ids, progress = [job.id for job in leased], [job.progress for job in leased]
     outlines = await database.rows(_SQL["outline"], ids, progress, limit, most_named)
@@ -74,7 +74,7 @@ async def deliver(
         if chunks:
             entered = await _enter(connection, catalogue, chunks, limit, lane, pushes.lanes if pushes else ())
     if pushes and any(each["pushed"] for each in entered):
-        pushes.ring()
+        pushes.publish()
     return Done(done, {user_id for each in entered for user_id in each["user_ids"]})
 
 
@@ -95,7 +95,7 @@ async def _waiting(database: Database, leased: Sequence[Job], many: Collection[U
     return waiting
 
 
-def _step(outline: asyncpg.Record, lane: Lane) -> int:
+def _step(outline: asyncpg.Record, lane: Queue) -> int:
     reached: int = outline["up_to" if lane == "bulk" else "after_user"]
     return reached
 
@@ -105,7 +105,7 @@ async def _enter(  # noqa: PLR0913, PLR0917 - all that a chunk is
     catalogue: Catalogue,
     chunks: Sequence[asyncpg.Record],
     limit: int,
-    lane: Lane,
+    lane: Queue,
     push_lanes: Sequence[str],
 ) -> Sequence[asyncpg.Record]:
     """Enter chunks into the inboxes; return the events that reached anybody: whom, and whether it is to be pushed."""

@@ -89,7 +89,7 @@ def _only_ids(given: Any) -> Any:
     if not first:
         return given
     more = sum(1 for _ in wrong)
-    found = [(position, *fault) for position, fault in first]
+    found = [(position, *field_error) for position, field_error in first]
     raise PydanticCustomError(ENTRIES, "has entries that are no ids", {"first": found, "more": more})
 
 

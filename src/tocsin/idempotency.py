@@ -17,7 +17,7 @@ _SQL = queries("idempotency")
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class IdempotencyKey:
     """A key of a caller's own, for one method and path."""
 
     caller: str
@@ -27,7 +27,7 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StoredAnswer:
     """What was answered the first time."""
 
     status: int
@@ -36,7 +36,7 @@ class Answer:
     """Of an import, which is answered when it is applied; where it is given up, its key is free."""
 
 
-async def begin(connection: Connection, key: Key, digest: bytes) -> Answer | None:
+async def begin(connection: Connection, key: IdempotencyKey, digest: bytes) -> StoredAnswer | None:
     """Take a key for this transaction, or return what was answered under it; raises `KeyReused` for another body."""
     if await connection.fetchval(_SQL["begin"], *astuple(key), digest):
         return None
@@ -45,9 +45,9 @@ async def begin(connection: Connection, key: Key, digest: bytes) -> Answer | Non
         raise Unavailable
     if row["digest"] != digest:
         raise KeyReused
-    return Answer(row["status"], row["body"], row["import_id"])
+    return StoredAnswer(row["status"], row["body"], row["import_id"])
 
 
-async def keep(connection: Connection, key: Key, answer: Answer) -> None:
+async def keep(connection: Connection, key: IdempotencyKey, answer: StoredAnswer) -> None:
     """Keep what is answered under a key that this transaction took."""
     await connection.execute(_SQL["keep"], *astuple(key), *astuple(answer))

@@ -16,11 +16,11 @@ from uuid import UUID
 
 import asyncpg
 
-from tocsin.auth.tokens import SKEW, User
+from tocsin.auth.tokens import SKEW, UserCaller
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Invalid, Missing, NotFound, Unauthenticated
-from tocsin.validation import fault
+from tocsin.validation import field_error
 
 NEWEST = 2**63 - 1
 """A position above all that there will be."""
@@ -105,7 +105,7 @@ class Cursors:
         self._asked: dict[int, asyncio.Future[asyncpg.Record | None]] = {}
         self._looking: asyncio.Task[None] | None = None
 
-    async def of(self, user: User) -> str:
+    async def of(self, user: UserCaller) -> str:
         """Return a mark of all that a caller's inbox holds: it changes with every change, and never comes again."""
         asked = self._asked.get(user.id)
         if asked is None:
@@ -130,14 +130,14 @@ class Cursors:
                 waiting.set_result(found.get(user_id))
 
 
-async def page(database: Database, user: User, *, unread: bool, before: int = NEWEST, limit: int) -> Page:
+async def page(database: Database, user: UserCaller, *, unread: bool, before: int = NEWEST, limit: int) -> Page:
     """Return up to `limit` notifications of a caller, at most 100, below position `before`. Raises like `owner`."""
     row = await database.row(_SQL["unread_page" if unread else "page"], user.id, before, limit)
     at, made_at, _, total, unread_count, more, last, data = await _admitted(database, user, row)
     return Page(data, total, unread_count, last, more, cursor_of(_micros(made_at), at))
 
 
-async def changes(database: Database, user: User, since: str, limit: int = MAX_CHANGES) -> Changes:
+async def changes(database: Database, user: UserCaller, since: str, limit: int = MAX_CHANGES) -> Changes:
     """Return up to `limit` changes, at most 500, since a cursor; one that is none of this inbox means `resync`.
 
     Raises like `owner`.
@@ -206,7 +206,7 @@ async def links(database: Database, catalogue: Catalogue, user_id: int, ids: Seq
     return found
 
 
-async def owner(database: Database, user: User) -> asyncpg.Record:
+async def owner(database: Database, user: UserCaller) -> asyncpg.Record:
     """Return `company_id` and `locale` of a caller.
 
     Raises `Unauthenticated` where the user is gone or inactive, or was created after their token was issued.
@@ -242,7 +242,7 @@ async def read_all(database: Database, user_id: int, up_to: UUID | None = None) 
         if up_to is not None:
             last = await connection.fetchval(_SQL["position"], user_id, up_to)
             if last is None:
-                raise Invalid([fault("up_to", "unknown", "names nothing in this inbox")])
+                raise Invalid([field_error("up_to", "unknown", "names nothing in this inbox")])
         await connection.execute(_SQL["read_all"], user_id, last)
 
 
@@ -271,7 +271,7 @@ async def _lock(connection: Connection, user_id: int) -> int:
     return began
 
 
-async def _admitted(database: Database, user: User, row: asyncpg.Record | None) -> asyncpg.Record:
+async def _admitted(database: Database, user: UserCaller, row: asyncpg.Record | None) -> asyncpg.Record:
     """Return a row of a caller's head, which tells whether their token opens it. Raises like `owner`."""
     if row is None or not _admits(user.issued, row["made_at"], row["tokens_from"]):
         raise await _refusal(database, user)
@@ -285,7 +285,7 @@ def _admits(issued: float | None, made_at: datetime, tokens_from: datetime | Non
     return issued is None or issued >= since or since > time.time()  # the clock was put back since then
 
 
-async def _refusal(database: Database, user: User) -> Unauthenticated:
+async def _refusal(database: Database, user: UserCaller) -> Unauthenticated:
     active = await database.value(_SQL["standing"], user.id)
     if active is None:
         return Unauthenticated.unknown(user.id)

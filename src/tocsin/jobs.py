@@ -12,7 +12,7 @@ from uuid import UUID
 
 from tocsin.db.pool import Connection, Database, queries
 
-Lane = Literal["direct", "bulk"]
+Queue = Literal["direct", "bulk"]
 
 HEARTBEAT_INTERVAL = 5.0
 """Seconds between two signs of life."""
@@ -23,7 +23,7 @@ LEASE_TIMEOUT = 15.0
 RETRY_DELAYS = (0.2, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
 """Seconds to wait before each further try of a job that failed; after the last it is a dead letter."""
 
-LATE: dict[Lane, float] = {"direct": 60.0, "bulk": 1800.0}
+LATE: dict[Queue, float] = {"direct": 60.0, "bulk": 1800.0}
 """Seconds for which a job may wait in a lane that makes progress."""
 
 DIRECT_MAX_RECIPIENTS = 100
@@ -45,7 +45,7 @@ class Job:
 
     id: UUID
     task: str
-    lane: Lane
+    lane: Queue
     due_at: datetime
     wanted_at: datetime
     attempts: int
@@ -57,7 +57,7 @@ class Lost(Exception):  # noqa: N818 - somebody else has the job now, which is n
     """A job is no longer ours: its transaction must not be committed."""
 
 
-async def claim(database: Database, worker: UUID, lane: Lane, limit: int) -> list[Job]:
+async def claim(database: Database, worker: UUID, lane: Queue, limit: int) -> list[Job]:
     """Lease up to `limit` jobs that are due, the longest waiting first; fewer where they cost much."""
     rows = await database.rows(_SQL["claim"], worker, lane, limit, MAX_CLAIM_COST)
     return sorted((Job(**row) for row in rows), key=lambda job: (job.due_at, job.id))
@@ -104,7 +104,7 @@ async def bury(database: Database, worker: UUID, job: Job, reason: str) -> None:
     await database.value(_SQL["bury"], worker, job.id, reason)
 
 
-async def release(database: Database, worker: UUID, lane: Lane) -> None:
+async def release(database: Database, worker: UUID, lane: Queue) -> None:
     """Free what this worker holds in a lane, as if it had never been claimed."""
     await database.value(_SQL["release"], worker, lane)
 
@@ -169,7 +169,7 @@ async def forget_workers(database: Database) -> None:
     await reap(database, None)
 
 
-async def depth(database: Database, most: int | None = None) -> dict[Lane, tuple[int, float]]:
+async def depth(database: Database, most: int | None = None) -> dict[Queue, tuple[int, float]]:
     """Return, per lane, how many jobs are due (counted up to `most`), and the seconds that the longest has waited."""
     return {row["lane"]: (row["depth"], row["age"]) for row in await database.rows(_SQL["depth"], most)}
 

@@ -22,7 +22,7 @@ from tocsin.push.channels import Delivered, Outcome
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-MOST_REASONS, LONGEST_REASON = 100, 80
+MAX_REASONS, MAX_REASON_LENGTH = 100, 80
 """How many reasons of providers are told apart, and the characters of each."""
 
 FRESH = 4.0
@@ -136,9 +136,9 @@ class Metrics:
 
     def answer(self, lane: str, outcome: Outcome) -> None:
         """Count what a provider's answer meant, and its reason, as long as those are not too many."""
-        reason = "" if isinstance(outcome, Delivered) else outcome.reason[:LONGEST_REASON]
+        reason = "" if isinstance(outcome, Delivered) else outcome.reason[:MAX_REASON_LENGTH]
         if reason not in self._reasons:
-            if len(self._reasons) >= MOST_REASONS:
+            if len(self._reasons) >= MAX_REASONS:
                 reason = "other"
             self._reasons.add(reason)
         self._answers.labels(lane, type(outcome).__name__.lower(), reason).inc()

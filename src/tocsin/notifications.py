@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tocsin.catalogue import ENGLISH, Catalogue
-from tocsin.errors import Fault
-from tocsin.validation import fault
+from tocsin.errors import FieldError
+from tocsin.validation import field_error
 
 IMPORTED = "imported-"
 """How the language of a notification begins that was imported as it was; what follows tells its words apart."""
@@ -47,16 +47,18 @@ def moment_of(text: str) -> datetime | None:
         return None
 
 
-def future_of(given: Any, field: str, faults: list[Fault]) -> datetime | None:
+def future_of(given: Any, field: str, field_errors: list[FieldError]) -> datetime | None:
     """Return a moment in the future, at most a year ahead; one in the past, or none, is None."""
     if given is None:
         return None
     now = datetime.now(UTC)
     moment = moment_of(given) if isinstance(given, str) and _WITH_OFFSET.search(given) else None
     if moment is None:
-        faults.append(fault(field, "date", "must be a time of RFC 3339 with an offset: 2030-01-31T08:00:00+01:00"))
+        field_errors.append(
+            field_error(field, "date", "must be a time of RFC 3339 with an offset: 2030-01-31T08:00:00+01:00")
+        )
     elif moment > now + FURTHEST_AHEAD:
-        faults.append(fault(field, "date", "must be at most a year ahead"))
+        field_errors.append(field_error(field, "date", "must be at most a year ahead"))
     elif moment > now:
         return moment
     return None

@@ -8,10 +8,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tocsin.catalogue.entries import advice
-from tocsin.errors import Fault, Refusal
+from tocsin.errors import FieldError, Refusal
 from tocsin.files import content_of
 from tocsin.quiet_hours import windows_of
-from tocsin.validation import fault, faults_of
+from tocsin.validation import field_error, field_errors_of
 
 
 class _Table(BaseModel):
@@ -64,13 +64,13 @@ NO_RULES = Rules()
 def read_rules(path: Path, kinds: Collection[str]) -> Rules:
     """Read the operator's file. Raises `Refusal` with all that is wrong with it, a line for each."""
     given = _tables_of(path)
-    faults = [*_faults_of_windows(given.get("defaults")), *_faults_of_names(given.get("kinds"), kinds)]
+    field_errors = [*_faults_of_windows(given.get("defaults")), *_faults_of_names(given.get("kinds"), kinds)]
     try:
         rules = Rules.model_validate(given)
     except ValidationError as error:
-        faults = [*faults_of(error), *faults]
-    if faults:
-        raise Refusal("\n".join(f"{path}: {found.message}" for found in faults))
+        field_errors = [*field_errors_of(error), *field_errors]
+    if field_errors:
+        raise Refusal("\n".join(f"{path}: {found.message}" for found in field_errors))
     return rules
 
 
@@ -85,14 +85,14 @@ def _tables_of(path: Path) -> dict[str, Any]:
         raise Refusal(f"{path} cannot be read: {error.strerror}; put it where we may read it.") from None
 
 
-def _faults_of_windows(defaults: Any) -> list[Fault]:
-    faults: list[Fault] = []
+def _faults_of_windows(defaults: Any) -> list[FieldError]:
+    field_errors: list[FieldError] = []
     if isinstance(defaults, Mapping) and "quiet_hours" in defaults:
-        windows_of(defaults["quiet_hours"], "defaults.quiet_hours", faults)
-    return faults
+        windows_of(defaults["quiet_hours"], "defaults.quiet_hours", field_errors)
+    return field_errors
 
 
-def _faults_of_names(given: Any, kinds: Collection[str]) -> Iterator[Fault]:
+def _faults_of_names(given: Any, kinds: Collection[str]) -> Iterator[FieldError]:
     for name in given if isinstance(given, Mapping) else ():
         if name not in kinds:
-            yield fault(f"kinds.{name}", "unknown", f"names no kind that there is; {advice(name, kinds)}")
+            yield field_error(f"kinds.{name}", "unknown", f"names no kind that there is; {advice(name, kinds)}")

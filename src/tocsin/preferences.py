@@ -14,14 +14,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, fetch, queries
-from tocsin.errors import Fault, Invalid, Unauthenticated
+from tocsin.errors import FieldError, Invalid, Unauthenticated
 from tocsin.formats import is_time_zone
 from tocsin.notifications import future_of, moment_of, time_of, to_json
 from tocsin.preference_policy import NO_RULES, Rules, read_rules
-from tocsin.pubsub import Doorbell
+from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
 from tocsin.quiet_hours import QuietHours, windows_of
-from tocsin.validation import among, fault
+from tocsin.validation import among, field_error
 
 Channel = Literal["push", "web_push"]
 
@@ -81,17 +81,17 @@ async def get(database: Database, operator: "Operator", user_id: int) -> "Prefer
 
 
 async def patch(
-    database: Database, doorbell: Doorbell, operator: "Operator", user_id: int, body: Mapping[str, Any]
+    database: Database, pubsub: PubSub, operator: "Operator", user_id: int, body: Mapping[str, Any]
 ) -> "Preferences":
     """Merge what a caller changes into what they chose before (RFC 7396), and return what that makes.
 
     What is held for them is decided again at once. Raises `Invalid` with all faults, and `Unauthenticated` where the
     user is gone or inactive.
     """
-    faults: list[Fault] = []
-    changes = changes_of(body, operator, faults)
-    if faults:
-        raise Invalid(faults)
+    field_errors: list[FieldError] = []
+    changes = changes_of(body, operator, field_errors)
+    if field_errors:
+        raise Invalid(field_errors)
     async with database.transaction() as connection:
         await connection.execute(_SQL["hold_owner"], user_id)
         before, time_zone = await _of_caller(connection, user_id)
@@ -101,7 +101,7 @@ async def patch(
         else:
             await connection.execute(_SQL["forget"], user_id)
         await deliveries.release_held(connection, [user_id])
-    doorbell.ring("push")
+    pubsub.publish("push")
     return operator.preferences(chosen, time_zone)
 
 
@@ -213,63 +213,63 @@ def merged(target: Any, changes: Any) -> Any:
     return {name: value for name, value in found.items() if value not in (None, {})}
 
 
-def changes_of(body: Mapping[str, Any], operator: Operator, faults: list[Fault]) -> dict[str, Any]:
-    """Return what a caller changes, in the form that is kept; what is wrong with it is added to `faults`."""
+def changes_of(body: Mapping[str, Any], operator: Operator, field_errors: list[FieldError]) -> dict[str, Any]:
+    """Return what a caller changes, in the form that is kept; what is wrong with it is added to `field_errors`."""
     changes = {}
     for name, value in body.items():
         if name not in _READERS:
-            faults.append(among(faults, name, *_STRANGER))
+            field_errors.append(among(field_errors, name, *_STRANGER))
         elif name in operator.locked:
-            faults.append(_locked(name))
+            field_errors.append(_locked(name))
         else:
-            changes[name] = None if value is None else _READERS[name](value, operator, faults)
+            changes[name] = None if value is None else _READERS[name](value, operator, field_errors)
     return changes
 
 
-def _kinds_of(given: Any, operator: Operator, faults: list[Fault]) -> Any:
+def _kinds_of(given: Any, operator: Operator, field_errors: list[FieldError]) -> Any:
     if not isinstance(given, dict):
-        faults.append(fault("kinds", "object", "must be an object"))
+        field_errors.append(field_error("kinds", "object", "must be an object"))
         return {}
     for name, switches in given.items():
         if name not in operator.kinds:
-            faults.append(among(faults, f"kinds.{name}", "prohibited", "names no kind that there is"))
+            field_errors.append(among(field_errors, f"kinds.{name}", "prohibited", "names no kind that there is"))
         elif isinstance(switches, dict):
-            _check_switches(name, switches, operator, faults)
+            _check_switches(name, switches, operator, field_errors)
         elif switches is not None:
-            faults.append(fault(f"kinds.{name}", "object", "must be an object"))
+            field_errors.append(field_error(f"kinds.{name}", "object", "must be an object"))
     return given
 
 
-def _check_switches(kind: str, switches: Mapping[str, Any], operator: Operator, faults: list[Fault]) -> None:
+def _check_switches(kind: str, switches: Mapping[str, Any], operator: Operator, field_errors: list[FieldError]) -> None:
     for name, value in switches.items():
         field = f"kinds.{kind}.{name}"
         if name not in SWITCHES:
-            faults.append(among(faults, field, *_STRANGER))
+            field_errors.append(among(field_errors, field, *_STRANGER))
         elif name in operator.locked_of[kind]:
-            faults.append(_locked(field))
+            field_errors.append(_locked(field))
         elif value is not None and not isinstance(value, bool):
-            faults.append(fault(field, "boolean", "must be true or false"))
+            field_errors.append(field_error(field, "boolean", "must be true or false"))
 
 
-def _windows_of(given: Any, _: Operator, faults: list[Fault]) -> Any:
-    return windows_of(given, "quiet_hours", faults)
+def _windows_of(given: Any, _: Operator, field_errors: list[FieldError]) -> Any:
+    return windows_of(given, "quiet_hours", field_errors)
 
 
-def _pause_of(given: Any, _: Operator, faults: list[Fault]) -> str | None:
-    return time_of(future_of(given, "paused_until", faults))
+def _pause_of(given: Any, _: Operator, field_errors: list[FieldError]) -> str | None:
+    return time_of(future_of(given, "paused_until", field_errors))
 
 
-def _time_zone_of(given: Any, _: Operator, faults: list[Fault]) -> str | None:
+def _time_zone_of(given: Any, _: Operator, field_errors: list[FieldError]) -> str | None:
     if not isinstance(given, str):
-        faults.append(fault("time_zone", "string", "must be a string"))
+        field_errors.append(field_error("time_zone", "string", "must be a string"))
     elif not is_time_zone(given):
-        faults.append(fault("time_zone", "in", "must be an IANA time zone such as Europe/Copenhagen"))
+        field_errors.append(field_error("time_zone", "in", "must be an IANA time zone such as Europe/Copenhagen"))
     else:
         return given
     return None
 
 
-_READERS: Mapping[str, Callable[[Any, Operator, list[Fault]], Any]] = {
+_READERS: Mapping[str, Callable[[Any, Operator, list[FieldError]], Any]] = {
     "kinds": _kinds_of,
     "quiet_hours": _windows_of,
     "paused_until": _pause_of,
@@ -280,8 +280,8 @@ _READERS: Mapping[str, Callable[[Any, Operator, list[Fault]], Any]] = {
 _STRANGER = ("prohibited", "is not a field that belongs here")
 
 
-def _locked(field: str) -> Fault:
-    return fault(field, "prohibited", "is locked: it is as the operator decided")
+def _locked(field: str) -> FieldError:
+    return field_error(field, "prohibited", "is locked: it is as the operator decided")
 
 
 def _digest(said: Any) -> str:

@@ -8,7 +8,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 
-from tocsin.bus import MAX_BYTES, ByNotify, Wire
+from tocsin.bus import MAX_BYTES, Bus, ByNotify
 from tocsin.db.pool import Database
 
 POLL = 1.5
@@ -26,11 +26,11 @@ Changed = Callable[[Collection[int] | None], None]
 """Takes the ids of users whose inboxes changed; none: anybody's may have."""
 
 
-class Doorbell:
+class PubSub:
     """One bell per lane, one named `settled` for those who wait for an event's end, and one for each user's inbox."""
 
-    def __init__(self, url: str, database: Database, wire: Wire | None = None) -> None:
-        self._wire = wire or ByNotify(url, database)
+    def __init__(self, url: str, database: Database, bus: Bus | None = None) -> None:
+        self._wire = bus or ByNotify(url, database)
         self._rung: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._answered: set[str] = set()
         self._outgoing: set[str] = set()
@@ -42,7 +42,7 @@ class Doorbell:
         """Declare that this process answers these bells itself: they need not be heard outside."""
         self._answered.update(names)
 
-    def ring(self, name: str) -> None:
+    def publish(self, name: str) -> None:
         """Wake whoever waits for `name`. Never blocks and never fails."""
         self._rung.pop(name, asyncio.Event()).set()
         if name not in self._answered:
@@ -100,15 +100,15 @@ class Doorbell:
             await asyncio.sleep(GAP)
 
 
-class Held(Doorbell):
+class DeferredPubSub(PubSub):
     """Another doorbell in a transaction: what is rung goes out after the commit, when there is something to be seen."""
 
-    def __init__(self, doorbell: Doorbell) -> None:
-        self._doorbell = doorbell
+    def __init__(self, pubsub: PubSub) -> None:
+        self._doorbell = pubsub
         self._names: set[str] = set()
         self._users: set[int] = set()
 
-    def ring(self, name: str) -> None:
+    def publish(self, name: str) -> None:
         """Remember whom to wake."""
         self._names.add(name)
 
@@ -123,7 +123,7 @@ class Held(Doorbell):
     def release(self) -> None:
         """Ring for all that was rung."""
         for name in sorted(self._names):
-            self._doorbell.ring(name)
+            self._doorbell.publish(name)
         if self._users:
             self._doorbell.tell(self._users)
 

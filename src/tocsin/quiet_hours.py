@@ -13,8 +13,8 @@ from math import ceil
 from operator import itemgetter
 from typing import Any
 
-from tocsin.errors import Fault
-from tocsin.validation import among, fault
+from tocsin.errors import FieldError
+from tocsin.validation import among, field_error
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 TIME_OF_DAY = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
@@ -69,54 +69,58 @@ class QuietHours:
         return timedelta(minutes=self.spans[position][1]) - begun
 
 
-def windows_of(given: Any, field: str, faults: list[Fault]) -> list[Window]:
-    """Return the windows that somebody describes, each with its days; what is wrong is added to `faults`."""
+def windows_of(given: Any, field: str, field_errors: list[FieldError]) -> list[Window]:
+    """Return the windows that somebody describes, each with its days; what is wrong is added to `field_errors`."""
     if not isinstance(given, list):
-        faults.append(fault(field, "array", "must be an array"))
+        field_errors.append(field_error(field, "array", "must be an array"))
     elif len(given) > MAX_WINDOWS:
-        faults.append(fault(field, "array_between", f"must have at most {MAX_WINDOWS} entries"))
+        field_errors.append(field_error(field, "array_between", f"must have at most {MAX_WINDOWS} entries"))
     else:
-        return [_window_of(each, f"{field}.{position}", faults) for position, each in enumerate(given)]
+        return [_window_of(each, f"{field}.{position}", field_errors) for position, each in enumerate(given)]
     return []
 
 
-def _window_of(given: Any, field: str, faults: list[Fault]) -> Window:
+def _window_of(given: Any, field: str, field_errors: list[FieldError]) -> Window:
     if not isinstance(given, dict):
-        faults.append(fault(field, "object", "must be an object"))
+        field_errors.append(field_error(field, "object", "must be an object"))
         return {}
-    days = _days_of(given.get("days"), f"{field}.days", faults)
-    start, end = (_time_of_day(given.get(name), f"{field}.{name}", faults) for name in ("from", "to"))
+    days = _days_of(given.get("days"), f"{field}.days", field_errors)
+    start, end = (_time_of_day(given.get(name), f"{field}.{name}", field_errors) for name in ("from", "to"))
     if start and start == end:
-        faults.append(fault(f"{field}.to", "in", "must not be the same as from"))
+        field_errors.append(field_error(f"{field}.to", "in", "must not be the same as from"))
     for name in given:
         if name not in _FIELDS:
-            faults.append(among(faults, f"{field}.{name}", "prohibited", "is not a field that belongs here"))
+            field_errors.append(
+                among(field_errors, f"{field}.{name}", "prohibited", "is not a field that belongs here")
+            )
     return {"days": days, "from": start, "to": end}
 
 
-def _days_of(given: Any, field: str, faults: list[Fault]) -> list[str]:
+def _days_of(given: Any, field: str, field_errors: list[FieldError]) -> list[str]:
     if given is None:
         return list(DAYS)
     if not isinstance(given, list):
-        faults.append(fault(field, "array", "must be an array"))
+        field_errors.append(field_error(field, "array", "must be an array"))
         return []
     if not 1 <= len(given) <= len(DAYS):
-        faults.append(
-            fault(field, "array_between", f"must have 1 to {len(DAYS)} entries; left out, all days are meant")
+        field_errors.append(
+            field_error(field, "array_between", f"must have 1 to {len(DAYS)} entries; left out, all days are meant")
         )
         return []
     wrong = [position for position, day in enumerate(given) if not isinstance(day, str) or day not in DAYS]
-    faults += [fault(f"{field}.{position}", "in", f"must be one of {', '.join(DAYS)}") for position in wrong]
+    field_errors += [
+        field_error(f"{field}.{position}", "in", f"must be one of {', '.join(DAYS)}") for position in wrong
+    ]
     return [] if wrong else [day for day in DAYS if day in given]
 
 
-def _time_of_day(given: Any, field: str, faults: list[Fault]) -> str:
+def _time_of_day(given: Any, field: str, field_errors: list[FieldError]) -> str:
     if given is None:
-        faults.append(fault(field, "required", "is required"))
+        field_errors.append(field_error(field, "required", "is required"))
     elif not isinstance(given, str):
-        faults.append(fault(field, "string", "must be a string"))
+        field_errors.append(field_error(field, "string", "must be a string"))
     elif not _TIME.fullmatch(given):
-        faults.append(fault(field, "regex", "must be a time of day from 00:00 to 23:59"))
+        field_errors.append(field_error(field, "regex", "must be a time of day from 00:00 to 23:59"))
     else:
         return given
     return ""

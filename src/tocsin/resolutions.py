@@ -18,7 +18,7 @@ from tocsin.db.pool import Connection, Database, queries
 from tocsin.ids import new_id
 from tocsin.jobs import Job
 from tocsin.notifications import body_of, erased_body, is_imported, to_json
-from tocsin.pubsub import Doorbell
+from tocsin.pubsub import PubSub
 
 How = Literal["read", "gone", "erased"]
 
@@ -51,7 +51,7 @@ class Resolution:
     company_id: int | None
 
 
-async def resolve(database: Database, doorbell: Doorbell, resolution: Resolution) -> None:
+async def resolve(database: Database, pubsub: PubSub, resolution: Resolution) -> None:
     """Accept a resolution durably. What has not been delivered and would be taken away is not delivered any more."""
     owner = resolution.service if resolution.subject.startswith(KEY) else None
     async with database.transaction() as connection:
@@ -61,7 +61,7 @@ async def resolve(database: Database, doorbell: Doorbell, resolution: Resolution
         ids = [event["id"] for event in about if _is_concerned(resolution.how, event)]
         await connection.execute(_SQL["accept"], new_id(), resolution.how, resolution.company_id, resolution.users, ids)
     for bell in ("direct", "settled"):
-        doorbell.ring(bell)
+        pubsub.publish(bell)
 
 
 async def settle(database: Database, catalogue: Catalogue, worker: UUID, job: Job) -> Collection[int]:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from tocsin import jobs, preferences
 from tocsin.api.app import operations_service, service, watching_service
 from tocsin.api.connections import Connections, raise_file_limit
-from tocsin.api.context import House, Watched
+from tocsin.api.context import AppState, Watched
 from tocsin.api.server import ByPort, Server, bound, port_of, url_of
 from tocsin.auth import from_settings
 from tocsin.auth.tokens import Verifier
@@ -34,7 +34,7 @@ from tocsin.metrics import Metrics
 from tocsin.postgres import supervisor
 from tocsin.postgres.supervisor import Embedded, is_served
 from tocsin.preferences import Operator, Preferences
-from tocsin.pubsub import Doorbell
+from tocsin.pubsub import PubSub
 from tocsin.push.apps import lanes_of, read_again
 from tocsin.push.content import Composer
 from tocsin.push.dispatcher import Dispatcher
@@ -42,7 +42,7 @@ from tocsin.push.lanes import Lane
 from tocsin.readiness import Readiness
 from tocsin.retention import keep
 from tocsin.settings import Settings
-from tocsin.streams import Live
+from tocsin.streams import Streams
 from tocsin.worker import Worker
 
 API_CONNECTIONS = 10
@@ -60,7 +60,7 @@ class Running:
     """A service that answers: where, and what is behind it."""
 
     url: str
-    house: House
+    app_state: AppState
 
 
 async def serve(
@@ -82,30 +82,30 @@ async def serve(
         database = await stack.enter_async_context(pool(url, API_CONNECTIONS, API_STATEMENT_TIMEOUT))
         own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS, beats=True))
         bulk = await stack.enter_async_context(_bulk_pool(settings, url))
-        doorbell = await stack.enter_async_context(_doorbell(settings, url, own))
+        pubsub = await stack.enter_async_context(_doorbell(settings, url, own))
         verifier = from_settings.verifier_of(settings)
         stack.push_async_callback(verifier.close)
         verifier.begin()
         lanes = await stack.enter_async_context(_lanes(settings))
         catalogue = Catalogue.load(*settings.catalogue_folders)
-        house = furnished(settings, catalogue, database, doorbell, verifier, lanes)
+        app_state = furnished(settings, catalogue, database, pubsub, verifier, lanes)
         worker = None
         if with_worker:
-            house.metrics.watch_pool("worker", own)
-            worker = Worker(own, catalogue, doorbell, bulk, house.metrics)
+            app_state.metrics.watch_pool("worker", own)
+            worker = Worker(own, catalogue, pubsub, bulk, app_state.metrics)
             worker.dispatcher = dispatcher_of(
-                settings, lanes, worker, own, catalogue, house.operator, doorbell, house.metrics
+                settings, lanes, worker, own, catalogue, app_state.operator, pubsub, app_state.metrics
             )
             await stack.enter_async_context(_meanwhile(keep(bulk, settings.retention_days)))
-        stack.enter_context(_keys_again(settings, lanes, worker.dispatcher if worker else None, house))
+        stack.enter_context(_keys_again(settings, lanes, worker.dispatcher if worker else None, app_state))
         server = Server(
-            _app_of(house, sockets, further),
-            house.live.close,
-            connections=Connections.of_files(house.metrics),
+            _app_of(app_state, sockets, further),
+            app_state.live.close,
+            connections=Connections.of_files(app_state.metrics),
             origins=settings.cors_origins,
             prefix=settings.root_path,
         )
-        await _together(house, server, sockets, worker, when_ready)
+        await _together(app_state, server, sockets, worker, when_ready)
 
 
 async def work(settings: Settings) -> None:
@@ -123,15 +123,15 @@ async def work(settings: Settings) -> None:
     ):
         if settings.operations_port is None:
             _on_signals(stopping.set)  # not before: a signal ends a start that waits for the database
-        doorbell = await stack.enter_async_context(_doorbell(settings, url, database))
+        pubsub = await stack.enter_async_context(_doorbell(settings, url, database))
         catalogue, metrics = Catalogue.load(*settings.catalogue_folders), Metrics()
         metrics.watch_pool("worker", database)
-        worker = Worker(database, catalogue, doorbell, bulk, metrics)
+        worker = Worker(database, catalogue, pubsub, bulk, metrics)
         operator = Operator.load(catalogue, settings.preferences_file)
-        worker.dispatcher = dispatcher_of(settings, lanes, worker, database, catalogue, operator, doorbell, metrics)
+        worker.dispatcher = dispatcher_of(settings, lanes, worker, database, catalogue, operator, pubsub, metrics)
         await stack.enter_async_context(_watched(settings, Watched(database, metrics, Readiness(database)), stopping))
         stack.enter_context(_keys_again(settings, lanes, worker.dispatcher))
-        async with _meanwhile(doorbell.hear_others()), _meanwhile(keep(bulk, settings.retention_days)):
+        async with _meanwhile(pubsub.hear_others()), _meanwhile(keep(bulk, settings.retention_days)):
             working = asyncio.create_task(worker.run())
             log.info("working", worker=str(worker.id))
             until = asyncio.create_task(stopping.wait())
@@ -139,7 +139,7 @@ async def work(settings: Settings) -> None:
             worker.stop()
             await working
             await _end([until])
-        await doorbell.close()
+        await pubsub.close()
 
 
 @contextlib.asynccontextmanager
@@ -164,7 +164,7 @@ async def _watched(settings: Settings, watched: Watched, stopping: asyncio.Event
 
 @contextlib.contextmanager
 def _keys_again(
-    settings: Settings, lanes: Sequence[Lane], dispatcher: Dispatcher | None, house: House | None = None
+    settings: Settings, lanes: Sequence[Lane], dispatcher: Dispatcher | None, app_state: AppState | None = None
 ) -> Iterator[None]:
     """Read all keys again whenever SIGHUP comes; one that can't be used is loud, and those before go on.
 
@@ -173,8 +173,8 @@ def _keys_again(
     loop, at_a_terminal = asyncio.get_running_loop(), os.isatty(0)
     renewing: set[asyncio.Task[None]] = set()
     reads: list[Callable[[], object]] = [lambda: read_again(lanes, settings)]
-    if house:
-        reads.append(lambda: house.verifier.take(from_settings.keys_of(settings)))
+    if app_state:
+        reads.append(lambda: app_state.verifier.take(from_settings.keys_of(settings)))
 
     async def renew() -> None:
         refused = [refusal for read in reads if (refusal := _refusal_of(read))]
@@ -261,24 +261,24 @@ def furnished(  # noqa: PLR0913, PLR0917 - what it stands on
     settings: Settings,
     catalogue: Catalogue,
     database: Database,
-    doorbell: Doorbell,
+    pubsub: PubSub,
     verifier: Verifier,
     lanes: Sequence[Lane],
-) -> House:
+) -> AppState:
     """Return all that the doors lead to, in a running loop."""
-    live, metrics = Live(database), Metrics()
-    doorbell.on_change(live.changed)
+    live, metrics = Streams(database), Metrics()
+    pubsub.on_change(live.changed)
     verifier.on_withdrawal = live.end_all  # whose tokens are still good comes again at once, and goes on
     metrics.watch_streams(lambda: live.count)
     metrics.watch_pool("api", database)
     operator = Operator.load(catalogue, settings.preferences_file)
-    intake, cursors = Intake(database, doorbell), Cursors(database)
-    return House(
+    intake, cursors = Intake(database, pubsub), Cursors(database)
+    return AppState(
         settings,
         database,
         catalogue,
         operator,
-        doorbell,
+        pubsub,
         intake,
         verifier,
         cursors,
@@ -290,16 +290,16 @@ def furnished(  # noqa: PLR0913, PLR0917 - what it stands on
 
 
 @contextlib.asynccontextmanager
-async def _doorbell(settings: Settings, url: str, database: Database) -> AsyncIterator[Doorbell]:
+async def _doorbell(settings: Settings, url: str, database: Database) -> AsyncIterator[PubSub]:
     """Return the doorbell, which rings at other processes by NATS where there is one."""
     if settings.nats_url is None:
-        yield Doorbell(url, database)
+        yield PubSub(url, database)
         return
-    wire = ByNats(settings.nats_url.get_secret_value())
+    bus = ByNats(settings.nats_url.get_secret_value())
     try:
-        yield Doorbell(url, database, wire)
+        yield PubSub(url, database, bus)
     finally:
-        await wire.close()
+        await bus.close()
 
 
 @contextlib.asynccontextmanager
@@ -320,7 +320,7 @@ def dispatcher_of(  # noqa: PLR0913, PLR0917 - what it stands on
     database: Database,
     catalogue: Catalogue,
     operator: Operator,
-    doorbell: Doorbell,
+    pubsub: PubSub,
     metrics: Metrics,
 ) -> Dispatcher:
     """Return what sends the pushes of a worker, in these lanes."""
@@ -329,27 +329,27 @@ def dispatcher_of(  # noqa: PLR0913, PLR0917 - what it stands on
         return await preferences.load(database, operator, user_ids)
 
     composer = Composer(catalogue, settings.push_content)
-    return Dispatcher(database, worker.id, lanes, composer, doorbell, load, metrics, operator.digest)
+    return Dispatcher(database, worker.id, lanes, composer, pubsub, load, metrics, operator.digest)
 
 
 async def _together(
-    house: House,
+    app_state: AppState,
     server: Server,
     sockets: list[socket.socket],
     worker: Worker | None,
     when_ready: Callable[[Running], Awaitable[None]] | None,
 ) -> None:
     """Run all parts; when one ends, end the others."""
-    doorbell = house.doorbell
+    pubsub = app_state.pubsub
     if worker:
-        doorbell.answer("settled")
-        if house.settings.database_url is None:
-            await Backoff("start").until_done(lambda: jobs.forget_workers(house.database))
+        pubsub.answer("settled")
+        if app_state.settings.database_url is None:
+            await Backoff("start").until_done(lambda: jobs.forget_workers(app_state.database))
     _outlive_signals()
-    ears = [asyncio.create_task(each) for each in (doorbell.hear_others(), house.live.watch())]
+    ears = [asyncio.create_task(each) for each in (pubsub.hear_others(), app_state.live.watch())]
     working = [asyncio.create_task(worker.run())] if worker else []
     serving = asyncio.create_task(server.serve(sockets))
-    introducing = asyncio.create_task(_introduce(server, house, sockets, when_ready))
+    introducing = asyncio.create_task(_introduce(server, app_state, sockets, when_ready))
     await asyncio.wait({serving, *working}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     await asyncio.wait({serving})
@@ -357,26 +357,26 @@ async def _together(
         worker.stop()
     ended = await asyncio.gather(serving, *working, return_exceptions=True)
     await _end([*ears, introducing])
-    await doorbell.close()
+    await pubsub.close()
     for error in ended:
         if error:
             raise error
 
 
-def _app_of(house: House, sockets: Sequence[socket.socket], further: Sequence[BaseRoute]) -> ASGIApp:
+def _app_of(app_state: AppState, sockets: Sequence[socket.socket], further: Sequence[BaseRoute]) -> ASGIApp:
     """Return the service, and at the second port, where there is one, what is for operations alone."""
-    app = service(house, further)
-    return app if len(sockets) == 1 else ByPort(app, port_of(sockets[1]), operations_service(house))
+    app = service(app_state, further)
+    return app if len(sockets) == 1 else ByPort(app, port_of(sockets[1]), operations_service(app_state))
 
 
 async def _introduce(
     server: Server,
-    house: House,
+    app_state: AppState,
     sockets: Sequence[socket.socket],
     when_ready: Callable[[Running], Awaitable[None]] | None,
 ) -> None:
     await server.ready.wait()
-    running = Running(url_of(sockets[0]), house)
+    running = Running(url_of(sockets[0]), app_state)
     log.info("serving", url=running.url, **({"operations": url_of(sockets[1])} if len(sockets) > 1 else {}))
     if when_ready:
         try:

@@ -23,7 +23,7 @@ PREFIX = "TOCSIN_"
 SHORTEST_SECRET = 32
 """Bytes of the shortest secret for HS256 (RFC 7518, section 3.2)."""
 
-LONGEST_PATH, LONGEST_NAME = 4000, 255
+MAX_PATH_LENGTH, MAX_FILE_NAME_BYTES = 4000, 255
 """Characters of the longest path that is taken, and bytes of the longest name in one."""
 
 Audience = Literal["users", "services", "both"]
@@ -333,7 +333,7 @@ def read_settings(
     try:
         return Settings(**{**values, **overrides})
     except ValidationError as error:
-        raise Refusal("; ".join(_in_words(fault) for fault in error.errors(include_input=False))) from None
+        raise Refusal("; ".join(_in_words(field_error) for field_error in error.errors(include_input=False))) from None
 
 
 def _at_home(path: Path) -> Path:
@@ -341,8 +341,10 @@ def _at_home(path: Path) -> Path:
         whole = path.expanduser()
     except RuntimeError:
         raise ValueError("there is no home folder for ~: write the whole path") from None
-    if len(str(whole)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in whole.parts):
-        raise ValueError(f"a path has at most {LONGEST_PATH} characters, and a name in it {LONGEST_NAME} bytes")
+    if len(str(whole)) > MAX_PATH_LENGTH or any(len(os.fsencode(part)) > MAX_FILE_NAME_BYTES for part in whole.parts):
+        raise ValueError(
+            f"a path has at most {MAX_PATH_LENGTH} characters, and a name in it {MAX_FILE_NAME_BYTES} bytes"
+        )
     return whole
 
 
@@ -371,6 +373,6 @@ def _is_of_kubernetes(name: str, value: str) -> bool:
     return _OF_KUBERNETES.fullmatch(name) is not None
 
 
-def _in_words(fault: Mapping[str, Any]) -> str:
-    name = PREFIX + str(fault["loc"][0]).upper()
-    return f"{name} is not usable: {fault['msg'].removeprefix('Value error, ')}."
+def _in_words(field_error: Mapping[str, Any]) -> str:
+    name = PREFIX + str(field_error["loc"][0]).upper()
+    return f"{name} is not usable: {field_error['msg'].removeprefix('Value error, ')}."

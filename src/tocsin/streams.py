@@ -37,7 +37,7 @@ KEEPALIVE_INTERVAL = 15.0
 COMMENT = b":\n\n"
 
 
-class Reader:
+class Stream:
     """One open stream of a user's: where it is, and what it has not taken yet.
 
     `mark` is the cursor it goes on from; none: from now on.
@@ -138,12 +138,12 @@ class Reader:
         self._woken.set()
 
 
-class Live:
+class Streams:
     """All readers of this process."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._readers: dict[int, list[Reader]] = {}
+        self._readers: dict[int, list[Stream]] = {}
         self._asked: set[int] = set()
         self._looking: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -154,7 +154,7 @@ class Live:
         """How many streams are open."""
         return sum(map(len, self._readers.values()))
 
-    def join(self, reader: Reader) -> None:
+    def join(self, reader: Stream) -> None:
         """Let a reader in; the oldest of the same user goes where there are too many."""
         if self._is_closed:
             reader.close()
@@ -165,7 +165,7 @@ class Live:
         readers.append(reader)
         self.changed([reader.user_id])
 
-    def leave(self, reader: Reader) -> None:
+    def leave(self, reader: Stream) -> None:
         """Forget a reader."""
         readers = self._readers.get(reader.user_id, [])
         with contextlib.suppress(ValueError):
@@ -246,16 +246,16 @@ class Live:
                     reader.take(told)
 
 
-def _earliest(readers: Sequence[Reader]) -> int:
+def _earliest(readers: Sequence[Stream]) -> int:
     """Return the position from which on all of these are to be told; those from now on need nothing that was."""
     return min((reader.position for reader in readers if reader.position is not None), default=inbox.NEWEST)
 
 
-def _is_behind(reader: Reader, since: int) -> bool:
+def _is_behind(reader: Stream, since: int) -> bool:
     return reader.position is not None and reader.position < since
 
 
-def _is_ahead(reader: Reader, since: int) -> bool:
+def _is_ahead(reader: Stream, since: int) -> bool:
     return reader.position is not None and reader.position > since
 
 

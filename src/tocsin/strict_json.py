@@ -104,8 +104,8 @@ def _refuse_unstorable(value: Any) -> None:
 
 
 def _in_words(error: json.JSONDecodeError) -> str:
-    fault = error.msg[0].lower() + error.msg[1:].removesuffix(" at")
-    return f"The body is not valid JSON: {fault} at line {error.lineno}, column {error.colno}."
+    field_error = error.msg[0].lower() + error.msg[1:].removesuffix(" at")
+    return f"The body is not valid JSON: {field_error} at line {error.lineno}, column {error.colno}."
 
 
 def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tocsin.errors import MAX_FIELD_ERRORS, UNTOLD, Fault
+from tocsin.errors import MAX_FIELD_ERRORS, UNTOLD, FieldError
 
 OBJECT_TAG = "<object>"
 INTEGER_TAG = "<integer>"
@@ -77,65 +77,65 @@ OURS = {code for code, _ in _CODES.values()} | {"required_without", "unknown"}
 """All validation codes, without their prefix."""
 
 
-def fault(field: str, code: str, says: str) -> Fault:
+def field_error(field: str, code: str, says: str) -> FieldError:
     """Return the fault of one field, in a sentence: `The data.case.id field is required.`; a long name is cut."""
     if len(field) > MAX_FIELD_LENGTH:
         field = field[:MAX_FIELD_LENGTH] + "…"
-    return Fault(field, code, f"The {field} field {says}.")
+    return FieldError(field, code, f"The {field} field {says}.")
 
 
-def among(faults: Sequence[Fault], field: str, code: str, says: str) -> Fault:
+def among(field_errors: Sequence[FieldError], field: str, code: str, says: str) -> FieldError:
     """Return the fault of one of many fields: once enough are told, one that is only counted, which costs nothing."""
-    return UNTOLD if len(faults) >= MAX_FIELD_ERRORS else fault(field, code, says)
+    return UNTOLD if len(field_errors) >= MAX_FIELD_ERRORS else field_error(field, code, says)
 
 
-def counted(faults: Sequence[Fault], told: int) -> list[Fault]:
+def counted(field_errors: Sequence[FieldError], told: int) -> list[FieldError]:
     """Return faults that come after so many that are told: only counted, where these are as many as an answer holds."""
-    return [UNTOLD] * len(faults) if told >= MAX_FIELD_ERRORS else list(faults)
+    return [UNTOLD] * len(field_errors) if told >= MAX_FIELD_ERRORS else list(field_errors)
 
 
-def told_of(faults: Sequence[Fault]) -> int:
+def told_of(field_errors: Sequence[FieldError]) -> int:
     """Return how many of these faults are told."""
-    return sum(found is not UNTOLD for found in faults)
+    return sum(found is not UNTOLD for found in field_errors)
 
 
-def under(prefix: str, found: Fault) -> Fault:
+def under(prefix: str, found: FieldError) -> FieldError:
     """Return a fault of a part as one of the whole; `prefix` is the part's path (`events.17.`)."""
     if found is UNTOLD:
         return found
     message = found.message.replace(f"The {found.field} field", f"The {prefix}{found.field} field", 1)
-    return Fault(prefix + found.field, found.code, message)
+    return FieldError(prefix + found.field, found.code, message)
 
 
-def faults_of(error: ValidationError, prefix: str = "") -> list[Fault]:
+def field_errors_of(error: ValidationError, prefix: str = "") -> list[FieldError]:
     """Return one fault per finding; `prefix` is the dotted path of what was checked (`events.17`).
 
     A validator of ours raises `PydanticCustomError` with one of our codes, and what is to be said after the field.
     """
-    return _faults_of(error.errors(include_url=False, include_input=False), prefix)
+    return _field_errors_of(error.errors(include_url=False, include_input=False), prefix)
 
 
-def faults_of_parts(findings: Sequence[Any]) -> list[Fault]:
+def field_errors_of_parts(findings: Sequence[Any]) -> list[FieldError]:
     """Return the same of findings whose paths start with the part of the request that they are in."""
-    return _faults_of([{**found, "loc": found["loc"][1:] or found["loc"]} for found in findings], "")
+    return _field_errors_of([{**found, "loc": found["loc"][1:] or found["loc"]} for found in findings], "")
 
 
-def _faults_of(findings: Sequence[Any], prefix: str) -> list[Fault]:
-    faults: list[Fault] = []
+def _field_errors_of(findings: Sequence[Any], prefix: str) -> list[FieldError]:
+    field_errors: list[FieldError] = []
     for found in findings:
         if found["type"] != ENTRIES:
-            faults.append(_fault_of(found, prefix) if len(faults) < MAX_FIELD_ERRORS else UNTOLD)
+            field_errors.append(_field_error_of(found, prefix) if len(field_errors) < MAX_FIELD_ERRORS else UNTOLD)
             continue
-        whole = _fault_of({**found, "type": "array", "msg": ""}, prefix).field
-        entries = [fault(f"{whole}.{position}", code, says) for position, code, says in found["ctx"]["first"]]
-        faults += [*entries, *[UNTOLD] * found["ctx"]["more"]]
-    return faults
+        whole = _field_error_of({**found, "type": "array", "msg": ""}, prefix).field
+        entries = [field_error(f"{whole}.{position}", code, says) for position, code, says in found["ctx"]["first"]]
+        field_errors += [*entries, *[UNTOLD] * found["ctx"]["more"]]
+    return field_errors
 
 
-def _fault_of(found: Any, prefix: str) -> Fault:
+def _field_error_of(found: Any, prefix: str) -> FieldError:
     path = [str(part) for part in found["loc"] if part not in _TAGS]
     field = ".".join([prefix, *path] if prefix else path)
     if found["type"] in OURS:
-        return fault(field, found["type"], found["msg"])
+        return field_error(field, found["type"], found["msg"])
     code, says = _CODES.get(found["type"], _UNNAMED)
-    return fault(field, code, says.format(**found.get("ctx", {})))
+    return field_error(field, code, says.format(**found.get("ctx", {})))

@@ -20,13 +20,13 @@ from tocsin.db.pool import Database
 from tocsin.errors import Unavailable
 from tocsin.fanout import Pushes, Undeliverable
 from tocsin.ids import new_id
-from tocsin.jobs import Job, Lane, Lost
+from tocsin.jobs import Job, Lost, Queue
 from tocsin.metrics import Metrics
-from tocsin.pubsub import Doorbell, wait
+from tocsin.pubsub import PubSub, wait
 from tocsin.push.dispatcher import Dispatcher
 from tocsin.transfer import imports
 
-BATCH: dict[Lane, int] = {"direct": 200, "bulk": 1}
+BATCH: dict[Queue, int] = {"direct": 200, "bulk": 1}
 """How many jobs are claimed at once. One chunk of the bulk lane is as much work as a batch of the direct one."""
 
 LATE_CHECK_INTERVAL = 60.0
@@ -54,15 +54,15 @@ class Worker:
         self,
         database: Database,
         catalogue: Catalogue,
-        doorbell: Doorbell,
+        pubsub: PubSub,
         bulk: Database | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self.id = new_id()
         self._database = database
-        self._lanes: dict[Lane, Database] = {"direct": database, "bulk": bulk or database}
+        self._lanes: dict[Queue, Database] = {"direct": database, "bulk": bulk or database}
         self._catalogue = catalogue
-        self._doorbell = doorbell
+        self._doorbell = pubsub
         self.dispatcher: Dispatcher | None = None
         self._metrics = metrics or Metrics()
         self._stopping = asyncio.Event()
@@ -103,9 +103,9 @@ class Worker:
         if self.dispatcher:
             self.dispatcher.stop()
         for lane in BATCH:
-            self._doorbell.ring(lane)
+            self._doorbell.publish(lane)
 
-    async def _work(self, lane: Lane) -> None:
+    async def _work(self, lane: Queue) -> None:
         KIND.set(f"{lane} lane")
         backoff, swept_at = self._backoff(f"{lane} lane"), time.monotonic()
 
@@ -150,16 +150,16 @@ class Worker:
                 await self._do_together(task, half)
 
     async def _deliver(self, batch: Sequence[Job]) -> None:
-        pushes = Pushes(self.dispatcher.lanes, lambda: self._doorbell.ring("push")) if self.dispatcher else None
+        pushes = Pushes(self.dispatcher.lanes, lambda: self._doorbell.publish("push")) if self.dispatcher else None
         done = await fanout.deliver(self._lanes[batch[0].lane], self._catalogue, self.id, batch, pushes)
         self._doorbell.tell(done.user_ids)
         if len(done.events) < len(batch):
-            self._doorbell.ring("bulk")
+            self._doorbell.publish("bulk")
         if done.events:
             self._note(batch, done.events)
-            self._doorbell.ring("settled")
+            self._doorbell.publish("settled")
         if batch[0].lane == "bulk" and any(job.batch for job in batch):
-            self._doorbell.ring("direct")  # for those that follow it in its batch
+            self._doorbell.publish("direct")  # for those that follow it in its batch
 
     def _note(self, batch: Sequence[Job], done: Collection[UUID]) -> None:
         now, ended = datetime.now(UTC), set(done)
@@ -174,12 +174,12 @@ class Worker:
     async def _resolve(self, batch: Sequence[Job]) -> None:
         for job in batch:
             self._doorbell.tell(await resolutions.settle(self._lanes[job.lane], self._catalogue, self.id, job))
-        self._doorbell.ring("bulk")
+        self._doorbell.publish("bulk")
 
     async def _import(self, batch: Sequence[Job]) -> None:
         for job in batch:
             await imports.apply(self._lanes[job.lane], self.id, job)
-        self._doorbell.ring("settled")
+        self._doorbell.publish("settled")
 
     async def _give_up(self, job: Job, error: Exception) -> None:
         reason = str(error).partition("\n")[0][:500]  # PostgreSQL's further lines hold values

@@ -23,7 +23,7 @@ from tocsin.api import (
     stream,
     web_push,
 )
-from tocsin.api.context import House, Watched, user_of
+from tocsin.api.context import AppState, Watched, user_of
 from tocsin.api.cors import Cors, Preflights
 from tocsin.api.keyring import Keyring
 from tocsin.api.middleware import Envelope, Shortcut
@@ -39,35 +39,35 @@ BUSY = (
 """The busiest doors, and the one that is open the longest, which the framework's models do not see."""
 
 
-def service(house: House, further: Sequence[BaseRoute] = ()) -> ASGIApp:
+def service(app_state: AppState, further: Sequence[BaseRoute] = ()) -> ASGIApp:
     """Return the ASGI application: the framework's, with what surrounds every request; `further` are the demo's."""
-    settings = house.settings
-    framework = build(house)
+    settings = app_state.settings
+    framework = build(app_state)
     framework.router.routes += further
     busy = {("POST" if isinstance(route, Post) else "GET", route.path): route.endpoint for route in BUSY}
     app: ASGIApp = Shortcut(framework, busy)
     if settings.jwt_jwks_url:
-        app = Keyring(app, house.verifier)
+        app = Keyring(app, app_state.verifier)
     if settings.root_path:
         app = Prefix(app, settings.root_path)
     app = (
-        Cors(Envelope(Preflights(app), house.metrics), settings.cors_origins)
+        Cors(Envelope(Preflights(app), app_state.metrics), settings.cors_origins)
         if settings.cors_origins
-        else Envelope(app, house.metrics)
+        else Envelope(app, app_state.metrics)
     )
     return Proxies(app, settings.trusted_proxies) if settings.trusted_proxies else app
 
 
-def operations_service(house: House) -> ASGIApp:
+def operations_service(app_state: AppState) -> ASGIApp:
     """Return what a port of its own serves to those who run the service; metrics need no token there."""
-    app = _framework(house)
+    app = _framework(app_state)
     app.router.routes += [Route("/metrics", operations.open_metrics, methods=["GET"]), *console.routes]
     for router in (operations.watching, operations.router, events.router):
         _answer_heads(router.routes)
         app.include_router(router)
     require_keys(app.routes)
-    guarded = Keyring(app, house.verifier) if house.settings.jwt_jwks_url else app
-    return Envelope(guarded, house.metrics)
+    guarded = Keyring(app, app_state.verifier) if app_state.settings.jwt_jwks_url else app
+    return Envelope(guarded, app_state.metrics)
 
 
 def watching_service(watched: Watched) -> ASGIApp:
@@ -79,9 +79,9 @@ def watching_service(watched: Watched) -> ASGIApp:
     return Envelope(app, watched.metrics)
 
 
-def build(house: House | None = None) -> FastAPI:
+def build(app_state: AppState | None = None) -> FastAPI:
     """Return the framework's application, with all routes; without a house it can be described, not called."""
-    app = _framework(house)
+    app = _framework(app_state)
     app.router.routes += [
         *BUSY,
         Post("/notifications", user_of, notifications.create_custom),
@@ -111,7 +111,7 @@ def build(house: House | None = None) -> FastAPI:
     ):
         _answer_heads(router.routes)
         app.include_router(router)
-    if house is None or house.settings.operations_port is None:
+    if app_state is None or app_state.settings.operations_port is None:
         _answer_heads(operations.guarded.routes)
         app.include_router(operations.guarded)
         app.router.routes += console.routes
@@ -127,7 +127,7 @@ def _answer_heads(routes: Iterable[BaseRoute]) -> None:
             methods.add("HEAD")
 
 
-def _framework(house: House | Watched | None) -> FastAPI:
+def _framework(app_state: AppState | Watched | None) -> FastAPI:
     app = FastAPI(
         openapi_url=None,
         redirect_slashes=False,
@@ -138,5 +138,5 @@ def _framework(house: House | Watched | None) -> FastAPI:
             Exception: errors.of_a_bug,
         },
     )
-    app.state.house = house
+    app.state.app_state = app_state
     return app

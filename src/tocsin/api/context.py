@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from tocsin.api.arriving import ARRIVING
 from tocsin.api.middleware import HANG_UP
-from tocsin.auth.tokens import Service, User, Verifier, caller_of
+from tocsin.auth.tokens import ServiceCaller, UserCaller, Verifier, caller_of
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
 from tocsin.errors import ContentType, NotFound, TooLarge, Unauthenticated, Unauthorized
@@ -18,11 +18,11 @@ from tocsin.events import Intake
 from tocsin.inbox import Cursors
 from tocsin.metrics import Metrics
 from tocsin.preferences import Operator
-from tocsin.pubsub import Doorbell
+from tocsin.pubsub import PubSub
 from tocsin.push.lanes import Lane
 from tocsin.readiness import Readiness
 from tocsin.settings import Settings
-from tocsin.streams import Live
+from tocsin.streams import Streams
 from tocsin.strict_json import parse_object
 
 JSON = ("application/json",)
@@ -37,18 +37,18 @@ MAX_BODY_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class AppState:
     """What the doors lead to: the collaborators of the whole service."""
 
     settings: Settings
     database: Database
     catalogue: Catalogue
     operator: Operator
-    doorbell: Doorbell
+    pubsub: PubSub
     intake: Intake
     verifier: Verifier
     cursors: Cursors
-    live: Live
+    live: Streams
     metrics: Metrics
     readiness: Readiness
     lanes: Sequence[Lane] = ()
@@ -63,28 +63,28 @@ class Watched:
     readiness: Readiness
 
 
-def watched_of(request: Request) -> House | Watched:
+def watched_of(request: Request) -> AppState | Watched:
     """Return what can be looked at in the process that a request came to."""
-    return cast("House | Watched", request.app.state.house)
+    return cast("AppState | Watched", request.app.state.app_state)
 
 
-def house_of(request: Request) -> House:
+def app_state_of(request: Request) -> AppState:
     """Return the collaborators of the service that a request came to."""
-    return cast("House", request.scope["state"].get("house") or request.app.state.house)
+    return cast("AppState", request.scope["state"].get("house") or request.app.state.app_state)
 
 
-def user_of(request: Request) -> User:
+def user_of(request: Request) -> UserCaller:
     """Return the user who calls; a service opens no inbox."""
     caller = _caller_of(request)
-    if not isinstance(caller, User):
+    if not isinstance(caller, UserCaller):
         raise Unauthorized("This endpoint requires a user token.")
     return caller
 
 
-def service_of(request: Request, *scopes: str) -> Service:
+def service_of(request: Request, *scopes: str) -> ServiceCaller:
     """Return the service that calls, which needs one of these scopes."""
     caller = _caller_of(request)
-    if not isinstance(caller, Service) or caller.scopes.isdisjoint(scopes):
+    if not isinstance(caller, ServiceCaller) or caller.scopes.isdisjoint(scopes):
         raise Unauthorized(f"This needs a service's token with the scope {' or '.join(scopes)}.", scope=scopes[0])
     return caller
 
@@ -141,10 +141,10 @@ def id_of(text: str) -> UUID:
     return id_
 
 
-def _caller_of(request: Request) -> User | Service:
+def _caller_of(request: Request) -> UserCaller | ServiceCaller:
     given = request.headers.getlist("authorization")
     if len(given) > 1:
         raise Unauthenticated("There must be one Authorization header.", presented=True)
-    caller = caller_of(house_of(request).verifier, given[0].strip() if given else None)
+    caller = caller_of(app_state_of(request).verifier, given[0].strip() if given else None)
     request.state.caller = caller
     return caller

@@ -15,7 +15,7 @@ from tocsin.devices import ENDING
 from tocsin.directory import MAX_ID
 from tocsin.errors import (
     ContentType,
-    Fault,
+    FieldError,
     HeadTooLarge,
     IdReused,
     InternalError,
@@ -34,7 +34,7 @@ from tocsin.errors import (
 from tocsin.explain import DEFAULT_EXPLAINED, MAX_EXPLAINED
 from tocsin.idempotency import MAX_KEY_LENGTH
 from tocsin.inbox import NEWEST, OLDEST
-from tocsin.validation import fault
+from tocsin.validation import field_error
 
 Parameter = dict[str, Any]
 
@@ -61,7 +61,7 @@ class Operation:
     """One operation, beside what its path says.
 
     `takes` and `answers` are the names of schemas, each with its examples; an answer without one is 204. `problems`
-    are those that not every operation has, `faults` examples of what a 422 says; where there are none, it is never
+    are those that not every operation has, `field_errors` examples of what a 422 says; where there are none, it is never
     422. A body is of the type `media`, or of one that it may `also` be of, an answer of `answer_media`. `summary` is
     left out where the docstring of its door says it; `scopes` where they are those of its tag.
     """
@@ -73,7 +73,7 @@ class Operation:
     summary: str = ""
     parameters: tuple[Parameter, ...] = ()
     problems: tuple[type[Problem], ...] = ()
-    faults: tuple[Fault, ...] = ()
+    field_errors: tuple[FieldError, ...] = ()
     optional_body: bool = False
     media: str = JSON
     answer_media: str = JSON
@@ -119,33 +119,33 @@ ONCE = header(
     {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH},
     "a repeat under the same key does nothing and is answered as the first time, for 24 hours",
 )
-NO_KEY = fault("Idempotency-Key", "string_between", f"must have 1 to {MAX_KEY_LENGTH} characters")
+NO_KEY = field_error("Idempotency-Key", "string_between", f"must have 1 to {MAX_KEY_LENGTH} characters")
 IF_NONE_MATCH = header("If-None-Match", {"type": "string"}, "the `ETag` of the page that is there")
 
 _A_NUMBER = f"must be between 1 and {MAX_ID}"
-_NO_ID = (fault("id", "numeric_between", _A_NUMBER),)
-_NO_MEMBER = (fault("user_id", "unknown", "names nobody of the team's company"),)
+_NO_ID = (field_error("id", "numeric_between", _A_NUMBER),)
+_NO_MEMBER = (field_error("user_id", "unknown", "names nobody of the team's company"),)
 _NO_USER = (
     *_NO_ID,
-    fault("first_name", "required", "is required"),
-    fault("active", "boolean", "must be true or false"),
+    field_error("first_name", "required", "is required"),
+    field_error("active", "boolean", "must be true or false"),
 )
-_NO_TEAM = (*_NO_ID, fault("users.1", "unknown", "names nothing that is known"))
-_NO_RANGE = (fault("limit", "numeric_between", f"must be between 1 and {MAX_LIST_LIMIT}"),)
+_NO_TEAM = (*_NO_ID, field_error("users.1", "unknown", "names nothing that is known"))
+_NO_RANGE = (field_error("limit", "numeric_between", f"must be between 1 and {MAX_LIST_LIMIT}"),)
 _NO_PHONE = (
-    fault("type", "in", "must be iOS or Android"),
-    fault("app", "regex", "must have 1 to 100 letters, digits, dots, dashes and underscores"),
-    fault("token", "regex", "is no token of apns"),
+    field_error("type", "in", "must be iOS or Android"),
+    field_error("app", "regex", "must have 1 to 100 letters, digits, dots, dashes and underscores"),
+    field_error("token", "regex", "is no token of apns"),
 )
 _NOBODY = tuple(
-    fault(f"notify.{name}", "required_without", f"is required where notify.{other} is absent or empty")
+    field_error(f"notify.{name}", "required_without", f"is required where notify.{other} is absent or empty")
     for name, other in (("users", "teams"), ("teams", "users"))
 )
 _NO_EVENT = (
-    fault("data.case.id", "required", "is required"),
-    fault("data.colour", "prohibited", "is not a field that belongs here"),
-    fault("notify.users.1", "unknown", "names nothing that is known"),
-    fault("notify.users.2", "integer", "must be an integer"),
+    field_error("data.case.id", "required", "is required"),
+    field_error("data.colour", "prohibited", "is not a field that belongs here"),
+    field_error("notify.users.1", "unknown", "names nothing that is known"),
+    field_error("notify.users.2", "integer", "must be an integer"),
 )
 _RANGE = (
     query("after", _number(0, MAX_ID, 0), "those with greater ids"),
@@ -171,9 +171,9 @@ CONTRACT: dict[str, dict[str, Operation]] = {
                 query("cursor", _number(OLDEST, NEWEST), "as found in `urls.next`"),
                 IF_NONE_MATCH,
             ),
-            faults=(
-                fault("per_page", "numeric_between", f"must be between {PER_PAGE[0]} and {PER_PAGE[1]}"),
-                fault("show", "in", "can only be unread"),
+            field_errors=(
+                field_error("per_page", "numeric_between", f"must be between {PER_PAGE[0]} and {PER_PAGE[1]}"),
+                field_error("show", "in", "can only be unread"),
             ),
         ),
         "POST /notifications": Operation(
@@ -182,7 +182,10 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             answers="Queued",
             status=202,
             summary="Create a custom notification",
-            faults=(fault("message", "string_between", f"must have 1 to {MAX_MESSAGE_LENGTH} characters"), *_NOBODY),
+            field_errors=(
+                field_error("message", "string_between", f"must have 1 to {MAX_MESSAGE_LENGTH} characters"),
+                *_NOBODY,
+            ),
         ),
         "GET /notifications/changes": Operation(
             "list_changes",
@@ -198,7 +201,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
                     "required": True,
                 },
             ),
-            faults=(fault("ids.0", "uuid", "must be a UUID"),),
+            field_errors=(field_error("ids.0", "uuid", "must be a UUID"),),
         ),
         "GET /notifications/stream": Operation(
             "stream_notifications",
@@ -217,19 +220,19 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             answers="Preferences",
             optional_body=True,
             also=MERGE_PATCH[1:],
-            faults=(
-                fault("kinds.note.push", "boolean", "must be true or false"),
-                fault("kinds.nothing", "prohibited", "names no kind that there is"),
-                fault("quiet_hours.0.to", "in", "must not be the same as from"),
+            field_errors=(
+                field_error("kinds.note.push", "boolean", "must be true or false"),
+                field_error("kinds.nothing", "prohibited", "names no kind that there is"),
+                field_error("quiet_hours.0.to", "in", "must not be the same as from"),
             ),
         ),
         "PUT /notifications/read": Operation(
             "mark_all_read",
             takes="Marks",
             optional_body=True,
-            faults=(
-                fault("up_to", "uuid", "must be a UUID"),
-                fault("ids", "array_between", "must have 1 to 1000 entries"),
+            field_errors=(
+                field_error("up_to", "uuid", "must be a UUID"),
+                field_error("ids", "array_between", "must have 1 to 1000 entries"),
             ),
         ),
         "GET /notifications/{notification_id}": Operation(
@@ -244,13 +247,13 @@ CONTRACT: dict[str, dict[str, Operation]] = {
         "POST /notifications/devices": Operation(
             "register_device_by_body",
             takes="DeviceWithToken",
-            faults=_NO_PHONE,
+            field_errors=_NO_PHONE,
         ),
         "POST /notifications/devices/{token}": Operation(
             "register_device",
             takes="Device",
             optional_body=True,
-            faults=_NO_PHONE,
+            field_errors=_NO_PHONE,
         ),
         "DELETE /notifications/devices/{token}": Operation("detach_device"),
         "POST /notifications/devices/{token}/test": Operation(
@@ -260,20 +263,20 @@ CONTRACT: dict[str, dict[str, Operation]] = {
         "POST /notifications/web-push": Operation(
             "subscribe_browser",
             takes="Subscription",
-            faults=(
-                fault("endpoint", "url", "must be the https url of a push service that is known here"),
-                fault("keys.auth", "regex", "must be a key of the subscription, in base64url"),
+            field_errors=(
+                field_error("endpoint", "url", "must be the https url of a push service that is known here"),
+                field_error("keys.auth", "regex", "must be a key of the subscription, in base64url"),
             ),
         ),
         "DELETE /notifications/web-push": Operation(
-            "unsubscribe_browser", takes="Endpoint", faults=(fault("endpoint", "required", "is required"),)
+            "unsubscribe_browser", takes="Endpoint", field_errors=(field_error("endpoint", "required", "is required"),)
         ),
         "POST /notifications/web-push/test": Operation(
             "test_subscription",
             takes="Endpoint",
             answers="Said",
             problems=(NotFound, RateLimited),
-            faults=(fault("endpoint", "required", "is required"),),
+            field_errors=(field_error("endpoint", "required", "is required"),),
         ),
     },
     "events": {
@@ -284,7 +287,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             status=202,
             summary="Post an event: what happened, and whom it concerns",
             problems=(IdReused,),
-            faults=_NO_EVENT,
+            field_errors=_NO_EVENT,
         ),
         "POST /events/batch": Operation(
             "post_batch",
@@ -293,7 +296,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             status=202,
             summary="Post up to 1,000 events, all or none, to be delivered in their order",
             problems=(IdReused,),
-            faults=(fault("events.17.data.case.id", "required", "is required"),),
+            field_errors=(field_error("events.17.data.case.id", "required", "is required"),),
         ),
         "POST /events/resolve": Operation(
             "resolve_subject",
@@ -302,10 +305,10 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             answers="Queued",
             status=202,
             summary="Settle what is still open about a subject",
-            faults=(
-                fault("about", "regex", "must be a subject such as lead:220f5f6e-e30f-4c5f-8db5-44e345f8e568"),
-                fault("as", "in", "must be read, gone, erased"),
-                fault("users.0", "unknown", "names nothing that is known"),
+            field_errors=(
+                field_error("about", "regex", "must be a subject such as lead:220f5f6e-e30f-4c5f-8db5-44e345f8e568"),
+                field_error("as", "in", "must be read, gone, erased"),
+                field_error("users.0", "unknown", "names nothing that is known"),
             ),
         ),
         "GET /events/{event_id}": Operation(
@@ -320,7 +323,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
                 ),
             ),
             problems=(NotFound,),
-            faults=(fault("wait", "numeric_between", f"must be between 0 and {MAX_WAIT_SECONDS}"),),
+            field_errors=(field_error("wait", "numeric_between", f"must be between 0 and {MAX_WAIT_SECONDS}"),),
         ),
         "GET /events/{event_id}/recipients/{user_id}": Operation(
             "get_recipient", scopes="`events:write` or `operations`", answers="Recipient", problems=(NotFound,)
@@ -331,10 +334,10 @@ CONTRACT: dict[str, dict[str, Operation]] = {
         "DELETE /events/by-key/{key}": Operation("cancel_event_by_key", problems=(NotFound, TooLate)),
     },
     "directory": {
-        "GET /directory/users": Operation("list_users", answers="Users", parameters=_RANGE, faults=_NO_RANGE),
+        "GET /directory/users": Operation("list_users", answers="Users", parameters=_RANGE, field_errors=_NO_RANGE),
         "GET /directory/users/{user_id}": Operation("get_user", answers="User", problems=(NotFound,)),
         "PUT /directory/users/{user_id}": Operation(
-            "put_user", takes="UserBody", problems=(NotFound,), faults=_NO_USER
+            "put_user", takes="UserBody", problems=(NotFound,), field_errors=_NO_USER
         ),
         "DELETE /directory/users/{user_id}": Operation("erase_user", problems=(NotFound,)),
         "DELETE /directory/users/{user_id}/devices": Operation("detach_devices_of_user", problems=(NotFound,)),
@@ -344,22 +347,22 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             takes="Import",
             answers="Imported",
             media=NDJSON,
-            faults=(
-                fault("lines.2.team.users.1", "unknown", "names nobody known"),
-                fault("lines.17.user.first_name", "required", "is required"),
+            field_errors=(
+                field_error("lines.2.team.users.1", "unknown", "names nobody known"),
+                field_error("lines.17.user.first_name", "required", "is required"),
             ),
         ),
-        "GET /directory/teams": Operation("list_teams", answers="Teams", parameters=_RANGE, faults=_NO_RANGE),
+        "GET /directory/teams": Operation("list_teams", answers="Teams", parameters=_RANGE, field_errors=_NO_RANGE),
         "GET /directory/teams/{team_id}": Operation("get_team", answers="Team", problems=(NotFound,)),
         "PUT /directory/teams/{team_id}": Operation(
-            "put_team", takes="TeamBody", problems=(NotFound,), faults=_NO_TEAM
+            "put_team", takes="TeamBody", problems=(NotFound,), field_errors=_NO_TEAM
         ),
         "DELETE /directory/teams/{team_id}": Operation("delete_team", problems=(NotFound,)),
         "PUT /directory/teams/{team_id}/users/{user_id}": Operation(
-            "put_member", problems=(NotFound,), faults=_NO_MEMBER
+            "put_member", problems=(NotFound,), field_errors=_NO_MEMBER
         ),
         "DELETE /directory/teams/{team_id}/users/{user_id}": Operation(
-            "delete_member", problems=(NotFound,), faults=(fault("user_id", "numeric_between", _A_NUMBER),)
+            "delete_member", problems=(NotFound,), field_errors=(field_error("user_id", "numeric_between", _A_NUMBER),)
         ),
     },
     "operations": {
@@ -367,7 +370,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
         "GET /readyz": Operation("readyz", answers="Readiness", is_open=True),
         "GET /operations/lanes": Operation("list_lanes", answers="Lanes"),
         "GET /operations/dead-letters": Operation(
-            "list_dead_letters", answers="DeadLetters", parameters=_BEFORE, faults=_NO_RANGE
+            "list_dead_letters", answers="DeadLetters", parameters=_BEFORE, field_errors=_NO_RANGE
         ),
         "GET /operations/users": Operation(
             "find_users",
@@ -379,7 +382,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
                 },
                 query("limit", _number(1, MAX_EXPLAINED, DEFAULT_EXPLAINED), "how many"),
             ),
-            faults=(fault("search", "string_between", "must have 2 to 255 characters"),),
+            field_errors=(field_error("search", "string_between", "must have 2 to 255 characters"),),
         ),
         "GET /operations/events/{event_id}/recipients": Operation(
             "list_recipients",
@@ -390,7 +393,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
                 query("pushed", {"type": "string", "enum": ["no"]}, "only those for whom a push did not go"),
             ),
             problems=(NotFound,),
-            faults=(*_NO_RANGE, fault("pushed", "in", "can only be no")),
+            field_errors=(*_NO_RANGE, field_error("pushed", "in", "can only be no")),
         ),
         "GET /operations/users/{user_id}": Operation("get_person", answers="Person", problems=(NotFound,)),
         "GET /operations/users/{user_id}/events": Operation(
@@ -401,7 +404,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
                 query("limit", _number(1, MAX_EXPLAINED, DEFAULT_EXPLAINED), "how many"),
             ),
             problems=(NotFound,),
-            faults=(fault("since", "date", "must be a time in UTC, such as 2030-01-31 08:00:00"),),
+            field_errors=(field_error("since", "date", "must be a time in UTC, such as 2030-01-31 08:00:00"),),
         ),
         "GET /operations/devices": Operation(
             "find_devices",
@@ -412,16 +415,16 @@ CONTRACT: dict[str, dict[str, Operation]] = {
                     "required": True,
                 },
             ),
-            faults=(fault("ending", "string_between", f"must be the last {ENDING} characters of a token"),),
+            field_errors=(field_error("ending", "string_between", f"must be the last {ENDING} characters of a token"),),
         ),
         "GET /operations/custom-notifications": Operation(
-            "list_custom_notifications", answers="CustomNotifications", parameters=_BEFORE, faults=_NO_RANGE
+            "list_custom_notifications", answers="CustomNotifications", parameters=_BEFORE, field_errors=_NO_RANGE
         ),
         "POST /operations/replay": Operation(
             "replay",
             takes="Replay",
             answers="Replayed",
-            faults=(fault("events", "required_without", "is required where lane is absent"),),
+            field_errors=(field_error("events", "required_without", "is required where lane is absent"),),
         ),
         "GET /metrics": Operation("metrics", answers="Metrics", answer_media="text/plain"),
     },

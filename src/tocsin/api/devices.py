@@ -7,19 +7,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import devices, inbox
-from tocsin.api.context import body_of, house_of, service_of, user_of
+from tocsin.api.context import app_state_of, body_of, service_of, user_of
 from tocsin.api.requests import known_id
 from tocsin.api.routes import door
-from tocsin.auth.tokens import Service
+from tocsin.auth.tokens import ServiceCaller
 from tocsin.devices import device_of, token_of
-from tocsin.errors import Fault, Invalid
+from tocsin.errors import FieldError, Invalid
 from tocsin.notifications import to_json, with_times
 from tocsin.push import probe
 from tocsin.push.content import Composer
-from tocsin.validation import fault
+from tocsin.validation import field_error
 
 
-def _writer_of(request: Request) -> Service:
+def _writer_of(request: Request) -> ServiceCaller:
     return service_of(request, "directory:write")
 
 
@@ -42,7 +42,7 @@ async def register_by_body(request: Request) -> Response:
 @router.delete("/notifications/devices/{token}", status_code=204)
 async def detach(request: Request, token: str) -> Response:
     """Detach a phone of the caller's; another's is left alone."""
-    user, database = user_of(request), house_of(request).database
+    user, database = user_of(request), app_state_of(request).database
     await inbox.owner(database, user)
     await devices.detach(database, user.id, token)
     return Response(status_code=204)
@@ -51,7 +51,7 @@ async def detach(request: Request, token: str) -> Response:
 @router.get("/notifications/devices")
 async def list_devices(request: Request) -> Response:
     """The caller's phones, the last registered first."""
-    user, database = user_of(request), house_of(request).database
+    user, database = user_of(request), app_state_of(request).database
     await inbox.owner(database, user)
     found = [
         with_times(device, "registered_at", "last_delivered_at")
@@ -64,9 +64,9 @@ async def list_devices(request: Request) -> Response:
 async def test(request: Request) -> Response:
     """Push a test to a phone of the caller's, and say what its push service answered."""
     user, token = user_of(request), request.path_params["token"]
-    house = house_of(request)
-    await inbox.owner(house.database, user)
-    said = await probe.send(house.database, Composer(house.catalogue), house.lanes, user.id, token)
+    app_state = app_state_of(request)
+    await inbox.owner(app_state.database, user)
+    said = await probe.send(app_state.database, Composer(app_state.catalogue), app_state.lanes, user.id, token)
     return Response(to_json(asdict(said)), media_type="application/json")
 
 
@@ -74,7 +74,7 @@ async def test(request: Request) -> Response:
 async def detach_all(request: Request, user_id: str) -> Response:
     """Detach all phones of a user."""
     service = _writer_of(request)
-    await devices.detach_for(house_of(request).database, known_id(user_id), service.company_id)
+    await devices.detach_for(app_state_of(request).database, known_id(user_id), service.company_id)
     return Response(status_code=204)
 
 
@@ -82,21 +82,21 @@ async def detach_all(request: Request, user_id: str) -> Response:
 async def detach_one(request: Request, user_id: str, token: str) -> Response:
     """Detach one phone of a user: a tablet that was left logged in."""
     service = _writer_of(request)
-    await devices.detach_for(house_of(request).database, known_id(user_id), service.company_id, token)
+    await devices.detach_for(app_state_of(request).database, known_id(user_id), service.company_id, token)
     return Response(status_code=204)
 
 
 async def _register(request: Request) -> Response:
-    user, database = user_of(request), house_of(request).database
+    user, database = user_of(request), app_state_of(request).database
     await inbox.owner(database, user)
     body = {**await body_of(request), **request.path_params}
-    faults: list[Fault] = []
-    device = device_of(body, faults)
+    field_errors: list[FieldError] = []
+    device = device_of(body, field_errors)
     replaces = body.get("replaces")
     if replaces is not None and not isinstance(replaces, str):
-        faults.append(fault("replaces", "string", "must be a string"))
-    if faults or device is None:
-        raise Invalid(faults)
+        field_errors.append(field_error("replaces", "string", "must be a string"))
+    if field_errors or device is None:
+        raise Invalid(field_errors)
     replaced = token_of(replaces, device.provider) if replaces else None
     await devices.register(database, user.id, device, replaced)
     return Response(status_code=204)

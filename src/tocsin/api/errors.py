@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Match
 
 from tocsin.errors import InternalError, Invalid, Malformed, MethodNotAllowed, NotFound, Problem, TooLarge
 from tocsin.notifications import to_json
-from tocsin.validation import faults_of_parts
+from tocsin.validation import field_errors_of_parts
 
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
@@ -39,7 +39,7 @@ async def of_ours(_request: Request, error: Exception) -> Response:
 async def of_a_model(_request: Request, error: Exception) -> Response:
     """Answer a body or path that a request's model does not accept."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type alone
-    return answer_to(Invalid(faults_of_parts(error.errors())))
+    return answer_to(Invalid(field_errors_of_parts(error.errors())))
 
 
 async def of_the_framework(request: Request, error: Exception) -> Response:

@@ -13,15 +13,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import idempotency, inbox
-from tocsin.api.context import MAX_BODY_BYTES, bytes_of, house_of
-from tocsin.auth.tokens import Service, User
+from tocsin.api.context import MAX_BODY_BYTES, app_state_of, bytes_of
+from tocsin.auth.tokens import ServiceCaller, UserCaller
 from tocsin.db.pool import Borrowed
 from tocsin.errors import Invalid
 from tocsin.events import Intake
-from tocsin.idempotency import MAX_KEY_LENGTH, Answer, Key
+from tocsin.idempotency import MAX_KEY_LENGTH, IdempotencyKey, StoredAnswer
 from tocsin.logs import cut_path
-from tocsin.pubsub import Held
-from tocsin.validation import fault
+from tocsin.pubsub import DeferredPubSub
+from tocsin.validation import field_error
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HEADER = "idempotency-key"
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-Enter = Callable[[Request], User | Service]
+Enter = Callable[[Request], UserCaller | ServiceCaller]
 
 
 def once(enter: Enter, limit: int = MAX_BODY_BYTES) -> Callable[[Handler], Handler]:
@@ -50,39 +50,39 @@ def once(enter: Enter, limit: int = MAX_BODY_BYTES) -> Callable[[Handler], Handl
     return made
 
 
-async def _do_once(request: Request, caller: User | Service, handle: Handler, limit: int) -> Response:
+async def _do_once(request: Request, caller: UserCaller | ServiceCaller, handle: Handler, limit: int) -> Response:
     """Handle a request that carries a key, unless it was handled before; a problem that is raised leaves no trace."""
-    house = house_of(request)
-    if isinstance(caller, User):
-        await inbox.owner(house.database, caller)
+    app_state = app_state_of(request)
+    if isinstance(caller, UserCaller):
+        await inbox.owner(app_state.database, caller)
     digest = digest_for(request)
     digest.update(await bytes_of(request, limit))
     key = key_of(request, caller)
-    doorbell = Held(house.doorbell)
+    pubsub = DeferredPubSub(app_state.pubsub)
     try:
-        async with house.database.transaction() as connection:
+        async with app_state.database.transaction() as connection:
             if answer := await idempotency.begin(connection, key, digest.digest()):
                 return again(answer)
             borrowed = Borrowed(connection)
-            intake = Intake(borrowed, doorbell, is_shared=False)
-            request.state.house = replace(house, database=borrowed, doorbell=doorbell, intake=intake)
+            intake = Intake(borrowed, pubsub, is_shared=False)
+            request.state.app_state = replace(app_state, database=borrowed, pubsub=pubsub, intake=intake)
             response = await handle(request)
-            await idempotency.keep(connection, key, Answer(response.status_code, bytes(response.body).decode()))
+            await idempotency.keep(connection, key, StoredAnswer(response.status_code, bytes(response.body).decode()))
     finally:
-        request.state.house = house
-    doorbell.release()
+        request.state.app_state = app_state
+    pubsub.release()
     return response
 
 
-def key_of(request: Request, caller: User | Service) -> Key:
+def key_of(request: Request, caller: UserCaller | ServiceCaller) -> IdempotencyKey:
     """Return the key of a request that carries one."""
     given, *others = request.headers.getlist(HEADER)
     if others:
-        raise Invalid([fault("Idempotency-Key", "string", "must be sent once")])
+        raise Invalid([field_error("Idempotency-Key", "string", "must be sent once")])
     if not 1 <= len(given) <= MAX_KEY_LENGTH:
-        raise Invalid([fault("Idempotency-Key", "string_between", f"must have 1 to {MAX_KEY_LENGTH} characters")])
-    company = f" of company {caller.company_id}" if isinstance(caller, Service) and caller.company_id else ""
-    return Key(caller.label + company, request.method, cut_path(request.scope["path"]), given)
+        raise Invalid([field_error("Idempotency-Key", "string_between", f"must have 1 to {MAX_KEY_LENGTH} characters")])
+    company = f" of company {caller.company_id}" if isinstance(caller, ServiceCaller) and caller.company_id else ""
+    return IdempotencyKey(caller.label + company, request.method, cut_path(request.scope["path"]), given)
 
 
 def digest_for(request: Request) -> "_Hash":
@@ -91,6 +91,6 @@ def digest_for(request: Request) -> "_Hash":
     return hashlib.sha256(len(path).to_bytes(4, "big") + path)
 
 
-def again(answer: Answer) -> Response:
+def again(answer: StoredAnswer) -> Response:
     """Answer as the first time."""
     return Response(answer.body or None, answer.status, media_type="application/json" if answer.body else None)

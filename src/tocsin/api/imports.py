@@ -5,12 +5,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import idempotency
-from tocsin.api.context import House, house_of, parts_of, service_of
+from tocsin.api.context import AppState, app_state_of, parts_of, service_of
 from tocsin.api.idempotency import HEADER, again, digest_for, key_of
 from tocsin.api.routes import door
-from tocsin.auth.tokens import Service
+from tocsin.auth.tokens import ServiceCaller
 from tocsin.errors import ContentType
-from tocsin.idempotency import Answer, Key
+from tocsin.idempotency import IdempotencyKey, StoredAnswer
 from tocsin.notifications import to_json
 from tocsin.transfer.imports import Import, applied
 
@@ -20,7 +20,7 @@ MAX_IMPORT_BYTES = 256 * 2**20
 NDJSON = "application/x-ndjson"
 
 
-def _writer_of(request: Request) -> Service:
+def _writer_of(request: Request) -> ServiceCaller:
     return service_of(request, "directory:write")
 
 
@@ -33,11 +33,11 @@ async def post_import(request: Request) -> Response:
 
     Its lines wait in the database while its body is read, so that its key is looked at only when all of them are there.
     """
-    service, house = _writer_of(request), house_of(request)
+    service, app_state = _writer_of(request), app_state_of(request)
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != NDJSON:
         raise ContentType(f"The body must be sent with Content-Type: {NDJSON}.")
     key = key_of(request, service) if HEADER in request.headers else None
-    incoming = Import(house.database, house.doorbell, house.catalogue, service.company_id)
+    incoming = Import(app_state.database, app_state.pubsub, app_state.catalogue, service.company_id)
     await incoming.open()
     try:
         digest = digest_for(request)
@@ -45,25 +45,27 @@ async def post_import(request: Request) -> Response:
             digest.update(part)
             await incoming.feed(part)
         await incoming.end()
-        answer = await _accept_once(house, incoming, key, digest.digest())
+        answer = await _accept_once(app_state, incoming, key, digest.digest())
     except BaseException:
         await incoming.discard()
         raise
     if answer.import_id != incoming.id:
         await incoming.discard()
     if answer.import_id:
-        while await applied(house.database, house.doorbell, answer.import_id) is not None:
+        while await applied(app_state.database, app_state.pubsub, answer.import_id) is not None:
             pass
     return again(answer)
 
 
-async def _accept_once(house: House, incoming: Import, key: Key | None, digest: bytes) -> Answer:
+async def _accept_once(
+    app_state: AppState, incoming: Import, key: IdempotencyKey | None, digest: bytes
+) -> StoredAnswer:
     """Accept an import and keep the answer under its key, or return what was kept: of the import that came first."""
-    async with house.database.transaction() as connection:
+    async with app_state.database.transaction() as connection:
         if key and (kept := await idempotency.begin(connection, key, digest)):
             return kept
-        answer = Answer(200, to_json(await incoming.accept(connection)), incoming.id)
+        answer = StoredAnswer(200, to_json(await incoming.accept(connection)), incoming.id)
         if key:
             await idempotency.keep(connection, key, answer)
-    house.doorbell.ring("bulk")
+    app_state.pubsub.publish("bulk")
     return answer

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import inbox
-from tocsin.api.context import house_of, user_of
+from tocsin.api.context import app_state_of, user_of
 from tocsin.api.routes import door
 from tocsin.catalogue import Catalogue, Kind
 from tocsin.notifications import to_json
@@ -20,11 +20,11 @@ router = APIRouter(route_class=door(user_of), tags=["notifications"])
 @router.get("/notifications/kinds")
 async def list_kinds(request: Request) -> Response:
     """All kinds in the caller's language, group by group."""
-    user, house = user_of(request), house_of(request)
-    language = house.catalogue.language_of((await inbox.owner(house.database, user))["locale"])
-    groups = list(dict.fromkeys(kind.group for kind in house.catalogue.kinds.values()))
-    kinds = sorted(house.catalogue.kinds.values(), key=lambda kind: groups.index(kind.group))
-    found = [shown(house.catalogue, house.operator, kind, language) for kind in kinds]
+    user, app_state = user_of(request), app_state_of(request)
+    language = app_state.catalogue.language_of((await inbox.owner(app_state.database, user))["locale"])
+    groups = list(dict.fromkeys(kind.group for kind in app_state.catalogue.kinds.values()))
+    kinds = sorted(app_state.catalogue.kinds.values(), key=lambda kind: groups.index(kind.group))
+    found = [shown(app_state.catalogue, app_state.operator, kind, language) for kind in kinds]
     return Response(to_json({"data": found}), media_type="application/json")
 
 

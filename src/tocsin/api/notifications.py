@@ -8,15 +8,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import __version__, events, inbox
-from tocsin.api.context import body_of, house_of, id_of, user_of
+from tocsin.api.context import app_state_of, body_of, id_of, user_of
 from tocsin.api.proxies import HOST
 from tocsin.api.requests import message_of, notify_of, number_of, uuid_of, uuids_of
 from tocsin.api.routes import door
-from tocsin.auth.tokens import User
-from tocsin.errors import Fault, Invalid
+from tocsin.auth.tokens import UserCaller
+from tocsin.errors import FieldError, Invalid
 from tocsin.events import Draft
 from tocsin.notifications import to_json
-from tocsin.validation import fault
+from tocsin.validation import field_error
 
 PAGES = (1, 1_000_000)
 PER_PAGE = (1, 100)
@@ -38,17 +38,17 @@ async def list_notifications(request: Request) -> Response:
     """Answer a page of the caller's notifications. On the hot path: the framework's models stay outside."""
     user = user_of(request)
     query = request.query_params
-    faults: list[Fault] = []
-    number = number_of(query, "page", PAGES, 1, faults)
-    per_page = number_of(query, "per_page", PER_PAGE, DEFAULT_PER_PAGE, faults)
-    before = number_of(query, "cursor", (inbox.OLDEST, inbox.NEWEST), inbox.NEWEST, faults)
+    field_errors: list[FieldError] = []
+    number = number_of(query, "page", PAGES, 1, field_errors)
+    per_page = number_of(query, "per_page", PER_PAGE, DEFAULT_PER_PAGE, field_errors)
+    before = number_of(query, "cursor", (inbox.OLDEST, inbox.NEWEST), inbox.NEWEST, field_errors)
     unread = "show" in query
     if unread and query["show"] != "unread":
-        faults.append(Fault("show", "in", "The show field can only be unread."))
-    if faults:
-        await inbox.owner(house_of(request).database, user)
-        raise Invalid(faults)
-    database = house_of(request).database
+        field_errors.append(FieldError("show", "in", "The show field can only be unread."))
+    if field_errors:
+        await inbox.owner(app_state_of(request).database, user)
+        raise Invalid(field_errors)
+    database = app_state_of(request).database
     if (given := request.headers.get("if-none-match")) and (tag := await _unchanged(request, user, given)):
         return Response(status_code=304, headers={"Cache-Control": KEPT, "ETag": tag})
     if "cursor" not in query:
@@ -67,19 +67,19 @@ async def list_notifications(request: Request) -> Response:
 async def create_custom(request: Request) -> Response:
     """Accept a custom notification from its sender."""
     user = user_of(request)
-    house = house_of(request)
-    sender = await inbox.owner(house.database, user)
+    app_state = app_state_of(request)
+    sender = await inbox.owner(app_state.database, user)
     body = await body_of(request)
-    faults: list[Fault] = []
-    message = message_of(body, faults)
-    notify = notify_of(body, faults, may_except=False)
-    if faults:
+    field_errors: list[FieldError] = []
+    message = message_of(body, field_errors)
+    notify = notify_of(body, field_errors, may_except=False)
+    if field_errors:
         if not notify.skips:
             company_id = sender["company_id"]
-            strangers = await events.strangers_among(house.database, notify.users, notify.teams, company_id)
-            faults += events.unknown_recipients(strangers, notify.users, notify.teams)
-        raise Invalid(faults)
-    checked = house.catalogue.check("custom", {"user": user.id}, {"body": message})
+            unknown_ids = await events.unknown_among(app_state.database, notify.users, notify.teams, company_id)
+            field_errors += events.unknown_recipients(unknown_ids, notify.users, notify.teams)
+        raise Invalid(field_errors)
+    checked = app_state.catalogue.check("custom", {"user": user.id}, {"body": message})
     draft = Draft(
         checked,
         notify.users,
@@ -89,17 +89,17 @@ async def create_custom(request: Request) -> Response:
         excepted=notify.excepted,
         skips=notify.skips,
     )
-    await house.intake.accept(draft)
+    await app_state.intake.accept(draft)
     return Response('{"queued":true}', status_code=202, media_type="application/json")
 
 
 @router.get("/notifications/changes")
 async def get_changes(request: Request) -> Response:
     """What came, was read, unread and deleted since a cursor; without one, only the cursor to begin with."""
-    user, database = user_of(request), house_of(request).database
+    user, database = user_of(request), app_state_of(request).database
     since = request.query_params.get("since")
     if since is None:
-        cursor = await house_of(request).cursors.of(user)
+        cursor = await app_state_of(request).cursors.of(user)
         return Response(to_json({"cursor": cursor}), media_type="application/json")
     found = await inbox.changes(database, user, since)
     if found.resync:
@@ -113,81 +113,81 @@ async def get_changes(request: Request) -> Response:
 @router.get("/notifications/links")
 async def get_links(request: Request) -> Response:
     """Where some of the caller's notifications lead; null where a kind leads nowhere."""
-    user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user)
-    faults: list[Fault] = []
+    user, app_state = user_of(request), app_state_of(request)
+    await inbox.owner(app_state.database, user)
+    field_errors: list[FieldError] = []
     given = request.query_params.get("ids")
-    ids = uuids_of({"ids": given.split(",") if given else None}, "ids", MAX_LINKS, faults)
+    ids = uuids_of({"ids": given.split(",") if given else None}, "ids", MAX_LINKS, field_errors)
     if not given:
-        faults.append(fault("ids", "required", "is required"))
-    if faults:
-        raise Invalid(faults)
-    found = await inbox.links(house.database, house.catalogue, user.id, ids or [])
+        field_errors.append(field_error("ids", "required", "is required"))
+    if field_errors:
+        raise Invalid(field_errors)
+    found = await inbox.links(app_state.database, app_state.catalogue, user.id, ids or [])
     return Response(to_json({"data": found}), media_type="application/json")
 
 
 @router.get("/notifications/{notification_id}")
 async def get_notification(request: Request, notification_id: str) -> Response:
     """One of the caller's notifications."""
-    user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user)
-    data = await inbox.one(house.database, user.id, id_of(notification_id))
+    user, app_state = user_of(request), app_state_of(request)
+    await inbox.owner(app_state.database, user)
+    data = await inbox.one(app_state.database, user.id, id_of(notification_id))
     return Response(data, media_type="application/json")
 
 
 @router.put("/notifications/read", status_code=204)
 async def read_all(request: Request) -> Response:
     """Mark as read all that the caller's inbox held when this request began."""
-    user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user)
+    user, app_state = user_of(request), app_state_of(request)
+    await inbox.owner(app_state.database, user)
     body = await body_of(request)
-    faults: list[Fault] = []
-    up_to, ids = uuid_of(body, "up_to", faults), uuids_of(body, "ids", MAX_IDS, faults)
+    field_errors: list[FieldError] = []
+    up_to, ids = uuid_of(body, "up_to", field_errors), uuids_of(body, "ids", MAX_IDS, field_errors)
     if up_to and ids:
-        faults.append(fault("ids", "prohibited", "does not go together with up_to"))
-    if faults:
-        raise Invalid(faults)
+        field_errors.append(field_error("ids", "prohibited", "does not go together with up_to"))
+    if field_errors:
+        raise Invalid(field_errors)
     if ids is None:
-        await inbox.read_all(house.database, user.id, up_to)
+        await inbox.read_all(app_state.database, user.id, up_to)
     else:
-        await inbox.read_some(house.database, user.id, ids)
-    house.doorbell.tell([user.id])
+        await inbox.read_some(app_state.database, user.id, ids)
+    app_state.pubsub.tell([user.id])
     return Response(status_code=204)
 
 
 @router.put("/notifications/{notification_id}/read", status_code=204)
 async def read(request: Request, notification_id: str) -> Response:
     """Mark one of the caller's notifications as read; the first time stays."""
-    user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user)
-    await inbox.read(house.database, user.id, id_of(notification_id))
-    house.doorbell.tell([user.id])
+    user, app_state = user_of(request), app_state_of(request)
+    await inbox.owner(app_state.database, user)
+    await inbox.read(app_state.database, user.id, id_of(notification_id))
+    app_state.pubsub.tell([user.id])
     return Response(status_code=204)
 
 
 @router.put("/notifications/{notification_id}/unread", status_code=204)
 async def unread(request: Request, notification_id: str) -> Response:
     """Mark one of the caller's notifications as unread."""
-    user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user)
-    await inbox.unread(house.database, user.id, id_of(notification_id))
-    house.doorbell.tell([user.id])
+    user, app_state = user_of(request), app_state_of(request)
+    await inbox.owner(app_state.database, user)
+    await inbox.unread(app_state.database, user.id, id_of(notification_id))
+    app_state.pubsub.tell([user.id])
     return Response(status_code=204)
 
 
 @router.delete("/notifications/{notification_id}", status_code=204)
 async def delete(request: Request, notification_id: str) -> Response:
     """Delete one of the caller's notifications; any other call on it is 410 from then on."""
-    user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user)
-    await inbox.delete(house.database, user.id, id_of(notification_id))
-    house.doorbell.tell([user.id])
+    user, app_state = user_of(request), app_state_of(request)
+    await inbox.owner(app_state.database, user)
+    await inbox.delete(app_state.database, user.id, id_of(notification_id))
+    app_state.pubsub.tell([user.id])
     return Response(status_code=204)
 
 
-async def _unchanged(request: Request, user: User, given: str) -> str | None:
+async def _unchanged(request: Request, user: UserCaller, given: str) -> str | None:
     """Return the tag of the caller's inbox as it is, where the caller has just that."""
-    tag = _tag(request, user.id, await house_of(request).cursors.of(user))
+    tag = _tag(request, user.id, await app_state_of(request).cursors.of(user))
     known = {each.strip().removeprefix("W/") for each in given.split(",")}
     return tag if tag in known or "*" in known else None
 
@@ -212,7 +212,7 @@ def _url(request: Request, number: int, cursor: int | None = None) -> str:
 
 def _base_of(request: Request) -> str:
     """Return where the caller reaches what is under our prefix."""
-    settings = house_of(request).settings
+    settings = app_state_of(request).settings
     return settings.base_url or f"{_scheme_of(request)}://{_host_of(request)}{settings.root_path}"
 
 

@@ -31,7 +31,7 @@ from tocsin.catalogue import Catalogue
 from tocsin.errors import (
     Conflict,
     ContentType,
-    Fault,
+    FieldError,
     HeadTooLarge,
     InternalError,
     Invalid,
@@ -163,7 +163,7 @@ def _once(operation: Operation) -> Operation:
         operation,
         parameters=(*operation.parameters, ONCE),
         problems=(*operation.problems, KeyReused),
-        faults=(*operation.faults, NO_KEY),
+        field_errors=(*operation.field_errors, NO_KEY),
     )
 
 
@@ -214,8 +214,8 @@ def _problems(operation: Operation) -> dict[str, Any]:
             found[str(problem.status)] = {"$ref": f"#/components/responses/{problem.__name__}"}
     if conflicts:
         found["409"] = _problem(*conflicts)
-    if operation.faults:
-        found["422"] = _invalid(operation.faults)
+    if operation.field_errors:
+        found["422"] = _invalid(operation.field_errors)
     return dict(sorted(found.items()))
 
 
@@ -232,8 +232,8 @@ def _words(problem: Problem) -> str:
     return text[0].lower() + text[1:]
 
 
-def _invalid(faults: Iterable[Fault]) -> dict[str, Any]:
-    content = _content(ref("Errors"), {"validation": {"errors": Invalid(faults).errors()}})
+def _invalid(field_errors: Iterable[FieldError]) -> dict[str, Any]:
+    content = _content(ref("Errors"), {"validation": {"errors": Invalid(field_errors).errors()}})
     described = "`validation.*`: the request is understood and wrong, all its faults at once"
     return {"description": described, "headers": _headers(), "content": content}
 

@@ -8,21 +8,21 @@ from starlette.responses import HTMLResponse, Response
 
 from tocsin import dead_letters, devices, events, explain, readiness
 from tocsin.api import assets
-from tocsin.api.context import body_of, house_of, service_of, watched_of
+from tocsin.api.context import app_state_of, body_of, service_of, watched_of
 from tocsin.api.directory import DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT
 from tocsin.api.openapi import document
 from tocsin.api.requests import known_id, number_of, uuids_of
 from tocsin.api.routes import door
-from tocsin.auth.tokens import Service
+from tocsin.auth.tokens import ServiceCaller
 from tocsin.directory import MAX_ID
-from tocsin.errors import Fault, Invalid, NotFound
-from tocsin.events import Reader
+from tocsin.errors import FieldError, Invalid, NotFound
+from tocsin.events import Viewer
 from tocsin.explain import DEFAULT_EXPLAINED, MAX_EXPLAINED
 from tocsin.ids import parsed_uuid
 from tocsin.metrics import CONTENT_TYPE
 from tocsin.notifications import moment_of, time_of, to_json, with_times
 from tocsin.push import deliveries
-from tocsin.validation import fault
+from tocsin.validation import field_error
 
 ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css")
 
@@ -55,7 +55,7 @@ guarded = APIRouter(tags=["operations"])
 """What is open at a port of its own, and takes a token at the main one."""
 
 
-def _operator_of(request: Request) -> Service:
+def _operator_of(request: Request) -> ServiceCaller:
     return service_of(request, "operations")
 
 
@@ -92,7 +92,7 @@ async def open_metrics(request: Request) -> Response:
 async def list_lanes(request: Request) -> Response:
     """The lanes that pushes go by, and whether they do."""
     service_of(request, "operations")
-    database = house_of(request).database
+    database = app_state_of(request).database
     problems = await readiness.problems(database)
     refusing = [with_times(dict(service), "refused_at") for service in await deliveries.refusing(database)]
     found = [
@@ -115,61 +115,61 @@ async def list_dead_letters(request: Request) -> Response:
     """What was given up, events and pushes, the latest first."""
     service = service_of(request, "operations")
     before, limit = _moment_and_limit(request, "before", datetime.now(UTC), DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT)
-    found = await dead_letters.listed(house_of(request).database, before, limit, service.company_id)
+    found = await dead_letters.listed(app_state_of(request).database, before, limit, service.company_id)
     return Response(to_json({"data": found}), media_type="application/json")
 
 
 @router.post("/operations/replay")
 async def replay(request: Request) -> Response:
     """Set going once more what was given up: these events, or the pushes of a lane."""
-    service, house = service_of(request, "operations"), house_of(request)
+    service, app_state = service_of(request, "operations"), app_state_of(request)
     body = await body_of(request)
-    faults: list[Fault] = []
-    ids = uuids_of(body, "events", MAX_LIST_LIMIT, faults)
+    field_errors: list[FieldError] = []
+    ids = uuids_of(body, "events", MAX_LIST_LIMIT, field_errors)
     lane = body.get("lane")
     if lane is not None and not isinstance(lane, str):
-        faults.append(fault("lane", "string", "must be a string"))
+        field_errors.append(field_error("lane", "string", "must be a string"))
     if ids is None and lane is None:
-        faults.append(fault("events", "required_without", "is required where lane is absent"))
-    if faults:
-        raise Invalid(faults)
+        field_errors.append(field_error("events", "required_without", "is required where lane is absent"))
+    if field_errors:
+        raise Invalid(field_errors)
     since = datetime.now(UTC) - dead_letters.KEPT
-    done = await dead_letters.replay(house.database, house.doorbell, ids, since, lane, service.company_id)
+    done = await dead_letters.replay(app_state.database, app_state.pubsub, ids, since, lane, service.company_id)
     return Response(to_json({"jobs": done.jobs, "pushes": done.pushes}), media_type="application/json")
 
 
 @router.get("/operations/users")
 async def find_users(request: Request) -> Response:
     """Users whose name, last name or e-mail address begins with what is searched for."""
-    service, faults = service_of(request, "operations"), list[Fault]()
+    service, field_errors = service_of(request, "operations"), list[FieldError]()
     words = " ".join(request.query_params.get("search", "").split())
-    limit = number_of(request.query_params, "limit", (1, MAX_EXPLAINED), DEFAULT_EXPLAINED, faults)
+    limit = number_of(request.query_params, "limit", (1, MAX_EXPLAINED), DEFAULT_EXPLAINED, field_errors)
     if not MIN_SEARCH_LENGTH <= len(words) <= MAX_SEARCH_LENGTH:
-        faults.append(
-            fault("search", "string_between", f"must have {MIN_SEARCH_LENGTH} to {MAX_SEARCH_LENGTH} characters")
+        field_errors.append(
+            field_error("search", "string_between", f"must have {MIN_SEARCH_LENGTH} to {MAX_SEARCH_LENGTH} characters")
         )
-    if faults:
-        raise Invalid(faults)
-    found = await explain.find(house_of(request).database, words, limit, service.company_id)
+    if field_errors:
+        raise Invalid(field_errors)
+    found = await explain.find(app_state_of(request).database, words, limit, service.company_id)
     return Response(to_json({"data": found}), media_type="application/json")
 
 
 @router.get("/operations/events/{event_id}/recipients")
 async def list_recipients(request: Request, event_id: str) -> Response:
     """Those whom an event reached, by their ids; or of them only those for whom a push did not go, or not yet."""
-    service, faults = service_of(request, "operations"), list[Fault]()
-    after = number_of(request.query_params, "after", (0, MAX_ID), 0, faults)
-    limit = number_of(request.query_params, "limit", (1, MAX_LIST_LIMIT), DEFAULT_LIST_LIMIT, faults)
+    service, field_errors = service_of(request, "operations"), list[FieldError]()
+    after = number_of(request.query_params, "after", (0, MAX_ID), 0, field_errors)
+    limit = number_of(request.query_params, "limit", (1, MAX_LIST_LIMIT), DEFAULT_LIST_LIMIT, field_errors)
     pushed = request.query_params.get("pushed")
     if pushed not in {None, "no"}:
-        faults.append(fault("pushed", "in", "can only be no"))
-    if faults:
-        raise Invalid(faults)
+        field_errors.append(field_error("pushed", "in", "can only be no"))
+    if field_errors:
+        raise Invalid(field_errors)
     id_ = parsed_uuid(event_id)
     if id_ is None:
         raise NotFound
-    reader = Reader(None, service.company_id)
-    found = await explain.recipients(house_of(request).database, id_, reader, after, limit, missed=pushed == "no")
+    reader = Viewer(None, service.company_id)
+    found = await explain.recipients(app_state_of(request).database, id_, reader, after, limit, missed=pushed == "no")
     return Response(to_json({"data": found}), media_type="application/json")
 
 
@@ -177,14 +177,14 @@ async def list_recipients(request: Request, event_id: str) -> Response:
 async def get_person(request: Request, user_id: str) -> Response:
     """Who a user is to those who are asked why nothing came: active or not, and the state of their devices."""
     service = service_of(request, "operations")
-    found = await explain.person(house_of(request).database, known_id(user_id), service.company_id)
+    found = await explain.person(app_state_of(request).database, known_id(user_id), service.company_id)
     return Response(to_json(found), media_type="application/json")
 
 
 @router.get("/operations/users/{user_id}/events")
 async def list_events_of_person(request: Request, user_id: str) -> Response:
     """What concerned a user of late, the latest first: what came, what did not, and why."""
-    service, database = service_of(request, "operations"), house_of(request).database
+    service, database = service_of(request, "operations"), app_state_of(request).database
     yesterday = datetime.now(UTC) - timedelta(days=1)
     since, limit = _moment_and_limit(request, "since", yesterday, DEFAULT_EXPLAINED, MAX_EXPLAINED)
     id_ = known_id(user_id)
@@ -199,10 +199,12 @@ async def find_devices(request: Request) -> Response:
     """Whose devices these are: those whose tokens end with six characters."""
     service, ending = service_of(request, "operations"), request.query_params.get("ending", "")
     if len(ending) != devices.ENDING or "\0" in ending:
-        raise Invalid([fault("ending", "string_between", f"must be the last {devices.ENDING} characters of a token")])
+        raise Invalid(
+            [field_error("ending", "string_between", f"must be the last {devices.ENDING} characters of a token")]
+        )
     found = [
         with_times(device, "registered_at", "last_delivered_at")
-        for device in await devices.by_ending(house_of(request).database, ending, service.company_id, MAX_EXPLAINED)
+        for device in await devices.by_ending(app_state_of(request).database, ending, service.company_id, MAX_EXPLAINED)
     ]
     return Response(to_json({"data": found}), media_type="application/json")
 
@@ -212,20 +214,20 @@ async def list_customs(request: Request) -> Response:
     """Who sent custom notifications, when and to how many, the latest first; never what they say."""
     service = service_of(request, "operations")
     before, limit = _moment_and_limit(request, "before", datetime.now(UTC), DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT)
-    found = await events.customs(house_of(request).database, before, limit, service.company_id)
+    found = await events.customs(app_state_of(request).database, before, limit, service.company_id)
     return Response(to_json({"data": found}), media_type="application/json")
 
 
 def _moment_and_limit(request: Request, name: str, default: datetime, usual: int, most: int) -> tuple[datetime, int]:
     """Return from or up to when something is listed, and how much of it; raises `Invalid`."""
-    faults: list[Fault] = []
-    limit = number_of(request.query_params, "limit", (1, most), usual, faults)
+    field_errors: list[FieldError] = []
+    limit = number_of(request.query_params, "limit", (1, most), usual, field_errors)
     given = request.query_params.get(name)
     moment = moment_of(given) if given else default
     if moment is None:
-        faults.append(fault(name, "date", "must be a time in UTC, such as 2030-01-31 08:00:00"))
-    if faults or moment is None:
-        raise Invalid(faults)
+        field_errors.append(field_error(name, "date", "must be a time in UTC, such as 2030-01-31 08:00:00"))
+    if field_errors or moment is None:
+        raise Invalid(field_errors)
     return moment, limit
 
 
@@ -233,8 +235,8 @@ async def openapi(request: Request) -> Response:
     """Answer this document, which is made once: writing it anew would cost ten times what another request does."""
     state = request.app.state
     if not hasattr(state, "document"):
-        house = house_of(request)
-        found = document(request.app, house.catalogue, house.settings.base_url or house.settings.root_path)
+        app_state = app_state_of(request)
+        found = document(request.app, app_state.catalogue, app_state.settings.base_url or app_state.settings.root_path)
         state.document = to_json(found).encode()
     return Response(state.document, media_type="application/json")
 

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import inbox, preferences
-from tocsin.api.context import MERGE_PATCH, body_of, house_of, user_of
+from tocsin.api.context import MERGE_PATCH, app_state_of, body_of, user_of
 from tocsin.api.routes import door
 from tocsin.notifications import to_json
 from tocsin.preferences import Preferences
@@ -18,18 +18,18 @@ router = APIRouter(route_class=door(user_of), tags=["notifications"])
 @router.get("/notifications/preferences")
 async def get_preferences(request: Request) -> Response:
     """The caller's preferences, with the defaults of what they did not choose."""
-    user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user)
-    return _shown(await preferences.get(house.database, house.operator, user.id))
+    user, app_state = user_of(request), app_state_of(request)
+    await inbox.owner(app_state.database, user)
+    return _shown(await preferences.get(app_state.database, app_state.operator, user.id))
 
 
 @router.patch("/notifications/preferences")
 async def patch_preferences(request: Request) -> Response:
     """Change some of the caller's preferences, and leave the others as they are."""
-    user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user)
+    user, app_state = user_of(request), app_state_of(request)
+    await inbox.owner(app_state.database, user)
     body = await body_of(request, types=MERGE_PATCH)
-    return _shown(await preferences.patch(house.database, house.doorbell, house.operator, user.id, body))
+    return _shown(await preferences.patch(app_state.database, app_state.pubsub, app_state.operator, user.id, body))
 
 
 def _shown(found: Preferences) -> Response:

@@ -9,10 +9,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tocsin import inbox
-from tocsin.api.context import house_of, user_of
+from tocsin.api.context import app_state_of, user_of
 from tocsin.api.middleware import HANG_UP
 from tocsin.errors import Timeout, Unauthenticated
-from tocsin.streams import STALL_TIMEOUT, Live, Reader
+from tocsin.streams import STALL_TIMEOUT, Stream, Streams
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """What keeps proxies from holding events back."""
@@ -20,23 +20,23 @@ HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 async def stream(request: Request) -> Response:
     """Answer all that happens in the caller's inbox from now on, or since the event that `Last-Event-ID` names."""
-    user, house = user_of(request), house_of(request)
+    user, app_state = user_of(request), app_state_of(request)
     if user.expires <= time.time():  # within the skew that other calls allow: it would end at once, again and again
         raise Unauthenticated("The token has expired.", presented=True)
-    await inbox.owner(house.database, user)
+    await inbox.owner(app_state.database, user)
     mark = request.headers.get("last-event-id") or None
     if request.method == "HEAD":
-        return Response(headers=HEADERS, media_type=Stream.media_type)
-    reader = Reader(user.id, user.expires, mark, issued=user.issued)
-    return Stream(house.live, reader)
+        return Response(headers=HEADERS, media_type=StreamResponse.media_type)
+    reader = Stream(user.id, user.expires, mark, issued=user.issued)
+    return StreamResponse(app_state.live, reader)
 
 
-class Stream(Response):
+class StreamResponse(Response):
     """An answer that goes on until the reader hangs up, or the stream is over."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, live: Live, reader: Reader) -> None:
+    def __init__(self, live: Streams, reader: Stream) -> None:
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self._live, self._reader = live, reader
@@ -63,7 +63,7 @@ class Stream(Response):
             hung_up.cancel()
 
 
-async def _until_hung_up(receive: Receive, reader: Reader) -> None:
+async def _until_hung_up(receive: Receive, reader: Stream) -> None:
     with contextlib.suppress(Timeout):
         while (await receive())["type"] != "http.disconnect":
             pass

@@ -9,16 +9,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import devices, inbox
-from tocsin.api.context import body_of, house_of, user_of
+from tocsin.api.context import app_state_of, body_of, user_of
 from tocsin.api.routes import door
 from tocsin.devices import Device
-from tocsin.errors import Fault, Invalid, NotFound
+from tocsin.errors import FieldError, Invalid, NotFound
 from tocsin.notifications import to_json
 from tocsin.push import probe
 from tocsin.push.apps import web_push_key
 from tocsin.push.channels.web_push import check_subscription, endpoint_of
 from tocsin.push.content import Composer
-from tocsin.validation import fault
+from tocsin.validation import field_error
 
 SAYS = {
     "url": "must be the https url of a push service that is known here",
@@ -31,9 +31,9 @@ router = APIRouter(route_class=door(user_of), tags=["devices"])
 @router.get("/notifications/web-push/key")
 async def get_key(request: Request) -> Response:
     """The key that a browser's subscription needs, in base64url; 404 where browsers are not pushed to."""
-    house = house_of(request)
-    await inbox.owner(house.database, user_of(request))
-    key = web_push_key(house.lanes)
+    app_state = app_state_of(request)
+    await inbox.owner(app_state.database, user_of(request))
+    key = web_push_key(app_state.lanes)
     if key is None:
         raise NotFound("Web push is not configured.")
     return Response(to_json({"key": key}), media_type="application/json")
@@ -42,17 +42,17 @@ async def get_key(request: Request) -> Response:
 @router.post("/notifications/web-push", status_code=204)
 async def subscribe(request: Request) -> Response:
     """Register a browser's subscription for the caller, as the browser serialises it."""
-    user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user)
-    device = _device_of(await body_of(request), house.settings.web_push_origins)
-    await devices.register(house.database, user.id, device)
+    user, app_state = user_of(request), app_state_of(request)
+    await inbox.owner(app_state.database, user)
+    device = _device_of(await body_of(request), app_state.settings.web_push_origins)
+    await devices.register(app_state.database, user.id, device)
     return Response(status_code=204)
 
 
 @router.delete("/notifications/web-push", status_code=204)
 async def unsubscribe(request: Request) -> Response:
     """Take a browser's subscription from the caller, if it is theirs."""
-    user, database = user_of(request), house_of(request).database
+    user, database = user_of(request), app_state_of(request).database
     await inbox.owner(database, user)
     await devices.detach(database, user.id, await _endpoint_of(request))
     return Response(status_code=204)
@@ -61,50 +61,52 @@ async def unsubscribe(request: Request) -> Response:
 @router.post("/notifications/web-push/test")
 async def test(request: Request) -> Response:
     """Push a test to a browser of the caller's, and say what its push service answered."""
-    user, house = user_of(request), house_of(request)
-    await inbox.owner(house.database, user)
+    user, app_state = user_of(request), app_state_of(request)
+    await inbox.owner(app_state.database, user)
     endpoint = await _endpoint_of(request)
-    said = await probe.send(house.database, Composer(house.catalogue), house.lanes, user.id, endpoint)
+    said = await probe.send(app_state.database, Composer(app_state.catalogue), app_state.lanes, user.id, endpoint)
     return Response(to_json(asdict(said)), media_type="application/json")
 
 
 async def _endpoint_of(request: Request) -> str:
-    faults: list[Fault] = []
-    endpoint = _text(await body_of(request), "endpoint", "endpoint", faults)
-    if faults:
-        raise Invalid(faults)
+    field_errors: list[FieldError] = []
+    endpoint = _text(await body_of(request), "endpoint", "endpoint", field_errors)
+    if field_errors:
+        raise Invalid(field_errors)
     return endpoint_of(endpoint)
 
 
 def _device_of(body: Mapping[str, Any], origins: tuple[str, ...]) -> Device:
-    faults: list[Fault] = []
-    endpoint = _text(body, "endpoint", "endpoint", faults)
-    p256dh, auth = _keys_of(body.get("keys"), faults)
+    field_errors: list[FieldError] = []
+    endpoint = _text(body, "endpoint", "endpoint", field_errors)
+    p256dh, auth = _keys_of(body.get("keys"), field_errors)
     if isinstance(ends := body.get("expirationTime"), bool) or not isinstance(ends, int | float | None):
-        faults.append(
-            fault("expirationTime", "numeric_between", "must be a number of milliseconds since 1970, or null")
+        field_errors.append(
+            field_error("expirationTime", "numeric_between", "must be a number of milliseconds since 1970, or null")
         )
     for field, code in check_subscription(endpoint, p256dh, auth, origins):
-        if not any(found.field in {field, field.partition(".")[0]} for found in faults):
-            faults.append(fault(field, code, SAYS[code]))
-    if faults:
-        raise Invalid(faults)
+        if not any(found.field in {field, field.partition(".")[0]} for found in field_errors):
+            field_errors.append(field_error(field, code, SAYS[code]))
+    if field_errors:
+        raise Invalid(field_errors)
     return Device(endpoint_of(endpoint), "Web", "web", "production", "default", p256dh, auth)
 
 
-def _keys_of(given: Any, faults: list[Fault]) -> tuple[str, str]:
+def _keys_of(given: Any, field_errors: list[FieldError]) -> tuple[str, str]:
     if isinstance(given, dict):
-        return _text(given, "p256dh", "keys.p256dh", faults), _text(given, "auth", "keys.auth", faults)
-    faults.append(fault("keys", *(("required", "is required") if given is None else ("object", "must be an object"))))
+        return _text(given, "p256dh", "keys.p256dh", field_errors), _text(given, "auth", "keys.auth", field_errors)
+    field_errors.append(
+        field_error("keys", *(("required", "is required") if given is None else ("object", "must be an object")))
+    )
     return "", ""
 
 
-def _text(body: Mapping[str, Any], name: str, field: str, faults: list[Fault]) -> str:
+def _text(body: Mapping[str, Any], name: str, field: str, field_errors: list[FieldError]) -> str:
     given = body.get(name)
     if given is None:
-        faults.append(fault(field, "required", "is required"))
+        field_errors.append(field_error(field, "required", "is required"))
     elif not isinstance(given, str):
-        faults.append(fault(field, "string", "must be a string"))
+        field_errors.append(field_error(field, "string", "must be a string"))
     else:
         return given
     return ""

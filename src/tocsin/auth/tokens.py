@@ -47,7 +47,7 @@ _JWS.register_algorithm("Ed25519", OKPAlgorithm())  # RFC 9864's name for what E
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class UserCaller:
     """A user who calls; `expires` and `issued` are the token's `exp` and `iat`, in seconds since 1970."""
 
     id: int
@@ -62,7 +62,7 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class ServiceCaller:
     """A service that calls, with its rights; with a `company_id` it may address that company alone."""
 
     name: str
@@ -121,7 +121,7 @@ class Verifier:
         self._fetched: tuple[Key, ...] = ()
         self._expected = expected
         self._clock = clock
-        self._remembered: OrderedDict[str, User | Service] = OrderedDict()
+        self._remembered: OrderedDict[str, UserCaller | ServiceCaller] = OrderedDict()
         self.on_withdrawal: Callable[[], None] = lambda: None
         """Called when a key verifies no more, which may have let somebody in who is still there."""
 
@@ -167,7 +167,7 @@ class Verifier:
             _caller(_unverified_claims(token), self._clock(), self._expected, published=True)
             raise
 
-    def verify(self, token: str) -> User | Service:
+    def verify(self, token: str) -> UserCaller | ServiceCaller:
         """Return who calls. Raises `Unauthenticated`, as for a token that was presented."""
         if len(token) > MAX_TOKEN_LENGTH:
             raise _refused("The token is too long.")
@@ -194,13 +194,13 @@ class Verifier:
         if any(key not in now for key in before):
             self.on_withdrawal()
 
-    def _remember(self, token: str, caller: User | Service) -> User | Service:
+    def _remember(self, token: str, caller: UserCaller | ServiceCaller) -> UserCaller | ServiceCaller:
         self._remembered[token] = caller
         if len(self._remembered) > CACHE_SIZE:
             self._remembered.popitem(last=False)
         return caller
 
-    def _caller(self, token: str, now: float) -> User | Service:
+    def _caller(self, token: str, now: float) -> UserCaller | ServiceCaller:
         refusal = _refused("The token's signature could not be verified.")
         for key, claims in self._signings(token, [*self._configured, *self._fetched]):
             caller = _caller(claims, now, self._expected, published=key.is_published)
@@ -219,7 +219,7 @@ class Verifier:
                     yield key, claims
 
 
-def caller_of(verifier: Verifier, authorization: str | None) -> User | Service:
+def caller_of(verifier: Verifier, authorization: str | None) -> UserCaller | ServiceCaller:
     """Return who calls by the header `Authorization`. Raises `Unauthenticated`."""
     token = bearer_of(authorization)
     if token is None:
@@ -294,7 +294,9 @@ def _unverified_claims(token: str) -> dict[str, Any]:
         raise _refused("The token is not a JWT.") from None
 
 
-def _caller(claims: Mapping[str, Any], now: float, expected: Expected, *, published: bool) -> User | Service:
+def _caller(
+    claims: Mapping[str, Any], now: float, expected: Expected, *, published: bool
+) -> UserCaller | ServiceCaller:
     expires = math.floor(_second(claims, "exp"))
     if expires + SKEW <= now:
         raise _refused("The token has expired.")
@@ -305,7 +307,7 @@ def _caller(claims: Mapping[str, Any], now: float, expected: Expected, *, publis
     scopes = _scopes(claims, expected)
     if not scopes:
         issued = _second(claims, "iat") if "iat" in claims else None
-        return User(_user_id(claims, expected), expires, issued)
+        return UserCaller(_user_id(claims, expected), expires, issued)
     if _may_be_an_id(_claim(claims, expected.user_claim)):
         raise _refused("The token has a service's scope and a user's id.")
     return _service(claims, scopes, expires, expected)
@@ -353,11 +355,11 @@ def _scopes(claims: Mapping[str, Any], expected: Expected) -> frozenset[str]:
     return SCOPES.intersection(named).union(*(expected.scopes.get(name, ()) for name in named))
 
 
-def _service(claims: Mapping[str, Any], scopes: frozenset[str], expires: int, expected: Expected) -> Service:
+def _service(claims: Mapping[str, Any], scopes: frozenset[str], expires: int, expected: Expected) -> ServiceCaller:
     company_id = claims.get("company_id")
     if "company_id" in claims and not _is_id(company_id):
         raise _refused("The token's company_id must be a company's integer id.")
-    return Service(_service_name(claims, expected), scopes, company_id, expires)
+    return ServiceCaller(_service_name(claims, expected), scopes, company_id, expires)
 
 
 def _service_name(claims: Mapping[str, Any], expected: Expected) -> str:

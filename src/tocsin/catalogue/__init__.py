@@ -16,8 +16,8 @@ from tocsin.catalogue.kinds import Kind, kinds_of
 from tocsin.catalogue.languages import Languages, languages_of, stand_ins
 from tocsin.catalogue.rendering import Words, readable
 from tocsin.catalogue.shapes import as_given, shapes_of
-from tocsin.errors import MAX_FIELD_ERRORS, UNTOLD, Fault, Invalid
-from tocsin.validation import fault, faults_of
+from tocsin.errors import MAX_FIELD_ERRORS, UNTOLD, FieldError, Invalid
+from tocsin.validation import field_error, field_errors_of
 
 __all__ = ["ENGLISH", "Catalogue", "Checked", "Kind"]
 
@@ -162,14 +162,14 @@ class Catalogue:
             try:
                 checked = self.check(kind.type, data, params)
             except Invalid as invalid:
-                for each in invalid.faults:
-                    raw.fault(
+                for each in invalid.field_errors:
+                    raw.field_error(
                         "sample", f"has a sample that is no event of it: {each.message.rstrip('.')}", "mend the sample"
                     )
                 continue
             for field in checked.unfilled:
                 wrong = f"has a sample whose `data.{field}` is an id"
-                raw.fault("sample", wrong, "write the user as an object, as the directory would fill it in")
+                raw.field_error("sample", wrong, "write the user as an object, as the directory would fill it in")
             if not checked.unfilled:
                 found[name] = self._sample(kind, checked)
         return found
@@ -187,38 +187,38 @@ class Catalogue:
             variants = self._variants[type_]
             return variants[data["event"]["type"] if "" not in variants else ""]
         except (LookupError, TypeError):
-            faults = [*self._faults_of_type(type_, data), *_faults_of_form(data, params)]
-            raise Invalid(dict.fromkeys(faults)) from None
+            field_errors = [*self._faults_of_type(type_, data), *_faults_of_form(data, params)]
+            raise Invalid(dict.fromkeys(field_errors)) from None
 
-    def _faults_of_type(self, type_: Any, data: Any) -> Iterator[Fault]:
+    def _faults_of_type(self, type_: Any, data: Any) -> Iterator[FieldError]:
         if not isinstance(type_, str):
-            yield fault("type", *(_REQUIRED if type_ is None else _STRING))
+            yield field_error("type", *(_REQUIRED if type_ is None else _STRING))
         elif type_ not in self._variants:
-            yield fault("type", "in", f"must be one of {', '.join(self._variants)}")
+            yield field_error("type", "in", f"must be one of {', '.join(self._variants)}")
         else:
             yield _fault_of_variant(data, self._variants[type_])
 
 
-def _fault_of_variant(data: Any, variants: Mapping[str, Kind]) -> Fault:
+def _fault_of_variant(data: Any, variants: Mapping[str, Kind]) -> FieldError:
     if data is None:
-        return fault("data", *_REQUIRED)
+        return field_error("data", *_REQUIRED)
     found, path = data, "data"
     for key in ("event", "type"):
         if not isinstance(found, dict):
-            return fault(path, *_OBJECT)
+            return field_error(path, *_OBJECT)
         path = f"{path}.{key}"
         if key not in found:
-            return fault(path, *_REQUIRED)
+            return field_error(path, *_REQUIRED)
         found = found[key]
     if not isinstance(found, str):
-        return fault(path, *_STRING)
-    return fault(path, "in", f"must be one of {', '.join(variants)}")
+        return field_error(path, *_STRING)
+    return field_error(path, "in", f"must be one of {', '.join(variants)}")
 
 
-def _faults_of_form(data: Any, params: Any) -> Iterator[Fault]:
+def _faults_of_form(data: Any, params: Any) -> Iterator[FieldError]:
     for name, part in (("data", data), ("params", params)):
         if part is not None and not isinstance(part, dict):
-            yield fault(name, *_OBJECT)
+            yield field_error(name, *_OBJECT)
 
 
 def _checked(kind: Kind, data: Any, params: Any) -> dict[str, Any]:
@@ -227,14 +227,14 @@ def _checked(kind: Kind, data: Any, params: Any) -> dict[str, Any]:
     try:
         event = kind.event.model_validate(given)
     except ValidationError as error:
-        faults = faults_of(error)
+        field_errors = field_errors_of(error)
     else:
-        faults = []
-    faults += [UNTOLD] * left_out
-    known = {found.field for found in faults}
-    faults += [found for found in _miscounted(kind, given) if found.field not in known]
-    if faults:
-        raise Invalid(faults)
+        field_errors = []
+    field_errors += [UNTOLD] * left_out
+    known = {found.field for found in field_errors}
+    field_errors += [found for found in _miscounted(kind, given) if found.field not in known]
+    if field_errors:
+        raise Invalid(field_errors)
     return {"data": {}, "params": {}, **as_given(event)}
 
 
@@ -279,11 +279,11 @@ def _pruned(part: Any, known: Collection[str]) -> tuple[Any, int]:
     return pruned, len(part) - len(pruned)
 
 
-def _miscounted(kind: Kind, given: Mapping[str, Any]) -> Iterator[Fault]:
+def _miscounted(kind: Kind, given: Mapping[str, Any]) -> Iterator[FieldError]:
     for param, field in kind.as_many:
         words, due = _at(given, ("params", param)), _at(given, ("data", field))
         if isinstance(words, list) and isinstance(due, list) and len(words) != len(due):
-            yield fault(f"params.{param}", "array_between", f"must have as many entries as data.{field}")
+            yield field_error(f"params.{param}", "array_between", f"must have as many entries as data.{field}")
 
 
 def _actor_of(kind: Kind, data: Mapping[str, Any]) -> int | None:

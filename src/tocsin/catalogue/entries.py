@@ -114,7 +114,7 @@ class Raw:
         self.files.update(dict.fromkeys(values, file))
         self.last = file
 
-    def fault(self, key: str, wrong: str, instead: str) -> None:
+    def field_error(self, key: str, wrong: str, instead: str) -> None:
         """Note a fault, in the file that the key at fault is from."""
         self.findings.add(self.files.get(key, self.last), self.name, wrong, instead)
 
@@ -153,7 +153,7 @@ def parse(raw: Raw, model: type[_Model]) -> _Model | None:
         return model.model_validate(raw.values)
     except ValidationError as error:
         for found in error.errors(include_url=False):
-            raw.fault(str(found["loc"][0]), *_in_words(found, list(model.model_fields)))
+            raw.field_error(str(found["loc"][0]), *_in_words(found, list(model.model_fields)))
         return None
 
 

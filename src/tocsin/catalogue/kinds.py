@@ -66,7 +66,7 @@ def kinds_of(raws: Raws, shapes: Mapping[str, Shape | None], languages: Language
     with_variants = {name.partition("/")[0] for name in raws.kinds if "/" in name}
     for name, raw in raws.kinds.items():
         if name in with_variants:
-            raw.fault("data", f"stands beside kinds `{name}/...`", "give it a name of that form too")
+            raw.field_error("data", f"stands beside kinds `{name}/...`", "give it a name of that form too")
         before = len(raw.findings)
         entry = parse(raw, KindEntry)
         if entry is None:
@@ -96,10 +96,10 @@ class _Draft:
         entry, raw = self.entry, self.raw
         data, params = self.vocabulary.data, self.vocabulary.params
         if not _NAME.fullmatch(raw.name):
-            raw.fault("", "has a name that no event can have", "write `name` or `type/variant`")
+            raw.field_error("", "has a name that no event can have", "write `name` or `type/variant`")
         if [name for name, of in data.items() if of.base == VARIANT] != (["event"] if "/" in raw.name else []):
             instead = 'give the data of a kind `a/b`, and of no other, `event = "variant"`'
-            raw.fault("data", "has a name and a variant that do not go together", instead)
+            raw.field_error("data", "has a name and a variant that do not go together", instead)
         check_names(raw, "data", entry.data)
         check_names(raw, "params", entry.params)
         check_subjects(raw, entry.subjects, params)
@@ -147,7 +147,7 @@ class _Draft:
             of = field_type(spelling, bases)
             if of is None or (of.many and of.base not in SCALARS):
                 wrong = f"`{key}.{name}` is `{spelling}`, which is neither a type nor a shape"
-                self.raw.fault(key, wrong, advice(spelling, bases))
+                self.raw.field_error(key, wrong, advice(spelling, bases))
             else:
                 found[name] = of
         return found
@@ -156,7 +156,7 @@ class _Draft:
         for name in names:
             if name and name not in choices and name not in self.lost:
                 wrong = f"`{key}` names `{name}`, which it cannot"
-                self.raw.fault(key, wrong, advice(name, choices))
+                self.raw.field_error(key, wrong, advice(name, choices))
 
     def _shape_fields(self, name: str) -> Mapping[str, FieldType]:
         shape = self.vocabulary.shapes.get(self.vocabulary.data[name].base)

@@ -74,12 +74,12 @@ def sentence_of(raw: Raw, key: str, says: str, vocabulary: Vocabulary, lost: Col
     try:
         sentence = Sentence(says)
     except ValueError as error:
-        raw.fault(key, f"`{key}` {error}", "write `**bold**` and `{word}`, both closed")
+        raw.field_error(key, f"`{key}` {error}", "write `**bold**` and `{word}`, both closed")
         return Sentence("")
     known = vocabulary.words()
     for word in sentence.words:
         if word not in known and word.partition(".")[0] not in lost:
-            raw.fault(key, f"`{key}` names {{{word}}}, a word that it does not have", advice(word, known))
+            raw.field_error(key, f"`{key}` names {{{word}}}, a word that it does not have", advice(word, known))
     return sentence
 
 
@@ -94,7 +94,7 @@ def _told_of(raws: Raws) -> dict[str, dict[str, tuple[Raw, WordingEntry]]]:
         for name, raw in wordings.items():
             told = parse(raw, WordingEntry)
             if name not in raws.kinds:
-                raw.fault("", "is no kind", advice(name, raws.kinds))
+                raw.field_error("", "is no kind", advice(name, raws.kinds))
             elif told is not None:
                 kinds[name] = (raw, told)
     return found
@@ -128,18 +128,18 @@ def _groups_of(raws: Raws) -> list[str]:
 def _check_names(raw: Raw, known: Collection[str]) -> None:
     for name in raw.values:
         if name not in known:
-            raw.fault(name, f"`{name}` is none of what there is", advice(name, known))
+            raw.field_error(name, f"`{name}` is none of what there is", advice(name, known))
     _check_texts(raw)
 
 
 def _check_texts(raw: Raw) -> None:
     for name, text in raw.values.items():
         if not isinstance(text, str) or not text:
-            raw.fault(name, f"`{name}` is {text!r}", "write a text in quotes")
+            raw.field_error(name, f"`{name}` is {text!r}", "write a text in quotes")
 
 
 def _check_labels(name: str, raw: Raw, coded: Collection[str], shapes: Mapping[str, Shape | None]) -> None:
     is_lost = shapes.get(name.partition(".")[0], True) is None
     if name not in coded and not is_lost:
-        raw.fault("", "has labels for what is no coded field", advice(name, coded))
+        raw.field_error("", "has labels for what is no coded field", advice(name, coded))
     _check_texts(raw)

@@ -72,7 +72,7 @@ class Shape:
 def shapes_of(raws: Mapping[str, Raw]) -> dict[str, Shape | None]:
     """Make the shapes of their entries; one at fault is None, so that its name stays known."""
     for name in raws.keys() & {*SCALARS, VARIANT}:
-        raws[name].fault("", "has the name of a type", "choose another name")
+        raws[name].field_error("", "has the name of a type", "choose another name")
     return {name: _shape_of(name, raw) for name, raw in raws.items() if name not in {*SCALARS, VARIANT}}
 
 
@@ -101,7 +101,7 @@ def check_names(raw: Raw, key: str, names: Iterable[str]) -> None:
     """Note the names of fields that no sentence could call by."""
     for name in names:
         if not _NAME.fullmatch(name):
-            raw.fault(key, f"`{key}` has the field `{name}`", "write letters, digits and `_` alone")
+            raw.field_error(key, f"`{key}` has the field `{name}`", "write letters, digits and `_` alone")
 
 
 def check_subjects(raw: Raw, subjects: Mapping[str, str], fields: Mapping[str, FieldType]) -> None:
@@ -109,9 +109,9 @@ def check_subjects(raw: Raw, subjects: Mapping[str, str], fields: Mapping[str, F
     ids = [name for name, of in fields.items() if of.base == "uuid" and not of.many]
     for name, word in subjects.items():
         if name not in ids:
-            raw.fault("subjects", f"`subjects` has `{name}`, which is no `uuid` of it", advice(name, ids))
+            raw.field_error("subjects", f"`subjects` has `{name}`, which is no `uuid` of it", advice(name, ids))
         if not _SUBJECT.fullmatch(word):
-            raw.fault("subjects", f"`subjects` has the word `{word}`", "write one word in small letters")
+            raw.field_error("subjects", f"`subjects` has the word `{word}`", "write one word in small letters")
 
 
 def _shape_of(name: str, raw: Raw) -> Shape | None:
@@ -137,7 +137,7 @@ def _fields_of(raw: Raw, entry: ShapeEntry) -> dict[str, FieldType]:
         of = field_type(spelling, SCALARS)
         if of is None or of.optional or of.many:
             wrong = f"`fields.{key}` is `{spelling}`, which no field of a shape can be"
-            raw.fault("fields", wrong, advice(spelling, SCALARS))
+            raw.field_error("fields", wrong, advice(spelling, SCALARS))
         else:
             found[key] = of
     return found
@@ -147,13 +147,13 @@ def _sentence_of(raw: Raw, entry: ShapeEntry) -> Sentence | None:
     try:
         sentence = Sentence(entry.spoken)
     except ValueError as error:
-        raw.fault("spoken", f"`spoken` {error}", "write fields in braces: `{name}`")
+        raw.field_error("spoken", f"`spoken` {error}", "write fields in braces: `{name}`")
         return None
     if "**" in entry.spoken:
-        raw.fault("spoken", "`spoken` has `**`", "mark what is bold in the kinds' sentences")
+        raw.field_error("spoken", "`spoken` has `**`", "mark what is bold in the kinds' sentences")
     for word in sentence.words:
         if word not in entry.fields:
-            raw.fault("spoken", f"`spoken` names {{{word}}}, which it does not have", advice(word, entry.fields))
+            raw.field_error("spoken", f"`spoken` names {{{word}}}, which it does not have", advice(word, entry.fields))
     return sentence
 
 
@@ -161,11 +161,11 @@ def _check_codes(raw: Raw, entry: ShapeEntry, fields: Mapping[str, FieldType]) -
     strings = [name for name, of in fields.items() if of.base in {"string", "words"}]
     for name in entry.coded:
         if name not in strings:
-            raw.fault("coded", f"`coded` has `{name}`, which is no `string` of it", advice(name, strings))
+            raw.field_error("coded", f"`coded` has `{name}`, which is no `string` of it", advice(name, strings))
 
 
 def _check_personal(raw: Raw, entry: ShapeEntry, fields: Mapping[str, FieldType]) -> None:
     blankable = [name for name, of in fields.items() if of.base in {"string", "words", "text"} or of.nullable]
     for name in entry.personal:
         if name not in blankable:
-            raw.fault("personal", f"`personal` has `{name}`, which cannot be blank", advice(name, blankable))
+            raw.field_error("personal", f"`personal` has `{name}`, which cannot be blank", advice(name, blankable))

@@ -215,7 +215,7 @@ def replay(
 ) -> None:
     """Set going once more what was given up: events and pushes."""
     from tocsin import dead_letters
-    from tocsin.pubsub import Doorbell
+    from tocsin.pubsub import PubSub
     from tocsin.push.apps import plan
     from tocsin.serve import pool, store
 
@@ -224,9 +224,9 @@ def replay(
 
     async def run() -> None:
         async with store(settings, alone=False, quiet=True) as url, pool(url, 2) as database:
-            doorbell = Doorbell(url, database)
-            done = await dead_letters.replay(database, doorbell, ids, moment, lane)
-            await doorbell.close()
+            pubsub = PubSub(url, database)
+            done = await dead_letters.replay(database, pubsub, ids, moment, lane)
+            await pubsub.close()
             lanes = [planned.name for planned in plan(settings)]
             if lane and not done.pushes and lane not in lanes:
                 raise Refusal(f"There is no lane {lane!r}: take {', '.join(lanes) or 'none, for no keys are set'}.")
@@ -242,21 +242,21 @@ def cancel(
     """Cancel an event that is not delivered yet, whoever posted it. One that is on its way goes no further."""
     from tocsin import events
     from tocsin.errors import NotFound, TooLate
-    from tocsin.pubsub import Doorbell
+    from tocsin.pubsub import PubSub
     from tocsin.serve import pool, store
 
     settings, id_ = _settings(), _uuid(event)
 
     async def run() -> None:
         async with store(settings, alone=False, quiet=True) as url, pool(url, 2) as database:
-            doorbell = Doorbell(url, database)
+            pubsub = PubSub(url, database)
             try:
-                await events.cancel(database, doorbell, id_, events.Reader(), "tocsin cancel")
+                await events.cancel(database, pubsub, id_, events.Viewer(), "tocsin cancel")
             except NotFound:
                 raise Refusal(f"There is no event {id_}.") from None
             except TooLate:
                 raise Refusal(f"Event {id_} is delivered: it is too late to cancel it.") from None
-            await doorbell.close()
+            await pubsub.close()
             say(f"{id_} is cancelled")
 
     _run(run())

@@ -11,7 +11,7 @@ from tocsin.errors import Invalid, Refusal
 from tocsin.notifications import body_of, to_json
 from tocsin.push.channels import Address, Push, Refused, apns, fcm, web_push
 from tocsin.push.content import Composer, Content
-from tocsin.push.deliveries import Delivery, Key
+from tocsin.push.deliveries import Delivery, DeliveryKey
 
 TOPIC = "com.example.app"
 """Stands for the app's topic at Apple where none is set."""
@@ -79,8 +79,10 @@ def _sample(catalogue: Catalogue, kind: str) -> Checked:
     try:
         return catalogue.check(event["type"], event.get("data"), event.get("params"))
     except Invalid as invalid:
-        faults = ", ".join(found.message.rstrip(".") for found in invalid.faults)
-        raise Refusal(f"The sample of {kind!r} does not fit the kind as your catalogue has it: {faults}.") from None
+        field_errors = ", ".join(found.message.rstrip(".") for found in invalid.field_errors)
+        raise Refusal(
+            f"The sample of {kind!r} does not fit the kind as your catalogue has it: {field_errors}."
+        ) from None
 
 
 def _instead(catalogue: Catalogue, kind: str) -> str:
@@ -96,7 +98,7 @@ def _delivery(catalogue: Catalogue, event: Checked, locale: str, now: datetime) 
     data, params = to_json(event.data), to_json(event.params)
     kept = {"id": ID, "kind": event.kind, "erased": False, "data": data, "params": params}
     return Delivery(
-        key=Key(ID, ID),
+        key=DeliveryKey(ID, ID),
         user_id=1,
         attempts=0,
         state="queued",

@@ -141,6 +141,6 @@ def _is_utf8(text: str) -> bool:
 def _words_of(error: HTTPError) -> str:
     """Return what the service says is wrong, or where something else answered, only that."""
     try:
-        return " ".join(str(fault["message"]) for fault in json.load(error)["errors"])
+        return " ".join(str(field_error["message"]) for field_error in json.load(error)["errors"])
     except (ValueError, KeyError, TypeError):
         return "this is no answer of Tocsin."

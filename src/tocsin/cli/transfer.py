@@ -13,7 +13,7 @@ from tocsin.catalogue import Catalogue
 from tocsin.cli.terminal import writing
 from tocsin.db.pool import Database
 from tocsin.errors import Invalid, Problem, Refusal
-from tocsin.pubsub import Doorbell
+from tocsin.pubsub import PubSub
 from tocsin.serve import WORKER_CONNECTIONS, pool, store
 from tocsin.settings import Settings
 from tocsin.transfer.exports import export
@@ -33,17 +33,17 @@ async def bring_in(settings: Settings, file: str, tell: Tell) -> dict[str, int]:
     """
     with _opened(file, "rb") as source:
         async with store(settings, alone=False, quiet=True) as url, pool(url, WORKER_CONNECTIONS) as database:
-            doorbell, catalogue = Doorbell(url, database), Catalogue.load(*settings.catalogue_folders)
-            incoming = Import(database, doorbell, catalogue, None)
+            pubsub, catalogue = PubSub(url, database), Catalogue.load(*settings.catalogue_folders)
+            incoming = Import(database, pubsub, catalogue, None)
             await incoming.open()
             try:
                 counts = await _checked(incoming, source, tell)
             except BaseException:
                 await incoming.discard()
                 raise
-            async with _working(Worker(database, catalogue, doorbell)):
-                await _applied(database, doorbell, incoming, tell)
-            await doorbell.close()
+            async with _working(Worker(database, catalogue, pubsub)):
+                await _applied(database, pubsub, incoming, tell)
+            await pubsub.close()
             return counts
 
 
@@ -72,14 +72,19 @@ async def _checked(incoming: Import, source: BinaryIO, tell: Tell) -> dict[str, 
         return await incoming.close()
     except Invalid as invalid:
         raise Refusal(
-            "\n".join([f"Nothing was imported from {file_of(source)}:", *(fault.message for fault in invalid.faults)])
+            "\n".join(
+                [
+                    f"Nothing was imported from {file_of(source)}:",
+                    *(field_error.message for field_error in invalid.field_errors),
+                ]
+            )
         ) from None
 
 
-async def _applied(database: Database, doorbell: Doorbell, incoming: Import, tell: Tell) -> None:
+async def _applied(database: Database, pubsub: PubSub, incoming: Import, tell: Tell) -> None:
     told = -1
     try:
-        while (count := await applied(database, doorbell, incoming.id)) is not None:
+        while (count := await applied(database, pubsub, incoming.id)) is not None:
             if count != told:
                 tell(f"applied {count:,} of {incoming.lines:,} lines")
             told = count

@@ -26,7 +26,7 @@ CONCURRENT = "-- outside a transaction\n"
 LOCK_TIMEOUT = 3
 """Seconds that a migration waits for a lock, and all who come later behind it."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
+FIRST_DELAY, MAX_DELAY = 1.0, 15.0
 """Seconds between two tries of a migration: doubled each time, up to the second."""
 
 WAIT_TIMEOUT = 600.0
@@ -169,7 +169,7 @@ async def _lock(connection: Connection) -> None:
 
 async def _take(connection: Connection, step: Step) -> bool:
     """Take a step in one transaction; where others hold its tables, give way to them and try again."""
-    end, pause = time.monotonic() + WAIT_TIMEOUT, FIRST_PAUSE
+    end, pause = time.monotonic() + WAIT_TIMEOUT, FIRST_DELAY
     while True:
         try:
             async with connection.transaction():
@@ -189,7 +189,7 @@ async def _take(connection: Connection, step: Step) -> bool:
                 ) from None
             log.warning("a migration waits for a lock", step=what, held_by=holders, again_in=pause)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, MAX_DELAY)
         else:
             return True
 

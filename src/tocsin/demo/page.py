@@ -14,18 +14,18 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from tocsin.api import assets
-from tocsin.api.context import House, body_of, house_of
+from tocsin.api.context import AppState, app_state_of, body_of
 from tocsin.api.requests import ids_of, number_of
 from tocsin.auth.tokens import Signer, mint_service, mint_user
 from tocsin.catalogue import ENGLISH
 from tocsin.demo.events import event_of
 from tocsin.directory import MAX_ID, Team, User
-from tocsin.errors import Fault, Invalid, NotFound, Unauthorized
+from tocsin.errors import FieldError, Invalid, NotFound, Unauthorized
 from tocsin.events import Draft
 from tocsin.local_calls import is_local
 from tocsin.notifications import to_json
 from tocsin.phones import Phones
-from tocsin.validation import fault
+from tocsin.validation import field_error
 
 FILES = ("demo.css", "demo.js")
 POLICY = (
@@ -93,7 +93,7 @@ class DemoPage:
 
     async def list_kinds(self, request: Request) -> Response:
         """All kinds that there is a sample of, group by group."""
-        catalogue = house_of(request).catalogue
+        catalogue = app_state_of(request).catalogue
         kinds = [catalogue.kinds[name] for name in catalogue.samples]
         groups = list(dict.fromkeys(kind.group for kind in kinds))
         found = [
@@ -113,33 +113,33 @@ class DemoPage:
         A page asks this every second, which would drown all else in the log.
         """
         request.state.is_quiet = True
-        faults: list[Fault] = []
-        id_ = number_of(request.query_params, "user", (1, MAX_ID), 0, faults)
-        if faults:
-            raise Invalid(faults)
+        field_errors: list[FieldError] = []
+        id_ = number_of(request.query_params, "user", (1, MAX_ID), 0, field_errors)
+        if field_errors:
+            raise Invalid(field_errors)
         if all(person.id != id_ for person in self.people):
             raise NotFound
         return _json({name: self.phones.screen(token) for name, token in self.devices.get(id_, {}).items()})
 
     async def fire(self, request: Request) -> Response:
         """Post an event of a kind for some of the people, as the demo's own service."""
-        house, body, faults = house_of(request), await body_of(request), list[Fault]()
-        name, to = body.get("kind"), ids_of(body, "to", faults)
-        if not isinstance(name, str) or name not in house.catalogue.samples:
-            faults.append(fault("kind", "in", "must name a kind that there is a sample of"))
-        if not faults and not (to and set(to) <= {person.id for person in self.people}):
-            faults.append(fault("to", "unknown", "must name some of the sample people"))
-        if faults:
-            raise Invalid(faults)
-        accepted = await house.intake.accept(self.draft(house, str(name), to))
+        app_state, body, field_errors = app_state_of(request), await body_of(request), list[FieldError]()
+        name, to = body.get("kind"), ids_of(body, "to", field_errors)
+        if not isinstance(name, str) or name not in app_state.catalogue.samples:
+            field_errors.append(field_error("kind", "in", "must name a kind that there is a sample of"))
+        if not field_errors and not (to and set(to) <= {person.id for person in self.people}):
+            field_errors.append(field_error("to", "unknown", "must name some of the sample people"))
+        if field_errors:
+            raise Invalid(field_errors)
+        accepted = await app_state.intake.accept(self.draft(app_state, str(name), to))
         return _json({"queued": True, "id": str(accepted.id)}, status=202)
 
-    def draft(self, house: House, name: str, to: Sequence[int]) -> Draft:
+    def draft(self, app_state: AppState, name: str, to: Sequence[int]) -> Draft:
         """Return an event of a kind, done by one of the people who are not told of it."""
         actor = self.dice.choice([person for person in self.people if person.id not in to] or [COLLEAGUE])
-        kinds, samples = house.catalogue.kinds, house.catalogue.samples
+        kinds, samples = app_state.catalogue.kinds, app_state.catalogue.samples
         event = event_of(kinds[name], samples[name]["event"], actor, self.dice)
-        checked = house.catalogue.check(event["type"], event.get("data"), event.get("params"))
+        checked = app_state.catalogue.check(event["type"], event.get("data"), event.get("params"))
         return Draft(checked, list(to), [], service="demo", company_id=1)
 
 
@@ -156,7 +156,7 @@ def _guarded(door: Door) -> Door:
 
     async def guard(request: Request) -> Response:
         peer = request.client.host if request.client else ""
-        if not is_local(request.headers, house_of(request).settings.host, peer):
+        if not is_local(request.headers, app_state_of(request).settings.host, peer):
             raise Unauthorized(
                 "The demo answers only to localhost and the address that it listens on, and its own page."
             )

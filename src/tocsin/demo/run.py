@@ -8,14 +8,14 @@ from datetime import timedelta
 from pathlib import Path
 
 from tocsin import devices, directory, events, inbox
-from tocsin.api.context import House
+from tocsin.api.context import AppState
 from tocsin.auth.from_settings import signer_of
 from tocsin.auth.tokens import Signer, mint_service, mint_user
 from tocsin.demo.page import DemoPage
 from tocsin.devices import Device
 from tocsin.directory import Team, User
 from tocsin.errors import Refusal
-from tocsin.events import Reader
+from tocsin.events import Viewer
 from tocsin.phones import Phones
 from tocsin.push.apps import web_push_key
 from tocsin.serve import Running, serve
@@ -65,9 +65,9 @@ async def demo(settings: Settings) -> None:
             page = DemoPage(PEOPLE, TEAMS, phones, lambda: signer_of(own, "users", "services"))
 
             async def introduce(running: Running) -> None:
-                await _move_in(running.house)
-                await _hand_out_phones(running.house, page)
-                await _begin(running.house, page)
+                await _move_in(running.app_state)
+                await _hand_out_phones(running.app_state, page)
+                await _begin(running.app_state, page)
                 sys.stdout.write(_introduction(running, page.signer()))
                 sys.stdout.flush()
 
@@ -96,17 +96,17 @@ def _own_settings(settings: Settings, data: Path, phones: Mapping[str, str]) -> 
     return Settings(**{**settings.model_dump(include=set(TAKEN_OVER), exclude_unset=True), **given, "data_dir": data})
 
 
-async def _move_in(house: House) -> None:
+async def _move_in(app_state: AppState) -> None:
     """Make the people and teams."""
     for person in PEOPLE:
-        await directory.put_user(house.database, person, None)
+        await directory.put_user(app_state.database, person, None)
     for team in TEAMS:
-        await directory.put_team(house.database, team, None)
+        await directory.put_team(app_state.database, team, None)
 
 
-async def _hand_out_phones(house: House, page: DemoPage) -> None:
+async def _hand_out_phones(app_state: AppState, page: DemoPage) -> None:
     """Give everybody an iPhone, an Android phone and a browser; those of an earlier start are no more."""
-    key = web_push_key(house.lanes)
+    key = web_push_key(app_state.lanes)
     for person in PEOPLE:
         iphone, android = IPHONE.format(person.id), ANDROID.format(person.id)
         own = [
@@ -119,26 +119,26 @@ async def _hand_out_phones(house: House, page: DemoPage) -> None:
             endpoint, keys = made["endpoint"], made["keys"]
             own.append(Device(endpoint, "Web", "web", "production", "default", keys["p256dh"], keys["auth"]))
             page.devices[person.id]["browser"] = endpoint
-        await devices.detach_all(house.database, person.id)
+        await devices.detach_all(app_state.database, person.id)
         for device in own:
-            await devices.register(house.database, person.id, device)
+            await devices.register(app_state.database, person.id, device)
 
 
-async def _begin(house: House, page: DemoPage) -> None:
+async def _begin(app_state: AppState, page: DemoPage) -> None:
     """The first time, let an event of every kind reach everybody, and most of them be read."""
     ids = [person.id for person in PEOPLE]
-    if any(position for _, position, _ in (await inbox.heads(house.database, ids)).values()):
+    if any(position for _, position, _ in (await inbox.heads(app_state.database, ids)).values()):
         return
-    kinds = reversed(list(house.catalogue.samples))
-    accepted = await house.intake.accept_batch([page.draft(house, name, ids) for name in kinds])
-    await events.state(house.database, house.doorbell, accepted[-1].id, Reader(), seconds=10)
+    kinds = reversed(list(app_state.catalogue.samples))
+    accepted = await app_state.intake.accept_batch([page.draft(app_state, name, ids) for name in kinds])
+    await events.state(app_state.database, app_state.pubsub, accepted[-1].id, Viewer(), seconds=10)
     for id_ in ids:
-        await inbox.read_some(house.database, id_, [event.id for event in accepted[:-LEFT_UNREAD]])
+        await inbox.read_some(app_state.database, id_, [event.id for event in accepted[:-LEFT_UNREAD]])
 
 
 def _introduction(running: Running, signer: Signer) -> str:
-    url = running.url + running.house.settings.root_path
-    sample = next(iter(running.house.catalogue.samples.values()))["event"]
+    url = running.url + running.app_state.settings.root_path
+    sample = next(iter(running.app_state.catalogue.samples.values()))["event"]
     data = {**sample["data"], "user": PEOPLE[3].id}
     event = {"type": sample["type"], "notify": {"teams": [TEAMS[0].id]}, "data": data, "params": sample["params"]}
     crm = mint_service(signer, "demo", ["events:write", "directory:write"], LIFETIME)

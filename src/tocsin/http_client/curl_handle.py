@@ -43,12 +43,12 @@ class Pending:
     refusals: int = 0
 
 
-class Slot:
+class CurlHandle:
     """One handle. `may_go` is asked just before a request goes out on a connection; if not, it is to wait."""
 
     def __init__(
         self,
-        may_go: Callable[["Slot", int], bool],
+        may_go: Callable[["CurlHandle", int], bool],
         opening: Callable[[], None],
         trust: Trust,
         limits: Limits,

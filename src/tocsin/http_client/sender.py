@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import pycurl
 import structlog
 
-from tocsin.http_client.curl_handle import Limits, Pending, Slot
+from tocsin.http_client.curl_handle import CurlHandle, Limits, Pending
 from tocsin.http_client.tls import Trust
 from tocsin.push.channels import Answer
 
@@ -40,7 +40,7 @@ class Lone:
 
     def __init__(self) -> None:
         self.ready = False
-        self._alone: Slot | None = None
+        self._alone: CurlHandle | None = None
         self._port = 0
         self._proven: set[int] = set()
 
@@ -48,18 +48,18 @@ class Lone:
         """Take note of a new connection: nothing may begin before somebody went there alone."""
         self.ready = False
 
-    def may_go(self, slot: Slot, port: int) -> bool:
+    def may_go(self, curl_handle: CurlHandle, port: int) -> bool:
         """Tell whether a request may go out there now."""
         if port in self._proven:
             self.ready = self._alone is None
             return True
         if self._alone is None:
-            self._alone, self._port, self.ready = slot, port, False
-        return self._alone is slot
+            self._alone, self._port, self.ready = curl_handle, port, False
+        return self._alone is curl_handle
 
-    def ended(self, slot: Slot, status: int) -> None:
+    def ended(self, curl_handle: CurlHandle, status: int) -> None:
         """Take note of the end of a request, with its answer's status."""
-        if self._alone is not slot:
+        if self._alone is not curl_handle:
             return
         self._alone = None
         if status not in _UNPROVEN:
@@ -86,9 +86,11 @@ class Sender:
         self._hand_back = hand_back
         self._lone = Lone() if lone_first else None
         self._window = window
-        self._make: Callable[[], Slot] = lambda: Slot(self._may_go, self._opening, trust, limits, allowed_origins)
-        self._slots: dict[pycurl.Curl, Slot] = {}
-        self._free: list[Slot] = []
+        self._make: Callable[[], CurlHandle] = lambda: CurlHandle(
+            self._may_go, self._opening, trust, limits, allowed_origins
+        )
+        self._slots: dict[pycurl.Curl, CurlHandle] = {}
+        self._free: list[CurlHandle] = []
         self._queue: deque[Pending] = deque()
         self._done: list[Done] = []
         self._lock = threading.Lock()
@@ -148,22 +150,22 @@ class Sender:
         """Fill the window."""
         now = datetime.now(UTC)
         while self._queue and self._has_room():
-            slot = self._free.pop() if self._free else self._new_slot()
+            curl_handle = self._free.pop() if self._free else self._new_slot()
             pending = self._queue.popleft()
-            if error := slot.begin(pending, now):
-                self._done.append((pending.future, slot.unanswered(error)))
-                self._free.append(slot)
+            if error := curl_handle.begin(pending, now):
+                self._done.append((pending.future, curl_handle.unanswered(error)))
+                self._free.append(curl_handle)
             else:
-                self._multi.add_handle(slot.curl)
+                self._multi.add_handle(curl_handle.curl)
 
     def _has_room(self) -> bool:
         under_way = len(self._slots) - len(self._free)
         return under_way < (self._window if self._lone is None or self._lone.ready else 1)
 
-    def _new_slot(self) -> Slot:
-        slot = self._make()
-        self._slots[slot.curl] = slot
-        return slot
+    def _new_slot(self) -> CurlHandle:
+        curl_handle = self._make()
+        self._slots[curl_handle.curl] = curl_handle
+        return curl_handle
 
     def _turn(self) -> None:
         """Wait until something can be done, and let curl do it."""
@@ -202,18 +204,18 @@ class Sender:
                 self._ended(curl, code, message)
 
     def _ended(self, curl: pycurl.Curl, code: int, message: str) -> None:
-        slot = self._slots[curl]
+        curl_handle = self._slots[curl]
         self._multi.remove_handle(curl)
-        answer = slot.end(code, message)
+        answer = curl_handle.end(code, message)
         if self._lone:
-            self._lone.ended(slot, answer.status if answer else 0)
-        if pending := slot.pending:
+            self._lone.ended(curl_handle, answer.status if answer else 0)
+        if pending := curl_handle.pending:
             if answer is None:
                 self._queue.appendleft(pending)
             else:
                 self._done.append((pending.future, answer))
-        slot.pending = None
-        self._free.append(slot)
+        curl_handle.pending = None
+        self._free.append(curl_handle)
 
     def _deliver(self) -> None:
         if self._done:
@@ -223,30 +225,30 @@ class Sender:
     def _answer_what_waits(self) -> None:
         while self._queue:
             pending = self._queue.popleft()
-            self._done.append((pending.future, Slot.never(CLOSED)))
+            self._done.append((pending.future, CurlHandle.never(CLOSED)))
         self._deliver()
 
     def _finish(self) -> None:
         with self._lock:
             self._closed = True
-        for slot in self._slots.values():
-            if slot.pending:
-                self._done.append((slot.pending.future, slot.unanswered(CLOSED)))
+        for curl_handle in self._slots.values():
+            if curl_handle.pending:
+                self._done.append((curl_handle.pending.future, curl_handle.unanswered(CLOSED)))
         self._answer_what_waits()
         self._let_go()
 
     def _let_go(self) -> None:
         """Close the handles first, then their connections, then what waits for them."""
-        for slot in self._slots.values():
-            if slot.pending:
-                self._multi.remove_handle(slot.curl)
-            slot.close()
+        for curl_handle in self._slots.values():
+            if curl_handle.pending:
+                self._multi.remove_handle(curl_handle.curl)
+            curl_handle.close()
         self._multi.close()
         self._ear.close()
         self._bell.close()
 
-    def _may_go(self, slot: Slot, port: int) -> bool:
-        return self._lone is None or self._lone.may_go(slot, port)
+    def _may_go(self, curl_handle: CurlHandle, port: int) -> bool:
+        return self._lone is None or self._lone.may_go(curl_handle, port)
 
     def _opening(self) -> None:
         if self._lone:
@@ -275,9 +277,9 @@ class Sender:
     def _doubt(self, fd: int) -> None:
         """Take note that a connection broke: what is under way there may have been looked at, or not."""
         port = self._ports.get(fd)
-        for slot in self._slots.values():
-            if port and slot.pending and slot.port == port:
-                slot.doubtful = True
+        for curl_handle in self._slots.values():
+            if port and curl_handle.pending and curl_handle.port == port:
+                curl_handle.doubtful = True
 
     def _set_due(self, milliseconds: int) -> None:
         """Called by curl: when it wants to be called, at the latest; -1: need not be."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tocsin.http_client.curl_handle import Limits, Pending, Slot
+from tocsin.http_client.curl_handle import CurlHandle, Limits, Pending
 from tocsin.http_client.sender import CLOSED, Done, Sender
 from tocsin.http_client.tls import Trust
 from tocsin.push.channels import Answer, Request
@@ -59,7 +59,7 @@ class Transport:
         make = self._loop.create_future
         pending = [Pending(request, make()) for request in requests]
         if not self._sender.take(pending):
-            _settle([(entry.future, Slot.never(CLOSED)) for entry in pending])
+            _settle([(entry.future, CurlHandle.never(CLOSED)) for entry in pending])
         return [entry.future for entry in pending]
 
     async def close(self, grace: float = 0.0) -> None:

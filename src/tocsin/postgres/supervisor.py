@@ -23,7 +23,7 @@ from tocsin.postgres.process import end, end_leftovers, has_ended, last_words, m
 
 __all__ = ["Embedded", "is_served", "url_of"]
 
-SHORTEST_DELAY, LONGEST_DELAY, STEADY = 0.1, 5.0, 60.0
+MIN_DELAY, MAX_DELAY, STEADY = 0.1, 5.0, 60.0
 """Seconds before a server that died is started again: doubled each time, until one has lived for the third."""
 
 PRUNE_EVERY = 3600.0
@@ -157,19 +157,19 @@ class Embedded:
                 await self._revive()
             except Exception:
                 log.exception("the supervision of the embedded PostgreSQL failed and goes on")
-                await asyncio.sleep(LONGEST_DELAY)
+                await asyncio.sleep(MAX_DELAY)
 
     async def _revive(self) -> None:
-        delay = SHORTEST_DELAY
+        delay = MIN_DELAY
         while self._process:
             began = time.monotonic()
             while not await has_ended(self._process, PRUNE_EVERY):
                 prune_logs(self._folder)
             if time.monotonic() - began > STEADY:
-                delay = SHORTEST_DELAY
+                delay = MIN_DELAY
             log.error("the embedded PostgreSQL died and is started again", status=self._process.returncode)
             await asyncio.sleep(delay)
-            delay = min(2 * delay, LONGEST_DELAY)
+            delay = min(2 * delay, MAX_DELAY)
             try:
                 await self._launch()
             except (Refusal, OSError, subprocess.SubprocessError) as error:

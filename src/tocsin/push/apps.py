@@ -22,7 +22,7 @@ from tocsin.push.channels.fcm import Fcm
 from tocsin.push.channels.vapid import Vapid
 from tocsin.push.channels.web_push import WebPush
 from tocsin.push.lanes import Lane
-from tocsin.settings import LONGEST_PATH, Settings
+from tocsin.settings import MAX_PATH_LENGTH, Settings
 
 DEFAULT = "default"
 """The app that the variables describe."""
@@ -36,7 +36,7 @@ NO_CONTACT = "mailto:postmaster@localhost"
 log = structlog.get_logger(__name__)
 
 _Told = Annotated[str, Field(min_length=1, max_length=200)]
-_File = Annotated[str, Field(min_length=1, max_length=LONGEST_PATH)]
+_File = Annotated[str, Field(min_length=1, max_length=MAX_PATH_LENGTH)]
 
 
 class _Entry(BaseModel):
@@ -304,15 +304,15 @@ def _of_file(file: Path | None) -> Mapping[str, AppEntry]:
         raise Refusal(f"The file of apps {file} can't be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Refusal(f"The file of apps {file} is not TOML: {error}.") from None
-    found, faults = {}, []
+    found, field_errors = {}, []
     for app, table in tables.items():
         try:
             found[app] = AppEntry.model_validate(table)
         except ValidationError as error:
-            faults += [
-                f"{file}: [{app}] {'.'.join(map(str, fault['loc']))}: {fault['msg']}."
-                for fault in error.errors(include_url=False, include_input=False)
+            field_errors += [
+                f"{file}: [{app}] {'.'.join(map(str, field_error['loc']))}: {field_error['msg']}."
+                for field_error in error.errors(include_url=False, include_input=False)
             ]
-    if faults:
-        raise Refusal("\n".join(faults))
+    if field_errors:
+        raise Refusal("\n".join(field_errors))
     return found

@@ -33,7 +33,7 @@ LIFETIME = timedelta(hours=24)
 _SQL = queries("deliveries")
 
 
-class Key(NamedTuple):
+class DeliveryKey(NamedTuple):
     """What names a delivery."""
 
     event_id: UUID
@@ -48,7 +48,7 @@ class Delivery:
     `place` is where it stands in the inbox, `position` how far the inbox has come.
     """
 
-    key: Key
+    key: DeliveryKey
     user_id: int
     attempts: int
     state: State
@@ -74,7 +74,7 @@ class Delivery:
 class Settled(NamedTuple):
     """What became of a delivery: a later state, when it is due again if it is, and why, in words."""
 
-    key: Key
+    key: DeliveryKey
     state: State
     due_at: datetime | None = None
     reason: str | None = None
@@ -102,7 +102,7 @@ async def settle(database: Database, worker: UUID, settled: Sequence[Settled]) -
     )
 
 
-async def put_back(database: Database, worker: UUID, keys: Sequence[Key]) -> None:
+async def put_back(database: Database, worker: UUID, keys: Sequence[DeliveryKey]) -> None:
     """Hand deliveries back, as if they had never been claimed."""
     keys = sorted(keys)
     await database.value(_SQL["put_back"], worker, [key.event_id for key in keys], [key.device_id for key in keys])
@@ -118,13 +118,13 @@ async def release_held(store: Database | Connection, user_ids: Sequence[int]) ->
     await fetch(store, _SQL["release_held"], user_ids)
 
 
-async def release_all_held(database: Database, after: Key, limit: int) -> Key | None:
+async def release_all_held(database: Database, after: DeliveryKey, limit: int) -> DeliveryKey | None:
     """Have some of all that is held decided again, the next after `after`; return the last of them, None: all were.
 
     They go in the order of devices and events, so that what is held anew meanwhile is not taken twice.
     """
     row = await database.row(_SQL["release_all_held"], after.device_id, after.event_id, limit)
-    return Key(**row) if row else None
+    return DeliveryKey(**row) if row else None
 
 
 async def rules(database: Database) -> str | None:
@@ -138,7 +138,7 @@ async def put_rules(database: Database, digest: str) -> None:
     await database.value(_SQL["put_rules"], digest)
 
 
-async def release_others(database: Database, worker: UUID, lane: str, under_way: Collection[Key]) -> int:
+async def release_others(database: Database, worker: UUID, lane: str, under_way: Collection[DeliveryKey]) -> int:
     """Free what a worker holds in a lane but for these; return how many that were."""
     keys = sorted(under_way)
     return len(
@@ -318,7 +318,7 @@ def _delivery(row: asyncpg.Record) -> Delivery:
     if row["is_theirs"]:
         address = address_of(row)
     return Delivery(
-        Key(row["event_id"], row["device_id"]),
+        DeliveryKey(row["event_id"], row["device_id"]),
         row["user_id"],
         row["attempts"],
         row["state"],

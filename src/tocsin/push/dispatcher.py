@@ -21,13 +21,13 @@ from tocsin.errors import Unavailable
 from tocsin.ids import new_id
 from tocsin.metrics import Metrics
 from tocsin.preferences import Held, Muted, Preferences
-from tocsin.pubsub import Doorbell, wait
+from tocsin.pubsub import PubSub, wait
 from tocsin.push import deliveries
 from tocsin.push.channels import Answer, Later, Push, Refused, Stopped
 from tocsin.push.content import Composer
-from tocsin.push.deliveries import Clear, Delivery, Key, Settled, next_try
+from tocsin.push.deliveries import Clear, Delivery, DeliveryKey, Settled, next_try
 from tocsin.push.lanes import Answered, Lane
-from tocsin.push.results import Settler
+from tocsin.push.results import ResultWriter
 
 MAX_SINGLE_RETRIES = 3
 """How many held deliveries of a device go one by one when its quiet hours end; more are one push."""
@@ -60,7 +60,7 @@ class Dispatcher:
         worker: UUID,
         lanes: Sequence[Lane],
         composer: Composer,
-        doorbell: Doorbell,
+        pubsub: PubSub,
         load: Load,
         metrics: Metrics,
         rules: str,
@@ -69,11 +69,11 @@ class Dispatcher:
         self._worker = worker
         self._lanes = {lane.name: lane for lane in lanes}
         self._composer = composer
-        self._doorbell = doorbell
+        self._doorbell = pubsub
         self._load = load
         self._metrics = metrics
         self._rules = rules
-        self._settler = Settler(database, worker, self._lanes, doorbell, metrics)
+        self._settler = ResultWriter(database, worker, self._lanes, pubsub, metrics)
         self._stopping = asyncio.Event()
         self._backoffs: dict[str, Backoff] = {}
 
@@ -125,10 +125,10 @@ class Dispatcher:
         if await deliveries.rules(self._database) == self._rules:
             return
         log.info("operator's preferences changed: held pushes are decided again")
-        last = Key(UUID(int=0), UUID(int=0))
+        last = DeliveryKey(UUID(int=0), UUID(int=0))
         while following := await deliveries.release_all_held(self._database, last, RELEASE_BATCH_SIZE):
             last = following
-            self._doorbell.ring("push")
+            self._doorbell.publish("push")
             await asyncio.sleep(RELEASE_PAUSE)
             if self._stopping.is_set():
                 return
@@ -138,13 +138,13 @@ class Dispatcher:
         """Take note that lanes may have other keys now."""
         await self._enter()
         self._settler.begin_anew()
-        self._doorbell.ring("push")
+        self._doorbell.publish("push")
 
     def stop(self) -> None:
         """Take nothing more."""
         self._stopping.set()
         for name in ("push", "clear"):
-            self._doorbell.ring(name)
+            self._doorbell.publish(name)
 
     # What goes out
 
@@ -346,14 +346,14 @@ def _failed(delivery: Delivery, error: Exception) -> Settled:
     return Settled(delivery.key, "later", due_at, f"again at {due_at:%Y-%m-%d %H:%M:%S} UTC: {reason}")
 
 
-def _in_turn(going: Iterable[Delivery]) -> tuple[list[list[Delivery]], list[Key]]:
+def _in_turn(going: Iterable[Delivery]) -> tuple[list[list[Delivery]], list[DeliveryKey]]:
     """Return what goes now, and what comes after it: a device gets what was held for it in the order of its inbox.
 
     More than a few that were held for a device go together; of a few, the others wait until the first has gone.
     """
     held: dict[UUID, list[Delivery]] = {}
     now: list[list[Delivery]] = []
-    back: list[Key] = []
+    back: list[DeliveryKey] = []
     for delivery in going:
         if delivery.state == "held":
             held.setdefault(delivery.key.device_id, []).append(delivery)

@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 
 from tocsin.push.channels import Answer, Channel, Push, Refused, Request
-from tocsin.push.deliveries import Delivery, Key
+from tocsin.push.deliveries import Delivery, DeliveryKey
 
 ENDING = 10.0
 """Seconds that pushes with the keys before may take to be answered."""
@@ -22,7 +22,7 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 log = structlog.get_logger(__name__)
 
 
-class Transport(Protocol):
+class PushTransport(Protocol):
     """What carries requests to a provider."""
 
     def submit(self, request: Request) -> "asyncio.Future[Answer]":
@@ -43,8 +43,8 @@ class Lane:
     name: str
     configuration: str
     channel: Channel
-    transport: Transport
-    under_way: set[Key] = field(default_factory=set)
+    transport: PushTransport
+    under_way: set[DeliveryKey] = field(default_factory=set)
     answered: "list[Answered]" = field(default_factory=list)
     progress: asyncio.Event = field(default_factory=asyncio.Event)
     waits_until: datetime | None = None
@@ -60,7 +60,7 @@ class Lane:
         answer = (by or self).transport.submit(request)
         answer.add_done_callback(lambda done: self.note(replace(sent, answer=_answer_of(done))))
 
-    def renew(self, channel: Channel, configuration: str, transport: Transport) -> None:
+    def renew(self, channel: Channel, configuration: str, transport: PushTransport) -> None:
         """Go on with other keys, over connections of their own: APNs takes one key and one token on each.
 
         What is under way on those before may end there.

@@ -16,10 +16,10 @@ from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
 from tocsin.errors import Unavailable
 from tocsin.metrics import Metrics
-from tocsin.pubsub import Doorbell
+from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
 from tocsin.push.channels import Delivered, Gone, Later, Outcome, Refused, Stopped, Unauthorised
-from tocsin.push.deliveries import Delivery, Key, Settled, next_try
+from tocsin.push.deliveries import Delivery, DeliveryKey, Settled, next_try
 from tocsin.push.lanes import Answered, Lane, twin
 from tocsin.push.services import PushServices
 
@@ -41,18 +41,18 @@ NOTED = 30.0
 log = structlog.get_logger(__name__)
 
 
-class Settler:
+class ResultWriter:
     """Writes back what lanes were answered. `worker` is whose leases these are."""
 
     def __init__(
-        self, database: Database, worker: UUID, lanes: Mapping[str, Lane], doorbell: Doorbell, metrics: Metrics
+        self, database: Database, worker: UUID, lanes: Mapping[str, Lane], pubsub: PubSub, metrics: Metrics
     ) -> None:
         self._database = database
         self._worker = worker
         self._lanes = lanes
-        self._doorbell = doorbell
+        self._doorbell = pubsub
         self._metrics = metrics
-        self._services = PushServices(database, doorbell)
+        self._services = PushServices(database, pubsub)
         self.backoffs = {name: Backoff(f"answers of {name}", failed=metrics.failure) for name in lanes}
 
     def begin_anew(self) -> None:
@@ -101,7 +101,7 @@ class Settler:
     async def _write_back(self, lane: Lane, answered: Sequence[Answered]) -> None:
         settled: list[Settled] = []
         gone: dict[UUID, datetime] = {}
-        back: list[Key] = []
+        back: list[DeliveryKey] = []
         outcomes = [_outcome(lane, each) for each in answered]
         for each, outcome in zip(answered, outcomes, strict=True):
             keys = [delivery.key for delivery in (each.delivery, *each.bundle)]
@@ -128,7 +128,7 @@ class Settler:
             took = (now - made[done.key]).total_seconds() if done.key in made else None
             self._metrics.push(lane.name, done.state, took)
         if settled:
-            self._doorbell.ring("settled")
+            self._doorbell.publish("settled")
 
     async def _result(self, lane: Lane, each: Answered, outcome: Outcome, gone: dict[UUID, datetime]) -> Settled | None:
         """Return what an outcome makes of a delivery; none: it goes back, as if it had never been claimed."""

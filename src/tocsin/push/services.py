@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import structlog
 
 from tocsin.db.pool import Database
-from tocsin.pubsub import Doorbell
+from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
 
 NOTED = 30.0
@@ -37,9 +37,9 @@ class PushServices:
     all go at once when the service accepts one.
     """
 
-    def __init__(self, database: Database, doorbell: Doorbell) -> None:
+    def __init__(self, database: Database, pubsub: PubSub) -> None:
         self._database = database
-        self._doorbell = doorbell
+        self._doorbell = pubsub
         self._seen: dict[tuple[str, str], _Seen] = {}
 
     async def delivered(self, lane: str, origin: str) -> None:
@@ -53,7 +53,7 @@ class PushServices:
             return
         seen.logged = _NEVER
         log.info("push service accepts pushes again", lane=lane, service=origin, refused_since=refused_at.isoformat())
-        self._doorbell.ring("push")
+        self._doorbell.publish("push")
 
     async def refused(self, lane: str, origin: str, reason: str) -> None:
         """Note that a service refused who we are."""

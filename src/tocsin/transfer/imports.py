@@ -14,13 +14,13 @@ from tocsin.catalogue import Catalogue
 from tocsin.db.errors import PERMANENT, first_line
 from tocsin.db.pool import Connection, Database, queries
 from tocsin.directory import Team
-from tocsin.errors import Fault, InternalError, Invalid
+from tocsin.errors import FieldError, InternalError, Invalid
 from tocsin.ids import new_id
 from tocsin.jobs import Job
-from tocsin.pubsub import Doorbell, wait
+from tocsin.pubsub import PubSub, wait
 from tocsin.push import deliveries
-from tocsin.transfer.lines import PARTS, Line, Reader
-from tocsin.validation import fault
+from tocsin.transfer.lines import PARTS, Line, LineParser
+from tocsin.validation import field_error
 
 MAX_LINE_BYTES = 8 * 2**20
 """Bytes of the longest line."""
@@ -46,15 +46,15 @@ class Inapplicable(Exception):  # noqa: N818 - a fact about an import
 class Import:
     """One import on its way in: fed with bytes, closed, and then waited for."""
 
-    def __init__(self, database: Database, doorbell: Doorbell, catalogue: Catalogue, company_id: int | None) -> None:
+    def __init__(self, database: Database, pubsub: PubSub, catalogue: Catalogue, company_id: int | None) -> None:
         self.id = new_id()
         self.lines = 0
         self._database = database
-        self._doorbell = doorbell
-        self._reader = Reader(catalogue, company_id)
+        self._doorbell = pubsub
+        self._reader = LineParser(catalogue, company_id)
         self._rest = bytearray()
         self._staged: list[Line] = []
-        self._faults: list[Fault] = []
+        self._faults: list[FieldError] = []
         self._number = 0
         self._storing: asyncio.Task[None] | None = None
 
@@ -71,7 +71,7 @@ class Import:
         if len(self._rest) > MAX_LINE_BYTES:
             self._rest.clear()
             self._rest += b"-"  # what is no line; what follows of it is no line either
-            self._note([fault(f"lines.{self._number + 1}", "string_between", f"has over {MAX_LINE_BYTES} bytes")])
+            self._note([field_error(f"lines.{self._number + 1}", "string_between", f"has over {MAX_LINE_BYTES} bytes")])
         if len(self._staged) >= STAGE_BATCH_SIZE:
             await self._stage()
 
@@ -94,7 +94,10 @@ class Import:
         unknown = await connection.fetch(_SQL["unknown"], self.id, self._reader.company_id, MAX_FIELD_ERRORS)
         if unknown:
             raise Invalid(
-                [fault(f"lines.{row['number']}{row['path']}", "unknown", _unknown(row["path"])) for row in unknown]
+                [
+                    field_error(f"lines.{row['number']}{row['path']}", "unknown", _unknown(row["path"]))
+                    for row in unknown
+                ]
             )
         found = {row["part"]: row["count"] for row in await connection.fetch(_SQL["count"], self.id)}
         await connection.execute(_SQL["accept"], self.id)
@@ -105,7 +108,7 @@ class Import:
         await self.end()
         async with self._database.transaction() as connection:
             counts = await self.accept(connection)
-        self._doorbell.ring("bulk")
+        self._doorbell.publish("bulk")
         return counts
 
     async def discard(self) -> None:
@@ -125,8 +128,8 @@ class Import:
         else:
             self._note(found)
 
-    def _note(self, faults: list[Fault]) -> None:
-        self._faults = (self._faults + faults)[:MAX_FIELD_ERRORS]
+    def _note(self, field_errors: list[FieldError]) -> None:
+        self._faults = (self._faults + field_errors)[:MAX_FIELD_ERRORS]
 
     async def _stage(self) -> None:
         """Let what was read be stored while more is read; one lot at a time."""
@@ -150,9 +153,9 @@ def _unknown(path: str) -> str:
     return "belongs to an event of others" if path == ".notification.id" else "names nobody known"
 
 
-async def applied(database: Database, doorbell: Doorbell, id_: UUID) -> int | None:
+async def applied(database: Database, pubsub: PubSub, id_: UUID) -> int | None:
     """Wait a moment, and return how many lines of an import are applied so far, None when all are."""
-    bell = doorbell.listen_for("settled")
+    bell = pubsub.listen_for("settled")
     row = await database.row(_SQL["progress"], id_)
     if row is None:
         return None

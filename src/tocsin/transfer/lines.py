@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from tocsin.catalogue import Catalogue
 from tocsin.devices import device_of
 from tocsin.directory import MAX_ID
-from tocsin.errors import Fault, Malformed
+from tocsin.errors import FieldError, Malformed
 from tocsin.formats import NotificationLine, TeamLine, UserLine
 from tocsin.notifications import IMPORTED, body_with, moment_of, to_json
 from tocsin.strict_json import parse_object
-from tocsin.validation import fault, faults_of, under
+from tocsin.validation import field_error, field_errors_of, under
 
 Part = Literal["user", "team", "device", "notification"]
 
@@ -45,56 +45,56 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class LineParser:
     """Reads lines for a caller of one company, or, None, of any."""
 
     catalogue: Catalogue
     company_id: int | None
 
-    def read(self, number: int, text: bytes) -> Line | list[Fault]:
+    def read(self, number: int, text: bytes) -> Line | list[FieldError]:
         """Return a line, or all its faults."""
         path = f"lines.{number}"
         try:
             found = parse_object(text)
         except Malformed as error:
-            return [Fault(path, "object", f"The {path} field is no JSON object: {error}")]
+            return [FieldError(path, "object", f"The {path} field is no JSON object: {error}")]
         part = next((part for part in PARTS if part in found), None)
         if part is None or len(found) > 1:
-            return [fault(path, "in", f"must have one key: {', '.join(PARTS)}")]
+            return [field_error(path, "in", f"must have one key: {', '.join(PARTS)}")]
         value, prefix = found[part], f"{path}.{part}."
         if not isinstance(value, dict):
-            return [fault(f"{path}.{part}", "object", "must be an object")]
+            return [field_error(f"{path}.{part}", "object", "must be an object")]
         try:
             made = getattr(self, f"_{part}")(number, value)
         except ValidationError as error:
-            return faults_of(error, prefix.rstrip("."))
+            return field_errors_of(error, prefix.rstrip("."))
         return [under(prefix, each) for each in made] if isinstance(made, list) else made
 
-    def _user(self, number: int, value: Mapping[str, Any]) -> Line | list[Fault]:
+    def _user(self, number: int, value: Mapping[str, Any]) -> Line | list[FieldError]:
         user = UserLine.model_validate(value)
         return self._member(Line(number, "user", user.id, ""), user)
 
-    def _team(self, number: int, value: Mapping[str, Any]) -> Line | list[Fault]:
+    def _team(self, number: int, value: Mapping[str, Any]) -> Line | list[FieldError]:
         return self._member(Line(number, "team", None, ""), TeamLine.model_validate(value))
 
-    def _member(self, line: Line, made: UserLine | TeamLine) -> Line | list[Fault]:
+    def _member(self, line: Line, made: UserLine | TeamLine) -> Line | list[FieldError]:
         """Return the line of somebody or something that is of a company."""
         if self.company_id not in {None, made.company_id} and made.company_id is not None:
-            return [fault("company_id", "unknown", "must be that of the token")]
+            return [field_error("company_id", "unknown", "must be that of the token")]
         company_id = made.company_id or self.company_id or 1
         return line._replace(body=to_json({**made.model_dump(), "company_id": company_id}))
 
-    def _device(self, number: int, value: Mapping[str, Any]) -> Line | list[Fault]:
-        faults = _faults_of_owner(value)
-        device = device_of(value, faults)
-        if faults or device is None:
-            return faults
+    def _device(self, number: int, value: Mapping[str, Any]) -> Line | list[FieldError]:
+        field_errors = _faults_of_owner(value)
+        device = device_of(value, field_errors)
+        if field_errors or device is None:
+            return field_errors
         times = {}
         for name in ("registered_at", "last_delivered_at"):
             given = value.get(name)
             moment = moment_of(given) if isinstance(given, str) else None
             if given is not None and moment is None:
-                return [fault(name, "date", "must be a time in UTC, such as 2030-01-31 08:00:00")]
+                return [field_error(name, "date", "must be a time in UTC, such as 2030-01-31 08:00:00")]
             times[name] = moment and moment.isoformat()
         return Line(number, "device", value["user_id"], to_json({**asdict(device), **times}))
 
@@ -112,12 +112,12 @@ class Reader:
         return Line(number, "notification", told.user_id, body, *times, told.id, kind, data, language, subjects)
 
 
-def _faults_of_owner(value: Mapping[str, Any]) -> list[Fault]:
+def _faults_of_owner(value: Mapping[str, Any]) -> list[FieldError]:
     id_ = value.get("user_id")
     if id_ is None:
-        return [fault("user_id", "required", "is required")]
+        return [field_error("user_id", "required", "is required")]
     if type(id_) is not int:
-        return [fault("user_id", "integer", "must be an integer")]
+        return [field_error("user_id", "integer", "must be an integer")]
     if not 1 <= id_ <= MAX_ID:
-        return [fault("user_id", "numeric_between", f"must be between 1 and {MAX_ID}")]
+        return [field_error("user_id", "numeric_between", f"must be between 1 and {MAX_ID}")]
     return []

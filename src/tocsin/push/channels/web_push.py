@@ -180,9 +180,9 @@ def check_subscription(
     endpoint: str, p256dh: str, auth: str, allowed_origins: Collection[str] = ()
 ) -> list[tuple[str, str]]:
     """Return what is wrong with a subscription: pairs of a field and a validation code, `url` or `regex`."""
-    faults: list[tuple[str, str]] = []
+    field_errors: list[tuple[str, str]] = []
     if _origin_of(endpoint, allowed_origins) is None:
-        faults.append(("endpoint", "url"))
+        field_errors.append(("endpoint", "url"))
     checks: Mapping[str, Callable[[], bytes]] = {
         "keys.p256dh": lambda: point_of(p256dh),
         "keys.auth": lambda: secret_of(auth),
@@ -191,8 +191,8 @@ def check_subscription(
         try:
             check()
         except ValueError:
-            faults.append((name, "regex"))
-    return faults
+            field_errors.append((name, "regex"))
+    return field_errors
 
 
 def endpoint_of(endpoint: str) -> str:

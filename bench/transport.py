@@ -23,8 +23,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from bench.measure import Claim, medians, options, show
+from tocsin.http_client.messages import Request
 from tocsin.http_client.transport import Transport
-from tocsin.push.channels import Address, Push, Request, Shown
+from tocsin.push.channels import Address, Push, Shown
 from tocsin.push.channels.apns import Apns
 from tocsin.push.channels.vapid import Vapid
 from tocsin.push.channels.web_push import WebPush

@@ -21,7 +21,8 @@ from h2.settings import SettingCodes
 from hyperframe.frame import GoAwayFrame
 
 from issuer import certificate, pair
-from tocsin.push.channels import Address, Answer, Push, Shown
+from tocsin.http_client.messages import Answer
+from tocsin.push.channels import Address, Push, Shown
 
 ID = UUID("0190a5b4-9b5f-7cc3-8d3e-0123456789ab")
 OTHER = UUID("0190a5b4-9b5f-7cc3-8d3e-0123456789ac")

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from issuer import pair
 from push_services import EXPIRES, ID, OTHER, answer, files_in, in_seconds, phone, push, push_service, shown
 from tocsin.errors import Refusal
+from tocsin.http_client.messages import Request
 from tocsin.http_client.transport import Transport
-from tocsin.push.channels import Delivered, Gone, Later, Outcome, Push, Refused, Request, Stopped
+from tocsin.push.channels import Delivered, Gone, Later, Outcome, Push, Refused, Stopped
 from tocsin.push.channels.apns import ANSWERS, FRESH, SOONEST, STATUSES, Apns, ProviderToken
 
 KEY = pair("ES256", "apns")

@@ -129,7 +129,7 @@ class TestMonitoring:
         assert not any(posted in route or "nowhere" in route for route in routes)
 
     def test_what_is_counted_by_outcome_is_called_as_the_code_calls_it(self) -> None:
-        code = "".join((ROOT / "src/tocsin" / name).read_text("utf-8") for name in ("worker.py", "deliveries.py"))
+        code = "".join((ROOT / "src/tocsin" / name).read_text("utf-8") for name in ("worker.py", "push/deliveries.py"))
         for query in [*queries_of_the_dashboard(), *(rule["expr"] for rule in rules())]:
             for values in re.findall(r"(?:outcome|state)=~?\"([^\"]*)\"", query):
                 assert all(f'"{value}"' in code for value in values.split("|")), query

@@ -30,9 +30,10 @@ from push_services import (
     shown,
 )
 from tocsin.errors import Refusal
+from tocsin.http_client.messages import Request
 from tocsin.http_client.tls import Trust
 from tocsin.http_client.transport import Transport
-from tocsin.push.channels import Delivered, Gone, Later, Push, Refused, Request, Stopped, google_auth
+from tocsin.push.channels import Delivered, Gone, Later, Push, Refused, Stopped, google_auth
 from tocsin.push.channels.fcm import ANSWERS, STATUSES, Fcm
 from tocsin.push.channels.google_auth import EARLY, PAUSE
 

@@ -22,8 +22,9 @@ from tocsin.cli.preview import BADGE, ID, TOPIC, previewed, pushes_of
 from tocsin.demo.events import event_of
 from tocsin.demo.run import PEOPLE
 from tocsin.errors import Refusal
+from tocsin.http_client.messages import Request
 from tocsin.notifications import to_json
-from tocsin.push.channels import Channel, Push, Request
+from tocsin.push.channels import Channel, Push
 from tocsin.push.channels.vapid import Vapid
 from tocsin.push.channels.web_push import WebPush
 

@@ -42,7 +42,7 @@ BOUNDED = {
     ("jobs", "hand_back"): "at most 200 jobs are claimed",
     ("jobs", "reap"): "a row for each worker",
     ("jobs", "reap_deliveries"): "a row for each worker",
-    ("keeper", "imports"): "a row for each import under way",
+    ("retention", "imports"): "a row for each import under way",
     ("readiness", "problems"): "a row for each worker",
 }
 """Statements whose plan looks quadratic, and what bounds it."""

@@ -18,9 +18,9 @@ from push_services import Asked, Behaviour, Connection, answering, files_in, lis
 from tocsin.errors import Refusal
 from tocsin.http_client import curl_handle
 from tocsin.http_client.curl_handle import Limits
+from tocsin.http_client.messages import Answer, Request
 from tocsin.http_client.public_addresses import is_public, origin_of
 from tocsin.http_client.transport import Transport
-from tocsin.push.channels import Answer, Request
 
 QUICK = Limits(seconds=1.0, connecting=0.5, bytes=1000)
 REFUSED_STREAM, INTERNAL_ERROR = 7, 2

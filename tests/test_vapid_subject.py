@@ -12,8 +12,8 @@ from push_services import push, shown
 from test_web_push import browser
 from tocsin.cli import doctor
 from tocsin.errors import Refusal
+from tocsin.http_client.messages import Request
 from tocsin.push.apps import lanes_of, plan
-from tocsin.push.channels import Request
 from tocsin.push.channels.vapid import Vapid
 
 

@@ -17,8 +17,9 @@ from issuer import pair
 from push_services import EXPIRES, ID, OTHER, answer, answering, files_in, listening, phone, push, push_service, shown
 from test_transport import spellings
 from tocsin.errors import Refusal
+from tocsin.http_client.messages import Request
 from tocsin.http_client.transport import Transport
-from tocsin.push.channels import Delivered, Gone, Later, Push, Refused, Request, Unauthorised
+from tocsin.push.channels import Delivered, Gone, Later, Push, Refused, Unauthorised
 from tocsin.push.channels.vapid import FRESH, Vapid
 from tocsin.push.channels.web_push import ANSWERS, STATUSES, WebPush, check_subscription, endpoint_of
 from tocsin.push.channels.web_push_encryption import Keys, decoded, encoded, encrypted

@@ -15,9 +15,6 @@ from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
 from tocsin.validation import among
 
-MAX_ID = 2**31 - 1
-"""The largest id of a user or team."""
-
 EVENTS_BATCH_SIZE = 2_000
 """How many events one transaction of an erasure looks at."""
 

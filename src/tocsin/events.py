@@ -13,13 +13,11 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import asyncpg
-
 from tocsin.catalogue import Checked
-from tocsin.db.pool import Connection, Database, fetch, queries
-from tocsin.directory import MAX_ID, people, unknown
+from tocsin.db.pool import Connection, Database, Record, fetch, queries
+from tocsin.directory import people, unknown
 from tocsin.errors import FieldError, IdReused, Invalid, NotFound, TooLate, Unavailable
-from tocsin.ids import new_id
+from tocsin.ids import MAX_ID, new_id
 from tocsin.jobs import DIRECT_MAX_RECIPIENTS
 from tocsin.notifications import time_of, to_json
 from tocsin.pubsub import PubSub, wait
@@ -48,7 +46,7 @@ class Waiting(NamedTuple):
 
     row: Row
     named: int
-    unknown_ids: "asyncio.Future[asyncpg.Record | None]"
+    unknown_ids: "asyncio.Future[Record | None]"
 
 
 _POLL_INTERVAL = 0.25
@@ -125,7 +123,7 @@ class Intake:
             return (await self._accept([draft], [""]))[0]
         filled = (await _people_of(self._database, [draft], [""]))[0] if draft.checked.unfilled else {}
         id_ = new_id()
-        unknown_ids: asyncio.Future[asyncpg.Record | None] = asyncio.get_running_loop().create_future()
+        unknown_ids: asyncio.Future[Record | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(Waiting(_row(id_, draft, filled), draft.named, unknown_ids))
         if self._storing is None or self._storing.done():
             self._storing = asyncio.create_task(self._store())
@@ -293,7 +291,7 @@ async def customs(
     ]
 
 
-def _told_of_device(row: asyncpg.Record) -> dict[str, Any]:
+def _told_of_device(row: Record) -> dict[str, Any]:
     """Say what was decided about one device, and what its provider answered."""
     words = "waits for its turn" if row["state"] == "queued" else row["reason"]
     if row["stopped_at"] and row["state"] in WAITING:
@@ -310,7 +308,7 @@ def _told_of_device(row: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-def _why(row: asyncpg.Record) -> str:
+def _why(row: Record) -> str:
     """Say in words why somebody was told of an event, or was not."""
     if row["created_at"]:
         return "named" if not row["team_id"] else f"a member of team {row['team_id']}"
@@ -326,7 +324,7 @@ def _why(row: asyncpg.Record) -> str:
     return _why_not_yet(row)
 
 
-def _why_not_yet(row: asyncpg.Record) -> str:
+def _why_not_yet(row: Record) -> str:
     if row["pending"]:
         return f"not delivered yet: due at {time_of(row['due_at'])}"
     if row["operator"]:
@@ -378,7 +376,7 @@ async def _repeated(connection: Connection, drafts: Sequence[Draft]) -> dict[UUI
     return found
 
 
-async def _store_new(connection: Connection, new: Mapping[UUID, tuple[Draft, str]]) -> Mapping[UUID, asyncpg.Record]:
+async def _store_new(connection: Connection, new: Mapping[UUID, tuple[Draft, str]]) -> Mapping[UUID, Record]:
     drafts = [draft for draft, _ in new.values()]
     prefixes = [prefix for _, prefix in new.values()]
     filled = await _people_of(connection, drafts, prefixes)
@@ -397,7 +395,7 @@ async def _store_new(connection: Connection, new: Mapping[UUID, tuple[Draft, str
     return unknown_ids
 
 
-def _refuse_unknown(new: Mapping[UUID, tuple[Draft, str]], unknown_ids: Mapping[UUID, asyncpg.Record]) -> None:
+def _refuse_unknown(new: Mapping[UUID, tuple[Draft, str]], unknown_ids: Mapping[UUID, Record]) -> None:
     field_errors = [
         field_error
         for id_, (draft, prefix) in new.items()
@@ -442,7 +440,7 @@ def _ring_out(pubsub: PubSub) -> None:
         pubsub.publish(bell)
 
 
-def _accepted(id_: UUID, draft: Draft, unknown_ids: asyncpg.Record | None) -> Accepted:
+def _accepted(id_: UUID, draft: Draft, unknown_ids: Record | None) -> Accepted:
     if unknown_ids is None:
         return Accepted(id_)
     if not draft.skips:
@@ -516,10 +514,10 @@ async def _unknown_of_all(
 
 
 def _field_errors_of(
-    unknown_ids: asyncpg.Record, users: Sequence[Any], teams: Sequence[Any], prefix: str = ""
+    unknown_ids: Record, users: Sequence[Any], teams: Sequence[Any], prefix: str = ""
 ) -> list[FieldError]:
     return unknown_recipients(_by_field(unknown_ids), users, teams, prefix)
 
 
-def _by_field(unknown_ids: Mapping[str, Sequence[int]] | asyncpg.Record | None) -> dict[str, set[int]]:
+def _by_field(unknown_ids: Mapping[str, Sequence[int]] | Record | None) -> dict[str, set[int]]:
     return {field: set(unknown_ids[field]) if unknown_ids else set() for field in ("users", "teams")}

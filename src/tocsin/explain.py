@@ -6,11 +6,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
 from tocsin import events
 from tocsin.catalogue.rendering import one_line
-from tocsin.db.pool import Database, queries
+from tocsin.db.pool import Database, Record, queries
 from tocsin.errors import NotFound, Refusal
 from tocsin.events import Viewer
 from tocsin.notifications import time_of
@@ -116,7 +114,7 @@ async def of_late(
     return Lately(explained, reach or since)
 
 
-def _told_of_device(row: asyncpg.Record) -> dict[str, Any]:
+def _told_of_device(row: Record) -> dict[str, Any]:
     """Say how a device is reached, and in `state` and `what` how that is going."""
     if not row["has_lane"]:
         state, what = "unserved", "no key is set for this provider and app"

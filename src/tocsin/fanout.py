@@ -8,11 +8,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-import asyncpg
-
 from tocsin import jobs
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection, Database, queries
+from tocsin.db.pool import Connection, Database, Record, queries
+from tocsin.ids import MAX_ID
 from tocsin.jobs import DIRECT_MAX_RECIPIENTS, Job, Queue
 from tocsin.notifications import body_of
 
@@ -23,7 +22,7 @@ DIRECT_MAX_IDS = 1_000
 """An event that names more users and teams than this goes into the bulk lane too, whomever it reaches: looking them up
 would delay those that are claimed with it."""
 
-EVERYONE = 2**31 - 1
+EVERYONE = MAX_ID
 
 _SQL = queries("fanout")
 
@@ -66,7 +65,7 @@ async def deliver(
     many = [outline for outline in ours if outline["reach"] == limit]
     chunks = ours if lane == "bulk" else [outline for outline in ours if outline["reach"] < limit]
     done = [outline["id"] for outline in ours if outline["reach"] < limit]
-    entered: Sequence[asyncpg.Record] = ()
+    entered: Sequence[Record] = ()
     async with database.transaction() as connection:
         await jobs.finish(connection, worker, done)
         await jobs.go_on(connection, worker, [(outline["id"], _step(outline, lane)) for outline in many])
@@ -95,7 +94,7 @@ async def _waiting(database: Database, leased: Sequence[Job], many: Collection[U
     return waiting
 
 
-def _step(outline: asyncpg.Record, lane: Queue) -> int:
+def _step(outline: Record, lane: Queue) -> int:
     reached: int = outline["up_to" if lane == "bulk" else "after_user"]
     return reached
 
@@ -103,11 +102,11 @@ def _step(outline: asyncpg.Record, lane: Queue) -> int:
 async def _enter(  # noqa: PLR0913, PLR0917 - all that a chunk is
     connection: Connection,
     catalogue: Catalogue,
-    chunks: Sequence[asyncpg.Record],
+    chunks: Sequence[Record],
     limit: int,
     lane: Queue,
     push_lanes: Sequence[str],
-) -> Sequence[asyncpg.Record]:
+) -> Sequence[Record]:
     """Enter chunks into the inboxes; return the events that reached anybody: whom, and whether it is to be pushed."""
     entered = await connection.fetch(
         _SQL["deliver"],
@@ -128,7 +127,7 @@ async def _enter(  # noqa: PLR0913, PLR0917 - all that a chunk is
     return entered
 
 
-def _say(catalogue: Catalogue, event: asyncpg.Record, language: str) -> str:
+def _say(catalogue: Catalogue, event: Record, language: str) -> str:
     try:
         return body_of(catalogue, dict(event), language)
     except LookupError as error:

@@ -12,9 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from tocsin.catalogue.rendering import has_only_our_marks, one_line
-from tocsin.directory import MAX_ID
 from tocsin.errors import MAX_FIELD_ERRORS
-from tocsin.ids import parsed_uuid
+from tocsin.ids import MAX_ID, parsed_uuid
 from tocsin.notifications import moment_of
 from tocsin.validation import ENTRIES
 

@@ -6,6 +6,9 @@ import time
 from typing import Any
 from uuid import UUID
 
+MAX_ID = 2**31 - 1
+"""The largest id of a user, team or company."""
+
 _lock = threading.Lock()
 _last = 0
 

@@ -14,11 +14,9 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
-import asyncpg
-
 from tocsin.auth.tokens import SKEW, UserCaller
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection, Database, queries
+from tocsin.db.pool import Connection, Database, Record, queries
 from tocsin.errors import Invalid, Missing, NotFound, Unauthenticated
 from tocsin.validation import field_error
 
@@ -102,7 +100,7 @@ class Cursors:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._asked: dict[int, asyncio.Future[asyncpg.Record | None]] = {}
+        self._asked: dict[int, asyncio.Future[Record | None]] = {}
         self._looking: asyncio.Task[None] | None = None
 
     async def of(self, user: UserCaller) -> str:
@@ -206,7 +204,7 @@ async def links(database: Database, catalogue: Catalogue, user_id: int, ids: Seq
     return found
 
 
-async def owner(database: Database, user: UserCaller) -> asyncpg.Record:
+async def owner(database: Database, user: UserCaller) -> Record:
     """Return `company_id` and `locale` of a caller.
 
     Raises `Unauthenticated` where the user is gone or inactive, or was created after their token was issued.
@@ -271,7 +269,7 @@ async def _lock(connection: Connection, user_id: int) -> int:
     return began
 
 
-async def _admitted(database: Database, user: UserCaller, row: asyncpg.Record | None) -> asyncpg.Record:
+async def _admitted(database: Database, user: UserCaller, row: Record | None) -> Record:
     """Return a row of a caller's head, which tells whether their token opens it. Raises like `owner`."""
     if row is None or not _admits(user.issued, row["made_at"], row["tokens_from"]):
         raise await _refusal(database, user)

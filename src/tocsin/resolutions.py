@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-import asyncpg
-
 from tocsin import events, jobs
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection, Database, queries
+from tocsin.db.pool import Connection, Database, Record, queries
 from tocsin.ids import new_id
 from tocsin.jobs import Job
 from tocsin.notifications import body_of, erased_body, is_imported, to_json
@@ -81,19 +79,19 @@ async def settle(database: Database, catalogue: Catalogue, worker: UUID, job: Jo
     return ()
 
 
-async def _hold_up(connection: Connection, resolution: Resolution, about: Sequence[asyncpg.Record]) -> None:
+async def _hold_up(connection: Connection, resolution: Resolution, about: Sequence[Record]) -> None:
     if resolution.users is None:
         await events.stop(connection, [event["id"] for event in about if event["addressed"]])
     else:
         await connection.execute(_SQL["except"], [event["id"] for event in about], resolution.users)
 
 
-def _is_concerned(how: How, event: asyncpg.Record) -> bool:
+def _is_concerned(how: How, event: Record) -> bool:
     """Tell whether an event is settled: a held one is not there yet, and the words are those of one company."""
     return bool(event["addressed"] if how == "erased" else not event["held"])
 
 
-async def _settle(database: Database, worker: UUID, job: Job, resolution: asyncpg.Record) -> Collection[int]:
+async def _settle(database: Database, worker: UUID, job: Job, resolution: Record) -> Collection[int]:
     chunks = await database.rows(_SQL["chunks"], job.id, USERS_BATCH_SIZE[job.lane])
     is_last = not chunks or not chunks[0]["more"]
     async with database.transaction() as connection:
@@ -109,9 +107,7 @@ async def _settle(database: Database, worker: UUID, job: Job, resolution: asyncp
         return await _settle_chunks(connection, resolution, chunks)
 
 
-async def _settle_chunks(
-    connection: Connection, resolution: asyncpg.Record, chunks: Sequence[asyncpg.Record]
-) -> Collection[int]:
+async def _settle_chunks(connection: Connection, resolution: Record, chunks: Sequence[Record]) -> Collection[int]:
     reached = {id_ for chunk in chunks for id_ in chunk["user_ids"]}
     if resolution["users"] is not None:
         reached &= set(resolution["users"])
@@ -147,12 +143,12 @@ async def _rewrite(database: Database, catalogue: Catalogue, worker: UUID, job: 
         await connection.execute(_SQL["advance"], job.id, ids[-1], -1)
 
 
-def _without_words(catalogue: Catalogue, event: asyncpg.Record) -> dict[str, Any]:
+def _without_words(catalogue: Catalogue, event: Record) -> dict[str, Any]:
     data, params = catalogue.erase(event["kind"], json.loads(event["data"]), json.loads(event["params"]))
     return {**event, "data": to_json(data), "params": to_json(params), "erased": True}
 
 
-def _said_anew(catalogue: Catalogue, event: Mapping[str, Any], said: asyncpg.Record) -> str:
+def _said_anew(catalogue: Catalogue, event: Mapping[str, Any], said: Record) -> str:
     if is_imported(said["language"]) or event["kind"] not in catalogue.kinds:
         return erased_body(catalogue, said["body"])
     return body_of(catalogue, event, said["language"])

@@ -28,7 +28,7 @@ ALWAYS = ("idempotency_keys", "changes", "dead_letters", "deliveries", "devices"
 """What is forgotten whatever the operator says."""
 
 _TURN = 0x6B6565706572
-_SQL = queries("keeper")
+_SQL = queries("retention")
 
 Step = Callable[[Connection], Awaitable[int]]
 

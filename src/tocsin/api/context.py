@@ -70,7 +70,7 @@ def watched_of(request: Request) -> AppState | Watched:
 
 def app_state_of(request: Request) -> AppState:
     """Return the collaborators of the service that a request came to."""
-    return cast("AppState", request.scope["state"].get("house") or request.app.state.app_state)
+    return cast("AppState", request.scope["state"].get("app_state") or request.app.state.app_state)
 
 
 def user_of(request: Request) -> UserCaller:

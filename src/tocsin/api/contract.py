@@ -12,7 +12,6 @@ from tocsin.api.notifications import DEFAULT_PER_PAGE, MAX_LINKS, PAGES, PER_PAG
 from tocsin.api.requests import MAX_MESSAGE_LENGTH
 from tocsin.api.schemas import ID, UUID
 from tocsin.devices import ENDING
-from tocsin.directory import MAX_ID
 from tocsin.errors import (
     ContentType,
     FieldError,
@@ -33,6 +32,7 @@ from tocsin.errors import (
 )
 from tocsin.explain import DEFAULT_EXPLAINED, MAX_EXPLAINED
 from tocsin.idempotency import MAX_KEY_LENGTH
+from tocsin.ids import MAX_ID
 from tocsin.inbox import NEWEST, OLDEST
 from tocsin.validation import field_error
 
@@ -61,9 +61,9 @@ class Operation:
     """One operation, beside what its path says.
 
     `takes` and `answers` are the names of schemas, each with its examples; an answer without one is 204. `problems`
-    are those that not every operation has, `field_errors` examples of what a 422 says; where there are none, it is never
-    422. A body is of the type `media`, or of one that it may `also` be of, an answer of `answer_media`. `summary` is
-    left out where the docstring of its door says it; `scopes` where they are those of its tag.
+    are those that not every operation has, `field_errors` examples of what a 422 says; where there are none, it is
+    never 422. A body is of the type `media`, or of one that it may `also` be of, an answer of `answer_media`.
+    `summary` is left out where the docstring of its door says it; `scopes` where they are those of its tag.
     """
 
     id: str

@@ -13,9 +13,9 @@ from tocsin.api.context import app_state_of, service_of
 from tocsin.api.requests import known_id, number_of
 from tocsin.api.routes import door
 from tocsin.auth.tokens import ServiceCaller
-from tocsin.directory import MAX_ID
 from tocsin.errors import FieldError, Invalid
 from tocsin.formats import TeamBody, UserBody
+from tocsin.ids import MAX_ID
 from tocsin.notifications import to_json
 
 MAX_LIST_LIMIT = 1_000

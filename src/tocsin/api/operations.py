@@ -14,11 +14,10 @@ from tocsin.api.openapi import document
 from tocsin.api.requests import known_id, number_of, uuids_of
 from tocsin.api.routes import door
 from tocsin.auth.tokens import ServiceCaller
-from tocsin.directory import MAX_ID
 from tocsin.errors import FieldError, Invalid, NotFound
 from tocsin.events import Viewer
 from tocsin.explain import DEFAULT_EXPLAINED, MAX_EXPLAINED
-from tocsin.ids import parsed_uuid
+from tocsin.ids import MAX_ID, parsed_uuid
 from tocsin.metrics import CONTENT_TYPE
 from tocsin.notifications import moment_of, time_of, to_json, with_times
 from tocsin.push import deliveries

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from tocsin.directory import MAX_ID
 from tocsin.errors import FieldError, NotFound
 from tocsin.formats import wrong_ids
-from tocsin.ids import parsed_uuid
+from tocsin.ids import MAX_ID, parsed_uuid
 from tocsin.validation import among, field_error
 
 MAX_RECIPIENTS = 10_000

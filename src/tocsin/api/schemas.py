@@ -11,9 +11,9 @@ from tocsin.api.notifications import MAX_IDS
 from tocsin.api.requests import MAX_MESSAGE_LENGTH, MAX_RECIPIENTS
 from tocsin.catalogue import Catalogue, Kind
 from tocsin.devices import TYPES
-from tocsin.directory import MAX_ID
 from tocsin.errors import MAX_FIELD_ERRORS, Invalid, Problem
 from tocsin.formats import NotificationLine, TeamBody, UserBody
+from tocsin.ids import MAX_ID
 from tocsin.preferences import SWITCHES
 from tocsin.push.deliveries import STATES
 from tocsin.quiet_hours import DAYS, MAX_WINDOWS, TIME_OF_DAY

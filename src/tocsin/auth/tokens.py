@@ -18,6 +18,7 @@ from jwt.algorithms import OKPAlgorithm
 from tocsin.auth.jwks import Jwks
 from tocsin.auth.keys import EVERYBODY, PUBLIC_ALGORITHMS, Key, Speaker, hs256
 from tocsin.errors import Malformed, Refusal, Unauthenticated, Unavailable
+from tocsin.ids import MAX_ID
 from tocsin.settings import Scope
 from tocsin.strict_json import parse_object
 
@@ -36,7 +37,6 @@ MAX_NAME_LENGTH = 100
 CACHE_SIZE = 10_000
 """Verified tokens that are not verified again."""
 
-_MAX_ID = 2**31 - 1
 _LAST_SECOND = 253_402_300_799  # of the year 9999, where calendars end
 _TOKEN = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 _CANONICAL = re.compile(r"[1-9][0-9]{0,9}")
@@ -408,7 +408,7 @@ def _user_id(claims: Mapping[str, Any], expected: Expected) -> int:
 
 
 def _is_id(value: Any) -> bool:
-    return type(value) is int and 1 <= value <= _MAX_ID
+    return type(value) is int and 1 <= value <= MAX_ID
 
 
 def _mint(signer: Signer, lifetime: timedelta, claims: Mapping[str, Any]) -> str:

@@ -14,6 +14,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from tocsin.ids import MAX_ID
+
 MAX_LIST_ITEMS = 100
 
 VARIANT = "variant"
@@ -45,7 +47,7 @@ def _is_something(value: str) -> str:
     return value
 
 
-UserId = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+UserId = Annotated[int, Field(strict=True, ge=1, le=MAX_ID)]
 Integer = Annotated[int, Field(strict=True, ge=0, le=2**53 - 1)]
 """An integer that every reader of JSON reads alike."""
 Uuid = Annotated[str, PlainValidator(_is_uuid), WithJsonSchema({"type": "string", "format": "uuid"})]

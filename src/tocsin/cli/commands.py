@@ -20,6 +20,7 @@ from tocsin.cli import terminal
 from tocsin.cli.terminal import say
 from tocsin.db.url import masked
 from tocsin.errors import Refusal
+from tocsin.ids import MAX_ID
 from tocsin.settings import PREFIX, Settings, read_settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -165,7 +166,7 @@ def import_(
 @app.command()
 def export(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Where to write. -: stdout.")] = "-",
-    company_id: Annotated[int | None, typer.Option(min=1, max=2**31 - 1, help="Of one company.")] = None,
+    company_id: Annotated[int | None, typer.Option(min=1, max=MAX_ID, help="Of one company.")] = None,
 ) -> None:
     """Export users, teams, devices and history, as `import` takes them. The tokens of devices are in it."""
     from tocsin.cli.transfer import take_out
@@ -264,7 +265,7 @@ def cancel(
 
 @app.command()
 def console(
-    company_id: Annotated[int | None, typer.Option(min=1, max=2**31 - 1, help="Show one company alone.")] = None,
+    company_id: Annotated[int | None, typer.Option(min=1, max=MAX_ID, help="Show one company alone.")] = None,
     url: Annotated[str | None, typer.Option(help="Where the service is reached; default: as the settings say.")] = None,
 ) -> None:
     """Print a link to the operators' console. For an hour it lets in whoever has it."""
@@ -354,7 +355,7 @@ def check(
 
 @token.command()
 def user(
-    id_: Annotated[int, typer.Argument(metavar="ID", min=1, max=2**31 - 1, help="The id.")],
+    id_: Annotated[int, typer.Argument(metavar="ID", min=1, max=MAX_ID, help="The id.")],
     expires: Expires = "1h",
 ) -> None:
     """Print a user's token, which opens the user's own inbox."""
@@ -370,7 +371,7 @@ def service(
     scope: Annotated[
         list[str], typer.Option(help="A right: events:write, directory:write or operations; may be repeated.")
     ],
-    company_id: Annotated[int | None, typer.Option(min=1, max=2**31 - 1, help="Bind it to one company.")] = None,
+    company_id: Annotated[int | None, typer.Option(min=1, max=MAX_ID, help="Bind it to one company.")] = None,
     expires: Expires = "1h",
 ) -> None:
     """Print a service's token."""

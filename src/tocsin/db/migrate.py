@@ -81,7 +81,8 @@ async def migrate(url: str, *, accept_undurable: bool = False) -> list[Step]:
     """Bring the schema up to date and return the steps that were missing.
 
     Raises `Refusal` where a file of the url cannot be read, the server is too old, does not store UTF-8 or is not
-    durable, a pooler shares its sessions, our role lacks a right, or others hold a table for longer than `WAIT_TIMEOUT`.
+    durable, a pooler shares its sessions, our role lacks a right, or others hold a table for longer
+    than `WAIT_TIMEOUT`.
     """
     check_files(url)
     connection = await connect(url)

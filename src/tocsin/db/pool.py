@@ -57,6 +57,7 @@ def queries(module: str) -> Mapping[str, str]:
 
 
 Connection = asyncpg.Connection
+Record = asyncpg.Record
 """A connection to the database. The service never changes its session, so none is reset between two uses."""
 
 

@@ -19,9 +19,10 @@ from tocsin.api.requests import ids_of, number_of
 from tocsin.auth.tokens import Signer, mint_service, mint_user
 from tocsin.catalogue import ENGLISH
 from tocsin.demo.events import event_of
-from tocsin.directory import MAX_ID, Team, User
+from tocsin.directory import Team, User
 from tocsin.errors import FieldError, Invalid, NotFound, Unauthorized
 from tocsin.events import Draft
+from tocsin.ids import MAX_ID
 from tocsin.local_calls import is_local
 from tocsin.notifications import to_json
 from tocsin.phones import Phones

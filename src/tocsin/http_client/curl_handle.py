@@ -10,9 +10,9 @@ from typing import Any
 
 import pycurl
 
+from tocsin.http_client.messages import Answer, Request
 from tocsin.http_client.public_addresses import is_public, origin_of
 from tocsin.http_client.tls import Trust
-from tocsin.push.channels import Answer, Request
 
 FORBIDDEN = "forbidden address"
 """The error of a guarded request that would have gone where it may not."""

@@ -14,8 +14,8 @@ import pycurl
 import structlog
 
 from tocsin.http_client.curl_handle import CurlHandle, Limits, Pending
+from tocsin.http_client.messages import Answer
 from tocsin.http_client.tls import Trust
-from tocsin.push.channels import Answer
 
 Done = tuple["Future[Answer]", Answer]
 

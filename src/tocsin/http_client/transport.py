@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tocsin.http_client.curl_handle import CurlHandle, Limits, Pending
+from tocsin.http_client.messages import Answer, Request
 from tocsin.http_client.sender import CLOSED, Done, Sender
 from tocsin.http_client.tls import Trust
-from tocsin.push.channels import Answer, Request
 
 _STOP_TIMEOUT = 5.0
 """Seconds that the thread may take to end, beyond its grace: a look-up of a name can't be interrupted."""

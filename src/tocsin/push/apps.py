@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tocsin import secret_files
 from tocsin.errors import Refusal
 from tocsin.files import content_of
+from tocsin.http_client.messages import Answer, Request
 from tocsin.http_client.tls import Trust
 from tocsin.http_client.transport import Transport
-from tocsin.push.channels import Address, Answer, Channel, Later, Outcome, Push, Refused, Request, Stopped
+from tocsin.push.channels import Address, Channel, Later, Outcome, Push, Refused, Stopped
 from tocsin.push.channels.apns import Apns
 from tocsin.push.channels.fcm import Fcm
 from tocsin.push.channels.vapid import Vapid

@@ -11,9 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-import asyncpg
-
-from tocsin.db.pool import Connection, Database, fetch, queries
+from tocsin.db.pool import Connection, Database, Record, fetch, queries
 from tocsin.push.channels import Address
 
 State = Literal["queued", "later", "held", "delivered", "gone", "refused", "dead", "muted", "skipped"]
@@ -164,7 +162,7 @@ async def is_waiting(database: Database, event_id: UUID) -> bool:
     return bool(await database.value(_SQL["is_waiting"], event_id))
 
 
-async def of_person(database: Database, event_id: UUID, user_id: int) -> list[asyncpg.Record]:
+async def of_person(database: Database, event_id: UUID, user_id: int) -> list[Record]:
     """Return the deliveries of an event to one person's devices."""
     return await database.rows(_SQL["of_person"], event_id, user_id)
 
@@ -199,7 +197,7 @@ async def clears(database: Database, limit: int = 200) -> list[Clear]:
     return found
 
 
-def address_of(row: asyncpg.Record) -> Address:
+def address_of(row: Record) -> Address:
     """Return the address in the columns of a device."""
     keys = (row["p256dh"] or "", row["auth"] or "", row["server_key"] or "")
     return Address(row["token"], row["type"], row["environment"], row["app"], row["registered_at"], *keys)
@@ -243,7 +241,7 @@ async def lane_has_delivered(database: Database, name: str) -> bool:
     return bool(await database.value(_SQL["lane_has_delivered"], name))
 
 
-async def lanes(database: Database) -> list[asyncpg.Record]:
+async def lanes(database: Database) -> list[Record]:
     """Return all lanes: `name`, `delivered_at`, `stopped_at`, `reason`, and how many deliveries are `due`.
 
     `oldest` are the seconds that the longest of them waits.
@@ -270,7 +268,7 @@ async def service_has_delivered(database: Database, lane: str, origin: str, sinc
     return bool(await database.value(_SQL["service_has_delivered"], lane, origin, since))
 
 
-async def refusing(database: Database) -> list[asyncpg.Record]:
+async def refusing(database: Database) -> list[Record]:
     """Return the push services that refuse who we are: `lane`, `origin`, `refused_at`, `reason`."""
     return await database.rows(_SQL["refusing"])
 
@@ -285,7 +283,7 @@ async def stopped(database: Database) -> dict[str, bool]:
     return {row["name"]: row["stopped"] for row in await database.rows(_SQL["stopped"])}
 
 
-async def dead(database: Database, before: datetime, limit: int, company_id: int | None = None) -> list[asyncpg.Record]:
+async def dead(database: Database, before: datetime, limit: int, company_id: int | None = None) -> list[Record]:
     """Return deliveries that were given up, the latest before a moment first, of one company or of all."""
     return await database.rows(_SQL["dead"], before, limit, company_id)
 
@@ -313,7 +311,7 @@ def next_try(attempts: int, after: float | None, least: float, expires_at: datet
     return due_at if due_at < expires_at else None
 
 
-def _delivery(row: asyncpg.Record) -> Delivery:
+def _delivery(row: Record) -> Delivery:
     address = None
     if row["is_theirs"]:
         address = address_of(row)
@@ -337,7 +335,7 @@ def _delivery(row: asyncpg.Record) -> Delivery:
     )
 
 
-def _lapsed(row: asyncpg.Record) -> str:
+def _lapsed(row: Record) -> str:
     """Say in words why a delivery is no longer to be made; nothing where it is."""
     reasons: Iterable[tuple[Any, str]] = (
         (not row["is_theirs"], "the device was detached, or is somebody else's now"),

@@ -18,12 +18,13 @@ from tocsin.backoff import Backoff
 from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
 from tocsin.errors import Unavailable
+from tocsin.http_client.messages import Answer
 from tocsin.ids import new_id
 from tocsin.metrics import Metrics
 from tocsin.preferences import Held, Muted, Preferences
 from tocsin.pubsub import PubSub, wait
 from tocsin.push import deliveries
-from tocsin.push.channels import Answer, Later, Push, Refused, Stopped
+from tocsin.push.channels import Later, Push, Refused, Stopped
 from tocsin.push.content import Composer
 from tocsin.push.deliveries import Clear, Delivery, DeliveryKey, Settled, next_try
 from tocsin.push.lanes import Answered, Lane

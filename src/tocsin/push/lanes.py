@@ -8,7 +8,8 @@ from typing import Protocol
 
 import structlog
 
-from tocsin.push.channels import Answer, Channel, Push, Refused, Request
+from tocsin.http_client.messages import Answer, Request
+from tocsin.push.channels import Channel, Push, Refused
 from tocsin.push.deliveries import Delivery, DeliveryKey
 
 ENDING = 10.0

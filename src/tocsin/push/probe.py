@@ -27,7 +27,7 @@ LIFETIME = timedelta(minutes=5)
 _NOBODY = "0" * 64
 """A token that Apple gives to no phone, and Google neither."""
 
-_SQL = queries("trials")
+_SQL = queries("probe")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from tocsin.catalogue import Catalogue
 from tocsin.devices import device_of
-from tocsin.directory import MAX_ID
 from tocsin.errors import FieldError, Malformed
 from tocsin.formats import NotificationLine, TeamLine, UserLine
+from tocsin.ids import MAX_ID
 from tocsin.notifications import IMPORTED, body_with, moment_of, to_json
 from tocsin.strict_json import parse_object
 from tocsin.validation import field_error, field_errors_of, under

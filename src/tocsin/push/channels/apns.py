@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tocsin.errors import Refusal
 from tocsin.files import content_of
+from tocsin.http_client.messages import Answer, Request
 from tocsin.notifications import to_json
-from tocsin.push.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Stopped
+from tocsin.push.channels import Address, Gone, Later, Outcome, Push, Refused, Stopped
 from tocsin.push.channels.payloads import MAX_BYTES, Parts, apple, fitted, ids, notification
 from tocsin.push.channels.responses import Way, lane_later, object_of, pause_of, reason_of, settled, text_of, way_of
 

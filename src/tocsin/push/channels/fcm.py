@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tocsin.http_client.messages import Answer, Request
 from tocsin.http_client.tls import Trust
 from tocsin.notifications import to_json
-from tocsin.push.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Shown, Stopped
+from tocsin.push.channels import Address, Gone, Later, Outcome, Push, Refused, Shown, Stopped
 from tocsin.push.channels.apns import apple_headers
 from tocsin.push.channels.google_auth import AccessToken, Account
 from tocsin.push.channels.payloads import MAX_BYTES, Parts, apple, fitted, ids

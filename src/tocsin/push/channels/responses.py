@@ -8,7 +8,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 from tocsin.errors import Malformed
-from tocsin.push.channels import Answer, Delivered, Later, Outcome, Refused, Stopped
+from tocsin.http_client.messages import Answer
+from tocsin.push.channels import Delivered, Later, Outcome, Refused, Stopped
 from tocsin.strict_json import parse_object
 
 Way = Literal[

@@ -6,9 +6,10 @@ from dataclasses import replace
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+from tocsin.http_client.messages import Answer, Request
 from tocsin.http_client.public_addresses import origin_of
 from tocsin.notifications import to_json
-from tocsin.push.channels import Address, Answer, Gone, Later, Outcome, Push, Refused, Request, Stopped, Unauthorised
+from tocsin.push.channels import Address, Gone, Later, Outcome, Push, Refused, Stopped, Unauthorised
 from tocsin.push.channels.payloads import Parts, fitted, ids, notification
 from tocsin.push.channels.responses import Way, object_of, pause_of, reason_of, settled, text_of, way_of
 from tocsin.push.channels.vapid import Vapid

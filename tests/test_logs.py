@@ -227,7 +227,7 @@ def test_secrets_inside_of_text_are_masked(log: Any, stream: io.StringIO, text: 
     except RuntimeError:
         log.exception("x")
     first, second, third, fourth = lines(stream)
-    assert (first["error"], first["deep"], first["fault"]) == (masked, [{"y": [masked]}], masked)
+    assert (first["error"], first["deep"], first["field_error"]) == (masked, [{"y": [masked]}], masked)
     assert (second["event"], third["event"]) == (masked, masked)
     assert fourth["exception"].endswith(masked)
     assert SECRET not in stream.getvalue()

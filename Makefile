@@ -46,10 +46,11 @@ lock: $(UV) ## pin the newest versions that pyproject.toml allows
 		--no-emit-index-url --no-annotate --no-header --group dev pyproject.toml --output-file requirements.lock
 
 # The virtual environment holds exactly what the lock file says.
-.venv/ready: requirements.lock pyproject.toml $(UV)
+.venv/ready: requirements.lock pyproject.toml packages/client/pyproject.toml packages/phones/pyproject.toml $(UV)
 	$(UV) venv --quiet --clear --no-python-downloads --python "$(PYTHON)" .venv
 	VIRTUAL_ENV=.venv $(UV) pip sync --quiet --compile-bytecode --require-hashes requirements.lock
-	VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --no-build-isolation \
+		--editable . --editable packages/client --editable packages/phones
 	@touch $@
 
 # uv comes by pip, which any Python with the module ensurepip can make.

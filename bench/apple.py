@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tocsin.phones.listening import Authority
+from tocsin_phones.listening import Authority
 
 _LINE = len("1700000000.000 00000000-0000-7000-8000-000000000001\n")
 _FLUSH = 0.1

@@ -30,7 +30,6 @@ from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Database, connect
-from tocsin.phones import Phones
 from tocsin.postgres.supervisor import Embedded
 from tocsin.pubsub import PubSub
 from tocsin.push.apps import lanes_of
@@ -38,6 +37,7 @@ from tocsin.push.channels.vapid import Vapid
 from tocsin.serve import dispatcher_of, furnished
 from tocsin.settings import Settings, read_settings
 from tocsin.worker import Worker
+from tocsin_phones import Phones
 
 hypothesis.settings.register_profile("whole", deadline=None)  # how long anything takes decides no test
 hypothesis.settings.register_profile("fast", max_examples=20, deadline=None)

@@ -10,7 +10,7 @@ from test_delivery import ANDROID, IPHONE, pushes_of, register, until, until_sto
 from test_producing import post, state
 from test_retries import eventually
 from test_road import custom
-from tocsin.phones import Phones
+from tocsin_phones import Phones
 
 CONTACT = "contact:220f5f6e-7307-3ad3-9fc1-9ec7e6dc0a88"
 OTHER = "dd" * 32

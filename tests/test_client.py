@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-import tocsin.client
+import tocsin_client
 from conftest import HOUR, SECRET, Api
 from test_road import custom
 from tocsin.auth.tokens import mint_service
-from tocsin.client import (
+from tocsin_client import (
     Client,
     Conflict,
     Error,
@@ -33,7 +33,7 @@ from tocsin.client import (
     Unauthorized,
     Unavailable,
 )
-from tocsin.phones import Phones
+from tocsin_phones import Phones
 
 ROOT = Path(__file__).parent.parent
 SCOPES = ("events:write", "directory:write")
@@ -251,10 +251,10 @@ class TestWaiting:
         assert await api.ids(1) == [posted.id] == [id_]
 
     async def test_pauses_grow_and_differ(self) -> None:
-        found = [[tocsin.client._backoff(attempt) for attempt in range(1, 9)] for _ in range(20)]  # noqa: SLF001 - they can't be seen from outside without waiting for them
+        found = [[tocsin_client._backoff(attempt) for attempt in range(1, 9)] for _ in range(20)]  # noqa: SLF001 - they can't be seen from outside without waiting for them
         for row in found:
             assert all(0.1 * 2**number <= pause <= 0.2 * 2**number for number, pause in enumerate(row[:6]))
-            assert all(pause <= tocsin.client.MAX_DELAY for pause in row)
+            assert all(pause <= tocsin_client.MAX_DELAY for pause in row)
         assert len({row[0] for row in found}) > 1
 
     async def test_where_nobody_listens_it_ends(self) -> None:
@@ -412,7 +412,7 @@ class TestCalls:
 
 FORKING = """
 import os, sys
-from tocsin.client import Client
+from tocsin_client import Client
 client = Client(sys.argv[1], sys.argv[2])
 def name(user):
     client.put_user(user, first_name="A", last_name="B")
@@ -456,11 +456,11 @@ async def test_both_halves_of_a_fork_go_on(line: Line) -> None:
 
 
 async def test_importing_it_brings_in_nothing_else() -> None:
-    assert await run("-c", ALONE.format(module="tocsin.client")) == "tocsin"
+    assert await run("-c", ALONE.format(module="tocsin_client")) == "tocsin_client"
 
 
 async def test_the_file_alone_is_enough(tmp_path: Path) -> None:
-    shutil.copy(tocsin.client.__file__, tmp_path / "notify.py")
+    shutil.copy(tocsin_client.__file__, tmp_path / "notify.py")
     script = f"import sys; sys.path.insert(0, {str(tmp_path)!r})" + ALONE.format(module="notify")
     assert await run("-I", "-S", "-c", script, cwd=tmp_path) == "notify"
 
@@ -477,7 +477,7 @@ async def test_the_document_works_as_it_stands(api: Api, line: Line, monkeypatch
     known = {name: getattr(dt, name) for name in ("UTC", "datetime", "timedelta")}
     outbox = Outbox()
     shown: list[str] = []
-    names: dict[str, Any] = {**known, **vars(tocsin.client), "asyncio": asyncio, "outbox": outbox}
+    names: dict[str, Any] = {**known, **vars(tocsin_client), "asyncio": asyncio, "outbox": outbox}
     names["print"] = lambda *words: shown.append(" ".join(map(str, words)))
     monkeypatch.setenv("NOTIFY_TOKEN", token())
     await asyncio.to_thread(exec, script, names)

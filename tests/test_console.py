@@ -22,7 +22,7 @@ from tocsin.auth.tokens import mint_service
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database, queries
 from tocsin.metrics import Metrics
-from tocsin.phones import Phones
+from tocsin_phones import Phones
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none';"

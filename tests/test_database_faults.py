@@ -20,11 +20,11 @@ from tocsin.db.admission import HEARTBEAT, KIND
 from tocsin.db.pool import Connection, Database, connect
 from tocsin.errors import Overrun, Unavailable
 from tocsin.ids import new_id
-from tocsin.phones import Phones
 from tocsin.postgres.supervisor import Embedded
 from tocsin.pubsub import PubSub
 from tocsin.push import dispatcher
 from tocsin.worker import Worker
+from tocsin_phones import Phones
 
 IPHONE = "aa" * 32
 SLOW, PATIENCE = 66, 1.0

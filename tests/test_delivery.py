@@ -17,9 +17,9 @@ from test_road import CASE, custom, note
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Unavailable
 from tocsin.explain import of_event
-from tocsin.phones import Phones
 from tocsin.push import deliveries, dispatcher, results
 from tocsin.push.apps import read_again
+from tocsin_phones import Phones
 
 IPHONE, OTHER_IPHONE = "aa" * 32, "bb" * 32
 ANDROID = "android-token-of-thirty-two-characters:1"

@@ -11,8 +11,8 @@ from processes import Program, data_folder, until
 from test_commands import refusal, run
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.demo.run import MARK, TAKEN_OVER, _own_settings
-from tocsin.phones import Phones
 from tocsin.settings import Settings, read_settings
+from tocsin_phones import Phones
 
 REAL = {
     "TOCSIN_APNS_KEY_FILE": "/etc/ours/apns.p8",

@@ -32,12 +32,12 @@ from tocsin.api.contract import CONTRACT
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.cli import commands
-from tocsin.client import Client
 from tocsin.db.pool import Database
 from tocsin.metrics import Metrics
 from tocsin.push import deliveries
 from tocsin.push.channels import Refused
 from tocsin.settings import Settings, read_settings
+from tocsin_client import Client
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"

@@ -14,7 +14,7 @@ from test_delivery import IPHONE, pushes_of, register
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import Sentence, Word, Wording, is_right_to_left, one_line, spoken, spoken_text
 from tocsin.explain import of_user
-from tocsin.phones import Phones
+from tocsin_phones import Phones
 
 FSI, PDI = "\u2068", "\u2069"
 LAYLA = "\u0644\u064a\u0644\u0649"

@@ -14,8 +14,8 @@ from conftest import SECRET, make_database, url_for
 from processes import TOCSIN, Program, data_folder
 from tocsin.cli import doctor
 from tocsin.db.pool import Database, connect
-from tocsin.phones import Phones
 from tocsin.postgres.supervisor import Embedded
+from tocsin_phones import Phones
 
 
 @pytest.fixture(autouse=True)

@@ -27,10 +27,10 @@ from tocsin.api.context import user_of
 from tocsin.api.routes import Post, require_keys
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.db.pool import Database
-from tocsin.phones import Phones
 from tocsin.pubsub import PubSub
 from tocsin.transfer.imports import Import, applied
 from tocsin.worker import Worker
+from tocsin_phones import Phones
 
 KEY = {"Idempotency-Key": "order-42"}
 LINES = b'{"user": {"id": 1, "first_name": "John", "last_name": "Doe"}}'

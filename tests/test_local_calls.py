@@ -2,7 +2,7 @@
 
 import pytest
 
-from tocsin.local_calls import is_local
+from tocsin_phones.local_calls import is_local
 
 ANY = "0.0.0.0"  # noqa: S104 - nothing is bound here
 

@@ -10,8 +10,8 @@ from conftest import Api
 from test_delivery import becomes, pushes_of, register, until
 from test_producing import post
 from test_road import custom
-from tocsin.phones import Phones
 from tocsin.transfer.exports import export
+from tocsin_phones import Phones
 
 LENGTHS = [32, 2047, 2048, 2049, 2704, 4096]
 

@@ -28,7 +28,7 @@ from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, Event, RemoteSettingsChanged, ResponseReceived, StreamReset
 from h2.settings import SettingCodes
 
-from tocsin.phones import Phones, Ports
+from tocsin_phones import Phones, Ports
 
 TOKEN = "ab" * 32
 FID = "c" + "x" * 21

@@ -19,9 +19,9 @@ from tocsin.api.stream import StreamResponse
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, connect
 from tocsin.ids import new_id
-from tocsin.phones import Phones
 from tocsin.retention import go_round
 from tocsin.streams import COMMENT, Stream, Streams
+from tocsin_phones import Phones
 
 
 @pytest.fixture

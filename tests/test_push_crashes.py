@@ -14,8 +14,8 @@ from processes import Program, data_folder, throw_dice
 from test_crashes import holds_a_lease
 from tocsin.auth.tokens import mint_service
 from tocsin.db.pool import connect
-from tocsin.phones import Phones
 from tocsin.postgres.supervisor import url_of
+from tocsin_phones import Phones
 
 pytestmark = pytest.mark.slow
 

@@ -17,10 +17,10 @@ from test_retries import comes_to, eventually
 from test_road import custom
 from tocsin.catalogue import Catalogue
 from tocsin.cli import doctor
-from tocsin.phones import Phones
 from tocsin.push import deliveries, services
 from tocsin.push.apps import read_again
 from tocsin.push.channels.vapid import Vapid
+from tocsin_phones import Phones
 
 
 @dataclass

@@ -21,11 +21,11 @@ from tocsin.cli.doctor import _database as database_checks
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Connection, Database, connect, queries
 from tocsin.ids import new_id
-from tocsin.phones import Phones
 from tocsin.postgres.supervisor import Embedded
 from tocsin.push.apps import read_again
 from tocsin.readiness import Readiness
 from tocsin.settings import Settings
+from tocsin_phones import Phones
 
 HELD = 20_000
 

@@ -16,9 +16,9 @@ from test_producing import post
 from test_retries import comes_to, due_in, eventually
 from test_road import custom
 from tocsin.db.pool import Database
-from tocsin.phones import Phones
 from tocsin.push import deliveries
 from tocsin.push.deliveries import Settled
+from tocsin_phones import Phones
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from conftest import Api
 from test_delivery import ANDROID, IPHONE, becomes, hurry, pushes_of, register, told, until
 from test_producing import post
 from test_road import custom
-from tocsin.phones import Phones
 from tocsin.push import deliveries
 from tocsin.push.channels.apns import Apns
 from tocsin.push.channels.fcm import Fcm
 from tocsin.push.channels.web_push import WebPush
 from tocsin.push.deliveries import DeliveryKey, Settled, next_try
+from tocsin_phones import Phones
 
 SCHEDULE = [5, 30, 120, 600, 1800, 3600, 3600, 3600]
 DAY = timedelta(hours=24)

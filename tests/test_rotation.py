@@ -20,10 +20,10 @@ from tocsin.auth.keys import EVERYBODY, hs256
 from tocsin.auth.tokens import Signer, UserCaller, Verifier, mint_service, mint_user
 from tocsin.db.pool import Database
 from tocsin.errors import Refusal, Unauthenticated, Unavailable
-from tocsin.phones import Phones
 from tocsin.push import deliveries
 from tocsin.push.apps import read_again
 from tocsin.push.channels.vapid import Vapid
+from tocsin_phones import Phones
 
 
 def a_key() -> bytes:

@@ -11,10 +11,10 @@ from conftest import Api, serving
 from test_delivery import ANDROID, IPHONE, OTHER_IPHONE, register
 from tocsin.catalogue import Catalogue
 from tocsin.cli import doctor
-from tocsin.phones import Phones
 from tocsin.push import probe
 from tocsin.push.channels import Stopped
 from tocsin.push.content import Composer
+from tocsin_phones import Phones
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from playwright.async_api import Browser, expect
 from conftest import Api, serving
 from host_page import Host, Window, Windows, browsing, hosting, tell
 from tocsin.catalogue import Catalogue
-from tocsin.phones import Phones
 from tocsin.push.channels.vapid import Vapid
+from tocsin_phones import Phones
 
 pytestmark = pytest.mark.slow
 

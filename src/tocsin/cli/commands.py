@@ -1,10 +1,11 @@
 """The command `tocsin`."""
 
 import asyncio
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -83,7 +84,8 @@ def worker() -> None:
 @app.command()
 def demo() -> None:
     """Serve sample users, and a page with their inboxes and fake phones. Print where it is."""
-    from tocsin.demo.run import demo as run_demo
+    with _demo_extra():
+        from tocsin.demo.run import demo as run_demo
 
     _run(run_demo(_settings()))
 
@@ -96,9 +98,17 @@ def phones(
     ] = 0,
 ) -> None:
     """Stand in for APNs, FCM and a browser push service, for tests. Print what to set."""
-    from tocsin.phones.serving import serve as serve_phones
+    with _demo_extra():
+        from tocsin_phones.serving import StartError
+        from tocsin_phones.serving import serve as serve_phones
 
-    _run(serve_phones(folder, port))
+    async def refusing() -> None:
+        try:
+            await serve_phones(folder, port)
+        except StartError as error:
+            raise Refusal(str(error)) from None
+
+    _run(refusing())
 
 
 @app.command()
@@ -385,6 +395,17 @@ def service(
     say(mint_service(signer, name, scope, lifetime, company_id))
     until = (datetime.now(UTC) + lifetime).strftime("%Y-%m-%d %H:%M:%S")
     say(f"This token expires at {until} UTC, after {expires}; --expires 30d makes one that lasts longer.", err=True)
+
+
+@contextlib.contextmanager
+def _demo_extra() -> Iterator[None]:
+    """Say what to install where the stand-ins for push services are not."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "tocsin_phones":
+            raise
+        raise SystemExit('tocsin: This needs the stand-ins for push services: pip install "tocsin[demo]".') from None
 
 
 def _settings() -> Settings:

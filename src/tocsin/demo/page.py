@@ -23,10 +23,10 @@ from tocsin.directory import Team, User
 from tocsin.errors import FieldError, Invalid, NotFound, Unauthorized
 from tocsin.events import Draft
 from tocsin.ids import MAX_ID
-from tocsin.local_calls import is_local
 from tocsin.notifications import to_json
-from tocsin.phones import Phones
 from tocsin.validation import field_error
+from tocsin_phones import Phones
+from tocsin_phones.local_calls import is_local
 
 FILES = ("demo.css", "demo.js")
 POLICY = (

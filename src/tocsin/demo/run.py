@@ -16,10 +16,10 @@ from tocsin.devices import Device
 from tocsin.directory import Team, User
 from tocsin.errors import Refusal
 from tocsin.events import Viewer
-from tocsin.phones import Phones
 from tocsin.push.apps import web_push_key
 from tocsin.serve import Running, serve
 from tocsin.settings import PREFIX, Settings
+from tocsin_phones import Phones
 
 PEOPLE = (
     User(1, 1, "John", "Doe", None, "john@example.com", "en", "Europe/Copenhagen", active=True),

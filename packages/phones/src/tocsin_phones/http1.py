@@ -6,7 +6,7 @@ from typing import cast
 
 import httptools
 
-from tocsin.phones.exchange import MAX_BODY_BYTES, Handler, Reply, Request
+from tocsin_phones.exchange import MAX_BODY_BYTES, Handler, Reply, Request
 
 
 class Http1(asyncio.Protocol):

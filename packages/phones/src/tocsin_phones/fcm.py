@@ -5,14 +5,13 @@ import re
 import secrets
 from typing import Any
 
-from tocsin.errors import Malformed
-from tocsin.phones.apns import banner_of, clear_of
-from tocsin.phones.book import Book
-from tocsin.phones.exchange import JSON, Banner, Change, Push, Refused, Reply, Request
-from tocsin.phones.messages import TARGETS, check_message, refused_field
-from tocsin.phones.oauth import OAuth
-from tocsin.phones.screens import badge_of, ids_of, part, text
-from tocsin.strict_json import parse, parse_object
+from tocsin_phones.apns import banner_of, clear_of
+from tocsin_phones.book import Book
+from tocsin_phones.exchange import JSON, Banner, Change, Push, Refused, Reply, Request
+from tocsin_phones.messages import TARGETS, check_message, refused_field
+from tocsin_phones.oauth import OAuth
+from tocsin_phones.screens import badge_of, ids_of, part, text
+from tocsin_phones.strict_json import Malformed, parse, parse_object
 
 STREAMS = 100
 """Requests that may be open at once."""

@@ -9,11 +9,10 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
-from tocsin.errors import Malformed
-from tocsin.phones.book import Book
-from tocsin.phones.exchange import JSON, Banner, Change, Push, Refused, Reply, Request
-from tocsin.phones.screens import badge_of, ids_of, part, text
-from tocsin.strict_json import parse_object
+from tocsin_phones.book import Book
+from tocsin_phones.exchange import JSON, Banner, Change, Push, Refused, Reply, Request
+from tocsin_phones.screens import badge_of, ids_of, part, text
+from tocsin_phones.strict_json import Malformed, parse_object
 
 MAX_BYTES = 4096
 MAX_VOIP_BYTES = 5120

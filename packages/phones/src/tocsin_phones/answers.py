@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from tocsin.errors import Malformed
-from tocsin.phones.exchange import Fate, Refused, Reply
+from tocsin_phones.exchange import Fate, Refused, Reply
+from tocsin_phones.strict_json import Malformed
 
 PROVIDERS = ("apns", "apns-sandbox", "fcm", "oauth", "browser")
 BODIES = {"huge": b"x" * (4 << 20), "empty": b"", "not json": b"<html>Bad gateway</html>"}

@@ -1,4 +1,4 @@
-"""The command `tocsin phones`: the stand-ins until a signal ends them, and what to set so that they are used."""
+"""The command `tocsin-phones`: the stand-ins until a signal ends them, and what to set so that they are used."""
 
 import asyncio
 import shlex
@@ -6,15 +6,18 @@ import signal
 import sys
 from pathlib import Path
 
-from tocsin.errors import Refusal
-from tocsin.phones.running import Phones, Ports
+from tocsin_phones.running import Phones, Ports
 
 ENVIRONMENT = "environment"
 """The file for a shell to read; it is there while the stand-ins are."""
 
 
+class StartError(Exception):
+    """The stand-ins cannot be started, and why."""
+
+
 async def serve(folder: Path, port: int) -> None:
-    """Serve until SIGTERM or SIGINT; `port` is the first of five in a row, 0 takes free ones. Raises `Refusal`."""
+    """Serve until SIGTERM or SIGINT; `port` is the first of five in a row, 0 takes free ones. Raises `StartError`."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
@@ -28,7 +31,7 @@ async def serve(folder: Path, port: int) -> None:
             sys.stdout.flush()
             await ended.wait()
     except OSError as error:
-        raise Refusal(f"The fake phones can't be started: {error.strerror or error}.") from None
+        raise StartError(f"The fake phones can't be started: {error.strerror or error}.") from None
     finally:
         file.unlink(missing_ok=True)
 

@@ -6,9 +6,9 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tocsin.phones.answers import Demand, Demands
-from tocsin.phones.exchange import Banner, Provider, Push, Refused, Reply, Request
-from tocsin.phones.screens import Screen, moment, told
+from tocsin_phones.answers import Demand, Demands
+from tocsin_phones.exchange import Banner, Provider, Push, Refused, Reply, Request
+from tocsin_phones.screens import Screen, moment, told
 
 MAX_PUSHES = 100_000
 """Pushes that are kept; older ones are forgotten, and the screens stay."""

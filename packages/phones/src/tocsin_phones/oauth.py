@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from tocsin.phones.book import Book
-from tocsin.phones.exchange import JSON, Push, Refused, Reply, Request
+from tocsin_phones.book import Book
+from tocsin_phones.exchange import JSON, Push, Refused, Reply, Request
 
 GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 SCOPES = frozenset(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from tocsin.phones.exchange import Banner, Change
+from tocsin_phones.exchange import Banner, Change
 
 MAX_BANNERS = 1000
 """Banners that one device shows; the oldest goes first."""

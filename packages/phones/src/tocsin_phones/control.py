@@ -8,13 +8,12 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
-from tocsin.errors import Malformed
-from tocsin.local_calls import is_local
-from tocsin.phones.answers import demand_of
-from tocsin.phones.book import Book
-from tocsin.phones.browser import Browser
-from tocsin.phones.exchange import Reply, Request
-from tocsin.strict_json import parse_object
+from tocsin_phones.answers import demand_of
+from tocsin_phones.book import Book
+from tocsin_phones.browser import Browser
+from tocsin_phones.exchange import Reply, Request
+from tocsin_phones.local_calls import is_local
+from tocsin_phones.strict_json import Malformed, parse_object
 
 _JSON = ("content-type", "application/json")
 _Door = Callable[[Request, dict[str, str]], Reply]

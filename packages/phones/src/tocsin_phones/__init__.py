@@ -7,6 +7,6 @@
 They refuse what the real services would, and fail on demand. Only `http2.py` knows the library h2.
 """
 
-from tocsin.phones.running import Phones, Ports
+from tocsin_phones.running import Phones, Ports
 
 __all__ = ["Phones", "Ports"]

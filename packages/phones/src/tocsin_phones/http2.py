@@ -20,7 +20,7 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 
-from tocsin.phones.exchange import MAX_BODY_BYTES, Handler, Reply, Request
+from tocsin_phones.exchange import MAX_BODY_BYTES, Handler, Reply, Request
 
 MAX_HEADER_BYTES = 16_384
 """Bytes that the headers of one request may have."""

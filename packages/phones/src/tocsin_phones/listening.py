@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tocsin.phones.exchange import Handler
-from tocsin.phones.http1 import Http1
-from tocsin.phones.http2 import Http2
+from tocsin_phones.exchange import Handler
+from tocsin_phones.http1 import Http1
+from tocsin_phones.http2 import Http2
 
 LIFETIME = timedelta(days=90)
 """How long a certificate is good for; it is made anew at every start."""

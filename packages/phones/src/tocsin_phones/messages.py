@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tocsin.phones.exchange import Refused
+from tocsin_phones.exchange import Refused
 
 TARGETS = ("fid", "token", "topic", "condition")
 """Whom a message goes to: exactly one of them."""

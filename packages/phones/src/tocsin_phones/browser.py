@@ -11,12 +11,11 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tocsin.errors import Malformed
-from tocsin.phones.book import Book
-from tocsin.phones.decrypting import decrypt, point_of
-from tocsin.phones.exchange import JSON, Banner, Change, Push, Refused, Reply, Request
-from tocsin.phones.screens import badge_of, ids_of, part, text
-from tocsin.strict_json import parse
+from tocsin_phones.book import Book
+from tocsin_phones.decrypting import decrypt, point_of
+from tocsin_phones.exchange import JSON, Banner, Change, Push, Refused, Reply, Request
+from tocsin_phones.screens import badge_of, ids_of, part, text
+from tocsin_phones.strict_json import Malformed, parse
 
 STREAMS = 100
 """Requests that may be open at once."""

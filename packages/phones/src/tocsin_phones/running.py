@@ -9,17 +9,17 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
 from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as new_ec
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as new_rsa
 
-from tocsin.phones import credentials
-from tocsin.phones.answers import demand_of
-from tocsin.phones.apns import Apns
-from tocsin.phones.book import Book
-from tocsin.phones.browser import STREAMS as STREAMS_OF_BROWSERS
-from tocsin.phones.browser import Browser
-from tocsin.phones.control import Control
-from tocsin.phones.fcm import STREAMS as STREAMS_OF_FCM
-from tocsin.phones.fcm import Fcm
-from tocsin.phones.listening import Authority, Listener
-from tocsin.phones.oauth import Account, OAuth
+from tocsin_phones import credentials
+from tocsin_phones.answers import demand_of
+from tocsin_phones.apns import Apns
+from tocsin_phones.book import Book
+from tocsin_phones.browser import STREAMS as STREAMS_OF_BROWSERS
+from tocsin_phones.browser import Browser
+from tocsin_phones.control import Control
+from tocsin_phones.fcm import STREAMS as STREAMS_OF_FCM
+from tocsin_phones.fcm import Fcm
+from tocsin_phones.listening import Authority, Listener
+from tocsin_phones.oauth import Account, OAuth
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,35 @@
+"""JSON as the push services read it: UTF-8, each key once, no NaN."""
+
+import json
+from typing import Any
+
+
+class Malformed(Exception):  # noqa: N818 - the name of the answer
+    """A body is not what it should be, in one sentence."""
+
+
+def parse(body: bytes) -> Any:
+    """Return the value of a body; raises `Malformed`."""
+    try:
+        return json.loads(body.decode(), object_pairs_hook=_object_of, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise Malformed("The body is not valid JSON.") from None
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Return the object of a body; raises `Malformed`."""
+    value = parse(body)
+    if not isinstance(value, dict):
+        raise Malformed("The body is not a JSON object.")
+    return value
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key twice")
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)

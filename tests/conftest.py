@@ -23,8 +23,8 @@ from playwright.async_api import Browser, async_playwright
 from tocsin import directory, events
 from tocsin.api.app import service
 from tocsin.api.connections import Connections, Patience
-from tocsin.api.context import AppState
 from tocsin.api.server import Server
+from tocsin.api.state import AppState
 from tocsin.auth.from_settings import verifier_of
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.catalogue import Catalogue

@@ -23,7 +23,7 @@ from test_problems import at_rest, routes_of
 from test_producing import in_future
 from test_resolve import settled
 from test_road import custom
-from tocsin.api.context import user_of
+from tocsin.api.auth import user_of
 from tocsin.api.routes import Post, require_keys
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.db.pool import Database

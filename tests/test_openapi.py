@@ -22,7 +22,7 @@ from test_road import custom, note
 from tocsin import errors, validation
 from tocsin.api import operations as doors_of_operations
 from tocsin.api.app import build
-from tocsin.api.context import MAX_BODY_BYTES
+from tocsin.api.body import MAX_BODY_BYTES
 from tocsin.api.contract import DESCRIPTIONS
 from tocsin.api.events import MAX_BATCH_BODY_BYTES
 from tocsin.api.examples import OF_THE_REST

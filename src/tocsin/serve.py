@@ -17,8 +17,8 @@ from starlette.types import ASGIApp
 from tocsin import jobs, preferences
 from tocsin.api.app import operations_service, service, watching_service
 from tocsin.api.connections import Connections, raise_file_limit
-from tocsin.api.context import AppState, Watched
 from tocsin.api.server import ByPort, Server, bound, port_of, url_of
+from tocsin.api.state import AppState, Watched
 from tocsin.auth import from_settings
 from tocsin.auth.tokens import Verifier
 from tocsin.backoff import Backoff

@@ -23,12 +23,13 @@ from tocsin.api import (
     stream,
     web_push,
 )
-from tocsin.api.context import AppState, Watched, user_of
+from tocsin.api.auth import user_of
 from tocsin.api.cors import Cors, Preflights
 from tocsin.api.keyring import Keyring
 from tocsin.api.middleware import Envelope, Shortcut
 from tocsin.api.proxies import Prefix, Proxies
 from tocsin.api.routes import Post, require_keys
+from tocsin.api.state import AppState, Watched
 from tocsin.errors import Problem
 
 BUSY = (

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tocsin.api.context import MERGE_PATCH
+from tocsin.api.body import MERGE_PATCH
 from tocsin.api.directory import DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT
 from tocsin.api.events import MAX_WAIT_SECONDS
 from tocsin.api.imports import NDJSON

@@ -7,9 +7,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import devices, inbox
-from tocsin.api.context import app_state_of, body_of, service_of, user_of
+from tocsin.api.auth import service_of, user_of
+from tocsin.api.body import body_of
 from tocsin.api.requests import known_id
 from tocsin.api.routes import door
+from tocsin.api.state import app_state_of
 from tocsin.auth.tokens import ServiceCaller
 from tocsin.devices import device_of, token_of
 from tocsin.errors import FieldError, Invalid

@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import directory
-from tocsin.api.context import app_state_of, service_of
+from tocsin.api.auth import service_of
 from tocsin.api.requests import known_id, number_of
 from tocsin.api.routes import door
+from tocsin.api.state import app_state_of
 from tocsin.auth.tokens import ServiceCaller
 from tocsin.errors import FieldError, Invalid
 from tocsin.formats import TeamBody, UserBody

@@ -10,10 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import events
-from tocsin.api.context import app_state_of, body_of, id_of, service_of
+from tocsin.api.auth import service_of
+from tocsin.api.body import body_of
 from tocsin.api.drafts import Posted, posted, resolution_of
-from tocsin.api.requests import known_id, number_of
+from tocsin.api.requests import id_of, known_id, number_of
 from tocsin.api.routes import door
+from tocsin.api.state import app_state_of
 from tocsin.auth.tokens import ServiceCaller
 from tocsin.directory import unknown
 from tocsin.errors import FieldError, Invalid

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import idempotency, inbox
-from tocsin.api.context import MAX_BODY_BYTES, app_state_of, bytes_of
+from tocsin.api.body import MAX_BODY_BYTES, bytes_of
+from tocsin.api.state import app_state_of
 from tocsin.auth.tokens import ServiceCaller, UserCaller
 from tocsin.db.pool import Borrowed
 from tocsin.errors import Invalid

@@ -5,9 +5,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import idempotency
-from tocsin.api.context import AppState, app_state_of, parts_of, service_of
+from tocsin.api.auth import service_of
+from tocsin.api.body import parts_of
 from tocsin.api.idempotency import HEADER, again, digest_for, key_of
 from tocsin.api.routes import door
+from tocsin.api.state import AppState, app_state_of
 from tocsin.auth.tokens import ServiceCaller
 from tocsin.errors import ContentType
 from tocsin.idempotency import IdempotencyKey, StoredAnswer

@@ -8,8 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import inbox
-from tocsin.api.context import app_state_of, user_of
+from tocsin.api.auth import user_of
 from tocsin.api.routes import door
+from tocsin.api.state import app_state_of
 from tocsin.catalogue import Catalogue, Kind
 from tocsin.notifications import to_json
 from tocsin.preferences import CHANNELS, SWITCHES, Operator

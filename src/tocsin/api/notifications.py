@@ -8,10 +8,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import __version__, events, inbox
-from tocsin.api.context import app_state_of, body_of, id_of, user_of
+from tocsin.api.auth import user_of
+from tocsin.api.body import body_of
 from tocsin.api.proxies import HOST
-from tocsin.api.requests import message_of, notify_of, number_of, uuid_of, uuids_of
+from tocsin.api.requests import id_of, message_of, notify_of, number_of, uuid_of, uuids_of
 from tocsin.api.routes import door
+from tocsin.api.state import app_state_of
 from tocsin.auth.tokens import UserCaller
 from tocsin.errors import FieldError, Invalid
 from tocsin.events import Draft

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from tocsin import __version__
-from tocsin.api.context import MAX_BODY_BYTES
+from tocsin.api.body import MAX_BODY_BYTES
 from tocsin.api.contract import (
     CALLERS,
     CONTRACT,

@@ -8,11 +8,13 @@ from starlette.responses import HTMLResponse, Response
 
 from tocsin import dead_letters, devices, events, explain, readiness
 from tocsin.api import assets
-from tocsin.api.context import app_state_of, body_of, service_of, watched_of
+from tocsin.api.auth import service_of
+from tocsin.api.body import body_of
 from tocsin.api.directory import DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT
 from tocsin.api.openapi import document
 from tocsin.api.requests import known_id, number_of, uuids_of
 from tocsin.api.routes import door
+from tocsin.api.state import app_state_of, watched_of
 from tocsin.auth.tokens import ServiceCaller
 from tocsin.errors import FieldError, Invalid, NotFound
 from tocsin.events import Viewer

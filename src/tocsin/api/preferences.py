@@ -7,8 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import inbox, preferences
-from tocsin.api.context import MERGE_PATCH, app_state_of, body_of, user_of
+from tocsin.api.auth import user_of
+from tocsin.api.body import MERGE_PATCH, body_of
 from tocsin.api.routes import door
+from tocsin.api.state import app_state_of
 from tocsin.notifications import to_json
 from tocsin.preferences import Preferences
 

@@ -152,3 +152,14 @@ def uuids_of(body: Mapping[str, Any], name: str, most: int, field_errors: list[F
         field_error(f"{name}.{position}", "uuid", "must be a UUID") for position, id_ in enumerate(found) if id_ is None
     ]
     return [id_ for id_ in found if id_]
+
+
+def id_of(text: str) -> UUID:
+    """Return the UUID in a path; anything else names nothing."""
+    try:
+        id_ = UUID(text)
+    except ValueError:
+        raise NotFound from None
+    if str(id_) != text.lower():
+        raise NotFound
+    return id_

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from tocsin.api.context import MAX_BODY_BYTES, body_of
+from tocsin.api.body import MAX_BODY_BYTES, body_of
 from tocsin.api.idempotency import Enter, Handler, once
 
 

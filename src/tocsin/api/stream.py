@@ -9,8 +9,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tocsin import inbox
-from tocsin.api.context import app_state_of, user_of
+from tocsin.api.auth import user_of
 from tocsin.api.middleware import HANG_UP
+from tocsin.api.state import app_state_of
 from tocsin.errors import Timeout, Unauthenticated
 from tocsin.streams import STALL_TIMEOUT, Stream, Streams
 

@@ -9,8 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import devices, inbox
-from tocsin.api.context import app_state_of, body_of, user_of
+from tocsin.api.auth import user_of
+from tocsin.api.body import body_of
 from tocsin.api.routes import door
+from tocsin.api.state import app_state_of
 from tocsin.devices import Device
 from tocsin.errors import FieldError, Invalid, NotFound
 from tocsin.notifications import to_json

@@ -14,8 +14,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from tocsin.api import assets
-from tocsin.api.context import AppState, app_state_of, body_of
+from tocsin.api.body import body_of
 from tocsin.api.requests import ids_of, number_of
+from tocsin.api.state import AppState, app_state_of
 from tocsin.auth.tokens import Signer, mint_service, mint_user
 from tocsin.catalogue import ENGLISH
 from tocsin.demo.events import event_of

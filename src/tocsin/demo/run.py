@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from tocsin import devices, directory, events, inbox
-from tocsin.api.context import AppState
+from tocsin.api.state import AppState
 from tocsin.auth.from_settings import signer_of
 from tocsin.auth.tokens import Signer, mint_service, mint_user
 from tocsin.demo.page import DemoPage

@@ -1,0 +1,57 @@
+"""The state of the application: the collaborators that routes use."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.requests import Request
+
+from tocsin.auth.tokens import Verifier
+from tocsin.catalogue import Catalogue
+from tocsin.db.pool import Database
+from tocsin.events import Intake
+from tocsin.inbox import Cursors
+from tocsin.metrics import Metrics
+from tocsin.preferences import Operator
+from tocsin.pubsub import PubSub
+from tocsin.push.lanes import Lane
+from tocsin.readiness import Readiness
+from tocsin.settings import Settings
+from tocsin.streams import Streams
+
+
+@dataclass(frozen=True, slots=True)
+class AppState:
+    """What the doors lead to: the collaborators of the whole service."""
+
+    settings: Settings
+    database: Database
+    catalogue: Catalogue
+    operator: Operator
+    pubsub: PubSub
+    intake: Intake
+    verifier: Verifier
+    cursors: Cursors
+    live: Streams
+    metrics: Metrics
+    readiness: Readiness
+    lanes: Sequence[Lane] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What can be looked at in every process, one that only works too."""
+
+    database: Database
+    metrics: Metrics
+    readiness: Readiness
+
+
+def watched_of(request: Request) -> AppState | Watched:
+    """Return what can be looked at in the process that a request came to."""
+    return cast("AppState | Watched", request.app.state.app_state)
+
+
+def app_state_of(request: Request) -> AppState:
+    """Return the collaborators of the service that a request came to."""
+    return cast("AppState", request.scope["state"].get("app_state") or request.app.state.app_state)

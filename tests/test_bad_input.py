@@ -100,8 +100,8 @@ async def guarded(api: Api) -> AsyncIterator[Api]:
     assert await stored(api) == [0, 0, 0]
 
 
-async def send(api: Api, door: tuple[str, str, str], body: bytes, content_type: str | None = JSON) -> httpx.Response:
-    method, path, token = door
+async def send(api: Api, handler: tuple[str, str, str], body: bytes, content_type: str | None = JSON) -> httpx.Response:
+    method, path, token = handler
     headers = {"Content-Type": content_type} if content_type is not None else {}
     return await api.call(method, path, token, content=body, headers=headers)
 
@@ -115,11 +115,11 @@ async def both(api: Api, event: dict[str, Any]) -> tuple[Any, Any]:
 
 async def test_what_is_no_strict_json_is_malformed_at_every_door(guarded: Api) -> None:
     wrong = {}
-    for door in DOORS:
-        answers = await asyncio.gather(*[send(guarded, door, body) for body in NO_JSON.values()])
+    for handler in DOORS:
+        answers = await asyncio.gather(*[send(guarded, handler, body) for body in NO_JSON.values()])
         for name, answer in zip(NO_JSON, answers, strict=True):
             if codes_of(answer) != (400, [("malformed", None)]) or not sealed(answer):
-                wrong[door[1], name] = answer.status_code, answer.text
+                wrong[handler[1], name] = answer.status_code, answer.text
     assert wrong == {}
 
 
@@ -213,27 +213,29 @@ async def test_the_content_type_must_be_json(guarded: Api) -> None:
         *(f"{JSON}, text/plain", f"text/plain, {JSON}", f";{JSON}", f'"{JSON}"', "a" * 10_000, "\xe9/\xe9"),
     ]
     wrong = {}
-    for door in DOORS:
+    for handler in DOORS:
         for given in bad:
             header = given.encode("latin-1") if given is not None else None
             headers = [
-                (b"Authorization", f"Bearer {door[2]}".encode()),
+                (b"Authorization", f"Bearer {handler[2]}".encode()),
                 *([(b"Content-Type", header)] if header else []),
             ]
-            answer = await guarded.http.request(*door[:2], headers=headers, content=b'{"x": 1}')
+            answer = await guarded.http.request(*handler[:2], headers=headers, content=b'{"x": 1}')
             if codes_of(answer) != (415, [("content_type", None)]):
-                wrong[door[1], given] = answer.status_code, answer.text
+                wrong[handler[1], given] = answer.status_code, answer.text
     assert wrong == {}
 
 
 async def test_parameters_and_case_of_the_content_type_do_not_matter_and_no_body_needs_none(guarded: Api) -> None:
     good = [JSON, "Application/JSON", f"{JSON};", f"{JSON}; charset=utf-8", f"{JSON} ; charset=UTF-8; x=y"]
-    for door in DOORS:
+    for handler in DOORS:
         for given in good:
-            assert (await send(guarded, door, b'{"x": 1}', given)).status_code == 422, (door, given)
+            assert (await send(guarded, handler, b'{"x": 1}', given)).status_code == 422, (handler, given)
         for absent in (None, "text/plain", JSON):
-            assert (await send(guarded, door, b"", absent)).status_code == 422, (door, absent)
-        chunked = f"{door[0]} {door[1]} HTTP/1.1\nAuthorization: Bearer {door[2]}\nTransfer-Encoding: chunked\n"
+            assert (await send(guarded, handler, b"", absent)).status_code == 422, (handler, absent)
+        chunked = (
+            f"{handler[0]} {handler[1]} HTTP/1.1\nAuthorization: Bearer {handler[2]}\nTransfer-Encoding: chunked\n"
+        )
         assert (await raw(guarded, chunked, b"0\r\n\r\n")).status_code == 422
 
 

@@ -168,20 +168,20 @@ def at(path: str, ids: dict[str, str]) -> str:
 
 def test_every_route_has_its_due(api: Api) -> None:
     assert {route for route in routes_of(api) if route[1] not in OPEN} == set(DOORS)
-    assert all(set(door.due) == set(CALLERS) for door in DOORS.values())
+    assert all(set(handler.due) == set(CALLERS) for handler in DOORS.values())
 
 
 @pytest.mark.parametrize("route", DOORS, ids=" ".join)
 async def test_each_route_lets_in_whom_it_should(api: Api, route: tuple[str, str]) -> None:
     method, path = route
-    ids, door = await settle(api), DOORS[route]
+    ids, handler = await settle(api), DOORS[route]
     wrong = {}
     for caller, token in CALLERS.items():
-        if door.ends:
+        if handler.ends:
             await settle(api)
-        answer = await api.call(method, at(path, ids), token(door.scopes), json=door.body)
-        if answer.status_code != door.due[caller] or not (sealed(answer) or answer.is_success):
-            wrong[caller] = answer.status_code, door.due[caller], answer.text
+        answer = await api.call(method, at(path, ids), token(handler.scopes), json=handler.body)
+        if answer.status_code != handler.due[caller] or not (sealed(answer) or answer.is_success):
+            wrong[caller] = answer.status_code, handler.due[caller], answer.text
         if answer.status_code in (401, 403):
             assert answer.headers["www-authenticate"].startswith("Bearer")
             assert answer.headers["www-authenticate"] == challenge(caller, answer), caller
@@ -200,13 +200,13 @@ def challenge(caller: str, answer: httpx.Response) -> str:
 @pytest.mark.parametrize("route", [route for route in DOORS if "{" in route[1]], ids=" ".join)
 async def test_what_belongs_to_others_is_answered_like_what_is_not_there(api: Api, route: tuple[str, str]) -> None:
     method, path = route
-    ids, door = await settle(api), DOORS[route]
+    ids, handler = await settle(api), DOORS[route]
     unknown = dict.fromkeys(ids, UNKNOWN) | {"{user_id}": "555", "{team_id}": "555", "{token}": TOKEN}
     before = await everything(api)
-    for caller in [caller for caller, due in door.due.items() if due == 404]:
-        token = CALLERS[caller](door.scopes)
-        others = await api.call(method, at(path, ids), token, json=door.body)
-        missing = await api.call("GET" if method == "PUT" and door.body else method, at(path, unknown), token)
+    for caller in [caller for caller, due in handler.due.items() if due == 404]:
+        token = CALLERS[caller](handler.scopes)
+        others = await api.call(method, at(path, ids), token, json=handler.body)
+        missing = await api.call("GET" if method == "PUT" and handler.body else method, at(path, unknown), token)
         assert (others.status_code, others.content) == (missing.status_code, missing.content), caller
         assert differing(others) == differing(missing), caller
     assert await everything(api) == before

@@ -275,8 +275,8 @@ def test_a_path_is_cut_where_a_device_token_stands(path: str, cut: str) -> None:
     st.text("0123456789abcdefABCDEF:_-%+=/", min_size=16, max_size=200).filter(lambda text: not text[-12:].islower()),
     st.sampled_from(["", "/test"]),
 )
-def test_no_more_than_six_characters_of_a_token_are_ever_shown(root: str, door: str, token: str, tail: str) -> None:
-    cut = cut_path(f"{root}{door}/devices/{token}{tail}")
+def test_no_more_than_six_characters_of_a_token_are_ever_shown(root: str, handler: str, token: str, tail: str) -> None:
+    cut = cut_path(f"{root}{handler}/devices/{token}{tail}")
     shown = set(re.findall(r"[0-9A-F:_%+=]{7,}", cut))
     assert not shown
     assert cut.endswith(tail)

@@ -265,7 +265,7 @@ def furnished(  # noqa: PLR0913, PLR0917 - what it stands on
     verifier: Verifier,
     lanes: Sequence[Lane],
 ) -> AppState:
-    """Return all that the doors lead to, in a running loop."""
+    """Return the state of the application, in a running loop."""
     live, metrics = Streams(database), Metrics()
     pubsub.on_change(live.changed)
     verifier.on_withdrawal = live.end_all  # whose tokens are still good comes again at once, and goes on

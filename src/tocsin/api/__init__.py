@@ -1,1 +1,1 @@
-"""The HTTP doors: `api/x.py` is the door of `x.py`."""
+"""The HTTP API: `api/x.py` holds the routes of `x.py`."""

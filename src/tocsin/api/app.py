@@ -37,7 +37,7 @@ BUSY = (
     Post("/events", events.writer_of, events.post_event),
     Route("/notifications/stream", stream.stream, methods=["GET"]),
 )
-"""The busiest doors, and the one that is open the longest, which the framework's models do not see."""
+"""The busiest routes and the stream, which bypass the framework's models."""
 
 
 def service(app_state: AppState, further: Sequence[BaseRoute] = ()) -> ASGIApp:

@@ -1,4 +1,4 @@
-"""The door of the operators' console: one page and its files. What they show, a token opens at the other doors."""
+"""Routes of the operators' console: one page and its files. Its data comes from the other routes, with a token."""
 
 from starlette.requests import Request
 from starlette.responses import Response

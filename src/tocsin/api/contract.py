@@ -63,7 +63,7 @@ class Operation:
     `takes` and `answers` are the names of schemas, each with its examples; an answer without one is 204. `problems`
     are those that not every operation has, `field_errors` examples of what a 422 says; where there are none, it is
     never 422. A body is of the type `media`, or of one that it may `also` be of, an answer of `answer_media`.
-    `summary` is left out where the docstring of its door says it; `scopes` where they are those of its tag.
+    `summary` is left out where the docstring of its handler says it; `scopes` where they are those of its tag.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""The doors of devices: phones register themselves, and the host application detaches those that were lost."""
+"""Routes of devices: phones register themselves, and the host application detaches lost ones."""
 
 from dataclasses import asdict
 
@@ -10,7 +10,7 @@ from tocsin import devices, inbox
 from tocsin.api.auth import service_of, user_of
 from tocsin.api.body import body_of
 from tocsin.api.requests import known_id
-from tocsin.api.routes import door
+from tocsin.api.routes import guarded_by
 from tocsin.api.state import app_state_of
 from tocsin.auth.tokens import ServiceCaller
 from tocsin.devices import device_of, token_of
@@ -25,11 +25,11 @@ def _writer_of(request: Request) -> ServiceCaller:
     return service_of(request, "directory:write")
 
 
-router = APIRouter(route_class=door(user_of), tags=["devices"])
-directory = APIRouter(route_class=door(_writer_of), tags=["directory"])
+router = APIRouter(route_class=guarded_by(user_of), tags=["devices"])
+directory = APIRouter(route_class=guarded_by(_writer_of), tags=["directory"])
 
 
-@router.post("/notifications/devices/{token}", status_code=204)  # noqa: FAST003 - read where both doors lead
+@router.post("/notifications/devices/{token}", status_code=204)  # noqa: FAST003 - read by both handlers
 async def register(request: Request) -> Response:
     """Register a phone for the caller; it leaves whoever had it before."""
     return await _register(request)

@@ -1,4 +1,4 @@
-"""The doors of the directory: the host application says who its users and teams are."""
+"""Routes of the directory: users and teams of the host application."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from tocsin import directory
 from tocsin.api.auth import service_of
 from tocsin.api.requests import known_id, number_of
-from tocsin.api.routes import door
+from tocsin.api.routes import guarded_by
 from tocsin.api.state import app_state_of
 from tocsin.auth.tokens import ServiceCaller
 from tocsin.errors import FieldError, Invalid
@@ -27,7 +27,7 @@ def _writer_of(request: Request) -> ServiceCaller:
     return service_of(request, "directory:write")
 
 
-router = APIRouter(route_class=door(_writer_of), tags=["directory"])
+router = APIRouter(route_class=guarded_by(_writer_of), tags=["directory"])
 
 
 @router.put("/directory/users/{user_id}", status_code=204)

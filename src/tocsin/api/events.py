@@ -1,4 +1,4 @@
-"""The doors of events: the host application posts what happened, takes it back, and asks what became of it."""
+"""Routes of events: post, cancel, and ask for the status."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from tocsin.api.auth import service_of
 from tocsin.api.body import body_of
 from tocsin.api.drafts import Posted, posted, resolution_of
 from tocsin.api.requests import id_of, known_id, number_of
-from tocsin.api.routes import door
+from tocsin.api.routes import guarded_by
 from tocsin.api.state import app_state_of
 from tocsin.auth.tokens import ServiceCaller
 from tocsin.directory import unknown
@@ -51,8 +51,8 @@ def resolver_of(request: Request) -> ServiceCaller:
     return service_of(request, "events:write", "directory:write")
 
 
-router = APIRouter(route_class=door(_reader_of), tags=["events"])
-writing = APIRouter(route_class=door(writer_of), tags=["events"])
+router = APIRouter(route_class=guarded_by(_reader_of), tags=["events"])
+writing = APIRouter(route_class=guarded_by(writer_of), tags=["events"])
 
 
 async def post_event(request: Request) -> Response:

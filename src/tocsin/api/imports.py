@@ -1,4 +1,4 @@
-"""The door of imports: lines of JSON, checked as a whole, then applied; the answer comes when all is done."""
+"""The route of imports: lines of JSON, checked as a whole, then applied; the answer comes when all is done."""
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -8,7 +8,7 @@ from tocsin import idempotency
 from tocsin.api.auth import service_of
 from tocsin.api.body import parts_of
 from tocsin.api.idempotency import HEADER, again, digest_for, key_of
-from tocsin.api.routes import door
+from tocsin.api.routes import guarded_by
 from tocsin.api.state import AppState, app_state_of
 from tocsin.auth.tokens import ServiceCaller
 from tocsin.errors import ContentType
@@ -26,7 +26,7 @@ def _writer_of(request: Request) -> ServiceCaller:
     return service_of(request, "directory:write")
 
 
-router = APIRouter(route_class=door(_writer_of, keeps_keys=False), tags=["directory"])
+router = APIRouter(route_class=guarded_by(_writer_of, keeps_keys=False), tags=["directory"])
 
 
 @router.post("/directory/import")

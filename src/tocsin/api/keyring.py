@@ -1,4 +1,4 @@
-"""The keys of the tokens' issuer, where it publishes them: the one that a request needs is fetched before any door."""
+"""Middleware that fetches the issuer's public key for a request's token before the request is routed."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -8,7 +8,7 @@ from tocsin.errors import Problem
 
 
 class Keyring:
-    """ASGI middleware within the envelope that lets the verifier wait for a key, which at a door it could not."""
+    """ASGI middleware that waits for the key of a token; handlers verify tokens without waiting."""
 
     def __init__(self, app: ASGIApp, verifier: Verifier) -> None:
         self._app = app
@@ -26,6 +26,6 @@ class Keyring:
 
 
 def _token_of(scope: Scope) -> str | None:
-    """Return the bearer token of a request; several headers are for the door to refuse."""
+    """Return the bearer token of a request; several headers are refused by the handler."""
     given = [value for name, value in scope["headers"] if name == b"authorization"]
     return bearer_of(str(given[0], "latin-1").strip()) if len(given) == 1 else None

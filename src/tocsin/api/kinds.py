@@ -1,4 +1,4 @@
-"""The door of the catalogue: what a screen of preferences needs to know of the kinds."""
+"""Routes of the catalogue: the kinds, for a screen of preferences."""
 
 from dataclasses import asdict
 from typing import Any
@@ -9,13 +9,13 @@ from starlette.responses import Response
 
 from tocsin import inbox
 from tocsin.api.auth import user_of
-from tocsin.api.routes import door
+from tocsin.api.routes import guarded_by
 from tocsin.api.state import app_state_of
 from tocsin.catalogue import Catalogue, Kind
 from tocsin.notifications import to_json
 from tocsin.preferences import CHANNELS, SWITCHES, Operator
 
-router = APIRouter(route_class=door(user_of), tags=["notifications"])
+router = APIRouter(route_class=guarded_by(user_of), tags=["notifications"])
 
 
 @router.get("/notifications/kinds")

@@ -1,4 +1,4 @@
-"""The doors of the inbox: the API document's own endpoints, with a user's token."""
+"""Routes of the inbox: the API document's own endpoints, with a user's token."""
 
 import hashlib
 from urllib.parse import parse_qsl, quote, urlencode
@@ -12,7 +12,7 @@ from tocsin.api.auth import user_of
 from tocsin.api.body import body_of
 from tocsin.api.proxies import HOST
 from tocsin.api.requests import id_of, message_of, notify_of, number_of, uuid_of, uuids_of
-from tocsin.api.routes import door
+from tocsin.api.routes import guarded_by
 from tocsin.api.state import app_state_of
 from tocsin.auth.tokens import UserCaller
 from tocsin.errors import FieldError, Invalid
@@ -33,7 +33,7 @@ MAX_LINKS = 100
 KEPT = "private, no-cache"
 """How clients may keep a page: themselves alone, and asking each time."""
 
-router = APIRouter(route_class=door(user_of), tags=["notifications"])
+router = APIRouter(route_class=guarded_by(user_of), tags=["notifications"])
 
 
 async def list_notifications(request: Request) -> Response:

@@ -135,7 +135,7 @@ def document(app: FastAPI, catalogue: Catalogue, url: str = "") -> dict[str, Any
 
 
 def _summaries(app: FastAPI) -> dict[str, str]:
-    """Return what the doors say of themselves, by method and path."""
+    """Return the docstrings of the handlers, by method and path."""
     return {
         f"{method} {str(context.path).replace(':path}', '}')}": (context.endpoint.__doc__ or "").partition(".")[0]
         for context in iter_route_contexts(app.routes)

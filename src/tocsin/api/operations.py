@@ -1,4 +1,4 @@
-"""The doors for whoever runs the service: is it alive, is it ready, what does it speak."""
+"""Routes for operators: health, readiness, metrics, lanes, dead letters, explanations."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +13,7 @@ from tocsin.api.body import body_of
 from tocsin.api.directory import DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT
 from tocsin.api.openapi import document
 from tocsin.api.requests import known_id, number_of, uuids_of
-from tocsin.api.routes import door
+from tocsin.api.routes import guarded_by
 from tocsin.api.state import app_state_of, watched_of
 from tocsin.auth.tokens import ServiceCaller
 from tocsin.errors import FieldError, Invalid, NotFound
@@ -60,7 +60,7 @@ def _operator_of(request: Request) -> ServiceCaller:
     return service_of(request, "operations")
 
 
-router = APIRouter(route_class=door(_operator_of), tags=["operations"])
+router = APIRouter(route_class=guarded_by(_operator_of), tags=["operations"])
 
 
 @watching.get("/healthz")

@@ -1,4 +1,4 @@
-"""The doors of the web inbox: files that pages of any origin load, without a token."""
+"""Routes of the web inbox: files that pages of any origin load, without a token."""
 
 import hashlib
 from functools import cache

@@ -1,4 +1,4 @@
-"""The doors of preferences: of what and when a user is told, as they see and change it."""
+"""Routes of preferences: a user reads and changes theirs."""
 
 from datetime import UTC, datetime
 
@@ -9,12 +9,12 @@ from starlette.responses import Response
 from tocsin import inbox, preferences
 from tocsin.api.auth import user_of
 from tocsin.api.body import MERGE_PATCH, body_of
-from tocsin.api.routes import door
+from tocsin.api.routes import guarded_by
 from tocsin.api.state import app_state_of
 from tocsin.notifications import to_json
 from tocsin.preferences import Preferences
 
-router = APIRouter(route_class=door(user_of), tags=["notifications"])
+router = APIRouter(route_class=guarded_by(user_of), tags=["notifications"])
 
 
 @router.get("/notifications/preferences")

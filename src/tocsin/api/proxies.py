@@ -44,7 +44,7 @@ class Prefix:
         self._prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on with the path that it has below the prefix, which is all that the doors know."""
+        """Pass a request on with the path that it has below the prefix, which is all that the routes know."""
         path: str = scope.get("path", "")
         if scope["type"] == "lifespan" or path in ALWAYS_THERE:
             await self._app(scope, receive, send)

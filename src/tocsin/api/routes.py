@@ -22,7 +22,7 @@ class Post(Route):
         super().__init__(path, once(enter, limit)(handle), methods=["POST"])
 
 
-class Door(APIRoute):
+class GuardedRoute(APIRoute):
     """A route that lets in whom `enter` does, before it looks at what they brought."""
 
     enter: ClassVar[Enter]
@@ -40,19 +40,19 @@ class Door(APIRoute):
         return once(enter)(enter_and_handle) if "POST" in (self.methods or ()) and self.keeps_keys else enter_and_handle
 
 
-def door(enter: Enter, *, keeps_keys: bool = True) -> type[Door]:
+def guarded_by(enter: Enter, *, keeps_keys: bool = True) -> type[GuardedRoute]:
     """Return the kind of route that lets in whom `enter` does.
 
     The endpoints of one that does not keep keys do so themselves: their body is too large to be read before them.
     """
-    return type("Door", (Door,), {"enter": staticmethod(enter), "keeps_keys": keeps_keys})
+    return type("GuardedRoute", (GuardedRoute,), {"enter": staticmethod(enter), "keeps_keys": keeps_keys})
 
 
 def require_keys(routes: Iterable[BaseRoute]) -> None:
     """Raise `TypeError` where one of these routes takes POST, and is of no kind that knows the `Idempotency-Key`."""
     for context in iter_route_contexts(list(routes)):
-        if "POST" in (context.methods or ()) and not isinstance(context.original_route, Post | Door):
-            raise TypeError(f"POST {context.path} would ignore the Idempotency-Key: make it a Post, or of a door")
+        if "POST" in (context.methods or ()) and not isinstance(context.original_route, Post | GuardedRoute):
+            raise TypeError(f"POST {context.path} would ignore the Idempotency-Key: use Post or guarded_by")
 
 
 class _Read(Request):

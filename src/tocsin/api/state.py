@@ -22,7 +22,7 @@ from tocsin.streams import Streams
 
 @dataclass(frozen=True, slots=True)
 class AppState:
-    """What the doors lead to: the collaborators of the whole service."""
+    """The collaborators of the whole service."""
 
     settings: Settings
     database: Database

@@ -1,4 +1,4 @@
-"""The door of the live stream: server-sent events of one inbox, in order, to be gone on with from any of them."""
+"""The route of the stream: server-sent events of one inbox, in order, resumable from any of them."""
 
 import asyncio
 import contextlib

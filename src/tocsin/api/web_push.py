@@ -1,4 +1,4 @@
-"""The doors of browsers that want to be pushed to (RFC 8030): our key, and their subscriptions."""
+"""Routes of web push (RFC 8030): our key, and the browsers' subscriptions."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from tocsin import devices, inbox
 from tocsin.api.auth import user_of
 from tocsin.api.body import body_of
-from tocsin.api.routes import door
+from tocsin.api.routes import guarded_by
 from tocsin.api.state import app_state_of
 from tocsin.devices import Device
 from tocsin.errors import FieldError, Invalid, NotFound
@@ -27,7 +27,7 @@ SAYS = {
     "regex": "must be a key of the subscription, in base64url",
 }
 
-router = APIRouter(route_class=door(user_of), tags=["devices"])
+router = APIRouter(route_class=guarded_by(user_of), tags=["devices"])
 
 
 @router.get("/notifications/web-push/key")

@@ -1,4 +1,4 @@
-"""The doors of the demo's page: who there is, what can happen, and what their phones and browsers show.
+"""Routes of the demo's page: who there is, what can happen, and what their phones and browsers show.
 
 They hand tokens to whoever asks, so they answer only to a name of this machine, and to no page from elsewhere.
 """
@@ -43,7 +43,7 @@ AT_THE_CONSOLE = timedelta(hours=8)
 COLLEAGUE = User(90, 1, "Noah", "Peters", None, None, ENGLISH, "UTC", active=True)
 """Who did it, where all of the sample people are told of it."""
 
-Door = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +153,8 @@ async def _file(request: Request) -> Response:
     return assets.serve(request, request.url.path.rpartition("/")[2], "no-cache")
 
 
-def _guarded(door: Door) -> Door:
-    """Return a door that opens only to who calls this machine by a name of its own, and to no page from elsewhere."""
+def _guarded(handler: Handler) -> Handler:
+    """Return a handler that answers only calls to this machine by a name of its own, and no page from elsewhere."""
 
     async def guard(request: Request) -> Response:
         peer = request.client.host if request.client else ""
@@ -162,7 +162,7 @@ def _guarded(door: Door) -> Door:
             raise Unauthorized(
                 "The demo answers only to localhost and the address that it listens on, and its own page."
             )
-        return await door(request)
+        return await handler(request)
 
     return guard
 

@@ -20,14 +20,14 @@ _Door = Callable[[Request, dict[str, str]], Reply]
 
 
 class Control:
-    """The doors of the control port, which listens at `host`, an address of this machine alone."""
+    """The routes of the control port, which listens at `host`, an address of this machine alone."""
 
     def __init__(self, book: Book, browser: Browser, cut: Callable[[], None], host: str) -> None:
         self._book = book
         self._browser = browser
         self._cut = cut
         self._host = host
-        self._doors: dict[str, dict[str, _Door]] = {
+        self._routes: dict[str, dict[str, _Door]] = {
             "/pushes": {"GET": self._pushes, "DELETE": self._forget},
             "/answers": {"POST": self._demand, "DELETE": self._withdraw},
             "/subscriptions": {"POST": self._subscribe, "DELETE": self._unsubscribe},
@@ -39,18 +39,18 @@ class Control:
         """Answer a call; what is wrong with it is said in `error`."""
         if not is_local(request.headers, self._host, self._host):
             return _wrong(403, "The control port answers only to localhost, and to no page from elsewhere.")
-        doors = self._doors.get(request.path)
-        if doors is None:
-            return _wrong(404, f"There is no {request.path}: take {', '.join(self._doors)}.")
-        door = doors.get(request.method)
-        if door is None:
-            return _wrong(405, f"{request.path} takes {' and '.join(doors)}.")
+        routes = self._routes.get(request.path)
+        if routes is None:
+            return _wrong(404, f"There is no {request.path}: take {', '.join(self._routes)}.")
+        handler = routes.get(request.method)
+        if handler is None:
+            return _wrong(405, f"{request.path} takes {' and '.join(routes)}.")
         try:
-            return door(request, dict(parse_qsl(request.query)))
+            return handler(request, dict(parse_qsl(request.query)))
         except Malformed as error:
             return _wrong(400, str(error))
 
-    def _pushes(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002 - as every door has it
+    def _pushes(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002 - as every handler has it
         return _json(200, self._book.told(query.get("provider"), query.get("token")))
 
     def _forget(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""Which calls a door may answer that asks for no token: those that a program or a page of this machine makes.
+"""Which calls a route may answer that asks for no token: those that a program or a page of this machine makes.
 
 A page from elsewhere in a browser on this machine can call too. It may have its own name lead here (DNS rebinding),
 which `Host` tells, or post without reading the answer, which `Origin` tells.

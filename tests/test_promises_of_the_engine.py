@@ -19,7 +19,7 @@ from tocsin.api.stream import StreamResponse
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, connect
 from tocsin.ids import new_id
-from tocsin.retention import go_round
+from tocsin.retention import run_once
 from tocsin.streams import COMMENT, Stream, Streams
 from tocsin_phones import Phones
 
@@ -178,10 +178,10 @@ async def test_one_keeper_works_at_a_time(idle: Api, database: Database, dba: Co
     assert (await idle.as_service("POST", "/events", json=event, headers=headers)).status_code == 202
     await dba.execute("update idempotency_keys set kept_at = kept_at - interval '2 days'")
     async with dba.transaction():
-        assert await dba.fetchval(retention._SQL["turn"], retention._TURN)  # noqa: SLF001 - the turn of another keeper
+        assert await dba.fetchval(retention._SQL["turn"], retention._LOCK)  # noqa: SLF001 - the turn of another keeper
         async with asyncio.timeout(20):
-            assert await go_round(database, None) == {}
-    assert await go_round(database, None) == {"idempotency_keys": 1}
+            assert await run_once(database, None) == {}
+    assert await run_once(database, None) == {"idempotency_keys": 1}
 
 
 async def test_one_kind_that_cannot_be_forgotten_keeps_no_other(idle: Api, database: Database, dba: Connection) -> None:
@@ -195,7 +195,7 @@ async def test_one_kind_that_cannot_be_forgotten_keeps_no_other(idle: Api, datab
     )
     await dba.execute("alter table idempotency_keys rename to idempotency_keys_away")
     try:
-        assert await go_round(database, None) == {"dead_letters": 1}
+        assert await run_once(database, None) == {"dead_letters": 1}
     finally:
         await dba.execute("alter table idempotency_keys_away rename to idempotency_keys")
 

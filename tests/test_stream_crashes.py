@@ -14,8 +14,8 @@ from httpx_sse import aconnect_sse
 
 from conftest import HOUR, SECRET
 from processes import Program, data_folder, kill_postgres, throw_dice
+from test_bus import port
 from test_stream import nats
-from test_wires import port
 from tocsin.auth.tokens import mint_service, mint_user
 
 pytestmark = pytest.mark.slow

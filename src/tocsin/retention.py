@@ -1,8 +1,8 @@
-"""The keeper: forgets what is no longer needed, in small steps, so that nobody waits for it.
+"""Retention: delete what is no longer needed, in small steps, so that no other work waits.
 
-Idempotency keys go after a day, the changes of inboxes after a week, dead letters and what became of pushes after
-thirty days, devices that were not used for 270, imports that were cut off and clears that no worker sent after an hour,
-and, where the operator says so, notifications after some days.
+Idempotency keys are kept for a day, the changes of inboxes for a week, dead letters and results of pushes for thirty
+days, devices for 270 days after their last use, interrupted imports and unsent clears for an hour, and notifications as
+long as the operator configures.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ STEP_INTERVAL = 0.05
 BATCH_SIZE = 1_000
 """How much one step looks at."""
 
-ALWAYS = ("idempotency_keys", "changes", "dead_letters", "deliveries", "devices", "imports")
-"""What is forgotten whatever the operator says."""
+ALWAYS = ("idempotency_keys", "changes", "last_clears", "dead_letters", "deliveries", "devices", "imports")
+"""What is deleted whatever the operator configures."""
 
-_TURN = 0x6B6565706572
+_LOCK = 0x6B6565706572
 _SQL = queries("retention")
 
 Step = Callable[[Connection], Awaitable[int]]
@@ -35,22 +35,19 @@ Step = Callable[[Connection], Awaitable[int]]
 log = structlog.get_logger(__name__)
 
 
-async def keep(database: Database, retention_days: int | None) -> None:
-    """Go round for ever. Any number of processes may: one at a time has its turn."""
+async def run(database: Database, retention_days: int | None) -> None:
+    """Run a round each `INTERVAL`, for ever. Any number of processes may; one at a time has its turn."""
     while True:
-        await go_round(database, retention_days)
+        await run_once(database, retention_days)
         await asyncio.sleep(INTERVAL)
 
 
-async def go_round(database: Database, retention_days: int | None) -> dict[str, int]:
-    """Forget all that is due, and return how much of what; a kind of which nothing was due is left out."""
-    steps: dict[str, Step] = {
-        name: _statement(name)
-        for name in ("idempotency_keys", "changes", "last_clears", "dead_letters", "deliveries", "devices", "imports")
-    }
+async def run_once(database: Database, retention_days: int | None) -> dict[str, int]:
+    """Delete all that is due; return how much of each kind, without those of which nothing was due."""
+    steps: dict[str, Step] = {name: _statement(name) for name in ALWAYS}
     if retention_days is not None:
-        steps["notifications"] = lambda connection: _forget_notifications(connection, retention_days)
-        steps["events"] = lambda connection: _forget_events(connection, retention_days)
+        steps["notifications"] = lambda connection: _delete_notifications(connection, retention_days)
+        steps["events"] = lambda connection: _delete_events(connection, retention_days)
     forgotten: dict[str, int] = {}
     for name, step in steps.items():
         KIND.set(f"keeping of {name}")
@@ -72,7 +69,7 @@ async def _repeat(database: Database, step: Step) -> int:
     total = 0
     while True:
         async with database.transaction() as connection:
-            found = await step(connection) if await connection.fetchval(_SQL["turn"], _TURN) else 0
+            found = await step(connection) if await connection.fetchval(_SQL["turn"], _LOCK) else 0
         if not found:
             return total
         total += found
@@ -87,7 +84,7 @@ def _statement(name: str) -> Step:
     return step
 
 
-async def _forget_notifications(connection: Connection, days: int) -> int:
+async def _delete_notifications(connection: Connection, days: int) -> int:
     old = await connection.fetch(_SQL["old_recipients"], BATCH_SIZE, days)
     if not old:
         return 0
@@ -102,7 +99,7 @@ async def _forget_notifications(connection: Connection, days: int) -> int:
     return len(old)
 
 
-async def _forget_events(connection: Connection, days: int) -> int:
+async def _delete_events(connection: Connection, days: int) -> int:
     ids = [row["id"] for row in await connection.fetch(_SQL["old_events"], BATCH_SIZE, days)]
     await _forget_rest(connection, ids)
     return len(ids)

@@ -40,7 +40,7 @@ from tocsin.push.content import Composer
 from tocsin.push.dispatcher import Dispatcher
 from tocsin.push.lanes import Lane
 from tocsin.readiness import Readiness
-from tocsin.retention import keep
+from tocsin.retention import run
 from tocsin.settings import Settings
 from tocsin.streams import Streams
 from tocsin.worker import Worker
@@ -96,7 +96,7 @@ async def serve(
             worker.dispatcher = dispatcher_of(
                 settings, lanes, worker, own, catalogue, app_state.operator, pubsub, app_state.metrics
             )
-            await stack.enter_async_context(_meanwhile(keep(bulk, settings.retention_days)))
+            await stack.enter_async_context(_meanwhile(run(bulk, settings.retention_days)))
         stack.enter_context(_keys_again(settings, lanes, worker.dispatcher if worker else None, app_state))
         server = Server(
             _app_of(app_state, sockets, further),
@@ -131,7 +131,7 @@ async def work(settings: Settings) -> None:
         worker.dispatcher = dispatcher_of(settings, lanes, worker, database, catalogue, operator, pubsub, metrics)
         await stack.enter_async_context(_watched(settings, Watched(database, metrics, Readiness(database)), stopping))
         stack.enter_context(_keys_again(settings, lanes, worker.dispatcher))
-        async with _meanwhile(pubsub.hear_others()), _meanwhile(keep(bulk, settings.retention_days)):
+        async with _meanwhile(pubsub.hear_others()), _meanwhile(run(bulk, settings.retention_days)):
             working = asyncio.create_task(worker.run())
             log.info("working", worker=str(worker.id))
             until = asyncio.create_task(stopping.wait())

@@ -40,11 +40,11 @@ _Told = Annotated[str, Field(min_length=1, max_length=200)]
 _File = Annotated[str, Field(min_length=1, max_length=MAX_PATH_LENGTH)]
 
 
-class _Entry(BaseModel):
+class _App(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class ApnsEntry(_Entry):
+class ApnsEntry(_App):
     """An app's key at Apple; the sandbox has one of its own where `key_file` is not good for both."""
 
     key_file: _File
@@ -55,13 +55,13 @@ class ApnsEntry(_Entry):
     sandbox_key_id: _Told | None = None
 
 
-class FcmEntry(_Entry):
+class FcmEntry(_App):
     """An app's service account at Google."""
 
     credentials_file: _File
 
 
-class AppEntry(_Entry):
+class AppEntry(_App):
     """An app as the file of apps has it."""
 
     apns: ApnsEntry | None = None

@@ -19,7 +19,7 @@ async def age(api: Api, table: str, column: str, days: float, where: str = "true
 
 
 async def go_round(api: Api, days: int | None = None) -> dict[str, int]:
-    return await retention.go_round(api.app_state.database, days)
+    return await retention.run_once(api.app_state.database, days)
 
 
 async def cursor(api: Api, user: int) -> str:

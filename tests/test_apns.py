@@ -17,7 +17,7 @@ from tocsin.errors import Refusal
 from tocsin.http_client.messages import Request
 from tocsin.http_client.transport import Transport
 from tocsin.push.channels import Delivered, Gone, Later, Outcome, Push, Refused, Stopped
-from tocsin.push.channels.apns import ANSWERS, FRESH, SOONEST, STATUSES, Apns, ProviderToken
+from tocsin.push.channels.apns import ANSWERS, MIN_TOKEN_AGE, STATUSES, TOKEN_LIFETIME, Apns, ProviderToken
 
 KEY = pair("ES256", "apns")
 
@@ -202,7 +202,7 @@ def test_one_token_serves_for_forty_minutes(apns: Apns, clock: Clock) -> None:
         return dict(request(apns, push(phone(), shown())).headers)["authorization"]
 
     first = token()
-    clock.now += FRESH - 1
+    clock.now += TOKEN_LIFETIME - 1
     assert token() == first
     clock.now += 1
     second = token()
@@ -213,7 +213,7 @@ def test_one_token_serves_for_forty_minutes(apns: Apns, clock: Clock) -> None:
 def test_a_token_is_made_when_it_is_first_needed_and_another_not_before_twenty_minutes(clock: Clock) -> None:
     token = ProviderToken(KEY.private, "ABC", "DEF", clock)
     first = token.current()
-    clock.now += SOONEST - 1
+    clock.now += MIN_TOKEN_AGE - 1
     assert not token.renew()
     assert token.current() == first
     clock.now += 1
@@ -225,7 +225,7 @@ def test_an_expired_token_is_renewed_once_for_all_that_were_sent_with_it(apns: A
     expired = json.dumps({"reason": "ExpiredProviderToken"}).encode()
     sent = push(phone(), shown())
     apns.request(sent)
-    clock.now += SOONEST
+    clock.now += MIN_TOKEN_AGE
     late = datetime.fromtimestamp(clock.now - 1, UTC)
     for _ in range(3):
         assert isinstance(apns.outcome(sent, answer(403, expired, sent_at=late)), Later)

@@ -227,7 +227,7 @@ async def _is_another(dba: Connection, table: str, pid: int) -> bool:
 async def test_leases_of_pushes_that_their_own_worker_knows_nothing_of_are_released(
     pushing: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "SWEEP", 0.0)
+    monkeypatch.setattr(dispatcher, "SWEEP_INTERVAL", 0.0)
     await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
     id_ = await post(pushing, 1)
     await becomes(pushing, id_, {"delivered": 1})

@@ -35,7 +35,7 @@ from tocsin.http_client.tls import Trust
 from tocsin.http_client.transport import Transport
 from tocsin.push.channels import Delivered, Gone, Later, Push, Refused, Stopped, google_auth
 from tocsin.push.channels.fcm import ANSWERS, STATUSES, Fcm
-from tocsin.push.channels.google_auth import EARLY, PAUSE
+from tocsin.push.channels.google_auth import EARLY, MIN_RETRY_DELAY
 
 KEY = pair("RS256", "fcm")
 TOKEN = "a:b-" + "x" * 140
@@ -365,7 +365,7 @@ async def test_why_there_is_no_token_is_told_and_not_asked_again_at_once(
             assert type(await fcm.ready()) is kind
         assert len(service.asked) == 1
         service.behaviour = granting()
-        clock.now += PAUSE
+        clock.now += MIN_RETRY_DELAY
         assert await fcm.ready() is None
 
 
@@ -397,7 +397,7 @@ async def test_an_access_token_is_asked_for_more_and_more_rarely_while_that_fail
         assert await fcm.ready() is None
         clock.now += 3600
         service.behaviour = answering(503)
-        assert await _waited(fcm, service, clock) <= PAUSE
+        assert await _waited(fcm, service, clock) <= MIN_RETRY_DELAY
 
 
 @pytest.mark.parametrize(

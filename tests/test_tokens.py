@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 
 from tocsin.auth import tokens
 from tocsin.auth.keys import own_secret
-from tocsin.auth.tokens import SCOPES, SKEW, ServiceCaller, UserCaller, Verifier, caller_of, mint_service, mint_user
+from tocsin.auth.tokens import (
+    CLOCK_SKEW,
+    SCOPES,
+    ServiceCaller,
+    UserCaller,
+    Verifier,
+    caller_of,
+    mint_service,
+    mint_user,
+)
 from tocsin.errors import Refusal, Unauthenticated
 
 SECRET = "a-secret-for-tests-only-0123456789abcdef"
@@ -169,9 +178,9 @@ BAD = {
     "no exp": without("exp"),
     "exp long ago": token(exp=1),
     "exp is zero": token(exp=0),
-    "exp just out of the skew": token(exp=NOW - SKEW),
+    "exp just out of the skew": token(exp=NOW - CLOCK_SKEW),
     "exp is a string": token(exp=str(NOW + 60)),
-    "exp is a float just out of the skew": token(exp=NOW - SKEW + 0.99),
+    "exp is a float just out of the skew": token(exp=NOW - CLOCK_SKEW + 0.99),
     "exp is negative": token(exp=-1),
     "exp is -1e10 seconds": token(exp=-NOW),
     "exp is 1e308": token(exp=1e308),
@@ -183,9 +192,9 @@ BAD = {
     "exp is true": token(exp=True),
     "exp is null": token(exp=None),
     "exp is a list": token(exp=[NOW + 60]),
-    "nbf to come": token(nbf=NOW + SKEW + 1),
+    "nbf to come": token(nbf=NOW + CLOCK_SKEW + 1),
     "nbf is a string": token(nbf=str(NOW)),
-    "nbf is a float just out of the skew": token(nbf=NOW + SKEW + 0.01),
+    "nbf is a float just out of the skew": token(nbf=NOW + CLOCK_SKEW + 0.01),
     "nbf is 1e308": token(nbf=1e308),
     "nbf is NaN": token(nbf=float("nan")),
     **{
@@ -287,7 +296,7 @@ def test_a_key_in_the_header_is_not_taken(verifier: Verifier, header: str) -> No
         (token(sub=4), UserCaller(4, NOW + 60)),
         (token(sub=1), UserCaller(1, NOW + 60)),
         (token(sub=str(LARGEST)), UserCaller(LARGEST, NOW + 60)),
-        (token(exp=NOW - SKEW + 1), UserCaller(4, NOW - SKEW + 1)),
+        (token(exp=NOW - CLOCK_SKEW + 1), UserCaller(4, NOW - CLOCK_SKEW + 1)),
         (token(exp=NOW + 60.0, nbf=NOW + 0.5, iat=NOW + 0.25), UserCaller(4, NOW + 60)),
         (token(exp=NOW + 60.999999), UserCaller(4, NOW + 60)),
         *((token(scope=scope), UserCaller(4, NOW + 60)) for scope in (None, [], ["openid"], [1, {}], "openid")),
@@ -296,7 +305,7 @@ def test_a_key_in_the_header_is_not_taken(verifier: Verifier, header: str) -> No
             ServiceCaller("crm", frozenset({"operations"}), None, NOW + 60),
         ),
         (token(exp=253_402_300_799), UserCaller(4, 253_402_300_799)),
-        (token(nbf=NOW + SKEW, iat=NOW + 999), UserCaller(4, NOW + 60)),
+        (token(nbf=NOW + CLOCK_SKEW, iat=NOW + 999), UserCaller(4, NOW + 60)),
         (token(nbf=0, aud=["x"], iss=7), UserCaller(4, NOW + 60)),
         (token(scope="openid profile", company_id="x"), UserCaller(4, NOW + 60)),
         (token(scope=""), UserCaller(4, NOW + 60)),
@@ -380,16 +389,16 @@ def test_a_public_key_is_refused_as_a_secret() -> None:
 
 def test_a_remembered_token_expires_to_the_second(verifier: Verifier, clock: Clock) -> None:
     verifier.verify(GOOD)
-    clock.now = NOW + 60 + SKEW - 0.001
+    clock.now = NOW + 60 + CLOCK_SKEW - 0.001
     assert verifier.verify(GOOD) == UserCaller(4, NOW + 60)
-    clock.now = NOW + 60 + SKEW
+    clock.now = NOW + 60 + CLOCK_SKEW
     for _ in range(2):
         with pytest.raises(Unauthenticated, match="expired"):
             verifier.verify(GOOD)
 
 
 def test_a_token_refused_as_too_early_is_let_in_later(verifier: Verifier, clock: Clock) -> None:
-    early = token(nbf=NOW + SKEW + 1)
+    early = token(nbf=NOW + CLOCK_SKEW + 1)
     with pytest.raises(Unauthenticated, match="not valid yet"):
         verifier.verify(early)
     clock.now += 1

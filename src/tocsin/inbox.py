@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from tocsin.auth.tokens import SKEW, UserCaller
+from tocsin.auth.tokens import CLOCK_SKEW, UserCaller
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, Record, queries
 from tocsin.errors import Invalid, Missing, NotFound, Unauthenticated
@@ -279,7 +279,7 @@ async def _admitted(database: Database, user: UserCaller, row: Record | None) ->
 def _admits(issued: float | None, made_at: datetime, tokens_from: datetime | None) -> bool:
     if tokens_from is not None:
         return issued is not None and issued >= tokens_from.timestamp()
-    since = made_at.timestamp() - SKEW
+    since = made_at.timestamp() - CLOCK_SKEW
     return issued is None or issued >= since or since > time.time()  # the clock was put back since then
 
 

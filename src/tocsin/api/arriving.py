@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 import structlog
 
-MOST_ARRIVING = 256 * 2**20
+MAX_ARRIVING_BYTES = 256 * 2**20
 """Bytes of bodies that have not arrived whole."""
 
-SMALL = 2**16
+UNCOUNTED_BYTES = 2**16
 """Bytes of a body that are not counted: small requests are read whatever else is on its way."""
 
 log = structlog.get_logger(__name__)
@@ -20,7 +20,7 @@ class Arriving:
     Where they are more, the one whose client has sent nothing for the longest goes, with its connection.
     """
 
-    def __init__(self, most: int = MOST_ARRIVING) -> None:
+    def __init__(self, most: int = MAX_ARRIVING_BYTES) -> None:
         self.most = most
         self.size = 0
         self._bodies: dict[object, tuple[int, Callable[[], None]]] = {}
@@ -31,7 +31,7 @@ class Arriving:
         key = object()
 
         def grown(size: int) -> None:
-            if size > SMALL:
+            if size > UNCOUNTED_BYTES:
                 self._forget(key)
                 self._bodies[key] = size, hang_up
                 self.size += size

@@ -21,7 +21,7 @@ from tocsin.notifications import to_json
 MAX_HEAD_BYTES = 2**16
 """Bytes of the longest request line and headers together; trailers and chunk extensions have the same bound."""
 
-MOST_HEADERS = 256
+MAX_HEADERS = 256
 """Headers of a request: each takes more than a hundred bytes, however few it has on the wire."""
 
 MAX_REST_BYTES = 2**24
@@ -149,7 +149,7 @@ class Protocol(HttpToolsProtocol):
         """Take a header; what comes after the head is a trailer, and nobody is told of it (RFC 9110, section 6.5.1)."""
         if not self._in_head:
             return
-        if len(self.headers) >= MOST_HEADERS:
+        if len(self.headers) >= MAX_HEADERS:
             raise self._refusing(HeadTooLarge())
         name = name.lower()
         if name == b"host":

@@ -28,7 +28,7 @@ EVERYBODY: frozenset[Speaker] = frozenset({"users", "services"})
 
 SECRET_FILE = "jwt-secret"  # noqa: S105 - the name of a file
 
-SMALLEST_RSA = 2048
+MIN_RSA_BITS = 2048
 """Bits of the smallest RSA key (RFC 7518, section 3.3)."""
 
 RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
@@ -36,7 +36,7 @@ ED25519_ALGORITHMS = ("EdDSA", "Ed25519")
 PUBLIC_ALGORITHMS = (*RSA_ALGORITHMS, "ES256", "ES384", *ED25519_ALGORITHMS)
 """The algorithms whose keys anybody may have."""
 
-_SHORTEST_SECRET = 32
+_MIN_SECRET_BYTES = 32
 _MAX_FILE_BYTES = 65536
 _PARTS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
 _READERS: Mapping[str, Callable[[dict[str, Any]], object]] = {
@@ -89,9 +89,9 @@ def of_pem(path: Path, speakers: frozenset[Speaker]) -> Key:
         raise Refusal(
             f"The key file {path} holds no key: put a public key or a certificate in PEM there, `-----BEGIN ...`."
         ) from None
-    if isinstance(material, RSAPublicKey) and material.key_size < SMALLEST_RSA:
+    if isinstance(material, RSAPublicKey) and material.key_size < MIN_RSA_BITS:
         raise Refusal(
-            f"The key file {path} holds an RSA key of {material.key_size} bits: take one of {SMALLEST_RSA} or more."
+            f"The key file {path} holds an RSA key of {material.key_size} bits: take one of {MIN_RSA_BITS} or more."
         )
     algorithms = _algorithms_of(material)
     if not algorithms:
@@ -150,7 +150,7 @@ def _public_key_in(content: bytes) -> Any:
 def _algorithms_of(material: object) -> tuple[str, ...]:
     """Return the algorithms that a public key is good for; none: there is none here."""
     match material:
-        case RSAPublicKey() if material.key_size >= SMALLEST_RSA:
+        case RSAPublicKey() if material.key_size >= MIN_RSA_BITS:
             return RSA_ALGORITHMS
         case EllipticCurvePublicKey() if isinstance(material.curve, SECP256R1):
             return ("ES256",)
@@ -198,6 +198,6 @@ def _read_secret(path: Path) -> str:
     secret_files.claim(path)
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8", errors="replace") as file:
         secret = file.read(_MAX_FILE_BYTES).strip()
-    if len(secret) < _SHORTEST_SECRET:
+    if len(secret) < _MIN_SECRET_BYTES:
         raise Refusal(f"The secret {path} is too short; delete it to get a new one.")
     return secret

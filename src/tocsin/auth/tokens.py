@@ -25,7 +25,7 @@ from tocsin.strict_json import parse_object
 SCOPES: frozenset[str] = frozenset(get_args(Scope))
 """The rights of services; a token that holds one of them is a service's."""
 
-SKEW = 30
+CLOCK_SKEW = 30
 """Seconds that the issuer's clock may differ from ours."""
 
 MAX_TOKEN_LENGTH = 8192
@@ -176,7 +176,7 @@ class Verifier:
         caller = self._remembered.get(token)
         if caller is None:
             caller = self._remember(token, self._caller(token, now))
-        elif caller.expires + SKEW <= now:
+        elif caller.expires + CLOCK_SKEW <= now:
             self._remembered.pop(token, None)
             raise _refused("The token has expired.")
         else:
@@ -298,9 +298,9 @@ def _caller(
     claims: Mapping[str, Any], now: float, expected: Expected, *, published: bool
 ) -> UserCaller | ServiceCaller:
     expires = math.floor(_second(claims, "exp"))
-    if expires + SKEW <= now:
+    if expires + CLOCK_SKEW <= now:
         raise _refused("The token has expired.")
-    if "nbf" in claims and math.ceil(_second(claims, "nbf")) - SKEW > now:
+    if "nbf" in claims and math.ceil(_second(claims, "nbf")) - CLOCK_SKEW > now:
         raise _refused("The token is not valid yet.")
     if published or not expected.only_published:
         _refuse_others(claims, expected)

@@ -30,16 +30,16 @@ from tocsin.push.deliveries import Clear, Delivery, DeliveryKey, Settled, next_t
 from tocsin.push.lanes import Answered, Lane
 from tocsin.push.results import ResultWriter
 
-MAX_SINGLE_RETRIES = 3
+MAX_SEPARATE_PUSHES = 3
 """How many held deliveries of a device go one by one when its quiet hours end; more are one push."""
 
 RELEASE_BATCH_SIZE = 1_000
 """How many held deliveries one statement has decided again where the operator's rules have changed."""
 
-RELEASE_PAUSE = 0.05
+RELEASE_INTERVAL = 0.05
 """Seconds between two such statements: most of the time the database is there for others."""
 
-SWEEP = 15.0
+SWEEP_INTERVAL = 15.0
 """Seconds after which a lane looks for leases of this worker that it does not send."""
 
 log = structlog.get_logger(__name__)
@@ -130,7 +130,7 @@ class Dispatcher:
         while following := await deliveries.release_all_held(self._database, last, RELEASE_BATCH_SIZE):
             last = following
             self._doorbell.publish("push")
-            await asyncio.sleep(RELEASE_PAUSE)
+            await asyncio.sleep(RELEASE_INTERVAL)
             if self._stopping.is_set():
                 return
         await deliveries.put_rules(self._database, self._rules)
@@ -160,7 +160,7 @@ class Dispatcher:
             bell = self._doorbell.listen_for("push")
             lane.progress.clear()
             try:
-                if time.monotonic() - swept_at > SWEEP:
+                if time.monotonic() - swept_at > SWEEP_INTERVAL:
                     swept_at = time.monotonic()
                     await release()
                 if not await self._is_ready(lane) or not await self._take(lane):
@@ -362,7 +362,7 @@ def _in_turn(going: Iterable[Delivery]) -> tuple[list[list[Delivery]], list[Deli
             now.append([delivery])
     for of_device in held.values():
         of_device.sort(key=lambda delivery: delivery.place)
-        if len(of_device) <= MAX_SINGLE_RETRIES:
+        if len(of_device) <= MAX_SEPARATE_PUSHES:
             back += [delivery.key for delivery in of_device[1:]]
             del of_device[1:]
         now.append(of_device)

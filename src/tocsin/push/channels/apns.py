@@ -23,10 +23,10 @@ from tocsin.push.channels.responses import Way, lane_later, object_of, pause_of,
 PRODUCTION = "https://api.push.apple.com"
 SANDBOX = "https://api.sandbox.push.apple.com"
 
-FRESH = 40 * 60
+TOKEN_LIFETIME = 40 * 60
 """Seconds after which a token is made anew: Apple takes none that is older than an hour."""
 
-SOONEST = 20 * 60
+MIN_TOKEN_AGE = 20 * 60
 """Seconds between two tokens at least: APNs answers 429 TooManyProviderTokenUpdates if they change more often."""
 
 WINDOW = 1000
@@ -170,7 +170,7 @@ class ProviderToken:
 
     def current(self) -> str:
         """Return the token, made anew when it is due."""
-        if not self._header or not 0 <= self._clock() - self._made_at < FRESH:
+        if not self._header or not 0 <= self._clock() - self._made_at < TOKEN_LIFETIME:
             self._make()
         return self._header.removeprefix("bearer ")
 
@@ -181,7 +181,7 @@ class ProviderToken:
 
     def renew(self) -> bool:
         """Make another, if the last one is old enough; tells whether there is a new one."""
-        due = self._clock() - self._made_at >= SOONEST
+        due = self._clock() - self._made_at >= MIN_TOKEN_AGE
         if due:
             self._make()
         return due

@@ -34,13 +34,13 @@ MAX_BYTES = 64 * 1024
 EARLY = 300.0
 """Seconds before its end from which on a token is fetched anew."""
 
-PAUSE = 10.0
+MIN_RETRY_DELAY = 10.0
 """Seconds from the first try that failed to the next; each later one waits twice as long."""
 
-LONGEST_PAUSE = 300.0
+MAX_RETRY_DELAY = 300.0
 """Seconds from one try that failed to the next at most, unless Google asks for more."""
 
-LONGEST_ASKED = 3600.0
+MAX_RETRY_AFTER = 3600.0
 """Seconds that Google can ask for at most (`Retry-After`)."""
 
 _DEFAULT_LIFETIME = 3600.0
@@ -161,11 +161,11 @@ class AccessToken:
         """Keep why there is no token: what Google refuses for a moment, all else for longer with each failure."""
         reason = f"no access token for FCM: {_in_words(error)}"
         if isinstance(error, Unfetched) and error.status in (400, 401, 403):
-            self._failed, self._failures = (now, PAUSE, Stopped(reason)), 0
+            self._failed, self._failures = (now, MIN_RETRY_DELAY, Stopped(reason)), 0
         else:
             self._failures += 1
-            asked = min(error.retry_after, LONGEST_ASKED) if isinstance(error, Unfetched) else 0.0
-            pause = max(growing(self._failures, PAUSE, LONGEST_PAUSE), asked)
+            asked = min(error.retry_after, MAX_RETRY_AFTER) if isinstance(error, Unfetched) else 0.0
+            pause = max(growing(self._failures, MIN_RETRY_DELAY, MAX_RETRY_DELAY), asked)
             self._failed = (now, pause, Later(reason, lane=pause))
         return self._failed[2]
 

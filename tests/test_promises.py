@@ -1,0 +1,75 @@
+"""Every number that the API promises stands here once more, literally: a change of one is a change of the promise."""
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tocsin import devices, errors, fanout, formats, idempotency, ids, jobs, quiet_hours, streams, strict_json
+from tocsin.api import arriving, body, drafts, events, imports, notifications, protocol, requests
+from tocsin.api.connections import Patience
+from tocsin.auth import jwks, keys, tokens
+from tocsin.push import deliveries, dispatcher, probe
+from tocsin.push.channels import apns, fcm, payloads
+
+MIB = 1_048_576
+
+PROMISES: dict[str, tuple[Any, Any]] = {
+    "the largest id of a user or team": (ids.MAX_ID, 2_147_483_647),
+    "faults that are told": (errors.MAX_FIELD_ERRORS, 100),
+    "levels of JSON": (strict_json.MAX_DEPTH, 32),
+    "a body": (body.MAX_BODY_BYTES, MIB),
+    "the body of a batch": (events.MAX_BATCH_BODY_BYTES, 8 * MIB),
+    "the body of an import": (imports.MAX_IMPORT_BYTES, 256 * MIB),
+    "unfinished bodies of a process": (arriving.MAX_ARRIVING_BYTES, 256 * MIB),
+    "the head of a request": (protocol.MAX_HEAD_BYTES, 65_536),
+    "headers of a request": (protocol.MAX_HEADERS, 256),
+    "waiting for a client, in seconds": (
+        asdict(Patience()),
+        {"head": 10.0, "body": 30.0, "answer": 30.0, "idle": 75.0, "rest": 5.0},
+    ),
+    "events of a batch": (events.MAX_BATCH_EVENTS, 1_000),
+    "waiting for an event's end, in seconds": (events.MAX_WAIT_SECONDS, 30),
+    "ids that an event names": (requests.MAX_RECIPIENTS, 10_000),
+    "characters of a custom message": (requests.MAX_MESSAGE_LENGTH, 512),
+    "characters of an event's key": (drafts.MAX_KEY_LENGTH, 255),
+    "characters of an Idempotency-Key": (idempotency.MAX_KEY_LENGTH, 255),
+    "pages": (notifications.PAGES, (1, 1_000_000)),
+    "notifications of a page": (notifications.PER_PAGE, (1, 100)),
+    "notifications of a page where nothing is said": (notifications.DEFAULT_PER_PAGE, 15),
+    "ids that are marked at once": (notifications.MAX_IDS, 1_000),
+    "members of a team": (formats.MAX_TEAM_MEMBERS, 1_000_000),
+    "windows of quiet hours": (quiet_hours.MAX_WINDOWS, 20),
+    "devices of a user": (devices.MAX_DEVICES, 50),
+    "characters of a device's token that are shown": (devices.ENDING, 6),
+    "streams of a user": (streams.MAX_STREAMS_PER_USER, 8),
+    "silence of a stream, in seconds": (streams.KEEPALIVE_INTERVAL, 15.0),
+    "the clock of an issuer may differ by, in seconds": (tokens.CLOCK_SKEW, 30),
+    "bytes of a secret for tokens": (keys._MIN_SECRET_BYTES, 32),  # noqa: SLF001 - what is promised of it
+    "fetching the keys of the issuer again, in seconds": (jwks.FETCH_INTERVAL, 60.0),
+    "test pushes a minute": (probe.MAX_PER_MINUTE, 5),
+    "tries of a job, in seconds between them": (jobs.RETRY_DELAYS, (0.2, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)),
+    "a worker's sign of life, in seconds": (jobs.HEARTBEAT_INTERVAL, 5.0),
+    "silence after which leases are free, in seconds": (jobs.LEASE_TIMEOUT, 15.0),
+    "people whom a direct job reaches": (jobs.DIRECT_MAX_RECIPIENTS, 100),
+    "people whom a step of a bulk job reaches": (fanout.BULK_CHUNK_SIZE, 10_000),
+    "what the jobs of a claim cost": (jobs.MAX_CLAIM_COST, 20_000),
+    "tries of a push, in seconds between them": (
+        deliveries.RETRY_DELAYS,
+        (5.0, 30.0, 120.0, 600.0, 1_800.0, 3_600.0),
+    ),
+    "chance in these": (deliveries.JITTER, 0.1),
+    "the life of a push": (deliveries.LIFETIME, timedelta(hours=24)),
+    "the first try again with FCM, in seconds": (fcm.MIN_RETRY, 10.0),
+    "single pushes at the end of quiet hours": (dispatcher.MAX_SEPARATE_PUSHES, 3),
+    "bytes of a payload": (payloads.MAX_BYTES, 4_096),
+    "the age of a provider token when it is made again, in seconds": (apns.TOKEN_LIFETIME, 2_400),
+    "and at the earliest": (apns.MIN_TOKEN_AGE, 1_200),
+}
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+def test_what_is_promised_is_what_the_code_has(promise: str) -> None:
+    found, promised = PROMISES[promise]
+    assert found == promised

@@ -470,7 +470,7 @@ class Outbox(list[Any]):
 
 
 async def test_the_document_works_as_it_stands(api: Api, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (ROOT / "docs/client.md").read_text("utf-8")
+    page = (ROOT / "docs/reference/python-client.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == page.count("```") // 2 == 7
     script = "\n".join(blocks).replace("https://notify.example.com", line.url)

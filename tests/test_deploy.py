@@ -41,7 +41,7 @@ from tocsin_client import Client
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
-OPERATING = (ROOT / "docs/operating.md").read_text("utf-8")
+OPERATING = (ROOT / "docs/operations/install-and-maintain.md").read_text("utf-8")
 HOST = "notify.example.com"
 TOKEN = "c0ffee" * 8
 
@@ -138,7 +138,7 @@ class TestMonitoring:
         runbooks = re.findall(r"^### (Tocsin\w+)$", OPERATING, re.MULTILINE)
         assert [rule["alert"] for rule in rules()] == runbooks
         for rule in rules():
-            assert rule["annotations"]["runbook"] == f"docs/operating.md#{rule['alert'].lower()}"
+            assert rule["annotations"]["runbook"] == f"docs/operations/install-and-maintain.md#{rule['alert'].lower()}"
             assert rule["labels"]["severity"] in {"page", "ticket"}
 
     def test_every_alert_is_tested_in_good_times_and_bad(self) -> None:
@@ -169,7 +169,7 @@ class TestMonitoring:
 
 class TestNames:
     def test_every_setting_that_is_named_exists(self) -> None:
-        pages = [*DEPLOY.iterdir(), *(ROOT / "docs" / name for name in ("operating.md", "releasing.md"))]
+        pages = [*DEPLOY.iterdir(), *(ROOT / "docs/operations").iterdir()]
         there = {f"TOCSIN_{name.upper()}" for name in Settings.model_fields}
         for page in pages:
             assert set(re.findall(r"\bTOCSIN_\w+", page.read_text("utf-8"))) <= there, page.name

@@ -16,7 +16,7 @@ from tocsin.settings import PREFIX, Settings, read_settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-API = (ROOT / "docs/api.md").read_text("utf-8")
+API = (ROOT / "docs/reference/http-api.md").read_text("utf-8")
 
 
 def test_every_setting_is_in_the_readme_and_the_other_way_round() -> None:
@@ -40,7 +40,7 @@ def test_every_error_code_is_in_the_documents() -> None:
 
 
 def test_every_route_is_in_the_documents() -> None:
-    words = " ".join((API + (ROOT / "docs/operations.md").read_text("utf-8")).split())
+    words = " ".join((API + (ROOT / "docs/reference/runtime.md").read_text("utf-8")).split())
     for operations in CONTRACT.values():
         for route in operations:
             path = re.sub(r"{\w+}", r":\\w+", route.split(" ")[1])

@@ -15,7 +15,7 @@ from test_web_inbox_live import streams
 pytestmark = pytest.mark.slow
 
 SOURCES = Path(__file__).parent / "frameworks"
-DOCUMENT = Path(__file__).parent.parent / "docs/web-inbox.md"
+DOCUMENT = Path(__file__).parent.parent / "docs/guides/web-inbox.md"
 PAGES = ["react", "vue"]
 POLICIES = {"react": "tocsin-inbox", "vue": "tocsin-inbox vue"}
 

@@ -1,4 +1,4 @@
-"""Tokens as identity providers make them, with the settings that docs/identity.md shows for each."""
+"""Tokens as identity providers make them, with the settings that docs/guides/identity-providers.md shows for each."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from tocsin.auth.tokens import Expected, ServiceCaller, UserCaller, Verifier, mi
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal, Unauthenticated
 
-DOCUMENT = (Path(__file__).parent.parent / "docs/identity.md").read_text("utf-8")
+DOCUMENT = (Path(__file__).parent.parent / "docs/guides/identity-providers.md").read_text("utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL))
 KEYCLOAK: dict[str, Any] = {
     "iss": "https://login.example.com/realms/crm",

@@ -15,7 +15,7 @@ from tocsin.cli.commands import app
 from tocsin.errors import Refusal
 from tocsin.settings import read_settings
 
-PAGE = (Path(__file__).parent.parent / "docs/catalogue.md").read_text("utf-8")
+PAGE = (Path(__file__).parent.parent / "docs/guides/custom-kinds.md").read_text("utf-8")
 FILES = ("kinds-of-ours.toml", "sv.toml", "kinds-words.toml")
 UUID = "65e48afe-7307-3ad3-9fc1-9ec7e6dc0a88"
 RECALL = {

@@ -23,7 +23,7 @@ from tocsin.db.pool import connect
 from tocsin.errors import Refusal
 from tocsin.postgres.supervisor import Embedded
 
-OPERATIONS = Path(__file__).parent.parent / "docs/operations.md"
+OPERATIONS = Path(__file__).parent.parent / "docs/reference/runtime.md"
 SCHEMA = Path(__file__).parent.parent / "src/tocsin/db/schema.sql"
 
 

@@ -1,4 +1,4 @@
-"""The outbox of docs/outbox.md as it stands: what is rolled back is never told, what is committed is told once."""
+"""The outbox of docs/guides/outbox.md as it is: what is rolled back is never told, what is committed is told once."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from conftest import SECRET, Api, url_for
 from tocsin.auth.tokens import mint_service
 from tocsin.postgres.supervisor import Embedded
 
-PAGE = (Path(__file__).parent.parent / "docs/outbox.md").read_text("utf-8")
+PAGE = (Path(__file__).parent.parent / "docs/guides/outbox.md").read_text("utf-8")
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from tocsin.errors import FieldError, Refusal
 from tocsin.preferences import SEND, Held, Muted, Operator, Preferences, Switches, changes_of, merged
 from tocsin.quiet_hours import DAYS, QuietHours
 
-PAGE = (Path(__file__).parent.parent / "docs/preferences.md").read_text("utf-8")
+PAGE = (Path(__file__).parent.parent / "docs/guides/preferences.md").read_text("utf-8")
 CATALOGUE = Catalogue.load()
 OPERATOR = Operator(CATALOGUE)
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)

@@ -46,7 +46,7 @@ class OfKind(_Table):
 
 
 class Rules(_Table):
-    """All that the file says; `docs/preferences.md` tells its form."""
+    """All that the file says; `docs/guides/preferences.md` tells its form."""
 
     defaults: Defaults = Defaults()
     locked: Locked = Locked()

@@ -1,4 +1,4 @@
-// A page in React around the example of docs/web-inbox.md: it shows what it was told, and signs out and in.
+// A page in React around the example of docs/guides/web-inbox.md: it shows what it was told, and signs out and in.
 
 import { StrictMode, useState } from "react";
 import { createRoot } from "react-dom/client";

@@ -1,4 +1,4 @@
-/** The types of `<tocsin-inbox>`; see docs/web-inbox.md. */
+/** The types of `<tocsin-inbox>`; see docs/guides/web-inbox.md. */
 
 /** A notification as `GET /notifications` has it. Pass over types and fields that you don't know. */
 export interface Notification {

@@ -1,5 +1,5 @@
 /**
- * <tocsin-inbox>: the inbox of Tocsin, for any page; see docs/web-inbox.md. Importing it touches no DOM.
+ * <tocsin-inbox>: the inbox of Tocsin, for any page; see docs/guides/web-inbox.md. Importing it touches no DOM.
  *
  * From top to bottom: the element and its panes; what it shows (Inbox); the stream that all tabs share (Feed); the service
  * (Client); pushes to this browser (BrowserPush); strangers' words made safe; words, icons, style.
@@ -66,7 +66,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     else this.#start();
   }
 
-  /** The page's own words, in the places of those of the language; see docs/web-inbox.md. */
+  /** The page's own words, in the places of those of the language; see docs/guides/web-inbox.md. */
   get words() { return this.#own; }
   set words(words) {
     const same = words === this.#own;

@@ -9,7 +9,7 @@ BIN := .venv/bin
 UV := .uv/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fast lint bench format lock schema parts clean
+.PHONY: help demo test check fast lint bench docs format lock schema parts clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ lint: .venv/ready ## ruff, mypy and the contracts between modules
 bench: .venv/ready ## every claim of speed, measured: best on an otherwise idle machine
 	for claim in list_page list_deep post_event batch unchanged read_all imports team visible memory streams transport push handed_over everybody fanout_devices inbox_page; do $(BIN)/python -m bench.$$claim || exit 1; done
 
+docs: .docs/ready ## build the documentation site into site/; a warning or a broken link is an error
+	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --quiet --strict
+
 format: .venv/ready ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -41,9 +44,12 @@ format: .venv/ready ## let ruff mend what it can
 schema: .venv/ready ## write schema.sql anew from the migrations
 	$(BIN)/pytest -q tests/test_migrations.py --write-schema
 
-lock: $(UV) ## pin the newest versions that pyproject.toml allows
-	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-annotate --no-header --group dev pyproject.toml --output-file requirements.lock
+COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --no-header
+
+lock: $(UV) ## pin the newest versions that pyproject.toml and docs/requirements.in allow
+	$(COMPILE) --group dev pyproject.toml --output-file requirements.lock
+	$(COMPILE) docs/requirements.in --output-file docs/requirements.lock
 
 # The virtual environment holds exactly what the lock file says.
 .venv/ready: requirements.lock pyproject.toml packages/client/pyproject.toml packages/phones/pyproject.toml $(UV)
@@ -51,6 +57,12 @@ lock: $(UV) ## pin the newest versions that pyproject.toml allows
 	VIRTUAL_ENV=.venv $(UV) pip sync --quiet --compile-bytecode --require-hashes requirements.lock
 	VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps --no-build-isolation \
 		--editable . --editable packages/client --editable packages/phones
+	@touch $@
+
+# What builds the documentation has an environment of its own: no other command needs it.
+.docs/ready: docs/requirements.lock $(UV)
+	$(UV) venv --quiet --clear --no-python-downloads --python "$(PYTHON)" .docs
+	VIRTUAL_ENV=.docs $(UV) pip sync --quiet --require-hashes docs/requirements.lock
 	@touch $@
 
 # uv comes by pip, which any Python with the module ensurepip can make.
@@ -76,5 +88,5 @@ parts:
 			echo 'Please install the packages chromium and fonts-noto-core.' >&2; exit 1; \
 		fi; fi
 
-clean: ## forget the virtual environment
-	rm -rf .venv .uv
+clean: ## forget the virtual environments and the documentation site
+	rm -rf .venv .uv .docs site

@@ -61,7 +61,8 @@ def test_no_code_knows_a_kind_by_name() -> None:
 
 
 def test_the_documents_lead_nowhere_that_is_not_there() -> None:
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")]:
+    folders = ("docs", "bench", "deploy", "packages")
+    for page in [*ROOT.glob("*.md"), *(page for folder in folders for page in ROOT.glob(f"{folder}/**/*.md"))]:
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 

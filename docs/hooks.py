@@ -1,0 +1,87 @@
+"""Hooks of `make docs`: pages from the root of the repository, and links that lead out of docs/."""
+
+import logging
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parent.parent
+log = logging.getLogger("mkdocs.hooks.docs")
+
+# The page of the site: the file that it is made of, and the sections taken from it (all of it where none is named).
+PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "start/quick-start.md": ("README.md", ("The two commands", "A tour of five minutes")),
+    "reference/commands.md": ("README.md", ("Commands",)),
+    "reference/settings.md": ("README.md", ("Settings",)),
+    "reference/benchmarks.md": ("bench/README.md", ()),
+    "reference/changelog.md": ("CHANGELOG.md", ()),
+    "concepts/architecture.md": ("ARCHITECTURE.md", ()),
+    "concepts/contributing.md": ("CONTRIBUTING.md", ()),
+}
+DECISIONS = "decisions/index.md"
+# Where a link to a file of the repository, or to a section of it, leads in the site.
+HOMES = {"README.md": "index.md", "docs/decisions": DECISIONS}
+for made, (source, taken) in PAGES.items():
+    HOMES |= {f"{source}#{title.lower().replace(' ', '-')}": made for title in taken} or {source: made}
+
+FENCED = re.compile(r"(^ *```.*?^ *```\s*?$)", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[([^\[\]]*)\]\((?![a-z]+:|#)([^()\s#]+)(#[^()\s]*)?\)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that do not stand in docs/."""
+    for page, (origin, sections) in PAGES.items():
+        text = (ROOT / origin).read_text("utf-8")
+        if sections:
+            text = "\n\n".join(section(text, title, origin) for title in sections)
+        if len(sections) == 1:
+            text = text.removeprefix("#")
+        elif sections:
+            text = f"# {Path(page).stem.replace('-', ' ').capitalize()}\n\n{text}"
+        files.append(File.generated(config, page, content=text))
+    files.append(File.generated(config, DECISIONS, content=decisions()))
+    return files
+
+
+def section(text: str, title: str, origin: str) -> str:
+    """Return a section of the second level with its heading; a build without it fails."""
+    found = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    if found is None:
+        log.warning("%s has no section '%s'; change PAGES in docs/hooks.py", origin, title)
+        return ""
+    return found[0]
+
+
+def decisions() -> str:
+    """Return a page that lists every decision."""
+    lines = ["# Decisions", "", "What was decided, why, what else was weighed, and what would reverse it.", ""]
+    for path in sorted((ROOT / "docs/decisions").glob("*.md")):
+        title = path.read_text("utf-8").split("\n", 1)[0].lstrip("# ")
+        lines.append(f"- [{title}]({path.name})")
+    return "\n".join(lines) + "\n"
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Rewrite the links of a page, which are relative to its place in the repository, to their places in the site."""
+    here = page.file.src_uri
+    origin = PAGES[here][0] if here in PAGES else f"docs/{here}"
+
+    def rewritten(match: re.Match[str]) -> str:
+        text, target, anchor = match[1], match[2], match[3] or ""
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(origin), target))
+        if not (ROOT / path).exists():
+            log.warning("%s links to '%s', which does not exist", origin, target)
+        home = HOMES.get(path + anchor) or HOMES.get(path) or path.removeprefix("docs/")
+        if home != path and files.get_file_from_path(home):
+            return f"[{text}]({posixpath.relpath(home, posixpath.dirname(here) or '.')}{anchor})"
+        if config.repo_url:
+            return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{path}{anchor})"
+        return f"`{path}`" if path.endswith(text.strip("`")) else f"{text} (`{path}`)"
+
+    parts = FENCED.split(markdown)
+    parts[::2] = [LINK.sub(rewritten, part) for part in parts[::2]]
+    return "".join(parts)

@@ -166,7 +166,7 @@ async def _spawn(
 
 def _greeting(log: Path) -> dict[str, Any]:
     for line in _read(log).splitlines():
-        if '"event": "serving"' in line or '"event": "working"' in line:
+        if '"event": "serving"' in line or '"event": "worker started"' in line:
             said: dict[str, Any] = json.loads(line)
             return said
     return {}

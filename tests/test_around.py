@@ -333,7 +333,7 @@ async def test_what_postgresql_says_of_a_row_stays_out_of_logs_and_dead_letters(
         state = await api.as_service("GET", f"/events/{id_}?wait=10")
     assert state.json()["state"] == "failed"
     reason = await api.app_state.database.value("select reason from dead_letters")
-    [told] = [line for line in lines if line["event"] == "a job became a dead letter"]
+    [told] = [line for line in lines if line["event"] == "job moved to dead letters"]
     for text in (reason, told["reason"]):
         assert "teams_id_check" in text
         assert "geheim" not in text

@@ -307,7 +307,7 @@ async def test_wrong_settings_stop_the_lane_and_lose_nothing(
         for id_ in ids:
             assert await pushes_of(api, id_) == {"delivered": 2}
     said = [each["event"] for each in logs if each.get("lane") == "apns/default"]
-    assert said == ["lane stopped: the provider refuses our settings", "lane works again"]
+    assert said == ["lane stopped: the provider refused its settings", "lane resumed"]
     lanes = await deliveries.lanes(api.app_state.database)
     assert [lane["stopped_at"] for lane in lanes] == [None] * len(lanes)
 

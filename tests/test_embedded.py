@@ -257,7 +257,7 @@ async def test_a_fault_in_the_supervision_does_not_end_it(data: Path, monkeypatc
             for day in range(10, 20):
                 (data / f"log/postgresql-202001{day}-000000.log").touch()
             obstacle.mkdir()  # the oldest log, and it can't be unlinked
-            await until(lambda: len([line for line in lines if "goes on" in line["event"]]) >= 2)
+            await until(lambda: len([line for line in lines if "it continues" in line["event"]]) >= 2)
             obstacle.rmdir()
             first = server.postmaster
             assert first

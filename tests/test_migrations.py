@@ -141,7 +141,7 @@ async def test_a_migration_gives_way_to_readers_and_names_who_holds_its_table(
         assert await migrating == [later]
     await dumping.close()
     await reading.close()
-    waits = [line for line in told if line["event"] == "a migration waits for a lock"]
+    waits = [line for line in told if line["event"] == "migration is waiting for a lock"]
     assert "pg_dump" in waits[0]["held_by"]
     assert waits[0]["step"] == "9999 of_next_year"
 

@@ -316,7 +316,10 @@ async def test_a_bug_behind_any_route_is_a_500_in_the_one_form_and_one_line_of_t
             assert answer.json()["errors"][0]["id"] == answer.headers["x-request-id"]
             assert sealed(answer)
             [bug] = [line for line in lines if line["log_level"] == "error"]
-            assert (bug["event"], bug["request_id"]) == ("a bug answered a request", answer.headers["x-request-id"])
+            assert (bug["event"], bug["request_id"]) == (
+                "request failed with an internal error",
+                answer.headers["x-request-id"],
+            )
     assert b'status="500"' in await idle.app_state.metrics.text(idle.app_state.database)
 
 

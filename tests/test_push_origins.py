@@ -101,7 +101,7 @@ async def test_a_push_service_that_refuses_us_is_told_in_the_log_by_the_doctor_a
         await eventually(lambda: two.api.app_state.database.value("select 1 from deliveries where attempts = 2"))
         await comes_to(two.api, id_, {"later": 1})
     [logged] = [each for each in logs if each["log_level"] == "error"]
-    assert (logged["event"], logged["service"]) == ("push service refuses our authentication", two.origins[1])
+    assert (logged["event"], logged["service"]) == ("push service refused the authentication", two.origins[1])
     assert "BadJwtToken" in logged["reason"]
     lanes = (await two.api.as_service("GET", "/operations/lanes", "operations")).json()["data"]
     [refused] = next(lane for lane in lanes if lane["name"] == "web/default")["refused_by"]

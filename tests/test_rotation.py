@@ -201,7 +201,7 @@ async def test_sighup_has_keys_read_again_in_a_running_process(tmp_path: Path) -
                     file.write_bytes(new.pem)
                     vapid.write_bytes(a_key() + vapid.read_bytes())
                     service.signal(signal.SIGHUP)
-                    await until(lambda: "keys were read again" in service.said())
+                    await until(lambda: "keys reloaded" in service.said())
                     async with asyncio.timeout(5):
                         async for _ in lines:  # which ends with the key
                             pass

@@ -47,7 +47,7 @@ class Backoff:
         self._failures, self.reason = 0, waits_for
         if self._is_logged:
             self._is_logged = False
-            log.info("work goes on", work=self.name)
+            log.info("work recovered", work=self.name)
 
     async def pause(self, error: Exception) -> None:
         """Wait before the next try."""
@@ -91,7 +91,7 @@ class Backoff:
             return
         self._logged_at[kind], self._is_logged = now, True
         more: dict[str, Any] = {} if isinstance(error, Overrun) else {"exc_info": error}
-        log.warning("work failed and is tried again", work=self.name, error=kind, reason=first_line(error), **more)
+        log.warning("work failed; it will be retried", work=self.name, error=kind, reason=first_line(error), **more)
 
 
 def reason_of(error: Exception) -> str:

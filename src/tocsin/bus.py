@@ -124,7 +124,7 @@ class ByNats:
 
         async def note_return() -> None:
             self._complained = False
-            log.warning("NATS is back")
+            log.warning("NATS reconnected")
 
         while True:
             try:
@@ -150,11 +150,11 @@ class ByNats:
     async def _complain(self, error: Exception) -> None:
         """Say once what keeps us from NATS, as the client tries again and again by itself."""
         if self._complained or self._client.is_connected:
-            log.debug("NATS", error=str(error))
+            log.debug("NATS error", error=str(error))
             return
         self._complained = True
-        log.warning("NATS cannot be reached yet", error=str(error) or type(error).__name__)
+        log.warning("NATS connection failed; it will be retried", error=str(error) or type(error).__name__)
 
 
 async def _note_absence() -> None:
-    log.warning("NATS is away: other processes learn of things a little later")
+    log.warning("NATS disconnected; other processes are notified with a delay")

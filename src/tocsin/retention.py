@@ -50,17 +50,17 @@ async def run_once(database: Database, retention_days: int | None) -> dict[str, 
         steps["events"] = lambda connection: _delete_events(connection, retention_days)
     forgotten: dict[str, int] = {}
     for name, step in steps.items():
-        KIND.set(f"keeping of {name}")
+        KIND.set(f"retention of {name}")
         try:
             found = await _repeat(database, step)
         except Unavailable:  # which the pool logs; the next round is soon enough
             break
         except Exception as error:
-            log.warning("work failed and is tried again", work=f"keeping of {name}", exc_info=error)
+            log.warning("work failed; it will be retried", work=f"retention of {name}", exc_info=error)
         else:
             forgotten |= {name: found} if found else {}
     if forgotten:
-        log.info("forgot what is no longer needed", **forgotten)
+        log.info("deleted expired rows", **forgotten)
     return forgotten
 
 

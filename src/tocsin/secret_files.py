@@ -50,7 +50,7 @@ def claim(path: Path) -> None:
             )
         if found.st_mode & stat.S_IRWXG:
             os.fchmod(opened, 0o600)
-            log.warning("a secret was open to its group and is closed now", file=str(path))
+            log.warning("secret file was open to its group; access removed", file=str(path))
     finally:
         os.close(opened)
 

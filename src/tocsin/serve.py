@@ -133,7 +133,7 @@ async def work(settings: Settings) -> None:
         stack.enter_context(_keys_again(settings, lanes, worker.dispatcher))
         async with _meanwhile(pubsub.hear_others()), _meanwhile(run(bulk, settings.retention_days)):
             working = asyncio.create_task(worker.run())
-            log.info("working", worker=str(worker.id))
+            log.info("worker started", worker=str(worker.id))
             until = asyncio.create_task(stopping.wait())
             await asyncio.wait({working, until}, return_when=asyncio.FIRST_COMPLETED)
             worker.stop()
@@ -179,11 +179,11 @@ def _keys_again(
     async def renew() -> None:
         refused = [refusal for read in reads if (refusal := _refusal_of(read))]
         for refusal in refused:
-            log.error("keys can't be read again: those before go on", reason=str(refusal))
+            log.error("key reload failed; the previous keys stay in use", reason=str(refusal))
         if dispatcher:
             await dispatcher.begin_anew()
         if not refused:
-            log.info("keys were read again")
+            log.info("keys reloaded")
 
     def hear() -> None:
         if at_a_terminal and not os.isatty(0):
@@ -382,7 +382,7 @@ async def _introduce(
         try:
             await when_ready(running)
         except Exception:
-            log.exception("what was to follow the start failed")
+            log.exception("startup hook failed")
 
 
 async def _migrate(settings: Settings, url: str) -> list[migrate.Step]:
@@ -397,7 +397,7 @@ async def _patiently(attempt: Callable[[], Awaitable[list[migrate.Step]]]) -> li
         except (*DRIVER_ERRORS, ValueError) as error:
             if not is_outage(error) or is_hopeless(error) or time.monotonic() > end:
                 raise Refusal(sentence_on(error)) from error
-            log.warning("the database cannot be reached yet", reason=sentence_on(error))
+            log.warning("database cannot be reached; the connection will be retried", reason=sentence_on(error))
             await asyncio.sleep(1)
 
 

@@ -147,7 +147,7 @@ class Streams:
         self._asked: set[int] = set()
         self._looking: asyncio.Task[None] | None = None
         self._is_closed = False
-        self._polling, self._telling = Backoff("look at streams"), Backoff("streams")
+        self._polling, self._telling = Backoff("poll streams"), Backoff("streams")
 
     @property
     def count(self) -> int:

@@ -81,7 +81,7 @@ class Worker:
         self._doorbell.answer(*BATCH)
         await self._backoff("enrolment").until_done(self._enrol)
         beside = {
-            "leases of the dead": self._reap,
+            "expired leases": self._reap,
             "late jobs": self._note_late,
             "planner statistics": self._correct_statistics,
         }
@@ -191,21 +191,21 @@ class Worker:
         elif isinstance(error, Undeliverable | imports.Inapplicable):
             await jobs.bury(self._database, self.id, job, reason)
             self._metrics.job(job.task, "dead")
-            line.error("a job became a dead letter")
+            line.error("job moved to dead letters")
         elif await jobs.fail(self._database, self.id, job, f"{type(error).__name__}: {reason}"):
             self._metrics.job(job.task, "dead")
-            line.error("a job became a dead letter", exc_info=error)
+            line.error("job moved to dead letters", exc_info=error)
         else:
             self._metrics.job(job.task, "put off")
-            line.warning("a job failed and is tried again", exc_info=error)
+            line.warning("job failed; it will be retried", exc_info=error)
 
     async def _note_loss(self, job: Job) -> None:
         """Tell a job that was cancelled while it was under way from one that another worker has."""
         if await jobs.is_there(self._database, job.id):
-            log.warning("job went to another worker", job=str(job.id), task=job.task, attempts=job.attempts)
+            log.warning("job lease lost to another worker", job=str(job.id), task=job.task, attempts=job.attempts)
             self._metrics.job(job.task, "lost")
         else:
-            log.info("job was cancelled while it was under way", job=str(job.id), task=job.task)
+            log.info("job cancelled while running", job=str(job.id), task=job.task)
             self._metrics.job(job.task, "cancelled")
 
     async def _enrol(self) -> None:
@@ -221,7 +221,7 @@ class Worker:
                 if seen_at := await jobs.beat(self._database, self.id, self._problem()):
                     self._witness.beat(seen_at)
                 else:
-                    log.warning("worker was taken for dead: its leases were released", worker=str(self.id))
+                    log.warning("worker missed its heartbeats; its leases were released", worker=str(self.id))
                     await self._enrol()
                 backoff.succeeded()
             except Exception as error:  # noqa: BLE001 - a worker that stops to beat would lose its leases

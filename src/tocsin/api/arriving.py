@@ -47,7 +47,7 @@ class Arriving:
             longest = next(iter(self._bodies))
             size, hang_up = self._bodies[longest]
             self._forget(longest)
-            log.warning("body dropped", reason="too many bodies are on their way", bytes=size, limit=self.most)
+            log.warning("body dropped", reason="too many bodies are being received", bytes=size, limit=self.most)
             hang_up()
 
     def _forget(self, key: object) -> None:

@@ -72,7 +72,7 @@ class Envelope:
             else:
                 await self._app(scope, _in_time(scope, receive), seal)
         except ClientDisconnect:
-            log.info("a client hung up in the middle of its request")
+            log.info("client disconnected during its request")
         except asyncio.CancelledError:
             if status:
                 raise
@@ -148,7 +148,7 @@ def _kind_of(method: str, path: str) -> str:
 def _as_problem(error: Exception, request_id: str) -> Problem:
     if isinstance(error, Problem):
         return error
-    log.error("a bug answered a request", exc_info=error)
+    log.error("request failed with an internal error", exc_info=error)
     return InternalError(request_id)
 
 

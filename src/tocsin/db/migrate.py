@@ -24,7 +24,7 @@ CONCURRENT = "-- outside a transaction\n"
 """The first line of a step that may not run in a transaction."""
 
 LOCK_TIMEOUT = 3
-"""Seconds that a migration waits for a lock, and all who come later behind it."""
+"""Seconds that migration is waiting for a lock, and all who come later behind it."""
 
 FIRST_DELAY, MAX_DELAY = 1.0, 15.0
 """Seconds between two tries of a migration: doubled each time, up to the second."""
@@ -163,7 +163,7 @@ async def _lock(connection: Connection) -> None:
     told = False
     while not await connection.fetchval("select pg_try_advisory_lock($1)", _LOCK):
         if not told:
-            log.info("waiting for another process that migrates the schema")
+            log.info("waiting for another process to migrate the schema")
             told = True
         await asyncio.sleep(_TURN)
 
@@ -188,7 +188,7 @@ async def _take(connection: Connection, step: Step) -> bool:
                     f"The migration {what} could not lock its tables for {WAIT_TIMEOUT:.0f} s. Sessions that hold them:"
                     f" {holders}. Wait for them or end them, and start again."
                 ) from None
-            log.warning("a migration waits for a lock", step=what, held_by=holders, again_in=pause)
+            log.warning("migration is waiting for a lock", step=what, held_by=holders, again_in=pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, MAX_DELAY)
         else:

@@ -208,7 +208,7 @@ class Database:
         if now - self._logged_at.get(problem.reason, -LOG_INTERVAL) >= LOG_INTERVAL:
             self._logged_at[problem.reason] = now
             is_away = isinstance(problem, Unavailable) and not is_conflict(error)
-            event = "database is not available" if is_away else "statement was given up"
+            event = "database is not available" if is_away else "statement aborted"
             log.warning(event, reason=problem.reason, error=first_line(error), work=KIND.get())
             if is_away:
                 self._away_since = self._away_since or now

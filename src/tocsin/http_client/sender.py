@@ -130,7 +130,7 @@ class Sender:
                 self._collect()
                 self._deliver()
         except Exception:
-            log.exception("the sending of pushes broke")
+            log.exception("push sender failed")
             raise
         finally:
             self._finish()

@@ -174,8 +174,8 @@ def _user_of_server(folder: Path) -> pwd.struct_passwd:
     found = next((user for owner in owners for user in users if user.pw_uid == owner), users[0])
     if found.pw_name == "nobody":
         log.warning(
-            "PostgreSQL runs as nobody, as other programs may that could read its files",
-            remedy="make a user for it before the first start: useradd --system tocsin",
+            "PostgreSQL runs as the user nobody; other programs of that user can read its files",
+            remedy="create a user for it before the first start: useradd --system tocsin",
         )
     return found
 

@@ -119,7 +119,7 @@ async def end_leftovers(database: Path) -> None:
     for kind, seconds in STOP_SIGNALS if master else STOP_SIGNALS[1:]:
         if not running:
             return
-        log.warning("a PostgreSQL without supervisor is ended", processes=sorted(running), signal=kind.name)
+        log.warning("stopping a PostgreSQL server without supervisor", processes=sorted(running), signal=kind.name)
         _signal(running if kind is signal.SIGKILL else running & master or running, kind)
         running = await _survivors(database, seconds)
     if running:

@@ -121,7 +121,7 @@ class Embedded:
     async def _prepare(self) -> None:
         self._programs = await programs_for(self._user, self._folder)
         if not (self._folder / "postgres").exists():
-            log.info("a database is made, which takes some seconds", folder=str(self._folder))
+            log.info("creating the database; this takes some seconds", folder=str(self._folder))
             await make_database(self._programs, self._folder, self._user)
         furnish(self._folder, self._user)
 
@@ -146,7 +146,7 @@ class Embedded:
             waited = time.monotonic() - began
             if waited > TELL_EVERY * told:
                 told += 1
-                log.warning("waiting for the embedded PostgreSQL, which may be recovering", seconds=round(waited))
+                log.warning("waiting for the embedded PostgreSQL; it may be recovering", seconds=round(waited))
             await asyncio.sleep(min(0.5, 0.01 + waited / 20))
         return False
 
@@ -156,7 +156,7 @@ class Embedded:
             try:
                 await self._revive()
             except Exception:
-                log.exception("the supervision of the embedded PostgreSQL failed and goes on")
+                log.exception("embedded PostgreSQL supervisor failed; it continues")
                 await asyncio.sleep(MAX_DELAY)
 
     async def _revive(self) -> None:
@@ -167,13 +167,13 @@ class Embedded:
                 prune_logs(self._folder)
             if time.monotonic() - began > STEADY:
                 delay = MIN_DELAY
-            log.error("the embedded PostgreSQL died and is started again", status=self._process.returncode)
+            log.error("embedded PostgreSQL exited; restarting it", status=self._process.returncode)
             await asyncio.sleep(delay)
             delay = min(2 * delay, MAX_DELAY)
             try:
                 await self._launch()
             except (Refusal, OSError, subprocess.SubprocessError) as error:
-                log.error("the embedded PostgreSQL did not start again", reason=str(error))  # noqa: TRY400 - no bug
+                log.error("embedded PostgreSQL failed to restart", reason=str(error))  # noqa: TRY400 - no bug
 
 
 def url_of(data_dir: Path) -> str:

@@ -131,7 +131,7 @@ def lanes_of(settings: Settings) -> list[Lane]:
     planned = plan(settings)
     if lacks_contact(planned, settings):
         log.warning(
-            "Apple refuses web pushes without a contact: Safari gets none",
+            "web pushes to Safari will be refused: no contact is set",
             lane=f"web/{DEFAULT}",
             remedy="set TOCSIN_VAPID_SUBJECT to mailto:you@example.com",
         )
@@ -165,7 +165,7 @@ def read_again(lanes: Sequence[Lane], settings: Settings) -> bool:
     """
     planned = {plan.name: plan for plan in plan(settings)}
     if planned.keys() != {lane.name for lane in lanes}:
-        log.warning("app list changed: restart to apply")
+        log.warning("app list changed; restart to apply it")
     renewed = [_renew(lane, planned[lane.name], settings) for lane in lanes if lane.name in planned]
     for lane in lanes:
         lane.try_now()
@@ -178,10 +178,10 @@ def _renew(lane: Lane, planned: Planned, settings: Settings) -> bool:
     try:
         channel = planned.make()
     except Refusal as refusal:
-        log.error("key reload failed: the previous key stays in use", lane=lane.name, reason=str(refusal))  # noqa: TRY400
+        log.error("key reload failed; the previous key stays in use", lane=lane.name, reason=str(refusal))  # noqa: TRY400
         return False
     lane.renew(channel, planned.configuration, _transport_of(planned, settings))
-    log.info("lane has other keys", lane=lane.name)
+    log.info("lane keys reloaded", lane=lane.name)
     return True
 
 
@@ -219,7 +219,7 @@ def lane_of(planned: Planned, settings: Settings) -> Lane:
         channel = planned.make()
     except Refusal as refusal:
         channel = Broken(str(refusal))
-        log.error("lane can't send: its settings are wrong", lane=planned.name, reason=str(refusal))  # noqa: TRY400
+        log.error("lane cannot send: its settings are wrong", lane=planned.name, reason=str(refusal))  # noqa: TRY400
     return Lane(planned.name, planned.configuration, channel, _transport_of(planned, settings))
 
 

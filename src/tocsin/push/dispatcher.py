@@ -125,7 +125,7 @@ class Dispatcher:
         """Have all that is held decided again where the operator's rules are others than when it was decided."""
         if await deliveries.rules(self._database) == self._rules:
             return
-        log.info("operator's preferences changed: held pushes are decided again")
+        log.info("preference policy changed; held pushes are evaluated again")
         last = DeliveryKey(UUID(int=0), UUID(int=0))
         while following := await deliveries.release_all_held(self._database, last, RELEASE_BATCH_SIZE):
             last = following
@@ -172,7 +172,7 @@ class Dispatcher:
     async def _release(self, lane: Lane) -> None:
         """Hand back what this worker holds in a lane and does not send: nothing is being claimed there meanwhile."""
         if released := await deliveries.release_others(self._database, self._worker, lane.name, lane.under_way):
-            log.warning("pushes released: they were claimed and not sent", lane=lane.name, count=released)
+            log.warning("released pushes that were claimed and not sent", lane=lane.name, count=released)
 
     def _backoff(self, name: str) -> Backoff:
         return self._backoffs.setdefault(name, Backoff(name, self._stopping, self._metrics.failure))
@@ -340,7 +340,7 @@ class Dispatcher:
 def _failed(delivery: Delivery, error: Exception) -> Settled:
     """Return what becomes of a push that an error of ours keeps from being made: it is tried again, as any other."""
     reason = f"it could not be made: {type(error).__name__}"
-    log.error("push could not be made", event_id=str(delivery.key.event_id), exc_info=error)
+    log.error("failed to build push", event_id=str(delivery.key.event_id), exc_info=error)
     due_at = next_try(delivery.attempts, None, 0.0, delivery.expires_at)
     if due_at is None:
         return Settled(delivery.key, "dead", None, f"given up: {reason}")

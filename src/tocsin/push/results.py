@@ -94,7 +94,7 @@ class ResultWriter:
 
     def _give_up(self, lane: Lane, each: Answered, error: Exception) -> None:
         """Let go of a push whose answer cannot be written back: its lane finds that it is not sent, and releases it."""
-        log.error("answer of a push could not be written back", lane=lane.name, exc_info=error)
+        log.error("failed to record the result of a push", lane=lane.name, exc_info=error)
         lane.under_way.difference_update(delivery.key for delivery in (each.delivery, *each.bundle))
         lane.progress.set()
 
@@ -157,7 +157,7 @@ class ResultWriter:
         if lane.stopped or now - lane.noted > NOTED:
             lane.noted = now
             if stopped_at := await deliveries.lane_works(self._database, lane.name):
-                log.info("lane works again", lane=lane.name, stopped_since=stopped_at.isoformat())
+                log.info("lane resumed", lane=lane.name, stopped_since=stopped_at.isoformat())
         lane.stopped, lane.waits_until = "", None
         if each.elsewhere:
             await deliveries.found_as(self._database, each.delivery.key.device_id, each.push.address)
@@ -194,7 +194,7 @@ class ResultWriter:
         if await deliveries.lane_has_delivered(self._database, lane.name):
             gone[each.delivery.key.device_id] = each.answer.sent_at
             return Settled(each.delivery.key, "gone", None, f"the device is gone: {reason}")
-        log.error("device set aside: its token or our settings are wrong", lane=lane.name, reason=reason)
+        log.error("device set aside: its token or the lane's settings are wrong", lane=lane.name, reason=reason)
         due_at = datetime.now(UTC) + ASIDE
         if due_at >= each.delivery.expires_at:
             return Settled(each.delivery.key, "dead", None, f"given up: {reason}")
@@ -204,7 +204,7 @@ class ResultWriter:
         try:
             return self._sent_elsewhere(lane, each)
         except Exception:
-            log.exception("push could not be tried in another way", lane=lane.name)
+            log.exception("failed to retry push through another endpoint", lane=lane.name)
             return False
 
     def _sent_elsewhere(self, lane: Lane, each: Answered) -> bool:
@@ -226,7 +226,7 @@ class ResultWriter:
     async def stop_lane(self, lane: Lane, reason: str) -> None:
         """Hold a lane back for a while, loudly: nothing of it can go."""
         if lane.stopped != reason:
-            log.error("lane stopped: the provider refuses our settings", lane=lane.name, reason=reason)
+            log.error("lane stopped: the provider refused its settings", lane=lane.name, reason=reason)
         lane.stopped = reason
         lane.waits_until = datetime.now(UTC) + timedelta(seconds=PROBE)
         await deliveries.lane_stops(self._database, lane.name, reason)

@@ -65,7 +65,7 @@ class PushServices:
         if now - seen.logged >= LOGGED:
             seen.logged = now
             log.error(
-                "push service refuses our authentication",
+                "push service refused the authentication",
                 lane=lane,
                 service=origin,
                 reason=reason,

@@ -313,7 +313,7 @@ class Client:
             pause = max(wanted, _backoff(attempt))
             if time.monotonic() + pause >= end or isinstance(cause, ssl.SSLCertVerificationError):
                 raise failure from cause
-            log.warning("%s Tried again in %.1f s.", failure, pause)
+            log.warning("%s Retrying in %.1f s.", failure, pause)
             time.sleep(pause)
 
     @contextlib.contextmanager

@@ -233,7 +233,7 @@ async def test_a_postmaster_that_is_killed_is_started_again(data: Path) -> None:
                 await until(lambda first=first: server.postmaster not in {None, first})  # type: ignore[misc]
                 await until_it_answers(server)
         assert await ask(server.url, "select answer from survives") == 43
-    assert [line["log_level"] for line in lines if "died" in line["event"]] == ["error", "error"]
+    assert [line["log_level"] for line in lines if "exited" in line["event"]] == ["error", "error"]
 
 
 async def until_it_answers(server: Embedded) -> None:

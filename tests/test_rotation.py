@@ -211,7 +211,7 @@ async def test_sighup_has_keys_read_again_in_a_running_process(tmp_path: Path) -
                 assert second.json()["key"] != first.json()["key"]
                 file.write_text("nothing of the kind")
                 service.signal(signal.SIGHUP)
-                await until(lambda: "keys can't be read again" in service.said())
+                await until(lambda: "key reload failed" in service.said())
                 assert (await status(new.sign())).status_code == 200
 
 

@@ -601,15 +601,15 @@ KIND = 'title = "X"\ngroup = "g"\n'
         (
             "kinds",
             '[labels.level.nme]\nx = "y"',
-            ["[labels.level.nme] has labels for what is no coded field", "write `level.name`"],
+            ["[labels.level.nme] has labels for a field that is not coded", "write `level.name`"],
         ),
         ("kinds", "[labels.level.name]\nx = 5", ["[labels.level.name] `x` is 5", "write a text in quotes"]),
-        ("da", '[nte]\ntitle = "X"', ["[nte] is no kind", "write `note`"]),
+        ("da", '[nte]\ntitle = "X"', ["[nte] is not a kind", "write `note`"]),
         ("da", '[note]\nsays = "{contat}"', ["[note] `says` names {contat}", "write `contact`"]),
         ("da", '[note]\nsays = "**x"', ["[note] `says` has an odd number of `**`", "write `**bold**`"]),
         ("da", '[note]\npreset = "quiet"', ["[note] `preset` is not one of its keys", "write one of `title`, `says`"]),
         ("da", "[note]\n\ntitle = ", ["is not TOML", "line 3"]),
-        ("da", '[groups]\nleds = "Leads"', ["[groups] `leds` is none of what there is", "write `leads`"]),
+        ("da", '[groups]\nleds = "Leads"', ["[groups] `leds` is not a known name", "write `leads`"]),
         ("kinds", '[phrases]\nerased = ""', ["[phrases] `erased` is ''", "write a text in quotes"]),
         ("da", 'groups = "Leads"', ["[groups] is not a table", "under a line `[groups]`"]),
         (

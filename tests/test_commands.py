@@ -103,7 +103,7 @@ def test_a_token_before_there_is_a_secret_says_what_to_do(tmp_path: Path) -> Non
 def test_public_keys_alone_serve_and_make_no_tokens(tmp_path: Path, server: Embedded) -> None:
     keys = {"TOCSIN_JWT_PUBLIC_KEY_FILES": "key.pem", "TOCSIN_DATABASE_URL": server.url}
     for command in (["token", "user", "4"], ["token", "service", "crm", "--scope", "operations"]):
-        assert "Public keys make no tokens" in refusal(*command, cwd=tmp_path, **keys)
+        assert "Public keys cannot sign tokens" in refusal(*command, cwd=tmp_path, **keys)
     assert "key.pem can't be read" in refusal("serve", cwd=tmp_path, **keys)
 
 
@@ -177,7 +177,7 @@ async def test_an_operator_cancels_an_event_by_command(tmp_path: Path, idle: Api
     await idle.app_state.database.value("delete from jobs where id = $1", UUID(delivered))
     cancel = partial(run, "cancel", cwd=tmp_path, TOCSIN_DATABASE_URL=quiet_database)
     for _ in range(2):
-        assert (await asyncio.to_thread(cancel, held)).stdout == f"{held} is cancelled\n"
+        assert (await asyncio.to_thread(cancel, held)).stdout == f"Cancelled event {held}.\n"
     told = (await idle.as_service("GET", f"/events/{held}")).json()
     assert (told["state"], told["reason"]) == ("cancelled", "cancelled by an operator: tocsin cancel")
     assert "too late" in (await asyncio.to_thread(cancel, delivered)).stderr

@@ -66,7 +66,7 @@ class TestCalls:
         found = await ask(api, "/operations/users/1/events")
         told = [(event["event_id"], event["recipient"], event["why"]) for event in found["data"]]
         assert told == [
-            (excepted, False, "left out: the event excepts them"),
+            (excepted, False, "left out: the event excludes them"),
             (deleted, True, "named"),
             (came, True, "named"),
         ]
@@ -449,7 +449,7 @@ class TestPage:
         await expect(page.get_by_role("checkbox", name=f"Replay event {id_}")).to_be_checked()
         await shoot(page, "dead-letters")
         await page.get_by_role("button", name="Replay 1 selected").click()
-        await expect(page.get_by_role("status")).to_have_text("0 jobs and 1 push go once more.")
+        await expect(page.get_by_role("status")).to_have_text("Requeued 0 jobs and 1 push.")
         await expect(page.get_by_text("Nothing was given up in the last 30 days.")).to_be_visible()
         await becomes(pushing, id_, {"delivered": 2})
         await page.get_by_label("Event id, user id").fill(id_.upper())
@@ -482,7 +482,7 @@ class TestPage:
         await expect(page.get_by_role("row")).to_have_count(3)
         await page.get_by_role("button", name="Replay lane apns/default").click()
         await page.get_by_role("dialog").get_by_role("button", name="Replay").click()
-        await expect(page.get_by_role("status")).to_have_text("0 jobs and 2 pushes go once more.")
+        await expect(page.get_by_role("status")).to_have_text("Requeued 0 jobs and 2 pushes.")
         for id_ in ids:
             await becomes(pushing, id_, {"delivered": 1})
 

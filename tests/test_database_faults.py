@@ -373,7 +373,7 @@ async def test_a_job_that_takes_too_long_is_isolated_and_becomes_a_dead_letter(
                     if answer["state"] != "queued":
                         break
         assert answer["state"] == "failed"
-        assert "too much at once" in answer["reason"]
+        assert "takes the database too long" in answer["reason"]
 
 
 async def test_a_request_that_takes_too_long_is_told_so_and_no_outage_is_claimed(
@@ -390,7 +390,7 @@ async def test_a_request_that_takes_too_long_is_told_so_and_no_outage_is_claimed
         assert (answer.status_code, int(answer.headers["Retry-After"])) == (503, 60)
         [error] = answer.json()["errors"]
         assert error["code"] == "unavailable"
-        assert error["message"].startswith("This is too much at once for the database")
+        assert error["message"].startswith("The request takes the database too long")
         assert (await api.as_service("PUT", "/directory/users/1", json=body)).status_code == 204
 
 
@@ -541,7 +541,7 @@ async def test_a_process_that_can_open_no_more_files_says_so_and_blames_no_datab
             await pool.value("select 1")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert refused.value.reason.startswith("this process has no open file left")
+    assert refused.value.reason.startswith("this process has reached its limit of open files")
     assert await pool.value("select 1") == 1
     await pool.close()
 

@@ -266,7 +266,7 @@ async def test_the_command_tells_one_line_each_beside_a_running_service_and_with
             status, lines = run(**place)
             assert (status, [line for line in lines if not line.startswith("ok ")]) == (0, [])
             assert any("port: a Tocsin listens" in line for line in lines)
-            assert any("workers: 1 at work" in line for line in lines)
+            assert any("workers: 1 running" in line for line in lines)
             status, lines = run(**place, TOCSIN_LOG_FORMAT="xml")
             assert status == 1
             assert lines[0].startswith("FAIL settings: TOCSIN_LOG_FORMAT")

@@ -255,13 +255,13 @@ def test_retry_after_is_kept_and_a_quota_holds_the_whole_lane_for_a_minute_at_le
 
 
 BROKEN = {
-    "no JSON": b"hello",
+    "not JSON": b"hello",
     "no `private_key`": account(private_key=None),
     "no `project_id`": account(project_id=7),
     "no `token_uri`": account(token_uri=""),
-    "a `token_uri` that is no url": account(token_uri="file:///etc/passwd"),
-    "a `private_key` that is no RSA key": account(private_key=pair("ES256").private_pem.decode()),
-    "a `private_key` that is no RSA key in PEM": account(private_key="MIG"),
+    "a `token_uri` that is not a url": account(token_uri="file:///etc/passwd"),
+    "a `private_key` that is not an RSA key": account(private_key=pair("ES256").private_pem.decode()),
+    "a `private_key` that is not an RSA key in PEM": account(private_key="MIG"),
 }
 
 

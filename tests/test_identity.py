@@ -72,7 +72,7 @@ PASSPORT_TIMES = {"iat": time.time(), "nbf": time.time() - 0.25, "exp": time.tim
 PASSPORT: dict[str, Any] = {"jti": "9e70128f", **PASSPORT_TIMES}
 CLIENT = "9c1b2d3e-0000-4000-8000-000000000004"
 USER_4 = "user 4"
-NAMELESS = "The token has a service's scope and no name in "
+NAMELESS = "The token has a service scope but no name in "
 
 CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("Keycloak", "RS256", {**KEYCLOAK, "crm_user_id": "4"}, USER_4),
@@ -80,8 +80,8 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("Keycloak", "PS256", {**KEYCLOAK, "crm_user_id": 4, "exp": time.time() + 3600.5}, USER_4),
     ("Keycloak", "ES384", {**KEYCLOAK, "azp": "crm", "scope": "profile events:write"}, "service crm"),
     ("Keycloak", "RS256", {**KEYCLOAK, "crm_user_id": ["4", "5"]}, "not a user's integer id"),
-    ("Keycloak", "RS256", {**KEYCLOAK, "crm_user_id": "4", "scope": "openid events:write"}, "scope and a user's id"),
-    ("Keycloak", "RS256", {**KEYCLOAK, "crm_user_id": ["4"], "scope": "operations"}, "scope and a user's id"),
+    ("Keycloak", "RS256", {**KEYCLOAK, "crm_user_id": "4", "scope": "openid events:write"}, "scope and a user id"),
+    ("Keycloak", "RS256", {**KEYCLOAK, "crm_user_id": ["4"], "scope": "operations"}, "scope and a user id"),
     ("Keycloak", "RS256", {**KEYCLOAK, "azp": "", "scope": "events:write"}, NAMELESS + "azp"),
     ("Keycloak", "RS256", {**KEYCLOAK, "crm_user_id": "4", "aud": "account"}, "aud"),
     ("Auth0", "RS256", {**AUTH0, "sub": "auth0|5f", "https://crm.example.com/user_id": 4, "scope": "openid"}, USER_4),
@@ -107,7 +107,7 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
         {**ENTRA, "roles": ["Events.Write", "Directory.Write"], "idtyp": "app"},
         "service 5b6c7d8e-0000-4000-8000-000000000003",
     ),
-    ("Microsoft Entra ID", "RS256", {**ENTRA, "roles": ["Reader"]}, "its roles holds no scope of a service's"),
+    ("Microsoft Entra ID", "RS256", {**ENTRA, "roles": ["Reader"]}, "its roles has no service scope"),
     ("Firebase", "RS256", {**FIREBASE, "crm_user_id": 4}, USER_4),
     ("Firebase", "RS256", {**FIREBASE, "crm_user_id": 4, "aud": "another-project"}, "aud"),
     ("Firebase", "RS256", {**FIREBASE, "scope": "events:write"}, "is not for services"),
@@ -123,8 +123,8 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("Laravel Passport", "RS256", {**PASSPORT, "aud": CLIENT, "sub": CLIENT, "scopes": ["operations"]}, CLIENT),
     ("Laravel Passport", "RS256", {**PASSPORT, "aud": "3", "sub": "", "scopes": ["events:write"]}, "service 3"),
     ("Laravel Passport", "RS256", {**PASSPORT, "aud": ["3"], "sub": None, "scopes": ["events:write"]}, "service 3"),
-    ("Laravel Passport", "RS256", {**PASSPORT, "aud": "3", "sub": "3", "scopes": ["events:write"]}, "a user's id"),
-    ("Laravel Passport", "RS256", {**PASSPORT, "aud": "3", "sub": "4", "scopes": ["events:write"]}, "a user's id"),
+    ("Laravel Passport", "RS256", {**PASSPORT, "aud": "3", "sub": "3", "scopes": ["events:write"]}, "a user id"),
+    ("Laravel Passport", "RS256", {**PASSPORT, "aud": "3", "sub": "4", "scopes": ["events:write"]}, "a user id"),
     ("Django SimpleJWT", "HS256", {"token_type": "access", "jti": "83f1", "user_id": 4, "sub": None}, USER_4),
     ("Django SimpleJWT", "HS256", {"token_type": "access", "jti": "83f1", "user_id": "4", "sub": None}, USER_4),
 ]

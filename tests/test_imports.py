@@ -376,8 +376,8 @@ SPOILED = {
         "jsonb_set(body::jsonb, '{id}', '99999999999')::text",
         "NumericValueOutOfRangeError",
     ),
-    "a team that is no JSON": ("team", "'{'", "no team"),
-    "a team that lacks its name": ("team", "(body::jsonb - 'name')::text", "no team"),
+    "a team that is no JSON": ("team", "'{'", "not a team"),
+    "a team that lacks its name": ("team", "(body::jsonb - 'name')::text", "not a team"),
     "a team of texts": ("team", """jsonb_set(body::jsonb, '{users}', '["x"]')::text""", "DataError"),
     "a device that was registered at no time": (
         "device",

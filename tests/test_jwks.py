@@ -205,7 +205,7 @@ class TestJwks:
             await verifier.prepare(OLD.sign({"kid": "a stranger's"}))
             site.answer = saying(jwks(OLD, NEW))
             clock.now += 0.5
-            with pytest.raises(Unavailable, match="not known") as caught:
+            with pytest.raises(Unavailable, match="key is unknown") as caught:
                 await verifier.prepare(token)
             wait = int(caught.value.headers["Retry-After"])
             assert wait == 60
@@ -268,7 +268,7 @@ class TestJwks:
             site.answer = BAD[name]
             for seconds in (FETCH_INTERVAL, STALE, STALE):
                 clock.now += seconds
-                with pytest.raises(Unavailable, match="issuer cannot be fetched") as caught:
+                with pytest.raises(Unavailable, match="issuer's keys cannot be fetched") as caught:
                     await verifier.prepare(NEW.sign())
                 assert caught.value.headers == {"Retry-After": "60"}
                 await verifier.prepare(OLD.sign())
@@ -449,7 +449,7 @@ class TestDoctor:
             monkeypatch.setenv("TOCSIN_JWT_JWKS_URL", site.url)
             said = (await self.found())["JWKS"]
             assert said.startswith("FAIL")
-            assert said.endswith("; see that it answers, or correct TOCSIN_JWT_JWKS_URL")
+            assert said.endswith("; make sure that it answers, or correct TOCSIN_JWT_JWKS_URL")
 
     async def test_a_key_file_that_is_unusable_is_told(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("TOCSIN_JWT_PUBLIC_KEY_FILES", str(tmp_path / "key.pem"))

@@ -124,11 +124,11 @@ def test_the_check_tells_every_fault_with_file_entry_and_what_to_write(own: Path
     result = CliRunner().invoke(app, ["catalogue", "check", str(own)])
     assert isinstance(result.exception, Refusal)
     assert str(result.exception).splitlines() == [
-        f"{own}/fi.toml: [noet] is no kind; write `note`.",
+        f"{own}/fi.toml: [noet] is not a kind; write `note`.",
         f"{own}/fi.toml: [note] `says` names {{usr}}, a word that it does not have; write `user`.",
     ]
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="is no folder"):
+    with pytest.raises(Refusal, match="is not a folder"):
         Catalogue.load(tmp_path / "none")

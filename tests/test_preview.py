@@ -164,7 +164,7 @@ def test_it_is_read_by_people_and_letters_stay() -> None:
 def test_an_unknown_kind_is_one_sentence_with_those_that_are_close(kind: str, instead: str) -> None:
     result = run(kind)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"tocsin: There is no kind '{kind}': {instead}")
+    assert result.stderr.startswith(f"tocsin: Unknown kind '{kind}': {instead}")
     assert result.stderr.count("\n") == 1
 
 

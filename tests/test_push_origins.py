@@ -109,7 +109,7 @@ async def test_a_push_service_that_refuses_us_is_told_in_the_log_by_the_doctor_a
     monkeypatch.setenv("TOCSIN_DATABASE_URL", url)
     found = [str(finding) for finding in await doctor.examine(tmp_path / "none")]
     [said] = [line for line in found if two.origins[1] in line]
-    assert said.startswith(f"FAIL push web/default: {two.origins[1]} has refused our authentication since ")
+    assert said.startswith(f"FAIL push web/default: {two.origins[1]} has refused authentication since ")
     assert "403 BadJwtToken" in said
     two.second.forget()
     with capture_logs() as logs:

@@ -59,8 +59,8 @@ async def test_a_read_only_database_is_not_ready_and_the_reason_is_said(server: 
         status, said = await ready(api)
         if "read-only" not in said:  # it lent a connection that had just been ended
             status, said = await ready(api)
-        assert (status, "it is read-only for our role" in said) == (503, True), said
-    assert (await doctored(url))["database"].startswith("FAIL database: it takes no writes: it is read-only")
+        assert (status, "it is read-only for its role" in said) == (503, True), said
+    assert (await doctored(url))["database"].startswith("FAIL database: it accepts no writes: it is read-only")
 
 
 async def test_a_standby_is_not_ready_and_the_reason_is_said(catalogue: Catalogue) -> None:
@@ -69,7 +69,10 @@ async def test_a_standby_is_not_ready_and_the_reason_is_said(catalogue: Catalogu
             await migrate(embedded.url)
         (data / "postgres" / "standby.signal").touch()
         async with Embedded(data) as embedded, serving(embedded.url, catalogue, with_worker=False) as api:
-            assert await ready(api) == (503, "The database takes no writes: it is a standby, which takes no writes.")
+            assert await ready(api) == (
+                503,
+                "The database accepts no writes: it is a standby, which accepts no writes.",
+            )
             assert "it is a standby" in (await doctored(embedded.url))["database"]
 
 
@@ -170,7 +173,7 @@ async def test_what_keeps_a_worker_from_its_work_is_said_by_readyz_and_doctor(
             await until(lambda: _says(idle, "a lock was not released in time"))
             said = await doctored(url)
             [line] = [line for what, line in said.items() if what.startswith("worker ")]
-            assert "it cannot go on: direct lane: a lock was not released in time" in line
+            assert "it is blocked: direct lane: a lock was not released in time" in line
             assert (await idle.call("GET", "/metrics", None)).status_code == 401
         assert (await idle.as_service("GET", f"/events/{id_}?wait=20")).json()["state"] == "delivered"
         await until(lambda: _says(idle))

@@ -133,7 +133,7 @@ async def test_a_folder_with_things_of_others_is_left_alone(place: Path) -> None
     theirs.mkdir(mode=0o755)
     (theirs / "thesis.txt").write_text("Chapter 1")
     before = kind_of(theirs)
-    with pytest.raises(Refusal, match=r"holds what is not Tocsin's; .*TOCSIN_DATA_DIR"):
+    with pytest.raises(Refusal, match=r"holds files of another program; .*TOCSIN_DATA_DIR"):
         await Embedded(theirs).start()
     assert [path.name for path in theirs.iterdir()] == ["thesis.txt"]
     assert kind_of(theirs) == before

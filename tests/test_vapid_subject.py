@@ -81,7 +81,7 @@ async def test_without_a_vapid_subject_a_public_https_url_takes_its_place_or_sta
         for lane in lanes_of(settings):
             await lane.transport.close()
     is_warned = not public_url.startswith("https://crm")
-    assert [each["event"].startswith("Apple refuses web pushes") for each in logs] == [True] * is_warned
+    assert [each["event"].startswith("web pushes to Safari will be refused") for each in logs] == [True] * is_warned
     request = plan(settings)[0].make().request(push(browser("https://web.push.apple.com/x"), shown()))
     assert isinstance(request, Request)
     token = dict(request.headers)["authorization"].removeprefix("vapid t=").split(",")[0]

@@ -73,7 +73,7 @@ def device_of(body: Mapping[str, Any], field_errors: list[FieldError]) -> Device
     elif not isinstance(given, str):
         field_errors.append(field_error("token", "string", "must be a string"))
     elif (token := token_of(given, provider)) is None:
-        field_errors.append(field_error("token", "regex", f"is no token of {provider}"))
+        field_errors.append(field_error("token", "regex", f"is not a valid {provider} token"))
     else:
         return Device(token, type_, provider, environment, app)
     return None

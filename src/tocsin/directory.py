@@ -124,7 +124,7 @@ async def enter(database: Database, team_id: int, user_id: int, company_id: int 
     async with database.transaction() as connection:
         company = await _team_company(connection, team_id, company_id)
         if await connection.fetch(_SQL["strangers"], [user_id], company):
-            raise Invalid([FieldError("user_id", "unknown", "The user_id field names nobody of the team's company.")])
+            raise Invalid([FieldError("user_id", "unknown", "The user_id field is not a user of the team's company.")])
         await connection.execute(_SQL["enter"], team_id, [user_id])
 
 
@@ -193,8 +193,9 @@ async def people(
 
 def unknown(field: str, given: Sequence[Any], unknown_ids: set[int]) -> list[FieldError]:
     """Return a fault for each position of `field` whose id names nothing that the caller may address."""
+    noun = "team" if field.endswith("teams") else "user"
     found: list[FieldError] = []
     for position, id_ in enumerate(given):
         if type(id_) is int and id_ in unknown_ids:
-            found.append(among(found, f"{field}.{position}", "unknown", "names nothing that is known"))
+            found.append(among(found, f"{field}.{position}", "unknown", f"is not a known {noun}"))
     return found

@@ -59,7 +59,7 @@ class Problem(Exception):  # noqa: N818 - the answers have their own names
 
     status = 500
     code = "error"
-    message = "Something went wrong on our side."
+    message = "An internal error occurred."
 
     def __init__(self, message: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message or self.message)
@@ -109,7 +109,7 @@ class Unauthorized(Problem):
 
     status = 403
     code = "unauthorized"
-    message = "This token may not do that."
+    message = "The token does not permit this operation."
 
     def __init__(self, message: str | None = None, *, scope: str | None = None) -> None:
         challenge = 'Bearer error="insufficient_scope"' + (f', scope="{scope}"' if scope else "")
@@ -121,7 +121,7 @@ class NotFound(Problem):
 
     status = 404
     code = "not_found"
-    message = "There is nothing here."
+    message = "The resource does not exist."
 
 
 class MethodNotAllowed(Problem):
@@ -129,7 +129,7 @@ class MethodNotAllowed(Problem):
 
     status = 405
     code = "method_not_allowed"
-    message = "This path does not take that method."
+    message = "This path does not support that method."
 
     def __init__(self, allowed: Iterable[str]) -> None:
         super().__init__(headers={"Allow": ", ".join(sorted(allowed))})
@@ -257,7 +257,7 @@ class RateLimited(Problem):
             "RateLimit-Remaining": "0",
             "RateLimit-Reset": str(wait),
         }
-        super().__init__(f"At most {limit} a minute are taken.", headers=headers)
+        super().__init__(f"Rate limit exceeded: {limit} requests per minute.", headers=headers)
 
 
 class HeadTooLarge(Problem):
@@ -300,8 +300,8 @@ class Overrun(Problem):
 
     status = 503
     code = "unavailable"
-    message = "This is too much at once for the database: ask for less in one request, or try again later."
-    reason = "a statement ran into its limit of time"
+    message = "The request takes the database too long. Ask for less in one request, or try again later."
+    reason = "a statement timed out"
 
     def __init__(self, message: str | None = None, *, retry_after: int = 60) -> None:
         super().__init__(message, headers={"Retry-After": str(retry_after)})

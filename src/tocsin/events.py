@@ -313,7 +313,7 @@ def _why(row: Record) -> str:
     if row["created_at"]:
         return "named" if not row["team_id"] else f"a member of team {row['team_id']}"
     if row["is_excepted"]:
-        return "left out: the event excepts them"
+        return "left out: the event excludes them"
     if not row["is_known"]:
         return "there is no such user in the directory"
     if row["member_of"] is None and (not row["is_named"] or row["is_successor"]):
@@ -487,7 +487,7 @@ async def _people_of(
         return [{} for _ in drafts]
     known = await people(store, wanted, drafts[0].company_id)
     field_errors = [
-        FieldError(f"{prefix}data.{field}", "unknown", f"The {prefix}data.{field} field names nobody who is known.")
+        FieldError(f"{prefix}data.{field}", "unknown", f"The {prefix}data.{field} field is not a known user.")
         for draft, prefix in zip(drafts, prefixes, strict=True)
         for field, id_ in draft.checked.unfilled.items()
         if id_ not in known

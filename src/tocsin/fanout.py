@@ -131,4 +131,4 @@ def _say(catalogue: Catalogue, event: Record, language: str) -> str:
     try:
         return body_of(catalogue, dict(event), language)
     except LookupError as error:
-        raise Undeliverable(f"cannot say {event['kind']} in {language}: {error}") from error
+        raise Undeliverable(f"cannot render {event['kind']} in {language}: {error}") from error

@@ -52,7 +52,7 @@ def _known_uuid(given: Any) -> UUID:
 
 def _safe_html(html: str) -> str:
     if not has_only_our_marks(html):
-        raise PydanticCustomError("regex", "must have no tags but p, strong, em and br, all closed")
+        raise PydanticCustomError("regex", "may contain only the tags p, strong, em and br, all closed")
     return html
 
 
@@ -89,7 +89,7 @@ def _only_ids(given: Any) -> Any:
         return given
     more = sum(1 for _ in wrong)
     found = [(position, *field_error) for position, field_error in first]
-    raise PydanticCustomError(ENTRIES, "has entries that are no ids", {"first": found, "more": more})
+    raise PydanticCustomError(ENTRIES, "has entries that are not ids", {"first": found, "more": more})
 
 
 Id = Annotated[int, Field(ge=1, le=MAX_ID)]

@@ -240,7 +240,7 @@ async def read_all(database: Database, user_id: int, up_to: UUID | None = None) 
         if up_to is not None:
             last = await connection.fetchval(_SQL["position"], user_id, up_to)
             if last is None:
-                raise Invalid([field_error("up_to", "unknown", "names nothing in this inbox")])
+                raise Invalid([field_error("up_to", "unknown", "is not in this inbox")])
         await connection.execute(_SQL["read_all"], user_id, last)
 
 

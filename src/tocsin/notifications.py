@@ -55,7 +55,7 @@ def future_of(given: Any, field: str, field_errors: list[FieldError]) -> datetim
     moment = moment_of(given) if isinstance(given, str) and _WITH_OFFSET.search(given) else None
     if moment is None:
         field_errors.append(
-            field_error(field, "date", "must be a time of RFC 3339 with an offset: 2030-01-31T08:00:00+01:00")
+            field_error(field, "date", "must be an RFC 3339 time with an offset, such as 2030-01-31T08:00:00+01:00")
         )
     elif moment > now + FURTHEST_AHEAD:
         field_errors.append(field_error(field, "date", "must be at most a year ahead"))

@@ -78,11 +78,11 @@ def _tables_of(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(content_of(path).decode("utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
-        raise Refusal(f"{path} is not TOML: {error}; mend that line.") from None
+        raise Refusal(f"{path} is not TOML: {error}; correct that line.") from None
     except UnicodeDecodeError:
-        raise Refusal(f"{path} is not UTF-8; save it as that.") from None
+        raise Refusal(f"{path} is not UTF-8; save it as UTF-8.") from None
     except OSError as error:
-        raise Refusal(f"{path} cannot be read: {error.strerror}; put it where we may read it.") from None
+        raise Refusal(f"{path} cannot be read: {error.strerror}; make it readable.") from None
 
 
 def _faults_of_windows(defaults: Any) -> list[FieldError]:
@@ -95,4 +95,4 @@ def _faults_of_windows(defaults: Any) -> list[FieldError]:
 def _faults_of_names(given: Any, kinds: Collection[str]) -> Iterator[FieldError]:
     for name in given if isinstance(given, Mapping) else ():
         if name not in kinds:
-            yield field_error(f"kinds.{name}", "unknown", f"names no kind that there is; {advice(name, kinds)}")
+            yield field_error(f"kinds.{name}", "unknown", f"is not a known kind; {advice(name, kinds)}")

@@ -232,7 +232,7 @@ def _kinds_of(given: Any, operator: Operator, field_errors: list[FieldError]) ->
         return {}
     for name, switches in given.items():
         if name not in operator.kinds:
-            field_errors.append(among(field_errors, f"kinds.{name}", "prohibited", "names no kind that there is"))
+            field_errors.append(among(field_errors, f"kinds.{name}", "prohibited", "is not a known kind"))
         elif isinstance(switches, dict):
             _check_switches(name, switches, operator, field_errors)
         elif switches is not None:
@@ -277,11 +277,11 @@ _READERS: Mapping[str, Callable[[Any, Operator, list[FieldError]], Any]] = {
 }
 
 
-_STRANGER = ("prohibited", "is not a field that belongs here")
+_STRANGER = ("prohibited", "is not allowed here")
 
 
 def _locked(field: str) -> FieldError:
-    return field_error(field, "prohibited", "is locked: it is as the operator decided")
+    return field_error(field, "prohibited", "is locked by the operator")
 
 
 def _digest(said: Any) -> str:

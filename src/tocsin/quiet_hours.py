@@ -90,9 +90,7 @@ def _window_of(given: Any, field: str, field_errors: list[FieldError]) -> Window
         field_errors.append(field_error(f"{field}.to", "in", "must not be the same as from"))
     for name in given:
         if name not in _FIELDS:
-            field_errors.append(
-                among(field_errors, f"{field}.{name}", "prohibited", "is not a field that belongs here")
-            )
+            field_errors.append(among(field_errors, f"{field}.{name}", "prohibited", "is not allowed here"))
     return {"days": days, "from": start, "to": end}
 
 
@@ -104,7 +102,7 @@ def _days_of(given: Any, field: str, field_errors: list[FieldError]) -> list[str
         return []
     if not 1 <= len(given) <= len(DAYS):
         field_errors.append(
-            field_error(field, "array_between", f"must have 1 to {len(DAYS)} entries; left out, all days are meant")
+            field_error(field, "array_between", f"must have 1 to {len(DAYS)} entries; leave it out for all days")
         )
         return []
     wrong = [position for position, day in enumerate(given) if not isinstance(day, str) or day not in DAYS]

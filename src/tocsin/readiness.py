@@ -58,8 +58,8 @@ class Readiness:
         return Found(time.monotonic(), answer, problem)
 
 
-STANDBY = "it is a standby, which takes no writes"
-READ_ONLY = "it is read-only for our role (default_transaction_read_only)"
+STANDBY = "it is a standby, which accepts no writes"
+READ_ONLY = "it is read-only for its role (default_transaction_read_only)"
 _STEPS = "it lacks migrations of this release"
 _OWN = frozenset({STANDBY, READ_ONLY, _STEPS})
 
@@ -70,7 +70,7 @@ async def refuse_read_only(connection: Connection) -> None:
         found = await connection.fetchrow(_SQL["writable"])
         assert found is not None  # noqa: S101 - the statement returns one row
         for reason in (STANDBY,) if found["is_standby"] else (READ_ONLY,) if found["is_read_only"] else ():
-            raise Unavailable(f"The database takes no writes: {reason}.", retry_after=5, reason=reason)
+            raise Unavailable(f"The database accepts no writes: {reason}.", retry_after=5, reason=reason)
         for step in ("small_memory", "use_disk", "write_log"):
             await connection.fetch(_SQL[step])
 

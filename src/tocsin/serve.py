@@ -111,7 +111,9 @@ async def serve(
 async def work(settings: Settings) -> None:
     """Work, without serving, until a signal ends it. Raises `Refusal` where there is nothing to work for."""
     if settings.database_url is None and not _runs(settings):
-        raise Refusal(f"Nothing serves {settings.data_dir}: start `tocsin serve` first, or set TOCSIN_DATABASE_URL.")
+        raise Refusal(
+            f"No server runs for {settings.data_dir}: start `tocsin serve` first, or set TOCSIN_DATABASE_URL."
+        )
     raise_file_limit()
     stopping = asyncio.Event()
     async with (
@@ -234,7 +236,7 @@ def _runs(settings: Settings) -> bool:
         return is_served(settings.data_dir)
     except OSError as error:
         raise Refusal(
-            f"The data folder {settings.data_dir} can't be looked into: {error.strerror}; run this as the user who runs"
+            f"The data folder {settings.data_dir} cannot be read: {error.strerror}; run this as the user who runs"
             " `tocsin serve`, or set TOCSIN_DATA_DIR."
         ) from None
 

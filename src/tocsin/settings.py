@@ -238,7 +238,7 @@ class Settings(BaseSettings):
     @classmethod
     def _refuse_what_is_no_origin(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "*" in value:
-            raise ValueError("`*` would let any page of the web call; name each origin")
+            raise ValueError("`*` would allow every web page; list each origin")
         origins = tuple(_DEFAULT_PORT.sub(r"\1\2", origin.lower()) for origin in value)
         if not all(_ORIGIN.fullmatch(origin) and _has_good_port(origin) for origin in origins):
             raise ValueError("an origin is scheme://host or scheme://host:port, without a path")
@@ -251,7 +251,7 @@ class Settings(BaseSettings):
             if len(secret.get_secret_value().encode()) < SHORTEST_SECRET:
                 raise ValueError(f"each secret needs at least {SHORTEST_SECRET} bytes")
             if len(set(secret.get_secret_value())) < 8:  # noqa: PLR2004 - what a mashed key or a placeholder has
-                raise ValueError("a secret repeats the same few characters: make one with `openssl rand -hex 32`")
+                raise ValueError("a secret repeats a few characters: generate one with `openssl rand -hex 32`")
         return value
 
     @field_validator("jwt_public_key_files")
@@ -284,7 +284,7 @@ class Settings(BaseSettings):
     @classmethod
     def _refuse_a_claim_that_says_something_else(cls, value: str) -> str:
         if value in _TAKEN_CLAIMS:
-            raise ValueError("this claim says something else already")
+            raise ValueError("this claim already has another meaning")
         return value
 
     @field_validator("jwt_service_claim", "jwt_scope_claim")
@@ -328,7 +328,7 @@ def read_settings(
     given = {name: value for name, value in found.items() if not _is_of_kubernetes(name, value)}
     unknown = sorted(name for name in given if name.removeprefix(PREFIX).lower() not in Settings.model_fields)
     if unknown:
-        raise Refusal(f"There is no setting {' or '.join(unknown)}; `tocsin config` lists what there is.")
+        raise Refusal(f"Unknown setting {' or '.join(unknown)}; `tocsin config` lists all settings.")
     values = {name.removeprefix(PREFIX).lower(): value for name, value in given.items()}
     try:
         return Settings(**{**values, **overrides})
@@ -340,7 +340,7 @@ def _at_home(path: Path) -> Path:
     try:
         whole = path.expanduser()
     except RuntimeError:
-        raise ValueError("there is no home folder for ~: write the whole path") from None
+        raise ValueError("~ has no home folder here: write the full path") from None
     if len(str(whole)) > MAX_PATH_LENGTH or any(len(os.fsencode(part)) > MAX_FILE_NAME_BYTES for part in whole.parts):
         raise ValueError(
             f"a path has at most {MAX_PATH_LENGTH} characters, and a name in it {MAX_FILE_NAME_BYTES} bytes"

@@ -19,14 +19,16 @@ def service_of(request: Request, *scopes: str) -> ServiceCaller:
     """Return the service that calls, which needs one of these scopes."""
     caller = _caller_of(request)
     if not isinstance(caller, ServiceCaller) or caller.scopes.isdisjoint(scopes):
-        raise Unauthorized(f"This needs a service's token with the scope {' or '.join(scopes)}.", scope=scopes[0])
+        raise Unauthorized(
+            f"This endpoint requires a service token with the scope {' or '.join(scopes)}.", scope=scopes[0]
+        )
     return caller
 
 
 def _caller_of(request: Request) -> UserCaller | ServiceCaller:
     given = request.headers.getlist("authorization")
     if len(given) > 1:
-        raise Unauthenticated("There must be one Authorization header.", presented=True)
+        raise Unauthenticated("The request must have exactly one Authorization header.", presented=True)
     caller = caller_of(app_state_of(request).verifier, given[0].strip() if given else None)
     request.state.caller = caller
     return caller

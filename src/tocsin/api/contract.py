@@ -124,18 +124,18 @@ IF_NONE_MATCH = header("If-None-Match", {"type": "string"}, "the `ETag` of the p
 
 _A_NUMBER = f"must be between 1 and {MAX_ID}"
 _NO_ID = (field_error("id", "numeric_between", _A_NUMBER),)
-_NO_MEMBER = (field_error("user_id", "unknown", "names nobody of the team's company"),)
+_NO_MEMBER = (field_error("user_id", "unknown", "is not a user of the team's company"),)
 _NO_USER = (
     *_NO_ID,
     field_error("first_name", "required", "is required"),
     field_error("active", "boolean", "must be true or false"),
 )
-_NO_TEAM = (*_NO_ID, field_error("users.1", "unknown", "names nothing that is known"))
+_NO_TEAM = (*_NO_ID, field_error("users.1", "unknown", "is not a known user"))
 _NO_RANGE = (field_error("limit", "numeric_between", f"must be between 1 and {MAX_LIST_LIMIT}"),)
 _NO_PHONE = (
     field_error("type", "in", "must be iOS or Android"),
     field_error("app", "regex", "must have 1 to 100 letters, digits, dots, dashes and underscores"),
-    field_error("token", "regex", "is no token of apns"),
+    field_error("token", "regex", "is not a valid apns token"),
 )
 _NOBODY = tuple(
     field_error(f"notify.{name}", "required_without", f"is required where notify.{other} is absent or empty")
@@ -143,8 +143,8 @@ _NOBODY = tuple(
 )
 _NO_EVENT = (
     field_error("data.case.id", "required", "is required"),
-    field_error("data.colour", "prohibited", "is not a field that belongs here"),
-    field_error("notify.users.1", "unknown", "names nothing that is known"),
+    field_error("data.colour", "prohibited", "is not allowed here"),
+    field_error("notify.users.1", "unknown", "is not a known user"),
     field_error("notify.users.2", "integer", "must be an integer"),
 )
 _RANGE = (
@@ -222,7 +222,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             also=MERGE_PATCH[1:],
             field_errors=(
                 field_error("kinds.note.push", "boolean", "must be true or false"),
-                field_error("kinds.nothing", "prohibited", "names no kind that there is"),
+                field_error("kinds.nothing", "prohibited", "is not a known kind"),
                 field_error("quiet_hours.0.to", "in", "must not be the same as from"),
             ),
         ),
@@ -264,7 +264,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             "subscribe_browser",
             takes="Subscription",
             field_errors=(
-                field_error("endpoint", "url", "must be the https url of a push service that is known here"),
+                field_error("endpoint", "url", "must be the https url of an allowed push service"),
                 field_error("keys.auth", "regex", "must be a key of the subscription, in base64url"),
             ),
         ),
@@ -308,7 +308,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             field_errors=(
                 field_error("about", "regex", "must be a subject such as lead:220f5f6e-e30f-4c5f-8db5-44e345f8e568"),
                 field_error("as", "in", "must be read, gone, erased"),
-                field_error("users.0", "unknown", "names nothing that is known"),
+                field_error("users.0", "unknown", "is not a known user"),
             ),
         ),
         "GET /events/{event_id}": Operation(
@@ -348,7 +348,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
             answers="Imported",
             media=NDJSON,
             field_errors=(
-                field_error("lines.2.team.users.1", "unknown", "names nobody known"),
+                field_error("lines.2.team.users.1", "unknown", "is not a known user"),
                 field_error("lines.17.user.first_name", "required", "is required"),
             ),
         ),
@@ -393,7 +393,7 @@ CONTRACT: dict[str, dict[str, Operation]] = {
                 query("pushed", {"type": "string", "enum": ["no"]}, "only those for whom a push did not go"),
             ),
             problems=(NotFound,),
-            field_errors=(*_NO_RANGE, field_error("pushed", "in", "can only be no")),
+            field_errors=(*_NO_RANGE, field_error("pushed", "in", "must be no")),
         ),
         "GET /operations/users/{user_id}": Operation("get_person", answers="Person", problems=(NotFound,)),
         "GET /operations/users/{user_id}/events": Operation(

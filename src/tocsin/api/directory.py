@@ -147,5 +147,5 @@ def _company_of(service: ServiceCaller, given: int | None) -> int:
     if service.company_id is None:
         return given or 1
     if given not in {None, service.company_id}:
-        raise Invalid([FieldError("company_id", "unknown", "The company_id field must be that of the token.")])
+        raise Invalid([FieldError("company_id", "unknown", "The company_id field must be the company of the token.")])
     return service.company_id

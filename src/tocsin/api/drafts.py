@@ -69,7 +69,7 @@ def resolution_of(body: Mapping[str, Any], service: ServiceCaller, field_errors:
     subject, how = _subject(body.get("about"), field_errors), _how(body.get("as"), field_errors)
     users = body.get("users")
     if users is not None and how == "erased":
-        field_errors.append(field_error("users", "prohibited", "does not go together with erased"))
+        field_errors.append(field_error("users", "prohibited", "cannot be combined with erased"))
     if isinstance(users, list) and len(users) > MAX_RECIPIENTS:
         field_errors.append(field_error("users", "array_between", f"may name at most {MAX_RECIPIENTS} users"))
     elif users is not None:

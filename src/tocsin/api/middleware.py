@@ -76,7 +76,7 @@ class Envelope:
         except asyncio.CancelledError:
             if status:
                 raise
-            await answer_to(Unavailable("The service is being stopped. Please try again."))(scope, receive, seal)
+            await answer_to(Unavailable("The service is stopping. Please try again."))(scope, receive, seal)
         except Exception as error:  # noqa: BLE001 - it is logged
             problem = _as_problem(error, request_id)
             if not status:

@@ -46,7 +46,7 @@ async def list_notifications(request: Request) -> Response:
     before = number_of(query, "cursor", (inbox.OLDEST, inbox.NEWEST), inbox.NEWEST, field_errors)
     unread = "show" in query
     if unread and query["show"] != "unread":
-        field_errors.append(FieldError("show", "in", "The show field can only be unread."))
+        field_errors.append(FieldError("show", "in", "The show field must be unread."))
     if field_errors:
         await inbox.owner(app_state_of(request).database, user)
         raise Invalid(field_errors)
@@ -146,7 +146,7 @@ async def read_all(request: Request) -> Response:
     field_errors: list[FieldError] = []
     up_to, ids = uuid_of(body, "up_to", field_errors), uuids_of(body, "ids", MAX_IDS, field_errors)
     if up_to and ids:
-        field_errors.append(field_error("ids", "prohibited", "does not go together with up_to"))
+        field_errors.append(field_error("ids", "prohibited", "cannot be combined with up_to"))
     if field_errors:
         raise Invalid(field_errors)
     if ids is None:

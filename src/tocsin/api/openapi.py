@@ -94,7 +94,7 @@ SUCCESSES = {
 PROBLEMS: tuple[Problem, ...] = (
     Malformed(),
     Unauthenticated(),
-    Unauthorized("This needs a service's token with the scope events:write.", scope="events:write"),
+    Unauthorized("This endpoint requires a service token with the scope events:write.", scope="events:write"),
     NotFound(),
     MethodNotAllowed(["GET", "POST"]),
     Timeout(),

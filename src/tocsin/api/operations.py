@@ -163,7 +163,7 @@ async def list_recipients(request: Request, event_id: str) -> Response:
     limit = number_of(request.query_params, "limit", (1, MAX_LIST_LIMIT), DEFAULT_LIST_LIMIT, field_errors)
     pushed = request.query_params.get("pushed")
     if pushed not in {None, "no"}:
-        field_errors.append(field_error("pushed", "in", "can only be no"))
+        field_errors.append(field_error("pushed", "in", "must be no"))
     if field_errors:
         raise Invalid(field_errors)
     id_ = parsed_uuid(event_id)

@@ -24,7 +24,7 @@ async def inbox(request: Request) -> Response:
 async def inbox_of_version(request: Request) -> Response:
     """The component under the name of its version, to be kept for ever; it is never another one."""
     if request.path_params["version"] != version():
-        raise NotFound("There is no such version of the inbox here.")
+        raise NotFound("This version of the inbox is not available.")
     return _open(request, COMPONENT, FOR_EVER)
 
 

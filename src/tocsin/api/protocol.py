@@ -233,7 +233,7 @@ class Protocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             pass  # the request is answered as if it had not asked for another protocol
         except httptools.HttpParserError:
-            self._refuse(self._refusal or Malformed("This is not valid HTTP."))
+            self._refuse(self._refusal or Malformed("The request is not valid HTTP."))
             return
         if self._in_head:
             self._received += len(data) if is_first else 0

@@ -23,7 +23,7 @@ from tocsin.push.content import Composer
 from tocsin.validation import field_error
 
 SAYS = {
-    "url": "must be the https url of a push service that is known here",
+    "url": "must be the https url of an allowed push service",
     "regex": "must be a key of the subscription, in base64url",
 }
 

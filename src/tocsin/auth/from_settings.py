@@ -37,7 +37,7 @@ def signer_of(settings: Settings, *speakers: Speaker) -> Signer:
     for speaker in speakers:
         if speaker not in _speakers(settings.jwt_secret_for):
             raise Refusal(
-                f"The secret is not for {speaker}, whose tokens their issuer makes: see TOCSIN_JWT_SECRET_FOR."
+                f"The secret does not sign tokens of {speaker}; their issuer does: see TOCSIN_JWT_SECRET_FOR."
             )
     return Signer(secrets_of(settings)[0], _expected(settings))
 
@@ -47,7 +47,7 @@ def secrets_of(settings: Settings) -> Sequence[str]:
     if settings.jwt_secret:
         return [secret.get_secret_value() for secret in settings.jwt_secret]
     if settings.has_keys:
-        raise Refusal("Public keys make no tokens: get one from their issuer, or set TOCSIN_JWT_SECRET too.")
+        raise Refusal("Public keys cannot sign tokens: get a token from the issuer, or set TOCSIN_JWT_SECRET too.")
     if settings.database_url is not None:
         raise Refusal(
             "With a database of your own, set TOCSIN_JWT_SECRET to at least 32 random bytes, "

@@ -60,9 +60,9 @@ class Jwks:
         if has_looked or any(key.may_have_signed(algorithm, kid) for key in self.keys):
             return
         raise Unavailable(
-            "The keys of the tokens' issuer cannot be fetched. Please try again."
+            "The issuer's keys cannot be fetched. Please try again."
             if self._failed
-            else "The token's key is not known, and the issuer's keys were fetched a moment ago. Please try again.",
+            else "The token's key is unknown, and the issuer's keys were fetched a moment ago. Please try again.",
             retry_after=max(math.ceil(self._began + self._pause - self._clock()), 1),
         )
 

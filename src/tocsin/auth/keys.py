@@ -69,7 +69,7 @@ def hs256(secret: str, speakers: frozenset[Speaker]) -> Key:
     try:
         HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
     except InvalidKeyError:
-        raise Refusal("A secret for tokens is a public key or a certificate, which is no secret.") from None
+        raise Refusal("A secret for tokens must not be a public key or a certificate.") from None
     return Key(secret, ("HS256",), speakers)
 
 
@@ -90,13 +90,11 @@ def of_pem(path: Path, speakers: frozenset[Speaker]) -> Key:
             f"The key file {path} holds no key: put a public key or a certificate in PEM there, `-----BEGIN ...`."
         ) from None
     if isinstance(material, RSAPublicKey) and material.key_size < MIN_RSA_BITS:
-        raise Refusal(
-            f"The key file {path} holds an RSA key of {material.key_size} bits: take one of {MIN_RSA_BITS} or more."
-        )
+        raise Refusal(f"The key file {path} holds an RSA key of {material.key_size} bits: use at least {MIN_RSA_BITS}.")
     algorithms = _algorithms_of(material)
     if not algorithms:
         raise Refusal(
-            f"The key file {path} holds a key of another kind: take RSA, EC on the curve P-256 or P-384, or Ed25519."
+            f"The key file {path} holds an unsupported kind of key: use RSA, EC on P-256 or P-384, or Ed25519."
         )
     return Key(material, algorithms, speakers)
 
@@ -109,12 +107,12 @@ def of_jwks(document: bytes, speakers: frozenset[Speaker]) -> tuple[Key, ...]:
     try:
         entries = parse_object(document).get("keys")
     except Malformed:
-        raise ValueError("The answer is no JSON object.") from None
+        raise ValueError("The answer is not a JSON object.") from None
     if not isinstance(entries, list):
-        raise ValueError("The answer is no JWKS: it has no list `keys`.")  # noqa: TRY004 - a value from outside
+        raise ValueError("The answer is not a JWKS: it has no list `keys`.")  # noqa: TRY004 - a value from outside
     keys = tuple(key for entry in entries if isinstance(entry, dict) and (key := _of_jwk(entry, speakers)))
     if not keys:
-        raise ValueError("The JWKS has no key that may verify: RSA from 2048 bits, EC on P-256 or P-384, or Ed25519.")
+        raise ValueError("The JWKS has no supported key: RSA from 2048 bits, EC on P-256 or P-384, or Ed25519.")
     return keys
 
 

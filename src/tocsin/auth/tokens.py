@@ -245,7 +245,7 @@ def mint_service(
     """Make a service's token. Raises `Refusal` for a name that no service can have."""
     if not _names_a_service(name):
         raise Refusal(
-            f"A service's name has 1 to {MAX_NAME_LENGTH} characters, is no number, and has no control characters."
+            f"A service's name has 1 to {MAX_NAME_LENGTH} characters, is not a number, and has no control characters."
         )
     signer = _signer(by)
     bound = {} if company_id is None else {"company_id": company_id}
@@ -273,7 +273,7 @@ def _header_of(token: str) -> dict[str, Any]:
     except (Malformed, binascii.Error):
         raise _refused("The token is not a JWT.") from None
     if "crit" in header or "b64" in header:
-        raise _refused("The token's header has what is not supported here.")
+        raise _refused("The token's header has an unsupported parameter (crit or b64).")
     return header
 
 
@@ -309,7 +309,7 @@ def _caller(
         issued = _second(claims, "iat") if "iat" in claims else None
         return UserCaller(_user_id(claims, expected), expires, issued)
     if _may_be_an_id(_claim(claims, expected.user_claim)):
-        raise _refused("The token has a service's scope and a user's id.")
+        raise _refused("The token has both a service scope and a user id.")
     return _service(claims, scopes, expires, expected)
 
 
@@ -330,7 +330,7 @@ def _refuse_others(claims: Mapping[str, Any], expected: Expected) -> None:
     if expected.audience is not None and expected.audience not in (
         audiences if isinstance(audiences, list) else [audiences]
     ):
-        raise _refused("The token's aud does not hold TOCSIN_JWT_AUDIENCE.")
+        raise _refused("The token's aud does not contain TOCSIN_JWT_AUDIENCE.")
 
 
 def _second(claims: Mapping[str, Any], name: str) -> int | float:
@@ -374,8 +374,8 @@ def _service_name(claims: Mapping[str, Any], expected: Expected) -> str:
             name = str(name)
         if isinstance(name, str) and _names_a_service(name, may_be_a_number=claim != "sub"):
             return name
-        raise _refused(f"The token has a service's scope, and its {claim} is not a service's name.")
-    raise _refused(f"The token has a service's scope and no name in {' or '.join(expected.service_claims)}.")
+        raise _refused(f"The token has a service scope, but its {claim} is not a service name.")
+    raise _refused(f"The token has a service scope but no name in {' or '.join(expected.service_claims)}.")
 
 
 def _names_a_service(name: str, *, may_be_a_number: bool = False) -> bool:
@@ -401,7 +401,7 @@ def _user_id(claims: Mapping[str, Any], expected: Expected) -> int:
     if not _is_id(id_):
         scopes = " or ".join(expected.scope_claims)
         raise _refused(
-            f"The token is a user's, as its {scopes} holds no scope of a service's, and its {name} is not a user's "
+            f"The token is a user token, because its {scopes} has no service scope, and its {name} is not a user's "
             "integer id."
         )
     return int(id_)

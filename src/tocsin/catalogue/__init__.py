@@ -164,7 +164,9 @@ class Catalogue:
             except Invalid as invalid:
                 for each in invalid.field_errors:
                     raw.field_error(
-                        "sample", f"has a sample that is no event of it: {each.message.rstrip('.')}", "mend the sample"
+                        "sample",
+                        f"has a sample that is not a valid event: {each.message.rstrip('.')}",
+                        "correct the sample",
                     )
                 continue
             for field in checked.unfilled:

@@ -140,7 +140,7 @@ def read(folders: Iterable[Path], findings: Findings) -> Raws:
     raws = Raws()
     for folder in folders:
         if not folder.is_dir():
-            findings.add(folder, "", "is no folder", "make it, or name another one")
+            findings.add(folder, "", "is not a folder", "create it, or name another one")
             continue
         for file in sorted(folder.glob("*.toml")):
             _take_file(raws, file, findings)
@@ -191,9 +191,9 @@ def _tables_of(file: Path, findings: Findings) -> dict[str, Any] | None:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         place = str(error).replace("end of document", f"line {len(text.rstrip().splitlines())}, the last one")
-        findings.add(file, "", f"is not TOML: {place}", "mend that line")
+        findings.add(file, "", f"is not TOML: {place}", "correct that line")
     except (UnicodeDecodeError, OSError) as error:
-        findings.add(file, "", f"cannot be read: {error}", "save it as UTF-8, where we may read it")
+        findings.add(file, "", f"cannot be read: {error}", "save it as UTF-8 and make it readable")
     return None
 
 

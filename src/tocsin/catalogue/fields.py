@@ -33,7 +33,7 @@ def _is_uuid(value: Any) -> str:
 
 def _is_not_blank(value: str) -> str:
     if not value.strip():
-        raise PydanticCustomError("string_between", "must not be white space alone")
+        raise PydanticCustomError("string_between", "must not be blank")
     return value
 
 

@@ -94,7 +94,7 @@ def _told_of(raws: Raws) -> dict[str, dict[str, tuple[Raw, WordingEntry]]]:
         for name, raw in wordings.items():
             told = parse(raw, WordingEntry)
             if name not in raws.kinds:
-                raw.field_error("", "is no kind", advice(name, raws.kinds))
+                raw.field_error("", "is not a kind", advice(name, raws.kinds))
             elif told is not None:
                 kinds[name] = (raw, told)
     return found
@@ -128,7 +128,7 @@ def _groups_of(raws: Raws) -> list[str]:
 def _check_names(raw: Raw, known: Collection[str]) -> None:
     for name in raw.values:
         if name not in known:
-            raw.field_error(name, f"`{name}` is none of what there is", advice(name, known))
+            raw.field_error(name, f"`{name}` is not a known name", advice(name, known))
     _check_texts(raw)
 
 
@@ -141,5 +141,5 @@ def _check_texts(raw: Raw) -> None:
 def _check_labels(name: str, raw: Raw, coded: Collection[str], shapes: Mapping[str, Shape | None]) -> None:
     is_lost = shapes.get(name.partition(".")[0], True) is None
     if name not in coded and not is_lost:
-        raw.field_error("", "has labels for what is no coded field", advice(name, coded))
+        raw.field_error("", "has labels for a field that is not coded", advice(name, coded))
     _check_texts(raw)

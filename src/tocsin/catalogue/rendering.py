@@ -82,7 +82,7 @@ class Sentence:
     """A sentence with `**bold**` marks and `{words}`, parsed once; `words` are their names, each once.
 
     It is split at `**` before any word goes in, so that no word can open or close a tag. Raises `ValueError` for an
-    odd number of `**` and for a brace that belongs to no word.
+    odd number of `**` and for a brace that has no match.
     """
 
     __slots__ = ("_is_mixed", "_is_rtl", "_pieces", "words")
@@ -175,6 +175,6 @@ def has_only_our_marks(html: str) -> bool:
 def _pieces(run: str, *, bold: bool) -> list[Word | str]:
     parts = _WORD.split(run)  # with one group in the pattern, text and names of words take turns
     if any("{" in text or "}" in text for text in parts[::2]):
-        raise ValueError("has a `{` or `}` that belongs to no word")
+        raise ValueError("has a `{` or `}` that has no match")
     pieces = [part if turn % 2 else Word(part, escape(part, quote=False)) for turn, part in enumerate(parts) if part]
     return [_STRONG, *pieces, _STRONG_END] if bold else pieces

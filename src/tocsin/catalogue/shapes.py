@@ -109,7 +109,9 @@ def check_subjects(raw: Raw, subjects: Mapping[str, str], fields: Mapping[str, F
     ids = [name for name, of in fields.items() if of.base == "uuid" and not of.many]
     for name, word in subjects.items():
         if name not in ids:
-            raw.field_error("subjects", f"`subjects` has `{name}`, which is no `uuid` of it", advice(name, ids))
+            raw.field_error(
+                "subjects", f"`subjects` has `{name}`, which is not a `uuid` field of it", advice(name, ids)
+            )
         if not _SUBJECT.fullmatch(word):
             raw.field_error("subjects", f"`subjects` has the word `{word}`", "write one word in small letters")
 
@@ -161,7 +163,9 @@ def _check_codes(raw: Raw, entry: ShapeEntry, fields: Mapping[str, FieldType]) -
     strings = [name for name, of in fields.items() if of.base in {"string", "words"}]
     for name in entry.coded:
         if name not in strings:
-            raw.field_error("coded", f"`coded` has `{name}`, which is no `string` of it", advice(name, strings))
+            raw.field_error(
+                "coded", f"`coded` has `{name}`, which is not a `string` field of it", advice(name, strings)
+            )
 
 
 def _check_personal(raw: Raw, entry: ShapeEntry, fields: Mapping[str, FieldType]) -> None:

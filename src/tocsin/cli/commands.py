@@ -206,7 +206,7 @@ def explain(
     elif event is not None and person is not None:
         ask = partial(explain.of_event, event_id=_uuid(event), user_id=person)
     else:
-        raise Refusal("Name an event and a user, or --user.")
+        raise Refusal("Give an event and a user, or --user.")
 
     async def run() -> None:
         async with store(settings, alone=False, quiet=True) as url, pool(url, 1) as database:
@@ -240,8 +240,8 @@ def replay(
             await pubsub.close()
             lanes = [planned.name for planned in plan(settings)]
             if lane and not done.pushes and lane not in lanes:
-                raise Refusal(f"There is no lane {lane!r}: take {', '.join(lanes) or 'none, for no keys are set'}.")
-            say(f"{done.jobs} events and {done.pushes} pushes go once more")
+                raise Refusal(f"Unknown lane {lane!r}: take {', '.join(lanes) or 'none, for no keys are set'}.")
+            say(f"Requeued {done.jobs} events and {done.pushes} pushes.")
 
     _run(run())
 
@@ -268,7 +268,7 @@ def cancel(
             except TooLate:
                 raise Refusal(f"Event {id_} is delivered: it is too late to cancel it.") from None
             await pubsub.close()
-            say(f"{id_} is cancelled")
+            say(f"Cancelled event {id_}.")
 
     _run(run())
 
@@ -389,7 +389,7 @@ def service(
     from tocsin.auth.tokens import SCOPES, mint_service
 
     if unknown := set(scope) - SCOPES:
-        raise Refusal(f"There is no scope {' or '.join(sorted(unknown))}: take {', '.join(sorted(SCOPES))}.")
+        raise Refusal(f"Unknown scope {' or '.join(sorted(unknown))}: take {', '.join(sorted(SCOPES))}.")
     signer = signer_of(read_settings(), "services")
     lifetime = _lifetime(expires)
     say(mint_service(signer, name, scope, lifetime, company_id))
@@ -430,7 +430,7 @@ def _run(coroutine: Coroutine[Any, Any, None]) -> None:
 def _lifetime(text: str) -> timedelta:
     found = _LIFETIME.fullmatch(text)
     if not found:
-        raise Refusal(f"{text!r} is no time: write it like 90s, 15m, 1h or 30d.")
+        raise Refusal(f"{text!r} is not a duration: write it like 90s, 15m, 1h or 30d.")
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
@@ -439,7 +439,7 @@ def _uuid(text: str) -> UUID:
 
     found = parsed_uuid(text)
     if found is None:
-        raise Refusal(f"{text!r} is no id of an event.")
+        raise Refusal(f"{text!r} is not the id of an event.")
     return found
 
 
@@ -450,7 +450,7 @@ def _moment(text: str) -> datetime:
     if clock:
         return now.replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)
     if not _LIFETIME.fullmatch(text):
-        raise Refusal(f"{text!r} is no time: write it like 10:00 (today, UTC), or 90m, 12h or 3d ago.")
+        raise Refusal(f"{text!r} is not a time: write it like 10:00 (today, UTC), or 90m, 12h or 3d ago.")
     return now - _lifetime(text)
 
 

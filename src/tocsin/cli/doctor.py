@@ -79,7 +79,7 @@ async def examine(env_file: Path = Path(".env")) -> list[Finding]:
     try:
         settings = read_settings(env_file=env_file)
     except Refusal as refusal:
-        return [Finding("FAIL", "settings", str(refusal).rstrip("."), "`tocsin config` lists what there is"), *found]
+        return [Finding("FAIL", "settings", str(refusal).rstrip("."), "`tocsin config` lists all settings"), *found]
     found = [Finding("ok", "settings", f"{len(settings.model_fields_set)} are set"), *found]
     found += [
         *_catalogue(settings),
@@ -98,7 +98,7 @@ async def _push(settings: Settings) -> AsyncIterator[Finding]:
     try:
         planned = plan(settings)
     except Refusal as refusal:
-        yield Finding("FAIL", "push", str(refusal).rstrip("."), "correct what it names")
+        yield Finding("FAIL", "push", str(refusal).rstrip("."), "correct the named setting or file")
         return
     for lane in planned:
         if not lane.name.startswith("web"):  # whose key a start may have to make first
@@ -128,22 +128,22 @@ async def _credentials(planned: Planned, settings: Settings) -> Finding:
         await lane.transport.close()
     what = f"push {lane.name}"
     if isinstance(wrong, Stopped):
-        return Finding("FAIL", what, f"the provider refuses us: {wrong.reason}", HELD)
+        return Finding("FAIL", what, f"the provider refused the credentials: {wrong.reason}", HELD)
     if wrong and _STATUS.match(wrong.reason):
         return Finding(
-            "warn", what, f"the provider refused a test push: {wrong.reason}", "look up its reason, and try again"
+            "warn", what, f"the provider refused a test push: {wrong.reason}", "look up the reason, and try again"
         )
     if wrong:
-        said = f"the provider could not be asked: {wrong.reason}"
+        said = f"the provider could not be reached: {wrong.reason}"
         return Finding("warn", what, said, "check outbound network access to the provider")
-    return Finding("ok", what, "the provider takes our credentials")
+    return Finding("ok", what, "the provider accepts the credentials")
 
 
 def _catalogue(settings: Settings) -> Iterator[Finding]:
     try:
         found = Catalogue.load(*settings.catalogue_folders)
     except Refusal as refusal:
-        yield Finding("FAIL", "catalogue", str(refusal).rstrip("."), "correct what it names")
+        yield Finding("FAIL", "catalogue", str(refusal).rstrip("."), "correct the named setting or file")
     else:
         yield Finding("ok", "catalogue", f"{len(found.kinds)} kinds")
         yield from _preferences(settings.preferences_file, found)
@@ -153,9 +153,11 @@ def _preferences(path: Path | None, catalogue: Catalogue) -> Iterator[Finding]:
     try:
         Operator.load(catalogue, path)
     except Refusal as refusal:
-        yield Finding("FAIL", "preferences", str(refusal).rstrip("."), "correct what it names")
+        yield Finding("FAIL", "preferences", str(refusal).rstrip("."), "correct the named setting or file")
     else:
-        yield Finding("ok", "preferences", f"{path} says the defaults" if path else "all as the catalogue has it")
+        yield Finding(
+            "ok", "preferences", f"the defaults are read from {path}" if path else "the defaults of the catalogue"
+        )
 
 
 # Files
@@ -196,10 +198,10 @@ def _own_secret(settings: Settings) -> Iterator[Finding]:
         if settings.database_url is not None:
             remedy = f"set {PREFIX}JWT_SECRET to at least 32 random bytes"
             yield Finding(
-                "FAIL", "keys of tokens", "there are none, and with a database of your own none are made", remedy
+                "FAIL", "keys of tokens", "no keys are set, and none are created with an external database", remedy
             )
         elif not path.exists():
-            yield Finding("warn", "keys of tokens", "there are none yet", "the first `tocsin serve` makes a secret")
+            yield Finding("warn", "keys of tokens", "no keys exist yet", "the first `tocsin serve` creates a secret")
         elif is_open_to_others(path.stat().st_mode):
             yield Finding("FAIL", "keys of tokens", f"others can read {path}", f"close it: chmod 600 {path}")
         elif path.stat().st_uid != os.geteuid():
@@ -229,7 +231,7 @@ async def _jwks(settings: Settings) -> AsyncIterator[Finding]:
     try:
         keys = of_jwks(await fetch(url, seconds=FETCH_TIMEOUT, limit=MAX_BYTES), EVERYBODY)
     except (Unfetched, ValueError) as error:
-        remedy = f"see that it answers, or correct {PREFIX}JWT_JWKS_URL"
+        remedy = f"make sure that it answers, or correct {PREFIX}JWT_JWKS_URL"
         yield Finding("FAIL", "JWKS", f"{url}: {str(error).rstrip('.')}", remedy)
         return
     if _is_plain(url):
@@ -243,7 +245,7 @@ def _data_folder(folder: Path) -> Iterator[Finding]:
         found = folder.stat()
         list(folder.iterdir())
     except FileNotFoundError:
-        yield Finding("warn", "data folder", f"{folder} is not there yet", "the first `tocsin serve` makes it")
+        yield Finding("warn", "data folder", f"{folder} is not there yet", "the first `tocsin serve` creates it")
     except OSError as error:
         yield Finding("FAIL", "data folder", f"{folder}: {error.strerror}", f"become its user, or set {PREFIX}DATA_DIR")
     else:
@@ -258,9 +260,9 @@ def _space(folder: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(place).free
     said = f"{free // 2**20} MiB are free in {place}"
     if free < LEAST_SPACE:
-        yield Finding("FAIL", "disk", said, "free some now: PostgreSQL stops on a full disk")
+        yield Finding("FAIL", "disk", said, "free disk space now: PostgreSQL stops on a full disk")
     elif free < LITTLE_SPACE:
-        yield Finding("warn", "disk", said, "free some soon")
+        yield Finding("warn", "disk", said, "free disk space soon")
     else:
         yield Finding("ok", "disk", said)
 
@@ -278,15 +280,15 @@ def _is_there(path: Path) -> bool:
 
 def _surroundings(settings: Settings) -> Iterator[Finding]:
     if not settings.cors_origins:
-        yield Finding("ok", "origins", "no page of another origin may call us")
+        yield Finding("ok", "origins", "no other origin may call the service")
     elif plain := [origin for origin in settings.cors_origins if _is_plain(origin)]:
         yield Finding("warn", "origins", f"{', '.join(plain)} can be forged on the way", "serve these pages over https")
     else:
-        yield Finding("ok", "origins", f"pages of {', '.join(settings.cors_origins)} may call us")
+        yield Finding("ok", "origins", f"pages of {', '.join(settings.cors_origins)} may call the service")
     wide = [network for network in settings.trusted_proxies if ip_network(network).prefixlen == 0]
     if wide:
-        remedy = "name the proxies"
-        yield Finding("warn", "proxies", f"{', '.join(wide)} trusts everybody to say where we are reached", remedy)
+        remedy = "list the addresses of the proxies"
+        yield Finding("warn", "proxies", f"{', '.join(wide)} trusts X-Forwarded headers of any address", remedy)
     else:
         yield Finding("ok", "proxies", ", ".join(settings.trusted_proxies) or "none is trusted")
 
@@ -308,9 +310,9 @@ def _port(settings: Settings) -> Iterator[Finding]:
         elif _is_ours(settings):
             yield Finding("ok", "port", f"a Tocsin listens on {where}")
         else:
-            yield Finding("FAIL", "port", f"something else listens on {where}", f"end it, or set {PREFIX}PORT")
+            yield Finding("FAIL", "port", f"something else listens on {where}", f"stop it, or set {PREFIX}PORT")
     else:
-        yield Finding("ok", "port", f"{where} is free: nothing serves there")
+        yield Finding("ok", "port", f"{where} is free: no service runs there")
 
 
 def _is_ours(settings: Settings) -> bool:
@@ -366,7 +368,7 @@ async def _lanes(connection: Connection, _settings: Settings, _place: str) -> As
             "correct its key, its settings or the clock",
         )
     for service in await connection.fetch(_SQL["refusing_services"]):
-        said = f"{service['origin']} has refused our authentication since {service['refused_at']:%Y-%m-%d %H:%M:%S} UTC"
+        said = f"{service['origin']} has refused authentication since {service['refused_at']:%Y-%m-%d %H:%M:%S} UTC"
         remedy = f"check {PREFIX}VAPID_SUBJECT, {PREFIX}VAPID_KEY_FILE and the clock"
         yield Finding("FAIL", f"push {service['lane']}", f"{said}: {service['reason']}", remedy)
 
@@ -385,14 +387,21 @@ async def _server(connection: Connection, settings: Settings, place: str) -> Asy
     if server["encoding"] == "UTF8":
         yield Finding("ok", "encoding", "UTF8")
     else:
-        yield Finding("FAIL", "encoding", f"{server['encoding']} can't hold all words", "make a database in UTF8")
+        yield Finding(
+            "FAIL",
+            "encoding",
+            f"{server['encoding']} cannot store all text",
+            "create a database with the encoding UTF8",
+        )
     for finding in _durability(off, accepted=settings.database_durable == "yes"):
         yield finding
     skew = server["clock"] - ours
     if abs(skew) > MAX_CLOCK_SKEW:
-        yield Finding("warn", "clock", f"the database's is {skew:+.1f} s off ours", "set both by NTP")
+        yield Finding(
+            "warn", "clock", f"the database's clock differs by {skew:+.1f} s", "synchronize both clocks with NTP"
+        )
     else:
-        yield Finding("ok", "clock", "the database's goes with ours")
+        yield Finding("ok", "clock", "the database's clock agrees with this machine's")
 
 
 async def _writes(connection: Connection, finding: str) -> Finding:
@@ -403,9 +412,9 @@ async def _writes(connection: Connection, finding: str) -> Finding:
         reason = error.reason if isinstance(error, Unavailable) else first_line(error)
         remedy = {
             readiness.STANDBY: "connect to the primary",
-            readiness.READ_ONLY: "let our role write",
-        }.get(reason, "mend what it says")
-        return Finding("FAIL", "database", f"it takes no writes: {reason}", remedy)
+            readiness.READ_ONLY: "grant write access to its role",
+        }.get(reason, "correct the named problem")
+        return Finding("FAIL", "database", f"it accepts no writes: {reason}", remedy)
     return Finding("ok", "database", finding)
 
 
@@ -414,7 +423,7 @@ def _durability(off: Iterable[str], *, accepted: bool) -> Iterator[Finding]:
     risky = [name for name in ("fsync", "full_page_writes") if name in off]
     if lossy or (risky and not accepted):
         names = " and ".join([*risky, *lossy])
-        yield Finding("FAIL", "durability", f"{names} off: a crash may lose what was accepted", "turn them on")
+        yield Finding("FAIL", "durability", f"{names} off: a crash may lose accepted events", "turn them on")
     elif risky:
         yield Finding("ok", "durability", f"{' and '.join(risky)} off, which {PREFIX}DATABASE_DURABLE=yes accepts")
     else:
@@ -424,7 +433,7 @@ def _durability(off: Iterable[str], *, accepted: bool) -> Iterator[Finding]:
 async def _schema_and_queue(connection: Connection, _settings: Settings, _place: str) -> AsyncIterator[Finding]:
     missing = await migrate.missing(connection)
     if len(missing) == len(migrate.steps()):
-        yield Finding("ok", "schema", "it is not there yet", "the first `tocsin serve` or `tocsin migrate` makes it")
+        yield Finding("ok", "schema", "it is not there yet", "the first `tocsin serve` or `tocsin migrate` creates it")
         return
     if missing:
         yield Finding("FAIL", "schema", f"{len(missing)} migrations are pending", "run `tocsin migrate`")
@@ -434,20 +443,20 @@ async def _schema_and_queue(connection: Connection, _settings: Settings, _place:
     assert queue is not None  # noqa: S101 - the statement returns one row
     if dead := queue["dead_letters"]:
         remedy = "their reasons are in the table tocsin.dead_letters"
-        yield Finding("warn", "dead letters", f"{dead}{' or more' if dead == 1000 else ''} could not be done", remedy)  # noqa: PLR2004 - the statement's limit
+        yield Finding("warn", "dead letters", f"{dead}{' or more' if dead == 1000 else ''} failed", remedy)  # noqa: PLR2004 - the statement's limit
     else:
         yield Finding("ok", "dead letters", "none")
     alive = await connection.fetchval(_SQL["workers"], LEASE_TIMEOUT)
     waiting = queue["waiting"] or 0.0
     if waiting > MAX_QUEUE_WAIT:
-        remedy = "run more of `tocsin worker`" if alive else "start `tocsin worker`"
+        remedy = "run more `tocsin worker` processes" if alive else "start `tocsin worker`"
         level: Literal["warn", "FAIL"] = "warn" if alive else "FAIL"
         yield Finding(level, "queue", f"the oldest job has waited {waiting:.0f} s", remedy)
     else:
         yield Finding("ok", "queue", f"the oldest job has waited {waiting:.0f} s")
     if alive:
-        yield Finding("ok", "workers", f"{alive} at work")
+        yield Finding("ok", "workers", f"{alive} running")
     else:
-        yield Finding("warn", "workers", "none is at work", "start `tocsin serve` or `tocsin worker`")
+        yield Finding("warn", "workers", "no worker is running", "start `tocsin serve` or `tocsin worker`")
     for name, problem in await readiness.problems(connection):
-        yield Finding("FAIL", f"worker {name}", f"it cannot go on: {problem}", "mend what it says; its log has more")
+        yield Finding("FAIL", f"worker {name}", f"it is blocked: {problem}", "correct the named problem; see its log")

@@ -72,7 +72,7 @@ def pretty(shown: dict[str, Any]) -> str:
 def _sample(catalogue: Catalogue, kind: str) -> Checked:
     """Return the event of a kind's sample, checked as if it were posted."""
     if kind not in catalogue.kinds:
-        raise Refusal(f"There is no kind {kind!r}: {_instead(catalogue, kind)}.")
+        raise Refusal(f"Unknown kind {kind!r}: {_instead(catalogue, kind)}.")
     if kind not in catalogue.samples:
         raise Refusal(f"The kind {kind!r} has no sample to preview: {_instead(catalogue, kind)}.")
     event = catalogue.samples[kind]["event"]
@@ -80,9 +80,7 @@ def _sample(catalogue: Catalogue, kind: str) -> Checked:
         return catalogue.check(event["type"], event.get("data"), event.get("params"))
     except Invalid as invalid:
         field_errors = ", ".join(found.message.rstrip(".") for found in invalid.field_errors)
-        raise Refusal(
-            f"The sample of {kind!r} does not fit the kind as your catalogue has it: {field_errors}."
-        ) from None
+        raise Refusal(f"The sample of {kind!r} does not match the kind in your catalogue: {field_errors}.") from None
 
 
 def _instead(catalogue: Catalogue, kind: str) -> str:
@@ -120,5 +118,5 @@ def _delivery(catalogue: Catalogue, event: Checked, locale: str, now: datetime) 
 def _opened(payload: bytes | Refused) -> Any:
     """Return a payload's JSON. Raises `Refusal` where there is none."""
     if isinstance(payload, Refused):
-        raise Refusal(f"It can't be pushed: {payload.reason}.")
+        raise Refusal(f"The notification cannot be pushed: {payload.reason}.")
     return json.loads(payload)

@@ -35,13 +35,13 @@ def event_of(message: str | None, users: Sequence[int], teams: Sequence[int], fi
     if (message is None) == (file is None):
         raise Refusal("Give a message, or an event with --file.")
     if message is not None and not _is_utf8(message):
-        raise Refusal("The message is not UTF-8: set the terminal to it, or give the event with --file.")
+        raise Refusal("The message is not UTF-8: set the terminal to UTF-8, or give the event with --file.")
     if file is None and not users and not teams:
-        raise Refusal("Say who is to get it: give --user or --team.")
+        raise Refusal("Give at least one recipient with --user or --team.")
     if file is None:
         return {"type": "custom", "notify": {"users": list(users), "teams": list(teams)}, "params": {"body": message}}
     if users or teams:
-        raise Refusal("An event from a file says itself whom to notify: leave out --user and --team.")
+        raise Refusal("An event from a file names its recipients: leave out --user and --team.")
     return _read(file)
 
 
@@ -57,7 +57,7 @@ class Client:
         """Return a client of the service at `url`, or of the one with these settings."""
         url = (url or url_of(settings)).rstrip("/")
         if urlsplit(url).scheme not in {"http", "https"}:
-            raise Refusal(f"{url!r} is no url of a service: write it like http://127.0.0.1:8080.")
+            raise Refusal(f"{url!r} is not the url of a service: write it like http://127.0.0.1:8080.")
         return cls(url, mint_service(signer, SERVICE, ["events:write"], _LIFETIME))
 
     def post(self, event: dict[str, Any]) -> str:
@@ -87,7 +87,7 @@ class Client:
                 f"No service answers at {self.url} ({reason}): start `tocsin serve`, or give --url."
             ) from None
         except ValueError:
-            raise Refusal(f"What answers at {self.url} is no Tocsin: give --url.") from None
+            raise Refusal(f"The server at {self.url} is not Tocsin: give --url.") from None
 
 
 def url_of(settings: Settings) -> str:
@@ -95,7 +95,7 @@ def url_of(settings: Settings) -> str:
     if settings.base_url:
         return settings.base_url
     if settings.port == 0:
-        raise Refusal("Any free port is taken with TOCSIN_PORT=0: say with --url which one it is.")
+        raise Refusal("The port is not known with TOCSIN_PORT=0: give it with --url.")
     return f"{_at(settings, settings.port)}{settings.root_path}"
 
 
@@ -127,7 +127,7 @@ def _read(file: str) -> dict[str, Any]:
     try:
         return parse_object(content)
     except Malformed as error:
-        raise Refusal(f"The file {file} holds no event: {error}") from None
+        raise Refusal(f"The file {file} is not an event: {error}") from None
 
 
 def _is_utf8(text: str) -> bool:
@@ -143,4 +143,4 @@ def _words_of(error: HTTPError) -> str:
     try:
         return " ".join(str(field_error["message"]) for field_error in json.load(error)["errors"])
     except (ValueError, KeyError, TypeError):
-        return "this is no answer of Tocsin."
+        return "this is not an answer of Tocsin."

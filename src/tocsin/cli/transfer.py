@@ -89,7 +89,7 @@ async def _applied(database: Database, pubsub: PubSub, incoming: Import, tell: T
                 tell(f"applied {count:,} of {incoming.lines:,} lines")
             told = count
     except Problem:
-        raise Refusal("The import could not be applied: the log of the worker says why.") from None
+        raise Refusal("The import could not be applied: see the log of the worker.") from None
 
 
 def file_of(source: BinaryIO) -> str:

@@ -21,7 +21,7 @@ OVERRUN = "57014"
 LOST = "the database cannot be reached"
 """The reason where nothing more is known."""
 
-NO_FILES = "this process has no open file left: raise its limit (LimitNOFILE, ulimit -n)"
+NO_FILES = "this process has reached its limit of open files: raise it (LimitNOFILE, ulimit -n)"
 
 _FULL = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -34,7 +34,7 @@ OUTAGES: Mapping[str, str] = MappingProxyType(
         "25006": "the database is read-only",
         "25P03": "a transaction was idle for too long",
         "25P04": "a transaction took longer than the server allows",
-        "28": "the database refuses the user or the password",
+        "28": "the database rejected the user or the password",
         "3D": "the database does not exist",
         "40": "a transaction was in conflict with another one",
         "40P01": "two transactions waited for each other",
@@ -73,8 +73,8 @@ _REMEDIES: Mapping[type[BaseException], str] = MappingProxyType(
     {
         asyncpg.InsufficientPrivilegeError: "grant the right to its role",
         asyncpg.InvalidPasswordError: "correct user or password in TOCSIN_DATABASE_URL",
-        asyncpg.InvalidAuthorizationSpecificationError: "let this user in, in pg_hba.conf or by the provider's list",
-        asyncpg.InvalidCatalogNameError: "make it, or correct its name in TOCSIN_DATABASE_URL",
+        asyncpg.InvalidAuthorizationSpecificationError: "allow this user in pg_hba.conf or in the provider's list",
+        asyncpg.InvalidCatalogNameError: "create it, or correct its name in TOCSIN_DATABASE_URL",
         asyncpg.TooManyConnectionsError: "raise the limit of the server or of the role",
         asyncpg.UndefinedObjectError: "take that parameter out of TOCSIN_DATABASE_URL",
         asyncpg.ReadOnlySQLTransactionError: "connect to the primary, or end default_transaction_read_only of the role",

@@ -133,8 +133,8 @@ async def examine(connection: Connection, *, accept_undurable: bool = False) -> 
     undurable = [name for name in ("fsync", "full_page_writes") if await _is_off(connection, name)]
     if undurable and not accept_undurable:
         raise Refusal(
-            f"The database is not durable: {' and '.join(undurable)} must be on, or TOCSIN_DATABASE_DURABLE=yes say"
-            " that it needs neither."
+            f"The database is not durable: {' and '.join(undurable)} must be on; to run without, set"
+            " TOCSIN_DATABASE_DURABLE=yes."
         )
     if await _is_off(connection, "synchronous_commit"):
         raise Refusal("The database is not durable: synchronous_commit is off for this user or database; turn it on.")

@@ -128,7 +128,7 @@ class DemoPage:
         app_state, body, field_errors = app_state_of(request), await body_of(request), list[FieldError]()
         name, to = body.get("kind"), ids_of(body, "to", field_errors)
         if not isinstance(name, str) or name not in app_state.catalogue.samples:
-            field_errors.append(field_error("kind", "in", "must name a kind that there is a sample of"))
+            field_errors.append(field_error("kind", "in", "must be a kind with a sample"))
         if not field_errors and not (to and set(to) <= {person.id for person in self.people}):
             field_errors.append(field_error("to", "unknown", "must name some of the sample people"))
         if field_errors:

@@ -77,12 +77,12 @@ async def demo(settings: Settings) -> None:
 def _own_folder(settings: Settings) -> Path:
     """Return the folder of the demo's database, marked as such. Raises `Refusal` where another database is meant."""
     if settings.database_url is not None:
-        raise Refusal("The demo writes sample users and keeps to a database of its own: unset TOCSIN_DATABASE_URL.")
+        raise Refusal("The demo writes sample users and needs its own database: unset TOCSIN_DATABASE_URL.")
     folder = settings.data_dir / "demo"
     mark = folder / MARK
     if (folder / "postgres").exists() and not mark.exists():
         raise Refusal(
-            f"The database in {folder} was not made by the demo, which writes sample users over what is there: set"
+            f"The database in {folder} was not made by the demo, and the demo would overwrite its users: set"
             " TOCSIN_DATA_DIR to another folder."
         )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -76,7 +76,7 @@ async def make_database(programs: Path, folder: Path, user: pwd.struct_passwd) -
     ):
         status, output = await run(command, user, words)
         if status:
-            raise Refusal(f"The embedded PostgreSQL could not make its database: {last_words(output)}.")
+            raise Refusal(f"The embedded PostgreSQL could not create its database: {last_words(output)}.")
     draft.rename(folder / "postgres")
     sync(folder)
 

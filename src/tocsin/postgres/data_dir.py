@@ -169,7 +169,7 @@ def _user_of_server(folder: Path) -> pwd.struct_passwd:
             ) from None
     users = [user for name in SERVER_USERS if (user := _user_called(name)) and user.pw_uid != 0]
     if not users:
-        raise Refusal("PostgreSQL does not run as root: make a user for it with `useradd --system tocsin`.")
+        raise Refusal("PostgreSQL does not run as root: create a user for it with `useradd --system tocsin`.")
     owners = [path.stat().st_uid for path in (folder / "postgres", folder) if path.exists()]
     found = next((user for owner in owners for user in users if user.pw_uid == owner), users[0])
     if found.pw_name == "nobody":
@@ -201,7 +201,7 @@ def _adopt(folder: Path, user: pwd.struct_passwd) -> None:
             f" {inside}, or give it to {us} if it is Tocsin's: chown -R {us} {folder}."
         )
     if names and not ours:
-        raise Refusal(f"The data folder {folder} holds what is not Tocsin's; set TOCSIN_DATA_DIR to an empty one.")
+        raise Refusal(f"The data folder {folder} holds files of another program; set TOCSIN_DATA_DIR to an empty one.")
 
 
 async def _hold(lock: int, folder: Path) -> None:
@@ -227,8 +227,8 @@ async def _refuse_closed_parents(folder: Path, user: pwd.struct_passwd) -> None:
     status, closed = await run(("/bin/sh", "-c", tries, "sh", *reversed(folder.parents)), user)
     if status:
         raise Refusal(
-            f"The folder {closed} is closed to the user {user.pw_name}, as whom PostgreSQL runs; open it to be passed"
-            " through, or set TOCSIN_DATA_DIR to another."
+            f"The folder {closed} is closed to the user {user.pw_name} that PostgreSQL runs as; grant that user"
+            " execute permission (chmod a+x {closed}), or set TOCSIN_DATA_DIR to another."
         )
 
 

@@ -83,7 +83,7 @@ class Embedded:
         Raises `Refusal` where it can't be started, and `RuntimeError` outside of the main thread.
         """
         if threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("The server would die with this thread: start it from the main thread.")
+            raise RuntimeError("The server ends with the thread that starts it: start it from the main thread.")
         with _refusing(self._folder):
             self._user, self._lock = await claim(self._folder)
             try:
@@ -202,5 +202,5 @@ async def _answers(url: str) -> bool:
     except _NOT_YET:
         return False
     except asyncpg.PostgresError as error:
-        raise Refusal(f"The embedded PostgreSQL does not serve us: {error}.") from error
+        raise Refusal(f"The embedded PostgreSQL does not accept connections: {error}.") from error
     return True

@@ -150,7 +150,7 @@ class Import:
 
 
 def _unknown(path: str) -> str:
-    return "belongs to an event of others" if path == ".notification.id" else "names nobody known"
+    return "belongs to another event" if path == ".notification.id" else "is not a known user"
 
 
 async def applied(database: Database, pubsub: PubSub, id_: UUID) -> int | None:
@@ -208,7 +208,7 @@ async def _teams(connection: Connection, id_: UUID, company_id: int | None) -> i
     try:
         team = Team(**json.loads(body))
     except (ValueError, TypeError) as error:
-        raise Inapplicable(f"a stored line is no team: {first_line(error)}") from error
+        raise Inapplicable(f"a stored line is not a team: {first_line(error)}") from error
     await directory.put_team_as_it_can_be(connection, team, company_id)
     return 1
 

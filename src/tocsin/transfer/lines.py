@@ -57,7 +57,7 @@ class LineParser:
         try:
             found = parse_object(text)
         except Malformed as error:
-            return [FieldError(path, "object", f"The {path} field is no JSON object: {error}")]
+            return [FieldError(path, "object", f"The {path} field is not a JSON object: {error}")]
         part = next((part for part in PARTS if part in found), None)
         if part is None or len(found) > 1:
             return [field_error(path, "in", f"must have one key: {', '.join(PARTS)}")]
@@ -80,7 +80,7 @@ class LineParser:
     def _member(self, line: Line, made: UserLine | TeamLine) -> Line | list[FieldError]:
         """Return the line of somebody or something that is of a company."""
         if self.company_id not in {None, made.company_id} and made.company_id is not None:
-            return [field_error("company_id", "unknown", "must be that of the token")]
+            return [field_error("company_id", "unknown", "must be the company of the token")]
         company_id = made.company_id or self.company_id or 1
         return line._replace(body=to_json({**made.model_dump(), "company_id": company_id}))
 

@@ -350,7 +350,7 @@ async function replay(what, refresh) {
   try {
     const { jobs, pushes } = await call("operations/replay", what);
     await refresh();
-    news.textContent = `${number(jobs, "job", "jobs")} and ${number(pushes, "push", "pushes")} go once more.`;
+    news.textContent = `Requeued ${number(jobs, "job", "jobs")} and ${number(pushes, "push", "pushes")}.`;
   } catch (error) {
     news.textContent = error.message;
   }

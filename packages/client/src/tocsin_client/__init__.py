@@ -322,7 +322,7 @@ class Client:
         try:
             yield
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise Error(f"What answers at {self.url} is no Tocsin.") from None
+            raise Error(f"The server at {self.url} is not Tocsin.") from None
 
     def _authorized(self, request: "_Request", seconds: float) -> "_Answer":
         """Send a request with the token, and once more with a new one where that one is no longer good."""
@@ -379,7 +379,7 @@ class _Answer:
     def words(self) -> str:
         """The status, and what it says is wrong."""
         return f"{self.status}: " + (
-            " ".join(field_error.message for field_error in self.field_errors) or "this is no answer of Tocsin."
+            " ".join(field_error.message for field_error in self.field_errors) or "this is not an answer of Tocsin."
         )
 
     @property

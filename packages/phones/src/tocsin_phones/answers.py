@@ -90,7 +90,7 @@ class Demands:
 def demand_of(value: Mapping[str, Any]) -> Demand:
     """Read a demand. Raises `Malformed` with one sentence where it is none."""
     if unknown := set(value) - _FIELDS:
-        raise Malformed(f"There is no field {min(unknown)!r}: take {', '.join(sorted(_FIELDS))}.")
+        raise Malformed(f"Unknown field {min(unknown)!r}: take {', '.join(sorted(_FIELDS))}.")
     status, reason = _whole(value, "status", 200, 599), _string(value, "reason")
     answer = _one_of(value, "answer", ("", *FATES, *BODIES))
     if reason and status is None and not answer:

@@ -120,7 +120,7 @@ class Browser:
 
     def _check_sender(self, authorization: str | None, subscription: Subscription) -> None:
         if authorization is None:
-            raise Refused(401, "Unauthorized", "There is no Authorization: vapid t=..., k=...")
+            raise Refused(401, "Unauthorized", "Authorization is missing: vapid t=..., k=...")
         if authorization not in self._seen:
             self._seen[authorization] = self._sender(authorization)
         expires, key = self._seen[authorization]

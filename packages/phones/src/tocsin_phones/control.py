@@ -41,7 +41,7 @@ class Control:
             return _wrong(403, "The control port answers only to localhost, and to no page from elsewhere.")
         routes = self._routes.get(request.path)
         if routes is None:
-            return _wrong(404, f"There is no {request.path}: take {', '.join(self._routes)}.")
+            return _wrong(404, f"Unknown path {request.path}: take {', '.join(self._routes)}.")
         handler = routes.get(request.method)
         if handler is None:
             return _wrong(405, f"{request.path} takes {' and '.join(routes)}.")
@@ -73,11 +73,11 @@ class Control:
 
     def _unsubscribe(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
         there = self._browser.unsubscribe(query.get("endpoint", ""))
-        return Reply(204) if there else _wrong(404, "There is no such subscription: name its `endpoint`.")
+        return Reply(204) if there else _wrong(404, "No such subscription: give its `endpoint`.")
 
     def _screen(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
         if "token" not in query:
-            raise Malformed("Say which device: ?token=...")
+            raise Malformed("Give a device: ?token=...")
         return _json(200, self._book.screen(query["token"], query.get("provider")).as_json())
 
     def _hang_up(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002

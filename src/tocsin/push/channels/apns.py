@@ -99,7 +99,7 @@ class Apns:
     ) -> None:
         for name, value in (("key's id", key_id), ("team's id", team_id), ("topic", topic)):
             if not value.isascii() or not value.isprintable() or not value:
-                raise Refusal(f"The {name} for APNs is missing, or has characters that no {name} has.")
+                raise Refusal(f"The {name} for APNs is missing or has invalid characters.")
         self._url = (url or (SANDBOX if environment == "sandbox" else PRODUCTION)).rstrip("/") + "/3/device/"
         self._topic = topic
         self._token = ProviderToken(_key_in(key_file), key_id, team_id, clock)
@@ -154,7 +154,7 @@ class Apns:
         """Take a new token, unless there is one since the push was sent; a fresh one is too old by a wrong clock."""
         if self._token.made_after(answer.sent_at) or self._token.renew():
             return Later(why, 0.0)
-        return Stopped(f"{why}, though the token is fresh: is our clock right?")
+        return Stopped(f"{why}, although the token is new: check the clock")
 
 
 class ProviderToken:
@@ -252,6 +252,6 @@ def _key_in(path: Path) -> EllipticCurvePrivateKey:
         key = None
     if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
         raise Refusal(
-            f"The key file for APNs {path} holds no private key on the curve P-256: take Apple's .p8 as it is."
+            f"The key file for APNs {path} holds no private key on the curve P-256: use Apple's .p8 file unchanged."
         )
     return key

@@ -66,13 +66,15 @@ class Account:
             raise Refusal(f"The credentials for FCM {path} can't be read: {error.strerror}.") from None
         except Malformed:
             raise Refusal(
-                f"The credentials file for FCM {path} is no JSON: take a service account's as it is."
+                f"The credentials file for FCM {path} is not JSON: use the file of a service account unchanged."
             ) from None
         for name in _PARTS:
             if not isinstance(said.get(name), str) or not said[name]:
-                raise Refusal(f"The credentials file for FCM {path} is no service account's: it has no `{name}`.")
+                raise Refusal(
+                    f"The credentials file for FCM {path} is not the file of a service account: it has no `{name}`."
+                )
         if not said["token_uri"].startswith(("https://", "http://")):
-            raise Refusal(f"The credentials file for FCM {path} has a `token_uri` that is no url.")
+            raise Refusal(f"The credentials file for FCM {path} has a `token_uri` that is not a url.")
         key_id = said.get("private_key_id")
         key = _key_in(path, said["private_key"])
         named = key_id if isinstance(key_id, str) else ""
@@ -147,7 +149,7 @@ class AccessToken:
         try:
             said = parse_object(answer)
         except Malformed:
-            raise ValueError("The answer is no JSON object.") from None
+            raise ValueError("The answer is not a JSON object.") from None
         token, life = said.get("access_token"), said.get("expires_in")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token:
             raise ValueError("The answer has no `access_token`.")
@@ -191,5 +193,5 @@ def _key_in(path: Path, pem: str) -> RSAPrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, RSAPrivateKey):
-        raise Refusal(f"The credentials file for FCM {path} has a `private_key` that is no RSA key in PEM.")
+        raise Refusal(f"The credentials file for FCM {path} has a `private_key` that is not an RSA key in PEM.")
     return key

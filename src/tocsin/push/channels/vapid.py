@@ -41,7 +41,7 @@ class Vapid:
 
     def __init__(self, key: EllipticCurvePrivateKey, subject: str = "", clock: Callable[[], float] = time.time) -> None:
         if subject and not subject.startswith(("mailto:", "https://")):
-            raise Refusal("The subject for web pushes is no url `mailto:` or `https:`.")
+            raise Refusal("The subject for web pushes must be a `mailto:` or `https:` url.")
         point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         self.public = encoded(point)
         """What pages subscribe with: the 65 bytes of the public key, in base64url."""

@@ -104,7 +104,7 @@ class WebPush:
         endpoint = push.address.token
         origin = _origin_of(endpoint, self._allowed)
         if origin is None:
-            return Refused("the endpoint is of no push service that is allowed")
+            return Refused("the endpoint is not of an allowed push service")
         try:
             keys = _keys_of(push.address.p256dh, push.address.auth)
         except ValueError:

@@ -87,11 +87,11 @@ def decoded(text: str) -> bytes:
     """Return the bytes of base64url or standard base64, with or without padding. Raises `ValueError` for the rest."""
     bare = text.rstrip("=").translate(_STANDARD)
     if not _BASE64.fullmatch(bare) or len(text) - len(bare) not in (0, -len(bare) % 4):
-        raise ValueError("This is no base64url.")
+        raise ValueError("This is not base64url.")
     try:
         content = base64.urlsafe_b64decode(bare + "=" * (-len(bare) % 4))
     except binascii.Error:
-        raise ValueError("This is no base64url.") from None
+        raise ValueError("This is not base64url.") from None
     return content
 
 

@@ -238,7 +238,7 @@ class TestSettings:
         for bad in (..., None, "", "04", "x", 4.0, True, [], [4, 5], [[4]], {"id": 4}):
             refused(verifier, token(bad, sub="4"))
         for id_ in (4, "4", 4.0, "04", " 4", ["4"], [5, 4], "-4", "4.0"):
-            assert "a user's id" in refused(verifier, token(id_, sub="crm", scope="operations"))
+            assert "a user id" in refused(verifier, token(id_, sub="crm", scope="operations"))
         refused(verifier, token(..., sub="4", scope="operations"))
 
     @pytest.mark.parametrize(

@@ -25,12 +25,12 @@ ROOT = os.geteuid() == 0
 
 SERVE = """
 import asyncio, pathlib, signal, sys
-from tocsin import server_process
+from tocsin.postgres import process
 from tocsin.postgres.supervisor import Embedded
 
 async def main():
     if "orphan" in sys.argv:
-        server_process._death_with = lambda parent: lambda: None
+        process._death_with = lambda parent: lambda: None
     server = Embedded(pathlib.Path(sys.argv[1]))
     await server.start()
     print(server.postmaster, flush=True)

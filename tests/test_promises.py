@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 
-from tocsin import devices, errors, fanout, formats, idempotency, ids, jobs, quiet_hours, streams, strict_json
+from tocsin import (
+    devices,
+    errors,
+    fanout,
+    formats,
+    idempotency,
+    ids,
+    isolation,
+    jobs,
+    quiet_hours,
+    streams,
+    strict_json,
+)
 from tocsin.api import arriving, body, drafts, events, imports, notifications, protocol, requests
 from tocsin.api.connections import Patience
 from tocsin.auth import jwks, keys, tokens
@@ -54,6 +66,9 @@ PROMISES: dict[str, tuple[Any, Any]] = {
     "silence after which leases are free, in seconds": (jobs.LEASE_TIMEOUT, 15.0),
     "people whom a direct job reaches": (jobs.DIRECT_MAX_RECIPIENTS, 100),
     "people whom a step of a bulk job reaches": (fanout.BULK_CHUNK_SIZE, 10_000),
+    "the retry of what meets a lock, in seconds": (isolation.LOCKED_DELAY, 5.0),
+    "a wait for a lock soon after a conflict, in seconds": (isolation.SHORT_LOCK_TIMEOUT, 0.2),
+    "how long waits are short after a conflict, in seconds": (isolation.CONFLICT_MEMORY, 30.0),
     "what the jobs of a claim cost": (jobs.MAX_CLAIM_COST, 20_000),
     "tries of a push, in seconds between them": (
         deliveries.RETRY_DELAYS,

@@ -32,6 +32,7 @@ BOUNDED = {
     ("explain", "devices"): "one user's devices",
     ("explain", "events"): "the last 5,000 events, compared with one user",
     ("fanout", "deliver"): "a handful of push lanes",
+    ("fanout", "behind_locks"): "at most 100 heads that others hold",
     ("inbox", "changes"): "a language is compared with that of the one row that was looked up",
     ("inbox", "delete_one"): "one row",
     ("inbox", "one"): "the languages of one event",

@@ -16,6 +16,7 @@
     ├── HeadTooLarge        431 head_too_large
     ├── InternalError       500 error
     ├── Unavailable         503 unavailable, the database cannot do it now
+    │   └── Locked                               a lock that another session holds was not released in time
     └── Overrun             503 unavailable, the database could not do it in the time that it may take
 
 Raised anywhere, turned into an answer in `api/problems.py` alone. A `Refusal` is not for a caller: it is the one
@@ -293,6 +294,10 @@ class Unavailable(Problem):
     def __init__(self, message: str | None = None, *, retry_after: int = 1, reason: str = "") -> None:
         super().__init__(message, headers={"Retry-After": str(retry_after)})
         self.reason = reason or str(self).partition(".")[0]
+
+
+class Locked(Unavailable):
+    """A lock that another session holds was not released in time: what needs no such lock can be done."""
 
 
 class Overrun(Problem):

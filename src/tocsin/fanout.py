@@ -77,6 +77,14 @@ async def deliver(
     return Done(done, {user_id for each in entered for user_id in each["user_ids"]})
 
 
+async def behind_locks(database: Database, leased: Sequence[Job]) -> list[Job]:
+    """Return the jobs of the direct lane that reach somebody whose head another session holds, as far as is known."""
+    ids = [job.id for job in leased]
+    rows = await database.rows(_SQL["behind_locks"], ids, DIRECT_MAX_RECIPIENTS + 1, DIRECT_MAX_IDS)
+    found = {row["event_id"] for row in rows}
+    return [job for job in leased if job.id in found]
+
+
 def _chunk(leased: Sequence[Job]) -> int:
     """Return how many people a chunk reaches: half as many after each try that failed, which may have been too much."""
     return BULK_CHUNK_SIZE >> min(max(job.attempts for job in leased) - 1, 6)

@@ -80,6 +80,11 @@ async def hand_back(connection: Connection, worker: UUID, jobs: Sequence[UUID], 
     await connection.execute(_SQL["hand_back"], worker, jobs, seconds)
 
 
+async def hand_back_behind_lock(database: Database, worker: UUID, job: Job, seconds: float) -> set[UUID]:
+    """Hand back a job that met a lock, due in `seconds`, and what follows it in its batch; return their ids."""
+    return {row["id"] for row in await database.rows(_SQL["hand_back_behind_lock"], worker, job.id, seconds)}
+
+
 async def out_of_turn(database: Database, leased: Sequence[Job]) -> set[UUID]:
     """Return those of these jobs that have to wait for an earlier one of their batch, which is not among them."""
     batches = {job.batch for job in leased if job.batch and job.lane == "direct"}

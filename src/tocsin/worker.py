@@ -5,6 +5,7 @@ import contextlib
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
@@ -17,9 +18,10 @@ from tocsin.catalogue import Catalogue
 from tocsin.db import planner_statistics
 from tocsin.db.admission import HEARTBEAT, KIND
 from tocsin.db.pool import Database
-from tocsin.errors import Unavailable
+from tocsin.errors import Locked
 from tocsin.fanout import Pushes, Undeliverable
 from tocsin.ids import new_id
+from tocsin.isolation import LOCKED_DELAY, LockConflicts, do_in_parts
 from tocsin.jobs import Job, Lost, Queue
 from tocsin.metrics import Metrics
 from tocsin.pubsub import PubSub, wait
@@ -61,6 +63,7 @@ class Worker:
         self.id = new_id()
         self._database = database
         self._lanes: dict[Queue, Database] = {"direct": database, "bulk": bulk or database}
+        self._conflicts: dict[Queue, LockConflicts] = {lane: LockConflicts() for lane in BATCH}
         self._catalogue = catalogue
         self._doorbell = pubsub
         self.dispatcher: Dispatcher | None = None
@@ -120,34 +123,46 @@ class Worker:
                     await release()
                 leased = await jobs.claim(self._lanes[lane], self.id, lane, BATCH[lane])
                 if leased:
-                    await self._do(leased)
+                    await self._do(leased, backoff)
                 else:
                     await wait(bell)
-                backoff.succeeded()
+                backoff.succeeded(self._conflicts[lane].reason)
             except Exception as error:  # noqa: BLE001 - whatever it is, the lane goes on
                 await backoff.recover(error, release)
             else:
                 if len(leased) > 1:
                     await asyncio.sleep(GATHERING)
 
-    async def _do(self, leased: Sequence[Job]) -> None:
+    async def _do(self, leased: Sequence[Job], backoff: Backoff) -> None:
         for task, batch in _by_task(leased).items():
-            await self._do_together(task, batch)
+            await self._do_together(task, batch, backoff)
 
-    async def _do_together(self, task: str, batch: Sequence[Job]) -> None:
+    async def _do_together(self, task: str, batch: Sequence[Job], backoff: Backoff) -> None:
         """Do a batch at once, and where that fails each half of it, so that no job holds up the others."""
-        try:
-            await self._tasks[task](batch)
-            self._metrics.job(task, "done", len(batch))
-        except Unavailable:
-            raise
-        except Exception as error:  # noqa: BLE001 - a job may fail in any way; the lane goes on
-            if len(batch) == 1:
-                await self._give_up(batch[0], error)
-                return
-            middle = len(batch) // 2
-            for half in (batch[:middle], batch[middle:]):
-                await self._do_together(task, half)
+        waiting: deque[Sequence[Job]] = deque([batch])
+
+        async def do(part: Sequence[Job]) -> None:
+            await self._tasks[task](part)
+            self._metrics.job(task, "done", len(part))
+
+        async def failed(job: Job, error: Exception) -> None:
+            if isinstance(error, Locked):
+                backoff.note(error)
+                _take_out(waiting, await self._hand_back(job))
+            else:
+                await self._give_up(job, error)
+
+        lane = batch[0].lane
+        locked_among = self._behind_locks if (task, lane) == ("deliver", "direct") else None
+        await do_in_parts(waiting, do, failed, self._conflicts[lane], locked_among)
+
+    async def _behind_locks(self, part: Sequence[Job]) -> Sequence[Job]:
+        return await fanout.behind_locks(self._lanes["direct"], part)
+
+    async def _hand_back(self, job: Job) -> set[UUID]:
+        """Hand back a job that waits for a lock, and what follows it in its batch; return their ids."""
+        self._metrics.job(job.task, "put off")
+        return await jobs.hand_back_behind_lock(self._lanes[job.lane], self.id, job, LOCKED_DELAY)
 
     async def _deliver(self, batch: Sequence[Job]) -> None:
         pushes = Pushes(self.dispatcher.lanes, lambda: self._doorbell.publish("push")) if self.dispatcher else None
@@ -264,6 +279,12 @@ class Worker:
         backoff = Backoff(name, self._stopping, self._metrics.failure)
         self._backoffs.append(backoff)
         return backoff
+
+
+def _take_out(waiting: deque[Sequence[Job]], ids: Collection[UUID]) -> None:
+    left = [[job for job in part if job.id not in ids] for part in waiting]
+    waiting.clear()
+    waiting.extend(part for part in left if part)
 
 
 def _by_task(leased: Sequence[Job]) -> dict[str, list[Job]]:

@@ -13,10 +13,12 @@ from types import MappingProxyType
 import asyncpg
 
 from tocsin.db.admission import Full
-from tocsin.errors import Overrun, Unavailable
+from tocsin.errors import Locked, Overrun, Unavailable
 
 OVERRUN = "57014"
 """query_canceled: our sessions set their own `statement_timeout`, so that it is that."""
+
+LOCK_NOT_AVAILABLE = "55P03"
 
 LOST = "the database cannot be reached"
 """The reason where nothing more is known."""
@@ -42,7 +44,7 @@ OUTAGES: Mapping[str, str] = MappingProxyType(
         "53100": "the disk of the database is full",
         "53200": "the database is out of memory",
         "53300": "the database takes no more connections",
-        "55P03": "a lock was not released in time",
+        LOCK_NOT_AVAILABLE: "a lock was not released in time",
         "57": "the server of the database is stopping, starting or was interrupted",
         "57P01": "the server of the database is stopping, or ended the connection",
         "57P03": "the server of the database is starting or stopping",
@@ -117,6 +119,11 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(problem_of(error), Unavailable)
 
 
+def is_locked(error: BaseException) -> bool:
+    """Tell whether an outage is a lock that was not released in time: the connection is as good as before."""
+    return isinstance(problem_of(error), Locked)
+
+
 def is_conflict(error: BaseException) -> bool:
     """Tell whether an outage is a matter between sessions: the database is there, for others."""
     return isinstance(error, asyncpg.LockNotAvailableError | asyncpg.TransactionRollbackError | Full)
@@ -140,7 +147,8 @@ def _problem_of_state(error: asyncpg.PostgresError) -> Unavailable | Overrun | N
     if state == "0A000" and not isinstance(error, asyncpg.InvalidCachedStatementError):
         return None
     words = OUTAGES.get(state) or OUTAGES.get(state[:2])
-    return Unavailable(reason=words) if words else None
+    kind = Locked if state == LOCK_NOT_AVAILABLE else Unavailable
+    return kind(reason=words) if words else None
 
 
 def first_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib.resources import files
 from typing import Any, NoReturn
@@ -14,7 +15,7 @@ import asyncpg
 import structlog
 
 from tocsin.db.admission import KIND, Admission, Loan
-from tocsin.db.errors import DRIVER_ERRORS, first_line, is_conflict, is_outage, problem_of
+from tocsin.db.errors import DRIVER_ERRORS, first_line, is_conflict, is_locked, is_outage, problem_of
 from tocsin.db.url import target_of
 from tocsin.errors import Unavailable
 
@@ -33,6 +34,9 @@ IDLE_TIMEOUT = 60.0
 SERVERS_PART, LOCKS_PART = 0.9, 0.8
 """The parts of a statement's time after which the server itself gives it up, and the wait for one lock of it: so it is
 known whether the database does not answer, something is locked, or the statement asks too much."""
+
+LOCK_TIMEOUT: ContextVar[float | None] = ContextVar("LOCK_TIMEOUT", default=None)
+"""Seconds that each statement of a transaction waits for one lock; none: as long as the session may."""
 
 IDLE_IN_TRANSACTION_TIMEOUT = 60.0
 """Seconds that a transaction may wait for its process, which may hang while it holds locks."""
@@ -141,10 +145,15 @@ class Database:
     async def transaction(self) -> AsyncIterator[Connection]:
         """Lend a connection in a transaction that is committed at the end of the block."""
         async with self.connection() as connection, connection.transaction():
+            if timeout := LOCK_TIMEOUT.get():
+                await connection.execute(f"set local lock_timeout = {_milliseconds(timeout)}")
             yield connection
 
     async def rows(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run one statement and return its rows."""
+        if LOCK_TIMEOUT.get():
+            async with self.transaction() as connection:
+                return list(await connection.fetch(statement, *arguments))
         try:
             loan, connection = await self._take()
             try:
@@ -187,7 +196,7 @@ class Database:
     def _give_back(self, loan: Loan, connection: Connection, error: BaseException | None = None) -> None:
         """Keep a connection for the next, unless something happened to it; end one that nobody needed for long."""
         now = time.monotonic()
-        is_sound = error is None or (isinstance(error, Exception) and not is_outage(error))
+        is_sound = error is None or (isinstance(error, Exception) and (is_locked(error) or not is_outage(error)))
         if self._is_open and is_sound and not connection.is_closed() and not connection.is_in_transaction():
             self._idle.append((now, connection))
         else:

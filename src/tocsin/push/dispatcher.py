@@ -106,6 +106,7 @@ class Dispatcher:
                 await lane.transport.close()
             with contextlib.suppress(Exception):  # what is not written back is found by another worker
                 for lane in self._lanes.values():
+                    lane.take_up()
                     await self._settler.settle(lane)
             for task in settling:
                 task.cancel()

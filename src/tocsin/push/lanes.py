@@ -47,6 +47,7 @@ class Lane:
     transport: PushTransport
     under_way: set[DeliveryKey] = field(default_factory=set)
     answered: "list[Answered]" = field(default_factory=list)
+    behind_locks: "list[Answered]" = field(default_factory=list)
     progress: asyncio.Event = field(default_factory=asyncio.Event)
     waits_until: datetime | None = None
     waits_because: str = ""
@@ -93,6 +94,18 @@ class Lane:
     def note(self, answered: "Answered") -> None:
         """Take note of an answer, which waits to be settled."""
         self.answered.append(answered)
+        self.progress.set()
+
+    def set_aside(self, answered: "Answered", seconds: float) -> None:
+        """Keep an answer that waits for a lock, to be settled in so many seconds at most; it stays under way."""
+        if not self.behind_locks:
+            asyncio.get_running_loop().call_later(seconds, self.take_up)
+        self.behind_locks.append(answered)
+
+    def take_up(self) -> None:
+        """Have what was set aside settled."""
+        self.answered += self.behind_locks
+        self.behind_locks = []
         self.progress.set()
 
 

@@ -14,7 +14,8 @@ import structlog
 from tocsin.backoff import Backoff
 from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
-from tocsin.errors import Unavailable
+from tocsin.errors import Locked, Unavailable
+from tocsin.isolation import LOCKED_DELAY, LockConflicts, do_in_parts
 from tocsin.metrics import Metrics
 from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
@@ -54,6 +55,7 @@ class ResultWriter:
         self._metrics = metrics
         self._services = PushServices(database, pubsub)
         self.backoffs = {name: Backoff(f"answers of {name}", failed=metrics.failure) for name in lanes}
+        self._conflicts = {name: LockConflicts() for name in lanes}
 
     def begin_anew(self) -> None:
         """Take note that lanes may have other keys now."""
@@ -70,30 +72,35 @@ class ResultWriter:
             await asyncio.sleep(GATHERING)
             try:
                 await self.settle(lane)
-                backoff.succeeded()
+                backoff.succeeded(self._conflicts[lane.name].reason if lane.behind_locks else "")
             except Exception as error:  # noqa: BLE001 - whatever it is, answers go on being written back
                 await backoff.pause(error)
 
     async def settle(self, lane: Lane) -> None:
         """Write back all that was answered since the last time; where that fails, each half of it."""
         answered, lane.answered = lane.answered, []
-        waiting = deque([[each for each in answered if not self._goes_elsewhere(lane, each)]])
-        while waiting:
-            part = waiting.popleft()
-            try:
-                await self._write_back(lane, part)
-            except Unavailable:
-                lane.answered = [*part, *chain.from_iterable(waiting), *lane.answered]
-                raise
-            except Exception as error:  # noqa: BLE001 - one answer that cannot be taken holds up no other
-                middle = len(part) // 2
-                if middle:
-                    waiting.extendleft((part[middle:], part[:middle]))
-                else:
-                    self._give_up(lane, part[0], error)
+        mine = [each for each in answered if not self._goes_elsewhere(lane, each)]
+        waiting: deque[Sequence[Answered]] = deque([mine] if mine else [])
+        try:
+            await do_in_parts(
+                waiting,
+                lambda part: self._write_back(lane, part),
+                lambda each, error: self._give_up(lane, each, error),
+                self._conflicts[lane.name],
+            )
+        except Unavailable:
+            lane.answered = [*chain.from_iterable(waiting), *lane.answered]
+            raise
 
-    def _give_up(self, lane: Lane, each: Answered, error: Exception) -> None:
-        """Let go of a push whose answer cannot be written back: its lane finds that it is not sent, and releases it."""
+    async def _give_up(self, lane: Lane, each: Answered, error: Exception) -> None:
+        """Let go of a push whose answer cannot be written back: its lane finds that it is not sent, and releases it.
+
+        One whose answer waits for a lock stays, so there are never more of them than the lane sends at once.
+        """
+        if isinstance(error, Locked):
+            self.backoffs[lane.name].note(error)
+            lane.set_aside(each, LOCKED_DELAY)
+            return
         log.error("failed to record the result of a push", lane=lane.name, exc_info=error)
         lane.under_way.difference_update(delivery.key for delivery in (each.delivery, *each.bundle))
         lane.progress.set()

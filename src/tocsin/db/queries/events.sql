@@ -129,7 +129,7 @@ select e.id, e.kind, e.service,
            when j.id is not null then
                case
                    when j.progress > 0 or j.worker_id is not null then 'delivering'
-                   when j.due_at > now() and j.attempts = 0 then 'held'
+                   when least(j.due_at, j.wanted_at) > now() and j.attempts = 0 then 'held'
                    else 'queued'
                end
            when d.id is not null then 'failed'

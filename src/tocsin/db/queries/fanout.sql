@@ -35,6 +35,37 @@ cross join lateral (
 ) chunk
 order by p.ordinal
 
+-- name: behind_locks
+-- Of these events, those that concern somebody whose head another session holds: of at most 100 such heads. Members of a
+-- team are looked at up to $2; an event that names more than $3 ids enters no inbox in this lane.
+with reached as materialized (
+    select e.id as event_id, named.user_id
+    from unnest($1::uuid[]) as asked (event_id)
+    join events e on e.id = asked.event_id
+    cross join lateral (
+        select unnest(e.users) as user_id
+        union all
+        select member.user_id
+        from unnest(e.teams) as t (team_id)
+        cross join lateral (select m.user_id from members m where m.team_id = t.team_id order by m.user_id limit $2) member
+    ) named
+    where cardinality(e.users) + cardinality(e.teams) + cardinality(e.excepted) <= $3
+),
+head as materialized (
+    select h.user_id
+    from (select distinct user_id from reached order by user_id) r
+    cross join lateral (select user_id from heads where user_id = r.user_id offset 0) h
+),
+free as materialized (
+    select h.user_id
+    from head
+    cross join lateral (select user_id from heads where user_id = head.user_id for no key update skip locked) h
+),
+held as materialized (
+    select user_id from head except select user_id from free limit 100
+)
+select distinct event_id from reached where user_id = any(array(select user_id from held))
+
 -- name: deliver
 -- One chunk each of one or more events, in their order, into the inboxes. Heads are updated, and so locked, in the order
 -- of their ids, so that two deliveries never wait for each other in a circle: whatever the planner chooses comes to

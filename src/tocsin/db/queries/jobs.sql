@@ -59,6 +59,32 @@ set worker_id = null, attempts = greatest(attempts - 1, 0),
     due_at = case when $3 > 0 then clock_timestamp() + make_interval(secs => $3::double precision) else due_at end
 where id = any($2::uuid[]) and worker_id = $1
 
+-- name: hand_back_behind_lock
+-- As if it had never been claimed, but due in $3 seconds. What follows it in its batch keeps its place behind it.
+with met as materialized (
+    select id, lane, batch, due_at, now() + make_interval(secs => $3::double precision) - due_at as shift
+    from jobs
+    where id = $2 and worker_id = $1
+),
+moved as materialized (
+    select id, shift from met
+    union all
+    select follower.id, met.shift
+    from met
+    cross join lateral (
+        select id
+        from jobs
+        where batch = met.batch and (due_at, id) > (met.due_at, met.id) and due_at <= now()
+          and (worker_id is null or (worker_id = $1 and lane = met.lane))
+        offset 0
+    ) follower
+)
+update jobs j
+set worker_id = null, attempts = greatest(j.attempts - (j.worker_id is not null)::int, 0), due_at = j.due_at + moved.shift
+from moved
+where j.id = moved.id
+returning j.id
+
 -- name: put_off
 update jobs
 set worker_id = null, due_at = clock_timestamp() + make_interval(secs => $3::double precision)

@@ -5,7 +5,8 @@
 -- of no company in particular, a service that is bound to one settles what its own people have. Those that are held have
 -- not begun to be delivered.
 select e.id, $3::int is null or e.company_id = $3 as addressed,
-       j.id is not null and j.worker_id is null and j.progress = 0 and j.attempts = 0 and j.due_at > now() as held
+       j.id is not null and j.worker_id is null and j.progress = 0 and j.attempts = 0
+       and least(j.due_at, j.wanted_at) > now() as held
 from subjects s
 join events e on e.id = s.event_id
 left join jobs j on j.id = e.id and j.task = 'deliver'

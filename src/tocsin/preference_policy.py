@@ -64,7 +64,7 @@ NO_RULES = Rules()
 def read_rules(path: Path, kinds: Collection[str]) -> Rules:
     """Read the operator's file. Raises `Refusal` with all that is wrong with it, a line for each."""
     given = _tables_of(path)
-    field_errors = [*_faults_of_windows(given.get("defaults")), *_faults_of_names(given.get("kinds"), kinds)]
+    field_errors = [*_errors_of_windows(given.get("defaults")), *_errors_of_names(given.get("kinds"), kinds)]
     try:
         rules = Rules.model_validate(given)
     except ValidationError as error:
@@ -85,14 +85,14 @@ def _tables_of(path: Path) -> dict[str, Any]:
         raise Refusal(f"{path} cannot be read: {error.strerror}; make it readable.") from None
 
 
-def _faults_of_windows(defaults: Any) -> list[FieldError]:
+def _errors_of_windows(defaults: Any) -> list[FieldError]:
     field_errors: list[FieldError] = []
     if isinstance(defaults, Mapping) and "quiet_hours" in defaults:
         windows_of(defaults["quiet_hours"], "defaults.quiet_hours", field_errors)
     return field_errors
 
 
-def _faults_of_names(given: Any, kinds: Collection[str]) -> Iterator[FieldError]:
+def _errors_of_names(given: Any, kinds: Collection[str]) -> Iterator[FieldError]:
     for name in given if isinstance(given, Mapping) else ():
         if name not in kinds:
             yield field_error(f"kinds.{name}", "unknown", f"is not a known kind; {advice(name, kinds)}")

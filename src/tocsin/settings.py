@@ -20,7 +20,7 @@ from tocsin.environment import variables
 from tocsin.errors import Refusal
 
 PREFIX = "TOCSIN_"
-SHORTEST_SECRET = 32
+MIN_SECRET_BYTES = 32
 """Bytes of the shortest secret for HS256 (RFC 7518, section 3.2)."""
 
 MAX_PATH_LENGTH, MAX_FILE_NAME_BYTES = 4000, 255
@@ -248,8 +248,8 @@ class Settings(BaseSettings):
     @classmethod
     def _refuse_a_weak_secret(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         for secret in value:
-            if len(secret.get_secret_value().encode()) < SHORTEST_SECRET:
-                raise ValueError(f"each secret needs at least {SHORTEST_SECRET} bytes")
+            if len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+                raise ValueError(f"each secret needs at least {MIN_SECRET_BYTES} bytes")
             if len(set(secret.get_secret_value())) < 8:  # noqa: PLR2004 - what a mashed key or a placeholder has
                 raise ValueError("a secret repeats a few characters: generate one with `openssl rand -hex 32`")
         return value

@@ -189,19 +189,19 @@ class Catalogue:
             variants = self._variants[type_]
             return variants[data["event"]["type"] if "" not in variants else ""]
         except (LookupError, TypeError):
-            field_errors = [*self._faults_of_type(type_, data), *_faults_of_form(data, params)]
+            field_errors = [*self._errors_of_type(type_, data), *_errors_of_form(data, params)]
             raise Invalid(dict.fromkeys(field_errors)) from None
 
-    def _faults_of_type(self, type_: Any, data: Any) -> Iterator[FieldError]:
+    def _errors_of_type(self, type_: Any, data: Any) -> Iterator[FieldError]:
         if not isinstance(type_, str):
             yield field_error("type", *(_REQUIRED if type_ is None else _STRING))
         elif type_ not in self._variants:
             yield field_error("type", "in", f"must be one of {', '.join(self._variants)}")
         else:
-            yield _fault_of_variant(data, self._variants[type_])
+            yield _error_of_variant(data, self._variants[type_])
 
 
-def _fault_of_variant(data: Any, variants: Mapping[str, Kind]) -> FieldError:
+def _error_of_variant(data: Any, variants: Mapping[str, Kind]) -> FieldError:
     if data is None:
         return field_error("data", *_REQUIRED)
     found, path = data, "data"
@@ -217,7 +217,7 @@ def _fault_of_variant(data: Any, variants: Mapping[str, Kind]) -> FieldError:
     return field_error(path, "in", f"must be one of {', '.join(variants)}")
 
 
-def _faults_of_form(data: Any, params: Any) -> Iterator[FieldError]:
+def _errors_of_form(data: Any, params: Any) -> Iterator[FieldError]:
     for name, part in (("data", data), ("params", params)):
         if part is not None and not isinstance(part, dict):
             yield field_error(name, *_OBJECT)
@@ -225,7 +225,7 @@ def _faults_of_form(data: Any, params: Any) -> Iterator[FieldError]:
 
 def _checked(kind: Kind, data: Any, params: Any) -> dict[str, Any]:
     given = {name: part for name, part in (("data", data), ("params", params)) if part is not None}
-    given, left_out = _without_most_strangers(kind, given)
+    given, left_out = _without_most_unknown(kind, given)
     try:
         event = kind.event.model_validate(given)
     except ValidationError as error:
@@ -240,7 +240,7 @@ def _checked(kind: Kind, data: Any, params: Any) -> dict[str, Any]:
     return {"data": {}, "params": {}, **as_given(event)}
 
 
-def _without_most_strangers(kind: Kind, given: dict[str, Any]) -> tuple[dict[str, Any], int]:
+def _without_most_unknown(kind: Kind, given: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """Return an event without most of the fields that do not belong to it, where they are many, and how many those are.
 
     So no more is found wrong with it than is told.

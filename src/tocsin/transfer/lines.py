@@ -85,7 +85,7 @@ class LineParser:
         return line._replace(body=to_json({**made.model_dump(), "company_id": company_id}))
 
     def _device(self, number: int, value: Mapping[str, Any]) -> Line | list[FieldError]:
-        field_errors = _faults_of_owner(value)
+        field_errors = _errors_of_owner(value)
         device = device_of(value, field_errors)
         if field_errors or device is None:
             return field_errors
@@ -112,7 +112,7 @@ class LineParser:
         return Line(number, "notification", told.user_id, body, *times, told.id, kind, data, language, subjects)
 
 
-def _faults_of_owner(value: Mapping[str, Any]) -> list[FieldError]:
+def _errors_of_owner(value: Mapping[str, Any]) -> list[FieldError]:
     id_ = value.get("user_id")
     if id_ is None:
         return [field_error("user_id", "required", "is required")]

@@ -1,6 +1,6 @@
 """The control port: what came, what is shown, and what is to go wrong; JSON over plain HTTP/1.1.
 
-It asks for no token, so it answers only to a name of this machine, and to no page from elsewhere.
+It asks for no token, so it answers only to a name of this machine, and not to pages of other origins.
 """
 
 import json
@@ -38,7 +38,7 @@ class Control:
     def handle(self, request: Request) -> Reply:
         """Answer a call; what is wrong with it is said in `error`."""
         if not is_local(request.headers, self._host, self._host):
-            return _wrong(403, "The control port answers only to localhost, and to no page from elsewhere.")
+            return _wrong(403, "The control port answers only to localhost, and not to pages of other origins.")
         routes = self._routes.get(request.path)
         if routes is None:
             return _wrong(404, f"Unknown path {request.path}: take {', '.join(self._routes)}.")

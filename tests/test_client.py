@@ -355,7 +355,7 @@ class TestTokens:
 
     @pytest.mark.parametrize("bad", ["secret\r\nX-Other: 1", "secret word", "gehëim", ""])
     def test_one_that_no_header_can_hold_is_refused_and_not_repeated(self, bad: str) -> None:
-        with pytest.raises(ValueError, match="characters that no bearer token has") as raised:
+        with pytest.raises(ValueError, match="characters that a bearer token cannot have") as raised:
             Client("http://127.0.0.1:1", bad)
         assert "secret" not in str(raised.value)
 

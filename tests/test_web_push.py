@@ -142,7 +142,7 @@ def test_a_key_that_is_none_is_refused_in_one_sentence(tmp_path: Path) -> None:
             Vapid.load(tmp_path / name)
     with pytest.raises(Refusal, match=r"can't be read: No such file or directory\.$"):
         Vapid.load(tmp_path / "none")
-    with pytest.raises(Refusal, match="no url"):
+    with pytest.raises(Refusal, match="must be a `mailto:` or `https:` url"):
         Vapid(OURS.private, "push@example.com")
 
 

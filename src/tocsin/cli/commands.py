@@ -240,7 +240,7 @@ def replay(
             await pubsub.close()
             lanes = [planned.name for planned in plan(settings)]
             if lane and not done.pushes and lane not in lanes:
-                raise Refusal(f"Unknown lane {lane!r}: take {', '.join(lanes) or 'none, for no keys are set'}.")
+                raise Refusal(f"Unknown lane {lane!r}: use {', '.join(lanes) or 'none, because no keys are set'}.")
             say(f"Requeued {done.jobs} events and {done.pushes} pushes.")
 
     _run(run())
@@ -389,7 +389,7 @@ def service(
     from tocsin.auth.tokens import SCOPES, mint_service
 
     if unknown := set(scope) - SCOPES:
-        raise Refusal(f"Unknown scope {' or '.join(sorted(unknown))}: take {', '.join(sorted(SCOPES))}.")
+        raise Refusal(f"Unknown scope {' or '.join(sorted(unknown))}: use {', '.join(sorted(SCOPES))}.")
     signer = signer_of(read_settings(), "services")
     lifetime = _lifetime(expires)
     say(mint_service(signer, name, scope, lifetime, company_id))

@@ -87,7 +87,7 @@ def _instead(catalogue: Catalogue, kind: str) -> str:
     """Say which kinds to take in place of one: its variants, those spelled nearly so, or else all."""
     variants = [name for name in catalogue.samples if name.startswith(f"{kind}/")]
     near = variants or difflib.get_close_matches(kind, catalogue.samples, n=3)
-    return f"take {' or '.join(near)}" if near else f"take one of {', '.join(catalogue.samples)}"
+    return f"use {' or '.join(near)}" if near else f"use one of {', '.join(catalogue.samples)}"
 
 
 def _delivery(catalogue: Catalogue, event: Checked, locale: str, now: datetime) -> Delivery:

@@ -123,7 +123,7 @@ async def end_leftovers(database: Path) -> None:
         _signal(running if kind is signal.SIGKILL else running & master or running, kind)
         running = await _survivors(database, seconds)
     if running:
-        raise Refusal(f"A former PostgreSQL in {database} cannot be stopped; see process {min(running)}.")
+        raise Refusal(f"An earlier PostgreSQL in {database} cannot be stopped; see process {min(running)}.")
 
 
 def _servers_of(database: Path) -> set[int]:

@@ -298,7 +298,7 @@ class Client:
             try:
                 answer = self._authorized(request, min(self._timeout + patience, max(0.001, end - time.monotonic())))
             except (OSError, HTTPException) as error:
-                failure, cause = Unavailable(f"{self.url} gives no answer: {error!r}.", None, ids), error
+                failure, cause = Unavailable(f"{self.url} did not answer: {error!r}.", None, ids), error
             else:
                 if answer.status == _NOT_FOUND and gone_is_done and attempt:
                     return None
@@ -424,7 +424,7 @@ class _Pool:
     def __init__(self, url: str, size: int, tls: ssl.SSLContext | None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
-            raise ValueError("The url of a service is like https://notify.example.com.")
+            raise ValueError("The url must be that of a service, such as https://notify.example.com.")
         self._host, self._port = parts.hostname, parts.port
         self._tls = tls or (ssl.create_default_context() if parts.scheme == "https" else None)
         self._size = size
@@ -506,7 +506,7 @@ def _quoted(text: str) -> str:
 def _checked(token: str) -> str:
     """Return a token that a header can hold; what can't is not repeated."""
     if not _BEARER.fullmatch(token):
-        raise ValueError("The token has characters that no bearer token has, such as a line break.")
+        raise ValueError("The token has characters that a bearer token cannot have, such as a line break.")
     return token
 
 

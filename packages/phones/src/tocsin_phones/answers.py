@@ -90,7 +90,7 @@ class Demands:
 def demand_of(value: Mapping[str, Any]) -> Demand:
     """Read a demand. Raises `Malformed` with one sentence where it is none."""
     if unknown := set(value) - _FIELDS:
-        raise Malformed(f"Unknown field {min(unknown)!r}: take {', '.join(sorted(_FIELDS))}.")
+        raise Malformed(f"Unknown field {min(unknown)!r}: use {', '.join(sorted(_FIELDS))}.")
     status, reason = _whole(value, "status", 200, 599), _string(value, "reason")
     answer = _one_of(value, "answer", ("", *FATES, *BODIES))
     if reason and status is None and not answer:
@@ -121,21 +121,21 @@ def _fate(answer: str) -> Fate:
 def _string(value: Mapping[str, Any], name: str) -> str:
     text = value.get(name, "")
     if not isinstance(text, str):
-        raise Malformed(f"`{name}` is a string.")
+        raise Malformed(f"`{name}` must be a string.")
     return text
 
 
 def _one_of(value: Mapping[str, Any], name: str, words: tuple[str, ...]) -> str:
     word = _string(value, name)
     if word not in words:
-        raise Malformed(f"`{name}` is one of {', '.join(filter(None, words))}.")
+        raise Malformed(f"`{name}` must be one of {', '.join(filter(None, words))}.")
     return word
 
 
 def _flag(value: Mapping[str, Any], name: str) -> bool:
     flag = value.get(name, False)
     if not isinstance(flag, bool):
-        raise Malformed(f"`{name}` is true or false.")
+        raise Malformed(f"`{name}` must be true or false.")
     return flag
 
 
@@ -144,13 +144,13 @@ def _whole(value: Mapping[str, Any], name: str, least: int, most: float) -> int 
     if number is None:
         return None
     if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
-        raise Malformed(f"`{name}` is a whole number" + (f", {least} to {most}." if most < math.inf else "."))
+        raise Malformed(f"`{name}` must be a whole number" + (f", {least} to {most}." if most < math.inf else "."))
     return number
 
 
 def _headers(value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
-        raise Malformed("`headers` is an object of strings.")
+        raise Malformed("`headers` must be an object of strings.")
     if any(not (name + text).isprintable() or not name for name, text in value.items()):
-        raise Malformed("`headers` has a name or value that no header has.")
+        raise Malformed("`headers` has an invalid name or value.")
     return tuple((name.lower(), text) for name, text in value.items())

@@ -41,7 +41,7 @@ class Control:
             return _wrong(403, "The control port answers only to localhost, and not to pages of other origins.")
         routes = self._routes.get(request.path)
         if routes is None:
-            return _wrong(404, f"Unknown path {request.path}: take {', '.join(self._routes)}.")
+            return _wrong(404, f"Unknown path {request.path}: use {', '.join(self._routes)}.")
         handler = routes.get(request.method)
         if handler is None:
             return _wrong(405, f"{request.path} takes {' and '.join(routes)}.")
@@ -68,7 +68,7 @@ class Control:
     def _subscribe(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
         key = parse_object(request.body or b"{}").get("applicationServerKey") or ""
         if not isinstance(key, str):
-            raise Malformed("`applicationServerKey` is a string.")
+            raise Malformed("`applicationServerKey` must be a string.")
         return _json(201, self._browser.subscribe(key).as_json())
 
     def _unsubscribe(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002

@@ -93,7 +93,7 @@ class Phones:
         Raises `OSError` where the folder can't be written, and `RuntimeError` before the first start.
         """
         if not self.control_url:
-            raise RuntimeError("Nothing listens yet, so there are no urls to write down.")
+            raise RuntimeError("The services do not listen yet: start them before reading their urls.")
         urls = credentials.Urls(self.apns_url, self.apns_sandbox_url, self.fcm_url, self.browser_url, self._oauth.url)
         return credentials.write(folder, self._apns_key, self._fcm_key, self._authority.pem, urls)
 

@@ -162,8 +162,8 @@ def test_a_database_that_is_no_url_is_refused_without_repeating_it(tmp_path: Pat
 def test_what_is_asked_amiss_is_refused_before_a_database_is_made(tmp_path: Path) -> None:
     for arguments, expected in (
         (["explain"], "an event and a user, or --user"),
-        (["explain", "abc", "4"], "'abc' is no id"),
-        (["cancel", "abc"], "'abc' is no id"),
+        (["explain", "abc", "4"], "'abc' is not the id of an event"),
+        (["cancel", "abc"], "'abc' is not the id of an event"),
         (["explain", "--user", "4", "--since", "noon"], "10:00"),
         (["replay", "--since", "noon"], "10:00"),
     ):

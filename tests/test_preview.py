@@ -156,9 +156,9 @@ def test_it_is_read_by_people_and_letters_stay() -> None:
 @pytest.mark.parametrize(
     ("kind", "instead"),
     [
-        ("noet", "take note"),
-        ("high_fived", "take high_fived/"),
-        ("zzzzzz", f"take one of {', '.join(CATALOGUE.samples)}"),
+        ("noet", "use note"),
+        ("high_fived", "use high_fived/"),
+        ("zzzzzz", f"use one of {', '.join(CATALOGUE.samples)}"),
     ],
 )
 def test_an_unknown_kind_is_one_sentence_with_those_that_are_close(kind: str, instead: str) -> None:

@@ -437,7 +437,7 @@ async def test_one_persons_part_in_an_event_is_explained(api: Api) -> None:
     assert one["read_at"]
     assert (await explained(2))["why"] == "a member of team 7"
     assert (await explained(2))["read_at"] is None
-    assert "excepts" in (await explained(3))["why"]
+    assert "excludes" in (await explained(3))["why"]
     assert "their own doing" in (await explained(4))["why"]
     assert "neither" in (await explained(5))["why"]
     assert "not active" in (await explained(6))["why"]

@@ -70,7 +70,7 @@ async def test_what_is_wrong_is_said_in_a_sentence(api: Api, tmp_path: Path) -> 
         ("x", "--url", address): "--user or --team",
         ("x", "--user", "1", "--url", f"{address}/elsewhere"): "404",
         ("x", "--user", "1", "--url", "http://127.0.0.1:1"): "tocsin serve",
-        ("x", "--user", "1", "--url", "file:///etc"): "no url",
+        ("x", "--user", "1", "--url", "file:///etc"): "is not the url",
         ("--user", "1"): "--file",
         ("x", "--file", "broken.json"): "--file",
         ("--file", "broken.json", "--url", address): "broken.json",

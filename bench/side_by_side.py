@@ -2,7 +2,8 @@
 
     .venv/bin/python -m bench.side_by_side HEAD~20 list_page post_event batch team push --rounds 5
 
-The older revision is laid out in a folder of its own and runs with the same interpreter and the same packages.
+The older revision is laid out in a folder of its own and runs with the same interpreter and the same packages; the
+command `tocsin` is its own, wherever its package had it.
 """
 
 import argparse
@@ -28,9 +29,9 @@ def main() -> None:
     parser.add_argument("claims", nargs="+", help="names of scripts of this folder")
     parser.add_argument("--rounds", type=int, default=5, help="how often to measure each (default: 5)")
     given = parser.parse_args()
-    with _laid_out(given.revision) as before:
+    with _laid_out(given.revision) as before, _environment() as python:
         for claim in given.claims:
-            _compare(before, claim, given.rounds)
+            _compare(before, claim, given.rounds, python)
     print(f"{os.cpu_count()} processors, load averages after the run: {', '.join(f'{a:.1f}' for a in os.getloadavg())}")
 
 
@@ -46,12 +47,28 @@ def _laid_out(revision: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _compare(before: Path, claim: str, rounds: int) -> None:
+@contextmanager
+def _environment() -> Iterator[Path]:
+    """Lend a Python with the packages of this one, whose command `tocsin` is that of the package on its path."""
+    with tempfile.TemporaryDirectory(prefix="tocsin-python-") as folder:
+        ours, made = Path(sys.prefix), Path(folder)
+        (made / "bin").mkdir()
+        (made / "lib").symlink_to(ours / "lib")
+        (made / "pyvenv.cfg").write_text((ours / "pyvenv.cfg").read_text("utf-8"), "utf-8")
+        python = made / "bin/python"
+        python.symlink_to(Path(sys.executable).resolve())
+        command = made / "bin/tocsin"
+        command.write_text(f'#!/bin/sh\nexec {python} -m tocsin "$@"\n', "utf-8")
+        command.chmod(0o755)
+        yield python
+
+
+def _compare(before: Path, claim: str, rounds: int, python: Path) -> None:
     seen: dict[str, tuple[list[float], list[float]]] = {}
     for turn in range(rounds):
         trees = [(0, before), (1, _ROOT)]
         for which, tree in trees if turn % 2 == 0 else reversed(trees):
-            for what, value in _measure(tree, claim).items():
+            for what, value in _measure(tree, claim, python).items():
                 seen.setdefault(what, ([], []))[which].append(value)
     for what, (old, new) in seen.items():
         if old and new:
@@ -59,12 +76,12 @@ def _compare(before: Path, claim: str, rounds: int) -> None:
             print(f"{claim}: {what}: before {_spread(old)}, now {_spread(new)}, ratio {ratio:.3f}", flush=True)
 
 
-def _measure(tree: Path, claim: str) -> dict[str, float]:
+def _measure(tree: Path, claim: str, python: Path) -> dict[str, float]:
     """Run one round of a claim, and return what it measured by its names."""
     run = subprocess.run(
-        [sys.executable, "-m", f"bench.{claim}", "--rounds", "1"],
+        [python, "-m", f"bench.{claim}", "--rounds", "1"],
         cwd=tree,
-        env={**os.environ, "PYTHONPATH": str(tree / "src")},
+        env={**os.environ, "PYTHONPATH": f"{tree / 'src'}:{tree}"},
         check=False,
         capture_output=True,
         text=True,

@@ -5,7 +5,6 @@ import itertools
 import time
 from collections import deque
 from contextvars import ContextVar
-from typing import NamedTuple
 
 KIND: ContextVar[str] = ContextVar("KIND", default="")
 """What kind of work this is, such as `GET /notifications`: kinds do not wait for each other."""
@@ -21,11 +20,8 @@ class Full(TimeoutError):  # noqa: N818 - a fact about a pool
     """No place came free in time."""
 
 
-class Loan(NamedTuple):
-    """A place in the pool, held by a kind of work."""
-
-    kind: str
-    number: int
+Loan = tuple[str, int]
+"""A place in the pool: the kind of work that holds it, and a number."""
 
 
 class Admission:
@@ -59,28 +55,30 @@ class Admission:
         kind = KIND.get()
         if kind not in self._waiting and self._may(kind):
             return self._lend(kind)
-        coming: asyncio.Future[Loan] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        coming: asyncio.Future[Loan] = loop.create_future()
         self._waiting.setdefault(kind, deque()).append(coming)
+        timer = loop.call_later(patience, _give_up, coming)  # a third of what `asyncio.timeout` costs
         try:
-            async with asyncio.timeout(patience):
-                return await coming
-        except BaseException as error:
-            if coming.done() and not coming.cancelled():
+            return await coming
+        except BaseException:
+            if coming.done() and not coming.cancelled() and coming.exception() is None:
                 self.leave(coming.result())
             else:
                 self._forget(kind, coming)
-            if isinstance(error, TimeoutError):
-                raise Full from error
             raise
+        finally:
+            timer.cancel()
 
     def leave(self, loan: Loan) -> None:
         """End a loan, and lend its place to those who have waited longest of the kinds that may have it."""
-        loans = self._loans[loan.kind]
-        del loans[loan.number]
+        kind_of_it, number = loan
+        loans = self._loans[kind_of_it]
+        del loans[number]
         if not loans:
-            del self._loans[loan.kind]
+            del self._loans[kind_of_it]
         self._free += 1
-        while self._free:
+        while self._free and self._waiting:
             kind = next((kind for kind in self._waiting if self._may(kind)), None)
             if kind is None:
                 return
@@ -101,9 +99,9 @@ class Admission:
 
     def _lend(self, kind: str) -> Loan:
         self._free -= 1
-        loan = Loan(kind, next(self._numbers))
-        self._loans.setdefault(kind, {})[loan.number] = time.monotonic()
-        return loan
+        number = next(self._numbers)
+        self._loans.setdefault(kind, {})[number] = time.monotonic()
+        return kind, number
 
     def _forget(self, kind: str, coming: "asyncio.Future[Loan]") -> None:
         waiting = self._waiting.get(kind)
@@ -111,3 +109,8 @@ class Admission:
             waiting.remove(coming)
             if not waiting:
                 del self._waiting[kind]
+
+
+def _give_up(coming: "asyncio.Future[Loan]") -> None:
+    if not coming.done():
+        coming.set_exception(Full())

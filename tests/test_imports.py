@@ -425,9 +425,13 @@ async def test_an_import_that_meets_a_key_of_others_is_tried_again(
     )
     await database.value("create trigger once before insert on users for each row execute function fail_once()")
     sending = asyncio.create_task(bring(idle, user(1)))
-    async with working(idle, catalogue):
-        assert (await asyncio.wait_for(sending, 10))["users"] == 1
-    assert await database.value("select last_value from tries") == 2
+    try:
+        async with working(idle, catalogue):
+            assert (await asyncio.wait_for(sending, 10))["users"] == 1
+        assert await database.value("select last_value from tries") == 2
+    finally:
+        await database.value("drop function fail_once cascade")
+        await database.value("drop sequence tries")
 
 
 @asynccontextmanager

@@ -67,7 +67,7 @@ def _copy(source: Path, copies: Path, copy: Path, user: pwd.struct_passwd) -> No
 
 async def make_database(programs: Path, folder: Path, user: pwd.struct_passwd) -> None:
     """Make the database beside its place, so that one that is there is whole."""
-    await asyncio.to_thread(_forget_drafts, folder)
+    await _remove_drafts(folder)
     draft = folder / f"postgres.new-{secrets.token_hex(4)}"
     own(draft, user)
     for command, words in (
@@ -81,6 +81,15 @@ async def make_database(programs: Path, folder: Path, user: pwd.struct_passwd) -
     sync(folder)
 
 
-def _forget_drafts(folder: Path) -> None:
+async def _remove_drafts(folder: Path) -> None:
+    """Remove what an interrupted start left; its `initdb` may still be ending, and writing."""
+    for _ in range(50):
+        if await asyncio.to_thread(_remove_drafts_once, folder):
+            return
+        await asyncio.sleep(0.1)
+
+
+def _remove_drafts_once(folder: Path) -> bool:
     for draft in folder.glob("postgres.new-*"):
         shutil.rmtree(draft, ignore_errors=True)
+    return not any(folder.glob("postgres.new-*"))

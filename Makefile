@@ -42,7 +42,7 @@ format: .venv/ready ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 schema: .venv/ready ## write schema.sql anew from the migrations
-	$(BIN)/pytest -q tests/test_migrations.py --write-schema
+	$(BIN)/pytest -q tests/db/test_migrations.py --write-schema
 
 COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header

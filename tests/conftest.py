@@ -327,7 +327,7 @@ def leading(folder: Path) -> Catalogue:
 @pytest.fixture
 async def host(url: str, leading: Catalogue) -> AsyncIterator[Any]:
     """A page of another origin with the inbox of user 1 in it, and the service behind it."""
-    from host_page import hosting
+    from tests.support.host_page import hosting
 
     async with hosting() as host, serving(url, leading, cors_origins=(host.origin,)) as api:
         await api.people(1, 2)
@@ -339,7 +339,7 @@ async def host(url: str, leading: Catalogue) -> AsyncIterator[Any]:
 @pytest.fixture
 async def windows(host: Any, chromium: Browser) -> AsyncIterator[Any]:
     """A browser profile for that page."""
-    from host_page import browsing
+    from tests.support.host_page import browsing
 
     async with browsing(chromium, host) as windows:
         yield windows

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from conftest import Api, serving, settings_for, url_for
-from test_road import custom
-from test_stream import nats, watching
+from tests.conftest import Api, serving, settings_for, url_for
+from tests.test_fanout import custom
+from tests.test_streams import nats, watching
 from tocsin.bus import ByNats
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from conftest import Api
-from test_problems import codes_of
-from test_road import custom
+from tests.api.test_errors import codes_of
+from tests.conftest import Api
+from tests.test_fanout import custom
 
 NAMES = {"first_name": "Ann", "last_name": "Lee"}
 DEFAULTS = {

@@ -8,10 +8,10 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from conftest import Api, serving
-from test_catalogue import ORDER, OURS, folder_of
-from test_problems import UNKNOWN
-from test_road import custom, note
+from tests.api.test_errors import UNKNOWN
+from tests.catalogue.test_catalogue import ORDER, OURS, folder_of
+from tests.conftest import Api, serving
+from tests.test_fanout import custom, note
 from tocsin import inbox
 from tocsin.catalogue import Catalogue
 

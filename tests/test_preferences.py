@@ -14,8 +14,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from conftest import Api, serving
-from test_problems import codes_of
+from tests.api.test_errors import codes_of
+from tests.conftest import Api, serving
 from tocsin import preferences
 from tocsin.catalogue import Catalogue
 from tocsin.errors import FieldError, Refusal

@@ -11,8 +11,8 @@ from uuid import UUID
 
 import pytest
 
-from conftest import Api
-from test_database_faults import IPHONE, becomes, impatient, locked, post, pushes_of, until, waiting_at
+from tests.conftest import Api
+from tests.db.test_database_faults import IPHONE, becomes, impatient, locked, post, pushes_of, until, waiting_at
 from tocsin import events, jobs, retention
 from tocsin.api.middleware import HANG_UP
 from tocsin.api.stream import StreamResponse

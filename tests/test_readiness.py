@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from conftest import SECRET, Api, make_database, serving
-from processes import data_folder
-from test_database_faults import becomes, impatient, locked, post, until
+from tests.conftest import SECRET, Api, make_database, serving
+from tests.db.test_database_faults import becomes, impatient, locked, post, until
+from tests.support.processes import data_folder
 from tocsin import jobs, readiness
 from tocsin.catalogue import Catalogue
 from tocsin.cli.doctor import _database as database_checks

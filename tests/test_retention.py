@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from conftest import Api
-from test_erase import everything
-from test_producing import in_future, post, saying, state
-from test_road import custom
+from tests.conftest import Api
+from tests.test_erasure import everything
+from tests.test_events import in_future, post, saying, state
+from tests.test_fanout import custom
 from tocsin import fanout, retention
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import HOUR, SECRET, STREAM, Api
-from test_producing import in_future
-from test_road import custom
-from test_tokens import signed
+from tests.auth.test_tokens import signed
+from tests.conftest import HOUR, SECRET, STREAM, Api
+from tests.test_events import in_future
+from tests.test_fanout import custom
 from tocsin import inbox
 from tocsin.auth.tokens import mint_user
 from tocsin.streams import Stream

@@ -1,0 +1,338 @@
+"""Who may do what: every route, whoever knocks, and nobody learns of what is not theirs."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.test_errors import UNKNOWN, at_rest, codes_of, errors_of, raw, routes_of, sealed
+from tests.auth.test_tokens import signed
+from tests.conftest import HOUR, SECRET, Api
+from tests.test_fanout import custom
+from tocsin.auth.tokens import mint_service, mint_user
+
+SCOPES = ["events:write", "directory:write", "operations"]
+FILES = ["/inbox.js", "/inbox-{version}.js", "/inbox.d.ts", "/inbox-worker.js"]
+"""The files of the web inbox."""
+
+OPEN = ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{name}", "/console", "/console/{name}", *FILES]
+OWNER, COLLEAGUE, STRANGER, INACTIVE, ERASED = 1, 2, 3, 4, 99
+
+Token = Callable[[list[str]], str]
+"""Makes a token, for a route that a service needs one of these scopes for."""
+
+
+def user(id_: int) -> Token:
+    return lambda _: mint_user(SECRET, id_, HOUR)
+
+
+def service(name: str, company_id: int | None = None) -> Token:
+    """Return a service with one of the scopes that a route needs; a route for users is shown all of them."""
+    return lambda scopes: mint_service(SECRET, name, scopes[:1] or SCOPES, HOUR, company_id)
+
+
+def issued_before_the_user_was_created(_: list[str]) -> str:
+    return signed({"alg": "HS256"}, {"sub": str(OWNER), "iat": time.time() - 3600, "exp": time.time() + 3600}, SECRET)
+
+
+def without_the_scope(scopes: list[str]) -> str:
+    return mint_service(SECRET, "crm", [scope for scope in SCOPES if scope not in scopes], HOUR)
+
+
+CALLERS: dict[str, Token] = {
+    "nobody": lambda _: "",
+    "expired user": lambda _: mint_user(SECRET, OWNER, timedelta(seconds=-60)),
+    "expired service": lambda _: mint_service(SECRET, "crm", SCOPES, timedelta(seconds=-60)),
+    "forged": lambda _: mint_user("another-secret-of-32-bytes-0123456789", OWNER, HOUR),
+    "owner": user(OWNER),
+    "former": issued_before_the_user_was_created,
+    "colleague": user(COLLEAGUE),
+    "stranger": user(STRANGER),
+    "inactive": user(INACTIVE),
+    "unknown": user(ERASED),
+    "scopeless": without_the_scope,
+    "service": service("crm"),
+    "another service": service("erp"),
+    "bound": service("crm", 1),
+    "bound elsewhere": service("erp", 2),
+}
+NO_ONE = dict.fromkeys(["nobody", "expired user", "expired service", "forged"], 401)
+
+
+def for_users(owner: int, colleague: int, stranger: int) -> dict[str, int]:
+    """Return the statuses of a route for users: nobody else gets in."""
+    out = dict.fromkeys(["former", "inactive", "unknown"], 401)
+    people = {"owner": owner, "colleague": colleague, "stranger": stranger, **out}
+    return {**dict.fromkeys(CALLERS, 403), **NO_ONE, **people}
+
+
+def for_services(service: int, another: int, bound: int, elsewhere: int) -> dict[str, int]:
+    """Return the statuses of a route for services: nobody else gets in."""
+    services = {"service": service, "another service": another, "bound": bound, "bound elsewhere": elsewhere}
+    return {**dict.fromkeys(CALLERS, 403), **NO_ONE, **services}
+
+
+@dataclass(frozen=True)
+class Door:
+    """How a route is tried: which scopes open it, what comes along, and what each caller is due."""
+
+    due: dict[str, int]
+    body: Any = None
+    scopes: list[str] = field(default_factory=list)
+    ends: bool = False  # what it is tried on is gone afterwards
+
+
+TOKEN = "ab" * 32
+MESSAGE = {"message": "x", "notify": {"users": [OWNER]}}
+NAMES = {"first_name": "A", "last_name": "B"}
+DIRECTORY = ["directory:write"]
+DOORS = {
+    ("GET", "/notifications"): Door(for_users(200, 200, 200)),
+    ("POST", "/notifications"): Door(for_users(202, 202, 422), MESSAGE),
+    ("GET", "/notifications/{notification_id}"): Door(for_users(200, 404, 404)),
+    ("GET", "/notifications/kinds"): Door(for_users(200, 200, 200)),
+    ("GET", "/notifications/changes"): Door(for_users(200, 200, 200)),
+    ("GET", "/notifications/stream"): Door(for_users(200, 200, 200)),
+    ("GET", "/notifications/links"): Door(for_users(422, 422, 422)),
+    ("GET", "/notifications/preferences"): Door(for_users(200, 200, 200)),
+    ("PATCH", "/notifications/preferences"): Door(for_users(200, 200, 200), {"time_zone": "Asia/Tokyo"}),
+    ("DELETE", "/notifications/{notification_id}"): Door(for_users(204, 404, 404)),
+    ("PUT", "/notifications/{notification_id}/unread"): Door(for_users(204, 404, 404)),
+    ("PUT", "/notifications/read"): Door(for_users(204, 204, 204)),
+    ("PUT", "/notifications/{notification_id}/read"): Door(for_users(204, 404, 404)),
+    ("POST", "/events"): Door(for_services(202, 202, 202, 422), custom(OWNER), ["events:write"]),
+    ("POST", "/events/batch"): Door(for_services(202, 202, 202, 422), {"events": [custom(OWNER)]}, ["events:write"]),
+    ("POST", "/events/resolve"): Door(
+        for_services(202, 202, 202, 202), {"about": "order:1", "as": "read"}, ["events:write", DIRECTORY[0]]
+    ),
+    ("DELETE", "/events/{event_id}"): Door(for_services(409, 404, 404, 404), scopes=["events:write", "operations"]),
+    ("DELETE", "/events/by-key/{key}"): Door(for_services(404, 404, 404, 404), scopes=["events:write"]),
+    ("GET", "/events/{event_id}/recipients/{user_id}"): Door(
+        for_services(200, 404, 404, 404), scopes=["events:write", "operations"]
+    ),
+    ("GET", "/events/{event_id}"): Door(for_services(200, 404, 404, 404), scopes=["events:write", "operations"]),
+    ("GET", "/notifications/devices"): Door(for_users(200, 200, 200)),
+    ("POST", "/notifications/devices"): Door(for_users(204, 204, 204), {"token": TOKEN}),
+    ("POST", "/notifications/devices/{token}"): Door(for_users(204, 204, 204)),
+    ("DELETE", "/notifications/devices/{token}"): Door(for_users(204, 204, 204)),
+    ("DELETE", "/directory/users/{user_id}/devices"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY),
+    ("DELETE", "/directory/users/{user_id}/devices/{token}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY),
+    ("GET", "/operations/lanes"): Door(for_services(200, 200, 200, 200), scopes=["operations"]),
+    ("GET", "/operations/dead-letters"): Door(for_services(200, 200, 200, 200), scopes=["operations"]),
+    ("GET", "/operations/users"): Door(for_services(422, 422, 422, 422), scopes=["operations"]),
+    ("GET", "/operations/events/{event_id}/recipients"): Door(for_services(200, 200, 404, 404), scopes=["operations"]),
+    ("GET", "/operations/users/{user_id}"): Door(for_services(200, 200, 200, 404), scopes=["operations"]),
+    ("GET", "/operations/users/{user_id}/events"): Door(for_services(200, 200, 200, 404), scopes=["operations"]),
+    ("GET", "/operations/devices"): Door(for_services(422, 422, 422, 422), scopes=["operations"]),
+    ("GET", "/operations/custom-notifications"): Door(for_services(200, 200, 200, 200), scopes=["operations"]),
+    ("POST", "/operations/replay"): Door(
+        for_services(200, 200, 200, 200), {"lane": "apns/default"}, scopes=["operations"]
+    ),
+    ("GET", "/metrics"): Door(for_services(200, 200, 200, 200), scopes=["operations"]),
+    ("GET", "/notifications/web-push/key"): Door(for_users(404, 404, 404)),
+    ("POST", "/notifications/web-push"): Door(for_users(422, 422, 422), {}),
+    ("POST", "/notifications/devices/{token}/test"): Door(for_users(404, 404, 404)),
+    ("POST", "/notifications/web-push/test"): Door(for_users(404, 404, 404), {"endpoint": "https://x/y"}),
+    ("DELETE", "/notifications/web-push"): Door(for_users(204, 204, 204), {"endpoint": "https://x/y"}),
+    ("GET", "/directory/users"): Door(for_services(200, 200, 200, 200), scopes=DIRECTORY),
+    ("POST", "/directory/import"): Door(for_services(415, 415, 415, 415), {}, DIRECTORY),
+    ("GET", "/directory/teams"): Door(for_services(200, 200, 200, 200), scopes=DIRECTORY),
+    ("DELETE", "/directory/users/{user_id}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY, ends=True),
+    ("DELETE", "/directory/teams/{team_id}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY, ends=True),
+    ("PUT", "/directory/teams/{team_id}/users/{user_id}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY),
+    ("DELETE", "/directory/teams/{team_id}/users/{user_id}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY),
+    ("GET", "/directory/users/{user_id}"): Door(for_services(200, 200, 200, 404), scopes=DIRECTORY),
+    ("PUT", "/directory/users/{user_id}"): Door(for_services(204, 204, 204, 404), NAMES, DIRECTORY),
+    ("GET", "/directory/teams/{team_id}"): Door(for_services(200, 200, 200, 404), scopes=DIRECTORY),
+    ("PUT", "/directory/teams/{team_id}"): Door(for_services(204, 204, 204, 404), {"name": "x"}, DIRECTORY),
+}
+
+
+async def settle(api: Api) -> dict[str, str]:
+    """Let there be two companies with people, a team, and a notification of the owner; return ids by parameter."""
+    await api.people(OWNER, COLLEAGUE)
+    await api.people(STRANGER, company_id=2)
+    await api.people(INACTIVE, active=False)
+    await api.team(7, OWNER)
+    id_ = await api.post(custom(OWNER))
+    return {"{notification_id}": id_, "{event_id}": id_, "{user_id}": str(OWNER), "{team_id}": "7", "{token}": TOKEN}
+
+
+def at(path: str, ids: dict[str, str]) -> str:
+    return "/".join(ids.get(part, part) for part in path.split("/"))
+
+
+def test_every_route_has_its_due(api: Api) -> None:
+    assert {route for route in routes_of(api) if route[1] not in OPEN} == set(DOORS)
+    assert all(set(handler.due) == set(CALLERS) for handler in DOORS.values())
+
+
+@pytest.mark.parametrize("route", DOORS, ids=" ".join)
+async def test_each_route_lets_in_whom_it_should(api: Api, route: tuple[str, str]) -> None:
+    method, path = route
+    ids, handler = await settle(api), DOORS[route]
+    wrong = {}
+    for caller, token in CALLERS.items():
+        if handler.ends:
+            await settle(api)
+        answer = await api.call(method, at(path, ids), token(handler.scopes), json=handler.body)
+        if answer.status_code != handler.due[caller] or not (sealed(answer) or answer.is_success):
+            wrong[caller] = answer.status_code, handler.due[caller], answer.text
+        if answer.status_code in (401, 403):
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+            assert answer.headers["www-authenticate"] == challenge(caller, answer), caller
+    await at_rest(api)
+    assert wrong == {}
+
+
+def challenge(caller: str, answer: httpx.Response) -> str:
+    if answer.status_code == 401:
+        return "Bearer" if caller == "nobody" else 'Bearer error="invalid_token"'
+    scope = answer.headers["www-authenticate"].partition(", ")[2]
+    assert scope == "" or scope.removeprefix("scope=").strip('"') in SCOPES
+    return 'Bearer error="insufficient_scope"' + (f", {scope}" if scope else "")
+
+
+@pytest.mark.parametrize("route", [route for route in DOORS if "{" in route[1]], ids=" ".join)
+async def test_what_belongs_to_others_is_answered_like_what_is_not_there(api: Api, route: tuple[str, str]) -> None:
+    method, path = route
+    ids, handler = await settle(api), DOORS[route]
+    unknown = dict.fromkeys(ids, UNKNOWN) | {"{user_id}": "555", "{team_id}": "555", "{token}": TOKEN}
+    before = await everything(api)
+    for caller in [caller for caller, due in handler.due.items() if due == 404]:
+        token = CALLERS[caller](handler.scopes)
+        others = await api.call(method, at(path, ids), token, json=handler.body)
+        missing = await api.call("GET" if method == "PUT" and handler.body else method, at(path, unknown), token)
+        assert (others.status_code, others.content) == (missing.status_code, missing.content), caller
+        assert differing(others) == differing(missing), caller
+    assert await everything(api) == before
+
+
+def differing(answer: httpx.Response) -> dict[str, str]:
+    return {name: value for name, value in answer.headers.items() if name not in {"date", "x-request-id"}}
+
+
+async def everything(api: Api) -> list[Any]:
+    """Return all that callers could change."""
+    tables = ("inbox", "changes", "heads", "users", "teams", "members", "events", "jobs", "preferences")
+    return [await api.app_state.database.rows(f"select * from {table} order by 1, 2") for table in tables]
+
+
+@pytest.mark.parametrize("user_id", [INACTIVE, ERASED])
+async def test_a_user_who_is_gone_is_401_before_anything_else_is_looked_at(api: Api, user_id: int) -> None:
+    await settle(api)
+    wrong = {}
+    for method, path, body in (
+        ("GET", "/notifications?page=0", None),
+        ("GET", "/notifications?show=all&per_page=x", None),
+        ("GET", "/notifications/no-uuid", None),
+        ("PUT", "/notifications/no-uuid/read", None),
+        ("POST", "/notifications", b""),
+        ("POST", "/notifications", b"{"),
+        ("GET", "/notifications/preferences", None),
+        ("PATCH", "/notifications/preferences", b"{"),
+        ("POST", "/notifications", b'{"message": 1, "notify": {"users": [99999]}}'),
+    ):
+        answer = await api.as_user(user_id, method, path, content=body)
+        if codes_of(answer) != (401, [("unauthenticated", None)]):
+            wrong[method, path, body] = answer.status_code, answer.text
+    assert wrong == {}
+
+
+async def test_whoever_becomes_inactive_is_out_at_once_and_back_as_soon(api: Api) -> None:
+    await api.people(OWNER)
+    assert (await api.as_user(OWNER, "GET", "/notifications")).status_code == 200
+    await api.people(OWNER, active=False)
+    assert (await api.as_user(OWNER, "GET", "/notifications")).status_code == 401
+    await api.people(OWNER)
+    assert (await api.as_user(OWNER, "GET", "/notifications")).status_code == 200
+
+
+async def test_credentials_in_any_other_shape_are_401(api: Api) -> None:
+    await api.people(OWNER)
+    good = mint_user(SECRET, OWNER, HOUR)
+    head, payload, signature = good.split(".")
+    none = {
+        "no header": "",
+        "empty": "Authorization: ",
+        "another scheme": "Authorization: Basic dXNlcjpwYXNz",
+        "no scheme": f"Authorization: {good}",
+        "a name of its own": f"Authorization: Token {good}",
+        "joined": f"Authorization: Bearer{good}",
+        "another header": f"X-Authorization: Bearer {good}",
+        "a cookie": f"Cookie: token={good}",
+    }
+    bad = {
+        "no token": "Authorization: Bearer",
+        "an empty token": "Authorization: Bearer  ",
+        "two tokens": f"Authorization: Bearer {good} {good}",
+        "a list": f"Authorization: Bearer {good}, Bearer {good}",
+        "quoted": f'Authorization: Bearer "{good}"',
+        "two parts": f"Authorization: Bearer {head}.{payload}",
+        "four parts": f"Authorization: Bearer {good}.x",
+        "no signature": f"Authorization: Bearer {head}.{payload}.",
+        "cut": f"Authorization: Bearer {good[:-1]}",
+        "padded": f"Authorization: Bearer {good}==",
+        "another payload": f"Authorization: Bearer {head}.{payload[:-1]}.{signature}",
+        "dots": "Authorization: Bearer ..",
+        "latin": "Authorization: Bearer \xe9.\xe9.\xe9",
+        "huge": f"Authorization: Bearer {'a' * 60_000}.a.a",
+        "long": f"Authorization: Bearer {'.'.join(['a' * 2000] * 3)}",
+        "twice": f"Authorization: Bearer {good}\nAuthorization: Bearer {good}",
+        "good and bad": f"Authorization: Bearer {good}\nAuthorization: Bearer x",
+        "bad and good": f"Authorization: Basic x\nAuthorization: Bearer {good}",
+    }
+    wrong = {}
+    for name, header in {**none, **bad}.items():
+        answer = await raw(api, f"GET /notifications HTTP/1.1\n{header}{chr(10) if header else ''}")
+        challenges = {"Bearer"} if name in none else {'Bearer error="invalid_token"'}
+        challenges |= {"Bearer"} if name == "no token" else set()
+        if codes_of(answer) != (401, [("unauthenticated", None)]) or not sealed(answer):
+            wrong[name] = answer.status_code, answer.text
+        elif answer.headers["www-authenticate"] not in challenges:
+            wrong[name] = answer.status_code, answer.headers["www-authenticate"]
+    assert wrong == {}
+
+
+async def test_the_scheme_is_read_as_http_has_it(api: Api) -> None:
+    await api.people(OWNER)
+    token = mint_user(SECRET, OWNER, HOUR)
+    for spelling in ("Bearer {}", "bearer {}", "BEARER {}", "Bearer   {}", "  Bearer {}", "Bearer {}  "):
+        answer = await raw(api, f"GET /notifications HTTP/1.1\nAuthorization: {spelling.format(token)}\n")
+        assert answer.status_code == 200, spelling
+
+
+async def test_a_token_in_the_query_or_the_body_opens_nothing(api: Api) -> None:
+    await api.people(OWNER)
+    token = mint_user(SECRET, OWNER, HOUR)
+    asked = await api.call("GET", f"/notifications?access_token={token}")
+    posted = await api.call("POST", "/notifications", json={**MESSAGE, "access_token": token})
+    assert [codes_of(answer) for answer in (asked, posted)] == [(401, [("unauthenticated", None)])] * 2
+
+
+async def test_whoever_may_not_is_told_before_the_body_is_read(api: Api) -> None:
+    await api.people(OWNER)
+    for method, path in (("POST", "/events"), ("PUT", "/directory/users/1"), ("PUT", "/directory/teams/1")):
+        assert errors_of(await api.call(method, path, content=b"{")) == [("unauthenticated", None)]
+        assert errors_of(await api.as_user(OWNER, method, path, content=b"{")) == [("unauthorized", None)]
+    assert errors_of(await api.as_service("POST", "/notifications", content=b"{")) == [("unauthorized", None)]
+
+
+async def test_a_bound_service_reaches_nobody_outside_its_company(api: Api) -> None:
+    await api.people(OWNER)
+    await api.people(STRANGER, company_id=2)
+    await api.team(7, OWNER)
+    await api.team(8, STRANGER, company_id=2)
+    event = custom(OWNER, STRANGER, ERASED, teams=(7, 8, 9))
+    answer = await api.as_service("POST", "/events", json=event, company_id=2)
+    fields = ("notify.users.0", "notify.users.2", "notify.teams.0", "notify.teams.2")
+    assert codes_of(answer) == (422, [("validation.unknown", name) for name in fields])
+    actor = await api.as_service("POST", "/events", json={**custom(STRANGER), "data": {"user": OWNER}}, company_id=2)
+    assert codes_of(actor) == (422, [("validation.unknown", "data.user")])
+    assert (await api.as_service("POST", "/events", json=custom(STRANGER, teams=(8,)), company_id=2)).is_success
+    assert await api.app_state.database.value("select count(*) from events") == 1
+    await at_rest(api)

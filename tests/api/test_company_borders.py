@@ -1,0 +1,225 @@
+"""A service that is bound to a company neither touches nor learns of what is another's, whatever it calls."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.conftest import Api
+from tests.test_erasure import everything
+from tests.test_events import field_errors, in_future, work
+from tests.test_fanout import custom
+from tests.test_resolutions import settled
+from tests.transfer.test_imports import NDJSON, bring, device, send, team, text_of, told, user
+from tocsin import jobs
+from tocsin.ids import new_id
+from tocsin.transfer import imports
+from tocsin.transfer.exports import export
+
+PHONE = "cd" * 32
+MINE, THEIRS, UNKNOWN = 3, 911, 977
+"""Users of the caller's company, of another, and of none; teams have the same ids."""
+
+Body = Callable[[int, str], Any]
+"""Makes what is sent, about a user or team with an id, and an event."""
+
+CALLS: dict[str, tuple[str, str, Body | None]] = {
+    "post to a user": ("POST", "/events", lambda id_, _: custom(id_)),
+    "post to a team": ("POST", "/events", lambda id_, _: custom(teams=(id_,))),
+    "post, and skip who is unknown": ("POST", "/events", lambda id_, _: skipping(id_)),
+    "post a batch": ("POST", "/events/batch", lambda id_, _: {"events": [custom(MINE), custom(id_)]}),
+    "name who did it": ("POST", "/events", lambda id_, _: {**custom(MINE), "data": {"user": id_}}),
+    "leave out": ("POST", "/events", lambda id_, _: {**custom(MINE), "notify": {"users": [MINE], "except": [id_]}}),
+    "resolve for a user": ("POST", "/events/resolve", lambda id_, _: resolution(users=[id_])),
+    "cancel": ("DELETE", "/events/{event}", None),
+    "cancel by key": ("DELETE", "/events/by-key/task 7", None),
+    "look at an event": ("GET", "/events/{event}", None),
+    "explain one's own": ("GET", "/events/{event}/recipients/3", None),
+    "explain": ("GET", "/events/{event}/recipients/{id}", None),
+    "read a user": ("GET", "/directory/users/{id}", None),
+    "erase a user": ("DELETE", "/directory/users/{id}", None),
+    "detach all": ("DELETE", "/directory/users/{id}/devices", None),
+    "detach one": ("DELETE", f"/directory/users/{{id}}/devices/{PHONE}", None),
+    "read a team": ("GET", "/directory/teams/{id}", None),
+    "put a team": ("PUT", "/directory/teams/3", lambda id_, _: {"name": "x", "users": [MINE, id_]}),
+    "delete a team": ("DELETE", "/directory/teams/{id}", None),
+    "enter a team": ("PUT", "/directory/teams/3/users/{id}", None),
+    "enter one's own into a team": ("PUT", "/directory/teams/{id}/users/3", None),
+    "leave a team": ("DELETE", "/directory/teams/{id}/users/3", None),
+    "import a member": ("POST", "/directory/import", lambda id_, _: [team(3, MINE, id_)]),
+    "import a device": ("POST", "/directory/import", lambda id_, _: [device(id_)]),
+    "import a notification": ("POST", "/directory/import", lambda id_, _: [told(id_)]),
+    "look at a person": ("GET", "/operations/users/{id}", None),
+    "look at their events": ("GET", "/operations/users/{id}/events", None),
+    "replay": ("POST", "/operations/replay", lambda _, event: {"ids": [event]}),
+}
+
+
+def skipping(id_: int) -> dict[str, Any]:
+    event = custom(MINE, id_)
+    return {**event, "notify": {**event["notify"], "unknown": "skip"}}
+
+
+def resolution(**more: Any) -> dict[str, Any]:
+    return {"about": "order:4343", "as": "gone", **more}
+
+
+async def two_companies(api: Api) -> str:
+    """Let there be two companies, and return the id of a held event of the other."""
+    await api.people(THEIRS, 912)
+    await api.people(MINE, 4, company_id=2)
+    await api.team(THEIRS, THEIRS, 912)
+    await api.team(MINE, MINE, company_id=2)
+    await api.as_user(THEIRS, "POST", f"/notifications/devices/{PHONE}")
+    event = {**custom(THEIRS, teams=(THEIRS,)), "about": ["order:4343"], "key": "task 7", "deliver_at": in_future()}
+    answer = await api.as_service("POST", "/events", json=event, company_id=1)
+    id_: str = answer.json()["id"]
+    return id_
+
+
+async def call(api: Api, name: str, id_: int, event: str) -> tuple[int, str]:
+    """Return what is answered, with the ids that were asked for taken out."""
+    method, path, body = CALLS[name]
+    more: dict[str, Any] = {}
+    if path.endswith("import") and body:
+        more = {"content": text_of(body(id_, event)), "headers": NDJSON}
+    elif body:
+        more = {"json": body(id_, event)}
+    scopes = ("events:write", "directory:write", "operations")
+    path = path.replace("{id}", str(id_)).replace("{event}", event)
+    answer = await api.as_service(method, path, *scopes, company_id=2, **more)
+    said = json.loads(answer.text) if answer.text else {}
+    if answer.is_success:
+        said.pop("id", None)
+        said.pop("ids", None)
+    return answer.status_code, json.dumps(said).replace(str(id_), "{id}").replace(event, "{event}")
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_what_is_anothers_is_answered_like_what_is_not_there_and_stays_as_it_is(api: Api, name: str) -> None:
+    event = await two_companies(api)
+    before = {table: text for table, text in (await everything(api)).items() if table in THEIRS_IN}
+    foreign, unknown = await call(api, name, THEIRS, event), await call(api, name, UNKNOWN, str(uuid4()))
+    assert foreign == unknown
+    await settled(api)
+    after = await everything(api)
+    for table, text in before.items():
+        rows = [row for row in text.split("<Record ") if THEIRS_IN[table](row, event)]
+        assert rows or table == "inbox"
+        assert all(row.rstrip(", []") in after[table] for row in rows), table
+
+
+THEIRS_IN: dict[str, Callable[[str, str], bool]] = {
+    "users": lambda row, _: "First91" in row,
+    "members": lambda row, _: "'(911," in row,
+    "teams": lambda row, _: "Team 911" in row,
+    "devices": lambda row, _: PHONE in row,
+    "events": lambda row, event: event in row,
+    "jobs": lambda row, event: event in row,
+    "inbox": lambda row, event: event in row,
+}
+"""What is the other company's in each table."""
+
+
+async def test_an_import_puts_nothing_under_the_id_of_anothers_event(api: Api) -> None:
+    await api.people(THEIRS)
+    await api.people(MINE, 4, company_id=2)
+    theirs, mine = await api.post(custom(THEIRS), company_id=1), await api.post(custom(MINE), company_id=2)
+    of_no_company = await api.post(custom(THEIRS, MINE))
+    before = await everything(api)
+    answer = await send(api, [told(4), told(4, id=theirs), told(4, id=of_no_company)], company_id=2)
+    assert field_errors(answer) == [("lines.2.notification.id", "unknown"), ("lines.3.notification.id", "unknown")]
+    assert await everything(api) == before
+    await bring(api, told(MINE, id=of_no_company), told(4, id=mine), told(4, id=str(uuid4())), company_id=2)
+    explained = await api.as_service("GET", f"/events/{theirs}/recipients/4", company_id=1)
+    assert explained.json()["recipient"] is False
+    assert (await api.as_service("GET", f"/events/{theirs}", company_id=1)).json()["recipients"] == 1
+    assert (await api.as_service("GET", f"/events/{of_no_company}")).json()["recipients"] == 2
+    assert (await api.as_service("GET", f"/events/{mine}", company_id=2)).json()["recipients"] == 2
+    await bring(api, told(4, id=theirs))  # by a service of no company in particular, as a whole export is brought in
+
+
+async def test_an_event_of_another_that_comes_while_an_import_waits_is_left_alone(idle: Api) -> None:
+    await idle.people(THEIRS)
+    await idle.people(MINE, company_id=2)
+    id_ = str(uuid4())
+    importing = asyncio.create_task(send(idle, [told(MINE, id=id_)], company_id=2))
+    async with asyncio.timeout(10):
+        while not await idle.app_state.database.value("select count(*) from jobs where task = 'import'"):
+            await asyncio.sleep(0.02)
+    answer = await idle.as_service("POST", "/events", json={**custom(THEIRS), "id": id_}, company_id=1)
+    assert answer.status_code == 202
+    await work(idle)
+    async with asyncio.timeout(20):
+        while leased := await jobs.claim(idle.app_state.database, worker := new_id(), "bulk", 1):
+            await imports.apply(idle.app_state.database, worker, leased[0])
+        assert (await importing).status_code == 200
+    assert await idle.ids(MINE) == []
+    assert (await idle.as_service("GET", f"/events/{id_}", company_id=1)).json()["recipients"] == 1
+
+
+async def test_a_resolution_leaves_each_out_once_and_only_whom_an_event_of_its_own_is_for(api: Api) -> None:
+    event = await two_companies(api)
+    await api.people(5, 6, 7, company_id=2)
+    own = {**custom(MINE, 5, teams=(MINE,)), "about": ["order:4343"], "deliver_at": in_future()}
+    ids = [(await api.as_service("POST", "/events", json=own, company_id=2)).json()["id"]]
+    ids += [(await api.as_service("POST", "/events", json=own)).json()["id"]]  # of no company in particular
+    await api.team(MINE, MINE, 6, company_id=2)
+    for users in ([MINE, MINE, 7], [MINE, 6, 4], [6, 7, 5, 5]):
+        answer = await api.as_service("POST", "/events/resolve", json=resolution(users=users), company_id=2)
+        assert answer.status_code == 202
+    left_out = {
+        str(row["id"]): row["excepted"] for row in await api.app_state.database.rows("select id, excepted from events")
+    }
+    assert left_out.pop(event) == []
+    assert {id_: sorted(excepted) for id_, excepted in left_out.items()} == {id_: [MINE, 5, 6] for id_ in ids}
+    await api.as_service("POST", "/events/resolve", json=resolution(), company_id=2)
+    assert (await api.as_service("GET", f"/events/{event}", company_id=1)).json()["state"] == "held"
+
+
+async def test_who_moves_to_another_company_keeps_their_inbox_and_takes_it_into_no_export_of_the_other(
+    api: Api,
+) -> None:
+    await api.people(THEIRS)
+    before = [
+        await api.post(custom(THEIRS, body="SECRET"), company_id=1),
+        await api.post(custom(THEIRS, body="SECRET")),
+    ]
+    await api.people(THEIRS, company_id=2)
+    after = [await api.post(custom(THEIRS, body="mine"), company_id=2), await api.post(custom(THEIRS, body="mine"))]
+    await bring(api, told(THEIRS, message="of old"), company_id=2)
+    await api.people(THEIRS, company_id=2, first_name="Changed")
+    assert (await api.ids(THEIRS))[:4] == [*after[::-1], *before[::-1]]
+    lines = [line async for line in export(api.app_state.database, 2) if "notification" in line]
+    assert [line.count("SECRET") for line in lines] == [0, 0, 0]
+    assert sum("mine" in line for line in lines) == 2
+    assert sum("of old" in line for line in lines) == 1
+    assert not [line async for line in export(api.app_state.database, 1) if "SECRET" in line]
+    assert len([line async for line in export(api.app_state.database) if "SECRET" in line]) == 2
+    found = await api.as_service("GET", f"/operations/users/{THEIRS}/events", "operations", company_id=2)
+    assert not set(before) & {each["event_id"] for each in found.json()["data"]}
+
+
+async def test_an_import_of_a_move_is_a_move(api: Api) -> None:
+    await api.people(THEIRS)
+    await api.post(custom(THEIRS, body="SECRET"))
+    await bring(api, user(THEIRS, company_id=2))
+    assert not [line async for line in export(api.app_state.database, 2) if "SECRET" in line]
+
+
+async def test_a_custom_notification_shows_its_sender_by_the_name_of_then(api: Api) -> None:
+    await api.people(1, 50, first_name="Mallory")
+    answer = await api.as_user(50, "POST", "/notifications", json={"message": "x", "notify": {"users": [1]}})
+    assert answer.status_code == 202
+    await api.post({**custom(1), "data": {}})
+    await api.as_service("DELETE", "/directory/users/50")
+    await api.people(50, first_name="Innocent")
+    answer = await api.as_service("GET", "/operations/custom-notifications", "operations")
+    assert [each["sender"] for each in answer.json()["data"]] == [
+        None,
+        {"id": 50, "first_name": "Mallory", "last_name": "Last50"},
+    ]
+    assert (await api.inbox(1))["data"][1]["data"]["user"]["first_name"] == "Mallory"

@@ -1,0 +1,451 @@
+"""What one client sends, leaves unsent or does not read costs little, ends soon, and nobody else notices."""
+
+import asyncio
+import contextlib
+import gc
+import resource
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+
+from tests.api.test_around import TestWire
+from tests.api.test_errors import codes_of
+from tests.conftest import HOUR, SECRET, Api, serving
+from tocsin.api.arriving import ARRIVING
+from tocsin.api.connections import Connections, Patience, is_reserved, raise_file_limit
+from tocsin.api.protocol import MAX_HEAD_BYTES, MAX_HEADERS, MAX_REST_BYTES
+from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.catalogue import Catalogue
+from tocsin.metrics import Metrics
+
+SHORT = Patience(head=0.3, body=0.3, answer=0.5, idle=0.6, rest=0.3)
+ORIGIN = "https://crm.example.com"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKED = b"POST /events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n"
+BY_SERVICE = f"Authorization: Bearer {mint_service(SECRET, 'crm', ['events:write'], HOUR)}\r\n".encode()
+
+
+@pytest.fixture
+async def hasty(url: str, catalogue: Catalogue) -> AsyncIterator[Api]:
+    """The service, which waits for nobody longer than a moment."""
+    async with serving(url, catalogue, with_worker=False, patience=SHORT, cors_origins=ORIGIN) as api:
+        yield api
+
+
+@asynccontextmanager
+async def connected(api: Api) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(api))
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def port_of(api: Api) -> int:
+    return int(api.http.base_url.port or 0)
+
+
+async def said(api: Api, *sent: bytes) -> httpx.Response:
+    """Return what is answered to this before the connection is closed."""
+    return await TestWire.said(port_of(api), b"".join(sent))
+
+
+async def flood(api: Api, before: bytes, part: bytes, most: int) -> int:
+    """Send a part again and again until the connection is closed, and return how many bytes that took."""
+    sent = 0
+    async with connected(api) as (reader, writer):
+        writer.write(before)
+        answer = asyncio.create_task(reader.read())
+        with contextlib.suppress(ConnectionError):
+            while sent < most and not answer.done():
+                writer.write(part)
+                sent += len(part)
+                await writer.drain()
+                await asyncio.sleep(0)
+        with contextlib.suppress(ConnectionError):
+            await asyncio.wait_for(answer, 10)
+    return sent
+
+
+class TestTrailers:
+    @pytest.mark.parametrize(
+        "trailer", [f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}", "X-Forwarded-Host: evil.example"]
+    )
+    async def test_a_trailer_is_no_header(self, url: str, catalogue: Catalogue, trailer: str) -> None:
+        async with serving(url, catalogue, with_worker=False, trusted_proxies="127.0.0.1") as api:
+            await api.people(1)
+            by = "" if trailer.startswith("A") else f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}\r\n"
+            head = (
+                "GET /notifications?page=2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
+            )
+            answer = await said(api, f"{head}{by}\r\n0\r\n{trailer}\r\n\r\n".encode())
+        assert answer.status_code == (200 if by else 401)
+        assert "evil" not in answer.text
+
+    @pytest.mark.parametrize("head", [CHUNKED, CHUNKED + BY_SERVICE, CHUNKED.replace(b"POST /events", b"GET /healthz")])
+    @pytest.mark.parametrize(
+        ("before", "part"),
+        [
+            (b"0\r\n", b"a: b\r\n" * 5000),
+            (b"0\r\nX: ", b"a" * 30_000),
+            (b"0\r\nX", b"a" * 30_000),
+            (b"1;", b"a" * 30_000),
+            (b"1;x=", b"a" * 30_000),
+        ],
+        ids=["trailers", "a value", "a name", "an extension", "a value of an extension"],
+    )
+    async def test_trailers_and_extensions_without_end_end_the_connection(
+        self, idle: Api, head: bytes, before: bytes, part: bytes
+    ) -> None:
+        gc.collect()
+        tracemalloc.start()
+        try:
+            sent = await flood(idle, head + b"\r\n" + before, part, 50 * 2**20)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert sent < 20 * 2**20  # what the system holds on both sides, and no more
+        assert peak < 20 * 2**20
+        assert (await said(idle, HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))).status_code == 200
+
+    @pytest.mark.parametrize(
+        "request_",
+        [HEALTH, b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"],
+        ids=["without bodies", "with bodies"],
+    )
+    async def test_requests_that_come_faster_than_they_are_answered_wait_outside(
+        self, idle: Api, request_: bytes
+    ) -> None:
+        async def send(writer: asyncio.StreamWriter) -> None:
+            while True:
+                writer.write(request_ * 1_000)
+                await writer.drain()
+
+        async with connected(idle) as (reader, writer):
+            gc.collect()
+            tracemalloc.start()
+            try:
+                sending = asyncio.create_task(send(writer))
+                for _ in range(400):
+                    await reader.readuntil(b"HTTP/1.1 ")
+                sending.cancel()
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+        assert peak < 10 * 2**20
+
+    async def test_a_head_of_many_small_headers_is_refused_and_takes_little_memory(self, hasty: Api) -> None:
+        head = HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n")
+        assert (await said(hasty, head, b"ab:c\r\n" * (MAX_HEADERS - 2), b"\r\n")).status_code == 200
+        gc.collect()
+        tracemalloc.start()
+        try:
+            answer = await said(hasty, head, b"ab:c\r\n" * 10_000)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert codes_of(answer) == (431, [("head_too_large", None)])
+        assert str(MAX_HEADERS) in answer.text
+        assert peak < 600_000
+
+    async def test_trailers_within_the_bound_are_passed_over(self, idle: Api) -> None:
+        head = CHUNKED.replace(b"POST /events", b"GET /healthz") + b"Connection: close\r\n\r\n0\r\n"
+        assert (await said(idle, head, b"X-A: b\r\n" * 100, b"\r\n")).status_code == 200
+
+
+class TestPipelines:
+    async def test_any_number_of_requests_in_one_write_are_answered_in_their_order(self, idle: Api) -> None:
+        async with connected(idle) as (reader, writer):
+            for number in range(2000):
+                writer.write(f"GET /{number} HTTP/1.1\r\nHost: x\r\nX-Request-Id: n{number}\r\n\r\n".encode())
+            for number in range(2000):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert f"x-request-id: n{number}\r\n".encode() in head
+                length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0])
+                await reader.readexactly(length)
+
+    async def test_a_body_before_a_head_is_no_part_of_it(self, idle: Api) -> None:
+        body = b"x" * 100_000
+        first = b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n" + BY_SERVICE + b"\r\n" + body
+        second = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Pad: " + b"y" * 60_000 + b"\r\n\r\n"
+        async with connected(idle) as (reader, writer):
+            writer.write(first + second)
+            answers = await reader.read()
+        assert b"HTTP/1.1 415 " in answers
+        assert b"HTTP/1.1 200 " in answers
+
+
+class TestTime:
+    async def test_a_head_that_does_not_arrive_is_408(self, hasty: Api) -> None:
+        answer = await said(hasty, f"GET /notifications HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\nX".encode())
+        assert codes_of(answer) == (408, [("timeout", None)])
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-request-id"]
+        assert answer.headers["access-control-allow-origin"] == ORIGIN
+
+    async def test_a_byte_now_and_then_does_not_keep_a_head_open(self, hasty: Api) -> None:
+        async with connected(hasty) as (reader, writer):
+            answer = asyncio.create_task(reader.read())
+            writer.write(b"GET /")
+            with contextlib.suppress(ConnectionError):
+                while not answer.done():
+                    writer.write(b"x")
+                    await asyncio.sleep(0.02)
+            assert (await answer).startswith(b"HTTP/1.1 408 ")
+
+    @pytest.mark.parametrize("sent", [b"", b"\r\n\r\n"])
+    async def test_a_client_that_asks_for_nothing_is_hung_up_on(self, hasty: Api, sent: bytes) -> None:
+        async with connected(hasty) as (reader, writer):
+            writer.write(sent)
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+
+    @pytest.mark.parametrize("path", ["/events", "/notifications/read"])
+    async def test_a_body_that_stops_is_408(self, hasty: Api, path: str) -> None:
+        await hasty.people(1)
+        method, by = (
+            ("POST", BY_SERVICE.decode())
+            if path == "/events"
+            else ("PUT", f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}\r\n")
+        )
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n{by}\r\n"
+        answer = await said(hasty, head.encode(), b"{")
+        assert codes_of(answer) == (408, [("timeout", None)])
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-request-id"]
+
+    async def test_an_idle_connection_is_kept_for_75_seconds_and_no_longer(self, hasty: Api) -> None:
+        assert Patience() == Patience(head=10, body=30, answer=30, idle=75, rest=5)
+        async with connected(hasty) as (reader, writer):
+            for _ in range(3):
+                writer.write(HEALTH)
+                await reader.readuntil(b'{"status":"ok"}')
+                await asyncio.sleep(SHORT.idle / 3)
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+
+    async def test_a_client_that_does_not_read_its_answers_is_hung_up_on(self, hasty: Api) -> None:
+        large = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+        metric = 'tocsin_connections_dropped_total{reason="answer_timeout"} 5.0'
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(5):
+                reader, writer = await stack.enter_async_context(connected(hasty))
+                reader._transport.pause_reading()  # type: ignore[attr-defined]  # noqa: SLF001 - it has no other way
+                writer.write(large * 20)
+            async with asyncio.timeout(20):
+                while metric not in (await hasty.app_state.metrics.text(hasty.app_state.database)).decode():
+                    await asyncio.sleep(0.05)
+
+    async def test_a_slow_client_that_reads_on_gets_all_of_its_answer(self, hasty: Api) -> None:
+        async with connected(hasty) as (reader, writer):
+            writer.write(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            left = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+            began = asyncio.get_running_loop().time()
+            while left:
+                left -= len(await reader.readexactly(min(left, 60_000)))
+                await asyncio.sleep(0.04)
+            assert asyncio.get_running_loop().time() - began > SHORT.answer
+
+    async def test_the_rest_of_a_body_that_was_refused_is_not_read_for_ever(self, hasty: Api) -> None:
+        head = b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 300000000\r\n\r\n"
+        assert await flood(hasty, head, b"x" * 60_000, 300_000_000) < MAX_REST_BYTES + 20 * 2**20
+        answer = await said(hasty, head, b"x")
+        assert codes_of(answer) == (401, [("unauthenticated", None)])
+
+    async def test_a_short_rest_is_read_and_the_connection_goes_on(self, idle: Api) -> None:
+        async with connected(idle) as (reader, writer):
+            writer.write(b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab")
+            await reader.readuntil(b"}]}")
+            writer.write(b"cde" + HEALTH)
+            assert b'{"status":"ok"}' in await reader.readuntil(b'{"status":"ok"}')
+
+
+class TestNumber:
+    async def test_a_thousand_silent_connections_keep_nobody_out(self, url: str, catalogue: Catalogue) -> None:
+        connections = Connections(50, 10, metrics := Metrics())
+        async with contextlib.AsyncExitStack() as stack:
+            api = await stack.enter_async_context(
+                serving(url, catalogue, with_worker=False, connections=connections, patience=Patience(head=600))
+            )
+            await api.people(1)
+            with structlog.testing.capture_logs() as lines:
+                for number in range(1000):
+                    _, writer = await stack.enter_async_context(connected(api))
+                    writer.write([b"", b"GET /", b"POST /events HTTP/1.1\r\nHost: x\r\nX-"][number % 3])
+                    assert connections.count <= 60
+                    if number % 100 == 99:
+                        async with httpx.AsyncClient(base_url=api.http.base_url) as http:
+                            by = {"Authorization": f"Bearer {mint_user(SECRET, 1, HOUR)}"}
+                            assert (await http.get("/notifications", headers=by)).status_code == 200
+            assert [line["event"] for line in lines].count("connection limit reached") == 1
+            assert b'tocsin_connections_dropped_total{reason="limit"} 9' in await metrics.text(api.app_state.database)
+
+    @pytest.mark.parametrize(
+        ("head", "answered"),
+        [
+            (CHUNKED + b"\r\n", b" 401 "),
+            (CHUNKED + BY_SERVICE + b"\r\n2\r\n{ \r\n", b""),
+            (HEALTH + CHUNKED + BY_SERVICE + b"\r\n", b" 200 "),
+            (b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b" 200 "),
+        ],
+        ids=["a body after its answer", "a body", "a body behind another request", "an answer that is not read"],
+    )
+    async def test_connections_whose_clients_stop_in_the_middle_keep_nobody_out(
+        self, url: str, catalogue: Catalogue, head: bytes, answered: bytes
+    ) -> None:
+        connections, patience = Connections(20, 5), Patience(*[600.0] * 5)
+        async with contextlib.AsyncExitStack() as stack:
+            api = await stack.enter_async_context(
+                serving(url, catalogue, with_worker=False, connections=connections, patience=patience)
+            )
+            await api.people(1)
+            for _ in range(60):
+                reader, writer = await stack.enter_async_context(connected(api))
+                writer.write(head)
+                if answered:
+                    assert answered in await reader.readline()
+            answer = await api.as_user(1, "GET", "/notifications")
+            assert answer.status_code == 200
+            custom = {"message": "x", "notify": {"users": [1]}}
+            assert (await api.as_user(1, "POST", "/notifications", json=custom)).status_code == 202
+
+    async def test_who_goes_on_sending_a_body_stays_before_who_does_not(self, url: str, catalogue: Catalogue) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            api = await stack.enter_async_context(
+                serving(url, catalogue, with_worker=False, connections=Connections(5, 2))
+            )
+            body = b'{"type":"' + b"x" * 30 + b'"}'
+            reader, writer = await stack.enter_async_context(connected(api))
+            writer.write(CHUNKED + BY_SERVICE + b"\r\n")
+            for byte in body:
+                writer.write(b"1\r\n%c\r\n" % byte)
+                _, silent = await stack.enter_async_context(connected(api))
+                silent.write(b"GET /")
+                assert (await said(api, HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))).is_success
+            writer.write(b"0\r\n\r\n")
+            assert b" 422 " in await reader.readline()
+
+    async def test_bodies_that_do_not_end_fill_no_memory_and_hold_up_no_others(
+        self, idle: Api, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await idle.people(1)
+        monkeypatch.setattr(ARRIVING, "most", 10 * 2**20)
+        by_user = f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}\r\n".encode()
+        head = b"POST /notifications HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + by_user
+        custom = {"message": "x", "notify": {"users": [1]}}
+        async with contextlib.AsyncExitStack() as stack:
+            gc.collect()
+            tracemalloc.start()
+            try:
+                for _ in range(60):
+                    _, writer = await stack.enter_async_context(connected(idle))
+                    writer.write(head + b"Content-Length: 1000000\r\n\r\n" + b" " * 999_999)
+                    with contextlib.suppress(ConnectionError):
+                        await writer.drain()
+                    assert ARRIVING.size <= ARRIVING.most
+                await until(lambda: ARRIVING.size > ARRIVING.most - 10**6)
+                for content in (custom, {**custom, "more": "x" * 900_000}):
+                    assert (await idle.as_user(1, "POST", "/notifications", json=content)).status_code == 202
+                gc.collect()
+                assert tracemalloc.get_traced_memory()[0] < 30 * 2**20
+            finally:
+                tracemalloc.stop()
+        await until(lambda: ARRIVING.size == 0)
+
+    async def test_where_all_are_at_work_the_next_is_503_and_probes_are_answered(
+        self, url: str, catalogue: Catalogue
+    ) -> None:
+        connections = Connections(5, 3)
+        head = b"GET /notifications/stream HTTP/1.1\r\nHost: x\r\n"
+        by_user = f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}\r\n".encode()
+        async with contextlib.AsyncExitStack() as stack:
+            api = await stack.enter_async_context(
+                serving(url, catalogue, with_worker=False, connections=connections, cors_origins=ORIGIN)
+            )
+            await api.people(1)
+            api.http.headers["Connection"] = "close"
+            await until(lambda: connections.count == 0)
+            with structlog.testing.capture_logs() as lines:
+                writers = []
+                for _ in range(5):
+                    _, writer = await stack.enter_async_context(connected(api))
+                    writer.write(head + by_user + b"\r\n")
+                    writers.append(writer)
+                await until(lambda: connections.count == 5 and not connections._waiting)  # noqa: SLF001 - all are at work
+                list_ = f"GET /notifications HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\n\r\n"
+                for _ in range(2):
+                    answer = await said(api, list_.encode())
+                    assert codes_of(answer) == (503, [("unavailable", None)])
+                    assert answer.headers["connection"] == "close"
+                    assert answer.headers["access-control-allow-origin"] == ORIGIN
+                    assert int(answer.headers["retry-after"]) >= 1
+                    await until(lambda: connections.count == 5)
+                for path in (b"/healthz", b"/readyz"):
+                    assert (await said(api, HEALTH.replace(b"/healthz", path))).status_code == 200
+                    await until(lambda: connections.count == 5)
+                for writer in writers:
+                    writer.close()
+                await until(lambda: connections.count == 0)
+                assert (await api.as_user(1, "GET", "/notifications")).status_code == 200
+        said_ = [line["event"] for line in lines if "limit" in line["event"]]
+        assert said_ == ["connection limit reached", "connection limit no longer reached"]
+
+    def test_the_limit_follows_that_of_open_files_which_is_raised(self) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+            assert Connections.of_files().most + Connections.of_files().reserve < 1024 - 200
+            raise_file_limit()
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
+            assert Connections.of_files().most > (hard - 512)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    @pytest.mark.parametrize("files", [64, 256, 512, 1024])
+    def test_most_of_few_open_files_are_kept_for_the_database_and_push_services(self, files: int) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+            taken = Connections.of_files()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert taken.reserve >= 1
+        assert files - taken.most - taken.reserve >= min(256, files * 5 // 8)
+
+    def test_what_an_operator_looks_at_is_in_the_reserve(self) -> None:
+        assert all(
+            is_reserved(path) for path in (b"/healthz", b"/readyz", b"/metrics", b"/console", b"/operations/lanes")
+        )
+        assert is_reserved(b"/api/console", b"/api")
+        assert not any(is_reserved(path) for path in (b"/notifications", b"/events", b"/", b"/x/healthz"))
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_connection_of_http_1_0_is_kept_where_its_client_asks_for_that(idle: Api) -> None:
+    async with connected(idle) as (reader, writer):
+        for _ in range(2):
+            writer.write(b"GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+            answer = await reader.readuntil(b'{"status":"ok"}')
+            assert b"connection: keep-alive\r\n" in answer
+        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 10)
+        assert b"connection: close\r\n" in answer
+
+
+async def test_a_page_of_a_known_origin_sees_why_its_head_was_refused(hasty: Api) -> None:
+    head = f"GET /healthz HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\nX: ".encode()
+    answer = await said(hasty, head, b"x" * MAX_HEAD_BYTES, b"\r\n\r\n")
+    assert codes_of(answer) == (431, [("head_too_large", None)])
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+    assert "X-Request-Id" in answer.headers["access-control-expose-headers"]

@@ -1,0 +1,359 @@
+"""The form of every answer that is no success, and what stands around every answer."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+import structlog.testing
+from fastapi.routing import iter_route_contexts
+
+from tests.conftest import HOUR, SECRET, Api
+from tocsin.api.app import build
+from tocsin.auth.tokens import mint_service, mint_user
+
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE", "PROPFIND")
+
+
+def errors_of(answer: httpx.Response) -> list[tuple[str, str | None]]:
+    """Return code and field of each error of an answer, which must have the one form."""
+    assert answer.headers["content-type"] == "application/json", (answer.status_code, answer.text[:200])
+    body = answer.json()
+    assert set(body) - {"more"} == {"errors"}
+    assert body["errors"]
+    for error in body["errors"]:
+        expected = {"message", "code"}
+        expected |= {"field"} if error["code"].startswith("validation.") else set()
+        expected |= {"id"} if error["code"] == "error" else set()
+        assert set(error) == expected
+        assert error["message"].strip()
+    return [(error["code"], error.get("field")) for error in body["errors"]]
+
+
+def codes_of(answer: httpx.Response) -> tuple[int, list[tuple[str, str | None]]]:
+    """Return an answer's status, and code and field of each of its errors, of which a success has none."""
+    return answer.status_code, [] if answer.is_success else errors_of(answer)
+
+
+def sealed(answer: httpx.Response, cache: str = "no-store") -> bool:
+    """Whether an answer has the headers that all have."""
+    found = [answer.headers.get(name) for name in ("vary", "x-content-type-options", "cache-control")]
+    return found == ["Authorization", "nosniff", cache] and bool(answer.headers.get("x-request-id"))
+
+
+def routes_of(api: Api) -> set[tuple[str, str]]:
+    """Return method and path of every route that the service has."""
+    return {
+        (method, str(context.path).replace(":path}", "}"))
+        for context in iter_route_contexts(build(api.app_state).routes)
+        for method in (context.methods or set()) - {"HEAD"}
+    }
+
+
+async def raw(api: Api, head: str, body: bytes = b"") -> httpx.Response:
+    """Send a request byte by byte as it is written (of latin-1), and return its answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.http.base_url.port)
+    writer.write(head.replace("\n", "\r\n").encode("latin-1") + b"Host: x\r\nConnection: close\r\n\r\n" + body)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    await writer.wait_closed()
+    start, _, rest = answer.partition(b"\r\n\r\n")
+    status, *headers = start.decode("latin-1").split("\r\n")
+    pairs = [(name, value) for name, _, value in (header.partition(": ") for header in headers)]
+    return httpx.Response(int(status.split(" ")[1]), headers=pairs, content=rest)
+
+
+async def at_rest(api: Api) -> None:
+    """Wait until all that was accepted is delivered, so that nothing of this test goes on in the next."""
+    for job in await api.app_state.database.rows("select id from jobs"):
+        await api.as_service("GET", f"/events/{job['id']}?wait=10", "operations")
+
+
+def filled(path: str) -> str:
+    """Return a path with something in the place of its parameters that no route takes for a word of its own."""
+    return "/".join("1" if part.startswith("{") else part for part in path.split("/"))
+
+
+async def test_an_unknown_path_is_404_whoever_asks_and_however(api: Api) -> None:
+    paths = [
+        "/",
+        "/nothing",
+        "/notifications/",
+        "/notifications//read",
+        "/notifications/read/",
+        "//notifications",
+        "/Notifications",
+        "/notifications/a/b/c",
+        "/notifications%00",
+        "/notifications/../notifications",
+        "/notifications/..%2f",
+        "/%2e%2e/notifications",
+        "/%ff%fe",
+        "/events/",
+        "/directory",
+        "/directory/users/",
+        "/directory/users/1/",
+        "/docs/",
+        "/docs/nothing.js",
+        "/docs/../app.py",
+        "/docs/..%2fapp.py",
+        "/docs/%2e%2e%2fapp.py",
+        "/docs/swagger-ui.css%00",
+        "/healthz/",
+        "/openapi.json/",
+        "/" + "a" * 5000,
+        "/" + "a/" * 2000,
+    ]
+    wrong = {}
+    for path in paths:
+        answer = await raw(api, f"GET {path} HTTP/1.1\n")
+        if codes_of(answer) != (404, [("not_found", None)]) or not sealed(answer):
+            wrong[path] = answer.status_code, answer.text
+    assert wrong == {}
+
+
+async def test_ids_that_are_none_name_nothing(api: Api) -> None:
+    await api.people(1)
+    token = mint_user(SECRET, 1, HOUR)
+    ids = [
+        *("0", "-1", "x", "null", "%00", "%ff", "%F0%9F%94%94", "..%2f..", "%2e%2e", "1;drop", "'", "%27", "*", "%25"),
+        UNKNOWN.replace("-", ""),
+        "{" + UNKNOWN + "}",
+        "urn:uuid:" + UNKNOWN,
+        UNKNOWN + "%20",
+        "%20" + UNKNOWN,
+        UNKNOWN + "%00",
+        UNKNOWN[:-1] + "g",
+        UNKNOWN[:-1] + "%D9%A3",
+        "a" * 10_000,
+    ]
+    wrong = {}
+    for id_ in ids:
+        for method, path in (("GET", "/notifications/{}"), ("PUT", "/notifications/{}/read")):
+            answer = await raw(api, f"{method} {path.format(id_)} HTTP/1.1\nAuthorization: Bearer {token}\n")
+            if answer.status_code != 404 or errors_of(answer) != [("not_found", None)]:
+                wrong[method, id_] = answer.status_code, answer.text
+    assert wrong == {}
+
+
+async def test_a_method_that_a_path_does_not_take_is_405_and_told_which_it_takes(api: Api) -> None:
+    routes = routes_of(api)
+    paths = {path for _, path in routes}
+    wrong: dict[tuple[str, str], object] = {}
+    for path in sorted(paths):
+        # /notifications/read is a /notifications/{id} too, which answers DELETE, but is not what its Allow tells of
+        answered = {
+            method
+            for method, other in routes
+            if other == path or (other.count("/") == path.count("/") and covers(other, filled(path)))
+        }
+        taken = {method for method, other in routes if other == path} if "{" not in path else answered
+        for method in ALL_METHODS:
+            if method in answered or (method == "HEAD" and "GET" in answered):
+                continue
+            answer = await raw(api, f"{method} {filled(path)} HTTP/1.1\n")
+            allowed = set(answer.headers.get("allow", "").split(", ")) - {"HEAD"}
+            if (answer.status_code, allowed) != (405, taken) or not sealed(answer):
+                wrong[method, path] = answer.status_code, sorted(allowed), sorted(taken)
+            elif method != "HEAD" and errors_of(answer) != [("method_not_allowed", None)]:
+                wrong[method, path] = answer.text
+    assert wrong == {}
+
+
+def covers(route: str, path: str) -> bool:
+    pairs = zip(route.split("/"), path.split("/"), strict=True)
+    return all(part.startswith("{") or part == given for part, given in pairs)
+
+
+async def test_every_success_has_the_headers_of_every_answer(api: Api) -> None:
+    await api.people(1)
+    id_ = await api.post({"type": "custom", "notify": {"users": [1]}, "params": {"body": "x"}})
+    answers = [
+        await api.as_user(1, "GET", f"/notifications/{id_}"),
+        await api.as_user(1, "PUT", f"/notifications/{id_}/read"),
+        await api.as_user(1, "PUT", "/notifications/read"),
+        await api.as_user(1, "POST", "/notifications", json={"message": "x", "notify": {"users": [1]}}),
+        await api.as_service("GET", f"/events/{id_}"),
+        await api.as_service("PUT", "/directory/teams/1", json={"name": "x"}),
+        await api.as_service("GET", "/directory/teams/1"),
+        await api.as_service("GET", "/directory/users/1"),
+        *[await api.call("GET", path) for path in ("/healthz", "/readyz", "/openapi.json", "/docs")],
+        *[await api.call("GET", f"/docs/{name}") for name in ("start.js", "swagger-ui.css", "swagger-ui-bundle.js")],
+    ]
+    assert [str(answer.url) for answer in answers if not answer.is_success or not sealed(answer)] == []
+    assert sealed(await api.as_user(1, "GET", "/notifications"), "private, no-cache")
+    assert sealed(await api.as_user(1, "GET", "/notifications?page=0"))
+    assert sealed(await api.call("GET", "/notifications"))
+    await at_rest(api)
+
+
+@pytest.mark.parametrize(
+    ("given", "decent"),
+    [
+        ("abc", True),
+        ("01a20a38-954e-73e5-b596-8292ec15def2", True),
+        ("a" * 64, True),
+        ("", False),
+        ("a" * 65, False),
+        ("a b", False),
+        ('a"b', False),
+        ("a\tb", False),
+        ("<script>", False),
+        ("\u00e9".encode().decode("latin-1"), False),
+        ("\xb2\xb3", False),
+        ("\x1b[31m", False),
+    ],
+)
+async def test_a_decent_request_id_is_kept_and_any_other_replaced(api: Api, given: str, decent: bool) -> None:  # noqa: FBT001 - a case of the table
+    answer = await raw(api, f"GET /healthz HTTP/1.1\nX-Request-Id: {given}\n")
+    if answer.status_code == 400:
+        assert given == "\x1b[31m"  # no header can hold it: the server itself refuses
+        return
+    assert answer.headers.get_list("x-request-id") == [answer.headers["x-request-id"]]
+    assert (answer.headers["x-request-id"] == given) is decent
+    assert answer.headers["x-request-id"]
+
+
+async def test_no_two_requests_have_the_same_id(api: Api) -> None:
+    ids = {(await api.call("GET", path)).headers["x-request-id"] for path in ["/healthz", "/nothing"] * 10}
+    assert len(ids) == 20
+
+
+async def test_a_bug_is_a_500_with_the_id_that_the_log_has_and_nothing_of_its_cause(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a secret of the house")
+
+    await api.people(1)
+    monkeypatch.setattr("tocsin.inbox.page", broken)
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
+        answer = await api.as_user(1, "GET", "/notifications")
+    [bug] = [line for line in lines if line["log_level"] == "error"]
+    assert bug["request_id"] == answer.headers["x-request-id"]
+    assert codes_of(answer) == (500, [("error", None)])
+    assert answer.json()["errors"][0]["id"] == answer.headers["x-request-id"]
+    assert "secret" not in answer.text
+    assert "RuntimeError" not in answer.text
+    assert sealed(answer)
+    monkeypatch.undo()
+    assert (await api.as_user(1, "GET", "/notifications")).status_code == 200
+
+
+async def test_a_database_that_is_away_is_a_503_with_the_time_to_come_again(idle: Api) -> None:
+    await idle.people(1)
+    await idle.app_state.database.close()
+    answers = [
+        await idle.as_user(1, "GET", "/notifications"),
+        await idle.as_user(1, "POST", "/notifications", json={"message": "x", "notify": {"users": [1]}}),
+        await idle.as_user(1, "PUT", "/notifications/read"),
+        await idle.as_service("PUT", "/directory/teams/1", json={"name": "x"}),
+        await idle.call("GET", "/readyz"),
+    ]
+    assert [codes_of(answer) for answer in answers] == [(503, [("unavailable", None)])] * len(answers)
+    assert all(int(answer.headers["retry-after"]) >= 1 and sealed(answer) for answer in answers)
+    assert (await idle.call("GET", "/healthz")).status_code == 200
+
+
+async def test_a_client_that_hangs_up_in_its_body_leaves_nothing_behind_and_is_no_bug(api: Api) -> None:
+    await api.people(1)
+    token = mint_user(SECRET, 1, HOUR)
+    with structlog.testing.capture_logs() as lines:
+        for path in ("POST /notifications", "PUT /directory/users/9"):
+            by = token if "notifications" in path else mint_service(SECRET, "crm", ["directory:write"], HOUR)
+            _, writer = await asyncio.open_connection("127.0.0.1", api.http.base_url.port)
+            head = f"{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {by}\r\nContent-Type: application/json\r\n"
+            writer.write(f'{head}Content-Length: 9999\r\n\r\n{{"message": "x", "notify": {{"users": [1]}}}}'.encode())
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+        for _ in range(1000):
+            if sum(line["event"] == "request" for line in lines) == 2:
+                break
+            await asyncio.sleep(0.005)
+        else:
+            raise AssertionError(lines)
+    assert {line["log_level"] for line in lines} == {"info"}
+    assert await api.app_state.database.value("select count(*) from events") == 0
+    assert (await api.as_user(1, "GET", "/notifications")).json()["pagination"]["total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", "/notifications/devices/%00"),
+        ("POST", "/notifications/devices/abcdef%00"),
+        ("POST", "/notifications/devices/x%00/test"),
+        ("DELETE", "/events/by-key/%00"),
+        ("DELETE", "/directory/users/1/devices/%00"),
+        ("GET", "/%00"),
+    ],
+)
+async def test_a_path_with_nul_names_nothing(idle: Api, method: str, path: str) -> None:
+    await idle.people(1)
+    for answer in (
+        await idle.as_user(1, method, path, headers={"Idempotency-Key": "a"}),
+        await idle.as_service(method, path, "events:write", "directory:write"),
+    ):
+        assert codes_of(answer) == (404, [("not_found", None)])
+    asked = await idle.as_service("GET", "/operations/devices?ending=%00abcde", "operations")
+    assert codes_of(asked) == (422, [("validation.string_between", "ending")])
+
+
+async def test_a_bug_behind_any_route_is_a_500_in_the_one_form_and_one_line_of_the_log(idle: Api) -> None:
+    async def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a secret of the house")
+
+    await idle.people(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tocsin.preferences.get", broken)
+        patch.setattr("tocsin.db.migrate.is_current", broken)
+        for path in ("/notifications/preferences", "/readyz"):
+            with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
+                answer = await idle.as_user(1, "GET", path)
+            assert codes_of(answer) == (500, [("error", None)])
+            assert answer.json()["errors"][0]["id"] == answer.headers["x-request-id"]
+            assert sealed(answer)
+            [bug] = [line for line in lines if line["log_level"] == "error"]
+            assert (bug["event"], bug["request_id"]) == (
+                "request failed with an internal error",
+                answer.headers["x-request-id"],
+            )
+    assert b'status="500"' in await idle.app_state.metrics.text(idle.app_state.database)
+
+
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/readyz", "/metrics", "/notifications", "/notifications/kinds", "/openapi.json"]
+)
+async def test_head_is_answered_like_get_without_a_body(idle: Api, path: str) -> None:
+    await idle.people(1)
+    ask = idle.as_user if path.startswith("/notifications") else None
+    for method in ("GET", "HEAD"):
+        answer = await (ask(1, method, path) if ask else idle.as_service(method, path, "operations"))
+        assert answer.status_code == 200, (method, answer.text)
+        assert answer.headers["content-type"]
+    assert answer.content == b""
+
+
+async def test_head_opens_no_stream(idle: Api) -> None:
+    await idle.people(1)
+    answer = await idle.as_user(1, "HEAD", "/notifications/stream")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert idle.app_state.live.count == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "takes"),
+    [
+        ("/notifications/kinds", {"GET", "HEAD"}),
+        ("/notifications/devices", {"GET", "HEAD", "POST"}),
+        ("/notifications/preferences", {"GET", "HEAD", "PATCH"}),
+        (f"/notifications/{UNKNOWN}", {"GET", "HEAD", "DELETE"}),
+    ],
+)
+async def test_allow_names_the_methods_of_the_path_itself(api: Api, path: str, takes: set[str]) -> None:
+    answer = await api.call("PUT", path)
+    assert answer.status_code == 405
+    assert set(answer.headers["allow"].split(", ")) == takes

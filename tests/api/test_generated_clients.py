@@ -1,0 +1,105 @@
+"""Python clients, generated from the API document by the two generators in use: they post, list and read errors."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.test_typescript_client import UNREACHABLE, run
+from tests.conftest import HOUR, SECRET, Api
+from tocsin.api.schemas import names_of
+from tocsin.auth.tokens import mint_service, mint_user
+
+OURS = Path(__file__).parent / "generators"
+UV = Path(__file__).parents[2] / ".uv/bin/uv"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+async def tools(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Path]:
+    """A virtual environment with the generators."""
+    folder = tmp_path_factory.mktemp("generators")
+    if not UV.exists():
+        pytest.skip("uv is not where make puts it")
+    status, told = await run(folder, str(UV), "venv", "--quiet", "--no-python-downloads", "made")
+    assert status == 0, told
+    lock = str(OURS / "requirements.lock")
+    python = str(folder / "made/bin/python")
+    status, told = await run(folder, str(UV), "pip", "sync", "--quiet", "--python", python, "--require-hashes", lock)
+    if status and (UNREACHABLE.search(told) or "error sending request" in told):
+        pytest.skip("uv reaches no registry")
+    assert status == 0, told
+    yield folder / "made/bin"
+    shutil.rmtree(folder)
+
+
+async def result_of(api: Api, tools: Path, program: str, folder: Path) -> dict[str, Any]:
+    """Run a program with a generated client in `folder`, and return what it saw."""
+    await api.people(1, 4)
+    samples = api.app_state.catalogue.samples
+    given = {
+        "url": str(api.http.base_url).rstrip("/"),
+        "service": mint_service(SECRET, "crm", ("events:write", "directory:write"), HOUR),
+        "user": mint_user(SECRET, 1, HOUR),
+        "events": [{**sample["event"], "notify": {"users": [1]}} for sample in samples.values()],
+        "names": [f"{names_of(api.app_state.catalogue)[kind]}Event" for kind in samples],
+        "note": samples["note"]["event"],
+        "id": "0190b6a5-7b7e-7c3e-8d5f-000000000001",
+    }
+    running = await asyncio.create_subprocess_exec(
+        tools / "python",
+        OURS / program,
+        env={"PYTHONPATH": str(folder)},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(running.communicate(json.dumps(given).encode()), 120)
+    assert running.returncode == 0, err.decode()
+    found: dict[str, Any] = json.loads(out)
+    assert len(found["posted"]) == len(samples) + 1
+    assert found["posted"][-1] == given["id"]
+    assert set(found["listed"]) == set(found["posted"])
+    assert found["refused"] == ["notify.users.0"]
+    return found
+
+
+async def document_in(api: Api, folder: Path) -> str:
+    path = folder / "openapi.json"
+    path.write_text((await api.call("GET", "/openapi.json")).text)
+    return str(path)
+
+
+async def test_a_client_of_openapi_generator_posts_an_event_of_each_kind(api: Api, tools: Path, tmp_path: Path) -> None:
+    if not shutil.which("java"):
+        pytest.skip("java is not installed")
+    path = await document_in(api, tmp_path)
+    command = (
+        str(tools / "openapi-generator-cli"),
+        "generate",
+        "-i",
+        path,
+        "-g",
+        "python",
+        "-o",
+        str(tmp_path / "made"),
+    )
+    status, told = await run(tmp_path, *command)
+    assert status == 0, told
+    await result_of(api, tools, "by_openapi_generator.py", tmp_path / "made")
+
+
+async def test_a_client_of_openapi_python_client_posts_an_event_of_each_kind(
+    api: Api, tools: Path, tmp_path: Path
+) -> None:
+    path = await document_in(api, tmp_path)
+    command = (str(tools / "openapi-python-client"), "generate", "--path", path, "--meta", "none")
+    status, told = await run(tmp_path, *command, "--output-path", str(tmp_path / "made"))
+    assert status == 0, told
+    assert "duplicate" not in told, told
+    await result_of(api, tools, "by_openapi_python_client.py", tmp_path)

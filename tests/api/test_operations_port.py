@@ -1,0 +1,54 @@
+"""Metrics and the operators' doors at a port of their own: open there to whoever reaches it, and nowhere else."""
+
+import socket
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.conftest import HOUR, SECRET
+from tests.support.processes import Program, data_folder
+from tocsin.auth.tokens import mint_service
+
+pytestmark = pytest.mark.slow
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+async def test_a_port_of_its_own_takes_metrics_from_the_main_one_and_every_process_has_it() -> None:
+    ports = free_port(), free_port()
+    service_port, worker_port = ({"TOCSIN_OPERATIONS_PORT": str(port)} for port in ports)
+    async with (
+        data_folder() as data,
+        Program(data, "serve", variables=service_port) as service,
+        Program(data, "worker", variables=worker_port),
+        httpx.AsyncClient(timeout=10) as http,
+    ):
+        host, port = service.address
+        main, own, worker = (f"http://{host}:{each}" for each in (port, *ports))
+        token = {"Authorization": f"Bearer {mint_service(SECRET, 'ops', ['operations'], HOUR)}"}
+        for url in (own, worker):
+            answer = await http.get(f"{url}/metrics")
+            assert (answer.status_code, "tocsin_jobs_due" in answer.text) == (200, True)
+            assert (await http.get(f"{url}/healthz")).status_code == 200
+            assert (await http.get(f"{url}/readyz")).json()["status"] == "ready"
+            for path in ("/notifications", "/directory/users", "/events", "/openapi.json"):
+                found = await http.get(url + path)
+                assert (found.status_code, found.json()["errors"][0]["code"]) == (404, "not_found")
+        assert (await http.get(f"{main}/metrics", headers=token)).status_code == 404
+        assert (await http.get(f"{main}/healthz")).status_code == 200
+        assert (await http.get(f"{own}/operations/lanes")).status_code == 401
+        assert (await http.delete(f"{own}/events/{uuid4()}")).status_code == 401
+        for url in (main, own):
+            assert (await http.delete(f"{url}/events/{uuid4()}", headers=token)).status_code == 404
+            assert (await http.get(f"{url}/operations/lanes", headers=token)).status_code == 200
+        assert (await http.get(f"{worker}/operations/lanes", headers=token)).status_code == 404
+        for path in ("/console", "/console/console.js"):
+            statuses = [(await http.get(url + path)).status_code for url in (own, main, worker)]
+            assert statuses == [200, 404, 404], path
+        await service.kill()

@@ -1,0 +1,69 @@
+"""A TypeScript client, generated from the running service's API document as its users would: it compiles and works."""
+
+import asyncio
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import HOUR, SECRET, Api
+from tests.test_fanout import custom
+from tocsin.auth.tokens import mint_service, mint_user
+
+OURS = Path(__file__).parent / "typescript"
+UNREACHABLE = re.compile(r"\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT)\b")
+
+
+@pytest.fixture
+async def program(tmp_path: Path) -> Path:
+    """A folder with the program's sources and what it needs."""
+    return await installed(OURS, tmp_path / "client")
+
+
+async def installed(sources: Path, folder: Path) -> Path:
+    """Copy sources to a folder, with what they need from the registry that npm is set up with."""
+    missing = [name for name in ("node", "npm") if not shutil.which(name)]
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} not installed")
+    shutil.copytree(sources, folder, ignore=shutil.ignore_patterns("node_modules", "made", "api.d.ts"))
+    status, told = await run(folder, "npm", "ci", "--ignore-scripts", "--prefer-offline")
+    if status and UNREACHABLE.search(told):
+        pytest.skip("npm reaches no registry")
+    assert status == 0, told
+    return folder
+
+
+async def run(folder: Path, *command: str) -> tuple[int, str]:
+    """Return a command's exit status and all that it said."""
+    running = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    told, _ = await asyncio.wait_for(running.communicate(), 120)
+    assert running.returncode is not None
+    return running.returncode, told.decode()
+
+
+@pytest.mark.slow
+async def test_a_generated_client_compiles_posts_an_event_and_lists_the_inbox(api: Api, program: Path) -> None:
+    await api.people(1, 4)
+    ids = [await api.post(custom(1, body=f"Hello {number}")) for number in range(4)]
+    url, tools = str(api.http.base_url), program / "node_modules/.bin"
+    status, told = await run(program, f"{tools}/openapi-typescript", f"{url}/openapi.json", "--output", "api.d.ts")
+    assert status == 0, told
+    status, told = await run(program, f"{tools}/tsc")
+    assert status == 0, told
+    service = mint_service(SECRET, "crm", ("events:write",), HOUR)
+    status, told = await run(program, "node", "made/inbox.js", url, service, mint_user(SECRET, 1, HOUR))
+    assert status == 0, told
+    seen = json.loads(told)
+    posted = seen["posted"]
+    assert [entry["id"] for entry in seen["listed"]] == [posted, *reversed(ids)]
+    assert [entry["message"] for entry in seen["listed"][1:]] == [f"Hello {number}" for number in (3, 2, 1, 0)]
+    assert seen["newest"] == {"id": posted, "read": True, "case": 6}
+    assert (seen["refused"], seen["ready"]) == (["not_found"], "ready")
+    assert (await api.inbox(1))["pagination"]["unread"] == 4

@@ -1,0 +1,458 @@
+"""Keys that an issuer publishes: fetched when they are needed, never too often, and no harm when it misbehaves."""
+
+import asyncio
+import gzip
+import json
+import socket
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tocsin.auth.jwks
+from tests.auth.test_tokens import signed
+from tests.conftest import HOUR, SECRET, serving
+from tests.support.issuer import (
+    ALGORITHMS,
+    Answer,
+    Site,
+    certificate,
+    dripping,
+    endless,
+    endless_headers,
+    hanging,
+    hanging_up,
+    jwks,
+    pair,
+    saying,
+)
+from tocsin.auth.jwks import FETCH_INTERVAL, STALE, Jwks
+from tocsin.auth.keys import EVERYBODY, of_pem
+from tocsin.auth.tokens import Expected, UserCaller, Verifier, mint_user
+from tocsin.catalogue import Catalogue
+from tocsin.cli import doctor
+from tocsin.errors import Unauthenticated, Unavailable
+from tocsin.http_client.fetch import Unfetched, fetch
+
+OLD, NEW = pair("RS256", "old"), pair("ES256", "new")
+GOOD = saying(jwks(OLD))
+QUICK = 0.3
+"""Seconds that the issuer is given in these tests."""
+
+BAD: dict[str, Answer] = {
+    "hangs": hanging,
+    "drips": dripping,
+    "is endless": endless,
+    "has endless headers": endless_headers,
+    "hangs up": hanging_up,
+    "is large": saying(jwks(OLD) + b" " * 256 * 1024),
+    "says more than it has": saying(jwks(OLD)[:-9], "200 OK", "Content-Length: 999999"),
+    "is HTML": saying(b"<!doctype html><title>Log in</title>", "200 OK", "Content-Type: text/html"),
+    "is empty": saying(b""),
+    "is broken JSON": saying(jwks(OLD)[:-1]),
+    "is packed": saying(gzip.compress(jwks(OLD)), "200 OK", "Content-Encoding: gzip"),
+    "is an empty set": saying(b'{"keys":[]}'),
+    "has secrets alone": saying(b'{"keys":[{"kty":"oct","k":"AAAA","kid":"old"}]}'),
+    "is a 500": saying(jwks(OLD), "500 Internal Server Error"),
+    "is a 404": saying(jwks(OLD), "404 Not Found"),
+    "is a 204": saying(b"", "204 No Content"),
+}
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tocsin.auth.jwks, "FETCH_TIMEOUT", QUICK)
+
+
+async def settled(keys: Jwks) -> None:
+    """Wait for a fetch in the background."""
+    async with asyncio.timeout(5):
+        while keys._fetching and not keys._fetching.done():  # noqa: SLF001 - nobody else can tell
+            await asyncio.sleep(0.005)
+
+
+class TestFetching:
+    async def test_what_stands_there_is_returned(self) -> None:
+        async with Site(saying(b"x" * 1000)) as site:
+            assert await fetch(site.url, seconds=5, limit=1000) == b"x" * 1000
+
+    @pytest.mark.parametrize("name", BAD)
+    async def test_neither_time_nor_memory_is_given_without_limit(self, name: str) -> None:
+        async with Site(BAD[name]) as site:
+            began = time.monotonic()
+            try:
+                assert len(await fetch(site.url, seconds=QUICK, limit=1000)) <= 1000
+            except Unfetched as error:
+                assert str(error).endswith(".")  # noqa: PT017 - either may happen
+            assert time.monotonic() - began < 5
+
+    async def test_no_redirect_is_followed(self) -> None:
+        async with Site(GOOD) as other:
+            for status in ("301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"):
+                async with Site(saying(jwks(OLD), status, f"Location: {other.url}")) as site:
+                    with pytest.raises(Unfetched, match=f"status {status[:3]}"):
+                        await fetch(site.url, seconds=5, limit=10_000)
+            assert other.asked == 0
+
+    async def test_no_proxy_is_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with Site(GOOD) as site, Site(GOOD) as proxy:
+            for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+                monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+            assert await fetch(site.url, seconds=5, limit=10_000) == jwks(OLD)
+            assert (site.asked, proxy.asked) == (1, 0)
+
+    async def test_a_certificate_is_trusted_where_the_system_or_ssl_cert_file_says_so(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        file, key = tmp_path / "site.pem", tmp_path / "key.pem"
+        file.write_bytes(certificate(NEW, "localhost"))
+        key.write_bytes(NEW.private_pem)
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(file, key)
+        async with Site(GOOD, tls=tls) as site:
+            with pytest.raises(Unfetched, match="certificate"):
+                await fetch(site.url, seconds=5, limit=10_000)
+            monkeypatch.setenv("SSL_CERT_FILE", str(file))
+            assert await fetch(site.url, seconds=5, limit=10_000) == jwks(OLD)
+            with pytest.raises(Unfetched, match=r"(?i)name"):
+                await fetch(site.url.replace("localhost", "127.0.0.1"), seconds=5, limit=10_000)
+
+    async def test_only_the_web_is_fetched(self, tmp_path: Path) -> None:
+        (tmp_path / "jwks").write_bytes(jwks(OLD))
+        for url in (
+            f"file://{tmp_path}/jwks",
+            "ftp://127.0.0.1:1/jwks",
+            "gopher://127.0.0.1:1/",
+            "dict://127.0.0.1:1/",
+        ):
+            with pytest.raises(Unfetched, match=r"disabled|not supported"):
+                await fetch(url, seconds=5, limit=10_000)
+
+    async def test_others_go_on_while_an_answer_is_awaited(self) -> None:
+        async with Site(hanging) as site:
+            fetching = asyncio.create_task(fetch(site.url, seconds=QUICK, limit=10))
+            turns = 0
+            while not fetching.done():
+                turns += 1
+                await asyncio.sleep(0.01)
+            with pytest.raises(Unfetched, match=r"within 0.3 s"):
+                await fetching
+            assert turns > 5
+
+    def test_a_process_that_ends_waits_for_no_answer(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                asyncio.run(asyncio.wait_for(fetch(url, seconds=30, limit=10), 0.1))
+            assert time.monotonic() - began < 10
+
+
+class TestJwks:
+    async def test_keys_are_fetched_when_a_token_needs_them(self, clock: Clock) -> None:
+        async with Site(saying(jwks(*(pair(algorithm, algorithm) for algorithm in ALGORITHMS)))) as site:
+            verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock))
+            for algorithm in ALGORITHMS:
+                for kid in (algorithm, None):
+                    token = pair(algorithm, algorithm).sign({"kid": kid})
+                    await verifier.prepare(token)
+                    assert isinstance(verifier.verify(token), UserCaller)
+            assert site.asked == 1
+
+    async def test_a_flood_of_unknown_keys_causes_one_fetch_a_minute(self, clock: Clock) -> None:
+        async with Site(GOOD) as site:
+            verifier = Verifier([SECRET], jwks=Jwks(site.url, EVERYBODY, clock))
+
+            async def present(number: int) -> str:
+                """Return what becomes of a token whose key the issuer does not have."""
+                token = NEW.sign({"kid": f"unknown {number}"})
+                try:
+                    await verifier.prepare(token)
+                except Unavailable as refusal:
+                    return refusal.headers["Retry-After"]
+                with pytest.raises(Unauthenticated, match="signature"):
+                    verifier.verify(token)
+                return "refused"
+
+            for minute in range(1, 4):
+                for again in ("refused", "41", "21"):
+                    assert set(await asyncio.gather(*map(present, range(50)))) == {again}
+                    clock.now += FETCH_INTERVAL / 3 - 0.1
+                assert site.asked == minute
+                clock.now += 0.3
+
+    async def test_a_stranger_keeps_no_rotated_key_out(self, clock: Clock) -> None:
+        async with Site(GOOD) as site:
+            verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock))
+            token = NEW.sign()
+            await verifier.prepare(OLD.sign({"kid": "a stranger's"}))
+            site.answer = saying(jwks(OLD, NEW))
+            clock.now += 0.5
+            with pytest.raises(Unavailable, match="key is unknown") as caught:
+                await verifier.prepare(token)
+            wait = int(caught.value.headers["Retry-After"])
+            assert wait == 60
+            clock.now += wait
+            await asyncio.gather(verifier.prepare(OLD.sign({"kid": "a stranger's"})), verifier.prepare(token))
+            assert isinstance(verifier.verify(token), UserCaller)
+            assert site.asked == 2
+
+    async def test_a_token_that_is_refused_whoever_signed_it_is_not_told_to_come_again(self, clock: Clock) -> None:
+        async with Site(GOOD) as site:
+            verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock), expected=Expected("us", "tocsin"))
+            good: dict[str, Any] = {"iss": "us", "aud": "tocsin"}
+            await verifier.prepare(NEW.sign(**good))
+            with pytest.raises(Unavailable):
+                await verifier.prepare(NEW.sign(**good))
+            for bad in ({"exp": 1}, {"iss": "them"}, {"aud": "crm"}, {"sub": "x"}, {"nbf": 10**10}, {"iat": "now"}):
+                token = NEW.sign(**{**good, **bad})
+                await verifier.prepare(token)
+                with pytest.raises(Unauthenticated):
+                    verifier.verify(token)
+            assert site.asked == 1
+
+    async def test_published_keys_without_names_verify_tokens_that_name_one(self, clock: Clock) -> None:
+        nameless = json.dumps({"keys": [{name: value for name, value in OLD.jwk().items() if name != "kid"}]})
+        async with Site(saying(nameless.encode())) as site:
+            verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock))
+            for _ in range(3):
+                await verifier.prepare(OLD.sign())
+                assert isinstance(verifier.verify(OLD.sign()), UserCaller)
+                clock.now += 1
+            assert site.asked == 1
+
+    async def test_all_who_wait_share_one_fetch(self, clock: Clock) -> None:
+        async with Site(GOOD) as site:
+            verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock))
+            tokens = [OLD.sign(sub=id_) for id_ in range(1, 51)]
+            await asyncio.gather(*map(verifier.prepare, tokens))
+            assert [verifier.verify(token).label for token in tokens] == [f"user {id_}" for id_ in range(1, 51)]
+            assert site.asked == 1
+
+    async def test_who_gives_up_waiting_takes_the_keys_from_nobody(self, clock: Clock) -> None:
+        async with Site(GOOD) as site:
+            keys = Jwks(site.url, EVERYBODY, clock)
+            impatient = asyncio.create_task(keys.refresh_for("old", "RS256"))
+            await asyncio.sleep(0)
+            waiting = asyncio.create_task(keys.refresh_for("old", "RS256"))
+            await asyncio.sleep(0)
+            impatient.cancel()
+            await waiting
+            assert impatient.cancelled()
+            assert len(keys.keys) == 1
+
+    @pytest.mark.usefixtures("hasty")
+    @pytest.mark.parametrize("name", BAD)
+    async def test_an_answer_that_is_unusable_keeps_the_keys_there_are(self, clock: Clock, name: str) -> None:
+        async with Site(GOOD) as site:
+            keys = Jwks(site.url, EVERYBODY, clock)
+            verifier = Verifier([], jwks=keys)
+            await verifier.prepare(OLD.sign())
+            site.answer = BAD[name]
+            for seconds in (FETCH_INTERVAL, STALE, STALE):
+                clock.now += seconds
+                with pytest.raises(Unavailable, match="issuer's keys cannot be fetched") as caught:
+                    await verifier.prepare(NEW.sign())
+                assert caught.value.headers == {"Retry-After": "60"}
+                await verifier.prepare(OLD.sign())
+                assert isinstance(verifier.verify(OLD.sign()), UserCaller)
+            assert site.asked == 4
+            clock.now += FETCH_INTERVAL
+            site.answer = saying(jwks(NEW))
+            await verifier.prepare(NEW.sign())
+            assert isinstance(verifier.verify(NEW.sign()), UserCaller)
+
+    async def test_an_issuer_that_redirects_publishes_nothing(self, clock: Clock) -> None:
+        async with Site(GOOD) as other, Site(saying(b"", "302 Found", f"Location: {other.url}")) as site:
+            with pytest.raises(Unavailable):
+                await Verifier([], jwks=Jwks(site.url, EVERYBODY, clock)).prepare(OLD.sign())
+            assert other.asked == 0
+
+    async def test_an_issuer_that_is_away_at_start_is_asked_again_after_1_2_4_seconds_up_to_a_minute(
+        self, clock: Clock
+    ) -> None:
+        async with Site(saying(b"", "503 Service Unavailable")) as site:
+            verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock))
+            for asked, wait in enumerate((1, 2, 4, 8, 16, 32, 60, 60), 1):
+                for passed in (0, wait - 0.5):
+                    clock.now += passed
+                    with pytest.raises(Unavailable, match="cannot be fetched") as caught:
+                        await verifier.prepare(OLD.sign())
+                    assert caught.value.headers == {"Retry-After": str(1 if passed else wait)}
+                    assert site.asked == asked
+                clock.now += 0.5
+            site.answer = GOOD
+            await verifier.prepare(OLD.sign())
+            assert isinstance(verifier.verify(OLD.sign()), UserCaller)
+
+    async def test_a_withdrawn_key_is_gone_after_ten_minutes(self, clock: Clock) -> None:
+        async with Site(saying(jwks(OLD, NEW))) as site:
+            keys = Jwks(site.url, EVERYBODY, clock)
+            verifier = Verifier([], jwks=keys)
+            old, new = OLD.sign(), NEW.sign()
+            await verifier.prepare(old)
+            kept = verifier.verify(old)
+            site.answer = saying(jwks(NEW))
+            clock.now += STALE - 1
+            await verifier.prepare(old)
+            assert (verifier.verify(old), site.asked) == (kept, 1)
+            clock.now += 1
+            await verifier.prepare(old)
+            assert verifier.verify(old) is kept  # while it is fetched
+            await settled(keys)
+            with pytest.raises(Unauthenticated):
+                verifier.verify(old)
+            assert verifier.verify(new)
+            assert site.asked == 2
+
+    async def test_keys_that_did_not_change_forget_no_token(self, clock: Clock) -> None:
+        async with Site(GOOD) as site:
+            keys = Jwks(site.url, EVERYBODY, clock)
+            verifier = Verifier([], jwks=keys)
+            token = OLD.sign()
+            await verifier.prepare(token)
+            caller = verifier.verify(token)
+            clock.now += STALE
+            await verifier.prepare(token)
+            await settled(keys)
+            assert site.asked == 2
+            assert verifier.verify(token) is caller
+
+    async def test_what_needs_no_published_key_waits_for_none(self, clock: Clock, tmp_path: Path) -> None:
+        async with Site(hanging) as site:
+            keys = Jwks(site.url, EVERYBODY, clock)
+            verifier = Verifier([SECRET, of_pem(OLD.file(tmp_path), EVERYBODY)], jwks=keys)
+            header, _, rest = OLD.sign({"kid": None}).partition(".")
+            others = ["", "x", "a.b.c", "A" * 100_000, f"{header}.{header}.AAAA.{rest}"]
+            others += [signed({"alg": alg, "kid": "x"}, {}) for alg in ("HS256", "none", "ES512", ["RS256"], None)]
+            others += [signed({"alg": "RS256", "kid": 1}, {}), signed({"alg": "RS256", "kid": ["x"]}, {})]
+            async with asyncio.timeout(2):
+                for token in (mint_user(SECRET, 4, HOUR), OLD.sign(), OLD.sign({"kid": None}), *others):
+                    await verifier.prepare(token)
+            await keys.close()
+
+    @pytest.mark.parametrize(("whose", "expected"), [("users", [True, False]), ("services", [False, True])])
+    async def test_published_keys_verify_those_that_they_are_for(
+        self, clock: Clock, whose: Any, expected: list[bool]
+    ) -> None:
+        async with Site(GOOD) as site:
+            verifier = Verifier([], jwks=Jwks(site.url, frozenset({whose}), clock))
+            for token, good in zip((OLD.sign(), OLD.sign(sub="crm", scope="operations")), expected, strict=True):
+                await verifier.prepare(token)
+                if good:
+                    assert verifier.verify(token)
+                else:
+                    with pytest.raises(Unauthenticated, match="is not for"):
+                        verifier.verify(token)
+
+
+class TestService:
+    async def test_published_keys_are_changed_without_logging_anyone_out(
+        self, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tocsin.auth.jwks, "FETCH_INTERVAL", 0.0)
+        old, new = OLD.sign(), NEW.sign()
+        async with (
+            Site(GOOD) as site,
+            serving(url, catalogue, with_worker=False, jwt_secret=(), jwt_jwks_url=site.url) as api,
+        ):
+            await api.people(4)
+
+            async def statuses() -> list[int]:
+                return [(await api.call("GET", "/notifications", token)).status_code for token in (old, new)]
+
+            assert await statuses() == [200, 401]
+            site.answer = saying(jwks(NEW, OLD))
+            assert await statuses() == [200, 200]
+            site.answer = saying(jwks(NEW))
+            monkeypatch.setattr(tocsin.auth.jwks, "STALE", 0.0)
+            async with asyncio.timeout(5):
+                while await statuses() != [401, 200]:
+                    await asyncio.sleep(0.01)
+
+    @pytest.mark.usefixtures("hasty")
+    async def test_an_issuer_that_is_away_at_start_holds_up_only_its_own_tokens(
+        self, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with Site(hanging) as site, serving(url, catalogue, jwt_jwks_url=site.url, root_path="/notify") as api:
+            await api.people(4)
+            path = "/notify/notifications"
+            assert (await api.call("GET", "/healthz")).status_code == 200
+            assert (await api.as_user(4, "GET", path)).status_code == 200
+            assert (await api.call("GET", path)).status_code == 401
+            away = await api.call("GET", path, OLD.sign())
+            assert away.status_code == 503
+            assert away.json()["errors"][0]["code"] == "unavailable"
+            assert 1 <= int(away.headers["retry-after"]) <= 60
+            assert away.headers["x-request-id"]
+            assert away.headers["cache-control"] == "no-store"
+            twice = [("Authorization", f"Bearer {OLD.sign()}")] * 2
+            assert (await api.http.get(path, headers=twice)).status_code == 401
+            site.answer = GOOD
+            monkeypatch.setattr(tocsin.auth.jwks, "FETCH_INTERVAL", 0.0)
+            assert (await api.call("GET", path, OLD.sign())).status_code == 200
+            assert (await api.call("GET", path, OLD.sign({"kid": "x"}))).status_code == 401
+
+    async def test_keys_are_there_before_the_first_request(self, url: str, catalogue: Catalogue) -> None:
+        async with Site(GOOD) as site, serving(url, catalogue, with_worker=False, jwt_jwks_url=site.url):
+            async with asyncio.timeout(5):
+                while not site.asked:
+                    await asyncio.sleep(0.01)
+
+
+class TestDoctor:
+    @pytest.fixture(autouse=True)
+    def _alone(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("TOCSIN_DATA_DIR", str(tmp_path / "data"))
+        monkeypatch.setenv("TOCSIN_PORT", "0")
+        monkeypatch.setattr(doctor, "FETCH_TIMEOUT", QUICK)
+
+    async def found(self) -> dict[str, str]:
+        return {finding.what: str(finding) for finding in await doctor.examine()}
+
+    async def test_it_is_told_what_tokens_are_verified_by(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        async with Site(GOOD) as site:
+            monkeypatch.setenv("TOCSIN_JWT_SECRET", SECRET)
+            monkeypatch.setenv("TOCSIN_JWT_SECRET_FOR", "services")
+            monkeypatch.setenv("TOCSIN_JWT_PUBLIC_KEY_FILES", f"{OLD.file(tmp_path)},{NEW.file(tmp_path)}")
+            monkeypatch.setenv("TOCSIN_JWT_JWKS_URL", site.url)
+            found = await self.found()
+            assert found["keys of tokens"] == (
+                "ok   keys of tokens: tokens are verified by 1 secret (services) and 2 public keys in files (both)"
+                " and a JWKS (both)"
+            )
+            assert found["JWKS"] == f"ok   JWKS: 1 key at {site.url} may verify"
+
+    @pytest.mark.parametrize("name", BAD)
+    async def test_a_jwks_that_is_unusable_is_told(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        async with Site(BAD[name]) as site:
+            monkeypatch.setenv("TOCSIN_JWT_JWKS_URL", site.url)
+            said = (await self.found())["JWKS"]
+            assert said.startswith("FAIL")
+            assert said.endswith("; make sure that it answers, or correct TOCSIN_JWT_JWKS_URL")
+
+    async def test_a_key_file_that_is_unusable_is_told(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("TOCSIN_JWT_PUBLIC_KEY_FILES", str(tmp_path / "key.pem"))
+        said = (await self.found())["keys of tokens"]
+        assert said.startswith(f"FAIL keys of tokens: The key file {tmp_path / 'key.pem'} can't be read")
+        assert "; put a public key" in said

@@ -1,0 +1,134 @@
+"""Kinds, languages and wordings as an operator writes them, and what a screen of preferences is told of all kinds."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.conftest import Api, serving
+from tocsin.catalogue import Catalogue
+from tocsin.catalogue.languages import PHRASES
+from tocsin.cli.commands import app
+from tocsin.errors import Refusal
+from tocsin.settings import read_settings
+
+PAGE = (Path(__file__).parents[2] / "docs/guides/custom-kinds.md").read_text("utf-8")
+FILES = ("kinds-of-ours.toml", "sv.toml", "kinds-words.toml")
+UUID = "65e48afe-7307-3ad3-9fc1-9ec7e6dc0a88"
+RECALL = {
+    "type": "recall_announced",
+    "data": {"vehicle": {"id": UUID, "model": "Roadster <GT>"}},
+    "params": {"contact": "Jane Doe", "contact_id": UUID, "body": "Please call"},
+}
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """The files that the documentation shows, in a folder."""
+    for name, text in zip(FILES, re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL), strict=True):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+async def extended(url: str, own: Path) -> AsyncIterator[Api]:
+    settings = read_settings({"TOCSIN_CATALOGUE_DIR": str(own)}, Path("/nonexistent"))
+    async with serving(url, Catalogue.load(*settings.catalogue_folders)) as api:
+        yield api
+
+
+async def kinds(api: Api, user: int) -> dict[str, dict[str, Any]]:
+    answer = await api.as_user(user, "GET", "/notifications/kinds")
+    assert answer.status_code == 200, answer.text
+    return {kind["name"]: kind for kind in answer.json()["data"]}
+
+
+async def test_a_kind_of_the_operators_own_arrives_in_languages_of_their_own(extended: Api) -> None:
+    await extended.people(1)
+    await extended.people(2, locale="sv-FI")
+    await extended.people(3, locale="da-DK")
+    await extended.post({**RECALL, "notify": {"users": [1, 2, 3]}})
+    said = [(await extended.inbox(user))["data"][0] for user in (1, 2, 3)]
+    english = "Roadster <GT> of Jane Doe is recalled <br> Please call"
+    swedish = "Roadster <GT> för Jane Doe återkallas <br> Please call"
+    assert [entry["message"] for entry in said] == [english, swedish, english]
+    assert said[0]["message_formatted"].startswith("<p><strong>Roadster &lt;GT&gt;</strong> of <strong>Jane Doe")
+    assert said[0]["data"] == RECALL["data"]
+    subjects = await extended.app_state.database.rows("select subject from subjects order by 1")
+    assert [row["subject"] for row in subjects] == [f"contact:{UUID}", f"vehicle:{UUID}"]
+
+
+async def test_a_wording_of_the_operators_own_takes_the_place_of_ours(extended: Api) -> None:
+    await extended.people(1)
+    await extended.people(2, locale="sv")
+    shown = await kinds(extended, 1)
+    assert shown["lead_escalated"]["label"] == "Lead waiting"
+    assert shown["lead_escalated"]["default"]["urgent"] is False
+    assert shown["recall_announced"] == {
+        "name": "recall_announced",
+        "label": "Recall",
+        "group": "recalls",
+        "group_label": "Recalls",
+        "channels": ["push", "web_push"],
+        "default": {"push": True, "web_push": True, "urgent": True},
+        "locked": {"push": False, "web_push": False, "urgent": False},
+    }
+    swedish = await kinds(extended, 2)
+    assert (swedish["recall_announced"]["label"], swedish["note"]["label"]) == ("Återkallelse", "Omnämnande")
+    assert swedish["recall_announced"]["group_label"] == "Återkallelser"
+
+
+@pytest.mark.parametrize(
+    ("locale", "label", "group"),
+    [
+        ("en-GB", "Task overdue", "Tasks"),
+        ("da_DK", "Frist overskredet", "Opgaver"),
+        ("de-AT", "Aufgabe überfällig", "Aufgaben"),
+    ],
+)
+async def test_kinds_are_told_in_the_callers_language(api: Api, locale: str, label: str, group: str) -> None:
+    await api.people(1, locale=locale)
+    shown = await kinds(api, 1)
+    assert set(shown) == set(api.app_state.catalogue.kinds)
+    assert (shown["overdue_task"]["label"], shown["overdue_task"]["group_label"]) == (label, group)
+    assert {name for name, kind in shown.items() if kind["default"]["urgent"]} == {"lead_escalated"}
+    assert [kind["group"] for kind in shown.values()] == sorted(
+        [kind["group"] for kind in shown.values()], key=[*dict.fromkeys(kind["group"] for kind in shown.values())].index
+    )
+
+
+@pytest.mark.parametrize("language", ["da", "de"])
+def test_each_language_of_ours_has_every_title_sentence_group_and_label(catalogue: Catalogue, language: str) -> None:
+    for name, kind in catalogue.kinds.items():
+        alike = kind.wordings[language].title == kind.wordings["en"].title
+        assert not alike or (language, name) == ("da", "high_fived/badge_achieved"), name
+        assert catalogue.group_of(kind.group, language), name
+    for name, sample in catalogue.samples.items():
+        event = sample["event"]
+        words = (event.get("data", {}), event.get("params", {}))
+        said, english = (catalogue.render(name, spoken, *words).message for spoken in (language, "en"))
+        assert said != english or name == "custom", name
+    assert all(catalogue.phrase(name, language) != catalogue.phrase(name, "en") for name in PHRASES)
+
+
+def test_the_check_tells_what_there_is(own: Path) -> None:
+    result = CliRunner().invoke(app, ["catalogue", "check", str(own)])
+    assert (result.exit_code, result.output) == (0, "25 kinds in 4 languages: en, da, de, sv\n")
+
+
+def test_the_check_tells_every_fault_with_file_entry_and_what_to_write(own: Path) -> None:
+    (own / "fi.toml").write_text('[noet]\ntitle = "Maininta"\n[note]\nsays = "{usr}"\n', encoding="utf-8")
+    result = CliRunner().invoke(app, ["catalogue", "check", str(own)])
+    assert isinstance(result.exception, Refusal)
+    assert str(result.exception).splitlines() == [
+        f"{own}/fi.toml: [noet] is not a kind; write `note`.",
+        f"{own}/fi.toml: [note] `says` names {{usr}}, a word that it does not have; write `user`.",
+    ]
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="is not a folder"):
+        Catalogue.load(tmp_path / "none")

@@ -1,0 +1,138 @@
+"""Names from outside keep their direction and their line to themselves: in messages, in HTML, in pushes, in reports."""
+
+import json
+import unicodedata
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import Api
+from tests.push.test_deliveries import IPHONE, pushes_of, register
+from tocsin.catalogue import Catalogue
+from tocsin.catalogue.rendering import Sentence, Word, Wording, is_right_to_left, one_line, spoken, spoken_text
+from tocsin.explain import of_user
+from tocsin_phones import Phones
+
+FSI, PDI = "\u2068", "\u2069"
+LAYLA = "\u0644\u064a\u0644\u0649"
+DANA = "\u05d3\u05e0\u05d4"
+CATALOGUE = Catalogue.load()
+
+
+def said(says: str, **words: Word) -> Any:
+    speakers = {name: (lambda _, __, word=word: word) for name, word in words.items()}
+    return Wording("", Sentence(says), speakers).render({}, {})
+
+
+@pytest.mark.parametrize("name", [LAYLA, DANA, f"Layla {LAYLA}", f"{LAYLA} 3", "a\u200fb", "\U0001e900", "\ufb2a"])
+def test_a_name_written_from_right_to_left_is_isolated_in_both_voices(name: str) -> None:
+    words = said("**{user}** wrote", user=spoken(name))
+    assert words.message == f"{FSI}{name}{PDI} wrote"
+    assert words.message_formatted == f"<p><strong>{FSI}{name}{PDI}</strong> wrote</p>"
+
+
+@pytest.mark.parametrize(
+    "name", ["Jane Doe", "J\u00f6rg \u0141", "\u041e\u043b\u044c\u0433\u0430", "\u674e", "\U0001f600", ""]
+)
+def test_an_ordinary_name_stays_as_it_is(name: str) -> None:
+    assert said("{user} wrote", user=spoken(name)).message == f"{name} wrote"
+
+
+def test_every_word_is_isolated_in_a_sentence_written_from_right_to_left() -> None:
+    assert said(f"{LAYLA} {{user}}", user=spoken("Jane")).message == f"{LAYLA} {FSI}Jane{PDI}"
+
+
+@pytest.mark.parametrize("text", [f"{LAYLA}\nsecond", "a\u202eb\u2069c", "\x1b[0m"])
+def test_a_message_that_is_the_whole_sentence_stays_as_it_was_written(text: str) -> None:
+    assert said("{body}", body=spoken_text(text)).message == text
+
+
+def test_a_text_of_several_lines_in_a_sentence_is_isolated_line_by_line() -> None:
+    words = said("{user}: {body}", user=spoken("Jane"), body=spoken_text(f"{LAYLA}\r\nb\u2069"))
+    assert words.message == f"Jane: {FSI}{LAYLA}{PDI}\r\n{FSI}b{PDI}"
+    assert words.message_formatted == f"<p>Jane: {FSI}{LAYLA}{PDI}<br>{FSI}b{PDI}</p>"
+
+
+@given(st.text())
+def test_no_word_turns_or_breaks_the_line_that_it_stands_in(name: str) -> None:
+    said_of = said("{user} wrote <br> to you", user=spoken(name)).message
+    before = said_of.removesuffix(" wrote <br> to you")
+    depth = 0
+    for sign in before:
+        assert unicodedata.category(sign) not in {"Cc", "Zl", "Zp"}
+        assert unicodedata.bidirectional(sign) not in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI"}
+        depth += (sign == FSI) - (sign == PDI)
+        assert 0 <= depth <= 1
+        assert depth or unicodedata.bidirectional(sign) not in {"R", "AL"}
+    assert depth == 0
+
+
+def test_whatever_unicode_writes_from_right_to_left_is_known() -> None:
+    for code in range(0x110000):
+        if unicodedata.bidirectional(chr(code)) in {"R", "AL"}:
+            assert is_right_to_left(chr(code)), hex(code)
+
+
+@pytest.mark.parametrize("name", sorted(CATALOGUE.samples))
+def test_no_sample_has_a_character_that_isolates(name: str) -> None:
+    sample = CATALOGUE.samples[name]
+    event = sample["event"]
+    checked = CATALOGUE.check(event["type"], event.get("data"), event.get("params"))
+    words = CATALOGUE.render(checked.kind, "en", checked.data, checked.params)
+    assert words.message == sample["notification"]["message"]
+    assert words.message_formatted == sample["notification"]["message_formatted"]
+
+
+async def test_a_push_isolates_a_name_and_a_link_does_not(pushing: Api, phones: Phones) -> None:
+    await register(pushing, 1, IPHONE)
+    event = json.loads(json.dumps(pushing.app_state.catalogue.samples["high_fived/new_level"]["event"]))
+    event["notify"] = {"users": [1]}
+    event["data"]["user"] = {"id": 2, "first_name": LAYLA, "last_name": DANA, "profile_picture": None}
+    id_ = await pushing.post(event)
+    assert await pushes_of(pushing, id_) == {"delivered": 1}
+    [push] = phones.pushes("apns", IPHONE)
+    assert push["payload"]["aps"]["alert"]["body"].startswith(f"{FSI}{LAYLA} {DANA}{PDI} ")
+    assert push["payload"]["notification"]["data"]["user"]["first_name"] == LAYLA
+
+
+STRANGE = "X\x1b]0;pwn\x07\r\nuser 1, admin\u2028\u202e\x9b"
+PLAIN = "X ]0;pwn   user 1, admin  "
+
+
+@pytest.mark.parametrize("path", ["/directory/users/9", "/directory/teams/9"])
+async def test_control_characters_in_names_are_dropped_at_the_door_of_the_directory(api: Api, path: str) -> None:
+    body = {"first_name": STRANGE, "last_name": LAYLA} if "users" in path else {"name": STRANGE}
+    assert (await api.as_service("PUT", path, json=body)).status_code == 204
+    found = (await api.as_service("GET", path)).json()
+    assert found.get("first_name", found.get("name")) == PLAIN
+    assert found.get("last_name", LAYLA) == LAYLA
+
+
+async def test_control_characters_in_names_are_dropped_by_an_import(api: Api) -> None:
+    line = json.dumps({"user": {"id": 9, "first_name": STRANGE, "last_name": "L"}})
+    headers = {"Content-Type": "application/x-ndjson"}
+    assert (await api.as_service("POST", "/directory/import", content=line, headers=headers)).status_code == 200
+    assert (await api.as_service("GET", "/directory/users/9")).json()["first_name"] == PLAIN
+
+
+async def test_a_report_on_a_person_has_no_line_or_escape_of_theirs(api: Api) -> None:
+    await api.people(9, first_name=STRANGE, last_name="L")  # as one that is there from before
+    user = (await api.as_service("GET", "/directory/users/9")).json()
+    assert user["first_name"] == STRANGE
+    lines = [line async for line in of_user(api.app_state.database, 9, datetime.now(UTC))]
+    assert all(line == one_line(line) for line in lines)
+
+
+async def test_control_characters_in_params_do_not_get_into_a_message(api: Api) -> None:
+    await api.people(1)
+    event = json.loads(json.dumps(api.app_state.catalogue.samples["note"]["event"]))
+    event["notify"], event["params"]["contact"] = {"users": [1]}, STRANGE
+    event["data"]["user"] = {"id": 2, "first_name": "A", "last_name": "B", "profile_picture": None}
+    await api.post(event)
+    [entry] = (await api.inbox(1))["data"]
+    sentence = entry["message"].split(" <br> ")[0]
+    assert PLAIN in sentence
+    assert sentence.isprintable()

@@ -1,0 +1,99 @@
+"""What was promised reaches the phones, whatever is killed: nothing lost, hardly anything twice, and shown once."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.chaos.test_crashes import holds_a_lease
+from tests.conftest import HOUR, SECRET
+from tests.support.ledger import drained
+from tests.support.processes import Program, data_folder, throw_dice
+from tocsin.auth.tokens import mint_service
+from tocsin.db.pool import connect
+from tocsin.postgres.supervisor import url_of
+from tocsin_phones import Phones
+
+pytestmark = pytest.mark.slow
+
+PEOPLE = 400
+KILLS = 6
+
+
+async def fill(url: str) -> None:
+    """Put people into the directory, each with an iPhone of their own."""
+    connection = await connect(url)
+    await connection.execute(
+        "insert into users select n, 1, 'First', 'Last', null, null, 'UTC' from generate_series(1, $1::int) n", PEOPLE
+    )
+    await connection.execute(
+        "insert into heads (user_id, locale, active) select n, 'en', true from generate_series(1, $1::int) n", PEOPLE
+    )
+    await connection.execute(
+        "insert into devices (token, user_id, type, provider, environment, app)"
+        " select lpad(to_hex(n), 64, '0'), n, 'iOS', 'apns', 'production', 'default'"
+        " from generate_series(1, $1::int) n",
+        PEOPLE,
+    )
+    await connection.close()
+
+
+async def post(service: Program, dice: Random, accepted: dict[str, list[int]]) -> None:
+    """Post events to a few people each, for ever, and note what was answered 202."""
+    import httpx
+
+    token = mint_service(SECRET, "crm", ["events:write"], HOUR)
+    headers = {"Authorization": f"Bearer {token}"}
+    host, port = service.address
+    async with httpx.AsyncClient(base_url=f"http://{host}:{port}", headers=headers, timeout=30) as http:
+        while True:
+            users = dice.sample(range(1, PEOPLE + 1), dice.choice((1, 1, 2, 20)))
+            event: dict[str, Any] = {"type": "custom", "notify": {"users": users}, "params": {"body": "x"}}
+            answer = await http.post("/events", json=event)
+            if answer.status_code == 202:
+                accepted[answer.json()["id"]] = users
+            await asyncio.sleep(0.002)
+
+
+async def test_killed_workers_lose_no_push_and_double_hardly_any(tmp_path: Path) -> None:
+    dice, accepted = throw_dice(), dict[str, list[int]]()
+    async with data_folder() as data, Phones() as phones:
+        variables = phones.credentials(tmp_path)
+        async with (
+            Program(data, "serve", "--no-worker") as service,
+            Program(data, "worker", variables=variables) as one,
+            Program(data, "worker", variables=variables) as other,
+        ):
+            await fill(url_of(data))
+            posting = [asyncio.create_task(post(service, dice, accepted)) for _ in range(3)]
+            for _ in range(KILLS):
+                await asyncio.sleep(dice.uniform(0.3, 1.0))
+                unlucky = dice.choice((one, other))
+                await holds_a_lease(data, unlucky)
+                await unlucky.kill()
+                await unlucky.start()
+            await asyncio.sleep(0.5)
+            for task in posting:
+                task.cancel()
+            await asyncio.gather(*posting, return_exceptions=True)
+            await drained(url_of(data))
+            await settled(url_of(data))
+        due = Counter((id_, f"{user:064x}") for id_, users in accepted.items() for user in users)
+        sent = Counter((push["id"], push["token"]) for push in phones.pushes("apns") if push["status"] == 200)
+        collapsed = {push["headers"]["apns-collapse-id"] == push["id"] for push in phones.pushes("apns")}
+    assert due.keys() - sent.keys() == set(), "pushes were lost"
+    doubles = sum(count - 1 for key, count in sent.items() if key in due)
+    assert doubles < 0.01 * len(due), f"{doubles} of {len(due)} were sent twice"
+    assert collapsed == {True}
+
+
+async def settled(url: str) -> None:
+    """Return when no delivery waits."""
+    connection = await connect(url)
+    async with asyncio.timeout(60):
+        while await connection.fetchval("select count(*) from deliveries where state in ('queued', 'later')"):
+            await asyncio.sleep(0.1)
+    await connection.close()

@@ -1,0 +1,189 @@
+"""Streams outlive what is killed: every reader ends with the same list as the API."""
+
+import asyncio
+import contextlib
+import json
+import signal
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import pytest
+from httpx_sse import aconnect_sse
+
+from tests.conftest import HOUR, SECRET
+from tests.support.processes import Program, data_folder, kill_postgres, throw_dice
+from tests.test_bus import port
+from tests.test_streams import nats
+from tocsin.auth.tokens import mint_service, mint_user
+
+pytestmark = pytest.mark.slow
+
+__all__ = ["port"]
+
+PEOPLE = range(1, 6)
+ROUNDS = 6
+
+
+class App:
+    """A client that keeps a list of its own, and mends it by the stream alone, unless that says to fetch it."""
+
+    def __init__(self, service: Program, user: int) -> None:
+        self.service, self.user = service, user
+        self.read: dict[str, bool] = {}
+        self.order: list[str] = []
+        self.unread = -1
+        self.mark = ""
+        self.connections = self.resyncs = 0
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        host, port = self.service.address
+        headers = {"Authorization": f"Bearer {mint_user(SECRET, self.user, HOUR)}"}
+        return httpx.AsyncClient(base_url=f"http://{host}:{port}", headers=headers, timeout=20)
+
+    async def follow(self) -> None:
+        """Read for ever, and go on where it broke off."""
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                await self._read()
+            await asyncio.sleep(0.1)
+
+    async def _read(self) -> None:
+        headers = {"Last-Event-ID": self.mark} if self.mark else {}
+        async with (
+            self.client as http,
+            aconnect_sse(http, "GET", "/notifications/stream", headers=headers) as source,
+        ):
+            if source.response.status_code != 200:
+                return
+            self.connections += 1
+            async for event in source.aiter_sse():
+                await self._take(http, event.event, json.loads(event.data))
+                self.mark = event.id or self.mark
+
+    async def _take(self, http: httpx.AsyncClient, event: str, data: Any) -> None:
+        match event:
+            case "count":
+                self.unread = data["unread"]
+            case "notification":
+                if data["id"] not in self.read:
+                    self.order.insert(0, data["id"])
+                self.read[data["id"]] = data["read"]
+            case "read" if data.get("all"):
+                older = self.order[self.order.index(data["up_to"]) :] if data["up_to"] in self.order else []
+                self.read.update(dict.fromkeys(older, True))
+            case "read" | "unread":
+                self.read.update(dict.fromkeys(data.get("ids") or [data["id"]], event == "read"))
+            case "deleted":
+                for id_ in data.get("ids") or [data["id"]]:
+                    self.read.pop(id_, None)
+                    if id_ in self.order:  # else it came and went while nobody read
+                        self.order.remove(id_)
+            case "resync":
+                self.resyncs += 1
+                found = await whole(http)
+                self.order, self.read = [entry["id"] for entry in found], {e["id"]: e["read"] for e in found}
+
+
+async def whole(http: httpx.AsyncClient) -> list[dict[str, Any]]:
+    """Return an inbox, page by page."""
+    found, url = [], "/notifications?per_page=100"
+    while url:
+        answer = (await http.get(url)).json()
+        found += answer["data"]
+        url = answer["pagination"]["urls"]["next"]
+    return found
+
+
+async def use(app: App, dice: Random) -> None:
+    """Do what people do with their inbox, whatever fails."""
+    while True:
+        with contextlib.suppress(httpx.HTTPError, KeyError, ValueError):
+            async with app.client as http:
+                entries = (await http.get("/notifications?per_page=20")).json()["data"]
+                if entries:
+                    id_ = dice.choice(entries)["id"]
+                    method, path, body = dice.choice(
+                        (
+                            ("PUT", f"/{id_}/read", None),
+                            ("PUT", f"/{id_}/unread", None),
+                            ("DELETE", f"/{id_}", None),
+                            ("PUT", "/read", {"up_to": id_}),
+                        )
+                    )
+                    await http.request(method, f"/notifications{path}", json=body)
+        await asyncio.sleep(dice.uniform(0.05, 0.2))
+
+
+async def post(service: Program, dice: Random) -> None:
+    headers = {"Authorization": f"Bearer {mint_service(SECRET, 'crm', ['events:write'], HOUR)}"}
+    while True:
+        host, port = service.address
+        with contextlib.suppress(httpx.HTTPError):
+            async with httpx.AsyncClient(base_url=f"http://{host}:{port}", headers=headers, timeout=20) as http:
+                event = {"type": "custom", "notify": {"users": dice.sample(PEOPLE, 2)}, "params": {"body": "x"}}
+                await http.post("/events", json=event)
+        await asyncio.sleep(0.03)
+
+
+@pytest.mark.parametrize("with_nats", [False, True], ids=["by NOTIFY", "by NATS"])
+async def test_every_reader_ends_with_the_list_of_the_api(with_nats: bool, port: int, tmp_path: Path) -> None:  # noqa: FBT001
+    dice = throw_dice()
+    variables = {"TOCSIN_NATS_URL": f"nats://127.0.0.1:{port}"} if with_nats else {}
+    async with contextlib.AsyncExitStack() as stack:
+        data = await stack.enter_async_context(data_folder())
+        server = await stack.enter_async_context(nats(port, tmp_path)) if with_nats else None
+        service = await stack.enter_async_context(Program(data, "serve", "--no-worker", variables=variables))
+        worker = await stack.enter_async_context(Program(data, "worker", variables=variables))
+        host, free = service.address
+        crm = {"Authorization": f"Bearer {mint_service(SECRET, 'crm', ['directory:write'], HOUR)}"}
+        async with httpx.AsyncClient(base_url=f"http://{host}:{free}", headers=crm) as http:
+            for user in PEOPLE:
+                await http.put(f"/directory/users/{user}", json={"first_name": "A", "last_name": "B"})
+        apps = [App(service, user) for user in PEOPLE]
+        following = [asyncio.create_task(app.follow()) for app in apps]
+        busy = [asyncio.create_task(use(app, dice)) for app in apps] + [asyncio.create_task(post(service, dice))]
+        for number in range(ROUNDS):
+            await asyncio.sleep(dice.uniform(0.5, 1.5))
+            match number % 3:
+                case 0:
+                    await service.kill()
+                    await service.start()
+                case 1:
+                    await worker.kill()
+                    await worker.start()
+                case _ if server:
+                    server.send_signal(signal.SIGSTOP)
+                    await asyncio.sleep(1)
+                    server.send_signal(signal.SIGCONT)
+                case _:
+                    await service.kill()
+                    await kill_postgres(data)
+                    await service.start()
+        await asyncio.sleep(1)
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+        async with asyncio.timeout(30):
+            for app, task in zip(apps, following, strict=True):
+                while not await is_the_same(app):
+                    assert not task.done()
+                    await asyncio.sleep(0.2)
+        for task in following:
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)
+        assert all(app.connections >= 3 for app in apps)
+        assert sum(app.resyncs for app in apps) == 0
+        assert all(app.order for app in apps)
+
+
+async def is_the_same(app: App) -> bool:
+    async with app.client as http:
+        found = await whole(http)
+    return (app.order, app.read, app.unread) == (
+        [entry["id"] for entry in found],
+        {entry["id"]: entry["read"] for entry in found},
+        sum(not entry["read"] for entry in found),
+    )

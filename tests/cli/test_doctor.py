@@ -1,0 +1,326 @@
+"""`tocsin doctor`: what is wrong is found, and what is right is not called wrong."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.conftest import SECRET, make_database, url_for
+from tests.support.processes import TOCSIN, Program, data_folder
+from tocsin.cli import doctor
+from tocsin.db.pool import Database, connect
+from tocsin.postgres.supervisor import Embedded
+from tocsin_phones import Phones
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Stand in an empty folder, with nothing set but where data would be."""
+    for name in [name for name in os.environ if name.startswith("TOCSIN_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOCSIN_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("TOCSIN_PORT", "0")
+
+
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch, url: str) -> str:
+    """A healthy database of one's own, at which nobody works."""
+    monkeypatch.setenv("TOCSIN_DATABASE_URL", url)
+    monkeypatch.setenv("TOCSIN_JWT_SECRET", SECRET)
+    return url
+
+
+async def found() -> dict[str, tuple[str, str]]:
+    """Return level and words of each finding by what was looked at."""
+    return {finding.what: (finding.level, f"{finding.finding}; {finding.remedy}") for finding in await doctor.examine()}
+
+
+async def levels() -> dict[str, str]:
+    return {what: level for what, (level, _) in (await found()).items() if level != "ok"}
+
+
+def run(**environment: str) -> tuple[int, list[str]]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
+    done = subprocess.run(
+        [TOCSIN, "doctor"],
+        env={**own, "PYTHONPATH": ":".join(sys.path), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout.splitlines()
+
+
+async def test_where_nothing_runs_yet_nothing_is_wrong(tmp_path: Path) -> None:
+    assert await levels() == {"keys of tokens": "warn", "data folder": "warn", "database": "warn"}
+    assert not (tmp_path / "data").exists()
+
+
+async def test_a_healthy_database_is_found_healthy(outside: str) -> None:
+    assert outside
+    assert await levels() == {"workers": "warn"}
+
+
+async def test_settings_that_are_wrong_are_one_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOCSIN_PROT", "1")
+    level, words = (await found())["settings"]
+    assert level == "FAIL"
+    assert "TOCSIN_PROT" in words
+
+
+async def test_defaults_of_preferences_that_are_wrong_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (await found())["preferences"][0] == "ok"
+    monkeypatch.setenv("TOCSIN_PREFERENCES_FILE", str(tmp_path / "rules.toml"))
+    level, words = (await found())["preferences"]
+    assert (level, "cannot be read" in words) == ("FAIL", True)
+    (tmp_path / "rules.toml").write_text("[kinds.note]\npush = false\n")
+    assert (await found())["preferences"][0] == "ok"
+
+
+async def test_several_faults_of_one_file_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOCSIN_PREFERENCES_FILE", str(tmp_path / "rules.toml"))
+    (tmp_path / "rules.toml").write_text("[kinds.note]\npusch = false\nurgend = true\n")
+    lines = [str(finding) for finding in await doctor.examine() if finding.what == "preferences"]
+    assert all(word in lines[0] for word in ("pusch", "urgend"))
+    assert "\n" not in lines[0]
+
+
+async def test_an_env_file_that_others_can_read_is_told(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("TOCSIN_LOG_FORMAT=json\n")
+    file.chmod(0o644)
+    assert (await found())[".env"][0] == "warn"
+    file.chmod(0o600)
+    assert (await found())[".env"][0] == "ok"
+
+
+async def test_a_database_of_ones_own_without_a_key_is_told(outside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert outside
+    monkeypatch.delenv("TOCSIN_JWT_SECRET")
+    level, words = (await found())["keys of tokens"]
+    assert level == "FAIL"
+    assert "TOCSIN_JWT_SECRET" in words
+
+
+async def test_a_secret_and_a_folder_open_to_others_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o755)
+    secret = folder / "jwt-secret"
+    secret.write_text(SECRET)
+    secret.chmod(0o640)
+    seen = await levels()
+    assert (seen["keys of tokens"], seen["data folder"]) == ("FAIL", "warn")
+    secret.chmod(0o600)
+    folder.chmod(0o700)
+    assert await levels() == {"database": "warn", "push web/default": "warn"}
+
+
+async def test_a_disk_that_fills_up_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for free, level in ((2**30, "ok"), (2**30 - 1, "warn"), (100 * 2**20, "warn"), (100 * 2**20 - 1, "FAIL")):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        assert (await found())["disk"][0] == level
+
+
+async def test_a_port_that_something_else_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("TOCSIN_PORT", str(taken.getsockname()[1]))
+        monkeypatch.setattr(doctor, "DATABASE_TIMEOUT", 0.2)
+        assert (await found())["port"][0] == "FAIL"
+    assert (await found())["port"][0] == "ok"
+    monkeypatch.setenv("TOCSIN_HOST", "192.0.2.1")
+    assert (await found())["port"][0] == "FAIL"
+
+
+async def test_origins_and_proxies_that_trust_too_much_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOCSIN_CORS_ORIGINS", "https://crm.example.com,http://localhost:5173")
+    monkeypatch.setenv("TOCSIN_TRUSTED_PROXIES", "10.0.0.0/8")
+    assert not {"origins", "proxies"} & set(await levels())
+    monkeypatch.setenv("TOCSIN_CORS_ORIGINS", "http://localhost.evil.example.com")
+    monkeypatch.setenv("TOCSIN_TRUSTED_PROXIES", "10.0.0.0/8,::/0")
+    assert {"origins": "warn", "proxies": "warn"}.items() <= (await levels()).items()
+
+
+async def test_a_database_that_is_away_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOCSIN_DATABASE_URL", "postgresql://crm:geheim@127.0.0.1:1/crm")
+    monkeypatch.setenv("TOCSIN_JWT_SECRET", SECRET)
+    seen = await found()
+    assert seen["database"][0] == "FAIL"
+    assert "geheim" not in str(seen)
+
+
+async def test_a_database_without_our_schema_is_no_fault_before_the_first_start(
+    monkeypatch: pytest.MonkeyPatch, outside: str, server: Embedded
+) -> None:
+    assert outside
+    monkeypatch.setenv("TOCSIN_DATABASE_URL", url_for(server, "postgres"))
+    level, words = (await found())["schema"]
+    assert level == "ok"
+    assert "the first `tocsin serve`" in words
+
+
+async def test_migrations_that_are_pending_are_told(
+    monkeypatch: pytest.MonkeyPatch, outside: str, server: Embedded
+) -> None:
+    assert outside
+    url = await make_database(server, "behind")
+    connection = await connect(url)
+    await connection.execute("delete from migrations where number > 3")
+    await connection.close()
+    monkeypatch.setenv("TOCSIN_DATABASE_URL", url)
+    level, words = (await found())["schema"]
+    assert level == "FAIL"
+    assert "`tocsin migrate`" in words
+
+
+async def test_the_database_is_named_with_user_host_port_and_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, outside: str
+) -> None:
+    assert outside
+    assert "tocsin@" in (await found())["database"][1]
+    monkeypatch.setenv("TOCSIN_DATABASE_URL", "postgresql://crm:geheim@127.0.0.1:1/staging")
+    level, words = (await found())["database"]
+    assert level == "FAIL"
+    assert "crm@127.0.0.1:1/staging" in words
+    assert "geheim" not in words
+
+
+async def test_a_database_that_refuses_us_is_one_finding(monkeypatch: pytest.MonkeyPatch, outside: str) -> None:
+    monkeypatch.setenv("TOCSIN_DATABASE_URL", f"{outside}&nonsense=1")
+    level, words = (await found())["database"]
+    assert (level, "take that parameter out" in words) == ("FAIL", True)
+    monkeypatch.setenv("TOCSIN_DATABASE_URL", f"{outside}&sslrootcert=/nonexistent")
+    level, words = (await found())["database"]
+    assert (level, "/nonexistent" in words) == ("FAIL", True)
+
+
+async def test_a_database_that_forgets_is_told(monkeypatch: pytest.MonkeyPatch, outside: str, server: Embedded) -> None:
+    assert outside
+    url = await make_database(server, "forgetful")
+    connection = await connect(server.url)
+    await connection.execute("alter database forgetful set synchronous_commit = off")
+    await connection.close()
+    monkeypatch.setenv("TOCSIN_DATABASE_URL", url)
+    level, words = (await found())["durability"]
+    assert level == "FAIL"
+    assert "synchronous_commit" in words
+
+
+async def test_a_database_in_another_encoding_is_told(
+    monkeypatch: pytest.MonkeyPatch, outside: str, server: Embedded
+) -> None:
+    assert outside
+    connection = await connect(server.url)
+    await connection.execute("create database latin encoding 'LATIN1' locale 'C' template template0")
+    await connection.close()
+    monkeypatch.setenv("TOCSIN_DATABASE_URL", url_for(server, "latin"))
+    level, words = (await found())["encoding"]
+    assert level == "FAIL"
+    assert "LATIN1" in words
+
+
+async def test_a_clock_that_is_off_is_told(monkeypatch: pytest.MonkeyPatch, outside: str) -> None:
+    assert outside
+    really = time.time
+    monkeypatch.setattr("tocsin.cli.doctor.time.time", lambda: really() - 3)
+    level, words = (await found())["clock"]
+    assert level == "warn"
+    assert "+3" in words
+
+
+async def test_dead_letters_and_a_queue_that_stands_still_are_told(outside: str, database: Database) -> None:
+    assert outside
+    await database.value(
+        "insert into dead_letters (id, task, lane, attempts, progress, reason)"
+        " values (gen_random_uuid(), 'x', 'direct', 8, 0, 'x')"
+    )
+    await database.value(
+        "insert into jobs (id, task, lane, due_at) values (gen_random_uuid(), 'x', 'bulk', now() - interval '2 min')"
+    )
+    assert await levels() == {"dead letters": "warn", "queue": "FAIL", "workers": "warn"}
+    await database.value("insert into workers (id, name) values (gen_random_uuid(), 'one')")
+    assert await levels() == {"dead letters": "warn", "queue": "warn"}
+    await database.value("update jobs set due_at = now() + interval '1 day'")
+    assert await levels() == {"dead letters": "warn"}
+    await database.value("delete from workers")
+
+
+@pytest.mark.slow
+async def test_the_command_tells_one_line_each_beside_a_running_service_and_without() -> None:
+    async with data_folder() as data:
+        async with Program(data, "serve") as program:
+            place = {
+                "TOCSIN_DATA_DIR": str(data),
+                "TOCSIN_PORT": str(program.address[1]),
+                "TOCSIN_JWT_SECRET": SECRET,
+                "TOCSIN_VAPID_SUBJECT": "mailto:push@example.com",
+            }
+            status, lines = run(**place)
+            assert (status, [line for line in lines if not line.startswith("ok ")]) == (0, [])
+            assert any("port: a Tocsin listens" in line for line in lines)
+            assert any("workers: 1 running" in line for line in lines)
+            status, lines = run(**place, TOCSIN_LOG_FORMAT="xml")
+            assert status == 1
+            assert lines[0].startswith("FAIL settings: TOCSIN_LOG_FORMAT")
+        status, lines = run(**place)
+        assert status == 0
+        [line] = [line for line in lines if not line.startswith("ok ")]
+        assert line == "warn database: the embedded PostgreSQL does not run; start `tocsin serve`"
+
+
+@pytest.mark.slow
+def test_the_openapi_document_is_printed_without_a_database() -> None:
+    done = subprocess.run(
+        [TOCSIN, "openapi"],
+        env={"PYTHONPATH": ":".join(sys.path), "TOCSIN_ROOT_PATH": "/notify"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.startswith('{"openapi":"3.1.0"')
+    assert '"servers":[{"url":"/notify"}]' in done.stdout
+    assert '"/notifications"' in done.stdout
+
+
+async def test_a_provider_that_refuses_a_test_push_is_not_taken_for_one_that_cannot_be_reached(
+    monkeypatch: pytest.MonkeyPatch, phones: Phones, tmp_path: Path
+) -> None:
+    for name, value in phones.credentials(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    phones.answer("apns", status=503, reason="ServiceUnavailable", times=2)
+    level, words = (await found())["push apns/default"]
+    assert (level, "refused a test push: 503 ServiceUnavailable" in words) == ("warn", True)
+    assert "network" not in words
+    phones.forget()
+    phones.answer("apns", status=403, reason="InvalidProviderToken", times=2)
+    level, words = (await found())["push apns/default"]
+    assert (level, "until then its pushes wait" in words) == ("FAIL", True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_that_cannot_be_looked_into_is_a_finding(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    done = subprocess.run(
+        [TOCSIN, "doctor"],
+        env={"PATH": os.defpath, "TOCSIN_DATA_DIR": "/nonexistent"},
+        user=54321,
+        group=54321,
+        extra_groups=[],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert "can't be read: Permission denied" in done.stdout

@@ -1,0 +1,244 @@
+"""Previews: what phones and browsers would get for a kind, to the byte, with no database and no keys."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.push.channels.test_apns import made as made_apns
+from tests.push.channels.test_fcm import made as made_fcm
+from tests.push.channels.test_web_push import AUTH, OURS, P256DH, opened
+from tocsin.api.app import build
+from tocsin.api.openapi import document
+from tocsin.catalogue import Catalogue
+from tocsin.cli.commands import app
+from tocsin.cli.preview import BADGE, ID, TOPIC, previewed, pushes_of
+from tocsin.demo.events import event_of
+from tocsin.demo.run import PEOPLE
+from tocsin.errors import Refusal
+from tocsin.http_client.messages import Request
+from tocsin.notifications import to_json
+from tocsin.push.channels import Channel, Push
+from tocsin.push.channels.vapid import Vapid
+from tocsin.push.channels.web_push import WebPush
+
+CATALOGUE = Catalogue.load()
+KINDS = sorted(CATALOGUE.kinds)
+NOW = datetime(2031, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+OWN_KIND = """
+[parcel_came]
+title = "Parcel"
+says = "A parcel came for {contact}"
+group = "cases"
+params = { contact = "words" }
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand where there is neither a database nor a key."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOCSIN_DATA_DIR", str(tmp_path / "nothing"))
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["preview", *arguments])
+
+
+def request(channel: Channel, push: Push) -> Request:
+    made = channel.request(push)
+    assert isinstance(made, Request), made
+    return made
+
+
+def strings(found: Any) -> Iterator[str]:
+    if isinstance(found, str):
+        yield found
+    elif isinstance(found, dict | list):
+        for value in found.values() if isinstance(found, dict) else found:
+            yield from strings(value)
+
+
+@pytest.mark.parametrize("content", ["full", "title", "none"])
+@pytest.mark.parametrize("language", ["en", "da", "de"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_preview_is_what_the_channels_make_of_the_push(
+    kind: str, language: str, content: Any, tmp_path: Path
+) -> None:
+    shown = previewed(CATALOGUE, kind, language, content, topic="com.example.crm", now=NOW)
+    pushes = pushes_of(CATALOGUE, kind, language, content, NOW)
+    browser = replace(pushes["Web"].address, p256dh=P256DH, auth=AUTH)
+    apple = request(made_apns(tmp_path), pushes["iOS"])
+    google = request(made_fcm(tmp_path, clock=NOW.timestamp), pushes["Android"])
+    page = request(WebPush([Vapid(OURS.private)]), replace(pushes["Web"], address=browser))
+    headers = dict(apple.headers)
+    del headers["authorization"]
+    assert shown == {
+        "apns": {"headers": headers, "body": json.loads(apple.body)},
+        "fcm": json.loads(google.body),
+        "web_push": opened(page.body),
+    }
+
+
+@pytest.mark.parametrize("language", ["en", "da", "de"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_told_whole_in_each_language_and_within_the_limits(kind: str, language: str) -> None:
+    result = run(kind, "--language", language)
+    assert (result.exit_code, result.stderr) == (0, "")
+    shown = json.loads(result.stdout)
+    event = CATALOGUE.samples[kind]["event"]
+    words = CATALOGUE.render(kind, language, event.get("data", {}), event.get("params", {}))
+    told = {"title": words.title, "body": words.message.replace(" <br> ", "\n")}
+    assert shown["apns"]["body"]["aps"]["alert"] == told
+    assert shown["fcm"]["message"]["notification"] == told
+    assert {name: shown["web_push"][name] for name in told} == told
+    assert len(to_json(shown["apns"]["body"]).encode()) <= 4096
+    assert len(to_json(shown["fcm"]).encode()) <= 4096
+    assert len(to_json(shown["web_push"]).encode()) <= 2800
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_title_alone_has_no_customers_words(kind: str) -> None:
+    event = CATALOGUE.samples[kind]["event"]
+    variant = event.get("data", {}).get("event", {}).get("type")
+    result = run(kind, "--content", "title")
+    shown = json.loads(result.stdout)
+    assert shown["apns"]["body"]["aps"]["alert"] == {"title": CATALOGUE.kinds[kind].title, "body": ""}
+    assert shown["apns"]["body"]["aps"]["mutable-content"] == 1
+    found = [text for text in strings([event.get("data"), event.get("params")]) if text and text != variant]
+    assert found
+    assert [text for text in found if text in result.stdout] == []
+
+
+def test_nothing_but_that_there_is_something(tmp_path: Path) -> None:
+    shown = json.loads(run("note", "--content", "none").stdout)
+    assert shown["web_push"]["title"] == CATALOGUE.phrase("pushed", "en")
+    assert shown["web_push"]["notification"] == {"id": str(ID), "type": "", "data": {}, "link": None}
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_headers_are_those_of_apple_without_a_key() -> None:
+    headers = json.loads(run("note").stdout)["apns"]["headers"]
+    assert headers.pop("apns-expiration").isdecimal()
+    assert headers == {
+        "apns-topic": TOPIC,
+        "apns-push-type": "alert",
+        "apns-priority": "10",
+        "apns-id": str(ID),
+        "apns-collapse-id": str(ID),
+        "content-type": "application/json",
+    }
+
+
+def test_what_is_set_counts_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOCSIN_PUSH_CONTENT", "title")
+    monkeypatch.setenv("TOCSIN_APNS_TOPIC", "com.example.crm")
+    shown = json.loads(run("note").stdout)
+    assert shown["apns"]["headers"]["apns-topic"] == "com.example.crm"
+    assert shown["web_push"]["body"] == ""
+    assert shown["web_push"]["badge"] == BADGE
+    assert json.loads(run("note", "--content", "full").stdout)["web_push"]["body"]
+
+
+def test_it_is_read_by_people_and_letters_stay() -> None:
+    said = run("note", "--language", "da-DK").stdout
+    assert said.startswith('{\n  "apns": {\n    "headers": {\n')
+    assert "\\u" not in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "instead"),
+    [
+        ("noet", "use note"),
+        ("high_fived", "use high_fived/"),
+        ("zzzzzz", f"use one of {', '.join(CATALOGUE.samples)}"),
+    ],
+)
+def test_an_unknown_kind_is_one_sentence_with_those_that_are_close(kind: str, instead: str) -> None:
+    result = run(kind)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"tocsin: Unknown kind '{kind}': {instead}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_kind_of_ones_own_has_no_sample_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kinds-of-ours.toml").write_text(OWN_KIND, encoding="utf-8")
+    monkeypatch.setenv("TOCSIN_CATALOGUE_DIR", str(tmp_path))
+    result = run("parcel_came")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "has no sample" in result.stderr
+
+
+def test_words_of_ones_own_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "da.toml").write_text('[note]\ntitle = "Omtalt"\n', encoding="utf-8")
+    monkeypatch.setenv("TOCSIN_CATALOGUE_DIR", str(tmp_path))
+    assert json.loads(run("note", "--language", "da").stdout)["web_push"]["title"] == "Omtalt"
+
+
+def test_a_sample_that_no_longer_fits_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = '[note]\nparams = { contact = "words", contact_id = "optional uuid", body = "text", code = "words" }\n'
+    (tmp_path / "kinds-of-ours.toml").write_text(changed, encoding="utf-8")
+    monkeypatch.setenv("TOCSIN_CATALOGUE_DIR", str(tmp_path))
+    result = run("note")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "params.code" in result.stderr
+
+
+def test_a_title_that_no_push_has_room_for_is_told(tmp_path: Path) -> None:
+    (tmp_path / "kinds-of-ours.toml").write_text(f'[note]\ntitle = "{"x" * 5000}"\n', encoding="utf-8")
+    with pytest.raises(Refusal, match="4096 bytes"):
+        previewed(Catalogue.load(tmp_path), "note", "en", "full")
+
+
+OWN_SAMPLE = """
+[van_sold]
+title = "Sold"
+says = "**{user}** sold **{car}**"
+data = { user = "user", car = "string" }
+group = "sales"
+
+[van_sold.sample]
+data = { user = { id = 4, first_name = "Bernita", last_name = "Kilback", profile_picture = "" }, car = "<b>van</b>" }
+"""
+
+
+def test_a_kind_of_ones_own_with_a_sample_is_previewed_documented_and_in_the_demo(tmp_path: Path) -> None:
+    (tmp_path / "kinds-of-ours.toml").write_text(OWN_SAMPLE)
+    found = Catalogue.load(tmp_path)
+    said = previewed(found, "van_sold", "en", "full")
+    assert "Bernita Kilback" in said["apns"]["body"]["aps"]["alert"]["body"]
+    assert found.samples["van_sold"]["notification"] == {
+        "type": "van_sold",
+        "data": found.samples["van_sold"]["event"]["data"],
+        "message": "Bernita Kilback sold <b>van</b>",
+        "message_formatted": "<p><strong>Bernita Kilback</strong> sold <strong>&lt;b&gt;van&lt;/b&gt;</strong></p>",
+    }
+    described = json.dumps(document(build(), found))
+    assert "sold <b>van</b>" in described
+    event = event_of(found.kinds["van_sold"], found.samples["van_sold"]["event"], PEOPLE[0], Random(1))  # noqa: S311
+    assert found.check(event["type"], event["data"], event["params"]).kind == "van_sold"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ('data = { car = "x" }', "The data.user field is required"),
+        ('data = { user = 4, car = "x" }', "write the user as an object"),
+        ("data = { user = 4, car = 5 }", "The data.car field must be a string"),
+        ('words = "x"', "`sample.words` is not one of its keys"),
+        ('data = "x"', "`sample.data` is 'x'; write a table"),
+    ],
+)
+def test_a_sample_that_is_no_event_of_its_kind_is_named_with_its_fault(tmp_path: Path, wrong: str, told: str) -> None:
+    (tmp_path / "kinds-of-ours.toml").write_text(f"{OWN_SAMPLE.rpartition('data =')[0]}{wrong}\n")
+    with pytest.raises(Refusal) as refused:
+        Catalogue.load(tmp_path)
+    assert told in str(refused.value)
+    assert "[van_sold]" in str(refused.value)

@@ -1,0 +1,135 @@
+"""`tocsin send`: an event from the command line, to a service that runs."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from tests.conftest import SECRET, Api
+from tests.support.processes import TOCSIN
+from tocsin.cli.send import Client, event_of
+from tocsin.errors import Refusal
+from tocsin.settings import read_settings
+
+pytestmark = pytest.mark.slow
+
+
+async def send(folder: Path, *arguments: str, given: str = "", **environment: str) -> tuple[int, str, str]:
+    """Run the command, and return its status and what it wrote."""
+    process = await asyncio.create_subprocess_exec(
+        TOCSIN,
+        "send",
+        *arguments,
+        cwd=folder,
+        env={"PYTHONPATH": ":".join(sys.path), "TOCSIN_JWT_SECRET": SECRET, **environment},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(given.encode()), 60)
+    assert b"Traceback" not in err, err.decode()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_a_message_reaches_users_and_teams(api: Api, tmp_path: Path) -> None:
+    await api.people(1, 4)
+    await api.team(7, 1)
+    address = str(api.http.base_url)
+    status, out, err = await send(
+        tmp_path, "--user", "4", "--team", "7", "The <b>lift</b> is out", "--wait", TOCSIN_PUBLIC_URL=address
+    )
+    assert (status, err) == (0, "")
+    id_, state = out.split()
+    assert state == "delivered"
+    for user in (1, 4):
+        [found] = (await api.inbox(user))["data"]
+        assert (found["id"], found["type"], found["message"]) == (id_, "custom", "The <b>lift</b> is out")
+
+
+async def test_an_event_comes_from_a_file_or_stdin(api: Api, tmp_path: Path) -> None:
+    await api.people(1)
+    event = {"type": "custom", "notify": {"users": [1]}, "data": {"user": 1}, "params": {"body": "x"}}
+    (tmp_path / "event.json").write_text(json.dumps(event))
+    address = str(api.http.base_url)
+    ids = []
+    for file in ("event.json", "-"):
+        status, out, _ = await send(tmp_path, "--file", file, "--url", address, "--wait", given=json.dumps(event))
+        assert status == 0
+        ids.append(str(UUID(out.split()[0])))
+    assert await api.ids(1) == ids[::-1]
+
+
+async def test_what_is_wrong_is_said_in_a_sentence(api: Api, tmp_path: Path) -> None:
+    address = str(api.http.base_url)
+    (tmp_path / "broken.json").write_text("{")
+    cases = {
+        ("--user", "99", "x", "--url", address): "notify.users.0",
+        ("x", "--url", address): "--user or --team",
+        ("x", "--user", "1", "--url", f"{address}/elsewhere"): "404",
+        ("x", "--user", "1", "--url", "http://127.0.0.1:1"): "tocsin serve",
+        ("x", "--user", "1", "--url", "file:///etc"): "is not the url",
+        ("--user", "1"): "--file",
+        ("x", "--file", "broken.json"): "--file",
+        ("--file", "broken.json", "--url", address): "broken.json",
+        ("--file", "missing.json"): "missing.json",
+    }
+    for arguments, expected in cases.items():
+        status, out, err = await send(tmp_path, *arguments)
+        assert (status, out) == (1, ""), arguments
+        assert err.startswith("tocsin: ")
+        assert expected in err, (arguments, err)
+        assert err.count("\n") == 1
+
+
+async def test_a_wrong_secret_is_refused_and_not_told(api: Api, tmp_path: Path) -> None:
+    other = "another-secret-for-tests-0123456789abcdef"
+    status, _, err = await send(tmp_path, "x", "--user", "1", "--url", str(api.http.base_url), TOCSIN_JWT_SECRET=other)
+    assert status == 1
+    assert "401" in err
+    assert other not in err
+
+
+async def test_a_token_goes_nowhere_else(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(redirect, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        status, _, err = await send(
+            tmp_path, "x", "--user", "1", "--url", f"http://127.0.0.1:{port}", http_proxy="http://127.0.0.1:1"
+        )
+    assert status == 1
+    assert "302" in err
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ({}, "http://127.0.0.1:8080"),
+        ({"HOST": "0.0.0.0", "PORT": "9000", "ROOT_PATH": "/notify"}, "http://127.0.0.1:9000/notify"),  # noqa: S104 - a setting
+        ({"HOST": "::"}, "http://[::1]:8080"),
+        ({"PUBLIC_URL": "https://crm.example.com/", "ROOT_PATH": "/notify"}, "https://crm.example.com/notify"),
+    ],
+)
+def test_the_service_is_where_the_settings_say(given: dict[str, str], url: str) -> None:
+    settings = read_settings({f"TOCSIN_{name}": value for name, value in given.items()}, Path("/nonexistent"))
+    assert Client.of(settings, SECRET, None).url == url
+
+
+def test_any_free_port_is_not_guessed() -> None:
+    with pytest.raises(Refusal, match="--url"):
+        Client.of(read_settings({"TOCSIN_PORT": "0"}, Path("/nonexistent")), SECRET, None)
+
+
+def test_a_message_is_a_custom_notification() -> None:
+    expected = {"type": "custom", "notify": {"users": [4], "teams": [7]}, "params": {"body": "x"}}
+    assert event_of("x", [4], [7], None) == expected

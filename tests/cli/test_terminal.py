@@ -1,0 +1,44 @@
+"""What commands print never moves the cursor, forges a line, or turns text around."""
+
+import os
+import subprocess
+
+import pytest
+
+from tests.support.processes import TOCSIN
+from tocsin import directory
+from tocsin.cli.terminal import spelt_out
+from tocsin.db.pool import Database
+
+HOSTILE = "X\x1b]0;pwn\x07\r\x9b2J\u202e\u2066\u200b\u061c\ufeff"
+
+
+def test_control_and_direction_characters_are_spelt_out() -> None:
+    assert spelt_out(HOSTILE) == r"X\x1b]0;pwn\x07\r\x9b2J\u202e\u2066\u200b\u061c\ufeff"
+    assert spelt_out("a\nb\tc") == r"a\nb\tc"
+    assert spelt_out("a\nb\tc\x1b", lines=True) == "a\nb\tc\\x1b"
+    assert spelt_out("lone \ud800") == r"lone \ud800"
+
+
+def test_what_people_write_is_left_as_it_is() -> None:
+    for text in ("Zoë Müller", "ليلى حداد", "👩‍👩‍👧", "می‌خواهم"):
+        assert spelt_out(text) == text
+
+
+@pytest.mark.slow
+async def test_a_name_cannot_forge_a_line_of_an_explanation(url: str, database: Database) -> None:
+    more = {"company_id": 1, "profile_picture": None, "email": None, "locale": "en", "time_zone": "UTC", "active": True}
+    user = directory.User(id=5, first_name=HOSTILE, last_name="L\nuser 1, admin: active", **more)  # type: ignore[arg-type]  # a mapping of several types
+    await directory.put_user(database, user, None)
+    done = subprocess.run(
+        [TOCSIN, "explain", "--user", "5"],
+        env={"PATH": os.defpath, "TOCSIN_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.startswith("user 5, X")
+    assert "\\u200b" in done.stdout.splitlines()[0]
+    assert not any(line.startswith("user 1") for line in done.stdout.splitlines())
+    assert "\x1b" not in done.stdout

@@ -1,0 +1,561 @@
+"""When the database refuses or breaks off a statement: what was claimed is released, and no work stops other work."""
+
+import asyncio
+import resource
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from structlog.testing import capture_logs
+
+from tests.conftest import Api, make_database, serving
+from tocsin import backoff, jobs, worker
+from tocsin.catalogue import Catalogue
+from tocsin.db import planner_statistics
+from tocsin.db.admission import HEARTBEAT, KIND
+from tocsin.db.pool import Connection, Database, connect
+from tocsin.errors import Overrun, Unavailable
+from tocsin.ids import new_id
+from tocsin.postgres.supervisor import Embedded
+from tocsin.pubsub import PubSub
+from tocsin.push import dispatcher
+from tocsin.worker import Worker
+from tocsin_phones import Phones
+
+IPHONE = "aa" * 32
+SLOW, PATIENCE = 66, 1.0
+
+SLEEPING = """
+create function sleep_for_some() returns trigger language plpgsql as
+    'begin if new.user_id = {slow} then perform pg_sleep(3); end if; return new; end';
+create trigger sleeping before insert on inbox for each row execute function sleep_for_some();
+"""
+
+
+async def post(api: Api, *users: int, **more: Any) -> UUID:
+    event = {"type": "custom", "notify": {"users": users, **more}, "params": {"body": "Hello"}}
+    answer = await api.as_service("POST", "/events", json=event)
+    assert answer.status_code == 202, answer.text
+    return UUID(answer.json()["id"])
+
+
+async def until(found: Callable[[], Any], seconds: float = 30) -> Any:
+    async with asyncio.timeout(seconds):
+        while not (value := await found()):
+            await asyncio.sleep(0.01)
+    return value
+
+
+async def pushes_of(api: Api, id_: UUID) -> dict[str, int]:
+    found: dict[str, int] = (await api.as_service("GET", f"/events/{id_}")).json()["pushes"]
+    return {name: count for name, count in found.items() if count}
+
+
+async def becomes(api: Api, id_: UUID, due: dict[str, int]) -> None:
+    await until(lambda: _equals(api, id_, due))
+
+
+async def _equals(api: Api, id_: UUID, due: dict[str, int]) -> bool:
+    return await pushes_of(api, id_) == due
+
+
+@pytest.fixture
+async def dba(url: str) -> AsyncIterator[Connection]:
+    """A session beside those of the service."""
+    connection = await connect(url)
+    yield connection
+    await connection.close()
+
+
+async def waiting_at(dba: Connection, table: str) -> list[int]:
+    """Return the processes that wait for a lock of a table."""
+    rows = await dba.fetch(
+        "select pid from pg_locks where not granted and relation = $1::regclass and database ="
+        " (select oid from pg_database where datname = current_database())",
+        f"tocsin.{table}",
+    )
+    return [row["pid"] for row in rows]
+
+
+@asynccontextmanager
+async def locked(dba: Connection, table: str) -> AsyncIterator[None]:
+    async with dba.transaction():
+        await dba.execute(f"lock table {table} in access exclusive mode")
+        yield
+
+
+@asynccontextmanager
+async def impatient(url: str, catalogue: Catalogue, patience: float = PATIENCE) -> AsyncIterator[Worker]:
+    """Run a worker whose statements may take a second."""
+    pool = Database(url, 4, patience)
+    await pool.open()
+    bells = PubSub(url, pool)
+    bells.answer("settled")
+    running = Worker(pool, catalogue, bells)
+    ears, run = asyncio.create_task(bells.hear_others()), asyncio.create_task(running.run())
+    try:
+        yield running
+        assert not run.done()
+    finally:
+        running.stop()
+        await asyncio.gather(run)
+        ears.cancel()
+        await asyncio.gather(ears, return_exceptions=True)
+        await bells.close()
+        await pool.close()
+
+
+@pytest.fixture
+async def slow_inbox(server: Embedded) -> str:
+    """A database in which the inbox of one user takes three seconds."""
+    url = await make_database(server, f"slow_{new_id().hex}")
+    connection = await connect(url)
+    await connection.execute(SLEEPING.format(slow=SLOW))
+    await connection.close()
+    return url
+
+
+# One classification of errors
+
+
+async def test_a_lock_that_is_not_released_is_an_outage_and_a_slow_statement_is_not(url: str, dba: Connection) -> None:
+    pool = Database(url, 2, PATIENCE)
+    await pool.open()
+    async with locked(dba, "lanes"):
+        with pytest.raises(Unavailable) as found:
+            await pool.rows("select from lanes")
+    assert found.value.reason == "a lock was not released in time"
+    with pytest.raises(Overrun):
+        await pool.rows("select pg_sleep(3)")
+    assert await pool.value("select 1") == 1
+    await pool.close()
+
+
+async def test_errors_of_the_store_are_outages_and_those_of_a_statement_are_not(url: str) -> None:
+    pool = Database(url, 2)
+    await pool.open()
+    own = "select pg_backend_pid()"
+    for statement, reason in (
+        ("select pg_terminate_backend(pg_backend_pid())", "the connection to the database was lost"),
+        ("do $$ begin raise sqlstate '53100'; end $$", "the disk of the database is full"),
+        ("do $$ begin raise sqlstate '53300'; end $$", "the database takes no more connections"),
+        ("do $$ begin raise sqlstate '40P01'; end $$", "two transactions waited for each other"),
+        ("do $$ begin raise sqlstate '40001'; end $$", "a transaction was in conflict"),
+        ("do $$ begin raise sqlstate '25006'; end $$", "the database is read-only"),
+        ("do $$ begin raise sqlstate '25P03'; end $$", "a transaction was idle for too long"),
+    ):
+        with pytest.raises(Unavailable) as found:
+            await pool.rows(statement)
+        assert found.value.reason.startswith(reason), statement
+    for statement, kind in (
+        ("select 1 / 0", asyncpg.DivisionByZeroError),
+        ("select from nothing", asyncpg.UndefinedTableError),
+    ):
+        with pytest.raises(kind):
+            await pool.rows(statement)
+    with pytest.raises(asyncpg.DataError):
+        await pool.rows("select $1::int", 2**40)
+    same = await pool.value(own)
+    with pytest.raises(asyncpg.DataError):
+        await pool.rows("select $1::int", 2**40)
+    assert await pool.value(own) == same
+    async with pool.connection() as connection:
+        await connection.execute("set default_transaction_read_only = on")
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            await connection.execute("delete from lanes")
+    await pool.close()
+
+
+async def test_sessions_set_their_own_limits_of_time_whatever_the_role_has(server: Embedded) -> None:
+    url = await make_database(server, name := f"careful_{new_id().hex}")
+    admin = await connect(url)
+    for setting in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"):
+        await admin.execute(f"alter role current_user in database {name} set {setting} = '7s'")
+    await admin.close()
+    pool = Database(url, 1, 10.0)
+    await pool.open()
+    shown = {name: await pool.value(f"show {name}") for name in ("statement_timeout", "lock_timeout")}
+    assert shown == {"statement_timeout": "9s", "lock_timeout": "8s"}
+    assert await pool.value("show idle_in_transaction_session_timeout") == "1min"
+    assert await pool.value("show idle_session_timeout") == "0"
+    await pool.close()
+
+
+async def test_the_log_says_why_the_database_is_not_available_once_and_when_it_is_again(url: str) -> None:
+    pool = Database(url, 2, PATIENCE)
+    await pool.open()
+    with capture_logs() as logged:
+        for _ in range(50):
+            with pytest.raises(Unavailable):
+                await pool.rows("do $$ begin raise sqlstate '53100' using message = 'No space left on device'; end $$")
+        await pool.value("select 1")
+    await pool.close()
+    [refused, again] = logged
+    assert (refused["event"], refused["reason"]) == ("database is not available", "the disk of the database is full")
+    assert refused["error"] == "No space left on device"
+    assert again["event"] == "database is available again"
+
+
+# What is claimed is given back
+
+
+@pytest.mark.parametrize("table", ["cancellations", "preferences"])
+async def test_pushes_that_were_claimed_when_a_backend_is_killed_are_sent(
+    pushing: Api, phones: Phones, dba: Connection, table: str
+) -> None:
+    await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
+    async with locked(dba, table):
+        id_ = await post(pushing, 1)
+        [pid] = await until(lambda: waiting_at(dba, table))
+        assert await dba.fetchval("select count(*) from deliveries where worker_id is not null") == 1
+        await dba.fetchval("select pg_terminate_backend($1)", pid)
+        await until(lambda: _is_another(dba, table, pid))
+    await becomes(pushing, id_, {"delivered": 1})
+    later = await post(pushing, 1)
+    await becomes(pushing, later, {"delivered": 1})
+    assert len(phones.pushes("apns", IPHONE)) == 2
+
+
+async def _is_another(dba: Connection, table: str, pid: int) -> bool:
+    return any(found != pid for found in await waiting_at(dba, table))
+
+
+async def test_leases_of_pushes_that_their_own_worker_knows_nothing_of_are_released(
+    pushing: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "SWEEP_INTERVAL", 0.0)
+    await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
+    id_ = await post(pushing, 1)
+    await becomes(pushing, id_, {"delivered": 1})
+    assert pushing.worker
+    await dba.execute(
+        "update deliveries set state = 'queued', settled_at = null, worker_id = $1, attempts = 1", pushing.worker.id
+    )
+    await becomes(pushing, id_, {"delivered": 1})
+
+
+async def test_leases_of_jobs_that_their_own_worker_knows_nothing_of_are_released(
+    idle: Api, url: str, catalogue: Catalogue, dba: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "SWEEP", 0.0)
+    await idle.people(1)
+    async with impatient(url, catalogue) as running:
+        id_ = await post(idle, 1)
+        await dba.execute("update jobs set worker_id = $1 where id = $2 and worker_id is null", running.id, id_)
+        answer = await idle.as_service("GET", f"/events/{id_}?wait=20")
+        assert answer.json()["state"] == "delivered"
+
+
+# Nothing ends the process
+
+
+@pytest.mark.parametrize("table", ["inbox", "jobs", "workers"])
+async def test_a_locked_table_ends_no_worker_and_counts_against_no_job(
+    idle: Api, url: str, catalogue: Catalogue, dba: Connection, table: str
+) -> None:
+    await idle.people(1)
+    ids = [await post(idle, 1) for _ in range(3)]
+    monitor = await connect(url)
+    async with locked(dba, table), impatient(url, catalogue) as running:
+        first = await until(lambda: waiting_at(monitor, table))
+        await until(lambda: _waits_again(monitor, table, first, running))
+        await dba.execute("rollback; begin")
+        for id_ in ids:
+            answer = await idle.as_service("GET", f"/events/{id_}?wait=20")
+            assert answer.json()["state"] == "delivered"
+    assert await monitor.fetchval("select count(*) from dead_letters") == 0
+    await monitor.close()
+
+
+async def _waits_again(monitor: Connection, table: str, first: list[int], running: Worker) -> bool:
+    """Tell whether the worker ran into the limit of its wait for the lock, and waits again."""
+    if table == "workers":
+        return "a lock" in (running._problem() or "")  # noqa: SLF001 - which it cannot write down
+    return any(pid not in first for pid in await waiting_at(monitor, table))
+
+
+async def test_a_lane_whose_statement_is_wrong_goes_on_when_it_is_right_again(
+    pushing: Api, phones: Phones, dba: Connection
+) -> None:
+    await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
+    for broken in ("clears", "preferences", "lanes"):
+        await dba.execute(f"alter table {broken} rename to {broken}_away")
+        id_ = await post(pushing, 1)
+        assert (await pushing.as_service("GET", f"/events/{id_}?wait=10")).json()["recipients"] == 1
+        await dba.execute(f"alter table {broken}_away rename to {broken}")
+        await becomes(pushing, id_, {"delivered": 1})
+    await pushing.as_user(1, "PUT", "/notifications/read")
+    await until(lambda: _cleared(phones))
+
+
+async def _cleared(phones: Phones) -> bool:
+    return any(push["payload"].get("clear") for push in phones.pushes("apns", IPHONE))
+
+
+async def test_one_push_that_cannot_be_made_stops_no_other(pushing: Api) -> None:
+    await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
+    await pushing.as_user(2, "POST", f"/notifications/devices/{'bb' * 32}")
+    worker_ = pushing.worker
+    assert worker_
+    assert worker_.dispatcher
+    composer = worker_.dispatcher._composer  # noqa: SLF001 - a bug in the words of one push
+    shown = composer.shown
+    composer.shown = lambda delivery: 1 / 0 if delivery.user_id == 1 else shown(delivery)  # type: ignore[method-assign,assignment,return-value]
+    bad, good = await post(pushing, 1), await post(pushing, 2)
+    await becomes(pushing, good, {"delivered": 1})
+    await becomes(pushing, bad, {"later": 1})
+    told = (await pushing.as_service("GET", f"/events/{bad}/recipients/1")).json()["devices"][0]["what"]
+    assert "it could not be made: ZeroDivisionError" in told
+
+
+async def test_a_lane_whose_work_the_database_refuses_waits_longer_from_try_to_try(
+    idle: Api, url: str, catalogue: Catalogue, dba: Connection
+) -> None:
+    await idle.people(1)
+    id_ = await post(idle, 1)
+    await dba.execute(
+        "create function refuse() returns trigger language plpgsql as"
+        " 'begin raise sqlstate ''53100'' using message = ''No space left on device''; end';"
+        "create trigger refusing before insert on inbox for each row execute function refuse()"
+    )
+    try:
+        with capture_logs() as logged:
+            async with impatient(url, catalogue) as running:
+                began = time.monotonic()
+                await until(lambda: _failures(running, 4))
+                assert time.monotonic() - began >= 0.8 * backoff.FIRST * (1 + 2 + 4)
+                assert await dba.fetchval("select attempts from jobs where id = $1", id_) <= 1
+                await dba.execute("drop trigger refusing on inbox")
+                answer = await idle.as_service("GET", f"/events/{id_}?wait=20")
+                assert answer.json()["state"] == "delivered"
+    finally:
+        await dba.execute("drop function refuse() cascade")
+    told = [line for line in logged if line["event"] == "database is not available"]
+    assert [line["error"] for line in told] == ["No space left on device"]
+
+
+async def _failures(running: Worker, count: int) -> bool:
+    text = (await running._metrics.text(running._database)).decode()  # noqa: SLF001 - as Prometheus would see it
+    reason = 'reason="the disk of the database is full",work="direct lane"'
+    return any(
+        float(line.rpartition(" ")[2]) >= count
+        for line in text.splitlines()
+        if line.startswith(f"tocsin_work_failures_total{{{reason}}}")
+    )
+
+
+# A statement that takes too long is isolated
+
+
+@pytest.mark.parametrize("lane", ["direct", "bulk"])
+async def test_a_job_that_takes_too_long_is_isolated_and_becomes_a_dead_letter(
+    slow_inbox: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, lane: jobs.Queue
+) -> None:
+    monkeypatch.setattr(jobs, "RETRY_DELAYS", (0.01, 0.01))
+    async with serving(slow_inbox, catalogue, with_worker=False) as api:
+        await api.people(1, SLOW)
+        before = [await post(api, 1) for _ in range(3)]
+        slow = await post(api, SLOW)
+        after = [await post(api, 1) for _ in range(3)]
+        if lane == "bulk":
+            await api.app_state.database.value("update jobs set lane = 'bulk'")
+        async with impatient(slow_inbox, catalogue):
+            for id_ in (*before, *after):
+                answer = await api.as_service("GET", f"/events/{id_}?wait=25")
+                assert answer.json()["state"] == "delivered", answer.text
+            async with asyncio.timeout(40):
+                while True:
+                    answer = (await api.as_service("GET", f"/events/{slow}?wait=10")).json()
+                    if answer["state"] != "queued":
+                        break
+        assert answer["state"] == "failed"
+        assert "takes the database too long" in answer["reason"]
+
+
+async def test_a_request_that_takes_too_long_is_told_so_and_no_outage_is_claimed(
+    server: Embedded, catalogue: Catalogue
+) -> None:
+    url = await make_database(server, f"slow_{new_id().hex}")
+    connection = await connect(url)
+    await connection.execute(SLEEPING.format(slow=SLOW).replace("on inbox", "on heads"))
+    await connection.close()
+    async with serving(url, catalogue, with_worker=False) as api:
+        api.app_state.database._patience = PATIENCE  # noqa: SLF001 - what an operator cannot set
+        body = {"first_name": "Jane", "last_name": "Doe"}
+        answer = await api.as_service("PUT", f"/directory/users/{SLOW}", json=body)
+        assert (answer.status_code, int(answer.headers["Retry-After"])) == (503, 60)
+        [error] = answer.json()["errors"]
+        assert error["code"] == "unavailable"
+        assert error["message"].startswith("The request takes the database too long")
+        assert (await api.as_service("PUT", "/directory/users/1", json=body)).status_code == 204
+
+
+async def test_what_one_claim_takes_is_bounded_by_the_people_it_names(idle: Api, database: Database) -> None:
+    await idle.people(*range(1, 13))
+    for id_ in range(1, 6):
+        await idle.team(id_, 1, 2)
+    everyone = list(range(1, 13))
+    named = [await post(idle, *everyone) for _ in range(6)]
+    excepting = [await post(idle, *everyone, teams=[1, 2, 3, 4, 5], **{"except": everyone[1:]}) for _ in range(6)]
+    claimed = []
+    bounds = iter((40, 600, 1, 10**6))
+    original = jobs.MAX_CLAIM_COST
+    try:
+        for bound in bounds:
+            jobs.MAX_CLAIM_COST = bound
+            claimed.append([job.id for job in await jobs.claim(database, new_id(), "direct", 200)])
+    finally:
+        jobs.MAX_CLAIM_COST = original
+    # each of the first names 12; each of the others 23, and 111 for each of five teams
+    assert claimed == [named[:3], named[3:], excepting[:1], excepting[1:]]
+
+
+# Kinds of work do not wait for each other
+
+
+async def test_a_kind_of_work_that_hangs_at_a_lock_leaves_connections_to_the_others(url: str, dba: Connection) -> None:
+    pool = Database(url, 6, 10)
+    await pool.open()
+
+    async def ask(kind: str, statement: str) -> list[Any]:
+        KIND.set(kind)
+        return await pool.rows(statement)
+
+    async with locked(dba, "lanes"):
+        hanging = [asyncio.create_task(ask("lanes", "select from lanes")) for _ in range(30)]
+        await until(lambda: _has(dba, 5))
+        for _ in range(20):
+            async with asyncio.timeout(5):
+                await asyncio.create_task(ask("users", "select from users limit 1"))
+        assert not any(task.done() for task in hanging)
+    await asyncio.gather(*hanging)
+    await pool.close()
+
+
+async def _has(dba: Connection, count: int) -> bool:
+    return len(await waiting_at(dba, "lanes")) == count
+
+
+async def test_a_caller_that_gives_up_waiting_for_a_connection_takes_none(url: str) -> None:
+    pool = Database(url, 2, 10)
+    await pool.open()
+    async with pool.connection(), pool.connection():
+        waiting = [asyncio.create_task(pool.value("select 1")) for _ in range(5)]
+        await asyncio.sleep(0)
+        for task in waiting[::2]:
+            task.cancel()
+    assert await asyncio.gather(*waiting[1::2]) == [1, 1]
+    async with pool.connection(), pool.connection():
+        pass
+    await pool.close()
+
+
+# A worker lives whatever waits
+
+
+async def seen_again(dba: Connection, times: int = 3) -> None:
+    """Return when every worker has shown that it lives so many times more."""
+    for _ in range(times):
+        now = await dba.fetchval("select clock_timestamp()")
+        await until(lambda now=now: dba.fetchval("select bool_and(seen_at > $1) from workers", now), 10)  # type: ignore[misc]
+
+
+async def test_a_worker_shows_that_it_lives_while_any_other_table_is_locked(
+    url: str, catalogue: Catalogue, dba: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
+    tables = await dba.fetch("select tablename as name from pg_tables where schemaname = 'tocsin' order by 1")
+    async with impatient(url, catalogue, 30) as worker:
+        await until(lambda: dba.fetchval("select true from workers where id = $1", worker.id))
+        for name in {row["name"] for row in tables} - {"workers"}:
+            await dba.execute(f"vacuum {name}")  # it is believed to be empty, which is to be corrected
+            async with locked(dba, name):
+                await seen_again(dba)
+
+
+async def test_a_worker_shows_that_it_lives_while_all_else_that_it_does_hangs(url: str, dba: Connection) -> None:
+    pool = Database(url, 4, 20, beats=True)
+    await pool.open()
+
+    async def ask(kind: str, statement: str) -> list[Any]:
+        KIND.set(kind)
+        return await pool.rows(statement)
+
+    async with locked(dba, "lanes"):
+        hanging = [asyncio.create_task(ask(f"push lane {n}", "select from lanes")) for n in range(8)]
+        await until(lambda: _has(dba, 3))
+        for _ in range(3):
+            async with asyncio.timeout(5):
+                await asyncio.create_task(ask(HEARTBEAT, "select 1"))
+        assert not any(task.done() for task in hanging)
+    await asyncio.gather(*hanging)
+    assert (pool.lent, pool.waiting) == (0, 0)
+    await pool.close()
+
+
+async def test_a_worker_that_could_not_beat_takes_none_for_dead_that_could_not_either(
+    url: str, catalogue: Catalogue, dba: Connection, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
+    monkeypatch.setattr(jobs, "LEASE_TIMEOUT", 3.0)
+    other, seen = new_id(), "select true from workers where id = $1 and seen_at > $2"
+    async with impatient(url, catalogue, 30) as worker:
+        await until(lambda: dba.fetchval("select true from workers where id = $1", worker.id))
+        await jobs.enrol(database, other, "beside it")
+        async with locked(dba, "workers"):
+            await asyncio.sleep(4)  # more than `MISSED`
+        for _ in range(10):
+            now = await dba.fetchval("select clock_timestamp()")
+            await until(lambda now=now: dba.fetchval(seen, worker.id, now))  # type: ignore[misc]
+        assert await jobs.beat(database, other), "it was taken for dead as soon as the other one beat"
+        await until(lambda: dba.fetchval("select true where not exists (select from workers where id = $1)", other))
+
+
+async def test_statistics_of_a_locked_table_are_corrected_later_and_nobody_waits(url: str, dba: Connection) -> None:
+    version = dba.get_server_version().major
+    if version < planner_statistics.FIRST_THAT_CLEARS:
+        pytest.skip("statistics can be unlearnt from PostgreSQL 18 on")
+    await dba.execute("vacuum jobs, lanes")
+    other = await connect(url)
+    async with asyncio.timeout(10):
+        for mode in ("share update exclusive", "access exclusive"):
+            await dba.execute("vacuum lanes")
+            async with other.transaction():
+                await other.execute(f"lock table jobs in {mode} mode")
+                assert {"jobs", "lanes"} & set(await planner_statistics.correct_with(dba)) == {"lanes"}
+        assert "jobs" in await planner_statistics.correct_with(dba)
+    await other.close()
+
+
+async def test_a_process_that_can_open_no_more_files_says_so_and_blames_no_database(url: str) -> None:
+    pool = Database(url, 2)
+    await pool.open()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(Unavailable) as refused:
+            await pool.value("select 1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert refused.value.reason.startswith("this process has reached its limit of open files")
+    assert await pool.value("select 1") == 1
+    await pool.close()
+
+
+async def test_work_that_is_to_stop_leaves_what_it_claimed_to_the_one_release_at_the_end(database: Database) -> None:
+    stopping, released = asyncio.Event(), list[bool]()
+    failing = backoff.Backoff("direct lane", stopping)
+
+    async def release() -> None:
+        released.append(bool(await database.value("select true")))
+
+    await failing.recover(Unavailable(), release)
+    assert released == [True]
+    stopping.set()
+    await failing.recover(Unavailable(), release)
+    assert released == [True]
+    assert failing.reason

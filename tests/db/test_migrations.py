@@ -1,0 +1,285 @@
+"""The migrations: all of them together are schema.sql, once, whoever runs them at the same time."""
+
+import asyncio
+import json
+import re
+import subprocess
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import asyncpg
+import pytest
+from structlog.testing import capture_logs
+
+from tests.conftest import serving, settings_for, url_for
+from tests.support.processes import until
+from tests.support.servers import OwnServer, own_server
+from tests.test_fanout import custom
+from tocsin import serve
+from tocsin.catalogue import Catalogue
+from tocsin.db import migrate
+from tocsin.db.pool import connect
+from tocsin.errors import Refusal
+from tocsin.postgres.supervisor import Embedded
+
+OPERATIONS = Path(__file__).parents[2] / "docs/reference/runtime.md"
+SCHEMA = Path(__file__).parents[2] / "src/tocsin/db/schema.sql"
+
+
+@pytest.fixture
+async def empty(server: Embedded) -> str:
+    connection = await connect(server.url)
+    await connection.execute("drop database if exists empty with (force)")
+    await connection.execute("create database empty")
+    await connection.close()
+    return url_for(server, "empty")
+
+
+def dump(server: Embedded, url: str) -> str:
+    """Return the schema as pg_dump writes it, without what differs from run to run."""
+    command = [str(server.binaries / "bin/pg_dump"), "--schema-only", "--no-owner", "--schema=tocsin", url]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    lines = [line for line in text.splitlines() if not re.match(r"--|SET |SELECT pg_catalog|\\(un)?restrict", line)]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+
+
+async def test_all_migrations_together_are_the_schema_that_is_checked_in(
+    server: Embedded, empty: str, pytestconfig: pytest.Config
+) -> None:
+    await migrate.migrate(empty)
+    found = dump(server, empty)
+    if pytestconfig.getoption("--write-schema"):
+        SCHEMA.write_text(found, "utf-8")
+    assert found == SCHEMA.read_text("utf-8")
+
+
+async def test_steps_are_numbered_without_gaps() -> None:
+    numbers = [step.number for step in migrate.steps()]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+async def test_processes_that_start_at_once_take_each_step_once(empty: str) -> None:
+    taken = await asyncio.gather(*(migrate.migrate(empty) for _ in range(5)))
+    assert sorted(step.number for steps in taken for step in steps) == [step.number for step in migrate.steps()]
+
+
+async def test_a_schema_of_a_newer_release_is_accepted(empty: str) -> None:
+    await migrate.migrate(empty)
+    connection = await connect(empty)
+    await connection.execute("insert into migrations (number, name) values (9999, 'of_next_year')")
+    await connection.close()
+    assert await migrate.migrate(empty) == []
+
+
+async def test_a_step_that_fails_leaves_nothing_behind(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = migrate.Step(1, "broken", "create table half (id int); select 1 / 0")
+    monkeypatch.setattr(migrate, "steps", lambda: [broken])
+    with pytest.raises(Exception, match="division by zero"):
+        await migrate.migrate(empty)
+    connection = await connect(empty)
+    assert await connection.fetchval("select to_regclass('tocsin.half')") is None
+    await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [("synchronous_commit", "synchronous_commit is off")],
+)
+async def test_a_database_that_is_not_durable_is_refused(empty: str, setting: str, said: str) -> None:
+    connection = await connect(empty)
+    await connection.execute(f"alter database empty set {setting} = off")
+    await connection.close()
+    with pytest.raises(Refusal, match=said):
+        await migrate.migrate(empty)
+
+
+async def test_every_table_has_a_primary_key_so_that_a_publication_may_cover_it(empty: str) -> None:
+    await migrate.migrate(empty)
+    connection = await connect(empty)
+    without = await connection.fetch(
+        "select relname from pg_class c where relnamespace = 'tocsin'::regnamespace and relkind in ('r', 'p')"
+        " and not exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)"
+    )
+    await connection.close()
+    assert [row["relname"] for row in without] == []
+
+
+async def test_an_import_ends_while_a_publication_covers_all_tables(empty: str, catalogue: Catalogue) -> None:
+    await migrate.migrate(empty)
+    connection = await connect(empty)
+    await connection.execute("create publication everything for all tables")
+    lines = [
+        {"user": {"id": 1, "first_name": "A", "last_name": "B"}},
+        {"team": {"id": 7, "name": "Sales", "users": [1]}},
+        {"device": {"user_id": 1, "token": "ab" * 32}},
+    ]
+    async with serving(empty, catalogue) as api:
+        content = "".join(json.dumps(line) + "\n" for line in lines)
+        headers = {"Content-Type": "application/x-ndjson"}
+        answer = await api.as_service("POST", "/directory/import", content=content, headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert (await api.as_service("DELETE", "/directory/users/1")).status_code == 204
+    await connection.close()
+
+
+async def test_a_migration_gives_way_to_readers_and_names_who_holds_its_table(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await migrate.migrate(empty)
+    later = migrate.Step(9999, "of_next_year", "alter table devices add column of_next_year int")
+    monkeypatch.setattr(migrate, "steps", lambda: [later])
+    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", 1)
+    dumping, reading = await connect(empty), await connect(empty)
+    await dumping.execute("set application_name = 'pg_dump'; begin; lock table devices in access share mode")
+    with capture_logs() as told:
+        migrating = asyncio.create_task(migrate.migrate(empty))
+        for tries in (1, 2, 3):  # while the dump goes on, readers never wait for as long as it
+            await until(partial(lambda tries: len(told) >= tries, tries))
+            await reading.fetchval("select count(*) from devices", timeout=30)
+        assert not migrating.done()
+        await dumping.execute("commit")
+        assert await migrating == [later]
+    await dumping.close()
+    await reading.close()
+    waits = [line for line in told if line["event"] == "migration is waiting for a lock"]
+    assert "pg_dump" in waits[0]["held_by"]
+    assert waits[0]["step"] == "9999 of_next_year"
+
+
+async def test_a_migration_that_gets_no_lock_is_refused_with_who_holds_it(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await migrate.migrate(empty)
+    later = migrate.Step(9999, "of_next_year", "alter table devices add column of_next_year int")
+    monkeypatch.setattr(migrate, "steps", lambda: [later])
+    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", 1)
+    monkeypatch.setattr(migrate, "WAIT_TIMEOUT", 0)
+    dumping = await connect(empty)
+    await dumping.execute("set application_name = 'pg_dump'; begin; lock table devices in access share mode")
+    with pytest.raises(Refusal, match=r"9999 of_next_year could not lock .* pg_dump"):
+        await migrate.migrate(empty)
+    await dumping.close()
+
+
+async def test_a_lock_timeout_of_the_role_does_not_end_a_process_that_waits_for_its_turn(empty: str) -> None:
+    await migrate.migrate(empty)
+    connection = await connect(empty)
+    await connection.execute("alter database empty set lock_timeout = '10ms'")
+    first = await connect(empty)
+    await first.execute(f"select pg_advisory_lock({migrate._LOCK})")  # noqa: SLF001 - that very lock
+    with capture_logs() as told:
+        waiting = asyncio.create_task(migrate.migrate(empty))
+        await until(lambda: told)
+        await first.close()
+        assert await waiting == []
+    await connection.close()
+
+
+async def test_an_index_is_built_beside_the_work_and_after_a_failure_again(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await migrate.migrate(empty)
+    sql = (
+        "-- outside a transaction\n"
+        "drop index concurrently if exists teams_of_next_year;\n"
+        "create unique index concurrently teams_of_next_year on teams (name);\n"
+    )
+    later = migrate.Step(9999, "of_next_year", sql)
+    monkeypatch.setattr(migrate, "steps", lambda: [later])
+    connection = await connect(empty)
+    await connection.execute("insert into teams (id, company_id, name) values (1, 1, 'Sales'), (2, 1, 'Sales')")
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await migrate.migrate(empty)
+    await connection.execute("delete from teams where id = 2")
+    assert await migrate.migrate(empty) == [later]
+    valid = "select indisvalid from pg_index where indexrelid = 'teams_of_next_year'::regclass"
+    assert await connection.fetchval(valid)
+    assert await migrate.migrate(empty) == []
+    await connection.close()
+
+
+@pytest.fixture(scope="module")
+async def own() -> AsyncIterator[OwnServer]:
+    async with own_server() as server:
+        await server.role("app")
+        await server.role("owner")
+        yield server
+
+
+async def test_a_schema_that_the_dba_has_made_will_do_without_the_right_to_make_one(own: OwnServer) -> None:
+    made = "create schema tocsin authorization app"
+    database = await own.fresh("made_by_dba", made, "revoke create on database made_by_dba from public, app")
+    assert len(await migrate.migrate(own.url("app", database), accept_undurable=True)) == len(migrate.steps())
+    assert await migrate.migrate(own.url("app", database), accept_undurable=True) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ([], "permission denied for database"),
+        (["create schema tocsin"], "permission denied for schema"),
+        (["create schema tocsin", "grant usage on schema tocsin to app"], "permission denied for schema"),
+        (
+            [
+                "create schema tocsin",
+                "create table tocsin.migrations (number int)",
+                "grant all on schema tocsin to app",
+            ],
+            "permission denied for table",
+        ),
+    ],
+    ids=["no CREATE on the database", "no USAGE", "no CREATE on the schema", "a table of another role"],
+)
+async def test_a_right_that_the_role_lacks_is_refused_with_the_statements_that_grant_it(
+    own: OwnServer, before: list[str], said: str
+) -> None:
+    database = await own.fresh("without_rights", "revoke create on schema public from public", *before)
+    with pytest.raises(Refusal, match=f"The role app lacks a right: .*{said}.* grant create, usage on schema") as got:
+        await migrate.migrate(own.url("app", database), accept_undurable=True)
+    assert "\n" not in str(got.value)
+    connection = await asyncpg.connect(own.url(database=database))
+    assert await connection.fetchval("select count(*) from pg_tables where schemaname = 'public'") == 0
+    await connection.close()
+
+
+async def test_a_role_that_does_not_own_the_tables_serves_with_the_rights_that_the_docs_name(
+    own: OwnServer, catalogue: Catalogue
+) -> None:
+    database = await own.fresh("of_the_owner", owner="owner")
+    await migrate.migrate(own.url("owner", database), accept_undurable=True)
+    named = re.search(r"needs `usage` on the schema and `([^`]+)` on all tables", OPERATIONS.read_text("utf-8"))
+    assert named
+    connection = await asyncpg.connect(own.url(database=database))
+    await connection.execute("grant usage on schema tocsin to app")
+    await connection.execute(f"grant {named[1]} on all tables in schema tocsin to app")
+    await connection.close()
+    url = own.url("app", database)
+    assert await migrate.migrate(url, accept_undurable=True) == []
+    async with serving(url, catalogue) as api:
+        await api.people(1)
+        posted = await api.post(custom(1))
+        assert await api.ids(1) == [posted]
+
+
+async def test_a_connection_limit_of_the_role_is_told_with_its_remedy(
+    own: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "WORKER_STATEMENT_TIMEOUT", 0)
+    await own.role("narrow", "alter role narrow connection limit 1")
+    database = await own.fresh("narrow", owner="narrow")
+    held = await asyncpg.connect(own.url("narrow", database))
+    settings = settings_for(database_url=own.url("narrow", database), database_durable="yes")
+    with pytest.raises(Refusal, match=r"too many connections for role .*; raise the limit") as refused:
+        async with serve.store(settings, alone=True):
+            pass
+    await held.close()
+    assert "geheim" not in str(refused.value)
+
+
+async def test_a_password_that_is_wrong_is_told_at_once(own: OwnServer) -> None:
+    settings = settings_for(database_url=own.url("app", password="wrong-geheim"), database_durable="yes")
+    with pytest.raises(Refusal, match="correct user or password in TOCSIN_DATABASE_URL") as refused:
+        async with serve.store(settings, alone=True):
+            pass
+    assert "geheim" not in str(refused.value)

@@ -1,0 +1,109 @@
+"""Any PostgreSQL from 15 on will do: the road on a server of the machine's own, where it has one."""
+
+import asyncio
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import serving
+from tests.test_fanout import custom, note
+from tocsin.catalogue import Catalogue
+from tocsin.db.errors import DRIVER_ERRORS
+from tocsin.db.migrate import migrate
+from tocsin.db.planner_statistics import correct_with
+from tocsin.db.pool import connect
+from tocsin.errors import Refusal
+
+INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+USABLE = [path.parent for path in INSTALLED if int(path.parts[-3]) >= 15]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not USABLE, reason="this machine has no PostgreSQL of its own: apt-get install postgresql"),
+]
+
+
+def unprivileged() -> dict[str, Any]:
+    if os.geteuid():
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+@pytest.fixture(params=[(), ("-c", "fsync=off")], ids=["durable", "undurable"])
+async def older(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """The oldest server of the machine that will do; its url."""
+    folder = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
+    if not os.geteuid():
+        os.chown(folder, unprivileged()["user"], unprivileged()["group"])
+    run = {"cwd": folder, "env": {"LC_ALL": "C"}, "stdout": subprocess.DEVNULL, **unprivileged()}
+    subprocess.run(
+        [USABLE[0] / "initdb", "-D", folder / "data", "-U", "tocsin", "-E", "UTF8", "-A", "trust"], check=True, **run
+    )
+    with subprocess.Popen(
+        [USABLE[0] / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses=", *request.param],
+        stderr=subprocess.DEVNULL,
+        **run,
+    ) as server:
+        url = f"postgresql:///postgres?host={folder}&user=tocsin"
+        await until_it_answers(url)
+        yield url
+        server.terminate()
+        await asyncio.to_thread(server.wait, 20)
+    shutil.rmtree(folder)
+
+
+async def until_it_answers(url: str) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await (await connect(url)).close()
+            except DRIVER_ERRORS:
+                await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("older", [()], indirect=True, ids=["durable"])
+async def test_the_road_is_the_same_on_an_older_server(older: str, catalogue: Catalogue) -> None:
+    assert await migrate(older)
+    async with serving(older, catalogue) as api:
+        await api.people(1, 2, 4)
+        await api.team(7, 1, 2, 4)
+        first = await api.post(note(teams=(7,)))
+        second = await api.post(custom(1))
+        assert await api.ids(1) == [second, first]
+        assert await api.ids(4) == []
+        await api.as_user(1, "PUT", f"/notifications/{first}/read")
+        assert await api.ids(1, "?show=unread") == [second]
+        await api.as_user(1, "PUT", "/notifications/read")
+        assert (await api.inbox(1))["pagination"]["unread"] == 0
+        assert (await api.as_service("GET", f"/events/{first}")).json()["read"] == 1
+
+
+@pytest.mark.parametrize("older", [("-c", "fsync=off")], indirect=True, ids=["undurable"])
+async def test_a_server_without_fsync_is_refused_unless_it_is_said_to_need_none(older: str) -> None:
+    with pytest.raises(Refusal, match="fsync must be on"):
+        await migrate(older)
+    assert await migrate(older, accept_undurable=True)
+
+
+@pytest.mark.parametrize("older", [()], indirect=True)
+async def test_a_table_that_was_empty_is_analysed_once_it_is_large(older: str) -> None:
+    await migrate(older)
+    connection = await connect(older)
+    await connection.execute("vacuum tocsin.jobs")
+    assert await correct_with(connection) == []
+    await connection.execute(
+        "insert into jobs (id, task, lane) select gen_random_uuid(), 'deliver', 'direct' from generate_series(1, 50000)"
+    )
+    assert await correct_with(connection) == ["jobs"]
+    known = await connection.fetchval("select reltuples from pg_class where oid = 'tocsin.jobs'::regclass")
+    assert known > 25_000
+    assert await correct_with(connection) == []
+    await connection.close()

@@ -1,0 +1,82 @@
+"""Poolers: session mode works as the package brings it; what shares sessions is refused before anything is written."""
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from tests.conftest import SECRET, serving
+from tests.support.servers import OwnServer, own_server, pgbouncer
+from tests.test_fanout import custom
+from tocsin.catalogue import Catalogue
+from tocsin.cli import doctor
+from tocsin.db import migrate
+from tocsin.db.pool import connect
+from tocsin.errors import Refusal
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("pgbouncer"), reason="this machine has no PgBouncer: apt-get install pgbouncer"
+)
+
+
+@pytest.fixture(scope="module")
+async def own() -> AsyncIterator[OwnServer]:
+    async with own_server() as server:
+        await server.role("app")
+        yield server
+
+
+async def tables_outside(own: OwnServer, database: str) -> int:
+    connection = await asyncpg.connect(own.url(database=database))
+    found = await connection.fetchval("select count(*) from pg_tables where schemaname = 'public'")
+    await connection.close()
+    return int(found)
+
+
+async def test_pgbouncer_in_session_mode_works_without_ignored_startup_parameters(
+    own: OwnServer, catalogue: Catalogue
+) -> None:
+    database = await own.fresh("by_session", owner="app")
+    async with pgbouncer(own, "session") as port:
+        url = own.url("app", database).replace(str(own.port), str(port))
+        assert len(await migrate.migrate(url, accept_undurable=True)) == len(migrate.steps())
+        assert await migrate.migrate(url, accept_undurable=True) == []
+        async with serving(url, catalogue) as api:
+            await api.people(1, 2)
+            posted = await api.post(custom(1))
+            assert await api.ids(1) == [posted]
+    assert await tables_outside(own, database) == 0
+
+
+@pytest.mark.parametrize("mode", ["transaction", "statement"])
+async def test_a_pooler_that_shares_sessions_is_refused_before_anything_is_written(
+    own: OwnServer, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = await own.fresh(f"by_{mode}", owner="app")
+    async with pgbouncer(own, mode) as port:
+        url = own.url("app", database).replace(str(own.port), str(port))
+        with pytest.raises(Refusal, match="set it to session mode") as refused:
+            await migrate.migrate(url, accept_undurable=True)
+        assert str(refused.value).count(".") == 1
+        monkeypatch.setenv("TOCSIN_DATABASE_URL", url)
+        monkeypatch.setenv("TOCSIN_JWT_SECRET", SECRET)
+        told = [str(finding) for finding in await doctor.examine(Path("/nonexistent")) if finding.what == "database"]
+        assert [line[:4] for line in told] == ["FAIL"]
+        assert "session mode" in told[0]
+    connection = await asyncpg.connect(own.url(database=database))
+    assert await connection.fetchval("select to_regnamespace('tocsin')") is None
+    await connection.close()
+    assert await tables_outside(own, database) == 0
+
+
+async def test_the_settings_of_a_session_hold_and_those_of_the_url_are_among_them(own: OwnServer) -> None:
+    async with pgbouncer(own, "session") as port:
+        url = own.url(application_name="crm", work_mem="7MB", enable_seqscan="on")
+        connection = await connect(url.replace(str(own.port), str(port)))
+        names = ("search_path", "enable_seqscan", "timezone", "application_name", "work_mem")
+        shown = {name: await connection.fetchval(f"show {name}") for name in names}
+        await connection.close()
+    due = {"search_path": "tocsin", "enable_seqscan": "off", "timezone": "UTC"}
+    assert shown == {**due, "application_name": "crm", "work_mem": "7MB"}

@@ -1,0 +1,180 @@
+"""No statement compares each of many rows with each of many others, whatever the planner knows of its tables.
+
+A statement is planned with parameters of unknown length: on tables that were never analysed, on full ones, and on those
+that were empty when they were last vacuumed, as a queue is, once a worker has corrected what is known of them.
+Its plan may come to rows by an index, or hash what it compares them with. A list that is gone through once for each row
+of another is quadratic, as is an array that is compared with each row: a hundred thousand of both stop the service.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import Api, make_database, url_for
+from tests.db.test_queries import STATEMENTS
+from tocsin.db.planner_statistics import correct_with
+from tocsin.db.pool import Connection, connect, queries
+from tocsin.postgres.supervisor import Embedded
+
+BOUNDED = {
+    ("deliveries", "claim_clears"): "at most 200 users are claimed",
+    ("deliveries", "of_person"): "a handful of push lanes",
+    ("devices", "keep"): "one user's devices",
+    ("devices", "say_goodbye"): "a handful of push lanes",
+    ("directory", "mask"): "one chunk of at most 10,000 recipients for each of 2,000 events",
+    ("directory", "put_user"): "one user's teams",
+    ("doctor", "workers"): "a row for each worker",
+    ("events", "person"): "the recipients of one event, compared with one user",
+    ("explain", "devices"): "one user's devices",
+    ("explain", "events"): "the last 5,000 events, compared with one user",
+    ("fanout", "deliver"): "a handful of push lanes",
+    ("fanout", "behind_locks"): "at most 100 heads that others hold",
+    ("inbox", "changes"): "a language is compared with that of the one row that was looked up",
+    ("inbox", "delete_one"): "one row",
+    ("inbox", "one"): "the languages of one event",
+    ("jobs", "depth"): "one row for each job that is due",
+    ("jobs", "finish"): "at most 200 jobs are claimed",
+    ("jobs", "first_others"): "at most 1,000 events of a batch and 200 jobs that are claimed",
+    ("jobs", "forget_workers"): "a row for each worker",
+    ("jobs", "hand_back"): "at most 200 jobs are claimed",
+    ("jobs", "reap"): "a row for each worker",
+    ("jobs", "reap_deliveries"): "a row for each worker",
+    ("retention", "imports"): "a row for each import under way",
+    ("readiness", "problems"): "a row for each worker",
+}
+"""Statements whose plan looks quadratic, and what bounds it."""
+
+ROWS = 20_000
+
+FULL = f"""
+insert into users (id, company_id, first_name, last_name, time_zone)
+    select i, 1, 'First', 'Last', 'UTC' from generate_series(1, {ROWS}) i;
+insert into heads (user_id, locale, active) select id, 'en', true from users;
+insert into teams (id, company_id, name) select i, 1, 'Team' from generate_series(1, 200) i;
+insert into members (team_id, user_id) select 1 + id % 199, id from users union all select 200, id from users;
+insert into devices (token, user_id, type, provider, environment, app)
+    select md5(id::text), id, 'iOS', 'apns', 'production', 'default' from users;
+insert into events (id, kind, data, params, users, teams, subjects)
+    select gen_random_uuid(), 'custom', '{{}}', '{{}}', array[i], '{{}}', array['case:' || i / 3]
+    from generate_series(1, 5000) i;
+insert into subjects (subject, event_id) select subjects[1], id from events;
+insert into contents (event_id, language, body) select id, 'en', '' from events;
+insert into inbox (position, created_at, read_at, event_id, user_id, language)
+    select row_number() over (partition by u), now(), case when u % 2 = 0 then now() end, id, u, 'en'
+    from events cross join generate_series(1, 10) u;
+insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropped)
+    select event_id, 0, array_agg(user_id), array_agg(0), count(*), 0 from inbox group by event_id;
+insert into changes (user_id, position, change, event_ids) select user_id, position, 'read', array[event_id] from inbox;
+insert into clears (user_id, since) select id, 0 from users;
+insert into last_clears (token, type, environment, app, registered_at, lane)
+    select token, type, environment, app, registered_at, lane from devices;
+insert into jobs (id, task, lane, due_at)
+    select gen_random_uuid(), 'deliver', (array['bulk', 'direct'])[1 + i % 2], now() + make_interval(secs => i)
+    from generate_series(0, {ROWS}) i;
+insert into dead_letters (id, task, lane, attempts, progress, reason)
+    select gen_random_uuid(), 'deliver', 'direct', 8, 0, '' from generate_series(1, 2000);
+insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token_ending, state, settled_at)
+    select i.event_id, d.id, d.user_id, d.lane, false, 'iOS', '', (array['queued', 'dead'])[1 + d.user_id % 2],
+           case when d.user_id % 2 = 1 then now() end
+    from inbox i join devices d using (user_id);
+insert into cancellations (event_id) select id from dead_letters;
+insert into event_keys (service, company_id, key, event_id) select 'crm', 0, id::text, id from events;
+insert into idempotency_keys (caller, method, path, key, digest, status, body)
+    select 'user ' || id, 'POST', '/notifications', '', '', 202, '' from users;
+insert into preferences (user_id, chosen) select id, '{{}}' from users;
+insert into imports (id, state, company_id) select gen_random_uuid(), 'checking', 1;
+insert into import_lines (import_id, number, part, user_id, body, event_id, happened_at)
+    select imports.id, row_number() over (), part, case when part <> 'team' then users.id end, '{{}}',
+           gen_random_uuid(), now()
+    from imports, users, unnest('{{user,device,notification,team}}'::text[]) as part;
+"""
+
+STATES = ("empty", "vacuumed", "full", "drained")
+"""What the planner may know: nothing; that all tables were empty; that they are full; that the queues were empty."""
+
+QUEUES = ("jobs", "dead_letters", "deliveries", "changes", "clears", "imports", "import_lines", "event_keys")
+
+
+@pytest.fixture(scope="module")
+async def databases(server: Embedded) -> AsyncIterator[dict[str, Connection]]:
+    connections = {name: await connect(await make_database(server, f"costs_{name}")) for name in STATES}
+    for name in ("full", "drained"):
+        await connections[name].execute(FULL)
+    await connections["drained"].execute(f"truncate {', '.join(QUEUES)}")
+    for name in ("vacuumed", "full", "drained"):
+        await connections[name].execute("vacuum analyze")
+        await correct_with(connections[name])
+    for connection in connections.values():
+        await connection.execute("set plan_cache_mode = force_generic_plan")
+    yield connections
+    for connection in connections.values():
+        await connection.close()
+    connection = await connect(url_for(server, "tocsin"))
+    for name in connections:
+        await connection.execute(f"drop database costs_{name} with (force)")
+    await connection.close()
+
+
+async def plan_of(connection: Connection, module: str, name: str) -> dict[str, Any]:
+    statement = queries(module)[name]
+    parameters = (await connection.prepare(statement)).get_parameters()
+    await connection.execute(f'prepare "{module}/{name}" as {statement}')
+    nothing = f"({', '.join('null' for _ in parameters)})" if parameters else ""
+    plan = await connection.fetchval(f'explain (format json) execute "{module}/{name}"{nothing}')
+    found: dict[str, Any] = json.loads(plan)[0]["Plan"]
+    return found
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", []):
+        yield from nodes(part)
+
+
+def quadratic(plan: dict[str, Any]) -> Iterator[str]:
+    """Say where a plan goes through a list or an array for each row of another."""
+    text = json.dumps(plan)
+    for node in nodes(plan):
+        kind = node["Node Type"]
+        for condition in (node.get("Filter", ""), node.get("Join Filter", "")):
+            if re.search(r" (ALL|ANY) \((?!')", re.sub(r"ANY \(\(?[^)]*hashed SubPlan", "", condition)):
+                yield f"an array is compared with each row: {condition}"
+        if kind == "Seq Scan":
+            yield f"all of a table is read: {node['Relation Name']}"
+        if kind == "Nested Loop":
+            inner = node["Plans"][1]
+            looked_up = any(re.search(r"= \(?\w+\.\w+", each.get("Index Cond", "")) for each in nodes(inner))
+            if "Join Filter" in node and not looked_up:
+                yield f"each is compared with each: {node['Join Filter']}"
+            elif (
+                any(each["Node Type"] == "CTE Scan" for each in nodes(inner))
+                and node["Plans"][0]["Node Type"] != "Result"
+            ):
+                yield f"a list is gone through for each row: {inner}"
+        if node.get("Parent Relationship") == "SubPlan" and f"hashed {node.get('Subplan Name')}" not in text:
+            lists = [each["CTE Name"] for each in nodes(node) if each["Node Type"] == "CTE Scan"]
+            if lists:
+                yield f"a list is gone through for each row: {lists}"
+
+
+@pytest.mark.parametrize("filled", STATES)
+@pytest.mark.parametrize(("module", "name"), STATEMENTS)
+async def test_no_statement_is_quadratic_in_its_arrays(
+    databases: dict[str, Connection], module: str, name: str, filled: str
+) -> None:
+    found = list(quadratic(await plan_of(databases[filled], module, name)))
+    assert not found or (module, name) in BOUNDED, "\n".join(found)
+
+
+async def test_a_table_that_was_empty_is_not_taken_for_empty_for_long(api: Api) -> None:
+    """Its statistics are corrected while a worker lives, and statements that were planned by them are planned anew."""
+    database = api.app_state.database
+    await database.value("vacuum tocsin.jobs")
+    assert await database.value("select reltuples from pg_class where oid = 'tocsin.jobs'::regclass") == 0
+    async with asyncio.timeout(30):
+        while await database.value("select reltuples from pg_class where oid = 'tocsin.jobs'::regclass") == 0:
+            await asyncio.sleep(0.1)

@@ -1,0 +1,446 @@
+"""Pushes by Firebase: what Google gets, how we are authorised, and what its answers mean."""
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import jwt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.issuer import pair
+from tests.support.push_services import (
+    EXPIRES,
+    ID,
+    OTHER,
+    Asked,
+    Behaviour,
+    Connection,
+    PushService,
+    answer,
+    answering,
+    files_in,
+    phone,
+    push,
+    push_service,
+    shown,
+)
+from tocsin.errors import Refusal
+from tocsin.http_client.messages import Request
+from tocsin.http_client.tls import Trust
+from tocsin.http_client.transport import Transport
+from tocsin.push.channels import Delivered, Gone, Later, Push, Refused, Stopped, google_auth
+from tocsin.push.channels.fcm import ANSWERS, STATUSES, Fcm
+from tocsin.push.channels.google_auth import EARLY, MIN_RETRY_DELAY
+
+KEY = pair("RS256", "fcm")
+TOKEN = "a:b-" + "x" * 140
+INSTALLATION = "c" + "A-_9" * 5 + "z"
+DETAIL = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
+
+
+def account(**more: Any) -> bytes:
+    said: dict[str, Any] = {
+        "type": "service_account",
+        "project_id": "crm-1",
+        "private_key_id": "key-1",
+        "private_key": KEY.private_pem.decode(),
+        "client_email": "push@crm-1.example",
+        "token_uri": "https://localhost:1/token",
+    }
+    return json.dumps({name: value for name, value in (said | more).items() if value is not None}).encode()
+
+
+def made(folder: Path, content: bytes | None = None, **more: Any) -> Fcm:
+    path = folder / "account.json"
+    path.write_bytes(content or account())
+    return Fcm(credentials_file=path, **more)
+
+
+@pytest.fixture
+def fcm(tmp_path: Path) -> Fcm:
+    return made(tmp_path, clock=lambda: EXPIRES.timestamp() - 3600)
+
+
+def android(token: str = TOKEN) -> Any:
+    return phone("Android", token)
+
+
+def request(fcm: Fcm, sent: Push) -> Request:
+    made = fcm.request(sent)
+    assert isinstance(made, Request)
+    return made
+
+
+def message(fcm: Fcm, sent: Push) -> Any:
+    return json.loads(request(fcm, sent).body)["message"]
+
+
+def test_an_android_phone_gets_exactly_what_the_contract_says(fcm: Fcm) -> None:
+    sent = push(android(), shown())
+    assert request(fcm, sent).url == "https://fcm.googleapis.com/v1/projects/crm-1/messages:send"
+    assert message(fcm, sent) == {
+        "token": TOKEN,
+        "notification": {"title": "New note", "body": "Ann wrote:\nhello"},
+        "data": {
+            "id": str(ID),
+            "type": "note",
+            "data": '{"user":{"id":4}}',
+            "link": "https://crm.example.com/cases/6",
+            "badge": "3",
+        },
+        "android": {
+            "priority": "high",
+            "ttl": "3600s",
+            "notification": {"tag": str(ID), "channel_id": "notes"},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("token", "name"),
+    [
+        (INSTALLATION, "fid"),
+        ("d" + INSTALLATION[1:], "fid"),
+        ("a" + INSTALLATION[1:], "token"),
+        (INSTALLATION + "x", "token"),
+        (INSTALLATION[:-1], "token"),
+        (INSTALLATION[:-1] + ":", "token"),
+    ],
+)
+def test_an_installation_id_is_told_from_a_token(fcm: Fcm, token: str, name: str) -> None:
+    said = message(fcm, push(android(token), shown()))
+    assert said[name] == token
+    assert len(said.keys() & {"fid", "token"}) == 1
+
+
+@pytest.mark.parametrize(("preset", "priority"), [("quiet", "normal"), ("normal", "high"), ("urgent", "high")])
+def test_a_preset_is_a_priority(fcm: Fcm, preset: str, priority: str) -> None:
+    assert message(fcm, push(android(), shown(preset=preset)))["android"]["priority"] == priority
+
+
+@pytest.mark.parametrize(("clear", "said"), [((OTHER,), f'["{OTHER}"]'), ("all", '"all"')])
+def test_a_clear_is_a_message_of_data_alone(fcm: Fcm, clear: Any, said: str) -> None:
+    assert message(fcm, push(android(), None, clear=clear)) == {
+        "token": TOKEN,
+        "data": {"clear": said, "badge": "3"},
+        "android": {"priority": "normal", "ttl": "3600s"},
+    }
+
+
+def test_an_iphone_gets_what_apple_would_have_given_it(fcm: Fcm) -> None:
+    said = message(fcm, push(phone("iOS", TOKEN), shown()))
+    assert said["apns"]["payload"]["aps"] == {
+        "alert": {"title": "New note", "body": "Ann wrote:\nhello"},
+        "badge": 3,
+        "sound": "default",
+        "thread-id": "case-6",
+        "category": "note",
+        "interruption-level": "active",
+    }
+    assert said["apns"]["headers"]["apns-collapse-id"] == str(ID)
+    assert "android" not in said
+    silent = message(fcm, push(phone("iOS", TOKEN), None, clear=(OTHER,)))
+    assert silent["apns"]["payload"] == {"aps": {"badge": 3, "content-available": 1}, "clear": [str(OTHER)]}
+    assert silent["apns"]["headers"]["apns-priority"] == "5"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited(tmp_path_factory: pytest.TempPathFactory) -> None:
+    global LIMITED  # noqa: PLW0603 - hypothesis can't have it from a fixture for each example
+    LIMITED = made(tmp_path_factory.mktemp("fcm"))
+
+
+LIMITED: Fcm
+
+
+@given(
+    body=st.text(max_size=6000),
+    data=st.dictionaries(st.text(max_size=5), st.text(max_size=3000), max_size=3),
+    type_=st.sampled_from(["iOS", "Android"]),
+)
+def test_whatever_is_said_fits_and_is_valid_json_cut_between_characters(
+    body: str, data: dict[str, str], type_: str
+) -> None:
+    made = request(LIMITED, push(phone(type_, TOKEN), shown(body=body, data=json.dumps(data))))
+    assert len(made.body) <= 4096 + len(TOKEN)
+    said, whole = json.loads(made.body)["message"], body.replace(" <br> ", "\n")
+    cut = said["notification"]["body"]
+    assert cut == whole or (cut.endswith("…") and whole.startswith(cut[:-1]))
+    assert json.loads(said["data"]["data"]) in (data, {})
+    if type_ == "iOS":
+        assert said["apns"]["payload"]["aps"]["alert"]["body"] == cut
+
+
+def error(status: int, name: str, *details: Any) -> bytes:
+    return json.dumps({"error": {"code": status, "message": "x", "status": name, "details": details}}).encode()
+
+
+def told(status: int, code: str) -> bytes:
+    """Return the body as Google has it for a row of the table."""
+    if code == "fieldViolations":
+        violations = {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [{"field": "x"}]}
+        return error(status, "INVALID_ARGUMENT", violations)
+    if code in {"NOT_FOUND", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "PERMISSION_DENIED"}:
+        return error(status, code)
+    return error(status, "SOME_STATUS", {"@type": DETAIL, "errorCode": code})
+
+
+KINDS: dict[str, Any] = {
+    "delivered": (Delivered, {}),
+    "gone": (Gone, {"at": None}),
+    "later": (Later, {"after": None, "lane": None}),
+    "lane later": (Later, {"after": None, "lane": 60.0}),
+    "refused": (Refused, {"doubtful": False}),
+    "doubtful": (Refused, {"doubtful": True}),
+    "stopped": (Stopped, {}),
+    "another token": (Later, {"after": 0.0, "lane": None}),
+}
+ROWS = [
+    *((status, told(status, code), way) for (status, code), way in ANSWERS.items()),
+    *((status, b"", way) for status, way in STATUSES.items()),
+    (400, error(400, "INVALID_ARGUMENT"), "refused"),
+    (404, b"<html>Not found</html>", "stopped"),
+    (404, error(404, "NOT_FOUND", {"@type": DETAIL, "errorCode": "UNREGISTERED"}), "gone"),
+    (413, b"", "refused"),
+    (302, b"", "later"),
+    (407, b"", "later"),
+    (451, b"", "later"),
+    (405, b"", "refused"),
+    (502, b"<html>", "later"),
+    (504, b"", "later"),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "way"), ROWS)
+def test_every_answer_has_its_meaning(fcm: Fcm, status: int, body: bytes, way: str) -> None:
+    outcome = fcm.outcome(push(android(), shown()), answer(status, body))
+    kind, attributes = KINDS[way]
+    assert type(outcome) is kind
+    for name, value in attributes.items():
+        assert getattr(outcome, name) == value
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"{",
+        b'{"error":7}',
+        b'{"error":{"details":{}}}',
+        b'{"error":{"details":[7,null,{"errorCode":[]}]}}',
+        b'{"error":{"status":{}}}',
+        b"\xff",
+        b"[" * 60000,
+    ],
+)
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 429, 503])
+def test_an_answer_that_says_nothing_goes_by_its_status(fcm: Fcm, status: int, body: bytes) -> None:
+    outcome = fcm.outcome(push(android(), shown()), answer(status, body))
+    assert type(outcome) is {200: Delivered, 400: Refused, 403: Stopped, 404: Stopped}.get(status, Later)
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "after", "lane"),
+    [(429, "5", 5, 60), (429, "90", 90, 90), (503, "3", 3, None), (503, "30", 30, None), (503, "0", 1, None)],
+)
+def test_retry_after_is_kept_and_a_quota_holds_the_whole_lane_for_a_minute_at_least(
+    fcm: Fcm, status: int, header: str, after: float, lane: float | None
+) -> None:
+    assert fcm.outcome(push(android(), shown()), answer(status, retry_after=header)) == Later(str(status), after, lane)
+
+
+BROKEN = {
+    "not JSON": b"hello",
+    "no `private_key`": account(private_key=None),
+    "no `project_id`": account(project_id=7),
+    "no `token_uri`": account(token_uri=""),
+    "a `token_uri` that is not a url": account(token_uri="file:///etc/passwd"),
+    "a `private_key` that is not an RSA key": account(private_key=pair("ES256").private_pem.decode()),
+    "a `private_key` that is not an RSA key in PEM": account(private_key="MIG"),
+}
+
+
+@pytest.mark.parametrize("words", BROKEN)
+def test_credentials_that_are_none_are_refused_in_one_sentence(tmp_path: Path, words: str) -> None:
+    with pytest.raises(Refusal, match=rf"account\.json .*{words}.*\.$"):
+        made(tmp_path, BROKEN[words])
+
+
+def test_credentials_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match=r"can't be read: No such file or directory\.$"):
+        Fcm(credentials_file=tmp_path / "none.json")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC).timestamp()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def granting(life: int = 3600) -> Behaviour:
+    count = 0
+
+    def behave(connection: Connection, stream: int, _asked: Asked) -> None:
+        nonlocal count
+        count += 1
+        body = json.dumps({"access_token": f"token-{count}", "expires_in": life, "token_type": "Bearer"})
+        connection.say(stream, 200, body.encode())
+
+    return behave
+
+
+def at(service: PushService, folder: Path, **more: Any) -> Fcm:
+    return made(folder, account(token_uri=f"{service.url}/token"), trust=Trust(files_in(folder)[0]), **more)
+
+
+def authorization(fcm: Fcm) -> str:
+    return dict(request(fcm, push(android(), shown())).headers)["authorization"]
+
+
+async def test_a_token_is_asked_for_once_by_all_who_need_it_and_again_before_it_ends(tmp_path: Path) -> None:
+    clock = Clock()
+    async with push_service(tmp_path, granting()) as service:
+        fcm = at(service, tmp_path, clock=clock)
+        assert await asyncio.gather(*(fcm.ready() for _ in range(20))) == [None] * 20
+        assert authorization(fcm) == "Bearer token-1"
+        clock.now += 3600 - EARLY - 1
+        await fcm.ready()
+        assert len(service.asked) == 1
+        clock.now += 2
+        await fcm.ready()
+        assert authorization(fcm) == "Bearer token-2"
+    form = parse_qs(service.asked[0].body.decode())
+    assert form["grant_type"] == ["urn:ietf:params:oauth:grant-type:jwt-bearer"]
+    said = jwt.decode(form["assertion"][0], KEY.pem, ["RS256"], audience=f"{service.url}/token")
+    assert said["iss"] == "push@crm-1.example"
+    assert said["scope"] == "https://www.googleapis.com/auth/firebase.messaging"
+    assert 0 < said["exp"] - said["iat"] <= 3600
+
+
+async def test_a_token_that_is_not_accepted_is_asked_for_anew_once(tmp_path: Path) -> None:
+    sent, no = push(android(), shown()), error(401, "UNAUTHENTICATED")
+    async with push_service(tmp_path, granting()) as service:
+        fcm = at(service, tmp_path)
+        await fcm.ready()
+        early = datetime.now(UTC)
+        for _ in range(3):
+            assert isinstance(fcm.outcome(sent, answer(401, no)), Later)
+        await fcm.ready()
+        assert authorization(fcm) == "Bearer token-2"
+        assert isinstance(fcm.outcome(sent, answer(401, no, sent_at=early)), Later)
+        assert isinstance(fcm.outcome(sent, answer(401, no)), Stopped)
+        fcm.outcome(sent, answer(200))
+        assert isinstance(fcm.outcome(sent, answer(401, no)), Later)
+        assert len(service.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind"),
+    [
+        (answering(400, b'{"error":"invalid_grant"}'), Stopped),
+        (answering(401), Stopped),
+        (answering(503), Later),
+        (answering(404), Later),
+        (answering(200, b""), Later),
+        (answering(200, b"{}"), Later),
+        (answering(200, b'{"access_token":"a\\nb"}'), Later),
+        (answering(200, b"x" * 1001), Later),
+    ],
+)
+async def test_why_there_is_no_token_is_told_and_not_asked_again_at_once(
+    tmp_path: Path, behaviour: Behaviour, kind: type[Stopped | Later], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(google_auth, "MAX_BYTES", 1000)
+    clock = Clock()
+    async with push_service(tmp_path, behaviour) as service:
+        fcm = at(service, tmp_path, clock=clock)
+        for _ in range(3):
+            assert type(await fcm.ready()) is kind
+        assert len(service.asked) == 1
+        service.behaviour = granting()
+        clock.now += MIN_RETRY_DELAY
+        assert await fcm.ready() is None
+
+
+async def _waited(fcm: Fcm, service: PushService, clock: Clock) -> float:
+    """Let one more try fail, and return for how many seconds the token was not asked for again."""
+    asked = len(service.asked)
+    told = await fcm.ready()
+    assert isinstance(told, Later)
+    assert told.lane
+    assert len(service.asked) == asked + 1
+    for share, left in ((0.5, 0.5), (0.49, 0.01)):
+        clock.now += told.lane * share
+        again = await fcm.ready()
+        assert isinstance(again, Later)
+        assert again.reason == told.reason
+        assert again.lane == pytest.approx(told.lane * left, rel=0.1)
+    assert len(service.asked) == asked + 1
+    clock.now += told.lane * 0.02
+    return told.lane
+
+
+async def test_an_access_token_is_asked_for_more_and_more_rarely_while_that_fails(tmp_path: Path) -> None:
+    clock = Clock()
+    async with push_service(tmp_path, answering(503)) as service:
+        fcm = at(service, tmp_path, clock=clock)
+        for longest in (10, 20, 40, 80, 160, 300, 300):
+            assert 0.8 * longest <= await _waited(fcm, service, clock) <= longest
+        service.behaviour = granting()
+        assert await fcm.ready() is None
+        clock.now += 3600
+        service.behaviour = answering(503)
+        assert await _waited(fcm, service, clock) <= MIN_RETRY_DELAY
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "most"), [("120", 120, 120), ("1", 8, 10), ("999999", 3600, 3600), ("x", 8, 10)]
+)
+async def test_an_access_token_is_asked_for_again_when_google_says_within_bounds(
+    tmp_path: Path, asked: str, least: float, most: float
+) -> None:
+    clock = Clock()
+    async with push_service(tmp_path, answering(429, retry_after=asked)) as service:
+        assert least <= await _waited(at(service, tmp_path, clock=clock), service, clock) <= most
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            b'{"error":"invalid_grant","error_description":"Invalid JWT: not in a reasonable timeframe."}',
+            "invalid_grant: Invalid JWT: not in a reasonable timeframe.",
+        ),
+        (b'{"error":"invalid_grant"}', "invalid_grant"),
+        (b'{"error":{"code":400},"error_description":["x"]}', "The answer has the status 400, not 200."),
+        (b"<html>", "The answer has the status 400, not 200."),
+        (b'{"error":"a\\n\\u001b[0m' + b"x" * 900 + b'"}', f"a  [0m{'x' * 194}"),
+    ],
+)
+async def test_why_google_gives_no_access_token_is_told_in_its_own_words(
+    tmp_path: Path, body: bytes, said: str
+) -> None:
+    async with push_service(tmp_path, answering(400, body)) as service:
+        assert await at(service, tmp_path).ready() == Stopped(f"no access token for FCM: {said}")
+
+
+async def test_a_message_arrives_over_http_2_as_it_was_made(tmp_path: Path) -> None:
+    async with push_service(tmp_path, granting()) as service:
+        fcm = at(service, tmp_path, url=service.url)
+        assert await fcm.ready() is None
+        service.behaviour = answering(200, b'{"name":"projects/crm-1/messages/1"}')
+        transport = Transport(fcm.window, ca_file=files_in(tmp_path)[0])
+        sent = push(android(), shown())
+        outcome = fcm.outcome(sent, await transport.submit(request(fcm, sent)))
+        await transport.close()
+    assert outcome == Delivered()
+    asked = service.asked[-1]
+    assert asked.path == "/v1/projects/crm-1/messages:send"
+    assert asked.headers["authorization"] == "Bearer token-1"

@@ -1,0 +1,150 @@
+"""What phones are told to take off their screens: erased words, people who left, and what is unread again."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tests.conftest import Api
+from tests.push.test_deliveries import ANDROID, IPHONE, pushes_of, register, until, until_stopped
+from tests.push.test_retries import eventually
+from tests.test_events import post, state
+from tests.test_fanout import custom
+from tocsin_phones import Phones
+
+CONTACT = "contact:220f5f6e-7307-3ad3-9fc1-9ec7e6dc0a88"
+OTHER = "dd" * 32
+
+
+@pytest.fixture
+def api(pushing: Api) -> Api:
+    return pushing
+
+
+async def show(api: Api, phones: Phones, user: int = 1, iphone: str = IPHONE, **more: Any) -> str:
+    """Have an iPhone and an Android phone show a notification, and return its id."""
+    await register(api, user, iphone)
+    if iphone == IPHONE:
+        await register(api, user, ANDROID, type="Android")
+    id_ = await api.post({**custom(user, body="Jane Doe called"), **more})
+    await pushes_of(api, id_)
+    assert [banner["body"] for banner in phones.screen(iphone)["banners"]] == ["Jane Doe called"]
+    return id_
+
+
+def cleared(phones: Phones, token: str) -> Any:
+    """Return what a phone was told to clear, and its badge; none while it was told nothing."""
+    pushes = [push for push in phones.pushes(token=token) if "clear" in str(push["payload"])]
+    if not pushes:
+        return None
+    [push] = pushes
+    if push["provider"] == "fcm":
+        data = push["payload"]["message"]["data"]
+        return data["clear"], data["badge"]
+    return push["payload"]["clear"], push["payload"]["aps"]["badge"]
+
+
+async def test_erasing_a_contact_clears_their_words_from_phones_and_leaves_the_entry_unread(
+    api: Api, phones: Phones
+) -> None:
+    id_ = await show(api, phones, about=[CONTACT])
+    kept = await api.post(custom(1, body="of somebody else"))
+    await pushes_of(api, kept)
+    resolution = {"about": CONTACT, "as": "erased"}
+    answer = await api.as_service("POST", "/events/resolve", json=resolution)
+    assert answer.status_code == 202, answer.text
+    assert await until(lambda: cleared(phones, IPHONE)) == ([id_], 2)
+    assert await until(lambda: cleared(phones, ANDROID)) == (f'["{id_}"]', "2")
+    assert [banner["body"] for banner in phones.screen(IPHONE)["banners"]] == ["of somebody else"]
+    assert (await api.inbox(1))["pagination"]["unread"] == 2
+
+
+async def test_erasing_a_contact_has_browsers_close_their_words_with_the_next_push(api: Api, phones: Phones) -> None:
+    key = (await api.as_user(1, "GET", "/notifications/web-push/key")).json()["key"]
+    await api.as_user(1, "POST", "/notifications/web-push", json=phones.subscribe(key))
+    id_ = await api.post({**custom(1), "about": [CONTACT]})
+    await pushes_of(api, id_)
+    await api.as_service("POST", "/events/resolve", json={"about": CONTACT, "as": "erased"})
+    await eventually(lambda: api.app_state.database.value("select 1 from changes where change = 'rewritten'"))
+    await pushes_of(api, await api.post(custom(1)))
+    assert phones.pushes("browser")[-1]["payload"]["clear"] == [id_]
+
+
+async def erase(api: Api) -> None:
+    assert (await api.as_service("DELETE", "/directory/users/1")).status_code == 204
+
+
+async def deactivate(api: Api) -> None:
+    user = {"first_name": "First1", "last_name": "Last1", "company_id": 1, "active": False}
+    for _ in range(2):
+        assert (await api.as_service("PUT", "/directory/users/1", json=user)).status_code == 204
+
+
+async def deactivate_by_import(api: Api) -> None:
+    line = '{"user": {"id": 1, "first_name": "First1", "last_name": "Last1", "company_id": 1, "active": false}}'
+    headers = {"Content-Type": "application/x-ndjson"}
+    assert (await api.as_service("POST", "/directory/import", content=line, headers=headers)).status_code == 200
+
+
+async def detach_all(api: Api) -> None:
+    assert (await api.as_service("DELETE", "/directory/users/1/devices")).status_code == 204
+
+
+async def detach_each(api: Api) -> None:
+    for token in (IPHONE.upper(), ANDROID):
+        assert (await api.as_service("DELETE", f"/directory/users/1/devices/{token}")).status_code == 204
+
+
+@pytest.mark.parametrize("leave", [erase, deactivate, deactivate_by_import, detach_all, detach_each])
+async def test_the_phones_of_a_user_who_leaves_are_cleared_once_and_those_of_others_are_not(
+    api: Api, phones: Phones, leave: Callable[[Api], Awaitable[None]]
+) -> None:
+    await show(api, phones, 2, OTHER)
+    await show(api, phones)
+    await leave(api)
+    assert await until(lambda: cleared(phones, IPHONE)) == ("all", 0)
+    assert await until(lambda: cleared(phones, ANDROID)) == ('"all"', "0")
+    assert phones.screen(IPHONE) == {"badge": 0, "banners": []}
+    assert len(phones.screen(OTHER)["banners"]) == 1
+    assert await api.app_state.database.value("select count(*) from last_clears") == 0
+
+
+async def test_a_phone_that_is_somebody_elses_by_then_is_not_cleared(api: Api, phones: Phones) -> None:
+    await show(api, phones)
+    database = api.app_state.database
+    async with database.transaction() as connection:
+        await connection.execute(
+            "insert into last_clears (token, type, environment, app, registered_at, lane)"
+            " select token, type, environment, app, registered_at, lane from devices where type = 'iOS'"
+        )
+        await connection.execute("update devices set user_id = 2, id = gen_random_uuid() where type = 'iOS'")
+    await eventually(lambda: database.value("select count(*) = 0 from last_clears"))
+    id_ = await api.post(custom(1, 2))
+    await state(api, id_, 8)
+    assert cleared(phones, IPHONE) is None
+
+
+async def test_nothing_is_kept_of_a_phone_whose_lane_leads_nowhere(api: Api) -> None:
+    await register(api, 1, IPHONE, app="unknown")
+    await erase(api)
+    assert await api.app_state.database.value("select count(*) from last_clears") == 0
+
+
+async def test_unread_again_raises_the_badge_of_phones(api: Api, phones: Phones) -> None:
+    id_ = await show(api, phones)
+    await api.as_user(1, "PUT", f"/notifications/{id_}/read")
+    await until(lambda: phones.screen(IPHONE)["badge"] == 0)
+    await api.as_user(1, "PUT", f"/notifications/{id_}/unread")
+    await until(lambda: phones.screen(IPHONE)["badge"] == 1)
+    await until(lambda: phones.screen(ANDROID)["badge"] == 1)
+
+
+async def test_a_clear_is_not_sent_into_a_lane_that_has_stopped(api: Api, phones: Phones) -> None:
+    id_ = await show(api, phones)
+    phones.answer("apns", status=403, reason="InvalidProviderToken")
+    await post(api, custom(1))
+    await until_stopped(api)
+    await until(lambda: len(phones.pushes("apns")) == 2)
+    await api.as_user(1, "PUT", f"/notifications/{id_}/read")
+    assert await until(lambda: cleared(phones, ANDROID)) == (f'["{id_}"]', "1")
+    assert cleared(phones, IPHONE) is None

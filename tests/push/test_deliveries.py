@@ -1,0 +1,490 @@
+"""From the inbox to the phone: once, in time, as the person wishes, and explained."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from tests.conftest import Api, serving
+from tests.test_events import post, state
+from tests.test_fanout import CASE, custom, note
+from tocsin.catalogue import Catalogue
+from tocsin.errors import Unavailable
+from tocsin.explain import of_event
+from tocsin.push import deliveries, dispatcher, results
+from tocsin.push.apps import read_again
+from tocsin_phones import Phones
+
+IPHONE, OTHER_IPHONE = "aa" * 32, "bb" * 32
+ANDROID = "android-token-of-thirty-two-characters:1"
+
+Pushes = list[dict[str, Any]]
+
+
+@pytest.fixture
+def api(pushing: Api) -> Api:
+    return pushing
+
+
+async def register(api: Api, user: int, token: str, **more: Any) -> None:
+    answer = await api.as_user(user, "POST", f"/notifications/devices/{token}", json=more)
+    assert answer.status_code == 204, answer.text
+
+
+async def until(found: Callable[[], Any], seconds: float = 8) -> Any:
+    """Wait until something is there, and return it."""
+    async with asyncio.timeout(seconds):
+        while not (value := found()):
+            await asyncio.sleep(0.02)
+    return value
+
+
+def shown(phones: Phones, token: str) -> Pushes:
+    """Return what phones were to show; not what they were to clear."""
+    return [push for push in phones.pushes(token=token) if push["visible"] or "alert" in str(push["payload"])]
+
+
+async def pushes_of(api: Api, id_: str) -> dict[str, int]:
+    found: dict[str, int] = (await state(api, id_, 8))["pushes"]
+    return {name: count for name, count in found.items() if count}
+
+
+async def becomes(api: Api, id_: str, due: dict[str, int]) -> None:
+    """Wait until the pushes of an event are in these states."""
+    async with asyncio.timeout(8):
+        while (found := await pushes_of(api, id_)) != due:
+            await asyncio.sleep(0.05)
+    assert found == due
+
+
+async def told(api: Api, id_: str, user: int = 1) -> list[str]:
+    answer = await api.as_service("GET", f"/events/{id_}/recipients/{user}")
+    return [f"{device['state']}: {device['what']}" for device in answer.json()["devices"]]
+
+
+async def test_an_iphone_and_an_android_get_what_came_into_the_inbox(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    await register(api, 1, ANDROID, type="Android")
+    event = {**note(1), "data": {**note(1)["data"], "user": 2}}
+    id_ = await api.post(event)
+    assert await pushes_of(api, id_) == {"delivered": 2}
+    [apple] = phones.pushes("apns", IPHONE)
+    entry = (await api.inbox(1))["data"][0]
+    aps = apple["payload"]["aps"]
+    assert aps["alert"] == {"title": "Mention", "body": entry["message"].replace(" <br> ", "\n")}
+    assert (aps["badge"], aps["sound"], aps["thread-id"], aps["category"]) == (1, "default", CASE, "case")
+    assert apple["payload"]["notification"] == {"id": id_, "type": "note", "data": entry["data"], "link": None}
+    assert apple["headers"]["apns-id"] == apple["headers"]["apns-collapse-id"] == id_
+    [google] = phones.pushes("fcm", ANDROID)
+    assert google["payload"]["message"]["notification"]["title"] == "Mention"
+    assert google["payload"]["message"]["data"]["id"] == id_
+    devices = (await api.as_user(1, "GET", "/notifications/devices")).json()["data"]
+    assert all(device["last_delivered_at"] for device in devices)
+    assert await told(api, id_) == ["delivered: delivered"] * 2
+
+
+async def test_a_browser_gets_it_encrypted_and_is_told_what_to_close(api: Api, phones: Phones) -> None:
+    key = (await api.as_user(1, "GET", "/notifications/web-push/key")).json()["key"]
+    subscription = phones.subscribe(key)
+    answer = await api.as_user(1, "POST", "/notifications/web-push", json=subscription)
+    assert answer.status_code == 204, answer.text
+    first = await api.post(custom(1, body="One"))
+    assert await pushes_of(api, first) == {"delivered": 1}
+    await api.as_user(1, "PUT", f"/notifications/{first}/read")
+    second = await api.post(custom(1, body="Two"))
+    assert await pushes_of(api, second) == {"delivered": 1}
+    one, two = (push["payload"] for push in phones.pushes("browser"))
+    assert (one["title"], one["body"], one["tag"], one["badge"], one["clear"]) == ("Message", "One", first, 1, [])
+    assert (two["body"], two["badge"], two["clear"]) == ("Two", 1, [first])
+    [device] = (await api.as_user(1, "GET", "/notifications/devices")).json()["data"]
+    assert (device["type"], device["token_ending"]) == ("Web", subscription["endpoint"][-6:])
+    left = await api.as_user(1, "DELETE", "/notifications/web-push", json={"endpoint": subscription["endpoint"]})
+    assert left.status_code == 204
+    assert (await api.as_user(1, "GET", "/notifications/devices")).json()["data"] == []
+
+
+async def test_a_subscription_that_leads_elsewhere_is_refused(api: Api, phones: Phones) -> None:
+    good = phones.subscribe("")
+    for change, due in (
+        ({"endpoint": "https://example.com/push"}, [("endpoint", "url")]),
+        ({"endpoint": "http://169.254.169.254/latest"}, [("endpoint", "url")]),
+        ({"endpoint": 7}, [("endpoint", "string")]),
+        ({"keys": {"p256dh": "x", "auth": "y"}}, [("keys.p256dh", "regex"), ("keys.auth", "regex")]),
+        ({"keys": {}}, [("keys.p256dh", "required"), ("keys.auth", "required")]),
+        ({"keys": None}, [("keys", "required")]),
+        ({"expirationTime": {}}, [("expirationTime", "numeric_between")]),
+        ({"expirationTime": True}, [("expirationTime", "numeric_between")]),
+    ):
+        answer = await api.as_user(1, "POST", "/notifications/web-push", json={**good, **change})
+        found = [
+            (field_error["field"], field_error["code"].removeprefix("validation."))
+            for field_error in answer.json()["errors"]
+        ]
+        assert (answer.status_code, found) == (422, due), change
+
+
+@pytest.mark.parametrize(
+    ("locale", "name", "title"),
+    [
+        ("en", "Jane", "Message from Jane Doe"),
+        ("da", "Jane", "Besked fra Jane Doe"),
+        ("de", "Jane", "Nachricht von Jane Doe"),
+        ("en", "{title}{sender}", "Message from {title}{sender} Doe"),
+        ("en", "\u0644\u064a\u0644\u0649", "Message from \u2068\u0644\u064a\u0644\u0649 Doe\u2069"),
+    ],
+)
+async def test_the_push_of_a_message_of_a_colleague_says_who_wrote_it(
+    api: Api, phones: Phones, locale: str, name: str, title: str
+) -> None:
+    await api.people(1, locale=locale)
+    await api.people(2, first_name=name, last_name="Doe")
+    await register(api, 1, IPHONE)
+    answer = await api.as_user(2, "POST", "/notifications", json={"message": "Hi", "notify": {"users": [1]}})
+    assert answer.status_code == 202
+    [push] = await until(lambda: phones.pushes("apns", IPHONE))
+    assert push["payload"]["aps"]["alert"] == {"title": title, "body": "Hi"}
+
+
+async def test_two_spellings_of_an_endpoint_are_one_browser(api: Api, phones: Phones) -> None:
+    subscription = phones.subscribe("")
+    for endpoint in (subscription["endpoint"], subscription["endpoint"].replace("https", "HTTPS")):
+        answer = await api.as_user(1, "POST", "/notifications/web-push", json={**subscription, "endpoint": endpoint})
+        assert answer.status_code == 204
+    assert len((await api.as_user(1, "GET", "/notifications/devices")).json()["data"]) == 1
+    shouted = {"endpoint": subscription["endpoint"].replace("https", "HTTPS")}
+    trial = await api.as_user(1, "POST", "/notifications/web-push/test", json=shouted)
+    assert trial.json()["state"] == "delivered"
+    assert (await api.as_user(1, "DELETE", "/notifications/web-push", json=shouted)).status_code == 204
+    assert (await api.as_user(1, "GET", "/notifications/devices")).json()["data"] == []
+
+
+async def test_what_is_read_anywhere_is_cleared_everywhere_once_for_a_burst(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    await register(api, 1, ANDROID, type="Android")
+    ids = [await api.post(custom(1)) for _ in range(3)]
+    for id_ in ids:
+        await pushes_of(api, id_)
+    phones.forget()
+    for id_ in ids[:2]:
+        await api.as_user(1, "PUT", f"/notifications/{id_}/read")
+    [apple] = await until(lambda: phones.pushes("apns", IPHONE))
+    assert apple["payload"]["aps"] == {"badge": 1, "content-available": 1}
+    assert sorted(apple["payload"]["clear"]) == sorted(ids[:2])
+    assert (apple["headers"]["apns-push-type"], apple["headers"]["apns-priority"]) == ("alert", "5")
+    [google] = await until(lambda: phones.pushes("fcm", ANDROID))
+    assert google["payload"]["message"]["data"]["badge"] == "1"
+    phones.forget()
+    await api.as_user(1, "PUT", "/notifications/read")
+    [apple] = await until(lambda: phones.pushes("apns", IPHONE))
+    assert (apple["payload"]["clear"], apple["payload"]["aps"]["badge"]) == ("all", 0)
+
+
+async def test_phones_keep_what_is_newer_than_what_was_read(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    ids = [await api.post(custom(1)) for _ in range(3)]
+    for id_ in ids:
+        await pushes_of(api, id_)
+    phones.forget()
+    answer = await api.as_user(1, "PUT", "/notifications/read", json={"up_to": ids[1]})
+    assert answer.status_code == 204
+    [apple] = await until(lambda: phones.pushes("apns", IPHONE))
+    assert sorted(apple["payload"]["clear"]) == sorted(ids[:2])
+    assert apple["payload"]["aps"]["badge"] == 1
+
+
+async def test_a_phone_that_changed_hands_gets_nothing_of_its_former_owner(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    phones.answer("apns", status=503, reason="ServiceUnavailable", times=1)
+    id_ = (await post(api, custom(1))).json()["id"]
+    await until(lambda: phones.pushes("apns", IPHONE))
+    await register(api, 2, IPHONE)
+    await hurry(api)
+    assert await pushes_of(api, id_) == {"skipped": 1}
+    assert (await told(api, id_)) == ["skipped: not sent: the device was detached, or is somebody else's now"]
+    assert len(phones.pushes("apns", IPHONE)) == 1
+
+
+async def hurry(api: Api) -> None:
+    """Let all that waits be due."""
+    for _ in range(100):
+        waiting = await api.app_state.database.value(
+            "select count(*) from deliveries where worker_id is null and due_at > now()"
+        )
+        if waiting:
+            break
+        await asyncio.sleep(0.02)
+    await api.app_state.database.value(
+        "update deliveries set due_at = now() where state in ('queued', 'later', 'held') and worker_id is null"
+    )
+    api.app_state.pubsub.publish("push")
+
+
+async def test_a_push_that_fails_goes_again_with_the_same_ids(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    phones.answer("apns", status=503, reason="ServiceUnavailable", times=1)
+    id_ = (await post(api, custom(1))).json()["id"]
+    await until(lambda: phones.pushes("apns", IPHONE))
+    await hurry(api)
+    assert await pushes_of(api, id_) == {"delivered": 1}
+    first, second = phones.pushes("apns", IPHONE)
+    assert first["headers"]["apns-id"] == second["headers"]["apns-id"] == id_
+
+
+@pytest.mark.parametrize("step", ["lane_works", "settle"])
+async def test_an_answer_that_cant_be_written_down_at_once_is_written_down_later(
+    api: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    await register(api, 1, IPHONE)
+    write, failures = getattr(deliveries, step), iter([Unavailable(), Unavailable()])
+
+    async def fails_at_first(*what: Any) -> None:
+        if failure := next(failures, None):
+            raise failure
+        await write(*what)
+
+    monkeypatch.setattr(deliveries, step, fails_at_first)
+    id_ = await api.post(custom(1))
+    assert await pushes_of(api, id_) == {"delivered": 1}
+    assert len(phones.pushes("apns", IPHONE)) == 1
+
+
+async def test_a_device_that_is_gone_is_dropped_and_the_others_are_not(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    await register(api, 1, OTHER_IPHONE)
+    phones.answer("apns", token=IPHONE, status=410, reason="Unregistered", times=1)
+    id_ = await api.post(custom(1))
+    assert await pushes_of(api, id_) == {"delivered": 1, "gone": 1}
+    devices = (await api.as_user(1, "GET", "/notifications/devices")).json()["data"]
+    assert [device["token_ending"] for device in devices] == [OTHER_IPHONE[-6:]]
+
+
+async def test_a_sandbox_token_that_was_registered_for_production_is_found_out(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    phones.answer("apns", status=400, reason="BadDeviceToken", times=1)
+    id_ = await api.post(custom(1))
+    assert await pushes_of(api, id_) == {"delivered": 1}
+    [device] = (await api.as_user(1, "GET", "/notifications/devices")).json()["data"]
+    assert device["environment"] == "sandbox"
+
+
+async def test_a_bad_token_is_set_aside_until_its_lane_has_delivered_and_then_dropped(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    for provider in ("apns", "apns-sandbox"):
+        phones.answer(provider, token=IPHONE, status=400, reason="BadDeviceToken", times=9)
+    id_ = (await post(api, custom(1))).json()["id"]
+    await until(lambda: phones.pushes("apns-sandbox", IPHONE))
+    for _ in range(100):
+        found = await told(api, id_)
+        if found and found[0].startswith("later: set aside"):
+            break
+        await asyncio.sleep(0.02)
+    assert found[0].startswith("later: set aside until its lane has delivered: ")
+    assert len((await api.as_user(1, "GET", "/notifications/devices")).json()["data"]) == 1
+    await register(api, 2, OTHER_IPHONE)
+    assert await pushes_of(api, await api.post(custom(2))) == {"delivered": 1}
+    await hurry(api)
+    assert await pushes_of(api, id_) == {"gone": 1}
+    assert (await api.as_user(1, "GET", "/notifications/devices")).json()["data"] == []
+
+
+async def test_wrong_settings_stop_the_lane_and_lose_nothing(
+    api: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "PROBE", 0.3)
+    await register(api, 1, IPHONE)
+    await register(api, 1, ANDROID, type="Android")
+    phones.answer("apns", status=403, reason="InvalidProviderToken", times=2)
+    with capture_logs() as logs:
+        ids = [(await post(api, custom(1))).json()["id"] for _ in range(3)]
+        stopped = await until_stopped(api)
+        assert (stopped["name"], "InvalidProviderToken" in stopped["reason"]) == ("apns/default", True)
+        for id_ in ids:
+            assert await pushes_of(api, id_) == {"delivered": 2}
+    said = [each["event"] for each in logs if each.get("lane") == "apns/default"]
+    assert said == ["lane stopped: the provider refused its settings", "lane resumed"]
+    lanes = await deliveries.lanes(api.app_state.database)
+    assert [lane["stopped_at"] for lane in lanes] == [None] * len(lanes)
+
+
+async def test_a_push_that_waits_for_a_stopped_lane_is_explained_by_it(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    phones.answer("apns", status=403, reason="InvalidProviderToken")
+    id_ = (await post(api, custom(1))).json()["id"]
+    since = (await until_stopped(api))["stopped_at"]
+    assert await told(api, id_) == [f"queued: apns/default has stopped since {since} UTC: 403 InvalidProviderToken"]
+    lines = [line async for line in of_event(api.app_state.database, UUID(id_), 1)]
+    assert lines[0].endswith(": named in notify.users")
+    assert "apns/default has stopped since" in lines[1]
+
+
+async def test_a_report_says_where_nobody_was_to_be_pushed_to(api: Api) -> None:
+    id_ = UUID(await api.post(custom(1)))
+    lines = [line async for line in of_event(api.app_state.database, id_, 1)]
+    assert lines[1:] == ["not pushed: no device was registered when it came"]
+    lines = [line async for line in of_event(api.app_state.database, id_, 4242)]
+    assert lines == ["did not come: there is no such user in the directory"]
+
+
+@pytest.mark.parametrize("provider", ["apns", "oauth"])
+async def test_reading_keys_again_has_a_stopped_lane_try_at_once_with_the_same_key(
+    api: Api, phones: Phones, provider: str
+) -> None:
+    if provider == "apns":
+        await register(api, 1, IPHONE)
+        phones.answer("apns", status=403, reason="InvalidProviderToken")
+    else:
+        await register(api, 1, ANDROID, type="Android")
+        phones.answer("oauth", status=400, reason="invalid_grant")
+        phones.answer("fcm", status=401, reason="UNAUTHENTICATED", times=1)  # the token that there may be already
+    await post(api, custom(1))
+    assert (await until_stopped(api))["name"] == ("apns/default" if provider == "apns" else "fcm/default")
+    id_ = (await post(api, custom(1))).json()["id"]
+    phones.forget()
+    assert api.worker
+    assert api.worker.dispatcher
+    assert not read_again(api.app_state.lanes, api.app_state.settings)
+    await api.worker.dispatcher.begin_anew()
+    assert await pushes_of(api, id_) == {"delivered": 1}
+
+
+async def until_stopped(api: Api) -> dict[str, Any]:
+    async with asyncio.timeout(5):
+        while True:
+            answer = await api.as_service("GET", "/operations/lanes", "operations")
+            for lane in answer.json()["data"]:
+                if lane["stopped_at"]:
+                    found: dict[str, Any] = lane
+                    return found
+            await asyncio.sleep(0.01)
+
+
+async def test_preferences_are_kept_to_and_explained(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    await prefer(api, kinds={"custom": {"push": False}})
+    id_ = await api.post(custom(1))
+    assert await pushes_of(api, id_) == {"muted": 1}
+    assert await told(api, id_) == ["muted: not sent: push switched off for custom"]
+    await prefer(api, kinds={"custom": None}, paused_until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
+    held = await api.post(custom(1))
+    await asyncio.sleep(0.1)
+    assert (await state(api, held))["pushes"]["held"] == 1
+    urgent = {**api.app_state.catalogue.samples["lead_escalated"]["event"], "notify": {"users": [1]}}
+    assert await pushes_of(api, await api.post(urgent)) == {"delivered": 1}
+    await api.as_user(1, "PUT", f"/notifications/{held}/read")
+    await prefer(api, paused_until=None)
+    await hurry(api)
+    await becomes(api, held, {"skipped": 1})
+    assert [push["payload"]["notification"]["type"] for push in shown(phones, IPHONE)] == ["lead_escalated"]
+
+
+async def prefer(api: Api, **changes: Any) -> httpx.Response:
+    answer = await api.as_user(1, "PATCH", "/notifications/preferences", json=changes)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def quiet_now() -> str:
+    """The operator's file with quiet hours that it is in the middle of, all over Europe."""
+    hours = [f"{datetime.now(UTC) + timedelta(hours=hours):%H:%M}" for hours in (-6, 9)]
+    days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+    return f"[defaults]\nquiet_hours = [{{ days = {days}, from = '{hours[0]}', to = '{hours[1]}' }}]\n"
+
+
+WRITTEN = "select array_agg(ctid::text || due_at order by event_id, device_id) from deliveries where event_id = any($1)"
+"""Which versions of rows there are: another one means that a row was written."""
+
+
+async def test_what_the_operators_former_rules_held_is_decided_again_at_the_start_after_they_changed(
+    url: str, catalogue: Catalogue, phones: Phones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "RELEASE_BATCH_SIZE", 2)
+    more: dict[str, Any] = {"environment": phones.credentials(tmp_path), "preferences_file": tmp_path / "rules.toml"}
+    more["preferences_file"].write_text(quiet_now(), "utf-8")
+    async with serving(url, catalogue, **more) as api:
+        await api.people(1, 2)
+        await register(api, 1, IPHONE)
+        await register(api, 2, OTHER_IPHONE)
+        paused = {"paused_until": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
+        assert (await api.as_user(2, "PATCH", "/notifications/preferences", json=paused)).status_code == 200
+        ids = [await api.post({**custom(1), "notify": {"users": [1, 2]}}) for _ in range(5)]
+        for id_ in ids:
+            await becomes(api, id_, {"held": 2})
+        written = await api.app_state.database.value(WRITTEN, ids)
+    async with serving(url, catalogue, **more) as api:  # by the same rules
+        await becomes(api, await api.post(custom(1)), {"held": 1})
+    async with serving(url, catalogue, with_worker=False, **more) as api:
+        assert await api.app_state.database.value(WRITTEN, ids) == written
+    more["preferences_file"].write_text("", "utf-8")
+    async with serving(url, catalogue, **more) as api:
+        for id_ in ids:
+            await becomes(api, id_, {"delivered": 1, "held": 1})  # what the user chose counts as before
+    assert shown(phones, IPHONE)
+    assert not shown(phones, OTHER_IPHONE)
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+async def test_more_than_three_that_were_held_are_one_push(api: Api, phones: Phones, count: int) -> None:
+    await register(api, 1, IPHONE)
+    await prefer(api, paused_until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
+    ids = [await api.post(custom(1, body=f"Number {number}")) for number in range(count)]
+    for _ in range(200):
+        if await api.app_state.database.value("select count(*) from deliveries where state = 'held'") == count:
+            break
+        await asyncio.sleep(0.02)
+    await prefer(api, paused_until=None)
+    await hurry(api)
+    for id_ in ids:
+        await becomes(api, id_, {"delivered": 1})
+    alerts = [push["payload"]["aps"]["alert"] for push in phones.pushes("apns", IPHONE)]
+    if count > 3:
+        assert [alert["title"] for alert in alerts] == [f"{count} new notifications"]
+    else:
+        assert sorted(alert["body"] for alert in alerts) == [f"Number {number}" for number in range(count)]
+
+
+async def test_what_was_given_up_is_listed_and_goes_once_more(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    phones.answer("apns", status=503, reason="ServiceUnavailable", times=2)
+    id_ = (await post(api, custom(1))).json()["id"]
+    await until(lambda: phones.pushes("apns", IPHONE))
+    await api.app_state.database.value("update deliveries set made_at = now() - interval '25 hours'")
+    await hurry(api)
+    assert await pushes_of(api, id_) == {"dead": 1}
+    answer = await api.as_service("GET", "/operations/dead-letters", "operations")
+    [letter] = answer.json()["data"]
+    assert (letter["what"], letter["event_id"], letter["lane"]) == ("push", id_, "apns/default")
+    replayed = await api.as_service("POST", "/operations/replay", "operations", json={"events": [id_]})
+    assert replayed.json() == {"jobs": 0, "pushes": 1}
+
+
+async def test_an_event_to_many_devices_reaches_each_once(api: Api, phones: Phones) -> None:
+    people = range(1, 151)
+    await api.people(*people)
+    await api.team(7, *people)
+    for user in people:
+        await register(api, user, f"{user:064x}")
+    id_ = await api.post(custom(teams=(7,)))
+    async with asyncio.timeout(20):
+        while (await state(api, id_, 5))["pushes"]["delivered"] < 150:
+            await asyncio.sleep(0.05)
+    tokens = [push["token"] for push in phones.pushes("apns")]
+    assert sorted(tokens) == [f"{user:064x}" for user in people]
+
+
+async def test_metrics_tell_of_pushes(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    await pushes_of(api, await api.post(custom(1)))
+    phones.answer("apns", status=400, reason="BadTopic")
+    await pushes_of(api, await api.post(custom(1)))
+    text = (await api.as_service("GET", "/metrics", "operations")).text
+    for waiting in ("due", "oldest_seconds"):
+        assert f'tocsin_pushes_{waiting}{{lane="apns/default"}} 0.0' in text
+    for outcome, reason in (("delivered", ""), ("refused", "400 BadTopic")):
+        said = f'tocsin_push_answers_total{{lane="apns/default",outcome="{outcome}",reason="{reason}"}} 1.0'
+        assert said in text

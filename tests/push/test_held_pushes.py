@@ -1,0 +1,175 @@
+"""What is held goes as soon as what held it is over, however that came about, and in the order of the inbox."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from tests.conftest import Api
+from tests.push.test_deliveries import IPHONE, hurry, prefer, register, shown, told
+from tests.push.test_retries import comes_to, due_in, eventually
+from tests.test_events import post
+from tests.test_fanout import custom
+from tocsin.db.pool import Database
+from tocsin.push import deliveries
+from tocsin.push.deliveries import Settled
+from tocsin_phones import Phones
+
+
+@pytest.fixture
+def api(pushing: Api) -> Api:
+    return pushing
+
+
+def later(**ahead: float) -> str:
+    return (datetime.now(UTC) + timedelta(**ahead)).isoformat()
+
+
+def hours_around(now: datetime, zone_hours: int = 0) -> list[dict[str, Any]]:
+    """Return a window of six hours around a moment, by a clock so many hours ahead of UTC."""
+    wall = now + timedelta(hours=zone_hours)
+    return [{"from": f"{wall - timedelta(hours=3):%H:%M}", "to": f"{wall + timedelta(hours=3):%H:%M}"}]
+
+
+async def hold(api: Api, count: int = 1, **held_by: Any) -> list[str]:
+    """Have this hold so many notifications back for a phone of user 1, and return their ids."""
+    await register(api, 1, IPHONE)
+    await prefer(api, **held_by)
+    ids = []
+    for number in range(count):
+        ids.append((await post(api, {**custom(1, body=f"Number {number}"), "id": str(uuid4())})).json()["id"])
+        await comes_to(api, ids[-1], {"held": 1})
+    return ids
+
+
+def bodies(phones: Phones) -> list[str]:
+    return [push["payload"]["aps"]["alert"]["body"] for push in shown(phones, IPHONE)]
+
+
+PAUSE: dict[str, Any] = {"paused_until": later(days=3)}
+QUIET: dict[str, Any] = {"quiet_hours": hours_around(datetime.now(UTC)), "time_zone": "UTC"}
+ENDINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "pause ended": (PAUSE, {"paused_until": None}),
+    "quiet hours ended": (QUIET, {"quiet_hours": None}),
+    "quiet hours at another time": (QUIET, {"quiet_hours": hours_around(datetime.now(UTC), 12)}),
+    "in a time zone where it is day": (QUIET, {"time_zone": "Pacific/Auckland"}),
+    "urgent now": (PAUSE, {"kinds": {"custom": {"urgent": True}}}),
+}
+
+
+@pytest.mark.parametrize(("held_by", "change"), ENDINGS.values(), ids=ENDINGS)
+async def test_what_is_held_goes_at_once_when_a_pause_or_quiet_hours_end_early(
+    api: Api, phones: Phones, held_by: dict[str, Any], change: dict[str, Any]
+) -> None:
+    [id_] = await hold(api, **held_by)
+    await prefer(api, **change)
+    await comes_to(api, id_, {"delivered": 1})
+    assert bodies(phones) == ["Number 0"]
+
+
+async def test_what_is_held_is_muted_at_once_when_its_kind_is_switched_off(api: Api) -> None:
+    [id_] = await hold(api, **PAUSE)
+    await prefer(api, kinds={"custom": {"push": False}})
+    await comes_to(api, id_, {"muted": 1})
+
+
+async def test_a_pause_that_ends_sooner_or_later_is_told_at_once_and_counts_as_no_try(api: Api, phones: Phones) -> None:
+    [id_] = await hold(api, **PAUSE)
+    for ahead in (timedelta(hours=2), timedelta(hours=30), timedelta(hours=1)):
+        until = datetime.now(UTC) + ahead
+        await prefer(api, paused_until=until.isoformat())
+        words = f"held: held until {until:%Y-%m-%d %H:%M} UTC"
+        await eventually(partial(_is_told, api, id_, words))
+    phones.answer("apns", status=503, times=1)
+    since = datetime.now(UTC)
+    await prefer(api, paused_until=None)
+    least, most = await due_in(api, since, 1)
+    assert least <= timedelta(seconds=5.5)
+    assert most >= timedelta(seconds=5)
+
+
+async def _is_told(api: Api, id_: str, words: str) -> bool:
+    return all(line.startswith(words) for line in await told(api, id_))
+
+
+async def move(api: Api) -> None:
+    """Have the directory say that the user lives by another clock."""
+    user = {"first_name": "First1", "last_name": "Last1", "company_id": 1, "time_zone": "Pacific/Auckland"}
+    answer = await api.as_service("PUT", "/directory/users/1", json=user)
+    assert answer.status_code == 204, answer.text
+
+
+async def move_by_import(api: Api) -> None:
+    user = {"id": 1, "first_name": "First1", "last_name": "Last1", "company_id": 1, "time_zone": "Pacific/Auckland"}
+    headers = {"Content-Type": "application/x-ndjson"}
+    content = json.dumps({"user": user})
+    answer = await api.as_service("POST", "/directory/import", content=content, headers=headers)
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("move", [move, move_by_import])
+async def test_what_is_held_is_decided_again_when_the_directory_changes_the_time_zone(
+    api: Api, move: Callable[[Api], Awaitable[None]]
+) -> None:
+    [id_] = await hold(api, quiet_hours=hours_around(datetime.now(UTC)))
+    await move(api)
+    await comes_to(api, id_, {"delivered": 1})
+
+
+@pytest.mark.parametrize("end", ["early", "in time"])
+async def test_what_is_released_together_comes_in_the_order_of_the_inbox(api: Api, phones: Phones, end: str) -> None:
+    ids = await hold(api, 3, **PAUSE)
+    if end == "early":
+        await prefer(api, paused_until=None)
+    else:
+        # The pause ends by itself: what was chosen says so, and all that is held is due at one moment.
+        database = api.app_state.database
+        await database.value("update preferences set chosen = '{}'")
+        await hurry(api)
+    for id_ in ids:
+        await comes_to(api, id_, {"delivered": 1})
+    assert bodies(phones) == ["Number 0", "Number 1", "Number 2"]
+
+
+async def test_what_is_held_for_others_stays_held(api: Api) -> None:
+    await register(api, 2, "cc" * 32)
+    assert (await api.as_user(2, "PATCH", "/notifications/preferences", json=PAUSE)).status_code == 200
+    other = (await post(api, custom(2))).json()["id"]
+    await comes_to(api, other, {"held": 1})
+    [id_] = await hold(api, **PAUSE)
+    due_at = "select due_at from deliveries where user_id = 2"
+    before = await api.app_state.database.value(due_at)
+    await prefer(api, paused_until=None)
+    await comes_to(api, id_, {"delivered": 1})
+    assert await api.app_state.database.value(due_at) == before
+
+
+async def test_a_pause_that_ends_while_a_push_is_being_held_is_not_overlooked(
+    api: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, changes = deliveries.settle, iter([None])
+
+    async def settle_after_a_change(database: Database, worker: UUID, settled: Sequence[Settled]) -> None:
+        if [each.state for each in settled] == ["held"] and next(changes, "none") is None:
+            changing = asyncio.create_task(prefer(api, paused_until=None))
+            await eventually(lambda: _is_ended(api))
+            await settle(database, worker, settled)
+            await changing
+        else:
+            await settle(database, worker, settled)
+
+    await register(api, 1, IPHONE)
+    await prefer(api, **PAUSE)
+    monkeypatch.setattr(deliveries, "settle", settle_after_a_change)
+    id_ = (await post(api, custom(1))).json()["id"]
+    await comes_to(api, id_, {"delivered": 1})
+    assert len(bodies(phones)) == 1
+
+
+async def _is_ended(api: Api) -> bool:
+    return not await api.app_state.database.value("select count(*) from preferences")

@@ -1,0 +1,157 @@
+"""Test pushes: whoever wonders whether their phone is reached is told by its push service itself."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import Api, serving
+from tests.push.test_deliveries import ANDROID, IPHONE, OTHER_IPHONE, register
+from tocsin.catalogue import Catalogue
+from tocsin.cli import doctor
+from tocsin.push import probe
+from tocsin.push.channels import Stopped
+from tocsin.push.content import Composer
+from tocsin_phones import Phones
+
+
+@pytest.fixture
+def api(pushing: Api) -> Api:
+    return pushing
+
+
+async def trial(api: Api, user: int, token: str) -> httpx.Response:
+    return await api.as_user(user, "POST", f"/notifications/devices/{token}/test")
+
+
+async def said(api: Api, token: str = IPHONE) -> tuple[str, str]:
+    answer = await trial(api, 1, token)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found["state"], found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("token", "type_", "lane"), [(IPHONE, "iOS", "apns/default"), (ANDROID, "Android", "fcm/default")]
+)
+async def test_a_test_reaches_ones_own_phone_and_no_inbox(
+    api: Api,
+    phones: Phones,
+    token: str,
+    type_: str,
+    lane: str,
+) -> None:
+    await register(api, 1, token, type=type_)
+    answer = await trial(api, 1, token.upper() if type_ == "iOS" else token)
+    assert answer.json() == {"lane": lane, "state": "delivered", "reason": "delivered"}
+    [push] = phones.pushes(token=token)
+    assert "Test: notifications reach this device" in str(push["payload"])
+    assert (await api.inbox(1))["data"] == []
+
+
+async def test_a_test_reaches_ones_own_browser(api: Api, phones: Phones) -> None:
+    key = (await api.as_user(1, "GET", "/notifications/web-push/key")).json()["key"]
+    subscription = phones.subscribe(key)
+    await api.as_user(1, "POST", "/notifications/web-push", json=subscription)
+    answer = await api.as_user(1, "POST", "/notifications/web-push/test", json={"endpoint": subscription["endpoint"]})
+    assert answer.json() == {"lane": "web/default", "state": "delivered", "reason": "delivered"}
+    [push] = phones.pushes("browser")
+    assert push["payload"]["title"] == "Test: notifications reach this device"
+
+
+async def test_nobody_tests_anothers_phone(api: Api, phones: Phones) -> None:
+    await register(api, 2, IPHONE)
+    for token in (IPHONE, OTHER_IPHONE, "x"):
+        answer = await trial(api, 1, token)
+        assert (answer.status_code, answer.json()["errors"][0]["code"]) == (404, "not_found")
+    assert phones.pushes() == []
+
+
+async def test_a_user_has_five_tests_a_minute_even_at_once(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    await register(api, 2, OTHER_IPHONE)
+    answers = await asyncio.gather(*(trial(api, 1, IPHONE) for _ in range(8)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 5 + [429] * 3
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.json()["errors"][0]["code"] == "rate_limited"
+    assert 0 < int(refused.headers["retry-after"]) <= 60
+    assert (refused.headers["ratelimit-limit"], refused.headers["ratelimit-remaining"]) == ("5", "0")
+    assert len(phones.pushes(token=IPHONE)) == 5
+    assert (await trial(api, 2, OTHER_IPHONE)).status_code == 200, "another's tests are not counted"
+    await api.app_state.database.value(
+        "update trials set sent_at = array[now() - interval '61 seconds'] where user_id = 1"
+    )
+    assert (await trial(api, 1, IPHONE)).status_code == 200, "the minute is over"
+
+
+async def test_a_phone_that_is_gone_is_told_and_forgotten(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    phones.answer("apns", token=IPHONE, status=410, reason="Unregistered", times=1)
+    assert await said(api) == ("gone", "the device is gone: 410 Unregistered")
+    assert (await api.as_user(1, "GET", "/notifications/devices")).json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "due"),
+    [
+        (503, "ServiceUnavailable", "later"),
+        (400, "BadDeviceToken", "refused"),
+        (403, "InvalidProviderToken", "stopped"),
+    ],
+)
+async def test_what_the_provider_says_is_told_and_no_phone_is_dropped_for_it(
+    api: Api,
+    phones: Phones,
+    status: int,
+    reason: str,
+    due: str,
+) -> None:
+    await register(api, 1, IPHONE)
+    phones.answer("apns", status=status, reason=reason, times=1)
+    state, why = await said(api)
+    assert state == due
+    assert reason in why
+    assert len((await api.as_user(1, "GET", "/notifications/devices")).json()["data"]) == 1
+
+
+async def test_an_app_without_a_key_is_told(api: Api) -> None:
+    await register(api, 1, IPHONE, app="another")
+    assert await said(api) == ("stopped", "no key is set for this provider and app")
+
+
+async def test_a_process_without_a_worker_tests_too(url: str, catalogue: Catalogue, tmp_path: Path) -> None:
+    async with (
+        Phones() as stands_in,
+        serving(url, catalogue, with_worker=False, environment=stands_in.credentials(tmp_path)) as api,
+    ):
+        await api.people(1)
+        await register(api, 1, IPHONE)
+        assert await said(api) == ("delivered", "delivered")
+
+
+async def test_the_doctor_tries_each_providers_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOCSIN_DATA_DIR", str(tmp_path / "data"))
+    async with Phones() as stands_in:
+        for name, value in stands_in.credentials(tmp_path).items():
+            monkeypatch.setenv(name, value)
+
+        async def found() -> dict[str, str]:
+            return {each.what: each.level for each in await doctor.examine() if each.what.startswith("push ")}
+
+        lanes = ("push apns/default", "push apns/default/sandbox", "push fcm/default")
+        assert await found() == dict.fromkeys(lanes, "ok")
+        monkeypatch.setenv("TOCSIN_APNS_KEY_ID", "WRONGKEYID")
+        assert (await found())["push apns/default"] == "FAIL"
+    assert set((await found()).values()) == {"warn"}, "a provider that can't be reached is no wrong key"
+
+
+async def test_the_doctor_tells_an_access_token_that_fcm_refuses_from_a_network_that_does_not_work(
+    api: Api, phones: Phones
+) -> None:
+    phones.answer("fcm", status=401, reason="UNAUTHENTICATED")
+    [lane] = [lane for lane in api.app_state.lanes if lane.name == "fcm/default"]
+    wrong = await probe.credentials(lane, Composer(api.app_state.catalogue))
+    assert wrong == Stopped("401 UNAUTHENTICATED")

@@ -1,0 +1,485 @@
+"""What operators are given fits the service: names, alerts and runbooks, proxies, unit, image, backup and restore."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import typer.main
+import yaml  # type: ignore[import-untyped]
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conftest import HOUR, SECRET, Api, serving
+from tests.support.processes import TOCSIN, Program, data_folder, until
+from tests.test_fanout import custom
+from tocsin.api.contract import CONTRACT
+from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.catalogue import Catalogue
+from tocsin.cli import commands
+from tocsin.db.pool import Database
+from tocsin.metrics import Metrics
+from tocsin.push import deliveries
+from tocsin.push.channels import Refused
+from tocsin.settings import Settings, read_settings
+from tocsin_client import Client
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+OPERATING = (ROOT / "docs/operations/install-and-maintain.md").read_text("utf-8")
+HOST = "notify.example.com"
+TOKEN = "c0ffee" * 8
+
+
+def needs(program: str, package: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not shutil.which(program), reason=f"there is no {program}: apt-get install {package}")
+
+
+def text_of(name: str) -> str:
+    return (DEPLOY / name).read_text("utf-8")
+
+
+def rules() -> list[dict[str, Any]]:
+    [group] = yaml.safe_load(text_of("alerts.yml"))["groups"]
+    found: list[dict[str, Any]] = group["rules"]
+    return found
+
+
+def queries_of_the_dashboard() -> list[str]:
+    board = json.loads(text_of("grafana.json"))
+    variables = [variable["query"]["query"] for variable in board["templating"]["list"] if variable["type"] == "query"]
+    return variables + [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+
+
+async def run(*command: object, cwd: Path = ROOT, **environment: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *map(str, command),
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 120)
+    return process.returncode or 0, out.decode()
+
+
+class TestMonitoring:
+    @pytest.fixture
+    async def exposed(self, database: Database) -> dict[str, set[str]]:
+        """The labels of every series that a process exposes, by its name."""
+        metrics = Metrics()
+        metrics.request("GET", "/notifications", 200, 0.1)
+        metrics.failure("direct lane", "the disk is full")
+        metrics.connection_dropped("idle")
+        metrics.watch_pool("api", database)
+        metrics.job("deliver", "done")
+        metrics.push("apns/default", "delivered", 0.1)
+        metrics.answer("apns/default", Refused("400 BadTopic"))
+        await deliveries.enter_lane(database, "apns/default", "x")
+        families = text_string_to_metric_families((await metrics.text(database)).decode())
+        samples = [sample for family in families for sample in family.samples]
+        return {sample.name: set(sample.labels) for sample in samples}
+
+    async def test_every_metric_of_alerts_and_dashboard_exists_with_its_labels(
+        self, exposed: dict[str, set[str]]
+    ) -> None:
+        for query in [*queries_of_the_dashboard(), *(rule["expr"] for rule in rules())]:
+            for name, selector in re.findall(r"\b(tocsin_\w+|up\b)(?:\{([^}]*)\})?", query):
+                assert name == "up" or name in exposed, query
+                labels = set(re.findall(r"(\w+) *=", selector)) - {"job", "instance"}
+                assert labels <= exposed.get(name, set()), query
+            for grouped in re.findall(r"by \(([^)]*)\)", query):
+                known = {label for name in re.findall(r"tocsin_\w+", query) for label in exposed[name]}
+                assert set(grouped.split(", ")) <= known | {"instance"}, query
+
+    async def test_every_metric_is_on_the_dashboard(self, exposed: dict[str, set[str]]) -> None:
+        shown = " ".join(queries_of_the_dashboard())
+        families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed}
+        assert {name for name in families if name not in shown} == set()
+
+    def test_no_series_says_when_a_counter_was_made(self, exposed: dict[str, set[str]]) -> None:
+        assert not [name for name in exposed if name.endswith("_created")]
+
+    async def test_requests_are_counted_by_the_template_of_their_path(self, api: Api) -> None:
+        await api.people(1)
+        posted = await api.post(custom(1))
+        await api.as_user(1, "GET", f"/notifications/{posted}")
+        await api.as_user(1, "GET", "/notifications")
+        await api.call("GET", "/nowhere/at/all")
+        text = (await api.as_service("GET", "/metrics", "operations")).text
+        families = text_string_to_metric_families(text)
+        routes = {s.labels["route"] for f in families for s in f.samples if s.name == "tocsin_http_requests_total"}
+        assert {"/notifications/{notification_id}", "/notifications", "/events", "none"} <= routes
+        assert not any(posted in route or "nowhere" in route for route in routes)
+
+    def test_what_is_counted_by_outcome_is_called_as_the_code_calls_it(self) -> None:
+        code = "".join((ROOT / "src/tocsin" / name).read_text("utf-8") for name in ("worker.py", "push/deliveries.py"))
+        for query in [*queries_of_the_dashboard(), *(rule["expr"] for rule in rules())]:
+            for values in re.findall(r"(?:outcome|state)=~?\"([^\"]*)\"", query):
+                assert all(f'"{value}"' in code for value in values.split("|")), query
+
+    def test_every_alert_has_its_runbook_and_the_other_way_round(self) -> None:
+        runbooks = re.findall(r"^### (Tocsin\w+)$", OPERATING, re.MULTILINE)
+        assert [rule["alert"] for rule in rules()] == runbooks
+        for rule in rules():
+            assert rule["annotations"]["runbook"] == f"docs/operations/install-and-maintain.md#{rule['alert'].lower()}"
+            assert rule["labels"]["severity"] in {"page", "ticket"}
+
+    def test_every_alert_is_tested_in_good_times_and_bad(self) -> None:
+        quiet, loud = yaml.safe_load(text_of("alerts_test.yml"))["tests"]
+        names = [rule["alert"] for rule in rules()]
+        assert [case["alertname"] for case in quiet["alert_rule_test"]] == names
+        assert not any("exp_alerts" in case for case in quiet["alert_rule_test"])
+        assert [case["alertname"] for case in loud["alert_rule_test"] if case["exp_alerts"]] == names
+
+    @needs("promtool", "prometheus")
+    async def test_prometheus_takes_the_rules_and_wakes_as_it_should(self) -> None:
+        for command in (("check", "config", "prometheus.yml"), ("test", "rules", "alerts_test.yml")):
+            status, words = await run("promtool", *command, cwd=DEPLOY)
+            assert status == 0, words
+
+    def test_the_dashboard_shows_every_panel_in_a_place_of_its_own(self) -> None:
+        panels = json.loads(text_of("grafana.json"))["panels"]
+        cells = [
+            (place["x"] + across, place["y"] + down)
+            for place in (panel["gridPos"] for panel in panels)
+            for across in range(place["w"])
+            for down in range(place["h"])
+        ]
+        assert len(set(cells)) == len(cells)
+        assert max(across for across, _ in cells) < 24
+        assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+class TestNames:
+    def test_every_setting_that_is_named_exists(self) -> None:
+        pages = [*DEPLOY.iterdir(), *(ROOT / "docs/operations").iterdir()]
+        there = {f"TOCSIN_{name.upper()}" for name in Settings.model_fields}
+        for page in pages:
+            assert set(re.findall(r"\bTOCSIN_\w+", page.read_text("utf-8"))) <= there, page.name
+
+    def test_every_command_that_is_named_exists(self) -> None:
+        there = set(getattr(typer.main.get_command(commands.app), "commands", {}))
+        named = re.findall(r"`tocsin (\w+)|bin/tocsin (\w+)", OPERATING + text_of("tocsin.service"))
+        assert {one or other for one, other in named} <= there
+
+    def test_every_file_that_is_given_is_told_of(self) -> None:
+        told = set(re.findall(r"\]\(([\w.]+)\)", text_of("README.md")))
+        assert told | {"README.md", "Dockerfile.dockerignore"} == {path.name for path in DEPLOY.iterdir()}
+
+    def test_the_settings_of_the_unit_are_usable(self) -> None:
+        settings = read_settings({}, DEPLOY / "tocsin.env")
+        assert settings.trusted_proxies == ("127.0.0.1", "::1")
+        assert settings.log_format == "json"
+
+    def test_every_table_that_outlives_its_work_is_told_of(self) -> None:
+        tables = set(re.findall(r"CREATE TABLE tocsin\.(\w+)", (ROOT / "src/tocsin/db/schema.sql").read_text("utf-8")))
+        [section] = re.findall(r"## What is stored where.*?(?=\n## )", OPERATING, re.DOTALL)
+        passing = {"cancellations", "clears", "erasures", "event_keys", "heads", "jobs", "lanes", "migrations"}
+        passing |= {"last_clears", "operator_rules", "push_services", "resolutions", "trials", "workers"}
+        assert set(re.findall(r"`(\w+)`", section)) >= tables - passing
+
+
+class TestUnit:
+    @needs("systemd-analyze", "systemd")
+    async def test_systemd_takes_it_and_finds_it_closed(self, tmp_path: Path) -> None:
+        unit = tmp_path / "tocsin.service"
+        unit.write_text(text_of("tocsin.service").replace("/opt/tocsin/bin/tocsin", str(TOCSIN)))
+        assert await run("systemd-analyze", "verify", "--man=no", unit) == (0, "")
+        status, words = await run("systemd-analyze", "security", "--offline=yes", "--threshold=20", unit)
+        assert status == 0, words
+
+    def test_a_reload_is_the_signal_that_keys_are_read_again_at(self) -> None:
+        assert "ExecReload=/bin/kill -HUP $MAINPID" in text_of("tocsin.service")
+
+
+class TestContainers:
+    def test_the_image_has_the_locked_versions_and_is_nobodys_root(self) -> None:
+        lines = re.sub(r"\\\n *", "", text_of("Dockerfile")).splitlines()
+        copied = [line.split()[1:-1] for line in lines if line.startswith("COPY") and "--from" not in line]
+        ignored = text_of("Dockerfile.dockerignore").splitlines()
+        for name in (name for names in copied for name in names):
+            assert (ROOT / name).exists()
+            assert f"!{name}" in ignored
+        assert {line.split()[1] for line in lines if line.startswith("FROM")} == {"debian:bookworm-slim"}
+        steps = [step for line in lines for step in line.split("&&") if re.search("/uv (pip install|build)", step)]
+        assert len(steps) == 3
+        for step in steps:
+            assert "--no-deps /wheels/" in step or re.search(r"(?=.* --require-hashes ).* requirements\.lock ", step)
+        [version] = re.findall(r"uv==([\d.]+)", text_of("Dockerfile"))
+        assert f"UV_VERSION := {version}\n" in (ROOT / "Makefile").read_text("utf-8")
+        after = lines[lines.index("USER tocsin") :]
+        assert any(line.startswith("HEALTHCHECK") and "/healthz" in line for line in after)
+        assert not any(line.startswith(("RUN", "COPY")) for line in after)
+        assert "GET /healthz" in {route for routes in CONTRACT.values() for route in routes}
+
+    def test_the_parts_of_the_composition_fit(self) -> None:
+        composed = yaml.safe_load(text_of("compose.yaml"))
+        services = composed["services"]
+        there = set(getattr(typer.main.get_command(commands.app), "commands", {}))
+        assert services["api"]["command"] == ["serve", "--no-worker"]
+        assert services["worker"]["command"] == ["worker"]
+        assert {services[name]["command"][0] for name in ("api", "worker")} <= there
+        for service in services.values():
+            assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+            assert set(service.get("depends_on", {})) <= set(services)
+            volumes = {volume.split(":")[0] for volume in service.get("volumes", [])}
+            assert volumes <= set(composed["volumes"])
+        environment = services["api"]["environment"]
+        assert str(environment["TOCSIN_OPERATIONS_PORT"]) in services["worker"]["healthcheck"]["test"][-1]
+        assert (ROOT / "deploy" / services["api"]["build"]["context"]).resolve() == ROOT
+
+
+class Front:
+    """A reverse proxy with its configuration as it is given, but for addresses and places, and what it logged."""
+
+    def __init__(self, folder: Path, upstream: int) -> None:
+        self.folder = folder
+        self.upstream = upstream
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = int(free.getsockname()[1])
+        certify(folder)
+
+    @property
+    def logged(self) -> str:
+        return "".join(path.read_text("utf-8", "replace") for path in self.folder.glob("*.log"))
+
+    @contextlib.asynccontextmanager
+    async def running(self, *command: object) -> AsyncIterator[httpx.AsyncClient]:
+        with (self.folder / "output.log").open("w") as output:
+            process = await asyncio.create_subprocess_exec(
+                *map(str, command),
+                cwd=self.folder,
+                env={"HOME": str(self.folder), "PATH": ""},
+                stderr=output,
+                stdout=output,
+            )
+        trusting = ssl.create_default_context(cafile=str(self.folder / "cert.pem"))
+        try:
+            await until(lambda: process.returncode is not None or is_open(self.port))
+            assert process.returncode is None, self.logged
+            async with httpx.AsyncClient(
+                base_url=f"https://127.0.0.1:{self.port}", verify=trusting, timeout=20
+            ) as http:
+                http.headers["Host"] = HOST
+                yield http
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+
+
+def nginx(front: Front) -> contextlib.AbstractAsyncContextManager[httpx.AsyncClient]:
+    site = (
+        text_of("nginx.conf")
+        .replace("listen 443 ssl", f"listen 127.0.0.1:{front.port} ssl")
+        .replace("server 127.0.0.1:8080;", f"server 127.0.0.1:{front.upstream};")
+        .replace("/var/log/nginx/", f"{front.folder}/")
+        .replace(f"/etc/ssl/{HOST}.pem", f"{front.folder}/cert.pem")
+        .replace(f"/etc/ssl/private/{HOST}.key", f"{front.folder}/key.pem")
+    )
+    (front.folder / "site.conf").write_text(site)
+    places = "".join(
+        f"{part}_temp_path {front.folder}/{part};\n" for part in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (front.folder / "nginx.conf").write_text(
+        f"{'user root;' if os.geteuid() == 0 else ''} daemon off; pid {front.folder}/nginx.pid;\n"
+        f"events {{}}\nhttp {{ {places} access_log off; include {front.folder}/site.conf; }}\n"
+    )
+    return front.running(
+        shutil.which("nginx"), "-e", front.folder / "main.log", "-p", front.folder, "-c", front.folder / "nginx.conf"
+    )
+
+
+def caddy(front: Front) -> contextlib.AbstractAsyncContextManager[httpx.AsyncClient]:
+    site = (
+        text_of("Caddyfile")
+        .replace("\n{\n", "\n{\n\tadmin off\n\tauto_https disable_redirects\n\tskip_install_trust\n", 1)
+        .replace(f"\n{HOST} {{", f"\n{HOST}:{front.port} {{\n\tbind 127.0.0.1\n\ttls cert.pem key.pem")
+        .replace("/var/log/caddy/", f"{front.folder}/")
+        .replace("127.0.0.1:8080", f"127.0.0.1:{front.upstream}")
+    )
+    (front.folder / "Caddyfile").write_text(site)
+    return front.running(shutil.which("caddy"), "run", "--config", front.folder / "Caddyfile", "--adapter", "caddyfile")
+
+
+def certify(folder: Path) -> None:
+    """Write a certificate for the host of the examples, signed by itself, and its key."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
+        .sign(key, SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(Encoding.PEM))
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "key.pem").write_bytes(private)
+
+
+def is_open(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        pytest.param(nginx, marks=needs("nginx", "nginx")),
+        pytest.param(caddy, marks=needs("caddy", "caddy")),
+    ],
+)
+class TestProxies:
+    Proxy = Callable[[Front], contextlib.AbstractAsyncContextManager[httpx.AsyncClient]]
+    SNI: dict[str, Any] = {"sni_hostname": HOST}  # noqa: RUF012 - never changed
+
+    @pytest.fixture
+    async def trusting(self, url: str, catalogue: Catalogue) -> AsyncIterator[Api]:
+        """The service as the settings beside the proxies have it."""
+        async with serving(url, catalogue, environment={"TOCSIN_TRUSTED_PROXIES": "127.0.0.1,::1"}) as api:
+            await api.people(1)
+            yield api
+
+    async def test_urls_lead_to_the_proxy(self, proxy: Proxy, trusting: Api, tmp_path: Path) -> None:
+        for _ in range(2):
+            await trusting.post(custom(1))
+        async with proxy(Front(tmp_path, port_of(trusting))) as http:
+            page = await http.get("/notifications?per_page=1", headers=as_user(1), extensions=self.SNI)
+        following = page.json()["pagination"]["urls"]["next"]
+        assert following.startswith(f"https://{HOST}/notifications?"), following
+
+    async def test_no_token_of_a_device_is_logged(self, proxy: Proxy, trusting: Api, tmp_path: Path) -> None:
+        front = Front(tmp_path, port_of(trusting))
+        paths = [f"/notifications/devices/{TOKEN}", f"/notifications/devices%2F{TOKEN}?x={TOKEN}"]
+        headers = {**as_user(1), "Referer": f"https://{HOST}/{TOKEN}", "User-Agent": "known by this"}
+        async with proxy(front) as http:
+            answers = [await http.post(path, headers=headers, extensions=self.SNI) for path in paths]
+            await http.get("/healthz?seen=no", extensions=self.SNI)
+            await until(lambda: "/healthz" in front.logged)
+        assert answers[0].status_code == 204
+        assert "/notifications/devices/" in front.logged
+        assert front.logged.count("/healthz") == 1
+        assert TOKEN not in front.logged
+        assert TOKEN[-12:] not in front.logged
+        assert headers["Authorization"].split()[1] not in front.logged
+
+    async def test_none_is_logged_while_the_service_is_away(self, proxy: Proxy, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            nobody = int(free.getsockname()[1])
+        front = Front(tmp_path, nobody)
+        async with proxy(front) as http:
+            for path in ("/notifications/devices", "/directory/users/1/devices"):
+                answer = await http.delete(f"{path}/{TOKEN}", headers=as_user(1), extensions=self.SNI)
+                assert answer.status_code == 502
+            await http.get("/readyz", extensions=self.SNI)
+            await until(lambda: "/readyz" in front.logged)
+        assert "refused" in front.logged
+        assert TOKEN not in front.logged
+
+    async def test_what_is_too_large_is_refused_in_the_services_words(
+        self, proxy: Proxy, trusting: Api, tmp_path: Path
+    ) -> None:
+        headers = {"Authorization": f"Bearer {mint_service(SECRET, 'crm', ['events:write'], HOUR)}"}
+        fits = {"events": [custom(1, body="x" * 500)] * 1000, "more": "y" * 7_000_000}
+        async with proxy(Front(tmp_path, port_of(trusting))) as http:
+            posted = await http.post("/events/batch", json=fits, headers=headers, extensions=self.SNI)
+            assert posted.status_code == 202, posted.text
+            more = {**fits, "more": "y" * 8_200_000}
+            refused = await http.post("/events/batch", json=more, headers=headers, extensions=self.SNI)
+        assert refused.status_code == 413
+        assert refused.json()["errors"][0]["code"] == "too_large"
+
+    async def test_streams_come_at_once(self, proxy: Proxy, tmp_path: Path) -> None:
+        asked: list[bytes] = []
+        told: asyncio.Queue[int] = asyncio.Queue()
+
+        async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+            while number := await told.get():
+                writer.write(f"data: {number}\n".encode())
+            writer.close()
+
+        async with await asyncio.start_server(stream, "127.0.0.1", 0) as listening:
+            front = Front(tmp_path, listening.sockets[0].getsockname()[1])
+            async with (
+                proxy(front) as http,
+                http.stream("GET", "/notifications/stream", headers=as_user(1), extensions=self.SNI) as answer,
+            ):
+                lines = answer.aiter_lines()
+                for number in range(1, 6):
+                    told.put_nowait(number)
+                    assert await anext(lines) == f"data: {number}"
+                told.put_nowait(0)
+        head = asked[0].decode().lower()
+        assert f"x-forwarded-host: {HOST}\r\n" in head
+        assert "x-forwarded-proto: https\r\n" in head
+        assert "x-forwarded-for: 127.0.0.1\r\n" in head
+
+
+def port_of(api: Api) -> int:
+    return int(api.http.base_url.port or 0)
+
+
+def as_user(user: int, secret: str = SECRET) -> dict[str, str]:
+    return {"Authorization": f"Bearer {mint_user(secret, user, HOUR)}"}
+
+
+def block_of(heading: str, data: Path, kept: Path) -> str:
+    """Return the commands of a section of the page, for a service of this test."""
+    [section] = re.findall(rf"^## {heading}\n.*?(?=^## )", OPERATING, re.DOTALL | re.MULTILINE)
+    [block] = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    moved = block.replace("/var/lib/tocsin", str(data)).replace("/var/backups/tocsin", str(kept))
+    return str(moved.replace("/opt/tocsin/bin/python", sys.executable))
+
+
+@pytest.mark.slow
+async def test_what_was_backed_up_is_restored_as_the_page_says(tmp_path: Path) -> None:
+    later = (dt.datetime.now(dt.UTC) + dt.timedelta(days=1)).isoformat()
+    path = ":".join(sys.path)
+    own = {"TOCSIN_JWT_SECRET": "", "TOCSIN_VAPID_SUBJECT": "mailto:operator@example.com"}
+    async with data_folder() as data, data_folder() as other:
+        async with Program(data, "serve", variables=own) as service:
+            secret, vapid = ((data / name).read_text() for name in ("jwt-secret", "vapid.pem"))
+            token = mint_service(secret, "crm", ["events:write", "directory:write"], HOUR)
+            with Client(service.greeting["url"], token) as client:
+                client.put_user(1, first_name="John", last_name="Doe")
+                sent = client.post(custom(1, body="Before the dump"))
+                assert client.state(sent.id, wait=10).state == "delivered"
+                held = client.post({**custom(1), "deliver_at": later})
+                status, words = await run("bash", "-euc", block_of("Back up", data, tmp_path), PYTHONPATH=path)
+                assert (status, words) == (0, "")
+                client.post(custom(1, body="After the dump"))
+        async with Program(other, "serve", variables=own):
+            status, words = await run("bash", "-euc", block_of("Restore", other, tmp_path), PYTHONPATH=path)
+            assert (status, words) == (0, "")
+        async with Program(other, "serve", variables=own) as service:
+            with Client(service.greeting["url"], token) as client:
+                assert client.state(held.id).state == "held"
+                client.cancel(held.id)
+                new = client.post(custom(1, body="After the restore"))
+                assert client.state(new.id, wait=10).state == "delivered"
+            async with httpx.AsyncClient(base_url=service.greeting["url"]) as http:
+                page = (await http.get("/notifications", headers=as_user(1, secret))).json()
+            assert [entry["id"] for entry in page["data"]] == [new.id, sent.id]
+            assert service.complaints() == []
+        assert (other / "vapid.pem").read_text() == vapid

@@ -1,0 +1,106 @@
+"""What the documents promise exists, and what exists is in the documents."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from tocsin import errors, validation
+from tocsin.api.contract import CONTRACT
+from tocsin.api.openapi import PROBLEMS
+from tocsin.catalogue import Catalogue
+from tocsin.cli import commands
+from tocsin.errors import Refusal
+from tocsin.settings import PREFIX, Settings, read_settings
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+API = (ROOT / "docs/reference/http-api.md").read_text("utf-8")
+
+
+def test_every_setting_is_in_the_readme_and_the_other_way_round() -> None:
+    documented = set(re.findall(rf"^\| `({PREFIX}\w+)` \|", README, re.MULTILINE))
+    assert documented == {PREFIX + name.upper() for name in Settings.model_fields}
+
+
+def test_every_command_is_in_the_readme_and_the_other_way_round() -> None:
+    documented = set(re.findall(r"^\| `tocsin (\w+)", README, re.MULTILINE))
+    there = typer.main.get_command(commands.app)
+    assert documented == set(getattr(there, "commands", {}))
+
+
+def test_every_error_code_is_in_the_documents() -> None:
+    problems = {problem.status: problem.code for problem in errors.Problem.__subclasses__()}
+    documented = dict(re.findall(r"^\| (\d{3}) \| `([\w.]+?)(?:\.\*)?`[^|]* \|", API, re.MULTILINE))
+    conflicts = {conflict.code for conflict in errors.Conflict.__subclasses__()}
+    assert {int(status): code for status, code in documented.items()} == {**problems, 409: min(conflicts)}
+    assert all(f"`{code}`" in API for code in conflicts)
+    assert {problem.status for problem in PROBLEMS} == set(problems) - {409, 422}
+
+
+def test_every_route_is_in_the_documents() -> None:
+    words = " ".join((API + (ROOT / "docs/reference/runtime.md").read_text("utf-8")).split())
+    for operations in CONTRACT.values():
+        for route in operations:
+            path = re.sub(r"{\w+}", r":\\w+", route.split(" ")[1])
+            assert re.search(rf"{path}(?![\w/])", words), route
+
+
+def test_the_validation_codes_of_the_documents_are_those_that_there_are() -> None:
+    [row] = re.findall(r"^\| 422 .*$", API, re.MULTILINE)
+    documented = set(re.findall(r"`(\w+)`", row))
+    assert documented == validation.OURS
+
+
+def test_no_code_knows_a_kind_by_name() -> None:
+    named = {kind.name for kind in Catalogue.load().kinds.values()} - {"custom", "inbox"}
+    for path in (ROOT / "src/tocsin").rglob("*.py"):
+        found = {name for name in named if re.search(rf"[\"']{name}[\"']", path.read_text("utf-8"))}
+        assert not found, f"{path.name} names {found}"
+
+
+def test_the_documents_lead_nowhere_that_is_not_there() -> None:
+    folders = ("docs", "bench", "deploy", "packages")
+    for page in [*ROOT.glob("*.md"), *(page for folder in folders for page in ROOT.glob(f"{folder}/**/*.md"))]:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+class TestSettings:
+    def test_an_unknown_name_is_refused_and_named(self, tmp_path: Path) -> None:
+        with pytest.raises(Refusal, match="TOCSIN_PROT"):
+            read_settings({"TOCSIN_PROT": "8080"}, tmp_path / ".env")
+
+    def test_an_unknown_name_in_the_file_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / ".env").write_text("TOCSIN_PROT=8080\n")
+        with pytest.raises(Refusal, match="TOCSIN_PROT"):
+            read_settings({}, tmp_path / ".env")
+
+    def test_the_environment_goes_before_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / ".env").write_text("TOCSIN_PORT=1\nTOCSIN_HOST=::1\nOTHER=x\n")
+        settings = read_settings({"TOCSIN_PORT": "2"}, tmp_path / ".env")
+        assert (settings.port, settings.host) == (2, "::1")
+
+    def test_what_kubernetes_injects_for_a_service_called_tocsin_is_left_alone(self, tmp_path: Path) -> None:
+        injected = {
+            "TOCSIN_SERVICE_HOST": "10.0.0.11",
+            "TOCSIN_SERVICE_PORT": "8080",
+            "TOCSIN_SERVICE_PORT_HTTP": "8080",
+            "TOCSIN_PORT": "tcp://10.0.0.11:8080",
+            "TOCSIN_PORT_8080_TCP": "tcp://10.0.0.11:8080",
+            "TOCSIN_PORT_8080_TCP_PROTO": "tcp",
+            "TOCSIN_PORT_8080_TCP_PORT": "8080",
+            "TOCSIN_PORT_8080_TCP_ADDR": "10.0.0.11",
+        }
+        assert read_settings(injected, tmp_path / ".env").port == 8080
+
+    @pytest.mark.parametrize("secret", ["short", "x" * 64, "a-good-secret-of-thirty-two-bytes!!,short"])
+    def test_a_weak_secret_is_refused_and_not_repeated(self, tmp_path: Path, secret: str) -> None:
+        with pytest.raises(Refusal, match="TOCSIN_JWT_SECRET") as refused:
+            read_settings({"TOCSIN_JWT_SECRET": secret}, tmp_path / ".env")
+        assert secret not in str(refused.value)
+
+    def test_every_setting_at_fault_is_named_at_once(self, tmp_path: Path) -> None:
+        with pytest.raises(Refusal, match=r"TOCSIN_PORT.*TOCSIN_LOG_FORMAT"):
+            read_settings({"TOCSIN_PORT": "http", "TOCSIN_LOG_FORMAT": "xml"}, tmp_path / ".env")

@@ -1,0 +1,145 @@
+"""The site that `make docs` builds: strict, whole, and without anything that other hosts serve."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from tests.api.test_typescript_client import UNREACHABLE
+
+ROOT = Path(__file__).parents[2]
+UV = ROOT / ".uv/bin/uv"
+ELSEWHERE = ("http:", "https:", "//")
+
+pytestmark = pytest.mark.slow
+
+
+async def run(folder: Path, *command: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=folder,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 300)
+    return process.returncode or 0, out.decode()
+
+
+@pytest.fixture(scope="module")
+async def mkdocs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The program of the locked versions, in a virtual environment of its own."""
+    folder = tmp_path_factory.mktemp("mkdocs")
+    if not UV.exists():
+        pytest.skip("uv is not where make puts it")
+    status, told = await run(folder, str(UV), "venv", "--quiet", "--no-python-downloads", "made")
+    assert status == 0, told
+    python, lock = str(folder / "made/bin/python"), str(ROOT / "docs/requirements.lock")
+    status, told = await run(folder, str(UV), "pip", "sync", "--quiet", "--python", python, "--require-hashes", lock)
+    if status and (UNREACHABLE.search(told) or "error sending request" in told):
+        pytest.skip("uv reaches no registry")
+    assert status == 0, told
+    yield str(folder / "made/bin/mkdocs")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+async def site(mkdocs: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    status, told = await run(ROOT, mkdocs, "build", "--quiet", "--strict", "--site-dir", str(folder))
+    assert status == 0, told
+    return folder
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A repository whose docs can be changed."""
+    for path in ROOT.iterdir():
+        if path.name not in {"docs", "mkdocs.yml"}:
+            (tmp_path / path.name).symlink_to(path)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    return tmp_path
+
+
+class Html(HTMLParser):
+    """The ids of a page, where its links lead, and what a browser loads for it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if "id" in given:
+            self.ids.add(given["id"])
+        if tag == "a" and "href" in given:
+            self.links.append(given["href"])
+        elif "src" in given or "href" in given:
+            self.loaded.append(given.get("src") or given["href"])
+
+
+def test_every_link_of_the_site_leads_to_a_page_and_to_a_place_on_it(site: Path) -> None:
+    pages = {path: Html(path) for path in site.rglob("*.html") if path.name != "404.html"}
+    assert len(pages) > len(list(ROOT.glob("docs/**/*.md")))
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            target = target / "index.html" if target.is_dir() else target
+            assert target in pages, f"{path}: {link}"
+            assert not parts.fragment or unquote(parts.fragment) in pages[target].ids, f"{path}: {link}"
+
+
+def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        loaded = Html(path).loaded
+        assert loaded
+        assert not [source for source in loaded if source.startswith(ELSEWHERE)], path
+        assert 'class="mermaid"' not in path.read_text("utf-8")  # the theme would fetch a script to draw it
+    for path in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import )[\"']?(https?:|//)", path.read_text("utf-8")), path
+
+
+def test_the_site_is_searchable_and_has_both_colour_schemes(site: Path) -> None:
+    found = {entry["location"] for entry in json.loads((site / "search/search_index.json").read_text("utf-8"))["docs"]}
+    for name in ("reference/settings/", "guides/push/#retries", "decisions/0002-one-head-row-per-user/"):
+        assert name in found
+    start = (site / "index.html").read_text("utf-8")
+    assert set(re.findall(r'data-md-color-media="[^"]*" data-md-color-scheme="(\w+)"', start)) == {"default", "slate"}
+
+
+@pytest.mark.parametrize(
+    "link", ["nowhere.md", "push.md#nothing", "../../src/tocsin/nothing.py", "../../README.md#nothing"]
+)
+async def test_a_broken_link_fails_the_build(mkdocs: str, tree: Path, link: str) -> None:
+    with (tree / "docs/guides/outbox.md").open("a", encoding="utf-8") as page:
+        page.write(f"\n[This]({link}) is broken.\n")
+    status, told = await run(tree, mkdocs, "build", "--strict", "--site-dir", str(tree / "made"))
+    assert status
+    assert link.rsplit("/", 1)[-1].removeprefix("README.md") in told
+
+
+async def test_links_to_source_files_are_paths_and_lead_to_the_repository_where_it_has_an_address(
+    mkdocs: str, site: Path, tree: Path
+) -> None:
+    name = "src/tocsin/catalogue/kinds.toml"
+    page = "guides/custom-kinds/index.html"
+    assert f"<code>{name}</code>" in (site / page).read_text("utf-8")
+    with (tree / "mkdocs.yml").open("a", encoding="utf-8") as config:
+        config.write("repo_url: https://git.example.com/tocsin\n")
+    status, told = await run(tree, mkdocs, "build", "--quiet", "--strict", "--site-dir", str(tree / "made"))
+    assert status == 0, told
+    assert f"https://git.example.com/tocsin/blob/main/{name}" in Html(tree / "made" / page).links

@@ -1,0 +1,129 @@
+"""Names, log lines and error messages use the field's terms and plain words.
+
+Add a word here once the last place that has it is gone.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("packages/*/src/**/*.py")])
+
+RETIRED_NAMES = {
+    *("house", "houses", "door", "doors", "bell", "rings", "wire", "wires", "road", "roads", "keeper"),
+    *(
+        "fault",
+        "faults",
+        "trial",
+        "trials",
+        "slots",
+        "settler",
+        "settling",
+        "stranger",
+        "strangers",
+        "telling",
+        "tells",
+    ),
+    *("saying", "whoever", "nobody", "somebody", "everybody", "anybody", "amiss", "mend"),
+}
+"""Words that no class and no function has in its name."""
+
+RETIRED_CONSTANTS = ("MOST_", "LARGEST_", "LONGEST_", "SHORTEST_", "SMALLEST_", "SLOWEST", "AT_ONCE", "ROUND")
+"""How no constant of a module begins: `MAX_`, `MIN_`, `DEFAULT_`, `*_TIMEOUT`, `*_INTERVAL`, `*_BATCH_SIZE` say it."""
+
+RETIRED_PHRASES = re.compile(
+    r"\b(?:whoever|somebody|everybody|anybody|names nobody|nobody who|names nothing|anew|amiss|once more|of ours"
+    r"|(?:is|are|was|were|be) told|what is no|that there is|goes? on|goes once|broke|hung up"
+    r"|(?<!there )(?:is|are) no (?!longer\b)"
+    r"|mend|doors?|houses?|bells?|strangers?|twin|elsewhere|furnished|meanwhile|taken for dead|is back|is away|learn of"
+    r"|our|us|we)\b",
+    re.IGNORECASE,
+)
+"""What no log line and no error message says."""
+
+WRITERS = {
+    *("debug", "info", "warning", "error", "exception"),  # of a log
+    *("field_error", "FieldError", "among", "PydanticCustomError", "Finding", "Stopped", "Refused"),
+    *("refuse", "say", "tell", "_refused", "_wrong"),
+}
+"""Calls whose strings developers and operators read; so they do what is raised."""
+
+
+def trees() -> Iterator[tuple[Path, ast.Module]]:
+    """Parse each module of the service and of its packages."""
+    for path in SOURCES:
+        yield path.relative_to(ROOT), ast.parse(path.read_text("utf-8"))
+
+
+def words_of(name: str) -> set[str]:
+    """Split `CamelCase` and `snake_case` into words."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)}
+
+
+def texts_of(node: ast.AST) -> Iterator[tuple[int, str]]:
+    """Return the strings of an expression, with their lines."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Constant) and isinstance(part.value, str) and " " in part.value.strip():
+            yield part.lineno, part.value
+
+
+def is_writer(node: ast.AST) -> bool:
+    """Tell whether a call's strings are read by developers or operators."""
+    if not isinstance(node, ast.Call):
+        return False
+    function = node.func
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return name in WRITERS
+
+
+def is_message(node: ast.AST) -> bool:
+    """Tell whether a statement is the `message` of a class of errors, or the table of validation's sentences."""
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in {"message", "reason", "_CODES", "_UNNAMED"}
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """Return all strings of log lines and error messages, with their places."""
+    for path, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Raise) or is_writer(node) or is_message(node):
+                for line, text in texts_of(node):
+                    yield f"{path}:{line}", text
+
+
+def test_no_class_or_function_is_named_by_a_retired_word() -> None:
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = {
+        f"{path}:{node.lineno} {node.name}"
+        for path, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, kinds) and words_of(node.name) & RETIRED_NAMES
+    }
+    assert not found
+
+
+def test_no_constant_begins_with_a_retired_word() -> None:
+    found = {
+        f"{path}:{node.lineno} {target.id}"
+        for path, tree in trees()
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name) and target.id.startswith(RETIRED_CONSTANTS)
+    }
+    assert not found
+
+
+def test_log_lines_and_error_messages_use_plain_words() -> None:
+    found = {f"{place} {text}" for place, text in messages() if RETIRED_PHRASES.search(text)}
+    assert not found, "\n".join(sorted(found))
+
+
+def test_the_search_finds_the_sentences_of_each_kind() -> None:
+    texts = {text for _, text in messages()}
+    assert "startup hook failed" in texts  # a log line
+    assert "An internal error occurred." in texts  # a message of a class
+    assert "must be a UUID" in texts  # validation
+    assert "Web push is not configured." in texts  # raised
+    assert "synchronize both clocks with NTP" in texts  # the doctor

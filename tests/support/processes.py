@@ -1,0 +1,176 @@
+"""The program under test as an operator starts it: processes that tests kill, and that are gone in the end."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from tests.conftest import SECRET
+
+TOCSIN = Path(sys.executable).with_name("tocsin")
+LONGEST_START = 60.0
+
+_number = itertools.count(1)
+
+
+class Program:
+    """`tocsin serve` or `tocsin worker` on the data folder `data`, which may be started again and again."""
+
+    def __init__(self, data: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
+        self.data = data
+        self._variables = dict(variables or {})
+        self._arguments = arguments
+        self._logs: list[Path] = []
+        self._process: asyncio.subprocess.Process | None = None
+        self.greeting: dict[str, Any] = {}
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens, or last did."""
+        parts = urlsplit(self.greeting["url"])
+        return str(parts.hostname), int(parts.port or 0)
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self) -> None:
+        """Return when it serves or works."""
+        self._logs.append(self.data.parent / f"{next(_number)}.log")
+        self._process = await _spawn(self._arguments, self.data, self._logs[-1], self._variables)
+        async with asyncio.timeout(LONGEST_START):
+            while not (greeted := _greeting(self._logs[-1])):
+                assert self.alive, self.complaints()
+                await asyncio.sleep(0.01)
+        self.greeting = greeted
+
+    async def kill(self) -> None:
+        """Kill -9, if it lives."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+    def signal(self, kind: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process
+        self._process.send_signal(kind)
+
+    def said(self) -> str:
+        """All that it logged."""
+        return "".join(map(_read, self._logs))
+
+    def complaints(self) -> list[str]:
+        """What it said since its first start, but for what is usual."""
+        return [line for log in self._logs for line in _read(log).splitlines() if '"level": "info"' not in line]
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.kill()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and self._process is not None:
+            sys.stdout.write("\n".join(["tocsin", *self._arguments, *self.complaints()[-30:], ""]))
+        await self.kill()
+
+
+@asynccontextmanager
+async def data_folder() -> AsyncIterator[Path]:
+    """Lend a short path, in a folder that the server's user can enter; in the end nothing runs in it, nor is there."""
+    place = _place()
+    try:
+        yield place / "data"
+    finally:
+        for served in (place / "data", place / "data" / "demo"):
+            await kill_postgres(served)
+        shutil.rmtree(place)
+
+
+def postgres_of(data: Path) -> list[int]:
+    """The ids of all processes of PostgreSQL that stand in the database of a data folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink() == data / "postgres":
+                found.append(int(process.name))
+    return sorted(found)
+
+
+async def kill_postgres(data: Path) -> None:
+    """Kill -9 every process of the server, and return when they are gone."""
+    dying = set(postgres_of(data))
+    send(signal.SIGKILL, dying)
+    await until(lambda: not dying & set(postgres_of(data)))
+
+
+def send(kind: signal.Signals, processes: set[int]) -> None:
+    """Send a signal to those that are still there."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, kind)
+
+
+async def until(true: Callable[[], object], seconds: float = 30) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+def throw_dice() -> random.Random:
+    """Return a source of random moments; its seed is printed, and given again as SEED throws the same again."""
+    seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
+    sys.stdout.write(f"SEED={seed}\n")
+    return random.Random(seed)  # noqa: S311 - moments and recipients, no secrets
+
+
+def _place() -> Path:
+    place = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
+    place.chmod(0o755)
+    return place
+
+
+async def _spawn(
+    arguments: tuple[str, ...], data: Path, log: Path, variables: Mapping[str, str]
+) -> asyncio.subprocess.Process:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
+    ours = {"DATA_DIR": str(data), "PORT": "0", "JWT_SECRET": SECRET, "LOG_FORMAT": "json"}
+    with log.open("w") as output:
+        return await asyncio.create_subprocess_exec(
+            TOCSIN,
+            *arguments,
+            cwd=data.parent,
+            env={**inherited, **{f"TOCSIN_{name}": value for name, value in ours.items()}, **variables},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+
+
+def _greeting(log: Path) -> dict[str, Any]:
+    for line in _read(log).splitlines():
+        if '"event": "serving"' in line or '"event": "worker started"' in line:
+            said: dict[str, Any] = json.loads(line)
+            return said
+    return {}
+
+
+def _read(log: Path) -> str:
+    return log.read_text("utf-8")

@@ -1,0 +1,235 @@
+"""An erased user leaves nothing of themselves but what others were told."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.conftest import Api
+from tests.test_events import in_future
+from tests.test_fanout import custom
+from tocsin import directory
+from tocsin.errors import Problem
+from tocsin.jobs import Job
+
+NAME, EMAIL = "Zebulon", "zebulon@example.com"
+PERSON = 424_242
+
+
+async def made(api: Api) -> None:
+    await api.people(1, 2)
+    await api.people(PERSON, first_name=NAME, last_name="Quist", email=EMAIL)
+    await api.team(7, 1, PERSON)
+
+
+async def erase(api: Api, user: int = PERSON) -> None:
+    answer = await api.as_service("DELETE", f"/directory/users/{user}")
+    assert answer.status_code == 204, answer.text
+    for _ in range(200):
+        if not await api.app_state.database.value("select count(*) from jobs where task = 'erase'"):
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("the erasure did not end")
+
+
+async def everything(api: Api) -> dict[str, str]:
+    """Return all that the database holds, as text by table; but for the workers, who show that they live."""
+    tables = await api.app_state.database.rows(
+        "select tablename from pg_tables where schemaname = 'tocsin' and tablename <> 'workers'"
+    )
+    return {
+        row["tablename"]: str(await api.app_state.database.rows(f"select t::text from {row['tablename']} t"))
+        for row in tables
+    }
+
+
+async def test_nothing_of_a_person_stays_in_any_table(api: Api) -> None:
+    await made(api)
+    alone = await api.post({**custom(PERSON, body="for your eyes only"), "about": ["order:7"]})
+    shared = await api.post(custom(1, PERSON, teams=(7,)))
+    await api.as_user(PERSON, "PUT", f"/notifications/{alone}/read")
+    await api.as_user(PERSON, "DELETE", f"/notifications/{shared}")
+    await erase(api)
+    for table, text in (await everything(api)).items():
+        for trace in (NAME, EMAIL, str(PERSON), "for your eyes only", "order:7"):
+            assert trace not in text, f"{trace} in {table}: {text}"
+    assert await api.ids(1) == [shared]
+    assert (await api.as_service("GET", f"/events/{shared}")).json()["recipients"] == 2
+    assert (await api.as_service("GET", f"/events/{alone}")).json()["state"] == "delivered"
+
+
+async def test_what_others_were_told_stays(api: Api) -> None:
+    await made(api)
+    id_ = await api.post({**custom(1, body="Hello from me"), "data": {"user": PERSON}})
+    await erase(api)
+    entry = (await api.as_user(1, "GET", f"/notifications/{id_}")).json()
+    assert entry["data"]["user"]["first_name"] == NAME
+    assert entry["message"] == "Hello from me"
+
+
+async def test_the_erased_are_refused_and_nobody_can_name_them(api: Api) -> None:
+    await made(api)
+    await erase(api)
+    assert (await api.as_user(PERSON, "GET", "/notifications")).status_code == 401
+    assert (await api.as_service("GET", f"/directory/users/{PERSON}")).status_code == 404
+    assert (await api.as_service("DELETE", f"/directory/users/{PERSON}")).status_code == 404
+    assert (await api.as_service("POST", "/events", json=custom(PERSON))).status_code == 422
+    assert (await api.as_service("GET", "/directory/teams/7")).json()["users"] == [1]
+
+
+async def test_an_id_given_out_again_shows_nothing_of_the_former_owner(api: Api) -> None:
+    await made(api)
+    await api.post(custom(PERSON))
+    cursor = (await api.as_user(PERSON, "GET", "/notifications/changes")).json()["cursor"]
+    answer = await api.as_service("DELETE", f"/directory/users/{PERSON}")
+    assert answer.status_code == 204
+    await api.people(PERSON)
+    assert await api.ids(PERSON) == []
+    new = await api.post(custom(PERSON))
+    assert await api.ids(PERSON) == [new]
+    changes = await api.as_user(PERSON, "GET", f"/notifications/changes?since={cursor}")
+    assert changes.json()["resync"] is True
+
+
+async def test_an_event_that_waits_for_the_erased_is_dropped_and_counted(idle: Api) -> None:
+    await made(idle)
+    id_ = (await idle.as_service("POST", "/events", json=custom(1, PERSON))).json()["id"]
+    assert (await idle.as_service("DELETE", f"/directory/users/{PERSON}")).status_code == 204
+    from tests.test_events import work
+
+    await work(idle)
+    state = (await idle.as_service("GET", f"/events/{id_}")).json()
+    assert (state["recipients"], state["dropped"]) == (1, 1)
+
+
+async def test_what_is_held_for_the_erased_does_not_reach_who_has_their_id_next(api: Api) -> None:
+    await made(api)
+    event = {**custom(1, PERSON, body="for the former"), "deliver_at": in_future()}
+    id_ = (await api.as_service("POST", "/events", json=event)).json()["id"]
+    await erase(api)
+    await api.people(PERSON)
+    await api.app_state.database.value("update jobs set due_at = now()")
+    api.app_state.pubsub.publish("direct")
+    await api.as_service("GET", f"/events/{id_}?wait=10")
+    assert await api.ids(1) == [id_]
+    assert await api.ids(PERSON) == []
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_clock_that_was_put_back_keeps_nothing_from_who_was_made_before_or_from_their_successor(
+    api: Api, *, again: bool
+) -> None:
+    await api.people(1, PERSON)
+    if again:
+        await erase(api)
+        await api.people(PERSON)
+    await api.app_state.database.value("update heads set made_at = made_at + interval '1 hour'")  # by the clock of then
+    id_ = await api.post(custom(1, PERSON))
+    assert await api.ids(PERSON) == [id_]
+    assert await api.ids(1) == [id_]
+
+
+async def test_who_gets_an_erased_id_is_told_nothing_of_before_whatever_the_clock_says(api: Api) -> None:
+    await made(api)
+    event = {**custom(1, PERSON, body="for the former"), "deliver_at": in_future()}
+    id_ = (await api.as_service("POST", "/events", json=event)).json()["id"]
+    await erase(api)
+    await api.people(PERSON)
+    await api.app_state.database.value(
+        "update heads set made_at = made_at - interval '1 hour'"
+    )  # it was put back since
+    await api.app_state.database.value("update jobs set due_at = now()")
+    api.app_state.pubsub.publish("direct")
+    await api.as_service("GET", f"/events/{id_}?wait=10")
+    assert await api.ids(1) == [id_]
+    assert await api.ids(PERSON) == []
+
+
+async def test_an_event_that_is_posted_again_after_an_erasure_answers_as_before(api: Api) -> None:
+    await made(api)
+    event = {**custom(), "notify": {"users": [1, PERSON], "unknown": "skip"}, "id": str(uuid4())}
+    await api.post(event)
+    first = await api.as_service("POST", "/events", json=event)
+    await erase(api)
+    assert (await api.as_service("POST", "/events", json=event)).json() == first.json()
+
+
+async def test_erasing_while_events_come_in_leaves_no_row_behind(api: Api) -> None:
+    await made(api)
+    batch = {"events": [custom(1, PERSON, 2) for _ in range(300)]}
+    await api.as_service("POST", "/events/batch", json=batch)
+
+    async def one() -> int:
+        return (await api.as_service("POST", "/events", json=custom(PERSON, 1))).status_code
+
+    posting = [asyncio.create_task(one()) for _ in range(40)]
+    await asyncio.sleep(0.02)
+    erased = await api.as_service("DELETE", f"/directory/users/{PERSON}")
+    assert erased.status_code == 204
+    assert {await each for each in posting} <= {202, 422}
+    for _ in range(200):
+        if not await api.app_state.database.value("select count(*) from jobs"):
+            break
+        await asyncio.sleep(0.05)
+    for table in ("inbox", "changes", "heads", "members"):
+        assert await api.app_state.database.value(f"select count(*) from {table} where user_id = {PERSON}") == 0
+
+
+async def test_an_erasure_that_is_done_again_does_no_harm(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "EVENTS_BATCH_SIZE", 2)
+    await made(idle)
+    ids = [(await idle.as_service("POST", "/events", json=custom(PERSON, 1))).json()["id"] for _ in range(5)]
+    from tests.test_events import work
+    from tocsin import jobs
+    from tocsin.ids import new_id
+
+    await work(idle)
+    await idle.as_service("DELETE", f"/directory/users/{PERSON}")
+    worker = new_id()
+    [job] = await jobs.claim(idle.app_state.database, worker, "bulk", 1)
+    with pytest.raises((jobs.Lost, Problem)):
+        await directory.finish_erasure(idle.app_state.database, new_id(), job)
+    await directory.finish_erasure(idle.app_state.database, worker, Job(**{**vars_of(job), "attempts": 2}))
+    assert str(PERSON) not in (await everything(idle))["recipients"]
+    assert await idle.app_state.database.value("select count(*) from erasures") == 0
+    assert sorted(await idle.ids(1)) == sorted(ids)
+
+
+def vars_of(job: Job) -> dict[str, Any]:
+    return {name: getattr(job, name) for name in Job.__dataclass_fields__}
+
+
+async def test_teams_and_users_are_listed_a_page_at_a_time(api: Api) -> None:
+    await api.people(*range(1, 8))
+    await api.people(8, company_id=2)
+    await api.team(3, 1, 2)
+    page = (await api.as_service("GET", "/directory/users?after=2&limit=3")).json()
+    assert [user["id"] for user in page["data"]] == [3, 4, 5]
+    assert page["next"] == 5
+    assert (await api.as_service("GET", "/directory/users?company_id=2")).json()["data"][0]["id"] == 8
+    bound = (await api.as_service("GET", "/directory/users?limit=7", company_id=1)).json()
+    assert [user["id"] for user in bound["data"]] == list(range(1, 8))
+    assert bound["next"] is None
+    assert (await api.as_service("GET", "/directory/users?company_id=2", company_id=1)).status_code == 422
+    teams = (await api.as_service("GET", "/directory/teams")).json()
+    assert teams == {"data": [{"id": 3, "company_id": 1, "name": "Team 3", "size": 2}], "next": None}
+    wrong = await api.as_service("GET", "/directory/users?after=x&limit=0&company_id=0")
+    assert [field_error["field"] for field_error in wrong.json()["errors"]] == ["after", "company_id", "limit"]
+
+
+async def test_members_come_and_go_one_by_one(api: Api) -> None:
+    await api.people(1, 2)
+    await api.people(3, company_id=2)
+    await api.team(7, 1)
+    for _ in range(2):
+        assert (await api.as_service("PUT", "/directory/teams/7/users/2")).status_code == 204
+    assert (await api.as_service("GET", "/directory/teams/7")).json()["users"] == [1, 2]
+    foreign = await api.as_service("PUT", "/directory/teams/7/users/3")
+    assert [field_error["code"] for field_error in foreign.json()["errors"]] == ["validation.unknown"]
+    for _ in range(2):
+        assert (await api.as_service("DELETE", "/directory/teams/7/users/1")).status_code == 204
+    assert (await api.as_service("GET", "/directory/teams/7")).json()["users"] == [2]
+    assert (await api.as_service("PUT", "/directory/teams/8/users/1")).status_code == 404
+    assert (await api.as_service("DELETE", "/directory/teams/7")).status_code == 204
+    assert (await api.as_service("DELETE", "/directory/teams/7")).status_code == 404

@@ -1,0 +1,464 @@
+"""What a producer can do beside posting one event: batches, own ids, keys, later, taken back, explained."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.conftest import Api
+from tests.test_fanout import custom
+from tocsin import fanout, jobs
+from tocsin.ids import new_id
+
+LATER = timedelta(hours=1)
+
+
+def saying(body: str, *users: int, **more: Any) -> dict[str, Any]:
+    return {**custom(*users), "params": {"body": body}, **more}
+
+
+def in_future(ahead: timedelta = LATER) -> str:
+    return (datetime.now(UTC) + ahead).isoformat()
+
+
+async def post(api: Api, event: dict[str, Any], **more: Any) -> httpx.Response:
+    return await api.as_service("POST", "/events", json=event, **more)
+
+
+async def post_batch(api: Api, *events: Any, **more: Any) -> httpx.Response:
+    return await api.as_service("POST", "/events/batch", json={"events": list(events)}, **more)
+
+
+async def state(api: Api, id_: str, wait: int = 0) -> dict[str, Any]:
+    answer = await api.as_service("GET", f"/events/{id_}?wait={wait}")
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def said(api: Api, user: int) -> list[str]:
+    return [entry["message"] for entry in (await api.inbox(user, "?per_page=100"))["data"]]
+
+
+def field_errors(answer: httpx.Response) -> list[tuple[str, str]]:
+    assert answer.status_code == 422, answer.text
+    return [
+        (field_error["field"], field_error["code"].removeprefix("validation."))
+        for field_error in answer.json()["errors"]
+    ]
+
+
+async def work(api: Api, lane: jobs.Queue = "direct", limit: int = 200) -> None:
+    """Do, as some worker, what is due in a lane."""
+    worker = new_id()
+    leased = await jobs.claim(api.app_state.database, worker, lane, limit)
+    if leased:
+        await fanout.deliver(api.app_state.database, api.app_state.catalogue, worker, leased)
+
+
+# --- Batches ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_batch_keeps_its_order_in_every_inbox(api: Api) -> None:
+    await api.people(1, 2)
+    batch = [saying(str(number), 1, 2) for number in range(450)]
+    answer = await post_batch(api, *batch)
+    assert answer.status_code == 202
+    assert answer.json()["queued"] is True
+    ids = answer.json()["ids"]
+    for id_ in ids:
+        await state(api, id_, 10)
+    for user in (1, 2):
+        assert (await api.inbox(user))["pagination"]["total"] == 450
+        assert await said(api, user) == [str(number) for number in range(449, 349, -1)]
+
+
+async def test_a_batch_keeps_its_order_whoever_works_and_whatever_their_ids(idle: Api) -> None:
+    await idle.people(1)
+    await post_batch(idle, *[saying(str(number), 1, id=str(uuid4())) for number in range(40)])
+    first, second = new_id(), new_id()
+    leased = await jobs.claim(idle.app_state.database, first, "direct", 15)
+    await idle.app_state.database.value(
+        "update jobs set worker_id = $1 where worker_id is null and id in"
+        " (select id from jobs where worker_id is null order by due_at, id limit 10)",
+        second,
+    )
+    rows = await idle.app_state.database.rows(
+        "select id, task, lane, due_at, wanted_at, attempts, progress, batch from jobs where worker_id = $1"
+        " order by due_at",
+        second,
+    )
+    ahead = [jobs.Job(**row) for row in rows]
+    assert (await fanout.deliver(idle.app_state.database, idle.app_state.catalogue, second, ahead)).events == []
+    await fanout.deliver(idle.app_state.database, idle.app_state.catalogue, first, leased)
+    for _ in range(5):
+        await work(idle, limit=10)
+    assert await said(idle, 1) == [str(number) for number in range(39, -1, -1)]
+
+
+async def test_while_some_of_a_batch_is_under_way_no_other_worker_takes_of_it(idle: Api) -> None:
+    await idle.people(1)
+    await post_batch(idle, *[saying(str(number), 1) for number in range(10)])
+    assert len(await jobs.claim(idle.app_state.database, new_id(), "direct", 5)) == 5
+    assert await jobs.claim(idle.app_state.database, new_id(), "direct", 5) == []
+
+
+async def test_what_follows_a_large_event_of_its_batch_comes_after_it(api: Api) -> None:
+    many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 20)
+    await api.people(*many)
+    await api.team(7, *many)
+    everyone = {**saying("all", 1), "notify": {"teams": [7]}}
+    answer = await post_batch(api, saying("before", 1), everyone, saying("after", 1))
+    for id_ in answer.json()["ids"]:
+        assert (await state(api, id_, 10))["state"] == "delivered"
+    assert await said(api, 1) == ["after", "all", "before"]
+    assert await api.app_state.database.value("select count(*) from jobs") == 0
+
+
+async def test_a_batch_with_one_bad_event_is_refused_as_a_whole_with_every_fault_in_its_place(api: Api) -> None:
+    await api.people(1)
+    answer = await post_batch(
+        api, saying("fine", 1), saying("", 1), 7, {"type": "note", "notify": {"users": [1, 99]}}, saying("x", 98)
+    )
+    found = field_errors(answer)
+    assert ("events.1.params.body", "required") in found or ("events.1.params.body", "string_between") in found
+    assert ("events.2", "object") in found
+    assert ("events.3.data", "required") in found
+    assert ("events.3.notify.users.1", "unknown") in found
+    assert ("events.4.notify.users.0", "unknown") in found
+    assert (await api.inbox(1))["pagination"]["total"] == 0
+    assert await api.app_state.database.value("select count(*) from events") == 0
+
+
+async def test_a_batch_that_names_one_stranger_is_refused_as_a_whole(api: Api) -> None:
+    await api.people(1)
+    assert field_errors(await post_batch(api, saying("a", 1), saying("b", 1, 99))) == [
+        ("events.1.notify.users.1", "unknown")
+    ]
+    assert await api.app_state.database.value("select count(*) from events") == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({}, "required"),
+        ({"events": {}}, "array"),
+        ({"events": []}, "array_between"),
+        ({"events": [{}] * 1001}, "array_between"),
+    ],
+)
+async def test_a_batch_holds_1_to_1000_events(api: Api, body: Any, code: str) -> None:
+    answer = await api.as_service("POST", "/events/batch", json=body)
+    assert ("events", code) in field_errors(answer)
+
+
+async def test_a_batch_may_have_8_mib(api: Api) -> None:
+    await api.people(1)
+    texts = [{**saying("x", 1), "pad": "x" * 20_000} for _ in range(400)]
+    assert (await post_batch(api, *texts)).status_code == 202
+    assert (await post_batch(api, *texts, *texts)).status_code == 413
+
+
+# --- Own ids ---------------------------------------------------------------------------------------------------------
+
+
+async def test_the_same_event_again_answers_as_before_and_does_nothing(api: Api) -> None:
+    await api.people(1)
+    event = saying("once", 1, id=str(uuid4()))
+    answers = await asyncio.gather(*[post(api, event) for _ in range(5)])
+    assert {answer.status_code for answer in answers} == {202}
+    assert {answer.json()["id"] for answer in answers} == {event["id"]}
+    assert (await state(api, event["id"], 10))["recipients"] == 1
+    assert await api.ids(1) == [event["id"]]
+    assert (await post_batch(api, event, saying("new", 1), event)).json()["ids"][::2] == [event["id"]] * 2
+
+
+async def test_an_id_used_for_another_event_or_by_another_service_is_refused(api: Api) -> None:
+    await api.people(1)
+    event = saying("once", 1, id=str(uuid4()))
+    assert (await post(api, event)).status_code == 202
+    for answer in (
+        await post(api, {**event, "params": {"body": "twice"}}),
+        await post(api, event, name="erp"),
+        await post(api, event, company_id=1),
+        await post_batch(api, saying("x", 1), {**event, "params": {"body": "twice"}}),
+    ):
+        assert answer.status_code == 409
+        assert answer.json()["errors"][0]["code"] == "conflict.id_reused"
+    id_ = str(uuid4())
+    assert (await post_batch(api, saying("a", 1, id=id_), saying("b", 1, id=id_))).status_code == 409
+    assert await said(api, 1) in (["once"], [])
+
+
+# --- Later, under a key, taken back -------------------------------------------------------------------------------
+
+
+async def test_an_event_is_held_until_its_time(api: Api) -> None:
+    await api.people(1)
+    held = (await post(api, saying("later", 1, deliver_at=in_future()))).json()["id"]
+    soon = (await post(api, saying("soon", 1, deliver_at=in_future(timedelta(milliseconds=300))))).json()["id"]
+    past = (await post(api, saying("now", 1, deliver_at="2020-01-01T00:00:00+02:00"))).json()["id"]
+    assert (await state(api, past, 10))["state"] == "delivered"
+    assert (await state(api, soon, 10))["state"] == "delivered"
+    assert (await state(api, held))["state"] == "held"
+    assert await said(api, 1) == ["soon", "now"]
+
+
+@pytest.mark.parametrize(
+    "moment", ["tomorrow", "2030-01-01", "2030-01-01T08:00:00", 7, True, "2030-13-01T00:00:00Z", "9999-12-31T23:59:59Z"]
+)
+async def test_a_time_without_offset_or_sense_is_a_fault(api: Api, moment: Any) -> None:
+    await api.people(1)
+    assert field_errors(await post(api, saying("x", 1, deliver_at=moment))) == [("deliver_at", "date")]
+
+
+async def test_a_cancelled_event_is_not_delivered(api: Api) -> None:
+    await api.people(1)
+    id_ = (await post(api, saying("x", 1, deliver_at=in_future()))).json()["id"]
+    assert (await api.as_service("DELETE", f"/events/{id_}", name="erp")).status_code == 404
+    assert (await api.as_service("DELETE", f"/events/{id_}")).status_code == 204
+    assert (await api.as_service("DELETE", f"/events/{id_}")).status_code == 204
+    assert (await state(api, id_))["state"] == "cancelled"
+    assert await api.app_state.database.value("select count(*) from jobs") == 0
+
+
+async def test_it_is_too_late_to_cancel_what_is_delivered(api: Api) -> None:
+    await api.people(1)
+    id_ = await api.post(saying("x", 1, key="mine"))
+    for path in (f"/events/{id_}", "/events/by-key/mine"):
+        answer = await api.as_service("DELETE", path)
+        assert answer.status_code == 409
+        assert answer.json()["errors"][0]["code"] == "conflict.too_late"
+    assert (await api.as_service("DELETE", "/events/by-key/none")).status_code == 404
+
+
+async def test_cancelling_in_the_middle_of_a_fan_out_tells_whom_it_reached(
+    idle: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 50)
+    many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 51)
+    await idle.people(*many)
+    await idle.team(7, *many)
+    id_ = (await post(idle, {**saying("all", 1), "notify": {"teams": [7]}})).json()["id"]
+    await work(idle)
+    await work(idle, "bulk", 1)
+    assert (await state(idle, id_))["state"] == "delivering"
+    assert (await idle.as_service("DELETE", f"/events/{id_}")).status_code == 204
+    await work(idle, "bulk", 1)
+    assert {"state": "cancelled", "recipients": 50}.items() <= (await state(idle, id_)).items()
+    explained = await idle.as_service("GET", f"/events/{id_}/recipients/{many[-1]}")
+    assert "cancelled" in explained.json()["why"]
+
+
+async def test_an_operator_cancels_any_event_and_what_became_of_it_says_so(
+    idle: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 50)
+    many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 51)
+    await idle.people(*many)
+    await idle.team(7, *many)
+    id_ = (await post(idle, {**saying("all", 1), "notify": {"teams": [7]}})).json()["id"]
+    await work(idle)
+    await work(idle, "bulk", 1)
+    worker = new_id()
+    leased = await jobs.claim(idle.app_state.database, worker, "bulk", 1)
+    call = partial(idle.as_service, "DELETE", f"/events/{id_}", "operations", name="console")
+    assert (await call(company_id=2)).status_code == 404
+    assert (await call()).status_code == 204
+    with pytest.raises(jobs.Lost):
+        await fanout.deliver(idle.app_state.database, idle.app_state.catalogue, worker, leased)
+    assert (await call()).status_code == 204
+    told = {"state": "cancelled", "recipients": 50, "reason": "cancelled by an operator: console"}
+    assert told.items() <= (await state(idle, id_)).items()
+    explained = await idle.as_service("GET", f"/events/{id_}/recipients/{many[-1]}")
+    assert explained.json()["why"] == "not delivered: an operator (console) cancelled the event before their turn"
+
+
+async def test_an_operator_cancels_what_a_user_sent_and_is_no_operator_of_what_they_posted(idle: Api) -> None:
+    await idle.people(1, 2)
+    await idle.as_user(1, "POST", "/notifications", json={"message": "Hello", "notify": {"users": [2]}})
+    sent = str(await idle.app_state.database.value("select id from events"))
+    own = (await post(idle, saying("x", 1))).json()["id"]
+    for id_ in (sent, own):
+        scopes = ("events:write", "operations")
+        assert (await idle.as_service("DELETE", f"/events/{id_}", *scopes)).status_code == 204
+    answers = [await idle.as_service("GET", f"/events/{id_}", "operations") for id_ in (sent, own)]
+    assert [answer.json().get("reason") for answer in answers] == ["cancelled by an operator: crm", None]
+
+
+async def test_the_same_key_again_replaces_what_is_not_delivered(api: Api) -> None:
+    await api.people(1)
+    first = (await post(api, saying("first", 1, key="task/7 ä", deliver_at=in_future()))).json()["id"]
+    second = (await post(api, saying("second", 1, key="task/7 ä", deliver_at=in_future()))).json()["id"]
+    others = (await post(api, saying("others", 1, key="task/7 ä", deliver_at=in_future()), name="erp")).json()["id"]
+    assert {"state": "cancelled", "replaced_by": second}.items() <= (await state(api, first)).items()
+    assert (await state(api, second))["state"] == "held"
+    assert (await api.as_service("DELETE", "/events/by-key/task%2F7%20%C3%A4")).status_code == 204
+    assert (await state(api, second))["state"] == "cancelled"
+    answer = await api.as_service("GET", f"/events/{others}", name="erp")
+    assert answer.json()["state"] == "held"
+    third = await api.post(saying("third", 1, key="task/7 ä"))
+    fourth = await api.post(saying("fourth", 1, key="task/7 ä"))
+    assert (await state(api, third))["state"] == "delivered"
+    assert await api.ids(1) == [fourth, third]
+
+
+async def test_of_one_key_twice_in_a_batch_the_last_is_delivered(api: Api) -> None:
+    await api.people(1)
+    batch = [saying(str(number), 1, key="k") for number in range(3)]
+    ids = (await post_batch(api, *batch)).json()["ids"]
+    states = [(await state(api, id_, 10))["state"] for id_ in ids]
+    assert states == ["cancelled", "cancelled", "delivered"]
+    assert await said(api, 1) == ["2"]
+
+
+async def test_many_at_once_under_one_key_leave_one(idle: Api) -> None:
+    await idle.people(1)
+    answers = await asyncio.gather(*[post(idle, saying(str(number), 1, key="k")) for number in range(12)])
+    assert {answer.status_code for answer in answers} == {202}
+    assert await idle.app_state.database.value("select count(*) from jobs") == 1
+    assert await idle.app_state.database.value("select count(*) from cancellations") == 11
+    assert await idle.app_state.database.value(
+        "select event_id from event_keys"
+    ) == await idle.app_state.database.value("select id from jobs")
+
+
+async def test_a_key_replaced_while_its_delivery_runs_reaches_the_rest_with_the_new_one_only(
+    idle: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 60)
+    many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 21)
+    await idle.people(*many)
+    await idle.team(7, *many)
+    event = {**saying("old", 1, key="k"), "notify": {"teams": [7]}}
+    old = (await post(idle, event)).json()["id"]
+    await work(idle)
+    await work(idle, "bulk", 1)
+    new = (await post(idle, {**event, "params": {"body": "new"}})).json()["id"]
+    await work(idle)
+    for _ in range(3):
+        await work(idle, "bulk", 1)
+    assert (await state(idle, old))["recipients"] == 60
+    assert (await state(idle, new))["recipients"] == len(many)
+    assert await said(idle, many[0]) == ["new", "old"]
+    assert await said(idle, many[-1]) == ["new"]
+
+
+# --- Who is told -----------------------------------------------------------------------------------------------------
+
+
+async def test_who_is_excepted_is_left_out_named_or_not(api: Api) -> None:
+    await api.people(1, 2, 3, 4)
+    await api.team(7, 1, 2, 3)
+    id_ = await api.post({**saying("x", 1), "notify": {"users": [4, 1], "teams": [7], "except": [1, 3, 99]}})
+    assert (await state(api, id_))["recipients"] == 2
+    assert [await api.ids(user) for user in (1, 2, 3, 4)] == [[], [id_], [], [id_]]
+
+
+async def test_except_works_for_more_than_the_direct_lane_takes(api: Api) -> None:
+    many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 31)
+    await api.people(*many)
+    await api.team(7, *many)
+    most = list(many[:-10])
+    id_ = await api.post({**saying("x", 1), "notify": {"teams": [7], "except": most}})
+    assert (await state(api, id_))["recipients"] == 10
+    half = list(many[::2])
+    id_ = await api.post({**saying("x", 1), "notify": {"users": list(many), "except": half}})
+    assert (await state(api, id_))["recipients"] == len(many) - len(half)
+
+
+async def test_unknown_recipients_can_be_skipped_and_are_listed(api: Api) -> None:
+    await api.people(1)
+    await api.people(2, company_id=2)
+    event = {**saying("x", 1), "notify": {"users": [1, 99, 2], "teams": [8], "unknown": "skip"}, "id": str(uuid4())}
+    first = await post(api, event, company_id=1)
+    assert first.json()["skipped"] == {"users": [99, 2], "teams": [8]}
+    assert (await post(api, event, company_id=1)).content == first.content
+    assert (await state(api, event["id"], 10))["recipients"] == 1
+    assert await api.ids(1) == [event["id"]]
+    nobody = await post(api, {**saying("x", 1), "notify": {"users": [99], "unknown": "skip"}})
+    assert (await state(api, nobody.json()["id"], 10))["recipients"] == 0
+    refused = await post(api, {**saying("x", 1), "notify": {"users": [99], "unknown": "refuse"}})
+    assert field_errors(refused) == [("notify.users.0", "unknown")]
+    batch = await post_batch(api, saying("a", 1), {**saying("b", 1), "notify": {"users": [97], "unknown": "skip"}})
+    assert batch.json()["skipped"] == [{"id": batch.json()["ids"][1], "users": [97], "teams": []}]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"notify": {"users": [1], "unknown": "maybe"}}, ("notify.unknown", "in")),
+        ({"notify": {"users": [1], "unknown": ["skip"]}}, ("notify.unknown", "in")),
+        ({"notify": {"users": [1], "except": 2}}, ("notify.except", "array")),
+        ({"notify": {"users": [1], "except": ["2"]}}, ("notify.except.0", "integer")),
+        ({"notify": {"users": [1], "except": [0]}}, ("notify.except.0", "numeric_between")),
+        ({"notify": {"users": [1], "except": [1] * 10_001}}, ("notify", "array_between")),
+        ({"id": "x"}, ("id", "uuid")),
+        ({"id": 7}, ("id", "uuid")),
+        ({"key": ""}, ("key", "string_between")),
+        ({"key": "k" * 256}, ("key", "string_between")),
+        ({"key": 7}, ("key", "string")),
+        ({"about": "order:42"}, ("about", "array")),
+        ({"about": ["order"]}, ("about.0", "regex")),
+        ({"about": ["key:mine"]}, ("about.0", "regex")),
+        ({"about": [7]}, ("about.0", "string")),
+        ({"about": ["a:b"] * 21}, ("about", "array_between")),
+    ],
+)
+async def test_each_field_says_what_is_wrong_with_it(api: Api, more: Any, expected: tuple[str, str]) -> None:
+    await api.people(1)
+    assert field_errors(await post(api, {**saying("x", 1), **more})) == [expected]
+    field, code = expected
+    assert field_errors(await post_batch(api, {**saying("x", 1), **more})) == [(f"events.0.{field}", code)]
+
+
+# --- Explained -------------------------------------------------------------------------------------------------------
+
+
+async def test_one_persons_part_in_an_event_is_explained(api: Api) -> None:
+    await api.people(1, 2, 3, 4, 5)
+    await api.people(6, active=False)
+    await api.team(7, 2, 3, 4, 6)
+    event = {**saying("x", 1), "data": {"user": 4}, "notify": {"users": [1, 6], "teams": [7], "except": [3]}}
+    id_ = await api.post(event)
+    await api.as_user(1, "PUT", f"/notifications/{id_}/read")
+
+    async def explained(user: int) -> dict[str, Any]:
+        answer = await api.as_service("GET", f"/events/{id_}/recipients/{user}")
+        found: dict[str, Any] = answer.json()
+        return found
+
+    one = await explained(1)
+    assert {"recipient": True, "why": "named", "team_id": None, "devices": []}.items() <= one.items()
+    assert one["read_at"]
+    assert (await explained(2))["why"] == "a member of team 7"
+    assert (await explained(2))["read_at"] is None
+    assert "excludes" in (await explained(3))["why"]
+    assert "their own doing" in (await explained(4))["why"]
+    assert "neither" in (await explained(5))["why"]
+    assert "not active" in (await explained(6))["why"]
+    for user in ("0", "x", str(2**31)):
+        assert (await api.as_service("GET", f"/events/{id_}/recipients/{user}")).status_code == 404
+    assert (await api.as_service("GET", f"/events/{id_}/recipients/1", name="erp")).status_code == 404
+    assert (await api.as_service("GET", f"/events/{id_}/recipients/1", "operations", name="erp")).status_code == 200
+
+
+# --- Who is told when it is due --------------------------------------------------------------------------------------
+
+
+async def test_whoever_went_to_another_company_meanwhile_is_not_told_of_the_former_ones(api: Api) -> None:
+    await api.people(1, 2, 3)
+    await api.team(7, 2)
+    held = {**custom(1, 3, teams=(7,)), "deliver_at": in_future()}
+    id_ = (await post(api, held, company_id=1)).json()["id"]
+    await api.people(1, 2, company_id=2)
+    await api.team(7, 2, company_id=2)
+    await api.app_state.database.value("update jobs set due_at = now()")
+    api.app_state.pubsub.publish("direct")
+    answer = await state(api, id_, 10)
+    assert (answer["state"], answer["recipients"], answer["dropped"]) == ("delivered", 1, 1)
+    assert [await api.ids(user) for user in (1, 2, 3)] == [[], [], [id_]]

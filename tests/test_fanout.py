@@ -1,0 +1,207 @@
+"""The main job: what a service posts is what the people concerned find in their inbox."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from tests.conftest import Api, serving
+from tocsin.catalogue import Catalogue
+
+KEYS = ["id", "type", "data", "message", "message_formatted", "read", "read_at", "created_at"]
+SAMPLES = sorted(Catalogue.load().samples)
+CASE = "65e48afe-7307-3ad3-9fc1-9ec7e6dc0a88"
+
+
+def note(*users: int, teams: tuple[int, ...] = (), **more: Any) -> dict[str, Any]:
+    sample = Catalogue.load().samples["note"]["event"]
+    return {**sample, "notify": {"users": list(users), "teams": list(teams)}, **more}
+
+
+def custom(*users: int, teams: tuple[int, ...] = (), body: str = "Hello") -> dict[str, Any]:
+    return {"type": "custom", "notify": {"users": list(users), "teams": list(teams)}, "params": {"body": body}}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+async def test_each_kind_arrives_as_the_document_says(api: Api, catalogue: Catalogue, name: str) -> None:
+    sample = catalogue.samples[name]
+    await api.people(2)
+    id_ = await api.post({**sample["event"], "notify": {"users": [2]}})
+    answer = await api.as_user(2, "GET", "/notifications")
+    [entry] = answer.json()["data"]
+    assert list(entry) == KEYS
+    assert entry["id"] == id_
+    assert {key: entry[key] for key in sample["notification"]} == sample["notification"]
+    assert json.dumps(entry["data"]) == json.dumps(sample["notification"]["data"])
+    assert (entry["read"], entry["read_at"]) == (False, None)
+    assert (await api.as_user(2, "GET", f"/notifications/{id_}")).json() == entry
+
+
+async def test_a_202_names_the_id_that_every_inbox_shows(api: Api) -> None:
+    await api.people(1, 2)
+    answer = await api.as_service("POST", "/events", json=note(1, 2))
+    assert answer.json() == {"queued": True, "id": answer.json()["id"]}
+    await api.as_service("GET", f"/events/{answer.json()['id']}?wait=10")
+    assert await api.ids(1) == await api.ids(2) == [answer.json()["id"]]
+
+
+async def test_named_and_in_two_teams_is_told_once(api: Api) -> None:
+    await api.people(1, 2, 3, 4)
+    await api.team(7, 1, 2)
+    await api.team(8, 2, 3)
+    id_ = await api.post(custom(1, 1, teams=(7, 8, 7)))
+    assert [await api.ids(user) for user in (1, 2, 3, 4)] == [[id_], [id_], [id_], []]
+    state = (await api.as_service("GET", f"/events/{id_}")).json()
+    assert set(state.pop("pushes").values()) == {0}
+    assert state == {"id": id_, "type": "custom", "state": "delivered", "recipients": 3, "read": 0, "dropped": 0}
+
+
+async def test_the_actor_is_left_out_of_teams_but_not_when_named(api: Api) -> None:
+    await api.people(2, 4)
+    await api.team(7, 2, 4)
+    to_team = await api.post(note(teams=(7,)))
+    named = await api.post(note(4, teams=(7,)))
+    assert await api.ids(4) == [named]
+    assert await api.ids(2) == [named, to_team]
+
+
+async def test_teams_are_looked_up_at_delivery(url: str, catalogue: Catalogue) -> None:
+    async with serving(url, catalogue, with_worker=False) as api:
+        await api.people(1, 2)
+        await api.team(7, 1)
+        answer = await api.as_service("POST", "/events", json=custom(teams=(7,)))
+        state = await api.as_service("GET", f"/events/{answer.json()['id']}")
+        assert state.json()["state"] == "queued"
+        await api.team(7, 2)
+    async with serving(url, catalogue) as api:
+        await api.as_service("GET", f"/events/{answer.json()['id']}?wait=10")
+        assert (await api.ids(1), await api.ids(2)) == ([], [answer.json()["id"]])
+
+
+async def test_the_inactive_get_nothing(api: Api) -> None:
+    await api.people(1)
+    await api.people(2, active=False)
+    id_ = await api.post(custom(1, 2))
+    await api.people(2)
+    assert await api.ids(2) == []
+    assert (await api.as_service("GET", f"/events/{id_}")).json()["recipients"] == 1
+
+
+async def test_a_user_given_by_number_is_filled_from_the_directory(api: Api) -> None:
+    await api.people(2, 4)
+    event = note(2)
+    event["data"] = {**event["data"], "user": 4}
+    await api.post(event)
+    [entry] = (await api.inbox(2))["data"]
+    assert entry["data"]["user"] == {"id": 4, "first_name": "First4", "last_name": "Last4", "profile_picture": None}
+    assert entry["message"].startswith("First4 Last4 mentioned you")
+
+
+async def test_a_custom_notification_comes_from_its_sender(api: Api) -> None:
+    await api.people(1, 2, 3)
+    await api.team(7, 1, 2)
+    answer = await api.as_user(
+        1, "POST", "/notifications", json={"message": "  a <b> & \n c ", "notify": {"users": [3], "teams": [7]}}
+    )
+    assert (answer.status_code, answer.json()) == (202, {"queued": True})
+    for _ in range(500):
+        if (await api.inbox(3))["data"] and (await api.inbox(2))["data"]:
+            break
+        await asyncio.sleep(0.01)
+    [entry] = (await api.inbox(3))["data"]
+    assert entry["type"] == "custom"
+    assert entry["data"] == {"user": {"id": 1, "first_name": "First1", "last_name": "Last1", "profile_picture": None}}
+    assert entry["message"] == "a <b> & \n c"
+    assert entry["message_formatted"] == "<p>a &lt;b&gt; &amp; <br> c</p>"
+    assert await api.ids(1) == []
+
+
+async def test_subjects_of_an_event_are_recorded(api: Api) -> None:
+    await api.people(2)
+    id_ = await api.post(note(2))
+    found = await api.app_state.database.rows("select subject from subjects where event_id = $1", id_)
+    assert [row["subject"] for row in found] == [f"case:{CASE}"]
+
+
+async def test_a_large_team_is_reached_in_chunks_each_person_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.fanout.BULK_CHUNK_SIZE", 150)
+    await api.app_state.database.value(
+        """with u as (
+               insert into users select n, 1, 'F', 'L', null, null, 'UTC' from generate_series(1, 1000) n
+               returning id
+           ), h as (insert into heads (user_id, locale, active) select id, 'en', true from u)
+           insert into teams values (1, 1, 'odd'), (2, 1, 'third')"""
+    )
+    await api.app_state.database.value(
+        "insert into members select 1, n from generate_series(1, 999, 2) n"
+        " union all select 2, n from generate_series(3, 999, 3) n"
+    )
+    id_ = await api.post(custom(2, 1000, 999, teams=(1, 2)))
+    got = await api.app_state.database.rows("select user_id, position from inbox where event_id = $1", id_)
+    expected = set(range(1, 1000, 2)) | set(range(3, 1000, 3)) | {2, 1000}
+    assert sorted(row["user_id"] for row in got) == sorted(expected)
+    assert {row["position"] for row in got} == {1}
+    chunks = await api.app_state.database.rows(
+        "select cardinality(user_ids) as n, user_ids, team_ids from recipients where event_id = $1 order by after_user",
+        id_,
+    )
+    assert [row["n"] for row in chunks] == [150] * 4 + [len(expected) - 600]
+    through = {user: team for row in chunks for user, team in zip(row["user_ids"], row["team_ids"], strict=True)}
+    assert (through[2], through[999], through[1], through[6], through[3]) == (0, 0, 1, 2, 1)
+    assert (await api.as_service("GET", f"/events/{id_}")).json()["recipients"] == len(expected)
+
+
+async def test_what_one_person_gets_in_one_batch_keeps_its_order(url: str, catalogue: Catalogue) -> None:
+    async with serving(url, catalogue, with_worker=False) as api:
+        await api.people(1, 2)
+        posted = [
+            (await api.as_service("POST", "/events", json=custom(1, 2, body=str(n)))).json()["id"] for n in range(50)
+        ]
+    async with serving(url, catalogue) as api:
+        await api.as_service("GET", f"/events/{posted[-1]}?wait=10")
+        assert await api.ids(1) == await api.ids(2) == posted[::-1]
+
+
+async def test_an_event_that_cannot_be_said_becomes_a_dead_letter_with_its_reason(api: Api) -> None:
+    await api.people(1)
+    id_ = await api.app_state.database.value(
+        """with e as (
+               insert into events (id, kind, data, params, users, teams, subjects, service)
+               values (gen_random_uuid(), 'of_an_older_catalogue', '{}', '{}', '{1}', '{}', '{}', 'crm') returning id
+           ) insert into jobs (id, task, lane) select id, 'deliver', 'direct' from e returning id"""
+    )
+    good = await api.post(custom(1))
+    assert await api.ids(1) == [good]
+    state = (await api.as_service("GET", f"/events/{id_}?wait=10")).json()
+    assert state["state"] == "failed"
+    assert "of_an_older_catalogue" in state["reason"]
+
+
+async def test_an_event_of_another_service_is_not_there(api: Api) -> None:
+    await api.people(1)
+    id_ = await api.post(custom(1))
+    other = await api.as_service("GET", f"/events/{id_}", name="erp")
+    unknown = await api.as_service("GET", "/events/00000000-0000-4000-8000-000000000000", name="erp")
+    assert other.status_code == unknown.status_code == 404
+    assert other.json() == unknown.json()
+    operator = await api.as_service("GET", f"/events/{id_}", "operations", name="night")
+    assert operator.json()["state"] == "delivered"
+
+
+async def test_a_bound_service_sees_only_what_was_posted_for_its_company(api: Api) -> None:
+    await api.people(1)
+    bound = await api.post(custom(1), company_id=1)
+    unbound = await api.post(custom(1))
+    seen = {
+        (id_, company, scope): (await api.as_service("GET", f"/events/{id_}", scope, company_id=company)).status_code
+        for id_ in (bound, unbound)
+        for company in (None, 1, 2)
+        for scope in ("events:write", "operations")
+    }
+    assert {key for key, status in seen.items() if status == 200} == {
+        (id_, company, scope)
+        for id_, company in ((bound, None), (bound, 1), (unbound, None))
+        for scope in ("events:write", "operations")
+    }
+    assert set(seen.values()) == {200, 404}

@@ -1,0 +1,298 @@
+"""A lock that another session holds delays what needs it, and nothing else."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.conftest import Api, serving
+from tests.db.test_database_faults import IPHONE, becomes, dba, impatient, locked, post, pushes_of, until
+from tocsin import jobs
+from tocsin.catalogue import Catalogue
+from tocsin.db import pool
+from tocsin.db.pool import Connection, connect
+from tocsin.errors import Locked, Overrun
+from tocsin.isolation import MAX_CONFLICTS, LockConflicts, do_in_parts
+from tocsin.worker import Worker
+from tocsin_phones import Phones
+
+__all__ = ["dba"]
+
+LOCKED, OTHERS = 5, (1, 2, 3)
+REASON = "a lock was not released in time"
+LOCKS_PART = 0.05
+
+Working = Callable[..., AbstractAsyncContextManager[Worker]]
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let sessions wait a second for a lock, and what met one half a second."""
+    monkeypatch.setattr(pool, "LOCKS_PART", LOCKS_PART)
+    for module in ("tocsin.worker", "tocsin.push.results"):
+        monkeypatch.setattr(f"{module}.LOCKED_DELAY", 0.5)
+
+
+@pytest.fixture
+async def api(url: str, catalogue: Catalogue) -> AsyncIterator[Api]:
+    async with serving(url, catalogue) as found:
+        await found.people(*OTHERS, LOCKED)
+        yield found
+
+
+@asynccontextmanager
+async def holding(dba: Connection, statement: str, *arguments: Any) -> AsyncIterator[None]:
+    """Hold the locks that a statement takes, as a session does that stays idle in its transaction."""
+    transaction = dba.transaction()
+    await transaction.start()
+    try:
+        await dba.execute(statement, *arguments)
+        yield
+    finally:
+        await transaction.rollback()
+
+
+def head_of_the_locked(dba: Connection) -> Any:
+    return holding(dba, "select from heads where user_id = $1 for update", LOCKED)
+
+
+async def are_delivered(api: Api, *ids: UUID) -> None:
+    for id_ in ids:
+        answer = (await api.as_service("GET", f"/events/{id_}?wait=20")).json()
+        assert answer["state"] == "delivered", answer
+
+
+async def state(api: Api, id_: UUID) -> str:
+    found: str = (await api.as_service("GET", f"/events/{id_}")).json()["state"]
+    return found
+
+
+async def is_handed_back(monitor: Connection, id_: UUID) -> bool:
+    """Tell whether a job is free again, without a try counted, and waits for more than its turn."""
+    row = await monitor.fetchrow("select worker_id, attempts, due_at > wanted_at as later from jobs where id = $1", id_)
+    assert row is not None
+    return row["worker_id"] is None and row["attempts"] == 0 and row["later"]
+
+
+@pytest.fixture
+def working(url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> Working:
+    """Run a worker, each statement of which may take so many seconds, and this part of them for one lock."""
+
+    def start(patience: float = 20, locks_part: float = LOCKS_PART) -> AbstractAsyncContextManager[Worker]:
+        monkeypatch.setattr(pool, "LOCKS_PART", locks_part)
+        return impatient(url, catalogue, patience)
+
+    return start
+
+
+@pytest.fixture
+async def second(url: str) -> AsyncIterator[Connection]:
+    connection = await connect(url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def monitor(url: str) -> AsyncIterator[Connection]:
+    connection = await connect(url)
+    yield connection
+    await connection.close()
+
+
+@pytest.mark.parametrize("lane", ["direct", "bulk"])
+async def test_a_locked_inbox_delays_its_own_notifications_and_no_others(
+    idle: Api, working: Working, dba: Connection, monitor: Connection, lane: jobs.Queue
+) -> None:
+    await idle.people(*OTHERS, LOCKED)
+    burst = 5 if lane == "bulk" else 60
+    behind = [await post(idle, LOCKED) for _ in range(burst)]
+    ids = [await post(idle, user) for user in OTHERS]
+    behind.append(await post(idle, *OTHERS, LOCKED))
+    ids += [await post(idle, user) for user in OTHERS]
+    await dba.execute("update jobs set lane = $1", lane)
+    async with working():
+        async with head_of_the_locked(dba):
+            await are_delivered(idle, *ids)
+            for id_ in behind:
+                await until(lambda id_=id_: is_handed_back(monitor, id_))  # type: ignore[misc]
+        await are_delivered(idle, *behind)
+    assert await monitor.fetchval("select count(*) from inbox where user_id = $1", LOCKED) == len(behind)
+    assert await monitor.fetchval("select count(*) from dead_letters") == 0
+
+
+async def test_a_lock_of_any_other_row_is_found_by_halving(
+    idle: Api, working: Working, dba: Connection, monitor: Connection
+) -> None:
+    await idle.people(*OTHERS)
+    ids = [await post(idle, 1) for _ in range(40)]
+    behind = ids.pop(17)
+    async with working():
+        async with holding(dba, "insert into contents values ($1, 'en', 'not committed')", behind):
+            await are_delivered(idle, *ids)
+            await until(lambda: is_handed_back(monitor, behind))
+        await are_delivered(idle, behind)
+
+
+async def test_a_lock_that_one_event_of_a_batch_meets_does_not_change_the_order_of_the_batch(
+    idle: Api, working: Working, dba: Connection, monitor: Connection
+) -> None:
+    await idle.people(*OTHERS, LOCKED)
+    events = [
+        {"type": "custom", "notify": {"users": users}, "params": {"body": "Hello"}}
+        for users in ([1], [1, LOCKED], [1, 2], [1, LOCKED], [1])
+    ]
+    answer = await idle.as_service("POST", "/events/batch", json={"events": events})
+    assert answer.status_code == 202, answer.text
+    batch = [UUID(id_) for id_ in answer.json()["ids"]]
+    other = await post(idle, 3)
+    async with working():
+        async with head_of_the_locked(dba):
+            await are_delivered(idle, batch[0], other)
+            await until(lambda: is_handed_back(monitor, batch[1]))
+            assert [await state(idle, id_) for id_ in batch[1:]] == ["queued"] * 4
+        await are_delivered(idle, *batch)
+    rows = await monitor.fetch("select event_id from inbox where user_id = 1 order by position")
+    assert [row["event_id"] for row in rows] == batch
+
+
+async def test_after_a_conflict_locks_are_waited_for_briefly_and_the_reason_is_told(
+    api: Api, dba: Connection, monitor: Connection
+) -> None:
+    worker = api.worker
+    assert worker
+    async with head_of_the_locked(dba):
+        behind = await post(api, LOCKED)
+        await until(lambda: is_handed_back(monitor, behind))
+        async with asyncio.timeout(20):
+            while f"direct lane: {REASON}" not in (worker._problem() or ""):  # noqa: SLF001 - what doctor and readyz tell
+                await asyncio.sleep(0.01)
+        await monitor.execute("set lock_timeout = '10ms'")
+        await until(lambda: _told(monitor))
+        for _ in range(3):
+            await are_delivered(api, await post(api, 1))
+        assert worker._conflicts["direct"].are_expected  # noqa: SLF001 - so the next wait is brief
+    await are_delivered(api, behind)
+
+
+async def _told(monitor: Connection) -> bool:
+    return bool(await monitor.fetchval("select true from workers where strpos(problem, $1) > 0", REASON))
+
+
+async def test_time_that_a_statement_spent_waiting_for_locks_counts_against_no_job(
+    idle: Api, working: Working, dba: Connection, monitor: Connection, second: Connection
+) -> None:
+    await idle.people(1, LOCKED)
+    id_ = await post(idle, 1, LOCKED)
+    with capture_logs() as logged:
+        async with (
+            head_of_the_locked(dba),
+            holding(second, "select from heads where user_id = 1 for update"),
+            working(4, locks_part=0.8),  # and the server gives a statement up after 3.6 seconds
+        ):
+            await until(lambda: _waits_for_a_lock(monitor))
+            await asyncio.sleep(1.8)  # less than the limit for one lock, more than is left for another
+            await second.execute("rollback; begin")
+            await until(lambda: is_handed_back(monitor, id_))
+            await dba.execute("rollback; begin")
+            await are_delivered(idle, id_)
+    assert Overrun.reason in [line.get("reason") for line in logged]
+
+
+async def _waits_for_a_lock(monitor: Connection) -> bool:
+    blocked = "select true from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    return bool(await monitor.fetchval(blocked))
+
+
+@pytest.mark.parametrize("table", ["heads", "inbox", "contents"])
+async def test_a_locked_table_holds_a_batch_for_a_moment_and_counts_against_no_job(
+    idle: Api, working: Working, dba: Connection, monitor: Connection, table: str
+) -> None:
+    await idle.people(*OTHERS)
+    ids = [await post(idle, user) for user in OTHERS * 20]
+    async with working() as running:
+        async with locked(dba, table):
+            async with asyncio.timeout(30):
+                while REASON not in (running._problem() or ""):  # noqa: SLF001 - what doctor and readyz tell
+                    await asyncio.sleep(0.01)
+            assert await monitor.fetchval("select max(attempts) from jobs") <= 1
+        await are_delivered(idle, *ids)
+    assert await monitor.fetchval("select count(*) from dead_letters") == 0
+
+
+async def test_a_batch_in_which_everything_meets_a_lock_is_given_up_after_a_few_conflicts() -> None:
+    tried: list[int] = []
+
+    async def do(part: Sequence[int]) -> None:
+        tried.append(len(part))
+        raise Locked(reason=REASON)
+
+    async def failed(item: int, error: Exception) -> None:
+        assert isinstance(error, Locked)
+        alone.append(item)
+
+    alone: list[int] = []
+    waiting: deque[Sequence[int]] = deque([range(200)])
+    with pytest.raises(Locked):
+        await do_in_parts(waiting, do, failed, LockConflicts())
+    assert len(tried) == MAX_CONFLICTS
+    assert [*alone, *(item for part in waiting for item in part)] == list(range(200))
+
+
+# Pushes
+
+
+@pytest.fixture
+async def phones_of_two(pushing: Api) -> Api:
+    await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
+    await pushing.as_user(2, "POST", f"/notifications/devices/{'bb' * 32}")
+    return pushing
+
+
+async def is_put_aside(api: Api) -> bool:
+    assert api.worker
+    assert api.worker.dispatcher
+    return any(lane.behind_locks for lane in api.worker.dispatcher._lanes.values())  # noqa: SLF001 - in memory only
+
+
+@pytest.mark.parametrize("result", ["delivered", "gone"])
+async def test_a_locked_device_delays_the_result_of_its_own_push_and_no_others(
+    phones_of_two: Api, phones: Phones, dba: Connection, monitor: Connection, result: str
+) -> None:
+    if result == "gone":
+        phones.answer("apns", token=IPHONE, status=410, reason="Unregistered", times=1)
+    async with holding(dba, "select from devices where user_id = 1 for update"):
+        behind = await post(phones_of_two, 1)
+        for _ in range(5):
+            await becomes(phones_of_two, await post(phones_of_two, 2), {"delivered": 1})
+        await until(lambda: is_put_aside(phones_of_two))
+        for _ in range(5):
+            await becomes(phones_of_two, await post(phones_of_two, 2), {"delivered": 1})
+        assert await monitor.fetchval("select count(*) from devices where user_id = 1") == 1
+    await becomes(phones_of_two, behind, {result: 1})
+    await until(lambda: _has_gone(monitor, 0 if result == "gone" else 1))
+    assert len(phones.pushes("apns", IPHONE)) == 1
+    assert await monitor.fetchval("select attempts from deliveries where event_id = $1", behind) == 1
+
+
+async def _has_gone(monitor: Connection, left: int) -> bool:
+    return bool(await monitor.fetchval("select count(*) = $1 from devices where user_id = 1", left))
+
+
+async def test_results_that_wait_for_a_locked_table_are_written_when_it_is_free(
+    phones_of_two: Api, phones: Phones, dba: Connection
+) -> None:
+    async with holding(dba, "lock table devices in exclusive mode"):
+        ids = [await post(phones_of_two, 1), await post(phones_of_two, 2)]
+        async with asyncio.timeout(30):
+            while not (phones.pushes("apns", IPHONE) and phones.pushes("apns", "bb" * 32)):
+                await asyncio.sleep(0.01)
+        await until(lambda: is_put_aside(phones_of_two))
+        assert [await pushes_of(phones_of_two, id_) for id_ in ids] == [{"queued": 1}] * 2
+    for id_ in ids:
+        await becomes(phones_of_two, id_, {"delivered": 1})
+    assert len(phones.pushes("apns")) == 2

@@ -1,0 +1,361 @@
+"""What is settled about a subject is settled for everyone it reached, and for nobody else's."""
+
+import asyncio
+import copy
+from typing import Any
+
+import pytest
+
+from tests.conftest import Api
+from tests.test_erasure import everything
+from tests.test_events import field_errors, in_future, post, state, work
+from tests.test_fanout import custom
+from tocsin import fanout, resolutions
+
+LEAD = "220f5f6e-e30f-4c5f-8db5-44e345f8e568"
+CONTACT = "c2ccbb7e-d174-4894-ba5a-1828d0f09128"
+NAMES = ("Zebulon", "Quist", "Contract with Zebulon", "I want my money back")
+
+
+def lead(*users: int, teams: tuple[int, ...] = (), **more: Any) -> dict[str, Any]:
+    data = {"lead": {"id": LEAD}, "lead_type": {"id": CONTACT, "name": "Test drive"}}
+    return {"type": "lead_escalated", "notify": {"users": users, "teams": teams}, "data": data, **more}
+
+
+def ordered(*users: int, order: int = 7, **more: Any) -> dict[str, Any]:
+    return {**custom(*users), "about": [f"order:{order}"], **more}
+
+
+async def resolve(api: Api, about: str, how: str = "read", users: list[int] | None = None, **more: Any) -> None:
+    body = {"about": about, "as": how, **({} if users is None else {"users": users})}
+    answer = await api.as_service("POST", "/events/resolve", json=body, **more)
+    assert (answer.status_code, answer.json()) == (202, {"queued": True}), answer.text
+
+
+async def settled(api: Api) -> None:
+    for _ in range(400):
+        if not await api.app_state.database.value("select count(*) from resolutions"):
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("it was not settled")
+
+
+async def unread(api: Api, user: int) -> int:
+    count: int = (await api.inbox(user))["pagination"]["unread"]
+    return count
+
+
+async def told_since(api: Api, user: int, cursor: str) -> list[tuple[str, Any]]:
+    answer = await api.as_user(user, "GET", f"/notifications/changes?since={cursor}")
+    return [(change["event"], change["data"]) for change in answer.json()["data"]]
+
+
+async def cursor_of(api: Api, user: int) -> str:
+    cursor: str = (await api.as_user(user, "GET", "/notifications/changes")).json()["cursor"]
+    return cursor
+
+
+async def test_a_lead_that_was_accepted_stops_nagging_everybody(api: Api) -> None:
+    await api.people(1, 2, 3)
+    await api.team(7, 2, 3)
+    first, second, other = await api.post(lead(1)), await api.post(lead(teams=(7,))), await api.post(ordered(1))
+    cursor = await cursor_of(api, 3)
+    await resolve(api, f"lead:{LEAD.upper()}")
+    await settled(api)
+    assert [await unread(api, user) for user in (1, 2, 3)] == [1, 0, 0]
+    assert await api.ids(1, "?show=unread") == [other]
+    assert await told_since(api, 3, cursor) == [("read", {"id": second})]
+    assert (await api.as_service("GET", f"/events/{first}")).json()["read"] == 1
+
+
+async def test_several_about_one_subject_are_one_change_of_an_inbox(api: Api) -> None:
+    await api.people(1)
+    ids = [await api.post(lead(1)) for _ in range(3)]
+    await api.as_user(1, "PUT", f"/notifications/{ids[0]}/read")
+    before = (await api.inbox(1))["data"][2]
+    cursor = await cursor_of(api, 1)
+    await resolve(api, f"lead:{LEAD}")
+    await settled(api)
+    [(event, data)] = await told_since(api, 1, cursor)
+    assert (event, sorted(data["ids"])) == ("read", sorted(ids[1:]))
+    assert (await api.inbox(1))["data"][2] == before  # the first time it was read stays
+
+
+async def test_only_those_users_where_some_are_named(api: Api) -> None:
+    await api.people(1, 2)
+    await api.post(lead(1, 2))
+    await resolve(api, f"lead:{LEAD}", users=[2])
+    await settled(api)
+    assert [await unread(api, user) for user in (1, 2)] == [1, 0]
+
+
+async def test_what_is_gone_is_gone_like_a_deletion(api: Api) -> None:
+    await api.people(1, 2)
+    id_, kept = await api.post(lead(1, 2)), await api.post(ordered(1))
+    await api.as_user(2, "PUT", f"/notifications/{id_}/read")
+    cursor = await cursor_of(api, 2)
+    await resolve(api, f"lead:{LEAD}", "gone")
+    await settled(api)
+    assert (await api.as_user(1, "GET", f"/notifications/{id_}")).status_code == 410
+    assert [(await api.inbox(user))["pagination"]["total"] for user in (1, 2)] == [1, 0]
+    assert [await unread(api, user) for user in (1, 2)] == [1, 0]
+    assert await api.ids(1) == [kept]
+    assert await told_since(api, 2, cursor) == [("deleted", {"id": id_})]
+
+
+async def test_settled_twice_changes_nothing_more(api: Api) -> None:
+    await api.people(1)
+    await api.post(lead(1))
+    for how in ("read", "gone"):
+        await resolve(api, f"lead:{LEAD}", how)
+        await settled(api)
+        cursor = await cursor_of(api, 1)
+        await resolve(api, f"lead:{LEAD}", how)
+        await settled(api)
+        assert await cursor_of(api, 1) == cursor
+
+
+async def test_what_is_held_is_not_delivered_where_it_would_be_gone_and_stays_where_it_is_read(api: Api) -> None:
+    await api.people(1, 2)
+    held = [(await post(api, ordered(1, 2, order=n, deliver_at=in_future()))).json()["id"] for n in (1, 2, 3)]
+    await resolve(api, "order:1", "gone")
+    await resolve(api, "order:2", "read")
+    await resolve(api, "order:3", "gone", users=[2])
+    await settled(api)
+    assert [(await state(api, id_))["state"] for id_ in held] == ["cancelled", "held", "held"]
+    await api.app_state.database.value("update jobs set due_at = now()")
+    api.app_state.pubsub.publish("direct")
+    assert (await state(api, held[2], 10))["state"] == "delivered"
+    assert (await state(api, held[1], 10))["state"] == "delivered"
+    assert [await unread(api, user) for user in (1, 2)] == [2, 1]
+    explained = await api.as_service("GET", f"/events/{held[2]}/recipients/2")
+    assert explained.json()["why"] == "left out: the event excludes them"
+
+
+async def test_what_comes_afterwards_is_unread(api: Api) -> None:
+    await api.people(1)
+    await api.post(lead(1))
+    await resolve(api, f"lead:{LEAD}")
+    later = await api.post(lead(1))
+    await settled(api)
+    assert await api.ids(1, "?show=unread") == [later]
+
+
+async def test_what_was_accepted_before_is_settled_even_if_it_is_delivered_later(
+    idle: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "DIRECT_MAX_RECIPIENTS", 3)
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 4)
+    monkeypatch.setattr(resolutions, "USERS_BATCH_SIZE", {"direct": 3, "bulk": 3})
+    monkeypatch.setattr(resolutions, "POLL_INTERVAL", 0.01)
+    await idle.people(*range(1, 11))
+    await idle.team(7, *range(1, 11))
+    id_ = (await post(idle, lead(teams=(7,)))).json()["id"]
+    await work(idle)
+    await work(idle, "bulk")
+    await resolve(idle, f"lead:{LEAD}")
+    task = asyncio.create_task(working(idle))
+    await settled(idle)
+    assert (await state(idle, id_))["state"] == "delivered"
+    assert [await unread(idle, user) for user in range(1, 11)] == [0] * 10
+    task.cancel()
+
+
+async def test_in_the_middle_of_a_fan_out_what_was_reached_is_taken_away_and_the_rest_not_reached(
+    idle: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "DIRECT_MAX_RECIPIENTS", 3)
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 4)
+    await idle.people(*range(1, 11))
+    await idle.team(7, *range(1, 11))
+    id_ = (await post(idle, lead(teams=(7,)))).json()["id"]
+    await work(idle)
+    await work(idle, "bulk")
+    await resolve(idle, f"lead:{LEAD}", "gone")
+    task = asyncio.create_task(working(idle))
+    await settled(idle)
+    answer = await state(idle, id_)
+    assert (answer["state"], answer["recipients"]) == ("cancelled", 4)
+    assert [(await idle.inbox(user))["pagination"]["total"] for user in range(1, 11)] == [0] * 10
+    task.cancel()
+
+
+async def working(api: Api) -> None:
+    """Be a worker until cancelled."""
+    from tocsin.worker import Worker
+
+    worker = Worker(api.app_state.database, api.app_state.catalogue, api.app_state.pubsub)
+    await worker.run()
+
+
+async def test_a_service_of_a_company_settles_for_its_own_people_alone(api: Api) -> None:
+    await api.people(1)
+    await api.people(2, company_id=2)
+    await api.post(lead(1, 2))
+    held = (await post(api, lead(1, deliver_at=in_future()))).json()["id"]
+    await resolve(api, f"lead:{LEAD}", "gone", company_id=2)
+    await settled(api)
+    assert [(await api.inbox(user))["pagination"]["total"] for user in (1, 2)] == [1, 0]
+    assert (await state(api, held))["state"] == "held"
+    answer = await api.as_service(
+        "POST", "/events/resolve", json={"about": "order:1", "as": "read", "users": [2, 1, 99]}, company_id=2
+    )
+    assert field_errors(answer) == [("users.1", "unknown"), ("users.2", "unknown")]
+
+
+async def test_a_key_is_a_subject_of_its_own_service_alone(api: Api) -> None:
+    await api.people(1)
+    key = " Task 7: the\nlong one "
+    await api.post({**custom(1), "key": key})
+    await api.post({**custom(1), "key": key}, name="erp")
+    await resolve(api, f"key:{key}", name="erp")
+    await settled(api)
+    assert await unread(api, 1) == 1
+    await resolve(api, f"key:{key}")
+    await settled(api)
+    assert await unread(api, 1) == 0
+
+
+async def test_all_faults_are_told_at_once_and_nothing_is_done(api: Api) -> None:
+    await api.people(1)
+    for body, due in (
+        ({}, [("about", "required"), ("as", "required")]),
+        ({"about": 7, "as": "done", "users": 1}, [("about", "string"), ("as", "in"), ("users", "array")]),
+        (
+            {"about": "Lead", "as": ["read"], "users": [1, "1", 0, 99]},
+            [
+                ("about", "regex"),
+                ("as", "in"),
+                ("users.1", "integer"),
+                ("users.2", "numeric_between"),
+                ("users.3", "unknown"),
+            ],
+        ),
+        ({"about": f"contact:{CONTACT}", "as": "erased", "users": [1]}, [("users", "prohibited")]),
+        ({"about": "key:", "as": "read"}, [("about", "regex")]),
+    ):
+        assert field_errors(await api.as_service("POST", "/events/resolve", json=body)) == due
+    assert await api.app_state.database.value("select count(*) from resolutions") == 0
+
+
+async def test_erasing_needs_the_right_to_the_directory_and_the_rest_that_to_events(api: Api) -> None:
+    for how, scope, status in (
+        ("erased", "events:write", 403),
+        ("erased", "directory:write", 202),
+        ("read", "directory:write", 403),
+        ("read", "events:write", 202),
+        ("gone", "operations", 403),
+    ):
+        body = {"about": f"contact:{CONTACT}", "as": how}
+        answer = await api.as_service("POST", "/events/resolve", scope, json=body)
+        assert answer.status_code == status, (how, scope)
+
+
+async def test_a_repeat_under_its_idempotency_key_settles_once(api: Api) -> None:
+    await api.people(1)
+    await api.post(lead(1))
+    body, headers = {"about": f"lead:{LEAD}", "as": "read"}, {"Idempotency-Key": "once"}
+    first = await api.as_service("POST", "/events/resolve", json=body, headers=headers)
+    await settled(api)
+    later = await api.post(lead(1))
+    again = await api.as_service("POST", "/events/resolve", json=body, headers=headers)
+    assert (first.status_code, again.status_code) == (202, 202)
+    await settled(api)
+    assert await api.ids(1, "?show=unread") == [later]
+
+
+# --- Contacts who are erased ------------------------------------------------------------------------------------------
+
+
+def about_the_contact(api: Api, *users: int) -> list[dict[str, Any]]:
+    """Return an event of every kind that speaks of the contact."""
+    email = copy.deepcopy(api.app_state.catalogue.samples["incoming_email"]["event"])
+    email["data"]["contact"] = {"id": CONTACT, "first_name": NAMES[0], "last_name": NAMES[1], "account_id": LEAD}
+    email["data"]["email"]["subject"] = NAMES[2]
+    opened = {"type": "email_opened", "data": copy.deepcopy(email["data"])}
+    email["params"]["body"] = NAMES[3]
+    with_words = [
+        copy.deepcopy(api.app_state.catalogue.samples[name]["event"])
+        for name in ("note", "inbox", "task_assigned", "lead_assigned", "case_owner")
+    ]
+    for event in with_words:
+        event["params"] = dict.fromkeys(event["params"], NAMES[3]) | {
+            "contact": "Zebulon Quist",
+            "contact_id": CONTACT,
+        }
+        event["data"].update({"user": 1} if "user" in event["data"] else {})
+    said = {**custom(*users, body=f"{NAMES[0]}: {NAMES[3]}"), "about": [f"contact:{CONTACT}"]}
+    return [{**event, "notify": {"users": users}} for event in (email, opened, *with_words, said)]
+
+
+def traces(tables: dict[str, str]) -> list[tuple[str, str]]:
+    return [(name, table) for table, text in tables.items() for name in NAMES if name in text]
+
+
+async def test_no_name_or_text_of_an_erased_contact_stays_anywhere(api: Api) -> None:
+    await api.people(1)
+    await api.people(2, locale="da-DK")
+    await api.people(3, locale="de")
+    events = about_the_contact(api, 1, 2, 3)
+    ids = [await api.post(event) for event in events]
+    other = await api.post(custom(1, body="Zoe stays"))
+    held = (await post(api, {**events[0], "deliver_at": in_future()})).json()["id"]
+    assert NAMES[0] in str(await api.inbox(2))
+    cursor = await cursor_of(api, 2)
+    await resolve(api, f"contact:{CONTACT}", "erased")
+    await settled(api)
+    assert traces(await everything(api)) == []
+    assert {event for event, _ in await told_since(api, 2, cursor)} == {"notification"}
+    assert {data["id"] for _, data in await told_since(api, 2, cursor)} == set(ids)
+    email = next(entry for entry in (await api.inbox(1))["data"] if entry["id"] == ids[0])
+    assert email["message"] == "(deleted) sent you an email on subject (deleted)"
+    assert email["data"]["contact"] == {"id": CONTACT, "first_name": "", "last_name": "", "account_id": None}
+    assert (await api.inbox(3, "?per_page=100"))["data"][-1]["message"] == (
+        "(gelöscht) hat Ihnen eine E-Mail mit dem Betreff (gelöscht) gesendet"
+    )
+    assert (await api.inbox(1))["pagination"]["unread"] == len(ids) + 1
+    assert any(entry["id"] == other and entry["message"] == "Zoe stays" for entry in (await api.inbox(1))["data"])
+    await api.people(3, locale="da")
+    await api.app_state.database.value("update jobs set due_at = now() where id = $1", held)
+    api.app_state.pubsub.publish("direct")
+    assert (await state(api, held, 10))["state"] == "delivered"
+    assert (await api.inbox(3))["data"][0]["message"] == "(slettet) har sendt dig en e-mail med emnet (slettet)"
+
+
+async def test_erasing_within_a_company_leaves_the_others_words(api: Api) -> None:
+    await api.people(1)
+    await api.people(2, company_id=2)
+    mine, other = about_the_contact(api, 1)[0], about_the_contact(api, 2)[0]
+    await api.post(mine, company_id=1)
+    await api.post(other, company_id=2)
+    await resolve(api, f"contact:{CONTACT}", "erased", company_id=2)
+    await settled(api)
+    assert NAMES[0] in (await api.inbox(1))["data"][0]["message"]
+    assert NAMES[0] not in str(await api.inbox(2))
+
+
+async def test_a_kind_that_the_catalogue_has_no_longer_loses_all_its_words(api: Api) -> None:
+    await api.people(1)
+    id_ = await api.post(about_the_contact(api, 1)[0])
+    await api.app_state.database.value("update events set kind = 'of_yore' where id = $1", id_)
+    await api.app_state.database.value("update contents set body = replace(body, 'incoming_email', 'of_yore')")
+    await resolve(api, f"contact:{CONTACT}", "erased")
+    await settled(api)
+    entry = (await api.inbox(1))["data"][0]
+    assert (entry["type"], entry["message"], entry["message_formatted"]) == ("of_yore", "(deleted)", "<p>(deleted)</p>")
+    assert entry["data"]["contact"]["id"] == CONTACT
+    assert traces(await everything(api)) == []
+
+
+async def test_events_that_come_in_while_a_contact_is_erased_end_without_a_name_or_come_afterwards(api: Api) -> None:
+    await api.people(*range(1, 6))
+    event = about_the_contact(api, *range(1, 6))[0]
+    answers = await asyncio.gather(*(post(api, event) for _ in range(30)), resolve(api, f"contact:{CONTACT}", "erased"))
+    posted = [answer.json()["id"] for answer in answers if answer]
+    for id_ in posted:
+        assert (await state(api, id_, 10))["state"] == "delivered"
+    await settled(api)
+    await resolve(api, f"contact:{CONTACT}", "erased")
+    await settled(api)
+    assert traces(await everything(api)) == []
+    assert [(await api.inbox(user))["pagination"]["unread"] for user in range(1, 6)] == [30] * 5

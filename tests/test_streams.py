@@ -1,0 +1,460 @@
+"""The live stream: everything, in order, to its owner alone, through reconnects, restarts and changes of process."""
+
+import asyncio
+import contextlib
+import json
+import re
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from httpx_sse import ServerSentEvent, aconnect_sse
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.api.test_errors import UNKNOWN, at_rest
+from tests.conftest import HOUR, SECRET, Api, serving, url_for, wipe
+from tests.test_fanout import custom, note
+from tests.test_inbox_changes import mine
+from tests.test_inbox_model import at_most
+from tocsin import pubsub, streams
+from tocsin.api import stream
+from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.catalogue import Catalogue
+from tocsin.postgres.supervisor import Embedded
+
+
+@dataclass
+class Watch:
+    """What a client of the stream has been told."""
+
+    events: list[ServerSentEvent] = field(default_factory=list)
+    ended: bool = False
+
+    @property
+    def told(self) -> list[tuple[str, Any]]:
+        return [(event.event, json.loads(event.data)) for event in self.events]
+
+    def names(self, name: str) -> list[Any]:
+        return [data for event, data in self.told if event == name]
+
+    @property
+    def mark(self) -> str:
+        return next(event.id for event in reversed(self.events) if event.id)
+
+    async def until(self, count: int, seconds: float = 5) -> list[tuple[str, Any]]:
+        """Wait for so many events."""
+        async with asyncio.timeout(seconds):
+            while len(self.events) < count:
+                await asyncio.sleep(0.005)
+        return self.told
+
+    async def until_told(self, name: str, count: int = 1, seconds: float = 5) -> list[Any]:
+        async with asyncio.timeout(seconds):
+            while len(found := self.names(name)) < count:
+                await asyncio.sleep(0.005)
+        return found
+
+    async def until_ended(self, seconds: float = 5) -> None:
+        async with asyncio.timeout(seconds):
+            while not self.ended:
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def watching(
+    api: Api, user: int = 1, mark: str | None = None, lifetime: timedelta = HOUR
+) -> AsyncIterator[Watch]:
+    """Watch an inbox with a client that people use."""
+    watch = Watch()
+    headers = {"Authorization": f"Bearer {mint_user(SECRET, user, lifetime)}"}
+    if mark is not None:
+        headers["Last-Event-ID"] = mark
+
+    async def read() -> None:
+        async with (
+            httpx.AsyncClient(base_url=api.http.base_url, timeout=30) as http,
+            aconnect_sse(http, "GET", "/notifications/stream", headers=headers) as source,
+        ):
+            assert source.response.status_code == 200
+            with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
+                async for event in source.aiter_sse():
+                    watch.events.append(event)
+        watch.ended = True
+
+    reading = asyncio.create_task(read())
+    try:
+        await watch.until(1)
+        yield watch
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+async def test_what_happens_in_an_inbox_is_told_in_order_as_it_happens(api: Api) -> None:
+    await api.people(1, 2, 4)
+    before = await api.post(custom(1))
+    async with watching(api) as watch:
+        assert watch.told == [("count", {"unread": 1})]
+        id_ = await api.post(note(1))
+        [shown] = await watch.until_told("notification")
+        assert shown == (await api.inbox(1))["data"][0]
+        await mine(api, "PUT", f"/{id_}/read")
+        await mine(api, "PUT", f"/{id_}/unread")
+        await mine(api, "PUT", "/read", json={"ids": [id_, before]})
+        await mine(api, "DELETE", f"/{id_}")
+        await watch.until_told("deleted")
+        ids = next(data["ids"] for event, data in watch.told if event == "read" and "ids" in data)
+        assert sorted(ids) == sorted([id_, before])
+        await api.post(custom(1))
+        await mine(api, "PUT", "/read")
+        await watch.until_told("read", 3)
+        assert [event for event, _ in watch.told if event != "count"] == [
+            "notification",
+            "read",
+            "unread",
+            "read",
+            "deleted",
+            "notification",
+            "read",
+        ]
+        assert watch.names("read")[-1]["all"] is True
+        async with asyncio.timeout(2):
+            while watch.names("count")[-1] != {"unread": 0}:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_stream_goes_on_where_it_broke_off_with_nothing_lost_or_twice(api: Api) -> None:
+    await api.people(1, 2)
+    ids, seen = [], []
+    mark: str | None = None
+    for _ in range(4):
+        async with watching(api, mark=mark) as watch:
+            ids += [await api.post(custom(1)) for _ in range(3)]
+            await watch.until_told("notification", 3 if mark is None else 5)
+            mark = watch.mark
+            seen += [data["id"] for data in watch.names("notification")]
+        ids += [await api.post(custom(1)) for _ in range(2)]
+    async with watching(api, mark=mark) as watch:
+        await watch.until_told("notification", 2)
+        seen += [data["id"] for data in watch.names("notification")]
+    assert seen == ids
+
+
+async def test_each_event_can_be_gone_on_from(api: Api) -> None:
+    await api.people(1, 2)
+    async with watching(api) as watch:
+        ids = [await api.post(custom(1)) for _ in range(3)]
+        await watch.until_told("notification", 3)
+        marks = [event.id for event in watch.events if event.event == "notification"]
+    assert len(set(marks)) == 3
+    for position, mark in enumerate(marks):
+        async with watching(api, mark=mark) as again:
+            await again.until_told("count")
+            found = await again.until_told("notification", 2 - position)
+            assert [data["id"] for data in found] == ids[position + 1 :]
+            assert again.told[0] == ("count", {"unread": 3})
+
+
+@pytest.mark.parametrize("mark", ["", "x", "0-0", "ffffffffff-3", "5-99999999", "1-1; drop"])
+async def test_a_mark_of_nothing_that_is_known_means_to_fetch_the_list(api: Api, mark: str) -> None:
+    await api.people(1, 2)
+    await api.post(custom(1))
+    async with watching(api, mark=mark or None) as watch:
+        if mark:
+            assert await watch.until_told("resync") == [{}]
+            async with watching(api, mark=watch.mark) as again:  # from which it goes on
+                id_ = await api.post(custom(1))
+                [shown] = await again.until_told("notification")
+                assert (shown["id"], again.names("resync")) == (id_, [])
+        else:
+            assert watch.told == [("count", {"unread": 1})]
+
+
+async def test_who_was_away_for_too_much_fetches_the_list(api: Api) -> None:
+    await api.people(1, 2)
+    async with watching(api) as watch:
+        mark = watch.mark
+    for _ in range(2):
+        await api.as_service("POST", "/events/batch", json={"events": [custom(1)] * 300})
+    await api.post(custom(1))
+    async with watching(api, mark=mark) as watch:
+        await watch.until_told("resync")
+        assert watch.names("notification") == []
+        assert watch.names("count")[-1] == {"unread": 601}
+
+
+async def test_who_comes_from_far_back_disturbs_none_of_the_same_users_other_readers(api: Api) -> None:
+    await api.people(1, 2)
+    async with watching(api) as watch:
+        far = watch.mark
+    for _ in range(2):
+        await api.as_service("POST", "/events/batch", json={"events": [custom(1)] * 300})
+    await at_rest(api)
+    async with watching(api) as up_to_date:
+        for mark in (far, "0-0"):
+            async with watching(api, mark=mark) as away:
+                await away.until_told("resync")
+        id_ = await api.post(custom(1))
+        [shown] = await up_to_date.until_told("notification")
+        assert (shown["id"], up_to_date.names("resync")) == (id_, [])
+
+
+async def test_what_happened_together_is_gone_on_from_only_when_all_of_it_was_told(api: Api) -> None:
+    await api.people(1, 2)
+    ids = [await api.post({**custom(1), "about": ["order:1"]}) for _ in range(2)]
+    async with watching(api) as watch:
+        await api.as_service("POST", "/events/resolve", json={"about": "order:1", "as": "erased"})
+        await watch.until_told("notification", 2)
+        half = next(event.id for event in watch.events if event.event == "notification")
+    async with watching(api, mark=half) as again:
+        assert [shown["id"] for shown in await again.until_told("notification", 2)] == ids
+    async with watching(api, mark=watch.mark) as again:
+        assert again.names("notification") == []
+
+
+async def test_who_takes_nothing_for_long_is_hung_up_on(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "STALL_TIMEOUT", 0.5)
+    monkeypatch.setattr(streams, "KEEPALIVE_INTERVAL", 0.1)
+    await api.people(1, 2, 4)
+    token = mint_user(SECRET, 1, HOUR)
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect((api.http.base_url.host, api.http.base_url.port))
+        slow.sendall(f"GET /notifications/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+        async with asyncio.timeout(5):
+            while not api.app_state.live.count:
+                await asyncio.sleep(0.01)
+        event = note(1)
+        long = {"events": [{**event, "params": {**event["params"], "body": "x" * 9_000}}] * 10}
+        async with asyncio.timeout(60):
+            while api.app_state.live.count:
+                await api.as_service("POST", "/events/batch", json=long)
+                await at_rest(api)
+        slow.settimeout(5)
+        taken = b""
+        while part := slow.recv(2**16):
+            taken += part
+        assert taken.startswith(b"HTTP/1.1 200 ")
+        assert not taken.endswith(b"0\r\n\r\n")  # which would say that this was all
+
+
+async def test_nobody_is_told_of_another(api: Api) -> None:
+    await api.people(1, 2, 3)
+    async with watching(api, 1) as one, watching(api, 2) as two:
+        first = await api.post(custom(1))
+        second = await api.post(custom(2))
+        await api.as_user(3, "PUT", f"/notifications/{first}/read")
+        await one.until_told("notification")
+        await two.until_told("notification")
+        await asyncio.sleep(0.1)
+        assert [data["id"] for data in one.names("notification")] == [first]
+        assert [data["id"] for data in two.names("notification")] == [second]
+        async with watching(api, 2, mark=one.mark) as foreign:
+            await foreign.until_told("resync")
+            assert foreign.names("notification") == []
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(("send", "read", "unread", "delete", "read all", "gone")),
+        st.sets(st.integers(1, 3), min_size=1),
+        st.integers(0, 5),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@at_most(12)
+@given(steps=STEPS)
+async def test_whatever_people_do_no_stream_carries_what_is_not_in_its_owners_inbox(
+    busy_service: Api, server: Embedded, steps: list[tuple[str, set[int], int]]
+) -> None:
+    api = busy_service
+    await wipe(url_for(server, "busy"))
+    await api.people(1, 2, 3)
+    sent: list[str] = []
+    theirs: dict[int, set[str]] = {1: set(), 2: set(), 3: set()}
+    async with contextlib.AsyncExitStack() as stack:
+        watches = {user: await stack.enter_async_context(watching(api, user)) for user in theirs}
+        for what, users, number in steps:
+            if what == "send":
+                sent.append(await api.post({**custom(*users), "about": [f"order:{len(sent)}"]}))
+                for user in users:
+                    theirs[user].add(sent[-1])
+                continue
+            about = sent[number % len(sent)] if sent else UNKNOWN
+            calls = {
+                "read": ("PUT", f"/{about}/read"),
+                "unread": ("PUT", f"/{about}/unread"),
+                "delete": ("DELETE", f"/{about}"),
+                "read all": ("PUT", "/read"),
+            }
+            if what == "gone":
+                await api.as_service("POST", "/events/resolve", json={"about": f"order:{number}", "as": "gone"})
+            for user in users if what in calls else ():
+                await api.as_user(user, calls[what][0], f"/notifications{calls[what][1]}")
+        await at_rest(api)
+        for user, watch in watches.items():
+            due = (await api.inbox(user))["pagination"]["unread"]
+            async with asyncio.timeout(5):
+                while watch.names("count")[-1]["unread"] != due or len(watch.names("notification")) < len(theirs[user]):
+                    await asyncio.sleep(0.01)
+            carried = set(re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", "".join(event.data for event in watch.events)))
+            assert carried == theirs[user]
+
+
+async def test_a_ninth_stream_closes_the_oldest(api: Api) -> None:
+    await api.people(1, 2)
+    async with contextlib.AsyncExitStack() as stack:
+        watches = [await stack.enter_async_context(watching(api)) for _ in range(streams.MAX_STREAMS_PER_USER)]
+        other = await stack.enter_async_context(watching(api, 2))
+        watches.append(await stack.enter_async_context(watching(api)))
+        await watches[0].until_ended()
+        assert [watch.ended for watch in [*watches, other]] == [True] + [False] * 9
+        assert api.app_state.live.count == 9
+    async with asyncio.timeout(3):
+        while api.app_state.live.count:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_stream_ends_with_its_token(api: Api) -> None:
+    await api.people(1)
+    async with watching(api, lifetime=timedelta(seconds=2)) as watch:
+        await watch.until_ended()
+
+
+async def test_a_token_that_has_just_ended_opens_no_stream_though_other_calls_take_it_for_a_moment(api: Api) -> None:
+    await api.people(1)
+    token = mint_user(SECRET, 1, timedelta(seconds=-5))
+    assert (await api.call("GET", "/notifications", token)).status_code == 200
+    assert (await api.call("GET", "/notifications/stream", token)).status_code == 401
+
+
+async def test_a_stream_ends_when_its_owner_is_inactive_or_erased(api: Api) -> None:
+    await api.people(1, 2)
+    async with watching(api, 1) as one, watching(api, 2) as two:
+        user = {"first_name": "A", "last_name": "B", "active": False}
+        assert (await api.as_service("PUT", "/directory/users/1", json=user)).status_code == 204
+        assert (await api.as_service("DELETE", "/directory/users/2")).status_code == 204
+        await one.until_ended()
+        await two.until_ended()
+    assert (await api.as_user(1, "GET", "/notifications/stream")).status_code == 401
+
+
+async def test_a_silent_line_carries_a_comment(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "KEEPALIVE_INTERVAL", 0.1)
+    await api.people(1)
+    token = mint_user(SECRET, 1, HOUR)
+    async with (
+        httpx.AsyncClient(base_url=api.http.base_url) as http,
+        http.stream("GET", "/notifications/stream", headers={"Authorization": f"Bearer {token}"}) as answer,
+    ):
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["cache-control"] == "no-store"
+        assert "content-length" not in answer.headers
+        text = ""
+        async with asyncio.timeout(3):
+            async for part in answer.aiter_text():
+                text += part
+                if text.count(":\n\n") >= 3:
+                    break
+        assert text.startswith("id: ")
+
+
+async def test_a_reader_who_takes_nothing_holds_little_and_is_told_to_fetch(api: Api) -> None:
+    await api.people(1, 2, 4)
+    host, port = api.http.base_url.host, api.http.base_url.port
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect((host, port))
+        token = mint_user(SECRET, 1, HOUR)
+        slow.sendall(f"GET /notifications/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+        async with asyncio.timeout(5):
+            while not api.app_state.live.count:
+                await asyncio.sleep(0.01)
+        event = note(1)
+        long = {"events": [{**event, "params": {**event["params"], "body": "x" * 9_000}}] * 10}
+        for _ in range(60):  # more than all buffers between us hold, and each less than may wait
+            answer = await api.as_service("POST", "/events/batch", json=long)
+            await api.as_service("GET", f"/events/{answer.json()['ids'][-1]}?wait=10")
+        [reader] = api.app_state.live._readers[1]  # noqa: SLF001 - what it holds is seen nowhere else
+        async with asyncio.timeout(5):
+            while reader.position is None or not any(b"event: resync" in line for line in reader._lines):  # noqa: SLF001
+                await asyncio.sleep(0.02)
+        assert sum(map(len, reader._lines)) <= streams.MAX_BACKLOG_BYTES  # noqa: SLF001
+
+
+async def test_what_is_resolved_is_told(api: Api) -> None:
+    await api.people(1, 2, 4)
+    async with watching(api) as watch:
+        event = {**custom(1), "about": ["order:1"]}
+        ids = [await api.post(event), await api.post(event)]
+        await api.as_service("POST", "/events/resolve", json={"about": "order:1", "as": "gone"})
+        [gone] = await watch.until_told("deleted")
+        assert sorted(gone["ids"]) == sorted(ids)
+
+
+async def test_a_reader_of_one_process_is_told_of_what_another_writes(
+    api: Api, server: Embedded, catalogue: Catalogue
+) -> None:
+    await api.people(1, 2)
+    async with serving(url_for(server, "busy"), catalogue, with_worker=False) as elsewhere:
+        ears = asyncio.create_task(elsewhere.app_state.pubsub.hear_others())
+        await asyncio.sleep(0.2)
+        async with watching(elsewhere) as watch:
+            id_ = await api.post(custom(1))
+            [shown] = await watch.until_told("notification", seconds=1)  # sooner than anybody looks by himself
+            assert shown["id"] == id_
+            await mine(api, "PUT", f"/{id_}/read")
+            assert await watch.until_told("read", seconds=1) == [{"id": id_}]
+        ears.cancel()
+
+
+async def test_what_nobody_rang_for_is_found(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    await api.people(1, 2)
+    async with watching(api) as watch:
+        monkeypatch.setattr(api.app_state.pubsub, "tell", lambda _: None)
+        id_ = await api.post(custom(1))
+        [shown] = await watch.until_told("notification", seconds=pubsub.POLL + 3)
+        assert shown["id"] == id_
+
+
+async def test_a_stream_needs_a_users_token(api: Api) -> None:
+    await api.people(1)
+    assert (await api.call("GET", "/notifications/stream")).status_code == 401
+    assert (await api.call("POST", "/notifications/stream", mint_user(SECRET, 1, HOUR))).status_code == 405
+    crm = mint_service(SECRET, "crm", ["events:write"], HOUR)
+    assert (await api.call("GET", "/notifications/stream", crm)).status_code == 403
+
+
+@asynccontextmanager
+async def nats(port: int, folder: Path, *more: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A NATS server on the loopback."""
+    binary = Path(sys.executable).with_name("nats-server")
+    assert shutil.which(binary)
+    process = await asyncio.create_subprocess_exec(
+        binary, "-a", "127.0.0.1", "-p", str(port), "-l", str(folder / "nats.log"), *more
+    )
+    try:
+        async with asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.close()
+                    break
+                await asyncio.sleep(0.05)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

@@ -1,0 +1,491 @@
+"""What comes from elsewhere: checked as a whole, applied in steps, and the same as what an export tells."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.api.test_errors import raw
+from tests.conftest import HOUR, SECRET, Api
+from tests.test_erasure import everything
+from tests.test_events import field_errors
+from tests.test_fanout import custom
+from tests.test_resolutions import NAMES, resolve, settled, traces
+from tocsin import jobs
+from tocsin.auth.tokens import mint_service
+from tocsin.catalogue import Catalogue
+from tocsin.ids import new_id
+from tocsin.transfer import imports
+from tocsin.transfer.exports import export
+from tocsin.worker import Worker
+
+NDJSON = {"Content-Type": "application/x-ndjson"}
+CONTACT = "c2ccbb7e-d174-4894-ba5a-1828d0f09128"
+
+
+def user(id_: int, **more: Any) -> dict[str, Any]:
+    return {"user": {"id": id_, "first_name": f"First{id_}", "last_name": "Last", **more}}
+
+
+def team(id_: int, *users: int, **more: Any) -> dict[str, Any]:
+    return {"team": {"id": id_, "name": f"Team {id_}", "users": users, **more}}
+
+
+def device(user_id: int, token: str = "ab" * 32, **more: Any) -> dict[str, Any]:
+    return {"device": {"user_id": user_id, "token": token, **more}}
+
+
+def told(user_id: int, day: int = 1, *, read: bool = False, **more: Any) -> dict[str, Any]:
+    when = f"2015-03-{day:02} 10:25:50"
+    values = {
+        "user_id": user_id,
+        "id": str(uuid4()),
+        "type": "task_assigned",
+        "data": {"user": {"id": 4, "last": "K", "first": "B"}, "case": {"id": CONTACT}},
+        "message": f"A task of {day} was assigned & done",
+        "message_formatted": f"<p>A task of <strong>{day}</strong> was assigned &amp; done</p>",
+        "read_at": "2015-04-01 08:00:00" if read else None,
+        "created_at": when,
+        **more,
+    }
+    return {"notification": values}
+
+
+def text_of(lines: list[Any]) -> bytes:
+    return b"\n".join(json.dumps(line).encode() for line in lines)
+
+
+async def send(api: Api, lines: list[Any] | bytes, **more: Any) -> httpx.Response:
+    content = lines if isinstance(lines, bytes) else text_of(lines)
+    return await api.as_service("POST", "/directory/import", content=content, headers=NDJSON, **more)
+
+
+async def bring(api: Api, *lines: Any, **more: Any) -> dict[str, int]:
+    answer = await send(api, list(lines), **more)
+    assert answer.status_code == 200, answer.text
+    counts: dict[str, int] = answer.json()
+    return counts
+
+
+async def exported(api: Api) -> list[Any]:
+    return [json.loads(line) async for line in export(api.app_state.database)]
+
+
+async def entries(api: Api, user_id: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await api.inbox(user_id, "?per_page=100"))["data"]
+    return found
+
+
+async def test_history_comes_as_it_was(api: Api) -> None:
+    old, new = told(1, 2, read=True), told(1, 5, message_formatted=None, message="1 < 2")
+    counts = await bring(api, user(1, locale="da"), old, new, team(7, 1), device(1))
+    assert counts == {"users": 1, "teams": 1, "devices": 1, "notifications": 2}
+    page = await api.inbox(1)
+    assert page["pagination"]["total"], page["pagination"]["unread"] == (2, 1)
+    assert [entry["id"] for entry in page["data"]] == [new["notification"]["id"], old["notification"]["id"]]
+    assert page["data"][1] == {
+        "id": old["notification"]["id"],
+        "type": "task_assigned",
+        "data": old["notification"]["data"],
+        "message": old["notification"]["message"],
+        "message_formatted": old["notification"]["message_formatted"],
+        "read": True,
+        "read_at": "2015-04-01 08:00:00",
+        "created_at": "2015-03-02 10:25:50",
+    }
+    assert list(page["data"][1]["data"]["user"]) == ["id", "last", "first"]
+    assert page["data"][0]["message_formatted"] == "<p>1 &lt; 2</p>"
+    assert (await api.as_user(1, "GET", "/notifications/devices")).json()["data"][0]["token_ending"] == "ababab"
+    assert await api.app_state.database.value("select count(*) from import_lines") == 0
+    assert await api.app_state.database.value("select count(*) from imports") == 0
+
+
+async def test_what_comes_later_stands_above_history_and_every_page_can_be_walked(api: Api) -> None:
+    await api.people(1)
+    first = await api.post(custom(1))
+    history = [told(1, day) for day in range(1, 29)]
+    await bring(api, *history)
+    later = await api.post(custom(1))
+    due = [later, first, *(line["notification"]["id"] for line in reversed(history))]
+    found, url = [], "/notifications?per_page=4"
+    while url:
+        page = (await api.as_user(1, "GET", url)).json()
+        found += [entry["id"] for entry in page["data"]]
+        url = page["pagination"]["urls"]["next"]
+    assert found == due
+    by_number = [id_ for number in range(1, 9) for id_ in await api.ids(1, f"?per_page=4&page={number}")]
+    assert by_number == due
+    assert await api.ids(1, "?per_page=4&page=9") == []
+
+
+async def test_everything_can_be_done_with_history_that_can_be_done_with_what_came(api: Api) -> None:
+    lines = [told(1, day) for day in range(1, 7)]
+    await bring(api, user(1), *lines)
+    ids = [line["notification"]["id"] for line in lines]
+    for method, path in (
+        ("PUT", f"/notifications/{ids[0]}/read"),
+        ("PUT", f"/notifications/{ids[0]}/unread"),
+        ("DELETE", f"/notifications/{ids[1]}"),
+    ):
+        assert (await api.as_user(1, method, path)).status_code == 204
+    assert (await api.as_user(1, "GET", f"/notifications/{ids[1]}")).status_code == 410
+    assert (await api.as_user(1, "PUT", "/notifications/read", json={"up_to": ids[2]})).status_code == 204
+    assert [entry["read"] for entry in await entries(api, 1)] == [False, False, False, True, True]
+    await resolve(api, f"case:{CONTACT}", "gone")
+    await settled(api)
+    assert await entries(api, 1) == []
+    assert (await api.inbox(1))["pagination"]["unread"] == 0
+
+
+async def test_history_of_a_year_of_three_digits_is_told_with_four(api: Api) -> None:
+    entry = told(1, created_at="0999-03-01 10:25:50", read_at="0999-03-02 10:25:50")
+    await bring(api, user(1), entry)
+    times = {"created_at": "0999-03-01 10:25:50", "read_at": "0999-03-02 10:25:50"}
+    [found] = await entries(api, 1)
+    assert {name: found[name] for name in times} == times
+    id_ = entry["notification"]["id"]
+    recipient = (await api.as_service("GET", f"/events/{id_}/recipients/1", "operations")).json()
+    assert (recipient["delivered_at"], recipient["read_at"]) == (times["created_at"], times["read_at"])
+
+
+async def test_twice_is_as_once_and_leaves_what_was_done_since(api: Api) -> None:
+    lines = [user(1), team(7, 1), device(1), *(told(1, day) for day in range(1, 6))]
+    await bring(api, *lines)
+    gone, read = (line["notification"]["id"] for line in lines[3:5])
+    await api.as_user(1, "DELETE", f"/notifications/{gone}")
+    await api.as_user(1, "PUT", f"/notifications/{read}/read")
+    before = await entries(api, 1)
+    await bring(api, *lines)
+    assert await entries(api, 1) == before
+    assert (await api.inbox(1))["pagination"] | {"urls": None} == {
+        "total": 4,
+        "page": 1,
+        "per_page": 15,
+        "urls": None,
+        "unread": 3,
+    }
+
+
+async def test_lines_may_come_in_any_order_and_a_later_line_goes_before_an_earlier_one(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "APPLY_BATCH_SIZE", 3)
+    monkeypatch.setattr(imports, "STAGE_BATCH_SIZE", 2)
+    people = range(1, 9)
+    lines = [
+        *(user(id_, company_id=1 + id_ % 2) for id_ in people),
+        *(team(id_, *(person for person in people if person % 2 == id_ % 2), company_id=1 + id_ % 2) for id_ in (7, 8)),
+        *(device(id_, f"{id_:02x}" * 32) for id_ in people),
+        *(told(id_, day) for id_ in people for day in (3, 1, 2)),
+    ]
+    random.Random(7).shuffle(lines)  # noqa: S311 - the same order each time
+    await bring(api, *lines, user(1, company_id=2, first_name="Last one"), team(8, 2, 4))
+    assert (await api.as_service("GET", "/directory/users/1")).json()["first_name"] == "Last one"
+    assert (await api.as_service("GET", "/directory/teams/8")).json()["users"] == [2, 4]
+    assert (await api.as_service("GET", "/directory/teams/7")).json()["users"] == [1, 3, 5, 7]
+    for id_ in people:
+        created = [entry["created_at"] for entry in await entries(api, id_)]
+        assert created == [f"2015-03-0{day} 10:25:50" for day in (3, 2, 1)]
+
+
+async def test_history_in_two_imports_is_in_the_order_of_time(api: Api) -> None:
+    await api.people(1)
+    live = await api.post(custom(1))
+    await bring(api, *(told(1, day) for day in (1, 3, 5)))
+    await bring(api, *(told(1, day) for day in (2, 4, 6)))
+    found = await entries(api, 1)
+    assert found[0]["id"] == live
+    assert [int(entry["created_at"][8:10]) for entry in found[1:]] == [6, 5, 4, 3, 2, 1]
+
+
+async def test_one_id_may_say_different_things_to_different_people(api: Api) -> None:
+    id_ = str(uuid4())
+    lines = [told(user_id, id=id_, message=f"Hello {user_id}") for user_id in (1, 2)]
+    await bring(api, user(1), user(2), *lines)
+    assert [(await entries(api, user_id))[0]["message"] for user_id in (1, 2)] == ["Hello 1", "Hello 2"]
+    again = await api.as_service("POST", "/events", json={**custom(1), "id": id_})
+    assert again.json()["errors"][0]["code"] == "conflict.id_reused"
+
+
+async def test_a_client_that_was_there_before_starts_anew(api: Api) -> None:
+    await api.people(1)
+    cursor = (await api.as_user(1, "GET", "/notifications/changes")).json()["cursor"]
+    await bring(api, told(1))
+    answer = (await api.as_user(1, "GET", f"/notifications/changes?since={cursor}")).json()
+    assert answer["resync"] is True
+    id_ = await api.post(custom(1))
+    changes = (await api.as_user(1, "GET", f"/notifications/changes?since={answer['cursor']}")).json()
+    assert [change["data"]["id"] for change in changes["data"]] == [id_]
+
+
+BAD: dict[str, tuple[Any, list[tuple[str, str]]]] = {
+    "no json": (b"{", [("", "object")]),
+    "no object": (b"[]", [("", "object")]),
+    "two keys": (b'{"user": 1, "user": 2}', [("", "object")]),
+    "nan": (b'{"user": NaN}', [("", "object")]),
+    "nothing": ({}, [("", "in")]),
+    "two parts": ({**user(1), **team(1)}, [("", "in")]),
+    "another part": ({"case": {}}, [("", "in")]),
+    "no user": ({"user": 1}, [(".user", "object")]),
+    "a user of nothing": (
+        {"user": {}},
+        [(".user.first_name", "required"), (".user.last_name", "required"), (".user.id", "required")],
+    ),
+    "an odd user": (
+        user(0, first_name=7, locale="danish!", time_zone="Mars"),
+        [
+            (".user.first_name", "string"),
+            (".user.locale", "regex"),
+            (".user.time_zone", "in"),
+            (".user.id", "numeric_between"),
+        ],
+    ),
+    "a team of strangers": (team(7, 1, 99), [(".team.users.1", "unknown")]),
+    "a team of two companies": (team(7, 1, company_id=2), [(".team.users.0", "unknown")]),
+    "a device of nobody": (device(99), [(".device.user_id", "unknown")]),
+    "an odd device": (
+        {"device": {"token": "x", "type": "ios"}},
+        [(".device.user_id", "required"), (".device.type", "in"), (".device.token", "regex")],
+    ),
+    "a notification of nobody": (told(99), [(".notification.user_id", "unknown")]),
+    "an odd notification": (
+        told(1, id="x", type="no type", data=[], created_at="yesterday", read_at=7),
+        [
+            (".notification.id", "uuid"),
+            (".notification.type", "regex"),
+            (".notification.data", "object"),
+            (".notification.read_at", "string"),
+            (".notification.created_at", "date"),
+        ],
+    ),
+    "of tomorrow": (told(1, created_at="2999-01-01 00:00:00"), [(".notification.created_at", "date")]),
+    "a script": (
+        told(1, message_formatted="<p><script>x</script></p>"),
+        [(".notification.message_formatted", "regex")],
+    ),
+    "an attribute": (told(1, message_formatted="<p class='x'>x</p>"), [(".notification.message_formatted", "regex")]),
+    "not closed": (told(1, message_formatted="<p>x</p"), [(".notification.message_formatted", "regex")]),
+    "crossed": (told(1, message_formatted="<p><em>x</p></em>"), [(".notification.message_formatted", "regex")]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_one_bad_line_is_told_by_its_number_and_nothing_is_applied(api: Api, name: str) -> None:
+    bad, due = BAD[name]
+    await api.people(1)
+    before = await everything(api)
+    lines = [user(1, first_name="Other"), user(2), told(2), device(2)]
+    raw = bad if isinstance(bad, bytes) else text_of([bad])
+    answer = await send(api, text_of(lines) + b"\n\n" + raw + b"\n" + text_of([team(9)]))
+    assert field_errors(answer) == [(f"lines.6{path}", code) for path, code in due]
+    assert await everything(api) == before
+
+
+@pytest.mark.slow
+async def test_one_bad_line_among_very_many_is_told_and_leaves_nothing(api: Api) -> None:
+    async def lines() -> AsyncIterator[bytes]:
+        for number in range(1, 300_001, 1_000):
+            yield b"\n".join(json.dumps(user(id_)).encode() for id_ in range(number, number + 1_000)) + b"\n"
+            if number == 250_001:
+                yield text_of([team(7, 1, 999_999)]) + b"\n"
+
+    answer = await api.as_service("POST", "/directory/import", content=lines(), headers=NDJSON, timeout=120)
+    assert field_errors(answer) == [("lines.251001.team.users.1", "unknown")]
+    assert (await api.as_service("GET", "/directory/users")).json()["data"] == []
+    assert await api.app_state.database.value("select count(*) from import_lines") == 0
+
+
+async def test_no_more_faults_are_told_than_somebody_reads(api: Api) -> None:
+    answer = await send(api, [{"user": {"id": number}} for number in range(1000)])
+    assert len(field_errors(answer)) == imports.MAX_FIELD_ERRORS
+
+
+async def test_a_service_of_a_company_imports_into_its_own_alone(api: Api) -> None:
+    await api.people(1)
+    await api.team(7, 1)
+    before = await everything(api)
+    lines = [user(1), user(2, company_id=1), team(7), team(8, 1), device(1), told(1)]
+    answer = await send(api, lines, company_id=2)
+    assert field_errors(answer) == [("lines.2.user.company_id", "unknown")]
+    answer = await send(api, [line for line in lines if line != lines[1]], company_id=2)
+    assert field_errors(answer) == [
+        ("lines.1.user.id", "unknown"),
+        ("lines.2.team.id", "unknown"),
+    ]
+    assert await everything(api) == before
+    await bring(api, user(2), team(8, 2), told(2), company_id=2)
+    assert (await api.as_service("GET", "/directory/users/2")).json()["company_id"] == 2
+
+
+async def test_a_token_that_was_registered_since_stays_where_it_is(api: Api) -> None:
+    await api.people(1, 2)
+    await api.as_user(2, "POST", f"/notifications/devices/{'ab' * 32}")
+    await bring(api, device(1, registered_at="2015-01-01 00:00:00"))
+    assert [len((await api.as_user(id_, "GET", "/notifications/devices")).json()["data"]) for id_ in (1, 2)] == [0, 1]
+
+
+async def test_an_import_that_is_cut_off_leaves_nothing(api: Api) -> None:
+    async def cut() -> AsyncIterator[bytes]:
+        yield text_of([user(id_) for id_ in range(1, 5000)]) + b"\n"
+        raise ConnectionError("the plug was pulled")
+
+    before = await everything(api)
+    with pytest.raises(ConnectionError):
+        await api.as_service("POST", "/directory/import", content=cut(), headers=NDJSON)
+    for _ in range(100):
+        if await everything(api) == before:
+            break
+        await asyncio.sleep(0.05)
+    assert await everything(api) == before
+
+
+async def test_an_import_whose_worker_dies_is_gone_on_with_where_it_stopped(
+    idle: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "APPLY_BATCH_SIZE", 3)
+    lines = [*(user(id_) for id_ in range(1, 11)), *(told(id_, day) for id_ in range(1, 11) for day in (1, 2))]
+    sending = asyncio.create_task(bring(idle, *lines))
+    database = idle.app_state.database
+    while not await database.value("select count(*) from jobs"):
+        await asyncio.sleep(0.01)
+    steps = 0
+    while not sending.done():
+        worker = new_id()
+        for job in await jobs.claim(database, worker, "bulk", 1):
+            steps += 1
+            await imports.apply(database, worker, job)
+            await jobs.claim(database, new_id(), "bulk", 1)  # one that dies with it in its hands
+            await database.value("update jobs set worker_id = null")
+        await asyncio.sleep(0.01)
+    assert steps > 10
+    assert (await sending)["notifications"] == 20
+    assert [(await idle.inbox(id_))["pagination"]["unread"] for id_ in range(1, 11)] == [2] * 10
+
+
+SPOILED = {
+    "a user that is no JSON": ("user", "'{'", "InvalidTextRepresentationError"),
+    "a user without a name": ("user", "(body::jsonb - 'first_name')::text", "NotNullViolationError"),
+    "a user whose id is too large": (
+        "user",
+        "jsonb_set(body::jsonb, '{id}', '99999999999')::text",
+        "NumericValueOutOfRangeError",
+    ),
+    "a team that is no JSON": ("team", "'{'", "not a team"),
+    "a team that lacks its name": ("team", "(body::jsonb - 'name')::text", "not a team"),
+    "a team of texts": ("team", """jsonb_set(body::jsonb, '{users}', '["x"]')::text""", "DataError"),
+    "a device that was registered at no time": (
+        "device",
+        """jsonb_set(body::jsonb, '{registered_at}', '"never"')::text""",
+        "InvalidDatetimeFormatError",
+    ),
+    "a device of a type that there is not": (
+        "device",
+        """jsonb_set(body::jsonb, '{type}', '"Pager"')::text""",
+        "CheckViolationError",
+    ),
+    "a notification without a time": ("notification", "body", "NotNullViolationError"),
+}
+"""Which stored line is made what, and what the reason of the dead letter says."""
+
+
+@pytest.mark.parametrize("spoiled", SPOILED)
+async def test_an_import_whose_stored_line_can_never_be_applied_ends_at_once_with_its_reason(
+    idle: Api, catalogue: Catalogue, spoiled: str
+) -> None:
+    part, body, reason = SPOILED[spoiled]
+    sending = asyncio.create_task(send(idle, [user(1), team(7, 1), device(1), told(1)]))
+    database = idle.app_state.database
+    while not await database.value("select count(*) from jobs"):
+        await asyncio.sleep(0.01)
+    time = "null" if part == "notification" else "happened_at"
+    await database.value(f"update import_lines set body = {body}, happened_at = {time} where part = $1", part)
+    async with working(idle, catalogue):
+        answer = await asyncio.wait_for(sending, 10)
+    [dead] = (await idle.as_service("GET", "/operations/dead-letters", "operations")).json()["data"]
+    assert reason in dead["reason"]
+    id_ = await database.value("select id from dead_letters where attempts = 1")
+    assert (answer.status_code, answer.json()["errors"][0]["id"]) == (500, str(id_))
+
+
+async def test_an_import_that_meets_a_key_of_others_is_tried_again(
+    idle: Api, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "RETRY_DELAYS", (0.01,))
+    database = idle.app_state.database
+    await database.value("create sequence tries")
+    await database.value(
+        "create function fail_once() returns trigger language plpgsql as $$ begin"
+        " if nextval('tries') = 1 then raise unique_violation; end if; return new; end $$"
+    )
+    await database.value("create trigger once before insert on users for each row execute function fail_once()")
+    sending = asyncio.create_task(bring(idle, user(1)))
+    try:
+        async with working(idle, catalogue):
+            assert (await asyncio.wait_for(sending, 10))["users"] == 1
+        assert await database.value("select last_value from tries") == 2
+    finally:
+        await database.value("drop function fail_once cascade")
+        await database.value("drop sequence tries")
+
+
+@asynccontextmanager
+async def working(api: Api, catalogue: Catalogue) -> AsyncIterator[None]:
+    worker = Worker(api.app_state.database, catalogue, api.app_state.pubsub)
+    running = asyncio.create_task(worker.run())
+    yield
+    worker.stop()
+    await running
+
+
+async def test_the_body_must_be_lines_of_json_and_bounded(api: Api) -> None:
+    for content_type in ("application/json", "text/plain", ""):
+        answer = await api.as_service(
+            "POST", "/directory/import", content=b"{}", headers={"Content-Type": content_type}
+        )
+        assert answer.status_code == 415, content_type
+    token = mint_service(SECRET, "crm", ["directory:write"], HOUR)
+    head = f"Authorization: Bearer {token}\nContent-Type: application/x-ndjson\nContent-Length: {300 * 2**20}\n"
+    assert (await raw(api, f"POST /directory/import HTTP/1.1\n{head}")).status_code == 413
+    assert await bring(api) == {"users": 0, "teams": 0, "devices": 0, "notifications": 0}
+
+
+async def test_an_export_is_what_an_import_makes_of_it(api: Api) -> None:
+    await api.people(1, 2, locale="da-DK")
+    await api.people(3, company_id=2, profile_picture="https://example.com/x.png", active=False)
+    await api.team(7, 1, 2)
+    await api.as_user(1, "POST", f"/notifications/devices/{'ab' * 32}", json={"environment": "sandbox"})
+    ids = [await api.post(custom(1, 2, body=f'"{n}" <b> & \\ æ')) for n in range(4)]
+    await api.as_user(1, "PUT", f"/notifications/{ids[1]}/read")
+    await api.as_user(1, "DELETE", f"/notifications/{ids[2]}")
+    lines, inboxes = await exported(api), [await entries(api, user_id) for user_id in (1, 2)]
+    assert [next(iter(line)) for line in lines] == [*["user"] * 3, "team", "device", *["notification"] * 7]
+    for id_ in (1, 2, 3):
+        await api.as_service("DELETE", f"/directory/users/{id_}")
+    await api.as_service("DELETE", "/directory/teams/7")
+    for _ in range(100):
+        if not await api.app_state.database.value("select count(*) from jobs"):
+            break
+        await asyncio.sleep(0.05)
+    await api.app_state.database.value("delete from events")
+    await bring(api, *lines)
+    assert [await entries(api, user_id) for user_id in (1, 2)] == inboxes
+    again = await exported(api)
+    assert again == lines
+
+
+async def test_an_erased_contact_is_erased_from_history_too(api: Api) -> None:
+    sample = api.app_state.catalogue.samples["incoming_email"]["notification"]
+    contact = {"id": CONTACT, "first_name": NAMES[0], "last_name": NAMES[1], "account_id": None}
+    data = {**sample["data"], "contact": contact, "email": {**sample["data"]["email"], "subject": NAMES[2]}}
+    line = told(1, type="incoming_email", data=data, message=f"{NAMES[0]}: {NAMES[3]}", message_formatted=None)
+    await bring(api, user(1), line)
+    await resolve(api, f"contact:{CONTACT}", "erased")
+    await settled(api)
+    assert traces(await everything(api)) == []
+    assert (await entries(api, 1))[0]["message"] == "(deleted)"

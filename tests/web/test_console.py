@@ -1,0 +1,681 @@
+"""The operators' console: what the page shows by night, that it does no harm, and the calls that it stands on."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from tests.conftest import HOUR, SCREENSHOTS, SECRET, Api, serving
+from tests.push.test_deliveries import ANDROID, IPHONE, becomes, hurry, pushes_of, register, until
+from tests.test_events import post
+from tests.test_fanout import custom, note
+from tocsin.api.console import FILES
+from tocsin.auth.tokens import mint_service
+from tocsin.catalogue import Catalogue
+from tocsin.db.pool import Database, queries
+from tocsin.metrics import Metrics
+from tocsin_phones import Phones
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none';"
+    " form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+)
+"""What the page may do, word by word: a change of it is to be seen here."""
+
+AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
+HOSTILE = "<img src=x onerror=document.title='taken'>\"'&amp;"
+OPERATOR = mint_service(SECRET, "night", ["operations"], HOUR)
+
+
+async def ask(api: Api, path: str, company_id: int | None = None) -> Any:
+    answer = await api.as_service("GET", path, "operations", company_id=company_id)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+class TestCalls:
+    async def test_a_user_is_told_of_with_devices_and_how_each_is_reached(self, pushing: Api, phones: Phones) -> None:
+        await register(pushing, 1, IPHONE)
+        await register(pushing, 1, ANDROID, type="Android")
+        await register(pushing, 1, "cc" * 32, app="another")
+        phones.answer("apns", status=413, reason="PayloadTooLarge", times=1)
+        await becomes(pushing, await pushing.post(custom(1)), {"delivered": 1, "refused": 1})
+        found = await ask(pushing, "/operations/users/1")
+        assert (found["first_name"], found["active"], found["unread"], found["total"]) == ("First1", True, 1, 1)
+        states = {device["token_ending"]: device["state"] for device in found["devices"]}
+        assert states == {IPHONE[-6:]: "refused", ANDROID[-6:]: "delivered", "cccccc": "unserved"}
+        assert not any(token in json.dumps(found) for token in (IPHONE, ANDROID))
+        [iphone] = [device for device in found["devices"] if device["lane"] == "apns/default"]
+        assert "PayloadTooLarge" in iphone["what"]
+
+    async def test_what_a_user_got_lately_and_what_not_is_told_with_the_reason(self, api: Api) -> None:
+        await api.people(1, 2)
+        await api.team(7, 1, 2)
+        came, deleted = await api.post(note(1)), await api.post(custom(1))
+        await api.as_user(1, "DELETE", f"/notifications/{deleted}")
+        excepted = await api.post({**custom(teams=(7,)), "notify": {"teams": [7], "except": [1]}})
+        await api.post(custom(2))
+        found = await ask(api, "/operations/users/1/events")
+        told = [(event["event_id"], event["recipient"], event["why"]) for event in found["data"]]
+        assert told == [
+            (excepted, False, "left out: the event excludes them"),
+            (deleted, True, "named"),
+            (came, True, "named"),
+        ]
+        assert found["data"][1]["deleted_at"]
+        assert len((await ask(api, "/operations/users/1/events?limit=1"))["data"]) == 1
+        assert (await ask(api, "/operations/users/1/events?since=2999-01-01 00:00:00"))["data"] == []
+
+    async def test_how_far_was_looked_back_for_what_did_not_come_is_told(
+        self, api: Api, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tocsin.explain.MAX_EVENTS_SCANNED", 2)
+        await api.people(1, 2)
+        first = await api.post(custom(1))
+        missed = await api.post({**custom(1, 2), "notify": {"users": [1, 2], "except": [1]}})
+        for since in ("2020-01-01 00:00:00", "0999-12-31 23:59:59", "0001-01-01 00:00:00"):
+            assert (await ask(api, f"/operations/users/1/events?since={since}"))["looked_back_to"] == since
+        for _ in range(2):
+            await api.post(custom(2))
+        found = await ask(api, f"/operations/users/1/events?since={since}")
+        assert [event["event_id"] for event in found["data"]] == [first], "what came is always told"
+        assert found["looked_back_to"] > since
+        assert missed
+
+    async def test_a_device_is_found_by_the_end_of_its_token(self, api: Api) -> None:
+        await api.people(1)
+        await api.people(3, company_id=2)
+        await register(api, 1, "0f" * 29 + "abcdef")
+        await register(api, 3, "A" * 32 + "abcdef", type="Android")
+        for ending, users in (("abcdef", [3, 1]), ("ABCDEF", [1]), ("abcdeg", [])):
+            found = (await ask(api, f"/operations/devices?ending={ending}"))["data"]
+            assert [device["user_id"] for device in found] == users
+        assert "0f0f" not in json.dumps(await ask(api, "/operations/devices?ending=abcdef"))
+        found = (await ask(api, "/operations/devices?ending=abcdef", company_id=1))["data"]
+        assert [device["user_id"] for device in found] == [1]
+
+    async def test_a_user_is_found_by_the_beginning_of_a_name_or_an_address(self, api: Api) -> None:
+        await api.people(1, first_name="Jens Peter", last_name="Ærø", email="JP@example.com")
+        await api.people(2, company_id=2, first_name="Jens", last_name="100%_Sure")
+        for words, users in (
+            ("jens", [1, 2]),
+            ("JENS  peter æ", [1]),
+            ("ærø", [1]),
+            ("jp@EXAMPLE", [1]),
+            ("100%", [2]),
+            ("1_0", []),
+            ("peter", []),
+        ):
+            assert [
+                each["id"] for each in (await ask(api, f"/operations/users?search={quote(words)}"))["data"]
+            ] == users
+        assert [each["id"] for each in (await ask(api, "/operations/users?search=jens", company_id=2))["data"]] == [2]
+        assert len((await ask(api, "/operations/users?search=jens&limit=1"))["data"]) == 1
+        for wrong in ("j", "", "x" * 256):
+            answer = await api.as_service("GET", f"/operations/users?search={wrong}", "operations")
+            assert [each["field"] for each in answer.json()["errors"]] == ["search"]
+
+    async def test_the_recipients_of_an_event_are_listed_and_those_whose_push_did_not_go(
+        self, pushing: Api, phones: Phones
+    ) -> None:
+        await pushing.people(*range(1, 6))
+        await register(pushing, 2, IPHONE)
+        await register(pushing, 3, ANDROID, type="Android")
+        phones.answer("apns", status=413, reason="PayloadTooLarge", times=1)
+        id_ = await pushing.post(custom(1, 2, 3, 4))
+        await becomes(pushing, id_, {"delivered": 1, "refused": 1})
+        path = f"/operations/events/{id_}/recipients"
+        found = (await ask(pushing, path))["data"]
+        assert [(each["user_id"], each["pushes"]) for each in found] == [
+            (1, []),
+            (2, ["refused"]),
+            (3, ["delivered"]),
+            (4, []),
+        ]
+        assert [each["user_id"] for each in (await ask(pushing, f"{path}?pushed=no"))["data"]] == [2]
+        assert [each["user_id"] for each in (await ask(pushing, f"{path}?limit=2&after=1"))["data"]] == [2, 3]
+        assert (await ask(pushing, f"{path}?pushed=no&after=2"))["data"] == []
+        other = await pushing.as_service("GET", path, "operations", company_id=2)
+        assert other.status_code == 404
+
+    async def test_who_sent_custom_notifications_is_told_and_never_what_they_say(self, api: Api) -> None:
+        await api.people(1, 2, 3)
+        await api.people(4, company_id=2)
+        await api.team(7, 1, 2, 3)
+        body = {"message": "A private word", "notify": {"teams": [7]}}
+        await api.as_user(1, "POST", "/notifications", json=body)
+        await api.as_user(4, "POST", "/notifications", json={"message": "Another", "notify": {"users": [4]}})
+        last = await api.post(custom(2, 3))
+        found = (await ask(api, "/operations/custom-notifications"))["data"]
+        assert "word" not in json.dumps(found)
+        told = [(each["sender"] and each["sender"]["id"], each["service"]) for each in found]
+        assert told == [(None, "crm"), (4, None), (1, None)]
+        assert (found[0]["id"], found[0]["users"], found[0]["recipients"]) == (last, 2, 2)
+        assert (found[2]["sender"]["first_name"], found[2]["teams"], found[2]["recipients"]) == ("First1", 1, 2)
+        found = (await ask(api, "/operations/custom-notifications", company_id=2))["data"]
+        assert [each["sender"]["id"] for each in found] == [4]
+
+    async def test_a_bound_service_sees_and_replays_what_is_of_its_company_alone(self, api: Api) -> None:
+        database = api.app_state.database
+        await api.people(1)
+        await api.people(2, company_id=2)
+        ids = [await api.post(custom(user), company_id=user) for user in (1, 2)]
+        for id_ in ids:
+            await database.value(
+                "insert into dead_letters (id, task, lane, attempts, progress, reason)"
+                " values ($1, 'deliver', 'direct', 8, 0, 'broken')",
+                id_,
+            )
+            await database.value(
+                "insert into deliveries (event_id, device_id, user_id, lane, is_bulk, state, settled_at, type,"
+                " token_ending) values ($1, $1, 1, 'apns/default', false, 'dead', now(), 'iOS', 'abcdef')",
+                id_,
+            )
+        letters = (await ask(api, "/operations/dead-letters", company_id=1))["data"]
+        assert {letter["event_id"] for letter in letters} == {ids[0]}
+        assert len(letters) == 2
+        for body, due in (
+            ({"events": [ids[0]]}, {"jobs": 0, "pushes": 0}),
+            ({"lane": "apns/default"}, {"jobs": 0, "pushes": 1}),
+            ({"events": ids}, {"jobs": 1, "pushes": 0}),
+        ):
+            answer = await api.as_service("POST", "/operations/replay", "operations", company_id=2, json=body)
+            assert answer.json() == due, body
+        assert {letter["what"] for letter in (await ask(api, "/operations/dead-letters"))["data"]} == {"job", "push"}
+
+    async def test_the_time_to_the_inbox_is_counted_once_for_each_event(self, api: Api) -> None:
+        people = range(1, 151)
+        await api.people(*people)
+        await api.team(7, *people)
+        before = await counted(api)
+        await api.post(custom(1, 2))
+        await api.post(custom(teams=(7,)))  # through the bulk lane
+        assert await counted(api) == before + 2
+
+
+async def test_what_waits_is_counted_once_for_all_who_ask_at_a_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def told(metrics: Metrics) -> list[str]:
+        await database.value("insert into jobs (id, task, lane) values (gen_random_uuid(), 'erase', 'bulk')")
+        texts = await asyncio.gather(*(metrics.text(database) for _ in range(3)))
+        return [re.findall(r'tocsin_jobs_due{lane="bulk"} (\S+)', str(text, "utf-8"))[0] for text in texts]
+
+    monkeypatch.setattr("tocsin.metrics.FRESH", 3600)
+    metrics = Metrics()
+    assert await told(metrics) == ["1.0"] * 3
+    assert await told(metrics) == ["1.0"] * 3
+    monkeypatch.setattr("tocsin.metrics.FRESH", 0)
+    monkeypatch.setattr("tocsin.metrics._PART", 0)
+    metrics = Metrics()
+    assert [await told(metrics) for _ in range(2)] == [["3.0"] * 3, ["4.0"] * 3]
+
+
+async def counted(api: Api) -> float:
+    text = (await api.as_service("GET", "/metrics", "operations")).text
+    return float(re.findall(r"^tocsin_inbox_seconds_count (\S+)", text, re.MULTILINE)[0])
+
+
+MANY = 40_000
+"""Rows of each large table, of which no read of the console may touch more than a part."""
+
+READS: dict[tuple[str, str], tuple[Any, ...]] = {
+    ("explain", "person"): (1, None),
+    ("explain", "devices"): (1,),
+    ("explain", "find"): ("first 39999", None, 50, 1_000),
+    ("explain", "find "): ("39999@example.com", 2, 50, 1_000),
+    ("explain", "recipients"): ("00000000-0000-0000-0000-000000000001", 0, 25, None),
+    ("explain", "not_pushed"): ("00000000-0000-0000-0000-000000000001", 0, 25, 1),
+    ("explain", "reach"): (timedelta(days=90), 5_000),
+    ("explain", "events"): (1, timedelta(days=90), None, 50, 5_000),
+    ("events", "customs"): (timedelta(0), 100, None),
+    ("events", "customs "): (timedelta(0), 100, 2),
+    ("devices", "by_ending"): ("abcdef", None, 100),
+    ("jobs", "dead_letters"): (timedelta(0), 100, None),
+    ("deliveries", "dead"): (timedelta(0), 100, None),
+    ("deliveries", "dead "): (timedelta(0), 100, 2),
+    ("deliveries", "of_person"): ("00000000-0000-0000-0000-000000000001", 1),
+    ("deliveries", "counts"): ("00000000-0000-0000-0000-000000000001",),
+    ("events", "event"): ("00000000-0000-0000-0000-000000000001", None, None),
+    ("events", "person"): ("00000000-0000-0000-0000-000000000001", 1, None, None),
+    ("events", "readers"): ("00000000-0000-0000-0000-000000000001",),
+}
+"""The statements behind the calls of the console, with arguments; a time stands for a moment so long ago."""
+
+
+@pytest.fixture
+async def crowded(database: Database) -> Database:
+    """A database with many rows, most of them nothing to do with user 1."""
+    for statement in FILLING.split(";\n"):
+        await database.value(statement, *([MANY] if "$1" in statement else []))
+    return database
+
+
+FILLING = """
+insert into users (id, company_id, first_name, last_name, email, time_zone)
+select n, 1 + n % 2, 'First', n || ' Last', n || '@example.com', 'UTC' from generate_series(1, $1::int) n;
+insert into heads (user_id, locale, active) select n, 'en', true from generate_series(1, $1::int) n;
+insert into teams values (1, 1, 'All');
+insert into members select 1, n from generate_series(1, $1::int) n;
+insert into devices (token, user_id, type, provider, environment, app)
+select md5(n::text), n, 'iOS', 'apns', 'production', 'default' from generate_series(1, $1::int) n;
+insert into events (id, service, company_id, kind, actor, data, params, users, teams, subjects, accepted_at)
+select lpad(to_hex(n), 32, '0')::uuid, 'crm', case when n % 1000 = 1 then 2 else 1 end,
+       case when n % 5 = 0 then 'custom' else 'note' end, n, '{}', '{}', array[n], '{}', '{}',
+       now() - n * interval '1 minute'
+from generate_series(1, $1::int) n;
+insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropped)
+select id, 0, users, '{0}', 1, 0 from events;
+insert into inbox (position, created_at, event_id, user_id, language)
+select n, now() - n * interval '1 minute', lpad(to_hex(n), 32, '0')::uuid, 1 + n % 2, 'en'
+from generate_series(1, $1::int) n;
+insert into deliveries
+    (event_id, device_id, user_id, lane, is_bulk, state, settled_at, made_at, type, token_ending)
+select lpad(to_hex(n), 32, '0')::uuid, gen_random_uuid(), 1 + n % 3, 'apns/default', false,
+       case when n % 100 = 0 then 'dead' else 'delivered' end, now() - n * interval '1 minute',
+       now() - n * interval '1 minute', 'iOS', 'abcdef'
+from generate_series(1, $1::int) n;
+insert into dead_letters
+select lpad(to_hex(n), 32, '0')::uuid, 'deliver', 'direct', 8, 0, 'broken', now() - n * interval '1 minute'
+from generate_series(1, $1::int) n;
+vacuum analyze
+"""
+
+
+async def test_no_read_of_the_console_touches_more_than_a_part_of_a_large_table(crowded: Database) -> None:
+    wrong = {}
+    async with crowded.connection() as connection:
+        now = await connection.fetchval("select now()")
+        for (module, name), arguments in READS.items():
+            given = [now - each if isinstance(each, timedelta) else each for each in arguments]
+            statement = f"explain (analyze, format json) {queries(module)[name.strip()]}"
+            plan = json.loads(await connection.fetchval(statement, *given))[0]["Plan"]
+            for node in nodes(plan):
+                touched = node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0))
+                if node["Node Type"] == "Seq Scan" or ("Relation Name" in node and touched > MANY / 7):
+                    wrong[module, name] = node["Node Type"], node["Relation Name"], touched
+    assert wrong == {}
+
+
+def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(node for inner in plan.get("Plans", []) for node in nodes(inner))]
+
+
+class TestFiles:
+    async def test_the_page_may_load_from_here_alone_and_be_shown_nowhere_else(self, api: Api) -> None:
+        for path in ("/console", *(f"/console/{name}" for name in FILES)):
+            answer = await api.call("GET", path)
+            assert answer.status_code == 200, path
+            assert answer.headers["content-security-policy"] == POLICY
+            assert answer.headers["referrer-policy"] == "no-referrer"
+            assert answer.headers["cache-control"] == "no-cache"
+            again = await api.call("GET", path, headers={"If-None-Match": answer.headers["etag"]})
+            assert again.status_code == 304
+        for name in ("console.html", "nothing.js", "__init__.py", "..%2fschema.sql"):
+            assert (await api.call("GET", f"/console/{name}")).status_code == 404, name
+
+    async def test_nothing_of_it_leads_elsewhere_or_parses_markup(self) -> None:
+        for name in ("console.html", *FILES):
+            text = (files("tocsin.web") / name).read_text("utf-8").replace("http://www.w3.org/2000/svg", "")
+            assert not re.search(r"https?:|innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|style=|=\"/", text)
+
+    async def test_the_files_are_as_small_as_hand_written_ones_should_be(self) -> None:
+        assert len((files("tocsin.web") / "charts.js").read_text("utf-8").splitlines()) < 200
+
+
+@pytest.mark.slow
+class TestPage:
+    async def test_a_link_signs_in_and_leaves_the_token_in_this_tab_alone(self, page: Page, api: Api) -> None:
+        await page.goto(f"{api.http.base_url}/console#token={OPERATOR}")
+        await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        assert "token" not in page.url
+        assert await page.evaluate("history.length") == 2, "about:blank and the console"
+        assert await page.evaluate("[localStorage.length, document.cookie, sessionStorage.length]") == [0, "", 1]
+        await page.reload()
+        await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        await page.get_by_role("button", name="Sign out").click()
+        await expect(page.get_by_label("Token", exact=True)).to_be_visible()
+        assert await page.evaluate("sessionStorage.length") == 0
+
+    async def test_a_link_replaces_no_session_without_a_question(self, page: Page, api: Api) -> None:
+        await enter(page, api)
+        other = mint_service(SECRET, "Ærø", ["operations"], HOUR)
+        kept = "sessionStorage.getItem('tocsin.console.token')"
+        for how in ("hash", "load"):
+            if how == "load":
+                await page.goto("about:blank")
+            await page.goto(f"{api.http.base_url}/console#token={other}")
+            await expect(page.get_by_role("dialog")).to_contain_text(
+                "signs in as “Ærø”, and you are signed in as “night”"
+            )
+            assert other not in page.url
+            await page.get_by_role("button", name="Cancel").click()
+            await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+            assert await page.evaluate(kept) == OPERATOR
+        await page.goto(f"{api.http.base_url}/console#token={other}")
+        await page.get_by_role("button", name="Sign in anew").click()
+        await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        assert await page.evaluate(kept) == other
+
+    async def test_what_has_stopped_is_told_first_with_since_when_why_what_waits_and_what_to_do(
+        self, page: Page, pushing: Api, phones: Phones
+    ) -> None:
+        await register(pushing, 1, IPHONE)
+        phones.answer("apns", status=403, reason="InvalidProviderToken")
+        await pushing.post(custom(1))
+        async with asyncio.timeout(20):
+            while not any(lane["stopped_at"] for lane in (await ask(pushing, "/operations/lanes"))["data"]):
+                await asyncio.sleep(0.05)
+        await enter(page, pushing)
+        first = page.get_by_role("list", name="What stands out").get_by_role("listitem").first
+        said = r"apns/default stopped at [-\d]{10} [:\d]{8} UTC: .*InvalidProviderToken.*waits?; nothing is lost.*HUP"
+        await expect(first).to_have_text(re.compile(said))
+        titles = await page.locator("main h2").all_inner_texts()
+        assert titles == ["Lanes", "Recent failures", "The last 15 minutes"]
+
+    async def test_a_long_name_stays_in_its_cell(self, page: Page, api: Api) -> None:
+        await api.people(1, first_name="W" * 255, last_name="Z\u0335\u0334\u0336" * 60)
+        await api.as_user(1, "POST", "/notifications", json={"message": "x", "notify": {"users": [1]}})
+        await page.set_viewport_size({"width": 1100, "height": 800})
+        await enter(page, api)
+        for view in ("custom", "user/1"):
+            await page.evaluate("view => location.hash = view", view)
+            await expect(page.get_by_text("WWWW").first).to_be_visible()
+            assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+            assert await page.evaluate(
+                "[...document.querySelectorAll('.scroll')].every((each) => each.scrollWidth <= each.clientWidth)"
+            ), view
+
+    async def test_whoever_has_no_token_or_one_that_ended_is_asked_for_one(self, page: Page, api: Api) -> None:
+        for token in (mint_service(SECRET, "night", ["operations"], -HOUR), OPERATOR[:-3] + "abc"):
+            await page.goto(f"{api.http.base_url}/console#token={token}")
+            await expect(page.get_by_label("Token", exact=True)).to_be_visible()
+            await page.goto("about:blank")
+        await page.goto(f"{api.http.base_url}/console#dead-letters")
+        await page.get_by_label("Token", exact=True).fill(mint_service(SECRET, "crm", ["events:write"], HOUR))
+        await page.get_by_role("button", name="Sign in").click()
+        await expect(page.get_by_role("alert")).to_contain_text("scope operations")
+        await page.get_by_label("Token", exact=True).fill(OPERATOR)
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", name="Dead letters")).to_be_visible()
+
+    async def test_a_token_that_ends_while_it_is_used_leads_to_the_sign_in(self, page: Page, api: Api) -> None:
+        await enter(page, api)
+        await page.evaluate("sessionStorage.setItem('tocsin.console.token', 'a.b.c')")
+        await page.get_by_role("button", name="Refresh").click()
+        await expect(page.get_by_role("alert")).to_contain_text("ended")
+        await expect(page.get_by_label("Token", exact=True)).to_be_visible()
+
+    async def test_metrics_are_asked_for_every_five_seconds_while_the_page_is_looked_at(
+        self, page: Page, api: Api
+    ) -> None:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
+        await page.clock.install()
+        await enter(page, api)
+        await expect(page.locator("#pulse")).to_contain_text("signed in until")
+        asked.clear()
+        for count in (1, 2, 3):
+            async with page.expect_response("**/metrics"):
+                await page.clock.run_for(5_000)
+            await page.wait_for_timeout(50)
+            assert asked == ["metrics"] * count
+        await look(page, "hidden")
+        await page.clock.run_for(60_000)
+        assert asked == ["metrics"] * 3, "nothing is asked in the background"
+        async with page.expect_response("**/metrics"):
+            await look(page, "visible")
+        assert asked == ["metrics"] * 4
+
+    async def test_the_night_watch_finds_what_is_wrong_and_sets_it_going_again(
+        self, page: Page, pushing: Api, phones: Phones
+    ) -> None:
+        await register(pushing, 1, IPHONE)
+        await register(pushing, 1, ANDROID, type="Android")
+        id_ = await give_up(pushing, phones)
+        await enter(page, pushing)
+        await expect(page.get_by_role("table", name="Lanes")).to_contain_text("apns/default")
+        await expect(page.get_by_role("table", name="Recent failures")).to_contain_text("it expired before its turn")
+        await page.get_by_role("link", name="Dead letters", exact=True).click()
+        await page.get_by_role("checkbox", name="All shown").check()
+        await expect(page.get_by_role("checkbox", name=f"Replay event {id_}")).to_be_checked()
+        await shoot(page, "dead-letters")
+        await page.get_by_role("button", name="Replay 1 selected").click()
+        await expect(page.get_by_role("status")).to_have_text("Requeued 0 jobs and 1 push.")
+        await expect(page.get_by_text("Nothing was given up in the last 30 days.")).to_be_visible()
+        await becomes(pushing, id_, {"delivered": 2})
+        await page.get_by_label("Event id, user id").fill(id_.upper())
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", name="Event")).to_be_visible()
+        await page.get_by_label("User id", exact=True).fill("1")
+        await page.get_by_role("button", name="Explain").click()
+        await expect(page.get_by_text("into the inbox at")).to_contain_text("named")
+        await expect(page.get_by_text("…aaaaaa by apns/default")).to_be_visible()
+        await expect(page.get_by_role("table", name="Recipients")).to_contain_text("First1")
+        await shoot(page, "event")
+        await page.get_by_label("Event id, user id").fill("first1")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("table", name="Users")).to_contain_text("User 1")
+        await page.get_by_label("Event id, user id").fill("aaaaaa")
+        await page.keyboard.press("Enter")
+        await page.get_by_role("link", name="User 1").click()
+        await expect(page.get_by_role("table", name="Devices")).to_contain_text("…aaaaaa")
+        await expect(page.locator("article")).to_have_count(1)
+        await shoot(page, "user")
+
+    async def test_all_of_a_lane_goes_once_more_when_that_is_confirmed(
+        self, page: Page, pushing: Api, phones: Phones
+    ) -> None:
+        await register(pushing, 1, IPHONE)
+        ids = [await give_up(pushing, phones) for _ in range(2)]
+        await enter(page, pushing, "dead-letters")
+        await page.get_by_role("button", name="Replay lane apns/default").click()
+        await page.get_by_role("button", name="Cancel").click()
+        await expect(page.get_by_role("row")).to_have_count(3)
+        await page.get_by_role("button", name="Replay lane apns/default").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Replay").click()
+        await expect(page.get_by_role("status")).to_have_text("Requeued 0 jobs and 2 pushes.")
+        for id_ in ids:
+            await becomes(pushing, id_, {"delivered": 1})
+
+    async def test_what_comes_from_outside_is_shown_as_text(self, page: Page, api: Api) -> None:
+        await api.people(1, first_name=HOSTILE, last_name=HOSTILE)
+        await register(api, 1, "0f" * 29 + "abcdef")
+        id_ = await api.post({**custom(1), "params": {"body": HOSTILE}})
+        await api.as_user(1, "POST", "/notifications", json={"message": "x", "notify": {"users": [1]}})
+        await api.app_state.database.value(
+            "insert into dead_letters values ($1, 'deliver', 'direct', 8, 0, $2)", id_, HOSTILE
+        )
+        await api.app_state.database.value("insert into lanes (name, configuration) values ($1, '')", HOSTILE)
+        await enter(page, api)
+        for view in ("", "dead-letters", "custom", "user/1"):
+            await page.goto(f"{api.http.base_url}/console#{view}")
+            await expect(page.get_by_text(HOSTILE).first).to_be_visible()
+        for view in (HOSTILE, f"find/{HOSTILE}", f"user/{HOSTILE}", f"event/{HOSTILE}", "device/<b>%C3%28"):
+            await page.evaluate("view => location.hash = view", view)
+            await expect(page.locator("main[aria-busy]")).to_have_count(0)
+        assert await page.locator("main img, main b:not(.legend b)").count() == 0
+        assert "taken" not in await page.title()
+
+    async def test_it_works_under_a_prefix(self, page: Page, url: str, catalogue: Catalogue) -> None:
+        async with serving(url, catalogue, root_path="/notify") as api:
+            await api.people(1)
+            await page.goto(f"{api.http.base_url}/notify/console#token={OPERATOR}")
+            await expect(page.locator("#pulse")).to_contain_text("signed in until")
+            await expect(page.get_by_role("heading", name="Lanes")).to_be_visible()
+
+    async def test_rates_and_percentiles_are_right(self, page: Page, api: Api) -> None:
+        await enter(page, api)
+        found = await page.evaluate(MEASURING, [TOLD.format(**each) for each in GROWING])
+        assert found["quantiles"] == [None, 0.5, 1.5, 2]
+        first, second, third, fourth = found["points"]
+        assert (first["events"], first["inbox p50"], first["direct"], first["waiting"]) == (None, None, 3, 7)
+        assert (second["events"], second["pushes"], second["apns errors"]) == (2, 1, 4)
+        assert second["inbox p50"] == pytest.approx(0.05)
+        assert (third["events"], fourth["events"]) == (2, 12), "another process counts for itself"
+        assert fourth["apns errors"] == 4
+        assert fourth["stopped"] == ["apns/default"]
+        assert found["processes"] == 2
+
+    @pytest.mark.parametrize("theme", ["light", "dark"])
+    async def test_there_are_no_barriers_in_either_theme(
+        self, chromium: Browser, pushing: Api, phones: Phones, theme: Any
+    ) -> None:
+        await busy(pushing, phones)
+        async with opened(chromium, color_scheme=theme, viewport={"width": 1280, "height": 900}) as page:
+            await page.goto(f"{pushing.http.base_url}/console")
+            await accessible(page, theme, "sign-in")
+            await enter(page, pushing)
+            for body in range(3):
+                await pushing.post(custom(1, body=str(body)))
+                async with page.expect_response("**/metrics"):
+                    await page.wait_for_timeout(5_000)
+            await page.locator(".drawing").first.focus()
+            await page.keyboard.press("ArrowLeft")
+            await expect(page.locator("figcaption").first).to_contain_text("UTC: events in inboxes 0.2")
+            await page.get_by_text("As a table").first.click()
+            await expect(page.get_by_role("region", name="Throughput, as a table")).to_contain_text("events in inboxes")
+            await accessible(page, theme, "overview")
+            for view in ("dead-letters", "custom", "user/1/7d", "find/nothing", "device/aaaaaa"):
+                await page.evaluate("view => location.hash = view", view)
+                await expect(page.locator("main[aria-busy]")).to_have_count(0)
+                await accessible(page, theme, view.replace("/", "-"))
+
+    async def test_it_fits_a_narrow_window(self, chromium: Browser, pushing: Api, phones: Phones) -> None:
+        await busy(pushing, phones)
+        async with opened(chromium, viewport={"width": 360, "height": 740}) as page:
+            await enter(page, pushing)
+            for view in ("", "dead-letters", "custom", "user/1", "find/nothing"):
+                await page.evaluate("view => location.hash = view", view)
+                await expect(page.locator("main[aria-busy]")).to_have_count(0)
+                assert await page.evaluate("document.documentElement.scrollWidth") <= 360, view
+                await shoot(page, f"narrow-{view.replace('/', '-') or 'overview'}")
+
+
+TOLD = """# HELP tocsin_inbox_seconds Time
+process_start_time_seconds {process}
+tocsin_inbox_seconds_bucket{{le="0.1"}} {events}
+tocsin_inbox_seconds_bucket{{le="+Inf"}} {events}
+tocsin_inbox_seconds_count {events}
+tocsin_pushes_total{{lane="apns/default",state="delivered"}} {pushes}
+tocsin_push_answers_total{{lane="apns/default",outcome="delivered",reason=""}} {pushes}
+tocsin_push_answers_total{{lane="apns/default",outcome="later",reason="x"}} {errors}
+tocsin_jobs_due{{lane="direct"}} 3.0
+tocsin_pushes_due{{lane="a\\"b}} 1\\\\n"}} 2.0
+tocsin_pushes_due{{lane="apns/default"}} 5.0
+tocsin_lane_stopped{{lane="apns/default"}} 1.0
+"""
+GROWING = (
+    {"process": 1, "events": 10, "pushes": 5, "errors": 1},
+    {"process": 1, "events": 20, "pushes": 10, "errors": 5},
+    {"process": 2, "events": 1e3, "pushes": 0, "errors": 0},
+    {"process": 2, "events": 1050, "pushes": 0, "errors": 0},
+)
+MEASURING = """async (texts) => {
+  const { Measures, quantile } = await import("./console/measures.js");
+  const buckets = new Map([[1, 2], [2, 4], [Infinity, 8]]);
+  const measures = new Measures();
+  return {
+    quantiles: [quantile(0.5, new Map()), ...[1 / 8, 3 / 8, 0.99].map((part) => quantile(part, buckets))],
+    points: texts.map((text, nth) => measures.add(text, 1e12 + 5000 * nth)),
+    processes: measures.processes,
+  };
+}"""
+
+
+@asynccontextmanager
+async def opened(chromium: Browser, **more: Any) -> AsyncIterator[Page]:
+    """Open a page of its own, in which nothing may go wrong unseen."""
+    context = await chromium.new_context(**more)
+    page = await context.new_page()
+    troubles: list[str] = []
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("console", lambda message: troubles.append(message.text) if "Policy" in message.text else None)
+    yield page
+    await context.close()
+    assert troubles == []
+
+
+@pytest.fixture
+async def page(chromium: Browser) -> AsyncIterator[Page]:
+    async with opened(chromium) as page:
+        yield page
+
+
+async def enter(page: Page, api: Api, view: str = "") -> None:
+    """Sign in by the link, and go to a view."""
+    await page.goto("about:blank")
+    await page.goto(f"{api.http.base_url}/console#token={OPERATOR}")
+    await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    if view:
+        await page.evaluate("view => location.hash = view", view)
+        await expect(page.get_by_role("heading", name="Overview")).to_be_hidden()
+
+
+async def look(page: Page, state: str) -> None:
+    """Let the page be seen or not, as far as it knows."""
+    await page.evaluate(
+        """(state) => {
+          Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+          document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        state,
+    )
+
+
+async def give_up(api: Api, phones: Phones) -> str:
+    """Let a push to the iPhone of user 1 be given up, and return its event."""
+    phones.answer("apns", status=503, reason="ServiceUnavailable", times=2)
+    before = len(phones.pushes("apns", IPHONE))
+    id_: str = (await post(api, custom(1))).json()["id"]
+    await until(lambda: len(phones.pushes("apns", IPHONE)) > before)
+    await api.app_state.database.value(
+        "update deliveries set made_at = now() - interval '25 hours' where event_id = $1", id_
+    )
+    await hurry(api)
+    async with asyncio.timeout(8):
+        while not (await pushes_of(api, id_)).get("dead"):
+            await asyncio.sleep(0.05)
+    return id_
+
+
+async def busy(api: Api, phones: Phones) -> None:
+    """Let there be something of everything that the console shows."""
+    await register(api, 1, IPHONE)
+    await register(api, 1, ANDROID, type="Android")
+    await give_up(api, phones)
+    await api.team(7, 1, 2)
+    await api.post(note(1))
+    await api.post({**custom(teams=(7,)), "notify": {"teams": [7], "except": [1]}})
+    await api.as_user(2, "POST", "/notifications", json={"message": "x", "notify": {"teams": [7]}})
+    await api.app_state.database.value(
+        "insert into dead_letters select id, 'deliver', 'direct', 8, 0, 'the catalogue has no kind note any more'"
+        " from events order by accepted_at limit 1"
+    )
+    await api.app_state.database.value(
+        "update lanes set stopped_at = now(), reason = '403 InvalidProviderToken' where name = 'apns/default/sandbox'"
+    )
+
+
+async def accessible(page: Page, theme: str, name: str) -> None:
+    """Look for barriers, as WCAG 2.2 AA names them, and keep a picture."""
+    await shoot(page, f"{theme}-{name}")
+    await page.evaluate(AXE)
+    found = await page.evaluate(
+        "axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })"
+    )
+    told = [(each["id"], [node["target"] for node in each["nodes"]]) for each in found["violations"]]
+    assert told == [], name
+
+
+async def shoot(page: Page, name: str) -> None:
+    SCREENSHOTS.mkdir(exist_ok=True)
+    await page.screenshot(path=SCREENSHOTS / f"console-{name}.png", full_page=True)

@@ -1,0 +1,86 @@
+"""The web inbox in pages made with React and Vue, by the very code of its documentation: it compiles and works."""
+
+import re
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from playwright.async_api import expect
+
+from tests.api.test_typescript_client import installed, run
+from tests.support.host_page import Window, Windows, settles, tell
+from tests.web.test_web_inbox_live import streams
+
+pytestmark = pytest.mark.slow
+
+SOURCES = Path(__file__).parent / "frameworks"
+DOCUMENT = Path(__file__).parents[2] / "docs/guides/web-inbox.md"
+PAGES = ["react", "vue"]
+POLICIES = {"react": "tocsin-inbox", "vue": "tocsin-inbox vue"}
+
+
+@pytest.fixture(scope="module")
+async def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both pages as for production, around what the document shows."""
+    folder = await installed(SOURCES, tmp_path_factory.mktemp("pages") / "frameworks")
+    shutil.copy(str(files("tocsin.web") / "inbox.d.ts"), folder)
+    for language in ("tsx", "vue"):
+        [example] = re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+        (folder / f"Inbox.{language}").write_text(example, "utf-8")
+    status, told = await run(folder, "node", "build.mjs")
+    assert (status, told) == (0, "")
+    return folder
+
+
+@pytest.fixture(params=PAGES)
+async def window(request: pytest.FixtureRequest, pages: Path, windows: Windows) -> Window:
+    """One of the pages, where one notification has come."""
+    host = windows.host
+    host.script = (pages / "made" / f"{request.param}.js").read_text("utf-8")
+    host.trusted = POLICIES[request.param]
+    host.body = f'<div id="app" data-service="{host.api}"></div>'
+    await tell(host.service, "One")
+    window = await windows.new()
+    await streams(windows, 1)
+    return window
+
+
+async def test_the_examples_and_their_pages_compile_strictly_with_the_types_that_are_served(pages: Path) -> None:
+    """`vue-tsc` is `tsc` that also looks into Vue's templates."""
+    status, told = await run(pages, "node_modules/.bin/vue-tsc")
+    assert (status, told) == (0, "")
+
+
+async def test_the_list_is_shown_and_goes_on_live(windows: Windows, window: Window) -> None:
+    await window.open()
+    await expect(window.rows).to_have_text([re.compile("One")])
+    await tell(windows.host.service, "Two")
+    await expect(window.rows).to_have_text([re.compile("Two"), re.compile("One")])
+
+
+async def test_the_page_shows_the_count_in_its_title(windows: Windows, window: Window) -> None:
+    await expect(window.page).to_have_title("(1) Cases")
+    await tell(windows.host.service, "Two")
+    await expect(window.page).to_have_title("(2) Cases")
+    await windows.host.service.as_user(1, "PUT", "/notifications/read")
+    await expect(window.page).to_have_title("Cases")
+
+
+async def test_the_page_goes_itself_where_a_notification_leads(windows: Windows, window: Window) -> None:
+    await window.open()
+    await window.row("One").locator(".main").click()
+    await expect(window.page.locator("output")).to_have_text("https://crm.example.com/n/One")
+    await expect(window.panel).to_be_hidden()
+    assert window.page.url == windows.host.origin + "/"
+    await settles(windows.host.service)
+
+
+async def test_what_is_unmounted_closes_its_stream_and_comes_back(windows: Windows, window: Window) -> None:
+    await window.page.get_by_role("button", name="Sign out").click()
+    await expect(window.page.locator("tocsin-inbox")).to_have_count(0)
+    await streams(windows, 0)
+    await tell(windows.host.service, "Two")
+    await window.page.get_by_role("button", name="Sign in").click()
+    await streams(windows, 1)
+    await expect(window.badge).to_have_text("2")

@@ -1,0 +1,166 @@
+"""The files of the web inbox, as pages of other origins load them, and as a server may import them."""
+
+import gzip
+import json
+import re
+import shutil
+import subprocess
+from base64 import b64encode
+from hashlib import sha384
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.api.test_errors import codes_of
+from tests.conftest import Api
+from tocsin.api.assets import asset
+from tocsin.api.pages import COMPONENT, script_of, version
+from tocsin.cli.commands import app
+
+NAMES = {
+    "/inbox.js": ("text/javascript", "inbox.js"),
+    "/inbox.d.ts": ("text/plain", "inbox.d.ts"),
+    "/inbox-worker.js": ("text/javascript", "inbox-worker.js"),
+    f"/inbox-{version()}.js": ("text/javascript", "inbox.js"),
+}
+WEB = Path(__file__).parents[2] / "src/tocsin/web"
+LARGEST = 29_000
+"""Bytes of the component, packed: all that a page pays for it."""
+
+needs_node = pytest.mark.skipif(not shutil.which("node"), reason="there is no node here")
+
+
+@pytest.mark.parametrize("path", NAMES)
+async def test_pages_of_any_origin_load_them_without_a_token(api: Api, path: str) -> None:
+    answer = await api.call("GET", path, headers={"Origin": "https://crm.example.com", "Accept-Encoding": "gzip"})
+    media_type, name = NAMES[path]
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == f"{media_type}; charset=utf-8"
+    assert answer.headers["content-encoding"] == "gzip"
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert answer.headers["cross-origin-resource-policy"] == "cross-origin"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.content == asset(name).content
+    again = await api.call("GET", path, headers={"If-None-Match": answer.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert again.headers["access-control-allow-origin"] == "*"
+
+
+async def test_only_a_name_with_its_version_is_kept_for_ever(api: Api) -> None:
+    kept = {path: (await api.call("GET", path)).headers["cache-control"] for path in NAMES}
+    versioned = kept.pop(f"/inbox-{version()}.js")
+    assert versioned == "public, max-age=31536000, immutable"
+    assert set(kept.values()) == {"public, max-age=300"}
+
+
+@pytest.mark.parametrize("name", ["0.0.1-00000000", "", "latest", version().upper() + "x", version()[:-1]])
+async def test_another_version_is_not_found(api: Api, name: str) -> None:
+    assert codes_of(await api.call("GET", f"/inbox-{name}.js")) == (404, [("not_found", None)])
+
+
+async def test_the_line_for_a_page_names_what_is_served_and_its_integrity(api: Api) -> None:
+    line = script_of(str(api.http.base_url).rstrip("/"))
+    found = re.fullmatch(r'<script type="module" src="([^"]+)" integrity="sha384-([^"]+)" crossorigin></script>', line)
+    assert found
+    content = (await api.call("GET", found[1])).content
+    assert b64encode(sha384(content).digest()).decode() == found[2]
+
+
+def test_no_long_rule_of_its_style_stands_twice() -> None:
+    rules = re.findall(r"^[.:a-z].*\{.{40,}\}$", (WEB / "inbox.js").read_text(), re.MULTILINE)
+    assert len(rules) > 50
+    assert len(set(rules)) == len(rules)
+
+
+def test_the_command_prints_that_line() -> None:
+    done = CliRunner().invoke(app, ["inbox", "--url", "https://notify.example.com/"])
+    assert done.output == script_of("https://notify.example.com") + "\n"
+
+
+def test_the_component_is_small() -> None:
+    assert len(asset(COMPONENT).packed) < LARGEST
+
+
+def test_what_is_left_out_of_it_is_comments_and_indentation() -> None:
+    given = [line.strip() for line in (WEB / COMPONENT).read_text("utf-8").splitlines()]
+    served = asset(COMPONENT).content.decode().splitlines()
+    left_out = [line for line in given if line and line not in set(served)]
+    assert all(line.startswith(("/**", "*", "//")) for line in left_out)
+    assert [line for line in given if line in set(served)] == served
+    assert gzip.decompress(asset(COMPONENT).packed) == asset(COMPONENT).content
+
+
+def test_it_puts_no_words_into_markup() -> None:
+    text = (WEB / COMPONENT).read_text("utf-8")
+    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
+        assert way not in text
+
+
+def run(script: str) -> str:
+    """Return what a script prints under node."""
+    done = subprocess.run(
+        ["node", "--input-type=module", "-e", script], capture_output=True, text=True, timeout=60, check=False, cwd=WEB
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@needs_node
+def test_a_server_may_import_it() -> None:
+    said = run('const found = await import("./inbox.js"); console.log(Object.keys(found).sort().join())')
+    assert said.strip() == "EventParser,Refusal,TocsinInbox"
+
+
+@needs_node
+def test_all_languages_have_all_words() -> None:
+    text = (WEB / COMPONENT).read_text("utf-8")
+    words = text[text.index("const WORDS = {") : text.index("/** The language of the words")]
+    shapes = json.loads(
+        run(
+            f"""{words}
+            const shape = (value) => value && typeof value === "object" && !Array.isArray(value)
+              ? Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, shape(inner)]))
+              : Array.isArray(value) ? value.length : typeof value;
+            console.log(JSON.stringify(Object.values(WORDS).map(shape)));"""
+        )
+    )
+    assert shapes[0] == shapes[1] == shapes[2]
+
+
+def test_the_types_name_every_word() -> None:
+    text = (WEB / COMPONENT).read_text("utf-8")
+    words = set(re.findall(r"[{,\n]\s*([a-zA-Z_]+):", text[text.index("  en: {") + 7 : text.index("  da: {")]))
+    types = (WEB / "inbox.d.ts").read_text("utf-8")
+    typed = types[types.index("export interface Words") : types.index("/** What the element tells the page.")]
+    assert set(re.findall(r"(\w+)\?:", typed)) == words
+
+
+STREAM = (
+    '\ufeffid: 1\nevent: count\ndata: {"unread":1}\n\n: beat\n\n'
+    'id: 2\r\nevent: a\r\ndata: {"x":\r\ndata: "é"}\r\n\r\n'
+    "retry: 7000\nretry: soon\n"
+    "data: 7\r\rdata\n\ndata: no json\n\nid: 3\n\nevent: b\ndata:[]\n\n"
+)
+
+
+@needs_node
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_events_are_read_however_their_text_is_cut(size: int) -> None:
+    told = json.loads(
+        run(
+            f"""const {{ EventParser }} = await import("./inbox.js");
+            const bytes = new TextEncoder().encode({json.dumps(STREAM)});
+            const [parser, decoder, told] = [new EventParser(), new TextDecoder(), []];
+            for (let at = 0; at < bytes.length; at += {size})
+              told.push(...parser.push(decoder.decode(bytes.slice(at, at + {size}), {{ stream: true }})));
+            console.log(JSON.stringify([parser.retry, ...told]));"""
+        )
+    )
+    assert told == [
+        7000,
+        {"type": "count", "data": {"unread": 1}, "id": "1"},
+        {"type": "a", "data": {"x": "é"}, "id": "2"},
+        {"type": "message", "data": 7, "id": "2"},
+        {"type": "b", "data": [], "id": "3"},
+    ]

@@ -1,0 +1,152 @@
+"""The web inbox through the life of its page: frozen tabs, the back-forward cache, the badge of an app."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, CDPSession, async_playwright, expect
+
+from tests.support.host_page import Host, Windows, browsing, tell
+from tests.web.test_web_inbox_live import live, streams
+from tests.web.test_web_inbox_preferences import SUBSCRIBING, opened, pushed, switched
+
+__all__ = ["pushed"]  # a fixture
+
+pytestmark = pytest.mark.slow
+
+BADGES = "window.badges = []; Navigator.prototype.setAppBadge = async (count) => { badges.push(count); };"
+
+
+class Tab:
+    """A tab by DevTools alone: Playwright keeps its own ones awake and visible, so that they can't be frozen."""
+
+    def __init__(self, browser: CDPSession) -> None:
+        self.browser = browser
+        self.answers: dict[int, asyncio.Future[Any]] = {}
+
+    async def open(self, context: str, url: str) -> "Tab":
+        target = await self.browser.send("Target.createTarget", {"url": url, "browserContextId": context})
+        attached = await self.browser.send("Target.attachToTarget", {"targetId": target["targetId"], "flatten": False})
+        self.session = attached["sessionId"]
+        self.browser.on("Target.receivedMessageFromTarget", self._received)
+        return self
+
+    def _received(self, event: dict[str, Any]) -> None:
+        answer = json.loads(event["message"])
+        if event["sessionId"] == self.session and (waiting := self.answers.pop(answer.get("id"), None)):
+            waiting.set_result(answer["result"])
+
+    async def send(self, method: str, **values: Any) -> Any:
+        number = id(answer := asyncio.get_running_loop().create_future()) % 2**31
+        self.answers[number] = answer
+        message = json.dumps({"id": number, "method": method, "params": values})
+        await self.browser.send("Target.sendMessageToTarget", {"sessionId": self.session, "message": message})
+        return await asyncio.wait_for(answer, 10)
+
+    async def evaluate(self, expression: str) -> Any:
+        return (await self.send("Runtime.evaluate", expression=expression, returnByValue=True))["result"].get("value")
+
+    async def becomes_unread(self, count: int) -> None:
+        for _ in range(400):
+            if await self.evaluate('document.querySelector("tocsin-inbox")?.unread') == count:
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"{count} were never unread here")
+
+
+@asynccontextmanager
+async def profile(chromium: Browser) -> AsyncIterator[tuple[CDPSession, str]]:
+    session = await chromium.new_browser_cdp_session()
+    context = (await session.send("Target.createBrowserContext"))["browserContextId"]
+    try:
+        yield session, context
+    finally:
+        await session.send("Target.disposeBrowserContext", {"browserContextId": context})
+        await session.detach()
+
+
+async def test_a_tab_that_freezes_leaves_the_stream_to_another_and_catches_up_when_it_thaws(
+    host: Host, chromium: Browser
+) -> None:
+    async with profile(chromium) as (browser, context):
+        one = await Tab(browser).open(context, host.origin)
+        await one.becomes_unread(0)
+        await streams(host, 1)
+        await one.evaluate('window.life = []; document.addEventListener("freeze", () => life.push("frozen"))')
+        two = await Tab(browser).open(context, host.origin)
+        await two.becomes_unread(0)
+        await one.send("Page.setWebLifecycleState", state="frozen")
+        assert await one.evaluate("life.join()") == "frozen"
+        await tell(host.service, "One")
+        await two.becomes_unread(1)
+        assert await one.evaluate("inbox.unread") == 0
+        await one.send("Page.setWebLifecycleState", state="active")
+        await one.becomes_unread(1)
+        await tell(host.service, "Two")
+        for tab in (one, two):
+            await tab.becomes_unread(2)
+        await streams(host, 1)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+async def test_a_page_that_is_left_and_come_back_to_has_had_no_stream_and_catches_up(
+    host: Host, *, cached: bool
+) -> None:
+    host.cache = "no-cache" if cached else "no-store"
+    async with caching() as chromium, profile(chromium) as (browser, context):
+        tab = await Tab(browser).open(context, host.origin)
+        await tab.becomes_unread(0)
+        await streams(host, 1)
+        await tab.evaluate('window.left = true; addEventListener("pageshow", (event) => { left = event.persisted })')
+        await tab.send("Page.enable")
+        history = await tab.send("Page.getNavigationHistory")
+        await tab.send("Page.navigate", url=f"{host.origin}/plain")
+        await streams(host, 0)
+        await tell(host.service, "One")
+        [entry] = [entry["id"] for entry in history["entries"] if entry["url"] == f"{host.origin}/"]
+        await tab.send("Page.navigateToHistoryEntry", entryId=entry)
+        await tab.becomes_unread(1)
+        assert await tab.evaluate("window.left === true") == cached
+        await streams(host, 1)
+        await tell(host.service, "Two")
+        await tab.becomes_unread(2)
+
+
+@asynccontextmanager
+async def caching() -> AsyncIterator[Browser]:
+    """A browser that keeps pages for the way back, which Playwright's usually don't."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=shutil.which("chromium"),
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+            ignore_default_args=["--disable-back-forward-cache"],
+        )
+        yield browser
+        await browser.close()
+
+
+class TestAppBadge:
+    async def test_the_app_s_badge_goes_with_the_count_where_this_browser_is_the_user_s(
+        self, pushed: Host, chromium: Browser
+    ) -> None:
+        async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
+            await windows.context.add_init_script(SUBSCRIBING + BADGES)
+            window = await opened(windows)
+            await switched(window, on=True)
+            [id_] = await tell(pushed.service, "One")
+            await expect(window.badge).to_have_text("1")
+            assert await window.page.evaluate("() => badges") == [1]
+            await pushed.service.as_user(1, "PUT", f"/notifications/{id_}/read")
+            await expect(window.badge).to_be_hidden()
+            assert await window.page.evaluate("() => badges") == [1, 0]
+
+    async def test_without_pushes_to_this_browser_the_app_s_badge_is_left_to_the_page(self, windows: Windows) -> None:
+        await windows.context.add_init_script(BADGES)
+        window = await live(windows)
+        await tell(windows.host.service, "One")
+        await expect(window.badge).to_have_text("1")
+        assert await window.page.evaluate("() => badges") == []

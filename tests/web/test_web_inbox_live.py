@@ -1,0 +1,575 @@
+"""The web inbox as it goes on: what comes live, tabs that share a stream, tokens that end, networks that go."""
+
+import asyncio
+import json
+import re
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, async_playwright, expect
+
+from tests.conftest import serving
+from tests.support.host_page import (
+    ALLOWED,
+    PROVIDED,
+    STARTED,
+    Host,
+    Window,
+    Windows,
+    asked,
+    browsing,
+    many,
+    opened,
+    settles,
+    tell,
+    texts,
+    unread_of,
+)
+from tocsin.catalogue import Catalogue
+
+pytestmark = pytest.mark.slow
+
+FAILING = """
+let failures = 0;
+inbox.tokenProvider = async () => {
+  if (failures++ < FAILURES) throw new TypeError("Failed to fetch");
+  return (await fetch("/token")).text();
+};
+"""
+
+HANGING = """
+window.hangs = true;
+inbox.tokenProvider = async () => {
+  if (window.hangs) await new Promise(() => {});
+  return (await fetch("/token")).text();
+};
+"""
+
+SECOND_PAGE = re.compile(r"/notifications\?.*&page=2")
+
+
+async def streams(page: Windows | Host, count: int) -> None:
+    """Wait until the service has so many streams."""
+    service = (page if isinstance(page, Host) else page.host).service
+    for _ in range(200):
+        if service.app_state.live.count == count:
+            return
+        await asyncio.sleep(0.05)
+    assert service.app_state.live.count == count
+
+
+async def comes(found: list[str], count: int) -> None:
+    """Wait until so many requests were made."""
+    for _ in range(200):
+        if len(found) >= count:
+            break
+        await asyncio.sleep(0.05)
+    assert len(found) == count
+
+
+@asynccontextmanager
+async def chromium_with(*args: str) -> AsyncIterator[Browser]:
+    """A browser of its own with further arguments."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu", *args]
+        )
+        yield browser
+        await browser.close()
+
+
+async def live(windows: Windows) -> Window:
+    window = await windows.new()
+    await expect(window.bell).to_be_visible()
+    await streams(windows, 1)
+    return window
+
+
+class TestArrival:
+    async def test_the_badge_goes_with_what_comes(self, windows: Windows) -> None:
+        window = await live(windows)
+        await tell(windows.host.service, "One")
+        await expect(window.badge).to_have_text("1")
+        await tell(windows.host.service, "Two")
+        await expect(window.badge).to_have_text("2")
+        await expect(window.page.locator("tocsin-inbox [role=status]")).to_have_text("1 new notification")
+
+    async def test_what_comes_while_nobody_reads_stands_on_top_at_once(self, windows: Windows) -> None:
+        window = await opened(windows, "One")
+        await tell(windows.host.service, "Two", "Three")
+        await expect(window.rows).to_have_count(3)
+        assert await texts(window) == ["Three", "Two", "One"]
+
+    async def test_what_comes_while_one_is_down_the_list_waits_and_moves_nothing(self, windows: Windows) -> None:
+        await many(windows.host.service, 20)
+        window = await windows.new()
+        await window.open()
+        await expect(window.rows).to_have_count(20)
+        await window.row("Note 5").scroll_into_view_if_needed()
+        before = await window.row("Note 5").bounding_box()
+        await tell(windows.host.service, "Two", "Three", "Four")
+        await expect(window.part("pill")).to_have_text("3 new")
+        assert await window.row("Note 5").bounding_box() == before
+        await window.part("pill").click()
+        await expect(window.rows.first).to_contain_text("Four")
+        assert "Four" in await window.focused()
+        await expect(window.part("pill")).to_be_hidden()
+
+    async def test_what_waits_is_there_when_the_panel_opens_again(self, windows: Windows) -> None:
+        window = await opened(windows, "One")
+        await window.rows.first.hover()
+        await tell(windows.host.service, "Two")
+        await expect(window.part("pill")).to_be_visible()
+        await window.page.keyboard.press("Escape")
+        await window.open()
+        await expect(window.rows).to_have_count(2)
+        await expect(window.part("pill")).to_be_hidden()
+
+    async def test_what_is_done_elsewhere_shows_here(self, windows: Windows) -> None:
+        api = windows.host.service
+        ids = await tell(api, "One", "Two", "Three")
+        window = await windows.new()
+        await window.open()
+        await expect(window.rows).to_have_count(3)
+        await streams(windows, 1)
+        await api.as_user(1, "PUT", f"/notifications/{ids[0]}/read")
+        await expect(window.badge).to_have_text("2")
+        await expect(window.row("One")).not_to_have_class("row unread")
+        await api.as_user(1, "PUT", f"/notifications/{ids[0]}/unread")
+        await expect(window.row("One")).to_have_class("row unread")
+        await api.as_user(1, "DELETE", f"/notifications/{ids[1]}")
+        await expect(window.rows).to_have_count(2)
+        await api.as_user(1, "PUT", "/notifications/read", json={"up_to": ids[0]})
+        await expect(window.badge).to_have_text("1")
+        await expect(window.row("Three")).to_have_class("row unread")
+        await api.as_user(1, "PUT", "/notifications/read")
+        await expect(window.badge).to_be_hidden()
+        await expect(window.row("Three")).to_have_class("row")
+
+    async def test_where_there_is_no_stream_it_looks_now_and_then(self, windows: Windows) -> None:
+        await windows.context.route(
+            "**/notifications/stream",
+            lambda route: route.fulfill(status=404, headers={"Access-Control-Allow-Origin": "*"}),
+        )
+        ids = await tell(windows.host.service, "One", "Two")
+        window = await windows.new(go=False)
+        await window.page.clock.install()
+        await window.go()
+        await window.open()
+        await expect(window.rows).to_have_count(2)
+        await tell(windows.host.service, "Three")
+        await windows.host.service.as_user(1, "DELETE", f"/notifications/{ids[0]}")
+        await window.page.clock.fast_forward(31_000)
+        await expect(window.rows.first).to_contain_text("Three")
+        assert await texts(window) == ["Three", "Two"]
+        await expect(window.badge).to_have_text("2")
+
+
+class TestTabs:
+    async def test_tabs_of_one_user_share_one_stream_and_all_are_told(self, windows: Windows) -> None:
+        one, two, three = [await windows.new() for _ in range(3)]
+        await expect(three.bell).to_be_visible()
+        await streams(windows, 1)
+        await tell(windows.host.service, "One")
+        for window in (one, two, three):
+            await expect(window.badge).to_have_text("1")
+        await asyncio.sleep(0.3)
+        await streams(windows, 1)
+        await two.open()
+        await two.row("One").get_by_role("button", name="Mark as read").click()
+        for window in (one, two, three):
+            await expect(window.badge).to_be_hidden()
+
+    async def test_when_the_tab_that_streams_closes_another_goes_on_and_nothing_is_lost(self, windows: Windows) -> None:
+        one, two = await windows.new(), await windows.new()
+        await expect(two.bell).to_be_visible()
+        await streams(windows, 1)
+        await two.open()
+        await asyncio.sleep(0.3)
+        await one.page.close()
+        await tell(windows.host.service, "One", "Two")
+        await expect(two.rows).to_have_count(2)
+        await streams(windows, 1)
+
+    async def test_a_tab_that_opens_later_knows_the_count_at_once(self, windows: Windows) -> None:
+        await tell(windows.host.service, "One")
+        await live(windows)
+        two = await windows.new()
+        await expect(two.badge).to_have_text("1")
+        await streams(windows, 1)
+
+    async def test_two_users_in_one_browser_never_share(self, windows: Windows) -> None:
+        one = await windows.new()
+        await expect(one.bell).to_be_visible()
+        windows.host.user = 2
+        two = await windows.new()
+        await expect(two.bell).to_be_visible()
+        await streams(windows, 2)
+        await tell(windows.host.service, "For one")
+        await expect(one.badge).to_have_text("1")
+        await two.open()
+        await expect(two.part("empty")).to_be_visible()
+        await expect(two.badge).to_be_hidden()
+
+    async def test_over_plain_http_too_any_number_of_tabs_shares_one_stream(
+        self, url: str, leading: Catalogue, host: Host
+    ) -> None:
+        """A browser has six connections to an origin, and over plain http no locks."""
+        port = host.origin.rpartition(":")[2]
+        host.origin = f"http://crm.test:{port}"
+        async with (
+            serving(url, leading, cors_origins=(host.origin,)) as api,
+            chromium_with("--host-resolver-rules=MAP *.test 127.0.0.1") as chromium,
+            browsing(chromium, host) as windows,
+        ):
+            host.serves(api)
+            host.api = host.api.replace("127.0.0.1", "notify.test")
+            host.embed()
+            await tell(api, "One")
+            tabs = [await windows.new() for _ in range(9)]
+            assert not await tabs[0].page.evaluate("() => isSecureContext")
+            for tab in tabs:
+                await expect(tab.badge).to_have_text("1")
+            await streams(host, 1)
+            await tell(api, "Two")
+            for tab in tabs:
+                await expect(tab.badge).to_have_text("2")
+            leaders = list(tabs)
+            await leaders[0].page.close()
+            await streams(host, 1)
+            await tell(api, "Three")
+            for tab in tabs[1:]:
+                await expect(tab.badge).to_have_text("3")
+            await streams(host, 1)
+
+
+class TestNetwork:
+    async def test_it_says_that_it_is_offline_and_catches_up_afterwards(self, windows: Windows) -> None:
+        window = await opened(windows, "One")
+        await streams(windows, 1)
+        await windows.context.set_offline(offline=True)
+        await expect(window.part("notice")).to_have_text("You are offline. This is what was loaded.")
+        await tell(windows.host.service, "Two")
+        await windows.context.set_offline(offline=False)
+        await expect(window.part("notice")).to_be_hidden()
+        await expect(window.rows).to_have_count(2)
+
+    async def test_what_is_done_offline_is_kept_and_sent_later(self, windows: Windows) -> None:
+        api = windows.host.service
+        ids = await tell(api, "One", "Two", "Three")
+        await api.as_user(1, "PUT", f"/notifications/{ids[2]}/read")
+        window = await windows.new()
+        await window.open()
+        await expect(window.rows).to_have_count(3)
+        await streams(windows, 1)
+        await windows.context.set_offline(offline=True)
+        await window.row("One").get_by_role("button", name="Mark as read").click()
+        await expect(window.part("toast")).to_have_text("Saved on this device. It is sent when you are online.")
+        await window.row("Three").hover()
+        await window.row("Three").get_by_role("button", name="Mark as unread").click()
+        await window.row("Two").hover()
+        await window.row("Two").get_by_role("button", name="Delete").click()
+        await window.page.keyboard.press("Escape")
+        await expect(window.badge).to_have_text("1")
+        await windows.context.set_offline(offline=False)
+        await settles(api, "Three")
+        await expect(window.badge).to_have_text("1")
+        await window.open()
+        await expect(window.rows).to_have_count(2)
+        assert await texts(window) == ["Three", "One"]
+
+    async def test_all_marked_as_read_offline_is_kept_too(self, windows: Windows) -> None:
+        window = await opened(windows, "One", "Two")
+        await streams(windows, 1)
+        await windows.context.set_offline(offline=True)
+        await window.button("Mark all as read").click()
+        await window.page.keyboard.press("Escape")
+        await windows.context.set_offline(offline=False)
+        await settles(windows.host.service)
+
+    async def test_what_could_not_be_sent_outlives_the_page(self, windows: Windows) -> None:
+        ids = await tell(windows.host.service, "One", "Two")
+        window = await windows.new()
+        await window.open()
+        await windows.context.route("**/notifications/*/read", lambda route: route.abort())
+        await window.row("One").get_by_role("button", name="Mark as read").click()
+        await expect(window.part("toast")).to_contain_text("Saved on this device.")
+        assert ids[0] in str(await window.page.evaluate("() => JSON.stringify(localStorage)"))
+        await window.go("/plain")
+        await windows.context.unroute("**/notifications/*/read")
+        assert await unread_of(windows.host.service) == ["Two", "One"]
+        await window.go()
+        await settles(windows.host.service, "Two")
+        await expect(window.badge).to_have_text("1")
+        assert ids[0] not in str(await window.page.evaluate("() => JSON.stringify(localStorage)"))
+
+    async def test_what_the_service_refuses_is_not_kept(self, windows: Windows) -> None:
+        window = await opened(windows, "One")
+        refusal = {"errors": [{"message": "No.", "code": "unavailable"}]}
+        await windows.context.route(
+            "**/notifications/*/read", lambda route: route.fulfill(status=503, json=refusal, headers=ALLOWED)
+        )
+        await window.row("One").get_by_role("button", name="Mark as read").click()
+        await expect(window.part("toast")).to_have_text("That could not be saved.")
+        await expect(window.row("One")).to_have_class("row unread")
+        assert await window.page.evaluate("() => localStorage.length") == 0
+
+    @pytest.mark.parametrize("hangs", ["list", "token"])
+    async def test_what_hangs_is_given_up_with_a_way_to_try_again(self, windows: Windows, hangs: str) -> None:
+        await tell(windows.host.service, "One")
+        if hangs == "token":
+            windows.host.script = STARTED + HANGING
+        else:
+            await windows.context.route("**/notifications?*", lambda _: None)
+        window = await windows.new(go=False)
+        await window.page.clock.install()
+        await window.go()
+        await window.open()
+        await expect(window.panel.get_by_role("paragraph").filter(has_text="Loading…")).to_be_visible()
+        await window.page.clock.fast_forward(21_000)
+        await expect(window.panel.get_by_role("alert")).to_have_text(re.compile("can.t be reached"))
+        await windows.context.unroute("**/notifications?*")
+        await window.page.evaluate("() => { window.hangs = false }")
+        await window.button("Try again").click()
+        await expect(window.rows).to_have_count(1)
+        await streams(windows, 1)
+
+    async def test_an_answer_that_stops_half_way_is_given_up_too(self, windows: Windows) -> None:
+        async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            allowed = b"Access-Control-Allow-Origin: *\r\nAccess-Control-Allow-Headers: Authorization\r\n"
+            with suppress(asyncio.IncompleteReadError):
+                while request := await reader.readuntil(b"\r\n\r\n"):
+                    if request.startswith(b"OPTIONS"):
+                        writer.write(b"HTTP/1.1 204 No Content\r\n" + allowed + b"\r\n")
+                    else:
+                        writer.write(b"HTTP/1.1 200 OK\r\n" + allowed + b"Content-Length: 5000\r\n\r\n{")
+                    await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(half, "127.0.0.1", 0)
+        async with server:
+            windows.host.api = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            windows.host.script = STARTED + PROVIDED
+            api = str(windows.host.service.http.base_url).rstrip("/")
+            windows.host.strict = False
+            windows.host.embed()
+            windows.host.api = api
+            window = await windows.new(go=False)
+            await window.page.clock.install()
+            await window.go()
+            await window.open()
+            await expect(window.panel.get_by_role("paragraph").filter(has_text="Loading…")).to_be_visible()
+            for _ in range(3):
+                await window.page.clock.fast_forward(21_000)
+            await expect(window.panel.get_by_role("alert")).to_have_text(re.compile("can.t be reached"))
+
+    async def test_each_apology_is_shown_for_six_seconds(self, windows: Windows) -> None:
+        await tell(windows.host.service, "One", "Two")
+        await windows.context.route("**/notifications/*/read", lambda route: route.fulfill(status=503, headers=ALLOWED))
+        window = await windows.new(go=False)
+        await window.page.clock.install()
+        await window.go()
+        await window.open()
+        for message in ("One", "Two"):
+            await window.row(message).hover()
+            await window.row(message).get_by_role("button", name="Mark as read").click()
+            await expect(window.part("toast")).to_be_visible()
+            await expect(window.row(message)).to_have_class("row unread")
+            await window.page.clock.fast_forward(4_500)
+        await expect(window.part("toast")).to_be_visible()
+        await window.page.clock.fast_forward(2_000)
+        await expect(window.part("toast")).to_be_hidden()
+
+    async def test_after_a_clean_end_it_waits_as_the_service_says_and_not_all_tabs_alike(
+        self, windows: Windows
+    ) -> None:
+        ends = "retry: 100000\n\n"
+        await windows.context.route(
+            "**/notifications/stream",
+            lambda route: route.fulfill(body=ends, content_type="text/event-stream", headers=ALLOWED),
+        )
+        begun = asked(windows, "GET " + windows.host.api + "/notifications/stream")
+        window = await windows.new(go=False)
+        await window.page.clock.install()
+        await window.page.add_init_script("Math.random = () => window.chance ?? 0")
+        await window.go()
+        await comes(begun, 1)
+        await window.page.evaluate("() => { window.chance = 0.9 }")
+        await window.page.clock.fast_forward(12_000)
+        await comes(begun, 2)
+        await window.page.clock.fast_forward(60_000)
+        await window.page.wait_for_timeout(300)
+        assert len(begun) == 2
+        await window.page.clock.fast_forward(60_000)
+        await comes(begun, 3)
+
+    async def test_a_service_that_fails_is_told_of_with_a_way_to_try_again(self, windows: Windows) -> None:
+        await tell(windows.host.service, "One")
+        await windows.context.route(
+            "**/notifications?*", lambda route: route.fulfill(status=500, headers={"Access-Control-Allow-Origin": "*"})
+        )
+        window = await windows.new()
+        await window.open()
+        await expect(window.panel.get_by_role("alert")).to_have_text("Your notifications could not be loaded.")
+        assert (await window.heard("tocsin-error"))[0]["status"] == 500
+        await windows.context.unroute("**/notifications?*")
+        await window.button("Try again").click()
+        await expect(window.rows).to_have_count(1)
+
+    async def test_a_page_that_could_not_be_loaded_is_tried_again_on_demand(self, windows: Windows) -> None:
+        await many(windows.host.service, 25)
+        await windows.context.route(SECOND_PAGE, lambda route: route.abort())
+        window = await windows.new()
+        await window.open()
+        await expect(window.rows).to_have_count(20)
+        await window.rows.last.scroll_into_view_if_needed()
+        await expect(window.part("toast")).to_have_text("More could not be loaded.")
+        await windows.context.unroute(SECOND_PAGE)
+        await window.button("Show more").click()
+        await expect(window.rows).to_have_count(25)
+
+
+class TestTokens:
+    async def test_a_token_that_is_refused_is_asked_for_again(self, windows: Windows) -> None:
+        host = windows.host
+        host.lifetime = timedelta(seconds=-60)
+        await tell(host.service, "One")
+        window = await windows.new()
+        await window.open()
+        await expect(window.panel.get_by_role("alert")).to_contain_text("You are signed out.")
+        assert host.tokens in {2, 3}  # once, and again for what was refused
+        host.lifetime = timedelta(hours=1)
+        await window.button("Try again").click()
+        await expect(window.rows).to_have_count(1)
+        await streams(windows, 1)
+        await tell(host.service, "Two")
+        await expect(window.badge).to_have_text("2")
+
+    async def test_another_token_is_asked_for_shortly_before_it_expires(self, windows: Windows) -> None:
+        host = windows.host
+        host.lifetime = timedelta(seconds=33)
+        window = await live(windows)
+        assert host.tokens == 1
+        host.lifetime = timedelta(hours=1)
+        for _ in range(100):
+            if host.tokens == 2:
+                break
+            await asyncio.sleep(0.1)
+        assert host.tokens == 2
+        await streams(windows, 1)
+        await tell(host.service, "One")
+        await expect(window.badge).to_have_text("1")
+        assert await window.heard("tocsin-error") == []
+
+    async def test_a_token_may_be_an_attribute_and_be_replaced(self, windows: Windows) -> None:
+        host = windows.host
+        host.script = STARTED
+        host.lifetime = timedelta(seconds=-60)
+        host.embed(f'token="{host.token()}"')
+        await tell(host.service, "One")
+        window = await windows.new()
+        await window.open()
+        await expect(window.panel.get_by_role("alert")).to_contain_text("You are signed out.")
+        assert {event["status"] for event in await window.heard("tocsin-error")} == {401}
+        host.lifetime = timedelta(hours=1)
+        await window.page.evaluate("(token) => inbox.setAttribute('token', token)", host.token())
+        await expect(window.rows).to_have_count(1)
+
+    async def test_a_token_of_somebody_else_shows_nothing_of_the_former(self, windows: Windows) -> None:
+        host = windows.host
+        host.script = STARTED
+        host.embed(f'token="{host.token(1)}"')
+        await tell(host.service, "For one")
+        await tell(host.service, "For two", "Too", user=2)
+        window = await windows.new()
+        await window.open()
+        await expect(window.rows).to_have_count(1)
+        await window.page.evaluate("(token) => { inbox.token = token }", host.token(2))
+        await expect(window.badge).to_have_text("2")
+        await expect(window.rows).to_have_count(2)
+        assert await texts(window) == ["Too", "For two"]
+        await streams(windows, 1)
+
+    async def test_without_a_token_nothing_is_asked_and_the_page_is_told_why(self, windows: Windows) -> None:
+        windows.host.script = STARTED
+        requests = asked(windows, "/notifications")
+        window = await windows.new(go=False)
+        warnings: list[str] = []
+        window.page.on("console", lambda message: warnings.append(message.text))
+        await window.page.clock.install()
+        await window.go()
+        await window.open()
+        await window.page.clock.fast_forward(6_000)
+        await expect(window.panel.get_by_role("alert")).to_contain_text("You are signed out.")
+        await window.page.clock.fast_forward(60_000)
+        assert warnings == ["<tocsin-inbox> needs src, and token or tokenProvider."]
+        assert [(event["status"], event["code"]) for event in await window.heard("tocsin-error")] == [(401, "token")]
+        assert requests == []
+        await tell(windows.host.service, "One")
+        await window.page.evaluate("(token) => { inbox.token = token }", windows.host.token())
+        await expect(window.rows).to_have_count(1)
+
+    @pytest.mark.parametrize("failures", [1, 3])
+    async def test_a_provider_that_fails_at_first_is_asked_again_until_it_works(
+        self, windows: Windows, failures: int
+    ) -> None:
+        windows.host.script = STARTED + FAILING.replace("FAILURES", str(failures))
+        await tell(windows.host.service, "One")
+        window = await windows.new(go=False)
+        await window.page.clock.install()
+        await window.go()
+        for _ in range(failures):
+            await window.page.clock.fast_forward(31_000)
+        await expect(window.badge).to_have_text("1")
+        await streams(windows, 1)
+        await tell(windows.host.service, "Two")
+        await expect(window.badge).to_have_text("2")
+        assert {(event["status"], event["code"]) for event in await window.heard("tocsin-error")} == {(0, "token")}
+
+    async def test_a_provider_that_failed_is_asked_at_once_when_the_network_is_back(self, windows: Windows) -> None:
+        windows.host.script = STARTED + FAILING.replace("FAILURES", "2")
+        await tell(windows.host.service, "One")
+        window = await windows.new()
+        for _ in range(2):
+            await window.page.evaluate("() => dispatchEvent(new Event('online'))")
+        await expect(window.badge).to_have_text("1")
+        await streams(windows, 1)
+
+    @pytest.mark.parametrize("given", ["<!doctype html><title>Sign in</title>", "", None, "e30.e30", 7])
+    async def test_a_provider_that_has_no_token_means_signed_out_until_it_has_one(
+        self, windows: Windows, given: Any
+    ) -> None:
+        provider = (
+            f"inbox.tokenProvider = async () => window.signedIn ? (await fetch('/token')).text() : {json.dumps(given)};"
+        )
+        windows.host.script = STARTED + provider
+        await tell(windows.host.service, "One")
+        window = await windows.new()
+        await window.open()
+        await expect(window.panel.get_by_role("alert")).to_contain_text("You are signed out.")
+        assert {(event["status"], event["code"]) for event in await window.heard("tocsin-error")} == {(401, "token")}
+        await window.page.evaluate(
+            "() => { window.signedIn = true; document.dispatchEvent(new Event('visibilitychange')) }"
+        )
+        await expect(window.rows).to_have_count(1)
+        await streams(windows, 1)
+        await tell(windows.host.service, "Two")
+        await expect(window.badge).to_have_text("2")
+
+    async def test_a_session_that_was_refused_goes_on_when_somebody_looks_again(self, windows: Windows) -> None:
+        host = windows.host
+        host.lifetime = timedelta(seconds=-60)
+        window = await windows.new()
+        for _ in range(100):
+            if await window.heard("tocsin-error"):
+                break
+            await asyncio.sleep(0.05)
+        host.lifetime = timedelta(hours=1)
+        await window.page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+        await streams(windows, 1)
+        await tell(host.service, "One")
+        await expect(window.badge).to_have_text("1")

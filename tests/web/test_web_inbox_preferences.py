@@ -1,0 +1,425 @@
+"""The pane of preferences, and pushes to the browser that it switches on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from tests.conftest import Api, serving
+from tests.support.host_page import Host, Window, Windows, browsing, hosting, tell
+from tocsin.catalogue import Catalogue
+from tocsin.push.channels.vapid import Vapid
+from tocsin_phones import Phones
+
+pytestmark = pytest.mark.slow
+
+
+async def opened(windows: Windows) -> Window:
+    window = await windows.new()
+    await window.open()
+    await window.button("Preferences").click()
+    await expect(window.panel.get_by_role("switch").first).to_be_visible()
+    return window
+
+
+async def held(api: Api) -> dict[str, Any]:
+    found: dict[str, Any] = (await api.as_user(1, "GET", "/notifications/preferences")).json()
+    return found
+
+
+async def becomes(api: Api, name: str, value: Any) -> None:
+    for _ in range(100):
+        if (await held(api))[name] == value:
+            return
+        await asyncio.sleep(0.05)
+    assert (await held(api))[name] == value
+
+
+class TestPreferences:
+    async def test_every_kind_has_its_switches_in_groups(self, windows: Windows) -> None:
+        window = await opened(windows)
+        kinds = (await windows.host.service.as_user(1, "GET", "/notifications/kinds")).json()["data"]
+        await expect(window.panel.get_by_role("switch")).to_have_count(2 * len(kinds))
+        groups = list(dict.fromkeys(kind["group_label"] for kind in kinds))
+        assert await window.panel.locator("table").evaluate_all("(all) => all.map((one) => one.ariaLabel)") == groups
+
+    async def test_a_switch_counts_at_once_by_mouse_and_by_keyboard(self, windows: Windows) -> None:
+        window = await opened(windows)
+        switch = window.panel.get_by_role("switch", name="Mention: Phone")
+        await expect(switch).to_be_checked()
+        await switch.click()
+        await expect(window.page.locator("tocsin-inbox [role=status]")).to_have_text("Saved")
+        assert (await held(windows.host.service))["kinds"]["note"] == {"push": False, "web_push": True, "urgent": False}
+        browser = window.panel.get_by_role("switch", name="Mention: Browser")
+        await browser.focus()
+        await window.page.keyboard.press("Space")
+        await expect(browser).not_to_be_checked()
+        for _ in range(100):
+            if not (await held(windows.host.service))["kinds"]["note"]["web_push"]:
+                break
+            await asyncio.sleep(0.05)
+        assert (await held(windows.host.service))["kinds"]["note"]["web_push"] is False
+
+    async def test_quiet_hours_are_added_changed_and_removed(self, windows: Windows) -> None:
+        window, api = await opened(windows), windows.host.service
+        days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+        await window.button("Add quiet hours").click()
+        await becomes(api, "quiet_hours", [{"days": days, "from": "20:00", "to": "07:00"}])
+        await window.panel.get_by_label("From").fill("21:30")
+        await becomes(api, "quiet_hours", [{"days": days, "from": "21:30", "to": "07:00"}])
+        await window.panel.get_by_role("checkbox", name="Sunday").click()
+        await becomes(api, "quiet_hours", [{"days": days[:6], "from": "21:30", "to": "07:00"}])
+        await window.button("Remove these quiet hours").click()
+        await becomes(api, "quiet_hours", [])
+
+    async def test_what_is_refused_is_said_and_put_back(self, windows: Windows) -> None:
+        window, api = await opened(windows), windows.host.service
+        await window.button("Add quiet hours").click()
+        await expect(window.panel.get_by_label("To", exact=True)).to_be_visible()
+        await window.panel.get_by_label("To", exact=True).fill("20:00")
+        await expect(window.panel.get_by_role("alert")).to_contain_text("That could not be saved.")
+        await expect(window.panel.get_by_label("To", exact=True)).to_have_value("07:00")
+        assert (await held(api))["quiet_hours"][0]["to"] == "07:00"
+
+    async def test_a_pause_of_an_hour_and_one_till_tomorrow(self, windows: Windows) -> None:
+        window, api = await opened(windows), windows.host.service
+        await window.button("For 1 hour").click()
+        await expect(window.panel.get_by_text("Paused until")).to_be_visible()
+        until = datetime.fromisoformat((await held(api))["paused_until"]).replace(tzinfo=UTC)
+        assert timedelta(minutes=58) < until - datetime.now(UTC) <= timedelta(minutes=60)
+        await window.button("Resume now").click()
+        await becomes(api, "paused_until", None)
+        await window.panel.get_by_role("button", name="Until tomorrow").click()
+        await expect(window.panel.get_by_text("Paused until")).to_be_visible()
+        until = datetime.fromisoformat((await held(api))["paused_until"])
+        shown = await window.page.evaluate("(text) => new Date(text + 'Z').getHours()", str(until).replace(" ", "T"))
+        assert shown == 8
+
+    async def test_a_pause_stands_above_the_list_and_ends_there(self, windows: Windows) -> None:
+        api = windows.host.service
+        until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        await api.as_user(1, "PATCH", "/notifications/preferences", json={"paused_until": until})
+        await tell(api, "One")
+        window = await windows.new()
+        await window.open()
+        await expect(window.part("paused")).to_contain_text("Paused until")
+        assert await window.barriers() == []
+        await window.button("Resume now").click()
+        await expect(window.part("paused")).to_be_hidden()
+        await becomes(api, "paused_until", None)
+        await window.button("Preferences").click()
+        await window.button("For 1 hour").click()
+        await expect(window.part("preferences").get_by_text("Paused until")).to_be_visible()
+        await window.button("Back").click()
+        await expect(window.part("paused")).to_contain_text("Paused until")
+
+    @pytest.mark.parametrize(("chosen", "becomes_"), [(None, "Europe/Copenhagen"), ("Asia/Tokyo", "Asia/Tokyo")])
+    async def test_the_first_quiet_hours_go_by_the_browsers_clock_where_none_was_chosen(
+        self, host: Host, chromium: Browser, chosen: str | None, becomes_: str
+    ) -> None:
+        await host.service.as_user(1, "PATCH", "/notifications/preferences", json={"time_zone": chosen})
+        async with browsing(chromium, host, timezone_id="Europe/Copenhagen") as windows:
+            window = await opened(windows)
+            await window.button("Add quiet hours").click()
+            await expect(window.panel.get_by_label("From")).to_be_visible()
+            await expect(window.panel.get_by_label("Time zone")).to_have_value(becomes_)
+            await becomes(host.service, "time_zone", becomes_)
+            assert [hours["from"] for hours in (await held(host.service))["quiet_hours"]] == ["20:00"]
+
+    async def test_utc_that_was_chosen_stays(self, host: Host, chromium: Browser) -> None:
+        async with browsing(chromium, host, timezone_id="Europe/Copenhagen") as windows:
+            window = await opened(windows)
+            for zone in ("Asia/Tokyo", "UTC"):
+                await window.panel.get_by_label("Time zone").select_option(zone)
+                await becomes(host.service, "time_zone", zone)
+            await window.button("Add quiet hours").click()
+            await window.button("Remove these quiet hours").click()
+            await becomes(host.service, "quiet_hours", [])
+            assert (await held(host.service))["time_zone"] == "UTC"
+
+    async def test_the_last_day_of_quiet_hours_can_not_be_taken_away_and_it_says_why(self, windows: Windows) -> None:
+        window, api = await opened(windows), windows.host.service
+        hours = [{"days": ["sun"], "from": "20:00", "to": "07:00"}]
+        await api.as_user(1, "PATCH", "/notifications/preferences", json={"quiet_hours": hours})
+        await window.button("Back").click()
+        await window.button("Preferences").click()
+        await window.panel.get_by_role("checkbox", name="Sunday").click()
+        await expect(window.panel.get_by_role("alert")).to_contain_text("at least one day")
+        await expect(window.panel.get_by_role("checkbox", name="Sunday")).to_be_checked()
+        assert (await held(api))["quiet_hours"] == hours
+
+    async def test_the_time_zone_is_chosen(self, windows: Windows) -> None:
+        window, api = await opened(windows), windows.host.service
+        zone = window.panel.get_by_label("Time zone")
+        await expect(zone).to_have_value("UTC")
+        await zone.select_option("Europe/Copenhagen")
+        await becomes(api, "time_zone", "Europe/Copenhagen")
+
+    async def test_back_and_escape_lead_to_the_list_and_the_focus_back(self, windows: Windows) -> None:
+        await tell(windows.host.service, "One")
+        window = await opened(windows)
+        await window.page.keyboard.press("Escape")
+        await expect(window.rows).to_have_count(1)
+        assert await window.focused() == "Preferences"
+        await window.page.keyboard.press("Enter")
+        await window.button("Back").click()
+        await expect(window.rows).to_have_count(1)
+
+    async def test_without_the_service_it_says_so_and_tries_again(self, windows: Windows) -> None:
+        window = await windows.new()
+        await window.page.route("**/notifications/kinds", lambda route: route.abort())
+        await window.open()
+        await window.button("Preferences").click()
+        await expect(window.panel.get_by_role("alert")).to_be_visible()
+        await window.page.unroute("**/notifications/kinds")
+        await window.button("Try again").click()
+        await expect(window.panel.get_by_role("switch").first).to_be_visible()
+
+    async def test_what_the_operator_locked_can_not_be_changed(
+        self, url: str, catalogue: Catalogue, chromium: Browser, tmp_path: Path
+    ) -> None:
+        rules = tmp_path / "preferences.toml"
+        rules.write_text('[locked]\nquiet_hours = true\n[kinds.note]\npush = true\nlocked = ["push"]\n')
+        async with (
+            hosting() as host,
+            serving(url, catalogue, cors_origins=(host.origin,), preferences_file=rules) as api,
+            browsing(chromium, host) as windows,
+        ):
+            await api.people(1)
+            host.serves(api)
+            window = await opened(windows)
+            await expect(window.panel.get_by_role("switch", name="Mention: Phone")).to_be_disabled()
+            await expect(window.panel.get_by_role("switch", name="Mention: Browser")).to_be_enabled()
+            await window.button("Add quiet hours").click()
+            await expect(window.panel.get_by_role("alert")).to_have_text("Set by your organisation")
+            assert await window.barriers() == []
+
+
+SUBSCRIBING = """
+// Stands in for the browser's own push service, which is out on the internet: everything else is the browser's.
+(() => {
+  let current = null;
+  window.subscribed = [];
+  PushManager.prototype.getSubscription = async () => current;
+  PushManager.prototype.subscribe = async ({ applicationServerKey }) => {
+    const json = await (await fetch("/subscription")).json();
+    subscribed.push(json.endpoint);
+    current = {
+      endpoint: json.endpoint, toJSON: () => json,
+      options: { applicationServerKey: window.formerKey ?? applicationServerKey.buffer },
+      unsubscribe: async () => { current = null; return true; },
+    };
+    return current;
+  };
+})();
+"""
+
+
+@pytest.fixture
+async def pushed(url: str, catalogue: Catalogue, phones: Phones, tmp_path: Path) -> AsyncIterator[Host]:
+    """A page with a worker, of a service that pushes to browsers."""
+    Vapid.make(tmp_path / "vapid.pem")
+    environment = {**phones.credentials(tmp_path), "TOCSIN_VAPID_KEY_FILE": str(tmp_path / "vapid.pem")}
+    async with hosting() as host, serving(url, catalogue, environment=environment, cors_origins=(host.origin,)) as api:
+        await api.people(1, 2)
+        host.serves(api)
+        host.embed('worker="/worker.js"')
+        host.subscribe = phones.subscribe
+        yield host
+
+
+SWITCH = "Notify me in this browser"
+
+
+async def browsers_of(api: Api, user: int = 1) -> int:
+    devices = (await api.as_user(user, "GET", "/notifications/devices")).json()["data"]
+    return len([device for device in devices if device["type"] == "Web"])
+
+
+async def switched(window: Window, *, on: bool) -> None:
+    """Switch pushes on or off, and wait until the service knows it."""
+    switch = window.panel.get_by_role("switch", name=SWITCH)
+    await switch.click()
+    for _ in range(100):
+        if await browsers_of(window.host.service) == on:
+            break
+        await asyncio.sleep(0.05)
+    assert await browsers_of(window.host.service) == on
+    await expect(switch).to_be_checked(checked=on)
+
+
+class TestPush:
+    async def test_it_is_switched_on_and_off(self, pushed: Host, chromium: Browser) -> None:
+        async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
+            await windows.context.add_init_script(SUBSCRIBING)
+            window = await opened(windows)
+            await expect(window.panel.get_by_role("switch", name=SWITCH)).not_to_be_checked()
+            await switched(window, on=True)
+            await switched(window, on=False)
+
+    async def test_what_comes_is_shown_by_the_worker_and_closed_when_it_is_read(
+        self, pushed: Host, chromium: Browser, phones: Phones
+    ) -> None:
+        async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
+            await windows.context.add_init_script(SUBSCRIBING)
+            window = await opened(windows)
+            await switched(window, on=True)
+            [endpoint] = await window.page.evaluate("() => subscribed")
+            [id_] = await tell(pushed.service, "One")
+            payload = await pushed_to(phones, endpoint)
+            await deliver(window, payload)
+            assert await banners(window) == [("Message", "One", id_)]
+            await pushed.service.as_user(1, "PUT", f"/notifications/{id_}/read")
+            [second] = await tell(pushed.service, "Two")
+            await deliver(window, await pushed_to(phones, endpoint, 2))
+            assert await banners(window) == [("Message", "Two", second)]
+            await window.button("Back").click()
+            await window.row("Two").get_by_role("button", name="Mark as read").click()
+            for _ in range(100):
+                if await banners(window) == []:
+                    break
+                await asyncio.sleep(0.05)
+            assert await banners(window) == []
+
+    async def test_a_click_tells_the_page_and_opens_the_link(self, pushed: Host, chromium: Browser) -> None:
+        async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
+            await windows.context.add_init_script(SUBSCRIBING)
+            window = await opened(windows)
+            await switched(window, on=True)
+            [id_] = await tell(pushed.service, "One")
+            for link, opens in [
+                ("https://crm.example.com/cases/1", ["https://crm.example.com/cases/1"]),
+                (None, []),
+                ("javascript:alert(1)", []),
+            ]:
+                payload = {
+                    "title": "A",
+                    "body": "B",
+                    "tag": id_,
+                    "badge": 1,
+                    "clear": [],
+                    "notification": {"id": id_, "link": link},
+                }
+                await deliver(window, payload)
+                assert await clicked(windows) == opens
+            for _ in range(100):
+                if (await pushed.service.inbox(1))["pagination"]["unread"] == 0:
+                    break
+                await asyncio.sleep(0.05)
+            assert (await pushed.service.inbox(1))["pagination"]["unread"] == 0
+
+    async def test_a_push_that_is_none_breaks_nothing(self, pushed: Host, chromium: Browser) -> None:
+        async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
+            await windows.context.add_init_script(SUBSCRIBING)
+            window = await opened(windows)
+            await switched(window, on=True)
+            for data in ("", "{", "null", "[]", '"x"', '{"title": 7}'):
+                await deliver(window, data)
+            assert await banners(window) == []
+            await deliver(window, {"title": "A", "body": "B", "tag": "x", "badge": "many", "clear": "all"})
+            assert await banners(window) == [("A", "B", "x")]
+
+    async def test_another_key_of_the_service_means_another_subscription(self, pushed: Host, chromium: Browser) -> None:
+        async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
+            await windows.context.add_init_script(SUBSCRIBING)
+            window = await opened(windows)
+            await window.page.evaluate("() => { window.formerKey = new Uint8Array([1, 2, 3]).buffer }")
+            await switched(window, on=True)
+            await window.page.evaluate("() => { delete window.formerKey; inbox.remove(); document.body.append(inbox) }")
+            for _ in range(100):
+                if len(await window.page.evaluate("() => subscribed")) == 2:
+                    break
+                await asyncio.sleep(0.05)
+            assert len(await window.page.evaluate("() => subscribed")) == 2
+            assert await browsers_of(pushed.service) == 1
+
+    async def test_a_worker_of_another_origin_is_never_made_a_script(self, pushed: Host, chromium: Browser) -> None:
+        pushed.embed('worker="https://evil.example/worker.js"')
+        async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
+            await windows.context.add_init_script(SUBSCRIBING)
+            window = await opened(windows)
+            await window.panel.get_by_role("switch", name=SWITCH).click()
+            await expect(window.panel.get_by_text("Your browser could not be set up.")).to_be_visible()
+            assert window.complaints == ["A worker must be of the page's origin."]
+            window.complaints.clear()
+            assert await window.page.evaluate("() => subscribed") == []
+
+    async def test_the_switch_hides_where_it_can_do_nothing(self, windows: Windows) -> None:
+        for attributes in ("", 'worker="/worker.js"'):  # no worker; a service that pushes to no browser
+            windows.host.embed(attributes)
+            window = await opened(windows)
+            await expect(window.panel.get_by_text("Notify me in this browser")).to_have_count(0)
+
+    async def test_a_browser_that_blocks_says_so(self, pushed: Host, chromium: Browser) -> None:
+        async with browsing(chromium, pushed) as windows:
+            await windows.context.add_init_script(
+                "Object.defineProperty(Notification, 'permission', { value: 'denied' })"
+            )
+            window = await opened(windows)
+            await expect(window.panel.get_by_role("switch", name="Notify me in this browser")).to_be_disabled()
+            await expect(window.panel.get_by_text("Your browser blocks")).to_be_visible()
+
+
+async def pushed_to(phones: Phones, endpoint: str, count: int = 1) -> dict[str, Any]:
+    for _ in range(200):
+        found = phones.pushes("browser", endpoint)
+        if len(found) >= count:
+            payload: dict[str, Any] = found[-1]["payload"]
+            return payload
+        await asyncio.sleep(0.05)
+    raise AssertionError(phones.pushes())
+
+
+async def deliver(window: Window, payload: Any) -> None:
+    """Wake the worker with a push, as the browser's push service would."""
+    import json
+
+    session = await window.page.context.new_cdp_session(window.page)
+    registrations: list[dict[str, Any]] = []
+    session.on("ServiceWorker.workerRegistrationUpdated", lambda event: registrations.extend(event["registrations"]))
+    await session.send("ServiceWorker.enable")
+    for _ in range(100):
+        if registrations:
+            break
+        await asyncio.sleep(0.05)
+    data = payload if isinstance(payload, str) else json.dumps(payload)
+    await session.send(
+        "ServiceWorker.deliverPushMessage",
+        {"origin": window.host.origin, "registrationId": registrations[-1]["registrationId"], "data": data},
+    )
+    await window.page.wait_for_timeout(300)
+    await session.detach()
+
+
+async def banners(window: Window) -> list[tuple[str, str, str]]:
+    found = await window.page.evaluate(
+        """async () => {
+          const registration = await navigator.serviceWorker.getRegistration();
+          return (await registration.getNotifications()).map(({ title, body, tag }) => [title, body, tag]);
+        }"""
+    )
+    return [tuple(one) for one in found]
+
+
+async def clicked(windows: Windows) -> list[str]:
+    """Click what is shown, and return what the worker opened."""
+    opened_: list[str] = await windows.context.service_workers[0].evaluate(
+        """async () => {
+          const opened = [];
+          const openWindow = async (url) => { opened.push(url) };
+          Object.defineProperty(self.clients, "openWindow", { value: openWindow, configurable: true });
+          WindowClient.prototype.focus = async function () { return this };
+          const [notification] = await self.registration.getNotifications();
+          const event = new NotificationEvent("notificationclick", { notification });
+          const done = [];
+          event.waitUntil = (promise) => done.push(promise);
+          self.dispatchEvent(event);
+          await Promise.all(done);
+          return opened;
+        }"""
+    )
+    return opened_

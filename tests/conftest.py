@@ -34,7 +34,7 @@ from tocsin.postgres.supervisor import Embedded
 from tocsin.pubsub import PubSub
 from tocsin.push.apps import lanes_of
 from tocsin.push.channels.vapid import Vapid
-from tocsin.serve import dispatcher_of, furnished
+from tocsin.serve import build_app_state, dispatcher_of
 from tocsin.settings import Settings, read_settings
 from tocsin.worker import Worker
 from tocsin_phones import Phones
@@ -235,8 +235,8 @@ async def serving(
         lanes = lanes_of(settings) if pushing else []
         for lane in lanes:
             stack.push_async_callback(lane.transport.close)
-        app_state = furnished(settings, catalogue, database, pubsub, verifier, lanes)
-        watching = asyncio.create_task(app_state.live.watch())
+        app_state = build_app_state(settings, catalogue, database, pubsub, verifier, lanes)
+        watching = asyncio.create_task(app_state.streams.watch())
         stack.callback(watching.cancel)
         worker = Worker(own, catalogue, pubsub, metrics=app_state.metrics) if with_worker else None
         if worker and pushing:
@@ -244,7 +244,7 @@ async def serving(
                 settings, lanes, worker, own, catalogue, app_state.operator, pubsub, app_state.metrics
             )
         if worker:
-            pubsub.answer("settled")
+            pubsub.handle_locally("settled")
             working = asyncio.create_task(worker.run())
             stack.push_async_callback(lambda: working)
             stack.callback(worker.stop)
@@ -260,7 +260,7 @@ async def serving(
         running = asyncio.create_task(server._serve([listening]))  # noqa: SLF001 - serve() would take our signals
         await server.ready.wait()
         stack.push_async_callback(lambda: running)
-        stack.callback(app_state.live.close)
+        stack.callback(app_state.streams.close)
         stack.callback(setattr, server, "should_exit", True)  # noqa: FBT003 - an attribute's value
         port = listening.getsockname()[1]
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=15))

@@ -42,7 +42,7 @@ async def test_rings_and_changes_go_by_nats_and_again_when_it_is_back(api: Api, 
     here, there = (PubSub(url, database, bus) for bus in wires)
     changed: list[int] = []
     there.on_change(lambda ids: changed.extend(ids or ()))
-    ears = asyncio.create_task(there.hear_others())
+    ears = asyncio.create_task(there.receive())
     here.publish("direct")  # nobody is there yet: nothing fails
     try:
         for _ in range(2):  # it goes, and comes back
@@ -50,11 +50,11 @@ async def test_rings_and_changes_go_by_nats_and_again_when_it_is_back(api: Api, 
                 await hears(there, "direct", here)
                 async with asyncio.timeout(5):
                     while 7 not in changed:
-                        here.tell([7])
+                        here.publish_changes([7])
                         await asyncio.sleep(0.05)
                 changed.clear()
             here.publish("direct")
-            here.tell(range(10_000))
+            here.publish_changes(range(10_000))
     finally:
         ears.cancel()
         await here.close()
@@ -67,7 +67,7 @@ async def test_who_nats_sends_away_comes_again(api: Api, port: int, tmp_path: Pa
     limits.write_text("max_subscriptions: 1")
     wires = [ByNats(f"nats://127.0.0.1:{port}") for _ in range(2)]
     here, there = (PubSub("", api.app_state.database, bus) for bus in wires)
-    ears = asyncio.create_task(there.hear_others())
+    ears = asyncio.create_task(there.receive())
     try:
         async with nats(port, tmp_path, "-c", str(limits)):
             await hears(there, "direct", here)
@@ -94,7 +94,7 @@ async def test_why_nats_cant_be_reached_is_said_once(
     users = tmp_path / "nats.conf"
     users.write_text('authorization { users = [{ user: "tocsin", password: "another" }] }')
     async with nats(port, tmp_path, "-c", str(users)) as process:
-        ears = asyncio.create_task(there.hear_others())
+        ears = asyncio.create_task(there.receive())
         said = ""
         async with asyncio.timeout(10):
             while "NATS connection failed; it will be retried" not in said:
@@ -118,15 +118,15 @@ async def test_many_changes_are_said_in_one_word(api: Api, port: int, tmp_path: 
         here, there = (PubSub("", api.app_state.database, bus) for bus in wires)
         told: list[object] = []
         there.on_change(told.append)
-        ears = asyncio.create_task(there.hear_others())
+        ears = asyncio.create_task(there.receive())
         await hears(there, "direct", here)
-        here.tell(range(1, 3000))
-        here.tell([5])
+        here.publish_changes(range(1, 3000))
+        here.publish_changes([5])
         async with asyncio.timeout(5):
             while not told:
                 await asyncio.sleep(0.01)
         assert told == [None]
-        here.tell(range(1, 1500))
+        here.publish_changes(range(1, 1500))
         async with asyncio.timeout(5):
             while len({id_ for ids in told if isinstance(ids, set) for id_ in ids}) < 1499:
                 await asyncio.sleep(0.01)

@@ -266,7 +266,7 @@ async def test_what_has_nothing_to_tell_any_more_hides_nothing_that_follows(api:
                 await asyncio.sleep(0.01)
     for id_ in ids:
         await mine(api, "DELETE", f"/{id_}")
-    told = (await inbox.told_since(api.app_state.database, {1: mark}, 2))[1]
+    told = (await inbox.changes_since(api.app_state.database, {1: mark}, 2))[1]
     assert [(entry.event, entry.data) for entry in told.entries] == [
         ("deleted", f'{{"id":"{id_}"}}') for id_ in ids[:2]
     ]

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Api
 from tests.db.test_database_faults import IPHONE, becomes, impatient, locked, post, pushes_of, until, waiting_at
 from tocsin import events, jobs, retention
-from tocsin.api.middleware import HANG_UP
+from tocsin.api.middleware import ABORT
 from tocsin.api.stream import StreamResponse
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, connect
@@ -285,7 +285,7 @@ def test_a_reader_that_takes_nothing_for_thirty_seconds_is_hung_up_on(database: 
 
         reader = Stream(1, time.time() + 10**6)
         reader.made = reader.position = 1
-        scope: Any = {"type": "http", "state": {}, HANG_UP: hang_up}
+        scope: Any = {"type": "http", "state": {}, ABORT: hang_up}
         await StreamResponse(_Quiet(database), reader)(scope, receive, send)
         assert hung_up == [45]  # fifteen seconds of silence, and thirty in which the comment was not taken
 

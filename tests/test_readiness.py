@@ -22,7 +22,7 @@ from tocsin.db.migrate import migrate
 from tocsin.db.pool import Connection, Database, connect, queries
 from tocsin.ids import new_id
 from tocsin.postgres.supervisor import Embedded
-from tocsin.push.apps import read_again
+from tocsin.push.apps import reload_keys
 from tocsin.readiness import Readiness
 from tocsin.settings import Settings
 from tocsin_phones import Phones
@@ -212,8 +212,8 @@ async def test_a_lane_that_waits_for_an_access_token_says_why_and_reading_keys_a
     phones.forget()
     assert pushing.worker
     assert pushing.worker.dispatcher
-    read_again(pushing.app_state.lanes, pushing.app_state.settings)
-    await pushing.worker.dispatcher.begin_anew()
+    reload_keys(pushing.app_state.lanes, pushing.app_state.settings)
+    await pushing.worker.dispatcher.keys_reloaded()
     await until(lambda: _lane_says(pushing, None, "fcm/default"))
     await becomes(pushing, id_, {"delivered": 1})
 
@@ -233,8 +233,8 @@ async def test_a_lane_that_waits_long_says_until_when_and_reading_keys_again_tri
     second = await post(pushing, 1)
     assert pushing.worker
     assert pushing.worker.dispatcher
-    read_again(pushing.app_state.lanes, pushing.app_state.settings)
-    await pushing.worker.dispatcher.begin_anew()
+    reload_keys(pushing.app_state.lanes, pushing.app_state.settings)
+    await pushing.worker.dispatcher.keys_reloaded()
     await becomes(pushing, second, {"delivered": 1})
     await until(lambda: _lane_says(pushing, None, "fcm/default"))
 

@@ -164,7 +164,7 @@ async def test_a_stream_of_the_former_never_goes_on_in_the_inbox_of_the_next(api
     async def take(lines: bytes) -> None:
         told.append(lines)
 
-    api.app_state.live.join(reader)
+    api.app_state.streams.join(reader)
     running = asyncio.create_task(reader.run(take))
     async with asyncio.timeout(10):
         while reader.made is None:
@@ -179,7 +179,7 @@ async def test_a_stream_of_the_former_never_goes_on_in_the_inbox_of_the_next(api
         )
         [head] = (await inbox.heads(api.app_state.database, [PERSON])).values()
         assert head[0] != reader.made
-        api.app_state.live.changed([PERSON])
+        api.app_state.streams.changed([PERSON])
         await running
-    api.app_state.live.leave(reader)
+    api.app_state.streams.leave(reader)
     assert b"resync" not in b"".join(told)

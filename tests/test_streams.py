@@ -231,12 +231,12 @@ async def test_who_takes_nothing_for_long_is_hung_up_on(api: Api, monkeypatch: p
         slow.connect((api.http.base_url.host, api.http.base_url.port))
         slow.sendall(f"GET /notifications/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
         async with asyncio.timeout(5):
-            while not api.app_state.live.count:
+            while not api.app_state.streams.count:
                 await asyncio.sleep(0.01)
         event = note(1)
         long = {"events": [{**event, "params": {**event["params"], "body": "x" * 9_000}}] * 10}
         async with asyncio.timeout(60):
-            while api.app_state.live.count:
+            while api.app_state.streams.count:
                 await api.as_service("POST", "/events/batch", json=long)
                 await at_rest(api)
         slow.settimeout(5)
@@ -321,9 +321,9 @@ async def test_a_ninth_stream_closes_the_oldest(api: Api) -> None:
         watches.append(await stack.enter_async_context(watching(api)))
         await watches[0].until_ended()
         assert [watch.ended for watch in [*watches, other]] == [True] + [False] * 9
-        assert api.app_state.live.count == 9
+        assert api.app_state.streams.count == 9
     async with asyncio.timeout(3):
-        while api.app_state.live.count:
+        while api.app_state.streams.count:
             await asyncio.sleep(0.01)
 
 
@@ -380,14 +380,14 @@ async def test_a_reader_who_takes_nothing_holds_little_and_is_told_to_fetch(api:
         token = mint_user(SECRET, 1, HOUR)
         slow.sendall(f"GET /notifications/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
         async with asyncio.timeout(5):
-            while not api.app_state.live.count:
+            while not api.app_state.streams.count:
                 await asyncio.sleep(0.01)
         event = note(1)
         long = {"events": [{**event, "params": {**event["params"], "body": "x" * 9_000}}] * 10}
         for _ in range(60):  # more than all buffers between us hold, and each less than may wait
             answer = await api.as_service("POST", "/events/batch", json=long)
             await api.as_service("GET", f"/events/{answer.json()['ids'][-1]}?wait=10")
-        [reader] = api.app_state.live._readers[1]  # noqa: SLF001 - what it holds is seen nowhere else
+        [reader] = api.app_state.streams._streams[1]  # noqa: SLF001 - what it holds is seen nowhere else
         async with asyncio.timeout(5):
             while reader.position is None or not any(b"event: resync" in line for line in reader._lines):  # noqa: SLF001
                 await asyncio.sleep(0.02)
@@ -409,7 +409,7 @@ async def test_a_reader_of_one_process_is_told_of_what_another_writes(
 ) -> None:
     await api.people(1, 2)
     async with serving(url_for(server, "busy"), catalogue, with_worker=False) as elsewhere:
-        ears = asyncio.create_task(elsewhere.app_state.pubsub.hear_others())
+        ears = asyncio.create_task(elsewhere.app_state.pubsub.receive())
         await asyncio.sleep(0.2)
         async with watching(elsewhere) as watch:
             id_ = await api.post(custom(1))
@@ -423,7 +423,7 @@ async def test_a_reader_of_one_process_is_told_of_what_another_writes(
 async def test_what_nobody_rang_for_is_found(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     await api.people(1, 2)
     async with watching(api) as watch:
-        monkeypatch.setattr(api.app_state.pubsub, "tell", lambda _: None)
+        monkeypatch.setattr(api.app_state.pubsub, "publish_changes", lambda _: None)
         id_ = await api.post(custom(1))
         [shown] = await watch.until_told("notification", seconds=pubsub.POLL + 3)
         assert shown["id"] == id_

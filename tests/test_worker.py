@@ -44,7 +44,7 @@ async def working(url: str, catalogue: Catalogue) -> AsyncIterator[Worker]:
     await database.open()
     bells = PubSub(url, database)
     worker = Worker(database, catalogue, bells)
-    ears, run = asyncio.create_task(bells.hear_others()), asyncio.create_task(worker.run())
+    ears, run = asyncio.create_task(bells.receive()), asyncio.create_task(worker.run())
     try:
         yield worker
     finally:

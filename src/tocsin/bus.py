@@ -22,7 +22,7 @@ MAX_BYTES = 7900
 RECONNECT_INTERVAL = 1.5
 """Seconds from one try to connect to the next."""
 
-Hear = Callable[[str], None]
+Receive = Callable[[str], None]
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ class Bus(Protocol):
     async def send(self, text: str) -> None:
         """Send a text of at most `MAX_BYTES` bytes. Never raises."""
 
-    async def listen(self, hear: Hear) -> None:
+    async def listen(self, receive: Receive) -> None:
         """Pass on what comes, for ever; connects again by itself."""
 
 
@@ -49,22 +49,22 @@ class ByNotify:
         with contextlib.suppress(Exception):  # the pool logs it, and what is lost costs latency alone
             await self._database.value("select pg_notify($1, $2)", CHANNEL, text)
 
-    async def listen(self, hear: Hear) -> None:
+    async def listen(self, receive: Receive) -> None:
         """Listen on a connection of its own."""
         backoff = Backoff("listening for other processes")
         while True:
             try:
-                await self._listen(hear, backoff)
+                await self._listen(receive, backoff)
             except Exception as error:  # noqa: BLE001 - whatever it is, it listens again
                 await backoff.pause(error)
 
-    async def _listen(self, hear: Hear, backoff: Backoff) -> None:
+    async def _listen(self, receive: Receive, backoff: Backoff) -> None:
         """Listen until the connection ends, which is an outage: by the next try it is known why."""
         gone = asyncio.Event()
         connection = await connect(self._url)
         try:
             connection.add_termination_listener(lambda _: gone.set())
-            await connection.add_listener(CHANNEL, lambda *said: hear(str(said[-1])))
+            await connection.add_listener(CHANNEL, lambda *said: receive(str(said[-1])))
             backoff.succeeded()
             await gone.wait()
         finally:
@@ -89,11 +89,11 @@ class ByNats:
             with contextlib.suppress(NatsError, OSError):
                 await self._client.publish(SUBJECT, text.encode())
 
-    async def listen(self, hear: Hear) -> None:
+    async def listen(self, receive: Receive) -> None:
         """Subscribe; the client does so again whenever it has connected again, until it is closed for good."""
 
         async def pass_on(message: Any) -> None:
-            hear(message.data.decode("utf-8", "replace"))
+            receive(message.data.decode("utf-8", "replace"))
 
         while True:
             await asyncio.shield(self._connect())

@@ -79,6 +79,6 @@ async def replay(  # noqa: PLR0913, PLR0917 - what to replay, and for whom
         pushes = await deliveries.replay_lane(database, lane, since, REQUEUE_BATCH_SIZE, company_id)
     else:
         pushes = await deliveries.replay(database, ids, company_id)
-    for bell in ("direct", "bulk", "push"):
-        pubsub.publish(bell)
+    for topic in ("direct", "bulk", "push"):
+        pubsub.publish(topic)
     return Replayed(len(jobs), pushes)

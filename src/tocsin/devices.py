@@ -96,10 +96,10 @@ async def register(database: Database, user_id: int, device: Device, replaces: s
                 await connection.execute(_SQL["register"], user_id, *astuple(device))
             else:
                 await connection.execute(_SQL["detach"], user_id, token)
-        await keep_to_the_limit(connection, user_id)
+        await enforce_device_limit(connection, user_id)
 
 
-async def keep_to_the_limit(connection: Connection, user_id: int) -> None:
+async def enforce_device_limit(connection: Connection, user_id: int) -> None:
     """Let the longest unused devices of a user go, if there are too many."""
     await connection.execute(_SQL["keep"], user_id, MAX_DEVICES)
 
@@ -114,16 +114,16 @@ async def detach_for(database: Database, user_id: int, company_id: int | None, t
     if await database.value(_SQL["user"], user_id, company_id) is None:
         raise NotFound
     async with database.transaction() as connection:
-        await say_goodbye(connection, [user_id], token)
+        await clear_phones(connection, [user_id], token)
         if token is None:
             await detach_all(connection, user_id)
         else:
             await connection.execute(_SQL["detach"], user_id, token)
 
 
-async def say_goodbye(connection: Connection, user_ids: Sequence[int], token: str | None = None) -> None:
+async def clear_phones(connection: Connection, user_ids: Sequence[int], token: str | None = None) -> None:
     """Have the phones of users, or one of them, clear all that they show: it is not theirs to see from now on."""
-    await connection.execute(_SQL["say_goodbye"], user_ids, token)
+    await connection.execute(_SQL["clear_phones"], user_ids, token)
 
 
 async def detach_all(store: Database | Connection, user_id: int) -> None:

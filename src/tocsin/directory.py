@@ -57,10 +57,10 @@ async def put_user(database: Database, user: User, company_id: int | None) -> No
         row = await connection.fetchrow(_SQL["put_user"], *asdict(user).values(), company_id)
         if row is None:
             raise NotFound
-        if row["is_elsewhere"]:
+        if row["zone_changed"]:
             await deliveries.release_held(connection, [user.id])
         if row["is_retired"]:
-            await devices.say_goodbye(connection, [user.id])
+            await devices.clear_phones(connection, [user.id])
     await until_tokens_are_good(row["wait"])
 
 
@@ -145,12 +145,12 @@ async def erase(database: Database, pubsub: PubSub, id_: int, company_id: int | 
             raise NotFound
         await connection.fetchval(_SQL["hold_head"], id_)
         await connection.execute(_SQL["erase_deliveries"], id_)
-        await devices.say_goodbye(connection, [id_])
+        await devices.clear_phones(connection, [id_])
         await devices.detach_all(connection, id_)
         await connection.execute(_SQL["erase"], id_, new_id())
         await connection.execute(_SQL["next_generation"])  # the last, for all erasures wait here for each other
-    for bell in ("bulk", "clear"):
-        pubsub.publish(bell)
+    for topic in ("bulk", "clear"):
+        pubsub.publish(topic)
 
 
 async def finish_erasure(database: Database, worker: UUID, job: Job) -> None:

@@ -112,7 +112,7 @@ class Intake:
 
     def __init__(self, database: Database, pubsub: PubSub, *, is_shared: bool = True) -> None:
         self._database = database
-        self._doorbell = pubsub
+        self._pubsub = pubsub
         self._is_shared = is_shared
         self._waiting: list[Waiting] = []
         self._storing: asyncio.Task[None] | None = None
@@ -136,7 +136,7 @@ class Intake:
     async def _accept(self, drafts: Sequence[Draft], prefixes: Sequence[str]) -> list[Accepted]:
         async with self._database.transaction() as connection:
             accepted = await _store_all(connection, drafts, prefixes)
-        self._doorbell.publish("direct")
+        self._pubsub.publish("direct")
         return accepted
 
     async def _store(self) -> None:
@@ -152,7 +152,7 @@ class Intake:
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must be told
             await self._tell(batch, error)
             return
-        self._doorbell.publish("direct")
+        self._pubsub.publish("direct")
         unknown_ids = {row["event_id"]: row for row in rows}
         for each in batch:
             if not each.unknown_ids.done():
@@ -205,7 +205,7 @@ async def cancel(database: Database, pubsub: PubSub, id_: UUID, owner: Viewer, o
         if event is None:
             raise NotFound
         await _cancel(connection, id_, None if event["service"] == operator else operator)
-    _ring_out(pubsub)
+    _publish_settled(pubsub)
 
 
 async def cancel_by_key(database: Database, pubsub: PubSub, key: str, owner: Viewer) -> None:
@@ -215,7 +215,7 @@ async def cancel_by_key(database: Database, pubsub: PubSub, key: str, owner: Vie
         if id_ is None:
             raise NotFound
         await _cancel(connection, id_)
-    _ring_out(pubsub)
+    _publish_settled(pubsub)
 
 
 async def stop(connection: Connection, ids: Sequence[UUID]) -> None:
@@ -227,14 +227,14 @@ async def state(database: Database, pubsub: PubSub, id_: UUID, reader: Viewer, *
     """Return what became of an event as soon as that is settled, at the latest after `seconds`; or raise `NotFound`."""
     end = time.monotonic() + seconds
     while True:
-        bell = pubsub.listen_for("settled")
+        wakeup = pubsub.listen_for("settled")
         row = await database.row(_SQL["event"], id_, reader.service, reader.company_id)
         if row is None:
             raise NotFound
         left = end - time.monotonic()
         if left <= 0 or (row["state"] in SETTLED and not await deliveries.is_waiting(database, id_)):
             break
-        await wait(bell, min(left, _POLL_INTERVAL))
+        await wait(wakeup, min(left, _POLL_INTERVAL))
     pushes = await deliveries.counts(database, id_)
     answer = {
         "id": str(row["id"]),
@@ -270,7 +270,7 @@ async def explain(database: Database, id_: UUID, user_id: int, reader: Viewer) -
         "delivered_at": time_of(row["created_at"]),
         "read_at": time_of(row["read_at"]),
         "deleted_at": time_of(row["deleted_at"]),
-        "devices": [_told_of_device(device) for device in await deliveries.of_person(database, id_, user_id)],
+        "devices": [_device_status(device) for device in await deliveries.of_person(database, id_, user_id)],
     }
 
 
@@ -291,7 +291,7 @@ async def customs(
     ]
 
 
-def _told_of_device(row: Record) -> dict[str, Any]:
+def _device_status(row: Record) -> dict[str, Any]:
     """Say what was decided about one device, and what its provider answered."""
     words = "waits for its turn" if row["state"] == "queued" else row["reason"]
     if row["stopped_at"] and row["state"] in WAITING:
@@ -435,9 +435,9 @@ async def _cancel(connection: Connection, id_: UUID, operator: str | None = None
         raise TooLate
 
 
-def _ring_out(pubsub: PubSub) -> None:
-    for bell in ("settled", "direct"):
-        pubsub.publish(bell)
+def _publish_settled(pubsub: PubSub) -> None:
+    for topic in ("settled", "direct"):
+        pubsub.publish(topic)
 
 
 def _accepted(id_: UUID, draft: Draft, unknown_ids: Record | None) -> Accepted:

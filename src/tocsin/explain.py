@@ -98,7 +98,7 @@ async def person(database: Database, user_id: int, company_id: int | None = None
     row = await database.row(_SQL["person"], user_id, company_id)
     if row is None:
         raise NotFound
-    return {**row, "devices": [_told_of_device(device) for device in await database.rows(_SQL["devices"], user_id)]}
+    return {**row, "devices": [_device_status(device) for device in await database.rows(_SQL["devices"], user_id)]}
 
 
 async def of_late(
@@ -114,7 +114,7 @@ async def of_late(
     return Lately(explained, reach or since)
 
 
-def _told_of_device(row: Record) -> dict[str, Any]:
+def _device_status(row: Record) -> dict[str, Any]:
     """Say how a device is reached, and in `state` and `what` how that is going."""
     if not row["has_lane"]:
         state, what = "unserved", "no key is set for this provider and app"

@@ -68,8 +68,8 @@ class Entry(NamedTuple):
 
 
 @dataclass(slots=True)
-class Told:
-    """What happened in an inbox since a position, and where it is now; `more` follows what is told.
+class InboxChanges:
+    """What happened in an inbox since a position, and where it is now; `more` follows these entries.
 
     `made` names the inbox, as erasing makes another one; what happened before `forgotten` is no longer known.
     """
@@ -141,31 +141,33 @@ async def changes(database: Database, user: UserCaller, since: str, limit: int =
     Raises like `owner`.
     """
     made, position = position_in(since)
-    told = (await told_since(database, {user.id: position}, limit)).get(user.id)
-    if told is None or not told.admits(user.issued):
+    found = (await changes_since(database, {user.id: position}, limit)).get(user.id)
+    if found is None or not found.admits(user.issued):
         raise await _refusal(database, user)
-    if made != told.made or not told.forgotten <= position <= told.at:
-        return Changes("", told.unread, told.cursor, more=False, resync=True)
-    upto = told.entries[-1].position if told.more else told.at
-    data = ",".join(f'{{"event":"{entry.event}","data":{entry.data}}}' for entry in told.entries)
-    return Changes(data, told.unread, cursor_of(told.made, upto), more=told.more, resync=False)
+    if made != found.made or not found.forgotten <= position <= found.at:
+        return Changes("", found.unread, found.cursor, more=False, resync=True)
+    upto = found.entries[-1].position if found.more else found.at
+    data = ",".join(f'{{"event":"{entry.event}","data":{entry.data}}}' for entry in found.entries)
+    return Changes(data, found.unread, cursor_of(found.made, upto), more=found.more, resync=False)
 
 
-async def told_since(database: Database, since: Mapping[int, int], limit: int = MAX_CHANGES) -> dict[int, Told]:
+async def changes_since(
+    database: Database, since: Mapping[int, int], limit: int = MAX_CHANGES
+) -> dict[int, InboxChanges]:
     """Return what happened in each of these inboxes since a position, at most `limit` of it, and up to 500.
 
     Whoever is gone or inactive is not there.
     """
-    found: dict[int, Told] = {}
+    found: dict[int, InboxChanges] = {}
     for user_id, at, made_at, tokens_from, unread_count, forgotten, position, event, data in await database.rows(
         _SQL["changes"], list(since), list(since.values()), limit
     ):
         if user_id not in found:
-            found[user_id] = Told(_micros(made_at), at, unread_count, forgotten, tokens_from)
+            found[user_id] = InboxChanges(_micros(made_at), at, unread_count, forgotten, tokens_from)
         if event is not None:
             found[user_id].entries.append(Entry(position, event, data))
-    for told in found.values():
-        told.more = len(told.entries) >= limit and told.entries[-1].position < told.at
+    for one in found.values():
+        one.more = len(one.entries) >= limit and one.entries[-1].position < one.at
     return found
 
 

@@ -30,30 +30,30 @@ class PubSub:
     """One bell per lane, one named `settled` for those who wait for an event's end, and one for each user's inbox."""
 
     def __init__(self, url: str, database: Database, bus: Bus | None = None) -> None:
-        self._wire = bus or ByNotify(url, database)
-        self._rung: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
-        self._answered: set[str] = set()
+        self._bus = bus or ByNotify(url, database)
+        self._events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._local: set[str] = set()
         self._outgoing: set[str] = set()
         self._changed_users: set[int] = set()
         self._sender: asyncio.Task[None] | None = None
         self._changed: Changed = lambda _: None
 
-    def answer(self, *names: str) -> None:
+    def handle_locally(self, *names: str) -> None:
         """Declare that this process answers these bells itself: they need not be heard outside."""
-        self._answered.update(names)
+        self._local.update(names)
 
     def publish(self, name: str) -> None:
         """Wake whoever waits for `name`. Never blocks and never fails."""
-        self._rung.pop(name, asyncio.Event()).set()
-        if name not in self._answered:
+        self._events.pop(name, asyncio.Event()).set()
+        if name not in self._local:
             self._outgoing.add(name)
             self._begin_to_send()
 
     def listen_for(self, name: str) -> asyncio.Event:
         """Return what the next ring of `name` sets. To miss none: take it, look for work, and only then wait."""
-        return self._rung[name]
+        return self._events[name]
 
-    def tell(self, user_ids: Collection[int]) -> None:
+    def publish_changes(self, user_ids: Collection[int]) -> None:
         """Wake whoever reads the inboxes of these users. Never blocks and never fails."""
         self._changed(user_ids)
         self._changed_users.update(user_ids)
@@ -64,9 +64,9 @@ class PubSub:
         """Say what is to be told of inboxes that changed, here or elsewhere."""
         self._changed = changed
 
-    async def hear_others(self) -> None:
+    async def receive(self) -> None:
         """Pass on the rings of other processes, for ever."""
-        await self._wire.listen(self._pass_on)
+        await self._bus.listen(self._pass_on)
 
     async def close(self) -> None:
         """Let a last ring out."""
@@ -86,7 +86,7 @@ class PubSub:
                 with contextlib.suppress(ValueError):
                     users.add(int(word[1:]))
             else:
-                self._rung.pop(word, asyncio.Event()).set()
+                self._events.pop(word, asyncio.Event()).set()
         if users:
             self._changed(users)
 
@@ -96,7 +96,7 @@ class PubSub:
             users, self._changed_users = self._changed_users, set()
             words = [*sorted(names), *([EVERYBODY] if len(users) > MAX_USERS else (f"@{id_}" for id_ in users))]
             for text in _messages(words):
-                await self._wire.send(text)
+                await self._bus.send(text)
             await asyncio.sleep(GAP)
 
 
@@ -104,7 +104,7 @@ class DeferredPubSub(PubSub):
     """Another doorbell in a transaction: what is rung goes out after the commit, when there is something to be seen."""
 
     def __init__(self, pubsub: PubSub) -> None:
-        self._doorbell = pubsub
+        self._pubsub = pubsub
         self._names: set[str] = set()
         self._users: set[int] = set()
 
@@ -114,25 +114,25 @@ class DeferredPubSub(PubSub):
 
     def listen_for(self, name: str) -> asyncio.Event:
         """Return what the next ring of `name` sets."""
-        return self._doorbell.listen_for(name)
+        return self._pubsub.listen_for(name)
 
-    def tell(self, user_ids: Collection[int]) -> None:
+    def publish_changes(self, user_ids: Collection[int]) -> None:
         """Remember whose readers to wake."""
         self._users.update(user_ids)
 
-    def release(self) -> None:
+    def flush(self) -> None:
         """Ring for all that was rung."""
         for name in sorted(self._names):
-            self._doorbell.publish(name)
+            self._pubsub.publish(name)
         if self._users:
-            self._doorbell.tell(self._users)
+            self._pubsub.publish_changes(self._users)
 
 
-async def wait(bell: asyncio.Event, seconds: float = POLL) -> None:
+async def wait(wakeup: asyncio.Event, seconds: float = POLL) -> None:
     """Wait until `bell` rings, at most `seconds`."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await bell.wait()
+            await wakeup.wait()
 
 
 def _messages(words: list[str]) -> Iterator[str]:

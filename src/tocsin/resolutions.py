@@ -58,8 +58,8 @@ async def resolve(database: Database, pubsub: PubSub, resolution: Resolution) ->
             await _hold_up(connection, resolution, about)
         ids = [event["id"] for event in about if _is_concerned(resolution.how, event)]
         await connection.execute(_SQL["accept"], new_id(), resolution.how, resolution.company_id, resolution.users, ids)
-    for bell in ("direct", "settled"):
-        pubsub.publish(bell)
+    for topic in ("direct", "settled"):
+        pubsub.publish(topic)
 
 
 async def settle(database: Database, catalogue: Catalogue, worker: UUID, job: Job) -> Collection[int]:

@@ -35,7 +35,7 @@ from tocsin.postgres import supervisor
 from tocsin.postgres.supervisor import Embedded, is_served
 from tocsin.preferences import Operator, Preferences
 from tocsin.pubsub import PubSub
-from tocsin.push.apps import lanes_of, read_again
+from tocsin.push.apps import lanes_of, reload_keys
 from tocsin.push.content import Composer
 from tocsin.push.dispatcher import Dispatcher
 from tocsin.push.lanes import Lane
@@ -82,13 +82,13 @@ async def serve(
         database = await stack.enter_async_context(pool(url, API_CONNECTIONS, API_STATEMENT_TIMEOUT))
         own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS, beats=True))
         bulk = await stack.enter_async_context(_bulk_pool(settings, url))
-        pubsub = await stack.enter_async_context(_doorbell(settings, url, own))
+        pubsub = await stack.enter_async_context(_pubsub_for(settings, url, own))
         verifier = from_settings.verifier_of(settings)
         stack.push_async_callback(verifier.close)
         verifier.begin()
         lanes = await stack.enter_async_context(_lanes(settings))
         catalogue = Catalogue.load(*settings.catalogue_folders)
-        app_state = furnished(settings, catalogue, database, pubsub, verifier, lanes)
+        app_state = build_app_state(settings, catalogue, database, pubsub, verifier, lanes)
         worker = None
         if with_worker:
             app_state.metrics.watch_pool("worker", own)
@@ -96,11 +96,11 @@ async def serve(
             worker.dispatcher = dispatcher_of(
                 settings, lanes, worker, own, catalogue, app_state.operator, pubsub, app_state.metrics
             )
-            await stack.enter_async_context(_meanwhile(run(bulk, settings.retention_days)))
-        stack.enter_context(_keys_again(settings, lanes, worker.dispatcher if worker else None, app_state))
+            await stack.enter_async_context(_in_background(run(bulk, settings.retention_days)))
+        stack.enter_context(_reloading_keys(settings, lanes, worker.dispatcher if worker else None, app_state))
         server = Server(
             _app_of(app_state, sockets, further),
-            app_state.live.close,
+            app_state.streams.close,
             connections=Connections.of_files(app_state.metrics),
             origins=settings.cors_origins,
             prefix=settings.root_path,
@@ -125,15 +125,15 @@ async def work(settings: Settings) -> None:
     ):
         if settings.operations_port is None:
             _on_signals(stopping.set)  # not before: a signal ends a start that waits for the database
-        pubsub = await stack.enter_async_context(_doorbell(settings, url, database))
+        pubsub = await stack.enter_async_context(_pubsub_for(settings, url, database))
         catalogue, metrics = Catalogue.load(*settings.catalogue_folders), Metrics()
         metrics.watch_pool("worker", database)
         worker = Worker(database, catalogue, pubsub, bulk, metrics)
         operator = Operator.load(catalogue, settings.preferences_file)
         worker.dispatcher = dispatcher_of(settings, lanes, worker, database, catalogue, operator, pubsub, metrics)
         await stack.enter_async_context(_watched(settings, Watched(database, metrics, Readiness(database)), stopping))
-        stack.enter_context(_keys_again(settings, lanes, worker.dispatcher))
-        async with _meanwhile(pubsub.hear_others()), _meanwhile(run(bulk, settings.retention_days)):
+        stack.enter_context(_reloading_keys(settings, lanes, worker.dispatcher))
+        async with _in_background(pubsub.receive()), _in_background(run(bulk, settings.retention_days)):
             working = asyncio.create_task(worker.run())
             log.info("worker started", worker=str(worker.id))
             until = asyncio.create_task(stopping.wait())
@@ -165,7 +165,7 @@ async def _watched(settings: Settings, watched: Watched, stopping: asyncio.Event
 
 
 @contextlib.contextmanager
-def _keys_again(
+def _reloading_keys(
     settings: Settings, lanes: Sequence[Lane], dispatcher: Dispatcher | None, app_state: AppState | None = None
 ) -> Iterator[None]:
     """Read all keys again whenever SIGHUP comes; one that can't be used is loud, and those before go on.
@@ -174,7 +174,7 @@ def _keys_again(
     """
     loop, at_a_terminal = asyncio.get_running_loop(), os.isatty(0)
     renewing: set[asyncio.Task[None]] = set()
-    reads: list[Callable[[], object]] = [lambda: read_again(lanes, settings)]
+    reads: list[Callable[[], object]] = [lambda: reload_keys(lanes, settings)]
     if app_state:
         reads.append(lambda: app_state.verifier.take(from_settings.keys_of(settings)))
 
@@ -183,11 +183,11 @@ def _keys_again(
         for refusal in refused:
             log.error("key reload failed; the previous keys stay in use", reason=str(refusal))
         if dispatcher:
-            await dispatcher.begin_anew()
+            await dispatcher.keys_reloaded()
         if not refused:
             log.info("keys reloaded")
 
-    def hear() -> None:
+    def on_signal() -> None:
         if at_a_terminal and not os.isatty(0):
             os.kill(os.getpid(), signal.SIGTERM)
             return
@@ -195,7 +195,7 @@ def _keys_again(
         renewing.add(task)
         task.add_done_callback(renewing.discard)
 
-    loop.add_signal_handler(signal.SIGHUP, hear)
+    loop.add_signal_handler(signal.SIGHUP, on_signal)
     try:
         yield
     finally:
@@ -259,7 +259,7 @@ def _bulk_pool(settings: Settings, url: str) -> contextlib.AbstractAsyncContextM
     return pool(url, 1, yields=settings.database_url is None)
 
 
-def furnished(  # noqa: PLR0913, PLR0917 - what it stands on
+def build_app_state(  # noqa: PLR0913, PLR0917 - what it stands on
     settings: Settings,
     catalogue: Catalogue,
     database: Database,
@@ -268,10 +268,10 @@ def furnished(  # noqa: PLR0913, PLR0917 - what it stands on
     lanes: Sequence[Lane],
 ) -> AppState:
     """Return the state of the application, in a running loop."""
-    live, metrics = Streams(database), Metrics()
-    pubsub.on_change(live.changed)
-    verifier.on_withdrawal = live.end_all  # whose tokens are still good comes again at once, and goes on
-    metrics.watch_streams(lambda: live.count)
+    streams, metrics = Streams(database), Metrics()
+    pubsub.on_change(streams.changed)
+    verifier.on_withdrawal = streams.end_all  # whose tokens are still good comes again at once, and goes on
+    metrics.watch_streams(lambda: streams.count)
     metrics.watch_pool("api", database)
     operator = Operator.load(catalogue, settings.preferences_file)
     intake, cursors = Intake(database, pubsub), Cursors(database)
@@ -284,7 +284,7 @@ def furnished(  # noqa: PLR0913, PLR0917 - what it stands on
         intake,
         verifier,
         cursors,
-        live,
+        streams,
         metrics,
         Readiness(database),
         lanes,
@@ -292,7 +292,7 @@ def furnished(  # noqa: PLR0913, PLR0917 - what it stands on
 
 
 @contextlib.asynccontextmanager
-async def _doorbell(settings: Settings, url: str, database: Database) -> AsyncIterator[PubSub]:
+async def _pubsub_for(settings: Settings, url: str, database: Database) -> AsyncIterator[PubSub]:
     """Return the doorbell, which rings at other processes by NATS where there is one."""
     if settings.nats_url is None:
         yield PubSub(url, database)
@@ -344,11 +344,11 @@ async def _together(
     """Run all parts; when one ends, end the others."""
     pubsub = app_state.pubsub
     if worker:
-        pubsub.answer("settled")
+        pubsub.handle_locally("settled")
         if app_state.settings.database_url is None:
             await Backoff("start").until_done(lambda: jobs.forget_workers(app_state.database))
     _outlive_signals()
-    ears = [asyncio.create_task(each) for each in (pubsub.hear_others(), app_state.live.watch())]
+    listeners = [asyncio.create_task(each) for each in (pubsub.receive(), app_state.streams.watch())]
     working = [asyncio.create_task(worker.run())] if worker else []
     serving = asyncio.create_task(server.serve(sockets))
     introducing = asyncio.create_task(_introduce(server, app_state, sockets, when_ready))
@@ -358,7 +358,7 @@ async def _together(
     if worker:
         worker.stop()
     ended = await asyncio.gather(serving, *working, return_exceptions=True)
-    await _end([*ears, introducing])
+    await _end([*listeners, introducing])
     await pubsub.close()
     for error in ended:
         if error:
@@ -404,7 +404,7 @@ async def _patiently(attempt: Callable[[], Awaitable[list[migrate.Step]]]) -> li
 
 
 @contextlib.asynccontextmanager
-async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Let something go on for as long as the block runs."""
     task = asyncio.create_task(work)
     try:

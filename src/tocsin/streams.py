@@ -1,7 +1,7 @@
 """Live: who watches their inbox, and what is told to each, in order, from where they were.
 
-A reader that joins, or whose inbox changed, is looked up together with all others: one statement for all of them. What
-a slow reader has not taken is bounded: beyond that, it is told to fetch the list anew.
+A stream that joins, or whose inbox changed, is looked up together with all others: one statement for all of them. What
+a slow stream has not taken is bounded: beyond that, it is told to fetch the list anew.
 """
 
 import asyncio
@@ -16,20 +16,20 @@ from tocsin.backoff import Backoff
 from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
 from tocsin.errors import Unavailable
-from tocsin.inbox import Told, cursor_of, position_in
+from tocsin.inbox import InboxChanges, cursor_of, position_in
 from tocsin.pubsub import POLL
 
 MAX_STREAMS_PER_USER = 8
 """Streams that a user may have open in a process: one more closes the oldest."""
 
 MAX_BACKLOG_BYTES = 256 * 1024
-"""Bytes that may wait for a reader who does not take them."""
+"""Bytes that may wait for a stream who does not take them."""
 
 BATCH_SIZE = 500
 """Inboxes that one statement looks at."""
 
 STALL_TIMEOUT = 30.0
-"""Seconds after which a reader that takes nothing is hung up on: one that lives comes again, and goes on."""
+"""Seconds after which a stream that takes nothing is hung up on: one that lives comes again, and goes on."""
 
 KEEPALIVE_INTERVAL = 15.0
 """Seconds of silence after which a comment is sent, so that what stands between us keeps the line open."""
@@ -45,8 +45,8 @@ class Stream:
 
     __slots__ = (
         "_lines",
+        "_sent_unread",
         "_size",
-        "_told_unread",
         "_woken",
         "ends_at",
         "is_over",
@@ -65,7 +65,7 @@ class Stream:
         self.is_over = False
         self._lines: deque[bytes] = deque()
         self._size = 0
-        self._told_unread: int | None = None
+        self._sent_unread: int | None = None
         self._woken = asyncio.Event()
 
     def close(self) -> None:
@@ -73,36 +73,36 @@ class Stream:
         self.is_over = True
         self._woken.set()
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """End the stream at once: nobody is there any more."""
         self._lines.clear()
         self.close()
 
-    def take(self, told: Told) -> None:
-        """Take what happened since; it may be more than is new to this reader."""
+    def take(self, found: InboxChanges) -> None:
+        """Take what happened since; it may be more than is new to this stream."""
         if self.position is None:
-            self.made, self.position = told.made, told.at
-            self._say_count(told.unread, told.cursor)
+            self.made, self.position = found.made, found.at
+            self._say_count(found.unread, found.cursor)
             return
-        if self._told_unread is None:
-            self._say_count(told.unread)
-        if self.made != told.made or not told.forgotten <= self.position <= told.at:
-            self._resync(told)
+        if self._sent_unread is None:
+            self._say_count(found.unread)
+        if self.made != found.made or not found.forgotten <= self.position <= found.at:
+            self._resync(found)
             return
-        for entry, following in zip(told.entries, [*told.entries[1:], None], strict=False):
+        for entry, following in zip(found.entries, [*found.entries[1:], None], strict=False):
             if entry.position > self.position:
                 is_last = following is None or following.position > entry.position  # of what happened together
-                self._say(entry.event, entry.data, cursor_of(told.made, entry.position) if is_last else None)
-        if told.more or self._size > MAX_BACKLOG_BYTES:
-            self._resync(told)
+                self._say(entry.event, entry.data, cursor_of(found.made, entry.position) if is_last else None)
+        if found.more or self._size > MAX_BACKLOG_BYTES:
+            self._resync(found)
             return
-        self.position = max(self.position, told.at)
-        if told.unread != self._told_unread:
-            self._say_count(told.unread)
+        self.position = max(self.position, found.at)
+        if found.unread != self._sent_unread:
+            self._say_count(found.unread)
 
     def knows(self, made: int, at: int, unread: int) -> bool:
-        """Tell whether nothing happened that this reader was not told of."""
-        return (self.made, self.position, self._told_unread) == (made, at, unread)
+        """Tell whether nothing happened that this stream was not told of."""
+        return (self.made, self.position, self._sent_unread) == (made, at, unread)
 
     async def run(self, send: Callable[[bytes], Awaitable[None]]) -> None:
         """Send what comes, until the stream is over."""
@@ -119,15 +119,15 @@ class Stream:
             if lines or not self.is_over:
                 await send(b"".join(lines) or COMMENT)
 
-    def _resync(self, told: Told) -> None:
+    def _resync(self, found: InboxChanges) -> None:
         self._lines.clear()
         self._size = 0
-        self.made, self.position = told.made, told.at
-        self._say("resync", "{}", told.cursor)
-        self._say_count(told.unread)
+        self.made, self.position = found.made, found.at
+        self._say("resync", "{}", found.cursor)
+        self._say_count(found.unread)
 
     def _say_count(self, unread: int, mark: str | None = None) -> None:
-        self._told_unread = unread
+        self._sent_unread = unread
         self._say("count", f'{{"unread":{unread}}}', mark)
 
     def _say(self, event: str, data: str, mark: str | None = None) -> None:
@@ -139,43 +139,43 @@ class Stream:
 
 
 class Streams:
-    """All readers of this process."""
+    """All streams of this process."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._readers: dict[int, list[Stream]] = {}
+        self._streams: dict[int, list[Stream]] = {}
         self._asked: set[int] = set()
         self._looking: asyncio.Task[None] | None = None
         self._is_closed = False
-        self._polling, self._telling = Backoff("poll streams"), Backoff("streams")
+        self._polling, self._sending = Backoff("poll streams"), Backoff("streams")
 
     @property
     def count(self) -> int:
         """How many streams are open."""
-        return sum(map(len, self._readers.values()))
+        return sum(map(len, self._streams.values()))
 
-    def join(self, reader: Stream) -> None:
-        """Let a reader in; the oldest of the same user goes where there are too many."""
+    def join(self, stream: Stream) -> None:
+        """Let a stream in; the oldest of the same user goes where there are too many."""
         if self._is_closed:
-            reader.close()
+            stream.close()
             return
-        readers = self._readers.setdefault(reader.user_id, [])
-        if len(readers) >= MAX_STREAMS_PER_USER:
-            readers.pop(0).close()
-        readers.append(reader)
-        self.changed([reader.user_id])
+        streams = self._streams.setdefault(stream.user_id, [])
+        if len(streams) >= MAX_STREAMS_PER_USER:
+            streams.pop(0).close()
+        streams.append(stream)
+        self.changed([stream.user_id])
 
-    def leave(self, reader: Stream) -> None:
-        """Forget a reader."""
-        readers = self._readers.get(reader.user_id, [])
+    def leave(self, stream: Stream) -> None:
+        """Forget a stream."""
+        streams = self._streams.get(stream.user_id, [])
         with contextlib.suppress(ValueError):
-            readers.remove(reader)
-        if not readers:
-            self._readers.pop(reader.user_id, None)
+            streams.remove(stream)
+        if not streams:
+            self._streams.pop(stream.user_id, None)
 
     def changed(self, user_ids: Collection[int] | None) -> None:
         """Look at the inboxes of these users, or of all, if anybody here watches them."""
-        watched = self._readers.keys()
+        watched = self._streams.keys()
         self._asked |= set(watched) if user_ids is None else watched & set(user_ids)
         if self._asked and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._look())
@@ -198,16 +198,16 @@ class Streams:
 
     def end_all(self) -> None:
         """End all streams: whoever may comes again, and goes on."""
-        for reader in list(chain.from_iterable(self._readers.values())):
-            reader.close()
+        for stream in list(chain.from_iterable(self._streams.values())):
+            stream.close()
 
     async def _poll(self) -> None:
-        for some in _pieces(list(self._readers)):
+        for some in _pieces(list(self._streams)):
             heads = await inbox.heads(self._database, some)
-            self.changed([id_ for id_ in some if not self._is_told(id_, heads.get(id_))])
+            self.changed([id_ for id_ in some if not self._is_current(id_, heads.get(id_))])
 
-    def _is_told(self, user_id: int, head: tuple[int, int, int] | None) -> bool:
-        return head is not None and all(reader.knows(*head) for reader in self._readers.get(user_id, ()))
+    def _is_current(self, user_id: int, head: tuple[int, int, int] | None) -> bool:
+        return head is not None and all(stream.knows(*head) for stream in self._streams.get(user_id, ()))
 
     async def _look(self) -> None:
         KIND.set("streams")
@@ -217,46 +217,46 @@ class Streams:
             while waiting:
                 some = waiting.popleft()
                 try:
-                    await self._tell(some)
-                    self._telling.succeeded()
+                    await self._send_changes(some)
+                    self._sending.succeeded()
                 except Unavailable as error:
                     self._asked.update(some, *waiting)
-                    await self._telling.pause(error)
+                    await self._sending.pause(error)
                     break
                 except Exception as error:  # noqa: BLE001 - one inbox that cannot be read holds up no other
                     middle = len(some) // 2
                     if middle:
                         waiting.extendleft((some[middle:], some[:middle]))
                     else:
-                        self._telling.note(error)  # it is looked at again when the others are
+                        self._sending.note(error)  # it is looked at again when the others are
 
-    async def _tell(self, user_ids: Sequence[int]) -> None:
-        since = {id_: _earliest(self._readers[id_]) for id_ in user_ids if id_ in self._readers}
+    async def _send_changes(self, user_ids: Sequence[int]) -> None:
+        since = {id_: _earliest(self._streams[id_]) for id_ in user_ids if id_ in self._streams}
         if not since:
             return
-        found: Mapping[int, Told] = await inbox.told_since(self._database, since)
+        found: Mapping[int, InboxChanges] = await inbox.changes_since(self._database, since)
         for id_, position in since.items():
-            told = found.get(id_)
-            for reader in list(self._readers.get(id_, ())):
-                if told is None or not told.admits(reader.issued):  # erased or inactive, or the id is another's by now
-                    reader.close()
-                elif _is_behind(reader, position) or (told.more and _is_ahead(reader, position)):
+            changes = found.get(id_)
+            for stream in list(self._streams.get(id_, ())):
+                if changes is None or not changes.admits(stream.issued):
+                    stream.close()  # the user was erased or deactivated, or the id belongs to another user
+                elif _is_behind(stream, position) or (changes.more and _is_ahead(stream, position)):
                     self._asked.add(id_)  # joined meanwhile, from further back; or what is new to it is not among this
                 else:
-                    reader.take(told)
+                    stream.take(changes)
 
 
-def _earliest(readers: Sequence[Stream]) -> int:
+def _earliest(streams: Sequence[Stream]) -> int:
     """Return the position from which on all of these are to be told; those from now on need nothing that was."""
-    return min((reader.position for reader in readers if reader.position is not None), default=inbox.NEWEST)
+    return min((stream.position for stream in streams if stream.position is not None), default=inbox.NEWEST)
 
 
-def _is_behind(reader: Stream, since: int) -> bool:
-    return reader.position is not None and reader.position < since
+def _is_behind(stream: Stream, since: int) -> bool:
+    return stream.position is not None and stream.position < since
 
 
-def _is_ahead(reader: Stream, since: int) -> bool:
-    return reader.position is not None and reader.position > since
+def _is_ahead(stream: Stream, since: int) -> bool:
+    return stream.position is not None and stream.position > since
 
 
 def _pieces(ids: list[int]) -> list[list[int]]:

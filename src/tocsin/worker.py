@@ -65,7 +65,7 @@ class Worker:
         self._lanes: dict[Queue, Database] = {"direct": database, "bulk": bulk or database}
         self._conflicts: dict[Queue, LockConflicts] = {lane: LockConflicts() for lane in BATCH}
         self._catalogue = catalogue
-        self._doorbell = pubsub
+        self._pubsub = pubsub
         self.dispatcher: Dispatcher | None = None
         self._metrics = metrics or Metrics()
         self._stopping = asyncio.Event()
@@ -81,14 +81,14 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop`; what is under way then is done to the end."""
-        self._doorbell.answer(*BATCH)
+        self._pubsub.handle_locally(*BATCH)
         await self._backoff("enrolment").until_done(self._enrol)
         beside = {
             "expired leases": self._reap,
             "late jobs": self._note_late,
             "planner statistics": self._correct_statistics,
         }
-        pulse = [asyncio.create_task(self._live())]
+        pulse = [asyncio.create_task(self._send_heartbeats())]
         pulse += [asyncio.create_task(self._look_after(name, step)) for name, step in beside.items()]
         try:
             sending = [self.dispatcher.run()] if self.dispatcher else []
@@ -106,7 +106,7 @@ class Worker:
         if self.dispatcher:
             self.dispatcher.stop()
         for lane in BATCH:
-            self._doorbell.publish(lane)
+            self._pubsub.publish(lane)
 
     async def _work(self, lane: Queue) -> None:
         KIND.set(f"{lane} lane")
@@ -116,7 +116,7 @@ class Worker:
             await jobs.release(self._lanes[lane], self.id, lane)
 
         while not self._stopping.is_set():
-            bell = self._doorbell.listen_for(lane)
+            wakeup = self._pubsub.listen_for(lane)
             try:
                 if time.monotonic() - swept_at > SWEEP:
                     swept_at = time.monotonic()
@@ -125,7 +125,7 @@ class Worker:
                 if leased:
                     await self._do(leased, backoff)
                 else:
-                    await wait(bell)
+                    await wait(wakeup)
                 backoff.succeeded(self._conflicts[lane].reason)
             except Exception as error:  # noqa: BLE001 - whatever it is, the lane goes on
                 await backoff.recover(error, release)
@@ -165,16 +165,16 @@ class Worker:
         return await jobs.hand_back_behind_lock(self._lanes[job.lane], self.id, job, LOCKED_DELAY)
 
     async def _deliver(self, batch: Sequence[Job]) -> None:
-        pushes = Pushes(self.dispatcher.lanes, lambda: self._doorbell.publish("push")) if self.dispatcher else None
+        pushes = Pushes(self.dispatcher.lanes, lambda: self._pubsub.publish("push")) if self.dispatcher else None
         done = await fanout.deliver(self._lanes[batch[0].lane], self._catalogue, self.id, batch, pushes)
-        self._doorbell.tell(done.user_ids)
+        self._pubsub.publish_changes(done.user_ids)
         if len(done.events) < len(batch):
-            self._doorbell.publish("bulk")
+            self._pubsub.publish("bulk")
         if done.events:
             self._note(batch, done.events)
-            self._doorbell.publish("settled")
+            self._pubsub.publish("settled")
         if batch[0].lane == "bulk" and any(job.batch for job in batch):
-            self._doorbell.publish("direct")  # for those that follow it in its batch
+            self._pubsub.publish("direct")  # for those that follow it in its batch
 
     def _note(self, batch: Sequence[Job], done: Collection[UUID]) -> None:
         now, ended = datetime.now(UTC), set(done)
@@ -188,13 +188,13 @@ class Worker:
 
     async def _resolve(self, batch: Sequence[Job]) -> None:
         for job in batch:
-            self._doorbell.tell(await resolutions.settle(self._lanes[job.lane], self._catalogue, self.id, job))
-        self._doorbell.publish("bulk")
+            self._pubsub.publish_changes(await resolutions.settle(self._lanes[job.lane], self._catalogue, self.id, job))
+        self._pubsub.publish("bulk")
 
     async def _import(self, batch: Sequence[Job]) -> None:
         for job in batch:
             await imports.apply(self._lanes[job.lane], self.id, job)
-        self._doorbell.publish("settled")
+        self._pubsub.publish("settled")
 
     async def _give_up(self, job: Job, error: Exception) -> None:
         reason = str(error).partition("\n")[0][:500]  # PostgreSQL's further lines hold values
@@ -226,7 +226,7 @@ class Worker:
     async def _enrol(self) -> None:
         self._witness.beat(await jobs.enrol(self._database, self.id, f"{socket.gethostname()}:{os.getpid()}"))
 
-    async def _live(self) -> None:
+    async def _send_heartbeats(self) -> None:
         """Show that this worker lives; nothing else is done here, since what it waits for would delay the next sign."""
         KIND.set(HEARTBEAT)
         backoff = self._backoff(HEARTBEAT)

@@ -341,7 +341,7 @@ async def test_head_opens_no_stream(idle: Api) -> None:
     answer = await idle.as_user(1, "HEAD", "/notifications/stream")
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-type"].startswith("text/event-stream")
-    assert idle.app_state.live.count == 0
+    assert idle.app_state.streams.count == 0
 
 
 @pytest.mark.parametrize(

@@ -94,9 +94,9 @@ async def impatient(url: str, catalogue: Catalogue, patience: float = PATIENCE) 
     pool = Database(url, 4, patience)
     await pool.open()
     bells = PubSub(url, pool)
-    bells.answer("settled")
+    bells.handle_locally("settled")
     running = Worker(pool, catalogue, bells)
-    ears, run = asyncio.create_task(bells.hear_others()), asyncio.create_task(running.run())
+    ears, run = asyncio.create_task(bells.receive()), asyncio.create_task(running.run())
     try:
         yield running
         assert not run.done()

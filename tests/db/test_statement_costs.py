@@ -24,7 +24,7 @@ BOUNDED = {
     ("deliveries", "claim_clears"): "at most 200 users are claimed",
     ("deliveries", "of_person"): "a handful of push lanes",
     ("devices", "keep"): "one user's devices",
-    ("devices", "say_goodbye"): "a handful of push lanes",
+    ("devices", "clear_phones"): "a handful of push lanes",
     ("directory", "mask"): "one chunk of at most 10,000 recipients for each of 2,000 events",
     ("directory", "put_user"): "one user's teams",
     ("doctor", "workers"): "a row for each worker",

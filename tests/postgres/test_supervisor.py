@@ -249,7 +249,7 @@ async def until_it_answers(server: Embedded) -> None:
 
 @pytest.mark.slow
 async def test_a_fault_in_the_supervision_does_not_end_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "PRUNE_EVERY", 0.05)
+    monkeypatch.setattr(supervisor, "PRUNE_INTERVAL", 0.05)
     monkeypatch.setattr(supervisor, "MAX_DELAY", 0.05)
     obstacle = data / "log/postgresql-20000101-000000.log"
     async with Embedded(data) as server:
@@ -366,7 +366,7 @@ async def test_the_newest_ten_logs_are_kept(data: Path, monkeypatch: pytest.Monk
     def logs() -> list[str]:
         return sorted(path.name for path in (data / "log").iterdir())
 
-    monkeypatch.setattr(supervisor, "PRUNE_EVERY", 0.05)
+    monkeypatch.setattr(supervisor, "PRUNE_INTERVAL", 0.05)
     for path in (data / "log").iterdir():
         path.unlink()
     make_old_logs()
@@ -405,7 +405,7 @@ def child_of(parent: int) -> int:
 
 @pytest.mark.slow
 async def test_a_recovery_of_any_length_is_waited_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "TELL_EVERY", 0.5)
+    monkeypatch.setattr(supervisor, "WARNING_INTERVAL", 0.5)
     server = Embedded(data)
     with structlog.testing.capture_logs() as lines:
         starting = asyncio.create_task(server.start())

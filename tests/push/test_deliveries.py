@@ -18,7 +18,7 @@ from tocsin.catalogue import Catalogue
 from tocsin.errors import Unavailable
 from tocsin.explain import of_event
 from tocsin.push import deliveries, dispatcher, results
-from tocsin.push.apps import read_again
+from tocsin.push.apps import reload_keys
 from tocsin_phones import Phones
 
 IPHONE, OTHER_IPHONE = "aa" * 32, "bb" * 32
@@ -348,8 +348,8 @@ async def test_reading_keys_again_has_a_stopped_lane_try_at_once_with_the_same_k
     phones.forget()
     assert api.worker
     assert api.worker.dispatcher
-    assert not read_again(api.app_state.lanes, api.app_state.settings)
-    await api.worker.dispatcher.begin_anew()
+    assert not reload_keys(api.app_state.lanes, api.app_state.settings)
+    await api.worker.dispatcher.keys_reloaded()
     assert await pushes_of(api, id_) == {"delivered": 1}
 
 

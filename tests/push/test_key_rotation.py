@@ -21,7 +21,7 @@ from tocsin.auth.tokens import Signer, UserCaller, Verifier, mint_service, mint_
 from tocsin.db.pool import Database
 from tocsin.errors import Refusal, Unauthenticated, Unavailable
 from tocsin.push import deliveries
-from tocsin.push.apps import read_again
+from tocsin.push.apps import reload_keys
 from tocsin.push.channels.vapid import Vapid
 from tocsin_phones import Phones
 
@@ -41,8 +41,8 @@ async def subscribe(api: Api, phones: Phones, user: int) -> str:
 async def read(api: Api) -> bool:
     assert api.worker
     assert api.worker.dispatcher
-    changed = read_again(api.app_state.lanes, api.app_state.settings)
-    await api.worker.dispatcher.begin_anew()
+    changed = reload_keys(api.app_state.lanes, api.app_state.settings)
+    await api.worker.dispatcher.keys_reloaded()
     return changed
 
 
@@ -222,7 +222,7 @@ async def test_a_new_app_waits_for_the_next_start(pushing: Api, tmp_path: Path) 
         f'[van.apns]\nkey_file = "{key}"\nkey_id = "ABCDE12345"\nteam_id = "ABCDE12345"\ntopic = "com.example.van"\n'
     )
     more = {**pushing.app_state.settings.model_dump(exclude_unset=True), "apps_file": apps}
-    assert not read_again(pushing.app_state.lanes, settings_for(**more))
+    assert not reload_keys(pushing.app_state.lanes, settings_for(**more))
     assert "apns/van" not in {lane.name for lane in pushing.app_state.lanes}
 
 
@@ -253,5 +253,5 @@ async def test_lanes_begin_anew_even_if_the_database_is_away_for_a_moment(
         await enter(database, name, configuration)
 
     monkeypatch.setattr(deliveries, "enter_lane", away_at_first)
-    await pushing.worker.dispatcher.begin_anew()
+    await pushing.worker.dispatcher.keys_reloaded()
     assert len(tries) == len(pushing.app_state.lanes) + 1

@@ -46,7 +46,7 @@ def test_retry_steps_are_5_s_30_s_2_min_10_min_30_min_then_hourly_and_for_fcm_no
     attempts: int, channel: type[Apns | Fcm | WebPush]
 ) -> None:
     step = max(SCHEDULE[attempts - 1], 10 if channel is Fcm else 0)
-    shortest, longest = waits(attempts, None, channel.min_retry)
+    shortest, longest = waits(attempts, None, channel.min_retry_delay)
     assert step <= shortest
     assert longest <= step * 1.1 + 0.1
 

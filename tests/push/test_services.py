@@ -18,7 +18,7 @@ from tests.test_fanout import custom
 from tocsin.catalogue import Catalogue
 from tocsin.cli import doctor
 from tocsin.push import deliveries, services
-from tocsin.push.apps import read_again
+from tocsin.push.apps import reload_keys
 from tocsin.push.channels.vapid import Vapid
 from tocsin_phones import Phones
 
@@ -170,10 +170,10 @@ async def test_other_keys_try_at_once_what_the_ones_before_did_not_deliver(two: 
     two.second.forget()
     Vapid.make(tmp_path / "new.pem")
     (tmp_path / "vapid.pem").write_bytes((tmp_path / "new.pem").read_bytes() + (tmp_path / "vapid.pem").read_bytes())
-    assert read_again(app_state.lanes, app_state.settings)
+    assert reload_keys(app_state.lanes, app_state.settings)
     assert two.api.worker
     assert two.api.worker.dispatcher
-    await two.api.worker.dispatcher.begin_anew()
+    await two.api.worker.dispatcher.keys_reloaded()
     assert await two.refusing() == []
     await comes_to(two.api, id_, {"delivered": 1})
 

@@ -56,10 +56,10 @@ async def streams(page: Windows | Host, count: int) -> None:
     """Wait until the service has so many streams."""
     service = (page if isinstance(page, Host) else page.host).service
     for _ in range(200):
-        if service.app_state.live.count == count:
+        if service.app_state.streams.count == count:
             return
         await asyncio.sleep(0.05)
-    assert service.app_state.live.count == count
+    assert service.app_state.streams.count == count
 
 
 async def comes(found: list[str], count: int) -> None:

@@ -26,14 +26,14 @@ class Arriving:
         self._bodies: dict[object, tuple[int, Callable[[], None]]] = {}
 
     @contextmanager
-    def body(self, hang_up: Callable[[], None]) -> Iterator[Callable[[int], None]]:
+    def body(self, abort: Callable[[], None]) -> Iterator[Callable[[int], None]]:
         """Hold a body while it arrives; what is returned is to be told how large it is by now."""
         key = object()
 
         def grown(size: int) -> None:
             if size > UNCOUNTED_BYTES:
                 self._forget(key)
-                self._bodies[key] = size, hang_up
+                self._bodies[key] = size, abort
                 self.size += size
                 self._keep_to_the_limit()
 
@@ -45,10 +45,10 @@ class Arriving:
     def _keep_to_the_limit(self) -> None:
         while self.size > self.most and len(self._bodies) > 1:
             longest = next(iter(self._bodies))
-            size, hang_up = self._bodies[longest]
+            size, abort = self._bodies[longest]
             self._forget(longest)
             log.warning("body dropped", reason="too many bodies are being received", bytes=size, limit=self.most)
-            hang_up()
+            abort()
 
     def _forget(self, key: object) -> None:
         self.size -= self._bodies.pop(key, (0, None))[0]

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 
 from tocsin.api.arriving import ARRIVING
-from tocsin.api.middleware import HANG_UP
+from tocsin.api.middleware import ABORT
 from tocsin.errors import ContentType, TooLarge
 from tocsin.strict_json import parse_object
 
@@ -38,7 +38,7 @@ async def bytes_of(request: Request, limit: int) -> bytes:
     if kept is not None:
         return kept
     parts, size = [], 0
-    with ARRIVING.body(request.scope.get(HANG_UP, _do_nothing)) as grown:
+    with ARRIVING.body(request.scope.get(ABORT, _do_nothing)) as grown:
         async for part in parts_of(request, limit):
             parts.append(part)
             grown(size := size + len(part))

@@ -38,7 +38,7 @@ async def put_user(request: Request, user_id: str, body: UserBody) -> Response:
     user = directory.User(id=_new_id(user_id), **{**body.model_dump(), "company_id": company_id})
     app_state = app_state_of(request)
     await directory.put_user(app_state.database, user, service.company_id)
-    app_state.pubsub.tell([user.id])
+    app_state.pubsub.publish_changes([user.id])
     return Response(status_code=204)
 
 
@@ -56,7 +56,7 @@ async def erase_user(request: Request, user_id: str) -> Response:
     service, app_state = _writer_of(request), app_state_of(request)
     id_ = known_id(user_id)
     await directory.erase(app_state.database, app_state.pubsub, id_, service.company_id)
-    app_state.pubsub.tell([id_])
+    app_state.pubsub.publish_changes([id_])
     return Response(status_code=204)
 
 

@@ -71,7 +71,7 @@ async def _do_once(request: Request, caller: UserCaller | ServiceCaller, handle:
             await idempotency.keep(connection, key, StoredAnswer(response.status_code, bytes(response.body).decode()))
     finally:
         request.state.app_state = app_state
-    pubsub.release()
+    pubsub.flush()
     return response
 
 

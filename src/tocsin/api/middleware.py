@@ -21,7 +21,7 @@ from tocsin.metrics import Metrics
 
 OF_EVERY_ANSWER = ((b"vary", b"Authorization"), (b"x-content-type-options", b"nosniff"))
 
-HANG_UP = "tocsin.hang_up"
+ABORT = "tocsin.abort"
 """Where the scope of a request has what ends its connection at once, whatever is still to be sent."""
 
 ARRIVING = "tocsin.arriving"
@@ -82,7 +82,7 @@ class Envelope:
             if not status:
                 await answer_to(problem)(scope, receive, seal)
             elif BUG not in scope["state"]:
-                scope[HANG_UP]()  # in the middle of its answer: what was sent must not look whole
+                scope[ABORT]()  # in the middle of its answer: what was sent must not look whole
         finally:
             self._note(scope, status, began)
 

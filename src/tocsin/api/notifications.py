@@ -153,7 +153,7 @@ async def read_all(request: Request) -> Response:
         await inbox.read_all(app_state.database, user.id, up_to)
     else:
         await inbox.read_some(app_state.database, user.id, ids)
-    app_state.pubsub.tell([user.id])
+    app_state.pubsub.publish_changes([user.id])
     return Response(status_code=204)
 
 
@@ -163,7 +163,7 @@ async def read(request: Request, notification_id: str) -> Response:
     user, app_state = user_of(request), app_state_of(request)
     await inbox.owner(app_state.database, user)
     await inbox.read(app_state.database, user.id, id_of(notification_id))
-    app_state.pubsub.tell([user.id])
+    app_state.pubsub.publish_changes([user.id])
     return Response(status_code=204)
 
 
@@ -173,7 +173,7 @@ async def unread(request: Request, notification_id: str) -> Response:
     user, app_state = user_of(request), app_state_of(request)
     await inbox.owner(app_state.database, user)
     await inbox.unread(app_state.database, user.id, id_of(notification_id))
-    app_state.pubsub.tell([user.id])
+    app_state.pubsub.publish_changes([user.id])
     return Response(status_code=204)
 
 
@@ -183,7 +183,7 @@ async def delete(request: Request, notification_id: str) -> Response:
     user, app_state = user_of(request), app_state_of(request)
     await inbox.owner(app_state.database, user)
     await inbox.delete(app_state.database, user.id, id_of(notification_id))
-    app_state.pubsub.tell([user.id])
+    app_state.pubsub.publish_changes([user.id])
     return Response(status_code=204)
 
 

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tocsin.api.connections import Connections, Patience, is_reserved
 from tocsin.api.cors import EXPOSED
-from tocsin.api.middleware import ARRIVING, HANG_UP, OF_EVERY_ANSWER
+from tocsin.api.middleware import ABORT, ARRIVING, OF_EVERY_ANSWER
 from tocsin.errors import HeadTooLarge, Malformed, Problem, Timeout, Unavailable
 from tocsin.notifications import to_json
 
@@ -87,7 +87,7 @@ class Protocol(HttpToolsProtocol):
         self._deadline = inf
         self._unsent, self._unsent_due = 0, inf
         self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = inf
+        self._timer_due = inf
 
     # What the transport tells
 
@@ -113,7 +113,7 @@ class Protocol(HttpToolsProtocol):
         if self._rest is not None:
             self._rest -= len(data)
             if self._rest < 0:
-                self._hang_up_in_peace()
+                self._close_gracefully()
                 return
         if self._kept or self.pipeline:
             self._kept += data
@@ -143,7 +143,7 @@ class Protocol(HttpToolsProtocol):
         """Begin the head of a request."""
         self._in_head, self._hosts, self._received = True, 0, 0
         super().on_message_begin()
-        self.scope[HANG_UP] = self.transport.abort  # type: ignore[literal-required]
+        self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; what comes after the head is a trailer, and nobody is told of it (RFC 9110, section 6.5.1)."""
@@ -302,7 +302,7 @@ class Protocol(HttpToolsProtocol):
         if problem is _FULL:
             self._close()  # at once: its place is needed
         else:
-            self._hang_up_in_peace()
+            self._close_gracefully()
 
     def _for_its_origin(self) -> Iterable[tuple[bytes, bytes]]:
         """Return what lets a page of a known origin see the answer, as far as its head was read."""
@@ -324,12 +324,12 @@ class Protocol(HttpToolsProtocol):
     def _take_the_rest(self) -> None:
         """Read a little more of a body whose request was answered: its client may look for an answer only after it."""
         if self.expect_100_continue:
-            self._hang_up_in_peace()
+            self._close_gracefully()
             return
         self._rest = MAX_REST_BYTES
         self._expire(self._patience.rest)
 
-    def _hang_up_in_peace(self) -> None:
+    def _close_gracefully(self) -> None:
         """Close, but not so soon that the system takes back what the client has not read yet."""
         self.flow.pause_reading()
         self._deadline = inf
@@ -346,24 +346,24 @@ class Protocol(HttpToolsProtocol):
     def _watch_the_unsent(self) -> None:
         self._unsent = self.transport.get_write_buffer_size()
         self._unsent_due = self.loop.time() + self._patience.answer if self._unsent else inf
-        self._ring_by(self._unsent_due)
+        self._set_timer(self._unsent_due)
 
     def _expire(self, seconds: float) -> None:
         self._deadline = self.loop.time() + seconds
-        self._ring_by(self._deadline)
+        self._set_timer(self._deadline)
 
-    def _ring_by(self, when: float) -> None:
-        if when < self._rings_at:
+    def _set_timer(self, when: float) -> None:
+        if when < self._timer_due:
             if self._timer is not None:
                 self._timer.cancel()
-            self._rings_at = when
+            self._timer_due = when
             self._timer = self.loop.call_at(when, self._ring)
 
     def _ring(self) -> None:
-        now, due = self.loop.time(), self._rings_at
-        self._timer, self._rings_at = None, inf
+        now, due = self.loop.time(), self._timer_due
+        self._timer, self._timer_due = None, inf
         if now > due + LATE:
-            self._ring_by(now + LATE)
+            self._set_timer(now + LATE)
             return
         if now >= self._unsent_due:
             left = self.transport.get_write_buffer_size()
@@ -374,11 +374,11 @@ class Protocol(HttpToolsProtocol):
         if now >= self._deadline:
             self._deadline = inf
             self._time_out()
-        self._ring_by(min(self._deadline, self._unsent_due))
+        self._set_timer(min(self._deadline, self._unsent_due))
 
     def _time_out(self) -> None:
         if self._rest is not None:
-            self._hang_up_in_peace()
+            self._close_gracefully()
         elif self._is_answering():
             self._expire(self._patience.head)  # the head of the next request is not due yet
         elif self._in_head:

@@ -32,7 +32,7 @@ class AppState:
     intake: Intake
     verifier: Verifier
     cursors: Cursors
-    live: Streams
+    streams: Streams
     metrics: Metrics
     readiness: Readiness
     lanes: Sequence[Lane] = ()

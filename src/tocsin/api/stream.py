@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from tocsin import inbox
 from tocsin.api.auth import user_of
-from tocsin.api.middleware import HANG_UP
+from tocsin.api.middleware import ABORT
 from tocsin.api.state import app_state_of
 from tocsin.errors import Timeout, Unauthenticated
 from tocsin.streams import STALL_TIMEOUT, Stream, Streams
@@ -29,7 +29,7 @@ async def stream(request: Request) -> Response:
     if request.method == "HEAD":
         return Response(headers=HEADERS, media_type=StreamResponse.media_type)
     reader = Stream(user.id, user.expires, mark, issued=user.issued)
-    return StreamResponse(app_state.live, reader)
+    return StreamResponse(app_state.streams, reader)
 
 
 class StreamResponse(Response):
@@ -37,16 +37,16 @@ class StreamResponse(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, live: Streams, reader: Stream) -> None:
+    def __init__(self, streams: Streams, reader: Stream) -> None:
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
-        self._live, self._reader = live, reader
+        self._streams, self._reader = streams, reader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send what the reader is told."""
         scope["state"]["is_stream"] = True
-        hung_up = asyncio.create_task(_until_hung_up(receive, self._reader))
-        self._live.join(self._reader)
+        disconnected = asyncio.create_task(_disconnect(receive, self._reader))
+        self._streams.join(self._reader)
 
         async def part(lines: bytes, *, more: bool = True) -> None:
             async with asyncio.timeout(STALL_TIMEOUT):
@@ -57,15 +57,15 @@ class StreamResponse(Response):
             await self._reader.run(part)
             await part(b"", more=False)
         except TimeoutError:
-            scope[HANG_UP]()
-            await hung_up
+            scope[ABORT]()
+            await disconnected
         finally:
-            self._live.leave(self._reader)
-            hung_up.cancel()
+            self._streams.leave(self._reader)
+            disconnected.cancel()
 
 
-async def _until_hung_up(receive: Receive, reader: Stream) -> None:
+async def _disconnect(receive: Receive, reader: Stream) -> None:
     with contextlib.suppress(Timeout):
         while (await receive())["type"] != "http.disconnect":
             pass
-    reader.hang_up()
+    reader.disconnect()

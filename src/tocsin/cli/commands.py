@@ -162,12 +162,12 @@ def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Lines of JSON, as an export has them. -: stdin.")],
 ) -> None:
     """Import users, teams, devices and history. All is checked first, then applied in steps."""
-    from tocsin.cli.transfer import bring_in
+    from tocsin.cli.transfer import import_file
 
     settings = _settings()
 
     async def run() -> None:
-        counts = await bring_in(settings, file, lambda line: say(line, err=True))
+        counts = await import_file(settings, file, lambda line: say(line, err=True))
         say(", ".join(f"{count:,} {part}" for part, count in counts.items()))
 
     _run(run())
@@ -179,12 +179,12 @@ def export(
     company_id: Annotated[int | None, typer.Option(min=1, max=MAX_ID, help="Of one company.")] = None,
 ) -> None:
     """Export users, teams, devices and history, as `import` takes them. The tokens of devices are in it."""
-    from tocsin.cli.transfer import take_out
+    from tocsin.cli.transfer import export_file
 
     settings = _settings()
 
     async def run() -> None:
-        say(f"{await take_out(settings, file, company_id):,} lines", err=True)
+        say(f"{await export_file(settings, file, company_id):,} lines", err=True)
 
     _run(run())
 

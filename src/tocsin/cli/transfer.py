@@ -23,11 +23,11 @@ from tocsin.worker import Worker
 PIECE = 2**16
 """Bytes that are read at once."""
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-async def bring_in(settings: Settings, file: str, tell: Tell) -> dict[str, int]:
-    """Import a file (`-`: stdin), tell how far it is, and return how many lines there were of each part.
+async def import_file(settings: Settings, file: str, report: Report) -> dict[str, int]:
+    """Import a file (`-`: stdin), report how far it is, and return how many lines there were of each part.
 
     Raises `Refusal` with all that is wrong, by the numbers of lines.
     """
@@ -37,17 +37,17 @@ async def bring_in(settings: Settings, file: str, tell: Tell) -> dict[str, int]:
             incoming = Import(database, pubsub, catalogue, None)
             await incoming.open()
             try:
-                counts = await _checked(incoming, source, tell)
+                counts = await _checked(incoming, source, report)
             except BaseException:
                 await incoming.discard()
                 raise
             async with _working(Worker(database, catalogue, pubsub)):
-                await _applied(database, pubsub, incoming, tell)
+                await _applied(database, pubsub, incoming, report)
             await pubsub.close()
             return counts
 
 
-async def take_out(settings: Settings, file: str, company_id: int | None) -> int:
+async def export_file(settings: Settings, file: str, company_id: int | None) -> int:
     """Export to a file that nobody else may read (`-`: stdout), and return how many lines there are."""
     lines = 0
     with writing(f"The file {file}" if file != "-" else "Standard output"), _opened(file, "wb") as target:
@@ -61,13 +61,13 @@ async def take_out(settings: Settings, file: str, company_id: int | None) -> int
     return lines
 
 
-async def _checked(incoming: Import, source: BinaryIO, tell: Tell) -> dict[str, int]:
-    told = 0
+async def _checked(incoming: Import, source: BinaryIO, report: Report) -> dict[str, int]:
+    reported = 0
     while piece := source.read(PIECE):
         await incoming.feed(piece)
-        if incoming.lines - told >= 100_000:  # noqa: PLR2004 - a line of progress each
-            told = incoming.lines
-            tell(f"checked {told:,} lines")
+        if incoming.lines - reported >= 100_000:  # noqa: PLR2004 - a line of progress each
+            reported = incoming.lines
+            report(f"checked {reported:,} lines")
     try:
         return await incoming.close()
     except Invalid as invalid:
@@ -81,13 +81,13 @@ async def _checked(incoming: Import, source: BinaryIO, tell: Tell) -> dict[str, 
         ) from None
 
 
-async def _applied(database: Database, pubsub: PubSub, incoming: Import, tell: Tell) -> None:
-    told = -1
+async def _applied(database: Database, pubsub: PubSub, incoming: Import, report: Report) -> None:
+    reported = -1
     try:
         while (count := await applied(database, pubsub, incoming.id)) is not None:
-            if count != told:
-                tell(f"applied {count:,} of {incoming.lines:,} lines")
-            told = count
+            if count != reported:
+                report(f"applied {count:,} of {incoming.lines:,} lines")
+            reported = count
     except Problem:
         raise Refusal("The import could not be applied: see the log of the worker.") from None
 

@@ -246,7 +246,7 @@ def _refuse_another_major(database: Path) -> None:
         )
 
 
-def furnish(folder: Path, user: pwd.struct_passwd) -> None:
+def write_configuration(folder: Path, user: pwd.struct_passwd) -> None:
     """Put what the server needs around its database: the folders of its socket and log, and its settings."""
     database = folder / "postgres"
     _refuse_another_owner(database, user)
@@ -257,7 +257,7 @@ def furnish(folder: Path, user: pwd.struct_passwd) -> None:
     _write(database / "pg_ident.conf", _PG_IDENT_CONF.format(user=_name_of(os.geteuid())), user)
 
 
-def forget_traces(folder: Path) -> None:
+def remove_stale_files(folder: Path) -> None:
     """Remove what a server leaves that did not end cleanly, once none of its processes lives.
 
     PostgreSQL itself takes any living process of its user for the one whose id it finds there.

@@ -18,7 +18,15 @@ import structlog
 
 from tocsin.errors import Refusal
 from tocsin.postgres.binaries import installed, make_database, programs_for
-from tocsin.postgres.data_dir import NAME, claim, forget_traces, furnish, is_served, log_since, prune_logs
+from tocsin.postgres.data_dir import (
+    NAME,
+    claim,
+    is_served,
+    log_since,
+    prune_logs,
+    remove_stale_files,
+    write_configuration,
+)
 from tocsin.postgres.process import end, end_leftovers, has_ended, last_words, memory, read_end, spawn
 
 __all__ = ["Embedded", "is_served", "url_of"]
@@ -26,10 +34,10 @@ __all__ = ["Embedded", "is_served", "url_of"]
 MIN_DELAY, MAX_DELAY, STEADY = 0.1, 5.0, 60.0
 """Seconds before a server that died is started again: doubled each time, until one has lived for the third."""
 
-PRUNE_EVERY = 3600.0
+PRUNE_INTERVAL = 3600.0
 """Seconds between two looks at the logs."""
 
-TELL_EVERY = 10.0
+WARNING_INTERVAL = 10.0
 """Seconds between two lines about a server that does not answer yet."""
 
 UNWRITABLE = (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError)
@@ -123,12 +131,12 @@ class Embedded:
         if not (self._folder / "postgres").exists():
             log.info("creating the database; this takes some seconds", folder=str(self._folder))
             await make_database(self._programs, self._folder, self._user)
-        furnish(self._folder, self._user)
+        write_configuration(self._folder, self._user)
 
     async def _launch(self) -> None:
         database, began = self._folder / "postgres", time.time()
         await end_leftovers(database)
-        forget_traces(self._folder)
+        remove_stale_files(self._folder)
         with memory() as output:
             self._process = spawn((self._programs / "postgres", "-D", database), self._user, output)
             if not await self._answered(self._process):
@@ -139,13 +147,13 @@ class Embedded:
 
     async def _answered(self, process: subprocess.Popen[bytes]) -> bool:
         """Wait until the server answers; `False` when it has ended instead."""
-        began, told = time.monotonic(), 1
+        began, warnings = time.monotonic(), 1
         while process.poll() is None:
             if await _answers(self.url):
                 return True
             waited = time.monotonic() - began
-            if waited > TELL_EVERY * told:
-                told += 1
+            if waited > WARNING_INTERVAL * warnings:
+                warnings += 1
                 log.warning("waiting for the embedded PostgreSQL; it may be recovering", seconds=round(waited))
             await asyncio.sleep(min(0.5, 0.01 + waited / 20))
         return False
@@ -163,7 +171,7 @@ class Embedded:
         delay = MIN_DELAY
         while self._process:
             began = time.monotonic()
-            while not await has_ended(self._process, PRUNE_EVERY):
+            while not await has_ended(self._process, PRUNE_INTERVAL):
                 prune_logs(self._folder)
             if time.monotonic() - began > STEADY:
                 delay = MIN_DELAY

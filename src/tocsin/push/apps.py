@@ -36,7 +36,7 @@ NO_CONTACT = "mailto:postmaster@localhost"
 
 log = structlog.get_logger(__name__)
 
-_Told = Annotated[str, Field(min_length=1, max_length=200)]
+_Text = Annotated[str, Field(min_length=1, max_length=200)]
 _File = Annotated[str, Field(min_length=1, max_length=MAX_PATH_LENGTH)]
 
 
@@ -48,11 +48,11 @@ class ApnsEntry(_App):
     """An app's key at Apple; the sandbox has one of its own where `key_file` is not good for both."""
 
     key_file: _File
-    key_id: _Told
-    team_id: _Told
-    topic: _Told
+    key_id: _Text
+    team_id: _Text
+    topic: _Text
     sandbox_key_file: _File | None = None
-    sandbox_key_id: _Told | None = None
+    sandbox_key_id: _Text | None = None
 
 
 class FcmEntry(_App):
@@ -93,7 +93,7 @@ class Broken:
     """The channel of a lane whose settings are wrong: it holds back everything, and says why."""
 
     window = 1
-    min_retry = 0.0
+    min_retry_delay = 0.0
     lone_first = False
 
     def __init__(self, reason: str) -> None:
@@ -118,7 +118,7 @@ class Broken:
         """Name none."""
         return ""
 
-    def elsewhere(self, push: Push, answer: Answer) -> Address | None:  # noqa: ARG002 - likewise
+    def alternative(self, push: Push, answer: Answer) -> Address | None:  # noqa: ARG002 - likewise
         """Know no other way."""
         return None
 
@@ -155,7 +155,7 @@ def plan(settings: Settings) -> list[Planned]:
     return [*found, *_web(settings)]
 
 
-def read_again(lanes: Sequence[Lane], settings: Settings) -> bool:
+def reload_keys(lanes: Sequence[Lane], settings: Settings) -> bool:
     """Take the keys of lanes from their files again, in a running loop; tells whether any has changed.
 
     Where a key can't be used, that is loud, and the lane goes on with the one it has. A lane that has stopped tries

@@ -54,9 +54,9 @@ class Composer:
         title = kind.wordings[language].title
         if self._content == "title":
             return Shown(kind.type, title, "", "{}", "", "", *looks, mutable=True)
-        told, params = json.loads(f"{{{delivery.body}}}"), json.loads(delivery.params)
-        thread = told["data"].get(kind.thread, {}).get("id", "") if kind.thread else ""
-        title = kind.wordings[language].title_of(told["data"], params)
-        link = kind.link_of(told["data"], params)
-        body = told["message"].replace(" <br> ", "\n")
-        return Shown(kind.type, title, body, to_json(told["data"]), link, thread, *looks)
+        notification, params = json.loads(f"{{{delivery.body}}}"), json.loads(delivery.params)
+        thread = notification["data"].get(kind.thread, {}).get("id", "") if kind.thread else ""
+        title = kind.wordings[language].title_of(notification["data"], params)
+        link = kind.link_of(notification["data"], params)
+        body = notification["message"].replace(" <br> ", "\n")
+        return Shown(kind.type, title, body, to_json(notification["data"]), link, thread, *looks)

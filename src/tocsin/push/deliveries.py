@@ -210,9 +210,9 @@ async def closed(database: Database, user_id: int, told_up_to: int | None) -> tu
     return tuple(row["id"] for row in await database.rows(_SQL["closed"], user_id, told_up_to))
 
 
-async def told(database: Database, device_id: UUID, position: int) -> None:
+async def note_closed(database: Database, device_id: UUID, position: int) -> None:
     """Note up to where a browser was told what to close."""
-    await database.value(_SQL["told"], [device_id], [position])
+    await database.value(_SQL["note_closed"], [device_id], [position])
 
 
 async def found_as(database: Database, device_id: UUID, address: Address) -> None:

@@ -70,18 +70,18 @@ class Dispatcher:
         self._worker = worker
         self._lanes = {lane.name: lane for lane in lanes}
         self._composer = composer
-        self._doorbell = pubsub
+        self._pubsub = pubsub
         self._load = load
         self._metrics = metrics
         self._rules = rules
-        self._settler = ResultWriter(database, worker, self._lanes, pubsub, metrics)
+        self._results = ResultWriter(database, worker, self._lanes, pubsub, metrics)
         self._stopping = asyncio.Event()
         self._backoffs: dict[str, Backoff] = {}
 
     @property
     def backoffs(self) -> list[Backoff]:
         """What may fail here."""
-        return [*self._backoffs.values(), *self._settler.backoffs.values()]
+        return [*self._backoffs.values(), *self._results.backoffs.values()]
 
     @property
     def lanes(self) -> list[str]:
@@ -93,9 +93,9 @@ class Dispatcher:
         if not self._lanes:
             await self._stopping.wait()
             return
-        self._doorbell.answer("push", "clear")
+        self._pubsub.handle_locally("push", "clear")
         await self._enter()
-        settling = [asyncio.create_task(self._settler.run(lane)) for lane in self._lanes.values()]
+        settling = [asyncio.create_task(self._results.run(lane)) for lane in self._lanes.values()]
         try:
             following = self._backoff("held pushes").until_done(self._follow_rules)
             await asyncio.gather(
@@ -106,8 +106,8 @@ class Dispatcher:
                 await lane.transport.close()
             with contextlib.suppress(Exception):  # what is not written back is found by another worker
                 for lane in self._lanes.values():
-                    lane.take_up()
-                    await self._settler.settle(lane)
+                    lane.retry_set_aside()
+                    await self._results.settle(lane)
             for task in settling:
                 task.cancel()
             await asyncio.gather(*settling, return_exceptions=True)
@@ -130,23 +130,23 @@ class Dispatcher:
         last = DeliveryKey(UUID(int=0), UUID(int=0))
         while following := await deliveries.release_all_held(self._database, last, RELEASE_BATCH_SIZE):
             last = following
-            self._doorbell.publish("push")
+            self._pubsub.publish("push")
             await asyncio.sleep(RELEASE_INTERVAL)
             if self._stopping.is_set():
                 return
         await deliveries.put_rules(self._database, self._rules)
 
-    async def begin_anew(self) -> None:
+    async def keys_reloaded(self) -> None:
         """Take note that lanes may have other keys now."""
         await self._enter()
-        self._settler.begin_anew()
-        self._doorbell.publish("push")
+        self._results.keys_reloaded()
+        self._pubsub.publish("push")
 
     def stop(self) -> None:
         """Take nothing more."""
         self._stopping.set()
         for name in ("push", "clear"):
-            self._doorbell.publish(name)
+            self._pubsub.publish(name)
 
     # What goes out
 
@@ -158,14 +158,14 @@ class Dispatcher:
             await self._release(lane)
 
         while not self._stopping.is_set():
-            bell = self._doorbell.listen_for("push")
+            wakeup = self._pubsub.listen_for("push")
             lane.progress.clear()
             try:
                 if time.monotonic() - swept_at > SWEEP_INTERVAL:
                     swept_at = time.monotonic()
                     await release()
                 if not await self._is_ready(lane) or not await self._take(lane):
-                    await self._idle(lane, bell)
+                    await self._idle(lane, wakeup)
                 backoff.succeeded(lane.problem)
             except Exception as error:  # noqa: BLE001 - whatever it is, the lane goes on
                 await backoff.recover(error, release)
@@ -184,7 +184,7 @@ class Dispatcher:
         found = await lane.channel.ready()
         lane.lacks = found.reason if isinstance(found, Later) else ""
         if isinstance(found, Stopped):
-            await self._settler.stop_lane(lane, found.reason)
+            await self._results.stop_lane(lane, found.reason)
         elif isinstance(found, Later):
             lane.wait(found.lane or 5.0, found.reason)
         return found is None
@@ -204,9 +204,9 @@ class Dispatcher:
             await self._send(lane, claimed)
         return bool(claimed)
 
-    async def _idle(self, lane: Lane, bell: asyncio.Event) -> None:
+    async def _idle(self, lane: Lane, wakeup: asyncio.Event) -> None:
         """Wait for a ring, or for room where something is under way."""
-        waiting = [asyncio.create_task(wait(bell))]
+        waiting = [asyncio.create_task(wait(wakeup))]
         if lane.under_way:
             waiting.append(asyncio.create_task(lane.progress.wait()))  # type: ignore[arg-type]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -308,10 +308,10 @@ class Dispatcher:
         KIND.set("clears")
         backoff = self._backoff("clears")
         while not self._stopping.is_set():
-            bell = self._doorbell.listen_for("clear")
+            wakeup = self._pubsub.listen_for("clear")
             try:
                 if not await self._clear():
-                    await wait(bell, 0.5)
+                    await wait(wakeup, 0.5)
                 backoff.succeeded()
             except Exception as error:  # noqa: BLE001 - whatever it is, others are told
                 await backoff.pause(error)

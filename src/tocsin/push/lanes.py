@@ -15,7 +15,7 @@ from tocsin.push.deliveries import Delivery, DeliveryKey
 ENDING = 10.0
 """Seconds that pushes with the keys before may take to be answered."""
 
-USUAL_WAIT = timedelta(minutes=1)
+MIN_PROBLEM_WAIT = timedelta(minutes=1)
 """How long a lane may still have to wait before that is a problem to be told."""
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -81,7 +81,7 @@ class Lane:
     @property
     def problem(self) -> str:
         """Why nothing goes for longer than usual; nothing where it does. That a lane has stopped is told elsewhere."""
-        if self.lacks or self.waits_until is None or self.waits_until < datetime.now(UTC) + USUAL_WAIT:
+        if self.lacks or self.waits_until is None or self.waits_until < datetime.now(UTC) + MIN_PROBLEM_WAIT:
             return self.lacks
         return f"it waits until {self.waits_until:%Y-%m-%d %H:%M} UTC, as the provider asked: {self.waits_because}"
 
@@ -99,10 +99,10 @@ class Lane:
     def set_aside(self, answered: "Answered", seconds: float) -> None:
         """Keep an answer that waits for a lock, to be settled in so many seconds at most; it stays under way."""
         if not self.behind_locks:
-            asyncio.get_running_loop().call_later(seconds, self.take_up)
+            asyncio.get_running_loop().call_later(seconds, self.retry_set_aside)
         self.behind_locks.append(answered)
 
-    def take_up(self) -> None:
+    def retry_set_aside(self) -> None:
         """Have what was set aside settled."""
         self.answered += self.behind_locks
         self.behind_locks = []
@@ -113,7 +113,7 @@ class Lane:
 class Answered:
     """A push that was answered.
 
-    `bundle` are the others that it stood for, `elsewhere` is the lane of the second try where the device may be known
+    `bundle` are the others that it stood for, `retry_lane` is the lane of the second try where the device may be known
     in another way and `first` the answer to the first, and `refused` why its channel did not even make a request of it.
     """
 
@@ -121,7 +121,7 @@ class Answered:
     push: Push
     answer: Answer
     bundle: tuple[Delivery, ...] = ()
-    elsewhere: Lane | None = None
+    retry_lane: Lane | None = None
     first: Answer | None = None
     refused: Refused | None = None
 
@@ -134,6 +134,6 @@ def _answer_of(done: "asyncio.Future[Answer]") -> Answer:
     return Answer(0, {}, b"", datetime.now(UTC), f"the request failed: {type(failure).__name__}")
 
 
-def twin(name: str) -> str:
+def sandbox_twin(name: str) -> str:
     """Return the name of the lane of the same app in the other environment."""
     return name.removesuffix("/sandbox") if name.endswith("/sandbox") else f"{name}/sandbox"

@@ -24,14 +24,14 @@ PROBE_TIMEOUT = 10.0
 LIFETIME = timedelta(minutes=5)
 """For how long a device that can't be reached may still get it."""
 
-_NOBODY = "0" * 64
+_NO_DEVICE = "0" * 64
 """A token that Apple gives to no phone, and Google neither."""
 
 _SQL = queries("probe")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ProbeResult:
     """What a provider said to a test push, with the states of deliveries; `stopped`: our own settings are wrong."""
 
     lane: str
@@ -39,7 +39,7 @@ class Said:
     reason: str
 
 
-async def send(database: Database, composer: Composer, lanes: Sequence[Lane], user_id: int, token: str) -> Said:
+async def send(database: Database, composer: Composer, lanes: Sequence[Lane], user_id: int, token: str) -> ProbeResult:
     """Push a test to a device of the user's at once, whatever they chose, and return what its provider said.
 
     A device that is gone is forgotten, as after any push. Raises `NotFound` where it is not theirs, and `RateLimited`.
@@ -52,20 +52,20 @@ async def send(database: Database, composer: Composer, lanes: Sequence[Lane], us
         raise RateLimited(MAX_PER_MINUTE, max(1, math.ceil(wait or 0)))
     lane = next((lane for lane in lanes if lane.name == device["lane"]), None)
     if lane is None:
-        return Said(device["lane"], "stopped", "no key is set for this provider and app")
+        return ProbeResult(device["lane"], "stopped", "no key is set for this provider and app")
     outcome, sent_at = await _push(lane, deliveries.address_of(device), composer, device["unread"], device["locale"])
     match outcome:
         case Delivered():
-            return Said(lane.name, "delivered", "delivered")
+            return ProbeResult(lane.name, "delivered", "delivered")
         case Gone(reason, at):
             await deliveries.drop(database, {device["id"]: at or sent_at})
-            return Said(lane.name, "gone", f"the device is gone: {reason}")
+            return ProbeResult(lane.name, "gone", f"the device is gone: {reason}")
         case Later(reason) | Unauthorised(reason):
-            return Said(lane.name, "later", reason)
+            return ProbeResult(lane.name, "later", reason)
         case Refused(reason):
-            return Said(lane.name, "refused", reason)
+            return ProbeResult(lane.name, "refused", reason)
         case Stopped(reason):
-            return Said(lane.name, "stopped", reason)
+            return ProbeResult(lane.name, "stopped", reason)
 
 
 async def credentials(lane: Lane, composer: Composer) -> Later | Stopped | None:
@@ -75,7 +75,7 @@ async def credentials(lane: Lane, composer: Composer) -> Later | Stopped | None:
     """
     kind: Literal["iOS", "Android"] = "iOS" if lane.name.startswith("apns") else "Android"
     environment: Literal["production", "sandbox"] = "sandbox" if lane.name.endswith("/sandbox") else "production"
-    address = Address(_NOBODY, kind, environment, lane.name.split("/")[1], datetime.now(UTC))
+    address = Address(_NO_DEVICE, kind, environment, lane.name.split("/")[1], datetime.now(UTC))
     outcome, _ = await _push(lane, address, composer, 0, "en")
     if isinstance(outcome, Later) and outcome.after == 0.0:  # another token is worth a try: it may please no better
         outcome, _ = await _push(lane, address, composer, 0, "en")

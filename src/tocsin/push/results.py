@@ -21,7 +21,7 @@ from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
 from tocsin.push.channels import Delivered, Gone, Later, Outcome, Refused, Stopped, Unauthorised
 from tocsin.push.deliveries import Delivery, DeliveryKey, Settled, next_try
-from tocsin.push.lanes import Answered, Lane, twin
+from tocsin.push.lanes import Answered, Lane, sandbox_twin
 from tocsin.push.services import PushServices
 
 GATHERING = 0.01
@@ -51,15 +51,15 @@ class ResultWriter:
         self._database = database
         self._worker = worker
         self._lanes = lanes
-        self._doorbell = pubsub
+        self._pubsub = pubsub
         self._metrics = metrics
         self._services = PushServices(database, pubsub)
         self.backoffs = {name: Backoff(f"answers of {name}", failed=metrics.failure) for name in lanes}
         self._conflicts = {name: LockConflicts() for name in lanes}
 
-    def begin_anew(self) -> None:
+    def keys_reloaded(self) -> None:
         """Take note that lanes may have other keys now."""
-        self._services.begin_anew()
+        self._services.keys_reloaded()
 
     async def run(self, lane: Lane) -> None:
         """Settle what a lane is answered, for ever."""
@@ -79,7 +79,7 @@ class ResultWriter:
     async def settle(self, lane: Lane) -> None:
         """Write back all that was answered since the last time; where that fails, each half of it."""
         answered, lane.answered = lane.answered, []
-        mine = [each for each in answered if not self._goes_elsewhere(lane, each)]
+        mine = [each for each in answered if not self._is_retried(lane, each)]
         waiting: deque[Sequence[Answered]] = deque([mine] if mine else [])
         try:
             await do_in_parts(
@@ -135,7 +135,7 @@ class ResultWriter:
             took = (now - made[done.key]).total_seconds() if done.key in made else None
             self._metrics.push(lane.name, done.state, took)
         if settled:
-            self._doorbell.publish("settled")
+            self._pubsub.publish("settled")
 
     async def _result(self, lane: Lane, each: Answered, outcome: Outcome, gone: dict[UUID, datetime]) -> Settled | None:
         """Return what an outcome makes of a delivery; none: it goes back, as if it had never been claimed."""
@@ -166,15 +166,15 @@ class ResultWriter:
             if stopped_at := await deliveries.lane_works(self._database, lane.name):
                 log.info("lane resumed", lane=lane.name, stopped_since=stopped_at.isoformat())
         lane.stopped, lane.waits_until = "", None
-        if each.elsewhere:
+        if each.retry_lane:
             await deliveries.found_as(self._database, each.delivery.key.device_id, each.push.address)
         if service := lane.channel.service(each.push.address):
             await self._services.delivered(lane.name, service)
         if each.push.address.type == "Web":
-            await deliveries.told(self._database, each.delivery.key.device_id, each.delivery.position)
+            await deliveries.note_closed(self._database, each.delivery.key.device_id, each.delivery.position)
 
     def _later(self, lane: Lane, delivery: Delivery, reason: str, after: float | None) -> Settled:
-        due_at = next_try(delivery.attempts, after, lane.channel.min_retry, delivery.expires_at)
+        due_at = next_try(delivery.attempts, after, lane.channel.min_retry_delay, delivery.expires_at)
         if due_at is None:
             return Settled(delivery.key, "dead", None, f"given up: {reason}")
         return Settled(delivery.key, "later", due_at, f"again at {due_at:%Y-%m-%d %H:%M:%S} UTC: {reason}")
@@ -207,27 +207,27 @@ class ResultWriter:
             return Settled(each.delivery.key, "dead", None, f"given up: {reason}")
         return Settled(each.delivery.key, "later", due_at, f"set aside until its lane has delivered: {reason}")
 
-    def _goes_elsewhere(self, lane: Lane, each: Answered) -> bool:
+    def _is_retried(self, lane: Lane, each: Answered) -> bool:
         try:
-            return self._sent_elsewhere(lane, each)
+            return self._retry_alternative(lane, each)
         except Exception:
             log.exception("failed to retry push through another endpoint", lane=lane.name)
             return False
 
-    def _sent_elsewhere(self, lane: Lane, each: Answered) -> bool:
+    def _retry_alternative(self, lane: Lane, each: Answered) -> bool:
         """Try a device that may be known in another way once in that way."""
-        address = None if each.elsewhere or each.refused else lane.channel.elsewhere(each.push, each.answer)
+        address = None if each.retry_lane or each.refused else lane.channel.alternative(each.push, each.answer)
         if address is None:
             return False
         same = address.environment == each.push.address.environment
-        by = lane if same else self._lanes.get(twin(lane.name))
+        by = lane if same else self._lanes.get(sandbox_twin(lane.name))
         if by is None or by.stopped:
             return False
         push = replace(each.push, address=address)
         request = by.channel.request(push)
         if isinstance(request, Refused):
             return False
-        lane.send(request, replace(each, push=push, elsewhere=by, first=each.answer), by)
+        lane.send(request, replace(each, push=push, retry_lane=by, first=each.answer), by)
         return True
 
     async def stop_lane(self, lane: Lane, reason: str) -> None:
@@ -243,7 +243,7 @@ def _outcome(lane: Lane, each: Answered) -> Outcome:
     """Return what an answer means; where a second try leaves the device in doubt, what the answer to the first did."""
     if each.refused:
         return each.refused
-    outcome = (each.elsewhere or lane).channel.outcome(each.push, each.answer)
+    outcome = (each.retry_lane or lane).channel.outcome(each.push, each.answer)
     if each.first is None or each.delivery.address is None or not (isinstance(outcome, Refused) and outcome.doubtful):
         return outcome
     return lane.channel.outcome(replace(each.push, address=each.delivery.address), each.first)

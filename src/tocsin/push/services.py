@@ -39,7 +39,7 @@ class PushServices:
 
     def __init__(self, database: Database, pubsub: PubSub) -> None:
         self._database = database
-        self._doorbell = pubsub
+        self._pubsub = pubsub
         self._seen: dict[tuple[str, str], _Seen] = {}
 
     async def delivered(self, lane: str, origin: str) -> None:
@@ -53,7 +53,7 @@ class PushServices:
             return
         seen.logged = _NEVER
         log.info("push service accepts pushes again", lane=lane, service=origin, refused_since=refused_at.isoformat())
-        self._doorbell.publish("push")
+        self._pubsub.publish("push")
 
     async def refused(self, lane: str, origin: str, reason: str) -> None:
         """Note that a service refused who we are."""
@@ -72,6 +72,6 @@ class PushServices:
                 remedy="check TOCSIN_VAPID_SUBJECT, TOCSIN_VAPID_KEY_FILE and the clock",
             )
 
-    def begin_anew(self) -> None:
+    def keys_reloaded(self) -> None:
         """Forget what was seen: the keys may be others now."""
         self._seen.clear()

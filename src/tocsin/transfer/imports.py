@@ -50,7 +50,7 @@ class Import:
         self.id = new_id()
         self.lines = 0
         self._database = database
-        self._doorbell = pubsub
+        self._pubsub = pubsub
         self._reader = LineParser(catalogue, company_id)
         self._rest = bytearray()
         self._staged: list[Line] = []
@@ -108,7 +108,7 @@ class Import:
         await self.end()
         async with self._database.transaction() as connection:
             counts = await self.accept(connection)
-        self._doorbell.publish("bulk")
+        self._pubsub.publish("bulk")
         return counts
 
     async def discard(self) -> None:
@@ -155,13 +155,13 @@ def _unknown(path: str) -> str:
 
 async def applied(database: Database, pubsub: PubSub, id_: UUID) -> int | None:
     """Wait a moment, and return how many lines of an import are applied so far, None when all are."""
-    bell = pubsub.listen_for("settled")
+    wakeup = pubsub.listen_for("settled")
     row = await database.row(_SQL["progress"], id_)
     if row is None:
         return None
     if row["dead"]:
         raise InternalError(str(id_))
-    await wait(bell, _POLL_INTERVAL)
+    await wait(wakeup, _POLL_INTERVAL)
     count: int = row["applied"]
     return count
 
@@ -194,8 +194,8 @@ async def _apply(database: Database, worker: UUID, job: Job) -> None:
 
 async def _users(connection: Connection, id_: UUID, company_id: int | None) -> int:
     [row] = await connection.fetch(_SQL["users"], id_, company_id, APPLY_BATCH_SIZE)
-    await deliveries.release_held(connection, row["elsewhere"])
-    await devices.say_goodbye(connection, row["retired"])
+    await deliveries.release_held(connection, row["zone_changed"])
+    await devices.clear_phones(connection, row["retired"])
     await directory.until_tokens_are_good(row["wait"])
     count: int = row["count"]
     return count
@@ -216,7 +216,7 @@ async def _teams(connection: Connection, id_: UUID, company_id: int | None) -> i
 async def _devices(connection: Connection, id_: UUID, company_id: int | None) -> int:
     [row] = await connection.fetch(_SQL["devices"], id_, company_id, APPLY_BATCH_SIZE)
     for owner in row["owners"]:
-        await devices.keep_to_the_limit(connection, owner)
+        await devices.enforce_device_limit(connection, owner)
     count: int = row["count"]
     return count
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tocsin_phones.answers import Demand, Demands
 from tocsin_phones.exchange import Banner, Provider, Push, Refused, Reply, Request
-from tocsin_phones.screens import Screen, moment, told
+from tocsin_phones.screens import Screen, banner_json, moment
 
 MAX_PUSHES = 100_000
 """Pushes that are kept; older ones are forgotten, and the screens stay."""
@@ -43,14 +43,14 @@ class Book:
         self.pushes.clear()
         self.screens.clear()
 
-    def told(self, provider: str | None = None, token: str | None = None) -> list[dict[str, Any]]:
+    def received(self, provider: str | None = None, token: str | None = None) -> list[dict[str, Any]]:
         """Return the pushes that came, oldest first, of one provider or token where they are given.
 
         What came for access tokens is no push, and told only where `oauth` is asked for.
         """
         visible = {banner.push: banner for screen in self.screens.values() for banner in screen.banners.values()}
         return [
-            _told(push, visible.get(push.number))
+            _push_json(push, visible.get(push.number))
             for push in self.pushes
             if _is_of(push, provider) and token in (None, push.token)
         ]
@@ -91,7 +91,7 @@ def _is_of(push: Push, provider: str | None) -> bool:
     return push.provider != "oauth" if provider is None else push.provider == provider
 
 
-def _told(push: Push, visible: Banner | None) -> dict[str, Any]:
+def _push_json(push: Push, visible: Banner | None) -> dict[str, Any]:
     return {
         "number": push.number,
         "provider": push.provider,
@@ -102,5 +102,5 @@ def _told(push: Push, visible: Banner | None) -> dict[str, Any]:
         "at": moment(push.at),
         "status": push.status,
         "reason": push.reason,
-        "visible": None if visible is None else told(visible),
+        "visible": None if visible is None else banner_json(visible),
     }

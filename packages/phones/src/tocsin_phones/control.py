@@ -51,7 +51,7 @@ class Control:
             return _wrong(400, str(error))
 
     def _pushes(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002 - as every handler has it
-        return _json(200, self._book.told(query.get("provider"), query.get("token")))
+        return _json(200, self._book.received(query.get("provider"), query.get("token")))
 
     def _forget(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
         self._book.forget()

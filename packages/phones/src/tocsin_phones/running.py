@@ -99,7 +99,7 @@ class Phones:
 
     def pushes(self, provider: str | None = None, token: str | None = None) -> list[dict[str, Any]]:
         """Return the pushes that came, as `GET /pushes` does."""
-        return self._book.told(provider, token)
+        return self._book.received(provider, token)
 
     def screen(self, token: str, provider: str | None = None) -> dict[str, Any]:
         """Return what a device shows, as `GET /screen` does."""

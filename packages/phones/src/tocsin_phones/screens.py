@@ -34,10 +34,10 @@ class Screen:
 
     def as_json(self) -> dict[str, Any]:
         """Return the badge and the banners, the newest first, as the control port has them."""
-        return {"badge": self.badge, "banners": [told(one) for one in reversed(self.banners.values())]}
+        return {"badge": self.badge, "banners": [banner_json(one) for one in reversed(self.banners.values())]}
 
 
-def told(banner: Banner) -> dict[str, Any]:
+def banner_json(banner: Banner) -> dict[str, Any]:
     """Return a banner as the control port has it."""
     return {
         "key": banner.key,

@@ -153,7 +153,7 @@ select digest from operator_rules where id = 1
 -- name: put_rules
 insert into operator_rules (id, digest) values (1, $1) on conflict (id) do update set digest = excluded.digest
 
--- name: told
+-- name: note_closed
 update devices v
 set told_up_to = greatest(v.told_up_to, o.position)
 from unnest($1::uuid[], $2::bigint[]) as o (id, position)

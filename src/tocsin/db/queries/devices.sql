@@ -19,7 +19,7 @@ with put as (
 )
 select token from put
 
--- name: say_goodbye
+-- name: clear_phones
 -- A last clear for the phones of users, or for one of them: where their lane leads somewhere.
 insert into last_clears (token, type, environment, app, registered_at, lane)
 select coalesce(d.whole_token, d.token), d.type, d.environment, d.app, d.registered_at, d.lane

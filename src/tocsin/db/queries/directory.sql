@@ -4,7 +4,7 @@
 -- Tells, too, whether they lived by another clock, whether they were active and are not any more, and for how many
 -- seconds tokens that are issued from now on would not be taken: an issuer counts whole seconds, and the id may have
 -- been erased in this one. The 30 s are what clocks may differ.
-with elsewhere as materialized (
+with other_zone as materialized (
     select from users where id = $1 and time_zone <> $8
 ),
 active as materialized (
@@ -37,7 +37,7 @@ moved as (
     using put, teams t
     where m.user_id = put.id and t.id = m.team_id and t.company_id <> put.company_id
 )
-select id, exists (select from elsewhere) as is_elsewhere, exists (select from active) and not $9 as is_retired,
+select id, exists (select from other_zone) as zone_changed, exists (select from active) and not $9 as is_retired,
        (select greatest(extract(epoch from tokens_from - clock_timestamp()), 0)::float from head) as wait
 from put
 

@@ -129,7 +129,7 @@ person as materialized (
     )
 ),
 before as materialized (
-    select id, time_zone <> (select u.time_zone from users u where u.id = person.id) as is_elsewhere,
+    select id, time_zone <> (select u.time_zone from users u where u.id = person.id) as zone_changed,
            not active and (select h.active from heads h where h.user_id = person.id) as is_retired
     from person
 ),
@@ -163,7 +163,7 @@ moved as (
 )
 select (select count(*) from line) as count,
        (select greatest(extract(epoch from max(tokens_from) - clock_timestamp()), 0)::float from head) as wait,
-       array(select id from before where is_elsewhere and coalesce(id in (select id from put), false)) as elsewhere,
+       array(select id from before where zone_changed and coalesce(id in (select id from put), false)) as zone_changed,
        array(select id from before where is_retired and coalesce(id in (select id from put), false)) as retired
 
 -- name: team

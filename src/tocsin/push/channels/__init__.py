@@ -125,7 +125,7 @@ class Channel(Protocol):
 
     window: int
     """Pushes that may be under way at once."""
-    min_retry: float
+    min_retry_delay: float
     """Seconds that the provider asks to wait before any further try of a push."""
     lone_first: bool
     """Whether a new connection carries one request alone until that succeeded."""
@@ -145,5 +145,5 @@ class Channel(Protocol):
     def service(self, address: Address) -> str:
         """Return the origin of the push service that a device is reached by; nothing where the lane has only one."""
 
-    def elsewhere(self, push: Push, answer: Answer) -> Address | None:
+    def alternative(self, push: Push, answer: Answer) -> Address | None:
         """Return how else the device may be known, where an answer lets that be thought: to be tried once."""

@@ -83,7 +83,7 @@ class Apns:
     """One app in one environment. Raises `Refusal` where the key file holds no key for ES256, or a setting is empty."""
 
     window = WINDOW
-    min_retry = 0.0
+    min_retry_delay = 0.0
     lone_first = True  # with token authentication a new connection has one stream until a push succeeded
 
     def __init__(  # noqa: PLR0913 - each of them is a setting
@@ -140,7 +140,7 @@ class Apns:
         """Name none: there is only one."""
         return ""
 
-    def elsewhere(self, push: Push, answer: Answer) -> Address | None:
+    def alternative(self, push: Push, answer: Answer) -> Address | None:
         """Try a token that its environment does not know in the other one."""
         if answer.status == 200 or text_of(object_of(answer).get("reason")) != "BadDeviceToken":  # noqa: PLR2004
             return None

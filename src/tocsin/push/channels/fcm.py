@@ -72,7 +72,7 @@ class Fcm:
     """One app's project. Raises `Refusal` where the credentials file holds no service account."""
 
     window = WINDOW
-    min_retry = MIN_RETRY
+    min_retry_delay = MIN_RETRY
     lone_first = False
 
     def __init__(
@@ -126,7 +126,7 @@ class Fcm:
         """Name none: there is only one."""
         return ""
 
-    def elsewhere(self, push: Push, answer: Answer) -> Address | None:  # noqa: ARG002 - all channels are asked alike
+    def alternative(self, push: Push, answer: Answer) -> Address | None:  # noqa: ARG002 - all channels are asked alike
         """Know no other way."""
         return None
 

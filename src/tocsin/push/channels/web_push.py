@@ -77,7 +77,7 @@ class WebPush:
     """
 
     window = WINDOW
-    min_retry = 0.0
+    min_retry_delay = 0.0
     lone_first = False
 
     def __init__(
@@ -132,7 +132,7 @@ class WebPush:
         """Return the origin of an endpoint."""
         return origin_of(address.token) or ""
 
-    def elsewhere(self, push: Push, answer: Answer) -> Address | None:
+    def alternative(self, push: Push, answer: Answer) -> Address | None:
         """Try a subscription that our key does not open with the other one, while there are two."""
         if _way(answer) != "unauthorised":
             return None

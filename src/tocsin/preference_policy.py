@@ -24,7 +24,7 @@ class Defaults(_Table):
     quiet_hours: Any = []
 
 
-class Locked(_Table):
+class LockedSettings(_Table):
     """Which settings beside those of kinds are as the operator decided."""
 
     quiet_hours: bool = False
@@ -49,7 +49,7 @@ class Rules(_Table):
     """All that the file says; `docs/guides/preferences.md` tells its form."""
 
     defaults: Defaults = Defaults()
-    locked: Locked = Locked()
+    locked: LockedSettings = LockedSettings()
     kinds: dict[str, OfKind] = {}
 
     def of(self, kind: str) -> OfKind:

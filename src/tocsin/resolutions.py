@@ -138,7 +138,7 @@ async def _rewrite(database: Database, catalogue: Catalogue, worker: UUID, job: 
             [event["params"] for event in blank.values()],
             [row["event_id"] for row in said],
             [row["language"] for row in said],
-            [_said_anew(catalogue, blank[row["event_id"]], row) for row in said],
+            [_render_again(catalogue, blank[row["event_id"]], row) for row in said],
         )
         await connection.execute(_SQL["advance"], job.id, ids[-1], -1)
 
@@ -148,7 +148,7 @@ def _without_words(catalogue: Catalogue, event: Record) -> dict[str, Any]:
     return {**event, "data": to_json(data), "params": to_json(params), "erased": True}
 
 
-def _said_anew(catalogue: Catalogue, event: Mapping[str, Any], said: Record) -> str:
+def _render_again(catalogue: Catalogue, event: Mapping[str, Any], said: Record) -> str:
     if is_imported(said["language"]) or event["kind"] not in catalogue.kinds:
         return erased_body(catalogue, said["body"])
     return body_of(catalogue, event, said["language"])

@@ -357,9 +357,9 @@ class Protocol(HttpToolsProtocol):
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_due = when
-            self._timer = self.loop.call_at(when, self._ring)
+            self._timer = self.loop.call_at(when, self._on_timer)
 
-    def _ring(self) -> None:
+    def _on_timer(self) -> None:
         now, due = self.loop.time(), self._timer_due
         self._timer, self._timer_due = None, inf
         if now > due + LATE:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from tocsin_phones.exchange import Fate, Refused, Reply
-from tocsin_phones.strict_json import Malformed
+from tocsin_phones.exchange import Fate, Rejection, Reply
+from tocsin_phones.strict_json import MalformedJson
 
 PROVIDERS = ("apns", "apns-sandbox", "fcm", "oauth", "browser")
 BODIES = {"huge": b"x" * (4 << 20), "empty": b"", "not json": b"<html>Bad gateway</html>"}
@@ -55,9 +55,9 @@ class Demand:
         self.seen += 1
         return self.seen % self.every == 0
 
-    def reply(self, refusal: Callable[[Refused], Reply]) -> Reply:
+    def reply(self, refusal: Callable[[Rejection], Reply]) -> Reply:
         """Return what a push gets; `refusal` words a status and reason as the provider does."""
-        refused = Refused(self.status or DEFAULT_STATUS, self.reason)
+        refused = Rejection(self.status or DEFAULT_STATUS, self.reason)
         if self.timestamp is not None:
             refused.more["timestamp"] = self.timestamp
         worded = refusal(refused)
@@ -88,13 +88,13 @@ class Demands:
 
 
 def demand_of(value: Mapping[str, Any]) -> Demand:
-    """Read a demand. Raises `Malformed` with one sentence where it is none."""
+    """Read a demand. Raises `MalformedJson` with one sentence where it is none."""
     if unknown := set(value) - _FIELDS:
-        raise Malformed(f"Unknown field {min(unknown)!r}: use {', '.join(sorted(_FIELDS))}.")
+        raise MalformedJson(f"Unknown field {min(unknown)!r}: use {', '.join(sorted(_FIELDS))}.")
     status, reason = _whole(value, "status", 200, 599), _string(value, "reason")
     answer = _one_of(value, "answer", ("", *FATES, *BODIES))
     if reason and status is None and not answer:
-        raise Malformed("A `reason` needs a `status`.")
+        raise MalformedJson("A `reason` needs a `status`.")
     return Demand(
         _one_of(value, "provider", PROVIDERS),
         _string(value, "token") or None,
@@ -121,21 +121,21 @@ def _fate(answer: str) -> Fate:
 def _string(value: Mapping[str, Any], name: str) -> str:
     text = value.get(name, "")
     if not isinstance(text, str):
-        raise Malformed(f"`{name}` must be a string.")
+        raise MalformedJson(f"`{name}` must be a string.")
     return text
 
 
 def _one_of(value: Mapping[str, Any], name: str, words: tuple[str, ...]) -> str:
     word = _string(value, name)
     if word not in words:
-        raise Malformed(f"`{name}` must be one of {', '.join(filter(None, words))}.")
+        raise MalformedJson(f"`{name}` must be one of {', '.join(filter(None, words))}.")
     return word
 
 
 def _flag(value: Mapping[str, Any], name: str) -> bool:
     flag = value.get(name, False)
     if not isinstance(flag, bool):
-        raise Malformed(f"`{name}` must be true or false.")
+        raise MalformedJson(f"`{name}` must be true or false.")
     return flag
 
 
@@ -144,13 +144,13 @@ def _whole(value: Mapping[str, Any], name: str, least: int, most: float) -> int 
     if number is None:
         return None
     if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
-        raise Malformed(f"`{name}` must be a whole number" + (f", {least} to {most}." if most < math.inf else "."))
+        raise MalformedJson(f"`{name}` must be a whole number" + (f", {least} to {most}." if most < math.inf else "."))
     return number
 
 
 def _headers(value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
-        raise Malformed("`headers` must be an object of strings.")
+        raise MalformedJson("`headers` must be an object of strings.")
     if any(not (name + text).isprintable() or not name for name, text in value.items()):
-        raise Malformed("`headers` has an invalid name or value.")
+        raise MalformedJson("`headers` has an invalid name or value.")
     return tuple((name.lower(), text) for name, text in value.items())

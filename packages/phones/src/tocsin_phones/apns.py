@@ -10,9 +10,9 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from tocsin_phones.book import Book
-from tocsin_phones.exchange import JSON, Banner, Change, Push, Refused, Reply, Request
+from tocsin_phones.exchange import JSON, Banner, Change, IncomingRequest, ReceivedPush, Rejection, Reply
 from tocsin_phones.screens import badge_of, ids_of, part, text
-from tocsin_phones.strict_json import Malformed, parse_object
+from tocsin_phones.strict_json import MalformedJson, parse_object
 
 MAX_BYTES = 4096
 MAX_VOIP_BYTES = 5120
@@ -63,7 +63,7 @@ _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _AHEAD = 300
 
 
-class Apns:
+class ApnsService:
     """One environment of Apple's service, which knows one key of one team, and one app."""
 
     def __init__(self, book: Book, name: str, key: EllipticCurvePublicKey, ids: tuple[str, str, str]) -> None:
@@ -73,112 +73,112 @@ class Apns:
         self._key_id, self._team, self._topic = ids
         self._seen: dict[str, int] = {}
 
-    def handle(self, request: Request) -> Reply:
+    def handle(self, request: IncomingRequest) -> Reply:
         """Take a push."""
         return self._book.take(self, request)
 
-    def check(self, request: Request, push: Push) -> None:
-        """Put token, id, payload and change into `push`. Raises `Refused`."""
+    def check(self, request: IncomingRequest, push: ReceivedPush) -> None:
+        """Put token, id, payload and change into `push`. Raises `Rejection`."""
         push.id = _id_of(request.headers.get("apns-id"))
         push.token = _token_of(request)
         if request.repeated:
-            raise Refused(400, "DuplicateHeaders")
+            raise Rejection(400, "DuplicateHeaders")
         self._check_token(request)
         _check_headers(request.headers)
         self._check_topic(request.headers)
         push.payload = _payload_of(request)
         push.change = _change(push.payload, request.headers)
 
-    def success(self, push: Push) -> Reply:
+    def success(self, push: ReceivedPush) -> Reply:
         """Return 200 with the push's id, after which the connection may have many streams."""
         headers = (("apns-id", push.id), ("apns-unique-id", str(uuid.uuid4())))
         return Reply(200, headers if self.name == "apns-sandbox" else headers[:1], streams=STREAMS)
 
-    def refusal(self, refused: Refused, push: Push) -> Reply:
+    def refusal(self, refused: Rejection, push: ReceivedPush) -> Reply:
         """Return the status with its reason; 410 has the time in milliseconds since when the token is gone."""
         answer: dict[str, Any] = {"reason": refused.reason or REASONS.get(refused.status, "InternalServerError")}
         if refused.status == 410:  # noqa: PLR2004 - the one with a time
             answer["timestamp"] = refused.more.get("timestamp", int(time.time() * 1000))
         return Reply(refused.status, (("apns-id", push.id), JSON), json.dumps(answer).encode())
 
-    def _check_token(self, request: Request) -> None:
+    def _check_token(self, request: IncomingRequest) -> None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
-            raise Refused(403, "MissingProviderToken")
+            raise Rejection(403, "MissingProviderToken")
         issued = self._seen.get(token)
         if issued is None:
             issued = self._seen[token] = self._issued(token)
         age = time.time() - issued
         if age > OLDEST_TOKEN:
-            raise Refused(403, "ExpiredProviderToken")
+            raise Rejection(403, "ExpiredProviderToken")
         if age < -_AHEAD:
-            raise Refused(403, "InvalidProviderToken")
+            raise Rejection(403, "InvalidProviderToken")
         before = request.memory.setdefault("issued", issued)
         if issued != before and abs(issued - before) < NEWEST_UPDATE:
-            raise Refused(429, "TooManyProviderTokenUpdates")
+            raise Rejection(429, "TooManyProviderTokenUpdates")
         request.memory["issued"] = issued
 
     def _issued(self, token: str) -> int:
-        """Return when a token was issued, in UNIX seconds. Raises `Refused` where it is not of our key and team."""
+        """Return when a token was issued, in UNIX seconds. Raises `Rejection` where it is not of our key and team."""
         try:
             header = jwt.get_unverified_header(token)
             claims = jwt.decode(token, self._key, ["ES256"], options={"verify_iat": False})
         except jwt.InvalidTokenError:
-            raise Refused(403, "InvalidProviderToken") from None
+            raise Rejection(403, "InvalidProviderToken") from None
         issued = claims.get("iat")
         if header.get("kid") != self._key_id or claims.get("iss") != self._team or type(issued) is not int:
-            raise Refused(403, "InvalidProviderToken")
+            raise Rejection(403, "InvalidProviderToken")
         return issued
 
     def _check_topic(self, headers: dict[str, str]) -> None:
         topic = headers.get("apns-topic")
         if not topic:
-            raise Refused(400, "MissingTopic")
+            raise Rejection(400, "MissingTopic")
         if topic != self._topic + SUFFIXES[headers["apns-push-type"]]:
-            raise Refused(400, "TopicDisallowed")
+            raise Rejection(400, "TopicDisallowed")
 
 
 def _id_of(given: str | None) -> str:
     return given if given and _ID.fullmatch(given) else str(uuid.uuid4())
 
 
-def _token_of(request: Request) -> str:
+def _token_of(request: IncomingRequest) -> str:
     if request.method != "POST":
-        raise Refused(405, "MethodNotAllowed")
+        raise Rejection(405, "MethodNotAllowed")
     if not request.path.startswith(_PATH):
-        raise Refused(404, "BadPath")
+        raise Rejection(404, "BadPath")
     token = request.path.removeprefix(_PATH)
     if not token:
-        raise Refused(400, "MissingDeviceToken")
+        raise Rejection(400, "MissingDeviceToken")
     if not _TOKEN.fullmatch(token):
-        raise Refused(400, "BadDeviceToken")
+        raise Rejection(400, "BadDeviceToken")
     return token.lower()
 
 
 def _check_headers(headers: dict[str, str]) -> None:
     kind, priority = headers.get("apns-push-type"), headers.get("apns-priority", "10")
     if "apns-id" in headers and not _ID.fullmatch(headers["apns-id"]):
-        raise Refused(400, "BadMessageId")
+        raise Rejection(400, "BadMessageId")
     if kind not in SUFFIXES:
-        raise Refused(400, "InvalidPushType")
+        raise Rejection(400, "InvalidPushType")
     if priority not in ("10", "5", "1") or (kind == "background" and priority == "10"):
-        raise Refused(400, "BadPriority")
+        raise Rejection(400, "BadPriority")
     if not _EXPIRATION.fullmatch(headers.get("apns-expiration", "0")):
-        raise Refused(400, "BadExpirationDate")
+        raise Rejection(400, "BadExpirationDate")
     if len(headers.get("apns-collapse-id", "").encode("latin-1")) > MAX_COLLAPSE_ID_LENGTH:
-        raise Refused(400, "BadCollapseId")
+        raise Rejection(400, "BadCollapseId")
 
 
-def _payload_of(request: Request) -> dict[str, Any]:
+def _payload_of(request: IncomingRequest) -> dict[str, Any]:
     voip = request.headers["apns-push-type"] == "voip"
     if len(request.body) > (MAX_VOIP_BYTES if voip else MAX_BYTES):
-        raise Refused(413, "PayloadTooLarge")
+        raise Rejection(413, "PayloadTooLarge")
     try:
         payload = parse_object(request.body)
-    except Malformed:
-        raise Refused(400, "PayloadEmpty") from None
+    except MalformedJson:
+        raise Rejection(400, "PayloadEmpty") from None
     if not isinstance(payload.get("aps"), dict):
-        raise Refused(400, "PayloadEmpty")
+        raise Rejection(400, "PayloadEmpty")
     return payload
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tocsin_phones.answers import Demand, Demands
-from tocsin_phones.exchange import Banner, Provider, Push, Refused, Reply, Request
+from tocsin_phones.exchange import Banner, IncomingRequest, Provider, ReceivedPush, Rejection, Reply
 from tocsin_phones.screens import Screen, banner_json, moment
 
 MAX_PUSHES = 100_000
@@ -18,19 +18,19 @@ MAX_PUSHES = 100_000
 class Book:
     """What the stand-ins share."""
 
-    pushes: deque[Push] = field(default_factory=lambda: deque(maxlen=MAX_PUSHES))
+    pushes: deque[ReceivedPush] = field(default_factory=lambda: deque(maxlen=MAX_PUSHES))
     screens: dict[tuple[str, str], Screen] = field(default_factory=dict)
     demands: Demands = field(default_factory=Demands)
     numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
-    def take(self, provider: Provider, request: Request) -> Reply:
+    def take(self, provider: Provider, request: IncomingRequest) -> Reply:
         """Take a push: refuse it as the real service would, answer as was demanded, or show it."""
         headers = {name: value for name, value in request.headers.items() if name != "authorization"}
-        push = Push(next(self.numbers), provider.name, time.time(), headers)
+        push = ReceivedPush(next(self.numbers), provider.name, time.time(), headers)
         self.pushes.append(push)
         try:
             provider.check(request, push)
-        except Refused as refused:
+        except Rejection as refused:
             push.status, push.reason = refused.status, refused.reason
             return provider.refusal(refused, push)
         demand = self.demands.next_for(provider.name, push.token)
@@ -62,7 +62,7 @@ class Book:
                 return screen
         return Screen()
 
-    def _answer(self, provider: Provider, push: Push, demand: Demand) -> Reply:
+    def _answer(self, provider: Provider, push: ReceivedPush, demand: Demand) -> Reply:
         reply = demand.reply(lambda refused: provider.refusal(refused, push))
         push.status = reply.status if reply.fate == "answered" else None
         push.reason = demand.reason or demand.answer
@@ -70,7 +70,7 @@ class Book:
             self._show(push)
         return reply
 
-    def _succeed(self, provider: Provider, push: Push, demand: Demand | None) -> Reply:
+    def _succeed(self, provider: Provider, push: ReceivedPush, demand: Demand | None) -> Reply:
         reply = provider.success(push)
         if demand is not None:
             status, headers = demand.status or reply.status, reply.headers + demand.headers
@@ -79,7 +79,7 @@ class Book:
         self._show(push)
         return reply
 
-    def _show(self, push: Push) -> None:
+    def _show(self, push: ReceivedPush) -> None:
         change = push.change
         if change.banner is not None:
             key = change.banner.key or f"push {push.number}"
@@ -87,11 +87,11 @@ class Book:
         self.screens.setdefault((push.provider, push.token), Screen()).apply(change)
 
 
-def _is_of(push: Push, provider: str | None) -> bool:
+def _is_of(push: ReceivedPush, provider: str | None) -> bool:
     return push.provider != "oauth" if provider is None else push.provider == provider
 
 
-def _push_json(push: Push, visible: Banner | None) -> dict[str, Any]:
+def _push_json(push: ReceivedPush, visible: Banner | None) -> dict[str, Any]:
     return {
         "number": push.number,
         "provider": push.provider,

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tocsin_phones.book import Book
 from tocsin_phones.decrypting import decrypt, point_of
-from tocsin_phones.exchange import JSON, Banner, Change, Push, Refused, Reply, Request
+from tocsin_phones.exchange import JSON, Banner, Change, IncomingRequest, ReceivedPush, Rejection, Reply
 from tocsin_phones.screens import badge_of, ids_of, part, text
-from tocsin_phones.strict_json import Malformed, parse
+from tocsin_phones.strict_json import MalformedJson, parse
 
 STREAMS = 100
 """Requests that may be open at once."""
@@ -87,31 +87,31 @@ class Browser:
             self._subscriptions[endpoint] = None
         return there
 
-    def handle(self, request: Request) -> Reply:
+    def handle(self, request: IncomingRequest) -> Reply:
         """Take a push."""
         return self._book.take(self, request)
 
-    def check(self, request: Request, push: Push) -> None:
-        """Put token (the endpoint), id, payload and change into `push`. Raises `Refused`."""
+    def check(self, request: IncomingRequest, push: ReceivedPush) -> None:
+        """Put token (the endpoint), id, payload and change into `push`. Raises `Rejection`."""
         push.token = self.origin + request.path + (f"?{request.query}" if request.query else "")
         if not _PATH.fullmatch(request.path) or push.token not in self._subscriptions:
-            raise Refused(404, "No such subscription")
+            raise Rejection(404, "No such subscription")
         if request.method != "POST":
-            raise Refused(405, "Method not allowed")
+            raise Rejection(405, "Method not allowed")
         subscription = self._subscriptions[push.token]
         if subscription is None:
-            raise Refused(410, "No such subscription any more")
+            raise Rejection(410, "No such subscription any more")
         self._check_sender(request.headers.get("authorization"), subscription)
         _check_headers(request.headers)
         push.id = secrets.token_urlsafe(16)
         push.payload = _payload_of(request, subscription)
         push.change = _change(push.payload)
 
-    def success(self, push: Push) -> Reply:
+    def success(self, push: ReceivedPush) -> Reply:
         """Return 201, with where the message is and how long it is kept."""
         return Reply(201, (("location", f"{self.origin}/message/{push.id}"), ("ttl", push.headers["ttl"])))
 
-    def refusal(self, refused: Refused, push: Push) -> Reply:  # noqa: ARG002 - as every provider has it
+    def refusal(self, refused: Rejection, push: ReceivedPush) -> Reply:  # noqa: ARG002 - as every provider has it
         """Return the status, with the reason in words."""
         reason = refused.reason or REASONS.get(refused.status, "Internal error")
         answer = {"code": refused.status, "error": reason, "message": str(refused) or reason}
@@ -120,21 +120,21 @@ class Browser:
 
     def _check_sender(self, authorization: str | None, subscription: Subscription) -> None:
         if authorization is None:
-            raise Refused(401, "Unauthorized", "Authorization is missing: vapid t=..., k=...")
+            raise Rejection(401, "Unauthorized", "Authorization is missing: vapid t=..., k=...")
         if authorization not in self._seen:
             self._seen[authorization] = self._sender(authorization)
         expires, key = self._seen[authorization]
         if not -_SKEW < expires - time.time() <= MAX_VAPID_LIFETIME + _SKEW:
-            raise Refused(403, "Invalid VAPID token", "`exp` is past, or more than 24 hours away.")
+            raise Rejection(403, "Invalid VAPID token", "`exp` is past, or more than 24 hours away.")
         if subscription.bound_to not in ("", key):
-            raise Refused(403, "Other VAPID key", "The subscription belongs to another application server key.")
+            raise Rejection(403, "Other VAPID key", "The subscription belongs to another application server key.")
 
     def _sender(self, authorization: str) -> tuple[float, str]:
-        """Return when a VAPID token expires, and its key. Raises `Refused` where it is not good for us."""
+        """Return when a VAPID token expires, and its key. Raises `Rejection` where it is not good for us."""
         found = _VAPID.fullmatch(authorization)
         parts = {found[1]: found[2], found[3]: found[4]} if found else {}
         if set(parts) != {"t", "k"}:
-            raise Refused(401, "Unauthorized", "Authorization is not vapid t=..., k=...")
+            raise Rejection(401, "Unauthorized", "Authorization is not vapid t=..., k=...")
         key = parts["k"].rstrip("=")
         try:
             public = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), _bytes(key))
@@ -147,36 +147,36 @@ class Browser:
                 options={"require": ["exp", "aud"], "strict_aud": True},
             )
         except (ValueError, jwt.InvalidTokenError) as error:
-            raise Refused(403, "Invalid VAPID token", str(error)) from None
+            raise Rejection(403, "Invalid VAPID token", str(error)) from None
         if not str(claims.get("sub", "")).startswith(("mailto:", "https://")):
-            raise Refused(403, "Invalid VAPID token", "`sub` must be a mailto: or https: address.")
+            raise Rejection(403, "Invalid VAPID token", "`sub` must be a mailto: or https: address.")
         return float(claims["exp"]), key
 
 
 def _check_headers(headers: dict[str, str]) -> None:
     if not _TTL.fullmatch(headers.get("ttl", "")):
-        raise Refused(400, "Invalid TTL", "TTL is missing, or no number of seconds.")
+        raise Rejection(400, "Invalid TTL", "TTL is missing, or no number of seconds.")
     if headers.get("urgency", "normal") not in _URGENCIES:
-        raise Refused(400, "Invalid Urgency")
+        raise Rejection(400, "Invalid Urgency")
     if not _TOPIC.fullmatch(headers.get("topic", "t")):
-        raise Refused(400, "Invalid Topic", "Topic has at most 32 characters of base64url.")
+        raise Rejection(400, "Invalid Topic", "Topic has at most 32 characters of base64url.")
 
 
-def _payload_of(request: Request, subscription: Subscription) -> Any:
+def _payload_of(request: IncomingRequest, subscription: Subscription) -> Any:
     """Return what a push says: JSON, or else text; none where it has no body."""
     if len(request.body) > MAX_BYTES:
-        raise Refused(413, "Payload too large")
+        raise Rejection(413, "Payload too large")
     if not request.body:
         return None
     if request.headers.get("content-encoding") != "aes128gcm":
-        raise Refused(400, "Invalid Content-Encoding", "Content-Encoding must be aes128gcm.")
+        raise Rejection(400, "Invalid Content-Encoding", "Content-Encoding must be aes128gcm.")
     try:
         plain = decrypt(request.body, subscription.key, subscription.auth)
     except ValueError as error:
-        raise Refused(400, "Not decrypted", str(error)) from None
+        raise Rejection(400, "Not decrypted", str(error)) from None
     try:
         return parse(plain)
-    except Malformed:
+    except MalformedJson:
         return plain.decode(errors="replace")
 
 

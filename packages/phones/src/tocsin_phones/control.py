@@ -11,12 +11,12 @@ from urllib.parse import parse_qsl
 from tocsin_phones.answers import demand_of
 from tocsin_phones.book import Book
 from tocsin_phones.browser import Browser
-from tocsin_phones.exchange import Reply, Request
+from tocsin_phones.exchange import IncomingRequest, Reply
 from tocsin_phones.local_calls import is_local
-from tocsin_phones.strict_json import Malformed, parse_object
+from tocsin_phones.strict_json import MalformedJson, parse_object
 
 _JSON = ("content-type", "application/json")
-_Door = Callable[[Request, dict[str, str]], Reply]
+_Door = Callable[[IncomingRequest, dict[str, str]], Reply]
 
 
 class Control:
@@ -35,7 +35,7 @@ class Control:
             "/connections": {"DELETE": self._hang_up},
         }
 
-    def handle(self, request: Request) -> Reply:
+    def handle(self, request: IncomingRequest) -> Reply:
         """Answer a call; what is wrong with it is said in `error`."""
         if not is_local(request.headers, self._host, self._host):
             return _wrong(403, "The control port answers only to localhost, and not to pages of other origins.")
@@ -47,40 +47,40 @@ class Control:
             return _wrong(405, f"{request.path} takes {' and '.join(routes)}.")
         try:
             return handler(request, dict(parse_qsl(request.query)))
-        except Malformed as error:
+        except MalformedJson as error:
             return _wrong(400, str(error))
 
-    def _pushes(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002 - as every handler has it
+    def _pushes(self, request: IncomingRequest, query: dict[str, str]) -> Reply:  # noqa: ARG002 - as every handler has it
         return _json(200, self._book.received(query.get("provider"), query.get("token")))
 
-    def _forget(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
+    def _forget(self, request: IncomingRequest, query: dict[str, str]) -> Reply:  # noqa: ARG002
         self._book.forget()
         return Reply(204)
 
-    def _demand(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
+    def _demand(self, request: IncomingRequest, query: dict[str, str]) -> Reply:  # noqa: ARG002
         self._book.demands.waiting.append(demand_of(parse_object(request.body)))
         return Reply(204)
 
-    def _withdraw(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
+    def _withdraw(self, request: IncomingRequest, query: dict[str, str]) -> Reply:  # noqa: ARG002
         self._book.demands.waiting.clear()
         return Reply(204)
 
-    def _subscribe(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
+    def _subscribe(self, request: IncomingRequest, query: dict[str, str]) -> Reply:  # noqa: ARG002
         key = parse_object(request.body or b"{}").get("applicationServerKey") or ""
         if not isinstance(key, str):
-            raise Malformed("`applicationServerKey` must be a string.")
+            raise MalformedJson("`applicationServerKey` must be a string.")
         return _json(201, self._browser.subscribe(key).as_json())
 
-    def _unsubscribe(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
+    def _unsubscribe(self, request: IncomingRequest, query: dict[str, str]) -> Reply:  # noqa: ARG002
         there = self._browser.unsubscribe(query.get("endpoint", ""))
         return Reply(204) if there else _wrong(404, "No such subscription: give its `endpoint`.")
 
-    def _screen(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
+    def _screen(self, request: IncomingRequest, query: dict[str, str]) -> Reply:  # noqa: ARG002
         if "token" not in query:
-            raise Malformed("Give a device: ?token=...")
+            raise MalformedJson("Give a device: ?token=...")
         return _json(200, self._book.screen(query["token"], query.get("provider")).as_json())
 
-    def _hang_up(self, request: Request, query: dict[str, str]) -> Reply:  # noqa: ARG002
+    def _hang_up(self, request: IncomingRequest, query: dict[str, str]) -> Reply:  # noqa: ARG002
         self._cut()
         return Reply(204)
 

@@ -14,7 +14,7 @@ JSON = ("content-type", "application/json; charset=UTF-8")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class IncomingRequest:
     """A request as it came; names of headers are in small letters, of one that is `repeated` the last counts.
 
     `memory` is the connection's: what it has seen before.
@@ -41,10 +41,10 @@ class Reply:
     streams: int = 0
 
 
-Handler = Callable[[Request], Reply]
+Handler = Callable[[IncomingRequest], Reply]
 
 
-class Refused(Exception):  # noqa: N818 - it is an answer
+class Rejection(Exception):  # noqa: N818 - it is an answer
     """A push is refused as the real service would: its status and reason, and what else the answer says."""
 
     def __init__(self, status: int, reason: str, message: str = "", **more: Any) -> None:
@@ -80,7 +80,7 @@ class Change:
 
 
 @dataclass(slots=True)
-class Push:
+class ReceivedPush:
     """A push that came, refused ones included; `status` is none where it was not answered, `at` UNIX seconds."""
 
     number: int
@@ -100,11 +100,11 @@ class Provider(Protocol):
 
     name: str
 
-    def check(self, request: Request, push: Push) -> None:
-        """Put token, id, payload and change into `push`. Raises `Refused` where the real service would refuse it."""
+    def check(self, request: IncomingRequest, push: ReceivedPush) -> None:
+        """Put token, id, payload and change into `push`. Raises `Rejection` where the real service would refuse it."""
 
-    def success(self, push: Push) -> Reply:
+    def success(self, push: ReceivedPush) -> Reply:
         """Return what a push that was taken is answered."""
 
-    def refusal(self, refused: Refused, push: Push) -> Reply:
+    def refusal(self, refused: Rejection, push: ReceivedPush) -> Reply:
         """Return what one is answered that was not."""

@@ -7,11 +7,11 @@ from typing import Any
 
 from tocsin_phones.apns import banner_of, clear_of
 from tocsin_phones.book import Book
-from tocsin_phones.exchange import JSON, Banner, Change, Push, Refused, Reply, Request
+from tocsin_phones.exchange import JSON, Banner, Change, IncomingRequest, ReceivedPush, Rejection, Reply
 from tocsin_phones.messages import TARGETS, check_message, refused_field
 from tocsin_phones.oauth import OAuth
 from tocsin_phones.screens import badge_of, ids_of, part, text
-from tocsin_phones.strict_json import Malformed, parse, parse_object
+from tocsin_phones.strict_json import MalformedJson, parse, parse_object
 
 STREAMS = 100
 """Requests that may be open at once."""
@@ -45,7 +45,7 @@ _FID = re.compile(r"[cdef][A-Za-z0-9_-]{21}")
 _TOKEN = re.compile(r"[A-Za-z0-9_:-]{32,4096}")
 
 
-class Fcm:
+class FcmService:
     """Firebase for one project. Its port answers at `/token` too."""
 
     name = "fcm"
@@ -55,15 +55,15 @@ class Fcm:
         self._oauth = oauth
         self._project = project
 
-    def handle(self, request: Request) -> Reply:
+    def handle(self, request: IncomingRequest) -> Reply:
         """Take a message, or give an access token."""
         return self._oauth.handle(request) if request.path == "/token" else self._book.take(self, request)
 
-    def check(self, request: Request, push: Push) -> None:
-        """Put token, id, payload and change into `push`. Raises `Refused`."""
+    def check(self, request: IncomingRequest, push: ReceivedPush) -> None:
+        """Put token, id, payload and change into `push`. Raises `Rejection`."""
         found = _PATH.fullmatch(request.path)
         if not found or request.method != "POST":
-            raise Refused(404, "NOT_FOUND", "The requested URL was not found on this server.")
+            raise Rejection(404, "NOT_FOUND", "The requested URL was not found on this server.")
         self._check_access(request.headers, found[1])
         push.payload = body = _body_of(request)
         message = body.get("message")
@@ -76,11 +76,11 @@ class Fcm:
         push.id = f"projects/{self._project}/messages/{name}"
         push.change = Change() if dry else _change(body["message"])
 
-    def success(self, push: Push) -> Reply:
+    def success(self, push: ReceivedPush) -> Reply:
         """Return 200 with the message's name."""
         return Reply(200, (JSON,), json.dumps({"name": push.id}).encode())
 
-    def refusal(self, refused: Refused, push: Push) -> Reply:  # noqa: ARG002 - as every provider has it
+    def refusal(self, refused: Rejection, push: ReceivedPush) -> Reply:  # noqa: ARG002 - as every provider has it
         """Return the status with the error's JSON; its details have an `FcmError` where the reason is a code of one."""
         code = refused.reason or _OF_STATUS.get(refused.status, "INTERNAL")
         details: list[dict[str, Any]] = list(refused.more.get("details", ()))
@@ -95,19 +95,19 @@ class Fcm:
     def _check_access(self, headers: dict[str, str], project: str) -> None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not self._oauth.knows(token):
-            raise Refused(
+            raise Rejection(
                 401, "UNAUTHENTICATED", "Request had invalid authentication credentials. Expected OAuth 2 access token."
             )
         if project != self._project:
-            raise Refused(404, "NOT_FOUND", "Requested entity was not found.")
+            raise Rejection(404, "NOT_FOUND", "Requested entity was not found.")
 
 
-def _body_of(request: Request) -> dict[str, Any]:
+def _body_of(request: IncomingRequest) -> dict[str, Any]:
     if not request.headers.get("content-type", "").startswith("application/json"):
         raise refused_field("", "The body must be declared as application/json.")
     try:
         return parse_object(request.body)
-    except Malformed as error:
+    except MalformedJson as error:
         raise refused_field("", f"Invalid JSON payload received. {error}") from None
 
 
@@ -115,7 +115,7 @@ def _check_target(message: dict[str, Any]) -> None:
     """Refuse a token that Firebase has not made, as it does: with an `FcmError`, and no field named."""
     token, fid = message.get("token"), message.get("fid")
     if (token is not None and not _TOKEN.fullmatch(token)) or (fid is not None and not _FID.fullmatch(fid)):
-        raise Refused(400, "INVALID_ARGUMENT", "The registration token is not a valid FCM registration token")
+        raise Rejection(400, "INVALID_ARGUMENT", "The registration token is not a valid FCM registration token")
 
 
 def _change(message: dict[str, Any]) -> Change:
@@ -148,6 +148,6 @@ def _change_by_data(data: dict[str, Any]) -> Change:
 def _cleared(clear: str) -> Any:
     try:
         value = parse(clear.encode()) if clear else []
-    except Malformed:
+    except MalformedJson:
         return ()
     return "all" if value == "all" else ids_of(value)

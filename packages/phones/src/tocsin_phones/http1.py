@@ -6,7 +6,7 @@ from typing import cast
 
 import httptools
 
-from tocsin_phones.exchange import MAX_BODY_BYTES, Handler, Reply, Request
+from tocsin_phones.exchange import MAX_BODY_BYTES, Handler, IncomingRequest, Reply
 
 
 class Http1(asyncio.Protocol):
@@ -70,7 +70,9 @@ class Http1(asyncio.Protocol):
         headers = dict(self._pairs)
         repeated = len(headers) != len(self._pairs)
         method = self._parser.get_method().decode()
-        reply = self._handle(Request(method, path, query, headers, bytes(self._body), self._memory, repeated=repeated))
+        reply = self._handle(
+            IncomingRequest(method, path, query, headers, bytes(self._body), self._memory, repeated=repeated)
+        )
         if reply.after:
             asyncio.get_running_loop().call_later(reply.after, self._reply, reply)
         else:

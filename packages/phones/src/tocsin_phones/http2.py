@@ -20,7 +20,7 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 
-from tocsin_phones.exchange import MAX_BODY_BYTES, Handler, Reply, Request
+from tocsin_phones.exchange import MAX_BODY_BYTES, Handler, IncomingRequest, Reply
 
 MAX_HEADER_BYTES = 16_384
 """Bytes that the headers of one request may have."""
@@ -224,11 +224,11 @@ def _settings(streams: int) -> Settings:
     )
 
 
-def _request_of(incoming: _Incoming, memory: dict[str, float]) -> Request:
+def _request_of(incoming: _Incoming, memory: dict[str, float]) -> IncomingRequest:
     pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in incoming.headers]
     headers = dict(pairs)
     path, _, query = headers.pop(":path", "").partition("?")
-    return Request(
+    return IncomingRequest(
         headers.pop(":method", ""),
         path,
         query,

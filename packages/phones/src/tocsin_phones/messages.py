@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tocsin_phones.exchange import Refused
+from tocsin_phones.exchange import Rejection
 
 TARGETS = ("fid", "token", "topic", "condition")
 """Whom a message goes to: exactly one of them."""
@@ -57,7 +57,7 @@ _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 
 
 def check_message(body: Mapping[str, Any]) -> None:
-    """Check the body of `messages:send`. Raises `Refused` with `fieldViolations`."""
+    """Check the body of `messages:send`. Raises `Rejection` with `fieldViolations`."""
     _object(body, "", {"message", "validate_only"})
     message = _object(body.get("message"), "message", _MESSAGE)
     if [isinstance(message.get(name), str) for name in TARGETS].count(True) != 1:
@@ -69,11 +69,11 @@ def check_message(body: Mapping[str, Any]) -> None:
     _check_size(message)
 
 
-def refused_field(field: str, description: str) -> Refused:
+def refused_field(field: str, description: str) -> Rejection:
     """Return the refusal of a payload that is wrong, which says nothing of the device."""
     violation = {"field": field, "description": description}
     details = [{"@type": _BAD_REQUEST, "fieldViolations": [violation]}]
-    return Refused(400, "INVALID_ARGUMENT", description, details=details)
+    return Rejection(400, "INVALID_ARGUMENT", description, details=details)
 
 
 def _check_android(value: Any) -> None:

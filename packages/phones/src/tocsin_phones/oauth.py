@@ -10,7 +10,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from tocsin_phones.book import Book
-from tocsin_phones.exchange import JSON, Push, Refused, Reply, Request
+from tocsin_phones.exchange import JSON, IncomingRequest, ReceivedPush, Rejection, Reply
 
 GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 SCOPES = frozenset(
@@ -28,7 +28,7 @@ _AHEAD = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class OAuthAccount:
     """The service account that the stand-in knows."""
 
     email: str
@@ -42,13 +42,13 @@ class OAuth:
 
     name = "oauth"
 
-    def __init__(self, book: Book, account: Account) -> None:
+    def __init__(self, book: Book, account: OAuthAccount) -> None:
         self._book = book
         self._account = account
         self._given: dict[str, float] = {}
         self.url = ""
 
-    def handle(self, request: Request) -> Reply:
+    def handle(self, request: IncomingRequest) -> Reply:
         """Give an access token."""
         return self._book.take(self, request)
 
@@ -56,26 +56,26 @@ class OAuth:
         """Tell whether an access token is good."""
         return self._given.get(token, 0) > time.time()
 
-    def check(self, request: Request, push: Push) -> None:
-        """Check the assertion. Raises `Refused`."""
+    def check(self, request: IncomingRequest, push: ReceivedPush) -> None:
+        """Check the assertion. Raises `Rejection`."""
         push.token = self._account.email
         if request.method != "POST":
-            raise Refused(405, "method_not_allowed")
+            raise Rejection(405, "method_not_allowed")
         if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-            raise Refused(400, "invalid_request", "The body must be a form.")
+            raise Rejection(400, "invalid_request", "The body must be a form.")
         form = dict(parse_qsl(request.body.decode("latin-1")))
         if form.get("grant_type") != GRANT:
-            raise Refused(400, "unsupported_grant_type", "Invalid grant_type.")
+            raise Rejection(400, "unsupported_grant_type", "Invalid grant_type.")
         self._check_assertion(form.get("assertion", ""))
 
-    def success(self, push: Push) -> Reply:  # noqa: ARG002 - as every provider has it
+    def success(self, push: ReceivedPush) -> Reply:  # noqa: ARG002 - as every provider has it
         """Return a new access token."""
         token = "ya29." + secrets.token_urlsafe(32)
         self._given[token] = time.time() + LIFETIME
         answer = {"access_token": token, "expires_in": LIFETIME - 1, "token_type": "Bearer"}
         return Reply(200, (JSON,), json.dumps(answer).encode())
 
-    def refusal(self, refused: Refused, push: Push) -> Reply:  # noqa: ARG002 - as every provider has it
+    def refusal(self, refused: Rejection, push: ReceivedPush) -> Reply:  # noqa: ARG002 - as every provider has it
         """Return the status with its error (RFC 6749, section 5.2)."""
         reason = refused.reason or ("invalid_grant" if refused.status < 500 else "internal_failure")  # noqa: PLR2004
         answer = {"error": reason, "error_description": str(refused)}
@@ -95,10 +95,10 @@ class OAuth:
                 options={"require": ["iat", "exp", "aud", "iss"]},
             )
         except jwt.InvalidTokenError as error:
-            raise Refused(400, "invalid_grant", f"Invalid JWT: {error}") from None
+            raise Rejection(400, "invalid_grant", f"Invalid JWT: {error}") from None
         if header.get("kid") not in (None, account.key_id):
-            raise Refused(400, "invalid_grant", "Invalid JWT Signature: no such key.")
+            raise Rejection(400, "invalid_grant", "Invalid JWT Signature: no such key.")
         if claims["exp"] - claims["iat"] > LIFETIME:
-            raise Refused(400, "invalid_grant", "Invalid JWT: it must be short-lived (60 minutes).")
+            raise Rejection(400, "invalid_grant", "Invalid JWT: it must be short-lived (60 minutes).")
         if not SCOPES & set(str(claims.get("scope", "")).split()):
-            raise Refused(400, "invalid_scope", "Invalid OAuth scope: none with which messages can be sent.")
+            raise Rejection(400, "invalid_scope", "Invalid OAuth scope: none with which messages can be sent.")

@@ -11,15 +11,15 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key a
 
 from tocsin_phones import credentials
 from tocsin_phones.answers import demand_of
-from tocsin_phones.apns import Apns
+from tocsin_phones.apns import ApnsService
 from tocsin_phones.book import Book
 from tocsin_phones.browser import STREAMS as STREAMS_OF_BROWSERS
 from tocsin_phones.browser import Browser
 from tocsin_phones.control import Control
 from tocsin_phones.fcm import STREAMS as STREAMS_OF_FCM
-from tocsin_phones.fcm import Fcm
+from tocsin_phones.fcm import FcmService
 from tocsin_phones.listening import Authority, Listener
-from tocsin_phones.oauth import Account, OAuth
+from tocsin_phones.oauth import OAuth, OAuthAccount
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,15 @@ class Phones:
         self._listener = Listener(self._authority, HOST)
         self._apns_key = new_ec(SECP256R1())
         self._fcm_key = new_rsa(65537, 2048)
-        account = Account(credentials.EMAIL, credentials.FCM_KEY_ID, self._fcm_key.public_key(), credentials.PROJECT)
+        account = OAuthAccount(
+            credentials.EMAIL, credentials.FCM_KEY_ID, self._fcm_key.public_key(), credentials.PROJECT
+        )
         ids = (credentials.APNS_KEY_ID, credentials.APNS_TEAM_ID, credentials.APNS_TOPIC)
         self._book = Book()
-        self._apns = Apns(self._book, "apns", self._apns_key.public_key(), ids)
-        self._sandbox = Apns(self._book, "apns-sandbox", self._apns_key.public_key(), ids)
+        self._apns = ApnsService(self._book, "apns", self._apns_key.public_key(), ids)
+        self._sandbox = ApnsService(self._book, "apns-sandbox", self._apns_key.public_key(), ids)
         self._oauth = OAuth(self._book, account)
-        self._fcm = Fcm(self._book, self._oauth, credentials.PROJECT)
+        self._fcm = FcmService(self._book, self._oauth, credentials.PROJECT)
         self._browser = Browser(self._book)
         self.control_url = self.apns_url = self.apns_sandbox_url = self.fcm_url = self.browser_url = ""
 
@@ -106,7 +108,7 @@ class Phones:
         return self._book.screen(token, provider).as_json()
 
     def answer(self, provider: str, **demand: Any) -> None:
-        """Say what the next pushes are answered, as `POST /answers` does. Raises `Malformed`."""
+        """Say what the next pushes are answered, as `POST /answers` does. Raises `MalformedJson`."""
         self._book.demands.waiting.append(demand_of({"provider": provider, **demand}))
 
     def subscribe(self, application_server_key: str = "") -> dict[str, Any]:

@@ -4,23 +4,23 @@ import json
 from typing import Any
 
 
-class Malformed(Exception):  # noqa: N818 - the name of the answer
+class MalformedJson(Exception):  # noqa: N818 - the name of the answer
     """A body is not what it should be, in one sentence."""
 
 
 def parse(body: bytes) -> Any:
-    """Return the value of a body; raises `Malformed`."""
+    """Return the value of a body; raises `MalformedJson`."""
     try:
         return json.loads(body.decode(), object_pairs_hook=_object_of, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        raise Malformed("The body is not valid JSON.") from None
+        raise MalformedJson("The body is not valid JSON.") from None
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """Return the object of a body; raises `Malformed`."""
+    """Return the object of a body; raises `MalformedJson`."""
     value = parse(body)
     if not isinstance(value, dict):
-        raise Malformed("The body is not a JSON object.")
+        raise MalformedJson("The body is not a JSON object.")
     return value
 
 

@@ -11,7 +11,7 @@ from tocsin.http_client.tls import Trust
 from tocsin.notifications import to_json
 from tocsin.push.channels import Address, Gone, Later, Outcome, Push, Refused, Shown, Stopped
 from tocsin.push.channels.apns import apple_headers
-from tocsin.push.channels.google_auth import AccessToken, Account
+from tocsin.push.channels.google_auth import AccessToken, ServiceAccount
 from tocsin.push.channels.payloads import MAX_BYTES, Parts, apple, fitted, ids
 from tocsin.push.channels.responses import Way, lane_later, object_of, pause_of, reason_of, settled, text_of, way_of
 
@@ -83,7 +83,7 @@ class Fcm:
         trust: Trust | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        account = Account.read(credentials_file)
+        account = ServiceAccount.read(credentials_file)
         self._url = f"{url.rstrip('/')}/v1/projects/{account.project}/messages:send"
         self._token = AccessToken(account, trust, clock)
         self._clock = clock

@@ -48,7 +48,7 @@ _PARTS = ("project_id", "client_email", "private_key", "token_uri")
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class ServiceAccount:
     """A service account, as its file says."""
 
     project: str
@@ -84,7 +84,9 @@ class Account:
 class AccessToken:
     """An account's token, fetched once for all who wait for it; `clock` counts seconds since 1970."""
 
-    def __init__(self, account: Account, trust: Trust | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, account: ServiceAccount, trust: Trust | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
         self.value = ""
         self._account, self._trust, self._clock = account, trust, clock
         self._fetched_at = self._renew_at = 0.0

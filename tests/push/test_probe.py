@@ -153,5 +153,5 @@ async def test_the_doctor_tells_an_access_token_that_fcm_refuses_from_a_network_
 ) -> None:
     phones.answer("fcm", status=401, reason="UNAUTHENTICATED")
     [lane] = [lane for lane in api.app_state.lanes if lane.name == "fcm/default"]
-    wrong = await probe.credentials(lane, Composer(api.app_state.catalogue))
+    wrong = await probe.credentials(lane, Composer(api.app_state.catalogue), "Android")
     assert wrong == Stopped("401 UNAUTHENTICATED")

@@ -30,7 +30,7 @@ from tocsin.postgres.supervisor import is_served, url_of
 from tocsin.preferences import Operator
 from tocsin.push import probe
 from tocsin.push.apps import Planned, lacks_contact, lane_of, plan
-from tocsin.push.channels import Stopped
+from tocsin.push.channels import DeviceType, Stopped
 from tocsin.push.content import Composer
 from tocsin.secret_files import is_open_to_others
 from tocsin.settings import PREFIX, Settings, read_settings
@@ -101,13 +101,13 @@ async def _push(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("FAIL", "push", str(refusal).rstrip("."), "correct the named setting or file")
         return
     for lane in planned:
-        if not lane.name.startswith("web"):  # whose key a start may have to make first
+        if device := lane.provider.probe_type:
             try:
                 lane.make()
             except Refusal as refusal:
                 yield Finding("FAIL", f"push {lane.name}", str(refusal).rstrip("."), HELD)
             else:
-                yield await _credentials(lane, settings)
+                yield await _credentials(lane, settings, device)
         for file in filter(_is_open, lane.files):
             yield Finding("warn", f"push {lane.name}", f"others can read {file}", f"close it: chmod 600 {file}")
     if lacks_contact(planned, settings):
@@ -120,10 +120,10 @@ def _is_open(path: Path) -> bool:
     return path.is_file() and is_open_to_others(path.stat().st_mode)
 
 
-async def _credentials(planned: Planned, settings: Settings) -> Finding:
+async def _credentials(planned: Planned, settings: Settings, device: DeviceType) -> Finding:
     lane = lane_of(planned, settings)
     try:
-        wrong = await probe.credentials(lane, Composer(Catalogue.load()))
+        wrong = await probe.credentials(lane, Composer(Catalogue.load()), device)
     finally:
         await lane.transport.close()
     what = f"push {lane.name}"

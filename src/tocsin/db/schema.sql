@@ -137,7 +137,6 @@ END)) STORED NOT NULL,
     server_key text,
     whole_token text,
     CONSTRAINT devices_environment_check CHECK ((environment = ANY (ARRAY['production'::text, 'sandbox'::text]))),
-    CONSTRAINT devices_provider_check CHECK ((provider = ANY (ARRAY['apns'::text, 'fcm'::text, 'web'::text]))),
     CONSTRAINT devices_type_check CHECK ((type = ANY (ARRAY['iOS'::text, 'Android'::text, 'Web'::text])))
 );
 

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,12 +17,12 @@ from tocsin.files import content_of
 from tocsin.http_client.messages import Answer, Request
 from tocsin.http_client.tls import Trust
 from tocsin.http_client.transport import Transport
-from tocsin.push.channels import Address, Channel, Later, Outcome, Push, Refused, Stopped
+from tocsin.push.channels import Channel, Environment, Later, Outcome, Push, Refused, Stopped
 from tocsin.push.channels.apns import Apns
 from tocsin.push.channels.fcm import Fcm
 from tocsin.push.channels.vapid import Vapid
 from tocsin.push.channels.web_push import WebPush
-from tocsin.push.lanes import Lane
+from tocsin.push.lanes import Lane, lane_name
 from tocsin.settings import MAX_PATH_LENGTH, Settings
 
 DEFAULT = "default"
@@ -73,7 +73,7 @@ class Planned:
     """A lane that the settings make: which channel it has and how that is made, and the files that it stands on."""
 
     name: str
-    provider: type[Apns | Fcm | WebPush]
+    provider: type[Channel]
     make: Callable[[], Channel]
     settings: tuple[str, ...]
     files: tuple[Path, ...]
@@ -89,38 +89,25 @@ class Planned:
         return digest.hexdigest()
 
 
-class Broken:
-    """The channel of a lane whose settings are wrong: it holds back everything, and says why."""
+class Broken(Channel):
+    """The channel of a lane whose settings are wrong: it sends nothing, and returns the reason."""
 
     window = 1
-    min_retry_delay = 0.0
-    lone_first = False
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
     async def ready(self) -> Stopped | Later | None:
-        """Say why nothing goes."""
+        """Return why nothing is sent."""
         return Stopped(self._reason)
-
-    def try_now(self) -> None:
-        """Forget nothing: nothing that failed is kept."""
 
     def request(self, push: Push) -> Request | Refused:  # noqa: ARG002 - the signature is every channel's
         """Refuse."""
         return Refused(self._reason)
 
     def outcome(self, push: Push, answer: Answer) -> Outcome:  # noqa: ARG002 - likewise
-        """Say why nothing goes."""
+        """Return why nothing is sent."""
         return Stopped(self._reason)
-
-    def service(self, address: Address) -> str:  # noqa: ARG002 - likewise
-        """Name none."""
-        return ""
-
-    def alternative(self, push: Push, answer: Answer) -> Address | None:  # noqa: ARG002 - likewise
-        """Know no other way."""
-        return None
 
 
 def lanes_of(settings: Settings) -> list[Lane]:
@@ -132,7 +119,7 @@ def lanes_of(settings: Settings) -> list[Lane]:
     if lacks_contact(planned, settings):
         log.warning(
             "web pushes to Safari will be refused: no contact is set",
-            lane=f"web/{DEFAULT}",
+            lane=lane_name("web", DEFAULT),
             remedy="set TOCSIN_VAPID_SUBJECT to mailto:you@example.com",
         )
     return [lane_of(each, settings) for each in planned]
@@ -146,13 +133,8 @@ def lacks_contact(planned: Iterable[Planned], settings: Settings) -> bool:
 
 def plan(settings: Settings) -> list[Planned]:
     """Return the lanes that the settings make. Raises `Refusal` where they contradict themselves."""
-    found: list[Planned] = []
-    for app, entry in {DEFAULT: _of_variables(settings), **_of_file(settings.apps_file)}.items():
-        if entry.apns:
-            found += [_apns(app, entry.apns, settings, environment) for environment in ("production", "sandbox")]
-        if entry.fcm:
-            found.append(_fcm(app, entry.fcm, settings))
-    return [*found, *_web(settings)]
+    apps = {DEFAULT: _of_variables(settings), **_of_file(settings.apps_file)}
+    return [lane for provider in PROVIDERS for app, entry in apps.items() for lane in provider(app, entry, settings)]
 
 
 def reload_keys(lanes: Sequence[Lane], settings: Settings) -> bool:
@@ -232,11 +214,16 @@ def _transport_of(planned: Planned, settings: Settings) -> Transport:
     )
 
 
-def _apns(app: str, entry: ApnsEntry, settings: Settings, environment: Literal["production", "sandbox"]) -> Planned:
+def _apns(app: str, entry: AppEntry, settings: Settings) -> Iterator[Planned]:
+    if entry.apns:
+        yield _apns_lane(app, entry.apns, "production", str(settings.apns_url))
+        yield _apns_lane(app, entry.apns, "sandbox", str(settings.apns_sandbox_url))
+
+
+def _apns_lane(app: str, entry: ApnsEntry, environment: Environment, url: str) -> Planned:
     is_sandbox = environment == "sandbox"
     key_file = Path((entry.sandbox_key_file if is_sandbox else None) or entry.key_file)
     key_id = (entry.sandbox_key_id if is_sandbox else None) or entry.key_id
-    url = str(settings.apns_sandbox_url if is_sandbox else settings.apns_url)
 
     def make() -> Channel:
         return Apns(
@@ -248,32 +235,35 @@ def _apns(app: str, entry: ApnsEntry, settings: Settings, environment: Literal["
             url=url,
         )
 
-    name = f"apns/{app}/sandbox" if is_sandbox else f"apns/{app}"
+    name = lane_name("apns", app, environment)
     return Planned(name, Apns, make, (url, key_id, entry.team_id, entry.topic), (key_file,))
 
 
-def _fcm(app: str, entry: FcmEntry, settings: Settings) -> Planned:
-    file, url = Path(entry.credentials_file), str(settings.fcm_url)
-    return Planned(
-        f"fcm/{app}",
-        Fcm,
-        lambda: Fcm(credentials_file=file, url=url, trust=Trust(settings.push_ca_file)),
-        (url,),
-        (file,),
-    )
+def _fcm(app: str, entry: AppEntry, settings: Settings) -> Iterator[Planned]:
+    if entry.fcm:
+        file, url, ca_file = Path(entry.fcm.credentials_file), str(settings.fcm_url), settings.push_ca_file
+
+        def make() -> Channel:
+            return Fcm(credentials_file=file, url=url, trust=Trust(ca_file))
+
+        yield Planned(lane_name("fcm", app), Fcm, make, (url,), (file,))
 
 
-def _web(settings: Settings) -> Iterator[Planned]:
+def _web(app: str, _entry: AppEntry, settings: Settings) -> Iterator[Planned]:
     file = _vapid_file(settings)
-    if file is not None:
+    if file is not None and app == DEFAULT:
         yield Planned(
-            f"web/{DEFAULT}",
+            lane_name("web", app),
             WebPush,
             lambda: WebPush(_vapid(settings, file), settings.web_push_origins),
             (settings.vapid_subject or "",),
             (file,),
             settings.web_push_origins,
         )
+
+
+PROVIDERS: list[Callable[[str, AppEntry, Settings], Iterator[Planned]]] = [_apns, _fcm, _web]
+"""What yields the lanes of an app, by its name, its entry and the settings: one function for each provider."""
 
 
 def _of_variables(settings: Settings) -> AppEntry:

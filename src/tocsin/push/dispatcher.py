@@ -9,7 +9,6 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Literal
 from uuid import UUID
 
 import structlog
@@ -219,7 +218,7 @@ class Dispatcher:
         settled: list[Settled] = []
         going: list[Delivery] = []
         for delivery in claimed:
-            result = self._decided(delivery, chosen.get(delivery.user_id), now)
+            result = self._decided(lane, delivery, chosen.get(delivery.user_id), now)
             if result:
                 settled.append(result)
             else:
@@ -246,9 +245,9 @@ class Dispatcher:
         for decided in settled:
             self._metrics.push(lane.name, decided.state)
 
-    def _decided(self, delivery: Delivery, chosen: Preferences | None, now: datetime) -> Settled | None:
+    def _decided(self, lane: Lane, delivery: Delivery, chosen: Preferences | None, now: datetime) -> Settled | None:
         try:
-            return self._decide(delivery, chosen, now)
+            return self._decide(lane, delivery, chosen, now)
         except Exception as error:  # noqa: BLE001 - likewise
             return _failed(delivery, error)
 
@@ -264,14 +263,13 @@ class Dispatcher:
         if changed := [user for user in users if now_chosen.get(user) != chosen.get(user)]:
             await deliveries.release_held(self._database, changed)
 
-    def _decide(self, delivery: Delivery, chosen: Preferences | None, now: datetime) -> Settled | None:
+    def _decide(self, lane: Lane, delivery: Delivery, chosen: Preferences | None, now: datetime) -> Settled | None:
         """Return what becomes of a delivery that does not go now."""
         if delivery.address is None or chosen is None or delivery.lapsed:
             return Settled(delivery.key, "skipped", None, f"not sent: {delivery.lapsed}")
         if delivery.expires_at <= now:
             return Settled(delivery.key, "dead", None, "not sent: it expired before its turn")
-        channel: Literal["push", "web_push"] = "web_push" if delivery.address.type == "Web" else "push"
-        match chosen.decide(delivery.kind, channel, now):
+        match chosen.decide(delivery.kind, lane.channel.preference, now):
             case Muted(reason):
                 return Settled(delivery.key, "muted", None, f"not sent: {reason}")
             case Held(until, reason):
@@ -280,7 +278,7 @@ class Dispatcher:
 
     async def _hand_over(self, lane: Lane, together: Sequence[Delivery]) -> None:
         first = together[0]
-        push = await self._push(first, len(together))
+        push = await self._push(lane, first, len(together))
         request = lane.channel.request(push)
         keys = {delivery.key for delivery in together}
         lane.under_way |= keys
@@ -294,11 +292,11 @@ class Dispatcher:
             lane.under_way -= keys
             raise
 
-    async def _push(self, delivery: Delivery, count: int) -> Push:
+    async def _push(self, lane: Lane, delivery: Delivery, count: int) -> Push:
         assert delivery.address is not None  # noqa: S101 - decided before
         shown = self._composer.shown(delivery) if count == 1 else self._composer.bundle(count, delivery.locale)
         closed: tuple[UUID, ...] = ()
-        if delivery.address.type == "Web":
+        if not lane.channel.accepts_silent_push:
             closed = await deliveries.closed(self._database, delivery.user_id, delivery.told_up_to)
         return Push(delivery.key.event_id, delivery.address, delivery.unread, delivery.expires_at, shown, closed)
 

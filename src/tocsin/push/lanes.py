@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 
 from tocsin.http_client.messages import Answer, Request
-from tocsin.push.channels import Channel, Push, Refused
+from tocsin.push.channels import Channel, Environment, Push, Refused
 from tocsin.push.deliveries import Delivery, DeliveryKey
 
 ENDING = 10.0
@@ -18,6 +18,7 @@ ENDING = 10.0
 MIN_PROBLEM_WAIT = timedelta(minutes=1)
 """How long a lane may still have to wait before that is a problem to be told."""
 
+_SANDBOX = "/sandbox"
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 log = structlog.get_logger(__name__)
@@ -56,6 +57,23 @@ class Lane:
     renewed_at: datetime = _NEVER
     closing: set[asyncio.Task[None]] = field(default_factory=set)
     noted: float = -math.inf
+
+    @property
+    def app(self) -> str:
+        """The name of its app."""
+        return self.name.split("/")[1]
+
+    @property
+    def environment(self) -> Environment:
+        """The environment of its devices."""
+        return "sandbox" if self.name.endswith(_SANDBOX) else "production"
+
+    @property
+    def sandbox_twin(self) -> str:
+        """The name of the lane of the same app in the other environment."""
+        if self.environment == "sandbox":
+            return self.name.removesuffix(_SANDBOX)
+        return self.name + _SANDBOX
 
     def send(self, request: Request, sent: "Answered", by: "Lane | None" = None) -> None:
         """Send a request, by another lane where one is named; its answer comes back here."""
@@ -134,6 +152,6 @@ def _answer_of(done: "asyncio.Future[Answer]") -> Answer:
     return Answer(0, {}, b"", datetime.now(UTC), f"the request failed: {type(failure).__name__}")
 
 
-def sandbox_twin(name: str) -> str:
-    """Return the name of the lane of the same app in the other environment."""
-    return name.removesuffix("/sandbox") if name.endswith("/sandbox") else f"{name}/sandbox"
+def lane_name(provider: str, app: str, environment: Environment = "production") -> str:
+    """Return the name of a lane, as the column `devices.lane` has it."""
+    return f"{provider}/{app}{_SANDBOX if environment == 'sandbox' else ''}"

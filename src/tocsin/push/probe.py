@@ -11,7 +11,18 @@ from tocsin.db.pool import Database, queries
 from tocsin.errors import NotFound, RateLimited
 from tocsin.ids import new_id
 from tocsin.push import deliveries
-from tocsin.push.channels import Address, Delivered, Gone, Later, Outcome, Push, Refused, Stopped, Unauthorised
+from tocsin.push.channels import (
+    Address,
+    Delivered,
+    DeviceType,
+    Gone,
+    Later,
+    Outcome,
+    Push,
+    Refused,
+    Stopped,
+    Unauthorised,
+)
 from tocsin.push.content import Composer
 from tocsin.push.lanes import Lane
 
@@ -25,7 +36,7 @@ LIFETIME = timedelta(minutes=5)
 """For how long a device that can't be reached may still get it."""
 
 _NO_DEVICE = "0" * 64
-"""A token that Apple gives to no phone, and Google neither."""
+"""A token that no provider gives to a device."""
 
 _SQL = queries("probe")
 
@@ -68,14 +79,12 @@ async def send(database: Database, composer: Composer, lanes: Sequence[Lane], us
             return ProbeResult(lane.name, "stopped", reason)
 
 
-async def credentials(lane: Lane, composer: Composer) -> Later | Stopped | None:
-    """Return why a provider of phones does not take our credentials, or can't be asked; None: it takes them.
+async def credentials(lane: Lane, composer: Composer, device: DeviceType) -> Later | Stopped | None:
+    """Return why a provider refuses the credentials of a lane, or cannot be asked; None if it accepts them.
 
-    It is asked to push to a token that nobody has.
+    It is asked to push to a token that belongs to no device. `device` is the channel's `probe_type`.
     """
-    kind: Literal["iOS", "Android"] = "iOS" if lane.name.startswith("apns") else "Android"
-    environment: Literal["production", "sandbox"] = "sandbox" if lane.name.endswith("/sandbox") else "production"
-    address = Address(_NO_DEVICE, kind, environment, lane.name.split("/")[1], datetime.now(UTC))
+    address = Address(_NO_DEVICE, device, lane.environment, lane.app, datetime.now(UTC))
     outcome, _ = await _push(lane, address, composer, 0, "en")
     if isinstance(outcome, Later) and outcome.after == 0.0:  # another token is worth a try: it may please no better
         outcome, _ = await _push(lane, address, composer, 0, "en")

@@ -21,7 +21,7 @@ from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
 from tocsin.push.channels import Delivered, Gone, Later, Outcome, Refused, Stopped, Unauthorised
 from tocsin.push.deliveries import Delivery, DeliveryKey, Settled, next_try
-from tocsin.push.lanes import Answered, Lane, sandbox_twin
+from tocsin.push.lanes import Answered, Lane
 from tocsin.push.services import PushServices
 
 GATHERING = 0.01
@@ -170,7 +170,7 @@ class ResultWriter:
             await deliveries.found_as(self._database, each.delivery.key.device_id, each.push.address)
         if service := lane.channel.service(each.push.address):
             await self._services.delivered(lane.name, service)
-        if each.push.address.type == "Web":
+        if not lane.channel.accepts_silent_push:
             await deliveries.note_closed(self._database, each.delivery.key.device_id, each.delivery.position)
 
     def _later(self, lane: Lane, delivery: Delivery, reason: str, after: float | None) -> Settled:
@@ -220,7 +220,7 @@ class ResultWriter:
         if address is None:
             return False
         same = address.environment == each.push.address.environment
-        by = lane if same else self._lanes.get(sandbox_twin(lane.name))
+        by = lane if same else self._lanes.get(lane.sandbox_twin)
         if by is None or by.stopped:
             return False
         push = replace(each.push, address=address)

@@ -6,14 +6,17 @@ A channel makes a request of a push and tells what the provider's answer means. 
 of the device, is not its business.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal
 from uuid import UUID
 
 from tocsin.http_client.messages import Answer, Request
 
 Preset = Literal["quiet", "normal", "urgent"]
+DeviceType = Literal["iOS", "Android", "Web"]
+Environment = Literal["production", "sandbox"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +27,8 @@ class Address:
     """
 
     token: str
-    type: Literal["iOS", "Android", "Web"]
-    environment: Literal["production", "sandbox"]
+    type: DeviceType
+    environment: Environment
     app: str
     registered_at: datetime
     p256dh: str = ""
@@ -120,30 +123,44 @@ class Stopped:
 Outcome = Delivered | Gone | Later | Refused | Unauthorised | Stopped
 
 
-class Channel(Protocol):
-    """One provider, for one app and environment: a lane."""
+class Channel(ABC):
+    """One provider, for one app and environment: a lane.
+
+    The class attributes are what the rest of the service needs to know about the provider.
+    """
 
     window: int
     """Pushes that may be under way at once."""
-    min_retry_delay: float
-    """Seconds that the provider asks to wait before any further try of a push."""
-    lone_first: bool
+    min_retry_delay: float = 0.0
+    """Seconds that the provider asks to wait before any retry of a push."""
+    lone_first: bool = False
     """Whether a new connection carries one request alone until that succeeded."""
+    preference: Literal["push", "web_push"] = "push"
+    """The user's preference that decides whether a kind is pushed."""
+    accepts_silent_push: bool = True
+    """Whether a push may show nothing. If not, the next push that shows something also says what to close."""
+    probe_type: DeviceType | None = None
+    """The type of the device in a test of the credentials; None: they cannot be tested without a real device."""
 
     async def ready(self) -> Stopped | Later | None:
-        """See that whatever authorises requests is there and fresh; tells why it is not."""
+        """Make sure that the credentials of requests are fresh; return why they are not."""
+        return None
 
-    def try_now(self) -> None:
-        """Forget what failed: the next push tries it again, however short a time ago that was."""
+    def try_now(self) -> None:  # noqa: B027 - most channels remember no failure
+        """Forget a failure to get credentials, so that the next push tries again at once."""
 
+    @abstractmethod
     def request(self, push: Push) -> Request | Refused:
-        """Make the request of a push."""
+        """Return the request of a push, or `Refused` if it is too long even without its body and data."""
 
+    @abstractmethod
     def outcome(self, push: Push, answer: Answer) -> Outcome:
-        """Tell what an answer means."""
+        """Return what an answer means."""
 
-    def service(self, address: Address) -> str:
-        """Return the origin of the push service that a device is reached by; nothing where the lane has only one."""
+    def service(self, address: Address) -> str:  # noqa: ARG002 - for channels that reach several services
+        """Return the origin of the push service of a device; empty if the lane has only one."""
+        return ""
 
-    def alternative(self, push: Push, answer: Answer) -> Address | None:
-        """Return how else the device may be known, where an answer lets that be thought: to be tried once."""
+    def alternative(self, push: Push, answer: Answer) -> Address | None:  # noqa: ARG002 - for channels that have one
+        """Return another address of the device to try once, if the answer suggests one."""
+        return None

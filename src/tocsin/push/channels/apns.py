@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,7 +15,7 @@ from tocsin.errors import Refusal
 from tocsin.files import content_of
 from tocsin.http_client.messages import Answer, Request
 from tocsin.notifications import to_json
-from tocsin.push.channels import Address, Gone, Later, Outcome, Push, Refused, Stopped
+from tocsin.push.channels import Address, Channel, Environment, Gone, Later, Outcome, Push, Refused, Stopped
 from tocsin.push.channels.payloads import MAX_BYTES, Parts, apple, fitted, ids, notification
 from tocsin.push.channels.responses import Way, lane_later, object_of, pause_of, reason_of, settled, text_of, way_of
 
@@ -79,17 +78,17 @@ TOKEN_UPDATES_RETRY_DELAY = 300.0
 """Seconds for which a lane waits after too many tokens."""
 
 
-class Apns:
+class Apns(Channel):
     """One app in one environment. Raises `Refusal` where the key file holds no key for ES256, or a setting is empty."""
 
     window = WINDOW
-    min_retry_delay = 0.0
+    probe_type = "iOS"
     lone_first = True  # with token authentication a new connection has one stream until a push succeeded
 
     def __init__(  # noqa: PLR0913 - each of them is a setting
         self,
         *,
-        environment: Literal["production", "sandbox"],
+        environment: Environment,
         key_file: Path,
         key_id: str,
         team_id: str,
@@ -108,9 +107,6 @@ class Apns:
         """Make the token if there is none, or an old one."""
         self._token.current()
         return None
-
-    def try_now(self) -> None:
-        """Forget nothing: nothing that failed is kept."""
 
     def request(self, push: Push) -> Request | Refused:
         """Make the request of a push; refused is one that is too long even without body and data."""
@@ -135,10 +131,6 @@ class Apns:
                 return self._expired(why, answer)
             case way:
                 return settled(way, why)
-
-    def service(self, address: Address) -> str:  # noqa: ARG002 - all channels are asked alike
-        """Name none: there is only one."""
-        return ""
 
     def alternative(self, push: Push, answer: Answer) -> Address | None:
         """Try a token that its environment does not know in the other one."""

@@ -9,7 +9,7 @@ from typing import Any
 from tocsin.http_client.messages import Answer, Request
 from tocsin.http_client.tls import Trust
 from tocsin.notifications import to_json
-from tocsin.push.channels import Address, Gone, Later, Outcome, Push, Refused, Shown, Stopped
+from tocsin.push.channels import Channel, Gone, Later, Outcome, Push, Refused, Shown, Stopped
 from tocsin.push.channels.apns import apple_headers
 from tocsin.push.channels.google_auth import AccessToken, ServiceAccount
 from tocsin.push.channels.payloads import MAX_BYTES, Parts, apple, fitted, ids
@@ -68,12 +68,12 @@ STATUSES: dict[int, Way] = {
 """The same for codes that are not known; another status from 500 on is for later, and the rest is refused."""
 
 
-class Fcm:
+class Fcm(Channel):
     """One app's project. Raises `Refusal` where the credentials file holds no service account."""
 
     window = WINDOW
     min_retry_delay = MIN_RETRY
-    lone_first = False
+    probe_type = "Android"
 
     def __init__(
         self,
@@ -121,14 +121,6 @@ class Fcm:
                 return Later(why, 0.0) if self._token.refused(answer.sent_at) else Stopped(why)
             case way:
                 return settled(way, why)
-
-    def service(self, address: Address) -> str:  # noqa: ARG002 - all channels are asked alike
-        """Name none: there is only one."""
-        return ""
-
-    def alternative(self, push: Push, answer: Answer) -> Address | None:  # noqa: ARG002 - all channels are asked alike
-        """Know no other way."""
-        return None
 
 
 def body_of(push: Push, now: float) -> bytes | Refused:

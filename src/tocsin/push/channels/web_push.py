@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from tocsin.http_client.messages import Answer, Request
 from tocsin.http_client.public_addresses import origin_of
 from tocsin.notifications import to_json
-from tocsin.push.channels import Address, Gone, Later, Outcome, Push, Refused, Stopped, Unauthorised
+from tocsin.push.channels import Address, Channel, Gone, Later, Outcome, Push, Refused, Unauthorised
 from tocsin.push.channels.payloads import Parts, fitted, ids, notification
 from tocsin.push.channels.responses import Way, object_of, pause_of, reason_of, settled, text_of, way_of
 from tocsin.push.channels.vapid import Vapid
@@ -70,15 +70,15 @@ STATUSES: dict[int, Way] = {
 """The same for all other reasons; what is not here is decided as for all providers."""
 
 
-class WebPush:
+class WebPush(Channel):
     """All browsers. An endpoint is asked only if it is a known push service's or at one of `allowed_origins`.
 
     A subscription is good for one key of ours alone. Of `keys`, the first is the one that pages subscribe with.
     """
 
     window = WINDOW
-    min_retry_delay = 0.0
-    lone_first = False
+    preference = "web_push"
+    accepts_silent_push = False
 
     def __init__(
         self, keys: Sequence[Vapid], allowed_origins: Collection[str] = (), clock: Callable[[], float] = time.time
@@ -91,13 +91,6 @@ class WebPush:
     def public(self) -> str:
         """The key that pages subscribe with, in base64url."""
         return self._ours[0].public
-
-    async def ready(self) -> Stopped | Later | None:
-        """Be ready always: tokens are made by ourselves."""
-        return None
-
-    def try_now(self) -> None:
-        """Forget nothing: nothing that failed is kept."""
 
     def request(self, push: Push) -> Request | Refused:
         """Make the request of a push; refused is one whose subscription is wrong, or which is too long."""

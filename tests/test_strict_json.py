@@ -67,6 +67,14 @@ def test_bare_levels_are_counted_to_the_last_one(opening: bytes, closing: bytes)
         parse(opening * (MAX_DEPTH + 1) + b"1" + closing * (MAX_DEPTH + 1))
 
 
+@pytest.mark.parametrize("innermost", [b"[]", b"{}"])
+def test_an_empty_array_or_object_is_a_level(innermost: bytes) -> None:
+    around = MAX_DEPTH - 1
+    parse(b"[" * around + innermost + b"]" * around)
+    with pytest.raises(Malformed, match="more than 32 levels"):
+        parse(b"[" * MAX_DEPTH + innermost + b"]" * MAX_DEPTH)
+
+
 def test_many_objects_side_by_side_are_not_deep() -> None:
     assert len(parse(b"[" + b'{"a":[]},' * 10_000 + b"{}]")) == 10_001
 

@@ -25,9 +25,7 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _PIECE = re.compile(rb'(?:[^"]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"?){1,1000}+', re.DOTALL)
 """Up to a thousand strings and what is between them."""
 
-_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
-_TOO_DEEP = b"[" * (MAX_DEPTH + 1)
-_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_TOO_DEEP = f"The body has more than {MAX_DEPTH} levels."
 _SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -39,13 +37,15 @@ def parse(body: bytes) -> Any:
     beyond a double, a key twice in one object, NUL, a lone surrogate, or more than `MAX_DEPTH` levels.
     """
     _refuse_many(body)
-    _refuse_deep(body)
     try:
         value = _decoder.decode(body.decode())
     except UnicodeDecodeError as error:
         raise Malformed(f"The body is not UTF-8: byte {error.start} is wrong.") from None
     except json.JSONDecodeError as error:
         raise Malformed(_in_words(error)) from None
+    except RecursionError:
+        raise Malformed(_TOO_DEEP) from None
+    _refuse_deep(value)
     if _SUSPECT.search(body):
         _refuse_unstorable(value)
     return value
@@ -75,19 +75,18 @@ def _values_of(body: bytes) -> int:
     return body.count(b",") + 2 * body.count(b"[") + 5 * body.count(b"{")
 
 
-def _refuse_deep(body: bytes) -> None:
-    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
-        return
-    nest = _without_strings(body).translate(_TO_SQUARE, _NO_BRACKETS)
+def _refuse_deep(value: Any) -> None:
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
-        # Each round takes the innermost level away; a flood of opening brackets needs none.
-        if not nest or nest.startswith(_TOO_DEEP):
-            break
-        nest = nest.replace(b"[]", b"")
-    if b"[]" in nest or nest.startswith(_TOO_DEEP):
-        raise Malformed(f"The body has more than {MAX_DEPTH} levels.")
-    if nest:
-        raise Malformed("The body is not valid JSON: its brackets do not match.")
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if (kind := type(inner)) is dict or kind is list
+        ]
+        if not level:
+            return
+    raise Malformed(_TOO_DEEP)
 
 
 def _refuse_unstorable(value: Any) -> None:

@@ -15,11 +15,14 @@ JSON = ("application/json",)
 MERGE_PATCH = (*JSON, "application/merge-patch+json")
 """The types of a body that says what to change."""
 
-MAX_INLINE_PARSE_BYTES = 2**18
-"""Bytes of the largest body that is parsed between two steps of the event loop; a larger one is parsed beside it."""
-
 MAX_BODY_BYTES = 2**20
 """Bytes of the largest body, where a path does not say otherwise."""
+
+MAX_INLINE_PARSE_BYTES = MAX_BODY_BYTES
+"""Bytes of the largest body that is parsed between two steps of the event loop.
+
+A larger one is parsed by a thread: that costs more in all, since threads take turns, and delays others less.
+"""
 
 
 async def body_of(request: Request, limit: int = MAX_BODY_BYTES, types: Collection[str] = JSON) -> dict[str, Any]:

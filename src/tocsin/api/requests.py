@@ -111,7 +111,7 @@ def ids_of(body: Mapping[str, Any], name: str, field_errors: list[FieldError], p
     if not isinstance(ids, list):
         field_errors.append(field_error(field, "array", "must be an array"))
         return []
-    for position, wrong in wrong_ids(ids):
+    for position, wrong in wrong_ids(ids) if ids else ():
         field_errors.append(among(field_errors, f"{field}.{position}", *wrong))
     return ids
 

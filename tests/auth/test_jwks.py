@@ -34,7 +34,7 @@ from tocsin.auth.tokens import Expected, UserCaller, Verifier, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.cli import doctor
 from tocsin.errors import Unauthenticated, Unavailable
-from tocsin.http_client.fetch import Unfetched, fetch
+from tocsin.http_client.fetch import FetchError, fetch
 
 OLD, NEW = pair("RS256", "old"), pair("ES256", "new")
 GOOD = saying(jwks(OLD))
@@ -99,7 +99,7 @@ class TestFetching:
             began = time.monotonic()
             try:
                 assert len(await fetch(site.url, seconds=QUICK, limit=1000)) <= 1000
-            except Unfetched as error:
+            except FetchError as error:
                 assert str(error).endswith(".")  # noqa: PT017 - either may happen
             assert time.monotonic() - began < 5
 
@@ -107,7 +107,7 @@ class TestFetching:
         async with Site(GOOD) as other:
             for status in ("301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"):
                 async with Site(saying(jwks(OLD), status, f"Location: {other.url}")) as site:
-                    with pytest.raises(Unfetched, match=f"status {status[:3]}"):
+                    with pytest.raises(FetchError, match=f"status {status[:3]}"):
                         await fetch(site.url, seconds=5, limit=10_000)
             assert other.asked == 0
 
@@ -127,11 +127,11 @@ class TestFetching:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(file, key)
         async with Site(GOOD, tls=tls) as site:
-            with pytest.raises(Unfetched, match="certificate"):
+            with pytest.raises(FetchError, match="certificate"):
                 await fetch(site.url, seconds=5, limit=10_000)
             monkeypatch.setenv("SSL_CERT_FILE", str(file))
             assert await fetch(site.url, seconds=5, limit=10_000) == jwks(OLD)
-            with pytest.raises(Unfetched, match=r"(?i)name"):
+            with pytest.raises(FetchError, match=r"(?i)name"):
                 await fetch(site.url.replace("localhost", "127.0.0.1"), seconds=5, limit=10_000)
 
     async def test_only_the_web_is_fetched(self, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ class TestFetching:
             "gopher://127.0.0.1:1/",
             "dict://127.0.0.1:1/",
         ):
-            with pytest.raises(Unfetched, match=r"disabled|not supported"):
+            with pytest.raises(FetchError, match=r"disabled|not supported"):
                 await fetch(url, seconds=5, limit=10_000)
 
     async def test_others_go_on_while_an_answer_is_awaited(self) -> None:
@@ -152,7 +152,7 @@ class TestFetching:
             while not fetching.done():
                 turns += 1
                 await asyncio.sleep(0.01)
-            with pytest.raises(Unfetched, match=r"within 0.3 s"):
+            with pytest.raises(FetchError, match=r"within 0.3 s"):
                 await fetching
             assert turns > 5
 

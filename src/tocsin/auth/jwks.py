@@ -9,7 +9,7 @@ import structlog
 
 from tocsin.auth.keys import Key, Speaker, of_jwks
 from tocsin.errors import Unavailable
-from tocsin.http_client.fetch import Unfetched, fetch
+from tocsin.http_client.fetch import FetchError, fetch
 
 FETCH_TIMEOUT = 5.0
 """Seconds that the issuer may take for its whole answer."""
@@ -92,7 +92,7 @@ class Jwks:
     async def _fetch(self) -> None:
         try:
             keys = of_jwks(await fetch(self._url, seconds=FETCH_TIMEOUT, limit=MAX_BYTES), self._speakers)
-        except (Unfetched, ValueError) as error:
+        except (FetchError, ValueError) as error:
             self._failed, self._failures = True, self._failures + 1
             log.warning("JWKS fetch failed", reason=str(error), kept=len(self.keys))
             return

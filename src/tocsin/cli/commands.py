@@ -149,10 +149,10 @@ def send(  # noqa: PLR0913 - what a caller may say
 
     event = sending.event_of(message, user or [], team or [], file)
     settings = read_settings()
-    client = sending.Client.of(settings, signer_of(settings, "services"), url)
-    say(id_ := client.post(event))
+    target = sending.Target.of(settings, signer_of(settings, "services"), url)
+    say(id_ := asyncio.run(target.post(event)))
     if wait:
-        say(state := client.wait(id_))
+        say(state := asyncio.run(target.wait(id_)))
         if state == "failed":
             raise typer.Exit(1)
 

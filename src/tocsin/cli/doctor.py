@@ -13,18 +13,18 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, build_opener
 
 from tocsin import readiness
 from tocsin.auth.jwks import FETCH_TIMEOUT, MAX_BYTES
 from tocsin.auth.keys import EVERYBODY, SECRET_FILE, of_jwks, of_pem
 from tocsin.catalogue import Catalogue
+from tocsin.cli.send import local_url
 from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, first_line, sentence_on
 from tocsin.db.pool import Connection, connect, queries
 from tocsin.db.url import check_files, place_of
 from tocsin.errors import Refusal, Unavailable
-from tocsin.http_client.fetch import Unfetched, fetch
+from tocsin.http_client.fetch import FetchError, fetch
 from tocsin.jobs import LEASE_TIMEOUT
 from tocsin.postgres.supervisor import is_served, url_of
 from tocsin.preferences import Operator
@@ -86,8 +86,9 @@ async def examine(env_file: Path = Path(".env")) -> list[Finding]:
         *[finding async for finding in _push(settings)],
         *_keys(settings),
         *[finding async for finding in _jwks(settings)],
+        *_surroundings(settings),
+        *[finding async for finding in _port(settings)],
     ]
-    found += [*_surroundings(settings), *_port(settings)]
     if settings.database_url is None:
         found += [*_data_folder(settings.data_dir), *_space(settings.data_dir)]
     return [*found, *[finding async for finding in _database(settings)]]
@@ -230,7 +231,7 @@ async def _jwks(settings: Settings) -> AsyncIterator[Finding]:
     url = str(settings.jwt_jwks_url)
     try:
         keys = of_jwks(await fetch(url, seconds=FETCH_TIMEOUT, limit=MAX_BYTES), EVERYBODY)
-    except (Unfetched, ValueError) as error:
+    except (FetchError, ValueError) as error:
         remedy = f"make sure that it answers, or correct {PREFIX}JWT_JWKS_URL"
         yield Finding("FAIL", "JWKS", f"{url}: {str(error).rstrip('.')}", remedy)
         return
@@ -298,7 +299,7 @@ def _is_plain(url: str) -> bool:
     return parts.scheme == "http" and parts.hostname not in _LOOPBACK
 
 
-def _port(settings: Settings) -> Iterator[Finding]:
+async def _port(settings: Settings) -> AsyncIterator[Finding]:
     where = f"{settings.host}:{settings.port}"
     try:
         with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as bound:
@@ -307,7 +308,7 @@ def _port(settings: Settings) -> Iterator[Finding]:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             yield Finding("FAIL", "port", f"{where}: {error.strerror}", f"set {PREFIX}HOST or {PREFIX}PORT")
-        elif _is_ours(settings):
+        elif await _is_ours(settings):
             yield Finding("ok", "port", f"a Tocsin listens on {where}")
         else:
             yield Finding("FAIL", "port", f"something else listens on {where}", f"stop it, or set {PREFIX}PORT")
@@ -315,13 +316,11 @@ def _port(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "port", f"{where} is free: no service runs there")
 
 
-def _is_ours(settings: Settings) -> bool:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - for a client
-    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}/healthz"
+async def _is_ours(settings: Settings) -> bool:
     try:
-        with build_opener(ProxyHandler({})).open(url, timeout=DATABASE_TIMEOUT) as answer:
-            return bool(json.loads(answer.read(1000)) == {"status": "ok"})
-    except (OSError, ValueError):
+        answer = await fetch(f"{local_url(settings, settings.port)}/healthz", seconds=DATABASE_TIMEOUT, limit=1000)
+        return bool(json.loads(answer) == {"status": "ok"})
+    except (FetchError, ValueError):
         return False
 
 

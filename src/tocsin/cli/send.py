@@ -8,26 +8,26 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
-from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from tocsin.auth.tokens import Signer, mint_service
 from tocsin.errors import Malformed, Refusal
+from tocsin.http_client.fetch import FetchError, fetch
 from tocsin.settings import Settings
 from tocsin.strict_json import parse_object
 
 SERVICE = "tocsin-send"
 """The name under which events are posted."""
 
-RETRY_TIMEOUT = 60.0
-"""Seconds that the end of an event is waited for."""
+WAIT_TIMEOUT = 60.0
+"""Seconds to wait for the final state of an event."""
 
 _LIFETIME = timedelta(minutes=5)
 _REQUEST_TIMEOUT = 15.0
+_MAX_ANSWER_BYTES = 2**20
 _STEP = 5
 _UNDER_WAY = frozenset({"queued", "delivering"})
-_EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what it means to a client
+_WILDCARDS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what it means to a client
 
 
 def event_of(message: str | None, users: Sequence[int], teams: Sequence[int], file: str | None) -> dict[str, Any]:
@@ -46,47 +46,50 @@ def event_of(message: str | None, users: Sequence[int], teams: Sequence[int], fi
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
-    """A service that is reached at `url`, and a token for it."""
+class Target:
+    """The service at `url`, and a token for it."""
 
     url: str
     token: str
 
     @classmethod
     def of(cls, settings: Settings, signer: Signer | str, url: str | None) -> Self:
-        """Return a client of the service at `url`, or of the one with these settings."""
+        """Return the service at `url`, or the one that the settings describe. Raises `Refusal`."""
         url = (url or url_of(settings)).rstrip("/")
         if urlsplit(url).scheme not in {"http", "https"}:
             raise Refusal(f"{url!r} is not the url of a service: write it like http://127.0.0.1:8080.")
         return cls(url, mint_service(signer, SERVICE, ["events:write"], _LIFETIME))
 
-    def post(self, event: dict[str, Any]) -> str:
-        """Post an event and return its id; raises `Refusal` with all that is wrong with it."""
-        return str(self._call("/events", event)["id"])
+    async def post(self, event: dict[str, Any]) -> str:
+        """Post an event and return its id. Raises `Refusal` with all field errors."""
+        return str((await self._call("/events", event))["id"])
 
-    def wait(self, id_: str) -> str:
-        """Return the state that an event ends in, or what it is after `RETRY_TIMEOUT`."""
-        end = time.monotonic() + RETRY_TIMEOUT
+    async def wait(self, id_: str) -> str:
+        """Return the final state of an event, or its state after `WAIT_TIMEOUT`."""
+        end = time.monotonic() + WAIT_TIMEOUT
         while True:
-            state = str(self._call(f"/events/{id_}?wait={_STEP}")["state"])
+            state = str((await self._call(f"/events/{id_}?wait={_STEP}"))["state"])
             if state not in _UNDER_WAY or time.monotonic() > end:
                 return state
 
-    def _call(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-        request = Request(self.url + path, data, headers)  # noqa: S310 - http or https, see above
+    async def _call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        content = None if body is None else json.dumps(body).encode()
+        headers = (f"Authorization: Bearer {self.token}", "Content-Type: application/json")
         try:
-            with _OPENER.open(request, timeout=_REQUEST_TIMEOUT) as answer:
-                return json.load(answer)
-        except HTTPError as error:
-            raise Refusal(f"The service at {self.url} answered {error.code}: {_words_of(error)}") from None
-        except OSError as error:
-            reason = getattr(error, "reason", error)
+            answer = await fetch(
+                self.url + path, body=content, headers=headers, seconds=_REQUEST_TIMEOUT, limit=_MAX_ANSWER_BYTES
+            )
+            return parse_object(answer)
+        except FetchError as error:
+            if error.status:
+                raise Refusal(
+                    f"The service at {self.url} answered {error.status}: {_messages_in(error.body)}"
+                ) from None
+            reason = str(error).rstrip(".")
             raise Refusal(
                 f"No service answers at {self.url} ({reason}): start `tocsin serve`, or give --url."
             ) from None
-        except ValueError:
+        except Malformed:
             raise Refusal(f"The server at {self.url} is not Tocsin: give --url.") from None
 
 
@@ -96,27 +99,18 @@ def url_of(settings: Settings) -> str:
         return settings.base_url
     if settings.port == 0:
         raise Refusal("The port is not known with TOCSIN_PORT=0: give it with --url.")
-    return f"{_at(settings, settings.port)}{settings.root_path}"
+    return f"{local_url(settings, settings.port)}{settings.root_path}"
 
 
 def operations_url_of(settings: Settings) -> str:
     """Return how operators reach the service: at a port of their own, where there is one. Raises `Refusal`."""
-    return url_of(settings) if settings.operations_port is None else _at(settings, settings.operations_port)
+    return url_of(settings) if settings.operations_port is None else local_url(settings, settings.operations_port)
 
 
-def _at(settings: Settings, port: int) -> str:
-    host = _EVERYWHERE.get(settings.host, settings.host)
+def local_url(settings: Settings, port: int) -> str:
+    """Return the url of a port that the service listens on, for a client on the same machine."""
+    host = _WILDCARDS.get(settings.host, settings.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-class _NoRedirects(HTTPRedirectHandler):
-    """Follows nowhere: the token is for this service alone."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
-_OPENER = build_opener(ProxyHandler({}), _NoRedirects)
 
 
 def _read(file: str) -> dict[str, Any]:
@@ -138,9 +132,9 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _words_of(error: HTTPError) -> str:
-    """Return what the service says is wrong, or where something else answered, only that."""
+def _messages_in(body: bytes) -> str:
+    """Return the messages of an error answer of Tocsin."""
     try:
-        return " ".join(str(field_error["message"]) for field_error in json.load(error)["errors"])
+        return " ".join(str(field_error["message"]) for field_error in json.loads(body)["errors"])
     except (ValueError, KeyError, TypeError):
         return "this is not an answer of Tocsin."

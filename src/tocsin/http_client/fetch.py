@@ -1,20 +1,19 @@
-"""Small documents from the network: one url, no way elsewhere, a limit of time and one of bytes."""
+"""Single requests over HTTP, for small answers: GET, or POST if there is a body."""
 
 import asyncio
 import threading
-from collections.abc import Mapping
-from urllib.parse import urlencode
+from collections.abc import Sequence
 
 import pycurl
 
 from tocsin.http_client.tls import Trust
 
 
-class Unfetched(Exception):  # noqa: N818 - it is no error of ours
-    """A document was not there to be had, and why, in one sentence.
+class FetchError(Exception):
+    """There is no successful answer; the message says why, in one sentence.
 
-    `status` is what was answered, 0: nothing was; `body` is what came with it, which a stranger wrote. `retry_after`
-    are the seconds that it asked for, 0: for none.
+    `status` and `body` are those of the answer, 0 and empty if none came. `retry_after` is the number of seconds in its
+    `Retry-After`, or 0.
     """
 
     def __init__(self, message: str, status: int = 0, body: bytes = b"", retry_after: float = 0.0) -> None:
@@ -24,35 +23,36 @@ class Unfetched(Exception):  # noqa: N818 - it is no error of ours
         self.retry_after = retry_after
 
 
-async def fetch(url: str, *, seconds: float, limit: int) -> bytes:
-    """Return what stands at a url (http or https), of at most `limit` bytes, within `seconds`.
+async def fetch(  # noqa: PLR0913 - what a request may have
+    url: str,
+    *,
+    seconds: float,
+    limit: int,
+    body: bytes | None = None,
+    headers: Sequence[str] = (),
+    trust: Trust | None = None,
+) -> bytes:
+    """Return the body of the answer, if its status is 2xx. Raises `FetchError`.
 
-    No redirect is followed, no proxy asked, nothing unpacked. Raises `Unfetched`.
+    `seconds` limits the whole call and `limit` the bytes of the answer. Redirects, proxies, compression and schemes
+    other than http and https are not supported.
     """
-    return await _fetched(url, seconds, limit, None, Trust())
-
-
-async def post(url: str, form: Mapping[str, str], *, seconds: float, limit: int, trust: Trust | None = None) -> bytes:
-    """Send a form, and return what is answered by 200; everything else is as with `fetch`."""
-    return await _fetched(url, seconds, limit, urlencode(form), trust or Trust())
-
-
-async def _fetched(url: str, seconds: float, limit: int, form: str | None, trust: Trust) -> bytes:
     given_up = threading.Event()
     try:
-        curl = _curl(url, seconds, given_up, trust)
-        if form is not None:
-            curl.setopt(pycurl.POSTFIELDS, form)
-        # A look-up of a name can outlive curl's own limit: then nobody waits for it any more.
+        curl = _curl(url, seconds, given_up, trust or Trust())
+        curl.setopt(pycurl.HTTPHEADER, ["Accept: application/json", *headers])
+        if body is not None:
+            curl.setopt(pycurl.POSTFIELDS, body)
+        # Looking up a name can take longer than curl's own limit: then the thread is left behind.
         async with asyncio.timeout(seconds + 1):
-            return await asyncio.to_thread(_fetch, curl, seconds, limit)
+            return await asyncio.to_thread(_perform, curl, seconds, limit)
     except TimeoutError:
-        raise Unfetched(f"No answer came within {seconds:g} s.") from None
+        raise FetchError(f"No answer came within {seconds:g} s.") from None
     finally:
         given_up.set()
 
 
-def _fetch(curl: pycurl.Curl, seconds: float, limit: int) -> bytes:
+def _perform(curl: pycurl.Curl, seconds: float, limit: int) -> bytes:
     body = bytearray()
 
     def take(part: bytes) -> int:
@@ -66,11 +66,11 @@ def _fetch(curl: pycurl.Curl, seconds: float, limit: int) -> bytes:
         curl.perform()
         status, retry_after = curl.getinfo(pycurl.RESPONSE_CODE), curl.getinfo(pycurl.RETRY_AFTER)
     except pycurl.error as error:
-        raise Unfetched(_in_words(error, seconds, limit)) from None
+        raise FetchError(_in_words(error, seconds, limit)) from None
     finally:
         curl.close()
-    if status != 200:  # noqa: PLR2004 - the one status that comes with the document
-        raise Unfetched(f"The answer has the status {status}, not 200.", status, bytes(body), retry_after)
+    if not 200 <= status < 300:  # noqa: PLR2004 - success in HTTP
+        raise FetchError(f"The answer has the status {status}.", status, bytes(body), retry_after)
     return bytes(body)
 
 
@@ -81,13 +81,12 @@ def _curl(url: str, seconds: float, given_up: threading.Event, trust: Trust) -> 
     curl.setopt(pycurl.FOLLOWLOCATION, 0)
     curl.setopt(pycurl.PROXY, "")
     curl.setopt(pycurl.NOPROXY, "*")
-    curl.setopt(pycurl.NOSIGNAL, 1)  # signals are no business of a thread
+    curl.setopt(pycurl.NOSIGNAL, 1)  # only the main thread may handle signals
     curl.setopt(pycurl.TIMEOUT_MS, int(seconds * 1000))
-    # Asked about once a second: a process that ends must not wait for the thread.
+    # Called about once a second, so that a process that ends does not wait for the thread.
     curl.setopt(pycurl.NOPROGRESS, 0)
     curl.setopt(pycurl.XFERINFOFUNCTION, lambda *_: int(given_up.is_set()))
     curl.setopt(pycurl.USERAGENT, "tocsin")
-    curl.setopt(pycurl.HTTPHEADER, ["Accept: application/json"])
     trust.give(curl)
     return curl
 

@@ -419,8 +419,8 @@ async def test_an_access_token_is_asked_for_again_when_google_says_within_bounds
             "invalid_grant: Invalid JWT: not in a reasonable timeframe.",
         ),
         (b'{"error":"invalid_grant"}', "invalid_grant"),
-        (b'{"error":{"code":400},"error_description":["x"]}', "The answer has the status 400, not 200."),
-        (b"<html>", "The answer has the status 400, not 200."),
+        (b'{"error":{"code":400},"error_description":["x"]}', "The answer has the status 400."),
+        (b"<html>", "The answer has the status 400."),
         (b'{"error":"a\\n\\u001b[0m' + b"x" * 900 + b'"}', f"a  [0m{'x' * 194}"),
     ],
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlencode
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tocsin.errors import Malformed, Refusal
 from tocsin.files import content_of
-from tocsin.http_client.fetch import Unfetched, post
+from tocsin.http_client.fetch import FetchError, fetch
 from tocsin.http_client.tls import Trust
 from tocsin.push.channels import Later, Stopped
 from tocsin.push.channels.responses import text_of
@@ -127,13 +128,13 @@ class AccessToken:
 
     async def _fetch(self) -> Stopped | Later | None:
         now = self._clock()
-        form = {"grant_type": GRANT, "assertion": self._assertion(int(now))}
+        form = urlencode({"grant_type": GRANT, "assertion": self._assertion(int(now))}).encode()
         try:
-            answer = await post(
-                self._account.token_url, form, seconds=FETCH_TIMEOUT, limit=MAX_BYTES, trust=self._trust
+            answer = await fetch(
+                self._account.token_url, body=form, seconds=FETCH_TIMEOUT, limit=MAX_BYTES, trust=self._trust
             )
             self._take(answer, now)
-        except (Unfetched, ValueError) as error:
+        except (FetchError, ValueError) as error:
             return self._fail(self._clock(), error)
         self._failed, self._failures = None, 0
         return None
@@ -161,14 +162,14 @@ class AccessToken:
         self.value, self._fetched_at = token, now
         self._renew_at = now + max(seconds - EARLY, seconds / 2)
 
-    def _fail(self, now: float, error: Unfetched | ValueError) -> Stopped | Later:
+    def _fail(self, now: float, error: FetchError | ValueError) -> Stopped | Later:
         """Keep why there is no token: what Google refuses for a moment, all else for longer with each failure."""
         reason = f"no access token for FCM: {_in_words(error)}"
-        if isinstance(error, Unfetched) and error.status in (400, 401, 403):
+        if isinstance(error, FetchError) and error.status in (400, 401, 403):
             self._failed, self._failures = (now, MIN_RETRY_DELAY, Stopped(reason)), 0
         else:
             self._failures += 1
-            asked = min(error.retry_after, MAX_RETRY_AFTER) if isinstance(error, Unfetched) else 0.0
+            asked = min(error.retry_after, MAX_RETRY_AFTER) if isinstance(error, FetchError) else 0.0
             pause = max(growing(self._failures, MIN_RETRY_DELAY, MAX_RETRY_DELAY), asked)
             self._failed = (now, pause, Later(reason, lane=pause))
         return self._failed[2]
@@ -179,10 +180,10 @@ class AccessToken:
         return jwt.encode(claims, account.key, "RS256", {"kid": account.key_id} if account.key_id else None)
 
 
-def _in_words(error: Unfetched | ValueError) -> str:
+def _in_words(error: FetchError | ValueError) -> str:
     """Return why there is no token: in Google's own words where there are some (RFC 6749, section 5.2)."""
     try:
-        said = parse_object(error.body) if isinstance(error, Unfetched) else {}
+        said = parse_object(error.body) if isinstance(error, FetchError) else {}
     except Malformed:
         said = {}
     words = [text_of(said.get(name)) for name in ("error", "error_description")]

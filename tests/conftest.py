@@ -1,74 +1,38 @@
 """What tests stand on: one real PostgreSQL, a fresh database for each test, and the service on a real socket."""
 
-import asyncio
-import json
-import os
 import shutil
-import socket
-import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import hypothesis
-import jwt
 import pytest
 from playwright.async_api import Browser, async_playwright
 
-from tocsin import directory, events
-from tocsin.api.app import service
-from tocsin.api.connections import Connections, Patience
-from tocsin.api.server import Server
-from tocsin.api.state import AppState
-from tocsin.auth.from_settings import verifier_of
-from tocsin.auth.tokens import mint_service, mint_user
+from tests.support.database import make_database, url_for, wipe
+from tests.support.places import short_path
+from tests.support.servers import free_port
+from tests.support.service import Api, serving
 from tocsin.catalogue import Catalogue
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import Database, connect
+from tocsin.db.pool import Connection, Database, connect
 from tocsin.postgres.supervisor import Embedded
-from tocsin.pubsub import PubSub
-from tocsin.push.apps import lanes_of
 from tocsin.push.channels.vapid import Vapid
-from tocsin.serve import build_app_state, dispatcher_of
-from tocsin.settings import Settings, read_settings
-from tocsin.worker import Worker
 from tocsin_phones import Phones
 
 hypothesis.settings.register_profile("whole", deadline=None)  # how long anything takes decides no test
 hypothesis.settings.register_profile("fast", max_examples=20, deadline=None)
 hypothesis.settings.load_profile("whole")
 
-SECRET = "a-secret-for-tests-only-0123456789abcdef"
-HOUR = timedelta(hours=1)
-STREAM = "/notifications/stream"
-
-
-def standing_token(user: int) -> str:
-    """Return a token that is good for whoever is made after it, too: a token opens nothing of users who are younger."""
-    now = int(time.time())
-    return jwt.encode({"sub": str(user), "iat": now + 3600, "exp": now + 7200}, SECRET, algorithm="HS256")
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-schema", action="store_true", help="write schema.sql anew from the migrations")
 
 
-SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or Path(__file__).parent.parent / "screenshots")
-"""Where tests in a browser keep their pictures."""
-
-
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
     """A short path that the server's user can enter."""
-    path = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    with short_path() as path:
+        yield path
 
 
 @pytest.fixture(scope="session")
@@ -79,28 +43,6 @@ async def server(folder: Path) -> AsyncIterator[Embedded]:
         await connection.close()
         await migrate(url_for(embedded, "template_of_tests"))
         yield embedded
-
-
-def url_for(server: Embedded, database: str) -> str:
-    return server.url.replace("/tocsin?", f"/{database}?")
-
-
-async def make_database(server: Embedded, name: str) -> str:
-    connection = await connect(server.url)
-    await connection.execute(f"create database {name} template template_of_tests")
-    await connection.close()
-    return url_for(server, name)
-
-
-async def wipe(url: str) -> None:
-    """Leave the schema with nothing in it but the workers that live."""
-    connection = await connect(url)
-    await connection.execute("delete from jobs")  # a delivery under way ends first, or finds its job gone
-    tables = await connection.fetch("select tablename from pg_tables where schemaname = 'tocsin'")
-    kept = {"migrations", "workers"}
-    names = sorted({row["tablename"] for row in tables} - kept, key=lambda name: name in {"users", "teams"})
-    await connection.execute("; ".join(f"delete from {name}" for name in names))
-    await connection.close()
 
 
 @pytest.fixture(scope="session")
@@ -126,145 +68,6 @@ async def database(url: str) -> AsyncIterator[Database]:
 @pytest.fixture(scope="session")
 def catalogue() -> Catalogue:
     return Catalogue.load()
-
-
-@dataclass
-class Api:
-    """The service as its clients see it, with a token for anybody."""
-
-    http: httpx.AsyncClient
-    app_state: AppState
-    worker: Worker | None
-
-    async def call(self, method: str, path: str, token: str | None = None, **more: Any) -> httpx.Response:
-        headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **more.pop("headers", {})}
-        if path == STREAM and method == "GET":
-            return await self._beginning(headers)
-        return await self.http.request(method, path, headers=headers, **more)
-
-    async def _beginning(self, headers: Mapping[str, str]) -> httpx.Response:
-        """Return the answer that never ends as if it did after its first event."""
-        async with self.http.stream("GET", STREAM, headers=headers) as answer:
-            if answer.is_success:
-                return httpx.Response(
-                    answer.status_code, headers=answer.headers, content=await anext(answer.aiter_raw())
-                )
-            await answer.aread()
-            return answer
-
-    async def as_user(self, user: int, method: str, path: str, **more: Any) -> httpx.Response:
-        return await self.call(method, path, mint_user(SECRET, user, HOUR), **more)
-
-    async def as_service(
-        self,
-        method: str,
-        path: str,
-        *scopes: str,
-        name: str = "crm",
-        company_id: int | None = None,
-        **more: Any,
-    ) -> httpx.Response:
-        scopes = scopes or ("events:write", "directory:write")
-        return await self.call(method, path, mint_service(SECRET, name, scopes, HOUR, company_id), **more)
-
-    async def people(self, *ids: int, company_id: int = 1, **more: Any) -> None:
-        for id_ in ids:
-            values: dict[str, Any] = {
-                "first_name": f"First{id_}",
-                "last_name": f"Last{id_}",
-                "profile_picture": None,
-                "email": None,
-                "locale": "en",
-                "time_zone": "UTC",
-                "active": True,
-                **more,
-            }
-            await directory.put_user(
-                self.app_state.database, directory.User(id=id_, company_id=company_id, **values), None
-            )
-
-    async def team(self, id_: int, *users: int, company_id: int = 1) -> None:
-        team = directory.Team(id_, company_id, f"Team {id_}", list(users))
-        await directory.put_team(self.app_state.database, team, None)
-
-    async def post(self, event: Mapping[str, Any], **more: Any) -> str:
-        """Post an event, wait until it is settled, and return its id."""
-        answer = await self.as_service("POST", "/events", json=event, **more)
-        assert answer.status_code == 202, answer.text
-        id_: str = answer.json()["id"]
-        state = await self.as_service("GET", f"/events/{id_}?wait=10", **more)
-        assert state.json()["state"] in events.SETTLED, state.text
-        return id_
-
-    async def inbox(self, user: int, query: str = "") -> dict[str, Any]:
-        answer = await self.as_user(user, "GET", f"/notifications{query}")
-        assert answer.status_code == 200, answer.text
-        page: dict[str, Any] = json.loads(answer.text)
-        return page
-
-    async def ids(self, user: int, query: str = "?per_page=100") -> list[str]:
-        return [entry["id"] for entry in (await self.inbox(user, query))["data"]]
-
-
-def settings_for(*, environment: Any = None, **more: Any) -> Settings:
-    return read_settings(environment or {}, Path("/nonexistent"), **{"jwt_secret": SECRET, **more})
-
-
-@asynccontextmanager
-async def serving(
-    url: str,
-    catalogue: Catalogue,
-    *,
-    with_worker: bool = True,
-    connections: Connections | None = None,
-    patience: Patience | None = None,
-    **more: Any,
-) -> AsyncIterator[Api]:
-    """Run the service in this process, on a free port of the loopback."""
-    async with AsyncExitStack() as stack:
-        database, own = Database(url, 6, 5), Database(url, 4)
-        for pool in (database, own):
-            await pool.open()
-            stack.push_async_callback(pool.close)
-        pubsub = PubSub(url, own)
-        settings = settings_for(**more)
-        verifier = verifier_of(settings)
-        stack.push_async_callback(verifier.close)
-        verifier.begin()
-        pushing = bool(settings.apns_key_file or settings.fcm_credentials_file or settings.vapid_key_file)
-        lanes = lanes_of(settings) if pushing else []
-        for lane in lanes:
-            stack.push_async_callback(lane.transport.close)
-        app_state = build_app_state(settings, catalogue, database, pubsub, verifier, lanes)
-        watching = asyncio.create_task(app_state.streams.watch())
-        stack.callback(watching.cancel)
-        worker = Worker(own, catalogue, pubsub, metrics=app_state.metrics) if with_worker else None
-        if worker and pushing:
-            worker.dispatcher = dispatcher_of(
-                settings, lanes, worker, own, catalogue, app_state.operator, pubsub, app_state.metrics
-            )
-        if worker:
-            pubsub.handle_locally("settled")
-            working = asyncio.create_task(worker.run())
-            stack.push_async_callback(lambda: working)
-            stack.callback(worker.stop)
-        listening = socket.socket(proto=socket.IPPROTO_TCP)
-        listening.bind(("127.0.0.1", 0))
-        server = Server(
-            service(app_state),
-            connections=connections or Connections.of_files(app_state.metrics),
-            patience=patience,
-            origins=settings.cors_origins,
-            prefix=settings.root_path,
-        )
-        running = asyncio.create_task(server._serve([listening]))  # noqa: SLF001 - serve() would take our signals
-        await server.ready.wait()
-        stack.push_async_callback(lambda: running)
-        stack.callback(app_state.streams.close)
-        stack.callback(setattr, server, "should_exit", True)  # noqa: FBT003 - an attribute's value
-        port = listening.getsockname()[1]
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=15))
-        yield Api(http, app_state, worker)
 
 
 @pytest.fixture(scope="session")
@@ -315,31 +118,22 @@ async def chromium() -> AsyncIterator[Browser]:
         await browser.close()
 
 
-@pytest.fixture(scope="session")
-def leading(folder: Path) -> Catalogue:
-    """The catalogue, where a custom message leads somewhere."""
-    kinds = folder / "leading" / "kinds.toml"
-    kinds.parent.mkdir()
-    kinds.write_text('[custom]\nlink = "https://crm.example.com/n/{body}"\n')
-    return Catalogue.load(kinds.parent)
+@pytest.fixture
+async def dba(url: str) -> AsyncIterator[Connection]:
+    """A session beside those of the service."""
+    connection = await connect(url)
+    yield connection
+    await connection.close()
 
 
 @pytest.fixture
-async def host(url: str, leading: Catalogue) -> AsyncIterator[Any]:
-    """A page of another origin with the inbox of user 1 in it, and the service behind it."""
-    from tests.support.host_page import hosting
-
-    async with hosting() as host, serving(url, leading, cors_origins=(host.origin,)) as api:
-        await api.people(1, 2)
-        await api.people(4, first_name="Bernita", last_name="Kilback")
-        host.serves(api)
-        yield host
+def port() -> int:
+    """A port of the loopback where nobody listens."""
+    return free_port()
 
 
 @pytest.fixture
-async def windows(host: Any, chromium: Browser) -> AsyncIterator[Any]:
-    """A browser profile for that page."""
-    from tests.support.host_page import browsing
-
-    async with browsing(chromium, host) as windows:
-        yield windows
+def place() -> Iterator[Path]:
+    """A short path that the server's user can pass through."""
+    with short_path() as path:
+        yield path

@@ -2,29 +2,22 @@
 
 import asyncio
 import signal
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Api, serving, settings_for, url_for
-from tests.test_fanout import custom
-from tests.test_streams import nats, watching
+from tests.support.database import url_for
+from tests.support.events import custom
+from tests.support.servers import nats
+from tests.support.service import Api, serving, settings_for
+from tests.support.streams import watching
 from tocsin.bus import ByNats
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal
 from tocsin.postgres.supervisor import Embedded
 from tocsin.pubsub import PubSub
 from tocsin.settings import read_settings
-
-
-@pytest.fixture
-def port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        free: int = taken.getsockname()[1]
-        return free
 
 
 async def hears(bell: PubSub, name: str, publish: PubSub, seconds: float = 10) -> None:

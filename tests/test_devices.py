@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import Api
+from tests.support.service import Api
 
 IPHONE = "AB" * 32
 ANDROID = "fcm_Token:" + "x-9" * 40

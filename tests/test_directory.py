@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from tests.api.test_errors import codes_of
-from tests.conftest import Api
-from tests.test_fanout import custom
+from tests.support.answers import codes_of
+from tests.support.events import custom
+from tests.support.service import Api
 
 NAMES = {"first_name": "Ann", "last_name": "Lee"}
 DEFAULTS = {

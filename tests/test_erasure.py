@@ -6,9 +6,9 @@ from uuid import uuid4
 
 import pytest
 
-from tests.conftest import Api
-from tests.test_events import in_future
-from tests.test_fanout import custom
+from tests.support.database import everything
+from tests.support.events import custom, in_future
+from tests.support.service import Api
 from tocsin import directory
 from tocsin.errors import Problem
 from tocsin.jobs import Job
@@ -31,17 +31,6 @@ async def erase(api: Api, user: int = PERSON) -> None:
             return
         await asyncio.sleep(0.05)
     pytest.fail("the erasure did not end")
-
-
-async def everything(api: Api) -> dict[str, str]:
-    """Return all that the database holds, as text by table; but for the workers, who show that they live."""
-    tables = await api.app_state.database.rows(
-        "select tablename from pg_tables where schemaname = 'tocsin' and tablename <> 'workers'"
-    )
-    return {
-        row["tablename"]: str(await api.app_state.database.rows(f"select t::text from {row['tablename']} t"))
-        for row in tables
-    }
 
 
 async def test_nothing_of_a_person_stays_in_any_table(api: Api) -> None:
@@ -96,7 +85,7 @@ async def test_an_event_that_waits_for_the_erased_is_dropped_and_counted(idle: A
     await made(idle)
     id_ = (await idle.as_service("POST", "/events", json=custom(1, PERSON))).json()["id"]
     assert (await idle.as_service("DELETE", f"/directory/users/{PERSON}")).status_code == 204
-    from tests.test_events import work
+    from tests.support.workers import work
 
     await work(idle)
     state = (await idle.as_service("GET", f"/events/{id_}")).json()
@@ -180,7 +169,7 @@ async def test_an_erasure_that_is_done_again_does_no_harm(idle: Api, monkeypatch
     monkeypatch.setattr(directory, "EVENTS_BATCH_SIZE", 2)
     await made(idle)
     ids = [(await idle.as_service("POST", "/events", json=custom(PERSON, 1))).json()["id"] for _ in range(5)]
-    from tests.test_events import work
+    from tests.support.workers import work
     from tocsin import jobs
     from tocsin.ids import new_id
 

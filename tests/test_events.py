@@ -1,7 +1,7 @@
 """What a producer can do beside posting one event: batches, own ids, keys, later, taken back, explained."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -9,55 +9,20 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.conftest import Api
-from tests.test_fanout import custom
+from tests.support.answers import field_errors
+from tests.support.events import custom, in_future, post, saying, state
+from tests.support.service import Api
+from tests.support.workers import work
 from tocsin import fanout, jobs
 from tocsin.ids import new_id
-
-LATER = timedelta(hours=1)
-
-
-def saying(body: str, *users: int, **more: Any) -> dict[str, Any]:
-    return {**custom(*users), "params": {"body": body}, **more}
-
-
-def in_future(ahead: timedelta = LATER) -> str:
-    return (datetime.now(UTC) + ahead).isoformat()
-
-
-async def post(api: Api, event: dict[str, Any], **more: Any) -> httpx.Response:
-    return await api.as_service("POST", "/events", json=event, **more)
 
 
 async def post_batch(api: Api, *events: Any, **more: Any) -> httpx.Response:
     return await api.as_service("POST", "/events/batch", json={"events": list(events)}, **more)
 
 
-async def state(api: Api, id_: str, wait: int = 0) -> dict[str, Any]:
-    answer = await api.as_service("GET", f"/events/{id_}?wait={wait}")
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
 async def said(api: Api, user: int) -> list[str]:
     return [entry["message"] for entry in (await api.inbox(user, "?per_page=100"))["data"]]
-
-
-def field_errors(answer: httpx.Response) -> list[tuple[str, str]]:
-    assert answer.status_code == 422, answer.text
-    return [
-        (field_error["field"], field_error["code"].removeprefix("validation."))
-        for field_error in answer.json()["errors"]
-    ]
-
-
-async def work(api: Api, lane: jobs.Queue = "direct", limit: int = 200) -> None:
-    """Do, as some worker, what is due in a lane."""
-    worker = new_id()
-    leased = await jobs.claim(api.app_state.database, worker, lane, limit)
-    if leased:
-        await fanout.deliver(api.app_state.database, api.app_state.catalogue, worker, leased)
 
 
 # --- Batches ---------------------------------------------------------------------------------------------------------

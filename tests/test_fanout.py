@@ -2,25 +2,15 @@
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
 
-from tests.conftest import Api, serving
+from tests.support.events import CASE, custom, note
+from tests.support.service import Api, serving
 from tocsin.catalogue import Catalogue
 
 KEYS = ["id", "type", "data", "message", "message_formatted", "read", "read_at", "created_at"]
 SAMPLES = sorted(Catalogue.load().samples)
-CASE = "65e48afe-7307-3ad3-9fc1-9ec7e6dc0a88"
-
-
-def note(*users: int, teams: tuple[int, ...] = (), **more: Any) -> dict[str, Any]:
-    sample = Catalogue.load().samples["note"]["event"]
-    return {**sample, "notify": {"users": list(users), "teams": list(teams)}, **more}
-
-
-def custom(*users: int, teams: tuple[int, ...] = (), body: str = "Hello") -> dict[str, Any]:
-    return {"type": "custom", "notify": {"users": list(users), "teams": list(teams)}, "params": {"body": body}}
 
 
 @pytest.mark.parametrize("name", SAMPLES)

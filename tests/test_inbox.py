@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Api
-from tests.test_fanout import custom
+from tests.support.events import custom
+from tests.support.service import Api
 from tocsin import inbox
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -72,7 +72,7 @@ async def test_following_next_shows_nothing_twice_and_skips_nothing_while_things
 
 
 async def test_the_public_url_is_where_pages_lead(url: str, catalogue: Any) -> None:
-    from tests.conftest import serving
+    from tests.support.service import serving
 
     async with serving(url, catalogue, public_url="https://crm.example.com/api/") as api:
         await api.people(1)

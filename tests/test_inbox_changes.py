@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 
-from tests.api.test_errors import UNKNOWN
-from tests.catalogue.test_catalogue import ORDER, OURS, folder_of
-from tests.conftest import Api, serving
-from tests.test_fanout import custom, note
+from tests.support.answers import UNKNOWN, mine
+from tests.support.events import custom, note
+from tests.support.kinds import ORDER, OURS, folder_of
+from tests.support.service import Api, serving
 from tocsin import inbox
 from tocsin.catalogue import Catalogue
 
@@ -23,10 +22,6 @@ async def filled(api: Api, count: int) -> list[str]:
     ids: list[str] = answer.json()["ids"]
     await api.as_service("GET", f"/events/{ids[-1]}?wait=10")
     return ids
-
-
-async def mine(api: Api, method: str, path: str, **more: Any) -> httpx.Response:
-    return await api.as_user(1, method, f"/notifications{path}", **more)
 
 
 async def counts(api: Api) -> tuple[int, int]:

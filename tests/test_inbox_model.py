@@ -7,11 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import Api, url_for, wipe
-from tests.test_events import in_future
+from tests.support.database import url_for, wipe
+from tests.support.events import in_future
+from tests.support.properties import at_most
+from tests.support.service import Api
 from tocsin.postgres.supervisor import Embedded
 
 Step = tuple[str, dict[str, Any]]
@@ -536,11 +538,6 @@ BEGINNING: list[Step] = [
     *[("say", {"user": user, "notify": {"users": [1, 2], "teams": [1], "except": []}}) for user in (1, 1, 2)],
     *[("say", {"user": user, "notify": {"users": [3, 4], "teams": [2], "except": []}}) for user in (3, 3, 4)],
 ]
-
-
-def at_most(examples: int) -> settings:
-    """Return settings for this many examples, or as few as the profile says."""
-    return settings(max_examples=min(examples, settings().max_examples), deadline=None)
 
 
 def lives(most: int) -> st.SearchStrategy[list[Step]]:

@@ -7,8 +7,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import Api, url_for, wipe
-from tests.test_fanout import custom
+from tests.support.database import url_for, wipe
+from tests.support.events import custom
+from tests.support.service import Api
 from tocsin.postgres.supervisor import Embedded
 
 Action = tuple[str, int]

@@ -10,8 +10,12 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
-from tests.conftest import Api, serving
-from tests.db.test_database_faults import IPHONE, becomes, dba, impatient, locked, post, pushes_of, until
+from tests.support.database import locked
+from tests.support.events import accepted
+from tests.support.pushes import IPHONE, becomes, pushes_of
+from tests.support.service import Api, serving
+from tests.support.waiting import until
+from tests.support.workers import impatient
 from tocsin import jobs
 from tocsin.catalogue import Catalogue
 from tocsin.db import pool
@@ -20,8 +24,6 @@ from tocsin.errors import Locked, Overrun
 from tocsin.isolation import MAX_CONFLICTS, LockConflicts, do_in_parts
 from tocsin.worker import Worker
 from tocsin_phones import Phones
-
-__all__ = ["dba"]
 
 LOCKED, OTHERS = 5, (1, 2, 3)
 REASON = "a lock was not released in time"
@@ -110,10 +112,10 @@ async def test_a_locked_inbox_delays_its_own_notifications_and_no_others(
 ) -> None:
     await idle.people(*OTHERS, LOCKED)
     burst = 5 if lane == "bulk" else 60
-    behind = [await post(idle, LOCKED) for _ in range(burst)]
-    ids = [await post(idle, user) for user in OTHERS]
-    behind.append(await post(idle, *OTHERS, LOCKED))
-    ids += [await post(idle, user) for user in OTHERS]
+    behind = [await accepted(idle, LOCKED) for _ in range(burst)]
+    ids = [await accepted(idle, user) for user in OTHERS]
+    behind.append(await accepted(idle, *OTHERS, LOCKED))
+    ids += [await accepted(idle, user) for user in OTHERS]
     await dba.execute("update jobs set lane = $1", lane)
     async with working():
         async with head_of_the_locked(dba):
@@ -129,7 +131,7 @@ async def test_a_lock_of_any_other_row_is_found_by_halving(
     idle: Api, working: Working, dba: Connection, monitor: Connection
 ) -> None:
     await idle.people(*OTHERS)
-    ids = [await post(idle, 1) for _ in range(40)]
+    ids = [await accepted(idle, 1) for _ in range(40)]
     behind = ids.pop(17)
     async with working():
         async with holding(dba, "insert into contents values ($1, 'en', 'not committed')", behind):
@@ -149,7 +151,7 @@ async def test_a_lock_that_one_event_of_a_batch_meets_does_not_change_the_order_
     answer = await idle.as_service("POST", "/events/batch", json={"events": events})
     assert answer.status_code == 202, answer.text
     batch = [UUID(id_) for id_ in answer.json()["ids"]]
-    other = await post(idle, 3)
+    other = await accepted(idle, 3)
     async with working():
         async with head_of_the_locked(dba):
             await are_delivered(idle, batch[0], other)
@@ -166,7 +168,7 @@ async def test_after_a_conflict_locks_are_waited_for_briefly_and_the_reason_is_t
     worker = api.worker
     assert worker
     async with head_of_the_locked(dba):
-        behind = await post(api, LOCKED)
+        behind = await accepted(api, LOCKED)
         await until(lambda: is_handed_back(monitor, behind))
         async with asyncio.timeout(20):
             while f"direct lane: {REASON}" not in (worker._problem() or ""):  # noqa: SLF001 - what doctor and readyz tell
@@ -174,7 +176,7 @@ async def test_after_a_conflict_locks_are_waited_for_briefly_and_the_reason_is_t
         await monitor.execute("set lock_timeout = '10ms'")
         await until(lambda: _told(monitor))
         for _ in range(3):
-            await are_delivered(api, await post(api, 1))
+            await are_delivered(api, await accepted(api, 1))
         assert worker._conflicts["direct"].are_expected  # noqa: SLF001 - so the next wait is brief
     await are_delivered(api, behind)
 
@@ -187,7 +189,7 @@ async def test_time_that_a_statement_spent_waiting_for_locks_counts_against_no_j
     idle: Api, working: Working, dba: Connection, monitor: Connection, second: Connection
 ) -> None:
     await idle.people(1, LOCKED)
-    id_ = await post(idle, 1, LOCKED)
+    id_ = await accepted(idle, 1, LOCKED)
     with capture_logs() as logged:
         async with (
             head_of_the_locked(dba),
@@ -213,7 +215,7 @@ async def test_a_locked_table_holds_a_batch_for_a_moment_and_counts_against_no_j
     idle: Api, working: Working, dba: Connection, monitor: Connection, table: str
 ) -> None:
     await idle.people(*OTHERS)
-    ids = [await post(idle, user) for user in OTHERS * 20]
+    ids = [await accepted(idle, user) for user in OTHERS * 20]
     async with working() as running:
         async with locked(dba, table):
             async with asyncio.timeout(30):
@@ -266,12 +268,12 @@ async def test_a_locked_device_delays_the_result_of_its_own_push_and_no_others(
     if result == "gone":
         phones.answer("apns", token=IPHONE, status=410, reason="Unregistered", times=1)
     async with holding(dba, "select from devices where user_id = 1 for update"):
-        behind = await post(phones_of_two, 1)
+        behind = await accepted(phones_of_two, 1)
         for _ in range(5):
-            await becomes(phones_of_two, await post(phones_of_two, 2), {"delivered": 1})
+            await becomes(phones_of_two, await accepted(phones_of_two, 2), {"delivered": 1})
         await until(lambda: is_put_aside(phones_of_two))
         for _ in range(5):
-            await becomes(phones_of_two, await post(phones_of_two, 2), {"delivered": 1})
+            await becomes(phones_of_two, await accepted(phones_of_two, 2), {"delivered": 1})
         assert await monitor.fetchval("select count(*) from devices where user_id = 1") == 1
     await becomes(phones_of_two, behind, {result: 1})
     await until(lambda: _has_gone(monitor, 0 if result == "gone" else 1))
@@ -287,7 +289,7 @@ async def test_results_that_wait_for_a_locked_table_are_written_when_it_is_free(
     phones_of_two: Api, phones: Phones, dba: Connection
 ) -> None:
     async with holding(dba, "lock table devices in exclusive mode"):
-        ids = [await post(phones_of_two, 1), await post(phones_of_two, 2)]
+        ids = [await accepted(phones_of_two, 1), await accepted(phones_of_two, 2)]
         async with asyncio.timeout(30):
             while not (phones.pushes("apns", IPHONE) and phones.pushes("apns", "bb" * 32)):
                 await asyncio.sleep(0.01)

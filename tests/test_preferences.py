@@ -14,8 +14,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.api.test_errors import codes_of
-from tests.conftest import Api, serving
+from tests.support.answers import codes_of
+from tests.support.service import Api, serving
 from tocsin import preferences
 from tocsin.catalogue import Catalogue
 from tocsin.errors import FieldError, Refusal

@@ -11,8 +11,12 @@ from uuid import UUID
 
 import pytest
 
-from tests.conftest import Api
-from tests.db.test_database_faults import IPHONE, becomes, impatient, locked, post, pushes_of, until, waiting_at
+from tests.support.database import locked, waiting_at
+from tests.support.events import accepted
+from tests.support.pushes import IPHONE, becomes, pushes_of
+from tests.support.service import Api
+from tests.support.waiting import until
+from tests.support.workers import impatient
 from tocsin import events, jobs, retention
 from tocsin.api.middleware import ABORT
 from tocsin.api.stream import StreamResponse
@@ -38,7 +42,7 @@ async def test_a_claim_passes_over_jobs_that_another_claims_at_the_same_time(
     idle: Api, database: Database, dba: Connection
 ) -> None:
     await idle.people(1)
-    first, second = await post(idle, 1), await post(idle, 1)
+    first, second = await accepted(idle, 1), await accepted(idle, 1)
     async with dba.transaction():
         rows = await dba.fetch(jobs._SQL["claim"], new_id(), "direct", 1, 10**6)  # noqa: SLF001 - in a transaction
         assert [row["id"] for row in rows] == [first]
@@ -56,7 +60,7 @@ async def test_heads_are_locked_in_the_order_of_user_ids(
     async with blocker.transaction():
         await blocker.execute("select from heads where user_id = 15 for update")
         async with impatient(url, catalogue, 60.0):
-            await post(idle, *reversed(users))
+            await accepted(idle, *reversed(users))
             await until(lambda: _waits(blocker))
             free = await dba.fetch("select user_id from heads order by user_id for update skip locked")
             assert [row["user_id"] for row in free] == list(range(16, 31))
@@ -81,14 +85,16 @@ async def test_a_single_push_does_not_wait_for_bulk_pushes_without_an_answer(
         await pushing.as_user(user, "POST", f"/notifications/devices/{user:064x}")
         phones.answer("apns", after_ms=60_000, token=f"{user:064x}")
     await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
-    await becomes(pushing, await post(pushing, 1), {"delivered": 1})  # until then a connection carries one push alone
+    await becomes(
+        pushing, await accepted(pushing, 1), {"delivered": 1}
+    )  # until then a connection carries one push alone
     lane.waits_until = datetime.now(UTC) + timedelta(hours=1)
-    many = await post(pushing, *range(10, 40))
+    many = await accepted(pushing, *range(10, 40))
     await pushing.as_service("GET", f"/events/{many}?wait=10")
     await until(lambda: _are_bulk(dba, many))
     lane.waits_until = None
     await until(lambda: _is_full(dba))
-    single = await post(pushing, 1)
+    single = await accepted(pushing, 1)
     await becomes(pushing, single, {"delivered": 1})
     assert await pushes_of(pushing, many) == {"queued": 30}  # none of them was given up to make room
 
@@ -106,7 +112,7 @@ async def test_nothing_is_cleared_by_a_lane_that_has_stopped(pushing: Api, phone
     android = "android-token-of-thirty-two-characters:1"
     await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
     await pushing.as_user(1, "POST", f"/notifications/devices/{android}", json={"type": "Android"})
-    id_ = await post(pushing, 1)
+    id_ = await accepted(pushing, 1)
     await becomes(pushing, id_, {"delivered": 2})
     next(lane for lane in pushing.app_state.lanes if lane.name == "apns/default").stopped = "403 InvalidProviderToken"
     phones.forget()
@@ -161,7 +167,7 @@ async def test_what_is_stored_together_names_a_bounded_number_of_people(
     async with locked(dba, "events"):
         first = asyncio.create_task(_posted(idle, "first"))
         await until(lambda: waiting_at(dba, "events"))
-        others = [asyncio.create_task(post(idle, 1, 2, 3)) for _ in range(3)]
+        others = [asyncio.create_task(accepted(idle, 1, 2, 3)) for _ in range(3)]
         await until(lambda: _queued(idle, 3))
     await asyncio.gather(first, *others)
     shared = "select count(distinct xmin::text) from events"

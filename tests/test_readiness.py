@@ -12,9 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SECRET, Api, make_database, serving
-from tests.db.test_database_faults import becomes, impatient, locked, post, until
+from tests.support.database import locked, make_database
+from tests.support.events import accepted
 from tests.support.processes import data_folder
+from tests.support.pushes import becomes
+from tests.support.service import SECRET, Api, serving
+from tests.support.waiting import until
+from tests.support.workers import impatient
 from tocsin import jobs, readiness
 from tocsin.catalogue import Catalogue
 from tocsin.cli.doctor import _database as database_checks
@@ -106,7 +110,7 @@ async def test_a_full_disk_is_not_ready_and_what_was_accepted_arrives_when_there
                     assert "No space left" in (await doctored(embedded.url))["database"]
                     (data / "filler").unlink()
                     assert (await ready(api))[0] == 200
-                    id_ = await post(api, 1)
+                    id_ = await accepted(api, 1)
                     assert (await api.as_service("GET", f"/events/{id_}?wait=20")).json()["state"] == "delivered"
 
 
@@ -169,7 +173,7 @@ async def test_what_keeps_a_worker_from_its_work_is_said_by_readyz_and_doctor(
     await idle.people(1)
     async with impatient(url, catalogue):
         async with locked(dba, "inbox"):
-            id_ = await post(idle, 1)
+            id_ = await accepted(idle, 1)
             await until(lambda: _says(idle, "a lock was not released in time"))
             said = await doctored(url)
             [line] = [line for what, line in said.items() if what.startswith("worker ")]
@@ -189,7 +193,7 @@ async def test_a_lane_that_cannot_go_on_says_why_among_the_lanes(
     monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
     await pushing.as_user(1, "POST", f"/notifications/devices/{'aa' * 32}")
     await dba.execute("alter table preferences rename to preferences_away")
-    id_ = await post(pushing, 1)
+    id_ = await accepted(pushing, 1)
     await until(lambda: _lane_says(pushing, "an error: UndefinedTableError"))
     await dba.execute("alter table preferences_away rename to preferences")
     await becomes(pushing, id_, {"delivered": 1})
@@ -206,7 +210,7 @@ async def test_a_lane_that_waits_for_an_access_token_says_why_and_reading_keys_a
     )
     phones.answer("oauth", status=503, reason="busy; really", headers={"Retry-After": "120"})
     phones.answer("fcm", status=401, reason="UNAUTHENTICATED", times=1)  # the token that there may be already
-    id_ = await post(pushing, 1)
+    id_ = await accepted(pushing, 1)
     await until(lambda: _lane_says(pushing, "no access token for FCM: busy, really: busy, really", "fcm/default"))
     assert (await pushing.as_service("GET", f"/events/{id_}")).json()["pushes"]["delivered"] == 0
     phones.forget()
@@ -226,11 +230,11 @@ async def test_a_lane_that_waits_long_says_until_when_and_reading_keys_again_tri
         1, "POST", "/notifications/devices/android-token-of-thirty-two-characters:1", json={"type": "Android"}
     )
     phones.answer("fcm", status=429, reason="QUOTA_EXCEEDED", headers={"Retry-After": "7200"}, times=1)
-    await post(pushing, 1)
+    await accepted(pushing, 1)
     said = await until(lambda: _problem_of(pushing, "fcm/default"))
     assert said.startswith("it waits until ")
     assert said.endswith("as the provider asked: 429 QUOTA_EXCEEDED")
-    second = await post(pushing, 1)
+    second = await accepted(pushing, 1)
     assert pushing.worker
     assert pushing.worker.dispatcher
     reload_keys(pushing.app_state.lanes, pushing.app_state.settings)

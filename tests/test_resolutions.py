@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Api
-from tests.test_erasure import everything
-from tests.test_events import field_errors, in_future, post, state, work
-from tests.test_fanout import custom
+from tests.support.answers import field_errors
+from tests.support.database import everything
+from tests.support.events import custom, in_future, post, state
+from tests.support.resolutions import NAMES, resolve, settled, traces
+from tests.support.service import Api
+from tests.support.workers import work
 from tocsin import fanout, resolutions
 
 LEAD = "220f5f6e-e30f-4c5f-8db5-44e345f8e568"
 CONTACT = "c2ccbb7e-d174-4894-ba5a-1828d0f09128"
-NAMES = ("Zebulon", "Quist", "Contract with Zebulon", "I want my money back")
 
 
 def lead(*users: int, teams: tuple[int, ...] = (), **more: Any) -> dict[str, Any]:
@@ -24,20 +25,6 @@ def lead(*users: int, teams: tuple[int, ...] = (), **more: Any) -> dict[str, Any
 
 def ordered(*users: int, order: int = 7, **more: Any) -> dict[str, Any]:
     return {**custom(*users), "about": [f"order:{order}"], **more}
-
-
-async def resolve(api: Api, about: str, how: str = "read", users: list[int] | None = None, **more: Any) -> None:
-    body = {"about": about, "as": how, **({} if users is None else {"users": users})}
-    answer = await api.as_service("POST", "/events/resolve", json=body, **more)
-    assert (answer.status_code, answer.json()) == (202, {"queued": True}), answer.text
-
-
-async def settled(api: Api) -> None:
-    for _ in range(400):
-        if not await api.app_state.database.value("select count(*) from resolutions"):
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail("it was not settled")
 
 
 async def unread(api: Api, user: int) -> int:
@@ -286,10 +273,6 @@ def about_the_contact(api: Api, *users: int) -> list[dict[str, Any]]:
         event["data"].update({"user": 1} if "user" in event["data"] else {})
     said = {**custom(*users, body=f"{NAMES[0]}: {NAMES[3]}"), "about": [f"contact:{CONTACT}"]}
     return [{**event, "notify": {"users": users}} for event in (email, opened, *with_words, said)]
-
-
-def traces(tables: dict[str, str]) -> list[tuple[str, str]]:
-    return [(name, table) for table, text in tables.items() for name in NAMES if name in text]
 
 
 async def test_no_name_or_text_of_an_erased_contact_stays_anywhere(api: Api) -> None:

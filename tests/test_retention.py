@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Api
-from tests.test_erasure import everything
-from tests.test_events import in_future, post, saying, state
-from tests.test_fanout import custom
+from tests.support.database import everything
+from tests.support.events import custom, in_future, post, saying, state
+from tests.support.service import Api
 from tocsin import fanout, retention
 
 

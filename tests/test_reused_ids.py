@@ -8,10 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.auth.test_tokens import signed
-from tests.conftest import HOUR, SECRET, STREAM, Api
-from tests.test_events import in_future
-from tests.test_fanout import custom
+from tests.support.events import custom, in_future
+from tests.support.service import HOUR, SECRET, STREAM, Api
+from tests.support.tokens import signed
 from tocsin import inbox
 from tocsin.auth.tokens import mint_user
 from tocsin.streams import Stream

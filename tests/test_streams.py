@@ -2,101 +2,26 @@
 
 import asyncio
 import contextlib
-import json
 import re
-import shutil
 import socket
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from httpx_sse import ServerSentEvent, aconnect_sse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.api.test_errors import UNKNOWN, at_rest
-from tests.conftest import HOUR, SECRET, Api, serving, url_for, wipe
-from tests.test_fanout import custom, note
-from tests.test_inbox_changes import mine
-from tests.test_inbox_model import at_most
+from tests.support.answers import UNKNOWN, mine
+from tests.support.database import url_for, wipe
+from tests.support.events import custom, note
+from tests.support.properties import at_most
+from tests.support.service import HOUR, SECRET, Api, at_rest, serving
+from tests.support.streams import watching
 from tocsin import pubsub, streams
 from tocsin.api import stream
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.postgres.supervisor import Embedded
-
-
-@dataclass
-class Watch:
-    """What a client of the stream has been told."""
-
-    events: list[ServerSentEvent] = field(default_factory=list)
-    ended: bool = False
-
-    @property
-    def told(self) -> list[tuple[str, Any]]:
-        return [(event.event, json.loads(event.data)) for event in self.events]
-
-    def names(self, name: str) -> list[Any]:
-        return [data for event, data in self.told if event == name]
-
-    @property
-    def mark(self) -> str:
-        return next(event.id for event in reversed(self.events) if event.id)
-
-    async def until(self, count: int, seconds: float = 5) -> list[tuple[str, Any]]:
-        """Wait for so many events."""
-        async with asyncio.timeout(seconds):
-            while len(self.events) < count:
-                await asyncio.sleep(0.005)
-        return self.told
-
-    async def until_told(self, name: str, count: int = 1, seconds: float = 5) -> list[Any]:
-        async with asyncio.timeout(seconds):
-            while len(found := self.names(name)) < count:
-                await asyncio.sleep(0.005)
-        return found
-
-    async def until_ended(self, seconds: float = 5) -> None:
-        async with asyncio.timeout(seconds):
-            while not self.ended:
-                await asyncio.sleep(0.005)
-
-
-@asynccontextmanager
-async def watching(
-    api: Api, user: int = 1, mark: str | None = None, lifetime: timedelta = HOUR
-) -> AsyncIterator[Watch]:
-    """Watch an inbox with a client that people use."""
-    watch = Watch()
-    headers = {"Authorization": f"Bearer {mint_user(SECRET, user, lifetime)}"}
-    if mark is not None:
-        headers["Last-Event-ID"] = mark
-
-    async def read() -> None:
-        async with (
-            httpx.AsyncClient(base_url=api.http.base_url, timeout=30) as http,
-            aconnect_sse(http, "GET", "/notifications/stream", headers=headers) as source,
-        ):
-            assert source.response.status_code == 200
-            with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
-                async for event in source.aiter_sse():
-                    watch.events.append(event)
-        watch.ended = True
-
-    reading = asyncio.create_task(read())
-    try:
-        await watch.until(1)
-        yield watch
-    finally:
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
 
 
 async def test_what_happens_in_an_inbox_is_told_in_order_as_it_happens(api: Api) -> None:
@@ -435,26 +360,3 @@ async def test_a_stream_needs_a_users_token(api: Api) -> None:
     assert (await api.call("POST", "/notifications/stream", mint_user(SECRET, 1, HOUR))).status_code == 405
     crm = mint_service(SECRET, "crm", ["events:write"], HOUR)
     assert (await api.call("GET", "/notifications/stream", crm)).status_code == 403
-
-
-@asynccontextmanager
-async def nats(port: int, folder: Path, *more: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A NATS server on the loopback."""
-    binary = Path(sys.executable).with_name("nats-server")
-    assert shutil.which(binary)
-    process = await asyncio.create_subprocess_exec(
-        binary, "-a", "127.0.0.1", "-p", str(port), "-l", str(folder / "nats.log"), *more
-    )
-    try:
-        async with asyncio.timeout(10):
-            while True:
-                with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.close()
-                    break
-                await asyncio.sleep(0.05)
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()

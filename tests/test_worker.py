@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.conftest import Api, serving
+from tests.support.service import Api, serving
 from tocsin import bus, fanout, jobs, pubsub
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import Words

@@ -15,10 +15,10 @@ import httpx
 import pytest
 import structlog.testing
 
-from tests.api.test_auth import FILES
-from tests.api.test_errors import UNKNOWN, codes_of, routes_of, sealed
-from tests.conftest import HOUR, SECRET, Api, serving
-from tests.support.processes import Program, data_folder, until
+from tests.support.answers import FILES, UNKNOWN, codes_of, exchanged, routes_of, sealed
+from tests.support.processes import Program, data_folder
+from tests.support.service import HOUR, SECRET, Api, serving
+from tests.support.waiting import until
 from tocsin import fanout, jobs, logs
 from tocsin.api.app import service
 from tocsin.api.middleware import Envelope
@@ -265,17 +265,6 @@ async def test_a_list_is_kept_to_be_asked_for_again_and_nothing_else_is_kept_at_
 
 
 class TestWire:
-    @staticmethod
-    async def said(port: int, sent: bytes) -> httpx.Response:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(sent)
-        answer = await asyncio.wait_for(reader.read(), 10)
-        writer.close()
-        start, _, rest = answer.partition(b"\r\n\r\n")
-        status, *lines = start.decode().split("\r\n")
-        pairs = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
-        return httpx.Response(int(status.split(" ")[1]), headers=pairs, content=rest)
-
     @pytest.mark.parametrize(
         "sent",
         [
@@ -293,7 +282,7 @@ class TestWire:
     )
     async def test_what_is_no_http_is_answered_in_the_one_form(self, idle: Api, sent: bytes) -> None:
         async with listening(idle) as port:
-            answer = await self.said(port, sent)
+            answer = await exchanged(port, sent)
         assert codes_of(answer) == (400, [("malformed", None)])
         assert sealed(answer)
 
@@ -303,10 +292,10 @@ class TestWire:
             large, endless = b"X: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n", b"X: " + b"x" * MAX_HEAD_BYTES
             many = b"".join(b"X-%d: x\r\n" % number for number in range(9000)) + b"\r\n"
             for rest in (large, endless, many):
-                answer = await self.said(port, line + rest)
+                answer = await exchanged(port, line + rest)
                 assert codes_of(answer) == (431, [("head_too_large", None)])
                 assert str(MAX_HEAD_BYTES) in answer.text
-            assert (await self.said(port, line + large[:3] + large[203:])).status_code == 200
+            assert (await exchanged(port, line + large[:3] + large[203:])).status_code == 200
 
     async def test_a_large_body_is_no_large_head(self, idle: Api) -> None:
         token = mint_service(SECRET, "crm", ["events:write"], HOUR)
@@ -314,7 +303,7 @@ class TestWire:
         body = json.dumps({"type": "x" * 200_000}).encode()
         sent = f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
         async with listening(idle) as port:
-            assert (await self.said(port, sent)).status_code == 422
+            assert (await exchanged(port, sent)).status_code == 422
 
 
 async def test_what_postgresql_says_of_a_row_stays_out_of_logs_and_dead_letters(

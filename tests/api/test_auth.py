@@ -9,15 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.test_errors import UNKNOWN, at_rest, codes_of, errors_of, raw, routes_of, sealed
-from tests.auth.test_tokens import signed
-from tests.conftest import HOUR, SECRET, Api
-from tests.test_fanout import custom
+from tests.support.answers import FILES, UNKNOWN, codes_of, errors_of, raw, routes_of, sealed
+from tests.support.events import custom
+from tests.support.service import HOUR, SECRET, Api, at_rest
+from tests.support.tokens import signed
 from tocsin.auth.tokens import mint_service, mint_user
 
 SCOPES = ["events:write", "directory:write", "operations"]
-FILES = ["/inbox.js", "/inbox-{version}.js", "/inbox.d.ts", "/inbox-worker.js"]
-"""The files of the web inbox."""
 
 OPEN = ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{name}", "/console", "/console/{name}", *FILES]
 OWNER, COLLEAGUE, STRANGER, INACTIVE, ERASED = 1, 2, 3, 4, 99

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.test_errors import codes_of, raw, sealed
-from tests.conftest import HOUR, SECRET, Api, standing_token
-from tests.test_fanout import custom, note
+from tests.support.answers import codes_of, raw, sealed
+from tests.support.events import custom, note
+from tests.support.service import HOUR, SECRET, Api, standing_token
 from tocsin.auth.tokens import mint_service
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import one_line

@@ -8,12 +8,13 @@ from uuid import uuid4
 
 import pytest
 
-from tests.conftest import Api
-from tests.test_erasure import everything
-from tests.test_events import field_errors, in_future, work
-from tests.test_fanout import custom
-from tests.test_resolutions import settled
-from tests.transfer.test_imports import NDJSON, bring, device, send, team, text_of, told, user
+from tests.support.answers import field_errors
+from tests.support.database import everything
+from tests.support.events import custom, in_future
+from tests.support.imports import NDJSON, bring, device, send, team, text_of, told, user
+from tests.support.resolutions import settled
+from tests.support.service import Api
+from tests.support.workers import work
 from tocsin import jobs
 from tocsin.ids import new_id
 from tocsin.transfer import imports

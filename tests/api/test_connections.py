@@ -5,17 +5,16 @@ import contextlib
 import gc
 import resource
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx
 import pytest
 import structlog
 
-from tests.api.test_around import TestWire
-from tests.api.test_errors import codes_of
-from tests.conftest import HOUR, SECRET, Api, serving
+from tests.support.answers import codes_of, exchanged
+from tests.support.service import HOUR, SECRET, Api, serving
+from tests.support.waiting import until
 from tocsin.api.arriving import ARRIVING
 from tocsin.api.connections import Connections, Patience, is_reserved, raise_file_limit
 from tocsin.api.protocol import MAX_HEAD_BYTES, MAX_HEADERS, MAX_REST_BYTES
@@ -54,7 +53,7 @@ def port_of(api: Api) -> int:
 
 async def said(api: Api, *sent: bytes) -> httpx.Response:
     """Return what is answered to this before the connection is closed."""
-    return await TestWire.said(port_of(api), b"".join(sent))
+    return await exchanged(port_of(api), b"".join(sent))
 
 
 async def flood(api: Api, before: bytes, part: bytes, most: int) -> int:
@@ -424,12 +423,6 @@ class TestNumber:
         )
         assert is_reserved(b"/api/console", b"/api")
         assert not any(is_reserved(path) for path in (b"/notifications", b"/events", b"/", b"/x/healthz"))
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_connection_of_http_1_0_is_kept_where_its_client_asks_for_that(idle: Api) -> None:

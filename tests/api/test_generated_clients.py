@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.test_typescript_client import UNREACHABLE, run
-from tests.conftest import HOUR, SECRET, Api
+from tests.support.node import UNREACHABLE, run
+from tests.support.service import HOUR, SECRET, Api
 from tocsin.api.schemas import names_of
 from tocsin.auth.tokens import mint_service, mint_user
 

@@ -15,14 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.api.test_errors import at_rest, routes_of
-from tests.conftest import HOUR, SECRET, Api, standing_token
-from tests.push.test_deliveries import IPHONE, register
-from tests.test_erasure import everything
-from tests.test_events import in_future
-from tests.test_fanout import custom
-from tests.test_resolutions import settled
-from tests.transfer.test_imports import NDJSON
+from tests.support.answers import routes_of
+from tests.support.database import everything
+from tests.support.events import custom, in_future
+from tests.support.imports import NDJSON
+from tests.support.pushes import IPHONE, register
+from tests.support.resolutions import settled
+from tests.support.service import HOUR, SECRET, Api, at_rest, standing_token
 from tocsin.api.auth import user_of
 from tocsin.api.routes import Post, require_keys
 from tocsin.auth.tokens import mint_service, mint_user

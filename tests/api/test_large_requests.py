@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.conftest import Api, serving
+from tests.support.service import Api, serving
 from tocsin import fanout, jobs
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database

@@ -15,10 +15,9 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
-from tests.api.test_auth import FILES
-from tests.api.test_errors import UNKNOWN, at_rest, routes_of
-from tests.conftest import HOUR, SECRET, Api, serving, settings_for, standing_token
-from tests.test_fanout import custom, note
+from tests.support.answers import FILES, UNKNOWN, routes_of
+from tests.support.events import custom, note
+from tests.support.service import HOUR, SECRET, Api, at_rest, serving, settings_for, standing_token
 from tocsin import errors, validation
 from tocsin.api import operations as doors_of_operations
 from tocsin.api.app import build

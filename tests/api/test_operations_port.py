@@ -6,8 +6,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.conftest import HOUR, SECRET
 from tests.support.processes import Program, data_folder
+from tests.support.service import HOUR, SECRET
 from tocsin.auth.tokens import mint_service
 
 pytestmark = pytest.mark.slow

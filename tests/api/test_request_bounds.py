@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import Api
+from tests.support.service import Api
 from tocsin.errors import MAX_FIELD_ERRORS
 
 MIB = 2**20

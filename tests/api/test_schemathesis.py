@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.test_errors import at_rest
-from tests.conftest import HOUR, SECRET, Api
-from tests.test_fanout import custom, note
+from tests.support.events import custom, note
+from tests.support.service import HOUR, SECRET, Api, at_rest
 from tocsin.auth.tokens import mint_service, mint_user
 
 PROGRAM = Path(sys.executable).with_name("schemathesis")

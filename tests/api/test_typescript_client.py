@@ -1,51 +1,22 @@
 """A TypeScript client, generated from the running service's API document as its users would: it compiles and works."""
 
-import asyncio
 import json
-import re
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import HOUR, SECRET, Api
-from tests.test_fanout import custom
+from tests.support.events import custom
+from tests.support.node import installed, run
+from tests.support.service import HOUR, SECRET, Api
 from tocsin.auth.tokens import mint_service, mint_user
 
 OURS = Path(__file__).parent / "typescript"
-UNREACHABLE = re.compile(r"\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT)\b")
 
 
 @pytest.fixture
 async def program(tmp_path: Path) -> Path:
     """A folder with the program's sources and what it needs."""
     return await installed(OURS, tmp_path / "client")
-
-
-async def installed(sources: Path, folder: Path) -> Path:
-    """Copy sources to a folder, with what they need from the registry that npm is set up with."""
-    missing = [name for name in ("node", "npm") if not shutil.which(name)]
-    if missing:
-        pytest.skip(f"{' and '.join(missing)} not installed")
-    shutil.copytree(sources, folder, ignore=shutil.ignore_patterns("node_modules", "made", "api.d.ts"))
-    status, told = await run(folder, "npm", "ci", "--ignore-scripts", "--prefer-offline")
-    if status and UNREACHABLE.search(told):
-        pytest.skip("npm reaches no registry")
-    assert status == 0, told
-    return folder
-
-
-async def run(folder: Path, *command: str) -> tuple[int, str]:
-    """Return a command's exit status and all that it said."""
-    running = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=folder,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    told, _ = await asyncio.wait_for(running.communicate(), 120)
-    assert running.returncode is not None
-    return running.returncode, told.decode()
 
 
 @pytest.mark.slow

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.auth.test_tokens import signed
-from tests.conftest import HOUR, SECRET, serving, settings_for
 from tests.support.issuer import Site, jwks, pair, saying
+from tests.support.service import HOUR, SECRET, serving, settings_for
+from tests.support.tokens import signed
 from tocsin.auth.from_settings import signer_of, verifier_of
 from tocsin.auth.keys import EVERYBODY, hs256, of_jwks
 from tocsin.auth.tokens import Expected, ServiceCaller, UserCaller, Verifier, mint_service, mint_user

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 import tocsin.auth.jwks
-from tests.auth.test_tokens import signed
-from tests.conftest import HOUR, SECRET, serving
+from tests.support.clock import Clock
 from tests.support.issuer import (
     ALGORITHMS,
     Answer,
@@ -28,6 +27,8 @@ from tests.support.issuer import (
     pair,
     saying,
 )
+from tests.support.service import HOUR, SECRET, serving
+from tests.support.tokens import signed
 from tocsin.auth.jwks import FETCH_INTERVAL, STALE, Jwks
 from tocsin.auth.keys import EVERYBODY, of_pem
 from tocsin.auth.tokens import Expected, UserCaller, Verifier, mint_user
@@ -61,19 +62,9 @@ BAD: dict[str, Answer] = {
 }
 
 
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.auth.test_tokens import signed
-from tests.conftest import HOUR, SECRET, Api, serving, settings_for
 from tests.support.issuer import ALGORITHMS, Pair, certificate, jwks, pair
+from tests.support.service import HOUR, SECRET, Api, serving, settings_for
+from tests.support.tokens import signed
 from tocsin.auth.from_settings import signer_of, verifier_of
 from tocsin.auth.keys import EVERYBODY, of_jwks, of_pem
 from tocsin.auth.tokens import ServiceCaller, UserCaller, Verifier, mint_service, mint_user

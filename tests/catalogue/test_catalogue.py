@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from tests.support.kinds import ORDER, OURS, UUID, folder_of
 from tocsin.catalogue import Catalogue, Checked
 from tocsin.errors import Invalid, Refusal
 
 CATALOGUE = Catalogue.load()
 SAMPLES = sorted(CATALOGUE.samples)
-UUID = "65e48afe-7307-3ad3-9fc1-9ec7e6dc0a88"
 
 
 def event_of(name: str) -> dict[str, Any]:
@@ -357,25 +357,6 @@ def test_data_that_no_longer_fits_its_kind_is_a_lookup_error() -> None:
         CATALOGUE.render("note", "en", {}, {"contact": "Jane", "body": ""})
 
 
-OURS = """
-[shapes.order]
-fields = { id = "uuid", number = "integer", state = "string", schema = "string", model_copy = "text or null" }
-spoken = "no. {number}"
-coded = { state = "readable" }
-subjects = { id = "order" }
-
-[labels.order.state]
-on_its_way = "on its way"
-
-[order_moved]
-title = "Order"
-says = "**{user}** says: {order} is **{order.state}**, {days} days late"
-data = { user = "user", order = "order", days = "integer" }
-thread = "order"
-group = "orders"
-link = "https://shop.example.com/{order.id}"
-"""
-
 SWEDISH = """
 [order_moved]
 title = "Order"
@@ -387,15 +368,6 @@ title = "Omnämnande"
 [labels.order.state]
 on_its_way = "på väg"
 """
-
-ORDER = {"id": UUID, "number": 7, "state": "on_its_way", "schema": "s", "model_copy": None}
-
-
-def folder_of(path: Path, **files: str) -> Path:
-    path.mkdir(exist_ok=True)
-    for name, text in files.items():
-        (path / f"{name.replace('_', '-')}.toml").write_text(text, encoding="utf-8")
-    return path
 
 
 def test_an_operators_own_kind_is_one_like_ours(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tests.conftest import Api, serving
+from tests.support.service import Api, serving
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.languages import PHRASES
 from tocsin.cli.commands import app

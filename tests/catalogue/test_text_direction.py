@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import Api
-from tests.push.test_deliveries import IPHONE, pushes_of, register
+from tests.support.pushes import IPHONE, pushes_of, register
+from tests.support.service import Api
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import Sentence, Word, Wording, is_right_to_left, one_line, spoken, spoken_text
 from tocsin.explain import of_user

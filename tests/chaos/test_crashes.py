@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from tests.support.ledger import Ledger, Load, Town, compare, compare_pages, drained
-from tests.support.processes import Program, data_folder, kill_postgres, postgres_of, throw_dice
+from tests.support.processes import Program, data_folder, holds_a_lease, kill_postgres, postgres_of, throw_dice
 from tocsin.db.pool import connect
 from tocsin.postgres.supervisor import url_of
 
@@ -28,16 +28,6 @@ async def data() -> AsyncIterator[Path]:
 @pytest.fixture
 def dice() -> Random:
     return throw_dice()
-
-
-async def holds_a_lease(data: Path, worker: Program) -> None:
-    """Wait until a worker has work in hand."""
-    connection = await connect(url_of(data))
-    statement = "select exists (select from jobs where worker_id = $1::uuid)"
-    async with asyncio.timeout(30):
-        while not await connection.fetchval(statement, worker.greeting["worker"]):
-            await asyncio.sleep(0)
-    await connection.close()
 
 
 async def leases_of(data: Path, worker: Program) -> int:

@@ -10,10 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import Api, serving, wipe
+from tests.support.database import wipe
+from tests.support.imports import NDJSON
 from tests.support.ledger import Ledger, Load, Town, compare, compare_pages, drained
 from tests.support.processes import data_folder, postgres_of, send, throw_dice
-from tests.transfer.test_imports import NDJSON
+from tests.support.service import Api, serving
 from tocsin import readiness
 from tocsin.catalogue import Catalogue
 from tocsin.db.migrate import migrate

@@ -8,9 +8,10 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from tests.conftest import SECRET, make_database
-from tests.db.test_database_faults import locked, until, waiting_at
+from tests.support.database import locked, make_database, waiting_at
 from tests.support.processes import Program, data_folder
+from tests.support.service import SECRET
+from tests.support.waiting import until
 from tocsin.auth.tokens import mint_service
 from tocsin.db.pool import connect
 from tocsin.ids import new_id

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.test_crashes import holds_a_lease
-from tests.conftest import HOUR, SECRET
 from tests.support.ledger import drained
-from tests.support.processes import Program, data_folder, throw_dice
+from tests.support.processes import Program, data_folder, holds_a_lease, throw_dice
+from tests.support.service import HOUR, SECRET
 from tocsin.auth.tokens import mint_service
 from tocsin.db.pool import connect
 from tocsin.postgres.supervisor import url_of

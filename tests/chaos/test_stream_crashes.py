@@ -12,15 +12,12 @@ import httpx
 import pytest
 from httpx_sse import aconnect_sse
 
-from tests.conftest import HOUR, SECRET
 from tests.support.processes import Program, data_folder, kill_postgres, throw_dice
-from tests.test_bus import port
-from tests.test_streams import nats
+from tests.support.servers import nats
+from tests.support.service import HOUR, SECRET
 from tocsin.auth.tokens import mint_service, mint_user
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["port"]
 
 PEOPLE = range(1, 6)
 ROUNDS = 6

@@ -1,11 +1,8 @@
 """The command line, as its users type it."""
 
 import asyncio
-import os
 import re
 import socket
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -13,38 +10,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.conftest import SECRET, Api, url_for
-from tests.test_fanout import custom
+from tests.support.commands import refusal, run
+from tests.support.database import url_for
+from tests.support.events import custom
+from tests.support.service import SECRET, Api
 from tocsin.auth.tokens import Expected, ServiceCaller, UserCaller, Verifier
 from tocsin.postgres.supervisor import Embedded
 
 pytestmark = pytest.mark.slow
-
-TOCSIN = str(Path(sys.executable).with_name("tocsin"))
-
-
-def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    own = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
-    return subprocess.run(
-        [TOCSIN, *arguments],
-        cwd=cwd,
-        env={**own, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def refusal(*arguments: str, cwd: Path, **environment: str) -> str:
-    """Return the one sentence with which a command declines."""
-    done = run(*arguments, cwd=cwd, **environment)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("tocsin: ")
-    assert "Traceback" not in done.stderr
-    return last
 
 
 def test_a_users_token_is_what_the_service_takes(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.conftest import SECRET, make_database, url_for
+from tests.support.database import make_database, url_for
 from tests.support.processes import TOCSIN, Program, data_folder
+from tests.support.service import SECRET
 from tocsin.cli import doctor
 from tocsin.db.pool import Database, connect
 from tocsin.postgres.supervisor import Embedded

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -15,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import SECRET
 from tests.support.processes import TOCSIN, Program, data_folder
+from tests.support.service import SECRET
 from tocsin import directory
 from tocsin.auth import from_settings
 from tocsin.catalogue import Catalogue
@@ -429,15 +428,10 @@ def test_a_user_without_a_name_and_a_home_is_told_what_to_do() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_file_of_variables_of_another_user_is_one_sentence() -> None:
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    folder.chmod(0o755)
-    (folder / ".env").write_text("TOCSIN_PORT=1\n")
-    (folder / ".env").chmod(0o600)
-    try:
-        assert "Permission denied" in one_sentence(run("config", user=54321, group=54321, extra_groups=[], cwd=folder))
-    finally:
-        shutil.rmtree(folder)
+def test_a_file_of_variables_of_another_user_is_one_sentence(place: Path) -> None:
+    (place / ".env").write_text("TOCSIN_PORT=1\n")
+    (place / ".env").chmod(0o600)
+    assert "Permission denied" in one_sentence(run("config", user=54321, group=54321, extra_groups=[], cwd=place))
 
 
 @pytest.mark.slow

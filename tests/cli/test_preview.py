@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from tests.push.channels.test_apns import made as made_apns
-from tests.push.channels.test_fcm import made as made_fcm
-from tests.push.channels.test_web_push import AUTH, OURS, P256DH, opened
+from tests.support.apns import made as made_apns
+from tests.support.fcm import made as made_fcm
+from tests.support.web_push import AUTH, OURS, P256DH, opened
 from tocsin.api.app import build
 from tocsin.api.openapi import document
 from tocsin.catalogue import Catalogue

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from tests.conftest import SECRET, Api
 from tests.support.processes import TOCSIN
+from tests.support.service import SECRET, Api
 from tocsin.cli.send import Target, event_of
 from tocsin.errors import Refusal
 from tocsin.settings import read_settings

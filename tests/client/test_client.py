@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import tocsin_client
-from tests.conftest import HOUR, SECRET, Api
-from tests.test_fanout import custom
+from tests.support.events import custom
+from tests.support.service import HOUR, SECRET, Api
 from tocsin.auth.tokens import mint_service
 from tocsin_client import (
     Client,

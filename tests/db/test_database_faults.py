@@ -3,16 +3,18 @@
 import asyncio
 import resource
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from tests.conftest import Api, make_database, serving
+from tests.support.database import locked, make_database, waiting_at
+from tests.support.events import accepted
+from tests.support.pushes import IPHONE, becomes
+from tests.support.service import Api, serving
+from tests.support.waiting import until
+from tests.support.workers import impatient
 from tocsin import backoff, jobs, worker
 from tocsin.catalogue import Catalogue
 from tocsin.db import planner_statistics
@@ -21,12 +23,10 @@ from tocsin.db.pool import Connection, Database, connect
 from tocsin.errors import Overrun, Unavailable
 from tocsin.ids import new_id
 from tocsin.postgres.supervisor import Embedded
-from tocsin.pubsub import PubSub
 from tocsin.push import dispatcher
 from tocsin.worker import Worker
 from tocsin_phones import Phones
 
-IPHONE = "aa" * 32
 SLOW, PATIENCE = 66, 1.0
 
 SLEEPING = """
@@ -34,79 +34,6 @@ create function sleep_for_some() returns trigger language plpgsql as
     'begin if new.user_id = {slow} then perform pg_sleep(3); end if; return new; end';
 create trigger sleeping before insert on inbox for each row execute function sleep_for_some();
 """
-
-
-async def post(api: Api, *users: int, **more: Any) -> UUID:
-    event = {"type": "custom", "notify": {"users": users, **more}, "params": {"body": "Hello"}}
-    answer = await api.as_service("POST", "/events", json=event)
-    assert answer.status_code == 202, answer.text
-    return UUID(answer.json()["id"])
-
-
-async def until(found: Callable[[], Any], seconds: float = 30) -> Any:
-    async with asyncio.timeout(seconds):
-        while not (value := await found()):
-            await asyncio.sleep(0.01)
-    return value
-
-
-async def pushes_of(api: Api, id_: UUID) -> dict[str, int]:
-    found: dict[str, int] = (await api.as_service("GET", f"/events/{id_}")).json()["pushes"]
-    return {name: count for name, count in found.items() if count}
-
-
-async def becomes(api: Api, id_: UUID, due: dict[str, int]) -> None:
-    await until(lambda: _equals(api, id_, due))
-
-
-async def _equals(api: Api, id_: UUID, due: dict[str, int]) -> bool:
-    return await pushes_of(api, id_) == due
-
-
-@pytest.fixture
-async def dba(url: str) -> AsyncIterator[Connection]:
-    """A session beside those of the service."""
-    connection = await connect(url)
-    yield connection
-    await connection.close()
-
-
-async def waiting_at(dba: Connection, table: str) -> list[int]:
-    """Return the processes that wait for a lock of a table."""
-    rows = await dba.fetch(
-        "select pid from pg_locks where not granted and relation = $1::regclass and database ="
-        " (select oid from pg_database where datname = current_database())",
-        f"tocsin.{table}",
-    )
-    return [row["pid"] for row in rows]
-
-
-@asynccontextmanager
-async def locked(dba: Connection, table: str) -> AsyncIterator[None]:
-    async with dba.transaction():
-        await dba.execute(f"lock table {table} in access exclusive mode")
-        yield
-
-
-@asynccontextmanager
-async def impatient(url: str, catalogue: Catalogue, patience: float = PATIENCE) -> AsyncIterator[Worker]:
-    """Run a worker whose statements may take a second."""
-    pool = Database(url, 4, patience)
-    await pool.open()
-    bells = PubSub(url, pool)
-    bells.handle_locally("settled")
-    running = Worker(pool, catalogue, bells)
-    ears, run = asyncio.create_task(bells.receive()), asyncio.create_task(running.run())
-    try:
-        yield running
-        assert not run.done()
-    finally:
-        running.stop()
-        await asyncio.gather(run)
-        ears.cancel()
-        await asyncio.gather(ears, return_exceptions=True)
-        await bells.close()
-        await pool.close()
 
 
 @pytest.fixture
@@ -209,13 +136,13 @@ async def test_pushes_that_were_claimed_when_a_backend_is_killed_are_sent(
 ) -> None:
     await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
     async with locked(dba, table):
-        id_ = await post(pushing, 1)
+        id_ = await accepted(pushing, 1)
         [pid] = await until(lambda: waiting_at(dba, table))
         assert await dba.fetchval("select count(*) from deliveries where worker_id is not null") == 1
         await dba.fetchval("select pg_terminate_backend($1)", pid)
         await until(lambda: _is_another(dba, table, pid))
     await becomes(pushing, id_, {"delivered": 1})
-    later = await post(pushing, 1)
+    later = await accepted(pushing, 1)
     await becomes(pushing, later, {"delivered": 1})
     assert len(phones.pushes("apns", IPHONE)) == 2
 
@@ -229,7 +156,7 @@ async def test_leases_of_pushes_that_their_own_worker_knows_nothing_of_are_relea
 ) -> None:
     monkeypatch.setattr(dispatcher, "SWEEP_INTERVAL", 0.0)
     await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
-    id_ = await post(pushing, 1)
+    id_ = await accepted(pushing, 1)
     await becomes(pushing, id_, {"delivered": 1})
     assert pushing.worker
     await dba.execute(
@@ -244,7 +171,7 @@ async def test_leases_of_jobs_that_their_own_worker_knows_nothing_of_are_release
     monkeypatch.setattr(worker, "SWEEP", 0.0)
     await idle.people(1)
     async with impatient(url, catalogue) as running:
-        id_ = await post(idle, 1)
+        id_ = await accepted(idle, 1)
         await dba.execute("update jobs set worker_id = $1 where id = $2 and worker_id is null", running.id, id_)
         answer = await idle.as_service("GET", f"/events/{id_}?wait=20")
         assert answer.json()["state"] == "delivered"
@@ -258,7 +185,7 @@ async def test_a_locked_table_ends_no_worker_and_counts_against_no_job(
     idle: Api, url: str, catalogue: Catalogue, dba: Connection, table: str
 ) -> None:
     await idle.people(1)
-    ids = [await post(idle, 1) for _ in range(3)]
+    ids = [await accepted(idle, 1) for _ in range(3)]
     monitor = await connect(url)
     async with locked(dba, table), impatient(url, catalogue) as running:
         first = await until(lambda: waiting_at(monitor, table))
@@ -284,7 +211,7 @@ async def test_a_lane_whose_statement_is_wrong_goes_on_when_it_is_right_again(
     await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
     for broken in ("clears", "preferences", "lanes"):
         await dba.execute(f"alter table {broken} rename to {broken}_away")
-        id_ = await post(pushing, 1)
+        id_ = await accepted(pushing, 1)
         assert (await pushing.as_service("GET", f"/events/{id_}?wait=10")).json()["recipients"] == 1
         await dba.execute(f"alter table {broken}_away rename to {broken}")
         await becomes(pushing, id_, {"delivered": 1})
@@ -305,7 +232,7 @@ async def test_one_push_that_cannot_be_made_stops_no_other(pushing: Api) -> None
     composer = worker_.dispatcher._composer  # noqa: SLF001 - a bug in the words of one push
     shown = composer.shown
     composer.shown = lambda delivery: 1 / 0 if delivery.user_id == 1 else shown(delivery)  # type: ignore[method-assign,assignment,return-value]
-    bad, good = await post(pushing, 1), await post(pushing, 2)
+    bad, good = await accepted(pushing, 1), await accepted(pushing, 2)
     await becomes(pushing, good, {"delivered": 1})
     await becomes(pushing, bad, {"later": 1})
     told = (await pushing.as_service("GET", f"/events/{bad}/recipients/1")).json()["devices"][0]["what"]
@@ -316,7 +243,7 @@ async def test_a_lane_whose_work_the_database_refuses_waits_longer_from_try_to_t
     idle: Api, url: str, catalogue: Catalogue, dba: Connection
 ) -> None:
     await idle.people(1)
-    id_ = await post(idle, 1)
+    id_ = await accepted(idle, 1)
     await dba.execute(
         "create function refuse() returns trigger language plpgsql as"
         " 'begin raise sqlstate ''53100'' using message = ''No space left on device''; end';"
@@ -358,9 +285,9 @@ async def test_a_job_that_takes_too_long_is_isolated_and_becomes_a_dead_letter(
     monkeypatch.setattr(jobs, "RETRY_DELAYS", (0.01, 0.01))
     async with serving(slow_inbox, catalogue, with_worker=False) as api:
         await api.people(1, SLOW)
-        before = [await post(api, 1) for _ in range(3)]
-        slow = await post(api, SLOW)
-        after = [await post(api, 1) for _ in range(3)]
+        before = [await accepted(api, 1) for _ in range(3)]
+        slow = await accepted(api, SLOW)
+        after = [await accepted(api, 1) for _ in range(3)]
         if lane == "bulk":
             await api.app_state.database.value("update jobs set lane = 'bulk'")
         async with impatient(slow_inbox, catalogue):
@@ -399,8 +326,8 @@ async def test_what_one_claim_takes_is_bounded_by_the_people_it_names(idle: Api,
     for id_ in range(1, 6):
         await idle.team(id_, 1, 2)
     everyone = list(range(1, 13))
-    named = [await post(idle, *everyone) for _ in range(6)]
-    excepting = [await post(idle, *everyone, teams=[1, 2, 3, 4, 5], **{"except": everyone[1:]}) for _ in range(6)]
+    named = [await accepted(idle, *everyone) for _ in range(6)]
+    excepting = [await accepted(idle, *everyone, teams=[1, 2, 3, 4, 5], **{"except": everyone[1:]}) for _ in range(6)]
     claimed = []
     bounds = iter((40, 600, 1, 10**6))
     original = jobs.MAX_CLAIM_COST

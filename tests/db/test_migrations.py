@@ -12,10 +12,11 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from tests.conftest import serving, settings_for, url_for
-from tests.support.processes import until
+from tests.support.database import url_for
+from tests.support.events import custom
 from tests.support.servers import OwnServer, own_server
-from tests.test_fanout import custom
+from tests.support.service import serving, settings_for
+from tests.support.waiting import until
 from tocsin import serve
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate

@@ -3,17 +3,16 @@
 import asyncio
 import os
 import pwd
-import shutil
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import serving
-from tests.test_fanout import custom, note
+from tests.support.events import custom, note
+from tests.support.places import short_path
+from tests.support.service import serving
 from tocsin.catalogue import Catalogue
 from tocsin.db.errors import DRIVER_ERRORS
 from tocsin.db.migrate import migrate
@@ -40,24 +39,25 @@ def unprivileged() -> dict[str, Any]:
 @pytest.fixture(params=[(), ("-c", "fsync=off")], ids=["durable", "undurable"])
 async def older(request: pytest.FixtureRequest) -> AsyncIterator[str]:
     """The oldest server of the machine that will do; its url."""
-    folder = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
-    if not os.geteuid():
-        os.chown(folder, unprivileged()["user"], unprivileged()["group"])
-    run = {"cwd": folder, "env": {"LC_ALL": "C"}, "stdout": subprocess.DEVNULL, **unprivileged()}
-    subprocess.run(
-        [USABLE[0] / "initdb", "-D", folder / "data", "-U", "tocsin", "-E", "UTF8", "-A", "trust"], check=True, **run
-    )
-    with subprocess.Popen(
-        [USABLE[0] / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses=", *request.param],
-        stderr=subprocess.DEVNULL,
-        **run,
-    ) as server:
-        url = f"postgresql:///postgres?host={folder}&user=tocsin"
-        await until_it_answers(url)
-        yield url
-        server.terminate()
-        await asyncio.to_thread(server.wait, 20)
-    shutil.rmtree(folder)
+    with short_path() as folder:
+        if not os.geteuid():
+            os.chown(folder, unprivileged()["user"], unprivileged()["group"])
+        run = {"cwd": folder, "env": {"LC_ALL": "C"}, "stdout": subprocess.DEVNULL, **unprivileged()}
+        subprocess.run(
+            [USABLE[0] / "initdb", "-D", folder / "data", "-U", "tocsin", "-E", "UTF8", "-A", "trust"],
+            check=True,
+            **run,
+        )
+        with subprocess.Popen(
+            [USABLE[0] / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses=", *request.param],
+            stderr=subprocess.DEVNULL,
+            **run,
+        ) as server:
+            url = f"postgresql:///postgres?host={folder}&user=tocsin"
+            await until_it_answers(url)
+            yield url
+            server.terminate()
+            await asyncio.to_thread(server.wait, 20)
 
 
 async def until_it_answers(url: str) -> None:

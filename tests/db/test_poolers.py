@@ -7,9 +7,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.conftest import SECRET, serving
+from tests.support.events import custom
 from tests.support.servers import OwnServer, own_server, pgbouncer
-from tests.test_fanout import custom
+from tests.support.service import SECRET, serving
 from tocsin.catalogue import Catalogue
 from tocsin.cli import doctor
 from tocsin.db import migrate

@@ -1,16 +1,9 @@
 """Every statement is proved against the migrated schema."""
 
-from importlib.resources import files
-
 import pytest
 
+from tests.support.statements import STATEMENTS
 from tocsin.db.pool import Database, queries
-
-STATEMENTS = [
-    (path.name.removesuffix(".sql"), name)
-    for path in sorted((files("tocsin.db") / "queries").iterdir(), key=str)
-    for name in queries(path.name.removesuffix(".sql"))
-]
 
 
 def test_a_statement_begins_with_its_verb_by_which_tracing_names_it() -> None:

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Api, make_database, url_for
-from tests.db.test_queries import STATEMENTS
+from tests.support.database import make_database, url_for
+from tests.support.service import Api
+from tests.support.statements import STATEMENTS
 from tocsin.db.planner_statistics import correct_with
 from tocsin.db.pool import Connection, connect, queries
 from tocsin.postgres.supervisor import Embedded

@@ -6,9 +6,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.test_commands import refusal, run
-from tests.conftest import HOUR, SECRET
-from tests.support.processes import Program, data_folder, until
+from tests.support.commands import refusal, run
+from tests.support.processes import Program, data_folder
+from tests.support.service import HOUR, SECRET
+from tests.support.waiting import until
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.demo.run import MARK, TAKEN_OVER, _own_settings
 from tocsin.settings import Settings, read_settings

@@ -14,7 +14,16 @@ from typing import Any
 
 import pytest
 
-from tests.support.push_services import Asked, Behaviour, Connection, answering, files_in, listening, push_service
+from tests.support.push_services import (
+    Asked,
+    Behaviour,
+    Connection,
+    answering,
+    files_in,
+    listening,
+    push_service,
+    spellings,
+)
 from tocsin.errors import Refusal
 from tocsin.http_client import curl_handle
 from tocsin.http_client.curl_handle import Limits
@@ -400,57 +409,6 @@ PUBLIC = [
 def test_public_addresses_are_told_from_all_others() -> None:
     assert [address for address in PRIVATE if is_public(address)] == []
     assert [address for address in PUBLIC if not is_public(address)] == []
-
-
-def spellings(port: int) -> list[str]:
-    hosts = [
-        *(
-            "localhost",
-            "localhost.",
-            "LOCALHOST",
-            "127.0.0.1",
-            "127.0.0.1.",
-            "127.1",
-            "127.0.1",
-            "127.0.0.2",
-            "0",
-            "0.0.0.0",  # noqa: S104 - nobody listens there
-        ),
-        *("2130706433", "0x7f000001", "0x7f.1", "0x7f.0.0.1", "017700000001", "0177.0.0.1", "127.0.0.0x1", "0x7F.1"),
-        *(
-            "[::1]",
-            "[::]",
-            "[0:0:0:0:0:0:0:1]",
-            "[::ffff:127.0.0.1]",
-            "[::ffff:7f00:1]",
-            "[::127.0.0.1]",
-            "[::ffff:0:0]",
-        ),
-        *("[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[::1%25lo]", "[fe80::1%25lo]", "%6c%6f%63%61%6c%68%6f%73%74"),
-        *("ⓛocalhost", "localhost%00", "127。0。0。1", "127.0.0.1%2f", "①②⑦.0.0.1", "lo\tcalhost", "localhost\\"),
-        *(
-            "fcm.googleapis.com@localhost",
-            "fcm.googleapis.com:x@127.0.0.1",
-            "fcm.googleapis.com%40localhost",
-            "a:b@[::1]",
-        ),
-    ]
-    urls = [f"https://{host}:{port}/x" for host in hosts]
-    return [
-        *urls,
-        *(
-            f"{scheme}://127.0.0.1:{port}/"
-            for scheme in ("http", "HTTP", "ws", "wss", "ftp", "gopher", "dict", "telnet")
-        ),
-        *(
-            f"https://{start}127.0.0.1:{port}/"
-            for start in ("fcm.googleapis.com#@", "fcm.googleapis.com?@", "#", "/", "\\")
-        ),
-        *(f"https:{slashes}127.0.0.1:{port}/" for slashes in ("", "/", "///", "\\\\", "/\\")),
-        *(f"{odd}https://127.0.0.1:{port}/" for odd in (" ", "\t", "\n", "url:", "view-source:")),
-        f"127.0.0.1:{port}",
-        f"//127.0.0.1:{port}/",
-    ]
 
 
 async def test_no_spelling_leads_a_guarded_request_to_ourselves(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +10,6 @@ from tocsin.postgres.binaries import installed
 from tocsin.postgres.supervisor import Embedded
 
 ROOT = os.geteuid() == 0
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A short path that the server's user can pass through."""
-    path = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.mark.slow

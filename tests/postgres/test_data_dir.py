@@ -3,10 +3,7 @@
 import os
 import pwd
 import re
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -17,15 +14,6 @@ from tocsin.errors import Refusal
 from tocsin.postgres.supervisor import Embedded, is_served
 
 ROOT = os.geteuid() == 0
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A short path that the server's user can pass through."""
-    path = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
 
 
 def craft(data: Path, major: str) -> None:

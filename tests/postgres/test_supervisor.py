@@ -5,11 +5,9 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +15,8 @@ import asyncpg
 import pytest
 import structlog
 
+from tests.support.places import short_path
+from tests.support.waiting import until
 from tocsin.errors import Refusal
 from tocsin.postgres import supervisor
 from tocsin.postgres.supervisor import Embedded, is_served, url_of
@@ -73,24 +73,13 @@ uvloop.run(main())
 """
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A short path that the server's user can pass through."""
-    path = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
-
-
 @pytest.fixture(scope="module")
 async def data() -> AsyncIterator[Path]:
     """A data folder with one row in it, whose server does not run: each test leaves it so."""
-    path = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
-    path.chmod(0o755)
-    async with Embedded(path / "data") as server:
-        await ask(server.url, "create table kept as select 42 as answer")
-    yield path / "data"
-    shutil.rmtree(path)
+    with short_path() as path:
+        async with Embedded(path / "data") as server:
+            await ask(server.url, "create table kept as select 42 as answer")
+        yield path / "data"
 
 
 @pytest.fixture
@@ -121,12 +110,6 @@ async def ask(url: str, query: str) -> object:
         return await connection.fetchval(query)
     finally:
         await connection.close()
-
-
-async def until(true: Callable[[], object], seconds: float = 30) -> None:
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0.005)
 
 
 async def kept(server: Embedded) -> object:

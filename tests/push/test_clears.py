@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Api
-from tests.push.test_deliveries import ANDROID, IPHONE, pushes_of, register, until, until_stopped
-from tests.push.test_retries import eventually
-from tests.test_events import post, state
-from tests.test_fanout import custom
+from tests.support.events import custom, post, state
+from tests.support.pushes import ANDROID, IPHONE, pushes_of, register, until_stopped
+from tests.support.service import Api
+from tests.support.waiting import until
 from tocsin_phones import Phones
 
 CONTACT = "contact:220f5f6e-7307-3ad3-9fc1-9ec7e6dc0a88"
@@ -65,7 +64,7 @@ async def test_erasing_a_contact_has_browsers_close_their_words_with_the_next_pu
     id_ = await api.post({**custom(1), "about": [CONTACT]})
     await pushes_of(api, id_)
     await api.as_service("POST", "/events/resolve", json={"about": CONTACT, "as": "erased"})
-    await eventually(lambda: api.app_state.database.value("select 1 from changes where change = 'rewritten'"))
+    await until(lambda: api.app_state.database.value("select 1 from changes where change = 'rewritten'"))
     await pushes_of(api, await api.post(custom(1)))
     assert phones.pushes("browser")[-1]["payload"]["clear"] == [id_]
 
@@ -118,7 +117,7 @@ async def test_a_phone_that_is_somebody_elses_by_then_is_not_cleared(api: Api, p
             " select token, type, environment, app, registered_at, lane from devices where type = 'iOS'"
         )
         await connection.execute("update devices set user_id = 2, id = gen_random_uuid() where type = 'iOS'")
-    await eventually(lambda: database.value("select count(*) = 0 from last_clears"))
+    await until(lambda: database.value("select count(*) = 0 from last_clears"))
     id_ = await api.post(custom(1, 2))
     await state(api, id_, 8)
     assert cleared(phones, IPHONE) is None

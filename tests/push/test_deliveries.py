@@ -1,19 +1,30 @@
 """From the inbox to the phone: once, in time, as the person wishes, and explained."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from tests.conftest import Api, serving
-from tests.test_events import post, state
-from tests.test_fanout import CASE, custom, note
+from tests.support.events import CASE, custom, note, post, state
+from tests.support.pushes import (
+    ANDROID,
+    IPHONE,
+    OTHER_IPHONE,
+    becomes,
+    hurry,
+    prefer,
+    pushes_of,
+    register,
+    shown,
+    told,
+    until_stopped,
+)
+from tests.support.service import Api, serving
+from tests.support.waiting import until
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Unavailable
 from tocsin.explain import of_event
@@ -21,51 +32,10 @@ from tocsin.push import deliveries, dispatcher, results
 from tocsin.push.apps import reload_keys
 from tocsin_phones import Phones
 
-IPHONE, OTHER_IPHONE = "aa" * 32, "bb" * 32
-ANDROID = "android-token-of-thirty-two-characters:1"
-
-Pushes = list[dict[str, Any]]
-
 
 @pytest.fixture
 def api(pushing: Api) -> Api:
     return pushing
-
-
-async def register(api: Api, user: int, token: str, **more: Any) -> None:
-    answer = await api.as_user(user, "POST", f"/notifications/devices/{token}", json=more)
-    assert answer.status_code == 204, answer.text
-
-
-async def until(found: Callable[[], Any], seconds: float = 8) -> Any:
-    """Wait until something is there, and return it."""
-    async with asyncio.timeout(seconds):
-        while not (value := found()):
-            await asyncio.sleep(0.02)
-    return value
-
-
-def shown(phones: Phones, token: str) -> Pushes:
-    """Return what phones were to show; not what they were to clear."""
-    return [push for push in phones.pushes(token=token) if push["visible"] or "alert" in str(push["payload"])]
-
-
-async def pushes_of(api: Api, id_: str) -> dict[str, int]:
-    found: dict[str, int] = (await state(api, id_, 8))["pushes"]
-    return {name: count for name, count in found.items() if count}
-
-
-async def becomes(api: Api, id_: str, due: dict[str, int]) -> None:
-    """Wait until the pushes of an event are in these states."""
-    async with asyncio.timeout(8):
-        while (found := await pushes_of(api, id_)) != due:
-            await asyncio.sleep(0.05)
-    assert found == due
-
-
-async def told(api: Api, id_: str, user: int = 1) -> list[str]:
-    answer = await api.as_service("GET", f"/events/{id_}/recipients/{user}")
-    return [f"{device['state']}: {device['what']}" for device in answer.json()["devices"]]
 
 
 async def test_an_iphone_and_an_android_get_what_came_into_the_inbox(api: Api, phones: Phones) -> None:
@@ -210,21 +180,6 @@ async def test_a_phone_that_changed_hands_gets_nothing_of_its_former_owner(api: 
     assert len(phones.pushes("apns", IPHONE)) == 1
 
 
-async def hurry(api: Api) -> None:
-    """Let all that waits be due."""
-    for _ in range(100):
-        waiting = await api.app_state.database.value(
-            "select count(*) from deliveries where worker_id is null and due_at > now()"
-        )
-        if waiting:
-            break
-        await asyncio.sleep(0.02)
-    await api.app_state.database.value(
-        "update deliveries set due_at = now() where state in ('queued', 'later', 'held') and worker_id is null"
-    )
-    api.app_state.pubsub.publish("push")
-
-
 async def test_a_push_that_fails_goes_again_with_the_same_ids(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     phones.answer("apns", status=503, reason="ServiceUnavailable", times=1)
@@ -353,17 +308,6 @@ async def test_reading_keys_again_has_a_stopped_lane_try_at_once_with_the_same_k
     assert await pushes_of(api, id_) == {"delivered": 1}
 
 
-async def until_stopped(api: Api) -> dict[str, Any]:
-    async with asyncio.timeout(5):
-        while True:
-            answer = await api.as_service("GET", "/operations/lanes", "operations")
-            for lane in answer.json()["data"]:
-                if lane["stopped_at"]:
-                    found: dict[str, Any] = lane
-                    return found
-            await asyncio.sleep(0.01)
-
-
 async def test_preferences_are_kept_to_and_explained(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     await prefer(api, kinds={"custom": {"push": False}})
@@ -381,12 +325,6 @@ async def test_preferences_are_kept_to_and_explained(api: Api, phones: Phones) -
     await hurry(api)
     await becomes(api, held, {"skipped": 1})
     assert [push["payload"]["notification"]["type"] for push in shown(phones, IPHONE)] == ["lead_escalated"]
-
-
-async def prefer(api: Api, **changes: Any) -> httpx.Response:
-    answer = await api.as_user(1, "PATCH", "/notifications/preferences", json=changes)
-    assert answer.status_code == 200, answer.text
-    return answer
 
 
 def quiet_now() -> str:

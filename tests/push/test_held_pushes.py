@@ -10,11 +10,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.conftest import Api
-from tests.push.test_deliveries import IPHONE, hurry, prefer, register, shown, told
-from tests.push.test_retries import comes_to, due_in, eventually
-from tests.test_events import post
-from tests.test_fanout import custom
+from tests.support.events import custom, post
+from tests.support.pushes import IPHONE, comes_to, due_in, hurry, prefer, register, shown, told
+from tests.support.service import Api
+from tests.support.waiting import until
 from tocsin.db.pool import Database
 from tocsin.push import deliveries
 from tocsin.push.deliveries import Settled
@@ -81,10 +80,10 @@ async def test_what_is_held_is_muted_at_once_when_its_kind_is_switched_off(api: 
 async def test_a_pause_that_ends_sooner_or_later_is_told_at_once_and_counts_as_no_try(api: Api, phones: Phones) -> None:
     [id_] = await hold(api, **PAUSE)
     for ahead in (timedelta(hours=2), timedelta(hours=30), timedelta(hours=1)):
-        until = datetime.now(UTC) + ahead
-        await prefer(api, paused_until=until.isoformat())
-        words = f"held: held until {until:%Y-%m-%d %H:%M} UTC"
-        await eventually(partial(_is_told, api, id_, words))
+        end = datetime.now(UTC) + ahead
+        await prefer(api, paused_until=end.isoformat())
+        words = f"held: held until {end:%Y-%m-%d %H:%M} UTC"
+        await until(partial(_is_told, api, id_, words))
     phones.answer("apns", status=503, times=1)
     since = datetime.now(UTC)
     await prefer(api, paused_until=None)
@@ -157,7 +156,7 @@ async def test_a_pause_that_ends_while_a_push_is_being_held_is_not_overlooked(
     async def settle_after_a_change(database: Database, worker: UUID, settled: Sequence[Settled]) -> None:
         if [each.state for each in settled] == ["held"] and next(changes, "none") is None:
             changing = asyncio.create_task(prefer(api, paused_until=None))
-            await eventually(lambda: _is_ended(api))
+            await until(lambda: _is_ended(api))
             await settle(database, worker, settled)
             await changing
         else:

@@ -9,13 +9,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.conftest import HOUR, SECRET, Api, settings_for
-from tests.push.test_deliveries import IPHONE, hurry, pushes_of, register, until_stopped
-from tests.push.test_retries import comes_to
+from tests.support.events import custom, post
 from tests.support.issuer import pair
-from tests.support.processes import Program, data_folder, until
-from tests.test_events import post
-from tests.test_fanout import custom
+from tests.support.processes import Program, data_folder
+from tests.support.pushes import IPHONE, comes_to, hurry, pushes_of, register, until_stopped
+from tests.support.service import HOUR, SECRET, Api, settings_for
+from tests.support.waiting import until
 from tocsin.auth.keys import EVERYBODY, hs256
 from tocsin.auth.tokens import Signer, UserCaller, Verifier, mint_service, mint_user
 from tocsin.db.pool import Database

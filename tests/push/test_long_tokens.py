@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Api
-from tests.push.test_deliveries import becomes, pushes_of, register, until
-from tests.test_events import post
-from tests.test_fanout import custom
+from tests.support.events import custom, post
+from tests.support.pushes import becomes, pushes_of, register
+from tests.support.service import Api
+from tests.support.waiting import until
 from tocsin.transfer.exports import export
 from tocsin_phones import Phones
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import serving
-from tests.push.test_deliveries import becomes, told
+from tests.support.events import note
 from tests.support.push_services import answering, files_in, push_service
-from tests.test_fanout import note
+from tests.support.pushes import becomes, told
+from tests.support.service import serving
 from tocsin import devices
 from tocsin.catalogue import Catalogue
 from tocsin.devices import Device

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import Api, serving
-from tests.push.test_deliveries import ANDROID, IPHONE, OTHER_IPHONE, register
+from tests.support.pushes import ANDROID, IPHONE, OTHER_IPHONE, register
+from tests.support.service import Api, serving
 from tocsin.catalogue import Catalogue
 from tocsin.cli import doctor
 from tocsin.push import probe

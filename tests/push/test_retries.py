@@ -1,17 +1,14 @@
 """Retries of pushes: the schedule, what a provider asks for, when a push expires, and who may write a result."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from tests.conftest import Api
-from tests.push.test_deliveries import ANDROID, IPHONE, becomes, hurry, pushes_of, register, told, until
-from tests.test_events import post
-from tests.test_fanout import custom
+from tests.support.events import custom, post
+from tests.support.pushes import ANDROID, IPHONE, becomes, due_in, hurry, pushes_of, register, told
+from tests.support.service import Api
+from tests.support.waiting import until
 from tocsin.push import deliveries
 from tocsin.push.channels.apns import Apns
 from tocsin.push.channels.fcm import Fcm
@@ -73,36 +70,6 @@ def test_no_retry_is_planned_after_the_expiry() -> None:
     assert next_try(1, None, 0.0, now + timedelta(seconds=7)) is not None
 
 
-async def due_in(api: Api, since: datetime, attempts: int) -> tuple[timedelta, timedelta]:
-    """Wait until the only delivery waits after so many tries; return the least and the most that it may wait."""
-
-    async def waiting() -> Any:
-        return await api.app_state.database.row(
-            "select due_at from deliveries where state = 'later' and worker_id is null and attempts = $1", attempts
-        )
-
-    row = await eventually(waiting)
-    return row["due_at"] - datetime.now(UTC), row["due_at"] - since
-
-
-async def comes_to(api: Api, id_: str, due: dict[str, int]) -> None:
-    """Wait until the pushes of an event are in these states and none is under way; those that wait count too."""
-
-    async def found() -> bool:
-        counts = await deliveries.counts(api.app_state.database, UUID(id_))
-        under_way = await api.app_state.database.value("select count(*) from deliveries where worker_id is not null")
-        return not under_way and {name: count for name, count in counts.items() if count} == due
-
-    await eventually(found)
-
-
-async def eventually(look: Callable[[], Awaitable[Any]]) -> Any:
-    async with asyncio.timeout(8):
-        while not (found := await look()):
-            await asyncio.sleep(0.02)
-    return found
-
-
 @pytest.mark.parametrize(
     ("provider", "steps"), [("apns", [5, 30, 120, 600]), ("fcm", [10, 30, 120, 600])], ids=["apns", "fcm"]
 )
@@ -144,7 +111,7 @@ async def test_a_push_expires_after_24_hours_for_its_provider_too(api: Api, phon
 
 async def made_ago(api: Api, ago: timedelta) -> None:
     """Make all deliveries as old as this, when they wait."""
-    await eventually(
+    await until(
         lambda: api.app_state.database.value("select 1 from deliveries where state = 'later' and worker_id is null")
     )
     await api.app_state.database.value("update deliveries set made_at = now() - $1::interval", ago)
@@ -206,7 +173,7 @@ async def test_only_the_worker_that_holds_the_lease_may_settle_or_put_back_a_del
     phones.answer("apns", status=503, times=1)
     id_ = UUID((await post(api, custom(1))).json()["id"])
     database = api.app_state.database
-    await eventually(lambda: database.value("select 1 from deliveries where state = 'later' and worker_id is null"))
+    await until(lambda: database.value("select 1 from deliveries where state = 'later' and worker_id is null"))
     device, owner, other = await database.value("select id from devices"), uuid4(), uuid4()
     await database.value("update deliveries set worker_id = $1", owner)
     settled = Settled(DeliveryKey(id_, device), "delivered", None, "delivered")

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.conftest import Api, serving
-from tests.push.test_deliveries import hurry, pushes_of, told
-from tests.push.test_retries import comes_to, eventually
-from tests.test_events import post
-from tests.test_fanout import custom
+from tests.support.events import custom, post
+from tests.support.pushes import comes_to, hurry, pushes_of, told
+from tests.support.service import Api, serving
+from tests.support.waiting import until
 from tocsin.catalogue import Catalogue
 from tocsin.cli import doctor
 from tocsin.push import deliveries, services
@@ -98,7 +97,7 @@ async def test_a_push_service_that_refuses_us_is_told_in_the_log_by_the_doctor_a
         id_ = (await post(two.api, custom(2))).json()["id"]
         await comes_to(two.api, id_, {"later": 1})
         await hurry(two.api)
-        await eventually(lambda: two.api.app_state.database.value("select 1 from deliveries where attempts = 2"))
+        await until(lambda: two.api.app_state.database.value("select 1 from deliveries where attempts = 2"))
         await comes_to(two.api, id_, {"later": 1})
     [logged] = [each for each in logs if each["log_level"] == "error"]
     assert (logged["event"], logged["service"]) == ("push service refused the authentication", two.origins[1])
@@ -153,7 +152,7 @@ async def test_a_subscription_that_its_service_refuses_while_it_takes_others_end
     for attempts in range(2, 5):
         await hurry(two.api)
         waiting = f"select 1 from deliveries where state = 'later' and worker_id is null and attempts = {attempts}"
-        await eventually(partial(database.value, waiting))
+        await until(partial(database.value, waiting))
     assert await pushes_of(two.api, await two.api.post(custom(1))) == {"delivered": 1}
     await hurry(two.api)
     await comes_to(two.api, id_, {"delivered": 1, "refused": 1})

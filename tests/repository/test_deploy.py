@@ -25,9 +25,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import HOUR, SECRET, Api, serving
-from tests.support.processes import TOCSIN, Program, data_folder, until
-from tests.test_fanout import custom
+from tests.support.events import custom
+from tests.support.processes import TOCSIN, Program, data_folder
+from tests.support.service import HOUR, SECRET, Api, serving
+from tests.support.waiting import until
 from tocsin.api.contract import CONTRACT
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.catalogue import Catalogue

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tests.api.test_typescript_client import UNREACHABLE
+from tests.support.node import UNREACHABLE
 
 ROOT = Path(__file__).parents[2]
 UV = ROOT / ".uv/bin/uv"

@@ -12,7 +12,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.conftest import SECRET, Api, url_for
+from tests.support.database import url_for
+from tests.support.service import SECRET, Api
 from tocsin.auth.tokens import mint_service
 from tocsin.postgres.supervisor import Embedded
 

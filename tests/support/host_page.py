@@ -2,23 +2,32 @@
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Locator, Page, Request, expect
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Error,
+    Locator,
+    Page,
+    Request,
+    expect,
+)
 
-from tests.conftest import HOUR, SECRET, Api
+from tests.support.barriers import barriers_of
+from tests.support.service import HOUR, SECRET, Api
 from tocsin.auth.tokens import mint_user
 
-AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
 REFUSED = re.compile("Content Security Policy|requires 'Trusted", re.IGNORECASE)
-RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360606060000000050001a5f645400000000049454e44ae426082"
@@ -191,14 +200,7 @@ class Window:
 
     async def barriers(self) -> list[str]:
         """Return what axe finds in the page, in words."""
-        await self.page.evaluate(AXE)
-        found = await self.page.evaluate(
-            "(rules) => axe.run(document, {runOnly: rules, resultTypes: ['violations']})", RULES
-        )
-        return [
-            f"{violation['id']}: {json.dumps([node['html'][:200] for node in violation['nodes'][:3]])}"
-            for violation in found["violations"]
-        ]
+        return await barriers_of(self.page)
 
 
 class Windows:
@@ -320,3 +322,72 @@ async def imported(api: Api, ages: dict[str, int]) -> None:
         headers={"Content-Type": "application/x-ndjson"},
     )
     assert answer.status_code == 200, answer.text
+
+
+SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or Path(__file__).parent.parent / "screenshots")
+"""Where tests in a browser keep their pictures."""
+
+
+async def streams(page: Windows | Host, count: int) -> None:
+    """Wait until the service has so many streams."""
+    service = (page if isinstance(page, Host) else page.host).service
+    for _ in range(200):
+        if service.app_state.streams.count == count:
+            return
+        await asyncio.sleep(0.05)
+    assert service.app_state.streams.count == count
+
+
+async def live(windows: Windows) -> Window:
+    window = await windows.new()
+    await expect(window.bell).to_be_visible()
+    await streams(windows, 1)
+    return window
+
+
+SUBSCRIBING = """
+// Stands in for the browser's own push service, which is out on the internet: everything else is the browser's.
+(() => {
+  let current = null;
+  window.subscribed = [];
+  PushManager.prototype.getSubscription = async () => current;
+  PushManager.prototype.subscribe = async ({ applicationServerKey }) => {
+    const json = await (await fetch("/subscription")).json();
+    subscribed.push(json.endpoint);
+    current = {
+      endpoint: json.endpoint, toJSON: () => json,
+      options: { applicationServerKey: window.formerKey ?? applicationServerKey.buffer },
+      unsubscribe: async () => { current = null; return true; },
+    };
+    return current;
+  };
+})();
+"""
+
+
+SWITCH = "Notify me in this browser"
+
+
+async def browsers_of(api: Api, user: int = 1) -> int:
+    devices = (await api.as_user(user, "GET", "/notifications/devices")).json()["data"]
+    return len([device for device in devices if device["type"] == "Web"])
+
+
+async def switched(window: Window, *, on: bool) -> None:
+    """Switch pushes on or off, and wait until the service knows it."""
+    switch = window.panel.get_by_role("switch", name=SWITCH)
+    await switch.click()
+    for _ in range(100):
+        if await browsers_of(window.host.service) == on:
+            break
+        await asyncio.sleep(0.05)
+    assert await browsers_of(window.host.service) == on
+    await expect(switch).to_be_checked(checked=on)
+
+
+async def opened_preferences(windows: Windows) -> Window:
+    window = await windows.new()
+    await window.open()
+    await window.button("Preferences").click()
+    await expect(window.panel.get_by_role("switch").first).to_be_visible()
+    return window

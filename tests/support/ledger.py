@@ -16,7 +16,7 @@ from typing import Any, Self
 import asyncpg
 import httpx
 
-from tests.conftest import HOUR, SECRET
+from tests.support.service import HOUR, SECRET
 from tocsin.auth.tokens import mint_service, mint_user
 from tocsin.db.errors import DRIVER_ERRORS
 from tocsin.db.pool import connect

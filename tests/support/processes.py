@@ -6,18 +6,20 @@ import itertools
 import json
 import os
 import random
-import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from tests.conftest import SECRET
+from tests.support.places import short_path
+from tests.support.service import SECRET
+from tests.support.waiting import until
+from tocsin.db.pool import connect
+from tocsin.postgres.supervisor import url_of
 
 TOCSIN = Path(sys.executable).with_name("tocsin")
 LONGEST_START = 60.0
@@ -95,13 +97,12 @@ class Program:
 @asynccontextmanager
 async def data_folder() -> AsyncIterator[Path]:
     """Lend a short path, in a folder that the server's user can enter; in the end nothing runs in it, nor is there."""
-    place = _place()
-    try:
-        yield place / "data"
-    finally:
-        for served in (place / "data", place / "data" / "demo"):
-            await kill_postgres(served)
-        shutil.rmtree(place)
+    with short_path() as place:
+        try:
+            yield place / "data"
+        finally:
+            for served in (place / "data", place / "data" / "demo"):
+                await kill_postgres(served)
 
 
 def postgres_of(data: Path) -> list[int]:
@@ -128,23 +129,11 @@ def send(kind: signal.Signals, processes: set[int]) -> None:
             os.kill(process, kind)
 
 
-async def until(true: Callable[[], object], seconds: float = 30) -> None:
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0.005)
-
-
 def throw_dice() -> random.Random:
     """Return a source of random moments; its seed is printed, and given again as SEED throws the same again."""
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
     sys.stdout.write(f"SEED={seed}\n")
     return random.Random(seed)  # noqa: S311 - moments and recipients, no secrets
-
-
-def _place() -> Path:
-    place = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
-    place.chmod(0o755)
-    return place
 
 
 async def _spawn(
@@ -174,3 +163,13 @@ def _greeting(log: Path) -> dict[str, Any]:
 
 def _read(log: Path) -> str:
     return log.read_text("utf-8")
+
+
+async def holds_a_lease(data: Path, worker: Program) -> None:
+    """Wait until a worker has work in hand."""
+    connection = await connect(url_of(data))
+    statement = "select exists (select from jobs where worker_id = $1::uuid)"
+    async with asyncio.timeout(30):
+        while not await connection.fetchval(statement, worker.greeting["worker"]):
+            await asyncio.sleep(0)
+    await connection.close()

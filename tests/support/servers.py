@@ -1,12 +1,13 @@
 """A PostgreSQL as operators bring it: on a port of the loopback, with roles of their own, and poolers before it."""
 
 import asyncio
+import contextlib
 import os
 import pwd
 import shutil
 import socket
 import subprocess
-import tempfile
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 import asyncpg
 
+from tests.support.places import short_path
 from tocsin.postgres.binaries import programs_for
 from tocsin.postgres.process import end, memory, spawn
 
@@ -60,10 +62,9 @@ class OwnServer:
 @asynccontextmanager
 async def own_server(**settings: str) -> AsyncIterator[OwnServer]:
     """Run a server for as long as the block runs."""
-    folder = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
     user = pwd.getpwuid(os.geteuid()) if os.geteuid() else _somebody()
-    os.chown(folder, user.pw_uid, user.pw_gid)
-    try:
+    with short_path() as folder:
+        os.chown(folder, user.pw_uid, user.pw_gid)
         programs = await programs_for(user, folder)
         (folder / "password").write_text("geheim")
         (folder / "password").chmod(0o644)
@@ -87,30 +88,28 @@ async def own_server(**settings: str) -> AsyncIterator[OwnServer]:
                 yield server
             finally:
                 await end(process)
-    finally:
-        shutil.rmtree(folder)
 
 
 @asynccontextmanager
 async def pgbouncer(server: OwnServer, pool_mode: str) -> AsyncIterator[int]:
     """Run PgBouncer before the server, as its package brings it but for the mode, and yield its port."""
-    port, folder = free_port(), Path(tempfile.mkdtemp(prefix="pgbouncer-", dir="/tmp"))
-    os.chown(folder, server.user.pw_uid, server.user.pw_gid)
-    (folder / "users.txt").write_text("".join(f'"{role}" "geheim"\n' for role in ("dba", "app")))
-    (folder / "pgbouncer.ini").write_text(
-        f"[databases]\n* = host=127.0.0.1 port={server.port}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\npool_mode = {pool_mode}\n"
-        f"auth_type = scram-sha-256\nauth_file = {folder}/users.txt\nlogfile = {folder}/log\n"
-    )
-    with memory() as output:
-        process = spawn((shutil.which("pgbouncer") or "", folder / "pgbouncer.ini"), server.user, output)
-        try:
-            await listens(port, process)
-            yield port
-        finally:
-            process.kill()
-            process.wait()
-            shutil.rmtree(folder)
+    with short_path() as folder:
+        port = free_port()
+        os.chown(folder, server.user.pw_uid, server.user.pw_gid)
+        (folder / "users.txt").write_text("".join(f'"{role}" "geheim"\n' for role in ("dba", "app")))
+        (folder / "pgbouncer.ini").write_text(
+            f"[databases]\n* = host=127.0.0.1 port={server.port}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\npool_mode = {pool_mode}\n"
+            f"auth_type = scram-sha-256\nauth_file = {folder}/users.txt\nlogfile = {folder}/log\n"
+        )
+        with memory() as output:
+            process = spawn((shutil.which("pgbouncer") or "", folder / "pgbouncer.ini"), server.user, output)
+            try:
+                await listens(port, process)
+                yield port
+            finally:
+                process.kill()
+                process.wait()
 
 
 def free_port() -> int:
@@ -143,3 +142,26 @@ async def listens(port: int, process: subprocess.Popen[bytes]) -> None:
 def _somebody() -> pwd.struct_passwd:
     """Return a user that is not root, for PostgreSQL and PgBouncer."""
     return pwd.getpwnam("nobody")
+
+
+@asynccontextmanager
+async def nats(port: int, folder: Path, *more: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A NATS server on the loopback."""
+    binary = Path(sys.executable).with_name("nats-server")
+    assert shutil.which(binary)
+    process = await asyncio.create_subprocess_exec(
+        binary, "-a", "127.0.0.1", "-p", str(port), "-l", str(folder / "nats.log"), *more
+    )
+    try:
+        async with asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.close()
+                    break
+                await asyncio.sleep(0.05)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

@@ -8,15 +8,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 
-from tests.api.test_errors import raw
-from tests.conftest import HOUR, SECRET, Api
-from tests.test_erasure import everything
-from tests.test_events import field_errors
-from tests.test_fanout import custom
-from tests.test_resolutions import NAMES, resolve, settled, traces
+from tests.support.answers import field_errors, raw
+from tests.support.database import everything
+from tests.support.events import custom
+from tests.support.imports import CONTACT, NDJSON, bring, device, send, team, text_of, told, user
+from tests.support.resolutions import NAMES, resolve, settled, traces
+from tests.support.service import HOUR, SECRET, Api
 from tocsin import jobs
 from tocsin.auth.tokens import mint_service
 from tocsin.catalogue import Catalogue
@@ -24,53 +23,6 @@ from tocsin.ids import new_id
 from tocsin.transfer import imports
 from tocsin.transfer.exports import export
 from tocsin.worker import Worker
-
-NDJSON = {"Content-Type": "application/x-ndjson"}
-CONTACT = "c2ccbb7e-d174-4894-ba5a-1828d0f09128"
-
-
-def user(id_: int, **more: Any) -> dict[str, Any]:
-    return {"user": {"id": id_, "first_name": f"First{id_}", "last_name": "Last", **more}}
-
-
-def team(id_: int, *users: int, **more: Any) -> dict[str, Any]:
-    return {"team": {"id": id_, "name": f"Team {id_}", "users": users, **more}}
-
-
-def device(user_id: int, token: str = "ab" * 32, **more: Any) -> dict[str, Any]:
-    return {"device": {"user_id": user_id, "token": token, **more}}
-
-
-def told(user_id: int, day: int = 1, *, read: bool = False, **more: Any) -> dict[str, Any]:
-    when = f"2015-03-{day:02} 10:25:50"
-    values = {
-        "user_id": user_id,
-        "id": str(uuid4()),
-        "type": "task_assigned",
-        "data": {"user": {"id": 4, "last": "K", "first": "B"}, "case": {"id": CONTACT}},
-        "message": f"A task of {day} was assigned & done",
-        "message_formatted": f"<p>A task of <strong>{day}</strong> was assigned &amp; done</p>",
-        "read_at": "2015-04-01 08:00:00" if read else None,
-        "created_at": when,
-        **more,
-    }
-    return {"notification": values}
-
-
-def text_of(lines: list[Any]) -> bytes:
-    return b"\n".join(json.dumps(line).encode() for line in lines)
-
-
-async def send(api: Api, lines: list[Any] | bytes, **more: Any) -> httpx.Response:
-    content = lines if isinstance(lines, bytes) else text_of(lines)
-    return await api.as_service("POST", "/directory/import", content=content, headers=NDJSON, **more)
-
-
-async def bring(api: Api, *lines: Any, **more: Any) -> dict[str, int]:
-    answer = await send(api, list(lines), **more)
-    assert answer.status_code == 200, answer.text
-    counts: dict[str, int] = answer.json()
-    return counts
 
 
 async def exported(api: Api) -> list[Any]:

@@ -13,10 +13,12 @@ from urllib.parse import quote
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.conftest import HOUR, SCREENSHOTS, SECRET, Api, serving
-from tests.push.test_deliveries import ANDROID, IPHONE, becomes, hurry, pushes_of, register, until
-from tests.test_events import post
-from tests.test_fanout import custom, note
+from tests.support.barriers import barriers_of
+from tests.support.events import custom, note, post
+from tests.support.host_page import SCREENSHOTS
+from tests.support.pushes import ANDROID, IPHONE, becomes, hurry, pushes_of, register
+from tests.support.service import HOUR, SECRET, Api, serving
+from tests.support.waiting import until
 from tocsin.api.console import FILES
 from tocsin.auth.tokens import mint_service
 from tocsin.catalogue import Catalogue
@@ -30,7 +32,6 @@ POLICY = (
 )
 """What the page may do, word by word: a change of it is to be seen here."""
 
-AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
 HOSTILE = "<img src=x onerror=document.title='taken'>\"'&amp;"
 OPERATOR = mint_service(SECRET, "night", ["operations"], HOUR)
 
@@ -668,12 +669,7 @@ async def busy(api: Api, phones: Phones) -> None:
 async def accessible(page: Page, theme: str, name: str) -> None:
     """Look for barriers, as WCAG 2.2 AA names them, and keep a picture."""
     await shoot(page, f"{theme}-{name}")
-    await page.evaluate(AXE)
-    found = await page.evaluate(
-        "axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] })"
-    )
-    told = [(each["id"], [node["target"] for node in each["nodes"]]) for each in found["violations"]]
-    assert told == [], name
+    assert await barriers_of(page) == [], name
 
 
 async def shoot(page: Page, name: str) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import expect
 
-from tests.api.test_typescript_client import installed, run
-from tests.support.host_page import Window, Windows, settles, tell
-from tests.web.test_web_inbox_live import streams
+from tests.support.host_page import Window, Windows, settles, streams, tell
+from tests.support.node import installed, run
 
 pytestmark = pytest.mark.slow
 

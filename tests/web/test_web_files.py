@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.api.test_errors import codes_of
-from tests.conftest import Api
+from tests.support.answers import codes_of
+from tests.support.service import Api
 from tocsin.api.assets import asset
 from tocsin.api.pages import COMPONENT, script_of, version
 from tocsin.cli.commands import app

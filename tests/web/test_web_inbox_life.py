@@ -10,11 +10,17 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, CDPSession, async_playwright, expect
 
-from tests.support.host_page import Host, Windows, browsing, tell
-from tests.web.test_web_inbox_live import live, streams
-from tests.web.test_web_inbox_preferences import SUBSCRIBING, opened, pushed, switched
-
-__all__ = ["pushed"]  # a fixture
+from tests.support.host_page import (
+    SUBSCRIBING,
+    Host,
+    Windows,
+    browsing,
+    live,
+    opened_preferences,
+    streams,
+    switched,
+    tell,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -135,7 +141,7 @@ class TestAppBadge:
     ) -> None:
         async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
             await windows.context.add_init_script(SUBSCRIBING + BADGES)
-            window = await opened(windows)
+            window = await opened_preferences(windows)
             await switched(window, on=True)
             [id_] = await tell(pushed.service, "One")
             await expect(window.badge).to_have_text("1")

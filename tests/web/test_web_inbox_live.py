@@ -12,23 +12,24 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, async_playwright, expect
 
-from tests.conftest import serving
 from tests.support.host_page import (
     ALLOWED,
     PROVIDED,
     STARTED,
     Host,
-    Window,
     Windows,
     asked,
     browsing,
+    live,
     many,
     opened,
     settles,
+    streams,
     tell,
     texts,
     unread_of,
 )
+from tests.support.service import serving
 from tocsin.catalogue import Catalogue
 
 pytestmark = pytest.mark.slow
@@ -52,16 +53,6 @@ inbox.tokenProvider = async () => {
 SECOND_PAGE = re.compile(r"/notifications\?.*&page=2")
 
 
-async def streams(page: Windows | Host, count: int) -> None:
-    """Wait until the service has so many streams."""
-    service = (page if isinstance(page, Host) else page.host).service
-    for _ in range(200):
-        if service.app_state.streams.count == count:
-            return
-        await asyncio.sleep(0.05)
-    assert service.app_state.streams.count == count
-
-
 async def comes(found: list[str], count: int) -> None:
     """Wait until so many requests were made."""
     for _ in range(200):
@@ -80,13 +71,6 @@ async def chromium_with(*args: str) -> AsyncIterator[Browser]:
         )
         yield browser
         await browser.close()
-
-
-async def live(windows: Windows) -> Window:
-    window = await windows.new()
-    await expect(window.bell).to_be_visible()
-    await streams(windows, 1)
-    return window
 
 
 class TestArrival:

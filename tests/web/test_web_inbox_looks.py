@@ -9,8 +9,20 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Locator, expect
 
-from tests.conftest import SCREENSHOTS, serving
-from tests.support.host_page import STARTED, Host, Window, Windows, browsing, hosting, imported, many, opened, tell
+from tests.support.host_page import (
+    SCREENSHOTS,
+    STARTED,
+    Host,
+    Window,
+    Windows,
+    browsing,
+    hosting,
+    imported,
+    many,
+    opened,
+    tell,
+)
+from tests.support.service import serving
 from tocsin.catalogue import Catalogue
 
 pytestmark = pytest.mark.slow

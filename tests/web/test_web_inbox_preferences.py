@@ -1,7 +1,6 @@
 """The pane of preferences, and pushes to the browser that it switches on."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,21 +8,24 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.conftest import Api, serving
-from tests.support.host_page import Host, Window, Windows, browsing, hosting, tell
+from tests.support.host_page import (
+    SUBSCRIBING,
+    SWITCH,
+    Host,
+    Window,
+    Windows,
+    browsers_of,
+    browsing,
+    hosting,
+    opened_preferences,
+    switched,
+    tell,
+)
+from tests.support.service import Api, serving
 from tocsin.catalogue import Catalogue
-from tocsin.push.channels.vapid import Vapid
 from tocsin_phones import Phones
 
 pytestmark = pytest.mark.slow
-
-
-async def opened(windows: Windows) -> Window:
-    window = await windows.new()
-    await window.open()
-    await window.button("Preferences").click()
-    await expect(window.panel.get_by_role("switch").first).to_be_visible()
-    return window
 
 
 async def held(api: Api) -> dict[str, Any]:
@@ -41,14 +43,14 @@ async def becomes(api: Api, name: str, value: Any) -> None:
 
 class TestPreferences:
     async def test_every_kind_has_its_switches_in_groups(self, windows: Windows) -> None:
-        window = await opened(windows)
+        window = await opened_preferences(windows)
         kinds = (await windows.host.service.as_user(1, "GET", "/notifications/kinds")).json()["data"]
         await expect(window.panel.get_by_role("switch")).to_have_count(2 * len(kinds))
         groups = list(dict.fromkeys(kind["group_label"] for kind in kinds))
         assert await window.panel.locator("table").evaluate_all("(all) => all.map((one) => one.ariaLabel)") == groups
 
     async def test_a_switch_counts_at_once_by_mouse_and_by_keyboard(self, windows: Windows) -> None:
-        window = await opened(windows)
+        window = await opened_preferences(windows)
         switch = window.panel.get_by_role("switch", name="Mention: Phone")
         await expect(switch).to_be_checked()
         await switch.click()
@@ -65,7 +67,7 @@ class TestPreferences:
         assert (await held(windows.host.service))["kinds"]["note"]["web_push"] is False
 
     async def test_quiet_hours_are_added_changed_and_removed(self, windows: Windows) -> None:
-        window, api = await opened(windows), windows.host.service
+        window, api = await opened_preferences(windows), windows.host.service
         days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
         await window.button("Add quiet hours").click()
         await becomes(api, "quiet_hours", [{"days": days, "from": "20:00", "to": "07:00"}])
@@ -77,7 +79,7 @@ class TestPreferences:
         await becomes(api, "quiet_hours", [])
 
     async def test_what_is_refused_is_said_and_put_back(self, windows: Windows) -> None:
-        window, api = await opened(windows), windows.host.service
+        window, api = await opened_preferences(windows), windows.host.service
         await window.button("Add quiet hours").click()
         await expect(window.panel.get_by_label("To", exact=True)).to_be_visible()
         await window.panel.get_by_label("To", exact=True).fill("20:00")
@@ -86,7 +88,7 @@ class TestPreferences:
         assert (await held(api))["quiet_hours"][0]["to"] == "07:00"
 
     async def test_a_pause_of_an_hour_and_one_till_tomorrow(self, windows: Windows) -> None:
-        window, api = await opened(windows), windows.host.service
+        window, api = await opened_preferences(windows), windows.host.service
         await window.button("For 1 hour").click()
         await expect(window.panel.get_by_text("Paused until")).to_be_visible()
         until = datetime.fromisoformat((await held(api))["paused_until"]).replace(tzinfo=UTC)
@@ -123,7 +125,7 @@ class TestPreferences:
     ) -> None:
         await host.service.as_user(1, "PATCH", "/notifications/preferences", json={"time_zone": chosen})
         async with browsing(chromium, host, timezone_id="Europe/Copenhagen") as windows:
-            window = await opened(windows)
+            window = await opened_preferences(windows)
             await window.button("Add quiet hours").click()
             await expect(window.panel.get_by_label("From")).to_be_visible()
             await expect(window.panel.get_by_label("Time zone")).to_have_value(becomes_)
@@ -132,7 +134,7 @@ class TestPreferences:
 
     async def test_utc_that_was_chosen_stays(self, host: Host, chromium: Browser) -> None:
         async with browsing(chromium, host, timezone_id="Europe/Copenhagen") as windows:
-            window = await opened(windows)
+            window = await opened_preferences(windows)
             for zone in ("Asia/Tokyo", "UTC"):
                 await window.panel.get_by_label("Time zone").select_option(zone)
                 await becomes(host.service, "time_zone", zone)
@@ -142,7 +144,7 @@ class TestPreferences:
             assert (await held(host.service))["time_zone"] == "UTC"
 
     async def test_the_last_day_of_quiet_hours_can_not_be_taken_away_and_it_says_why(self, windows: Windows) -> None:
-        window, api = await opened(windows), windows.host.service
+        window, api = await opened_preferences(windows), windows.host.service
         hours = [{"days": ["sun"], "from": "20:00", "to": "07:00"}]
         await api.as_user(1, "PATCH", "/notifications/preferences", json={"quiet_hours": hours})
         await window.button("Back").click()
@@ -153,7 +155,7 @@ class TestPreferences:
         assert (await held(api))["quiet_hours"] == hours
 
     async def test_the_time_zone_is_chosen(self, windows: Windows) -> None:
-        window, api = await opened(windows), windows.host.service
+        window, api = await opened_preferences(windows), windows.host.service
         zone = window.panel.get_by_label("Time zone")
         await expect(zone).to_have_value("UTC")
         await zone.select_option("Europe/Copenhagen")
@@ -161,7 +163,7 @@ class TestPreferences:
 
     async def test_back_and_escape_lead_to_the_list_and_the_focus_back(self, windows: Windows) -> None:
         await tell(windows.host.service, "One")
-        window = await opened(windows)
+        window = await opened_preferences(windows)
         await window.page.keyboard.press("Escape")
         await expect(window.rows).to_have_count(1)
         assert await window.focused() == "Preferences"
@@ -191,7 +193,7 @@ class TestPreferences:
         ):
             await api.people(1)
             host.serves(api)
-            window = await opened(windows)
+            window = await opened_preferences(windows)
             await expect(window.panel.get_by_role("switch", name="Mention: Phone")).to_be_disabled()
             await expect(window.panel.get_by_role("switch", name="Mention: Browser")).to_be_enabled()
             await window.button("Add quiet hours").click()
@@ -199,64 +201,11 @@ class TestPreferences:
             assert await window.barriers() == []
 
 
-SUBSCRIBING = """
-// Stands in for the browser's own push service, which is out on the internet: everything else is the browser's.
-(() => {
-  let current = null;
-  window.subscribed = [];
-  PushManager.prototype.getSubscription = async () => current;
-  PushManager.prototype.subscribe = async ({ applicationServerKey }) => {
-    const json = await (await fetch("/subscription")).json();
-    subscribed.push(json.endpoint);
-    current = {
-      endpoint: json.endpoint, toJSON: () => json,
-      options: { applicationServerKey: window.formerKey ?? applicationServerKey.buffer },
-      unsubscribe: async () => { current = null; return true; },
-    };
-    return current;
-  };
-})();
-"""
-
-
-@pytest.fixture
-async def pushed(url: str, catalogue: Catalogue, phones: Phones, tmp_path: Path) -> AsyncIterator[Host]:
-    """A page with a worker, of a service that pushes to browsers."""
-    Vapid.make(tmp_path / "vapid.pem")
-    environment = {**phones.credentials(tmp_path), "TOCSIN_VAPID_KEY_FILE": str(tmp_path / "vapid.pem")}
-    async with hosting() as host, serving(url, catalogue, environment=environment, cors_origins=(host.origin,)) as api:
-        await api.people(1, 2)
-        host.serves(api)
-        host.embed('worker="/worker.js"')
-        host.subscribe = phones.subscribe
-        yield host
-
-
-SWITCH = "Notify me in this browser"
-
-
-async def browsers_of(api: Api, user: int = 1) -> int:
-    devices = (await api.as_user(user, "GET", "/notifications/devices")).json()["data"]
-    return len([device for device in devices if device["type"] == "Web"])
-
-
-async def switched(window: Window, *, on: bool) -> None:
-    """Switch pushes on or off, and wait until the service knows it."""
-    switch = window.panel.get_by_role("switch", name=SWITCH)
-    await switch.click()
-    for _ in range(100):
-        if await browsers_of(window.host.service) == on:
-            break
-        await asyncio.sleep(0.05)
-    assert await browsers_of(window.host.service) == on
-    await expect(switch).to_be_checked(checked=on)
-
-
 class TestPush:
     async def test_it_is_switched_on_and_off(self, pushed: Host, chromium: Browser) -> None:
         async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
             await windows.context.add_init_script(SUBSCRIBING)
-            window = await opened(windows)
+            window = await opened_preferences(windows)
             await expect(window.panel.get_by_role("switch", name=SWITCH)).not_to_be_checked()
             await switched(window, on=True)
             await switched(window, on=False)
@@ -266,7 +215,7 @@ class TestPush:
     ) -> None:
         async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
             await windows.context.add_init_script(SUBSCRIBING)
-            window = await opened(windows)
+            window = await opened_preferences(windows)
             await switched(window, on=True)
             [endpoint] = await window.page.evaluate("() => subscribed")
             [id_] = await tell(pushed.service, "One")
@@ -288,7 +237,7 @@ class TestPush:
     async def test_a_click_tells_the_page_and_opens_the_link(self, pushed: Host, chromium: Browser) -> None:
         async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
             await windows.context.add_init_script(SUBSCRIBING)
-            window = await opened(windows)
+            window = await opened_preferences(windows)
             await switched(window, on=True)
             [id_] = await tell(pushed.service, "One")
             for link, opens in [
@@ -315,7 +264,7 @@ class TestPush:
     async def test_a_push_that_is_none_breaks_nothing(self, pushed: Host, chromium: Browser) -> None:
         async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
             await windows.context.add_init_script(SUBSCRIBING)
-            window = await opened(windows)
+            window = await opened_preferences(windows)
             await switched(window, on=True)
             for data in ("", "{", "null", "[]", '"x"', '{"title": 7}'):
                 await deliver(window, data)
@@ -326,7 +275,7 @@ class TestPush:
     async def test_another_key_of_the_service_means_another_subscription(self, pushed: Host, chromium: Browser) -> None:
         async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
             await windows.context.add_init_script(SUBSCRIBING)
-            window = await opened(windows)
+            window = await opened_preferences(windows)
             await window.page.evaluate("() => { window.formerKey = new Uint8Array([1, 2, 3]).buffer }")
             await switched(window, on=True)
             await window.page.evaluate("() => { delete window.formerKey; inbox.remove(); document.body.append(inbox) }")
@@ -341,7 +290,7 @@ class TestPush:
         pushed.embed('worker="https://evil.example/worker.js"')
         async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
             await windows.context.add_init_script(SUBSCRIBING)
-            window = await opened(windows)
+            window = await opened_preferences(windows)
             await window.panel.get_by_role("switch", name=SWITCH).click()
             await expect(window.panel.get_by_text("Your browser could not be set up.")).to_be_visible()
             assert window.complaints == ["A worker must be of the page's origin."]
@@ -351,7 +300,7 @@ class TestPush:
     async def test_the_switch_hides_where_it_can_do_nothing(self, windows: Windows) -> None:
         for attributes in ("", 'worker="/worker.js"'):  # no worker; a service that pushes to no browser
             windows.host.embed(attributes)
-            window = await opened(windows)
+            window = await opened_preferences(windows)
             await expect(window.panel.get_by_text("Notify me in this browser")).to_have_count(0)
 
     async def test_a_browser_that_blocks_says_so(self, pushed: Host, chromium: Browser) -> None:
@@ -359,7 +308,7 @@ class TestPush:
             await windows.context.add_init_script(
                 "Object.defineProperty(Notification, 'permission', { value: 'denied' })"
             )
-            window = await opened(windows)
+            window = await opened_preferences(windows)
             await expect(window.panel.get_by_role("switch", name="Notify me in this browser")).to_be_disabled()
             await expect(window.panel.get_by_text("Your browser blocks")).to_be_visible()
 

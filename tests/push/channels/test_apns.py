@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.apns import KEY, made
+from tests.support.clock import Clock
 from tests.support.issuer import pair
 from tests.support.push_services import (
     EXPIRES,
@@ -30,16 +32,6 @@ from tocsin.http_client.transport import Transport
 from tocsin.push.channels import Delivered, Gone, Later, Outcome, Push, Refused, Stopped
 from tocsin.push.channels.apns import ANSWERS, MIN_TOKEN_AGE, STATUSES, TOKEN_LIFETIME, Apns, ProviderToken
 
-KEY = pair("ES256", "apns")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = datetime.now(UTC).timestamp()
-
-    def __call__(self) -> float:
-        return self.now
-
 
 @pytest.fixture
 def clock() -> Clock:
@@ -49,19 +41,6 @@ def clock() -> Clock:
 @pytest.fixture
 def apns(tmp_path: Path, clock: Clock) -> Apns:
     return made(tmp_path, clock=clock)
-
-
-def made(folder: Path, **more: Any) -> Apns:
-    path = folder / "key.p8"
-    path.write_bytes(KEY.private_pem)
-    values: dict[str, Any] = {
-        "environment": "production",
-        "key_file": path,
-        "key_id": "ABC123DEFG",
-        "team_id": "DEF123GHIJ",
-        "topic": "com.example.crm",
-    }
-    return Apns(**values | more)
 
 
 def request(apns: Apns, push: Push) -> Request:

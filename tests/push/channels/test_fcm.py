@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.clock import Clock
+from tests.support.fcm import KEY, account, made
 from tests.support.issuer import pair
 from tests.support.push_services import (
     EXPIRES,
@@ -37,28 +39,9 @@ from tocsin.push.channels import Delivered, Gone, Later, Push, Refused, Stopped,
 from tocsin.push.channels.fcm import ANSWERS, STATUSES, Fcm
 from tocsin.push.channels.google_auth import EARLY, MIN_RETRY_DELAY
 
-KEY = pair("RS256", "fcm")
 TOKEN = "a:b-" + "x" * 140
 INSTALLATION = "c" + "A-_9" * 5 + "z"
 DETAIL = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
-
-
-def account(**more: Any) -> bytes:
-    said: dict[str, Any] = {
-        "type": "service_account",
-        "project_id": "crm-1",
-        "private_key_id": "key-1",
-        "private_key": KEY.private_pem.decode(),
-        "client_email": "push@crm-1.example",
-        "token_uri": "https://localhost:1/token",
-    }
-    return json.dumps({name: value for name, value in (said | more).items() if value is not None}).encode()
-
-
-def made(folder: Path, content: bytes | None = None, **more: Any) -> Fcm:
-    path = folder / "account.json"
-    path.write_bytes(content or account())
-    return Fcm(credentials_file=path, **more)
 
 
 @pytest.fixture
@@ -274,14 +257,6 @@ def test_credentials_that_are_none_are_refused_in_one_sentence(tmp_path: Path, w
 def test_credentials_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"can't be read: No such file or directory\.$"):
         Fcm(credentials_file=tmp_path / "none.json")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = datetime.now(UTC).timestamp()
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def granting(life: int = 3600) -> Behaviour:

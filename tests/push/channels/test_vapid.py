@@ -7,9 +7,9 @@ import jwt
 import pytest
 from structlog.testing import capture_logs
 
-from tests.conftest import settings_for
-from tests.push.channels.test_web_push import browser
 from tests.support.push_services import push, shown
+from tests.support.service import settings_for
+from tests.support.web_push import browser
 from tocsin.cli import doctor
 from tocsin.errors import Refusal
 from tocsin.http_client.messages import Request

@@ -5,15 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import http_ece  # type: ignore[import-untyped]
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.http_client.test_transport import spellings
 from tests.support.issuer import pair
 from tests.support.push_services import (
     EXPIRES,
@@ -23,11 +20,12 @@ from tests.support.push_services import (
     answering,
     files_in,
     listening,
-    phone,
     push,
     push_service,
     shown,
+    spellings,
 )
+from tests.support.web_push import AUTH, MOZILLA, OURS, P256DH, POINT, SECRET, browser, opened
 from tocsin.errors import Refusal
 from tocsin.http_client.messages import Request
 from tocsin.http_client.transport import Transport
@@ -36,32 +34,16 @@ from tocsin.push.channels.vapid import FRESH, Vapid
 from tocsin.push.channels.web_push import ANSWERS, STATUSES, WebPush, check_subscription, endpoint_of
 from tocsin.push.channels.web_push_encryption import Keys, decoded, encoded, encrypted
 
-BROWSER = ec.generate_private_key(ec.SECP256R1())
-POINT = BROWSER.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-SECRET = bytes(range(16))
-P256DH, AUTH = encoded(POINT), encoded(SECRET)
-MOZILLA = "https://updates.push.services.mozilla.com/wpush/v2/abc"
-OURS = pair("ES256", "vapid")
-
 
 @pytest.fixture
 def web_push() -> WebPush:
     return WebPush([Vapid(OURS.private, "mailto:push@example.com")])
 
 
-def browser(endpoint: str = MOZILLA, p256dh: str = P256DH, auth: str = AUTH) -> Any:
-    return phone("Web", endpoint, p256dh=p256dh, auth=auth)
-
-
 def request(channel: WebPush, sent: Push) -> Request:
     made = channel.request(sent)
     assert isinstance(made, Request), made
     return made
-
-
-def opened(body: bytes) -> Any:
-    plain = http_ece.decrypt(body, private_key=BROWSER, auth_secret=SECRET, version="aes128gcm")
-    return json.loads(plain)
 
 
 def test_a_push_is_what_the_contract_says_when_the_browser_opens_it(web_push: WebPush) -> None:

@@ -1,0 +1,83 @@
+"""What answers of the API look like."""
+
+import asyncio
+from typing import Any
+
+import httpx
+from fastapi.routing import iter_route_contexts
+
+from tests.support.service import Api
+from tocsin.api.app import build
+
+
+def field_errors(answer: httpx.Response) -> list[tuple[str, str]]:
+    assert answer.status_code == 422, answer.text
+    return [
+        (field_error["field"], field_error["code"].removeprefix("validation."))
+        for field_error in answer.json()["errors"]
+    ]
+
+
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+
+
+def errors_of(answer: httpx.Response) -> list[tuple[str, str | None]]:
+    """Return code and field of each error of an answer, which must have the one form."""
+    assert answer.headers["content-type"] == "application/json", (answer.status_code, answer.text[:200])
+    body = answer.json()
+    assert set(body) - {"more"} == {"errors"}
+    assert body["errors"]
+    for error in body["errors"]:
+        expected = {"message", "code"}
+        expected |= {"field"} if error["code"].startswith("validation.") else set()
+        expected |= {"id"} if error["code"] == "error" else set()
+        assert set(error) == expected
+        assert error["message"].strip()
+    return [(error["code"], error.get("field")) for error in body["errors"]]
+
+
+def codes_of(answer: httpx.Response) -> tuple[int, list[tuple[str, str | None]]]:
+    """Return an answer's status, and code and field of each of its errors, of which a success has none."""
+    return answer.status_code, [] if answer.is_success else errors_of(answer)
+
+
+def sealed(answer: httpx.Response, cache: str = "no-store") -> bool:
+    """Whether an answer has the headers that all have."""
+    found = [answer.headers.get(name) for name in ("vary", "x-content-type-options", "cache-control")]
+    return found == ["Authorization", "nosniff", cache] and bool(answer.headers.get("x-request-id"))
+
+
+def routes_of(api: Api) -> set[tuple[str, str]]:
+    """Return method and path of every route that the service has."""
+    return {
+        (method, str(context.path).replace(":path}", "}"))
+        for context in iter_route_contexts(build(api.app_state).routes)
+        for method in (context.methods or set()) - {"HEAD"}
+    }
+
+
+async def exchanged(port: int, sent: bytes) -> httpx.Response:
+    """Send bytes as they are, and return the answer, after which the connection must end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    await writer.wait_closed()
+    start, _, rest = answer.partition(b"\r\n\r\n")
+    status, *headers = start.decode("latin-1").split("\r\n")
+    pairs = [(name, value) for name, _, value in (header.partition(": ") for header in headers)]
+    return httpx.Response(int(status.split(" ")[1]), headers=pairs, content=rest)
+
+
+async def raw(api: Api, head: str, body: bytes = b"") -> httpx.Response:
+    """Send a request whose head is written out, of latin-1, and return its answer."""
+    sent = head.replace("\n", "\r\n").encode("latin-1") + b"Host: x\r\nConnection: close\r\n\r\n" + body
+    return await exchanged(int(api.http.base_url.port or 0), sent)
+
+
+FILES = ["/inbox.js", "/inbox-{version}.js", "/inbox.d.ts", "/inbox-worker.js"]
+"""The files of the web inbox."""
+
+
+async def mine(api: Api, method: str, path: str, **more: Any) -> httpx.Response:
+    return await api.as_user(1, method, f"/notifications{path}", **more)

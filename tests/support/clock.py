@@ -1,0 +1,13 @@
+"""A clock that a test turns."""
+
+import time
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self, now: float | None = None) -> None:
+        self.now = time.time() if now is None else now
+
+    def __call__(self) -> float:
+        return self.now

@@ -1,0 +1,36 @@
+"""Programs in folders of their own, with what they need from npm's registry."""
+
+import asyncio
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+UNREACHABLE = re.compile(r"\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT)\b")
+
+
+async def installed(sources: Path, folder: Path) -> Path:
+    """Copy sources to a folder, with what they need from the registry that npm is set up with."""
+    missing = [name for name in ("node", "npm") if not shutil.which(name)]
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} not installed")
+    shutil.copytree(sources, folder, ignore=shutil.ignore_patterns("node_modules", "made", "api.d.ts"))
+    status, told = await run(folder, "npm", "ci", "--ignore-scripts", "--prefer-offline")
+    if status and UNREACHABLE.search(told):
+        pytest.skip("npm reaches no registry")
+    assert status == 0, told
+    return folder
+
+
+async def run(folder: Path, *command: str) -> tuple[int, str]:
+    """Return a command's exit status and all that it said."""
+    running = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    told, _ = await asyncio.wait_for(running.communicate(), 120)
+    assert running.returncode is not None
+    return running.returncode, told.decode()

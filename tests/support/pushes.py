@@ -1,0 +1,107 @@
+"""Phones of tests, and waiting for what is pushed to them."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import httpx
+
+from tests.support.events import state
+from tests.support.service import Api
+from tests.support.waiting import until
+from tocsin.push import deliveries
+from tocsin_phones import Phones
+
+IPHONE, OTHER_IPHONE = "aa" * 32, "bb" * 32
+
+
+ANDROID = "android-token-of-thirty-two-characters:1"
+
+
+Pushes = list[dict[str, Any]]
+
+
+async def register(api: Api, user: int, token: str, **more: Any) -> None:
+    answer = await api.as_user(user, "POST", f"/notifications/devices/{token}", json=more)
+    assert answer.status_code == 204, answer.text
+
+
+def shown(phones: Phones, token: str) -> Pushes:
+    """Return what phones were to show; not what they were to clear."""
+    return [push for push in phones.pushes(token=token) if push["visible"] or "alert" in str(push["payload"])]
+
+
+async def pushes_of(api: Api, id_: str | UUID, wait: int = 8) -> dict[str, int]:
+    """Count the pushes of an event by their states; for so many seconds its inboxes are waited for."""
+    found: dict[str, int] = (await state(api, id_, wait))["pushes"]
+    return {name: count for name, count in found.items() if count}
+
+
+async def becomes(api: Api, id_: str | UUID, due: dict[str, int]) -> None:
+    """Wait until the pushes of an event are in these states."""
+
+    async def found() -> bool:
+        return await pushes_of(api, id_, 0) == due
+
+    await until(found)
+
+
+async def told(api: Api, id_: str, user: int = 1) -> list[str]:
+    answer = await api.as_service("GET", f"/events/{id_}/recipients/{user}")
+    return [f"{device['state']}: {device['what']}" for device in answer.json()["devices"]]
+
+
+async def hurry(api: Api) -> None:
+    """Let all that waits be due."""
+    for _ in range(100):
+        waiting = await api.app_state.database.value(
+            "select count(*) from deliveries where worker_id is null and due_at > now()"
+        )
+        if waiting:
+            break
+        await asyncio.sleep(0.02)
+    await api.app_state.database.value(
+        "update deliveries set due_at = now() where state in ('queued', 'later', 'held') and worker_id is null"
+    )
+    api.app_state.pubsub.publish("push")
+
+
+async def until_stopped(api: Api) -> dict[str, Any]:
+    async with asyncio.timeout(5):
+        while True:
+            answer = await api.as_service("GET", "/operations/lanes", "operations")
+            for lane in answer.json()["data"]:
+                if lane["stopped_at"]:
+                    found: dict[str, Any] = lane
+                    return found
+            await asyncio.sleep(0.01)
+
+
+async def prefer(api: Api, **changes: Any) -> httpx.Response:
+    answer = await api.as_user(1, "PATCH", "/notifications/preferences", json=changes)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+async def due_in(api: Api, since: datetime, attempts: int) -> tuple[timedelta, timedelta]:
+    """Wait until the only delivery waits after so many tries; return the least and the most that it may wait."""
+
+    async def waiting() -> Any:
+        return await api.app_state.database.row(
+            "select due_at from deliveries where state = 'later' and worker_id is null and attempts = $1", attempts
+        )
+
+    row = await until(waiting)
+    return row["due_at"] - datetime.now(UTC), row["due_at"] - since
+
+
+async def comes_to(api: Api, id_: str, due: dict[str, int]) -> None:
+    """Wait until the pushes of an event are in these states and none is under way; those that wait count too."""
+
+    async def found() -> bool:
+        counts = await deliveries.counts(api.app_state.database, UUID(id_))
+        under_way = await api.app_state.database.value("select count(*) from deliveries where worker_id is not null")
+        return not under_way and {name: count for name, count in counts.items() if count} == due
+
+    await until(found)

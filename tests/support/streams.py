@@ -1,0 +1,83 @@
+"""A client of the live stream."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import httpx
+from httpx_sse import ServerSentEvent, aconnect_sse
+
+from tests.support.service import HOUR, SECRET, Api
+from tocsin.auth.tokens import mint_user
+
+
+@dataclass
+class Watch:
+    """What a client of the stream has been told."""
+
+    events: list[ServerSentEvent] = field(default_factory=list)
+    ended: bool = False
+
+    @property
+    def told(self) -> list[tuple[str, Any]]:
+        return [(event.event, json.loads(event.data)) for event in self.events]
+
+    def names(self, name: str) -> list[Any]:
+        return [data for event, data in self.told if event == name]
+
+    @property
+    def mark(self) -> str:
+        return next(event.id for event in reversed(self.events) if event.id)
+
+    async def until(self, count: int, seconds: float = 5) -> list[tuple[str, Any]]:
+        """Wait for so many events."""
+        async with asyncio.timeout(seconds):
+            while len(self.events) < count:
+                await asyncio.sleep(0.005)
+        return self.told
+
+    async def until_told(self, name: str, count: int = 1, seconds: float = 5) -> list[Any]:
+        async with asyncio.timeout(seconds):
+            while len(found := self.names(name)) < count:
+                await asyncio.sleep(0.005)
+        return found
+
+    async def until_ended(self, seconds: float = 5) -> None:
+        async with asyncio.timeout(seconds):
+            while not self.ended:
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def watching(
+    api: Api, user: int = 1, mark: str | None = None, lifetime: timedelta = HOUR
+) -> AsyncIterator[Watch]:
+    """Watch an inbox with a client that people use."""
+    watch = Watch()
+    headers = {"Authorization": f"Bearer {mint_user(SECRET, user, lifetime)}"}
+    if mark is not None:
+        headers["Last-Event-ID"] = mark
+
+    async def read() -> None:
+        async with (
+            httpx.AsyncClient(base_url=api.http.base_url, timeout=30) as http,
+            aconnect_sse(http, "GET", "/notifications/stream", headers=headers) as source,
+        ):
+            assert source.response.status_code == 200
+            with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
+                async for event in source.aiter_sse():
+                    watch.events.append(event)
+        watch.ended = True
+
+    reading = asyncio.create_task(read())
+    try:
+        await watch.until(1)
+        yield watch
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)

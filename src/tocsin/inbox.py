@@ -15,6 +15,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from tocsin.auth.tokens import CLOCK_SKEW, UserCaller
+from tocsin.batches import Batches
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, Record, queries
 from tocsin.errors import Invalid, Missing, NotFound, Unauthenticated
@@ -93,39 +94,37 @@ class InboxChanges:
 
 
 class Cursors:
-    """Looks up where inboxes are: those that are asked for while others are being looked up share one statement.
+    """Looks up the cursors of inboxes: those that are asked for during a look-up share the next statement.
 
-    A statement for ten costs little more than one for one, and this is all that a page which did not change needs.
+    A statement for ten costs little more than one for one, and a page that did not change needs nothing else.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._asked: dict[int, asyncio.Future[Record | None]] = {}
-        self._looking: asyncio.Task[None] | None = None
+        self._batches: Batches[int] = Batches(self._look)
 
     async def of(self, user: UserCaller) -> str:
-        """Return a mark of all that a caller's inbox holds: it changes with every change, and never comes again."""
+        """Return the cursor of a caller's inbox: it changes with each change and never repeats. Raises like `owner`."""
         asked = self._asked.get(user.id)
         if asked is None:
             asked = self._asked[user.id] = asyncio.get_running_loop().create_future()
-            if self._looking is None or self._looking.done():
-                self._looking = asyncio.create_task(self._look())
+            self._batches.add([user.id])
         found = await _admitted(self._database, user, await asyncio.shield(asked))
         return cursor_of(_micros(found["made_at"]), found["at"])
 
-    async def _look(self) -> None:
-        while self._asked:
-            asked, self._asked = self._asked, {}
-            try:
-                rows = await self._database.rows(_SQL["heads"], list(asked))
-            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must be told
-                for waiting in asked.values():
-                    waiting.set_exception(error)
-                    waiting.exception()  # nobody may be waiting any more
-                continue
-            found = {row["user_id"]: row for row in rows}
-            for user_id, waiting in asked.items():
-                waiting.set_result(found.get(user_id))
+    async def _look(self, user_ids: Sequence[int]) -> None:
+        asked = {user_id: self._asked.pop(user_id) for user_id in user_ids}
+        try:
+            rows = await self._database.rows(_SQL["heads"], user_ids)
+        except Exception as error:  # noqa: BLE001 - every caller gets the error
+            for waiting in asked.values():
+                waiting.set_exception(error)
+                waiting.exception()  # there may be no caller left
+            return
+        found = {row["user_id"]: row for row in rows}
+        for user_id, waiting in asked.items():
+            waiting.set_result(found.get(user_id))
 
 
 async def page(database: Database, user: UserCaller, *, unread: bool, before: int = NEWEST, limit: int) -> Page:

@@ -1,86 +1,80 @@
-"""The doorbell: wakes workers when there is work, and readers when their inbox changed; here, and by wire elsewhere.
+"""Publish and subscribe: wakes workers when there is work and streams when an inbox changed, in all processes.
 
-A lost ring costs latency, never data: whoever waits looks by himself every few seconds.
+A lost message costs latency and no data: every subscriber also polls, every few seconds.
 """
 
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
+from tocsin.batches import Batches
 from tocsin.bus import MAX_BYTES, Bus, ByNotify
 from tocsin.db.pool import Database
 
 POLL = 1.5
-"""Seconds after which a worker looks for work that nobody rang for."""
+"""Seconds after which a worker looks for work of which it got no message."""
 
-GAP = 0.01
-"""Seconds between two messages: rings in between become one, for a NOTIFY takes a lock of the whole server."""
+SEND_INTERVAL = 0.01
+"""Seconds between two messages to other processes, since a NOTIFY locks the whole server."""
 
 MAX_USERS = 2000
-"""Users whose inboxes changed that are named to other processes at once; of more, it is only said that there are."""
+"""Users that one message names; a message for more says only that any inbox may have changed."""
 
-EVERYBODY = "@*"
+ALL_USERS = "@*"
 
 Changed = Callable[[Collection[int] | None], None]
-"""Takes the ids of users whose inboxes changed; none: anybody's may have."""
+"""Takes the ids of users whose inboxes changed; None: any inbox may have changed."""
 
 
 class PubSub:
-    """One bell per lane, one named `settled` for those who wait for an event's end, and one for each user's inbox."""
+    """Topics (one per queue, `push`, `clear`, and `settled` for the final states of events), and changes of inboxes."""
 
     def __init__(self, url: str, database: Database, bus: Bus | None = None) -> None:
         self._bus = bus or ByNotify(url, database)
         self._events: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._local: set[str] = set()
-        self._outgoing: set[str] = set()
-        self._changed_users: set[int] = set()
-        self._sender: asyncio.Task[None] | None = None
+        self._outgoing: Batches[str | int] = Batches(self._send)
         self._changed: Changed = lambda _: None
 
-    def handle_locally(self, *names: str) -> None:
-        """Declare that this process answers these bells itself: they need not be heard outside."""
-        self._local.update(names)
+    def handle_locally(self, *topics: str) -> None:
+        """Declare that only this process waits for these topics: they are not sent to others."""
+        self._local.update(topics)
 
-    def publish(self, name: str) -> None:
-        """Wake whoever waits for `name`. Never blocks and never fails."""
-        self._events.pop(name, asyncio.Event()).set()
-        if name not in self._local:
-            self._outgoing.add(name)
-            self._begin_to_send()
+    def publish(self, topic: str) -> None:
+        """Wake all that wait for a topic. Never blocks and never fails."""
+        self._events.pop(topic, asyncio.Event()).set()
+        if topic not in self._local:
+            self._outgoing.add([topic])
 
-    def listen_for(self, name: str) -> asyncio.Event:
-        """Return what the next ring of `name` sets. To miss none: take it, look for work, and only then wait."""
-        return self._events[name]
+    def listen_for(self, topic: str) -> asyncio.Event:
+        """Return the event that the next message of a topic sets.
+
+        Take the event first, then look for work, and only then wait: so no message is missed.
+        """
+        return self._events[topic]
 
     def publish_changes(self, user_ids: Collection[int]) -> None:
-        """Wake whoever reads the inboxes of these users. Never blocks and never fails."""
+        """Wake the streams of these users. Never blocks and never fails."""
         self._changed(user_ids)
-        self._changed_users.update(user_ids)
-        if self._changed_users:
-            self._begin_to_send()
+        self._outgoing.add(user_ids)
 
     def on_change(self, changed: Changed) -> None:
-        """Say what is to be told of inboxes that changed, here or elsewhere."""
+        """Set the function to call when inboxes change, by this process or another."""
         self._changed = changed
 
     async def receive(self) -> None:
-        """Pass on the rings of other processes, for ever."""
+        """Pass on the messages of other processes, forever."""
         await self._bus.listen(self._pass_on)
 
     async def close(self) -> None:
-        """Let a last ring out."""
-        if self._sender is not None:
-            await self._sender
-
-    def _begin_to_send(self) -> None:
-        if self._sender is None or self._sender.done():
-            self._sender = asyncio.create_task(self._send())
+        """Send the last messages."""
+        await self._outgoing.join()
 
     def _pass_on(self, text: str) -> None:
         users: set[int] = set()
         for word in text.split():
-            if word == EVERYBODY:
+            if word == ALL_USERS:
                 self._changed(None)
             elif word.startswith("@"):
                 with contextlib.suppress(ValueError):
@@ -90,53 +84,52 @@ class PubSub:
         if users:
             self._changed(users)
 
-    async def _send(self) -> None:
-        while self._outgoing or self._changed_users:
-            names, self._outgoing = self._outgoing, set()
-            users, self._changed_users = self._changed_users, set()
-            words = [*sorted(names), *([EVERYBODY] if len(users) > MAX_USERS else (f"@{id_}" for id_ in users))]
-            for text in _messages(words):
-                await self._bus.send(text)
-            await asyncio.sleep(GAP)
+    async def _send(self, topics_and_users: Sequence[str | int]) -> None:
+        topics = sorted(each for each in topics_and_users if isinstance(each, str))
+        users = [each for each in topics_and_users if isinstance(each, int)]
+        words = [*topics, *([ALL_USERS] if len(users) > MAX_USERS else (f"@{id_}" for id_ in users))]
+        for text in _messages(words):
+            await self._bus.send(text)
+        await asyncio.sleep(SEND_INTERVAL)
 
 
 class DeferredPubSub(PubSub):
-    """Another doorbell in a transaction: what is rung goes out after the commit, when there is something to be seen."""
+    """The messages of a transaction, which are sent after its commit."""
 
     def __init__(self, pubsub: PubSub) -> None:
         self._pubsub = pubsub
-        self._names: set[str] = set()
+        self._topics: set[str] = set()
         self._users: set[int] = set()
 
-    def publish(self, name: str) -> None:
-        """Remember whom to wake."""
-        self._names.add(name)
+    def publish(self, topic: str) -> None:
+        """Keep a topic until `flush`."""
+        self._topics.add(topic)
 
-    def listen_for(self, name: str) -> asyncio.Event:
-        """Return what the next ring of `name` sets."""
-        return self._pubsub.listen_for(name)
+    def listen_for(self, topic: str) -> asyncio.Event:
+        """Return the event that the next message of a topic sets."""
+        return self._pubsub.listen_for(topic)
 
     def publish_changes(self, user_ids: Collection[int]) -> None:
-        """Remember whose readers to wake."""
+        """Keep the users until `flush`."""
         self._users.update(user_ids)
 
     def flush(self) -> None:
-        """Ring for all that was rung."""
-        for name in sorted(self._names):
-            self._pubsub.publish(name)
+        """Publish what was kept."""
+        for topic in sorted(self._topics):
+            self._pubsub.publish(topic)
         if self._users:
             self._pubsub.publish_changes(self._users)
 
 
 async def wait(wakeup: asyncio.Event, seconds: float = POLL) -> None:
-    """Wait until `bell` rings, at most `seconds`."""
+    """Wait until `wakeup` is set, at most `seconds`."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await wakeup.wait()
 
 
 def _messages(words: list[str]) -> Iterator[str]:
-    """Put words together to texts that a wire takes."""
+    """Join words to messages that a bus takes."""
     text = ""
     for word in words:
         if text and len(text) + 1 + len(word) > MAX_BYTES:

@@ -13,10 +13,12 @@ from itertools import chain
 
 from tocsin import inbox
 from tocsin.backoff import Backoff
+from tocsin.batches import Batches
 from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
 from tocsin.errors import Unavailable
 from tocsin.inbox import InboxChanges, cursor_of, position_in
+from tocsin.isolation import LockConflicts, do_in_parts
 from tocsin.pubsub import POLL
 
 MAX_STREAMS_PER_USER = 8
@@ -144,8 +146,8 @@ class Streams:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._streams: dict[int, list[Stream]] = {}
-        self._asked: set[int] = set()
-        self._looking: asyncio.Task[None] | None = None
+        self._asked: Batches[int] = Batches(self._look)
+        self._conflicts = LockConflicts()
         self._is_closed = False
         self._polling, self._sending = Backoff("poll streams"), Backoff("streams")
 
@@ -176,9 +178,7 @@ class Streams:
     def changed(self, user_ids: Collection[int] | None) -> None:
         """Look at the inboxes of these users, or of all, if anybody here watches them."""
         watched = self._streams.keys()
-        self._asked |= set(watched) if user_ids is None else watched & set(user_ids)
-        if self._asked and (self._looking is None or self._looking.done()):
-            self._looking = asyncio.create_task(self._look())
+        self._asked.add(set(watched) if user_ids is None else watched & set(user_ids))
 
     async def watch(self) -> None:
         """See for ever that nobody misses what nobody rang for."""
@@ -209,26 +209,19 @@ class Streams:
     def _is_current(self, user_id: int, head: tuple[int, int, int] | None) -> bool:
         return head is not None and all(stream.knows(*head) for stream in self._streams.get(user_id, ()))
 
-    async def _look(self) -> None:
+    async def _look(self, user_ids: Sequence[int]) -> None:
         KIND.set("streams")
-        while self._asked:
-            asked, self._asked = self._asked, set()
-            waiting = deque(_pieces(list(asked)))
-            while waiting:
-                some = waiting.popleft()
-                try:
-                    await self._send_changes(some)
-                    self._sending.succeeded()
-                except Unavailable as error:
-                    self._asked.update(some, *waiting)
-                    await self._sending.pause(error)
-                    break
-                except Exception as error:  # noqa: BLE001 - one inbox that cannot be read holds up no other
-                    middle = len(some) // 2
-                    if middle:
-                        waiting.extendleft((some[middle:], some[:middle]))
-                    else:
-                        self._sending.note(error)  # it is looked at again when the others are
+        waiting = deque(_pieces(user_ids))
+        try:
+            await do_in_parts(waiting, self._send_changes, self._skip, self._conflicts)
+            self._sending.succeeded()
+        except Unavailable as error:
+            self._asked.add(chain.from_iterable(waiting))
+            await self._sending.pause(error)
+
+    async def _skip(self, _user_id: int, error: Exception) -> None:
+        """Leave out an inbox that cannot be read: the next poll tries it again."""
+        self._sending.note(error)
 
     async def _send_changes(self, user_ids: Sequence[int]) -> None:
         since = {id_: _earliest(self._streams[id_]) for id_ in user_ids if id_ in self._streams}
@@ -241,7 +234,9 @@ class Streams:
                 if changes is None or not changes.admits(stream.issued):
                     stream.close()  # the user was erased or deactivated, or the id belongs to another user
                 elif _is_behind(stream, position) or (changes.more and _is_ahead(stream, position)):
-                    self._asked.add(id_)  # joined meanwhile, from further back; or what is new to it is not among this
+                    self._asked.add(
+                        [id_]
+                    )  # joined meanwhile, from further back; or what is new to it is not among this
                 else:
                     stream.take(changes)
 
@@ -259,5 +254,5 @@ def _is_ahead(stream: Stream, since: int) -> bool:
     return stream.position is not None and stream.position > since
 
 
-def _pieces(ids: list[int]) -> list[list[int]]:
+def _pieces(ids: Sequence[int]) -> list[Sequence[int]]:
     return [ids[start : start + BATCH_SIZE] for start in range(0, len(ids), BATCH_SIZE)]

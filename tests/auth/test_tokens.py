@@ -380,8 +380,9 @@ def test_a_token_refused_as_too_early_is_let_in_later(verifier: Verifier, clock:
     assert verifier.verify(early) == UserCaller(4, NOW + 60)
 
 
-def test_the_least_recently_used_token_is_forgotten_first(verifier: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_token_is_forgotten_first(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "CACHE_SIZE", 2)
+    verifier = Verifier([SECRET], clock=clock)
     first, second, third = (token(sub=id_) for id_ in (1, 2, 3))
     one, two = verifier.verify(first), verifier.verify(second)
     assert verifier.verify(first) is one
@@ -391,8 +392,9 @@ def test_the_least_recently_used_token_is_forgotten_first(verifier: Verifier, mo
     assert verifier.verify(second) == two
 
 
-def test_nothing_unverified_is_remembered(verifier: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_unverified_is_remembered(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "CACHE_SIZE", 1)
+    verifier = Verifier([SECRET], clock=clock)
     one = verifier.verify(GOOD)
     for bad in BAD.values():
         with pytest.raises(Unauthenticated):

@@ -6,13 +6,13 @@ import contextlib
 import math
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar, get_args
 
 import jwt
+from cachetools import LRUCache
 from jwt.algorithms import OKPAlgorithm
 
 from tocsin.auth.jwks import Jwks
@@ -121,7 +121,7 @@ class Verifier:
         self._fetched: tuple[Key, ...] = ()
         self._expected = expected
         self._clock = clock
-        self._remembered: OrderedDict[str, UserCaller | ServiceCaller] = OrderedDict()
+        self._remembered: LRUCache[str, UserCaller | ServiceCaller] = LRUCache(CACHE_SIZE)
         self.on_withdrawal: Callable[[], None] = lambda: None
         """Called when a key verifies no more, which may have let somebody in who is still there."""
 
@@ -175,12 +175,10 @@ class Verifier:
         self._take_what_was_fetched()
         caller = self._remembered.get(token)
         if caller is None:
-            caller = self._remember(token, self._caller(token, now))
+            caller = self._remembered[token] = self._caller(token, now)
         elif caller.expires + CLOCK_SKEW <= now:
             self._remembered.pop(token, None)
             raise _refused("The token has expired.")
-        else:
-            self._remembered.move_to_end(token)
         return caller
 
     def _take_what_was_fetched(self) -> None:
@@ -193,12 +191,6 @@ class Verifier:
         self._remembered.clear()
         if any(key not in now for key in before):
             self.on_withdrawal()
-
-    def _remember(self, token: str, caller: UserCaller | ServiceCaller) -> UserCaller | ServiceCaller:
-        self._remembered[token] = caller
-        if len(self._remembered) > CACHE_SIZE:
-            self._remembered.popitem(last=False)
-        return caller
 
     def _caller(self, token: str, now: float) -> UserCaller | ServiceCaller:
         refusal = _refused("The token's signature could not be verified.")

@@ -1,9 +1,10 @@
 """What a push shows: a notification in few words, and no more of it than may leave the house."""
 
 import json
-from collections import OrderedDict
 from typing import Literal
 from uuid import UUID
+
+from cachetools import LRUCache
 
 from tocsin.catalogue import Catalogue
 from tocsin.notifications import to_json
@@ -22,16 +23,14 @@ class Composer:
     def __init__(self, catalogue: Catalogue, content: Content = "full") -> None:
         self._catalogue = catalogue
         self._content = content
-        self._remembered: OrderedDict[tuple[UUID, str, str], Shown] = OrderedDict()
+        self._cache: LRUCache[tuple[UUID, str, str], Shown] = LRUCache(CACHE_SIZE)
 
     def shown(self, delivery: Delivery) -> Shown:
         """Return what a push of this delivery shows, in the language of its inbox entry."""
         key = (delivery.key.event_id, delivery.language, delivery.body)
-        found = self._remembered.get(key)
+        found = self._cache.get(key)
         if found is None:
-            found = self._remembered[key] = self._compose(delivery)
-            if len(self._remembered) > CACHE_SIZE:
-                self._remembered.popitem(last=False)
+            found = self._cache[key] = self._compose(delivery)
         return found
 
     def bundle(self, count: int, locale: str) -> Shown:

@@ -7,9 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import jwt
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from tocsin.errors import Refusal
 from tocsin.files import content_of
@@ -17,6 +15,7 @@ from tocsin.http_client.messages import Answer, Request
 from tocsin.notifications import to_json
 from tocsin.push.channels import Address, Channel, Environment, Gone, Later, Outcome, Push, Refused, Stopped
 from tocsin.push.channels.payloads import MAX_BYTES, Parts, apple, fitted, ids, notification
+from tocsin.push.channels.private_keys import p256_key_in
 from tocsin.push.channels.responses import Way, lane_later, object_of, pause_of, reason_of, settled, text_of, way_of
 
 PRODUCTION = "https://api.push.apple.com"
@@ -238,11 +237,8 @@ def _key_in(path: Path) -> EllipticCurvePrivateKey:
         content = content_of(path)
     except OSError as error:
         raise Refusal(f"The key for APNs {path} can't be read: {error.strerror}.") from None
-    try:
-        key = load_pem_private_key(content, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
+    key = p256_key_in(content)
+    if key is None:
         raise Refusal(
             f"The key file for APNs {path} holds no private key on the curve P-256: use Apple's .p8 file unchanged."
         )

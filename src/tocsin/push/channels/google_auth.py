@@ -10,15 +10,14 @@ from typing import Self
 from urllib.parse import urlencode
 
 import jwt
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tocsin.errors import Malformed, Refusal
 from tocsin.files import content_of
 from tocsin.http_client.fetch import FetchError, fetch
 from tocsin.http_client.tls import Trust
 from tocsin.push.channels import Later, Stopped
+from tocsin.push.channels.private_keys import rsa_key_in
 from tocsin.push.channels.responses import text_of
 from tocsin.retry_delay import growing
 from tocsin.strict_json import parse_object
@@ -191,10 +190,7 @@ def _in_words(error: FetchError | ValueError) -> str:
 
 
 def _key_in(path: Path, pem: str) -> RSAPrivateKey:
-    try:
-        key = load_pem_private_key(pem.encode(), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, RSAPrivateKey):
+    key = rsa_key_in(pem.encode())
+    if key is None:
         raise Refusal(f"The credentials file for FCM {path} has a `private_key` that is not an RSA key in PEM.")
     return key

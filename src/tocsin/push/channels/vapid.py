@@ -2,25 +2,24 @@
 
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 import jwt
-from cryptography.exceptions import UnsupportedAlgorithm
+from cachetools import LRUCache
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
-    load_pem_private_key,
 )
 
 from tocsin import secret_files
 from tocsin.errors import Refusal
 from tocsin.files import content_of
+from tocsin.push.channels.private_keys import p256_key_in
 from tocsin.push.channels.web_push_encryption import encoded
 
 LIFE = 12 * 3600
@@ -48,7 +47,7 @@ class Vapid:
         self.name = self.public[:16]
         """What the key is called where it is said which of our keys a subscription was made with."""
         self._key, self._subject, self._clock = key, subject, clock
-        self._made: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._made: LRUCache[str, tuple[float, str]] = LRUCache(_CACHE_SIZE)
 
     @classmethod
     def load(cls, path: Path, subject: str = "") -> list[Self]:
@@ -60,7 +59,7 @@ class Vapid:
             content = content_of(path)
         except OSError as error:
             raise Refusal(f"The key for web pushes {path} can't be read: {error.strerror}.") from None
-        keys = [_key_in(block) for block in _BLOCK.findall(content)[: MAX_KEYS + 1]]
+        keys = [p256_key_in(block) for block in _BLOCK.findall(content)[: MAX_KEYS + 1]]
         if not keys or None in keys:
             raise Refusal(f"The key file for web pushes {path} holds no private key on the curve P-256 in PEM.")
         if len(keys) > MAX_KEYS:
@@ -87,8 +86,6 @@ class Vapid:
         if not value or not 0 <= now - made_at < FRESH:
             value = f"vapid t={self._token(origin, now)}, k={self.public}"
             self._made[origin] = (now, value)
-            while len(self._made) > _CACHE_SIZE:
-                self._made.popitem(last=False)
         return value
 
     def forget(self, origin: str) -> None:
@@ -100,11 +97,3 @@ class Vapid:
         if self._subject:
             claims["sub"] = self._subject
         return jwt.encode(claims, self._key, "ES256")
-
-
-def _key_in(block: bytes) -> EllipticCurvePrivateKey | None:
-    try:
-        key = load_pem_private_key(block, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        return None
-    return key if isinstance(key, EllipticCurvePrivateKey) and isinstance(key.curve, SECP256R1) else None

@@ -1,7 +1,7 @@
 """The directory: users and teams, as the host application says. Companies are kept apart here."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -9,7 +9,7 @@ from uuid import UUID
 from tocsin import devices, jobs
 from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.errors import FieldError, Invalid, NotFound
-from tocsin.ids import new_id
+from tocsin.ids import MAX_ID, new_id
 from tocsin.jobs import Job
 from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
@@ -34,6 +34,23 @@ class User:
     locale: str
     time_zone: str
     active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownRecipients:
+    """Ids of users and teams that a caller may not address: they do not exist, or are another company's."""
+
+    users: Collection[int]
+    teams: Collection[int]
+
+    def field_errors(self, users: Sequence[Any], teams: Sequence[Any], prefix: str = "") -> list[FieldError]:
+        """Return an error for each position in `users` and `teams` that holds an unknown id."""
+        found: list[FieldError] = []
+        for name, given, unknown in (("user", users, self.users), ("team", teams, self.teams)):
+            for position, id_ in enumerate(given) if unknown else ():
+                if type(id_) is int and id_ in unknown:
+                    found.append(among(found, f"{prefix}{name}s.{position}", "unknown", f"is not a known {name}"))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +98,17 @@ async def get_user(database: Database, id_: int, company_id: int | None) -> User
 async def put_team(database: Database, team: Team, company_id: int | None) -> None:
     """Make or replace a team and its members; raises `Invalid` for members who are not of its company."""
     async with database.transaction() as connection:
-        unknown_ids = {row["id"] for row in await connection.fetch(_SQL["strangers"], team.users, team.company_id)}
-        if unknown_ids:
-            raise Invalid(unknown("users", team.users, unknown_ids))
+        unknown = await unknown_recipients(connection, team.users, [], team.company_id)
+        if unknown.users:
+            raise Invalid(unknown.field_errors(team.users, []))
         if not await _put_team(connection, team, company_id):
             raise NotFound
 
 
 async def put_team_as_it_can_be(connection: Connection, team: Team, company_id: int | None) -> None:
     """Make or replace a team with those of its members who are there; one of another company is left alone."""
-    unknown_ids = {row["id"] for row in await connection.fetch(_SQL["strangers"], team.users, team.company_id)}
-    members = [id_ for id_ in team.users if id_ not in unknown_ids]
+    unknown = await unknown_recipients(connection, team.users, [], team.company_id)
+    members = [id_ for id_ in team.users if id_ not in unknown.users]
     await _put_team(connection, replace(team, users=members), company_id)
 
 
@@ -123,7 +140,7 @@ async def enter(database: Database, team_id: int, user_id: int, company_id: int 
     """Put a user into a team. Raises `NotFound` for the team, `Invalid` for somebody who is not of its company."""
     async with database.transaction() as connection:
         company = await _team_company(connection, team_id, company_id)
-        if await connection.fetch(_SQL["strangers"], [user_id], company):
+        if (await unknown_recipients(connection, [user_id], [], company)).users:
             raise Invalid([FieldError("user_id", "unknown", "The user_id field is not a user of the team's company.")])
         await connection.execute(_SQL["enter"], team_id, [user_id])
 
@@ -184,18 +201,20 @@ async def _team_company(connection: Connection, team_id: int, company_id: int | 
 
 
 async def people(
-    store: Database | Connection, ids: Iterable[int], company_id: int | None
-) -> dict[int, Mapping[str, Any]]:
-    """Return the user objects of notifications, by id, of those there are."""
-    rows = await fetch(store, _SQL["people"], list(ids), company_id)
-    return {row["id"]: dict(row) for row in rows}
+    store: Database | Connection, wanted: Collection[tuple[int | None, int]]
+) -> dict[tuple[int | None, int], dict[str, Any]]:
+    """Return the user objects of notifications, by the company that a caller is bound to and the user's id."""
+    rows = await fetch(store, _SQL["people"], *map(list, zip(*wanted, strict=True)), len(wanted))
+    return {
+        (company_id, id_): {"id": id_, "first_name": first, "last_name": last, "profile_picture": picture}
+        for company_id, id_, first, last, picture in rows
+    }
 
 
-def unknown(field: str, given: Sequence[Any], unknown_ids: set[int]) -> list[FieldError]:
-    """Return a fault for each position of `field` whose id names nothing that the caller may address."""
-    noun = "team" if field.endswith("teams") else "user"
-    found: list[FieldError] = []
-    for position, id_ in enumerate(given):
-        if type(id_) is int and id_ in unknown_ids:
-            found.append(among(found, f"{field}.{position}", "unknown", f"is not a known {noun}"))
-    return found
+async def unknown_recipients(
+    store: Database | Connection, users: Sequence[Any], teams: Sequence[Any], company_id: int | None
+) -> UnknownRecipients:
+    """Return which of these users and teams a caller may not address; values that are not ids are left out."""
+    ids = [[id_ for id_ in given if type(id_) is int and 0 < id_ <= MAX_ID] for given in (users, teams)]
+    [row] = await fetch(store, _SQL["unknown"], *ids, company_id)
+    return UnknownRecipients(frozenset(row["users"]), frozenset(row["teams"]))

@@ -9,19 +9,19 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import accumulate
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from tocsin.catalogue import Checked
-from tocsin.db.pool import Connection, Database, Record, fetch, queries
-from tocsin.directory import people, unknown
-from tocsin.errors import FieldError, IdReused, Invalid, NotFound, TooLate, Unavailable
-from tocsin.ids import MAX_ID, new_id
+from tocsin.db.pool import Connection, Database, Record, queries
+from tocsin.directory import UnknownRecipients, people
+from tocsin.errors import FieldError, IdReused, Invalid, NotFound, Problem, TooLate, Unavailable
+from tocsin.ids import new_id
 from tocsin.jobs import DIRECT_MAX_RECIPIENTS
 from tocsin.notifications import time_of, to_json
 from tocsin.pubsub import PubSub, wait
 from tocsin.push import deliveries
+from tocsin.validation import counted, told_of, under
 
 SETTLED = frozenset({"delivered", "failed", "cancelled"})
 """The states that an event stays in."""
@@ -38,16 +38,8 @@ MAX_IDS_PER_BATCH = 20_000
 ANY_COMPANY = 0
 """What stands for the company of a service that is bound to none, where a key needs a value."""
 
-Row = tuple[Any, ...]
-
-
-class Waiting(NamedTuple):
-    """An event that waits to be stored: its row, how many ids it names, and who waits for what is unknown of it."""
-
-    row: Row
-    named: int
-    unknown_ids: "asyncio.Future[Record | None]"
-
+Users = Mapping[tuple[int | None, int], Mapping[str, Any]]
+"""User objects of notifications, by the company of the caller and the user's id."""
 
 _POLL_INTERVAL = 0.25
 _SQL = queries("events")
@@ -88,11 +80,24 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """An event that is on disk: its id, and who was skipped because nobody knows them."""
+    """An event that is on disk: its id, the unknown recipients that it skips, and whether it was there before."""
 
     id: UUID
     skipped_users: Sequence[int] = ()
     skipped_teams: Sequence[int] = ()
+    is_repeated: bool = False
+
+
+Outcome = Accepted | Problem
+"""What comes of an event that is posted."""
+
+
+class Waiting(NamedTuple):
+    """An event that waits to be stored, and its outcome."""
+
+    id: UUID
+    draft: Draft
+    outcome: asyncio.Future[Outcome]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +109,10 @@ class Viewer:
 
 
 class Intake:
-    """Accepts events: those that are posted while others are being stored share one transaction.
+    """Accepts events. Those that are posted while others are being stored are stored together, by one statement.
 
-    Half of what a transaction costs is its commit, and a statement costs little more for ten events than for one. An
-    intake that is not shared stores each by itself, for its database is one transaction.
+    Half of the cost of a transaction is its commit, and a statement costs little more for ten events than for one. An
+    intake that is not shared stores each event by itself: its database is the transaction of a caller.
     """
 
     def __init__(self, database: Database, pubsub: PubSub, *, is_shared: bool = True) -> None:
@@ -118,81 +123,78 @@ class Intake:
         self._storing: asyncio.Task[None] | None = None
 
     async def accept(self, draft: Draft) -> Accepted:
-        """Store an event durably; raises `Invalid` where it names somebody unknown, `IdReused` for an id in use."""
-        if draft.id or draft.key or not self._is_shared:
-            return (await self._accept([draft], [""]))[0]
-        filled = (await _people_of(self._database, [draft], [""]))[0] if draft.checked.unfilled else {}
-        id_ = new_id()
-        unknown_ids: asyncio.Future[Record | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Waiting(_row(id_, draft, filled), draft.named, unknown_ids))
+        """Store an event durably; raises `Invalid` for unknown recipients, and `IdReused` for an id in use.
+
+        An event with a key waits for other sessions that use the key. It shares its transaction with no other event,
+        which would wait with it.
+        """
+        if draft.key or not self._is_shared:
+            return (await self._store_all([draft], [""]))[0]
+        waiting = Waiting(draft.id or new_id(), draft, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
         if self._storing is None or self._storing.done():
-            self._storing = asyncio.create_task(self._store())
-        return _accepted(id_, draft, await unknown_ids)
+            self._storing = asyncio.create_task(self._store_waiting())
+        return _accepted(await waiting.outcome)
 
     async def accept_batch(self, drafts: Sequence[Draft]) -> list[Accepted]:
         """Store all of these durably, to be delivered in their order, or none; raises like `accept`."""
-        return await self._accept(drafts, [f"events.{position}." for position in range(len(drafts))])
+        return await self._store_all(drafts, [f"events.{position}." for position in range(len(drafts))])
 
-    async def _accept(self, drafts: Sequence[Draft], prefixes: Sequence[str]) -> list[Accepted]:
+    async def _store_all(self, drafts: Sequence[Draft], prefixes: Sequence[str]) -> list[Accepted]:
+        ids = [draft.id or new_id() for draft in drafts]
+        by_id: dict[UUID, Draft] = {}
+        for id_, draft in zip(ids, drafts, strict=True):
+            if by_id.setdefault(id_, draft).digest != draft.digest:
+                raise IdReused
         async with self._database.transaction() as connection:
-            accepted = await _store_all(connection, drafts, prefixes)
+            named = await _hold_keys(connection, by_id)
+            outcomes = await _store(connection, by_id, batch=new_id() if len(by_id) > 1 else None)
+            _raise_problems([outcomes[id_] for id_ in ids], prefixes)
+            accepted = [_accepted(outcomes[id_]) for id_ in ids]
+            await _name_keys(connection, by_id, [event.id for event in accepted if not event.is_repeated], named)
         self._pubsub.publish("direct")
         return accepted
 
-    async def _store(self) -> None:
+    async def _store_waiting(self) -> None:
         while self._waiting:
             count = _count_of_next(self._waiting)
-            batch, self._waiting = self._waiting[:count], self._waiting[count:]
-            await self._store_together(batch)
+            group, self._waiting = self._waiting[:count], self._waiting[count:]
+            await self._store_group(group)
 
-    async def _store_together(self, batch: Sequence[Waiting]) -> None:
+    async def _store_group(self, group: Sequence[Waiting]) -> None:
+        """Store these together. Where that fails, each half is stored again, so that an event fails by itself.
+
+        An outage fails all of them.
+        """
         try:
-            columns = zip(*(each.row for each in batch), strict=True)
-            rows = await self._database.rows(_SQL["accept"], *map(list, columns))
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must be told
-            await self._tell(batch, error)
+            async with self._database.connection() as connection:
+                outcomes = await _store(connection, {each.id: each.draft for each in group})
+        except Exception as error:  # noqa: BLE001 - the callers raise it
+            middle = len(group) // 2
+            if middle and not isinstance(error, Unavailable):
+                await self._store_group(group[:middle])
+                await self._store_group(group[middle:])
+                return
+            for each in group:
+                if not each.outcome.done():
+                    each.outcome.set_exception(error)
             return
         self._pubsub.publish("direct")
-        unknown_ids = {row["event_id"]: row for row in rows}
-        for each in batch:
-            if not each.unknown_ids.done():
-                each.unknown_ids.set_result(unknown_ids.get(each.row[0]))
-
-    async def _tell(self, batch: Sequence[Waiting], error: Exception) -> None:
-        """Tell an outage to all who wait; of anything else each is told of their own event: halves are stored again."""
-        middle = len(batch) // 2
-        if middle and not isinstance(error, Unavailable):
-            for half in (batch[:middle], batch[middle:]):
-                await self._store_together(half)
-            return
-        for each in batch:
-            if not each.unknown_ids.done():
-                each.unknown_ids.set_exception(error)
+        for each in group:
+            if not each.outcome.done():
+                each.outcome.set_result(outcomes[each.id])
 
 
 def _count_of_next(waiting: Sequence[Waiting]) -> int:
-    """Return how many of these are stored together next."""
-    named = accumulate(each.named for each in waiting[:BATCH_SIZE])
-    return max(1, sum(1 for total in named if total <= MAX_IDS_PER_BATCH))
-
-
-async def unknown_among(
-    database: Database, users: Sequence[Any], teams: Sequence[Any], company_id: int | None
-) -> dict[str, set[int]]:
-    """Return the ids, by `users` and `teams`, that name nobody the caller may address; what is no id is passed over."""
-    ids = [[id_ for id_ in given if type(id_) is int and 0 < id_ <= MAX_ID] for given in (users, teams)]
-    return _by_field(await database.row(_SQL["unknown"], *ids, company_id))
-
-
-def unknown_recipients(
-    unknown_ids: Mapping[str, set[int]], users: Sequence[Any], teams: Sequence[Any], prefix: str = ""
-) -> list[FieldError]:
-    """Return a fault for each position of an event's recipients that holds one of these strangers."""
-    return [
-        field_error
-        for field, given in (("users", users), ("teams", teams))
-        for field_error in unknown(f"{prefix}notify.{field}", given, unknown_ids[field])
-    ]
+    """Return how many of these are stored together next; no id comes twice among them."""
+    ids: set[UUID] = set()
+    total = 0
+    for each in waiting[:BATCH_SIZE]:
+        total += each.draft.named
+        if each.id in ids or (ids and total > MAX_IDS_PER_BATCH):
+            break
+        ids.add(each.id)
+    return len(ids)
 
 
 async def cancel(database: Database, pubsub: PubSub, id_: UUID, owner: Viewer, operator: str | None = None) -> None:
@@ -338,96 +340,103 @@ def _why_not_yet(row: Record) -> str:
     return "not told: they joined after it was delivered"
 
 
-async def _store_all(connection: Connection, drafts: Sequence[Draft], prefixes: Sequence[str]) -> list[Accepted]:
-    """Store what is new of these; what was posted before under the same ids is answered as it was then."""
-    repeated = await _repeated(connection, drafts)
-    ids = _ids_of(drafts)
-    new: dict[UUID, tuple[Draft, str]] = {}
-    for draft, id_, prefix in zip(drafts, ids, prefixes, strict=True):
-        if id_ not in repeated:
-            new.setdefault(id_, (draft, prefix))
-    unknown_ids = await _store_new(connection, new) if new else {}
-    return [
-        repeated.get(id_) or _accepted(id_, draft, unknown_ids.get(id_)) for draft, id_ in zip(drafts, ids, strict=True)
-    ]
+async def _store(
+    connection: Connection, drafts: Mapping[UUID, Draft], batch: UUID | None = None
+) -> dict[UUID, Outcome]:
+    """Store those of these events that can be stored, and return the outcome of each by its id.
 
-
-def _ids_of(drafts: Sequence[Draft]) -> list[UUID]:
-    """Return the id of each; raises `IdReused` where one is given to two that differ."""
-    digests: dict[UUID, bytes | None] = {}
-    for draft in drafts:
-        if draft.id and digests.setdefault(draft.id, draft.digest) != draft.digest:
-            raise IdReused
-    return [draft.id or new_id() for draft in drafts]
-
-
-async def _repeated(connection: Connection, drafts: Sequence[Draft]) -> dict[UUID, Accepted]:
-    """Return what was posted before; raises `IdReused` where that was something else, or somebody else's."""
-    given = {draft.id: draft for draft in drafts if draft.id}
-    if not given:
-        return {}
-    first = next(iter(given.values()))
-    found = {}
-    for row in await connection.fetch(_SQL["posted"], list(given), first.service, first.company_id):
-        draft = given[row["id"]]
-        if not row["own"] or row["digest"] != draft.digest:
-            raise IdReused
-        found[row["id"]] = Accepted(row["id"], row["skipped_users"] or [], row["skipped_teams"] or [])
-    return found
-
-
-async def _store_new(connection: Connection, new: Mapping[UUID, tuple[Draft, str]]) -> Mapping[UUID, Record]:
-    drafts = [draft for draft, _ in new.values()]
-    prefixes = [prefix for _, prefix in new.values()]
-    filled = await _people_of(connection, drafts, prefixes)
-    batch = new_id() if len(new) > 1 else None
-    keys = {draft.key: id_ for id_, (draft, _) in new.items() if draft.key}
-    before = await _hold_keys(connection, drafts[0], keys)
+    Events that are due at once become jobs of `batch`, if there is one.
+    """
+    users = await _users_of_data(connection, drafts.values())
     rows = [
-        _row(id_, draft, people_of_it, None if draft.deliver_at else batch, len(new) - position)
-        for position, ((id_, (draft, _)), people_of_it) in enumerate(zip(new.items(), filled, strict=True), 1)
+        _row(id_, draft, users, batch, len(drafts) - position)
+        for position, (id_, draft) in enumerate(drafts.items(), 1)
     ]
-    found = await connection.fetch(_SQL["accept"], *map(list, zip(*rows, strict=True)))
-    unknown_ids = {row["event_id"]: row for row in found}
-    _refuse_unknown(new, unknown_ids)
-    await _repeated(connection, drafts)  # one that somebody else posted under the same id in the meantime
-    await _replace(connection, new, keys, before)
-    return unknown_ids
+    found = await connection.fetch(_SQL["accept"], *map(list, zip(*rows, strict=True)), len(rows))
+    outcomes: dict[UUID, Outcome] = dict(zip(drafts, map(Accepted, drafts), strict=True))
+    outcomes |= {row["id"]: _outcome(row, drafts[row["id"]], users) for row in found}
+    refused = [row["id"] for row in found if not row["is_stored"] and drafts[row["id"]].id]
+    if refused:
+        outcomes |= {
+            row["id"]: _outcome_of_repeat(row, drafts[row["id"]])
+            for row in await connection.fetch(_SQL["posted"], refused)
+        }
+    return outcomes
 
 
-def _refuse_unknown(new: Mapping[UUID, tuple[Draft, str]], unknown_ids: Mapping[UUID, Record]) -> None:
+def _outcome(row: Record, draft: Draft, users: Users) -> Outcome:
+    """Return the outcome of an event that was left out or has unknown recipients."""
+    if row["is_stored"]:
+        return Accepted(row["id"], row["unknown_users"], row["unknown_teams"])
     field_errors = [
-        field_error
-        for id_, (draft, prefix) in new.items()
-        if not draft.skips and id_ in unknown_ids
-        for field_error in _field_errors_of(unknown_ids[id_], draft.users, draft.teams, prefix)
+        FieldError(f"data.{field}", "unknown", f"The data.{field} field is not a known user.")
+        for field, id_ in draft.checked.unfilled.items()
+        if (draft.company_id, id_) not in users
     ]
+    if not draft.skips:
+        unknown = UnknownRecipients(row["unknown_users"], row["unknown_teams"])
+        field_errors += unknown.field_errors(draft.users, draft.teams, "notify.")
+    # Without errors the id is in use. `_store` looks that event up; if it was removed since, the caller tries again.
+    return Invalid(field_errors) if field_errors else Unavailable()
+
+
+def _outcome_of_repeat(row: Record, draft: Draft) -> Outcome:
+    """Return the outcome of an event whose id is in use: as when it was posted, where it is the same event."""
+    if (row["service"], row["company_id"], row["digest"]) != (draft.service, draft.company_id, draft.digest):
+        return IdReused()
+    return Accepted(row["id"], row["skipped_users"], row["skipped_teams"], is_repeated=True)
+
+
+def _accepted(outcome: Outcome) -> Accepted:
+    if isinstance(outcome, Problem):
+        raise outcome
+    return outcome
+
+
+def _raise_problems(outcomes: Sequence[Outcome], prefixes: Sequence[str]) -> None:
+    """Raise what is wrong with any of a request's events; the errors of all their fields are raised together."""
+    field_errors, told = list[FieldError](), 0
+    for outcome, prefix in zip(outcomes, prefixes, strict=True):
+        if isinstance(outcome, Invalid):
+            found = counted([under(prefix, each) for each in outcome.field_errors], told)
+            field_errors += found
+            told += told_of(found)
+        else:
+            _accepted(outcome)
     if field_errors:
         raise Invalid(field_errors)
 
 
-async def _hold_keys(connection: Connection, draft: Draft, keys: Mapping[str, UUID]) -> dict[str, UUID]:
-    """Lock the keys of a service until the end of the transaction, and return which event each named until now."""
+async def _hold_keys(connection: Connection, drafts: Mapping[UUID, Draft]) -> dict[str, UUID]:
+    """Lock the keys of these events until the end of the transaction, and return which event each key names.
+
+    A key that is new names the last of these events that has it.
+    """
+    keys = {draft.key: id_ for id_, draft in drafts.items() if draft.key}
     if not keys:
         return {}
-    owner = (draft.service, draft.company_id or ANY_COMPANY)
+    owner = _owner(drafts)
     rows = await connection.fetch(_SQL["hold_keys"], *owner, list(keys), list(keys.values()))
-    await connection.execute(_SQL["name_keys"], *owner, list(keys), list(keys.values()))
     return {row["key"]: row["event_id"] for row in rows}
 
 
-async def _replace(
-    connection: Connection,
-    new: Mapping[UUID, tuple[Draft, str]],
-    keys: Mapping[str, UUID],
-    before: Mapping[str, UUID],
+async def _name_keys(
+    connection: Connection, drafts: Mapping[UUID, Draft], stored: Sequence[UUID], named: Mapping[str, UUID]
 ) -> None:
-    """Stop what has not been delivered under these keys, the earlier events of the same batch included."""
-    replaced = {before[key]: keys[key] for key in before}
-    replaced |= {id_: keys[draft.key] for id_, (draft, _) in new.items() if draft.key}
-    pairs = [(old, by) for old, by in replaced.items() if old != by]
+    """Let keys name the last of the events that were stored under them, and stop the earlier ones."""
+    keys = {draft.key: id_ for id_ in stored if (draft := drafts[id_]).key}
+    replaced = {old: keys[key] for key, old in named.items() if key in keys}
+    replaced |= {id_: keys[draft.key] for id_ in stored if (draft := drafts[id_]).key}
+    pairs = [(old, new) for old, new in replaced.items() if old != new]
     if pairs:
+        await connection.execute(_SQL["name_keys"], *_owner(drafts), list(keys), list(keys.values()))
         await connection.execute(_SQL["replace"], *map(list, zip(*pairs, strict=True)))
+
+
+def _owner(drafts: Mapping[UUID, Draft]) -> tuple[str | None, int]:
+    """Return whose keys the events of a request have."""
+    first = next(iter(drafts.values()))
+    return first.service, first.company_id or ANY_COMPANY
 
 
 async def _cancel(connection: Connection, id_: UUID, operator: str | None = None) -> None:
@@ -440,17 +449,10 @@ def _publish_settled(pubsub: PubSub) -> None:
         pubsub.publish(topic)
 
 
-def _accepted(id_: UUID, draft: Draft, unknown_ids: Record | None) -> Accepted:
-    if unknown_ids is None:
-        return Accepted(id_)
-    if not draft.skips:
-        raise Invalid(_field_errors_of(unknown_ids, draft.users, draft.teams))
-    return Accepted(id_, unknown_ids["users"], unknown_ids["teams"])
-
-
-def _row(id_: UUID, draft: Draft, filled: Mapping[str, Any], batch: UUID | None = None, lag: int = 0) -> Row:
-    """Return an event as the statement takes it: one value a column, arrays as text."""
+def _row(id_: UUID, draft: Draft, users: Users, batch: UUID | None, lag: int) -> tuple[Any, ...]:
+    """Return an event as the statement takes it: a value for each column, no data if a user is unknown."""
     checked = draft.checked
+    filled = {field: users.get((draft.company_id, user)) for field, user in checked.unfilled.items()}
     own = [f"key:{draft.key}"] if draft.key else []
     return (
         id_,
@@ -460,15 +462,15 @@ def _row(id_: UUID, draft: Draft, filled: Mapping[str, Any], batch: UUID | None 
         checked.actor,
         _array(draft.users),
         _array(draft.teams),
-        to_json({**checked.data, **filled}),
+        to_json({**checked.data, **filled}) if all(filled.values()) else None,
         to_json(checked.params),
-        to_json(list(dict.fromkeys([*checked.subjects, *draft.about, *own]))),
+        _array_of_words([*checked.subjects, *draft.about, *own]),
         _array(draft.excepted),
         draft.skips,
         draft.deliver_at,
         draft.key,
         draft.digest,
-        batch,
+        None if draft.deliver_at else batch,
         lag,
         draft.cost,
     )
@@ -478,46 +480,13 @@ def _array(ids: Iterable[int]) -> str:
     return f"{{{','.join(map(str, dict.fromkeys(ids)))}}}"
 
 
-async def _people_of(
-    store: Database | Connection, drafts: Sequence[Draft], prefixes: Sequence[str]
-) -> list[Mapping[str, Any]]:
-    """Return, for each draft, the user objects for those fields of `data` that hold only a user's id."""
-    wanted = {id_ for draft in drafts for id_ in draft.checked.unfilled.values()}
-    if not wanted:
-        return [{} for _ in drafts]
-    known = await people(store, wanted, drafts[0].company_id)
-    field_errors = [
-        FieldError(f"{prefix}data.{field}", "unknown", f"The {prefix}data.{field} field is not a known user.")
-        for draft, prefix in zip(drafts, prefixes, strict=True)
-        for field, id_ in draft.checked.unfilled.items()
-        if id_ not in known
-    ]
-    if field_errors:
-        raise Invalid([*field_errors, *await _unknown_of_all(store, drafts, prefixes)])
-    return [{field: known[id_] for field, id_ in draft.checked.unfilled.items()} for draft in drafts]
+def _array_of_words(words: Iterable[str]) -> str:
+    """Return an array of text as PostgreSQL reads it."""
+    quoted = (word.replace("\\", r"\\").replace('"', r"\"") for word in dict.fromkeys(words))
+    return "{" + ",".join(f'"{word}"' for word in quoted) + "}"
 
 
-async def _unknown_of_all(
-    store: Database | Connection, drafts: Sequence[Draft], prefixes: Sequence[str]
-) -> list[FieldError]:
-    """Return the faults of all recipients that nobody knows, but of drafts that skip those."""
-    asked = [(draft, prefix) for draft, prefix in zip(drafts, prefixes, strict=True) if not draft.skips]
-    users = list({id_ for draft, _ in asked for id_ in draft.users})
-    teams = list({id_ for draft, _ in asked for id_ in draft.teams})
-    [found] = await fetch(store, _SQL["unknown"], users, teams, drafts[0].company_id)
-    unknown_ids = _by_field(found)
-    return [
-        field_error
-        for draft, prefix in asked
-        for field_error in unknown_recipients(unknown_ids, draft.users, draft.teams, prefix)
-    ]
-
-
-def _field_errors_of(
-    unknown_ids: Record, users: Sequence[Any], teams: Sequence[Any], prefix: str = ""
-) -> list[FieldError]:
-    return unknown_recipients(_by_field(unknown_ids), users, teams, prefix)
-
-
-def _by_field(unknown_ids: Mapping[str, Sequence[int]] | Record | None) -> dict[str, set[int]]:
-    return {field: set(unknown_ids[field]) if unknown_ids else set() for field in ("users", "teams")}
+async def _users_of_data(connection: Connection, drafts: Iterable[Draft]) -> Users:
+    """Return the users that the data of these events names by their ids alone."""
+    wanted = {(draft.company_id, id_) for draft in drafts for id_ in draft.checked.unfilled.values()}
+    return await people(connection, wanted) if wanted else {}

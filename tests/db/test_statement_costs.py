@@ -125,7 +125,7 @@ async def plan_of(connection: Connection, module: str, name: str) -> dict[str, A
     parameters = (await connection.prepare(statement)).get_parameters()
     await connection.execute(f'prepare "{module}/{name}" as {statement}')
     nothing = f"({', '.join('null' for _ in parameters)})" if parameters else ""
-    plan = await connection.fetchval(f'explain (format json) execute "{module}/{name}"{nothing}')
+    plan = await connection.fetchval(f'explain (format json, verbose) execute "{module}/{name}"{nothing}')
     found: dict[str, Any] = json.loads(plan)[0]["Plan"]
     return found
 

@@ -18,7 +18,7 @@ from tocsin.api.requests import id_of, known_id, number_of
 from tocsin.api.routes import guarded_by
 from tocsin.api.state import app_state_of
 from tocsin.auth.tokens import ServiceCaller
-from tocsin.directory import unknown
+from tocsin.directory import unknown_recipients
 from tocsin.errors import FieldError, Invalid
 from tocsin.events import Accepted, Draft, Viewer
 from tocsin.notifications import to_json
@@ -96,8 +96,8 @@ async def post_resolution(request: Request) -> Response:
     field_errors: list[FieldError] = []
     resolution = resolution_of(body, service, field_errors)
     users = body.get("users") if isinstance(body.get("users"), list) else []
-    unknown_ids = await events.unknown_among(app_state.database, users or [], [], service.company_id)
-    field_errors += unknown("users", users or [], unknown_ids["users"])
+    unknown = await unknown_recipients(app_state.database, users or [], [], service.company_id)
+    field_errors += unknown.field_errors(users or [], [])
     if field_errors or resolution is None:
         raise Invalid(field_errors)
     service_of(request, "directory:write" if resolution.how == "erased" else "events:write")
@@ -153,19 +153,14 @@ async def _all_or_none(
         return drafts
     asked = [event.notify for event in checked if not event.notify.skips]
     users, teams = ([id_ for notify in asked for id_ in getattr(notify, name)] for name in ("users", "teams"))
-    unknown_ids = await events.unknown_among(app_state_of(request).database, users, teams, service.company_id)
+    unknown = await unknown_recipients(app_state_of(request).database, users, teams, service.company_id)
     field_errors, told = list[FieldError](), 0
     for event, prefix in zip(checked, prefixes, strict=True):
-        found = counted([*event.field_errors, *_unknown(unknown_ids, event, prefix)], told)
+        users, teams = ([], []) if event.notify.skips else (event.notify.users, event.notify.teams)
+        found = counted([*event.field_errors, *unknown.field_errors(users, teams, f"{prefix}notify.")], told)
         field_errors += found
         told += told_of(found)
     raise Invalid(field_errors)
-
-
-def _unknown(unknown_ids: Mapping[str, set[int]], event: Posted, prefix: str) -> list[FieldError]:
-    if event.notify.skips:
-        return []
-    return events.unknown_recipients(unknown_ids, event.notify.users, event.notify.teams, prefix)
 
 
 def _events_of(body: Mapping[str, Any]) -> list[Any]:

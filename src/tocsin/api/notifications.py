@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tocsin import __version__, events, inbox
+from tocsin import __version__, inbox
 from tocsin.api.auth import user_of
 from tocsin.api.body import body_of
 from tocsin.api.proxies import HOST
@@ -15,6 +15,7 @@ from tocsin.api.requests import id_of, message_of, notify_of, number_of, uuid_of
 from tocsin.api.routes import guarded_by
 from tocsin.api.state import app_state_of
 from tocsin.auth.tokens import UserCaller
+from tocsin.directory import unknown_recipients
 from tocsin.errors import FieldError, Invalid
 from tocsin.events import Draft
 from tocsin.notifications import to_json
@@ -78,8 +79,8 @@ async def create_custom(request: Request) -> Response:
     if field_errors:
         if not notify.skips:
             company_id = sender["company_id"]
-            unknown_ids = await events.unknown_among(app_state.database, notify.users, notify.teams, company_id)
-            field_errors += events.unknown_recipients(unknown_ids, notify.users, notify.teams)
+            unknown = await unknown_recipients(app_state.database, notify.users, notify.teams, company_id)
+            field_errors += unknown.field_errors(notify.users, notify.teams, "notify.")
         raise Invalid(field_errors)
     checked = app_state.catalogue.check("custom", {"user": user.id}, {"body": message})
     draft = Draft(

@@ -57,6 +57,26 @@ CREATE FUNCTION tocsin.strangers(user_ids integer[], team_ids integer[], company
            WHERE (t.id = named.id)), false));
 END;
 
+CREATE FUNCTION tocsin.unknown_teams(team_ids integer[], company integer) RETURNS TABLE(id integer)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+ SELECT named.id
+    FROM unnest(unknown_teams.team_ids) named(id)
+   WHERE (NOT COALESCE(( SELECT ((unknown_teams.company IS NULL) OR (t.company_id = unknown_teams.company))
+            FROM tocsin.teams t
+           WHERE (t.id = named.id)), false));
+END;
+
+CREATE FUNCTION tocsin.unknown_users(user_ids integer[], company integer) RETURNS TABLE(id integer)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+ SELECT named.id
+    FROM unnest(unknown_users.user_ids) named(id)
+   WHERE (NOT COALESCE(( SELECT ((unknown_users.company IS NULL) OR (u.company_id = unknown_users.company))
+            FROM tocsin.users u
+           WHERE (u.id = named.id)), false));
+END;
+
 CREATE TABLE tocsin.cancellations (
     event_id uuid NOT NULL,
     replaced_by uuid,

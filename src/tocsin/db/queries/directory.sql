@@ -48,12 +48,14 @@ join heads h on h.user_id = u.id
 where u.id = $1 and ($2::int is null or u.company_id = $2)
 
 -- name: people
-select id, first_name, last_name, profile_picture
-from users
-where id = any($1::int[]) and ($2::int is null or company_id = $2)
+-- Users, each asked for by a caller that is bound to a company or, null, to none. The limit is their number: it tells the
+-- planner that they are few, so that it keeps its plan.
+select asked.company_id, u.id, u.first_name, u.last_name, u.profile_picture
+from (select * from unnest($1::int[], $2::int[]) as pair (company_id, id) limit $3::bigint) asked
+join users u on u.id = asked.id and (asked.company_id is null or u.company_id = asked.company_id)
 
--- name: strangers
-select id from strangers($1, '{}', $2)
+-- name: unknown
+select array(select id from unknown_users($1, $3)) as users, array(select id from unknown_teams($2, $3)) as teams
 
 -- name: put_team
 insert into teams (id, company_id, name)

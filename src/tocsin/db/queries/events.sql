@@ -1,33 +1,30 @@
 -- Events: accepted, and what became of them.
 
 -- name: accept
--- Drafts of any number of callers, each accepted by itself: one that names somebody unknown is left out, unless it
--- `skips` those. What of a batch is due at once is due in its order, microseconds apart and before now.
+-- Store events of any number of callers, each with its subjects and its job. Left out is an event without data, one that
+-- names unknown recipients and does not skip them, and one whose id is in use. Events that are due at once are due in
+-- their order, microseconds apart and before now. They are inserted in the order of their ids, so that two sessions never
+-- wait for each other. Returns the events that were left out or have unknown recipients.
+--
+-- The limit is the number of events. It tells the planner that they are few, so that it keeps its plan.
 with draft as materialized (
-    select d.id, d.service, d.company_id, d.kind, d.actor, d.users::int[] as users, d.teams::int[] as teams,
-           d.excepted::int[] as excepted, d.data, d.params, d.key, d.digest, d.batch, d.skips, d.cost,
-           array(select jsonb_array_elements_text(d.subjects::jsonb)) as subjects,
-           coalesce(d.due_at, now() - d.lag * interval '1 microsecond') as due_at
-    from unnest(
-        $1::uuid[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[], $9::text[],
-        $10::text[], $11::text[], $12::bool[], $13::timestamptz[], $14::text[], $15::bytea[], $16::uuid[], $17::int[],
-        $18::int[]
-    ) as d (
-        id, service, company_id, kind, actor, users, teams, data, params, subjects, excepted, skips, due_at, key,
-        digest, batch, lag, cost
-    )
-),
-draft_with_unknown as materialized (
-    select draft.*, unknown.users as unknown_users, unknown.teams as unknown_teams,
-           unknown.users is not null or unknown.teams is not null as has_unknown
-    from draft
-    cross join lateral (
-        select array_agg(id) filter (where field = 'users') as users, array_agg(id) filter (where field = 'teams') as teams
-        from strangers(draft.users, draft.teams, draft.company_id)
-    ) unknown
-),
-known as materialized (
-    select * from draft_with_unknown where skips or not has_unknown
+    select given.*, unknown_users <> '{}' or unknown_teams <> '{}' as has_unknown
+    from (
+        select d.id, d.service, d.company_id, d.kind, d.actor, d.users::int[] as users, d.teams::int[] as teams,
+               d.excepted::int[] as excepted, d.data, d.params, d.subjects::text[] as subjects, d.key, d.digest, d.batch,
+               d.skips, d.cost, coalesce(d.due_at, now() - d.lag * interval '1 microsecond') as due_at,
+               array(select id from unknown_users(d.users::int[], d.company_id)) as unknown_users,
+               array(select id from unknown_teams(d.teams::int[], d.company_id)) as unknown_teams
+        from unnest(
+            $1::uuid[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[], $9::text[],
+            $10::text[], $11::text[], $12::bool[], $13::timestamptz[], $14::text[], $15::bytea[], $16::uuid[],
+            $17::int[], $18::int[]
+        ) as d (
+            id, service, company_id, kind, actor, users, teams, data, params, subjects, excepted, skips, due_at, key,
+            digest, batch, lag, cost
+        )
+        limit $19::bigint
+    ) given
 ),
 accepted as (
     insert into events
@@ -39,29 +36,36 @@ accepted as (
            case when has_unknown then array(select unnest(users) except select unnest(unknown_users)) else users end,
            case when has_unknown then array(select unnest(teams) except select unnest(unknown_teams)) else teams end,
            excepted, data, params, subjects, key, digest,
-           case when skips then coalesce(unknown_users, '{}') end,
-           case when skips then coalesce(unknown_teams, '{}') end,
+           case when skips then unknown_users end, case when skips then unknown_teams end,
            (select coalesce(max(current), 0) from generations where generations.id = 1)
-    from known
+    from draft
+    where data is not null and (skips or not has_unknown)
+    order by id
     on conflict (id) do nothing
     returning id, subjects
 ),
 about as (
     insert into subjects (subject, event_id) select unnest(subjects), id from accepted
 ),
+result as materialized (
+    select id, batch, due_at, cost, unknown_users, unknown_teams, has_unknown,
+           id in (select id from accepted) as is_stored
+    from draft
+),
 job as (
     insert into jobs (id, task, lane, due_at, batch, wanted_at, cost)
-    select known.id, 'deliver', 'direct', known.due_at, known.batch, greatest(known.due_at, now()), known.cost
-    from accepted
-    join known using (id)
+    select id, 'deliver', 'direct', due_at, batch, greatest(due_at, now()), cost
+    from result
+    where is_stored
 )
-select id as event_id, coalesce(unknown_users, '{}') as users, coalesce(unknown_teams, '{}') as teams
-from draft_with_unknown
-where has_unknown
+select id, is_stored, unknown_users, unknown_teams
+from result
+where has_unknown or not is_stored
 
 -- name: posted
--- What stands under these ids, and whether it is this caller's.
-select id, digest, skipped_users, skipped_teams, service is not distinct from $2 and company_id is not distinct from $3 as own
+-- Who posted the events with these ids, what they posted, and whom it skipped.
+select id, service, company_id, digest, coalesce(skipped_users, '{}') as skipped_users,
+       coalesce(skipped_teams, '{}') as skipped_teams
 from events
 where id = any($1::uuid[])
 
@@ -119,9 +123,6 @@ noted as (
 )
 select exists (select from stopped) or exists (select from dead)
     or exists (select from cancellations where event_id = $1)
-
--- name: unknown
-select array(select id from strangers($1, '{}', $3)) as users, array(select id from strangers('{}', $2, $3)) as teams
 
 -- name: event
 select e.id, e.kind, e.service,

@@ -13,7 +13,7 @@ from bench import fill
 from bench.measure import Claim, medians, options, show
 from bench.service import Client, Service, clients, database, service
 from tocsin.auth.keys import own_secret
-from tocsin.auth.tokens import mint_user
+from tocsin.auth.minting import mint_user
 
 ROWS = 2_000
 STEP = 400

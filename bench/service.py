@@ -18,7 +18,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from tocsin.auth.keys import own_secret
-from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
 from tocsin.db.pool import Connection, connect
 from tocsin.postgres.supervisor import url_of
 

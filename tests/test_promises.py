@@ -21,7 +21,7 @@ from tocsin import (
 )
 from tocsin.api import arriving, body, drafts, events, imports, notifications, protocol, requests
 from tocsin.api.connections import Patience
-from tocsin.auth import jwks, keys, tokens
+from tocsin.auth import claims, jwks, keys
 from tocsin.push import deliveries, dispatcher, probe
 from tocsin.push.channels import apns, fcm, payloads
 
@@ -57,7 +57,7 @@ PROMISES: dict[str, tuple[Any, Any]] = {
     "characters of a device's token that are shown": (devices.ENDING, 6),
     "streams of a user": (streams.MAX_STREAMS_PER_USER, 8),
     "silence of a stream, in seconds": (streams.KEEPALIVE_INTERVAL, 15.0),
-    "the clock of an issuer may differ by, in seconds": (tokens.CLOCK_SKEW, 30),
+    "the clock of an issuer may differ by, in seconds": (claims.CLOCK_SKEW, 30),
     "bytes of a secret for tokens": (keys._MIN_SECRET_BYTES, 32),  # noqa: SLF001 - what is promised of it
     "fetching the keys of the issuer again, in seconds": (jwks.FETCH_INTERVAL, 60.0),
     "test pushes a minute": (probe.MAX_PER_MINUTE, 5),

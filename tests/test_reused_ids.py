@@ -12,7 +12,7 @@ from tests.support.events import custom, in_future
 from tests.support.service import HOUR, SECRET, STREAM, Api
 from tests.support.tokens import signed
 from tocsin import inbox
-from tocsin.auth.tokens import mint_user
+from tocsin.auth.minting import mint_user
 from tocsin.streams import Stream
 
 PERSON = 50

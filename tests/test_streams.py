@@ -19,7 +19,7 @@ from tests.support.service import HOUR, SECRET, Api, at_rest, serving
 from tests.support.streams import watching
 from tocsin import pubsub, streams
 from tocsin.api import stream
-from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.postgres.supervisor import Embedded
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from tocsin.auth.tokens import CLOCK_SKEW, UserCaller
+from tocsin.auth.claims import CLOCK_SKEW, UserCaller
 from tocsin.batches import Batches
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, Record, queries

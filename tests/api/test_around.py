@@ -24,7 +24,7 @@ from tocsin.api.app import service
 from tocsin.api.middleware import Envelope
 from tocsin.api.protocol import MAX_HEAD_BYTES
 from tocsin.api.server import Server
-from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal
 from tocsin.metrics import Metrics

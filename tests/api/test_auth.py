@@ -13,7 +13,7 @@ from tests.support.answers import FILES, UNKNOWN, codes_of, errors_of, raw, rout
 from tests.support.events import custom
 from tests.support.service import HOUR, SECRET, Api, at_rest
 from tests.support.tokens import signed
-from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
 
 SCOPES = ["events:write", "directory:write", "operations"]
 

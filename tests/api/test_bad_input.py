@@ -13,7 +13,7 @@ import pytest
 from tests.support.answers import codes_of, raw, sealed
 from tests.support.events import custom, note
 from tests.support.service import HOUR, SECRET, Api, standing_token
-from tocsin.auth.tokens import mint_service
+from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import one_line
 

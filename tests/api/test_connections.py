@@ -18,7 +18,7 @@ from tests.support.waiting import until
 from tocsin.api.arriving import ARRIVING
 from tocsin.api.connections import Connections, Patience, is_reserved, raise_file_limit
 from tocsin.api.protocol import MAX_HEAD_BYTES, MAX_HEADERS, MAX_REST_BYTES
-from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.metrics import Metrics
 

@@ -8,7 +8,7 @@ import structlog.testing
 
 from tests.support.answers import UNKNOWN, codes_of, errors_of, raw, routes_of, sealed
 from tests.support.service import HOUR, SECRET, Api, at_rest
-from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
 
 ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE", "PROPFIND")
 

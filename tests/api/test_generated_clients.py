@@ -12,7 +12,7 @@ import pytest
 from tests.support.node import UNREACHABLE, run
 from tests.support.service import HOUR, SECRET, Api
 from tocsin.api.schemas import names_of
-from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
 
 OURS = Path(__file__).parent / "generators"
 UV = Path(__file__).parents[2] / ".uv/bin/uv"

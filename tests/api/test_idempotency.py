@@ -24,7 +24,7 @@ from tests.support.resolutions import settled
 from tests.support.service import HOUR, SECRET, Api, at_rest, standing_token
 from tocsin.api.auth import user_of
 from tocsin.api.routes import Post, require_keys
-from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
 from tocsin.db.pool import Database
 from tocsin.pubsub import PubSub
 from tocsin.transfer.imports import Import, applied

@@ -27,7 +27,7 @@ from tocsin.api.events import MAX_BATCH_BODY_BYTES
 from tocsin.api.examples import OF_THE_REST
 from tocsin.api.openapi import document as document_of
 from tocsin.api.schemas import names_of
-from tocsin.auth.tokens import mint_service
+from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
 from tocsin.notifications import to_json
 from tocsin.push.apps import lanes_of

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.processes import Program, data_folder
 from tests.support.service import HOUR, SECRET
-from tocsin.auth.tokens import mint_service
+from tocsin.auth.minting import mint_service
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.events import custom, note
 from tests.support.service import HOUR, SECRET, Api, at_rest
-from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
 
 PROGRAM = Path(sys.executable).with_name("schemathesis")
 LONGEST = 22

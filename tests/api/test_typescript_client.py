@@ -8,7 +8,7 @@ import pytest
 from tests.support.events import custom
 from tests.support.node import installed, run
 from tests.support.service import HOUR, SECRET, Api
-from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
 
 OURS = Path(__file__).parent / "typescript"
 

@@ -17,9 +17,11 @@ import pytest
 from tests.support.issuer import Site, jwks, pair, saying
 from tests.support.service import HOUR, SECRET, serving, settings_for
 from tests.support.tokens import signed
+from tocsin.auth.claims import Expected, ServiceCaller, UserCaller
 from tocsin.auth.from_settings import signer_of, verifier_of
 from tocsin.auth.keys import EVERYBODY, hs256, of_jwks
-from tocsin.auth.tokens import Expected, ServiceCaller, UserCaller, Verifier, mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
+from tocsin.auth.tokens import Verifier
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal, Unauthenticated
 

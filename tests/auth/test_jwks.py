@@ -29,9 +29,11 @@ from tests.support.issuer import (
 )
 from tests.support.service import HOUR, SECRET, serving
 from tests.support.tokens import signed
+from tocsin.auth.claims import Expected, UserCaller
 from tocsin.auth.jwks import FETCH_INTERVAL, STALE, Jwks
 from tocsin.auth.keys import EVERYBODY, of_pem
-from tocsin.auth.tokens import Expected, UserCaller, Verifier, mint_user
+from tocsin.auth.minting import mint_user
+from tocsin.auth.tokens import Verifier
 from tocsin.catalogue import Catalogue
 from tocsin.cli import doctor
 from tocsin.errors import Unauthenticated, Unavailable

@@ -13,9 +13,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.support.issuer import ALGORITHMS, Pair, certificate, jwks, pair
 from tests.support.service import HOUR, SECRET, Api, serving, settings_for
 from tests.support.tokens import signed
+from tocsin.auth.claims import ServiceCaller, UserCaller
 from tocsin.auth.from_settings import signer_of, verifier_of
 from tocsin.auth.keys import EVERYBODY, of_jwks, of_pem
-from tocsin.auth.tokens import ServiceCaller, UserCaller, Verifier, mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
+from tocsin.auth.tokens import Verifier
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal, Unauthenticated
 

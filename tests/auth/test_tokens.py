@@ -14,17 +14,10 @@ from hypothesis import strategies as st
 from tests.support.clock import Clock
 from tests.support.tokens import SECRET, part, signed
 from tocsin.auth import tokens
+from tocsin.auth.claims import CLOCK_SKEW, SCOPES, ServiceCaller, UserCaller
 from tocsin.auth.keys import own_secret
-from tocsin.auth.tokens import (
-    CLOCK_SKEW,
-    SCOPES,
-    ServiceCaller,
-    UserCaller,
-    Verifier,
-    caller_of,
-    mint_service,
-    mint_user,
-)
+from tocsin.auth.minting import mint_service, mint_user
+from tocsin.auth.tokens import Verifier, caller_of
 from tocsin.errors import Refusal, Unauthenticated
 
 OTHER = "another-secret-for-tests-fedcba9876543210"

@@ -12,7 +12,7 @@ from tests.support.database import locked, make_database, waiting_at
 from tests.support.processes import Program, data_folder
 from tests.support.service import SECRET
 from tests.support.waiting import until
-from tocsin.auth.tokens import mint_service
+from tocsin.auth.minting import mint_service
 from tocsin.db.pool import connect
 from tocsin.ids import new_id
 from tocsin.postgres.supervisor import Embedded

@@ -11,7 +11,7 @@ import pytest
 from tests.support.ledger import drained
 from tests.support.processes import Program, data_folder, holds_a_lease, throw_dice
 from tests.support.service import HOUR, SECRET
-from tocsin.auth.tokens import mint_service
+from tocsin.auth.minting import mint_service
 from tocsin.db.pool import connect
 from tocsin.postgres.supervisor import url_of
 from tocsin_phones import Phones

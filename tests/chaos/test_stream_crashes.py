@@ -15,7 +15,7 @@ from httpx_sse import aconnect_sse
 from tests.support.processes import Program, data_folder, kill_postgres, throw_dice
 from tests.support.servers import nats
 from tests.support.service import HOUR, SECRET
-from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
 
 pytestmark = pytest.mark.slow
 

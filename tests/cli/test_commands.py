@@ -14,7 +14,8 @@ from tests.support.commands import refusal, run
 from tests.support.database import url_for
 from tests.support.events import custom
 from tests.support.service import SECRET, Api
-from tocsin.auth.tokens import Expected, ServiceCaller, UserCaller, Verifier
+from tocsin.auth.claims import Expected, ServiceCaller, UserCaller
+from tocsin.auth.tokens import Verifier
 from tocsin.postgres.supervisor import Embedded
 
 pytestmark = pytest.mark.slow

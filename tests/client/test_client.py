@@ -19,7 +19,7 @@ import pytest
 import tocsin_client
 from tests.support.events import custom
 from tests.support.service import HOUR, SECRET, Api
-from tocsin.auth.tokens import mint_service
+from tocsin.auth.minting import mint_service
 from tocsin_client import (
     Client,
     Conflict,

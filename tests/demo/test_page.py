@@ -18,7 +18,8 @@ from tests.support.host_page import SCREENSHOTS
 from tests.support.processes import Program, data_folder
 from tests.support.service import Api
 from tests.support.waiting import until
-from tocsin.auth.tokens import ServiceCaller, Verifier
+from tocsin.auth.claims import ServiceCaller
+from tocsin.auth.tokens import Verifier
 from tocsin.demo.run import LEFT_UNREAD, PEOPLE
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from tests.support.commands import refusal, run
 from tests.support.processes import Program, data_folder
 from tests.support.service import HOUR, SECRET
 from tests.support.waiting import until
-from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
 from tocsin.demo.run import MARK, TAKEN_OVER, _own_settings
 from tocsin.settings import Settings, read_settings
 from tocsin_phones import Phones

@@ -15,8 +15,10 @@ from tests.support.processes import Program, data_folder
 from tests.support.pushes import IPHONE, comes_to, hurry, pushes_of, register, until_stopped
 from tests.support.service import HOUR, SECRET, Api, settings_for
 from tests.support.waiting import until
+from tocsin.auth.claims import UserCaller
 from tocsin.auth.keys import EVERYBODY, hs256
-from tocsin.auth.tokens import Signer, UserCaller, Verifier, mint_service, mint_user
+from tocsin.auth.minting import Signer, mint_service, mint_user
+from tocsin.auth.tokens import Verifier
 from tocsin.db.pool import Database
 from tocsin.errors import Refusal, Unauthenticated, Unavailable
 from tocsin.push import deliveries

@@ -30,7 +30,7 @@ from tests.support.processes import TOCSIN, Program, data_folder
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import until
 from tocsin.api.contract import CONTRACT
-from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.cli import commands
 from tocsin.db.pool import Database

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.database import url_for
 from tests.support.service import SECRET, Api
-from tocsin.auth.tokens import mint_service
+from tocsin.auth.minting import mint_service
 from tocsin.postgres.supervisor import Embedded
 
 PAGE = (Path(__file__).parents[2] / "docs/guides/outbox.md").read_text("utf-8")

@@ -25,7 +25,7 @@ from playwright.async_api import (
 
 from tests.support.barriers import barriers_of
 from tests.support.service import HOUR, SECRET, Api
-from tocsin.auth.tokens import mint_user
+from tocsin.auth.minting import mint_user
 
 REFUSED = re.compile("Content Security Policy|requires 'Trusted", re.IGNORECASE)
 

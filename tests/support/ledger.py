@@ -17,7 +17,7 @@ import asyncpg
 import httpx
 
 from tests.support.service import HOUR, SECRET
-from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
 from tocsin.db.errors import DRIVER_ERRORS
 from tocsin.db.pool import connect
 

@@ -20,7 +20,7 @@ from tocsin.api.connections import Connections, Patience
 from tocsin.api.server import Server
 from tocsin.api.state import AppState
 from tocsin.auth.from_settings import verifier_of
-from tocsin.auth.tokens import mint_service, mint_user
+from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
 from tocsin.pubsub import PubSub

@@ -13,7 +13,7 @@ import httpx
 from httpx_sse import ServerSentEvent, aconnect_sse
 
 from tests.support.service import HOUR, SECRET, Api
-from tocsin.auth.tokens import mint_user
+from tocsin.auth.minting import mint_user
 
 
 @dataclass

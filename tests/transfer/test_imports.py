@@ -17,7 +17,7 @@ from tests.support.imports import CONTACT, NDJSON, bring, device, send, team, te
 from tests.support.resolutions import NAMES, resolve, settled, traces
 from tests.support.service import HOUR, SECRET, Api
 from tocsin import jobs
-from tocsin.auth.tokens import mint_service
+from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
 from tocsin.ids import new_id
 from tocsin.transfer import imports

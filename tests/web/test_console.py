@@ -20,7 +20,7 @@ from tests.support.pushes import ANDROID, IPHONE, becomes, hurry, pushes_of, reg
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import until
 from tocsin.api.console import FILES
-from tocsin.auth.tokens import mint_service
+from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database, queries
 from tocsin.metrics import Metrics

@@ -3,7 +3,8 @@
 from starlette.requests import Request
 
 from tocsin.api.state import app_state_of
-from tocsin.auth.tokens import ServiceCaller, UserCaller, caller_of
+from tocsin.auth.claims import ServiceCaller, UserCaller
+from tocsin.auth.tokens import caller_of
 from tocsin.errors import Unauthenticated, Unauthorized
 
 

@@ -12,7 +12,7 @@ from tocsin.api.body import body_of
 from tocsin.api.requests import known_id
 from tocsin.api.routes import guarded_by
 from tocsin.api.state import app_state_of
-from tocsin.auth.tokens import ServiceCaller
+from tocsin.auth.claims import ServiceCaller
 from tocsin.devices import device_of, token_of
 from tocsin.errors import FieldError, Invalid
 from tocsin.notifications import to_json, with_times

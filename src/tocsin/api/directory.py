@@ -13,7 +13,7 @@ from tocsin.api.auth import service_of
 from tocsin.api.requests import known_id, number_of
 from tocsin.api.routes import guarded_by
 from tocsin.api.state import app_state_of
-from tocsin.auth.tokens import ServiceCaller
+from tocsin.auth.claims import ServiceCaller
 from tocsin.errors import FieldError, Invalid
 from tocsin.formats import TeamBody, UserBody
 from tocsin.ids import MAX_ID

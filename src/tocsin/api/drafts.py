@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 from tocsin.api.requests import MAX_RECIPIENTS, Notify, ids_of, notify_of, uuid_of
-from tocsin.auth.tokens import ServiceCaller
+from tocsin.auth.claims import ServiceCaller
 from tocsin.catalogue import Catalogue, Checked
 from tocsin.errors import FieldError, Invalid
 from tocsin.events import Draft

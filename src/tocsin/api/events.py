@@ -17,7 +17,7 @@ from tocsin.api.drafts import Posted, posted, resolution_of
 from tocsin.api.requests import id_of, known_id, number_of
 from tocsin.api.routes import guarded_by
 from tocsin.api.state import app_state_of
-from tocsin.auth.tokens import ServiceCaller
+from tocsin.auth.claims import ServiceCaller
 from tocsin.directory import unknown_recipients
 from tocsin.errors import FieldError, Invalid
 from tocsin.events import Accepted, Draft, Viewer

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from tocsin import idempotency, inbox
 from tocsin.api.body import MAX_BODY_BYTES, bytes_of
 from tocsin.api.state import app_state_of
-from tocsin.auth.tokens import ServiceCaller, UserCaller
+from tocsin.auth.claims import ServiceCaller, UserCaller
 from tocsin.db.pool import Borrowed
 from tocsin.errors import Invalid
 from tocsin.events import Intake

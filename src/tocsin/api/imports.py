@@ -10,7 +10,7 @@ from tocsin.api.body import parts_of
 from tocsin.api.idempotency import HEADER, again, digest_for, key_of
 from tocsin.api.routes import guarded_by
 from tocsin.api.state import AppState, app_state_of
-from tocsin.auth.tokens import ServiceCaller
+from tocsin.auth.claims import ServiceCaller
 from tocsin.errors import ContentType
 from tocsin.idempotency import IdempotencyKey, StoredAnswer
 from tocsin.notifications import to_json

@@ -14,7 +14,7 @@ from tocsin.api.proxies import HOST
 from tocsin.api.requests import id_of, message_of, notify_of, number_of, uuid_of, uuids_of
 from tocsin.api.routes import guarded_by
 from tocsin.api.state import app_state_of
-from tocsin.auth.tokens import UserCaller
+from tocsin.auth.claims import UserCaller
 from tocsin.directory import unknown_recipients
 from tocsin.errors import FieldError, Invalid
 from tocsin.events import Draft

@@ -15,7 +15,7 @@ from tocsin.api.openapi import document
 from tocsin.api.requests import known_id, number_of, uuids_of
 from tocsin.api.routes import guarded_by
 from tocsin.api.state import app_state_of, watched_of
-from tocsin.auth.tokens import ServiceCaller
+from tocsin.auth.claims import ServiceCaller
 from tocsin.errors import FieldError, Invalid, NotFound
 from tocsin.events import Viewer
 from tocsin.explain import DEFAULT_EXPLAINED, MAX_EXPLAINED

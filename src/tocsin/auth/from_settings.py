@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+from tocsin.auth.claims import Expected
 from tocsin.auth.jwks import Jwks
 from tocsin.auth.keys import EVERYBODY, Key, Speaker, hs256, of_pem, own_secret
-from tocsin.auth.tokens import Expected, Signer, Verifier
+from tocsin.auth.minting import Signer
+from tocsin.auth.tokens import Verifier
 from tocsin.errors import Refusal
 from tocsin.settings import Audience, Settings
 

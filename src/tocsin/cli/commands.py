@@ -280,7 +280,7 @@ def console(
 ) -> None:
     """Print a link to the operators' console. For an hour it lets in whoever has it."""
     from tocsin.auth.from_settings import signer_of
-    from tocsin.auth.tokens import mint_service
+    from tocsin.auth.minting import mint_service
     from tocsin.cli.send import operations_url_of
 
     settings = read_settings()
@@ -370,7 +370,7 @@ def user(
 ) -> None:
     """Print a user's token, which opens the user's own inbox."""
     from tocsin.auth.from_settings import signer_of
-    from tocsin.auth.tokens import mint_user
+    from tocsin.auth.minting import mint_user
 
     say(mint_user(signer_of(read_settings(), "users"), id_, _lifetime(expires)))
 
@@ -385,8 +385,9 @@ def service(
     expires: Expires = "1h",
 ) -> None:
     """Print a service's token."""
+    from tocsin.auth.claims import SCOPES
     from tocsin.auth.from_settings import signer_of
-    from tocsin.auth.tokens import SCOPES, mint_service
+    from tocsin.auth.minting import mint_service
 
     if unknown := set(scope) - SCOPES:
         raise Refusal(f"Unknown scope {' or '.join(sorted(unknown))}: use {', '.join(sorted(SCOPES))}.")

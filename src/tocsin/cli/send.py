@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from tocsin.auth.tokens import Signer, mint_service
+from tocsin.auth.minting import Signer, mint_service
 from tocsin.errors import Malformed, Refusal
 from tocsin.http_client.fetch import FetchError, fetch
 from tocsin.settings import Settings

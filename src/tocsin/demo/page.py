@@ -17,7 +17,7 @@ from tocsin.api import assets
 from tocsin.api.body import body_of
 from tocsin.api.requests import ids_of, number_of
 from tocsin.api.state import AppState, app_state_of
-from tocsin.auth.tokens import Signer, mint_service, mint_user
+from tocsin.auth.minting import Signer, mint_service, mint_user
 from tocsin.catalogue import ENGLISH
 from tocsin.demo.events import event_of
 from tocsin.directory import Team, User

@@ -10,7 +10,7 @@ from pathlib import Path
 from tocsin import devices, directory, events, inbox
 from tocsin.api.state import AppState
 from tocsin.auth.from_settings import signer_of
-from tocsin.auth.tokens import Signer, mint_service, mint_user
+from tocsin.auth.minting import Signer, mint_service, mint_user
 from tocsin.demo.page import DemoPage
 from tocsin.devices import Device
 from tocsin.directory import Team, User

@@ -21,7 +21,7 @@ from tests.support.waiting import until
 from tests.support.workers import impatient
 from tocsin import jobs, readiness
 from tocsin.catalogue import Catalogue
-from tocsin.cli.doctor import _database as database_checks
+from tocsin.cli.doctor.database import check_database as database_checks
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Connection, Database, connect, queries
 from tocsin.ids import new_id

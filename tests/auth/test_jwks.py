@@ -416,7 +416,7 @@ class TestDoctor:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("TOCSIN_DATA_DIR", str(tmp_path / "data"))
         monkeypatch.setenv("TOCSIN_PORT", "0")
-        monkeypatch.setattr(doctor, "FETCH_TIMEOUT", QUICK)
+        monkeypatch.setattr("tocsin.cli.doctor.configuration.FETCH_TIMEOUT", QUICK)
 
     async def found(self) -> dict[str, str]:
         return {finding.what: str(finding) for finding in await doctor.examine()}

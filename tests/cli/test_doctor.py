@@ -134,7 +134,7 @@ async def test_a_disk_that_fills_up_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_a_port_that_something_else_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("TOCSIN_PORT", str(taken.getsockname()[1]))
-        monkeypatch.setattr(doctor, "DATABASE_TIMEOUT", 0.2)
+        monkeypatch.setattr("tocsin.cli.doctor.machine.PORT_TIMEOUT", 0.2)
         assert (await found())["port"][0] == "FAIL"
     assert (await found())["port"][0] == "ok"
     monkeypatch.setenv("TOCSIN_HOST", "192.0.2.1")
@@ -231,7 +231,7 @@ async def test_a_database_in_another_encoding_is_told(
 async def test_a_clock_that_is_off_is_told(monkeypatch: pytest.MonkeyPatch, outside: str) -> None:
     assert outside
     really = time.time
-    monkeypatch.setattr("tocsin.cli.doctor.time.time", lambda: really() - 3)
+    monkeypatch.setattr("tocsin.cli.doctor.database.time.time", lambda: really() - 3)
     level, words = (await found())["clock"]
     assert level == "warn"
     assert "+3" in words

@@ -129,7 +129,7 @@ async def test_a_file_that_cannot_be_used_is_one_sentence(
     assert "geheim" not in said
     for variable, value in {"TOCSIN_JWT_SECRET": SECRET, **environment}.items():
         monkeypatch.setenv(variable, value)
-    monkeypatch.setattr(doctor, "_database", nothing)
+    monkeypatch.setattr(doctor, "check_database", nothing)
     async with asyncio.timeout(10):
         findings = [str(finding) for finding in await doctor.examine()]
     assert not any("geheim" in line or "\n" in line for line in findings)

@@ -1,0 +1,33 @@
+"""`tocsin doctor`: checks what the service depends on, and changes nothing."""
+
+from pathlib import Path
+
+from tocsin.cli.doctor.configuration import check_catalogue, check_jwks, check_keys, check_push
+from tocsin.cli.doctor.database import check_database
+from tocsin.cli.doctor.finding import Finding
+from tocsin.cli.doctor.machine import check_data_folder, check_env_file, check_free_space, check_network, check_port
+from tocsin.errors import Refusal
+from tocsin.settings import read_settings
+
+__all__ = ["Finding", "examine"]
+
+
+async def examine(file: Path = Path(".env")) -> list[Finding]:
+    """Return the findings of all checks; a check that fails to run is a finding too."""
+    found = [*check_env_file(file)]
+    try:
+        settings = read_settings(env_file=file)
+    except Refusal as refusal:
+        return [Finding("FAIL", "settings", str(refusal).rstrip("."), "`tocsin config` lists all settings"), *found]
+    found = [Finding("ok", "settings", f"{len(settings.model_fields_set)} are set"), *found]
+    found += [
+        *check_catalogue(settings),
+        *[finding async for finding in check_push(settings)],
+        *check_keys(settings),
+        *[finding async for finding in check_jwks(settings)],
+        *check_network(settings),
+        *[finding async for finding in check_port(settings)],
+    ]
+    if settings.database_url is None:
+        found += [*check_data_folder(settings.data_dir), *check_free_space(settings.data_dir)]
+    return [*found, *[finding async for finding in check_database(settings)]]

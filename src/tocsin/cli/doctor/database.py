@@ -1,0 +1,159 @@
+"""Checks of the database: the server, its durability, the schema and what waits in it."""
+
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Literal
+
+from tocsin import readiness
+from tocsin.cli.doctor.finding import Finding
+from tocsin.db import migrate
+from tocsin.db.errors import DRIVER_ERRORS, first_line, sentence_on
+from tocsin.db.pool import Connection, connect, queries
+from tocsin.db.url import check_files, place_of
+from tocsin.errors import Refusal, Unavailable
+from tocsin.jobs import LEASE_TIMEOUT
+from tocsin.postgres.supervisor import is_served, url_of
+from tocsin.settings import PREFIX, Settings
+
+MAX_CLOCK_SKEW = 2.0
+"""Seconds that the clock of the database may differ from ours."""
+
+MAX_QUEUE_WAIT = 60.0
+"""Seconds that a due job may wait in a healthy service."""
+
+_SQL = queries("doctor")
+
+
+async def check_database(settings: Settings) -> AsyncIterator[Finding]:
+    """Check the server, its durability and clock, the schema, the queue, the workers and the lanes."""
+    place = place_of(settings.database_url.get_secret_value()) if settings.database_url else "the embedded PostgreSQL"
+    try:
+        if settings.database_url is None and not is_served(settings.data_dir):
+            yield Finding("warn", "database", "the embedded PostgreSQL does not run", "start `tocsin serve`")
+            return
+        url = settings.database_url.get_secret_value() if settings.database_url else url_of(settings.data_dir)
+        check_files(url)
+        connection = await connect(url, 10)
+    except (*DRIVER_ERRORS, ValueError, Refusal) as error:
+        yield _trouble(place, error)
+        return
+    try:
+        await migrate.refuse_shared_sessions(connection, url)
+        for check in (_server, _schema_and_queue, _lanes):
+            async for finding in check(connection, settings, place):
+                yield finding
+    except (*DRIVER_ERRORS, Refusal) as error:
+        yield _trouble(place, error)
+    finally:
+        connection.terminate()
+
+
+def _trouble(place: str, error: BaseException) -> Finding:
+    sentence = str(error) if isinstance(error, Refusal) else sentence_on(error)
+    said, _, remedy = sentence.rstrip(".").partition("; ")
+    return Finding("FAIL", "database", f"{place}: {said}", remedy)
+
+
+async def _lanes(connection: Connection, _settings: Settings, _place: str) -> AsyncIterator[Finding]:
+    if not await migrate.is_current(connection):
+        return
+    for lane in await connection.fetch(_SQL["stopped_lanes"]):
+        yield Finding(
+            "FAIL",
+            f"push {lane['name']}",
+            f"has stopped: {lane['reason']}",
+            "correct its key, its settings or the clock",
+        )
+    for service in await connection.fetch(_SQL["refusing_services"]):
+        said = f"{service['origin']} has refused authentication since {service['refused_at']:%Y-%m-%d %H:%M:%S} UTC"
+        remedy = f"check {PREFIX}VAPID_SUBJECT, {PREFIX}VAPID_KEY_FILE and the clock"
+        yield Finding("FAIL", f"push {service['lane']}", f"{said}: {service['reason']}", remedy)
+
+
+async def _server(connection: Connection, settings: Settings, place: str) -> AsyncIterator[Finding]:
+    before = time.time()
+    server = await connection.fetchrow(_SQL["server"])
+    ours = (before + time.time()) / 2
+    assert server is not None  # noqa: S101 - the statement returns one row
+    version, off = server["version"], set(server["off"])
+    if version < migrate.OLDEST_SERVER:
+        remedy = f"take {migrate.OLDEST_SERVER} or newer"
+        yield Finding("FAIL", "database", f"PostgreSQL {version} is too old", remedy)
+    else:
+        yield await _writes(connection, f"PostgreSQL {version} answers and takes writes: {place}")
+    if server["encoding"] == "UTF8":
+        yield Finding("ok", "encoding", "UTF8")
+    else:
+        yield Finding(
+            "FAIL",
+            "encoding",
+            f"{server['encoding']} cannot store all text",
+            "create a database with the encoding UTF8",
+        )
+    for finding in _durability(off, accepted=settings.database_durable == "yes"):
+        yield finding
+    skew = server["clock"] - ours
+    if abs(skew) > MAX_CLOCK_SKEW:
+        yield Finding(
+            "warn", "clock", f"the database's clock differs by {skew:+.1f} s", "synchronize both clocks with NTP"
+        )
+    else:
+        yield Finding("ok", "clock", "the database's clock agrees with this machine's")
+
+
+async def _writes(connection: Connection, finding: str) -> Finding:
+    """Write to the disk of the database and to its log, and roll back."""
+    try:
+        await readiness.refuse_read_only(connection)
+    except (*DRIVER_ERRORS, Unavailable) as error:
+        reason = error.reason if isinstance(error, Unavailable) else first_line(error)
+        remedy = {
+            readiness.STANDBY: "connect to the primary",
+            readiness.READ_ONLY: "grant write access to its role",
+        }.get(reason, "correct the named problem")
+        return Finding("FAIL", "database", f"it accepts no writes: {reason}", remedy)
+    return Finding("ok", "database", finding)
+
+
+def _durability(off: Iterable[str], *, accepted: bool) -> Iterator[Finding]:
+    lossy = [name for name in ("synchronous_commit",) if name in off]
+    risky = [name for name in ("fsync", "full_page_writes") if name in off]
+    if lossy or (risky and not accepted):
+        names = " and ".join([*risky, *lossy])
+        yield Finding("FAIL", "durability", f"{names} off: a crash may lose accepted events", "turn them on")
+    elif risky:
+        yield Finding("ok", "durability", f"{' and '.join(risky)} off, which {PREFIX}DATABASE_DURABLE=yes accepts")
+    else:
+        yield Finding("ok", "durability", "fsync, full_page_writes and synchronous_commit are on")
+
+
+async def _schema_and_queue(connection: Connection, _settings: Settings, _place: str) -> AsyncIterator[Finding]:
+    missing = await migrate.missing(connection)
+    if len(missing) == len(migrate.steps()):
+        yield Finding("ok", "schema", "it is not there yet", "the first `tocsin serve` or `tocsin migrate` creates it")
+        return
+    if missing:
+        yield Finding("FAIL", "schema", f"{len(missing)} migrations are pending", "run `tocsin migrate`")
+        return
+    yield Finding("ok", "schema", "it has every migration of this release")
+    queue = await connection.fetchrow(_SQL["queue"])
+    assert queue is not None  # noqa: S101 - the statement returns one row
+    if dead := queue["dead_letters"]:
+        remedy = "their reasons are in the table tocsin.dead_letters"
+        yield Finding("warn", "dead letters", f"{dead}{' or more' if dead == 1000 else ''} failed", remedy)  # noqa: PLR2004 - the statement's limit
+    else:
+        yield Finding("ok", "dead letters", "none")
+    alive = await connection.fetchval(_SQL["workers"], LEASE_TIMEOUT)
+    waiting = queue["waiting"] or 0.0
+    if waiting > MAX_QUEUE_WAIT:
+        remedy = "run more `tocsin worker` processes" if alive else "start `tocsin worker`"
+        level: Literal["warn", "FAIL"] = "warn" if alive else "FAIL"
+        yield Finding(level, "queue", f"the oldest job has waited {waiting:.0f} s", remedy)
+    else:
+        yield Finding("ok", "queue", f"the oldest job has waited {waiting:.0f} s")
+    if alive:
+        yield Finding("ok", "workers", f"{alive} running")
+    else:
+        yield Finding("warn", "workers", "no worker is running", "start `tocsin serve` or `tocsin worker`")
+    for name, problem in await readiness.problems(connection):
+        yield Finding("FAIL", f"worker {name}", f"it is blocked: {problem}", "correct the named problem; see its log")

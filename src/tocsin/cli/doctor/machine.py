@@ -1,0 +1,119 @@
+"""Checks of the machine: files, disk, the port and what is in front of it."""
+
+import errno
+import json
+import shutil
+import socket
+from collections.abc import AsyncIterator, Iterator
+from ipaddress import ip_network
+from pathlib import Path
+
+from tocsin.cli.doctor.finding import Finding, is_plain
+from tocsin.cli.send import local_url
+from tocsin.http_client.fetch import FetchError, fetch
+from tocsin.secret_files import is_open_to_others
+from tocsin.settings import PREFIX, Settings
+
+MIN_FREE_BYTES, LOW_FREE_BYTES = 100 * 2**20, 2**30
+"""Free bytes on the disk of the data folder: below the first PostgreSQL may stop, below the second it soon will."""
+
+PORT_TIMEOUT = 3.0
+"""Seconds that a server on our port may take to identify itself as Tocsin."""
+
+_BY_OTHERS = 0o067
+"""Permissions of others on the data folder; as root, the server's user enters by the group's execute permission."""
+
+
+def check_env_file(path: Path) -> Iterator[Finding]:
+    """Check that others cannot read the file of variables."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        yield Finding("ok", ".env", "there is none here")
+        return
+    except OSError as error:
+        yield Finding("FAIL", ".env", f"it can't be looked at: {error.strerror}", "start in another folder")
+        return
+    if is_open_to_others(mode):
+        yield Finding("warn", ".env", "others can read it, and it may hold secrets", f"close it: chmod 600 {path}")
+    else:
+        yield Finding("ok", ".env", "it is read, and closed to others")
+
+
+def check_data_folder(folder: Path) -> Iterator[Finding]:
+    """Check that others cannot enter the data folder."""
+    try:
+        found = folder.stat()
+        list(folder.iterdir())
+    except FileNotFoundError:
+        yield Finding("warn", "data folder", f"{folder} is not there yet", "the first `tocsin serve` creates it")
+    except OSError as error:
+        yield Finding("FAIL", "data folder", f"{folder}: {error.strerror}", f"become its user, or set {PREFIX}DATA_DIR")
+    else:
+        if found.st_mode & _BY_OTHERS:
+            yield Finding("warn", "data folder", f"others can enter {folder}", f"close it: chmod 700 {folder}")
+        else:
+            yield Finding("ok", "data folder", f"{folder} is closed to others")
+
+
+def check_free_space(folder: Path) -> Iterator[Finding]:
+    """Check the free space on the disk of the data folder."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if _is_there(path))
+    free = shutil.disk_usage(place).free
+    said = f"{free // 2**20} MiB are free in {place}"
+    if free < MIN_FREE_BYTES:
+        yield Finding("FAIL", "disk", said, "free disk space now: PostgreSQL stops on a full disk")
+    elif free < LOW_FREE_BYTES:
+        yield Finding("warn", "disk", said, "free disk space soon")
+    else:
+        yield Finding("ok", "disk", said)
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether a path can be seen: one in a folder that is closed to us cannot."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
+
+
+def check_network(settings: Settings) -> Iterator[Finding]:
+    """Check the allowed origins and the trusted proxies."""
+    if not settings.cors_origins:
+        yield Finding("ok", "origins", "no other origin may call the service")
+    elif plain := [origin for origin in settings.cors_origins if is_plain(origin)]:
+        yield Finding("warn", "origins", f"{', '.join(plain)} can be forged on the way", "serve these pages over https")
+    else:
+        yield Finding("ok", "origins", f"pages of {', '.join(settings.cors_origins)} may call the service")
+    wide = [network for network in settings.trusted_proxies if ip_network(network).prefixlen == 0]
+    if wide:
+        remedy = "list the addresses of the proxies"
+        yield Finding("warn", "proxies", f"{', '.join(wide)} trusts X-Forwarded headers of any address", remedy)
+    else:
+        yield Finding("ok", "proxies", ", ".join(settings.trusted_proxies) or "none is trusted")
+
+
+async def check_port(settings: Settings) -> AsyncIterator[Finding]:
+    """Check that the port is free, or that a Tocsin listens on it."""
+    where = f"{settings.host}:{settings.port}"
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as bound:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((settings.host, settings.port))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            yield Finding("FAIL", "port", f"{where}: {error.strerror}", f"set {PREFIX}HOST or {PREFIX}PORT")
+        elif await _is_ours(settings):
+            yield Finding("ok", "port", f"a Tocsin listens on {where}")
+        else:
+            yield Finding("FAIL", "port", f"something else listens on {where}", f"stop it, or set {PREFIX}PORT")
+    else:
+        yield Finding("ok", "port", f"{where} is free: no service runs there")
+
+
+async def _is_ours(settings: Settings) -> bool:
+    try:
+        answer = await fetch(f"{local_url(settings, settings.port)}/healthz", seconds=PORT_TIMEOUT, limit=1000)
+        return bool(json.loads(answer) == {"status": "ok"})
+    except (FetchError, ValueError):
+        return False

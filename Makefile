@@ -9,7 +9,7 @@ BIN := .venv/bin
 UV := .uv/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fast lint bench docs format lock schema parts clean
+.PHONY: help demo test check fast lint bench docs web format lock schema parts clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ bench: .venv/ready ## every claim of speed, measured: best on an otherwise idle 
 docs: .docs/ready ## build the documentation site into site/; a warning or a broken link is an error
 	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --quiet --strict
 
+web: web/node_modules ## build the scripts of the web inbox, the console and the demo from web/ into src/tocsin/web (needs Node)
+	node web/build.mjs
+
 format: .venv/ready ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -63,6 +66,10 @@ lock: $(UV) ## pin the newest versions that pyproject.toml and docs/requirements
 .docs/ready: docs/requirements.lock $(UV)
 	$(UV) venv --quiet --clear --no-python-downloads --python "$(PYTHON)" .docs
 	VIRTUAL_ENV=.docs $(UV) pip sync --quiet --require-hashes docs/requirements.lock
+	@touch $@
+
+web/node_modules: web/package-lock.json
+	cd web && npm ci --ignore-scripts
 	@touch $@
 
 # uv comes by pip, which any Python with the module ensurepip can make.

@@ -75,7 +75,7 @@ async def raw(api: Api, head: str, body: bytes = b"") -> httpx.Response:
     return await exchanged(int(api.http.base_url.port or 0), sent)
 
 
-FILES = ["/inbox.js", "/inbox-{version}.js", "/inbox.d.ts", "/inbox-worker.js"]
+FILES = ["/inbox.js", "/inbox.js.map", "/inbox-{version}.js", "/inbox.d.ts", "/inbox-worker.js"]
 """The files of the web inbox."""
 
 

@@ -1,9 +1,9 @@
-"""The files of our own pages, which are part of the package: read once, with a tag for browsers that have them."""
+"""The files that browsers load, which are part of the package: read once, compressed once, with a tag each."""
 
 import gzip
 import hashlib
-import re
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -20,15 +20,8 @@ TYPES = {
     "svg": "image/svg+xml",
 }
 
-LEAN = {"inbox.js"}
-"""Those that strangers' pages load, which are spared what only their readers need."""
-
 ALIAS = "public, max-age=300"
 """How long a browser keeps a file whose name says no version."""
-
-_COMMENTS = re.compile(rb"^[ \t]*+(?:/\*\*.*?(?:\*/\n|\Z)|//[^\n]*+\n)", re.MULTILINE | re.DOTALL)
-
-_INDENTATION = re.compile(rb"^\s+", re.MULTILINE)
 
 FOR_EVER = "public, max-age=31536000, immutable"
 """The same, where the name says it."""
@@ -39,7 +32,8 @@ class Asset:
     """A file of a package; `integrity` is what a page may write into its `script` (SRI)."""
 
     content: bytes
-    packed: bytes
+    encoded: Mapping[str, bytes]
+    """The content by content coding, the smallest first."""
     media_type: str
     tag: str
     integrity: str
@@ -49,25 +43,22 @@ class Asset:
 def asset(name: str, package: str = "tocsin.web") -> Asset:
     """Return a file of a package. Raises `FileNotFoundError`."""
     content = files(package).joinpath(name).read_bytes()
-    if name in LEAN:
-        content = lean(content)
+    brotli = files(package).joinpath(f"{name}.br")  # written by the build of the scripts
     digest = hashlib.sha384(content).digest()
     return Asset(
         content,
-        gzip.compress(content, 9, mtime=0),
+        {
+            **({"br": brotli.read_bytes()} if brotli.is_file() else {}),
+            "gzip": gzip.compress(content, 9, mtime=0),
+        },
         TYPES[name.rpartition(".")[2]],
         f'"{digest.hex()[:32]}"',
         f"sha384-{b64encode(digest).decode()}",
     )
 
 
-def lean(content: bytes) -> bytes:
-    """Return a script without the comments that have lines of their own, and without its indentation."""
-    return _INDENTATION.sub(b"", _COMMENTS.sub(b"", content))
-
-
 def serve(request: Request, name: str, cache_control: str = ALIAS, policy: str | None = None) -> Response:
-    """Answer a file, packed where the browser takes that; `policy` is its Content-Security-Policy."""
+    """Answer a file, compressed where the browser accepts that; `policy` is its Content-Security-Policy."""
     found = asset(name)
     headers = {
         "Cache-Control": cache_control,
@@ -77,6 +68,19 @@ def serve(request: Request, name: str, cache_control: str = ALIAS, policy: str |
     }
     if found.tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    if "gzip" in request.headers.get("accept-encoding", ""):
-        return Response(found.packed, media_type=found.media_type, headers={**headers, "Content-Encoding": "gzip"})
+    accepted = accepted_codings(request.headers.get("accept-encoding", ""))
+    for coding, content in found.encoded.items():
+        if coding in accepted:
+            headers["Content-Encoding"] = coding
+            return Response(content, media_type=found.media_type, headers=headers)
     return Response(found.content, media_type=found.media_type, headers=headers)
+
+
+def accepted_codings(header: str) -> set[str]:
+    """Return the codings that an `Accept-Encoding` header names, without those of quality 0."""
+    accepted = set()
+    for part in header.lower().split(","):
+        coding, _, quality = part.replace(" ", "").partition(";q=")
+        if quality.strip("0.") or not quality:
+            accepted.add(coding)
+    return accepted

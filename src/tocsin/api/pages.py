@@ -28,6 +28,11 @@ async def inbox_of_version(request: Request) -> Response:
     return _open(request, COMPONENT, FOR_EVER)
 
 
+async def inbox_map(request: Request) -> Response:
+    """The component's source map, for the developer tools of browsers."""
+    return _open(request, f"{COMPONENT}.map")
+
+
 async def inbox_types(request: Request) -> Response:
     """The component's types."""
     return _open(request, "inbox.d.ts")

@@ -1,0 +1,644 @@
+/** `<tocsin-inbox>`: its frame, what it draws, and what its user does; see docs/guides/web-inbox.md. */
+
+import { BrowserPush } from "./browser_push.js";
+import { Client, Refusal } from "./client.js";
+import { icon, iconButton, textButton } from "./icons.js";
+import { help } from "./help.js";
+import { Preferences } from "./preferences.js";
+import { makeRow } from "./rows.js";
+import { Inbox } from "./store.js";
+import { sheet } from "./style.js";
+import { problemOf, languageOf, wordsWith, WORDS } from "./words.js";
+import { adopt, arrange, h, keepOnly, put, reflect, set } from "../shared/dom.js";
+import { Times } from "../shared/times.js";
+import { identityOf } from "../shared/token.js";
+
+const UNDO_MS = 6_000;
+const LACKING_MS = 5_000;
+const MOST_BY_ITSELF = 100;
+const TICK_MS = 20_000;
+
+let warned = false;
+
+export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
+  static observedAttributes = ["src", "token", "mode", "lang", "worker"];
+
+  #inbox = null;
+  #provider = null;
+  #own = null;
+  #lacking = 0;
+  #bare = false;
+  #starting = false;
+  #built = false;
+  #parts = {};
+  #rows = new Map();
+  #days = new Map();
+  #tab = "all";
+  #pane = "list";
+  #current = null;
+  #opened = false;
+  #told = null;
+  #drawing = false;
+  #tabbing = false;
+  #ticking = 0;
+  #saying = 0;
+  #undoing = 0;
+  #apologising = 0;
+  #apology = "";
+  #words = WORDS.en;
+  #times = null;
+  #push = null;
+  #near = null;
+  #preferences = null;
+
+  get mode() { return this.getAttribute("mode") === "page" ? "page" : "bell"; }
+  set mode(value) { reflect(this, "mode", value); }
+
+  /** Called for a token when there is none, when the last was refused, and shortly before it expires. */
+  get tokenProvider() { return this.#provider; }
+  set tokenProvider(provider) {
+    this.#provider = provider;
+    if (this.#inbox) this.#inbox.client.provider = provider;
+    else this.#start();
+  }
+
+  /** The page's own words, in the places of those of the language; see docs/guides/web-inbox.md. */
+  get words() { return this.#own; }
+  set words(words) {
+    const same = words === this.#own;
+    this.#own = words;
+    if (same || !this.#built) return;
+    this.#hide();
+    this.#build();
+  }
+
+  /** How many are unread; null until it is known. */
+  get unread() { return this.#inbox?.shownUnread ?? null; }
+
+  /** Whether the bell's panel is open. */
+  get open() { return this.#opened; }
+  set open(open) {
+    if (!this.#built || this.mode === "page" || open === this.#opened) return;
+    if (open) this.#show();
+    else this.#hide();
+  }
+
+  /** Ask for the list again. */
+  async refresh() { await this.#inbox?.refresh(); }
+
+  connectedCallback() {
+    for (const name of ["src", "token", "mode", "theme", "worker", "words", "tokenProvider"]) adopt(this, name);
+    this.#build();
+    for (const [target, type, captured] of this.#outside()) target.addEventListener(type, this, captured);
+    this.#start();
+  }
+
+  disconnectedCallback() {
+    for (const [target, type, captured] of this.#outside()) target.removeEventListener(type, this, captured);
+    this.#hide();
+    this.#stop();
+  }
+
+  attributeChangedCallback(name, before, after) {
+    if (!this.#built || before === after) return;
+    const renewed = name === "token" && after && this.#inbox && identityOf(after);
+    if (renewed && renewed === this.#inbox.client.identity) {
+      this.#inbox.renewed(after);
+    } else {
+      if (name !== "lang") this.#stop();
+      if (name === "mode" || name === "lang") this.#build();
+      this.#start();
+    }
+  }
+
+  /** What happens around the element: the one listener of page and window. */
+  handleEvent(event) {
+    const inside = event.composedPath().includes(this);
+    switch (event.type) {
+      case "pointerdown": if (this.#opened && !inside) this.#hide(); break;
+      case "keydown": if (event.key === "Escape" && this.#opened && !event.defaultPrevented) this.#hide(true); break;
+      case "scroll": case "resize": if (this.#opened && !inside) this.#place(); break;
+      case "pagehide": this.#inbox?.commit(); this.#inbox?.feed?.stop(); break;
+      case "freeze": this.#inbox?.feed?.stop(); break; // another tab is to stream, or nobody
+      case "pageshow": case "resume": if (event.persisted !== false) this.#inbox?.feed?.start(); break;
+      case "message": if (event.data?.tocsin?.opened) this.#inbox?.opened(event.data.tocsin.opened); break;
+      default: this.#inbox?.wake(event.type); this.#tick();
+    }
+  }
+
+  #outside() {
+    return [
+      [document, "pointerdown"], [document, "visibilitychange"], [document, "scroll", true], [document, "freeze"], [document, "keydown"],
+      [document, "resume"], [window, "resize"],
+      [window, "online"], [window, "offline"], [window, "pagehide"], [window, "pageshow"],
+      ...(navigator.serviceWorker ? [[navigator.serviceWorker, "message"]] : []),
+    ];
+  }
+
+  /** Begin once all that is being set now is set. */
+  #start() {
+    if (this.#starting || this.#inbox || !this.#built) return;
+    this.#starting = true;
+    queueMicrotask(() => {
+      this.#starting = false;
+      if (this.#inbox || !this.isConnected) return;
+      clearTimeout(this.#lacking);
+      this.#bare = false;
+      if (!this.src || !(this.token || this.#provider)) return void (this.#lacking = setTimeout(() => this.#lacks(), LACKING_MS));
+      const client = new Client(new URL(this.src, document.baseURI).href, this.token, this.#provider);
+      const inbox = new Inbox(client, {
+        changed: () => this.#inbox === inbox && this.#draw(),
+        failed: (problem, what) => this.#inbox === inbox && this.#failed(problem, what),
+        arrived: (count) => this.#inbox === inbox && this.#say(this.#words.arrived(count)),
+        settled: (ids) => this.#inbox === inbox && this.#push?.close(ids),
+        busy: (tab) => this.#busy(tab),
+        kept: () => this.#inbox === inbox && this.#apologise(this.#words.kept),
+      });
+      this.#inbox = inbox;
+      this.#push = BrowserPush.of(client, this.worker);
+      this.#push?.restore().catch(() => {});
+      inbox.begin();
+      if (this.mode === "page" || this.#opened) this.#look();
+      this.#draw();
+    });
+  }
+
+  /** Nobody said where the service is, or who the user is. */
+  #lacks() {
+    if (this.#inbox || !this.isConnected) return;
+    const problem = new Refusal(401, "token", "<tocsin-inbox> needs src, and token or tokenProvider.");
+    if (!warned) console.warn(problem.message);
+    warned = this.#bare = true;
+    this.#failed(problem);
+    this.#draw();
+  }
+
+  /** Load what is looked at now. */
+  #look() {
+    this.#inbox.load(this.#tab);
+    this.#inbox.lookAtPause();
+  }
+
+  #stop() {
+    this.#inbox?.end();
+    this.#inbox = null;
+    this.#push = null;
+    this.#told = null;
+    this.#rows.clear();
+    this.#days.clear();
+    this.#pane = "list";
+    this.#draw();
+  }
+
+  #failed(problem, what) {
+    if (!(problem instanceof Refusal)) reportError(problem); // a bug of ours
+    const detail = { status: problem.status ?? 0, code: problem.code ?? "error", message: problem.message, error: problem };
+    this.#emit("tocsin-error", detail);
+    if (what) this.#apologise(this.#words.failed[what]);
+  }
+
+  #apologise(text) {
+    this.#say(this.#apology = text);
+    this.#draw();
+    clearTimeout(this.#apologising);
+    this.#apologising = setTimeout(() => { this.#apology = ""; this.#draw(); }, UNDO_MS);
+  }
+
+  #emit(type, detail, cancelable = false) {
+    return this.dispatchEvent(new CustomEvent(type, { detail, cancelable, bubbles: true, composed: true }));
+  }
+
+  #say(text) {
+    clearTimeout(this.#saying);
+    this.#parts.live.textContent = "";
+    this.#saying = setTimeout(() => { this.#parts.live.textContent = text; }, 60);
+  }
+
+  // --- Its frame ---
+
+  #build() {
+    const root = this.shadowRoot ?? this.attachShadow({ mode: "open" });
+    root.adoptedStyleSheets = [sheet()];
+    const { language, locale } = languageOf(this);
+    const words = (this.#words = wordsWith(WORDS[language], this.#own ?? {}));
+    this.#times = new Times(locale, words);
+    const bell = this.mode === "bell";
+    this.#opened = false;
+    this.#rows.clear();
+    this.#days.clear();
+    this.#preferences = null;
+
+    const p = (this.#parts = {});
+    p.badge = h("span", { class: "badge", part: "badge", "aria-hidden": "true", hidden: true });
+    p.bell = h("button", { class: "bell", part: "bell", type: "button", "aria-haspopup": "dialog", "aria-expanded": "false",
+      onclick: () => { this.open = !this.#opened; }, onpointerenter: () => this.#inbox?.load(this.#tab), },
+      h("slot", { name: "bell" }, icon("bell")), p.badge);
+    p.back = iconButton("back", words.back, () => this.#turn("list"));
+    p.title = h("h2", { class: "title", part: "title", id: "title" });
+    p.readAll = iconButton("checks", words.readAll, () => this.#readAll());
+    p.settings = iconButton("sliders", words.preferences, () => this.#turn("preferences"));
+    p.close = iconButton("close", words.close, () => this.#hide(true));
+    p.close.classList.add("close");
+    p.tabs = ["all", "unread"].map((name) => h("button", { class: "tab", part: "tab", type: "button", role: "tab", id: `tab-${name}`,
+      "aria-controls": "list", onclick: () => this.#choose(name) }, h("span", {}, words[name]), h("span", { class: "count" })));
+    p.notice = h("p", { class: "notice", part: "notice", hidden: true });
+    p.pausedText = h("span", {});
+    p.paused = h("div", { class: "notice paused", part: "paused", hidden: true }, p.pausedText, textButton("text-button", words.resume, () => this.#inbox.resume()));
+    p.pill = textButton("pill", "", () => this.#reveal());
+    p.days = h("div", { class: "days" });
+    p.more = textButton("text-button", words.more, () => this.#inbox.more(this.#tab));
+    [p.pill.part, p.more.part] = ["pill", "more"];
+    p.near = h("i", { class: "near" });
+    p.foot = h("div", { class: "foot" }, p.near, p.more);
+    p.state = h("div", { class: "state" });
+    p.emptyText = h("div", {});
+    p.empty = h("div", { class: "state", part: "empty", hidden: true }, h("slot", { name: "empty" }, p.emptyText));
+    p.list = h("div", { class: "list", part: "list", id: "list", role: "tabpanel", onkeydown: (event) => this.#pressed(event) },
+      h("div", { class: "pills" }, p.pill), p.days, p.foot, p.state, p.empty);
+    p.pane = h("div", { class: "pane", hidden: true });
+    p.body = h("div", { class: "body" }, p.list, p.pane);
+    p.toast = h("div", { class: "toast", part: "toast", hidden: true, onpointerenter: () => clearTimeout(this.#undoing),
+      onpointerleave: () => this.#arm(), onfocusin: () => clearTimeout(this.#undoing), onfocusout: () => this.#arm() });
+    p.tablist = h("div", { class: "tabs", role: "tablist", "aria-label": words.show, onkeydown: (event) => this.#tabbed(event) }, p.tabs);
+    p.bar = h("div", { class: "bar", part: "header" }, p.back, p.title, h("slot", { name: "header" }), p.readAll, p.settings,
+      bell ? p.close : null);
+    p.panel = h("div", { class: "panel", part: "panel", role: bell ? "dialog" : "region", "aria-labelledby": "title", tabindex: "-1",
+      lang: locale, hidden: bell, onkeydown: (event) => this.#key(event), onfocusout: (event) => this.#left(event) },
+      p.bar, p.tablist, p.notice, p.paused, p.body, p.toast);
+    if (bell && "showPopover" in p.panel) p.panel.popover = "manual";
+    p.live = h("div", { class: "unseen", role: "status", "aria-live": "polite", lang: locale });
+    root.replaceChildren(...(bell ? [p.bell, p.panel, p.live] : [p.panel, p.live]));
+
+    this.#near?.disconnect();
+    this.#near = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && this.#further());
+    this.#built = true;
+    this.#pane = "list";
+    this.#draw();
+  }
+
+  #show() {
+    const { panel, bell } = this.#parts;
+    this.#opened = true;
+    panel.hidden = false;
+    if (panel.popover) panel.showPopover();
+    bell.setAttribute("aria-expanded", "true");
+    this.#inbox?.reveal(this.#tab);
+    if (this.#inbox) this.#look();
+    this.#draw(true);
+    this.#parts.body.scrollTop = 0;
+    this.#place();
+    panel.focus({ preventScroll: true });
+    this.#tick();
+  }
+
+  #hide(returnFocus = false) {
+    if (!this.#opened) return;
+    const { panel, bell } = this.#parts;
+    this.#opened = false;
+    this.#inbox?.commit();
+    this.#turn("list", false);
+    if (panel.popover && panel.matches(":popover-open")) panel.hidePopover();
+    panel.hidden = true;
+    bell.setAttribute("aria-expanded", "false");
+    if (returnFocus) bell.focus();
+    this.#tick();
+  }
+
+  /** Put the panel under the bell, or above it where there is more room, inside the window. */
+  #place() {
+    const { panel, bell } = this.#parts;
+    const at = bell.getBoundingClientRect();
+    const [wide, high] = [document.documentElement.clientWidth, window.innerHeight];
+    const [below, above] = [high - at.bottom - 14, at.top - 14];
+    const up = below < 320 && above > below;
+    const width = panel.offsetWidth;
+    const rtl = getComputedStyle(this).direction === "rtl";
+    const left = rtl ? at.left : at.right - width;
+    set(panel, "--_left", `${Math.max(8, Math.min(left, wide - width - 8))}px`);
+    set(panel, "--_top", up ? "auto" : `${Math.max(8, at.bottom + 6)}px`);
+    set(panel, "--_bottom", up ? `${high - at.top + 6}px` : "auto");
+    set(panel, "--_room", `${Math.max(up ? above : below, 160)}px`);
+  }
+
+  /** Close the panel when the focus goes on to the rest of the page, which it would hide, or past its end. */
+  #left({ relatedTarget }) {
+    if (!this.#opened || (relatedTarget ? this.shadowRoot.contains(relatedTarget) || this.contains(relatedTarget) : !this.#tabbing)) return;
+    this.#hide();
+  }
+
+  #turn(pane, focus = true) {
+    if (pane === this.#pane) return;
+    const from = this.#pane;
+    this.#pane = pane;
+    const { pane: place, panel, settings } = this.#parts;
+    if (pane === "preferences") {
+      this.#preferences = new Preferences(this.#inbox.client, this.#push, this.#words, this.#times, (text) => this.#say(text),
+        (problem) => this.#failed(problem), (preferences) => this.#inbox?.paused(preferences));
+      place.replaceChildren(this.#preferences.element);
+      this.#preferences.load();
+    } else if (pane === "help") {
+      place.replaceChildren(help(this.#words));
+    } else {
+      place.replaceChildren();
+    }
+    this.#draw(true);
+    this.#parts.body.scrollTop = 0;
+    if (focus) (pane !== "list" ? this.#parts.back : from === "preferences" ? settings : panel).focus();
+  }
+
+  /** Load more by itself; in place not for ever, so that the rest of the page can be reached. */
+  #further() {
+    if (this.mode === "bell" || this.#inbox?.lists[this.#tab].ids.length < MOST_BY_ITSELF) this.#inbox?.more(this.#tab, true);
+  }
+
+  // --- What is drawn ---
+
+  /** Draw soon; many changes at once are drawn once. */
+  #draw(now = false) {
+    if (now) return this.#paint();
+    if (this.#drawing) return;
+    this.#drawing = true;
+    queueMicrotask(() => { this.#drawing = false; this.#paint(); });
+  }
+
+  #paint() {
+    if (!this.#built) return;
+    const [p, words, inbox] = [this.#parts, this.#words, this.#inbox];
+    const unread = inbox?.shownUnread ?? 0;
+    p.badge.hidden = !unread;
+    p.badge.textContent = unread > 99 ? "99+" : String(unread);
+    p.bell.setAttribute("aria-label", unread ? `${words.title}, ${words.unreadCount(unread)}` : words.title);
+    if (inbox && inbox.shownUnread !== this.#told && inbox.shownUnread !== null) {
+      this.#told = inbox.shownUnread;
+      this.#push?.badge(unread);
+      this.#emit("tocsin-count", { unread });
+    }
+    if (this.mode === "bell" && !this.#opened) return;
+
+    const list = this.#pane === "list";
+    p.title.textContent = list ? words.title : this.#pane === "help" ? words.help : words.preferences;
+    p.back.hidden = list;
+    p.tablist.hidden = p.list.hidden = p.readAll.hidden = p.settings.hidden = !list;
+    p.pane.hidden = list;
+    p.readAll.disabled = !unread;
+    p.settings.disabled = !inbox;
+    p.tabs.forEach((tab) => {
+      const chosen = tab.id === `tab-${this.#tab}`;
+      tab.setAttribute("aria-selected", String(chosen));
+      tab.tabIndex = chosen ? 0 : -1;
+    });
+    p.list.setAttribute("aria-labelledby", `tab-${this.#tab}`);
+    p.tabs[1].lastChild.textContent = unread ? (unread > 99 ? "99+" : String(unread)) : "";
+    const notice = inbox && words.connection[inbox.connection];
+    p.notice.hidden = !notice;
+    if (notice && p.notice.textContent !== notice) this.#say(notice);
+    p.notice.textContent = notice ?? "";
+    const until = inbox?.pausedUntil;
+    p.paused.hidden = !list || !(until > Date.now());
+    if (!p.paused.hidden) put(p.pausedText, words.pausedUntil(this.#times.moment(until)));
+    this.#paintList();
+    this.#paintToast();
+  }
+
+  #paintList() {
+    const [p, words, inbox] = [this.#parts, this.#words, this.#inbox];
+    const list = inbox?.lists[this.#tab];
+    const notes = inbox ? inbox.shown(this.#tab) : [];
+    if (!notes.some((note) => note.id === this.#current)) this.#current = notes[0]?.id ?? null;
+    const groups = new Map();
+    const moment = Math.floor(Date.now() / TICK_MS);
+    for (const note of notes) {
+      const row = this.#row(note, moment);
+      if (!groups.has(row.day)) groups.set(row.day, []);
+      groups.get(row.day).push(row.element);
+    }
+    arrange(p.days, [...groups].map(([day, rows]) => {
+      const section = this.#days.get(day) ?? this.#section(day);
+      put(section.firstChild, this.#times.heading(day));
+      arrange(section.lastChild, rows);
+      return section;
+    }));
+    inbox?.look(notes.map(({ id }) => id));
+    keepOnly(this.#rows, new Set(inbox?.notes.keys()));
+    keepOnly(this.#days, groups);
+
+    const fresh = list ? inbox.waiting(this.#tab) : 0;
+    p.pill.hidden = !fresh;
+    if (fresh) p.pill.textContent = words.fresh(fresh > 99 ? "99+" : fresh);
+    const failed = list?.error ?? (this.#bare ? { status: 401 } : null);
+    p.empty.hidden = !(list?.loaded && !notes.length && !fresh && !list.next && !failed);
+    if (!p.empty.hidden) p.emptyText.replaceChildren(icon(this.#tab === "all" ? "bell" : "checks"), ...words.empty[this.#tab].map((text) => h("p", {}, text)));
+    p.foot.hidden = !(list?.loaded && list.next && !failed);
+    if (list?.loading || p.foot.hidden) this.#near.unobserve(p.near);
+    else this.#near.observe(p.near); // anew after each page, as the end may still be in sight
+    p.more.textContent = list?.loading ? words.loading : words.more;
+    p.state.hidden = !(failed || (list && !list.loaded) || !inbox);
+    p.list.setAttribute("aria-busy", String(Boolean(list?.loading)));
+    const state = failed ? `failed ${failed.status}` : p.state.hidden ? "" : "loading";
+    if (p.state.dataset.is === state) return;
+    p.state.dataset.is = state;
+    p.state.replaceChildren(...(failed
+      ? [h("p", { role: "alert" }, problemOf(words, failed)), inbox && textButton("button", words.retry, () => inbox.retry(this.#tab))].filter(Boolean)
+      : state ? [h("p", {}, words.loading)] : []));
+  }
+
+  #section(day) {
+    const id = `day-${day}`;
+    const section = h("section", { "aria-labelledby": id }, h("h3", { class: "day", part: "day", id }), h("ul", { class: "rows", role: "list", "aria-labelledby": id }));
+    this.#days.set(day, section);
+    return section;
+  }
+
+  #row(note, moment) {
+    let row = this.#rows.get(note.id);
+    if (!row) {
+      row = makeRow(note, this.#words, this.#times, {
+        open: (event) => this.#follow(event, note.id),
+        toggle: () => this.#toggle(note.id),
+        remove: () => this.#remove(note.id),
+        read: () => this.#inbox.mark(note.id, true),
+        focus: () => { this.#current = note.id; this.#draw(); },
+      });
+      this.#rows.set(note.id, row);
+    }
+    row.update(this.#inbox.notes.get(note.id), this.#inbox.links.get(note.id), note.id === this.#current, moment);
+    return row;
+  }
+
+  #paintToast() {
+    const { toast } = this.#parts;
+    const gone = this.#inbox?.going;
+    const undoable = gone || this.#inbox?.reading;
+    const text = gone ? this.#words.deleted(gone) : undoable ? this.#words.allRead : this.#apology;
+    toast.hidden = !text;
+    if (!text || toast.firstChild?.textContent === text) return;
+    toast.replaceChildren(h("span", {}, text), ...(undoable ? [textButton("text-button", this.#words.undo, () => this.#undo())] : []));
+  }
+
+  /** Keep times and days right while somebody can see them. */
+  #tick() {
+    clearInterval(this.#ticking);
+    if (document.visibilityState !== "visible" || !this.#built || (this.mode === "bell" && !this.#opened)) return;
+    this.#ticking = setInterval(() => this.isConnected ? this.#draw() : clearInterval(this.#ticking), TICK_MS);
+    this.#draw();
+  }
+
+  // --- What its user does ---
+
+  #choose(tab) {
+    if (tab === this.#tab) return;
+    this.#inbox?.leave(this.#tab);
+    this.#tab = tab;
+    this.#current = null;
+    this.#inbox?.reveal(tab);
+    this.#inbox?.load(tab, true);
+    this.#parts.body.scrollTop = 0;
+    this.#draw(true);
+  }
+
+  #reveal() {
+    this.#inbox.reveal(this.#tab);
+    this.#current = this.#inbox.shown(this.#tab)[0]?.id ?? null;
+    this.#draw(true);
+    this.#parts.panel.scrollIntoView?.({ block: "nearest" });
+    this.#parts.body.scrollTop = 0;
+    this.#focusRow(this.#current);
+  }
+
+  #readAll() {
+    this.#inbox.readAll(this.#tab);
+    this.#say(this.#words.allRead);
+    this.#arm();
+    this.#parts.panel.focus();
+  }
+
+  #follow(event, id) {
+    const note = this.#inbox.notes.get(id);
+    this.#inbox.mark(id, true);
+    const elsewhere = event.type === "auxclick" || event.ctrlKey || event.metaKey || event.shiftKey;
+    if (elsewhere) return;
+    const inbox = this.#inbox;
+    if (inbox.links.has(id)) return void (this.#leads(note) || event.preventDefault());
+    event.preventDefault(); // where it leads is still being asked
+    inbox.whereTo(id).then((link) => this.#inbox === inbox && this.#leads(note) && location.assign(link));
+  }
+
+  /** Tell the page that somebody opens it; return whether the browser is to go there. */
+  #leads(note) {
+    const link = this.#inbox.links.get(note.id) ?? null;
+    const goes = this.#emit("tocsin-open", { notification: structuredClone(note), link }, true);
+    if (!goes || link) this.#hide(!link);
+    return goes && link;
+  }
+
+  #toggle(id) {
+    const read = !this.#inbox.notes.get(id).read_at;
+    this.#inbox.mark(id, read);
+    this.#say(read ? this.#words.markedRead : this.#words.markedUnread);
+  }
+
+  #remove(id) {
+    const [shown, had] = [this.#inbox.shown(this.#tab), this.#inner()];
+    const at = shown.findIndex((note) => note.id === id);
+    const next = shown[at + 1] ?? shown[at - 1];
+    this.#inbox.remove(id);
+    this.#say(this.#words.deleted(this.#inbox.going));
+    this.#draw(true);
+    this.#arm();
+    if (had && next) this.#focusRow(next.id);
+    else if (had) this.#parts.panel.focus();
+  }
+
+  #arm() {
+    clearTimeout(this.#undoing);
+    const { toast } = this.#parts;
+    this.#undoing = setTimeout(() => {
+      if (toast.matches(":hover, :focus-within")) return;
+      this.#inbox?.commit();
+    }, UNDO_MS);
+  }
+
+  #undo() {
+    const before = new Set(this.#inbox.shown(this.#tab));
+    clearTimeout(this.#undoing);
+    this.#inbox.undo();
+    this.#draw(true);
+    this.#say(this.#words.restored);
+    this.#focusRow((this.#inbox.shown(this.#tab).find((note) => !before.has(note)) ?? {}).id ?? this.#current);
+  }
+
+  #focusRow(id) {
+    const row = this.#rows.get(id);
+    if (!row) return;
+    this.#current = id;
+    this.#draw(true);
+    row.main.focus({ preventScroll: true });
+    row.element.scrollIntoView({ block: "nearest" });
+  }
+
+  #inner() { return this.shadowRoot.activeElement; }
+
+  /** Whether something new would move what somebody is reading. */
+  #busy(tab) {
+    if (tab !== this.#tab || this.#pane !== "list" || (this.mode === "bell" && !this.#opened)) return false;
+    const { days, body } = this.#parts;
+    const edge = Math.max(body.getBoundingClientRect().top, 0);
+    return days.getBoundingClientRect().top < edge - 8 || days.contains(this.#inner()) || (matchMedia("(hover: hover)").matches && days.matches(":hover"));
+  }
+
+  #key(event) {
+    this.#tabbing = event.key === "Tab";
+    setTimeout(() => { this.#tabbing = false; });
+    if (event.defaultPrevented || event.target.closest("input, select") && event.key !== "Escape") return;
+    if (event.key === "Escape") {
+      if (this.#pane !== "list") this.#turn("list");
+      else if (this.mode === "bell") this.#hide(true);
+      else return;
+    } else if (event.key === "?" && this.#inbox) {
+      this.#turn(this.#pane === "help" ? "list" : "help");
+    } else if (event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey) && (this.#inbox?.going || this.#inbox?.reading)) {
+      this.#undo();
+    } else if (event.target === this.#parts.panel && this.#pane === "list" && ["ArrowDown", "j", "Home"].includes(event.key) && this.#current) {
+      this.#focusRow(this.#current);
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  #tabbed(event) {
+    const turn = { ArrowRight: 1, ArrowLeft: 1, Home: 0, End: 0 }[event.key];
+    if (turn !== undefined) {
+      const tab = event.key === "Home" ? "all" : event.key === "End" ? "unread" : this.#tab === "all" ? "unread" : "all";
+      this.#choose(tab);
+      this.#parts.tabs.find((found) => found.id === `tab-${tab}`).focus();
+    } else if (event.key === "ArrowDown" && this.#current) this.#focusRow(this.#current);
+    else return;
+    event.preventDefault();
+  }
+
+  #pressed(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || !this.#parts.days.contains(event.target)) return;
+    const [shown, id] = [this.#inbox.shown(this.#tab), this.#current];
+    const at = shown.findIndex((note) => note.id === id);
+    const go = (to) => this.#focusRow(shown[Math.max(0, Math.min(to, shown.length - 1))]?.id);
+    const keys = {
+      ArrowDown: () => go(at + 1), j: () => go(at + 1), ArrowUp: () => go(at - 1), k: () => go(at - 1),
+      Home: () => go(0), End: () => go(shown.length - 1), e: () => this.#remove(id), Delete: () => this.#remove(id),
+      u: () => this.#toggle(id),
+    };
+    const pressed = Object.hasOwn(keys, event.key) && keys[event.key];
+    if (!pressed) return;
+    pressed();
+    event.preventDefault();
+    event.stopPropagation();
+  }
+}
+
+for (const name of ["src", "token", "theme", "worker"]) {
+  Object.defineProperty(TocsinInbox.prototype, name, {
+    get() { return this.getAttribute(name); },
+    set(value) { reflect(this, name, value); },
+    configurable: true,
+    enumerable: true,
+  });
+}

@@ -1,0 +1,215 @@
+/** The live stream, one for all tabs of a user. It knows no list. */
+
+import { EventParser } from "./sse.js";
+
+const PER_PAGE = 20;
+const POLL_MS = 30_000;
+const SILENCE_MS = 40_000;
+const RETRY_MS = 3_000;
+const LOOK_MS = 300;
+
+export class Feed {
+  #client;
+  #report;
+  #stop = null;
+  #turn = null;
+  #channel = null;
+  #lastId = null;
+  #state = "connecting";
+  #count = null;
+  #silence = 0;
+  #nudge = null;
+  #rank = Math.random();
+
+  constructor(client, report) {
+    this.#client = client;
+    this.#report = report;
+  }
+
+  /** Take part: one tab streams for all others. Where tabs can't speak with each other, each streams by itself. */
+  start() {
+    if (this.#stop) return;
+    this.#stop = new AbortController();
+    const user = this.#client.identity;
+    if (!user || !globalThis.BroadcastChannel) return void this.#lead();
+    const name = `tocsin:${this.#client.src}:${user}`;
+    this.#channel = new BroadcastChannel(name);
+    this.#channel.onmessage = ({ data }) => this.#heard(data);
+    this.#join(name);
+    this.#ask();
+  }
+
+  /** How long another tab may take to answer; without locks (on plain http) whoever waited first leads. */
+  get #patience() { return navigator.locks ? 5_000 : LOOK_MS * (1 + 2 * Math.random()); }
+
+  /** Speak to the other tabs. */
+  #post(message) {
+    this.#channel?.postMessage({ ...message, rank: this.#rank });
+  }
+
+  stop() {
+    this.#state = "connecting";
+    if (this.#turn) this.#post({ leaves: true });
+    this.#stop?.abort();
+    this.#turn?.abort();
+    this.#channel?.close();
+    clearTimeout(this.#silence);
+    this.#stop = this.#turn = this.#channel = null;
+  }
+
+  restart() {
+    this.stop();
+    this.start();
+  }
+
+  /** The token may be good again. */
+  resume() {
+    if (this.#state === "refused") this.restart();
+  }
+
+  /** The network is back, or somebody looks: don't wait any longer. */
+  wake(why) {
+    if (why === "offline") return void (this.#turn && this.#tell("state", "offline"));
+    if (why === "visibilitychange" && document.visibilityState !== "visible") return;
+    this.resume();
+    this.#nudge?.();
+    if (this.#channel && !this.#turn) this.#ask();
+  }
+
+  async #join(name, steal = false) {
+    const stop = this.#stop;
+    if (!navigator.locks) return;
+    this.#expect(name);
+    try {
+      await navigator.locks.request(name, steal ? { steal } : { signal: stop.signal }, () => this.#lead());
+    } catch {
+      this.#turn?.abort(); // it was stolen: we were asleep, and took too long to answer
+      if (!stop.signal.aborted) this.#join(name);
+    }
+  }
+
+  #ask() {
+    this.#post({ asks: true });
+    this.#expect(this.#channel.name, this.#patience);
+  }
+
+  /** A leader that is not heard for so long is frozen: take its place, if somebody looks at this tab. */
+  #expect(name, ms = 2 * SILENCE_MS) {
+    clearTimeout(this.#silence);
+    this.#silence = setTimeout(() => {
+      if (this.#turn || !this.#stop) return;
+      if (!navigator.locks) this.#lead();
+      else if (document.visibilityState === "visible") this.#join(name, true);
+      else this.#expect(name);
+    }, ms);
+  }
+
+  #heard({ asks, leaves, rank, event, data, id }) {
+    if (asks) {
+      if (!this.#turn) return;
+      this.#nudge?.();
+      this.#post({ event: "state", data: this.#state, id: this.#lastId });
+      if (this.#count) this.#post({ event: "count", data: this.#count, id: this.#lastId });
+      return;
+    }
+    if (leaves) return void (this.#turn || navigator.locks || this.#ask());
+    if (this.#turn && (navigator.locks || rank > this.#rank)) return;
+    this.#turn?.abort(); // of two that began at once, one goes on
+    this.#expect(this.#channel.name);
+    this.#lastId = id ?? this.#lastId;
+    if (event) this.#report(event, data);
+  }
+
+  #tell(event, data) {
+    if (event === "state") this.#state = data;
+    if (event === "count") this.#count = data;
+    if (event === "page") this.#count = { unread: data.pagination.unread };
+    this.#post({ event, data, id: this.#lastId });
+    this.#report(event, data);
+  }
+
+  async #lead() {
+    const turn = (this.#turn = new AbortController());
+    clearTimeout(this.#silence);
+    let failures = 0;
+    while (!turn.signal.aborted) {
+      let pause = 0;
+      try {
+        const retry = await this.#stream(turn.signal, () => { failures = 0; });
+        pause = (0.1 + Math.random()) * retry; // after a restart, not all at once
+      } catch (problem) {
+        if (turn.signal.aborted) break;
+        if (problem.status === 404) {
+          await this.#poll(turn.signal).catch(() => {});
+        } else if (problem.status === 401) {
+          this.#tell("refused", { status: 401, code: problem.code, message: problem.message });
+          this.#state = "refused";
+          break; // until there is another token
+        }
+        pause = (problem.after ?? 0) * 1_000 + Math.min(30_000, 1_000 * 2 ** failures) * (0.5 + Math.random() / 2);
+        failures += 1;
+      }
+      if (turn.signal.aborted) break;
+      this.#tell("state", navigator.onLine ? "reconnecting" : "offline");
+      await this.#pause(pause, turn.signal);
+    }
+    if (this.#turn === turn) this.#turn = null;
+  }
+
+  /** Read the stream until it ends. Return how long to wait before the next, in ms. */
+  async #stream(signal, begun) {
+    const attempt = new AbortController();
+    const end = () => attempt.abort();
+    signal.addEventListener("abort", end);
+    const renewal = setTimeout(end, this.#client.msToRenewal);
+    let silence = setTimeout(end, SILENCE_MS);
+    const nudge = (this.#nudge = () => { if (this.#state === "offline") end(); });
+    try {
+      const headers = { Accept: "text/event-stream", ...(this.#lastId ? { "Last-Event-ID": this.#lastId } : {}) };
+      const answer = await this.#client.ask("GET", "/notifications/stream", undefined, { signal: attempt.signal, headers, streams: true });
+      begun();
+      if (!this.#lastId) this.#tell("fresh");
+      this.#tell("state", "live");
+      const [reader, decoder, parser] = [answer.body.getReader(), new TextDecoder(), new EventParser()];
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) return parser.retry ?? RETRY_MS;
+        clearTimeout(silence);
+        silence = setTimeout(end, SILENCE_MS);
+        const events = [...parser.push(decoder.decode(value, { stream: true }))];
+        for (const { type, data, id } of events) {
+          this.#lastId = id ?? this.#lastId;
+          this.#tell(type, data);
+        }
+        if (!events.length) this.#post({ id: this.#lastId }); // the tabs hear that we are awake
+      }
+    } catch (problem) {
+      if (!attempt.signal.aborted) throw problem;
+      return LOOK_MS; // we ended it, to go on with another token or after a silence
+    } finally {
+      clearTimeout(renewal);
+      clearTimeout(silence);
+      signal.removeEventListener("abort", end);
+      if (this.#nudge === nudge) this.#nudge = null;
+      attempt.abort();
+    }
+  }
+
+  /** Where there is no stream, look now and then. */
+  async #poll(signal) {
+    while (!signal.aborted) {
+      const page = await this.#client.json("GET", `/notifications?per_page=${PER_PAGE}`, undefined, { signal });
+      this.#tell("page", page);
+      this.#tell("state", "polling");
+      await this.#pause(POLL_MS, signal);
+    }
+  }
+
+  #pause(ms, signal) {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#nudge = () => { clearTimeout(timer); resolve(); };
+      signal.addEventListener("abort", this.#nudge, { once: true });
+    }).finally(() => { this.#nudge = null; });
+  }
+}

@@ -1,0 +1,36 @@
+/** Marks that were made while the service could not be reached. */
+
+import { store } from "./storage.js";
+
+const MOST_KEPT = 500;
+
+/** Marks that the service may not have been told of: by the notification, the last of each, as long as the page may keep them. */
+export class Kept {
+  #client;
+  #here = {};
+
+  constructor(client) {
+    this.#client = client;
+  }
+
+  get #name() { return this.#client.identity && `tocsin:marks:${this.#client.src} ${this.#client.identity}`; }
+
+  get all() {
+    try {
+      return { ...JSON.parse(this.#name && store(this.#name)), ...this.#here };
+    } catch {
+      return this.#here;
+    }
+  }
+
+  /** Keep these; null takes one away. */
+  put(marks) {
+    const all = Object.entries({ ...this.all, ...marks }).filter(([, mark]) => mark).slice(-MOST_KEPT);
+    const text = all.length ? JSON.stringify(Object.fromEntries(all)) : null;
+    this.#here = this.#name && store(this.#name, text) === text ? {} : Object.fromEntries(all);
+  }
+
+  done(id, mark) {
+    if (this.all[id] === mark) this.put({ [id]: null });
+  }
+}

@@ -1,0 +1,525 @@
+/** What is shown of an inbox: lists, marks, counts. It knows no page. */
+
+import { Refusal } from "./client.js";
+import { Feed } from "./feed.js";
+import { Kept } from "./kept.js";
+import { linkOf } from "./safe_html.js";
+import { now, timeOf, wait } from "../shared/times.js";
+
+const PER_PAGE = 20;
+const POLL_MS = 30_000;
+const LOOK_MS = 300;
+const MOST_LINKS = 100;
+
+/** The notifications that were loaded, and what becomes of them; it knows nothing of the page. */
+export class Inbox {
+  notes = new Map();
+  links = new Map();
+  /** What is being deleted: `undoable` for a moment, then `sent`. */
+  deleting = new Map();
+  /** What is marked as read by "all", as long as it can be undone. */
+  reading = null;
+  pausedUntil = 0;
+  lists = { all: emptyList(), unread: emptyList() };
+  unread = null;
+  connection = "connecting";
+  feed = null;
+  #on;
+  #replay = [];
+  #linksThere = true;
+  #wanted = new Set();
+  #looking = null;
+  #kept;
+  #sending = false;
+  #ended = false;
+  #patience = 0;
+  #nudge = null;
+
+  constructor(client, on) {
+    this.client = client;
+    this.#on = on;
+    this.#kept = new Kept(client);
+  }
+
+  /** What the badge says: without what is about to be deleted, or to be read. */
+  get shownUnread() {
+    if (this.unread === null) return null;
+    const open = [...this.notes.values()].filter(({ read_at }) => !read_at);
+    if (this.reading) return open.filter(({ id }) => !this.deleting.has(id)).length;
+    return Math.max(0, this.unread - open.filter(({ id }) => this.deleting.has(id)).length);
+  }
+
+  /** How many deletions can be undone. */
+  get going() { return [...this.deleting.values()].filter((state) => state === "undoable").length; }
+
+  /** Go live as soon as there is a token: a provider that fails is asked again, one that has none when somebody looks. */
+  async begin() {
+    for (let failures = 0; !this.feed && !this.#ended; failures += 1) {
+      try {
+        await this.client.credentials();
+      } catch (problem) {
+        this.#failed(problem);
+        await new Promise((resolve) => {
+          this.#nudge = resolve;
+          if (problem.status !== 401) setTimeout(resolve, Math.min(30_000, 1_000 * 2 ** failures));
+        });
+        continue;
+      }
+      if (this.#ended) return;
+      this.feed = new Feed(this.client, (event, data) => this.#heard(event, data));
+      this.feed.start();
+      for (const [tab, list] of Object.entries(this.lists)) if (list.error) this.load(tab, true);
+    }
+  }
+
+  /** Somebody looks, or the network is back. */
+  wake(why) {
+    if (this.feed) this.feed.wake(why);
+    else this.#nudge?.();
+  }
+
+  end() {
+    this.commit();
+    this.#ended = true;
+    clearTimeout(this.#patience);
+    this.feed?.stop();
+  }
+
+  /** Go on with a new token of the same user. */
+  renewed(token) {
+    this.client.token = token;
+    if (this.feed) this.feed.restart();
+    else this.#nudge?.();
+    for (const [tab, list] of Object.entries(this.lists)) if (list.error) this.retry(tab);
+  }
+
+  shown(tab) {
+    const hidden = tab === "unread" ? this.reading?.ids : null;
+    return this.lists[tab].ids.filter((id) => !this.deleting.has(id) && !hidden?.has(id)).map((id) => this.notes.get(id)).filter(Boolean);
+  }
+
+  /** How many have come that are not shown yet. */
+  waiting(tab) {
+    const { fresh, other } = this.lists[tab];
+    return (other ? other.ids : fresh).filter((id) => !this.deleting.has(id)).length;
+  }
+
+  async load(tab, again = false) {
+    const list = this.lists[tab];
+    if (list.loading || (list.loaded && !again)) return list.loading;
+    list.loading = this.#load(tab).catch((problem) => {
+      list.error = list.loaded ? null : problem;
+      this.#failed(problem);
+    }).finally(() => {
+      list.loading = null;
+      if (!Object.values(this.lists).some((other) => other.loading)) {
+        for (const [event, data] of this.#replay.splice(0)) this.#apply(event, data, true);
+      }
+      this.#changed();
+    });
+    this.#changed();
+    return list.loading;
+  }
+
+  async #load(tab) {
+    const list = this.lists[tab];
+    const page = await this.client.json("GET", `/notifications?per_page=${PER_PAGE}${tab === "unread" ? "&show=unread" : ""}`);
+    this.#take(page.data);
+    this.unread = page.pagination.unread;
+    this.#merge(tab, page);
+    Object.assign(list, { loaded: true, error: null });
+    if (this.feed) this.feed.resume();
+    else this.#nudge?.();
+  }
+
+  /** Load the next page; by itself (as one scrolls) not again after a failure. */
+  async more(tab, byItself = false) {
+    const list = this.lists[tab];
+    if (list.loading || !list.loaded || !list.next || (byItself && list.stuck)) return;
+    list.loading = (async () => {
+      const page = await this.client.json("GET", `/notifications${list.next}`);
+      this.#take(page.data);
+      const had = new Set([...list.ids, ...list.fresh]);
+      list.ids.push(...page.data.map(({ id }) => id).filter((id) => !had.has(id)));
+      list.next = nextOf(page);
+      list.stuck = false;
+    })().catch((problem) => {
+      list.stuck = true;
+      this.#failed(problem, "load");
+    }).finally(() => {
+      list.loading = null;
+      this.#changed();
+    });
+    this.#changed();
+    await list.loading;
+  }
+
+  async retry(tab) {
+    this.lists[tab].error = null;
+    await this.load(tab, true);
+  }
+
+  async refresh() {
+    await Promise.all(Object.keys(this.lists).filter((tab) => this.lists[tab].loaded).map((tab) => this.load(tab, true)));
+  }
+
+  /** Show what has come and waited. */
+  reveal(tab) {
+    const list = this.lists[tab];
+    if (list.other) Object.assign(list, list.other);
+    else list.ids.unshift(...list.fresh);
+    Object.assign(list, { fresh: [], other: null });
+    this.#changed();
+  }
+
+  /** What was read on the tab of unread ones stays there until it is left. */
+  leave(tab) {
+    if (tab === "unread") this.lists.unread.ids = this.lists.unread.ids.filter((id) => !this.notes.get(id)?.read_at);
+  }
+
+  async mark(id, read) {
+    await this.#readThem();
+    const note = this.notes.get(id);
+    if (!note || Boolean(note.read_at) === read) return;
+    const before = note.read_at;
+    this.#set(id, read ? now() : null);
+    this.#changed();
+    if (read) this.#on.settled([id]);
+    try {
+      await this.#send(id, read ? "read" : "unread");
+    } catch (problem) {
+      this.#set(id, before);
+      this.#failed(problem, "save");
+      this.#changed();
+    }
+  }
+
+  /** A push was opened in this browser. */
+  opened(id) {
+    if (this.notes.has(id)) this.mark(id, true);
+    else this.#send(encodeURIComponent(id), "read").catch(() => {});
+  }
+
+  /** Mark as read what is shown, and nothing newer; a moment later for good. */
+  readAll(tab) {
+    const [newest] = this.shown(tab);
+    if (!newest) return;
+    this.commit();
+    this.reading = { tab, newest, ids: new Set(this.#readUpTo(newest.id).map(({ id }) => id)) };
+    this.#changed();
+  }
+
+  async #readThem() {
+    if (!this.reading) return;
+    const { unread, reading: { tab, newest, ids } } = this;
+    this.unread = this.shownUnread;
+    this.reading = null;
+    this.#kept.put({ ...Object.fromEntries([...ids].map((id) => [id, null])), up_to: newest.id });
+    try {
+      await this.client.ask("PUT", "/notifications/read", { up_to: newest.id }, { keepalive: true });
+      this.#kept.done("up_to", newest.id);
+      this.#on.settled([...ids]);
+      this.lists.unread.ids = this.lists.unread.ids.filter((id) => tab !== "unread" || !ids.has(id));
+      if (this.connection !== "live" || tab === "unread") await this.load(tab, true);
+    } catch (problem) {
+      if (!problem.status) return this.#on.kept();
+      this.#kept.done("up_to", newest.id);
+      this.#reset(ids, null);
+      this.unread = unread;
+      this.#failed(problem, "save");
+      this.#changed();
+    }
+  }
+
+  /** Take it away from sight; a moment later for good. */
+  remove(id) {
+    this.#readThem();
+    this.deleting.set(id, "undoable");
+    this.#changed();
+  }
+
+  undo() {
+    for (const [id, state] of this.deleting) if (state === "undoable") this.deleting.delete(id);
+    if (this.reading) this.#reset(this.reading.ids, null);
+    this.reading = null;
+    this.#changed();
+  }
+
+  /** Do for good what could be undone so far. */
+  commit() {
+    this.#readThem();
+    for (const [id, state] of this.deleting) if (state === "undoable") this.#delete(id);
+    this.#changed();
+  }
+
+  async #delete(id) {
+    this.deleting.set(id, "sent");
+    try {
+      if (await this.#send(id, "deleted")) this.#drop([id]);
+    } catch (problem) {
+      this.deleting.delete(id);
+      this.#failed(problem, "remove");
+      this.#changed();
+    }
+  }
+
+  /** Send a mark; return whether it arrived. Where the service is not reached, the mark is kept and sent later. */
+  async #send(id, mark) {
+    this.#kept.put({ [id]: mark });
+    try {
+      await this.client.ask(...MARKS[mark](id), undefined, { keepalive: true });
+    } catch (problem) {
+      if (!problem.status) return this.#on.kept(), false;
+      this.#kept.done(id, mark);
+      if (problem.status !== 404 && problem.status !== 410) throw problem;
+      this.#drop([id]);
+    }
+    this.#kept.done(id, mark);
+    return true;
+  }
+
+  /** Send what was kept. */
+  async #sendKept() {
+    if (this.#sending) return;
+    this.#sending = true;
+    try {
+      for (const [id, mark] of Object.entries(this.#kept.all)) { // in the order in which they were made
+        const call = id === "up_to" ? ["PUT", "/notifications/read", { up_to: mark }] : MARKS[mark]?.(id);
+        if (call) await this.client.ask(...call).catch(passed);
+        this.#kept.done(id, mark);
+        if (mark === "deleted") this.#drop([id]);
+      }
+    } catch {
+      // not yet: when the service is there again
+    } finally {
+      this.#sending = false;
+    }
+  }
+
+  /** Learn until when this user's pushes are paused; what fails is left as it was. */
+  async lookAtPause() {
+    const found = await this.client.json("GET", "/notifications/preferences").catch(() => null);
+    if (found) this.paused(found);
+  }
+
+  async resume() {
+    try {
+      this.paused(await this.client.json("PATCH", "/notifications/preferences", { paused_until: null }));
+    } catch (problem) {
+      this.#failed(problem, "save");
+    }
+  }
+
+  paused({ paused_until: until }) {
+    this.pausedUntil = until ? timeOf(until) : 0;
+    this.#changed();
+  }
+
+  // --- Where they lead ---
+
+  /** Ask where these lead, which are shown: one question for all that come within a moment. */
+  look(ids) {
+    for (const id of ids) if (!this.links.has(id)) this.#wanted.add(id);
+    if (!this.#linksThere || !this.#wanted.size || this.#looking) return;
+    this.#looking = wait(this.links.size ? LOOK_MS : 0).then(() => this.#look());
+  }
+
+  async #look() {
+    if (this.#ended) return;
+    const ids = [...this.#wanted].slice(0, MOST_LINKS);
+    let pause = 0;
+    try {
+      const { data } = await this.client.json("GET", `/notifications/links?ids=${ids.join(",")}`);
+      for (const id of ids) {
+        this.links.set(id, linkOf(data?.[id]));
+        this.#wanted.delete(id);
+      }
+    } catch (problem) {
+      if (problem.status === 404) this.#linksThere = false;
+      pause = POLL_MS;
+    }
+    this.#changed();
+    wait(pause).then(() => { this.#looking = null; this.look([]); });
+  }
+
+  /** Where one leads, once that is known; a service that can't tell, or not soon, holds nothing up. */
+  async whereTo(id) {
+    const late = wait(5_000).then(() => { if (!this.links.has(id)) this.links.set(id, null); });
+    while (!this.links.has(id) && this.#linksThere) {
+      this.look([id]);
+      await Promise.race([Promise.all([this.#looking, wait(50)]), late]);
+    }
+    return this.links.get(id) ?? null;
+  }
+
+  // --- What the service tells ---
+
+  #heard(event, data) {
+    if (this.#ended) return;
+    if (Object.values(this.lists).some((list) => list.loading) && !["state", "fresh", "resync"].includes(event)) this.#replay.push([event, data]);
+    this.#apply(event, data);
+    this.#changed();
+  }
+
+  #apply(event, data, again = false) {
+    switch (event) {
+      case "state": return this.#connected(data), data === "live" && void this.#sendKept();
+      case "refused": return this.#failed(new Refusal(data.status, data.code, data.message));
+      case "fresh": case "resync": return void this.refresh();
+      case "count": this.unread = data.unread; return;
+      case "page": return this.#polled(data);
+      case "notification": return this.#arrived(data, again);
+      case "unread": return this.#reset([data.id], null);
+      case "read":
+        if (data.all) return void this.#readUpTo(data.up_to);
+        for (const id of data.ids ?? [data.id]) this.reading?.ids.delete(id);
+        this.#reset(data.ids ?? [data.id], now());
+        return this.#on.settled(data.ids ?? [data.id]);
+      case "deleted":
+        this.#drop(data.ids ?? [data.id], false);
+        return this.#on.settled(data.ids ?? [data.id]);
+    }
+  }
+
+  /** A short interruption is nobody's business. */
+  #connected(state) {
+    clearTimeout(this.#patience);
+    if (state !== "reconnecting" || this.connection === "offline") this.connection = state;
+    else this.#patience = setTimeout(() => { this.connection = state; this.#changed(); }, 3_000);
+  }
+
+  #arrived(note, again) {
+    const known = this.notes.has(note.id);
+    this.#take([note]);
+    if (known && again) return;
+    if (!known && !note.read_at) this.#on.arrived(1);
+    this.#insert([note]);
+  }
+
+  #insert(notes) {
+    for (const [tab, list] of Object.entries(this.lists)) {
+      const had = new Set([...list.ids, ...list.fresh, ...(list.other?.ids ?? [])]);
+      const come = notes.filter(({ id, read_at }) => !had.has(id) && (tab === "all" || !read_at)).map(({ id }) => id);
+      if (!list.loaded || !come.length) continue;
+      if (list.other) list.other.ids.unshift(...come);
+      else (list.fresh.length || this.#on.busy(tab) ? list.fresh : list.ids).unshift(...come);
+    }
+  }
+
+  #polled(page) {
+    const come = page.data.filter(({ id }) => !this.notes.has(id));
+    const gone = page.data.filter(({ id, read_at }) => read_at && !this.notes.get(id)?.read_at).map(({ id }) => id);
+    const first = this.unread === null;
+    const more = page.pagination.unread - (this.unread ?? 0);
+    this.unread = page.pagination.unread;
+    this.#sendKept();
+    if (!first && more > 0) this.#on.arrived(more);
+    this.#on.settled(gone);
+    if (!this.lists.all.loaded && !this.lists.unread.loaded) return;
+    this.#take(page.data);
+    if (this.lists.all.loaded) this.#merge("all", page);
+    this.#insert(come);
+  }
+
+  /** Make a list begin as this first page does, keeping what lies behind it, and holding back what would move it. */
+  #merge(tab, page) {
+    const list = this.lists[tab];
+    const ids = page.data.map(({ id }) => id);
+    const known = new Map(list.ids.map((id, at) => [id, at]));
+    const joint = ids.findIndex((id) => known.has(id));
+    const busy = list.loaded && list.ids.length > 0 && this.#on.busy(tab);
+    if (joint < 0) {
+      const whole = { ids, next: nextOf(page) };
+      if (busy && ids.length) list.other = whole;
+      else Object.assign(list, whole, { fresh: [], other: null });
+      return;
+    }
+    const end = Math.max(...ids.filter((id) => known.has(id)).map((id) => known.get(id))) + 1;
+    const tail = nextOf(page) ? list.ids.slice(end) : [];
+    Object.assign(list, { ids: [...(busy ? ids.slice(joint) : ids), ...tail], fresh: busy ? ids.slice(0, joint) : [], other: null });
+    if (!tail.length) list.next = nextOf(page);
+  }
+
+  /** Read this one and everything older; none means all. Return those whose state it changed. */
+  #readUpTo(id) {
+    const last = this.notes.get(id);
+    if (id && !last) return this.refresh(), [];
+    const upTo = Object.values(this.lists).flatMap(({ ids, fresh, other }) => {
+      const order = [...(other?.ids ?? fresh), ...ids]; // all that is known, the newest first
+      return order.includes(id) ? order.slice(order.indexOf(id)) : [];
+    });
+    const read = new Set(upTo);
+    const changed = [...this.notes.values()].filter((note) => !note.read_at && (!id || read.has(note.id) || note.created_at < last.created_at));
+    for (const note of changed) note.read_at = now();
+    return changed;
+  }
+
+  #reset(ids, read) {
+    for (const id of ids) {
+      const note = this.notes.get(id);
+      if (note && Boolean(note.read_at) !== Boolean(read)) note.read_at = read;
+    }
+  }
+
+  #set(id, read) {
+    const note = this.notes.get(id);
+    if (!note) return;
+    if (this.unread !== null && Boolean(note.read_at) !== Boolean(read)) this.unread = Math.max(0, this.unread + (read ? -1 : 1));
+    note.read_at = read;
+  }
+
+  #drop(ids, count = true) {
+    const gone = new Set(ids);
+    for (const id of ids) {
+      const note = this.notes.get(id);
+      if ((count || this.deleting.has(id)) && note && !note.read_at && this.unread !== null) this.unread = Math.max(0, this.unread - 1);
+      this.notes.delete(id);
+      this.deleting.delete(id);
+    }
+    for (const list of Object.values(this.lists)) {
+      list.ids = list.ids.filter((id) => !gone.has(id));
+      list.fresh = list.fresh.filter((id) => !gone.has(id));
+      if (list.other) list.other.ids = list.other.ids.filter((id) => !gone.has(id));
+    }
+    this.#changed();
+  }
+
+  /** Take over what the service has, but for what it has not been told yet. */
+  #take(notes) {
+    const marks = this.#kept.all;
+    const { newest, ids } = this.reading ?? {};
+    for (const note of notes) {
+      const mark = marks[note.id];
+      if (mark === "deleted") this.deleting.set(note.id, "sent");
+      if (mark === "unread") note.read_at = null;
+      if (newest && !note.read_at && (ids.has(note.id) || note.created_at < newest.created_at)) ids.add(note.id);
+      if (mark === "read" || ids?.has(note.id)) note.read_at ??= now();
+      this.notes.set(note.id, note);
+    }
+  }
+
+  #changed() {
+    if (!this.#ended) this.#on.changed();
+  }
+
+  #failed(problem, what) {
+    if (!this.#ended) this.#on.failed(problem, what);
+  }
+}
+
+/** How the service is told of a mark. */
+const MARKS = {
+  read: (id) => ["PUT", `/notifications/${id}/read`],
+  unread: (id) => ["PUT", `/notifications/${id}/unread`],
+  deleted: (id) => ["DELETE", `/notifications/${id}`],
+};
+
+/** What the service refuses for good is done with; else it is to be asked again. */
+function passed(problem) {
+  if (!(problem.status >= 400 && problem.status < 500) || [401, 408, 429].includes(problem.status)) throw problem;
+}
+
+const emptyList = () => ({ ids: [], fresh: [], other: null, next: null, loaded: false, loading: null, error: null, stuck: false });
+
+/** The query of the next page. Its address is the service's own idea of where it is: ours is what reaches it. */
+const nextOf = (page) => (page.pagination.urls.next ? new URL(page.pagination.urls.next, "http://x").search : null);

@@ -1,0 +1,48 @@
+/** Elements, made and changed. Whatever comes from outside becomes text and nothing else: no markup is ever parsed. */
+
+/** Make an element: listeners by `on...`, properties where they are no strings, attributes else. */
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name.slice(2), value);
+    else if (typeof value === "boolean" || name === "value" || name === "referrerPolicy") element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** Make these the children, in this order, moving none that stays: so focus, scrolling and selection are kept. */
+export function arrange(parent, children) {
+  const wanted = new Set(children);
+  for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
+  let at = parent.firstChild;
+  for (const child of children) {
+    if (child === at) at = at.nextSibling;
+    else parent.insertBefore(child, at);
+  }
+}
+
+export function keepOnly(map, keys) {
+  for (const key of map.keys()) if (!keys.has(key)) map.delete(key);
+}
+
+/** Set a text that may be there already: setting it again would lay out the list anew. */
+export function put(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+export function reflect(element, name, value) {
+  if (value === null || value === undefined) element.removeAttribute(name);
+  else if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+}
+
+/** Take over what was set on the element before it was one of ours. */
+export function adopt(element, name) {
+  if (!Object.hasOwn(element, name)) return;
+  const value = element[name];
+  delete element[name];
+  element[name] = value;
+}
+
+export const set = (element, name, value) => element.style.setProperty(name, value);

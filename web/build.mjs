@@ -22,7 +22,12 @@ const styles = {
 
 const { outputFiles } = await build({
   absWorkingDir: here,
-  entryPoints: { inbox: "inbox/index.js" },
+  entryPoints: {
+    inbox: "inbox/index.js",
+    "inbox-worker": "worker/inbox-worker.js",
+    console: "console/console.js",
+    demo: "demo/demo.js",
+  },
   outdir: "built", // nothing is written there: the paths of a source map must not depend on where this repository is
   write: false,
   bundle: true,

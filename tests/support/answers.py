@@ -7,6 +7,7 @@ import httpx
 from fastapi.routing import iter_route_contexts
 
 from tests.support.service import Api
+from tocsin.api import pages
 from tocsin.api.app import build
 
 
@@ -75,7 +76,7 @@ async def raw(api: Api, head: str, body: bytes = b"") -> httpx.Response:
     return await exchanged(int(api.http.base_url.port or 0), sent)
 
 
-FILES = ["/inbox.js", "/inbox.js.map", "/inbox-{version}.js", "/inbox.d.ts", "/inbox-worker.js"]
+FILES = ["/inbox-{version}.js", *(f"/{name}" for name in pages.FILES)]
 """The files of the web inbox."""
 
 

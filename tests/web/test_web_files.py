@@ -23,6 +23,7 @@ NAMES = {
     "/inbox.js.map": ("application/json", "inbox.js.map"),
     "/inbox.d.ts": ("text/plain", "inbox.d.ts"),
     "/inbox-worker.js": ("text/javascript", "inbox-worker.js"),
+    "/inbox-worker.js.map": ("application/json", "inbox-worker.js.map"),
     f"/inbox-{version()}.js": ("text/javascript", "inbox.js"),
 }
 ROOT = Path(__file__).parents[2]

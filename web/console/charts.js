@@ -1,6 +1,7 @@
 /* Line charts of the last minutes: drawn as SVG, said in words, readable by pointer and keys, a table on demand. */
 
-import { clock, el } from "./elements.js";
+import { clock } from "./elements.js";
+import { h } from "../shared/dom.js";
 
 const [WIDTH, HEIGHT] = [600, 120]; // of the drawing, which is stretched to its place
 const GAP = 20_000; // more time than this between two points, and the line is broken
@@ -18,17 +19,17 @@ export class Chart {
 
   constructor({ title, note, lines, format, span, least = 1 }) {
     Object.assign(this, { title, usually: note, lines, format, span, least });
-    this.paths = lines.map((_, nth) => el("path", { class: `line line-${nth + 1}` }));
-    this.rule = el("line", { class: "rule", y1: 0, y2: HEIGHT, visibility: "hidden" });
-    this.scale = [el("span"), el("span"), el("span", {}, "0")];
-    this.values = lines.map(() => el("b"));
-    this.peaks = lines.map(() => el("span", { class: "faint" }));
-    this.note = el("span", { class: "faint" }, note);
-    this.spoken = el("p", { class: "unseen", "aria-live": "polite" });
-    this.table = el("div", { class: "scroll", role: "region", "aria-label": `${title}, as a table`, tabindex: "0" });
-    this.details = el("details", { ontoggle: () => this.#tabulate() }, el("summary", {}, "As a table"), this.table);
-    this.element = el("figure", { class: "chart" },
-      el("figcaption", {}, el("h3", {}, title), this.note, this.spoken),
+    this.paths = lines.map((_, nth) => h("path", { class: `line line-${nth + 1}` }));
+    this.rule = h("line", { class: "rule", y1: 0, y2: HEIGHT, visibility: "hidden" });
+    this.scale = [h("span"), h("span"), h("span", {}, "0")];
+    this.values = lines.map(() => h("b"));
+    this.peaks = lines.map(() => h("span", { class: "faint" }));
+    this.note = h("span", { class: "faint" }, note);
+    this.spoken = h("p", { class: "unseen", "aria-live": "polite" });
+    this.table = h("div", { class: "scroll", role: "region", "aria-label": `${title}, as a table`, tabindex: "0" });
+    this.details = h("details", { ontoggle: () => this.#tabulate() }, h("summary", {}, "As a table"), this.table);
+    this.element = h("figure", { class: "chart" },
+      h("figcaption", {}, h("h3", {}, title), this.note, this.spoken),
       this.#legend(), this.#plot(), this.details);
   }
 
@@ -48,20 +49,20 @@ export class Chart {
   }
 
   #legend() {
-    return el("ul", { class: "legend" }, this.lines.map(({ name }, nth) => el("li", {},
-      el("svg", { class: "key", viewBox: "0 0 24 8", "aria-hidden": "true" },
-        el("path", { class: `line line-${nth + 1}`, d: "M0 4H24" })),
+    return h("ul", { class: "legend" }, this.lines.map(({ name }, nth) => h("li", {},
+      h("svg", { class: "key", viewBox: "0 0 24 8", "aria-hidden": "true" },
+        h("path", { class: `line line-${nth + 1}`, d: "M0 4H24" })),
       `${name} `, this.values[nth], " ", this.peaks[nth])));
   }
 
   #plot() {
-    const drawing = el("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" },
-      [0, 0.5, 1].map((part) => el("line", { class: "grid", x1: 0, x2: WIDTH, y1: part * HEIGHT, y2: part * HEIGHT })),
+    const drawing = h("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" },
+      [0, 0.5, 1].map((part) => h("line", { class: "grid", x1: 0, x2: WIDTH, y1: part * HEIGHT, y2: part * HEIGHT })),
       this.paths, this.rule);
     const minutes = this.span / MINUTE;
-    return el("div", { class: "plot" },
-      el("div", { class: "scale", "aria-hidden": "true" }, this.scale),
-      el("div", {
+    return h("div", { class: "plot" },
+      h("div", { class: "scale", "aria-hidden": "true" }, this.scale),
+      h("div", {
         class: "drawing",
         tabindex: "0",
         role: "group",
@@ -71,8 +72,8 @@ export class Chart {
         onblur: () => this.#choose(null),
         onkeydown: (event) => this.#step(event),
       }, drawing),
-      el("div", { class: "times", "aria-hidden": "true" },
-        [minutes, minutes / 1.5, minutes / 3].map((ago) => el("span", {}, `${ago} min ago`)), el("span", {}, "now")));
+      h("div", { class: "times", "aria-hidden": "true" },
+        [minutes, minutes / 1.5, minutes / 3].map((ago) => h("span", {}, `${ago} min ago`)), h("span", {}, "now")));
   }
 
   #x(at) {
@@ -131,11 +132,11 @@ export class Chart {
   #tabulate() {
     if (!this.details.open) return;
     const minutes = new Map(this.#points.map((point) => [Math.floor(point.at / MINUTE), point]));
-    const row = (point) => el("tr", {}, el("th", { scope: "row" }, clock(point.at)),
-      this.lines.map(({ key }) => el("td", {}, this.#say(point[key]))));
-    this.table.replaceChildren(el("table", {},
-      el("thead", {}, el("tr", {}, ["UTC", ...this.lines.map(({ name }) => name)].map((name) => el("th", { scope: "col" }, name)))),
-      el("tbody", {}, [...minutes.values()].reverse().map(row))));
+    const row = (point) => h("tr", {}, h("th", { scope: "row" }, clock(point.at)),
+      this.lines.map(({ key }) => h("td", {}, this.#say(point[key]))));
+    this.table.replaceChildren(h("table", {},
+      h("thead", {}, h("tr", {}, ["UTC", ...this.lines.map(({ name }) => name)].map((name) => h("th", { scope: "col" }, name)))),
+      h("tbody", {}, [...minutes.values()].reverse().map(row))));
   }
 }
 

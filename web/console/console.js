@@ -1,9 +1,10 @@
 /* The console: signs in, shows the view that the address names, and asks for the metrics while it is looked at. */
 
-import { ask, clock, el } from "./elements.js";
+import { ask, clock } from "./elements.js";
 import { Measures } from "./measures.js";
 import { call, endsAt, forget, isSignedIn, keep, takeToken } from "./session.js";
 import { Overview, viewOf } from "./views.js";
+import { h } from "../shared/dom.js";
 
 const EVERY = 5_000;
 
@@ -74,10 +75,10 @@ function refresh() {
 }
 
 function heading(view) {
-  return el("div", { class: "heading" },
-    el("h1", {}, view.title),
-    el("p", { class: "faint" }, `as of ${clock(Date.now())} UTC`),
-    el("button", { type: "button", onclick: refresh }, "Refresh"));
+  return h("div", { class: "heading" },
+    h("h1", {}, view.title),
+    h("p", { class: "faint" }, `as of ${clock(Date.now())} UTC`),
+    h("button", { type: "button", onclick: refresh }, "Refresh"));
 }
 
 /** Return what a view loads, or why it can't; a token that is not taken any more leads to the sign-in. */
@@ -87,7 +88,7 @@ async function attempt(load) {
   } catch (error) {
     if (error.status === 401) return leave("This token has ended, or is not taken here.") ?? [];
     if (error.status === undefined) throw error;
-    return [el("p", { class: "trouble", role: "alert" }, error.message)];
+    return [h("p", { class: "trouble", role: "alert" }, error.message)];
   }
 }
 
@@ -125,14 +126,14 @@ function leave(why) {
 
 function signIn() {
   document.title = "Sign in · Tocsin console";
-  const field = el("input", {
+  const field = h("input", {
     id: "token", type: "password", autocomplete: "off", spellcheck: "false", required: true, "aria-describedby": "how why",
   });
-  const why = el("p", { id: "why", class: "trouble", role: "alert" });
-  return el("section", { class: "sign-in" },
-    el("h1", {}, "Sign in"),
+  const why = h("p", { id: "why", class: "trouble", role: "alert" });
+  return h("section", { class: "sign-in" },
+    h("h1", {}, "Sign in"),
     why,
-    el("form", {
+    h("form", {
       onsubmit: async (event) => {
         event.preventDefault();
         keep(field.value.trim());
@@ -147,7 +148,7 @@ function signIn() {
         start();
       },
     },
-    el("label", { for: "token" }, "Token"), field, el("button", { type: "submit", class: "main" }, "Sign in")),
-    el("p", { id: "how", class: "faint" }, "A service's token with the scope ", el("code", {}, "operations"), ". On the server, ",
-      el("code", {}, "tocsin console"), " prints a link that holds one for an hour."));
+    h("label", { for: "token" }, "Token"), field, h("button", { type: "submit", class: "main" }, "Sign in")),
+    h("p", { id: "how", class: "faint" }, "A service's token with the scope ", h("code", {}, "operations"), ". On the server, ",
+      h("code", {}, "tocsin console"), " prints a link that holds one for an hour."));
 }

@@ -1,5 +1,7 @@
 /* Who looks: a token, which comes in the fragment or by hand, stays in this tab alone, and goes with every call. */
 
+import { claimsOf } from "../shared/token.js";
+
 const KEPT_AS = "tocsin.console.token";
 const SLOWEST = 20_000;
 
@@ -22,17 +24,6 @@ export async function takeToken(replaces) {
   const [given, kept] = [found[1], sessionStorage.getItem(KEPT_AS)];
   if (given === kept) return;
   if (!isSignedIn() || await replaces(nameIn(given), nameIn(kept))) keep(given);
-}
-
-/** What a token says of itself; nothing where it is no JWT. */
-function claimsOf(token) {
-  try {
-    const payload = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
-    const claims = JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(payload), (each) => each.charCodeAt(0))));
-    return claims ?? {};
-  } catch {
-    return {};
-  }
 }
 
 function nameIn(token) {

@@ -1,9 +1,11 @@
 /* The views: each has a title, and loads what it shows when it is opened; nothing here asks by itself. */
 
 import { Chart } from "./charts.js";
-import { ask, el, eventLink, facts, link, moment, state, table, utc } from "./elements.js";
+import { ask, eventLink, facts, link, moment, state, table } from "./elements.js";
 import { KEPT } from "./measures.js";
 import { call } from "./session.js";
+import { h } from "../shared/dom.js";
+import { utc } from "../shared/times.js";
 
 const MOST_LETTERS = 1_000;
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
@@ -46,9 +48,9 @@ function found(text) {
 /** What is going on: charts of the last minutes, what stands out, lanes, and what was given up last. */
 export class Overview {
   title = "Overview";
-  #verdict = el("ul", { class: "verdict", "aria-label": "What stands out" }, el("li", {}, "Asking for the metrics …"));
-  #processes = el("p", { class: "faint" });
-  #lanes = el("div");
+  #verdict = h("ul", { class: "verdict", "aria-label": "What stands out" }, h("li", {}, "Asking for the metrics …"));
+  #processes = h("p", { class: "faint" });
+  #lanes = h("div");
   #stopped = ""; // the lanes that have, as the table has it
   #known = []; // the lanes, as they were asked for last
   #now = null; // what the metrics said last
@@ -86,12 +88,12 @@ export class Overview {
     this.#tabulate(lanes.data);
     return [
       this.#verdict,
-      el("section", {}, el("h2", {}, "Lanes"), this.#lanes),
-      el("section", {}, el("h2", {}, "Recent failures"),
+      h("section", {}, h("h2", {}, "Lanes"), this.#lanes),
+      h("section", {}, h("h2", {}, "Recent failures"),
         table("Recent failures", LETTER, letters.data.map(letterCells), "Nothing was given up in the last 30 days."),
-        letters.data.length ? el("p", {}, link("dead-letters", "All dead letters")) : null),
-      el("section", {}, el("h2", {}, "The last 15 minutes"),
-        el("div", { class: "charts" }, this.#charts.map((chart) => chart.element)), this.#processes),
+        letters.data.length ? h("p", {}, link("dead-letters", "All dead letters")) : null),
+      h("section", {}, h("h2", {}, "The last 15 minutes"),
+        h("div", { class: "charts" }, this.#charts.map((chart) => chart.element)), this.#processes),
     ];
   }
 
@@ -116,7 +118,7 @@ export class Overview {
 
   /** Say what stands out, by what is known of lanes and of the metrics. */
   #judge() {
-    this.#verdict.replaceChildren(...verdict(this.#known, this.#now).map(([kind, text]) => el("li", { class: kind }, text)));
+    this.#verdict.replaceChildren(...verdict(this.#known, this.#now).map(([kind, text]) => h("li", { class: kind }, text)));
   }
 
   #tabulate(lanes) {
@@ -134,12 +136,12 @@ class DeadLetters {
     const { data } = await call(`operations/dead-letters?limit=${MOST_LETTERS}`);
     const letters = byEvent(data);
     const boxes = letters.map(({ event_id: id }) =>
-      el("input", { type: "checkbox", value: id, "aria-label": `Replay event ${id}`, onchange: () => count() }));
-    const all = el("input", { type: "checkbox", onchange: () => {
+      h("input", { type: "checkbox", value: id, "aria-label": `Replay event ${id}`, onchange: () => count() }));
+    const all = h("input", { type: "checkbox", onchange: () => {
       for (const box of boxes) box.checked = all.checked;
       count();
     } });
-    const button = el("button", { type: "button", class: "main", disabled: true, onclick: () =>
+    const button = h("button", { type: "button", class: "main", disabled: true, onclick: () =>
       replay({ events: chosen() }, refresh) }, "Replay selected");
     const chosen = () => boxes.filter((box) => box.checked).map((box) => box.value);
     const count = () => {
@@ -151,12 +153,12 @@ class DeadLetters {
     };
     const lanes = [...new Set(data.filter(({ what }) => what === "push").map(({ lane }) => lane))].sort();
     return [
-      el("p", { class: "faint" }, "What was given up in the last 30 days. Replaying an event sets going once more all that was given up of it."),
-      el("div", { class: "row" }, letters.length ? [el("label", {}, all, " All shown"), button] : null, lanes.map((lane) =>
-        el("button", { type: "button", onclick: () => replayLane(lane, refresh) }, `Replay lane ${lane}`))),
+      h("p", { class: "faint" }, "What was given up in the last 30 days. Replaying an event sets going once more all that was given up of it."),
+      h("div", { class: "row" }, letters.length ? [h("label", {}, all, " All shown"), button] : null, lanes.map((lane) =>
+        h("button", { type: "button", onclick: () => replayLane(lane, refresh) }, `Replay lane ${lane}`))),
       table("Dead letters", ["Replay", ...LETTER], letters.map((letter, nth) => [boxes[nth], ...letterCells(letter)]),
         "Nothing was given up in the last 30 days."),
-      data.length === MOST_LETTERS ? el("p", { class: "faint" }, `Only the last ${MOST_LETTERS} are shown.`) : null,
+      data.length === MOST_LETTERS ? h("p", { class: "faint" }, `Only the last ${MOST_LETTERS} are shown.`) : null,
     ];
   }
 }
@@ -167,7 +169,7 @@ class Customs {
   async load() {
     const { data } = await call("operations/custom-notifications?limit=100");
     return [
-      el("p", { class: "faint" }, "Who sent what users write to each other, the last 100. What they say is not shown."),
+      h("p", { class: "faint" }, "Who sent what users write to each other, the last 100. What they say is not shown."),
       table("Custom notifications", ["Accepted (UTC)", "Event", "Sender", "Users", "Teams", "Reached", "Dropped"], data.map((each) => [
         moment(each.accepted_at), eventLink(each.id), sender(each), each.users, each.teams, each.recipients, each.dropped,
       ]), "There is no custom notification."),
@@ -185,23 +187,23 @@ class Event {
     const [event, reached, told] = await Promise.all([
       call(path), new Recipients(this.id).load(), this.user && call(`${path}/recipients/${encodeURIComponent(this.user)}`).catch(unlessMissing),
     ]);
-    const field = el("input", { id: "whom", inputmode: "numeric", pattern: "[0-9]+", required: true, value: this.user });
+    const field = h("input", { id: "whom", inputmode: "numeric", pattern: "[0-9]+", required: true, value: this.user });
     const pushes = Object.entries(event.pushes).filter(([, number]) => number);
     const isReplayable = event.state === "failed" || event.pushes.dead > 0;
     return [
       facts([
-        ["Id", el("code", {}, event.id)], ["Type", event.type], ["State", state(event.state)], ["Reason", event.reason],
+        ["Id", h("code", {}, event.id)], ["Type", event.type], ["State", state(event.state)], ["Reason", event.reason],
         ["Replaced by", event.replaced_by && eventLink(event.replaced_by)],
         ["Inboxes reached", event.recipients], ["Read", event.read], ["Dropped", event.dropped],
-        ["Pushes", pushes.length ? el("ul", { class: "states" }, pushes.map(([name, number]) => el("li", {}, state(name), ` ${number}`))) : "none"],
+        ["Pushes", pushes.length ? h("ul", { class: "states" }, pushes.map(([name, number]) => h("li", {}, state(name), ` ${number}`))) : "none"],
       ]),
-      isReplayable ? el("button", { type: "button", class: "main", onclick: () => replay({ events: [event.id] }, refresh) }, "Replay what was given up") : null,
-      el("section", {}, el("h2", {}, "Explain a delivery"),
-        el("form", { class: "row", onsubmit: (submit) => {
+      isReplayable ? h("button", { type: "button", class: "main", onclick: () => replay({ events: [event.id] }, refresh) }, "Replay what was given up") : null,
+      h("section", {}, h("h2", {}, "Explain a delivery"),
+        h("form", { class: "row", onsubmit: (submit) => {
           submit.preventDefault();
           location.hash = `event/${event.id}/${field.value}`;
-        } }, el("label", { for: "whom" }, "User id"), field, el("button", { type: "submit" }, "Explain")),
-        this.user ? (told ? [explained(told), el("p", {}, link(`user/${this.user}`, `All of user ${this.user}`))] : el("p", { class: "nothing" }, `There is nothing to tell of user ${this.user}.`)) : null),
+        } }, h("label", { for: "whom" }, "User id"), field, h("button", { type: "submit" }, "Explain")),
+        this.user ? (told ? [explained(told), h("p", {}, link(`user/${this.user}`, `All of user ${this.user}`))] : h("p", { class: "nothing" }, `There is nothing to tell of user ${this.user}.`)) : null),
       ...reached,
     ];
   }
@@ -219,18 +221,18 @@ class User {
     const isCut = lately.looked_back_to > utc(since);
     return [
       facts([
-        ["Name", el("bdi", {}, `${user.first_name} ${user.last_name}`)], ["Active", user.active ? "yes" : state("no: nothing is delivered")],
+        ["Name", h("bdi", {}, `${user.first_name} ${user.last_name}`)], ["Active", user.active ? "yes" : state("no: nothing is delivered")],
         ["Company", user.company_id], ["Inbox", `${user.unread} unread of ${user.total}`], ["Time zone", user.time_zone],
       ]),
-      el("section", {}, el("h2", {}, "Devices"), deviceTable(user.devices)),
-      el("section", {}, el("h2", {}, `What came lately, and what did not`),
-        el("p", { class: "row" }, "Since: ", Object.entries(SINCE).map(([name, [words]]) => name === this.since
-          ? el("strong", {}, words) : link(`user/${this.id}/${name}`, words))),
-        isCut ? el("p", { class: "trouble" }, `There was so much that what did not come is told from ${lately.looked_back_to} on.`) : null,
-        lately.data.length ? lately.data.map((event) => el("article", { class: "told" },
-          el("h3", {}, moment(event.accepted_at), " ", event.type, " ", eventLink(event.event_id, user.id)), explained(event)))
-          : el("p", { class: "nothing" }, "Nothing concerned this user."),
-        lately.data.length === 50 ? el("p", { class: "faint" }, "Only the last 50 are shown.") : null),
+      h("section", {}, h("h2", {}, "Devices"), deviceTable(user.devices)),
+      h("section", {}, h("h2", {}, `What came lately, and what did not`),
+        h("p", { class: "row" }, "Since: ", Object.entries(SINCE).map(([name, [words]]) => name === this.since
+          ? h("strong", {}, words) : link(`user/${this.id}/${name}`, words))),
+        isCut ? h("p", { class: "trouble" }, `There was so much that what did not come is told from ${lately.looked_back_to} on.`) : null,
+        lately.data.length ? lately.data.map((event) => h("article", { class: "told" },
+          h("h3", {}, moment(event.accepted_at), " ", event.type, " ", eventLink(event.event_id, user.id)), explained(event)))
+          : h("p", { class: "nothing" }, "Nothing concerned this user."),
+        lately.data.length === 50 ? h("p", { class: "faint" }, "Only the last 50 are shown.") : null),
     ];
   }
 }
@@ -255,7 +257,7 @@ class UserOrDevice {
 
   async load(refresh) {
     const [user, device] = await Promise.all([this.user.load(refresh).catch(unlessMissing), this.device.load()]);
-    return [el("h2", {}, this.device.title), device, ...user ?? [el("p", { class: "nothing" }, "There is no such user.")]];
+    return [h("h2", {}, this.device.title), device, ...user ?? [h("p", { class: "nothing" }, "There is no such user.")]];
   }
 }
 
@@ -271,12 +273,12 @@ class Found {
       isShort ? { data: [] } : call(`operations/users?limit=${MOST_FOUND}&search=${search}`), this.device?.load(),
     ]);
     return [
-      el("p", { class: "faint" }, "Users whose name, last name or e-mail address begins with this. An event is found by its id (a UUID), a user by theirs (a number), a device by the last six characters of its token."),
+      h("p", { class: "faint" }, "Users whose name, last name or e-mail address begins with this. An event is found by its id (a UUID), a user by theirs (a number), a device by the last six characters of its token."),
       table("Users", ["User", "Name", "E-mail", "Company", "Active"], people.data.map((each) => [
         link(`user/${each.id}`, `User ${each.id}`), named(each), each.email ?? "–", each.company_id, each.active ? "yes" : state("no"),
       ]), "No user is found by this."),
-      people.data.length === MOST_FOUND ? el("p", { class: "faint" }, `Only ${MOST_FOUND} are shown. Write more of the name.`) : null,
-      ...device ? [el("h2", {}, this.device.title), device] : [],
+      people.data.length === MOST_FOUND ? h("p", { class: "faint" }, `Only ${MOST_FOUND} are shown. Write more of the name.`) : null,
+      ...device ? [h("h2", {}, this.device.title), device] : [],
     ];
   }
 }
@@ -292,7 +294,7 @@ class Recipients {
   }
 
   async #section(title, more, nothing) {
-    const place = el("div");
+    const place = h("div");
     const show = async (after) => {
       const { data } = await call(`${this.path}${more}&after=${after}`);
       place.replaceChildren(
@@ -300,12 +302,12 @@ class Recipients {
           link(`event/${this.event}/${each.user_id}`, `User ${each.user_id}`), named(each),
           each.read_at ? moment(each.read_at) : "–", each.pushes.length ? each.pushes.map((push) => [state(push), " "]) : "none",
         ]), after ? "There are no more." : nothing),
-        el("p", { class: "row" },
-          ...after ? [el("button", { type: "button", onclick: () => show(0).catch(tell) }, "First page")] : [],
-          ...data.length === A_PAGE ? [el("button", { type: "button", onclick: () => show(data.at(-1).user_id).catch(tell) }, "Next page")] : []));
+        h("p", { class: "row" },
+          ...after ? [h("button", { type: "button", onclick: () => show(0).catch(tell) }, "First page")] : [],
+          ...data.length === A_PAGE ? [h("button", { type: "button", onclick: () => show(data.at(-1).user_id).catch(tell) }, "Next page")] : []));
     };
     await show(0);
-    return el("section", {}, el("h2", {}, title), place);
+    return h("section", {}, h("h2", {}, title), place);
   }
 }
 
@@ -315,7 +317,7 @@ function tell(error) {
 
 function named({ first_name: first, last_name: last }) {
   const name = [first, last].filter(Boolean).join(" ");
-  return name ? el("bdi", { class: "name", title: name }, name) : "–";
+  return name ? h("bdi", { class: "name", title: name }, name) : "–";
 }
 
 const LETTER = ["Given up (UTC)", "What", "Event", "User", "Lane", "Tries", "Reason"];
@@ -325,7 +327,7 @@ function letterCells(letter) {
   const more = users.length > 3 ? ` and ${users.length - 3} more` : "";
   return [
     moment(letter.at), `${letter.task}${letter.times > 1 ? ` ×${letter.times}` : ""}`,
-    /deliver|push/.test(letter.task) ? eventLink(letter.event_id) : el("code", {}, letter.event_id.slice(-12)),
+    /deliver|push/.test(letter.task) ? eventLink(letter.event_id) : h("code", {}, letter.event_id.slice(-12)),
     users.length ? [...users.slice(0, 3).flatMap((id, nth) => [nth ? ", " : "", link(`user/${id}`, id)]), more] : "–",
     letter.lane, letter.attempts, letter.reason,
   ];
@@ -364,9 +366,9 @@ async function replayLane(lane, refresh) {
 function explained(told) {
   const came = told.recipient ? state("came") : state("did not come");
   const times = [["read", told.read_at], ["deleted", told.deleted_at]].filter(([, at]) => at).map(([did, at]) => `, ${did} at ${at}`);
-  return el("div", { class: "explained" },
-    el("p", {}, came, told.recipient ? ` into the inbox at ${told.delivered_at}: ` : " ", told.why, times),
-    told.devices.length ? el("ul", {}, told.devices.map((device) => el("li", {},
+  return h("div", { class: "explained" },
+    h("p", {}, came, told.recipient ? ` into the inbox at ${told.delivered_at}: ` : " ", told.why, times),
+    told.devices.length ? h("ul", {}, told.devices.map((device) => h("li", {},
       state(device.state), ` ${device.type} …${device.token_ending} by ${device.lane}`,
       device.what && device.what !== device.state ? `: ${device.what}` : "",
       device.attempts > 1 ? ` (tried ${device.attempts} times)` : ""))) : null);
@@ -374,7 +376,7 @@ function explained(told) {
 
 function deviceTable(devices) {
   return table("Devices", ["Type", "Ending", "Lane", "Last push", "Why", "Last delivered (UTC)", "Registered (UTC)"], devices.map((each) => [
-    each.type, el("code", {}, `…${each.token_ending}`), each.lane, state(each.state), each.what === each.state ? "" : each.what, moment(each.last_delivered_at), moment(each.registered_at),
+    each.type, h("code", {}, `…${each.token_ending}`), each.lane, state(each.state), each.what === each.state ? "" : each.what, moment(each.last_delivered_at), moment(each.registered_at),
   ]), "No device is registered: nothing is pushed.");
 }
 
@@ -388,7 +390,7 @@ function laneTable(lanes) {
 function sender({ sender: user, service }) {
   if (!user) return `service ${service}`;
   const name = [user.first_name, user.last_name].filter(Boolean).join(" ");
-  return [link(`user/${user.id}`, `User ${user.id}`), ...name ? [" ", el("bdi", { class: "name", title: name }, name)] : [], service ? `, by service ${service}` : ""];
+  return [link(`user/${user.id}`, `User ${user.id}`), ...name ? [" ", h("bdi", { class: "name", title: name }, name)] : [], service ? `, by service ${service}` : ""];
 }
 
 /** What a person on call must know first, each with how bad it is: what has stopped, since when, why, what to do. */

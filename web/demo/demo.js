@@ -1,4 +1,6 @@
-// The demo's page: who you are, what happens, and what your inbox, phones and browser make of it.
+/** The demo's page: who you are, what happens, and what your inbox, phones and browser make of it. */
+
+import { h } from "../shared/dom.js";
 
 const BASE = new URL(".", location.href.split("#")[0]);
 const DEVICES = { iphone: 3, android: 3, browser: 2 };
@@ -63,13 +65,12 @@ function showPeople() {
 function segmentOf(person) {
   const language = new Intl.DisplayNames("en", { type: "language" }).of(person.locale);
   const teams = person.teams.join(" and ");
-  const name = element("span", { className: "who" }, [
-    element("bdi", { textContent: nameOf(person) }),
-    element("small", { textContent: teams ? `${teams}, ${language}` : language }),
-  ]);
-  const face = element("span", { className: "face", textContent: initialsOf(person), ariaHidden: "true" });
-  const radio = element("input", { type: "radio", name: "person", value: person.id });
-  return element("label", {}, [radio, element("span", {}, [face, name])]);
+  const name = h("span", { class: "who" },
+    h("bdi", {}, nameOf(person)),
+    h("small", {}, teams ? `${teams}, ${language}` : language));
+  const face = h("span", { class: "face", "aria-hidden": "true" }, initialsOf(person));
+  const radio = h("input", { type: "radio", name: "person", value: person.id });
+  return h("label", {}, radio, h("span", {}, face, name));
 }
 
 function signIn(id) {
@@ -78,8 +79,8 @@ function signIn(id) {
   me = person;
   history.replaceState(null, "", `#${me.id}`);
   document.querySelector(`#people input[value="${me.id}"]`).checked = true;
-  $("to-me").replaceChildren("only ", element("bdi", { textContent: me.first_name }));
-  $("whose").replaceChildren("The inbox of ", element("bdi", { textContent: nameOf(me) }));
+  $("to-me").replaceChildren("only ", h("bdi", {}, me.first_name));
+  $("whose").replaceChildren("The inbox of ", h("bdi", {}, nameOf(me)));
   document.title = "Tocsin: the demo";
   closed.clear();
   count = null;
@@ -94,7 +95,7 @@ function signIn(id) {
 function showInbox() {
   if (!customElements.get("tocsin-inbox")) {
     const words = "The web inbox did not load: this build does not have it, or the browser is too old.";
-    $("inbox").replaceChildren(element("p", { className: "notice", textContent: words }));
+    $("inbox").replaceChildren(h("p", { class: "notice" }, words));
     return;
   }
   const { id, locale } = me;
@@ -120,17 +121,13 @@ async function showKinds() {
   const { data: kinds } = await ask("demo/kinds");
   const groups = Map.groupBy(kinds, (kind) => kind.group);
   for (const [group, some] of groups) {
-    const buttons = some.map((kind) => element("li", {}, [buttonOf(kind)]));
-    $("kinds").append(element("h3", { textContent: group }), element("ul", {}, buttons));
+    const buttons = some.map((kind) => h("li", {}, buttonOf(kind)));
+    $("kinds").append(h("h3", {}, group), h("ul", {}, buttons));
   }
 }
 
 function buttonOf(kind) {
-  const button = element("button", { type: "button", textContent: kind.label });
-  button.dataset.kind = kind.name;
-  button.dataset.preset = kind.preset;
-  button.addEventListener("click", () => fire(kind));
-  return button;
+  return h("button", { type: "button", "data-kind": kind.name, "data-preset": kind.preset, onclick: () => fire(kind) }, kind.label);
 }
 
 async function fire(kind) {
@@ -234,13 +231,9 @@ function showBanners(list, banners) {
 }
 
 function bannerOf(key, banner) {
-  const time = element("time", { dateTime: banner.at });
-  const item = element("li", { className: "banner" }, [
-    element("div", {}, [element("h4", { textContent: banner.title, dir: "auto" }), time]),
-    element("p", { textContent: banner.body, dir: "auto" }),
-  ]);
-  item.dataset.key = key;
-  return item;
+  return h("li", { class: "banner", "data-key": key },
+    h("div", {}, h("h4", { dir: "auto" }, banner.title), h("time", { datetime: banner.at })),
+    h("p", { dir: "auto" }, banner.body));
 }
 
 function dismiss(item) {
@@ -284,7 +277,7 @@ function showCommands() {
 }
 
 function commandOf(title, token, line) {
-  const copy = element("button", { type: "button", textContent: "Copy", ariaLabel: `Copy: ${title}` });
+  const copy = h("button", { type: "button", "aria-label": `Copy: ${title}` }, "Copy");
   const shown = navigator.clipboard ? line(`${token.slice(0, 8)}…`) : line(token);
   copy.hidden = !navigator.clipboard;
   copy.addEventListener("click", async () => {
@@ -292,19 +285,10 @@ function commandOf(title, token, line) {
     copy.textContent = "Copied";
     setTimeout(() => (copy.textContent = "Copy"), 2000);
   });
-  return element("div", { className: "command" }, [
-    element("div", {}, [element("h3", { textContent: title }), copy]),
-    element("pre", { textContent: shown }),
-  ]);
+  return h("div", { class: "command" }, h("div", {}, h("h3", {}, title), copy), h("pre", {}, shown));
 }
 
 // --- Small things -------------------------------------------------------------------------------------------------
-
-function element(name, properties = {}, children = []) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
-}
 
 function nameOf(person) {
   return `${person.first_name} ${person.last_name}`;

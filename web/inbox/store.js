@@ -4,7 +4,7 @@ import { Refusal } from "./client.js";
 import { Feed } from "./feed.js";
 import { Kept } from "./kept.js";
 import { linkOf } from "./safe_html.js";
-import { now, timeOf, wait } from "../shared/times.js";
+import { timeOf, utc, wait } from "../shared/times.js";
 
 const PER_PAGE = 20;
 const POLL_MS = 30_000;
@@ -182,7 +182,7 @@ export class Inbox {
     const note = this.notes.get(id);
     if (!note || Boolean(note.read_at) === read) return;
     const before = note.read_at;
-    this.#set(id, read ? now() : null);
+    this.#set(id, read ? utc() : null);
     this.#changed();
     if (read) this.#on.settled([id]);
     try {
@@ -373,7 +373,7 @@ export class Inbox {
       case "read":
         if (data.all) return void this.#readUpTo(data.up_to);
         for (const id of data.ids ?? [data.id]) this.reading?.ids.delete(id);
-        this.#reset(data.ids ?? [data.id], now());
+        this.#reset(data.ids ?? [data.id], utc());
         return this.#on.settled(data.ids ?? [data.id]);
       case "deleted":
         this.#drop(data.ids ?? [data.id], false);
@@ -450,7 +450,7 @@ export class Inbox {
     });
     const read = new Set(upTo);
     const changed = [...this.notes.values()].filter((note) => !note.read_at && (!id || read.has(note.id) || note.created_at < last.created_at));
-    for (const note of changed) note.read_at = now();
+    for (const note of changed) note.read_at = utc();
     return changed;
   }
 
@@ -493,7 +493,7 @@ export class Inbox {
       if (mark === "deleted") this.deleting.set(note.id, "sent");
       if (mark === "unread") note.read_at = null;
       if (newest && !note.read_at && (ids.has(note.id) || note.created_at < newest.created_at)) ids.add(note.id);
-      if (mark === "read" || ids?.has(note.id)) note.read_at ??= now();
+      if (mark === "read" || ids?.has(note.id)) note.read_at ??= utc();
       this.notes.set(note.id, note);
     }
   }

@@ -1,14 +1,19 @@
 /** Elements, made and changed. Whatever comes from outside becomes text and nothing else: no markup is ever parsed. */
 
-/** Make an element: listeners by `on...`, properties where they are no strings, attributes else. */
-export function h(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
+const SVG = "http://www.w3.org/2000/svg";
+const SVG_TAGS = new Set(["svg", "path", "line"]);
+const PROPERTIES = new Set(["value", "referrerPolicy"]);
+
+/** Make an element: listeners by `on...`, properties where they are booleans, attributes else. Null is left out. */
+export function h(tag, attributes, ...children) {
+  const element = SVG_TAGS.has(tag) ? document.createElementNS(SVG, tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (value === null || value === undefined) continue;
     if (typeof value === "function") element.addEventListener(name.slice(2), value);
-    else if (typeof value === "boolean" || name === "value" || name === "referrerPolicy") element[name] = value;
+    else if (typeof value === "boolean" || PROPERTIES.has(name)) element[name] = value;
     else element.setAttribute(name, value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return element;
 }
 

@@ -3,7 +3,8 @@
 /** The service's times are UTC, and look like this: 2026-11-24 16:11:25. */
 export const timeOf = (text) => new Date(`${text.replace(" ", "T").replace(/Z?$/, "Z")}`);
 
-export const now = () => new Date().toISOString().slice(0, 19).replace("T", " ");
+/** A moment (milliseconds) as the service writes it. */
+export const utc = (at = Date.now()) => new Date(at).toISOString().slice(0, 19).replace("T", " ");
 
 export const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 

@@ -91,10 +91,7 @@ def build(app_state: AppState | None = None) -> FastAPI:
         Route("/openapi.json", operations.openapi, methods=["GET"]),
         Route("/docs", operations.docs, methods=["GET"]),
         Route("/docs/{name}", operations.docs_asset, methods=["GET"]),
-        Route("/inbox.js", pages.inbox, methods=["GET"]),
-        Route("/inbox.js.map", pages.inbox_map, methods=["GET"]),
-        Route("/inbox.d.ts", pages.inbox_types, methods=["GET"]),
-        Route("/inbox-worker.js", pages.inbox_worker, methods=["GET"]),
+        *(Route(f"/{name}", pages.file, methods=["GET"]) for name in pages.FILES),
         Route("/inbox-{version}.js", pages.inbox_of_version, methods=["GET"]),
     ]
     for router in (

@@ -7,7 +7,7 @@ from starlette.routing import Route
 from tocsin.api.assets import serve
 from tocsin.errors import NotFound
 
-FILES = frozenset({"console.css", "console.js", "session.js", "views.js", "elements.js", "measures.js", "charts.js"})
+FILES = frozenset({"console.css", "console.js", "console.js.map"})
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none';"

@@ -11,14 +11,16 @@ from tocsin.api.assets import ALIAS, FOR_EVER, asset, serve
 from tocsin.errors import NotFound
 
 COMPONENT = "inbox.js"
+FILES = (COMPONENT, "inbox.js.map", "inbox.d.ts", "inbox-worker.js", "inbox-worker.js.map")
+"""What is served under names that stay: the component, its types, and what a page's own service worker takes in."""
 
 EVERYWHERE = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
 """What lets pages of other origins load these files, those with an integrity too."""
 
 
-async def inbox(request: Request) -> Response:
-    """The component under a name that stays."""
-    return _open(request, COMPONENT)
+async def file(request: Request) -> Response:
+    """A file under the name that stays."""
+    return _open(request, request.url.path.rpartition("/")[2])
 
 
 async def inbox_of_version(request: Request) -> Response:
@@ -26,21 +28,6 @@ async def inbox_of_version(request: Request) -> Response:
     if request.path_params["version"] != version():
         raise NotFound("This version of the inbox is not available.")
     return _open(request, COMPONENT, FOR_EVER)
-
-
-async def inbox_map(request: Request) -> Response:
-    """The component's source map, for the developer tools of browsers."""
-    return _open(request, f"{COMPONENT}.map")
-
-
-async def inbox_types(request: Request) -> Response:
-    """The component's types."""
-    return _open(request, "inbox.d.ts")
-
-
-async def inbox_worker(request: Request) -> Response:
-    """What a page's own service worker takes in to show pushes."""
-    return _open(request, "inbox-worker.js")
 
 
 @cache

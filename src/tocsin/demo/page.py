@@ -29,7 +29,7 @@ from tocsin.validation import field_error
 from tocsin_phones import Phones
 from tocsin_phones.local_calls import is_local
 
-FILES = ("demo.css", "demo.js")
+FILES = ("demo.css", "demo.js", "demo.js.map")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -1,0 +1,19 @@
+"""The modules of the web inbox and of the console by themselves, under `node --test`, with a clock of their own."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+WEB = Path(__file__).parents[2] / "web"
+SUITES = sorted((WEB / "tests").glob("*.test.js"))
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="there is no node here")
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
+def test_a_module_does_what_its_suite_says(suite: Path) -> None:
+    done = subprocess.run(["node", "--test", str(suite)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "# fail 0" in done.stdout
+    assert "# pass 0" not in done.stdout

@@ -1,9 +1,10 @@
 // Builds what browsers load from the sources beside it, into src/tocsin/web or the folder that is named: `make web`.
 
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, readFile, readdir, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { brotliCompressSync, constants } from "node:zlib";
+import { gzipAsync } from "@gfx/zopfli";
 import { build, transform } from "esbuild";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
@@ -42,14 +43,18 @@ const { outputFiles } = await build({
 });
 
 await mkdir(out, { recursive: true });
-for (const { path, contents } of outputFiles) {
-  const to = join(out, basename(path));
-  await writeFile(to, contents);
-  if (!path.endsWith(".map")) await writeFile(`${to}.br`, packed(contents));
+for (const { path, contents } of outputFiles) await deliver(basename(path), contents, !path.endsWith(".map"));
+for (const name of await readdir(join(here, "inbox/words"))) {
+  if (!name.endsWith(".json")) continue;
+  const words = JSON.parse(await readFile(join(here, "inbox/words", name), "utf-8"));
+  await deliver(`inbox-words-${name}`, Buffer.from(JSON.stringify(words)), true);
 }
 
-/** Compressed here, since Python has no brotli of its own. */
-function packed(contents) {
-  const size = { [constants.BROTLI_PARAM_SIZE_HINT]: contents.length };
-  return brotliCompressSync(contents, { params: { [constants.BROTLI_PARAM_QUALITY]: 11, ...size } });
+/** Write a file, and beside it the same compressed: better than Python can, and once. */
+async function deliver(name, content, compress) {
+  await writeFile(join(out, name), content);
+  if (!compress) return;
+  const params = { [constants.BROTLI_PARAM_QUALITY]: 11, [constants.BROTLI_PARAM_SIZE_HINT]: content.length };
+  await writeFile(join(out, `${name}.br`), brotliCompressSync(content, { params }));
+  await writeFile(join(out, `${name}.gz`), await gzipAsync(content, { numiterations: 50 }));
 }

@@ -8,7 +8,7 @@ import { Preferences } from "./preferences.js";
 import { makeRow } from "./rows.js";
 import { Inbox } from "./store.js";
 import { sheet } from "./style.js";
-import { problemOf, languageOf, wordsWith, WORDS } from "./words.js";
+import { hasWords, languageOf, loadWords, problemOf, wordsOf } from "./words.js";
 import { adopt, arrange, h, keepOnly, put, reflect, set } from "../shared/dom.js";
 import { Times } from "../shared/times.js";
 import { identityOf } from "../shared/token.js";
@@ -45,7 +45,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
   #undoing = 0;
   #apologising = 0;
   #apology = "";
-  #words = WORDS.en;
+  #words = wordsOf("en", "en");
   #times = null;
   #push = null;
   #near = null;
@@ -67,9 +67,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
   set words(words) {
     const same = words === this.#own;
     this.#own = words;
-    if (same || !this.#built) return;
-    this.#hide();
-    this.#build();
+    if (!same && this.#built) this.#rebuild();
   }
 
   /** How many are unread; null until it is known. */
@@ -139,6 +137,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
   #start() {
     if (this.#starting || this.#inbox || !this.#built) return;
     this.#starting = true;
+    this.#speak();
     queueMicrotask(() => {
       this.#starting = false;
       if (this.#inbox || !this.isConnected) return;
@@ -220,7 +219,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     const root = this.shadowRoot ?? this.attachShadow({ mode: "open" });
     root.adoptedStyleSheets = [sheet()];
     const { language, locale } = languageOf(this);
-    const words = (this.#words = wordsWith(WORDS[language], this.#own ?? {}));
+    const words = (this.#words = wordsOf(language, locale, this.#own));
     this.#times = new Times(locale, words);
     const bell = this.mode === "bell";
     this.#opened = false;
@@ -273,7 +272,25 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     this.#near = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && this.#further());
     this.#built = true;
     this.#pane = "list";
+    this.#speak(language);
     this.#draw();
+  }
+
+  #rebuild() {
+    const open = this.#opened;
+    this.#hide();
+    this.#build();
+    this.open = open;
+  }
+
+  /** Say it all in the language of the page, once the service has sent its words: until then the panel is not shown. */
+  async #speak(language = languageOf(this).language) {
+    if (hasWords(language) || !this.src) return;
+    const { panel } = this.#parts;
+    panel.classList.add("waiting");
+    await loadWords(this.src, language);
+    panel.classList.remove("waiting");
+    if (hasWords(language) && panel === this.#parts.panel) this.#rebuild();
   }
 
   #show() {

@@ -15,10 +15,14 @@ TYPES = {
     "css": "text/css",
     "html": "text/html",
     "js": "text/javascript",
+    "json": "application/json",
     "map": "application/json",
     "ts": "text/plain",
     "svg": "image/svg+xml",
 }
+
+COMPRESSED = {"br": "br", "gzip": "gz"}
+"""Content codings, the smallest first, and how the files end that the build of the scripts compressed by them."""
 
 ALIAS = "public, max-age=300"
 """How long a browser keeps a file whose name says no version."""
@@ -43,14 +47,12 @@ class Asset:
 def asset(name: str, package: str = "tocsin.web") -> Asset:
     """Return a file of a package. Raises `FileNotFoundError`."""
     content = files(package).joinpath(name).read_bytes()
-    brotli = files(package).joinpath(f"{name}.br")  # written by the build of the scripts
+    compressed = {coding: files(package).joinpath(f"{name}.{suffix}") for coding, suffix in COMPRESSED.items()}
     digest = hashlib.sha384(content).digest()
     return Asset(
         content,
-        {
-            **({"br": brotli.read_bytes()} if brotli.is_file() else {}),
-            "gzip": gzip.compress(content, 9, mtime=0),
-        },
+        {coding: file.read_bytes() for coding, file in compressed.items() if file.is_file()}
+        or {"gzip": gzip.compress(content, 9, mtime=0)},
         TYPES[name.rpartition(".")[2]],
         f'"{digest.hex()[:32]}"',
         f"sha384-{b64encode(digest).decode()}",

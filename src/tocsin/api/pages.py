@@ -11,8 +11,16 @@ from tocsin.api.assets import ALIAS, FOR_EVER, asset, serve
 from tocsin.errors import NotFound
 
 COMPONENT = "inbox.js"
-FILES = (COMPONENT, "inbox.js.map", "inbox.d.ts", "inbox-worker.js", "inbox-worker.js.map")
-"""What is served under names that stay: the component, its types, and what a page's own service worker takes in."""
+FILES = (
+    COMPONENT,
+    "inbox.js.map",
+    "inbox.d.ts",
+    "inbox-words-da.json",
+    "inbox-words-de.json",
+    "inbox-worker.js",
+    "inbox-worker.js.map",
+)
+"""What is served under names that stay: the component, its types and languages, and what a page's worker imports."""
 
 EVERYWHERE = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
 """What lets pages of other origins load these files, those with an integrity too."""

@@ -30,8 +30,11 @@ export interface ErrorDetail {
   error: unknown;
 }
 
-/** Text with a number or a time in it: a function of it, or text with {} in its place. */
-type Counted = string | ((n: number | string) => string);
+/**
+ * Text with a number or a time in it: text with {} in its place, such texts by the plural category of the number
+ * (`one`, `few`, `other` ...), or a function of it.
+ */
+type Counted = string | ({ other: string } & Partial<Record<Intl.LDMLPluralRule, string>>) | ((n: number | string) => string);
 
 /** The words of the element. What is left out is said in the element's language. */
 export interface Words {

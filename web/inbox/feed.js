@@ -158,6 +158,8 @@ export class Feed {
 
   /** Read the stream until it ends. Return how long to wait before the next, in ms. */
   async #stream(signal, begun) {
+    await this.#client.credentials(); // a token that is due would end the stream as soon as it has begun
+    if (signal.aborted) return 0;
     const attempt = new AbortController();
     const end = () => attempt.abort();
     signal.addEventListener("abort", end);

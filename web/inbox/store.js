@@ -381,17 +381,22 @@ export class Inbox {
     }
   }
 
-  /** A short interruption is nobody's business. */
+  /** A short interruption is not shown. */
   #connected(state) {
+    if (state === "reconnecting" && this.connection !== "offline") {
+      this.#patience ||= setTimeout(() => { this.connection = state; this.#changed(); }, 3_000);
+      return;
+    }
     clearTimeout(this.#patience);
-    if (state !== "reconnecting" || this.connection === "offline") this.connection = state;
-    else this.#patience = setTimeout(() => { this.connection = state; this.#changed(); }, 3_000);
+    this.#patience = 0;
+    this.connection = state;
   }
 
+  /** `again`: what came while a list was loading may be missing in it; what was dropped since stays away. */
   #arrived(note, again) {
     const known = this.notes.has(note.id);
-    this.#take([note]);
-    if (known && again) return;
+    if (again && !known) return;
+    if (!again) this.#take([note]);
     if (!known && !note.read_at) this.#on.arrived(1);
     this.#insert([note]);
   }

@@ -1,0 +1,274 @@
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, test } from "node:test";
+import { Client } from "../inbox/client.js";
+import { Inbox } from "../inbox/store.js";
+import { json, leave, never, page, pass, refusal, Service, settled, token, unreachable } from "./support.js";
+
+let service;
+let opened;
+
+beforeEach(() => {
+  page();
+  service = new Service();
+  opened = [];
+});
+
+afterEach(() => {
+  for (const { inbox } of opened) inbox.end();
+  leave();
+});
+
+/** An inbox that is shown, and what it reports; `busy` holds back what arrives. */
+async function open({ provider = null, given = token(), load = true } = {}) {
+  const [client, told] = [new Client("https://notify.example", given, provider), { failed: [], settled: [], arrived: 0, kept: 0, busy: false }];
+  const inbox = new Inbox(client, {
+    changed() {},
+    failed: (problem, what) => told.failed.push([problem.status, what]),
+    arrived: (count) => { told.arrived += count; },
+    settled: (ids) => told.settled.push(...ids),
+    kept: () => { told.kept += 1; },
+    busy: () => told.busy,
+  });
+  const shown = (tab = "all") => inbox.shown(tab).map(({ id }) => id);
+  const made = { inbox, told, shown };
+  opened.push(made);
+  inbox.begin();
+  if (load) inbox.load("all");
+  await pass(1_000);
+  return made;
+}
+
+test("the list is shown, and goes on as notifications arrive", async () => {
+  service.arrive("One", "Two");
+  const { inbox, told, shown } = await open();
+  assert.deepEqual([shown(), inbox.unread], [["Two", "One"], 2]);
+  service.arrive("Three");
+  await settled();
+  assert.deepEqual([shown(), inbox.unread, told.arrived], [["Three", "Two", "One"], 3, 1]);
+});
+
+test("a token callback that fails at first is asked again, and then all is live", async () => {
+  service.arrive("One");
+  let calls = 0;
+  const provider = () => { if ((calls += 1) === 1) throw new TypeError("Failed to fetch"); return token(); };
+  const { inbox, told, shown } = await open({ provider, given: null, load: false });
+  assert.deepEqual(told.failed, [[0, undefined]]);
+  await pass(2_000);
+  inbox.load("all");
+  await pass(1_000);
+  assert.deepEqual([shown(), inbox.connection, service.streams], [["One"], "live", 1]);
+});
+
+test("a user who is signed out is not asked for again until somebody looks", async () => {
+  let calls = 0;
+  const { inbox, told } = await open({ provider: () => { calls += 1; return null; }, given: null, load: false });
+  await pass(60_000);
+  assert.deepEqual([calls, told.failed], [1, [[401, undefined]]]);
+  inbox.wake("visibilitychange");
+  await settled();
+  assert.equal(calls, 2);
+});
+
+test("a list that hangs is given up after 20 seconds, and can be asked for again", async () => {
+  service.arrive("One");
+  service.reply(/\/notifications\?/, never);
+  const { inbox, shown } = await open();
+  await pass(18_000);
+  assert.ok(inbox.lists.all.loading);
+  await pass(2_000);
+  assert.equal(inbox.lists.all.loading, null);
+  assert.equal(inbox.lists.all.error.status, 0);
+  await inbox.retry("all");
+  assert.deepEqual([shown(), inbox.lists.all.error], [["One"], null]);
+});
+
+test("a deletion can be undone, and is sent when it no longer can", async () => {
+  service.arrive("One", "Two");
+  const { inbox, shown } = await open();
+  inbox.remove("Two");
+  assert.deepEqual([shown(), inbox.shownUnread, inbox.going], [["One"], 1, 1]);
+  inbox.undo();
+  assert.deepEqual([shown(), inbox.shownUnread], [["Two", "One"], 2]);
+  assert.deepEqual(service.asked(/DELETE/), []);
+  inbox.remove("Two");
+  inbox.commit();
+  await settled();
+  assert.deepEqual(service.asked(/DELETE/), ["DELETE /notifications/Two"]);
+  assert.deepEqual([shown(), inbox.notes.has("Two")], [["One"], false]);
+});
+
+test("a deletion that fails puts back what it took, and keeps what came while it was under way", async () => {
+  service.arrive("One", "Two");
+  const { inbox, told, shown } = await open();
+  let fail;
+  service.reply(/DELETE/, () => new Promise((resolve) => { fail = () => resolve(refusal(503)); }));
+  inbox.remove("One");
+  inbox.commit();
+  await settled();
+  service.arrive("Three");
+  await settled();
+  fail();
+  await settled();
+  assert.deepEqual([shown(), inbox.shownUnread], [["Three", "Two", "One"], 3]);
+  assert.deepEqual(told.failed, [[503, "remove"]]);
+});
+
+test("of several deletions one that fails does not bring back the others", async () => {
+  service.arrive("One", "Two", "Three");
+  const { inbox, shown } = await open();
+  service.reply(/DELETE .*Two/, () => refusal(500));
+  for (const id of ["One", "Two", "Three"]) inbox.remove(id);
+  inbox.commit();
+  await settled();
+  assert.deepEqual([shown(), inbox.shownUnread], [["Two"], 1]);
+});
+
+test("what is gone already counts as deleted", async () => {
+  service.arrive("One");
+  const { inbox, told, shown } = await open();
+  service.notes = [];
+  inbox.remove("One");
+  inbox.commit();
+  await settled();
+  assert.deepEqual([shown(), inbox.unread, told.failed], [[], 0, []]);
+});
+
+test("a mark that the service refuses is taken back", async () => {
+  service.arrive("One");
+  const { inbox, told } = await open();
+  service.reply(/PUT/, () => refusal(503));
+  inbox.mark("One", true);
+  await settled();
+  assert.deepEqual([inbox.notes.get("One").read_at, inbox.unread, told.failed], [null, 1, [[503, "save"]]]);
+});
+
+test("marks that do not reach the service are kept, and sent in their order when it is there again", async () => {
+  service.arrive("One", "Two", "Three");
+  const { inbox, told } = await open();
+  service.reply(/PUT|DELETE/, unreachable, 2);
+  await inbox.mark("One", true);
+  inbox.remove("Two");
+  inbox.commit();
+  await settled();
+  assert.deepEqual([told.kept, told.failed, service.unread], [2, [], 3]);
+  service.requests = [];
+  service.restart();
+  await pass(10_000);
+  assert.deepEqual(service.asked(/PUT|DELETE/), ["PUT /notifications/One/read", "DELETE /notifications/Two"]);
+  assert.deepEqual(service.notes.map(({ id }) => id), ["Three", "One"]);
+  assert.equal(inbox.notes.has("Two"), false);
+});
+
+test("marks that are kept are there after the page was loaded anew, for the same user alone", async () => {
+  service.arrive("One", "Two");
+  const { inbox } = await open();
+  service.reply(/DELETE/, unreachable);
+  inbox.remove("One");
+  inbox.end();
+  await settled();
+  const other = await open({ given: token({ sub: "2" }) });
+  assert.deepEqual(other.shown(), ["Two", "One"]);
+  service.reply(/DELETE/, unreachable, 9);
+  const again = await open();
+  assert.deepEqual(again.shown(), ["Two"]);
+});
+
+test("mark all as read reaches what is shown, and nothing that came later", async () => {
+  service.arrive("One", "Two");
+  const { inbox } = await open();
+  inbox.readAll("all");
+  assert.equal(inbox.shownUnread, 0);
+  service.arrive("Three");
+  await settled();
+  assert.equal(inbox.shownUnread, 1);
+  inbox.commit();
+  await settled();
+  assert.deepEqual(service.asked(/PUT/), ["PUT /notifications/read"]);
+  assert.deepEqual(service.notes.map(({ id, read_at: read }) => [id, Boolean(read)]), [["Three", false], ["Two", true], ["One", true]]);
+});
+
+test("mark all as read can be undone", async () => {
+  service.arrive("One", "Two");
+  const { inbox } = await open();
+  inbox.mark("One", true);
+  await settled();
+  inbox.readAll("all");
+  inbox.undo();
+  inbox.commit();
+  await settled();
+  assert.deepEqual([inbox.shownUnread, service.unread], [1, 1]);
+});
+
+test("what arrives while somebody reads waits, and is shown when they ask for it", async () => {
+  service.arrive("One");
+  const { inbox, told, shown } = await open();
+  told.busy = true;
+  service.arrive("Two", "Three");
+  await settled();
+  assert.deepEqual([shown(), inbox.waiting("all")], [["One"], 2]);
+  inbox.reveal("all");
+  assert.deepEqual([shown(), inbox.waiting("all")], [["Three", "Two", "One"], 0]);
+});
+
+test("what happens while the list is loading is not lost", async () => {
+  service.arrive("One", "Two");
+  let answer;
+  service.reply(/\/notifications\?/, () => new Promise((resolve) => { answer = resolve; }));
+  const { inbox, shown } = await open();
+  const before = { data: service.notes.map((note) => ({ ...note })), pagination: { unread: 2, urls: {} } };
+  service.notes[0].read_at = "2026-11-24 16:00:00";
+  service.send("read", { id: "Two" });
+  service.arrive("Three");
+  await settled();
+  answer(json(before));
+  await settled();
+  assert.deepEqual(shown(), ["Three", "Two", "One"]);
+  assert.ok(inbox.notes.get("Two").read_at);
+});
+
+test("reads and deletions elsewhere are followed", async () => {
+  service.arrive("One", "Two", "Three");
+  const { inbox, told, shown } = await open();
+  service.send("read", { id: "One" });
+  service.send("deleted", { ids: ["Two"] });
+  service.send("read", { ids: ["Three"] });
+  service.send("unread", { id: "One" });
+  service.send("count", { unread: 1 });
+  await settled();
+  assert.deepEqual(shown(), ["Three", "One"]);
+  assert.deepEqual([Boolean(inbox.notes.get("Three").read_at), inbox.notes.get("One").read_at, inbox.unread], [true, null, 1]);
+  assert.deepEqual(told.settled, ["One", "Two", "Three"]);
+});
+
+test("where rows lead is asked in one request for all that are shown", async () => {
+  service.arrive("One", "Two");
+  const { inbox } = await open();
+  inbox.look(["Two", "One"]);
+  await pass(2_000);
+  assert.deepEqual(service.asked(/links/), ["GET /notifications/links?ids=Two,One"]);
+  assert.equal(inbox.links.get("One"), "https://crm.example/One");
+  for (const id of ["Three", "Four", "Five"]) { service.arrive(id); await settled(); inbox.look([id]); }
+  await pass(2_000);
+  assert.deepEqual(service.asked(/links/).slice(1), ["GET /notifications/links?ids=Three,Four,Five"]);
+});
+
+test("a link that is no address of the web leads nowhere", async () => {
+  service.arrive("One");
+  service.reply(/links/, () => json({ data: { One: "javascript:alert(1)" } }));
+  const { inbox } = await open();
+  inbox.look(["One"]);
+  await pass(1_000);
+  assert.equal(inbox.links.get("One"), null);
+});
+
+test("a short interruption is not told, a long one is", async () => {
+  const { inbox } = await open();
+  service.reply(/stream/, unreachable, 5);
+  service.restart();
+  await pass(2_000);
+  assert.equal(inbox.connection, "live");
+  await pass(4_000);
+  assert.equal(inbox.connection, "reconnecting");
+  await pass(60_000);
+  assert.equal(inbox.connection, "live");
+});

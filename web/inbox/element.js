@@ -67,7 +67,9 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
   set words(words) {
     const same = words === this.#own;
     this.#own = words;
-    if (!same && this.#built) this.#rebuild();
+    if (same || !this.#built) return;
+    this.#hide();
+    this.#build();
   }
 
   /** How many are unread; null until it is known. */

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.test_typescript_client import installed, run
+from tests.support.node import installed, run
 
 ROOT = Path(__file__).parents[2]
 BUILT = ROOT / "src/tocsin/web"

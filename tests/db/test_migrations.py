@@ -17,7 +17,7 @@ from tests.support.events import custom
 from tests.support.servers import OwnServer, own_server
 from tests.support.service import serving, settings_for
 from tests.support.waiting import until
-from tocsin import serve
+from tocsin import startup
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
 from tocsin.db.pool import connect
@@ -266,13 +266,13 @@ async def test_a_role_that_does_not_own_the_tables_serves_with_the_rights_that_t
 async def test_a_connection_limit_of_the_role_is_told_with_its_remedy(
     own: OwnServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "WORKER_STATEMENT_TIMEOUT", 0)
+    monkeypatch.setattr(startup, "START_TIMEOUT", 0)
     await own.role("narrow", "alter role narrow connection limit 1")
     database = await own.fresh("narrow", owner="narrow")
     held = await asyncpg.connect(own.url("narrow", database))
     settings = settings_for(database_url=own.url("narrow", database), database_durable="yes")
     with pytest.raises(Refusal, match=r"too many connections for role .*; raise the limit") as refused:
-        async with serve.store(settings, alone=True):
+        async with startup.store(settings, alone=True):
             pass
     await held.close()
     assert "geheim" not in str(refused.value)
@@ -281,6 +281,6 @@ async def test_a_connection_limit_of_the_role_is_told_with_its_remedy(
 async def test_a_password_that_is_wrong_is_told_at_once(own: OwnServer) -> None:
     settings = settings_for(database_url=own.url("app", password="wrong-geheim"), database_durable="yes")
     with pytest.raises(Refusal, match="correct user or password in TOCSIN_DATABASE_URL") as refused:
-        async with serve.store(settings, alone=True):
+        async with startup.store(settings, alone=True):
             pass
     assert "geheim" not in str(refused.value)

@@ -25,8 +25,8 @@ from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
 from tocsin.pubsub import PubSub
 from tocsin.push.apps import lanes_of
-from tocsin.serve import build_app_state, dispatcher_of
 from tocsin.settings import Settings, read_settings
+from tocsin.startup import build_app_state, dispatcher_of
 from tocsin.worker import Worker
 
 SECRET = "a-secret-for-tests-only-0123456789abcdef"

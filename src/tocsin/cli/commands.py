@@ -114,7 +114,7 @@ def phones(
 @app.command()
 def migrate() -> None:
     """Bring the database's schema up to date, and nothing else."""
-    from tocsin.serve import store
+    from tocsin.startup import store
 
     async def only_migrate() -> None:
         async with store(_settings(), alone=False):
@@ -198,7 +198,7 @@ def explain(
 ) -> None:
     """Say in words what came to somebody, what did not, and why."""
     from tocsin import explain
-    from tocsin.serve import pool, store
+    from tocsin.startup import pool, store
 
     settings, moment = _settings(), _moment(since)
     if user is not None:
@@ -228,7 +228,7 @@ def replay(
     from tocsin import dead_letters
     from tocsin.pubsub import PubSub
     from tocsin.push.apps import plan
-    from tocsin.serve import pool, store
+    from tocsin.startup import pool, store
 
     settings = _settings()
     ids, moment = ([_uuid(id_) for id_ in events] if events else None), _moment(since)
@@ -254,7 +254,7 @@ def cancel(
     from tocsin import events
     from tocsin.errors import NotFound, TooLate
     from tocsin.pubsub import PubSub
-    from tocsin.serve import pool, store
+    from tocsin.startup import pool, store
 
     settings, id_ = _settings(), _uuid(event)
 

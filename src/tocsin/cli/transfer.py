@@ -14,8 +14,8 @@ from tocsin.cli.terminal import writing
 from tocsin.db.pool import Database
 from tocsin.errors import Invalid, Problem, Refusal
 from tocsin.pubsub import PubSub
-from tocsin.serve import WORKER_CONNECTIONS, pool, store
 from tocsin.settings import Settings
+from tocsin.startup import WORKER_CONNECTIONS, pool, store
 from tocsin.transfer.exports import export
 from tocsin.transfer.imports import Import, applied
 from tocsin.worker import Worker

@@ -1,0 +1,86 @@
+"""Signals: SIGINT and SIGTERM end the process, SIGHUP reloads keys."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+
+import structlog
+
+from tocsin.api.state import AppState
+from tocsin.auth import from_settings
+from tocsin.errors import Refusal
+from tocsin.push.apps import reload_keys
+from tocsin.push.dispatcher import Dispatcher
+from tocsin.push.lanes import Lane
+from tocsin.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+@contextlib.contextmanager
+def reloading_keys(
+    settings: Settings, lanes: Sequence[Lane], dispatcher: Dispatcher | None, app_state: AppState | None = None
+) -> Iterator[None]:
+    """Read all keys again whenever SIGHUP comes; one that can't be used is loud, and those before go on.
+
+    Where it comes because our terminal is gone, it ends us, as it ends any program.
+    """
+    loop, at_a_terminal = asyncio.get_running_loop(), os.isatty(0)
+    renewing: set[asyncio.Task[None]] = set()
+    reads: list[Callable[[], object]] = [lambda: reload_keys(lanes, settings)]
+    if app_state:
+        reads.append(lambda: app_state.verifier.take(from_settings.keys_of(settings)))
+
+    async def renew() -> None:
+        refused = [refusal for read in reads if (refusal := _refusal_of(read))]
+        for refusal in refused:
+            log.error("key reload failed; the previous keys stay in use", reason=str(refusal))
+        if dispatcher:
+            await dispatcher.keys_reloaded()
+        if not refused:
+            log.info("keys reloaded")
+
+    def on_signal() -> None:
+        if at_a_terminal and not os.isatty(0):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        task = asyncio.create_task(renew())
+        renewing.add(task)
+        task.add_done_callback(renewing.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, on_signal)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
+def _refusal_of(read: Callable[[], object]) -> Refusal | None:
+    try:
+        read()
+    except Refusal as refusal:
+        return refusal
+    return None
+
+
+def survive_signals() -> None:
+    """Let the HTTP server end when it is told to, without ending us: it raises the signal again when it has ended."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    _survive_signals_of_others()
+
+
+def _survive_signals_of_others() -> None:
+    """Do nothing at the signals that other servers reopen their logs at, and that would end us."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda *_: None)  # unlike SIG_IGN, no child inherits it
+
+
+def on_signals(stop: Callable[[], object]) -> None:
+    """Call a function when a signal asks the process to end."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    _survive_signals_of_others()

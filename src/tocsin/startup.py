@@ -1,0 +1,182 @@
+"""The parts of a process, each opened and closed: the database, pools, pubsub, lanes and the dispatcher."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+import structlog
+
+from tocsin import preferences
+from tocsin.api.state import AppState
+from tocsin.auth.tokens import Verifier
+from tocsin.bus import ByNats
+from tocsin.catalogue import Catalogue
+from tocsin.db import migrate
+from tocsin.db.errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on
+from tocsin.db.pool import STATEMENT_TIMEOUT, Database
+from tocsin.errors import Refusal
+from tocsin.events import Intake
+from tocsin.inbox import Cursors
+from tocsin.metrics import Metrics
+from tocsin.postgres import supervisor
+from tocsin.postgres.supervisor import Embedded, is_served
+from tocsin.preferences import Operator, Preferences
+from tocsin.pubsub import PubSub
+from tocsin.push.apps import lanes_of
+from tocsin.push.content import Composer
+from tocsin.push.dispatcher import Dispatcher
+from tocsin.push.lanes import Lane
+from tocsin.readiness import Readiness
+from tocsin.settings import Settings
+from tocsin.streams import Streams
+from tocsin.worker import Worker
+
+API_CONNECTIONS = 10
+API_STATEMENT_TIMEOUT = 5.0
+WORKER_CONNECTIONS = 8
+
+START_TIMEOUT = 60.0
+"""Seconds that a start waits for a database that cannot be reached."""
+
+log = structlog.get_logger(__name__)
+
+
+@contextlib.asynccontextmanager
+async def store(settings: Settings, *, alone: bool, quiet: bool = False) -> AsyncIterator[str]:
+    """Provide the database, its schema up to date, and yield its url.
+
+    Without `alone`, a server that another process of ours runs on the same folder will do. `quiet` is for commands that
+    were asked for something else: a schema that needed no step is not told of.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        elif not alone and is_running(settings):
+            url = supervisor.url_of(settings.data_dir)
+        else:
+            url = (await stack.enter_async_context(Embedded(settings.data_dir))).url
+        taken = await _patiently(lambda: _migrate(settings, url))
+        tell = log.info if taken or not quiet else log.debug
+        tell("the schema is up to date", new_steps=[f"{step.number:04} {step.name}" for step in taken])
+        yield url
+
+
+def is_running(settings: Settings) -> bool:
+    """Tell whether a process serves our data folder. Raises `Refusal` where we may not look."""
+    try:
+        return is_served(settings.data_dir)
+    except OSError as error:
+        raise Refusal(
+            f"The data folder {settings.data_dir} cannot be read: {error.strerror}; run this as the user who runs"
+            " `tocsin serve`, or set TOCSIN_DATA_DIR."
+        ) from None
+
+
+@contextlib.asynccontextmanager
+async def pool(
+    url: str, size: int, patience: float = STATEMENT_TIMEOUT, *, yields: bool = False, beats: bool = False
+) -> AsyncIterator[Database]:
+    """Open a pool of connections for as long as the block runs."""
+    database = Database(url, size, patience, yields=yields, beats=beats)
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def bulk_pool(settings: Settings, url: str) -> contextlib.AbstractAsyncContextManager[Database]:
+    """Return the bulk lane's own connection, which gives way where the server is our child."""
+    return pool(url, 1, yields=settings.database_url is None)
+
+
+def build_app_state(  # noqa: PLR0913, PLR0917 - what it stands on
+    settings: Settings,
+    catalogue: Catalogue,
+    database: Database,
+    pubsub: PubSub,
+    verifier: Verifier,
+    lanes: Sequence[Lane],
+) -> AppState:
+    """Return the state of the application, in a running loop."""
+    streams, metrics = Streams(database), Metrics()
+    pubsub.on_change(streams.changed)
+    verifier.on_withdrawal = streams.end_all  # whose tokens are still good comes again at once, and goes on
+    metrics.watch_streams(lambda: streams.count)
+    metrics.watch_pool("api", database)
+    operator = Operator.load(catalogue, settings.preferences_file)
+    intake, cursors = Intake(database, pubsub), Cursors(database)
+    return AppState(
+        settings,
+        database,
+        catalogue,
+        operator,
+        pubsub,
+        intake,
+        verifier,
+        cursors,
+        streams,
+        metrics,
+        Readiness(database),
+        lanes,
+    )
+
+
+@contextlib.asynccontextmanager
+async def pubsub_for(settings: Settings, url: str, database: Database) -> AsyncIterator[PubSub]:
+    """Return the doorbell, which rings at other processes by NATS where there is one."""
+    if settings.nats_url is None:
+        yield PubSub(url, database)
+        return
+    bus = ByNats(settings.nats_url.get_secret_value())
+    try:
+        yield PubSub(url, database, bus)
+    finally:
+        await bus.close()
+
+
+@contextlib.asynccontextmanager
+async def open_lanes(settings: Settings) -> AsyncIterator[list[Lane]]:
+    """Make the lanes that the settings make, and end their transports. Raises `Refusal`."""
+    lanes = lanes_of(settings)
+    try:
+        yield lanes
+    finally:
+        for lane in lanes:
+            await lane.transport.close()
+
+
+def dispatcher_of(  # noqa: PLR0913, PLR0917 - what it stands on
+    settings: Settings,
+    lanes: Sequence[Lane],
+    worker: Worker,
+    database: Database,
+    catalogue: Catalogue,
+    operator: Operator,
+    pubsub: PubSub,
+    metrics: Metrics,
+) -> Dispatcher:
+    """Return what sends the pushes of a worker, in these lanes."""
+
+    async def load(user_ids: Sequence[int]) -> Mapping[int, Preferences]:
+        return await preferences.load(database, operator, user_ids)
+
+    composer = Composer(catalogue, settings.push_content)
+    return Dispatcher(database, worker.id, lanes, composer, pubsub, load, metrics, operator.digest)
+
+
+async def _migrate(settings: Settings, url: str) -> list[migrate.Step]:
+    return await migrate.migrate(url, accept_undurable=settings.database_durable == "yes")
+
+
+async def _patiently(attempt: Callable[[], Awaitable[list[migrate.Step]]]) -> list[migrate.Step]:
+    end = time.monotonic() + START_TIMEOUT
+    while True:
+        try:
+            return await attempt()
+        except (*DRIVER_ERRORS, ValueError) as error:
+            if not is_outage(error) or is_hopeless(error) or time.monotonic() > end:
+                raise Refusal(sentence_on(error)) from error
+            log.warning("database cannot be reached; the connection will be retried", reason=sentence_on(error))
+            await asyncio.sleep(1)

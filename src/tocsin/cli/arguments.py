@@ -1,0 +1,39 @@
+"""Durations, times and ids as arguments of commands."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from tocsin.errors import Refusal
+from tocsin.ids import parsed_uuid
+
+_DURATION = re.compile(r"([1-9]\d{0,5})([smhd])")
+_CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read a duration such as 90s, 15m, 1h or 30d. Raises `Refusal`."""
+    found = _DURATION.fullmatch(text)
+    if not found:
+        raise Refusal(f"{text!r} is not a duration: write it like 90s, 15m, 1h or 30d.")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+def parse_event_id(text: str) -> UUID:
+    """Read the id of an event. Raises `Refusal`."""
+    found = parsed_uuid(text)
+    if found is None:
+        raise Refusal(f"{text!r} is not the id of an event.")
+    return found
+
+
+def parse_time(text: str) -> datetime:
+    """Read a time of today in UTC (10:00), or a duration before now (12h). Raises `Refusal`."""
+    now = datetime.now(UTC)
+    clock = _CLOCK.fullmatch(text)
+    if clock:
+        return now.replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)
+    if not _DURATION.fullmatch(text):
+        raise Refusal(f"{text!r} is not a time: write it like 10:00 (today, UTC), or 90m, 12h or 3d ago.")
+    return now - parse_duration(text)

@@ -1,0 +1,116 @@
+"""Commands that work on the database, whether or not a service runs: import, export, explain, replay, cancel."""
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from tocsin.cli.arguments import parse_event_id, parse_time
+from tocsin.cli.running import load_settings, open_database, run_command
+from tocsin.cli.terminal import say
+from tocsin.errors import Refusal
+from tocsin.ids import MAX_ID
+
+Since = Annotated[str, typer.Option(help="The start: 10:00 today (UTC), or 90m, 12h, 3d ago.")]
+
+
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Lines of JSON, as `export` writes them. -: stdin.")],
+) -> None:
+    """Import users, teams, devices and notifications. All lines are checked before the first is applied."""
+    from tocsin.cli.transfer import import_file
+
+    settings = load_settings()
+
+    async def run() -> None:
+        counts = await import_file(settings, file, lambda line: say(line, err=True))
+        say(", ".join(f"{count:,} {part}" for part, count in counts.items()))
+
+    run_command(run())
+
+
+def export(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The file to write. -: stdout.")] = "-",
+    company_id: Annotated[int | None, typer.Option(min=1, max=MAX_ID, help="Export one company only.")] = None,
+) -> None:
+    """Export users, teams, devices and notifications, for `import`. The file contains the tokens of devices."""
+    from tocsin.cli.transfer import export_file
+
+    settings = load_settings()
+
+    async def run() -> None:
+        say(f"{await export_file(settings, file, company_id):,} lines", err=True)
+
+    run_command(run())
+
+
+def explain(
+    event: Annotated[str | None, typer.Argument(metavar="EVENT", help="The id of an event.")] = None,
+    person: Annotated[int | None, typer.Argument(metavar="USER", help="The id of a user.")] = None,
+    user: Annotated[int | None, typer.Option(help="Explain all events for this user instead.")] = None,
+    since: Since = "24h",
+) -> None:
+    """Explain what a user received, what not, and why."""
+    from tocsin import explain
+
+    settings, start = load_settings(), parse_time(since)
+    if user is not None:
+        ask = partial(explain.of_user, user_id=user, since=start)
+    elif event is not None and person is not None:
+        ask = partial(explain.of_event, event_id=parse_event_id(event), user_id=person)
+    else:
+        raise Refusal("Give an event and a user, or --user.")
+
+    async def run() -> None:
+        async with open_database(settings, 1) as (database, _):
+            async for line in ask(database):
+                say(line)
+
+    run_command(run())
+
+
+def replay(
+    events: Annotated[
+        list[str] | None, typer.Argument(metavar="EVENT", help="Ids of events. Without: all since --since.")
+    ] = None,
+    lane: Annotated[str | None, typer.Option(help="Only the pushes of one lane, such as apns/default.")] = None,
+    since: Since = "24h",
+) -> None:
+    """Retry events and pushes that were given up."""
+    from tocsin import dead_letters
+    from tocsin.push.apps import plan
+
+    settings = load_settings()
+    ids, start = ([parse_event_id(id_) for id_ in events] if events else None), parse_time(since)
+
+    async def run() -> None:
+        async with open_database(settings) as (database, pubsub):
+            done = await dead_letters.replay(database, pubsub, ids, start, lane)
+        lanes = [planned.name for planned in plan(settings)]
+        if lane and not done.pushes and lane not in lanes:
+            raise Refusal(f"Unknown lane {lane!r}: use {', '.join(lanes) or 'none, because no keys are set'}.")
+        say(f"Requeued {done.jobs} events and {done.pushes} pushes.")
+
+    run_command(run())
+
+
+def cancel(
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="The id of the event.")],
+) -> None:
+    """Cancel an event of any service that is not delivered yet. An event that is being delivered stops."""
+    from tocsin import events
+    from tocsin.errors import NotFound, TooLate
+
+    settings, id_ = load_settings(), parse_event_id(event)
+
+    async def run() -> None:
+        async with open_database(settings) as (database, pubsub):
+            try:
+                await events.cancel(database, pubsub, id_, events.Viewer(), "tocsin cancel")
+            except NotFound:
+                raise Refusal(f"There is no event {id_}.") from None
+            except TooLate:
+                raise Refusal(f"Event {id_} is delivered: it is too late to cancel it.") from None
+        say(f"Cancelled event {id_}.")
+
+    run_command(run())

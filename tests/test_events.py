@@ -10,10 +10,14 @@ import httpx
 import pytest
 
 from tests.support.answers import field_errors
+from tests.support.database import locked, waiting_at
 from tests.support.events import custom, in_future, post, saying, state
 from tests.support.service import Api
+from tests.support.waiting import until
 from tests.support.workers import work
 from tocsin import fanout, jobs
+from tocsin.db.pool import Borrowed, Connection, queries
+from tocsin.events import Draft, Intake
 from tocsin.ids import new_id
 
 
@@ -157,6 +161,64 @@ async def test_an_id_used_for_another_event_or_by_another_service_is_refused(api
     id_ = str(uuid4())
     assert (await post_batch(api, saying("a", 1, id=id_), saying("b", 1, id=id_))).status_code == 409
     assert await said(api, 1) in (["once"], [])
+
+
+async def test_an_event_that_was_posted_before_is_answered_as_then_whoever_is_unknown_by_now(api: Api) -> None:
+    await api.people(1, 2, 3)
+    event = {**saying("once", 1, 2, id=str(uuid4()), key="k"), "data": {"user": 3}}
+    skips = {**saying("skips", 1, 99, id=str(uuid4())), "notify": {"users": [1, 99], "unknown": "skip"}}
+    first = [await post(api, each) for each in (event, skips)]
+    assert [answer.status_code for answer in first] == [202, 202]
+    for id_ in (event["id"], skips["id"]):
+        await state(api, id_, 10)
+    for user in (2, 3):
+        await api.as_service("DELETE", f"/directory/users/{user}", "directory:write")
+    await api.people(99)
+    assert [(await post(api, each)).content for each in (event, skips)] == [answer.content for answer in first]
+    assert (await post_batch(api, saying("new", 1), event)).json()["ids"][1] == event["id"]
+    assert field_errors(await post_batch(api, event, {**event, "id": str(uuid4())})) == [
+        ("events.1.data.user", "unknown"),
+        ("events.1.notify.users.1", "unknown"),
+    ]
+
+
+async def test_a_repeated_event_does_not_replace_what_has_its_key_by_now(api: Api) -> None:
+    await api.people(1)
+    old, new = (saying(body, 1, id=str(uuid4()), key="k", deliver_at=in_future()) for body in ("old", "new"))
+    for event in (old, new, old):
+        assert (await post(api, event)).status_code == 202
+    assert [(await state(api, each["id"]))["state"] for each in (old, new)] == ["cancelled", "held"]
+
+
+async def test_events_with_and_without_an_id_are_stored_together_each_by_its_own_outcome(
+    idle: Api, dba: Connection
+) -> None:
+    await idle.people(1)
+    known = saying("known", 1, id=str(uuid4()))
+    await post(idle, known)
+    good = [saying("a", 1), saying("b", 1, id=str(uuid4()))]
+    bad = [saying("c", 99, id=str(uuid4())), saying("d", 98), {**known, "params": {"body": "another"}}]
+    async with locked(dba, "events"):
+        first = asyncio.create_task(post(idle, saying("first", 1)))
+        await until(lambda: waiting_at(dba, "events"))
+        others = [asyncio.create_task(post(idle, event)) for event in (good[0], bad[0], known, bad[1], good[1], bad[2])]
+        await until(lambda: len(idle.app_state.intake._batches._waiting) == 6)  # noqa: SLF001 - they are stored together
+    answers = await asyncio.gather(first, *others)
+    assert [answer.status_code for answer in answers] == [202, 202, 422, 202, 422, 202, 409]
+    assert await dba.fetchval("select count(distinct xmin::text) from events") == 3
+    assert await dba.fetchval("select count(*) from events") == await dba.fetchval("select count(*) from jobs") == 4
+
+
+async def test_statements_that_store_events_are_not_planned_for_each_of_them(idle: Api) -> None:
+    await idle.people(1, 2)
+    checked = idle.app_state.catalogue.check("custom", {"user": 2}, {"body": "Hello"})
+    async with idle.app_state.database.connection() as connection:
+        intake = Intake(Borrowed(connection), idle.app_state.pubsub, is_shared=False)
+        for count in (1, 1, 300, 1, 1, *[1, 20, 300] * 3):
+            await intake.accept_batch([Draft(checked, [1, 2], [], "crm", None)] * count)
+        statements = [queries("events")["accept"], queries("directory")["people"]]
+        plans = "select generic_plans, custom_plans from pg_prepared_statements where statement = any($1)"
+        assert [tuple(row) for row in await connection.fetch(plans, statements)] == [(9, 5)] * 2
 
 
 # --- Later, under a key, taken back -------------------------------------------------------------------------------

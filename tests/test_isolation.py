@@ -4,8 +4,9 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from structlog.testing import capture_logs
@@ -243,6 +244,25 @@ async def test_a_batch_in_which_everything_meets_a_lock_is_given_up_after_a_few_
         await do_in_parts(waiting, do, failed, LockConflicts())
     assert len(tried) == MAX_CONFLICTS
     assert [*alone, *(item for part in waiting for item in part)] == list(range(200))
+
+
+# Events
+
+
+async def test_an_id_that_another_session_stores_delays_its_own_event_and_no_others(idle: Api, dba: Connection) -> None:
+    await idle.people(1)
+    events = [
+        {"type": "custom", "notify": {"users": [1]}, "params": {"body": "Hello"}, "id": str(uuid4())} for _ in range(9)
+    ]
+    posting = [partial(idle.as_service, "POST", "/events", json=event) for event in events]
+    insert = (
+        "insert into events (id, kind, data, params, users, teams, subjects)"
+        " values ($1, 'custom', '{}', '{}', '{}', '{}', '{}')"
+    )
+    async with holding(dba, insert, UUID(str(events[4]["id"]))):
+        answers = await asyncio.gather(*[post() for post in posting])
+        assert [answer.status_code for answer in answers] == [202] * 4 + [503] + [202] * 4
+    assert (await posting[4]()).status_code == 202
 
 
 # Pushes

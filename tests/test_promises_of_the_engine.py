@@ -156,7 +156,7 @@ async def _posted(api: Api, body: str) -> int:
 
 
 async def _queued(api: Api, count: int) -> bool:
-    return len(api.app_state.intake._waiting) == count  # noqa: SLF001 - they are stored together, once they wait
+    return len(api.app_state.intake._batches._waiting) == count  # noqa: SLF001 - they are stored together, once they wait
 
 
 async def test_what_is_stored_together_names_a_bounded_number_of_people(

@@ -6,17 +6,20 @@ before its producer is told that it was accepted.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
+from tocsin.batches import Batches
 from tocsin.catalogue import Checked
-from tocsin.db.pool import Connection, Database, Record, queries
+from tocsin.db.pool import LOCK_TIMEOUT, Connection, Database, Record, queries
 from tocsin.directory import UnknownRecipients, people
 from tocsin.errors import FieldError, IdReused, Invalid, NotFound, Problem, TooLate, Unavailable
 from tocsin.ids import new_id
+from tocsin.isolation import LockConflicts, do_in_parts
 from tocsin.jobs import DIRECT_MAX_RECIPIENTS
 from tocsin.notifications import time_of, to_json
 from tocsin.pubsub import PubSub, wait
@@ -92,12 +95,18 @@ Outcome = Accepted | Problem
 """What comes of an event that is posted."""
 
 
-class Waiting(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Waiting:
     """An event that waits to be stored, and its outcome."""
 
     id: UUID
     draft: Draft
     outcome: asyncio.Future[Outcome]
+
+    def fail(self, error: Exception) -> None:
+        """Let the caller raise an error, unless the event has its outcome."""
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +128,8 @@ class Intake:
         self._database = database
         self._pubsub = pubsub
         self._is_shared = is_shared
-        self._waiting: list[Waiting] = []
-        self._storing: asyncio.Task[None] | None = None
+        self._batches = Batches(self._store_batch, _count_of_next)
+        self._conflicts = LockConflicts()
 
     async def accept(self, draft: Draft) -> Accepted:
         """Store an event durably; raises `Invalid` for unknown recipients, and `IdReused` for an id in use.
@@ -131,9 +140,7 @@ class Intake:
         if draft.key or not self._is_shared:
             return (await self._store_all([draft], [""]))[0]
         waiting = Waiting(draft.id or new_id(), draft, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
-        if self._storing is None or self._storing.done():
-            self._storing = asyncio.create_task(self._store_waiting())
+        self._batches.add([waiting])
         return _accepted(await waiting.outcome)
 
     async def accept_batch(self, drafts: Sequence[Draft]) -> list[Accepted]:
@@ -155,34 +162,26 @@ class Intake:
         self._pubsub.publish("direct")
         return accepted
 
-    async def _store_waiting(self) -> None:
-        while self._waiting:
-            count = _count_of_next(self._waiting)
-            group, self._waiting = self._waiting[:count], self._waiting[count:]
-            await self._store_group(group)
+    async def _store_batch(self, batch: Sequence[Waiting]) -> None:
+        """Store these together; an event that fails, or waits for a lock, fails by itself, and an outage fails all."""
 
-    async def _store_group(self, group: Sequence[Waiting]) -> None:
-        """Store these together. Where that fails, each half is stored again, so that an event fails by itself.
+        async def failed(waiting: Waiting, error: Exception) -> None:
+            waiting.fail(error)
 
-        An outage fails all of them.
-        """
         try:
-            async with self._database.connection() as connection:
-                outcomes = await _store(connection, {each.id: each.draft for each in group})
+            await do_in_parts(deque([batch]), self._store_together, failed, self._conflicts)
         except Exception as error:  # noqa: BLE001 - the callers raise it
-            middle = len(group) // 2
-            if middle and not isinstance(error, Unavailable):
-                await self._store_group(group[:middle])
-                await self._store_group(group[middle:])
-                return
-            for each in group:
-                if not each.outcome.done():
-                    each.outcome.set_exception(error)
-            return
+            for waiting in batch:
+                waiting.fail(error)
         self._pubsub.publish("direct")
-        for each in group:
-            if not each.outcome.done():
-                each.outcome.set_result(outcomes[each.id])
+
+    async def _store_together(self, batch: Sequence[Waiting]) -> None:
+        lend = self._database.transaction if LOCK_TIMEOUT.get() else self._database.connection
+        async with lend() as connection:
+            outcomes = await _store(connection, {waiting.id: waiting.draft for waiting in batch})
+        for waiting in batch:
+            if not waiting.outcome.done():
+                waiting.outcome.set_result(outcomes[waiting.id])
 
 
 def _count_of_next(waiting: Sequence[Waiting]) -> int:

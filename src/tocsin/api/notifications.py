@@ -1,6 +1,7 @@
 """Routes of the inbox: the API document's own endpoints, with a user's token."""
 
 import hashlib
+from json.encoder import encode_basestring
 from urllib.parse import parse_qsl, quote, urlencode
 
 from fastapi import APIRouter
@@ -19,6 +20,7 @@ from tocsin.directory import unknown_recipients
 from tocsin.errors import FieldError, Invalid
 from tocsin.events import Draft
 from tocsin.notifications import to_json
+from tocsin.settings import Settings
 from tocsin.validation import field_error
 
 PAGES = (1, 1_000_000)
@@ -51,18 +53,19 @@ async def list_notifications(request: Request) -> Response:
     if field_errors:
         await inbox.owner(app_state_of(request).database, user)
         raise Invalid(field_errors)
-    database = app_state_of(request).database
-    if (given := request.headers.get("if-none-match")) and (tag := await _unchanged(request, user, given)):
+    app_state = app_state_of(request)
+    database, base = app_state.database, _base_of(request, app_state.settings)
+    if (given := request.headers.get("if-none-match")) and (tag := await _unchanged(request, user, base, given)):
         return Response(status_code=304, headers={"Cache-Control": KEPT, "ETag": tag})
     if "cursor" not in query:
         before = await inbox.skip(database, user.id, unread=unread, count=(number - 1) * per_page)
     page = await inbox.page(database, user, unread=unread, before=before, limit=per_page)
-    previous = _url(request, number - 1) if number > 1 else "null"
-    following = _url(request, number + 1, page.last) if page.more and number < PAGES[1] else "null"
+    previous = _url(request, base, number - 1) if number > 1 else "null"
+    following = _url(request, base, number + 1, page.last) if page.more and number < PAGES[1] else "null"
     return Response(
         f'{{"data":[{page.data}],"pagination":{{"total":{page.total},"page":{number},"per_page":{per_page},'
         f'"urls":{{"previous":{previous},"next":{following}}},"unread":{page.unread}}}}}',
-        headers={"Cache-Control": KEPT, "ETag": _tag(request, user.id, page.cursor)},
+        headers={"Cache-Control": KEPT, "ETag": _tag(request, user.id, base, page.cursor)},
         media_type="application/json",
     )
 
@@ -188,34 +191,36 @@ async def delete(request: Request, notification_id: str) -> Response:
     return Response(status_code=204)
 
 
-async def _unchanged(request: Request, user: UserCaller, given: str) -> str | None:
+async def _unchanged(request: Request, user: UserCaller, base: str, given: str) -> str | None:
     """Return the tag of the caller's inbox as it is, where the caller has just that."""
-    tag = _tag(request, user.id, await app_state_of(request).cursors.of(user))
+    tag = _tag(request, user.id, base, await app_state_of(request).cursors.of(user))
     known = {each.strip().removeprefix("W/") for each in given.split(",")}
     return tag if tag in known or "*" in known else None
 
 
-def _tag(request: Request, user_id: int, cursor: str) -> str:
+def _tag(request: Request, user_id: int, base: str, cursor: str) -> str:
     """Return the ETag of a page: whose it is, all that happened to the inbox, what was asked, how urls are written."""
-    asked = f"{__version__} {_base_of(request)} ".encode() + request.scope["query_string"]
+    asked = f"{__version__} {base} ".encode() + request.scope["query_string"]
     return f'"{user_id}-{cursor}-{hashlib.sha256(asked).hexdigest()[:8]}"'
 
 
-def _url(request: Request, number: int, cursor: int | None = None) -> str:
+def _url(request: Request, base: str, number: int, cursor: int | None = None) -> str:
     """Return, as JSON, the absolute url of another page with all other parameters of this one."""
     scope = request.scope
-    kept = [
-        (name, value)
-        for name, value in parse_qsl(str(scope["query_string"], "latin-1"), keep_blank_values=True)
-        if name not in {"page", "cursor"}
-    ]
-    query = urlencode([*kept, ("page", number), *([] if cursor is None else [("cursor", cursor)])])
-    return to_json(f"{_base_of(request)}{quote(scope['path'])}?{query}")
+    kept = _other_parameters(scope["query_string"]) if scope["query_string"] else ""
+    end = "" if cursor is None else f"&cursor={cursor}"
+    return encode_basestring(f"{base}{quote(scope['path'])}?{kept}page={number}{end}")
 
 
-def _base_of(request: Request) -> str:
+def _other_parameters(query: bytes) -> str:
+    """Return all parameters of a query but those of the page, each with an ampersand behind it."""
+    given = parse_qsl(str(query, "latin-1"), keep_blank_values=True)
+    kept = urlencode([(name, value) for name, value in given if name not in {"page", "cursor"}])
+    return f"{kept}&" if kept else ""
+
+
+def _base_of(request: Request, settings: Settings) -> str:
     """Return where the caller reaches what is under our prefix."""
-    settings = app_state_of(request).settings
     return settings.base_url or f"{_scheme_of(request)}://{_host_of(request)}{settings.root_path}"
 
 

@@ -251,7 +251,7 @@ async def test_a_bad_token_is_set_aside_until_its_lane_has_delivered_and_then_dr
 async def test_wrong_settings_stop_the_lane_and_lose_nothing(
     api: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "PROBE", 0.3)
+    monkeypatch.setattr(results, "PROBE_INTERVAL", 0.3)
     await register(api, 1, IPHONE)
     await register(api, 1, ANDROID, type="Android")
     phones.answer("apns", status=403, reason="InvalidProviderToken", times=2)

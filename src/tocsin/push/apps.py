@@ -1,4 +1,4 @@
-"""The apps that are pushed to: which lanes the settings make, each with its channel and its road."""
+"""The apps to push to: the lanes that the settings define, each with its channel and its transport."""
 
 import contextlib
 import hashlib
@@ -26,13 +26,13 @@ from tocsin.push.lanes import Lane, lane_name
 from tocsin.settings import MAX_PATH_LENGTH, Settings
 
 DEFAULT = "default"
-"""The app that the variables describe."""
+"""The app of the environment variables."""
 
 VAPID_FILE = "vapid.pem"
-"""The key for browsers that the embedded mode makes, in its data folder."""
+"""The file in the data folder with the VAPID key of the embedded mode."""
 
 NO_CONTACT = "mailto:postmaster@localhost"
-"""The subject of our tokens for browsers' push services where there is none to give: all but Apple's take it."""
+"""The contact in VAPID tokens if none is set. All services except Apple's accept it."""
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,7 @@ class _App(BaseModel):
 
 
 class ApnsEntry(_App):
-    """An app's key at Apple; the sandbox has one of its own where `key_file` is not good for both."""
+    """The key of an app at Apple. The sandbox has its own key if `key_file` is not valid for both environments."""
 
     key_file: _File
     key_id: _Text
@@ -56,13 +56,13 @@ class ApnsEntry(_App):
 
 
 class FcmEntry(_App):
-    """An app's service account at Google."""
+    """The service account of an app at Google."""
 
     credentials_file: _File
 
 
 class AppEntry(_App):
-    """An app as the file of apps has it."""
+    """An app in TOCSIN_APPS_FILE."""
 
     apns: ApnsEntry | None = None
     fcm: FcmEntry | None = None
@@ -70,7 +70,7 @@ class AppEntry(_App):
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A lane that the settings make: which channel it has and how that is made, and the files that it stands on."""
+    """A lane that the settings define: its channel and how to make it, and the files that it depends on."""
 
     name: str
     provider: type[Channel]
@@ -81,10 +81,10 @@ class Planned:
 
     @property
     def configuration(self) -> str:
-        """A digest of all that the lane is made of."""
+        """A digest of the settings and files of the lane."""
         digest = hashlib.sha256("\0".join(self.settings).encode())
         for file in self.files:
-            with contextlib.suppress(OSError):  # which making the channel tells in words
+            with contextlib.suppress(OSError):  # making the channel reports it
                 digest.update(content_of(file))
         return digest.hexdigest()
 
@@ -101,19 +101,19 @@ class Broken(Channel):
         """Return why nothing is sent."""
         return Stopped(self._reason)
 
-    def request(self, push: Push) -> Request | Refused:  # noqa: ARG002 - the signature is every channel's
-        """Refuse."""
+    def request(self, push: Push) -> Request | Refused:  # noqa: ARG002 - as declared by Channel
+        """Refuse every push."""
         return Refused(self._reason)
 
-    def outcome(self, push: Push, answer: Answer) -> Outcome:  # noqa: ARG002 - likewise
+    def outcome(self, push: Push, answer: Answer) -> Outcome:  # noqa: ARG002 - as declared by Channel
         """Return why nothing is sent."""
         return Stopped(self._reason)
 
 
 def lanes_of(settings: Settings) -> list[Lane]:
-    """Make the lanes of all apps, in a running loop; one whose key can't be used is loud, and the others go on.
+    """Make the lanes of all apps, in a running loop. A lane with an unusable key is logged; the others work.
 
-    Raises `Refusal` where the settings contradict themselves, or the file of apps has faults.
+    Raises `Refusal` if the settings contradict each other, or the file of apps has errors.
     """
     planned = plan(settings)
     if lacks_contact(planned, settings):
@@ -126,24 +126,23 @@ def lanes_of(settings: Settings) -> list[Lane]:
 
 
 def lacks_contact(planned: Iterable[Planned], settings: Settings) -> bool:
-    """Tell whether browsers are pushed to without a contact that Apple takes; stand-ins with a CA of ours take any."""
+    """Return whether there is a lane for browsers, and no contact that Apple accepts. Stand-ins accept any contact."""
     has_browsers = any(each.provider is WebPush for each in planned)
     return has_browsers and settings.push_contact is None and settings.push_ca_file is None
 
 
 def plan(settings: Settings) -> list[Planned]:
-    """Return the lanes that the settings make. Raises `Refusal` where they contradict themselves."""
+    """Return the lanes that the settings define. Raises `Refusal` if the settings contradict each other."""
     apps = {DEFAULT: _of_variables(settings), **_of_file(settings.apps_file)}
     return [lane for provider in PROVIDERS for app, entry in apps.items() for lane in provider(app, entry, settings)]
 
 
 def reload_keys(lanes: Sequence[Lane], settings: Settings) -> bool:
-    """Take the keys of lanes from their files again, in a running loop; tells whether any has changed.
+    """Reload the keys of lanes from their files, in a running loop; return whether any has changed.
 
-    Where a key can't be used, that is loud, and the lane goes on with the one it has. A lane that has stopped tries
-    again at once, with the same keys too: what was wrong may have been put right elsewhere. Lanes that are new, or no
-    longer there, wait for the next start. Raises `Refusal` where the settings contradict themselves, or the file of
-    apps has faults.
+    An unusable key is logged, and the lane keeps the previous one. A lane that has stopped tries again at once, even
+    with the same keys, because the provider may have been reconfigured. Lanes are not added or removed before the next
+    start. Raises `Refusal` if the settings contradict each other, or the file of apps has errors.
     """
     planned = {plan.name: plan for plan in plan(settings)}
     if planned.keys() != {lane.name for lane in lanes}:
@@ -168,12 +167,12 @@ def _renew(lane: Lane, planned: Planned, settings: Settings) -> bool:
 
 
 def web_push_key(lanes: Iterable[Lane]) -> str | None:
-    """Return the key that pages subscribe with, in base64url, where browsers are pushed to."""
+    """Return the key that pages subscribe with, in base64url; None without a lane for browsers."""
     return next((lane.channel.public for lane in lanes if isinstance(lane.channel, WebPush)), None)
 
 
 def _vapid(settings: Settings, file: Path) -> list[Vapid]:
-    """Return our keys for browsers, of which the embedded mode makes the first."""
+    """Return the VAPID keys. The embedded mode makes one if there is none."""
     subject = settings.push_contact or NO_CONTACT
     if settings.vapid_key_file is None and not file.exists():
         return Vapid.make(file, subject)
@@ -196,7 +195,7 @@ def _vapid_file(settings: Settings) -> Path | None:
 
 
 def lane_of(planned: Planned, settings: Settings) -> Lane:
-    """Make a lane, in a running loop; one whose key can't be used is loud, and holds back everything."""
+    """Make a lane, in a running loop. If its key is unusable, the error is logged and the lane sends nothing."""
     try:
         channel = planned.make()
     except Refusal as refusal:
@@ -267,7 +266,7 @@ PROVIDERS: list[Callable[[str, AppEntry, Settings], Iterator[Planned]]] = [_apns
 
 
 def _of_variables(settings: Settings) -> AppEntry:
-    """Return the app that the variables describe. Raises `Refusal` where only a part of Apple's are set."""
+    """Return the app of the environment variables. Raises `Refusal` if only some of those for APNs are set."""
     names = ("apns_key_file", "apns_key_id", "apns_team_id", "apns_topic")
     given = {name.removeprefix("apns_"): str(getattr(settings, name)) for name in names if getattr(settings, name)}
     missing = [f"TOCSIN_{name.upper()}" for name in names if name.removeprefix("apns_") not in given]

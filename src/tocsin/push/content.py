@@ -1,4 +1,4 @@
-"""What a push shows: a notification in few words, and no more of it than may leave the house."""
+"""What a push shows: the title and body of a notification, limited by TOCSIN_PUSH_CONTENT."""
 
 import json
 from typing import Literal
@@ -14,11 +14,11 @@ from tocsin.push.deliveries import Delivery
 Content = Literal["full", "title", "none"]
 
 CACHE_SIZE = 1_000
-"""Notifications whose words are not put together again for each device."""
+"""Maximum notifications whose text is kept for their other devices."""
 
 
 class Composer:
-    """Puts together what pushes show: all (`full`), the kind's title alone (`title`), or only that there is one."""
+    """Composes pushes: all text (`full`), only the title of the kind (`title`), or a fixed title (`none`)."""
 
     def __init__(self, catalogue: Catalogue, content: Content = "full") -> None:
         self._catalogue = catalogue
@@ -26,7 +26,7 @@ class Composer:
         self._cache: LRUCache[tuple[UUID, str, str], Shown] = LRUCache(CACHE_SIZE)
 
     def shown(self, delivery: Delivery) -> Shown:
-        """Return what a push of this delivery shows, in the language of its inbox entry."""
+        """Return what the push of a delivery shows, in the language of its inbox row."""
         key = (delivery.key.event_id, delivery.language, delivery.body)
         found = self._cache.get(key)
         if found is None:
@@ -34,7 +34,7 @@ class Composer:
         return found
 
     def bundle(self, count: int, locale: str) -> Shown:
-        """Return what one push in the place of so many shows."""
+        """Return what one push that replaces `count` pushes shows."""
         said = self._catalogue.phrase("bundled", self._catalogue.language_of(locale)).replace("{count}", str(count))
         return Shown("", said, "", "{}", "", "", "", "", "normal")
 

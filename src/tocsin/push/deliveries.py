@@ -1,7 +1,7 @@
-"""Deliveries: one push of a notification to one device, from the inbox to what its provider answered.
+"""Deliveries: one push of a notification to one device, from the inbox to the provider's answer.
 
-A delivery is made in the transaction that writes the inbox, claimed under a lease like a job, looked at again as things
-are then, and settled in batches. Every write names the worker that must still hold it.
+A delivery is created in the transaction that writes the inbox, claimed under a lease like a job, checked again, and
+settled in batches. Every write names the worker that must still hold the lease.
 """
 
 import random
@@ -17,22 +17,22 @@ from tocsin.push.channels import Address
 State = Literal["queued", "later", "held", "delivered", "gone", "refused", "dead", "muted", "skipped"]
 
 STATES: tuple[State, ...] = ("queued", "delivered", "gone", "later", "held", "refused", "dead", "muted", "skipped")
-"""All states of a delivery; `skipped` was read, deleted, cancelled or moved before its turn."""
+"""All states of a delivery. `skipped`: read, deleted, cancelled or moved before it was sent."""
 
 RETRY_DELAYS = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
-"""Seconds to wait before each further try; the last again and again."""
+"""Seconds before each retry; the last is repeated."""
 
 JITTER = 0.1
-"""How much longer a wait may be, as a part of it."""
+"""Maximum fraction by which a delay is increased at random."""
 
 LIFETIME = timedelta(hours=24)
-"""How long after it came into the inbox a push is worth sending."""
+"""How long after its creation a delivery is sent."""
 
 _SQL = queries("deliveries")
 
 
 class DeliveryKey(NamedTuple):
-    """What names a delivery."""
+    """The primary key of a delivery."""
 
     event_id: UUID
     device_id: UUID
@@ -40,10 +40,10 @@ class DeliveryKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A delivery under our lease, with all that decides what becomes of it, as it is now.
+    """A leased delivery, with the current state of its notification, user and device.
 
-    `address` is none where the device is gone or somebody else's; `body` are the first five keys of the notification.
-    `place` is where it stands in the inbox, `position` how far the inbox has come.
+    `address` is None if the device was removed or belongs to another user. `body` are the first five keys of the
+    notification's JSON. `place` is the position of the notification, `position` that of the inbox.
     """
 
     key: DeliveryKey
@@ -65,12 +65,12 @@ class Delivery:
 
     @property
     def expires_at(self) -> datetime:
-        """When it is no longer worth sending."""
+        """When the delivery expires."""
         return self.made_at + LIFETIME
 
 
 class Settled(NamedTuple):
-    """What became of a delivery: a later state, when it is due again if it is, and why, in words."""
+    """The new state of a delivery, when it is due again, and the reason in words."""
 
     key: DeliveryKey
     state: State
@@ -79,7 +79,7 @@ class Settled(NamedTuple):
 
 
 async def claim(database: Database, worker: UUID, lane: str, limit: int, *, bulk: bool) -> list[Delivery]:
-    """Lease up to `limit` deliveries of a lane that are due, and return them as things are now."""
+    """Lease up to `limit` due deliveries of a lane, and return them with their current state."""
     rows = await database.rows(_SQL["claim"], worker, lane, bulk, limit)
     held = [row["device_id"] for row in rows if row["state"] == "held"]
     if held:
@@ -91,7 +91,7 @@ async def claim(database: Database, worker: UUID, lane: str, limit: int, *, bulk
 
 
 async def settle(database: Database, worker: UUID, settled: Sequence[Settled]) -> None:
-    """Write back what became of deliveries, where they are still ours, in the order of their keys, as erasing goes."""
+    """Write the new states of deliveries whose lease is still held, in the order of keys in which rows are locked."""
     settled = sorted(settled, key=lambda outcome: outcome.key)
     keys = [outcome.key for outcome in settled]
     columns = ([getattr(outcome, name) for outcome in settled] for name in ("state", "due_at", "reason"))
@@ -101,43 +101,43 @@ async def settle(database: Database, worker: UUID, settled: Sequence[Settled]) -
 
 
 async def put_back(database: Database, worker: UUID, keys: Sequence[DeliveryKey]) -> None:
-    """Hand deliveries back, as if they had never been claimed."""
+    """Return deliveries to the queue, as if they had never been claimed."""
     keys = sorted(keys)
     await database.value(_SQL["put_back"], worker, [key.event_id for key in keys], [key.device_id for key in keys])
 
 
 async def release(database: Database, worker: UUID) -> None:
-    """Free all that a worker holds."""
+    """Release all leases of a worker."""
     await database.value(_SQL["release"], worker)
 
 
 async def release_held(store: Database | Connection, user_ids: Sequence[int]) -> None:
-    """Have what is held for these users decided again: what held it may be over."""
+    """Release what is held for these users, to be decided again."""
     await fetch(store, _SQL["release_held"], user_ids)
 
 
 async def release_all_held(database: Database, after: DeliveryKey, limit: int) -> DeliveryKey | None:
-    """Have some of all that is held decided again, the next after `after`; return the last of them, None: all were.
+    """Release up to `limit` held deliveries after the key `after`; return the last key, None after the end.
 
-    They go in the order of devices and events, so that what is held anew meanwhile is not taken twice.
+    The order is by device and event, so that a delivery that is held again is not released twice.
     """
     row = await database.row(_SQL["release_all_held"], after.device_id, after.event_id, limit)
     return DeliveryKey(**row) if row else None
 
 
 async def rules(database: Database) -> str | None:
-    """Return the digest of the operator's rules by which what is held was decided, if it was kept."""
+    """Return the digest of the preference policy by which deliveries were held, if it was stored."""
     found: str | None = await database.value(_SQL["rules"])
     return found
 
 
 async def put_rules(database: Database, digest: str) -> None:
-    """Keep the digest of the operator's rules by which what is held is decided from now on."""
+    """Store the digest of the preference policy by which deliveries are held from now on."""
     await database.value(_SQL["put_rules"], digest)
 
 
 async def release_others(database: Database, worker: UUID, lane: str, under_way: Collection[DeliveryKey]) -> int:
-    """Free what a worker holds in a lane but for these; return how many that were."""
+    """Release the leases of a worker in a lane, except those under way; return their number."""
     keys = sorted(under_way)
     return len(
         await database.rows(
@@ -147,29 +147,29 @@ async def release_others(database: Database, worker: UUID, lane: str, under_way:
 
 
 async def drop(database: Database, gone: Mapping[UUID, datetime]) -> None:
-    """Forget devices that are gone since a moment, unless they were registered after it."""
+    """Remove devices that no longer exist since a time, unless they were registered after it."""
     await database.value(_SQL["drop"], list(gone), list(gone.values()))
 
 
 async def counts(database: Database, event_id: UUID) -> dict[State, int]:
-    """Return how many deliveries of an event are in each state."""
+    """Return the number of deliveries of an event in each state."""
     found = {row["state"]: row["count"] for row in await database.rows(_SQL["counts"], event_id)}
     return {state: found.get(state, 0) for state in STATES}
 
 
 async def is_waiting(database: Database, event_id: UUID) -> bool:
-    """Tell whether any delivery of an event is still to be sent, by itself and soon: what is held is not."""
+    """Return whether any delivery of an event is queued or will be retried. Held deliveries do not count."""
     return bool(await database.value(_SQL["is_waiting"], event_id))
 
 
 async def of_person(database: Database, event_id: UUID, user_id: int) -> list[Record]:
-    """Return the deliveries of an event to one person's devices."""
+    """Return the deliveries of an event to the devices of one user."""
     return await database.rows(_SQL["of_person"], event_id, user_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Clear:
-    """What one phone is to be told that was read or deleted elsewhere."""
+    """The notifications to clear on one phone, because they were read or deleted on another device."""
 
     lane: str
     address: Address
@@ -178,9 +178,9 @@ class Clear:
 
 
 async def clears(database: Database, limit: int = 200) -> list[Clear]:
-    """Take the users whose phones are to be told, and return what each phone is.
+    """Take users with notifications to clear, and return what each of their phones must clear.
 
-    Phones whose user was erased, is not active any more or had them detached are told once to clear all.
+    A phone that was detached, or whose user was erased or deactivated, must once clear everything.
     """
     taken = {row["user_id"]: row for row in await database.rows(_SQL["claim_clears"], limit)}
     told = {user_id: row for user_id, row in taken.items() if row["all_read"] or row["ids"] or row["raised"]}
@@ -198,112 +198,112 @@ async def clears(database: Database, limit: int = 200) -> list[Clear]:
 
 
 def address_of(row: Record) -> Address:
-    """Return the address in the columns of a device."""
+    """Return the address of a device."""
     keys = (row["p256dh"] or "", row["auth"] or "", row["server_key"] or "")
     return Address(row["token"], row["type"], row["environment"], row["app"], row["registered_at"], *keys)
 
 
 async def closed(database: Database, user_id: int, told_up_to: int | None) -> tuple[UUID, ...]:
-    """Return the latest that was read or deleted since a browser was told; nothing where it never was."""
+    """Return the latest notifications that were read or deleted after a position; empty without a position."""
     if told_up_to is None:
         return ()
     return tuple(row["id"] for row in await database.rows(_SQL["closed"], user_id, told_up_to))
 
 
 async def note_closed(database: Database, device_id: UUID, position: int) -> None:
-    """Note up to where a browser was told what to close."""
+    """Record the position up to which a browser knows what to close."""
     await database.value(_SQL["note_closed"], [device_id], [position])
 
 
 async def found_as(database: Database, device_id: UUID, address: Address) -> None:
-    """Note how a device turned out to be known: in the other environment, or by another key of ours."""
+    """Record the environment and the VAPID key by which a device was reached."""
     await database.value(_SQL["found_as"], device_id, address.environment, address.server_key or None)
 
 
 async def enter_lane(database: Database, name: str, configuration: str) -> None:
-    """Make a lane known; with another configuration it begins anew."""
+    """Register a lane; if its configuration changed, reset it."""
     await database.value(_SQL["enter_lane"], name, configuration)
 
 
 async def lane_works(database: Database, name: str) -> datetime | None:
-    """Note that a lane has just delivered; return since when it had stopped, if it had."""
+    """Record that a lane has delivered; return since when it was stopped, if it was."""
     stopped_at: datetime | None = await database.value(_SQL["lane_works"], name)
     return stopped_at
 
 
 async def lane_stops(database: Database, name: str, reason: str) -> None:
-    """Note that nothing of a lane can go, and why."""
+    """Record that a lane has stopped, and why."""
     await database.value(_SQL["lane_stops"], name, reason)
 
 
 async def lane_has_delivered(database: Database, name: str) -> bool:
-    """Tell whether a lane has delivered since its configuration last changed."""
+    """Return whether a lane has delivered since its configuration changed."""
     return bool(await database.value(_SQL["lane_has_delivered"], name))
 
 
 async def lanes(database: Database) -> list[Record]:
-    """Return all lanes: `name`, `delivered_at`, `stopped_at`, `reason`, and how many deliveries are `due`.
+    """Return all lanes: `name`, `delivered_at`, `stopped_at`, `reason`, `due` (a number of deliveries) and `oldest`.
 
-    `oldest` are the seconds that the longest of them waits.
+    `oldest` is the longest wait in seconds.
     """
     return await database.rows(_SQL["lanes"])
 
 
 async def service_refuses(database: Database, lane: str, origin: str, reason: str) -> None:
-    """Note that a push service of a lane refused who we are, and why."""
+    """Record that a push service of a lane refused the authentication, and why."""
     await database.value(_SQL["service_refuses"], lane, origin, reason)
 
 
 async def service_delivers(database: Database, lane: str, origin: str) -> datetime | None:
-    """Note that a push service of a lane took a push; return since when it had refused us, if it had.
+    """Record that a push service of a lane accepted a push; return since when it refused the authentication, if it did.
 
-    What it refused for longer than a moment is due at once then.
+    What it refused is then due at once.
     """
     refused_at: datetime | None = await database.value(_SQL["service_delivers"], lane, origin)
     return refused_at
 
 
 async def service_has_delivered(database: Database, lane: str, origin: str, since: datetime) -> bool:
-    """Tell whether a push service of a lane has taken a push since a moment."""
+    """Return whether a push service of a lane has accepted a push since a time."""
     return bool(await database.value(_SQL["service_has_delivered"], lane, origin, since))
 
 
 async def refusing(database: Database) -> list[Record]:
-    """Return the push services that refuse who we are: `lane`, `origin`, `refused_at`, `reason`."""
+    """Return the push services that refuse the authentication: `lane`, `origin`, `refused_at`, `reason`."""
     return await database.rows(_SQL["refusing"])
 
 
 async def oldest(database: Database) -> float:
-    """Return for how many seconds the longest waiting push has been due."""
+    """Return the seconds for which the oldest due push has waited."""
     return float(await database.value(_SQL["oldest"]))
 
 
 async def stopped(database: Database) -> dict[str, bool]:
-    """Return all lanes, and whether they have stopped, without counting what is due."""
+    """Return whether each lane has stopped, without counting what is due."""
     return {row["name"]: row["stopped"] for row in await database.rows(_SQL["stopped"])}
 
 
 async def dead(database: Database, before: datetime, limit: int, company_id: int | None = None) -> list[Record]:
-    """Return deliveries that were given up, the latest before a moment first, of one company or of all."""
+    """Return deliveries that were given up before a time, the latest first, of one company or of all."""
     return await database.rows(_SQL["dead"], before, limit, company_id)
 
 
 async def replay(database: Database, event_ids: Sequence[UUID], company_id: int | None = None) -> int:
-    """Queue the deliveries of these events that were given up once more; return how many."""
+    """Requeue the deliveries of these events that were given up; return their number."""
     return len(await database.rows(_SQL["replay"], event_ids, company_id))
 
 
 async def replay_lane(
     database: Database, lane: str | None, since: datetime, limit: int, company_id: int | None = None
 ) -> int:
-    """Queue deliveries of a lane, or of all, that were given up since a moment once more; return how many."""
+    """Requeue the deliveries of a lane, or of all, that were given up since a time; return their number."""
     return len(await database.rows(_SQL["replay_lane"], lane, since, limit, company_id))
 
 
 def next_try(attempts: int, after: float | None, least: float, expires_at: datetime) -> datetime | None:
-    """Return when to try again after so many attempts, None where that would be too late.
+    """Return when to try again after a number of attempts; None if the delivery expires before.
 
-    What the provider asked for, `after` seconds, takes the step's place; `least` is what it asks for at all times.
+    `after` seconds, if the provider asked for them, replace the delay of the schedule; `least` is the minimum.
     """
     step = RETRY_DELAYS[min(attempts, len(RETRY_DELAYS)) - 1] if after is None else after
     wait = max(step, least) * (1 + random.uniform(0, JITTER))  # noqa: S311 - spreads tries, hides nothing
@@ -336,7 +336,7 @@ def _delivery(row: Record) -> Delivery:
 
 
 def _lapsed(row: Record) -> str:
-    """Say in words why a delivery is no longer to be made; nothing where it is."""
+    """Return why a delivery is no longer sent; empty if it is."""
     reasons: Iterable[tuple[Any, str]] = (
         (not row["is_theirs"], "the device was detached, or is somebody else's now"),
         (not row["active"], "the user is not active"),

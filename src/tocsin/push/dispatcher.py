@@ -1,7 +1,7 @@
-"""The dispatcher: takes deliveries from their lanes, decides about each as things are now, and sends what is to go.
+"""The dispatcher: claims deliveries, decides about each by the current preferences, and sends pushes.
 
-A lane is one provider with one app and environment. It claims no more than its sending window has room for, and keeps a
-part of the window free for what is not in bulk, so that one push never waits behind a hundred thousand.
+A lane is one provider with one app and environment. It claims as many deliveries as its window has room for, and keeps
+a part of the window free for deliveries outside of bulk events, so that one push never waits for a hundred thousand.
 """
 
 import asyncio
@@ -30,31 +30,31 @@ from tocsin.push.lanes import Answered, Lane
 from tocsin.push.results import ResultWriter
 
 MAX_SEPARATE_PUSHES = 3
-"""How many held deliveries of a device go one by one when its quiet hours end; more are one push."""
+"""Maximum held deliveries of a device that are sent separately after quiet hours; more are bundled in one push."""
 
 RELEASE_BATCH_SIZE = 1_000
-"""How many held deliveries one statement has decided again where the operator's rules have changed."""
+"""Held deliveries that one statement releases after the preference policy changed."""
 
 RELEASE_INTERVAL = 0.05
-"""Seconds between two such statements: most of the time the database is there for others."""
+"""Seconds between two such statements, so that most of the database's time is left to other work."""
 
 SWEEP_INTERVAL = 15.0
-"""Seconds after which a lane looks for leases of this worker that it does not send."""
+"""Seconds between two searches of a lane for deliveries that this worker leased and does not send."""
 
 log = structlog.get_logger(__name__)
 
 
 Load = Callable[[Sequence[int]], Awaitable[Mapping[int, Preferences]]]
-"""Finds what users chose, by their ids."""
+"""Loads preferences by user id."""
 
 
 class Dispatcher:
     """Sends what is due in all its lanes until it is stopped.
 
-    `worker` is whose leases it takes, `rules` a digest of what the operator decided for all users.
+    `worker` is the id that holds the leases, `rules` a digest of the preference policy.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what it stands on
+    def __init__(  # noqa: PLR0913, PLR0917 - its collaborators
         self,
         database: Database,
         worker: UUID,
@@ -79,16 +79,16 @@ class Dispatcher:
 
     @property
     def backoffs(self) -> list[Backoff]:
-        """What may fail here."""
+        """The back-offs of all work here."""
         return [*self._backoffs.values(), *self._results.backoffs.values()]
 
     @property
     def lanes(self) -> list[str]:
-        """The names of the lanes that lead somewhere."""
+        """The names of the lanes."""
         return list(self._lanes)
 
     async def run(self) -> None:
-        """Send until `stop`; what is under way then is waited for, a moment."""
+        """Send until `stop`, then wait briefly for the answers of pushes under way."""
         if not self._lanes:
             await self._stopping.wait()
             return
@@ -103,7 +103,7 @@ class Dispatcher:
         finally:
             for lane in self._lanes.values():
                 await lane.transport.close()
-            with contextlib.suppress(Exception):  # what is not written back is found by another worker
+            with contextlib.suppress(Exception):  # another worker finds what is not recorded
                 for lane in self._lanes.values():
                     lane.retry_set_aside()
                     await self._results.settle(lane)
@@ -114,7 +114,7 @@ class Dispatcher:
                 await deliveries.release(self._database, self._worker)
 
     async def _enter(self) -> None:
-        """Make the lanes known: one whose settings changed begins anew."""
+        """Register the lanes in the database. A lane whose settings changed is reset."""
         for lane in self._lanes.values():
             entering = self._backoff(f"push lane {lane.name}")
             await entering.until_done(
@@ -122,7 +122,7 @@ class Dispatcher:
             )
 
     async def _follow_rules(self) -> None:
-        """Have all that is held decided again where the operator's rules are others than when it was decided."""
+        """Release all held deliveries if the preference policy changed since they were held."""
         if await deliveries.rules(self._database) == self._rules:
             return
         log.info("preference policy changed; held pushes are evaluated again")
@@ -136,18 +136,18 @@ class Dispatcher:
         await deliveries.put_rules(self._database, self._rules)
 
     async def keys_reloaded(self) -> None:
-        """Take note that lanes may have other keys now."""
+        """Register the lanes again and send at once, after their keys were reloaded."""
         await self._enter()
         self._results.keys_reloaded()
         self._pubsub.publish("push")
 
     def stop(self) -> None:
-        """Take nothing more."""
+        """Claim no more deliveries."""
         self._stopping.set()
         for name in ("push", "clear"):
             self._pubsub.publish(name)
 
-    # What goes out
+    # Sending
 
     async def _work(self, lane: Lane) -> None:
         KIND.set(f"push lane {lane.name}")
@@ -166,11 +166,11 @@ class Dispatcher:
                 if not await self._is_ready(lane) or not await self._take(lane):
                     await self._idle(lane, wakeup)
                 backoff.succeeded(lane.problem)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the lane goes on
+            except Exception as error:  # noqa: BLE001 - no error may end a lane
                 await backoff.recover(error, release)
 
     async def _release(self, lane: Lane) -> None:
-        """Hand back what this worker holds in a lane and does not send: nothing is being claimed there meanwhile."""
+        """Release the deliveries of a lane that this worker leased and does not send. Nothing is being claimed now."""
         if released := await deliveries.release_others(self._database, self._worker, lane.name, lane.under_way):
             log.warning("released pushes that were claimed and not sent", lane=lane.name, count=released)
 
@@ -189,7 +189,7 @@ class Dispatcher:
         return found is None
 
     async def _take(self, lane: Lane) -> bool:
-        """Claim as much as there is room for, and send it; tells whether there was anything."""
+        """Claim as many deliveries as the window has room for, and send them; return whether there were any."""
         window = 1 if lane.stopped else lane.channel.window
         reserve = window // 4
         room = window - len(lane.under_way)
@@ -204,7 +204,7 @@ class Dispatcher:
         return bool(claimed)
 
     async def _idle(self, lane: Lane, wakeup: asyncio.Event) -> None:
-        """Wait for a ring, or for room where something is under way."""
+        """Wait for a message, or for progress of the pushes under way."""
         waiting = [asyncio.create_task(wait(wakeup))]
         if lane.under_way:
             waiting.append(asyncio.create_task(lane.progress.wait()))  # type: ignore[arg-type]
@@ -235,7 +235,7 @@ class Dispatcher:
                 await self._hand_over(lane, each)
             except Unavailable:
                 raise
-            except Exception as error:  # noqa: BLE001 - one push that cannot be made stops no other
+            except Exception as error:  # noqa: BLE001 - one push that cannot be made must not stop the others
                 failed += [_failed(delivery, error) for delivery in each]
         if failed:
             await self._settle(lane, failed)
@@ -248,13 +248,13 @@ class Dispatcher:
     def _decided(self, lane: Lane, delivery: Delivery, chosen: Preferences | None, now: datetime) -> Settled | None:
         try:
             return self._decide(lane, delivery, chosen, now)
-        except Exception as error:  # noqa: BLE001 - likewise
+        except Exception as error:  # noqa: BLE001 - one delivery must not stop the others
             return _failed(delivery, error)
 
     async def _look_again(
         self, claimed: Sequence[Delivery], settled: Sequence[Settled], chosen: Mapping[int, Preferences]
     ) -> None:
-        """Decide again what was held by what users had chosen before: a change while that was decided is not lost."""
+        """Release what was held if the user's preferences changed during the decision, so that no change is lost."""
         held = {decided.key for decided in settled if decided.state == "held"}
         users = list({delivery.user_id for delivery in claimed if delivery.key in held})
         if not users:
@@ -264,7 +264,7 @@ class Dispatcher:
             await deliveries.release_held(self._database, changed)
 
     def _decide(self, lane: Lane, delivery: Delivery, chosen: Preferences | None, now: datetime) -> Settled | None:
-        """Return what becomes of a delivery that does not go now."""
+        """Return the new state of a delivery that is not sent now; None if it is sent."""
         if delivery.address is None or chosen is None or delivery.lapsed:
             return Settled(delivery.key, "skipped", None, f"not sent: {delivery.lapsed}")
         if delivery.expires_at <= now:
@@ -293,14 +293,14 @@ class Dispatcher:
             raise
 
     async def _push(self, lane: Lane, delivery: Delivery, count: int) -> Push:
-        assert delivery.address is not None  # noqa: S101 - decided before
+        assert delivery.address is not None  # noqa: S101 - `_decide` skips deliveries without one
         shown = self._composer.shown(delivery) if count == 1 else self._composer.bundle(count, delivery.locale)
         closed: tuple[UUID, ...] = ()
         if not lane.channel.accepts_silent_push:
             closed = await deliveries.closed(self._database, delivery.user_id, delivery.told_up_to)
         return Push(delivery.key.event_id, delivery.address, delivery.unread, delivery.expires_at, shown, closed)
 
-    # What was read elsewhere
+    # Notifications that were read or deleted on another device
 
     async def _clear_for_ever(self) -> None:
         KIND.set("clears")
@@ -311,11 +311,11 @@ class Dispatcher:
                 if not await self._clear():
                     await wait(wakeup, 0.5)
                 backoff.succeeded()
-            except Exception as error:  # noqa: BLE001 - whatever it is, others are told
+            except Exception as error:  # noqa: BLE001 - no error may end the loop
                 await backoff.pause(error)
 
     async def _clear(self) -> bool:
-        """Tell phones what was read or deleted elsewhere; best effort: once."""
+        """Tell phones once what was read or deleted on another device, without retries."""
         found = await deliveries.clears(self._database)
         for clear in found:
             lane = self._lanes.get(clear.lane)
@@ -323,7 +323,7 @@ class Dispatcher:
                 continue
             try:
                 self._send_clear(lane, clear)
-            except Exception as error:  # noqa: BLE001 - one that cannot be made stops no other
+            except Exception as error:  # noqa: BLE001 - one push that cannot be made must not stop the others
                 self._backoff("clears").note(error)
         return bool(found)
 
@@ -337,7 +337,7 @@ class Dispatcher:
 
 
 def _failed(delivery: Delivery, error: Exception) -> Settled:
-    """Return what becomes of a push that an error of ours keeps from being made: it is tried again, as any other."""
+    """Return the state of a push that could not be made because of an internal error: it is retried."""
     reason = f"it could not be made: {type(error).__name__}"
     log.error("failed to build push", event_id=str(delivery.key.event_id), exc_info=error)
     due_at = next_try(delivery.attempts, None, 0.0, delivery.expires_at)
@@ -347,9 +347,10 @@ def _failed(delivery: Delivery, error: Exception) -> Settled:
 
 
 def _in_turn(going: Iterable[Delivery]) -> tuple[list[list[Delivery]], list[DeliveryKey]]:
-    """Return what goes now, and what comes after it: a device gets what was held for it in the order of its inbox.
+    """Return what to send now, in groups of one push each, and what to put back.
 
-    More than a few that were held for a device go together; of a few, the others wait until the first has gone.
+    A device gets held deliveries in the order of the inbox. Up to `MAX_SEPARATE_PUSHES` are sent one after the other:
+    the first now, and the others are put back. More are bundled.
     """
     held: dict[UUID, list[Delivery]] = {}
     now: list[list[Delivery]] = []

@@ -1,4 +1,4 @@
-"""Lanes at work: one provider with one app and environment, what is under way there, and what came back."""
+"""Lanes: one provider with one app and environment, the pushes under way and their answers."""
 
 import asyncio
 import math
@@ -13,10 +13,10 @@ from tocsin.push.channels import Channel, Environment, Push, Refused
 from tocsin.push.deliveries import Delivery, DeliveryKey
 
 ENDING = 10.0
-"""Seconds that pushes with the keys before may take to be answered."""
+"""Seconds to wait for the answers of pushes with the previous keys."""
 
 MIN_PROBLEM_WAIT = timedelta(minutes=1)
-"""How long a lane may still have to wait before that is a problem to be told."""
+"""A lane that waits longer than this has a problem to report."""
 
 _SANDBOX = "/sandbox"
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -25,21 +25,21 @@ log = structlog.get_logger(__name__)
 
 
 class PushTransport(Protocol):
-    """What carries requests to a provider."""
+    """Sends requests to a provider."""
 
     def submit(self, request: Request) -> "asyncio.Future[Answer]":
-        """Send a request; the answer comes in any case."""
+        """Send a request. The future always gets an answer."""
 
     async def close(self, grace: float = 0.0) -> None:
-        """End after so many seconds at most: whatever has no answer by then gets one."""
+        """Close the connections after at most `grace` seconds. Requests without an answer get one with status 0."""
 
 
 @dataclass(slots=True)
 class Lane:
-    """A lane at work: what is under way, what was answered, and until when it has to wait.
+    """A lane: the pushes under way, their answers, and until when the lane waits.
 
-    `name` is that of its devices (`apns/default/sandbox`), `configuration` a digest of its settings, which it has had
-    since `renewed_at`. `lacks` says what it can't begin without for now, such as an access token.
+    `name` is that in `devices.lane` (`apns/default/sandbox`), `configuration` a digest of its settings since
+    `renewed_at`. `lacks` says what is missing for now, such as an access token.
     """
 
     name: str
@@ -76,14 +76,14 @@ class Lane:
         return self.name + _SANDBOX
 
     def send(self, request: Request, sent: "Answered", by: "Lane | None" = None) -> None:
-        """Send a request, by another lane where one is named; its answer comes back here."""
+        """Send a request, through the lane `by` if given; the answer is recorded in this lane."""
         answer = (by or self).transport.submit(request)
         answer.add_done_callback(lambda done: self.note(replace(sent, answer=_answer_of(done))))
 
     def renew(self, channel: Channel, configuration: str, transport: PushTransport) -> None:
-        """Go on with other keys, over connections of their own: APNs takes one key and one token on each.
+        """Use other keys, over new connections: APNs accepts one key and one token per connection.
 
-        What is under way on those before may end there.
+        Pushes under way end on the previous connections.
         """
         closing = asyncio.create_task(self.transport.close(ENDING))
         self.closing.add(closing)
@@ -92,36 +92,36 @@ class Lane:
         self.stopped, self.waits_until, self.renewed_at = "", None, datetime.now(UTC)
 
     def wait(self, seconds: float, reason: str) -> None:
-        """Hold the lane back for so long."""
+        """Make the lane wait for `seconds`."""
         self.waits_until, self.waits_because = datetime.now(UTC) + timedelta(seconds=seconds), reason
         log.warning("lane waits", lane=self.name, seconds=seconds, reason=reason)
 
     @property
     def problem(self) -> str:
-        """Why nothing goes for longer than usual; nothing where it does. That a lane has stopped is told elsewhere."""
+        """Why the lane sends nothing for a long time; empty if it does. `stopped` has its own reason."""
         if self.lacks or self.waits_until is None or self.waits_until < datetime.now(UTC) + MIN_PROBLEM_WAIT:
             return self.lacks
         return f"it waits until {self.waits_until:%Y-%m-%d %H:%M} UTC, as the provider asked: {self.waits_because}"
 
     def try_now(self) -> None:
-        """Have a lane that has stopped, or waits for longer than usual, try again at once."""
+        """Make a lane that has stopped or has a problem try again at once."""
         if self.stopped or self.problem:
             self.waits_until = None
             self.channel.try_now()
 
     def note(self, answered: "Answered") -> None:
-        """Take note of an answer, which waits to be settled."""
+        """Add an answer to be recorded."""
         self.answered.append(answered)
         self.progress.set()
 
     def set_aside(self, answered: "Answered", seconds: float) -> None:
-        """Keep an answer that waits for a lock, to be settled in so many seconds at most; it stays under way."""
+        """Keep an answer that waits for a lock, to be recorded within `seconds`. Its push stays under way."""
         if not self.behind_locks:
             asyncio.get_running_loop().call_later(seconds, self.retry_set_aside)
         self.behind_locks.append(answered)
 
     def retry_set_aside(self) -> None:
-        """Have what was set aside settled."""
+        """Add the answers that were set aside to those to be recorded."""
         self.answered += self.behind_locks
         self.behind_locks = []
         self.progress.set()
@@ -129,10 +129,10 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A push that was answered.
+    """A push and its answer.
 
-    `bundle` are the others that it stood for, `retry_lane` is the lane of the second try where the device may be known
-    in another way and `first` the answer to the first, and `refused` why its channel did not even make a request of it.
+    `bundle` are further deliveries that the push covers. `retry_lane` is the lane of a second try with an alternative
+    address, and `first` the answer to the first try. `refused` is set if the channel made no request.
     """
 
     delivery: Delivery
@@ -145,7 +145,7 @@ class Answered:
 
 
 def _answer_of(done: "asyncio.Future[Answer]") -> Answer:
-    """Return an answer; where its request failed in our own hands, the one that says so: no push waits for ever."""
+    """Return an answer; one with status 0 if sending raised, so that every push gets an answer."""
     failure = None if done.cancelled() else done.exception()
     if failure is None and not done.cancelled():
         return done.result()

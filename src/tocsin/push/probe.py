@@ -1,4 +1,4 @@
-"""Trials: a test push to one's own device, and a look at a provider's credentials, answered by the provider."""
+"""Probes: a test push to a user's own device, and a test of the credentials of a lane."""
 
 import asyncio
 import math
@@ -27,13 +27,13 @@ from tocsin.push.content import Composer
 from tocsin.push.lanes import Lane
 
 MAX_PER_MINUTE = 5
-"""Test pushes that a user may have sent within a minute."""
+"""Maximum test pushes per user and minute."""
 
 PROBE_TIMEOUT = 10.0
-"""Seconds that a provider's answer is waited for."""
+"""Seconds to wait for the provider's answer."""
 
 LIFETIME = timedelta(minutes=5)
-"""For how long a device that can't be reached may still get it."""
+"""How long the provider keeps a test push for a device that is offline."""
 
 _NO_DEVICE = "0" * 64
 """A token that no provider gives to a device."""
@@ -43,7 +43,7 @@ _SQL = queries("probe")
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What a provider said to a test push, with the states of deliveries; `stopped`: our own settings are wrong."""
+    """The result of a test push, in the states of deliveries. `stopped`: the settings of the lane are wrong."""
 
     lane: str
     state: Literal["delivered", "gone", "later", "refused", "stopped"]
@@ -51,9 +51,9 @@ class ProbeResult:
 
 
 async def send(database: Database, composer: Composer, lanes: Sequence[Lane], user_id: int, token: str) -> ProbeResult:
-    """Push a test to a device of the user's at once, whatever they chose, and return what its provider said.
+    """Send a test push to a device of a user, whatever their preferences, and return the result.
 
-    A device that is gone is forgotten, as after any push. Raises `NotFound` where it is not theirs, and `RateLimited`.
+    A device that no longer exists is removed. Raises `NotFound` if the device is not the user's, and `RateLimited`.
     """
     device = await database.row(_SQL["device"], user_id, token)
     if device is None:
@@ -86,13 +86,13 @@ async def credentials(lane: Lane, composer: Composer, device: DeviceType) -> Lat
     """
     address = Address(_NO_DEVICE, device, lane.environment, lane.app, datetime.now(UTC))
     outcome, _ = await _push(lane, address, composer, 0, "en")
-    if isinstance(outcome, Later) and outcome.after == 0.0:  # another token is worth a try: it may please no better
+    if isinstance(outcome, Later) and outcome.after == 0.0:  # the channel has renewed its token
         outcome, _ = await _push(lane, address, composer, 0, "en")
     return outcome if isinstance(outcome, Later | Stopped) else None
 
 
 async def _push(lane: Lane, address: Address, composer: Composer, badge: int, locale: str) -> tuple[Outcome, datetime]:
-    """Send a test by a lane; return what became of it, and when it was sent."""
+    """Send a test push through a lane; return its outcome, and when it was sent."""
     now = datetime.now(UTC)
     found = await lane.channel.ready()
     if found is not None:

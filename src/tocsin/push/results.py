@@ -1,4 +1,4 @@
-"""Settling: what providers' answers make of deliveries, of their devices and of their lanes, written back together."""
+"""Results: records what the answers of providers mean for deliveries, devices and lanes, in batches."""
 
 import asyncio
 import time
@@ -24,26 +24,26 @@ from tocsin.push.deliveries import Delivery, DeliveryKey, Settled, next_try
 from tocsin.push.lanes import Answered, Lane
 from tocsin.push.services import PushServices
 
-GATHERING = 0.01
-"""Seconds that more answers are waited for before they are written back together."""
+GATHER_TIME = 0.01
+"""Seconds to wait for more answers before a batch is recorded."""
 
-PROBE = 60.0
-"""Seconds after which a stopped lane tries one push again."""
+PROBE_INTERVAL = 60.0
+"""Seconds after which a stopped lane tries one push."""
 
-ASIDE = timedelta(minutes=10)
-"""How long a delivery is set aside when it is not certain that its device is at fault."""
+DOUBTFUL_DELAY = timedelta(minutes=10)
+"""How long a delivery is delayed if its device may be wrong, and its lane has delivered nothing yet."""
 
-CERTAIN = 5
-"""Tries, over more than ten minutes, after which a refusal by a service that delivers to others is about the device."""
+CERTAIN_ATTEMPTS = 5
+"""Attempts, over more than ten minutes, after which a service that accepts other pushes refuses this device."""
 
 NOTED = 30.0
-"""Seconds after which it is noted again that a lane delivers."""
+"""Seconds after which a delivery of a lane is written to the database again."""
 
 log = structlog.get_logger(__name__)
 
 
 class ResultWriter:
-    """Writes back what lanes were answered. `worker` is whose leases these are."""
+    """Records the answers of lanes. `worker` is the id that holds the leases."""
 
     def __init__(
         self, database: Database, worker: UUID, lanes: Mapping[str, Lane], pubsub: PubSub, metrics: Metrics
@@ -58,26 +58,26 @@ class ResultWriter:
         self._conflicts = {name: LockConflicts() for name in lanes}
 
     def keys_reloaded(self) -> None:
-        """Take note that lanes may have other keys now."""
+        """Forget the results of push services, because the keys may have changed."""
         self._services.keys_reloaded()
 
     async def run(self, lane: Lane) -> None:
-        """Settle what a lane is answered, for ever."""
+        """Record the answers of a lane, forever."""
         KIND.set(f"answers of {lane.name}")
         backoff = self.backoffs[lane.name]
         while True:
             if not lane.answered:
                 lane.progress.clear()
                 await lane.progress.wait()
-            await asyncio.sleep(GATHERING)
+            await asyncio.sleep(GATHER_TIME)
             try:
                 await self.settle(lane)
                 backoff.succeeded(self._conflicts[lane.name].reason if lane.behind_locks else "")
-            except Exception as error:  # noqa: BLE001 - whatever it is, answers go on being written back
+            except Exception as error:  # noqa: BLE001 - no error may end the loop
                 await backoff.pause(error)
 
     async def settle(self, lane: Lane) -> None:
-        """Write back all that was answered since the last time; where that fails, each half of it."""
+        """Record all new answers in one batch; if that fails, in halves."""
         answered, lane.answered = lane.answered, []
         mine = [each for each in answered if not self._is_retried(lane, each)]
         waiting: deque[Sequence[Answered]] = deque([mine] if mine else [])
@@ -93,9 +93,9 @@ class ResultWriter:
             raise
 
     async def _give_up(self, lane: Lane, each: Answered, error: Exception) -> None:
-        """Let go of a push whose answer cannot be written back: its lane finds that it is not sent, and releases it.
+        """Drop an answer that cannot be recorded: the lane later releases the delivery, and it is sent again.
 
-        One whose answer waits for a lock stays, so there are never more of them than the lane sends at once.
+        An answer that waits for a lock is kept as under way, so that their number is limited by the window.
         """
         if isinstance(error, Locked):
             self.backoffs[lane.name].note(error)
@@ -138,7 +138,7 @@ class ResultWriter:
             self._pubsub.publish("settled")
 
     async def _result(self, lane: Lane, each: Answered, outcome: Outcome, gone: dict[UUID, datetime]) -> Settled | None:
-        """Return what an outcome makes of a delivery; none: it goes back, as if it had never been claimed."""
+        """Return the new state of a delivery; None: it is put back, as if it had never been claimed."""
         key = each.delivery.key
         match outcome:
             case Delivered():
@@ -180,13 +180,13 @@ class ResultWriter:
         return Settled(delivery.key, "later", due_at, f"again at {due_at:%Y-%m-%d %H:%M:%S} UTC: {reason}")
 
     async def _unauthorised(self, lane: Lane, each: Answered, reason: str, after: float | None) -> Settled:
-        """Put a push off whose service refuses who we are; where it takes others' pushes, the subscription is at fault.
+        """Delay a push whose service refused the authentication. If it accepts others, the subscription is at fault.
 
-        The device stays in any case: a subscription that has ended is answered by 404 or 410.
+        The device is kept: for a subscription that has ended, the service answers 404 or 410.
         """
         service, delivery = lane.channel.service(each.push.address), each.delivery
         await self._services.refused(lane.name, service, reason)
-        if delivery.attempts >= CERTAIN and await deliveries.service_has_delivered(
+        if delivery.attempts >= CERTAIN_ATTEMPTS and await deliveries.service_has_delivered(
             self._database, lane.name, service, delivery.made_at
         ):
             return Settled(delivery.key, "refused", None, f"refused: {reason}, while {service} takes other pushes")
@@ -202,7 +202,7 @@ class ResultWriter:
             gone[each.delivery.key.device_id] = each.answer.sent_at
             return Settled(each.delivery.key, "gone", None, f"the device is gone: {reason}")
         log.error("device set aside: its token or the lane's settings are wrong", lane=lane.name, reason=reason)
-        due_at = datetime.now(UTC) + ASIDE
+        due_at = datetime.now(UTC) + DOUBTFUL_DELAY
         if due_at >= each.delivery.expires_at:
             return Settled(each.delivery.key, "dead", None, f"given up: {reason}")
         return Settled(each.delivery.key, "later", due_at, f"set aside until its lane has delivered: {reason}")
@@ -215,7 +215,7 @@ class ResultWriter:
             return False
 
     def _retry_alternative(self, lane: Lane, each: Answered) -> bool:
-        """Try a device that may be known in another way once in that way."""
+        """Try an alternative address of the device, once; return whether a request was sent."""
         address = None if each.retry_lane or each.refused else lane.channel.alternative(each.push, each.answer)
         if address is None:
             return False
@@ -231,16 +231,16 @@ class ResultWriter:
         return True
 
     async def stop_lane(self, lane: Lane, reason: str) -> None:
-        """Hold a lane back for a while, loudly: nothing of it can go."""
+        """Stop a lane for a while and log it: none of its pushes can be sent."""
         if lane.stopped != reason:
             log.error("lane stopped: the provider refused its settings", lane=lane.name, reason=reason)
         lane.stopped = reason
-        lane.waits_until = datetime.now(UTC) + timedelta(seconds=PROBE)
+        lane.waits_until = datetime.now(UTC) + timedelta(seconds=PROBE_INTERVAL)
         await deliveries.lane_stops(self._database, lane.name, reason)
 
 
 def _outcome(lane: Lane, each: Answered) -> Outcome:
-    """Return what an answer means; where a second try leaves the device in doubt, what the answer to the first did."""
+    """Return what an answer means; if the second try is doubtful, what the answer to the first try means."""
     if each.refused:
         return each.refused
     outcome = (each.retry_lane or lane).channel.outcome(each.push, each.answer)

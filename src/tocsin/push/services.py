@@ -1,4 +1,4 @@
-"""The push services of a lane that has several, and whether they accept who we are: noted, logged, and told again."""
+"""The push services of a lane that has several, and whether they accept the authentication."""
 
 import time
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
 
 NOTED = 30.0
-"""Seconds after which the same is noted again in the database."""
+"""Seconds after which the same result is written to the database again."""
 
 LOGGED = 600.0
-"""Seconds after which a refusal is logged again while it lasts."""
+"""Seconds after which a lasting refusal is logged again."""
 
 _NEVER = -1e9
 
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Seen:
-    """What this process noted of a service, and when, by the monotonic clock."""
+    """The last results of a service in this process, with times of the monotonic clock."""
 
     refuses: bool = False
     delivered: float = _NEVER
@@ -31,10 +31,10 @@ class _Seen:
 
 
 class PushServices:
-    """What the push services of all lanes answered last; each is named by its lane and origin.
+    """The last results of the push services of all lanes. A service is identified by its lane and origin.
 
-    A service that refuses who we are holds back its own pushes and no others: each of them keeps to its schedule, and
-    all go at once when the service accepts one.
+    A service that refuses the authentication delays only its own pushes: each follows the retry schedule, and all are
+    sent at once when the service accepts one.
     """
 
     def __init__(self, database: Database, pubsub: PubSub) -> None:
@@ -43,7 +43,7 @@ class PushServices:
         self._seen: dict[tuple[str, str], _Seen] = {}
 
     async def delivered(self, lane: str, origin: str) -> None:
-        """Note that a service took a push."""
+        """Record that a service accepted a push."""
         seen, now = self._seen.setdefault((lane, origin), _Seen()), time.monotonic()
         if not seen.refuses and now - seen.delivered < NOTED:
             return
@@ -56,7 +56,7 @@ class PushServices:
         self._pubsub.publish("push")
 
     async def refused(self, lane: str, origin: str, reason: str) -> None:
-        """Note that a service refused who we are."""
+        """Record that a service refused the authentication."""
         seen, now = self._seen.setdefault((lane, origin), _Seen()), time.monotonic()
         if now - seen.refused < NOTED and seen.refuses:
             return
@@ -73,5 +73,5 @@ class PushServices:
             )
 
     def keys_reloaded(self) -> None:
-        """Forget what was seen: the keys may be others now."""
+        """Forget all results, because the keys may have changed."""
         self._seen.clear()

@@ -1,9 +1,9 @@
-"""Channels: how a push reaches a phone or a browser, one file for each provider, and no database in any of them.
+"""Channels: one module per push provider. No channel uses the database.
 
     push ──> Channel.request ──> transport.py ──> Answer ──> Channel.outcome ──> Outcome
 
-A channel makes a request of a push and tells what the provider's answer means. What becomes of the delivery then, and
-of the device, is not its business.
+A channel turns a push into a request, and the provider's answer into an outcome. The caller updates the delivery and
+the device.
 """
 
 from abc import ABC, abstractmethod
@@ -21,9 +21,9 @@ Environment = Literal["production", "sandbox"]
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A device as its provider knows it: a phone's `token`, or the endpoint and keys of a browser's subscription.
+    """A device: the `token` of a phone, or the endpoint and keys of a browser's subscription.
 
-    `server_key` names the key of ours that a subscription was found to be made with; nothing: the one we have now.
+    `server_key` names the VAPID key of the subscription, if it is not the current one.
     """
 
     token: str
@@ -38,7 +38,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a push shows; `data` is JSON. Where it is `mutable`, the app fetches the words by itself."""
+    """What a push shows. `data` is JSON. If `mutable`, the app fetches the text itself."""
 
     type: str
     title: str
@@ -56,8 +56,8 @@ class Shown:
 class Push:
     """One push to one device.
 
-    `id` is the notification's, the same on every try. Without `shown` it is silent: it sets the badge and clears
-    banners. `clear` are the notifications that the device is to forget.
+    `id` is that of the notification, the same in every retry. Without `shown` the push is silent: it sets the badge and
+    removes banners. `clear` are the ids of the notifications to remove.
     """
 
     id: UUID
@@ -70,12 +70,12 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The provider has it."""
+    """The provider accepted the push."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """There is no such device any more, since `at` where the provider says so."""
+    """The device no longer exists, since `at` if the provider says when."""
 
     reason: str
     at: datetime | None = None
@@ -83,10 +83,10 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Not now.
+    """The push can be retried.
 
-    `after` are the seconds that the provider asked for (`Retry-After`), None where it asked for nothing: then the
-    schedule's step counts. `lane` are the seconds for which the whole lane has to wait, None where it goes on.
+    `after` is the number of seconds in `Retry-After`; None: use the delay of the schedule. `lane` is the number of
+    seconds for which the whole lane must wait; None: it continues.
     """
 
     reason: str
@@ -96,7 +96,7 @@ class Later:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Never, as it is; `doubtful`: it may be the device that is wrong, or what we know of it."""
+    """The push must not be retried. If `doubtful`, the device may be wrong, or its environment."""
 
     reason: str
     doubtful: bool = False
@@ -104,9 +104,9 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unauthorised:
-    """A push service refuses who we are, or does so for one subscription: its answer does not tell which.
+    """A push service refused the authentication, in general or for one subscription: the answer does not tell which.
 
-    No device is to blame, so none is dropped, and the lane goes on for the other services. `after` as in `Later`.
+    The device is kept, and the lane continues for other services. `after` as in `Later`.
     """
 
     reason: str
@@ -115,7 +115,7 @@ class Unauthorised:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Nothing of this lane can go: our own settings are wrong."""
+    """No push of this lane can be sent: the settings are wrong."""
 
     reason: str
 

@@ -1,4 +1,4 @@
-"""Apple's push service (APNs): HTTP/2 with a token of our own key, one lane for each app and environment."""
+"""Apple's push service (APNs): HTTP/2 with a signed provider token, one lane per app and environment."""
 
 import time
 from collections.abc import Callable
@@ -22,67 +22,67 @@ PRODUCTION = "https://api.push.apple.com"
 SANDBOX = "https://api.sandbox.push.apple.com"
 
 TOKEN_LIFETIME = 40 * 60
-"""Seconds after which a token is made anew: Apple takes none that is older than an hour."""
+"""Seconds after which a new token is made: APNs refuses a token older than an hour."""
 
 MIN_TOKEN_AGE = 20 * 60
-"""Seconds between two tokens at least: APNs answers 429 TooManyProviderTokenUpdates if they change more often."""
+"""Minimum seconds between two tokens: APNs answers 429 TooManyProviderTokenUpdates if they change more often."""
 
 WINDOW = 1000
-"""Streams that Apple allows on a connection."""
+"""Streams that APNs allows on a connection."""
 
 ANSWERS: dict[tuple[int, str], Way] = {
     (200, ""): "delivered",
-    # The app was deleted, or the phone has another token now: no error, Apple says, and tells since when.
+    # The app was deleted, or the phone has a new token. APNs says since when.
     (410, "Unregistered"): "gone",
     (410, "ExpiredToken"): "gone",
-    # Malformed, or of the other environment: it depends on what we think that the device is.
+    # Malformed, or of the other environment: the device may be registered wrongly.
     (400, "BadDeviceToken"): "doubtful",
-    # Of another app: the device may be wrong, or our topic.
+    # The token is of another app: the device or the topic may be wrong.
     (400, "DeviceTokenNotForTopic"): "doubtful",
-    # The connection was idle for too long: the next try has a new one.
+    # The connection was idle for too long: a retry opens a new one.
     (400, "IdleTimeout"): "later",
     (400, "TopicDisallowed"): "doubtful",
-    # An hour has passed since it was made, or our clock is wrong.
+    # The token is older than an hour, or the clock is wrong.
     (403, "ExpiredProviderToken"): "another token",
-    # The key, its id or the team are not what Apple knows.
+    # The key, its id or the team is wrong.
     (403, "InvalidProviderToken"): "stopped",
     (403, "MissingProviderToken"): "stopped",
     (403, "UnrelatedKeyIdInToken"): "stopped",
-    # The key is good for the other environment only.
+    # The key is valid in the other environment only.
     (403, "BadEnvironmentKeyIdInToken"): "stopped",
     (403, "BadEnvironmentKeyInToken"): "stopped",
     (403, "Forbidden"): "stopped",
-    # Too many to this one phone; the others are not concerned.
+    # Too many pushes to this one phone.
     (429, "TooManyRequests"): "later",
-    # Apple saw more than one new token in twenty minutes: it takes nothing of this connection for a while.
+    # More than one new token in twenty minutes: APNs refuses this connection for a while.
     (429, "TooManyProviderTokenUpdates"): "lane later",
-    # Apple is busy, or goes down: the same push is good later.
+    # APNs is overloaded or shutting down.
     (500, "InternalServerError"): "later",
     (503, "ServiceUnavailable"): "later",
     (503, "Shutdown"): "later",
 }
-"""What becomes of a push, by status and reason; what is not here goes by its status alone."""
+"""What an answer means, by status and reason. Other reasons are looked up in `STATUSES`."""
 
 STATUSES: dict[int, Way] = {
-    0: "later",  # no answer: it may have arrived, and the same ids keep it from being shown twice
+    0: "later",  # no answer: the push may have arrived, and the same ids prevent a second banner
     200: "delivered",
     401: "stopped",
-    403: "stopped",  # every 403 is about our key, so a new reason is too
+    403: "stopped",  # every 403 is about the key
     410: "gone",
     429: "later",
 }
-"""The same for reasons that are not known; another status from 500 on is for later, and the rest is refused."""
+"""The same for unknown reasons. Other statuses from 500 on are retried, and the rest is refused."""
 
 TOKEN_UPDATES_RETRY_DELAY = 300.0
-"""Seconds for which a lane waits after too many tokens."""
+"""Seconds for which a lane waits after 429 TooManyProviderTokenUpdates."""
 
 
 class Apns(Channel):
-    """One app in one environment. Raises `Refusal` where the key file holds no key for ES256, or a setting is empty."""
+    """One app in one environment. Raises `Refusal` if the key file holds no key for ES256, or a setting is empty."""
 
     window = WINDOW
     probe_type = "iOS"
-    lone_first = True  # with token authentication a new connection has one stream until a push succeeded
+    lone_first = True  # with token authentication, a new connection has one stream until a push succeeded
 
     def __init__(  # noqa: PLR0913 - each of them is a setting
         self,
@@ -103,19 +103,19 @@ class Apns(Channel):
         self._token = ProviderToken(_key_in(key_file), key_id, team_id, clock)
 
     async def ready(self) -> Stopped | Later | None:
-        """Make the token if there is none, or an old one."""
+        """Make a new token if it is due."""
         self._token.current()
         return None
 
     def request(self, push: Push) -> Request | Refused:
-        """Make the request of a push; refused is one that is too long even without body and data."""
+        """Return the request of a push, or `Refused` if it is too long even without its body and data."""
         body = body_of(push)
         if isinstance(body, Refused):
             return body
         return Request(self._url + push.address.token, self._headers(push), body)
 
-    def outcome(self, push: Push, answer: Answer) -> Outcome:  # noqa: ARG002 - all channels are asked alike
-        """Tell what an answer means."""
+    def outcome(self, push: Push, answer: Answer) -> Outcome:  # noqa: ARG002 - as declared by Channel
+        """Return what an answer means."""
         said = object_of(answer) if answer.body else {}
         reason = text_of(said.get("reason"))
         why = reason_of(answer, reason)
@@ -132,7 +132,7 @@ class Apns(Channel):
                 return settled(way, why)
 
     def alternative(self, push: Push, answer: Answer) -> Address | None:
-        """Try a token that its environment does not know in the other one."""
+        """Return the address in the other environment, if this one does not know the token."""
         if answer.status == 200 or text_of(object_of(answer).get("reason")) != "BadDeviceToken":  # noqa: PLR2004
             return None
         was_sandbox = push.address.environment == "sandbox"
@@ -142,14 +142,14 @@ class Apns(Channel):
         return (("authorization", self._token.header()), *headers_of(push, self._topic))
 
     def _expired(self, why: str, answer: Answer) -> Outcome:
-        """Take a new token, unless there is one since the push was sent; a fresh one is too old by a wrong clock."""
+        """Make a new token, unless the push was sent with an older one. If a new one is too old, the clock is wrong."""
         if self._token.made_after(answer.sent_at) or self._token.renew():
             return Later(why, 0.0)
         return Stopped(f"{why}, although the token is new: check the clock")
 
 
 class ProviderToken:
-    """The token that authorises all pushes of a lane; `clock` counts seconds since 1970."""
+    """The token that authorises all pushes of a lane. `clock` returns seconds since 1970."""
 
     def __init__(
         self, key: EllipticCurvePrivateKey, key_id: str, team_id: str, clock: Callable[[], float] = time.time
@@ -160,25 +160,25 @@ class ProviderToken:
         self._made_at = 0.0
 
     def current(self) -> str:
-        """Return the token, made anew when it is due."""
+        """Return the token, or a new one if it is due."""
         if not self._header or not 0 <= self._clock() - self._made_at < TOKEN_LIFETIME:
             self._make()
         return self._header.removeprefix("bearer ")
 
     def header(self) -> str:
-        """Return the value of `authorization`."""
+        """Return the value of the header `authorization`."""
         self.current()
         return self._header
 
     def renew(self) -> bool:
-        """Make another, if the last one is old enough; tells whether there is a new one."""
+        """Make a new token if the last one is old enough; return whether there is a new one."""
         due = self._clock() - self._made_at >= MIN_TOKEN_AGE
         if due:
             self._make()
         return due
 
     def made_after(self, moment: datetime) -> bool:
-        """Tell whether the token is younger than what was sent then."""
+        """Return whether the token was made after a moment."""
         return bool(self._header) and self._made_at > moment.timestamp()
 
     def _make(self) -> None:
@@ -188,7 +188,7 @@ class ProviderToken:
 
 
 def headers_of(push: Push, topic: str) -> tuple[tuple[str, str], ...]:
-    """Return all headers of a push but the one that authorises it."""
+    """Return all headers of a push except `authorization`."""
     id_ = str(push.id)
     return (
         ("apns-topic", topic),
@@ -200,17 +200,17 @@ def headers_of(push: Push, topic: str) -> tuple[tuple[str, str], ...]:
 
 
 def body_of(push: Push) -> bytes | Refused:
-    """Return what an iPhone gets, as JSON; refused is a push that is too long even without body and data."""
+    """Return the JSON for an iPhone, or `Refused` if it is too long even without its body and data."""
     body = fitted(push, lambda parts: _payload(push, parts), MAX_BYTES)
     return Refused(f"the push has more than {MAX_BYTES} bytes even without its body and data") if body is None else body
 
 
 def apple_headers(push: Push) -> tuple[tuple[str, str], ...]:
-    """Return the headers that tell Apple how to treat a push; a silent one is an alert too, as it has a badge."""
-    hurry = push.shown is not None and push.shown.preset != "quiet"
+    """Return type, priority and expiration of a push. A silent push is an alert too, because it sets the badge."""
+    urgent = push.shown is not None and push.shown.preset != "quiet"
     return (
         ("apns-push-type", "alert"),
-        ("apns-priority", "10" if hurry else "5"),
+        ("apns-priority", "10" if urgent else "5"),
         ("apns-expiration", str(max(int(push.expires_at.timestamp()), 0))),
     )
 
@@ -223,7 +223,7 @@ def _payload(push: Push, parts: Parts) -> str:
 
 
 def _moment(timestamp: object) -> datetime | None:
-    """Return the moment of a number of milliseconds since 1970."""
+    """Return the time of a number of milliseconds since 1970, None if it is not one."""
     if isinstance(timestamp, bool) or not isinstance(timestamp, int | float):
         return None
     try:

@@ -1,19 +1,19 @@
-"""Where a text may be cut: between characters as people see them (grapheme clusters, Unicode's annex 29), mostly.
+"""Cutting text between grapheme clusters (Unicode's annex 29, simplified).
 
-A flag, a family, a keycap, a letter with its accents or a syllable of Hangul has several code points, and is one
-character.
+A flag, a family, a keycap, a letter with its accents or a syllable of Hangul has several code points and is one
+cluster.
 """
 
 import unicodedata
 
 FARTHEST = 64
-"""How far back a boundary is looked for: no character that anybody reads is longer."""
+"""Maximum code points to look back for a boundary; no real cluster is longer."""
 
 _JOINER, _NON_JOINER = "\u200d", "\u200c"
 
 
 def cut(text: str, length: int) -> str:
-    """Return the beginning of a text, of at most so many code points, without a part of a character at its end."""
+    """Return the beginning of a text, at most `length` code points, without a part of a cluster at its end."""
     if length >= len(text):
         return text
     for end in range(length, max(length - FARTHEST, 0), -1):
@@ -23,7 +23,7 @@ def cut(text: str, length: int) -> str:
 
 
 def _goes_on(text: str, at: int) -> bool:
-    """Tell whether the code point at a place is of the same character as the one before it."""
+    """Return whether the code point at a position belongs to the cluster of the one before it."""
     before, after = text[at - 1], text[at]
     if before.isascii() and after.isascii():
         return before == "\r" and after == "\n"
@@ -35,7 +35,7 @@ def _goes_on(text: str, at: int) -> bool:
 
 
 def _extends(sign: str) -> bool:
-    """Tell whether a code point only changes the one before it: accents, selectors, skin tones, tags, joiners."""
+    """Return whether a code point modifies the one before it: accents, selectors, skin tones, tags, joiners."""
     return (
         unicodedata.category(sign) in {"Mn", "Mc", "Me"}
         or sign in {_JOINER, _NON_JOINER}
@@ -45,12 +45,12 @@ def _extends(sign: str) -> bool:
 
 
 def _is_flag(sign: str) -> bool:
-    """Tell whether a code point is one of the two letters that make a flag."""
+    """Return whether a code point is one of the two regional indicators of a flag."""
     return "\U0001f1e6" <= sign <= "\U0001f1ff"
 
 
 def _flags_before(text: str, at: int) -> int:
-    """Return how many letters of flags stand right before a place, as far as is looked."""
+    """Return how many regional indicators precede a position."""
     count = 0
     while count < min(at, FARTHEST) and _is_flag(text[at - 1 - count]):
         count += 1
@@ -64,7 +64,7 @@ _SYLLABLES = frozenset(
 
 
 def _hangul(sign: str) -> str:
-    """Return what part of a syllable of Hangul a code point is; nothing for all others."""
+    """Return which part of a Hangul syllable a code point is; empty for all others."""
     if "\uac00" <= sign <= "\ud7a3":
         return "LV" if (ord(sign) - 0xAC00) % 28 == 0 else "LVT"
     for part, ranges in _JAMO.items():

@@ -1,4 +1,4 @@
-"""Firebase Cloud Messaging (FCM): its HTTP v1 API, one lane for each app, Android phones and iPhones alike."""
+"""Firebase Cloud Messaging (FCM): the HTTP v1 API, one lane per app, for Android phones and iPhones."""
 
 import re
 import time
@@ -18,58 +18,58 @@ from tocsin.push.channels.responses import Way, lane_later, object_of, pause_of,
 URL = "https://fcm.googleapis.com"
 
 WINDOW = 200
-"""Pushes at once: two connections of a hundred streams."""
+"""Pushes that may be under way at once: two connections of a hundred streams."""
 
 MAX_TTL = 28 * 24 * 3600
-"""Seconds for which Google keeps a message at most."""
+"""Maximum seconds for which FCM keeps a message."""
 
 QUOTA_RETRY_DELAY = 60.0
-"""Seconds that Google wants after a quota was used up, at least."""
+"""Minimum seconds that FCM asks to wait after a quota was exceeded."""
 
 MIN_RETRY = 10.0
-"""Seconds that Google wants before any second try, at least."""
+"""Minimum seconds that FCM asks to wait before any retry."""
 
 INSTALLATION = re.compile(r"[cdef][A-Za-z0-9_-]{21}")
-"""What an installation id looks like; other names of phones are registration tokens."""
+"""An installation id; all other tokens are registration tokens."""
 
 ANSWERS: dict[tuple[int, str], Way] = {
     # The app was deleted, or its token has expired.
     (404, "UNREGISTERED"): "gone",
-    # It is no token, says Google's own detail: or it is one that we do not know how to send to.
+    # The token is invalid, or of a kind that is not supported.
     (400, "INVALID_ARGUMENT"): "doubtful",
-    # The message has a field that is wrong: ours is the mistake, and the phone is all right.
+    # A field of the message is wrong; the device is not at fault.
     (400, "fieldViolations"): "refused",
-    # A token of another project: the device may be wrong, or our credentials.
+    # The token is of another project: the device or the credentials may be wrong.
     (403, "SENDER_ID_MISMATCH"): "doubtful",
-    # Firebase has no good key for Apple or for browsers.
+    # Firebase has no valid key for APNs or for web push.
     (401, "THIRD_PARTY_AUTH_ERROR"): "stopped",
-    # Our account may not send, or the API is switched off.
+    # The service account may not send, or the API is disabled.
     (403, "PERMISSION_DENIED"): "stopped",
-    # The access token has ended, or was withdrawn.
+    # The access token has expired, or was revoked.
     (401, "UNAUTHENTICATED"): "another token",
-    # So many messages a minute for the whole project.
+    # The quota of the project, per minute.
     (429, "QUOTA_EXCEEDED"): "lane later",
     (429, "RESOURCE_EXHAUSTED"): "lane later",
     (500, "INTERNAL"): "later",
     (503, "UNAVAILABLE"): "later",
-    # Not the device is unknown but the project: that is said without a code of messages.
+    # The project is unknown: such an answer has no code of FCM.
     (404, "NOT_FOUND"): "stopped",
 }
-"""What becomes of a message, by status and code; what is not here goes by its status alone."""
+"""What an answer means, by status and code. Other codes are looked up in `STATUSES`."""
 
 STATUSES: dict[int, Way] = {
-    0: "later",  # no answer: it may have arrived, and the same tag keeps it from being shown twice
+    0: "later",  # no answer: the push may have arrived, and the same tag prevents a second banner
     200: "delivered",
     401: "another token",
     403: "stopped",
     404: "stopped",
     429: "lane later",
 }
-"""The same for codes that are not known; another status from 500 on is for later, and the rest is refused."""
+"""The same for unknown codes. Other statuses from 500 on are retried, and the rest is refused."""
 
 
 class Fcm(Channel):
-    """One app's project. Raises `Refusal` where the credentials file holds no service account."""
+    """One app's project. Raises `Refusal` if the credentials file holds no service account."""
 
     window = WINDOW
     min_retry_delay = MIN_RETRY
@@ -89,26 +89,26 @@ class Fcm(Channel):
         self._clock = clock
 
     async def ready(self) -> Stopped | Later | None:
-        """Fetch an access token if there is none, or one that ends soon; tells why there is none."""
+        """Fetch an access token if there is none, or if it expires soon; return why there is none."""
         return await self._token.fetch()
 
     def try_now(self) -> None:
-        """Forget that there was no access token."""
+        """Fetch an access token at the next push, even if the last fetch failed just now."""
         self._token.try_now()
 
     def request(self, push: Push) -> Request | Refused:
-        """Make the request of a push; refused is one that is too long even without body and data."""
+        """Return the request of a push, or `Refused` if it is too long even without its body and data."""
         body = body_of(push, self._clock())
         if isinstance(body, Refused):
             return body
         headers = (("authorization", f"Bearer {self._token.value}"), ("content-type", "application/json"))
         return Request(self._url, headers, body)
 
-    def outcome(self, push: Push, answer: Answer) -> Outcome:  # noqa: ARG002 - all channels are asked alike
-        """Tell what an answer means."""
+    def outcome(self, push: Push, answer: Answer) -> Outcome:  # noqa: ARG002 - as declared by Channel
+        """Return what an answer means."""
         code = _code_of(answer) if answer.body else ""
         why = reason_of(answer, code)
-        if answer.status == 200:  # noqa: PLR2004 - the one that says: all was well, the token too
+        if answer.status == 200:  # noqa: PLR2004 - a success also proves the token
             self._token.accepted()
         match way_of(ANSWERS, STATUSES, answer.status, code):
             case "gone":
@@ -124,12 +124,12 @@ class Fcm(Channel):
 
 
 def body_of(push: Push, now: float) -> bytes | Refused:
-    """Return what Google gets, as JSON, at a time in seconds since 1970.
+    """Return the JSON for FCM, at a time in seconds since 1970.
 
-    Refused is a push that is too long even without body and data.
+    Return `Refused` if the push is too long even without its body and data.
     """
     seconds = min(max(int(push.expires_at.timestamp() - now), 0), MAX_TTL)
-    limit = MAX_BYTES + len(push.address.token)  # which is no part of the payload, and may be as long
+    limit = MAX_BYTES + len(push.address.token)  # the token is not part of the payload, and may be as long
     body = fitted(push, lambda parts: to_json({"message": _message(push, parts, seconds)}), limit)
     return Refused(f"the push has more than {MAX_BYTES} bytes even without its body and data") if body is None else body
 
@@ -146,7 +146,7 @@ def _message(push: Push, parts: Parts, seconds: int) -> dict[str, Any]:
 
 
 def _data(push: Push, parts: Parts) -> dict[str, str]:
-    """Return what the app gets: strings alone, as Firebase has it."""
+    """Return the data for the app. FCM accepts only strings."""
     data: dict[str, str] = {}
     if shown := push.shown:
         data |= {"id": str(push.id), "type": shown.type, "data": parts.data}
@@ -157,8 +157,8 @@ def _data(push: Push, parts: Parts) -> dict[str, str]:
 
 
 def _for_android(push: Push, shown: Shown | None, seconds: int) -> dict[str, Any]:
-    hurry = shown is not None and shown.preset != "quiet"
-    android: dict[str, Any] = {"priority": "high" if hurry else "normal", "ttl": f"{seconds}s"}
+    urgent = shown is not None and shown.preset != "quiet"
+    android: dict[str, Any] = {"priority": "high" if urgent else "normal", "ttl": f"{seconds}s"}
     if shown:
         android["notification"] = {"tag": str(push.id)}
         if shown.android_channel:
@@ -167,7 +167,7 @@ def _for_android(push: Push, shown: Shown | None, seconds: int) -> dict[str, Any
 
 
 def _for_apple(push: Push, parts: Parts) -> dict[str, Any]:
-    """Return what an iPhone gets by this road: what APNs would have got, beside the data that Firebase passes on."""
+    """Return what FCM sends to an iPhone: the headers and payload of APNs, and the data for the app."""
     headers = dict(apple_headers(push)) | {"apns-collapse-id": str(push.id)}
     payload: dict[str, Any] = {"aps": apple(push, parts)}
     if push.shown is None:
@@ -177,7 +177,7 @@ def _for_apple(push: Push, parts: Parts) -> dict[str, Any]:
 
 
 def _code_of(answer: Answer) -> str:
-    """Return the most telling of the codes that an error has: FCM's own, what was wrong with the message, any."""
+    """Return the most specific code of an error: that of FCM, else `fieldViolations`, else the status."""
     error = object_of(answer).get("error")
     if not isinstance(error, Mapping):
         return ""
@@ -188,5 +188,5 @@ def _code_of(answer: Answer) -> str:
     if any(entry.get("fieldViolations") for entry in entries):
         return "fieldViolations"
     status = text_of(error.get("status"))
-    # Without a detail, a 400 says nothing of the device.
+    # Without a detail, a 400 does not say that the device is wrong.
     return "" if status == "INVALID_ARGUMENT" else status

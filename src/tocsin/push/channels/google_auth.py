@@ -1,4 +1,4 @@
-"""Google's authorisation: a service account's access token (OAuth 2.0, RFC 7523), fetched once for all that need it."""
+"""Access tokens of Google's service accounts (OAuth 2.0, RFC 7523). One fetch serves all callers that wait."""
 
 import asyncio
 import time
@@ -26,22 +26,22 @@ SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 FETCH_TIMEOUT = 10.0
-"""Seconds that an access token may take."""
+"""Seconds that the fetch of an access token may take."""
 
 MAX_BYTES = 64 * 1024
-"""Bytes that its answer may have."""
+"""Maximum bytes of the answer."""
 
 EARLY = 300.0
-"""Seconds before its end from which on a token is fetched anew."""
+"""Seconds before a token expires at which a new one is fetched."""
 
 MIN_RETRY_DELAY = 10.0
-"""Seconds from the first try that failed to the next; each later one waits twice as long."""
+"""Seconds after the first failure until the next try; each further delay is twice as long."""
 
 MAX_RETRY_DELAY = 300.0
-"""Seconds from one try that failed to the next at most, unless Google asks for more."""
+"""Maximum seconds between two tries, unless Google asks for more."""
 
 MAX_RETRY_AFTER = 3600.0
-"""Seconds that Google can ask for at most (`Retry-After`)."""
+"""Maximum seconds that Google can ask to wait (`Retry-After`)."""
 
 _DEFAULT_LIFETIME = 3600.0
 _PARTS = ("project_id", "client_email", "private_key", "token_uri")
@@ -49,7 +49,7 @@ _PARTS = ("project_id", "client_email", "private_key", "token_uri")
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccount:
-    """A service account, as its file says."""
+    """The contents of a service account's file."""
 
     project: str
     email: str
@@ -59,7 +59,7 @@ class ServiceAccount:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the file that Google gives for an account. Raises `Refusal` where it is none."""
+        """Read the file of a service account. Raises `Refusal` if it is not one."""
         try:
             said = parse_object(content_of(path))
         except OSError as error:
@@ -82,7 +82,7 @@ class ServiceAccount:
 
 
 class AccessToken:
-    """An account's token, fetched once for all who wait for it; `clock` counts seconds since 1970."""
+    """The access token of an account. `clock` returns seconds since 1970."""
 
     def __init__(
         self, account: ServiceAccount, trust: Trust | None = None, clock: Callable[[], float] = time.time
@@ -96,7 +96,7 @@ class AccessToken:
         self._fetching: asyncio.Task[Stopped | Later | None] | None = None
 
     async def fetch(self) -> Stopped | Later | None:
-        """See that there is a token which does not end soon; tells why there is none."""
+        """Fetch a token if there is none, or if it expires soon; return why there is none."""
         if self.value and self._fetched_at <= self._clock() < self._renew_at:
             return None
         if told := self._kept():
@@ -106,17 +106,17 @@ class AccessToken:
         return await asyncio.shield(self._fetching)
 
     def try_now(self) -> None:
-        """Forget that the last try failed, which is else kept for a while."""
+        """Fetch at the next call, even if the last fetch failed just now."""
         self._failed = None
 
     def accepted(self) -> None:
-        """Take note that the token is good."""
+        """Record that Google accepted the token."""
         self._untried = False
 
     def refused(self, sent_at: datetime) -> bool:
-        """Take note that what was sent then was not authorised; tells whether another token is worth a try.
+        """Record that a request sent at a time was not authorised; return whether a new token may help.
 
-        It is not when the token was just fetched for that very reason, and never was good.
+        It does not if this token was fetched for the same reason and was never accepted.
         """
         if not self.value or sent_at.timestamp() < self._fetched_at:
             return True
@@ -139,7 +139,7 @@ class AccessToken:
         return None
 
     def _kept(self) -> Stopped | Later | None:
-        """Return what the last try was told, while it is too early for another."""
+        """Return the result of the last fetch, while it is too early for another."""
         if self._failed is None:
             return None
         (since, pause, told), now = self._failed, self._clock()
@@ -162,7 +162,7 @@ class AccessToken:
         self._renew_at = now + max(seconds - EARLY, seconds / 2)
 
     def _fail(self, now: float, error: FetchError | ValueError) -> Stopped | Later:
-        """Keep why there is no token: what Google refuses for a moment, all else for longer with each failure."""
+        """Keep why there is no token: a refusal by Google briefly, other errors longer with each failure."""
         reason = f"no access token for FCM: {_in_words(error)}"
         if isinstance(error, FetchError) and error.status in (400, 401, 403):
             self._failed, self._failures = (now, MIN_RETRY_DELAY, Stopped(reason)), 0
@@ -180,7 +180,7 @@ class AccessToken:
 
 
 def _in_words(error: FetchError | ValueError) -> str:
-    """Return why there is no token: in Google's own words where there are some (RFC 6749, section 5.2)."""
+    """Return why there is no token, with Google's own error if there is one (RFC 6749, section 5.2)."""
     try:
         said = parse_object(error.body) if isinstance(error, FetchError) else {}
     except Malformed:

@@ -1,4 +1,4 @@
-"""What a push says, within its provider's limit: the body is cut first, then the data goes, then ids to clear."""
+"""Payloads within the limit of the provider: the body is cut first, then the data is left out, then ids to clear."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -11,18 +11,18 @@ from tocsin.push.channels import Push, Shown
 from tocsin.push.channels.characters import cut
 
 ELLIPSIS = "…"
-"""Stands where a body was cut."""
+"""The end of a body that was cut."""
 
 MAX_BYTES = 4096
-"""Bytes of the largest payload of a phone."""
+"""Maximum bytes of the payload for a phone."""
 
 LEVELS = {"quiet": "passive", "normal": "active", "urgent": "time-sensitive"}
-"""How an iPhone interrupts, by preset."""
+"""The interruption level on an iPhone, by preset."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What of a push may have to be shortened; `data` is JSON."""
+    """The parts of a push that can be shortened. `data` is JSON."""
 
     body: str
     data: str
@@ -30,9 +30,9 @@ class Parts:
 
 
 def fitted(push: Push, build: Callable[[Parts], str], limit: int) -> bytes | None:
-    """Return what `build` makes of a push's parts, shortened until it has at most `limit` bytes.
+    """Return the payload that `build` makes, shortened until it has at most `limit` bytes; None if that is impossible.
 
-    Nothing a stranger wrote may stop a push, so the words go before what is to be done. None: even so it is too long.
+    Text from outside must not prevent a push, so text is left out before ids.
     """
 
     def made(parts: Parts) -> bytes:
@@ -49,12 +49,12 @@ def fitted(push: Push, build: Callable[[Parts], str], limit: int) -> bytes | Non
 
 
 def words_of(shown: Shown) -> str:
-    """Return the body as phones show it."""
+    """Return the body of a push for phones."""
     return shown.body.replace(" <br> ", "\n")
 
 
 def apple(push: Push, parts: Parts) -> dict[str, Any]:
-    """Return the `aps` block."""
+    """Return the object `aps` for APNs."""
     shown = push.shown
     if shown is None:
         return {"badge": push.badge, "content-available": 1}
@@ -72,18 +72,18 @@ def apple(push: Push, parts: Parts) -> dict[str, Any]:
 
 
 def notification(push: Push, shown: Shown, data: str) -> str:
-    """Return the notification that a push is about, as JSON, around data that is JSON already."""
+    """Return the JSON of the notification in a push; `data` is JSON."""
     link = to_json(shown.link or None)
     return f'{{"id":"{push.id}","type":{to_json(shown.type)},"data":{data},"link":{link}}}'
 
 
 def ids(clear: tuple[UUID, ...] | Literal["all"]) -> list[str] | str:
-    """Return what is to be cleared as JSON has it."""
+    """Return the ids to clear as strings, or "all"."""
     return clear if clear == "all" else [str(id_) for id_ in clear]
 
 
 def _ever_less(push: Push) -> Iterator[Parts]:
-    """Yield all that a push has, and less from one to the next; the oldest ids are taken to stand first."""
+    """Yield all parts of a push, and then fewer in each step; the oldest ids are first and are left out first."""
     body, data = (words_of(push.shown), push.shown.data) if push.shown else ("", "{}")
     parts = Parts(body, data, push.clear)
     yield parts
@@ -96,5 +96,5 @@ def _ever_less(push: Push) -> Iterator[Parts]:
 
 
 def _cut(parts: Parts, length: int) -> Parts:
-    """Return the parts with so many characters of the body, and no part of one that is gone."""
+    """Return the parts with `length` characters of the body, cut between grapheme clusters."""
     return replace(parts, body=cut(parts.body, length) + ELLIPSIS)

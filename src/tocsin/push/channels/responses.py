@@ -1,4 +1,4 @@
-"""What all providers' answers have in common: JSON that may be anything, and a time to come back at."""
+"""What the answers of all providers have in common: JSON errors and `Retry-After`."""
 
 import math
 import re
@@ -15,16 +15,16 @@ from tocsin.strict_json import parse_object
 Way = Literal[
     "delivered", "gone", "later", "lane later", "refused", "doubtful", "stopped", "unauthorised", "another token"
 ]
-"""What becomes of a push, in the tables of the channels."""
+"""What an answer means, in the tables of the channels."""
 
 MAX_RETRY_AFTER = 24 * 3600.0
-"""Seconds of the longest pause that a provider can ask for."""
+"""Maximum seconds that a provider can ask to wait."""
 
 MIN_RETRY_AFTER = 1.0
-"""Seconds of the shortest one: `Retry-After: 0` would be tried again without end."""
+"""Minimum seconds: `Retry-After: 0` would be retried in a loop."""
 
 IN_BETWEEN = frozenset({407, 408, 421, 425, 451})
-"""Statuses that say nothing of the push: a proxy, a gateway or the connection is at fault, so it is for later."""
+"""Statuses that say nothing about the push: a proxy, a gateway or the connection is at fault. They are retried."""
 
 _REDIRECT, _FAULT, _TROUBLE = 300, 400, 500
 _MAX_REASON_LENGTH = 200
@@ -32,10 +32,10 @@ _SECONDS = re.compile(r"\d{1,12}", re.ASCII)
 
 
 def way_of(answers: Mapping[tuple[int, str], Way], statuses: Mapping[int, Way], status: int, said: str) -> Way:
-    """Look an answer up, first with what it said.
+    """Return what an answer means, by status and reason, else by status.
 
-    Of the other statuses, a redirect, which is never followed, what stands between us and the service, and all from 500
-    on are for later, and the rest is refused.
+    Of the other statuses, redirects, which are never followed, statuses of proxies and all from 500 on are retried; the
+    rest is refused.
     """
     if known := answers.get((status, said)) or statuses.get(status):
         return known
@@ -43,7 +43,7 @@ def way_of(answers: Mapping[tuple[int, str], Way], statuses: Mapping[int, Way], 
 
 
 def settled(way: Way, why: str) -> Outcome:
-    """Return the outcome of what is over; whatever else there is has more to tell, and is made elsewhere."""
+    """Return the outcome of `delivered`, `stopped`, `refused` and `doubtful`."""
     match way:
         case "delivered":
             return Delivered()
@@ -54,7 +54,7 @@ def settled(way: Way, why: str) -> Outcome:
 
 
 def object_of(answer: Answer) -> Mapping[str, Any]:
-    """Return the JSON object that an answer has; an empty one where it is empty, cut off or anything else."""
+    """Return the JSON object in an answer; an empty one if there is none."""
     try:
         return parse_object(answer.body)
     except Malformed:
@@ -62,27 +62,27 @@ def object_of(answer: Answer) -> Mapping[str, Any]:
 
 
 def text_of(value: object) -> str:
-    """Return a text of a provider for people to read: one line, not too long; none where it is no text."""
+    """Return a text of a provider as one printable line of limited length; empty if it is not a string."""
     if not isinstance(value, str):
         return ""
     return "".join(sign if sign.isprintable() else " " for sign in value[:_MAX_REASON_LENGTH]).strip()
 
 
 def reason_of(answer: Answer, said: str = "") -> str:
-    """Return why a push failed: what the provider said, or that nothing came back, or the bare status."""
+    """Return why a push failed: the status with the provider's reason, or that no answer came."""
     if answer.status == 0:
         return f"no answer: {text_of(answer.error)}" if answer.error else "no answer"
     return f"{answer.status} {said}" if said else f"{answer.status}"
 
 
 def pause_of(answer: Answer) -> float | None:
-    """Return the seconds that a provider asked for by `Retry-After` (seconds, or a date of HTTP); None: it did not."""
+    """Return the seconds of `Retry-After` (a number, or an HTTP date), within bounds; None if there is none."""
     asked = _retry_after(answer)
     return None if asked is None else min(max(asked, MIN_RETRY_AFTER), MAX_RETRY_AFTER)
 
 
 def lane_later(answer: Answer, why: str, at_least: float) -> Later:
-    """Return the outcome where a whole lane has to wait, for as long as the provider asked for or at least so long."""
+    """Return the outcome of an answer after which the whole lane waits, at least `at_least` seconds."""
     asked = pause_of(answer)
     return Later(why, asked, lane=max(asked or 0.0, at_least))
 

@@ -1,4 +1,4 @@
-"""How we show push services who we are (VAPID, RFC 8292): one key of ours, and a signed token for each origin."""
+"""Authentication at push services of browsers (VAPID, RFC 8292): a key, and a signed token per origin."""
 
 import re
 import time
@@ -23,37 +23,37 @@ from tocsin.push.channels.private_keys import p256_key_in
 from tocsin.push.channels.web_push_encryption import encoded
 
 LIFE = 12 * 3600
-"""Seconds for which a token is good: services take a day at most, and their clocks are not ours."""
+"""Seconds until a token expires: services accept at most a day, and clocks differ."""
 
 FRESH = 6 * 3600
-"""Seconds after which a token is made anew."""
+"""Seconds after which a new token is made."""
 
 MAX_KEYS = 2
-"""Keys that a file holds at most: the one that pages subscribe with, and the one that they did before."""
+"""Maximum keys in a file: the one that pages subscribe with, and the previous one."""
 
 _CACHE_SIZE = 1000
 _BLOCK = re.compile(rb"-----BEGIN (?:EC )?PRIVATE KEY-----[^-]*-----END (?:EC )?PRIVATE KEY-----")
 
 
 class Vapid:
-    """Our key and the tokens made with it; `subject` tells services whom to write to, a url `mailto:` or `https:`."""
+    """A key and its tokens. `subject` is the contact for push services, a `mailto:` or `https:` url."""
 
     def __init__(self, key: EllipticCurvePrivateKey, subject: str = "", clock: Callable[[], float] = time.time) -> None:
         if subject and not subject.startswith(("mailto:", "https://")):
             raise Refusal("The subject for web pushes must be a `mailto:` or `https:` url.")
         point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         self.public = encoded(point)
-        """What pages subscribe with: the 65 bytes of the public key, in base64url."""
+        """The public key that pages subscribe with: 65 bytes in base64url."""
         self.name = self.public[:16]
-        """What the key is called where it is said which of our keys a subscription was made with."""
+        """The name of the key in the subscriptions that were made with it."""
         self._key, self._subject, self._clock = key, subject, clock
         self._made: LRUCache[str, tuple[float, str]] = LRUCache(_CACHE_SIZE)
 
     @classmethod
     def load(cls, path: Path, subject: str = "") -> list[Self]:
-        """Read our key from a file in PEM, and the one before it, if it follows there.
+        """Read the key from a file in PEM, and the previous key if it follows.
 
-        Raises `Refusal` where there is none, or there are more than two.
+        Raises `Refusal` if there is no key, or more than two.
         """
         try:
             content = content_of(path)
@@ -70,7 +70,7 @@ class Vapid:
 
     @classmethod
     def make(cls, path: Path, subject: str = "") -> list[Self]:
-        """Make a key, unless the file has one, and load what it has. Raises `Refusal` where it can't be kept."""
+        """Make a key unless the file exists, and load the file. Raises `Refusal` if it cannot be written."""
         key = generate_private_key(SECP256R1())
         content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         try:
@@ -80,7 +80,7 @@ class Vapid:
         return cls.load(path, subject)
 
     def authorization(self, origin: str) -> str:
-        """Return the header's value for the push service at an origin."""
+        """Return the value of the header `authorization` for the push service at an origin."""
         made_at, value = self._made.get(origin, (0.0, ""))
         now = self._clock()
         if not value or not 0 <= now - made_at < FRESH:
@@ -89,7 +89,7 @@ class Vapid:
         return value
 
     def forget(self, origin: str) -> None:
-        """Make the next token for an origin anew."""
+        """Make a new token for an origin at the next call."""
         self._made.pop(origin, None)
 
     def _token(self, origin: str, now: float) -> str:

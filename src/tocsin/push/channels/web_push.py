@@ -1,4 +1,4 @@
-"""Browsers' push services (RFC 8030): endpoints that strangers named, so looked at before anything is sent there."""
+"""Browsers' push services (RFC 8030). Endpoints come from users, so each is checked before a request is sent to it."""
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,63 +17,63 @@ from tocsin.push.channels.web_push_encryption import Keys, encoded, encrypted, p
 
 SERVICES = (
     "fcm.googleapis.com",
-    "fcm.google.com",  # as is the next one, of Chromium that is not Google's stable channel
+    "fcm.google.com",  # this and the next: Chromium outside of Google's stable channel
     "jmt17.google.com",
     ".push.services.mozilla.com",
     ".push.apple.com",
     ".notify.windows.com",
 )
-"""The push services of browsers, each a host, or with a dot before it any one label in front of it."""
+"""The hosts of browsers' push services. A leading dot stands for any one label."""
 
 MAX_ENDPOINT_LENGTH = 2048
 """Characters of the longest endpoint."""
 
 MAX_BYTES = 2800
-"""Bytes of the largest payload before it is encrypted: with more, Firefox for Android would not get it."""
+"""Maximum bytes of a payload before encryption: Firefox for Android does not receive larger ones."""
 
 WINDOW = 100
-"""Pushes at once, to all services together."""
+"""Pushes that may be under way at once, to all services together."""
 
 MAX_TEXT_LENGTH = 200
-"""Bytes of a service's own words that are looked at."""
+"""Maximum bytes that are read of a reason in plain text."""
 
 MAX_TTL = 28 * 24 * 3600
 
 URGENCIES = {"quiet": "low", "normal": "normal", "urgent": "high"}
-"""How soon a browser is to be woken, by preset."""
+"""The header `Urgency` (RFC 8030, section 5.3), by preset."""
 
 ANSWERS: dict[tuple[int, str], Way] = {
-    # The subscription belongs to another key than the one that signed, says Apple, and so says Google.
+    # Apple's and Google's reasons for a subscription that belongs to another VAPID key.
     (400, "VapidPkHashMismatch"): "unauthorised",
     (400, "UnauthorizedRegistration"): "unauthorised",
 }
-"""What becomes of a push, by status and reason; what is not here goes by its status alone."""
+"""What an answer means, by status and reason. Other reasons are looked up in `STATUSES`."""
 
 STATUSES: dict[int, Way] = {
-    0: "later",  # no answer: it may have arrived, and the same topic and tag keep it from being shown twice
-    # Any success is one: services answer 201, 200, 202 and 204, and a gateway may make another of it.
+    0: "later",  # no answer: the push may have arrived, and the same topic and tag prevent a second banner
+    # Services answer 200, 201, 202 or 204, and a gateway may change it to another 2xx.
     **dict.fromkeys(range(200, 300), "delivered"),
     # The subscription has ended.
     404: "gone",
     410: "gone",
-    # The service refuses our token, key or subject, or a firewall in between refuses all that we send, or the
-    # subscription was made with another key: one answer does not tell which. So no subscription is dropped, whatever
-    # the reason, and the lane goes on for the other services. The next try has a new token.
+    # The service refuses the token, the key or the subject, or a firewall refuses all requests, or the subscription
+    # was made with another key: one answer does not tell which. So no subscription is removed, whatever the reason,
+    # and the lane continues for other services. A retry has a new token.
     401: "unauthorised",
     403: "unauthorised",
-    # What we sent is wrong: it would be wrong again, but the subscription is not to blame.
+    # The request is wrong: a retry would be wrong too, but the subscription is not at fault.
     400: "refused",
     413: "refused",
-    # One subscription has too many; the others are not concerned.
+    # Too many pushes to this one subscription.
     429: "later",
 }
-"""The same for all other reasons; what is not here is decided as for all providers."""
+"""The same for all other reasons. Other statuses are decided as for all providers."""
 
 
 class WebPush(Channel):
-    """All browsers. An endpoint is asked only if it is a known push service's or at one of `allowed_origins`.
+    """All browsers. Requests go only to known push services and to `allowed_origins`.
 
-    A subscription is good for one key of ours alone. Of `keys`, the first is the one that pages subscribe with.
+    A subscription belongs to one key. Pages subscribe with the first of `keys`.
     """
 
     window = WINDOW
@@ -89,11 +89,11 @@ class WebPush(Channel):
 
     @property
     def public(self) -> str:
-        """The key that pages subscribe with, in base64url."""
+        """The public key that pages subscribe with, in base64url."""
         return self._ours[0].public
 
     def request(self, push: Push) -> Request | Refused:
-        """Make the request of a push; refused is one whose subscription is wrong, or which is too long."""
+        """Return the request of a push, or `Refused` if the subscription is wrong or the push is too long."""
         endpoint = push.address.token
         origin = _origin_of(endpoint, self._allowed)
         if origin is None:
@@ -108,7 +108,7 @@ class WebPush(Channel):
         return Request(endpoint, self._headers(push, origin), encrypted(plain, keys), guarded=True)
 
     def outcome(self, push: Push, answer: Answer) -> Outcome:
-        """Tell what an answer means."""
+        """Return what an answer means."""
         why = reason_of(answer, _reason(answer))
         match _way(answer):
             case "gone":
@@ -126,7 +126,7 @@ class WebPush(Channel):
         return origin_of(address.token) or ""
 
     def alternative(self, push: Push, answer: Answer) -> Address | None:
-        """Try a subscription that our key does not open with the other one, while there are two."""
+        """Return the address with the other key, if there are two and the service refused this one."""
         if _way(answer) != "unauthorised":
             return None
         tried = self._key_for(push.address)
@@ -153,7 +153,7 @@ def _way(answer: Answer) -> Way:
 
 
 def _reason(answer: Answer) -> str:
-    """Return why, in the service's words: Apple's `reason`, Mozilla's `error`, or the text that Google sends."""
+    """Return the service's reason: `reason` of Apple, `error` of Mozilla, or the text of Google."""
     if not answer.body:
         return ""
     if answer.headers.get("content-type", "").startswith("text/plain"):
@@ -163,7 +163,7 @@ def _reason(answer: Answer) -> str:
 
 
 def plain_of(push: Push) -> bytes | Refused:
-    """Return what a page finds when it is decrypted, as JSON; refused is a push that is too long even so."""
+    """Return the JSON that a page decrypts, or `Refused` if it is too long even without its body and data."""
     plain = fitted(push, lambda parts: _payload(push, parts), MAX_BYTES)
     return (
         Refused(f"the push has more than {MAX_BYTES} bytes even without its body and data") if plain is None else plain
@@ -173,7 +173,7 @@ def plain_of(push: Push) -> bytes | Refused:
 def check_subscription(
     endpoint: str, p256dh: str, auth: str, allowed_origins: Collection[str] = ()
 ) -> list[tuple[str, str]]:
-    """Return what is wrong with a subscription: pairs of a field and a validation code, `url` or `regex`."""
+    """Return the errors of a subscription: pairs of a field and a validation code, `url` or `regex`."""
     field_errors: list[tuple[str, str]] = []
     if _origin_of(endpoint, allowed_origins) is None:
         field_errors.append(("endpoint", "url"))
@@ -190,7 +190,7 @@ def check_subscription(
 
 
 def endpoint_of(endpoint: str) -> str:
-    """Return an endpoint with its origin as browsers write it, so that two spellings are one device."""
+    """Return an endpoint with its origin in normal form, so that two spellings are one device."""
     origin = origin_of(endpoint)
     if origin is None:
         return endpoint
@@ -199,7 +199,7 @@ def endpoint_of(endpoint: str) -> str:
 
 
 def _origin_of(endpoint: str, allowed: Collection[str]) -> str | None:
-    """Return the origin of an endpoint that may be asked; None: it may not."""
+    """Return the origin of an endpoint, or None if requests to it are not allowed."""
     origin = origin_of(endpoint) if len(endpoint) <= MAX_ENDPOINT_LENGTH else None
     if origin is None or origin in allowed:
         return origin
@@ -211,7 +211,7 @@ def _origin_of(endpoint: str, allowed: Collection[str]) -> str | None:
 
 def _payload(push: Push, parts: Parts) -> str:
     shown = push.shown
-    clear = f',"clear":{to_json(ids(parts.clear) if parts.clear != "all" else [])}'  # pages find a list there
+    clear = f',"clear":{to_json(ids(parts.clear) if parts.clear != "all" else [])}'  # pages expect a list
     if shown is None:
         return f'{{"badge":{push.badge}{clear}}}'
     words = f'"title":{to_json(shown.title)},"body":{to_json(parts.body)},"tag":"{push.id}"'

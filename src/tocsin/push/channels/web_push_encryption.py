@@ -1,4 +1,4 @@
-"""Words for a browser's eyes alone: the encryption of web pushes (RFC 8291), one record of `aes128gcm` (RFC 8188)."""
+"""Encryption of web pushes (RFC 8291), in one record of `aes128gcm` (RFC 8188)."""
 
 import base64
 import binascii
@@ -21,10 +21,10 @@ POINT = 65
 """Bytes of an uncompressed point on P-256."""
 
 SECRET = 16
-"""Bytes of a subscription's secret, and of a salt."""
+"""Bytes of the secret of a subscription, and of a salt."""
 
 RECORD = 4096
-"""Bytes of the record, which is one: what we send is shorter by far."""
+"""The record size; each payload fits into one record."""
 
 _CURVE = SECP256R1()
 _BASE64 = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
@@ -36,7 +36,7 @@ _LAST = b"\2"
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """A subscription's public key and secret; making them raises `ValueError` where they are none."""
+    """The public key and the secret of a subscription."""
 
     public: EllipticCurvePublicKey
     point: bytes
@@ -44,13 +44,13 @@ class Keys:
 
     @classmethod
     def read(cls, p256dh: str, auth: str) -> "Keys":
-        """Read them as browsers write them."""
+        """Read the keys of a `PushSubscription`. Raises `ValueError`."""
         point = point_of(p256dh)
         return cls(EllipticCurvePublicKey.from_encoded_point(_CURVE, point), point, secret_of(auth))
 
 
 def point_of(p256dh: str) -> bytes:
-    """Return the bytes of a public key. Raises `ValueError` where they are no point on P-256, uncompressed."""
+    """Return the bytes of a public key. Raises `ValueError` if it is not an uncompressed point on P-256."""
     point = decoded(p256dh)
     if len(point) != POINT:
         raise ValueError(f"A public key has {POINT} bytes.")
@@ -59,7 +59,7 @@ def point_of(p256dh: str) -> bytes:
 
 
 def secret_of(auth: str) -> bytes:
-    """Return the bytes of a secret. Raises `ValueError` where there are more or fewer than its 16."""
+    """Return the bytes of a secret. Raises `ValueError` if it does not have 16 bytes."""
     secret = decoded(auth)
     if len(secret) != SECRET:
         raise ValueError(f"A secret has {SECRET} bytes.")
@@ -67,7 +67,7 @@ def secret_of(auth: str) -> bytes:
 
 
 def encrypted(plain: bytes, keys: Keys) -> bytes:
-    """Return the body of a push, with a key and a salt that were never used before."""
+    """Return the encrypted body of a push, with a new key and a new salt."""
     ours = generate_private_key(_CURVE)
     point = ours.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     salt = secrets.token_bytes(SECRET)
@@ -84,7 +84,7 @@ def encoded(content: bytes) -> str:
 
 
 def decoded(text: str) -> bytes:
-    """Return the bytes of base64url or standard base64, with or without padding. Raises `ValueError` for the rest."""
+    """Return the bytes of base64url or base64, with or without padding. Raises `ValueError` for other text."""
     bare = text.rstrip("=").translate(_STANDARD)
     if not _BASE64.fullmatch(bare) or len(text) - len(bare) not in (0, -len(bare) % 4):
         raise ValueError("This is not base64url.")
@@ -96,5 +96,5 @@ def decoded(text: str) -> bytes:
 
 
 def _mac(key: bytes, message: bytes) -> bytes:
-    """Return HMAC-SHA-256: both steps of HKDF (RFC 5869), as nothing here is longer than one hash."""
+    """Return HMAC-SHA-256. It is both steps of HKDF (RFC 5869), because all outputs are at most one hash long."""
     return hmac.digest(key, message, hashlib.sha256)

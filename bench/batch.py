@@ -8,7 +8,7 @@ import uvloop
 from bench.measure import Claim, load, medians, options, pgbench, show
 from bench.post_event import PEOPLE, drained, filled
 from bench.service import Service, service
-from tocsin.api.events import MAX_BATCH_EVENTS
+from tocsin.api.requests import MAX_BATCH_EVENTS
 from tocsin.catalogue import Catalogue
 
 

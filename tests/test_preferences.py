@@ -536,7 +536,7 @@ def test_every_fault_of_the_operators_file_is_told_in_a_line_of_its_own(tmp_path
     assert str(refused.value).splitlines() == [
         f"{path}: The locked.pause field is not allowed here.",
         f"{path}: The kinds.note.push field must be true or false.",
-        f"{path}: The kinds.note.locked.0 field must be 'push', 'web_push' or 'urgent'.",
+        f"{path}: The kinds.note.locked.0 field must be push, web_push or urgent.",
         f"{path}: The colour field is not allowed here.",
         f"{path}: The defaults.quiet_hours.0.to field must not be the same as from.",
         f"{path}: The kinds.noet field is not a known kind; write `note`.",

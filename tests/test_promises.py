@@ -19,7 +19,7 @@ from tocsin import (
     streams,
     strict_json,
 )
-from tocsin.api import arriving, body, drafts, events, imports, notifications, protocol, requests
+from tocsin.api import arriving, body, events, imports, notifications, protocol, requests
 from tocsin.api.connections import Patience
 from tocsin.auth import claims, jwks, keys
 from tocsin.push import deliveries, dispatcher, probe
@@ -32,7 +32,7 @@ PROMISES: dict[str, tuple[Any, Any]] = {
     "faults that are told": (errors.MAX_FIELD_ERRORS, 100),
     "levels of JSON": (strict_json.MAX_DEPTH, 32),
     "a body": (body.MAX_BODY_BYTES, MIB),
-    "the body of a batch": (events.MAX_BATCH_BODY_BYTES, 8 * MIB),
+    "the body of a batch": (requests.MAX_BATCH_BODY_BYTES, 8 * MIB),
     "the body of an import": (imports.MAX_IMPORT_BYTES, 256 * MIB),
     "unfinished bodies of a process": (arriving.MAX_ARRIVING_BYTES, 256 * MIB),
     "the head of a request": (protocol.MAX_HEAD_BYTES, 65_536),
@@ -41,16 +41,16 @@ PROMISES: dict[str, tuple[Any, Any]] = {
         asdict(Patience()),
         {"head": 10.0, "body": 30.0, "answer": 30.0, "idle": 75.0, "rest": 5.0},
     ),
-    "events of a batch": (events.MAX_BATCH_EVENTS, 1_000),
+    "events of a batch": (requests.MAX_BATCH_EVENTS, 1_000),
     "waiting for an event's end, in seconds": (events.MAX_WAIT_SECONDS, 30),
     "ids that an event names": (requests.MAX_RECIPIENTS, 10_000),
     "characters of a custom message": (requests.MAX_MESSAGE_LENGTH, 512),
-    "characters of an event's key": (drafts.MAX_KEY_LENGTH, 255),
+    "characters of an event's key": (requests.MAX_KEY_LENGTH, 255),
     "characters of an Idempotency-Key": (idempotency.MAX_KEY_LENGTH, 255),
-    "pages": (notifications.PAGES, (1, 1_000_000)),
-    "notifications of a page": (notifications.PER_PAGE, (1, 100)),
+    "pages": (notifications.MAX_PAGE, 1_000_000),
+    "notifications of a page": (notifications.MAX_PER_PAGE, 100),
     "notifications of a page where nothing is said": (notifications.DEFAULT_PER_PAGE, 15),
-    "ids that are marked at once": (notifications.MAX_IDS, 1_000),
+    "ids that are marked at once": (requests.MAX_IDS, 1_000),
     "members of a team": (formats.MAX_TEAM_MEMBERS, 1_000_000),
     "windows of quiet hours": (quiet_hours.MAX_WINDOWS, 20),
     "devices of a user": (devices.MAX_DEVICES, 50),

@@ -6,22 +6,20 @@ from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 from tocsin.db.pool import Connection, Database, fetch, queries
-from tocsin.errors import FieldError, NotFound, Unauthenticated
-from tocsin.validation import field_error
+from tocsin.errors import NotFound, Unauthenticated
 
 MAX_DEVICES = 50
 """How many devices a user has at most; the longest unused one goes."""
 
-TYPES = {"iOS": "apns", "Android": "fcm"}
-"""The types of phones, each with its own provider."""
-
 Provider = Literal["apns", "fcm", "web"]
+
+TYPES: Mapping[str, Provider] = {"iOS": "apns", "Android": "fcm"}
+"""The types of phones, each with its own provider."""
 
 ENDING = 6
 """How many of the last characters of a token are ever shown."""
 
 _SQL = queries("devices")
-_APP = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _APNS = re.compile(r"([0-9A-Fa-f]{2}){8,256}")
 _FCM = re.compile(r"[A-Za-z0-9_:-]{32,4096}|[cdef][A-Za-z0-9_-]{21}")
 
@@ -50,33 +48,6 @@ def token_of(text: str, provider: Provider) -> str | None:
     if provider == "apns":
         return text.lower() if _APNS.fullmatch(text) else None
     return text if _FCM.fullmatch(text) else None
-
-
-def device_of(body: Mapping[str, Any], field_errors: list[FieldError]) -> Device | None:
-    """Return the device that a caller describes; what is wrong with it is added to `field_errors`."""
-    type_ = _choice(body, "type", (*TYPES,), "iOS", field_errors)
-    allowed = ("fcm",) if type_ == "Android" else ("apns", "fcm")
-    provider = _choice(body, "provider", allowed, TYPES[type_], field_errors)
-    environment = _choice(body, "environment", ("production", "sandbox"), "production", field_errors)
-    app = body.get("app")
-    if app is None:
-        app = "default"
-    elif not isinstance(app, str):
-        field_errors.append(field_error("app", "string", "must be a string"))
-    elif not _APP.fullmatch(app):
-        field_errors.append(
-            field_error("app", "regex", "must have 1 to 100 letters, digits, dots, dashes and underscores")
-        )
-    given = body.get("token")
-    if given is None:
-        field_errors.append(field_error("token", "required", "is required"))
-    elif not isinstance(given, str):
-        field_errors.append(field_error("token", "string", "must be a string"))
-    elif (token := token_of(given, provider)) is None:
-        field_errors.append(field_error("token", "regex", f"is not a valid {provider} token"))
-    else:
-        return Device(token, type_, provider, environment, app)
-    return None
 
 
 async def register(database: Database, user_id: int, device: Device, replaces: str | None = None) -> None:
@@ -139,15 +110,3 @@ async def devices_of(database: Database, user_id: int) -> list[dict[str, Any]]:
 async def by_ending(database: Database, ending: str, company_id: int | None, limit: int) -> list[dict[str, Any]]:
     """Return devices whose tokens end with these last characters, the last registered first, with their owners."""
     return [dict(row) for row in await database.rows(_SQL["by_ending"], ending, company_id, limit)]
-
-
-def _choice(
-    body: Mapping[str, Any], name: str, allowed: tuple[str, ...], default: str, field_errors: list[FieldError]
-) -> Any:
-    given = body.get(name)
-    if given is None:
-        return default
-    if not isinstance(given, str) or given not in allowed:
-        field_errors.append(field_error(name, "in", f"must be {' or '.join(allowed)}"))
-        return default
-    return given

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 from tocsin import devices, jobs
 from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.errors import FieldError, Invalid, NotFound
+from tocsin.formats import User
 from tocsin.ids import MAX_ID, new_id
 from tocsin.jobs import Job
 from tocsin.pubsub import PubSub
@@ -18,22 +19,10 @@ from tocsin.validation import among
 EVENTS_BATCH_SIZE = 2_000
 """How many events one transaction of an erasure looks at."""
 
+_FIELDS = ("id", "company_id", "first_name", "last_name", "profile_picture", "email", "locale", "time_zone", "active")
+"""The fields of a user, in the order in which the statement takes them."""
+
 _SQL = queries("directory")
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """A user of the host application. Ids are 1..2^31-1; `locale` is a BCP 47 tag, `time_zone` an IANA name."""
-
-    id: int
-    company_id: int
-    first_name: str
-    last_name: str
-    profile_picture: str | None
-    email: str | None
-    locale: str
-    time_zone: str
-    active: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +60,7 @@ async def put_user(database: Database, user: User, company_id: int | None) -> No
     seconds, and those of before must not open what is the new user's.
     """
     async with database.transaction() as connection:
-        row = await connection.fetchrow(_SQL["put_user"], *asdict(user).values(), company_id)
+        row = await connection.fetchrow(_SQL["put_user"], *(getattr(user, name) for name in _FIELDS), company_id)
         if row is None:
             raise NotFound
         if row["zone_changed"]:
@@ -92,7 +81,7 @@ async def get_user(database: Database, id_: int, company_id: int | None) -> User
     row = await database.row(_SQL["user"], id_, company_id)
     if row is None:
         raise NotFound
-    return User(**row)
+    return User.model_construct(**row)
 
 
 async def put_team(database: Database, team: Team, company_id: int | None) -> None:
@@ -122,7 +111,7 @@ async def get_team(database: Database, id_: int, company_id: int | None) -> Team
 
 async def list_users(database: Database, after: int, company_id: int | None, limit: int) -> list[User]:
     """Return up to `limit` users with greater ids than `after`, in the order of their ids."""
-    return [User(**row) for row in await database.rows(_SQL["users"], after, company_id, limit)]
+    return [User.model_construct(**row) for row in await database.rows(_SQL["users"], after, company_id, limit)]
 
 
 async def list_teams(database: Database, after: int, company_id: int | None, limit: int) -> list[dict[str, Any]]:

@@ -1,21 +1,33 @@
-"""The forms of what the host application says of its users and teams, and of notifications of former times."""
+"""What the host application says of its users, teams and devices, and of notifications of former times."""
 
 import zoneinfo
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    field_validator,
+)
 
 from tocsin.catalogue.rendering import has_only_our_marks, one_line
+from tocsin.devices import TYPES, Device, Provider, token_of
 from tocsin.errors import MAX_FIELD_ERRORS
 from tocsin.ids import MAX_ID, parsed_uuid
 from tocsin.notifications import moment_of
-from tocsin.validation import ENTRIES
+from tocsin.validation import Between, RequestModel, refusal, refusals
 
 MAX_TEAM_MEMBERS = 1_000_000
 MAX_TEXT_LENGTH = 20_000
@@ -40,69 +52,84 @@ def is_time_zone(name: str) -> bool:
 
 def _known_zone(name: str) -> str:
     if not is_time_zone(name):
-        raise PydanticCustomError("in", "must be an IANA time zone such as Europe/Copenhagen")
+        raise refusal("in", "must be an IANA time zone such as Europe/Copenhagen")
     return name
 
 
 def _known_uuid(given: Any) -> UUID:
     if (found := parsed_uuid(given)) is None:
-        raise PydanticCustomError("uuid", "must be a UUID")
+        raise refusal("uuid", "must be a UUID")
     return found
 
 
 def _safe_html(html: str) -> str:
     if not has_only_our_marks(html):
-        raise PydanticCustomError("regex", "may contain only the tags p, strong, em and br, all closed")
+        raise refusal("regex", "may contain only the tags p, strong, em and br, all closed")
     return html
 
 
-def _past(given: Any) -> datetime:
+def _moment(given: Any) -> datetime:
     if not isinstance(given, str):
-        raise PydanticCustomError("string", "must be a string")
+        raise refusal("string", "must be a string")
     moment = moment_of(given)
     if moment is None:
-        raise PydanticCustomError("date", "must be a time in UTC, such as 2030-01-31 08:00:00")
-    if moment > datetime.now(UTC) + SKEW:
-        raise PydanticCustomError("date", "must not be in the future")
+        raise refusal("date", "must be a time in UTC, such as 2030-01-31 08:00:00")
     return moment
+
+
+def _past(moment: datetime) -> datetime:
+    if moment > datetime.now(UTC) + SKEW:
+        raise refusal("date", "must not be in the future")
+    return moment
+
+
+def _given(value: Any) -> Any:
+    if value is None:
+        raise refusal("required", "is required")
+    return value
 
 
 _NO_INTEGER = ("integer", "must be an integer")
 _NO_ID = ("numeric_between", f"must be between 1 and {MAX_ID}")
 
 
-def wrong_ids(ids: Iterable[Any]) -> Iterator[tuple[int, tuple[str, str]]]:
+def _wrong_ids(ids: Iterable[Any]) -> Iterator[tuple[int, str, str]]:
     """Yield the positions of what is no id of a user or team, each with what is wrong with it."""
     for position, id_ in enumerate(ids):
         if type(id_) is not int:
-            yield position, _NO_INTEGER
+            yield position, *_NO_INTEGER
         elif not 1 <= id_ <= MAX_ID:
-            yield position, _NO_ID
+            yield position, *_NO_ID
 
 
-def _only_ids(given: Any) -> Any:
-    """Find what is wrong with the ids of a list without a finding of pydantic's for each."""
-    if not isinstance(given, list):
-        return given
-    first = list(islice(wrong := wrong_ids(given), MAX_FIELD_ERRORS))
-    if not first:
-        return given
-    more = sum(1 for _ in wrong)
-    found = [(position, *field_error) for position, field_error in first]
-    raise PydanticCustomError(ENTRIES, "has entries that are not ids", {"first": found, "more": more})
+def _ids(given: Any, check: ValidatorFunctionWrapHandler) -> list[int]:
+    """Check the ids of a list without an error of pydantic's for each."""
+    try:
+        found: list[int] = check(given)
+    except ValidationError:
+        if not isinstance(given, list):
+            raise refusal("array", "must be an array") from None
+        first = list(islice(wrong := _wrong_ids(given), MAX_FIELD_ERRORS))
+        raise refusals(first, sum(1 for _ in wrong)) from None
+    return found
 
 
-Id = Annotated[int, Field(ge=1, le=MAX_ID)]
+Given = BeforeValidator(_given)
+"""What makes a null as good as a field that is missing."""
+
+Id = Annotated[int, Between(1, MAX_ID)]
+Ids = Annotated[list[Annotated[int, Field(strict=True, ge=1, le=MAX_ID)]], Field(fail_fast=True), WrapValidator(_ids)]
+Uuid = Annotated[UUID, PlainValidator(_known_uuid), WithJsonSchema({"type": "string", "format": "uuid"})]
 Name = Annotated[str, Field(max_length=255), AfterValidator(one_line)]
 Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}$")]
-Past = Annotated[datetime, PlainValidator(_past), WithJsonSchema({"type": "string"})]
+Moment = Annotated[datetime, PlainValidator(_moment), WithJsonSchema({"type": "string"})]
+Past = Annotated[Moment, AfterValidator(_past)]
 TimeZone = Annotated[str, AfterValidator(_known_zone)]
+App = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 
 
-class UserBody(BaseModel):
+class UserBody(RequestModel):
     """A user; what is left out takes its default."""
-
-    model_config = ConfigDict(strict=True, title="User")
 
     first_name: Name
     last_name: Name
@@ -114,14 +141,12 @@ class UserBody(BaseModel):
     active: bool = True
 
 
-class TeamBody(BaseModel):
+class TeamBody(RequestModel):
     """A team; `users` replaces its members."""
-
-    model_config = ConfigDict(strict=True, title="Team")
 
     name: Name
     company_id: Annotated[Id | None, Field(description="left out: 1, or the one that the token is bound to")] = None
-    users: Annotated[list[Id], Field(max_length=MAX_TEAM_MEMBERS), BeforeValidator(_only_ids)] = []
+    users: Annotated[Ids, Between(0, MAX_TEAM_MEMBERS)] = Field(default_factory=list)
 
 
 class UserLine(UserBody):
@@ -136,13 +161,95 @@ class TeamLine(TeamBody):
     id: Id
 
 
-class NotificationLine(BaseModel):
+def _as_answered(schema: dict[str, Any]) -> None:
+    """Make a schema that of an answer: it has all fields, and says nothing of what they may be in a request."""
+    schema["required"] = list(schema["properties"])
+    for of in schema["properties"].values():
+        for part in (of, *of.get("anyOf", ())):
+            for limit in ("maxLength", "pattern", "minimum", "maximum", "default"):
+                part.pop(limit, None)
+
+
+class User(UserLine):
+    """A user of the host application. `locale` is a BCP 47 tag, `time_zone` an IANA name."""
+
+    model_config = ConfigDict(json_schema_extra=_as_answered)
+
+    company_id: Id
+
+
+class DeviceBody(RequestModel):
+    """A phone, but for its token; what is left out takes its default."""
+
+    type: Annotated[Literal["iOS", "Android"] | None, Field(description="left out: `iOS`")] = None
+    environment: Annotated[Literal["production", "sandbox"] | None, Field(description="left out: `production`")] = None
+    app: Annotated[App | None, Field(description="which of several apps; left out: `default`")] = None
+    provider: Annotated[
+        Literal["apns", "fcm"] | None, Field(description="left out: the type's own; `Android` has `fcm` alone")
+    ] = None
+    replaces: Annotated[str | None, Field(description="the caller's token that this one takes the place of")] = None
+
+    @field_validator("provider", mode="before")
+    @classmethod
+    def _of_the_type(cls, given: Any, info: ValidationInfo) -> Any:
+        if info.data.get("type") == "Android" and given not in {None, "fcm"}:
+            raise refusal("in", "must be fcm")
+        return given
+
+    @field_validator("app", mode="wrap")
+    @classmethod
+    def _known_form(cls, given: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(given)
+        except ValidationError:
+            if not isinstance(given, str):
+                raise
+            raise refusal("regex", "must have 1 to 100 letters, digits, dots, dashes and underscores") from None
+
+
+class DeviceWithToken(DeviceBody):
+    """A phone, with the token that its push service gave it."""
+
+    token: Annotated[str, Given, Field(json_schema_extra={"minLength": 1})]
+
+    @field_validator("token")
+    @classmethod
+    def _as_it_is_kept(cls, text: str, info: ValidationInfo) -> str:
+        provider: Provider = info.data.get("provider") or TYPES[info.data.get("type") or "iOS"]
+        if (token := token_of(text, provider)) is None:
+            raise refusal("regex", f"is not a valid {provider} token")
+        return token
+
+    def device(self) -> Device:
+        """Return the device."""
+        type_ = self.type or "iOS"
+        return Device(
+            self.token, type_, self.provider or TYPES[type_], self.environment or "production", self.app or "default"
+        )
+
+
+class _Owned(RequestModel):
+    user_id: Annotated[Id, Given]
+
+
+class DeviceLine(DeviceWithToken, _Owned):
+    """A phone as a line of an import has it, with its owner."""
+
+    registered_at: Moment | None = None
+    last_delivered_at: Moment | None = None
+
+    def times(self) -> dict[str, datetime | None]:
+        """Return when it was registered, and when a push was delivered to it."""
+        return {"registered_at": self.registered_at, "last_delivered_at": self.last_delivered_at}
+
+
+class NotificationLine(RequestModel):
     """A notification of former times, as it was; its HTML has no marks but ours."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(title="OldNotification")
 
     user_id: Id
-    id: Annotated[UUID, PlainValidator(_known_uuid), WithJsonSchema({"type": "string", "format": "uuid"})]
+    id: Uuid
     type: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
     data: dict[str, Any]
     message: Annotated[str, Field(max_length=MAX_TEXT_LENGTH)]

@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tocsin.catalogue import ENGLISH, Catalogue
-from tocsin.errors import FieldError
-from tocsin.validation import field_error
+from tocsin.validation import refusal
 
 IMPORTED = "imported-"
 """How the language of a notification begins that was imported as it was; what follows tells its words apart."""
@@ -31,11 +30,6 @@ def time_of(moment: datetime | None) -> str | None:
     return None if moment is None else moment.replace(tzinfo=None).isoformat(" ", "seconds")
 
 
-def with_times(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Return a row whose moments of these names are written as resources show them."""
-    return {**row, **{name: time_of(row[name]) for name in names}}
-
-
 def moment_of(text: str) -> datetime | None:
     """Return the moment of a time of RFC 3339, in UTC where it has no offset; None for what is none."""
     if not _MOMENT.fullmatch(text):
@@ -47,21 +41,15 @@ def moment_of(text: str) -> datetime | None:
         return None
 
 
-def future_of(given: Any, field: str, field_errors: list[FieldError]) -> datetime | None:
-    """Return a moment in the future, at most a year ahead; one in the past, or none, is None."""
-    if given is None:
-        return None
+def future_of(given: Any) -> datetime | None:
+    """Return a moment in the future, at most a year ahead; one in the past is None. For pydantic: raises a refusal."""
     now = datetime.now(UTC)
     moment = moment_of(given) if isinstance(given, str) and _WITH_OFFSET.search(given) else None
     if moment is None:
-        field_errors.append(
-            field_error(field, "date", "must be an RFC 3339 time with an offset, such as 2030-01-31T08:00:00+01:00")
-        )
-    elif moment > now + FURTHEST_AHEAD:
-        field_errors.append(field_error(field, "date", "must be at most a year ahead"))
-    elif moment > now:
-        return moment
-    return None
+        raise refusal("date", "must be an RFC 3339 time with an offset, such as 2030-01-31T08:00:00+01:00")
+    if moment > now + FURTHEST_AHEAD:
+        raise refusal("date", "must be at most a year ahead")
+    return moment if moment > now else None
 
 
 def body_of(catalogue: Catalogue, event: Mapping[str, Any], language: str) -> str:

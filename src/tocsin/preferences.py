@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from pydantic_core import PydanticCustomError
+
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.errors import FieldError, Invalid, Unauthenticated
@@ -256,7 +258,11 @@ def _windows_of(given: Any, _: Operator, field_errors: list[FieldError]) -> Any:
 
 
 def _pause_of(given: Any, _: Operator, field_errors: list[FieldError]) -> str | None:
-    return time_of(future_of(given, "paused_until", field_errors))
+    try:
+        return time_of(future_of(given))
+    except PydanticCustomError as error:
+        field_errors.append(field_error("paused_until", error.type, error.message()))
+        return None
 
 
 def _time_zone_of(given: Any, _: Operator, field_errors: list[FieldError]) -> str | None:

@@ -1,12 +1,14 @@
-"""What pydantic finds wrong with a request, in the words of our answers.
+"""What pydantic finds wrong with a request, in the words of our answers, and limits that are told in one sentence.
 
 A union of a request model is tagged, with tags in angle brackets: they are left out of a fault's path.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from tocsin.errors import MAX_FIELD_ERRORS, UNTOLD, FieldError
 
@@ -45,7 +47,6 @@ _CODES = {
     "model_type": ("object", "must be an object"),
     "model_attributes_type": ("object", "must be an object"),
     "literal_error": ("in", "must be {expected}"),
-    "enum": ("in", "must be {expected}"),
     "union_tag_invalid": ("in", "must be one of {expected_tags}"),
     "uuid_type": ("uuid", "must be a UUID"),
     "uuid_parsing": ("uuid", "must be a UUID"),
@@ -70,8 +71,8 @@ _CODES = {
 MAX_FIELD_LENGTH = 200
 """Characters of a field's path in an answer: names that callers make up have no bound."""
 
-ENTRIES = "entries"
-"""The type of pydantic's error that stands for those of a list: its context has `(position, code, says)` of each."""
+_SEVERAL = "several"
+"""The type of pydantic's error that stands for several: its context has `(path, code, says)` of each."""
 
 OURS = {code for code, _ in _CODES.values()} | {"required_without", "unknown"}
 """All validation codes, without their prefix."""
@@ -107,35 +108,103 @@ def under(prefix: str, found: FieldError) -> FieldError:
     return FieldError(prefix + found.field, found.code, message)
 
 
-def field_errors_of(error: ValidationError, prefix: str = "") -> list[FieldError]:
-    """Return one fault per finding; `prefix` is the dotted path of what was checked (`events.17`).
+def refusal(code: str, says: str) -> PydanticCustomError:
+    """Return what a validator raises: one of our codes, and what is said after the field."""
+    return PydanticCustomError(code, says)
 
-    A validator of ours raises `PydanticCustomError` with one of our codes, and what is to be said after the field.
+
+def refusals(found: Sequence[tuple[str | int, str, str]], more: int = 0) -> PydanticCustomError:
+    """Return what a validator raises that finds several faults: path, code and words of each, and how many others.
+
+    Paths begin at the validator's own field; `{field}` in the words is that field and a dot.
     """
-    return _field_errors_of(error.errors(include_url=False, include_input=False), prefix)
+    return PydanticCustomError(_SEVERAL, "has several faults", {"found": found, "more": more})
 
 
-def field_errors_of_parts(findings: Sequence[Any]) -> list[FieldError]:
-    """Return the same of findings whose paths start with the part of the request that they are in."""
-    return _field_errors_of([{**found, "loc": found["loc"][1:] or found["loc"]} for found in findings], "")
+class RequestModel(BaseModel):
+    """A body, or a part of one: nothing is converted, and unknown fields are passed over."""
+
+    model_config = {"strict": True}
+
+    @classmethod
+    def checked(cls, given: Mapping[str, Any], field_errors: list[FieldError], context: Any = None) -> Self | None:
+        """Return the model of what was given; what is wrong with it is added to `field_errors`."""
+        try:
+            return cls.model_validate(given, context=context)
+        except ValidationError as error:
+            field_errors += field_errors_of(error)
+            return None
 
 
-def _field_errors_of(findings: Sequence[Any], prefix: str) -> list[FieldError]:
+@dataclass(frozen=True, slots=True)
+class Between:
+    """The limits of an integer, of a string's characters or of a list's entries; told in one sentence."""
+
+    least: int
+    most: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Check a list before its entries, anything else after its type."""
+        schema = handler(source)
+        if schema["type"] == "list":
+            return core_schema.no_info_before_validator_function(self._entries, schema)
+        check = self._number if schema["type"] == "int" else self._characters
+        return core_schema.no_info_after_validator_function(check, schema)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Describe the limits in the words of JSON Schema."""
+        found = handler(schema)
+        names = {"array": ("minItems", "maxItems"), "string": ("minLength", "maxLength")}
+        least, most = names.get(found["type"], ("minimum", "maximum"))
+        return {**found, **({least: self.least} if self.least or least == "minimum" else {}), most: self.most}
+
+    def _number(self, value: int) -> int:
+        if not self.least <= value <= self.most:
+            raise refusal("numeric_between", f"must be between {self.least} and {self.most}")
+        return value
+
+    def _characters(self, value: str) -> str:
+        if not self.least <= len(value) <= self.most:
+            raise refusal("string_between", f"must have {self.least} to {self.most} characters")
+        return value
+
+    def _entries(self, value: Any) -> Any:
+        if isinstance(value, list) and not self.least <= len(value) <= self.most:
+            limits = f"{self.least} to {self.most}" if self.least else f"at most {self.most}"
+            raise refusal("array_between", f"must have {limits} entries")
+        return value
+
+
+def field_errors_of(error: ValidationError, prefix: str = "") -> list[FieldError]:
+    """Return one fault per finding; `prefix` is the dotted path of what was checked (`events.17`)."""
+    return field_errors_of_findings(error.errors(include_url=False, include_input=False), prefix)
+
+
+def field_errors_of_findings(findings: Sequence[Any], prefix: str = "") -> list[FieldError]:
+    """Return the same of what pydantic tells of an error."""
     field_errors: list[FieldError] = []
     for found in findings:
-        if found["type"] != ENTRIES:
+        if found["type"] != _SEVERAL:
             field_errors.append(_field_error_of(found, prefix) if len(field_errors) < MAX_FIELD_ERRORS else UNTOLD)
             continue
-        whole = _field_error_of({**found, "type": "array", "msg": ""}, prefix).field
-        entries = [field_error(f"{whole}.{position}", code, says) for position, code, says in found["ctx"]["first"]]
-        field_errors += [*entries, *[UNTOLD] * found["ctx"]["more"]]
+        path = _path_of(found["loc"], prefix)
+        whole = f"{path}." if path else ""
+        field_errors += [
+            field_error(f"{whole}{name}", code, says.replace("{field}", whole))
+            for name, code, says in found["ctx"]["found"]
+        ]
+        field_errors += [UNTOLD] * found["ctx"]["more"]
     return field_errors
 
 
 def _field_error_of(found: Any, prefix: str) -> FieldError:
-    path = [str(part) for part in found["loc"] if part not in _TAGS]
-    field = ".".join([prefix, *path] if prefix else path)
+    field = _path_of(found["loc"], prefix)
     if found["type"] in OURS:
         return field_error(field, found["type"], found["msg"])
     code, says = _CODES.get(found["type"], _UNNAMED)
-    return field_error(field, code, says.format(**found.get("ctx", {})))
+    return field_error(field, code, says.format(**found.get("ctx", {})).replace("'", ""))
+
+
+def _path_of(loc: Sequence[str | int], prefix: str) -> str:
+    path = [str(part) for part in loc if part not in _TAGS]
+    return ".".join([prefix, *path] if prefix else path)

@@ -22,8 +22,7 @@ from tests.support.imports import NDJSON
 from tests.support.pushes import IPHONE, register
 from tests.support.resolutions import settled
 from tests.support.service import HOUR, SECRET, Api, at_rest, standing_token
-from tocsin.api.auth import user_of
-from tocsin.api.routes import Post, require_keys
+from tocsin.api.routes import require_keys, router
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.db.pool import Database
 from tocsin.pubsub import PubSub
@@ -314,12 +313,14 @@ async def test_a_route_that_would_ignore_the_key_is_not_served() -> None:
     async def ignore(_: Request) -> Response:
         return Response()
 
-    router = APIRouter()
-    router.post("/ignores")(ignore)
-    for routes in (router.routes, [Route("/ignores", ignore, methods=["GET", "POST"])]):
+    ignoring = APIRouter()
+    ignoring.post("/ignores")(ignore)
+    for routes in (ignoring.routes, [Route("/ignores", ignore, methods=["GET", "POST"])]):
         with pytest.raises(TypeError, match="POST /ignores would ignore the Idempotency-Key"):
             require_keys(routes)
-    require_keys([Route("/reads", ignore, methods=["GET"]), Post("/knows", user_of, ignore)])
+    knowing = router("events")
+    knowing.post("/knows")(ignore)
+    require_keys([Route("/reads", ignore, methods=["GET"]), *knowing.routes])
 
 
 @pytest.mark.parametrize("path", ["/events", "/directory/import"])

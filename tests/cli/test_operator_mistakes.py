@@ -23,7 +23,7 @@ from tocsin.cli import doctor
 from tocsin.db.pool import Database
 from tocsin.db.url import masked, place_of
 from tocsin.errors import Refusal
-from tocsin.formats import is_time_zone
+from tocsin.formats import User, is_time_zone
 from tocsin.preferences import Operator
 from tocsin.push.apps import lanes_of
 from tocsin.settings import Settings, read_settings
@@ -333,7 +333,7 @@ COMMANDS = (
 @pytest.fixture
 async def peopled(database: Database) -> None:
     """A directory with the user 4 in it."""
-    user = directory.User(4, 1, "A", "B", profile_picture=None, email=None, locale="en", time_zone="UTC", active=True)
+    user = User(id=4, company_id=1, first_name="A", last_name="B")
     await directory.put_user(database, user, None)
 
 

@@ -9,6 +9,7 @@ from tests.support.processes import TOCSIN
 from tocsin import directory
 from tocsin.cli.terminal import spelt_out
 from tocsin.db.pool import Database
+from tocsin.formats import User
 
 HOSTILE = "X\x1b]0;pwn\x07\r\x9b2J\u202e\u2066\u200b\u061c\ufeff"
 
@@ -27,8 +28,8 @@ def test_what_people_write_is_left_as_it_is() -> None:
 
 @pytest.mark.slow
 async def test_a_name_cannot_forge_a_line_of_an_explanation(url: str, database: Database) -> None:
-    more = {"company_id": 1, "profile_picture": None, "email": None, "locale": "en", "time_zone": "UTC", "active": True}
-    user = directory.User(id=5, first_name=HOSTILE, last_name="L\nuser 1, admin: active", **more)  # type: ignore[arg-type]  # a mapping of several types
+    hostile = {"first_name": HOSTILE, "last_name": "L\nuser 1, admin: active"}
+    user = User(id=5, company_id=1, first_name="", last_name="").model_copy(update=hostile)
     await directory.put_user(database, user, None)
     done = subprocess.run(
         [TOCSIN, "explain", "--user", "5"],

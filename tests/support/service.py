@@ -23,6 +23,7 @@ from tocsin.auth.from_settings import verifier_of
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
+from tocsin.formats import User
 from tocsin.pubsub import PubSub
 from tocsin.push.apps import lanes_of
 from tocsin.settings import Settings, read_settings
@@ -95,9 +96,7 @@ class Api:
                 "active": True,
                 **more,
             }
-            await directory.put_user(
-                self.app_state.database, directory.User(id=id_, company_id=company_id, **values), None
-            )
+            await directory.put_user(self.app_state.database, User(id=id_, company_id=company_id, **values), None)
 
     async def team(self, id_: int, *users: int, company_id: int = 1) -> None:
         team = directory.Team(id_, company_id, f"Team {id_}", list(users))

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
@@ -15,29 +14,36 @@ from tocsin.api import (
     errors,
     events,
     imports,
-    kinds,
     notifications,
     operations,
     pages,
     preferences,
     stream,
-    web_push,
 )
-from tocsin.api.auth import user_of
 from tocsin.api.cors import Cors, Preflights
 from tocsin.api.keyring import Keyring
 from tocsin.api.middleware import Envelope, Shortcut
 from tocsin.api.proxies import Prefix, Proxies
-from tocsin.api.routes import Post, require_keys
+from tocsin.api.routes import ApiRoute, Handler, require_keys
 from tocsin.api.state import AppState, Watched
 from tocsin.errors import Problem
 
-BUSY = (
-    Route("/notifications", notifications.list_notifications, methods=["GET"]),
-    Post("/events", events.writer_of, events.post_event),
-    Route("/notifications/stream", stream.stream, methods=["GET"]),
+BUSY = ("GET /notifications", "POST /events", "GET /notifications/stream")
+"""The busiest routes and the stream, whose requests do not go through the framework's routing."""
+
+ROUTERS = (
+    devices.routes,
+    preferences.routes,
+    stream.routes,
+    notifications.routes,
+    events.writing,
+    events.routes,
+    directory.routes,
+    imports.routes,
+    operations.watching,
+    operations.routes,
 )
-"""The busiest routes and the stream, which bypass the framework's models."""
+"""Where two paths match a request, the first does."""
 
 
 def service(app_state: AppState, further: Sequence[BaseRoute] = ()) -> ASGIApp:
@@ -45,8 +51,7 @@ def service(app_state: AppState, further: Sequence[BaseRoute] = ()) -> ASGIApp:
     settings = app_state.settings
     framework = build(app_state)
     framework.router.routes += further
-    busy = {("POST" if isinstance(route, Post) else "GET", route.path): route.endpoint for route in BUSY}
-    app: ASGIApp = Shortcut(framework, busy)
+    app: ASGIApp = Shortcut(framework, busy(framework.routes))
     if settings.jwt_jwks_url:
         app = Keyring(app, app_state.verifier)
     if settings.root_path:
@@ -62,10 +67,13 @@ def service(app_state: AppState, further: Sequence[BaseRoute] = ()) -> ASGIApp:
 def operations_service(app_state: AppState) -> ASGIApp:
     """Return what a port of its own serves to those who run the service; metrics need no token there."""
     app = _framework(app_state)
-    app.router.routes += [Route("/metrics", operations.open_metrics, methods=["GET"]), *console.routes]
-    for router in (operations.watching, operations.router, events.router):
-        _answer_heads(router.routes)
-        app.include_router(router)
+    app.router.routes += [
+        Route("/metrics", operations.open_metrics, methods=["GET"]),
+        *console.routes,
+        *operations.watching.routes,
+        *operations.routes.routes,
+        *events.routes.routes,
+    ]
     require_keys(app.routes)
     guarded = Keyring(app, app_state.verifier) if app_state.settings.jwt_jwks_url else app
     return Envelope(guarded, app_state.metrics)
@@ -74,56 +82,36 @@ def operations_service(app_state: AppState) -> ASGIApp:
 def watching_service(watched: Watched) -> ASGIApp:
     """Return the same for a process that only works: is it alive, is it ready, what did it do."""
     app = _framework(watched)
-    app.router.routes.append(Route("/metrics", operations.open_metrics, methods=["GET"]))
-    _answer_heads(operations.watching.routes)
-    app.include_router(operations.watching)
+    app.router.routes += [Route("/metrics", operations.open_metrics, methods=["GET"]), *operations.watching.routes]
     return Envelope(app, watched.metrics)
 
 
 def build(app_state: AppState | None = None) -> FastAPI:
-    """Return the framework's application, with all routes; without a house it can be described, not called."""
+    """Return the framework's application, with all routes; without its state it can be described, not called."""
     app = _framework(app_state)
     app.router.routes += [
-        *BUSY,
-        Post("/notifications", user_of, notifications.create_custom),
-        Post("/events/batch", events.writer_of, events.post_batch, events.MAX_BATCH_BODY_BYTES),
-        Post("/events/resolve", events.resolver_of, events.post_resolution),
         Route("/openapi.json", operations.openapi, methods=["GET"]),
         Route("/docs", operations.docs, methods=["GET"]),
         Route("/docs/{name}", operations.docs_asset, methods=["GET"]),
         *(Route(f"/{name}", pages.file, methods=["GET"]) for name in pages.FILES),
         Route("/inbox-{version}.js", pages.inbox_of_version, methods=["GET"]),
+        *(route for router in ROUTERS for route in router.routes),
     ]
-    for router in (
-        web_push.router,
-        devices.router,
-        kinds.router,
-        preferences.router,
-        notifications.router,
-        events.router,
-        events.writing,
-        directory.router,
-        imports.router,
-        devices.directory,
-        operations.watching,
-        operations.router,
-    ):
-        _answer_heads(router.routes)
-        app.include_router(router)
     if app_state is None or app_state.settings.operations_port is None:
-        _answer_heads(operations.guarded.routes)
-        app.include_router(operations.guarded)
-        app.router.routes += console.routes
+        app.router.routes += [*operations.guarded.routes, *console.routes]
     require_keys(app.routes)
     return app
 
 
-def _answer_heads(routes: Iterable[BaseRoute]) -> None:
-    """Take HEAD wherever GET is taken: monitors ask so (RFC 9110, section 9.3.2)."""
-    for route in routes:
-        methods = getattr(route, "methods", None)
-        if methods and "GET" in methods:
-            methods.add("HEAD")
+def busy(routes: Iterable[BaseRoute]) -> dict[tuple[str, str], Handler]:
+    """Return what handles the busiest of these routes, by method and path."""
+    return {
+        (method, route.path): route.handler
+        for route in routes
+        if isinstance(route, ApiRoute)
+        for method in route.methods
+        if f"{method} {route.path}" in BUSY
+    }
 
 
 def _framework(app_state: AppState | Watched | None) -> FastAPI:
@@ -133,7 +121,6 @@ def _framework(app_state: AppState | Watched | None) -> FastAPI:
         exception_handlers={
             Problem: errors.of_ours,
             HTTPException: errors.of_the_framework,
-            RequestValidationError: errors.of_a_model,
             Exception: errors.of_a_bug,
         },
     )

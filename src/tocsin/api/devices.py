@@ -1,104 +1,137 @@
-"""Routes of devices: phones register themselves, and the host application detaches lost ones."""
+"""Routes of devices: users register their phones and browsers."""
 
 from dataclasses import asdict
 
-from fastapi import APIRouter
-from starlette.requests import Request
-from starlette.responses import Response
-
-from tocsin import devices, inbox
-from tocsin.api.auth import service_of, user_of
-from tocsin.api.body import body_of
-from tocsin.api.requests import known_id
-from tocsin.api.routes import guarded_by
-from tocsin.api.state import app_state_of
-from tocsin.auth.claims import ServiceCaller
-from tocsin.devices import device_of, token_of
-from tocsin.errors import FieldError, Invalid
-from tocsin.notifications import to_json, with_times
+from tocsin import devices
+from tocsin.api.answers import Devices, PushTest, WebPushKey
+from tocsin.api.auth import InboxOwner, User
+from tocsin.api.documented import problems
+from tocsin.api.requests import Endpoint, SubscriptionBody, Token
+from tocsin.api.routes import OPTIONAL, Given, router
+from tocsin.api.state import AppState, State
+from tocsin.devices import Device, token_of
+from tocsin.errors import FieldError, Invalid, NotFound, RateLimited
+from tocsin.formats import DeviceBody, DeviceWithToken
 from tocsin.push import probe
+from tocsin.push.apps import web_push_key
+from tocsin.push.channels.web_push import endpoint_of
 from tocsin.push.content import Composer
 from tocsin.validation import field_error
 
+NO_DEVICE = problems(
+    field_error("type", "in", "must be iOS or Android"),
+    field_error("app", "regex", "must have 1 to 100 letters, digits, dots, dashes and underscores"),
+    field_error("token", "regex", "is not a valid apns token"),
+)
+NO_ENDPOINT = field_error("endpoint", "required", "is required")
 
-def _writer_of(request: Request) -> ServiceCaller:
-    return service_of(request, "directory:write")
-
-
-router = APIRouter(route_class=guarded_by(user_of), tags=["devices"])
-directory = APIRouter(route_class=guarded_by(_writer_of), tags=["directory"])
-
-
-@router.post("/notifications/devices/{token}", status_code=204)  # noqa: FAST003 - read by both handlers
-async def register(request: Request) -> Response:
-    """Register a phone for the caller; it leaves whoever had it before."""
-    return await _register(request)
+routes = router("devices")
 
 
-@router.post("/notifications/devices", status_code=204)
-async def register_by_body(request: Request) -> Response:
-    """Register a phone, with the `token` in the body: for those whose proxies log paths."""
-    return await _register(request)
+@routes.get("/notifications/web-push/key", responses=problems(NotFound))
+async def get_web_push_key(user: User, app_state: State) -> WebPushKey:  # noqa: ARG001 - any active user may ask
+    """Get the key for browser subscriptions.
+
+    404 where web push is not configured.
+    """
+    key = web_push_key(app_state.lanes)
+    if key is None:
+        raise NotFound("Web push is not configured.")
+    return WebPushKey(key=key)
 
 
-@router.delete("/notifications/devices/{token}", status_code=204)
-async def detach(request: Request, token: str) -> Response:
-    """Detach a phone of the caller's; another's is left alone."""
-    user, database = user_of(request), app_state_of(request).database
-    await inbox.owner(database, user)
-    await devices.detach(database, user.id, token)
-    return Response(status_code=204)
+@routes.post(
+    "/notifications/web-push",
+    status_code=204,
+    responses=problems(
+        field_error("endpoint", "url", "must be the https url of an allowed push service"),
+        field_error("keys.auth", "regex", "must be a key of the subscription, in base64url"),
+    ),
+)
+async def subscribe_browser(user: User, app_state: State, body: SubscriptionBody) -> None:
+    """Register a browser.
+
+    Takes a `PushSubscription` as the browser serialises it.
+    """
+    endpoint, keys = endpoint_of(body.endpoint), body.keys
+    device = Device(endpoint, "Web", "web", "production", "default", keys.p256dh, keys.auth)
+    await devices.register(app_state.database, user.id, device)
 
 
-@router.get("/notifications/devices")
-async def list_devices(request: Request) -> Response:
-    """The caller's phones, the last registered first."""
-    user, database = user_of(request), app_state_of(request).database
-    await inbox.owner(database, user)
-    found = [
-        with_times(device, "registered_at", "last_delivered_at")
-        for device in await devices.devices_of(database, user.id)
-    ]
-    return Response(to_json({"data": found}), media_type="application/json")
+@routes.delete("/notifications/web-push", status_code=204, responses=problems(NO_ENDPOINT))
+async def unsubscribe_browser(user: User, app_state: State, body: Endpoint) -> None:
+    """Detach a browser.
+
+    Succeeds also where there is no such subscription; another user's is left alone.
+    """
+    await devices.detach(app_state.database, user.id, endpoint_of(body.endpoint))
 
 
-@router.post("/notifications/devices/{token}/test")  # noqa: FAST003 - read from the request
-async def test(request: Request) -> Response:
-    """Push a test to a phone of the caller's, and say what its push service answered."""
-    user, token = user_of(request), request.path_params["token"]
-    app_state = app_state_of(request)
-    await inbox.owner(app_state.database, user)
-    said = await probe.send(app_state.database, Composer(app_state.catalogue), app_state.lanes, user.id, token)
-    return Response(to_json(asdict(said)), media_type="application/json")
+@routes.post("/notifications/web-push/test", responses=problems(NotFound, RateLimited, NO_ENDPOINT))
+async def test_subscription(user: User, app_state: State, body: Endpoint) -> PushTest:
+    """Send a test push to a browser.
+
+    Sends one push now and answers what the push service said. At most 5 per minute.
+    """
+    return await _push_test(app_state, user, endpoint_of(body.endpoint))
 
 
-@directory.delete("/directory/users/{user_id}/devices", status_code=204)
-async def detach_all(request: Request, user_id: str) -> Response:
-    """Detach all phones of a user."""
-    service = _writer_of(request)
-    await devices.detach_for(app_state_of(request).database, known_id(user_id), service.company_id)
-    return Response(status_code=204)
+@routes.get("/notifications/devices")
+async def list_devices(user: User, app_state: State) -> Devices:
+    """List devices.
+
+    The caller's phones and browsers, the last registered first.
+    """
+    return Devices.model_validate({"data": await devices.devices_of(app_state.database, user.id)})
 
 
-@directory.delete("/directory/users/{user_id}/devices/{token}", status_code=204)
-async def detach_one(request: Request, user_id: str, token: str) -> Response:
-    """Detach one phone of a user: a tablet that was left logged in."""
-    service = _writer_of(request)
-    await devices.detach_for(app_state_of(request).database, known_id(user_id), service.company_id, token)
-    return Response(status_code=204)
+@routes.post("/notifications/devices", status_code=204, responses=NO_DEVICE)
+async def register_device_by_body(user: User, app_state: State, body: DeviceWithToken) -> None:
+    """Register a phone, with the token in the body.
+
+    Like `POST /notifications/devices/{token}`, for setups whose proxies log paths.
+    """
+    await _register(app_state, user, body)
 
 
-async def _register(request: Request) -> Response:
-    user, database = user_of(request), app_state_of(request).database
-    await inbox.owner(database, user)
-    body = {**await body_of(request), **request.path_params}
+@routes.post("/notifications/devices/{token}", status_code=204, responses=NO_DEVICE)
+async def register_device(user: User, app_state: State, token: Token, body: Given[DeviceBody] = OPTIONAL) -> None:
+    """Register a phone.
+
+    A token belongs to one user at a time: registered under another login, it moves there. At most 50 devices per user:
+    the longest unused one is removed.
+    """
     field_errors: list[FieldError] = []
-    device = device_of(body, field_errors)
-    replaces = body.get("replaces")
-    if replaces is not None and not isinstance(replaces, str):
-        field_errors.append(field_error("replaces", "string", "must be a string"))
-    if field_errors or device is None:
+    found = DeviceWithToken.checked({**body.given, "token": token}, field_errors)
+    if found is None:
         raise Invalid(field_errors)
-    replaced = token_of(replaces, device.provider) if replaces else None
-    await devices.register(database, user.id, device, replaced)
-    return Response(status_code=204)
+    await _register(app_state, user, found)
+
+
+@routes.delete("/notifications/devices/{token}", status_code=204)
+async def detach_device(user: User, app_state: State, token: Token) -> None:
+    """Detach a phone.
+
+    Succeeds also where there is no such device; another user's is left alone.
+    """
+    await devices.detach(app_state.database, user.id, token)
+
+
+@routes.post("/notifications/devices/{token}/test", responses=problems(NotFound, RateLimited))
+async def test_device(user: User, app_state: State, token: Token) -> PushTest:
+    """Send a test push to a phone.
+
+    Sends one push now and answers what the provider said. At most 5 per minute.
+    """
+    return await _push_test(app_state, user, token)
+
+
+async def _register(app_state: AppState, user: InboxOwner, body: DeviceWithToken) -> None:
+    device = body.device()
+    replaced = token_of(body.replaces, device.provider) if body.replaces else None
+    await devices.register(app_state.database, user.id, device, replaced)
+
+
+async def _push_test(app_state: AppState, user: InboxOwner, token: str) -> PushTest:
+    said = await probe.send(app_state.database, Composer(app_state.catalogue), app_state.lanes, user.id, token)
+    return PushTest.model_validate(asdict(said))

@@ -1,149 +1,221 @@
 """Routes of the directory: users and teams of the host application."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter
-from starlette.requests import Request
-from starlette.responses import Response
+from fastapi import Path
 
-from tocsin import directory
-from tocsin.api.auth import service_of
-from tocsin.api.requests import known_id, number_of
-from tocsin.api.routes import guarded_by
-from tocsin.api.state import app_state_of
+from tocsin import devices, directory
+from tocsin.api.answers import TeamAnswer, Teams, Users
+from tocsin.api.auth import DirectoryWriter
+from tocsin.api.documented import declared, links, problems
+from tocsin.api.requests import (
+    DEFAULT_LIST_LIMIT,
+    MAX_LIST_LIMIT,
+    After,
+    CompanyId,
+    Limit,
+    NewId,
+    TeamId,
+    Token,
+    UserId,
+)
+from tocsin.api.routes import router
+from tocsin.api.state import State
 from tocsin.auth.claims import ServiceCaller
-from tocsin.errors import FieldError, Invalid
-from tocsin.formats import TeamBody, UserBody
+from tocsin.errors import FieldError, Invalid, NotFound
+from tocsin.formats import TeamBody, User, UserBody
 from tocsin.ids import MAX_ID
-from tocsin.notifications import to_json
+from tocsin.validation import field_error
 
-MAX_LIST_LIMIT = 1_000
-DEFAULT_LIST_LIMIT = 100
+BETWEEN = f"must be between 1 and {MAX_ID}"
+LIMITS = field_error("limit", "numeric_between", f"must be between 1 and {MAX_LIST_LIMIT}")
 
-
-def _writer_of(request: Request) -> ServiceCaller:
-    return service_of(request, "directory:write")
+routes = router("directory")
 
 
-router = APIRouter(route_class=guarded_by(_writer_of), tags=["directory"])
+@routes.get(
+    "/directory/users",
+    responses=declared(problems(LIMITS), links(200, "user_id", "$response.body#/data/0/id", "get_user", "erase_user")),
+)
+async def list_users(
+    service: DirectoryWriter,
+    app_state: State,
+    after: After = 0,
+    company_id: CompanyId = None,
+    limit: Limit = DEFAULT_LIST_LIMIT,
+) -> Users:
+    """List users.
+
+    By id, ascending. Continue with `after` set to the last id.
+    """
+    company_id = _listed_company(service, company_id)
+    found = await directory.list_users(app_state.database, after, company_id, limit + 1)
+    return Users.model_construct(data=found[:limit], next=found[limit - 1].id if len(found) > limit else None)
 
 
-@router.put("/directory/users/{user_id}", status_code=204)
-async def put_user(request: Request, user_id: str, body: UserBody) -> Response:
-    """Make or replace a user."""
-    service = _writer_of(request)
-    company_id = _company_of(service, body.company_id)
-    user = directory.User(id=_new_id(user_id), **{**body.model_dump(), "company_id": company_id})
-    app_state = app_state_of(request)
-    await directory.put_user(app_state.database, user, service.company_id)
-    app_state.pubsub.publish_changes([user.id])
-    return Response(status_code=204)
+@routes.get("/directory/users/{user_id}", responses=problems(NotFound))
+async def get_user(service: DirectoryWriter, app_state: State, user_id: UserId) -> User:
+    """Get a user."""
+    return await directory.get_user(app_state.database, user_id, service.company_id)
 
 
-@router.get("/directory/users")
-async def list_users(request: Request) -> Response:
-    """Users in the order of their ids, a page at a time."""
-    after, company_id, limit = _range_of(request)
-    users = await directory.list_users(app_state_of(request).database, after, company_id, limit + 1)
-    return _listed([asdict(user) for user in users], limit)
+@routes.put(
+    "/directory/users/{user_id}",
+    status_code=204,
+    responses=declared(
+        problems(
+            NotFound,
+            field_error("id", "numeric_between", BETWEEN),
+            field_error("first_name", "required", "is required"),
+            field_error("active", "boolean", "must be true or false"),
+        ),
+        links(204, "user_id", "$request.path.user_id", "get_user"),
+    ),
+)
+async def put_user(
+    service: DirectoryWriter,
+    app_state: State,
+    user_id: Annotated[NewId, Path(title="id", description="id of a user")],
+    body: UserBody,
+) -> None:
+    """Create or replace a user.
+
+    A field that is left out takes its default. Nothing is delivered to an inactive user, and their tokens are refused.
+    """
+    given = body.model_dump() | {"id": user_id, "company_id": _company_of(service, body.company_id)}
+    await directory.put_user(app_state.database, User.model_construct(**given), service.company_id)
+    app_state.pubsub.publish_changes([user_id])
 
 
-@router.delete("/directory/users/{user_id}", status_code=204)
-async def erase_user(request: Request, user_id: str) -> Response:
-    """Erase a user with inbox, devices and preferences; what others were told stays."""
-    service, app_state = _writer_of(request), app_state_of(request)
-    id_ = known_id(user_id)
-    await directory.erase(app_state.database, app_state.pubsub, id_, service.company_id)
-    app_state.pubsub.publish_changes([id_])
-    return Response(status_code=204)
+@routes.delete("/directory/users/{user_id}", status_code=204, responses=problems(NotFound))
+async def erase_user(service: DirectoryWriter, app_state: State, user_id: UserId) -> None:
+    """Erase a user.
+
+    Removes the user with inbox, devices and preferences, permanently. What others were told stays, without their id.
+    """
+    await directory.erase(app_state.database, app_state.pubsub, user_id, service.company_id)
+    app_state.pubsub.publish_changes([user_id])
 
 
-@router.get("/directory/users/{user_id}")
-async def get_user(request: Request, user_id: str) -> Response:
-    """Who a user is."""
-    service = _writer_of(request)
-    user = await directory.get_user(app_state_of(request).database, known_id(user_id), service.company_id)
-    return Response(to_json(asdict(user)), media_type="application/json")
+@routes.delete("/directory/users/{user_id}/devices", status_code=204, responses=problems(NotFound))
+async def detach_devices_of_user(service: DirectoryWriter, app_state: State, user_id: UserId) -> None:
+    """Detach all devices of a user."""
+    await devices.detach_for(app_state.database, user_id, service.company_id)
 
 
-@router.put("/directory/teams/{team_id}", status_code=204)
-async def put_team(request: Request, team_id: str, body: TeamBody) -> Response:
-    """Make or replace a team and its members, all of whom are of its company."""
-    service = _writer_of(request)
-    team = directory.Team(_new_id(team_id), _company_of(service, body.company_id), body.name, body.users)
-    await directory.put_team(app_state_of(request).database, team, service.company_id)
-    return Response(status_code=204)
+@routes.delete("/directory/users/{user_id}/devices/{token}", status_code=204, responses=problems(NotFound))
+async def detach_device_of_user(service: DirectoryWriter, app_state: State, user_id: UserId, token: Token) -> None:
+    """Detach a device of a user.
+
+    For example a tablet that was left logged in.
+    """
+    await devices.detach_for(app_state.database, user_id, service.company_id, token)
 
 
-@router.get("/directory/teams")
-async def list_teams(request: Request) -> Response:
-    """Teams in the order of their ids, a page at a time, each with how many are in it."""
-    after, company_id, limit = _range_of(request)
-    return _listed(await directory.list_teams(app_state_of(request).database, after, company_id, limit + 1), limit)
+@routes.get(
+    "/directory/teams",
+    responses=declared(problems(LIMITS), links(200, "team_id", "$response.body#/data/0/id", "get_team", "delete_team")),
+)
+async def list_teams(
+    service: DirectoryWriter,
+    app_state: State,
+    after: After = 0,
+    company_id: CompanyId = None,
+    limit: Limit = DEFAULT_LIST_LIMIT,
+) -> Teams:
+    """List teams.
 
-
-@router.delete("/directory/teams/{team_id}", status_code=204)
-async def delete_team(request: Request, team_id: str) -> Response:
-    """Remove a team; its members stay."""
-    service = _writer_of(request)
-    await directory.delete_team(app_state_of(request).database, known_id(team_id), service.company_id)
-    return Response(status_code=204)
-
-
-@router.put("/directory/teams/{team_id}/users/{user_id}", status_code=204)
-async def put_member(request: Request, team_id: str, user_id: str) -> Response:
-    """Put a user into a team of the same company."""
-    service, member = _writer_of(request), _new_id(user_id, "user_id")
-    await directory.enter(app_state_of(request).database, known_id(team_id), member, service.company_id)
-    return Response(status_code=204)
-
-
-@router.delete("/directory/teams/{team_id}/users/{user_id}", status_code=204)
-async def delete_member(request: Request, team_id: str, user_id: str) -> Response:
-    """Take a user out of a team, if they are in it."""
-    service, member = _writer_of(request), _new_id(user_id, "user_id")
-    await directory.leave(app_state_of(request).database, known_id(team_id), member, service.company_id)
-    return Response(status_code=204)
-
-
-@router.get("/directory/teams/{team_id}")
-async def get_team(request: Request, team_id: str) -> Response:
-    """What a team is, and who is in it now."""
-    service = _writer_of(request)
-    team = await directory.get_team(app_state_of(request).database, known_id(team_id), service.company_id)
-    return Response(to_json(asdict(team)), media_type="application/json")
-
-
-def _range_of(request: Request) -> tuple[int, int | None, int]:
-    """Return what a list is asked for: after which id, of which company, and how many."""
-    service, query = _writer_of(request), request.query_params
-    field_errors: list[FieldError] = []
-    after = number_of(query, "after", (0, MAX_ID), 0, field_errors)
-    company_id = number_of(query, "company_id", (1, MAX_ID), 0, field_errors) or None
-    limit = number_of(query, "limit", (1, MAX_LIST_LIMIT), DEFAULT_LIST_LIMIT, field_errors)
-    if field_errors:
-        raise Invalid(field_errors)
-    return after, _company_of(service, company_id) if company_id else service.company_id, limit
-
-
-def _listed(found: Sequence[Mapping[str, Any]], limit: int) -> Response:
-    """Answer up to `limit` of these, and after which id the next begin."""
+    By id, ascending, each with its size. Continue with `after` set to the last id.
+    """
+    company_id = _listed_company(service, company_id)
+    found = await directory.list_teams(app_state.database, after, company_id, limit + 1)
     following = found[limit - 1]["id"] if len(found) > limit else None
-    return Response(to_json({"data": list(found[:limit]), "next": following}), media_type="application/json")
+    return Teams.model_validate({"data": found[:limit], "next": following})
 
 
-def _new_id(text: str, name: str = "id") -> int:
-    field_errors: list[FieldError] = []
-    id_ = number_of({name: text}, name, (1, MAX_ID), 0, field_errors)
-    if field_errors:
-        raise Invalid(field_errors)
-    return id_
+@routes.get("/directory/teams/{team_id}", responses=problems(NotFound))
+async def get_team(service: DirectoryWriter, app_state: State, team_id: TeamId) -> TeamAnswer:
+    """Get a team and its members."""
+    return TeamAnswer.model_validate(await directory.get_team(app_state.database, team_id, service.company_id))
+
+
+@routes.put(
+    "/directory/teams/{team_id}",
+    status_code=204,
+    responses=declared(
+        problems(
+            NotFound,
+            field_error("id", "numeric_between", BETWEEN),
+            field_error("users.1", "unknown", "is not a known user"),
+        ),
+        links(204, "team_id", "$request.path.team_id", "get_team"),
+    ),
+)
+async def put_team(
+    service: DirectoryWriter,
+    app_state: State,
+    team_id: Annotated[NewId, Path(title="id", description="id of a team")],
+    body: TeamBody,
+) -> None:
+    """Create or replace a team.
+
+    Replaces its members, too; all of them must be of its company.
+    """
+    team = directory.Team(team_id, _company_of(service, body.company_id), body.name, body.users)
+    await directory.put_team(app_state.database, team, service.company_id)
+
+
+@routes.delete("/directory/teams/{team_id}", status_code=204, responses=problems(NotFound))
+async def delete_team(service: DirectoryWriter, app_state: State, team_id: TeamId) -> None:
+    """Delete a team.
+
+    Its members stay.
+    """
+    await directory.delete_team(app_state.database, team_id, service.company_id)
+
+
+@routes.put(
+    "/directory/teams/{team_id}/users/{user_id}",
+    status_code=204,
+    responses=problems(NotFound, field_error("user_id", "unknown", "is not a user of the team's company")),
+)
+async def put_member(
+    service: DirectoryWriter,
+    app_state: State,
+    team_id: TeamId,
+    user_id: Annotated[NewId, Path(description="id of a user")],
+) -> None:
+    """Add a user to a team.
+
+    The user must be of the team's company.
+    """
+    await directory.enter(app_state.database, team_id, user_id, service.company_id)
+
+
+@routes.delete(
+    "/directory/teams/{team_id}/users/{user_id}",
+    status_code=204,
+    responses=problems(NotFound, field_error("user_id", "numeric_between", BETWEEN)),
+)
+async def delete_member(
+    service: DirectoryWriter,
+    app_state: State,
+    team_id: TeamId,
+    user_id: Annotated[NewId, Path(description="id of a user")],
+) -> None:
+    """Remove a user from a team.
+
+    Succeeds also where they are not a member.
+    """
+    await directory.leave(app_state.database, team_id, user_id, service.company_id)
+
+
+def _listed_company(service: ServiceCaller, given: int | None) -> int | None:
+    return _company_of(service, given) if given else service.company_id
 
 
 def _company_of(service: ServiceCaller, given: int | None) -> int:
-    """Return the company that a body names; a service bound to one can name no other."""
+    """Return the company that a request names; a service bound to one can name no other."""
     if service.company_id is None:
         return given or 1
     if given not in {None, service.company_id}:

@@ -2,16 +2,14 @@
 
 from collections.abc import Iterable
 
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 
-from tocsin.errors import InternalError, Invalid, Malformed, MethodNotAllowed, NotFound, Problem, TooLarge
+from tocsin.errors import InternalError, Malformed, MethodNotAllowed, NotFound, Problem, TooLarge
 from tocsin.notifications import to_json
-from tocsin.validation import field_errors_of_parts
 
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
@@ -34,12 +32,6 @@ async def of_ours(_request: Request, error: Exception) -> Response:
     """Answer a problem that we raised."""
     assert isinstance(error, Problem)  # noqa: S101 - registered for this type alone
     return answer_to(error)
-
-
-async def of_a_model(_request: Request, error: Exception) -> Response:
-    """Answer a body or path that a request's model does not accept."""
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type alone
-    return answer_to(Invalid(field_errors_of_parts(error.errors())))
 
 
 async def of_the_framework(request: Request, error: Exception) -> Response:

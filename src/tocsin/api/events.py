@@ -2,75 +2,88 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter
-from starlette.requests import Request
-from starlette.responses import Response
+from fastapi import Path, Query
+from pydantic import BeforeValidator
 
 from tocsin import events
-from tocsin.api.auth import service_of
-from tocsin.api.body import body_of
-from tocsin.api.drafts import Posted, posted, resolution_of
-from tocsin.api.requests import id_of, known_id, number_of
-from tocsin.api.routes import guarded_by
-from tocsin.api.state import app_state_of
+from tocsin.api.answers import Event, Queued, QueuedBatch, QueuedEvent, Recipient, Skipped, SkippedOfEvent
+from tocsin.api.auth import DIRECTORY_WRITER, EVENTS_WRITER, EventsViewer, EventsWriter, Resolver
+from tocsin.api.documented import declared, links, problems
+from tocsin.api.drafts import Posted, posted
+from tocsin.api.requests import EventId, NewBatch, NewEvent, ResolutionRequest, UserId, integer
+from tocsin.api.routes import Given, router
+from tocsin.api.state import AppState, State
 from tocsin.auth.claims import ServiceCaller
 from tocsin.directory import unknown_recipients
-from tocsin.errors import FieldError, Invalid
+from tocsin.errors import FieldError, IdReused, Invalid, NotFound, TooLate
 from tocsin.events import Accepted, Draft, Viewer
-from tocsin.notifications import to_json
-from tocsin.resolutions import resolve
-from tocsin.validation import counted, field_error, told_of
+from tocsin.resolutions import Resolution, resolve
+from tocsin.validation import Between, counted, field_error, told_of
 
 MAX_WAIT_SECONDS = 30
 """Seconds that a caller may wait for an event to settle."""
 
-MAX_BATCH_EVENTS = 1_000
-"""How many events one request may hold."""
-
 CHECK_SECONDS = 0.002
-"""How long they are checked between two steps of the event loop."""
+"""How long the events of a batch are checked between two steps of the event loop."""
 
-MAX_BATCH_BODY_BYTES = 8 * 2**20
-"""Bytes of the largest body of a batch."""
-
-
-def _reader_of(request: Request) -> ServiceCaller:
-    return service_of(request, "events:write", "operations")
+writing = router("events")
+routes = router("events")
+"""What is served, too, at a port for those who run the service."""
 
 
-def writer_of(request: Request) -> ServiceCaller:
-    """Return the service that posts events."""
-    return service_of(request, "events:write")
+@writing.post(
+    "/events",
+    status_code=202,
+    responses=declared(
+        problems(
+            IdReused,
+            field_error("data.case.id", "required", "is required"),
+            field_error("data.colour", "prohibited", "is not allowed here"),
+            field_error("notify.users.1", "unknown", "is not a known user"),
+            field_error("notify.users.2", "integer", "must be an integer"),
+        ),
+        links(202, "event_id", "$response.body#/id", "get_event", "cancel_event"),
+    ),
+)
+async def post_event(service: EventsWriter, app_state: State, body: Given[NewEvent]) -> QueuedEvent:
+    """Post an event.
+
+    Says what happened and whom it concerns. 202 once the event is on disk: from then on it reaches every recipient
+    exactly once. Its `id` is the notification's id in every inbox.
+
+    `notify` names users and teams, together at most 10,000 ids; each person is notified once, and who did it
+    (`data.user`) is left out of teams. `data` is what the notification's `data` will be, `params` the words that its
+    sentence needs beside it; each kind has its own fields.
+
+    Optional: `id` (a UUID) makes posting safe to repeat; `key` is your name for the event, and posting it again
+    replaces what is not delivered; `deliver_at` holds it back, at most a year; `about` adds subjects (`order:42`) by
+    which it can be resolved; `notify.except` leaves users out; `notify.unknown` set to `skip` ignores unknown ids.
+    """
+    event = posted(body.given, service, app_state.catalogue)
+    [draft] = await _all_or_none(app_state, service, [event], [""])
+    accepted = await app_state.intake.accept(draft)
+    answer = QueuedEvent(queued=True, id=accepted.id)
+    if draft.skips:
+        answer.skipped = Skipped(users=list(accepted.skipped_users), teams=list(accepted.skipped_teams))
+    return answer
 
 
-def resolver_of(request: Request) -> ServiceCaller:
-    """Return the service that settles subjects; which scope it needs depends on how."""
-    return service_of(request, "events:write", "directory:write")
+@writing.post(
+    "/events/batch",
+    status_code=202,
+    responses=problems(IdReused, field_error("events.17.data.case.id", "required", "is required")),
+)
+async def post_batch(service: EventsWriter, app_state: State, body: Given[NewBatch]) -> QueuedBatch:
+    """Post a batch of events.
 
-
-router = APIRouter(route_class=guarded_by(_reader_of), tags=["events"])
-writing = APIRouter(route_class=guarded_by(writer_of), tags=["events"])
-
-
-async def post_event(request: Request) -> Response:
-    """Accept an event: 202 once it is durable. On the hot path: the framework's models stay outside."""
-    service, app_state = writer_of(request), app_state_of(request)
-    event = posted(await body_of(request), service, app_state.catalogue)
-    drafts = await _all_or_none(request, service, [event], [""])
-    accepted = await app_state.intake.accept(drafts[0])
-    skipped = f',"skipped":{to_json(_skipped(accepted))}' if drafts[0].skips else ""
-    return _queued(f'"id":"{accepted.id}"{skipped}')
-
-
-async def post_batch(request: Request) -> Response:
-    """Accept up to 1,000 events, all or none, to be delivered in their order."""
-    service, app_state = writer_of(request), app_state_of(request)
-    body = await body_of(request, MAX_BATCH_BODY_BYTES)
-    given = _events_of(body)
+    Up to 1,000 events within 8 MiB, all or none, to be delivered in their order. The errors of an event begin with its
+    position: `events.17.data.case.id`.
+    """
+    given = NewBatch.events_in(body.given)
     prefixes = [f"events.{position}." for position in range(len(given))]
     checked, told, began = list[Posted](), 0, time.monotonic()
     for event, prefix in zip(given, prefixes, strict=True):
@@ -80,108 +93,123 @@ async def post_batch(request: Request) -> Response:
         if time.monotonic() - began > CHECK_SECONDS:
             await asyncio.sleep(0)
             began = time.monotonic()
-    drafts = await _all_or_none(request, service, checked, prefixes)
+    drafts = await _all_or_none(app_state, service, checked, prefixes)
     accepted = await app_state.intake.accept_batch(drafts)
-    more: dict[str, Any] = {"ids": [str(event.id) for event in accepted]}
+    answer = QueuedBatch(queued=True, ids=[event.id for event in accepted])
     if any(draft.skips for draft in drafts):
-        some = [event for event in accepted if event.skipped_users or event.skipped_teams]
-        more["skipped"] = [{"id": str(event.id), **_skipped(event)} for event in some]
-    return _queued(to_json(more)[1:-1])
+        answer.skipped = [_skipped(event) for event in accepted if event.skipped_users or event.skipped_teams]
+    return answer
 
 
-async def post_resolution(request: Request) -> Response:
-    """Accept that what is still open about a subject is settled: read, taken away, or its words erased."""
-    service, app_state = resolver_of(request), app_state_of(request)
-    body = await body_of(request)
+@writing.post(
+    "/events/resolve",
+    status_code=202,
+    responses=problems(
+        field_error("about", "regex", "must be a subject such as lead:220f5f6e-e30f-4c5f-8db5-44e345f8e568"),
+        field_error("as", "in", "must be read, gone or erased"),
+        field_error("users.0", "unknown", "is not a known user"),
+    ),
+)
+async def resolve_subject(service: Resolver, app_state: State, body: Given[ResolutionRequest]) -> Queued:
+    """Resolve a subject.
+
+    Settles everything that is open about a subject, for everyone or for some `users`: marks it as read, takes it away,
+    or erases names and texts. The scope is `directory:write` where `as` is `erased`, else `events:write`.
+    """
     field_errors: list[FieldError] = []
-    resolution = resolution_of(body, service, field_errors)
-    users = body.get("users") if isinstance(body.get("users"), list) else []
-    unknown = await unknown_recipients(app_state.database, users or [], [], service.company_id)
-    field_errors += unknown.field_errors(users or [], [])
-    if field_errors or resolution is None:
+    asked = ResolutionRequest.checked(body.given, field_errors)
+    users = body.given.get("users")
+    if isinstance(users, list):
+        unknown = await unknown_recipients(app_state.database, users, [], service.company_id)
+        field_errors += unknown.field_errors(users, [])
+    if field_errors or asked is None:
         raise Invalid(field_errors)
-    service_of(request, "directory:write" if resolution.how == "erased" else "events:write")
+    (DIRECTORY_WRITER if asked.how == "erased" else EVENTS_WRITER).require(service)
+    resolution = Resolution(asked.about, asked.how, asked.users, service.name, service.company_id)
     await resolve(app_state.database, app_state.pubsub, resolution)
-    return Response('{"queued":true}', status_code=202, media_type="application/json")
+    return Queued(queued=True)
 
 
-@router.get("/events/{event_id}")
-async def get_event(request: Request, event_id: str) -> Response:
-    """What became of an event; with `wait`, as soon as that is settled."""
-    app_state = app_state_of(request)
-    field_errors: list[FieldError] = []
-    seconds = number_of(request.query_params, "wait", (0, MAX_WAIT_SECONDS), 0, field_errors)
-    if field_errors:
-        raise Invalid(field_errors)
-    answer = await events.state(
-        app_state.database, app_state.pubsub, id_of(event_id), _asking(request), seconds=seconds
-    )
-    return Response(to_json(answer), media_type="application/json")
+@routes.get(
+    "/events/{event_id}",
+    responses=problems(NotFound, field_error("wait", "numeric_between", f"must be between 0 and {MAX_WAIT_SECONDS}")),
+)
+async def get_event(
+    service: EventsViewer,
+    app_state: State,
+    event_id: EventId,
+    wait: Annotated[
+        int,
+        Between(0, MAX_WAIT_SECONDS),
+        BeforeValidator(integer),
+        Query(description="answer as soon as the event is settled, at the latest after this many seconds"),
+    ] = 0,
+) -> Event:
+    """Get the status of an event.
+
+    With `wait`, as soon as everything is settled. `pushes` counts the event's pushes by state.
+    """
+    viewer = _viewer(service)
+    found = await events.state(app_state.database, app_state.pubsub, event_id, viewer, seconds=wait)
+    return Event.model_validate(found)
 
 
-@router.get("/events/{event_id}/recipients/{user_id}")
-async def get_recipient(request: Request, event_id: str, user_id: str) -> Response:
-    """Whether and why one person was a recipient of an event, and what became of it."""
-    database = app_state_of(request).database
-    answer = await events.explain(database, id_of(event_id), known_id(user_id), _asking(request))
-    return Response(to_json(answer), media_type="application/json")
+@routes.get("/events/{event_id}/recipients/{user_id}", responses=problems(NotFound))
+async def get_recipient(service: EventsViewer, app_state: State, event_id: EventId, user_id: UserId) -> Recipient:
+    """Explain the delivery to one person.
+
+    Whether and why they were a recipient, when the notification came and was read, and per device what was decided and
+    what the provider answered.
+    """
+    return Recipient.model_validate(await events.explain(app_state.database, event_id, user_id, _viewer(service)))
 
 
-@writing.delete("/events/by-key/{key:path}", status_code=204)
-async def cancel_by_key(request: Request, key: str) -> Response:
-    """Cancel the event that the service's own key names, unless it is delivered."""
-    service, app_state = writer_of(request), app_state_of(request)
-    await events.cancel_by_key(app_state.database, app_state.pubsub, key, Viewer(service.name, service.company_id))
-    return Response(status_code=204)
+@writing.delete("/events/by-key/{key:path}", status_code=204, responses=problems(NotFound, TooLate))
+async def cancel_event_by_key(
+    service: EventsWriter,
+    app_state: State,
+    key: Annotated[str, Path(min_length=1, description="the service's own name of an event; may contain slashes")],
+) -> None:
+    """Cancel an event by its key.
+
+    Like `DELETE /events/{event_id}`, by the service's own key.
+    """
+    viewer = Viewer(service.name, service.company_id)
+    await events.cancel_by_key(app_state.database, app_state.pubsub, key, viewer)
 
 
-@router.delete("/events/{event_id}", status_code=204)
-async def cancel(request: Request, event_id: str) -> Response:
-    """Cancel an event that is not delivered yet; one that is on its way goes no further."""
-    app_state, caller, owner = app_state_of(request), _reader_of(request), _asking(request)
-    operator = caller.name if "operations" in caller.scopes else None
-    await events.cancel(app_state.database, app_state.pubsub, id_of(event_id), owner, operator)
-    return Response(status_code=204)
+@routes.delete("/events/{event_id}", status_code=204, responses=problems(NotFound, TooLate))
+async def cancel_event(service: EventsViewer, app_state: State, event_id: EventId) -> None:
+    """Cancel an event.
+
+    204, again 204; 409 once it is delivered. A service cancels its own events; one with the scope `operations` any, and
+    the event's `reason` names it.
+    """
+    operator = service.name if "operations" in service.scopes else None
+    await events.cancel(app_state.database, app_state.pubsub, event_id, _viewer(service), operator)
 
 
 async def _all_or_none(
-    request: Request, service: ServiceCaller, checked: Sequence[Posted], prefixes: Sequence[str]
+    app_state: AppState, service: ServiceCaller, checked: Sequence[Posted], prefixes: Sequence[str]
 ) -> list[Draft]:
     """Return the drafts where nothing is wrong with any; else raise `Invalid` with all that is."""
     drafts = [event.draft for event in checked if event.draft]
     if len(drafts) == len(checked):
         return drafts
-    asked = [event.notify for event in checked if not event.notify.skips]
-    users, teams = ([id_ for notify in asked for id_ in getattr(notify, name)] for name in ("users", "teams"))
-    unknown = await unknown_recipients(app_state_of(request).database, users, teams, service.company_id)
+    users, teams = ([id_ for event in checked for id_ in getattr(event, name)] for name in ("users", "teams"))
+    unknown = await unknown_recipients(app_state.database, users, teams, service.company_id)
     field_errors, told = list[FieldError](), 0
     for event, prefix in zip(checked, prefixes, strict=True):
-        users, teams = ([], []) if event.notify.skips else (event.notify.users, event.notify.teams)
-        found = counted([*event.field_errors, *unknown.field_errors(users, teams, f"{prefix}notify.")], told)
+        of_unknown = unknown.field_errors(event.users, event.teams, f"{prefix}notify.")
+        found = counted([*event.field_errors, *of_unknown], told)
         field_errors += found
         told += told_of(found)
     raise Invalid(field_errors)
 
 
-def _events_of(body: Mapping[str, Any]) -> list[Any]:
-    given = body.get("events")
-    if given is None:
-        raise Invalid([field_error("events", "required", "is required")])
-    if not isinstance(given, list):
-        raise Invalid([field_error("events", "array", "must be an array")])
-    if not 1 <= len(given) <= MAX_BATCH_EVENTS:
-        raise Invalid([field_error("events", "array_between", f"must have 1 to {MAX_BATCH_EVENTS} entries")])
-    return given
+def _viewer(service: ServiceCaller) -> Viewer:
+    return Viewer(None if "operations" in service.scopes else service.name, service.company_id)
 
 
-def _asking(request: Request) -> Viewer:
-    caller = _reader_of(request)
-    return Viewer(None if "operations" in caller.scopes else caller.name, caller.company_id)
-
-
-def _skipped(event: Accepted) -> dict[str, list[int]]:
-    return {"users": list(event.skipped_users), "teams": list(event.skipped_teams)}
-
-
-def _queued(more: str) -> Response:
-    return Response(f'{{"queued":true,{more}}}', status_code=202, media_type="application/json")
+def _skipped(event: Accepted) -> SkippedOfEvent:
+    return SkippedOfEvent(id=event.id, users=list(event.skipped_users), teams=list(event.skipped_teams))

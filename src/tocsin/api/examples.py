@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from tocsin.api.kinds import shown as shown_kind
+from tocsin.api.preferences import shown as shown_kind
 from tocsin.catalogue import ENGLISH, Catalogue
 from tocsin.preferences import Operator
 from tocsin.push.deliveries import STATES
@@ -147,14 +147,10 @@ _RECIPIENT = {
 }
 
 OF_THE_REST: dict[str, Examples] = {
-    "Stream": {
-        "beginning": 'id: 64201a3f5c000-41\nevent: count\ndata: {"unread":1}\n\n'
-        f'id: 64201a3f5c000-42\nevent: read\ndata: {{"id":"{uuid(1)}"}}\n\n'
-    },
     "Links": {"two": {"data": {uuid(1): "https://crm.example.com/cases/7", uuid(2): None}}},
     "NewCustom": {"custom": {"message": "This is a custom notification", "notify": {"users": [1, 54, 23]}}},
     "Marks": {"all": {}, "up_to": {"up_to": uuid(3)}, "some": {"ids": [uuid(1), uuid(2)]}},
-    "Device": {
+    "DeviceBody": {
         "iphone": {},
         "android": {"type": "Android"},
         "with_everything": {
@@ -180,7 +176,7 @@ OF_THE_REST: dict[str, Examples] = {
             ]
         }
     },
-    "Said": {
+    "PushTest": {
         "delivered": {"lane": "apns/default", "state": "delivered", "reason": "delivered"},
         "gone": {"lane": "apns/default", "state": "gone", "reason": "the device is gone: 410 Unregistered"},
     },
@@ -215,10 +211,6 @@ OF_THE_REST: dict[str, Examples] = {
     "Resolution": {
         "accepted": {"about": "lead:220f5f6e-e30f-4c5f-8db5-44e345f8e568", "as": "gone", "users": [1, 54]},
         "erased": {"about": "contact:c2ccbb7e-d174-4894-ba5a-1828d0f09128", "as": "erased"},
-    },
-    "Import": {
-        "two": '{"user": {"id": 4, "first_name": "Bernita", "last_name": "Kilback"}}\n'
-        '{"team": {"id": 7, "name": "Sales", "users": [4]}}\n'
     },
     "Imported": {"two": {"users": 1, "teams": 1, "devices": 0, "notifications": 0}},
     "UserBody": {"least": {"first_name": "John", "last_name": "Doe"}, "with_everything": {**_USER, **_PLACE}},
@@ -324,7 +316,6 @@ OF_THE_REST: dict[str, Examples] = {
     },
     "Replay": {"events": {"events": [uuid(1)]}, "lane": {"lane": "apns/default"}},
     "Replayed": {"some": {"jobs": 0, "pushes": 1}},
-    "Metrics": {"some": 'tocsin_jobs_due{lane="direct"} 0.0\n'},
     "Health": {"ok": {"status": "ok"}},
     "Readiness": {
         "ready": {

@@ -4,17 +4,16 @@ Routes apply this by themselves: see `routes`.
 """
 
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tocsin import idempotency, inbox
-from tocsin.api.body import MAX_BODY_BYTES, bytes_of
-from tocsin.api.state import app_state_of
+from tocsin import idempotency
+from tocsin.api.body import bytes_of
+from tocsin.api.state import AppState, app_state_of
 from tocsin.auth.claims import ServiceCaller, UserCaller
 from tocsin.db.pool import Borrowed
 from tocsin.errors import Invalid
@@ -29,48 +28,27 @@ if TYPE_CHECKING:
 
 HEADER = "idempotency-key"
 
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-Enter = Callable[[Request], UserCaller | ServiceCaller]
+Handle = Callable[[AppState], Awaitable[Response]]
+"""Handles a request with these collaborators."""
 
 
-def once(enter: Enter, limit: int = MAX_BODY_BYTES) -> Callable[[Handler], Handler]:
-    """Make an endpoint keep what it answers under the caller's key, where one is sent.
+async def do_once(request: Request, caller: UserCaller | ServiceCaller, limit: int, handle: Handle) -> Response:
+    """Handle a request that carries a key, unless it was handled before; a problem that is raised leaves no trace.
 
-    `enter` lets in whom the endpoint does; `limit` is its largest body in bytes.
+    Its body has at most `limit` bytes. It is handled with collaborators that work in the transaction of the key.
     """
-
-    def made(handle: Handler) -> Handler:
-        @wraps(handle)
-        async def handle_once(request: Request) -> Response:
-            if HEADER not in request.headers:
-                return await handle(request)
-            return await _do_once(request, enter(request), handle, limit)
-
-        return handle_once
-
-    return made
-
-
-async def _do_once(request: Request, caller: UserCaller | ServiceCaller, handle: Handler, limit: int) -> Response:
-    """Handle a request that carries a key, unless it was handled before; a problem that is raised leaves no trace."""
     app_state = app_state_of(request)
-    if isinstance(caller, UserCaller):
-        await inbox.owner(app_state.database, caller)
     digest = digest_for(request)
     digest.update(await bytes_of(request, limit))
     key = key_of(request, caller)
     pubsub = DeferredPubSub(app_state.pubsub)
-    try:
-        async with app_state.database.transaction() as connection:
-            if answer := await idempotency.begin(connection, key, digest.digest()):
-                return again(answer)
-            borrowed = Borrowed(connection)
-            intake = Intake(borrowed, pubsub, is_shared=False)
-            request.state.app_state = replace(app_state, database=borrowed, pubsub=pubsub, intake=intake)
-            response = await handle(request)
-            await idempotency.keep(connection, key, StoredAnswer(response.status_code, bytes(response.body).decode()))
-    finally:
-        request.state.app_state = app_state
+    async with app_state.database.transaction() as connection:
+        if answer := await idempotency.begin(connection, key, digest.digest()):
+            return again(answer)
+        database = Borrowed(connection)
+        intake = Intake(database, pubsub, is_shared=False)
+        response = await handle(replace(app_state, database=database, pubsub=pubsub, intake=intake))
+        await idempotency.keep(connection, key, StoredAnswer(response.status_code, bytes(response.body).decode()))
     pubsub.flush()
     return response
 

@@ -1,20 +1,21 @@
 """The route of imports: lines of JSON, checked as a whole, then applied; the answer comes when all is done."""
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import idempotency
-from tocsin.api.auth import service_of
+from tocsin.api.answers import Imported
+from tocsin.api.auth import DirectoryWriter
 from tocsin.api.body import parts_of
+from tocsin.api.documented import problems
 from tocsin.api.idempotency import HEADER, again, digest_for, key_of
-from tocsin.api.routes import guarded_by
-from tocsin.api.state import AppState, app_state_of
-from tocsin.auth.claims import ServiceCaller
+from tocsin.api.routes import StreamedRoute, router
+from tocsin.api.state import AppState, State
 from tocsin.errors import ContentType
 from tocsin.idempotency import IdempotencyKey, StoredAnswer
 from tocsin.notifications import to_json
 from tocsin.transfer.imports import Import, applied
+from tocsin.validation import field_error
 
 MAX_IMPORT_BYTES = 256 * 2**20
 """Bytes of the largest import."""
@@ -22,20 +23,43 @@ MAX_IMPORT_BYTES = 256 * 2**20
 NDJSON = "application/x-ndjson"
 
 
-def _writer_of(request: Request) -> ServiceCaller:
-    return service_of(request, "directory:write")
+routes = router("directory", StreamedRoute)
+
+LINES = """{"user": {"id": 4, "first_name": "Bernita", "last_name": "Kilback"}}
+{"team": {"id": 7, "name": "Sales", "users": [4]}}
+"""
 
 
-router = APIRouter(route_class=guarded_by(_writer_of, keeps_keys=False), tags=["directory"])
+@routes.post(
+    "/directory/import",
+    response_model=Imported,
+    responses=problems(
+        field_error("lines.2.team.users.1", "unknown", "is not a known user"),
+        field_error("lines.17.user.first_name", "required", "is required"),
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                NDJSON: {
+                    "schema": {
+                        "type": "string",
+                        "description": "lines, each an object with one key: `user` (as `UserBody`, and its `id`),"
+                        " `team` (as `TeamBody`, and its `id`), `device` (as `DeviceWithToken`, and `user_id`) or"
+                        " `notification` (as `OldNotification`)",
+                    },
+                    "examples": {"two": {"value": LINES}},
+                }
+            },
+        }
+    },
+)
+async def import_lines(request: Request, service: DirectoryWriter, app_state: State) -> Response:
+    """Import users, teams, devices and history.
 
-
-@router.post("/directory/import")
-async def post_import(request: Request) -> Response:
-    """Import users, teams, devices and history; nothing of it is applied where one line is wrong.
-
-    Its lines wait in the database while its body is read, so that its key is looked at only when all of them are there.
+    All lines are checked first: where one is wrong, nothing is applied.
     """
-    service, app_state = _writer_of(request), app_state_of(request)
+    # The lines wait in the database while the body is read: their key is looked at only when all of them are there.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != NDJSON:
         raise ContentType(f"The body must be sent with Content-Type: {NDJSON}.")
     key = key_of(request, service) if HEADER in request.headers else None

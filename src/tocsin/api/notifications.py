@@ -2,193 +2,211 @@
 
 import hashlib
 from json.encoder import encode_basestring
+from typing import Annotated, Literal
 from urllib.parse import parse_qsl, quote, urlencode
 
-from fastapi import APIRouter
+from fastapi import Header, Query
+from pydantic import BeforeValidator
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import __version__, inbox
-from tocsin.api.auth import user_of
-from tocsin.api.body import body_of
+from tocsin.api.answers import ChangesAnswer, Links, Notification, PageAnswer, Queued
+from tocsin.api.auth import AnyUser, User
+from tocsin.api.documented import declared, headers, links, problems
 from tocsin.api.proxies import HOST
-from tocsin.api.requests import id_of, message_of, notify_of, number_of, uuid_of, uuids_of
-from tocsin.api.routes import guarded_by
-from tocsin.api.state import app_state_of
+from tocsin.api.requests import ListedIds, Marks, NewCustom, NotificationId, integer, named_in
+from tocsin.api.routes import OPTIONAL, Given, router
+from tocsin.api.state import State, app_state_of
 from tocsin.auth.claims import UserCaller
 from tocsin.directory import unknown_recipients
-from tocsin.errors import FieldError, Invalid
+from tocsin.errors import FieldError, Invalid, Missing, NotFound
 from tocsin.events import Draft
 from tocsin.notifications import to_json
 from tocsin.settings import Settings
-from tocsin.validation import field_error
+from tocsin.validation import Between, field_error
 
-PAGES = (1, 1_000_000)
-PER_PAGE = (1, 100)
+MAX_PAGE = 1_000_000
+MAX_PER_PAGE = 100
 DEFAULT_PER_PAGE = 15
-
-MAX_IDS = 1_000
-"""How many notifications one request marks by their ids."""
-
-MAX_LINKS = 100
-"""How many notifications' links are asked for at once."""
 
 KEPT = "private, no-cache"
 """How clients may keep a page: themselves alone, and asking each time."""
 
-router = APIRouter(route_class=guarded_by(user_of), tags=["notifications"])
+routes = router("notifications")
 
 
-async def list_notifications(request: Request) -> Response:
-    """Answer a page of the caller's notifications. On the hot path: the framework's models stay outside."""
-    user = user_of(request)
-    query = request.query_params
-    field_errors: list[FieldError] = []
-    number = number_of(query, "page", PAGES, 1, field_errors)
-    per_page = number_of(query, "per_page", PER_PAGE, DEFAULT_PER_PAGE, field_errors)
-    before = number_of(query, "cursor", (inbox.OLDEST, inbox.NEWEST), inbox.NEWEST, field_errors)
-    unread = "show" in query
-    if unread and query["show"] != "unread":
-        field_errors.append(FieldError("show", "in", "The show field must be unread."))
-    if field_errors:
-        await inbox.owner(app_state_of(request).database, user)
-        raise Invalid(field_errors)
-    app_state = app_state_of(request)
-    database, base = app_state.database, _base_of(request, app_state.settings)
-    if (given := request.headers.get("if-none-match")) and (tag := await _unchanged(request, user, base, given)):
+@routes.get(
+    "/notifications",
+    response_model=PageAnswer,
+    responses=declared(
+        problems(
+            field_error("per_page", "numeric_between", f"must be between 1 and {MAX_PER_PAGE}"),
+            field_error("show", "in", "must be unread"),
+        ),
+        links(
+            200,
+            "notification_id",
+            "$response.body#/data/0/id",
+            "get_notification",
+            "mark_read",
+            "mark_unread",
+            "delete_notification",
+        ),
+        {status: {"headers": headers("ETag")} for status in (200, 304)},
+    ),
+)
+async def list_notifications(  # noqa: PLR0913, PLR0917 - the parameters of the operation
+    request: Request,
+    user: AnyUser,
+    app_state: State,
+    page: Annotated[int, Between(1, MAX_PAGE), BeforeValidator(integer), Query(description="number of the page")] = 1,
+    per_page: Annotated[
+        int, Between(1, MAX_PER_PAGE), BeforeValidator(integer), Query(description="notifications on a page")
+    ] = DEFAULT_PER_PAGE,
+    cursor: Annotated[
+        Annotated[int, Between(inbox.OLDEST, inbox.NEWEST), BeforeValidator(integer)] | None,
+        Query(description="as found in `urls.next`"),
+    ] = None,
+    show: Annotated[Literal["unread"] | None, Query(description="only unread notifications")] = None,
+    if_none_match: Annotated[
+        str | None, Header(alias="If-None-Match", description="the `ETag` of a page that the client has")
+    ] = None,
+) -> Response:
+    """List notifications.
+
+    The caller's notifications, newest first. Follow `urls.next`: it carries a cursor, shows nothing twice and skips
+    nothing while notifications arrive or are read. `pagination.total` counts what the query selects, `unread` the
+    whole inbox.
+    """
+    base = _base_of(request, app_state.settings)
+    if if_none_match and (tag := await _unchanged(request, user, base, if_none_match)):
         return Response(status_code=304, headers={"Cache-Control": KEPT, "ETag": tag})
-    if "cursor" not in query:
-        before = await inbox.skip(database, user.id, unread=unread, count=(number - 1) * per_page)
-    page = await inbox.page(database, user, unread=unread, before=before, limit=per_page)
-    previous = _url(request, base, number - 1) if number > 1 else "null"
-    following = _url(request, base, number + 1, page.last) if page.more and number < PAGES[1] else "null"
+    is_unread = show is not None
+    if cursor is None:
+        cursor = await inbox.skip(app_state.database, user.id, unread=is_unread, count=(page - 1) * per_page)
+    found = await inbox.page(app_state.database, user, unread=is_unread, before=cursor, limit=per_page)
+    previous = _url(request, base, page - 1) if page > 1 else "null"
+    following = _url(request, base, page + 1, found.last) if found.more and page < MAX_PAGE else "null"
     return Response(
-        f'{{"data":[{page.data}],"pagination":{{"total":{page.total},"page":{number},"per_page":{per_page},'
-        f'"urls":{{"previous":{previous},"next":{following}}},"unread":{page.unread}}}}}',
-        headers={"Cache-Control": KEPT, "ETag": _tag(request, user.id, base, page.cursor)},
+        f'{{"data":[{found.data}],"pagination":{{"total":{found.total},"page":{page},"per_page":{per_page},'
+        f'"urls":{{"previous":{previous},"next":{following}}},"unread":{found.unread}}}}}',
+        headers={"Cache-Control": KEPT, "ETag": _tag(request, user.id, base, found.cursor)},
         media_type="application/json",
     )
 
 
-async def create_custom(request: Request) -> Response:
-    """Accept a custom notification from its sender."""
-    user = user_of(request)
-    app_state = app_state_of(request)
-    sender = await inbox.owner(app_state.database, user)
-    body = await body_of(request)
+@routes.post(
+    "/notifications",
+    status_code=202,
+    responses=problems(
+        field_error("message", "string_between", "must have 1 to 512 characters"),
+        field_error("notify.users", "required_without", "is required where notify.teams is absent or empty"),
+        field_error("notify.teams", "required_without", "is required where notify.users is absent or empty"),
+    ),
+)
+async def create_custom(body: Given[NewCustom], user: User, app_state: State) -> Queued:
+    """Create a custom notification.
+
+    Sends a text of the caller's to colleagues: users and teams of the caller's company, each once.
+    """
     field_errors: list[FieldError] = []
-    message = message_of(body, field_errors)
-    notify = notify_of(body, field_errors, may_except=False)
-    if field_errors:
-        if not notify.skips:
-            company_id = sender["company_id"]
-            unknown = await unknown_recipients(app_state.database, notify.users, notify.teams, company_id)
-            field_errors += unknown.field_errors(notify.users, notify.teams, "notify.")
-        raise Invalid(field_errors)
-    checked = app_state.catalogue.check("custom", {"user": user.id}, {"body": message})
-    draft = Draft(
-        checked,
-        notify.users,
-        notify.teams,
-        service=None,
-        company_id=sender["company_id"],
-        excepted=notify.excepted,
-        skips=notify.skips,
-    )
-    await app_state.intake.accept(draft)
-    return Response('{"queued":true}', status_code=202, media_type="application/json")
+    custom = NewCustom.checked(body.given, field_errors)
+    if custom is None:
+        users, teams = named_in(body.given)
+        unknown = await unknown_recipients(app_state.database, users, teams, user.company_id)
+        raise Invalid([*field_errors, *unknown.field_errors(users, teams, "notify.")])
+    checked = app_state.catalogue.check("custom", {"user": user.id}, {"body": custom.message})
+    to = custom.notify
+    await app_state.intake.accept(Draft(checked, to.users, to.teams, service=None, company_id=user.company_id))
+    return Queued(queued=True)
 
 
-@router.get("/notifications/changes")
-async def get_changes(request: Request) -> Response:
-    """What came, was read, unread and deleted since a cursor; without one, only the cursor to begin with."""
-    user, database = user_of(request), app_state_of(request).database
-    since = request.query_params.get("since")
+@routes.get("/notifications/changes", response_model=ChangesAnswer)
+async def list_changes(
+    user: AnyUser,
+    app_state: State,
+    since: Annotated[str | None, Query(description="a cursor; left out: the answer is only the cursor of now")] = None,
+) -> Response:
+    """List changes of the inbox.
+
+    For apps that were offline. With `since`, what came, was read, unread and deleted since then, at most 500 changes
+    at once (`more`). Without it, only the cursor to begin with. `resync` means that the past is no longer kept: fetch
+    the list.
+    """
     if since is None:
-        cursor = await app_state_of(request).cursors.of(user)
-        return Response(to_json({"cursor": cursor}), media_type="application/json")
-    found = await inbox.changes(database, user, since)
+        return _json({"cursor": await app_state.cursors.of(user)})
+    found = await inbox.changes(app_state.database, user, since)
     if found.resync:
-        return Response(to_json({"resync": True, "cursor": found.cursor}), media_type="application/json")
+        return _json({"resync": True, "cursor": found.cursor})
     return Response(
         f'{{"data":[{found.data}],"unread":{found.unread},"cursor":"{found.cursor}","more":{to_json(found.more)}}}',
         media_type="application/json",
     )
 
 
-@router.get("/notifications/links")
-async def get_links(request: Request) -> Response:
-    """Where some of the caller's notifications lead; null where a kind leads nowhere."""
-    user, app_state = user_of(request), app_state_of(request)
-    await inbox.owner(app_state.database, user)
-    field_errors: list[FieldError] = []
-    given = request.query_params.get("ids")
-    ids = uuids_of({"ids": given.split(",") if given else None}, "ids", MAX_LINKS, field_errors)
-    if not given:
-        field_errors.append(field_error("ids", "required", "is required"))
-    if field_errors:
-        raise Invalid(field_errors)
-    found = await inbox.links(app_state.database, app_state.catalogue, user.id, ids or [])
-    return Response(to_json({"data": found}), media_type="application/json")
+@routes.get("/notifications/links", responses=problems(field_error("ids.0", "uuid", "must be a UUID")))
+async def list_links(user: User, app_state: State, ids: ListedIds) -> Links:
+    """List links of notifications.
+
+    Null where a notification's kind has no link. Ids that are not the caller's are left out.
+    """
+    return Links(data=await inbox.links(app_state.database, app_state.catalogue, user.id, ids))
 
 
-@router.get("/notifications/{notification_id}")
-async def get_notification(request: Request, notification_id: str) -> Response:
-    """One of the caller's notifications."""
-    user, app_state = user_of(request), app_state_of(request)
-    await inbox.owner(app_state.database, user)
-    data = await inbox.one(app_state.database, user.id, id_of(notification_id))
-    return Response(data, media_type="application/json")
+@routes.get("/notifications/{notification_id}", response_model=Notification, responses=problems(NotFound, Missing))
+async def get_notification(user: User, app_state: State, notification_id: NotificationId) -> Response:
+    """Get a notification."""
+    found = await inbox.one(app_state.database, user.id, notification_id)
+    return Response(found, media_type="application/json")
 
 
-@router.put("/notifications/read", status_code=204)
-async def read_all(request: Request) -> Response:
-    """Mark as read all that the caller's inbox held when this request began."""
-    user, app_state = user_of(request), app_state_of(request)
-    await inbox.owner(app_state.database, user)
-    body = await body_of(request)
-    field_errors: list[FieldError] = []
-    up_to, ids = uuid_of(body, "up_to", field_errors), uuids_of(body, "ids", MAX_IDS, field_errors)
-    if up_to and ids:
-        field_errors.append(field_error("ids", "prohibited", "cannot be combined with up_to"))
-    if field_errors:
-        raise Invalid(field_errors)
-    if ids is None:
-        await inbox.read_all(app_state.database, user.id, up_to)
+@routes.put(
+    "/notifications/read",
+    status_code=204,
+    responses=problems(
+        field_error("up_to", "uuid", "must be a UUID"),
+        field_error("ids", "array_between", "must have 1 to 1000 entries"),
+    ),
+)
+async def mark_all_read(user: User, app_state: State, body: Marks = OPTIONAL) -> None:
+    """Mark notifications as read.
+
+    Without a body, all that the inbox held when the request began. `up_to` names the newest to mark, `ids` only some;
+    those of others are ignored.
+    """
+    if body.ids is None:
+        await inbox.read_all(app_state.database, user.id, body.up_to)
     else:
-        await inbox.read_some(app_state.database, user.id, ids)
+        await inbox.read_some(app_state.database, user.id, body.ids)
     app_state.pubsub.publish_changes([user.id])
-    return Response(status_code=204)
 
 
-@router.put("/notifications/{notification_id}/read", status_code=204)
-async def read(request: Request, notification_id: str) -> Response:
-    """Mark one of the caller's notifications as read; the first time stays."""
-    user, app_state = user_of(request), app_state_of(request)
-    await inbox.owner(app_state.database, user)
-    await inbox.read(app_state.database, user.id, id_of(notification_id))
+@routes.put("/notifications/{notification_id}/read", status_code=204, responses=problems(NotFound, Missing))
+async def mark_read(user: User, app_state: State, notification_id: NotificationId) -> None:
+    """Mark a notification as read.
+
+    The first `read_at` stays.
+    """
+    await inbox.read(app_state.database, user.id, notification_id)
     app_state.pubsub.publish_changes([user.id])
-    return Response(status_code=204)
 
 
-@router.put("/notifications/{notification_id}/unread", status_code=204)
-async def unread(request: Request, notification_id: str) -> Response:
-    """Mark one of the caller's notifications as unread."""
-    user, app_state = user_of(request), app_state_of(request)
-    await inbox.owner(app_state.database, user)
-    await inbox.unread(app_state.database, user.id, id_of(notification_id))
+@routes.put("/notifications/{notification_id}/unread", status_code=204, responses=problems(NotFound, Missing))
+async def mark_unread(user: User, app_state: State, notification_id: NotificationId) -> None:
+    """Mark a notification as unread."""
+    await inbox.unread(app_state.database, user.id, notification_id)
     app_state.pubsub.publish_changes([user.id])
-    return Response(status_code=204)
 
 
-@router.delete("/notifications/{notification_id}", status_code=204)
-async def delete(request: Request, notification_id: str) -> Response:
-    """Delete one of the caller's notifications; any other call on it is 410 from then on."""
-    user, app_state = user_of(request), app_state_of(request)
-    await inbox.owner(app_state.database, user)
-    await inbox.delete(app_state.database, user.id, id_of(notification_id))
+@routes.delete("/notifications/{notification_id}", status_code=204, responses=problems(NotFound))
+async def delete_notification(user: User, app_state: State, notification_id: NotificationId) -> None:
+    """Delete a notification.
+
+    Every other call on it answers 410 from then on.
+    """
+    await inbox.delete(app_state.database, user.id, notification_id)
     app_state.pubsub.publish_changes([user.id])
-    return Response(status_code=204)
 
 
 async def _unchanged(request: Request, user: UserCaller, base: str, given: str) -> str | None:
@@ -235,3 +253,7 @@ def _host_of(request: Request) -> str:
 
 def _scheme_of(request: Request) -> str:
     return "https" if request.scope["scheme"] in {"https", "wss"} else "http"
+
+
+def _json(found: object) -> Response:
+    return Response(to_json(found), media_type="application/json")

@@ -1,41 +1,27 @@
-"""The OpenAPI 3.1 document, put together: the contract with its schemas and examples, and what phones get."""
+"""The OpenAPI 3.1 document: FastAPI makes it of the routes; the catalogue's kinds and what phones get are added."""
 
-import re
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.routing import iter_route_contexts
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute, RouteContext
+from pydantic.json_schema import models_json_schema
+from starlette.routing import BaseRoute
 
 from tocsin import __version__
+from tocsin.api.answers import Errors
 from tocsin.api.body import MAX_BODY_BYTES
-from tocsin.api.contract import (
-    CALLERS,
-    CONTRACT,
-    DESCRIPTIONS,
-    IF_NONE_MATCH,
-    IN_PATHS,
-    JSON,
-    LINKS,
-    NO_KEY,
-    ONCE,
-    TAGS,
-    Operation,
-)
-from tocsin.api.events import MAX_BATCH_BODY_BYTES
-from tocsin.api.examples import Examples, examples
+from tocsin.api.documented import JSON, problem_answer
+from tocsin.api.examples import examples
 from tocsin.api.pushes import PUSHES, pushes
-from tocsin.api.schemas import ref, schemas
+from tocsin.api.requests import MAX_BATCH_BODY_BYTES
+from tocsin.api.schemas import Schema, of_catalogue, parameter, tidied
 from tocsin.catalogue import Catalogue
 from tocsin.errors import (
-    Conflict,
     ContentType,
-    FieldError,
     HeadTooLarge,
     InternalError,
-    Invalid,
-    KeyReused,
     Malformed,
     MethodNotAllowed,
     Missing,
@@ -48,11 +34,10 @@ from tocsin.errors import (
     Unauthorized,
     Unavailable,
 )
+from tocsin.formats import DeviceBody, DeviceWithToken, NotificationLine, TeamBody, UserBody
 from tocsin.push.probe import MAX_PER_MINUTE
 
-_IN_BRACES = re.compile(r"{(\w+)}")
-
-INFO = {
+INFO: dict[str, Any] = {
     "title": "Tocsin",
     "version": __version__,
     "summary": "The notification service that a business application plugs in.",
@@ -70,7 +55,7 @@ a path that there is not is 404 `not_found`, a method that a path does not take 
 and what is no HTTP 400 `malformed`. A body has at most {MAX_BODY_BYTES // 2**20} MiB, that of a batch
 {MAX_BATCH_BODY_BYTES // 2**20} MiB.""",
     "contact": {"name": "The maintainers of Tocsin"},
-    "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    "license_info": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
 }
 
 HEADERS = {
@@ -82,13 +67,6 @@ HEADERS = {
     "RateLimit-Limit": "how many are taken in a minute",
     "RateLimit-Remaining": "how many more are taken now",
     "RateLimit-Reset": "seconds after which there may be more",
-}
-
-SUCCESSES = {
-    "200": "What was asked for",
-    "202": "Durable: never lost from here on",
-    "204": "Done; again does no harm",
-    "304": "What `If-None-Match` names is still what there is",
 }
 
 PROBLEMS: tuple[Problem, ...] = (
@@ -109,139 +87,105 @@ PROBLEMS: tuple[Problem, ...] = (
 """One of each problem that is described once for all operations."""
 
 
+TAGS = {
+    "events": "What happened and whom it concerns. Needs a service's token with the scope `events:write`;"
+    " one with `operations` sees all events.",
+    "directory": "Who the users and teams are. Needs a service's token with the scope `directory:write`.",
+    "notifications": "The caller's own inbox. Needs a user's token.",
+    "devices": "The caller's own phones and browsers. Needs a user's token.",
+    "operations": "Whether the service is alive and ready, without a token;"
+    " what it did, with a token of the scope `operations`.",
+    "pushes": "What phones and browsers get from their push services.",
+}
+"""The tags in the order in which an application meets them."""
+
+BESIDE = (Errors, NotificationLine, UserBody, TeamBody, DeviceBody, DeviceWithToken)
+"""Models that are referred to by name."""
+
+
+class _Described(RouteContext):
+    """A route as the document has it: HEAD goes without saying."""
+
+    @property
+    def methods(self) -> set[str]:
+        return {method for method in super().methods or () if method != "HEAD"}
+
+
 def document(app: FastAPI, catalogue: Catalogue, url: str = "") -> dict[str, Any]:
     """Return the document of the routes that `app` has; `url` is where it is reached, else the root of its host."""
-    shown = examples(catalogue)
-    return {
-        "openapi": "3.1.0",
-        "info": INFO,
-        "servers": [{"url": url or "/"}],
-        "tags": [
-            *({"name": tag, "description": description} for tag, description in TAGS.items()),
-            {"name": "pushes", "description": "What phones and browsers get from their push services."},
-        ],
-        "paths": _paths(_summaries(app), shown),
-        "webhooks": pushes(catalogue),
-        "components": {
-            "schemas": {**schemas(catalogue), **PUSHES},
-            "responses": {type(problem).__name__: _problem(problem) for problem in PROBLEMS},
-            "headers": {
-                name: {"description": description, "schema": {"type": "string"}}
-                for name, description in HEADERS.items()
-            },
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
-        },
-    }
-
-
-def _summaries(app: FastAPI) -> dict[str, str]:
-    """Return the docstrings of the handlers, by method and path."""
-    return {
-        f"{method} {str(context.path).replace(':path}', '}')}": (context.endpoint.__doc__ or "").partition(".")[0]
-        for context in iter_route_contexts(app.routes)
-        for method in context.methods or ()
-    }
-
-
-def _paths(summaries: dict[str, str], shown: dict[str, Examples]) -> dict[str, Any]:
-    paths: dict[str, Any] = {}
-    for tag in TAGS:
-        for route, operation in CONTRACT[tag].items():
-            if route not in summaries:
-                continue  # it has a port of its own, say
-            method, path = route.split(" ")
-            if method == "POST":
-                operation = _once(operation)  # noqa: PLW2901 - the same, as every POST is
-            summary = operation.summary or summaries[route]
-            paths.setdefault(path, {})[method.lower()] = _operation(tag, path, summary, operation, shown)
-    return paths
-
-
-def _once(operation: Operation) -> Operation:
-    """Return an operation that takes POST, with what all of them have in common: see `routes`."""
-    return replace(
-        operation,
-        parameters=(*operation.parameters, ONCE),
-        problems=(*operation.problems, KeyReused),
-        field_errors=(*operation.field_errors, NO_KEY),
+    found = get_openapi(
+        **INFO,
+        routes=list(_in_order(app.routes)),
+        servers=[{"url": url or "/"}],
+        tags=[{"name": tag, "description": description} for tag, description in TAGS.items()],
+        separate_input_output_schemas=False,
     )
+    _forget_fastapis_422(found)
+    schemas, names = _schemas(found["components"]["schemas"], catalogue)
+    components = {
+        "schemas": {**schemas, **PUSHES},
+        "responses": {type(problem).__name__: problem_answer(problem) for problem in PROBLEMS},
+        "headers": {
+            name: {"description": description, "schema": {"type": "string"}} for name, description in HEADERS.items()
+        },
+        "securitySchemes": found["components"]["securitySchemes"],
+    }
+    paths = _named(found["paths"], names)
+    _illustrate(paths, catalogue)
+    return {**found, "paths": paths, "webhooks": pushes(catalogue), "components": components}
 
 
-def _operation(tag: str, path: str, summary: str, operation: Operation, shown: dict[str, Examples]) -> dict[str, Any]:
-    in_path = [{"name": name, "in": "path", "required": True, **IN_PATHS[name]} for name in _IN_BRACES.findall(path)]
-    parameters = [*in_path, *operation.parameters]
-    found: dict[str, Any] = {"tags": [tag], "summary": summary, "operationId": operation.id}
-    found["description"] = "\n\n".join(filter(None, (DESCRIPTIONS.get(operation.id), _caller(tag, operation))))
-    found["security"] = [] if operation.is_open else [{"bearer": []}]
-    if parameters:
-        found["parameters"] = parameters
-    if operation.takes:
-        media = (operation.media, *operation.also)
-        content = _content(ref(operation.takes), shown[operation.takes], *media)
-        found["requestBody"] = {"required": not operation.optional_body, "content": content}
-    return {**found, "responses": {**_success(operation, shown), **_problems(operation)}}
+def _forget_fastapis_422(found: dict[str, Any]) -> None:
+    """Remove the answer that FastAPI adds where a route has parameters that it never finds invalid."""
+    for operation in (operation for path in found["paths"].values() for operation in path.values()):
+        if "examples" not in operation["responses"].get("422", {"content": {JSON: {"examples"}}})["content"][JSON]:
+            del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        found["components"]["schemas"].pop(name, None)
 
 
-def _caller(tag: str, operation: Operation) -> str:
-    """Say whose token an operation takes."""
-    if operation.is_open:
-        return "Needs no token."
-    scopes = operation.scopes or CALLERS.get(tag)
-    return f"Needs a service's token with the scope {scopes}." if scopes else "Needs a user's token."
+def _in_order(routes: Iterable[BaseRoute]) -> Iterator[_Described]:
+    """Yield the routes tag by tag."""
+    described = [route for route in routes if isinstance(route, APIRoute)]
+    for route in sorted(described, key=lambda route: list(TAGS).index(str(route.tags[0]))):
+        yield _Described(route)
 
 
-def _success(operation: Operation, shown: dict[str, Examples]) -> dict[str, Any]:
-    has_tag = IF_NONE_MATCH in operation.parameters
-    status = str(operation.status if operation.answers else 204)
-    found = {"description": SUCCESSES[status], "headers": _headers(*(["ETag"] if has_tag else []))}
-    unchanged = {"304": {**found, "description": SUCCESSES["304"]}} if has_tag else {}
-    if operation.answers:
-        found["content"] = _content(ref(operation.answers), shown[operation.answers], operation.answer_media)
-    if operation.id in LINKS:
-        name, where, following = LINKS[operation.id]
-        found["links"] = {id_: {"operationId": id_, "parameters": {name: where}} for id_ in following}
-    return {status: found, **unchanged}
+def _schemas(found: dict[str, Schema], catalogue: Catalogue) -> tuple[dict[str, Schema], dict[str, str]]:
+    """Return all schemas by the names in the document, and these names by those of the classes."""
+    _, beside = models_json_schema(
+        [(model, "validation") for model in BESIDE], ref_template="#/components/schemas/{model}"
+    )
+    found = {**beside["$defs"], **found}
+    names = {name: str(schema.get("title", name)) for name, schema in found.items()}
+    made = {names[name]: _named(tidied(schema), names) for name, schema in sorted(found.items())}
+    taken = {*made, *PUSHES}
+    return {**made, **of_catalogue(catalogue, taken)}, names
 
 
-def _problems(operation: Operation) -> dict[str, Any]:
-    """Return the problems of an operation by status: references to what all have, and what is its own."""
-    found: dict[str, Any] = {}
-    conflicts: list[Problem] = []
-    for problem in operation.all_problems():
-        if issubclass(problem, Conflict):
-            conflicts.append(problem())
-        else:
-            found[str(problem.status)] = {"$ref": f"#/components/responses/{problem.__name__}"}
-    if conflicts:
-        found["409"] = _problem(*conflicts)
-    if operation.field_errors:
-        found["422"] = _invalid(operation.field_errors)
-    return dict(sorted(found.items()))
+def _named(value: Any, names: dict[str, str]) -> Any:
+    """Return a part of the document with the references that its schemas' names ask for, and its parameters tidied."""
+    if isinstance(value, list):
+        return [_named(part, names) for part in value]
+    if not isinstance(value, dict):
+        return value
+    if "$ref" in value:
+        place, _, name = value["$ref"].rpartition("/")
+        return {"$ref": f"{place}/{names.get(name, name)}"}
+    found = {key: _named(part, names) for key, part in value.items()}
+    return {**found, "schema": parameter(found["schema"])} if "schema" in found and "in" in found else found
 
 
-def _problem(*problems: Problem) -> dict[str, Any]:
-    """Describe problems of one status as one answer."""
-    described = "; ".join(f"`{problem.code}`: {_words(problem)}" for problem in problems)
-    content = _content(ref("Errors"), {problem.code: {"errors": problem.errors()} for problem in problems})
-    return {"description": described, "headers": _headers(*problems[0].headers), "content": content}
+def _illustrate(paths: dict[str, Any], catalogue: Catalogue) -> None:
+    """Give each JSON body and answer the examples of its schema."""
+    shown = examples(catalogue)
+    for content in _contents(paths):
+        name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+        if "examples" not in content and name:
+            content["examples"] = {example: {"value": value} for example, value in shown[name].items()}
 
 
-def _words(problem: Problem) -> str:
-    """Return what a problem's class says of it, but for where that is defined."""
-    text = (type(problem).__doc__ or "").partition(".\n")[0].partition(" (RFC")[0].rstrip(".")
-    return text[0].lower() + text[1:]
-
-
-def _invalid(field_errors: Iterable[FieldError]) -> dict[str, Any]:
-    content = _content(ref("Errors"), {"validation": {"errors": Invalid(field_errors).errors()}})
-    described = "`validation.*`: the request is understood and wrong, all its faults at once"
-    return {"description": described, "headers": _headers(), "content": content}
-
-
-def _headers(*names: str) -> dict[str, Any]:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-Id", *names)}
-
-
-def _content(schema: dict[str, Any], values: Examples, *media: str) -> dict[str, Any]:
-    content = {"schema": schema, "examples": {name: {"value": value} for name, value in values.items()}}
-    return dict.fromkeys(media or (JSON,), content)
+def _contents(value: Any) -> Iterator[dict[str, Any]]:
+    for operation in (operation for path in value.values() for operation in path.values()):
+        for part in (operation.get("requestBody", {}), *operation["responses"].values()):
+            yield from part.get("content", {}).values()

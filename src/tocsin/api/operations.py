@@ -1,27 +1,53 @@
 """Routes for operators: health, readiness, metrics, lanes, dead letters, explanations."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import Query
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from tocsin import dead_letters, devices, events, explain, readiness
 from tocsin.api import assets
-from tocsin.api.auth import service_of
-from tocsin.api.body import body_of
-from tocsin.api.directory import DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT
+from tocsin.api.answers import (
+    CustomNotifications,
+    DeadLetters,
+    DevicesFound,
+    EventsOfPerson,
+    Health,
+    Lanes,
+    PeopleFound,
+    Person,
+    ReadinessAnswer,
+    RecipientsOfEvent,
+    ReplayedAnswer,
+)
+from tocsin.api.auth import Operator
+from tocsin.api.directory import LIMITS
+from tocsin.api.documented import problems, text
 from tocsin.api.openapi import document
-from tocsin.api.requests import known_id, number_of, uuids_of
-from tocsin.api.routes import guarded_by
-from tocsin.api.state import app_state_of, watched_of
-from tocsin.auth.claims import ServiceCaller
-from tocsin.errors import FieldError, Invalid, NotFound
+from tocsin.api.requests import (
+    DEFAULT_LIST_LIMIT,
+    MAX_SEARCH_LENGTH,
+    MIN_SEARCH_LENGTH,
+    After,
+    Before,
+    Ending,
+    EventId,
+    Explained,
+    Limit,
+    Moment,
+    Replay,
+    Search,
+    UserId,
+)
+from tocsin.api.routes import router
+from tocsin.api.state import State, WatchedState, app_state_of, watched_of
+from tocsin.errors import NotFound
 from tocsin.events import Viewer
-from tocsin.explain import DEFAULT_EXPLAINED, MAX_EXPLAINED
-from tocsin.ids import MAX_ID, parsed_uuid
+from tocsin.explain import DEFAULT_EXPLAINED
 from tocsin.metrics import CONTENT_TYPE
-from tocsin.notifications import moment_of, time_of, to_json, with_times
+from tocsin.notifications import to_json
 from tocsin.push import deliveries
 from tocsin.validation import field_error
 
@@ -46,41 +72,41 @@ follow()
 """
 POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 
-MIN_SEARCH_LENGTH, MAX_SEARCH_LENGTH = 2, 255
-"""Characters of what users are searched for by."""
-
-watching = APIRouter(tags=["operations"])
+watching = router("operations")
 """What every process answers to everybody."""
 
-guarded = APIRouter(tags=["operations"])
+guarded = router("operations")
 """What is open at a port of its own, and takes a token at the main one."""
 
-
-def _operator_of(request: Request) -> ServiceCaller:
-    return service_of(request, "operations")
-
-
-router = APIRouter(route_class=guarded_by(_operator_of), tags=["operations"])
+routes = router("operations")
 
 
 @watching.get("/healthz")
-async def healthz() -> Response:
-    """Whether this process answers."""
-    return Response('{"status":"ok"}', media_type="application/json")
+async def healthz() -> Health:
+    """Check that the process is alive."""
+    return Health(status="ok")
 
 
 @watching.get("/readyz")
-async def readyz(request: Request) -> Response:
-    """Whether requests can be served: the database takes writes, and its schema is this release's; and what waits."""
-    answer = await watched_of(request).readiness.answer()
-    return Response(to_json(answer), media_type="application/json")
+async def readyz(watched: WatchedState) -> ReadinessAnswer:
+    """Check that requests can be served.
+
+    Whether the database accepts writes and its schema is that of this release; and what waits. Else 503.
+    """
+    return ReadinessAnswer.model_validate(await watched.readiness.answer())
 
 
-@guarded.get("/metrics")
-async def metrics(request: Request) -> Response:
-    """What this process did and what waits, for Prometheus."""
-    service_of(request, "operations")
-    return await open_metrics(request)
+@guarded.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses=text("text/plain", "The text format of Prometheus.", some='tocsin_jobs_due{lane="direct"} 0.0\n'),
+)
+async def metrics(service: Operator, watched: WatchedState) -> Response:  # noqa: ARG001 - any operator may ask
+    """Get metrics.
+
+    What this process did and what waits, for Prometheus.
+    """
+    return Response(await watched.metrics.text(watched.database), media_type=CONTENT_TYPE)
 
 
 async def open_metrics(request: Request) -> Response:
@@ -89,147 +115,151 @@ async def open_metrics(request: Request) -> Response:
     return Response(await watched.metrics.text(watched.database), media_type=CONTENT_TYPE)
 
 
-@router.get("/operations/lanes")
-async def list_lanes(request: Request) -> Response:
-    """The lanes that pushes go by, and whether they do."""
-    service_of(request, "operations")
-    database = app_state_of(request).database
-    problems = await readiness.problems(database)
-    refusing = [with_times(dict(service), "refused_at") for service in await deliveries.refusing(database)]
+@routes.get("/operations/lanes")
+async def list_lanes(service: Operator, app_state: State) -> Lanes:  # noqa: ARG001 - any operator may ask
+    """List lanes.
+
+    The lanes that pushes are sent by, and whether they work.
+    """
+    problems_of_workers = await readiness.problems(app_state.database)
+    refusing = await deliveries.refusing(app_state.database)
     found = [
         {
-            **with_times(dict(lane), "delivered_at", "stopped_at"),
-            "problem": readiness.problem_of_lane(lane["name"], problems),
+            **lane,
+            "problem": readiness.problem_of_lane(lane["name"], problems_of_workers),
             "refused_by": [
                 {"service": service["origin"], "since": service["refused_at"], "reason": service["reason"]}
                 for service in refusing
                 if service["lane"] == lane["name"]
             ],
         }
-        for lane in await deliveries.lanes(database)
+        for lane in await deliveries.lanes(app_state.database)
     ]
-    return Response(to_json({"data": found}), media_type="application/json")
+    return Lanes.model_validate({"data": found})
 
 
-@router.get("/operations/dead-letters")
-async def list_dead_letters(request: Request) -> Response:
-    """What was given up, events and pushes, the latest first."""
-    service = service_of(request, "operations")
-    before, limit = _moment_and_limit(request, "before", datetime.now(UTC), DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT)
-    found = await dead_letters.listed(app_state_of(request).database, before, limit, service.company_id)
-    return Response(to_json({"data": found}), media_type="application/json")
+@routes.get("/operations/dead-letters", responses=problems(LIMITS))
+async def list_dead_letters(
+    service: Operator, app_state: State, before: Before = None, limit: Limit = DEFAULT_LIST_LIMIT
+) -> DeadLetters:
+    """List dead letters.
+
+    Events and pushes that were given up, the latest first. They are kept for 30 days.
+    """
+    found = await dead_letters.listed(app_state.database, before or datetime.now(UTC), limit, service.company_id)
+    return DeadLetters.model_validate({"data": found})
 
 
-@router.post("/operations/replay")
-async def replay(request: Request) -> Response:
-    """Set going once more what was given up: these events, or the pushes of a lane."""
-    service, app_state = service_of(request, "operations"), app_state_of(request)
-    body = await body_of(request)
-    field_errors: list[FieldError] = []
-    ids = uuids_of(body, "events", MAX_LIST_LIMIT, field_errors)
-    lane = body.get("lane")
-    if lane is not None and not isinstance(lane, str):
-        field_errors.append(field_error("lane", "string", "must be a string"))
-    if ids is None and lane is None:
-        field_errors.append(field_error("events", "required_without", "is required where lane is absent"))
-    if field_errors:
-        raise Invalid(field_errors)
+@routes.post(
+    "/operations/replay",
+    responses=problems(field_error("events", "required_without", "is required where lane is absent")),
+)
+async def replay(service: Operator, app_state: State, body: Replay) -> ReplayedAnswer:
+    """Queue dead letters again.
+
+    Events by their ids, or up to 10,000 pushes of a lane, the oldest first.
+    """
     since = datetime.now(UTC) - dead_letters.KEPT
-    done = await dead_letters.replay(app_state.database, app_state.pubsub, ids, since, lane, service.company_id)
-    return Response(to_json({"jobs": done.jobs, "pushes": done.pushes}), media_type="application/json")
+    done = await dead_letters.replay(
+        app_state.database, app_state.pubsub, body.events, since, body.lane, service.company_id
+    )
+    return ReplayedAnswer.model_validate(done)
 
 
-@router.get("/operations/users")
-async def find_users(request: Request) -> Response:
-    """Users whose name, last name or e-mail address begins with what is searched for."""
-    service, field_errors = service_of(request, "operations"), list[FieldError]()
-    words = " ".join(request.query_params.get("search", "").split())
-    limit = number_of(request.query_params, "limit", (1, MAX_EXPLAINED), DEFAULT_EXPLAINED, field_errors)
-    if not MIN_SEARCH_LENGTH <= len(words) <= MAX_SEARCH_LENGTH:
-        field_errors.append(
-            field_error("search", "string_between", f"must have {MIN_SEARCH_LENGTH} to {MAX_SEARCH_LENGTH} characters")
-        )
-    if field_errors:
-        raise Invalid(field_errors)
-    found = await explain.find(app_state_of(request).database, words, limit, service.company_id)
-    return Response(to_json({"data": found}), media_type="application/json")
+@routes.get(
+    "/operations/users",
+    responses=problems(
+        field_error("search", "string_between", f"must have {MIN_SEARCH_LENGTH} to {MAX_SEARCH_LENGTH} characters")
+    ),
+)
+async def find_users(
+    service: Operator, app_state: State, search: Search, limit: Explained = DEFAULT_EXPLAINED
+) -> PeopleFound:
+    """Find users.
+
+    By the beginning of the whole name, the last name or the e-mail address, case-insensitive. Of each, the first 1,000
+    matches are looked at, those of other companies among them.
+    """
+    found = await explain.find(app_state.database, search, limit, service.company_id)
+    return PeopleFound.model_validate({"data": found})
 
 
-@router.get("/operations/events/{event_id}/recipients")
-async def list_recipients(request: Request, event_id: str) -> Response:
-    """Those whom an event reached, by their ids; or of them only those for whom a push did not go, or not yet."""
-    service, field_errors = service_of(request, "operations"), list[FieldError]()
-    after = number_of(request.query_params, "after", (0, MAX_ID), 0, field_errors)
-    limit = number_of(request.query_params, "limit", (1, MAX_LIST_LIMIT), DEFAULT_LIST_LIMIT, field_errors)
-    pushed = request.query_params.get("pushed")
-    if pushed not in {None, "no"}:
-        field_errors.append(field_error("pushed", "in", "must be no"))
-    if field_errors:
-        raise Invalid(field_errors)
-    id_ = parsed_uuid(event_id)
-    if id_ is None:
-        raise NotFound
-    reader = Viewer(None, service.company_id)
-    found = await explain.recipients(app_state_of(request).database, id_, reader, after, limit, missed=pushed == "no")
-    return Response(to_json({"data": found}), media_type="application/json")
+@routes.get(
+    "/operations/events/{event_id}/recipients",
+    responses=problems(NotFound, LIMITS, field_error("pushed", "in", "must be no")),
+)
+async def list_recipients(  # noqa: PLR0913, PLR0917 - the parameters of the operation
+    service: Operator,
+    app_state: State,
+    event_id: EventId,
+    after: After = 0,
+    limit: Limit = DEFAULT_LIST_LIMIT,
+    pushed: Annotated[
+        Literal["no"] | None, Query(description="only recipients for whom a push was not delivered, or not yet")
+    ] = None,
+) -> RecipientsOfEvent:
+    """List recipients of an event.
+
+    By user id, ascending. Continue with `after` set to the last `user_id`. `pushes` are the states of the pushes to
+    that person, each once.
+    """
+    viewer = Viewer(None, service.company_id)
+    found = await explain.recipients(app_state.database, event_id, viewer, after, limit, missed=pushed == "no")
+    return RecipientsOfEvent.model_validate({"data": found})
 
 
-@router.get("/operations/users/{user_id}")
-async def get_person(request: Request, user_id: str) -> Response:
-    """Who a user is to those who are asked why nothing came: active or not, and the state of their devices."""
-    service = service_of(request, "operations")
-    found = await explain.person(app_state_of(request).database, known_id(user_id), service.company_id)
-    return Response(to_json(found), media_type="application/json")
+@routes.get("/operations/users/{user_id}", responses=problems(NotFound))
+async def get_person(service: Operator, app_state: State, user_id: UserId) -> Person:
+    """Get a user's state.
+
+    Whether they are active, and the state of their devices: to find out why nothing was delivered.
+    """
+    return Person.model_validate(await explain.person(app_state.database, user_id, service.company_id))
 
 
-@router.get("/operations/users/{user_id}/events")
-async def list_events_of_person(request: Request, user_id: str) -> Response:
-    """What concerned a user of late, the latest first: what came, what did not, and why."""
-    service, database = service_of(request, "operations"), app_state_of(request).database
-    yesterday = datetime.now(UTC) - timedelta(days=1)
-    since, limit = _moment_and_limit(request, "since", yesterday, DEFAULT_EXPLAINED, MAX_EXPLAINED)
-    id_ = known_id(user_id)
-    await explain.person(database, id_, service.company_id)
-    found = await explain.of_late(database, id_, since, limit, service.company_id)
-    answer = {"data": found.events, "looked_back_to": time_of(found.looked_back_to)}
-    return Response(to_json(answer), media_type="application/json")
+@routes.get(
+    "/operations/users/{user_id}/events",
+    responses=problems(NotFound, field_error("since", "date", "must be a time in UTC, such as 2030-01-31 08:00:00")),
+)
+async def list_events_of_person(
+    service: Operator,
+    app_state: State,
+    user_id: UserId,
+    since: Annotated[Moment, Query(description="only those since this moment; default: 24 hours ago")] = None,
+    limit: Explained = DEFAULT_EXPLAINED,
+) -> EventsOfPerson:
+    """List events of a user.
+
+    What concerned a user lately, the latest first: what was delivered, what was not, and why.
+    """
+    since = since or datetime.now(UTC) - timedelta(days=1)
+    await explain.person(app_state.database, user_id, service.company_id)
+    found = await explain.of_late(app_state.database, user_id, since, limit, service.company_id)
+    return EventsOfPerson.model_validate({"data": found.events, "looked_back_to": found.looked_back_to})
 
 
-@router.get("/operations/devices")
-async def find_devices(request: Request) -> Response:
-    """Whose devices these are: those whose tokens end with six characters."""
-    service, ending = service_of(request, "operations"), request.query_params.get("ending", "")
-    if len(ending) != devices.ENDING or "\0" in ending:
-        raise Invalid(
-            [field_error("ending", "string_between", f"must be the last {devices.ENDING} characters of a token")]
-        )
-    found = [
-        with_times(device, "registered_at", "last_delivered_at")
-        for device in await devices.by_ending(app_state_of(request).database, ending, service.company_id, MAX_EXPLAINED)
-    ]
-    return Response(to_json({"data": found}), media_type="application/json")
+@routes.get(
+    "/operations/devices",
+    responses=problems(
+        field_error("ending", "string_between", f"must be the last {devices.ENDING} characters of a token")
+    ),
+)
+async def find_devices(service: Operator, app_state: State, ending: Ending) -> DevicesFound:
+    """Find devices by the end of their token."""
+    found = await devices.by_ending(app_state.database, ending, service.company_id, explain.MAX_EXPLAINED)
+    return DevicesFound.model_validate({"data": found})
 
 
-@router.get("/operations/custom-notifications")
-async def list_customs(request: Request) -> Response:
-    """Who sent custom notifications, when and to how many, the latest first; never what they say."""
-    service = service_of(request, "operations")
-    before, limit = _moment_and_limit(request, "before", datetime.now(UTC), DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT)
-    found = await events.customs(app_state_of(request).database, before, limit, service.company_id)
-    return Response(to_json({"data": found}), media_type="application/json")
+@routes.get("/operations/custom-notifications", responses=problems(LIMITS))
+async def list_custom_notifications(
+    service: Operator, app_state: State, before: Before = None, limit: Limit = DEFAULT_LIST_LIMIT
+) -> CustomNotifications:
+    """List custom notifications.
 
-
-def _moment_and_limit(request: Request, name: str, default: datetime, usual: int, most: int) -> tuple[datetime, int]:
-    """Return from or up to when something is listed, and how much of it; raises `Invalid`."""
-    field_errors: list[FieldError] = []
-    limit = number_of(request.query_params, "limit", (1, most), usual, field_errors)
-    given = request.query_params.get(name)
-    moment = moment_of(given) if given else default
-    if moment is None:
-        field_errors.append(field_error(name, "date", "must be a time in UTC, such as 2030-01-31 08:00:00"))
-    if field_errors or moment is None:
-        raise Invalid(field_errors)
-    return moment, limit
+    Who sent them, when and to how many, the latest first; never what they say.
+    """
+    found = await events.customs(app_state.database, before or datetime.now(UTC), limit, service.company_id)
+    return CustomNotifications.model_validate({"data": found})
 
 
 async def openapi(request: Request) -> Response:

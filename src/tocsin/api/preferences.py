@@ -1,38 +1,76 @@
-"""Routes of preferences: a user reads and changes theirs."""
+"""Routes of preferences: the kinds that a user can choose among, and what they chose."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
-from fastapi import APIRouter
-from starlette.requests import Request
-from starlette.responses import Response
+from tocsin import preferences
+from tocsin.api.answers import Kinds, PreferencesAnswer
+from tocsin.api.auth import User
+from tocsin.api.documented import problems
+from tocsin.api.requests import PreferencesPatch
+from tocsin.api.routes import OPTIONAL, Given, router
+from tocsin.api.state import State
+from tocsin.catalogue import Catalogue, Kind
+from tocsin.preferences import CHANNELS, SWITCHES, Operator, Preferences
+from tocsin.validation import field_error
 
-from tocsin import inbox, preferences
-from tocsin.api.auth import user_of
-from tocsin.api.body import MERGE_PATCH, body_of
-from tocsin.api.routes import guarded_by
-from tocsin.api.state import app_state_of
-from tocsin.notifications import to_json
-from tocsin.preferences import Preferences
-
-router = APIRouter(route_class=guarded_by(user_of), tags=["notifications"])
-
-
-@router.get("/notifications/preferences")
-async def get_preferences(request: Request) -> Response:
-    """The caller's preferences, with the defaults of what they did not choose."""
-    user, app_state = user_of(request), app_state_of(request)
-    await inbox.owner(app_state.database, user)
-    return _shown(await preferences.get(app_state.database, app_state.operator, user.id))
+routes = router("notifications")
 
 
-@router.patch("/notifications/preferences")
-async def patch_preferences(request: Request) -> Response:
-    """Change some of the caller's preferences, and leave the others as they are."""
-    user, app_state = user_of(request), app_state_of(request)
-    await inbox.owner(app_state.database, user)
-    body = await body_of(request, types=MERGE_PATCH)
-    return _shown(await preferences.patch(app_state.database, app_state.pubsub, app_state.operator, user.id, body))
+@routes.get("/notifications/kinds")
+async def list_kinds(user: User, app_state: State) -> Kinds:
+    """List kinds of notification.
+
+    All kinds, group by group, in the caller's language: what a screen of preferences needs.
+    """
+    language = app_state.catalogue.language_of(user.locale)
+    groups = list(dict.fromkeys(kind.group for kind in app_state.catalogue.kinds.values()))
+    kinds = sorted(app_state.catalogue.kinds.values(), key=lambda kind: groups.index(kind.group))
+    found = [shown(app_state.catalogue, app_state.operator, kind, language) for kind in kinds]
+    return Kinds.model_validate({"data": found})
 
 
-def _shown(found: Preferences) -> Response:
-    return Response(to_json(found.shown(datetime.now(UTC))), media_type="application/json")
+@routes.get("/notifications/preferences")
+async def get_preferences(user: User, app_state: State) -> PreferencesAnswer:
+    """Get preferences.
+
+    The caller's preferences, with the defaults of what they did not choose.
+    """
+    return _answer(await preferences.get(app_state.database, app_state.operator, user.id))
+
+
+@routes.patch(
+    "/notifications/preferences",
+    responses=problems(
+        field_error("kinds.note.push", "boolean", "must be true or false"),
+        field_error("kinds.nothing", "prohibited", "is not a known kind"),
+        field_error("quiet_hours.0.to", "in", "must not be the same as from"),
+    ),
+)
+async def patch_preferences(
+    user: User, app_state: State, body: Given[PreferencesPatch] = OPTIONAL
+) -> PreferencesAnswer:
+    """Change preferences.
+
+    A merge patch (RFC 7396): what is left out stays, `null` restores the default. Answers the result.
+    """
+    changed = await preferences.patch(app_state.database, app_state.pubsub, app_state.operator, user.id, body.given)
+    return _answer(changed)
+
+
+def shown(catalogue: Catalogue, operator: Operator, kind: Kind, language: str) -> dict[str, Any]:
+    """Return what a screen of preferences is told of a kind."""
+    return {
+        "name": kind.name,
+        "label": kind.wordings[language].title,
+        "group": kind.group,
+        "group_label": catalogue.group_of(kind.group, language),
+        "channels": list(CHANNELS),
+        "default": asdict(operator.kinds[kind.name]),
+        "locked": {switch: switch in operator.locked_of[kind.name] for switch in SWITCHES},
+    }
+
+
+def _answer(found: Preferences) -> PreferencesAnswer:
+    return PreferencesAnswer.model_validate(found.shown(datetime.now(UTC)))

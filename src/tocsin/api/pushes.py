@@ -3,13 +3,15 @@
 from typing import Any
 
 from tocsin.api.examples import Examples, uuid
-from tocsin.api.schemas import STRING, UUID, Schema, ref
+from tocsin.api.schemas import Schema, ref
 from tocsin.catalogue import Catalogue
 from tocsin.notifications import to_json
 
 MAX_WEB_PUSH_BYTES = 3_000
 """Bytes of the largest payload that a browser gets."""
 
+STRING: Schema = {"type": "string"}
+UUID: Schema = {"type": "string", "format": "uuid"}
 _BADGE: Schema = {"type": "integer", "description": "unread notifications of the whole inbox"}
 _ANYTHING: Schema = {"type": "object", "additionalProperties": True}
 _LINK: Schema = {"type": ["string", "null"], "description": "where it leads; null where the kind leads nowhere"}

@@ -1,165 +1,442 @@
-"""What callers send where the framework's models do not reach: who is to be notified, numbers in a query, words."""
+"""What callers send: parameters and bodies, each declared once, for its check and for the OpenAPI document."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal, Self
 from uuid import UUID
 
-from tocsin.errors import FieldError, NotFound
-from tocsin.formats import wrong_ids
+from fastapi import Path, Query
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+
+from tocsin.api.body import JSON, MAX_BODY_BYTES, MERGE_PATCH
+from tocsin.catalogue.fields import Message
+from tocsin.devices import ENDING
+from tocsin.errors import FieldError, Invalid, NotFound
+from tocsin.explain import MAX_EXPLAINED
+from tocsin.formats import Given, Ids, Uuid
 from tocsin.ids import MAX_ID, parsed_uuid
-from tocsin.validation import among, field_error
+from tocsin.notifications import future_of, moment_of
+from tocsin.push.channels.web_push import MAX_ENDPOINT_LENGTH, check_subscription
+from tocsin.resolutions import KEY, How
+from tocsin.validation import Between, RequestModel, refusal, refusals
 
 MAX_RECIPIENTS = 10_000
+"""How many ids `notify` may hold."""
+
 MAX_MESSAGE_LENGTH = 512
+"""Characters of the longest message."""
+
+MAX_KEY_LENGTH = 255
+"""Characters of the longest key of a service's own."""
+
+MAX_SUBJECTS = 20
+"""How many subjects an event may name beside those in its data."""
+
+MAX_BATCH_EVENTS = 1_000
+"""How many events one request may hold."""
+
+MAX_BATCH_BODY_BYTES = 8 * 2**20
+"""Bytes of the largest body of a batch."""
+
+MAX_IDS = 1_000
+"""How many notifications one request marks, and how many events one replays, by their ids."""
+
+MAX_LINKS = 100
+"""How many notifications' links are asked for at once."""
+
+MAX_LIST_LIMIT = 1_000
+DEFAULT_LIST_LIMIT = 100
+
+MIN_SEARCH_LENGTH, MAX_SEARCH_LENGTH = 2, 255
+"""Characters of what users are searched for by."""
 
 _INTEGER = re.compile(r"-?[0-9]+")
 _MAX_DIGITS = 20
+_BEYOND_ALL = 10**_MAX_DIGITS
+_SUBJECT = re.compile(r"[a-z][a-z0-9_]{0,31}:\S(.{0,253}\S)?")
 
 
-@dataclass(frozen=True, slots=True)
-class Notify:
-    """Whom a caller names: ids of users and of teams, as given, and who is excepted.
-
-    One that `skips` goes on without those whom nobody knows.
-    """
-
-    users: list[int]
-    teams: list[int]
-    excepted: list[int]
-    skips: bool
-
-
-def notify_of(
-    body: Mapping[str, Any], field_errors: list[FieldError], prefix: str = "", *, may_except: bool = True
-) -> Notify:
-    """Return the recipients in `notify`; what is wrong with them is added to `field_errors`.
-
-    Who `may_except` may also say who is left out, and what becomes of ids that nobody knows.
-    """
-    notify, path = body.get("notify", {}), f"{prefix}notify"
-    if not isinstance(notify, dict):
-        field_errors.append(field_error(path, "object", "must be an object"))
-        return Notify([], [], [], skips=False)
-    before = len(field_errors)
-    names = ("users", "teams", "except") if may_except else ("users", "teams")
-    if sum(len(notify[name]) for name in names if isinstance(notify.get(name), list)) > MAX_RECIPIENTS:
-        field_errors.append(
-            field_error(path, "array_between", f"may have at most {MAX_RECIPIENTS} ids in {', '.join(names)}")
-        )
-        return Notify([], [], [], skips=True)
-    users, teams, *rest = (ids_of(notify, name, field_errors, f"{path}.") for name in names)
-    excepted = rest[0] if rest else []
-    skips = may_except and _skips(notify, path, field_errors)
-    if not users and not teams and len(field_errors) == before:
-        field_errors += [
-            field_error(f"{path}.{name}", "required_without", f"is required where {path}.{other} is absent or empty")
-            for name, other in (("users", "teams"), ("teams", "users"))
-        ]
-    return Notify(users, teams, excepted, skips)
-
-
-def _skips(notify: Mapping[str, Any], path: str, field_errors: list[FieldError]) -> bool:
-    given = notify.get("unknown")
-    if given not in {None, "refuse", "skip"} if isinstance(given, str | None) else True:
-        field_errors.append(field_error(f"{path}.unknown", "in", "must be refuse or skip"))
-    return bool(given == "skip")
-
-
-def message_of(body: Mapping[str, Any], field_errors: list[FieldError]) -> str:
-    """Return the `message` without the white space around it; what is wrong with it is added to `field_errors`."""
-    message = body.get("message")
-    if message is None:
-        field_errors.append(FieldError("message", "required", "The message field is required."))
-    elif not isinstance(message, str):
-        field_errors.append(FieldError("message", "string", "The message field must be a string."))
-    elif not message.strip():
-        field_errors.append(FieldError("message", "required", "The message field is required."))
-    elif len(message.strip()) > MAX_MESSAGE_LENGTH:
-        field_errors.append(
-            FieldError(
-                "message", "string_between", f"The message field must have 1 to {MAX_MESSAGE_LENGTH} characters."
-            )
-        )
-    else:
-        return message.strip()
-    return ""
-
-
-def number_of(
-    query: Mapping[str, str], name: str, span: tuple[int, int], default: int, field_errors: list[FieldError]
-) -> int:
-    """Return an integer of the query within `span`; what is wrong with it is added to `field_errors`."""
-    text = query.get(name)
-    if text is None:
-        return default
-    if not _INTEGER.fullmatch(text):
-        field_errors.append(FieldError(name, "integer", f"The {name} field must be an integer."))
-    elif len(text) > _MAX_DIGITS or not span[0] <= int(text) <= span[1]:
-        field_errors.append(
-            FieldError(name, "numeric_between", f"The {name} field must be between {span[0]} and {span[1]}.")
-        )
-    else:
-        return int(text)
-    return default
-
-
-def ids_of(body: Mapping[str, Any], name: str, field_errors: list[FieldError], prefix: str = "") -> list[int]:
-    """Return the ids in a field, none where it is left out; what is wrong with it is added to `field_errors`."""
-    ids, field = body.get(name, []), f"{prefix}{name}"
-    if not isinstance(ids, list):
-        field_errors.append(field_error(field, "array", "must be an array"))
-        return []
-    for position, wrong in wrong_ids(ids) if ids else ():
-        field_errors.append(among(field_errors, f"{field}.{position}", *wrong))
-    return ids
-
-
-def known_id(text: str) -> int:
-    """Return the id of a user or team in a path; anything else names nothing."""
-    field_errors: list[FieldError] = []
-    id_ = number_of({"id": text}, "id", (1, MAX_ID), 0, field_errors)
-    if field_errors:
-        raise NotFound
-    return id_
-
-
-def uuid_of(body: Mapping[str, Any], name: str, field_errors: list[FieldError]) -> UUID | None:
-    """Return the UUID in a field, None where it is left out; what is wrong with it is added to `field_errors`."""
-    given = body.get(name)
-    if given is None:
+def subject_of(text: Any) -> str | None:
+    """Return a subject as it is kept, or None for what is none: all but keys are the same in upper and lower case."""
+    if not isinstance(text, str):
         return None
-    found = parsed_uuid(given)
-    if found is None:
-        field_errors.append(field_error(name, "uuid", "must be a UUID"))
+    if text.startswith(KEY):
+        return text if 1 <= len(text) - len(KEY) <= MAX_KEY_LENGTH else None
+    return text.lower() if _SUBJECT.fullmatch(text) else None
+
+
+def integer(text: str) -> int:
+    """Read an integer of a query or a path."""
+    if not _INTEGER.fullmatch(text):
+        raise refusal("integer", "must be an integer")
+    return int(text) if len(text) <= _MAX_DIGITS else _BEYOND_ALL
+
+
+def _known_id(text: str) -> int:
+    if not _INTEGER.fullmatch(text) or len(text) > _MAX_DIGITS or not 1 <= int(text) <= MAX_ID:
+        raise NotFound
+    return int(text)
+
+
+def _known_uuid(text: str) -> UUID:
+    if (found := parsed_uuid(text)) is None:
+        raise NotFound
     return found
 
 
-def uuids_of(body: Mapping[str, Any], name: str, most: int, field_errors: list[FieldError]) -> list[UUID] | None:
-    """Return the 1 to `most` UUIDs in a field, None where it is left out."""
-    given = body.get(name)
-    if given is None:
-        return None
-    if not isinstance(given, list):
-        field_errors.append(field_error(name, "array", "must be an array"))
-        return []
-    if not 1 <= len(given) <= most:
-        field_errors.append(field_error(name, "array_between", f"must have 1 to {most} entries"))
-        return []
+def _moment(text: str) -> datetime | None:
+    moment = moment_of(text) if text else None
+    if text and moment is None:
+        raise refusal("date", "must be a time in UTC, such as 2030-01-31 08:00:00")
+    return moment
+
+
+def _searched(text: str) -> str:
+    words = " ".join(text.split())
+    if not MIN_SEARCH_LENGTH <= len(words) <= MAX_SEARCH_LENGTH:
+        raise refusal("string_between", f"must have {MIN_SEARCH_LENGTH} to {MAX_SEARCH_LENGTH} characters")
+    return words
+
+
+def _ending(text: str) -> str:
+    if len(text) != ENDING or "\0" in text:
+        raise refusal("string_between", f"must be the last {ENDING} characters of a token")
+    return text
+
+
+def _listed_ids(text: str) -> list[UUID]:
+    if not text:
+        raise refusal("required", "is required")
+    given = text.split(",")
+    if len(given) > MAX_LINKS:
+        raise refusal("array_between", f"must have 1 to {MAX_LINKS} entries")
     found = [parsed_uuid(each) for each in given]
-    field_errors += [
-        field_error(f"{name}.{position}", "uuid", "must be a UUID") for position, id_ in enumerate(found) if id_ is None
-    ]
+    if None in found:
+        raise refusals([(place, "uuid", "must be a UUID") for place, id_ in enumerate(found) if id_ is None])
     return [id_ for id_ in found if id_]
 
 
-def id_of(text: str) -> UUID:
-    """Return the UUID in a path; anything else names nothing."""
-    try:
-        id_ = UUID(text)
-    except ValueError:
-        raise NotFound from None
-    if str(id_) != text.lower():
-        raise NotFound
-    return id_
+_AN_ID = WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_ID})
+_A_UUID = WithJsonSchema({"type": "string", "format": "uuid"})
+
+NewId = Annotated[int, Between(1, MAX_ID), BeforeValidator(integer)]
+"""The id of a user or team in a path that may be new."""
+
+UserId = Annotated[int, PlainValidator(_known_id), _AN_ID, Path(description="id of a user")]
+TeamId = Annotated[int, PlainValidator(_known_id), _AN_ID, Path(description="id of a team")]
+NotificationId = Annotated[UUID, PlainValidator(_known_uuid), _A_UUID, Path(description="id of a notification")]
+EventId = Annotated[
+    UUID, PlainValidator(_known_uuid), _A_UUID, Path(description="id of an event and its notifications")
+]
+Token = Annotated[str, Path(min_length=1, description="the token that the push service gave the phone")]
+
+After = Annotated[int, Between(0, MAX_ID), BeforeValidator(integer), Query(description="only those with greater ids")]
+CompanyId = Annotated[NewId | None, Query(description="only those of one company")]
+Limit = Annotated[
+    int, Between(1, MAX_LIST_LIMIT), BeforeValidator(integer), Query(description="maximum number of entries")
+]
+Explained = Annotated[
+    int, Between(1, MAX_EXPLAINED), BeforeValidator(integer), Query(description="maximum number of entries")
+]
+Moment = Annotated[datetime | None, PlainValidator(_moment), WithJsonSchema({"type": "string"})]
+Before = Annotated[Moment, Query(description="only those before this moment; default: now")]
+Search = Annotated[
+    str,
+    PlainValidator(_searched),
+    WithJsonSchema({"type": "string", "minLength": MIN_SEARCH_LENGTH, "maxLength": MAX_SEARCH_LENGTH}),
+    Query(description="how the name or the e-mail address begins"),
+]
+Ending = Annotated[
+    str,
+    PlainValidator(_ending),
+    WithJsonSchema({"type": "string", "minLength": ENDING, "maxLength": ENDING}),
+    Query(description="the last characters of the token"),
+]
+ListedIds = Annotated[
+    list[UUID],
+    PlainValidator(_listed_ids),
+    WithJsonSchema({"type": "string"}),
+    Query(description=f"ids, separated by commas, at most {MAX_LINKS}"),
+]
+
+
+class RequestBody(RequestModel):
+    """A JSON body."""
+
+    MAX_BYTES: ClassVar[int] = MAX_BODY_BYTES
+    MEDIA_TYPES: ClassVar[tuple[str, ...]] = JSON
+
+
+class Recipients(RequestModel):
+    """The users and teams to notify: at least one of them, together at most 10,000 ids."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    NAMES: ClassVar[tuple[str, ...]] = ("users", "teams")
+
+    users: Ids = Field(default_factory=list, json_schema_extra={"maxItems": MAX_RECIPIENTS})
+    teams: Ids = Field(default_factory=list, json_schema_extra={"maxItems": MAX_RECIPIENTS})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_too_many(cls, given: Any) -> Any:
+        if isinstance(given, dict) and _size(given, cls.NAMES) > MAX_RECIPIENTS:
+            raise refusal("array_between", f"may have at most {MAX_RECIPIENTS} ids in {', '.join(cls.NAMES)}")
+        return given
+
+    @model_validator(mode="after")
+    def _at_least_one(self) -> Self:
+        if not self.users and not self.teams:
+            both = (("users", "teams"), ("teams", "users"))
+            raise refusals(
+                [
+                    (name, "required_without", f"is required where {{field}}{other} is absent or empty")
+                    for name, other in both
+                ]
+            )
+        return self
+
+
+def named_in(given: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Return the ids of users and teams in `notify`, of what may be no valid body; nobody where they are too many."""
+    notify = given.get("notify")
+    if not isinstance(notify, dict) or _size(notify, Notify.NAMES) > MAX_RECIPIENTS:
+        return [], []
+    users, teams = (notify.get(name) for name in ("users", "teams"))
+    return users if isinstance(users, list) else [], teams if isinstance(teams, list) else []
+
+
+def _size(given: Mapping[str, Any], names: Sequence[str]) -> int:
+    return sum(len(given[name]) for name in names if isinstance(given.get(name), list))
+
+
+class Notify(Recipients):
+    """The users and teams to notify: at least one of them, together with `except` at most 10,000 ids."""
+
+    NAMES = ("users", "teams", "except")
+
+    except_: Ids = Field(
+        default_factory=list,
+        alias="except",
+        description="users who are left out",
+        json_schema_extra={"maxItems": MAX_RECIPIENTS},
+    )
+    unknown: Annotated[
+        Literal["refuse", "skip"] | None,
+        Field(description="what to do with unknown ids: `refuse` the request, or `skip` them; left out: `refuse`"),
+    ] = None
+
+
+class Addressed(RequestBody):
+    """A body with recipients; one without is one with nobody."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_recipients(cls, given: Any) -> Any:
+        return {"notify": {}, **given} if isinstance(given, dict) and "notify" not in given else given
+
+
+class NewCustom(Addressed):
+    """A message to colleagues."""
+
+    message: Annotated[Message, Given, Field(description="plain text")]
+    notify: Recipients
+
+
+def _subject(text: str) -> str:
+    subject = subject_of(text)
+    if subject is None or subject.startswith(KEY):
+        raise refusal("regex", "must be a subject such as order:42; `key` is taken")
+    return subject
+
+
+Subject = Annotated[
+    str,
+    AfterValidator(_subject),
+    Field(json_schema_extra={"pattern": r"^(?!key:)[a-z][a-z0-9_]{0,31}:\S(.{0,253}\S)?$"}),
+]
+Future = Annotated[
+    datetime | None, PlainValidator(future_of), WithJsonSchema({"type": "string", "format": "date-time"})
+]
+
+
+class NewEvent(Addressed):
+    """An event, but for the fields of its kind: `data` and `params` are checked by the catalogue."""
+
+    type: Any = None
+    data: Any = None
+    params: Any = None
+    about: Annotated[
+        Annotated[list[Subject], Between(0, MAX_SUBJECTS)] | None,
+        Field(description="further subjects, such as `order:42`"),
+    ] = None
+    key: Annotated[
+        Annotated[str, Between(1, MAX_KEY_LENGTH)] | None,
+        Field(description="the service's own name for the event: posted again, it replaces what is not delivered"),
+    ] = None
+    deliver_at: Annotated[Future | None, Field(description="held until then; at most a year ahead")] = None
+    id: Annotated[Uuid | None, Field(description="chosen by the caller: posting it again does nothing")] = None
+    notify: Notify
+
+
+class NewBatch(RequestBody):
+    """Events, to be delivered in their order."""
+
+    MAX_BYTES = MAX_BATCH_BODY_BYTES
+
+    events: Annotated[list[NewEvent], Between(1, MAX_BATCH_EVENTS), Given]
+
+    @classmethod
+    def events_in(cls, given: Mapping[str, Any]) -> list[Any]:
+        """Return the events, which are still to be checked one by one. Raises `Invalid`."""
+        field_errors: list[FieldError] = []
+        found = _Events.checked(given, field_errors)
+        if found is None:
+            raise Invalid(field_errors)
+        return found.events
+
+
+class _Events(RequestModel):
+    events: Annotated[list[Any], Between(1, MAX_BATCH_EVENTS), Given]
+
+
+def _settled(text: str) -> str:
+    if (subject := subject_of(text)) is None:
+        raise refusal("regex", "must be a subject such as lead:220f5f6e-e30f-4c5f-8db5-44e345f8e568")
+    return subject
+
+
+class ResolutionRequest(RequestBody):
+    """What to settle, and how."""
+
+    model_config = ConfigDict(title="Resolution")
+
+    about: Annotated[
+        str,
+        Given,
+        AfterValidator(_settled),
+        Field(
+            description="the subject: `lead:220f5f6e-...`, `order:42`, or `key:` and a key of the service's own",
+            json_schema_extra={"pattern": r"^[a-z][a-z0-9_]{0,31}:"},
+        ),
+    ]
+    how: Annotated[
+        How,
+        Given,
+        Field(
+            alias="as",
+            description="`read` marks as read, `gone` takes away like a deletion, `erased` rewrites without names and"
+            " texts (scope `directory:write`, and for everyone)",
+        ),
+    ]
+    users: Annotated[Annotated[Ids, Between(0, MAX_RECIPIENTS)] | None, Field(description="only for these users")] = (
+        None
+    )
+
+    @model_validator(mode="after")
+    def _erased_for_everyone(self) -> Self:
+        if self.how == "erased" and self.users is not None:
+            raise refusals([("users", "prohibited", "cannot be combined with erased")])
+        return self
+
+
+class Marks(RequestBody):
+    """What to mark as read; nothing means all."""
+
+    up_to: Annotated[Uuid | None, Field(description="this notification and everything older")] = None
+    ids: Annotated[
+        Annotated[list[Uuid], Between(1, MAX_IDS)] | None,
+        Field(description="only these; not together with `up_to`"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.up_to and self.ids:
+            raise refusals([("ids", "prohibited", "cannot be combined with up_to")])
+        return self
+
+
+class Endpoint(RequestBody):
+    """A browser's subscription, by its endpoint."""
+
+    endpoint: Annotated[str, Given]
+
+
+def _is_refused(field: str, info: ValidationInfo, endpoint: str = "", p256dh: str = "", auth: str = "") -> bool:
+    """Tell whether a part of a subscription is refused; the context is the state of the application."""
+    origins = info.context.settings.web_push_origins if info.context else ()
+    return any(name == field for name, _ in check_subscription(endpoint, p256dh, auth, origins))
+
+
+def _of_push_service(endpoint: str, info: ValidationInfo) -> str:
+    if _is_refused("endpoint", info, endpoint=endpoint):
+        raise refusal("url", "must be the https url of an allowed push service")
+    return endpoint
+
+
+def _subscription_key(key: str, info: ValidationInfo) -> str:
+    if _is_refused(f"keys.{info.field_name}", info, **{str(info.field_name): key}):
+        raise refusal("regex", "must be a key of the subscription, in base64url")
+    return key
+
+
+def _expiration(given: Any) -> Any:
+    if isinstance(given, bool) or not isinstance(given, int | float | None):
+        raise refusal("numeric_between", "must be a number of milliseconds since 1970, or null")
+    return given
+
+
+class SubscriptionKeys(RequestModel):
+    """The keys of a subscription, in base64url."""
+
+    p256dh: Annotated[str, Given, AfterValidator(_subscription_key), Field(description="a point on P-256")]
+    auth: Annotated[str, Given, AfterValidator(_subscription_key), Field(description="16 bytes")]
+
+
+class SubscriptionBody(RequestBody):
+    """A `PushSubscription`, as the browser serialises it."""
+
+    model_config = ConfigDict(title="Subscription")
+
+    endpoint: Annotated[
+        str,
+        Given,
+        AfterValidator(_of_push_service),
+        Field(description="of an allowed push service", json_schema_extra={"maxLength": MAX_ENDPOINT_LENGTH}),
+    ]
+    keys: Annotated[SubscriptionKeys, Given]
+    expiration_time: Annotated[
+        float | None,
+        PlainValidator(_expiration),
+        WithJsonSchema({"type": ["number", "null"]}),
+        Field(alias="expirationTime"),
+    ] = None
+
+
+class Replay(RequestBody):
+    """What to queue again: all of these events, or the pushes of a lane such as `apns/default`."""
+
+    events: Annotated[list[Uuid], Between(1, MAX_IDS)] | None = None
+    lane: str | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.events is None and self.lane is None:
+            raise refusals([("events", "required_without", "is required where lane is absent")])
+        return self
+
+
+class PreferencesPatch(RequestBody):
+    """The changes (RFC 7396): what is left out stays, null restores the default."""
+
+    MEDIA_TYPES = MERGE_PATCH

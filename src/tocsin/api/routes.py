@@ -1,74 +1,258 @@
-"""The kinds of route that the service has: who is let in, and that a repeated POST does its work once.
+"""Routes: declared as in FastAPI, which describes them; called in the order that the contract asks for.
 
-A route that takes POST is one of these two, or the service is not built: so none can forget the `Idempotency-Key`.
+Who calls is asked first; then the parameters and the body are checked, and all that is wrong with them is answered at
+once. FastAPI's own handler reads the body before it asks who calls, and costs several times as much.
 """
 
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast, get_args, get_origin
 
+from fastapi import APIRouter
+from fastapi import Body as BodyParameter
+from fastapi._compat import ModelField
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
+from pydantic import BaseModel, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
-from tocsin.api.body import MAX_BODY_BYTES, body_of
-from tocsin.api.idempotency import Enter, Handler, once
+from tocsin.api import documented
+from tocsin.api.auth import Authentication
+from tocsin.api.body import JSON, MAX_BODY_BYTES, body_of
+from tocsin.api.idempotency import HEADER, do_once
+from tocsin.api.state import AppState, app_state_of
+from tocsin.errors import (
+    ContentType,
+    FieldError,
+    HeadTooLarge,
+    InternalError,
+    Invalid,
+    KeyReused,
+    Malformed,
+    Timeout,
+    TooLarge,
+    Unauthenticated,
+    Unauthorized,
+    Unavailable,
+)
+from tocsin.validation import RequestModel, field_errors_of_findings
 
+Model = TypeVar("Model", bound=RequestModel)
 
-class Post(Route):
-    """A POST route that the framework's models do not see: it lets in whom `enter` does."""
-
-    def __init__(self, path: str, enter: Enter, handle: Handler, limit: int = MAX_BODY_BYTES) -> None:
-        super().__init__(path, once(enter, limit)(handle), methods=["POST"])
-
-
-class GuardedRoute(APIRoute):
-    """A route that lets in whom `enter` does, before it looks at what they brought."""
-
-    enter: ClassVar[Enter]
-    keeps_keys: ClassVar[bool]
-
-    def get_route_handler(self) -> Handler:
-        """Return what the framework calls for a request."""
-        handle = super().get_route_handler()
-        enter, takes_a_body = type(self).enter, self.body_field is not None
-
-        async def enter_and_handle(request: Request) -> Response:
-            enter(request)
-            return await handle(await _Read.of(request) if takes_a_body else request)
-
-        return once(enter)(enter_and_handle) if "POST" in (self.methods or ()) and self.keeps_keys else enter_and_handle
+Arguments = dict[str, Any]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
-def guarded_by(enter: Enter, *, keeps_keys: bool = True) -> type[GuardedRoute]:
-    """Return the kind of route that lets in whom `enter` does.
+class Unchecked(Generic[Model]):
+    """A body that its endpoint checks itself, together with what is known there alone; `given` is a JSON object."""
 
-    The endpoints of one that does not keep keys do so themselves: their body is too large to be read before them.
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self.given = given
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Describe the body as its model does."""
+        [model] = get_args(source)
+        return core_schema.no_info_wrap_validator_function(lambda given, _: cls(given), handler.generate_schema(model))
+
+
+Given = Annotated[Unchecked[Model], BodyParameter()]
+"""A body that its endpoint checks itself."""
+
+NOTHING: Mapping[str, Any] = {}
+
+OPTIONAL: Any = None
+"""The default of a body that may be left out; an endpoint gets it as an empty object."""
+
+
+class Parameters:
+    """The parameters of a route that are in one part of a request. Where one has a title, an error calls it by that."""
+
+    def __init__(self, fields: Sequence[ModelField]) -> None:
+        self.defaults = {field.name: field.field_info.default for field in fields if not field.field_info.is_required()}
+        self._fields = [
+            (field.name, field.alias, (field.field_info.title or field.alias,), field.validate) for field in fields
+        ]
+
+    def check(self, given: Mapping[str, Any], arguments: Arguments, field_errors: list[FieldError]) -> None:
+        """Add what was given, and defaults, to the arguments; what is wrong with it is added to `field_errors`."""
+        for name, alias, path, validate in self._fields:
+            if alias in given:
+                arguments[name], findings = validate(given[alias], loc=path)
+                if findings:
+                    field_errors += field_errors_of_findings(findings)
+            elif name in self.defaults:
+                arguments[name] = self.defaults[name]
+            else:
+                field_errors += field_errors_of_findings([{"type": "missing", "loc": path}])
+
+
+class Call:
+    """Calls the endpoint of a route with what it declares."""
+
+    def __init__(self, dependant: Dependant, status: int) -> None:
+        self._endpoint = cast("Callable[..., Awaitable[Any]]", dependant.call)
+        self._status = status
+        self._request = dependant.request_param_name
+        self._read_dependencies(dependant)
+        self._path = Parameters(dependant.path_params) if dependant.path_params else None
+        self._query = Parameters(dependant.query_params) if dependant.query_params else None
+        self._headers = Parameters(dependant.header_params) if dependant.header_params else None
+        self._read_body(dependant)
+
+    def _read_dependencies(self, dependant: Dependant) -> None:
+        self.authentication: Authentication | None = None
+        """What tells who calls; None: nobody is asked."""
+        self._caller = self._state = ""
+        self._others: list[tuple[str, Callable[[Request], Any]]] = []
+        for each in dependant.dependencies:
+            name, find = cast("str", each.name), cast("Callable[[Request], Any]", each.call)
+            if isinstance(find, Authentication):
+                self._caller, self.authentication = name, find
+            elif find is app_state_of:
+                self._state = name
+            else:
+                self._others.append((name, find))
+
+    def _read_body(self, dependant: Dependant) -> None:
+        self.model: type[RequestModel] | None = None
+        self.max_bytes, self.media_types = MAX_BODY_BYTES, tuple[str, ...](JSON)
+        self._body, self._checks_body = "", False
+        if not dependant.body_params:
+            return
+        [field] = dependant.body_params
+        annotation = field.field_info.annotation
+        self._body, self._checks_body = field.name, get_origin(annotation) is not Unchecked
+        self.model = cast("type[RequestModel]", annotation if self._checks_body else get_args(annotation)[0])
+        self.max_bytes = getattr(self.model, "MAX_BYTES", MAX_BODY_BYTES)
+        self.media_types = getattr(self.model, "MEDIA_TYPES", JSON)
+
+    async def __call__(self, request: Request) -> Response:
+        """Handle a request."""
+        caller = await self.authentication(request) if self.authentication else None
+        return await self.run(request, caller, app_state_of(request))
+
+    async def run(self, request: Request, caller: Any, app_state: AppState) -> Response:
+        """Check the rest, and call the endpoint with these collaborators. Raises `Invalid` with all that is wrong."""
+        arguments: Arguments = {self._caller: caller} if self._caller else {}
+        field_errors: list[FieldError] = []
+        if self._request:
+            arguments[self._request] = request
+        if self._state:
+            arguments[self._state] = app_state
+        for name, find in self._others:
+            arguments[name] = find(request)
+        self._check_parameters(request, arguments, field_errors)
+        if self.model is not None:
+            given = await body_of(request, self.max_bytes, self.media_types)
+            arguments[self._body] = (
+                self.model.checked(given, field_errors, app_state) if self._checks_body else Unchecked[Any](given)
+            )
+        if field_errors:
+            if self.authentication:
+                await self.authentication.confirm(request, caller)
+            raise Invalid(field_errors)
+        return _answer(await self._endpoint(**arguments), self._status)
+
+    def _check_parameters(self, request: Request, arguments: Arguments, field_errors: list[FieldError]) -> None:
+        if self._path:
+            self._path.check(request.path_params, arguments, field_errors)
+        if self._query:
+            if request.scope["query_string"]:
+                self._query.check(request.query_params, arguments, field_errors)
+            else:
+                self._query.check(NOTHING, arguments, field_errors)
+        if self._headers:
+            self._headers.check(request.headers, arguments, field_errors)
+
+
+def _answer(found: Any, status: int) -> Response:
+    if isinstance(found, Response):
+        return found
+    if found is None:
+        return Response(status_code=status)
+    content = cast("BaseModel", found).model_dump_json(by_alias=True, exclude_unset=True)
+    return Response(content, status, media_type="application/json")
+
+
+class ApiRoute(APIRoute):
+    """A route. Its name is that of its operation; its docstring the summary and the description.
+
+    One that takes POST does the work of a repeated `Idempotency-Key` once.
     """
-    return type("GuardedRoute", (GuardedRoute,), {"enter": staticmethod(enter), "keeps_keys": keeps_keys})
+
+    methods: set[str]
+    keeps_keys: ClassVar[bool] = True
+    """Whether the route itself keeps what is answered; a body that is too large to be read before is the endpoint's."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **declared: Any) -> None:
+        super().__init__(path, endpoint, **declared)
+        self.status_code = self.status_code or 200
+        self.operation_id = self.name
+        self.summary, described = documented.paragraphs(endpoint.__doc__)
+        authentication = self.call.authentication
+        needs = f"Needs {authentication.says if authentication else 'no token'}."
+        self.description = f"{described}\n\n{needs}".strip()
+        self.responses = documented.rendered(documented.declared(*self._common(), self.responses), self.status_code)
+        self.openapi_extra = {**self._extra(), **(self.openapi_extra or {})}
+        if "GET" in self.methods:
+            self.methods.add("HEAD")
+
+    def get_route_handler(self) -> Any:
+        """Return what handles a request."""
+        self.call = Call(self.dependant, self.status_code or 200)
+        self.handler: Handler = self.handle_once if "POST" in self.methods and self.keeps_keys else self.call
+        return self.handler
+
+    async def handle_once(self, request: Request) -> Response:
+        """Handle a request, unless it repeats one under the same `Idempotency-Key`."""
+        if HEADER not in request.headers:
+            return await self.call(request)
+        authenticate = cast("Authentication", self.call.authentication)
+        caller = await authenticate(request)
+        return await do_once(
+            request, caller, self.call.max_bytes, lambda app_state: self.call.run(request, caller, app_state)
+        )
+
+    def _common(self) -> Iterable[documented.Responses]:
+        """Yield what a route can answer by its form."""
+        yield documented.problems(HeadTooLarge, InternalError, Unavailable)
+        if self.call.authentication:
+            yield documented.problems(Unauthenticated, Unauthorized)
+        if self.call.model:
+            yield documented.problems(Malformed, TooLarge, ContentType, Timeout)
+        if "POST" in self.methods:
+            yield documented.problems(KeyReused, documented.NO_KEY)
+
+    def _extra(self) -> dict[str, Any]:
+        extra: dict[str, Any] = {} if self.call.authentication else {"security": []}
+        if "POST" in self.methods:
+            extra["parameters"] = [documented.ONCE]
+        if self.call.model:
+            schema = {"$ref": f"#/components/schemas/{self.call.model.__name__}"}
+            extra["requestBody"] = {"content": {each: {"schema": schema} for each in self.call.media_types[1:]}}
+        return extra
+
+
+class StreamedRoute(ApiRoute):
+    """A route whose endpoint reads the body as it comes in, and keeps what it answers under a key by itself."""
+
+    keeps_keys = False
+
+    def _common(self) -> Iterable[documented.Responses]:
+        yield from super()._common()
+        yield documented.problems(TooLarge, ContentType, Timeout)
+
+
+def router(tag: str, route: type[ApiRoute] = ApiRoute) -> APIRouter:
+    """Return a router for the routes of one tag of the document."""
+    return APIRouter(route_class=route, tags=[tag])
 
 
 def require_keys(routes: Iterable[BaseRoute]) -> None:
-    """Raise `TypeError` where one of these routes takes POST, and is of no kind that knows the `Idempotency-Key`."""
+    """Raise `TypeError` where one of these routes takes POST, and does not know the `Idempotency-Key`."""
     for context in iter_route_contexts(list(routes)):
-        if "POST" in (context.methods or ()) and not isinstance(context.original_route, Post | GuardedRoute):
-            raise TypeError(f"POST {context.path} would ignore the Idempotency-Key: use Post or guarded_by")
-
-
-class _Read(Request):
-    """A request whose body was read strictly; the framework finds it parsed."""
-
-    parsed: Any
-
-    @classmethod
-    async def of(cls, request: Request) -> "_Read":
-        kept = [(name, value) for name, value in request.scope["headers"] if name != b"content-type"]
-        read = cls({**request.scope, "headers": [*kept, (b"content-type", b"application/json")]}, request.receive)
-        read.parsed = await body_of(request)
-        return read
-
-    async def body(self) -> bytes:
-        return b"{}"
-
-    async def json(self) -> Any:
-        return self.parsed
+        if "POST" in (context.methods or ()) and not isinstance(context.original_route, ApiRoute):
+            raise TypeError(f"POST {context.path} would ignore the Idempotency-Key; declare it by `router`")

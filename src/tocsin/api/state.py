@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
+from fastapi import Depends
 from starlette.requests import Request
 
 from tocsin.auth.tokens import Verifier
@@ -54,4 +55,8 @@ def watched_of(request: Request) -> AppState | Watched:
 
 def app_state_of(request: Request) -> AppState:
     """Return the collaborators of the service that a request came to."""
-    return cast("AppState", request.scope["state"].get("app_state") or request.app.state.app_state)
+    return cast("AppState", request.app.state.app_state)
+
+
+State = Annotated[AppState, Depends(app_state_of)]
+WatchedState = Annotated[AppState | Watched, Depends(watched_of)]

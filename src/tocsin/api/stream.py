@@ -3,33 +3,23 @@
 import asyncio
 import contextlib
 import time
+from typing import Annotated
 
+from fastapi import Header
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from tocsin import inbox
-from tocsin.api.auth import user_of
+from tocsin.api.auth import User
+from tocsin.api.documented import text
 from tocsin.api.middleware import ABORT
-from tocsin.api.state import app_state_of
+from tocsin.api.routes import router
+from tocsin.api.state import State
 from tocsin.errors import Timeout, Unauthenticated
 from tocsin.streams import STALL_TIMEOUT, Stream, Streams
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """What keeps proxies from holding events back."""
-
-
-async def stream(request: Request) -> Response:
-    """Answer all that happens in the caller's inbox from now on, or since the event that `Last-Event-ID` names."""
-    user, app_state = user_of(request), app_state_of(request)
-    if user.expires <= time.time():  # within the skew that other calls allow: it would end at once, again and again
-        raise Unauthenticated("The token has expired.", presented=True)
-    await inbox.owner(app_state.database, user)
-    mark = request.headers.get("last-event-id") or None
-    if request.method == "HEAD":
-        return Response(headers=HEADERS, media_type=StreamResponse.media_type)
-    reader = Stream(user.id, user.expires, mark, issued=user.issued)
-    return StreamResponse(app_state.streams, reader)
 
 
 class StreamResponse(Response):
@@ -62,6 +52,43 @@ class StreamResponse(Response):
         finally:
             self._streams.leave(self._reader)
             disconnected.cancel()
+
+
+routes = router("notifications")
+
+
+@routes.get(
+    "/notifications/stream",
+    response_class=StreamResponse,
+    responses=text(
+        StreamResponse.media_type,
+        'Events `count` (`{"unread": 3}`, also the first), `notification` (as in the list), `read` (`id`, `ids`, or'
+        " `all` up to the entry `up_to`), `unread` (`id`), `deleted` (`id` or `ids`), `resync`: fetch the list. Open.",
+        beginning='id: 64201a3f5c000-41\nevent: count\ndata: {"unread":1}\n\n'
+        'id: 64201a3f5c000-42\nevent: read\ndata: {"id":"0195d3f0-4c00-7000-8000-000000000001"}\n\n',
+    ),
+)
+async def stream_notifications(
+    request: Request,
+    user: User,
+    app_state: State,
+    last_event_id: Annotated[
+        str | None,
+        Header(alias="Last-Event-ID", description="the `id` of the last event received: the stream continues after it"),
+    ] = None,
+) -> Response:
+    """Stream the inbox.
+
+    Server-sent events: all that happens in the caller's inbox, as it happens. Each event has an `id`; with it as
+    `Last-Event-ID` the stream continues with nothing lost, for 7 days. At most 8 streams per user: a ninth closes the
+    oldest.
+    """
+    if user.expires <= time.time():  # within the skew that other calls allow: it would end at once, again and again
+        raise Unauthenticated("The token has expired.", presented=True)
+    if request.method == "HEAD":
+        return Response(headers=HEADERS, media_type=StreamResponse.media_type)
+    reader = Stream(user.id, user.expires, last_event_id or None, issued=user.issued)
+    return StreamResponse(app_state.streams, reader)
 
 
 async def _disconnect(receive: Receive, reader: Stream) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from tocsin.catalogue import Kind
-from tocsin.directory import User
+from tocsin.formats import User
 
 
 @dataclass(frozen=True, slots=True)

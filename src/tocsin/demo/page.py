@@ -15,17 +15,16 @@ from starlette.routing import BaseRoute, Route
 
 from tocsin.api import assets
 from tocsin.api.body import body_of
-from tocsin.api.requests import ids_of, number_of
 from tocsin.api.state import AppState, app_state_of
 from tocsin.auth.minting import Signer, mint_service, mint_user
 from tocsin.catalogue import ENGLISH
 from tocsin.demo.events import event_of
-from tocsin.directory import Team, User
+from tocsin.directory import Team
 from tocsin.errors import FieldError, Invalid, NotFound, Unauthorized
 from tocsin.events import Draft
-from tocsin.ids import MAX_ID
+from tocsin.formats import Ids, User
 from tocsin.notifications import to_json
-from tocsin.validation import field_error
+from tocsin.validation import RequestModel, field_error
 from tocsin_phones import Phones
 from tocsin_phones.local_calls import is_local
 
@@ -40,10 +39,17 @@ LIFETIME = timedelta(minutes=15)
 AT_THE_CONSOLE = timedelta(hours=8)
 """The same of the token that the page's link to the console has."""
 
-COLLEAGUE = User(90, 1, "Noah", "Peters", None, None, ENGLISH, "UTC", active=True)
+COLLEAGUE = User(id=90, company_id=1, first_name="Noah", last_name="Peters")
 """Who did it, where all of the sample people are told of it."""
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Fired(RequestModel):
+    """What the page asks to happen: an event of a kind, for some of the people."""
+
+    kind: str
+    to: Ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,25 +121,23 @@ class DemoPage:
         A page asks this every second, which would drown all else in the log.
         """
         request.state.is_quiet = True
-        field_errors: list[FieldError] = []
-        id_ = number_of(request.query_params, "user", (1, MAX_ID), 0, field_errors)
-        if field_errors:
-            raise Invalid(field_errors)
-        if all(person.id != id_ for person in self.people):
+        given = request.query_params.get("user")
+        shown = [self.devices.get(person.id, {}) for person in self.people if str(person.id) == given]
+        if not shown:
             raise NotFound
-        return _json({name: self.phones.screen(token) for name, token in self.devices.get(id_, {}).items()})
+        return _json({name: self.phones.screen(token) for name, token in shown[0].items()})
 
     async def fire(self, request: Request) -> Response:
         """Post an event of a kind for some of the people, as the demo's own service."""
-        app_state, body, field_errors = app_state_of(request), await body_of(request), list[FieldError]()
-        name, to = body.get("kind"), ids_of(body, "to", field_errors)
-        if not isinstance(name, str) or name not in app_state.catalogue.samples:
+        app_state, field_errors = app_state_of(request), list[FieldError]()
+        fired = Fired.checked(await body_of(request), field_errors)
+        if fired and fired.kind not in app_state.catalogue.samples:
             field_errors.append(field_error("kind", "in", "must be a kind with a sample"))
-        if not field_errors and not (to and set(to) <= {person.id for person in self.people}):
+        if fired and not (fired.to and set(fired.to) <= {person.id for person in self.people}):
             field_errors.append(field_error("to", "unknown", "must name some of the sample people"))
-        if field_errors:
+        if field_errors or not fired:
             raise Invalid(field_errors)
-        accepted = await app_state.intake.accept(self.draft(app_state, str(name), to))
+        accepted = await app_state.intake.accept(self.draft(app_state, fired.kind, fired.to))
         return _json({"queued": True, "id": str(accepted.id)}, status=202)
 
     def draft(self, app_state: AppState, name: str, to: Sequence[int]) -> Draft:

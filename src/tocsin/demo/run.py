@@ -13,20 +13,34 @@ from tocsin.auth.from_settings import signer_of
 from tocsin.auth.minting import Signer, mint_service, mint_user
 from tocsin.demo.page import DemoPage
 from tocsin.devices import Device
-from tocsin.directory import Team, User
+from tocsin.directory import Team
 from tocsin.errors import Refusal
 from tocsin.events import Viewer
+from tocsin.formats import User
 from tocsin.push.apps import web_push_key
 from tocsin.serve import Running, serve
 from tocsin.settings import PREFIX, Settings
 from tocsin_phones import Phones
 
+
+def _person(id_: int, first_name: str, last_name: str, email: str, locale: str, time_zone: str) -> User:  # noqa: PLR0913, PLR0917 - a row of the table
+    return User(
+        id=id_,
+        company_id=1,
+        first_name=first_name,
+        last_name=last_name,
+        email=email,
+        locale=locale,
+        time_zone=time_zone,
+    )
+
+
 PEOPLE = (
-    User(1, 1, "John", "Doe", None, "john@example.com", "en", "Europe/Copenhagen", active=True),
-    User(2, 1, "Sam", "Carter", None, "sam@example.com", "da", "Europe/Copenhagen", active=True),
-    User(3, 1, "Jane", "Doe", None, "jane@example.com", "de", "Europe/Berlin", active=True),
-    User(4, 1, "Bernita", "Kilback", None, "bernita@example.com", "en", "UTC", active=True),
-    User(5, 1, "ليلى", "حداد", None, "layla@example.com", "en", "Africa/Cairo", active=True),
+    _person(1, "John", "Doe", "john@example.com", "en", "Europe/Copenhagen"),
+    _person(2, "Sam", "Carter", "sam@example.com", "da", "Europe/Copenhagen"),
+    _person(3, "Jane", "Doe", "jane@example.com", "de", "Europe/Berlin"),
+    _person(4, "Bernita", "Kilback", "bernita@example.com", "en", "UTC"),
+    _person(5, "ليلى", "حداد", "layla@example.com", "en", "Africa/Cairo"),
 )
 TEAMS = (Team(1, 1, "Sales", [1, 2, 3]), Team(2, 1, "Service", [3, 4]))
 LIFETIME = timedelta(days=7)

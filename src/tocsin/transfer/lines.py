@@ -11,11 +11,9 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from tocsin.catalogue import Catalogue
-from tocsin.devices import device_of
 from tocsin.errors import FieldError, Malformed
-from tocsin.formats import NotificationLine, TeamLine, UserLine
-from tocsin.ids import MAX_ID
-from tocsin.notifications import IMPORTED, body_with, moment_of, to_json
+from tocsin.formats import DeviceLine, NotificationLine, TeamLine, UserLine
+from tocsin.notifications import IMPORTED, body_with, to_json
 from tocsin.strict_json import parse_object
 from tocsin.validation import field_error, field_errors_of, under
 
@@ -84,19 +82,10 @@ class LineParser:
         company_id = made.company_id or self.company_id or 1
         return line._replace(body=to_json({**made.model_dump(), "company_id": company_id}))
 
-    def _device(self, number: int, value: Mapping[str, Any]) -> Line | list[FieldError]:
-        field_errors = _errors_of_owner(value)
-        device = device_of(value, field_errors)
-        if field_errors or device is None:
-            return field_errors
-        times = {}
-        for name in ("registered_at", "last_delivered_at"):
-            given = value.get(name)
-            moment = moment_of(given) if isinstance(given, str) else None
-            if given is not None and moment is None:
-                return [field_error(name, "date", "must be a time in UTC, such as 2030-01-31 08:00:00")]
-            times[name] = moment and moment.isoformat()
-        return Line(number, "device", value["user_id"], to_json({**asdict(device), **times}))
+    def _device(self, number: int, value: Mapping[str, Any]) -> Line:
+        line = DeviceLine.model_validate(value)
+        times = {name: moment and moment.isoformat() for name, moment in line.times().items()}
+        return Line(number, "device", line.user_id, to_json({**asdict(line.device()), **times}))
 
     def _notification(self, number: int, value: Mapping[str, Any]) -> Line:
         told = NotificationLine.model_validate(value)
@@ -110,14 +99,3 @@ class LineParser:
         subjects = self.catalogue.subjects_of(kind, told.data)
         times = (told.created_at, told.read_at)
         return Line(number, "notification", told.user_id, body, *times, told.id, kind, data, language, subjects)
-
-
-def _errors_of_owner(value: Mapping[str, Any]) -> list[FieldError]:
-    id_ = value.get("user_id")
-    if id_ is None:
-        return [field_error("user_id", "required", "is required")]
-    if type(id_) is not int:
-        return [field_error("user_id", "integer", "must be an integer")]
-    if not 1 <= id_ <= MAX_ID:
-        return [field_error("user_id", "numeric_between", f"must be between 1 and {MAX_ID}")]
-    return []

@@ -1,0 +1,125 @@
+"""What a route declares for the OpenAPI document beside its models: problems, links, examples of texts."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tocsin.errors import Conflict, FieldError, Invalid, Problem
+from tocsin.idempotency import MAX_KEY_LENGTH
+from tocsin.validation import field_error
+
+JSON = "application/json"
+
+Responses = dict[int | str, dict[str, Any]]
+
+DESCRIPTIONS = {
+    200: "The request succeeded.",
+    202: "The request is stored durably and will be carried out.",
+    204: "The request succeeded, also if it was repeated.",
+    304: "The inbox has not changed since the answer that `If-None-Match` names.",
+}
+
+_PROBLEMS = "problems"
+_FIELD_ERRORS = "field_errors"
+
+ONCE = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH},
+    "description": "a repeated request with the same key does nothing and gets the first answer, for 24 hours",
+}
+"""The header that every POST takes."""
+
+NO_KEY = field_error("Idempotency-Key", "string_between", f"must have 1 to {MAX_KEY_LENGTH} characters")
+
+
+def problems(*found: type[Problem] | FieldError) -> Responses:
+    """Declare what a route can answer beside what all of them can: problems, and examples of validation errors."""
+    answers: Responses = {}
+    for each in found:
+        if isinstance(each, FieldError):
+            answers.setdefault(422, {_FIELD_ERRORS: []})[_FIELD_ERRORS].append(each)
+        else:
+            answers.setdefault(each.status, {_PROBLEMS: []})[_PROBLEMS].append(each)
+    return answers
+
+
+def declared(*parts: Responses) -> Responses:
+    """Return what several parts declare, as one."""
+    whole: Responses = {}
+    for part in parts:
+        for status, of in part.items():
+            there = whole.setdefault(status, {})
+            for name, value in of.items():
+                there[name] = [*there.get(name, []), *value] if isinstance(value, list) else value
+    return whole
+
+
+def links(status: int, parameter: str, where: str, *operations: str) -> Responses:
+    """Declare which operations a success leads to, and where it has the value of their parameter."""
+    return {status: {"links": {id_: {"operationId": id_, "parameters": {parameter: where}} for id_ in operations}}}
+
+
+def text(media: str, description: str, **examples: str) -> Responses:
+    """Declare an answer that is not JSON."""
+    values = {name: {"value": value} for name, value in examples.items()}
+    return {200: {"content": {media: {"schema": {"description": description}, "examples": values}}}}
+
+
+def headers(*names: str) -> dict[str, Any]:
+    """Return the headers of an answer."""
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-Id", *names)}
+
+
+def rendered(answers: Responses, success: int) -> Responses:
+    """Return what is declared in the form of the document, by status; a `success` is always there."""
+    found = {status: _rendered(status, of) for status, of in {success: {}, **answers}.items()}
+    return dict(sorted(found.items(), key=lambda item: str(item[0])))
+
+
+def _rendered(status: int | str, answer: dict[str, Any]) -> dict[str, Any]:
+    if _FIELD_ERRORS in answer:
+        return invalid(answer[_FIELD_ERRORS])
+    if _PROBLEMS not in answer:
+        return {"description": DESCRIPTIONS[int(status)], "headers": headers(), **answer}
+    family: list[type[Problem]] = list(dict.fromkeys(answer[_PROBLEMS]))
+    if any(issubclass(problem, Conflict) for problem in family):
+        return problem_answer(*(problem() for problem in family))
+    return {"$ref": f"#/components/responses/{family[0].__name__}"}
+
+
+def problem_answer(*found: Problem) -> dict[str, Any]:
+    """Describe problems of one status as one answer."""
+    description = "; ".join(f"`{problem.code}`: {_words(problem)}" for problem in found)
+    examples = {problem.code: {"errors": problem.errors()} for problem in found}
+    return {"description": description, "headers": headers(*found[0].headers), "content": _errors(examples)}
+
+
+def invalid(field_errors: Iterable[FieldError]) -> dict[str, Any]:
+    """Describe the answer to a request that is not valid."""
+    description = "`validation.*`: the request is well-formed but not valid; all its errors are listed at once"
+    examples = {"validation": {"errors": Invalid(field_errors).errors()}}
+    return {"description": description, "headers": headers(), "content": _errors(examples)}
+
+
+def _words(problem: Problem) -> str:
+    """Return what a problem's class says of it, but for where that is defined."""
+    words = (type(problem).__doc__ or "").partition(".\n")[0].partition(" (RFC")[0].rstrip(".")
+    return words[0].lower() + words[1:]
+
+
+def _errors(examples: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {name: {"value": value} for name, value in examples.items()}
+    return {JSON: {"schema": {"$ref": "#/components/schemas/Errors"}, "examples": shown}}
+
+
+def paragraphs(docstring: str | None) -> tuple[str, str]:
+    """Return the summary of an operation, and its description, as the docstring of its endpoint has them."""
+    summary, _, rest = (docstring or "").strip().partition("\n")
+    return summary.rstrip("."), "\n\n".join(_unwrapped(rest))
+
+
+def _unwrapped(text_: str) -> Iterator[str]:
+    for paragraph in text_.split("\n\n"):
+        if words := " ".join(paragraph.split()):
+            yield words

@@ -1,0 +1,53 @@
+"""Bytes that are no HTTP, and heads that are too large."""
+
+import json
+
+import pytest
+
+from tests.support.answers import codes_of, exchanged, sealed
+from tests.support.pages import listening
+from tests.support.service import HOUR, SECRET, Api
+from tocsin.api.protocol import MAX_HEAD_BYTES
+from tocsin.auth.minting import mint_service
+
+
+class TestWire:
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            b"\x00\x01\x02\r\n\r\n",
+            b"G\xc3\xa4T / HTTP/1.1\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            b"GET /healthz HTTP/9.9\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\nX y: z\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
+            b"GET /healthz HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n",
+            b"GET /healthz\r\n\r\n",
+        ],
+    )
+    async def test_what_is_no_http_is_answered_in_the_one_form(self, idle: Api, sent: bytes) -> None:
+        async with listening(idle) as port:
+            answer = await exchanged(port, sent)
+        assert codes_of(answer) == (400, [("malformed", None)])
+        assert sealed(answer)
+
+    async def test_a_head_is_bounded_whether_it_ends_or_not(self, idle: Api) -> None:
+        line = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        async with listening(idle) as port:
+            large, endless = b"X: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n", b"X: " + b"x" * MAX_HEAD_BYTES
+            many = b"".join(b"X-%d: x\r\n" % number for number in range(9000)) + b"\r\n"
+            for rest in (large, endless, many):
+                answer = await exchanged(port, line + rest)
+                assert codes_of(answer) == (431, [("head_too_large", None)])
+                assert str(MAX_HEAD_BYTES) in answer.text
+            assert (await exchanged(port, line + large[:3] + large[203:])).status_code == 200
+
+    async def test_a_large_body_is_no_large_head(self, idle: Api) -> None:
+        token = mint_service(SECRET, "crm", ["events:write"], HOUR)
+        head = f"POST /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n"
+        body = json.dumps({"type": "x" * 200_000}).encode()
+        sent = f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        async with listening(idle) as port:
+            assert (await exchanged(port, sent)).status_code == 422

@@ -1,0 +1,43 @@
+"""An inbox of two pages, and where the second is."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.support.service import Api
+from tocsin.api.app import service
+from tocsin.api.server import Server
+
+
+async def next_url(api: Api, path: str = "/notifications", **headers: str) -> str:
+    """Return where the second page of an inbox is, in the answer to a request with these headers."""
+    answer = await api.as_user(1, "GET", f"{path}?per_page=1", headers=headers)
+    assert answer.status_code == 200, answer.text
+    url: str = answer.json()["pagination"]["urls"]["next"]
+    return url
+
+
+async def fill(api: Api, path: str = "/notifications") -> None:
+    """Give user 1 an inbox of two pages of one."""
+    await api.people(1)
+    for _ in range(2):
+        answer = await api.as_user(1, "POST", path, json={"message": "x", "notify": {"users": [1]}})
+        assert answer.status_code == 202, answer.text
+    async with asyncio.timeout(15):
+        while (await api.as_user(1, "GET", path)).json()["pagination"]["total"] < 2:
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def listening(api: Api) -> AsyncIterator[int]:
+    """Serve as the process does, and yield the port."""
+    bound = socket.create_server(("127.0.0.1", 0))
+    server = Server(service(api.app_state))
+    running = asyncio.create_task(server._serve([bound]))  # noqa: SLF001 - serve() would take our signals
+    try:
+        yield int(bound.getsockname()[1])
+    finally:
+        server.should_exit = True
+        await running
+        bound.close()

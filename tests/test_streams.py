@@ -17,6 +17,7 @@ from tests.support.events import custom, note
 from tests.support.properties import at_most
 from tests.support.service import HOUR, SECRET, Api, at_rest, serving
 from tests.support.streams import watching
+from tests.support.waiting import until
 from tocsin import pubsub, streams
 from tocsin.api import stream
 from tocsin.auth.minting import mint_service, mint_user
@@ -178,11 +179,9 @@ async def test_nobody_is_told_of_another(api: Api) -> None:
         first = await api.post(custom(1))
         second = await api.post(custom(2))
         await api.as_user(3, "PUT", f"/notifications/{first}/read")
-        await one.until_told("notification")
-        await two.until_told("notification")
-        await asyncio.sleep(0.1)
-        assert [data["id"] for data in one.names("notification")] == [first]
-        assert [data["id"] for data in two.names("notification")] == [second]
+        last = await api.post(custom(1, 2))  # a stream is in order: after it nothing comes of what was before
+        assert [data["id"] for data in await one.until_told("notification", 2)] == [first, last]
+        assert [data["id"] for data in await two.until_told("notification", 2)] == [second, last]
         async with watching(api, 2, mark=one.mark) as foreign:
             await foreign.until_told("resync")
             assert foreign.names("notification") == []
@@ -199,7 +198,7 @@ STEPS = st.lists(
 )
 
 
-@at_most(12)
+@at_most(12, soak=200)
 @given(steps=STEPS)
 async def test_whatever_people_do_no_stream_carries_what_is_not_in_its_owners_inbox(
     busy_service: Api, server: Embedded, steps: list[tuple[str, set[int], int]]
@@ -330,18 +329,25 @@ async def test_what_is_resolved_is_told(api: Api) -> None:
 
 
 async def test_a_reader_of_one_process_is_told_of_what_another_writes(
-    api: Api, server: Embedded, catalogue: Catalogue
+    api: Api, server: Embedded, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await api.people(1, 2)
     async with serving(url_for(server, "busy"), catalogue, with_worker=False) as elsewhere:
         ears = asyncio.create_task(elsewhere.app_state.pubsub.receive())
-        await asyncio.sleep(0.2)
+        heard = elsewhere.app_state.pubsub.listen_for("probe")
+
+        def reached() -> bool:
+            api.app_state.pubsub.publish("probe")
+            return heard.is_set()
+
+        await until(reached)
+        monkeypatch.setattr(streams, "POLL", 600.0)  # nobody looks by himself
         async with watching(elsewhere) as watch:
             id_ = await api.post(custom(1))
-            [shown] = await watch.until_told("notification", seconds=1)  # sooner than anybody looks by himself
+            [shown] = await watch.until_told("notification", seconds=30)
             assert shown["id"] == id_
             await mine(api, "PUT", f"/{id_}/read")
-            assert await watch.until_told("read", seconds=1) == [{"id": id_}]
+            assert await watch.until_told("read", seconds=30) == [{"id": id_}]
         ears.cancel()
 
 

@@ -173,7 +173,7 @@ async def test_what_gets_no_whole_answer_is_told_and_not_sent_again(tmp_path: Pa
     assert answer.status == 0
     assert answer.error
     assert error in answer.error
-    assert took < 3
+    assert took < 30
     if name != "has endless headers":  # that is no HTTP/2, and curl may give it another chance
         assert Counter(asked.path for asked in service.asked) == {f"/3/device/{number}": 1 for number in range(3)}
 

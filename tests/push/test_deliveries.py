@@ -316,8 +316,7 @@ async def test_preferences_are_kept_to_and_explained(api: Api, phones: Phones) -
     assert await told(api, id_) == ["muted: not sent: push switched off for custom"]
     await prefer(api, kinds={"custom": None}, paused_until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
     held = await api.post(custom(1))
-    await asyncio.sleep(0.1)
-    assert (await state(api, held))["pushes"]["held"] == 1
+    await becomes(api, held, {"held": 1})
     urgent = {**api.app_state.catalogue.samples["lead_escalated"]["event"], "notify": {"users": [1]}}
     assert await pushes_of(api, await api.post(urgent)) == {"delivered": 1}
     await api.as_user(1, "PUT", f"/notifications/{held}/read")

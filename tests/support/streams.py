@@ -34,20 +34,20 @@ class Watch:
     def mark(self) -> str:
         return next(event.id for event in reversed(self.events) if event.id)
 
-    async def until(self, count: int, seconds: float = 5) -> list[tuple[str, Any]]:
+    async def until(self, count: int, seconds: float = 30) -> list[tuple[str, Any]]:
         """Wait for so many events."""
         async with asyncio.timeout(seconds):
             while len(self.events) < count:
                 await asyncio.sleep(0.005)
         return self.told
 
-    async def until_told(self, name: str, count: int = 1, seconds: float = 5) -> list[Any]:
+    async def until_told(self, name: str, count: int = 1, seconds: float = 30) -> list[Any]:
         async with asyncio.timeout(seconds):
             while len(found := self.names(name)) < count:
                 await asyncio.sleep(0.005)
         return found
 
-    async def until_ended(self, seconds: float = 5) -> None:
+    async def until_ended(self, seconds: float = 30) -> None:
         async with asyncio.timeout(seconds):
             while not self.ended:
                 await asyncio.sleep(0.005)

@@ -553,7 +553,8 @@ async def agree(api: Api, server: Embedded, steps: Sequence[Step]) -> None:
     await world.look_at_all()
 
 
-@at_most(60)
+@pytest.mark.slow
+@at_most(20, soak=300)
 @given(steps=lives(40))
 async def test_whatever_is_done_every_answer_and_every_inbox_is_the_models(
     busy_service: Api, server: Embedded, steps: list[Step]
@@ -562,7 +563,7 @@ async def test_whatever_is_done_every_answer_and_every_inbox_is_the_models(
 
 
 @pytest.mark.slow
-@at_most(25)
+@at_most(20, soak=200)
 @given(steps=lives(150))
 async def test_a_long_life_is_the_models_too(busy_service: Api, server: Embedded, steps: list[Step]) -> None:
     await agree(busy_service, server, steps)
@@ -632,7 +633,8 @@ async def race(first: Client, second: Client, follower: Follower, steps: tuple[l
         assert answer.json()["state"] == "delivered"
 
 
-@at_most(60)
+@pytest.mark.slow
+@at_most(20, soak=300)
 @given(read=st.sets(st.integers(0, 5)), steps=st.tuples(races, races))
 async def test_two_at_once_leave_an_inbox_that_agrees_with_itself(
     busy_service: Api, server: Embedded, read: set[int], steps: tuple[list[Step], list[Step]]

@@ -17,11 +17,10 @@ import pytest
 
 from tests.support.ledger import Ledger, Load, Town, compare, compare_pages, drained
 from tests.support.processes import Program, data_folder, kill_postgres, throw_dice
+from tests.support.properties import rounds
 from tocsin.postgres.supervisor import url_of
 
-pytestmark = pytest.mark.slow
-
-ROUNDS = 5
+ROUNDS = rounds(3, soak=20)
 SIZE = 600 * 2**20
 
 EXT4_IOC_SHUTDOWN = 0x8004587D

@@ -6,20 +6,17 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import pytest
-
 from tests.support.ledger import drained
 from tests.support.processes import Program, data_folder, holds_a_lease, throw_dice
+from tests.support.properties import rounds
 from tests.support.service import HOUR, SECRET
 from tocsin.auth.minting import mint_service
 from tocsin.db.pool import connect
 from tocsin.postgres.supervisor import url_of
 from tocsin_phones import Phones
 
-pytestmark = pytest.mark.slow
-
 PEOPLE = 400
-KILLS = 6
+KILLS = rounds(4, soak=30)
 
 
 async def fill(url: str) -> None:

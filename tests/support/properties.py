@@ -1,8 +1,15 @@
-"""Settings of property tests."""
+"""How often tests repeat what chance decides: some times with every run, many times with `make soak`."""
 
 from hypothesis import settings
 
+SOAK = settings.get_current_profile_name() == "soak"
 
-def at_most(examples: int) -> settings:
+
+def at_most(examples: int, soak: int) -> settings:
     """Return settings for this many examples, or as few as the profile says."""
-    return settings(max_examples=min(examples, settings().max_examples), deadline=None)
+    return settings(max_examples=soak if SOAK else min(examples, settings().max_examples), deadline=None)
+
+
+def rounds(some: int, soak: int) -> int:
+    """Return how often something is killed."""
+    return soak if SOAK else some

@@ -9,7 +9,7 @@ BIN := .venv/bin
 UV := .uv/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fast lint bench docs web format lock schema parts clean
+.PHONY: help demo test check fast soak coverage lint bench docs web format lock schema parts clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -17,13 +17,28 @@ help: ## what there is
 demo: .venv/ready ## serve with sample users, teams and notifications: open http://127.0.0.1:8080/
 	$(BIN)/tocsin demo
 
+# One worker for each core; what shares a fixture of its module stays with one worker. CI, and root, for whom `parts`
+# installs what is missing, let no test be skipped but for the reasons in tests/support/selection.py.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadgroup
+STRICT := $(if $(CI)$(filter 0,$(shell id -u)),--strict-skips)
+
 test: lint parts ## everything: lint, types, and all tests against real parts
-	$(BIN)/pytest
+	$(PYTEST) $(STRICT)
 
 check: lint fast ## what to run all the time: lint, types and the fast tests
 
-fast: .venv/ready ## the tests that take seconds
-	$(BIN)/pytest -q -n 2 -m "not slow" --hypothesis-profile fast
+fast: .venv/ready ## the tests without a browser, programs of their own, kills or long work
+	$(PYTEST) -q -m "not (browser or processes or chaos or slow)" --hypothesis-profile fast
+
+soak: lint parts ## all tests, with all that chance decides many times over: properties, kills, fuzzing; hours
+	$(PYTEST) --hypothesis-profile soak
+
+coverage: .venv/ready parts ## all tests, and what they do not reach: branches too, and programs that tests start
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest -n auto --maxprocesses 8 --dist loadgroup -q
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	$(BIN)/python -m tests.support.coverage
 
 lint: .venv/ready ## ruff, mypy and the contracts between modules
 	$(BIN)/ruff check .

@@ -8,7 +8,8 @@ import hypothesis
 import pytest
 from playwright.async_api import Browser, async_playwright
 
-from tests.support.database import make_database, url_for, wipe
+from tests.support import selection
+from tests.support.database import end_sessions, left_behind, make_database, url_for, wipe
 from tests.support.places import short_path
 from tests.support.servers import free_port
 from tests.support.service import Api, serving
@@ -19,13 +20,29 @@ from tocsin.postgres.supervisor import Embedded
 from tocsin.push.channels.vapid import Vapid
 from tocsin_phones import Phones
 
-hypothesis.settings.register_profile("whole", deadline=None)  # how long anything takes decides no test
-hypothesis.settings.register_profile("fast", max_examples=20, deadline=None)
-hypothesis.settings.load_profile("whole")
+hypothesis.settings.register_profile("fast", max_examples=10, deadline=None)  # how long anything takes decides no test
+hypothesis.settings.register_profile("test", deadline=None)
+hypothesis.settings.register_profile("soak", max_examples=1000, deadline=None)
+hypothesis.settings.load_profile("test")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-schema", action="store_true", help="write schema.sql anew from the migrations")
+    parser.addoption(
+        "--strict-skips", action="store_true", help="fail if a test is skipped for a reason not on the list"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--strict-skips") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(selection.StrictSkips())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        selection.mark(item)
+    items.sort(key=selection.weight)
 
 
 @pytest.fixture(scope="session")
@@ -43,18 +60,22 @@ async def server(folder: Path) -> AsyncIterator[Embedded]:
         await connection.close()
         await migrate(url_for(embedded, "template_of_tests"))
         yield embedded
+        end_sessions()
 
 
 @pytest.fixture(scope="session")
 async def quiet_database(server: Embedded) -> str:
-    return await make_database(server, "quiet")
+    url = await make_database(server, "quiet")
+    await left_behind(url)
+    return url
 
 
 @pytest.fixture
-async def url(quiet_database: str) -> str:
+async def url(quiet_database: str) -> AsyncIterator[str]:
     """A database with the schema and nothing in it, where nobody works but the test."""
     await wipe(quiet_database)
-    return quiet_database
+    yield quiet_database
+    assert await left_behind(quiet_database) == []
 
 
 @pytest.fixture
@@ -77,10 +98,13 @@ async def busy_service(server: Embedded, catalogue: Catalogue) -> AsyncIterator[
 
 
 @pytest.fixture
-async def api(busy_service: Api, server: Embedded) -> Api:
+async def api(busy_service: Api, server: Embedded) -> AsyncIterator[Api]:
     """The service with its worker, and nothing in it."""
-    await wipe(url_for(server, "busy"))
-    return busy_service
+    url = url_for(server, "busy")
+    await left_behind(url)
+    await wipe(url)
+    yield busy_service
+    assert await left_behind(url) == []
 
 
 @pytest.fixture

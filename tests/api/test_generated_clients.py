@@ -17,7 +17,7 @@ from tocsin.auth.minting import mint_service, mint_user
 OURS = Path(__file__).parent / "generators"
 UV = Path(__file__).parents[2] / ".uv/bin/uv"
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")

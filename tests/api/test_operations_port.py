@@ -10,7 +10,7 @@ from tests.support.processes import Program, data_folder
 from tests.support.service import HOUR, SECRET
 from tocsin.auth.minting import mint_service
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.processes
 
 
 def free_port() -> int:

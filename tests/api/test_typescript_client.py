@@ -19,7 +19,7 @@ async def program(tmp_path: Path) -> Path:
     return await installed(OURS, tmp_path / "client")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_a_generated_client_compiles_posts_an_event_and_lists_the_inbox(api: Api, program: Path) -> None:
     await api.people(1, 4)
     ids = [await api.post(custom(1, body=f"Hello {number}")) for number in range(4)]

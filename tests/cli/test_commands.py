@@ -18,7 +18,7 @@ from tocsin.auth.claims import Expected, ServiceCaller, UserCaller
 from tocsin.auth.tokens import Verifier
 from tocsin.postgres.supervisor import Embedded
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.processes
 
 
 def test_a_users_token_is_what_the_service_takes(tmp_path: Path) -> None:

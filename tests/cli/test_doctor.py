@@ -254,7 +254,7 @@ async def test_dead_letters_and_a_queue_that_stands_still_are_told(outside: str,
     await database.value("delete from workers")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_the_command_tells_one_line_each_beside_a_running_service_and_without() -> None:
     async with data_folder() as data:
         async with Program(data, "serve") as program:
@@ -277,7 +277,7 @@ async def test_the_command_tells_one_line_each_beside_a_running_service_and_with
         assert line == "warn database: the embedded PostgreSQL does not run; start `tocsin serve`"
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_openapi_document_is_printed_without_a_database() -> None:
     done = subprocess.run(
         [TOCSIN, "openapi"],

@@ -116,7 +116,7 @@ async def test_a_value_that_cannot_be_used_is_one_sentence(name: str, value: str
         assert not said or name in said or "APNs" in said
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("make", FILES.values(), ids=FILES)
 @pytest.mark.parametrize("name", OF_PATHS)
 async def test_a_file_that_cannot_be_used_is_one_sentence(
@@ -223,7 +223,7 @@ def test_a_tilde_is_the_home_of_the_user_and_brackets_of_an_address_are_taken_of
     assert settings.host == "::1"
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_refusal_is_a_line_of_the_log_where_that_is_json(tmp_path: Path) -> None:
     for environment in (
         {"TOCSIN_LOG_FORMAT": "json", "TOCSIN_HOST": "192.0.2.1"},
@@ -236,7 +236,7 @@ def test_a_refusal_is_a_line_of_the_log_where_that_is_json(tmp_path: Path) -> No
         assert "TOCSIN_HOST" in lines[-1]["reason"] or "TOCSIN_PROT" in lines[-1]["reason"]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_a_signal_to_reopen_logs_ends_no_server() -> None:
     async with data_folder() as data, Program(data, "serve") as service:
         for kind in (signal.SIGUSR1, signal.SIGUSR2):
@@ -247,7 +247,7 @@ async def test_a_signal_to_reopen_logs_ends_no_server() -> None:
         assert service.alive
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a small /dev/shm of its own")
 def test_too_little_shared_memory_is_not_told_like_a_full_disk_alone() -> None:
     small = "mount -t tmpfs -o size=256k tmpfs /dev/shm && exec"
@@ -267,27 +267,27 @@ def test_too_little_shared_memory_is_not_told_like_a_full_disk_alone() -> None:
     assert "--shm-size" in one_sentence(done)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_message_that_is_not_utf8_is_refused() -> None:
     said = one_sentence(run("send", "--user", "4", os.fsdecode("ø".encode("latin-1"))))
     assert "not UTF-8" in said
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_web_inbox_is_reached_where_the_service_listens_for_everybody() -> None:
     for host, due in (("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("[::1]", "[::1]")):  # noqa: S104
         done = run("inbox", environment={"TOCSIN_HOST": host, "TOCSIN_PORT": "8080"})
         assert f'src="http://{due}:8080/'.encode() in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_services_token_is_said_to_expire_on_standard_error() -> None:
     done = run("token", "service", "crm", "--scope", "events:write", "--expires", "90m")
     assert len(done.stdout.splitlines()) == 1
     assert re.search(rb"expires at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, after 90m; --expires", done.stderr)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_config_shows_where_things_are_and_no_password() -> None:
     urls = {
         "TOCSIN_DATABASE_URL": "postgresql://crm:geheim@db.example.com:5433/staging?sslpassword=geheim",
@@ -359,7 +359,7 @@ def one_sentence(done: subprocess.CompletedProcess[bytes]) -> str:
     return lines[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_says_what_is_wrong_with_the_file_of_variables(command: list[str], tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"# \xf8\n")
@@ -370,7 +370,7 @@ def test_every_command_says_what_is_wrong_with_the_file_of_variables(command: li
         assert "is not UTF-8" in one_sentence(done)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "command", [each for each in COMMANDS if each[0] not in {"serve", "worker", "demo", "send"}], ids=" ".join
 )
@@ -398,21 +398,21 @@ def test_every_command_says_that_its_output_is_full_or_closed(command: list[str]
     assert closed.returncode in {0, 1}
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_version_and_help_on_a_full_disk_are_one_sentence() -> None:
     for command in (["--help"], ["--version"]):
         with Path("/dev/full").open("w") as full:
             assert "No space left on device" in one_sentence(run(*command, stdout=full))
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.usefixtures("peopled")
 def test_an_export_to_a_full_disk_is_one_sentence(url: str) -> None:
     done = run("export", "/dev/full", environment={"TOCSIN_DATABASE_URL": url})
     assert "The file /dev/full cannot be written: No space left on device" in one_sentence(done)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without a name")
 def test_a_user_without_a_name_and_a_home_is_told_what_to_do() -> None:
     nameless: dict[str, Any] = {"user": 54321, "group": 54321, "extra_groups": [], "cwd": "/"}
@@ -426,7 +426,7 @@ def test_a_user_without_a_name_and_a_home_is_told_what_to_do() -> None:
     assert "TOCSIN_DATABASE_URL" in said
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_file_of_variables_of_another_user_is_one_sentence(place: Path) -> None:
     (place / ".env").write_text("TOCSIN_PORT=1\n")
@@ -434,7 +434,7 @@ def test_a_file_of_variables_of_another_user_is_one_sentence(place: Path) -> Non
     assert "Permission denied" in one_sentence(run("config", user=54321, group=54321, extra_groups=[], cwd=place))
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("query", "due"),
     [

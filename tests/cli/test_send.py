@@ -14,7 +14,7 @@ from tocsin.cli.send import Target, event_of
 from tocsin.errors import Refusal
 from tocsin.settings import read_settings
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.processes
 
 
 async def send(folder: Path, *arguments: str, given: str = "", **environment: str) -> tuple[int, str, str]:

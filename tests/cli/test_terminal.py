@@ -26,7 +26,7 @@ def test_what_people_write_is_left_as_it_is() -> None:
         assert spelt_out(text) == text
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_a_name_cannot_forge_a_line_of_an_explanation(url: str, database: Database) -> None:
     hostile = {"first_name": HOSTILE, "last_name": "L\nuser 1, admin: active"}
     user = User(id=5, company_id=1, first_name="", last_name="").model_copy(update=hostile)

@@ -24,7 +24,7 @@ INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambd
 USABLE = [path.parent for path in INSTALLED if int(path.parts[-3]) >= 15]
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.processes,
     pytest.mark.skipif(not USABLE, reason="this machine has no PostgreSQL of its own: apt-get install postgresql"),
 ]
 

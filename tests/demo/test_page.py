@@ -22,7 +22,7 @@ from tocsin.auth.claims import ServiceCaller
 from tocsin.auth.tokens import Verifier
 from tocsin.demo.run import LEFT_UNREAD, PEOPLE
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.processes
 
 JOHN, SAM, JANE, BERNITA, LAYLA = PEOPLE
 DEVICES = ("iphone", "android", "browser")

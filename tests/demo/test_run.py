@@ -52,7 +52,7 @@ async def test_the_demo_takes_over_no_key_no_push_service_and_no_database_of_the
     assert not any(name.startswith(("jwt_", "apns_", "fcm_", "vapid_", "database_")) for name in TAKEN_OVER)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_demo_refuses_a_database_that_is_not_its_own_in_one_sentence(tmp_path: Path) -> None:
     url = "postgresql://crm@127.0.0.1:1/crm"
     assert "unset TOCSIN_DATABASE_URL" in refusal("demo", cwd=tmp_path, TOCSIN_DATABASE_URL=url)
@@ -64,7 +64,7 @@ def test_the_demo_refuses_a_database_that_is_not_its_own_in_one_sentence(tmp_pat
     assert MARK not in {path.name for path in database.parent.iterdir()}
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_a_service_is_as_it_was_after_a_demo_with_the_same_settings() -> None:
     async with data_folder() as data:
         async with Program(data, "serve") as service:
@@ -82,7 +82,7 @@ async def test_a_service_is_as_it_was_after_a_demo_with_the_same_settings() -> N
             assert answer.status_code == 401
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_the_tour_after_a_demo_finds_an_empty_inbox() -> None:
     async with data_folder() as data:
         async with Program(data, "demo") as demo:

@@ -897,7 +897,7 @@ async def test_a_port_that_is_taken_is_said_and_nothing_goes_on_listening(phones
     assert other.apns_url == ""
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_the_command_prints_what_to_set_and_goes_when_told(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(Path(sys.executable).with_name("tocsin"), "phones", "--folder", tmp_path / "phones"),

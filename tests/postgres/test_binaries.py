@@ -12,7 +12,7 @@ from tocsin.postgres.supervisor import Embedded
 ROOT = os.geteuid() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_binaries_that_the_servers_user_can_not_enter_are_copied_once(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

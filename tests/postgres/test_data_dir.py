@@ -108,7 +108,7 @@ async def test_a_path_that_postgresql_can_not_take_is_refused(place: Path, name:
     assert list(place.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_the_longest_path_may_have_spaces_and_signs_of_a_url(place: Path) -> None:
     async with Embedded(of_length(place, 106, "ä b?&=%#+:@")) as server:
         assert await ask(server.url, "select 42") == 42
@@ -139,7 +139,7 @@ async def test_an_empty_folder_of_somebody_else_is_left_alone(place: Path) -> No
     assert not (theirs / "tocsin.lock").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_an_empty_folder_of_our_own_becomes_the_data_folder(place: Path) -> None:
     folder = place / "data"
     folder.mkdir(mode=0o755)
@@ -158,7 +158,7 @@ async def test_a_closed_parent_is_named(place: Path) -> None:
     closed.chmod(0o700)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_the_server_runs_as_whoever_has_the_folder_already(place: Path) -> None:
     data = place / "data"
     data.mkdir()
@@ -170,7 +170,7 @@ async def test_the_server_runs_as_whoever_has_the_folder_already(place: Path) ->
         assert Path(f"/proc/{server.postmaster}").stat().st_uid == owner
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_modes_that_a_volume_changed_are_put_right_at_the_next_start(place: Path) -> None:
     async with Embedded(place / "data"):
         secret = own_secret(place / "data")
@@ -183,7 +183,7 @@ async def test_modes_that_a_volume_changed_are_put_right_at_the_next_start(place
     assert kind_of(place / "data/postgres")[0] == "0o700"
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.skipif(not ROOT, reason="only root has a server of another user")
 async def test_the_servers_user_can_replace_no_secret_of_ours(place: Path) -> None:
     data = place / "data"
@@ -201,7 +201,7 @@ async def test_the_servers_user_can_replace_no_secret_of_ours(place: Path) -> No
         own_secret(data)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.skipif(not ROOT, reason="only root can give a folder away")
 async def test_a_folder_that_the_servers_user_had_becomes_ours(place: Path) -> None:
     data = place / "data"
@@ -214,7 +214,7 @@ async def test_a_folder_that_the_servers_user_had_becomes_ours(place: Path) -> N
     assert kind_of(data) == ("0o710", 0)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.skipif(not ROOT, reason="only root can give a folder away")
 async def test_a_database_that_was_given_to_another_user_says_how_to_give_it_back(place: Path) -> None:
     data = place / "data"
@@ -226,7 +226,7 @@ async def test_a_database_that_was_given_to_another_user_says_how_to_give_it_bac
         await Embedded(data).start()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_marks_of_file_systems_and_secrets_that_were_put_there_are_no_things_of_others(place: Path) -> None:
     data = place / "data"
     data.mkdir()

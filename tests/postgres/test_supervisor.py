@@ -183,7 +183,7 @@ async def test_it_is_started_in_the_main_thread_or_not_at_all(place: Path) -> No
     assert list(place.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_what_is_written_survives_a_stop_and_a_start(data: Path) -> None:
     async with Embedded(data) as server:
         await ask(server.url, "create table written as select 43 as answer")
@@ -194,7 +194,7 @@ async def test_what_is_written_survives_a_stop_and_a_start(data: Path) -> None:
         assert await ask(server.url, "select answer from written") == 43
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_one_object_can_be_started_again(data: Path) -> None:
     server = Embedded(data)
     for _ in range(2):
@@ -204,7 +204,7 @@ async def test_one_object_can_be_started_again(data: Path) -> None:
         await server.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_a_postmaster_that_is_killed_is_started_again(data: Path) -> None:
     async with Embedded(data) as server:
         await ask(server.url, "create table survives as select 43 as answer")
@@ -230,7 +230,7 @@ async def until_it_answers(server: Embedded) -> None:
                 return
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_a_fault_in_the_supervision_does_not_end_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "PRUNE_INTERVAL", 0.05)
     monkeypatch.setattr(supervisor, "MAX_DELAY", 0.05)
@@ -249,7 +249,7 @@ async def test_a_fault_in_the_supervision_does_not_end_it(data: Path, monkeypatc
         await until_it_answers(server)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_a_backend_that_does_not_notice_the_postmasters_death_does_not_hinder_the_next(data: Path) -> None:
     async with Embedded(data) as server:
         connection = await asyncpg.connect(server.url)
@@ -267,7 +267,7 @@ async def test_a_backend_that_does_not_notice_the_postmasters_death_does_not_hin
         connection.terminate()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_a_killed_parent_takes_the_server_along(
     data: Path, children: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -284,7 +284,7 @@ async def test_a_killed_parent_takes_the_server_along(
         assert await kept(server) == 42
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("postmaster_too", [False, True])
 async def test_a_server_that_was_left_running_is_ended_and_not_doubled(
     data: Path, children: Callable[..., subprocess.Popen[str]], *, postmaster_too: bool
@@ -304,7 +304,7 @@ async def test_a_server_that_was_left_running_is_ended_and_not_doubled(
         assert left.isdisjoint(processes_of(data))
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("whose", ["of the dead", "of a bystander", "of nobody"])
 async def test_a_stale_process_id_is_ignored(
     data: Path, children: Callable[..., subprocess.Popen[str]], whose: str
@@ -322,7 +322,7 @@ async def test_a_stale_process_id_is_ignored(
     assert (bystander.poll() is None) == (whose != "of the dead")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_a_zombie_of_a_former_server_is_not_waited_for(
     data: Path, children: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -333,14 +333,14 @@ async def test_a_zombie_of_a_former_server_is_not_waited_for(
         assert await kept(server) == 42
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_a_folder_that_was_opened_is_closed_again(data: Path) -> None:
     data.chmod(0o755)
     async with Embedded(data):
         assert data.stat().st_mode & 0o777 == (0o710 if ROOT else 0o700)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_the_newest_ten_logs_are_kept(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def make_old_logs() -> None:
         for day in range(10, 25):
@@ -361,7 +361,7 @@ async def test_the_newest_ten_logs_are_kept(data: Path, monkeypatch: pytest.Monk
         await until(lambda: logs() == newest)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("victim", ["parent", "initdb"])
 async def test_a_first_boot_that_is_killed_leaves_nothing_in_the_way(
     place: Path, children: Callable[..., subprocess.Popen[str]], victim: str
@@ -386,7 +386,7 @@ def child_of(parent: int) -> int:
     raise LookupError(parent)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_a_recovery_of_any_length_is_waited_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "WARNING_INTERVAL", 0.5)
     server = Embedded(data)
@@ -403,7 +403,7 @@ async def test_a_recovery_of_any_length_is_waited_for(data: Path, monkeypatch: p
     await server.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_a_start_that_is_given_up_leaves_nothing_running(data: Path) -> None:
     server = Embedded(data)
     starting = asyncio.create_task(server.start())
@@ -415,7 +415,7 @@ async def test_a_start_that_is_given_up_leaves_nothing_running(data: Path) -> No
     assert not is_served(data)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(("lost", "word"), [("global/pg_control", "control"), ("pg_wal", "pg_wal|checkpoint")])
 async def test_a_server_that_can_not_start_says_why_in_one_sentence(copy: Path, lost: str, word: str) -> None:
     path = copy / "postgres" / lost
@@ -429,7 +429,7 @@ async def test_a_server_that_can_not_start_says_why_in_one_sentence(copy: Path, 
     assert not is_served(copy)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_an_idle_server_takes_less_than_fifty_megabytes(data: Path) -> None:
     async with Embedded(data) as server:
         assert await kept(server) == 42
@@ -439,7 +439,7 @@ async def test_an_idle_server_takes_less_than_fifty_megabytes(data: Path) -> Non
         assert sum(kilobytes) < 50_000
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_it_works_under_uvloop(data: Path) -> None:
     command = (sys.executable, "-W", "error", "-c", UNDER_UVLOOP, data)
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)

@@ -171,7 +171,7 @@ def test_tokens_of_a_key_that_was_taken_away_are_refused_at_once() -> None:
     assert isinstance(verifier.verify(mint_user(Signer(other), 4, HOUR)), UserCaller)
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_sighup_has_keys_read_again_in_a_running_process(tmp_path: Path) -> None:
     old, new = pair("ES256"), pair("ES256", "other")
     file = tmp_path / "login.pem"

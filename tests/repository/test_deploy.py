@@ -454,7 +454,7 @@ def block_of(heading: str, data: Path, kept: Path) -> str:
     return str(moved.replace("/opt/tocsin/bin/python", sys.executable))
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_what_was_backed_up_is_restored_as_the_page_says(tmp_path: Path) -> None:
     later = (dt.datetime.now(dt.UTC) + dt.timedelta(days=1)).isoformat()
     path = ":".join(sys.path)

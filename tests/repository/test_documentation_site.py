@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 UV = ROOT / ".uv/bin/uv"
 ELSEWHERE = ("http:", "https:", "//")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.processes
 
 
 async def run(folder: Path, *command: str) -> tuple[int, str]:

@@ -19,7 +19,7 @@ from tocsin.postgres.supervisor import Embedded
 
 PAGE = (Path(__file__).parents[2] / "docs/guides/outbox.md").read_text("utf-8")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.processes
 
 
 def blocks(language: str) -> list[str]:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 UV = ROOT / ".uv/bin/uv"
 PACKAGES = {"tocsin": ROOT, "tocsin_client": ROOT / "packages/client", "tocsin_phones": ROOT / "packages/phones"}
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.processes
 
 
 async def run(folder: Path, *command: str) -> tuple[int, str]:

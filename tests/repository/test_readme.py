@@ -14,7 +14,7 @@ import pytest
 
 from tocsin.postgres.supervisor import is_served
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
 TOUR = (ROOT / "README.md").read_text("utf-8").split("## A tour of five minutes")[1].split("\n## ")[0]

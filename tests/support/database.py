@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tests.support.service import Api
+from tocsin.db.errors import DRIVER_ERRORS
 from tocsin.db.pool import Connection, connect
 from tocsin.postgres.supervisor import Embedded
 
@@ -19,15 +20,70 @@ async def make_database(server: Embedded, name: str) -> str:
     return url_for(server, name)
 
 
+_WIPE = """
+do $$ declare name text; holds boolean; begin
+    for name in select tablename from pg_tables where schemaname = 'tocsin'
+        and tablename not in ('migrations', 'workers') order by tablename in ('users', 'teams')
+    loop
+        execute format('select exists (select from %I)', name) into holds;
+        if holds then execute format('delete from %I', name); end if;
+    end loop;
+end $$
+"""
+
+_DEFINED = """
+select concat_ws(' ', 'function', oid::regprocedure, md5(prosrc)) from pg_proc
+    where pronamespace in ('tocsin'::regnamespace, 'public'::regnamespace)
+union all select concat_ws(' ', 'trigger', tgname, 'on', tgrelid::regclass, tgenabled)
+    from pg_trigger where not tgisinternal
+union all select concat_ws(' ', 'relation', relkind, oid::regclass, reloptions) from pg_class
+    where relnamespace in ('tocsin'::regnamespace, 'public'::regnamespace)
+union all select concat_ws(' ', 'column', attrelid::regclass, attname, atttypid::regtype, attnotnull)
+    from pg_attribute join pg_class on pg_class.oid = attrelid
+    where relnamespace = 'tocsin'::regnamespace and relkind = 'r' and attnum > 0 and not attisdropped
+union all select concat_ws(' ', 'constraint', conname, 'on', conrelid::regclass) from pg_constraint
+    where connamespace = 'tocsin'::regnamespace
+union all select concat_ws(' ', 'setting', setrole::regrole, setconfig) from pg_db_role_setting
+    where setdatabase in (0, (select oid from pg_database where datname = current_database()))
+union all select concat_ws(' ', 'role', rolname) from pg_roles
+union all select concat_ws(' ', 'schema', nspname) from pg_namespace where nspname !~ '^pg_(toast|temp)'
+"""
+"""What a schema consists of, and what is set for a database and its roles."""
+
+_sessions: dict[str, Connection] = {}
+_definitions: dict[str, set[str]] = {}
+
+
 async def wipe(url: str) -> None:
-    """Leave the schema with nothing in it but the workers that live."""
-    connection = await connect(url)
-    await connection.execute("delete from jobs")  # a delivery under way ends first, or finds its job gone
-    tables = await connection.fetch("select tablename from pg_tables where schemaname = 'tocsin'")
-    kept = {"migrations", "workers"}
-    names = sorted({row["tablename"] for row in tables} - kept, key=lambda name: name in {"users", "teams"})
-    await connection.execute("; ".join(f"delete from {name}" for name in names))
-    await connection.close()
+    """Leave the schema with nothing in it but the workers that live; the session for it is kept."""
+    session = await _session(url)
+    await session.execute("delete from jobs")  # a delivery under way ends first, or finds its job gone
+    await session.execute(_WIPE)
+
+
+async def left_behind(url: str) -> list[str]:
+    """Return what was defined or dropped since this was asked last: a test leaves nothing of that to the next."""
+    session = await _session(url)
+    found = {str(row[0]) for row in await session.fetch(_DEFINED)}
+    before = _definitions.get(url, found)
+    _definitions[url] = found
+    return sorted(before ^ found)
+
+
+def end_sessions() -> None:
+    """End the sessions that were kept, also of servers that are gone."""
+    for session in _sessions.values():
+        session.terminate()
+    _sessions.clear()
+
+
+async def _session(url: str) -> Connection:
+    """Return the kept session, a new one where a test ended it."""
+    try:
+        await _sessions[url].execute("select")
+    except (KeyError, *DRIVER_ERRORS):
+        _sessions[url] = await connect(url)
+    return _sessions[url]
 
 
 async def waiting_at(dba: Connection, table: str) -> list[int]:

@@ -342,7 +342,6 @@ class TestFiles:
         assert len((SOURCES / "charts.js").read_text("utf-8").splitlines()) < 200
 
 
-@pytest.mark.slow
 class TestPage:
     async def test_a_link_signs_in_and_leaves_the_token_in_this_tab_alone(self, page: Page, api: Api) -> None:
         await page.goto(f"{api.http.base_url}/console#token={OPERATOR}")

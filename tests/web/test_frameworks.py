@@ -11,8 +11,6 @@ from playwright.async_api import expect
 from tests.support.host_page import Window, Windows, settles, streams, tell
 from tests.support.node import installed, run
 
-pytestmark = pytest.mark.slow
-
 SOURCES = Path(__file__).parent / "frameworks"
 DOCUMENT = Path(__file__).parents[2] / "docs/guides/web-inbox.md"
 PAGES = ["react", "vue"]

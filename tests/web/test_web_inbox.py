@@ -23,8 +23,6 @@ from tests.support.host_page import (
 )
 from tocsin.catalogue import Catalogue
 
-pytestmark = pytest.mark.slow
-
 
 class TestBell:
     async def test_the_badge_says_how_many_are_unread_and_the_page_is_told(self, windows: Windows) -> None:

@@ -22,8 +22,6 @@ from tests.support.host_page import (
     tell,
 )
 
-pytestmark = pytest.mark.slow
-
 BADGES = "window.badges = []; Navigator.prototype.setAppBadge = async (count) => { badges.push(count); };"
 
 

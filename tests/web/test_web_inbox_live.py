@@ -32,8 +32,6 @@ from tests.support.host_page import (
 from tests.support.service import serving
 from tocsin.catalogue import Catalogue
 
-pytestmark = pytest.mark.slow
-
 FAILING = """
 let failures = 0;
 inbox.tokenProvider = async () => {

@@ -25,8 +25,6 @@ from tests.support.host_page import (
 from tests.support.service import serving
 from tocsin.catalogue import Catalogue
 
-pytestmark = pytest.mark.slow
-
 """Where pictures of the states go, to be looked at."""
 
 ARABIC: dict[str, Any] = {"first_name": "محمد", "last_name": "الأحمد", "profile_picture": None}

@@ -25,8 +25,6 @@ from tests.support.service import Api, serving
 from tocsin.catalogue import Catalogue
 from tocsin_phones import Phones
 
-pytestmark = pytest.mark.slow
-
 
 async def held(api: Api) -> dict[str, Any]:
     found: dict[str, Any] = (await api.as_user(1, "GET", "/notifications/preferences")).json()

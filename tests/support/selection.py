@@ -1,0 +1,58 @@
+"""What tests need, in which order they run, and which of them may be skipped."""
+
+import re
+
+import pytest
+
+NEEDS = ("chaos", "browser", "processes", "slow")
+"""Markers of tests that take seconds or more, those that take longest first."""
+
+MAY_BE_SKIPPED = {
+    r"takes root|only root": "a developer need not be root",
+    r"no file system can be mounted|lets nobody mount": "most containers mount nothing",
+    r"no PostgreSQL of its own": "tests bring their own PostgreSQL 18; an older one is found where it is installed",
+    r"there is no (promtool|systemd-analyze|caddy)\b": "`make parts` does not install it",
+    r"there is no node\b|(node|npm|java)\b.* not installed$": "`make parts` does not install it",
+    r"reaches no registry$": "tests of generated clients need one, which not every network has",
+}
+"""Reasons for which a test may be skipped where `--strict-skips` is given, and why each is no loss."""
+
+
+def mark(item: pytest.Item) -> None:
+    """Mark a test by its folder and its fixtures; what shares a fixture of its module goes to one worker."""
+    if "chaos" in item.path.parts:
+        item.add_marker("chaos")
+    if "chromium" in getattr(item, "fixturenames", ()):
+        item.add_marker("browser")
+    definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - pytest has no public name
+    if any(each.scope == "module" for found in definitions for each in found):
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def weight(item: pytest.Item) -> int:
+    """Return a number by which the tests that take longest come first."""
+    marks = {each.name for each in item.iter_markers()}
+    return next((place for place, name in enumerate(NEEDS) if name in marks), len(NEEDS))
+
+
+def is_allowed(reason: str) -> bool:
+    return any(re.search(pattern, reason) for pattern in MAY_BE_SKIPPED)
+
+
+class StrictSkips:
+    """Fails a run in which a test was skipped for any other reason."""
+
+    def __init__(self) -> None:
+        self._refused: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and isinstance(report.longrepr, tuple) and not is_allowed(reason := report.longrepr[2]):
+            self._refused.append(f"{report.nodeid}: {reason}")
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._refused:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for line in self._refused:
+            terminalreporter.write_line(f"May not be skipped (tests/support/selection.py): {line}", red=True)

@@ -1,23 +1,16 @@
 """Metrics and the operators' doors at a port of their own: open there to whoever reaches it, and nowhere else."""
 
-import socket
 from uuid import uuid4
 
 import httpx
 import pytest
 
 from tests.support.processes import Program, data_folder
+from tests.support.servers import free_port
 from tests.support.service import HOUR, SECRET
 from tocsin.auth.minting import mint_service
 
 pytestmark = pytest.mark.processes
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 async def test_a_port_of_its_own_takes_metrics_from_the_main_one_and_every_process_has_it() -> None:

@@ -24,6 +24,7 @@ from tests.support.push_services import (
     push_service,
     spellings,
 )
+from tests.support.servers import free_port
 from tocsin.errors import Refusal
 from tocsin.http_client import curl_handle
 from tocsin.http_client.curl_handle import Limits
@@ -530,12 +531,6 @@ def _wait_for(attempt: Callable[[], None]) -> None:
             if time.monotonic() > end:
                 raise
             time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as opened:
-        port: int = opened.getsockname()[1]
-    return port
 
 
 async def test_nghttpd_is_strict_and_has_nothing_to_say_against_us(tmp_path: Path) -> None:

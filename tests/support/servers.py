@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
@@ -113,8 +114,17 @@ async def pgbouncer(server: OwnServer, pool_mode: str) -> AsyncIterator[int]:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+    """Return a port of the loopback that is free.
+
+    It is below those that the kernel gives to whoever asks for any, and each worker of a run has its own, so that
+    nobody takes it before the server does that it is for.
+    """
+    worker = int("".join(filter(str.isdigit, os.environ.get("PYTEST_XDIST_WORKER", "0"))))
+    ports = range(20_000 + 1000 * (worker % 12), 21_000 + 1000 * (worker % 12))
+    for port in random.SystemRandom().sample(ports, len(ports)):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
 
 
 async def answers(url: str) -> None:

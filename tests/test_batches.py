@@ -3,7 +3,15 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+import pytest
+
+from tests.support.database import locked, waiting_at
+from tests.support.events import accepted
+from tests.support.service import Api
+from tests.support.waiting import until
+from tocsin import events
 from tocsin.batches import Batches
+from tocsin.db.pool import Connection
 
 
 class Slow:
@@ -47,3 +55,49 @@ async def test_nothing_is_processed_where_nothing_is_added() -> None:
     slow.batches.add([7])
     await slow.batches.join()
     assert slow.seen == [[7]]
+
+
+@pytest.mark.parametrize(("field_error", "status"), [("raise sqlstate '22023'", 500), ("perform pg_sleep(30)", 503)])
+async def test_one_event_that_cannot_be_stored_fails_none_that_are_stored_with_it(
+    idle: Api, dba: Connection, field_error: str, status: int
+) -> None:
+    await idle.people(1)
+    await dba.execute(
+        "create function refuse() returns trigger language plpgsql as"
+        f" $$begin if new.params like '%refused%' then {field_error}; end if; return new; end$$;"
+        "create trigger refusing before insert on events for each row execute function refuse()"
+    )
+    try:
+        async with locked(dba, "events"):
+            first = asyncio.create_task(_posted(idle, "first"))
+            await until(lambda: waiting_at(dba, "events"))
+            others = [asyncio.create_task(_posted(idle, word)) for word in ("a", "b", "refused", "c", "d")]
+            await until(lambda: _queued(idle, 5))
+        assert await first == 202
+        assert await asyncio.gather(*others) == [202, 202, status, 202, 202]
+    finally:
+        await dba.execute("drop function refuse() cascade")
+
+
+async def _posted(api: Api, body: str) -> int:
+    event = {"type": "custom", "notify": {"users": [1]}, "params": {"body": body}}
+    return (await api.as_service("POST", "/events", json=event, timeout=60)).status_code
+
+
+async def _queued(api: Api, count: int) -> bool:
+    return len(api.app_state.intake._batches._waiting) == count  # noqa: SLF001 - they are stored together, once they wait
+
+
+async def test_what_is_stored_together_names_a_bounded_number_of_people(
+    idle: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "MAX_IDS_PER_BATCH", 5)
+    await idle.people(1, 2, 3)
+    async with locked(dba, "events"):
+        first = asyncio.create_task(_posted(idle, "first"))
+        await until(lambda: waiting_at(dba, "events"))
+        others = [asyncio.create_task(accepted(idle, 1, 2, 3)) for _ in range(3)]
+        await until(lambda: _queued(idle, 3))
+    await asyncio.gather(first, *others)
+    shared = "select count(distinct xmin::text) from events"
+    assert await dba.fetchval(shared) == 4

@@ -5,9 +5,12 @@ import json
 
 import pytest
 
-from tests.support.events import CASE, custom, note
+from tests.support.events import CASE, accepted, custom, note
 from tests.support.service import Api, serving
+from tests.support.waiting import until
+from tests.support.workers import impatient
 from tocsin.catalogue import Catalogue
+from tocsin.db.pool import Connection, connect
 
 KEYS = ["id", "type", "data", "message", "message_formatted", "read", "read_at", "created_at"]
 SAMPLES = sorted(Catalogue.load().samples)
@@ -195,3 +198,24 @@ async def test_a_bound_service_sees_only_what_was_posted_for_its_company(api: Ap
         for scope in ("events:write", "operations")
     }
     assert set(seen.values()) == {200, 404}
+
+
+async def test_heads_are_locked_in_the_order_of_user_ids(
+    idle: Api, url: str, catalogue: Catalogue, dba: Connection
+) -> None:
+    users = list(range(1, 31))
+    await idle.people(*users)
+    blocker = await connect(url)
+    async with blocker.transaction():
+        await blocker.execute("select from heads where user_id = 15 for update")
+        async with impatient(url, catalogue, 60.0):
+            await accepted(idle, *reversed(users))
+            await until(lambda: _waits(blocker))
+            free = await dba.fetch("select user_id from heads order by user_id for update skip locked")
+            assert [row["user_id"] for row in free] == list(range(16, 31))
+            await blocker.execute("rollback; begin")
+    await blocker.close()
+
+
+async def _waits(connection: Connection) -> bool:
+    return bool(await connection.fetchval("select exists (select from pg_locks where not granted)"))

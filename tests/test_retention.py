@@ -9,6 +9,9 @@ from tests.support.database import everything
 from tests.support.events import custom, in_future, post, saying, state
 from tests.support.service import Api
 from tocsin import fanout, retention
+from tocsin.db.pool import Connection, Database
+from tocsin.ids import new_id
+from tocsin.retention import run_once
 
 
 async def age(api: Api, table: str, column: str, days: float, where: str = "true") -> None:
@@ -178,3 +181,32 @@ async def test_what_became_of_pushes_goes_after_thirty_days_and_devices_unused_f
     assert await go_round(api) == {"deliveries": 1, "devices": 1}
     assert await api.app_state.database.value("select token_ending from deliveries") == "bbbbbb"
     assert await api.app_state.database.value("select right(token, 6) from devices") == "aaaaaa"
+
+
+async def test_one_keeper_works_at_a_time(idle: Api, database: Database, dba: Connection) -> None:
+    headers = {"Idempotency-Key": "once"}
+    event = {"type": "custom", "notify": {"users": [1]}, "params": {"body": "Hello"}}
+    await idle.people(1)
+    assert (await idle.as_service("POST", "/events", json=event, headers=headers)).status_code == 202
+    await dba.execute("update idempotency_keys set kept_at = kept_at - interval '2 days'")
+    async with dba.transaction():
+        assert await dba.fetchval(retention._SQL["turn"], retention._LOCK)  # noqa: SLF001 - the turn of another keeper
+        async with asyncio.timeout(20):
+            assert await run_once(database, None) == {}
+    assert await run_once(database, None) == {"idempotency_keys": 1}
+
+
+async def test_one_kind_that_cannot_be_forgotten_keeps_no_other(idle: Api, database: Database, dba: Connection) -> None:
+    await test_one_keeper_works_at_a_time(idle, database, dba)
+    headers = {"Idempotency-Key": "twice"}
+    event = {"type": "custom", "notify": {"users": [1]}, "params": {"body": "Hello"}}
+    assert (await idle.as_service("POST", "/events", json=event, headers=headers)).status_code == 202
+    await dba.execute("update idempotency_keys set kept_at = kept_at - interval '2 days'")
+    await dba.execute(
+        "insert into dead_letters values ($1, 'deliver', 'direct', 8, 0, '', now() - interval '40 days')", new_id()
+    )
+    await dba.execute("alter table idempotency_keys rename to idempotency_keys_away")
+    try:
+        assert await run_once(database, None) == {"dead_letters": 1}
+    finally:
+        await dba.execute("alter table idempotency_keys_away rename to idempotency_keys")

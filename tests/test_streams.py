@@ -3,8 +3,12 @@
 import asyncio
 import contextlib
 import re
+import selectors
 import socket
+import time
+from collections.abc import Callable, Collection, Coroutine
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -20,9 +24,13 @@ from tests.support.streams import watching
 from tests.support.waiting import until
 from tocsin import pubsub, streams
 from tocsin.api import stream
+from tocsin.api.middleware import ABORT
+from tocsin.api.stream import StreamResponse
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
+from tocsin.db.pool import Database
 from tocsin.postgres.supervisor import Embedded
+from tocsin.streams import COMMENT, Stream, Streams
 
 
 async def test_what_happens_in_an_inbox_is_told_in_order_as_it_happens(api: Api) -> None:
@@ -366,3 +374,83 @@ async def test_a_stream_needs_a_users_token(api: Api) -> None:
     assert (await api.call("POST", "/notifications/stream", mint_user(SECRET, 1, HOUR))).status_code == 405
     crm = mint_service(SECRET, "crm", ["events:write"], HOUR)
     assert (await api.call("GET", "/notifications/stream", crm)).status_code == 403
+
+
+class _Impatient(selectors.DefaultSelector):
+    def __init__(self, loop: "Hurried") -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        found = super().select(0)
+        if not found and timeout:
+            self._loop.skipped += timeout
+        return found
+
+
+class Hurried(asyncio.SelectorEventLoop):
+    """An event loop in which nothing takes time but what it waits for, which takes none of ours."""
+
+    def __init__(self) -> None:
+        super().__init__(_Impatient(self))
+        self.skipped = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.skipped
+
+
+class _Quiet(Streams):
+    """Where nothing happens."""
+
+    def changed(self, user_ids: Collection[int] | None) -> None:
+        """Look at nothing."""
+
+
+def hurried(work: Callable[[Hurried], Coroutine[Any, Any, None]]) -> None:
+    loop = Hurried()
+    try:
+        loop.run_until_complete(work(loop))
+    finally:
+        loop.close()
+
+
+def test_a_stream_in_which_nothing_happens_has_a_comment_every_fifteen_seconds() -> None:
+    async def watched(loop: Hurried) -> None:
+        began, sent = loop.time(), []
+
+        async def send(lines: bytes) -> None:
+            sent.append((lines, round(loop.time() - began)))
+            if len(sent) == 4:
+                reader.close()
+
+        reader = Stream(1, time.time() + 10**6)
+        await reader.run(send)
+        assert sent == [(COMMENT, 15), (COMMENT, 30), (COMMENT, 45), (COMMENT, 60)]
+
+    hurried(watched)
+
+
+def test_a_reader_that_takes_nothing_for_thirty_seconds_is_hung_up_on(database: Database) -> None:
+    async def stalled(loop: Hurried) -> None:
+        began, hung_up = loop.time(), []
+        gone = asyncio.Event()
+
+        async def receive() -> dict[str, str]:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                await asyncio.Event().wait()
+
+        def hang_up() -> None:
+            hung_up.append(round(loop.time() - began))
+            gone.set()
+
+        reader = Stream(1, time.time() + 10**6)
+        reader.made = reader.position = 1
+        scope: Any = {"type": "http", "state": {}, ABORT: hang_up}
+        await StreamResponse(_Quiet(database), reader)(scope, receive, send)
+        assert hung_up == [45]  # fifteen seconds of silence, and thirty in which the comment was not taken
+
+    hurried(stalled)

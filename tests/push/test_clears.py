@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.events import custom, post, state
-from tests.support.pushes import ANDROID, IPHONE, pushes_of, register, until_stopped
+from tests.support.events import accepted, custom, post, state
+from tests.support.pushes import ANDROID, IPHONE, becomes, pushes_of, register, until_stopped
 from tests.support.service import Api
 from tests.support.waiting import until
 from tocsin_phones import Phones
@@ -147,3 +147,20 @@ async def test_a_clear_is_not_sent_into_a_lane_that_has_stopped(api: Api, phones
     await api.as_user(1, "PUT", f"/notifications/{id_}/read")
     assert await until(lambda: cleared(phones, ANDROID)) == (f'["{id_}"]', "1")
     assert cleared(phones, IPHONE) is None
+
+
+async def test_nothing_is_cleared_by_a_lane_that_has_stopped(pushing: Api, phones: Phones) -> None:
+    android = "android-token-of-thirty-two-characters:1"
+    await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
+    await pushing.as_user(1, "POST", f"/notifications/devices/{android}", json={"type": "Android"})
+    id_ = await accepted(pushing, 1)
+    await becomes(pushing, id_, {"delivered": 2})
+    next(lane for lane in pushing.app_state.lanes if lane.name == "apns/default").stopped = "403 InvalidProviderToken"
+    phones.forget()
+    await pushing.as_user(1, "PUT", "/notifications/read")
+    await until(lambda: _is_told(phones, android))
+    assert not phones.pushes("apns", IPHONE)
+
+
+async def _is_told(phones: Phones, token: str) -> bool:
+    return bool(phones.pushes("fcm", token))

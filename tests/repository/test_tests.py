@@ -19,7 +19,7 @@ def imported(module: Path) -> set[str]:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(TESTS)))
 def test_a_test_module_imports_shared_parts_from_support_alone(module: Path) -> None:
-    assert {name for name in imported(module) if not name.startswith("tests.support.")} == set()
+    assert {name for name in imported(module) if not name.startswith("tests.support")} == set()
 
 
 def test_fixtures_are_in_test_modules_or_a_conftest() -> None:

@@ -1,0 +1,16 @@
+"""The pool: whose statements give way."""
+
+import os
+
+import pytest
+
+from tocsin.db.pool import Database
+
+
+@pytest.mark.parametrize("yields", [False, True])
+async def test_server_processes_of_the_bulk_lane_give_way_to_all_others(url: str, *, yields: bool) -> None:
+    pool = Database(url, 1, yields=yields)
+    await pool.open()
+    pid = await pool.value("select pg_backend_pid()")
+    assert os.getpriority(os.PRIO_PROCESS, pid) == (10 if yields else os.getpriority(os.PRIO_PROCESS, 0))
+    await pool.close()

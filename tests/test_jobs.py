@@ -1,0 +1,22 @@
+"""The queue: which worker takes which job."""
+
+import asyncio
+
+from tests.support.events import accepted
+from tests.support.service import Api
+from tocsin import jobs
+from tocsin.db.pool import Connection, Database
+from tocsin.ids import new_id
+
+
+async def test_a_claim_passes_over_jobs_that_another_claims_at_the_same_time(
+    idle: Api, database: Database, dba: Connection
+) -> None:
+    await idle.people(1)
+    first, second = await accepted(idle, 1), await accepted(idle, 1)
+    async with dba.transaction():
+        rows = await dba.fetch(jobs._SQL["claim"], new_id(), "direct", 1, 10**6)  # noqa: SLF001 - in a transaction
+        assert [row["id"] for row in rows] == [first]
+        async with asyncio.timeout(10):
+            claimed = await jobs.claim(database, new_id(), "direct", 10)
+    assert [job.id for job in claimed] == [second]

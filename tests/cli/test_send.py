@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.processes import TOCSIN
 from tests.support.service import SECRET, Api
-from tocsin.cli.send import Target, event_of
+from tocsin.cli.send import EventSender, event_of
 from tocsin.errors import Refusal
 from tocsin.settings import read_settings
 
@@ -122,12 +122,12 @@ async def test_a_token_goes_nowhere_else(tmp_path: Path) -> None:
 )
 def test_the_service_is_where_the_settings_say(given: dict[str, str], url: str) -> None:
     settings = read_settings({f"TOCSIN_{name}": value for name, value in given.items()}, Path("/nonexistent"))
-    assert Target.of(settings, SECRET, None).url == url
+    assert EventSender.of(settings, SECRET, None).url == url
 
 
 def test_any_free_port_is_not_guessed() -> None:
     with pytest.raises(Refusal, match="--url"):
-        Target.of(read_settings({"TOCSIN_PORT": "0"}, Path("/nonexistent")), SECRET, None)
+        EventSender.of(read_settings({"TOCSIN_PORT": "0"}, Path("/nonexistent")), SECRET, None)
 
 
 def test_a_message_is_a_custom_notification() -> None:

@@ -176,7 +176,7 @@ async def test_a_phone_that_changed_hands_gets_nothing_of_its_former_owner(api: 
     await register(api, 2, IPHONE)
     await hurry(api)
     assert await pushes_of(api, id_) == {"skipped": 1}
-    assert (await told(api, id_)) == ["skipped: not sent: the device was detached, or is somebody else's now"]
+    assert (await told(api, id_)) == ["skipped: not sent: the device was detached, or belongs to another user now"]
     assert len(phones.pushes("apns", IPHONE)) == 1
 
 

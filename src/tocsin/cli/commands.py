@@ -146,10 +146,10 @@ def send(  # noqa: PLR0913 - what a caller may say
 
     event = sending.event_of(message, user or [], team or [], file)
     settings = read_settings()
-    target = sending.Target.of(settings, signer_of(settings, "services"), url)
-    say(id_ := asyncio.run(target.post(event)))
+    sender = sending.EventSender.of(settings, signer_of(settings, "services"), url)
+    say(id_ := asyncio.run(sender.post(event)))
     if wait:
-        say(state := asyncio.run(target.wait(id_)))
+        say(state := asyncio.run(sender.wait(id_)))
         if state == "failed":
             raise typer.Exit(1)
 

@@ -46,7 +46,7 @@ def event_of(message: str | None, users: Sequence[int], teams: Sequence[int], fi
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class EventSender:
     """The service at `url`, and a token for it."""
 
     url: str

@@ -1,4 +1,4 @@
-"""A slot of the window: one handle of curl, used for one request after another."""
+"""A handle of curl, used for one request after another."""
 
 import asyncio
 import socket
@@ -15,19 +15,19 @@ from tocsin.http_client.public_addresses import is_public, origin_of
 from tocsin.http_client.tls import Trust
 
 FORBIDDEN = "forbidden address"
-"""The error of a guarded request that would have gone where it may not."""
+"""The error of a guarded request to an address that is not allowed."""
 
 _OURS = ("User-Agent: tocsin", "Accept:", "Expect:")
 _MAX_REFUSALS = 20
 _BOTH = pycurl.PROTO_HTTPS | pycurl.PROTO_HTTP
 _OLDEST_CONNECTION = 3600
 _IDLE_TIMEOUT = 600
-_QUICK_EXIT = 322  # pycurl has no name for it: to end without waiting for look-ups of names
+_QUICK_EXIT = 322  # pycurl has no name for it: close without waiting for name look-ups
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds that a push may take, and the opening of its connection within them; bytes that are read of an answer."""
+    """Seconds for a push, of which `connecting` for its connection, and maximum `bytes` of an answer."""
 
     seconds: float = 10.0
     connecting: float = 5.0
@@ -36,7 +36,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Pending:
-    """A request that waits for its answer; `refusals` counts its streams that were refused without being looked at."""
+    """A request that waits for its answer. `refusals` counts its streams that the server refused unprocessed."""
 
     request: Request
     future: asyncio.Future[Answer]
@@ -44,7 +44,7 @@ class Pending:
 
 
 class CurlHandle:
-    """One handle. `may_go` is asked just before a request goes out on a connection; if not, it is to wait."""
+    """One handle. `may_go` is called just before a request is sent on a connection; if it returns False, it waits."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class CurlHandle:
         self.curl = pycurl.Curl()
         self.pending: Pending | None = None
         self.port = 0
-        """On our side of the connection that the request went out on; 0: it did not yet."""
+        """The local port of the connection of the request; 0: not sent yet."""
         self.doubtful = False
         """Whether that connection broke."""
         self._may_go, self._opening = may_go, opening
@@ -71,7 +71,7 @@ class CurlHandle:
         self._set_up(trust)
 
     def begin(self, pending: Pending, now: datetime) -> str:
-        """Make the handle ready for a request, which goes out now; returns why it can't, nothing where it can."""
+        """Prepare the handle for a request; return why that is impossible, or an empty string."""
         request = pending.request
         self._sent_at = now
         self._goes, self._held, self._forbidden = 0, False, False
@@ -90,7 +90,7 @@ class CurlHandle:
         return ""
 
     def end(self, code: int, message: str) -> Answer | None:
-        """Return the answer, of which curl says this (0: it is whole); None: it is to be asked for again."""
+        """Return the answer for curl's result (0: complete); None: the request must be sent again."""
         if code == 0:
             answer = Answer(self.curl.getinfo(pycurl.RESPONSE_CODE), self._headers(), self._body(), self._sent_at)
         elif self._to_be_sent_again(code):
@@ -104,17 +104,17 @@ class CurlHandle:
         return answer
 
     def close(self) -> None:
-        """Let go of the handle."""
+        """Close the handle."""
         self.curl.close()
         self._close_ours()
 
     def unanswered(self, error: str) -> Answer:
-        """Return the answer of a request that got none."""
+        """Return the answer with status 0 of a request that got none."""
         return Answer(0, {}, b"", self._sent_at, error)
 
     @staticmethod
     def never(error: str) -> Answer:
-        """Return the answer of a request that was not even begun."""
+        """Return the answer with status 0 of a request that was not sent."""
         return Answer(0, {}, b"", datetime.now(UTC), error)
 
     def _guard(self, *, guarded: bool) -> None:
@@ -123,21 +123,21 @@ class CurlHandle:
             self.curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTPS if guarded else _BOTH)
 
     def _to_be_sent_again(self, code: int) -> bool:
-        """Tell whether nobody looked at the request: it was held back, or its stream was refused.
+        """Return whether the server did not process the request: it was held back, or its stream was refused.
 
-        Curl means to send again whatever was refused, by its stream or by a goodbye to the whole connection; but also
-        what got no answer before its connection broke, and that may have been looked at.
+        Curl sends again what was refused, by a reset of its stream or by GOAWAY; but also what got no answer before its
+        connection broke, and that may have been processed.
         """
         if code != pycurl.E_ABORTED_BY_CALLBACK or self._forbidden or self.pending is None:
             return False
         if self._held:
             return True
         self.pending.refusals += 1
-        encrypted = self.pending.request.url.startswith("https:")  # older HTTP, unencrypted, has no word for refusals
+        encrypted = self.pending.request.url.startswith("https:")  # HTTP/1.1 has no refusals
         return encrypted and not self.doubtful and self.pending.refusals <= _MAX_REFUSALS
 
     def _about_to_go(self, address: str, _own: str, _port: int, own_port: int) -> int:
-        """Called before a request is written, also when curl means to write it again."""
+        """Called by curl before a request is written, also before it is written again."""
         self._goes += 1
         self.port = own_port if self._goes == 1 else self.port
         if self._guarded and not is_public(address):
@@ -148,13 +148,13 @@ class CurlHandle:
         return pycurl.PREREQFUNC_OK if go else pycurl.PREREQFUNC_ABORT
 
     def _open(self, _purpose: int, address: tuple[int, int, int, Any]) -> socket.socket | int:
-        """Open a socket for this very address, if that is where we may go."""
+        """Open a socket for exactly this address, if it is allowed."""
         family, kind, protocol, where = address
         if self._guarded and not (family in (socket.AF_INET, socket.AF_INET6) and is_public(where[0])):
             self._forbidden = True
             return pycurl.SOCKET_BAD
         self._opening()
-        self._opened.append(socket.socket(family, kind, protocol))  # curl makes a copy of its own
+        self._opened.append(socket.socket(family, kind, protocol))  # curl duplicates it
         return self._opened[-1]
 
     def _close_ours(self) -> None:
@@ -163,9 +163,9 @@ class CurlHandle:
         self._opened.clear()
 
     def _headers(self) -> dict[str, str]:
-        """Return the headers; those of an informational answer before it, and trailers, are among them."""
+        """Return the headers, including those of informational answers and trailers."""
         found = dict(map(_header_of, self._lines))
-        del found[""]  # of the first line, and of the empty one that ends the block
+        del found[""]  # the status line, and the empty line at the end
         return found
 
     def _body(self) -> bytes:
@@ -219,6 +219,6 @@ class CurlHandle:
 
 @lru_cache(1024)
 def _header_of(line: bytes) -> tuple[str, str]:
-    """Return a header's name and value; mostly they are the same as the last time."""
+    """Return the name and value of a header. Most headers repeat, so they are cached."""
     name, colon, value = line.decode("latin-1").partition(":")
     return (name.lower(), value.strip()) if colon else ("", "")

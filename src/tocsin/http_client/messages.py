@@ -1,4 +1,4 @@
-"""What is sent and what comes back."""
+"""Requests to push services and their answers."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,7 +6,7 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP/2 POST; one to an address that a stranger named is `guarded`, and goes to no private network."""
+    """An HTTP/2 POST. If `guarded`, the url comes from a user, and only public addresses are allowed."""
 
     url: str
     headers: tuple[tuple[str, str], ...]
@@ -16,7 +16,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: status 0 where nothing did, and then why in `error`. Names of headers are in small letters."""
+    """An answer. Status 0: none came, and `error` says why. Names of headers are in lower case."""
 
     status: int
     headers: dict[str, str]

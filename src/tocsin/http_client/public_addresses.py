@@ -1,4 +1,4 @@
-"""Where a url that a stranger named may lead: its origin as a browser would write it, and public addresses alone."""
+"""Checks of urls from users: their origin in normal form, and whether an address is public."""
 
 import re
 from functools import lru_cache
@@ -15,16 +15,16 @@ _DEFAULT_PORTS = {"https": "443", "http": "80"}
 _UNICAST = IPv6Network("2000::/3")
 _MAPPED, _NAT64, _6TO4 = IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"), IPv6Network("2002::/16")
 _NOT_PUBLIC = tuple(
-    IPv4Network(network)  # not all of them are known to every version of `ipaddress`
+    IPv4Network(network)  # not every version of `ipaddress` knows all of them
     for network in ("0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.88.99.0/24", "198.18.0.0/15", "240.0.0.0/4")
 )
 _NOT_PUBLIC_6 = tuple(IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "3fff::/20"))
 
 
 def origin_of(url: str) -> str | None:
-    """Return the origin of a url of http or https, in small letters and without its scheme's own port.
+    """Return the origin of an http or https url, in lower case and without a default port.
 
-    None for a url with user info, a fragment, a number for a host, or any other form that readers could differ about.
+    Return None for a url with user info, a fragment, a number as host, or another form that parsers read differently.
     """
     whole = _URL.fullmatch(url)
     if whole is None or not _is_a_host(whole[2]) or _NEVER_IN_A_PATH.search(url):
@@ -34,7 +34,7 @@ def origin_of(url: str) -> str | None:
 
 
 def _is_a_host(text: str) -> bool:
-    """Tell whether this is an address, or a name whose last label is no number."""
+    """Return whether this is an address, or a name whose last label is not a number."""
     if text.startswith("[") or _ADDRESS.fullmatch(text):
         return True
     labels = text.split(".")
@@ -43,7 +43,7 @@ def _is_a_host(text: str) -> bool:
 
 @lru_cache(4096)
 def is_public(address: str) -> bool:
-    """Tell whether an IP address belongs to the public internet, and so does what is wrapped in it."""
+    """Return whether an IP address, and the IPv4 address embedded in it, belong to the public internet."""
     try:
         ip = ip_address(address)
     except ValueError:
@@ -57,7 +57,7 @@ def is_public(address: str) -> bool:
 
 
 def _wrapped_in(ip: IPv6Address) -> IPv4Address | None:
-    """Return the older address that this one leads to; Teredo's are not public, whatever is in them."""
+    """Return the IPv4 address embedded in an IPv6 address. Teredo addresses are never public."""
     if ip in _MAPPED or ip in _NAT64:
         return IPv4Address(int(ip) & 0xFFFFFFFF)
     return IPv4Address(int(ip) >> 80 & 0xFFFFFFFF) if ip in _6TO4 else None

@@ -1,4 +1,4 @@
-"""The thread that sends: curl's multi interface, driven by the sockets that are ready."""
+"""The sending thread: curl's multi interface, driven by poll()."""
 
 import math
 import select
@@ -33,9 +33,9 @@ log = structlog.get_logger(__name__)
 
 
 class Lone:
-    """Keeps every new connection to one request until one was answered there, and not by 401 or 403.
+    """Limits each new connection to one request until one was answered there by another status than 401 or 403.
 
-    Connections are told apart by the port on our side.
+    Connections are identified by their local port.
     """
 
     def __init__(self) -> None:
@@ -45,11 +45,11 @@ class Lone:
         self._proven: set[int] = set()
 
     def opening(self) -> None:
-        """Take note of a new connection: nothing may begin before somebody went there alone."""
+        """Record that a connection is opened: one request must go there alone first."""
         self.ready = False
 
     def may_go(self, curl_handle: CurlHandle, port: int) -> bool:
-        """Tell whether a request may go out there now."""
+        """Return whether a request may be sent on a connection now."""
         if port in self._proven:
             self.ready = self._alone is None
             return True
@@ -58,21 +58,21 @@ class Lone:
         return self._alone is curl_handle
 
     def ended(self, curl_handle: CurlHandle, status: int) -> None:
-        """Take note of the end of a request, with its answer's status."""
+        """Record the end of a request, with the status of its answer."""
         if self._alone is not curl_handle:
             return
         self._alone = None
         if status not in _UNPROVEN:
             if len(self._proven) >= _MAX_PORTS:
-                self._proven.clear()  # of connections long gone, mostly; the others prove themselves again
+                self._proven.clear()  # most of these connections are closed; the others are tested again
             self._proven.add(self._port)
             self.ready = True
 
 
 class Sender:
-    """Sends what it is given, in the thread that calls `run`; `hand_back` is called there with many answers at once."""
+    """Sends requests in the thread that calls `run`, which calls `hand_back` with batches of answers."""
 
-    def __init__(  # noqa: PLR0913 - what a transport is made of
+    def __init__(  # noqa: PLR0913 - the properties of a transport
         self,
         window: int,
         hand_back: Callable[[list[Done]], None],
@@ -89,7 +89,7 @@ class Sender:
         self._make: Callable[[], CurlHandle] = lambda: CurlHandle(
             self._may_go, self._opening, trust, limits, allowed_origins
         )
-        self._slots: dict[pycurl.Curl, CurlHandle] = {}
+        self._handles: dict[pycurl.Curl, CurlHandle] = {}
         self._free: list[CurlHandle] = []
         self._queue: deque[Pending] = deque()
         self._done: list[Done] = []
@@ -99,13 +99,13 @@ class Sender:
         self._due: float | None = None
         self._ports: dict[int, int] = {}
         self._poll = select.poll()
-        self._ear, self._bell = socket.socketpair()
-        self._ear.settimeout(0)
-        self._poll.register(self._ear, select.POLLIN)
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.settimeout(0)
+        self._poll.register(self._wake_reader, select.POLLIN)
         self._multi = self._multi_of(window, connections)
 
     def take(self, pending: Sequence[Pending]) -> bool:
-        """Put requests into the queue, from any thread; False: the end has come, and nothing was taken."""
+        """Queue requests, from any thread; return False if the sender is closed."""
         with self._lock:
             if self._closed or self._ends_at is not None:
                 return False
@@ -114,19 +114,19 @@ class Sender:
             return True
 
     def end(self, grace: float) -> None:
-        """Begin nothing more, and end when nothing is under way, or after `grace` seconds."""
+        """Start no more requests, and end when none is under way, or after `grace` seconds."""
         with self._lock:
             if not self._closed and self._ends_at is None:
                 self._ends_at = time.monotonic() + grace
                 self._wake()
 
     def run(self) -> None:
-        """Send until the end; whatever happens, everything is answered."""
+        """Send until `end`. Every request gets an answer, even after an error."""
         try:
             while not self._at_the_end():
                 self._begin()
                 self._deliver()
-                self._turn()
+                self._wait()
                 self._collect()
                 self._deliver()
         except Exception:
@@ -138,19 +138,19 @@ class Sender:
     def _wake(self) -> None:
         if not self._woken:
             self._woken = True
-            self._bell.send(b"\0")
+            self._wake_writer.send(b"\0")
 
     def _at_the_end(self) -> bool:
         if self._ends_at is None:
             return False
         self._answer_what_waits()
-        return len(self._free) == len(self._slots) or time.monotonic() >= self._ends_at
+        return len(self._free) == len(self._handles) or time.monotonic() >= self._ends_at
 
     def _begin(self) -> None:
-        """Fill the window."""
+        """Start requests until the window is full."""
         now = datetime.now(UTC)
         while self._queue and self._has_room():
-            curl_handle = self._free.pop() if self._free else self._new_slot()
+            curl_handle = self._free.pop() if self._free else self._new_handle()
             pending = self._queue.popleft()
             if error := curl_handle.begin(pending, now):
                 self._done.append((pending.future, curl_handle.unanswered(error)))
@@ -159,19 +159,19 @@ class Sender:
                 self._multi.add_handle(curl_handle.curl)
 
     def _has_room(self) -> bool:
-        under_way = len(self._slots) - len(self._free)
+        under_way = len(self._handles) - len(self._free)
         return under_way < (self._window if self._lone is None or self._lone.ready else 1)
 
-    def _new_slot(self) -> CurlHandle:
+    def _new_handle(self) -> CurlHandle:
         curl_handle = self._make()
-        self._slots[curl_handle.curl] = curl_handle
+        self._handles[curl_handle.curl] = curl_handle
         return curl_handle
 
-    def _turn(self) -> None:
-        """Wait until something can be done, and let curl do it."""
-        for fd, events in self._poll.poll(self._patience()):
-            if fd == self._ear.fileno():
-                self._listen()
+    def _wait(self) -> None:
+        """Wait for sockets or for the next timeout, and let curl act."""
+        for fd, events in self._poll.poll(self._timeout()):
+            if fd == self._wake_reader.fileno():
+                self._drain_wake_ups()
                 continue
             if events & _BROKEN:
                 self._doubt(fd)
@@ -183,18 +183,18 @@ class Sender:
             self._due = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
-    def _patience(self) -> int | None:
-        """Return the milliseconds for which nothing but sockets can call."""
+    def _timeout(self) -> int | None:
+        """Return the milliseconds until the next timeout; None: there is none."""
         ends = [moment for moment in (self._due, self._ends_at) if moment is not None]
         return max(math.ceil((min(ends) - time.monotonic()) * 1000), 0) if ends else None
 
-    def _listen(self) -> None:
+    def _drain_wake_ups(self) -> None:
         with self._lock:
             self._woken = False
-            self._ear.recv(64)
+            self._wake_reader.recv(64)
 
     def _collect(self) -> None:
-        """Take what curl has done with."""
+        """Take finished requests from curl."""
         left = 1
         while left:
             left, good, bad = self._multi.info_read(self._window)
@@ -204,7 +204,7 @@ class Sender:
                 self._ended(curl, code, message)
 
     def _ended(self, curl: pycurl.Curl, code: int, message: str) -> None:
-        curl_handle = self._slots[curl]
+        curl_handle = self._handles[curl]
         self._multi.remove_handle(curl)
         answer = curl_handle.end(code, message)
         if self._lone:
@@ -231,21 +231,21 @@ class Sender:
     def _finish(self) -> None:
         with self._lock:
             self._closed = True
-        for curl_handle in self._slots.values():
+        for curl_handle in self._handles.values():
             if curl_handle.pending:
                 self._done.append((curl_handle.pending.future, curl_handle.unanswered(CLOSED)))
         self._answer_what_waits()
-        self._let_go()
+        self._close()
 
-    def _let_go(self) -> None:
-        """Close the handles first, then their connections, then what waits for them."""
-        for curl_handle in self._slots.values():
+    def _close(self) -> None:
+        """Close the handles, then the connections, then the sockets that wake the thread."""
+        for curl_handle in self._handles.values():
             if curl_handle.pending:
                 self._multi.remove_handle(curl_handle.curl)
             curl_handle.close()
         self._multi.close()
-        self._ear.close()
-        self._bell.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
 
     def _may_go(self, curl_handle: CurlHandle, port: int) -> bool:
         return self._lone is None or self._lone.may_go(curl_handle, port)
@@ -264,7 +264,7 @@ class Sender:
         return multi
 
     def _watch(self, what: int, fd: int, _multi: object, _data: object) -> None:
-        """Called by curl: what a socket is to be watched for."""
+        """Called by curl with the events to watch on a socket."""
         if what == pycurl.POLL_REMOVE:
             if _is_broken(fd):
                 self._doubt(fd)
@@ -275,19 +275,19 @@ class Sender:
             self._poll.register(fd, _WATCHED[what])
 
     def _doubt(self, fd: int) -> None:
-        """Take note that a connection broke: what is under way there may have been looked at, or not."""
+        """Record that a connection broke: its requests may or may not have been processed."""
         port = self._ports.get(fd)
-        for curl_handle in self._slots.values():
+        for curl_handle in self._handles.values():
             if port and curl_handle.pending and curl_handle.port == port:
                 curl_handle.doubtful = True
 
     def _set_due(self, milliseconds: int) -> None:
-        """Called by curl: when it wants to be called, at the latest; -1: need not be."""
+        """Called by curl with the time until its next timeout; -1: there is none."""
         self._due = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
 
 
 def _own_port(fd: int) -> int:
-    """Return the port on our side of a socket of curl's; 0: curl watches for something else there."""
+    """Return the local port of a socket of curl; 0: it is not a connection."""
     try:
         looked_at = socket.socket(fileno=fd)
     except OSError:
@@ -301,7 +301,7 @@ def _own_port(fd: int) -> int:
 
 
 def _is_broken(fd: int) -> bool:
-    """Tell whether a socket of curl's lost its connection, rather than being closed in order."""
+    """Return whether the connection of a socket of curl was lost, not closed properly."""
     try:
         looked_at = socket.socket(fileno=fd)
     except OSError:

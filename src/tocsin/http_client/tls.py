@@ -1,4 +1,4 @@
-"""Whose certificates we trust: the system's anchors, those of `SSL_CERT_FILE`, and a further file beside them."""
+"""Trust anchors: those of the system, of `SSL_CERT_FILE`, and of an additional file."""
 
 import os
 import ssl
@@ -14,7 +14,7 @@ from tocsin.files import content_of
 
 
 class Trust:
-    """Anchors for curl, whose own are where it was built. Raises `Refusal` where the further file can't be used."""
+    """Trust anchors for curl, whose own paths are those of its build. Raises `Refusal` for an unusable file."""
 
     def __init__(self, further: Path | None = None) -> None:
         system = ssl.get_default_verify_paths()
@@ -25,7 +25,7 @@ class Trust:
             self._file = _kept_for(self, b"\n".join(parts))
 
     def give(self, curl: pycurl.Curl) -> None:
-        """Let a handle trust them, and nobody else."""
+        """Set the anchors of a curl handle."""
         if self._file:
             curl.setopt(pycurl.CAINFO, self._file)
         if self._folder:
@@ -33,9 +33,9 @@ class Trust:
 
 
 def _kept_for(owner: object, content: bytes) -> str:
-    """Write a file that is there as long as its owner, and return its name: curl takes no anchors from memory.
+    """Write a file that exists as long as its owner, and return its name: curl reads anchors only from files.
 
-    On Linux it is in memory alone, so that nothing stays behind whatever ends the process.
+    On Linux the file is in memory, so that nothing stays on disk however the process ends.
     """
     if hasattr(os, "memfd_create"):
         kept = os.memfd_create("tocsin-anchors")

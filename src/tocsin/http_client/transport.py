@@ -1,6 +1,6 @@
-"""The road of pushes: HTTP/2 by curl, in one thread of its own that takes requests and gives back answers in batches.
+"""HTTP/2 requests to push services by curl, in a thread that returns answers in batches.
 
-submit ──> queue ──> the thread: sending.py ──> batches of answers ──> the loop: futures
+submit ──> queue ──> the thread: sender.py ──> batches of answers ──> the loop: futures
 """
 
 import asyncio
@@ -15,19 +15,19 @@ from tocsin.http_client.sender import CLOSED, Done, Sender
 from tocsin.http_client.tls import Trust
 
 _STOP_TIMEOUT = 5.0
-"""Seconds that the thread may take to end, beyond its grace: a look-up of a name can't be interrupted."""
+"""Seconds that the thread may take to end after the grace time: a name look-up cannot be interrupted."""
 
 
 class Transport:
-    """Sends requests of one lane: at most `window` at once over at most `connections` connections. Made in a loop.
+    """Sends the requests of one lane: at most `window` at once, over at most `connections` connections.
 
-    `ca_file` has trust anchors beside the system's. With `lone_first` every new connection carries one request alone
-    until one was answered there, and not by 401 or 403; all others wait meanwhile. A `guarded` request goes to public
-    addresses by https alone, looked at when the connection is opened, but for those to `allowed_origins`.
-    Raises `Refusal` where the file can't be used.
+    Must be created in a running loop. `ca_file` has additional trust anchors. With `lone_first`, each new connection
+    carries one request until one was answered there by another status than 401 or 403. A `guarded` request goes only
+    to public addresses, by https, checked when the connection is opened; except to `allowed_origins`.
+    Raises `Refusal` if the file cannot be used.
     """
 
-    def __init__(  # noqa: PLR0913 - a lane's own properties
+    def __init__(  # noqa: PLR0913 - the properties of a lane
         self,
         window: int,
         *,
@@ -51,11 +51,11 @@ class Transport:
         self._thread.start()
 
     def submit(self, request: Request) -> asyncio.Future[Answer]:
-        """Send a request as soon as there is room; nothing raises, what goes wrong is an answer with status 0."""
+        """Send a request as soon as there is room. Errors are answers with status 0."""
         return self.submit_many([request])[0]
 
     def submit_many(self, requests: Sequence[Request]) -> list[asyncio.Future[Answer]]:
-        """Send requests, in about this order; return the answers to come, in the same order."""
+        """Send requests, in about this order; return the futures of their answers, in the same order."""
         make = self._loop.create_future
         pending = [Pending(request, make()) for request in requests]
         if not self._sender.take(pending):
@@ -63,13 +63,13 @@ class Transport:
         return [entry.future for entry in pending]
 
     async def close(self, grace: float = 0.0) -> None:
-        """End: what waits is answered with status 0 at once, and what is under way after `grace` seconds."""
+        """Close: waiting requests get an answer with status 0 at once, those under way after `grace` seconds."""
         self._sender.end(grace)
         await asyncio.to_thread(self._thread.join, grace + _STOP_TIMEOUT)
 
     def _hand_back(self, done: list[Done]) -> None:
-        """Called by the thread."""
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        """Called by the thread with answers."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(_settle, done)
 
 

@@ -338,7 +338,7 @@ def _delivery(row: Record) -> Delivery:
 def _lapsed(row: Record) -> str:
     """Return why a delivery is no longer sent; empty if it is."""
     reasons: Iterable[tuple[Any, str]] = (
-        (not row["is_theirs"], "the device was detached, or is somebody else's now"),
+        (not row["is_theirs"], "the device was detached, or belongs to another user now"),
         (not row["active"], "the user is not active"),
         (row["cancelled"], "the event was cancelled before its turn"),
         (row["deleted_at"] or not row["body"], "deleted before its turn"),

@@ -1,4 +1,4 @@
-"""Back-off: work that fails is tried again after a while, and the log says why, once and then rarely."""
+"""Back-off: failed work is retried after a delay, and the log says why, once and then rarely."""
 
 import asyncio
 import contextlib
@@ -13,10 +13,10 @@ from tocsin.errors import Overrun, Unavailable
 from tocsin.retry_delay import growing
 
 FIRST = 0.25
-"""Seconds before the first further try; each later one waits twice as long."""
+"""Seconds before the first retry; each further delay is twice as long."""
 
 MAX_DELAY = 3.0
-"""Seconds before any further try at most: what waits goes on soon after its cause is gone."""
+"""Maximum seconds before a retry, so that work continues soon after an outage."""
 
 SILENCE = 60.0
 """Seconds for which the same failure is not logged again."""
@@ -27,10 +27,10 @@ Failed = Callable[[str, str], None]
 
 
 class Backoff:
-    """The failures in a row of one work that goes on for ever, which `name` names (`direct lane`).
+    """The consecutive failures of one kind of work that runs forever, such as `direct lane`.
 
-    A pause ends early where `stopping` is set. `failed` is told of each failure: the name and the reason. An outage of
-    the database is logged by the pool that found it, everything else here.
+    A pause ends early if `stopping` is set. `failed` is called with the name and the reason of each failure. The pool
+    logs outages of the database; other failures are logged here.
     """
 
     def __init__(self, name: str, stopping: asyncio.Event | None = None, failed: Failed | None = None) -> None:
@@ -43,7 +43,7 @@ class Backoff:
         self._logged_at: dict[str, float] = {}
 
     def succeeded(self, waits_for: str = "") -> None:
-        """Take note that the work was done, as far as it can be: it may wait for what others do not give it."""
+        """Record a success. `waits_for` says what part of the work still waits for, such as a lock."""
         self._failures, self.reason = 0, waits_for
         if self._is_logged:
             self._is_logged = False
@@ -60,7 +60,7 @@ class Backoff:
     async def recover(self, error: Exception, release: Callable[[], Awaitable[object]]) -> None:
         """Wait before the next try, and release what was claimed for this one as soon as that works.
 
-        Who is to stop releases all at its end.
+        A worker that stops releases everything at its end.
         """
         if self._stopping.is_set():
             self.note(error)
@@ -73,7 +73,7 @@ class Backoff:
                 await self.pause(refused)
 
     async def until_done(self, work: Callable[[], Awaitable[object]]) -> None:
-        """Try until it works, or until it is to stop."""
+        """Try until it works, or until `stopping` is set."""
         while not self._stopping.is_set():
             failure = await _tried(work)
             if failure is None:
@@ -82,7 +82,7 @@ class Backoff:
             await self.pause(failure)
 
     def note(self, error: Exception) -> None:
-        """Take note of a failure, without a pause; the log gets one line of each kind in `SILENCE` seconds."""
+        """Record a failure, without a pause. Each kind of error is logged once in `SILENCE` seconds."""
         self.reason = reason_of(error)
         if self._failed:
             self._failed(self.name, self.reason)
@@ -95,13 +95,13 @@ class Backoff:
 
 
 def reason_of(error: Exception) -> str:
-    """Return why work failed, in words that tell no secret."""
+    """Return why work failed, without secrets."""
     return error.reason if isinstance(error, Unavailable | Overrun) else f"an error: {type(error).__name__}"
 
 
 async def _tried(work: Callable[[], Awaitable[object]]) -> Exception | None:
     try:
         await work()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+    except Exception as error:  # noqa: BLE001 - it is retried after any error
         return error
     return None

@@ -1,4 +1,4 @@
-"""Wires: how processes wake each other, by NOTIFY of the database or by NATS; what is lost costs latency alone."""
+"""The bus between processes: NOTIFY of the database, or NATS. A lost message costs only latency."""
 
 import asyncio
 import contextlib
@@ -17,10 +17,10 @@ CHANNEL = "tocsin_work"
 SUBJECT = "tocsin.work"
 
 MAX_BYTES = 7900
-"""Bytes of the largest message: NOTIFY takes less than 8,000."""
+"""Maximum bytes of a message: NOTIFY accepts less than 8,000."""
 
 RECONNECT_INTERVAL = 1.5
-"""Seconds from one try to connect to the next."""
+"""Seconds between two tries to connect."""
 
 Receive = Callable[[str], None]
 
@@ -28,17 +28,17 @@ log = structlog.get_logger(__name__)
 
 
 class Bus(Protocol):
-    """What carries a short text to all processes, the sender too; it may be lost."""
+    """Sends short texts to all processes, including the sender. A text may be lost."""
 
     async def send(self, text: str) -> None:
         """Send a text of at most `MAX_BYTES` bytes. Never raises."""
 
     async def listen(self, receive: Receive) -> None:
-        """Pass on what comes, for ever; connects again by itself."""
+        """Pass on received texts, forever. Reconnects by itself."""
 
 
 class ByNotify:
-    """The database itself: no further part is needed."""
+    """NOTIFY of the database: no other server is needed."""
 
     def __init__(self, url: str, database: Database) -> None:
         self._url = url
@@ -46,7 +46,7 @@ class ByNotify:
 
     async def send(self, text: str) -> None:
         """Send by NOTIFY."""
-        with contextlib.suppress(Exception):  # the pool logs it, and what is lost costs latency alone
+        with contextlib.suppress(Exception):  # the pool logs it
             await self._database.value("select pg_notify($1, $2)", CHANNEL, text)
 
     async def listen(self, receive: Receive) -> None:
@@ -55,11 +55,11 @@ class ByNotify:
         while True:
             try:
                 await self._listen(receive, backoff)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it listens again
+            except Exception as error:  # noqa: BLE001 - it listens again after any error
                 await backoff.pause(error)
 
     async def _listen(self, receive: Receive, backoff: Backoff) -> None:
-        """Listen until the connection ends, which is an outage: by the next try it is known why."""
+        """Listen until the connection ends. The next try reports the cause."""
         gone = asyncio.Event()
         connection = await connect(self._url)
         try:
@@ -73,7 +73,7 @@ class ByNotify:
 
 
 class ByNats:
-    """A NATS server or cluster; `url` may name several servers, separated by commas."""
+    """A NATS server or cluster. `url` may name several servers, separated by commas."""
 
     def __init__(self, url: str) -> None:
         self._servers = [each.strip() for each in url.split(",")]
@@ -90,7 +90,7 @@ class ByNats:
                 await self._client.publish(SUBJECT, text.encode())
 
     async def listen(self, receive: Receive) -> None:
-        """Subscribe; the client does so again whenever it has connected again, until it is closed for good."""
+        """Subscribe. The client subscribes again after each reconnection, until it is closed."""
 
         async def pass_on(message: Any) -> None:
             receive(message.data.decode("utf-8", "replace"))
@@ -104,7 +104,7 @@ class ByNats:
             await asyncio.sleep(RECONNECT_INTERVAL)
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._connecting:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
@@ -112,7 +112,7 @@ class ByNats:
             await self._client.close()
 
     def _connect(self) -> "asyncio.Task[None]":
-        """Connect, unless that was done; anew where a server said something that the client takes for the end."""
+        """Connect if there is no connection; also if the client was closed by an error of a server."""
         if self._connecting is None or (self._connecting.done() and self._client.is_closed):
             self._client, self._closed = Client(), asyncio.Event()
             self._connecting = asyncio.create_task(self._until_connected(self._client, self._closed))
@@ -122,7 +122,7 @@ class ByNats:
         async def note_end() -> None:
             closed.set()
 
-        async def note_return() -> None:
+        async def note_reconnect() -> None:
             self._complained = False
             log.warning("NATS reconnected")
 
@@ -137,8 +137,8 @@ class ByNats:
                     pending_size=MAX_BYTES * 128,
                     error_cb=self._complain,
                     closed_cb=note_end,
-                    disconnected_cb=_note_absence,
-                    reconnected_cb=note_return,
+                    disconnected_cb=_note_disconnect,
+                    reconnected_cb=note_reconnect,
                 )
             except (NatsError, OSError, TimeoutError) as error:
                 await self._complain(error)
@@ -148,7 +148,7 @@ class ByNats:
                 return
 
     async def _complain(self, error: Exception) -> None:
-        """Say once what keeps us from NATS, as the client tries again and again by itself."""
+        """Log the first error of a series: the client reconnects by itself."""
         if self._complained or self._client.is_connected:
             log.debug("NATS error", error=str(error))
             return
@@ -156,5 +156,5 @@ class ByNats:
         log.warning("NATS connection failed; it will be retried", error=str(error) or type(error).__name__)
 
 
-async def _note_absence() -> None:
+async def _note_disconnect() -> None:
     log.warning("NATS disconnected; other processes are notified with a delay")

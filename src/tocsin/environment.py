@@ -1,4 +1,4 @@
-"""The variables that are set: those of the process, and where it is silent, those of a file `.env`."""
+"""The variables of the environment, and of a file `.env` where the environment does not set them."""
 
 import io
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from tocsin.errors import Refusal
 from tocsin.files import content_of
 
 MAX_VALUE_LENGTH = 2**16
-"""Characters of the longest value."""
+"""Maximum characters of a value."""
 
 
 def variables(prefix: str, environment: Mapping[str, str], env_file: Path) -> dict[str, str]:
-    """Return the variables whose names begin with `prefix`, without white space around their values.
+    """Return the variables whose names begin with `prefix`, with their values stripped.
 
-    Raises `Refusal` with one sentence, which repeats no value, for a file or a value that cannot be read.
+    Raises `Refusal` for an invalid file or value. Its message contains no value.
     """
     given = {**_of_file(env_file), **environment}
     found = {name: value.strip() for name, value in given.items() if name.startswith(prefix) and value.strip()}
@@ -29,7 +29,7 @@ def variables(prefix: str, environment: Mapping[str, str], env_file: Path) -> di
 
 
 def _of_file(path: Path) -> dict[str, str]:
-    """Return what a file sets, as it stands there: a `$` is a `$`, as for systemd."""
+    """Return the variables of a file. `$` is not expanded, as in systemd."""
     found = {}
     for line in parse_stream(io.StringIO(_text_of(path))):
         if line.key is not None and line.value is not None:

@@ -1,4 +1,4 @@
-"""Files that operators name: read whole, within a bound, and without waiting for what is no file."""
+"""Files that operators name: read with a limit, and never blocking on a pipe."""
 
 import errno
 import os
@@ -6,12 +6,12 @@ import stat
 from pathlib import Path
 
 MAX_BYTES = 2**22
-"""Bytes of the largest file."""
+"""Maximum bytes of a file."""
 
 
 def content_of(path: Path) -> bytes:
-    """Return what a file holds. Raises `OSError`, for pipes, devices and what is larger than `MAX_BYTES` as well."""
-    # A pipe would keep us waiting for whoever writes.
+    """Return the content of a file. Raises `OSError`, also for pipes, devices and files over `MAX_BYTES`."""
+    # Without O_NONBLOCK, a pipe would block until it has a writer.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if stat.S_ISDIR(mode):

@@ -1,4 +1,4 @@
-"""Isolation: in work that is done in batches, an item that fails, or waits for a lock, does not hold up the others."""
+"""Isolation: in batches, an item that fails or waits for a lock does not delay the others."""
 
 import contextlib
 import math
@@ -11,25 +11,25 @@ from tocsin.db.pool import LOCK_TIMEOUT
 from tocsin.errors import Locked, Overrun, Unavailable
 
 SHORT_LOCK_TIMEOUT = 0.2
-"""Seconds that a statement waits for one lock while conflicts are to be expected."""
+"""Seconds that a statement waits for one lock while conflicts are expected."""
 
 CONFLICT_MEMORY = 30.0
 """Seconds after a conflict for which further ones are expected."""
 
 CONFLICT_NOTICE = 10.0
-"""Seconds after a conflict for which it is a reason why some of the work waits."""
+"""Seconds after a conflict for which it is reported as the reason why some work waits."""
 
 MAX_CONFLICTS = 20
-"""Conflicts after which a batch is given up: a whole table may be locked, and each further part would wait for it."""
+"""Conflicts after which a batch is given up: a whole table may be locked, and each part would wait for it."""
 
 LOCKED_DELAY = 5.0
-"""Seconds after which what met a lock is tried again."""
+"""Seconds after which an item that met a lock is retried."""
 
 T = TypeVar("T")
 
 
 class LockConflicts:
-    """The conflicts that one work met: for a while after one, its statements wait for locks briefly."""
+    """The lock conflicts of one kind of work: for a while after one, its statements wait only briefly for locks."""
 
     def __init__(self) -> None:
         self._met_at = -math.inf
@@ -37,7 +37,7 @@ class LockConflicts:
 
     @property
     def reason(self) -> str:
-        """Why some of the work waits; nothing where no conflict is recent."""
+        """Why some work waits; empty without a recent conflict."""
         return self._reason if time.monotonic() - self._met_at < CONFLICT_NOTICE else ""
 
     @property
@@ -46,13 +46,13 @@ class LockConflicts:
         return time.monotonic() - self._met_at < CONFLICT_MEMORY
 
     def note(self, error: Locked) -> None:
-        """Take note of a conflict."""
+        """Record a conflict."""
         self._met_at, self._reason = time.monotonic(), error.reason
 
 
 @contextlib.contextmanager
 def _lock_timeout(seconds: float | None) -> Iterator[None]:
-    """Have statements in this block wait for one lock for so long at most."""
+    """Limit how long statements in this block wait for one lock."""
     token = LOCK_TIMEOUT.set(seconds)
     try:
         yield
@@ -67,11 +67,11 @@ async def do_in_parts(
     conflicts: LockConflicts,
     locked_among: Callable[[Sequence[T]], Awaitable[Sequence[T]]] | None = None,
 ) -> None:
-    """Do each part that waits at once, and where that fails each half; `failed` is told of an item that fails alone.
+    """Process each part in `waiting`; if one fails, its halves. `failed` gets each item that fails alone.
 
-    Where `locked_among` finds items of a part that meet locks, the part is not halved, but done without them. `failed`
-    may take items out of `waiting`. Raises `Unavailable` in an outage, or when too many parts meet locks; what is left
-    in `waiting` then is not done.
+    If `locked_among` finds items of a part that meet locks, the part is processed without them instead of in halves.
+    `failed` may remove items from `waiting`. Raises `Unavailable` in an outage, or if too many parts meet locks; the
+    parts left in `waiting` are not processed.
     """
     met, is_short = 0, False
     while waiting:
@@ -88,7 +88,7 @@ async def do_in_parts(
                     alone = await locked_among(part)
         elif isinstance(failure, Overrun) and not was_short:
             is_short = True
-            if alone:  # its time may have gone into waits for locks, which is not its own failure
+            if alone:  # it may have waited for locks, which is not its own failure
                 continue
         waiting.popleft()
         if failure:
@@ -107,7 +107,7 @@ async def _failure_of(
         if isinstance(error, Locked):
             return error
         raise
-    except Exception as error:  # noqa: BLE001 - an item may fail in any way; the others go on
+    except Exception as error:  # noqa: BLE001 - any error of an item must not stop the others
         return error
     return None
 

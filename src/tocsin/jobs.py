@@ -1,7 +1,7 @@
-"""The queue: jobs are rows, taken under a lease that ends with its worker.
+"""The queues: jobs are rows, claimed under a lease of a worker.
 
-A worker shows every few seconds that it lives; the leases of one that was not seen for a while are free. Every
-write to a job names the worker that must still hold it, so that one taken for dead can't do a job's work twice.
+A worker writes a heartbeat every few seconds; without heartbeats, its leases expire. Every write to a job names the
+worker that must still hold the lease, so that a worker that lost its lease cannot do the work twice.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,32 +15,32 @@ from tocsin.db.pool import Connection, Database, queries
 Queue = Literal["direct", "bulk"]
 
 HEARTBEAT_INTERVAL = 5.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 
 LEASE_TIMEOUT = 15.0
-"""Seconds of silence after which a worker's leases are free."""
+"""Seconds without heartbeat after which the leases of a worker expire."""
 
 RETRY_DELAYS = (0.2, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
-"""Seconds to wait before each further try of a job that failed; after the last it is a dead letter."""
+"""Seconds before each retry of a failed job. After the last retry, the job becomes a dead letter."""
 
 LATE: dict[Queue, float] = {"direct": 60.0, "bulk": 1800.0}
-"""Seconds for which a job may wait in a lane that makes progress."""
+"""Seconds for which a due job may wait in a queue that makes progress."""
 
 DIRECT_MAX_RECIPIENTS = 100
-"""An event that reaches more people than this goes into the bulk lane, where it delays nobody."""
+"""Maximum recipients of an event in the direct queue. Larger events go to the bulk queue, and delay no others."""
 
 MAX_CLAIM_COST = 20_000
-"""What the jobs of one claim cost together at most; one that costs more is claimed alone."""
+"""Maximum cost of the jobs of one claim, in look-ups. A job that costs more is claimed alone."""
 
 _SQL = queries("jobs")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job under our lease.
+    """A leased job.
 
-    `id` is that of the thing it works on, `progress` how far it got; those of one `batch` are done in their order. Its
-    wait counts from `wanted_at`, whatever put it off since.
+    `id` is the id of what it works on, such as an event, and `progress` how far it got. The jobs of one `batch` run in
+    order. Its wait is measured from `wanted_at`, which retries do not change.
     """
 
     id: UUID
@@ -53,40 +53,40 @@ class Job:
     batch: UUID | None = None
 
 
-class Lost(Exception):  # noqa: N818 - somebody else has the job now, which is no error
-    """A job is no longer ours: its transaction must not be committed."""
+class Lost(Exception):  # noqa: N818 - a fact, not an error
+    """The lease of a job is lost: its transaction must not be committed."""
 
 
 async def claim(database: Database, worker: UUID, lane: Queue, limit: int) -> list[Job]:
-    """Lease up to `limit` jobs that are due, the longest waiting first; fewer where they cost much."""
+    """Lease up to `limit` due jobs, the oldest first; fewer if they exceed `MAX_CLAIM_COST`."""
     rows = await database.rows(_SQL["claim"], worker, lane, limit, MAX_CLAIM_COST)
     return sorted((Job(**row) for row in rows), key=lambda job: (job.due_at, job.id))
 
 
 async def finish(connection: Connection, worker: UUID, jobs: Sequence[UUID]) -> None:
-    """Remove jobs that are done, in the transaction that did them. Raises `Lost` where one is not ours."""
+    """Remove finished jobs, in the transaction of their work. Raises `Lost` if a lease is lost."""
     _all_of(jobs, await connection.execute(_SQL["finish"], worker, jobs))
 
 
 async def go_on(connection: Connection, worker: UUID, progress: Iterable[tuple[UUID, int]]) -> None:
-    """Hand jobs back with their progress, for the bulk lane. Raises `Lost` where one is not ours."""
+    """Return jobs with their progress to the bulk queue. Raises `Lost` if a lease is lost."""
     steps = list(progress)
     ids = [id_ for id_, _ in steps]
     _all_of(ids, await connection.execute(_SQL["go_on"], worker, ids, [done for _, done in steps]))
 
 
 async def hand_back(connection: Connection, worker: UUID, jobs: Sequence[UUID], seconds: float = 0) -> None:
-    """Hand back jobs whose turn has not come, as if they had never been claimed; due at once, or in `seconds`."""
+    """Return jobs to the queue, as if they had never been claimed, due in `seconds`."""
     await connection.execute(_SQL["hand_back"], worker, jobs, seconds)
 
 
 async def hand_back_behind_lock(database: Database, worker: UUID, job: Job, seconds: float) -> set[UUID]:
-    """Hand back a job that met a lock, due in `seconds`, and what follows it in its batch; return their ids."""
+    """Return a job that waits for a lock, and those after it in its batch, due in `seconds`; return their ids."""
     return {row["id"] for row in await database.rows(_SQL["hand_back_behind_lock"], worker, job.id, seconds)}
 
 
 async def out_of_turn(database: Database, leased: Sequence[Job]) -> set[UUID]:
-    """Return those of these jobs that have to wait for an earlier one of their batch, which is not among them."""
+    """Return which jobs must wait for an earlier one of their batch that is not among them."""
     batches = {job.batch for job in leased if job.batch and job.lane == "direct"}
     if not batches:
         return set()
@@ -96,7 +96,7 @@ async def out_of_turn(database: Database, leased: Sequence[Job]) -> set[UUID]:
 
 
 async def fail(database: Database, worker: UUID, job: Job, reason: str) -> bool:
-    """Put a job off after a failure, or bury it after the last; tells whether it was buried."""
+    """Delay a failed job, or make it a dead letter after its last retry; return whether it is a dead letter."""
     if job.attempts > len(RETRY_DELAYS):
         await bury(database, worker, job, reason)
         return True
@@ -105,44 +105,44 @@ async def fail(database: Database, worker: UUID, job: Job, reason: str) -> bool:
 
 
 async def bury(database: Database, worker: UUID, job: Job, reason: str) -> None:
-    """Make a job that can't be done a dead letter, with its reason."""
+    """Make a job a dead letter, with the reason."""
     await database.value(_SQL["bury"], worker, job.id, reason)
 
 
 async def release(database: Database, worker: UUID, lane: Queue) -> None:
-    """Free what this worker holds in a lane, as if it had never been claimed."""
+    """Release the leases of this worker in a queue, as if the jobs had never been claimed."""
     await database.value(_SQL["release"], worker, lane)
 
 
 async def is_there(database: Database, job: UUID) -> bool:
-    """Tell whether a job is there, whoever has it."""
+    """Return whether a job exists."""
     return bool(await database.value(_SQL["is_there"], job))
 
 
 async def enrol(database: Database, worker: UUID, name: str) -> datetime:
-    """Enter a worker among those that live; return when that was."""
+    """Register a worker; return the time of the database."""
     seen_at: datetime = await database.value(_SQL["enrol"], worker, name)
     return seen_at
 
 
 async def beat(database: Database, worker: UUID, problem: str | None = None) -> datetime | None:
-    """Show that a worker lives, with what of it fails; return when that was. None if it was taken for dead."""
+    """Write a heartbeat with the worker's problem; return the time of the database, None if it is not registered."""
     found: datetime | None = await database.value(_SQL["beat"], worker, problem)
     return found
 
 
 async def reap(database: Database, silent_since: datetime | None) -> None:
-    """Free the leases of workers not seen since then, or of none that we know; what is locked is for the next time."""
+    """Release the leases of workers without heartbeat since a time, or of unregistered workers. Skip locked rows."""
     async with database.connection() as connection:
         await connection.execute(_SQL["reap"], silent_since)
         await connection.execute(_SQL["reap_deliveries"])
 
 
 class Witness:
-    """Since when others must have been silent that a worker takes for dead, by its own signs of life.
+    """Decides by a worker's own heartbeats since when another worker must be silent to lose its leases.
 
-    What kept it from beating, such as a database that was away, or a machine that was suspended, kept the others too:
-    for a while after that it takes none for dead. All times are of the database's clock.
+    If this worker's heartbeats failed, because of an outage of the database or a suspended machine, those of others
+    failed too: for a while no worker loses its leases. All times are those of the database's clock.
     """
 
     def __init__(self) -> None:
@@ -150,32 +150,32 @@ class Witness:
         self._doubts_until: datetime | None = None
 
     def beat(self, seen_at: datetime) -> None:
-        """Take note that the worker was seen."""
+        """Record a heartbeat of this worker."""
         if self._seen_at and (seen_at - self._seen_at).total_seconds() > LEASE_TIMEOUT - HEARTBEAT_INTERVAL:
             self._doubts_until = seen_at + timedelta(seconds=LEASE_TIMEOUT)
         self._seen_at = seen_at
 
     @property
     def silent_since(self) -> datetime | None:
-        """The moment; none while nobody can be taken for dead."""
+        """The time; None while no worker may lose its leases."""
         if self._seen_at is None or (self._doubts_until and self._seen_at < self._doubts_until):
             return None
         return self._seen_at - timedelta(seconds=LEASE_TIMEOUT)
 
 
 async def leave(database: Database, worker: UUID) -> None:
-    """Take a worker off the list and free what it holds."""
+    """Unregister a worker and release its leases."""
     await database.value(_SQL["leave"], worker)
 
 
 async def forget_workers(database: Database) -> None:
-    """Forget all workers, when it is certain that none of them lives."""
+    """Unregister all workers. Call it only if none of them runs."""
     await database.value(_SQL["forget_workers"])
     await reap(database, None)
 
 
 async def depth(database: Database, most: int | None = None) -> dict[Queue, tuple[int, float]]:
-    """Return, per lane, how many jobs are due (counted up to `most`), and the seconds that the longest has waited."""
+    """Return, per queue, the number of due jobs (counted up to `most`) and the longest wait in seconds."""
     return {row["lane"]: (row["depth"], row["age"]) for row in await database.rows(_SQL["depth"], most)}
 
 

@@ -19,10 +19,10 @@ INTERVAL = 60.0
 """Seconds between two rounds."""
 
 STEP_INTERVAL = 0.05
-"""Seconds between two steps: a round leaves the database to others most of the time."""
+"""Seconds between two steps, so that most of the database's time is left to other work."""
 
 BATCH_SIZE = 1_000
-"""How much one step looks at."""
+"""Rows per step."""
 
 ALWAYS = ("idempotency_keys", "changes", "last_clears", "dead_letters", "deliveries", "devices", "imports")
 """What is deleted whatever the operator configures."""
@@ -36,14 +36,14 @@ log = structlog.get_logger(__name__)
 
 
 async def run(database: Database, retention_days: int | None) -> None:
-    """Run a round each `INTERVAL`, for ever. Any number of processes may; one at a time has its turn."""
+    """Run a round each `INTERVAL`, forever. Any number of processes can; one at a time runs a step."""
     while True:
         await run_once(database, retention_days)
         await asyncio.sleep(INTERVAL)
 
 
 async def run_once(database: Database, retention_days: int | None) -> dict[str, int]:
-    """Delete all that is due; return how much of each kind, without those of which nothing was due."""
+    """Delete all that is due; return the number of rows by kind, without zeros."""
     steps: dict[str, Step] = {name: _statement(name) for name in ALWAYS}
     if retention_days is not None:
         steps["notifications"] = lambda connection: _delete_notifications(connection, retention_days)
@@ -53,7 +53,7 @@ async def run_once(database: Database, retention_days: int | None) -> dict[str, 
         KIND.set(f"retention of {name}")
         try:
             found = await _repeat(database, step)
-        except Unavailable:  # which the pool logs; the next round is soon enough
+        except Unavailable:  # the pool logs it, and the next round tries again
             break
         except Exception as error:
             log.warning("work failed; it will be retried", work=f"retention of {name}", exc_info=error)
@@ -65,7 +65,7 @@ async def run_once(database: Database, retention_days: int | None) -> dict[str, 
 
 
 async def _repeat(database: Database, step: Step) -> int:
-    """Do a step until it finds nothing more, or until another keeper has its turn; return how much it found."""
+    """Repeat a step until it finds nothing, or another process runs one; return the number of rows."""
     total = 0
     while True:
         async with database.transaction() as connection:

@@ -1,4 +1,4 @@
-"""Files that hold secrets: put there whole, on disk, and closed to others."""
+"""Files with secrets: written atomically, flushed to disk, and closed to others."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ log = structlog.get_logger(__name__)
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Put a secret into a file that only we can read, unless somebody else just did. Raises `OSError`."""
+    """Write a secret to a file that only this user can read, unless the file exists. Raises `OSError`."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
@@ -31,11 +31,11 @@ def keep(path: Path, content: bytes) -> None:
 
 
 def claim(path: Path) -> None:
-    """See that nobody else reads or makes a secret of ours; rights of the group, which volumes give, are taken away.
+    """Check that no other user can read or replace a secret. Permissions of the group, which volumes set, are removed.
 
-    Raises `Refusal` where it belongs to another user or everybody can read it, and `OSError`.
+    Raises `Refusal` if the file belongs to another user or others can read it, and `OSError`.
     """
-    # Never through a link: as root we may look into a folder that belongs to somebody else.
+    # Links are not followed: root may read a folder of another user.
     opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         found = os.fstat(opened)
@@ -56,7 +56,7 @@ def claim(path: Path) -> None:
 
 
 def sync(folder: Path) -> None:
-    """See that the names in a folder are on disk."""
+    """Flush the names in a folder to disk."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(opened)
@@ -65,5 +65,5 @@ def sync(folder: Path) -> None:
 
 
 def is_open_to_others(mode: int) -> bool:
-    """Tell by a file's mode whether anybody but its owner may do anything with it."""
+    """Return whether a file's mode has permissions for others than the owner."""
     return bool(mode & (stat.S_IRWXG | stat.S_IRWXO))

@@ -1,4 +1,4 @@
-"""The process: the database it stands on, the API, the worker, and how they start and end together."""
+"""The processes `tocsin serve` and `tocsin worker`: how their parts start and end together."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A service that answers: where, and what is behind it."""
+    """A running service: its url and its state."""
 
     url: str
     app_state: AppState
@@ -59,7 +59,7 @@ async def serve(
     when_ready: Callable[[Running], Awaitable[None]] | None = None,
     further: Sequence[BaseRoute] = (),
 ) -> None:
-    """Serve until a signal ends it, with `further` routes if need be. Raises `Refusal` where it can't start."""
+    """Serve until a signal ends the process, with `further` routes. Raises `Refusal` if it cannot start."""
     raise_file_limit()
     if settings.database_url is not None or settings.has_keys:
         from_settings.verifier_of(settings)
@@ -98,7 +98,7 @@ async def serve(
 
 
 async def work(settings: Settings) -> None:
-    """Work, without serving, until a signal ends it. Raises `Refusal` where there is nothing to work for."""
+    """Run a worker until a signal ends the process. Raises `Refusal` if there is no database."""
     if settings.database_url is None and not is_running(settings):
         raise Refusal(
             f"No server runs for {settings.data_dir}: start `tocsin serve` first, or set TOCSIN_DATABASE_URL."
@@ -113,7 +113,7 @@ async def work(settings: Settings) -> None:
         contextlib.AsyncExitStack() as stack,
     ):
         if settings.operations_port is None:
-            on_signals(stopping.set)  # not before: a signal ends a start that waits for the database
+            on_signals(stopping.set)  # not earlier, so that a signal ends a start that waits for the database
         pubsub = await stack.enter_async_context(pubsub_for(settings, url, database))
         catalogue, metrics = Catalogue.load(*settings.catalogue_folders), Metrics()
         metrics.watch_pool("worker", database)
@@ -135,7 +135,7 @@ async def work(settings: Settings) -> None:
 
 @contextlib.asynccontextmanager
 async def _watched(settings: Settings, watched: Watched, stopping: asyncio.Event) -> AsyncIterator[None]:
-    """Serve what is for operations in a process that only works, where a port is set for it; signals come there."""
+    """Serve metrics and probes in a worker process, if TOCSIN_OPERATIONS_PORT is set. The server handles signals."""
     if settings.operations_port is None:
         yield
         return
@@ -160,7 +160,7 @@ async def _together(
     worker: Worker | None,
     when_ready: Callable[[Running], Awaitable[None]] | None,
 ) -> None:
-    """Run all parts; when one ends, end the others."""
+    """Run all parts. When one ends, end the others."""
     pubsub = app_state.pubsub
     if worker:
         pubsub.handle_locally("settled")
@@ -185,7 +185,7 @@ async def _together(
 
 
 def _app_of(app_state: AppState, sockets: Sequence[socket.socket], further: Sequence[BaseRoute]) -> ASGIApp:
-    """Return the service, and at the second port, where there is one, what is for operations alone."""
+    """Return the service; a second port serves only operations."""
     app = service(app_state, further)
     return app if len(sockets) == 1 else ByPort(app, port_of(sockets[1]), operations_service(app_state))
 
@@ -208,7 +208,7 @@ async def _introduce(
 
 @contextlib.asynccontextmanager
 async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Let something go on for as long as the block runs."""
+    """Run a coroutine for as long as the block runs."""
     task = asyncio.create_task(work)
     try:
         yield

@@ -23,9 +23,9 @@ log = structlog.get_logger(__name__)
 def reloading_keys(
     settings: Settings, lanes: Sequence[Lane], dispatcher: Dispatcher | None, app_state: AppState | None = None
 ) -> Iterator[None]:
-    """Read all keys again whenever SIGHUP comes; one that can't be used is loud, and those before go on.
+    """Reload all keys at each SIGHUP. Unusable keys are logged, and the previous ones stay in use.
 
-    Where it comes because our terminal is gone, it ends us, as it ends any program.
+    A SIGHUP because the terminal was closed ends the process, as usual.
     """
     loop, at_a_terminal = asyncio.get_running_loop(), os.isatty(0)
     renewing: set[asyncio.Task[None]] = set()
@@ -66,14 +66,14 @@ def _refusal_of(read: Callable[[], object]) -> Refusal | None:
 
 
 def survive_signals() -> None:
-    """Let the HTTP server end when it is told to, without ending us: it raises the signal again when it has ended."""
+    """Keep the process alive when the HTTP server raises SIGINT or SIGTERM again at its end."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     _survive_signals_of_others()
 
 
 def _survive_signals_of_others() -> None:
-    """Do nothing at the signals that other servers reopen their logs at, and that would end us."""
+    """Ignore the signals at which other servers reopen their logs: by default they end a process."""
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda *_: None)  # unlike SIG_IGN, no child inherits it
 

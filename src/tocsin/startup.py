@@ -37,17 +37,17 @@ API_STATEMENT_TIMEOUT = 5.0
 WORKER_CONNECTIONS = 8
 
 START_TIMEOUT = 60.0
-"""Seconds that a start waits for a database that cannot be reached."""
+"""Seconds that a start waits for an unreachable database."""
 
 log = structlog.get_logger(__name__)
 
 
 @contextlib.asynccontextmanager
 async def store(settings: Settings, *, alone: bool, quiet: bool = False) -> AsyncIterator[str]:
-    """Provide the database, its schema up to date, and yield its url.
+    """Start or find the database, migrate its schema, and yield its url.
 
-    Without `alone`, a server that another process of ours runs on the same folder will do. `quiet` is for commands that
-    were asked for something else: a schema that needed no step is not told of.
+    Without `alone`, an embedded server of another process on the same data folder is used. With `quiet`, a schema that
+    is up to date is not logged.
     """
     async with contextlib.AsyncExitStack() as stack:
         if settings.database_url is not None:
@@ -63,7 +63,7 @@ async def store(settings: Settings, *, alone: bool, quiet: bool = False) -> Asyn
 
 
 def is_running(settings: Settings) -> bool:
-    """Tell whether a process serves our data folder. Raises `Refusal` where we may not look."""
+    """Return whether a process serves the data folder. Raises `Refusal` if it cannot be read."""
     try:
         return is_served(settings.data_dir)
     except OSError as error:
@@ -77,7 +77,7 @@ def is_running(settings: Settings) -> bool:
 async def pool(
     url: str, size: int, patience: float = STATEMENT_TIMEOUT, *, yields: bool = False, beats: bool = False
 ) -> AsyncIterator[Database]:
-    """Open a pool of connections for as long as the block runs."""
+    """Open a pool of connections for the duration of the block."""
     database = Database(url, size, patience, yields=yields, beats=beats)
     await database.open()
     try:
@@ -87,11 +87,11 @@ async def pool(
 
 
 def bulk_pool(settings: Settings, url: str) -> contextlib.AbstractAsyncContextManager[Database]:
-    """Return the bulk lane's own connection, which gives way where the server is our child."""
+    """Return the pool of the bulk queue: one connection, with low priority on an embedded server."""
     return pool(url, 1, yields=settings.database_url is None)
 
 
-def build_app_state(  # noqa: PLR0913, PLR0917 - what it stands on
+def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
     settings: Settings,
     catalogue: Catalogue,
     database: Database,
@@ -102,7 +102,7 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - what it stands on
     """Return the state of the application, in a running loop."""
     streams, metrics = Streams(database), Metrics()
     pubsub.on_change(streams.changed)
-    verifier.on_withdrawal = streams.end_all  # whose tokens are still good comes again at once, and goes on
+    verifier.on_withdrawal = streams.end_all  # clients whose token is still valid reconnect
     metrics.watch_streams(lambda: streams.count)
     metrics.watch_pool("api", database)
     operator = Operator.load(catalogue, settings.preferences_file)
@@ -125,7 +125,7 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - what it stands on
 
 @contextlib.asynccontextmanager
 async def pubsub_for(settings: Settings, url: str, database: Database) -> AsyncIterator[PubSub]:
-    """Return the doorbell, which rings at other processes by NATS where there is one."""
+    """Yield the pubsub, over NATS if it is set."""
     if settings.nats_url is None:
         yield PubSub(url, database)
         return
@@ -138,7 +138,7 @@ async def pubsub_for(settings: Settings, url: str, database: Database) -> AsyncI
 
 @contextlib.asynccontextmanager
 async def open_lanes(settings: Settings) -> AsyncIterator[list[Lane]]:
-    """Make the lanes that the settings make, and end their transports. Raises `Refusal`."""
+    """Open the lanes that the settings define, and close their transports. Raises `Refusal`."""
     lanes = lanes_of(settings)
     try:
         yield lanes
@@ -147,7 +147,7 @@ async def open_lanes(settings: Settings) -> AsyncIterator[list[Lane]]:
             await lane.transport.close()
 
 
-def dispatcher_of(  # noqa: PLR0913, PLR0917 - what it stands on
+def dispatcher_of(  # noqa: PLR0913, PLR0917 - its collaborators
     settings: Settings,
     lanes: Sequence[Lane],
     worker: Worker,
@@ -157,7 +157,7 @@ def dispatcher_of(  # noqa: PLR0913, PLR0917 - what it stands on
     pubsub: PubSub,
     metrics: Metrics,
 ) -> Dispatcher:
-    """Return what sends the pushes of a worker, in these lanes."""
+    """Return the dispatcher of a worker."""
 
     async def load(user_ids: Sequence[int]) -> Mapping[int, Preferences]:
         return await preferences.load(database, operator, user_ids)

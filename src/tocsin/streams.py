@@ -1,7 +1,7 @@
-"""Live: who watches their inbox, and what is told to each, in order, from where they were.
+"""Streams: sends the changes of inboxes to open connections, in order, from the position of each.
 
-A stream that joins, or whose inbox changed, is looked up together with all others: one statement for all of them. What
-a slow stream has not taken is bounded: beyond that, it is told to fetch the list anew.
+Streams that join and inboxes that change are looked up together, in one statement. The backlog of a slow stream is
+bounded: beyond that, the client gets a `resync` and loads the list again.
 """
 
 import asyncio
@@ -22,27 +22,28 @@ from tocsin.isolation import LockConflicts, do_in_parts
 from tocsin.pubsub import POLL
 
 MAX_STREAMS_PER_USER = 8
-"""Streams that a user may have open in a process: one more closes the oldest."""
+"""Maximum open streams of a user in a process. One more closes the oldest."""
 
 MAX_BACKLOG_BYTES = 256 * 1024
-"""Bytes that may wait for a stream who does not take them."""
+"""Maximum bytes that wait for a slow client."""
 
 BATCH_SIZE = 500
-"""Inboxes that one statement looks at."""
+"""Inboxes per statement."""
 
 STALL_TIMEOUT = 30.0
-"""Seconds after which a stream that takes nothing is hung up on: one that lives comes again, and goes on."""
+"""Seconds after which a connection that accepts no data is closed. The client reconnects and continues."""
 
 KEEPALIVE_INTERVAL = 15.0
-"""Seconds of silence after which a comment is sent, so that what stands between us keeps the line open."""
+"""Seconds of silence after which a comment is sent, so that proxies keep the connection open."""
 
 COMMENT = b":\n\n"
 
 
 class Stream:
-    """One open stream of a user's: where it is, and what it has not taken yet.
+    """An open stream of a user: its position and its backlog.
 
-    `mark` is the cursor it goes on from; none: from now on.
+    `mark` is the cursor to continue from; None: only new changes. `ends_at` and `issued` are of the token, in seconds
+    since 1970.
     """
 
     __slots__ = (
@@ -71,43 +72,43 @@ class Stream:
         self._woken = asyncio.Event()
 
     def close(self) -> None:
-        """End the stream, when what waits was sent."""
+        """End the stream after the backlog was sent."""
         self.is_over = True
         self._woken.set()
 
     def disconnect(self) -> None:
-        """End the stream at once: nobody is there any more."""
+        """End the stream at once, because the client disconnected."""
         self._lines.clear()
         self.close()
 
     def take(self, found: InboxChanges) -> None:
-        """Take what happened since; it may be more than is new to this stream."""
+        """Add the changes that are new to this stream to the backlog."""
         if self.position is None:
             self.made, self.position = found.made, found.at
-            self._say_count(found.unread, found.cursor)
+            self._add_count(found.unread, found.cursor)
             return
         if self._sent_unread is None:
-            self._say_count(found.unread)
+            self._add_count(found.unread)
         if self.made != found.made or not found.forgotten <= self.position <= found.at:
             self._resync(found)
             return
         for entry, following in zip(found.entries, [*found.entries[1:], None], strict=False):
             if entry.position > self.position:
-                is_last = following is None or following.position > entry.position  # of what happened together
-                self._say(entry.event, entry.data, cursor_of(found.made, entry.position) if is_last else None)
+                is_last = following is None or following.position > entry.position  # of changes with one position
+                self._add(entry.event, entry.data, cursor_of(found.made, entry.position) if is_last else None)
         if found.more or self._size > MAX_BACKLOG_BYTES:
             self._resync(found)
             return
         self.position = max(self.position, found.at)
         if found.unread != self._sent_unread:
-            self._say_count(found.unread)
+            self._add_count(found.unread)
 
     def knows(self, made: int, at: int, unread: int) -> bool:
-        """Tell whether nothing happened that this stream was not told of."""
+        """Return whether the stream has sent everything up to a position."""
         return (self.made, self.position, self._sent_unread) == (made, at, unread)
 
     async def run(self, send: Callable[[bytes], Awaitable[None]]) -> None:
-        """Send what comes, until the stream is over."""
+        """Send the backlog and new changes, until the stream ends."""
         while not self.is_over or self._lines:
             left = self.ends_at - time.time()
             if left <= 0:
@@ -125,14 +126,14 @@ class Stream:
         self._lines.clear()
         self._size = 0
         self.made, self.position = found.made, found.at
-        self._say("resync", "{}", found.cursor)
-        self._say_count(found.unread)
+        self._add("resync", "{}", found.cursor)
+        self._add_count(found.unread)
 
-    def _say_count(self, unread: int, mark: str | None = None) -> None:
+    def _add_count(self, unread: int, mark: str | None = None) -> None:
         self._sent_unread = unread
-        self._say("count", f'{{"unread":{unread}}}', mark)
+        self._add("count", f'{{"unread":{unread}}}', mark)
 
-    def _say(self, event: str, data: str, mark: str | None = None) -> None:
+    def _add(self, event: str, data: str, mark: str | None = None) -> None:
         named = f"id: {mark}\n" if mark else ""
         line = f"{named}event: {event}\ndata: {data}\n\n".encode()
         self._lines.append(line)
@@ -141,7 +142,7 @@ class Stream:
 
 
 class Streams:
-    """All streams of this process."""
+    """All open streams of this process."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -153,11 +154,11 @@ class Streams:
 
     @property
     def count(self) -> int:
-        """How many streams are open."""
+        """The number of open streams."""
         return sum(map(len, self._streams.values()))
 
     def join(self, stream: Stream) -> None:
-        """Let a stream in; the oldest of the same user goes where there are too many."""
+        """Add a stream; close the oldest of the user if there are too many."""
         if self._is_closed:
             stream.close()
             return
@@ -168,7 +169,7 @@ class Streams:
         self.changed([stream.user_id])
 
     def leave(self, stream: Stream) -> None:
-        """Forget a stream."""
+        """Remove a stream."""
         streams = self._streams.get(stream.user_id, [])
         with contextlib.suppress(ValueError):
             streams.remove(stream)
@@ -176,28 +177,28 @@ class Streams:
             self._streams.pop(stream.user_id, None)
 
     def changed(self, user_ids: Collection[int] | None) -> None:
-        """Look at the inboxes of these users, or of all, if anybody here watches them."""
+        """Look up the inboxes of these users, or of all, if they have open streams."""
         watched = self._streams.keys()
         self._asked.add(set(watched) if user_ids is None else watched & set(user_ids))
 
     async def watch(self) -> None:
-        """See for ever that nobody misses what nobody rang for."""
+        """Poll all inboxes with open streams, forever: messages may be lost."""
         KIND.set("streams")
         while True:
             await asyncio.sleep(POLL)
             try:
                 await self._poll()
                 self._polling.succeeded()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it looks again
+            except Exception as error:  # noqa: BLE001 - it polls again after any error
                 self._polling.note(error)
 
     def close(self) -> None:
-        """End all streams, and let nobody in any more."""
+        """End all streams, and accept no more."""
         self._is_closed = True
         self.end_all()
 
     def end_all(self) -> None:
-        """End all streams: whoever may comes again, and goes on."""
+        """End all streams. Clients whose token is still valid reconnect and continue."""
         for stream in list(chain.from_iterable(self._streams.values())):
             stream.close()
 
@@ -234,15 +235,13 @@ class Streams:
                 if changes is None or not changes.admits(stream.issued):
                     stream.close()  # the user was erased or deactivated, or the id belongs to another user
                 elif _is_behind(stream, position) or (changes.more and _is_ahead(stream, position)):
-                    self._asked.add(
-                        [id_]
-                    )  # joined meanwhile, from further back; or what is new to it is not among this
+                    self._asked.add([id_])  # it joined during the look-up, or its changes are not among these
                 else:
                     stream.take(changes)
 
 
 def _earliest(streams: Sequence[Stream]) -> int:
-    """Return the position from which on all of these are to be told; those from now on need nothing that was."""
+    """Return the lowest position of these streams. Those without one need no earlier changes."""
     return min((stream.position for stream in streams if stream.position is not None), default=inbox.NEWEST)
 
 

@@ -1,4 +1,4 @@
-"""The worker: takes jobs from the lanes and has them done by the modules that own the work."""
+"""The worker: claims jobs from the queues and calls the modules that own the work."""
 
 import asyncio
 import contextlib
@@ -29,16 +29,16 @@ from tocsin.push.dispatcher import Dispatcher
 from tocsin.transfer import imports
 
 BATCH: dict[Queue, int] = {"direct": 200, "bulk": 1}
-"""How many jobs are claimed at once. One chunk of the bulk lane is as much work as a batch of the direct one."""
+"""Maximum jobs per claim. One chunk of a bulk event is as much work as a batch of direct events."""
 
 LATE_CHECK_INTERVAL = 60.0
-"""Seconds between two looks for jobs that wait longer than they should."""
+"""Seconds between two checks for jobs that wait too long."""
 
-SWEEP = 15.0
-"""Seconds after which a lane looks for leases of this worker that it knows nothing of."""
+SWEEP_INTERVAL = 15.0
+"""Seconds between two releases of jobs that this worker leased and does not process."""
 
-GATHERING = 0.003
-"""Seconds that more jobs are waited for under load: a batch costs little more than one job."""
+GATHER_TIME = 0.003
+"""Seconds to wait for more jobs under load, because a batch costs little more than one job."""
 
 log = structlog.get_logger(__name__)
 
@@ -46,10 +46,9 @@ Task = Callable[[Sequence[Job]], Awaitable[None]]
 
 
 class Worker:
-    """Works in both lanes at once until it is stopped; any number of workers share a database.
+    """Processes both queues until it is stopped. Any number of workers can share a database.
 
-    The work of the bulk lane is done through `bulk`, where it is given. Where there is a `dispatcher`, what it delivers
-    is pushed to the devices that its lanes lead to.
+    The bulk queue uses the pool `bulk`, if given. If `dispatcher` is set, it pushes what the worker delivers.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._backoffs: list[Backoff] = []
         self._witness = jobs.Witness()
-        self._looked_at = -LATE_CHECK_INTERVAL
+        self._checked_at = -LATE_CHECK_INTERVAL
         self._tasks: dict[str, Task] = {
             "deliver": self._deliver,
             "erase": self._erase,
@@ -80,7 +79,7 @@ class Worker:
         }
 
     async def run(self) -> None:
-        """Work until `stop`; what is under way then is done to the end."""
+        """Work until `stop`, and finish what is under way."""
         self._pubsub.handle_locally(*BATCH)
         await self._backoff("enrolment").until_done(self._enrol)
         beside = {
@@ -89,7 +88,7 @@ class Worker:
             "planner statistics": self._correct_statistics,
         }
         pulse = [asyncio.create_task(self._send_heartbeats())]
-        pulse += [asyncio.create_task(self._look_after(name, step)) for name, step in beside.items()]
+        pulse += [asyncio.create_task(self._repeat(name, step)) for name, step in beside.items()]
         try:
             sending = [self.dispatcher.run()] if self.dispatcher else []
             await asyncio.gather(*(self._work(lane) for lane in BATCH), *sending)
@@ -97,11 +96,11 @@ class Worker:
             for task in pulse:
                 task.cancel()
             await asyncio.gather(*pulse, return_exceptions=True)
-            with contextlib.suppress(Exception):  # another worker finds its leases free in a while
+            with contextlib.suppress(Exception):  # its leases expire
                 await jobs.leave(self._database, self.id)
 
     def stop(self) -> None:
-        """Take no more jobs."""
+        """Claim no more jobs."""
         self._stopping.set()
         if self.dispatcher:
             self.dispatcher.stop()
@@ -118,7 +117,7 @@ class Worker:
         while not self._stopping.is_set():
             wakeup = self._pubsub.listen_for(lane)
             try:
-                if time.monotonic() - swept_at > SWEEP:
+                if time.monotonic() - swept_at > SWEEP_INTERVAL:
                     swept_at = time.monotonic()
                     await release()
                 leased = await jobs.claim(self._lanes[lane], self.id, lane, BATCH[lane])
@@ -127,18 +126,18 @@ class Worker:
                 else:
                     await wait(wakeup)
                 backoff.succeeded(self._conflicts[lane].reason)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the lane goes on
+            except Exception as error:  # noqa: BLE001 - no error may end the loop
                 await backoff.recover(error, release)
             else:
                 if len(leased) > 1:
-                    await asyncio.sleep(GATHERING)
+                    await asyncio.sleep(GATHER_TIME)
 
     async def _do(self, leased: Sequence[Job], backoff: Backoff) -> None:
         for task, batch in _by_task(leased).items():
             await self._do_together(task, batch, backoff)
 
     async def _do_together(self, task: str, batch: Sequence[Job], backoff: Backoff) -> None:
-        """Do a batch at once, and where that fails each half of it, so that no job holds up the others."""
+        """Process a batch at once; if that fails, in halves, so that no job delays the others."""
         waiting: deque[Sequence[Job]] = deque([batch])
 
         async def do(part: Sequence[Job]) -> None:
@@ -160,7 +159,7 @@ class Worker:
         return await fanout.behind_locks(self._lanes["direct"], part)
 
     async def _hand_back(self, job: Job) -> set[UUID]:
-        """Hand back a job that waits for a lock, and what follows it in its batch; return their ids."""
+        """Return a job that waits for a lock, and those after it in its batch, to the queue; return their ids."""
         self._metrics.job(job.task, "put off")
         return await jobs.hand_back_behind_lock(self._lanes[job.lane], self.id, job, LOCKED_DELAY)
 
@@ -174,7 +173,7 @@ class Worker:
             self._note(batch, done.events)
             self._pubsub.publish("settled")
         if batch[0].lane == "bulk" and any(job.batch for job in batch):
-            self._pubsub.publish("direct")  # for those that follow it in its batch
+            self._pubsub.publish("direct")  # for the jobs after it in its batch
 
     def _note(self, batch: Sequence[Job], done: Collection[UUID]) -> None:
         now, ended = datetime.now(UTC), set(done)
@@ -197,7 +196,7 @@ class Worker:
         self._pubsub.publish("settled")
 
     async def _give_up(self, job: Job, error: Exception) -> None:
-        reason = str(error).partition("\n")[0][:500]  # PostgreSQL's further lines hold values
+        reason = str(error).partition("\n")[0][:500]  # further lines of PostgreSQL contain values
         line = log.bind(
             job=str(job.id), task=job.task, attempts=job.attempts, error=type(error).__name__, reason=reason
         )
@@ -215,7 +214,7 @@ class Worker:
             line.warning("job failed; it will be retried", exc_info=error)
 
     async def _note_loss(self, job: Job) -> None:
-        """Tell a job that was cancelled while it was under way from one that another worker has."""
+        """Log whether a job was cancelled while it ran, or another worker has its lease."""
         if await jobs.is_there(self._database, job.id):
             log.warning("job lease lost to another worker", job=str(job.id), task=job.task, attempts=job.attempts)
             self._metrics.job(job.task, "lost")
@@ -227,7 +226,7 @@ class Worker:
         self._witness.beat(await jobs.enrol(self._database, self.id, f"{socket.gethostname()}:{os.getpid()}"))
 
     async def _send_heartbeats(self) -> None:
-        """Show that this worker lives; nothing else is done here, since what it waits for would delay the next sign."""
+        """Send heartbeats. Nothing else is done here, because it could delay the next heartbeat."""
         KIND.set(HEARTBEAT)
         backoff = self._backoff(HEARTBEAT)
         while True:
@@ -239,11 +238,11 @@ class Worker:
                     log.warning("worker missed its heartbeats; its leases were released", worker=str(self.id))
                     await self._enrol()
                 backoff.succeeded()
-            except Exception as error:  # noqa: BLE001 - a worker that stops to beat would lose its leases
+            except Exception as error:  # noqa: BLE001 - a worker without heartbeats loses its leases
                 backoff.note(error)
 
-    async def _look_after(self, name: str, step: Callable[[], Awaitable[object]]) -> None:
-        """Do something every few seconds, whatever becomes of everything else."""
+    async def _repeat(self, name: str, step: Callable[[], Awaitable[object]]) -> None:
+        """Repeat a step every few seconds, whatever else fails."""
         KIND.set(name)
         backoff = self._backoff(name)
         while True:
@@ -251,7 +250,7 @@ class Worker:
             try:
                 await step()
                 backoff.succeeded()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is done again
+            except Exception as error:  # noqa: BLE001 - the step is repeated
                 backoff.note(error)
 
     async def _reap(self) -> None:
@@ -262,15 +261,15 @@ class Worker:
         await planner_statistics.correct(self._database)
 
     async def _note_late(self) -> None:
-        if time.monotonic() - self._looked_at < LATE_CHECK_INTERVAL:
+        if time.monotonic() - self._checked_at < LATE_CHECK_INTERVAL:
             return
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
         for lane, (_, age) in (await jobs.depth(self._database, 1)).items():
             if age > jobs.LATE[lane]:
                 log.warning("jobs wait too long", lane=lane, oldest_seconds=round(age), problem=self._problem())
 
     def _problem(self) -> str | None:
-        """Return what of this worker fails, and why, for those who look at it from elsewhere."""
+        """Return which work of this worker fails, and why, for the readiness check of other processes."""
         failing = [*self._backoffs, *(self.dispatcher.backoffs if self.dispatcher else [])]
         said = (f"{each.name}: {each.reason.replace(';', ',')}" for each in failing if each.reason)
         return "; ".join(said)[:1000] or None

@@ -168,7 +168,7 @@ async def test_leases_of_pushes_that_their_own_worker_knows_nothing_of_are_relea
 async def test_leases_of_jobs_that_their_own_worker_knows_nothing_of_are_released(
     idle: Api, url: str, catalogue: Catalogue, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "SWEEP", 0.0)
+    monkeypatch.setattr(worker, "SWEEP_INTERVAL", 0.0)
     await idle.people(1)
     async with impatient(url, catalogue) as running:
         id_ = await accepted(idle, 1)

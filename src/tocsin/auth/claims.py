@@ -12,15 +12,15 @@ from tocsin.ids import MAX_ID
 from tocsin.settings import Scope
 
 SCOPES: frozenset[str] = frozenset(get_args(Scope))
-"""The rights of services; a token that holds one of them is a service's."""
+"""The scopes of services. A token with one of them is a service token."""
 
 CLOCK_SKEW = 30
-"""Seconds that the issuer's clock may differ from ours."""
+"""Seconds that the clock of the issuer may differ."""
 
 MAX_NAME_LENGTH = 100
-"""Characters of the longest name of a service."""
+"""Maximum characters of a service's name."""
 
-_LAST_SECOND = 253_402_300_799  # of the year 9999, where calendars end
+_LAST_SECOND = 253_402_300_799  # the end of the year 9999
 _CANONICAL = re.compile(r"[1-9][0-9]{0,9}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NUMBER = re.compile(r"\s*[+-]?\d+(\.\d*)?\s*")
@@ -28,7 +28,7 @@ _NUMBER = re.compile(r"\s*[+-]?\d+(\.\d*)?\s*")
 
 @dataclass(frozen=True, slots=True)
 class UserCaller:
-    """A user who calls; `expires` and `issued` are the token's `exp` and `iat`, in seconds since 1970."""
+    """A user as caller. `expires` and `issued` are the token's `exp` and `iat`, in seconds since 1970."""
 
     id: int
     expires: int
@@ -37,13 +37,13 @@ class UserCaller:
 
     @property
     def label(self) -> str:
-        """What logs call them."""
+        """The caller in the log."""
         return f"user {self.id}"
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceCaller:
-    """A service that calls, with its rights; with a `company_id` it may address that company alone."""
+    """A service as caller, with its scopes. With a `company_id`, it may access only that company."""
 
     name: str
     scopes: frozenset[str]
@@ -53,16 +53,16 @@ class ServiceCaller:
 
     @property
     def label(self) -> str:
-        """What logs call it."""
+        """The caller in the log."""
         return f"service {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What tokens must say, and in which claims they say it.
+    """The required claims of tokens, and the names of claims.
 
-    `scopes` maps the issuer's names to ours. A claim's name that is not there whole is a path into objects. With
-    `only_published`, `iss` and `aud` are demanded of tokens alone that published keys verify.
+    `scopes` maps scopes of the issuer to those of Tocsin. A claim's name that does not exist as such is a path into
+    objects. With `only_published`, `iss` and `aud` are required only of tokens that published keys verify.
     """
 
     issuer: str | None = None
@@ -95,7 +95,7 @@ def caller_from(
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> Any:
-    """Return what a claim holds, None where there is none; a name that is not there whole is a path into objects."""
+    """Return the value of a claim, or None. A name that does not exist as such is a path into objects."""
     if name in claims:
         return claims[name]
     value: Any = claims
@@ -115,7 +115,7 @@ def _refuse_others(claims: Mapping[str, Any], expected: Expected) -> None:
 
 
 def _second(claims: Mapping[str, Any], name: str) -> int | float:
-    """Return a NumericDate (RFC 7519, section 2), which may have a fraction."""
+    """Return a NumericDate (RFC 7519, section 2), which may have a fraction. Raises `Unauthenticated`."""
     second: int | float = claims.get(name, math.nan)
     if type(second) not in {int, float} or not 0 <= second <= _LAST_SECOND:
         raise refused(f"The token's {name} must be a number of seconds since 1970.")
@@ -123,7 +123,7 @@ def _second(claims: Mapping[str, Any], name: str) -> int | float:
 
 
 def _scopes(claims: Mapping[str, Any], expected: Expected) -> frozenset[str]:
-    """Return the rights that a token holds, by their names here; those of other services do not count."""
+    """Return the scopes of a token, by their names in Tocsin, without those of other services."""
     named: set[str] = set()
     for name in expected.scope_claims:
         value = _claim(claims, name)
@@ -144,7 +144,7 @@ def _service(claims: Mapping[str, Any], scopes: frozenset[str], expires: int, ex
 
 
 def _service_name(claims: Mapping[str, Any], expected: Expected) -> str:
-    """Return the first name that is there and not empty. In `sub` a number is no name: it could be a user's id."""
+    """Return the first name that is not empty. In `sub` a number is not a name: it could be the id of a user."""
     for claim in expected.service_claims:
         name = _claim(claims, claim)
         if isinstance(name, list) and len(name) == 1 and claim != "sub":  # as some issuers write `aud`

@@ -1,4 +1,4 @@
-"""Access: by which keys tokens are verified and made, as the settings say."""
+"""The keys that verify and sign tokens, from the settings."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,9 @@ from tocsin.settings import Audience, Settings
 
 
 def verifier_of(settings: Settings) -> Verifier:
-    """Return what verifies tokens by the keys that are set; the embedded mode makes a secret of its own.
+    """Return a verifier with the keys in the settings. The embedded mode makes its own secret.
 
-    Raises `Refusal` where there is no key, or one can't be used.
+    Raises `Refusal` if there is no key, or one cannot be used.
     """
     url = settings.jwt_jwks_url
     return Verifier(
@@ -25,7 +25,7 @@ def verifier_of(settings: Settings) -> Verifier:
 
 
 def keys_of(settings: Settings) -> list[Key]:
-    """Return the keys of tokens that are set, those in files as they are now. Raises `Refusal`."""
+    """Return the secrets and public keys in the settings, and read their files. Raises `Refusal`."""
     secrets = [] if settings.has_keys and not settings.jwt_secret else secrets_of(settings)
     public = _speakers(settings.jwt_public_keys_for)
     return [
@@ -35,7 +35,7 @@ def keys_of(settings: Settings) -> list[Key]:
 
 
 def signer_of(settings: Settings, *speakers: Speaker) -> Signer:
-    """Return what makes tokens of these that the service takes. Raises `Refusal` where it can't be done."""
+    """Return a signer of tokens for these speakers. Raises `Refusal` if the secret is not for them."""
     for speaker in speakers:
         if speaker not in _speakers(settings.jwt_secret_for):
             raise Refusal(
@@ -45,7 +45,7 @@ def signer_of(settings: Settings, *speakers: Speaker) -> Signer:
 
 
 def secrets_of(settings: Settings) -> Sequence[str]:
-    """Return the secrets that tokens are signed with; the embedded mode makes its own. Raises `Refusal`."""
+    """Return the secrets; the embedded mode makes its own. Raises `Refusal` if there is none."""
     if settings.jwt_secret:
         return [secret.get_secret_value() for secret in settings.jwt_secret]
     if settings.has_keys:

@@ -1,4 +1,4 @@
-"""The keys that the tokens' issuer publishes (JWKS, RFC 7517): fetched, kept, and fetched again when they change."""
+"""The published keys of the issuer of tokens (JWKS, RFC 7517): fetched, kept, and refreshed."""
 
 import asyncio
 import math
@@ -12,22 +12,22 @@ from tocsin.errors import Unavailable
 from tocsin.http_client.fetch import FetchError, fetch
 
 FETCH_TIMEOUT = 5.0
-"""Seconds that the issuer may take for its whole answer."""
+"""Seconds for the whole answer of the issuer."""
 
 MAX_BYTES = 256 * 1024
-"""Bytes that the answer may have."""
+"""Maximum bytes of the answer."""
 
 FETCH_INTERVAL = 60.0
-"""Seconds from one fetch to the next, whatever tokens say. Until the first succeeds: 1, 2, 4 ... up to these."""
+"""Minimum seconds between two fetches. Until the first success: 1, 2, 4 ... up to this."""
 
 STALE = 600.0
-"""Seconds after which keys are fetched anew, so that withdrawn ones go."""
+"""Seconds after which keys are fetched again, so that withdrawn keys are removed."""
 
 log = structlog.get_logger(__name__)
 
 
 class Jwks:
-    """The keys at a url, as they were when they were last fetched; `clock` counts seconds."""
+    """The keys at a url, as last fetched. `clock` returns seconds."""
 
     def __init__(self, url: str, speakers: frozenset[Speaker], clock: Callable[[], float] = time.monotonic) -> None:
         self.keys: tuple[Key, ...] = ()
@@ -41,21 +41,21 @@ class Jwks:
         self._fetching: asyncio.Task[None] | None = None
 
     def freshen(self) -> None:
-        """See that keys which are missing or old are fetched, without waiting for them."""
+        """Start to fetch the keys if they are missing or old."""
         if self._clock() - self._fetched >= STALE:
             self._begin()
 
     async def refresh_for(self, kid: str | None, algorithm: str) -> None:
-        """Fetch the keys if the one that a token names, or without a name any of its algorithm, is not among them.
+        """Fetch the keys if none has the key id of a token, or, without an id, its algorithm.
 
-        Raises `Unavailable` where it is not among them and they could not be fetched, because the issuer failed, or was
-        asked within the last minute: it may have published the key since, so the token is not to be refused yet.
+        Raises `Unavailable` if the key is missing and the keys could not be fetched, because the issuer failed or was
+        asked within the last minute. It may have published the key since, so the token must not be refused yet.
         """
         if self._has(kid, algorithm):
             return
         self._begin()
         if fetching := self._under_way:
-            await asyncio.shield(fetching)  # others wait for it too
+            await asyncio.shield(fetching)  # other callers wait for it too
         has_looked = fetching is not None and not self._failed
         if has_looked or any(key.may_have_signed(algorithm, kid) for key in self.keys):
             return
@@ -67,7 +67,7 @@ class Jwks:
         )
 
     async def close(self) -> None:
-        """Wait no longer for what is being fetched."""
+        """Cancel a fetch."""
         if self._fetching:
             self._fetching.cancel()
             await asyncio.gather(self._fetching, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""What tokens are signed with: secrets, public keys in files, public keys in a JWKS, and our own secret."""
+"""Keys of tokens: secrets, public keys in files or in a JWKS, and the secret of the embedded mode."""
 
 import os
 import secrets as randomness
@@ -29,12 +29,12 @@ EVERYBODY: frozenset[Speaker] = frozenset({"users", "services"})
 SECRET_FILE = "jwt-secret"  # noqa: S105 - the name of a file
 
 MIN_RSA_BITS = 2048
-"""Bits of the smallest RSA key (RFC 7518, section 3.3)."""
+"""Minimum bits of an RSA key (RFC 7518, section 3.3)."""
 
 RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 ED25519_ALGORITHMS = ("EdDSA", "Ed25519")
 PUBLIC_ALGORITHMS = (*RSA_ALGORITHMS, "ES256", "ES384", *ED25519_ALGORITHMS)
-"""The algorithms whose keys anybody may have."""
+"""The algorithms with public keys."""
 
 _MIN_SECRET_BYTES = 32
 _MAX_FILE_BYTES = 65536
@@ -48,7 +48,7 @@ _READERS: Mapping[str, Callable[[dict[str, Any]], object]] = {
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Something that tokens are signed with, the only algorithms it is good for, and whose tokens it may sign.
+    """A key, the only algorithms that it verifies, and whose tokens it may sign.
 
     `is_published`: it was fetched from the issuer.
     """
@@ -60,12 +60,12 @@ class Key:
     is_published: bool = False
 
     def may_have_signed(self, algorithm: object, kid: object) -> bool:
-        """Tell whether a token's header leads here; a kid counts where both have one."""
+        """Return whether the header of a token names this key. `kid` is compared if both have one."""
         return algorithm in self.algorithms and (self.kid is None or kid is None or self.kid == kid)
 
 
 def hs256(secret: str, speakers: frozenset[Speaker]) -> Key:
-    """Return the key that a secret is. Raises `Refusal` for a public key, which everybody may have."""
+    """Return the key of a secret. Raises `Refusal` if it is a public key."""
     try:
         HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
     except InvalidKeyError:
@@ -74,9 +74,9 @@ def hs256(secret: str, speakers: frozenset[Speaker]) -> Key:
 
 
 def of_pem(path: Path, speakers: frozenset[Speaker]) -> Key:
-    """Read a public key, or that of a certificate, whose other words do not count.
+    """Read a public key, or the public key of a certificate; the rest of the certificate is ignored.
 
-    Raises `Refusal` with one sentence where the file holds nothing that may verify.
+    Raises `Refusal` if the file has no supported key.
     """
     content = _content_of(path)
     if b"PRIVATE KEY-----" in content:
@@ -100,9 +100,9 @@ def of_pem(path: Path, speakers: frozenset[Speaker]) -> Key:
 
 
 def of_jwks(document: bytes, speakers: frozenset[Speaker]) -> tuple[Key, ...]:
-    """Return the keys of a JWKS (RFC 7517) that may verify; others are passed over.
+    """Return the supported keys of a JWKS (RFC 7517).
 
-    Raises `ValueError` with one sentence where it is no JWKS, or none of its keys may.
+    Raises `ValueError` if it is not a JWKS, or has no supported key.
     """
     try:
         entries = parse_object(document).get("keys")
@@ -117,9 +117,9 @@ def of_jwks(document: bytes, speakers: frozenset[Speaker]) -> tuple[Key, ...]:
 
 
 def own_secret(data_dir: Path) -> str:
-    """Return the secret of the embedded mode, which is made when it is first asked for.
+    """Return the secret of the embedded mode, which is made at the first call.
 
-    Raises `Refusal` where others can read it, or we cannot.
+    Raises `Refusal` if others can read it, or this process cannot.
     """
     path = data_dir / SECRET_FILE
     try:
@@ -146,7 +146,7 @@ def _public_key_in(content: bytes) -> Any:
 
 
 def _algorithms_of(material: object) -> tuple[str, ...]:
-    """Return the algorithms that a public key is good for; none: there is none here."""
+    """Return the algorithms of a public key; empty if it is not supported."""
     match material:
         case RSAPublicKey() if material.key_size >= MIN_RSA_BITS:
             return RSA_ALGORITHMS
@@ -161,14 +161,14 @@ def _algorithms_of(material: object) -> tuple[str, ...]:
 
 
 def _named(algorithm: object, among: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what a key is good for that names its algorithm; the two names of Ed25519 mean the same."""
+    """Return the algorithms of a key that names one. The two names for Ed25519 are equivalent."""
     if algorithm not in among:
         return ()
     return among if among == ED25519_ALGORITHMS else (str(algorithm),)
 
 
 def _of_jwk(entry: Mapping[str, Any], speakers: frozenset[Speaker]) -> Key | None:
-    """Return the key of one entry; none: it is not for verifying, malformed, or private, which is everybody's now."""
+    """Return the key of an entry; None if it is not for signatures, malformed, or private."""
     material = _material_of(entry)
     algorithms = _algorithms_of(material)
     if "alg" in entry:

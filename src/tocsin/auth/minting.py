@@ -14,14 +14,14 @@ from tocsin.errors import Refusal
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """The secret that tokens are made with, and what every one of them says."""
+    """The secret that signs tokens, and the claims of every token."""
 
     secret: str
     says: Expected = field(default_factory=Expected)
 
 
 def mint_user(by: Signer | str, user_id: int, lifetime: timedelta) -> str:
-    """Make a user's token; a signer that is given as text is a secret."""
+    """Return a user token. `by` is a signer, or a secret."""
     signer = _signer(by)
     return _mint(signer, lifetime, {signer.says.user_claim: str(user_id)})
 
@@ -29,7 +29,7 @@ def mint_user(by: Signer | str, user_id: int, lifetime: timedelta) -> str:
 def mint_service(
     by: Signer | str, name: str, scopes: Iterable[str], lifetime: timedelta, company_id: int | None = None
 ) -> str:
-    """Make a service's token. Raises `Refusal` for a name that no service can have."""
+    """Return a service token. `by` is a signer, or a secret. Raises `Refusal` for an invalid name."""
     if not is_service_name(name):
         raise Refusal(
             f"A service's name has 1 to {MAX_NAME_LENGTH} characters, is not a number, and has no control characters."

@@ -1,4 +1,4 @@
-"""Bearer tokens (RFC 6750, RFC 7519): who calls, a user or a service, and with what rights."""
+"""Bearer tokens (RFC 6750, RFC 7519): verifies a token and returns the caller."""
 
 import base64
 import binascii
@@ -19,20 +19,20 @@ from tocsin.errors import Malformed, Unauthenticated, Unavailable
 from tocsin.strict_json import parse_object
 
 MAX_TOKEN_LENGTH = 8192
-"""Characters of the longest token that is looked at."""
+"""Maximum characters of a token."""
 
 CACHE_SIZE = 10_000
-"""Verified tokens that are not verified again."""
+"""Maximum verified tokens that are kept."""
 
 _TOKEN = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 _JWS = jwt.PyJWS(algorithms=["HS256", *PUBLIC_ALGORITHMS])
-_JWS.register_algorithm("Ed25519", OKPAlgorithm())  # RFC 9864's name for what EdDSA with such a key is
+_JWS.register_algorithm("Ed25519", OKPAlgorithm())  # the name in RFC 9864 for EdDSA with such a key
 
 
 class Verifier:
-    """Tells who a token speaks for, if any of the keys signed it; remembers what it verified until it expires.
+    """Verifies tokens, and keeps verified ones until they expire.
 
-    A key that is given as text is a secret, for users and services.
+    A key of type `str` is a secret for user and service tokens.
     """
 
     def __init__(
@@ -50,27 +50,27 @@ class Verifier:
         self._clock = clock
         self._remembered: LRUCache[str, UserCaller | ServiceCaller] = LRUCache(CACHE_SIZE)
         self.on_withdrawal: Callable[[], None] = lambda: None
-        """Called when a key verifies no more, which may have let somebody in who is still there."""
+        """Called when a key was withdrawn: callers that it verified may still be connected."""
 
     def take(self, keys: Sequence[Key]) -> None:
-        """Verify by these keys from now on, and forget what was verified before."""
+        """Verify by these keys from now on. Tokens that were verified before are verified again."""
         before, self._configured = self._configured, list(keys)
         self._forget(before, self._configured)
 
     def begin(self) -> None:
-        """Fetch the keys that the issuer publishes, if it does, without waiting for them."""
+        """Start to fetch the published keys, if there is a JWKS."""
         if self._jwks:
             self._jwks.freshen()
 
     async def close(self) -> None:
-        """Wait no longer for keys that are being fetched."""
+        """Cancel a fetch of keys."""
         if self._jwks:
             await self._jwks.close()
 
     async def prepare(self, token: str) -> None:
-        """Fetch the key that a token needs, if the issuer publishes keys and this one is not known yet.
+        """Fetch the key of a token, if the issuer publishes keys and this one is unknown.
 
-        Raises `Unavailable` where it can't be had yet; what else is wrong with the token is for `verify` to say.
+        Raises `Unavailable` if it cannot be fetched now. `verify` reports all other errors of the token.
         """
         if self._jwks is None:
             return
@@ -87,7 +87,7 @@ class Verifier:
                 await self._fetch_key_of(token, self._jwks, kid, algorithm)
 
     async def _fetch_key_of(self, token: str, jwks: Jwks, kid: str | None, algorithm: str) -> None:
-        """Fetch a key. Where it can't be had, raise `Unauthenticated` for what is refused whoever signed it."""
+        """Fetch a key. If that fails, raise `Unauthenticated` for a token that would be refused with any key."""
         try:
             await jwks.refresh_for(kid, algorithm)
         except Unavailable:
@@ -95,7 +95,7 @@ class Verifier:
             raise
 
     def verify(self, token: str) -> UserCaller | ServiceCaller:
-        """Return who calls. Raises `Unauthenticated`, as for a token that was presented."""
+        """Return the caller of a token. Raises `Unauthenticated`."""
         if len(token) > MAX_TOKEN_LENGTH:
             raise refused("The token is too long.")
         now = self._clock()
@@ -109,7 +109,7 @@ class Verifier:
         return caller
 
     def _take_what_was_fetched(self) -> None:
-        """Forget what was verified by keys that the issuer has withdrawn."""
+        """Use newly fetched keys, and forget what withdrawn keys verified."""
         if self._jwks and self._jwks.keys is not self._fetched:
             before, self._fetched = self._fetched, self._jwks.keys
             self._forget(before, self._fetched)
@@ -129,7 +129,7 @@ class Verifier:
         raise refusal
 
     def _signings(self, token: str, keys: Sequence[Key]) -> Iterator[tuple[Key, dict[str, Any]]]:
-        """Yield each key that the token's signature fits, with the claims."""
+        """Yield each key that verifies the token's signature, with the claims."""
         header = _header_of(token)
         for key in keys:
             if key.may_have_signed(header.get("alg"), header.get("kid")):
@@ -139,7 +139,7 @@ class Verifier:
 
 
 def caller_of(verifier: Verifier, authorization: str | None) -> UserCaller | ServiceCaller:
-    """Return who calls by the header `Authorization`. Raises `Unauthenticated`."""
+    """Return the caller of the header `Authorization`. Raises `Unauthenticated`."""
     token = bearer_of(authorization)
     if token is None:
         raise Unauthenticated
@@ -147,7 +147,7 @@ def caller_of(verifier: Verifier, authorization: str | None) -> UserCaller | Ser
 
 
 def bearer_of(authorization: str | None) -> str | None:
-    """Return the token in the header `Authorization`, if it is there for one."""
+    """Return the bearer token in the header `Authorization`, or None."""
     scheme, _, token = (authorization or "").partition(" ")
     return token.lstrip(" ") if scheme.lower() == "bearer" else None
 
@@ -169,7 +169,7 @@ def _header_of(token: str) -> dict[str, Any]:
 
 
 def _claims(token: str, key: Key) -> dict[str, Any] | None:
-    """Return what the token says, if this key signed it."""
+    """Return the claims of a token, if this key signed it."""
     try:
         return parse_object(_JWS.decode(token, key.material, algorithms=key.algorithms))
     except jwt.InvalidSignatureError:

@@ -49,7 +49,7 @@ lint: .venv/ready ## ruff, mypy and the contracts between modules
 bench: .venv/ready ## every claim of speed, measured: best on an otherwise idle machine
 	for claim in list_page list_deep post_event batch unchanged read_all imports team visible memory streams transport push handed_over everybody fanout_devices inbox_page; do $(BIN)/python -m bench.$$claim || exit 1; done
 
-docs: .docs/ready ## build the documentation site into site/; a warning or a broken link is an error
+docs: .venv/ready .docs/ready ## build the documentation site into site/; a warning or a broken link is an error
 	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --quiet --strict
 
 web: web/node_modules ## build the scripts of the web inbox, the console and the demo from web/ into src/tocsin/web (needs Node)

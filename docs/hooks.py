@@ -1,8 +1,13 @@
-"""Hooks of `make docs`: pages from the root of the repository, and links that lead out of docs/."""
+"""Hooks of `make docs`: pages from the root of the repository and from the OpenAPI document, links that lead out of
+docs/, and the script that draws diagrams.
+"""
 
+import json
 import logging
 import posixpath
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -10,30 +15,35 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "docs"))
+
+from openapi_pages import Document  # noqa: E402 - it is beside this file, which MkDocs loads by its path
+
 log = logging.getLogger("mkdocs.hooks.docs")
 
-# The page of the site: the file that it is made of, and the sections taken from it (all of it where none is named).
+TOCSIN = ROOT / ".venv/bin/tocsin"
+MERMAID = "assets/mermaid.tiny.js"
+
+# The page of the site: the file it is made of, and the sections taken from it (all of them if none is named).
 PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "start/quick-start.md": ("README.md", ("The two commands", "A tour of five minutes")),
-    "reference/commands.md": ("README.md", ("Commands",)),
-    "reference/settings.md": ("README.md", ("Settings",)),
     "reference/benchmarks.md": ("bench/README.md", ()),
     "reference/changelog.md": ("CHANGELOG.md", ()),
     "concepts/architecture.md": ("ARCHITECTURE.md", ()),
     "concepts/contributing.md": ("CONTRIBUTING.md", ()),
 }
 DECISIONS = "decisions/index.md"
-# Where a link to a file of the repository, or to a section of it, leads in the site.
+# Where links to a file of the repository, or to one of its sections, lead in the site.
 HOMES = {"README.md": "index.md", "docs/decisions": DECISIONS}
 for made, (source, taken) in PAGES.items():
     HOMES |= {f"{source}#{title.lower().replace(' ', '-')}": made for title in taken} or {source: made}
 
 FENCED = re.compile(r"(^ *```.*?^ *```\s*?$)", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\[([^\[\]]*)\]\((?![a-z]+:|#)([^()\s#]+)(#[^()\s]*)?\)")
+LINK = re.compile(r"(?<!!)\[([^\[\]]*)\]\((?![a-z]+:|#)([^()\s#]+)(#[^()\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that do not stand in docs/."""
+    """Add the pages that are not in docs/."""
     for page, (origin, sections) in PAGES.items():
         text = (ROOT / origin).read_text("utf-8")
         if sections:
@@ -44,6 +54,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             text = f"# {Path(page).stem.replace('-', ' ').capitalize()}\n\n{text}"
         files.append(File.generated(config, page, content=text))
     files.append(File.generated(config, DECISIONS, content=decisions()))
+    api = Document(json.loads(subprocess.run([TOCSIN, "openapi"], cwd=ROOT, check=True, capture_output=True).stdout))
+    files.append(File.generated(config, "reference/api.md", content=api.operations_page()))
+    files.append(File.generated(config, "reference/api-schemas.md", content=api.schemas_page()))
     return files
 
 
@@ -58,7 +71,7 @@ def section(text: str, title: str, origin: str) -> str:
 
 def decisions() -> str:
     """Return a page that lists every decision."""
-    lines = ["# Decisions", "", "What was decided, why, what else was weighed, and what would reverse it.", ""]
+    lines = ["# Decisions", "", "What was decided and why, the alternatives, and what would reverse the decision.", ""]
     for path in sorted((ROOT / "docs/decisions").glob("*.md")):
         title = path.read_text("utf-8").split("\n", 1)[0].lstrip("# ")
         lines.append(f"- [{title}]({path.name})")
@@ -85,3 +98,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     parts = FENCED.split(markdown)
     parts[::2] = [LINK.sub(rewritten, part) for part in parts[::2]]
     return "".join(parts)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Load the script that draws diagrams on pages that have one; the theme would fetch it from another host."""
+    if 'class="mermaid"' not in output:
+        return output
+    path = posixpath.relpath(MERMAID, page.url or ".")
+    return output.replace('<script id="__config"', f'<script src="{path}"></script><script id="__config"', 1)

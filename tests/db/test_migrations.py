@@ -24,7 +24,7 @@ from tocsin.db.pool import connect
 from tocsin.errors import Refusal
 from tocsin.postgres.supervisor import Embedded
 
-OPERATIONS = Path(__file__).parents[2] / "docs/reference/runtime.md"
+INSTALL = Path(__file__).parents[2] / "docs/operations/install.md"
 SCHEMA = Path(__file__).parents[2] / "src/tocsin/db/schema.sql"
 
 
@@ -249,7 +249,7 @@ async def test_a_role_that_does_not_own_the_tables_serves_with_the_rights_that_t
 ) -> None:
     database = await own.fresh("of_the_owner", owner="owner")
     await migrate.migrate(own.url("owner", database), accept_undurable=True)
-    named = re.search(r"needs `usage` on the schema and `([^`]+)` on all tables", OPERATIONS.read_text("utf-8"))
+    named = re.search(r"needs `usage` on the schema and `([^`]+)` on all tables", INSTALL.read_text("utf-8"))
     assert named
     connection = await asyncpg.connect(own.url(database=database))
     await connection.execute("grant usage on schema tocsin to app")

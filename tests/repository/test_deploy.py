@@ -43,7 +43,7 @@ from tocsin_client import Client
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
-OPERATING = (ROOT / "docs/operations/install-and-maintain.md").read_text("utf-8")
+OPERATIONS = ROOT / "docs/operations"
 HOST = "notify.example.com"
 TOKEN = "c0ffee" * 8
 
@@ -137,10 +137,10 @@ class TestMonitoring:
                 assert all(f'"{value}"' in code for value in values.split("|")), query
 
     def test_every_alert_has_its_runbook_and_the_other_way_round(self) -> None:
-        runbooks = re.findall(r"^### (Tocsin\w+)$", OPERATING, re.MULTILINE)
+        runbooks = re.findall(r"^## (Tocsin\w+)$", (OPERATIONS / "runbooks.md").read_text("utf-8"), re.MULTILINE)
         assert [rule["alert"] for rule in rules()] == runbooks
         for rule in rules():
-            assert rule["annotations"]["runbook"] == f"docs/operations/install-and-maintain.md#{rule['alert'].lower()}"
+            assert rule["annotations"]["runbook"] == f"docs/operations/runbooks.md#{rule['alert'].lower()}"
             assert rule["labels"]["severity"] in {"page", "ticket"}
 
     def test_every_alert_is_tested_in_good_times_and_bad(self) -> None:
@@ -171,14 +171,15 @@ class TestMonitoring:
 
 class TestNames:
     def test_every_setting_that_is_named_exists(self) -> None:
-        pages = [*DEPLOY.iterdir(), *(ROOT / "docs/operations").iterdir()]
+        pages = [*DEPLOY.iterdir(), *OPERATIONS.iterdir()]
         there = {f"TOCSIN_{name.upper()}" for name in Settings.model_fields}
         for page in pages:
             assert set(re.findall(r"\bTOCSIN_\w+", page.read_text("utf-8"))) <= there, page.name
 
     def test_every_command_that_is_named_exists(self) -> None:
         there = set(getattr(typer.main.get_command(commands.app), "commands", {}))
-        named = re.findall(r"`tocsin (\w+)|bin/tocsin (\w+)", OPERATING + text_of("tocsin.service"))
+        pages = [path.read_text("utf-8") for path in (ROOT / "docs").rglob("*.md")]
+        named = re.findall(r"`tocsin (\w+)|bin/tocsin (\w+)", "".join([*pages, text_of("tocsin.service")]))
         assert {one or other for one, other in named} <= there
 
     def test_every_file_that_is_given_is_told_of(self) -> None:
@@ -192,7 +193,8 @@ class TestNames:
 
     def test_every_table_that_outlives_its_work_is_told_of(self) -> None:
         tables = set(re.findall(r"CREATE TABLE tocsin\.(\w+)", (ROOT / "src/tocsin/db/schema.sql").read_text("utf-8")))
-        [section] = re.findall(r"## What is stored where.*?(?=\n## )", OPERATING, re.DOTALL)
+        page = (OPERATIONS / "stored-data.md").read_text("utf-8")
+        [section] = re.findall(r"## What is stored where.*?(?=\n## )", page, re.DOTALL)
         passing = {"cancellations", "clears", "erasures", "event_keys", "heads", "jobs", "lanes", "migrations"}
         passing |= {"last_clears", "operator_rules", "push_services", "resolutions", "trials", "workers"}
         assert set(re.findall(r"`(\w+)`", section)) >= tables - passing
@@ -448,7 +450,8 @@ def as_user(user: int, secret: str = SECRET) -> dict[str, str]:
 
 def block_of(heading: str, data: Path, kept: Path) -> str:
     """Return the commands of a section of the page, for a service of this test."""
-    [section] = re.findall(rf"^## {heading}\n.*?(?=^## )", OPERATING, re.DOTALL | re.MULTILINE)
+    page = (OPERATIONS / "back-up.md").read_text("utf-8")
+    [section] = re.findall(rf"^## {heading}\n.*?(?=^## )", page, re.DOTALL | re.MULTILINE)
     [block] = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     moved = block.replace("/var/lib/tocsin", str(data)).replace("/var/backups/tocsin", str(kept))
     return str(moved.replace("/opt/tocsin/bin/python", sys.executable))

@@ -15,32 +15,34 @@ from tocsin.errors import Refusal
 from tocsin.settings import PREFIX, Settings, read_settings
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
-API = (ROOT / "docs/reference/http-api.md").read_text("utf-8")
+REFERENCE = ROOT / "docs/reference"
+ERRORS = (REFERENCE / "errors.md").read_text("utf-8")
 
 
-def test_every_setting_is_in_the_readme_and_the_other_way_round() -> None:
-    documented = set(re.findall(rf"^\| `({PREFIX}\w+)` \|", README, re.MULTILINE))
+def test_every_setting_is_in_the_reference_and_the_other_way_round() -> None:
+    page = (REFERENCE / "settings.md").read_text("utf-8")
+    documented = set(re.findall(rf"^\| `({PREFIX}\w+)` \|", page, re.MULTILINE))
     assert documented == {PREFIX + name.upper() for name in Settings.model_fields}
 
 
-def test_every_command_is_in_the_readme_and_the_other_way_round() -> None:
-    documented = set(re.findall(r"^\| `tocsin (\w+)", README, re.MULTILINE))
+def test_every_command_is_in_the_reference_and_the_other_way_round() -> None:
+    page = (REFERENCE / "commands.md").read_text("utf-8")
+    documented = set(re.findall(r"^\| `tocsin (\w+)", page, re.MULTILINE))
     there = typer.main.get_command(commands.app)
     assert documented == set(getattr(there, "commands", {}))
 
 
 def test_every_error_code_is_in_the_documents() -> None:
     problems = {problem.status: problem.code for problem in errors.Problem.__subclasses__()}
-    documented = dict(re.findall(r"^\| (\d{3}) \| `([\w.]+?)(?:\.\*)?`[^|]* \|", API, re.MULTILINE))
+    documented = dict(re.findall(r"^\| (\d{3}) \| `([\w.]+?)(?:\.\*)?`[^|]* \|", ERRORS, re.MULTILINE))
     conflicts = {conflict.code for conflict in errors.Conflict.__subclasses__()}
     assert {int(status): code for status, code in documented.items()} == {**problems, 409: min(conflicts)}
-    assert all(f"`{code}`" in API for code in conflicts)
+    assert all(f"`{code}`" in ERRORS for code in conflicts)
     assert {problem.status for problem in PROBLEMS} == set(problems) - {409, 422}
 
 
 def test_every_route_is_in_the_documents() -> None:
-    words = " ".join((API + (ROOT / "docs/reference/runtime.md").read_text("utf-8")).split())
+    words = " ".join((REFERENCE / "http-api.md").read_text("utf-8").split())
     paths = document(build(), Catalogue.load())["paths"]
     assert len(paths) > 30
     for path in paths:
@@ -49,8 +51,9 @@ def test_every_route_is_in_the_documents() -> None:
 
 
 def test_the_validation_codes_of_the_documents_are_those_that_there_are() -> None:
-    [row] = re.findall(r"^\| 422 .*$", API, re.MULTILINE)
-    documented = set(re.findall(r"`(\w+)`", row))
+    [table] = re.findall(r"^## Validation errors\n.*?(?=^## )", ERRORS, re.MULTILINE | re.DOTALL)
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    documented = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
     assert documented == validation.OURS
 
 

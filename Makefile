@@ -9,7 +9,7 @@ BIN := .venv/bin
 UV := .uv/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fast soak coverage lint bench docs web format lock schema parts clean
+.PHONY: help demo test check fast soak coverage lint bench docs screenshots web format lock schema parts clean
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ bench: .venv/ready ## every claim of speed, measured: best on an otherwise idle 
 docs: .venv/ready .docs/ready ## build the documentation site into site/; a warning or a broken link is an error
 	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --quiet --strict
 
+screenshots: .venv/ready parts ## take the screenshots of README.md and docs/ from the demo
+	$(BIN)/python docs/screenshots.py
+
 web: web/node_modules ## build the scripts of the web inbox, the console and the demo from web/ into src/tocsin/web (needs Node)
 	node web/build.mjs
 
@@ -68,6 +71,7 @@ COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 
 lock: $(UV) ## pin the newest versions that pyproject.toml and docs/requirements.in allow
 	$(COMPILE) --group dev pyproject.toml --output-file requirements.lock
 	$(COMPILE) docs/requirements.in --output-file docs/requirements.lock
+	$(COMPILE) tests/repository/django/requirements.in --output-file tests/repository/django/requirements.lock
 
 # The virtual environment holds exactly what the lock file says.
 .venv/ready: requirements.lock pyproject.toml packages/client/pyproject.toml packages/phones/pyproject.toml $(UV)

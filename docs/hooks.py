@@ -1,6 +1,4 @@
-"""Hooks of `make docs`: pages from the root of the repository and from the OpenAPI document, links that lead out of
-docs/, and the script that draws diagrams.
-"""
+"""Hooks of `make docs`: further pages, links that lead out of docs/, and the script that draws diagrams."""
 
 import json
 import logging
@@ -54,7 +52,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             text = f"# {Path(page).stem.replace('-', ' ').capitalize()}\n\n{text}"
         files.append(File.generated(config, page, content=text))
     files.append(File.generated(config, DECISIONS, content=decisions()))
-    api = Document(json.loads(subprocess.run([TOCSIN, "openapi"], cwd=ROOT, check=True, capture_output=True).stdout))
+    printed = subprocess.run([TOCSIN, "openapi"], cwd=ROOT, check=True, capture_output=True)
+    api = Document(json.loads(printed.stdout))
     files.append(File.generated(config, "reference/api.md", content=api.operations_page()))
     files.append(File.generated(config, "reference/api-schemas.md", content=api.schemas_page()))
     return files
@@ -100,7 +99,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return "".join(parts)
 
 
-def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+def on_post_page(output: str, page: Page, **_: object) -> str:
     """Load the script that draws diagrams on pages that have one; the theme would fetch it from another host."""
     if 'class="mermaid"' not in output:
         return output

@@ -1,10 +1,12 @@
 """What the documents promise exists, and what exists is in the documents."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 import typer.main
+from prometheus_client import Counter, Gauge, Histogram
 
 from tocsin import errors, validation
 from tocsin.api.app import build
@@ -12,6 +14,7 @@ from tocsin.api.openapi import PROBLEMS, document
 from tocsin.catalogue import Catalogue
 from tocsin.cli import commands
 from tocsin.errors import Refusal
+from tocsin.metrics import Metrics
 from tocsin.settings import PREFIX, Settings, read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +58,43 @@ def test_the_validation_codes_of_the_documents_are_those_that_there_are() -> Non
     rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
     documented = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
     assert documented == validation.OURS
+
+
+def test_every_metric_is_in_the_reference_with_its_labels_and_the_other_way_round() -> None:
+    page = (REFERENCE / "metrics.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(tocsin_\w+)` \| (\w+) \|([^|]*)\|", page, re.MULTILINE)
+    documented = {(name, kind, *re.findall(r"`(\w+)`", labels)) for name, kind, labels in rows}
+    collectors = [each for each in vars(Metrics()).values() if isinstance(each, (Counter, Gauge, Histogram))]
+    assert documented == set(map(declared, collectors)) | {("tocsin_build_info", "gauge", "version")}
+
+
+def declared(collector: Counter | Gauge | Histogram) -> tuple[str, ...]:
+    """Return the name, type and labels of a metric; its public methods show none before it has a value."""
+    name, kind, labels = collector._name, collector._type, collector._labelnames  # noqa: SLF001 - see above
+    return (f"{name}_total" if kind == "counter" else name, kind, *labels)
+
+
+def test_every_log_line_of_the_operations_pages_is_written_by_the_code() -> None:
+    written = set().union(*(texts(path) for path in (ROOT / "src/tocsin").rglob("*.py")))
+    pages = "".join(page.read_text("utf-8") for page in (ROOT / "docs/operations").glob("*.md"))
+    lines = set(re.findall(r"(?:has|^\|) `([a-zA-Z][\w;']*(?: [\w;']+)+)`", pages, re.MULTILINE))
+    assert len(lines) > 9
+    assert {line for line in lines if not any(text.startswith(line) for text in written)} == set()
+
+
+def texts(path: Path) -> set[str]:
+    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def test_every_event_of_the_stream_is_in_the_reference() -> None:
+    page = (REFERENCE / "stream.md").read_text("utf-8")
+    documented = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    statements = "".join(path.read_text("utf-8") for path in (ROOT / "src/tocsin/db/queries").glob("*.sql"))
+    there = {*texts(ROOT / "src/tocsin/streams.py"), *texts(ROOT / "src/tocsin/inbox.py")}
+    there |= set(re.findall(r"'(\w+)'", statements))
+    assert documented == {"count", "notification", "read", "unread", "deleted", "resync"}
+    assert documented <= there
 
 
 def test_no_code_knows_a_kind_by_name() -> None:

@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("packages/*/src/**/*.py")])
 
@@ -44,6 +46,23 @@ RETIRED_PHRASES = re.compile(
     re.IGNORECASE,
 )
 """What no log line and no error message says."""
+
+RETIRED_IN_DOCUMENTS = re.compile(
+    r"\b(?:whoever|somebody|everybody|anybody|anew|amiss|once more|of ours|what is no|what there is not"
+    r"|that there is not"
+    r"|(?:is|are|was|were|be) told|tell of|told of|any more|goes? by the"
+    r"|stands? (?:at|in|for itself|below|above|between)"
+    r"|meanwhile|elsewhere|hung up|the road|likewise|neither alone|mend|go on from|nobody but|as it stands)\b",
+    re.IGNORECASE,
+)
+"""What no page of the documentation says."""
+
+PAGES = sorted(
+    path
+    for path in (*ROOT.glob("docs/*/*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md"), ROOT / "README.md")
+    if path.parent.name != "decisions" and path.name != "web-inbox.md"
+)
+"""The documentation, without the decisions and the page of the web inbox."""
 
 WRITERS = {
     *("debug", "info", "warning", "error", "exception"),  # of a log
@@ -140,3 +159,9 @@ def test_the_search_finds_the_sentences_of_each_kind() -> None:
     assert "must be a UUID" in texts  # validation
     assert "Web push is not configured." in texts  # raised
     assert "synchronize both clocks with NTP" in texts  # the doctor
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_documentation_uses_plain_words(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+    assert not [line for line in text.split("\n") if RETIRED_IN_DOCUMENTS.search(line)]

@@ -6,6 +6,7 @@ import posixpath
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -52,11 +53,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             text = f"# {Path(page).stem.replace('-', ' ').capitalize()}\n\n{text}"
         files.append(File.generated(config, page, content=text))
     files.append(File.generated(config, DECISIONS, content=decisions()))
-    printed = subprocess.run([TOCSIN, "openapi"], cwd=ROOT, check=True, capture_output=True)
-    api = Document(json.loads(printed.stdout))
-    files.append(File.generated(config, "reference/api.md", content=api.operations_page()))
-    files.append(File.generated(config, "reference/api-schemas.md", content=api.schemas_page()))
     return files
+
+
+@cache
+def api_reference() -> dict[str, str]:
+    """Return the pages made from the OpenAPI document, which take the place of the files with these names."""
+    printed = subprocess.run([TOCSIN, "openapi"], cwd=ROOT, check=True, capture_output=True)
+    document = Document(json.loads(printed.stdout))
+    return {"reference/api.md": document.operations_page(), "reference/api-schemas.md": document.schemas_page()}
 
 
 def section(text: str, title: str, origin: str) -> str:
@@ -80,6 +85,7 @@ def decisions() -> str:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Rewrite the links of a page, which are relative to its place in the repository, to their places in the site."""
     here = page.file.src_uri
+    markdown = api_reference().get(here, markdown)
     origin = PAGES[here][0] if here in PAGES else f"docs/{here}"
 
     def rewritten(match: re.Match[str]) -> str:

@@ -67,7 +67,7 @@ def take(browser: Browser, url: str, scheme: Literal["light", "dark"]) -> None:
         page.locator("#kinds").get_by_role("button", name=label, exact=True).first.click()
         page.locator("#said").get_by_text(label).first.wait_for()
     page.locator("#iphone .banners li").first.wait_for()
-    page.wait_for_timeout(4000)  # the toasts leave
+    page.wait_for_timeout(9_000)  # the toasts leave
     page.evaluate("scrollTo(0, 0)")
     save(page, f"demo-{scheme}")
     console = context.new_page()

@@ -5,16 +5,22 @@ import json
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from playwright.async_api import Browser, expect
 
 from tests.support.node import UNREACHABLE
 
 ROOT = Path(__file__).parents[2]
+TOCSIN = ROOT / ".venv/bin/tocsin"
 UV = ROOT / ".uv/bin/uv"
 ELSEWHERE = ("http:", "https:", "//")
 
@@ -108,17 +114,61 @@ def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:
         loaded = Html(path).loaded
         assert loaded
         assert not [source for source in loaded if source.startswith(ELSEWHERE)], path
-        assert 'class="mermaid"' not in path.read_text("utf-8")  # the theme would fetch a script to draw it
     for path in site.rglob("*.css"):
         assert not re.search(r"(url\(|@import )[\"']?(https?:|//)", path.read_text("utf-8")), path
 
 
 def test_the_site_is_searchable_and_has_both_colour_schemes(site: Path) -> None:
     found = {entry["location"] for entry in json.loads((site / "search/search_index.json").read_text("utf-8"))["docs"]}
-    for name in ("reference/settings/", "guides/push/#retries", "decisions/0002-one-head-row-per-user/"):
+    for name in ("reference/settings/", "guides/push/#retries", "reference/api/#post_event"):
         assert name in found
     start = (site / "index.html").read_text("utf-8")
     assert set(re.findall(r'data-md-color-media="[^"]*" data-md-color-scheme="(\w+)"', start)) == {"default", "slate"}
+
+
+@pytest.fixture
+def address(site: Path) -> Iterator[str]:
+    handler = partial(Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+async def test_diagrams_are_drawn_and_a_browser_calls_no_other_host(
+    site: Path, address: str, chromium: Browser
+) -> None:
+    context = await chromium.new_context()
+    page = await context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    drawn = 0
+    for path in sorted(site.rglob("index.html")):
+        if diagrams := path.read_text("utf-8").count('class="mermaid"'):
+            await page.goto(f"{address}{path.parent.relative_to(site)}/")
+            await expect(page.locator("div.mermaid")).to_have_count(diagrams)
+            await expect(page.locator("pre.mermaid")).to_have_count(0)
+            boxes = [await each.bounding_box() for each in await page.locator("div.mermaid").all()]
+            assert all(box and box["height"] > 50 for box in boxes), path
+            drawn += diagrams
+    await context.close()
+    assert drawn >= 8
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+
+
+def test_the_api_reference_has_every_operation_and_schema_of_the_document(site: Path) -> None:
+    document = json.loads(subprocess.run([TOCSIN, "openapi"], check=True, capture_output=True).stdout)
+    operations = {each["operationId"] for path in document["paths"].values() for each in path.values()}
+    assert operations <= Html(site / "reference/api/index.html").ids
+    schemas = {name.lower() for name in document["components"]["schemas"]}
+    assert schemas <= Html(site / "reference/api-schemas/index.html").ids
 
 
 @pytest.mark.parametrize(

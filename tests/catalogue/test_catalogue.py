@@ -473,7 +473,7 @@ KIND = 'title = "X"\ngroup = "g"\n'
         ),
         ("kinds", f'[x]\n{KIND}says = "x"\nquote = "y"', ["[x] `quote` is not one of its keys", "write `quotes`"]),
         ("kinds", '[x]\ntitle = "X"\ngroup = "g"', ["[x] `says` is missing", "write `says = ...`"]),
-        ("kinds", '[x]\ntitle = ""\nsays = "x"\ngroup = "g"', ["[x] `title` is empty", "write some words"]),
+        ("kinds", '[x]\ntitle = ""\nsays = "x"\ngroup = "g"', ["[x] `title` is empty", "write a text"]),
         ("kinds", '[x]\ntitle = 5\nsays = "x"\ngroup = "g"', ["[x] `title` is 5", "write a text in quotes"]),
         ("kinds", f'[x]\n{KIND}says = "x"\ndata = "case"', ["[x] `data` is 'case'", "write a table"]),
         ("kinds", f'[x]\n{KIND}says = "x"\ndata = {{ a = 5 }}', ["[x] `data.a` is 5", "write a text in quotes"]),

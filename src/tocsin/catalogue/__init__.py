@@ -1,6 +1,6 @@
-"""The catalogue: every kind of notification, read from data files; no code knows a kind by its name.
+"""The catalogue: all kinds of notification, read from data files. No code depends on the name of a kind.
 
-Checks the events that producers post, and says them in each language.
+It validates events, and renders them in each language.
 """
 
 import json
@@ -22,23 +22,23 @@ from tocsin.validation import field_error, field_errors_of
 __all__ = ["ENGLISH", "Catalogue", "Checked", "Kind"]
 
 OURS = Path(__file__).parent
-"""The folder of the kinds that everyone has, read before any other."""
+"""The folder of the built-in kinds, which is read first."""
 
 _REQUIRED = ("required", "is required")
 _STRING = ("string", "must be a string")
 _OBJECT = ("object", "must be an object")
 
 ACTOR = "user"
-"""The field of an event's data that says who did it."""
+"""The field of an event's data with the acting user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """An event without faults.
+    """A valid event.
 
-    `data` and `params` are what was given, in the catalogue's order of fields at every level; `actor` is the id of
-    the user who did it; `subjects` are what it is about (`case:65e48afe-...`); `unfilled` are the fields of `data`
-    that hold a user's id where the user is to be filled in from the directory.
+    `data` and `params` are those of the event, in the catalogue's order of fields at every level; `actor` is the id of
+    the acting user; `subjects` are what the event is about (`case:65e48afe-...`); `unfilled` are the fields of `data`
+    with the id of a user, to be replaced by the user from the directory.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class Checked:
 
 
 class Catalogue:
-    """The kinds by name, the languages they are told in, English first, and samples: ours, and those of entries."""
+    """The kinds by name, the languages, English first, and the samples: built-in ones, and those of entries."""
 
     def __init__(self, kinds: Mapping[str, Kind], languages: Languages, samples: dict[str, Any]) -> None:
         self.kinds = kinds
@@ -64,11 +64,11 @@ class Catalogue:
 
     @classmethod
     def load(cls, *folders: Path) -> "Catalogue":
-        """Read our own folder and then these, later ones over earlier ones; raises `Refusal` with all faults."""
+        """Read the built-in folder and then these, which override earlier ones. Raises `Refusal` with all errors."""
         findings = Findings()
         raws = read([OURS, *folders], findings)
         if not raws.whole:
-            findings.refuse()  # what a file that can't be read holds would be missed everywhere
+            findings.refuse()  # the contents of an unreadable file would be reported as missing everywhere
         shapes = shapes_of(raws.shapes)
         languages = languages_of(raws, shapes)
         kinds = kinds_of(raws, shapes, languages)
@@ -80,7 +80,7 @@ class Catalogue:
         return made
 
     def check(self, type_: Any, data: Any, params: Any) -> Checked:
-        """Check an event as it was posted, None being what was left out; raises `Invalid` with all its faults."""
+        """Validate an event as it was posted; None is what was left out. Raises `Invalid` with all errors."""
         kind = self._kind_of(type_, data, params)
         event = _checked(kind, data, params)
         data, params = event["data"], event["params"]
@@ -91,10 +91,10 @@ class Catalogue:
     def render(
         self, kind: str, language: str, data: Mapping[str, Any], params: Mapping[str, Any], *, erased: bool = False
     ) -> Words:
-        """Say an event in one of `languages`, or else in English; with what was `erased`, where that is so.
+        """Render an event in one of `languages`, else in English; without personal data if `erased`.
 
-        Its users are filled in. Raises `LookupError` for a kind that the catalogue has no longer, or with fields that
-        the event does not have.
+        Its users must be filled in. Raises `LookupError` if the catalogue no longer has the kind, or the kind has
+        fields that the event does not have.
         """
         wordings = self.kinds[kind].wordings
         if erased:
@@ -104,10 +104,10 @@ class Catalogue:
     def erase(
         self, kind: str, data: Mapping[str, Any], params: Mapping[str, Any], language: str | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return an event's `data` and `params` with nothing personal left.
+        """Return an event's `data` and `params` without personal data.
 
-        In its place nothing stands, or, in a `language`, what is said of erased words. Of a kind that the catalogue
-        does not have, nothing but ids can be told from what is personal.
+        It is replaced by an empty text, or, with a `language`, by the phrase for erased text. Of an unknown kind, only
+        ids are kept.
         """
         phrase = self.phrase("erased", language) if language else ""
         if kind not in self.kinds:
@@ -115,25 +115,25 @@ class Catalogue:
         return self.kinds[kind].vocabulary.erased(data, params, phrase)
 
     def phrase(self, name: str, language: str) -> str:
-        """Return something that we say by ourselves, in one of `languages`, or else in English."""
+        """Return a fixed phrase in one of `languages`, else in English."""
         return self._names.phrases.get(language, self._names.phrases[ENGLISH])[name]
 
     def spoken(self, language: str, locale: str) -> str:
-        """Return a language that is one of `languages`: the given one, or else that of the locale."""
+        """Return the given language if it is one of `languages`, else that of the locale."""
         return language if language in self._names.phrases else self.language_of(locale)
 
     def group_of(self, group: str, language: str) -> str:
-        """Return what a group of kinds is called in one of `languages`."""
+        """Return the name of a group of kinds in one of `languages`."""
         return self._names.groups.get(language, {}).get(group) or readable(group, "")
 
     def subjects_of(self, kind: str, data: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return what a notification with this data is about; of a kind that the catalogue does not have, nothing."""
+        """Return the subjects of a notification with this data; empty for an unknown kind."""
         if kind not in self.kinds:
             return ()
         return tuple(dict.fromkeys(_subjects_of(self.kinds[kind], {"data": data})))
 
     def name_of(self, type_: str, data: Mapping[str, Any]) -> str:
-        """Return the name of the kind that a notification of this type with this data is of, or else the type."""
+        """Return the name of the kind of a notification with this type and data, else the type."""
         event = data.get("event")
         variant = event.get("type") if isinstance(event, dict) else None
         return next((name for name in (f"{type_}/{variant}", type_) if name in self.kinds), type_)
@@ -152,7 +152,7 @@ class Catalogue:
         return found
 
     def _samples_of(self, raws: Raws) -> dict[str, Any]:
-        """Return the samples that entries hold, each with the notification that it becomes; note those at fault."""
+        """Return the samples of entries, each with its notification, and record invalid ones."""
         found = {}
         for name, raw in raws.kinds.items():
             if "sample" not in raw.values:
@@ -178,13 +178,13 @@ class Catalogue:
 
     def _sample(self, kind: Kind, event: Checked) -> dict[str, Any]:
         words = self.render(kind.name, ENGLISH, event.data, event.params)
-        told = {"type": kind.type, "data": event.data, "message": words.message}
-        told["message_formatted"] = words.message_formatted
+        shown = {"type": kind.type, "data": event.data, "message": words.message}
+        shown["message_formatted"] = words.message_formatted
         posted = {"type": kind.type, "notify": {"users": [2]}, "data": event.data, "params": event.params}
-        return {"name": kind.name, "event": posted, "notification": told}
+        return {"name": kind.name, "event": posted, "notification": shown}
 
     def _kind_of(self, type_: Any, data: Any, params: Any) -> Kind:
-        """Return the kind of an event; where that can't be told, raises `Invalid` with what can be."""
+        """Return the kind of an event. Raises `Invalid` with all errors if it is unknown."""
         try:
             variants = self._variants[type_]
             return variants[data["event"]["type"] if "" not in variants else ""]
@@ -241,9 +241,9 @@ def _checked(kind: Kind, data: Any, params: Any) -> dict[str, Any]:
 
 
 def _without_most_unknown(kind: Kind, given: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Return an event without most of the fields that do not belong to it, where they are many, and how many those are.
+    """Return an event without most of its unknown fields, if they are many, and the number of those left out.
 
-    So no more is found wrong with it than is told.
+    So the cost of validation is bounded.
     """
     if not _is_large(given.get("data")) and not _is_large(given.get("params")):
         return given, 0
@@ -264,10 +264,10 @@ def _without_most_unknown(kind: Kind, given: dict[str, Any]) -> tuple[dict[str, 
 
 
 def _is_large(part: Any) -> bool:
-    """Tell whether a part of an event, or an object in it, has more fields than are told of."""
+    """Return whether a part of an event, or an object in it, has more fields than errors are reported."""
     if not isinstance(part, dict) or len(part) > MAX_FIELD_ERRORS:
         return isinstance(part, dict)
-    for of in part.values():  # noqa: SIM110 - `any` costs more than all else of this, for every event
+    for of in part.values():  # noqa: SIM110 - `any` is slower, and this runs for every event
         if isinstance(of, dict) and len(of) > MAX_FIELD_ERRORS:
             return True
     return False
@@ -307,7 +307,7 @@ def _at(found: Any, path: tuple[str, ...]) -> Any:
 
 
 def _only_ids(data: Any) -> Any:
-    """Return JSON without its strings, but for what ids are kept in."""
+    """Return JSON without its strings, except those of ids."""
     if isinstance(data, dict):
         return {key: value if key == "id" or key.endswith("_id") else _only_ids(value) for key, value in data.items()}
     if isinstance(data, list):

@@ -1,7 +1,7 @@
-"""The catalogue's files, read from a list of folders: later files lie over earlier ones, key by key.
+"""The files of the catalogue, read from a list of folders: later files override earlier ones, key by key.
 
 `kinds*.toml` holds kinds in English, shapes, groups, phrases and labels; a language's file (`da.toml`, `pt-BR.toml`)
-titles and sentences by kind, groups, phrases and labels. All faults are collected, so that one start reports them all.
+titles and sentences by kind, groups, phrases and labels. All errors are collected, so that one start reports them all.
 """
 
 import difflib
@@ -20,12 +20,12 @@ from tocsin.files import content_of
 ENGLISH = "en"
 
 NAMES = ("groups", "phrases")
-"""The tables of single words: how groups of kinds are called, and what we say by ourselves."""
+"""The tables of single texts: names of groups of kinds, and fixed phrases."""
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _DUE = {"string_type": "a text in quotes", "dict_type": "a table", "list_type": "a list", "bool_type": "true or false"}
 
-_Told = Annotated[str, Field(min_length=1)]
+_Text = Annotated[str, Field(min_length=1)]
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -34,18 +34,18 @@ class _Entry(BaseModel):
 
 
 class SampleEntry(_Entry):
-    """An event of a kind, as somebody might post it."""
+    """A sample event of a kind."""
 
     data: dict[str, Any] = {}
     params: dict[str, Any] = {}
 
 
 class KindEntry(_Entry):
-    """A kind as a file tells it; the head of `kinds.toml` says what each key is for."""
+    """A kind in a file. The head of `kinds.toml` describes each key."""
 
-    title: _Told
-    says: _Told
-    group: _Told
+    title: _Text
+    says: _Text
+    group: _Text
     data: dict[str, str] = {}
     params: dict[str, str] = {}
     quotes: str = ""
@@ -62,7 +62,7 @@ class KindEntry(_Entry):
 
 
 class ShapeEntry(_Entry):
-    """A shape as a file tells it: an object that kinds have in their data."""
+    """A shape in a file: an object in the data of kinds."""
 
     fields: dict[str, str]
     spoken: str = ""
@@ -73,14 +73,14 @@ class ShapeEntry(_Entry):
 
 
 class WordingEntry(_Entry):
-    """A kind's words in one language; what is left out is as in the language it falls back to."""
+    """The texts of a kind in one language; what is left out comes from its fallback language."""
 
-    title: _Told | None = None
-    says: _Told | None = None
+    title: _Text | None = None
+    says: _Text | None = None
 
 
 class Findings:
-    """What is wrong with the files, line by line: `file: [entry] what is wrong; what to write instead`."""
+    """The errors of the files, one per line: `file: [entry] what is wrong; what to write instead`."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -89,18 +89,18 @@ class Findings:
         return len(self._lines)
 
     def add(self, file: Path, entry: str, wrong: str, instead: str) -> None:
-        """Note one fault; an empty `entry` is the file itself."""
+        """Record an error; an empty `entry` is the file itself."""
         self._lines.append(f"{file}: {f'[{entry}] ' if entry else ''}{wrong}; {instead}.")
 
     def refuse(self) -> None:
-        """Raise `Refusal` with every fault noted so far, if there is any."""
+        """Raise `Refusal` with all recorded errors, if there are any."""
         if self._lines:
             raise Refusal("\n".join(self._lines))
 
 
 @dataclass(slots=True)
 class Raw:
-    """One entry as it was read: its keys merged over all files, and the file that each key is from."""
+    """One entry as read: its keys merged over all files, and the file of each key."""
 
     name: str
     findings: Findings
@@ -109,13 +109,13 @@ class Raw:
     last: Path = Path()
 
     def take(self, values: Mapping[str, Any], file: Path) -> None:
-        """Lay a later file's keys over what is there."""
+        """Override keys by those of a later file."""
         self.values.update(values)
         self.files.update(dict.fromkeys(values, file))
         self.last = file
 
     def field_error(self, key: str, wrong: str, instead: str) -> None:
-        """Note a fault, in the file that the key at fault is from."""
+        """Record an error, in the file of the key."""
         self.findings.add(self.files.get(key, self.last), self.name, wrong, instead)
 
 
@@ -123,8 +123,7 @@ class Raw:
 class Raws:
     """All entries of all files: wordings by language and kind, labels by language and `shape.field`.
 
-    `names` has, by language, the tables `groups` and `phrases`. `whole` is false where there is a file that nothing
-    could be read of.
+    `names` has, by language, the tables `groups` and `phrases`. `whole` is False if a file could not be read.
     """
 
     kinds: dict[str, Raw] = field(default_factory=dict)
@@ -136,7 +135,7 @@ class Raws:
 
 
 def read(folders: Iterable[Path], findings: Findings) -> Raws:
-    """Read the files of all folders, in the order of folders and names; a file at fault is left out."""
+    """Read the files of all folders, in the order of folders and names; an invalid file is left out."""
     raws = Raws()
     for folder in folders:
         if not folder.is_dir():
@@ -148,7 +147,7 @@ def read(folders: Iterable[Path], findings: Findings) -> Raws:
 
 
 def parse(raw: Raw, model: type[_Model]) -> _Model | None:
-    """Return the entry as its model, or None after noting all its faults."""
+    """Return the entry as its model, or None after recording all its errors."""
     try:
         return model.model_validate(raw.values)
     except ValidationError as error:
@@ -158,7 +157,7 @@ def parse(raw: Raw, model: type[_Model]) -> _Model | None:
 
 
 def advice(word: str, choices: Collection[str]) -> str:
-    """Return what to write in place of a word that is none of the choices: the nearest one, else all of them."""
+    """Return what to write instead of an unknown word: the nearest choice, else all of them."""
     near = difflib.get_close_matches(word, choices, n=1)
     if near:
         return f"write `{near[0]}`"
@@ -221,6 +220,6 @@ def _in_words(found: Any, keys: list[str]) -> tuple[str, str]:
     if found["type"] == "extra_forbidden":
         return f"`{path}` is not one of its keys", advice(path, keys)
     if found["type"] == "string_too_short":
-        return f"`{path}` is empty", "write some words"
+        return f"`{path}` is empty", "write a text"
     due = found["ctx"]["expected"] if found["type"] == "literal_error" else _DUE.get(found["type"], "a table")
     return f"`{path}` is {found['input']!r}", f"write {due}"

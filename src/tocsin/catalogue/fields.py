@@ -1,4 +1,4 @@
-"""The types of an event's fields, and how the catalogue's files spell them: `uuid`, `optional list of words`."""
+"""The types of the fields of events, as written in the catalogue's files: `uuid`, `optional list of words`."""
 
 import re
 from collections.abc import Collection
@@ -49,7 +49,7 @@ def _is_something(value: str) -> str:
 
 UserId = Annotated[int, Field(strict=True, ge=1, le=MAX_ID)]
 Integer = Annotated[int, Field(strict=True, ge=0, le=2**53 - 1)]
-"""An integer that every reader of JSON reads alike."""
+"""An integer that all JSON parsers read exactly."""
 Uuid = Annotated[str, PlainValidator(_is_uuid), WithJsonSchema({"type": "string", "format": "uuid"})]
 String = Annotated[str, Field(strict=True, max_length=1000)]
 SomeWords = Annotated[
@@ -58,7 +58,7 @@ SomeWords = Annotated[
     AfterValidator(_is_not_blank),
 ]
 Text = Annotated[str, Field(strict=True, max_length=10_000)]
-"""Of several lines, as are messages."""
+"""Text of several lines."""
 Message = Annotated[
     str,
     Field(strict=True, max_length=512, json_schema_extra={"minLength": 1, "pattern": r"\S"}),
@@ -81,7 +81,7 @@ LINES = {"string", "words", *OF_SEVERAL_LINES}
 
 @dataclass(frozen=True, slots=True)
 class FieldType:
-    """One field as a file spells it; `base` is a scalar's name, a shape's, or `variant`."""
+    """The type of a field. `base` is the name of a scalar or a shape, or `variant`."""
 
     base: str
     optional: bool = False
@@ -89,13 +89,13 @@ class FieldType:
     nullable: bool = False
 
     def annotation(self, one: Any) -> Any:
-        """Return what pydantic checks the field by, where `one` is what it checks a single value by."""
+        """Return the annotation for pydantic; `one` is that of a single value."""
         whole = Annotated[list[one], Field(strict=True, min_length=1, max_length=MAX_LIST_ITEMS)] if self.many else one
         return whole | None if self.nullable else whole
 
 
 def field_type(spelling: str, bases: Collection[str]) -> FieldType | None:
-    """Read a type as the files spell it; None for what is no spelling, or whose base is not among `bases`."""
+    """Parse a type; return None if it is invalid, or its base is not among `bases`."""
     found = _SPELLING.fullmatch(spelling)
     if found is None or found["base"] not in bases:
         return None

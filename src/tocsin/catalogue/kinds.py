@@ -1,4 +1,4 @@
-"""Kinds of notification, each made of its entry: what its events hold, what they are about, how they are told."""
+"""Kinds of notification, made from entries: the fields of their events, their subjects and their texts."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -25,11 +25,11 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)?")
 class Kind:
     """One kind of notification.
 
-    `name` is `type`, or `type/variant` where the variant is an event's `data.event.type`; `title` is in English,
-    `wordings` by language; `thread` is the field of its data whose id groups notifications. `event` is the model of
-    `{"data", "params"}`; `directory` are the fields of its data where a user's id may stand for the user; `subjects`
-    the paths of the ids it is about, each with its word; `as_many` pairs a list of its params with one of its data
-    that it must be as long as; `vocabulary` knows its fields, and what of them is personal.
+    `name` is `type`, or `type/variant`, where the variant is an event's `data.event.type`; `title` is in English,
+    `wordings` by language; `thread` is the field of the data whose id groups notifications. `event` is the model of
+    `{"data", "params"}`; `directory` are the fields of the data that accept the id of a user; `subjects` are the paths
+    of the ids that it is about, each with its word; `as_many` pairs lists of params and data that must have the same
+    length; `vocabulary` has the fields, and which of them are personal.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Kind:
     leads: tuple[Sentence, Mapping[str, Speaker]]
 
     def link_of(self, data: Mapping[str, Any], params: Mapping[str, Any]) -> str:
-        """Return where a notification leads, its words percent-encoded; nothing where one of them is not there."""
+        """Return the link of a notification, its words percent-encoded; empty if one of them is missing."""
         sentence, speakers = self.leads
         try:
             words = {name: quote(speak(data, params).plain, safe="") for name, speak in speakers.items()}
@@ -61,7 +61,7 @@ class Kind:
 
 
 def kinds_of(raws: Raws, shapes: Mapping[str, Shape | None], languages: Languages) -> dict[str, Kind]:
-    """Make the kinds of their entries, told in all languages; one at fault is noted and left out."""
+    """Make the kinds from entries, in all languages; an invalid one is recorded and left out."""
     made = {}
     with_variants = {name.partition("/")[0] for name in raws.kinds if "/" in name}
     for name, raw in raws.kinds.items():
@@ -80,7 +80,7 @@ def kinds_of(raws: Raws, shapes: Mapping[str, Shape | None], languages: Language
 
 
 class _Draft:
-    """A kind in the making; `lost` are its fields that are at fault, of which nothing more is to be said."""
+    """A kind during validation. `lost` are invalid fields, of which no further errors are recorded."""
 
     def __init__(self, raw: Raw, entry: KindEntry, shapes: Mapping[str, Shape | None]) -> None:
         self.raw, self.entry = raw, entry
@@ -92,7 +92,7 @@ class _Draft:
         self.vocabulary = Vocabulary(data, params, entry.instead, sound)
 
     def check(self) -> None:
-        """Note what is wrong with the entry, but for its sentence."""
+        """Record the errors of the entry, except those of its sentence."""
         entry, raw = self.entry, self.raw
         data, params = self.vocabulary.data, self.vocabulary.params
         if not _NAME.fullmatch(raw.name):
@@ -114,7 +114,7 @@ class _Draft:
         sentence_of(raw, "link", entry.link, self.vocabulary, self.lost)
 
     def kind(self, wordings: Mapping[str, Wording]) -> Kind:
-        """Make the kind; nothing may be at fault."""
+        """Return the kind. The entry must be valid."""
         entry, name = self.entry, self.raw.name
         type_, _, variant = name.partition("/")
         return Kind(

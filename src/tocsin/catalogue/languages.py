@@ -1,4 +1,4 @@
-"""The languages: how each tells of kinds; what one leaves out is as in those that stand in for it."""
+"""The languages: the texts of kinds in each; what one leaves out comes from its fallback languages."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,31 +10,31 @@ from tocsin.catalogue.shapes import Labels, Shape
 from tocsin.catalogue.vocabulary import Vocabulary
 
 PHRASES = ("erased", "pushed", "bundled", "tested", "signed")
-"""What we say by ourselves: in place of erased words, in a push that says no more, and in one that stands for many."""
+"""The fixed phrases: for erased text, for pushes without content, for bundled pushes, for test pushes and titles."""
 
-_Told = TypeVar("_Told")
+_Text = TypeVar("_Text")
 
 
 @dataclass(frozen=True, slots=True)
 class Languages:
     """All languages: wordings by language and kind, with the entries they are from, labels and names by language."""
 
-    told: Mapping[str, Mapping[str, tuple[Raw, WordingEntry]]]
+    wordings_of: Mapping[str, Mapping[str, tuple[Raw, WordingEntry]]]
     labels: Mapping[str, Labels]
     groups: Mapping[str, Mapping[str, str]]
     phrases: Mapping[str, Mapping[str, str]]
 
     def wordings(self, raw: Raw, entry: KindEntry, vocabulary: Vocabulary, lost: Collection[str]) -> dict[str, Wording]:
-        """Return a kind's wording in each language; it is empty after noting a fault in any sentence."""
+        """Return the wording of a kind in each language; empty after recording an error of any sentence."""
         before = len(raw.findings)
         sentences = {"": sentence_of(raw, "says", entry.says, vocabulary, lost)}
         titles = {"": entry.title}
-        for language, kinds in self.told.items():
-            of, told = kinds.get(raw.name, (raw, WordingEntry()))
-            if told.title:
-                titles[language] = told.title
-            if told.says:
-                sentences[language] = sentence_of(of, "says", told.says, vocabulary, lost)
+        for language, kinds in self.wordings_of.items():
+            of, wording = kinds.get(raw.name, (raw, WordingEntry()))
+            if wording.title:
+                titles[language] = wording.title
+            if wording.says:
+                sentences[language] = sentence_of(of, "says", wording.says, vocabulary, lost)
         if lost or len(raw.findings) > before or (entry.sender and entry.sender not in vocabulary.data):
             return {}
         quote = vocabulary.quoter(entry.quotes) if entry.quotes in vocabulary.params else None
@@ -49,7 +49,7 @@ class Languages:
 
 
 def languages_of(raws: Raws, shapes: Mapping[str, Shape | None]) -> Languages:
-    """Make the languages of all files; what is at fault is noted and left out."""
+    """Make the languages from all files; what is invalid is recorded and left out."""
     known = {"groups": _groups_of(raws), "phrases": PHRASES}
     for names in raws.names.values():
         for table, raw in names.items():
@@ -58,11 +58,11 @@ def languages_of(raws: Raws, shapes: Mapping[str, Shape | None]) -> Languages:
     groups, phrases = (
         {language: _nearest_texts(raws.names, language, table) for language in labels} for table in NAMES
     )
-    return Languages(_told_of(raws), labels, groups, phrases)
+    return Languages(_wordings_of(raws), labels, groups, phrases)
 
 
 def stand_ins(language: str) -> Iterator[str]:
-    """Yield a language and those that stand in for it: `pt-BR`, `pt`, `en`."""
+    """Yield a language and its fallback languages: `pt-BR`, `pt`, `en`."""
     while language:
         yield language
         language = language.rpartition("-")[0]
@@ -70,7 +70,7 @@ def stand_ins(language: str) -> Iterator[str]:
 
 
 def sentence_of(raw: Raw, key: str, says: str, vocabulary: Vocabulary, lost: Collection[str]) -> Sentence:
-    """Parse a sentence of an entry, and note what is wrong with it, but for words whose fields are `lost`."""
+    """Parse a sentence of an entry, and record its errors, except for words whose fields are `lost`."""
     try:
         sentence = Sentence(says)
     except ValueError as error:
@@ -83,20 +83,20 @@ def sentence_of(raw: Raw, key: str, says: str, vocabulary: Vocabulary, lost: Col
     return sentence
 
 
-def _nearest(language: str, told: Mapping[str, _Told]) -> _Told:
-    return next((told[near] for near in stand_ins(language) if near in told), told[""])
+def _nearest(language: str, texts: Mapping[str, _Text]) -> _Text:
+    return next((texts[near] for near in stand_ins(language) if near in texts), texts[""])
 
 
-def _told_of(raws: Raws) -> dict[str, dict[str, tuple[Raw, WordingEntry]]]:
+def _wordings_of(raws: Raws) -> dict[str, dict[str, tuple[Raw, WordingEntry]]]:
     found: dict[str, dict[str, tuple[Raw, WordingEntry]]] = {}
     for language, wordings in raws.wordings.items():
         kinds = found.setdefault(language, {})
         for name, raw in wordings.items():
-            told = parse(raw, WordingEntry)
+            wording = parse(raw, WordingEntry)
             if name not in raws.kinds:
                 raw.field_error("", "is not a kind", advice(name, raws.kinds))
-            elif told is not None:
-                kinds[name] = (raw, told)
+            elif wording is not None:
+                kinds[name] = (raw, wording)
     return found
 
 
@@ -112,7 +112,7 @@ def _labels_of(raws: Raws, shapes: Mapping[str, Shape | None]) -> dict[str, Labe
 
 
 def _nearest_texts(tables: Mapping[str, Mapping[str, Raw]], language: str, name: str) -> dict[str, str]:
-    """Return the texts of a table in a language; what it leaves out is as in those that stand in for it."""
+    """Return the texts of a table in a language; what it leaves out comes from its fallback languages."""
     found: dict[str, str] = {}
     for near in reversed([*stand_ins(language)]):
         raw = tables.get(near, {}).get(name)

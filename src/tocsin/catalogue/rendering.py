@@ -1,4 +1,4 @@
-"""One sentence, two voices: plain text and HTML come from one template, and only our own marks become tags."""
+"""Rendering: plain text and HTML from one sentence, in which only its own marks become tags."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ _FIRST_STRONG_ISOLATE, _POP_DIRECTIONAL_ISOLATE = "\u2068", "\u2069"
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A notification in one language: a short title, plain text, and the same as HTML that is safe in any page."""
+    """A notification in one language: a short title, plain text, and the same text as safe HTML."""
 
     title: str
     message: str
@@ -27,14 +27,14 @@ class Words:
 
 
 class Word(NamedTuple):
-    """What stands for one `{word}`, as plain text and as HTML."""
+    """The value of a `{word}`, as plain text and as HTML."""
 
     plain: str
     html: str
 
 
 Speaker = Callable[[Mapping[str, Any], Mapping[str, Any]], Word]
-"""Finds a word in an event's `data` and `params`."""
+"""Returns a word from an event's `data` and `params`."""
 
 _STRONG = Word("", "<strong>")
 _STRONG_END = Word("", "</strong>")
@@ -42,9 +42,9 @@ _STRONG_END = Word("", "</strong>")
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """One kind in one language; `quote` speaks what is shown after the sentence, where there is something.
+    """One kind in one language. `quote` returns the text after the sentence, if there is one.
 
-    Where `sender` speaks of somebody, the title is `signed`, of which `{title}` and `{sender}` are filled in.
+    If `sender` returns a name, the title is `signed` with `{title}` and `{sender}` filled in.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Wording:
     signed: str = ""
 
     def title_of(self, data: Mapping[str, Any], params: Mapping[str, Any]) -> str:
-        """Return the title, with who sent it where somebody is named."""
+        """Return the title, with the name of the sender if there is one."""
         try:
             sender = self.sender(data, params) if self.sender else Word("", "")
         except (LookupError, TypeError):
@@ -66,7 +66,7 @@ class Wording:
         return self.signed.replace("{title}", self.title).replace("{sender}", name)
 
     def render(self, data: Mapping[str, Any], params: Mapping[str, Any]) -> Words:
-        """Put an event's words into the sentence; raises `LookupError` where one of them is not there."""
+        """Fill an event's words into the sentence. Raises `LookupError` if one of them is missing."""
         words = {name: speak(data, params) for name, speak in self.speakers.items()}
         plain, html = self.sentence.render(words, apart=True)
         message, formatted = plain, f"<p>{html}</p>"
@@ -79,10 +79,10 @@ class Wording:
 
 
 class Sentence:
-    """A sentence with `**bold**` marks and `{words}`, parsed once; `words` are their names, each once.
+    """A parsed sentence with `**bold**` marks and `{words}`; `words` are their names, each once.
 
-    It is split at `**` before any word goes in, so that no word can open or close a tag. Raises `ValueError` for an
-    odd number of `**` and for a brace that has no match.
+    It is split at `**` before words are filled in, so that no word can open or close a tag. Raises `ValueError` for an
+    odd number of `**` and for a brace without a match.
     """
 
     __slots__ = ("_is_mixed", "_is_rtl", "_pieces", "words")
@@ -115,7 +115,7 @@ class Sentence:
 
 
 def spoken(value: Any) -> Word:
-    """Return a value as a word in a line: a list joined by commas, null as nothing."""
+    """Return a value as a word in a line: a list joined by commas, null as an empty text."""
     if not isinstance(value, str):
         value = ", ".join(value) if isinstance(value, list) else "" if value is None else str(value)
     value = one_line(value)
@@ -123,25 +123,25 @@ def spoken(value: Any) -> Word:
 
 
 def spoken_text(value: str | None) -> Word:
-    """Return a text of several lines as a word; a line break is `<br>` in HTML."""
+    """Return a text of several lines as a word. Line breaks are `<br>` in HTML."""
     value = value or ""
     return Word(value, _LINE_BREAK.sub("<br>", escape(value, quote=False)))
 
 
 def one_line(text: str) -> str:
-    """Return a text without control characters, which become spaces, and without those that set directions."""
+    """Return a text with control characters replaced by spaces, and without those that set directions."""
     if text.isascii() and text.isprintable():
         return text
     return _DIRECTION.sub("", _CONTROL.sub(" ", text))
 
 
 def is_right_to_left(text: str) -> bool:
-    """Tell whether any of a text is written from right to left."""
+    """Return whether any of a text is written from right to left."""
     return not text.isascii() and _RIGHT_TO_LEFT.search(text) is not None
 
 
 def isolated(word: Word) -> Word:
-    """Return a word with its direction kept to itself (Unicode's FSI and PDI), line by line, as its lines are apart."""
+    """Return a word with its direction isolated by Unicode's FSI and PDI, in each of its lines."""
     start, end = _FIRST_STRONG_ISOLATE, _POP_DIRECTIONAL_ISOLATE
     plain, html = (_DIRECTION.sub("", voice) for voice in word)
     plain = _LINE_BREAK.sub(lambda line_break: f"{end}{line_break[0]}{start}", plain)
@@ -149,9 +149,9 @@ def isolated(word: Word) -> Word:
 
 
 def readable(code: str, of: str) -> str:
-    """Make a coded name readable: `the_early_bird` is `The Early Bird`, and of `level`, `level_12` is `12`.
+    """Make a code readable: `the_early_bird` is `The Early Bird`, and of `level`, `level_12` is `12`.
 
-    What has white space in it was written for people, and stays as it is.
+    A text with white space is returned unchanged.
     """
     if _WHITE_SPACE.search(code):
         return code
@@ -162,7 +162,7 @@ def readable(code: str, of: str) -> str:
 
 
 def has_only_our_marks(html: str) -> bool:
-    """Tell whether HTML has no tags but `p`, `strong`, `em` and `br`, each closed in its place."""
+    """Return whether HTML has only the tags `p`, `strong`, `em` and `br`, properly nested and closed."""
     is_open: list[str] = []
     for slash, name in _TAG.findall(html):
         if not slash:
@@ -173,7 +173,7 @@ def has_only_our_marks(html: str) -> bool:
 
 
 def _pieces(run: str, *, bold: bool) -> list[Word | str]:
-    parts = _WORD.split(run)  # with one group in the pattern, text and names of words take turns
+    parts = _WORD.split(run)  # with one group in the pattern, text and names of words alternate
     if any("{" in text or "}" in text for text in parts[::2]):
         raise ValueError("has a `{` or `}` that has no match")
     pieces = [part if turn % 2 else Word(part, escape(part, quote=False)) for turn, part in enumerate(parts) if part]

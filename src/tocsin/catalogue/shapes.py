@@ -1,4 +1,4 @@
-"""Shapes: the objects that kinds have in their data, how each is checked and how it is spoken of."""
+"""Shapes: the objects in the data of kinds, how they are validated and rendered."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,9 +21,9 @@ _STRICT = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One shape; where it is of the `directory`, an integer in its place is the id of a user to be filled in.
+    """A shape. If it is of the `directory`, an integer instead of an object is the id of a user to fill in.
 
-    What its `personal` fields hold goes when the person it speaks of is erased.
+    Its `personal` fields are removed when the user is erased.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Shape:
     model: type[BaseModel]
 
     def speaker(self, labels: Labels) -> Callable[[Mapping[str, Any]], Word]:
-        """Return what speaks of an object of this shape; an empty field leaves no white space at the ends."""
+        """Return the function that renders an object of this shape, without white space around empty fields."""
         fields = {key: self.field_speaker(key, labels) for key in self.spoken.words}
 
         def speak(value: Mapping[str, Any]) -> Word:
@@ -49,7 +49,7 @@ class Shape:
         return speak
 
     def field_speaker(self, key: str, labels: Labels) -> Callable[[Mapping[str, Any]], Word]:
-        """Return what speaks of one field: of a coded one by its label, where it has one."""
+        """Return the function that renders a field; a coded field by its label, if it has one."""
         if key not in self.coded:
             return lambda value: spoken(value[key])
         known = labels.get(f"{self.name}.{key}", {})
@@ -62,7 +62,7 @@ class Shape:
         return speak
 
     def erased(self, value: Mapping[str, Any], phrase: str) -> dict[str, Any]:
-        """Return an object of this shape without what is personal: the phrase stands for it once."""
+        """Return an object of this shape without personal data; `phrase` replaces the first personal field."""
         blank: dict[str, Any] = {}
         for key in self.personal:
             blank[key] = None if self.fields[key].nullable else "" if phrase in blank.values() else phrase
@@ -70,16 +70,16 @@ class Shape:
 
 
 def shapes_of(raws: Mapping[str, Raw]) -> dict[str, Shape | None]:
-    """Make the shapes of their entries; one at fault is None, so that its name stays known."""
+    """Make the shapes from entries; an invalid one is None, so that its name stays known."""
     for name in raws.keys() & {*SCALARS, VARIANT}:
         raws[name].field_error("", "has the name of a type", "choose another name")
     return {name: _shape_of(name, raw) for name, raw in raws.items() if name not in {*SCALARS, VARIANT}}
 
 
 def model_of(name: str, fields: Iterable[tuple[str, Any, bool]]) -> type[BaseModel]:
-    """Return a strict model of fields: each one's name, what pydantic checks it by, and whether it is optional.
+    """Return a strict model of fields, each with its name, its annotation, and whether it is optional.
 
-    Its attributes end in `_`, so that none can be in the way of pydantic's own.
+    Its attributes end in `_`, so that none hides one of pydantic.
     """
     attributes: dict[str, Any] = {
         f"{key}_": (annotation, Field(None if optional else ..., alias=key)) for key, annotation, optional in fields
@@ -88,7 +88,7 @@ def model_of(name: str, fields: Iterable[tuple[str, Any, bool]]) -> type[BaseMod
 
 
 def as_given(model: BaseModel) -> dict[str, Any]:
-    """Return what a model of `model_of` was given, in the order of its fields at every level."""
+    """Return the values of a model of `model_of`, in the order of its fields at every level."""
     given = model.model_fields_set
     return {
         attribute[:-1]: as_given(value) if isinstance(value, BaseModel) else value
@@ -98,14 +98,14 @@ def as_given(model: BaseModel) -> dict[str, Any]:
 
 
 def check_names(raw: Raw, key: str, names: Iterable[str]) -> None:
-    """Note the names of fields that no sentence could call by."""
+    """Record names of fields that a sentence cannot use."""
     for name in names:
         if not _NAME.fullmatch(name):
             raw.field_error(key, f"`{key}` has the field `{name}`", "write letters, digits and `_` alone")
 
 
 def check_subjects(raw: Raw, subjects: Mapping[str, str], fields: Mapping[str, FieldType]) -> None:
-    """Note subjects that are no words, or of fields that are no ids."""
+    """Record subjects that are not a word, or not of a `uuid` field."""
     ids = [name for name, of in fields.items() if of.base == "uuid" and not of.many]
     for name, word in subjects.items():
         if name not in ids:

@@ -1,4 +1,4 @@
-"""The words that a kind's sentences can use, and where in an event each of them is found."""
+"""The words that the sentences of a kind can use, and their places in an event."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from tocsin.catalogue.shapes import Labels, Shape
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The fields of a kind's data and params, of which a param goes first where both have a name.
+    """The fields of a kind's data and params. If both have a name, it means the param.
 
-    `instead` has, by field of the data, the optional param that is spoken in its place where it is given.
+    `instead` maps fields of the data to the optional param that is rendered instead, if it is given.
     """
 
     data: Mapping[str, FieldType]
@@ -22,7 +22,7 @@ class Vocabulary:
     shapes: Mapping[str, Shape]
 
     def words(self) -> list[str]:
-        """Return what can stand in braces: params, scalars, shapes that are spoken of, and `shape.field`."""
+        """Return the words that can stand in braces: params, scalars, shapes with a text, and `shape.field`."""
         found = [name for name, of in self.params.items() if not of.optional]
         for name, of in self.data.items():
             shape = self.shapes.get(of.base)
@@ -35,11 +35,11 @@ class Vocabulary:
         return list(dict.fromkeys(found))
 
     def quotable(self) -> list[str]:
-        """Return the params that can be quoted after a sentence."""
+        """Return the params that can be quoted after the sentence."""
         return [name for name, of in self.params.items() if of.base in LINES and not of.many]
 
     def speaker(self, word: str, labels: Labels) -> Speaker:
-        """Return what finds one of `words`, in the language of `labels`."""
+        """Return the function that renders one of `words`, in the language of `labels`."""
         name, _, key = word.partition(".")
         if not key and name in self.params:
             return _speaker_of_param(name, self.params[name])
@@ -54,7 +54,7 @@ class Vocabulary:
     def erased(
         self, data: Mapping[str, Any], params: Mapping[str, Any], phrase: str
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return an event's words without what is personal: the phrase stands for it, and texts of several lines go."""
+        """Return an event without personal data: `phrase` replaces it, and texts of several lines become empty."""
         shapes = {name: self.shapes[of.base] for name, of in self.data.items() if of.base in self.shapes}
         told = {
             name: shapes[name].erased(value, phrase) if name in shapes and isinstance(value, dict) else value
@@ -64,7 +64,7 @@ class Vocabulary:
         return told, {name: _erased(lines[name], phrase) if name in lines else value for name, value in params.items()}
 
     def quoter(self, param: str) -> Speaker:
-        """Return what finds a quoted param; one that is not given is spoken as nothing."""
+        """Return the function that renders a quoted param; a missing one is empty."""
         return _speaker_of_param(param, self.params[param])
 
 

@@ -1,4 +1,4 @@
-"""Previews: what phones and browsers would get for the sample of a kind, made as pushes are, and sent to nobody."""
+"""Previews: the pushes of a sample of a kind, made like real pushes and not sent."""
 
 import difflib
 import json
@@ -14,17 +14,17 @@ from tocsin.push.content import Composer, Content
 from tocsin.push.deliveries import Delivery, DeliveryKey
 
 TOPIC = "com.example.app"
-"""Stands for the app's topic at Apple where none is set."""
+"""The topic for APNs if none is set."""
 
 ID = UUID("01900000-0000-7000-8000-000000000001")
-"""The id of every notification that is previewed, so that two previews can be compared."""
+"""The id of every previewed notification, so that previews can be compared."""
 
 TOKENS = {
     "iOS": "0" * 64,
     "Android": "token-of-an-android-phone",
     "Web": "https://updates.push.services.mozilla.com/wpush/v2/preview",
 }
-"""What stands for a device, by its type: nobody has these."""
+"""The tokens by type of device; no device has them."""
 
 BADGE = 1
 
@@ -38,10 +38,10 @@ def previewed(  # noqa: PLR0913 - what a caller may say
     topic: str = TOPIC,
     now: datetime | None = None,
 ) -> dict[str, Any]:
-    """Return `{"apns": {"headers", "body"}, "fcm", "web_push"}` for the sample of a kind, all as JSON, but no text.
+    """Return `{"apns": {"headers", "body"}, "fcm", "web_push"}` for the sample of a kind.
 
-    The header that authorises is left out; web push is as the page finds it, decrypted. Raises `Refusal` for a kind
-    that is not there or has no sample that fits, and for what is too long for a push.
+    The header `authorization` is left out, and the payload of web push is decrypted. Raises `Refusal` for an unknown
+    kind, a kind without a valid sample, and a notification that is too long for a push.
     """
     now = now or datetime.now(UTC)
     pushes = pushes_of(catalogue, kind, locale, content, now)
@@ -54,7 +54,7 @@ def previewed(  # noqa: PLR0913 - what a caller may say
 
 
 def pushes_of(catalogue: Catalogue, kind: str, locale: str, content: Content, now: datetime) -> dict[str, Push]:
-    """Return the push of a kind's sample to a device of each type: `iOS`, `Android`, `Web`. Raises `Refusal`."""
+    """Return the push of a kind's sample for each type of device: `iOS`, `Android`, `Web`. Raises `Refusal`."""
     types: tuple[Literal["iOS", "Android", "Web"], ...] = ("iOS", "Android", "Web")
     delivery = _delivery(catalogue, _sample(catalogue, kind), locale, now)
     shown = Composer(catalogue, content).shown(delivery)
@@ -65,12 +65,12 @@ def pushes_of(catalogue: Catalogue, kind: str, locale: str, content: Content, no
 
 
 def pretty(shown: dict[str, Any]) -> str:
-    """Return JSON for people to read: two spaces a level, letters as they are."""
+    """Return JSON with two spaces per level, without escapes of letters."""
     return json.dumps(shown, ensure_ascii=False, indent=2)
 
 
 def _sample(catalogue: Catalogue, kind: str) -> Checked:
-    """Return the event of a kind's sample, checked as if it were posted."""
+    """Return the event of a kind's sample, validated as if it were posted. Raises `Refusal`."""
     if kind not in catalogue.kinds:
         raise Refusal(f"Unknown kind {kind!r}: {_instead(catalogue, kind)}.")
     if kind not in catalogue.samples:
@@ -84,14 +84,14 @@ def _sample(catalogue: Catalogue, kind: str) -> Checked:
 
 
 def _instead(catalogue: Catalogue, kind: str) -> str:
-    """Say which kinds to take in place of one: its variants, those spelled nearly so, or else all."""
+    """Return which kinds to use instead: the variants, similar names, or else all."""
     variants = [name for name in catalogue.samples if name.startswith(f"{kind}/")]
     near = variants or difflib.get_close_matches(kind, catalogue.samples, n=3)
     return f"use {' or '.join(near)}" if near else f"use one of {', '.join(catalogue.samples)}"
 
 
 def _delivery(catalogue: Catalogue, event: Checked, locale: str, now: datetime) -> Delivery:
-    """Return a delivery of the event as its lane would claim it, first thing in its user's inbox."""
+    """Return a delivery of the event, as the first notification of its user."""
     language = catalogue.language_of(locale)
     data, params = to_json(event.data), to_json(event.params)
     kept = {"id": ID, "kind": event.kind, "erased": False, "data": data, "params": params}
@@ -116,7 +116,7 @@ def _delivery(catalogue: Catalogue, event: Checked, locale: str, now: datetime) 
 
 
 def _opened(payload: bytes | Refused) -> Any:
-    """Return a payload's JSON. Raises `Refusal` where there is none."""
+    """Return a payload as JSON. Raises `Refusal` if it was refused."""
     if isinstance(payload, Refused):
         raise Refusal(f"The notification cannot be pushed: {payload.reason}.")
     return json.loads(payload)

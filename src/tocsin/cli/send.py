@@ -1,4 +1,4 @@
-"""An event from the command line: made of a few words or a file, and posted to a running service over HTTP."""
+"""`tocsin send`: makes an event from a message or a file, and posts it to a running service."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from tocsin.settings import Settings
 from tocsin.strict_json import parse_object
 
 SERVICE = "tocsin-send"
-"""The name under which events are posted."""
+"""The name of the service in the token."""
 
 WAIT_TIMEOUT = 60.0
 """Seconds to wait for the final state of an event."""
@@ -27,11 +27,11 @@ _REQUEST_TIMEOUT = 15.0
 _MAX_ANSWER_BYTES = 2**20
 _STEP = 5
 _UNDER_WAY = frozenset({"queued", "delivering"})
-_WILDCARDS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what it means to a client
+_WILDCARDS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - addresses to listen on, not to connect to
 
 
 def event_of(message: str | None, users: Sequence[int], teams: Sequence[int], file: str | None) -> dict[str, Any]:
-    """Return the event that a message for these users and teams is, or that stands in a file (`-`: stdin)."""
+    """Return the event of a message to users and teams, or that of a file (`-`: stdin). Raises `Refusal`."""
     if (message is None) == (file is None):
         raise Refusal("Give a message, or an event with --file.")
     if message is not None and not _is_utf8(message):
@@ -94,7 +94,7 @@ class EventSender:
 
 
 def url_of(settings: Settings) -> str:
-    """Return how the service is reached, as the settings say. Raises `Refusal` where they don't."""
+    """Return the url of the service by the settings. Raises `Refusal` if its port is not known."""
     if settings.base_url:
         return settings.base_url
     if settings.port == 0:
@@ -103,7 +103,7 @@ def url_of(settings: Settings) -> str:
 
 
 def operations_url_of(settings: Settings) -> str:
-    """Return how operators reach the service: at a port of their own, where there is one. Raises `Refusal`."""
+    """Return the url of the console and the metrics by the settings. Raises `Refusal` if its port is not known."""
     return url_of(settings) if settings.operations_port is None else local_url(settings, settings.operations_port)
 
 

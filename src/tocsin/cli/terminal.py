@@ -1,4 +1,4 @@
-"""What commands print: nothing in it moves the cursor, forges a line or turns text around, and a full disk is told."""
+"""Output of commands: control characters are escaped, and errors of writing are reported."""
 
 import contextlib
 import errno
@@ -20,19 +20,19 @@ _IN_A_LINE = re.compile(rf"[\t\n{_UNSEEN}]")
 
 
 def spelt_out(text: str, *, lines: bool = False) -> str:
-    """Return text with control and direction characters written as escapes; with `lines`, it may have several."""
+    """Return text with control and direction characters as escapes; with `lines`, line breaks are kept."""
     return (_IN_LINES if lines else _IN_A_LINE).sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def say(text: str, *, lines: bool = False, err: bool = False) -> None:
-    """Print a line, or with `lines` a text of several. Raises `Refusal` where the output cannot be written."""
+    """Print a line, or with `lines` a text of several. Raises `Refusal` if the output cannot be written."""
     with writing():
         typer.echo(spelt_out(text, lines=lines), err=err)
 
 
 @contextlib.contextmanager
 def writing(what: str = "Standard output") -> Iterator[None]:
-    """Turn an output that is full or closed into a `Refusal`; a reader that has gone ends us quietly, as ever."""
+    """Raise `Refusal` if an output is full or closed. `BrokenPipeError` ends the process silently, as usual."""
     try:
         yield
     except BrokenPipeError:
@@ -42,9 +42,9 @@ def writing(what: str = "Standard output") -> Iterator[None]:
 
 
 def open_standard_streams() -> None:
-    """Put something in the place of standard streams that are closed, so that no other file takes their numbers.
+    """Replace closed standard streams, so that no other file gets their descriptors.
 
-    Nothing can be written to a standard output that was closed, so that what it should have got is not lost unnoticed.
+    Writing to a standard output that was closed fails, so that a loss of output is noticed.
     """
     for number, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
@@ -52,12 +52,12 @@ def open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, mode)
     if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for as long as we run
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open until the process ends
     if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - likewise
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open until the process ends
 
 
 def forget_unwritten() -> None:
-    """Let what could not be written to standard output go, or the interpreter tries and complains once more."""
+    """Discard output that could not be written, or the interpreter would try again at exit and print an error."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,4 +1,4 @@
-"""Imports and exports from the command line: straight into and out of the database, beside a service or without one."""
+"""Imports and exports from the command line, directly in the database, whether or not a service runs."""
 
 import asyncio
 import os
@@ -21,15 +21,15 @@ from tocsin.transfer.imports import Import, applied
 from tocsin.worker import Worker
 
 PIECE = 2**16
-"""Bytes that are read at once."""
+"""Bytes per read."""
 
 Report = Callable[[str], None]
 
 
 async def import_file(settings: Settings, file: str, report: Report) -> dict[str, int]:
-    """Import a file (`-`: stdin), report how far it is, and return how many lines there were of each part.
+    """Import a file (`-`: stdin), report the progress, and return the number of lines of each part.
 
-    Raises `Refusal` with all that is wrong, by the numbers of lines.
+    Raises `Refusal` with all errors, by line number.
     """
     with _opened(file, "rb") as source:
         async with store(settings, alone=False, quiet=True) as url, pool(url, WORKER_CONNECTIONS) as database:
@@ -48,7 +48,7 @@ async def import_file(settings: Settings, file: str, report: Report) -> dict[str
 
 
 async def export_file(settings: Settings, file: str, company_id: int | None) -> int:
-    """Export to a file that nobody else may read (`-`: stdout), and return how many lines there are."""
+    """Export to a file that only this user can read (`-`: stdout), and return the number of lines."""
     lines = 0
     with writing(f"The file {file}" if file != "-" else "Standard output"), _opened(file, "wb") as target:
         async with store(settings, alone=False, quiet=True) as url, pool(url, 1) as database:
@@ -65,7 +65,7 @@ async def _checked(incoming: Import, source: BinaryIO, report: Report) -> dict[s
     reported = 0
     while piece := source.read(PIECE):
         await incoming.feed(piece)
-        if incoming.lines - reported >= 100_000:  # noqa: PLR2004 - a line of progress each
+        if incoming.lines - reported >= 100_000:  # noqa: PLR2004 - lines per report
             reported = incoming.lines
             report(f"checked {reported:,} lines")
     try:
@@ -93,13 +93,13 @@ async def _applied(database: Database, pubsub: PubSub, incoming: Import, report:
 
 
 def file_of(source: BinaryIO) -> str:
-    """Return what a file is called."""
+    """Return the name of an open file."""
     return str(getattr(source, "name", "-"))
 
 
 @asynccontextmanager
 async def _working(worker: Worker) -> AsyncIterator[None]:
-    """Work for as long as the block runs, beside the workers of the service, where there are any."""
+    """Run a worker for the duration of the block, in addition to those of a service."""
     working = asyncio.create_task(worker.run())
     try:
         yield

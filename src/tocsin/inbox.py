@@ -8,10 +8,10 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from tocsin.auth.claims import CLOCK_SKEW, UserCaller
@@ -29,6 +29,9 @@ OLDEST = -(2**62)
 
 MAX_CHANGES = 500
 """How many changes are told at once."""
+
+Change = Literal["read", "deleted", "rewritten"]
+"""What is done to entries of several inboxes at once."""
 
 _CURSOR = re.compile(r"([0-9a-f]{1,15})-([0-9]{1,18})")
 _SQL = queries("inbox")
@@ -249,7 +252,51 @@ async def read_some(database: Database, user_id: int, ids: Sequence[UUID]) -> No
     """Mark these as read; those that are not in the inbox are passed over."""
     async with database.transaction() as connection:
         await _lock(connection, user_id)
-        await connection.execute(_SQL["read_ids"], user_id, ids)
+        await mark(connection, [(id_, user_id) for id_ in ids], "read")
+
+
+async def lock(connection: Connection, user_ids: Collection[int], company_id: int | None = None) -> set[int]:
+    """Lock the heads of these users, or of those in one company, until the end of the transaction; return their ids."""
+    return {row["user_id"] for row in await connection.fetch(_SQL["lock"], list(user_ids), company_id)}
+
+
+async def mark(connection: Connection, entries: Sequence[tuple[UUID, int]], change: Change) -> None:
+    """Mark entries of locked inboxes, by event and user. Those that are marked so already stay as they are."""
+    await connection.execute(_SQL["mark"], *map(list, zip(*entries, strict=True)), change)
+
+
+async def remove(connection: Connection, entries: Sequence[tuple[UUID, int]]) -> None:
+    """Delete entries of locked inboxes, by event and user, for good."""
+    await connection.execute(_SQL["remove"], *map(list, zip(*entries, strict=True)))
+
+
+async def forget_changes(connection: Connection, limit: int) -> int:
+    """Delete up to `limit` changes that are older than a week; return how many."""
+    count: int = await connection.fetchval(_SQL["forget_changes"], limit)
+    return count
+
+
+async def enter(
+    connection: Connection,
+    chunks: Sequence[tuple[UUID, int, int]],
+    languages: Sequence[str],
+    push_lanes: Sequence[str],
+    *,
+    is_bulk: bool,
+) -> Sequence[Record]:
+    """Enter events into the inboxes of their recipients; a chunk is an event and the range of its users' ids.
+
+    Makes a delivery for each device that one of `push_lanes` leads to. Returns the events that came into an inbox: what
+    they say, in which languages, to which users, and whether there are deliveries.
+    """
+    columns = map(list, zip(*chunks, strict=True))
+    found: list[Record] = await connection.fetch(_SQL["enter"], *columns, languages, push_lanes, is_bulk)
+    return found
+
+
+async def count_history(connection: Connection, *columns: Sequence[Any]) -> None:
+    """Count notifications that were imported into locked inboxes: by user the total, the unread and the newest time."""
+    await connection.execute(_SQL["count_history"], *columns)
 
 
 async def _mark(database: Database, user_id: int, id_: UUID, statement: str) -> None:
@@ -263,7 +310,7 @@ async def _mark(database: Database, user_id: int, id_: UUID, statement: str) -> 
 
 
 async def _lock(connection: Connection, user_id: int) -> int:
-    row = await connection.fetchrow(_SQL["lock"], user_id)
+    row = await connection.fetchrow(_SQL["lock_own"], user_id)
     if row is None:
         raise Unauthenticated.unknown(user_id)
     began: int = row["began"]

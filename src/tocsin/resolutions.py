@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from tocsin import events, jobs
+from tocsin import events, inbox, jobs
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, Record, queries
 from tocsin.ids import new_id
+from tocsin.inbox import Change
 from tocsin.jobs import Job
 from tocsin.notifications import body_of, erased_body, is_imported, to_json
 from tocsin.pubsub import PubSub
 
 How = Literal["read", "gone", "erased"]
+
+CHANGES: Mapping[How, Change] = {"read": "read", "gone": "deleted", "erased": "rewritten"}
+"""What a resolution does to the entries of inboxes."""
 
 USERS_BATCH_SIZE = {"direct": 500, "bulk": 5_000}
 """How many people one transaction is about, by lane; what is too much for the direct lane goes on in the other."""
@@ -111,11 +115,10 @@ async def _settle_chunks(connection: Connection, resolution: Record, chunks: Seq
     reached = {id_ for chunk in chunks for id_ in chunk["user_ids"]}
     if resolution["users"] is not None:
         reached &= set(resolution["users"])
-    rows = await connection.fetch(_SQL["lock"], list(reached), resolution["company_id"])
-    concerned = {row["user_id"] for row in rows}
-    pairs = [(chunk["event_id"], id_) for chunk in chunks for id_ in chunk["user_ids"] if id_ in concerned]
-    if pairs:
-        await connection.execute(_SQL["settle"], *map(list, zip(*pairs, strict=True)), resolution["how"])
+    concerned = await inbox.lock(connection, reached, resolution["company_id"])
+    entries = [(chunk["event_id"], id_) for chunk in chunks for id_ in chunk["user_ids"] if id_ in concerned]
+    if entries:
+        await inbox.mark(connection, entries, CHANGES[resolution["how"]])
     return concerned
 
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import structlog
 
+from tocsin import inbox
 from tocsin.db.admission import KIND
 from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Unavailable
@@ -24,8 +25,8 @@ STEP_INTERVAL = 0.05
 BATCH_SIZE = 1_000
 """Rows per step."""
 
-ALWAYS = ("idempotency_keys", "changes", "last_clears", "dead_letters", "deliveries", "devices", "imports")
-"""What is deleted whatever the operator configures."""
+ALWAYS = ("idempotency_keys", "last_clears", "dead_letters", "deliveries", "devices", "imports")
+"""What is deleted whatever the operator configures, beside the changes of inboxes."""
 
 _LOCK = 0x6B6565706572
 _SQL = queries("retention")
@@ -45,6 +46,7 @@ async def run(database: Database, retention_days: int | None) -> None:
 async def run_once(database: Database, retention_days: int | None) -> dict[str, int]:
     """Delete all that is due; return the number of rows by kind, without zeros."""
     steps: dict[str, Step] = {name: _statement(name) for name in ALWAYS}
+    steps["changes"] = lambda connection: inbox.forget_changes(connection, BATCH_SIZE)
     if retention_days is not None:
         steps["notifications"] = lambda connection: _delete_notifications(connection, retention_days)
         steps["events"] = lambda connection: _delete_events(connection, retention_days)
@@ -89,10 +91,10 @@ async def _delete_notifications(connection: Connection, days: int) -> int:
     if not old:
         return 0
     people = {id_ for record in old for id_ in record["user_ids"]}
-    there = {row["user_id"] for row in await connection.fetch(_SQL["lock"], list(people))}
-    pairs = [(record["event_id"], id_) for record in old for id_ in record["user_ids"] if id_ in there]
-    if pairs:
-        await connection.execute(_SQL["forget"], *map(list, zip(*pairs, strict=True)))
+    there = await inbox.lock(connection, people)
+    entries = [(record["event_id"], id_) for record in old for id_ in record["user_ids"] if id_ in there]
+    if entries:
+        await inbox.remove(connection, entries)
     ids = [record["event_id"] for record in old]
     await connection.execute(_SQL["forget_recipients"], ids, [record["after_user"] for record in old])
     await _forget_rest(connection, ids)

@@ -1,5 +1,7 @@
 """Every statement is proved against the migrated schema."""
 
+import re
+
 import pytest
 
 from tests.support.statements import STATEMENTS
@@ -9,6 +11,14 @@ from tocsin.db.pool import Database, queries
 def test_a_statement_begins_with_its_verb_by_which_tracing_names_it() -> None:
     verbs = {queries(module)[name].split()[0].lower() for module, name in STATEMENTS}
     assert verbs <= {"select", "insert", "update", "delete", "with", "notify", "values", "truncate", "merge"}
+
+
+def test_the_order_and_the_counts_of_inboxes_are_written_by_one_module() -> None:
+    writes = re.compile(r"update heads\b|(into|update) changes\b|(into|update) inbox\b")
+    assert {module for module, name in STATEMENTS if writes.search(queries(module)[name])} == {"inbox", "imports"}
+    imported = {name for module, name in STATEMENTS if module == "imports" and writes.search(queries(module)[name])}
+    assert imported == {"notifications", "sort"}  # history, below what the head counts
+    assert not any(re.search(r"update heads\b|into changes\b", queries("imports")[name]) for name in imported)
 
 
 @pytest.mark.parametrize(("module", "name"), STATEMENTS, ids="/".join)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
-from tocsin import devices, directory, jobs
+from tocsin import devices, directory, inbox, jobs
 from tocsin.catalogue import Catalogue
 from tocsin.db.errors import PERMANENT, first_line
 from tocsin.db.pool import Connection, Database, queries
@@ -222,8 +222,10 @@ async def _devices(connection: Connection, id_: UUID, company_id: int | None) ->
 
 
 async def _notifications(connection: Connection, id_: UUID, company_id: int | None) -> int:
-    await connection.fetch(_SQL["concerned"], id_, APPLY_BATCH_SIZE)
+    await inbox.lock(connection, await connection.fetchval(_SQL["concerned"], id_, APPLY_BATCH_SIZE) or [])
     [row] = await connection.fetch(_SQL["notifications"], id_, company_id, APPLY_BATCH_SIZE)
+    if row["user_ids"]:
+        await inbox.count_history(connection, row["user_ids"], row["totals"], row["unreads"], row["newest"])
     if row["with_more"]:
         unsorted = [each["user_id"] for each in await connection.fetch(_SQL["unsorted"], row["with_more"])]
         if unsorted:

@@ -106,10 +106,6 @@ delete from teams where id = $1 and ($2::int is null or company_id = $2) returni
 -- name: hold_user
 select id from users where id = $1 and ($2::int is null or company_id = $2) for update
 
--- name: hold_head
--- Deliveries under way end first, and later ones find nobody.
-select user_id from heads where user_id = $1 for update
-
 -- name: erase_deliveries
 -- Before the devices, as those who settle them do.
 delete from deliveries

@@ -225,15 +225,15 @@ put as (
 select count(*) as count, array(select distinct user_id from put) as owners from line
 
 -- name: concerned
--- Whom the next notifications are of; their heads are locked in the order of their ids.
-with next as materialized (
+-- The users of the next notifications.
+select array_agg(distinct user_id) as user_ids
+from (
     select user_id
     from import_lines
     where import_id = $1 and part = 'notification'
     order by user_id, happened_at desc, number desc
     limit $2
-)
-select h.user_id from heads h where h.user_id in (select user_id from next) order by h.user_id for update
+) next
 
 -- name: notifications
 -- Some notifications, user by user, the newest first: they go below what is there. What a user has already stays as it
@@ -312,18 +312,18 @@ noted as (
     where (select r.event_id from recipients r where r.event_id = told.id and r.after_user = told.user_id - 1) is null
 ),
 person as materialized (
-    select user_id, count(*)::int as n, count(*) filter (where read_at is null)::int as unread, max(created_at) as newest
-    from told
-    group by user_id
-),
-head as (
-    update heads h
-    set position = h.position + 1, forgotten = h.position + 1, total = h.total + p.n, unread = h.unread + p.unread,
-        last_at = greatest(h.last_at, p.newest)
-    from person p
-    where h.user_id = p.user_id
+    select array_agg(user_id) as user_ids, array_agg(n) as totals, array_agg(unread) as unreads,
+           array_agg(newest) as newest
+    from (
+        select user_id, count(*)::int as n, count(*) filter (where read_at is null)::int as unread,
+               max(created_at) as newest
+        from told
+        group by user_id
+    ) counted
 )
-select count(*) as count, array(select user_id from lowest where position < 1) as with_more from line
+select (select count(*) from line) as count, array(select user_id from lowest where position < 1) as with_more,
+       user_ids, totals, unreads, newest
+from person
 
 -- name: sort
 -- The history of these users in the order of time, where an earlier import had brought some of it.

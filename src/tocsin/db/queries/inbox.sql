@@ -125,6 +125,16 @@ where h.user_id = $1 and h.active
 select active from heads where user_id = $1
 
 -- name: lock
+-- Lock the heads of these users, or of those in one company, in the order of their ids: sessions that lock several heads
+-- never wait for each other in a circle. The first statement of every change of several inboxes.
+select h.user_id
+from heads h
+where h.user_id = any($1::int[])
+  and ($2::int is null or (select u.company_id = $2 from users u where u.id = h.user_id))
+order by h.user_id
+for update
+
+-- name: lock_own
 -- The first statement of every change. `began` is what the inbox held when the request asked, not what came in
 -- while it waited for the lock. Phones are told what was cleared, once for all that is done within a moment.
 with noted as (
@@ -170,21 +180,6 @@ head as (
 insert into changes (user_id, position, change, up_to)
 select $1, head.position, 'all_read', $2 from head
 
--- name: read_ids
-with marked as (
-    update inbox i set read_at = clock_timestamp()
-    from unnest($2::uuid[]) as given (id)
-    where i.user_id = $1 and i.event_id = given.id and i.deleted_at is null and i.read_at is null
-    returning i.event_id
-),
-head as (
-    update heads set position = position + 1, unread = unread - (select count(*) from marked)
-    where user_id = $1 and exists (select from marked)
-    returning position
-)
-insert into changes (user_id, position, change, event_ids)
-select $1, head.position, 'read', (select array_agg(event_id) from marked) from head
-
 -- name: unread_one
 with marked as (
     update inbox set read_at = null
@@ -219,6 +214,70 @@ change as (
     select $1, head.position, 'deleted', array[$2::uuid] from head
 )
 select true from inbox where user_id = $1 and event_id = $2
+
+-- name: mark
+-- Mark entries of any number of inboxes as read, deleted or rewritten. Those that are so already stay as they are.
+with pair as materialized (
+    select event_id, user_id from unnest($1::uuid[], $2::int[]) as p (event_id, user_id)
+),
+marked as (
+    update inbox i
+    set read_at = case when $3 = 'read' then clock_timestamp() else i.read_at end,
+        deleted_at = case when $3 = 'deleted' then clock_timestamp() end
+    from pair p
+    where i.user_id = p.user_id and i.event_id = p.event_id and i.deleted_at is null
+      and ($3 <> 'read' or i.read_at is null)
+    returning i.user_id, i.event_id, case when $3 = 'deleted' then (i.read_at is null)::int else ($3 = 'read')::int end as unread
+),
+person as materialized (
+    select user_id, count(*)::int as n, sum(unread)::int as unread, array_agg(event_id) as event_ids
+    from marked
+    group by user_id
+),
+head as (
+    update heads h
+    set position = h.position + 1, unread = h.unread - p.unread,
+        total = h.total - case when $3 = 'deleted' then p.n else 0 end
+    from person p
+    where h.user_id = p.user_id
+    returning h.user_id, h.position, p.event_ids
+),
+noted as (
+    insert into clears (user_id, since)
+    select head.user_id, head.position - 1
+    from head
+    where exists (select from devices d where d.user_id = head.user_id and d.type <> 'Web')
+    order by head.user_id
+    on conflict do nothing
+)
+insert into changes (user_id, position, change, event_ids)
+select user_id, position, $3, event_ids from head
+
+-- name: remove
+-- Delete the rows of entries; the changes of their inboxes say that those that were shown are deleted.
+with pair as materialized (
+    select event_id, user_id from unnest($1::uuid[], $2::int[]) as p (event_id, user_id)
+),
+gone as (
+    delete from inbox i using pair p
+    where i.user_id = p.user_id and i.event_id = p.event_id
+    returning i.user_id, i.event_id, i.deleted_at is null as shown, i.deleted_at is null and i.read_at is null as unread
+),
+person as materialized (
+    select user_id, count(*)::int as n, count(*) filter (where unread)::int as unread, array_agg(event_id) as event_ids
+    from gone
+    where shown
+    group by user_id
+),
+head as (
+    update heads h
+    set position = h.position + 1, total = h.total - p.n, unread = h.unread - p.unread
+    from person p
+    where h.user_id = p.user_id
+    returning h.user_id, h.position, p.event_ids
+)
+insert into changes (user_id, position, change, event_ids)
+select user_id, position, 'deleted', event_ids from head
 
 -- name: position
 select position from inbox where user_id = $1 and event_id = $2
@@ -307,3 +366,168 @@ left join lateral (
     fetch first ($3::int) rows with ties -- what was rewritten together is told together
 ) told on true
 order by a.user_id, told.position
+
+-- name: forget_changes
+-- Delete changes that are older than a week. A reader that asks for them has to fetch the list again.
+with old as materialized (
+    select user_id, position
+    from changes
+    where changed_at < now() - make_interval(days => 7)
+    order by changed_at
+    limit $1
+),
+head as (
+    update heads h
+    set forgotten = greatest(h.forgotten, o.position)
+    from (select user_id, max(position) as position from old group by user_id order by user_id) o
+    where h.user_id = o.user_id
+),
+gone as (
+    delete from changes c using old o where c.user_id = o.user_id and c.position = o.position
+)
+select count(*) from old
+
+-- name: enter
+-- One chunk each of one or more events, in their order, into the inboxes. Heads are updated, and so locked, in the order
+-- of their ids, so that two deliveries never wait for each other in a circle: whatever the planner chooses comes to
+-- them by their one index or by the sorted list, since our sessions scan neither tables nor bitmaps. What is to be said
+-- is read here, under the lock of the job: words that are erased meanwhile must not be said any more.
+--
+-- Each list of people is read once, and nothing is joined to it but by an index: the planner takes all of them for short,
+-- and would compare each row of one with each of the other.
+with piece as materialized (
+    select p.ordinal::int as ordinal, p.after_user, p.up_to, e.id as event_id, e.users, e.actor, e.excepted, e.company_id,
+           e.accepted_at, e.generation,
+           case
+               when e.company_id is null then e.teams
+               else array(select t.id from teams t where t.id = any(e.teams) and t.company_id = e.company_id)
+           end as teams
+    from unnest($1::uuid[], $2::int[], $3::int[]) with ordinality as p (event_id, after_user, up_to, ordinal)
+    join events e on e.id = p.event_id
+),
+found as (
+    -- Whoever has the id of somebody erased since, or went to another company, is not who was named: they get a number
+    -- that is nobody's, and so are dropped, and counted. Each is looked up by itself, whatever the planner expects.
+    select p.ordinal,
+           case
+               when (
+                   select coalesce(h.generation > p.generation, h.made_at > p.accepted_at)
+                   from heads h
+                   where h.user_id = named.user_id
+               ) then - named.user_id
+               when p.company_id is null then named.user_id
+               when (select u.company_id <> p.company_id from users u where u.id = named.user_id) then - named.user_id
+               else named.user_id
+           end as user_id,
+           0 as team_id
+    from piece p
+    cross join unnest(p.users) as named (user_id)
+    where named.user_id > p.after_user and named.user_id <= p.up_to
+    union all
+    select p.ordinal, member.user_id, t.team_id
+    from piece p
+    cross join unnest(p.teams) as t (team_id)
+    cross join lateral (
+        select m.user_id
+        from members m
+        where m.team_id = t.team_id and m.user_id > p.after_user and m.user_id <= p.up_to
+        offset 0
+    ) member
+    where member.user_id is distinct from p.actor
+    union all
+    -- who is left out, whoever they are by now
+    select p.ordinal, sign * left_out.user_id, -1
+    from piece p
+    cross join unnest(p.excepted) as left_out (user_id)
+    cross join unnest('{1,-1}'::int[]) as sign
+    where left_out.user_id > p.after_user and left_out.user_id <= p.up_to
+),
+recipient as materialized (
+    -- each once; being left out goes before being named, and that before any team
+    select ordinal, user_id, min(team_id) as team_id
+    from found
+    group by ordinal, user_id
+    having min(team_id) >= 0
+),
+head as (
+    update heads h
+    set position = h.position + a.n, total = h.total + a.n, unread = h.unread + a.n,
+        last_at = greatest(h.last_at, clock_timestamp())
+    from (
+        -- a part is the ordinal and, in its lower half, the team
+        select user_id, count(*)::int as n, array_agg(ordinal::bigint << 32 | team_id order by ordinal) as parts
+        from recipient
+        group by user_id
+        order by user_id
+    ) a
+    where h.user_id = a.user_id and h.active
+    returning h.user_id, h.position - a.n as before, h.last_at, h.locale, a.parts
+),
+spoken as materialized (
+    -- da-DK speaks da where there is no da-DK, and the first language of all where there is neither
+    select jsonb_object_agg(l.locale, coalesce((
+        select language
+        from unnest($4::text[]) as known (language)
+        where starts_with(lower(replace(l.locale, '_', '-')) || '-', lower(known.language) || '-')
+        order by length(language) desc
+        limit 1
+    ), ($4::text[])[1])) as languages
+    from (select distinct locale from head) l
+),
+entry as materialized (
+    select (part >> 32)::int as ordinal, ($1::uuid[])[part >> 32] as event_id, head.user_id,
+           (part & x'7fffffff'::int)::int as team_id, head.before + nth as position, head.last_at,
+           (select languages from spoken) ->> head.locale as language
+    from head
+    cross join unnest(head.parts) with ordinality as part_of (part, nth)
+),
+delivered as (
+    insert into inbox (position, created_at, event_id, user_id, language)
+    select position, last_at, event_id, user_id, language
+    from entry
+),
+pushed as (
+    -- one delivery for each device that a lane leads to; without lanes nothing is looked up
+    insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token_ending)
+    select entry.event_id, d.id, entry.user_id, d.lane, $6, d.type, right(d.token, 6)
+    from entry
+    cross join lateral (
+        select id, lane, type, token from devices where user_id = entry.user_id and lane = any($5::text[]) offset 0
+    ) d
+    where cardinality($5::text[]) > 0 and exists (select from devices)
+    returning true
+),
+meant as materialized (
+    select ordinal, count(*) as n from recipient group by ordinal
+),
+got as materialized (
+    select ordinal, array_agg(user_id) as user_ids, array_agg(team_id) as team_ids,
+           array_agg(distinct language) as languages
+    from entry
+    group by ordinal
+),
+result as materialized (
+    select p.event_id, p.after_user, coalesce(got.user_ids, '{}') as user_ids, coalesce(got.team_ids, '{}') as team_ids,
+           coalesce(meant.n, 0) as meant, got.languages
+    from piece p
+    left join meant using (ordinal)
+    left join got using (ordinal)
+),
+noted as (
+    insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropped)
+    select event_id, after_user, user_ids, team_ids, cardinality(user_ids), meant - cardinality(user_ids)
+    from result
+)
+select e.id, e.kind, e.data, e.params, e.erased, result.languages, result.user_ids,
+       exists (select from pushed) as pushed
+from result
+join events e on e.id = result.event_id
+where result.languages is not null
+
+-- name: count_history
+-- Count imported notifications, which are below all others in their inboxes. A reader has to fetch the list again.
+update heads h
+set position = h.position + 1, forgotten = h.position + 1, total = h.total + p.n, unread = h.unread + p.unread,
+    last_at = greatest(h.last_at, p.newest)
+from unnest($1::int[], $2::int[], $3::int[], $4::timestamptz[]) as p (user_id, n, unread, newest)
+where h.user_id = p.user_id

@@ -28,26 +28,6 @@ gone as (
 )
 select count(*) from old
 
--- name: changes
--- Who asks for what happened before starts anew. Heads are locked in the order of their ids.
-with old as materialized (
-    select user_id, position
-    from changes
-    where changed_at < now() - make_interval(days => 7)
-    order by changed_at
-    limit $1
-),
-head as (
-    update heads h
-    set forgotten = greatest(h.forgotten, o.position)
-    from (select user_id, max(position) as position from old group by user_id order by user_id) o
-    where h.user_id = o.user_id
-),
-gone as (
-    delete from changes c using old o where c.user_id = o.user_id and c.position = o.position
-)
-select count(*) from old
-
 -- name: dead_letters
 -- A delivery that failed and is not to be tried any more went no further than it did.
 with old as materialized (
@@ -118,35 +98,6 @@ with old as materialized (
     limit $1
 )
 select event_id, after_user, user_ids from old where before < $1
-
--- name: lock
-select user_id from heads where user_id = any($1::int[]) order by user_id for update
-
--- name: forget
--- Entries go from the inboxes, and whoever asks for changes is told.
-with pair as materialized (
-    select event_id, user_id from unnest($1::uuid[], $2::int[]) as p (event_id, user_id)
-),
-gone as (
-    delete from inbox i using pair p
-    where i.user_id = p.user_id and i.event_id = p.event_id
-    returning i.user_id, i.event_id, i.deleted_at is null as shown, i.deleted_at is null and i.read_at is null as unread
-),
-person as materialized (
-    select user_id, count(*)::int as n, count(*) filter (where unread)::int as unread, array_agg(event_id) as event_ids
-    from gone
-    where shown
-    group by user_id
-),
-head as (
-    update heads h
-    set position = h.position + 1, total = h.total - p.n, unread = h.unread - p.unread
-    from person p
-    where h.user_id = p.user_id
-    returning h.user_id, h.position, p.event_ids
-)
-insert into changes (user_id, position, change, event_ids)
-select user_id, position, 'deleted', event_ids from head
 
 -- name: forget_recipients
 delete from recipients r

@@ -1,11 +1,10 @@
-"""Events: accepted once and for all, and what became of them.
+"""Events: accepted, replaced and cancelled.
 
 An event, what it is about, and the job to deliver it are one statement and so one transaction: it is on disk wholly
 before its producer is told that it was accepted.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,16 +20,9 @@ from tocsin.errors import FieldError, IdReused, Invalid, NotFound, Problem, TooL
 from tocsin.ids import new_id
 from tocsin.isolation import LockConflicts, do_in_parts
 from tocsin.jobs import DIRECT_MAX_RECIPIENTS
-from tocsin.notifications import time_of, to_json
-from tocsin.pubsub import PubSub, wait
-from tocsin.push import deliveries
+from tocsin.notifications import to_json
+from tocsin.pubsub import PubSub
 from tocsin.validation import counted, told_of, under
-
-SETTLED = frozenset({"delivered", "failed", "cancelled"})
-"""The states that an event stays in."""
-
-WAITING = frozenset({"queued", "later", "held"})
-"""The states of a push that is still to be sent."""
 
 BATCH_SIZE = 200
 """How many events that are posted one by one share a transaction at most."""
@@ -44,7 +36,6 @@ ANY_COMPANY = 0
 Users = Mapping[tuple[int | None, int], Mapping[str, Any]]
 """User objects of notifications, by the company of the caller and the user's id."""
 
-_POLL_INTERVAL = 0.25
 _SQL = queries("events")
 
 
@@ -222,121 +213,6 @@ async def cancel_by_key(database: Database, pubsub: PubSub, key: str, owner: Vie
 async def stop(connection: Connection, ids: Sequence[UUID]) -> None:
     """Stop those of these events that are not delivered to the end yet."""
     await connection.execute(_SQL["replace"], ids, [None] * len(ids))
-
-
-async def state(database: Database, pubsub: PubSub, id_: UUID, reader: Viewer, *, seconds: float = 0) -> dict[str, Any]:
-    """Return what became of an event as soon as that is settled, at the latest after `seconds`; or raise `NotFound`."""
-    end = time.monotonic() + seconds
-    while True:
-        wakeup = pubsub.listen_for("settled")
-        row = await database.row(_SQL["event"], id_, reader.service, reader.company_id)
-        if row is None:
-            raise NotFound
-        left = end - time.monotonic()
-        if left <= 0 or (row["state"] in SETTLED and not await deliveries.is_waiting(database, id_)):
-            break
-        await wait(wakeup, min(left, _POLL_INTERVAL))
-    pushes = await deliveries.counts(database, id_)
-    answer = {
-        "id": str(row["id"]),
-        "type": row["kind"].partition("/")[0],
-        "state": row["state"],
-        "recipients": row["recipients"],
-        "read": await database.value(_SQL["readers"], id_),
-        "dropped": row["dropped"],
-        "pushes": pushes,
-    }
-    cancelled = row["operator"] and f"cancelled by an operator: {row['operator']}"
-    more = {"reason": row["reason"] or cancelled, "replaced_by": row["replaced_by"] and str(row["replaced_by"])}
-    return answer | {name: value for name, value in more.items() if value}
-
-
-async def is_there(database: Database, id_: UUID, reader: Viewer) -> bool:
-    """Tell whether there is an event that the reader may see."""
-    return await database.row(_SQL["event"], id_, reader.service, reader.company_id) is not None
-
-
-async def explain(database: Database, id_: UUID, user_id: int, reader: Viewer) -> dict[str, Any]:
-    """Return whether and why one person was a recipient of an event, and what became of it; or raise `NotFound`."""
-    row = await database.row(_SQL["person"], id_, user_id, reader.service, reader.company_id)
-    if row is None:
-        raise NotFound
-    team = row["team_id"] or None
-    return {
-        "event_id": str(id_),
-        "user_id": user_id,
-        "recipient": row["created_at"] is not None,
-        "why": _why(row),
-        "team_id": team,
-        "delivered_at": time_of(row["created_at"]),
-        "read_at": time_of(row["read_at"]),
-        "deleted_at": time_of(row["deleted_at"]),
-        "devices": [_device_status(device) for device in await deliveries.of_person(database, id_, user_id)],
-    }
-
-
-async def customs(
-    database: Database, before: datetime, limit: int, company_id: int | None = None
-) -> list[dict[str, Any]]:
-    """Return up to `limit` custom notifications, the latest before a moment first: who sent them, and to how many."""
-    return [
-        {
-            "id": str(row["id"]),
-            "accepted_at": time_of(row["accepted_at"]),
-            "service": row["service"],
-            "sender": row["actor"]
-            and {"id": row["actor"], **{name: row[name] for name in ("first_name", "last_name")}},
-            **{name: row[name] for name in ("users", "teams", "recipients", "dropped")},
-        }
-        for row in await database.rows(_SQL["customs"], before, limit, company_id)
-    ]
-
-
-def _device_status(row: Record) -> dict[str, Any]:
-    """Say what was decided about one device, and what its provider answered."""
-    words = "waits for its turn" if row["state"] == "queued" else row["reason"]
-    if row["stopped_at"] and row["state"] in WAITING:
-        stopped = f"{row['lane']} has stopped since {time_of(row['stopped_at'])} UTC: {row['lane_reason']}"
-        words = stopped if row["state"] == "queued" else f"{words}; {stopped}"
-    return {
-        "type": row["type"],
-        "token_ending": row["token_ending"],
-        "lane": row["lane"],
-        "state": row["state"],
-        "attempts": row["attempts"],
-        "settled_at": time_of(row["settled_at"]),
-        "what": words,
-    }
-
-
-def _why(row: Record) -> str:
-    """Say in words why somebody was told of an event, or was not."""
-    if row["created_at"]:
-        return "named" if not row["team_id"] else f"a member of team {row['team_id']}"
-    if row["is_excepted"]:
-        return "left out: the event excludes them"
-    if not row["is_known"]:
-        return "there is no such user in the directory"
-    if row["member_of"] is None and (not row["is_named"] or row["is_successor"]):
-        former = "not for them: the id was another user's when the event was posted"
-        return former if row["is_named"] else "neither named nor in one of its teams"
-    if not row["is_named"] and row["is_actor"]:
-        return "left out: it was their own doing"
-    return _why_not_yet(row)
-
-
-def _why_not_yet(row: Record) -> str:
-    if row["pending"]:
-        return f"not delivered yet: due at {time_of(row['due_at'])}"
-    if row["operator"]:
-        return f"not delivered: an operator ({row['operator']}) cancelled the event before their turn"
-    if row["cancelled"]:
-        return "not delivered: the event was cancelled before their turn"
-    if row["reason"]:
-        return f"not delivered: {row['reason']}"
-    if not row["active"]:
-        return "dropped: not active when it was delivered"
-    return "not told: they joined after it was delivered"
 
 
 async def _store(

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from tocsin import events
+from tocsin import event_status
 from tocsin.catalogue.rendering import one_line
 from tocsin.db.pool import Database, Record, queries
 from tocsin.errors import NotFound, Refusal
@@ -39,7 +39,7 @@ class Lately:
 async def of_event(database: Database, event_id: UUID, user_id: int) -> AsyncIterator[str]:
     """Yield, line by line, whether and why somebody was told of an event. Raises `Refusal` for an unknown event."""
     try:
-        found = await events.explain(database, event_id, user_id, Viewer())
+        found = await event_status.explain(database, event_id, user_id, Viewer())
     except NotFound:
         raise Refusal(f"There is no event {event_id}.") from None
     for line in _lines(found):
@@ -86,7 +86,7 @@ async def recipients(  # noqa: PLR0913 - what is asked for
 
     Raises `NotFound` for an event that the reader may not see.
     """
-    if not await events.is_there(database, event_id, reader):
+    if not await event_status.is_there(database, event_id, reader):
         raise NotFound
     statement = _SQL["not_pushed" if missed else "recipients"]
     rows = await database.rows(statement, event_id, after, limit, reader.company_id)
@@ -109,7 +109,7 @@ async def of_late(
     reach = await database.value(_SQL["reach"], since, MAX_EVENTS_SCANNED)
     explained = []
     for row in found:
-        told = await events.explain(database, row["id"], user_id, Viewer(company_id=company_id))
+        told = await event_status.explain(database, row["id"], user_id, Viewer(company_id=company_id))
         explained.append({"type": row["kind"].partition("/")[0], "accepted_at": time_of(row["accepted_at"]), **told})
     return Lately(explained, reach or since)
 

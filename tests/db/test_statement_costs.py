@@ -29,7 +29,7 @@ BOUNDED = {
     ("directory", "mask"): "one chunk of at most 10,000 recipients for each of 2,000 events",
     ("directory", "put_user"): "one user's teams",
     ("doctor", "workers"): "a row for each worker",
-    ("events", "person"): "the recipients of one event, compared with one user",
+    ("event_status", "person"): "the recipients of one event, compared with one user",
     ("explain", "devices"): "one user's devices",
     ("explain", "events"): "the last 5,000 events, compared with one user",
     ("fanout", "behind_locks"): "at most 100 heads that others hold",

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import jwt
 
-from tocsin import directory, events
+from tocsin import directory, event_status
 from tocsin.api.app import service
 from tocsin.api.connections import Connections, Patience
 from tocsin.api.server import Server
@@ -108,7 +108,7 @@ class Api:
         assert answer.status_code == 202, answer.text
         id_: str = answer.json()["id"]
         state = await self.as_service("GET", f"/events/{id_}?wait=10", **more)
-        assert state.json()["state"] in events.SETTLED, state.text
+        assert state.json()["state"] in event_status.SETTLED, state.text
         return id_
 
     async def inbox(self, user: int, query: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import Path, Query
 from pydantic import BeforeValidator
 
-from tocsin import events
+from tocsin import event_status, events
 from tocsin.api.answers import Event, Queued, QueuedBatch, QueuedEvent, Recipient, Skipped, SkippedOfEvent
 from tocsin.api.auth import DIRECTORY_WRITER, EVENTS_WRITER, EventsViewer, EventsWriter, Resolver
 from tocsin.api.documented import declared, links, problems
@@ -150,7 +150,7 @@ async def get_event(
     With `wait`, as soon as everything is settled. `pushes` counts the event's pushes by state.
     """
     viewer = _viewer(service)
-    found = await events.state(app_state.database, app_state.pubsub, event_id, viewer, seconds=wait)
+    found = await event_status.state(app_state.database, app_state.pubsub, event_id, viewer, seconds=wait)
     return Event.model_validate(found)
 
 
@@ -161,7 +161,7 @@ async def get_recipient(service: EventsViewer, app_state: State, event_id: Event
     Whether and why they were a recipient, when the notification came and was read, and per device what was decided and
     what the provider answered.
     """
-    return Recipient.model_validate(await events.explain(app_state.database, event_id, user_id, _viewer(service)))
+    return Recipient.model_validate(await event_status.explain(app_state.database, event_id, user_id, _viewer(service)))
 
 
 @writing.delete("/events/by-key/{key:path}", status_code=204, responses=problems(NotFound, TooLate))

@@ -7,7 +7,7 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
-from tocsin import dead_letters, devices, events, explain, readiness
+from tocsin import dead_letters, devices, event_status, explain, readiness
 from tocsin.api import assets
 from tocsin.api.answers import (
     CustomNotifications,
@@ -258,7 +258,7 @@ async def list_custom_notifications(
 
     Who sent them, when and to how many, the latest first; never what they say.
     """
-    found = await events.customs(app_state.database, before or datetime.now(UTC), limit, service.company_id)
+    found = await event_status.customs(app_state.database, before or datetime.now(UTC), limit, service.company_id)
     return CustomNotifications.model_validate({"data": found})
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from tocsin import devices, directory, events, inbox
+from tocsin import devices, directory, event_status, inbox
 from tocsin.api.state import AppState
 from tocsin.auth.from_settings import signer_of
 from tocsin.auth.minting import Signer, mint_service, mint_user
@@ -145,7 +145,7 @@ async def _begin(app_state: AppState, page: DemoPage) -> None:
         return
     kinds = reversed(list(app_state.catalogue.samples))
     accepted = await app_state.intake.accept_batch([page.draft(app_state, name, ids) for name in kinds])
-    await events.state(app_state.database, app_state.pubsub, accepted[-1].id, Viewer(), seconds=10)
+    await event_status.state(app_state.database, app_state.pubsub, accepted[-1].id, Viewer(), seconds=10)
     for id_ in ids:
         await inbox.read_some(app_state.database, id_, [event.id for event in accepted[:-LEFT_UNREAD]])
 

@@ -1,0 +1,85 @@
+-- The status of events.
+
+-- name: event
+select e.id, e.kind, e.service,
+       case
+           when j.id is not null then
+               case
+                   when j.progress > 0 or j.worker_id is not null then 'delivering'
+                   when least(j.due_at, j.wanted_at) > now() and j.attempts = 0 then 'held'
+                   else 'queued'
+               end
+           when d.id is not null then 'failed'
+           when c.event_id is not null then 'cancelled'
+           else 'delivered'
+       end as state,
+       d.reason, c.replaced_by, c.operator,
+       (select coalesce(sum(reached), 0) from recipients where event_id = e.id) as recipients,
+       (select coalesce(sum(dropped), 0) from recipients where event_id = e.id) as dropped
+from events e
+left join jobs j on j.id = e.id
+left join dead_letters d on d.id = e.id
+left join cancellations c on c.event_id = e.id
+where e.id = $1 and ($2::text is null or e.service = $2) and ($3::int is null or e.company_id = $3)
+
+-- name: readers
+select count(*)
+from recipients c
+cross join unnest(c.user_ids) as got (user_id)
+where c.event_id = $1
+  and (select i.read_at is not null from inbox i where i.user_id = got.user_id and i.event_id = c.event_id)
+
+-- name: person
+-- One person of an event: whether they are named or left out, by which of its teams they would be, what became of it.
+select e.actor = $2 as is_actor, $2 = any(e.excepted) as is_excepted, $2 = any(e.users) as is_named,
+       j.id is not null as pending, j.due_at, c.event_id is not null as cancelled, c.operator, d.reason,
+       (
+           select min(m.team_id) from members m where m.user_id = $2 and m.team_id = any(e.teams)
+       ) as member_of,
+       r.team_id, r.delivered_at, i.created_at, i.read_at, i.deleted_at,
+       (select h.active from heads h where h.user_id = $2) as active,
+       (
+           select coalesce(h.generation > e.generation, h.made_at > e.accepted_at) from heads h where h.user_id = $2
+       ) as is_successor,
+       exists (select from users u where u.id = $2 and ($4::int is null or u.company_id = $4)) as is_known
+from events e
+left join jobs j on j.id = e.id
+left join cancellations c on c.event_id = e.id
+left join dead_letters d on d.id = e.id
+left join lateral (
+    select chunk.team_ids[array_position(chunk.user_ids, $2)] as team_id, chunk.delivered_at
+    from recipients chunk
+    where chunk.event_id = e.id and $2 = any(chunk.user_ids)
+    limit 1
+) r on true
+left join inbox i on i.user_id = $2 and i.event_id = e.id
+where e.id = $1 and ($3::text is null or e.service = $3) and ($4::int is null or e.company_id = $4)
+
+-- name: customs
+-- Custom notifications, the latest before a moment first, of all or of one company: who sent them, by the names of then,
+-- since somebody else may have the id now, and how many they were for and reached. Each way has an index of its own, and only one of them is gone.
+with latest as (
+    (
+        select id, accepted_at, service, actor, data, users, teams
+        from events
+        where $3::int is null and kind = 'custom' and accepted_at < $1
+        order by accepted_at desc
+        limit $2
+    )
+    union all
+    (
+        select id, accepted_at, service, actor, data, users, teams
+        from events
+        where company_id = $3 and kind = 'custom' and accepted_at < $1
+        order by accepted_at desc
+        limit $2
+    )
+)
+select e.id, e.accepted_at, e.service, e.actor, sender.person ->> 'first_name' as first_name,
+       sender.person ->> 'last_name' as last_name,
+       cardinality(e.users) as users, cardinality(e.teams) as teams,
+       (select coalesce(sum(reached), 0) from recipients where event_id = e.id) as recipients,
+       (select coalesce(sum(dropped), 0) from recipients where event_id = e.id) as dropped
+from latest e
+cross join lateral (select e.data::json -> 'user' as person) sender
+order by e.accepted_at desc

@@ -19,9 +19,6 @@ from tocsin.validation import among
 EVENTS_BATCH_SIZE = 2_000
 """How many events one transaction of an erasure looks at."""
 
-_FIELDS = ("id", "company_id", "first_name", "last_name", "profile_picture", "email", "locale", "time_zone", "active")
-"""The fields of a user, in the order in which the statement takes them."""
-
 _SQL = queries("directory")
 
 
@@ -60,7 +57,7 @@ async def put_user(database: Database, user: User, company_id: int | None) -> No
     seconds, and those of before must not open what is the new user's.
     """
     async with database.transaction() as connection:
-        row = await connection.fetchrow(_SQL["put_user"], *(getattr(user, name) for name in _FIELDS), company_id)
+        row = await connection.fetchrow(_SQL["put_user"], user.model_dump_json(), company_id)
         if row is None:
             raise NotFound
         if row["zone_changed"]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from tocsin.api.preferences import shown as shown_kind
 from tocsin.catalogue import ENGLISH, Catalogue
+from tocsin.formats import User
 from tocsin.preferences import Operator
 from tocsin.push.deliveries import STATES
 
@@ -19,6 +20,7 @@ _INBOX = "https://notify.example.com/notifications"
 _CURSOR = "64c1a3f2b8e40-17"
 _USER = {"first_name": "Bernita", "last_name": "Kilback", "profile_picture": None, "email": "bernita@example.com"}
 _PLACE = {"company_id": 1, "locale": "da-DK", "time_zone": "Europe/Copenhagen", "active": True}
+_BERNITA = User.model_validate({"id": 4, **_USER, **_PLACE}).model_dump()
 _TEAM = {"name": "Sales", "company_id": 1}
 
 
@@ -214,8 +216,8 @@ OF_THE_REST: dict[str, Examples] = {
     },
     "Imported": {"two": {"users": 1, "teams": 1, "devices": 0, "notifications": 0}},
     "UserBody": {"least": {"first_name": "John", "last_name": "Doe"}, "with_everything": {**_USER, **_PLACE}},
-    "User": {"bernita": {"id": 4, **_USER, **_PLACE}},
-    "Users": {"one": {"data": [{"id": 4, **_USER, **_PLACE}], "next": 4}},
+    "User": {"bernita": _BERNITA},
+    "Users": {"one": {"data": [_BERNITA], "next": 4}},
     "TeamBody": {"least": {"name": "Sales"}, "with_members": {**_TEAM, "users": [1, 4]}},
     "Team": {"sales": {"id": 7, **_TEAM, "users": [1, 4]}},
     "Teams": {"one": {"data": [{"id": 7, **_TEAM, "size": 2}], "next": None}},

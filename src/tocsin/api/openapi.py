@@ -40,33 +40,33 @@ from tocsin.push.probe import MAX_PER_MINUTE
 INFO: dict[str, Any] = {
     "title": "Tocsin",
     "version": __version__,
-    "summary": "The notification service that a business application plugs in.",
-    "description": f"""Your back end posts what happened; the people concerned find it in their inbox.
+    "summary": "A notification service for business applications.",
+    "description": f"""Your back end posts events; the people concerned find notifications in their inboxes.
 
 JSON in, JSON out, UTF-8. Times are UTC, `YYYY-MM-DD HH:MM:SS`. Ids of users and teams are integers, all others UUIDs.
-A call needs `Authorization: Bearer <JWT>`: a user's token opens that user's own inbox and devices, a service's token
-what its scopes name.
+A call needs `Authorization: Bearer <JWT>`: a user's token gives access to that user's own inbox and devices, a
+service's token to what its scopes name.
 
 Requests are strict: a field of `data` or `params` that a kind does not have is refused. Answers are open: kinds,
-fields and codes may be added, so pass over what you don't know.
+fields and codes may be added, so ignore what you do not know.
 
-Every answer that is no success looks like `Errors`, all faults of a request at once. Beside what each operation lists,
-a path that there is not is 404 `not_found`, a method that a path does not take 405 `method_not_allowed` with `Allow`,
-and what is no HTTP 400 `malformed`. A body has at most {MAX_BODY_BYTES // 2**20} MiB, that of a batch
-{MAX_BATCH_BODY_BYTES // 2**20} MiB.""",
+Every answer that is not a success has the form of `Errors` and lists all errors of the request at once. Beside what
+each operation lists, an unknown path is 404 `not_found`, a method that a path does not support 405
+`method_not_allowed` with `Allow`, and a request that is not HTTP 400 `malformed`. A body has at most
+{MAX_BODY_BYTES // 2**20} MiB, that of a batch {MAX_BATCH_BODY_BYTES // 2**20} MiB.""",
     "contact": {"name": "The maintainers of Tocsin"},
     "license_info": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
 }
 
 HEADERS = {
-    "X-Request-Id": "of every answer: the request's own, where it sent a decent one; it is also in the log",
+    "X-Request-Id": "in every answer: the request's own if it sent a valid one, else a new one; it is also in the log",
     "ETag": "changes with every change of the inbox; send it as `If-None-Match`",
     "WWW-Authenticate": "what is wrong with the credentials (RFC 6750)",
-    "Allow": "the methods that the path takes",
-    "Retry-After": "seconds after which to try again",
-    "RateLimit-Limit": "how many are taken in a minute",
-    "RateLimit-Remaining": "how many more are taken now",
-    "RateLimit-Reset": "seconds after which there may be more",
+    "Allow": "the methods that the path supports",
+    "Retry-After": "seconds to wait before the next attempt",
+    "RateLimit-Limit": "requests allowed per minute",
+    "RateLimit-Remaining": "requests left in the current minute",
+    "RateLimit-Reset": "seconds until the limit is reset",
 }
 
 PROBLEMS: tuple[Problem, ...] = (

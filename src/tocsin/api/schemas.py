@@ -104,7 +104,7 @@ def _flat(schema: Schema) -> Schema:
 def _of_kinds(catalogue: Catalogue, names: Mapping[str, str]) -> Iterator[tuple[str, Schema]]:
     """Return per kind the schemas `NoteData` and `NoteParams`, the event that has them, and its notification."""
     parts = {
-        kind: {part: {key: of for key, of in schema.items() if key != "title"} for part, schema in of_kind.items()}
+        kind: {part: tidied(schema) for part, schema in of_kind.items()}
         for kind, of_kind in catalogue.schemas().items()
     }
     for kind in catalogue.kinds.values():

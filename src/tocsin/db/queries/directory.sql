@@ -4,30 +4,38 @@
 -- Tells, too, whether they lived by another clock, whether they were active and are not any more, and for how many
 -- seconds tokens that are issued from now on would not be taken: an issuer counts whole seconds, and the id may have
 -- been erased in this one. The 30 s are what clocks may differ.
-with other_zone as materialized (
-    select from users where id = $1 and time_zone <> $8
+with given as materialized (
+    select p.*
+    from json_to_record($1::json) as p (
+        id int, company_id int, first_name text, last_name text, profile_picture text, email text, locale text,
+        time_zone text, active bool
+    )
+),
+other_zone as materialized (
+    select from users u join given on u.id = given.id and u.time_zone <> given.time_zone
 ),
 active as materialized (
-    select from heads where user_id = $1 and active
+    select from heads h join given on h.user_id = given.id and h.active
 ),
 put as (
     insert into users (id, company_id, first_name, last_name, profile_picture, email, time_zone)
-    values ($1, $2, $3, $4, $5, $6, $8)
+    select id, company_id, first_name, last_name, profile_picture, email, time_zone from given
     on conflict (id) do update
     set company_id = excluded.company_id, first_name = excluded.first_name, last_name = excluded.last_name,
         profile_picture = excluded.profile_picture, email = excluded.email, time_zone = excluded.time_zone,
         moved_at = case when users.company_id = excluded.company_id then users.moved_at else clock_timestamp() end
-    where $10::int is null or users.company_id = $10
+    where $2::int is null or users.company_id = $2
     returning id, company_id
 ),
 head as (
     insert into heads (user_id, locale, active, tokens_from)
-    select id, $7, $9, (
+    select id, locale, active, (
         select greatest(now() - interval '30 s', date_trunc('second', erased_at) + interval '1 s')
         from erased_ids
-        where digest = sha256(convert_to(put.id::text, 'UTF8'))
+        where digest = sha256(convert_to(given.id::text, 'UTF8'))
     )
-    from put
+    from given
+    where id in (select id from put)
     on conflict (user_id) do update set locale = excluded.locale, active = excluded.active
     returning tokens_from
 ),
@@ -37,7 +45,7 @@ moved as (
     using put, teams t
     where m.user_id = put.id and t.id = m.team_id and t.company_id <> put.company_id
 )
-select id, exists (select from other_zone) as zone_changed, exists (select from active) and not $9 as is_retired,
+select id, exists (select from other_zone) as zone_changed, exists (select from active) and not (select active from given) as is_retired,
        (select greatest(extract(epoch from tokens_from - clock_timestamp()), 0)::float from head) as wait
 from put
 

@@ -1,11 +1,11 @@
 -- Exports: everything, a thousand lines at a time, in the form that imports take.
 
 -- name: users
+-- All columns but those that are not the host application's.
 select u.id as last,
-       '{"user":' || json_build_object(
-           'id', u.id, 'first_name', u.first_name, 'last_name', u.last_name, 'profile_picture', u.profile_picture,
-           'email', u.email, 'company_id', u.company_id, 'locale', h.locale, 'time_zone', u.time_zone, 'active', h.active
-       ) || '}' as line
+       jsonb_build_object(
+           'user', to_jsonb(u) - 'moved_at' || jsonb_build_object('locale', h.locale, 'active', h.active)
+       )::text as line
 from users u
 join heads h on h.user_id = u.id
 where u.id > $1 and ($2::int is null or u.company_id = $2)

@@ -1,0 +1,63 @@
+"""What tools of others make of the API document: linters find no error in it, and their clients post, list and read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.node import installed, run
+from tests.support.service import HOUR, SECRET, Api
+from tocsin.auth.minting import mint_service, mint_user
+
+OURS = Path(__file__).parent / "npm_tools"
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture(scope="module")
+async def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tools."""
+    return await installed(OURS, tmp_path_factory.mktemp("tools") / "tools")
+
+
+@pytest.fixture
+async def tools(api: Api, folder: Path) -> Path:
+    """The same, with the document of the running service."""
+    (folder / "openapi.json").write_text((await api.call("GET", "/openapi.json")).text)
+    return folder
+
+
+async def test_redocly_lint_finds_no_error_by_its_recommended_rules(tools: Path) -> None:
+    lint = ("node_modules/.bin/redocly", "lint", "--extends=recommended", "--format=json", "openapi.json")
+    status, told = await run(tools, *lint)
+    assert status == 0, told
+    totals = json.loads(told[told.index("{") : told.rindex("}") + 1])["totals"]
+    assert totals["errors"] == 0
+
+
+async def test_spectral_lint_finds_no_error_by_its_recommended_rules(tools: Path) -> None:
+    lint = ("node_modules/.bin/spectral", "lint", "--ruleset=spectral.yaml", "--format=json", "--quiet", "openapi.json")
+    status, told = await run(tools, *lint)
+    assert status == 0, told
+    assert [each for each in json.loads(told or "[]") if each["severity"] == 0] == []
+
+
+async def test_a_client_of_hey_api_posts_a_note_with_all_optional_fields(api: Api, tools: Path) -> None:
+    await api.people(1, 4)
+    plugins = ("@hey-api/client-fetch", "@hey-api/typescript", "@hey-api/sdk")
+    status, told = await run(
+        tools, "node_modules/.bin/openapi-ts", "-i", "openapi.json", "-o", "client", "-p", *plugins
+    )
+    assert status == 0, told
+    status, told = await run(tools, "node_modules/.bin/tsc")
+    assert status == 0, told
+    id_ = "0190b6a5-7b7e-7c3e-8d5f-000000000002"
+    service, user = mint_service(SECRET, "crm", ("events:write",), HOUR), mint_user(SECRET, 1, HOUR)
+    status, told = await run(tools, "node", "made/note.js", str(api.http.base_url), service, user, id_)
+    assert status == 0, told
+    assert json.loads(told) == {
+        "posted": id_,
+        "skipped": {"users": [], "teams": []},
+        "listed": [id_],
+        "refused": [["validation.unknown", "notify.users.0"]],
+    }

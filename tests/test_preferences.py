@@ -2,206 +2,26 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, date, datetime, time, timedelta
-from functools import cache
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.answers import codes_of
+from tests.support.preferences import CATALOGUE, OPERATOR, WINDOWS, ZONES, choosing, utc, window
 from tests.support.service import Api, serving
 from tocsin import preferences
 from tocsin.catalogue import Catalogue
 from tocsin.errors import FieldError, Refusal
-from tocsin.preferences import SEND, Held, Muted, Operator, Preferences, Switches, changes_of, merged
-from tocsin.quiet_hours import DAYS, QuietHours
+from tocsin.preferences import SEND, Operator, Switches, changes_of, merged
+from tocsin.quiet_hours import DAYS
 
 PAGE = (Path(__file__).parent.parent / "docs/guides/preferences.md").read_text("utf-8")
-CATALOGUE = Catalogue.load()
-OPERATOR = Operator(CATALOGUE)
-MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
-ZONES = [
-    *("Europe/Copenhagen", "Europe/Dublin", "America/New_York", "America/St_Johns", "America/Santiago"),
-    *("Australia/Lord_Howe", "Antarctica/Troll", "Pacific/Chatham", "Pacific/Apia", "Pacific/Kiritimati"),
-    *("America/Havana", "Asia/Beirut", "Africa/Cairo", "Africa/Casablanca", "Africa/El_Aaiun", "Asia/Gaza"),
-    *("Asia/Tehran", "Asia/Amman", "America/Sao_Paulo", "America/Nuuk", "Asia/Kolkata", "Asia/Kathmandu", "UTC"),
-]
-"""Where clocks are changed by an hour, by half an hour or by two, at midnight, for a month, no longer, or never."""
-
-
-def utc(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
-
-
-def window(start: str, end: str, *days: str) -> dict[str, Any]:
-    return {"days": list(days or DAYS), "from": start, "to": end}
-
-
-def choosing(zone: str = "Europe/Copenhagen", **chosen: Any) -> Preferences:
-    return OPERATOR.preferences(chosen, zone)
-
-
-def is_quiet(windows: list[dict[str, Any]], wall: datetime) -> bool:
-    """Tell by the definition whether a wall's clock shows a time in a window of today's or of yesterday's."""
-    return any(
-        DAYS[day.weekday()] in each["days"] and start_of(day, each) <= wall < end_of(day, each)
-        for each in windows
-        for day in (wall.date(), wall.date() - DAY)
-    )
-
-
-def start_of(day: date, each: Mapping[str, Any]) -> datetime:
-    return datetime.combine(day, time.fromisoformat(each["from"]))
-
-
-def end_of(day: date, each: Mapping[str, Any]) -> datetime:
-    return datetime.combine(day + (DAY if each["to"] < each["from"] else timedelta()), time.fromisoformat(each["to"]))
-
-
-def minutes_from(moment: datetime) -> Iterator[datetime]:
-    """Yield a moment and the full minutes after it, for as long as any quiet hours can last."""
-    yield moment
-    full = moment.replace(second=0, microsecond=0)
-    yield from (full + number * MINUTE for number in range(1, 15 * 24 * 60))
-
-
-def first_outside(windows: list[dict[str, Any]], moment: datetime, zone: ZoneInfo) -> datetime | None:
-    """Look minute by minute for the first moment that is not quiet."""
-    for each in minutes_from(moment):
-        if not is_quiet(windows, each.astimezone(zone).replace(tzinfo=None)):
-            return each
-    return None
-
-
-@cache
-def changes_of_the_clock(name: str) -> list[datetime]:
-    """Return the days before whose end the clock is changed, from 2020 to 2035."""
-    zone, days = ZoneInfo(name), [utc("2020-01-01") + number * DAY for number in range(16 * 365)]
-    offsets = [day.astimezone(zone).utcoffset() for day in days]
-    return [day for day, before, after in zip(days, offsets, offsets[1:], strict=False) if before != after]
-
-
-TIMES = st.one_of(
-    st.times().map(lambda found: f"{found:%H:%M}"),
-    st.sampled_from(["00:00", "00:30", "01:00", "01:30", "02:00", "02:15", "02:30", "03:00", "23:30", "23:59"]),
-)
-WINDOWS = st.lists(
-    st.builds(
-        lambda days, start, end: window(start, end, *(day for day in DAYS if day in days)),
-        st.one_of(st.just(set(DAYS)), st.sets(st.sampled_from(DAYS), min_size=1)),
-        TIMES,
-        TIMES,
-    ).filter(lambda found: found["from"] != found["to"]),
-    max_size=4,
-)
-SECONDS = st.one_of(st.just(0), st.floats(0, 59.9))
-
-
-@st.composite
-def moments(draw: Callable[..., Any]) -> tuple[str, datetime]:
-    """Draw a zone and a moment, every other one around a change of its clock."""
-    zone = draw(st.sampled_from(ZONES))
-    seconds = timedelta(seconds=draw(SECONDS))
-    if (changes := changes_of_the_clock(zone)) and draw(st.booleans()):
-        return zone, draw(st.sampled_from(changes)) + draw(st.integers(-24 * 60, 48 * 60)) * MINUTE + seconds
-    return zone, utc("2020-01-01") + draw(st.integers(0, 16 * 365 * 24 * 60)) * MINUTE + seconds
-
-
-@given(WINDOWS, moments())
-@example([window("20:00", "02:30")], ("Europe/Copenhagen", utc("2026-03-29 00:10")))
-@example([window("20:00", "02:30")], ("Europe/Copenhagen", utc("2026-10-25 00:31")))
-@example([window("20:00", "01:45")], ("Australia/Lord_Howe", utc("2026-04-04 14:50")))
-@example([window("20:00", "07:30", "thu"), window("07:30", "12:00", "fri")], ("Pacific/Apia", utc("2011-12-30 08:00")))
-def test_it_is_quiet_whenever_the_clock_on_the_wall_says_so_and_until_it_does_not(
-    windows: list[dict[str, Any]], moment: tuple[str, datetime]
-) -> None:
-    zone, now = moment
-    decision = choosing(zone, quiet_hours=windows).decide("note", "push", now)
-    until = first_outside(windows, now, ZoneInfo(zone))
-    if until is None:
-        assert decision == Muted("quiet hours all week")
-    elif until == now:
-        assert decision == SEND
-    else:
-        assert decision == Held(until, f"quiet hours until {until.astimezone(ZoneInfo(zone)):%H:%M}")
-        assert decision.until.tzinfo is UTC
-
-
-@given(WINDOWS, moments(), st.integers(-60, 20_000))
-def test_a_pause_holds_until_it_is_over_and_the_quiet_hours_that_it_ends_in(
-    windows: list[dict[str, Any]], moment: tuple[str, datetime], minutes: int
-) -> None:
-    zone, now = moment
-    paused = now.replace(microsecond=0) + minutes * MINUTE
-    chosen: dict[str, Any] = {"quiet_hours": windows, "paused_until": f"{paused:%Y-%m-%d %H:%M:%S}"}
-    decision = choosing(zone, **chosen).decide("note", "push", now)
-    if paused <= now:
-        assert decision == choosing(zone, quiet_hours=windows).decide("note", "push", now)
-    elif (until := QuietHours.of(windows).end(paused, ZoneInfo(zone))) is None:
-        assert isinstance(decision, Muted)
-    else:
-        assert decision == Held(until, f"paused until {paused:%Y-%m-%d %H:%M:%S}")
-
-
-@pytest.mark.parametrize(
-    ("zone", "windows", "now", "until"),
-    [
-        ("UTC", [window("20:00", "07:30", "sun")], "2026-03-02 07:00", "2026-03-02 07:30"),  # a Monday
-        ("UTC", [window("20:00", "07:30", "sun")], "2026-03-01 07:00", None),
-        ("UTC", [window("20:00", "07:30", "mon")], "2026-03-02 07:00", None),
-        ("UTC", [window("20:00", "07:30")], "2026-03-02 07:30", None),
-        ("UTC", [window("20:00", "07:30")], "2026-03-02 20:00", "2026-03-03 07:30"),
-        ("UTC", [window("20:00", "00:00"), window("00:00", "06:00")], "2026-03-02 21:00", "2026-03-03 06:00"),
-        ("UTC", [window("20:00", "07:00"), window("06:00", "09:00")], "2026-03-02 21:00", "2026-03-03 09:00"),
-        ("UTC", [window("12:00", "11:59", "sun", "mon")], "2026-03-01 12:00", "2026-03-02 11:59"),
-        ("Europe/Copenhagen", [window("20:00", "07:30")], "2026-03-28 20:00", "2026-03-29 05:30"),
-        ("Europe/Copenhagen", [window("20:00", "07:30")], "2026-10-24 20:00", "2026-10-25 06:30"),
-        ("Europe/Copenhagen", [window("20:00", "02:30")], "2026-03-28 20:00", "2026-03-29 01:00"),
-        ("Europe/Copenhagen", [window("02:15", "02:45")], "2026-03-29 01:00", None),
-        ("Europe/Copenhagen", [window("02:15", "02:45")], "2026-10-25 00:20", "2026-10-25 00:45"),
-        ("Europe/Copenhagen", [window("02:15", "02:45")], "2026-10-25 01:20", "2026-10-25 01:45"),
-        ("Australia/Lord_Howe", [window("01:00", "02:15")], "2026-10-03 14:45", "2026-10-03 15:30"),
-        ("Pacific/Apia", [window("20:00", "07:30")], "2011-12-30 07:00", "2011-12-30 17:30"),  # a day is skipped
-    ],
-)
-def test_the_end_of_quiet_hours_is_the_moment_when_they_really_end(
-    zone: str, windows: list[dict[str, Any]], now: str, until: str | None
-) -> None:
-    decision = choosing(zone, quiet_hours=windows).decide("note", "push", utc(now))
-    assert (decision.until if isinstance(decision, Held) else None) == (utc(until) if until else None)
-
-
-def test_what_is_switched_off_is_muted_even_where_it_is_urgent_and_says_why() -> None:
-    found = choosing(kinds={"note": {"push": False, "urgent": True}}, quiet_hours=[window("00:00", "12:00")])
-    now = utc("2026-03-02 08:00")
-    assert found.decide("note", "push", now) == Muted("push switched off for note")
-    assert found.decide("note", "web_push", now) == SEND
-    assert found.decide("custom", "push", now) == Held(utc("2026-03-02 11:00"), "quiet hours until 12:00")
-
-
-def test_what_is_urgent_breaks_through_by_default_or_by_choice_and_not_where_the_user_says_no() -> None:
-    quiet: dict[str, Any] = {"quiet_hours": [window("00:00", "12:00")], "paused_until": "2026-03-09 00:00:00"}
-    now = utc("2026-03-02 08:00")
-    assert choosing(**quiet).decide("lead_escalated", "push", now) == SEND
-    assert choosing(**quiet, kinds={"note": {"urgent": True}}).decide("note", "push", now) == SEND
-    calm = choosing(**quiet, kinds={"lead_escalated": {"urgent": False}})
-    assert isinstance(calm.decide("lead_escalated", "push", now), Held)
-
-
-def test_a_kind_that_the_catalogue_has_no_longer_is_as_any_other() -> None:
-    found = choosing(kinds={"of_old": {"push": False}, "note": {"push": False}})
-    assert found.decide("of_old", "push", utc("2026-03-02 08:00")) == SEND
-    assert "of_old" not in found.kinds
-
-
-def test_a_time_zone_that_this_machine_has_no_longer_is_utc() -> None:
-    assert choosing("Mars/Olympus_Mons").time_zone.key == "UTC"
 
 
 KINDS = st.sampled_from([*CATALOGUE.kinds][:4])
@@ -294,7 +114,7 @@ async def test_without_a_choice_all_is_as_by_default(api: Api) -> None:
 
 async def test_what_a_patch_answers_is_what_is_shown_from_then_on(api: Api) -> None:
     await api.people(1, 2)
-    ahead = datetime.now(UTC).replace(microsecond=0) + 3 * DAY
+    ahead = datetime.now(UTC).replace(microsecond=0) + timedelta(days=3)
     for changes in (
         {"kinds": {"note": {"push": False}, "gamification/new_level": {"web_push": False, "urgent": True}}},
         {"kinds": {"note": {"push": None, "urgent": True}}},

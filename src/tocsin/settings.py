@@ -1,7 +1,7 @@
-"""The settings: one frozen object, read once from the environment and `.env`, and passed down.
+"""The settings: one frozen object, read once from the environment and `.env`, and passed to what needs it.
 
-Every name starts with `TOCSIN_`. A name that is none of ours is an error, but for those that Kubernetes injects for
-a service called tocsin.
+Every name starts with `TOCSIN_`. Unknown names are an error, except those that Kubernetes sets for a service called
+tocsin.
 """
 
 import os
@@ -21,10 +21,10 @@ from tocsin.errors import Refusal
 
 PREFIX = "TOCSIN_"
 MIN_SECRET_BYTES = 32
-"""Bytes of the shortest secret for HS256 (RFC 7518, section 3.2)."""
+"""Minimum bytes of a secret for HS256 (RFC 7518, section 3.2)."""
 
 MAX_PATH_LENGTH, MAX_FILE_NAME_BYTES = 4000, 255
-"""Characters of the longest path that is taken, and bytes of the longest name in one."""
+"""Maximum characters of a path, and maximum bytes of each name in it."""
 
 Audience = Literal["users", "services", "both"]
 Scope = Literal["events:write", "directory:write", "operations"]
@@ -51,13 +51,13 @@ _ADDRESS_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://")
 
 
 def default_data_dir() -> Path:
-    """Return the folder for our data where none is set: the system's for root and who has no home, else their own."""
+    """Return the default data folder: that of the system for root and users without a home, else that of the user."""
     home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")  # noqa: PTH111 - Path's raises
     return Path("/var/lib" if os.geteuid() == 0 or not home.startswith("/") else home) / "tocsin"
 
 
 class Settings(BaseSettings):
-    """What an operator can set. A field `data_dir` is the variable `TOCSIN_DATA_DIR`."""
+    """All settings. The field `data_dir` is the variable `TOCSIN_DATA_DIR`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
@@ -73,53 +73,58 @@ class Settings(BaseSettings):
         default_factory=default_data_dir, description="the folder of the embedded PostgreSQL and its secrets"
     )
     host: str = Field("127.0.0.1", description="the address to listen on")
-    port: int = Field(8080, ge=0, le=65535, description="the port to listen on; 0 takes a free one")
+    port: int = Field(8080, ge=0, le=65535, description="the port to listen on; 0: any free port")
     operations_port: int | None = Field(
-        None, ge=0, le=65535, description="a port for metrics and the console alone; unset: on the main one, by token"
+        None,
+        ge=0,
+        le=65535,
+        description="a separate port for metrics and the console; unset: on the main port, with a token",
     )
     public_url: Annotated[AnyHttpUrl, UrlConstraints(max_length=500)] | None = Field(
-        None, description="how clients reach us, for the urls in answers; unset: as the request says"
+        None, description="the url of the service for clients, used in answers; unset: taken from the request"
     )
-    root_path: str = Field("", description="the prefix under which everything is served, such as `/notify`")
+    root_path: str = Field("", description="the path prefix of all routes, such as `/notify`")
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="addresses or networks, separated by commas, whose X-Forwarded headers count"
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="origins, separated by commas, whose pages may call us from a browser"
+        (), description="origins, separated by commas, whose pages may call the service from a browser"
     )
     retention_days: int | None = Field(
-        None, ge=1, le=36500, description="days after which notifications are forgotten; unset: never"
+        None, ge=1, le=36500, description="days after which notifications are deleted; unset: never"
     )
-    catalogue_dir: Path | None = Field(None, description="a folder of kinds, languages and wordings of your own")
+    catalogue_dir: Path | None = Field(None, description="a folder with your own kinds, languages and texts")
     push_content: Literal["full", "title", "none"] = Field(
-        "full", description="what pushes show: all, the kind's title alone, or only that there is one"
+        "full", description="what pushes show: all text, only the title of the kind, or a fixed text"
     )
-    push_ca_file: Path | None = Field(None, description="a further trust anchor, for push services of tests")
+    push_ca_file: Path | None = Field(None, description="an additional trust anchor, for push services in tests")
     apns_key_file: Path | None = Field(None, description="Apple's key (.p8) for pushes to iOS")
     apns_key_id: str | None = Field(None, max_length=200, description="the key's id")
     apns_team_id: str | None = Field(None, max_length=200, description="the id of the team at Apple")
-    apns_topic: str | None = Field(None, max_length=200, description="the app's bundle id")
-    apns_url: AnyHttpUrl = Field(AnyHttpUrl("https://api.push.apple.com"), description="where APNs is reached")
+    apns_topic: str | None = Field(None, max_length=200, description="the bundle id of the app")
+    apns_url: AnyHttpUrl = Field(AnyHttpUrl("https://api.push.apple.com"), description="the url of APNs")
     apns_sandbox_url: AnyHttpUrl = Field(
-        AnyHttpUrl("https://api.sandbox.push.apple.com"), description="where APNs' sandbox is reached"
+        AnyHttpUrl("https://api.sandbox.push.apple.com"), description="the url of the sandbox of APNs"
     )
-    apns_sandbox_key_file: Path | None = Field(None, description="the sandbox's key, where one is not good for both")
-    apns_sandbox_key_id: str | None = Field(None, max_length=200, description="its id")
+    apns_sandbox_key_file: Path | None = Field(
+        None, description="the key for the sandbox, if one key is not valid for both"
+    )
+    apns_sandbox_key_id: str | None = Field(None, max_length=200, description="the id of that key")
     fcm_credentials_file: Path | None = Field(None, description="Google's service account for pushes over FCM")
-    fcm_url: AnyHttpUrl = Field(AnyHttpUrl("https://fcm.googleapis.com"), description="where FCM is reached")
-    apps_file: Path | None = Field(None, description="further apps, each with its keys (TOML)")
+    fcm_url: AnyHttpUrl = Field(AnyHttpUrl("https://fcm.googleapis.com"), description="the url of FCM")
+    apps_file: Path | None = Field(None, description="a file with further apps and their keys (TOML)")
     vapid_key_file: Path | None = Field(
         None, description="the key for browsers (PEM, P-256); the embedded mode makes one"
     )
     vapid_subject: str | None = Field(
         None,
-        description="whom push services may write to, mailto:you@example.com or an https url; unset: the public url",
+        description="the contact for push services, mailto:you@example.com or an https url; unset: the public url",
     )
     web_push_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="origins of push services beside the known ones"
+        (), description="origins of push services in addition to the known ones"
     )
     preferences_file: Path | None = Field(
-        None, description="a file with the defaults of users' preferences, and what of them is locked"
+        None, description="a file with the defaults of preferences, and which of them users cannot change"
     )
     jwt_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="HS256 secrets of at least 32 bytes, separated by commas: the first signs, all verify"
@@ -130,25 +135,25 @@ class Settings(BaseSettings):
     )
     jwt_public_keys_for: Audience = Field("both", description="whose tokens these keys verify")
     jwt_jwks_url: Annotated[AnyHttpUrl, UrlConstraints(max_length=500)] | None = Field(
-        None, description="where the tokens' issuer publishes its keys"
+        None, description="the url of the issuer's published keys"
     )
     jwt_jwks_for: Audience = Field("both", description="whose tokens the published keys verify")
-    jwt_issuer: str | None = Field(None, description="what `iss` must be; unset: it is not checked")
-    jwt_audience: str | None = Field(None, description="what `aud` must be or hold; unset: it is not checked")
+    jwt_issuer: str | None = Field(None, description="the required `iss`; unset: not checked")
+    jwt_audience: str | None = Field(None, description="the required `aud`, or one of its values; unset: not checked")
     jwt_issuer_for: Literal["published", "all"] = Field(
-        "all", description="which tokens must have that `iss` and `aud`: those that published keys sign, or all"
+        "all", description="which tokens must have that `iss` and `aud`: those signed by published keys, or all"
     )
-    jwt_user_claim: str = Field("sub", description="the claim, or the path to it, that holds a user's id")
+    jwt_user_claim: str = Field("sub", description="the claim with the id of a user, or the path to it")
     jwt_service_claim: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("sub",), description="claims, separated by commas, of a service's name: the first that is there counts"
+        ("sub",), description="claims, separated by commas, with the name of a service; the first that exists is used"
     )
     jwt_scope_claim: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("scope",), description="claims, separated by commas, that hold scopes, each a string or a list"
+        ("scope",), description="claims, separated by commas, with scopes, each a string or a list"
     )
     jwt_scopes: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="the issuer's names of scopes: Events.Write=events:write, separated by commas"
+        (), description="scopes of the issuer by their names there: Events.Write=events:write, separated by commas"
     )
-    log_format: Literal["console", "json"] = Field("console", description="how the log is written")
+    log_format: Literal["console", "json"] = Field("console", description="the format of the log")
 
     @field_validator(
         "jwt_secret",
@@ -183,17 +188,17 @@ class Settings(BaseSettings):
     @field_validator(*_PATHS)
     @classmethod
     def _find_the_home(cls, value: Any) -> Any:
-        """Take `~` for the home of the user: only a shell would have done so before us."""
+        """Expand `~` to the home of the user."""
         return tuple(map(_at_home, value)) if isinstance(value, tuple) else value and _at_home(value)
 
     @property
     def has_keys(self) -> bool:
-        """Whether it is said how tokens are verified; where it is not, the embedded mode makes a secret."""
+        """Whether keys of tokens are set. If not, the embedded mode makes a secret."""
         return bool(self.jwt_secret or self.jwt_public_key_files or self.jwt_jwks_url)
 
     @property
     def base_url(self) -> str | None:
-        """Where clients reach what is under our prefix, which `public_url` may hold or not; none: as they say."""
+        """The url of the service for clients, including the prefix; None: taken from the request."""
         if self.public_url is None:
             return None
         has_prefix = (self.public_url.path or "").rstrip("/").endswith(self.root_path)
@@ -201,13 +206,13 @@ class Settings(BaseSettings):
 
     @property
     def push_contact(self) -> str | None:
-        """Whom push services of browsers may write to: as it is set, else the public url; none: it would be refused."""
+        """The contact for push services of browsers: as set, else the public url; None if it would be refused."""
         contact = self.vapid_subject or self.base_url or ""
         return contact if _CONTACT.fullmatch(contact) else None
 
     @property
     def catalogue_folders(self) -> tuple[Path, ...]:
-        """The folders of the operator's own catalogue, none or one."""
+        """The folders of the operator's catalogue, none or one."""
         return () if self.catalogue_dir is None else (self.catalogue_dir,)
 
     @field_validator("nats_url")
@@ -250,7 +255,7 @@ class Settings(BaseSettings):
         for secret in value:
             if len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
                 raise ValueError(f"each secret needs at least {MIN_SECRET_BYTES} bytes")
-            if len(set(secret.get_secret_value())) < 8:  # noqa: PLR2004 - what a mashed key or a placeholder has
+            if len(set(secret.get_secret_value())) < 8:  # noqa: PLR2004 - placeholders repeat few characters
                 raise ValueError("a secret repeats a few characters: generate one with `openssl rand -hex 32`")
         return value
 
@@ -307,22 +312,22 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is the library's
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - as declared by the library
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take only what `read_settings` hands in, so that there is one way for a value to come in."""
+        """Use only the values from `read_settings`."""
         return (init_settings,)
 
 
 def read_settings(
     environment: Mapping[str, str] = os.environ, env_file: Path = Path(".env"), **overrides: Any
 ) -> Settings:
-    """Read the settings from `environment` and, where that is silent, from `env_file`.
+    """Read the settings from `environment`, and from `env_file` what the environment does not set.
 
-    Raises `Refusal` with one sentence that names every variable at fault and never its value.
+    Raises `Refusal` with the names of all invalid variables, and without their values.
     """
     found = variables(PREFIX, environment, env_file)
     given = {name: value for name, value in found.items() if not _is_of_kubernetes(name, value)}

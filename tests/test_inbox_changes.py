@@ -20,7 +20,7 @@ async def filled(api: Api, count: int) -> list[str]:
     await api.people(1, 2)
     answer = await api.as_service("POST", "/events/batch", json={"events": [custom(1) for _ in range(count)]})
     ids: list[str] = answer.json()["ids"]
-    await api.as_service("GET", f"/events/{ids[-1]}?wait=10")
+    await api.as_service("GET", f"/events/{ids[-1]}?wait=30")
     return ids
 
 

@@ -59,7 +59,7 @@ class Shelf:
         if count:
             answer = await self.api.as_service("POST", "/events/batch", json={"events": [custom(1)] * count})
             self.ids += answer.json()["ids"]
-            await self.api.as_service("GET", f"/events/{self.ids[-1]}?wait=10")
+            await self.api.as_service("GET", f"/events/{self.ids[-1]}?wait=30")
 
     async def do(self, action: Action) -> None:
         name, which = action

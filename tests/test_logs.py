@@ -415,7 +415,7 @@ async def test_what_postgresql_says_of_a_row_stays_out_of_logs_and_dead_letters(
     event = {"type": "custom", "data": {"user": 1}, "params": {"body": "x"}, "notify": {"users": [1]}}
     with structlog.testing.capture_logs() as lines:
         id_ = (await api.as_service("POST", "/events", json=event)).json()["id"]
-        state = await api.as_service("GET", f"/events/{id_}?wait=10")
+        state = await api.as_service("GET", f"/events/{id_}?wait=30")
     assert state.json()["state"] == "failed"
     reason = await api.app_state.database.value("select reason from dead_letters")
     [told] = [line for line in lines if line["event"] == "job moved to dead letters"]

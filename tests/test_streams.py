@@ -318,7 +318,7 @@ async def test_a_reader_who_takes_nothing_holds_little_and_is_told_to_fetch(api:
         long = {"events": [{**event, "params": {**event["params"], "body": "x" * 9_000}}] * 10}
         for _ in range(60):  # more than all buffers between us hold, and each less than may wait
             answer = await api.as_service("POST", "/events/batch", json=long)
-            await api.as_service("GET", f"/events/{answer.json()['ids'][-1]}?wait=10")
+            await api.as_service("GET", f"/events/{answer.json()['ids'][-1]}?wait=30")
         [reader] = api.app_state.streams._streams[1]  # noqa: SLF001 - what it holds is seen nowhere else
         async with asyncio.timeout(5):
             while reader.position is None or not any(b"event: resync" in line for line in reader._lines):  # noqa: SLF001

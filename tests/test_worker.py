@@ -31,7 +31,7 @@ async def post(api: Api, *users: int, teams: Sequence[int] = (), body: str = "He
     return UUID(answer.json()["id"])
 
 
-async def state(api: Api, id_: UUID, wait: int = 10) -> str:
+async def state(api: Api, id_: UUID, wait: int = 30) -> str:
     """What has become of an event, at the latest after `wait` seconds."""
     answer: str = (await api.as_service("GET", f"/events/{id_}?wait={wait}")).json()["state"]
     return answer
@@ -58,7 +58,7 @@ async def working(url: str, catalogue: Catalogue) -> AsyncIterator[Worker]:
 
 async def until(database: Database, statement: str, *arguments: Any) -> Any:
     """Wait until a statement finds something, and return it."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (found := await database.value(statement, *arguments)):
             await asyncio.sleep(0.01)
     return found
@@ -84,7 +84,7 @@ def look_again_after(seconds: float, monkeypatch: pytest.MonkeyPatch) -> asyncio
 
 
 async def all_lanes(begun: asyncio.Queue[None]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         for _ in BATCH:
             await begun.get()
 

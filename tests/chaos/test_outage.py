@@ -190,7 +190,7 @@ async def test_a_delivery_that_the_outage_broke_off_is_made_when_it_is_over(shak
     await mortal.stop()
     blocker.terminate()
     await mortal.start()
-    assert (await shaky.as_service("GET", f"/events/{id_}?wait=10")).json()["state"] == "delivered"
+    assert (await shaky.as_service("GET", f"/events/{id_}?wait=30")).json()["state"] == "delivered"
     assert await shaky.ids(1) == [id_]
 
 

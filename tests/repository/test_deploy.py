@@ -469,7 +469,7 @@ async def test_what_was_backed_up_is_restored_as_the_page_says(tmp_path: Path) -
             with Client(service.greeting["url"], token) as client:
                 client.put_user(1, first_name="John", last_name="Doe")
                 sent = client.post(custom(1, body="Before the dump"))
-                assert client.state(sent.id, wait=10).state == "delivered"
+                assert client.state(sent.id, wait=30).state == "delivered"
                 held = client.post({**custom(1), "deliver_at": later})
                 status, words = await run("bash", "-euc", block_of("Back up", data, tmp_path), PYTHONPATH=path)
                 assert (status, words) == (0, "")
@@ -482,7 +482,7 @@ async def test_what_was_backed_up_is_restored_as_the_page_says(tmp_path: Path) -
                 assert client.state(held.id).state == "held"
                 client.cancel(held.id)
                 new = client.post(custom(1, body="After the restore"))
-                assert client.state(new.id, wait=10).state == "delivered"
+                assert client.state(new.id, wait=30).state == "delivered"
             async with httpx.AsyncClient(base_url=service.greeting["url"]) as http:
                 page = (await http.get("/notifications", headers=as_user(1, secret))).json()
             assert [entry["id"] for entry in page["data"]] == [new.id, sent.id]

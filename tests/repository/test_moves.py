@@ -120,7 +120,7 @@ class TestNovu:
         ids = [await asyncio.to_thread(trigger, "comment-added", "1", words, "t-1") for _ in range(2)]
         topic = await asyncio.to_thread(trigger, "comment-added", {"type": "Topic", "topicKey": "7"}, words)
         for id_ in (*ids, topic):
-            assert (await api.as_service("GET", f"/events/{id_}?wait=10")).json()["state"] == "delivered"
+            assert (await api.as_service("GET", f"/events/{id_}?wait=30")).json()["state"] == "delivered"
         assert [entry["message"] for entry in (await api.inbox(1))["data"]] == ["Ada commented on the plan"] * 2
         assert (await api.inbox(2))["pagination"]["total"] == 1
 
@@ -192,7 +192,7 @@ class TestDjango:
         closed = await asyncio.to_thread(send, ada, grace, "closed")
         commented = await asyncio.to_thread(send, ada, group, "commented", "the plan")
         for id_ in (closed, commented):
-            assert (await api.as_service("GET", f"/events/{id_}?wait=10")).json()["state"] == "delivered"
+            assert (await api.as_service("GET", f"/events/{id_}?wait=30")).json()["state"] == "delivered"
         messages = [entry["message"] for entry in (await api.inbox(2))["data"]]
         assert messages == ["Ada commented on the plan", "Ada closed"]
         assert (await api.inbox(1))["pagination"]["total"] == 1

@@ -74,7 +74,7 @@ async def until_empty(crm: asyncpg.Connection) -> None:
 async def told(api: Api, ids: list[str]) -> list[str]:
     """Return the ids in the inbox of user 1 once these events are settled."""
     for id_ in ids:
-        assert (await api.as_service("GET", f"/events/{id_}?wait=10")).json()["state"] == "delivered"
+        assert (await api.as_service("GET", f"/events/{id_}?wait=30")).json()["state"] == "delivered"
     return await api.ids(1)
 
 

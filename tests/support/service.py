@@ -178,7 +178,7 @@ async def serving(
         stack.callback(app_state.streams.close)
         stack.callback(setattr, server, "should_exit", True)  # noqa: FBT003 - an attribute's value
         port = listening.getsockname()[1]
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=15))
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60))
         yield Api(http, app_state, worker)
 
 

@@ -59,7 +59,13 @@ RETIRED_IN_DOCUMENTS = re.compile(
 
 PAGES = sorted(
     path
-    for path in (*ROOT.glob("docs/*/*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md"), ROOT / "README.md")
+    for path in (
+        *ROOT.glob("docs/*/*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("deploy/*.md"),
+        ROOT / "bench/README.md",
+        ROOT / "README.md",
+    )
     if path.name != "web-inbox.md"
 )
 """The documentation."""

@@ -33,9 +33,6 @@ from tocsin.validation import Between, RequestModel, refusal, refusals
 MAX_RECIPIENTS = 10_000
 """How many ids `notify` may hold."""
 
-MAX_MESSAGE_LENGTH = 512
-"""Characters of the longest message."""
-
 MAX_KEY_LENGTH = 255
 """Characters of the longest key of a service's own."""
 

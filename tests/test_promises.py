@@ -22,6 +22,7 @@ from tocsin import (
 from tocsin.api import arriving, body, events, imports, notifications, protocol, requests
 from tocsin.api.connections import Patience
 from tocsin.auth import claims, jwks, keys
+from tocsin.catalogue import fields
 from tocsin.push import deliveries, dispatcher, probe
 from tocsin.push.channels import apns, fcm, payloads
 
@@ -44,7 +45,7 @@ PROMISES: dict[str, tuple[Any, Any]] = {
     "events of a batch": (requests.MAX_BATCH_EVENTS, 1_000),
     "waiting for an event's end, in seconds": (events.MAX_WAIT_SECONDS, 30),
     "ids that an event names": (requests.MAX_RECIPIENTS, 10_000),
-    "characters of a custom message": (requests.MAX_MESSAGE_LENGTH, 512),
+    "characters of a custom message": (fields.MAX_MESSAGE_LENGTH, 512),
     "characters of an event's key": (requests.MAX_KEY_LENGTH, 255),
     "characters of an Idempotency-Key": (idempotency.MAX_KEY_LENGTH, 255),
     "pages": (notifications.MAX_PAGE, 1_000_000),

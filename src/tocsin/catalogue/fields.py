@@ -18,6 +18,9 @@ from tocsin.ids import MAX_ID
 
 MAX_LIST_ITEMS = 100
 
+MAX_MESSAGE_LENGTH = 512
+"""Maximum characters of a custom message."""
+
 VARIANT = "variant"
 """The type of the field `event` of a kind `a/b`: an object whose `type` is `b`."""
 
@@ -61,7 +64,7 @@ Text = Annotated[str, Field(strict=True, max_length=10_000)]
 """Text of several lines."""
 Message = Annotated[
     str,
-    Field(strict=True, max_length=512, json_schema_extra={"minLength": 1, "pattern": r"\S"}),
+    Field(strict=True, max_length=MAX_MESSAGE_LENGTH, json_schema_extra={"minLength": 1, "pattern": r"\S"}),
     BeforeValidator(_stripped),
     AfterValidator(_is_something),
 ]

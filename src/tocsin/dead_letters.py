@@ -1,4 +1,4 @@
-"""Dead letters: what was given up, events and pushes alike, listed and set going once more."""
+"""Dead letters: jobs and pushes that were given up; lists and requeues them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ KEPT = timedelta(days=30)
 """How long dead letters are kept."""
 
 REQUEUE_BATCH_SIZE = 10_000
-"""How many pushes one replay sets going at most."""
+"""Maximum pushes per replay."""
 
 _SQL = queries("jobs")
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """How many were set going once more: deliveries of events into inboxes (and other jobs), and pushes."""
+    """The number of requeued jobs and pushes."""
 
     jobs: int
     pushes: int
@@ -31,7 +31,7 @@ class Replayed:
 async def listed(
     database: Database, before: datetime, limit: int, company_id: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return up to `limit` of what was given up before a moment, the latest first, of one company or of all."""
+    """Return up to `limit` dead letters from before a time, the latest first, of one company or of all."""
     jobs = [
         {
             "what": "job",
@@ -70,9 +70,9 @@ async def replay(  # noqa: PLR0913, PLR0917 - what to replay, and for whom
     lane: str | None = None,
     company_id: int | None = None,
 ) -> Replayed:
-    """Set going once more what was given up: of these events, or all since a moment, pushes of one lane if named.
+    """Requeue dead letters: of these events, or all since a time, only pushes of `lane` if given.
 
-    Where a company is given, only what is of it.
+    With a company, only its dead letters are requeued.
     """
     jobs = [] if lane else await database.rows(_SQL["revive"], ids, since, company_id)
     if ids is None:

@@ -1,6 +1,6 @@
-"""The log: one line per event, for people or for machines, with nothing in it that has to stay secret.
+"""The log: one line per event, as text or JSON, without secrets.
 
-Our own lines go from structlog straight to the stream; what libraries tell the standard `logging` takes the same road.
+Records of structlog, and those that libraries write to the standard `logging`, are formatted in the same way.
 """
 
 import json
@@ -18,20 +18,20 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 MASK = "***"
-"""What stands in the place of a secret."""
+"""Replaces a secret."""
 
 SHOWN_OF_A_TOKEN = 6
-"""Characters at the end of a device's token that may be shown."""
+"""Characters at the end of a device's token that are shown."""
 
 MAX_TEXT_LENGTH = 8_192
-"""Characters of the longest text of a line: what is longer is cut before secrets are looked for."""
+"""Maximum characters of a text: longer ones are cut before secrets are searched."""
 
 MAX_PATH_LENGTH = 500
-"""The same of a request's path."""
+"""Maximum characters of a request's path."""
 
 _MAX_DEPTH = 6
 _LEFT_OUT = "[…]"
-"""What stands in the place of what was cut out of a text."""
+"""Replaces what was cut out of a text."""
 
 _SECRET_NAME = re.compile(
     r"pass(word|wd|phrase)|secret|token(?!_ending)|authorization|cookie|credential|(api|private)[_-]?key|dsn|database_?url",
@@ -39,14 +39,14 @@ _SECRET_NAME = re.compile(
 )
 _SECRETS_IN_TEXT = (
     (re.compile(r"\b(bearer) +[^\s'\",;]+", re.IGNORECASE), rf"\1 {MASK}"),
-    # A text that was cut may end in the middle of a secret.
+    # A text that was cut can end within a secret.
     (re.compile(rf"(://[^\s/:@]*):(?:[^\s/]*|\S{{0,100}})(@|(?={re.escape(_LEFT_OUT)}))"), rf"\1:{MASK}\2"),
     (re.compile(r"\b(password|secret|token)=[^\s&'\"]+", re.IGNORECASE), rf"\1={MASK}"),
-    # PostgreSQL's words on a row that is there already: Key (token)=(...) already exists.
+    # PostgreSQL's detail of a duplicate key: Key (token)=(...) already exists.
     (re.compile(r"(\([^()]{0,60}token[^()]{0,60}\))=\([^()]*+\)?"), rf"\1=({MASK})"),
-    # What else PostgreSQL says beside its message: values of the row at fault.
+    # Other details of PostgreSQL contain values of rows.
     (re.compile(r"\bDETAIL: .*?(?=\n\n(?:The above|During handling)|\Z)", re.DOTALL), f"DETAIL: {MASK}"),
-    # Whatever begins like a token is taken whole, so that no end of it is looked for again and again.
+    # Possessive, so that the search takes linear time.
     (re.compile(r"\beyJ[\w-]{5,}+(?:\.[\w-]*+){0,4}+", re.ASCII), MASK),
 )
 _DEVICES = re.compile(r"/devices(?:/|%2f)", re.IGNORECASE)
@@ -54,13 +54,13 @@ _KEYS = re.compile(r"(/by-key(?:/|%2f)).+", re.IGNORECASE | re.DOTALL)
 _WORDS_OF_OURS = re.compile(r"[a-z][a-z-]{0,19}|")
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _OTHER_NAMES = {"uvicorn.error": "uvicorn.server"}
-"""Names of loggers that mislead: this one tells of starts and stops as well."""
+"""Better names of loggers: this one logs starts and stops too."""
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 def configure(log_format: Literal["console", "json"], stream: TextIO | None = None) -> None:
-    """Send all lines to `stream` (default: standard error); to be called once, before the first line."""
+    """Write all lines to `stream` (default: standard error). Call it once, before the first line."""
     output = _Output(stream or sys.stderr)
     renderers: list[Processor] = [_as_json] if log_format == "json" else [_visible, _console(output)]
     structlog.configure(
@@ -79,7 +79,7 @@ def configure(log_format: Literal["console", "json"], stream: TextIO | None = No
 
 
 def refuse(sentence: str) -> None:
-    """Write the sentence with which a command declines: as a line of the log where that is JSON."""
+    """Write the sentence of a refusal; as a line of the log if the format is JSON."""
     if structlog.is_configured() and structlog.get_config()["processors"][-1] is _as_json:
         structlog.get_logger().error("refused", reason=sentence)
     else:
@@ -87,29 +87,29 @@ def refuse(sentence: str) -> None:
 
 
 def bind_request(request_id: str, trace_id: str | None = None) -> None:
-    """Put the id of a request, and of its trace, on every line that is written in its context from here on."""
+    """Add the id of a request, and of its trace, to all further lines in its context."""
     structlog.contextvars.bind_contextvars(request_id=request_id, **({"trace_id": trace_id} if trace_id else {}))
 
 
 def cut_path(path: str) -> str:
-    """Return a path without the device token in it, but for its last characters."""
+    """Return a path with only the last characters of a device token in it."""
     found = _DEVICES.search(path)
     if found is None or found.end() == len(path):
         return path
     token, *rest = path[found.end() :].split("/")
-    # No token has a slash; should one be sent all the same, then only words of ours are shown after it.
+    # Tokens have no slash; if one is sent with a slash, only known words are shown after it.
     words = (word if _WORDS_OF_OURS.fullmatch(word) else "…" for word in rest)
     return "/".join([f"{path[: found.end()]}…{unquote(token)[-SHOWN_OF_A_TOKEN:]}", *words])
 
 
 def shown_path(path: str) -> str:
-    """Return a path as the log has it: bounded, without a device's token and without a service's own key."""
+    """Return a path for the log: limited, without device tokens and keys of events."""
     path = _KEYS.sub(r"\1…", cut_path(path))
     return path if len(path) <= MAX_PATH_LENGTH else path[:MAX_PATH_LENGTH] + _LEFT_OUT
 
 
 class _Output:
-    """Writes lines, whole and at once; a stream that is full or closed must not end what is being told of."""
+    """Writes complete lines. Errors of a full or closed stream are ignored."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -127,13 +127,13 @@ class _Output:
 
 
 class _FromLibraries(logging.Handler):
-    """Takes a record of the standard `logging` to our own road."""
+    """Passes records of the standard `logging` to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             write = getattr(structlog.get_logger(), _level_of(record.levelno))
             write(record.getMessage(), logger=_OTHER_NAMES.get(record.name, record.name), exc_info=record.exc_info)
-        except Exception:  # noqa: BLE001 - as every handler: a line that can't be written is no fault of its writer
+        except Exception:  # noqa: BLE001 - as in every handler
             self.handleError(record)
 
 
@@ -142,7 +142,7 @@ def _take_in_the_libraries() -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "asyncpg", "asyncio"):
         library = logging.getLogger(name)
         library.handlers.clear()
-        library.propagate = name != "uvicorn.access"  # we write that line, with its id and without tokens
+        library.propagate = name != "uvicorn.access"  # Tocsin writes that line itself, with its id and without tokens
     logging.getLogger("uvicorn").setLevel(logging.INFO)
 
 
@@ -183,7 +183,7 @@ def _is_secret(name: str) -> bool:
 
 
 def _masked(value: Any, depth: int = 0) -> Any:
-    """Return a value that JSON can hold, without the secrets in it."""
+    """Return a value for JSON, without secrets."""
     if isinstance(value, str):
         return _masked_text(value)
     if value is None or isinstance(value, int | float):
@@ -201,7 +201,7 @@ def _masked_text(text: str) -> str:
         text = _shortened(text)
     if text.isalnum() and "eyJ" not in text:
         return text
-    # Every pattern below needs one of these, and most values have none: a look is cheaper than five searches.
+    # Each pattern needs one of these, and most values have none: this check is cheaper than five searches.
     if "=" in text or "DETAIL:" in text or "://" in text or "eyJ" in text or "bearer" in text.lower():
         for secret, instead in _SECRETS_IN_TEXT:
             text = secret.sub(instead, text)
@@ -209,14 +209,14 @@ def _masked_text(text: str) -> str:
 
 
 def _shortened(text: str) -> str:
-    """Return the beginning of a text and its last whole lines: of a traceback, the end says what happened."""
+    """Return the beginning of a text and its last complete lines, which name the error of a traceback."""
     half = MAX_TEXT_LENGTH // 2
     _, newline, end = text[-half:].partition("\n")
     return f"{text[:half]}{_LEFT_OUT}{newline}{end}"
 
 
 def _visible(_logger: Any, _level: str, line: EventDict) -> EventDict:
-    """Spell out what would move a terminal's cursor or change its colours."""
+    """Escape control characters, which could move the cursor of a terminal or change its colours."""
     return {name: _spelt_out(value) if isinstance(value, str) else value for name, value in line.items()}
 
 

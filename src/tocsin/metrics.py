@@ -1,4 +1,4 @@
-"""Metrics in the form of Prometheus: what this process did, and what waits in the database."""
+"""Metrics in the format of Prometheus: what this process did, and what waits in the database."""
 
 import asyncio
 import time
@@ -23,18 +23,18 @@ from tocsin.push.channels import Delivered, Outcome
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 MAX_REASONS, MAX_REASON_LENGTH = 100, 80
-"""How many reasons of providers are told apart, and the characters of each."""
+"""Maximum number of reasons of providers that are counted separately, and maximum characters of each."""
 
 FRESH = 4.0
-"""Seconds for which what waits in the database is not counted again, however many ask."""
+"""Minimum seconds between two counts of what waits in the database."""
 
 _PART = 20
-"""Counting takes at most this part of the time: where much waits, it is counted less often."""
+"""Maximum fraction of time spent on counting: if much waits, it is counted less often."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types there; a series beside each counter, which nothing asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types here; it would add an unneeded series to each counter
 
 
 class Metrics:
@@ -87,19 +87,19 @@ class Metrics:
         self._waiting = Gauge("tocsin_database_waiting", "Those who wait for one of them", ["pool"], **more)
         build = Gauge("tocsin_build_info", "Always 1; the version of this process is its label", ["version"], **more)
         build.labels(__version__).set(1)
-        ProcessCollector(registry=self._registry)  # memory, processor time, open files, start
+        ProcessCollector(registry=self._registry)  # memory, processor time, open files, start time
 
     def watch_streams(self, count: Callable[[], int]) -> None:
-        """Say where it is counted how many streams are open."""
+        """Set the function that returns the number of open streams."""
         self._streams.set_function(count)
 
     def watch_pool(self, name: str, pool: Database) -> None:
-        """Say where it is counted how many connections of a pool are in use, and how many wait for one."""
+        """Add a pool whose connections and waiting callers are measured."""
         self._lent.labels(name).set_function(lambda: pool.lent)
         self._waiting.labels(name).set_function(lambda: pool.waiting)
 
     def watch_connections(self, count: Callable[[], int], most: int) -> None:
-        """Say where it is counted how many connections are open, and how many may be."""
+        """Set the functions that return the number of open connections and its maximum."""
         self._connections.set_function(count)
         self._most_connections.set(most)
 
@@ -121,21 +121,21 @@ class Metrics:
         self._jobs.labels(task, outcome).inc(count)
 
     def failure(self, work: str, reason: str) -> None:
-        """Count a failure of work that goes on for ever, such as `direct lane`."""
+        """Count a failure of work that runs forever, such as `direct lane`."""
         self._failures.labels(work, reason).inc()
 
     def inbox(self, seconds: float) -> None:
-        """Count an event that is in the inboxes of all whom it concerns, and how long that took."""
+        """Count an event that was delivered to all inboxes, and measure how long that took."""
         self._entered.observe(max(seconds, 0.0))
 
     def push(self, lane: str, state: str, seconds: float | None = None) -> None:
-        """Count a push, and how long it took from the inbox to its answer where it had one."""
+        """Count a push, and measure the time from the inbox to its answer, if it got one."""
         self._pushes.labels(lane, state).inc()
         if seconds is not None:
             self._pushed.labels(lane).observe(seconds)
 
     def answer(self, lane: str, outcome: Outcome) -> None:
-        """Count what a provider's answer meant, and its reason, as long as those are not too many."""
+        """Count an outcome of a provider and its reason, up to a maximum number of reasons."""
         reason = "" if isinstance(outcome, Delivered) else outcome.reason[:MAX_REASON_LENGTH]
         if reason not in self._reasons:
             if len(self._reasons) >= MAX_REASONS:
@@ -144,7 +144,7 @@ class Metrics:
         self._answers.labels(lane, type(outcome).__name__.lower(), reason).inc()
 
     async def text(self, database: Database) -> bytes:
-        """Return all of it as text, with which lanes have stopped, and what waits or did a moment ago."""
+        """Return all metrics as text, with the stopped lanes and what waits, counted now or recently."""
         for lane, has_stopped in (await deliveries.stopped(database)).items():
             self._stopped.labels(lane).set(has_stopped)
         async with self._counting:

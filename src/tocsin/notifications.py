@@ -1,4 +1,4 @@
-"""The notification itself: eight keys, in the order of the API document, made into JSON once per event and language."""
+"""The JSON of notifications: eight keys in the order of the API document, made once per event and language."""
 
 import json
 import re
@@ -10,10 +10,10 @@ from tocsin.catalogue import ENGLISH, Catalogue
 from tocsin.validation import refusal
 
 IMPORTED = "imported-"
-"""How the language of a notification begins that was imported as it was; what follows tells its words apart."""
+"""The prefix of the language of imported notifications; a digest of the text follows."""
 
 FURTHEST_AHEAD = timedelta(days=366)
-"""How far in the future a caller may put something off."""
+"""How far in the future a caller may schedule something."""
 
 _MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})?", re.ASCII)
 _WITH_OFFSET = re.compile(r"([Zz]|[+-]\d{2}:\d{2})$")
@@ -21,17 +21,17 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def to_json(value: Any) -> str:
-    """Return JSON as we write it everywhere: UTF-8, no white space, keys as they come."""
+    """Return JSON in UTF-8, without white space, with keys in their given order."""
     return _ENCODER.encode(value)
 
 
 def time_of(moment: datetime | None) -> str | None:
-    """Return a moment in UTC as resources show it: `YYYY-MM-DD HH:MM:SS`."""
+    """Return a time in UTC as in resources: `YYYY-MM-DD HH:MM:SS`."""
     return None if moment is None else moment.replace(tzinfo=None).isoformat(" ", "seconds")
 
 
 def moment_of(text: str) -> datetime | None:
-    """Return the moment of a time of RFC 3339, in UTC where it has no offset; None for what is none."""
+    """Return the time of a string in RFC 3339, in UTC if it has no offset; None if it is invalid."""
     if not _MOMENT.fullmatch(text):
         return None
     try:
@@ -55,9 +55,8 @@ def future_of(given: Any) -> datetime | None:
 def body_of(catalogue: Catalogue, event: Mapping[str, Any], language: str) -> str:
     """Return the first five keys of a notification as JSON without braces.
 
-    `event` has `id`, `kind`, `erased`, and `data` and `params` as JSON, as the event keeps them. What follows, `read`,
-    `read_at` and `created_at`, is each reader's own, and is added by the database. Raises `LookupError` for a kind
-    that the catalogue does not have.
+    `event` has `id`, `kind`, `erased`, and `data` and `params` as JSON. The other keys, `read`, `read_at` and
+    `created_at`, differ by user and are added by the database. Raises `LookupError` for an unknown kind.
     """
     data, params = json.loads(event["data"]), json.loads(event["params"])
     words = catalogue.render(event["kind"], language, data, params, erased=event["erased"])
@@ -66,7 +65,7 @@ def body_of(catalogue: Catalogue, event: Mapping[str, Any], language: str) -> st
 
 
 def body_with(id_: str, type_: str, data: str, message: str, message_formatted: str) -> str:
-    """Return the first five keys of a notification; `data` is JSON already."""
+    """Return the first five keys of a notification; `data` is JSON."""
     return (
         f'"id":"{id_}","type":{to_json(type_)},"data":{data},'
         f'"message":{to_json(message)},"message_formatted":{to_json(message_formatted)}'
@@ -74,12 +73,12 @@ def body_with(id_: str, type_: str, data: str, message: str, message_formatted: 
 
 
 def is_imported(language: str) -> bool:
-    """Tell whether what is said in this language was imported, and so is not of our own making."""
+    """Return whether the text of a notification in this language was imported."""
     return language.startswith(IMPORTED)
 
 
 def erased_body(catalogue: Catalogue, body: str) -> str:
-    """Return the first five keys of a notification that can't be said anew, with nothing personal left."""
+    """Return the first five keys of a notification that cannot be rendered again, without personal data."""
     found = json.loads(f"{{{body}}}")
     data, _ = catalogue.erase(catalogue.name_of(found["type"], found["data"]), found["data"], {})
     phrase = catalogue.phrase("erased", ENGLISH)

@@ -1,4 +1,4 @@
-"""What an operator decides for all users, in a file: defaults of preferences, and which of them nobody can change."""
+"""The operator's preference policy, in a file: defaults of preferences, and which of them users cannot change."""
 
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
@@ -19,13 +19,13 @@ class _Table(BaseModel):
 
 
 class Defaults(_Table):
-    """What counts where a user chose nothing; the windows are checked apart."""
+    """The defaults of users; the windows are validated separately."""
 
     quiet_hours: Any = []
 
 
 class LockedSettings(_Table):
-    """Which settings beside those of kinds are as the operator decided."""
+    """Which preferences besides those of kinds are locked."""
 
     quiet_hours: bool = False
     paused_until: bool = False
@@ -33,7 +33,7 @@ class LockedSettings(_Table):
 
 
 class OfKind(_Table):
-    """The defaults of one kind, and which of its settings are as the operator decided."""
+    """The defaults of one kind, and which of its preferences are locked."""
 
     push: bool | None = None
     web_push: bool | None = None
@@ -41,19 +41,19 @@ class OfKind(_Table):
     locked: list[Literal["push", "web_push", "urgent"]] = []
 
     def defaults(self) -> dict[str, bool]:
-        """Return what it says, without what it leaves to the catalogue."""
+        """Return the given defaults, without those left to the catalogue."""
         return self.model_dump(exclude={"locked"}, exclude_none=True)
 
 
 class Rules(_Table):
-    """All that the file says; `docs/guides/preferences.md` tells its form."""
+    """The contents of the file, as described in `docs/guides/preferences.md`."""
 
     defaults: Defaults = Defaults()
     locked: LockedSettings = LockedSettings()
     kinds: dict[str, OfKind] = {}
 
     def of(self, kind: str) -> OfKind:
-        """Return what it says of a kind."""
+        """Return the entry of a kind."""
         return self.kinds.get(kind, _NOTHING)
 
 
@@ -62,7 +62,7 @@ NO_RULES = Rules()
 
 
 def read_rules(path: Path, kinds: Collection[str]) -> Rules:
-    """Read the operator's file. Raises `Refusal` with all that is wrong with it, a line for each."""
+    """Read the operator's file. Raises `Refusal` with all errors, one per line."""
     given = _tables_of(path)
     field_errors = [*_errors_of_windows(given.get("defaults")), *_errors_of_names(given.get("kinds"), kinds)]
     try:

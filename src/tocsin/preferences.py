@@ -1,6 +1,6 @@
-"""Preferences: of what, when and by which way a user is told, as the catalogue, the operator and they themselves say.
+"""Preferences: whether and when a notification is pushed to the devices of a user.
 
-The inbox always has everything. What is decided here is whether, and when, a phone or a browser is told.
+They come from the catalogue, the operator and the user. The inbox always contains all notifications.
 """
 
 import hashlib
@@ -32,19 +32,19 @@ _SQL = queries("preferences")
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """It may be sent now."""
+    """The push is sent now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Muted:
-    """It is not to be sent at all, and why."""
+    """The push is not sent, and why."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """It is to wait until a moment, in UTC, and why; it is decided anew then."""
+    """The push waits until a time in UTC, and why; then it is decided again."""
 
     until: datetime
     reason: str
@@ -57,7 +57,7 @@ SEND = Send()
 
 @dataclass(frozen=True, slots=True)
 class Switches:
-    """What is set for one kind: the ways by which it is told, and whether it breaks through pauses and quiet hours."""
+    """The preferences of one kind: its channels, and whether it is sent during pauses and quiet hours."""
 
     push: bool = True
     web_push: bool = True
@@ -66,29 +66,29 @@ class Switches:
 
 SWITCHES = tuple(switch.name for switch in fields(Switches))
 CHANNELS = ("push", "web_push")
-"""What a user can switch for a kind; the inbox itself is always there."""
+"""The channels that a user can switch for a kind."""
 
 _USUAL = Switches()
 
 
 async def load(store: Database | Connection, operator: "Operator", user_ids: Iterable[int]) -> dict[int, "Preferences"]:
-    """Return the preferences of these users, of those there are; who chose nothing shares them with all alike."""
+    """Return the preferences of these users, if they exist. Users without choices share one object."""
     rows = await fetch(store, _SQL["load"], list(user_ids))
     return {row["id"]: operator.preferences(_chosen(row["chosen"]), row["time_zone"]) for row in rows}
 
 
 async def get(database: Database, operator: "Operator", user_id: int) -> "Preferences":
-    """Return the preferences of a caller. Raises `Unauthenticated` where the user is gone or inactive."""
+    """Return the preferences of a caller. Raises `Unauthenticated` if the user is erased or inactive."""
     return operator.preferences(*await _of_caller(database, user_id))
 
 
 async def patch(
     database: Database, pubsub: PubSub, operator: "Operator", user_id: int, body: Mapping[str, Any]
 ) -> "Preferences":
-    """Merge what a caller changes into what they chose before (RFC 7396), and return what that makes.
+    """Merge changes into the choices of a caller (RFC 7396), and return the resulting preferences.
 
-    What is held for them is decided again at once. Raises `Invalid` with all faults, and `Unauthenticated` where the
-    user is gone or inactive.
+    Held pushes are decided again at once. Raises `Invalid` with all errors, and `Unauthenticated` if the user is erased
+    or inactive.
     """
     field_errors: list[FieldError] = []
     changes = changes_of(body, operator, field_errors)
@@ -120,7 +120,7 @@ def _chosen(text: str | None) -> dict[str, Any]:
 
 
 class Operator:
-    """What the operator decided: the defaults of every kind and of the quiet hours, and what nobody else can change."""
+    """The operator's decisions: the defaults of all kinds and of quiet hours, and what users cannot change."""
 
     def __init__(self, catalogue: Catalogue, rules: Rules = NO_RULES) -> None:
         self.kinds = {
@@ -135,11 +135,11 @@ class Operator:
 
     @classmethod
     def load(cls, catalogue: Catalogue, path: Path | None) -> "Operator":
-        """Read the operator's file, where there is one. Raises `Refusal` with all that is wrong, a line for each."""
+        """Read the operator's file, if there is one. Raises `Refusal` with all errors, one per line."""
         return cls(catalogue) if path is None else cls(catalogue, read_rules(path, catalogue.kinds))
 
     def preferences(self, chosen: Mapping[str, Any], time_zone: str) -> "Preferences":
-        """Return the preferences of a user in a time zone who chose this; what is locked by now does not count."""
+        """Return the preferences of a user with these choices, without those that are locked now."""
         if not chosen:
             return self._usual(time_zone)
         chosen = {name: value for name, value in chosen.items() if name not in self.locked}
@@ -157,7 +157,7 @@ class Operator:
         return self._shared[time_zone]
 
     def _chosen_kinds(self, kinds: Mapping[str, Mapping[str, bool]]) -> Iterator[tuple[str, Switches]]:
-        """Yield the kinds that a user changed, of those there still are."""
+        """Yield the kinds that a user changed and that still exist."""
         for name in kinds.keys() & self.kinds.keys():
             free = {key: value for key, value in kinds[name].items() if key not in self.locked_of[name]}
             yield name, replace(self.kinds[name], **free)
@@ -165,7 +165,7 @@ class Operator:
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """What counts for a user at last, all defaults filled in."""
+    """The resulting preferences of a user, with all defaults filled in."""
 
     kinds: Mapping[str, Switches]
     quiet_hours: QuietHours
@@ -173,7 +173,7 @@ class Preferences:
     time_zone: ZoneInfo
 
     def decide(self, kind: str, channel: Channel, now: datetime) -> Decision:
-        """Tell whether a notification of a kind may be sent by a channel now, later or never."""
+        """Return whether a notification of a kind is sent by a channel now, later or never."""
         switches = self.kinds.get(kind, _USUAL)
         if not (switches.push if channel == "push" else switches.web_push):
             return Muted(f"{channel} switched off for {kind}")
@@ -182,7 +182,7 @@ class Preferences:
         return self._in_its_time(now)
 
     def shown(self, now: datetime) -> dict[str, Any]:
-        """Return the preferences as the API shows them; a pause that is over is none."""
+        """Return the preferences for the API, without a pause that has ended."""
         return {
             "kinds": {name: asdict(switches) for name, switches in self.kinds.items()},
             "quiet_hours": self.quiet_hours.windows,
@@ -206,7 +206,7 @@ class Preferences:
 
 
 def merged(target: Any, changes: Any) -> Any:
-    """Return a document with changes merged in as RFC 7396 has it, without objects that this leaves empty."""
+    """Return a document with changes merged in by RFC 7396, without objects that become empty."""
     if not isinstance(changes, dict):
         return changes
     found = dict(target) if isinstance(target, dict) else {}
@@ -216,7 +216,7 @@ def merged(target: Any, changes: Any) -> Any:
 
 
 def changes_of(body: Mapping[str, Any], operator: Operator, field_errors: list[FieldError]) -> dict[str, Any]:
-    """Return what a caller changes, in the form that is kept; what is wrong with it is added to `field_errors`."""
+    """Return the changes of a caller in the stored format; add errors to `field_errors`."""
     changes = {}
     for name, value in body.items():
         if name not in _READERS:
@@ -291,7 +291,7 @@ def _locked(field: str) -> FieldError:
 
 
 def _digest(said: Any) -> str:
-    """Return a short name of what an operator said, the same at every start."""
+    """Return a digest of the operator's file, the same at every start."""
 
     def plain(value: Any) -> Any:
         return sorted(value) if isinstance(value, frozenset) else asdict(value)
@@ -300,7 +300,7 @@ def _digest(said: Any) -> str:
 
 
 def _zone(name: str) -> ZoneInfo:
-    """Return a time zone; one that this machine has no longer is UTC."""
+    """Return a time zone, or UTC if this machine no longer has it."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError):

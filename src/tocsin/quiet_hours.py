@@ -1,7 +1,7 @@
-"""Quiet hours: windows of the week by the clock on a user's wall, whatever that clock does.
+"""Quiet hours: windows of the week in a user's local time.
 
-It is quiet whenever the wall shows a time inside a window. So an hour that a change of the clock skips is not missed,
-and one that it repeats is quiet both times.
+It is quiet whenever the local time is inside a window. An hour that a change of the clock skips has no effect, and one
+that it repeats is quiet twice.
 """
 
 import re
@@ -19,29 +19,29 @@ from tocsin.validation import among, field_error
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 TIME_OF_DAY = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
 MAX_WINDOWS = 20
-"""How many windows there may be."""
+"""Maximum number of windows."""
 
 _FIELDS = ("days", "from", "to")
 _TIME = re.compile(TIME_OF_DAY)
 _DAY = 24 * 60
 _WEEK = 7 * _DAY
 _STEP = timedelta(days=1)
-"""How far we look at once for a change of the clock: no clock is changed twice within it."""
+"""The step of the search for changes of the clock; no clock changes twice within it."""
 
 Window = Mapping[str, Any]
-"""`days` it starts on, and the times `from` and `to`, which is of the next day where it is not later."""
+"""The `days` on which it starts, and the times `from` and `to`; `to` is on the next day if it is not later."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuietHours:
-    """All windows together; `spans` are the minutes of a week that are quiet, from Monday on, joined and in order."""
+    """All windows together. `spans` are the quiet minutes of a week, from Monday, joined and in order."""
 
     windows: Sequence[Window]
     spans: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, windows: Sequence[Window]) -> "QuietHours":
-        """Join windows that were checked, wherever they overlap or touch."""
+        """Join valid windows that overlap or touch."""
         joined: list[tuple[int, int]] = []
         for start, end in sorted(span for window in windows for span in _spans_of(window)):
             if joined and start <= joined[-1][1]:
@@ -51,7 +51,7 @@ class QuietHours:
         return cls(windows, tuple(joined))
 
     def end(self, moment: datetime, zone: tzinfo) -> datetime | None:
-        """Return the first moment from this one on that is not quiet, in UTC; None where there is none."""
+        """Return the first time from `moment` that is not quiet, in UTC; None if there is none."""
         if self.spans == ((0, _WEEK),):
             return None
         moment = moment.astimezone(UTC)
@@ -60,7 +60,7 @@ class QuietHours:
         return moment
 
     def _left(self, wall: datetime) -> timedelta:
-        """Return for how long it is quiet by the wall's clock, if nobody changes that."""
+        """Return how long it is quiet in local time, without changes of the clock."""
         minute = wall.weekday() * _DAY + wall.hour * 60 + wall.minute
         position = bisect_right(self.spans, minute, key=itemgetter(0)) - 1
         if position < 0 or minute >= self.spans[position][1]:
@@ -70,7 +70,7 @@ class QuietHours:
 
 
 def windows_of(given: Any, field: str, field_errors: list[FieldError]) -> list[Window]:
-    """Return the windows that somebody describes, each with its days; what is wrong is added to `field_errors`."""
+    """Return the given windows, each with its days; add errors to `field_errors`."""
     if not isinstance(given, list):
         field_errors.append(field_error(field, "array", "must be an array"))
     elif len(given) > MAX_WINDOWS:
@@ -125,7 +125,7 @@ def _time_of_day(given: Any, field: str, field_errors: list[FieldError]) -> str:
 
 
 def _spans_of(window: Window) -> Iterator[tuple[int, int]]:
-    """Yield the minutes of a week in a window, in two parts where it runs over the week's end."""
+    """Yield the minutes of a week in a window, in two parts if it crosses the end of the week."""
     start, end = (int(window[name][:2]) * 60 + int(window[name][3:]) for name in ("from", "to"))
     length = (end - start) % _DAY
     for day in window["days"]:
@@ -136,7 +136,7 @@ def _spans_of(window: Window) -> Iterator[tuple[int, int]]:
 
 
 def _carried(moment: datetime, by: timedelta, zone: tzinfo) -> datetime:
-    """Return the moment after so much time, or the one before it at which the clock is changed."""
+    """Return the time after a duration, or an earlier one at which the clock changes."""
     offset = moment.astimezone(zone).utcoffset()
     if (moment + by).astimezone(zone).utcoffset() == offset:
         return moment + by

@@ -1,4 +1,4 @@
-"""Readiness: whether requests can be served, and what waits longer than it should, at a constant cost."""
+"""Readiness: whether requests can be served, and what waits too long, at a constant cost."""
 
 import asyncio
 import time
@@ -13,17 +13,17 @@ from tocsin.errors import Unavailable
 from tocsin.push import deliveries
 
 FRESH = 1.0
-"""Seconds for which what was found out is answered again, however many ask."""
+"""Seconds for which a result is reused."""
 
 MAX_COUNTED = 1_000
-"""Jobs of a lane that are counted at most."""
+"""Maximum jobs of a queue that are counted."""
 
 _SQL = queries("readiness")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was found out at a moment: the answer, or why there is none."""
+    """A result: the answer, or why there is none."""
 
     at: float
     answer: dict[str, Any] | None
@@ -31,7 +31,7 @@ class Found:
 
 
 class Readiness:
-    """Whether one process can serve requests."""
+    """Checks whether this process can serve requests."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -39,7 +39,7 @@ class Readiness:
         self._found: Found | None = None
 
     async def answer(self) -> dict[str, Any]:
-        """Return what waits; raises `Unavailable` with the reason where requests cannot be served."""
+        """Return what waits. Raises `Unavailable` with the reason if requests cannot be served."""
         async with self._looking:
             if self._found is None or time.monotonic() - self._found.at > FRESH:
                 self._found = await self._look()
@@ -50,7 +50,7 @@ class Readiness:
     async def _look(self) -> Found:
         answer, problem = None, None
         try:
-            answer = await _looked_at(self._database)
+            answer = await _checked(self._database)
         except Unavailable as error:
             problem = error
             if error.reason not in {LOST, UNANSWERED, *_OWN}:
@@ -65,7 +65,7 @@ _OWN = frozenset({STANDBY, READ_ONLY, _STEPS})
 
 
 async def refuse_read_only(connection: Connection) -> None:
-    """Raise `Unavailable` where the database takes no writes, or whatever it raises itself where its disk is full."""
+    """Raise `Unavailable` if the database accepts no writes; with a full disk, the statements raise its own error."""
     async with connection.transaction():
         found = await connection.fetchrow(_SQL["writable"])
         assert found is not None  # noqa: S101 - the statement returns one row
@@ -76,19 +76,19 @@ async def refuse_read_only(connection: Connection) -> None:
 
 
 async def problems(database: Database | Connection) -> list[tuple[str, str]]:
-    """Return what workers that live say of what fails in them: the worker's name, and what and why."""
+    """Return the problems of running workers: the name of the worker, and what fails and why."""
     rows = database.rows if isinstance(database, Database) else database.fetch
     return [(row["name"], row["problem"]) for row in await rows(_SQL["problems"], jobs.LEASE_TIMEOUT)]
 
 
 def problem_of_lane(lane: str, said: list[tuple[str, str]]) -> str | None:
-    """Return why workers cannot go on with a lane of pushes, of what they say."""
+    """Return why workers cannot process a lane, from their problems; None if they can."""
     works = (f"push lane {lane}: ", f"answers of {lane}: ")
     found = {part.partition(": ")[2] for _, all_ in said for part in all_.split("; ") if part.startswith(works)}
     return ", ".join(sorted(found)) or None
 
 
-async def _looked_at(database: Database) -> dict[str, Any]:
+async def _checked(database: Database) -> dict[str, Any]:
     async with database.connection() as connection:
         await refuse_read_only(connection)
         current = await migrate.is_current(connection)

@@ -1,4 +1,4 @@
-"""Admission to a pool: who may have a connection now, so that one kind of work that hangs does not take all of them."""
+"""Admission to a pool: one kind of work that hangs must not take all connections."""
 
 import asyncio
 import itertools
@@ -7,17 +7,17 @@ from collections import deque
 from contextvars import ContextVar
 
 KIND: ContextVar[str] = ContextVar("KIND", default="")
-"""What kind of work this is, such as `GET /notifications`: kinds do not wait for each other."""
+"""The kind of the current work, such as `GET /notifications`. Kinds do not wait for each other."""
 
 HEARTBEAT = "heartbeat"
-"""The kind for which a pool can keep a place, since a worker that cannot beat is taken for dead."""
+"""The kind of heartbeats, for which a pool can keep a place: without them a worker loses its leases."""
 
 STALLED = 1.0
-"""Seconds after which a loan shows that its kind hangs, mostly at a lock: it gets no more than a few connections."""
+"""Seconds after which the kind of a loan is assumed to hang, mostly at a lock: it gets only a few connections."""
 
 
 class Full(TimeoutError):  # noqa: N818 - a fact about a pool
-    """No place came free in time."""
+    """No place was free in time."""
 
 
 Loan = tuple[str, int]
@@ -25,10 +25,10 @@ Loan = tuple[str, int]
 
 
 class Admission:
-    """At most `size` loans at once, of which no kind has all: a part is kept for the others.
+    """At most `size` loans at once. No kind gets all of them: some are kept for the others.
 
-    A kind whose oldest loan has lasted `STALLED` seconds gets a third of the places at most. A pool that `beats` keeps
-    one place for the heartbeat, however many kinds hang at once.
+    A kind whose oldest loan has lasted `STALLED` seconds gets at most a third of the places. With `beats`, one place is
+    kept for heartbeats, however many kinds hang.
     """
 
     def __init__(self, size: int, *, beats: bool = False) -> None:
@@ -42,23 +42,23 @@ class Admission:
 
     @property
     def lent(self) -> int:
-        """How many loans there are."""
+        """The number of loans."""
         return sum(map(len, self._loans.values()))
 
     @property
     def waiting(self) -> int:
-        """How many wait for one."""
+        """The number of callers that wait for a loan."""
         return sum(map(len, self._waiting.values()))
 
     async def enter(self, patience: float) -> Loan:
-        """Return a loan; raises `Full` where none comes free in `patience` seconds."""
+        """Return a loan. Raises `Full` if none is free within `patience` seconds."""
         kind = KIND.get()
         if kind not in self._waiting and self._may(kind):
             return self._lend(kind)
         loop = asyncio.get_running_loop()
         coming: asyncio.Future[Loan] = loop.create_future()
         self._waiting.setdefault(kind, deque()).append(coming)
-        timer = loop.call_later(patience, _give_up, coming)  # a third of what `asyncio.timeout` costs
+        timer = loop.call_later(patience, _give_up, coming)  # a third of the cost of `asyncio.timeout`
         try:
             return await coming
         except BaseException:
@@ -71,7 +71,7 @@ class Admission:
             timer.cancel()
 
     def leave(self, loan: Loan) -> None:
-        """End a loan, and lend its place to those who have waited longest of the kinds that may have it."""
+        """End a loan, and lend its place to the longest waiting caller whose kind may have it."""
         kind_of_it, number = loan
         loans = self._loans[kind_of_it]
         del loans[number]

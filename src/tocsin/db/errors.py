@@ -1,8 +1,8 @@
-"""What an error of the database means: one table by SQLSTATE, for those who wait and those who answer.
+"""What an error of the database means, in one table by SQLSTATE.
 
-- An outage: the store cannot do it now, whatever it is. Wait, try again, and count it against nothing.
-- An overrun: the store is fine, and one statement of ours ran into our own limit of time. It counts as a try.
-- Anything else: the statement or its values are wrong. It counts as a try.
+- An outage: the database cannot execute any statement now. Wait and retry; it does not count as an attempt.
+- An overrun: the database works, and one statement exceeded its timeout. It counts as an attempt.
+- Anything else: the statement or its values are wrong. It counts as an attempt.
 """
 
 import errno
@@ -16,12 +16,12 @@ from tocsin.db.admission import Full
 from tocsin.errors import Locked, Overrun, Unavailable
 
 OVERRUN = "57014"
-"""query_canceled: our sessions set their own `statement_timeout`, so that it is that."""
+"""query_canceled: sessions set `statement_timeout`, so that is the cause."""
 
 LOCK_NOT_AVAILABLE = "55P03"
 
 LOST = "the database cannot be reached"
-"""The reason where nothing more is known."""
+"""The reason if nothing more is known."""
 
 NO_FILES = "this process has reached its limit of open files: raise it (LimitNOFILE, ulimit -n)"
 
@@ -52,15 +52,15 @@ OUTAGES: Mapping[str, str] = MappingProxyType(
         "58": "the server of the database had an error of its system",
     }
 )
-"""By SQLSTATE, or its class (the first two characters): what the store cannot do now, in words that tell no secret."""
+"""Reasons of outages without secrets, by SQLSTATE or its class (the first two characters)."""
 
 
 DRIVER_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""All that the driver raises, for those who only close or look."""
+"""All errors of the driver."""
 
 
 REFUSALS = (Unavailable, Overrun, asyncpg.PostgresError, asyncpg.InterfaceError)
-"""What the database says, or the pool for it, to somebody who asked for something."""
+"""All errors of the database and of the pool."""
 
 PERMANENT = (
     asyncpg.DataError,
@@ -68,8 +68,8 @@ PERMANENT = (
     asyncpg.CheckViolationError,
     asyncpg.ProgramLimitExceededError,
 )
-"""What the database says of values that it never takes, however often they come. A key that is there already, or is not
-there, is none of them: others may write the same at the same moment."""
+"""Errors of values that the database can never accept. Violations of unique and foreign keys are not among them,
+because another transaction may have caused them."""
 
 _REMEDIES: Mapping[type[BaseException], str] = MappingProxyType(
     {
@@ -85,24 +85,24 @@ _REMEDIES: Mapping[type[BaseException], str] = MappingProxyType(
         OSError: "see that it runs, and that TOCSIN_DATABASE_URL leads there",
     }
 )
-"""What an operator does about the first of these that an error is."""
+"""What an operator can do about an error; the first matching entry counts."""
 
 
 def sentence_on(error: BaseException) -> str:
-    """Return a sentence on an error of the database or of the way to it, and what to do."""
+    """Return a sentence about an error of the database or of its connection, and what to do."""
     cause = (error.__cause__ or error) if isinstance(error, Unavailable | Overrun) else error
     said = first_line(cause)
     if isinstance(cause, ValueError) and not isinstance(cause, asyncpg.InterfaceError):
-        said = "a parameter of its url or a variable PG... is not usable"  # whose text may hold a password
+        said = "a parameter of its url or a variable PG... is not usable"  # its text may contain a password
     remedy = next((remedy for kind, remedy in _REMEDIES.items() if isinstance(cause, kind)), "")
     return f"The database cannot be used: {said}" + (f"; {remedy}." if remedy else ".")
 
 
 def problem_of(error: BaseException) -> Unavailable | Overrun | None:
-    """Return `Unavailable` for an outage, `Overrun` for a statement that took too long; None for any other error."""
+    """Return `Unavailable` for an outage, `Overrun` for a statement that took too long, None for other errors."""
     if isinstance(error, asyncpg.PostgresError):
         return _problem_of_state(error)
-    if isinstance(error, asyncpg.DataError):  # a value that does not fit: the driver's own, and no outage
+    if isinstance(error, asyncpg.DataError):  # a value of the wrong type, not an outage
         return None
     if isinstance(error, Full):
         message = "All connections to the database are in use. Please try again."
@@ -115,22 +115,22 @@ def problem_of(error: BaseException) -> Unavailable | Overrun | None:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Tell whether an error says that the store cannot do anything now."""
+    """Return whether an error means that the database cannot execute any statement now."""
     return isinstance(problem_of(error), Unavailable)
 
 
 def is_locked(error: BaseException) -> bool:
-    """Tell whether an outage is a lock that was not released in time: the connection is as good as before."""
+    """Return whether an outage is a lock that was not released in time: the connection can be used further."""
     return isinstance(problem_of(error), Locked)
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Tell whether an outage is a matter between sessions: the database is there, for others."""
+    """Return whether an outage is a conflict between sessions: the database works for others."""
     return isinstance(error, asyncpg.LockNotAvailableError | asyncpg.TransactionRollbackError | Full)
 
 
 def is_hopeless(error: BaseException) -> bool:
-    """Tell whether an outage is one that waiting does not mend at a start."""
+    """Return whether it is useless to wait for the end of an outage at a start."""
     kinds = (
         asyncpg.ClientConfigurationError,
         asyncpg.InvalidAuthorizationSpecificationError,
@@ -152,5 +152,5 @@ def _problem_of_state(error: asyncpg.PostgresError) -> Unavailable | Overrun | N
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says, without the lines in which PostgreSQL repeats values."""
+    """Return the first line of an error; PostgreSQL repeats values in the others."""
     return str(error).partition("\n")[0].rstrip(".") or type(error).__name__

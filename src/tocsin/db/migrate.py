@@ -1,7 +1,7 @@
-"""The schema: numbered steps, forward only, each leaving the code of the release before it working.
+"""Migrations: numbered steps, forward only. After each, the code of the previous release still works.
 
-Steps run under a lock, so that many processes may start at once. A schema that has more steps than this release
-knows is accepted: a newer release put them there, and each of them leaves us working.
+Steps run under a lock, so that several processes can start at once. A schema with more steps than this release has is
+accepted: a newer release added them, and this release still works.
 """
 
 import asyncio
@@ -18,30 +18,30 @@ from tocsin.db.url import check_files
 from tocsin.errors import Refusal
 
 OLDEST_SERVER = 15
-"""The oldest major version of PostgreSQL that will do."""
+"""The oldest supported major version of PostgreSQL."""
 
 CONCURRENT = "-- outside a transaction\n"
-"""The first line of a step that may not run in a transaction."""
+"""The first line of a step that must not run in a transaction."""
 
 LOCK_TIMEOUT = 3
-"""Seconds that migration is waiting for a lock, and all who come later behind it."""
+"""Seconds that a migration waits for a lock. All later requests for the table wait behind it."""
 
 FIRST_DELAY, MAX_DELAY = 1.0, 15.0
-"""Seconds between two tries of a migration: doubled each time, up to the second."""
+"""Seconds between two tries of a migration: doubled each time, up to the second value."""
 
 WAIT_TIMEOUT = 600.0
-"""Seconds after which a migration that gets no lock is given up."""
+"""Seconds after which a migration without a lock is given up."""
 
 GRANT = (
     f"as the owner of the database: create schema if not exists {SCHEMA}; grant create, usage on schema {SCHEMA} to it"
 )
-"""What to do where our role lacks a right."""
+"""What to do if the role lacks a privilege."""
 
 SHARED = (
     "The pooler in front of the database shares one session among several clients, as in transaction mode; set it to"
     " session mode, or name the server itself in TOCSIN_DATABASE_URL"
 )
-"""What to do about a pooler that is not in session mode."""
+"""What to do if a pooler is not in session mode."""
 
 _SHARED = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
 _SESSION = "select pg_backend_pid(), current_setting('search_path'), current_setting('enable_seqscan')"
@@ -55,7 +55,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One migration: its number, what it is called, and its SQL."""
+    """One migration: its number, its name and its SQL."""
 
     number: int
     name: str
@@ -63,12 +63,12 @@ class Step:
 
     @property
     def is_concurrent(self) -> bool:
-        """Whether its statements run one by one, each by itself."""
+        """Whether its statements run one by one, outside of a transaction."""
         return self.sql.startswith(CONCURRENT)
 
 
 def steps() -> list[Step]:
-    """Return all steps of this release, in their order."""
+    """Return all steps of this release, in order."""
     found = [
         Step(int(match[1]), match[2], path.read_text("utf-8"))
         for path in (files("tocsin.db") / "migrations").iterdir()
@@ -78,11 +78,10 @@ def steps() -> list[Step]:
 
 
 async def migrate(url: str, *, accept_undurable: bool = False) -> list[Step]:
-    """Bring the schema up to date and return the steps that were missing.
+    """Apply the missing steps and return them.
 
-    Raises `Refusal` where a file of the url cannot be read, the server is too old, does not store UTF-8 or is not
-    durable, a pooler shares its sessions, our role lacks a right, or others hold a table for longer
-    than `WAIT_TIMEOUT`.
+    Raises `Refusal` if a file in the url cannot be read, the server is too old, does not store UTF-8 or is not durable,
+    a pooler shares its sessions, the role lacks a privilege, or a table is locked for longer than `WAIT_TIMEOUT`.
     """
     check_files(url)
     connection = await connect(url)
@@ -99,9 +98,9 @@ async def migrate(url: str, *, accept_undurable: bool = False) -> list[Step]:
 
 
 async def refuse_shared_sessions(connection: Connection, url: str) -> None:
-    """Refuse a pooler that does not keep a session of the server for each of ours: its settings and locks were lost.
+    """Raise `Refusal` for a pooler that does not keep one server session per connection: settings would be lost.
 
-    While a second connection holds its session in a transaction, the first must still have its own, as it was set.
+    While a second connection holds a session in a transaction, the first must still have its own, with its settings.
     """
     try:
         before = await connection.fetchval("select pg_backend_pid()")
@@ -123,7 +122,7 @@ async def refuse_shared_sessions(connection: Connection, url: str) -> None:
 
 
 async def examine(connection: Connection, *, accept_undurable: bool = False) -> None:
-    """Refuse a server that would not keep what we promise."""
+    """Raise `Refusal` for a server that is too old, does not store UTF-8 or is not durable."""
     version = connection.get_server_version()
     if version.major < OLDEST_SERVER:
         raise Refusal(f"Tocsin needs PostgreSQL {OLDEST_SERVER} or newer; this is {version.major}.")
@@ -141,7 +140,7 @@ async def examine(connection: Connection, *, accept_undurable: bool = False) -> 
 
 
 async def is_current(connection: Connection) -> bool:
-    """Tell whether the schema has every step of this release."""
+    """Return whether the schema has every step of this release."""
     return not await missing(connection)
 
 
@@ -159,7 +158,7 @@ async def _is_off(connection: Connection, setting: str) -> bool:
 
 
 async def _lock(connection: Connection) -> None:
-    """Wait for our turn; in short tries, so that no snapshot of ours holds up what another process does."""
+    """Take the lock of migrations, in short tries, so that no snapshot delays the migration of another process."""
     told = False
     while not await connection.fetchval("select pg_try_advisory_lock($1)", _LOCK):
         if not told:
@@ -169,7 +168,7 @@ async def _lock(connection: Connection) -> None:
 
 
 async def _take(connection: Connection, step: Step) -> bool:
-    """Take a step in one transaction; where others hold its tables, give way to them and try again."""
+    """Run a step in one transaction; if its tables are locked, roll back and try again."""
     end, pause = time.monotonic() + WAIT_TIMEOUT, FIRST_DELAY
     while True:
         try:
@@ -196,9 +195,9 @@ async def _take(connection: Connection, step: Step) -> bool:
 
 
 async def _run_apart(connection: Connection, step: Step) -> None:
-    """Run each statement of a step by itself: an index that is built beside the work allows no transaction.
+    """Run each statement of a step outside of a transaction, for `create index concurrently`.
 
-    It may have got anywhere before it failed, so each of its statements can be repeated.
+    The step may have failed anywhere before, so each of its statements can be repeated.
     """
     await connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}s'")
     for statement in filter(str.strip, step.sql.split(";\n")):
@@ -213,9 +212,9 @@ async def _note(connection: Connection, step: Step) -> None:
 
 
 async def _prepare(connection: Connection) -> None:
-    """See that what a step makes lands in our schema; `Refusal` before anything is written elsewhere.
+    """Set the schema and a short lock timeout. Raises `Refusal` before anything is written to another schema.
 
-    Whoever waits for a lock stands in the way of all who come later, so nobody waits for long.
+    A statement that waits for a lock blocks all later requests for it, so it must not wait long.
     """
     await connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}s'")
     if not await connection.fetchval("select exists (select from pg_namespace where nspname = $1)", SCHEMA):
@@ -229,7 +228,7 @@ async def _prepare(connection: Connection) -> None:
 
 
 async def lacking(connection: Connection, what: str) -> Refusal:
-    """Return the sentence for a right that our role lacks, with the statements that grant it."""
+    """Return the sentence for a missing privilege, with the statements that grant it."""
     role = await connection.fetchval("select quote_ident(current_user)")
     return Refusal(
         f"The role {role} lacks a right: {what.rstrip('.')}; as the owner of the database, run: create schema if not"

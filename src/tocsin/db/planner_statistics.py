@@ -1,8 +1,8 @@
-"""What the planner believes of our tables: never that one is empty, which it would go on believing once it is full.
+"""Statistics of the planner: corrects those of tables that were empty and are not any more.
 
-A table that was empty when it was last vacuumed counts as one row until it is analysed. A statement that is planned
-meanwhile reads all of the table for each row of a list, or the list for each row of the table: with 50,000 jobs that
-waited, the claim of 200 took seconds instead of milliseconds.
+A table that was empty when it was last vacuumed counts as one row until it is analysed. Until then, statements are
+planned with nested loops over the whole table: with 50,000 waiting jobs, the claim of 200 took seconds instead of
+milliseconds.
 """
 
 import asyncpg
@@ -10,19 +10,19 @@ import asyncpg
 from tocsin.db.pool import SCHEMA, Connection, Database, queries
 
 SMALL_TABLE_ROWS = 100
-"""Rows under which a table may be taken for empty: fewer than a list that it is joined with may have."""
+"""Rows below which the planner may assume an empty table: fewer than a list that it is joined with may have."""
 
 LARGE_TABLE_BYTES = 2**20
 """Bytes from which a table is certainly not empty."""
 
 FIRST_THAT_CLEARS = 18
-"""The version of PostgreSQL from which statistics can be unlearnt; before, a large table is analysed."""
+"""The version of PostgreSQL from which statistics can be cleared; before, a large table is analysed."""
 
 _SQL = queries("planner_statistics")
 
 
 async def correct(database: Database) -> list[str]:
-    """Correct what is believed of tables that were empty; return their names. All sessions plan anew by it."""
+    """Correct the statistics of tables that were empty; return their names. All sessions then plan again."""
     async with database.connection() as connection:
         return await correct_with(connection)
 
@@ -36,7 +36,7 @@ async def correct_with(connection: Connection) -> list[str]:
 
 
 async def _clear(connection: Connection, table: str) -> bool:
-    """Unlearn what is known of a table, unless it is locked: who waits for a lock ends an automatic vacuum."""
+    """Clear the statistics of a table, unless it is locked: a wait for the lock would cancel an automatic vacuum."""
     try:
         async with connection.transaction():
             await connection.execute(f'lock table {SCHEMA}."{table}" in share update exclusive mode nowait')

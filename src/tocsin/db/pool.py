@@ -1,4 +1,4 @@
-"""The one way to PostgreSQL: a pool of connections, queries by name, and what an outage looks like to a caller."""
+"""Access to PostgreSQL: a pool of connections, queries by name, and errors in an outage."""
 
 import contextlib
 import os
@@ -20,26 +20,26 @@ from tocsin.db.url import target_of
 from tocsin.errors import Unavailable
 
 SCHEMA = "tocsin"
-"""All our tables live in a schema of this name, so that a database can be shared with the host application."""
+"""The schema of all tables, so that the database can be shared with the host application."""
 
 STATEMENT_TIMEOUT = 20.0
-"""Seconds after which a statement is given up."""
+"""Seconds after which a statement is cancelled."""
 
 CONNECT_TIMEOUT = 5.0
-"""Seconds after which a connection that does not come about is given up."""
+"""Maximum seconds to connect."""
 
 IDLE_TIMEOUT = 60.0
-"""Seconds after which a connection that nobody needed is closed."""
+"""Seconds after which an idle connection is closed."""
 
 SERVERS_PART, LOCKS_PART = 0.9, 0.8
-"""The parts of a statement's time after which the server itself gives it up, and the wait for one lock of it: so it is
-known whether the database does not answer, something is locked, or the statement asks too much."""
+"""The fractions of a statement's time after which the server cancels it, or its wait for one lock: so the error tells
+whether the database does not answer, something is locked, or the statement is too slow."""
 
 LOCK_TIMEOUT: ContextVar[float | None] = ContextVar("LOCK_TIMEOUT", default=None)
-"""Seconds that each statement of a transaction waits for one lock; none: as long as the session may."""
+"""Seconds that each statement waits for one lock; None: the timeout of the session."""
 
 IDLE_IN_TRANSACTION_TIMEOUT = 60.0
-"""Seconds that a transaction may wait for its process, which may hang while it holds locks."""
+"""Seconds that a transaction may be idle, because its process may hang while it holds locks."""
 
 FIRST_WITH_TRANSACTION_TIMEOUT = 17
 
@@ -62,15 +62,15 @@ def queries(module: str) -> Mapping[str, str]:
 
 Connection = asyncpg.Connection
 Record = asyncpg.Record
-"""A connection to the database. The service never changes its session, so none is reset between two uses."""
+"""A connection to the database. The service never changes its session, so it is not reset between uses."""
 
 
 async def connect(url: str, slowest: float | None = None) -> Connection:
-    """Open one connection, on which a statement may take `slowest` seconds; in `CONNECT_TIMEOUT`.
+    """Open a connection within `CONNECT_TIMEOUT`. A statement may take `slowest` seconds.
 
-    The settings of the session are one statement after connecting: poolers refuse them as parameters of the start.
+    The settings of the session are set by a statement after connecting, because poolers refuse startup parameters.
 
-    Raises one of `DRIVER_ERRORS` where the database cannot be reached.
+    Raises one of `DRIVER_ERRORS` if the database cannot be reached.
     """
     target = target_of(url)
     connection = await asyncpg.connect(target.dsn, timeout=CONNECT_TIMEOUT, command_timeout=slowest)
@@ -86,12 +86,12 @@ async def connect(url: str, slowest: float | None = None) -> Connection:
 class Database:
     """A pool of at most `size` connections to one database.
 
-    Errors come out as `database_errors` says: an outage as `Unavailable`, which is logged here, and a statement that
-    takes too long as `Overrun`. A connection is lent, and a statement answered, in `patience` seconds each, or that is
-    an outage. A pool that `yields` has its server's processes give way to all others, where the server runs on this
-    machine under our command.
+    Errors are translated as in `db.errors`: an outage raises `Unavailable`, which is logged here, and a statement that
+    takes too long raises `Overrun`. If no connection is free, or a statement is not answered, within `patience`
+    seconds, that is an outage. With `yields`, the server processes of the connections get a lower priority, if the
+    server is a child process on this machine.
 
-    It is ours because asyncpg's costs more than a small statement: a task, a proxy and two locks for each loan.
+    asyncpg's pool is not used, because it costs more than a small statement: a task, a proxy and two locks per loan.
     """
 
     def __init__(
@@ -108,20 +108,20 @@ class Database:
 
     @property
     def lent(self) -> int:
-        """How many connections are in use."""
+        """The number of connections in use."""
         return self._admission.lent
 
     @property
     def waiting(self) -> int:
-        """How many wait for a connection."""
+        """The number of callers that wait for a connection."""
         return self._admission.waiting
 
     async def open(self) -> None:
-        """Be ready to lend; connections come when they are needed."""
+        """Open the pool. Connections are opened when they are needed."""
         self._is_open = True
 
     async def close(self) -> None:
-        """Close all connections; those in use end when they come back."""
+        """Close all connections; those in use are closed when they are returned."""
         self._is_open = False
         while self._idle:
             with contextlib.suppress(*DRIVER_ERRORS):
@@ -129,7 +129,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Lend a connection, each statement of which is a transaction of its own."""
+        """Lend a connection on which each statement is its own transaction."""
         try:
             loan, connection = await self._take()
             try:
@@ -167,7 +167,7 @@ class Database:
         return found
 
     async def row(self, statement: str, *arguments: Any) -> asyncpg.Record | None:
-        """Run one statement and return its first row, if there is one."""
+        """Run one statement and return its first row, or None."""
         found = await self.rows(statement, *arguments)
         return found[0] if found else None
 
@@ -194,7 +194,7 @@ class Database:
         return loan, connection
 
     def _give_back(self, loan: Loan, connection: Connection, error: BaseException | None = None) -> None:
-        """Keep a connection for the next, unless something happened to it; end one that nobody needed for long."""
+        """Keep a connection for the next use, unless it is broken; close one that is idle for long."""
         now = time.monotonic()
         is_sound = error is None or (isinstance(error, Exception) and (is_locked(error) or not is_outage(error)))
         if self._is_open and is_sound and not connection.is_closed() and not connection.is_in_transaction():
@@ -209,7 +209,7 @@ class Database:
             self._away_since = None
 
     def _raise(self, error: Exception) -> NoReturn:
-        """Raise what an error means; the log gets one line of each reason in `LOG_INTERVAL` seconds."""
+        """Raise the translated error; each reason is logged once in `LOG_INTERVAL` seconds."""
         problem = problem_of(error)
         if problem is None:
             raise error
@@ -225,7 +225,7 @@ class Database:
 
 
 class Borrowed(Database):
-    """One connection in a transaction of somebody else's, in the form of a pool: what it runs is part of that."""
+    """A connection in a transaction of the caller, with the interface of a pool."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__("", 0)
@@ -249,7 +249,7 @@ class Borrowed(Database):
 
 
 async def fetch(store: Database | Connection, statement: str, *arguments: Any) -> list[asyncpg.Record]:
-    """Run one statement, on a connection of the pool or in the transaction of a connection that was lent."""
+    """Run one statement, on a connection of the pool or on the given one."""
     if isinstance(store, Database):
         return await store.rows(statement, *arguments)
     found: list[asyncpg.Record] = await store.fetch(statement, *arguments)
@@ -257,17 +257,17 @@ async def fetch(store: Database | Connection, statement: str, *arguments: Any) -
 
 
 def _give_way(connection: Connection) -> None:
-    """Lower the priority of the process that serves a connection, so that large work delays nobody's small one."""
+    """Lower the priority of the server process of a connection, so that large work does not delay small work."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, connection.get_server_pid(), 10)
 
 
 def _session(asked: Iterable[tuple[str, str]], slowest: float | None, version: int) -> dict[str, str]:
-    """Return the settings of our sessions, with those that the url asks for.
+    """Return the settings of sessions, including those in the url.
 
-    Every statement of ours has its index, and comes to rows in its order: a plan that was made while a table was empty
-    must not go on reading all of it when it is large, nor lock rows in the order in which they lie on disk. Limits of
-    time are our own, not those of the role: by them an outage is told from a statement that asks too much.
+    Every statement has an index and reads rows in its order: a plan from when a table was empty must not scan all of it
+    when it is large, nor lock rows in their order on disk. Timeouts are set here and not by the role, because they
+    distinguish an outage from a slow statement.
     """
     return {
         "application_name": "tocsin",

@@ -1,4 +1,4 @@
-"""The url of the database, as providers hand it out: checked, split into what the driver takes, and shown to people."""
+"""The url of the database: checked, split into what the driver accepts, and masked for output."""
 
 import re
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from tocsin.errors import Refusal
 from tocsin.files import content_of
 
 ENCODE = "percent-encode # / ? @ [ ] in user and password (%23 %2F %3F %40 %5B %5D)"
-"""What to do about a url whose parts cannot be told apart."""
+"""What to do about an ambiguous url."""
 
 MASK = "***"
-"""What stands in the place of a password."""
+"""Replaces a password."""
 
 _DRIVER = (
     "host port dbname database user password passfile sslmode sslcert sslkey sslrootcert sslnegotiation sslcrl"
     " sslpassword ssl_min_protocol_version ssl_max_protocol_version target_session_attrs krbsrvname gsslib service"
     " options"
 )
-"""The parameters that asyncpg takes from a url."""
+"""The parameters that asyncpg accepts in a url."""
 
 _IGNORED = (
     "channel_binding client_encoding connect_timeout fallback_application_name gssdelegation gssencmode hostaddr"
@@ -29,7 +29,7 @@ _IGNORED = (
     " requirepeer scram_client_key scram_server_key servicefile sslcertmode sslcompression sslcrldir sslkeylogfile"
     " sslsni tcp_user_timeout"
 )
-"""The other parameters of libpq, which asyncpg would pass to the server as settings."""
+"""Other parameters of libpq, which asyncpg would send to the server as settings."""
 
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%25\w+)?\]|[^\[\]:@/?#\s]*)(?::(\d{1,5}))?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
@@ -41,14 +41,14 @@ _LAST_PORT = 65535
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A url without what the driver does not know, and the settings of the server that it asks for."""
+    """A url without parameters that the driver does not know, and the settings of the server in it."""
 
     dsn: str
     settings: tuple[tuple[str, str], ...]
 
 
 def check(url: str) -> None:
-    """Raise `ValueError` with one sentence, which repeats nothing of it, for a url that cannot be read."""
+    """Raise `ValueError` for an invalid url, with a sentence that repeats nothing of it."""
     if not url.isprintable() or " " in url:
         raise ValueError("it has a space or a control character: percent-encode it")
     if not url.startswith(("postgres://", "postgresql://")):
@@ -72,7 +72,7 @@ def check(url: str) -> None:
 
 @lru_cache(maxsize=16)
 def target_of(url: str) -> Target:
-    """Split a url into what the driver takes and settings of the server; libpq's other parameters are dropped."""
+    """Split a url into what the driver accepts and settings of the server, without other parameters of libpq."""
     parts = urlsplit(url)
     given = _parameters(parts)
     taken = {name: value for name, value in given.items() if name in _DRIVER.split()}
@@ -84,7 +84,7 @@ def target_of(url: str) -> Target:
 
 
 def check_files(url: str) -> None:
-    """Raise `Refusal` where a file that a url names cannot be read: the driver's own words name none."""
+    """Raise `Refusal` if a file in a url cannot be read: the error of the driver does not name it."""
     for name, value in _parameters(urlsplit(url)).items():
         if name in {"sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile"} and value != "system":
             try:
@@ -96,7 +96,7 @@ def check_files(url: str) -> None:
 
 
 def place_of(url: str) -> str:
-    """Return where a database is, for people: user, hosts with their ports, and name; no password."""
+    """Return user, hosts with ports, and name of a database, without the password."""
     parts = urlsplit(url)
     given = _parameters(parts)
     credentials, _, hosts = parts.netloc.rpartition("@")
@@ -109,7 +109,7 @@ def place_of(url: str) -> str:
 
 
 def masked(url: str, *, user_too: bool = False) -> str:
-    """Return a url whose passwords are masked; with `user_too`, the user as well, which may be a token."""
+    """Return a url with its passwords masked; with `user_too`, also the user, which may be a token."""
     scheme, mark, rest = url.partition("://")
     end = _END_OF_AUTHORITY.search(rest)
     authority, rest = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
@@ -126,7 +126,7 @@ def masked(url: str, *, user_too: bool = False) -> str:
 
 
 def _parameters(parts: SplitResult) -> dict[str, str]:
-    """Return the parameters of a url, the last of each name. A plus is a plus, as for libpq."""
+    """Return the parameters of a url, the last of each name. As in libpq, a plus is not a space."""
     found = {}
     for each in parts.query.split("&") if parts.query else ():
         name, equals, value = each.partition("=")

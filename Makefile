@@ -19,7 +19,7 @@ demo: .venv/ready ## serve with sample users, teams and notifications: open http
 
 # One worker for each core; what shares a fixture of its module stays with one worker. CI, and root, for whom `parts`
 # installs what is missing, let no test be skipped but for the reasons in tests/support/selection.py.
-PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadgroup
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 STRICT := $(if $(CI)$(filter 0,$(shell id -u)),--strict-skips)
 
 test: lint parts ## everything: lint, types, and all tests against real parts
@@ -35,7 +35,7 @@ soak: lint parts ## all tests, with all that chance decides many times over: pro
 
 coverage: .venv/ready parts ## all tests, and what they do not reach: branches too, and programs that tests start
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -n auto --maxprocesses 8 --dist loadgroup -q
+	$(BIN)/coverage run -m pytest -n auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder -q
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/python -m tests.support.coverage

@@ -10,6 +10,7 @@ import pytest
 from tests.support.ledger import Ledger, Load, Town, compare, compare_pages, drained
 from tests.support.processes import Program, data_folder, holds_a_lease, kill_postgres, postgres_of, throw_dice
 from tests.support.properties import rounds
+from tests.support.servers import answers
 from tocsin.db.pool import connect
 from tocsin.postgres.supervisor import url_of
 
@@ -60,6 +61,7 @@ async def kill_the_database(data: Path, load: Load, dice: Random) -> None:
     before = set(postgres_of(data))
     await kill_postgres(data)
     await load.more(1)
+    await answers(url_of(data))
     assert before
     assert before.isdisjoint(postgres_of(data))
 

@@ -71,7 +71,8 @@ async def watching(
             assert source.response.status_code == 200
             with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
                 async for event in source.aiter_sse():
-                    watch.events.append(event)
+                    if event.data:  # after a comment httpx-sse hands out an event without any
+                        watch.events.append(event)
         watch.ended = True
 
     reading = asyncio.create_task(read())

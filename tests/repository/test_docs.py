@@ -28,6 +28,18 @@ def test_every_setting_is_in_the_reference_and_the_other_way_round() -> None:
     assert documented == {PREFIX + name.upper() for name in Settings.model_fields}
 
 
+def test_the_defaults_of_the_reference_are_those_of_the_settings() -> None:
+    page = (REFERENCE / "settings.md").read_text("utf-8")
+    rows = dict(re.findall(rf"^\| `{PREFIX}(\w+)` \|([^|]*)\|", page, re.MULTILINE))
+    for name, field in Settings.model_fields.items():
+        documented = rows[name.upper()].strip()
+        if re.fullmatch("`[^`]+`", documented):
+            default = field.default[0] if isinstance(field.default, tuple) else field.default
+            assert documented == f"`{str(default).removesuffix('/')}`", name
+        elif not documented:
+            assert not field.default, name
+
+
 def test_every_command_is_in_the_reference_and_the_other_way_round() -> None:
     page = (REFERENCE / "commands.md").read_text("utf-8")
     documented = set(re.findall(r"^\| `tocsin (\w+)", page, re.MULTILINE))

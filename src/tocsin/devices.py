@@ -1,4 +1,4 @@
-"""Devices: the phones that a user's notifications are pushed to. A token belongs to one user at a time."""
+"""Devices: the phones and browsers of users. A token belongs to one user at a time."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,15 @@ from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.errors import NotFound, Unauthenticated
 
 MAX_DEVICES = 50
-"""How many devices a user has at most; the longest unused one goes."""
+"""Maximum devices of a user. One more removes the one unused for longest."""
 
 Provider = Literal["apns", "fcm", "web"]
 
 TYPES: Mapping[str, Provider] = {"iOS": "apns", "Android": "fcm"}
-"""The types of phones, each with its own provider."""
+"""The types of phones and their default providers."""
 
 ENDING = 6
-"""How many of the last characters of a token are ever shown."""
+"""The number of last characters of a token that are shown."""
 
 _SQL = queries("devices")
 _APNS = re.compile(r"([0-9A-Fa-f]{2}){8,256}")
@@ -26,7 +26,7 @@ _FCM = re.compile(r"[A-Za-z0-9_:-]{32,4096}|[cdef][A-Za-z0-9_-]{21}")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A phone: the token that its push service gave it, and where it is to be reached.
+    """A phone: the token from its push service, and how it is reached.
 
     Or a browser, whose token is the endpoint of its subscription, with its keys.
     """
@@ -41,7 +41,7 @@ class Device:
 
 
 def token_of(text: str, provider: Provider) -> str | None:
-    """Return a token as it is kept, or None for what no token of this provider looks like.
+    """Return a token in stored form, or None if it is not a token of this provider.
 
     Apple's are hexadecimal, and the same in upper and lower case; Google's are registration tokens or installation ids.
     """
@@ -51,7 +51,7 @@ def token_of(text: str, provider: Provider) -> str | None:
 
 
 async def register(database: Database, user_id: int, device: Device, replaces: str | None = None) -> None:
-    """Make a device the user's own, whoever had it before; the token that it replaces goes if it is theirs.
+    """Assign a device to a user, whichever user had it before. A token that it replaces is removed if it is the user's.
 
     Raises `Unauthenticated` where the user is gone or inactive.
     """
@@ -71,17 +71,17 @@ async def register(database: Database, user_id: int, device: Device, replaces: s
 
 
 async def enforce_device_limit(connection: Connection, user_id: int) -> None:
-    """Let the longest unused devices of a user go, if there are too many."""
+    """Remove the devices of a user that are unused for longest, if there are too many."""
     await connection.execute(_SQL["keep"], user_id, MAX_DEVICES)
 
 
 async def detach(database: Database, user_id: int, token: str) -> None:
-    """Take a token from a user, if it is theirs; another's is left alone."""
+    """Remove a token from a user, if it is the user's."""
     await database.value(_SQL["detach"], user_id, token)
 
 
 async def detach_for(database: Database, user_id: int, company_id: int | None, token: str | None = None) -> None:
-    """Take one token, or all of them, from a user of the company. Raises `NotFound` where there is no such user."""
+    """Remove one token, or all, from a user of the company. Raises `NotFound` for an unknown user."""
     if await database.value(_SQL["user"], user_id, company_id) is None:
         raise NotFound
     async with database.transaction() as connection:
@@ -93,17 +93,17 @@ async def detach_for(database: Database, user_id: int, company_id: int | None, t
 
 
 async def clear_phones(connection: Connection, user_ids: Sequence[int], token: str | None = None) -> None:
-    """Have the phones of users, or one of them, clear all that they show: it is not theirs to see from now on."""
+    """Make the phones of users, or one of them, clear all that they show: their new owner must not see it."""
     await connection.execute(_SQL["clear_phones"], user_ids, token)
 
 
 async def detach_all(store: Database | Connection, user_id: int) -> None:
-    """Take all devices from a user."""
+    """Remove all devices of a user."""
     await fetch(store, _SQL["detach_all"], user_id)
 
 
 async def devices_of(database: Database, user_id: int) -> list[dict[str, Any]]:
-    """Return a user's devices, the last registered first, with the last characters of their tokens alone."""
+    """Return a user's devices, the last registered first, with only the last characters of their tokens."""
     return [dict(row) for row in await database.rows(_SQL["devices"], user_id)]
 
 

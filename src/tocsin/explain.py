@@ -1,4 +1,4 @@
-"""Explaining in words what became of a person's notifications: for whoever is asked why something did not come."""
+"""Explanations: what a user received and what not, and why, for support staff."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -14,30 +14,30 @@ from tocsin.events import Viewer
 from tocsin.notifications import time_of
 
 MAX_EVENTS = 200
-"""How many events of a person the command line explains at most."""
+"""Maximum events of a user that the command line explains."""
 
 DEFAULT_EXPLAINED, MAX_EXPLAINED = 20, 100
-"""How many of them a call does: each is looked up by itself."""
+"""Maximum events per call of the API: each is looked up separately."""
 
 MAX_EVENTS_SCANNED = 5_000
-"""How many events, the last of all, are looked through for those that did not come."""
+"""The number of latest events that are searched for those that the user did not receive."""
 
 MAX_CANDIDATES = 1_000
-"""How many users of each index a search looks at, before it leaves out those of other companies."""
+"""Maximum users per index that a search reads, before it leaves out those of other companies."""
 
 _SQL = queries("explain")
 
 
 @dataclass(frozen=True, slots=True)
 class Lately:
-    """What concerned a person, the latest first, each explained; and from when on what did not come is among it."""
+    """The events of a user, the latest first, each explained; and since when events that did not come are included."""
 
     events: list[dict[str, Any]]
     looked_back_to: datetime
 
 
 async def of_event(database: Database, event_id: UUID, user_id: int) -> AsyncIterator[str]:
-    """Yield, line by line, whether and why somebody was told of an event. Raises `Refusal` for an unknown event."""
+    """Yield lines that explain whether and why a user was notified. Raises `Refusal` for an unknown event."""
     try:
         found = await event_status.explain(database, event_id, user_id, Viewer())
     except NotFound:
@@ -47,9 +47,9 @@ async def of_event(database: Database, event_id: UUID, user_id: int) -> AsyncIte
 
 
 async def of_user(database: Database, user_id: int, since: datetime) -> AsyncIterator[str]:
-    """Yield what came to a person since a moment, what did not and why, and the state of their devices.
+    """Yield lines on what a user received since a time, what not and why, and the state of their devices.
 
-    Raises `Refusal` for somebody unknown.
+    Raises `Refusal` for an unknown user.
     """
     try:
         found = await person(database, user_id)
@@ -74,7 +74,7 @@ async def of_user(database: Database, user_id: int, since: datetime) -> AsyncIte
 
 
 async def find(database: Database, words: str, limit: int, company_id: int | None = None) -> list[dict[str, Any]]:
-    """Return up to `limit` users whose name, last name or e-mail address begins with these words."""
+    """Return up to `limit` users whose name, last name or e-mail address begins with a text."""
     rows = await database.rows(_SQL["find"], words, company_id, limit, MAX_CANDIDATES)
     return [dict(row) for row in rows]
 
@@ -94,7 +94,7 @@ async def recipients(  # noqa: PLR0913 - what is asked for
 
 
 async def person(database: Database, user_id: int, company_id: int | None = None) -> dict[str, Any]:
-    """Return who a user is, and the state of their devices. Raises `NotFound` for nobody of the company."""
+    """Return a user and the state of their devices. Raises `NotFound` for users of other companies."""
     row = await database.row(_SQL["person"], user_id, company_id)
     if row is None:
         raise NotFound
@@ -104,7 +104,7 @@ async def person(database: Database, user_id: int, company_id: int | None = None
 async def of_late(
     database: Database, user_id: int, since: datetime, limit: int, company_id: int | None = None
 ) -> Lately:
-    """Return up to `limit` of what concerned a person since a moment, whether it came or not, each explained."""
+    """Return up to `limit` events of a user since a time, received or not, each explained."""
     found = await database.rows(_SQL["events"], user_id, since, company_id, limit, MAX_EVENTS_SCANNED)
     reach = await database.value(_SQL["reach"], since, MAX_EVENTS_SCANNED)
     explained = []
@@ -115,7 +115,7 @@ async def of_late(
 
 
 def _device_status(row: Record) -> dict[str, Any]:
-    """Say how a device is reached, and in `state` and `what` how that is going."""
+    """Return a device, and the state of its lane in `state` and `what`."""
     if not row["has_lane"]:
         state, what = "unserved", "no key is set for this provider and app"
     elif row["stopped_at"]:
@@ -146,5 +146,5 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def _told(state: str, what: str | None) -> str:
-    """Say how a push is, and why, where that is not the same word."""
+    """Return the state of a push, with the reason if it adds something."""
     return f"{state}; {what}" if what and what != state else state

@@ -1,4 +1,4 @@
-"""Ids: those of our own making, UUIDs that sort by the time they were made (RFC 9562, version 7), and of others."""
+"""Ids: new UUIDs that sort by time (RFC 9562, version 7), and those of callers."""
 
 import secrets
 import threading
@@ -14,7 +14,7 @@ _last = 0
 
 
 def new_id() -> UUID:
-    """Return an id greater than every one that this process made before."""
+    """Return an id greater than all that this process made before."""
     global _last  # noqa: PLW0603 - what makes it greater is the one before
     with _lock:
         # 48 bits of milliseconds, 12 of their fraction
@@ -23,7 +23,7 @@ def new_id() -> UUID:
 
 
 def parsed_uuid(given: Any) -> UUID | None:
-    """Return a UUID in its usual form, upper or lower case; anything else is None."""
+    """Return the UUID of a text in canonical form, in upper or lower case; None for anything else."""
     try:
         found = UUID(given)
     except (ValueError, AttributeError, TypeError):

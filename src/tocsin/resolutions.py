@@ -1,4 +1,4 @@
-"""Resolutions: what is still open about a subject is read, taken away or rewritten, for everyone it reached.
+"""Resolutions: the unread notifications about a subject are read, removed or rewritten, for all their users.
 
 What there was about the subject is noted when a resolution is accepted: what is posted afterwards stays open. The work
 is a job: it walks the records of who got what, some thousand people at a time.
@@ -22,26 +22,26 @@ from tocsin.pubsub import PubSub
 How = Literal["read", "gone", "erased"]
 
 CHANGES: Mapping[How, Change] = {"read": "read", "gone": "deleted", "erased": "rewritten"}
-"""What a resolution does to the entries of inboxes."""
+"""What a resolution does to notifications."""
 
 USERS_BATCH_SIZE = {"direct": 500, "bulk": 5_000}
-"""How many people one transaction is about, by lane; what is too much for the direct lane goes on in the other."""
+"""Maximum users per transaction, by queue. What is too much for the direct queue continues in the bulk queue."""
 
 EVENTS_BATCH_SIZE = 200
-"""How many events one transaction rewrites."""
+"""Events per transaction that rewrites them."""
 
 POLL_INTERVAL = 0.3
-"""Seconds after which what was still on its way is looked at again."""
+"""Seconds after which events that were still being delivered are checked again."""
 
 KEY = "key:"
-"""How a subject begins that is a service's own key, and so names its own events alone."""
+"""The prefix of a subject that is a key of a service, and names only events of that service."""
 
 _SQL = queries("resolutions")
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What a service asks for: how all about `subject` is settled, for these `users` or, None, for everyone.
+    """A request: how everything about `subject` is resolved, for these `users` or for all (None).
 
     One for a service of a company concerns the people of that company alone.
     """
@@ -54,7 +54,7 @@ class Resolution:
 
 
 async def resolve(database: Database, pubsub: PubSub, resolution: Resolution) -> None:
-    """Accept a resolution durably. What has not been delivered and would be taken away is not delivered any more."""
+    """Accept a resolution durably. Events that it removes and that are not delivered yet are not delivered."""
     owner = resolution.service if resolution.subject.startswith(KEY) else None
     async with database.transaction() as connection:
         about = await connection.fetch(_SQL["about"], resolution.subject, owner, resolution.company_id)
@@ -67,7 +67,7 @@ async def resolve(database: Database, pubsub: PubSub, resolution: Resolution) ->
 
 
 async def settle(database: Database, catalogue: Catalogue, worker: UUID, job: Job) -> Collection[int]:
-    """Do the next step of a resolution, and the last; return whose inboxes it looked at.
+    """Run the next step of a resolution; return the users whose inboxes it processed.
 
     Raises `Lost` where the job is no longer ours.
     """
@@ -123,7 +123,7 @@ async def _settle_chunks(connection: Connection, resolution: Record, chunks: Seq
 
 
 async def _rewrite(database: Database, catalogue: Catalogue, worker: UUID, job: Job) -> None:
-    """Take the words of whom they are about out of the next events, in all languages."""
+    """Remove the personal data from the next events, in all languages."""
     async with database.transaction() as connection:
         await jobs.go_on(connection, worker, [(job.id, job.progress + 1)])
         found = await connection.fetch(_SQL["to_rewrite"], job.id, EVENTS_BATCH_SIZE)

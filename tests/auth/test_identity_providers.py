@@ -19,7 +19,7 @@ from tests.support.service import HOUR, SECRET, serving, settings_for
 from tests.support.tokens import signed
 from tocsin.auth.claims import Expected, ServiceCaller, UserCaller
 from tocsin.auth.from_settings import signer_of, verifier_of
-from tocsin.auth.keys import EVERYBODY, hs256, of_jwks
+from tocsin.auth.keys import ALL_SPEAKERS, hs256, of_jwks
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.auth.tokens import Verifier
 from tocsin.catalogue import Catalogue
@@ -196,8 +196,8 @@ class TestIssuer:
 
     def verifier(self, whose: str) -> Verifier:
         expected = Expected("https://login", "tocsin", only_published=whose == "published")
-        [fetched] = of_jwks(jwks(pair("RS256")), EVERYBODY)
-        return Verifier([hs256(SECRET, EVERYBODY), fetched], expected=expected)
+        [fetched] = of_jwks(jwks(pair("RS256")), ALL_SPEAKERS)
+        return Verifier([hs256(SECRET, ALL_SPEAKERS), fetched], expected=expected)
 
     @pytest.mark.parametrize("bad", [{}, {"iss": "https://login"}, {"aud": "tocsin"}, {"iss": "x", "aud": "y"}])
     def test_only_published_keys_tokens_need_them_where_that_is_set(self, bad: dict[str, str]) -> None:

@@ -31,7 +31,7 @@ from tests.support.service import HOUR, SECRET, serving
 from tests.support.tokens import signed
 from tocsin.auth.claims import Expected, UserCaller
 from tocsin.auth.jwks import FETCH_INTERVAL, STALE, Jwks
-from tocsin.auth.keys import EVERYBODY, of_pem
+from tocsin.auth.keys import ALL_SPEAKERS, of_pem
 from tocsin.auth.minting import mint_user
 from tocsin.auth.tokens import Verifier
 from tocsin.catalogue import Catalogue
@@ -160,7 +160,7 @@ class TestFetching:
 class TestJwks:
     async def test_keys_are_fetched_when_a_token_needs_them(self, clock: Clock) -> None:
         async with Site(saying(jwks(*(pair(algorithm, algorithm) for algorithm in ALGORITHMS)))) as site:
-            verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock))
+            verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
             for algorithm in ALGORITHMS:
                 for kid in (algorithm, None):
                     token = pair(algorithm, algorithm).sign({"kid": kid})
@@ -170,7 +170,7 @@ class TestJwks:
 
     async def test_a_flood_of_unknown_keys_causes_one_fetch_a_minute(self, clock: Clock) -> None:
         async with Site(GOOD) as site:
-            verifier = Verifier([SECRET], jwks=Jwks(site.url, EVERYBODY, clock))
+            verifier = Verifier([SECRET], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
 
             async def present(number: int) -> str:
                 """Return what becomes of a token whose key the issuer does not have."""
@@ -192,7 +192,7 @@ class TestJwks:
 
     async def test_a_stranger_keeps_no_rotated_key_out(self, clock: Clock) -> None:
         async with Site(GOOD) as site:
-            verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock))
+            verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
             token = NEW.sign()
             await verifier.prepare(OLD.sign({"kid": "a stranger's"}))
             site.answer = saying(jwks(OLD, NEW))
@@ -208,7 +208,7 @@ class TestJwks:
 
     async def test_a_token_that_is_refused_whoever_signed_it_is_not_told_to_come_again(self, clock: Clock) -> None:
         async with Site(GOOD) as site:
-            verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock), expected=Expected("us", "tocsin"))
+            verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock), expected=Expected("us", "tocsin"))
             good: dict[str, Any] = {"iss": "us", "aud": "tocsin"}
             await verifier.prepare(NEW.sign(**good))
             with pytest.raises(Unavailable):
@@ -223,7 +223,7 @@ class TestJwks:
     async def test_published_keys_without_names_verify_tokens_that_name_one(self, clock: Clock) -> None:
         nameless = json.dumps({"keys": [{name: value for name, value in OLD.jwk().items() if name != "kid"}]})
         async with Site(saying(nameless.encode())) as site:
-            verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock))
+            verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
             for _ in range(3):
                 await verifier.prepare(OLD.sign())
                 assert isinstance(verifier.verify(OLD.sign()), UserCaller)
@@ -232,7 +232,7 @@ class TestJwks:
 
     async def test_all_who_wait_share_one_fetch(self, clock: Clock) -> None:
         async with Site(GOOD) as site:
-            verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock))
+            verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
             tokens = [OLD.sign(sub=id_) for id_ in range(1, 51)]
             await asyncio.gather(*map(verifier.prepare, tokens))
             assert [verifier.verify(token).label for token in tokens] == [f"user {id_}" for id_ in range(1, 51)]
@@ -240,7 +240,7 @@ class TestJwks:
 
     async def test_who_gives_up_waiting_takes_the_keys_from_nobody(self, clock: Clock) -> None:
         async with Site(GOOD) as site:
-            keys = Jwks(site.url, EVERYBODY, clock)
+            keys = Jwks(site.url, ALL_SPEAKERS, clock)
             impatient = asyncio.create_task(keys.refresh_for("old", "RS256"))
             await asyncio.sleep(0)
             waiting = asyncio.create_task(keys.refresh_for("old", "RS256"))
@@ -254,7 +254,7 @@ class TestJwks:
     @pytest.mark.parametrize("name", BAD)
     async def test_an_answer_that_is_unusable_keeps_the_keys_there_are(self, clock: Clock, name: str) -> None:
         async with Site(GOOD) as site:
-            keys = Jwks(site.url, EVERYBODY, clock)
+            keys = Jwks(site.url, ALL_SPEAKERS, clock)
             verifier = Verifier([], jwks=keys)
             await verifier.prepare(OLD.sign())
             site.answer = BAD[name]
@@ -274,14 +274,14 @@ class TestJwks:
     async def test_an_issuer_that_redirects_publishes_nothing(self, clock: Clock) -> None:
         async with Site(GOOD) as other, Site(saying(b"", "302 Found", f"Location: {other.url}")) as site:
             with pytest.raises(Unavailable):
-                await Verifier([], jwks=Jwks(site.url, EVERYBODY, clock)).prepare(OLD.sign())
+                await Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock)).prepare(OLD.sign())
             assert other.asked == 0
 
     async def test_an_issuer_that_is_away_at_start_is_asked_again_after_1_2_4_seconds_up_to_a_minute(
         self, clock: Clock
     ) -> None:
         async with Site(saying(b"", "503 Service Unavailable")) as site:
-            verifier = Verifier([], jwks=Jwks(site.url, EVERYBODY, clock))
+            verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
             for asked, wait in enumerate((1, 2, 4, 8, 16, 32, 60, 60), 1):
                 for passed in (0, wait - 0.5):
                     clock.now += passed
@@ -296,7 +296,7 @@ class TestJwks:
 
     async def test_a_withdrawn_key_is_gone_after_ten_minutes(self, clock: Clock) -> None:
         async with Site(saying(jwks(OLD, NEW))) as site:
-            keys = Jwks(site.url, EVERYBODY, clock)
+            keys = Jwks(site.url, ALL_SPEAKERS, clock)
             verifier = Verifier([], jwks=keys)
             old, new = OLD.sign(), NEW.sign()
             await verifier.prepare(old)
@@ -316,7 +316,7 @@ class TestJwks:
 
     async def test_keys_that_did_not_change_forget_no_token(self, clock: Clock) -> None:
         async with Site(GOOD) as site:
-            keys = Jwks(site.url, EVERYBODY, clock)
+            keys = Jwks(site.url, ALL_SPEAKERS, clock)
             verifier = Verifier([], jwks=keys)
             token = OLD.sign()
             await verifier.prepare(token)
@@ -329,8 +329,8 @@ class TestJwks:
 
     async def test_what_needs_no_published_key_waits_for_none(self, clock: Clock, tmp_path: Path) -> None:
         async with Site(hanging) as site:
-            keys = Jwks(site.url, EVERYBODY, clock)
-            verifier = Verifier([SECRET, of_pem(OLD.file(tmp_path), EVERYBODY)], jwks=keys)
+            keys = Jwks(site.url, ALL_SPEAKERS, clock)
+            verifier = Verifier([SECRET, of_pem(OLD.file(tmp_path), ALL_SPEAKERS)], jwks=keys)
             header, _, rest = OLD.sign({"kid": None}).partition(".")
             others = ["", "x", "a.b.c", "A" * 100_000, f"{header}.{header}.AAAA.{rest}"]
             others += [signed({"alg": alg, "kid": "x"}, {}) for alg in ("HS256", "none", "ES512", ["RS256"], None)]

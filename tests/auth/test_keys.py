@@ -15,7 +15,7 @@ from tests.support.service import HOUR, SECRET, Api, serving, settings_for
 from tests.support.tokens import signed
 from tocsin.auth.claims import ServiceCaller, UserCaller
 from tocsin.auth.from_settings import signer_of, verifier_of
-from tocsin.auth.keys import EVERYBODY, of_jwks, of_pem
+from tocsin.auth.keys import ALL_SPEAKERS, of_jwks, of_pem
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.auth.tokens import Verifier
 from tocsin.catalogue import Catalogue
@@ -41,7 +41,7 @@ def refused(verifier: Verifier, token: str) -> str:
 class TestFiles:
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     def test_a_public_key_verifies_its_algorithm(self, tmp_path: Path, algorithm: str) -> None:
-        verifier = Verifier([of_pem(pair(algorithm).file(tmp_path), EVERYBODY)])
+        verifier = Verifier([of_pem(pair(algorithm).file(tmp_path), ALL_SPEAKERS)])
         assert verifier.verify(pair(algorithm).sign(exp=EXP)) == UserCaller(4, EXP)
         expected = ServiceCaller("crm", frozenset({"events:write"}), None, EXP)
         assert verifier.verify(pair(algorithm).sign({"kid": None, "typ": "at+jwt"}, exp=EXP, **SERVICE)) == expected
@@ -50,13 +50,13 @@ class TestFiles:
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     def test_a_certificate_is_as_good_as_its_key(self, tmp_path: Path, algorithm: str) -> None:
         (tmp_path / "one.pem").write_bytes(certificate(pair(algorithm), "issuer"))
-        assert Verifier([of_pem(tmp_path / "one.pem", EVERYBODY)]).verify(pair(algorithm).sign(exp=EXP)) == UserCaller(
-            4, EXP
-        )
+        assert Verifier([of_pem(tmp_path / "one.pem", ALL_SPEAKERS)]).verify(
+            pair(algorithm).sign(exp=EXP)
+        ) == UserCaller(4, EXP)
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     def test_a_public_key_is_never_a_secret(self, tmp_path: Path, algorithm: str) -> None:
-        verifier = Verifier([of_pem(pair(algorithm).file(tmp_path), EVERYBODY), SECRET])
+        verifier = Verifier([of_pem(pair(algorithm).file(tmp_path), ALL_SPEAKERS), SECRET])
         der = pair(algorithm).private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         claims = {"sub": "4", "exp": EXP}
         for secret in (pair(algorithm).pem.decode(), pair(algorithm).pem.decode().strip(), der.decode("latin-1")):
@@ -67,7 +67,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     def test_another_algorithm_of_the_same_key_is_refused(self, tmp_path: Path, algorithm: str) -> None:
-        verifier = Verifier([of_pem(pair(algorithm).file(tmp_path), EVERYBODY)])
+        verifier = Verifier([of_pem(pair(algorithm).file(tmp_path), ALL_SPEAKERS)])
         head, body, signature = pair(algorithm).sign().split(".")
         for other in ("none", "HS256", "ES512", "ES256K", "Ed448", *ALGORITHMS):
             if other != algorithm and {other, algorithm} != {"EdDSA", "Ed25519"}:
@@ -77,13 +77,13 @@ class TestFiles:
         refused(verifier, f"{head}.{body}.AAAA")
         if algorithm == "RS256":
             refused(
-                Verifier(of_jwks(jwks(pair(algorithm)), EVERYBODY)),
+                Verifier(of_jwks(jwks(pair(algorithm)), ALL_SPEAKERS)),
                 Pair(pair(algorithm).private, "RS512", "one").sign(),
             )
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     def test_what_is_critical_in_a_header_is_refused(self, tmp_path: Path, algorithm: str) -> None:
-        verifier = Verifier([of_pem(pair(algorithm).file(tmp_path), EVERYBODY)])
+        verifier = Verifier([of_pem(pair(algorithm).file(tmp_path), ALL_SPEAKERS)])
         refused(verifier, pair(algorithm).sign({"crit": ["exp"], "exp": EXP}))
         refused(verifier, pair(algorithm).sign({"b64": True, "crit": ["b64"]}))
 
@@ -113,7 +113,7 @@ class TestFiles:
         path = tmp_path / "key.pem"
         make(path)
         with pytest.raises(Refusal) as caught:
-            of_pem(path, EVERYBODY)
+            of_pem(path, ALL_SPEAKERS)
         said = str(caught.value)
         assert words in said
         assert said.startswith(f"The key file {path} ")
@@ -125,7 +125,7 @@ class TestFiles:
 class TestJwks:
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     def test_a_published_key_verifies_its_algorithm(self, algorithm: str) -> None:
-        verifier = Verifier(of_jwks(jwks(pair(algorithm), pair("ES256", "other")), EVERYBODY))
+        verifier = Verifier(of_jwks(jwks(pair(algorithm), pair("ES256", "other")), ALL_SPEAKERS))
         assert verifier.verify(pair(algorithm).sign(exp=EXP)) == UserCaller(4, EXP)
         assert verifier.verify(pair(algorithm).sign({"kid": None}, exp=EXP)) == UserCaller(4, EXP)
         refused(verifier, pair(algorithm).sign({"kid": "other"}))
@@ -149,8 +149,8 @@ class TestJwks:
         ]
         for entry in bad:
             with pytest.raises(ValueError, match="no supported key"):
-                pytest.fail(f"{entry} is taken as {of_jwks(json.dumps({'keys': [entry]}).encode(), EVERYBODY)}")
-        [kept] = of_jwks(json.dumps({"keys": [*bad, good], "x": 1}).encode(), EVERYBODY)
+                pytest.fail(f"{entry} is taken as {of_jwks(json.dumps({'keys': [entry]}).encode(), ALL_SPEAKERS)}")
+        [kept] = of_jwks(json.dumps({"keys": [*bad, good], "x": 1}).encode(), ALL_SPEAKERS)
         assert kept.algorithms == ("RS256",)
 
     @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ class TestJwks:
     )
     def test_what_is_no_set_of_keys_is_refused(self, document: bytes) -> None:
         with pytest.raises(ValueError, match=r"\.$"):
-            of_jwks(document, EVERYBODY)
+            of_jwks(document, ALL_SPEAKERS)
 
 
 class TestSettings:

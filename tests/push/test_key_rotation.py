@@ -16,7 +16,7 @@ from tests.support.pushes import IPHONE, comes_to, hurry, pushes_of, register, u
 from tests.support.service import HOUR, SECRET, Api, settings_for
 from tests.support.waiting import until
 from tocsin.auth.claims import UserCaller
-from tocsin.auth.keys import EVERYBODY, hs256
+from tocsin.auth.keys import ALL_SPEAKERS, hs256
 from tocsin.auth.minting import Signer, mint_service, mint_user
 from tocsin.auth.tokens import Verifier
 from tocsin.db.pool import Database
@@ -162,9 +162,9 @@ def test_tokens_of_a_key_that_was_taken_away_are_refused_at_once() -> None:
     assert isinstance(verifier.verify(token), UserCaller)
     withdrawn: list[None] = []
     verifier.on_withdrawal = lambda: withdrawn.append(None)
-    verifier.take([hs256(SECRET, EVERYBODY), hs256(other, EVERYBODY)])
+    verifier.take([hs256(SECRET, ALL_SPEAKERS), hs256(other, ALL_SPEAKERS)])
     assert withdrawn == []
-    verifier.take([hs256(other, EVERYBODY)])
+    verifier.take([hs256(other, ALL_SPEAKERS)])
     assert withdrawn == [None]
     with pytest.raises(Unauthenticated):
         verifier.verify(token)

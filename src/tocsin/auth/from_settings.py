@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tocsin.auth.claims import Expected
 from tocsin.auth.jwks import Jwks
-from tocsin.auth.keys import EVERYBODY, Key, Speaker, hs256, of_pem, own_secret
+from tocsin.auth.keys import ALL_SPEAKERS, Key, Speaker, hs256, of_pem, own_secret
 from tocsin.auth.minting import Signer
 from tocsin.auth.tokens import Verifier
 from tocsin.errors import Refusal
@@ -65,7 +65,7 @@ def secrets_of(settings: Settings) -> Sequence[str]:
 
 
 def _speakers(audience: Audience) -> frozenset[Speaker]:
-    return EVERYBODY if audience == "both" else frozenset({audience})
+    return ALL_SPEAKERS if audience == "both" else frozenset({audience})
 
 
 def _expected(settings: Settings) -> Expected:

@@ -24,7 +24,7 @@ from tocsin.strict_json import parse_object
 Speaker = Literal["users", "services"]
 PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
-EVERYBODY: frozenset[Speaker] = frozenset({"users", "services"})
+ALL_SPEAKERS: frozenset[Speaker] = frozenset({"users", "services"})
 
 SECRET_FILE = "jwt-secret"  # noqa: S105 - the name of a file
 

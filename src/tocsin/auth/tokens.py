@@ -14,7 +14,7 @@ from jwt.algorithms import OKPAlgorithm
 
 from tocsin.auth.claims import CLOCK_SKEW, Expected, ServiceCaller, UserCaller, caller_from, refused
 from tocsin.auth.jwks import Jwks
-from tocsin.auth.keys import EVERYBODY, PUBLIC_ALGORITHMS, Key, hs256
+from tocsin.auth.keys import ALL_SPEAKERS, PUBLIC_ALGORITHMS, Key, hs256
 from tocsin.errors import Malformed, Unauthenticated, Unavailable
 from tocsin.strict_json import parse_object
 
@@ -43,7 +43,7 @@ class Verifier:
         expected: Expected | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._configured = [hs256(key, EVERYBODY) if isinstance(key, str) else key for key in keys]
+        self._configured = [hs256(key, ALL_SPEAKERS) if isinstance(key, str) else key for key in keys]
         self._jwks = jwks
         self._fetched: tuple[Key, ...] = ()
         self._expected = expected or Expected()

@@ -180,7 +180,7 @@ async def _take(connection: Connection, step: Step) -> bool:
             if step.is_concurrent:
                 await _run_apart(connection, step)
         except asyncpg.LockNotAvailableError:
-            holders = "; ".join(row["holder"] for row in await connection.fetch(_SQL["holders"])) or "nobody now"
+            holders = "; ".join(row["holder"] for row in await connection.fetch(_SQL["holders"])) or "no session now"
             what = f"{step.number:04} {step.name}"
             if time.monotonic() + pause > end:
                 raise Refusal(

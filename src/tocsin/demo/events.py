@@ -1,4 +1,4 @@
-"""What happens in the demo: the sample of a kind, each time a little different."""
+"""Events of the demo: the sample of a kind with varied values."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -13,7 +13,7 @@ from tocsin.formats import User
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A case of the dealership, and the customer whose it is."""
+    """A case of the dealership and its customer."""
 
     id: str
     number: int
@@ -52,11 +52,11 @@ WORDS: Mapping[tuple[str, str], Sequence[str]] = {
     ("level", "name"): ("level_2", "level_3", "level_4"),
     ("badge", "name"): ("the_seller", "the_early_bird", "the_closer"),
 }
-"""What may stand in a field of an object in an event's data."""
+"""Values for fields of objects in the data of events."""
 
 
 def event_of(kind: Kind, sample: Mapping[str, Any], actor: User, dice: Random) -> dict[str, Any]:
-    """Return an event like the sample of its kind: of another case, in other words, done by `actor`."""
+    """Return an event like the sample of its kind, of another case, with other texts, by `actor`."""
     event = deepcopy(dict(sample))
     data, params = event.get("data", {}), event.get("params", {})
     case = dice.choice(CASES)

@@ -1,6 +1,6 @@
-"""Routes of the demo's page: who there is, what can happen, and what their phones and browsers show.
+"""Routes of the demo's page: its users, its events, and what their phones and browsers show.
 
-They hand tokens to whoever asks, so they answer only to a name of this machine, and to no page from elsewhere.
+They return tokens without authentication, so they answer only requests to this machine, and from no other page.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -34,19 +34,19 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 LIFETIME = timedelta(minutes=15)
-"""How long the tokens of the page are good for; it gets new ones in time."""
+"""The lifetime of the tokens of the page, which renews them."""
 
 AT_THE_CONSOLE = timedelta(hours=8)
-"""The same of the token that the page's link to the console has."""
+"""The lifetime of the token in the link to the console."""
 
 COLLEAGUE = User(id=90, company_id=1, first_name="Noah", last_name="Peters")
-"""Who did it, where all of the sample people are told of it."""
+"""The acting user of events for all sample users."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Fired(RequestModel):
-    """What the page asks to happen: an event of a kind, for some of the people."""
+    """A request of the page: an event of a kind, for some of the users."""
 
     kind: str
     to: Ids
@@ -54,7 +54,7 @@ class Fired(RequestModel):
 
 @dataclass(frozen=True, slots=True)
 class DemoPage:
-    """What the page stands on: people, their fake devices, and how tokens are made for them.
+    """The state of the page: users, their simulated devices, and the signer of their tokens.
 
     `devices` are the tokens of each person's `iphone`, `android` and `browser`, by their id.
     """
@@ -67,7 +67,7 @@ class DemoPage:
     dice: SystemRandom = field(default_factory=SystemRandom)
 
     def routes(self) -> list[BaseRoute]:
-        """Return the routes of the page, of its files, and of what it asks for."""
+        """Return the routes of the page, its files and its requests."""
         return [
             Route("/", _guarded(_page), methods=["GET"]),
             *(Route(f"/demo/{name}", _guarded(_file), methods=["GET"]) for name in FILES),
@@ -78,7 +78,7 @@ class DemoPage:
         ]
 
     async def list_people(self, request: Request) -> Response:
-        """The sample people, each with a token, and tokens of a service and, if there is a console, for that."""
+        """The sample users, each with a token, a token of a service and, if there is a console, one for that."""
         signer = self.signer()
         has_console = any(getattr(route, "path", None) == "/console" for route in request.app.routes)
         answer = {
@@ -100,7 +100,7 @@ class DemoPage:
         return _json(answer)
 
     async def list_kinds(self, request: Request) -> Response:
-        """All kinds that there is a sample of, group by group."""
+        """All kinds with a sample, by group."""
         catalogue = app_state_of(request).catalogue
         kinds = [catalogue.kinds[name] for name in catalogue.samples]
         groups = list(dict.fromkeys(kind.group for kind in kinds))
@@ -116,7 +116,7 @@ class DemoPage:
         return _json({"data": found})
 
     async def show_phones(self, request: Request) -> Response:
-        """What the devices of a person show now.
+        """What the devices of a user show now.
 
         A page asks this every second, which would drown all else in the log.
         """
@@ -128,7 +128,7 @@ class DemoPage:
         return _json({name: self.phones.screen(token) for name, token in shown[0].items()})
 
     async def fire(self, request: Request) -> Response:
-        """Post an event of a kind for some of the people, as the demo's own service."""
+        """Post an event of a kind for some of the users, as the service of the demo."""
         app_state, field_errors = app_state_of(request), list[FieldError]()
         fired = Fired.checked(await body_of(request), field_errors)
         if fired and fired.kind not in app_state.catalogue.samples:
@@ -141,7 +141,7 @@ class DemoPage:
         return _json({"queued": True, "id": str(accepted.id)}, status=202)
 
     def draft(self, app_state: AppState, name: str, to: Sequence[int]) -> Draft:
-        """Return an event of a kind, done by one of the people who are not told of it."""
+        """Return an event of a kind, whose acting user is not among the recipients."""
         actor = self.dice.choice([person for person in self.people if person.id not in to] or [COLLEAGUE])
         kinds, samples = app_state.catalogue.kinds, app_state.catalogue.samples
         event = event_of(kinds[name], samples[name]["event"], actor, self.dice)
@@ -158,7 +158,7 @@ async def _file(request: Request) -> Response:
 
 
 def _guarded(handler: Handler) -> Handler:
-    """Return a handler that answers only calls to this machine by a name of its own, and no page from elsewhere."""
+    """Return a handler that answers only requests to a name of this machine, and from no other page."""
 
     async def guard(request: Request) -> Response:
         peer = request.client.host if request.client else ""

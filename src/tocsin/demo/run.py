@@ -1,4 +1,4 @@
-"""The demo: the whole service on the embedded database, with people, fake phones, and every kind of notification."""
+"""The demo: the service on the embedded database, with users, simulated phones, and each kind of notification."""
 
 import json
 import sys
@@ -46,13 +46,13 @@ TEAMS = (Team(1, 1, "Sales", [1, 2, 3]), Team(2, 1, "Service", [3, 4]))
 LIFETIME = timedelta(days=7)
 
 IPHONE = "c0ffee0000" * 6 + "{:04}"
-"""The token of a person's iPhone, by their id."""
+"""The token of the iPhone of a user, by id."""
 
 ANDROID = "fake-android-phone-of-user-number-{:04}"
-"""Likewise of their Android phone."""
+"""The token of the Android phone of a user, by id."""
 
 LEFT_UNREAD = 5
-"""How many of the first notifications nobody has read yet."""
+"""The number of first notifications that stay unread."""
 
 TAKEN_OVER = frozenset(
     {
@@ -60,15 +60,15 @@ TAKEN_OVER = frozenset(
         *("catalogue_dir", "preferences_file", "push_content", "log_format"),
     }
 )
-"""The settings that the demo takes over: how it is reached, and what it shows. Database, keys, push services and the
-wire to other processes are its own: it changes and reaches nothing that a service with the same settings has."""
+"""The settings that the demo uses. Database, keys, push services and bus are its own, so that it does not touch a
+service with the same settings."""
 
 MARK = "made-by-demo"
-"""The file that stands in the demo's data folder."""
+"""The file that marks the data folder of the demo."""
 
 
 async def demo(settings: Settings) -> None:
-    """Serve until a signal ends it, with fake phones and a page that shows them, and say on stdout where it is.
+    """Serve until a signal ends it, with simulated phones and a page that shows them; print its url to stdout.
 
     Raises `Refusal`, as `serve` does.
     """
@@ -89,7 +89,7 @@ async def demo(settings: Settings) -> None:
 
 
 def _own_folder(settings: Settings) -> Path:
-    """Return the folder of the demo's database, marked as such. Raises `Refusal` where another database is meant."""
+    """Return the data folder of the demo, and mark it. Raises `Refusal` if it is not one of the demo."""
     if settings.database_url is not None:
         raise Refusal("The demo writes sample users and needs its own database: unset TOCSIN_DATABASE_URL.")
     folder = settings.data_dir / "demo"
@@ -105,13 +105,13 @@ def _own_folder(settings: Settings) -> Path:
 
 
 def _own_settings(settings: Settings, data: Path, phones: Mapping[str, str]) -> Settings:
-    """Return the demo's settings: those that it takes over, its own data folder, and the keys of the fake phones."""
+    """Return the settings of the demo, with its own data folder and the keys of the simulated phones."""
     given = {name.removeprefix(PREFIX).lower(): value for name, value in phones.items()}
     return Settings(**{**settings.model_dump(include=set(TAKEN_OVER), exclude_unset=True), **given, "data_dir": data})
 
 
 async def _move_in(app_state: AppState) -> None:
-    """Make the people and teams."""
+    """Create the users and teams."""
     for person in PEOPLE:
         await directory.put_user(app_state.database, person, None)
     for team in TEAMS:
@@ -119,7 +119,7 @@ async def _move_in(app_state: AppState) -> None:
 
 
 async def _hand_out_phones(app_state: AppState, page: DemoPage) -> None:
-    """Give everybody an iPhone, an Android phone and a browser; those of an earlier start are no more."""
+    """Give each user an iPhone, an Android phone and a browser, and remove those of an earlier start."""
     key = web_push_key(app_state.lanes)
     for person in PEOPLE:
         iphone, android = IPHONE.format(person.id), ANDROID.format(person.id)
@@ -139,7 +139,7 @@ async def _hand_out_phones(app_state: AppState, page: DemoPage) -> None:
 
 
 async def _begin(app_state: AppState, page: DemoPage) -> None:
-    """The first time, let an event of every kind reach everybody, and most of them be read."""
+    """At the first start, post an event of each kind to all users, and mark most of them as read."""
     ids = [person.id for person in PEOPLE]
     if any(position for _, position, _ in (await inbox.heads(app_state.database, ids)).values()):
         return

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from tocsin.auth.jwks import FETCH_TIMEOUT, MAX_BYTES
-from tocsin.auth.keys import EVERYBODY, SECRET_FILE, of_jwks, of_pem
+from tocsin.auth.keys import ALL_SPEAKERS, SECRET_FILE, of_jwks, of_pem
 from tocsin.catalogue import Catalogue
 from tocsin.cli.doctor.finding import Finding, is_plain
 from tocsin.errors import Refusal
@@ -100,7 +100,7 @@ def check_keys(settings: Settings) -> Iterator[Finding]:
         return
     try:
         for path in settings.jwt_public_key_files:
-            of_pem(path, EVERYBODY)
+            of_pem(path, ALL_SPEAKERS)
     except Refusal as refusal:
         sentence, _, remedy = str(refusal).rstrip(".").partition(": ")
         yield Finding("FAIL", "keys of tokens", sentence, remedy)
@@ -146,7 +146,7 @@ async def check_jwks(settings: Settings) -> AsyncIterator[Finding]:
         return
     url = str(settings.jwt_jwks_url)
     try:
-        keys = of_jwks(await fetch(url, seconds=FETCH_TIMEOUT, limit=MAX_BYTES), EVERYBODY)
+        keys = of_jwks(await fetch(url, seconds=FETCH_TIMEOUT, limit=MAX_BYTES), ALL_SPEAKERS)
     except (FetchError, ValueError) as error:
         remedy = f"make sure that it answers, or correct {PREFIX}JWT_JWKS_URL"
         yield Finding("FAIL", "JWKS", f"{url}: {str(error).rstrip('.')}", remedy)

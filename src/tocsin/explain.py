@@ -88,8 +88,7 @@ async def recipients(  # noqa: PLR0913 - what is asked for
     """
     if not await event_status.is_there(database, event_id, reader):
         raise NotFound
-    statement = _SQL["not_pushed" if missed else "recipients"]
-    rows = await database.rows(statement, event_id, after, limit, reader.company_id)
+    rows = await database.rows(_SQL["recipients"], event_id, after, limit, reader.company_id, missed)
     return [{**row, "read_at": time_of(row["read_at"]), "pushes": row["pushes"] or []} for row in rows]
 
 

@@ -109,42 +109,33 @@ order by u.id
 limit $3
 
 -- name: recipients
--- Those whom an event reached, by their ids, from one on.
-with reached as (
-    select got.user_id
-    from recipients c
-    cross join unnest(c.user_ids) as got (user_id)
-    where c.event_id = $1 and got.user_id > $2
-    order by got.user_id
-    limit $3
+-- The users with ids above $2 whom an event reached; or, where $5 is true, those of them with a push that is not
+-- delivered. Of the two lists only one is read.
+with person as (
+    (
+        select got.user_id
+        from recipients c
+        cross join unnest(c.user_ids) as got (user_id)
+        where not $5::bool and c.event_id = $1 and got.user_id > $2
+        order by got.user_id
+        limit $3
+    )
+    union all
+    (
+        select distinct d.user_id
+        from deliveries d
+        where $5 and d.event_id = $1 and d.user_id > $2 and d.state <> 'delivered'
+        order by d.user_id
+        limit $3
+    )
 )
-select r.user_id, u.first_name, u.last_name, i.read_at, p.pushes
-from reached r
-left join users u on u.id = r.user_id and ($4::int is null or u.company_id = $4)
-left join inbox i on i.user_id = r.user_id and i.event_id = $1
+select p.user_id, u.first_name, u.last_name, i.read_at, push.states as pushes
+from person p
+left join users u on u.id = p.user_id and ($4::int is null or u.company_id = $4)
+left join inbox i on i.user_id = p.user_id and i.event_id = $1
 left join lateral (
-    select array_agg(distinct d.state order by d.state) as pushes
+    select array_agg(distinct d.state order by d.state) as states
     from deliveries d
-    where d.event_id = $1 and d.user_id = r.user_id
-) p on true
-order by r.user_id
-
--- name: not_pushed
--- The same of those for whom a push did not go, or not yet.
-with missed as (
-    select distinct d.user_id
-    from deliveries d
-    where d.event_id = $1 and d.user_id > $2 and d.state <> 'delivered'
-    order by d.user_id
-    limit $3
-)
-select m.user_id, u.first_name, u.last_name, i.read_at, p.pushes
-from missed m
-left join users u on u.id = m.user_id and ($4::int is null or u.company_id = $4)
-left join inbox i on i.user_id = m.user_id and i.event_id = $1
-left join lateral (
-    select array_agg(distinct d.state order by d.state) as pushes
-    from deliveries d
-    where d.event_id = $1 and d.user_id = m.user_id
-) p on true
-order by m.user_id
+    where d.event_id = $1 and d.user_id = p.user_id
+) push on true
+order by p.user_id

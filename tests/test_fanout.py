@@ -9,8 +9,10 @@ from tests.support.events import CASE, accepted, custom, note
 from tests.support.service import Api, serving
 from tests.support.waiting import until
 from tests.support.workers import impatient
+from tocsin import fanout, jobs
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection, connect
+from tocsin.db.pool import Borrowed, Connection, connect, queries
+from tocsin.ids import new_id
 
 KEYS = ["id", "type", "data", "message", "message_formatted", "read", "read_at", "created_at"]
 SAMPLES = sorted(Catalogue.load().samples)
@@ -219,3 +221,19 @@ async def test_heads_are_locked_in_the_order_of_user_ids(
 
 async def _waits(connection: Connection) -> bool:
     return bool(await connection.fetchval("select exists (select from pg_locks where not granted)"))
+
+
+async def test_statements_of_a_delivery_are_not_planned_for_each_event(idle: Api) -> None:
+    """Planning costs PostgreSQL more than the delivery of one event does."""
+    await idle.people(1, 2)
+    app_state, worker = idle.app_state, new_id()
+    async with app_state.database.connection() as connection:
+        database = Borrowed(connection)
+        for count in (*[1] * 6, 20, 1, 1):
+            for _ in range(count):
+                await idle.as_service("POST", "/events", json=custom(1, 2))
+            leased = await jobs.claim(database, worker, "direct", 200)
+            assert len((await fanout.deliver(database, app_state.catalogue, worker, leased)).events) == count
+        statements = [queries("fanout")["outline"], queries("inbox")["enter"], queries("fanout")["say"]]
+        plans = "select generic_plans, custom_plans from pg_prepared_statements where statement = any($1)"
+        assert [tuple(row) for row in await connection.fetch(plans, statements)] == [(4, 5)] * 3

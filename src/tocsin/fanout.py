@@ -59,7 +59,7 @@ async def deliver(
     lane: Queue = leased[0].lane
     limit, most_named = (_chunk(leased), EVERYONE) if lane == "bulk" else (DIRECT_MAX_RECIPIENTS + 1, DIRECT_MAX_IDS)
     ids, progress = [job.id for job in leased], [job.progress for job in leased]
-    outlines = await database.rows(_SQL["outline"], ids, progress, limit, most_named)
+    outlines = await database.rows(_SQL["outline"], ids, progress, limit, most_named, len(ids))
     waiting = await _waiting(database, leased, {outline["id"] for outline in outlines if outline["reach"] == limit})
     ours = [outline for outline in outlines if outline["id"] not in waiting]
     many = [outline for outline in ours if outline["reach"] == limit]

@@ -262,7 +262,7 @@ async def lock(connection: Connection, user_ids: Collection[int], company_id: in
 
 async def mark(connection: Connection, entries: Sequence[tuple[UUID, int]], change: Change) -> None:
     """Mark entries of locked inboxes, by event and user. Those that are marked so already stay as they are."""
-    await connection.execute(_SQL["mark"], *map(list, zip(*entries, strict=True)), change)
+    await connection.execute(_SQL["mark"], *map(list, zip(*entries, strict=True)), change, len(entries))
 
 
 async def remove(connection: Connection, entries: Sequence[tuple[UUID, int]]) -> None:
@@ -290,7 +290,7 @@ async def enter(
     they say, in which languages, to which users, and whether there are deliveries.
     """
     columns = map(list, zip(*chunks, strict=True))
-    found: list[Record] = await connection.fetch(_SQL["enter"], *columns, languages, push_lanes, is_bulk)
+    found: list[Record] = await connection.fetch(_SQL["enter"], *columns, languages, push_lanes, is_bulk, len(chunks))
     return found
 
 

@@ -1,10 +1,15 @@
 -- Fan-out: from an event to the inboxes.
 
 -- name: outline
--- The next chunk of each event: how many it reaches (at most $3), and up to which user. What an event names more than $4
--- ids is not looked up here: it is taken to reach $3.
+-- The next chunk of each event: how many users it reaches, at most $3, and the last of them. An event that names more than
+-- $4 ids is not looked up: it counts as $3. The limit is the number of events. It tells the planner that they are few, so
+-- that it keeps its plan.
 select e.id, p.after_user, case when named.n > $4 then $3 else chunk.reach end as reach, chunk.up_to
-from unnest($1::uuid[], $2::int[]) with ordinality as p (event_id, after_user, ordinal)
+from (
+    select *
+    from unnest($1::uuid[], $2::int[]) with ordinality as given (event_id, after_user, ordinal)
+    limit $5::bigint
+) p
 join events e on e.id = p.event_id
 cross join lateral (select cardinality(e.users) + cardinality(e.teams) + cardinality(e.excepted) as n) named
 cross join lateral (

@@ -217,8 +217,9 @@ select true from inbox where user_id = $1 and event_id = $2
 
 -- name: mark
 -- Mark entries of any number of inboxes as read, deleted or rewritten. Those that are so already stay as they are.
+-- The limit is their number: it tells the planner that they are few, so that it keeps its plan.
 with pair as materialized (
-    select event_id, user_id from unnest($1::uuid[], $2::int[]) as p (event_id, user_id)
+    select * from unnest($1::uuid[], $2::int[]) as p (event_id, user_id) limit $4::bigint
 ),
 marked as (
     update inbox i
@@ -388,13 +389,14 @@ gone as (
 select count(*) from old
 
 -- name: enter
--- One chunk each of one or more events, in their order, into the inboxes. Heads are updated, and so locked, in the order
--- of their ids, so that two deliveries never wait for each other in a circle: whatever the planner chooses comes to
--- them by their one index or by the sorted list, since our sessions scan neither tables nor bitmaps. What is to be said
--- is read here, under the lock of the job: words that are erased meanwhile must not be said any more.
+-- Enter one chunk of each of these events, in their order, into the inboxes of its recipients. Heads are updated, and so
+-- locked, in the order of user ids, so that two deliveries never deadlock: any plan reaches them by their one index or by
+-- the sorted list, since our sessions scan neither tables nor bitmaps. The words of the events are read here, under the
+-- locks of their jobs, so that words that are erased in the meantime are not rendered.
 --
--- Each list of people is read once, and nothing is joined to it but by an index: the planner takes all of them for short,
--- and would compare each row of one with each of the other.
+-- Each list of users is read once, and joined only by an index: the planner expects every list to be short, and would
+-- compare each row of one list with each row of another. The limit is the number of events: it tells the planner that
+-- they are few, so that it keeps its plan.
 with piece as materialized (
     select p.ordinal::int as ordinal, p.after_user, p.up_to, e.id as event_id, e.users, e.actor, e.excepted, e.company_id,
            e.accepted_at, e.generation,
@@ -402,12 +404,17 @@ with piece as materialized (
                when e.company_id is null then e.teams
                else array(select t.id from teams t where t.id = any(e.teams) and t.company_id = e.company_id)
            end as teams
-    from unnest($1::uuid[], $2::int[], $3::int[]) with ordinality as p (event_id, after_user, up_to, ordinal)
+    from (
+        select *
+        from unnest($1::uuid[], $2::int[], $3::int[]) with ordinality as given (event_id, after_user, up_to, ordinal)
+        limit $7::bigint
+    ) p
     join events e on e.id = p.event_id
 ),
 found as (
-    -- Whoever has the id of somebody erased since, or went to another company, is not who was named: they get a number
-    -- that is nobody's, and so are dropped, and counted. Each is looked up by itself, whatever the planner expects.
+    -- A user who got the id of an erased user since, or who moved to another company, is not the user who was named: the
+    -- negative id matches no head, so that the recipient is dropped, and counted. Scalar sub-queries look each user up by
+    -- key, whatever the planner expects.
     select p.ordinal,
            case
                when (
@@ -435,7 +442,7 @@ found as (
     ) member
     where member.user_id is distinct from p.actor
     union all
-    -- who is left out, whoever they are by now
+    -- users that the event leaves out, by either number
     select p.ordinal, sign * left_out.user_id, -1
     from piece p
     cross join unnest(p.excepted) as left_out (user_id)
@@ -443,7 +450,7 @@ found as (
     where left_out.user_id > p.after_user and left_out.user_id <= p.up_to
 ),
 recipient as materialized (
-    -- each once; being left out goes before being named, and that before any team
+    -- each user once: left out (-1) wins over named (0), and named over any team
     select ordinal, user_id, min(team_id) as team_id
     from found
     group by ordinal, user_id
@@ -464,7 +471,7 @@ head as (
     returning h.user_id, h.position - a.n as before, h.last_at, h.locale, a.parts
 ),
 spoken as materialized (
-    -- da-DK speaks da where there is no da-DK, and the first language of all where there is neither
+    -- da-DK gets da if da-DK is not available, and the first language if neither is
     select jsonb_object_agg(l.locale, coalesce((
         select language
         from unnest($4::text[]) as known (language)
@@ -487,14 +494,15 @@ delivered as (
     from entry
 ),
 pushed as (
-    -- one delivery for each device that a lane leads to; without lanes nothing is looked up
+    -- A delivery for each device that a lane leads to. Without lanes no device is looked up; the sub-select hides that from
+    -- the planner, which would otherwise plan the statement for each execution.
     insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token_ending)
     select entry.event_id, d.id, entry.user_id, d.lane, $6, d.type, right(d.token, 6)
     from entry
     cross join lateral (
         select id, lane, type, token from devices where user_id = entry.user_id and lane = any($5::text[]) offset 0
     ) d
-    where cardinality($5::text[]) > 0 and exists (select from devices)
+    where cardinality((select $5::text[])) > 0 and exists (select from devices)
     returning true
 ),
 meant as materialized (

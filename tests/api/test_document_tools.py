@@ -15,16 +15,16 @@ pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
-async def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+async def npm_tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tools."""
     return await installed(OURS, tmp_path_factory.mktemp("tools") / "tools")
 
 
 @pytest.fixture
-async def tools(api: Api, folder: Path) -> Path:
+async def tools(api: Api, npm_tools: Path) -> Path:
     """The same, with the document of the running service."""
-    (folder / "openapi.json").write_text((await api.call("GET", "/openapi.json")).text)
-    return folder
+    (npm_tools / "openapi.json").write_text((await api.call("GET", "/openapi.json")).text)
+    return npm_tools
 
 
 async def test_redocly_lint_finds_no_error_by_its_recommended_rules(tools: Path) -> None:

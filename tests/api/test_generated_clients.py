@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -103,3 +104,40 @@ async def test_a_client_of_openapi_python_client_posts_an_event_of_each_kind(
     assert status == 0, told
     assert "duplicate" not in told, told
     await result_of(api, tools, "by_openapi_python_client.py", tmp_path)
+
+
+OF_NOTE = {"type", "notify", "data", "params", "about", "key", "deliver_at", "id"}
+OF_NOTIFY = {"users", "teams", "except", "unknown"}
+
+IN_OTHER_LANGUAGES = {  # by generator: the files of its models, what declares a field, and what makes it optional
+    "go": ("model_{}.go", r'^\t\w+ +\S+ `json:"(\w+)(,omitempty)?"`', ",omitempty"),
+    "java": (
+        "src/main/java/org/openapitools/client/model/{}.java",
+        r'SERIALIZED_NAME_\w+ = "(\w+)";\n\s+@SerializedName\(\w+\)\n\s+@javax\.annotation\.(\w+)',
+        "Nullable",
+    ),
+    "typescript-fetch": ("models/{}.ts", r"^    (\w+)(\?)?: .*;$", "?"),
+}
+
+
+@pytest.mark.parametrize("generator", IN_OTHER_LANGUAGES)
+async def test_a_client_in_another_language_has_all_fields_of_an_event_and_of_an_error(
+    api: Api, tools: Path, tmp_path: Path, generator: str
+) -> None:
+    if not shutil.which("java"):
+        pytest.skip("java is not installed")
+    path, made = await document_in(api, tmp_path), tmp_path / "made"
+    command = (str(tools / "openapi-generator-cli"), "generate", "-i", path, "-g", generator, "-o", str(made))
+    status, told = await run(tmp_path, *command)
+    assert status == 0, told
+    place, pattern, optional = IN_OTHER_LANGUAGES[generator]
+    models = {}
+    for name in ("NoteEvent", "Notify", "ErrorEntry", "Pagination"):
+        spelling = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() if generator == "go" else name
+        found = re.findall(pattern, (made / place.format(spelling)).read_text("utf-8"), re.MULTILINE)
+        models[name] = {re.sub(r"(?=[A-Z])", "_", field).lower(): mark == optional for field, mark in found}
+    required = {"type", "notify", "data", "params"}
+    assert models["NoteEvent"] == {field: field not in required for field in OF_NOTE}
+    assert models["Notify"] == dict.fromkeys(OF_NOTIFY, True)
+    assert models["ErrorEntry"] == {"message": False, "code": False, "field": True, "id": True}
+    assert models["Pagination"] == dict.fromkeys(("total", "page", "per_page", "urls", "unread"), False)

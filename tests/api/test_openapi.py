@@ -215,7 +215,7 @@ def test_answers_are_open_whatever_is_added_later(document: dict[str, Any]) -> N
 
 
 def test_every_code_that_there_is_stands_in_the_document_and_no_other(document: dict[str, Any]) -> None:
-    text = document["components"]["schemas"]["Error"]["properties"]["code"]
+    text = document["components"]["schemas"]["ErrorEntry"]["properties"]["code"]
     problems = {problem.code for problem in errors.Problem.__subclasses__()} - {"validation"}
     conflicts = {conflict.code for conflict in errors.Conflict.__subclasses__()}
     field_errors = {f"validation.{code}" for code in validation.OURS}

@@ -49,7 +49,7 @@ def _codes(family: type[Problem] = Problem) -> Iterator[str]:
             yield from _codes(problem) if problem.__subclasses__() else [problem.code]
 
 
-class Error(AnswerModel):
+class ErrorEntry(AnswerModel):
     """One thing that is wrong with a request."""
 
     message: Annotated[str, Field(description="for the developer")]
@@ -66,7 +66,7 @@ class Error(AnswerModel):
 class Errors(AnswerModel):
     """Every answer that is not a success."""
 
-    errors: Annotated[list[Error], Field(min_length=1, max_length=MAX_FIELD_ERRORS)]
+    errors: Annotated[list[ErrorEntry], Field(min_length=1, max_length=MAX_FIELD_ERRORS)]
     more: Annotated[int, Field(ge=1, description="number of further errors that are not listed")] = 0
 
 

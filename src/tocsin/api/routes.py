@@ -147,9 +147,8 @@ class Call:
         self._check_parameters(request, arguments, field_errors)
         if self.model is not None:
             given = await body_of(request, self.max_bytes, self.media_types)
-            arguments[self._body] = (
-                self.model.checked(given, field_errors, app_state) if self._checks_body else Unchecked[Any](given)
-            )
+            check = self.model.checked if self._checks_body else _unchecked
+            arguments[self._body] = check(given, field_errors, app_state)
         if field_errors:
             if self.authentication:
                 await self.authentication.confirm(request, caller)
@@ -166,6 +165,10 @@ class Call:
                 self._query.check(NOTHING, arguments, field_errors)
         if self._headers:
             self._headers.check(request.headers, arguments, field_errors)
+
+
+def _unchecked(given: Mapping[str, Any], *_: object) -> Unchecked[Any]:
+    return Unchecked(given)
 
 
 def _answer(found: Any, status: int) -> Response:

@@ -1,7 +1,8 @@
-"""Posts an event of each kind, lists an inbox and reads an error, by a client of openapi-generator."""
+"""Posts events, one with all optional fields, lists an inbox and reads an error by a client of openapi-generator."""
 
 import json
 import sys
+from datetime import UTC, datetime
 
 import openapi_client as made
 
@@ -13,11 +14,12 @@ events = made.EventsApi(service)
 posted = [str(events.post_event(made.NewEvent.from_dict(event)).id) for event in given["events"]]
 own = made.NoteEvent(
     type="note",
-    notify=made.Notify(users=[1]),
+    notify=made.Notify(users=[1], var_except=[3], unknown="skip"),
     data=made.NoteData.from_dict(given["note"]["data"]),
     params=made.NoteParams.from_dict(given["note"]["params"]),
     id=given["id"],
     key="generated",
+    deliver_at=datetime(2020, 1, 1, tzinfo=UTC),
     about=["order:42"],
 )
 posted.append(str(events.post_event(made.NewEvent(own)).id))

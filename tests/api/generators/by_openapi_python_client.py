@@ -1,7 +1,8 @@
-"""Posts an event of each kind, lists an inbox and reads an error, by a client of openapi-python-client."""
+"""Posts events, one with all optional fields, lists an inbox and reads an error by one of openapi-python-client."""
 
 import json
 import sys
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -25,11 +26,12 @@ posted = [
 ]
 own = models.NoteEvent(
     type_="note",
-    notify=models.Notify(users=[1]),
+    notify=models.Notify(users=[1], except_=[3], unknown="skip"),
     data=models.NoteData.from_dict(given["note"]["data"]),
     params=models.NoteParams.from_dict(given["note"]["params"]),
     id=UUID(given["id"]),
     key="generated",
+    deliver_at=datetime(2020, 1, 1, tzinfo=UTC),
     about=["order:42"],
 )
 posted.append(str(post(own).id))

@@ -1,17 +1,17 @@
-"""A client for services that post events: one file of the standard library, which needs nothing else of Tocsin.
+"""A client for services that post events: one module without dependencies.
 
-    Error                     what answers is no Tocsin
-    ├── Refused               the service said no, and would again: status, code, faults
+    Error                     the server is not Tocsin
+    ├── Refused               the request was refused, as a retry would be: status, code, field errors
     │   ├── Unauthenticated   401
     │   ├── Unauthorized      403
     │   ├── NotFound          404
     │   ├── Conflict          409
     │   │   └── TooLate       409 conflict.too_late: it is delivered
-    │   └── Invalid           422, every field that is wrong at once
-    └── Unavailable           until the deadline nobody answered, or only that it can't be done now
+    │   └── Invalid           422, with all field errors
+    └── Unavailable           no answer, or only 429 and 5xx, until the deadline
 
-What gets no answer, 429 or 5xx is asked again until the deadline. An event that has no id is given one before it is
-posted first, so that however often it is posted, it is one notification.
+Requests without answer, or with 429 or 5xx, are retried until the deadline. An event without an id gets one before the
+first try, so that retries never create a second notification.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 MIN_DELAY, MAX_DELAY = 0.2, 10.0
-"""Seconds before the second try, doubled each time, up to the second; by chance up to half of that less."""
+"""Seconds before the first retry, doubled each time up to the second value, and reduced at random by up to half."""
 
 _UNAUTHENTICATED, _NOT_FOUND, _TOO_MANY, _OURS = 401, 404, 429, 500
 _BEARER = re.compile(r"[\x21-\x7e]+")
@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 
 
 class Error(Exception):
-    """Something was not done; `status` is that of the answer, where there was one."""
+    """A call failed. `status` is that of the answer, if there was one."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -69,7 +69,7 @@ class Error(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One thing that is wrong: a sentence for the developer, a stable code, and the field where it is one's fault."""
+    """An error: a sentence for developers, a stable code, and the field if it is about one."""
 
     message: str
     code: str
@@ -77,7 +77,7 @@ class FieldError:
 
 
 class Refused(Error):  # noqa: N818 - the answers have their own names
-    """The service said no, and would again; `request_id` is in its log."""
+    """The service refused the request; a retry would be refused too. `request_id` is in its log."""
 
     def __init__(
         self, message: str, status: int, field_errors: Sequence[FieldError] = (), request_id: str | None = None
@@ -88,43 +88,43 @@ class Refused(Error):  # noqa: N818 - the answers have their own names
 
     @property
     def code(self) -> str:
-        """The code of the first fault, such as `conflict.too_late`; empty where what answered is no Tocsin."""
+        """The code of the first error, such as `conflict.too_late`; empty if the server is not Tocsin."""
         return self.field_errors[0].code if self.field_errors else ""
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The dotted paths of all values that are wrong, such as `notify.users.1`."""
+        """The dotted paths of all invalid values, such as `notify.users.1`."""
         return tuple(field_error.field for field_error in self.field_errors if field_error.field)
 
 
 class Unauthenticated(Refused):
-    """The token is none, is no longer good, or is not known there."""
+    """The token is missing, invalid or expired."""
 
 
 class Unauthorized(Refused):
-    """The token is good, and may not do this."""
+    """The token is valid, but does not allow this."""
 
 
 class NotFound(Refused):
-    """There is nothing with that id for this caller."""
+    """The id is unknown, or not accessible for this caller."""
 
 
 class Conflict(Refused):
-    """What is asked for contradicts what was asked for, or done, before."""
+    """The request conflicts with an earlier one."""
 
 
 class TooLate(Conflict):
-    """The event was delivered before it could be cancelled."""
+    """The event was delivered before it was cancelled."""
 
 
 class Invalid(Refused):
-    """The request is understood and wrong; `field_errors` says all that is."""
+    """The request is invalid; `field_errors` has all errors."""
 
 
 class Unavailable(Error):  # noqa: N818 - likewise
-    """Until the deadline it could not be done; whether it was done in the end is not known.
+    """The request did not succeed before the deadline. Whether the service processed it is unknown.
 
-    What was posted may be posted again under the same `ids`, now or tomorrow, and is done once.
+    The events can be posted again with the same `ids`, at any time; they are delivered once.
     """
 
     def __init__(self, message: str, status: int | None = None, ids: Sequence[str] = ()) -> None:
@@ -134,7 +134,7 @@ class Unavailable(Error):  # noqa: N818 - likewise
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """An event that is on disk there, and whom it will not reach because nobody knows them (`unknown: skip`)."""
+    """An accepted event, and its unknown recipients that were skipped (`unknown: skip`)."""
 
     id: str
     skipped_users: tuple[int, ...] = ()
@@ -143,7 +143,7 @@ class Posted:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What became of an event: `held`, `queued`, `delivering`, `delivered`, `cancelled` or `failed`, and in figures."""
+    """The state of an event: `held`, `queued`, `delivering`, `delivered`, `cancelled` or `failed`, with counts."""
 
     id: str
     type: str
@@ -157,12 +157,12 @@ class State:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing more will come of it by itself."""
+        """Whether the state is final."""
         return self.state in {"delivered", "cancelled", "failed"}
 
 
 class User(TypedDict):
-    """Who a user is; what is left out takes its default."""
+    """The fields of a user; those left out get their default."""
 
     first_name: Required[str]
     last_name: Required[str]
@@ -175,7 +175,7 @@ class User(TypedDict):
 
 
 class Team(TypedDict):
-    """What a team is; `users` replaces its members."""
+    """The fields of a team; `users` replaces its members."""
 
     name: Required[str]
     company_id: NotRequired[int | None]
@@ -207,14 +207,14 @@ class Client:
         self._prefix = urlsplit(self.url).path
 
     def post(self, event: Mapping[str, Any]) -> Posted:
-        """Post an event, and return when it is on disk there."""
+        """Post an event; return after the service has stored it durably."""
         [named] = _named([event])
         answer = self._call("POST", "/events", named, ids=[named["id"]])
         with self._understood():
             return _posted(answer["id"], answer.get("skipped", {}))
 
     def post_batch(self, events: Iterable[Mapping[str, Any]]) -> list[Posted]:
-        """Post 1 to 1,000 events, all or none, to be delivered in their order."""
+        """Post 1 to 1,000 events, all or none. They are delivered in their order."""
         named = _named(events)
         answer = self._call("POST", "/events/batch", {"events": named}, ids=[event["id"] for event in named])
         with self._understood():
@@ -222,52 +222,52 @@ class Client:
             return [_posted(id_, skipped.get(id_, {})) for id_ in answer["ids"]]
 
     def cancel(self, id_: str) -> None:
-        """Take back an event that is not delivered yet; else raises `TooLate`."""
+        """Cancel an event that is not delivered yet. Raises `TooLate`."""
         self._call("DELETE", f"/events/{_quoted(id_)}")
 
     def cancel_by_key(self, key: str) -> None:
-        """Take back what was posted under a key of yours; raises `TooLate` where it is delivered."""
+        """Cancel what was posted under a key. Raises `TooLate` if it is delivered."""
         self._call("DELETE", f"/events/by-key/{_quoted(key)}")
 
     def resolve(
         self, about: str, how: Literal["read", "gone", "erased"] = "read", *, users: Sequence[int] | None = None
     ) -> None:
-        """Settle what is still open about a subject (`lead:220f5f6e-...`), for everybody or these users."""
+        """Resolve the notifications about a subject (`lead:220f5f6e-...`), for all or these users."""
         body = {"about": about, "as": how, **({} if users is None else {"users": list(users)})}
         self._call("POST", "/events/resolve", body, headers={"Idempotency-Key": str(uuid4())})
 
     def state(self, id_: str, *, wait: int = 0) -> State:
-        """Return what became of an event; with `wait` (up to 30 s) as soon as it is settled."""
+        """Return the state of an event; with `wait` (up to 30 s) as soon as it is final."""
         answer = self._call("GET", f"/events/{_quoted(id_)}?wait={wait}", patience=wait)
         with self._understood():
             return State(**{name: answer[name] for name in _OF_STATES if name in answer})
 
     def put_user(self, id_: int, **user: Unpack[User]) -> None:
-        """Make or replace a user."""
+        """Create or replace a user."""
         self._call("PUT", f"/directory/users/{id_}", user)
 
     def delete_user(self, id_: int) -> None:
-        """Erase a user with all that is theirs."""
+        """Erase a user with all their data."""
         self._call("DELETE", f"/directory/users/{id_}", gone_is_done=True)
 
     def put_team(self, id_: int, **team: Unpack[Team]) -> None:
-        """Make or replace a team and its members."""
+        """Create or replace a team and its members."""
         self._call("PUT", f"/directory/teams/{id_}", {**team, "users": list(team.get("users", ()))})
 
     def delete_team(self, id_: int) -> None:
-        """Remove a team; its members stay."""
+        """Delete a team. Its members stay."""
         self._call("DELETE", f"/directory/teams/{id_}", gone_is_done=True)
 
     def put_member(self, team: int, user: int) -> None:
-        """Put a user into a team."""
+        """Add a user to a team."""
         self._call("PUT", f"/directory/teams/{team}/users/{user}")
 
     def delete_member(self, team: int, user: int) -> None:
-        """Take a user out of a team."""
+        """Remove a user from a team."""
         self._call("DELETE", f"/directory/teams/{team}/users/{user}")
 
     def close(self) -> None:
-        """Close the connections that are open and idle; the client may be used again."""
+        """Close idle connections. The client can still be used."""
         self._pool.close()
 
     def __enter__(self) -> Self:
@@ -289,7 +289,7 @@ class Client:
         ids: Sequence[str] = (),
         gone_is_done: bool = False,
     ) -> Any:
-        """Ask until there is an answer, and return what it holds; `patience` is how long it is meant to take."""
+        """Send a request until there is an answer, and return its JSON. `patience` is the expected time."""
         end = time.monotonic() + self._deadline + patience
         request = _Request(method, self._prefix + path, _encoded(body), dict(headers or {}))
         attempt = 0
@@ -318,14 +318,14 @@ class Client:
 
     @contextlib.contextmanager
     def _understood(self) -> Iterator[None]:
-        """Say of a success that has not what ours have whose it is."""
+        """Raise `Error` if a successful answer is not one of Tocsin."""
         try:
             yield
         except (ValueError, KeyError, TypeError, AttributeError):
             raise Error(f"The server at {self.url} is not Tocsin.") from None
 
     def _authorized(self, request: "_Request", seconds: float) -> "_Answer":
-        """Send a request with the token, and once more with a new one where that one is no longer good."""
+        """Send a request with the token, and again with a new one if that one has expired."""
         token = self._token.current()
         answer = self._pool.exchange(request, token, seconds)
         if answer.status == _UNAUTHENTICATED and self._token.renew(token):
@@ -343,7 +343,7 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """An answer, as it came."""
+    """An answer."""
 
     status: int
     headers: Mapping[str, str]
@@ -358,7 +358,7 @@ class _Answer:
     }
 
     def content_or_error(self, url: str) -> Any:
-        """Return what it holds, or raise what it refuses."""
+        """Return the JSON of a success. Raises the error of a refusal."""
         if not 200 <= self.status < 300:  # noqa: PLR2004 - what success is in HTTP
             field_errors = self.field_errors
             of_status = self.FAMILY.get(self.status, Refused) if field_errors else Refused
@@ -368,7 +368,7 @@ class _Answer:
 
     @property
     def field_errors(self) -> list[FieldError]:
-        """What it says is wrong; nothing, where what answered is no Tocsin."""
+        """The errors in the answer; empty if the server is not Tocsin."""
         try:
             errors = json.loads(self.content)["errors"]
             return [FieldError(str(error["message"]), str(error["code"]), error.get("field")) for error in errors]
@@ -377,14 +377,14 @@ class _Answer:
 
     @property
     def words(self) -> str:
-        """The status, and what it says is wrong."""
+        """The status and the errors as text."""
         return f"{self.status}: " + (
             " ".join(field_error.message for field_error in self.field_errors) or "this is not an answer of Tocsin."
         )
 
     @property
     def retry_after(self) -> float:
-        """The seconds that it asks to wait (RFC 9110, section 10.2.3): a number, or until a date."""
+        """The seconds of `Retry-After` (RFC 9110, section 10.2.3), a number or a date."""
         value = self.headers.get("retry-after", "").strip()
         if value.isascii() and value.isdigit():
             return float(value)
@@ -395,7 +395,7 @@ class _Answer:
 
 
 class _Token:
-    """A token that may be renewed; threads that find it too old at once make no harm, only more of them."""
+    """A token that can be renewed. Several threads may renew it at once; that is harmless."""
 
     def __init__(self, given: str | Callable[[], str]) -> None:
         self._make = None if isinstance(given, str) else given
@@ -408,18 +408,18 @@ class _Token:
         return self._value
 
     def renew(self, old: str) -> bool:
-        """Forget a token that is no longer good; `False` where there can be no other."""
+        """Discard an expired token; return False if there can be no other."""
         if self._make is not None and self._value == old:
             self._value = None
         return self._make is not None
 
 
-class _Stale(ConnectionError):  # noqa: N818 - it is no error of anybody
-    """A connection was dropped while it was idle, as servers do when they like: no reason to wait."""
+class _Stale(ConnectionError):  # noqa: N818 - not an error
+    """The server closed an idle connection, which is normal: retry without a delay."""
 
 
 class _Pool:
-    """Connections that are kept open; without locks, so that a fork finds none that is held."""
+    """Connections that are kept open. There are no locks that a fork could inherit."""
 
     def __init__(self, url: str, size: int, tls: ssl.SSLContext | None) -> None:
         parts = urlsplit(url)
@@ -432,7 +432,7 @@ class _Pool:
         self._process = os.getpid()
 
     def exchange(self, request: _Request, token: str, seconds: float) -> _Answer:
-        """Send a request and return its answer; raises `OSError` or `HTTPException` where none comes."""
+        """Send a request and return its answer. Raises `OSError` or `HTTPException` without one."""
         kept = self._kept()
         try:
             return self._exchange(kept or self._new(), request, token, seconds)
@@ -469,7 +469,7 @@ class _Pool:
         return answer
 
     def _kept(self) -> HTTPConnection | None:
-        """Take an idle connection of this process: those of a parent are the parent's."""
+        """Return an idle connection of this process, not one of the parent process."""
         if self._process != os.getpid():
             self.close()
             self._process = os.getpid()
@@ -487,7 +487,7 @@ _OF_STATES = [column.name for column in fields(State)]
 
 
 def _named(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return events that all have an id."""
+    """Return the events, each with an id."""
     return [{**event, "id": str(event.get("id") or uuid4())} for event in events]
 
 
@@ -504,7 +504,7 @@ def _quoted(text: str) -> str:
 
 
 def _checked(token: str) -> str:
-    """Return a token that a header can hold; what can't is not repeated."""
+    """Return a valid token. Raises `ValueError` without repeating it."""
     if not _BEARER.fullmatch(token):
         raise ValueError("The token has characters that a bearer token cannot have, such as a line break.")
     return token

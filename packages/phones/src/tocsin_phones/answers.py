@@ -1,4 +1,4 @@
-"""Answers on demand: what the next pushes get instead of success."""
+"""Programmed answers: what the next pushes get instead of success."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ BODIES = {"huge": b"x" * (4 << 20), "empty": b"", "not json": b"<html>Bad gatewa
 FATES = tuple(fate for fate in get_args(Fate) if fate != "answered")
 DEFAULT_STATUS = 503
 FIRST_FAILURE = 300
-"""The lowest status that is no success."""
+"""The lowest status that is not a success."""
 
 _MAX_DELAY_MS = 3_600_000
 _FIELDS = {
@@ -49,14 +49,14 @@ class Demand:
         return bool(self.answer) or (self.status or 0) >= FIRST_FAILURE
 
     def is_for(self, provider: str, token: str) -> bool:
-        """Tell whether a push gets it, and count the push where it might."""
+        """Return whether a push gets this answer, and count the push if it matches."""
         if provider != self.provider or self.token not in (None, token):
             return False
         self.seen += 1
         return self.seen % self.every == 0
 
     def reply(self, refusal: Callable[[Rejection], Reply]) -> Reply:
-        """Return what a push gets; `refusal` words a status and reason as the provider does."""
+        """Return the reply to a push; `refusal` makes one with the status and reason, in the format of the provider."""
         refused = Rejection(self.status or DEFAULT_STATUS, self.reason)
         if self.timestamp is not None:
             refused.more["timestamp"] = self.timestamp
@@ -71,12 +71,12 @@ class Demand:
 
 @dataclass(slots=True)
 class Demands:
-    """All that is demanded, the oldest first; those that have been used up are gone."""
+    """All programmed answers, the oldest first, without those that are used up."""
 
     waiting: list[Demand] = field(default_factory=list)
 
     def next_for(self, provider: str, token: str) -> Demand | None:
-        """Return what a push gets, and count it."""
+        """Return the answer for a push, and count it."""
         for demand in self.waiting:
             if demand.is_for(provider, token):
                 if demand.times is not None:
@@ -88,7 +88,7 @@ class Demands:
 
 
 def demand_of(value: Mapping[str, Any]) -> Demand:
-    """Read a demand. Raises `MalformedJson` with one sentence where it is none."""
+    """Parse a programmed answer. Raises `MalformedJson` with one sentence."""
     if unknown := set(value) - _FIELDS:
         raise MalformedJson(f"Unknown field {min(unknown)!r}: use {', '.join(sorted(_FIELDS))}.")
     status, reason = _whole(value, "status", 200, 599), _string(value, "reason")

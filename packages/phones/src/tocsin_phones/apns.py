@@ -16,17 +16,17 @@ from tocsin_phones.strict_json import MalformedJson, parse_object
 
 MAX_BYTES = 4096
 MAX_VOIP_BYTES = 5120
-"""Bytes of a payload."""
+"""Maximum bytes of a payload."""
 
 MAX_COLLAPSE_ID_LENGTH = 64
-"""Bytes of an `apns-collapse-id`."""
+"""Maximum bytes of an `apns-collapse-id`."""
 
 OLDEST_TOKEN = 3600
 NEWEST_UPDATE = 1200
-"""Seconds that a provider token is good for, and that lie between two on one connection at least."""
+"""Seconds until a provider token expires, and minimum seconds between two on one connection."""
 
 STREAMS = 1000
-"""Requests that may be open at once when a push with a valid token has succeeded."""
+"""Maximum open requests after a push with a valid token has succeeded."""
 
 SUFFIXES = {
     "alert": "",
@@ -54,7 +54,7 @@ REASONS = {
     500: "InternalServerError",
     503: "ServiceUnavailable",
 }
-"""The reason of a status where none is demanded."""
+"""The default reason of a status."""
 
 _PATH = "/3/device/"
 _TOKEN = re.compile(r"(?:[0-9a-fA-F]{2}){8,256}")
@@ -64,7 +64,7 @@ _AHEAD = 300
 
 
 class ApnsService:
-    """One environment of Apple's service, which knows one key of one team, and one app."""
+    """One environment of APNs, with one key of one team, and one app."""
 
     def __init__(self, book: Book, name: str, key: EllipticCurvePublicKey, ids: tuple[str, str, str]) -> None:
         self.name = name
@@ -74,7 +74,7 @@ class ApnsService:
         self._seen: dict[str, int] = {}
 
     def handle(self, request: IncomingRequest) -> Reply:
-        """Take a push."""
+        """Handle a push."""
         return self._book.take(self, request)
 
     def check(self, request: IncomingRequest, push: ReceivedPush) -> None:
@@ -183,14 +183,14 @@ def _payload_of(request: IncomingRequest) -> dict[str, Any]:
 
 
 def _change(payload: dict[str, Any], headers: dict[str, str]) -> Change:
-    """Tell what the phone shows."""
+    """Return what the phone shows."""
     key = headers.get("apns-collapse-id", "")
     badge = None if headers["apns-push-type"] == "background" else badge_of(part(payload, "aps", "badge"))
     return Change(banner_of(payload, key), clear_of(payload), badge)
 
 
 def banner_of(payload: dict[str, Any], key: str) -> Banner | None:
-    """Return the banner of a payload for an iPhone; none: it shows nothing."""
+    """Return the banner of a payload for an iPhone; None if it shows nothing."""
     alert = part(payload, "aps", "alert")
     if isinstance(alert, str):
         alert = {"body": alert}
@@ -201,7 +201,7 @@ def banner_of(payload: dict[str, Any], key: str) -> Banner | None:
 
 
 def clear_of(payload: dict[str, Any]) -> Any:
-    """Return which banners of an iPhone a payload clears: none, unless it lets the app or its extension run."""
+    """Return which banners of an iPhone a payload clears; none unless it wakes the app or its extension."""
     if 1 not in (part(payload, "aps", "content-available"), part(payload, "aps", "mutable-content")):
         return ()
     clear = payload.get("clear")

@@ -1,4 +1,4 @@
-"""The book: every push that came, what the devices show, and what the next pushes are answered."""
+"""The record of received pushes, what the devices show, and the programmed answers."""
 
 import itertools
 import time
@@ -11,12 +11,12 @@ from tocsin_phones.exchange import Banner, IncomingRequest, Provider, ReceivedPu
 from tocsin_phones.screens import Screen, banner_json, moment
 
 MAX_PUSHES = 100_000
-"""Pushes that are kept; older ones are forgotten, and the screens stay."""
+"""Maximum pushes that are kept; the screens do not depend on older ones."""
 
 
 @dataclass(slots=True)
 class Book:
-    """What the stand-ins share."""
+    """The shared state of the stand-ins."""
 
     pushes: deque[ReceivedPush] = field(default_factory=lambda: deque(maxlen=MAX_PUSHES))
     screens: dict[tuple[str, str], Screen] = field(default_factory=dict)
@@ -24,7 +24,7 @@ class Book:
     numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     def take(self, provider: Provider, request: IncomingRequest) -> Reply:
-        """Take a push: refuse it as the real service would, answer as was demanded, or show it."""
+        """Handle a push: refuse it as the real service would, give the programmed answer, or show it."""
         headers = {name: value for name, value in request.headers.items() if name != "authorization"}
         push = ReceivedPush(next(self.numbers), provider.name, time.time(), headers)
         self.pushes.append(push)
@@ -44,9 +44,9 @@ class Book:
         self.screens.clear()
 
     def received(self, provider: str | None = None, token: str | None = None) -> list[dict[str, Any]]:
-        """Return the pushes that came, oldest first, of one provider or token where they are given.
+        """Return the received pushes, oldest first, of one provider or token if given.
 
-        What came for access tokens is no push, and told only where `oauth` is asked for.
+        Requests for access tokens are returned only for the provider `oauth`.
         """
         visible = {banner.push: banner for screen in self.screens.values() for banner in screen.banners.values()}
         return [
@@ -56,7 +56,7 @@ class Book:
         ]
 
     def screen(self, token: str, provider: str | None = None) -> Screen:
-        """Return what the device of a token shows; one that got nothing shows nothing."""
+        """Return what the device of a token shows."""
         for (of_provider, of_token), screen in self.screens.items():
             if of_token == token and provider in (None, of_provider):
                 return screen

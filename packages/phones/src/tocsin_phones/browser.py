@@ -18,13 +18,13 @@ from tocsin_phones.screens import badge_of, ids_of, part, text
 from tocsin_phones.strict_json import MalformedJson, parse
 
 STREAMS = 100
-"""Requests that may be open at once."""
+"""Maximum open requests."""
 
 MAX_BYTES = 4096
-"""Bytes of a body."""
+"""Maximum bytes of a body."""
 
 MAX_VAPID_LIFETIME = 86_400
-"""Seconds that a VAPID token may be good for."""
+"""Maximum lifetime of a VAPID token in seconds."""
 
 REASONS = {
     400: "Invalid request",
@@ -37,7 +37,7 @@ REASONS = {
     500: "Internal error",
     503: "Service unavailable",
 }
-"""The reason of a status where none is demanded."""
+"""The default reason of a status."""
 
 _PATH = re.compile(r"/push/([A-Za-z0-9_-]+)")
 _VAPID = re.compile(r"vapid +([a-z]+) *= *([A-Za-z0-9._=-]+) *, *([a-z]+) *= *([A-Za-z0-9._=-]+) *", re.IGNORECASE)
@@ -49,7 +49,7 @@ _SKEW = 60
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What a page got from `pushManager.subscribe`, with its secrets; `bound_to` is the one key that may send."""
+    """The result of `pushManager.subscribe`, with its secrets. `bound_to` is the only key that may send."""
 
     endpoint: str
     bound_to: str = ""
@@ -74,21 +74,21 @@ class Browser:
         self.origin = ""
 
     def subscribe(self, application_server_key: str = "") -> Subscription:
-        """Make a new browser, and subscribe it; where a key is named, no other may send to it."""
+        """Create a browser and subscribe it; if a key is given, no other may send to it."""
         name = secrets.token_urlsafe(32)
         made = Subscription(f"{self.origin}/push/{name}", application_server_key.rstrip("="))
         self._subscriptions[made.endpoint] = made
         return made
 
     def unsubscribe(self, endpoint: str) -> bool:
-        """Take a subscription away: pushes to it are answered 410 from now on. Tells whether there was one."""
+        """Remove a subscription: pushes to it are answered 410. Return whether it existed."""
         there = self._subscriptions.get(endpoint) is not None
         if there:
             self._subscriptions[endpoint] = None
         return there
 
     def handle(self, request: IncomingRequest) -> Reply:
-        """Take a push."""
+        """Handle a push."""
         return self._book.take(self, request)
 
     def check(self, request: IncomingRequest, push: ReceivedPush) -> None:
@@ -108,11 +108,11 @@ class Browser:
         push.change = _change(push.payload)
 
     def success(self, push: ReceivedPush) -> Reply:
-        """Return 201, with where the message is and how long it is kept."""
+        """Return 201, with the location of the message and how long it is kept."""
         return Reply(201, (("location", f"{self.origin}/message/{push.id}"), ("ttl", push.headers["ttl"])))
 
     def refusal(self, refused: Rejection, push: ReceivedPush) -> Reply:  # noqa: ARG002 - as every provider has it
-        """Return the status, with the reason in words."""
+        """Return the status with its reason."""
         reason = refused.reason or REASONS.get(refused.status, "Internal error")
         answer = {"code": refused.status, "error": reason, "message": str(refused) or reason}
         headers = (JSON, ("www-authenticate", "vapid")) if refused.status == 401 else (JSON,)  # noqa: PLR2004
@@ -163,7 +163,7 @@ def _check_headers(headers: dict[str, str]) -> None:
 
 
 def _payload_of(request: IncomingRequest, subscription: Subscription) -> Any:
-    """Return what a push says: JSON, or else text; none where it has no body."""
+    """Return the payload of a push: JSON, else text; None without a body."""
     if len(request.body) > MAX_BYTES:
         raise Rejection(413, "Payload too large")
     if not request.body:

@@ -70,7 +70,7 @@ def _pem(key: EllipticCurvePrivateKey | RSAPrivateKey) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Replace the file as a whole, so that nobody reads half a key."""
+    """Replace the file atomically, so that no process reads half a key."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -10,11 +10,11 @@ from tocsin_phones.exchange import MAX_BODY_BYTES, Handler, IncomingRequest, Rep
 
 
 class Http1(asyncio.Protocol):
-    """One connection, kept alive; it is in `everybody` while it lives. Its requests come one after the other."""
+    """One connection, kept alive; it is in `transports` while it is open. Requests are processed in sequence."""
 
-    def __init__(self, handle: Handler, everybody: "set[asyncio.Transport]") -> None:
+    def __init__(self, handle: Handler, transports: "set[asyncio.Transport]") -> None:
         self._handle = handle
-        self._everybody = everybody
+        self._transports = transports
         self._transport: asyncio.Transport
         self._parser = httptools.HttpRequestParser(self)
         self._memory: dict[str, float] = {}
@@ -26,14 +26,14 @@ class Http1(asyncio.Protocol):
         """Keep the transport."""
         # uvloop's are none by inheritance.
         self._transport = cast("asyncio.Transport", transport)
-        self._everybody.add(self._transport)
+        self._transports.add(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the signature is asyncio's
         """Forget the transport."""
-        self._everybody.discard(self._transport)
+        self._transports.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
-        """Read on; what is no HTTP is answered 400 and ends the connection."""
+        """Parse received data. Invalid HTTP is answered 400 and closes the connection."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -41,31 +41,31 @@ class Http1(asyncio.Protocol):
             self._transport.close()
 
     def on_message_begin(self) -> None:
-        """Start anew."""
+        """Start a new request."""
         self._url = b""
         self._pairs = []
         self._body = bytearray()
 
     def on_url(self, url: bytes) -> None:
-        """Take a part of the url."""
+        """Add a part of the url."""
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
+        """Add a header."""
         self._pairs.append((name.decode("latin-1").lower(), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
-        """Ask for the body where the client waits to be asked."""
+        """Answer `Expect: 100-continue`."""
         if ("expect", "100-continue") in self._pairs:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
+        """Add a part of the body."""
         if len(self._body) < MAX_BODY_BYTES:
             self._body += body
 
     def on_message_complete(self) -> None:
-        """Answer."""
+        """Handle the request."""
         path, _, query = self._url.decode("latin-1").partition("?")
         headers = dict(self._pairs)
         repeated = len(headers) != len(self._pairs)

@@ -1,4 +1,4 @@
-"""A server of HTTP/2 (RFC 9113) over TLS: one connection, whose requests are answered at once, late, or not at all."""
+"""An HTTP/2 server (RFC 9113) over TLS, whose requests are answered at once, late, or never."""
 
 import asyncio
 import contextlib
@@ -23,10 +23,10 @@ from h2.settings import SettingCodes, Settings
 from tocsin_phones.exchange import MAX_BODY_BYTES, Handler, IncomingRequest, Reply
 
 MAX_HEADER_BYTES = 16_384
-"""Bytes that the headers of one request may have."""
+"""Maximum bytes of the headers of a request."""
 
 LINGER = 1.0
-"""Seconds from GOAWAY, when all before it is answered, until the connection is closed."""
+"""Seconds after GOAWAY and the last answer until the connection is closed."""
 
 _CONFIG = H2Configuration(
     client_side=False,
@@ -45,15 +45,15 @@ class _Incoming:
 
 
 class Http2(asyncio.Protocol):
-    """One connection that may have `streams` requests open at once; it is in `everybody` while it lives.
+    """One connection with at most `streams` open requests; it is in `transports` while it is open.
 
     A stream too many is refused (REFUSED_STREAM) while the client can't know better, and then ends the connection.
     """
 
-    def __init__(self, handle: Handler, streams: int, everybody: "set[asyncio.Transport]") -> None:
+    def __init__(self, handle: Handler, streams: int, transports: "set[asyncio.Transport]") -> None:
         self._handle = handle
         self._limit = streams
-        self._everybody = everybody
+        self._transports = transports
         self._http = H2Connection(_CONFIG)
         self._transport: asyncio.Transport
         self._open: dict[int, _Incoming] = {}
@@ -63,10 +63,10 @@ class Http2(asyncio.Protocol):
         self._closing = self._broken = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say our settings."""
+        """Send the settings."""
         # uvloop's are none by inheritance.
         self._transport = cast("asyncio.Transport", transport)
-        self._everybody.add(self._transport)
+        self._transports.add(self._transport)
         self._http.local_settings = _settings(self._limit)
         self._http.initiate_connection()
         # In force from the moment that they are acknowledged, and not before.
@@ -75,13 +75,13 @@ class Http2(asyncio.Protocol):
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the signature is asyncio's
-        """Forget what was open."""
-        self._everybody.discard(self._transport)
+        """Forget the open requests."""
+        self._transports.discard(self._transport)
         self._open.clear()
         self._bodies.clear()
 
     def data_received(self, data: bytes) -> None:
-        """Do what the client's frames say; what is against the protocol ends the connection."""
+        """Process the client's frames. A violation of the protocol closes the connection."""
         if self._broken:
             return
         try:
@@ -171,7 +171,7 @@ class Http2(asyncio.Protocol):
             self._forget(stream)
 
     def _pump(self, stream: int) -> None:
-        """Send as much of a reply's body as the client has room for."""
+        """Send as much of a reply's body as flow control allows."""
         rest = self._bodies.get(stream, b"")
         while rest and (room := self._room(stream)) > 0:
             self._http.send_data(stream, rest[:room], end_stream=room >= len(rest))
@@ -185,7 +185,7 @@ class Http2(asyncio.Protocol):
         return min(self._http.local_flow_control_window(stream), self._http.max_outbound_frame_size)
 
     def _go_away(self, stream: int, why: bytes) -> None:
-        """Say that this request and all after it are not taken, and close when those before it are answered."""
+        """Refuse this request and all after it, and close when those before it are answered."""
         self._last = max(stream - 2, 0)
         for refused in [one for one in self._open if one > self._last]:
             self._open.pop(refused)
@@ -205,7 +205,7 @@ class Http2(asyncio.Protocol):
             self._close()
 
     def _close(self) -> None:
-        """Close, but not at once: what the client still sends would be met by a reset, which takes answers from it."""
+        """Close after a delay: data from the client would otherwise cause a reset, by which it loses answers."""
         self._closing = True
         asyncio.get_running_loop().call_later(LINGER, self._transport.close)
 

@@ -1,4 +1,4 @@
-"""Where the stand-ins listen: an authority of their own, and the version of HTTP that is agreed on."""
+"""Listening: TLS with a certificate authority of the stand-ins, and the negotiation of the HTTP version."""
 
 import asyncio
 import contextlib
@@ -20,10 +20,10 @@ from tocsin_phones.http1 import Http1
 from tocsin_phones.http2 import Http2
 
 LIFETIME = timedelta(days=90)
-"""How long a certificate is good for; it is made anew at every start."""
+"""The lifetime of a certificate; a new one is made at each start."""
 
 CLOSE_TIMEOUT = 1.0
-"""Seconds that a stop waits for connections to end."""
+"""Seconds that a stop waits for connections to close."""
 
 NAMES = (
     x509.DNSName("localhost"),
@@ -33,7 +33,7 @@ NAMES = (
 
 
 class Listener:
-    """The ports of the stand-ins, and every connection to them."""
+    """The ports of the stand-ins and their connections."""
 
     def __init__(self, authority: "Authority", host: str) -> None:
         self._authority = authority
@@ -60,7 +60,7 @@ class Listener:
         return self._port_of(server)
 
     async def close(self) -> None:
-        """Take no connection any more, and cut those that there are."""
+        """Stop listening, and close all connections."""
         for server in self._servers:
             server.close()
         self.cut()
@@ -73,7 +73,7 @@ class Listener:
         self._servers.clear()
 
     def cut(self) -> None:
-        """Cut every connection but those to plain ports."""
+        """Close all connections except those to plain ports."""
         for transport in list(self._everybody):
             transport.abort()
 
@@ -84,7 +84,7 @@ class Listener:
 
 
 class _Choosing(asyncio.Protocol):
-    """A connection until it is known which version it speaks."""
+    """A connection until its HTTP version is negotiated."""
 
     def __init__(self, new: Http2, old: Http1 | None) -> None:
         self._new = new
@@ -101,7 +101,7 @@ class _Choosing(asyncio.Protocol):
 
 
 class Authority:
-    """A certificate authority that nobody else has the key of, and one certificate of it for this host."""
+    """A certificate authority with a new key, and a certificate for this host."""
 
     def __init__(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -121,11 +121,11 @@ class Authority:
 
     @property
     def pem(self) -> bytes:
-        """The authority's certificate, for clients to trust."""
+        """The certificate of the authority, for clients."""
         return self._root.public_bytes(Encoding.PEM)
 
     def files(self, folder: Path) -> tuple[Path, Path]:
-        """Write the host's certificate and its key, for a server that is not ours; return both paths."""
+        """Write the certificate of the host and its key, for another server; return both paths."""
         cert, key = folder / "host.pem", folder / "host.key"
         cert.write_bytes(self._leaf.public_bytes(Encoding.PEM))
         key.write_bytes(self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

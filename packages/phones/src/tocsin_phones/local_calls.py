@@ -1,6 +1,6 @@
-"""Which calls a route may answer that asks for no token: those that a program or a page of this machine makes.
+"""Which requests a route without authentication may answer: those of programs and pages of this machine.
 
-A page from elsewhere in a browser on this machine can call too. It may have its own name lead here (DNS rebinding),
+A page of another site in a browser on this machine can call too. It may point its own name here (DNS rebinding),
 which `Host` tells, or post without reading the answer, which `Origin` tells.
 """
 

@@ -44,7 +44,7 @@ HOST = "127.0.0.1"
 class Phones:
     """Stand-ins for APNs, its sandbox, FCM and a browser push service, with a control port, on this machine alone.
 
-    Keys and certificates are made anew with the object. The urls are there when it has started.
+    New keys and certificates are made with the object. The urls are there when it has started.
     """
 
     def __init__(self, ports: Ports | None = None) -> None:
@@ -116,7 +116,7 @@ class Phones:
         return self._browser.subscribe(application_server_key).as_json()
 
     def unsubscribe(self, endpoint: str) -> bool:
-        """Take a subscription away: pushes to it are answered 410. Tells whether there was one."""
+        """Remove a subscription: pushes to it are answered 410. Return whether it existed."""
         return self._browser.unsubscribe(endpoint)
 
     def forget(self) -> None:

@@ -41,7 +41,7 @@ def _exports(variables: dict[str, str]) -> str:
 
 
 def _publish(file: Path, content: str) -> None:
-    """Put the file there as a whole: whoever waits for it reads all of it."""
+    """Write the file atomically, so that a process that waits for it reads all of it."""
     draft = file.with_suffix(".draft")
     draft.write_text(content, encoding="utf-8")
     draft.replace(file)

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
@@ -18,14 +18,14 @@ from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
 from tocsin.errors import Unavailable
 from tocsin.http_client.messages import Answer
-from tocsin.ids import new_id
 from tocsin.metrics import Metrics
 from tocsin.preferences import Held, Muted, Preferences
 from tocsin.pubsub import PubSub, wait
 from tocsin.push import deliveries
 from tocsin.push.channels import Later, Push, Refused, Stopped
+from tocsin.push.clears import ClearSender
 from tocsin.push.content import Composer
-from tocsin.push.deliveries import Clear, Delivery, DeliveryKey, Settled, next_try
+from tocsin.push.deliveries import Delivery, DeliveryKey, Settled, next_try
 from tocsin.push.lanes import Answered, Lane
 from tocsin.push.results import ResultWriter
 
@@ -76,6 +76,7 @@ class Dispatcher:
         self._results = ResultWriter(database, worker, self._lanes, pubsub, metrics)
         self._stopping = asyncio.Event()
         self._backoffs: dict[str, Backoff] = {}
+        self._clears = ClearSender(database, self._lanes, pubsub, self._stopping, self._backoff("clears"))
 
     @property
     def backoffs(self) -> list[Backoff]:
@@ -97,9 +98,7 @@ class Dispatcher:
         settling = [asyncio.create_task(self._results.run(lane)) for lane in self._lanes.values()]
         try:
             following = self._backoff("held pushes").until_done(self._follow_rules)
-            await asyncio.gather(
-                *(self._work(lane) for lane in self._lanes.values()), self._clear_for_ever(), following
-            )
+            await asyncio.gather(*(self._work(lane) for lane in self._lanes.values()), self._clears.run(), following)
         finally:
             for lane in self._lanes.values():
                 await lane.transport.close()
@@ -299,41 +298,6 @@ class Dispatcher:
         if not lane.channel.accepts_silent_push:
             closed = await deliveries.closed(self._database, delivery.user_id, delivery.told_up_to)
         return Push(delivery.key.event_id, delivery.address, delivery.unread, delivery.expires_at, shown, closed)
-
-    # Notifications that were read or deleted on another device
-
-    async def _clear_for_ever(self) -> None:
-        KIND.set("clears")
-        backoff = self._backoff("clears")
-        while not self._stopping.is_set():
-            wakeup = self._pubsub.listen_for("clear")
-            try:
-                if not await self._clear():
-                    await wait(wakeup, 0.5)
-                backoff.succeeded()
-            except Exception as error:  # noqa: BLE001 - no error may end the loop
-                await backoff.pause(error)
-
-    async def _clear(self) -> bool:
-        """Tell phones once what was read or deleted on another device, without retries."""
-        found = await deliveries.clears(self._database)
-        for clear in found:
-            lane = self._lanes.get(clear.lane)
-            if lane is None or lane.stopped:
-                continue
-            try:
-                self._send_clear(lane, clear)
-            except Exception as error:  # noqa: BLE001 - one push that cannot be made must not stop the others
-                self._backoff("clears").note(error)
-        return bool(found)
-
-    @staticmethod
-    def _send_clear(lane: Lane, clear: Clear) -> None:
-        expires_at = datetime.now(UTC) + timedelta(hours=1)
-        push = Push(new_id(), clear.address, clear.unread, expires_at, None, clear.what)
-        request = lane.channel.request(push)
-        if not isinstance(request, Refused):
-            lane.transport.submit(request).add_done_callback(lambda _: None)
 
 
 def _failed(delivery: Delivery, error: Exception) -> Settled:

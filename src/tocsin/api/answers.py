@@ -236,10 +236,10 @@ class PushCounts(AnswerModel):
     """Pushes to devices by state."""
 
     queued: int
-    later: Annotated[int, Field(description="failed for now, and retried")]
-    held: Annotated[int, Field(description="wait for the end of quiet hours or of a pause")]
     delivered: int
     gone: Annotated[int, Field(description="the device was gone, and is removed")]
+    later: Annotated[int, Field(description="failed for now, and retried")]
+    held: Annotated[int, Field(description="wait for the end of quiet hours or of a pause")]
     refused: Annotated[int, Field(description="the provider does not accept the push as it is")]
     dead: Annotated[int, Field(description="given up")]
     muted: Annotated[int, Field(description="the user switched the kind off")]

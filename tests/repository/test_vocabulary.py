@@ -59,14 +59,9 @@ RETIRED_IN_DOCUMENTS = re.compile(
 
 PAGES = sorted(
     path
-    for path in (
-        *ROOT.glob("docs/*/*.md"),
-        *ROOT.glob("docs/*.md"),
-        *ROOT.glob("deploy/*.md"),
-        ROOT / "bench/README.md",
-        ROOT / "README.md",
-    )
-    if path.name != "web-inbox.md"
+    for pattern in ("*.md", "docs/*.md", "docs/*/*.md", "deploy/*.md", "bench/*.md", "packages/*/*.md")
+    for path in ROOT.glob(pattern)
+    if path.name not in {"CHANGELOG.md", "web-inbox.md"}
 )
 """The documentation."""
 

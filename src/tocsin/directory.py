@@ -123,7 +123,7 @@ async def delete_team(database: Database, id_: int, company_id: int | None) -> N
 
 
 async def enter(database: Database, team_id: int, user_id: int, company_id: int | None) -> None:
-    """Put a user into a team. Raises `NotFound` for the team, `Invalid` for somebody who is not of its company."""
+    """Add a user to a team. Raises `NotFound` for the team, `Invalid` for a user who is not of its company."""
     async with database.transaction() as connection:
         company = await _team_company(connection, team_id, company_id)
         if (await unknown_recipients(connection, [user_id], [], company)).users:
@@ -139,7 +139,7 @@ async def leave(database: Database, team_id: int, user_id: int, company_id: int 
 
 
 async def erase(database: Database, pubsub: PubSub, id_: int, company_id: int | None) -> None:
-    """Erase a user with all that was theirs, at once; a job takes their id out of what others were told.
+    """Erase a user with all their data, at once; a job removes their id from notifications of others.
 
     Raises `NotFound`.
     """

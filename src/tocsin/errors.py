@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from typing import Self
 
 
-class Refusal(Exception):  # noqa: N818 - it is no error of ours
-    """A command declines to go on, and says why in one sentence for its operator."""
+class Refusal(Exception):  # noqa: N818 - not an internal error
+    """A command cannot continue; the message tells the operator why, in one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,10 @@ class FieldError:
 
 
 UNTOLD = FieldError("", "", "")
-"""Stands for one more fault where `MAX_FIELD_ERRORS` are told already: it is only counted."""
+"""Stands for a further error after `MAX_FIELD_ERRORS` are reported: it is only counted."""
 
 MAX_FIELD_ERRORS = 100
-"""How many faults of a request are told."""
+"""Maximum errors of a request that are reported."""
 
 MAX_ERRORS_BYTES = 60_000
 """Bytes of their entries in an answer."""
@@ -270,7 +270,7 @@ class HeadTooLarge(Problem):
 
 
 class InternalError(Problem):
-    """A bug of ours; `id` is also in the log."""
+    """An internal error; `id` is also in the log."""
 
     def __init__(self, request_id: str) -> None:
         super().__init__()

@@ -50,7 +50,7 @@ async def state(database: Database, pubsub: PubSub, id_: UUID, reader: Viewer, *
 
 
 async def is_there(database: Database, id_: UUID, reader: Viewer) -> bool:
-    """Tell whether there is an event that the reader may see."""
+    """Return whether an event exists that the viewer may see."""
     return await database.row(_SQL["event"], id_, reader.service, reader.company_id) is not None
 
 
@@ -108,7 +108,7 @@ def _device_status(row: Record) -> dict[str, Any]:
 
 
 def _why(row: Record) -> str:
-    """Say in words why somebody was told of an event, or was not."""
+    """Return in words why a user was notified of an event or not."""
     if row["created_at"]:
         return "named" if not row["team_id"] else f"a member of team {row['team_id']}"
     if row["is_excepted"]:

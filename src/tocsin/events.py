@@ -1,7 +1,7 @@
 """Events: accepted, replaced and cancelled.
 
-An event, what it is about, and the job to deliver it are one statement and so one transaction: it is on disk wholly
-before its producer is told that it was accepted.
+An event, its subjects and the job to deliver it are stored by one statement and so in one transaction: the event is
+durable before it is accepted.
 """
 
 import asyncio
@@ -41,11 +41,11 @@ _SQL = queries("events")
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An event that was checked, and whom it is for.
+    """A valid event and its recipients.
 
-    `service` posted it; none: its actor did. `id` and `digest` are there where the producer gave an id: the digest is
-    that of all that was posted under it. Who is `excepted` is left out; one that `skips` goes on without those who are
-    unknown. It is held until `deliver_at`; `key` is the service's own name for it.
+    `service` posted it; None: its actor did. `id` and `digest` are set if the producer gave an id; the digest is that
+    of the whole event. Users in `excepted` are left out; with `skips`, unknown recipients are left out too. The event
+    is held until `deliver_at`; `key` is the service's own name for it.
     """
 
     checked: Checked
@@ -188,7 +188,7 @@ def _count_of_next(waiting: Sequence[Waiting]) -> int:
 
 
 async def cancel(database: Database, pubsub: PubSub, id_: UUID, owner: Viewer, operator: str | None = None) -> None:
-    """Stop an event: nobody is told from here on. Raises `NotFound`, and `TooLate` for one that is delivered.
+    """Cancel an event: it reaches no further users. Raises `NotFound`, and `TooLate` for one that is delivered.
 
     An `operator` is named in what became of it, unless they posted it themselves.
     """

@@ -19,8 +19,8 @@ BULK_CHUNK_SIZE = 10_000
 """How many people one transaction of the bulk lane reaches at most."""
 
 DIRECT_MAX_IDS = 1_000
-"""An event that names more users and teams than this goes into the bulk lane too, whomever it reaches: looking them up
-would delay those that are claimed with it."""
+"""An event that names more users and teams than this goes to the bulk queue too, even if it reaches few: looking them
+up would delay those that are claimed with it."""
 
 EVERYONE = MAX_ID
 
@@ -28,7 +28,7 @@ _SQL = queries("fanout")
 
 
 class Undeliverable(Exception):  # noqa: N818 - a fact about an event
-    """An event can't be delivered, whoever tries; its text is the reason for the dead letter."""
+    """An event can never be delivered; the message is the reason of the dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ async def deliver(
 
 
 async def behind_locks(database: Database, leased: Sequence[Job]) -> list[Job]:
-    """Return the jobs of the direct lane that reach somebody whose head another session holds, as far as is known."""
+    """Return the jobs of the direct queue that reach a user whose head is locked by another session."""
     ids = [job.id for job in leased]
     rows = await database.rows(_SQL["behind_locks"], ids, DIRECT_MAX_RECIPIENTS + 1, DIRECT_MAX_IDS)
     found = {row["event_id"] for row in rows}
@@ -115,7 +115,7 @@ async def _enter(  # noqa: PLR0913, PLR0917 - all that a chunk is
     lane: Queue,
     push_lanes: Sequence[str],
 ) -> Sequence[Record]:
-    """Enter chunks into the inboxes; return the events that reached anybody: whom, and whether it is to be pushed."""
+    """Write chunks into inboxes; return the events that reached users, with the users and whether there are pushes."""
     entered = await inbox.enter(
         connection,
         [

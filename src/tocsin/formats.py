@@ -33,7 +33,7 @@ MAX_TEAM_MEMBERS = 1_000_000
 MAX_TEXT_LENGTH = 20_000
 
 SKEW = timedelta(minutes=5)
-"""How far the clock of another system may be ahead of ours."""
+"""How far the clock of another system may be ahead."""
 
 
 _NO_PLACES = frozenset({"localtime", "Factory", "posixrules"})
@@ -46,7 +46,7 @@ def _time_zones() -> frozenset[str]:
 
 
 def is_time_zone(name: str) -> bool:
-    """Tell whether a name is that of an IANA time zone."""
+    """Return whether a name is that of an IANA time zone."""
     return name in _time_zones()
 
 
@@ -94,7 +94,7 @@ _NO_ID = ("numeric_between", f"must be between 1 and {MAX_ID}")
 
 
 def _wrong_ids(ids: Iterable[Any]) -> Iterator[tuple[int, str, str]]:
-    """Yield the positions of what is no id of a user or team, each with what is wrong with it."""
+    """Yield the positions of values that are not ids of users or teams, each with its error."""
     for position, id_ in enumerate(ids):
         if type(id_) is not int:
             yield position, *_NO_INTEGER

@@ -28,7 +28,7 @@ OLDEST = -(2**62)
 """A position below all; those of imported history are 0 and less."""
 
 MAX_CHANGES = 500
-"""How many changes are told at once."""
+"""Maximum changes per answer."""
 
 Change = Literal["read", "deleted", "rewritten"]
 """What is done to entries of several inboxes at once."""
@@ -53,7 +53,7 @@ class Page:
 class Changes:
     """What happened to an inbox as joined JSON objects, in order; `cursor` is where the next ones begin.
 
-    `resync`: what happened since is no longer known, and the reader has to start anew. `more` follows at once.
+    `resync`: the changes since then are no longer known, and the client must load the list. `more`: further ones exist.
     """
 
     data: str
@@ -92,7 +92,7 @@ class InboxChanges:
         return cursor_of(self.made, self.at)
 
     def admits(self, issued: float | None) -> bool:
-        """Tell whether a token that was issued then is for this inbox, not for that of who had the id before."""
+        """Return whether a token issued at a time is for this inbox, not for that of an earlier user with the id."""
         return _admits(issued, datetime.fromtimestamp(self.made / 1e6, UTC), self.tokens_from)
 
 
@@ -158,7 +158,7 @@ async def changes_since(
 ) -> dict[int, InboxChanges]:
     """Return what happened in each of these inboxes since a position, at most `limit` of it, and up to 500.
 
-    Whoever is gone or inactive is not there.
+    Users who are erased or inactive are left out.
     """
     found: dict[int, InboxChanges] = {}
     for user_id, at, made_at, tokens_from, unread_count, forgotten, position, event, data in await database.rows(
@@ -180,7 +180,7 @@ async def heads(database: Database, user_ids: Sequence[int]) -> dict[int, tuple[
 
 
 async def skip(database: Database, user_id: int, *, unread: bool, count: int) -> int:
-    """Return the position below which an inbox goes on after its `count` newest: `OLDEST` where it ends before that."""
+    """Return the position below which an inbox continues after its `count` newest; `OLDEST` if it ends before."""
     if count == 0:
         return NEWEST
     found: int | None = await database.value(_SQL["unread_skip" if unread else "skip"], user_id, count)
@@ -318,7 +318,7 @@ async def _lock(connection: Connection, user_id: int) -> int:
 
 
 async def _admitted(database: Database, user: UserCaller, row: Record | None) -> Record:
-    """Return a row of a caller's head, which tells whether their token opens it. Raises like `owner`."""
+    """Return the row of a caller's head, if the token is for this inbox. Raises like `owner`."""
     if row is None or not _admits(user.issued, row["made_at"], row["tokens_from"]):
         raise await _refusal(database, user)
     return row

@@ -91,7 +91,7 @@ async def _hold_up(connection: Connection, resolution: Resolution, about: Sequen
 
 
 def _is_concerned(how: How, event: Record) -> bool:
-    """Tell whether an event is settled: a held one is not there yet, and the words are those of one company."""
+    """Return whether a resolution applies to an event: erasing within one company, all else to events not held."""
     return bool(event["addressed"] if how == "erased" else not event["held"])
 
 

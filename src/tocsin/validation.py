@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a request, in the words of our answers, and limits that are told in one sentence.
+"""Validation: errors of pydantic as field errors, and limits that are reported in one sentence.
 
 A union of a request model is tagged, with tags in angle brackets: they are left out of a fault's path.
 """
@@ -18,7 +18,7 @@ INTEGER_TAG = "<integer>"
 _TAGS = {OBJECT_TAG, INTEGER_TAG}
 _UNNAMED = ("in", "has a value that is not allowed")
 
-# pydantic's type of an error -> our code, and what the field is told; {} are the limits that pydantic names
+# pydantic's type of an error -> the code, and the sentence after the field; {} are the limits that pydantic names
 _CODES = {
     "missing": ("required", "is required"),
     "union_tag_not_found": ("required", "is required"),
@@ -86,17 +86,17 @@ def field_error(field: str, code: str, says: str) -> FieldError:
 
 
 def among(field_errors: Sequence[FieldError], field: str, code: str, says: str) -> FieldError:
-    """Return the fault of one of many fields: once enough are told, one that is only counted, which costs nothing."""
+    """Return the error of one of many fields; after enough are reported, one that is only counted."""
     return UNTOLD if len(field_errors) >= MAX_FIELD_ERRORS else field_error(field, code, says)
 
 
 def counted(field_errors: Sequence[FieldError], told: int) -> list[FieldError]:
-    """Return faults that come after so many that are told: only counted, where these are as many as an answer holds."""
+    """Return errors after others are reported; only counted if those are as many as an answer holds."""
     return [UNTOLD] * len(field_errors) if told >= MAX_FIELD_ERRORS else list(field_errors)
 
 
 def told_of(field_errors: Sequence[FieldError]) -> int:
-    """Return how many of these faults are told."""
+    """Return how many of these errors are reported."""
     return sum(found is not UNTOLD for found in field_errors)
 
 

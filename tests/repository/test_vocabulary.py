@@ -4,7 +4,9 @@ Add a word here once the last place that has it is gone.
 """
 
 import ast
+import io
 import re
+import tokenize
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +67,14 @@ PAGES = sorted(
 )
 """The documentation."""
 
+RETIRED_IN_DOCSTRINGS = re.compile(
+    r"\b(?:whoever|whomever|nobody|somebody|everybody|anybody|anew|amiss|of ours|once more|elsewhere|meanwhile|for ever"
+    r"|hung up|hangs? up|strangers?|what is no(?! longer)|(?:is|are|was|were|be|been) told|goes on|tells? whether"
+    r"|takes? note)\b",
+    re.IGNORECASE,
+)
+"""What no docstring and no comment says."""
+
 WRITERS = {
     *("debug", "info", "warning", "error", "exception"),  # of a log
     *("field_error", "FieldError", "among", "PydanticCustomError", "Finding", "Stopped", "Refused"),
@@ -82,6 +92,14 @@ def trees() -> Iterator[tuple[Path, ast.Module]]:
 def words_of(name: str) -> set[str]:
     """Split `CamelCase` and `snake_case` into words."""
     return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)}
+
+
+def remarks() -> Iterator[tuple[str, str]]:
+    """Return all docstrings and comments, with their places."""
+    for path in SOURCES:
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline):
+            if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and token.string.startswith('"""')):
+                yield f"{path.relative_to(ROOT)}:{token.start[0]}", token.string
 
 
 def texts_of(node: ast.AST) -> Iterator[tuple[int, str]]:
@@ -151,6 +169,12 @@ def test_no_constant_begins_with_a_retired_word() -> None:
 def test_log_lines_and_error_messages_use_plain_words() -> None:
     found = {f"{place} {text}" for place, text in messages() if RETIRED_PHRASES.search(text)}
     assert not found, "\n".join(sorted(found))
+
+
+def test_docstrings_and_comments_use_plain_words() -> None:
+    found = {f"{place} {text}" for place, text in remarks() if RETIRED_IN_DOCSTRINGS.search(text)}
+    assert not found, "\n".join(sorted(found))
+    assert any("""The queues: jobs are rows""" in text for _, text in remarks())
 
 
 def test_the_search_finds_the_sentences_of_each_kind() -> None:

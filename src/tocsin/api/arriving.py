@@ -27,7 +27,7 @@ class Arriving:
 
     @contextmanager
     def body(self, abort: Callable[[], None]) -> Iterator[Callable[[int], None]]:
-        """Hold a body while it arrives; what is returned is to be told how large it is by now."""
+        """Register a body while it arrives; call the returned function with its size so far."""
         key = object()
 
         def grown(size: int) -> None:

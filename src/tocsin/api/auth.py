@@ -27,7 +27,7 @@ class Authentication(SecurityBase):
         raise NotImplementedError
 
     async def confirm(self, request: Request, caller: Any) -> None:
-        """Prove what the endpoint would have proved, before it is told what is wrong with the request."""
+        """Check the authorization of the endpoint before errors of the request are reported."""
 
 
 class UserToken(Authentication):
@@ -87,7 +87,7 @@ class Service(Authentication):
             raise self.refusal()
 
     def refusal(self) -> Unauthorized:
-        """Return what is answered to everybody else."""
+        """Return the error for all other callers."""
         scopes = " or ".join(self.scopes)
         return Unauthorized(f"This endpoint requires a service token with the scope {scopes}.", scope=self.scopes[0])
 

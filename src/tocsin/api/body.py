@@ -50,7 +50,7 @@ async def bytes_of(request: Request, limit: int) -> bytes:
 
 
 def _do_nothing() -> None:
-    """Hang up on nobody: there is no connection."""
+    """Do nothing: there is no connection to close."""
 
 
 async def parts_of(request: Request, limit: int) -> AsyncIterator[bytes]:

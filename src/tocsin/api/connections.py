@@ -98,7 +98,7 @@ class Connections:
     def wait(self, connection: Connection) -> None:
         """Note that a connection waits for its client: for a request, the rest of one, or an answer to be taken.
 
-        It waits from now on, so that one whose client goes on sending stays before one whose client does not.
+        The wait starts now, so that a connection whose client still sends is closed after one whose client does not.
         """
         if connection in self._open:
             self._waiting.pop(connection, None)
@@ -109,7 +109,7 @@ class Connections:
         self._waiting.pop(connection, None)
 
     def is_full(self) -> bool:
-        """Tell whether nothing but the reserve is left."""
+        """Return whether only the reserve is left."""
         return len(self._open) > self.most
 
     def dropped(self, reason: str) -> None:
@@ -128,7 +128,7 @@ class Connections:
 
 
 def is_reserved(path: bytes, prefix: bytes = b"") -> bool:
-    """Tell whether a path is answered when all other connections are taken."""
+    """Return whether a path is served from the reserve of connections."""
     return path.startswith(RESERVED_PATHS) or path.removeprefix(prefix).startswith(RESERVED_PATHS)
 
 

@@ -91,7 +91,7 @@ async def put_user(
 async def erase_user(service: DirectoryWriter, app_state: State, user_id: UserId) -> None:
     """Erase a user.
 
-    Removes the user with inbox, devices and preferences, permanently. What others were told stays, without their id.
+    Removes the user with inbox, devices and preferences, permanently. Notifications of others stay, without the id.
     """
     await directory.erase(app_state.database, app_state.pubsub, user_id, service.company_id)
     app_state.pubsub.publish_changes([user_id])

@@ -49,7 +49,7 @@ async def of_the_framework(request: Request, error: Exception) -> Response:
 
 
 async def of_a_bug(request: Request, _error: Exception) -> Response:
-    """Answer what nobody foresaw."""
+    """Answer an unexpected error."""
     setattr(request.state, BUG, True)
     return answer_to(InternalError(request.state.request_id))
 

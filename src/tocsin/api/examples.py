@@ -14,7 +14,7 @@ Examples = dict[str, Any]
 
 CREATED = "2026-03-02 09:30:00"
 READ = "2026-03-02 09:41:17"
-TOKEN = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00"  # noqa: S105 - no secret of anybody's
+TOKEN = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00"  # noqa: S105 - not a secret
 
 _INBOX = "https://notify.example.com/notifications"
 _CURSOR = "64c1a3f2b8e40-17"

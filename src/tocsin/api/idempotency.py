@@ -65,7 +65,7 @@ def key_of(request: Request, caller: UserCaller | ServiceCaller) -> IdempotencyK
 
 
 def digest_for(request: Request) -> "_Hash":
-    """Return what a body is added to, to tell whether a request is the same as one before."""
+    """Return the hash to update with the body, by which a repeated request is recognized."""
     path = request.scope["path"].encode()
     return hashlib.sha256(len(path).to_bytes(4, "big") + path)
 

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its headers, its line in the log, and the answer to a bug of ours."""
+"""Middleware around every request: its id, its headers, its log line, and the answer to an unexpected error."""
 
 import asyncio
 import re

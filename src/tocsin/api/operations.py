@@ -73,7 +73,7 @@ follow()
 POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 
 watching = router("operations")
-"""What every process answers to everybody."""
+"""The routes that every process serves without a token."""
 
 guarded = router("operations")
 """What is open at a port of its own, and takes a token at the main one."""
@@ -110,7 +110,7 @@ async def metrics(service: Operator, watched: WatchedState) -> Response:  # noqa
 
 
 async def open_metrics(request: Request) -> Response:
-    """The same, at a port of its own, where nobody else can call."""
+    """Return the metrics without a token, on the port for operations."""
     watched = watched_of(request)
     return Response(await watched.metrics.text(watched.database), media_type=CONTENT_TYPE)
 
@@ -263,7 +263,7 @@ async def list_custom_notifications(
 
 
 async def openapi(request: Request) -> Response:
-    """Answer this document, which is made once: writing it anew would cost ten times what another request does."""
+    """Return the OpenAPI document, which is made once, because that costs ten times as much as another request."""
     state = request.app.state
     if not hasattr(state, "document"):
         app_state = app_state_of(request)

@@ -32,7 +32,7 @@ async def file(request: Request) -> Response:
 
 
 async def inbox_of_version(request: Request) -> Response:
-    """The component under the name of its version, to be kept for ever; it is never another one."""
+    """The component under the name of its version, which clients can cache forever."""
     if request.path_params["version"] != version():
         raise NotFound("This version of the inbox is not available.")
     return _open(request, COMPONENT, FOR_EVER)

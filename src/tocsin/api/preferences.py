@@ -60,7 +60,7 @@ async def patch_preferences(
 
 
 def shown(catalogue: Catalogue, operator: Operator, kind: Kind, language: str) -> dict[str, Any]:
-    """Return what a screen of preferences is told of a kind."""
+    """Return a kind for a screen of preferences."""
     return {
         "name": kind.name,
         "label": kind.wordings[language].title,

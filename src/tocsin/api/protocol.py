@@ -31,7 +31,7 @@ PIECE = 2**14
 """Bytes that are parsed at once: what is pipelined behind them waits until its turn comes."""
 
 LINGER_TIMEOUT = 0.5
-"""Seconds in which a client that still sends can read why we hang up."""
+"""Seconds in which a client that still sends can read why the connection is closed."""
 
 LATE = 1.0
 """Seconds by which an alarm may be late: if it is later, we were busy, and what has arrived is read first."""
@@ -146,7 +146,7 @@ class Protocol(HttpToolsProtocol):
         self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; what comes after the head is a trailer, and nobody is told of it (RFC 9110, section 6.5.1)."""
+        """Add a header. Trailers are ignored (RFC 9110, section 6.5.1)."""
         if not self._in_head:
             return
         if len(self.headers) >= MAX_HEADERS:

@@ -205,7 +205,7 @@ class Recipients(RequestModel):
 
 
 def named_in(given: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
-    """Return the ids of users and teams in `notify`, of what may be no valid body; nobody where they are too many."""
+    """Return the ids of users and teams in `notify` of a body that may be invalid; none if they are too many."""
     notify = given.get("notify")
     if not isinstance(notify, dict) or _size(notify, Notify.NAMES) > MAX_RECIPIENTS:
         return [], []
@@ -235,7 +235,7 @@ class Notify(Recipients):
 
 
 class Addressed(RequestBody):
-    """A body with recipients; one without is one with nobody."""
+    """A body with recipients; an empty list if there are none."""
 
     @model_validator(mode="before")
     @classmethod
@@ -370,7 +370,7 @@ class Endpoint(RequestBody):
 
 
 def _is_refused(field: str, info: ValidationInfo, endpoint: str = "", p256dh: str = "", auth: str = "") -> bool:
-    """Tell whether a part of a subscription is refused; the context is the state of the application."""
+    """Return whether a part of a subscription is refused; the context is the state of the application."""
     origins = info.context.settings.web_push_origins if info.context else ()
     return any(name == field for name, _ in check_subscription(endpoint, p256dh, auth, origins))
 

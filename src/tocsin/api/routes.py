@@ -104,7 +104,7 @@ class Call:
 
     def _read_dependencies(self, dependant: Dependant) -> None:
         self.authentication: Authentication | None = None
-        """What tells who calls; None: nobody is asked."""
+        """The dependency that authenticates the caller; None: no token is required."""
         self._caller = self._state = ""
         self._others: list[tuple[str, Callable[[Request], Any]]] = []
         for each in dependant.dependencies:

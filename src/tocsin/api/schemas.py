@@ -60,7 +60,7 @@ def ref(name: str) -> Schema:
 def tidied(schema: Any) -> Any:
     """Return a schema without what generators stumble over.
 
-    Titles, which they name classes by; defaults, which they take for required fields and which are told in words;
+    Titles, which they name classes by; defaults, which they take for required fields and which descriptions contain;
     nullable types as `anyOf`, where a list of types says the same.
     """
     if isinstance(schema, list):

@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
         self.ready.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End, and first what would go on for ever."""
+        """Shut down, after closing the streams, which would not end."""
         if self._ending:
             self._ending()
         await super().shutdown(sockets)

@@ -23,7 +23,7 @@ HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class StreamResponse(Response):
-    """An answer that goes on until the reader hangs up, or the stream is over."""
+    """An answer that lasts until the client disconnects or the stream ends."""
 
     media_type = "text/event-stream"
 
@@ -33,7 +33,7 @@ class StreamResponse(Response):
         self._streams, self._reader = streams, reader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send what the reader is told."""
+        """Send the events of the stream."""
         scope["state"]["is_stream"] = True
         disconnected = asyncio.create_task(_disconnect(receive, self._reader))
         self._streams.join(self._reader)

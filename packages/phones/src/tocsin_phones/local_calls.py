@@ -13,9 +13,9 @@ _HOST = re.compile(r"(?P<name>[\w.-]+|\[[\da-fA-F:.]+\])(?P<port>:\d{1,5})?", re
 
 
 def is_local(headers: Mapping[str, str], bound: str, peer: str) -> bool:
-    """Tell whether a call is for the address that was bound, or from this machine for this machine, by its own page.
+    """Return whether a request is for the bound address, or within this machine, and not from a page of another origin.
 
-    A call without `Origin` is by no page of another origin that could change a thing: browsers send it with each POST.
+    A request without `Origin` is not a POST from a page of another origin: browsers send it with each POST.
     """
     host, origin = headers.get("host", ""), headers.get("origin")
     return _is_named_right(host, bound, peer) and (origin is None or origin.partition("://")[2] == host)
@@ -27,7 +27,7 @@ def _is_named_right(host: str, bound: str, peer: str) -> bool:
         return False
     name = named["name"].strip("[]").lower()
     try:
-        if name == bound.lower() and name not in {"0.0.0.0", "::"}:  # noqa: S104 - which everybody may call us
+        if name == bound.lower() and name not in {"0.0.0.0", "::"}:  # noqa: S104 - names of clients, not addresses to listen on
             return True
         return ipaddress.ip_address(peer).is_loopback and (
             name == "localhost" or ipaddress.ip_address(name).is_loopback

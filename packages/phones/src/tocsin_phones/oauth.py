@@ -53,7 +53,7 @@ class OAuth:
         return self._book.take(self, request)
 
     def knows(self, token: str) -> bool:
-        """Tell whether an access token is good."""
+        """Return whether an access token is valid."""
         return self._given.get(token, 0) > time.time()
 
     def check(self, request: IncomingRequest, push: ReceivedPush) -> None:

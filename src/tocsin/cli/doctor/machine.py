@@ -70,7 +70,7 @@ def check_free_space(folder: Path) -> Iterator[Finding]:
 
 
 def _is_there(path: Path) -> bool:
-    """Tell whether a path can be seen: one in a folder that is closed to us cannot."""
+    """Return whether a path exists; False in a folder that this user cannot enter."""
     try:
         return path.exists()
     except PermissionError:

@@ -1,7 +1,7 @@
--- Deliveries: claimed as far as the sending window has room, looked at again, and settled.
+-- Deliveries: claimed as far as the window has room, checked again, and settled.
 
 -- name: claim
--- The longest waiting of a lane, one for each device and none of a device that has one under way.
+-- The oldest due deliveries of a lane, one per device, and none of a device that has one under way.
 with due as materialized (
     select event_id, device_id, due_at
     from deliveries d
@@ -21,14 +21,14 @@ where d.event_id = one.event_id and d.device_id = one.device_id
 returning d.event_id, d.device_id, d.state, d.attempts
 
 -- name: claim_held
--- What else of these devices was held until now in this lane: it goes together.
+-- The other held deliveries of these devices in this lane that are due: they are bundled.
 update deliveries d
 set worker_id = $1, attempts = d.attempts + 1
 where d.device_id = any($2::uuid[]) and d.state = 'held' and d.worker_id is null and d.due_at <= now() and d.lane = $3
 returning d.event_id, d.device_id, d.state, d.attempts
 
 -- name: look
--- All that decides what becomes of these, as it is now. Each is looked up by itself, whatever the planner expects.
+-- The current state of these deliveries. Each is looked up separately, whatever the planner expects.
 select d.event_id, d.device_id, d.user_id, d.attempts, d.state, d.made_at,
        coalesce(v.whole_token, v.token) as token, v.type, v.environment, v.app, v.registered_at, v.p256dh, v.auth, v.server_key, v.told_up_to,
        coalesce(v.user_id = d.user_id, false) as is_theirs,
@@ -46,8 +46,8 @@ left join lateral (select kind, params from events where id = d.event_id offset 
 left join lateral (select body from contents where event_id = i.event_id and language = i.language offset 0) c on true
 
 -- name: settle
--- Write back what became of these, where they are still ours. Each is looked up by its key: by the index of what a worker
--- holds, which no planner can resist that expects one row there, every outcome would be compared with all under way.
+-- Write the new states of deliveries whose lease is still held. Each is looked up by its key: a planner that expects one
+-- leased row would use the index of leases, and compare each result with all deliveries under way.
 with outcome as materialized (
     select *
     from unnest($2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[], $6::text[]) as o (
@@ -57,7 +57,7 @@ with outcome as materialized (
 settled as (
     update deliveries d
     set state = o.state, reason = o.reason, worker_id = null, due_at = coalesce(o.due_at, d.due_at),
-        attempts = d.attempts - (o.state = 'held')::int,  -- it was looked at, not tried
+        attempts = d.attempts - (o.state = 'held')::int,  -- it was checked, not attempted
         settled_at = case when o.state not in ('queued', 'later', 'held') then clock_timestamp() end
     from outcome o
     where d.event_id = o.event_id and d.device_id = o.device_id and d.worker_id is not distinct from $1
@@ -74,7 +74,7 @@ where token = any(array(
 ))
 
 -- name: drop
--- A device that its provider no longer knows, unless it was registered since.
+-- Remove a device that its provider no longer knows, unless it was registered since.
 delete from devices
 where token = any(array(
     select v.token
@@ -88,7 +88,7 @@ where token = any(array(
 update deliveries set worker_id = null, attempts = greatest(attempts - 1, 0) where worker_id = $1
 
 -- name: release_others
--- What a worker holds in a lane without being at it: what it claimed before something failed.
+-- Release what a worker leased in a lane and does not send, because an error followed the claim.
 update deliveries
 set worker_id = null, attempts = greatest(attempts - 1, 0)
 where (event_id, device_id) in (
@@ -102,14 +102,14 @@ where (event_id, device_id) in (
 returning event_id
 
 -- name: put_back
--- Hand these back, as if they had never been claimed; each looked up by its key, as above.
+-- Return deliveries to the queue, as if they had never been claimed; each is looked up by its key, as above.
 update deliveries d
 set worker_id = null, attempts = greatest(d.attempts - 1, 0)
 from unnest($2::uuid[], $3::uuid[]) as o (event_id, device_id)
 where d.event_id = o.event_id and d.device_id = o.device_id and d.worker_id is not distinct from $1
 
 -- name: release_held
--- What is held for these users is due, to be decided again.
+-- Make the held deliveries of these users due, to be decided again.
 update deliveries
 set due_at = now()
 where (event_id, device_id) in (
@@ -122,7 +122,7 @@ where (event_id, device_id) in (
 )
 
 -- name: release_all_held
--- Some of all that is held is due, to be decided again: the next after a device and an event. Returns the last of them.
+-- Make the next held deliveries after a device and an event due, to be decided again. Returns the last of them.
 with found as (
     select device_id, event_id
     from deliveries
@@ -147,7 +147,7 @@ released as (
 select event_id, device_id from found order by device_id desc, event_id desc limit 1
 
 -- name: rules
--- The digest of the operator's rules by which what is held was decided.
+-- The digest of the preference policy by which deliveries were held.
 select digest from operator_rules where id = 1
 
 -- name: put_rules
@@ -160,7 +160,7 @@ from unnest($1::uuid[], $2::bigint[]) as o (id, position)
 where v.id = o.id
 
 -- name: closed
--- What of an inbox was read or deleted, or lost its words, after a position, the latest first: at most 20.
+-- The latest notifications, at most 20, that were read, deleted or erased after a position.
 select id
 from (
     select unnest(event_ids) as id, position
@@ -172,8 +172,8 @@ from (
 limit 20
 
 -- name: enter_lane
--- Another configuration begins anew: what had to wait with the one before is due, in the order of keys. The limit bounds the
--- statement; what is over it keeps to its schedule.
+-- With a new configuration, what had to wait is due, in the order of keys. The limit bounds the statement; what exceeds it
+-- follows its schedule.
 with changed as materialized (
     select from lanes where name = $1 and configuration <> $2
 ),
@@ -206,8 +206,8 @@ on conflict (lane, origin) do update
 set refused_at = coalesce(s.refused_at, now()), last_refused_at = now(), reason = excluded.reason
 
 -- name: service_delivers
--- What waits for a service that refused us for more than a minute is due; a refusal of a moment ago, while it takes other
--- pushes, may be about one subscription, which keeps to its schedule.
+-- What waits for a service that refused the authentication for more than a minute is due. A recent refusal by a service
+-- that accepts other pushes may be about one subscription, which follows its schedule.
 with was as materialized (
     select refused_at from push_services where lane = $1 and origin = $2 and refused_at is not null for update
 ),
@@ -237,14 +237,14 @@ select refused_at from was
 select coalesce(delivered_at > $3, false) from push_services where lane = $1 and origin = $2
 
 -- name: refusing
--- Those that were asked within a day: a push is tried no longer.
+-- Services that refused within a day: pushes are not retried for longer.
 select lane, origin, refused_at, reason
 from push_services
 where refused_at is not null and last_refused_at > now() - interval '25 hours'
 order by lane, origin
 
 -- name: lane_works
--- Returns since when it had stopped, if it had.
+-- Returns since when it was stopped, if it was.
 with was as materialized (
     select stopped_at from lanes where name = $1 and stopped_at is not null for update
 ),
@@ -272,7 +272,7 @@ cross join lateral (
 order by l.name
 
 -- name: oldest
--- For how long the longest waits that is due, in any lane; of each lane only the first is looked at, and what is leased.
+-- The longest wait of a due delivery in any lane. Only the first of each lane and leased ones are read.
 select coalesce(extract(epoch from now() - min(first.due_at)), 0)::double precision
 from lanes l
 cross join lateral (
@@ -298,8 +298,8 @@ cross join lateral (
 select name, stopped_at is not null as stopped from lanes order by name
 
 -- name: claim_clears
--- Whose phones are to be told, and what to clear: all where nothing is left unread, or the latest that were read or
--- deleted, or lost its words; of what was read up to an entry, the latest that are read. `raised`: some is unread again.
+-- The users with notifications to clear, and what to clear: all if nothing is unread, or the latest that were read,
+-- deleted or erased; of what was read up to an entry, the latest that are read. `raised`: some are unread again.
 with due as (
     delete from clears
     where user_id = any(array(
@@ -339,7 +339,7 @@ from due
 join heads h on h.user_id = due.user_id and h.active
 
 -- name: claim_last_clears
--- Phones that show what is no longer their user's to see; one that is somebody's again since is left alone.
+-- Phones that show what their user must not see any more; one that was registered again since is left alone.
 with due as (
     delete from last_clears
     where id = any(array(select id from last_clears order by made_at limit $1 for update skip locked))
@@ -362,14 +362,14 @@ from devices
 where user_id = any($1::int[]) and type <> 'Web'
 
 -- name: found_as
--- A token that turned out to be of the other environment, or a subscription of another key of ours.
+-- A token that turned out to be of the other environment, or a subscription of another VAPID key.
 update devices set environment = $2, server_key = $3 where id = $1
 
 -- name: counts
 select state, count(*) as count from deliveries where event_id = $1 group by state
 
 -- name: is_waiting
--- Whether anything of an event is still to be sent. It stops at the first, which the order of the key scatters among all.
+-- Whether any delivery of an event is still to be sent. It stops at the first row.
 select exists (select from deliveries where event_id = $1 and state in ('queued', 'later'))
 
 -- name: of_person

@@ -1,10 +1,9 @@
--- Devices: whose phone it is now.
+-- Devices: the phones and browsers of users.
 --
--- Whoever waits for devices holds none that comes after them in the order of tokens, and has locked the users it needs
--- before: so nobody waits in a circle.
+-- Devices are locked in the order of their tokens, after the users that a transaction needs. So there is no deadlock.
 
 -- name: register
--- A token is its last registrant's: it moves, with nothing left of whoever had it.
+-- A token belongs to the user who registered it last; nothing of the previous user is kept.
 with put as (
     insert into devices (token, whole_token, user_id, type, provider, environment, app, p256dh, auth)
     values (device_key($2), nullif($2, device_key($2)), $1, $3, $4, $5, $6, $7, $8)
@@ -20,7 +19,7 @@ with put as (
 select token from put
 
 -- name: clear_phones
--- A last clear for the phones of users, or for one of them: where their lane leads somewhere.
+-- A last clear for the phones of users, or for one of them, if their lane is served.
 insert into last_clears (token, type, environment, app, registered_at, lane)
 select coalesce(d.whole_token, d.token), d.type, d.environment, d.app, d.registered_at, d.lane
 from unnest($1::int[]) as leaving (id)
@@ -47,12 +46,12 @@ where token = any(array(select token from devices where user_id = $1 order by to
 select id from users where id = $1 for no key update
 
 -- name: is_active
--- Asked under the lock, of which an earlier snapshot knows nothing.
+-- Read after the lock: an earlier snapshot may be out of date.
 select active from heads where user_id = $1
 
 -- name: keep
--- The longest unused go first, and those above the limit do. One that another transaction holds is not waited
--- for: it is on its way to another user, or goes the next time.
+-- The devices above the limit, unused for longest, are removed. Locked ones are skipped: they are moving to another
+-- user, or are removed the next time.
 delete from devices
 where token = any(array(
     select token from devices

@@ -1,5 +1,5 @@
 -- name: server
--- What a server says of itself.
+-- The properties of the server.
 select current_setting('server_version_num')::int / 10000 as version,
     current_setting('server_encoding') as encoding,
     array(
@@ -10,7 +10,7 @@ select current_setting('server_version_num')::int / 10000 as version,
     extract(epoch from clock_timestamp())::double precision as clock
 
 -- name: queue
--- Dead letters are counted no further than is worth telling.
+-- Dead letters are counted up to a limit.
 select (select count(*) from (select from dead_letters limit 1000) dead) as dead_letters,
     (
         select extract(epoch from now() - min(oldest.due_at))::double precision

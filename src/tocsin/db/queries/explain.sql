@@ -1,4 +1,4 @@
--- Explaining one person's notifications: what came, what did not, and why.
+-- Explanations: what a user received, what not, and why.
 
 -- name: person
 select u.id, u.company_id, u.first_name, u.last_name, h.active, h.total, h.unread, u.time_zone
@@ -20,7 +20,7 @@ where d.user_id = $1
 order by d.registered_at desc
 
 -- name: reach
--- The last event that is not looked at any more, where there are so many since a moment.
+-- The first event that is not read any more, if there are too many since a time.
 select accepted_at from events where accepted_at >= $1 order by accepted_at desc offset $2::bigint limit 1
 
 -- name: events
@@ -63,7 +63,7 @@ found as (
     where last.teams && (select teams from mine)
        or (
            ($1 = any(last.users) or $1 = any(last.excepted))
-           -- what named who had the id before is not theirs
+           -- events for an earlier user with the id are left out
            and coalesce(
                (select generation from person) <= last.generation, (select made_at from person) <= last.accepted_at
            )

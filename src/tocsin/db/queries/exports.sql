@@ -1,4 +1,4 @@
--- Exports: everything, a thousand lines at a time, in the form that imports take.
+-- Exports: everything, a thousand lines at a time, in the format of imports.
 
 -- name: users
 -- All columns but those that are not the host application's.
@@ -45,8 +45,8 @@ order by p.id, d.registered_at, d.token
 select id as last from users where id > $1 and ($2::int is null or company_id = $2) order by id limit 1000
 
 -- name: notifications
--- Of one user, the oldest first; what was deleted is not told. For one company, what is another's is not told either: that
--- of another's event, and of an event of no company in particular what came before the user came from another company.
+-- The notifications of a user, the oldest first, without deleted ones. For one company, also without those of events of
+-- other companies, and of events of no company those from before the user came from another company.
 select i.position as last,
        case when $3::int is null or coalesce(e.company_id = $3, u.moved_at is null or u.moved_at <= i.created_at) then
            '{"notification":{"user_id":' || i.user_id || ',' || c.body

@@ -1,8 +1,8 @@
 -- Idempotency keys: what was answered to a POST request, for a day.
 
 -- name: begin
--- Take a key; where another transaction has just taken it, this waits for its end. One that is a day old is free, and
--- so is that of an import that was given up.
+-- Take a key. If another transaction has just taken it, this waits for its end. A key that is a day old is free, and so is
+-- that of a failed import.
 insert into idempotency_keys as k (caller, method, path, key, digest, status, body)
 values ($1, $2, $3, $4, $5, 0, '')
 on conflict (caller, method, path, key) do update

@@ -1,4 +1,4 @@
--- Imports: lines wait until all of them are checked, and are then applied in steps. A line that is applied goes.
+-- Imports: lines are staged until all are checked, and then applied in steps. Applied lines are deleted.
 
 -- name: begin
 insert into imports (id, state, company_id) values ($1, 'checking', $2)
@@ -7,7 +7,7 @@ insert into imports (id, state, company_id) values ($1, 'checking', $2)
 update imports set touched_at = clock_timestamp() where id = $1
 
 -- name: abandon
--- Leave nothing of an import, unless it was accepted: whose commit was not answered may be.
+-- Delete an import, unless it was accepted: that may be so if the answer to its commit was lost.
 with abandoned as (
     delete from imports where id = $1 and state = 'checking' returning id
 )
@@ -20,8 +20,8 @@ with line as (
 delete from imports where id = $1
 
 -- name: unknown
--- Where lines name somebody who is neither in the directory nor in the import, or is of another company, or an event that
--- is not of the company of a service that is bound to one.
+-- The lines that name a user who is neither in the directory nor in the import, or is of another company, or an event of
+-- another company than that of the caller.
 -- The body of a team is read once, and each of its members looked up by itself.
 with team as materialized (
     select number, (body::json ->> 'id')::int as id, (body::json ->> 'company_id')::int as company_id,
@@ -77,7 +77,7 @@ fault as (
     ) l
     where person.number is null and (person.company_id is null or person.company_id <> $2)
     union all
-    -- what somebody has already stays as it is
+    -- existing notifications are not changed
     select l.number, '.notification.id'
     from import_lines l
     where $2::int is not null and l.import_id = $1 and l.part = 'notification'
@@ -96,12 +96,12 @@ with accepted as (
 insert into jobs (id, task, lane) values ($1, 'import', 'bulk')
 
 -- name: progress
--- How many lines are applied, and whether it was given up.
+-- The number of applied lines, and whether the import is a dead letter.
 select applied, exists (select from dead_letters d where d.id = i.id) as dead from imports i where id = $1
 
 -- name: users
--- Some users, each by their last line, in the order of their ids: heads are locked in it. Tells, too, who lives by another
--- clock than before, and who was active and is not any more.
+-- Some users, each by their last line, in the order of ids, in which heads are locked. Returns also whose time zone
+-- changed, and who was deactivated.
 with next as materialized (
     select distinct on (user_id) user_id, body
     from import_lines
@@ -178,7 +178,7 @@ where ctid = any(array(
 returning body
 
 -- name: devices
--- A token that was registered since stays where it is; one of another company is left alone.
+-- A token that was registered since, or is of another company, is not changed.
 with next as materialized (
     select ctid as place, number, user_id, body
     from import_lines
@@ -236,9 +236,9 @@ from (
 ) next
 
 -- name: notifications
--- Some notifications, user by user, the newest first: they go below what is there. What a user has already stays as it
--- is, and what is being delivered comes by itself. Each is looked up by itself, which is half as dear as leaving it to
--- `on conflict`; whoever puts in the same at the same moment makes this step fail, and it is done again.
+-- Some notifications, by user, the newest first: they are placed below the existing ones. Existing notifications are not
+-- changed. Each is looked up separately, which costs half as much as `on conflict`; if another transaction inserts the
+-- same at the same time, this step fails and is repeated.
 with next as materialized (
     select ctid as place, number, user_id, event_id as id, kind, data, body, language, read_at,
            happened_at as created_at, subjects
@@ -326,7 +326,7 @@ select (select count(*) from line) as count, array(select user_id from lowest wh
 from person
 
 -- name: sort
--- The history of these users in the order of time, where an earlier import had brought some of it.
+-- Sort the imported notifications of these users by time, if there are some of an earlier import.
 with sorted as materialized (
     select i.user_id, i.event_id, i.position,
            1 - row_number() over (partition by i.user_id order by i.created_at desc, i.position desc) as due
@@ -339,7 +339,7 @@ from sorted
 where i.user_id = sorted.user_id and i.event_id = sorted.event_id and i.position <> sorted.due
 
 -- name: unsorted
--- Of these users, those whose history is not in the order of time.
+-- Of these users, those whose imported notifications are not sorted by time.
 select distinct pair.user_id
 from (
     select i.user_id, i.created_at, lag(i.created_at) over (partition by i.user_id order by i.position) as before

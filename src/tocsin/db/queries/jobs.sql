@@ -1,8 +1,8 @@
--- Jobs: claimed under a lease, finished, put off or buried.
+-- Jobs: claimed under a lease, then finished, delayed, or moved to dead letters.
 
 -- name: claim
--- Of a batch nothing is taken while some of it is under way elsewhere: its jobs are done in their order. Together they
--- cost at most $4, or one job is taken alone.
+-- No job of a batch is claimed while another worker has some of it, because its jobs run in order. Together the jobs cost
+-- at most $4, or one job is claimed alone.
 with free as materialized (
     select id, due_at, cost
     from jobs
@@ -30,14 +30,14 @@ returning id, task, lane, due_at, wanted_at, attempts, progress, batch
 delete from jobs where id = any($2::uuid[]) and worker_id = $1
 
 -- name: go_on
--- The rest is for the bulk lane, behind what else waits there.
+-- The rest goes to the end of the bulk queue.
 update jobs j
 set worker_id = null, attempts = 0, lane = 'bulk', due_at = clock_timestamp(), progress = step.progress
 from unnest($2::uuid[], $3::bigint[]) as step (id, progress)
 where j.id = step.id and j.worker_id = $1
 
 -- name: first_others
--- Of each batch, its first job beside these: one that takes long goes before all that follow it.
+-- The first job of each batch that is not among these: the jobs after it must wait for it.
 select b.batch, other.due_at, other.id
 from unnest($1::uuid[]) as b (batch)
 cross join lateral (
@@ -60,7 +60,7 @@ set worker_id = null, attempts = greatest(attempts - 1, 0),
 where id = any($2::uuid[]) and worker_id = $1
 
 -- name: hand_back_behind_lock
--- As if it had never been claimed, but due in $3 seconds. What follows it in its batch keeps its place behind it.
+-- As if it had never been claimed, but due in $3 seconds. The jobs after it in its batch keep their order.
 with met as materialized (
     select id, lane, batch, due_at, now() + make_interval(secs => $3::double precision) - due_at as shift
     from jobs
@@ -100,7 +100,7 @@ on conflict (id) do update
 set attempts = excluded.attempts, progress = excluded.progress, reason = excluded.reason, died_at = now()
 
 -- name: dead_letters
--- The latest that died before a moment, with what they were to do; of one company, those among the last 10,000.
+-- The latest dead letters before a time, with their tasks; of one company, those among the last 10,000.
 select id, task, lane, attempts, reason, died_at
 from (
     select *
@@ -114,7 +114,7 @@ order by died_at desc
 limit $2
 
 -- name: revive
--- Dead letters become jobs again: of these ids, or all that died since a moment; or those of one company among them.
+-- Requeue dead letters: of these ids, or all since a time; or only those of one company.
 with chosen as materialized (
     select id from unnest($1::uuid[]) as asked (id)
     union all
@@ -135,7 +135,7 @@ returning id
 update jobs set worker_id = null, attempts = greatest(attempts - 1, 0) where worker_id = $1 and lane = $2
 
 -- name: enrol
--- Again, where the answer to the first time was lost.
+-- It may be repeated, if the answer to the first time was lost.
 insert into workers (id, name) values ($1, $2)
 on conflict (id) do update set seen_at = clock_timestamp()
 returning seen_at
@@ -147,8 +147,8 @@ select exists (select from jobs where id = $1)
 update workers set seen_at = clock_timestamp(), problem = $2 where id = $1 returning seen_at
 
 -- name: reap
--- Leases of workers not seen since $1, or of none that we know, are free again; but for what is locked, such as by a
--- process that hangs in the middle of its transaction.
+-- Release the leases of workers without heartbeat since $1, or of unregistered workers. Locked rows are skipped, such as
+-- those of a process that hangs within a transaction.
 with gone as (
     delete from workers where seen_at < $1::timestamptz returning id
 )
@@ -163,7 +163,7 @@ where id = any(array(
 ))
 
 -- name: reap_deliveries
--- Those of pushes too.
+-- The same for deliveries.
 update deliveries d
 set worker_id = null
 where (event_id, device_id) in (
@@ -183,8 +183,7 @@ update jobs set worker_id = null, attempts = greatest(attempts - 1, 0) where wor
 delete from workers
 
 -- name: depth
--- What is due in each lane, counted up to $1 where that is given, and for how long the oldest of it has waited; what is
--- held is not looked at.
+-- The due jobs of each queue, counted up to $1 if given, and the longest wait. Held jobs do not count.
 select l.lane, free.n + leased.n as depth,
        coalesce(extract(epoch from now() - least(free.since, leased.since)), 0)::double precision as age
 from unnest(array['direct', 'bulk']) as l (lane)

@@ -1,5 +1,5 @@
 -- name: holders
--- Who else holds locks on our tables, the longest first. Of other roles' sessions not everything can be seen.
+-- The sessions that hold locks on the tables, the longest first. Not everything of other roles' sessions is visible.
 select concat_ws(
         ', ',
         'process ' || a.pid,

@@ -1,8 +1,8 @@
--- Statistics: what the planner believes of our tables.
+-- Statistics of the planner.
 
 -- name: small
--- Tables of ours that are believed to have fewer rows than $1, and have at least $2 bytes, where that is asked:
--- to look at the size of a table that is locked would wait.
+-- Tables that are estimated to have fewer rows than $1, and have at least $2 bytes, if that is given: reading the size of
+-- a locked table would wait.
 select c.relname as name
 from pg_class c
 where c.relnamespace = 'tocsin'::regnamespace and c.relkind = 'r' and c.reltuples >= 0 and c.reltuples < $1

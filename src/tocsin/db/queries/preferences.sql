@@ -1,7 +1,7 @@
--- What users chose to be told of, and when.
+-- Preferences: the choices of users.
 
 -- name: load
--- Scalar sub-query, so that each is a look-up by key, however many there are and whatever the planner expects.
+-- A scalar subquery, so that each row is looked up by key, whatever the planner expects.
 select u.id, u.time_zone, (select p.chosen from preferences p where p.user_id = u.id) as chosen
 from users u
 where u.id = any($1::int[])
@@ -13,8 +13,8 @@ join users u on u.id = h.user_id
 where h.user_id = $1 and h.active
 
 -- name: hold_owner
--- One change of a user's preferences at a time, so that none is lost: there may be no row of theirs yet. The user's row,
--- which an erasure takes first too, and not the head, which deliveries need.
+-- Serializes changes of a user's preferences, of which there may be no row yet. It locks the row of the user, as an
+-- erasure does first, and not the head, which deliveries need.
 select id from users where id = $1 for no key update
 
 -- name: put

@@ -1,4 +1,4 @@
--- Readiness: whether the database takes writes.
+-- Readiness: whether the database accepts writes.
 
 -- name: writable
 -- Whether this session may write.
@@ -16,7 +16,7 @@ select count(*) from generate_series(1, 20000)
 select pg_logical_emit_message(true, 'tocsin', '')
 
 -- name: problems
--- What workers that live say of themselves.
+-- The problems of running workers.
 select name, problem from workers
 where problem is not null and seen_at > clock_timestamp() - make_interval(secs => $1::double precision)
 order by name

@@ -1,7 +1,7 @@
--- The keeper: what is no longer needed goes, in small steps. Each returns how much it found.
+-- Retention: deletes what is no longer needed, in small steps. Each returns the number of rows.
 
 -- name: turn
--- One keeper at a time, whoever it is, until the end of the transaction.
+-- A lock until the end of the transaction, so that one process at a time runs a step.
 select pg_try_advisory_xact_lock($1)
 
 -- name: idempotency_keys
@@ -19,7 +19,7 @@ gone as (
 select count(*) from old
 
 -- name: last_clears
--- Nobody sends them: there is no worker, or none with their lanes.
+-- Clears that are not sent, because there is no worker with their lanes.
 with old as materialized (
     select id from last_clears where made_at < now() - make_interval(hours => 1) order by made_at limit $1
 ),
@@ -29,7 +29,7 @@ gone as (
 select count(*) from old
 
 -- name: dead_letters
--- A delivery that failed and is not to be tried any more went no further than it did.
+-- An event whose dead letter expires is cancelled: it is not delivered further.
 with old as materialized (
     select id, task from dead_letters where died_at < now() - make_interval(days => 30) order by died_at limit $1
 ),
@@ -42,7 +42,7 @@ gone as (
 select count(*) from old
 
 -- name: deliveries
--- What became of pushes is told for thirty days; those that were given up can be replayed for as long.
+-- Results of pushes are kept for thirty days; dead letters can be replayed for as long.
 with old as materialized (
     select event_id, device_id from deliveries
     where settled_at < now() - make_interval(days => 30)
@@ -55,7 +55,7 @@ gone as (
 select count(*) from old
 
 -- name: devices
--- Their providers have forgotten them too.
+-- Providers remove such devices too.
 with old as materialized (
     select token from devices
     where greatest(registered_at, last_delivered_at) < now() - make_interval(days => 270)
@@ -69,7 +69,7 @@ gone as (
 select count(*) from old
 
 -- name: imports
--- Imports that were cut off before they were checked to the end: their lines first.
+-- Interrupted imports: their lines first.
 with old as materialized (
     select id from imports where state = 'checking' and touched_at < now() - make_interval(hours => 1)
 ),
@@ -88,7 +88,7 @@ ended as (
 select count(*) from line
 
 -- name: old_recipients
--- The oldest records of who got what: some with few people each, or one with many.
+-- The oldest records of recipients: several with few users each, or one with many.
 with old as materialized (
     select event_id, after_user, user_ids,
            sum(cardinality(user_ids)) over (order by delivered_at, event_id, after_user) - cardinality(user_ids) as before
@@ -105,7 +105,7 @@ using unnest($1::uuid[], $2::int[]) as o (event_id, after_user)
 where r.event_id = o.event_id and r.after_user = o.after_user
 
 -- name: forget_events
--- Of these events, those that nothing is left of go altogether.
+-- Of these events, those without recipients are deleted.
 with old as materialized (
     select o.id
     from unnest($1::uuid[]) as o (id)
@@ -134,7 +134,7 @@ key as (
 delete from events e using old where e.id = old.id
 
 -- name: old_events
--- Events that were never delivered to anybody.
+-- Events that were never delivered.
 select e.id
 from events e
 where e.accepted_at < now() - make_interval(days => $2)

@@ -1,4 +1,4 @@
-"""Hooks of `make docs`: further pages, links that lead out of docs/, and the script that draws diagrams."""
+"""Hooks of `make docs`: further pages, links that lead out of docs/, diagrams, and screenshots of both schemes."""
 
 import json
 import logging
@@ -38,6 +38,7 @@ for made, (source, taken) in PAGES.items():
     HOMES |= {f"{source}#{title.lower().replace(' ', '-')}": made for title in taken} or {source: made}
 
 FENCED = re.compile(r"(^ *```.*?^ *```\s*?$)", re.MULTILINE | re.DOTALL)
+SCREENSHOT = re.compile(r"!\[([^\[\]]*)\]\(([^()\s]+)-light\.webp\)")
 LINK = re.compile(r"(?<!!)\[([^\[\]]*)\]\((?![a-z]+:|#)([^()\s#]+)(#[^()\s]*)?\)")
 
 
@@ -85,6 +86,7 @@ def decisions() -> str:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Rewrite the links of a page, which are relative to its place in the repository, to their places in the site."""
     here = page.file.src_uri
+    markdown = SCREENSHOT.sub(r"![\1](\2-light.webp#only-light)\n![\1](\2-dark.webp#only-dark)", markdown)
     markdown = api_reference().get(here, markdown)
     origin = PAGES[here][0] if here in PAGES else f"docs/{here}"
 

@@ -19,6 +19,7 @@ from tocsin.settings import PREFIX, Settings, read_settings
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs/reference"
+FENCED = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 ERRORS = (REFERENCE / "errors.md").read_text("utf-8")
 
 
@@ -116,11 +117,28 @@ def test_no_code_knows_a_kind_by_name() -> None:
         assert not found, f"{path.name} names {found}"
 
 
-def test_the_documents_lead_nowhere_that_is_not_there() -> None:
-    folders = ("docs", "bench", "deploy", "packages")
-    for page in [*ROOT.glob("*.md"), *(page for folder in folders for page in ROOT.glob(f"{folder}/**/*.md"))]:
-        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text("utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "bench/*.md", "deploy/*.md", "packages/*/*.md")
+    for path in ROOT.glob(pattern)
+)
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_and_picture_of_the_documents_exists(page: Path) -> None:
+    text = FENCED.sub("", page.read_text("utf-8"))
+    for target, anchor in re.findall(r"(?:\]\(|src(?:set)?=\")(?!https?:)([^)#\"]*)(?:#([^)\"]*))?", text):
+        linked = page.parent / target if target else page
+        assert linked.exists(), target
+        assert not anchor or linked.suffix != ".md" or anchor in anchors(linked), f"{target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what a git host calls the headings of a page."""
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 class TestSettings:

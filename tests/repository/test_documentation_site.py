@@ -123,6 +123,8 @@ def test_the_site_is_searchable_and_has_both_colour_schemes(site: Path) -> None:
     for name in ("reference/settings/", "guides/push/#retries", "reference/api/#post_event"):
         assert name in found
     start = (site / "index.html").read_text("utf-8")
+    assert 'src="assets/demo-light.webp#only-light"' in start
+    assert 'src="assets/demo-dark.webp#only-dark"' in start
     assert set(re.findall(r'data-md-color-media="[^"]*" data-md-color-scheme="(\w+)"', start)) == {"default", "slate"}
 
 

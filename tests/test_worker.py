@@ -169,7 +169,7 @@ async def test_a_worker_that_comes_back_from_the_dead_can_commit_nothing(
         await fanout.deliver(database, catalogue, first, [job])
     assert await inbox_of(database, 1) == ([], (0, 0, 0))
     await jobs.fail(database, first, job, "of no concern")
-    await jobs.bury(database, first, job, "of no concern")
+    await jobs.move_to_dead_letters(database, first, job, "of no concern")
     await jobs.release(database, first, "direct")
     assert (await fanout.deliver(database, catalogue, second, [again])).events == [id_]
     with pytest.raises(Lost):

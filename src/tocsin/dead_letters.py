@@ -74,7 +74,7 @@ async def replay(  # noqa: PLR0913, PLR0917 - what to replay, and for whom
 
     With a company, only its dead letters are requeued.
     """
-    jobs = [] if lane else await database.rows(_SQL["revive"], ids, since, company_id)
+    jobs = [] if lane else await database.rows(_SQL["requeue"], ids, since, company_id)
     if ids is None:
         pushes = await deliveries.replay_lane(database, lane, since, REQUEUE_BATCH_SIZE, company_id)
     else:

@@ -45,7 +45,7 @@ class FieldError:
     message: str
 
 
-UNTOLD = FieldError("", "", "")
+UNREPORTED = FieldError("", "", "")
 """Stands for a further error after `MAX_FIELD_ERRORS` are reported: it is only counted."""
 
 MAX_FIELD_ERRORS = 100
@@ -231,7 +231,7 @@ class Invalid(Problem):
 
 def in_order(field_errors: Iterable[FieldError]) -> list[FieldError]:
     """Return faults in the order of the request: fields as they were found, entries of an array by their positions."""
-    told = [field_error for field_error in field_errors if field_error is not UNTOLD]
+    reported = [field_error for field_error in field_errors if field_error is not UNREPORTED]
     places: dict[str, int] = {}
 
     def place(field_error: FieldError) -> list[int]:
@@ -242,7 +242,7 @@ def in_order(field_errors: Iterable[FieldError]) -> list[FieldError]:
             found.append(int(part) if is_position else places.setdefault(path, len(places)))
         return found
 
-    return sorted(told, key=place)
+    return sorted(reported, key=place)
 
 
 class RateLimited(Problem):

@@ -22,7 +22,7 @@ from tocsin.isolation import LockConflicts, do_in_parts
 from tocsin.jobs import DIRECT_MAX_RECIPIENTS
 from tocsin.notifications import to_json
 from tocsin.pubsub import PubSub
-from tocsin.validation import counted, told_of, under
+from tocsin.validation import reported_count, under, up_to_limit
 
 BATCH_SIZE = 200
 """How many events that are posted one by one share a transaction at most."""
@@ -167,8 +167,8 @@ class Intake:
         self._pubsub.publish("direct")
 
     async def _store_together(self, batch: Sequence[Waiting]) -> None:
-        lend = self._database.transaction if LOCK_TIMEOUT.get() else self._database.connection
-        async with lend() as connection:
+        acquire = self._database.transaction if LOCK_TIMEOUT.get() else self._database.connection
+        async with acquire() as connection:
             outcomes = await _store(connection, {waiting.id: waiting.draft for waiting in batch})
         for waiting in batch:
             if not waiting.outcome.done():
@@ -270,12 +270,12 @@ def _accepted(outcome: Outcome) -> Accepted:
 
 def _raise_problems(outcomes: Sequence[Outcome], prefixes: Sequence[str]) -> None:
     """Raise what is wrong with any of a request's events; the errors of all their fields are raised together."""
-    field_errors, told = list[FieldError](), 0
+    field_errors, reported = list[FieldError](), 0
     for outcome, prefix in zip(outcomes, prefixes, strict=True):
         if isinstance(outcome, Invalid):
-            found = counted([under(prefix, each) for each in outcome.field_errors], told)
+            found = up_to_limit([under(prefix, each) for each in outcome.field_errors], reported)
             field_errors += found
-            told += told_of(found)
+            reported += reported_count(found)
         else:
             _accepted(outcome)
     if field_errors:

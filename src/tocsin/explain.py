@@ -62,8 +62,8 @@ async def of_user(database: Database, user_id: int, since: datetime) -> AsyncIte
         yield "no devices: nothing is pushed"
     for device in found["devices"]:
         last = f"last delivered {device['last_delivered_at']}" if device["last_delivered_at"] else "never delivered"
-        told = _told(device["state"], device["what"])
-        yield f"device {device['type']} ...{device['token_ending']} by {device['lane']}: {last}; last push: {told}"
+        push = _push_state(device["state"], device["what"])
+        yield f"device {device['type']} ...{device['token_ending']} by {device['lane']}: {last}; last push: {push}"
     lately = await of_late(database, user_id, since, MAX_EVENTS)
     if lately.looked_back_to > since:
         yield f"what did not come is told from {time_of(lately.looked_back_to)} on"
@@ -108,8 +108,8 @@ async def of_late(
     reach = await database.value(_SQL["reach"], since, MAX_EVENTS_SCANNED)
     explained = []
     for row in found:
-        told = await event_status.explain(database, row["id"], user_id, Viewer(company_id=company_id))
-        explained.append({"type": row["kind"].partition("/")[0], "accepted_at": time_of(row["accepted_at"]), **told})
+        status = await event_status.explain(database, row["id"], user_id, Viewer(company_id=company_id))
+        explained.append({"type": row["kind"].partition("/")[0], "accepted_at": time_of(row["accepted_at"]), **status})
     return Lately(explained, reach or since)
 
 
@@ -139,11 +139,11 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     if found["recipient"] and not found["devices"]:
         lines.append("not pushed: no device was registered when it came")
     for device in found["devices"]:
-        told = _told(device["state"], device["what"])
-        lines.append(f"{device['type']} ...{device['token_ending']}: {told}")
+        push = _push_state(device["state"], device["what"])
+        lines.append(f"{device['type']} ...{device['token_ending']}: {push}")
     return lines
 
 
-def _told(state: str, what: str | None) -> str:
+def _push_state(state: str, what: str | None) -> str:
     """Return the state of a push, with the reason if it adds something."""
     return f"{state}; {what}" if what and what != state else state

@@ -98,15 +98,15 @@ async def out_of_turn(database: Database, leased: Sequence[Job]) -> set[UUID]:
 async def fail(database: Database, worker: UUID, job: Job, reason: str) -> bool:
     """Delay a failed job, or make it a dead letter after its last retry; return whether it is a dead letter."""
     if job.attempts > len(RETRY_DELAYS):
-        await bury(database, worker, job, reason)
+        await move_to_dead_letters(database, worker, job, reason)
         return True
     await database.value(_SQL["put_off"], worker, job.id, RETRY_DELAYS[job.attempts - 1])
     return False
 
 
-async def bury(database: Database, worker: UUID, job: Job, reason: str) -> None:
+async def move_to_dead_letters(database: Database, worker: UUID, job: Job, reason: str) -> None:
     """Make a job a dead letter, with the reason."""
-    await database.value(_SQL["bury"], worker, job.id, reason)
+    await database.value(_SQL["move_to_dead_letters"], worker, job.id, reason)
 
 
 async def release(database: Database, worker: UUID, lane: Queue) -> None:

@@ -51,7 +51,7 @@ _SECRETS_IN_TEXT = (
 )
 _DEVICES = re.compile(r"/devices(?:/|%2f)", re.IGNORECASE)
 _KEYS = re.compile(r"(/by-key(?:/|%2f)).+", re.IGNORECASE | re.DOTALL)
-_WORDS_OF_OURS = re.compile(r"[a-z][a-z-]{0,19}|")
+_PATH_WORD = re.compile(r"[a-z][a-z-]{0,19}|")
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _OTHER_NAMES = {"uvicorn.error": "uvicorn.server"}
 """Better names of loggers: this one logs starts and stops too."""
@@ -98,7 +98,7 @@ def cut_path(path: str) -> str:
         return path
     token, *rest = path[found.end() :].split("/")
     # Tokens have no slash; if one is sent with a slash, only known words are shown after it.
-    words = (word if _WORDS_OF_OURS.fullmatch(word) else "…" for word in rest)
+    words = (word if _PATH_WORD.fullmatch(word) else "…" for word in rest)
     return "/".join([f"{path[: found.end()]}…{unquote(token)[-SHOWN_OF_A_TOKEN:]}", *words])
 
 

@@ -83,7 +83,7 @@ class Metrics:
             "tocsin_connections_dropped", "Connections that the server ended or refused, and why", ["reason"], **more
         )
         self._stopped = Gauge("tocsin_lane_stopped", "1 where a lane has stopped", ["lane"], **more)
-        self._lent = Gauge("tocsin_database_connections", "Connections of a pool that are in use", ["pool"], **more)
+        self._in_use = Gauge("tocsin_database_connections", "Connections of a pool that are in use", ["pool"], **more)
         self._waiting = Gauge("tocsin_database_waiting", "Those who wait for one of them", ["pool"], **more)
         build = Gauge("tocsin_build_info", "Always 1; the version of this process is its label", ["version"], **more)
         build.labels(__version__).set(1)
@@ -95,7 +95,7 @@ class Metrics:
 
     def watch_pool(self, name: str, pool: Database) -> None:
         """Add a pool whose connections and waiting callers are measured."""
-        self._lent.labels(name).set_function(lambda: pool.lent)
+        self._in_use.labels(name).set_function(lambda: pool.in_use)
         self._waiting.labels(name).set_function(lambda: pool.waiting)
 
     def watch_connections(self, count: Callable[[], int], most: int) -> None:

@@ -220,7 +220,7 @@ def changes_of(body: Mapping[str, Any], operator: Operator, field_errors: list[F
     changes = {}
     for name, value in body.items():
         if name not in _READERS:
-            field_errors.append(among(field_errors, name, *_STRANGER))
+            field_errors.append(among(field_errors, name, *_UNKNOWN_FIELD))
         elif name in operator.locked:
             field_errors.append(_locked(name))
         else:
@@ -246,7 +246,7 @@ def _check_switches(kind: str, switches: Mapping[str, Any], operator: Operator, 
     for name, value in switches.items():
         field = f"kinds.{kind}.{name}"
         if name not in SWITCHES:
-            field_errors.append(among(field_errors, field, *_STRANGER))
+            field_errors.append(among(field_errors, field, *_UNKNOWN_FIELD))
         elif name in operator.locked_of[kind]:
             field_errors.append(_locked(field))
         elif value is not None and not isinstance(value, bool):
@@ -283,7 +283,7 @@ _READERS: Mapping[str, Callable[[Any, Operator, list[FieldError]], Any]] = {
 }
 
 
-_STRANGER = ("prohibited", "is not allowed here")
+_UNKNOWN_FIELD = ("prohibited", "is not allowed here")
 
 
 def _locked(field: str) -> FieldError:

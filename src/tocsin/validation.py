@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from tocsin.errors import MAX_FIELD_ERRORS, UNTOLD, FieldError
+from tocsin.errors import MAX_FIELD_ERRORS, UNREPORTED, FieldError
 
 OBJECT_TAG = "<object>"
 INTEGER_TAG = "<integer>"
@@ -74,7 +74,7 @@ MAX_FIELD_LENGTH = 200
 _SEVERAL = "several"
 """The type of pydantic's error that stands for several: its context has `(path, code, says)` of each."""
 
-OURS = {code for code, _ in _CODES.values()} | {"required_without", "unknown"}
+VALIDATION_CODES = {code for code, _ in _CODES.values()} | {"required_without", "unknown"}
 """All validation codes, without their prefix."""
 
 
@@ -87,22 +87,22 @@ def field_error(field: str, code: str, says: str) -> FieldError:
 
 def among(field_errors: Sequence[FieldError], field: str, code: str, says: str) -> FieldError:
     """Return the error of one of many fields; after enough are reported, one that is only counted."""
-    return UNTOLD if len(field_errors) >= MAX_FIELD_ERRORS else field_error(field, code, says)
+    return UNREPORTED if len(field_errors) >= MAX_FIELD_ERRORS else field_error(field, code, says)
 
 
-def counted(field_errors: Sequence[FieldError], told: int) -> list[FieldError]:
+def up_to_limit(field_errors: Sequence[FieldError], reported: int) -> list[FieldError]:
     """Return errors after others are reported; only counted if those are as many as an answer holds."""
-    return [UNTOLD] * len(field_errors) if told >= MAX_FIELD_ERRORS else list(field_errors)
+    return [UNREPORTED] * len(field_errors) if reported >= MAX_FIELD_ERRORS else list(field_errors)
 
 
-def told_of(field_errors: Sequence[FieldError]) -> int:
+def reported_count(field_errors: Sequence[FieldError]) -> int:
     """Return how many of these errors are reported."""
-    return sum(found is not UNTOLD for found in field_errors)
+    return sum(found is not UNREPORTED for found in field_errors)
 
 
 def under(prefix: str, found: FieldError) -> FieldError:
     """Return a fault of a part as one of the whole; `prefix` is the part's path (`events.17.`)."""
-    if found is UNTOLD:
+    if found is UNREPORTED:
         return found
     message = found.message.replace(f"The {found.field} field", f"The {prefix}{found.field} field", 1)
     return FieldError(prefix + found.field, found.code, message)
@@ -185,7 +185,7 @@ def field_errors_of_findings(findings: Sequence[Any], prefix: str = "") -> list[
     field_errors: list[FieldError] = []
     for found in findings:
         if found["type"] != _SEVERAL:
-            field_errors.append(_field_error_of(found, prefix) if len(field_errors) < MAX_FIELD_ERRORS else UNTOLD)
+            field_errors.append(_field_error_of(found, prefix) if len(field_errors) < MAX_FIELD_ERRORS else UNREPORTED)
             continue
         path = _path_of(found["loc"], prefix)
         whole = f"{path}." if path else ""
@@ -193,13 +193,13 @@ def field_errors_of_findings(findings: Sequence[Any], prefix: str = "") -> list[
             field_error(f"{whole}{name}", code, says.replace("{field}", whole))
             for name, code, says in found["ctx"]["found"]
         ]
-        field_errors += [UNTOLD] * found["ctx"]["more"]
+        field_errors += [UNREPORTED] * found["ctx"]["more"]
     return field_errors
 
 
 def _field_error_of(found: Any, prefix: str) -> FieldError:
     field = _path_of(found["loc"], prefix)
-    if found["type"] in OURS:
+    if found["type"] in VALIDATION_CODES:
         return field_error(field, found["type"], found["msg"])
     code, says = _CODES.get(found["type"], _UNNAMED)
     return field_error(field, code, says.format(**found.get("ctx", {})).replace("'", ""))

@@ -203,7 +203,7 @@ class Worker:
         if isinstance(error, Lost):
             await self._note_loss(job)
         elif isinstance(error, Undeliverable | imports.Inapplicable):
-            await jobs.bury(self._database, self.id, job, reason)
+            await jobs.move_to_dead_letters(self._database, self.id, job, reason)
             self._metrics.job(job.task, "dead")
             line.error("job moved to dead letters")
         elif await jobs.fail(self._database, self.id, job, f"{type(error).__name__}: {reason}"):

@@ -398,7 +398,7 @@ async def test_who_is_woken_by_a_request_with_a_key_finds_what_it_did(
     asked = await a_replay(idle, phones)
     rung: list[tuple[str, int]] = []
     monkeypatch.setattr(
-        idle.app_state.pubsub, "publish", lambda name: rung.append((name, idle.app_state.database.lent))
+        idle.app_state.pubsub, "publish", lambda name: rung.append((name, idle.app_state.database.in_use))
     )
     assert (await asked.send(idle, "once")).json() == {"jobs": 1, "pushes": 0}
     assert set(rung) == {("direct", 0), ("bulk", 0), ("push", 0)}, "something was rung for before it was committed"

@@ -218,7 +218,7 @@ def test_every_code_that_there_is_stands_in_the_document_and_no_other(document: 
     text = document["components"]["schemas"]["ErrorEntry"]["properties"]["code"]
     problems = {problem.code for problem in errors.Problem.__subclasses__()} - {"validation"}
     conflicts = {conflict.code for conflict in errors.Conflict.__subclasses__()}
-    field_errors = {f"validation.{code}" for code in validation.OURS}
+    field_errors = {f"validation.{code}" for code in validation.VALIDATION_CODES}
     assert set(re.findall(r"`(.+?)`", text["description"])) == problems | conflicts | field_errors
     shown = {
         error["code"]

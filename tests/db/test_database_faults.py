@@ -420,7 +420,7 @@ async def test_a_worker_shows_that_it_lives_while_all_else_that_it_does_hangs(ur
                 await asyncio.create_task(ask(HEARTBEAT, "select 1"))
         assert not any(task.done() for task in hanging)
     await asyncio.gather(*hanging)
-    assert (pool.lent, pool.waiting) == (0, 0)
+    assert (pool.in_use, pool.waiting) == (0, 0)
     await pool.close()
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from tocsin.errors import MAX_FIELD_ERRORS, Invalid, Problem
 from tocsin.formats import User
 from tocsin.notifications import time_of
-from tocsin.validation import OURS
+from tocsin.validation import VALIDATION_CODES
 
 
 def _time(given: Any) -> Any:
@@ -44,7 +44,7 @@ def _codes(family: type[Problem] = Problem) -> Iterator[str]:
     """Return the codes of all problems of a family."""
     for problem in family.__subclasses__():
         if problem is Invalid:
-            yield from (f"{problem.code}.{code}" for code in sorted(OURS))
+            yield from (f"{problem.code}.{code}" for code in sorted(VALIDATION_CODES))
         else:
             yield from _codes(problem) if problem.__subclasses__() else [problem.code]
 

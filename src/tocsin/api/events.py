@@ -22,7 +22,7 @@ from tocsin.directory import unknown_recipients
 from tocsin.errors import FieldError, IdReused, Invalid, NotFound, TooLate
 from tocsin.events import Accepted, Draft, Viewer
 from tocsin.resolutions import Resolution, resolve
-from tocsin.validation import Between, counted, field_error, told_of
+from tocsin.validation import Between, field_error, reported_count, up_to_limit
 
 MAX_WAIT_SECONDS = 30
 """Seconds that a caller may wait for an event to settle."""
@@ -85,11 +85,11 @@ async def post_batch(service: EventsWriter, app_state: State, body: Given[NewBat
     """
     given = NewBatch.events_in(body.given)
     prefixes = [f"events.{position}." for position in range(len(given))]
-    checked, told, began = list[Posted](), 0, time.monotonic()
+    checked, reported, began = list[Posted](), 0, time.monotonic()
     for event, prefix in zip(given, prefixes, strict=True):
         one = posted(event, service, app_state.catalogue, prefix)
-        checked.append(replace(one, field_errors=counted(one.field_errors, told)) if one.field_errors else one)
-        told += told_of(checked[-1].field_errors)
+        checked.append(replace(one, field_errors=up_to_limit(one.field_errors, reported)) if one.field_errors else one)
+        reported += reported_count(checked[-1].field_errors)
         if time.monotonic() - began > CHECK_SECONDS:
             await asyncio.sleep(0)
             began = time.monotonic()
@@ -198,12 +198,12 @@ async def _all_or_none(
         return drafts
     users, teams = ([id_ for event in checked for id_ in getattr(event, name)] for name in ("users", "teams"))
     unknown = await unknown_recipients(app_state.database, users, teams, service.company_id)
-    field_errors, told = list[FieldError](), 0
+    field_errors, reported = list[FieldError](), 0
     for event, prefix in zip(checked, prefixes, strict=True):
         of_unknown = unknown.field_errors(event.users, event.teams, f"{prefix}notify.")
-        found = counted([*event.field_errors, *of_unknown], told)
+        found = up_to_limit([*event.field_errors, *of_unknown], reported)
         field_errors += found
-        told += told_of(found)
+        reported += reported_count(found)
     raise Invalid(field_errors)
 
 

@@ -16,7 +16,7 @@ from tocsin.catalogue.kinds import Kind, kinds_of
 from tocsin.catalogue.languages import Languages, languages_of, stand_ins
 from tocsin.catalogue.rendering import Words, readable
 from tocsin.catalogue.shapes import as_given, shapes_of
-from tocsin.errors import MAX_FIELD_ERRORS, UNTOLD, FieldError, Invalid
+from tocsin.errors import MAX_FIELD_ERRORS, UNREPORTED, FieldError, Invalid
 from tocsin.validation import field_error, field_errors_of
 
 __all__ = ["ENGLISH", "Catalogue", "Checked", "Kind"]
@@ -232,7 +232,7 @@ def _checked(kind: Kind, data: Any, params: Any) -> dict[str, Any]:
         field_errors = field_errors_of(error)
     else:
         field_errors = []
-    field_errors += [UNTOLD] * left_out
+    field_errors += [UNREPORTED] * left_out
     known = {found.field for found in field_errors}
     field_errors += [found for found in _miscounted(kind, given) if found.field not in known]
     if field_errors:

@@ -20,7 +20,7 @@ class Full(TimeoutError):  # noqa: N818 - a fact about a pool
     """No place was free in time."""
 
 
-Loan = tuple[str, int]
+Slot = tuple[str, int]
 """A place in the pool: the kind of work that holds it, and a number."""
 
 
@@ -36,27 +36,27 @@ class Admission:
         self._kept = int(beats)
         self._most = size - size // 4
         self._few = max(1, size // 3)
-        self._loans: dict[str, dict[int, float]] = {}
-        self._waiting: dict[str, deque[asyncio.Future[Loan]]] = {}
+        self._slots: dict[str, dict[int, float]] = {}
+        self._waiting: dict[str, deque[asyncio.Future[Slot]]] = {}
         self._numbers = itertools.count()
 
     @property
-    def lent(self) -> int:
+    def in_use(self) -> int:
         """The number of loans."""
-        return sum(map(len, self._loans.values()))
+        return sum(map(len, self._slots.values()))
 
     @property
     def waiting(self) -> int:
         """The number of callers that wait for a loan."""
         return sum(map(len, self._waiting.values()))
 
-    async def enter(self, patience: float) -> Loan:
+    async def enter(self, patience: float) -> Slot:
         """Return a loan. Raises `Full` if none is free within `patience` seconds."""
         kind = KIND.get()
         if kind not in self._waiting and self._may(kind):
-            return self._lend(kind)
+            return self._occupy(kind)
         loop = asyncio.get_running_loop()
-        coming: asyncio.Future[Loan] = loop.create_future()
+        coming: asyncio.Future[Slot] = loop.create_future()
         self._waiting.setdefault(kind, deque()).append(coming)
         timer = loop.call_later(patience, _give_up, coming)  # a third of the cost of `asyncio.timeout`
         try:
@@ -70,13 +70,13 @@ class Admission:
         finally:
             timer.cancel()
 
-    def leave(self, loan: Loan) -> None:
+    def leave(self, slot: Slot) -> None:
         """End a loan, and lend its place to the longest waiting caller whose kind may have it."""
-        kind_of_it, number = loan
-        loans = self._loans[kind_of_it]
-        del loans[number]
-        if not loans:
-            del self._loans[kind_of_it]
+        kind_of_it, number = slot
+        slots = self._slots[kind_of_it]
+        del slots[number]
+        if not slots:
+            del self._slots[kind_of_it]
         self._free += 1
         while self._free and self._waiting:
             kind = next((kind for kind in self._waiting if self._may(kind)), None)
@@ -87,23 +87,23 @@ class Admission:
             if waiting:
                 self._waiting[kind] = waiting  # behind the other kinds
             if not coming.done():
-                coming.set_result(self._lend(kind))
+                coming.set_result(self._occupy(kind))
 
     def _may(self, kind: str) -> bool:
         if self._free <= (0 if kind == HEARTBEAT else self._kept):
             return False
-        loans = self._loans.get(kind)
-        if loans is None or len(loans) < self._few:
+        slots = self._slots.get(kind)
+        if slots is None or len(slots) < self._few:
             return True
-        return len(loans) < self._most and time.monotonic() - next(iter(loans.values())) < STALLED
+        return len(slots) < self._most and time.monotonic() - next(iter(slots.values())) < STALLED
 
-    def _lend(self, kind: str) -> Loan:
+    def _occupy(self, kind: str) -> Slot:
         self._free -= 1
         number = next(self._numbers)
-        self._loans.setdefault(kind, {})[number] = time.monotonic()
+        self._slots.setdefault(kind, {})[number] = time.monotonic()
         return kind, number
 
-    def _forget(self, kind: str, coming: "asyncio.Future[Loan]") -> None:
+    def _forget(self, kind: str, coming: "asyncio.Future[Slot]") -> None:
         waiting = self._waiting.get(kind)
         if waiting and coming in waiting:
             waiting.remove(coming)
@@ -111,6 +111,6 @@ class Admission:
                 del self._waiting[kind]
 
 
-def _give_up(coming: "asyncio.Future[Loan]") -> None:
+def _give_up(coming: "asyncio.Future[Slot]") -> None:
     if not coming.done():
         coming.set_exception(Full())

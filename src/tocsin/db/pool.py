@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import asyncpg
 import structlog
 
-from tocsin.db.admission import KIND, Admission, Loan
+from tocsin.db.admission import KIND, Admission, Slot
 from tocsin.db.errors import DRIVER_ERRORS, first_line, is_conflict, is_locked, is_outage, problem_of
 from tocsin.db.url import target_of
 from tocsin.errors import Unavailable
@@ -107,9 +107,9 @@ class Database:
         self._logged_at: dict[str, float] = {}
 
     @property
-    def lent(self) -> int:
+    def in_use(self) -> int:
         """The number of connections in use."""
-        return self._admission.lent
+        return self._admission.in_use
 
     @property
     def waiting(self) -> int:
@@ -131,13 +131,13 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection on which each statement is its own transaction."""
         try:
-            loan, connection = await self._take()
+            slot, connection = await self._take()
             try:
                 yield connection
             except BaseException as error:
-                self._give_back(loan, connection, error)
+                self._give_back(slot, connection, error)
                 raise
-            self._give_back(loan, connection)
+            self._give_back(slot, connection)
         except Exception as error:  # noqa: BLE001 - it is raised again
             self._raise(error)
 
@@ -155,13 +155,13 @@ class Database:
             async with self.transaction() as connection:
                 return list(await connection.fetch(statement, *arguments))
         try:
-            loan, connection = await self._take()
+            slot, connection = await self._take()
             try:
                 found: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
             except BaseException as error:
-                self._give_back(loan, connection, error)
+                self._give_back(slot, connection, error)
                 raise
-            self._give_back(loan, connection)
+            self._give_back(slot, connection)
         except Exception as error:  # noqa: BLE001 - it is raised again
             self._raise(error)
         return found
@@ -176,24 +176,24 @@ class Database:
         found = await self.row(statement, *arguments)
         return found[0] if found else None
 
-    async def _take(self) -> tuple[Loan, Connection]:
+    async def _take(self) -> tuple[Slot, Connection]:
         if not self._is_open:
             raise Unavailable
-        loan = await self._admission.enter(self._patience)
+        slot = await self._admission.enter(self._patience)
         try:
             while self._idle:
                 _, connection = self._idle.pop()
                 if not connection.is_closed():
-                    return loan, connection
+                    return slot, connection
             connection = await connect(self._url, self._patience)
             if self._yields:
                 _give_way(connection)
         except BaseException:
-            self._admission.leave(loan)
+            self._admission.leave(slot)
             raise
-        return loan, connection
+        return slot, connection
 
-    def _give_back(self, loan: Loan, connection: Connection, error: BaseException | None = None) -> None:
+    def _give_back(self, slot: Slot, connection: Connection, error: BaseException | None = None) -> None:
         """Keep a connection for the next use, unless it is broken; close one that is idle for long."""
         now = time.monotonic()
         is_sound = error is None or (isinstance(error, Exception) and (is_locked(error) or not is_outage(error)))
@@ -203,7 +203,7 @@ class Database:
             connection.terminate()
         if self._idle and now - self._idle[0][0] > IDLE_TIMEOUT:
             self._idle.pop(0)[1].terminate()
-        self._admission.leave(loan)
+        self._admission.leave(slot)
         if self._away_since is not None and error is None:
             log.info("database is available again", seconds=round(now - self._away_since, 1))
             self._away_since = None

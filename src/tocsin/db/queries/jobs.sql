@@ -90,7 +90,7 @@ update jobs
 set worker_id = null, due_at = clock_timestamp() + make_interval(secs => $3::double precision)
 where id = $2 and worker_id = $1
 
--- name: bury
+-- name: move_to_dead_letters
 with dead as (
     delete from jobs where id = $2 and worker_id = $1 returning id, task, lane, attempts, progress, cost
 )
@@ -113,14 +113,14 @@ where $3::int is null or (select e.company_id = $3 from events e where e.id = d.
 order by died_at desc
 limit $2
 
--- name: revive
+-- name: requeue
 -- Requeue dead letters: of these ids, or all since a time; or only those of one company.
 with chosen as materialized (
     select id from unnest($1::uuid[]) as asked (id)
     union all
     select id from dead_letters where $1::uuid[] is null and died_at >= $2
 ),
-revived as (
+requeued as (
     delete from dead_letters d
     using chosen
     where d.id = chosen.id
@@ -128,7 +128,7 @@ revived as (
     returning d.id, d.task, d.lane, d.progress, d.cost
 )
 insert into jobs (id, task, lane, progress, cost)
-select id, task, lane, progress, cost from revived
+select id, task, lane, progress, cost from requeued
 returning id
 
 -- name: release

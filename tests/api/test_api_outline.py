@@ -51,14 +51,14 @@ def lost_of_answer(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]
             yield f"{field}: {of} -> {now['fields'].get(field)}"
 
 
-def test_every_operation_parameter_field_status_and_code_of_the_document_before_is_still_there(
+def test_api_keeps_every_operation_parameter_field_status_and_code(
     catalogue: Catalogue,
 ) -> None:
     assert len(BEFORE) == 54
     assert list(lost(BEFORE, outline(document(build(), catalogue)))) == []
 
 
-def test_the_comparison_finds_what_is_lost(catalogue: Catalogue) -> None:
+def test_api_comparison_finds_removals(catalogue: Catalogue) -> None:
     now = outline(document(build(), catalogue))
     changes: list[Callable[[Any], Any]] = [
         lambda made: made.pop("GET /healthz"),

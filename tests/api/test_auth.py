@@ -164,13 +164,13 @@ def at(path: str, ids: dict[str, str]) -> str:
     return "/".join(ids.get(part, part) for part in path.split("/"))
 
 
-def test_every_route_has_its_due(api: Api) -> None:
+def test_every_route_declares_its_callers(api: Api) -> None:
     assert {route for route in routes_of(api) if route[1] not in OPEN} == set(DOORS)
     assert all(set(handler.due) == set(CALLERS) for handler in DOORS.values())
 
 
 @pytest.mark.parametrize("route", DOORS, ids=" ".join)
-async def test_each_route_lets_in_whom_it_should(api: Api, route: tuple[str, str]) -> None:
+async def test_each_route_accepts_only_its_callers(api: Api, route: tuple[str, str]) -> None:
     method, path = route
     ids, handler = await settle(api), DOORS[route]
     wrong = {}
@@ -196,7 +196,7 @@ def challenge(caller: str, answer: httpx.Response) -> str:
 
 
 @pytest.mark.parametrize("route", [route for route in DOORS if "{" in route[1]], ids=" ".join)
-async def test_what_belongs_to_others_is_answered_like_what_is_not_there(api: Api, route: tuple[str, str]) -> None:
+async def test_other_users_resources_answer_404(api: Api, route: tuple[str, str]) -> None:
     method, path = route
     ids, handler = await settle(api), DOORS[route]
     unknown = dict.fromkeys(ids, UNKNOWN) | {"{user_id}": "555", "{team_id}": "555", "{token}": TOKEN}
@@ -221,7 +221,7 @@ async def everything(api: Api) -> list[Any]:
 
 
 @pytest.mark.parametrize("user_id", [INACTIVE, ERASED])
-async def test_a_user_who_is_gone_is_401_before_anything_else_is_looked_at(api: Api, user_id: int) -> None:
+async def test_deleted_user_gets_401_before_validation(api: Api, user_id: int) -> None:
     await settle(api)
     wrong = {}
     for method, path, body in (
@@ -241,7 +241,7 @@ async def test_a_user_who_is_gone_is_401_before_anything_else_is_looked_at(api: 
     assert wrong == {}
 
 
-async def test_whoever_becomes_inactive_is_out_at_once_and_back_as_soon(api: Api) -> None:
+async def test_deactivating_a_user_takes_effect_immediately(api: Api) -> None:
     await api.people(OWNER)
     assert (await api.as_user(OWNER, "GET", "/notifications")).status_code == 200
     await api.people(OWNER, active=False)
@@ -250,7 +250,7 @@ async def test_whoever_becomes_inactive_is_out_at_once_and_back_as_soon(api: Api
     assert (await api.as_user(OWNER, "GET", "/notifications")).status_code == 200
 
 
-async def test_credentials_in_any_other_shape_are_401(api: Api) -> None:
+async def test_malformed_authorization_header_is_401(api: Api) -> None:
     await api.people(OWNER)
     good = mint_user(SECRET, OWNER, HOUR)
     head, payload, signature = good.split(".")
@@ -296,7 +296,7 @@ async def test_credentials_in_any_other_shape_are_401(api: Api) -> None:
     assert wrong == {}
 
 
-async def test_the_scheme_is_read_as_http_has_it(api: Api) -> None:
+async def test_authorization_scheme_is_case_insensitive(api: Api) -> None:
     await api.people(OWNER)
     token = mint_user(SECRET, OWNER, HOUR)
     for spelling in ("Bearer {}", "bearer {}", "BEARER {}", "Bearer   {}", "  Bearer {}", "Bearer {}  "):
@@ -304,7 +304,7 @@ async def test_the_scheme_is_read_as_http_has_it(api: Api) -> None:
         assert answer.status_code == 200, spelling
 
 
-async def test_a_token_in_the_query_or_the_body_opens_nothing(api: Api) -> None:
+async def test_token_in_query_or_body_is_ignored(api: Api) -> None:
     await api.people(OWNER)
     token = mint_user(SECRET, OWNER, HOUR)
     asked = await api.call("GET", f"/notifications?access_token={token}")
@@ -312,7 +312,7 @@ async def test_a_token_in_the_query_or_the_body_opens_nothing(api: Api) -> None:
     assert [codes_of(answer) for answer in (asked, posted)] == [(401, [("unauthenticated", None)])] * 2
 
 
-async def test_whoever_may_not_is_told_before_the_body_is_read(api: Api) -> None:
+async def test_authorization_precedes_reading_the_body(api: Api) -> None:
     await api.people(OWNER)
     for method, path in (("POST", "/events"), ("PUT", "/directory/users/1"), ("PUT", "/directory/teams/1")):
         assert errors_of(await api.call(method, path, content=b"{")) == [("unauthenticated", None)]
@@ -320,7 +320,7 @@ async def test_whoever_may_not_is_told_before_the_body_is_read(api: Api) -> None
     assert errors_of(await api.as_service("POST", "/notifications", content=b"{")) == [("unauthorized", None)]
 
 
-async def test_a_bound_service_reaches_nobody_outside_its_company(api: Api) -> None:
+async def test_company_bound_service_cannot_reach_other_companies(api: Api) -> None:
     await api.people(OWNER)
     await api.people(STRANGER, company_id=2)
     await api.team(7, OWNER)

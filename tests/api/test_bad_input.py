@@ -113,7 +113,7 @@ async def both(api: Api, event: dict[str, Any]) -> tuple[Any, Any]:
     return codes_of(posted), codes_of(produced)
 
 
-async def test_what_is_no_strict_json_is_malformed_at_every_door(guarded: Api) -> None:
+async def test_every_endpoint_rejects_json_that_is_not_strict(guarded: Api) -> None:
     wrong = {}
     for handler in DOORS:
         answers = await asyncio.gather(*[send(guarded, handler, body) for body in NO_JSON.values()])
@@ -123,7 +123,7 @@ async def test_what_is_no_strict_json_is_malformed_at_every_door(guarded: Api) -
     assert wrong == {}
 
 
-async def test_32_levels_and_odd_but_good_json_are_no_fault(idle: Api) -> None:
+async def test_unusual_but_valid_json_of_32_levels_is_accepted(idle: Api) -> None:
     await idle.people(1)
     more = [
         b'"x": ' + b"[" * 31 + b"]" * 31,
@@ -137,7 +137,7 @@ async def test_32_levels_and_odd_but_good_json_are_no_fault(idle: Api) -> None:
         assert (await send(idle, DOORS[0], body)).status_code == 202, given[:60]
 
 
-async def test_an_integer_is_an_integer(guarded: Api) -> None:
+async def test_integer_fields_reject_other_types(guarded: Api) -> None:
     integer, between = "validation.integer", "validation.numeric_between"
     table: list[tuple[str, str]] = [
         *[(value, integer) for value in ("true", "false", '"1"', "1.0", "1e0", "1.5", "null", "[]", "{}", "[1]", '""')],
@@ -159,7 +159,7 @@ async def test_an_integer_is_an_integer(guarded: Api) -> None:
     assert wrong == {}
 
 
-async def test_a_number_in_an_events_data_is_one_too(guarded: Api) -> None:
+async def test_integer_fields_of_event_data_reject_other_types(guarded: Api) -> None:
     wrong = {}
     for value, code in ((True, "integer"), ("6", "integer"), (6.0, "integer"), (None, "integer"), ([], "integer")):
         event = note(1)
@@ -183,7 +183,7 @@ async def parts(size: int) -> AsyncIterator[bytes]:
     yield b'"}'
 
 
-async def test_a_body_over_its_limit_is_413_however_it_comes_and_the_service_goes_on(guarded: Api) -> None:
+async def test_body_over_the_limit_is_413(guarded: Api) -> None:
     for method, path, token in DOORS:
         headers = {"Content-Type": JSON}
         for content in (b"x" * 2 * MIB, b" " * (MIB + 1), parts(2 * MIB)):
@@ -197,14 +197,14 @@ async def test_a_body_over_its_limit_is_413_however_it_comes_and_the_service_goe
     assert (await guarded.as_user(1, "GET", "/notifications")).status_code == 200
 
 
-async def test_a_body_just_within_its_limit_is_read(guarded: Api) -> None:
+async def test_body_at_the_limit_is_accepted(guarded: Api) -> None:
     body = json.dumps({"message": "x" * (MIB - 16)}).encode()
     assert len(body) <= MIB
     assert (await send(guarded, DOORS[0], body)).status_code == 422
     assert (await send(guarded, DOORS[0], b" " * (MIB - 2) + b"{}")).status_code == 422
 
 
-async def test_the_content_type_must_be_json(guarded: Api) -> None:
+async def test_content_type_must_be_json(guarded: Api) -> None:
     bad = [
         None,
         *("", "json", "application", "application/", "text/plain", "text/json", "*/*", "application/*", JSON + "x"),
@@ -226,7 +226,7 @@ async def test_the_content_type_must_be_json(guarded: Api) -> None:
     assert wrong == {}
 
 
-async def test_parameters_and_case_of_the_content_type_do_not_matter_and_no_body_needs_none(guarded: Api) -> None:
+async def test_content_type_parameters_and_case_are_ignored(guarded: Api) -> None:
     good = [JSON, "Application/JSON", f"{JSON};", f"{JSON}; charset=utf-8", f"{JSON} ; charset=UTF-8; x=y"]
     for handler in DOORS:
         for given in good:
@@ -239,7 +239,7 @@ async def test_parameters_and_case_of_the_content_type_do_not_matter_and_no_body
         assert (await raw(guarded, chunked, b"0\r\n\r\n")).status_code == 422
 
 
-async def test_all_faults_of_a_custom_notification_are_told_at_once(guarded: Api) -> None:
+async def test_custom_notification_reports_all_errors(guarded: Api) -> None:
     body = {"message": 5, "notify": {"users": [1, True, "2", 0], "teams": [10**30, None, []]}}
     answer = await guarded.call("POST", "/notifications", USER, json=body)
     assert codes_of(answer) == (
@@ -258,7 +258,7 @@ async def test_all_faults_of_a_custom_notification_are_told_at_once(guarded: Api
     assert (len(codes_of(many)[1]), many.json()["more"]) == (100, 2901)
 
 
-async def test_all_faults_of_an_event_are_told_at_once(guarded: Api) -> None:
+async def test_event_reports_all_errors(guarded: Api) -> None:
     event = {
         "type": "note",
         "notify": {"users": {"1": 1}, "teams": [7, "8"]},
@@ -308,7 +308,7 @@ async def test_all_faults_of_an_event_are_told_at_once(guarded: Api) -> None:
         ({"type": "custom", "notify": {"users": [1]}, "params": {"body": " \n"}}, [("required", "params.body")]),
     ],
 )
-async def test_what_an_event_must_be(guarded: Api, event: dict[str, Any], due: list[Any]) -> None:
+async def test_event_must_be_a_valid_object(guarded: Api, event: dict[str, Any], due: list[Any]) -> None:
     status, found = codes_of(await guarded.call("POST", "/events", CRM, json=event))
     assert status == 422
     for (code, name), expected in zip(found, due, strict=True):
@@ -335,7 +335,7 @@ def put(value: Any, path: tuple[str | int, ...], new: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", ["note", "high_fived/activity_created", "custom"])
-async def test_a_wrong_type_anywhere_is_a_fault_of_that_place(guarded: Api, catalogue: Catalogue, name: str) -> None:
+async def test_wrong_type_is_reported_at_its_field(guarded: Api, catalogue: Catalogue, name: str) -> None:
     event = {**(catalogue.samples[name]["event"] if name != "custom" else custom()), "notify": {"users": [1]}}
     odd = [True, 1.5, -7, 10**30, [], {}, [[]], {"a": {}}, "\U0010ffff" * 10_001]
     tried = [(path, new) for path in places(event) if path for new in odd]
@@ -356,7 +356,7 @@ async def test_a_wrong_type_anywhere_is_a_fault_of_that_place(guarded: Api, cata
 NOBODY = [("validation.required_without", f"notify.{name}") for name in ("users", "teams")]
 
 
-async def test_an_empty_array_counts_as_absent(guarded: Api) -> None:
+async def test_empty_array_counts_as_absent(guarded: Api) -> None:
     empty: list[dict[str, list[int]]] = [{}, {"users": []}, {"teams": []}, {"users": [], "teams": []}]
     for notify in empty:
         assert await both(guarded, {"notify": notify}) == ((422, NOBODY), (422, NOBODY)), notify
@@ -365,7 +365,7 @@ async def test_an_empty_array_counts_as_absent(guarded: Api) -> None:
     assert await both(guarded, {"notify": {"users": [], "teams": [7]}}) == ((422, unknown), (422, unknown))
 
 
-async def test_ids_of_other_companies_and_of_nobody_are_unknown_alike(guarded: Api) -> None:
+async def test_ids_of_other_companies_are_reported_as_unknown(guarded: Api) -> None:
     await guarded.people(3, company_id=2)
     await guarded.app_state.database.value("insert into teams values (7, 1, 'ours'), (8, 2, 'theirs')")
     notify = {"users": [1, 3, 2, 99, 3], "teams": [7, 8, 9]}
@@ -377,7 +377,7 @@ async def test_ids_of_other_companies_and_of_nobody_are_unknown_alike(guarded: A
     await guarded.app_state.database.value("delete from teams")
 
 
-async def test_no_more_than_10000_ids(guarded: Api) -> None:
+async def test_event_has_at_most_10000_ids(guarded: Api) -> None:
     between = ("validation.array_between", "notify")
     for notify in ({"users": [1] * 10_001}, {"teams": [1] * 10_001}, {"users": [1] * 5000, "teams": [1] * 5001}):
         assert await both(guarded, {"notify": notify}) == ((422, [between]), (422, [between]))
@@ -388,7 +388,7 @@ async def test_no_more_than_10000_ids(guarded: Api) -> None:
     assert [(status, len(found)) for status, found in unknown] == [(422, 100)] * 2
 
 
-async def test_a_message_has_1_to_512_characters_when_the_white_space_around_it_is_gone(idle: Api) -> None:
+async def test_trimmed_message_has_1_to_512_characters(idle: Api) -> None:
     await idle.people(1)
     bell = "\U0001f514"
     table = [
@@ -420,7 +420,7 @@ async def test_a_message_has_1_to_512_characters_when_the_white_space_around_it_
     assert [row["n"] for row in await idle.app_state.database.rows("select count(*) as n from events")] == [6]
 
 
-async def test_every_silly_value_of_a_query_is_told(api: Api) -> None:
+async def test_invalid_query_parameters_are_reported(api: Api) -> None:
     await api.people(1)
     integer = [
         "",
@@ -464,7 +464,7 @@ async def test_every_silly_value_of_a_query_is_told(api: Api) -> None:
     assert (await api.call("GET", "/notifications?show=all&show=unread", USER)).status_code == 200
 
 
-async def test_a_silly_wait_is_told_too(api: Api) -> None:
+async def test_invalid_wait_parameter_is_reported(api: Api) -> None:
     await api.people(1)
     id_ = await api.post(custom(1))
     for value, code in (("", "integer"), ("x", "integer"), ("1.5", "integer"), ("-1", "numeric_between")):
@@ -477,7 +477,7 @@ async def test_a_silly_wait_is_told_too(api: Api) -> None:
         assert (await api.call("GET", f"/events/{id_}?wait=x&wait={value}", CRM)).json()["state"] == "delivered"
 
 
-async def test_queries_of_any_bytes_are_kept_in_the_urls_or_ignored(api: Api) -> None:
+async def test_query_strings_of_any_bytes_are_kept_in_urls_or_ignored(api: Api) -> None:
     await api.people(1)
     for query in (
         "x=%ff%fe",
@@ -570,7 +570,7 @@ def strings_of(event: dict[str, Any]) -> list[tuple[str | int, ...]]:
 
 
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
-async def test_any_text_in_any_field_is_kept_and_shown_as_it_is(api: Api, catalogue: Catalogue, text: str) -> None:
+async def test_any_text_in_event_fields_is_shown_unchanged(api: Api, catalogue: Catalogue, text: str) -> None:
     await api.people(1)
     sent: dict[str, tuple[str, dict[str, Any]]] = {}
     for name, sample in catalogue.samples.items():
@@ -605,7 +605,7 @@ def spoken(sample: dict[str, Any], event: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
-async def test_any_text_in_the_directory_is_kept_as_it_is_and_names_in_one_line(api: Api, text: str) -> None:
+async def test_directory_keeps_any_text_and_puts_names_on_one_line(api: Api, text: str) -> None:
     user = {
         "first_name": text,
         "last_name": text[::-1],

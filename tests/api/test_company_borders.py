@@ -100,7 +100,7 @@ async def call(api: Api, name: str, id_: int, event: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_what_is_anothers_is_answered_like_what_is_not_there_and_stays_as_it_is(api: Api, name: str) -> None:
+async def test_other_companies_resources_answer_like_unknown_ones(api: Api, name: str) -> None:
     event = await two_companies(api)
     before = {table: text for table, text in (await everything(api)).items() if table in THEIRS_IN}
     foreign, unknown = await call(api, name, THEIRS, event), await call(api, name, UNKNOWN, str(uuid4()))
@@ -125,7 +125,7 @@ THEIRS_IN: dict[str, Callable[[str, str], bool]] = {
 """What is the other company's in each table."""
 
 
-async def test_an_import_puts_nothing_under_the_id_of_anothers_event(api: Api) -> None:
+async def test_import_cannot_reuse_event_id_of_another_company(api: Api) -> None:
     await api.people(THEIRS)
     await api.people(MINE, 4, company_id=2)
     theirs, mine = await api.post(custom(THEIRS), company_id=1), await api.post(custom(MINE), company_id=2)
@@ -143,7 +143,7 @@ async def test_an_import_puts_nothing_under_the_id_of_anothers_event(api: Api) -
     await bring(api, told(4, id=theirs))  # by a service of no company in particular, as a whole export is brought in
 
 
-async def test_an_event_of_another_that_comes_while_an_import_waits_is_left_alone(idle: Api) -> None:
+async def test_waiting_import_does_not_touch_event_of_another_company(idle: Api) -> None:
     await idle.people(THEIRS)
     await idle.people(MINE, company_id=2)
     id_ = str(uuid4())
@@ -162,7 +162,7 @@ async def test_an_event_of_another_that_comes_while_an_import_waits_is_left_alon
     assert (await idle.as_service("GET", f"/events/{id_}", company_id=1)).json()["recipients"] == 1
 
 
-async def test_a_resolution_leaves_each_out_once_and_only_whom_an_event_of_its_own_is_for(api: Api) -> None:
+async def test_resolution_excepts_only_recipients_of_own_company_events(api: Api) -> None:
     event = await two_companies(api)
     await api.people(5, 6, 7, company_id=2)
     own = {**custom(MINE, 5, teams=(MINE,)), "about": ["order:4343"], "deliver_at": in_future()}
@@ -181,7 +181,7 @@ async def test_a_resolution_leaves_each_out_once_and_only_whom_an_event_of_its_o
     assert (await api.as_service("GET", f"/events/{event}", company_id=1)).json()["state"] == "held"
 
 
-async def test_who_moves_to_another_company_keeps_their_inbox_and_takes_it_into_no_export_of_the_other(
+async def test_user_who_changes_company_keeps_inbox_without_exporting_it(
     api: Api,
 ) -> None:
     await api.people(THEIRS)
@@ -204,14 +204,14 @@ async def test_who_moves_to_another_company_keeps_their_inbox_and_takes_it_into_
     assert not set(before) & {each["event_id"] for each in found.json()["data"]}
 
 
-async def test_an_import_of_a_move_is_a_move(api: Api) -> None:
+async def test_import_can_move_a_user_to_another_company(api: Api) -> None:
     await api.people(THEIRS)
     await api.post(custom(THEIRS, body="SECRET"))
     await bring(api, user(THEIRS, company_id=2))
     assert not [line async for line in export(api.app_state.database, 2) if "SECRET" in line]
 
 
-async def test_a_custom_notification_shows_its_sender_by_the_name_of_then(api: Api) -> None:
+async def test_custom_notification_keeps_sender_name_of_its_time(api: Api) -> None:
     await api.people(1, 50, first_name="Mallory")
     answer = await api.as_user(50, "POST", "/notifications", json={"message": "x", "notify": {"users": [1]}})
     assert answer.status_code == 202

@@ -77,7 +77,7 @@ class TestTrailers:
     @pytest.mark.parametrize(
         "trailer", [f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}", "X-Forwarded-Host: evil.example"]
     )
-    async def test_a_trailer_is_no_header(self, url: str, catalogue: Catalogue, trailer: str) -> None:
+    async def test_trailers_are_not_headers(self, url: str, catalogue: Catalogue, trailer: str) -> None:
         async with serving(url, catalogue, with_worker=False, trusted_proxies="127.0.0.1") as api:
             await api.people(1)
             by = "" if trailer.startswith("A") else f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}\r\n"
@@ -100,7 +100,7 @@ class TestTrailers:
         ],
         ids=["trailers", "a value", "a name", "an extension", "a value of an extension"],
     )
-    async def test_trailers_and_extensions_without_end_end_the_connection(
+    async def test_endless_trailers_or_chunk_extensions_close_the_connection(
         self, idle: Api, head: bytes, before: bytes, part: bytes
     ) -> None:
         gc.collect()
@@ -119,9 +119,7 @@ class TestTrailers:
         [HEALTH, b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"],
         ids=["without bodies", "with bodies"],
     )
-    async def test_requests_that_come_faster_than_they_are_answered_wait_outside(
-        self, idle: Api, request_: bytes
-    ) -> None:
+    async def test_pipelined_requests_get_backpressure(self, idle: Api, request_: bytes) -> None:
         async def send(writer: asyncio.StreamWriter) -> None:
             while True:
                 writer.write(request_ * 1_000)
@@ -140,7 +138,7 @@ class TestTrailers:
                 tracemalloc.stop()
         assert peak < 10 * 2**20
 
-    async def test_a_head_of_many_small_headers_is_refused_and_takes_little_memory(self, hasty: Api) -> None:
+    async def test_head_with_too_many_headers_is_rejected_in_little_memory(self, hasty: Api) -> None:
         head = HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n")
         assert (await said(hasty, head, b"ab:c\r\n" * (MAX_HEADERS - 2), b"\r\n")).status_code == 200
         gc.collect()
@@ -154,13 +152,13 @@ class TestTrailers:
         assert str(MAX_HEADERS) in answer.text
         assert peak < 600_000
 
-    async def test_trailers_within_the_bound_are_passed_over(self, idle: Api) -> None:
+    async def test_trailers_within_the_limit_are_ignored(self, idle: Api) -> None:
         head = CHUNKED.replace(b"POST /events", b"GET /healthz") + b"Connection: close\r\n\r\n0\r\n"
         assert (await said(idle, head, b"X-A: b\r\n" * 100, b"\r\n")).status_code == 200
 
 
 class TestPipelines:
-    async def test_any_number_of_requests_in_one_write_are_answered_in_their_order(self, idle: Api) -> None:
+    async def test_pipelined_requests_are_answered_in_order(self, idle: Api) -> None:
         async with connected(idle) as (reader, writer):
             for number in range(2000):
                 writer.write(f"GET /{number} HTTP/1.1\r\nHost: x\r\nX-Request-Id: n{number}\r\n\r\n".encode())
@@ -170,7 +168,7 @@ class TestPipelines:
                 length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0])
                 await reader.readexactly(length)
 
-    async def test_a_body_before_a_head_is_no_part_of_it(self, idle: Api) -> None:
+    async def test_body_of_previous_request_does_not_count_to_next_head(self, idle: Api) -> None:
         body = b"x" * 100_000
         first = b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n" + BY_SERVICE + b"\r\n" + body
         second = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Pad: " + b"y" * 60_000 + b"\r\n\r\n"
@@ -182,14 +180,14 @@ class TestPipelines:
 
 
 class TestTime:
-    async def test_a_head_that_does_not_arrive_is_408(self, hasty: Api) -> None:
+    async def test_incomplete_head_times_out_with_408(self, hasty: Api) -> None:
         answer = await said(hasty, f"GET /notifications HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\nX".encode())
         assert codes_of(answer) == (408, [("timeout", None)])
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers["x-request-id"]
         assert answer.headers["access-control-allow-origin"] == ORIGIN
 
-    async def test_a_byte_now_and_then_does_not_keep_a_head_open(self, hasty: Api) -> None:
+    async def test_slow_bytes_do_not_extend_the_head_timeout(self, hasty: Api) -> None:
         async with connected(hasty) as (reader, writer):
             answer = asyncio.create_task(reader.read())
             writer.write(b"GET /")
@@ -200,13 +198,13 @@ class TestTime:
             assert (await answer).startswith(b"HTTP/1.1 408 ")
 
     @pytest.mark.parametrize("sent", [b"", b"\r\n\r\n"])
-    async def test_a_client_that_asks_for_nothing_is_hung_up_on(self, hasty: Api, sent: bytes) -> None:
+    async def test_connection_without_a_request_is_closed(self, hasty: Api, sent: bytes) -> None:
         async with connected(hasty) as (reader, writer):
             writer.write(sent)
             assert await asyncio.wait_for(reader.read(), 10) == b""
 
     @pytest.mark.parametrize("path", ["/events", "/notifications/read"])
-    async def test_a_body_that_stops_is_408(self, hasty: Api, path: str) -> None:
+    async def test_stalled_body_times_out_with_408(self, hasty: Api, path: str) -> None:
         await hasty.people(1)
         method, by = (
             ("POST", BY_SERVICE.decode())
@@ -219,7 +217,7 @@ class TestTime:
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers["x-request-id"]
 
-    async def test_an_idle_connection_is_kept_for_75_seconds_and_no_longer(self, hasty: Api) -> None:
+    async def test_keep_alive_timeout_is_75_seconds(self, hasty: Api) -> None:
         assert Patience() == Patience(head=10, body=30, answer=30, idle=75, rest=5)
         async with connected(hasty) as (reader, writer):
             for _ in range(3):
@@ -228,7 +226,7 @@ class TestTime:
                 await asyncio.sleep(SHORT.idle / 3)
             assert await asyncio.wait_for(reader.read(), 10) == b""
 
-    async def test_a_client_that_does_not_read_its_answers_is_hung_up_on(self, hasty: Api) -> None:
+    async def test_client_that_reads_no_responses_is_disconnected(self, hasty: Api) -> None:
         large = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
         metric = 'tocsin_connections_dropped_total{reason="answer_timeout"} 5.0'
         async with contextlib.AsyncExitStack() as stack:
@@ -240,7 +238,7 @@ class TestTime:
                 while metric not in (await hasty.app_state.metrics.text(hasty.app_state.database)).decode():
                     await asyncio.sleep(0.05)
 
-    async def test_a_slow_client_that_reads_on_gets_all_of_its_answer(self, hasty: Api) -> None:
+    async def test_slow_reader_gets_the_whole_response(self, hasty: Api) -> None:
         async with connected(hasty) as (reader, writer):
             writer.write(b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             head = await reader.readuntil(b"\r\n\r\n")
@@ -251,13 +249,13 @@ class TestTime:
                 await asyncio.sleep(0.04)
             assert asyncio.get_running_loop().time() - began > SHORT.answer
 
-    async def test_the_rest_of_a_body_that_was_refused_is_not_read_for_ever(self, hasty: Api) -> None:
+    async def test_rest_of_rejected_body_is_read_only_up_to_a_limit(self, hasty: Api) -> None:
         head = b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 300000000\r\n\r\n"
         assert await flood(hasty, head, b"x" * 60_000, 300_000_000) < MAX_REST_BYTES + 20 * 2**20
         answer = await said(hasty, head, b"x")
         assert codes_of(answer) == (401, [("unauthenticated", None)])
 
-    async def test_a_short_rest_is_read_and_the_connection_goes_on(self, idle: Api) -> None:
+    async def test_short_rest_of_rejected_body_keeps_the_connection_open(self, idle: Api) -> None:
         async with connected(idle) as (reader, writer):
             writer.write(b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab")
             await reader.readuntil(b"}]}")
@@ -266,7 +264,7 @@ class TestTime:
 
 
 class TestNumber:
-    async def test_a_thousand_silent_connections_keep_nobody_out(self, url: str, catalogue: Catalogue) -> None:
+    async def test_thousand_silent_connections_do_not_block_new_clients(self, url: str, catalogue: Catalogue) -> None:
         connections = Connections(50, 10, metrics := Metrics())
         async with contextlib.AsyncExitStack() as stack:
             api = await stack.enter_async_context(
@@ -295,7 +293,7 @@ class TestNumber:
         ],
         ids=["a body after its answer", "a body", "a body behind another request", "an answer that is not read"],
     )
-    async def test_connections_whose_clients_stop_in_the_middle_keep_nobody_out(
+    async def test_stalled_requests_do_not_block_new_clients(
         self, url: str, catalogue: Catalogue, head: bytes, answered: bytes
     ) -> None:
         connections, patience = Connections(20, 5), Patience(*[600.0] * 5)
@@ -314,7 +312,7 @@ class TestNumber:
             custom = {"message": "x", "notify": {"users": [1]}}
             assert (await api.as_user(1, "POST", "/notifications", json=custom)).status_code == 202
 
-    async def test_who_goes_on_sending_a_body_stays_before_who_does_not(self, url: str, catalogue: Catalogue) -> None:
+    async def test_active_uploads_are_kept_over_silent_connections(self, url: str, catalogue: Catalogue) -> None:
         async with contextlib.AsyncExitStack() as stack:
             api = await stack.enter_async_context(
                 serving(url, catalogue, with_worker=False, connections=Connections(5, 2))
@@ -330,7 +328,7 @@ class TestNumber:
             writer.write(b"0\r\n\r\n")
             assert b" 422 " in await reader.readline()
 
-    async def test_bodies_that_do_not_end_fill_no_memory_and_hold_up_no_others(
+    async def test_endless_bodies_are_bounded_and_do_not_delay_others(
         self, idle: Api, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await idle.people(1)
@@ -357,9 +355,7 @@ class TestNumber:
                 tracemalloc.stop()
         await until(lambda: ARRIVING.size == 0)
 
-    async def test_where_all_are_at_work_the_next_is_503_and_probes_are_answered(
-        self, url: str, catalogue: Catalogue
-    ) -> None:
+    async def test_connection_limit_answers_503_but_serves_probes(self, url: str, catalogue: Catalogue) -> None:
         connections = Connections(5, 3)
         head = b"GET /notifications/stream HTTP/1.1\r\nHost: x\r\n"
         by_user = f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}\r\n".encode()
@@ -395,7 +391,7 @@ class TestNumber:
         said_ = [line["event"] for line in lines if "limit" in line["event"]]
         assert said_ == ["connection limit reached", "connection limit no longer reached"]
 
-    def test_the_limit_follows_that_of_open_files_which_is_raised(self) -> None:
+    def test_connection_limit_follows_the_raised_open_file_limit(self) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
@@ -407,7 +403,7 @@ class TestNumber:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     @pytest.mark.parametrize("files", [64, 256, 512, 1024])
-    def test_most_of_few_open_files_are_kept_for_the_database_and_push_services(self, files: int) -> None:
+    def test_low_open_file_limit_reserves_files_for_database_and_push(self, files: int) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
@@ -417,7 +413,7 @@ class TestNumber:
         assert taken.reserve >= 1
         assert files - taken.most - taken.reserve >= min(256, files * 5 // 8)
 
-    def test_what_an_operator_looks_at_is_in_the_reserve(self) -> None:
+    def test_operator_paths_use_reserved_connections(self) -> None:
         assert all(
             is_reserved(path) for path in (b"/healthz", b"/readyz", b"/metrics", b"/console", b"/operations/lanes")
         )
@@ -425,7 +421,7 @@ class TestNumber:
         assert not any(is_reserved(path) for path in (b"/notifications", b"/events", b"/", b"/x/healthz"))
 
 
-async def test_a_connection_of_http_1_0_is_kept_where_its_client_asks_for_that(idle: Api) -> None:
+async def test_http_1_0_keep_alive_is_honored(idle: Api) -> None:
     async with connected(idle) as (reader, writer):
         for _ in range(2):
             writer.write(b"GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
@@ -436,7 +432,7 @@ async def test_a_connection_of_http_1_0_is_kept_where_its_client_asks_for_that(i
         assert b"connection: close\r\n" in answer
 
 
-async def test_a_page_of_a_known_origin_sees_why_its_head_was_refused(hasty: Api) -> None:
+async def test_rejected_head_has_cors_headers_for_known_origin(hasty: Api) -> None:
     head = f"GET /healthz HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\nX: ".encode()
     answer = await said(hasty, head, b"x" * MAX_HEAD_BYTES, b"\r\n\r\n")
     assert codes_of(answer) == (431, [("head_too_large", None)])

@@ -22,7 +22,7 @@ class TestOrigins:
         async with serving(url, catalogue, with_worker=False, cors_origins=f"http://localhost:5173,{ORIGIN}") as api:
             yield api
 
-    async def test_a_preflight_is_answered_without_a_token_and_says_what_is_allowed(self, open_api: Api) -> None:
+    async def test_cors_preflight_needs_no_token_and_lists_what_is_allowed(self, open_api: Api) -> None:
         for path in ("/notifications", f"/notifications/{UNKNOWN}/read", "/events", "/nothing"):
             answer = await open_api.call("OPTIONS", path, headers=ASKING)
             assert (answer.status_code, answer.content) == (204, b"")
@@ -36,7 +36,7 @@ class TestOrigins:
             assert "access-control-allow-credentials" not in answer.headers
             assert answer.headers["x-request-id"]
 
-    async def test_every_answer_to_a_known_origin_may_be_seen_by_it(
+    async def test_every_response_to_known_origin_has_cors_headers(
         self, open_api: Api, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def broken(*_: Any, **__: Any) -> None:
@@ -63,14 +63,14 @@ class TestOrigins:
             assert {"ETag", "Retry-After", "X-Request-Id", "RateLimit-Limit", "RateLimit-Remaining"} <= exposed
             assert "access-control-allow-credentials" not in answer.headers
 
-    async def test_an_unknown_origin_may_see_nothing(self, open_api: Api) -> None:
+    async def test_unknown_origin_gets_no_cors_headers(self, open_api: Api) -> None:
         for origin in ("https://evil.example.com", f"{ORIGIN}.evil.com", f"{ORIGIN}:444", "null", "http" + ORIGIN[5:]):
             for method, more in (("GET", {}), ("OPTIONS", ASKING)):
                 answer = await open_api.call(method, "/healthz", headers={**more, "Origin": origin})
                 assert "access-control-allow-origin" not in answer.headers, origin
                 assert answer.headers.get_list("vary") == ["Authorization, Origin"]
 
-    async def test_without_origins_nobody_is_told_anything(self, api: Api) -> None:
+    async def test_no_cors_headers_without_configured_origins(self, api: Api) -> None:
         answer = await api.call("OPTIONS", "/notifications", headers=ASKING)
         assert answer.status_code == 405
         assert sealed(answer)

@@ -27,7 +27,7 @@ async def tools(api: Api, npm_tools: Path) -> Path:
     return npm_tools
 
 
-async def test_redocly_lint_finds_no_error_by_its_recommended_rules(tools: Path) -> None:
+async def test_redocly_lint_finds_no_errors(tools: Path) -> None:
     lint = ("node_modules/.bin/redocly", "lint", "--extends=recommended", "--format=json", "openapi.json")
     status, told = await run(tools, *lint)
     assert status == 0, told
@@ -35,14 +35,14 @@ async def test_redocly_lint_finds_no_error_by_its_recommended_rules(tools: Path)
     assert totals["errors"] == 0
 
 
-async def test_spectral_lint_finds_no_error_by_its_recommended_rules(tools: Path) -> None:
+async def test_spectral_lint_finds_no_errors(tools: Path) -> None:
     lint = ("node_modules/.bin/spectral", "lint", "--ruleset=spectral.yaml", "--format=json", "--quiet", "openapi.json")
     status, told = await run(tools, *lint)
     assert status == 0, told
     assert [each for each in json.loads(told or "[]") if each["severity"] == 0] == []
 
 
-async def test_a_client_of_hey_api_posts_a_note_with_all_optional_fields(api: Api, tools: Path) -> None:
+async def test_hey_api_client_posts_note_with_all_optional_fields(api: Api, tools: Path) -> None:
     await api.people(1, 4)
     plugins = ("@hey-api/client-fetch", "@hey-api/typescript", "@hey-api/sdk")
     status, told = await run(

@@ -18,7 +18,7 @@ def filled(path: str) -> str:
     return "/".join("1" if part.startswith("{") else part for part in path.split("/"))
 
 
-async def test_an_unknown_path_is_404_whoever_asks_and_however(api: Api) -> None:
+async def test_unknown_path_is_404_for_every_caller_and_method(api: Api) -> None:
     paths = [
         "/",
         "/nothing",
@@ -56,7 +56,7 @@ async def test_an_unknown_path_is_404_whoever_asks_and_however(api: Api) -> None
     assert wrong == {}
 
 
-async def test_ids_that_are_none_name_nothing(api: Api) -> None:
+async def test_malformed_ids_in_paths_are_404(api: Api) -> None:
     await api.people(1)
     token = mint_user(SECRET, 1, HOUR)
     ids = [
@@ -80,7 +80,7 @@ async def test_ids_that_are_none_name_nothing(api: Api) -> None:
     assert wrong == {}
 
 
-async def test_a_method_that_a_path_does_not_take_is_405_and_told_which_it_takes(api: Api) -> None:
+async def test_unsupported_method_is_405_with_allow(api: Api) -> None:
     routes = routes_of(api)
     paths = {path for _, path in routes}
     wrong: dict[tuple[str, str], object] = {}
@@ -109,7 +109,7 @@ def covers(route: str, path: str) -> bool:
     return all(part.startswith("{") or part == given for part, given in pairs)
 
 
-async def test_every_success_has_the_headers_of_every_answer(api: Api) -> None:
+async def test_every_success_has_the_common_headers(api: Api) -> None:
     await api.people(1)
     id_ = await api.post({"type": "custom", "notify": {"users": [1]}, "params": {"body": "x"}})
     answers = [
@@ -148,7 +148,7 @@ async def test_every_success_has_the_headers_of_every_answer(api: Api) -> None:
         ("\x1b[31m", False),
     ],
 )
-async def test_a_decent_request_id_is_kept_and_any_other_replaced(api: Api, given: str, decent: bool) -> None:  # noqa: FBT001 - a case of the table
+async def test_valid_request_id_is_kept_and_any_other_replaced(api: Api, given: str, decent: bool) -> None:  # noqa: FBT001 - a case of the table
     answer = await raw(api, f"GET /healthz HTTP/1.1\nX-Request-Id: {given}\n")
     if answer.status_code == 400:
         assert given == "\x1b[31m"  # no header can hold it: the server itself refuses
@@ -158,12 +158,12 @@ async def test_a_decent_request_id_is_kept_and_any_other_replaced(api: Api, give
     assert answer.headers["x-request-id"]
 
 
-async def test_no_two_requests_have_the_same_id(api: Api) -> None:
+async def test_request_ids_are_unique(api: Api) -> None:
     ids = {(await api.call("GET", path)).headers["x-request-id"] for path in ["/healthz", "/nothing"] * 10}
     assert len(ids) == 20
 
 
-async def test_a_bug_is_a_500_with_the_id_that_the_log_has_and_nothing_of_its_cause(
+async def test_internal_error_has_logged_request_id_and_hides_the_cause(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: Any, **__: Any) -> None:
@@ -184,7 +184,7 @@ async def test_a_bug_is_a_500_with_the_id_that_the_log_has_and_nothing_of_its_ca
     assert (await api.as_user(1, "GET", "/notifications")).status_code == 200
 
 
-async def test_a_database_that_is_away_is_a_503_with_the_time_to_come_again(idle: Api) -> None:
+async def test_database_outage_is_503_with_retry_after(idle: Api) -> None:
     await idle.people(1)
     await idle.app_state.database.close()
     answers = [
@@ -199,7 +199,7 @@ async def test_a_database_that_is_away_is_a_503_with_the_time_to_come_again(idle
     assert (await idle.call("GET", "/healthz")).status_code == 200
 
 
-async def test_a_client_that_hangs_up_in_its_body_leaves_nothing_behind_and_is_no_bug(api: Api) -> None:
+async def test_client_disconnect_during_body_leaves_no_state_and_no_error(api: Api) -> None:
     await api.people(1)
     token = mint_user(SECRET, 1, HOUR)
     with structlog.testing.capture_logs() as lines:
@@ -233,7 +233,7 @@ async def test_a_client_that_hangs_up_in_its_body_leaves_nothing_behind_and_is_n
         ("GET", "/%00"),
     ],
 )
-async def test_a_path_with_nul_names_nothing(idle: Api, method: str, path: str) -> None:
+async def test_path_with_nul_is_404(idle: Api, method: str, path: str) -> None:
     await idle.people(1)
     for answer in (
         await idle.as_user(1, method, path, headers={"Idempotency-Key": "a"}),
@@ -244,7 +244,7 @@ async def test_a_path_with_nul_names_nothing(idle: Api, method: str, path: str) 
     assert codes_of(asked) == (422, [("validation.string_between", "ending")])
 
 
-async def test_a_bug_behind_any_route_is_a_500_in_the_one_form_and_one_line_of_the_log(idle: Api) -> None:
+async def test_internal_error_in_any_route_is_a_problem_and_one_log_line(idle: Api) -> None:
     async def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("a secret of the house")
 
@@ -269,7 +269,7 @@ async def test_a_bug_behind_any_route_is_a_500_in_the_one_form_and_one_line_of_t
 @pytest.mark.parametrize(
     "path", ["/healthz", "/readyz", "/metrics", "/notifications", "/notifications/kinds", "/openapi.json"]
 )
-async def test_head_is_answered_like_get_without_a_body(idle: Api, path: str) -> None:
+async def test_head_is_get_without_a_body(idle: Api, path: str) -> None:
     await idle.people(1)
     ask = idle.as_user if path.startswith("/notifications") else None
     for method in ("GET", "HEAD"):
@@ -296,7 +296,7 @@ async def test_head_opens_no_stream(idle: Api) -> None:
         (f"/notifications/{UNKNOWN}", {"GET", "HEAD", "DELETE"}),
     ],
 )
-async def test_allow_names_the_methods_of_the_path_itself(api: Api, path: str, takes: set[str]) -> None:
+async def test_allow_header_lists_the_methods_of_the_path(api: Api, path: str, takes: set[str]) -> None:
     answer = await api.call("PUT", path)
     assert answer.status_code == 405
     assert set(answer.headers["allow"].split(", ")) == takes

@@ -76,7 +76,7 @@ async def document_in(api: Api, folder: Path) -> str:
     return str(path)
 
 
-async def test_a_client_of_openapi_generator_posts_an_event_of_each_kind(api: Api, tools: Path, tmp_path: Path) -> None:
+async def test_openapi_generator_client_posts_event_of_each_kind(api: Api, tools: Path, tmp_path: Path) -> None:
     if not shutil.which("java"):
         pytest.skip("java is not installed")
     path = await document_in(api, tmp_path)
@@ -95,9 +95,7 @@ async def test_a_client_of_openapi_generator_posts_an_event_of_each_kind(api: Ap
     await result_of(api, tools, "by_openapi_generator.py", tmp_path / "made")
 
 
-async def test_a_client_of_openapi_python_client_posts_an_event_of_each_kind(
-    api: Api, tools: Path, tmp_path: Path
-) -> None:
+async def test_openapi_python_client_posts_event_of_each_kind(api: Api, tools: Path, tmp_path: Path) -> None:
     path = await document_in(api, tmp_path)
     command = (str(tools / "openapi-python-client"), "generate", "--path", path, "--meta", "none")
     status, told = await run(tmp_path, *command, "--output-path", str(tmp_path / "made"))
@@ -121,7 +119,7 @@ IN_OTHER_LANGUAGES = {  # by generator: the files of its models, what declares a
 
 
 @pytest.mark.parametrize("generator", IN_OTHER_LANGUAGES)
-async def test_a_client_in_another_language_has_all_fields_of_an_event_and_of_an_error(
+async def test_generated_client_has_all_fields_of_events_and_errors(
     api: Api, tools: Path, tmp_path: Path, generator: str
 ) -> None:
     if not shutil.which("java"):

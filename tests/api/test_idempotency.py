@@ -43,7 +43,7 @@ async def events(api: Api) -> int:
     return count
 
 
-async def test_a_repeat_is_answered_as_the_first_time_and_does_nothing(api: Api) -> None:
+async def test_repeated_idempotency_key_returns_the_first_response(api: Api) -> None:
     await api.people(1)
     first = await post(api)
     again = await post(api)
@@ -55,7 +55,7 @@ async def test_a_repeat_is_answered_as_the_first_time_and_does_nothing(api: Api)
     assert state.json()["recipients"] == 1
 
 
-async def test_repeats_at_once_wait_for_the_first(api: Api) -> None:
+async def test_concurrent_repeats_wait_for_the_first(api: Api) -> None:
     await api.people(1)
     answers = await asyncio.gather(*[post(api) for _ in range(5)])
     assert {answer.status_code for answer in answers} == {202}
@@ -63,7 +63,7 @@ async def test_repeats_at_once_wait_for_the_first(api: Api) -> None:
     assert await events(api) == 1
 
 
-async def test_the_key_with_another_body_is_refused(api: Api) -> None:
+async def test_idempotency_key_with_another_body_is_rejected(api: Api) -> None:
     await api.people(1)
     await post(api)
     answer = await post(api, custom(1, body="another"))
@@ -72,7 +72,7 @@ async def test_the_key_with_another_body_is_refused(api: Api) -> None:
     assert await events(api) == 1
 
 
-async def test_keys_of_other_callers_companies_and_paths_are_others(api: Api) -> None:
+async def test_idempotency_keys_are_scoped_to_caller_company_and_path(api: Api) -> None:
     await api.people(1)
     ids = {(await post(api)).json()["id"], (await post(api, name="erp")).json()["id"]}
     ids.add((await post(api, company_id=1)).json()["id"])
@@ -81,7 +81,7 @@ async def test_keys_of_other_callers_companies_and_paths_are_others(api: Api) ->
     assert len(ids) == await events(api) == 4
 
 
-async def test_a_failure_is_not_kept(api: Api) -> None:
+async def test_failed_requests_do_not_consume_the_idempotency_key(api: Api) -> None:
     await api.people(1)
     assert (await post(api, custom(1, 2))).status_code == 422
     assert (await post(api, {"type": "none"})).status_code == 422
@@ -90,7 +90,7 @@ async def test_a_failure_is_not_kept(api: Api) -> None:
     assert (await post(api, custom(1, 2))).status_code == 202
 
 
-async def test_a_batch_and_what_users_write_are_done_once_too(api: Api) -> None:
+async def test_idempotency_key_works_for_batches_and_user_requests(api: Api) -> None:
     await api.people(1, 2)
     batch = {"events": [custom(1), custom(1)]}
     answers = [await api.as_service("POST", "/events/batch", json=batch, headers=KEY) for _ in range(2)]
@@ -101,7 +101,7 @@ async def test_a_batch_and_what_users_write_are_done_once_too(api: Api) -> None:
     assert await events(api) == 3
 
 
-async def test_a_key_is_good_for_a_day(api: Api) -> None:
+async def test_idempotency_key_expires_after_a_day(api: Api) -> None:
     await api.people(1)
     first = await post(api)
     await api.app_state.database.value("update idempotency_keys set kept_at = now() - interval '25 hours'")
@@ -110,7 +110,7 @@ async def test_a_key_is_good_for_a_day(api: Api) -> None:
     assert second.json()["id"] != first.json()["id"]
 
 
-async def test_who_may_no_longer_do_it_is_not_answered_from_memory(api: Api) -> None:
+async def test_idempotent_repeat_still_checks_authorization(api: Api) -> None:
     await api.people(1, 2)
     message = {"message": "Hello", "notify": {"users": [2]}}
     assert (await api.as_user(1, "POST", "/notifications", json=message, headers=KEY)).status_code == 202
@@ -122,7 +122,7 @@ async def test_who_may_no_longer_do_it_is_not_answered_from_memory(api: Api) -> 
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256])
-async def test_a_key_has_1_to_255_characters(api: Api, key: str) -> None:
+async def test_idempotency_key_has_1_to_255_characters(api: Api, key: str) -> None:
     await api.people(1)
     answer = await post(api, key=key)
     assert answer.status_code == 422
@@ -130,7 +130,7 @@ async def test_a_key_has_1_to_255_characters(api: Api, key: str) -> None:
     assert (field_error["field"], field_error["code"]) == ("Idempotency-Key", "validation.string_between")
 
 
-async def test_the_body_may_still_not_be_too_large_nor_malformed(api: Api) -> None:
+async def test_idempotent_requests_still_validate_the_body(api: Api) -> None:
     await api.people(1)
     large = await api.as_service("POST", "/events", content=b"x" * (2**20 + 1), headers=KEY)
     assert large.status_code == 413
@@ -139,7 +139,7 @@ async def test_the_body_may_still_not_be_too_large_nor_malformed(api: Api) -> No
     assert await api.app_state.database.value("select count(*) from idempotency_keys") == 0
 
 
-async def test_two_keys_of_one_request_are_refused(idle: Api) -> None:
+async def test_two_idempotency_keys_in_one_request_are_rejected(idle: Api) -> None:
     await idle.people(1)
     keys = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
     by = {"Authorization": f"Bearer {mint_user(SECRET, 1, HOUR)}"}
@@ -266,14 +266,12 @@ async def state_of(api: Api, phones: Phones) -> tuple[Any, ...]:
     return {name: text for name, text in found.items() if name not in OF_THE_SERVICE}, phones.pushes()
 
 
-def test_there_is_a_request_for_every_route_that_takes_post(api: Api) -> None:
+def test_idempotency_tests_cover_every_post_route(api: Api) -> None:
     assert {path for method, path in routes_of(api) if method == "POST"} == set(POSTS)
 
 
 @pytest.mark.parametrize("path", POSTS)
-async def test_every_post_with_a_key_is_done_once_and_answered_the_same(
-    pushing: Api, phones: Phones, path: str
-) -> None:
+async def test_every_post_with_idempotency_key_is_executed_once(pushing: Api, phones: Phones, path: str) -> None:
     asked = await POSTS[path](pushing, phones)
     untouched = await state_of(pushing, phones)
     first = await asked.send(pushing, "first")
@@ -290,7 +288,7 @@ async def test_every_post_with_a_key_is_done_once_and_answered_the_same(
 
 
 @pytest.mark.parametrize("path", POSTS)
-async def test_every_post_refuses_a_key_that_is_used_for_another_body(pushing: Api, phones: Phones, path: str) -> None:
+async def test_every_post_rejects_idempotency_key_of_another_body(pushing: Api, phones: Phones, path: str) -> None:
     asked = await POSTS[path](pushing, phones)
     assert (await asked.send(pushing, "first")).is_success
     before = await state_of(pushing, phones)
@@ -301,7 +299,7 @@ async def test_every_post_refuses_a_key_that_is_used_for_another_body(pushing: A
 
 
 @pytest.mark.parametrize("path", POSTS)
-async def test_every_post_refuses_a_key_that_is_too_long(pushing: Api, phones: Phones, path: str) -> None:
+async def test_every_post_rejects_idempotency_key_that_is_too_long(pushing: Api, phones: Phones, path: str) -> None:
     asked = await POSTS[path](pushing, phones)
     before = await state_of(pushing, phones)
     answer = await asked.send(pushing, "x" * 256)
@@ -309,7 +307,7 @@ async def test_every_post_refuses_a_key_that_is_too_long(pushing: Api, phones: P
     assert await state_of(pushing, phones) == before
 
 
-async def test_a_route_that_would_ignore_the_key_is_not_served() -> None:
+async def test_post_route_without_idempotency_support_cannot_be_added() -> None:
     async def ignore(_: Request) -> Response:
         return Response()
 
@@ -324,7 +322,7 @@ async def test_a_route_that_would_ignore_the_key_is_not_served() -> None:
 
 
 @pytest.mark.parametrize("path", ["/events", "/directory/import"])
-async def test_a_request_that_is_cut_off_leaves_no_key(api: Api, path: str) -> None:
+async def test_interrupted_request_leaves_no_idempotency_key(api: Api, path: str) -> None:
     await api.people(1)
     body = LINES if path == "/directory/import" else json.dumps(custom(1)).encode()
     media = "application/x-ndjson" if path == "/directory/import" else "application/json"
@@ -347,7 +345,7 @@ async def until(api: Api, condition: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_repeated_import_waits_until_the_first_is_applied(
+async def test_repeated_import_waits_until_the_first_is_applied(
     idle: Api, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting: dict[Any, UUID] = {}
@@ -376,7 +374,7 @@ async def test_a_repeated_import_waits_until_the_first_is_applied(
     assert await idle.app_state.database.value("select count(*) from import_lines") == 0
 
 
-async def test_an_import_that_was_given_up_leaves_its_key_to_the_next_try(idle: Api, database: Database) -> None:
+async def test_failed_import_releases_its_idempotency_key(idle: Api, database: Database) -> None:
     asked = Try(CRM, "/directory/import", LINES)
     first = asyncio.create_task(asked.send(idle, "once"))
     await until(idle, "count(*) = 1 from jobs")
@@ -391,7 +389,7 @@ async def test_an_import_that_was_given_up_leaves_its_key_to_the_next_try(idle: 
     await running
 
 
-async def test_who_is_woken_by_a_request_with_a_key_finds_what_it_did(
+async def test_notified_reader_sees_the_committed_idempotent_request(
     idle: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await idle.people(1)
@@ -404,7 +402,7 @@ async def test_who_is_woken_by_a_request_with_a_key_finds_what_it_did(
     assert set(rung) == {("direct", 0), ("bulk", 0), ("push", 0)}, "something was rung for before it was committed"
 
 
-async def test_an_import_that_was_accepted_is_not_taken_back_where_its_commit_was_not_answered(idle: Api) -> None:
+async def test_accepted_import_survives_an_unconfirmed_commit(idle: Api) -> None:
     app_state = idle.app_state
     incoming = Import(app_state.database, app_state.pubsub, app_state.catalogue, None)
     await incoming.open()

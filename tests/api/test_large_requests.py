@@ -34,7 +34,7 @@ async def large(idle: Api) -> Api:
     return idle
 
 
-async def test_an_import_of_a_large_team_is_checked_in_time(url: str, catalogue: Catalogue, large: Api) -> None:
+async def test_import_of_large_team_is_checked_in_time(url: str, catalogue: Catalogue, large: Api) -> None:
     line = {"team": {"id": 7, "name": "Everybody", "company_id": 1, "users": list(range(1, 20_001))}}
     headers = {"Content-Type": "application/x-ndjson"}
     async with serving(url, catalogue):
@@ -43,7 +43,7 @@ async def test_an_import_of_a_large_team_is_checked_in_time(url: str, catalogue:
     assert len((await large.as_service("GET", "/directory/teams/7")).json()["users"]) == 20_000
 
 
-async def test_a_team_of_everybody_is_replaced_in_time(large: Api) -> None:
+async def test_team_of_all_users_is_replaced_in_time(large: Api) -> None:
     for users in (range(1, PEOPLE + 1), range(1, PEOPLE + 1), range(2, PEOPLE, 2)):
         team = {"name": "Everybody", "company_id": 1, "users": list(users)}
         answer = await large.as_service("PUT", "/directory/teams/7", json=team)
@@ -51,7 +51,7 @@ async def test_a_team_of_everybody_is_replaced_in_time(large: Api) -> None:
     assert (await large.as_service("GET", "/directory/teams/7")).json()["users"] == list(range(2, PEOPLE, 2))
 
 
-async def test_a_batch_that_skips_all_its_recipients_is_stored_in_time(large: Api) -> None:
+async def test_batch_that_skips_all_recipients_is_stored_in_time(large: Api) -> None:
     ids = list(range(UNKNOWN, UNKNOWN + 10_000))
     event = {"type": "custom", "notify": {"users": [1, *ids[1:]], "unknown": "skip"}, "params": {"body": "Hello"}}
     answer = await large.as_service("POST", "/events/batch", json={"events": [event] * 70})
@@ -61,7 +61,7 @@ async def test_a_batch_that_skips_all_its_recipients_is_stored_in_time(large: Ap
     assert stored["skipped_users"] == ids[1:]
 
 
-async def test_events_that_name_very_many_delay_no_other_event(
+async def test_events_with_many_recipients_do_not_delay_others(
     large: Api, database: Database, catalogue: Catalogue
 ) -> None:
     await large.team(7, *range(2, 1_000))

@@ -25,9 +25,7 @@ ANY = "0.0.0.0"  # noqa: S104 - nothing is bound here
         ("", "127.0.0.1", "127.0.0.1", False),
     ],
 )
-def test_doors_without_a_token_open_to_this_machine_or_at_the_address_that_was_bound(
-    host: str, bound: str, peer: str, *, opens: bool
-) -> None:
+def test_token_free_paths_serve_loopback_or_the_bound_address(host: str, bound: str, peer: str, *, opens: bool) -> None:
     assert is_local({"host": host}, bound, peer) is opens
 
 
@@ -43,5 +41,5 @@ def test_doors_without_a_token_open_to_this_machine_or_at_the_address_that_was_b
         ("", False),
     ],
 )
-def test_doors_without_a_token_open_to_no_page_of_another_origin(origin: str, *, opens: bool) -> None:
+def test_token_free_paths_reject_pages_of_other_origins(origin: str, *, opens: bool) -> None:
     assert is_local({"host": "localhost:8080", "origin": origin}, "127.0.0.1", "127.0.0.1") is opens

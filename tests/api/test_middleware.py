@@ -13,7 +13,7 @@ from tocsin.auth.minting import mint_service, mint_user
 from tocsin.metrics import Metrics
 
 
-async def test_a_list_is_kept_to_be_asked_for_again_and_nothing_else_is_kept_at_all(api: Api) -> None:
+async def test_only_the_inbox_list_may_be_cached(api: Api) -> None:
     await api.people(1)
     user, service = mint_user(SECRET, 1, HOUR), mint_service(SECRET, "crm", ["events:write", "operations"], HOUR)
     gets = {path for method, path in routes_of(api) if method == "GET" and "stream" not in path} - set(FILES)
@@ -35,7 +35,7 @@ async def test_a_list_is_kept_to_be_asked_for_again_and_nothing_else_is_kept_at_
         (b"", None),
     ],
 )
-async def test_the_lines_of_a_request_have_the_id_of_the_callers_trace(sent: bytes, due: str | None) -> None:
+async def test_request_log_lines_carry_the_callers_trace_id(sent: bytes, due: str | None) -> None:
     seen: dict[str, Any] = {}
 
     async def app(*_: Any) -> Any:

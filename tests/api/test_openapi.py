@@ -100,7 +100,7 @@ def validator(document: dict[str, Any], schema: Any) -> Draft202012Validator:
     return Draft202012Validator(absolute, registry=resolver, format_checker=FormatChecker())
 
 
-async def test_it_is_written_once_whoever_asks_how_often(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_openapi_document_is_built_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
 
     def write(found: Any) -> str:
@@ -113,7 +113,7 @@ async def test_it_is_written_once_whoever_asks_how_often(api: Api, monkeypatch: 
     assert len({answer.content for answer in answers}) == 1
 
 
-def test_it_is_of_version_3_1_and_says_what_it_is(document: dict[str, Any]) -> None:
+def test_openapi_document_has_version_3_1_and_info(document: dict[str, Any]) -> None:
     assert re.fullmatch(r"3\.1\.\d+", document["openapi"])
     assert document["info"]["title"]
     assert document["info"]["version"]
@@ -122,11 +122,11 @@ def test_it_is_of_version_3_1_and_says_what_it_is(document: dict[str, Any]) -> N
     assert described == {"pushes"} | {tag for _, _, operation in operations(document) for tag in operation["tags"]}
 
 
-def test_it_is_valid_by_the_schema_of_openapi_3_1(document: dict[str, Any]) -> None:
+def test_openapi_document_is_valid_by_the_3_1_schema(document: dict[str, Any]) -> None:
     assert [error.message for error in OPENAPI_31_VALIDATOR.iter_errors(document)] == []
 
 
-def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+def test_every_openapi_reference_resolves(document: dict[str, Any]) -> None:
     references = {found["$ref"] for found in inside(document) if isinstance(found, dict) and "$ref" in found}
     assert references
     for reference in references:
@@ -136,14 +136,14 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
             place = place[key]
 
 
-def test_every_schema_is_one(document: dict[str, Any]) -> None:
+def test_every_openapi_schema_is_a_valid_schema(document: dict[str, Any]) -> None:
     found = list(schemas(document))
     assert len(found) > 50
     for schema in found:
         Draft202012Validator.check_schema(schema)
 
 
-def test_every_operation_is_well_formed(document: dict[str, Any]) -> None:
+def test_every_openapi_operation_is_well_formed(document: dict[str, Any]) -> None:
     names = []
     for method, path, operation in operations(document):
         names.append(operation["operationId"])
@@ -163,7 +163,7 @@ def test_every_operation_is_well_formed(document: dict[str, Any]) -> None:
     assert set(document["components"]["securitySchemes"]) == {"bearer"}
 
 
-def test_every_link_leads_to_an_operation_that_takes_what_it_gives(document: dict[str, Any]) -> None:
+def test_every_openapi_link_fits_its_target_operation(document: dict[str, Any]) -> None:
     takes = {operation["operationId"]: path for _, path, operation in operations(document)}
     links = [link for _, _, answer in answers(document) for link in answer.get("links", {}).values()]
     assert len(links) >= 6
@@ -171,12 +171,12 @@ def test_every_link_leads_to_an_operation_that_takes_what_it_gives(document: dic
         assert re.findall(r"{(\w+)}", takes[link["operationId"]]) == list(link["parameters"])
 
 
-def test_it_has_every_route_and_no_other(document: dict[str, Any], api: Api) -> None:
+def test_openapi_document_has_exactly_the_served_routes(document: dict[str, Any], api: Api) -> None:
     described = {(method, path) for method, path, _ in operations(document)}
     assert described == {route for route in routes_of(api) if route[1] not in OF_THE_DOCUMENT}
 
 
-def test_every_body_and_every_answer_has_examples_that_its_schema_allows(document: dict[str, Any]) -> None:
+def test_every_body_and_response_has_valid_examples(document: dict[str, Any]) -> None:
     count = 0
     for found in inside([document["paths"], document["webhooks"], document["components"]["responses"]]):
         if isinstance(found, dict) and JSON in found:
@@ -188,7 +188,7 @@ def test_every_body_and_every_answer_has_examples_that_its_schema_allows(documen
     assert count > 100
 
 
-def test_every_notification_of_the_examples_is_one_of_its_kind(document: dict[str, Any], api: Api) -> None:
+def test_notifications_in_examples_match_their_kind(document: dict[str, Any], api: Api) -> None:
     for name, sample in api.app_state.catalogue.samples.items():
         schema = document["components"]["schemas"][f"{names_of(api.app_state.catalogue)[name]}Notification"]
         [shown] = [
@@ -203,7 +203,7 @@ def test_every_notification_of_the_examples_is_one_of_its_kind(document: dict[st
         assert name == "custom" or not validator(document, schema).is_valid({**shown, "data": {}})
 
 
-def test_answers_are_open_whatever_is_added_later(document: dict[str, Any]) -> None:
+def test_response_schemas_allow_new_fields(document: dict[str, Any]) -> None:
     contents = [answer.get("content", {}) for _, _, answer in answers(document)]
     kinds = [found for name, found in document["components"]["schemas"].items() if name.endswith("Notification")]
     pushed = [found["post"]["requestBody"]["content"] for found in document["webhooks"].values()]
@@ -214,7 +214,7 @@ def test_answers_are_open_whatever_is_added_later(document: dict[str, Any]) -> N
             assert schema.get("additionalProperties") is not False, schema
 
 
-def test_every_code_that_there_is_stands_in_the_document_and_no_other(document: dict[str, Any]) -> None:
+def test_openapi_document_has_exactly_the_error_codes(document: dict[str, Any]) -> None:
     text = document["components"]["schemas"]["ErrorEntry"]["properties"]["code"]
     problems = {problem.code for problem in errors.Problem.__subclasses__()} - {"validation"}
     conflicts = {conflict.code for conflict in errors.Conflict.__subclasses__()}
@@ -229,7 +229,7 @@ def test_every_code_that_there_is_stands_in_the_document_and_no_other(document: 
     assert shown - field_errors == problems | conflicts
 
 
-def test_an_example_of_a_problem_has_the_status_that_its_code_has(document: dict[str, Any]) -> None:
+def test_problem_examples_have_the_status_of_their_code(document: dict[str, Any]) -> None:
     family = [*errors.Problem.__subclasses__(), *errors.Conflict.__subclasses__()]
     statuses = {problem.code: str(problem.status) for problem in family}
     for path, status, answer in answers(document):
@@ -239,7 +239,7 @@ def test_an_example_of_a_problem_has_the_status_that_its_code_has(document: dict
                 assert statuses[code] == status, path
 
 
-def test_what_a_kind_does_not_have_is_no_event_by_the_document(document: dict[str, Any], api: Api) -> None:
+def test_event_schema_rejects_fields_that_the_kind_lacks(document: dict[str, Any], api: Api) -> None:
     event = validator(document, document["components"]["schemas"]["NewEvent"])
     for sample in api.app_state.catalogue.samples.values():
         good = sample["event"]
@@ -250,7 +250,7 @@ def test_what_a_kind_does_not_have_is_no_event_by_the_document(document: dict[st
         assert not event.is_valid({**good, "notify": {}})
 
 
-def test_schemas_are_such_that_generators_lose_nothing(document: dict[str, Any]) -> None:
+def test_schemas_lose_nothing_in_client_generators(document: dict[str, Any]) -> None:
     names = list(document["components"]["schemas"])
     assert all(re.fullmatch(r"[A-Za-z0-9]+", name) for name in names)
     assert len({name.lower() for name in names}) == len(names)
@@ -269,7 +269,7 @@ def test_schemas_are_such_that_generators_lose_nothing(document: dict[str, Any])
     assert "required" not in document["components"]["schemas"]["Notify"]
 
 
-def test_the_document_begins_with_what_a_back_end_does(document: dict[str, Any]) -> None:
+def test_openapi_document_starts_with_service_operations(document: dict[str, Any]) -> None:
     tags = [tag["name"] for tag in document["tags"]]
     assert tags[:2] == ["events", "directory"]
     assert next(iter(document["paths"])) == "/events"
@@ -277,7 +277,7 @@ def test_the_document_begins_with_what_a_back_end_does(document: dict[str, Any])
     assert all(f"`{name}`" in posted for name in ("notify", "data", "params", "id", "key", "deliver_at", "about"))
 
 
-def test_every_operation_says_who_may_call_it_and_where(document: dict[str, Any]) -> None:
+def test_every_operation_documents_its_token_and_server(document: dict[str, Any]) -> None:
     for _, path, operation in operations(document):
         wanted = re.search(
             r"Needs (?:a user's token|a service's token with the scope `[a-z]+:?[a-z]*`|no token)",
@@ -290,7 +290,7 @@ def test_every_operation_says_who_may_call_it_and_where(document: dict[str, Any]
     assert is_open == {"healthz", "readyz"}
 
 
-def test_names_of_an_operators_kinds_clash_with_no_other_schema(tmp_path: Path) -> None:
+def test_custom_kind_names_clash_with_no_schema(tmp_path: Path) -> None:
     entry = '[{}]\ntitle = "T"\ngroup = "cases"\nsays = "S"\n'
     (tmp_path / "kinds.toml").write_text("".join(map(entry.format, ("new", "old", "pushed"))))
     made = document_of(build(), Catalogue.load(tmp_path))
@@ -301,7 +301,7 @@ def test_names_of_an_operators_kinds_clash_with_no_other_schema(tmp_path: Path) 
 @pytest.mark.parametrize(
     "form", [{}, {"operations_port": 1}, {"root_path": "/tocsin"}, {"public_url": "https://n.example"}]
 )
-async def test_every_form_of_the_service_describes_what_it_serves(
+async def test_openapi_document_matches_each_configuration(
     url: str, catalogue: Catalogue, form: dict[str, Any]
 ) -> None:
     prefix = form.get("root_path", "")
@@ -316,12 +316,12 @@ async def test_every_form_of_the_service_describes_what_it_serves(
                 assert (await api.call("OPTIONS", f"{prefix}{path}")).status_code != 404, path
 
 
-def test_no_body_has_a_default_which_generators_take_for_a_required_field(document: dict[str, Any]) -> None:
+def test_request_bodies_have_no_defaults(document: dict[str, Any]) -> None:
     bodies = [operation["requestBody"] for _, _, operation in operations(document) if "requestBody" in operation]
     assert not [found for found in below(document, bodies) if "default" in found]
 
 
-def test_an_operators_own_kinds_are_described_like_ours(tmp_path: Path) -> None:
+def test_custom_kinds_are_described_like_builtin_kinds(tmp_path: Path) -> None:
     (tmp_path / "kinds.toml").write_text(OWN_KINDS)
     made = document_of(build(), Catalogue.load(tmp_path))
     assert [error.message for error in OPENAPI_31_VALIDATOR.iter_errors(made)] == []
@@ -348,7 +348,7 @@ group = "orders"
 """
 
 
-def test_a_push_to_a_browser_is_small_enough(document: dict[str, Any]) -> None:
+def test_web_push_examples_are_small_enough_for_push_services(document: dict[str, Any]) -> None:
     content = document["webhooks"]["web_push"]["post"]["requestBody"]["content"][JSON]
     assert all(len(json.dumps(example["value"])) <= 3000 for example in content["examples"].values())
 
@@ -386,7 +386,7 @@ class Tour:
             validator(self.document, described["content"][JSON]["schema"]).validate(answer.json())
 
 
-async def test_every_answer_is_what_the_document_says_on_a_tour_through_all_of_them(
+async def test_every_response_matches_the_openapi_document(
     document: dict[str, Any], api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tocsin.api.imports.MAX_IMPORT_BYTES", MAX_BODY_BYTES)
@@ -609,14 +609,14 @@ async def tour_of_refusals(tour: Tour) -> None:
             await tour.call(415, name, token, content=b"{}", headers={"Content-Type": "text/plain"}, **more)
 
 
-def test_every_kinds_data_and_params_have_a_schema_that_its_sample_fits(document: dict[str, Any], api: Api) -> None:
+def test_every_kind_has_a_schema_that_its_sample_fits(document: dict[str, Any], api: Api) -> None:
     for name, sample in api.app_state.catalogue.samples.items():
         for part in ("data", "params"):
             schema = document["components"]["schemas"][f"{names_of(api.app_state.catalogue)[name]}{part.capitalize()}"]
             validator(document, schema).validate(sample["event"].get(part, {}))
 
 
-async def test_a_parameter_is_described_for_every_one_that_is_read(document: dict[str, Any]) -> None:
+async def test_every_parameter_that_is_read_is_documented(document: dict[str, Any]) -> None:
     read = {
         ("/notifications", "get"): {"show", "page", "per_page", "cursor"},
         ("/notifications/changes", "get"): {"since"},
@@ -638,7 +638,7 @@ async def test_a_parameter_is_described_for_every_one_that_is_read(document: dic
         assert named == read.get((path, method.lower()), set()), path
 
 
-async def test_the_page_that_shows_it_loads_nothing_from_elsewhere(api: Api) -> None:
+async def test_api_reference_page_loads_nothing_from_other_hosts(api: Api) -> None:
     page = await api.call("GET", "/docs")
     assert page.status_code == 200
     assert page.headers["content-type"] == "text/html; charset=utf-8"

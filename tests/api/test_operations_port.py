@@ -13,7 +13,7 @@ from tocsin.auth.minting import mint_service
 pytestmark = pytest.mark.processes
 
 
-async def test_a_port_of_its_own_takes_metrics_from_the_main_one_and_every_process_has_it() -> None:
+async def test_operations_port_serves_metrics_of_every_process() -> None:
     ports = free_port(), free_port()
     service_port, worker_port = ({"TOCSIN_OPERATIONS_PORT": str(port)} for port in ports)
     async with (

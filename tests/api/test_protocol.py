@@ -27,13 +27,13 @@ class TestWire:
             b"GET /healthz\r\n\r\n",
         ],
     )
-    async def test_what_is_no_http_is_answered_in_the_one_form(self, idle: Api, sent: bytes) -> None:
+    async def test_invalid_http_is_answered_with_a_problem(self, idle: Api, sent: bytes) -> None:
         async with listening(idle) as port:
             answer = await exchanged(port, sent)
         assert codes_of(answer) == (400, [("malformed", None)])
         assert sealed(answer)
 
-    async def test_a_head_is_bounded_whether_it_ends_or_not(self, idle: Api) -> None:
+    async def test_request_head_size_is_limited(self, idle: Api) -> None:
         line = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
         async with listening(idle) as port:
             large, endless = b"X: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n", b"X: " + b"x" * MAX_HEAD_BYTES
@@ -44,7 +44,7 @@ class TestWire:
                 assert str(MAX_HEAD_BYTES) in answer.text
             assert (await exchanged(port, line + large[:3] + large[203:])).status_code == 200
 
-    async def test_a_large_body_is_no_large_head(self, idle: Api) -> None:
+    async def test_large_body_does_not_count_to_the_head(self, idle: Api) -> None:
         token = mint_service(SECRET, "crm", ["events:write"], HOUR)
         head = f"POST /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n"
         body = json.dumps({"type": "x" * 200_000}).encode()

@@ -132,7 +132,7 @@ async def call(api: Api, method: str, path: str, caller: str, body: Any) -> http
 
 
 @pytest.mark.parametrize("name", BODIES)
-async def test_faults_without_number_hold_nobody_up_and_are_answered_briefly(idle: Api, name: str) -> None:
+async def test_countless_errors_are_reported_briefly_without_delaying_others(idle: Api, name: str) -> None:
     await idle.people(1)
     method, path, caller, text = BODIES[name]
     body = text.encode()
@@ -153,7 +153,7 @@ async def test_faults_without_number_hold_nobody_up_and_are_answered_briefly(idl
     assert peak < 16 * max(len(body), MIB)
 
 
-async def test_the_first_100_faults_are_told_in_order_and_how_many_others_there_are(idle: Api) -> None:
+async def test_first_100_errors_are_listed_and_the_others_counted(idle: Api) -> None:
     await idle.people(1)
     body: dict[str, Any] = {"message": "x", "notify": {"users": [0] * 250}}
     answer = (await call(idle, "POST", "/notifications", USER, body)).json()
@@ -168,7 +168,7 @@ async def test_the_first_100_faults_are_told_in_order_and_how_many_others_there_
     assert (len(answer["errors"]), answer["more"], answer["errors"][99]["field"]) == (100, 100, "users.99")
 
 
-async def test_the_faults_of_a_batch_are_told_from_its_first_wrong_events_and_all_are_counted(idle: Api) -> None:
+async def test_batch_lists_errors_of_first_invalid_events_and_counts_all(idle: Api) -> None:
     await idle.people(1)
     one = json.loads(event('{"users": [1, 98, 99]}', '{"user": 1, "a": 1, "b": 2}'))
     right = json.loads(event('{"users": [1]}'))
@@ -180,7 +180,7 @@ async def test_the_faults_of_a_batch_are_told_from_its_first_wrong_events_and_al
     assert answer["more"] == 140
 
 
-async def test_recipients_and_those_excepted_are_10_000_together(idle: Api) -> None:
+async def test_recipients_and_exceptions_are_limited_to_10000_together(idle: Api) -> None:
     await idle.people(1)
     for notify in ({"users": [1] * 5_000, "except": [2] * 5_001}, {"users": [1] * 5_000, "teams": [2] * 5_001}):
         posted = {"type": "custom", "data": {"user": 1}, "params": {"body": "x"}, "notify": notify}
@@ -188,7 +188,7 @@ async def test_recipients_and_those_excepted_are_10_000_together(idle: Api) -> N
         assert [error["code"] for error in answer.json()["errors"]] == ["validation.array_between"]
 
 
-async def test_a_user_leaves_nobody_out_and_skips_nobody(idle: Api) -> None:
+async def test_user_cannot_set_except_or_unknown(idle: Api) -> None:
     await idle.people(1, 2)
     body: dict[str, Any] = {"message": "x", "notify": {"users": [2], "except": [2], "unknown": "skip"}}
     assert (await call(idle, "POST", "/notifications", USER, body)).status_code == 202

@@ -18,7 +18,7 @@ class TestPrefix:
         async with serving(url, catalogue, root_path="/notify") as api:
             yield api
 
-    async def test_everything_is_served_below_it_and_its_urls_hold_it(self, below: Api) -> None:
+    async def test_root_path_prefixes_every_route_and_url(self, below: Api) -> None:
         await fill(below, "/notify/notifications")
         page = await next_url(below, path="/notify/notifications")
         assert page.startswith(f"{below.http.base_url}/notify/notifications?per_page=1&page=2&cursor=")
@@ -33,7 +33,7 @@ class TestPrefix:
         assert 'href="docs/swagger-ui.css"' in shown.text
         assert (await below.call("GET", "/notify/docs/swagger-ui.css")).status_code == 200
 
-    async def test_nothing_but_the_probes_is_served_without_it(self, below: Api) -> None:
+    async def test_only_probes_are_served_without_the_root_path(self, below: Api) -> None:
         for path in ("/notifications", "/events", "/docs", "/", "/notifynotifications", "/notify", "/Notify/healthz"):
             answer = await below.as_user(1, "GET", path)
             assert codes_of(answer) == (404, [("not_found", None)]), path
@@ -52,6 +52,6 @@ class TestPrefix:
             ("https://crm.example.com/a/", "", "https://crm.example.com/a"),
         ],
     )
-    async def test_the_public_url_holds_it_once(self, public: str, prefix: str, base: str) -> None:
+    async def test_public_url_contains_the_root_path_once(self, public: str, prefix: str, base: str) -> None:
         settings = read_settings({"TOCSIN_PUBLIC_URL": public, "TOCSIN_ROOT_PATH": prefix}, Path("/nonexistent"))
         assert settings.base_url == base

@@ -45,7 +45,7 @@ CALLERS = {  # each with the tags of what its token opens
 
 @pytest.mark.processes
 @pytest.mark.parametrize("caller", CALLERS)
-async def test_it_finds_nothing_that_the_document_does_not_say(api: Api, tmp_path: Path, caller: str) -> None:
+async def test_schemathesis_finds_no_undocumented_response(api: Api, tmp_path: Path, caller: str) -> None:
     await api.people(1, 2, 4)
     await api.team(7, 1, 2)
     batch = {"events": [note(1, 2), *[custom(1, 2)] * 299]}

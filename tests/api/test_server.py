@@ -13,7 +13,7 @@ from tocsin.auth.minting import mint_service
 
 
 @pytest.mark.processes
-async def test_a_stop_loses_nothing_and_is_soon_over_whatever_clients_do() -> None:
+async def test_graceful_shutdown_loses_nothing_and_is_bounded() -> None:
     async with data_folder() as data, Program(data, "serve") as program:
         host, port = program.address
         token = mint_service(SECRET, "crm", ["events:write", "directory:write"], HOUR)

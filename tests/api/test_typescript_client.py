@@ -20,7 +20,7 @@ async def program(tmp_path: Path) -> Path:
 
 
 @pytest.mark.processes
-async def test_a_generated_client_compiles_posts_an_event_and_lists_the_inbox(api: Api, program: Path) -> None:
+async def test_typescript_client_compiles_posts_event_and_lists_inbox(api: Api, program: Path) -> None:
     await api.people(1, 4)
     ids = [await api.post(custom(1, body=f"Hello {number}")) for number in range(4)]
     url, tools = str(api.http.base_url), program / "node_modules/.bin"

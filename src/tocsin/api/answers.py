@@ -202,13 +202,16 @@ class Skipped(AnswerModel):
     teams: list[int]
 
 
+_NONE_SKIPPED = Skipped(users=[], teams=[])
+
+
 class QueuedEvent(AnswerModel):
     """The event is stored."""
 
     queued: bool
     id: Annotated[UUID, Field(description="the notification's id in every inbox")]
     skipped: Skipped = Field(
-        default_factory=lambda: Skipped(users=[], teams=[]),
+        default_factory=lambda: _NONE_SKIPPED,
         description="present where `notify.unknown` is `skip`: the unknown ids",
     )
 

@@ -176,7 +176,8 @@ def _answer(found: Any, status: int) -> Response:
         return found
     if found is None:
         return Response(status_code=status)
-    content = cast("BaseModel", found).model_dump_json(by_alias=True, exclude_unset=True)
+    serializer = cast("BaseModel", found).__pydantic_serializer__  # `model_dump_json` would make a string of the bytes
+    content = serializer.to_json(found, by_alias=True, exclude_unset=True)
     return Response(content, status, media_type="application/json")
 
 

@@ -302,7 +302,9 @@ async def test_an_operator_cancels_any_event_and_what_became_of_it_says_so(
     told = {"state": "cancelled", "recipients": 50, "reason": "cancelled by an operator: console"}
     assert told.items() <= (await state(idle, id_)).items()
     explained = await idle.as_service("GET", f"/events/{id_}/recipients/{many[-1]}")
-    assert explained.json()["why"] == "not delivered: an operator (console) cancelled the event before their turn"
+    assert (
+        explained.json()["why"] == "not delivered: an operator (console) cancelled the event before it reached the user"
+    )
 
 
 async def test_an_operator_cancels_what_a_user_sent_and_is_no_operator_of_what_they_posted(idle: Api) -> None:
@@ -465,7 +467,7 @@ async def test_one_persons_part_in_an_event_is_explained(api: Api) -> None:
     assert (await explained(2))["why"] == "a member of team 7"
     assert (await explained(2))["read_at"] is None
     assert "excludes" in (await explained(3))["why"]
-    assert "their own doing" in (await explained(4))["why"]
+    assert "the user caused the event" in (await explained(4))["why"]
     assert "neither" in (await explained(5))["why"]
     assert "not active" in (await explained(6))["why"]
     for user in ("0", "x", str(2**31)):

@@ -234,6 +234,6 @@ async def test_statements_of_a_delivery_are_not_planned_for_each_event(idle: Api
                 await idle.as_service("POST", "/events", json=custom(1, 2))
             leased = await jobs.claim(database, worker, "direct", 200)
             assert len((await fanout.deliver(database, app_state.catalogue, worker, leased)).events) == count
-        statements = [queries("fanout")["outline"], queries("inbox")["enter"], queries("fanout")["say"]]
+        statements = [queries("fanout")["outline"], queries("inbox")["enter"], queries("fanout")["insert_contents"]]
         plans = "select generic_plans, custom_plans from pg_prepared_statements where statement = any($1)"
         assert [tuple(row) for row in await connection.fetch(plans, statements)] == [(4, 5)] * 3

@@ -116,7 +116,7 @@ async def test_what_is_held_is_not_delivered_where_it_would_be_gone_and_stays_wh
     assert (await state(api, held[1], 10))["state"] == "delivered"
     assert [await unread(api, user) for user in (1, 2)] == [2, 1]
     explained = await api.as_service("GET", f"/events/{held[2]}/recipients/2")
-    assert explained.json()["why"] == "left out: the event excludes them"
+    assert explained.json()["why"] == "left out: the event excludes the user"
 
 
 async def test_what_comes_afterwards_is_unread(api: Api) -> None:

@@ -143,7 +143,7 @@ async def test_what_waits_for_the_former_is_not_told_of_the_next(api: Api) -> No
     await erase(api)
     await put(api)
     explained = await api.as_service("GET", f"/events/{id_}/recipients/{PERSON}")
-    assert explained.json()["why"] == "not for them: the id was another user's when the event was posted"
+    assert explained.json()["why"] == "left out: the id was another user's when the event was posted"
     found = await api.as_service("GET", f"/operations/users/{PERSON}/events", "operations")
     assert found.json()["data"] == []
     own = (await api.as_service("POST", "/events", json=event)).json()["id"]

@@ -1,4 +1,4 @@
-"""The directory: users and teams, as the host application says. Companies are kept apart here."""
+"""The directory: users and teams of the host application. Companies do not see each other's."""
 
 import asyncio
 from collections.abc import Collection, Sequence
@@ -17,7 +17,7 @@ from tocsin.push import deliveries
 from tocsin.validation import among
 
 EVENTS_BATCH_SIZE = 2_000
-"""How many events one transaction of an erasure looks at."""
+"""Events per transaction of an erasure."""
 
 _SQL = queries("directory")
 
@@ -41,7 +41,7 @@ class UnknownRecipients:
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """A team and who is in it now."""
+    """A team and its members."""
 
     id: int
     company_id: int
@@ -68,7 +68,7 @@ async def put_user(database: Database, user: User, company_id: int | None) -> No
 
 
 async def until_tokens_are_good(seconds: float | None) -> None:
-    """Wait until tokens that are issued now open a user who was put: at most a second, whatever the clock says."""
+    """Wait until tokens that are issued now are valid for a new user: at most a second."""
     if seconds:
         await asyncio.sleep(min(seconds, 1))
 
@@ -82,7 +82,7 @@ async def get_user(database: Database, id_: int, company_id: int | None) -> User
 
 
 async def put_team(database: Database, team: Team, company_id: int | None) -> None:
-    """Make or replace a team and its members; raises `Invalid` for members who are not of its company."""
+    """Create or replace a team and its members; raises `Invalid` for members of another company."""
     async with database.transaction() as connection:
         unknown = await unknown_recipients(connection, team.users, [], team.company_id)
         if unknown.users:
@@ -92,7 +92,7 @@ async def put_team(database: Database, team: Team, company_id: int | None) -> No
 
 
 async def put_team_as_it_can_be(connection: Connection, team: Team, company_id: int | None) -> None:
-    """Make or replace a team with those of its members who are there; one of another company is left alone."""
+    """Create or replace a team with those of its members who exist; a team of another company does not change."""
     unknown = await unknown_recipients(connection, team.users, [], team.company_id)
     members = [id_ for id_ in team.users if id_ not in unknown.users]
     await _put_team(connection, replace(team, users=members), company_id)
@@ -112,7 +112,7 @@ async def list_users(database: Database, after: int, company_id: int | None, lim
 
 
 async def list_teams(database: Database, after: int, company_id: int | None, limit: int) -> list[dict[str, Any]]:
-    """Return up to `limit` teams with greater ids than `after`: `id`, `company_id`, `name`, and how many are in it."""
+    """Return up to `limit` teams with greater ids than `after`: `id`, `company_id`, `name` and number of members."""
     return [dict(row) for row in await database.rows(_SQL["teams"], after, company_id, limit)]
 
 
@@ -132,7 +132,7 @@ async def enter(database: Database, team_id: int, user_id: int, company_id: int 
 
 
 async def leave(database: Database, team_id: int, user_id: int, company_id: int | None) -> None:
-    """Take a user out of a team, if they are in it. Raises `NotFound` for the team."""
+    """Remove a user from a team. Raises `NotFound` for the team."""
     async with database.transaction() as connection:
         await _team_company(connection, team_id, company_id)
         await connection.execute(_SQL["leave_one"], team_id, user_id)
@@ -146,18 +146,18 @@ async def erase(database: Database, pubsub: PubSub, id_: int, company_id: int | 
     async with database.transaction() as connection:
         if await connection.fetchval(_SQL["hold_user"], id_, company_id) is None:
             raise NotFound
-        await inbox.lock(connection, [id_])  # deliveries under way end first, and later ones find no head
+        await inbox.lock(connection, [id_])  # running deliveries end first, and later ones find no head
         await connection.execute(_SQL["erase_deliveries"], id_)
         await devices.clear_phones(connection, [id_])
         await devices.detach_all(connection, id_)
         await connection.execute(_SQL["erase"], id_, new_id())
-        await connection.execute(_SQL["next_generation"])  # the last, for all erasures wait here for each other
+        await connection.execute(_SQL["next_generation"])  # last, since all erasures wait here for each other
     for topic in ("bulk", "clear"):
         pubsub.publish(topic)
 
 
 async def finish_erasure(database: Database, worker: UUID, job: Job) -> None:
-    """Take an erased user's id out of the events that reached them, some thousand at a time."""
+    """Remove an erased user's id from the events that reached the user, in batches."""
     last = False
     while not last:
         async with database.transaction() as connection:

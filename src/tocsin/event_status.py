@@ -1,4 +1,4 @@
-"""The status of events: their state, whom they reached, and why a user was or was not notified."""
+"""The status of events: their state, their recipients, and why a user was or was not notified."""
 
 import time
 from datetime import datetime
@@ -13,7 +13,7 @@ from tocsin.pubsub import PubSub, wait
 from tocsin.push import deliveries
 
 SETTLED = frozenset({"delivered", "failed", "cancelled"})
-"""The states that an event stays in."""
+"""The final states of an event."""
 
 WAITING = frozenset({"queued", "later", "held"})
 """The states of a push that is still to be sent."""
@@ -23,7 +23,7 @@ _SQL = queries("event_status")
 
 
 async def state(database: Database, pubsub: PubSub, id_: UUID, reader: Viewer, *, seconds: float = 0) -> dict[str, Any]:
-    """Return what became of an event as soon as that is settled, at the latest after `seconds`; or raise `NotFound`."""
+    """Return the status of an event once it is final, at the latest after `seconds`. Raises `NotFound`."""
     end = time.monotonic() + seconds
     while True:
         wakeup = pubsub.listen_for("settled")
@@ -55,7 +55,7 @@ async def is_there(database: Database, id_: UUID, reader: Viewer) -> bool:
 
 
 async def explain(database: Database, id_: UUID, user_id: int, reader: Viewer) -> dict[str, Any]:
-    """Return whether and why one person was a recipient of an event, and what became of it; or raise `NotFound`."""
+    """Return whether and why a user was a recipient of an event, and the result. Raises `NotFound`."""
     row = await database.row(_SQL["person"], id_, user_id, reader.service, reader.company_id)
     if row is None:
         raise NotFound
@@ -76,7 +76,7 @@ async def explain(database: Database, id_: UUID, user_id: int, reader: Viewer) -
 async def customs(
     database: Database, before: datetime, limit: int, company_id: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return up to `limit` custom notifications, the latest before a moment first: who sent them, and to how many."""
+    """Return up to `limit` custom notifications before a time, the latest first, with senders and counts."""
     return [
         {
             "id": str(row["id"]),
@@ -91,8 +91,8 @@ async def customs(
 
 
 def _device_status(row: Record) -> dict[str, Any]:
-    """Say what was decided about one device, and what its provider answered."""
-    words = "waits for its turn" if row["state"] == "queued" else row["reason"]
+    """Return the state of the push to one device, and the reason."""
+    words = "queued" if row["state"] == "queued" else row["reason"]
     if row["stopped_at"] and row["state"] in WAITING:
         stopped = f"{row['lane']} has stopped since {time_of(row['stopped_at'])} UTC: {row['lane_reason']}"
         words = stopped if row["state"] == "queued" else f"{words}; {stopped}"
@@ -112,14 +112,14 @@ def _why(row: Record) -> str:
     if row["created_at"]:
         return "named" if not row["team_id"] else f"a member of team {row['team_id']}"
     if row["is_excepted"]:
-        return "left out: the event excludes them"
+        return "left out: the event excludes the user"
     if not row["is_known"]:
         return "there is no such user in the directory"
     if row["member_of"] is None and (not row["is_named"] or row["is_successor"]):
-        former = "not for them: the id was another user's when the event was posted"
+        former = "left out: the id was another user's when the event was posted"
         return former if row["is_named"] else "neither named nor in one of its teams"
     if not row["is_named"] and row["is_actor"]:
-        return "left out: it was their own doing"
+        return "left out: the user caused the event"
     return _why_not_yet(row)
 
 
@@ -127,11 +127,11 @@ def _why_not_yet(row: Record) -> str:
     if row["pending"]:
         return f"not delivered yet: due at {time_of(row['due_at'])}"
     if row["operator"]:
-        return f"not delivered: an operator ({row['operator']}) cancelled the event before their turn"
+        return f"not delivered: an operator ({row['operator']}) cancelled the event before it reached the user"
     if row["cancelled"]:
-        return "not delivered: the event was cancelled before their turn"
+        return "not delivered: the event was cancelled before it reached the user"
     if row["reason"]:
         return f"not delivered: {row['reason']}"
     if not row["active"]:
-        return "dropped: not active when it was delivered"
-    return "not told: they joined after it was delivered"
+        return "dropped: the user was not active at the time of delivery"
+    return "not delivered: the user joined after the delivery"

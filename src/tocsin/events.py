@@ -25,13 +25,13 @@ from tocsin.pubsub import PubSub
 from tocsin.validation import reported_count, under, up_to_limit
 
 BATCH_SIZE = 200
-"""How many events that are posted one by one share a transaction at most."""
+"""Maximum events, posted one by one, per transaction."""
 
 MAX_IDS_PER_BATCH = 20_000
-"""Ids that the events of one such transaction name together; one event that names more has it for itself."""
+"""Maximum ids that the events of such a transaction name together. An event that names more is stored by itself."""
 
 ANY_COMPANY = 0
-"""What stands for the company of a service that is bound to none, where a key needs a value."""
+"""The company in the keys of a service that is not bound to a company."""
 
 Users = Mapping[tuple[int | None, int], Mapping[str, Any]]
 """User objects of notifications, by the company of the caller and the user's id."""
@@ -63,18 +63,18 @@ class Draft:
 
     @property
     def named(self) -> int:
-        """How many ids it names."""
+        """The number of ids that it names."""
         return len(self.users) + len(self.teams) + len(self.excepted)
 
     @property
     def cost(self) -> int:
-        """How many people its delivery looks up: of each team, as many as a job reaches, and those who are excepted."""
+        """Maximum users that its delivery looks up: of each team, as many as a job reaches and the excepted ones."""
         return 1 + len(self.users) + len(self.excepted) + len(self.teams) * (DIRECT_MAX_RECIPIENTS + len(self.excepted))
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """An event that is on disk: its id, the unknown recipients that it skips, and whether it was there before."""
+    """An event that is on disk: its id, the unknown recipients that it skips, and whether it was posted before."""
 
     id: UUID
     skipped_users: Sequence[int] = ()
@@ -83,7 +83,7 @@ class Accepted:
 
 
 Outcome = Accepted | Problem
-"""What comes of an event that is posted."""
+"""The outcome of an event that is posted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,14 +95,14 @@ class Waiting:
     outcome: asyncio.Future[Outcome]
 
     def fail(self, error: Exception) -> None:
-        """Let the caller raise an error, unless the event has its outcome."""
+        """Raise an error in the caller, unless the event has an outcome."""
         if not self.outcome.done():
             self.outcome.set_exception(error)
 
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """Who asks about events: a service sees its own, one bound to a company those posted for it; None sees all."""
+    """A caller that reads events: it sees those of a service and of a company, or of all where None."""
 
     service: str | None = None
     company_id: int | None = None
@@ -154,7 +154,7 @@ class Intake:
         return accepted
 
     async def _store_batch(self, batch: Sequence[Waiting]) -> None:
-        """Store these together; an event that fails, or waits for a lock, fails by itself, and an outage fails all."""
+        """Store these together. An event that fails, or waits for a lock, fails alone; an outage fails all."""
 
         async def failed(waiting: Waiting, error: Exception) -> None:
             waiting.fail(error)
@@ -201,7 +201,7 @@ async def cancel(database: Database, pubsub: PubSub, id_: UUID, owner: Viewer, o
 
 
 async def cancel_by_key(database: Database, pubsub: PubSub, key: str, owner: Viewer) -> None:
-    """Stop the event that a service's key names; raises like `cancel`."""
+    """Cancel the event that a service's key names; raises like `cancel`."""
     async with database.transaction() as connection:
         id_ = await connection.fetchval(_SQL["key"], owner.service, owner.company_id or ANY_COMPANY, key)
         if id_ is None:
@@ -211,7 +211,7 @@ async def cancel_by_key(database: Database, pubsub: PubSub, key: str, owner: Vie
 
 
 async def stop(connection: Connection, ids: Sequence[UUID]) -> None:
-    """Stop those of these events that are not delivered to the end yet."""
+    """Cancel those of these events that are not completely delivered."""
     await connection.execute(_SQL["replace"], ids, [None] * len(ids))
 
 

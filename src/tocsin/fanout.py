@@ -1,7 +1,7 @@
-"""Fan-out: an event becomes an entry in the inbox of everyone concerned.
+"""Fan-out: an event becomes an entry in the inbox of each recipient.
 
-A chunk is one transaction: the job's step, the heads, the entries, who got them, and what they say. So a chunk is
-there wholly or not at all, and once.
+A chunk is one transaction: the progress of the job, the heads, the entries, the recipients and the content. So a chunk
+is delivered exactly once, completely or not at all.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -16,7 +16,7 @@ from tocsin.jobs import DIRECT_MAX_RECIPIENTS, Job, Queue
 from tocsin.notifications import body_of
 
 BULK_CHUNK_SIZE = 10_000
-"""How many people one transaction of the bulk lane reaches at most."""
+"""Maximum recipients per transaction of the bulk queue."""
 
 DIRECT_MAX_IDS = 1_000
 """An event that names more users and teams than this goes to the bulk queue too, even if it reaches few: looking them
@@ -33,7 +33,7 @@ class Undeliverable(Exception):  # noqa: N818 - a fact about an event
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What was delivered: the events to the end, and whose inboxes something came into."""
+    """What was delivered: the events that are complete, and the users who received something."""
 
     events: Sequence[UUID]
     user_ids: Collection[int]
@@ -41,7 +41,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Pushes:
-    """Where pushes go: the lanes that there are, and how to say that there is something for them."""
+    """The lanes of pushes, and the function that wakes their dispatcher."""
 
     lanes: Sequence[str]
     publish: Callable[[], object]
@@ -52,9 +52,9 @@ async def deliver(
 ) -> Done:
     """Deliver the next chunk of each job's event, in their order.
 
-    What is entered in an inbox is to be pushed to the devices that `pushes` leads to. In the direct lane an event
-    that reaches many people is only handed on to the bulk lane, and what follows it in its batch is handed back. Raises
-    `Undeliverable` where an event can't be rendered and `Lost` where a job is no longer ours; nothing is done then.
+    Queues pushes to the devices in the lanes of `pushes`. An event in the direct queue that reaches many users is only
+    moved to the bulk queue, and the jobs that follow it in its batch are released. Raises `Undeliverable` if an event
+    cannot be rendered, and `Lost` if another worker has a job; nothing is delivered then.
     """
     lane: Queue = leased[0].lane
     limit, most_named = (_chunk(leased), EVERYONE) if lane == "bulk" else (DIRECT_MAX_RECIPIENTS + 1, DIRECT_MAX_IDS)
@@ -86,12 +86,12 @@ async def behind_locks(database: Database, leased: Sequence[Job]) -> list[Job]:
 
 
 def _chunk(leased: Sequence[Job]) -> int:
-    """Return how many people a chunk reaches: half as many after each try that failed, which may have been too much."""
+    """Return the recipients per chunk: half as many after each failure, in case the chunk was too large."""
     return BULK_CHUNK_SIZE >> min(max(job.attempts for job in leased) - 1, 6)
 
 
 async def _waiting(database: Database, leased: Sequence[Job], many: Collection[UUID]) -> set[UUID]:
-    """Return the jobs whose turn in their batch has not come: one that takes long goes before all that follow it."""
+    """Return the jobs that wait for an earlier job of their batch. A large event delays all that follow it."""
     waiting = await jobs.out_of_turn(database, leased)
     taking_long: set[UUID] = set()
     for job in leased:
@@ -127,16 +127,16 @@ async def _enter(  # noqa: PLR0913, PLR0917 - all that a chunk is
         is_bulk=lane == "bulk",
     )
     said = [
-        (event["id"], language, _say(catalogue, event, language))
+        (event["id"], language, _rendered(catalogue, event, language))
         for event in entered
         for language in event["languages"]
     ]
     if said:
-        await connection.execute(_SQL["say"], *map(list, zip(*said, strict=True)))
+        await connection.execute(_SQL["insert_contents"], *map(list, zip(*said, strict=True)))
     return entered
 
 
-def _say(catalogue: Catalogue, event: Record, language: str) -> str:
+def _rendered(catalogue: Catalogue, event: Record, language: str) -> str:
     try:
         return body_of(catalogue, dict(event), language)
     except LookupError as error:

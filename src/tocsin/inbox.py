@@ -1,4 +1,4 @@
-"""The inbox of one user: pages of it, and what its owner does with it.
+"""Inboxes: their pages, changes and marks. This module alone writes heads, entries and changes.
 
 Every change first takes the lock of the inbox's head, so that changes and deliveries of one inbox happen one after
 the other, in the order of their positions.
@@ -22,16 +22,16 @@ from tocsin.errors import Invalid, Missing, NotFound, Unauthenticated
 from tocsin.validation import field_error
 
 NEWEST = 2**63 - 1
-"""A position above all that there will be."""
+"""A position above all others."""
 
 OLDEST = -(2**62)
-"""A position below all; those of imported history are 0 and less."""
+"""A position below all others. Imported history has positions of 0 and less."""
 
 MAX_CHANGES = 500
 """Maximum changes per answer."""
 
 Change = Literal["read", "deleted", "rewritten"]
-"""What is done to entries of several inboxes at once."""
+"""A change of entries in several inboxes."""
 
 _CURSOR = re.compile(r"([0-9a-f]{1,15})-([0-9]{1,18})")
 _SQL = queries("inbox")
@@ -64,7 +64,7 @@ class Changes:
 
 
 class Entry(NamedTuple):
-    """One thing that happened: `notification`, `read`, `unread` or `deleted`, and what, as JSON."""
+    """One change: `notification`, `read`, `unread` or `deleted`, and its JSON."""
 
     position: int
     event: str
@@ -88,7 +88,7 @@ class InboxChanges:
 
     @property
     def cursor(self) -> str:
-        """The mark of all that happened."""
+        """The cursor after all changes."""
         return cursor_of(self.made, self.at)
 
     def admits(self, issued: float | None) -> bool:
@@ -174,7 +174,7 @@ async def changes_since(
 
 
 async def heads(database: Database, user_ids: Sequence[int]) -> dict[int, tuple[int, int, int]]:
-    """Return of each of these inboxes when it was made, its position and how much is unread."""
+    """Return for each of these inboxes when it was created, its position and its unread count."""
     rows = await database.rows(_SQL["heads"], user_ids)
     return {row["user_id"]: (_micros(row["made_at"]), row["at"], row["unread"]) for row in rows}
 
@@ -188,7 +188,7 @@ async def skip(database: Database, user_id: int, *, unread: bool, count: int) ->
 
 
 async def one(database: Database, user_id: int, id_: UUID) -> str:
-    """Return one notification as JSON; raises `NotFound`, or `Missing` where its owner deleted it."""
+    """Return one notification as JSON. Raises `NotFound`, or `Missing` if the user deleted it."""
     row = await database.row(_SQL["one"], user_id, id_)
     if row is None:
         raise NotFound
@@ -199,7 +199,7 @@ async def one(database: Database, user_id: int, id_: UUID) -> str:
 
 
 async def links(database: Database, catalogue: Catalogue, user_id: int, ids: Sequence[UUID]) -> dict[str, str | None]:
-    """Return where notifications of a caller lead, by their ids: none where there is none; others' are left out."""
+    """Return the links of a caller's notifications by their ids, None for those without a link."""
     found: dict[str, str | None] = {}
     for row in await database.rows(_SQL["links"], user_id, ids):
         kind = catalogue.kinds.get(row["kind"])
@@ -227,7 +227,7 @@ async def unread(database: Database, user_id: int, id_: UUID) -> None:
 
 
 async def delete(database: Database, user_id: int, id_: UUID) -> None:
-    """Take one notification out of the inbox for good; again is no error. Raises `NotFound`."""
+    """Delete one notification; to delete it again is no error. Raises `NotFound`."""
     async with database.transaction() as connection:
         await _lock(connection, user_id)
         if not await connection.fetchval(_SQL["delete_one"], user_id, id_):
@@ -249,7 +249,7 @@ async def read_all(database: Database, user_id: int, up_to: UUID | None = None) 
 
 
 async def read_some(database: Database, user_id: int, ids: Sequence[UUID]) -> None:
-    """Mark these as read; those that are not in the inbox are passed over."""
+    """Mark these as read; those that are not in the inbox are ignored."""
     async with database.transaction() as connection:
         await _lock(connection, user_id)
         await mark(connection, [(id_, user_id) for id_ in ids], "read")
@@ -346,12 +346,12 @@ async def _refusal(database: Database, user: UserCaller) -> Unauthenticated:
 
 
 def cursor_of(made: int, position: int) -> str:
-    """Return the mark of an inbox at a position."""
+    """Return the cursor of an inbox at a position."""
     return f"{made:x}-{position}"
 
 
 def position_in(cursor: str) -> tuple[int, int]:
-    """Return which inbox a mark is of, and the position; of none where it is no mark."""
+    """Return the inbox and the position of a cursor; zeros for an invalid one."""
     found = _CURSOR.fullmatch(cursor)
     return (int(found[1], 16), int(found[2])) if found else (0, 0)
 

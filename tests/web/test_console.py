@@ -69,7 +69,7 @@ class TestCalls:
         found = await ask(api, "/operations/users/1/events")
         told = [(event["event_id"], event["recipient"], event["why"]) for event in found["data"]]
         assert told == [
-            (excepted, False, "left out: the event excludes them"),
+            (excepted, False, "left out: the event excludes the user"),
             (deleted, True, "named"),
             (came, True, "named"),
         ]

@@ -381,7 +381,7 @@ where d.event_id = $1 and d.user_id = $2
 order by d.made_at, d.device_id
 
 -- name: dead
--- Dead letters among the deliveries, the latest first; of one company, those among the last 10,000.
+-- Dead letters among the deliveries, the latest first; for a company, its own among the latest 10,000.
 select event_id, device_id, user_id, lane, attempts, reason, settled_at
 from (
     select *

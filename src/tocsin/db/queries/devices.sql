@@ -29,11 +29,11 @@ where d.type <> 'Web'
   and ($2::text is null or d.token = device_key($2) or (d.token = lower($2) and d.provider = 'apns'))
 
 -- name: in_order
--- Tokens in the order in which devices are locked.
+-- Sort tokens in the order in which devices are locked.
 select token from unnest($1::text[]) as given (token) order by device_key(token) collate "C"
 
 -- name: detach
--- Apple's tokens are the same in upper and lower case.
+-- APNs tokens are not case-sensitive.
 delete from devices where user_id = $1 and (token = device_key($2) or (token = lower($2) and provider = 'apns'))
 
 -- name: detach_all
@@ -41,8 +41,8 @@ delete from devices
 where token = any(array(select token from devices where user_id = $1 order by token collate "C" for update))
 
 -- name: hold_owner
--- One registration of a user at a time, so that the limit holds. The user's row, which an erasure takes first too, and
--- not the head, which deliveries need.
+-- Lock the user, so that registrations run one at a time and the limit holds. It is the user's row, which an erasure locks
+-- first too, and not the head, which deliveries lock.
 select id from users where id = $1 for no key update
 
 -- name: is_active
@@ -74,7 +74,7 @@ order by registered_at desc, token
 select id from users where id = $1 and ($2::int is null or company_id = $2)
 
 -- name: by_ending
--- Devices whose token ends like this, with their owners; Apple's are the same in upper and lower case.
+-- Devices by the last characters of their token, with their owners. APNs tokens are not case-sensitive.
 select d.user_id, d.type, d.environment, d.app, d.lane, right(d.token, 6) as token_ending, d.registered_at,
        d.last_delivered_at
 from devices d

@@ -1,4 +1,4 @@
--- The directory: users, teams and who is in them.
+-- The directory: users, teams and their members.
 
 -- name: put_user
 -- Tells, too, whether they lived by another clock, whether they were active and are not any more, and for how many
@@ -40,7 +40,7 @@ head as (
     returning tokens_from
 ),
 moved as (
-    -- who changes the company leaves the teams of the old one
+    -- a user who changes the company leaves the teams of the old one
     delete from members m
     using put, teams t
     where m.user_id = put.id and t.id = m.team_id and t.company_id <> put.company_id
@@ -115,7 +115,7 @@ delete from teams where id = $1 and ($2::int is null or company_id = $2) returni
 select id from users where id = $1 and ($2::int is null or company_id = $2) for update
 
 -- name: erase_deliveries
--- Before the devices, as those who settle them do.
+-- Lock deliveries before devices, as the dispatcher does.
 delete from deliveries
 where (event_id, device_id) in (
     select event_id, device_id from deliveries where user_id = $1 order by event_id, device_id for update
@@ -148,16 +148,16 @@ erasure as (
 insert into jobs (id, task, lane) values ($2, 'erase', 'bulk')
 
 -- name: next_generation
--- Whoever gets the id from here on is somebody else for all that was accepted until now.
+-- A user who gets the id from now on is not a recipient of events that were accepted before.
 insert into generations as g (id, current) values (1, 1) on conflict (id) do update set current = g.current + 1
 
 -- name: erasure
 select user_id, event_ids[1:$2] as event_ids, cardinality(event_ids) <= $2 as last from erasures where id = $1
 
 -- name: mask
--- Of these events, the person's id goes; what nobody but them was told goes altogether.
+-- Remove the user's id from these events; delete the words of events that no other user received.
 with chunk as materialized (
-    -- the one that they can be in: whom it reached follow `after_user`
+    -- the only chunk that the user can be in: its ids are greater than `after_user`
     select of.event_id, last.after_user
     from unnest($2::uuid[]) as of (event_id)
     cross join lateral (

@@ -30,7 +30,7 @@ where c.event_id = $1
   and (select i.read_at is not null from inbox i where i.user_id = got.user_id and i.event_id = c.event_id)
 
 -- name: person
--- One person of an event: whether they are named or left out, by which of its teams they would be, what became of it.
+-- One user of an event: whether the event names or excepts the user, by which team the user is a recipient, and the result.
 select e.actor = $2 as is_actor, $2 = any(e.excepted) as is_excepted, $2 = any(e.users) as is_named,
        j.id is not null as pending, j.due_at, c.event_id is not null as cancelled, c.operator, d.reason,
        (
@@ -56,8 +56,9 @@ left join inbox i on i.user_id = $2 and i.event_id = e.id
 where e.id = $1 and ($3::text is null or e.service = $3) and ($4::int is null or e.company_id = $4)
 
 -- name: customs
--- Custom notifications, the latest before a moment first, of all or of one company: who sent them, by the names of then,
--- since somebody else may have the id now, and how many they were for and reached. Each way has an index of its own, and only one of them is gone.
+-- Custom notifications before a time, the latest first, of all companies or of one: the sender, by the name at that time,
+-- since another user may have the id now, and the number of recipients. Each of the two lists has its index, and only one
+-- is read.
 with latest as (
     (
         select id, accepted_at, service, actor, data, users, teams

@@ -70,7 +70,7 @@ from events
 where id = any($1::uuid[])
 
 -- name: hold_keys
--- Lock these keys, in their order, and return which event each names until now, if any.
+-- Lock these keys, in their order, and return the event that each of them names. A new key names its event in $4.
 insert into event_keys (service, company_id, key, event_id)
 select $1, $2, k.key, k.event_id
 from unnest($3::text[], $4::uuid[]) as k (key, event_id)
@@ -85,7 +85,7 @@ from unnest($3::text[], $4::uuid[]) as k (key, event_id)
 where e.service = $1 and e.company_id = $2 and e.key = k.key
 
 -- name: replace
--- Stop those that are not delivered yet, each for the event that takes its place.
+-- Cancel those of these events that are not delivered, each in favour of the event that replaces it.
 with stopped as (
     delete from jobs j
     using unnest($1::uuid[], $2::uuid[]) as r (old, new)

@@ -7,7 +7,7 @@ join heads h on h.user_id = u.id
 where u.id = $1 and ($2::int is null or u.company_id = $2)
 
 -- name: devices
--- A person's devices, each with the state of its lane, and its last push among the person's last 200.
+-- The devices of a user, each with the state of its lane and its last push, if that is among the user's last 200.
 with last as materialized (
     select device_id, made_at, state, reason from deliveries where user_id = $1 order by made_at desc limit 200
 )
@@ -24,8 +24,8 @@ order by d.registered_at desc
 select accepted_at from events where accepted_at >= $1 order by accepted_at desc offset $2::bigint limit 1
 
 -- name: events
--- Events since a moment that concern a person, the latest first: what came into their inbox, and among the last events
--- of all those that name them, leave them out, or are for a team that they are in now.
+-- Events since a time that concern a user, the latest first: those in the inbox, and of the latest events of all those
+-- that name the user, except the user, or name a team that the user is a member of now.
 with mine as materialized (
     select array_agg(team_id) as teams from members where user_id = $1
 ),
@@ -77,7 +77,7 @@ order by e.accepted_at desc
 limit $4
 
 -- name: find
--- Users whose whole name, last name or e-mail address begins with these words; of each, the first $4 are looked at.
+-- Users whose whole name, last name or e-mail address begins with a text; the first $4 of each index are read.
 with found as (
     (
         select id from users

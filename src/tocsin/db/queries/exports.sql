@@ -1,7 +1,7 @@
 -- Exports: everything, a thousand lines at a time, in the format of imports.
 
 -- name: users
--- All columns but those that are not the host application's.
+-- The columns that come from the host application.
 select u.id as last,
        jsonb_build_object(
            'user', to_jsonb(u) - 'moved_at' || jsonb_build_object('locale', h.locale, 'active', h.active)
@@ -24,7 +24,7 @@ order by t.id
 limit 1000
 
 -- name: devices
--- All of some users.
+-- The devices of the next users.
 with person as materialized (
     select id from users where id > $1 and ($2::int is null or company_id = $2) order by id limit 1000
 )

@@ -1,4 +1,4 @@
--- Fan-out: from an event to the inboxes.
+-- Fan-out: the recipients of events, and the content of notifications.
 
 -- name: outline
 -- The next chunk of each event: how many users it reaches, at most $3, and the last of them. An event that names more than
@@ -41,8 +41,8 @@ cross join lateral (
 order by p.ordinal
 
 -- name: behind_locks
--- Of these events, those that concern somebody whose head another session holds: of at most 100 such heads. Members of a
--- team are looked at up to $2; an event that names more than $3 ids enters no inbox in this lane.
+-- Those of these events with a recipient whose head another session has locked, for at most 100 such heads. At most $2
+-- members of a team are looked up. An event that names more than $3 ids is left out: the direct queue does not deliver it.
 with reached as materialized (
     select e.id as event_id, named.user_id
     from unnest($1::uuid[]) as asked (event_id)
@@ -71,7 +71,7 @@ held as materialized (
 )
 select distinct event_id from reached where user_id = any(array(select user_id from held))
 
--- name: say
+-- name: insert_contents
 insert into contents (event_id, language, body)
 select * from unnest($1::uuid[], $2::text[], $3::text[])
 on conflict do nothing

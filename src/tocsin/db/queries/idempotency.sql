@@ -1,4 +1,4 @@
--- Idempotency keys: what was answered to a POST request, for a day.
+-- Idempotency keys: the answers to POST requests, kept for a day.
 
 -- name: begin
 -- Take a key. If another transaction has just taken it, this waits for its end. A key that is a day old is free, and so is

@@ -22,7 +22,7 @@ delete from imports where id = $1
 -- name: unknown
 -- The lines that name a user who is neither in the directory nor in the import, or is of another company, or an event of
 -- another company than that of the caller.
--- The body of a team is read once, and each of its members looked up by itself.
+-- The body of a team is read once, and each member is looked up by key.
 with team as materialized (
     select number, (body::json ->> 'id')::int as id, (body::json ->> 'company_id')::int as company_id,
            body::json -> 'users' as members
@@ -167,7 +167,7 @@ select (select count(*) from line) as count,
        array(select id from before where is_retired and coalesce(id in (select id from put), false)) as retired
 
 -- name: team
--- The next team.
+-- Take the next team.
 delete from import_lines
 where ctid = any(array(
     select ctid from import_lines
@@ -190,7 +190,7 @@ line as (
     delete from import_lines where ctid = any(array(select place from next)) returning number
 ),
 owner as materialized (
-    -- locked before any device, as an erasure does
+    -- users are locked before devices, as by an erasure
     select id
     from users
     where id = any(array(select user_id from next)) and ($2::int is null or company_id = $2)

@@ -1,9 +1,9 @@
--- The inbox of one user.
+-- Inboxes: pages, changes, marks and deliveries. The only statements that write the order and the counts of heads.
 
 -- name: page
--- The ids first, in a sub-select, and then what they say: so every page costs the same. Two indexes hold the inbox, the
--- unread and the read; they are merged. The constant limits, one more than the largest page, cost nothing and tell the
--- planner how little this is: so it keeps its plan.
+-- Select the ids in a sub-select, and then their content, so that each page costs the same. Two indexes hold an inbox,
+-- unread and read; they are merged. The constant limits, one more than the largest page, tell the planner that the rows
+-- are few, so that it keeps its plan.
 with entry as materialized (
     select position, event_id, language, read_at, created_at
     from (
@@ -68,7 +68,7 @@ from heads h
 where h.user_id = $1 and h.active
 
 -- name: skip
--- The position of the entry below which a page by number begins; none where the inbox ends before it.
+-- The position of the entry before a page by number; no row if the inbox ends before it.
 select position
 from (
     (
@@ -107,7 +107,7 @@ left join contents c on c.event_id = i.event_id and c.language = i.language
 where i.user_id = $1 and i.event_id = $2
 
 -- name: links
--- What the links of these are made of; a caller's own alone, and none that is deleted.
+-- The values for the links of these notifications of a caller, without deleted ones.
 select i.event_id, e.kind, e.params, c.body
 from inbox i
 join events e on e.id = i.event_id
@@ -121,12 +121,12 @@ join users u on u.id = h.user_id
 where h.user_id = $1 and h.active
 
 -- name: standing
--- Why somebody is no caller.
+-- Whether a user exists and is active.
 select active from heads where user_id = $1
 
 -- name: lock
--- Lock the heads of these users, or of those in one company, in the order of their ids: sessions that lock several heads
--- never wait for each other in a circle. The first statement of every change of several inboxes.
+-- Lock the heads of these users, or of those in one company, in the order of their ids, so that sessions never deadlock.
+-- The first statement of a transaction that changes several inboxes.
 select h.user_id
 from heads h
 where h.user_id = any($1::int[])
@@ -135,8 +135,8 @@ order by h.user_id
 for update
 
 -- name: lock_own
--- The first statement of every change. `began` is what the inbox held when the request asked, not what came in
--- while it waited for the lock. Phones are told what was cleared, once for all that is done within a moment.
+-- Lock the head of one user, and queue a clear for the user's phones. The first statement of a transaction that changes one
+-- inbox. `began` is the position before the statement waited for the lock.
 with noted as (
     insert into clears (user_id, since)
     select h.user_id, h.position
@@ -284,8 +284,8 @@ select user_id, position, 'deleted', event_ids from head
 select position from inbox where user_id = $1 and event_id = $2
 
 -- name: changes
--- What came and what happened in each of these inboxes since a position, in the order of positions, at most $3 of it;
--- imported history, at 0 and below, never came. An inbox where nothing did is one row without an event.
+-- The notifications and changes of each of these inboxes since a position, in the order of positions, at most $3. Imported
+-- history, at position 0 and below, is left out. An inbox without changes is one row without an event.
 select a.user_id, h.position as at, h.made_at, h.tokens_from, h.unread, h.forgotten, told.position, told.event, told.data
 from unnest($1::int[], $2::bigint[]) as a (user_id, since)
 join heads h on h.user_id = a.user_id and h.active
@@ -461,7 +461,7 @@ head as (
     set position = h.position + a.n, total = h.total + a.n, unread = h.unread + a.n,
         last_at = greatest(h.last_at, clock_timestamp())
     from (
-        -- a part is the ordinal and, in its lower half, the team
+        -- a part is the ordinal and, in its lower 32 bits, the team
         select user_id, count(*)::int as n, array_agg(ordinal::bigint << 32 | team_id order by ordinal) as parts
         from recipient
         group by user_id

@@ -17,7 +17,7 @@ from trials, unnest(sent_at) at
 where user_id = $1 and at > clock_timestamp() - interval '1 minute'
 
 -- name: device
--- Apple's tokens are the same in upper and lower case.
+-- APNs tokens are not case-sensitive.
 select d.id, d.lane, coalesce(d.whole_token, d.token) as token, d.type, d.environment, d.app, d.registered_at, d.p256dh,
        d.auth, d.server_key, h.unread, h.locale
 from devices d

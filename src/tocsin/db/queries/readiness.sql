@@ -5,14 +5,14 @@
 select pg_is_in_recovery() as is_standby, current_setting('transaction_read_only') = 'on' as is_read_only
 
 -- name: small_memory
--- What does not fit into memory goes to the disk of the database, until the end of the transaction.
+-- Values that exceed the memory are written to the disk of the database until the transaction ends.
 select set_config('work_mem', '64kB', true), set_config('temp_tablespaces', '', true)
 
 -- name: use_disk
 select count(*) from generate_series(1, 20000)
 
 -- name: write_log
--- A record in the write-ahead log, which the commit writes to the disk, and to standbys that it has to wait for.
+-- Write a record to the write-ahead log. The commit flushes it to the disk, and to synchronous standbys.
 select pg_logical_emit_message(true, 'tocsin', '')
 
 -- name: problems

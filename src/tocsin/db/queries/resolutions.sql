@@ -1,9 +1,9 @@
--- Resolutions: what is still open about a subject is settled.
+-- Resolutions: the notifications about a subject are read, removed or rewritten.
 
 -- name: about
--- The events about a subject; a service's own where one is named. Those of another company are not touched, and of those
--- of no company in particular, a service that is bound to one settles what its own people have. Those that are held have
--- not begun to be delivered.
+-- The events about a subject; if $2 is given, only those of that service. Events of other companies are left out. Of
+-- events without a company, a service that is bound to one resolves the notifications of its own users. An event is held if
+-- its delivery has not begun.
 select e.id, $3::int is null or e.company_id = $3 as addressed,
        j.id is not null and j.worker_id is null and j.progress = 0 and j.attempts = 0
        and least(j.due_at, j.wanted_at) > now() as held
@@ -15,7 +15,7 @@ where s.subject = $1 and coalesce(e.company_id = $3, true)
 order by e.id
 
 -- name: except
--- Leave people out of what is still to be delivered to them, named or in a team; each once. A chunk under way ends first.
+-- Except users, named or in a team, from events that are not delivered to them yet. Waits for chunks that are running.
 with pending as materialized (
     select id from jobs where id = any($1::uuid[]) and task = 'deliver' order by id for update
 ),
@@ -53,7 +53,7 @@ with resolution as (
 insert into jobs (id, task, lane) values ($1, 'resolve', 'direct')
 
 -- name: begin
--- What a pass begins with: whether some of it is still on its way, and has to be looked at again.
+-- Begin a pass: record whether some events are still being delivered, so that another pass has to follow.
 update resolutions r
 set again = r.how <> 'erased'
     and exists (select from jobs j where j.id = any(r.event_ids) and j.task = 'deliver')
@@ -63,7 +63,7 @@ where r.id = $1 and r.after_user < 0
 select how, company_id, users, rewritten, again from resolutions where id = $1
 
 -- name: chunks
--- The next records of who got what, of about $2 people; `more` follow them.
+-- The next recipients, about $2 of them; `more` tells whether others follow.
 with next as materialized (
     select c.event_id, c.after_user, c.user_ids,
            sum(cardinality(c.user_ids)) over (order by c.event_id, c.after_user) - cardinality(c.user_ids) as before
@@ -104,7 +104,7 @@ order by e.id
 limit $2
 
 -- name: hold_deliveries
--- A chunk under way ends first, and the next one finds the words as they will be.
+-- Lock the jobs of these events: a running chunk ends first, and the next one reads the new words.
 select id from jobs where id = any($1::uuid[]) and task = 'deliver' order by id for update
 
 -- name: contents

@@ -64,10 +64,10 @@ async def put_user(database: Database, user: User, company_id: int | None) -> No
             await deliveries.release_held(connection, [user.id])
         if row["is_retired"]:
             await devices.clear_phones(connection, [user.id])
-    await until_tokens_are_good(row["wait"])
+    await wait_until_tokens_are_valid(row["wait"])
 
 
-async def until_tokens_are_good(seconds: float | None) -> None:
+async def wait_until_tokens_are_valid(seconds: float | None) -> None:
     """Wait until tokens that are issued now are valid for a new user: at most a second."""
     if seconds:
         await asyncio.sleep(min(seconds, 1))
@@ -91,7 +91,7 @@ async def put_team(database: Database, team: Team, company_id: int | None) -> No
             raise NotFound
 
 
-async def put_team_as_it_can_be(connection: Connection, team: Team, company_id: int | None) -> None:
+async def put_team_with_known_members(connection: Connection, team: Team, company_id: int | None) -> None:
     """Create or replace a team with those of its members who exist; a team of another company does not change."""
     unknown = await unknown_recipients(connection, team.users, [], team.company_id)
     members = [id_ for id_ in team.users if id_ not in unknown.users]

@@ -68,7 +68,7 @@ async def deliver(
     entered: Sequence[Record] = ()
     async with database.transaction() as connection:
         await jobs.finish(connection, worker, done)
-        await jobs.go_on(connection, worker, [(outline["id"], _step(outline, lane)) for outline in many])
+        await jobs.save_progress(connection, worker, [(outline["id"], _step(outline, lane)) for outline in many])
         await jobs.hand_back(connection, worker, list(waiting))
         if chunks:
             entered = await _enter(connection, catalogue, chunks, limit, lane, pushes.lanes if pushes else ())

@@ -68,7 +68,7 @@ async def finish(connection: Connection, worker: UUID, jobs: Sequence[UUID]) -> 
     _all_of(jobs, await connection.execute(_SQL["finish"], worker, jobs))
 
 
-async def go_on(connection: Connection, worker: UUID, progress: Iterable[tuple[UUID, int]]) -> None:
+async def save_progress(connection: Connection, worker: UUID, progress: Iterable[tuple[UUID, int]]) -> None:
     """Return jobs with their progress to the bulk queue. Raises `Lost` if a lease is lost."""
     steps = list(progress)
     ids = [id_ for id_, _ in steps]

@@ -100,7 +100,7 @@ async def _settle(database: Database, worker: UUID, job: Job, resolution: Record
     is_last = not chunks or not chunks[0]["more"]
     async with database.transaction() as connection:
         if not is_last:
-            await jobs.go_on(connection, worker, [(job.id, job.progress + 1)])
+            await jobs.save_progress(connection, worker, [(job.id, job.progress + 1)])
             await connection.execute(_SQL["advance"], job.id, chunks[-1]["event_id"], chunks[-1]["after_user"])
         elif resolution["again"]:
             await jobs.hand_back(connection, worker, [job.id], POLL_INTERVAL)
@@ -125,7 +125,7 @@ async def _settle_chunks(connection: Connection, resolution: Record, chunks: Seq
 async def _rewrite(database: Database, catalogue: Catalogue, worker: UUID, job: Job) -> None:
     """Remove the personal data from the next events, in all languages."""
     async with database.transaction() as connection:
-        await jobs.go_on(connection, worker, [(job.id, job.progress + 1)])
+        await jobs.save_progress(connection, worker, [(job.id, job.progress + 1)])
         found = await connection.fetch(_SQL["to_rewrite"], job.id, EVENTS_BATCH_SIZE)
         if not found:
             await connection.execute(_SQL["rewritten"], job.id)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.processes import TOCSIN
 from tocsin import directory
-from tocsin.cli.terminal import spelt_out
+from tocsin.cli.terminal import escaped
 from tocsin.db.pool import Database
 from tocsin.formats import User
 
@@ -15,15 +15,15 @@ HOSTILE = "X\x1b]0;pwn\x07\r\x9b2J\u202e\u2066\u200b\u061c\ufeff"
 
 
 def test_control_and_direction_characters_are_spelt_out() -> None:
-    assert spelt_out(HOSTILE) == r"X\x1b]0;pwn\x07\r\x9b2J\u202e\u2066\u200b\u061c\ufeff"
-    assert spelt_out("a\nb\tc") == r"a\nb\tc"
-    assert spelt_out("a\nb\tc\x1b", lines=True) == "a\nb\tc\\x1b"
-    assert spelt_out("lone \ud800") == r"lone \ud800"
+    assert escaped(HOSTILE) == r"X\x1b]0;pwn\x07\r\x9b2J\u202e\u2066\u200b\u061c\ufeff"
+    assert escaped("a\nb\tc") == r"a\nb\tc"
+    assert escaped("a\nb\tc\x1b", lines=True) == "a\nb\tc\\x1b"
+    assert escaped("lone \ud800") == r"lone \ud800"
 
 
 def test_what_people_write_is_left_as_it_is() -> None:
     for text in ("Zoë Müller", "ليلى حداد", "👩‍👩‍👧", "می‌خواهم"):
-        assert spelt_out(text) == text
+        assert escaped(text) == text
 
 
 @pytest.mark.processes

@@ -31,7 +31,7 @@ RETIRED_NAMES = {
         "telling",
         "tells",
     ),
-    *("saying", "whoever", "nobody", "somebody", "everybody", "anybody", "amiss", "mend", "anew", "goodbye"),
+    *("saying", "whoever", "nobody", "somebody", "everybody", "anybody", "amiss", "mend", "anew", "goodbye", "told"),
     *("doorbell", "ring", "rung", "ear", "ears", "hear", "live", "elsewhere", "furnish", "furnished", "meanwhile"),
 }
 """Words that no class and no function has in its name."""

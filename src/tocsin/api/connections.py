@@ -74,7 +74,7 @@ class Connections:
     def enter(self, connection: Connection) -> bool:
         """Take a connection in, in the place of the one that waits longest if need be; False where there is no room."""
         if len(self._open) >= self.most:
-            self._say_full()
+            self._log_full()
             for longest in self._waiting:
                 self.leave(longest)
                 longest.give_way()
@@ -117,7 +117,7 @@ class Connections:
         if self._metrics:
             self._metrics.connection_dropped(reason)
 
-    def _say_full(self) -> None:
+    def _log_full(self) -> None:
         if not self._is_full:
             self._is_full = True
             log.warning(

@@ -98,7 +98,7 @@ class Protocol(HttpToolsProtocol):
         if self._connections.enter(self):
             self._expire(self._patience.head)
         else:
-            self._say(_FULL)
+            self._answer_problem(_FULL)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
@@ -207,7 +207,7 @@ class Protocol(HttpToolsProtocol):
         elif self.cycle.more_body:
             self._take_the_rest()
         elif self._refusal:
-            self._say(self._refusal)
+            self._answer_problem(self._refusal)
         else:
             self._await_a_request()
         if self._kept:
@@ -271,7 +271,7 @@ class Protocol(HttpToolsProtocol):
         self._refusal = problem
         self.flow.pause_reading()
         if not self._is_answering():
-            self._say(problem)
+            self._answer_problem(problem)
         elif self.cycle.more_body and not self.pipeline:
             # It is the body of this request that can't be read on.
             if self.cycle.response_started:
@@ -279,9 +279,9 @@ class Protocol(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-            self._say(problem)
+            self._answer_problem(problem)
 
-    def _say(self, problem: Problem) -> None:
+    def _answer_problem(self, problem: Problem) -> None:
         log.info("request refused", status=problem.status, reason=str(problem))
         self._connections.dropped(problem.code)
         body = to_json({"errors": problem.errors()}).encode()

@@ -75,7 +75,7 @@ class Verifier:
         if self._jwks is None:
             return
         self._jwks.freshen()
-        self._take_what_was_fetched()
+        self._use_fetched_keys()
         if token in self._remembered or len(token) > MAX_TOKEN_LENGTH:
             return
         with contextlib.suppress(Unauthenticated):
@@ -99,7 +99,7 @@ class Verifier:
         if len(token) > MAX_TOKEN_LENGTH:
             raise refused("The token is too long.")
         now = self._clock()
-        self._take_what_was_fetched()
+        self._use_fetched_keys()
         caller = self._remembered.get(token)
         if caller is None:
             caller = self._remembered[token] = self._caller(token, now)
@@ -108,7 +108,7 @@ class Verifier:
             raise refused("The token has expired.")
         return caller
 
-    def _take_what_was_fetched(self) -> None:
+    def _use_fetched_keys(self) -> None:
         """Use newly fetched keys, and forget what withdrawn keys verified."""
         if self._jwks and self._jwks.keys is not self._fetched:
             before, self._fetched = self._fetched, self._jwks.keys

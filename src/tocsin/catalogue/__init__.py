@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from tocsin.catalogue.entries import ENGLISH, Findings, Raws, read
 from tocsin.catalogue.kinds import Kind, kinds_of
-from tocsin.catalogue.languages import Languages, languages_of, stand_ins
+from tocsin.catalogue.languages import Languages, fallbacks_of, languages_of
 from tocsin.catalogue.rendering import Words, readable
 from tocsin.catalogue.shapes import as_given, shapes_of
 from tocsin.errors import MAX_FIELD_ERRORS, UNREPORTED, FieldError, Invalid
@@ -140,7 +140,7 @@ class Catalogue:
 
     def language_of(self, locale: str) -> str:
         """Return the language for a locale: of `da-DK` or `da_DK`, `da-DK` if there is one, else `da`, else `en`."""
-        wanted = stand_ins(locale.replace("_", "-").lower())
+        wanted = fallbacks_of(locale.replace("_", "-").lower())
         return next(self._languages[language] for language in wanted if language in self._languages)
 
     def schemas(self) -> dict[str, dict[str, Any]]:

@@ -61,7 +61,7 @@ def languages_of(raws: Raws, shapes: Mapping[str, Shape | None]) -> Languages:
     return Languages(_wordings_of(raws), labels, groups, phrases)
 
 
-def stand_ins(language: str) -> Iterator[str]:
+def fallbacks_of(language: str) -> Iterator[str]:
     """Yield a language and its fallback languages: `pt-BR`, `pt`, `en`."""
     while language:
         yield language
@@ -84,7 +84,7 @@ def sentence_of(raw: Raw, key: str, says: str, vocabulary: Vocabulary, lost: Col
 
 
 def _nearest(language: str, texts: Mapping[str, _Text]) -> _Text:
-    return next((texts[near] for near in stand_ins(language) if near in texts), texts[""])
+    return next((texts[near] for near in fallbacks_of(language) if near in texts), texts[""])
 
 
 def _wordings_of(raws: Raws) -> dict[str, dict[str, tuple[Raw, WordingEntry]]]:
@@ -114,7 +114,7 @@ def _labels_of(raws: Raws, shapes: Mapping[str, Shape | None]) -> dict[str, Labe
 def _nearest_texts(tables: Mapping[str, Mapping[str, Raw]], language: str, name: str) -> dict[str, str]:
     """Return the texts of a table in a language; what it leaves out comes from its fallback languages."""
     found: dict[str, str] = {}
-    for near in reversed([*stand_ins(language)]):
+    for near in reversed([*fallbacks_of(language)]):
         raw = tables.get(near, {}).get(name)
         found.update(raw.values if raw else {})
     return found

@@ -45,8 +45,8 @@ def main() -> None:
 
 
 def _end_with(sentence: str) -> NoReturn:
-    logs.refuse(terminal.spelt_out(sentence, lines=True))
-    terminal.forget_unwritten()
+    logs.refuse(terminal.escaped(sentence, lines=True))
+    terminal.discard_output()
     sys.exit(1)
 
 

@@ -19,7 +19,7 @@ _IN_LINES = re.compile(f"[{_UNSEEN}]")
 _IN_A_LINE = re.compile(rf"[\t\n{_UNSEEN}]")
 
 
-def spelt_out(text: str, *, lines: bool = False) -> str:
+def escaped(text: str, *, lines: bool = False) -> str:
     """Return text with control and direction characters as escapes; with `lines`, line breaks are kept."""
     return (_IN_LINES if lines else _IN_A_LINE).sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
@@ -27,7 +27,7 @@ def spelt_out(text: str, *, lines: bool = False) -> str:
 def say(text: str, *, lines: bool = False, err: bool = False) -> None:
     """Print a line, or with `lines` a text of several. Raises `Refusal` if the output cannot be written."""
     with writing():
-        typer.echo(spelt_out(text, lines=lines), err=err)
+        typer.echo(escaped(text, lines=lines), err=err)
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def open_standard_streams() -> None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open until the process ends
 
 
-def forget_unwritten() -> None:
+def discard_output() -> None:
     """Discard output that could not be written, or the interpreter would try again at exit and print an error."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

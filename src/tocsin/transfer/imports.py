@@ -185,7 +185,7 @@ async def _apply(database: Database, worker: UUID, job: Job) -> None:
             await jobs.finish(connection, worker, [job.id])
             await connection.execute(_SQL["discard"], job.id)
             return
-        await jobs.go_on(connection, worker, [(job.id, job.progress + 1)])
+        await jobs.save_progress(connection, worker, [(job.id, job.progress + 1)])
         for step in _STEPS:
             if count := await step(connection, job.id, company_id):
                 await connection.execute(_SQL["advance"], job.id, count)
@@ -196,7 +196,7 @@ async def _users(connection: Connection, id_: UUID, company_id: int | None) -> i
     [row] = await connection.fetch(_SQL["users"], id_, company_id, APPLY_BATCH_SIZE)
     await deliveries.release_held(connection, row["zone_changed"])
     await devices.clear_phones(connection, row["retired"])
-    await directory.until_tokens_are_good(row["wait"])
+    await directory.wait_until_tokens_are_valid(row["wait"])
     count: int = row["count"]
     return count
 
@@ -209,7 +209,7 @@ async def _teams(connection: Connection, id_: UUID, company_id: int | None) -> i
         team = Team(**json.loads(body))
     except (ValueError, TypeError) as error:
         raise Inapplicable(f"a stored line is not a team: {first_line(error)}") from error
-    await directory.put_team_as_it_can_be(connection, team, company_id)
+    await directory.put_team_with_known_members(connection, team, company_id)
     return 1
 
 

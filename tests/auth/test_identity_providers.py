@@ -150,7 +150,7 @@ def token_of(algorithm: str, claims: Mapping[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(("section", "algorithm", "claims", "expected"), CASES)
-async def test_a_providers_token_is_read_with_the_settings_of_the_document(
+async def test_provider_token_is_read_with_documented_settings(
     tmp_path: Path, section: str, algorithm: str, claims: dict[str, Any], expected: str
 ) -> None:
     environment = environment_of(section)
@@ -176,7 +176,7 @@ async def test_a_providers_token_is_read_with_the_settings_of_the_document(
         assert verifier.verify(service).label == "service crm"
 
 
-async def test_a_providers_tokens_open_the_service(url: str, catalogue: Catalogue) -> None:
+async def test_provider_tokens_are_accepted_by_the_service(url: str, catalogue: Catalogue) -> None:
     own = {"TOCSIN_JWT_JWKS_FOR": "both", "TOCSIN_JWT_SCOPE_CLAIM": "scope,scp,roles"}
     async with Site(saying(jwks(pair("RS512")))) as site:
         environment = {**environment_of("Okta"), **own, "TOCSIN_JWT_JWKS_URL": site.url}
@@ -200,14 +200,14 @@ class TestIssuer:
         return Verifier([hs256(SECRET, ALL_SPEAKERS), fetched], expected=expected)
 
     @pytest.mark.parametrize("bad", [{}, {"iss": "https://login"}, {"aud": "tocsin"}, {"iss": "x", "aud": "y"}])
-    def test_only_published_keys_tokens_need_them_where_that_is_set(self, bad: dict[str, str]) -> None:
+    def test_issuer_and_audience_can_apply_to_published_keys_only(self, bad: dict[str, str]) -> None:
         own, theirs = token_of("HS256", {"sub": "4", **bad}), pair("RS256").sign(**bad)
         assert isinstance(self.verifier("published").verify(own), UserCaller)
         for whose, token in (("published", theirs), ("all", own), ("all", theirs)):
             with pytest.raises(Unauthenticated, match=r"iss|aud"):
                 self.verifier(whose).verify(token)
 
-    def test_with_them_all_tokens_are_taken(self) -> None:
+    def test_tokens_with_issuer_and_audience_are_accepted(self) -> None:
         good = {"iss": "https://login", "aud": ["tocsin"]}
         for whose in ("published", "all"):
             for token in (token_of("HS256", {"sub": "4", **good}), pair("RS256").sign(**good)):
@@ -230,7 +230,7 @@ NAMES: list[Any] = [..., "", "crm", 5, ["crm"]]
 @pytest.mark.parametrize("user_claim", USER_CLAIMS)
 @pytest.mark.parametrize("service_claims", SERVICE_CLAIMS)
 @pytest.mark.parametrize("scope_claims", [("scope",), ("scp", "app.roles")])
-def test_no_token_opens_somebody_elses_inbox_and_no_users_token_is_a_services(
+def test_user_token_opens_only_its_inbox_and_no_service_endpoint(
     user_claim: str, service_claims: tuple[str, ...], scope_claims: tuple[str, ...]
 ) -> None:
     scopes = {"W": frozenset({"events:write"})}
@@ -285,12 +285,12 @@ def put(claims: dict[str, Any], claim: str, value: Any) -> None:
         {"jwt_issuer_for": "users"},
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_refused(bad: dict[str, str]) -> None:
+def test_contradictory_jwt_settings_are_rejected(bad: dict[str, str]) -> None:
     with pytest.raises(Refusal, match=f"TOCSIN_{min(bad).upper()} is not usable"):
         settings_for(**bad)
 
 
-def test_one_name_of_the_issuers_may_mean_several_scopes() -> None:
+def test_one_issuer_role_may_map_to_several_scopes() -> None:
     names = "https://crm/.default=x=events:write,Admin=operations,Admin=directory:write"
     verifier = verifier_of(settings_for(jwt_scopes=names, jwt_scope_claim="roles"))
     for roles, rights in (
@@ -303,7 +303,7 @@ def test_one_name_of_the_issuers_may_mean_several_scopes() -> None:
         assert caller.scopes == rights
 
 
-def test_own_tokens_meet_all_settings() -> None:
+def test_tokens_minted_by_tocsin_satisfy_all_jwt_settings() -> None:
     settings = settings_for(
         jwt_issuer="us",
         jwt_audience="tocsin",

@@ -82,12 +82,12 @@ async def settled(keys: Jwks) -> None:
 
 
 class TestFetching:
-    async def test_what_stands_there_is_returned(self) -> None:
+    async def test_fetch_returns_the_response_body(self) -> None:
         async with Site(saying(b"x" * 1000)) as site:
             assert await fetch(site.url, seconds=5, limit=1000) == b"x" * 1000
 
     @pytest.mark.parametrize("name", BAD)
-    async def test_neither_time_nor_memory_is_given_without_limit(self, name: str) -> None:
+    async def test_fetch_is_bounded_in_time_and_size(self, name: str) -> None:
         async with Site(BAD[name]) as site:
             try:
                 async with asyncio.timeout(60):
@@ -95,7 +95,7 @@ class TestFetching:
             except FetchError as error:
                 assert str(error).endswith(".")  # noqa: PT017 - either may happen
 
-    async def test_no_redirect_is_followed(self) -> None:
+    async def test_fetch_follows_no_redirects(self) -> None:
         async with Site(GOOD) as other:
             for status in ("301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"):
                 async with Site(saying(jwks(OLD), status, f"Location: {other.url}")) as site:
@@ -103,14 +103,14 @@ class TestFetching:
                         await fetch(site.url, seconds=5, limit=10_000)
             assert other.asked == 0
 
-    async def test_no_proxy_is_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_fetch_uses_no_proxy(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async with Site(GOOD) as site, Site(GOOD) as proxy:
             for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
                 monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
             assert await fetch(site.url, seconds=5, limit=10_000) == jwks(OLD)
             assert (site.asked, proxy.asked) == (1, 0)
 
-    async def test_a_certificate_is_trusted_where_the_system_or_ssl_cert_file_says_so(
+    async def test_fetch_trusts_system_certificates_and_ssl_cert_file(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         file, key = tmp_path / "site.pem", tmp_path / "key.pem"
@@ -126,7 +126,7 @@ class TestFetching:
             with pytest.raises(FetchError, match=r"(?i)name"):
                 await fetch(site.url.replace("localhost", "127.0.0.1"), seconds=5, limit=10_000)
 
-    async def test_only_the_web_is_fetched(self, tmp_path: Path) -> None:
+    async def test_fetch_accepts_only_http_and_https_urls(self, tmp_path: Path) -> None:
         (tmp_path / "jwks").write_bytes(jwks(OLD))
         for url in (
             f"file://{tmp_path}/jwks",
@@ -137,7 +137,7 @@ class TestFetching:
             with pytest.raises(FetchError, match=r"disabled|not supported"):
                 await fetch(url, seconds=5, limit=10_000)
 
-    async def test_others_go_on_while_an_answer_is_awaited(self) -> None:
+    async def test_fetch_does_not_block_the_event_loop(self) -> None:
         async with Site(hanging) as site:
             fetching = asyncio.create_task(fetch(site.url, seconds=QUICK, limit=10))
             turns = 0
@@ -148,7 +148,7 @@ class TestFetching:
                 await fetching
             assert turns > 5
 
-    def test_a_process_that_ends_waits_for_no_answer(self) -> None:
+    def test_process_exit_does_not_wait_for_a_fetch(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
             began = time.monotonic()
@@ -158,7 +158,7 @@ class TestFetching:
 
 
 class TestJwks:
-    async def test_keys_are_fetched_when_a_token_needs_them(self, clock: Clock) -> None:
+    async def test_jwks_is_fetched_when_a_token_needs_it(self, clock: Clock) -> None:
         async with Site(saying(jwks(*(pair(algorithm, algorithm) for algorithm in ALGORITHMS)))) as site:
             verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
             for algorithm in ALGORITHMS:
@@ -168,7 +168,7 @@ class TestJwks:
                     assert isinstance(verifier.verify(token), UserCaller)
             assert site.asked == 1
 
-    async def test_a_flood_of_unknown_keys_causes_one_fetch_a_minute(self, clock: Clock) -> None:
+    async def test_unknown_key_ids_cause_at_most_one_jwks_fetch_a_minute(self, clock: Clock) -> None:
         async with Site(GOOD) as site:
             verifier = Verifier([SECRET], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
 
@@ -190,7 +190,7 @@ class TestJwks:
                 assert site.asked == minute
                 clock.now += 0.3
 
-    async def test_a_stranger_keeps_no_rotated_key_out(self, clock: Clock) -> None:
+    async def test_unknown_key_id_does_not_block_a_rotated_key(self, clock: Clock) -> None:
         async with Site(GOOD) as site:
             verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
             token = NEW.sign()
@@ -206,7 +206,7 @@ class TestJwks:
             assert isinstance(verifier.verify(token), UserCaller)
             assert site.asked == 2
 
-    async def test_a_token_that_is_refused_whoever_signed_it_is_not_told_to_come_again(self, clock: Clock) -> None:
+    async def test_token_with_invalid_claims_gets_no_retry_after(self, clock: Clock) -> None:
         async with Site(GOOD) as site:
             verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock), expected=Expected("us", "tocsin"))
             good: dict[str, Any] = {"iss": "us", "aud": "tocsin"}
@@ -220,7 +220,7 @@ class TestJwks:
                     verifier.verify(token)
             assert site.asked == 1
 
-    async def test_published_keys_without_names_verify_tokens_that_name_one(self, clock: Clock) -> None:
+    async def test_jwks_keys_without_kid_verify_tokens_with_kid(self, clock: Clock) -> None:
         nameless = json.dumps({"keys": [{name: value for name, value in OLD.jwk().items() if name != "kid"}]})
         async with Site(saying(nameless.encode())) as site:
             verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
@@ -230,7 +230,7 @@ class TestJwks:
                 clock.now += 1
             assert site.asked == 1
 
-    async def test_all_who_wait_share_one_fetch(self, clock: Clock) -> None:
+    async def test_concurrent_tokens_share_one_jwks_fetch(self, clock: Clock) -> None:
         async with Site(GOOD) as site:
             verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
             tokens = [OLD.sign(sub=id_) for id_ in range(1, 51)]
@@ -238,7 +238,7 @@ class TestJwks:
             assert [verifier.verify(token).label for token in tokens] == [f"user {id_}" for id_ in range(1, 51)]
             assert site.asked == 1
 
-    async def test_who_gives_up_waiting_takes_the_keys_from_nobody(self, clock: Clock) -> None:
+    async def test_cancelled_waiter_does_not_cancel_the_jwks_fetch(self, clock: Clock) -> None:
         async with Site(GOOD) as site:
             keys = Jwks(site.url, ALL_SPEAKERS, clock)
             impatient = asyncio.create_task(keys.refresh_for("old", "RS256"))
@@ -252,7 +252,7 @@ class TestJwks:
 
     @pytest.mark.usefixtures("hasty")
     @pytest.mark.parametrize("name", BAD)
-    async def test_an_answer_that_is_unusable_keeps_the_keys_there_are(self, clock: Clock, name: str) -> None:
+    async def test_unusable_jwks_response_keeps_the_previous_keys(self, clock: Clock, name: str) -> None:
         async with Site(GOOD) as site:
             keys = Jwks(site.url, ALL_SPEAKERS, clock)
             verifier = Verifier([], jwks=keys)
@@ -271,15 +271,13 @@ class TestJwks:
             await verifier.prepare(NEW.sign())
             assert isinstance(verifier.verify(NEW.sign()), UserCaller)
 
-    async def test_an_issuer_that_redirects_publishes_nothing(self, clock: Clock) -> None:
+    async def test_jwks_redirect_publishes_no_keys(self, clock: Clock) -> None:
         async with Site(GOOD) as other, Site(saying(b"", "302 Found", f"Location: {other.url}")) as site:
             with pytest.raises(Unavailable):
                 await Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock)).prepare(OLD.sign())
             assert other.asked == 0
 
-    async def test_an_issuer_that_is_away_at_start_is_asked_again_after_1_2_4_seconds_up_to_a_minute(
-        self, clock: Clock
-    ) -> None:
+    async def test_jwks_fetch_at_start_retries_with_backoff_up_to_a_minute(self, clock: Clock) -> None:
         async with Site(saying(b"", "503 Service Unavailable")) as site:
             verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
             for asked, wait in enumerate((1, 2, 4, 8, 16, 32, 60, 60), 1):
@@ -294,7 +292,7 @@ class TestJwks:
             await verifier.prepare(OLD.sign())
             assert isinstance(verifier.verify(OLD.sign()), UserCaller)
 
-    async def test_a_withdrawn_key_is_gone_after_ten_minutes(self, clock: Clock) -> None:
+    async def test_withdrawn_jwks_key_is_dropped_after_ten_minutes(self, clock: Clock) -> None:
         async with Site(saying(jwks(OLD, NEW))) as site:
             keys = Jwks(site.url, ALL_SPEAKERS, clock)
             verifier = Verifier([], jwks=keys)
@@ -314,7 +312,7 @@ class TestJwks:
             assert verifier.verify(new)
             assert site.asked == 2
 
-    async def test_keys_that_did_not_change_forget_no_token(self, clock: Clock) -> None:
+    async def test_unchanged_jwks_keeps_the_token_cache(self, clock: Clock) -> None:
         async with Site(GOOD) as site:
             keys = Jwks(site.url, ALL_SPEAKERS, clock)
             verifier = Verifier([], jwks=keys)
@@ -327,7 +325,7 @@ class TestJwks:
             assert site.asked == 2
             assert verifier.verify(token) is caller
 
-    async def test_what_needs_no_published_key_waits_for_none(self, clock: Clock, tmp_path: Path) -> None:
+    async def test_tokens_of_other_keys_do_not_wait_for_jwks(self, clock: Clock, tmp_path: Path) -> None:
         async with Site(hanging) as site:
             keys = Jwks(site.url, ALL_SPEAKERS, clock)
             verifier = Verifier([SECRET, of_pem(OLD.file(tmp_path), ALL_SPEAKERS)], jwks=keys)
@@ -341,7 +339,7 @@ class TestJwks:
             await keys.close()
 
     @pytest.mark.parametrize(("whose", "expected"), [("users", [True, False]), ("services", [False, True])])
-    async def test_published_keys_verify_those_that_they_are_for(
+    async def test_jwks_keys_verify_only_their_kind_of_caller(
         self, clock: Clock, whose: Any, expected: list[bool]
     ) -> None:
         async with Site(GOOD) as site:
@@ -356,7 +354,7 @@ class TestJwks:
 
 
 class TestService:
-    async def test_published_keys_are_changed_without_logging_anyone_out(
+    async def test_jwks_rotation_logs_no_user_out(
         self, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(tocsin.auth.jwks, "FETCH_INTERVAL", 0.0)
@@ -380,7 +378,7 @@ class TestService:
                     await asyncio.sleep(0.01)
 
     @pytest.mark.usefixtures("hasty")
-    async def test_an_issuer_that_is_away_at_start_holds_up_only_its_own_tokens(
+    async def test_unreachable_issuer_at_start_delays_only_its_own_tokens(
         self, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with Site(hanging) as site, serving(url, catalogue, jwt_jwks_url=site.url, root_path="/notify") as api:
@@ -402,7 +400,7 @@ class TestService:
             assert (await api.call("GET", path, OLD.sign())).status_code == 200
             assert (await api.call("GET", path, OLD.sign({"kid": "x"}))).status_code == 401
 
-    async def test_keys_are_there_before_the_first_request(self, url: str, catalogue: Catalogue) -> None:
+    async def test_jwks_is_loaded_before_the_first_request(self, url: str, catalogue: Catalogue) -> None:
         async with Site(GOOD) as site, serving(url, catalogue, with_worker=False, jwt_jwks_url=site.url):
             async with asyncio.timeout(5):
                 while not site.asked:
@@ -420,7 +418,7 @@ class TestDoctor:
     async def found(self) -> dict[str, str]:
         return {finding.what: str(finding) for finding in await doctor.examine()}
 
-    async def test_it_is_told_what_tokens_are_verified_by(
+    async def test_doctor_reports_the_keys_that_verify_tokens(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         async with Site(GOOD) as site:
@@ -436,14 +434,14 @@ class TestDoctor:
             assert found["JWKS"] == f"ok   JWKS: 1 key at {site.url} may verify"
 
     @pytest.mark.parametrize("name", BAD)
-    async def test_a_jwks_that_is_unusable_is_told(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    async def test_doctor_reports_unusable_jwks(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         async with Site(BAD[name]) as site:
             monkeypatch.setenv("TOCSIN_JWT_JWKS_URL", site.url)
             said = (await self.found())["JWKS"]
             assert said.startswith("FAIL")
             assert said.endswith("; make sure that it answers, or correct TOCSIN_JWT_JWKS_URL")
 
-    async def test_a_key_file_that_is_unusable_is_told(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def test_doctor_reports_unusable_key_file(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("TOCSIN_JWT_PUBLIC_KEY_FILES", str(tmp_path / "key.pem"))
         said = (await self.found())["keys of tokens"]
         assert said.startswith(f"FAIL keys of tokens: The key file {tmp_path / 'key.pem'} can't be read")

@@ -40,7 +40,7 @@ def refused(verifier: Verifier, token: str) -> str:
 
 class TestFiles:
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_a_public_key_verifies_its_algorithm(self, tmp_path: Path, algorithm: str) -> None:
+    def test_public_key_file_verifies_its_algorithm(self, tmp_path: Path, algorithm: str) -> None:
         verifier = Verifier([of_pem(pair(algorithm).file(tmp_path), ALL_SPEAKERS)])
         assert verifier.verify(pair(algorithm).sign(exp=EXP)) == UserCaller(4, EXP)
         expected = ServiceCaller("crm", frozenset({"events:write"}), None, EXP)
@@ -48,14 +48,14 @@ class TestFiles:
         refused(verifier, pair(algorithm, "two").sign({"kid": "one"}))
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_a_certificate_is_as_good_as_its_key(self, tmp_path: Path, algorithm: str) -> None:
+    def test_certificate_works_like_its_public_key(self, tmp_path: Path, algorithm: str) -> None:
         (tmp_path / "one.pem").write_bytes(certificate(pair(algorithm), "issuer"))
         assert Verifier([of_pem(tmp_path / "one.pem", ALL_SPEAKERS)]).verify(
             pair(algorithm).sign(exp=EXP)
         ) == UserCaller(4, EXP)
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_a_public_key_is_never_a_secret(self, tmp_path: Path, algorithm: str) -> None:
+    def test_public_key_is_never_used_as_hmac_secret(self, tmp_path: Path, algorithm: str) -> None:
         verifier = Verifier([of_pem(pair(algorithm).file(tmp_path), ALL_SPEAKERS), SECRET])
         der = pair(algorithm).private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         claims = {"sub": "4", "exp": EXP}
@@ -66,7 +66,7 @@ class TestFiles:
         refused(verifier, signed({"alg": algorithm}, claims, SECRET))
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_another_algorithm_of_the_same_key_is_refused(self, tmp_path: Path, algorithm: str) -> None:
+    def test_other_algorithm_of_the_same_key_is_rejected(self, tmp_path: Path, algorithm: str) -> None:
         verifier = Verifier([of_pem(pair(algorithm).file(tmp_path), ALL_SPEAKERS)])
         head, body, signature = pair(algorithm).sign().split(".")
         for other in ("none", "HS256", "ES512", "ES256K", "Ed448", *ALGORITHMS):
@@ -82,7 +82,7 @@ class TestFiles:
             )
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_what_is_critical_in_a_header_is_refused(self, tmp_path: Path, algorithm: str) -> None:
+    def test_critical_header_parameters_are_rejected(self, tmp_path: Path, algorithm: str) -> None:
         verifier = Verifier([of_pem(pair(algorithm).file(tmp_path), ALL_SPEAKERS)])
         refused(verifier, pair(algorithm).sign({"crit": ["exp"], "exp": EXP}))
         refused(verifier, pair(algorithm).sign({"b64": True, "crit": ["b64"]}))
@@ -107,7 +107,7 @@ class TestFiles:
             (lambda path: path.write_bytes(pair("Ed448").pem), "Ed25519"),
         ],
     )
-    def test_a_file_that_holds_no_usable_key_is_refused_in_one_sentence(
+    def test_unusable_key_file_is_rejected_with_one_sentence(
         self, tmp_path: Path, make: Callable[[Path], object], words: str
     ) -> None:
         path = tmp_path / "key.pem"
@@ -124,13 +124,13 @@ class TestFiles:
 
 class TestJwks:
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_a_published_key_verifies_its_algorithm(self, algorithm: str) -> None:
+    def test_jwk_verifies_its_algorithm(self, algorithm: str) -> None:
         verifier = Verifier(of_jwks(jwks(pair(algorithm), pair("ES256", "other")), ALL_SPEAKERS))
         assert verifier.verify(pair(algorithm).sign(exp=EXP)) == UserCaller(4, EXP)
         assert verifier.verify(pair(algorithm).sign({"kid": None}, exp=EXP)) == UserCaller(4, EXP)
         refused(verifier, pair(algorithm).sign({"kid": "other"}))
 
-    def test_what_may_not_verify_is_passed_over(self) -> None:
+    def test_unusable_jwks_entries_are_ignored(self) -> None:
         good, ec, okp = pair("RS256").jwk(), pair("ES256").jwk(), pair("EdDSA").jwk()
         small = {**good, "n": base64.urlsafe_b64encode(b"\xff" * 128).decode()}
         secret = {"kty": "oct", "k": base64.urlsafe_b64encode(SECRET.encode()).decode(), "alg": "HS256", "kid": "one"}
@@ -170,7 +170,7 @@ class TestJwks:
             b"\xff",
         ],
     )
-    def test_what_is_no_set_of_keys_is_refused(self, document: bytes) -> None:
+    def test_invalid_jwks_document_is_rejected(self, document: bytes) -> None:
         with pytest.raises(ValueError, match=r"\.$"):
             of_jwks(document, ALL_SPEAKERS)
 
@@ -181,7 +181,7 @@ class TestSettings:
         [("users", [True, False]), ("services", [False, True]), ("both", [True, True])],
     )
     @pytest.mark.parametrize("kind", ["secret", "public keys"])
-    def test_a_key_verifies_those_that_it_is_for(
+    def test_key_verifies_only_its_kind_of_caller(
         self, tmp_path: Path, kind: str, whose: str, taken: list[bool]
     ) -> None:
         if kind == "secret":
@@ -197,7 +197,7 @@ class TestSettings:
             else:
                 assert "is not for" in refused(verifier, token)
 
-    def test_a_key_that_is_set_for_each_alone_verifies_both(self, tmp_path: Path) -> None:
+    def test_key_configured_for_users_and_services_verifies_both(self, tmp_path: Path) -> None:
         file = pair("EdDSA").file(tmp_path)
         keys = [of_pem(file, frozenset({"users"})), of_pem(file, frozenset({"services"}))]
         for order in (keys, keys[::-1]):
@@ -205,7 +205,7 @@ class TestSettings:
             assert isinstance(verifier.verify(pair("EdDSA").sign()), UserCaller)
             assert isinstance(verifier.verify(pair("EdDSA").sign(**SERVICE)), ServiceCaller)
 
-    def test_the_issuer_counts_where_it_is_set(self) -> None:
+    def test_issuer_claim_is_checked_if_configured(self) -> None:
         verifier = verifier_of(settings_for(jwt_issuer="https://login.example.com"))
         assert verifier.verify(signed({"alg": "HS256"}, {"sub": "4", "exp": EXP, "iss": "https://login.example.com"}))
         for more in ({}, *each({}, "iss", "", "https://login.example.com/", None, 1, ["x"], {})):
@@ -213,7 +213,7 @@ class TestSettings:
         whole = {"sub": "4", "exp": EXP, "iss": ["https://login.example.com"]}
         refused(verifier, signed({"alg": "HS256"}, whole))
 
-    def test_the_audience_counts_where_it_is_set(self) -> None:
+    def test_audience_claim_is_checked_if_configured(self) -> None:
         verifier = verifier_of(settings_for(jwt_audience="tocsin"))
         for good in ("tocsin", ["tocsin"], ["crm", "tocsin"]):
             assert verifier.verify(signed({"alg": "HS256"}, {"sub": "4", "exp": EXP, "aud": good})) == UserCaller(
@@ -223,7 +223,7 @@ class TestSettings:
         for more in ({}, *each({}, "aud", *odd)):
             assert "aud" in refused(verifier, signed({"alg": "HS256"}, {"sub": "4", "exp": EXP, **more}))
 
-    def test_the_users_id_is_in_the_claim_that_is_set(self) -> None:
+    def test_user_id_is_read_from_the_configured_claim(self) -> None:
         verifier = verifier_of(settings_for(jwt_user_claim="https://crm.example.com/user"))
 
         def token(id_: Any, **claims: Any) -> str:
@@ -257,13 +257,13 @@ class TestSettings:
             {"jwt_user_claim": "scope"},
         ],
     )
-    def test_a_setting_that_cannot_be_meant_is_refused_without_repeating_it(self, bad: dict[str, str]) -> None:
+    def test_invalid_jwt_setting_is_rejected_without_repeating_its_value(self, bad: dict[str, str]) -> None:
         with pytest.raises(Refusal) as caught:
             settings_for(**bad)
         assert f"TOCSIN_{min(bad).upper()} " in str(caught.value)
         assert "geheim" not in str(caught.value)
 
-    def test_without_any_key_a_database_of_ones_own_is_refused(self, tmp_path: Path) -> None:
+    def test_external_database_requires_a_jwt_key(self, tmp_path: Path) -> None:
         settings = settings_for(jwt_secret=(), database_url="postgresql://db/crm", data_dir=tmp_path)
         with pytest.raises(Refusal, match=r"TOCSIN_JWT_SECRET.*TOCSIN_JWT_PUBLIC_KEY_FILES.*TOCSIN_JWT_JWKS_URL"):
             verifier_of(settings)
@@ -275,7 +275,7 @@ class TestSettings:
             assert verifier_of(settings)
         assert not (tmp_path / "jwt-secret").exists()
 
-    def test_the_embedded_mode_makes_a_secret_only_where_nothing_is_set(self, tmp_path: Path) -> None:
+    def test_embedded_mode_creates_a_secret_only_without_configured_keys(self, tmp_path: Path) -> None:
         (tmp_path / "postgres").mkdir()
         file = str(pair("ES256").file(tmp_path))
         verifier_of(settings_for(jwt_secret=(), jwt_public_key_files=file, data_dir=tmp_path))
@@ -283,7 +283,7 @@ class TestSettings:
         verifier = verifier_of(settings_for(jwt_secret=(), data_dir=tmp_path))
         assert verifier.verify(mint_user((tmp_path / "jwt-secret").read_text(), 4, HOUR))
 
-    def test_a_token_of_ours_is_what_the_service_takes(self) -> None:
+    def test_minted_token_is_accepted_by_the_service(self) -> None:
         settings = settings_for(
             jwt_secret=f"{OTHER},{SECRET}", jwt_issuer="us", jwt_audience="tocsin", jwt_user_claim="uid"
         )
@@ -295,7 +295,7 @@ class TestSettings:
             UserCaller,
         )
 
-    def test_no_token_is_made_without_a_secret_for_its_kind(self, tmp_path: Path) -> None:
+    def test_no_token_is_minted_without_a_secret_for_its_kind(self, tmp_path: Path) -> None:
         file = str(pair("ES256").file(tmp_path))
         with pytest.raises(Refusal, match="Public keys cannot sign tokens"):
             signer_of(settings_for(jwt_secret=(), jwt_public_key_files=file), "users")
@@ -310,7 +310,7 @@ async def statuses(api: Api, *tokens: str) -> list[int]:
     return [(await api.call("GET", "/notifications", token)).status_code for token in tokens]
 
 
-async def test_secrets_are_changed_without_logging_anyone_out(url: str, catalogue: Catalogue) -> None:
+async def test_secret_rotation_logs_no_user_out(url: str, catalogue: Catalogue) -> None:
     old, new = mint_user(OTHER, 4, HOUR), mint_user(SECRET, 4, HOUR)
     steps = [(OTHER, [200, 401]), (f"{SECRET},{OTHER}", [200, 200]), (SECRET, [401, 200])]
     for secrets, expected in steps:
@@ -320,7 +320,7 @@ async def test_secrets_are_changed_without_logging_anyone_out(url: str, catalogu
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-async def test_key_files_are_changed_without_logging_anyone_out(
+async def test_key_file_rotation_logs_no_user_out(
     url: str, catalogue: Catalogue, tmp_path: Path, algorithm: str
 ) -> None:
     pairs = pair(algorithm, "old"), pair(algorithm, "new")

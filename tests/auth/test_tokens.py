@@ -219,21 +219,21 @@ BAD = {
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
-def test_a_bad_token_is_refused(verifier: Verifier, bad: str) -> None:
+def test_invalid_token_is_rejected(verifier: Verifier, bad: str) -> None:
     for _ in range(2):
         with pytest.raises(Unauthenticated) as caught:
             verifier.verify(bad)
         assert caught.value.headers == {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
-def test_a_bad_token_is_refused_whatever_was_verified_before(verifier: Verifier) -> None:
+def test_invalid_token_is_rejected_regardless_of_cache(verifier: Verifier) -> None:
     assert verifier.verify(GOOD) == UserCaller(4, NOW + 60)
     for name, bad in BAD.items():
         with pytest.raises(Unauthenticated):
             pytest.fail(f"{name} is let in as {verifier.verify(bad)}")
 
 
-def test_a_long_token_is_refused_before_any_work(verifier: Verifier) -> None:
+def test_too_long_token_is_rejected_before_parsing(verifier: Verifier) -> None:
     def refused(token: str) -> None:
         with pytest.raises(Unauthenticated):
             verifier.verify(token)
@@ -245,7 +245,7 @@ def test_a_long_token_is_refused_before_any_work(verifier: Verifier) -> None:
 @pytest.mark.parametrize(
     "kid", ["../../../../dev/null", "' or 1=1 --", "/etc/passwd\0", "http://169.254.169.254/", "", "k" * 4000]
 )
-def test_a_kid_leads_nowhere(verifier: Verifier, kid: str) -> None:
+def test_kid_header_selects_no_other_secret(verifier: Verifier, kid: str) -> None:
     with pytest.raises(Unauthenticated):
         verifier.verify(signed({"alg": "HS256", "kid": kid}, FAIR, ""))
     with pytest.raises(Unauthenticated):
@@ -253,7 +253,7 @@ def test_a_kid_leads_nowhere(verifier: Verifier, kid: str) -> None:
 
 
 @pytest.mark.parametrize("header", ["jwk", "jku", "x5u", "x5c"])
-def test_a_key_in_the_header_is_not_taken(verifier: Verifier, header: str) -> None:
+def test_key_in_token_header_is_ignored(verifier: Verifier, header: str) -> None:
     key = {"kty": "oct", "k": part(OTHER), "alg": "HS256"}
     with pytest.raises(Unauthenticated):
         verifier.verify(signed({"alg": "HS256", header: key}, FAIR, OTHER))
@@ -293,13 +293,13 @@ def test_a_key_in_the_header_is_not_taken(verifier: Verifier, header: str) -> No
         ),
     ],
 )
-def test_a_good_token_tells_who_calls(verifier: Verifier, good: str, caller: UserCaller | ServiceCaller) -> None:
+def test_valid_token_identifies_the_caller(verifier: Verifier, good: str, caller: UserCaller | ServiceCaller) -> None:
     assert verifier.verify(good) == caller
     assert verifier.verify(good) == caller
 
 
 @given(IDS, st.integers(1, 10**6))
-def test_a_minted_user_is_verified(id_: int, seconds: int) -> None:
+def test_minted_user_token_is_verified(id_: int, seconds: int) -> None:
     began = int(time.time())
     caller = Verifier([SECRET]).verify(mint_user(SECRET, id_, timedelta(seconds=seconds)))
     assert isinstance(caller, UserCaller)
@@ -308,7 +308,7 @@ def test_a_minted_user_is_verified(id_: int, seconds: int) -> None:
 
 
 @given(NAMES, st.sets(st.sampled_from(sorted(SCOPES)), min_size=1), st.none() | IDS)
-def test_a_minted_service_is_verified(name: str, scopes: set[str], company_id: int | None) -> None:
+def test_minted_service_token_is_verified(name: str, scopes: set[str], company_id: int | None) -> None:
     caller = Verifier([SECRET]).verify(mint_service(SECRET, name, scopes, HOUR, company_id))
     assert isinstance(caller, ServiceCaller)
     assert (caller.name, caller.scopes, caller.company_id) == (name, frozenset(scopes), company_id)
@@ -317,13 +317,13 @@ def test_a_minted_service_is_verified(name: str, scopes: set[str], company_id: i
 @given(
     st.text(max_size=300) | st.binary(max_size=300).map(lambda body: f"{GOOD.partition('.')[0]}.{part(str(body))}.x")
 )
-def test_nothing_made_up_is_let_in(made_up: str) -> None:
+def test_arbitrary_strings_are_rejected_as_tokens(made_up: str) -> None:
     with pytest.raises(Unauthenticated):
         Verifier([SECRET]).verify(made_up)
 
 
 @given(st.integers(0, len(GOOD) - 1), st.sampled_from("ABQgwz059-_."))
-def test_no_character_of_a_token_can_be_changed(position: int, other: str) -> None:
+def test_token_with_any_changed_character_is_rejected(position: int, other: str) -> None:
     changed = GOOD[:position] + other + GOOD[position + 1 :]
     verifier = Verifier([SECRET], clock=Clock(NOW))
     if changed == GOOD:
@@ -334,12 +334,12 @@ def test_no_character_of_a_token_can_be_changed(position: int, other: str) -> No
 
 
 @pytest.mark.parametrize("name", ["", "4", "-5", "٤", "x" * 101, "crm\n"])
-def test_no_token_is_minted_for_a_name_that_no_service_can_have(name: str) -> None:
+def test_no_token_is_minted_for_an_invalid_service_name(name: str) -> None:
     with pytest.raises(Refusal):
         mint_service(SECRET, name, ["operations"], HOUR)
 
 
-def test_any_of_several_secrets_verifies_until_it_is_taken_away() -> None:
+def test_any_configured_secret_verifies_until_removed() -> None:
     old, new = mint_user(OTHER, 4, HOUR), mint_user(SECRET, 5, HOUR)
     both = Verifier([SECRET, OTHER])
     assert [both.verify(old), both.verify(new)] == [Verifier([OTHER]).verify(old), Verifier([SECRET]).verify(new)]
@@ -347,17 +347,17 @@ def test_any_of_several_secrets_verifies_until_it_is_taken_away() -> None:
         Verifier([SECRET]).verify(old)
 
 
-def test_without_secrets_nobody_is_let_in() -> None:
+def test_no_token_is_accepted_without_secrets() -> None:
     with pytest.raises(Unauthenticated):
         Verifier([]).verify(GOOD)
 
 
-def test_a_public_key_is_refused_as_a_secret() -> None:
+def test_public_key_is_rejected_as_secret() -> None:
     with pytest.raises(Refusal):
         Verifier(["-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQ\n-----END PUBLIC KEY-----\n"])
 
 
-def test_a_remembered_token_expires_to_the_second(verifier: Verifier, clock: Clock) -> None:
+def test_cached_token_expires_to_the_second(verifier: Verifier, clock: Clock) -> None:
     verifier.verify(GOOD)
     clock.now = NOW + 60 + CLOCK_SKEW - 0.001
     assert verifier.verify(GOOD) == UserCaller(4, NOW + 60)
@@ -367,7 +367,7 @@ def test_a_remembered_token_expires_to_the_second(verifier: Verifier, clock: Clo
             verifier.verify(GOOD)
 
 
-def test_a_token_refused_as_too_early_is_let_in_later(verifier: Verifier, clock: Clock) -> None:
+def test_token_rejected_before_nbf_is_accepted_later(verifier: Verifier, clock: Clock) -> None:
     early = token(nbf=NOW + CLOCK_SKEW + 1)
     with pytest.raises(Unauthenticated, match="not valid yet"):
         verifier.verify(early)
@@ -375,7 +375,7 @@ def test_a_token_refused_as_too_early_is_let_in_later(verifier: Verifier, clock:
     assert verifier.verify(early) == UserCaller(4, NOW + 60)
 
 
-def test_the_least_recently_used_token_is_forgotten_first(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_cache_evicts_the_least_recently_used(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "CACHE_SIZE", 2)
     verifier = Verifier([SECRET], clock=clock)
     first, second, third = (token(sub=id_) for id_ in (1, 2, 3))
@@ -387,7 +387,7 @@ def test_the_least_recently_used_token_is_forgotten_first(clock: Clock, monkeypa
     assert verifier.verify(second) == two
 
 
-def test_nothing_unverified_is_remembered(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unverified_tokens_are_not_cached(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "CACHE_SIZE", 1)
     verifier = Verifier([SECRET], clock=clock)
     one = verifier.verify(GOOD)
@@ -400,21 +400,21 @@ def test_nothing_unverified_is_remembered(clock: Clock, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     "header", [None, "", " ", "Bearerx", f"Basic {GOOD}", GOOD, f"Token {GOOD}", f"Bearer\t{GOOD}", "\uff22earer x"]
 )
-def test_no_bearer_token_is_a_plain_challenge(verifier: Verifier, header: str | None) -> None:
+def test_missing_bearer_token_gets_plain_challenge(verifier: Verifier, header: str | None) -> None:
     with pytest.raises(Unauthenticated) as caught:
         caller_of(verifier, header)
     assert caught.value.headers == {"WWW-Authenticate": "Bearer"}
 
 
 @pytest.mark.parametrize("header", ["Bearer", "Bearer ", "bearer x", f"Bearer {GOOD} {GOOD}", f"Bearer {GOOD},{GOOD}"])
-def test_a_bad_bearer_token_is_an_invalid_one(verifier: Verifier, header: str) -> None:
+def test_invalid_bearer_token_gets_invalid_token_challenge(verifier: Verifier, header: str) -> None:
     with pytest.raises(Unauthenticated) as caught:
         caller_of(verifier, header)
     assert caught.value.headers == {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR", "Bearer "])
-def test_the_scheme_is_taken_in_any_case(verifier: Verifier, scheme: str) -> None:
+def test_bearer_scheme_is_case_insensitive(verifier: Verifier, scheme: str) -> None:
     assert caller_of(verifier, f"{scheme} {GOOD}") == UserCaller(4, NOW + 60)
 
 
@@ -423,7 +423,7 @@ def test_callers_have_labels_for_logs() -> None:
     assert ServiceCaller("crm", SCOPES, None, NOW).label == "service crm"
 
 
-def test_the_own_secret_is_made_once_and_closed_to_others(tmp_path: Path) -> None:
+def test_generated_secret_is_created_once_and_private(tmp_path: Path) -> None:
     folder = tmp_path / "not" / "there yet"
     secret = own_secret(folder)
     assert len(secret) == 64
@@ -434,7 +434,7 @@ def test_the_own_secret_is_made_once_and_closed_to_others(tmp_path: Path) -> Non
     assert own_secret(tmp_path) != secret
 
 
-def test_an_open_mask_does_not_open_the_own_secret(tmp_path: Path) -> None:
+def test_generated_secret_is_private_under_any_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         own_secret(tmp_path / "data")
@@ -444,21 +444,21 @@ def test_an_open_mask_does_not_open_the_own_secret(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o644, 0o601])
-def test_an_own_secret_that_is_open_to_everybody_is_refused(tmp_path: Path, mode: int) -> None:
+def test_world_readable_secret_file_is_rejected(tmp_path: Path, mode: int) -> None:
     own_secret(tmp_path)
     (tmp_path / "jwt-secret").chmod(mode)
     with pytest.raises(Refusal, match="chmod 600"):
         own_secret(tmp_path)
 
 
-def test_an_own_secret_that_is_no_secret_is_refused(tmp_path: Path) -> None:
+def test_too_short_secret_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "jwt-secret").write_text("short\n")
     (tmp_path / "jwt-secret").chmod(0o600)
     with pytest.raises(Refusal, match="too short"):
         own_secret(tmp_path)
 
 
-def test_an_own_secret_behind_a_link_or_in_a_folder_is_refused(tmp_path: Path) -> None:
+def test_secret_file_must_be_a_regular_file(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "jwt-secret").symlink_to(tmp_path / "b" / "jwt-secret")
     with pytest.raises(Refusal):
@@ -471,7 +471,7 @@ def test_an_own_secret_behind_a_link_or_in_a_folder_is_refused(tmp_path: Path) -
         own_secret(tmp_path / "c")
 
 
-def test_all_who_ask_first_get_the_same_own_secret(tmp_path: Path) -> None:
+def test_concurrent_first_callers_get_the_same_secret(tmp_path: Path) -> None:
     for attempt in range(20):
         folder, ready = tmp_path / str(attempt), threading.Barrier(8)
         found: list[str] = []

@@ -55,7 +55,7 @@ def fields() -> list[Any]:
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_a_sample_becomes_the_notification_of_the_document(name: str) -> None:
+def test_sample_event_renders_the_documented_notification(name: str) -> None:
     checked = check(event_of(name))
     words = CATALOGUE.render(checked.kind, "en", checked.data, checked.params)
     due = CATALOGUE.samples[name]["notification"]
@@ -73,7 +73,7 @@ def test_every_kind_has_its_sample() -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_data_comes_back_in_the_order_of_the_catalogue_whatever_order_it_was_sent_in(name: str) -> None:
+def test_data_is_returned_in_catalogue_order(name: str) -> None:
     def backwards(value: Any) -> Any:
         return {key: backwards(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
 
@@ -82,7 +82,7 @@ def test_data_comes_back_in_the_order_of_the_catalogue_whatever_order_it_was_sen
 
 
 @pytest.mark.parametrize(("name", "path"), fields())
-def test_a_missing_field_is_required(name: str, path: tuple[str, ...]) -> None:
+def test_missing_field_is_reported_as_required(name: str, path: tuple[str, ...]) -> None:
     event = event_of(name)
     del parent_of(event, path)[path[-1]]
     is_optional = (name, path) == ("custom", ("data", "user"))
@@ -90,7 +90,7 @@ def test_a_missing_field_is_required(name: str, path: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(("name", "path"), fields())
-def test_null_is_no_value_but_where_the_document_has_it(name: str, path: tuple[str, ...]) -> None:
+def test_null_is_accepted_only_in_nullable_fields(name: str, path: tuple[str, ...]) -> None:
     event = event_of(name)
     parent_of(event, path)[path[-1]] = None
     found = field_errors_of(event)
@@ -101,7 +101,7 @@ def test_null_is_no_value_but_where_the_document_has_it(name: str, path: tuple[s
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_an_unknown_field_is_prohibited_at_each_level(name: str) -> None:
+def test_unknown_field_is_prohibited_at_each_level(name: str) -> None:
     whole = event_of(name)
     objects = [
         path for path in paths_of(whole) if path[0] == "data" and isinstance(parent_of(whole, path)[path[-1]], dict)
@@ -162,7 +162,7 @@ def test_an_unknown_field_is_prohibited_at_each_level(name: str) -> None:
         ("custom", "params.body", 5, "string"),
     ],
 )
-def test_a_wrong_value_is_told_by_its_code(name: str, field: str, value: Any, code: str) -> None:
+def test_wrong_value_is_reported_with_its_code(name: str, field: str, value: Any, code: str) -> None:
     event = {"params": {}, **event_of(name)}
     path = tuple(field.split("."))
     parent_of(event, path)[path[-1]] = value
@@ -184,21 +184,21 @@ def test_a_wrong_value_is_told_by_its_code(name: str, field: str, value: Any, co
         ("high_fived/new_level", "params.level_title", "Grand Master"),
     ],
 )
-def test_a_value_at_its_limit_is_taken(name: str, field: str, value: Any) -> None:
+def test_value_at_its_limit_is_accepted(name: str, field: str, value: Any) -> None:
     event = {"params": {}, **event_of(name)}
     path = tuple(field.split("."))
     parent_of(event, path)[path[-1]] = value
     assert field_errors_of(event) == []
 
 
-def test_an_entry_of_a_list_is_named_by_its_position() -> None:
+def test_list_entry_is_named_by_its_position() -> None:
     event = event_of("high_fived/activity_created")
     event["data"]["activities"][1] = "x"
     event["params"]["activities"][0] = 7
     assert field_errors_of(event) == [("data.activities.1", "uuid"), ("params.activities.0", "string")]
 
 
-def test_a_list_has_at_most_a_hundred_entries() -> None:
+def test_list_has_at_most_100_entries() -> None:
     event = event_of("high_fived/activity_created")
     event["data"]["activities"] = [UUID] * 100
     event["params"]["activities"] = ["x"] * 100
@@ -208,7 +208,7 @@ def test_a_list_has_at_most_a_hundred_entries() -> None:
     assert field_errors_of(event) == [("data.activities", "array_between"), ("params.activities", "array_between")]
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_catalogue_check_reports_all_errors() -> None:
     event = event_of("high_fived/activity_created")
     event["data"]["user"] = {"id": "4", "first_name": "Jane", "age": 7}
     event["data"]["activities"].append(UUID)
@@ -247,11 +247,11 @@ def test_all_faults_are_told_at_once() -> None:
         ({"type": "custom", "params": {"body": "x"}}, []),
     ],
 )
-def test_what_is_no_event_at_all_is_told(event: dict[str, Any], field_errors: list[tuple[str, str]]) -> None:
+def test_non_object_event_is_reported(event: dict[str, Any], field_errors: list[tuple[str, str]]) -> None:
     assert field_errors_of(event) == field_errors
 
 
-def test_a_message_names_the_field_in_a_sentence() -> None:
+def test_error_message_names_the_field_in_a_sentence() -> None:
     event = event_of("note")
     del event["data"]["case"]["id"]
     with pytest.raises(Invalid) as caught:
@@ -259,7 +259,7 @@ def test_a_message_names_the_field_in_a_sentence() -> None:
     assert [field_error.message for field_error in caught.value.field_errors] == ["The data.case.id field is required."]
 
 
-def test_a_user_may_be_an_id_that_the_caller_fills_in_at_its_place() -> None:
+def test_user_given_by_id_is_filled_in_at_its_place() -> None:
     event = event_of("note")
     event["data"] = {"case": event["data"]["case"], "user": 4}
     checked = check(event)
@@ -268,20 +268,20 @@ def test_a_user_may_be_an_id_that_the_caller_fills_in_at_its_place() -> None:
     assert next(iter(checked.data.items())) == ("user", 4)
 
 
-def test_a_user_who_is_told_in_full_is_taken_as_told() -> None:
+def test_user_given_in_full_is_kept() -> None:
     checked = check(event_of("note"))
     assert checked.unfilled == {}
     assert checked.actor == 4
     assert checked.data["user"]["first_name"] == "Bernita"
 
 
-def test_what_nobody_did_has_no_actor() -> None:
+def test_event_without_a_user_has_no_actor() -> None:
     assert check(event_of("overdue_task")).actor is None
     custom = CATALOGUE.check("custom", None, {"body": "x"})
     assert (custom.actor, custom.data, custom.unfilled) == (None, {}, {})
 
 
-def test_checking_leaves_what_was_posted_alone() -> None:
+def test_checking_does_not_change_the_posted_event() -> None:
     event = event_of("custom")
     event["params"]["body"] = " x "
     before = copy.deepcopy(event)
@@ -307,11 +307,11 @@ def test_checking_leaves_what_was_posted_alone() -> None:
         ("custom", ""),
     ],
 )
-def test_subjects_are_the_things_with_ids(name: str, words: str) -> None:
+def test_subjects_are_the_objects_with_ids(name: str, words: str) -> None:
     assert [subject.partition(":")[0] for subject in check(event_of(name)).subjects] == words.split()
 
 
-def test_a_subject_is_in_small_letters_and_the_data_as_it_was_sent() -> None:
+def test_subject_ids_are_lowercased_and_data_is_unchanged() -> None:
     event = event_of("note")
     event["data"]["case"]["id"] = UUID.upper()
     event["params"]["contact_id"] = "C2CCBB7E-d174-4894-ba5a-1828d0f09128"
@@ -320,7 +320,7 @@ def test_a_subject_is_in_small_letters_and_the_data_as_it_was_sent() -> None:
     assert checked.data["case"]["id"] == UUID.upper()
 
 
-def test_presets_are_as_promised() -> None:
+def test_presets_match_the_contract() -> None:
     presets = {name: kind.preset for name, kind in CATALOGUE.kinds.items()}
     quiet = {name for name in presets if name.startswith(("gamification/", "high_fived/"))} | {"email_opened"}
     assert {name for name, preset in presets.items() if preset == "quiet"} == quiet
@@ -328,7 +328,7 @@ def test_presets_are_as_promised() -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_the_schemas_take_what_the_catalogue_takes(name: str) -> None:
+def test_json_schemas_accept_what_the_catalogue_accepts(name: str) -> None:
     schemas = CATALOGUE.schemas()
     event = {"params": {}, **event_of(name)}
     for part in ("data", "params"):
@@ -347,12 +347,12 @@ def test_every_kind_has_schemas_of_its_data_and_params() -> None:
         assert set(parts) == {"data", "params"}
 
 
-def test_a_kind_that_went_is_a_lookup_error() -> None:
+def test_removed_kind_raises_lookup_error() -> None:
     with pytest.raises(LookupError):
         CATALOGUE.render("of_yesterday", "en", {}, {})
 
 
-def test_data_that_no_longer_fits_its_kind_is_a_lookup_error() -> None:
+def test_data_that_no_longer_fits_its_kind_raises_lookup_error() -> None:
     with pytest.raises(LookupError):
         CATALOGUE.render("note", "en", {}, {"contact": "Jane", "body": ""})
 
@@ -370,7 +370,7 @@ on_its_way = "på väg"
 """
 
 
-def test_an_operators_own_kind_is_one_like_ours(tmp_path: Path) -> None:
+def test_custom_kind_works_like_a_builtin_kind(tmp_path: Path) -> None:
     catalogue = Catalogue.load(folder_of(tmp_path, kinds_ours=OURS))
     checked = catalogue.check("order_moved", {"user": 4, "order": ORDER, "days": 3}, None)
     assert checked.subjects == (f"order:{UUID}",)
@@ -381,7 +381,7 @@ def test_an_operators_own_kind_is_one_like_ours(tmp_path: Path) -> None:
     assert catalogue.kinds["order_moved"].thread == "order"
 
 
-def test_a_language_is_one_file_and_english_stands_in_for_the_rest(tmp_path: Path) -> None:
+def test_missing_translations_fall_back_to_english(tmp_path: Path) -> None:
     catalogue = Catalogue.load(folder_of(tmp_path, kinds=OURS, sv=SWEDISH))
     assert catalogue.languages == ("en", "da", "de", "sv")
     user = event_of("note")["data"]["user"]
@@ -394,7 +394,7 @@ def test_a_language_is_one_file_and_english_stands_in_for_the_rest(tmp_path: Pat
     assert level.message == "You have reached level Beginner 2"
 
 
-def test_a_region_falls_back_to_its_language_before_english(tmp_path: Path) -> None:
+def test_region_falls_back_to_its_language_before_english(tmp_path: Path) -> None:
     pt = '[overdue_task]\ntitle = "Tarefa"\nsays = "Uma tarefa"\n[labels.badge.name]\nthe_seller = "O Vendedor"'
     catalogue = Catalogue.load(folder_of(tmp_path, pt=pt, pt_BR='[overdue_task]\ntitle = "Tarefa atrasada"'))
     words = catalogue.render("overdue_task", "pt-BR", {}, {})
@@ -418,11 +418,11 @@ def test_a_region_falls_back_to_its_language_before_english(tmp_path: Path) -> N
         ("../x", "en"),
     ],
 )
-def test_a_locale_has_a_language(tmp_path: Path, locale: str, language: str) -> None:
+def test_locale_maps_to_a_language(tmp_path: Path, locale: str, language: str) -> None:
     assert Catalogue.load(folder_of(tmp_path, da="", pt_BR="")).language_of(locale) == language
 
 
-def test_a_later_folder_lies_over_an_earlier_one_key_by_key(tmp_path: Path) -> None:
+def test_later_folder_overrides_earlier_one_key_by_key(tmp_path: Path) -> None:
     first = folder_of(
         tmp_path / "1", kinds='[note]\npreset = "urgent"\ntitle = "One"\n[labels.level.name]\nlevel_3 = "Three"'
     )
@@ -592,7 +592,7 @@ KIND = 'title = "X"\ngroup = "g"\n'
         ("german", "", ["is neither kinds nor a language", "da.toml"]),
     ],
 )
-def test_a_fault_of_a_file_is_told_with_its_place_and_what_to_write(
+def test_invalid_catalogue_file_is_reported_with_place_and_remedy(
     tmp_path: Path, name: str, text: str, field_errors: list[str]
 ) -> None:
     with pytest.raises(Refusal) as caught:
@@ -604,7 +604,7 @@ def test_a_fault_of_a_file_is_told_with_its_place_and_what_to_write(
     assert field_errors[1] in (wrong if "TOML" in wrong else instead)
 
 
-def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
+def test_errors_of_all_catalogue_files_are_reported(tmp_path: Path) -> None:
     kinds = (
         f'[x]\n{KIND}says = "**{{y}}**{{z}}"\ndata = {{ z = "broken" }}\npreset = "quiet"\n[note]\npreset = "loud"\n'
     )
@@ -628,12 +628,12 @@ def test_all_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+def test_catalogue_file_that_is_not_utf8_is_reported(tmp_path: Path) -> None:
     (tmp_path / "da.toml").write_bytes(b'[note]\ntitle = "\xe6"')
     with pytest.raises(Refusal, match=r"da\.toml: cannot be read: .*; save it as UTF-8"):
         Catalogue.load(tmp_path)
 
 
-def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+def test_other_files_in_the_catalogue_folder_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("Our kinds", encoding="utf-8")
     assert Catalogue.load(tmp_path).kinds.keys() == CATALOGUE.kinds.keys()

@@ -46,7 +46,7 @@ async def kinds(api: Api, user: int) -> dict[str, dict[str, Any]]:
     return {kind["name"]: kind for kind in answer.json()["data"]}
 
 
-async def test_a_kind_of_the_operators_own_arrives_in_languages_of_their_own(extended: Api) -> None:
+async def test_custom_kind_is_delivered_in_custom_languages(extended: Api) -> None:
     await extended.people(1)
     await extended.people(2, locale="sv-FI")
     await extended.people(3, locale="da-DK")
@@ -61,7 +61,7 @@ async def test_a_kind_of_the_operators_own_arrives_in_languages_of_their_own(ext
     assert [row["subject"] for row in subjects] == [f"contact:{UUID}", f"vehicle:{UUID}"]
 
 
-async def test_a_wording_of_the_operators_own_takes_the_place_of_ours(extended: Api) -> None:
+async def test_custom_wording_replaces_the_builtin_one(extended: Api) -> None:
     await extended.people(1)
     await extended.people(2, locale="sv")
     shown = await kinds(extended, 1)
@@ -89,7 +89,7 @@ async def test_a_wording_of_the_operators_own_takes_the_place_of_ours(extended: 
         ("de-AT", "Aufgabe überfällig", "Aufgaben"),
     ],
 )
-async def test_kinds_are_told_in_the_callers_language(api: Api, locale: str, label: str, group: str) -> None:
+async def test_kinds_are_listed_in_the_callers_language(api: Api, locale: str, label: str, group: str) -> None:
     await api.people(1, locale=locale)
     shown = await kinds(api, 1)
     assert set(shown) == set(api.app_state.catalogue.kinds)
@@ -101,7 +101,7 @@ async def test_kinds_are_told_in_the_callers_language(api: Api, locale: str, lab
 
 
 @pytest.mark.parametrize("language", ["da", "de"])
-def test_each_language_of_ours_has_every_title_sentence_group_and_label(catalogue: Catalogue, language: str) -> None:
+def test_builtin_languages_have_every_title_sentence_group_and_label(catalogue: Catalogue, language: str) -> None:
     for name, kind in catalogue.kinds.items():
         alike = kind.wordings[language].title == kind.wordings["en"].title
         assert not alike or (language, name) == ("da", "high_fived/badge_achieved"), name
@@ -114,12 +114,12 @@ def test_each_language_of_ours_has_every_title_sentence_group_and_label(catalogu
     assert all(catalogue.phrase(name, language) != catalogue.phrase(name, "en") for name in PHRASES)
 
 
-def test_the_check_tells_what_there_is(own: Path) -> None:
+def test_catalogue_check_prints_kinds_and_languages(own: Path) -> None:
     result = CliRunner().invoke(app, ["catalogue", "check", str(own)])
     assert (result.exit_code, result.output) == (0, "25 kinds in 4 languages: en, da, de, sv\n")
 
 
-def test_the_check_tells_every_fault_with_file_entry_and_what_to_write(own: Path) -> None:
+def test_catalogue_check_prints_every_error_with_place_and_remedy(own: Path) -> None:
     (own / "fi.toml").write_text('[noet]\ntitle = "Maininta"\n[note]\nsays = "{usr}"\n', encoding="utf-8")
     result = CliRunner().invoke(app, ["catalogue", "check", str(own)])
     assert isinstance(result.exception, Refusal)
@@ -129,6 +129,6 @@ def test_the_check_tells_every_fault_with_file_entry_and_what_to_write(own: Path
     ]
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_missing_catalogue_folder_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="is not a folder"):
         Catalogue.load(tmp_path / "none")

@@ -98,7 +98,7 @@ def put(event: Any, path: tuple[Any, ...], value: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLES)
 @given(draw=st.data())
-def test_no_word_gets_out_of_its_place(name: str, draw: st.DataObject) -> None:
+def test_rendered_values_cannot_inject_markup(name: str, draw: st.DataObject) -> None:
     sample = CATALOGUE.samples[name]
     event = {part: copy.deepcopy(sample["event"].get(part, {})) for part in ("data", "params")}
     due = []
@@ -118,7 +118,7 @@ def test_no_word_gets_out_of_its_place(name: str, draw: st.DataObject) -> None:
 
 
 @given(st.lists(st.sampled_from(["**", "a", "{x}", "<i>", "&", " "])).map("".join), some_words)
-def test_any_sentence_is_either_refused_or_balanced(says: str, word: str) -> None:
+def test_sentence_with_unbalanced_bold_is_rejected(says: str, word: str) -> None:
     try:
         sentence = Sentence(says)
     except ValueError:
@@ -133,16 +133,16 @@ def test_any_sentence_is_either_refused_or_balanced(says: str, word: str) -> Non
 @pytest.mark.parametrize(
     "says", ["**a", "a ** b ** c **", "{", "}", "{}", "{a", "a}", "{a b}", "{a.b.c}", "{{a}}", "**{a**}"]
 )
-def test_a_sentence_that_no_one_could_read_is_refused(says: str) -> None:
+def test_malformed_sentence_is_rejected(says: str) -> None:
     with pytest.raises(ValueError, match=r"odd number|has no match"):
         Sentence(says)
 
 
-def test_the_words_of_a_sentence_are_named_once_each() -> None:
+def test_sentence_lists_each_placeholder_once() -> None:
     assert Sentence("{b} **{a.c}** {b}").words == ("b", "a.c")
 
 
-def test_bold_marks_become_tags_in_one_voice_and_nothing_in_the_other() -> None:
+def test_bold_marks_become_strong_tags_in_html_only() -> None:
     assert Sentence("**{a}** & b").render({"a": spoken("<x>")}) == Word("<x> & b", "<strong>&lt;x&gt;</strong> &amp; b")
 
 
@@ -150,11 +150,11 @@ def test_quotes_stay_as_they_are_in_html() -> None:
     assert spoken('Jane\'s "<case>"').html == 'Jane\'s "&lt;case&gt;"'
 
 
-def test_line_breaks_of_every_kind_are_one_br_each() -> None:
+def test_each_line_break_becomes_one_br() -> None:
     assert spoken_text("a\r\nb\rc\nd\n\ne") == Word("a\r\nb\rc\nd\n\ne", "a<br>b<br>c<br>d<br><br>e")
 
 
-def test_a_list_is_spoken_with_commas_and_null_as_nothing() -> None:
+def test_list_is_joined_with_commas_and_null_is_empty() -> None:
     assert spoken(["a", "<b>"]) == Word("a, <b>", "a, &lt;b&gt;")
     assert spoken(None) == spoken_text(None) == Word("", "")
     assert spoken(7) == Word("7", "7")
@@ -176,7 +176,7 @@ def test_a_list_is_spoken_with_commas_and_null_as_nothing() -> None:
         ("Written by_hand", "badge", "Written by_hand"),
     ],
 )
-def test_a_coded_name_is_made_readable(code: str, of: str, words: str) -> None:
+def test_code_names_are_made_readable(code: str, of: str, words: str) -> None:
     assert readable(code, of) == words
 
 
@@ -189,7 +189,7 @@ def render(name: str, **more: Any) -> Any:
     ("code", "words"),
     [("level_2", "Beginner 2"), ("level_12", "12"), ("grand_master", "Grand Master")],
 )
-def test_levels_read_by_their_label_or_readable(code: str, words: str) -> None:
+def test_levels_use_their_label_or_a_readable_name(code: str, words: str) -> None:
     said = render("gamification/new_level", data={"level": {"name": code}})
     assert said.message_formatted == f"<p>You have reached level <strong>{words}</strong></p>"
 
@@ -205,7 +205,7 @@ def test_levels_read_by_their_label_or_readable(code: str, words: str) -> None:
         ("two_weeks", "two_weeks"),
     ],
 )
-def test_counts_read_as_adverbs_or_as_they_are(count: str, words: str) -> None:
+def test_counts_render_as_adverbs_or_numbers(count: str, words: str) -> None:
     target = {"name": "Milestone", "title": "Car sale", "count": count}
     assert (
         render("gamification/target_reached", data={"target": target}).message
@@ -222,7 +222,7 @@ def test_counts_read_as_adverbs_or_as_they_are(count: str, words: str) -> None:
         ("high_fived/badge_achieved", "badge_title"),
     ],
 )
-def test_a_title_of_the_producers_is_spoken_instead_of_the_label(name: str, param: str) -> None:
+def test_producer_title_replaces_the_label(name: str, param: str) -> None:
     said = render(name, **{param: "the <very> best"})
     assert said.message.endswith(" the <very> best")
     assert said.message_formatted.endswith(" <strong>the &lt;very&gt; best</strong></p>")
@@ -230,26 +230,26 @@ def test_a_title_of_the_producers_is_spoken_instead_of_the_label(name: str, para
 
 @pytest.mark.parametrize("body", ["", " ", "\r\n", "\u2003"])
 @pytest.mark.parametrize("name", ["note", "inbox", "incoming_email", "notified_report"])
-def test_a_blank_quote_is_left_out(name: str, body: str) -> None:
+def test_blank_quote_is_omitted(name: str, body: str) -> None:
     said = render(name, body=body)
     assert "<br>" not in said.message
     assert said.message_formatted.endswith("</p>")
     assert "<em>" not in said.message_formatted
 
 
-def test_a_quote_keeps_its_lines() -> None:
+def test_quote_keeps_its_lines() -> None:
     said = render("note", body=" one\r\n<two>\n")
     assert said.message.endswith("'s case <br>  one\r\n<two>\n")
     assert said.message_formatted.endswith("</p><br><p><em> one<br>&lt;two&gt;<br></em></p>")
 
 
-def test_a_custom_message_is_as_it_is_and_one_paragraph() -> None:
+def test_custom_message_is_unchanged_and_one_paragraph() -> None:
     said = render("custom", body="**Hi** {user},\n<all> & 'sundry'\r\nbye")
     assert said.message == "**Hi** {user},\n<all> & 'sundry'\r\nbye"
     assert said.message_formatted == "<p>**Hi** {user},<br>&lt;all&gt; &amp; 'sundry'<br>bye</p>"
 
 
-def test_someone_with_one_name_is_spoken_of_without_a_gap() -> None:
+def test_user_with_one_name_renders_without_extra_space() -> None:
     user = {"id": 4, "first_name": "", "last_name": "Prince", "profile_picture": None}
     assert render("notified_report", data={"user": user}).message.startswith("Prince wants you")
 

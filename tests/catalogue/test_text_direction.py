@@ -28,7 +28,7 @@ def said(says: str, **words: Word) -> Any:
 
 
 @pytest.mark.parametrize("name", [LAYLA, DANA, f"Layla {LAYLA}", f"{LAYLA} 3", "a\u200fb", "\U0001e900", "\ufb2a"])
-def test_a_name_written_from_right_to_left_is_isolated_in_both_voices(name: str) -> None:
+def test_right_to_left_name_is_isolated_in_text_and_html(name: str) -> None:
     words = said("**{user}** wrote", user=spoken(name))
     assert words.message == f"{FSI}{name}{PDI} wrote"
     assert words.message_formatted == f"<p><strong>{FSI}{name}{PDI}</strong> wrote</p>"
@@ -37,27 +37,27 @@ def test_a_name_written_from_right_to_left_is_isolated_in_both_voices(name: str)
 @pytest.mark.parametrize(
     "name", ["Jane Doe", "J\u00f6rg \u0141", "\u041e\u043b\u044c\u0433\u0430", "\u674e", "\U0001f600", ""]
 )
-def test_an_ordinary_name_stays_as_it_is(name: str) -> None:
+def test_left_to_right_name_is_unchanged(name: str) -> None:
     assert said("{user} wrote", user=spoken(name)).message == f"{name} wrote"
 
 
-def test_every_word_is_isolated_in_a_sentence_written_from_right_to_left() -> None:
+def test_every_value_is_isolated_in_a_right_to_left_sentence() -> None:
     assert said(f"{LAYLA} {{user}}", user=spoken("Jane")).message == f"{LAYLA} {FSI}Jane{PDI}"
 
 
 @pytest.mark.parametrize("text", [f"{LAYLA}\nsecond", "a\u202eb\u2069c", "\x1b[0m"])
-def test_a_message_that_is_the_whole_sentence_stays_as_it_was_written(text: str) -> None:
+def test_message_that_is_the_whole_sentence_is_unchanged(text: str) -> None:
     assert said("{body}", body=spoken_text(text)).message == text
 
 
-def test_a_text_of_several_lines_in_a_sentence_is_isolated_line_by_line() -> None:
+def test_multi_line_text_is_isolated_line_by_line() -> None:
     words = said("{user}: {body}", user=spoken("Jane"), body=spoken_text(f"{LAYLA}\r\nb\u2069"))
     assert words.message == f"Jane: {FSI}{LAYLA}{PDI}\r\n{FSI}b{PDI}"
     assert words.message_formatted == f"<p>Jane: {FSI}{LAYLA}{PDI}<br>{FSI}b{PDI}</p>"
 
 
 @given(st.text())
-def test_no_word_turns_or_breaks_the_line_that_it_stands_in(name: str) -> None:
+def test_no_value_changes_direction_or_breaks_its_line(name: str) -> None:
     said_of = said("{user} wrote <br> to you", user=spoken(name)).message
     before = said_of.removesuffix(" wrote <br> to you")
     depth = 0
@@ -70,14 +70,14 @@ def test_no_word_turns_or_breaks_the_line_that_it_stands_in(name: str) -> None:
     assert depth == 0
 
 
-def test_whatever_unicode_writes_from_right_to_left_is_known() -> None:
+def test_all_right_to_left_characters_of_unicode_are_known() -> None:
     for code in range(0x110000):
         if unicodedata.bidirectional(chr(code)) in {"R", "AL"}:
             assert is_right_to_left(chr(code)), hex(code)
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE.samples))
-def test_no_sample_has_a_character_that_isolates(name: str) -> None:
+def test_samples_have_no_isolate_characters(name: str) -> None:
     sample = CATALOGUE.samples[name]
     event = sample["event"]
     checked = CATALOGUE.check(event["type"], event.get("data"), event.get("params"))
@@ -86,7 +86,7 @@ def test_no_sample_has_a_character_that_isolates(name: str) -> None:
     assert words.message_formatted == sample["notification"]["message_formatted"]
 
 
-async def test_a_push_isolates_a_name_and_a_link_does_not(pushing: Api, phones: Phones) -> None:
+async def test_push_isolates_names_and_links_do_not(pushing: Api, phones: Phones) -> None:
     await register(pushing, 1, IPHONE)
     event = json.loads(json.dumps(pushing.app_state.catalogue.samples["high_fived/new_level"]["event"]))
     event["notify"] = {"users": [1]}
@@ -103,7 +103,7 @@ PLAIN = "X ]0;pwn   user 1, admin  "
 
 
 @pytest.mark.parametrize("path", ["/directory/users/9", "/directory/teams/9"])
-async def test_control_characters_in_names_are_dropped_at_the_door_of_the_directory(api: Api, path: str) -> None:
+async def test_directory_drops_control_characters_from_names(api: Api, path: str) -> None:
     body = {"first_name": STRANGE, "last_name": LAYLA} if "users" in path else {"name": STRANGE}
     assert (await api.as_service("PUT", path, json=body)).status_code == 204
     found = (await api.as_service("GET", path)).json()
@@ -111,14 +111,14 @@ async def test_control_characters_in_names_are_dropped_at_the_door_of_the_direct
     assert found.get("last_name", LAYLA) == LAYLA
 
 
-async def test_control_characters_in_names_are_dropped_by_an_import(api: Api) -> None:
+async def test_import_drops_control_characters_from_names(api: Api) -> None:
     line = json.dumps({"user": {"id": 9, "first_name": STRANGE, "last_name": "L"}})
     headers = {"Content-Type": "application/x-ndjson"}
     assert (await api.as_service("POST", "/directory/import", content=line, headers=headers)).status_code == 200
     assert (await api.as_service("GET", "/directory/users/9")).json()["first_name"] == PLAIN
 
 
-async def test_a_report_on_a_person_has_no_line_or_escape_of_theirs(api: Api) -> None:
+async def test_user_report_escapes_control_characters(api: Api) -> None:
     await api.people(9)
     await api.app_state.database.value("update users set first_name = $1 where id = 9", STRANGE)  # as before the check
     user = (await api.as_service("GET", "/directory/users/9")).json()
@@ -127,7 +127,7 @@ async def test_a_report_on_a_person_has_no_line_or_escape_of_theirs(api: Api) ->
     assert all(line == one_line(line) for line in lines)
 
 
-async def test_control_characters_in_params_do_not_get_into_a_message(api: Api) -> None:
+async def test_message_drops_control_characters_of_params(api: Api) -> None:
     await api.people(1)
     event = json.loads(json.dumps(api.app_state.catalogue.samples["note"]["event"]))
     event["notify"], event["params"]["contact"] = {"users": [1]}, STRANGE

@@ -341,7 +341,7 @@ def test_every_fault_of_the_operators_file_is_told_in_a_line_of_its_own(tmp_path
         """
         colour = "red"
         [defaults]
-        quiet_hours = [{ from = "20:00", to = "20:00" }]
+        quiet_hours = [{ from = "20:00", to = "20:00" }, { from = 20, to = "07:00" }]
         [locked]
         pause = true
         [kinds.noet]
@@ -359,6 +359,7 @@ def test_every_fault_of_the_operators_file_is_told_in_a_line_of_its_own(tmp_path
         f"{path}: The kinds.note.locked.0 field must be push, web_push or urgent.",
         f"{path}: The colour field is not allowed here.",
         f"{path}: The defaults.quiet_hours.0.to field must not be the same as from.",
+        f"{path}: The defaults.quiet_hours.1.from field must be a string.",
         f"{path}: The kinds.noet field is not a known kind; write `note`.",
     ]
 

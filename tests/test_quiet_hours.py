@@ -74,6 +74,7 @@ def moments(draw: Callable[..., Any]) -> tuple[str, datetime]:
 @example([window("20:00", "02:30")], ("Europe/Copenhagen", utc("2026-03-29 00:10")))
 @example([window("20:00", "02:30")], ("Europe/Copenhagen", utc("2026-10-25 00:31")))
 @example([window("20:00", "01:45")], ("Australia/Lord_Howe", utc("2026-04-04 14:50")))
+@example([window("00:00", "12:00"), window("12:00", "00:00")], ("UTC", utc("2026-03-02 00:00")))
 @example([window("20:00", "07:30", "thu"), window("07:30", "12:00", "fri")], ("Pacific/Apia", utc("2011-12-30 08:00")))
 def test_it_is_quiet_whenever_the_clock_on_the_wall_says_so_and_until_it_does_not(
     windows: list[dict[str, Any]], moment: tuple[str, datetime]

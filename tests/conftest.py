@@ -6,7 +6,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 
 from tests.support import selection
 from tests.support.database import end_sessions, left_behind, make_database, url_for, wipe
@@ -24,6 +24,8 @@ hypothesis.settings.register_profile("fast", max_examples=10, deadline=None)  # 
 hypothesis.settings.register_profile("test", deadline=None)
 hypothesis.settings.register_profile("soak", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile("test")
+
+expect.set_options(timeout=30_000)  # a page is waited for as long on a machine that has much else to do
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,6 +9,7 @@ import pytest
 from tests.support.database import everything
 from tests.support.events import custom, in_future
 from tests.support.service import Api
+from tests.support.waiting import reaches
 from tocsin import directory
 from tocsin.errors import Problem
 from tocsin.jobs import Job
@@ -26,11 +27,7 @@ async def made(api: Api) -> None:
 async def erase(api: Api, user: int = PERSON) -> None:
     answer = await api.as_service("DELETE", f"/directory/users/{user}")
     assert answer.status_code == 204, answer.text
-    for _ in range(200):
-        if not await api.app_state.database.value("select count(*) from jobs where task = 'erase'"):
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail("the erasure did not end")
+    await reaches(lambda: api.app_state.database.value("select count(*) from jobs where task = 'erase'"), 0)
 
 
 async def test_nothing_of_a_person_stays_in_any_table(api: Api) -> None:
@@ -157,10 +154,7 @@ async def test_erasing_while_events_come_in_leaves_no_row_behind(api: Api) -> No
     erased = await api.as_service("DELETE", f"/directory/users/{PERSON}")
     assert erased.status_code == 204
     assert {await each for each in posting} <= {202, 422}
-    for _ in range(200):
-        if not await api.app_state.database.value("select count(*) from jobs"):
-            break
-        await asyncio.sleep(0.05)
+    await reaches(lambda: api.app_state.database.value("select count(*) from jobs"), 0)
     for table in ("inbox", "changes", "heads", "members"):
         assert await api.app_state.database.value(f"select count(*) from {table} where user_id = {PERSON}") == 0
 

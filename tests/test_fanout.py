@@ -1,7 +1,7 @@
 """The main job: what a service posts is what the people concerned find in their inbox."""
 
-import asyncio
 import json
+from functools import partial
 
 import pytest
 
@@ -100,10 +100,8 @@ async def test_a_custom_notification_comes_from_its_sender(api: Api) -> None:
         1, "POST", "/notifications", json={"message": "  a <b> & \n c ", "notify": {"users": [3], "teams": [7]}}
     )
     assert (answer.status_code, answer.json()) == (202, {"queued": True})
-    for _ in range(500):
-        if (await api.inbox(3))["data"] and (await api.inbox(2))["data"]:
-            break
-        await asyncio.sleep(0.01)
+    for user in (2, 3):
+        await until(partial(api.ids, user))
     [entry] = (await api.inbox(3))["data"]
     assert entry["type"] == "custom"
     assert entry["data"] == {"user": {"id": 1, "first_name": "First1", "last_name": "Last1", "profile_picture": None}}

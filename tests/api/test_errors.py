@@ -8,6 +8,7 @@ import structlog.testing
 
 from tests.support.answers import UNKNOWN, codes_of, errors_of, raw, routes_of, sealed
 from tests.support.service import HOUR, SECRET, Api, at_rest
+from tests.support.waiting import reaches
 from tocsin.auth.minting import mint_service, mint_user
 
 ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE", "PROPFIND")
@@ -211,12 +212,7 @@ async def test_client_disconnect_during_body_leaves_no_state_and_no_error(api: A
             await writer.drain()
             writer.close()
             await writer.wait_closed()
-        for _ in range(1000):
-            if sum(line["event"] == "request" for line in lines) == 2:
-                break
-            await asyncio.sleep(0.005)
-        else:
-            raise AssertionError(lines)
+        await reaches(lambda: sum(line["event"] == "request" for line in lines), 2)
     assert {line["log_level"] for line in lines} == {"info"}
     assert await api.app_state.database.value("select count(*) from events") == 0
     assert (await api.as_user(1, "GET", "/notifications")).json()["pagination"]["total"] == 0

@@ -146,6 +146,7 @@ async def test_every_reader_ends_with_the_list_of_the_api(with_nats: bool, port:
         busy = [asyncio.create_task(use(app, dice)) for app in apps] + [asyncio.create_task(post(service, dice))]
         reconnected = 1
         for number in range(ROUNDS):
+            await until(partial(are_connected, apps, reconnected), 60)
             await asyncio.sleep(dice.uniform(0.5, 1.5))
             match number % 3:
                 case 0:
@@ -173,9 +174,14 @@ async def test_every_reader_ends_with_the_list_of_the_api(with_nats: bool, port:
         for task in following:
             task.cancel()
         await asyncio.gather(*following, return_exceptions=True)
-        assert all(app.connections >= reconnected for app in apps)
+        assert are_connected(apps, reconnected)
         assert sum(app.resyncs for app in apps) == 0
         assert all(app.order for app in apps)
+
+
+def are_connected(apps: list[App], times: int) -> bool:
+    """Whether each has connected so often."""
+    return all(app.connections >= times for app in apps)
 
 
 async def is_the_same(app: App, following: asyncio.Task[None]) -> bool:

@@ -19,6 +19,7 @@ import pytest
 import tocsin_client
 from tests.support.events import custom
 from tests.support.service import HOUR, SECRET, Api
+from tests.support.waiting import reaches
 from tocsin.auth.minting import mint_service
 from tocsin_client import (
     Client,
@@ -175,13 +176,7 @@ class TestLostAnswers:
         await asyncio.to_thread(client.resolve, "order:42")
         one, other = line.header("Idempotency-Key")
         assert one == other
-        page = await api.inbox(1)
-        for _ in range(100):
-            if page["pagination"]["unread"] == 0:
-                break
-            await asyncio.sleep(0.05)
-            page = await api.inbox(1)
-        assert page["pagination"]["unread"] == 0
+        await reaches(lambda: api.unread(1), 0)
 
     @pytest.mark.parametrize("what", ["user", "team"])
     async def test_who_was_deleted_with_the_answer_lost_is_deleted(

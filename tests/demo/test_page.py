@@ -100,8 +100,8 @@ class Visit:
 
     async def shows(self, device: str, count: int) -> None:
         """See that a device has the badge for so many, and banners, or else nothing."""
-        await expect(self.badge(device)).to_have_text(str(count or ""), timeout=15_000)
-        await expect(self.banners(device)).to_have_count(min(count, 2 if device == "browser" else 3), timeout=15_000)
+        await expect(self.badge(device)).to_have_text(str(count or ""))
+        await expect(self.banners(device)).to_have_count(min(count, 2 if device == "browser" else 3))
 
 
 @asynccontextmanager
@@ -154,10 +154,10 @@ async def test_every_kind_reaches_the_inbox_and_all_devices(chromium: Browser, d
         for count, label in enumerate(labels, 1):
             await visit.fire(label)
             for device in DEVICES:
-                await expect(visit.banners(device).locator("h4").first).to_contain_text(label, timeout=15_000)
+                await expect(visit.banners(device).locator("h4").first).to_contain_text(label)
                 await visit.shows(device, count)
             newest = (await demo.unread(BERNITA.id))[0]
-            await expect(visit.rows(_sentence_of(newest)).first).to_be_visible(timeout=15_000)
+            await expect(visit.rows(_sentence_of(newest)).first).to_be_visible()
         unread = await demo.unread(BERNITA.id)
         assert len(unread) == 24
         assert len({_kind_of(entry) for entry in unread}) == 24
@@ -168,6 +168,7 @@ async def test_what_is_read_in_the_inbox_leaves_every_device_and_nothing_else_do
 ) -> None:
     async with visiting(chromium, demo, LAYLA) as visit:
         first, second = (await demo.unread(LAYLA.id))[:2]
+        await visit.shows("iphone", LEFT_UNREAD)
         titles = await visit.banners("iphone").locator("h4").all_inner_texts()
         row = visit.rows(_sentence_of(first)).first
         await row.hover()
@@ -260,7 +261,7 @@ async def test_it_has_no_barriers_and_fits_in_both_themes(
 ) -> None:
     async with visiting(chromium, demo, JOHN, size, colours) as visit:
         await visit.fire("Mention")
-        await expect(visit.banners("browser").first).to_be_visible(timeout=15_000)
+        await expect(visit.banners("browser").first).to_be_visible()
         await visit.page.wait_for_timeout(500)  # for what moves to have arrived
         assert await barriers_of(visit.page) == []
         assert await visit.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0

@@ -24,7 +24,7 @@ from tests.support.pushes import (
     until_stopped,
 )
 from tests.support.service import Api, serving
-from tests.support.waiting import until
+from tests.support.waiting import reaches, until
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Unavailable
 from tocsin.explain import of_event
@@ -234,12 +234,11 @@ async def test_a_bad_token_is_set_aside_until_its_lane_has_delivered_and_then_dr
         phones.answer(provider, token=IPHONE, status=400, reason="BadDeviceToken", times=9)
     id_ = (await post(api, custom(1))).json()["id"]
     await until(lambda: phones.pushes("apns-sandbox", IPHONE))
-    for _ in range(100):
-        found = await told(api, id_)
-        if found and found[0].startswith("later: set aside"):
-            break
-        await asyncio.sleep(0.02)
-    assert found[0].startswith("later: set aside until its lane has delivered: ")
+
+    async def set_aside() -> bool:
+        return any(line.startswith("later: set aside until its lane has delivered: ") for line in await told(api, id_))
+
+    await until(set_aside)
     assert len((await api.as_user(1, "GET", "/notifications/devices")).json()["data"]) == 1
     await register(api, 2, OTHER_IPHONE)
     assert await pushes_of(api, await api.post(custom(2))) == {"delivered": 1}
@@ -370,10 +369,8 @@ async def test_more_than_three_that_were_held_are_one_push(api: Api, phones: Pho
     await register(api, 1, IPHONE)
     await prefer(api, paused_until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
     ids = [await api.post(custom(1, body=f"Number {number}")) for number in range(count)]
-    for _ in range(200):
-        if await api.app_state.database.value("select count(*) from deliveries where state = 'held'") == count:
-            break
-        await asyncio.sleep(0.02)
+    held = "select count(*) from deliveries where state = 'held'"
+    await reaches(lambda: api.app_state.database.value(held), count)
     await prefer(api, paused_until=None)
     await hurry(api)
     for id_ in ids:

@@ -25,6 +25,7 @@ from playwright.async_api import (
 
 from tests.support.barriers import barriers_of
 from tests.support.service import HOUR, SECRET, Api
+from tests.support.waiting import reaches
 from tocsin.auth.minting import mint_user
 
 REFUSED = re.compile("Content Security Policy|requires 'Trusted", re.IGNORECASE)
@@ -286,11 +287,7 @@ async def unread_of(api: Api, user: int = 1) -> list[str]:
 
 async def settles(api: Api, *messages: str) -> None:
     """Wait until just these are unread."""
-    for _ in range(200):
-        if await unread_of(api) == list(messages):
-            return
-        await asyncio.sleep(0.05)
-    assert await unread_of(api) == list(messages)
+    await reaches(lambda: unread_of(api), list(messages))
 
 
 async def many(api: Api, count: int) -> None:
@@ -298,11 +295,7 @@ async def many(api: Api, count: int) -> None:
     events = [{"type": "custom", "notify": {"users": [1]}, "params": {"body": f"Note {at}"}} for at in range(count)]
     answer = await api.as_service("POST", "/events/batch", json={"events": events})
     await api.as_service("GET", f"/events/{answer.json()['ids'][-1]}?wait=20")
-    for _ in range(200):
-        if (await api.inbox(1))["pagination"]["total"] == count:
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("they never came")
+    await reaches(lambda: api.app_state.database.value("select count(*) from inbox where user_id = 1"), count)
 
 
 async def imported(api: Api, ages: dict[str, int]) -> None:
@@ -331,11 +324,7 @@ SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or Path(__file__).parent.parent
 async def streams(page: Windows | Host, count: int) -> None:
     """Wait until the service has so many streams."""
     service = (page if isinstance(page, Host) else page.host).service
-    for _ in range(200):
-        if service.app_state.streams.count == count:
-            return
-        await asyncio.sleep(0.05)
-    assert service.app_state.streams.count == count
+    await reaches(lambda: service.app_state.streams.count, count)
 
 
 async def live(windows: Windows) -> Window:
@@ -377,11 +366,7 @@ async def switched(window: Window, *, on: bool) -> None:
     """Switch pushes on or off, and wait until the service knows it."""
     switch = window.panel.get_by_role("switch", name=SWITCH)
     await switch.click()
-    for _ in range(100):
-        if await browsers_of(window.host.service) == on:
-            break
-        await asyncio.sleep(0.05)
-    assert await browsers_of(window.host.service) == on
+    await reaches(lambda: browsers_of(window.host.service), int(on))
     await expect(switch).to_be_checked(checked=on)
 
 

@@ -1,6 +1,5 @@
 """Phones of tests, and waiting for what is pushed to them."""
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -54,13 +53,11 @@ async def told(api: Api, id_: str, user: int = 1) -> list[str]:
 
 async def hurry(api: Api) -> None:
     """Let all that waits be due."""
-    for _ in range(100):
-        waiting = await api.app_state.database.value(
-            "select count(*) from deliveries where worker_id is null and due_at > now()"
-        )
-        if waiting:
-            break
-        await asyncio.sleep(0.02)
+    waiting = (
+        "select exists (select from deliveries where worker_id is null and due_at > now())"
+        " or not exists (select from deliveries where state in ('queued', 'later', 'held'))"
+    )
+    await until(lambda: api.app_state.database.value(waiting))
     await api.app_state.database.value(
         "update deliveries set due_at = now() where state in ('queued', 'later', 'held') and worker_id is null"
     )
@@ -68,14 +65,13 @@ async def hurry(api: Api) -> None:
 
 
 async def until_stopped(api: Api) -> dict[str, Any]:
-    async with asyncio.timeout(5):
-        while True:
-            answer = await api.as_service("GET", "/operations/lanes", "operations")
-            for lane in answer.json()["data"]:
-                if lane["stopped_at"]:
-                    found: dict[str, Any] = lane
-                    return found
-            await asyncio.sleep(0.01)
+    """Return the first lane that has stopped."""
+
+    async def stopped() -> list[dict[str, Any]]:
+        answer = await api.as_service("GET", "/operations/lanes", "operations")
+        return [lane for lane in answer.json()["data"] if lane["stopped_at"]]
+
+    return next(iter(await until(stopped)))
 
 
 async def prefer(api: Api, **changes: Any) -> httpx.Response:

@@ -1,11 +1,9 @@
 """Subjects that are settled, and what is left of those who are erased."""
 
-import asyncio
 from typing import Any
 
-import pytest
-
 from tests.support.service import Api
+from tests.support.waiting import reaches
 
 NAMES = ("Zebulon", "Quist", "Contract with Zebulon", "I want my money back")
 
@@ -17,11 +15,7 @@ async def resolve(api: Api, about: str, how: str = "read", users: list[int] | No
 
 
 async def settled(api: Api) -> None:
-    for _ in range(400):
-        if not await api.app_state.database.value("select count(*) from resolutions"):
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail("it was not settled")
+    await reaches(lambda: api.app_state.database.value("select count(*) from resolutions"), 0)
 
 
 def traces(tables: dict[str, str]) -> list[tuple[str, str]]:

@@ -117,6 +117,10 @@ class Api:
         page: dict[str, Any] = json.loads(answer.text)
         return page
 
+    async def unread(self, user: int) -> int:
+        count: int = (await self.inbox(user))["pagination"]["unread"]
+        return count
+
     async def ids(self, user: int, query: str = "?per_page=100") -> list[str]:
         return [entry["id"] for entry in (await self.inbox(user, query))["data"]]
 

@@ -9,10 +9,22 @@ from typing import Any
 async def until(look: Callable[[], Any], seconds: float = 30) -> Any:
     """Look again and again, by a function or a coroutine, until something true is there, and return it."""
     async with asyncio.timeout(seconds):
-        while True:
-            found = look()
-            if inspect.isawaitable(found):
-                found = await found
-            if found:
-                return found
+        while not (found := await _seen(look)):
             await asyncio.sleep(0.01)
+        return found
+
+
+async def reaches(look: Callable[[], Any], due: object, seconds: float = 30) -> None:
+    """Look again and again until just this is there."""
+    found: Any = None
+    try:
+        async with asyncio.timeout(seconds):
+            while (found := await _seen(look)) != due:
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        assert found == due
+
+
+async def _seen(look: Callable[[], Any]) -> Any:
+    found = look()
+    return await found if inspect.isawaitable(found) else found

@@ -16,6 +16,7 @@ from tests.support.events import custom
 from tests.support.imports import CONTACT, NDJSON, bring, device, send, team, text_of, told, user
 from tests.support.resolutions import NAMES, resolve, settled, traces
 from tests.support.service import HOUR, SECRET, Api
+from tests.support.waiting import reaches
 from tocsin import jobs
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
@@ -290,11 +291,7 @@ async def test_an_import_that_is_cut_off_leaves_nothing(api: Api) -> None:
     before = await everything(api)
     with pytest.raises(ConnectionError):
         await api.as_service("POST", "/directory/import", content=cut(), headers=NDJSON)
-    for _ in range(100):
-        if await everything(api) == before:
-            break
-        await asyncio.sleep(0.05)
-    assert await everything(api) == before
+    await reaches(lambda: everything(api), before)
 
 
 async def test_an_import_whose_worker_dies_is_gone_on_with_where_it_stopped(
@@ -420,10 +417,7 @@ async def test_an_export_is_what_an_import_makes_of_it(api: Api) -> None:
     for id_ in (1, 2, 3):
         await api.as_service("DELETE", f"/directory/users/{id_}")
     await api.as_service("DELETE", "/directory/teams/7")
-    for _ in range(100):
-        if not await api.app_state.database.value("select count(*) from jobs"):
-            break
-        await asyncio.sleep(0.05)
+    await reaches(lambda: api.app_state.database.value("select count(*) from jobs"), 0)
     await api.app_state.database.value("delete from events")
     await bring(api, *lines)
     assert [await entries(api, user_id) for user_id in (1, 2)] == inboxes

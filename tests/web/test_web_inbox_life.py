@@ -21,6 +21,7 @@ from tests.support.host_page import (
     switched,
     tell,
 )
+from tests.support.waiting import reaches
 
 BADGES = "window.badges = []; Navigator.prototype.setAppBadge = async (count) => { badges.push(count); };"
 
@@ -55,11 +56,7 @@ class Tab:
         return (await self.send("Runtime.evaluate", expression=expression, returnByValue=True))["result"].get("value")
 
     async def becomes_unread(self, count: int) -> None:
-        for _ in range(400):
-            if await self.evaluate('document.querySelector("tocsin-inbox")?.unread') == count:
-                return
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"{count} were never unread here")
+        await reaches(lambda: self.evaluate('document.querySelector("tocsin-inbox")?.unread'), count)
 
 
 @asynccontextmanager

@@ -30,6 +30,7 @@ from tests.support.host_page import (
     unread_of,
 )
 from tests.support.service import serving
+from tests.support.waiting import reaches, until
 from tocsin.catalogue import Catalogue
 
 FAILING = """
@@ -53,10 +54,7 @@ SECOND_PAGE = re.compile(r"/notifications\?.*&page=2")
 
 async def comes(found: list[str], count: int) -> None:
     """Wait until so many requests were made."""
-    for _ in range(200):
-        if len(found) >= count:
-            break
-        await asyncio.sleep(0.05)
+    await until(lambda: len(found) >= count)
     assert len(found) == count
 
 
@@ -437,11 +435,7 @@ class TestTokens:
         window = await live(windows)
         assert host.tokens == 1
         host.lifetime = timedelta(hours=1)
-        for _ in range(100):
-            if host.tokens == 2:
-                break
-            await asyncio.sleep(0.1)
-        assert host.tokens == 2
+        await reaches(lambda: host.tokens, 2)
         await streams(windows, 1)
         await tell(host.service, "One")
         await expect(window.badge).to_have_text("1")
@@ -546,10 +540,7 @@ class TestTokens:
         host = windows.host
         host.lifetime = timedelta(seconds=-60)
         window = await windows.new()
-        for _ in range(100):
-            if await window.heard("tocsin-error"):
-                break
-            await asyncio.sleep(0.05)
+        await until(lambda: window.heard("tocsin-error"))
         host.lifetime = timedelta(hours=1)
         await window.page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
         await streams(windows, 1)

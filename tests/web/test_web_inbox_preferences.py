@@ -1,6 +1,5 @@
 """The pane of preferences, and pushes to the browser that it switches on."""
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tests.support.host_page import (
     tell,
 )
 from tests.support.service import Api, serving
+from tests.support.waiting import reaches, until
 from tocsin.catalogue import Catalogue
 from tocsin_phones import Phones
 
@@ -32,11 +32,10 @@ async def held(api: Api) -> dict[str, Any]:
 
 
 async def becomes(api: Api, name: str, value: Any) -> None:
-    for _ in range(100):
-        if (await held(api))[name] == value:
-            return
-        await asyncio.sleep(0.05)
-    assert (await held(api))[name] == value
+    async def found() -> Any:
+        return (await held(api))[name]
+
+    await reaches(found, value)
 
 
 class TestPreferences:
@@ -58,11 +57,12 @@ class TestPreferences:
         await browser.focus()
         await window.page.keyboard.press("Space")
         await expect(browser).not_to_be_checked()
-        for _ in range(100):
-            if not (await held(windows.host.service))["kinds"]["note"]["web_push"]:
-                break
-            await asyncio.sleep(0.05)
-        assert (await held(windows.host.service))["kinds"]["note"]["web_push"] is False
+
+        async def web_push() -> bool:
+            switched: bool = (await held(windows.host.service))["kinds"]["note"]["web_push"]
+            return switched
+
+        await reaches(web_push, False)  # noqa: FBT003 - a value to come
 
     async def test_quiet_hours_are_added_changed_and_removed(self, windows: Windows) -> None:
         window, api = await opened_preferences(windows), windows.host.service
@@ -226,11 +226,7 @@ class TestPush:
             assert await banners(window) == [("Message", "Two", second)]
             await window.button("Back").click()
             await window.row("Two").get_by_role("button", name="Mark as read").click()
-            for _ in range(100):
-                if await banners(window) == []:
-                    break
-                await asyncio.sleep(0.05)
-            assert await banners(window) == []
+            await reaches(lambda: banners(window), [])
 
     async def test_a_click_tells_the_page_and_opens_the_link(self, pushed: Host, chromium: Browser) -> None:
         async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
@@ -253,11 +249,7 @@ class TestPush:
                 }
                 await deliver(window, payload)
                 assert await clicked(windows) == opens
-            for _ in range(100):
-                if (await pushed.service.inbox(1))["pagination"]["unread"] == 0:
-                    break
-                await asyncio.sleep(0.05)
-            assert (await pushed.service.inbox(1))["pagination"]["unread"] == 0
+            await reaches(lambda: pushed.service.unread(1), 0)
 
     async def test_a_push_that_is_none_breaks_nothing(self, pushed: Host, chromium: Browser) -> None:
         async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
@@ -277,11 +269,7 @@ class TestPush:
             await window.page.evaluate("() => { window.formerKey = new Uint8Array([1, 2, 3]).buffer }")
             await switched(window, on=True)
             await window.page.evaluate("() => { delete window.formerKey; inbox.remove(); document.body.append(inbox) }")
-            for _ in range(100):
-                if len(await window.page.evaluate("() => subscribed")) == 2:
-                    break
-                await asyncio.sleep(0.05)
-            assert len(await window.page.evaluate("() => subscribed")) == 2
+            await reaches(lambda: window.page.evaluate("() => subscribed.length"), 2)
             assert await browsers_of(pushed.service) == 1
 
     async def test_a_worker_of_another_origin_is_never_made_a_script(self, pushed: Host, chromium: Browser) -> None:
@@ -312,13 +300,9 @@ class TestPush:
 
 
 async def pushed_to(phones: Phones, endpoint: str, count: int = 1) -> dict[str, Any]:
-    for _ in range(200):
-        found = phones.pushes("browser", endpoint)
-        if len(found) >= count:
-            payload: dict[str, Any] = found[-1]["payload"]
-            return payload
-        await asyncio.sleep(0.05)
-    raise AssertionError(phones.pushes())
+    await until(lambda: len(phones.pushes("browser", endpoint)) >= count)
+    payload: dict[str, Any] = phones.pushes("browser", endpoint)[-1]["payload"]
+    return payload
 
 
 async def deliver(window: Window, payload: Any) -> None:
@@ -329,10 +313,7 @@ async def deliver(window: Window, payload: Any) -> None:
     registrations: list[dict[str, Any]] = []
     session.on("ServiceWorker.workerRegistrationUpdated", lambda event: registrations.extend(event["registrations"]))
     await session.send("ServiceWorker.enable")
-    for _ in range(100):
-        if registrations:
-            break
-        await asyncio.sleep(0.05)
+    await until(lambda: registrations)
     data = payload if isinstance(payload, str) else json.dumps(payload)
     await session.send(
         "ServiceWorker.deliverPushMessage",

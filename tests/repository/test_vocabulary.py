@@ -10,8 +10,13 @@ import tokenize
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tocsin.api.app import build
+from tocsin.api.openapi import document
+from tocsin.catalogue import Catalogue
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("packages/*/src/**/*.py")])
@@ -190,3 +195,19 @@ def test_the_search_finds_the_sentences_of_each_kind() -> None:
 def test_the_documentation_uses_plain_words(page: Path) -> None:
     text = re.sub(r"```.*?```|`[^`\n]*`|\[\w+\]\(\w+\.py\)", "", page.read_text("utf-8"), flags=re.DOTALL)
     assert not [line for line in text.split("\n") if RETIRED_IN_DOCUMENTS.search(line)]
+
+
+def descriptions(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Return all summaries and descriptions of a part of the API document, with their places."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, found in inner:
+        if key in {"summary", "description"} and isinstance(found, str):
+            yield place, found
+        elif key != "examples":
+            yield from descriptions(found, f"{place}/{key}")
+
+
+def test_the_api_document_uses_plain_words() -> None:
+    found = list(descriptions(document(build(), Catalogue.load())))
+    assert len(found) > 300
+    assert [(place, text) for place, text in found if RETIRED_PHRASES.search(text)] == []

@@ -53,7 +53,7 @@ def token_of(text: str, provider: Provider) -> str | None:
 async def register(database: Database, user_id: int, device: Device, replaces: str | None = None) -> None:
     """Assign a device to a user, whichever user had it before. A token that it replaces is removed if it is the user's.
 
-    Raises `Unauthenticated` where the user is gone or inactive.
+    Raises `Unauthenticated` if the user is erased or inactive.
     """
     async with database.transaction() as connection:
         await connection.execute(_SQL["hold_owner"], user_id)

@@ -24,13 +24,13 @@ _SQL = queries("directory")
 
 @dataclass(frozen=True, slots=True)
 class UnknownRecipients:
-    """Ids of users and teams that a caller may not address: they do not exist, or are another company's."""
+    """Ids of users and teams that do not exist or belong to another company."""
 
     users: Collection[int]
     teams: Collection[int]
 
     def field_errors(self, users: Sequence[Any], teams: Sequence[Any], prefix: str = "") -> list[FieldError]:
-        """Return an error for each position in `users` and `teams` that holds an unknown id."""
+        """Return an error for each unknown id in `users` and `teams`."""
         found: list[FieldError] = []
         for name, given, unknown in (("user", users, self.users), ("team", teams, self.teams)):
             for position, id_ in enumerate(given) if unknown else ():
@@ -50,11 +50,11 @@ class Team:
 
 
 async def put_user(database: Database, user: User, company_id: int | None) -> None:
-    """Make or replace a user; a caller bound to `company_id` gets `NotFound` for one of another company.
+    """Create or replace a user. With `company_id`, raises `NotFound` for a user of another company.
 
-    What is held for one who lives by another clock now is decided again; the phones of one who is not active any more
-    clear what they show. Where the id was erased within this second, it returns when that is over: tokens count whole
-    seconds, and those of before must not open what is the new user's.
+    If the time zone changed, held pushes are decided again. If the user is no longer active, their phones clear all
+    notifications. If the id was erased within the current second, this waits for the end of it: tokens contain whole
+    seconds, and a token of the erased user must not be valid for the new one.
     """
     async with database.transaction() as connection:
         row = await connection.fetchrow(_SQL["put_user"], user.model_dump_json(), company_id)
@@ -74,7 +74,7 @@ async def wait_until_tokens_are_valid(seconds: float | None) -> None:
 
 
 async def get_user(database: Database, id_: int, company_id: int | None) -> User:
-    """Return a user, or raise `NotFound`."""
+    """Return a user. Raises `NotFound`."""
     row = await database.row(_SQL["user"], id_, company_id)
     if row is None:
         raise NotFound
@@ -99,7 +99,7 @@ async def put_team_with_known_members(connection: Connection, team: Team, compan
 
 
 async def get_team(database: Database, id_: int, company_id: int | None) -> Team:
-    """Return a team with its members in the order of their ids, or raise `NotFound`."""
+    """Return a team with its members in the order of their ids. Raises `NotFound`."""
     row = await database.row(_SQL["team"], id_, company_id)
     if row is None:
         raise NotFound
@@ -107,7 +107,7 @@ async def get_team(database: Database, id_: int, company_id: int | None) -> Team
 
 
 async def list_users(database: Database, after: int, company_id: int | None, limit: int) -> list[User]:
-    """Return up to `limit` users with greater ids than `after`, in the order of their ids."""
+    """Return up to `limit` users with ids above `after`, in the order of their ids."""
     return [User.model_construct(**row) for row in await database.rows(_SQL["users"], after, company_id, limit)]
 
 
@@ -117,13 +117,13 @@ async def list_teams(database: Database, after: int, company_id: int | None, lim
 
 
 async def delete_team(database: Database, id_: int, company_id: int | None) -> None:
-    """Remove a team; its members stay. Raises `NotFound`."""
+    """Delete a team, not its members. Raises `NotFound`."""
     if await database.value(_SQL["delete_team"], id_, company_id) is None:
         raise NotFound
 
 
 async def enter(database: Database, team_id: int, user_id: int, company_id: int | None) -> None:
-    """Add a user to a team. Raises `NotFound` for the team, `Invalid` for a user who is not of its company."""
+    """Add a user to a team. Raises `NotFound` for the team, `Invalid` for a user of another company."""
     async with database.transaction() as connection:
         company = await _team_company(connection, team_id, company_id)
         if (await unknown_recipients(connection, [user_id], [], company)).users:
@@ -189,7 +189,7 @@ async def _team_company(connection: Connection, team_id: int, company_id: int | 
 async def people(
     store: Database | Connection, wanted: Collection[tuple[int | None, int]]
 ) -> dict[tuple[int | None, int], dict[str, Any]]:
-    """Return the user objects of notifications, by the company that a caller is bound to and the user's id."""
+    """Return the user objects of notifications, by the company of the caller and the id of the user."""
     rows = await fetch(store, _SQL["people"], *map(list, zip(*wanted, strict=True)), len(wanted))
     return {
         (company_id, id_): {"id": id_, "first_name": first, "last_name": last, "profile_picture": picture}
@@ -200,7 +200,7 @@ async def people(
 async def unknown_recipients(
     store: Database | Connection, users: Sequence[Any], teams: Sequence[Any], company_id: int | None
 ) -> UnknownRecipients:
-    """Return which of these users and teams a caller may not address; values that are not ids are left out."""
+    """Return the unknown ids among these users and teams. Values that are not ids are ignored."""
     ids = [[id_ for id_ in given if type(id_) is int and 0 < id_ <= MAX_ID] for given in (users, teams)]
     [row] = await fetch(store, _SQL["unknown"], *ids, company_id)
     return UnknownRecipients(frozenset(row["users"]), frozenset(row["teams"]))

@@ -1,6 +1,6 @@
-"""Everything that can go wrong for a caller, as a family of exceptions.
+"""The errors that the API returns, as a hierarchy of exceptions.
 
-    Problem                     one answer in the contract's form
+    Problem                 one error response
     ├── Malformed           400 malformed
     ├── Unauthenticated     401 unauthenticated
     ├── Unauthorized        403 unauthorized
@@ -11,16 +11,16 @@
     ├── Missing             410 missing
     ├── TooLarge            413 too_large
     ├── ContentType         415 content_type
-    ├── Invalid             422 validation.*, all faults at once
+    ├── Invalid             422 validation.*, all errors at once
     ├── RateLimited         429 rate_limited
     ├── HeadTooLarge        431 head_too_large
     ├── InternalError       500 error
-    ├── Unavailable         503 unavailable, the database cannot do it now
-    │   └── Locked                               a lock that another session holds was not released in time
-    └── Overrun             503 unavailable, the database could not do it in the time that it may take
+    ├── Unavailable         503 unavailable, the database is not available
+    │   └── Locked          503 unavailable, a lock of another session was not released in time
+    └── Overrun             503 unavailable, a statement exceeded its timeout
 
-Raised anywhere, turned into an answer in `api/problems.py` alone. A `Refusal` is not for a caller: it is the one
-sentence with which a command declines to start.
+Any module can raise them; only `api/problems.py` converts them into responses. `Refusal` is not an error of the API:
+its message tells the operator why a command cannot continue.
 """
 
 import json
@@ -35,9 +35,9 @@ class Refusal(Exception):  # noqa: N818 - not an internal error
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One thing that is wrong with a request.
+    """One validation error of a request.
 
-    `field` is the dotted path of the value at fault (`notify.users.1`), `code` a validation code without its prefix.
+    `field` is the dotted path of the invalid value (`notify.users.1`), `code` the validation code without its prefix.
     """
 
     field: str
@@ -46,17 +46,17 @@ class FieldError:
 
 
 UNREPORTED = FieldError("", "", "")
-"""Stands for a further error after `MAX_FIELD_ERRORS` are reported: it is only counted."""
+"""Placeholder for each error after the first `MAX_FIELD_ERRORS`: counted in `more`, without a message."""
 
 MAX_FIELD_ERRORS = 100
-"""Maximum errors of a request that are reported."""
+"""Maximum number of errors in a response."""
 
 MAX_ERRORS_BYTES = 60_000
-"""Bytes of their entries in an answer."""
+"""Maximum size of these errors in bytes."""
 
 
 class Problem(Exception):  # noqa: N818 - the answers have their own names
-    """One answer that is not a success: its HTTP status, its stable code, and a sentence for the developer."""
+    """An error response: its HTTP status, its stable code, and a message for the developer."""
 
     status = 500
     code = "error"
@@ -67,16 +67,16 @@ class Problem(Exception):  # noqa: N818 - the answers have their own names
         self.headers = dict(headers or {})
 
     def errors(self) -> list[dict[str, str]]:
-        """Return the entries of the answer's `errors`."""
+        """Return the entries of `errors` in the response."""
         return [{"message": str(self), "code": self.code}]
 
     def answer(self) -> dict[str, object]:
-        """Return the body of the answer."""
+        """Return the body of the response."""
         return {"errors": self.errors()}
 
 
 class Malformed(Problem):
-    """The body is not JSON, or JSON that no two readers would read alike."""
+    """The body is not JSON, or JSON that parsers interpret differently (duplicate names, large numbers)."""
 
     status = 400
     code = "malformed"
@@ -84,7 +84,7 @@ class Malformed(Problem):
 
 
 class Unauthenticated(Problem):
-    """No, invalid or expired credentials (RFC 6750, section 3)."""
+    """Missing, invalid or expired credentials (RFC 6750, section 3)."""
 
     status = 401
     code = "unauthenticated"
@@ -96,17 +96,17 @@ class Unauthenticated(Problem):
 
     @classmethod
     def unknown(cls, user_id: int) -> Self:
-        """Return the refusal of a valid token whose user is gone, or was never there."""
+        """Return the error for a valid token of a user who does not exist or was erased."""
         return cls(f"The token is valid, but user {user_id} is not in the directory.", presented=True)
 
     @classmethod
     def inactive(cls, user_id: int) -> Self:
-        """Return the refusal of a valid token whose user is deactivated."""
+        """Return the error for a valid token of a deactivated user."""
         return cls(f"The token is valid, but user {user_id} is not active.", presented=True)
 
 
 class Unauthorized(Problem):
-    """Valid credentials that may not do this (RFC 6750, section 3.1)."""
+    """Valid credentials without permission for this operation (RFC 6750, section 3.1)."""
 
     status = 403
     code = "unauthorized"
@@ -118,7 +118,7 @@ class Unauthorized(Problem):
 
 
 class NotFound(Problem):
-    """No such path, or nothing with that id for this caller."""
+    """The path does not exist, or this caller has no access to an object with that id."""
 
     status = 404
     code = "not_found"
@@ -126,7 +126,7 @@ class NotFound(Problem):
 
 
 class MethodNotAllowed(Problem):
-    """The path exists, for other methods."""
+    """The path does not support this method."""
 
     status = 405
     code = "method_not_allowed"
@@ -145,34 +145,34 @@ class Timeout(Problem):
 
 
 class Conflict(Problem):
-    """What is asked for contradicts what was asked for, or done, before."""
+    """The request conflicts with an earlier one."""
 
     status = 409
 
 
 class KeyReused(Conflict):
-    """An `Idempotency-Key` used again with another body."""
+    """An `Idempotency-Key` was used before with another body."""
 
     code = "conflict.key_reused"
     message = "This Idempotency-Key was used with another body."
 
 
 class IdReused(Conflict):
-    """An event's `id` used again for another event."""
+    """The `id` belongs to another event."""
 
     code = "conflict.id_reused"
     message = "This id belongs to another event."
 
 
 class TooLate(Conflict):
-    """A cancellation after delivery."""
+    """The event was delivered before the cancellation."""
 
     code = "conflict.too_late"
     message = "The event was delivered before it could be cancelled."
 
 
 class Missing(Problem):
-    """The caller's own notification, deleted."""
+    """The caller deleted this notification."""
 
     status = 410
     code = "missing"
@@ -180,7 +180,7 @@ class Missing(Problem):
 
 
 class TooLarge(Problem):
-    """The body is over its limit."""
+    """The body exceeds its maximum size."""
 
     status = 413
     code = "too_large"
@@ -190,7 +190,7 @@ class TooLarge(Problem):
 
 
 class ContentType(Problem):
-    """A body that is not declared as JSON."""
+    """The body is not declared as JSON."""
 
     status = 415
     code = "content_type"
@@ -198,7 +198,7 @@ class ContentType(Problem):
 
 
 class Invalid(Problem):
-    """The request is understood and wrong: all its faults at once."""
+    """The request is well-formed but not valid. All errors are reported at once."""
 
     status = 422
     code = "validation"
@@ -208,7 +208,7 @@ class Invalid(Problem):
         self.field_errors = list(field_errors)
 
     def errors(self) -> list[dict[str, str]]:
-        """Return one entry per fault, in the order of the request: the first of them, as many as an answer holds."""
+        """Return one entry per error, in the order of the request, up to the limits of a response."""
         entries, size = [], 0
         for field_error in in_order(self.field_errors)[:MAX_FIELD_ERRORS]:
             entry = {
@@ -223,14 +223,14 @@ class Invalid(Problem):
         return entries
 
     def answer(self) -> dict[str, object]:
-        """Return the body of the answer, with how many faults are not told, if any."""
+        """Return the body of the response. `more` is the number of errors that are left out, if there are any."""
         errors = self.errors()
         more = len(self.field_errors) - len(errors)
         return {"errors": errors, "more": more} if more else {"errors": errors}
 
 
 def in_order(field_errors: Iterable[FieldError]) -> list[FieldError]:
-    """Return faults in the order of the request: fields as they were found, entries of an array by their positions."""
+    """Return errors in the order of the request: fields as they were found, entries of an array by their positions."""
     reported = [field_error for field_error in field_errors if field_error is not UNREPORTED]
     places: dict[str, int] = {}
 
@@ -246,7 +246,10 @@ def in_order(field_errors: Iterable[FieldError]) -> list[FieldError]:
 
 
 class RateLimited(Problem):
-    """More than `limit` within a minute; the next in `wait` seconds (RFC 6585; the headers of the draft RateLimit)."""
+    """More than `limit` requests within a minute. The next is accepted in `wait` seconds.
+
+    The headers are those of RFC 6585 and of the RateLimit draft.
+    """
 
     status = 429
     code = "rate_limited"
@@ -262,7 +265,7 @@ class RateLimited(Problem):
 
 
 class HeadTooLarge(Problem):
-    """What stands before or behind a body is over its limit."""
+    """The request line, the headers or the trailers exceed their limit."""
 
     status = 431
     code = "head_too_large"
@@ -277,14 +280,14 @@ class InternalError(Problem):
         self.request_id = request_id
 
     def errors(self) -> list[dict[str, str]]:
-        """Return the one entry, with the id under which the log tells more."""
+        """Return the one entry, with the request id that is also in the log."""
         return [{"message": str(self), "code": self.code, "id": self.request_id}]
 
 
 class Unavailable(Problem):
-    """What is needed cannot be reached, mostly the database; nothing was done that will not be done again.
+    """A required service, usually the database, is not available. The request can be repeated safely.
 
-    `reason` is for operators: what keeps us from it, in words that tell no secret.
+    `reason` is for operators and contains no secrets.
     """
 
     status = 503
@@ -297,11 +300,11 @@ class Unavailable(Problem):
 
 
 class Locked(Unavailable):
-    """A lock that another session holds was not released in time: what needs no such lock can be done."""
+    """A lock of another session was not released in time. Requests that do not need the lock still work."""
 
 
 class Overrun(Problem):
-    """A statement that ran into its limit of time while the database is fine: the request asks too much of it."""
+    """A statement exceeded its timeout although the database works: the request is too expensive."""
 
     status = 503
     code = "unavailable"

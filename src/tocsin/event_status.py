@@ -16,7 +16,7 @@ SETTLED = frozenset({"delivered", "failed", "cancelled"})
 """The final states of an event."""
 
 WAITING = frozenset({"queued", "later", "held"})
-"""The states of a push that is still to be sent."""
+"""The states of a push that was not sent yet."""
 
 _POLL_INTERVAL = 0.25
 _SQL = queries("event_status")
@@ -50,7 +50,7 @@ async def state(database: Database, pubsub: PubSub, id_: UUID, reader: Viewer, *
 
 
 async def is_there(database: Database, id_: UUID, reader: Viewer) -> bool:
-    """Return whether an event exists that the viewer may see."""
+    """Return whether the event exists and the viewer may see it."""
     return await database.row(_SQL["event"], id_, reader.service, reader.company_id) is not None
 
 
@@ -108,7 +108,7 @@ def _device_status(row: Record) -> dict[str, Any]:
 
 
 def _why(row: Record) -> str:
-    """Return in words why a user was notified of an event or not."""
+    """Return the reason why a user was or was not notified."""
     if row["created_at"]:
         return "named" if not row["team_id"] else f"a member of team {row['team_id']}"
     if row["is_excepted"]:

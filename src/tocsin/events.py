@@ -1,7 +1,6 @@
-"""Events: accepted, replaced and cancelled.
+"""Events: accept, replace and cancel them.
 
-An event, its subjects and the job to deliver it are stored by one statement and so in one transaction: the event is
-durable before it is accepted.
+One statement stores an event, its subjects and its job, in one transaction: the event is durable before it is accepted.
 """
 
 import asyncio
@@ -43,9 +42,9 @@ _SQL = queries("events")
 class Draft:
     """A valid event and its recipients.
 
-    `service` posted it; None: its actor did. `id` and `digest` are set if the producer gave an id; the digest is that
-    of the whole event. Users in `excepted` are left out; with `skips`, unknown recipients are left out too. The event
-    is held until `deliver_at`; `key` is the service's own name for it.
+    `service` posted it; None: its actor did. `id` and `digest` are set if the request has an id; the digest is that of
+    the whole event. Users in `excepted` are not notified. With `skips`, unknown recipients are ignored. The event is
+    held until `deliver_at`. `key` is the name that the service gave it.
     """
 
     checked: Checked
@@ -109,10 +108,10 @@ class Viewer:
 
 
 class Intake:
-    """Accepts events. Those that are posted while others are being stored are stored together, by one statement.
+    """Accepts events. Events that arrive while others are being stored are stored together, by one statement.
 
-    Half of the cost of a transaction is its commit, and a statement costs little more for ten events than for one. An
-    intake that is not shared stores each event by itself: its database is the transaction of a caller.
+    Half of the cost of a transaction is its commit, and a statement costs little more for ten events than for one.
+    Without `is_shared`, the database is the transaction of a caller, and each event is stored separately.
     """
 
     def __init__(self, database: Database, pubsub: PubSub, *, is_shared: bool = True) -> None:
@@ -123,10 +122,10 @@ class Intake:
         self._conflicts = LockConflicts()
 
     async def accept(self, draft: Draft) -> Accepted:
-        """Store an event durably; raises `Invalid` for unknown recipients, and `IdReused` for an id in use.
+        """Store an event durably. Raises `Invalid` for unknown recipients, and `IdReused` if the id is in use.
 
-        An event with a key waits for other sessions that use the key. It shares its transaction with no other event,
-        which would wait with it.
+        An event with a key can wait for other sessions that use the key. It is stored in a separate transaction, so
+        that no other event waits.
         """
         if draft.key or not self._is_shared:
             return (await self._store_all([draft], [""]))[0]
@@ -135,7 +134,7 @@ class Intake:
         return _accepted(await waiting.outcome)
 
     async def accept_batch(self, drafts: Sequence[Draft]) -> list[Accepted]:
-        """Store all of these durably, to be delivered in their order, or none; raises like `accept`."""
+        """Store all events durably, or none. They are delivered in their order. Raises like `accept`."""
         return await self._store_all(drafts, [f"events.{position}." for position in range(len(drafts))])
 
     async def _store_all(self, drafts: Sequence[Draft], prefixes: Sequence[str]) -> list[Accepted]:
@@ -176,7 +175,7 @@ class Intake:
 
 
 def _count_of_next(waiting: Sequence[Waiting]) -> int:
-    """Return how many of these are stored together next; no id comes twice among them."""
+    """Return the size of the next batch. A batch contains each id once."""
     ids: set[UUID] = set()
     total = 0
     for each in waiting[:BATCH_SIZE]:
@@ -188,9 +187,9 @@ def _count_of_next(waiting: Sequence[Waiting]) -> int:
 
 
 async def cancel(database: Database, pubsub: PubSub, id_: UUID, owner: Viewer, operator: str | None = None) -> None:
-    """Cancel an event: it reaches no further users. Raises `NotFound`, and `TooLate` for one that is delivered.
+    """Cancel an event. No further recipients are notified. Raises `NotFound`, and `TooLate` if it was delivered.
 
-    An `operator` is named in what became of it, unless they posted it themselves.
+    The status of the event names the `operator`, unless the operator posted it.
     """
     async with database.transaction() as connection:
         event = await connection.fetchrow(_SQL["owned"], id_, owner.service, owner.company_id)
@@ -218,9 +217,9 @@ async def stop(connection: Connection, ids: Sequence[UUID]) -> None:
 async def _store(
     connection: Connection, drafts: Mapping[UUID, Draft], batch: UUID | None = None
 ) -> dict[UUID, Outcome]:
-    """Store those of these events that can be stored, and return the outcome of each by its id.
+    """Store the events that are valid, and return the outcome of each event by its id.
 
-    Events that are due at once become jobs of `batch`, if there is one.
+    Jobs of events that are due at once belong to `batch`, if it is given.
     """
     users = await _users_of_data(connection, drafts.values())
     rows = [
@@ -240,7 +239,7 @@ async def _store(
 
 
 def _outcome(row: Record, draft: Draft, users: Users) -> Outcome:
-    """Return the outcome of an event that was left out or has unknown recipients."""
+    """Return the outcome of an event that was not stored or has unknown recipients."""
     if row["is_stored"]:
         return Accepted(row["id"], row["unknown_users"], row["unknown_teams"])
     field_errors = [
@@ -251,12 +250,12 @@ def _outcome(row: Record, draft: Draft, users: Users) -> Outcome:
     if not draft.skips:
         unknown = UnknownRecipients(row["unknown_users"], row["unknown_teams"])
         field_errors += unknown.field_errors(draft.users, draft.teams, "notify.")
-    # Without errors the id is in use. `_store` looks that event up; if it was removed since, the caller tries again.
+    # Without errors, the id is in use. `_store` looks the event up; if it was removed since, the client must retry.
     return Invalid(field_errors) if field_errors else Unavailable()
 
 
 def _outcome_of_repeat(row: Record, draft: Draft) -> Outcome:
-    """Return the outcome of an event whose id is in use: as when it was posted, where it is the same event."""
+    """Return the outcome of an event whose id is in use: the original one if it is the same event."""
     if (row["service"], row["company_id"], row["digest"]) != (draft.service, draft.company_id, draft.digest):
         return IdReused()
     return Accepted(row["id"], row["skipped_users"], row["skipped_teams"], is_repeated=True)
@@ -269,7 +268,7 @@ def _accepted(outcome: Outcome) -> Accepted:
 
 
 def _raise_problems(outcomes: Sequence[Outcome], prefixes: Sequence[str]) -> None:
-    """Raise what is wrong with any of a request's events; the errors of all their fields are raised together."""
+    """Raise the problems of the events of a request. Field errors of all events are raised together."""
     field_errors, reported = list[FieldError](), 0
     for outcome, prefix in zip(outcomes, prefixes, strict=True):
         if isinstance(outcome, Invalid):
@@ -283,9 +282,9 @@ def _raise_problems(outcomes: Sequence[Outcome], prefixes: Sequence[str]) -> Non
 
 
 async def _hold_keys(connection: Connection, drafts: Mapping[UUID, Draft]) -> dict[str, UUID]:
-    """Lock the keys of these events until the end of the transaction, and return which event each key names.
+    """Lock the keys of these events until the end of the transaction, and return the event of each key.
 
-    A key that is new names the last of these events that has it.
+    A new key is assigned to the last of these events that has it.
     """
     keys = {draft.key: id_ for id_, draft in drafts.items() if draft.key}
     if not keys:
@@ -298,7 +297,7 @@ async def _hold_keys(connection: Connection, drafts: Mapping[UUID, Draft]) -> di
 async def _name_keys(
     connection: Connection, drafts: Mapping[UUID, Draft], stored: Sequence[UUID], named: Mapping[str, UUID]
 ) -> None:
-    """Let keys name the last of the events that were stored under them, and stop the earlier ones."""
+    """Assign each key to the last stored event that has it, and cancel the earlier ones."""
     keys = {draft.key: id_ for id_ in stored if (draft := drafts[id_]).key}
     replaced = {old: keys[key] for key, old in named.items() if key in keys}
     replaced |= {id_: keys[draft.key] for id_ in stored if (draft := drafts[id_]).key}
@@ -309,7 +308,7 @@ async def _name_keys(
 
 
 def _owner(drafts: Mapping[UUID, Draft]) -> tuple[str | None, int]:
-    """Return whose keys the events of a request have."""
+    """Return the service and the company that own the keys of a request."""
     first = next(iter(drafts.values()))
     return first.service, first.company_id or ANY_COMPANY
 
@@ -325,7 +324,7 @@ def _publish_settled(pubsub: PubSub) -> None:
 
 
 def _row(id_: UUID, draft: Draft, users: Users, batch: UUID | None, lag: int) -> tuple[Any, ...]:
-    """Return an event as the statement takes it: a value for each column, no data if a user is unknown."""
+    """Return the arguments of the statement, without data if a user is unknown."""
     checked = draft.checked
     filled = {field: users.get((draft.company_id, user)) for field, user in checked.unfilled.items()}
     own = [f"key:{draft.key}"] if draft.key else []
@@ -356,12 +355,12 @@ def _array(ids: Iterable[int]) -> str:
 
 
 def _array_of_words(words: Iterable[str]) -> str:
-    """Return an array of text as PostgreSQL reads it."""
+    """Return an array literal of PostgreSQL."""
     quoted = (word.replace("\\", r"\\").replace('"', r"\"") for word in dict.fromkeys(words))
     return "{" + ",".join(f'"{word}"' for word in quoted) + "}"
 
 
 async def _users_of_data(connection: Connection, drafts: Iterable[Draft]) -> Users:
-    """Return the users that the data of these events names by their ids alone."""
+    """Return the users that the data of these events refers to by id."""
     wanted = {(draft.company_id, id_) for draft in drafts for id_ in draft.checked.unfilled.values()}
     return await people(connection, wanted) if wanted else {}

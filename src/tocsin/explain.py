@@ -82,7 +82,7 @@ async def find(database: Database, words: str, limit: int, company_id: int | Non
 async def recipients(  # noqa: PLR0913 - what is asked for
     database: Database, event_id: UUID, reader: Viewer, after: int, limit: int, *, missed: bool
 ) -> list[dict[str, Any]]:
-    """Return those whom an event reached, by ids above `after`; or of them those for whom a push did not go.
+    """Return the recipients of an event with ids above `after`: all, or those to whom a push was not delivered.
 
     Raises `NotFound` for an event that the reader may not see.
     """

@@ -19,8 +19,8 @@ BULK_CHUNK_SIZE = 10_000
 """Maximum recipients per transaction of the bulk queue."""
 
 DIRECT_MAX_IDS = 1_000
-"""An event that names more users and teams than this goes to the bulk queue too, even if it reaches few: looking them
-up would delay those that are claimed with it."""
+"""Maximum users and teams that an event in the direct queue names. Larger events go to the bulk queue, even if they
+have few recipients: the look-up would delay the other events of the claim."""
 
 EVERYONE = MAX_ID
 
@@ -50,7 +50,7 @@ class Pushes:
 async def deliver(
     database: Database, catalogue: Catalogue, worker: UUID, leased: Sequence[Job], pushes: Pushes | None = None
 ) -> Done:
-    """Deliver the next chunk of each job's event, in their order.
+    """Deliver the next chunk of the event of each job, in order.
 
     Queues pushes to the devices in the lanes of `pushes`. An event in the direct queue that reaches many users is only
     moved to the bulk queue, and the jobs that follow it in its batch are released. Raises `Undeliverable` if an event
@@ -115,7 +115,7 @@ async def _enter(  # noqa: PLR0913, PLR0917 - all that a chunk is
     lane: Queue,
     push_lanes: Sequence[str],
 ) -> Sequence[Record]:
-    """Write chunks into inboxes; return the events that reached users, with the users and whether there are pushes."""
+    """Write chunks into inboxes; return the events with recipients, their users and whether there are pushes."""
     entered = await inbox.enter(
         connection,
         [

@@ -1,4 +1,4 @@
-"""What the host application says of its users, teams and devices, and of notifications of former times."""
+"""The formats of users, teams, devices and imported notifications."""
 
 import zoneinfo
 from collections.abc import Iterable, Iterator
@@ -33,11 +33,11 @@ MAX_TEAM_MEMBERS = 1_000_000
 MAX_TEXT_LENGTH = 20_000
 
 SKEW = timedelta(minutes=5)
-"""How far the clock of another system may be ahead."""
+"""Maximum difference by which the clock of a client may be ahead."""
 
 
 _NO_PLACES = frozenset({"localtime", "Factory", "posixrules"})
-"""Files beside the time zones of a system: what they hold is that of the server."""
+"""Files in the zoneinfo folders whose contents depend on the machine."""
 
 
 @cache
@@ -46,7 +46,7 @@ def _time_zones() -> frozenset[str]:
 
 
 def is_time_zone(name: str) -> bool:
-    """Return whether a name is that of an IANA time zone."""
+    """Return whether this is the name of an IANA time zone."""
     return name in _time_zones()
 
 
@@ -94,7 +94,7 @@ _NO_ID = ("numeric_between", f"must be between 1 and {MAX_ID}")
 
 
 def _wrong_ids(ids: Iterable[Any]) -> Iterator[tuple[int, str, str]]:
-    """Yield the positions of values that are not ids of users or teams, each with its error."""
+    """Yield the position, the code and the text of the error for each value that is not a valid id."""
     for position, id_ in enumerate(ids):
         if type(id_) is not int:
             yield position, *_NO_INTEGER
@@ -103,7 +103,7 @@ def _wrong_ids(ids: Iterable[Any]) -> Iterator[tuple[int, str, str]]:
 
 
 def _ids(given: Any, check: ValidatorFunctionWrapHandler) -> list[int]:
-    """Check the ids of a list without an error of pydantic's for each."""
+    """Check the ids of a list without a pydantic error for each: the list may be long."""
     try:
         found: list[int] = check(given)
     except ValidationError:
@@ -115,7 +115,7 @@ def _ids(given: Any, check: ValidatorFunctionWrapHandler) -> list[int]:
 
 
 Given = BeforeValidator(_given)
-"""What makes a null as good as a field that is missing."""
+"""Handles null like a missing field."""
 
 Id = Annotated[int, Between(1, MAX_ID)]
 Ids = Annotated[list[Annotated[int, Field(strict=True, ge=1, le=MAX_ID)]], Field(fail_fast=True), WrapValidator(_ids)]
@@ -129,7 +129,7 @@ App = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 
 
 class UserBody(RequestModel):
-    """A user; what is left out takes its default."""
+    """A user. Missing fields have their default values."""
 
     first_name: Name
     last_name: Name
@@ -150,19 +150,19 @@ class TeamBody(RequestModel):
 
 
 class UserLine(UserBody):
-    """A user as a line of an import has it."""
+    """A user in an import."""
 
     id: Id
 
 
 class TeamLine(TeamBody):
-    """A team as a line of an import has it."""
+    """A team in an import."""
 
     id: Id
 
 
 def _as_answered(schema: dict[str, Any]) -> None:
-    """Make a schema that of an answer: it has all fields, and says nothing of what they may be in a request."""
+    """Convert the schema to that of a response: all fields are required, without the limits of requests."""
     schema["required"] = list(schema["properties"])
     for of in schema["properties"].values():
         for part in (of, *of.get("anyOf", ())):
@@ -179,15 +179,18 @@ class User(UserLine):
 
 
 class DeviceBody(RequestModel):
-    """A phone, but for its token; what is left out takes its default."""
+    """A phone without its token. Missing fields have their default values."""
 
     type: Annotated[Literal["iOS", "Android"] | None, Field(description="left out: `iOS`")] = None
     environment: Annotated[Literal["production", "sandbox"] | None, Field(description="left out: `production`")] = None
-    app: Annotated[App | None, Field(description="which of several apps; left out: `default`")] = None
+    app: Annotated[App | None, Field(description="the app, if there are several; left out: `default`")] = None
     provider: Annotated[
-        Literal["apns", "fcm"] | None, Field(description="left out: the type's own; `Android` has `fcm` alone")
+        Literal["apns", "fcm"] | None,
+        Field(description="left out: the default of `type`; `Android` allows only `fcm`"),
     ] = None
-    replaces: Annotated[str | None, Field(description="the caller's token that this one takes the place of")] = None
+    replaces: Annotated[
+        str | None, Field(description="the previous token of this device, which is removed if it is the caller's")
+    ] = None
 
     @field_validator("provider", mode="before")
     @classmethod
@@ -208,7 +211,7 @@ class DeviceBody(RequestModel):
 
 
 class DeviceWithToken(DeviceBody):
-    """A phone, with the token that its push service gave it."""
+    """A phone with the token from its push service."""
 
     token: Annotated[str, Given, Field(json_schema_extra={"minLength": 1})]
 
@@ -233,18 +236,18 @@ class _Owned(RequestModel):
 
 
 class DeviceLine(DeviceWithToken, _Owned):
-    """A phone as a line of an import has it, with its owner."""
+    """A phone in an import, with its owner."""
 
     registered_at: Moment | None = None
     last_delivered_at: Moment | None = None
 
     def times(self) -> dict[str, datetime | None]:
-        """Return when it was registered, and when a push was delivered to it."""
+        """Return the times of its registration and of the last delivered push."""
         return {"registered_at": self.registered_at, "last_delivered_at": self.last_delivered_at}
 
 
 class NotificationLine(RequestModel):
-    """A notification of former times, as it was; its HTML has no marks but ours."""
+    """A notification of another system. Its HTML may contain only the tags of the catalogue."""
 
     model_config = ConfigDict(title="OldNotification")
 

@@ -1,7 +1,7 @@
-"""Idempotency keys: a POST request that is repeated does nothing and is answered as the first time.
+"""Idempotency keys: a repeated POST request has no effect and gets the response of the first.
 
-The key stands in the transaction of what the request does: both are on disk, or neither. A repeat that comes while the
-first is under way waits for its end. Only successes are kept, for 24 hours.
+The key is stored in the transaction of the request: both are committed, or neither is. A repeated request waits while
+the first is being processed. Only successful responses are kept, for 24 hours.
 """
 
 from dataclasses import astuple, dataclass
@@ -11,14 +11,14 @@ from tocsin.db.pool import Connection, queries
 from tocsin.errors import KeyReused, Unavailable
 
 MAX_KEY_LENGTH = 255
-"""Characters of the longest key."""
+"""Maximum characters of a key."""
 
 _SQL = queries("idempotency")
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """A key of a caller's own, for one method and path."""
+    """A key of a caller, for one method and path."""
 
     caller: str
     method: str
@@ -28,20 +28,20 @@ class IdempotencyKey:
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """What was answered the first time."""
+    """The response to the first request."""
 
     status: int
     body: str
     import_id: UUID | None = None
-    """Of an import, which is answered when it is applied; where it is given up, its key is free."""
+    """Of an import, whose response is known when it was applied. If the import is given up, its key is released."""
 
 
 async def begin(connection: Connection, key: IdempotencyKey, digest: bytes) -> StoredAnswer | None:
-    """Take a key for this transaction, or return what was answered under it; raises `KeyReused` for another body."""
+    """Take the key for this transaction, or return its stored response. Raises `KeyReused` for another body."""
     if await connection.fetchval(_SQL["begin"], *astuple(key), digest):
         return None
     row = await connection.fetchrow(_SQL["answer"], *astuple(key))
-    if row is None:  # it has just been forgotten
+    if row is None:  # the key expired just now
         raise Unavailable
     if row["digest"] != digest:
         raise KeyReused
@@ -49,5 +49,5 @@ async def begin(connection: Connection, key: IdempotencyKey, digest: bytes) -> S
 
 
 async def keep(connection: Connection, key: IdempotencyKey, answer: StoredAnswer) -> None:
-    """Keep what is answered under a key that this transaction took."""
+    """Store the response for a key that this transaction took."""
     await connection.execute(_SQL["keep"], *astuple(key), *astuple(answer))

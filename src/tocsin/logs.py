@@ -21,17 +21,17 @@ MASK = "***"
 """Replaces a secret."""
 
 SHOWN_OF_A_TOKEN = 6
-"""Characters at the end of a device's token that are shown."""
+"""The number of characters at the end of a device token that are shown."""
 
 MAX_TEXT_LENGTH = 8_192
-"""Maximum characters of a text: longer ones are cut before secrets are searched."""
+"""Maximum characters of a value. Longer values are shortened before secrets are masked."""
 
 MAX_PATH_LENGTH = 500
-"""Maximum characters of a request's path."""
+"""Maximum characters of the path of a request."""
 
 _MAX_DEPTH = 6
 _LEFT_OUT = "[…]"
-"""Replaces what was cut out of a text."""
+"""Replaces removed parts of a value."""
 
 _SECRET_NAME = re.compile(
     r"pass(word|wd|phrase)|secret|token(?!_ending)|authorization|cookie|credential|(api|private)[_-]?key|dsn|database_?url",
@@ -39,7 +39,7 @@ _SECRET_NAME = re.compile(
 )
 _SECRETS_IN_TEXT = (
     (re.compile(r"\b(bearer) +[^\s'\",;]+", re.IGNORECASE), rf"\1 {MASK}"),
-    # A text that was cut can end within a secret.
+    # A shortened value can end within a secret.
     (re.compile(rf"(://[^\s/:@]*):(?:[^\s/]*|\S{{0,100}})(@|(?={re.escape(_LEFT_OUT)}))"), rf"\1:{MASK}\2"),
     (re.compile(r"\b(password|secret|token)=[^\s&'\"]+", re.IGNORECASE), rf"\1={MASK}"),
     # PostgreSQL's detail of a duplicate key: Key (token)=(...) already exists.
@@ -54,13 +54,13 @@ _KEYS = re.compile(r"(/by-key(?:/|%2f)).+", re.IGNORECASE | re.DOTALL)
 _PATH_WORD = re.compile(r"[a-z][a-z-]{0,19}|")
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _OTHER_NAMES = {"uvicorn.error": "uvicorn.server"}
-"""Better names of loggers: this one logs starts and stops too."""
+"""Replacements for misleading names of loggers: `uvicorn.error` also logs starts and stops."""
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 def configure(log_format: Literal["console", "json"], stream: TextIO | None = None) -> None:
-    """Write all lines to `stream` (default: standard error). Call it once, before the first line."""
+    """Configure logging to `stream` (default: standard error). Call this once, before the first log line."""
     output = _Output(stream or sys.stderr)
     renderers: list[Processor] = [_as_json] if log_format == "json" else [_visible, _console(output)]
     structlog.configure(
@@ -79,7 +79,7 @@ def configure(log_format: Literal["console", "json"], stream: TextIO | None = No
 
 
 def refuse(sentence: str) -> None:
-    """Write the sentence of a refusal; as a line of the log if the format is JSON."""
+    """Write the message of a `Refusal`: as a log line if the format is JSON, otherwise as plain text."""
     if structlog.is_configured() and structlog.get_config()["processors"][-1] is _as_json:
         structlog.get_logger().error("refused", reason=sentence)
     else:
@@ -87,23 +87,23 @@ def refuse(sentence: str) -> None:
 
 
 def bind_request(request_id: str, trace_id: str | None = None) -> None:
-    """Add the id of a request, and of its trace, to all further lines in its context."""
+    """Add the request id and the trace id to all further log lines in this context."""
     structlog.contextvars.bind_contextvars(request_id=request_id, **({"trace_id": trace_id} if trace_id else {}))
 
 
 def cut_path(path: str) -> str:
-    """Return a path with only the last characters of a device token in it."""
+    """Return the path with device tokens shortened to their last characters."""
     found = _DEVICES.search(path)
     if found is None or found.end() == len(path):
         return path
     token, *rest = path[found.end() :].split("/")
-    # Tokens have no slash; if one is sent with a slash, only known words are shown after it.
+    # A token contains no slash. If a slash follows it anyway, only plain words after it are shown.
     words = (word if _PATH_WORD.fullmatch(word) else "…" for word in rest)
     return "/".join([f"{path[: found.end()]}…{unquote(token)[-SHOWN_OF_A_TOKEN:]}", *words])
 
 
 def shown_path(path: str) -> str:
-    """Return a path for the log: limited, without device tokens and keys of events."""
+    """Return the path for the log: shortened, without device tokens and keys of events."""
     path = _KEYS.sub(r"\1…", cut_path(path))
     return path if len(path) <= MAX_PATH_LENGTH else path[:MAX_PATH_LENGTH] + _LEFT_OUT
 
@@ -127,7 +127,7 @@ class _Output:
 
 
 class _FromLibraries(logging.Handler):
-    """Passes records of the standard `logging` to structlog."""
+    """Forwards records of the standard `logging` to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -142,7 +142,7 @@ def _take_in_the_libraries() -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "asyncpg", "asyncio"):
         library = logging.getLogger(name)
         library.handlers.clear()
-        library.propagate = name != "uvicorn.access"  # Tocsin writes that line itself, with its id and without tokens
+        library.propagate = name != "uvicorn.access"  # Tocsin logs requests itself, with their ids and without tokens
     logging.getLogger("uvicorn").setLevel(logging.INFO)
 
 
@@ -201,7 +201,7 @@ def _masked_text(text: str) -> str:
         text = _shortened(text)
     if text.isalnum() and "eyJ" not in text:
         return text
-    # Each pattern needs one of these, and most values have none: this check is cheaper than five searches.
+    # Each pattern requires one of these strings, and most values contain none: this check is cheaper than the patterns.
     if "=" in text or "DETAIL:" in text or "://" in text or "eyJ" in text or "bearer" in text.lower():
         for secret, instead in _SECRETS_IN_TEXT:
             text = secret.sub(instead, text)
@@ -209,7 +209,7 @@ def _masked_text(text: str) -> str:
 
 
 def _shortened(text: str) -> str:
-    """Return the beginning of a text and its last complete lines, which name the error of a traceback."""
+    """Return the beginning of a text and its last complete lines, which contain the error of a traceback."""
     half = MAX_TEXT_LENGTH // 2
     _, newline, end = text[-half:].partition("\n")
     return f"{text[:half]}{_LEFT_OUT}{newline}{end}"

@@ -13,7 +13,7 @@ IMPORTED = "imported-"
 """The prefix of the language of imported notifications; a digest of the text follows."""
 
 FURTHEST_AHEAD = timedelta(days=366)
-"""How far in the future a caller may schedule something."""
+"""Maximum time in the future for which something can be scheduled."""
 
 _MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})?", re.ASCII)
 _WITH_OFFSET = re.compile(r"([Zz]|[+-]\d{2}:\d{2})$")
@@ -42,7 +42,7 @@ def moment_of(text: str) -> datetime | None:
 
 
 def future_of(given: Any) -> datetime | None:
-    """Return a moment in the future, at most a year ahead; one in the past is None. For pydantic: raises a refusal."""
+    """Return a future time, at most a year ahead, or None if it has passed. Raises `PydanticCustomError`."""
     now = datetime.now(UTC)
     moment = moment_of(given) if isinstance(given, str) and _WITH_OFFSET.search(given) else None
     if moment is None:

@@ -1,4 +1,4 @@
-"""Readiness: whether requests can be served, and what waits too long, at a constant cost."""
+"""Readiness: checks whether requests can be served and which queues are late, at a constant cost."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from tocsin.errors import Unavailable
 from tocsin.push import deliveries
 
 FRESH = 1.0
-"""Seconds for which a result is reused."""
+"""Seconds for which a result is cached."""
 
 MAX_COUNTED = 1_000
 """Maximum jobs of a queue that are counted."""
@@ -23,7 +23,7 @@ _SQL = queries("readiness")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A result: the answer, or why there is none."""
+    """A cached result: the response, or the reason of the failure."""
 
     at: float
     answer: dict[str, Any] | None
@@ -39,7 +39,7 @@ class Readiness:
         self._found: Found | None = None
 
     async def answer(self) -> dict[str, Any]:
-        """Return what waits. Raises `Unavailable` with the reason if requests cannot be served."""
+        """Return what waits in the queues and lanes. Raises `Unavailable` if requests cannot be served."""
         async with self._looking:
             if self._found is None or time.monotonic() - self._found.at > FRESH:
                 self._found = await self._look()

@@ -1,7 +1,7 @@
-"""Resolutions: the unread notifications about a subject are read, removed or rewritten, for all their users.
+"""Resolutions: mark as read, remove or rewrite the notifications about a subject, for all their users.
 
-What there was about the subject is noted when a resolution is accepted: what is posted afterwards stays open. The work
-is a job: it walks the records of who got what, some thousand people at a time.
+A resolution applies to the events that exist when it is accepted, not to later ones. It is processed by a job, which
+reads the records of recipients, some thousand users per transaction.
 """
 
 import json
@@ -25,25 +25,25 @@ CHANGES: Mapping[How, Change] = {"read": "read", "gone": "deleted", "erased": "r
 """What a resolution does to notifications."""
 
 USERS_BATCH_SIZE = {"direct": 500, "bulk": 5_000}
-"""Maximum users per transaction, by queue. What is too much for the direct queue continues in the bulk queue."""
+"""Maximum users per transaction, by queue. Resolutions of more users continue in the bulk queue."""
 
 EVENTS_BATCH_SIZE = 200
-"""Events per transaction that rewrites them."""
+"""Maximum events per transaction that rewrites them."""
 
 POLL_INTERVAL = 0.3
 """Seconds after which events that were still being delivered are checked again."""
 
 KEY = "key:"
-"""The prefix of a subject that is a key of a service, and names only events of that service."""
+"""The prefix of a subject that is a key of a service. It refers only to events of that service."""
 
 _SQL = queries("resolutions")
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """A request: how everything about `subject` is resolved, for these `users` or for all (None).
+    """A request to resolve the notifications about `subject`, for these `users` or for all (None).
 
-    One for a service of a company concerns the people of that company alone.
+    A resolution by a service of a company applies only to users of that company.
     """
 
     subject: str
@@ -54,7 +54,7 @@ class Resolution:
 
 
 async def resolve(database: Database, pubsub: PubSub, resolution: Resolution) -> None:
-    """Accept a resolution durably. Events that it removes and that are not delivered yet are not delivered."""
+    """Store a resolution durably. Events that it removes are not delivered if they are still waiting."""
     owner = resolution.service if resolution.subject.startswith(KEY) else None
     async with database.transaction() as connection:
         about = await connection.fetch(_SQL["about"], resolution.subject, owner, resolution.company_id)
@@ -69,7 +69,7 @@ async def resolve(database: Database, pubsub: PubSub, resolution: Resolution) ->
 async def settle(database: Database, catalogue: Catalogue, worker: UUID, job: Job) -> Collection[int]:
     """Run the next step of a resolution; return the users whose inboxes it processed.
 
-    Raises `Lost` where the job is no longer ours.
+    Raises `Lost` if the lease of the job is lost.
     """
     await database.value(_SQL["begin"], job.id)
     resolution = await database.row(_SQL["resolution"], job.id)
@@ -91,7 +91,7 @@ async def _hold_up(connection: Connection, resolution: Resolution, about: Sequen
 
 
 def _is_concerned(how: How, event: Record) -> bool:
-    """Return whether a resolution applies to an event: erasing within one company, all else to events not held."""
+    """Return whether a resolution applies to an event: erasures within one company, others unless the event is held."""
     return bool(event["addressed"] if how == "erased" else not event["held"])
 
 

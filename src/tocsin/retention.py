@@ -26,7 +26,7 @@ BATCH_SIZE = 1_000
 """Rows per step."""
 
 ALWAYS = ("idempotency_keys", "last_clears", "dead_letters", "deliveries", "devices", "imports")
-"""What is deleted whatever the operator configures, beside the changes of inboxes."""
+"""The data that is always deleted, independent of the settings, in addition to the changes of inboxes."""
 
 _LOCK = 0x6B6565706572
 _SQL = queries("retention")
@@ -37,14 +37,14 @@ log = structlog.get_logger(__name__)
 
 
 async def run(database: Database, retention_days: int | None) -> None:
-    """Run a round each `INTERVAL`, forever. Any number of processes can; one at a time runs a step."""
+    """Run a round each `INTERVAL`, forever. Several processes can call this; a lock lets one step run at a time."""
     while True:
         await run_once(database, retention_days)
         await asyncio.sleep(INTERVAL)
 
 
 async def run_once(database: Database, retention_days: int | None) -> dict[str, int]:
-    """Delete all that is due; return the number of rows by kind, without zeros."""
+    """Delete all rows that are due; return their number by kind, without zeros."""
     steps: dict[str, Step] = {name: _statement(name) for name in ALWAYS}
     steps["changes"] = lambda connection: inbox.forget_changes(connection, BATCH_SIZE)
     if retention_days is not None:

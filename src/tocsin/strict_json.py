@@ -1,4 +1,4 @@
-"""JSON from outside, read so that no two readers would read it differently, and so that PostgreSQL can store it."""
+"""Strict parsing of JSON from clients: rejects what parsers interpret differently and what PostgreSQL cannot store."""
 
 import json
 import math
@@ -8,22 +8,22 @@ from typing import Any
 from tocsin.errors import Malformed
 
 MAX_DEPTH = 32
-"""Levels of nesting that a body may have."""
+"""Maximum levels of nesting."""
 
 MAX_INTEGER_LENGTH = 41
-"""Characters of the longest integer that is read exactly, its sign included."""
+"""Maximum characters of an integer that is parsed exactly, including its sign."""
 
 MAX_VALUES_PER_MIB = 250_000
-"""Values of a body of up to 1 MiB, and for each MiB more: as many ids of three digits as fit. An array counts twice and
-an object fivefold, as their memory does."""
+"""Maximum values of a body per MiB, rounded up: as many as ids of three digits fit into it. An array counts as two
+values and an object as five, because of their memory."""
 
 HUGE: int = 10**MAX_INTEGER_LENGTH
-"""What a longer integer is read as, or its negative: beyond every range that one could ask for."""
+"""The value of longer integers, with their sign: outside the range of every field."""
 
 _SHOWN_OF_A_KEY = 40
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _PIECE = re.compile(rb'(?:[^"]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"?){1,1000}+', re.DOTALL)
-"""Up to a thousand strings and what is between them."""
+"""Matches up to a thousand strings and the text between them."""
 
 _TOO_DEEP = f"The body has more than {MAX_DEPTH} levels."
 _SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
@@ -31,10 +31,10 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def parse(body: bytes) -> Any:
-    """Read a JSON value.
+    """Parse a JSON value.
 
-    Raises `Malformed` where `body` is not JSON in UTF-8 without a byte order mark, or has NaN, an infinity, a number
-    beyond a double, a key twice in one object, NUL, a lone surrogate, or more than `MAX_DEPTH` levels.
+    Raises `Malformed` if `body` is not JSON in UTF-8 without a byte order mark, or contains NaN, an infinity, a number
+    that exceeds a double, a duplicate key in an object, NUL, a lone surrogate, too many values or too many levels.
     """
     _refuse_many(body)
     try:
@@ -52,7 +52,7 @@ def parse(body: bytes) -> Any:
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """Read a JSON object. Raises `Malformed` as `parse` does, and where the value is not an object."""
+    """Parse a JSON object. Raises `Malformed` like `parse`, and if the value is not an object."""
     value = parse(body)
     if not isinstance(value, dict):
         raise Malformed("The body must be a JSON object.")
@@ -67,7 +67,7 @@ def _refuse_many(body: bytes) -> None:
 
 
 def _without_strings(body: bytes) -> bytes:
-    """Return a body without its strings; piece by piece, as each string costs `re.sub` a hundred bytes of memory."""
+    """Return the body without its strings, in pieces: `re.sub` needs a hundred bytes of memory per string."""
     return b"".join(_STRING.sub(b"", piece[0]) for piece in _PIECE.finditer(body))
 
 
@@ -126,7 +126,7 @@ def _first_repeated(pairs: list[tuple[str, Any]]) -> str:
 def _int_of(text: str) -> int:
     if len(text) <= MAX_INTEGER_LENGTH:
         return int(text)
-    # Python refuses thousands of digits and takes quadratic time; a check of the range refuses these just as well.
+    # Python rejects thousands of digits and takes quadratic time. The check of the range rejects these values anyway.
     return -HUGE if text.startswith("-") else HUGE
 
 

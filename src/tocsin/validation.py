@@ -1,6 +1,6 @@
-"""Validation: errors of pydantic as field errors, and limits that are reported in one sentence.
+"""Validation: converts errors of pydantic into field errors, and defines limits that are reported in one sentence.
 
-A union of a request model is tagged, with tags in angle brackets: they are left out of a fault's path.
+Unions in request models are tagged. The tags are in angle brackets and are left out of the paths of fields.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ INTEGER_TAG = "<integer>"
 _TAGS = {OBJECT_TAG, INTEGER_TAG}
 _UNNAMED = ("in", "has a value that is not allowed")
 
-# pydantic's type of an error -> the code, and the sentence after the field; {} are the limits that pydantic names
+# pydantic's type of an error -> the code, and the text after the field; {} are replaced by pydantic's limits
 _CODES = {
     "missing": ("required", "is required"),
     "union_tag_not_found": ("required", "is required"),
@@ -69,39 +69,39 @@ _CODES = {
 }
 
 MAX_FIELD_LENGTH = 200
-"""Characters of a field's path in an answer: names that callers make up have no bound."""
+"""Maximum characters of a field's path in a response. Callers can send names of any length."""
 
 _SEVERAL = "several"
-"""The type of pydantic's error that stands for several: its context has `(path, code, says)` of each."""
+"""The type of a pydantic error that contains several: its context has `(path, code, says)` of each."""
 
 VALIDATION_CODES = {code for code, _ in _CODES.values()} | {"required_without", "unknown"}
 """All validation codes, without their prefix."""
 
 
 def field_error(field: str, code: str, says: str) -> FieldError:
-    """Return the fault of one field, in a sentence: `The data.case.id field is required.`; a long name is cut."""
+    """Return the error of a field, with a message such as `The data.case.id field is required.`. Long names are cut."""
     if len(field) > MAX_FIELD_LENGTH:
         field = field[:MAX_FIELD_LENGTH] + "…"
     return FieldError(field, code, f"The {field} field {says}.")
 
 
 def among(field_errors: Sequence[FieldError], field: str, code: str, says: str) -> FieldError:
-    """Return the error of one of many fields; after enough are reported, one that is only counted."""
+    """Return the error of a field, or `UNREPORTED` after `MAX_FIELD_ERRORS` errors."""
     return UNREPORTED if len(field_errors) >= MAX_FIELD_ERRORS else field_error(field, code, says)
 
 
 def up_to_limit(field_errors: Sequence[FieldError], reported: int) -> list[FieldError]:
-    """Return errors after others are reported; only counted if those are as many as an answer holds."""
+    """Return the errors, or `UNREPORTED` for each of them after `MAX_FIELD_ERRORS` reported errors."""
     return [UNREPORTED] * len(field_errors) if reported >= MAX_FIELD_ERRORS else list(field_errors)
 
 
 def reported_count(field_errors: Sequence[FieldError]) -> int:
-    """Return how many of these errors are reported."""
+    """Return the number of errors that are not `UNREPORTED`."""
     return sum(found is not UNREPORTED for found in field_errors)
 
 
 def under(prefix: str, found: FieldError) -> FieldError:
-    """Return a fault of a part as one of the whole; `prefix` is the part's path (`events.17.`)."""
+    """Return the error with `prefix` before its field. The prefix is the path of the part (`events.17.`)."""
     if found is UNREPORTED:
         return found
     message = found.message.replace(f"The {found.field} field", f"The {prefix}{found.field} field", 1)
@@ -109,26 +109,27 @@ def under(prefix: str, found: FieldError) -> FieldError:
 
 
 def refusal(code: str, says: str) -> PydanticCustomError:
-    """Return what a validator raises: one of our codes, and what is said after the field."""
+    """Return the exception for a validator: a validation code, and the text after the field."""
     return PydanticCustomError(code, says)
 
 
 def refusals(found: Sequence[tuple[str | int, str, str]], more: int = 0) -> PydanticCustomError:
-    """Return what a validator raises that finds several faults: path, code and words of each, and how many others.
+    """Return the exception for a validator that found several errors: the path, code and text of each.
 
-    Paths begin at the validator's own field; `{field}` in the words is that field and a dot.
+    Paths are relative to the validated field. `{field}` in a text is replaced by that field and a dot. `more` is the
+    number of further errors.
     """
     return PydanticCustomError(_SEVERAL, "has several faults", {"found": found, "more": more})
 
 
 class RequestModel(BaseModel):
-    """A body, or a part of one: nothing is converted, and unknown fields are passed over."""
+    """A request body, or a part of one. Values are not converted; unknown fields are ignored."""
 
     model_config = {"strict": True}
 
     @classmethod
     def checked(cls, given: Mapping[str, Any], field_errors: list[FieldError], context: Any = None) -> Self | None:
-        """Return the model of what was given; what is wrong with it is added to `field_errors`."""
+        """Validate the input and return the model. If it is invalid, append to `field_errors` and return None."""
         try:
             return cls.model_validate(given, context=context)
         except ValidationError as error:
@@ -138,13 +139,13 @@ class RequestModel(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """The limits of an integer, of a string's characters or of a list's entries; told in one sentence."""
+    """The limits of an integer, of the length of a string or of a list. One error message states both limits."""
 
     least: int
     most: int
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Check a list before its entries, anything else after its type."""
+        """Check the length of a list before its entries, and other limits after the type."""
         schema = handler(source)
         if schema["type"] == "list":
             return core_schema.no_info_before_validator_function(self._entries, schema)
@@ -152,7 +153,7 @@ class Between:
         return core_schema.no_info_after_validator_function(check, schema)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Describe the limits in the words of JSON Schema."""
+        """Add the limits to the JSON Schema."""
         found = handler(schema)
         names = {"array": ("minItems", "maxItems"), "string": ("minLength", "maxLength")}
         least, most = names.get(found["type"], ("minimum", "maximum"))
@@ -176,12 +177,12 @@ class Between:
 
 
 def field_errors_of(error: ValidationError, prefix: str = "") -> list[FieldError]:
-    """Return one fault per finding; `prefix` is the dotted path of what was checked (`events.17`)."""
+    """Return the field errors of a pydantic error. `prefix` is the dotted path of the validated part (`events.17`)."""
     return field_errors_of_findings(error.errors(include_url=False, include_input=False), prefix)
 
 
 def field_errors_of_findings(findings: Sequence[Any], prefix: str = "") -> list[FieldError]:
-    """Return the same of what pydantic tells of an error."""
+    """Return the field errors for the entries of `ValidationError.errors()`."""
     field_errors: list[FieldError] = []
     for found in findings:
         if found["type"] != _SEVERAL:

@@ -312,7 +312,7 @@ class Devices(AnswerModel):
     data: list[DeviceAnswer]
 
 
-class PushTest(AnswerModel):
+class PushOutcome(AnswerModel):
     """What the push service answered to a test push."""
 
     lane: Annotated[str, Field(description="the provider, app and environment that it was sent by")]

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from tocsin import devices
-from tocsin.api.answers import Devices, PushTest, WebPushKey
+from tocsin.api.answers import Devices, PushOutcome, WebPushKey
 from tocsin.api.auth import InboxOwner, User
 from tocsin.api.documented import problems
 from tocsin.api.requests import Endpoint, SubscriptionBody, Token
@@ -68,7 +68,7 @@ async def unsubscribe_browser(user: User, app_state: State, body: Endpoint) -> N
 
 
 @routes.post("/notifications/web-push/test", responses=problems(NotFound, RateLimited, NO_ENDPOINT))
-async def test_subscription(user: User, app_state: State, body: Endpoint) -> PushTest:
+async def test_subscription(user: User, app_state: State, body: Endpoint) -> PushOutcome:
     """Send a test push to a browser.
 
     Sends one push now and answers what the push service said. At most 5 per minute.
@@ -118,7 +118,7 @@ async def detach_device(user: User, app_state: State, token: Token) -> None:
 
 
 @routes.post("/notifications/devices/{token}/test", responses=problems(NotFound, RateLimited))
-async def test_device(user: User, app_state: State, token: Token) -> PushTest:
+async def test_device(user: User, app_state: State, token: Token) -> PushOutcome:
     """Send a test push to a phone.
 
     Sends one push now and answers what the provider said. At most 5 per minute.
@@ -132,6 +132,6 @@ async def _register(app_state: AppState, user: InboxOwner, body: DeviceWithToken
     await devices.register(app_state.database, user.id, device, replaced)
 
 
-async def _push_test(app_state: AppState, user: InboxOwner, token: str) -> PushTest:
+async def _push_test(app_state: AppState, user: InboxOwner, token: str) -> PushOutcome:
     said = await probe.send(app_state.database, Composer(app_state.catalogue), app_state.lanes, user.id, token)
-    return PushTest.model_validate(asdict(said))
+    return PushOutcome.model_validate(asdict(said))

@@ -178,7 +178,7 @@ OF_THE_REST: dict[str, Examples] = {
             ]
         }
     },
-    "PushTest": {
+    "PushOutcome": {
         "delivered": {"lane": "apns/default", "state": "delivered", "reason": "delivered"},
         "gone": {"lane": "apns/default", "state": "gone", "reason": "the device is gone: 410 Unregistered"},
     },

@@ -66,7 +66,7 @@ async def kill_the_database(data: Path, load: Load, dice: Random) -> None:
     assert before.isdisjoint(postgres_of(data))
 
 
-async def test_killed_workers_services_and_databases_lose_and_double_nothing(data: Path, dice: Random) -> None:
+async def test_crashes_lose_and_duplicate_no_notification(data: Path, dice: Random) -> None:
     town, ledger, left = Town.of(dice), Ledger(), 0
     async with (
         Program(data, "serve", "--no-worker") as service,

@@ -157,15 +157,13 @@ async def count_of_events(server: Embedded) -> int:
     return count
 
 
-async def test_every_call_is_tried(idle: Api) -> None:
+async def test_outage_tests_cover_every_api_call(idle: Api) -> None:
     paths = (await idle.call("GET", "/openapi.json")).json()["paths"]
     calls = {(method.upper(), path) for path, operations in paths.items() for method in operations}
     assert calls == CALLS.keys() | WITHOUT
 
 
-async def test_every_call_says_that_the_database_is_down_and_works_when_it_is_back(
-    shaky: Api, mortal: Embedded
-) -> None:
+async def test_every_call_reports_the_outage_and_works_after_it(shaky: Api, mortal: Embedded) -> None:
     await assert_all_answered(shaky)
     before = await count_of_events(mortal)
     await mortal.stop()
@@ -178,7 +176,7 @@ async def test_every_call_says_that_the_database_is_down_and_works_when_it_is_ba
     assert await shaky.post(EVENT) in await shaky.ids(1)
 
 
-async def test_a_delivery_that_the_outage_broke_off_is_made_when_it_is_over(shaky: Api, mortal: Embedded) -> None:
+async def test_interrupted_delivery_completes_after_outage(shaky: Api, mortal: Embedded) -> None:
     blocker = await connect(mortal.url)
     await blocker.execute("begin")
     await blocker.execute("select from heads where user_id = 1 for update")
@@ -194,7 +192,7 @@ async def test_a_delivery_that_the_outage_broke_off_is_made_when_it_is_over(shak
     assert await shaky.ids(1) == [id_]
 
 
-async def test_what_is_accepted_around_outages_arrives_once(shaky: Api, mortal: Embedded) -> None:
+async def test_events_accepted_around_outages_are_delivered_once(shaky: Api, mortal: Embedded) -> None:
     dice = throw_dice()
     town, ledger = Town.of(dice, size=6_000), Ledger()
     await wipe(mortal.url)
@@ -218,7 +216,7 @@ async def test_what_is_accepted_around_outages_arrives_once(shaky: Api, mortal: 
     assert {"202", "503"} <= ledger.answers.keys() <= {"202", "204", "409", "503"}
 
 
-async def test_a_server_that_hangs_is_not_waited_for(shaky: Api, mortal: Embedded, data: Path) -> None:
+async def test_hanging_database_is_reported_without_waiting(shaky: Api, mortal: Embedded, data: Path) -> None:
     hanging = set(postgres_of(data))
     send(signal.SIGSTOP, hanging)
     try:

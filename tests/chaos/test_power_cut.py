@@ -97,7 +97,7 @@ async def run(*command: str) -> None:
         raise OSError(f"{command[0]}: {said.decode().strip()}")
 
 
-async def test_what_was_accepted_outlives_power_cuts(disk: Disk) -> None:
+async def test_accepted_events_survive_power_cuts(disk: Disk) -> None:
     dice = throw_dice()
     town, ledger = Town.of(dice), Ledger()
     async with Program(disk.folder, "serve") as service:

@@ -22,7 +22,7 @@ EVENT = {"type": "custom", "notify": {"users": [1]}, "params": {"body": "Hello"}
 
 
 @pytest.mark.parametrize("apart", [False, True])
-async def test_a_lock_timeout_of_the_role_and_killed_backends_end_no_process(server: Embedded, *, apart: bool) -> None:
+async def test_lock_timeout_and_killed_backends_end_no_process(server: Embedded, *, apart: bool) -> None:
     url = await make_database(server, name := f"careful_{new_id().hex}")
     dba, monitor = await connect(url), await connect(url)
     for setting in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"):
@@ -64,7 +64,7 @@ async def _accepted(http: httpx.AsyncClient) -> str | None:
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])
-async def test_a_start_that_waits_for_the_database_ends_at_sigterm(command: str) -> None:
+async def test_sigterm_ends_a_start_that_waits_for_the_database(command: str) -> None:
     called = asyncio.Event()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

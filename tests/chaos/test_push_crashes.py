@@ -54,7 +54,7 @@ async def post(service: Program, dice: Random, accepted: dict[str, list[int]]) -
             await asyncio.sleep(0.002)
 
 
-async def test_killed_workers_lose_no_push_and_double_hardly_any(tmp_path: Path) -> None:
+async def test_killed_workers_lose_no_push_and_duplicate_few(tmp_path: Path) -> None:
     dice, accepted = throw_dice(), dict[str, list[int]]()
     async with data_folder() as data, Phones() as phones:
         variables = phones.credentials(tmp_path)

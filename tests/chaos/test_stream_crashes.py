@@ -128,7 +128,7 @@ async def post(service: Program, dice: Random) -> None:
 
 
 @pytest.mark.parametrize("with_nats", [False, True], ids=["by NOTIFY", "by NATS"])
-async def test_every_reader_ends_with_the_list_of_the_api(with_nats: bool, port: int, tmp_path: Path) -> None:  # noqa: FBT001
+async def test_stream_readers_converge_after_crashes(with_nats: bool, port: int, tmp_path: Path) -> None:  # noqa: FBT001
     dice = throw_dice()
     variables = {"TOCSIN_NATS_URL": f"nats://127.0.0.1:{port}"} if with_nats else {}
     async with contextlib.AsyncExitStack() as stack:

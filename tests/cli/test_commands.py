@@ -21,14 +21,14 @@ from tocsin.postgres.supervisor import Embedded
 pytestmark = pytest.mark.processes
 
 
-def test_a_users_token_is_what_the_service_takes(tmp_path: Path) -> None:
+def test_token_user_prints_a_token_that_the_service_accepts(tmp_path: Path) -> None:
     done = run("token", "user", "4", "--expires", "90s", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET)
     caller = Verifier([SECRET]).verify(done.stdout.strip())
     assert isinstance(caller, UserCaller)
     assert caller.id == 4
 
 
-def test_the_consoles_link_holds_a_token_of_an_hour_in_its_fragment(tmp_path: Path) -> None:
+def test_console_link_has_one_hour_token_in_its_fragment(tmp_path: Path) -> None:
     for more, variables, due in (
         ([], {}, "http://127.0.0.1:8080/console"),
         ([], {"TOCSIN_ROOT_PATH": "/notify"}, "http://127.0.0.1:8080/notify/console"),
@@ -45,7 +45,7 @@ def test_the_consoles_link_holds_a_token_of_an_hour_in_its_fragment(tmp_path: Pa
         assert 3500 < caller.expires - time.time() <= 3600
 
 
-def test_the_first_of_several_secrets_signs(tmp_path: Path) -> None:
+def test_first_of_several_secrets_signs_tokens(tmp_path: Path) -> None:
     newer = "another-secret-for-tests-0123456789abcdef"
     done = run(
         *("token", "service", "crm", "--scope", "events:write", "--scope", "directory:write", "--company-id", "3"),
@@ -58,30 +58,30 @@ def test_the_first_of_several_secrets_signs(tmp_path: Path) -> None:
     assert (caller.name, caller.company_id) == ("crm", 3)
 
 
-def test_a_scope_that_there_is_not_is_refused(tmp_path: Path) -> None:
+def test_unknown_scope_is_rejected(tmp_path: Path) -> None:
     said = refusal("token", "service", "crm", "--scope", "all", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET)
     assert "all" in said
     assert "events:write" in said
 
 
-def test_a_lifetime_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+def test_invalid_token_lifetime_is_rejected(tmp_path: Path) -> None:
     said = refusal("token", "user", "4", "--expires", "soon", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET)
     assert "15m" in said
 
 
-def test_a_token_before_there_is_a_secret_says_what_to_do(tmp_path: Path) -> None:
+def test_token_without_a_secret_says_what_to_do(tmp_path: Path) -> None:
     said = refusal("token", "user", "4", cwd=tmp_path, TOCSIN_DATA_DIR=str(tmp_path / "nothing"))
     assert "tocsin serve" in said
 
 
-def test_public_keys_alone_serve_and_make_no_tokens(tmp_path: Path, server: Embedded) -> None:
+def test_public_keys_verify_but_mint_no_tokens(tmp_path: Path, server: Embedded) -> None:
     keys = {"TOCSIN_JWT_PUBLIC_KEY_FILES": "key.pem", "TOCSIN_DATABASE_URL": server.url}
     for command in (["token", "user", "4"], ["token", "service", "crm", "--scope", "operations"]):
         assert "Public keys cannot sign tokens" in refusal(*command, cwd=tmp_path, **keys)
     assert "key.pem can't be read" in refusal("serve", cwd=tmp_path, **keys)
 
 
-def test_a_token_says_what_is_demanded(tmp_path: Path) -> None:
+def test_token_has_the_configured_claims(tmp_path: Path) -> None:
     demanded = {"TOCSIN_JWT_ISSUER": "us", "TOCSIN_JWT_AUDIENCE": "tocsin", "TOCSIN_JWT_USER_CLAIM": "uid"}
     done = run("token", "user", "4", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, **demanded)
     verifier = Verifier([SECRET], expected=Expected("us", "tocsin", user_claim="uid"))
@@ -90,7 +90,7 @@ def test_a_token_says_what_is_demanded(tmp_path: Path) -> None:
     assert "TOCSIN_JWT_SECRET_FOR" in said
 
 
-def test_config_masks_secrets_and_says_what_is_set(tmp_path: Path) -> None:
+def test_config_masks_secrets_and_shows_settings(tmp_path: Path) -> None:
     url = "postgresql://crm:geheim@db.example.com/crm"
     done = run("config", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, TOCSIN_DATABASE_URL=url, TOCSIN_PORT="9000")
     assert SECRET not in done.stdout
@@ -99,17 +99,17 @@ def test_config_masks_secrets_and_says_what_is_set(tmp_path: Path) -> None:
     assert re.search(r"^TOCSIN_HOST=127.0.0.1 +# default", done.stdout, re.MULTILINE)
 
 
-def test_an_unknown_variable_is_refused_by_every_command(tmp_path: Path) -> None:
+def test_every_command_rejects_unknown_variables(tmp_path: Path) -> None:
     for command in ("serve", "worker", "demo", "migrate", "config"):
         assert "TOCSIN_SECERT" in refusal(command, cwd=tmp_path, TOCSIN_SECERT="x")
 
 
-def test_a_database_of_ones_own_needs_a_secret(tmp_path: Path, server: Embedded) -> None:
+def test_serve_with_external_database_requires_a_secret(tmp_path: Path, server: Embedded) -> None:
     said = refusal("serve", cwd=tmp_path, TOCSIN_DATABASE_URL=server.url)
     assert "TOCSIN_JWT_SECRET" in said
 
 
-def test_a_port_that_is_taken_is_named(tmp_path: Path, server: Embedded) -> None:
+def test_port_in_use_is_named(tmp_path: Path, server: Embedded) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         said = refusal(
@@ -118,22 +118,20 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, server: Embedded) -> None
     assert f"127.0.0.1:{port}" in said
 
 
-def test_migrate_brings_a_database_of_ones_own_up_to_date(
-    tmp_path: Path, server: Embedded, quiet_database: str
-) -> None:
+def test_migrate_updates_an_external_database(tmp_path: Path, server: Embedded, quiet_database: str) -> None:
     assert url_for(server, "quiet") == quiet_database
     done = run("migrate", cwd=tmp_path, TOCSIN_DATABASE_URL=quiet_database, TOCSIN_LOG_FORMAT="json")
     assert done.returncode == 0
     assert '"new_steps":[]' in done.stderr.replace(" ", "")
 
 
-def test_a_database_that_is_no_url_is_refused_without_repeating_it(tmp_path: Path) -> None:
+def test_invalid_database_url_is_rejected_without_repeating_it(tmp_path: Path) -> None:
     said = refusal("serve", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, TOCSIN_DATABASE_URL="mysql://root:geheim@db/x")
     assert "TOCSIN_DATABASE_URL" in said
     assert "geheim" not in said
 
 
-def test_what_is_asked_amiss_is_refused_before_a_database_is_made(tmp_path: Path) -> None:
+def test_invalid_arguments_are_rejected_before_starting_the_database(tmp_path: Path) -> None:
     for arguments, expected in (
         (["explain"], "an event and a user, or --user"),
         (["explain", "abc", "4"], "'abc' is not the id of an event"),
@@ -145,7 +143,7 @@ def test_what_is_asked_amiss_is_refused_before_a_database_is_made(tmp_path: Path
     assert not (tmp_path / "data").exists()
 
 
-async def test_an_operator_cancels_an_event_by_command(tmp_path: Path, idle: Api, quiet_database: str) -> None:
+async def test_cancel_command_cancels_an_event(tmp_path: Path, idle: Api, quiet_database: str) -> None:
     await idle.people(1)
     held, delivered = [(await idle.as_service("POST", "/events", json=custom(1))).json()["id"] for _ in range(2)]
     await idle.app_state.database.value("delete from jobs where id = $1", UUID(delivered))
@@ -158,22 +156,22 @@ async def test_an_operator_cancels_an_event_by_command(tmp_path: Path, idle: Api
     assert "There is no event" in (await asyncio.to_thread(cancel, str(uuid4()))).stderr
 
 
-def test_a_lane_that_there_is_not_is_named(tmp_path: Path, quiet_database: str) -> None:
+def test_unknown_lane_is_named(tmp_path: Path, quiet_database: str) -> None:
     said = refusal("replay", "--lane", "apns/defualt", cwd=tmp_path, TOCSIN_DATABASE_URL=quiet_database)
     assert "apns/defualt" in said
 
 
-def test_a_data_folder_that_cannot_be_made_says_what_to_set(tmp_path: Path) -> None:
+def test_uncreatable_data_folder_names_the_setting(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     said = refusal("serve", cwd=tmp_path, TOCSIN_PORT="0", TOCSIN_DATA_DIR=str(tmp_path / "file/data"))
     assert f"{tmp_path}/file/data: Not a directory; set TOCSIN_DATA_DIR" in said
 
 
-def test_the_version_is_printed(tmp_path: Path) -> None:
+def test_version_is_printed(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", run("--version", cwd=tmp_path).stdout)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["token", "--help"]])
-def test_help_is_there(tmp_path: Path, arguments: list[str]) -> None:
+def test_help_is_printed(tmp_path: Path, arguments: list[str]) -> None:
     done = run(*arguments, cwd=tmp_path)
     assert "Usage" in done.stdout + done.stderr

@@ -60,24 +60,24 @@ def run(**environment: str) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.splitlines()
 
 
-async def test_where_nothing_runs_yet_nothing_is_wrong(tmp_path: Path) -> None:
+async def test_doctor_finds_no_problem_before_first_start(tmp_path: Path) -> None:
     assert await levels() == {"keys of tokens": "warn", "data folder": "warn", "database": "warn"}
     assert not (tmp_path / "data").exists()
 
 
-async def test_a_healthy_database_is_found_healthy(outside: str) -> None:
+async def test_doctor_reports_healthy_database(outside: str) -> None:
     assert outside
     assert await levels() == {"workers": "warn"}
 
 
-async def test_settings_that_are_wrong_are_one_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_doctor_reports_invalid_settings_as_one_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOCSIN_PROT", "1")
     level, words = (await found())["settings"]
     assert level == "FAIL"
     assert "TOCSIN_PROT" in words
 
 
-async def test_defaults_of_preferences_that_are_wrong_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_doctor_reports_invalid_preference_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (await found())["preferences"][0] == "ok"
     monkeypatch.setenv("TOCSIN_PREFERENCES_FILE", str(tmp_path / "rules.toml"))
     level, words = (await found())["preferences"]
@@ -86,7 +86,7 @@ async def test_defaults_of_preferences_that_are_wrong_are_told(tmp_path: Path, m
     assert (await found())["preferences"][0] == "ok"
 
 
-async def test_several_faults_of_one_file_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_doctor_reports_errors_of_one_file_on_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOCSIN_PREFERENCES_FILE", str(tmp_path / "rules.toml"))
     (tmp_path / "rules.toml").write_text("[kinds.note]\npusch = false\nurgend = true\n")
     lines = [str(finding) for finding in await doctor.examine() if finding.what == "preferences"]
@@ -94,7 +94,7 @@ async def test_several_faults_of_one_file_are_one_line(tmp_path: Path, monkeypat
     assert "\n" not in lines[0]
 
 
-async def test_an_env_file_that_others_can_read_is_told(tmp_path: Path) -> None:
+async def test_doctor_reports_readable_env_file(tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text("TOCSIN_LOG_FORMAT=json\n")
     file.chmod(0o644)
@@ -103,7 +103,9 @@ async def test_an_env_file_that_others_can_read_is_told(tmp_path: Path) -> None:
     assert (await found())[".env"][0] == "ok"
 
 
-async def test_a_database_of_ones_own_without_a_key_is_told(outside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_doctor_reports_external_database_without_a_jwt_key(
+    outside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert outside
     monkeypatch.delenv("TOCSIN_JWT_SECRET")
     level, words = (await found())["keys of tokens"]
@@ -111,7 +113,7 @@ async def test_a_database_of_ones_own_without_a_key_is_told(outside: str, monkey
     assert "TOCSIN_JWT_SECRET" in words
 
 
-async def test_a_secret_and_a_folder_open_to_others_are_told(tmp_path: Path) -> None:
+async def test_doctor_reports_readable_secret_and_data_folder(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir(mode=0o755)
     folder.chmod(0o755)
@@ -125,13 +127,13 @@ async def test_a_secret_and_a_folder_open_to_others_are_told(tmp_path: Path) -> 
     assert await levels() == {"database": "warn", "push web/default": "warn"}
 
 
-async def test_a_disk_that_fills_up_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_doctor_reports_low_disk_space(monkeypatch: pytest.MonkeyPatch) -> None:
     for free, level in ((2**30, "ok"), (2**30 - 1, "warn"), (100 * 2**20, "warn"), (100 * 2**20 - 1, "FAIL")):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         assert (await found())["disk"][0] == level
 
 
-async def test_a_port_that_something_else_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_doctor_reports_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("TOCSIN_PORT", str(taken.getsockname()[1]))
         monkeypatch.setattr("tocsin.cli.doctor.machine.PORT_TIMEOUT", 0.2)
@@ -141,7 +143,7 @@ async def test_a_port_that_something_else_has_is_told(monkeypatch: pytest.Monkey
     assert (await found())["port"][0] == "FAIL"
 
 
-async def test_origins_and_proxies_that_trust_too_much_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_doctor_reports_too_broad_cors_origins_and_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOCSIN_CORS_ORIGINS", "https://crm.example.com,http://localhost:5173")
     monkeypatch.setenv("TOCSIN_TRUSTED_PROXIES", "10.0.0.0/8")
     assert not {"origins", "proxies"} & set(await levels())
@@ -150,7 +152,7 @@ async def test_origins_and_proxies_that_trust_too_much_are_told(monkeypatch: pyt
     assert {"origins": "warn", "proxies": "warn"}.items() <= (await levels()).items()
 
 
-async def test_a_database_that_is_away_is_told_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_doctor_reports_unreachable_database_without_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOCSIN_DATABASE_URL", "postgresql://crm:geheim@127.0.0.1:1/crm")
     monkeypatch.setenv("TOCSIN_JWT_SECRET", SECRET)
     seen = await found()
@@ -158,7 +160,7 @@ async def test_a_database_that_is_away_is_told_without_its_password(monkeypatch:
     assert "geheim" not in str(seen)
 
 
-async def test_a_database_without_our_schema_is_no_fault_before_the_first_start(
+async def test_missing_schema_is_ok_before_first_start(
     monkeypatch: pytest.MonkeyPatch, outside: str, server: Embedded
 ) -> None:
     assert outside
@@ -168,7 +170,7 @@ async def test_a_database_without_our_schema_is_no_fault_before_the_first_start(
     assert "the first `tocsin serve`" in words
 
 
-async def test_migrations_that_are_pending_are_told(
+async def test_doctor_reports_pending_migrations(
     monkeypatch: pytest.MonkeyPatch, outside: str, server: Embedded
 ) -> None:
     assert outside
@@ -182,9 +184,7 @@ async def test_migrations_that_are_pending_are_told(
     assert "`tocsin migrate`" in words
 
 
-async def test_the_database_is_named_with_user_host_port_and_without_its_password(
-    monkeypatch: pytest.MonkeyPatch, outside: str
-) -> None:
+async def test_doctor_names_database_without_password(monkeypatch: pytest.MonkeyPatch, outside: str) -> None:
     assert outside
     assert "tocsin@" in (await found())["database"][1]
     monkeypatch.setenv("TOCSIN_DATABASE_URL", "postgresql://crm:geheim@127.0.0.1:1/staging")
@@ -194,7 +194,7 @@ async def test_the_database_is_named_with_user_host_port_and_without_its_passwor
     assert "geheim" not in words
 
 
-async def test_a_database_that_refuses_us_is_one_finding(monkeypatch: pytest.MonkeyPatch, outside: str) -> None:
+async def test_doctor_reports_rejected_connection_as_one_finding(monkeypatch: pytest.MonkeyPatch, outside: str) -> None:
     monkeypatch.setenv("TOCSIN_DATABASE_URL", f"{outside}&nonsense=1")
     level, words = (await found())["database"]
     assert (level, "take that parameter out" in words) == ("FAIL", True)
@@ -203,7 +203,9 @@ async def test_a_database_that_refuses_us_is_one_finding(monkeypatch: pytest.Mon
     assert (level, "/nonexistent" in words) == ("FAIL", True)
 
 
-async def test_a_database_that_forgets_is_told(monkeypatch: pytest.MonkeyPatch, outside: str, server: Embedded) -> None:
+async def test_doctor_reports_database_that_is_not_durable(
+    monkeypatch: pytest.MonkeyPatch, outside: str, server: Embedded
+) -> None:
     assert outside
     url = await make_database(server, "forgetful")
     connection = await connect(server.url)
@@ -215,7 +217,7 @@ async def test_a_database_that_forgets_is_told(monkeypatch: pytest.MonkeyPatch, 
     assert "synchronous_commit" in words
 
 
-async def test_a_database_in_another_encoding_is_told(
+async def test_doctor_reports_database_in_another_encoding(
     monkeypatch: pytest.MonkeyPatch, outside: str, server: Embedded
 ) -> None:
     assert outside
@@ -228,7 +230,7 @@ async def test_a_database_in_another_encoding_is_told(
     assert "LATIN1" in words
 
 
-async def test_a_clock_that_is_off_is_told(monkeypatch: pytest.MonkeyPatch, outside: str) -> None:
+async def test_doctor_reports_clock_skew(monkeypatch: pytest.MonkeyPatch, outside: str) -> None:
     assert outside
     really = time.time
     monkeypatch.setattr("tocsin.cli.doctor.database.time.time", lambda: really() - 3)
@@ -237,7 +239,7 @@ async def test_a_clock_that_is_off_is_told(monkeypatch: pytest.MonkeyPatch, outs
     assert "+3" in words
 
 
-async def test_dead_letters_and_a_queue_that_stands_still_are_told(outside: str, database: Database) -> None:
+async def test_doctor_reports_dead_letters_and_stalled_queue(outside: str, database: Database) -> None:
     assert outside
     await database.value(
         "insert into dead_letters (id, task, lane, attempts, progress, reason)"
@@ -255,7 +257,7 @@ async def test_dead_letters_and_a_queue_that_stands_still_are_told(outside: str,
 
 
 @pytest.mark.processes
-async def test_the_command_tells_one_line_each_beside_a_running_service_and_without() -> None:
+async def test_doctor_prints_one_line_per_check_with_and_without_service() -> None:
     async with data_folder() as data:
         async with Program(data, "serve") as program:
             place = {
@@ -278,7 +280,7 @@ async def test_the_command_tells_one_line_each_beside_a_running_service_and_with
 
 
 @pytest.mark.processes
-def test_the_openapi_document_is_printed_without_a_database() -> None:
+def test_openapi_command_needs_no_database() -> None:
     done = subprocess.run(
         [TOCSIN, "openapi"],
         env={"PYTHONPATH": ":".join(sys.path), "TOCSIN_ROOT_PATH": "/notify"},
@@ -292,7 +294,7 @@ def test_the_openapi_document_is_printed_without_a_database() -> None:
     assert '"/notifications"' in done.stdout
 
 
-async def test_a_provider_that_refuses_a_test_push_is_not_taken_for_one_that_cannot_be_reached(
+async def test_doctor_distinguishes_rejected_probe_from_unreachable_provider(
     monkeypatch: pytest.MonkeyPatch, phones: Phones, tmp_path: Path
 ) -> None:
     for name, value in phones.credentials(tmp_path).items():
@@ -308,7 +310,7 @@ async def test_a_provider_that_refuses_a_test_push_is_not_taken_for_one_that_can
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_folder_that_cannot_be_looked_into_is_a_finding(tmp_path: Path) -> None:
+def test_doctor_reports_unreadable_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     done = subprocess.run(
         [TOCSIN, "doctor"],

@@ -108,7 +108,7 @@ async def sentence_on(environment: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_value_that_cannot_be_used_is_one_sentence(name: str, value: str) -> None:
+async def test_unusable_value_is_reported_in_one_sentence(name: str, value: str) -> None:
     said = await sentence_on({**others_of(name), name: value})
     assert "\n" not in said
     if name not in OF_PATHS:
@@ -119,7 +119,7 @@ async def test_a_value_that_cannot_be_used_is_one_sentence(name: str, value: str
 @pytest.mark.processes
 @pytest.mark.parametrize("make", FILES.values(), ids=FILES)
 @pytest.mark.parametrize("name", OF_PATHS)
-async def test_a_file_that_cannot_be_used_is_one_sentence(
+async def test_unusable_file_is_reported_in_one_sentence(
     name: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "given"
@@ -167,16 +167,14 @@ URLS = {
 
 
 @pytest.mark.parametrize(("url", "due"), URLS.items())
-async def test_a_url_of_a_database_is_taken_as_providers_hand_it_out_or_refused_in_a_sentence(
-    url: str, due: str
-) -> None:
+async def test_database_url_of_providers_works_or_is_rejected_in_a_sentence(url: str, due: str) -> None:
     said = await sentence_on({"TOCSIN_DATABASE_URL": url})
     assert due in said
     assert bool(due) == bool(said)
     assert not any(part in said for part in ("geh", "eim", "u:"))
 
 
-def test_a_url_is_shown_without_its_passwords() -> None:
+def test_url_is_shown_without_passwords() -> None:
     for url, shown in (
         ("postgres://u:geheim@h:5433/db?sslpassword=geheim&x=1", "postgres://u:***@h:5433/db?sslpassword=***&x=1"),
         ("https://u:geheim@h/p?q", "https://u:***@h/p?q"),
@@ -199,32 +197,32 @@ ENV_FILES: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("content", "due"), ENV_FILES.values(), ids=ENV_FILES)
-def test_a_file_of_variables_that_cannot_be_read_is_one_sentence(content: bytes, due: str, tmp_path: Path) -> None:
+def test_unreadable_env_file_is_reported_in_one_sentence(content: bytes, due: str, tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(content)
     with pytest.raises(Refusal, match=due) as refused:
         read_settings({})
     assert "geheim" not in str(refused.value)
 
 
-def test_a_file_of_variables_from_windows_is_read(tmp_path: Path) -> None:
+def test_env_file_from_windows_is_accepted(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfTOCSIN_PORT=1\r\n\r\nexport TOCSIN_HOST='::1'\r\n")
     settings = read_settings({})
     assert (settings.port, settings.host) == (1, "::1")
 
 
-def test_a_dollar_in_a_file_of_variables_is_a_dollar_as_for_systemd(tmp_path: Path) -> None:
+def test_env_file_does_not_expand_dollar_signs(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("TOCSIN_JWT_ISSUER=${HOME}\n")
     assert read_settings({}).jwt_issuer == "${HOME}"
 
 
-def test_a_tilde_is_the_home_of_the_user_and_brackets_of_an_address_are_taken_off() -> None:
+def test_home_tilde_is_expanded_and_host_brackets_are_removed() -> None:
     settings = read_settings({"TOCSIN_DATA_DIR": "~/x", "TOCSIN_HOST": "[::1]"})
     assert settings.data_dir == Path.home() / "x"
     assert settings.host == "::1"
 
 
 @pytest.mark.processes
-def test_a_refusal_is_a_line_of_the_log_where_that_is_json(tmp_path: Path) -> None:
+def test_startup_error_is_logged_as_json_if_the_log_is_json(tmp_path: Path) -> None:
     for environment in (
         {"TOCSIN_LOG_FORMAT": "json", "TOCSIN_HOST": "192.0.2.1"},
         {"TOCSIN_LOG_FORMAT": "json", "TOCSIN_PROT": "1"},
@@ -237,7 +235,7 @@ def test_a_refusal_is_a_line_of_the_log_where_that_is_json(tmp_path: Path) -> No
 
 
 @pytest.mark.processes
-async def test_a_signal_to_reopen_logs_ends_no_server() -> None:
+async def test_log_reopen_signal_does_not_end_the_server() -> None:
     async with data_folder() as data, Program(data, "serve") as service:
         for kind in (signal.SIGUSR1, signal.SIGUSR2):
             service.signal(kind)
@@ -249,7 +247,7 @@ async def test_a_signal_to_reopen_logs_ends_no_server() -> None:
 
 @pytest.mark.processes
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a small /dev/shm of its own")
-def test_too_little_shared_memory_is_not_told_like_a_full_disk_alone() -> None:
+def test_small_shared_memory_is_reported_besides_full_disk() -> None:
     small = "mount -t tmpfs -o size=256k tmpfs /dev/shm && exec"
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o755)
@@ -268,27 +266,27 @@ def test_too_little_shared_memory_is_not_told_like_a_full_disk_alone() -> None:
 
 
 @pytest.mark.processes
-def test_a_message_that_is_not_utf8_is_refused() -> None:
+def test_message_that_is_not_utf8_is_rejected() -> None:
     said = one_sentence(run("send", "--user", "4", os.fsdecode("ø".encode("latin-1"))))
     assert "not UTF-8" in said
 
 
 @pytest.mark.processes
-def test_the_web_inbox_is_reached_where_the_service_listens_for_everybody() -> None:
+def test_web_inbox_url_works_if_service_listens_on_all_addresses() -> None:
     for host, due in (("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("[::1]", "[::1]")):  # noqa: S104
         done = run("inbox", environment={"TOCSIN_HOST": host, "TOCSIN_PORT": "8080"})
         assert f'src="http://{due}:8080/'.encode() in done.stdout
 
 
 @pytest.mark.processes
-def test_a_services_token_is_said_to_expire_on_standard_error() -> None:
+def test_service_token_expiry_is_printed_to_stderr() -> None:
     done = run("token", "service", "crm", "--scope", "events:write", "--expires", "90m")
     assert len(done.stdout.splitlines()) == 1
     assert re.search(rb"expires at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, after 90m; --expires", done.stderr)
 
 
 @pytest.mark.processes
-def test_config_shows_where_things_are_and_no_password() -> None:
+def test_config_shows_locations_and_no_password() -> None:
     urls = {
         "TOCSIN_DATABASE_URL": "postgresql://crm:geheim@db.example.com:5433/staging?sslpassword=geheim",
         "TOCSIN_NATS_URL": "nats://geheim@nats:4222,nats://u:geheim@nats2:4222",
@@ -303,7 +301,7 @@ def test_config_shows_where_things_are_and_no_password() -> None:
 
 
 @pytest.mark.parametrize("zone", ["localtime", "Factory", "posixrules"])
-def test_what_lies_beside_the_time_zones_of_a_system_is_none(zone: str) -> None:
+def test_other_files_in_zoneinfo_are_not_time_zones(zone: str) -> None:
     assert not is_time_zone(zone)
     assert is_time_zone("Europe/Copenhagen")
 
@@ -361,7 +359,7 @@ def one_sentence(done: subprocess.CompletedProcess[bytes]) -> str:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_says_what_is_wrong_with_the_file_of_variables(command: list[str], tmp_path: Path) -> None:
+def test_every_command_reports_invalid_env_file(command: list[str], tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"# \xf8\n")
     done = run(*command)
     if command == ["doctor"]:
@@ -375,7 +373,7 @@ def test_every_command_says_what_is_wrong_with_the_file_of_variables(command: li
     "command", [each for each in COMMANDS if each[0] not in {"serve", "worker", "demo", "send"}], ids=" ".join
 )
 @pytest.mark.usefixtures("peopled")
-def test_every_command_says_that_its_output_is_full_or_closed(command: list[str], url: str) -> None:
+def test_every_command_reports_full_or_closed_output(command: list[str], url: str) -> None:
     environment = {"TOCSIN_DATABASE_URL": url, "TOCSIN_PORT": "8080"}
     silent = command[0] in {"migrate", "import"}
     with Path("/dev/full").open("w") as full:
@@ -399,7 +397,7 @@ def test_every_command_says_that_its_output_is_full_or_closed(command: list[str]
 
 
 @pytest.mark.processes
-def test_the_version_and_help_on_a_full_disk_are_one_sentence() -> None:
+def test_version_and_help_report_full_disk_in_one_sentence() -> None:
     for command in (["--help"], ["--version"]):
         with Path("/dev/full").open("w") as full:
             assert "No space left on device" in one_sentence(run(*command, stdout=full))
@@ -407,14 +405,14 @@ def test_the_version_and_help_on_a_full_disk_are_one_sentence() -> None:
 
 @pytest.mark.processes
 @pytest.mark.usefixtures("peopled")
-def test_an_export_to_a_full_disk_is_one_sentence(url: str) -> None:
+def test_export_to_full_disk_is_reported_in_one_sentence(url: str) -> None:
     done = run("export", "/dev/full", environment={"TOCSIN_DATABASE_URL": url})
     assert "The file /dev/full cannot be written: No space left on device" in one_sentence(done)
 
 
 @pytest.mark.processes
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without a name")
-def test_a_user_without_a_name_and_a_home_is_told_what_to_do() -> None:
+def test_user_without_name_and_home_gets_a_remedy() -> None:
     nameless: dict[str, Any] = {"user": 54321, "group": 54321, "extra_groups": [], "cwd": "/"}
     for command in (["config"], ["openapi"], ["preview", "note"], ["catalogue", "check"], ["token", "user", "4"]):
         assert run(*command, **nameless).returncode == 0
@@ -428,7 +426,7 @@ def test_a_user_without_a_name_and_a_home_is_told_what_to_do() -> None:
 
 @pytest.mark.processes
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_file_of_variables_of_another_user_is_one_sentence(place: Path) -> None:
+def test_env_file_of_another_user_is_reported_in_one_sentence(place: Path) -> None:
     (place / ".env").write_text("TOCSIN_PORT=1\n")
     (place / ".env").chmod(0o600)
     assert "Permission denied" in one_sentence(run("config", user=54321, group=54321, extra_groups=[], cwd=place))
@@ -443,7 +441,7 @@ def test_a_file_of_variables_of_another_user_is_one_sentence(place: Path) -> Non
         ("?sslmode=nonsense", "sslmode"),
     ],
 )
-async def test_a_url_that_the_server_or_the_driver_refuses_ends_a_start_at_once(url: str, query: str, due: str) -> None:
+async def test_rejected_database_url_ends_the_start_immediately(url: str, query: str, due: str) -> None:
     address = url + query.replace("?", "&")
     done = await asyncio.to_thread(run, "migrate", environment={"TOCSIN_DATABASE_URL": address})
     assert re.search(due, one_sentence(done))

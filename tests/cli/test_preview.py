@@ -69,9 +69,7 @@ def strings(found: Any) -> Iterator[str]:
 @pytest.mark.parametrize("content", ["full", "title", "none"])
 @pytest.mark.parametrize("language", ["en", "da", "de"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_preview_is_what_the_channels_make_of_the_push(
-    kind: str, language: str, content: Any, tmp_path: Path
-) -> None:
+def test_preview_shows_what_the_push_channels_send(kind: str, language: str, content: Any, tmp_path: Path) -> None:
     shown = previewed(CATALOGUE, kind, language, content, topic="com.example.crm", now=NOW)
     pushes = pushes_of(CATALOGUE, kind, language, content, NOW)
     browser = replace(pushes["Web"].address, p256dh=P256DH, auth=AUTH)
@@ -89,7 +87,7 @@ def test_a_preview_is_what_the_channels_make_of_the_push(
 
 @pytest.mark.parametrize("language", ["en", "da", "de"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_is_told_whole_in_each_language_and_within_the_limits(kind: str, language: str) -> None:
+def test_preview_of_each_kind_and_language_fits_push_limits(kind: str, language: str) -> None:
     result = run(kind, "--language", language)
     assert (result.exit_code, result.stderr) == (0, "")
     shown = json.loads(result.stdout)
@@ -105,7 +103,7 @@ def test_each_kind_is_told_whole_in_each_language_and_within_the_limits(kind: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_title_alone_has_no_customers_words(kind: str) -> None:
+def test_preview_with_title_only_has_no_customer_data(kind: str) -> None:
     event = CATALOGUE.samples[kind]["event"]
     variant = event.get("data", {}).get("event", {}).get("type")
     result = run(kind, "--content", "title")
@@ -117,14 +115,14 @@ def test_the_title_alone_has_no_customers_words(kind: str) -> None:
     assert [text for text in found if text in result.stdout] == []
 
 
-def test_nothing_but_that_there_is_something(tmp_path: Path) -> None:
+def test_preview_without_content_has_generic_title(tmp_path: Path) -> None:
     shown = json.loads(run("note", "--content", "none").stdout)
     assert shown["web_push"]["title"] == CATALOGUE.phrase("pushed", "en")
     assert shown["web_push"]["notification"] == {"id": str(ID), "type": "", "data": {}, "link": None}
     assert not (tmp_path / "nothing").exists()
 
 
-def test_headers_are_those_of_apple_without_a_key() -> None:
+def test_preview_shows_apns_headers_without_a_key() -> None:
     headers = json.loads(run("note").stdout)["apns"]["headers"]
     assert headers.pop("apns-expiration").isdecimal()
     assert headers == {
@@ -137,7 +135,7 @@ def test_headers_are_those_of_apple_without_a_key() -> None:
     }
 
 
-def test_what_is_set_counts_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preview_uses_settings_as_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOCSIN_PUSH_CONTENT", "title")
     monkeypatch.setenv("TOCSIN_APNS_TOPIC", "com.example.crm")
     shown = json.loads(run("note").stdout)
@@ -147,7 +145,7 @@ def test_what_is_set_counts_where_nothing_is_said(monkeypatch: pytest.MonkeyPatc
     assert json.loads(run("note", "--content", "full").stdout)["web_push"]["body"]
 
 
-def test_it_is_read_by_people_and_letters_stay() -> None:
+def test_preview_is_indented_and_keeps_unicode() -> None:
     said = run("note", "--language", "da-DK").stdout
     assert said.startswith('{\n  "apns": {\n    "headers": {\n')
     assert "\\u" not in said
@@ -161,14 +159,14 @@ def test_it_is_read_by_people_and_letters_stay() -> None:
         ("zzzzzz", f"use one of {', '.join(CATALOGUE.samples)}"),
     ],
 )
-def test_an_unknown_kind_is_one_sentence_with_those_that_are_close(kind: str, instead: str) -> None:
+def test_preview_of_unknown_kind_suggests_similar_kinds(kind: str, instead: str) -> None:
     result = run(kind)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(f"tocsin: Unknown kind '{kind}': {instead}")
     assert result.stderr.count("\n") == 1
 
 
-def test_a_kind_of_ones_own_has_no_sample_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preview_of_custom_kind_reports_missing_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "kinds-of-ours.toml").write_text(OWN_KIND, encoding="utf-8")
     monkeypatch.setenv("TOCSIN_CATALOGUE_DIR", str(tmp_path))
     result = run("parcel_came")
@@ -176,13 +174,13 @@ def test_a_kind_of_ones_own_has_no_sample_and_that_is_said(tmp_path: Path, monke
     assert "has no sample" in result.stderr
 
 
-def test_words_of_ones_own_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preview_shows_custom_wording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "da.toml").write_text('[note]\ntitle = "Omtalt"\n', encoding="utf-8")
     monkeypatch.setenv("TOCSIN_CATALOGUE_DIR", str(tmp_path))
     assert json.loads(run("note", "--language", "da").stdout)["web_push"]["title"] == "Omtalt"
 
 
-def test_a_sample_that_no_longer_fits_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preview_reports_sample_that_no_longer_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = '[note]\nparams = { contact = "words", contact_id = "optional uuid", body = "text", code = "words" }\n'
     (tmp_path / "kinds-of-ours.toml").write_text(changed, encoding="utf-8")
     monkeypatch.setenv("TOCSIN_CATALOGUE_DIR", str(tmp_path))
@@ -191,7 +189,7 @@ def test_a_sample_that_no_longer_fits_is_told(tmp_path: Path, monkeypatch: pytes
     assert "params.code" in result.stderr
 
 
-def test_a_title_that_no_push_has_room_for_is_told(tmp_path: Path) -> None:
+def test_preview_reports_title_that_fits_no_push(tmp_path: Path) -> None:
     (tmp_path / "kinds-of-ours.toml").write_text(f'[note]\ntitle = "{"x" * 5000}"\n', encoding="utf-8")
     with pytest.raises(Refusal, match="4096 bytes"):
         previewed(Catalogue.load(tmp_path), "note", "en", "full")
@@ -209,7 +207,7 @@ data = { user = { id = 4, first_name = "Bernita", last_name = "Kilback", profile
 """
 
 
-def test_a_kind_of_ones_own_with_a_sample_is_previewed_documented_and_in_the_demo(tmp_path: Path) -> None:
+def test_custom_kind_with_sample_is_in_preview_openapi_and_demo(tmp_path: Path) -> None:
     (tmp_path / "kinds-of-ours.toml").write_text(OWN_SAMPLE)
     found = Catalogue.load(tmp_path)
     said = previewed(found, "van_sold", "en", "full")
@@ -236,7 +234,7 @@ def test_a_kind_of_ones_own_with_a_sample_is_previewed_documented_and_in_the_dem
         ('data = "x"', "`sample.data` is 'x'; write a table"),
     ],
 )
-def test_a_sample_that_is_no_event_of_its_kind_is_named_with_its_fault(tmp_path: Path, wrong: str, told: str) -> None:
+def test_invalid_sample_is_reported_with_its_error(tmp_path: Path, wrong: str, told: str) -> None:
     (tmp_path / "kinds-of-ours.toml").write_text(f"{OWN_SAMPLE.rpartition('data =')[0]}{wrong}\n")
     with pytest.raises(Refusal) as refused:
         Catalogue.load(tmp_path)

@@ -34,7 +34,7 @@ async def send(folder: Path, *arguments: str, given: str = "", **environment: st
     return process.returncode or 0, out.decode(), err.decode()
 
 
-async def test_a_message_reaches_users_and_teams(api: Api, tmp_path: Path) -> None:
+async def test_send_message_reaches_users_and_teams(api: Api, tmp_path: Path) -> None:
     await api.people(1, 4)
     await api.team(7, 1)
     address = str(api.http.base_url)
@@ -49,7 +49,7 @@ async def test_a_message_reaches_users_and_teams(api: Api, tmp_path: Path) -> No
         assert (found["id"], found["type"], found["message"]) == (id_, "custom", "The <b>lift</b> is out")
 
 
-async def test_an_event_comes_from_a_file_or_stdin(api: Api, tmp_path: Path) -> None:
+async def test_send_reads_event_from_file_or_stdin(api: Api, tmp_path: Path) -> None:
     await api.people(1)
     event = {"type": "custom", "notify": {"users": [1]}, "data": {"user": 1}, "params": {"body": "x"}}
     (tmp_path / "event.json").write_text(json.dumps(event))
@@ -62,7 +62,7 @@ async def test_an_event_comes_from_a_file_or_stdin(api: Api, tmp_path: Path) -> 
     assert await api.ids(1) == ids[::-1]
 
 
-async def test_what_is_wrong_is_said_in_a_sentence(api: Api, tmp_path: Path) -> None:
+async def test_send_reports_errors_in_one_sentence(api: Api, tmp_path: Path) -> None:
     address = str(api.http.base_url)
     (tmp_path / "broken.json").write_text("{")
     cases = {
@@ -84,7 +84,7 @@ async def test_what_is_wrong_is_said_in_a_sentence(api: Api, tmp_path: Path) -> 
         assert err.count("\n") == 1
 
 
-async def test_a_wrong_secret_is_refused_and_not_told(api: Api, tmp_path: Path) -> None:
+async def test_send_rejects_wrong_secret_without_printing_it(api: Api, tmp_path: Path) -> None:
     other = "another-secret-for-tests-0123456789abcdef"
     status, _, err = await send(tmp_path, "x", "--user", "1", "--url", str(api.http.base_url), TOCSIN_JWT_SECRET=other)
     assert status == 1
@@ -92,7 +92,7 @@ async def test_a_wrong_secret_is_refused_and_not_told(api: Api, tmp_path: Path) 
     assert other not in err
 
 
-async def test_a_token_goes_nowhere_else(tmp_path: Path) -> None:
+async def test_send_does_not_follow_redirects_with_its_token(tmp_path: Path) -> None:
     asked: list[bytes] = []
 
     async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -120,16 +120,16 @@ async def test_a_token_goes_nowhere_else(tmp_path: Path) -> None:
         ({"PUBLIC_URL": "https://crm.example.com/", "ROOT_PATH": "/notify"}, "https://crm.example.com/notify"),
     ],
 )
-def test_the_service_is_where_the_settings_say(given: dict[str, str], url: str) -> None:
+def test_send_uses_the_configured_address(given: dict[str, str], url: str) -> None:
     settings = read_settings({f"TOCSIN_{name}": value for name, value in given.items()}, Path("/nonexistent"))
     assert EventSender.of(settings, SECRET, None).url == url
 
 
-def test_any_free_port_is_not_guessed() -> None:
+def test_send_requires_url_if_the_port_is_0() -> None:
     with pytest.raises(Refusal, match="--url"):
         EventSender.of(read_settings({"TOCSIN_PORT": "0"}, Path("/nonexistent")), SECRET, None)
 
 
-def test_a_message_is_a_custom_notification() -> None:
+def test_send_message_posts_a_custom_notification() -> None:
     expected = {"type": "custom", "notify": {"users": [4], "teams": [7]}, "params": {"body": "x"}}
     assert event_of("x", [4], [7], None) == expected

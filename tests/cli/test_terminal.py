@@ -14,20 +14,20 @@ from tocsin.formats import User
 HOSTILE = "X\x1b]0;pwn\x07\r\x9b2J\u202e\u2066\u200b\u061c\ufeff"
 
 
-def test_control_and_direction_characters_are_spelt_out() -> None:
+def test_control_and_bidi_characters_are_escaped() -> None:
     assert escaped(HOSTILE) == r"X\x1b]0;pwn\x07\r\x9b2J\u202e\u2066\u200b\u061c\ufeff"
     assert escaped("a\nb\tc") == r"a\nb\tc"
     assert escaped("a\nb\tc\x1b", lines=True) == "a\nb\tc\\x1b"
     assert escaped("lone \ud800") == r"lone \ud800"
 
 
-def test_what_people_write_is_left_as_it_is() -> None:
+def test_ordinary_text_is_unchanged() -> None:
     for text in ("Zoë Müller", "ليلى حداد", "👩‍👩‍👧", "می‌خواهم"):
         assert escaped(text) == text
 
 
 @pytest.mark.processes
-async def test_a_name_cannot_forge_a_line_of_an_explanation(url: str, database: Database) -> None:
+async def test_user_name_cannot_forge_a_line_of_output(url: str, database: Database) -> None:
     hostile = {"first_name": HOSTILE, "last_name": "L\nuser 1, admin: active"}
     user = User(id=5, company_id=1, first_name="", last_name="").model_copy(update=hostile)
     await directory.put_user(database, user, None)

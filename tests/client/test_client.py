@@ -146,7 +146,7 @@ def pauses(caplog: pytest.LogCaptureFixture) -> list[float]:
 
 
 class TestLostAnswers:
-    async def test_an_event_whose_answers_are_lost_is_one_notification(
+    async def test_lost_responses_of_an_event_cause_one_notification(
         self, api: Api, line: Line, client: Client
     ) -> None:
         line.script = ["swallow", "swallow", "drop"]
@@ -157,7 +157,7 @@ class TestLostAnswers:
         assert (state.state, state.recipients, state.read, state.settled) == ("delivered", 1, 0, True)
         assert await api.ids(1) == [posted.id]
 
-    async def test_a_batch_whose_answers_are_lost_is_there_once_in_its_order(
+    async def test_lost_responses_of_a_batch_cause_one_delivery_in_order(
         self, api: Api, line: Line, client: Client
     ) -> None:
         line.script = ["swallow", "swallow"]
@@ -166,7 +166,7 @@ class TestLostAnswers:
         assert len(line.asked) == 4
         assert await api.ids(1) == [event.id for event in reversed(posted)]
 
-    async def test_a_resolution_whose_answer_is_lost_is_asked_for_again_under_one_key(
+    async def test_lost_response_of_a_resolution_is_retried_with_same_key(
         self, api: Api, line: Line, client: Client
     ) -> None:
         event = {**custom(1), "about": ["order:42"]}
@@ -179,7 +179,7 @@ class TestLostAnswers:
         await reaches(lambda: api.unread(1), 0)
 
     @pytest.mark.parametrize("what", ["user", "team"])
-    async def test_who_was_deleted_with_the_answer_lost_is_deleted(
+    async def test_lost_response_of_a_user_deletion_counts_as_deleted(
         self, api: Api, line: Line, client: Client, what: str
     ) -> None:
         await api.team(4, 1)
@@ -190,7 +190,7 @@ class TestLostAnswers:
         with pytest.raises(NotFound):
             await asyncio.to_thread(delete, 4)
 
-    async def test_a_kept_connection_that_was_dropped_is_no_reason_to_wait(
+    async def test_dropped_keep_alive_connection_is_retried_without_delay(
         self, line: Line, client: Client, caplog: pytest.LogCaptureFixture
     ) -> None:
         line.script = ["sever"]
@@ -199,9 +199,7 @@ class TestLostAnswers:
         assert pauses(caplog) == []
         assert len(line.asked) == 2
 
-    async def test_a_deletion_on_a_connection_that_hung_up_after_doing_it_is_done(
-        self, line: Line, client: Client
-    ) -> None:
+    async def test_deletion_is_done_if_connection_closes_after_it(self, line: Line, client: Client) -> None:
         await asyncio.to_thread(client.post, custom(1))
         line.script = ["swallow"]
         await asyncio.to_thread(client.delete_user, 4)
@@ -209,7 +207,7 @@ class TestLostAnswers:
 
 
 class TestWaiting:
-    async def test_as_long_as_it_is_asked_to(
+    async def test_retry_waits_as_long_as_retry_after_says(
         self, line: Line, client: Client, caplog: pytest.LogCaptureFixture
     ) -> None:
         soon = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=2)
@@ -226,14 +224,14 @@ class TestWaiting:
         assert SECRET not in caplog.text
         assert "Bearer" not in caplog.text
 
-    async def test_not_beyond_the_deadline(self, line: Line, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_retry_stops_at_the_deadline(self, line: Line, caplog: pytest.LogCaptureFixture) -> None:
         body = json.dumps({"errors": [{"message": "Please try again.", "code": "unavailable"}]})
         line.script = [answer(503, "Retry-After: 3600", body=body)]
         with pytest.raises(Unavailable, match=r"503: Please try again\.") as raised:
             await asyncio.to_thread(line.client(deadline=60).post, custom(1))
         assert (raised.value.status, pauses(caplog)) == (503, [])
 
-    async def test_what_nobody_answers_ends_and_may_be_posted_later_under_its_id(self, api: Api, line: Line) -> None:
+    async def test_unanswered_event_raises_and_can_be_posted_again_with_its_id(self, api: Api, line: Line) -> None:
         line.script = ["swallow", *["hold"] * 9]
         hasty = line.client(deadline=1, timeout=0.2)
         with pytest.raises(Unavailable, match="did not answer") as raised:
@@ -245,19 +243,19 @@ class TestWaiting:
         await asyncio.to_thread(line.client().state, id_, wait=10)
         assert await api.ids(1) == [posted.id] == [id_]
 
-    async def test_pauses_grow_and_differ(self) -> None:
+    async def test_retry_delays_grow_with_jitter(self) -> None:
         found = [[tocsin_client._backoff(attempt) for attempt in range(1, 9)] for _ in range(20)]  # noqa: SLF001 - they can't be seen from outside without waiting for them
         for row in found:
             assert all(0.1 * 2**number <= pause <= 0.2 * 2**number for number, pause in enumerate(row[:6]))
             assert all(pause <= tocsin_client.MAX_DELAY for pause in row)
         assert len({row[0] for row in found}) > 1
 
-    async def test_where_nobody_listens_it_ends(self) -> None:
+    async def test_refused_connection_raises_after_the_deadline(self) -> None:
         nowhere = Client("http://127.0.0.1:1", token(), deadline=0.5)
         with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:1 did not answer"):
             await asyncio.to_thread(nowhere.put_user, 1, first_name="John", last_name="Doe")
 
-    async def test_a_certificate_that_is_not_trusted_is_not_tried_again(
+    async def test_untrusted_certificate_is_not_retried(
         self, phones: Phones, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         url = phones.credentials(tmp_path)["TOCSIN_APNS_URL"]
@@ -265,7 +263,7 @@ class TestWaiting:
             await asyncio.to_thread(Client(url, token()).cancel, str(uuid.uuid4()))
         assert pauses(caplog) == []
 
-    async def test_an_authority_of_ones_own_is_trusted_where_it_is_given(self, phones: Phones, tmp_path: Path) -> None:
+    async def test_custom_certificate_authority_is_trusted(self, phones: Phones, tmp_path: Path) -> None:
         given = phones.credentials(tmp_path)
         trusting = ssl.create_default_context(cafile=given["TOCSIN_PUSH_CA_FILE"])
         with pytest.raises(Error) as raised:  # they speak HTTP/2 alone, and say so once there is a connection
@@ -274,7 +272,7 @@ class TestWaiting:
 
 
 class TestRefusals:
-    async def test_all_faults_are_told_with_their_fields(self, client: Client, line: Line) -> None:
+    async def test_client_reports_all_errors_with_their_fields(self, client: Client, line: Line) -> None:
         with pytest.raises(Invalid) as raised:
             await asyncio.to_thread(client.post_batch, [custom(1), {**custom(1, 99), "data": {"colour": "red"}}])
         error = raised.value
@@ -288,7 +286,7 @@ class TestRefusals:
         assert "events.1.notify.users.1" in str(error)
         assert len(line.asked) == 1
 
-    async def test_each_kind_of_no_is_told_apart(self, api: Api, client: Client, line: Line) -> None:
+    async def test_each_refusal_raises_its_own_exception(self, api: Api, client: Client, line: Line) -> None:
         sent = await api.post(custom(1))
         nothing = str(uuid.uuid4())
         cases: list[tuple[type[Refused], str, Callable[[], object]]] = [
@@ -308,7 +306,7 @@ class TestRefusals:
         assert len(line.asked) == len(cases)
         assert not any("/../" in head.split()[1] for head, _ in line.asked)
 
-    async def test_what_answers_elsewhere_is_told_apart(self, client: Client, line: Line) -> None:
+    async def test_response_of_another_server_is_detected(self, client: Client, line: Line) -> None:
         page = "<h1>Please log in</h1>"
         line.script = [answer(302, "Location: /elsewhere"), answer(404, body=page), answer(200, body=page)]
         for status in (302, 404):
@@ -322,14 +320,14 @@ class TestRefusals:
         assert not any("elsewhere" in head.split("\r\n")[0] for head, _ in line.asked)
 
     @pytest.mark.parametrize("url", ["notify.example.com", "ftp://x", "http://", "http://me:secret@x", "http://x/?a=b"])
-    def test_a_url_that_is_none_is_refused_at_once(self, url: str) -> None:
+    def test_invalid_url_is_rejected_immediately(self, url: str) -> None:
         with pytest.raises(ValueError, match="such as https://") as raised:
             Client(url, token())
         assert "secret" not in str(raised.value)
 
 
 class TestTokens:
-    async def test_a_token_that_is_no_longer_good_is_renewed_once(self, line: Line) -> None:
+    async def test_expired_token_is_renewed_once(self, line: Line) -> None:
         made: list[str] = []
 
         def make() -> str:
@@ -342,14 +340,14 @@ class TestTokens:
         assert (len(made), len(line.asked)) == (2, 3)
         assert {body["id"] for body in line.bodies[:2]} == {line.bodies[0]["id"]}
 
-    async def test_one_that_is_never_good_is_refused(self, line: Line) -> None:
+    async def test_repeatedly_rejected_token_raises_unauthenticated(self, line: Line) -> None:
         client = line.client(lambda: "nonsense")
         with pytest.raises(Unauthenticated):
             await asyncio.to_thread(client.post, custom(1))
         assert len(line.asked) == 2
 
     @pytest.mark.parametrize("bad", ["secret\r\nX-Other: 1", "secret word", "gehëim", ""])
-    def test_one_that_no_header_can_hold_is_refused_and_not_repeated(self, bad: str) -> None:
+    def test_token_with_invalid_characters_is_rejected_without_repeating_it(self, bad: str) -> None:
         with pytest.raises(ValueError, match="characters that a bearer token cannot have") as raised:
             Client("http://127.0.0.1:1", bad)
         assert "secret" not in str(raised.value)
@@ -369,7 +367,7 @@ class TestCalls:
         for path in ("/directory/users/9", "/directory/teams/7"):
             assert (await api.as_service("GET", path)).status_code == 404
 
-    async def test_who_is_skipped_is_told(self, client: Client) -> None:
+    async def test_skipped_recipients_are_returned(self, client: Client) -> None:
         event = {**custom(1, 99, teams=(98,)), "notify": {"users": [1, 99], "teams": [98], "unknown": "skip"}}
         posted = await asyncio.to_thread(client.post, event)
         assert (posted.skipped_users, posted.skipped_teams) == ((99,), (98,))
@@ -377,19 +375,19 @@ class TestCalls:
         assert plain == Posted(plain.id)
         assert skipping == Posted(skipping.id, (99,), (98,))
 
-    async def test_a_key_may_have_any_characters(self, client: Client) -> None:
+    async def test_event_key_may_have_any_characters(self, client: Client) -> None:
         tomorrow = (dt.datetime.now(dt.UTC) + dt.timedelta(days=1)).isoformat()
         key = "task 7/8?#%2F æ"
         posted = await asyncio.to_thread(client.post, {**custom(1), "key": key, "deliver_at": tomorrow})
         await asyncio.to_thread(client.cancel_by_key, key)
         assert (await asyncio.to_thread(client.state, posted.id)).state == "cancelled"
 
-    async def test_what_is_no_json_is_not_sent(self, client: Client, line: Line) -> None:
+    async def test_value_that_is_not_json_is_not_sent(self, client: Client, line: Line) -> None:
         with pytest.raises(ValueError, match="not JSON compliant"):
             await asyncio.to_thread(client.post, {**custom(1), "data": {"amount": float("nan")}})
         assert line.asked == []
 
-    async def test_the_event_of_the_caller_stays_as_it_is(self, client: Client) -> None:
+    async def test_post_does_not_change_the_callers_event(self, client: Client) -> None:
         event = custom(1)
         await asyncio.to_thread(client.post, event)
         assert event == custom(1)
@@ -445,16 +443,16 @@ async def run(*arguments: str, cwd: Path = ROOT) -> str:
     return out.decode().strip()
 
 
-async def test_both_halves_of_a_fork_go_on(line: Line) -> None:
+async def test_client_works_in_both_processes_after_a_fork(line: Line) -> None:
     await run("-c", FORKING, line.url, token())
     assert len([head for head, _ in line.asked if head.startswith("GET /events/")]) == 90
 
 
-async def test_importing_it_brings_in_nothing_else() -> None:
+async def test_client_import_loads_no_dependencies() -> None:
     assert await run("-c", ALONE.format(module="tocsin_client")) == "tocsin_client"
 
 
-async def test_the_file_alone_is_enough(tmp_path: Path) -> None:
+async def test_client_works_as_a_single_file(tmp_path: Path) -> None:
     shutil.copy(tocsin_client.__file__, tmp_path / "notify.py")
     script = f"import sys; sys.path.insert(0, {str(tmp_path)!r})" + ALONE.format(module="notify")
     assert await run("-I", "-S", "-c", script, cwd=tmp_path) == "notify"
@@ -464,7 +462,7 @@ class Outbox(list[Any]):
     keep = list.append
 
 
-async def test_the_document_works_as_it_stands(api: Api, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_client_documentation_examples_work(api: Api, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs/reference/python-client.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == page.count("```") // 2 == 7

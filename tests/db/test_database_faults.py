@@ -49,7 +49,7 @@ async def slow_inbox(server: Embedded) -> str:
 # One classification of errors
 
 
-async def test_a_lock_that_is_not_released_is_an_outage_and_a_slow_statement_is_not(url: str, dba: Connection) -> None:
+async def test_lock_timeout_is_an_outage_and_slow_statement_is_not(url: str, dba: Connection) -> None:
     pool = Database(url, 2, PATIENCE)
     await pool.open()
     async with locked(dba, "lanes"):
@@ -62,7 +62,7 @@ async def test_a_lock_that_is_not_released_is_an_outage_and_a_slow_statement_is_
     await pool.close()
 
 
-async def test_errors_of_the_store_are_outages_and_those_of_a_statement_are_not(url: str) -> None:
+async def test_storage_errors_are_outages_and_statement_errors_are_not(url: str) -> None:
     pool = Database(url, 2)
     await pool.open()
     own = "select pg_backend_pid()"
@@ -97,7 +97,7 @@ async def test_errors_of_the_store_are_outages_and_those_of_a_statement_are_not(
     await pool.close()
 
 
-async def test_sessions_set_their_own_limits_of_time_whatever_the_role_has(server: Embedded) -> None:
+async def test_sessions_override_timeouts_of_the_role(server: Embedded) -> None:
     url = await make_database(server, name := f"careful_{new_id().hex}")
     admin = await connect(url)
     for setting in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"):
@@ -112,7 +112,7 @@ async def test_sessions_set_their_own_limits_of_time_whatever_the_role_has(serve
     await pool.close()
 
 
-async def test_the_log_says_why_the_database_is_not_available_once_and_when_it_is_again(url: str) -> None:
+async def test_outage_is_logged_once_with_its_reason_and_its_end(url: str) -> None:
     pool = Database(url, 2, PATIENCE)
     await pool.open()
     with capture_logs() as logged:
@@ -131,7 +131,7 @@ async def test_the_log_says_why_the_database_is_not_available_once_and_when_it_i
 
 
 @pytest.mark.parametrize("table", ["cancellations", "preferences"])
-async def test_pushes_that_were_claimed_when_a_backend_is_killed_are_sent(
+async def test_pushes_claimed_by_killed_backend_are_sent(
     pushing: Api, phones: Phones, dba: Connection, table: str
 ) -> None:
     await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
@@ -151,7 +151,7 @@ async def _is_another(dba: Connection, table: str, pid: int) -> bool:
     return any(found != pid for found in await waiting_at(dba, table))
 
 
-async def test_leases_of_pushes_that_their_own_worker_knows_nothing_of_are_released(
+async def test_unknown_push_leases_of_own_worker_are_released(
     pushing: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatcher, "SWEEP_INTERVAL", 0.0)
@@ -165,7 +165,7 @@ async def test_leases_of_pushes_that_their_own_worker_knows_nothing_of_are_relea
     await becomes(pushing, id_, {"delivered": 1})
 
 
-async def test_leases_of_jobs_that_their_own_worker_knows_nothing_of_are_released(
+async def test_unknown_job_leases_of_own_worker_are_released(
     idle: Api, url: str, catalogue: Catalogue, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "SWEEP_INTERVAL", 0.0)
@@ -181,7 +181,7 @@ async def test_leases_of_jobs_that_their_own_worker_knows_nothing_of_are_release
 
 
 @pytest.mark.parametrize("table", ["inbox", "jobs", "workers"])
-async def test_a_locked_table_ends_no_worker_and_counts_against_no_job(
+async def test_locked_table_ends_no_worker_and_consumes_no_attempt(
     idle: Api, url: str, catalogue: Catalogue, dba: Connection, table: str
 ) -> None:
     await idle.people(1)
@@ -205,9 +205,7 @@ async def _waits_again(monitor: Connection, table: str, first: list[int], runnin
     return any(pid not in first for pid in await waiting_at(monitor, table))
 
 
-async def test_a_lane_whose_statement_is_wrong_goes_on_when_it_is_right_again(
-    pushing: Api, phones: Phones, dba: Connection
-) -> None:
+async def test_lane_resumes_after_a_failing_statement_is_fixed(pushing: Api, phones: Phones, dba: Connection) -> None:
     await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
     for broken in ("clears", "preferences", "lanes"):
         await dba.execute(f"alter table {broken} rename to {broken}_away")
@@ -223,7 +221,7 @@ async def _cleared(phones: Phones) -> bool:
     return any(push["payload"].get("clear") for push in phones.pushes("apns", IPHONE))
 
 
-async def test_one_push_that_cannot_be_made_stops_no_other(pushing: Api) -> None:
+async def test_push_that_cannot_be_built_does_not_block_others(pushing: Api) -> None:
     await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
     await pushing.as_user(2, "POST", f"/notifications/devices/{'bb' * 32}")
     worker_ = pushing.worker
@@ -239,7 +237,7 @@ async def test_one_push_that_cannot_be_made_stops_no_other(pushing: Api) -> None
     assert "it could not be made: ZeroDivisionError" in told
 
 
-async def test_a_lane_whose_work_the_database_refuses_waits_longer_from_try_to_try(
+async def test_lane_backs_off_if_the_database_rejects_its_work(
     idle: Api, url: str, catalogue: Catalogue, dba: Connection
 ) -> None:
     await idle.people(1)
@@ -279,7 +277,7 @@ async def _failures(running: Worker, count: int) -> bool:
 
 
 @pytest.mark.parametrize("lane", ["direct", "bulk"])
-async def test_a_job_that_takes_too_long_is_isolated_and_becomes_a_dead_letter(
+async def test_job_timeout_isolates_the_job_and_makes_it_a_dead_letter(
     slow_inbox: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, lane: jobs.Queue
 ) -> None:
     monkeypatch.setattr(jobs, "RETRY_DELAYS", (0.01, 0.01))
@@ -303,9 +301,7 @@ async def test_a_job_that_takes_too_long_is_isolated_and_becomes_a_dead_letter(
         assert "takes the database too long" in answer["reason"]
 
 
-async def test_a_request_that_takes_too_long_is_told_so_and_no_outage_is_claimed(
-    server: Embedded, catalogue: Catalogue
-) -> None:
+async def test_request_timeout_is_not_reported_as_an_outage(server: Embedded, catalogue: Catalogue) -> None:
     url = await make_database(server, f"slow_{new_id().hex}")
     connection = await connect(url)
     await connection.execute(SLEEPING.format(slow=SLOW).replace("on inbox", "on heads"))
@@ -321,7 +317,7 @@ async def test_a_request_that_takes_too_long_is_told_so_and_no_outage_is_claimed
         assert (await api.as_service("PUT", "/directory/users/1", json=body)).status_code == 204
 
 
-async def test_what_one_claim_takes_is_bounded_by_the_people_it_names(idle: Api, database: Database) -> None:
+async def test_claim_is_bounded_by_number_of_recipients(idle: Api, database: Database) -> None:
     await idle.people(*range(1, 13))
     for id_ in range(1, 6):
         await idle.team(id_, 1, 2)
@@ -344,7 +340,7 @@ async def test_what_one_claim_takes_is_bounded_by_the_people_it_names(idle: Api,
 # Kinds of work do not wait for each other
 
 
-async def test_a_kind_of_work_that_hangs_at_a_lock_leaves_connections_to_the_others(url: str, dba: Connection) -> None:
+async def test_lane_blocked_by_a_lock_leaves_connections_to_others(url: str, dba: Connection) -> None:
     pool = Database(url, 6, 10)
     await pool.open()
 
@@ -367,7 +363,7 @@ async def _has(dba: Connection, count: int) -> bool:
     return len(await waiting_at(dba, "lanes")) == count
 
 
-async def test_a_caller_that_gives_up_waiting_for_a_connection_takes_none(url: str) -> None:
+async def test_cancelled_wait_takes_no_connection_from_the_pool(url: str) -> None:
     pool = Database(url, 2, 10)
     await pool.open()
     async with pool.connection(), pool.connection():
@@ -391,7 +387,7 @@ async def seen_again(dba: Connection, times: int = 3) -> None:
         await until(lambda now=now: dba.fetchval("select bool_and(seen_at > $1) from workers", now), 10)  # type: ignore[misc]
 
 
-async def test_a_worker_shows_that_it_lives_while_any_other_table_is_locked(
+async def test_heartbeat_continues_while_any_other_table_is_locked(
     url: str, catalogue: Catalogue, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
@@ -404,7 +400,7 @@ async def test_a_worker_shows_that_it_lives_while_any_other_table_is_locked(
                 await seen_again(dba)
 
 
-async def test_a_worker_shows_that_it_lives_while_all_else_that_it_does_hangs(url: str, dba: Connection) -> None:
+async def test_heartbeat_continues_while_all_other_work_hangs(url: str, dba: Connection) -> None:
     pool = Database(url, 4, 20, beats=True)
     await pool.open()
 
@@ -424,7 +420,7 @@ async def test_a_worker_shows_that_it_lives_while_all_else_that_it_does_hangs(ur
     await pool.close()
 
 
-async def test_a_worker_that_could_not_beat_takes_none_for_dead_that_could_not_either(
+async def test_worker_without_heartbeat_declares_no_other_worker_dead(
     url: str, catalogue: Catalogue, dba: Connection, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
@@ -442,7 +438,7 @@ async def test_a_worker_that_could_not_beat_takes_none_for_dead_that_could_not_e
         await until(lambda: dba.fetchval("select true where not exists (select from workers where id = $1)", other))
 
 
-async def test_statistics_of_a_locked_table_are_corrected_later_and_nobody_waits(url: str, dba: Connection) -> None:
+async def test_statistics_of_locked_table_are_updated_later_without_blocking(url: str, dba: Connection) -> None:
     version = dba.get_server_version().major
     if version < planner_statistics.FIRST_THAT_CLEARS:
         pytest.skip("statistics can be unlearnt from PostgreSQL 18 on")
@@ -458,7 +454,7 @@ async def test_statistics_of_a_locked_table_are_corrected_later_and_nobody_waits
     await other.close()
 
 
-async def test_a_process_that_can_open_no_more_files_says_so_and_blames_no_database(url: str) -> None:
+async def test_open_file_limit_is_reported_and_not_as_an_outage(url: str) -> None:
     pool = Database(url, 2)
     await pool.open()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -473,7 +469,7 @@ async def test_a_process_that_can_open_no_more_files_says_so_and_blames_no_datab
     await pool.close()
 
 
-async def test_work_that_is_to_stop_leaves_what_it_claimed_to_the_one_release_at_the_end(database: Database) -> None:
+async def test_stopping_lane_leaves_its_leases_to_the_final_release(database: Database) -> None:
     stopping, released = asyncio.Event(), list[bool]()
     failing = backoff.Backoff("direct lane", stopping)
 

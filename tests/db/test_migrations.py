@@ -45,7 +45,7 @@ def dump(server: Embedded, url: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 
-async def test_all_migrations_together_are_the_schema_that_is_checked_in(
+async def test_migrations_produce_the_checked_in_schema(
     server: Embedded, empty: str, pytestconfig: pytest.Config
 ) -> None:
     await migrate.migrate(empty)
@@ -55,17 +55,17 @@ async def test_all_migrations_together_are_the_schema_that_is_checked_in(
     assert found == SCHEMA.read_text("utf-8")
 
 
-async def test_steps_are_numbered_without_gaps() -> None:
+async def test_migrations_are_numbered_without_gaps() -> None:
     numbers = [step.number for step in migrate.steps()]
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-async def test_processes_that_start_at_once_take_each_step_once(empty: str) -> None:
+async def test_concurrent_starts_apply_each_migration_once(empty: str) -> None:
     taken = await asyncio.gather(*(migrate.migrate(empty) for _ in range(5)))
     assert sorted(step.number for steps in taken for step in steps) == [step.number for step in migrate.steps()]
 
 
-async def test_a_schema_of_a_newer_release_is_accepted(empty: str) -> None:
+async def test_schema_of_newer_release_is_accepted(empty: str) -> None:
     await migrate.migrate(empty)
     connection = await connect(empty)
     await connection.execute("insert into migrations (number, name) values (9999, 'of_next_year')")
@@ -73,7 +73,7 @@ async def test_a_schema_of_a_newer_release_is_accepted(empty: str) -> None:
     assert await migrate.migrate(empty) == []
 
 
-async def test_a_step_that_fails_leaves_nothing_behind(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_migration_is_rolled_back(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = migrate.Step(1, "broken", "create table half (id int); select 1 / 0")
     monkeypatch.setattr(migrate, "steps", lambda: [broken])
     with pytest.raises(Exception, match="division by zero"):
@@ -87,7 +87,7 @@ async def test_a_step_that_fails_leaves_nothing_behind(empty: str, monkeypatch: 
     ("setting", "said"),
     [("synchronous_commit", "synchronous_commit is off")],
 )
-async def test_a_database_that_is_not_durable_is_refused(empty: str, setting: str, said: str) -> None:
+async def test_database_that_is_not_durable_is_rejected(empty: str, setting: str, said: str) -> None:
     connection = await connect(empty)
     await connection.execute(f"alter database empty set {setting} = off")
     await connection.close()
@@ -95,7 +95,7 @@ async def test_a_database_that_is_not_durable_is_refused(empty: str, setting: st
         await migrate.migrate(empty)
 
 
-async def test_every_table_has_a_primary_key_so_that_a_publication_may_cover_it(empty: str) -> None:
+async def test_every_table_has_a_primary_key_for_logical_replication(empty: str) -> None:
     await migrate.migrate(empty)
     connection = await connect(empty)
     without = await connection.fetch(
@@ -106,7 +106,7 @@ async def test_every_table_has_a_primary_key_so_that_a_publication_may_cover_it(
     assert [row["relname"] for row in without] == []
 
 
-async def test_an_import_ends_while_a_publication_covers_all_tables(empty: str, catalogue: Catalogue) -> None:
+async def test_import_works_while_a_publication_covers_all_tables(empty: str, catalogue: Catalogue) -> None:
     await migrate.migrate(empty)
     connection = await connect(empty)
     await connection.execute("create publication everything for all tables")
@@ -124,7 +124,7 @@ async def test_an_import_ends_while_a_publication_covers_all_tables(empty: str, 
     await connection.close()
 
 
-async def test_a_migration_gives_way_to_readers_and_names_who_holds_its_table(
+async def test_migration_yields_to_readers_and_names_the_lock_holder(
     empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await migrate.migrate(empty)
@@ -148,7 +148,7 @@ async def test_a_migration_gives_way_to_readers_and_names_who_holds_its_table(
     assert waits[0]["step"] == "9999 of_next_year"
 
 
-async def test_a_migration_that_gets_no_lock_is_refused_with_who_holds_it(
+async def test_migration_without_lock_fails_and_names_the_lock_holder(
     empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await migrate.migrate(empty)
@@ -163,7 +163,7 @@ async def test_a_migration_that_gets_no_lock_is_refused_with_who_holds_it(
     await dumping.close()
 
 
-async def test_a_lock_timeout_of_the_role_does_not_end_a_process_that_waits_for_its_turn(empty: str) -> None:
+async def test_role_lock_timeout_does_not_end_waiting_migration(empty: str) -> None:
     await migrate.migrate(empty)
     connection = await connect(empty)
     await connection.execute("alter database empty set lock_timeout = '10ms'")
@@ -177,7 +177,7 @@ async def test_a_lock_timeout_of_the_role_does_not_end_a_process_that_waits_for_
     await connection.close()
 
 
-async def test_an_index_is_built_beside_the_work_and_after_a_failure_again(
+async def test_index_is_built_concurrently_and_rebuilt_after_failure(
     empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await migrate.migrate(empty)
@@ -208,7 +208,7 @@ async def own() -> AsyncIterator[OwnServer]:
         yield server
 
 
-async def test_a_schema_that_the_dba_has_made_will_do_without_the_right_to_make_one(own: OwnServer) -> None:
+async def test_schema_created_by_dba_needs_no_create_privilege(own: OwnServer) -> None:
     made = "create schema tocsin authorization app"
     database = await own.fresh("made_by_dba", made, "revoke create on database made_by_dba from public, app")
     assert len(await migrate.migrate(own.url("app", database), accept_undurable=True)) == len(migrate.steps())
@@ -232,7 +232,7 @@ async def test_a_schema_that_the_dba_has_made_will_do_without_the_right_to_make_
     ],
     ids=["no CREATE on the database", "no USAGE", "no CREATE on the schema", "a table of another role"],
 )
-async def test_a_right_that_the_role_lacks_is_refused_with_the_statements_that_grant_it(
+async def test_missing_privilege_is_reported_with_grant_statements(
     own: OwnServer, before: list[str], said: str
 ) -> None:
     database = await own.fresh("without_rights", "revoke create on schema public from public", *before)
@@ -244,9 +244,7 @@ async def test_a_right_that_the_role_lacks_is_refused_with_the_statements_that_g
     await connection.close()
 
 
-async def test_a_role_that_does_not_own_the_tables_serves_with_the_rights_that_the_docs_name(
-    own: OwnServer, catalogue: Catalogue
-) -> None:
+async def test_role_without_ownership_serves_with_documented_privileges(own: OwnServer, catalogue: Catalogue) -> None:
     database = await own.fresh("of_the_owner", owner="owner")
     await migrate.migrate(own.url("owner", database), accept_undurable=True)
     named = re.search(r"needs `usage` on the schema and `([^`]+)` on all tables", INSTALL.read_text("utf-8"))
@@ -263,9 +261,7 @@ async def test_a_role_that_does_not_own_the_tables_serves_with_the_rights_that_t
         assert await api.ids(1) == [posted]
 
 
-async def test_a_connection_limit_of_the_role_is_told_with_its_remedy(
-    own: OwnServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_role_connection_limit_is_reported_with_remedy(own: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup, "START_TIMEOUT", 0)
     await own.role("narrow", "alter role narrow connection limit 1")
     database = await own.fresh("narrow", owner="narrow")
@@ -278,7 +274,7 @@ async def test_a_connection_limit_of_the_role_is_told_with_its_remedy(
     assert "geheim" not in str(refused.value)
 
 
-async def test_a_password_that_is_wrong_is_told_at_once(own: OwnServer) -> None:
+async def test_wrong_password_is_reported_immediately(own: OwnServer) -> None:
     settings = settings_for(database_url=own.url("app", password="wrong-geheim"), database_durable="yes")
     with pytest.raises(Refusal, match="correct user or password in TOCSIN_DATABASE_URL") as refused:
         async with startup.store(settings, alone=True):

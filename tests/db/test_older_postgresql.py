@@ -70,7 +70,7 @@ async def until_it_answers(url: str) -> None:
 
 
 @pytest.mark.parametrize("older", [()], indirect=True, ids=["durable"])
-async def test_the_road_is_the_same_on_an_older_server(older: str, catalogue: Catalogue) -> None:
+async def test_notifications_work_on_older_postgresql(older: str, catalogue: Catalogue) -> None:
     assert await migrate(older)
     async with serving(older, catalogue) as api:
         await api.people(1, 2, 4)
@@ -87,14 +87,14 @@ async def test_the_road_is_the_same_on_an_older_server(older: str, catalogue: Ca
 
 
 @pytest.mark.parametrize("older", [("-c", "fsync=off")], indirect=True, ids=["undurable"])
-async def test_a_server_without_fsync_is_refused_unless_it_is_said_to_need_none(older: str) -> None:
+async def test_server_without_fsync_is_rejected_unless_accepted(older: str) -> None:
     with pytest.raises(Refusal, match="fsync must be on"):
         await migrate(older)
     assert await migrate(older, accept_undurable=True)
 
 
 @pytest.mark.parametrize("older", [()], indirect=True)
-async def test_a_table_that_was_empty_is_analysed_once_it_is_large(older: str) -> None:
+async def test_empty_table_is_analyzed_once_it_is_large(older: str) -> None:
     await migrate(older)
     connection = await connect(older)
     await connection.execute("vacuum tocsin.jobs")

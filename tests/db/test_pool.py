@@ -8,7 +8,7 @@ from tocsin.db.pool import Database
 
 
 @pytest.mark.parametrize("yields", [False, True])
-async def test_server_processes_of_the_bulk_lane_give_way_to_all_others(url: str, *, yields: bool) -> None:
+async def test_bulk_lane_backends_run_at_lower_priority(url: str, *, yields: bool) -> None:
     pool = Database(url, 1, yields=yields)
     await pool.open()
     pid = await pool.value("select pg_backend_pid()")

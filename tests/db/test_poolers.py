@@ -51,7 +51,7 @@ async def test_pgbouncer_in_session_mode_works_without_ignored_startup_parameter
 
 
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
-async def test_a_pooler_that_shares_sessions_is_refused_before_anything_is_written(
+async def test_transaction_pooler_is_rejected_before_any_write(
     own: OwnServer, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = await own.fresh(f"by_{mode}", owner="app")
@@ -71,7 +71,7 @@ async def test_a_pooler_that_shares_sessions_is_refused_before_anything_is_writt
     assert await tables_outside(own, database) == 0
 
 
-async def test_the_settings_of_a_session_hold_and_those_of_the_url_are_among_them(own: OwnServer) -> None:
+async def test_session_settings_include_those_of_the_url(own: OwnServer) -> None:
     async with pgbouncer(own, "session") as port:
         url = own.url(application_name="crm", work_mem="7MB", enable_seqscan="on")
         connection = await connect(url.replace(str(own.port), str(port)))

@@ -8,12 +8,12 @@ from tests.support.statements import STATEMENTS
 from tocsin.db.pool import Database, queries
 
 
-def test_a_statement_begins_with_its_verb_by_which_tracing_names_it() -> None:
+def test_statements_start_with_the_verb_that_traces_show() -> None:
     verbs = {queries(module)[name].split()[0].lower() for module, name in STATEMENTS}
     assert verbs <= {"select", "insert", "update", "delete", "with", "notify", "values", "truncate", "merge"}
 
 
-def test_the_order_and_the_counts_of_inboxes_are_written_by_one_module() -> None:
+def test_inbox_positions_and_counts_are_written_by_one_module() -> None:
     writes = re.compile(r"update heads\b|(into|update) changes\b|(into|update) inbox\b")
     assert {module for module, name in STATEMENTS if writes.search(queries(module)[name])} == {"inbox", "imports"}
     imported = {name for module, name in STATEMENTS if module == "imports" and writes.search(queries(module)[name])}
@@ -22,7 +22,7 @@ def test_the_order_and_the_counts_of_inboxes_are_written_by_one_module() -> None
 
 
 @pytest.mark.parametrize(("module", "name"), STATEMENTS, ids="/".join)
-async def test_a_statement_fits_the_schema(database: Database, module: str, name: str) -> None:
+async def test_statement_fits_the_schema(database: Database, module: str, name: str) -> None:
     async with database.connection() as connection:
         prepared = await connection.prepare(queries(module)[name])
         nothing = ", ".join("null" for _ in prepared.get_parameters())
@@ -31,9 +31,7 @@ async def test_a_statement_fits_the_schema(database: Database, module: str, name
 
 
 @pytest.mark.parametrize("name", ["settle", "put_back"])
-async def test_each_delivery_is_looked_up_by_its_key_however_many_its_worker_holds(
-    database: Database, name: str
-) -> None:
+async def test_delivery_lookup_uses_the_primary_key(database: Database, name: str) -> None:
     async with database.connection() as connection:
         await connection.execute("set plan_cache_mode = force_generic_plan")
         await connection.execute(f"prepare planned as {queries('deliveries')[name]}")

@@ -171,7 +171,7 @@ async def test_no_statement_is_quadratic_in_its_arrays(
     assert not found or (module, name) in BOUNDED, "\n".join(found)
 
 
-async def test_a_table_that_was_empty_is_not_taken_for_empty_for_long(api: Api) -> None:
+async def test_statistics_of_empty_table_are_updated_and_plans_renewed(api: Api) -> None:
     """Its statistics are corrected while a worker lives, and statements that were planned by them are planned anew."""
     database = api.app_state.database
     await database.value("vacuum tocsin.jobs")

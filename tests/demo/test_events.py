@@ -11,7 +11,7 @@ from tocsin.demo.run import PEOPLE
 
 
 @pytest.mark.parametrize("name", sorted(Catalogue.load().samples))
-def test_every_kind_happens_in_many_ways_that_the_catalogue_takes(catalogue: Catalogue, name: str) -> None:
+def test_demo_events_of_every_kind_vary_and_are_valid(catalogue: Catalogue, name: str) -> None:
     seen = set()
     for seed in range(40):
         event = event_of(catalogue.kinds[name], catalogue.samples[name]["event"], PEOPLE[4], dice(seed))
@@ -23,14 +23,14 @@ def test_every_kind_happens_in_many_ways_that_the_catalogue_takes(catalogue: Cat
     assert len(seen) > 1
 
 
-def test_the_samples_stay_as_they_are(catalogue: Catalogue) -> None:
+def test_demo_events_do_not_change_the_samples(catalogue: Catalogue) -> None:
     before = json.dumps(catalogue.samples)
     for name, sample in catalogue.samples.items():
         event_of(catalogue.kinds[name], sample["event"], PEOPLE[0], dice(1))
     assert json.dumps(catalogue.samples) == before
 
 
-def test_nobody_in_it_has_a_picture_on_another_server(catalogue: Catalogue) -> None:
+def test_demo_users_have_no_pictures_on_other_hosts(catalogue: Catalogue) -> None:
     for name, sample in catalogue.samples.items():
         event = event_of(catalogue.kinds[name], sample["event"], PEOPLE[0], dice(1))
         assert "://" not in json.dumps(event)

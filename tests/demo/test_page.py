@@ -129,7 +129,7 @@ async def visiting(
     await context.close()
 
 
-async def test_it_shows_each_of_the_people_with_their_phones_in_their_language(chromium: Browser, demo: Demo) -> None:
+async def test_demo_shows_each_user_with_phones_in_their_language(chromium: Browser, demo: Demo) -> None:
     titles = {}
     async with visiting(chromium, demo, size=WIDE) as visit:
         for person in PEOPLE:
@@ -144,7 +144,7 @@ async def test_it_shows_each_of_the_people_with_their_phones_in_their_language(c
     assert titles[JOHN.id] == titles[BERNITA.id] == titles[LAYLA.id]
 
 
-async def test_every_kind_reaches_the_inbox_and_all_devices(chromium: Browser, demo: Demo) -> None:
+async def test_demo_event_of_every_kind_reaches_inbox_and_devices(chromium: Browser, demo: Demo) -> None:
     await demo.read_all(BERNITA.id)
     async with visiting(chromium, demo, BERNITA, TALL) as visit:
         for device in DEVICES:
@@ -163,9 +163,7 @@ async def test_every_kind_reaches_the_inbox_and_all_devices(chromium: Browser, d
         assert len({_kind_of(entry) for entry in unread}) == 24
 
 
-async def test_what_is_read_in_the_inbox_leaves_every_device_and_nothing_else_does(
-    chromium: Browser, demo: Demo
-) -> None:
+async def test_reading_in_the_inbox_clears_only_that_on_every_device(chromium: Browser, demo: Demo) -> None:
     async with visiting(chromium, demo, LAYLA) as visit:
         first, second = (await demo.unread(LAYLA.id))[:2]
         await visit.shows("iphone", LEFT_UNREAD)
@@ -186,7 +184,7 @@ async def test_what_is_read_in_the_inbox_leaves_every_device_and_nothing_else_do
         assert await demo.unread(LAYLA.id) == []
 
 
-async def test_what_is_read_elsewhere_leaves_every_device(chromium: Browser, demo: Demo) -> None:
+async def test_reading_all_through_the_api_clears_every_device(chromium: Browser, demo: Demo) -> None:
     async with visiting(chromium, demo, JANE) as visit:
         before = len(await demo.unread(JANE.id))
         await visit.fire("New lead")
@@ -197,9 +195,7 @@ async def test_what_is_read_elsewhere_leaves_every_device(chromium: Browser, dem
             await visit.shows(device, 0)
 
 
-async def test_what_concerns_one_reaches_nobody_else_and_what_concerns_all_everybody(
-    chromium: Browser, demo: Demo
-) -> None:
+async def test_demo_event_reaches_exactly_its_recipients(chromium: Browser, demo: Demo) -> None:
     for person in PEOPLE:
         await demo.read_all(person.id)
     async with visiting(chromium, demo, SAM) as visit, visiting(chromium, demo, LAYLA) as other:
@@ -219,7 +215,7 @@ async def test_what_concerns_one_reaches_nobody_else_and_what_concerns_all_every
         assert [len(await demo.unread(person.id)) for person in PEOPLE] == [1, 2, 1, 1, 1]
 
 
-async def test_on_a_phone_what_was_fired_is_one_tap_away(chromium: Browser, demo: Demo) -> None:
+async def test_narrow_demo_page_has_a_button_to_the_phones(chromium: Browser, demo: Demo) -> None:
     async with visiting(chromium, demo, JOHN, NARROW) as visit:
         await visit.fire("Mention")
         await expect(visit.page.locator("#iphone")).not_to_be_in_viewport()
@@ -230,7 +226,7 @@ async def test_on_a_phone_what_was_fired_is_one_tap_away(chromium: Browser, demo
         await expect(visit.page.get_by_role("button", name="See the phones")).to_be_hidden()
 
 
-async def test_it_can_be_used_with_the_keyboard_alone(chromium: Browser, demo: Demo) -> None:
+async def test_demo_can_be_used_by_keyboard(chromium: Browser, demo: Demo) -> None:
     async with visiting(chromium, demo) as visit:
         keyboard = visit.page.keyboard
         await visit.page.locator("#people input:checked").focus()
@@ -242,7 +238,7 @@ async def test_it_can_be_used_with_the_keyboard_alone(chromium: Browser, demo: D
         await expect(visit.page.locator("#said")).to_contain_text("was accepted for Sam")
 
 
-async def test_its_commands_can_be_copied_and_do_what_they_say(chromium: Browser, demo: Demo) -> None:
+async def test_demo_commands_can_be_copied_and_run(chromium: Browser, demo: Demo) -> None:
     async with visiting(chromium, demo) as visit:
         await visit.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         for title in ("Look into this inbox", "Post an event", "Read everything, and the phones clear"):
@@ -256,7 +252,7 @@ async def test_its_commands_can_be_copied_and_do_what_they_say(chromium: Browser
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, NARROW])
-async def test_it_has_no_barriers_and_fits_in_both_themes(
+async def test_demo_is_accessible_and_fits_in_both_themes(
     chromium: Browser, demo: Demo, size: tuple[int, int], colours: Literal["light", "dark"]
 ) -> None:
     async with visiting(chromium, demo, JOHN, size, colours) as visit:
@@ -284,7 +280,7 @@ OF_OTHERS = [
 
 
 @pytest.mark.parametrize("host", OF_OTHERS)
-async def test_a_name_that_is_not_of_this_machine_opens_nothing(demo: Demo, host: str) -> None:
+async def test_demo_rejects_foreign_host_names(demo: Demo, host: str) -> None:
     for path in ("/", "/demo/people", "/demo/kinds", "/demo/phones?user=1", "/demo/demo.js"):
         answer = await demo.http.get(path, headers={"Host": host})
         assert answer.status_code in {400, 403}
@@ -293,19 +289,19 @@ async def test_a_name_that_is_not_of_this_machine_opens_nothing(demo: Demo, host
     assert fired.status_code in {400, 403}
 
 
-async def test_a_page_from_elsewhere_fires_nothing(demo: Demo) -> None:
+async def test_demo_rejects_requests_of_other_origins(demo: Demo) -> None:
     for origin in ("http://evil.example", "null", "http://localhost:1"):
         fired = await demo.http.post("/demo/fire", json={"kind": "custom", "to": [1]}, headers={"Origin": origin})
         assert fired.status_code == 403
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:99", "127.0.0.1", "127.9.9.9:1", "[::1]:8080", "LOCALHOST"])
-async def test_every_name_of_this_machine_opens_it(demo: Demo, host: str) -> None:
+async def test_demo_accepts_every_loopback_name(demo: Demo, host: str) -> None:
     answer = await demo.http.get("/demo/people", headers={"Host": host})
     assert [person["id"] for person in answer.json()["data"]] == [person.id for person in PEOPLE]
 
 
-async def test_its_tokens_are_short_lived_and_its_services_may_not_do_everything(demo: Demo) -> None:
+async def test_demo_tokens_are_short_lived_with_few_scopes(demo: Demo) -> None:
     found = (await demo.http.get("/demo/people")).json()
     verifier = Verifier([(demo.logs / "data" / "demo" / "jwt-secret").read_text().strip()])
     users = [verifier.verify(person["token"]) for person in found["data"]]
@@ -317,7 +313,7 @@ async def test_its_tokens_are_short_lived_and_its_services_may_not_do_everything
     assert found["lifetime"] <= 3600
 
 
-async def test_it_fires_only_what_there_is_and_only_at_its_people(demo: Demo) -> None:
+async def test_demo_posts_only_known_kinds_to_demo_users(demo: Demo) -> None:
     for body, at_fault in (
         ({"kind": "nothing", "to": [1]}, "kind"),
         ({"to": [1]}, "kind"),
@@ -334,13 +330,13 @@ async def test_it_fires_only_what_there_is_and_only_at_its_people(demo: Demo) ->
     assert (await demo.http.get("/demo/phones?user=x")).status_code == 422
 
 
-async def test_its_page_runs_nothing_but_its_own_files(demo: Demo) -> None:
+async def test_demo_page_loads_only_its_own_files(demo: Demo) -> None:
     policy = (await demo.http.get("/")).headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
 
 
-async def test_what_it_asks_for_every_second_is_not_in_the_log(demo: Demo) -> None:
+async def test_demo_polling_is_not_logged(demo: Demo) -> None:
     assert (await demo.http.get("/demo/phones?user=1")).status_code == 200
     assert (await demo.http.get("/demo/kinds")).status_code == 200
 
@@ -353,7 +349,7 @@ async def test_what_it_asks_for_every_second_is_not_in_the_log(demo: Demo) -> No
     assert "/demo/phones" not in logged()
 
 
-async def test_a_service_that_is_no_demo_has_none_of_it(api: Api) -> None:
+async def test_demo_paths_are_404_outside_the_demo(api: Api) -> None:
     for path in ("/", "/demo/people", "/demo/kinds", "/demo/phones?user=1", "/demo/demo.js"):
         assert (await api.call("GET", path)).status_code == 404
 

@@ -38,7 +38,7 @@ REAL = {
 """Settings of a service that is used for real."""
 
 
-async def test_the_demo_takes_over_no_key_no_push_service_and_no_database_of_the_service(tmp_path: Path) -> None:
+async def test_demo_ignores_keys_push_services_and_database_of_the_service(tmp_path: Path) -> None:
     given = {**REAL, "TOCSIN_PORT": "81", "TOCSIN_DATA_DIR": str(tmp_path / "ours")}
     real = read_settings(given, tmp_path / "no.env")
     async with Phones() as phones:
@@ -53,7 +53,7 @@ async def test_the_demo_takes_over_no_key_no_push_service_and_no_database_of_the
 
 
 @pytest.mark.processes
-def test_the_demo_refuses_a_database_that_is_not_its_own_in_one_sentence(tmp_path: Path) -> None:
+def test_demo_rejects_another_database_in_one_sentence(tmp_path: Path) -> None:
     url = "postgresql://crm@127.0.0.1:1/crm"
     assert "unset TOCSIN_DATABASE_URL" in refusal("demo", cwd=tmp_path, TOCSIN_DATABASE_URL=url)
     database = tmp_path / "data" / "demo" / "postgres"
@@ -65,7 +65,7 @@ def test_the_demo_refuses_a_database_that_is_not_its_own_in_one_sentence(tmp_pat
 
 
 @pytest.mark.processes
-async def test_a_service_is_as_it_was_after_a_demo_with_the_same_settings() -> None:
+async def test_demo_does_not_change_a_service_with_the_same_settings() -> None:
     async with data_folder() as data:
         async with Program(data, "serve") as service:
             await _fill(service)
@@ -83,7 +83,7 @@ async def test_a_service_is_as_it_was_after_a_demo_with_the_same_settings() -> N
 
 
 @pytest.mark.processes
-async def test_the_tour_after_a_demo_finds_an_empty_inbox() -> None:
+async def test_tour_after_a_demo_finds_an_empty_inbox() -> None:
     async with data_folder() as data:
         async with Program(data, "demo") as demo:
             await until(lambda: "Open http" in demo.said())

@@ -54,7 +54,7 @@ async def answers(transport: Transport, requests: list[Request]) -> list[Answer]
         return [await answer for answer in transport.submit_many(requests)]
 
 
-async def test_a_request_arrives_as_it_was_made_and_its_answer_comes_back(tmp_path: Path) -> None:
+async def test_http2_request_and_response_arrive_unchanged(tmp_path: Path) -> None:
     behaviour = answering(400, b'{"reason":"BadTopic"}', apns_id="X")
     async with push_service(tmp_path, behaviour) as service, sending(tmp_path) as transport:
         answer = await transport.submit(to(service.url, 7))
@@ -66,7 +66,7 @@ async def test_a_request_arrives_as_it_was_made_and_its_answer_comes_back(tmp_pa
     assert asked.headers.keys() & {"accept", "expect", "cookie", "accept-encoding"} == set()
 
 
-async def test_one_connection_carries_all_that_fits_into_the_window(tmp_path: Path) -> None:
+async def test_one_connection_carries_all_requests_within_the_window(tmp_path: Path) -> None:
     under_way, most = 0, 0
 
     async def slow(connection: Connection, stream: int, _asked: Asked) -> None:
@@ -85,7 +85,7 @@ async def test_one_connection_carries_all_that_fits_into_the_window(tmp_path: Pa
     assert len(service.connections) == 1
 
 
-async def test_the_streams_that_the_other_side_allows_are_not_exceeded(tmp_path: Path) -> None:
+async def test_max_concurrent_streams_is_not_exceeded(tmp_path: Path) -> None:
     under_way: Counter[int] = Counter()
     most = 0
 
@@ -160,7 +160,7 @@ ODD: dict[str, tuple[Behaviour, str]] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-async def test_what_gets_no_whole_answer_is_told_and_not_sent_again(tmp_path: Path, name: str) -> None:
+async def test_incomplete_response_is_reported_and_not_retried(tmp_path: Path, name: str) -> None:
     behaviour, error = ODD[name]
     async with push_service(tmp_path) as service, sending(tmp_path, limits=QUICK) as transport:
         warm = await transport.submit(to(service.url, 0))  # a connection that was used is what curl would try again
@@ -179,13 +179,13 @@ async def test_what_gets_no_whole_answer_is_told_and_not_sent_again(tmp_path: Pa
         assert Counter(asked.path for asked in service.asked) == {f"/3/device/{number}": 1 for number in range(3)}
 
 
-async def test_an_answer_of_just_the_limit_is_read(tmp_path: Path) -> None:
+async def test_response_at_the_size_limit_is_read(tmp_path: Path) -> None:
     behaviour = answering(200, b"x" * 1000)
     async with push_service(tmp_path, behaviour) as service, sending(tmp_path, limits=QUICK) as transport:
         assert (await transport.submit(to(service.url))).body == b"x" * 1000
 
 
-async def test_packed_and_moved_answers_are_taken_as_they_are(tmp_path: Path) -> None:
+async def test_compressed_and_redirect_responses_are_returned_unchanged(tmp_path: Path) -> None:
     async with push_service(tmp_path) as service, sending(tmp_path) as transport:
         service.behaviour = answering(302, location=f"{service.url}/elsewhere", set_cookie="a=b; Path=/")
         moved = await transport.submit(to(service.url))
@@ -196,7 +196,7 @@ async def test_packed_and_moved_answers_are_taken_as_they_are(tmp_path: Path) ->
     assert "cookie" not in service.asked[1].headers
 
 
-async def test_no_proxy_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_transport_uses_no_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with listening() as (port, came):
         for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
@@ -205,7 +205,7 @@ async def test_no_proxy_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert came == []
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_not_accepted(tmp_path: Path) -> None:
+async def test_untrusted_certificate_is_rejected(tmp_path: Path) -> None:
     async with push_service(tmp_path) as service:
         transport = Transport(10, limits=QUICK)
         answer = await transport.submit(to(service.url))
@@ -216,14 +216,14 @@ async def test_a_certificate_that_nobody_vouches_for_is_not_accepted(tmp_path: P
     assert service.asked == []
 
 
-async def test_a_certificate_of_another_host_is_not_accepted(tmp_path: Path) -> None:
+async def test_certificate_of_another_host_is_rejected(tmp_path: Path) -> None:
     async with push_service(tmp_path) as service, sending(tmp_path) as transport:
         answer = await transport.submit(to(service.url.replace("localhost", "127.0.0.1")))
     assert answer.status == 0
     assert service.asked == []
 
 
-def test_trust_anchors_that_are_none_are_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_invalid_trust_anchors_are_rejected_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.pem").write_text("hello")
 
     async def make(name: str) -> None:
@@ -234,7 +234,7 @@ def test_trust_anchors_that_are_none_are_refused_in_one_sentence(tmp_path: Path)
             asyncio.run(make(name))
 
 
-async def test_nobody_listening_is_an_answer_too(tmp_path: Path) -> None:
+async def test_refused_connection_is_a_result(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     async with sending(tmp_path, limits=QUICK) as transport:
@@ -243,7 +243,7 @@ async def test_nobody_listening_is_an_answer_too(tmp_path: Path) -> None:
     assert all(answer.error for answer in found)
 
 
-async def test_a_stream_that_was_refused_is_sent_again_at_once_and_not_for_ever(tmp_path: Path) -> None:
+async def test_refused_stream_is_retried_immediately_but_not_endlessly(tmp_path: Path) -> None:
     refused: Counter[str] = Counter()
 
     def refusing(times: int) -> Behaviour:
@@ -266,7 +266,7 @@ async def test_a_stream_that_was_refused_is_sent_again_at_once_and_not_for_ever(
     assert 3 < refused["/3/device/99"] < 30
 
 
-async def test_what_goes_away_with_a_goodbye_is_neither_lost_nor_doubled(tmp_path: Path) -> None:
+async def test_goaway_loses_and_duplicates_no_request(tmp_path: Path) -> None:
     served: Counter[str] = Counter()
     left: set[int] = set()
 
@@ -286,7 +286,7 @@ async def test_what_goes_away_with_a_goodbye_is_neither_lost_nor_doubled(tmp_pat
     assert served == Counter(f"/3/device/{number}" for number in range(100))
 
 
-async def test_what_may_have_been_looked_at_before_a_connection_broke_is_not_sent_again(tmp_path: Path) -> None:
+async def test_possibly_processed_request_is_not_resent_after_disconnect(tmp_path: Path) -> None:
     def leaving(connection: Connection, _stream: int, _asked: Asked) -> None:
         if len(service.asked) == 21:
             connection.hang_up()
@@ -299,7 +299,7 @@ async def test_what_may_have_been_looked_at_before_a_connection_broke_is_not_sen
     assert max(Counter(asked.path for asked in service.asked).values()) == 1
 
 
-async def test_a_new_connection_carries_one_request_alone_until_it_was_answered(tmp_path: Path) -> None:
+async def test_new_connection_carries_one_request_until_the_first_response(tmp_path: Path) -> None:
     first: dict[int, asyncio.Event] = {}
     early: list[str] = []
     last: dict[int, int] = {}
@@ -326,7 +326,7 @@ async def test_a_new_connection_carries_one_request_alone_until_it_was_answered(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_window_does_not_open_by_an_answer_that_turns_our_token_down(tmp_path: Path, status: int) -> None:
+async def test_rejected_token_does_not_open_the_window(tmp_path: Path, status: int) -> None:
     under_way, most = 0, 0
 
     async def slow(connection: Connection, stream: int, _asked: Asked) -> None:
@@ -343,7 +343,7 @@ async def test_a_window_does_not_open_by_an_answer_that_turns_our_token_down(tmp
     assert most == 1
 
 
-async def test_the_end_answers_what_is_left_and_what_comes_after(tmp_path: Path) -> None:
+async def test_close_fails_pending_and_later_requests(tmp_path: Path) -> None:
     async with push_service(tmp_path, never) as service:
         transport = Transport(5, ca_file=files_in(tmp_path)[0])
         left = transport.submit_many([to(service.url, number) for number in range(20)])
@@ -356,7 +356,7 @@ async def test_the_end_answers_what_is_left_and_what_comes_after(tmp_path: Path)
     assert len(service.asked) == 5
 
 
-async def test_the_end_can_wait_for_what_is_under_way(tmp_path: Path) -> None:
+async def test_close_can_wait_for_requests_in_flight(tmp_path: Path) -> None:
     async def slow(connection: Connection, stream: int, _asked: Asked) -> None:
         await asyncio.sleep(0.3)
         connection.say(stream)
@@ -371,14 +371,14 @@ async def test_the_end_can_wait_for_what_is_under_way(tmp_path: Path) -> None:
     assert Counter(answer.status for answer in found) == {200: 5, 0: 5}
 
 
-async def test_who_waits_no_longer_disturbs_nobody(tmp_path: Path) -> None:
+async def test_cancelled_request_does_not_affect_others(tmp_path: Path) -> None:
     async with push_service(tmp_path) as service, sending(tmp_path) as transport:
         given_up, wanted = transport.submit_many([to(service.url, 0), to(service.url, 1)])
         given_up.cancel()
         assert (await wanted).status == 200
 
 
-async def test_a_url_that_is_none_is_an_answer(tmp_path: Path) -> None:
+async def test_invalid_url_is_a_result(tmp_path: Path) -> None:
     async with sending(tmp_path) as transport:
         for url in ("", "https://", "gopher://localhost", "https://[::1", "file:///etc/passwd", "https://a b/"):
             for guarded in (False, True):
@@ -407,12 +407,12 @@ PUBLIC = [
 ]
 
 
-def test_public_addresses_are_told_from_all_others() -> None:
+def test_public_addresses_are_distinguished_from_all_others() -> None:
     assert [address for address in PRIVATE if is_public(address)] == []
     assert [address for address in PUBLIC if not is_public(address)] == []
 
 
-async def test_no_spelling_leads_a_guarded_request_to_ourselves(tmp_path: Path) -> None:
+async def test_ssrf_guard_blocks_every_spelling_of_loopback(tmp_path: Path) -> None:
     with listening() as (port, came):
         urls = spellings(port)
         assert len(urls) >= 60
@@ -424,21 +424,21 @@ async def test_no_spelling_leads_a_guarded_request_to_ourselves(tmp_path: Path) 
     assert {answer.status for answer in [*found, plain]} == {0}
 
 
-async def test_a_private_address_is_told_by_its_name(tmp_path: Path) -> None:
+async def test_ssrf_guard_reports_private_address_with_its_name(tmp_path: Path) -> None:
     async with push_service(tmp_path) as service, sending(tmp_path) as transport:
         assert (await transport.submit(to(service.url, guarded=True))).error == "forbidden address"
         assert (await transport.submit(to("http://localhost:1", guarded=True))).error == "forbidden address"
     assert service.connections == []
 
 
-async def test_a_connection_that_others_opened_is_no_way_round_the_guard(tmp_path: Path) -> None:
+async def test_ssrf_guard_applies_to_pooled_connections(tmp_path: Path) -> None:
     async with push_service(tmp_path) as service, sending(tmp_path) as transport:
         assert (await transport.submit(to(service.url, 0))).status == 200
         assert (await transport.submit(to(service.url, 1, guarded=True))).error == "forbidden address"
     assert [asked.path for asked in service.asked] == ["/3/device/0"]
 
 
-async def test_an_origin_that_is_allowed_may_be_private_and_no_other(tmp_path: Path) -> None:
+async def test_ssrf_guard_allows_private_address_only_for_allowed_origin(tmp_path: Path) -> None:
     async with push_service(tmp_path) as service, push_service(tmp_path) as other:  # noqa: SIM117 - needs the url
         async with sending(tmp_path, allowed_origins=[service.url]) as transport:
             allowed = await transport.submit(to(service.url, guarded=True))
@@ -447,7 +447,7 @@ async def test_an_origin_that_is_allowed_may_be_private_and_no_other(tmp_path: P
     assert (allowed.status, refused.error, upper.status) == (200, "forbidden address", 200)
 
 
-async def test_an_origin_that_is_allowed_may_be_plain_http(tmp_path: Path) -> None:
+async def test_allowed_origin_may_use_plain_http(tmp_path: Path) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
@@ -463,9 +463,7 @@ async def test_an_origin_that_is_allowed_may_be_plain_http(tmp_path: Path) -> No
     await server.wait_closed()
 
 
-async def test_a_name_that_leads_elsewhere_the_second_time_is_looked_at_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_ssrf_guard_detects_dns_rebinding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name is first found to be public, and when the connection is opened it is ours."""
     seen: list[str] = []
 
@@ -502,7 +500,7 @@ async def test_a_name_that_leads_elsewhere_the_second_time_is_looked_at_again(
         ("https://\u017fcm.googleapis.com/", None),
     ],
 )
-def test_an_origin_is_what_a_browser_would_say(url: str, origin: str | None) -> None:
+def test_origin_is_serialized_as_in_browsers(url: str, origin: str | None) -> None:
     assert origin_of(url) == origin
 
 
@@ -533,7 +531,7 @@ def _wait_for(attempt: Callable[[], None]) -> None:
             time.sleep(0.02)
 
 
-async def test_nghttpd_is_strict_and_has_nothing_to_say_against_us(tmp_path: Path) -> None:
+async def test_nghttpd_reports_no_protocol_error(tmp_path: Path) -> None:
     certificate, key = files_in(tmp_path)
     (tmp_path / "htdocs/3/device").mkdir(parents=True)
     (tmp_path / "htdocs/3/device/0").touch()
@@ -545,7 +543,7 @@ async def test_nghttpd_is_strict_and_has_nothing_to_say_against_us(tmp_path: Pat
     assert Counter(answer.status for answer in found) == {200: 1000, 404: 1000}
 
 
-async def test_nginx_says_goodbye_again_and_again_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
+async def test_repeated_goaway_of_nginx_loses_and_duplicates_nothing(tmp_path: Path) -> None:
     certificate, key = files_in(tmp_path)
     port = free_port()
     (tmp_path / "nginx.conf").write_text(f"""\
@@ -571,9 +569,7 @@ http {{
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file goes when the process ends, unless it is killed")
-async def test_trust_leaves_nothing_on_the_disk_for_a_kill_to_forget(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_trust_anchors_leave_no_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with push_service(tmp_path) as service:
         (tmp_path / "tmp").mkdir()
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))

@@ -1,4 +1,4 @@
-"""Dead letters: jobs and pushes that were given up; lists and requeues them."""
+"""Dead letters: jobs and pushes that failed permanently. They can be listed and requeued."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
 
 KEPT = timedelta(days=30)
-"""How long dead letters are kept."""
+"""The retention period of dead letters."""
 
 REQUEUE_BATCH_SIZE = 10_000
 """Maximum pushes per replay."""
@@ -31,7 +31,7 @@ class Replayed:
 async def listed(
     database: Database, before: datetime, limit: int, company_id: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return up to `limit` dead letters from before a time, the latest first, of one company or of all."""
+    """Return up to `limit` dead letters before a time, the newest first, of one company or of all."""
     jobs = [
         {
             "what": "job",
@@ -70,9 +70,9 @@ async def replay(  # noqa: PLR0913, PLR0917 - what to replay, and for whom
     lane: str | None = None,
     company_id: int | None = None,
 ) -> Replayed:
-    """Requeue dead letters: of these events, or all since a time, only pushes of `lane` if given.
+    """Requeue the dead letters of these events, or all since a time; with `lane`, only pushes of that lane.
 
-    With a company, only its dead letters are requeued.
+    With `company_id`, only dead letters of that company are requeued.
     """
     jobs = [] if lane else await database.rows(_SQL["requeue"], ids, since, company_id)
     if ids is None:

@@ -1,7 +1,7 @@
-"""Inboxes: their pages, changes and marks. This module alone writes heads, entries and changes.
+"""Inboxes: their pages, changes and marks. Only this module writes heads, entries and changes.
 
-Every change first takes the lock of the inbox's head, so that changes and deliveries of one inbox happen one after
-the other, in the order of their positions.
+Every change first locks the head of the inbox. So the changes and deliveries of an inbox are serialized, in the order
+of their positions.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ OLDEST = -(2**62)
 """A position below all others. Imported history has positions of 0 and less."""
 
 MAX_CHANGES = 500
-"""Maximum changes per answer."""
+"""Maximum changes per response."""
 
 Change = Literal["read", "deleted", "rewritten"]
 """A change of entries in several inboxes."""
@@ -39,7 +39,7 @@ _SQL = queries("inbox")
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Notifications as joined JSON objects, newest first; `last` is the position of the last of them."""
+    """Notifications as JSON objects, joined by commas, the newest first; `last` is the position of the last of them."""
 
     data: str
     total: int
@@ -51,9 +51,9 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What happened to an inbox as joined JSON objects, in order; `cursor` is where the next ones begin.
+    """Changes of an inbox as JSON objects, joined by commas, in order. The next changes begin at `cursor`.
 
-    `resync`: the changes since then are no longer known, and the client must load the list. `more`: further ones exist.
+    `resync`: the changes are no longer stored, and the client must load the list. `more`: further changes exist.
     """
 
     data: str
@@ -73,9 +73,9 @@ class Entry(NamedTuple):
 
 @dataclass(slots=True)
 class InboxChanges:
-    """What happened in an inbox since a position, and where it is now; `more` follows these entries.
+    """The changes of an inbox since a position, and its current position. `more`: further changes follow these.
 
-    `made` names the inbox, as erasing makes another one; what happened before `forgotten` is no longer known.
+    `made` identifies the inbox, since an erased user's id can get a new one. Changes before `forgotten` are deleted.
     """
 
     made: int
@@ -92,14 +92,14 @@ class InboxChanges:
         return cursor_of(self.made, self.at)
 
     def admits(self, issued: float | None) -> bool:
-        """Return whether a token issued at a time is for this inbox, not for that of an earlier user with the id."""
+        """Return whether a token that was issued at this time is for this inbox, not for that of an erased user."""
         return _admits(issued, datetime.fromtimestamp(self.made / 1e6, UTC), self.tokens_from)
 
 
 class Cursors:
-    """Looks up the cursors of inboxes: those that are asked for during a look-up share the next statement.
+    """Looks up the cursors of inboxes. Requests that arrive during a look-up share the next statement.
 
-    A statement for ten costs little more than one for one, and a page that did not change needs nothing else.
+    A statement for ten inboxes costs little more than a statement for one, and an unchanged page needs only the cursor.
     """
 
     def __init__(self, database: Database) -> None:
@@ -108,7 +108,7 @@ class Cursors:
         self._batches: Batches[int] = Batches(self._look)
 
     async def of(self, user: UserCaller) -> str:
-        """Return the cursor of a caller's inbox: it changes with each change and never repeats. Raises like `owner`."""
+        """Return the cursor of the caller's inbox. It is different after each change. Raises like `owner`."""
         asked = self._asked.get(user.id)
         if asked is None:
             asked = self._asked[user.id] = asyncio.get_running_loop().create_future()
@@ -131,14 +131,14 @@ class Cursors:
 
 
 async def page(database: Database, user: UserCaller, *, unread: bool, before: int = NEWEST, limit: int) -> Page:
-    """Return up to `limit` notifications of a caller, at most 100, below position `before`. Raises like `owner`."""
+    """Return up to `limit` (at most 100) notifications of a caller below position `before`. Raises like `owner`."""
     row = await database.row(_SQL["unread_page" if unread else "page"], user.id, before, limit)
     at, made_at, _, total, unread_count, more, last, data = await _admitted(database, user, row)
     return Page(data, total, unread_count, last, more, cursor_of(_micros(made_at), at))
 
 
 async def changes(database: Database, user: UserCaller, since: str, limit: int = MAX_CHANGES) -> Changes:
-    """Return up to `limit` changes, at most 500, since a cursor; one that is none of this inbox means `resync`.
+    """Return up to `limit` (at most 500) changes since a cursor. If the cursor is not of this inbox, `resync` is set.
 
     Raises like `owner`.
     """
@@ -156,9 +156,9 @@ async def changes(database: Database, user: UserCaller, since: str, limit: int =
 async def changes_since(
     database: Database, since: Mapping[int, int], limit: int = MAX_CHANGES
 ) -> dict[int, InboxChanges]:
-    """Return what happened in each of these inboxes since a position, at most `limit` of it, and up to 500.
+    """Return up to `limit` (at most 500) changes of each of these inboxes since its position.
 
-    Users who are erased or inactive are left out.
+    Erased and inactive users are left out.
     """
     found: dict[int, InboxChanges] = {}
     for user_id, at, made_at, tokens_from, unread_count, forgotten, position, event, data in await database.rows(
@@ -211,13 +211,13 @@ async def links(database: Database, catalogue: Catalogue, user_id: int, ids: Seq
 async def owner(database: Database, user: UserCaller) -> Record:
     """Return `company_id` and `locale` of a caller.
 
-    Raises `Unauthenticated` where the user is gone or inactive, or was created after their token was issued.
+    Raises `Unauthenticated` if the user is erased or inactive, or was created after the token was issued.
     """
     return await _admitted(database, user, await database.row(_SQL["caller"], user.id))
 
 
 async def read(database: Database, user_id: int, id_: UUID) -> None:
-    """Mark one notification as read; the first time stays. Raises like `one`."""
+    """Mark one notification as read; if it is read already, `read_at` stays. Raises like `one`."""
     await _mark(database, user_id, id_, _SQL["read_one"])
 
 
@@ -227,7 +227,7 @@ async def unread(database: Database, user_id: int, id_: UUID) -> None:
 
 
 async def delete(database: Database, user_id: int, id_: UUID) -> None:
-    """Delete one notification; to delete it again is no error. Raises `NotFound`."""
+    """Delete one notification. Deleting it again has no effect. Raises `NotFound`."""
     async with database.transaction() as connection:
         await _lock(connection, user_id)
         if not await connection.fetchval(_SQL["delete_one"], user_id, id_):
@@ -235,9 +235,9 @@ async def delete(database: Database, user_id: int, id_: UUID) -> None:
 
 
 async def read_all(database: Database, user_id: int, up_to: UUID | None = None) -> None:
-    """Mark as read all that the inbox held when this was called, or one entry and all that is older.
+    """Mark all notifications as read that the inbox contained at the call, or those up to `up_to`.
 
-    Raises `Invalid` where `up_to` is none of the inbox.
+    Raises `Invalid` if `up_to` is not in the inbox.
     """
     async with database.transaction() as connection:
         last: int | None = await _lock(connection, user_id)
@@ -249,7 +249,7 @@ async def read_all(database: Database, user_id: int, up_to: UUID | None = None) 
 
 
 async def read_some(database: Database, user_id: int, ids: Sequence[UUID]) -> None:
-    """Mark these as read; those that are not in the inbox are ignored."""
+    """Mark these notifications as read. Ids that are not in the inbox are ignored."""
     async with database.transaction() as connection:
         await _lock(connection, user_id)
         await mark(connection, [(id_, user_id) for id_ in ids], "read")
@@ -261,17 +261,17 @@ async def lock(connection: Connection, user_ids: Collection[int], company_id: in
 
 
 async def mark(connection: Connection, entries: Sequence[tuple[UUID, int]], change: Change) -> None:
-    """Mark entries of locked inboxes, by event and user. Those that are marked so already stay as they are."""
+    """Apply a change to entries of locked inboxes, by event and user. Entries that have it already do not change."""
     await connection.execute(_SQL["mark"], *map(list, zip(*entries, strict=True)), change, len(entries))
 
 
 async def remove(connection: Connection, entries: Sequence[tuple[UUID, int]]) -> None:
-    """Delete entries of locked inboxes, by event and user, for good."""
+    """Delete the rows of entries of locked inboxes, by event and user."""
     await connection.execute(_SQL["remove"], *map(list, zip(*entries, strict=True)))
 
 
 async def forget_changes(connection: Connection, limit: int) -> int:
-    """Delete up to `limit` changes that are older than a week; return how many."""
+    """Delete up to `limit` changes that are older than a week; return their number."""
     count: int = await connection.fetchval(_SQL["forget_changes"], limit)
     return count
 
@@ -284,10 +284,10 @@ async def enter(
     *,
     is_bulk: bool,
 ) -> Sequence[Record]:
-    """Enter events into the inboxes of their recipients; a chunk is an event and the range of its users' ids.
+    """Enter events into the inboxes of their recipients. A chunk is an event and a range of user ids.
 
-    Makes a delivery for each device that one of `push_lanes` leads to. Returns the events that came into an inbox: what
-    they say, in which languages, to which users, and whether there are deliveries.
+    Creates a delivery for each device in one of `push_lanes`. Returns the events that have recipients: their content,
+    their languages, their users, and whether there are deliveries.
     """
     columns = map(list, zip(*chunks, strict=True))
     found: list[Record] = await connection.fetch(_SQL["enter"], *columns, languages, push_lanes, is_bulk, len(chunks))
@@ -295,7 +295,7 @@ async def enter(
 
 
 async def count_history(connection: Connection, *columns: Sequence[Any]) -> None:
-    """Count notifications that were imported into locked inboxes: by user the total, the unread and the newest time."""
+    """Add imported notifications to the counts of locked inboxes: per user the total, unread and newest time."""
     await connection.execute(_SQL["count_history"], *columns)
 
 
@@ -318,7 +318,7 @@ async def _lock(connection: Connection, user_id: int) -> int:
 
 
 async def _admitted(database: Database, user: UserCaller, row: Record | None) -> Record:
-    """Return the row of a caller's head, if the token is for this inbox. Raises like `owner`."""
+    """Return the row of the caller's head if the token is for this inbox. Raises like `owner`."""
     if row is None or not _admits(user.issued, row["made_at"], row["tokens_from"]):
         raise await _refusal(database, user)
     return row

@@ -39,8 +39,8 @@ _SQL = queries("jobs")
 class Job:
     """A leased job.
 
-    `id` is the id of what it works on, such as an event, and `progress` how far it got. The jobs of one `batch` run in
-    order. Its wait is measured from `wanted_at`, which retries do not change.
+    `id` is the id of its object, such as an event, and `progress` the last processed position. The jobs of a `batch`
+    run in order. The wait is measured from `wanted_at`, which retries do not change.
     """
 
     id: UUID
@@ -86,7 +86,7 @@ async def hand_back_behind_lock(database: Database, worker: UUID, job: Job, seco
 
 
 async def out_of_turn(database: Database, leased: Sequence[Job]) -> set[UUID]:
-    """Return which jobs must wait for an earlier one of their batch that is not among them."""
+    """Return the jobs that must wait for an earlier job of their batch that is not in `leased`."""
     batches = {job.batch for job in leased if job.batch and job.lane == "direct"}
     if not batches:
         return set()
@@ -96,7 +96,7 @@ async def out_of_turn(database: Database, leased: Sequence[Job]) -> set[UUID]:
 
 
 async def fail(database: Database, worker: UUID, job: Job, reason: str) -> bool:
-    """Delay a failed job, or make it a dead letter after its last retry; return whether it is a dead letter."""
+    """Delay a failed job, or move it to the dead letters after its last retry; return whether it was moved."""
     if job.attempts > len(RETRY_DELAYS):
         await move_to_dead_letters(database, worker, job, reason)
         return True
@@ -105,7 +105,7 @@ async def fail(database: Database, worker: UUID, job: Job, reason: str) -> bool:
 
 
 async def move_to_dead_letters(database: Database, worker: UUID, job: Job, reason: str) -> None:
-    """Make a job a dead letter, with the reason."""
+    """Move a job to the dead letters, with the reason."""
     await database.value(_SQL["move_to_dead_letters"], worker, job.id, reason)
 
 

@@ -37,14 +37,14 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Muted:
-    """The push is not sent, and why."""
+    """The push is not sent, with the reason."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The push waits until a time in UTC, and why; then it is decided again."""
+    """The push waits until a time in UTC, with the reason; then it is decided again."""
 
     until: datetime
     reason: str
@@ -72,7 +72,7 @@ _USUAL = Switches()
 
 
 async def load(store: Database | Connection, operator: "Operator", user_ids: Iterable[int]) -> dict[int, "Preferences"]:
-    """Return the preferences of these users, if they exist. Users without choices share one object."""
+    """Return the preferences of the users that exist. Users without choices share one object."""
     rows = await fetch(store, _SQL["load"], list(user_ids))
     return {row["id"]: operator.preferences(_chosen(row["chosen"]), row["time_zone"]) for row in rows}
 
@@ -120,7 +120,7 @@ def _chosen(text: str | None) -> dict[str, Any]:
 
 
 class Operator:
-    """The operator's decisions: the defaults of all kinds and of quiet hours, and what users cannot change."""
+    """The preference policy: the defaults of all kinds and of quiet hours, and the locked preferences."""
 
     def __init__(self, catalogue: Catalogue, rules: Rules = NO_RULES) -> None:
         self.kinds = {
@@ -135,11 +135,11 @@ class Operator:
 
     @classmethod
     def load(cls, catalogue: Catalogue, path: Path | None) -> "Operator":
-        """Read the operator's file, if there is one. Raises `Refusal` with all errors, one per line."""
+        """Read the file of the policy, if it is given. Raises `Refusal` with all errors, one per line."""
         return cls(catalogue) if path is None else cls(catalogue, read_rules(path, catalogue.kinds))
 
     def preferences(self, chosen: Mapping[str, Any], time_zone: str) -> "Preferences":
-        """Return the preferences of a user with these choices, without those that are locked now."""
+        """Return the preferences of a user with these choices. Choices that are locked now are ignored."""
         if not chosen:
             return self._usual(time_zone)
         chosen = {name: value for name, value in chosen.items() if name not in self.locked}
@@ -173,7 +173,7 @@ class Preferences:
     time_zone: ZoneInfo
 
     def decide(self, kind: str, channel: Channel, now: datetime) -> Decision:
-        """Return whether a notification of a kind is sent by a channel now, later or never."""
+        """Decide whether a notification of a kind is sent by a channel now, later or never."""
         switches = self.kinds.get(kind, _USUAL)
         if not (switches.push if channel == "push" else switches.web_push):
             return Muted(f"{channel} switched off for {kind}")
@@ -206,7 +206,7 @@ class Preferences:
 
 
 def merged(target: Any, changes: Any) -> Any:
-    """Return a document with changes merged in by RFC 7396, without objects that become empty."""
+    """Apply changes to a document (RFC 7396), and remove objects that become empty."""
     if not isinstance(changes, dict):
         return changes
     found = dict(target) if isinstance(target, dict) else {}
@@ -216,7 +216,7 @@ def merged(target: Any, changes: Any) -> Any:
 
 
 def changes_of(body: Mapping[str, Any], operator: Operator, field_errors: list[FieldError]) -> dict[str, Any]:
-    """Return the changes of a caller in the stored format; add errors to `field_errors`."""
+    """Validate the changes of a caller and return them in the stored format. Append errors to `field_errors`."""
     changes = {}
     for name, value in body.items():
         if name not in _READERS:
@@ -291,7 +291,7 @@ def _locked(field: str) -> FieldError:
 
 
 def _digest(said: Any) -> str:
-    """Return a digest of the operator's file, the same at every start."""
+    """Return a digest of the policy. It is equal at each start with the same policy."""
 
     def plain(value: Any) -> Any:
         return sorted(value) if isinstance(value, frozenset) else asdict(value)

@@ -1,4 +1,4 @@
-"""The processes `tocsin serve` and `tocsin worker`: how their parts start and end together."""
+"""The processes `tocsin serve` and `tocsin worker`: start and stop their parts."""
 
 import asyncio
 import contextlib
@@ -59,7 +59,10 @@ async def serve(
     when_ready: Callable[[Running], Awaitable[None]] | None = None,
     further: Sequence[BaseRoute] = (),
 ) -> None:
-    """Serve until a signal ends the process, with `further` routes. Raises `Refusal` if it cannot start."""
+    """Run the service until a signal ends the process. Raises `Refusal` if it cannot start.
+
+    `further` are additional routes. `when_ready` is called when the service accepts requests.
+    """
     raise_file_limit()
     if settings.database_url is not None or settings.has_keys:
         from_settings.verifier_of(settings)
@@ -98,7 +101,7 @@ async def serve(
 
 
 async def work(settings: Settings) -> None:
-    """Run a worker until a signal ends the process. Raises `Refusal` if there is no database."""
+    """Run a worker until a signal ends the process. Raises `Refusal` without a database."""
     if settings.database_url is None and not is_running(settings):
         raise Refusal(
             f"No server runs for {settings.data_dir}: start `tocsin serve` first, or set TOCSIN_DATABASE_URL."
@@ -113,7 +116,7 @@ async def work(settings: Settings) -> None:
         contextlib.AsyncExitStack() as stack,
     ):
         if settings.operations_port is None:
-            on_signals(stopping.set)  # not earlier, so that a signal ends a start that waits for the database
+            on_signals(stopping.set)  # not earlier, so that a signal ends a startup that waits for the database
         pubsub = await stack.enter_async_context(pubsub_for(settings, url, database))
         catalogue, metrics = Catalogue.load(*settings.catalogue_folders), Metrics()
         metrics.watch_pool("worker", database)
@@ -160,7 +163,7 @@ async def _together(
     worker: Worker | None,
     when_ready: Callable[[Running], Awaitable[None]] | None,
 ) -> None:
-    """Run all parts. When one ends, end the others."""
+    """Run the server and the worker. If one of them ends, stop the other."""
     pubsub = app_state.pubsub
     if worker:
         pubsub.handle_locally("settled")
@@ -185,7 +188,7 @@ async def _together(
 
 
 def _app_of(app_state: AppState, sockets: Sequence[socket.socket], further: Sequence[BaseRoute]) -> ASGIApp:
-    """Return the service; a second port serves only operations."""
+    """Return the application. If there is a second port, it serves only operations."""
     app = service(app_state, further)
     return app if len(sockets) == 1 else ByPort(app, port_of(sockets[1]), operations_service(app_state))
 

@@ -1,6 +1,6 @@
-"""The settings: one frozen object, read once from the environment and `.env`, and passed to what needs it.
+"""The settings: one frozen object, read once from the environment and `.env`.
 
-Every name starts with `TOCSIN_`. Unknown names are an error, except those that Kubernetes sets for a service called
+Every name starts with `TOCSIN_`. Unknown names are an error, except those that Kubernetes sets for a service named
 tocsin.
 """
 
@@ -21,7 +21,7 @@ from tocsin.errors import Refusal
 
 PREFIX = "TOCSIN_"
 MIN_SECRET_BYTES = 32
-"""Minimum bytes of a secret for HS256 (RFC 7518, section 3.2)."""
+"""Minimum bytes of an HS256 secret (RFC 7518, section 3.2)."""
 
 MAX_PATH_LENGTH, MAX_FILE_NAME_BYTES = 4000, 255
 """Maximum characters of a path, and maximum bytes of each name in it."""
@@ -51,13 +51,13 @@ _ADDRESS_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://")
 
 
 def default_data_dir() -> Path:
-    """Return the default data folder: that of the system for root and users without a home, else that of the user."""
+    """Return the default data folder: in `/var/lib` for root and users without a home, otherwise in the user's home."""
     home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")  # noqa: PTH111 - Path's raises
     return Path("/var/lib" if os.geteuid() == 0 or not home.startswith("/") else home) / "tocsin"
 
 
 class Settings(BaseSettings):
-    """All settings. The field `data_dir` is the variable `TOCSIN_DATA_DIR`."""
+    """All settings. The field `data_dir` has the variable `TOCSIN_DATA_DIR`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
@@ -188,17 +188,17 @@ class Settings(BaseSettings):
     @field_validator(*_PATHS)
     @classmethod
     def _find_the_home(cls, value: Any) -> Any:
-        """Expand `~` to the home of the user."""
+        """Expand `~` to the home folder of the user."""
         return tuple(map(_at_home, value)) if isinstance(value, tuple) else value and _at_home(value)
 
     @property
     def has_keys(self) -> bool:
-        """Whether keys of tokens are set. If not, the embedded mode makes a secret."""
+        """Whether keys for tokens are set. If not, the embedded mode creates a secret."""
         return bool(self.jwt_secret or self.jwt_public_key_files or self.jwt_jwks_url)
 
     @property
     def base_url(self) -> str | None:
-        """The url of the service for clients, including the prefix; None: taken from the request."""
+        """The url of the service for clients, including the path prefix; None: taken from the request."""
         if self.public_url is None:
             return None
         has_prefix = (self.public_url.path or "").rstrip("/").endswith(self.root_path)
@@ -206,13 +206,13 @@ class Settings(BaseSettings):
 
     @property
     def push_contact(self) -> str | None:
-        """The contact for push services of browsers: as set, else the public url; None if it would be refused."""
+        """The contact for web push: the setting or the public url. None if push services would reject it."""
         contact = self.vapid_subject or self.base_url or ""
         return contact if _CONTACT.fullmatch(contact) else None
 
     @property
     def catalogue_folders(self) -> tuple[Path, ...]:
-        """The folders of the operator's catalogue, none or one."""
+        """The folder of the operator's catalogue, if it is set."""
         return () if self.catalogue_dir is None else (self.catalogue_dir,)
 
     @field_validator("nats_url")
@@ -226,7 +226,9 @@ class Settings(BaseSettings):
     @classmethod
     def _refuse_an_odd_prefix(cls, value: str) -> str:
         if value and not _PREFIX_OF_PATHS.fullmatch(value):
-            raise ValueError("a prefix starts with / and does not end with it, and has only A-Z, a-z, 0-9 and ._~-")
+            raise ValueError(
+                "a prefix starts with /, does not end with / and contains only A-Z, a-z, 0-9, /, ., _, ~ and -"
+            )
         return value
 
     @field_validator("trusted_proxies")
@@ -263,7 +265,7 @@ class Settings(BaseSettings):
     @classmethod
     def _refuse_a_name_that_is_empty(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
         if Path() in value:
-            raise ValueError("there is a comma without the name of a file")
+            raise ValueError("the name of a file is missing before or after a comma")
         return value
 
     @field_validator("vapid_subject")
@@ -274,7 +276,7 @@ class Settings(BaseSettings):
         contact = _SCHEME.sub(lambda scheme: scheme[0].lower(), value.strip(), count=1)
         if not _CONTACT.fullmatch(contact):
             raise ValueError(
-                "write mailto:you@example.com or an https url, with a public host name; Apple takes no other"
+                "write mailto:you@example.com or an https url, with a public host name; Apple rejects others"
             )
         return contact
 
@@ -296,7 +298,7 @@ class Settings(BaseSettings):
     @classmethod
     def _refuse_claims_that_say_something_else(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "" in value:
-            raise ValueError("there is a comma without the name of a claim")
+            raise ValueError("the name of a claim is missing before or after a comma")
         if not _TIMES.union({"company_id"}).isdisjoint(value):
             raise ValueError("one of these claims has another meaning")
         return value
@@ -306,7 +308,7 @@ class Settings(BaseSettings):
     def _refuse_an_unknown_scope(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for theirs, _, ours in (pair.rpartition("=") for pair in value):
             if not theirs or ours not in get_args(Scope):
-                raise ValueError(f"write Events.Write=events:write; scopes here are {', '.join(get_args(Scope))}")
+                raise ValueError(f"write Events.Write=events:write; the scopes are {', '.join(get_args(Scope))}")
         return value
 
     @classmethod
@@ -318,16 +320,16 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use only the values from `read_settings`."""
+        """Use only the arguments of the constructor, which `read_settings` collects."""
         return (init_settings,)
 
 
 def read_settings(
     environment: Mapping[str, str] = os.environ, env_file: Path = Path(".env"), **overrides: Any
 ) -> Settings:
-    """Read the settings from `environment`, and from `env_file` what the environment does not set.
+    """Read the settings from `environment` and `env_file`. The environment takes precedence.
 
-    Raises `Refusal` with the names of all invalid variables, and without their values.
+    Raises `Refusal`, which names all invalid variables without their values.
     """
     found = variables(PREFIX, environment, env_file)
     given = {name: value for name, value in found.items() if not _is_of_kubernetes(name, value)}
@@ -345,7 +347,7 @@ def _at_home(path: Path) -> Path:
     try:
         whole = path.expanduser()
     except RuntimeError:
-        raise ValueError("~ has no home folder here: write the full path") from None
+        raise ValueError("~ cannot be expanded, because the user has no home folder: write the full path") from None
     if len(str(whole)) > MAX_PATH_LENGTH or any(len(os.fsencode(part)) > MAX_FILE_NAME_BYTES for part in whole.parts):
         raise ValueError(
             f"a path has at most {MAX_PATH_LENGTH} characters, and a name in it {MAX_FILE_NAME_BYTES} bytes"

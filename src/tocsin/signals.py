@@ -23,9 +23,9 @@ log = structlog.get_logger(__name__)
 def reloading_keys(
     settings: Settings, lanes: Sequence[Lane], dispatcher: Dispatcher | None, app_state: AppState | None = None
 ) -> Iterator[None]:
-    """Reload all keys at each SIGHUP. Unusable keys are logged, and the previous ones stay in use.
+    """Reload all keys on SIGHUP. Errors are logged, and the previous keys stay in use.
 
-    A SIGHUP because the terminal was closed ends the process, as usual.
+    If the SIGHUP was sent because the terminal was closed, the process ends.
     """
     loop, at_a_terminal = asyncio.get_running_loop(), os.isatty(0)
     renewing: set[asyncio.Task[None]] = set()
@@ -66,20 +66,20 @@ def _refusal_of(read: Callable[[], object]) -> Refusal | None:
 
 
 def survive_signals() -> None:
-    """Keep the process alive when the HTTP server raises SIGINT or SIGTERM again at its end."""
+    """Ignore SIGINT and SIGTERM outside of the HTTP server, which raises them again when it stops."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     _survive_signals_of_others()
 
 
 def _survive_signals_of_others() -> None:
-    """Ignore the signals at which other servers reopen their logs: by default they end a process."""
+    """Ignore SIGUSR1 and SIGUSR2, which make other servers reopen their logs: by default they end a process."""
     for number in (signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, lambda *_: None)  # unlike SIG_IGN, no child inherits it
+        signal.signal(number, lambda *_: None)  # unlike SIG_IGN, child processes do not inherit it
 
 
 def on_signals(stop: Callable[[], object]) -> None:
-    """Call a function when a signal asks the process to end."""
+    """Call `stop` on SIGINT and SIGTERM."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)

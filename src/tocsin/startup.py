@@ -1,4 +1,4 @@
-"""The parts of a process, each opened and closed: the database, pools, pubsub, lanes and the dispatcher."""
+"""Builds the parts of a process: the database, pools, pubsub, lanes and the dispatcher."""
 
 import asyncio
 import contextlib
@@ -37,17 +37,17 @@ API_STATEMENT_TIMEOUT = 5.0
 WORKER_CONNECTIONS = 8
 
 START_TIMEOUT = 60.0
-"""Seconds that a start waits for an unreachable database."""
+"""Seconds that a process waits for the database at its start."""
 
 log = structlog.get_logger(__name__)
 
 
 @contextlib.asynccontextmanager
 async def store(settings: Settings, *, alone: bool, quiet: bool = False) -> AsyncIterator[str]:
-    """Start or find the database, migrate its schema, and yield its url.
+    """Start the embedded database or use the configured one, migrate the schema, and yield the url.
 
-    Without `alone`, an embedded server of another process on the same data folder is used. With `quiet`, a schema that
-    is up to date is not logged.
+    Without `alone`, an embedded server that another process runs on the data folder is used. With `quiet`, it is not
+    logged that the schema is up to date.
     """
     async with contextlib.AsyncExitStack() as stack:
         if settings.database_url is not None:
@@ -63,7 +63,7 @@ async def store(settings: Settings, *, alone: bool, quiet: bool = False) -> Asyn
 
 
 def is_running(settings: Settings) -> bool:
-    """Return whether a process serves the data folder. Raises `Refusal` if it cannot be read."""
+    """Return whether a process serves the data folder. Raises `Refusal` if the folder cannot be read."""
     try:
         return is_served(settings.data_dir)
     except OSError as error:
@@ -99,7 +99,7 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
     verifier: Verifier,
     lanes: Sequence[Lane],
 ) -> AppState:
-    """Return the state of the application, in a running loop."""
+    """Return the state of the application. Requires a running event loop."""
     streams, metrics = Streams(database), Metrics()
     pubsub.on_change(streams.changed)
     verifier.on_withdrawal = streams.end_all  # clients whose token is still valid reconnect
@@ -138,7 +138,7 @@ async def pubsub_for(settings: Settings, url: str, database: Database) -> AsyncI
 
 @contextlib.asynccontextmanager
 async def open_lanes(settings: Settings) -> AsyncIterator[list[Lane]]:
-    """Open the lanes that the settings define, and close their transports. Raises `Refusal`."""
+    """Open the configured lanes for the duration of the block. Raises `Refusal` for unusable keys."""
     lanes = lanes_of(settings)
     try:
         yield lanes

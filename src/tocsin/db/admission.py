@@ -1,4 +1,4 @@
-"""Admission to a pool: one kind of work that hangs must not take all connections."""
+"""Admission to a connection pool: a kind of work that hangs must not occupy all connections."""
 
 import asyncio
 import itertools
@@ -7,28 +7,28 @@ from collections import deque
 from contextvars import ContextVar
 
 KIND: ContextVar[str] = ContextVar("KIND", default="")
-"""The kind of the current work, such as `GET /notifications`. Kinds do not wait for each other."""
+"""The kind of the current work, such as `GET /notifications`. Each kind has a queue."""
 
 HEARTBEAT = "heartbeat"
-"""The kind of heartbeats, for which a pool can keep a place: without them a worker loses its leases."""
+"""The kind of heartbeats, for which a pool can reserve a slot: without them, a worker loses its leases."""
 
 STALLED = 1.0
-"""Seconds after which the kind of a loan is assumed to hang, mostly at a lock: it gets only a few connections."""
+"""Seconds after which the kind of an occupied slot is assumed to hang, usually at a lock: it gets fewer slots."""
 
 
 class Full(TimeoutError):  # noqa: N818 - a fact about a pool
-    """No place was free in time."""
+    """No slot was free in time."""
 
 
 Slot = tuple[str, int]
-"""A place in the pool: the kind of work that holds it, and a number."""
+"""An occupied slot: the kind of work and a unique number."""
 
 
 class Admission:
-    """At most `size` loans at once. No kind gets all of them: some are kept for the others.
+    """Assigns `size` slots. A kind gets at most three quarters of them, so that some are left for other kinds.
 
-    A kind whose oldest loan has lasted `STALLED` seconds gets at most a third of the places. With `beats`, one place is
-    kept for heartbeats, however many kinds hang.
+    A kind whose oldest slot was occupied for `STALLED` seconds gets at most a third of the slots. With `beats`, one
+    slot is reserved for heartbeats.
     """
 
     def __init__(self, size: int, *, beats: bool = False) -> None:
@@ -42,16 +42,16 @@ class Admission:
 
     @property
     def in_use(self) -> int:
-        """The number of loans."""
+        """The number of occupied slots."""
         return sum(map(len, self._slots.values()))
 
     @property
     def waiting(self) -> int:
-        """The number of callers that wait for a loan."""
+        """The number of callers that wait for a slot."""
         return sum(map(len, self._waiting.values()))
 
     async def enter(self, patience: float) -> Slot:
-        """Return a loan. Raises `Full` if none is free within `patience` seconds."""
+        """Occupy a slot. Raises `Full` if none is free within `patience` seconds."""
         kind = KIND.get()
         if kind not in self._waiting and self._may(kind):
             return self._occupy(kind)
@@ -71,7 +71,7 @@ class Admission:
             timer.cancel()
 
     def leave(self, slot: Slot) -> None:
-        """End a loan, and lend its place to the longest waiting caller whose kind may have it."""
+        """Release a slot, and give it to the longest waiting caller whose kind is below its limit."""
         kind_of_it, number = slot
         slots = self._slots[kind_of_it]
         del slots[number]
@@ -85,7 +85,7 @@ class Admission:
             waiting = self._waiting.pop(kind)
             coming = waiting.popleft()
             if waiting:
-                self._waiting[kind] = waiting  # behind the other kinds
+                self._waiting[kind] = waiting  # after the other kinds
             if not coming.done():
                 coming.set_result(self._occupy(kind))
 

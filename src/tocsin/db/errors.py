@@ -1,4 +1,4 @@
-"""What an error of the database means, in one table by SQLSTATE.
+"""Classifies errors of the database by SQLSTATE.
 
 - An outage: the database cannot execute any statement now. Wait and retry; it does not count as an attempt.
 - An overrun: the database works, and one statement exceeded its timeout. It counts as an attempt.
@@ -21,7 +21,7 @@ OVERRUN = "57014"
 LOCK_NOT_AVAILABLE = "55P03"
 
 LOST = "the database cannot be reached"
-"""The reason if nothing more is known."""
+"""The reason of outages without a known cause."""
 
 NO_FILES = "this process has reached its limit of open files: raise it (LimitNOFILE, ulimit -n)"
 
@@ -85,21 +85,21 @@ _REMEDIES: Mapping[type[BaseException], str] = MappingProxyType(
         OSError: "see that it runs, and that TOCSIN_DATABASE_URL leads there",
     }
 )
-"""What an operator can do about an error; the first matching entry counts."""
+"""Remedies for the operator, by type of error; the first matching entry is used."""
 
 
 def sentence_on(error: BaseException) -> str:
-    """Return a sentence about an error of the database or of its connection, and what to do."""
+    """Return an error message about the database or its connection, with the remedy."""
     cause = (error.__cause__ or error) if isinstance(error, Unavailable | Overrun) else error
     said = first_line(cause)
     if isinstance(cause, ValueError) and not isinstance(cause, asyncpg.InterfaceError):
-        said = "a parameter of its url or a variable PG... is not usable"  # its text may contain a password
+        said = "a parameter of its url or a variable PG... is not usable"  # the message may contain a password
     remedy = next((remedy for kind, remedy in _REMEDIES.items() if isinstance(cause, kind)), "")
     return f"The database cannot be used: {said}" + (f"; {remedy}." if remedy else ".")
 
 
 def problem_of(error: BaseException) -> Unavailable | Overrun | None:
-    """Return `Unavailable` for an outage, `Overrun` for a statement that took too long, None for other errors."""
+    """Return `Unavailable` for an outage, `Overrun` if a statement exceeded its timeout, None for other errors."""
     if isinstance(error, asyncpg.PostgresError):
         return _problem_of_state(error)
     if isinstance(error, asyncpg.DataError):  # a value of the wrong type, not an outage
@@ -120,17 +120,17 @@ def is_outage(error: BaseException) -> bool:
 
 
 def is_locked(error: BaseException) -> bool:
-    """Return whether an outage is a lock that was not released in time: the connection can be used further."""
+    """Return whether a lock was not released in time: the connection is still usable."""
     return isinstance(problem_of(error), Locked)
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Return whether an outage is a conflict between sessions: the database works for others."""
+    """Return whether an outage is a conflict between sessions: the database works for other sessions."""
     return isinstance(error, asyncpg.LockNotAvailableError | asyncpg.TransactionRollbackError | Full)
 
 
 def is_hopeless(error: BaseException) -> bool:
-    """Return whether it is useless to wait for the end of an outage at a start."""
+    """Return whether retrying at startup is useless, because the configuration is wrong."""
     kinds = (
         asyncpg.ClientConfigurationError,
         asyncpg.InvalidAuthorizationSpecificationError,
@@ -152,5 +152,5 @@ def _problem_of_state(error: asyncpg.PostgresError) -> Unavailable | Overrun | N
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error; PostgreSQL repeats values in the others."""
+    """Return the first line of an error message. The other lines from PostgreSQL can contain values."""
     return str(error).partition("\n")[0].rstrip(".") or type(error).__name__

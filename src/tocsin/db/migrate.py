@@ -1,7 +1,7 @@
-"""Migrations: numbered steps, forward only. After each, the code of the previous release still works.
+"""Migrations: numbered steps, forward only. After each step, the code of the previous release still works.
 
-Steps run under a lock, so that several processes can start at once. A schema with more steps than this release has is
-accepted: a newer release added them, and this release still works.
+Steps run under a lock, so that several processes can start at once. A schema with additional steps of a newer release
+is accepted.
 """
 
 import asyncio
@@ -24,24 +24,24 @@ CONCURRENT = "-- outside a transaction\n"
 """The first line of a step that must not run in a transaction."""
 
 LOCK_TIMEOUT = 3
-"""Seconds that a migration waits for a lock. All later requests for the table wait behind it."""
+"""Seconds that a migration waits for a lock. All later requests for the table wait for the migration."""
 
 FIRST_DELAY, MAX_DELAY = 1.0, 15.0
-"""Seconds between two tries of a migration: doubled each time, up to the second value."""
+"""Seconds between two attempts of a migration. The delay is doubled up to the second value."""
 
 WAIT_TIMEOUT = 600.0
-"""Seconds after which a migration without a lock is given up."""
+"""Seconds after which a migration that gets no lock is aborted."""
 
 GRANT = (
     f"as the owner of the database: create schema if not exists {SCHEMA}; grant create, usage on schema {SCHEMA} to it"
 )
-"""What to do if the role lacks a privilege."""
+"""The remedy for a missing privilege."""
 
 SHARED = (
     "The pooler in front of the database shares one session among several clients, as in transaction mode; set it to"
     " session mode, or name the server itself in TOCSIN_DATABASE_URL"
 )
-"""What to do if a pooler is not in session mode."""
+"""The remedy for a pooler that is not in session mode."""
 
 _SHARED = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
 _SESSION = "select pg_backend_pid(), current_setting('search_path'), current_setting('enable_seqscan')"
@@ -80,8 +80,8 @@ def steps() -> list[Step]:
 async def migrate(url: str, *, accept_undurable: bool = False) -> list[Step]:
     """Apply the missing steps and return them.
 
-    Raises `Refusal` if a file in the url cannot be read, the server is too old, does not store UTF-8 or is not durable,
-    a pooler shares its sessions, the role lacks a privilege, or a table is locked for longer than `WAIT_TIMEOUT`.
+    Raises `Refusal` if a file in the url cannot be read, the server is too old, not in UTF-8 or not durable, a pooler
+    is not in session mode, the role lacks a privilege, or a table is locked for longer than `WAIT_TIMEOUT`.
     """
     check_files(url)
     connection = await connect(url)
@@ -98,9 +98,9 @@ async def migrate(url: str, *, accept_undurable: bool = False) -> list[Step]:
 
 
 async def refuse_shared_sessions(connection: Connection, url: str) -> None:
-    """Raise `Refusal` for a pooler that does not keep one server session per connection: settings would be lost.
+    """Raise `Refusal` if a pooler does not keep one server session per connection: its settings would be lost.
 
-    While a second connection holds a session in a transaction, the first must still have its own, with its settings.
+    The test: while another connection is in a transaction, this one must still use the same session and settings.
     """
     try:
         before = await connection.fetchval("select pg_backend_pid()")
@@ -122,7 +122,7 @@ async def refuse_shared_sessions(connection: Connection, url: str) -> None:
 
 
 async def examine(connection: Connection, *, accept_undurable: bool = False) -> None:
-    """Raise `Refusal` for a server that is too old, does not store UTF-8 or is not durable."""
+    """Raise `Refusal` if the server is too old, its encoding is not UTF-8, or it is not durable."""
     version = connection.get_server_version()
     if version.major < OLDEST_SERVER:
         raise Refusal(f"Tocsin needs PostgreSQL {OLDEST_SERVER} or newer; this is {version.major}.")
@@ -140,12 +140,12 @@ async def examine(connection: Connection, *, accept_undurable: bool = False) -> 
 
 
 async def is_current(connection: Connection) -> bool:
-    """Return whether the schema has every step of this release."""
+    """Return whether all steps of this release are applied."""
     return not await missing(connection)
 
 
 async def missing(connection: Connection) -> list[Step]:
-    """Return the steps of this release that the schema lacks."""
+    """Return the steps of this release that are not applied."""
     try:
         done = {row["number"] for row in await connection.fetch(f"select number from {SCHEMA}.migrations")}  # noqa: S608 - a constant
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
@@ -158,17 +158,17 @@ async def _is_off(connection: Connection, setting: str) -> bool:
 
 
 async def _lock(connection: Connection) -> None:
-    """Take the lock of migrations, in short tries, so that no snapshot delays the migration of another process."""
-    told = False
+    """Take the lock of migrations by polling: a waiting statement would hold a snapshot that delays others."""
+    is_logged = False
     while not await connection.fetchval("select pg_try_advisory_lock($1)", _LOCK):
-        if not told:
+        if not is_logged:
             log.info("waiting for another process to migrate the schema")
-            told = True
+            is_logged = True
         await asyncio.sleep(_TURN)
 
 
 async def _take(connection: Connection, step: Step) -> bool:
-    """Run a step in one transaction; if its tables are locked, roll back and try again."""
+    """Run a step in one transaction. If its tables are locked, roll back and retry."""
     end, pause = time.monotonic() + WAIT_TIMEOUT, FIRST_DELAY
     while True:
         try:
@@ -197,7 +197,7 @@ async def _take(connection: Connection, step: Step) -> bool:
 async def _run_apart(connection: Connection, step: Step) -> None:
     """Run each statement of a step outside of a transaction, for `create index concurrently`.
 
-    The step may have failed anywhere before, so each of its statements can be repeated.
+    An earlier attempt may have failed at any statement, so all of them can be repeated.
     """
     await connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}s'")
     for statement in filter(str.strip, step.sql.split(";\n")):
@@ -212,9 +212,9 @@ async def _note(connection: Connection, step: Step) -> None:
 
 
 async def _prepare(connection: Connection) -> None:
-    """Set the schema and a short lock timeout. Raises `Refusal` before anything is written to another schema.
+    """Create the schema, and set a short lock timeout. Raises `Refusal` if the schema cannot be used.
 
-    A statement that waits for a lock blocks all later requests for it, so it must not wait long.
+    A statement that waits for a lock blocks all later requests for it, so the wait must be short.
     """
     await connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}s'")
     if not await connection.fetchval("select exists (select from pg_namespace where nspname = $1)", SCHEMA):
@@ -228,7 +228,7 @@ async def _prepare(connection: Connection) -> None:
 
 
 async def lacking(connection: Connection, what: str) -> Refusal:
-    """Return the sentence for a missing privilege, with the statements that grant it."""
+    """Return the `Refusal` for a missing privilege, with the statements that grant it."""
     role = await connection.fetchval("select quote_ident(current_user)")
     return Refusal(
         f"The role {role} lacks a right: {what.rstrip('.')}; as the owner of the database, run: create schema if not"

@@ -1,4 +1,4 @@
-"""Statistics of the planner: corrects those of tables that were empty and are not any more.
+"""Planner statistics: corrects those of tables that were empty before.
 
 A table that was empty when it was last vacuumed counts as one row until it is analysed. Until then, statements are
 planned with nested loops over the whole table: with 50,000 waiting jobs, the claim of 200 took seconds instead of

@@ -1,4 +1,4 @@
-"""Access to PostgreSQL: a pool of connections, queries by name, and errors in an outage."""
+"""Access to PostgreSQL: a connection pool, named queries, and the handling of outages."""
 
 import contextlib
 import os
@@ -32,19 +32,19 @@ IDLE_TIMEOUT = 60.0
 """Seconds after which an idle connection is closed."""
 
 SERVERS_PART, LOCKS_PART = 0.9, 0.8
-"""The fractions of a statement's time after which the server cancels it, or its wait for one lock: so the error tells
-whether the database does not answer, something is locked, or the statement is too slow."""
+"""Fractions of the timeout of a statement after which the server cancels the statement, or its wait for a lock. So the
+error shows whether the database does not respond, a lock is held, or the statement is too slow."""
 
 LOCK_TIMEOUT: ContextVar[float | None] = ContextVar("LOCK_TIMEOUT", default=None)
-"""Seconds that each statement waits for one lock; None: the timeout of the session."""
+"""Seconds that each statement waits for a lock; None: the timeout of the session."""
 
 IDLE_IN_TRANSACTION_TIMEOUT = 60.0
-"""Seconds that a transaction may be idle, because its process may hang while it holds locks."""
+"""Maximum seconds that a transaction may be idle: its process may hang while it holds locks."""
 
 FIRST_WITH_TRANSACTION_TIMEOUT = 17
 
 LOG_INTERVAL = 60.0
-"""Seconds for which the same outage is not logged again."""
+"""Minimum seconds between two log lines about the same outage."""
 
 log = structlog.get_logger(__name__)
 
@@ -56,21 +56,20 @@ _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 def queries(module: str) -> Mapping[str, str]:
     """Return the statements of `queries/<module>.sql` by their names (`-- name: page`)."""
     _, *parts = _NAME.split((files("tocsin.db") / "queries" / f"{module}.sql").read_text("utf-8"))
-    # Without the comment before it: tracing names a statement by its first word.
+    # Leading comments are removed, because tracing names a statement by its first word.
     return dict(zip(parts[::2], (_COMMENT.sub("", part).strip() for part in parts[1::2]), strict=True))
 
 
 Connection = asyncpg.Connection
 Record = asyncpg.Record
-"""A connection to the database. The service never changes its session, so it is not reset between uses."""
+"""A database connection. The service never changes session settings, so it is not reset between uses."""
 
 
 async def connect(url: str, slowest: float | None = None) -> Connection:
-    """Open a connection within `CONNECT_TIMEOUT`. A statement may take `slowest` seconds.
+    """Open a connection within `CONNECT_TIMEOUT`. The timeout of statements is `slowest` seconds.
 
-    The settings of the session are set by a statement after connecting, because poolers refuse startup parameters.
-
-    Raises one of `DRIVER_ERRORS` if the database cannot be reached.
+    Session settings are set by a statement after connecting, because poolers reject startup parameters. Raises one of
+    `DRIVER_ERRORS` if the database cannot be reached.
     """
     target = target_of(url)
     connection = await asyncpg.connect(target.dsn, timeout=CONNECT_TIMEOUT, command_timeout=slowest)
@@ -87,11 +86,12 @@ class Database:
     """A pool of at most `size` connections to one database.
 
     Errors are translated as in `db.errors`: an outage raises `Unavailable`, which is logged here, and a statement that
-    takes too long raises `Overrun`. If no connection is free, or a statement is not answered, within `patience`
-    seconds, that is an outage. With `yields`, the server processes of the connections get a lower priority, if the
-    server is a child process on this machine.
+    exceeds its timeout raises `Overrun`. It is also an outage if no connection is free or the server does not respond
+    within `patience` seconds. With `yields`, the server processes of the connections get a lower priority, if the
+    server runs on this machine. With `beats`, one connection is reserved for heartbeats.
 
-    asyncpg's pool is not used, because it costs more than a small statement: a task, a proxy and two locks per loan.
+    asyncpg's pool is not used because its overhead exceeds the cost of a small statement: a task, a proxy and two locks
+    per use.
     """
 
     def __init__(
@@ -117,11 +117,11 @@ class Database:
         return self._admission.waiting
 
     async def open(self) -> None:
-        """Open the pool. Connections are opened when they are needed."""
+        """Open the pool. Connections are opened on demand."""
         self._is_open = True
 
     async def close(self) -> None:
-        """Close all connections; those in use are closed when they are returned."""
+        """Close the pool. Connections in use are closed when they are returned."""
         self._is_open = False
         while self._idle:
             with contextlib.suppress(*DRIVER_ERRORS):
@@ -129,7 +129,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Lend a connection on which each statement is its own transaction."""
+        """Provide a connection in autocommit mode for the duration of the block."""
         try:
             slot, connection = await self._take()
             try:
@@ -143,7 +143,7 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """Lend a connection in a transaction that is committed at the end of the block."""
+        """Provide a connection in a transaction, which is committed at the end of the block."""
         async with self.connection() as connection, connection.transaction():
             if timeout := LOCK_TIMEOUT.get():
                 await connection.execute(f"set local lock_timeout = {_milliseconds(timeout)}")
@@ -194,7 +194,7 @@ class Database:
         return slot, connection
 
     def _give_back(self, slot: Slot, connection: Connection, error: BaseException | None = None) -> None:
-        """Keep a connection for the next use, unless it is broken; close one that is idle for long."""
+        """Return a connection to the pool, or close it if it is broken. Close one that was idle too long."""
         now = time.monotonic()
         is_sound = error is None or (isinstance(error, Exception) and (is_locked(error) or not is_outage(error)))
         if self._is_open and is_sound and not connection.is_closed() and not connection.is_in_transaction():
@@ -209,7 +209,7 @@ class Database:
             self._away_since = None
 
     def _raise(self, error: Exception) -> NoReturn:
-        """Raise the translated error; each reason is logged once in `LOG_INTERVAL` seconds."""
+        """Raise the translated error. Each reason is logged once per `LOG_INTERVAL`."""
         problem = problem_of(error)
         if problem is None:
             raise error
@@ -225,7 +225,7 @@ class Database:
 
 
 class Borrowed(Database):
-    """A connection in a transaction of the caller, with the interface of a pool."""
+    """The interface of a pool for a connection in a transaction of the caller."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__("", 0)
@@ -233,7 +233,7 @@ class Borrowed(Database):
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Lend the one connection."""
+        """Provide the connection of the caller."""
         yield self._connection
 
     async def rows(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
@@ -257,17 +257,17 @@ async def fetch(store: Database | Connection, statement: str, *arguments: Any) -
 
 
 def _give_way(connection: Connection) -> None:
-    """Lower the priority of the server process of a connection, so that large work does not delay small work."""
+    """Lower the priority of the server process of a connection, so that bulk work does not delay other work."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, connection.get_server_pid(), 10)
 
 
 def _session(asked: Iterable[tuple[str, str]], slowest: float | None, version: int) -> dict[str, str]:
-    """Return the settings of sessions, including those in the url.
+    """Return the settings of a session, including those in the url.
 
-    Every statement has an index and reads rows in its order: a plan from when a table was empty must not scan all of it
-    when it is large, nor lock rows in their order on disk. Timeouts are set here and not by the role, because they
-    distinguish an outage from a slow statement.
+    Every statement can use an index. Sequential and bitmap scans are disabled, because a plan that was made for an
+    empty table must not scan a large one, or lock rows in their order on disk. The timeouts are independent of those of
+    the role, because they distinguish an outage from a slow statement.
     """
     return {
         "application_name": "tocsin",
@@ -289,6 +289,6 @@ def _milliseconds(seconds: float | None, part: float = 1.0) -> str:
 
 
 def _set(settings: Mapping[str, str]) -> str:
-    """Return the statement that gives a session its settings."""
+    """Return the statement that sets the session settings."""
     quoted = ("'{}', '{}'".format(*(part.replace("'", "''") for part in pair)) for pair in settings.items())
     return "select " + ", ".join(f"set_config({pair}, false)" for pair in quoted)

@@ -28,7 +28,7 @@ where d.device_id = any($2::uuid[]) and d.state = 'held' and d.worker_id is null
 returning d.event_id, d.device_id, d.state, d.attempts
 
 -- name: look
--- The current state of these deliveries. Each is looked up separately, whatever the planner expects.
+-- The current state of these deliveries. Each is looked up separately, independent of the planner's estimates.
 select d.event_id, d.device_id, d.user_id, d.attempts, d.state, d.made_at,
        coalesce(v.whole_token, v.token) as token, v.type, v.environment, v.app, v.registered_at, v.p256dh, v.auth, v.server_key, v.told_up_to,
        coalesce(v.user_id = d.user_id, false) as is_theirs,
@@ -172,8 +172,8 @@ from (
 limit 20
 
 -- name: enter_lane
--- With a new configuration, what had to wait is due, in the order of keys. The limit bounds the statement; what exceeds it
--- follows its schedule.
+-- With a new configuration, delayed deliveries are due, in the order of keys. The limit bounds the statement; further
+-- deliveries follow their schedule.
 with changed as materialized (
     select from lanes where name = $1 and configuration <> $2
 ),
@@ -206,7 +206,7 @@ on conflict (lane, origin) do update
 set refused_at = coalesce(s.refused_at, now()), last_refused_at = now(), reason = excluded.reason
 
 -- name: service_delivers
--- What waits for a service that refused the authentication for more than a minute is due. A recent refusal by a service
+-- Deliveries to a service that refused the authentication for more than a minute are due. A recent refusal by a service
 -- that accepts other pushes may be about one subscription, which follows its schedule.
 with was as materialized (
     select refused_at from push_services where lane = $1 and origin = $2 and refused_at is not null for update
@@ -339,7 +339,7 @@ from due
 join heads h on h.user_id = due.user_id and h.active
 
 -- name: claim_last_clears
--- Phones that show what their user must not see any more; one that was registered again since is left alone.
+-- Phones that show notifications which their user may no longer see, except those that were registered again since.
 with due as (
     delete from last_clears
     where id = any(array(select id from last_clears order by made_at limit $1 for update skip locked))

@@ -216,8 +216,8 @@ change as (
 select true from inbox where user_id = $1 and event_id = $2
 
 -- name: mark
--- Mark entries of any number of inboxes as read, deleted or rewritten. Those that are so already stay as they are.
--- The limit is their number: it tells the planner that they are few, so that it keeps its plan.
+-- Mark entries of any number of inboxes as read, deleted or rewritten. Entries that are marked already do not change.
+-- The limit is the number of entries. It shows the planner that they are few, so that it keeps its plan.
 with pair as materialized (
     select * from unnest($1::uuid[], $2::int[]) as p (event_id, user_id) limit $4::bigint
 ),
@@ -255,7 +255,7 @@ insert into changes (user_id, position, change, event_ids)
 select user_id, position, $3, event_ids from head
 
 -- name: remove
--- Delete the rows of entries; the changes of their inboxes say that those that were shown are deleted.
+-- Delete the rows of entries, and record a change for those that were visible.
 with pair as materialized (
     select event_id, user_id from unnest($1::uuid[], $2::int[]) as p (event_id, user_id)
 ),
@@ -364,12 +364,12 @@ left join lateral (
         )
     ) happened
     order by position
-    fetch first ($3::int) rows with ties -- what was rewritten together is told together
+    fetch first ($3::int) rows with ties -- all notifications of one change
 ) told on true
 order by a.user_id, told.position
 
 -- name: forget_changes
--- Delete changes that are older than a week. A reader that asks for them has to fetch the list again.
+-- Delete changes that are older than a week. A client with an older cursor has to load the list.
 with old as materialized (
     select user_id, position
     from changes
@@ -389,13 +389,13 @@ gone as (
 select count(*) from old
 
 -- name: enter
--- Enter one chunk of each of these events, in their order, into the inboxes of its recipients. Heads are updated, and so
--- locked, in the order of user ids, so that two deliveries never deadlock: any plan reaches them by their one index or by
--- the sorted list, since our sessions scan neither tables nor bitmaps. The words of the events are read here, under the
--- locks of their jobs, so that words that are erased in the meantime are not rendered.
+-- Enter one chunk of each of these events, in order, into the inboxes of its recipients. Heads are updated and locked in
+-- the order of user ids, so that two deliveries never deadlock: every plan reads them by their only index or by the sorted
+-- list, because sessions disable sequential and bitmap scans. The words of the events are read here, under the locks of
+-- their jobs, so that words that are erased at the same time are not rendered.
 --
 -- Each list of users is read once, and joined only by an index: the planner expects every list to be short, and would
--- compare each row of one list with each row of another. The limit is the number of events: it tells the planner that
+-- compare each row of one list with each row of another. The limit is the number of events. It shows the planner that
 -- they are few, so that it keeps its plan.
 with piece as materialized (
     select p.ordinal::int as ordinal, p.after_user, p.up_to, e.id as event_id, e.users, e.actor, e.excepted, e.company_id,
@@ -412,9 +412,9 @@ with piece as materialized (
     join events e on e.id = p.event_id
 ),
 found as (
-    -- A user who got the id of an erased user since, or who moved to another company, is not the user who was named: the
-    -- negative id matches no head, so that the recipient is dropped, and counted. Scalar sub-queries look each user up by
-    -- key, whatever the planner expects.
+    -- A user who got the id of an erased user or moved to another company since is not the user who was named. The
+    -- negative id matches no head, so that the recipient is counted as dropped. Scalar sub-queries look up each user by
+    -- key, independent of the planner's estimates.
     select p.ordinal,
            case
                when (
@@ -442,7 +442,7 @@ found as (
     ) member
     where member.user_id is distinct from p.actor
     union all
-    -- users that the event leaves out, by either number
+    -- users whom the event excludes, by both the positive and the negative id
     select p.ordinal, sign * left_out.user_id, -1
     from piece p
     cross join unnest(p.excepted) as left_out (user_id)
@@ -450,7 +450,7 @@ found as (
     where left_out.user_id > p.after_user and left_out.user_id <= p.up_to
 ),
 recipient as materialized (
-    -- each user once: left out (-1) wins over named (0), and named over any team
+    -- each user once: excluded (-1) takes precedence over named (0), and named over a team
     select ordinal, user_id, min(team_id) as team_id
     from found
     group by ordinal, user_id
@@ -494,8 +494,8 @@ delivered as (
     from entry
 ),
 pushed as (
-    -- A delivery for each device that a lane leads to. Without lanes no device is looked up; the sub-select hides that from
-    -- the planner, which would otherwise plan the statement for each execution.
+    -- A delivery for each device in one of the lanes. Without lanes, no device is looked up; the sub-select hides this
+    -- from the planner, which would otherwise plan the statement for each execution.
     insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token_ending)
     select entry.event_id, d.id, entry.user_id, d.lane, $6, d.type, right(d.token, 6)
     from entry
@@ -533,7 +533,7 @@ join events e on e.id = result.event_id
 where result.languages is not null
 
 -- name: count_history
--- Count imported notifications, which are below all others in their inboxes. A reader has to fetch the list again.
+-- Count imported notifications, whose positions are below all others. Clients have to load the list again.
 update heads h
 set position = h.position + 1, forgotten = h.position + 1, total = h.total + p.n, unread = h.unread + p.unread,
     last_at = greatest(h.last_at, p.newest)

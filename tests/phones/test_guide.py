@@ -16,7 +16,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
-async def test_the_calls_of_the_guide_change_the_answers(phones: Phones) -> None:
+async def test_guide_calls_change_the_stand_in_responses(phones: Phones) -> None:
     _, calls = blocks("sh")
     running = await asyncio.create_subprocess_exec(
         "sh",
@@ -31,7 +31,7 @@ async def test_the_calls_of_the_guide_change_the_answers(phones: Phones) -> None
     assert running.returncode == 0, (out + err).decode()
 
 
-async def test_the_python_example_of_the_guide_runs(tmp_path: Path) -> None:
+async def test_guide_python_example_runs(tmp_path: Path) -> None:
     [example] = blocks("python")
     lines = [line for line in example.splitlines() if "assert phones.screen(token)" not in line]
     code = "\n".join(lines).replace("async with", "async def example(folder):\n  async with", 1)

@@ -171,7 +171,7 @@ def titles(phones: Phones, token: str) -> list[str]:
 # APNs
 
 
-async def test_a_push_to_an_iphone_is_kept_and_shown(sender: Sender, phones: Phones) -> None:
+async def test_apns_push_is_recorded_and_shown(sender: Sender, phones: Phones) -> None:
     answer = await sender.apns(alert("Hello", badge=3), apns_id=OTHER, apns_collapse_id=ID)
     assert (answer.status_code, answer.content, answer.http_version) == (200, b"", "HTTP/2")
     assert answer.headers["apns-id"] == OTHER
@@ -183,7 +183,7 @@ async def test_a_push_to_an_iphone_is_kept_and_shown(sender: Sender, phones: Pho
     assert phones.screen(TOKEN)["badge"] == 3
 
 
-async def test_an_id_is_made_where_none_is_given(sender: Sender, phones: Phones) -> None:
+async def test_apns_id_is_generated_if_missing(sender: Sender, phones: Phones) -> None:
     answer = await sender.apns()
     assert str(uuid.UUID(answer.headers["apns-id"])) == phones.pushes()[0]["id"]
 
@@ -212,7 +212,7 @@ async def test_an_id_is_made_where_none_is_given(sender: Sender, phones: Phones)
         ({"payload": b'{"aps": {}, "more": "' + b"x" * 4096 + b'"}'}, 413, "PayloadTooLarge"),
     ],
 )
-async def test_apns_refuses_what_apple_would(
+async def test_apns_rejects_what_apple_rejects(
     sender: Sender, phones: Phones, changed: dict[str, Any], status: int, reason: str
 ) -> None:
     answer = await sender.apns(**changed)
@@ -221,14 +221,14 @@ async def test_apns_refuses_what_apple_would(
     assert (push["status"], push["reason"], push["visible"]) == (status, reason, None)
 
 
-async def test_apns_takes_the_largest_and_the_quietest(sender: Sender) -> None:
+async def test_apns_accepts_largest_payload_and_background_push(sender: Sender) -> None:
     head, tail = b'{"aps": {}, "more": "', b'"}'
     assert (await sender.apns(head + b"x" * (4096 - len(head + tail)) + tail)).status_code == 200
     quiet = {"apns_push_type": "background", "apns_priority": "5", "apns_collapse_id": "x" * 64}
     assert (await sender.apns({"aps": {"content-available": 1}}, **quiet)).status_code == 200
 
 
-async def test_apns_knows_other_paths_and_methods_not(sender: Sender) -> None:
+async def test_apns_rejects_other_paths_and_methods(sender: Sender) -> None:
     url = sender.env["TOCSIN_APNS_URL"]
     answers = [await sender.http.get(f"{url}/3/device/{TOKEN}"), await sender.http.post(f"{url}/4/device/{TOKEN}")]
     assert [(one.status_code, one.json()["reason"]) for one in answers] == [
@@ -237,13 +237,13 @@ async def test_apns_knows_other_paths_and_methods_not(sender: Sender) -> None:
     ]
 
 
-async def test_apns_refuses_a_header_that_is_there_twice(sender: Sender) -> None:
+async def test_apns_rejects_duplicate_headers(sender: Sender) -> None:
     headers = [*sender.apns_headers().items(), ("apns-topic", "com.example.crm")]
     answer = await sender.http.post(f"{sender.env['TOCSIN_APNS_URL']}/3/device/{TOKEN}", content=b"{}", headers=headers)
     assert answer.json() == {"reason": "DuplicateHeaders"}
 
 
-async def test_a_provider_token_is_of_our_key_and_team_and_not_old(sender: Sender) -> None:
+async def test_apns_provider_token_needs_key_team_and_recent_iat(sender: Sender) -> None:
     stranger = ec.generate_private_key(ec.SECP256R1())
     wrong: list[dict[str, Any]] = [{"kid": "OTHERKEY00"}, {"iss": "OTHERTEAM0"}, {"key": stranger}, {"age": -3600}]
     for changed in wrong:
@@ -253,7 +253,7 @@ async def test_a_provider_token_is_of_our_key_and_team_and_not_old(sender: Sende
     assert (answer.status_code, answer.json()["reason"]) == (403, "ExpiredProviderToken")
 
 
-async def test_a_provider_token_is_not_renewed_all_the_time_on_one_connection(sender: Sender) -> None:
+async def test_apns_rejects_too_frequent_provider_token_updates(sender: Sender) -> None:
     answers = [
         await sender.apns(authorization=f"bearer {sender.provider_token(age=age)}") for age in (2400, 2399, 1150, 1149)
     ]
@@ -263,7 +263,7 @@ async def test_a_provider_token_is_not_renewed_all_the_time_on_one_connection(se
         assert (await sender.apns(authorization=f"bearer {sender.provider_token(age=1149)}")).status_code == 200
 
 
-async def test_the_sandbox_is_a_service_of_its_own(sender: Sender, phones: Phones) -> None:
+async def test_apns_sandbox_is_a_separate_service(sender: Sender, phones: Phones) -> None:
     phones.answer("apns", status=400, reason="BadDeviceToken")
     url = f"{sender.env['TOCSIN_APNS_SANDBOX_URL']}/3/device/{TOKEN}"
     answer = await sender.http.post(url, json=alert("Hello"), headers=sender.apns_headers())
@@ -318,7 +318,7 @@ async def bus(sender: Sender) -> AsyncIterator[Bus]:
         writer.transport.abort()
 
 
-async def test_a_connection_has_one_stream_until_a_push_succeeded_and_then_many(sender: Sender) -> None:
+async def test_apns_connection_allows_one_stream_until_first_success(sender: Sender) -> None:
     async with bus(sender) as client:
         first = (await client.until(RemoteSettingsChanged))[0].changed_settings
         assert first[SettingCodes.MAX_CONCURRENT_STREAMS].new_value == 1
@@ -336,7 +336,7 @@ async def test_a_connection_has_one_stream_until_a_push_succeeded_and_then_many(
         assert [dict(answer.headers)[":status"] for answer in answers] == ["400", *["200"] * 201]
 
 
-async def test_streams_that_a_client_opened_before_it_could_know_are_refused(sender: Sender, phones: Phones) -> None:
+async def test_early_excess_streams_get_refused_stream(sender: Sender, phones: Phones) -> None:
     async with bus(sender) as client:
         first, *others = [client.begin(end=False) for _ in range(3)]
         refused = await client.until(StreamReset, 2)
@@ -348,7 +348,7 @@ async def test_streams_that_a_client_opened_before_it_could_know_are_refused(sen
     assert len(phones.pushes()) == 1
 
 
-async def test_a_client_that_knows_and_opens_too_many_streams_is_sent_away(sender: Sender, phones: Phones) -> None:
+async def test_exceeding_acknowledged_stream_limit_closes_connection(sender: Sender, phones: Phones) -> None:
     async with bus(sender) as client:
         await client.until(RemoteSettingsChanged)
         client.begin(end=False)
@@ -359,7 +359,7 @@ async def test_a_client_that_knows_and_opens_too_many_streams_is_sent_away(sende
     assert phones.pushes() == []
 
 
-async def test_a_goaway_says_which_push_was_not_taken_and_answers_those_before(sender: Sender, phones: Phones) -> None:
+async def test_goaway_names_last_stream_and_answers_earlier_ones(sender: Sender, phones: Phones) -> None:
     phones.answer("apns", after_ms=100, times=1, token="aa" * 32)
     phones.answer("apns", answer="goaway", status=503, reason="Shutdown", times=1, token="bb" * 32)
     async with bus(sender) as client:
@@ -379,7 +379,7 @@ async def test_a_goaway_says_which_push_was_not_taken_and_answers_those_before(s
 # Answers on demand
 
 
-async def test_an_answer_on_demand_is_for_one_token_and_so_many_times(sender: Sender, phones: Phones) -> None:
+async def test_scripted_response_applies_to_one_token_and_n_times(sender: Sender, phones: Phones) -> None:
     phones.answer("apns", token=TOKEN, status=429, reason="TooManyRequests", times=2, headers={"Retry-After": "7"})
     answers = [await sender.apns(token="cd" * 32)] + [await sender.apns() for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 429, 429, 200]
@@ -388,12 +388,12 @@ async def test_an_answer_on_demand_is_for_one_token_and_so_many_times(sender: Se
     assert phones.screen("ef" * 32) == {"badge": None, "banners": []}
 
 
-async def test_an_answer_on_demand_may_be_for_some_of_the_pushes(sender: Sender, phones: Phones) -> None:
+async def test_scripted_response_can_apply_to_some_pushes(sender: Sender, phones: Phones) -> None:
     phones.answer("apns", status=500, every=3, times=1)
     assert [(await sender.apns()).status_code for _ in range(7)] == [200, 200, 500, 200, 200, 200, 200]
 
 
-async def test_gone_has_the_time_in_milliseconds(sender: Sender, phones: Phones) -> None:
+async def test_unregistered_has_timestamp_in_milliseconds(sender: Sender, phones: Phones) -> None:
     phones.answer("apns", status=410, times=1)
     phones.answer("apns", status=410, reason="ExpiredToken", timestamp=1_700_000_000_123)
     gone, expired = (await sender.apns()).json(), (await sender.apns()).json()
@@ -402,7 +402,7 @@ async def test_gone_has_the_time_in_milliseconds(sender: Sender, phones: Phones)
     assert expired == {"reason": "ExpiredToken", "timestamp": 1_700_000_000_123}
 
 
-async def test_a_push_hangs_or_is_reset_or_cut(sender: Sender, phones: Phones) -> None:
+async def test_push_can_hang_or_be_reset_or_disconnected(sender: Sender, phones: Phones) -> None:
     for answer in ("hang", "reset", "cut", "goaway"):
         phones.answer("apns", answer=answer, times=1)
         async with sender.client() as sender.http:
@@ -415,7 +415,7 @@ async def test_a_push_hangs_or_is_reset_or_cut(sender: Sender, phones: Phones) -
     assert titles(phones, TOKEN) == []
 
 
-async def test_an_answer_can_be_huge_or_empty_or_no_json(sender: Sender, phones: Phones) -> None:
+async def test_response_can_be_huge_empty_or_invalid_json(sender: Sender, phones: Phones) -> None:
     for answer in ("huge", "empty", "not json"):
         phones.answer("apns", answer=answer, status=502, times=1)
     found = [await sender.apns() for _ in range(3)]
@@ -423,7 +423,7 @@ async def test_an_answer_can_be_huge_or_empty_or_no_json(sender: Sender, phones:
     assert [len(answer.content) for answer in found] == [4 << 20, 0, 24]
 
 
-async def test_a_push_may_be_answered_late_or_shown_and_not_answered(sender: Sender, phones: Phones) -> None:
+async def test_push_can_be_answered_late_or_shown_without_response(sender: Sender, phones: Phones) -> None:
     phones.answer("apns", after_ms=200, times=1)
     begun = time.monotonic()
     assert (await sender.apns()).status_code == 200
@@ -437,7 +437,7 @@ async def test_a_push_may_be_answered_late_or_shown_and_not_answered(sender: Sen
 # FCM
 
 
-async def test_a_push_to_an_android_is_kept_and_shown(sender: Sender, phones: Phones) -> None:
+async def test_fcm_push_is_recorded_and_shown(sender: Sender, phones: Phones) -> None:
     message: dict[str, Any] = {
         "token": "t:" + "A" * 40,
         "notification": {"title": "Hello", "body": "Body"},
@@ -451,7 +451,7 @@ async def test_a_push_to_an_android_is_kept_and_shown(sender: Sender, phones: Ph
     assert (push["visible"]["id"], push["visible"]["key"], push["visible"]["title"]) == (ID, ID, "Hello")
 
 
-async def test_data_alone_clears_an_android_and_sets_its_badge(sender: Sender, phones: Phones) -> None:
+async def test_fcm_data_message_clears_banners_and_sets_badge(sender: Sender, phones: Phones) -> None:
     for id_ in (ID, OTHER, ID):
         words = {"title": id_[-1], "body": "Body"}
         await sender.fcm({"fid": FID, "notification": words, "android": {"notification": {"tag": id_}}})
@@ -462,13 +462,13 @@ async def test_data_alone_clears_an_android_and_sets_its_badge(sender: Sender, p
     assert phones.screen(FID) == {"badge": 0, "banners": []}
 
 
-async def test_an_iphone_behind_firebase_shows_its_apns_block(sender: Sender, phones: Phones) -> None:
+async def test_fcm_shows_the_apns_block_on_iphones(sender: Sender, phones: Phones) -> None:
     block = {"headers": {"apns-collapse-id": ID}, "payload": alert("Hello", badge=2)}
     assert (await sender.fcm({"token": "i" * 40, "apns": block})).status_code == 200
     assert (titles(phones, "i" * 40), phones.screen("i" * 40)["badge"]) == (["Hello"], 2)
 
 
-async def test_a_trial_is_not_shown(sender: Sender, phones: Phones) -> None:
+async def test_fcm_validate_only_push_is_not_shown(sender: Sender, phones: Phones) -> None:
     answer = await sender.fcm({"fid": FID, "notification": {"title": "Hello"}}, validate_only=True)
     assert answer.json()["name"].endswith("/fake_message_id")
     assert titles(phones, FID) == []
@@ -494,7 +494,7 @@ async def test_a_trial_is_not_shown(sender: Sender, phones: Phones) -> None:
         ({"fid": FID, "apns": {"payload": {"x": "x" * 4096}}}, "message.apns.payload"),
     ],
 )
-async def test_fcm_names_the_field_that_is_wrong(sender: Sender, message: Any, field: str) -> None:
+async def test_fcm_names_the_invalid_field(sender: Sender, message: Any, field: str) -> None:
     answer = await sender.fcm(message)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["status"]) == (400, 400, "INVALID_ARGUMENT")
@@ -503,14 +503,14 @@ async def test_fcm_names_the_field_that_is_wrong(sender: Sender, message: Any, f
     assert detail["fieldViolations"][0]["field"] == field
 
 
-async def test_fcm_says_of_a_token_that_is_none_that_it_is_the_device(sender: Sender) -> None:
+async def test_fcm_reports_malformed_token_as_invalid_argument(sender: Sender) -> None:
     error = (await sender.fcm({"token": "short"})).json()["error"]
     assert error["details"] == [
         {"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": "INVALID_ARGUMENT"}
     ]
 
 
-async def test_fcm_takes_the_other_spelling_of_fields(sender: Sender) -> None:
+async def test_fcm_accepts_snake_case_fields(sender: Sender) -> None:
     message = {"fid": FID, "android": {"collapseKey": "x", "ttl": "3.5s", "notification": {"channelId": "cases"}}}
     assert (await sender.fcm(message, validateOnly=True)).status_code == 200
 
@@ -529,7 +529,7 @@ async def test_fcm_takes_the_other_spelling_of_fields(sender: Sender) -> None:
         ((500, ""), "INTERNAL", "INTERNAL"),
     ],
 )
-async def test_fcm_fails_on_demand_in_its_own_words(
+async def test_fcm_scripted_errors_have_fcm_status_and_code(
     sender: Sender, phones: Phones, demand: tuple[int, str], word: str, code: str | None
 ) -> None:
     status, reason = demand
@@ -540,7 +540,7 @@ async def test_fcm_fails_on_demand_in_its_own_words(
     assert [detail["errorCode"] for detail in error.get("details", [])] == ([code] if code else [])
 
 
-async def test_fcm_wants_an_access_token_and_its_own_project(sender: Sender) -> None:
+async def test_fcm_requires_access_token_and_its_project(sender: Sender) -> None:
     sender.access = "ya29.made-up"
     error = (await sender.fcm({"fid": FID})).json()["error"]
     assert (error["code"], error["status"], "details" in error) == (401, "UNAUTHENTICATED", False)
@@ -549,7 +549,7 @@ async def test_fcm_wants_an_access_token_and_its_own_project(sender: Sender) -> 
     assert (error["code"], error["status"], "details" in error) == (404, "NOT_FOUND", False)
 
 
-async def test_an_access_token_is_for_the_service_account_alone(sender: Sender, phones: Phones) -> None:
+async def test_fcm_access_token_needs_the_service_account(sender: Sender, phones: Phones) -> None:
     now = int(time.time())
     wrong: list[dict[str, Any]] = [
         {"key": rsa.generate_private_key(65537, 2048)},
@@ -575,7 +575,7 @@ async def test_an_access_token_is_for_the_service_account_alone(sender: Sender, 
 # Browsers
 
 
-async def test_a_push_to_a_browser_is_decrypted_and_shown(sender: Sender, phones: Phones) -> None:
+async def test_web_push_is_decrypted_and_shown(sender: Sender, phones: Phones) -> None:
     subscription = phones.subscribe()
     payload = {"title": "Hello", "body": "Bødy", "tag": ID, "badge": 3, "notification": {"id": ID}}
     answer = await sender.web(subscription, payload, urgency="high", topic="x" * 32)
@@ -606,7 +606,7 @@ async def test_a_push_to_a_browser_is_decrypted_and_shown(sender: Sender, phones
         ({"payload": b"x" * 300}, 400),
     ],
 )
-async def test_a_push_service_refuses_what_the_rfcs_forbid(
+async def test_web_push_service_rejects_what_the_rfcs_forbid(
     sender: Sender, phones: Phones, changed: dict[str, Any], status: int
 ) -> None:
     answer = await sender.web(phones.subscribe(), changed.pop("payload", {"title": "Hello"}), **changed)
@@ -614,7 +614,7 @@ async def test_a_push_service_refuses_what_the_rfcs_forbid(
     assert phones.pushes()[0]["status"] == status
 
 
-async def test_vapid_is_for_this_origin_signed_by_its_key_and_short_lived(sender: Sender, phones: Phones) -> None:
+async def test_vapid_token_needs_audience_signature_and_short_lifetime(sender: Sender, phones: Phones) -> None:
     now = int(time.time())
     for changed in (
         {"aud": "https://push.example.com"},
@@ -627,14 +627,14 @@ async def test_vapid_is_for_this_origin_signed_by_its_key_and_short_lived(sender
         assert answer.status_code == 403, changed
 
 
-async def test_a_subscription_bound_to_a_key_is_for_that_key(sender: Sender, phones: Phones) -> None:
+async def test_subscription_bound_to_a_vapid_key_rejects_other_keys(sender: Sender, phones: Phones) -> None:
     stranger = ec.generate_private_key(ec.SECP256R1()).public_key()
     point = text(stranger.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
     assert (await sender.web(phones.subscribe(point), {"title": "Hello"})).status_code == 403
     assert (await sender.web(phones.subscribe(sender.vapid_public), {"title": "Hello"})).status_code == 201
 
 
-async def test_what_is_encrypted_for_another_browser_or_damaged_is_refused(sender: Sender, phones: Phones) -> None:
+async def test_web_push_for_another_browser_or_damaged_is_rejected(sender: Sender, phones: Phones) -> None:
     one, other = phones.subscribe(), phones.subscribe()
     body = encrypted(one, b"{}")
     damaged = body[:-1] + bytes([body[-1] ^ 1])
@@ -642,16 +642,14 @@ async def test_what_is_encrypted_for_another_browser_or_damaged_is_refused(sende
     assert [answer.status_code for answer in answers] == [400, 400, 201]
 
 
-async def test_a_push_service_may_say_success_in_other_ways(sender: Sender, phones: Phones) -> None:
+async def test_web_push_service_can_answer_202(sender: Sender, phones: Phones) -> None:
     phones.answer("browser", status=202)
     subscription = phones.subscribe()
     assert (await sender.web(subscription, {"title": "Hello"})).status_code == 202
     assert titles(phones, subscription["endpoint"]) == ["Hello"]
 
 
-async def test_a_subscription_that_was_taken_away_is_gone_and_one_that_never_was_is_not_there(
-    sender: Sender, control: httpx.AsyncClient
-) -> None:
+async def test_removed_subscription_is_410_and_unknown_one_404(sender: Sender, control: httpx.AsyncClient) -> None:
     subscription = (await control.post("/subscriptions")).json()
     query = {"endpoint": subscription["endpoint"]}
     assert (await control.delete("/subscriptions", params=query)).status_code == 204
@@ -664,7 +662,7 @@ async def test_a_subscription_that_was_taken_away_is_gone_and_one_that_never_was
 # Screens and the control port
 
 
-async def test_banners_replace_each_other_and_are_cleared(sender: Sender, phones: Phones) -> None:
+async def test_banners_are_replaced_by_collapse_id_and_cleared(sender: Sender, phones: Phones) -> None:
     await sender.apns(alert("One"), apns_collapse_id=ID)
     await sender.apns(alert("Two", OTHER), apns_collapse_id=OTHER)
     await sender.apns(alert("One again"), apns_collapse_id=ID)
@@ -680,7 +678,7 @@ async def test_banners_replace_each_other_and_are_cleared(sender: Sender, phones
     assert phones.screen(TOKEN) == {"badge": 0, "banners": []}
 
 
-async def test_the_control_port_tells_what_came_and_forgets_it(sender: Sender, control: httpx.AsyncClient) -> None:
+async def test_control_port_lists_pushes_and_deletes_them(sender: Sender, control: httpx.AsyncClient) -> None:
     await sender.apns()
     await sender.fcm({"fid": FID, "notification": {"title": "Hello"}})
     assert [push["provider"] for push in (await control.get("/pushes")).json()] == ["apns", "fcm"]
@@ -692,9 +690,7 @@ async def test_the_control_port_tells_what_came_and_forgets_it(sender: Sender, c
     assert (await control.get("/screen", params={"token": FID})).json() == {"badge": None, "banners": []}
 
 
-async def test_answers_are_demanded_and_withdrawn_over_the_control_port(
-    sender: Sender, control: httpx.AsyncClient
-) -> None:
+async def test_control_port_sets_and_removes_scripted_responses(sender: Sender, control: httpx.AsyncClient) -> None:
     demand = {"provider": "apns", "status": 503, "reason": "ServiceUnavailable"}
     assert (await control.post("/answers", json=demand)).status_code == 204
     assert (await sender.apns()).status_code == 503
@@ -720,20 +716,20 @@ async def test_answers_are_demanded_and_withdrawn_over_the_control_port(
         {"provider": "apns", "colour": "red"},
     ],
 )
-async def test_a_demand_that_is_none_is_said_to_be_so(control: httpx.AsyncClient, demand: Any) -> None:
+async def test_control_port_rejects_invalid_scripted_response(control: httpx.AsyncClient, demand: Any) -> None:
     answer = await control.post("/answers", json=demand)
     assert answer.status_code == 400
     assert answer.json()["error"]
 
 
-async def test_the_control_port_knows_its_paths_and_methods(control: httpx.AsyncClient) -> None:
+async def test_control_port_rejects_unknown_paths_and_methods(control: httpx.AsyncClient) -> None:
     assert (await control.get("/nothing")).status_code == 404
     assert (await control.put("/pushes")).status_code == 405
     assert (await control.get("/screen")).status_code == 400
     assert (await control.post("/answers", content=b"{")).status_code == 400
 
 
-async def test_the_control_port_takes_bodies_in_chunks_and_answers_what_is_no_http(
+async def test_control_port_accepts_chunked_bodies_and_answers_invalid_http(
     control: httpx.AsyncClient, phones: Phones
 ) -> None:
     async def chunks() -> AsyncIterator[bytes]:
@@ -760,7 +756,7 @@ async def test_the_control_port_takes_bodies_in_chunks_and_answers_what_is_no_ht
         {"Origin": "http://127.0.0.1:1"},
     ],
 )
-async def test_the_control_port_answers_no_page_from_elsewhere(
+async def test_control_port_rejects_pages_of_other_origins(
     sender: Sender, control: httpx.AsyncClient, foreign: dict[str, str]
 ) -> None:
     await sender.apns()
@@ -777,14 +773,14 @@ async def test_the_control_port_answers_no_page_from_elsewhere(
     assert (await sender.apns()).status_code == 200
 
 
-async def test_connections_are_cut_on_demand(sender: Sender, control: httpx.AsyncClient) -> None:
+async def test_connections_can_be_closed_on_request(sender: Sender, control: httpx.AsyncClient) -> None:
     await sender.apns()
     assert (await control.delete("/connections")).status_code == 204
     with pytest.raises(httpx.TransportError):
         await sender.apns()
 
 
-async def test_after_an_outage_all_is_where_it_was(tmp_path: Path) -> None:
+async def test_stand_ins_keep_ports_and_state_after_a_restart(tmp_path: Path) -> None:
     phones = Phones()
     await phones.start()
     subscription = phones.subscribe()
@@ -803,7 +799,7 @@ async def test_after_an_outage_all_is_where_it_was(tmp_path: Path) -> None:
     assert len(phones.pushes()) == 3
 
 
-async def test_a_push_that_its_sender_takes_back_at_once_harms_no_other(sender: Sender) -> None:
+async def test_reset_stream_does_not_affect_others(sender: Sender) -> None:
     async with bus(sender) as client:
         client.begin(end=True)
         await client.until(RemoteSettingsChanged, 2)
@@ -830,7 +826,7 @@ def curl(sender: Sender, url: str, version: int, change: Callable[[pycurl.Curl],
     return client.getinfo(pycurl.RESPONSE_CODE), client.getinfo(pycurl.INFO_HTTP_VERSION)
 
 
-async def test_libcurl_pushes_over_http_2_and_asks_for_access_over_http_1(sender: Sender) -> None:
+async def test_libcurl_pushes_over_http_2_and_gets_access_token_over_http_1(sender: Sender) -> None:
     def push(client: pycurl.Curl) -> None:
         headers = sender.apns_headers()
         client.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in headers.items()])
@@ -869,27 +865,25 @@ def curl_at_once(sender: Sender, count: int) -> Counter[int]:
     return Counter(int(client.getinfo(pycurl.RESPONSE_CODE)) for client in clients)
 
 
-async def test_libcurl_loses_nothing_and_sends_nothing_twice_through_single_streams_and_goaways(
-    sender: Sender, phones: Phones
-) -> None:
+async def test_libcurl_loses_and_duplicates_nothing_with_goaways(sender: Sender, phones: Phones) -> None:
     phones.answer("apns", answer="goaway", every=100)
     assert await asyncio.to_thread(curl_at_once, sender, 300) == {200: 300}
     assert len({push["token"] for push in phones.pushes() if push["status"] == 200}) == 300
     assert Counter(push["status"] for push in phones.pushes())[200] == 300
 
 
-async def test_nobody_trusts_the_stand_ins_who_was_not_told_to(sender: Sender) -> None:
+async def test_stand_in_certificates_are_untrusted_by_default(sender: Sender) -> None:
     async with httpx.AsyncClient(http2=True) as stranger:
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             await stranger.get(sender.env["TOCSIN_APNS_URL"])
 
 
-async def test_the_credentials_are_readable_for_their_owner_alone(sender: Sender) -> None:
+async def test_stand_in_credentials_are_readable_by_owner_only(sender: Sender) -> None:
     files = [Path(value) for name, value in sender.env.items() if name.endswith("_FILE")]
     assert [file.stat().st_mode & 0o777 for file in files] == [0o600] * 3
 
 
-async def test_a_port_that_is_taken_is_said_and_nothing_goes_on_listening(phones: Phones) -> None:
+async def test_port_in_use_is_reported_and_all_ports_are_released(phones: Phones) -> None:
     taken = int(phones.control_url.rsplit(":", 1)[1])
     other = Phones(Ports(control=taken))
     with pytest.raises(OSError, match="in use"):
@@ -898,7 +892,7 @@ async def test_a_port_that_is_taken_is_said_and_nothing_goes_on_listening(phones
 
 
 @pytest.mark.processes
-async def test_the_command_prints_what_to_set_and_goes_when_told(tmp_path: Path) -> None:
+async def test_phones_command_prints_settings_and_stops_on_signal(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(Path(sys.executable).with_name("tocsin"), "phones", "--folder", tmp_path / "phones"),
         stdout=asyncio.subprocess.PIPE,
@@ -925,7 +919,7 @@ async def test_the_command_prints_what_to_set_and_goes_when_told(tmp_path: Path)
             process.kill()
 
 
-async def test_a_push_to_a_browser_is_kept_under_its_whole_endpoint(sender: Sender, phones: Phones) -> None:
+async def test_web_push_is_recorded_under_its_whole_endpoint(sender: Sender, phones: Phones) -> None:
     subscription = phones.subscribe()
     endpoint = subscription["endpoint"] + "?token=a%2fb"
     answer = await sender.web({**subscription, "endpoint": endpoint}, {"title": "Hello"})

@@ -13,9 +13,7 @@ ROOT = os.geteuid() == 0
 
 
 @pytest.mark.processes
-async def test_binaries_that_the_servers_user_can_not_enter_are_copied_once(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_inaccessible_binaries_are_copied_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package, closed, data = installed().parent, place / "closed", place / "data"
     closed.mkdir(mode=0o700)
     shutil.copytree(package / "pginstall18", closed / package.name / "pginstall18")

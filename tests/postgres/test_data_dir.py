@@ -38,7 +38,7 @@ def kind_of(path: Path) -> tuple[str, int]:
 
 
 @pytest.mark.skipif(not ROOT, reason="only root starts the server as another user")
-async def test_a_folder_that_the_server_cannot_enter_is_refused_with_its_name(place: Path) -> None:
+async def test_inaccessible_data_folder_is_rejected_by_name(place: Path) -> None:
     closed = place / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(Refusal, match=re.escape(f"(chmod a+x {closed})")):
@@ -46,7 +46,7 @@ async def test_a_folder_that_the_server_cannot_enter_is_refused_with_its_name(pl
             pass
 
 
-async def test_folders_and_files_are_closed_to_others(server: Embedded, folder: Path) -> None:
+async def test_data_folder_is_private(server: Embedded, folder: Path) -> None:
     data, owner = folder / "data", (folder / "data/postgres").stat().st_uid
     assert server.postmaster
     assert owner != 0
@@ -61,7 +61,7 @@ async def test_folders_and_files_are_closed_to_others(server: Embedded, folder: 
     assert (data / "tocsin.lock").read_text() == f"{os.getpid()}\n"
 
 
-async def test_a_second_start_is_refused(server: Embedded, folder: Path) -> None:
+async def test_second_start_on_same_data_folder_is_rejected(server: Embedded, folder: Path) -> None:
     assert is_served(folder / "data")
     for second in (Embedded(folder / "data"), server):
         with pytest.raises(Refusal, match=f"is already served by process {os.getpid()}\\.$"):
@@ -70,18 +70,18 @@ async def test_a_second_start_is_refused(server: Embedded, folder: Path) -> None
     assert await ask(server.url, "select 1") == 1
 
 
-def test_a_folder_that_is_not_there_is_not_served(place: Path) -> None:
+def test_missing_data_folder_is_rejected(place: Path) -> None:
     assert not is_served(place / "data")
 
 
-async def test_the_files_of_another_major_are_refused(place: Path) -> None:
+async def test_data_of_another_major_version_is_rejected(place: Path) -> None:
     craft(place / "data", "17")
     with pytest.raises(Refusal, match=r"^The data folder \S+ was made by PostgreSQL 17; "):
         await Embedded(place / "data").start()
     assert not is_served(place / "data")
 
 
-async def test_a_database_without_its_version_is_not_made_anew(place: Path) -> None:
+async def test_damaged_database_is_not_reinitialized(place: Path) -> None:
     craft(place / "data", "18")
     (place / "data/postgres/PG_VERSION").unlink()
     with pytest.raises(Refusal, match="is damaged"):
@@ -89,7 +89,7 @@ async def test_a_database_without_its_version_is_not_made_anew(place: Path) -> N
     assert (place / "data/postgres/global/pg_control").exists()
 
 
-async def test_a_link_in_the_place_of_the_lock_is_not_followed(place: Path) -> None:
+async def test_lock_file_symlink_is_not_followed(place: Path) -> None:
     craft(place / "data", "18")
     (place / "data/tocsin.lock").unlink()
     (place / "data/tocsin.lock").symlink_to(place / "precious")
@@ -99,7 +99,7 @@ async def test_a_link_in_the_place_of_the_lock_is_not_followed(place: Path) -> N
     assert (place / "precious").read_text() == "precious"
 
 
-async def test_a_path_too_long_for_a_socket_is_refused(place: Path) -> None:
+async def test_path_too_long_for_a_socket_is_rejected(place: Path) -> None:
     with pytest.raises(Refusal, match=r"1 bytes too long .* TOCSIN_DATA_DIR [^.]*\.$"):
         await Embedded(of_length(place, 107)).start()
     assert list(place.iterdir()) == []
@@ -111,21 +111,21 @@ def of_length(place: Path, length: int, name: str = "") -> Path:
 
 
 @pytest.mark.parametrize("name", ["a,b", "a'b", 'a"b', "a\\b", "a\nb"])
-async def test_a_path_that_postgresql_can_not_take_is_refused(place: Path, name: str) -> None:
+async def test_path_unusable_by_postgresql_is_rejected(place: Path, name: str) -> None:
     with pytest.raises(Refusal, match="TOCSIN_DATA_DIR"):
         await Embedded(place / name).start()
     assert list(place.iterdir()) == []
 
 
 @pytest.mark.processes
-async def test_the_longest_path_may_have_spaces_and_signs_of_a_url(place: Path) -> None:
+async def test_longest_path_may_have_spaces_and_url_characters(place: Path) -> None:
     async with Embedded(of_length(place, 106, "ä b?&=%#+:@")) as server:
         assert await ask(server.url, "select 42") == 42
         psql = (server.binaries / "bin/psql", "-XAtc", "select 42", server.url)
         assert subprocess.run(psql, capture_output=True, check=True).stdout == b"42\n"
 
 
-async def test_a_folder_with_things_of_others_is_left_alone(place: Path) -> None:
+async def test_folder_with_foreign_files_is_rejected_unchanged(place: Path) -> None:
     theirs = place / "theirs"
     theirs.mkdir(mode=0o755)
     (theirs / "thesis.txt").write_text("Chapter 1")
@@ -136,7 +136,7 @@ async def test_a_folder_with_things_of_others_is_left_alone(place: Path) -> None
     assert kind_of(theirs) == before
 
 
-async def test_an_empty_folder_of_somebody_else_is_left_alone(place: Path) -> None:
+async def test_empty_folder_of_another_user_is_rejected_unchanged(place: Path) -> None:
     theirs = place / "theirs" if ROOT else Path("/usr")
     if ROOT:
         theirs.mkdir(mode=0o755)
@@ -149,7 +149,7 @@ async def test_an_empty_folder_of_somebody_else_is_left_alone(place: Path) -> No
 
 
 @pytest.mark.processes
-async def test_an_empty_folder_of_our_own_becomes_the_data_folder(place: Path) -> None:
+async def test_own_empty_folder_becomes_the_data_folder(place: Path) -> None:
     folder = place / "data"
     folder.mkdir(mode=0o755)
     (folder / "lost+found").mkdir()
@@ -158,7 +158,7 @@ async def test_an_empty_folder_of_our_own_becomes_the_data_folder(place: Path) -
         assert kind_of(folder)[0] == ("0o710" if ROOT else "0o700")
 
 
-async def test_a_closed_parent_is_named(place: Path) -> None:
+async def test_inaccessible_parent_folder_is_named(place: Path) -> None:
     closed = place / "closed"
     closed.mkdir()
     closed.chmod(0o700 if ROOT else 0o000)
@@ -168,7 +168,7 @@ async def test_a_closed_parent_is_named(place: Path) -> None:
 
 
 @pytest.mark.processes
-async def test_the_server_runs_as_whoever_has_the_folder_already(place: Path) -> None:
+async def test_server_runs_as_the_owner_of_the_data_folder(place: Path) -> None:
     data = place / "data"
     data.mkdir()
     (data / "tocsin.lock").touch()
@@ -180,7 +180,7 @@ async def test_the_server_runs_as_whoever_has_the_folder_already(place: Path) ->
 
 
 @pytest.mark.processes
-async def test_modes_that_a_volume_changed_are_put_right_at_the_next_start(place: Path) -> None:
+async def test_changed_file_modes_are_repaired_at_start(place: Path) -> None:
     async with Embedded(place / "data"):
         secret = own_secret(place / "data")
     for path in (place / "data", *(place / "data").rglob("*")):  # as Kubernetes does for an fsGroup
@@ -194,7 +194,7 @@ async def test_modes_that_a_volume_changed_are_put_right_at_the_next_start(place
 
 @pytest.mark.processes
 @pytest.mark.skipif(not ROOT, reason="only root has a server of another user")
-async def test_the_servers_user_can_replace_no_secret_of_ours(place: Path) -> None:
+async def test_server_user_cannot_replace_the_jwt_secret(place: Path) -> None:
     data = place / "data"
     async with Embedded(data):
         own_secret(data)
@@ -212,7 +212,7 @@ async def test_the_servers_user_can_replace_no_secret_of_ours(place: Path) -> No
 
 @pytest.mark.processes
 @pytest.mark.skipif(not ROOT, reason="only root can give a folder away")
-async def test_a_folder_that_the_servers_user_had_becomes_ours(place: Path) -> None:
+async def test_data_folder_of_server_user_is_taken_over(place: Path) -> None:
     data = place / "data"
     async with Embedded(data):
         owner = (data / "postgres").stat().st_uid
@@ -225,7 +225,7 @@ async def test_a_folder_that_the_servers_user_had_becomes_ours(place: Path) -> N
 
 @pytest.mark.processes
 @pytest.mark.skipif(not ROOT, reason="only root can give a folder away")
-async def test_a_database_that_was_given_to_another_user_says_how_to_give_it_back(place: Path) -> None:
+async def test_data_folder_of_another_user_reports_how_to_restore_ownership(place: Path) -> None:
     data = place / "data"
     async with Embedded(data):
         pass
@@ -236,7 +236,7 @@ async def test_a_database_that_was_given_to_another_user_says_how_to_give_it_bac
 
 
 @pytest.mark.processes
-async def test_marks_of_file_systems_and_secrets_that_were_put_there_are_no_things_of_others(place: Path) -> None:
+async def test_file_system_marker_files_and_own_secret_are_accepted(place: Path) -> None:
     data = place / "data"
     data.mkdir()
     (data / ".DS_Store").touch()
@@ -246,7 +246,7 @@ async def test_marks_of_file_systems_and_secrets_that_were_put_there_are_no_thin
         assert own_secret(data) == "a-secret-that-was-put-there-before-0123456789"
 
 
-def test_a_secret_that_everybody_can_read_is_refused(place: Path) -> None:
+def test_world_readable_jwt_secret_is_rejected(place: Path) -> None:
     (place / "jwt-secret").write_text("a-secret-that-everybody-knows-0123456789")
     (place / "jwt-secret").chmod(0o644)
     with pytest.raises(Refusal, match="is open to others"):

@@ -127,7 +127,7 @@ def processes_of(data: Path) -> list[int]:
     return found
 
 
-async def test_a_first_boot_answers_as_the_durable_utf8_database_tocsin(server: Embedded, folder: Path) -> None:
+async def test_first_boot_creates_a_durable_utf8_database(server: Embedded, folder: Path) -> None:
     assert server.url == url_of(folder / "data")
     row = "select (current_user, current_database(), pg_encoding_to_char(encoding), datlocprovider, datlocale)::text"
     assert await ask(server.url, f"{row} from pg_database where datname = current_database()") == (
@@ -141,13 +141,13 @@ async def test_a_first_boot_answers_as_the_durable_utf8_database_tocsin(server: 
     assert subprocess.run(psql, capture_output=True, check=True).stdout.startswith(b"18")
 
 
-async def test_nobody_turns_off_durability_for_good(server: Embedded) -> None:
+async def test_alter_system_cannot_turn_off_durability(server: Embedded) -> None:
     for setting in ("fsync", "full_page_writes", "synchronous_commit"):
         with pytest.raises(asyncpg.PostgresError, match="ALTER SYSTEM is not allowed"):
             await ask(server.url, f"alter system set {setting} = off")
 
 
-async def test_only_the_user_who_runs_tocsin_gets_in(server: Embedded, folder: Path) -> None:
+async def test_only_the_user_running_tocsin_can_connect(server: Embedded, folder: Path) -> None:
     if not ROOT:
         pytest.skip("only root can become another user")
 
@@ -163,28 +163,28 @@ async def test_only_the_user_who_runs_tocsin_gets_in(server: Embedded, folder: P
     assert list(answers) == ["in", "PermissionError", "InvalidAuthorizationSpecificationError"]
 
 
-async def test_no_other_role_gets_in(server: Embedded) -> None:
+async def test_no_other_role_can_connect(server: Embedded) -> None:
     await ask(server.url, "create role other login superuser")
     with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError, match="rejects"):
         await asyncpg.connect(server.url, user="other")
     await ask(server.url, "drop role other")
 
 
-async def test_neither_our_environment_nor_our_terminal_reaches_the_server(server: Embedded) -> None:
+async def test_server_inherits_no_environment_and_no_terminal(server: Embedded) -> None:
     assert server.postmaster
     environment = Path(f"/proc/{server.postmaster}/environ").read_bytes()
     assert sorted(environment.rstrip(b"\0").split(b"\0")) == [b"LC_ALL=C", b"PATH=" + os.fsencode(os.defpath)]
     assert os.getsid(server.postmaster) == server.postmaster
 
 
-async def test_it_is_started_in_the_main_thread_or_not_at_all(place: Path) -> None:
+async def test_server_starts_only_in_the_main_thread(place: Path) -> None:
     with pytest.raises(RuntimeError, match="main thread"):
         await asyncio.to_thread(asyncio.run, Embedded(place / "data").start())
     assert list(place.iterdir()) == []
 
 
 @pytest.mark.processes
-async def test_what_is_written_survives_a_stop_and_a_start(data: Path) -> None:
+async def test_data_survives_a_restart(data: Path) -> None:
     async with Embedded(data) as server:
         await ask(server.url, "create table written as select 43 as answer")
     assert server.postmaster is None
@@ -195,7 +195,7 @@ async def test_what_is_written_survives_a_stop_and_a_start(data: Path) -> None:
 
 
 @pytest.mark.processes
-async def test_one_object_can_be_started_again(data: Path) -> None:
+async def test_server_object_can_be_started_again(data: Path) -> None:
     server = Embedded(data)
     for _ in range(2):
         await server.start()
@@ -205,7 +205,7 @@ async def test_one_object_can_be_started_again(data: Path) -> None:
 
 
 @pytest.mark.processes
-async def test_a_postmaster_that_is_killed_is_started_again(data: Path) -> None:
+async def test_killed_postmaster_is_restarted(data: Path) -> None:
     async with Embedded(data) as server:
         await ask(server.url, "create table survives as select 43 as answer")
         with structlog.testing.capture_logs() as lines:
@@ -231,7 +231,7 @@ async def until_it_answers(server: Embedded) -> None:
 
 
 @pytest.mark.processes
-async def test_a_fault_in_the_supervision_does_not_end_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_supervision_continues_after_an_error(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "PRUNE_INTERVAL", 0.05)
     monkeypatch.setattr(supervisor, "MAX_DELAY", 0.05)
     obstacle = data / "log/postgresql-20000101-000000.log"
@@ -250,7 +250,7 @@ async def test_a_fault_in_the_supervision_does_not_end_it(data: Path, monkeypatc
 
 
 @pytest.mark.processes
-async def test_a_backend_that_does_not_notice_the_postmasters_death_does_not_hinder_the_next(data: Path) -> None:
+async def test_orphaned_backend_does_not_block_the_restart(data: Path) -> None:
     async with Embedded(data) as server:
         connection = await asyncpg.connect(server.url)
         backend = connection.get_server_pid()
@@ -268,9 +268,7 @@ async def test_a_backend_that_does_not_notice_the_postmasters_death_does_not_hin
 
 
 @pytest.mark.processes
-async def test_a_killed_parent_takes_the_server_along(
-    data: Path, children: Callable[..., subprocess.Popen[str]]
-) -> None:
+async def test_server_ends_if_the_parent_is_killed(data: Path, children: Callable[..., subprocess.Popen[str]]) -> None:
     parent = children(sys.executable, "-c", SERVE, data)
     assert parent.stdout
     postmaster = int(await asyncio.to_thread(parent.stdout.readline))
@@ -286,7 +284,7 @@ async def test_a_killed_parent_takes_the_server_along(
 
 @pytest.mark.processes
 @pytest.mark.parametrize("postmaster_too", [False, True])
-async def test_a_server_that_was_left_running_is_ended_and_not_doubled(
+async def test_leftover_server_is_stopped_before_start(
     data: Path, children: Callable[..., subprocess.Popen[str]], *, postmaster_too: bool
 ) -> None:
     parent = children(sys.executable, "-c", SERVE, data, "orphan")
@@ -306,7 +304,7 @@ async def test_a_server_that_was_left_running_is_ended_and_not_doubled(
 
 @pytest.mark.processes
 @pytest.mark.parametrize("whose", ["of the dead", "of a bystander", "of nobody"])
-async def test_a_stale_process_id_is_ignored(
+async def test_stale_pid_file_is_ignored(
     data: Path, children: Callable[..., subprocess.Popen[str]], whose: str
 ) -> None:
     owner = (data / "postgres").stat().st_uid
@@ -323,7 +321,7 @@ async def test_a_stale_process_id_is_ignored(
 
 
 @pytest.mark.processes
-async def test_a_zombie_of_a_former_server_is_not_waited_for(
+async def test_zombie_of_previous_server_is_not_waited_for(
     data: Path, children: Callable[..., subprocess.Popen[str]]
 ) -> None:
     zombie = children("/bin/true")
@@ -334,14 +332,14 @@ async def test_a_zombie_of_a_former_server_is_not_waited_for(
 
 
 @pytest.mark.processes
-async def test_a_folder_that_was_opened_is_closed_again(data: Path) -> None:
+async def test_data_folder_permissions_are_restored_at_start(data: Path) -> None:
     data.chmod(0o755)
     async with Embedded(data):
         assert data.stat().st_mode & 0o777 == (0o710 if ROOT else 0o700)
 
 
 @pytest.mark.processes
-async def test_the_newest_ten_logs_are_kept(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_newest_ten_logs_are_kept(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def make_old_logs() -> None:
         for day in range(10, 25):
             (data / f"log/postgresql-202001{day}-000000.log").touch()
@@ -363,7 +361,7 @@ async def test_the_newest_ten_logs_are_kept(data: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.processes
 @pytest.mark.parametrize("victim", ["parent", "initdb"])
-async def test_a_first_boot_that_is_killed_leaves_nothing_in_the_way(
+async def test_killed_first_boot_can_be_repeated(
     place: Path, children: Callable[..., subprocess.Popen[str]], victim: str
 ) -> None:
     parent = children(sys.executable, "-c", SERVE, place / "data")
@@ -387,7 +385,7 @@ def child_of(parent: int) -> int:
 
 
 @pytest.mark.processes
-async def test_a_recovery_of_any_length_is_waited_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_crash_recovery_of_any_length_is_waited_for(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "WARNING_INTERVAL", 0.5)
     server = Embedded(data)
     with structlog.testing.capture_logs() as lines:
@@ -404,7 +402,7 @@ async def test_a_recovery_of_any_length_is_waited_for(data: Path, monkeypatch: p
 
 
 @pytest.mark.processes
-async def test_a_start_that_is_given_up_leaves_nothing_running(data: Path) -> None:
+async def test_cancelled_start_leaves_no_process(data: Path) -> None:
     server = Embedded(data)
     starting = asyncio.create_task(server.start())
     await until(lambda: server.postmaster)
@@ -417,7 +415,7 @@ async def test_a_start_that_is_given_up_leaves_nothing_running(data: Path) -> No
 
 @pytest.mark.processes
 @pytest.mark.parametrize(("lost", "word"), [("global/pg_control", "control"), ("pg_wal", "pg_wal|checkpoint")])
-async def test_a_server_that_can_not_start_says_why_in_one_sentence(copy: Path, lost: str, word: str) -> None:
+async def test_failed_start_is_reported_in_one_sentence(copy: Path, lost: str, word: str) -> None:
     path = copy / "postgres" / lost
     for file in [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]:
         file.unlink()
@@ -430,7 +428,7 @@ async def test_a_server_that_can_not_start_says_why_in_one_sentence(copy: Path, 
 
 
 @pytest.mark.processes
-async def test_an_idle_server_takes_less_than_fifty_megabytes(data: Path) -> None:
+async def test_idle_server_uses_less_than_50_megabytes(data: Path) -> None:
     async with Embedded(data) as server:
         assert await kept(server) == 42
         sizes = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in processes_of(data)]
@@ -440,7 +438,7 @@ async def test_an_idle_server_takes_less_than_fifty_megabytes(data: Path) -> Non
 
 
 @pytest.mark.processes
-async def test_it_works_under_uvloop(data: Path) -> None:
+async def test_embedded_server_works_under_uvloop(data: Path) -> None:
     command = (sys.executable, "-W", "error", "-c", UNDER_UVLOOP, data)
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr, done.returncode) == ("in\n", "", 0)

@@ -43,9 +43,7 @@ def cleared(phones: Phones, token: str) -> Any:
     return push["payload"]["clear"], push["payload"]["aps"]["badge"]
 
 
-async def test_erasing_a_contact_clears_their_words_from_phones_and_leaves_the_entry_unread(
-    api: Api, phones: Phones
-) -> None:
+async def test_contact_erasure_clears_pushes_and_keeps_entry_unread(api: Api, phones: Phones) -> None:
     id_ = await show(api, phones, about=[CONTACT])
     kept = await api.post(custom(1, body="of somebody else"))
     await pushes_of(api, kept)
@@ -58,7 +56,7 @@ async def test_erasing_a_contact_clears_their_words_from_phones_and_leaves_the_e
     assert (await api.inbox(1))["pagination"]["unread"] == 2
 
 
-async def test_erasing_a_contact_has_browsers_close_their_words_with_the_next_push(api: Api, phones: Phones) -> None:
+async def test_contact_erasure_clears_browsers_with_the_next_push(api: Api, phones: Phones) -> None:
     key = (await api.as_user(1, "GET", "/notifications/web-push/key")).json()["key"]
     await api.as_user(1, "POST", "/notifications/web-push", json=phones.subscribe(key))
     id_ = await api.post({**custom(1), "about": [CONTACT]})
@@ -95,7 +93,7 @@ async def detach_each(api: Api) -> None:
 
 
 @pytest.mark.parametrize("leave", [erase, deactivate, deactivate_by_import, detach_all, detach_each])
-async def test_the_phones_of_a_user_who_leaves_are_cleared_once_and_those_of_others_are_not(
+async def test_user_erasure_clears_only_their_phones_once(
     api: Api, phones: Phones, leave: Callable[[Api], Awaitable[None]]
 ) -> None:
     await show(api, phones, 2, OTHER)
@@ -108,7 +106,7 @@ async def test_the_phones_of_a_user_who_leaves_are_cleared_once_and_those_of_oth
     assert await api.app_state.database.value("select count(*) from last_clears") == 0
 
 
-async def test_a_phone_that_is_somebody_elses_by_then_is_not_cleared(api: Api, phones: Phones) -> None:
+async def test_phone_with_a_new_owner_is_not_cleared(api: Api, phones: Phones) -> None:
     await show(api, phones)
     database = api.app_state.database
     async with database.transaction() as connection:
@@ -123,13 +121,13 @@ async def test_a_phone_that_is_somebody_elses_by_then_is_not_cleared(api: Api, p
     assert cleared(phones, IPHONE) is None
 
 
-async def test_nothing_is_kept_of_a_phone_whose_lane_leads_nowhere(api: Api) -> None:
+async def test_clears_for_unknown_app_are_not_stored(api: Api) -> None:
     await register(api, 1, IPHONE, app="unknown")
     await erase(api)
     assert await api.app_state.database.value("select count(*) from last_clears") == 0
 
 
-async def test_unread_again_raises_the_badge_of_phones(api: Api, phones: Phones) -> None:
+async def test_marking_unread_raises_the_phone_badge(api: Api, phones: Phones) -> None:
     id_ = await show(api, phones)
     await api.as_user(1, "PUT", f"/notifications/{id_}/read")
     await until(lambda: phones.screen(IPHONE)["badge"] == 0)
@@ -138,7 +136,7 @@ async def test_unread_again_raises_the_badge_of_phones(api: Api, phones: Phones)
     await until(lambda: phones.screen(ANDROID)["badge"] == 1)
 
 
-async def test_a_clear_is_not_sent_into_a_lane_that_has_stopped(api: Api, phones: Phones) -> None:
+async def test_clear_is_not_sent_through_a_stopped_lane(api: Api, phones: Phones) -> None:
     id_ = await show(api, phones)
     phones.answer("apns", status=403, reason="InvalidProviderToken")
     await post(api, custom(1))
@@ -149,7 +147,7 @@ async def test_a_clear_is_not_sent_into_a_lane_that_has_stopped(api: Api, phones
     assert cleared(phones, IPHONE) is None
 
 
-async def test_nothing_is_cleared_by_a_lane_that_has_stopped(pushing: Api, phones: Phones) -> None:
+async def test_stopped_lane_sends_no_clears(pushing: Api, phones: Phones) -> None:
     android = "android-token-of-thirty-two-characters:1"
     await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
     await pushing.as_user(1, "POST", f"/notifications/devices/{android}", json={"type": "Android"})

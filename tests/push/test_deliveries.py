@@ -38,7 +38,7 @@ def api(pushing: Api) -> Api:
     return pushing
 
 
-async def test_an_iphone_and_an_android_get_what_came_into_the_inbox(api: Api, phones: Phones) -> None:
+async def test_iphone_and_android_receive_the_notification(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     await register(api, 1, ANDROID, type="Android")
     event = {**note(1), "data": {**note(1)["data"], "user": 2}}
@@ -59,7 +59,7 @@ async def test_an_iphone_and_an_android_get_what_came_into_the_inbox(api: Api, p
     assert await told(api, id_) == ["delivered: delivered"] * 2
 
 
-async def test_a_browser_gets_it_encrypted_and_is_told_what_to_close(api: Api, phones: Phones) -> None:
+async def test_browser_receives_encrypted_push_and_clears(api: Api, phones: Phones) -> None:
     key = (await api.as_user(1, "GET", "/notifications/web-push/key")).json()["key"]
     subscription = phones.subscribe(key)
     answer = await api.as_user(1, "POST", "/notifications/web-push", json=subscription)
@@ -79,7 +79,7 @@ async def test_a_browser_gets_it_encrypted_and_is_told_what_to_close(api: Api, p
     assert (await api.as_user(1, "GET", "/notifications/devices")).json()["data"] == []
 
 
-async def test_a_subscription_that_leads_elsewhere_is_refused(api: Api, phones: Phones) -> None:
+async def test_subscription_to_unknown_host_is_rejected(api: Api, phones: Phones) -> None:
     good = phones.subscribe("")
     for change, due in (
         ({"endpoint": "https://example.com/push"}, [("endpoint", "url")]),
@@ -109,7 +109,7 @@ async def test_a_subscription_that_leads_elsewhere_is_refused(api: Api, phones: 
         ("en", "\u0644\u064a\u0644\u0649", "Message from \u2068\u0644\u064a\u0644\u0649 Doe\u2069"),
     ],
 )
-async def test_the_push_of_a_message_of_a_colleague_says_who_wrote_it(
+async def test_push_of_custom_notification_names_its_sender(
     api: Api, phones: Phones, locale: str, name: str, title: str
 ) -> None:
     await api.people(1, locale=locale)
@@ -121,7 +121,7 @@ async def test_the_push_of_a_message_of_a_colleague_says_who_wrote_it(
     assert push["payload"]["aps"]["alert"] == {"title": title, "body": "Hi"}
 
 
-async def test_two_spellings_of_an_endpoint_are_one_browser(api: Api, phones: Phones) -> None:
+async def test_equivalent_endpoint_urls_are_one_browser(api: Api, phones: Phones) -> None:
     subscription = phones.subscribe("")
     for endpoint in (subscription["endpoint"], subscription["endpoint"].replace("https", "HTTPS")):
         answer = await api.as_user(1, "POST", "/notifications/web-push", json={**subscription, "endpoint": endpoint})
@@ -134,7 +134,7 @@ async def test_two_spellings_of_an_endpoint_are_one_browser(api: Api, phones: Ph
     assert (await api.as_user(1, "GET", "/notifications/devices")).json()["data"] == []
 
 
-async def test_what_is_read_anywhere_is_cleared_everywhere_once_for_a_burst(api: Api, phones: Phones) -> None:
+async def test_read_notifications_are_cleared_on_all_devices_in_one_burst(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     await register(api, 1, ANDROID, type="Android")
     ids = [await api.post(custom(1)) for _ in range(3)]
@@ -155,7 +155,7 @@ async def test_what_is_read_anywhere_is_cleared_everywhere_once_for_a_burst(api:
     assert (apple["payload"]["clear"], apple["payload"]["aps"]["badge"]) == ("all", 0)
 
 
-async def test_phones_keep_what_is_newer_than_what_was_read(api: Api, phones: Phones) -> None:
+async def test_clear_keeps_newer_notifications_on_phones(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     ids = [await api.post(custom(1)) for _ in range(3)]
     for id_ in ids:
@@ -168,7 +168,7 @@ async def test_phones_keep_what_is_newer_than_what_was_read(api: Api, phones: Ph
     assert apple["payload"]["aps"]["badge"] == 1
 
 
-async def test_a_phone_that_changed_hands_gets_nothing_of_its_former_owner(api: Api, phones: Phones) -> None:
+async def test_transferred_phone_gets_no_push_of_previous_owner(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     phones.answer("apns", status=503, reason="ServiceUnavailable", times=1)
     id_ = (await post(api, custom(1))).json()["id"]
@@ -180,7 +180,7 @@ async def test_a_phone_that_changed_hands_gets_nothing_of_its_former_owner(api: 
     assert len(phones.pushes("apns", IPHONE)) == 1
 
 
-async def test_a_push_that_fails_goes_again_with_the_same_ids(api: Api, phones: Phones) -> None:
+async def test_push_retry_has_the_same_ids(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     phones.answer("apns", status=503, reason="ServiceUnavailable", times=1)
     id_ = (await post(api, custom(1))).json()["id"]
@@ -192,7 +192,7 @@ async def test_a_push_that_fails_goes_again_with_the_same_ids(api: Api, phones: 
 
 
 @pytest.mark.parametrize("step", ["lane_works", "settle"])
-async def test_an_answer_that_cant_be_written_down_at_once_is_written_down_later(
+async def test_push_result_is_stored_later_if_the_database_fails(
     api: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     await register(api, 1, IPHONE)
@@ -209,7 +209,7 @@ async def test_an_answer_that_cant_be_written_down_at_once_is_written_down_later
     assert len(phones.pushes("apns", IPHONE)) == 1
 
 
-async def test_a_device_that_is_gone_is_dropped_and_the_others_are_not(api: Api, phones: Phones) -> None:
+async def test_unregistered_device_is_deleted_and_others_are_kept(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     await register(api, 1, OTHER_IPHONE)
     phones.answer("apns", token=IPHONE, status=410, reason="Unregistered", times=1)
@@ -219,7 +219,7 @@ async def test_a_device_that_is_gone_is_dropped_and_the_others_are_not(api: Api,
     assert [device["token_ending"] for device in devices] == [OTHER_IPHONE[-6:]]
 
 
-async def test_a_sandbox_token_that_was_registered_for_production_is_found_out(api: Api, phones: Phones) -> None:
+async def test_sandbox_token_registered_for_production_is_detected(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     phones.answer("apns", status=400, reason="BadDeviceToken", times=1)
     id_ = await api.post(custom(1))
@@ -228,7 +228,7 @@ async def test_a_sandbox_token_that_was_registered_for_production_is_found_out(a
     assert device["environment"] == "sandbox"
 
 
-async def test_a_bad_token_is_set_aside_until_its_lane_has_delivered_and_then_dropped(api: Api, phones: Phones) -> None:
+async def test_bad_token_is_set_aside_until_its_lane_delivers_then_deleted(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     for provider in ("apns", "apns-sandbox"):
         phones.answer(provider, token=IPHONE, status=400, reason="BadDeviceToken", times=9)
@@ -247,7 +247,7 @@ async def test_a_bad_token_is_set_aside_until_its_lane_has_delivered_and_then_dr
     assert (await api.as_user(1, "GET", "/notifications/devices")).json()["data"] == []
 
 
-async def test_wrong_settings_stop_the_lane_and_lose_nothing(
+async def test_wrong_push_settings_stop_the_lane_without_losing_pushes(
     api: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "PROBE_INTERVAL", 0.3)
@@ -266,7 +266,7 @@ async def test_wrong_settings_stop_the_lane_and_lose_nothing(
     assert [lane["stopped_at"] for lane in lanes] == [None] * len(lanes)
 
 
-async def test_a_push_that_waits_for_a_stopped_lane_is_explained_by_it(api: Api, phones: Phones) -> None:
+async def test_push_waiting_for_a_stopped_lane_is_explained(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     phones.answer("apns", status=403, reason="InvalidProviderToken")
     id_ = (await post(api, custom(1))).json()["id"]
@@ -277,7 +277,7 @@ async def test_a_push_that_waits_for_a_stopped_lane_is_explained_by_it(api: Api,
     assert "apns/default has stopped since" in lines[1]
 
 
-async def test_a_report_says_where_nobody_was_to_be_pushed_to(api: Api) -> None:
+async def test_report_explains_missing_devices_and_users(api: Api) -> None:
     id_ = UUID(await api.post(custom(1)))
     lines = [line async for line in of_event(api.app_state.database, id_, 1)]
     assert lines[1:] == ["not pushed: no device was registered when it came"]
@@ -286,9 +286,7 @@ async def test_a_report_says_where_nobody_was_to_be_pushed_to(api: Api) -> None:
 
 
 @pytest.mark.parametrize("provider", ["apns", "oauth"])
-async def test_reading_keys_again_has_a_stopped_lane_try_at_once_with_the_same_key(
-    api: Api, phones: Phones, provider: str
-) -> None:
+async def test_key_reload_retries_a_stopped_lane_with_the_same_key(api: Api, phones: Phones, provider: str) -> None:
     if provider == "apns":
         await register(api, 1, IPHONE)
         phones.answer("apns", status=403, reason="InvalidProviderToken")
@@ -307,7 +305,7 @@ async def test_reading_keys_again_has_a_stopped_lane_try_at_once_with_the_same_k
     assert await pushes_of(api, id_) == {"delivered": 1}
 
 
-async def test_preferences_are_kept_to_and_explained(api: Api, phones: Phones) -> None:
+async def test_push_respects_and_explains_preferences(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     await prefer(api, kinds={"custom": {"push": False}})
     id_ = await api.post(custom(1))
@@ -336,7 +334,7 @@ WRITTEN = "select array_agg(ctid::text || due_at order by event_id, device_id) f
 """Which versions of rows there are: another one means that a row was written."""
 
 
-async def test_what_the_operators_former_rules_held_is_decided_again_at_the_start_after_they_changed(
+async def test_held_pushes_are_reevaluated_after_operator_rules_change(
     url: str, catalogue: Catalogue, phones: Phones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatcher, "RELEASE_BATCH_SIZE", 2)
@@ -365,7 +363,7 @@ async def test_what_the_operators_former_rules_held_is_decided_again_at_the_star
 
 
 @pytest.mark.parametrize("count", [3, 4, 5])
-async def test_more_than_three_that_were_held_are_one_push(api: Api, phones: Phones, count: int) -> None:
+async def test_more_than_three_held_pushes_become_one_summary(api: Api, phones: Phones, count: int) -> None:
     await register(api, 1, IPHONE)
     await prefer(api, paused_until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
     ids = [await api.post(custom(1, body=f"Number {number}")) for number in range(count)]
@@ -382,7 +380,7 @@ async def test_more_than_three_that_were_held_are_one_push(api: Api, phones: Pho
         assert sorted(alert["body"] for alert in alerts) == [f"Number {number}" for number in range(count)]
 
 
-async def test_what_was_given_up_is_listed_and_goes_once_more(api: Api, phones: Phones) -> None:
+async def test_dead_push_is_listed_and_can_be_requeued(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     phones.answer("apns", status=503, reason="ServiceUnavailable", times=2)
     id_ = (await post(api, custom(1))).json()["id"]
@@ -397,7 +395,7 @@ async def test_what_was_given_up_is_listed_and_goes_once_more(api: Api, phones: 
     assert replayed.json() == {"jobs": 0, "pushes": 1}
 
 
-async def test_an_event_to_many_devices_reaches_each_once(api: Api, phones: Phones) -> None:
+async def test_event_reaches_each_of_many_devices_once(api: Api, phones: Phones) -> None:
     people = range(1, 151)
     await api.people(*people)
     await api.team(7, *people)
@@ -411,7 +409,7 @@ async def test_an_event_to_many_devices_reaches_each_once(api: Api, phones: Phon
     assert sorted(tokens) == [f"{user:064x}" for user in people]
 
 
-async def test_metrics_tell_of_pushes(api: Api, phones: Phones) -> None:
+async def test_push_metrics_are_counted(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     await pushes_of(api, await api.post(custom(1)))
     phones.answer("apns", status=400, reason="BadTopic")

@@ -11,7 +11,7 @@ from tocsin.db.pool import Connection
 from tocsin_phones import Phones
 
 
-async def test_a_single_push_does_not_wait_for_bulk_pushes_without_an_answer(
+async def test_single_push_does_not_wait_for_unanswered_bulk_pushes(
     pushing: Api, phones: Phones, dba: Connection
 ) -> None:
     lane = next(lane for lane in pushing.app_state.lanes if lane.name == "apns/default")

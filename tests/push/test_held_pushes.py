@@ -62,7 +62,7 @@ ENDINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("held_by", "change"), ENDINGS.values(), ids=ENDINGS)
-async def test_what_is_held_goes_at_once_when_a_pause_or_quiet_hours_end_early(
+async def test_held_push_is_sent_when_pause_or_quiet_hours_end_early(
     api: Api, phones: Phones, held_by: dict[str, Any], change: dict[str, Any]
 ) -> None:
     [id_] = await hold(api, **held_by)
@@ -71,13 +71,13 @@ async def test_what_is_held_goes_at_once_when_a_pause_or_quiet_hours_end_early(
     assert bodies(phones) == ["Number 0"]
 
 
-async def test_what_is_held_is_muted_at_once_when_its_kind_is_switched_off(api: Api) -> None:
+async def test_held_push_is_muted_when_its_kind_is_switched_off(api: Api) -> None:
     [id_] = await hold(api, **PAUSE)
     await prefer(api, kinds={"custom": {"push": False}})
     await comes_to(api, id_, {"muted": 1})
 
 
-async def test_a_pause_that_ends_sooner_or_later_is_told_at_once_and_counts_as_no_try(api: Api, phones: Phones) -> None:
+async def test_changed_pause_end_is_reported_and_consumes_no_attempt(api: Api, phones: Phones) -> None:
     [id_] = await hold(api, **PAUSE)
     for ahead in (timedelta(hours=2), timedelta(hours=30), timedelta(hours=1)):
         end = datetime.now(UTC) + ahead
@@ -112,7 +112,7 @@ async def move_by_import(api: Api) -> None:
 
 
 @pytest.mark.parametrize("move", [move, move_by_import])
-async def test_what_is_held_is_decided_again_when_the_directory_changes_the_time_zone(
+async def test_held_push_is_reevaluated_when_the_time_zone_changes(
     api: Api, move: Callable[[Api], Awaitable[None]]
 ) -> None:
     [id_] = await hold(api, quiet_hours=hours_around(datetime.now(UTC)))
@@ -121,7 +121,7 @@ async def test_what_is_held_is_decided_again_when_the_directory_changes_the_time
 
 
 @pytest.mark.parametrize("end", ["early", "in time"])
-async def test_what_is_released_together_comes_in_the_order_of_the_inbox(api: Api, phones: Phones, end: str) -> None:
+async def test_released_pushes_are_sent_in_inbox_order(api: Api, phones: Phones, end: str) -> None:
     ids = await hold(api, 3, **PAUSE)
     if end == "early":
         await prefer(api, paused_until=None)
@@ -135,7 +135,7 @@ async def test_what_is_released_together_comes_in_the_order_of_the_inbox(api: Ap
     assert bodies(phones) == ["Number 0", "Number 1", "Number 2"]
 
 
-async def test_what_is_held_for_others_stays_held(api: Api) -> None:
+async def test_held_pushes_of_other_users_stay_held(api: Api) -> None:
     await register(api, 2, "cc" * 32)
     assert (await api.as_user(2, "PATCH", "/notifications/preferences", json=PAUSE)).status_code == 200
     other = (await post(api, custom(2))).json()["id"]
@@ -148,7 +148,7 @@ async def test_what_is_held_for_others_stays_held(api: Api) -> None:
     assert await api.app_state.database.value(due_at) == before
 
 
-async def test_a_pause_that_ends_while_a_push_is_being_held_is_not_overlooked(
+async def test_pause_ending_while_a_push_is_held_releases_it(
     api: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle, changes = deliveries.settle, iter([None])

@@ -47,9 +47,7 @@ async def read(api: Api) -> bool:
     return changed
 
 
-async def test_browsers_of_the_key_before_are_reached_as_well_as_those_of_the_new_one(
-    pushing: Api, phones: Phones, tmp_path: Path
-) -> None:
+async def test_browsers_of_old_and_new_vapid_key_are_reached(pushing: Api, phones: Phones, tmp_path: Path) -> None:
     file = tmp_path / "vapid.pem"
     before = await subscribe(pushing, phones, 1)
     file.write_bytes(a_key() + file.read_bytes())
@@ -65,7 +63,7 @@ async def test_browsers_of_the_key_before_are_reached_as_well_as_those_of_the_ne
     assert len(refused) == 1  # the first to the old one, and not again
 
 
-async def test_a_browser_whose_key_is_no_longer_ours_is_kept_and_its_push_waits_though_others_are_reached(
+async def test_browser_of_a_removed_vapid_key_is_kept_and_its_push_waits(
     pushing: Api, phones: Phones, tmp_path: Path
 ) -> None:
     await subscribe(pushing, phones, 1)
@@ -78,9 +76,7 @@ async def test_a_browser_whose_key_is_no_longer_ours_is_kept_and_its_push_waits_
     assert len((await pushing.as_user(1, "GET", "/notifications/devices")).json()["data"]) == 1
 
 
-async def test_a_token_that_displeases_once_drops_no_browser_though_the_other_key_would_not_do_either(
-    pushing: Api, phones: Phones, tmp_path: Path
-) -> None:
+async def test_rejected_vapid_token_deletes_no_browser(pushing: Api, phones: Phones, tmp_path: Path) -> None:
     file = tmp_path / "vapid.pem"
     file.write_bytes(file.read_bytes() + a_key())
     assert await read(pushing)
@@ -92,7 +88,7 @@ async def test_a_token_that_displeases_once_drops_no_browser_though_the_other_ke
     assert await pushes_of(pushing, id_) == {"delivered": 1}
 
 
-async def test_a_lane_that_stopped_goes_on_with_the_right_key(pushing: Api, tmp_path: Path) -> None:
+async def test_stopped_lane_resumes_with_the_right_key(pushing: Api, tmp_path: Path) -> None:
     [file] = tmp_path.glob("*.p8")
     right = file.read_bytes()
     file.write_bytes(a_key())
@@ -106,9 +102,7 @@ async def test_a_lane_that_stopped_goes_on_with_the_right_key(pushing: Api, tmp_
     assert await pushes_of(pushing, id_) == {"delivered": 1}
 
 
-async def test_an_answer_to_the_key_before_does_not_stop_the_lane_with_the_new_one(
-    pushing: Api, phones: Phones, tmp_path: Path
-) -> None:
+async def test_response_to_the_old_key_does_not_stop_the_lane(pushing: Api, phones: Phones, tmp_path: Path) -> None:
     await register(pushing, 1, IPHONE)
     phones.answer("apns", status=403, reason="InvalidProviderToken", after_ms=800, times=1)
     id_ = (await post(pushing, custom(1))).json()["id"]
@@ -118,7 +112,7 @@ async def test_an_answer_to_the_key_before_does_not_stop_the_lane_with_the_new_o
     assert len(phones.pushes("apns")) == 2
 
 
-async def test_other_keys_go_over_connections_of_their_own(pushing: Api, phones: Phones, tmp_path: Path) -> None:
+async def test_new_keys_use_separate_connections(pushing: Api, phones: Phones, tmp_path: Path) -> None:
     # APNs refuses a second token on a connection within 20 minutes, and so does the stand-in.
     await register(pushing, 1, IPHONE)
     for _ in range(3):
@@ -134,7 +128,7 @@ async def renew(api: Api, folder: Path) -> None:
     assert await read(api)
 
 
-async def test_a_key_that_cant_be_used_leaves_the_one_before(pushing: Api, tmp_path: Path) -> None:
+async def test_unusable_new_key_keeps_the_previous_one(pushing: Api, tmp_path: Path) -> None:
     await register(pushing, 1, IPHONE)
     [file] = tmp_path.glob("*.p8")
     file.write_text("half of a ke")
@@ -143,7 +137,7 @@ async def test_a_key_that_cant_be_used_leaves_the_one_before(pushing: Api, tmp_p
     assert await pushes_of(pushing, id_) == {"delivered": 1}
 
 
-def test_a_file_has_two_keys_for_browsers_at_most(tmp_path: Path) -> None:
+def test_vapid_key_file_has_at_most_two_keys(tmp_path: Path) -> None:
     file = tmp_path / "vapid.pem"
     file.write_bytes(b"# the new one\n" + a_key() + a_key())
     assert len({key.name for key in Vapid.load(file)}) == 2
@@ -155,7 +149,7 @@ def test_a_file_has_two_keys_for_browsers_at_most(tmp_path: Path) -> None:
         Vapid.load(file)
 
 
-def test_tokens_of_a_key_that_was_taken_away_are_refused_at_once() -> None:
+def test_tokens_of_removed_secret_are_rejected_immediately() -> None:
     other = SECRET[::-1]
     verifier = Verifier([SECRET])
     token = mint_user(Signer(SECRET), 4, HOUR)
@@ -172,7 +166,7 @@ def test_tokens_of_a_key_that_was_taken_away_are_refused_at_once() -> None:
 
 
 @pytest.mark.processes
-async def test_sighup_has_keys_read_again_in_a_running_process(tmp_path: Path) -> None:
+async def test_sighup_reloads_keys(tmp_path: Path) -> None:
     old, new = pair("ES256"), pair("ES256", "other")
     file = tmp_path / "login.pem"
     file.write_bytes(old.pem)
@@ -216,7 +210,7 @@ async def test_sighup_has_keys_read_again_in_a_running_process(tmp_path: Path) -
                 assert (await status(new.sign())).status_code == 200
 
 
-async def test_a_new_app_waits_for_the_next_start(pushing: Api, tmp_path: Path) -> None:
+async def test_new_app_takes_effect_at_the_next_start(pushing: Api, tmp_path: Path) -> None:
     apps = tmp_path / "apps.toml"
     [key] = tmp_path.glob("*.p8")
     apps.write_text(
@@ -227,7 +221,7 @@ async def test_a_new_app_waits_for_the_next_start(pushing: Api, tmp_path: Path) 
     assert "apns/van" not in {lane.name for lane in pushing.app_state.lanes}
 
 
-async def test_a_key_file_that_is_none_any_more_leaves_the_key_before(pushing: Api, tmp_path: Path) -> None:
+async def test_invalid_key_file_keeps_the_previous_key(pushing: Api, tmp_path: Path) -> None:
     [file] = tmp_path.glob("*.p8")
     file.unlink()
     file.mkdir()
@@ -237,9 +231,7 @@ async def test_a_key_file_that_is_none_any_more_leaves_the_key_before(pushing: A
     assert await pushes_of(pushing, id_) == {"delivered": 1}
 
 
-async def test_lanes_begin_anew_even_if_the_database_is_away_for_a_moment(
-    pushing: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_key_reload_restarts_lanes_despite_database_outage(pushing: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pushing.worker
     assert pushing.worker.dispatcher
     async with asyncio.timeout(5):

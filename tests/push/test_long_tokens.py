@@ -32,7 +32,7 @@ async def devices_of(api: Api, user: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-async def test_a_token_of_any_length_is_registered_reached_moved_and_detached(
+async def test_token_of_any_length_is_registered_reached_moved_and_detached(
     api: Api, phones: Phones, length: int
 ) -> None:
     token = token_of(length)
@@ -56,7 +56,7 @@ async def test_a_token_of_any_length_is_registered_reached_moved_and_detached(
     assert await devices_of(api, 2) == []
 
 
-async def test_long_tokens_take_each_others_place_and_are_told_apart(api: Api, phones: Phones) -> None:
+async def test_long_tokens_replace_each_other_and_stay_distinct(api: Api, phones: Phones) -> None:
     first, second = token_of(4090), token_of(4090)
     both = [first + "ending", second + "ending"]
     for token in both:
@@ -68,7 +68,7 @@ async def test_long_tokens_take_each_others_place_and_are_told_apart(api: Api, p
     assert [push["token"] for push in phones.pushes("fcm")] == [both[1]]
 
 
-async def test_a_long_token_that_is_gone_is_dropped_and_one_that_waits_is_cleared(api: Api, phones: Phones) -> None:
+async def test_unregistered_long_token_is_deleted_and_waiting_one_cleared(api: Api, phones: Phones) -> None:
     token = token_of(4096)
     await register(api, 1, token, type="Android")
     id_ = await api.post(custom(1))
@@ -83,7 +83,7 @@ async def test_a_long_token_that_is_gone_is_dropped_and_one_that_waits_is_cleare
     assert await devices_of(api, 1) == []
 
 
-async def test_a_token_over_4096_characters_is_refused(api: Api) -> None:
+async def test_token_over_4096_characters_is_rejected(api: Api) -> None:
     body = {"type": "Android", "token": token_of(4097)}
     answer = await api.as_user(1, "POST", "/notifications/devices", json=body)
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "validation.regex")

@@ -41,7 +41,7 @@ class Pager(Channel):
         return Delivered() if answer.status == 200 else Gone(f"{push.address.token} is gone")
 
 
-async def test_a_provider_of_ones_own_delivers_without_a_change_of_any_other_module(
+async def test_custom_provider_delivers_without_changing_other_modules(
     url: str, catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Vapid.make(tmp_path / "vapid.pem")

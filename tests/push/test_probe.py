@@ -36,7 +36,7 @@ async def said(api: Api, token: str = IPHONE) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("token", "type_", "lane"), [(IPHONE, "iOS", "apns/default"), (ANDROID, "Android", "fcm/default")]
 )
-async def test_a_test_reaches_ones_own_phone_and_no_inbox(
+async def test_test_push_reaches_own_phone_and_no_inbox(
     api: Api,
     phones: Phones,
     token: str,
@@ -51,7 +51,7 @@ async def test_a_test_reaches_ones_own_phone_and_no_inbox(
     assert (await api.inbox(1))["data"] == []
 
 
-async def test_a_test_reaches_ones_own_browser(api: Api, phones: Phones) -> None:
+async def test_test_push_reaches_own_browser(api: Api, phones: Phones) -> None:
     key = (await api.as_user(1, "GET", "/notifications/web-push/key")).json()["key"]
     subscription = phones.subscribe(key)
     await api.as_user(1, "POST", "/notifications/web-push", json=subscription)
@@ -61,7 +61,7 @@ async def test_a_test_reaches_ones_own_browser(api: Api, phones: Phones) -> None
     assert push["payload"]["title"] == "Test: notifications reach this device"
 
 
-async def test_nobody_tests_anothers_phone(api: Api, phones: Phones) -> None:
+async def test_test_push_to_another_users_phone_is_rejected(api: Api, phones: Phones) -> None:
     await register(api, 2, IPHONE)
     for token in (IPHONE, OTHER_IPHONE, "x"):
         answer = await trial(api, 1, token)
@@ -69,7 +69,7 @@ async def test_nobody_tests_anothers_phone(api: Api, phones: Phones) -> None:
     assert phones.pushes() == []
 
 
-async def test_a_user_has_five_tests_a_minute_even_at_once(api: Api, phones: Phones) -> None:
+async def test_test_push_rate_limit_is_five_per_minute(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     await register(api, 2, OTHER_IPHONE)
     answers = await asyncio.gather(*(trial(api, 1, IPHONE) for _ in range(8)))
@@ -86,7 +86,7 @@ async def test_a_user_has_five_tests_a_minute_even_at_once(api: Api, phones: Pho
     assert (await trial(api, 1, IPHONE)).status_code == 200, "the minute is over"
 
 
-async def test_a_phone_that_is_gone_is_told_and_forgotten(api: Api, phones: Phones) -> None:
+async def test_test_push_reports_and_deletes_unregistered_phone(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     phones.answer("apns", token=IPHONE, status=410, reason="Unregistered", times=1)
     assert await said(api) == ("gone", "the device is gone: 410 Unregistered")
@@ -101,7 +101,7 @@ async def test_a_phone_that_is_gone_is_told_and_forgotten(api: Api, phones: Phon
         (403, "InvalidProviderToken", "stopped"),
     ],
 )
-async def test_what_the_provider_says_is_told_and_no_phone_is_dropped_for_it(
+async def test_test_push_reports_provider_error_and_keeps_the_phone(
     api: Api,
     phones: Phones,
     status: int,
@@ -116,12 +116,12 @@ async def test_what_the_provider_says_is_told_and_no_phone_is_dropped_for_it(
     assert len((await api.as_user(1, "GET", "/notifications/devices")).json()["data"]) == 1
 
 
-async def test_an_app_without_a_key_is_told(api: Api) -> None:
+async def test_test_push_reports_app_without_a_key(api: Api) -> None:
     await register(api, 1, IPHONE, app="another")
     assert await said(api) == ("stopped", "no key is set for this provider and app")
 
 
-async def test_a_process_without_a_worker_tests_too(url: str, catalogue: Catalogue, tmp_path: Path) -> None:
+async def test_test_push_works_without_a_worker(url: str, catalogue: Catalogue, tmp_path: Path) -> None:
     async with (
         Phones() as stands_in,
         serving(url, catalogue, with_worker=False, environment=stands_in.credentials(tmp_path)) as api,
@@ -131,7 +131,7 @@ async def test_a_process_without_a_worker_tests_too(url: str, catalogue: Catalog
         assert await said(api) == ("delivered", "delivered")
 
 
-async def test_the_doctor_tries_each_providers_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_doctor_tests_the_credentials_of_each_provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOCSIN_DATA_DIR", str(tmp_path / "data"))
     async with Phones() as stands_in:
@@ -148,9 +148,7 @@ async def test_the_doctor_tries_each_providers_credentials(tmp_path: Path, monke
     assert set((await found()).values()) == {"warn"}, "a provider that can't be reached is no wrong key"
 
 
-async def test_the_doctor_tells_an_access_token_that_fcm_refuses_from_a_network_that_does_not_work(
-    api: Api, phones: Phones
-) -> None:
+async def test_doctor_distinguishes_fcm_token_rejection_from_network_errors(api: Api, phones: Phones) -> None:
     phones.answer("fcm", status=401, reason="UNAUTHENTICATED")
     [lane] = [lane for lane in api.app_state.lanes if lane.name == "fcm/default"]
     wrong = await probe.credentials(lane, Composer(api.app_state.catalogue), "Android")

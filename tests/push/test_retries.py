@@ -48,7 +48,7 @@ def test_retry_steps_are_5_s_30_s_2_min_10_min_30_min_then_hourly_and_for_fcm_no
     assert longest <= step * 1.1 + 0.1
 
 
-def test_retry_jitter_lengthens_a_step_by_up_to_a_tenth() -> None:
+def test_retry_jitter_adds_up_to_10_percent() -> None:
     shortest, longest = waits(3, None, 0.0)
     assert 120 <= shortest < 122
     assert 130 < longest < 132.1
@@ -58,13 +58,13 @@ def test_retry_jitter_lengthens_a_step_by_up_to_a_tenth() -> None:
 @pytest.mark.parametrize(
     ("after", "min_retry", "step"), [(2.0, 0.0, 2), (90.0, 0.0, 90), (2.0, 10.0, 10), (90.0, 10.0, 90)]
 )
-def test_retry_after_takes_the_place_of_the_step(attempts: int, after: float, min_retry: float, step: float) -> None:
+def test_retry_after_replaces_the_retry_step(attempts: int, after: float, min_retry: float, step: float) -> None:
     shortest, longest = waits(attempts, after, min_retry)
     assert step <= shortest
     assert longest <= step * 1.1 + 0.1
 
 
-def test_no_retry_is_planned_after_the_expiry() -> None:
+def test_no_retry_is_scheduled_after_expiry() -> None:
     now = datetime.now(UTC)
     assert next_try(1, None, 0.0, now + timedelta(seconds=4)) is None
     assert next_try(1, None, 0.0, now + timedelta(seconds=7)) is not None
@@ -74,7 +74,7 @@ def test_no_retry_is_planned_after_the_expiry() -> None:
     ("provider", "steps"), [("apns", [5, 30, 120, 600]), ("fcm", [10, 30, 120, 600])], ids=["apns", "fcm"]
 )
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "77"}], ids=["on its own", "Retry-After"])
-async def test_a_provider_in_trouble_is_asked_less_and_less_often(
+async def test_failing_provider_gets_exponential_backoff(
     api: Api, phones: Phones, provider: str, steps: list[float], headers: dict[str, str]
 ) -> None:
     await register(
@@ -96,7 +96,7 @@ async def test_a_provider_in_trouble_is_asked_less_and_less_often(
         assert least <= wait * 1.1 + SLACK
 
 
-async def test_a_push_expires_after_24_hours_for_its_provider_too(api: Api, phones: Phones) -> None:
+async def test_push_expires_after_24_hours_at_the_provider_too(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     await register(api, 1, ANDROID, type="Android")
     before = datetime.now(UTC)
@@ -121,9 +121,7 @@ async def made_ago(api: Api, ago: timedelta) -> None:
     ("ago", "state", "count"),
     [(timedelta(hours=23, minutes=59), "delivered", 2), (timedelta(hours=24, seconds=1), "dead", 1)],
 )
-async def test_an_expired_push_is_not_sent_any_more(
-    api: Api, phones: Phones, ago: timedelta, state: str, count: int
-) -> None:
+async def test_expired_push_is_not_sent(api: Api, phones: Phones, ago: timedelta, state: str, count: int) -> None:
     await register(api, 1, IPHONE)
     phones.answer("apns", status=503, times=1)
     id_ = (await post(api, custom(1))).json()["id"]
@@ -133,7 +131,7 @@ async def test_an_expired_push_is_not_sent_any_more(
     assert len(phones.pushes("apns", IPHONE)) == count
 
 
-async def test_a_push_set_aside_for_a_doubtful_device_is_given_up_after_24_hours(api: Api, phones: Phones) -> None:
+async def test_push_set_aside_for_bad_token_is_dead_after_24_hours(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     for provider in ("apns", "apns-sandbox"):
         phones.answer(provider, status=400, reason="BadDeviceToken")
@@ -146,9 +144,7 @@ async def test_a_push_set_aside_for_a_doubtful_device_is_given_up_after_24_hours
 
 
 @pytest.mark.parametrize("ago", [timedelta(hours=1), timedelta(hours=-1)], ids=["gone before", "gone after"])
-async def test_a_device_that_was_registered_since_its_provider_lost_it_is_kept(
-    api: Api, phones: Phones, ago: timedelta
-) -> None:
+async def test_device_registered_after_unregistered_timestamp_is_kept(api: Api, phones: Phones, ago: timedelta) -> None:
     await register(api, 1, IPHONE)
     milliseconds = int((datetime.now(UTC) - ago).timestamp() * 1000)
     phones.answer("apns", status=410, reason="Unregistered", timestamp=milliseconds, times=1)
@@ -158,7 +154,7 @@ async def test_a_device_that_was_registered_since_its_provider_lost_it_is_kept(
     assert len(devices) == (1 if ago > timedelta() else 0)
 
 
-async def test_registering_again_while_a_push_is_under_way_keeps_the_device(api: Api, phones: Phones) -> None:
+async def test_registration_during_a_push_keeps_the_device(api: Api, phones: Phones) -> None:
     await register(api, 1, ANDROID, type="Android")
     phones.answer("fcm", status=404, reason="UNREGISTERED", after_ms=400, times=1)
     id_ = (await post(api, custom(1))).json()["id"]
@@ -168,7 +164,7 @@ async def test_registering_again_while_a_push_is_under_way_keeps_the_device(api:
     assert len((await api.as_user(1, "GET", "/notifications/devices")).json()["data"]) == 1
 
 
-async def test_only_the_worker_that_holds_the_lease_may_settle_or_put_back_a_delivery(api: Api, phones: Phones) -> None:
+async def test_only_the_lease_holder_can_settle_or_release_a_delivery(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     phones.answer("apns", status=503, times=1)
     id_ = UUID((await post(api, custom(1))).json()["id"])

@@ -75,7 +75,7 @@ REFUSALS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda each: " ".join(map(str, each.values())))
-async def test_a_push_service_that_refuses_us_loses_no_browser_and_no_push(two: Two, refusal: dict[str, Any]) -> None:
+async def test_push_service_that_rejects_all_pushes_loses_no_browser(two: Two, refusal: dict[str, Any]) -> None:
     assert await pushes_of(two.api, await two.api.post(custom(1, 2))) == {"delivered": 2}
     two.second.answer("browser", **refusal)
     id_ = (await post(two.api, custom(1, 2))).json()["id"]
@@ -89,7 +89,7 @@ async def test_a_push_service_that_refuses_us_loses_no_browser_and_no_push(two: 
     assert await two.refusing() == []
 
 
-async def test_a_push_service_that_refuses_us_is_told_in_the_log_by_the_doctor_and_by_operations(
+async def test_rejecting_push_service_is_in_log_doctor_and_operations(
     two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     two.second.answer("browser", status=403, reason="BadJwtToken")
@@ -117,7 +117,7 @@ async def test_a_push_service_that_refuses_us_is_told_in_the_log_by_the_doctor_a
     assert "push service accepts pushes again" in {each["event"] for each in logs}
 
 
-async def test_a_push_service_that_nothing_waits_for_any_more_is_not_reported(two: Two) -> None:
+async def test_rejecting_push_service_without_waiting_pushes_is_not_reported(two: Two) -> None:
     two.second.answer("browser", status=403)
     id_ = (await post(two.api, custom(2))).json()["id"]
     await comes_to(two.api, id_, {"later": 1})
@@ -126,7 +126,7 @@ async def test_a_push_service_that_nothing_waits_for_any_more_is_not_reported(tw
     assert await two.refusing() == []
 
 
-async def test_what_a_push_service_refused_for_long_goes_at_once_when_it_accepts_one(two: Two) -> None:
+async def test_waiting_pushes_are_sent_once_the_push_service_accepts_one(two: Two) -> None:
     two.second.answer("browser", status=403)
     first = (await post(two.api, custom(2, body="first"))).json()["id"]
     await comes_to(two.api, first, {"later": 1})
@@ -139,7 +139,7 @@ async def test_what_a_push_service_refused_for_long_goes_at_once_when_it_accepts
         await comes_to(two.api, id_, {"delivered": 1})
 
 
-async def test_a_subscription_that_its_service_refuses_while_it_takes_others_ends_by_itself_and_is_kept(
+async def test_subscription_rejected_alone_fails_its_push_and_is_kept(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services, "NOTED", 0.0)
@@ -160,7 +160,7 @@ async def test_a_subscription_that_its_service_refuses_while_it_takes_others_end
     assert await two.browsers(2) == 2
 
 
-async def test_other_keys_try_at_once_what_the_ones_before_did_not_deliver(two: Two, tmp_path: Path) -> None:
+async def test_new_keys_retry_waiting_pushes_immediately(two: Two, tmp_path: Path) -> None:
     two.second.answer("browser", status=403)
     id_ = (await post(two.api, custom(2))).json()["id"]
     await comes_to(two.api, id_, {"later": 1})
@@ -177,7 +177,7 @@ async def test_other_keys_try_at_once_what_the_ones_before_did_not_deliver(two: 
     await comes_to(two.api, id_, {"delivered": 1})
 
 
-async def test_an_outage_of_a_push_service_is_no_refusal(two: Two) -> None:
+async def test_outage_of_a_push_service_is_not_a_rejection(two: Two) -> None:
     two.second.answer("browser", status=503)
     since = datetime.now(UTC)
     id_ = (await post(two.api, custom(2))).json()["id"]

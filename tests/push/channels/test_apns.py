@@ -53,7 +53,7 @@ def payload(apns: Apns, push: Push) -> Any:
     return json.loads(request(apns, push).body)
 
 
-def test_a_push_has_exactly_the_headers_of_the_contract(apns: Apns) -> None:
+def test_apns_push_has_exactly_the_contract_headers(apns: Apns) -> None:
     headers = dict(request(apns, push(phone(), shown())).headers)
     token = headers.pop("authorization").removeprefix("bearer ")
     assert headers == {
@@ -72,12 +72,12 @@ def test_a_push_has_exactly_the_headers_of_the_contract(apns: Apns) -> None:
 @pytest.mark.parametrize(
     ("environment", "host"), [("production", "api.push.apple.com"), ("sandbox", "api.sandbox.push.apple.com")]
 )
-def test_each_environment_has_its_own_host(tmp_path: Path, environment: str, host: str) -> None:
+def test_apns_environments_have_separate_hosts(tmp_path: Path, environment: str, host: str) -> None:
     apns = made(tmp_path, environment=environment)
     assert request(apns, push(phone(), shown())).url == f"https://{host}/3/device/{'ab' * 32}"
 
 
-def test_what_is_shown_stands_in_aps_and_what_it_is_about_beside_it(apns: Apns) -> None:
+def test_apns_payload_separates_alert_from_notification(apns: Apns) -> None:
     assert payload(apns, push(phone(), shown())) == {
         "aps": {
             "alert": {"title": "New note", "body": "Ann wrote:\nhello"},
@@ -104,7 +104,7 @@ def test_what_is_shown_stands_in_aps_and_what_it_is_about_beside_it(apns: Apns) 
         ("urgent", "time-sensitive", "10", "default"),
     ],
 )
-def test_a_preset_is_how_much_a_push_disturbs(
+def test_apns_preset_sets_interruption_level_priority_and_sound(
     apns: Apns, preset: str, level: str, priority: str, sound: str | None
 ) -> None:
     made = request(apns, push(phone(), shown(preset=preset)))
@@ -113,7 +113,7 @@ def test_a_preset_is_how_much_a_push_disturbs(
     assert dict(made.headers)["apns-priority"] == priority
 
 
-def test_what_there_is_none_of_is_left_out(apns: Apns) -> None:
+def test_apns_payload_omits_empty_fields(apns: Apns) -> None:
     said = payload(apns, push(phone(), shown(thread="", category="", link="", mutable=True)))
     assert said["aps"].keys() == {"alert", "badge", "sound", "interruption-level", "mutable-content"}
     assert said["aps"]["mutable-content"] == 1
@@ -122,7 +122,7 @@ def test_what_there_is_none_of_is_left_out(apns: Apns) -> None:
 
 
 @pytest.mark.parametrize(("clear", "said"), [((OTHER,), [str(OTHER)]), ("all", "all")])
-def test_a_silent_push_is_an_alert_without_one(apns: Apns, clear: Any, said: Any) -> None:
+def test_apns_clear_is_a_silent_push_of_type_alert(apns: Apns, clear: Any, said: Any) -> None:
     made = request(apns, push(phone(), None, clear=clear))
     headers = dict(made.headers)
     assert json.loads(made.body) == {"aps": {"badge": 3, "content-available": 1}, "clear": said}
@@ -134,7 +134,7 @@ DATA = st.dictionaries(st.text(max_size=5), st.text(max_size=3000) | st.integers
 
 
 @given(body=TEXT, data=DATA, ids=st.integers(0, 300))
-def test_whatever_is_said_fits_and_is_valid_json_cut_between_characters(body: str, data: str, ids: int) -> None:
+def test_apns_payload_fits_and_is_valid_json(body: str, data: str, ids: int) -> None:
     apns = LIMITED
     sent = push(phone(), shown(body=body, data=data), clear=(OTHER,) * ids)
     made = request(apns, sent)
@@ -157,7 +157,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> None:
 LIMITED: Apns
 
 
-def test_the_body_is_cut_as_little_as_can_be_and_the_data_stays(apns: Apns) -> None:
+def test_apns_body_is_truncated_minimally_and_data_kept(apns: Apns) -> None:
     made = request(apns, push(phone(), shown(body="ä" * 4000)))
     said = json.loads(made.body)
     assert 4095 <= len(made.body) <= 4096
@@ -165,29 +165,29 @@ def test_the_body_is_cut_as_little_as_can_be_and_the_data_stays(apns: Apns) -> N
     assert said["notification"]["data"] == {"user": {"id": 4}}
 
 
-def test_data_that_leaves_no_room_for_words_goes_and_the_words_come_back(apns: Apns) -> None:
+def test_apns_drops_data_that_leaves_no_room_for_the_body(apns: Apns) -> None:
     said = payload(apns, push(phone(), shown(data=json.dumps({"text": "x" * 5000}))))
     assert said["aps"]["alert"]["body"] == "Ann wrote:\nhello"
     assert said["notification"]["data"] == {}
 
 
-def test_no_character_is_cut_in_two(apns: Apns) -> None:
+def test_apns_truncation_splits_no_character(apns: Apns) -> None:
     for more in range(8):
         body = payload(apns, push(phone(), shown(body="x" * more + "👩‍👩‍👧" * 1000)))["aps"]["alert"]["body"]
         assert body[-1] == "…"
         assert body[-2] != "\u200d"
 
 
-def test_ids_to_clear_that_do_not_fit_are_left_out(apns: Apns) -> None:
+def test_apns_clear_omits_ids_that_do_not_fit(apns: Apns) -> None:
     made = request(apns, push(phone(), None, clear=(OTHER,) * 1000))
     assert 2000 < len(made.body) <= 4096
 
 
-def test_a_push_that_cannot_be_made_to_fit_is_refused(apns: Apns) -> None:
+def test_apns_push_that_cannot_fit_is_refused(apns: Apns) -> None:
     assert isinstance(apns.request(push(phone(), shown(title="x" * 5000))), Refused)
 
 
-def test_one_token_serves_for_forty_minutes(apns: Apns, clock: Clock) -> None:
+def test_apns_provider_token_is_reused_for_40_minutes(apns: Apns, clock: Clock) -> None:
     def token() -> str:
         return dict(request(apns, push(phone(), shown())).headers)["authorization"]
 
@@ -200,7 +200,7 @@ def test_one_token_serves_for_forty_minutes(apns: Apns, clock: Clock) -> None:
     assert 20 * 60 <= made_at(second) - made_at(first) <= 60 * 60
 
 
-def test_a_token_is_made_when_it_is_first_needed_and_another_not_before_twenty_minutes(clock: Clock) -> None:
+def test_apns_provider_token_is_created_lazily_and_kept_20_minutes(clock: Clock) -> None:
     token = ProviderToken(KEY.private, "ABC", "DEF", clock)
     first = token.current()
     clock.now += MIN_TOKEN_AGE - 1
@@ -211,7 +211,7 @@ def test_a_token_is_made_when_it_is_first_needed_and_another_not_before_twenty_m
     assert token.current() != first
 
 
-def test_an_expired_token_is_renewed_once_for_all_that_were_sent_with_it(apns: Apns, clock: Clock) -> None:
+def test_expired_apns_provider_token_is_renewed_once(apns: Apns, clock: Clock) -> None:
     expired = json.dumps({"reason": "ExpiredProviderToken"}).encode()
     sent = push(phone(), shown())
     apns.request(sent)
@@ -266,7 +266,7 @@ MORE = [
 
 
 @pytest.mark.parametrize(("status", "reason", "way"), ROWS + MORE)
-def test_every_answer_has_its_meaning(apns: Apns, status: int, reason: str, way: str) -> None:
+def test_every_apns_response_maps_to_its_outcome(apns: Apns, status: int, reason: str, way: str) -> None:
     body = json.dumps({"reason": reason, "timestamp": 1767225600000}).encode()
     outcome = apns.outcome(push(phone(), shown()), answer(status, body))
     kind, attributes = expected(way)
@@ -277,7 +277,7 @@ def test_every_answer_has_its_meaning(apns: Apns, status: int, reason: str, way:
         assert (reason or "no answer" if status == 0 else reason) in outcome.reason
 
 
-def test_every_status_of_the_table_is_tried() -> None:
+def test_apns_outcome_tests_cover_every_documented_status() -> None:
     assert {status for status, *_ in ROWS + MORE} >= STATUSES.keys() - {401}
 
 
@@ -297,13 +297,13 @@ ODD = [
 
 @pytest.mark.parametrize("body", ODD)
 @pytest.mark.parametrize("status", [200, 400, 403, 410, 429, 500])
-def test_an_answer_that_says_nothing_goes_by_its_status(apns: Apns, status: int, body: bytes) -> None:
+def test_apns_response_without_reason_maps_by_status(apns: Apns, status: int, body: bytes) -> None:
     outcome = apns.outcome(push(phone(), shown()), answer(status, body))
     assert type(outcome) is {200: Delivered, 400: Refused, 403: Stopped, 410: Gone}.get(status, Later)
 
 
 @pytest.mark.parametrize("timestamp", [None, "x", True, -1e300, 1e300, 10**40, [], float("nan")])
-def test_a_moment_that_is_none_is_not_known(apns: Apns, timestamp: Any) -> None:
+def test_invalid_apns_timestamp_is_ignored(apns: Apns, timestamp: Any) -> None:
     body = json.dumps({"reason": "Unregistered", "timestamp": timestamp}).encode()
     outcome = apns.outcome(push(phone(), shown()), answer(410, body))
     assert isinstance(outcome, Gone)
@@ -322,7 +322,7 @@ def test_a_moment_that_is_none_is_not_known(apns: Apns, timestamp: Any) -> None:
     ],
     ids=["seconds", "none", "years", "soon", "past", "in months"],
 )
-def test_a_pause_that_is_asked_for_is_kept_within_a_day(apns: Apns, header: str, least: float, most: float) -> None:
+def test_apns_retry_after_is_honored_up_to_a_day(apns: Apns, header: str, least: float, most: float) -> None:
     for status in (429, 503):
         outcome = apns.outcome(push(phone(), shown()), answer(status, retry_after=header))
         assert isinstance(outcome, Later)
@@ -331,11 +331,11 @@ def test_a_pause_that_is_asked_for_is_kept_within_a_day(apns: Apns, header: str,
 
 
 @pytest.mark.parametrize("header", ["", "soon", "-5", "1.5", "1e9", "٣", "Wed, 99 Foo 2031 00:00:00 GMT", "9" * 400])
-def test_a_pause_that_is_none_is_ours_to_choose(apns: Apns, header: str) -> None:
+def test_invalid_apns_retry_after_is_ignored(apns: Apns, header: str) -> None:
     assert apns.outcome(push(phone(), shown()), answer(503, retry_after=header)) == Later("503", None)
 
 
-def test_a_key_that_is_none_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_invalid_apns_key_is_rejected_in_one_sentence(tmp_path: Path) -> None:
     for name, content in {
         "public.p8": KEY.pem,
         "rsa.p8": pair("RS256").private_pem,
@@ -354,12 +354,12 @@ def test_a_key_that_is_none_is_refused_in_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["key_id", "team_id", "topic"])
 @pytest.mark.parametrize("value", ["", "a\nb", "ä"])
-def test_a_setting_that_is_none_is_refused(tmp_path: Path, name: str, value: str) -> None:
+def test_invalid_apns_setting_is_rejected(tmp_path: Path, name: str, value: str) -> None:
     with pytest.raises(Refusal, match="for APNs is missing"):
         made(tmp_path, **{name: value})
 
 
-async def test_a_push_arrives_over_http_2_as_it_was_made(tmp_path: Path) -> None:
+async def test_apns_push_arrives_over_http_2_unchanged(tmp_path: Path) -> None:
     async with push_service(tmp_path) as service:
         apns = made(tmp_path, url=service.url)
         transport = Transport(apns.window, lone_first=True, ca_file=files_in(tmp_path)[0])

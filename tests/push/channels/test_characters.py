@@ -26,7 +26,7 @@ CHARACTERS = {
 
 @pytest.mark.parametrize("character", CHARACTERS.values(), ids=CHARACTERS)
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_a_character_of_several_code_points_is_kept_or_left_out_as_a_whole(character: str, count: int) -> None:
+def test_truncation_keeps_or_drops_whole_grapheme_clusters(character: str, count: int) -> None:
     text = "x" + character * count + "y"
     whole = {text[: 1 + number * len(character)] for number in range(count + 1)} | {"", text}
     for length in range(len(text) + 1):
@@ -36,7 +36,7 @@ def test_a_character_of_several_code_points_is_kept_or_left_out_as_a_whole(chara
 
 
 @given(st.text(), st.integers(0, 50))
-def test_what_is_left_is_a_beginning_no_longer_than_asked_and_grows_with_the_room(text: str, length: int) -> None:
+def test_truncated_text_is_a_prefix_within_the_limit(text: str, length: int) -> None:
     found = cut(text, length)
     assert text.startswith(found)
     assert len(found) <= length
@@ -44,11 +44,11 @@ def test_what_is_left_is_a_beginning_no_longer_than_asked_and_grows_with_the_roo
 
 
 @given(st.text(st.characters(codec="ascii", exclude_characters="\r\n")), st.integers(0, 50))
-def test_plain_text_is_cut_where_it_is_asked(text: str, length: int) -> None:
+def test_plain_text_is_truncated_at_the_limit(text: str, length: int) -> None:
     assert cut(text, length) == text[:length]
 
 
-def test_endless_accents_are_cut_all_the_same() -> None:
+def test_endless_combining_marks_are_truncated() -> None:
     text = "a" + "\u0301" * 1000
     assert unicodedata.combining(text[1])
     assert len(cut(text, 500)) == 500

@@ -63,7 +63,7 @@ def message(fcm: Fcm, sent: Push) -> Any:
     return json.loads(request(fcm, sent).body)["message"]
 
 
-def test_an_android_phone_gets_exactly_what_the_contract_says(fcm: Fcm) -> None:
+def test_fcm_message_matches_the_contract(fcm: Fcm) -> None:
     sent = push(android(), shown())
     assert request(fcm, sent).url == "https://fcm.googleapis.com/v1/projects/crm-1/messages:send"
     assert message(fcm, sent) == {
@@ -95,19 +95,19 @@ def test_an_android_phone_gets_exactly_what_the_contract_says(fcm: Fcm) -> None:
         (INSTALLATION[:-1] + ":", "token"),
     ],
 )
-def test_an_installation_id_is_told_from_a_token(fcm: Fcm, token: str, name: str) -> None:
+def test_fcm_installation_id_is_distinguished_from_a_token(fcm: Fcm, token: str, name: str) -> None:
     said = message(fcm, push(android(token), shown()))
     assert said[name] == token
     assert len(said.keys() & {"fid", "token"}) == 1
 
 
 @pytest.mark.parametrize(("preset", "priority"), [("quiet", "normal"), ("normal", "high"), ("urgent", "high")])
-def test_a_preset_is_a_priority(fcm: Fcm, preset: str, priority: str) -> None:
+def test_fcm_preset_sets_the_priority(fcm: Fcm, preset: str, priority: str) -> None:
     assert message(fcm, push(android(), shown(preset=preset)))["android"]["priority"] == priority
 
 
 @pytest.mark.parametrize(("clear", "said"), [((OTHER,), f'["{OTHER}"]'), ("all", '"all"')])
-def test_a_clear_is_a_message_of_data_alone(fcm: Fcm, clear: Any, said: str) -> None:
+def test_fcm_clear_is_a_data_message(fcm: Fcm, clear: Any, said: str) -> None:
     assert message(fcm, push(android(), None, clear=clear)) == {
         "token": TOKEN,
         "data": {"clear": said, "badge": "3"},
@@ -115,7 +115,7 @@ def test_a_clear_is_a_message_of_data_alone(fcm: Fcm, clear: Any, said: str) -> 
     }
 
 
-def test_an_iphone_gets_what_apple_would_have_given_it(fcm: Fcm) -> None:
+def test_fcm_sends_iphones_the_apns_payload(fcm: Fcm) -> None:
     said = message(fcm, push(phone("iOS", TOKEN), shown()))
     assert said["apns"]["payload"]["aps"] == {
         "alert": {"title": "New note", "body": "Ann wrote:\nhello"},
@@ -146,9 +146,7 @@ LIMITED: Fcm
     data=st.dictionaries(st.text(max_size=5), st.text(max_size=3000), max_size=3),
     type_=st.sampled_from(["iOS", "Android"]),
 )
-def test_whatever_is_said_fits_and_is_valid_json_cut_between_characters(
-    body: str, data: dict[str, str], type_: str
-) -> None:
+def test_fcm_message_fits_and_is_valid_json(body: str, data: dict[str, str], type_: str) -> None:
     made = request(LIMITED, push(phone(type_, TOKEN), shown(body=body, data=json.dumps(data))))
     assert len(made.body) <= 4096 + len(TOKEN)
     said, whole = json.loads(made.body)["message"], body.replace(" <br> ", "\n")
@@ -200,7 +198,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("status", "body", "way"), ROWS)
-def test_every_answer_has_its_meaning(fcm: Fcm, status: int, body: bytes, way: str) -> None:
+def test_every_fcm_response_maps_to_its_outcome(fcm: Fcm, status: int, body: bytes, way: str) -> None:
     outcome = fcm.outcome(push(android(), shown()), answer(status, body))
     kind, attributes = KINDS[way]
     assert type(outcome) is kind
@@ -222,7 +220,7 @@ def test_every_answer_has_its_meaning(fcm: Fcm, status: int, body: bytes, way: s
     ],
 )
 @pytest.mark.parametrize("status", [200, 400, 403, 404, 429, 503])
-def test_an_answer_that_says_nothing_goes_by_its_status(fcm: Fcm, status: int, body: bytes) -> None:
+def test_fcm_response_without_code_maps_by_status(fcm: Fcm, status: int, body: bytes) -> None:
     outcome = fcm.outcome(push(android(), shown()), answer(status, body))
     assert type(outcome) is {200: Delivered, 400: Refused, 403: Stopped, 404: Stopped}.get(status, Later)
 
@@ -231,7 +229,7 @@ def test_an_answer_that_says_nothing_goes_by_its_status(fcm: Fcm, status: int, b
     ("status", "header", "after", "lane"),
     [(429, "5", 5, 60), (429, "90", 90, 90), (503, "3", 3, None), (503, "30", 30, None), (503, "0", 1, None)],
 )
-def test_retry_after_is_kept_and_a_quota_holds_the_whole_lane_for_a_minute_at_least(
+def test_fcm_quota_error_pauses_the_lane_for_at_least_a_minute(
     fcm: Fcm, status: int, header: str, after: float, lane: float | None
 ) -> None:
     assert fcm.outcome(push(android(), shown()), answer(status, retry_after=header)) == Later(str(status), after, lane)
@@ -249,12 +247,12 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("words", BROKEN)
-def test_credentials_that_are_none_are_refused_in_one_sentence(tmp_path: Path, words: str) -> None:
+def test_invalid_fcm_credentials_are_rejected_in_one_sentence(tmp_path: Path, words: str) -> None:
     with pytest.raises(Refusal, match=rf"account\.json .*{words}.*\.$"):
         made(tmp_path, BROKEN[words])
 
 
-def test_credentials_that_are_not_there_are_refused(tmp_path: Path) -> None:
+def test_missing_fcm_credentials_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"can't be read: No such file or directory\.$"):
         Fcm(credentials_file=tmp_path / "none.json")
 
@@ -279,7 +277,7 @@ def authorization(fcm: Fcm) -> str:
     return dict(request(fcm, push(android(), shown())).headers)["authorization"]
 
 
-async def test_a_token_is_asked_for_once_by_all_who_need_it_and_again_before_it_ends(tmp_path: Path) -> None:
+async def test_fcm_access_token_is_shared_and_renewed_before_expiry(tmp_path: Path) -> None:
     clock = Clock()
     async with push_service(tmp_path, granting()) as service:
         fcm = at(service, tmp_path, clock=clock)
@@ -299,7 +297,7 @@ async def test_a_token_is_asked_for_once_by_all_who_need_it_and_again_before_it_
     assert 0 < said["exp"] - said["iat"] <= 3600
 
 
-async def test_a_token_that_is_not_accepted_is_asked_for_anew_once(tmp_path: Path) -> None:
+async def test_rejected_fcm_access_token_is_renewed_once(tmp_path: Path) -> None:
     sent, no = push(android(), shown()), error(401, "UNAUTHENTICATED")
     async with push_service(tmp_path, granting()) as service:
         fcm = at(service, tmp_path)
@@ -329,7 +327,7 @@ async def test_a_token_that_is_not_accepted_is_asked_for_anew_once(tmp_path: Pat
         (answering(200, b"x" * 1001), Later),
     ],
 )
-async def test_why_there_is_no_token_is_told_and_not_asked_again_at_once(
+async def test_failed_fcm_token_request_is_reported_and_not_repeated_immediately(
     tmp_path: Path, behaviour: Behaviour, kind: type[Stopped | Later], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(google_auth, "MAX_BYTES", 1000)
@@ -362,7 +360,7 @@ async def _waited(fcm: Fcm, service: PushService, clock: Clock) -> float:
     return told.lane
 
 
-async def test_an_access_token_is_asked_for_more_and_more_rarely_while_that_fails(tmp_path: Path) -> None:
+async def test_fcm_access_token_requests_back_off(tmp_path: Path) -> None:
     clock = Clock()
     async with push_service(tmp_path, answering(503)) as service:
         fcm = at(service, tmp_path, clock=clock)
@@ -378,7 +376,7 @@ async def test_an_access_token_is_asked_for_more_and_more_rarely_while_that_fail
 @pytest.mark.parametrize(
     ("asked", "least", "most"), [("120", 120, 120), ("1", 8, 10), ("999999", 3600, 3600), ("x", 8, 10)]
 )
-async def test_an_access_token_is_asked_for_again_when_google_says_within_bounds(
+async def test_fcm_access_token_request_honors_retry_after_within_limits(
     tmp_path: Path, asked: str, least: float, most: float
 ) -> None:
     clock = Clock()
@@ -399,14 +397,12 @@ async def test_an_access_token_is_asked_for_again_when_google_says_within_bounds
         (b'{"error":"a\\n\\u001b[0m' + b"x" * 900 + b'"}', f"a  [0m{'x' * 194}"),
     ],
 )
-async def test_why_google_gives_no_access_token_is_told_in_its_own_words(
-    tmp_path: Path, body: bytes, said: str
-) -> None:
+async def test_fcm_access_token_error_is_quoted(tmp_path: Path, body: bytes, said: str) -> None:
     async with push_service(tmp_path, answering(400, body)) as service:
         assert await at(service, tmp_path).ready() == Stopped(f"no access token for FCM: {said}")
 
 
-async def test_a_message_arrives_over_http_2_as_it_was_made(tmp_path: Path) -> None:
+async def test_fcm_message_arrives_over_http_2_unchanged(tmp_path: Path) -> None:
     async with push_service(tmp_path, granting()) as service:
         fcm = at(service, tmp_path, url=service.url)
         assert await fcm.ready() is None

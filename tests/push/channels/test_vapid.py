@@ -33,7 +33,7 @@ def set_to(subject: str) -> Any:
         ("https://localhost.example.com/", "https://localhost.example.com/"),
     ],
 )
-def test_a_vapid_subject_that_push_services_take_is_kept(given: str, kept: str) -> None:
+def test_valid_vapid_subject_is_kept(given: str, kept: str) -> None:
     assert set_to(given).push_contact == kept
 
 
@@ -55,7 +55,7 @@ def test_a_vapid_subject_that_push_services_take_is_kept(given: str, kept: str) 
         "mailto:a@" + "x" * 300 + ".example.com",
     ],
 )
-def test_a_vapid_subject_that_push_services_refuse_is_refused_at_start_in_one_sentence(given: str) -> None:
+def test_invalid_vapid_subject_is_rejected_at_start_in_one_sentence(given: str) -> None:
     with pytest.raises(Refusal) as refused:
         set_to(given)
     [line] = str(refused.value).splitlines()
@@ -71,7 +71,7 @@ def test_a_vapid_subject_that_push_services_refuse_is_refused_at_start_in_one_se
         ("", "mailto:postmaster@localhost"),
     ],
 )
-async def test_without_a_vapid_subject_a_public_https_url_takes_its_place_or_start_and_doctor_warn(
+async def test_vapid_subject_defaults_to_https_public_url_or_warns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, public_url: str, subject: str
 ) -> None:
     Vapid.make(tmp_path / "vapid.pem")

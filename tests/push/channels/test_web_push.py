@@ -46,7 +46,7 @@ def request(channel: WebPush, sent: Push) -> Request:
     return made
 
 
-def test_a_push_is_what_the_contract_says_when_the_browser_opens_it(web_push: WebPush) -> None:
+def test_decrypted_web_push_matches_the_contract(web_push: WebPush) -> None:
     made = request(web_push, push(browser(), shown(), clear=(OTHER,)))
     assert made.url == MOZILLA
     assert made.guarded
@@ -65,7 +65,7 @@ def test_a_push_is_what_the_contract_says_when_the_browser_opens_it(web_push: We
     }
 
 
-def test_a_push_has_the_headers_that_services_want(web_push: WebPush) -> None:
+def test_web_push_has_the_required_headers(web_push: WebPush) -> None:
     headers = dict(request(web_push, push(browser(), shown())).headers)
     authorization = headers.pop("authorization")
     assert headers.pop("ttl").isdigit()
@@ -83,11 +83,11 @@ def test_a_push_has_the_headers_that_services_want(web_push: WebPush) -> None:
 
 
 @pytest.mark.parametrize(("preset", "urgency"), [("quiet", "low"), ("normal", "normal"), ("urgent", "high")])
-def test_a_preset_is_how_soon_a_browser_is_woken(web_push: WebPush, preset: str, urgency: str) -> None:
+def test_web_push_preset_sets_urgency(web_push: WebPush, preset: str, urgency: str) -> None:
     assert dict(request(web_push, push(browser(), shown(preset=preset))).headers)["urgency"] == urgency
 
 
-def test_how_long_a_push_is_kept_has_its_bounds() -> None:
+def test_web_push_ttl_is_bounded() -> None:
     def ttl(seconds: float) -> str:
         channel = WebPush([Vapid(OURS.private)], clock=lambda: EXPIRES.timestamp() - seconds)
         return dict(request(channel, push(browser(), shown())).headers)["ttl"]
@@ -96,7 +96,7 @@ def test_how_long_a_push_is_kept_has_its_bounds() -> None:
 
 
 @given(body=st.text(max_size=5000), data=st.dictionaries(st.text(max_size=5), st.text(max_size=2000), max_size=3))
-def test_whatever_is_said_fits_and_is_valid_json_cut_between_characters(body: str, data: dict[str, str]) -> None:
+def test_web_push_payload_fits_and_is_valid_json(body: str, data: dict[str, str]) -> None:
     made = request(WebPush([Vapid(OURS.private)]), push(browser(), shown(body=body, data=json.dumps(data))))
     assert len(made.body) <= 2800 + 86 + 16 + 1
     said, whole = opened(made.body), body.replace(" <br> ", "\n")
@@ -104,12 +104,12 @@ def test_whatever_is_said_fits_and_is_valid_json_cut_between_characters(body: st
     assert said["notification"]["data"] in (data, {})
 
 
-def test_no_two_bodies_are_alike() -> None:
+def test_web_push_encryption_is_randomized() -> None:
     keys = Keys.read(P256DH, AUTH)
     assert len({encrypted(b"hello", keys) for _ in range(10)}) == 10
 
 
-def test_a_token_is_kept_for_each_origin_and_made_anew_in_time() -> None:
+def test_vapid_token_is_cached_per_origin_and_renewed_in_time() -> None:
     now = [1.8e9]
     vapid = Vapid(OURS.private, clock=lambda: now[0])
     first = vapid.authorization("https://a.example")
@@ -121,7 +121,7 @@ def test_a_token_is_kept_for_each_origin_and_made_anew_in_time() -> None:
     assert said["aud"] == "https://a.example"
 
 
-def test_a_key_is_made_once_and_read_again(tmp_path: Path) -> None:
+def test_vapid_key_is_generated_once_and_reused(tmp_path: Path) -> None:
     path = tmp_path / "folder/vapid.pem"
     [made] = Vapid.make(path)
     assert [made.public] == [key.public for key in Vapid.make(path)] == [key.public for key in Vapid.load(path)]
@@ -129,7 +129,7 @@ def test_a_key_is_made_once_and_read_again(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_key_that_is_none_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_invalid_vapid_key_is_rejected_in_one_sentence(tmp_path: Path) -> None:
     for name, content in {"public": OURS.pem, "rsa": pair("RS256").private_pem, "empty": b""}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(Refusal, match=r"holds no private key on the curve P-256 in PEM\.$"):
@@ -159,7 +159,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("status", "reason", "way"), ROWS)
-def test_every_answer_has_its_meaning(web_push: WebPush, status: int, reason: str, way: str) -> None:
+def test_every_web_push_response_maps_to_its_outcome(web_push: WebPush, status: int, reason: str, way: str) -> None:
     body = json.dumps({"reason": reason}).encode() if reason else b"anything"
     outcome = web_push.outcome(push(browser(), shown()), answer(status, body))
     expected = KINDS[way]
@@ -183,19 +183,19 @@ NOT_SENT = b"permission denied: sender not permitted to send"
         (410, b"x" * 9000, "text/plain", Gone(f"410 {'x' * 200}")),
     ],
 )
-def test_a_service_is_quoted_whether_it_answers_in_json_or_in_text(
+def test_web_push_error_quotes_json_or_text_responses(
     web_push: WebPush, status: int, body: bytes, type_: str, outcome: Any
 ) -> None:
     assert web_push.outcome(push(browser(), shown()), answer(status, body, content_type=type_)) == outcome
 
 
-def test_no_answer_and_a_pause_that_is_asked_for(web_push: WebPush) -> None:
+def test_web_push_timeout_and_retry_after_are_retried(web_push: WebPush) -> None:
     sent = push(browser(), shown())
     assert web_push.outcome(sent, answer(0)) == Later("no answer: no whole answer within 10 s")
     assert web_push.outcome(sent, answer(429, retry_after="30")) == Later("429", 30.0)
 
 
-def test_a_token_that_does_not_please_is_made_anew_for_that_origin_alone() -> None:
+def test_rejected_vapid_token_is_renewed_for_its_origin_only() -> None:
     now = [1.8e9]
     vapid = Vapid(OURS.private, clock=lambda: now[0])
     channel = WebPush([vapid])
@@ -251,17 +251,17 @@ BAD = [
 
 
 @pytest.mark.parametrize("endpoint", GOOD)
-def test_the_known_push_services_may_be_named(endpoint: str) -> None:
+def test_known_push_services_are_allowed_as_endpoints(endpoint: str) -> None:
     assert check_subscription(endpoint, P256DH, AUTH) == []
 
 
 @pytest.mark.parametrize("endpoint", BAD)
-def test_nobody_else_may(endpoint: str, web_push: WebPush) -> None:
+def test_other_hosts_are_rejected_as_endpoints(endpoint: str, web_push: WebPush) -> None:
     assert check_subscription(endpoint, P256DH, AUTH) == [("endpoint", "url")]
     assert isinstance(web_push.request(push(browser(endpoint), shown())), Refused)
 
 
-def test_an_origin_that_is_allowed_may_be_anything() -> None:
+def test_allowed_origin_may_be_any_endpoint() -> None:
     for origin in ("http://127.0.0.1:8080", "https://push.example.com:8443", "http://[::1]:1"):
         assert check_subscription(f"{origin}/x", P256DH, AUTH, [origin]) == []
         assert check_subscription(f"{origin}/x", P256DH, AUTH) == [("endpoint", "url")]
@@ -288,20 +288,20 @@ def test_an_origin_that_is_allowed_may_be_anything() -> None:
     ],
     ids=map(str, range(14)),  # the keys are others in each process
 )
-def test_keys_that_are_none_are_told(p256dh: str, auth: str, fields: list[str]) -> None:
+def test_invalid_subscription_keys_are_reported(p256dh: str, auth: str, fields: list[str]) -> None:
     assert check_subscription(MOZILLA, p256dh, auth) == [(field, "regex") for field in fields]
     made = WebPush([Vapid(OURS.private)]).request(push(browser(p256dh=p256dh, auth=auth), shown()))
     assert isinstance(made, Refused) == bool(fields)
 
 
-async def test_no_spelling_of_ourselves_may_be_named() -> None:
+async def test_loopback_is_rejected_as_endpoint_in_every_spelling() -> None:
     with listening() as (port, came):
         for url in spellings(port):
             assert check_subscription(url, P256DH, AUTH) == [("endpoint", "url")]
         assert came == []
 
 
-async def test_a_push_arrives_and_can_be_opened(tmp_path: Path) -> None:
+async def test_web_push_arrives_and_can_be_decrypted(tmp_path: Path) -> None:
     async with push_service(tmp_path, answering(201)) as service:
         channel = WebPush([Vapid(OURS.private)], [service.url])
         transport = Transport(10, ca_file=files_in(tmp_path)[0], allowed_origins=[service.url])
@@ -322,5 +322,5 @@ async def test_a_push_arrives_and_can_be_opened(tmp_path: Path) -> None:
         ("nothing of the kind", "nothing of the kind"),
     ],
 )
-def test_an_endpoint_has_one_spelling(given: str, kept: str) -> None:
+def test_endpoint_url_is_normalized(given: str, kept: str) -> None:
     assert endpoint_of(given) == kept

@@ -431,7 +431,7 @@ class TestDoctor:
                 "ok   keys of tokens: tokens are verified by 1 secret (services) and 2 public keys in files (both)"
                 " and a JWKS (both)"
             )
-            assert found["JWKS"] == f"ok   JWKS: 1 key at {site.url} may verify"
+            assert found["JWKS"] == f"ok   JWKS: 1 key at {site.url} can verify tokens"
 
     @pytest.mark.parametrize("name", BAD)
     async def test_doctor_reports_unusable_jwks(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:

@@ -19,7 +19,7 @@ async def examine(file: Path = Path(".env")) -> list[Finding]:
         settings = read_settings(env_file=file)
     except Refusal as refusal:
         return [Finding("FAIL", "settings", str(refusal).rstrip("."), "`tocsin config` lists all settings"), *found]
-    found = [Finding("ok", "settings", f"{len(settings.model_fields_set)} are set"), *found]
+    found = [Finding("ok", "settings", f"{len(settings.model_fields_set)} settings are set"), *found]
     found += [
         *check_catalogue(settings),
         *[finding async for finding in check_push(settings)],

@@ -63,11 +63,13 @@ async def check_push(settings: Settings) -> AsyncIterator[Finding]:
             else:
                 yield await _credentials(lane, settings, device)
         for file in filter(_is_open, lane.files):
-            yield Finding("warn", f"push {lane.name}", f"others can read {file}", f"close it: chmod 600 {file}")
+            yield Finding("warn", f"push {lane.name}", f"other users can read {file}", f"close it: chmod 600 {file}")
     if lacks_contact(planned, settings):
         said = f"{PREFIX}VAPID_SUBJECT is not set and there is no public https url: Apple refuses pushes to Safari"
         yield Finding("warn", "push web/default", said, f"set {PREFIX}VAPID_SUBJECT to mailto:you@example.com")
-    yield Finding("ok", "push", f"{len(planned)} lanes: {', '.join(lane.name for lane in planned) or 'none is set'}")
+    yield Finding(
+        "ok", "push", f"{len(planned)} lanes: {', '.join(lane.name for lane in planned) or 'no keys are set'}"
+    )
 
 
 def _is_open(path: Path) -> bool:
@@ -119,12 +121,12 @@ def _own_secret(settings: Settings) -> Iterator[Finding]:
         elif not path.exists():
             yield Finding("warn", "keys of tokens", "no keys exist yet", "the first `tocsin serve` creates a secret")
         elif is_open_to_others(path.stat().st_mode):
-            yield Finding("FAIL", "keys of tokens", f"others can read {path}", f"close it: chmod 600 {path}")
+            yield Finding("FAIL", "keys of tokens", f"other users can read {path}", f"close it: chmod 600 {path}")
         elif path.stat().st_uid != os.geteuid():
             said = f"{path} belongs to user {path.stat().st_uid}, who can replace it"
             yield Finding("FAIL", "keys of tokens", said, "run this as the user who runs Tocsin, or delete it")
         else:
-            said = f"tokens are verified by the secret {path}, which is closed to others"
+            said = f"tokens are verified by the secret {path}, which other users cannot read"
             yield Finding("ok", "keys of tokens", said)
     except PermissionError:
         yield Finding("FAIL", "keys of tokens", f"{path} belongs to another user", "become that user")
@@ -154,4 +156,4 @@ async def check_jwks(settings: Settings) -> AsyncIterator[Finding]:
     if is_plain(url):
         yield Finding("warn", "JWKS", f"the keys at {url} can be forged on the way", "fetch them over https")
     else:
-        yield Finding("ok", "JWKS", f"{len(keys)} key{'s' if len(keys) > 1 else ''} at {url} may verify")
+        yield Finding("ok", "JWKS", f"{len(keys)} key{'s' if len(keys) > 1 else ''} at {url} can verify tokens")

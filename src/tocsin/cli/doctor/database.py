@@ -77,10 +77,10 @@ async def _server(connection: Connection, settings: Settings, place: str) -> Asy
     assert server is not None  # noqa: S101 - the statement returns one row
     version, off = server["version"], set(server["off"])
     if version < migrate.OLDEST_SERVER:
-        remedy = f"take {migrate.OLDEST_SERVER} or newer"
+        remedy = f"use {migrate.OLDEST_SERVER} or newer"
         yield Finding("FAIL", "database", f"PostgreSQL {version} is too old", remedy)
     else:
-        yield await _writes(connection, f"PostgreSQL {version} answers and takes writes: {place}")
+        yield await _writes(connection, f"PostgreSQL {version} answers and accepts writes: {place}")
     if server["encoding"] == "UTF8":
         yield Finding("ok", "encoding", "UTF8")
     else:
@@ -130,7 +130,9 @@ def _durability(off: Iterable[str], *, accepted: bool) -> Iterator[Finding]:
 async def _schema_and_queue(connection: Connection, _settings: Settings, _place: str) -> AsyncIterator[Finding]:
     missing = await migrate.missing(connection)
     if len(missing) == len(migrate.steps()):
-        yield Finding("ok", "schema", "it is not there yet", "the first `tocsin serve` or `tocsin migrate` creates it")
+        yield Finding(
+            "ok", "schema", "it does not exist yet", "the first `tocsin serve` or `tocsin migrate` creates it"
+        )
         return
     if missing:
         yield Finding("FAIL", "schema", f"{len(missing)} migrations are pending", "run `tocsin migrate`")

@@ -29,15 +29,17 @@ def check_env_file(path: Path) -> Iterator[Finding]:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        yield Finding("ok", ".env", "there is none here")
+        yield Finding("ok", ".env", "there is no such file in this folder")
         return
     except OSError as error:
-        yield Finding("FAIL", ".env", f"it can't be looked at: {error.strerror}", "start in another folder")
+        yield Finding("FAIL", ".env", f"it cannot be read: {error.strerror}", "start in another folder")
         return
     if is_open_to_others(mode):
-        yield Finding("warn", ".env", "others can read it, and it may hold secrets", f"close it: chmod 600 {path}")
+        yield Finding(
+            "warn", ".env", "other users can read it, and it may contain secrets", f"close it: chmod 600 {path}"
+        )
     else:
-        yield Finding("ok", ".env", "it is read, and closed to others")
+        yield Finding("ok", ".env", "other users cannot read it")
 
 
 def check_data_folder(folder: Path) -> Iterator[Finding]:
@@ -46,14 +48,14 @@ def check_data_folder(folder: Path) -> Iterator[Finding]:
         found = folder.stat()
         list(folder.iterdir())
     except FileNotFoundError:
-        yield Finding("warn", "data folder", f"{folder} is not there yet", "the first `tocsin serve` creates it")
+        yield Finding("warn", "data folder", f"{folder} does not exist yet", "the first `tocsin serve` creates it")
     except OSError as error:
         yield Finding("FAIL", "data folder", f"{folder}: {error.strerror}", f"become its user, or set {PREFIX}DATA_DIR")
     else:
         if found.st_mode & _BY_OTHERS:
-            yield Finding("warn", "data folder", f"others can enter {folder}", f"close it: chmod 700 {folder}")
+            yield Finding("warn", "data folder", f"other users can enter {folder}", f"close it: chmod 700 {folder}")
         else:
-            yield Finding("ok", "data folder", f"{folder} is closed to others")
+            yield Finding("ok", "data folder", f"other users cannot enter {folder}")
 
 
 def check_free_space(folder: Path) -> Iterator[Finding]:
@@ -90,7 +92,7 @@ def check_network(settings: Settings) -> Iterator[Finding]:
         remedy = "list the addresses of the proxies"
         yield Finding("warn", "proxies", f"{', '.join(wide)} trusts X-Forwarded headers of any address", remedy)
     else:
-        yield Finding("ok", "proxies", ", ".join(settings.trusted_proxies) or "none is trusted")
+        yield Finding("ok", "proxies", ", ".join(settings.trusted_proxies) or "no proxy is trusted")
 
 
 async def check_port(settings: Settings) -> AsyncIterator[Finding]:
@@ -108,7 +110,7 @@ async def check_port(settings: Settings) -> AsyncIterator[Finding]:
         else:
             yield Finding("FAIL", "port", f"something else listens on {where}", f"stop it, or set {PREFIX}PORT")
     else:
-        yield Finding("ok", "port", f"{where} is free: no service runs there")
+        yield Finding("ok", "port", f"{where} is free")
 
 
 async def _is_ours(settings: Settings) -> bool:

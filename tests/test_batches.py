@@ -27,7 +27,7 @@ class Slow:
         await self.go.wait()
 
 
-async def test_what_arrives_during_a_batch_is_processed_together_and_each_item_once() -> None:
+async def test_items_added_during_a_batch_form_the_next_batch() -> None:
     slow = Slow()
     slow.batches.add([1])
     await asyncio.sleep(0)
@@ -38,7 +38,7 @@ async def test_what_arrives_during_a_batch_is_processed_together_and_each_item_o
     assert slow.seen == [[1], [2, 3, 1]]
 
 
-async def test_a_batch_takes_as_many_items_as_are_counted() -> None:
+async def test_batch_size_limits_the_items_of_a_batch() -> None:
     slow = Slow(lambda waiting: min(len(waiting), 2))
     slow.go.set()
     slow.batches.add(range(5))
@@ -46,7 +46,7 @@ async def test_a_batch_takes_as_many_items_as_are_counted() -> None:
     assert slow.seen == [[0, 1], [2, 3], [4]]
 
 
-async def test_nothing_is_processed_where_nothing_is_added() -> None:
+async def test_empty_addition_processes_nothing() -> None:
     slow = Slow()
     slow.batches.add([])
     await slow.batches.join()
@@ -58,7 +58,7 @@ async def test_nothing_is_processed_where_nothing_is_added() -> None:
 
 
 @pytest.mark.parametrize(("field_error", "status"), [("raise sqlstate '22023'", 500), ("perform pg_sleep(30)", 503)])
-async def test_one_event_that_cannot_be_stored_fails_none_that_are_stored_with_it(
+async def test_failing_event_does_not_fail_events_of_the_same_insert(
     idle: Api, dba: Connection, field_error: str, status: int
 ) -> None:
     await idle.people(1)
@@ -88,7 +88,7 @@ async def _queued(api: Api, count: int) -> bool:
     return len(api.app_state.intake._batches._waiting) == count  # noqa: SLF001 - they are stored together, once they wait
 
 
-async def test_what_is_stored_together_names_a_bounded_number_of_people(
+async def test_events_stored_together_have_bounded_recipients(
     idle: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "MAX_IDS_PER_BATCH", 5)

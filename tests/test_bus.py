@@ -29,7 +29,7 @@ async def hears(bell: PubSub, name: str, publish: PubSub, seconds: float = 10) -
             await asyncio.sleep(0.05)
 
 
-async def test_rings_and_changes_go_by_nats_and_again_when_it_is_back(api: Api, port: int, tmp_path: Path) -> None:
+async def test_nats_carries_wakeups_and_changes_and_reconnects(api: Api, port: int, tmp_path: Path) -> None:
     url, database = "", api.app_state.database
     wires = [ByNats(f"nats://127.0.0.1:{port}") for _ in range(2)]
     here, there = (PubSub(url, database, bus) for bus in wires)
@@ -55,7 +55,7 @@ async def test_rings_and_changes_go_by_nats_and_again_when_it_is_back(api: Api, 
             await bus.close()
 
 
-async def test_who_nats_sends_away_comes_again(api: Api, port: int, tmp_path: Path) -> None:
+async def test_nats_disconnect_is_followed_by_reconnect(api: Api, port: int, tmp_path: Path) -> None:
     limits = tmp_path / "nats.conf"
     limits.write_text("max_subscriptions: 1")
     wires = [ByNats(f"nats://127.0.0.1:{port}") for _ in range(2)]
@@ -79,7 +79,7 @@ async def test_who_nats_sends_away_comes_again(api: Api, port: int, tmp_path: Pa
             await bus.close()
 
 
-async def test_why_nats_cant_be_reached_is_said_once(
+async def test_nats_outage_is_logged_once_with_its_reason(
     api: Api, port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wires = [ByNats(f"nats://tocsin:secret@127.0.0.1:{port}") for _ in range(2)]
@@ -105,7 +105,7 @@ async def test_why_nats_cant_be_reached_is_said_once(
     assert "secret" not in line
 
 
-async def test_many_changes_are_said_in_one_word(api: Api, port: int, tmp_path: Path) -> None:
+async def test_many_changes_become_one_nats_message(api: Api, port: int, tmp_path: Path) -> None:
     async with nats(port, tmp_path):
         wires = [ByNats(f"nats://127.0.0.1:{port}") for _ in range(2)]
         here, there = (PubSub("", api.app_state.database, bus) for bus in wires)
@@ -128,7 +128,7 @@ async def test_many_changes_are_said_in_one_word(api: Api, port: int, tmp_path: 
             await bus.close()
 
 
-async def test_without_nats_a_reader_elsewhere_is_told_all_the_same(
+async def test_readers_of_other_processes_are_notified_without_nats(
     api: Api, server: Embedded, catalogue: Catalogue, port: int
 ) -> None:
     await api.people(1, 2)
@@ -142,7 +142,7 @@ async def test_without_nats_a_reader_elsewhere_is_told_all_the_same(
         assert shown["id"] == id_
 
 
-def test_a_url_that_is_no_nats_server_is_refused() -> None:
+def test_url_without_a_nats_server_is_rejected() -> None:
     for url in ("127.0.0.1:4222", "http://x:1", "nats://", "nats://a, b"):
         with pytest.raises(Refusal, match="TOCSIN_NATS_URL is not usable"):
             read_settings({"TOCSIN_NATS_URL": url}, Path("/nonexistent"))

@@ -24,7 +24,7 @@ async def listed(api: Api, user: int) -> list[dict[str, Any]]:
     return found
 
 
-async def test_a_phone_is_registered_again_and_again_in_both_forms(api: Api) -> None:
+async def test_device_registration_is_idempotent_in_both_forms(api: Api) -> None:
     await api.people(1)
     assert (await register(api, 1, IPHONE)).status_code == 204
     again = await api.as_user(1, "POST", "/notifications/devices", json={"token": IPHONE.lower(), "app": "sales"})
@@ -45,7 +45,7 @@ async def test_a_phone_is_registered_again_and_again_in_both_forms(api: Api) -> 
         ("0f" * 256, {}),
     ],
 )
-async def test_tokens_of_both_providers_are_taken(api: Api, token: str, body: dict[str, str]) -> None:
+async def test_device_tokens_of_both_providers_are_accepted(api: Api, token: str, body: dict[str, str]) -> None:
     await api.people(1)
     assert (await register(api, 1, token, **body)).status_code == 204
     [device] = await listed(api, 1)
@@ -71,7 +71,7 @@ async def test_tokens_of_both_providers_are_taken(api: Api, token: str, body: di
         (IPHONE, {"replaces": 7}, ("replaces", "string")),
     ],
 )
-async def test_what_is_wrong_with_a_registration_is_said(
+async def test_invalid_device_registration_is_reported(
     api: Api, token: str, body: dict[str, Any], expected: tuple[str, str] | None
 ) -> None:
     await api.people(1)
@@ -85,7 +85,7 @@ async def test_what_is_wrong_with_a_registration_is_said(
     assert await listed(api, 1) == []
 
 
-async def test_a_phone_that_changed_hands_is_its_new_owners_alone(api: Api) -> None:
+async def test_registered_phone_belongs_to_its_latest_user_only(api: Api) -> None:
     await api.people(1, 2)
     await register(api, 1, IPHONE)
     assert (await register(api, 2, IPHONE)).content == b""
@@ -96,7 +96,7 @@ async def test_a_phone_that_changed_hands_is_its_new_owners_alone(api: Api) -> N
     assert await listed(api, 2) == []
 
 
-async def test_a_token_replaces_only_one_of_the_callers_own(api: Api) -> None:
+async def test_device_token_replaces_only_own_tokens(api: Api) -> None:
     await api.people(1, 2)
     await register(api, 1, "aa" * 32)
     await register(api, 2, "bb" * 32)
@@ -106,7 +106,7 @@ async def test_a_token_replaces_only_one_of_the_callers_own(api: Api) -> None:
     assert [device["token_ending"] for device in await listed(api, 2)] == ["bbbbbb"]
 
 
-async def test_of_more_than_50_the_longest_unused_goes(api: Api) -> None:
+async def test_device_limit_of_50_evicts_the_longest_unused(api: Api) -> None:
     await api.people(1)
     for number in range(50):
         await register(api, 1, f"{number:064x}")
@@ -116,7 +116,7 @@ async def test_of_more_than_50_the_longest_unused_goes(api: Api) -> None:
     assert endings == {f"{number:06x}" for number in range(51)} - {"000001"}
 
 
-async def test_two_who_register_one_phone_at_once_leave_it_with_one(api: Api) -> None:
+async def test_concurrent_registrations_leave_a_phone_with_one_user(api: Api) -> None:
     await api.people(1, 2)
     tokens = ["ab" * 32, "cd" * 32]
     calls = [register(api, user, token) for _ in range(6) for user in (1, 2) for token in tokens]
@@ -124,7 +124,7 @@ async def test_two_who_register_one_phone_at_once_leave_it_with_one(api: Api) ->
     assert len(await listed(api, 1)) + len(await listed(api, 2)) == 2
 
 
-async def test_phones_that_hand_over_each_others_tokens_never_wait_in_a_circle(api: Api) -> None:
+async def test_concurrent_token_exchanges_do_not_deadlock(api: Api) -> None:
     await api.people(1, 2)
     tokens = ["ab" * 32, "cd" * 32]
     for _ in range(30):
@@ -136,7 +136,7 @@ async def test_phones_that_hand_over_each_others_tokens_never_wait_in_a_circle(a
         assert sorted(owned) == ["ababab", "cdcdcd"]
 
 
-async def test_who_is_erased_while_their_phones_are_registered_never_waits_in_a_circle(api: Api) -> None:
+async def test_erasure_and_device_registration_do_not_deadlock(api: Api) -> None:
     tokens = [f"{number:064x}" for number in range(4)]
     await api.people(2)
     for person in range(10, 25):  # a new one each time: an id that was erased returns a second later at the earliest
@@ -155,7 +155,7 @@ async def test_who_is_erased_while_their_phones_are_registered_never_waits_in_a_
         assert await listed(api, 2)
 
 
-async def test_the_service_detaches_what_was_lost(api: Api) -> None:
+async def test_service_detaches_a_lost_device(api: Api) -> None:
     await api.people(1)
     await api.people(2, company_id=2)
     for token in ("aa" * 32, "bb" * 32, "cc" * 32):
@@ -168,7 +168,7 @@ async def test_the_service_detaches_what_was_lost(api: Api) -> None:
     assert await listed(api, 1) == []
 
 
-async def test_the_documents_own_sample_with_its_trailing_comma_is_no_json(api: Api) -> None:
+async def test_device_registration_rejects_trailing_comma(api: Api) -> None:
     await api.people(1)
     headers = {"Content-Type": "application/json"}
     path = f"/notifications/devices/{IPHONE}"
@@ -176,7 +176,7 @@ async def test_the_documents_own_sample_with_its_trailing_comma_is_no_json(api: 
     assert answer.status_code == 400
 
 
-async def test_who_is_erased_or_inactive_registers_nothing(api: Api) -> None:
+async def test_erased_or_inactive_user_cannot_register_devices(api: Api) -> None:
     await api.people(1)
     await register(api, 1, IPHONE)
     await api.people(1, active=False)

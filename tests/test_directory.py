@@ -41,7 +41,7 @@ NOT_FOUND = (404, [("not_found", None)])
 DONE: tuple[int, list[Any]] = (204, [])
 
 
-async def test_a_user_is_what_was_put_and_what_is_left_out_takes_its_default(api: Api) -> None:
+async def test_put_user_stores_fields_and_defaults(api: Api) -> None:
     assert await put(api, "users/1", NAMES) == DONE
     assert await get(api, "users/1") == {"id": 1, **DEFAULTS, **NAMES}
     assert await put(api, "users/1", FULL) == DONE
@@ -50,7 +50,7 @@ async def test_a_user_is_what_was_put_and_what_is_left_out_takes_its_default(api
     assert await get(api, "users/1") == {"id": 1, **DEFAULTS, **NAMES}
 
 
-async def test_the_same_put_again_and_again_changes_nothing(api: Api) -> None:
+async def test_put_is_idempotent(api: Api) -> None:
     await api.people(2)
     for _ in range(3):
         assert await put(api, "users/1", FULL | {"active": True, "company_id": 1}) == DONE
@@ -59,7 +59,7 @@ async def test_the_same_put_again_and_again_changes_nothing(api: Api) -> None:
     assert await api.app_state.database.value("select count(*) from members") == 2
 
 
-async def test_a_put_leaves_the_inbox_alone(api: Api) -> None:
+async def test_put_user_does_not_change_the_inbox(api: Api) -> None:
     await api.people(1)
     id_ = await api.post(custom(1))
     assert await put(api, "users/1", FULL | {"active": True}) == DONE
@@ -67,7 +67,7 @@ async def test_a_put_leaves_the_inbox_alone(api: Api) -> None:
     assert ([entry["id"] for entry in page["data"]], page["pagination"]["unread"]) == ([id_], 1)
 
 
-async def test_a_team_is_what_was_put_and_users_replaces_its_members(api: Api) -> None:
+async def test_put_team_replaces_its_members(api: Api) -> None:
     await api.people(1, 2, 3)
     assert await put(api, "teams/7", {"name": "Sales"}) == DONE
     assert await get(api, "teams/7") == {"id": 7, "company_id": 1, "name": "Sales", "users": []}
@@ -80,7 +80,7 @@ async def test_a_team_is_what_was_put_and_users_replaces_its_members(api: Api) -
 
 
 @pytest.mark.parametrize("path", ["users", "teams"])
-async def test_ids_are_1_to_2_to_the_31_less_1(api: Api, path: str) -> None:
+async def test_directory_ids_range_from_1_to_2147483647(api: Api, path: str) -> None:
     body = NAMES | {"name": "x"}
     integer = [(422, [("validation.integer", "id")])]
     between = [(422, [("validation.numeric_between", "id")])]
@@ -121,7 +121,7 @@ USER_FAULTS: list[tuple[str, Any, str]] = [
 ]
 
 
-async def test_each_field_of_a_user_is_checked(api: Api) -> None:
+async def test_user_fields_are_validated(api: Api) -> None:
     wrong = []
     for name, value, code in USER_FAULTS:
         found = await put(api, "users/1", {**NAMES, name: value})
@@ -149,12 +149,12 @@ async def test_each_field_of_a_user_is_checked(api: Api) -> None:
         ("active", False),
     ],
 )
-async def test_what_a_field_of_a_user_can_be(api: Api, name: str, value: Any) -> None:
+async def test_user_fields_accept_valid_values(api: Api, name: str, value: Any) -> None:
     assert await put(api, "users/1", {**NAMES, name: value}) == DONE
     assert (await get(api, "users/1"))[name] == value
 
 
-async def test_each_field_of_a_team_is_checked(api: Api) -> None:
+async def test_team_fields_are_validated(api: Api) -> None:
     await api.people(1)
     table: list[tuple[str, Any, str, str]] = [
         *[("name", value, "string", "name") for value in [None, *NO_STRINGS]],
@@ -175,7 +175,7 @@ async def test_each_field_of_a_team_is_checked(api: Api) -> None:
     assert await get(api, "teams/7") == NOT_FOUND
 
 
-async def test_all_faults_of_a_body_are_told_at_once(api: Api) -> None:
+async def test_directory_reports_all_errors_of_a_body(api: Api) -> None:
     required = [("validation.required", "first_name"), ("validation.required", "last_name")]
     assert await put(api, "users/1", {}) == (422, required)
     assert await put(api, "teams/1", {}) == (422, [("validation.required", "name")])
@@ -193,7 +193,7 @@ async def test_unknown_fields_are_ignored(api: Api) -> None:
     assert await get(api, "users/5") == NOT_FOUND
 
 
-async def test_members_of_another_company_are_unknown_by_their_position(api: Api) -> None:
+async def test_team_members_of_another_company_are_unknown(api: Api) -> None:
     await api.people(1, 2)
     await api.people(3, company_id=2)
     await put(api, "teams/7", {"name": "x", "users": [1]})
@@ -206,7 +206,7 @@ async def test_members_of_another_company_are_unknown_by_their_position(api: Api
     assert await get(api, "teams/7") == {"id": 7, "company_id": 2, "name": "y", "users": [3]}
 
 
-async def test_a_service_bound_to_a_company_addresses_no_other(api: Api) -> None:
+async def test_company_bound_service_addresses_only_its_company(api: Api) -> None:
     await api.people(1)
     await api.people(2, company_id=2)
     await api.team(7, 1)
@@ -227,7 +227,7 @@ async def test_a_service_bound_to_a_company_addresses_no_other(api: Api) -> None
     assert (await get(api, "teams/8"))["users"] == [2]
 
 
-async def test_what_a_bound_service_makes_is_of_its_company(api: Api) -> None:
+async def test_company_bound_service_creates_records_of_its_company(api: Api) -> None:
     assert await put(api, "users/1", NAMES, company_id=2) == DONE
     assert await put(api, "users/2", {**NAMES, "company_id": 2}, company_id=2) == DONE
     assert await put(api, "teams/7", {"name": "x", "users": [1, 2]}, company_id=2) == DONE
@@ -235,7 +235,7 @@ async def test_what_a_bound_service_makes_is_of_its_company(api: Api) -> None:
     assert await get(api, "teams/7", company_id=2) == {"id": 7, "company_id": 2, "name": "x", "users": [1, 2]}
 
 
-async def test_who_moves_to_another_company_leaves_the_teams_of_the_old_one(api: Api) -> None:
+async def test_user_who_changes_company_leaves_its_teams(api: Api) -> None:
     await api.people(1, 2)
     await api.team(7, 1, 2)
     await api.team(8, 1)
@@ -247,7 +247,7 @@ async def test_who_moves_to_another_company_leaves_the_teams_of_the_old_one(api:
     assert (await get(api, "teams/7"))["users"] == [2]
 
 
-async def test_users_of_different_companies_cannot_name_each_other(idle: Api) -> None:
+async def test_users_of_different_companies_cannot_address_each_other(idle: Api) -> None:
     await idle.people(1)
     await idle.people(2, company_id=2)
     message = {"message": "x", "notify": {"users": [1, 2]}}

@@ -30,7 +30,7 @@ async def erase(api: Api, user: int = PERSON) -> None:
     await reaches(lambda: api.app_state.database.value("select count(*) from jobs where task = 'erase'"), 0)
 
 
-async def test_nothing_of_a_person_stays_in_any_table(api: Api) -> None:
+async def test_erasure_removes_a_user_from_every_table(api: Api) -> None:
     await made(api)
     alone = await api.post({**custom(PERSON, body="for your eyes only"), "about": ["order:7"]})
     shared = await api.post(custom(1, PERSON, teams=(7,)))
@@ -45,7 +45,7 @@ async def test_nothing_of_a_person_stays_in_any_table(api: Api) -> None:
     assert (await api.as_service("GET", f"/events/{alone}")).json()["state"] == "delivered"
 
 
-async def test_what_others_were_told_stays(api: Api) -> None:
+async def test_erasure_keeps_notifications_of_other_users(api: Api) -> None:
     await made(api)
     id_ = await api.post({**custom(1, body="Hello from me"), "data": {"user": PERSON}})
     await erase(api)
@@ -54,7 +54,7 @@ async def test_what_others_were_told_stays(api: Api) -> None:
     assert entry["message"] == "Hello from me"
 
 
-async def test_the_erased_are_refused_and_nobody_can_name_them(api: Api) -> None:
+async def test_erased_user_is_rejected_and_cannot_be_addressed(api: Api) -> None:
     await made(api)
     await erase(api)
     assert (await api.as_user(PERSON, "GET", "/notifications")).status_code == 401
@@ -64,7 +64,7 @@ async def test_the_erased_are_refused_and_nobody_can_name_them(api: Api) -> None
     assert (await api.as_service("GET", "/directory/teams/7")).json()["users"] == [1]
 
 
-async def test_an_id_given_out_again_shows_nothing_of_the_former_owner(api: Api) -> None:
+async def test_reused_id_shows_nothing_of_the_erased_user(api: Api) -> None:
     await made(api)
     await api.post(custom(PERSON))
     cursor = (await api.as_user(PERSON, "GET", "/notifications/changes")).json()["cursor"]
@@ -78,7 +78,7 @@ async def test_an_id_given_out_again_shows_nothing_of_the_former_owner(api: Api)
     assert changes.json()["resync"] is True
 
 
-async def test_an_event_that_waits_for_the_erased_is_dropped_and_counted(idle: Api) -> None:
+async def test_event_waiting_for_an_erased_user_is_dropped_and_counted(idle: Api) -> None:
     await made(idle)
     id_ = (await idle.as_service("POST", "/events", json=custom(1, PERSON))).json()["id"]
     assert (await idle.as_service("DELETE", f"/directory/users/{PERSON}")).status_code == 204
@@ -89,7 +89,7 @@ async def test_an_event_that_waits_for_the_erased_is_dropped_and_counted(idle: A
     assert (state["recipients"], state["dropped"]) == (1, 1)
 
 
-async def test_what_is_held_for_the_erased_does_not_reach_who_has_their_id_next(api: Api) -> None:
+async def test_held_event_of_erased_user_does_not_reach_a_reused_id(api: Api) -> None:
     await made(api)
     event = {**custom(1, PERSON, body="for the former"), "deliver_at": in_future()}
     id_ = (await api.as_service("POST", "/events", json=event)).json()["id"]
@@ -103,9 +103,7 @@ async def test_what_is_held_for_the_erased_does_not_reach_who_has_their_id_next(
 
 
 @pytest.mark.parametrize("again", [False, True])
-async def test_a_clock_that_was_put_back_keeps_nothing_from_who_was_made_before_or_from_their_successor(
-    api: Api, *, again: bool
-) -> None:
+async def test_clock_set_back_withholds_nothing_from_users(api: Api, *, again: bool) -> None:
     await api.people(1, PERSON)
     if again:
         await erase(api)
@@ -116,7 +114,7 @@ async def test_a_clock_that_was_put_back_keeps_nothing_from_who_was_made_before_
     assert await api.ids(1) == [id_]
 
 
-async def test_who_gets_an_erased_id_is_told_nothing_of_before_whatever_the_clock_says(api: Api) -> None:
+async def test_reused_id_gets_no_earlier_event_despite_clock_changes(api: Api) -> None:
     await made(api)
     event = {**custom(1, PERSON, body="for the former"), "deliver_at": in_future()}
     id_ = (await api.as_service("POST", "/events", json=event)).json()["id"]
@@ -132,7 +130,7 @@ async def test_who_gets_an_erased_id_is_told_nothing_of_before_whatever_the_cloc
     assert await api.ids(PERSON) == []
 
 
-async def test_an_event_that_is_posted_again_after_an_erasure_answers_as_before(api: Api) -> None:
+async def test_reposted_event_after_erasure_answers_as_before(api: Api) -> None:
     await made(api)
     event = {**custom(), "notify": {"users": [1, PERSON], "unknown": "skip"}, "id": str(uuid4())}
     await api.post(event)
@@ -141,7 +139,7 @@ async def test_an_event_that_is_posted_again_after_an_erasure_answers_as_before(
     assert (await api.as_service("POST", "/events", json=event)).json() == first.json()
 
 
-async def test_erasing_while_events_come_in_leaves_no_row_behind(api: Api) -> None:
+async def test_erasure_during_deliveries_leaves_no_rows(api: Api) -> None:
     await made(api)
     batch = {"events": [custom(1, PERSON, 2) for _ in range(300)]}
     await api.as_service("POST", "/events/batch", json=batch)
@@ -159,7 +157,7 @@ async def test_erasing_while_events_come_in_leaves_no_row_behind(api: Api) -> No
         assert await api.app_state.database.value(f"select count(*) from {table} where user_id = {PERSON}") == 0
 
 
-async def test_an_erasure_that_is_done_again_does_no_harm(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_erasure_is_idempotent(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory, "EVENTS_BATCH_SIZE", 2)
     await made(idle)
     ids = [(await idle.as_service("POST", "/events", json=custom(PERSON, 1))).json()["id"] for _ in range(5)]
@@ -183,7 +181,7 @@ def vars_of(job: Job) -> dict[str, Any]:
     return {name: getattr(job, name) for name in Job.__dataclass_fields__}
 
 
-async def test_teams_and_users_are_listed_a_page_at_a_time(api: Api) -> None:
+async def test_teams_and_users_are_paginated(api: Api) -> None:
     await api.people(*range(1, 8))
     await api.people(8, company_id=2)
     await api.team(3, 1, 2)
@@ -201,7 +199,7 @@ async def test_teams_and_users_are_listed_a_page_at_a_time(api: Api) -> None:
     assert [field_error["field"] for field_error in wrong.json()["errors"]] == ["after", "company_id", "limit"]
 
 
-async def test_members_come_and_go_one_by_one(api: Api) -> None:
+async def test_team_members_are_added_and_removed_individually(api: Api) -> None:
     await api.people(1, 2)
     await api.people(3, company_id=2)
     await api.team(7, 1)

@@ -32,7 +32,7 @@ async def said(api: Api, user: int) -> list[str]:
 # --- Batches ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_batch_keeps_its_order_in_every_inbox(api: Api) -> None:
+async def test_batch_keeps_its_order_in_every_inbox(api: Api) -> None:
     await api.people(1, 2)
     batch = [saying(str(number), 1, 2) for number in range(450)]
     answer = await post_batch(api, *batch)
@@ -46,7 +46,7 @@ async def test_a_batch_keeps_its_order_in_every_inbox(api: Api) -> None:
         assert await said(api, user) == [str(number) for number in range(449, 349, -1)]
 
 
-async def test_a_batch_keeps_its_order_whoever_works_and_whatever_their_ids(idle: Api) -> None:
+async def test_batch_keeps_its_order_with_any_workers_and_ids(idle: Api) -> None:
     await idle.people(1)
     await post_batch(idle, *[saying(str(number), 1, id=str(uuid4())) for number in range(40)])
     first, second = new_id(), new_id()
@@ -69,14 +69,14 @@ async def test_a_batch_keeps_its_order_whoever_works_and_whatever_their_ids(idle
     assert await said(idle, 1) == [str(number) for number in range(39, -1, -1)]
 
 
-async def test_while_some_of_a_batch_is_under_way_no_other_worker_takes_of_it(idle: Api) -> None:
+async def test_batch_is_claimed_by_one_worker_at_a_time(idle: Api) -> None:
     await idle.people(1)
     await post_batch(idle, *[saying(str(number), 1) for number in range(10)])
     assert len(await jobs.claim(idle.app_state.database, new_id(), "direct", 5)) == 5
     assert await jobs.claim(idle.app_state.database, new_id(), "direct", 5) == []
 
 
-async def test_what_follows_a_large_event_of_its_batch_comes_after_it(api: Api) -> None:
+async def test_events_after_a_large_event_of_a_batch_wait_for_it(api: Api) -> None:
     many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 20)
     await api.people(*many)
     await api.team(7, *many)
@@ -88,7 +88,7 @@ async def test_what_follows_a_large_event_of_its_batch_comes_after_it(api: Api) 
     assert await api.app_state.database.value("select count(*) from jobs") == 0
 
 
-async def test_a_batch_with_one_bad_event_is_refused_as_a_whole_with_every_fault_in_its_place(api: Api) -> None:
+async def test_batch_with_invalid_event_is_rejected_with_all_errors(api: Api) -> None:
     await api.people(1)
     answer = await post_batch(
         api, saying("fine", 1), saying("", 1), 7, {"type": "note", "notify": {"users": [1, 99]}}, saying("x", 98)
@@ -103,7 +103,7 @@ async def test_a_batch_with_one_bad_event_is_refused_as_a_whole_with_every_fault
     assert await api.app_state.database.value("select count(*) from events") == 0
 
 
-async def test_a_batch_that_names_one_stranger_is_refused_as_a_whole(api: Api) -> None:
+async def test_batch_with_unknown_recipient_is_rejected(api: Api) -> None:
     await api.people(1)
     assert field_errors(await post_batch(api, saying("a", 1), saying("b", 1, 99))) == [
         ("events.1.notify.users.1", "unknown")
@@ -120,12 +120,12 @@ async def test_a_batch_that_names_one_stranger_is_refused_as_a_whole(api: Api) -
         ({"events": [{}] * 1001}, "array_between"),
     ],
 )
-async def test_a_batch_holds_1_to_1000_events(api: Api, body: Any, code: str) -> None:
+async def test_batch_holds_1_to_1000_events(api: Api, body: Any, code: str) -> None:
     answer = await api.as_service("POST", "/events/batch", json=body)
     assert ("events", code) in field_errors(answer)
 
 
-async def test_a_batch_may_have_8_mib(api: Api) -> None:
+async def test_batch_body_may_have_8_mib(api: Api) -> None:
     await api.people(1)
     texts = [{**saying("x", 1), "pad": "x" * 20_000} for _ in range(400)]
     assert (await post_batch(api, *texts)).status_code == 202
@@ -135,7 +135,7 @@ async def test_a_batch_may_have_8_mib(api: Api) -> None:
 # --- Own ids ---------------------------------------------------------------------------------------------------------
 
 
-async def test_the_same_event_again_answers_as_before_and_does_nothing(api: Api) -> None:
+async def test_reposted_event_answers_as_before_and_does_nothing(api: Api) -> None:
     await api.people(1)
     event = saying("once", 1, id=str(uuid4()))
     answers = await asyncio.gather(*[post(api, event) for _ in range(5)])
@@ -146,7 +146,7 @@ async def test_the_same_event_again_answers_as_before_and_does_nothing(api: Api)
     assert (await post_batch(api, event, saying("new", 1), event)).json()["ids"][::2] == [event["id"]] * 2
 
 
-async def test_an_id_used_for_another_event_or_by_another_service_is_refused(api: Api) -> None:
+async def test_event_id_of_another_event_or_service_is_rejected(api: Api) -> None:
     await api.people(1)
     event = saying("once", 1, id=str(uuid4()))
     assert (await post(api, event)).status_code == 202
@@ -163,7 +163,7 @@ async def test_an_id_used_for_another_event_or_by_another_service_is_refused(api
     assert await said(api, 1) in (["once"], [])
 
 
-async def test_an_event_that_was_posted_before_is_answered_as_then_whoever_is_unknown_by_now(api: Api) -> None:
+async def test_reposted_event_answers_as_before_despite_unknown_users(api: Api) -> None:
     await api.people(1, 2, 3)
     event = {**saying("once", 1, 2, id=str(uuid4()), key="k"), "data": {"user": 3}}
     skips = {**saying("skips", 1, 99, id=str(uuid4())), "notify": {"users": [1, 99], "unknown": "skip"}}
@@ -182,7 +182,7 @@ async def test_an_event_that_was_posted_before_is_answered_as_then_whoever_is_un
     ]
 
 
-async def test_a_repeated_event_does_not_replace_what_has_its_key_by_now(api: Api) -> None:
+async def test_reposted_event_does_not_replace_newer_event_of_its_key(api: Api) -> None:
     await api.people(1)
     old, new = (saying(body, 1, id=str(uuid4()), key="k", deliver_at=in_future()) for body in ("old", "new"))
     for event in (old, new, old):
@@ -190,9 +190,7 @@ async def test_a_repeated_event_does_not_replace_what_has_its_key_by_now(api: Ap
     assert [(await state(api, each["id"]))["state"] for each in (old, new)] == ["cancelled", "held"]
 
 
-async def test_events_with_and_without_an_id_are_stored_together_each_by_its_own_outcome(
-    idle: Api, dba: Connection
-) -> None:
+async def test_events_with_and_without_id_are_stored_together(idle: Api, dba: Connection) -> None:
     await idle.people(1)
     known = saying("known", 1, id=str(uuid4()))
     await post(idle, known)
@@ -209,7 +207,7 @@ async def test_events_with_and_without_an_id_are_stored_together_each_by_its_own
     assert await dba.fetchval("select count(*) from events") == await dba.fetchval("select count(*) from jobs") == 4
 
 
-async def test_statements_that_store_events_are_not_planned_for_each_of_them(idle: Api) -> None:
+async def test_statements_that_store_events_use_generic_plans(idle: Api) -> None:
     await idle.people(1, 2)
     checked = idle.app_state.catalogue.check("custom", {"user": 2}, {"body": "Hello"})
     async with idle.app_state.database.connection() as connection:
@@ -224,7 +222,7 @@ async def test_statements_that_store_events_are_not_planned_for_each_of_them(idl
 # --- Later, under a key, taken back -------------------------------------------------------------------------------
 
 
-async def test_an_event_is_held_until_its_time(api: Api) -> None:
+async def test_deliver_at_holds_an_event_until_its_time(api: Api) -> None:
     await api.people(1)
     held = (await post(api, saying("later", 1, deliver_at=in_future()))).json()["id"]
     soon = (await post(api, saying("soon", 1, deliver_at=in_future(timedelta(milliseconds=300))))).json()["id"]
@@ -238,12 +236,12 @@ async def test_an_event_is_held_until_its_time(api: Api) -> None:
 @pytest.mark.parametrize(
     "moment", ["tomorrow", "2030-01-01", "2030-01-01T08:00:00", 7, True, "2030-13-01T00:00:00Z", "9999-12-31T23:59:59Z"]
 )
-async def test_a_time_without_offset_or_sense_is_a_fault(api: Api, moment: Any) -> None:
+async def test_deliver_at_without_offset_or_out_of_range_is_rejected(api: Api, moment: Any) -> None:
     await api.people(1)
     assert field_errors(await post(api, saying("x", 1, deliver_at=moment))) == [("deliver_at", "date")]
 
 
-async def test_a_cancelled_event_is_not_delivered(api: Api) -> None:
+async def test_cancelled_event_is_not_delivered(api: Api) -> None:
     await api.people(1)
     id_ = (await post(api, saying("x", 1, deliver_at=in_future()))).json()["id"]
     assert (await api.as_service("DELETE", f"/events/{id_}", name="erp")).status_code == 404
@@ -253,7 +251,7 @@ async def test_a_cancelled_event_is_not_delivered(api: Api) -> None:
     assert await api.app_state.database.value("select count(*) from jobs") == 0
 
 
-async def test_it_is_too_late_to_cancel_what_is_delivered(api: Api) -> None:
+async def test_delivered_event_cannot_be_cancelled(api: Api) -> None:
     await api.people(1)
     id_ = await api.post(saying("x", 1, key="mine"))
     for path in (f"/events/{id_}", "/events/by-key/mine"):
@@ -263,9 +261,7 @@ async def test_it_is_too_late_to_cancel_what_is_delivered(api: Api) -> None:
     assert (await api.as_service("DELETE", "/events/by-key/none")).status_code == 404
 
 
-async def test_cancelling_in_the_middle_of_a_fan_out_tells_whom_it_reached(
-    idle: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cancelling_during_fanout_reports_reached_recipients(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 50)
     many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 51)
     await idle.people(*many)
@@ -281,9 +277,7 @@ async def test_cancelling_in_the_middle_of_a_fan_out_tells_whom_it_reached(
     assert "cancelled" in explained.json()["why"]
 
 
-async def test_an_operator_cancels_any_event_and_what_became_of_it_says_so(
-    idle: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_operator_can_cancel_any_event(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 50)
     many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 51)
     await idle.people(*many)
@@ -307,7 +301,7 @@ async def test_an_operator_cancels_any_event_and_what_became_of_it_says_so(
     )
 
 
-async def test_an_operator_cancels_what_a_user_sent_and_is_no_operator_of_what_they_posted(idle: Api) -> None:
+async def test_operator_cancellation_is_reported_except_for_own_events(idle: Api) -> None:
     await idle.people(1, 2)
     await idle.as_user(1, "POST", "/notifications", json={"message": "Hello", "notify": {"users": [2]}})
     sent = str(await idle.app_state.database.value("select id from events"))
@@ -319,7 +313,7 @@ async def test_an_operator_cancels_what_a_user_sent_and_is_no_operator_of_what_t
     assert [answer.json().get("reason") for answer in answers] == ["cancelled by an operator: crm", None]
 
 
-async def test_the_same_key_again_replaces_what_is_not_delivered(api: Api) -> None:
+async def test_event_key_replaces_undelivered_event(api: Api) -> None:
     await api.people(1)
     first = (await post(api, saying("first", 1, key="task/7 ä", deliver_at=in_future()))).json()["id"]
     second = (await post(api, saying("second", 1, key="task/7 ä", deliver_at=in_future()))).json()["id"]
@@ -336,7 +330,7 @@ async def test_the_same_key_again_replaces_what_is_not_delivered(api: Api) -> No
     assert await api.ids(1) == [fourth, third]
 
 
-async def test_of_one_key_twice_in_a_batch_the_last_is_delivered(api: Api) -> None:
+async def test_last_event_of_a_key_in_a_batch_is_delivered(api: Api) -> None:
     await api.people(1)
     batch = [saying(str(number), 1, key="k") for number in range(3)]
     ids = (await post_batch(api, *batch)).json()["ids"]
@@ -345,7 +339,7 @@ async def test_of_one_key_twice_in_a_batch_the_last_is_delivered(api: Api) -> No
     assert await said(api, 1) == ["2"]
 
 
-async def test_many_at_once_under_one_key_leave_one(idle: Api) -> None:
+async def test_concurrent_events_of_one_key_leave_one(idle: Api) -> None:
     await idle.people(1)
     answers = await asyncio.gather(*[post(idle, saying(str(number), 1, key="k")) for number in range(12)])
     assert {answer.status_code for answer in answers} == {202}
@@ -356,7 +350,7 @@ async def test_many_at_once_under_one_key_leave_one(idle: Api) -> None:
     ) == await idle.app_state.database.value("select id from jobs")
 
 
-async def test_a_key_replaced_while_its_delivery_runs_reaches_the_rest_with_the_new_one_only(
+async def test_key_replaced_during_fanout_reaches_the_rest_with_new_event(
     idle: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 60)
@@ -380,7 +374,7 @@ async def test_a_key_replaced_while_its_delivery_runs_reaches_the_rest_with_the_
 # --- Who is told -----------------------------------------------------------------------------------------------------
 
 
-async def test_who_is_excepted_is_left_out_named_or_not(api: Api) -> None:
+async def test_excepted_users_are_not_notified(api: Api) -> None:
     await api.people(1, 2, 3, 4)
     await api.team(7, 1, 2, 3)
     id_ = await api.post({**saying("x", 1), "notify": {"users": [4, 1], "teams": [7], "except": [1, 3, 99]}})
@@ -388,7 +382,7 @@ async def test_who_is_excepted_is_left_out_named_or_not(api: Api) -> None:
     assert [await api.ids(user) for user in (1, 2, 3, 4)] == [[], [id_], [], [id_]]
 
 
-async def test_except_works_for_more_than_the_direct_lane_takes(api: Api) -> None:
+async def test_except_works_in_the_bulk_lane(api: Api) -> None:
     many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 31)
     await api.people(*many)
     await api.team(7, *many)
@@ -438,7 +432,7 @@ async def test_unknown_recipients_can_be_skipped_and_are_listed(api: Api) -> Non
         ({"about": ["a:b"] * 21}, ("about", "array_between")),
     ],
 )
-async def test_each_field_says_what_is_wrong_with_it(api: Api, more: Any, expected: tuple[str, str]) -> None:
+async def test_each_event_field_reports_its_errors(api: Api, more: Any, expected: tuple[str, str]) -> None:
     await api.people(1)
     assert field_errors(await post(api, {**saying("x", 1), **more})) == [expected]
     field, code = expected
@@ -448,7 +442,7 @@ async def test_each_field_says_what_is_wrong_with_it(api: Api, more: Any, expect
 # --- Explained -------------------------------------------------------------------------------------------------------
 
 
-async def test_one_persons_part_in_an_event_is_explained(api: Api) -> None:
+async def test_event_recipient_state_is_explained(api: Api) -> None:
     await api.people(1, 2, 3, 4, 5)
     await api.people(6, active=False)
     await api.team(7, 2, 3, 4, 6)
@@ -479,7 +473,7 @@ async def test_one_persons_part_in_an_event_is_explained(api: Api) -> None:
 # --- Who is told when it is due --------------------------------------------------------------------------------------
 
 
-async def test_whoever_went_to_another_company_meanwhile_is_not_told_of_the_former_ones(api: Api) -> None:
+async def test_user_who_changed_company_gets_no_event_of_the_old_one(api: Api) -> None:
     await api.people(1, 2, 3)
     await api.team(7, 2)
     held = {**custom(1, 3, teams=(7,)), "deliver_at": in_future()}

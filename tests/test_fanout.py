@@ -19,7 +19,7 @@ SAMPLES = sorted(Catalogue.load().samples)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-async def test_each_kind_arrives_as_the_document_says(api: Api, catalogue: Catalogue, name: str) -> None:
+async def test_fanout_delivers_each_kind_as_documented(api: Api, catalogue: Catalogue, name: str) -> None:
     sample = catalogue.samples[name]
     await api.people(2)
     id_ = await api.post({**sample["event"], "notify": {"users": [2]}})
@@ -33,7 +33,7 @@ async def test_each_kind_arrives_as_the_document_says(api: Api, catalogue: Catal
     assert (await api.as_user(2, "GET", f"/notifications/{id_}")).json() == entry
 
 
-async def test_a_202_names_the_id_that_every_inbox_shows(api: Api) -> None:
+async def test_accepted_event_id_is_shown_in_every_inbox(api: Api) -> None:
     await api.people(1, 2)
     answer = await api.as_service("POST", "/events", json=note(1, 2))
     assert answer.json() == {"queued": True, "id": answer.json()["id"]}
@@ -41,7 +41,7 @@ async def test_a_202_names_the_id_that_every_inbox_shows(api: Api) -> None:
     assert await api.ids(1) == await api.ids(2) == [answer.json()["id"]]
 
 
-async def test_named_and_in_two_teams_is_told_once(api: Api) -> None:
+async def test_fanout_notifies_member_of_two_teams_once(api: Api) -> None:
     await api.people(1, 2, 3, 4)
     await api.team(7, 1, 2)
     await api.team(8, 2, 3)
@@ -52,7 +52,7 @@ async def test_named_and_in_two_teams_is_told_once(api: Api) -> None:
     assert state == {"id": id_, "type": "custom", "state": "delivered", "recipients": 3, "read": 0, "dropped": 0}
 
 
-async def test_the_actor_is_left_out_of_teams_but_not_when_named(api: Api) -> None:
+async def test_fanout_skips_the_actor_in_teams_unless_named(api: Api) -> None:
     await api.people(2, 4)
     await api.team(7, 2, 4)
     to_team = await api.post(note(teams=(7,)))
@@ -61,7 +61,7 @@ async def test_the_actor_is_left_out_of_teams_but_not_when_named(api: Api) -> No
     assert await api.ids(2) == [named, to_team]
 
 
-async def test_teams_are_looked_up_at_delivery(url: str, catalogue: Catalogue) -> None:
+async def test_fanout_resolves_teams_at_delivery(url: str, catalogue: Catalogue) -> None:
     async with serving(url, catalogue, with_worker=False) as api:
         await api.people(1, 2)
         await api.team(7, 1)
@@ -74,7 +74,7 @@ async def test_teams_are_looked_up_at_delivery(url: str, catalogue: Catalogue) -
         assert (await api.ids(1), await api.ids(2)) == ([], [answer.json()["id"]])
 
 
-async def test_the_inactive_get_nothing(api: Api) -> None:
+async def test_fanout_skips_inactive_users(api: Api) -> None:
     await api.people(1)
     await api.people(2, active=False)
     id_ = await api.post(custom(1, 2))
@@ -83,7 +83,7 @@ async def test_the_inactive_get_nothing(api: Api) -> None:
     assert (await api.as_service("GET", f"/events/{id_}")).json()["recipients"] == 1
 
 
-async def test_a_user_given_by_number_is_filled_from_the_directory(api: Api) -> None:
+async def test_user_given_by_id_is_filled_from_the_directory(api: Api) -> None:
     await api.people(2, 4)
     event = note(2)
     event["data"] = {**event["data"], "user": 4}
@@ -93,7 +93,7 @@ async def test_a_user_given_by_number_is_filled_from_the_directory(api: Api) -> 
     assert entry["message"].startswith("First4 Last4 mentioned you")
 
 
-async def test_a_custom_notification_comes_from_its_sender(api: Api) -> None:
+async def test_custom_notification_shows_its_sender(api: Api) -> None:
     await api.people(1, 2, 3)
     await api.team(7, 1, 2)
     answer = await api.as_user(
@@ -110,14 +110,16 @@ async def test_a_custom_notification_comes_from_its_sender(api: Api) -> None:
     assert await api.ids(1) == []
 
 
-async def test_subjects_of_an_event_are_recorded(api: Api) -> None:
+async def test_event_subjects_are_recorded(api: Api) -> None:
     await api.people(2)
     id_ = await api.post(note(2))
     found = await api.app_state.database.rows("select subject from subjects where event_id = $1", id_)
     assert [row["subject"] for row in found] == [f"case:{CASE}"]
 
 
-async def test_a_large_team_is_reached_in_chunks_each_person_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fanout_of_large_team_runs_in_chunks_without_duplicates(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tocsin.fanout.BULK_CHUNK_SIZE", 150)
     await api.app_state.database.value(
         """with u as (
@@ -145,7 +147,7 @@ async def test_a_large_team_is_reached_in_chunks_each_person_once(api: Api, monk
     assert (await api.as_service("GET", f"/events/{id_}")).json()["recipients"] == len(expected)
 
 
-async def test_what_one_person_gets_in_one_batch_keeps_its_order(url: str, catalogue: Catalogue) -> None:
+async def test_events_of_a_batch_keep_their_order_for_one_user(url: str, catalogue: Catalogue) -> None:
     async with serving(url, catalogue, with_worker=False) as api:
         await api.people(1, 2)
         posted = [
@@ -156,7 +158,7 @@ async def test_what_one_person_gets_in_one_batch_keeps_its_order(url: str, catal
         assert await api.ids(1) == await api.ids(2) == posted[::-1]
 
 
-async def test_an_event_that_cannot_be_said_becomes_a_dead_letter_with_its_reason(api: Api) -> None:
+async def test_event_that_cannot_be_rendered_becomes_a_dead_letter(api: Api) -> None:
     await api.people(1)
     id_ = await api.app_state.database.value(
         """with e as (
@@ -171,7 +173,7 @@ async def test_an_event_that_cannot_be_said_becomes_a_dead_letter_with_its_reaso
     assert "of_an_older_catalogue" in state["reason"]
 
 
-async def test_an_event_of_another_service_is_not_there(api: Api) -> None:
+async def test_event_of_another_service_is_404(api: Api) -> None:
     await api.people(1)
     id_ = await api.post(custom(1))
     other = await api.as_service("GET", f"/events/{id_}", name="erp")
@@ -182,7 +184,7 @@ async def test_an_event_of_another_service_is_not_there(api: Api) -> None:
     assert operator.json()["state"] == "delivered"
 
 
-async def test_a_bound_service_sees_only_what_was_posted_for_its_company(api: Api) -> None:
+async def test_company_bound_service_sees_only_events_of_its_company(api: Api) -> None:
     await api.people(1)
     bound = await api.post(custom(1), company_id=1)
     unbound = await api.post(custom(1))
@@ -200,7 +202,7 @@ async def test_a_bound_service_sees_only_what_was_posted_for_its_company(api: Ap
     assert set(seen.values()) == {200, 404}
 
 
-async def test_heads_are_locked_in_the_order_of_user_ids(
+async def test_fanout_locks_inboxes_in_user_id_order(
     idle: Api, url: str, catalogue: Catalogue, dba: Connection
 ) -> None:
     users = list(range(1, 31))
@@ -221,7 +223,7 @@ async def _waits(connection: Connection) -> bool:
     return bool(await connection.fetchval("select exists (select from pg_locks where not granted)"))
 
 
-async def test_statements_of_a_delivery_are_not_planned_for_each_event(idle: Api) -> None:
+async def test_fanout_statements_use_generic_plans(idle: Api) -> None:
     """Planning costs PostgreSQL more than the delivery of one event does."""
     await idle.people(1, 2)
     app_state, worker = idle.app_state, new_id()

@@ -21,7 +21,7 @@ async def fill(api: Api, user: int, count: int) -> list[str]:
     return posted[::-1]
 
 
-async def test_an_empty_inbox_is_a_page(api: Api) -> None:
+async def test_empty_inbox_is_an_empty_page(api: Api) -> None:
     await api.people(1)
     assert await api.inbox(1) == {
         "data": [],
@@ -35,7 +35,7 @@ async def test_an_empty_inbox_is_a_page(api: Api) -> None:
     }
 
 
-async def test_pages_are_newest_first_and_lead_to_each_other(api: Api) -> None:
+async def test_inbox_pages_are_newest_first_and_linked(api: Api) -> None:
     await api.people(1)
     ids = await fill(api, 1, 7)
     seen = []
@@ -54,7 +54,7 @@ async def test_pages_are_newest_first_and_lead_to_each_other(api: Api) -> None:
     assert (await api.inbox(1, "?page=99"))["data"] == []
 
 
-async def test_following_next_shows_nothing_twice_and_skips_nothing_while_things_arrive_and_are_read(
+async def test_next_pages_neither_repeat_nor_skip_during_changes(
     api: Api,
 ) -> None:
     await api.people(1)
@@ -71,7 +71,7 @@ async def test_following_next_shows_nothing_twice_and_skips_nothing_while_things
     assert seen == ids
 
 
-async def test_the_public_url_is_where_pages_lead(url: str, catalogue: Any) -> None:
+async def test_page_urls_use_the_public_url(url: str, catalogue: Any) -> None:
     from tests.support.service import serving
 
     async with serving(url, catalogue, public_url="https://crm.example.com/api/") as api:
@@ -81,7 +81,7 @@ async def test_the_public_url_is_where_pages_lead(url: str, catalogue: Any) -> N
         assert page["pagination"]["urls"]["next"].startswith("https://crm.example.com/api/notifications?per_page=1&")
 
 
-async def test_show_unread_counts_and_lists_the_unread(api: Api) -> None:
+async def test_show_unread_lists_and_counts_unread_only(api: Api) -> None:
     await api.people(1)
     ids = await fill(api, 1, 5)
     await api.as_user(1, "PUT", f"/notifications/{ids[2]}/read")
@@ -93,7 +93,7 @@ async def test_show_unread_counts_and_lists_the_unread(api: Api) -> None:
     assert [entry["read"] for entry in everything["data"]] == [False, False, True, False, False]
 
 
-async def test_the_first_read_at_stays(api: Api) -> None:
+async def test_first_read_at_is_kept(api: Api) -> None:
     await api.people(1)
     [id_] = await fill(api, 1, 1)
     assert (await api.as_user(1, "PUT", f"/notifications/{id_}/read")).status_code == 204
@@ -106,7 +106,7 @@ async def test_the_first_read_at_stays(api: Api) -> None:
     assert (await api.inbox(1))["data"][0]["read_at"] == "2020-01-02 03:04:05"
 
 
-async def test_read_all_leaves_nothing_unread(api: Api) -> None:
+async def test_read_all_marks_everything_read(api: Api) -> None:
     await api.people(1, 2)
     await fill(api, 1, 3)
     [other] = await fill(api, 2, 1)
@@ -118,7 +118,7 @@ async def test_read_all_leaves_nothing_unread(api: Api) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT"])
-async def test_what_is_not_the_callers_is_not_there(api: Api, method: str) -> None:
+async def test_notifications_of_other_users_are_404(api: Api, method: str) -> None:
     await api.people(1, 2)
     [id_] = await fill(api, 1, 1)
     path = "/notifications/{}" + ("/read" if method == "PUT" else "")
@@ -144,7 +144,7 @@ async def test_each_change_takes_the_next_position(api: Api) -> None:
     assert tuple(head) == (5, 3, 0)
 
 
-async def test_created_at_never_runs_backwards_even_if_the_clock_does(api: Api) -> None:
+async def test_created_at_never_decreases_even_if_the_clock_does(api: Api) -> None:
     await api.people(1)
     await fill(api, 1, 1)
     await api.app_state.database.value("update heads set last_at = '2999-01-01 00:00:00+00'")
@@ -152,7 +152,7 @@ async def test_created_at_never_runs_backwards_even_if_the_clock_does(api: Api) 
     assert (await api.inbox(1))["data"][0]["created_at"] == "2999-01-01 00:00:00"
 
 
-async def test_what_arrives_after_read_all_began_stays_unread(api: Api) -> None:
+async def test_notification_arriving_during_read_all_stays_unread(api: Api) -> None:
     """Both ways: a delivery that holds the head when read all asks, and one that waits for read all."""
     await api.people(1)
     [old] = await fill(api, 1, 1)
@@ -169,7 +169,7 @@ async def test_what_arrives_after_read_all_began_stays_unread(api: Api) -> None:
     assert page["pagination"]["unread"] == 1
 
 
-async def test_a_delivery_that_waits_for_a_read_comes_after_it(api: Api) -> None:
+async def test_delivery_waiting_for_a_read_comes_after_it(api: Api) -> None:
     await api.people(1)
     [old] = await fill(api, 1, 1)
     database = api.app_state.database
@@ -188,7 +188,7 @@ async def test_a_delivery_that_waits_for_a_read_comes_after_it(api: Api) -> None
     assert [row["position"] for row in positions] == [1, 3]
 
 
-async def test_two_deliveries_to_one_inbox_come_one_after_the_other(api: Api) -> None:
+async def test_concurrent_deliveries_to_one_inbox_are_serialized(api: Api) -> None:
     await api.people(1)
     async with api.app_state.database.transaction() as other:
         await other.fetchrow("select from heads where user_id = 1 for update")

@@ -39,7 +39,7 @@ async def since(api: Api, mark: str) -> list[tuple[str, Any]]:
     return [(each["event"], each["data"]) for each in answer["data"]]
 
 
-async def test_unread_again_is_counted_and_once(api: Api) -> None:
+async def test_marking_unread_counts_once(api: Api) -> None:
     ids = await filled(api, 2)
     await mine(api, "PUT", f"/{ids[0]}/read")
     assert await counts(api) == (2, 1)
@@ -50,7 +50,7 @@ async def test_unread_again_is_counted_and_once(api: Api) -> None:
     assert (entry["read"], entry["read_at"]) == (False, None)
 
 
-async def test_what_is_deleted_is_gone_for_its_owner_alone(api: Api) -> None:
+async def test_deleting_removes_a_notification_for_its_owner_only(api: Api) -> None:
     await api.people(1, 2)
     id_ = await api.post(custom(1, 2))
     for _ in range(2):
@@ -64,7 +64,7 @@ async def test_what_is_deleted_is_gone_for_its_owner_alone(api: Api) -> None:
     assert (await mine(api, "DELETE", f"/{uuid4()}")).status_code == 404
 
 
-async def test_deleting_what_is_read_leaves_the_unread_count(api: Api) -> None:
+async def test_deleting_a_read_notification_keeps_the_unread_count(api: Api) -> None:
     ids = await filled(api, 3)
     await mine(api, "PUT", f"/{ids[1]}/read")
     await mine(api, "DELETE", f"/{ids[1]}")
@@ -73,7 +73,7 @@ async def test_deleting_what_is_read_leaves_the_unread_count(api: Api) -> None:
     assert await counts(api) == (1, 1)
 
 
-async def test_read_up_to_one_marks_it_and_everything_older(api: Api) -> None:
+async def test_read_up_to_marks_it_and_everything_older(api: Api) -> None:
     ids = await filled(api, 5)
     assert (await mine(api, "PUT", "/read", json={"up_to": ids[2].upper()})).status_code == 204
     assert await api.ids(1, "?show=unread") == [ids[4], ids[3]]
@@ -82,7 +82,7 @@ async def test_read_up_to_one_marks_it_and_everything_older(api: Api) -> None:
     assert await counts(api) == (4, 1)
 
 
-async def test_read_some_marks_those_and_passes_over_others(api: Api) -> None:
+async def test_read_by_ids_marks_those_and_ignores_others(api: Api) -> None:
     ids = await filled(api, 4)
     theirs = await api.post(custom(2))
     await mine(api, "DELETE", f"/{ids[3]}")
@@ -107,7 +107,7 @@ async def test_read_some_marks_those_and_passes_over_others(api: Api) -> None:
         ({"ids": [str(uuid4())], "up_to": str(uuid4())}, ("ids", "prohibited")),
     ],
 )
-async def test_what_is_wrong_with_a_narrower_read_is_said(api: Api, body: Any, expected: tuple[str, str]) -> None:
+async def test_invalid_read_request_is_reported(api: Api, body: Any, expected: tuple[str, str]) -> None:
     await filled(api, 1)
     answer = await mine(api, "PUT", "/read", json=body)
     assert answer.status_code == 422
@@ -117,7 +117,7 @@ async def test_what_is_wrong_with_a_narrower_read_is_said(api: Api, body: Any, e
     assert await counts(api) == (1, 1)
 
 
-async def test_changes_tell_in_order_what_came_and_what_was_done(api: Api) -> None:
+async def test_changes_list_deliveries_and_actions_in_order(api: Api) -> None:
     first = (await filled(api, 1))[0]
     mark = await cursor(api)
     assert await since(api, mark) == []
@@ -141,7 +141,7 @@ async def test_changes_tell_in_order_what_came_and_what_was_done(api: Api) -> No
     assert await since(api, answer["cursor"]) == []
 
 
-async def test_many_changes_come_in_pieces_that_skip_and_repeat_nothing(api: Api) -> None:
+async def test_changes_are_paginated_without_gaps_or_repeats(api: Api) -> None:
     await filled(api, 1)
     mark = await cursor(api)
     ids = []
@@ -161,7 +161,7 @@ async def test_many_changes_come_in_pieces_that_skip_and_repeat_nothing(api: Api
     assert events == [("notification", id_) for id_ in ids] + [("read", id_) for id_ in ids[:20]]
 
 
-async def test_a_cursor_that_is_none_or_of_what_is_forgotten_means_to_start_anew(api: Api) -> None:
+async def test_invalid_or_expired_cursor_requires_resync(api: Api) -> None:
     ids = await filled(api, 3)
     mark = await cursor(api)
     made, position = mark.split("-")
@@ -174,7 +174,7 @@ async def test_a_cursor_that_is_none_or_of_what_is_forgotten_means_to_start_anew
     assert await since(api, await cursor(api)) == []
 
 
-async def test_two_who_delete_and_read_at_once_agree_with_the_counts(api: Api) -> None:
+async def test_concurrent_deletes_and_reads_keep_counts_exact(api: Api) -> None:
     ids = await filled(api, 12)
     calls = [mine(api, "DELETE", f"/{id_}") for id_ in ids[:6]]
     calls += [mine(api, "PUT", f"/{id_}/read") for id_ in ids[3:9]]
@@ -190,7 +190,7 @@ async def test_two_who_delete_and_read_at_once_agree_with_the_counts(api: Api) -
     )
 
 
-async def test_a_page_that_did_not_change_is_304_and_one_that_did_is_not(api: Api) -> None:
+async def test_etag_returns_304_for_unchanged_page_only(api: Api) -> None:
     ids = await filled(api, 2)
     tag = (await mine(api, "GET", "")).headers["etag"]
     for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
@@ -210,7 +210,7 @@ async def test_a_page_that_did_not_change_is_304_and_one_that_did_is_not(api: Ap
         assert (await mine(api, "GET", "", headers={"If-None-Match": garbage})).status_code == 200
 
 
-async def test_a_tag_is_good_for_the_page_that_it_came_with_alone(api: Api) -> None:
+async def test_etag_is_valid_for_its_own_page_only(api: Api) -> None:
     await filled(api, 3)
     tag = (await mine(api, "GET", "?per_page=1")).headers["etag"]
     for query in ("", "?per_page=1&page=2", "?per_page=1&show=unread", "?per_page=2"):
@@ -220,7 +220,7 @@ async def test_a_tag_is_good_for_the_page_that_it_came_with_alone(api: Api) -> N
     assert (await mine(api, "GET", "?per_page=1", headers={"If-None-Match": tag})).status_code == 304
 
 
-async def test_links_are_told_of_ones_own_and_of_no_others(api: Api) -> None:
+async def test_links_are_returned_for_own_notifications_only(api: Api) -> None:
     await api.people(1, 2, 4)
     ours = await api.post(note(1))
     plain = await api.post(custom(1))
@@ -241,7 +241,7 @@ async def test_links_are_told_of_ones_own_and_of_no_others(api: Api) -> None:
         assert (field_error["field"], field_error["code"]) == (field, f"validation.{code}"), query
 
 
-async def test_the_link_of_an_operators_own_kind_is_filled_in(url: str, tmp_path: Path) -> None:
+async def test_link_of_custom_kind_is_filled_in(url: str, tmp_path: Path) -> None:
     async with serving(url, Catalogue.load(folder_of(tmp_path / "own", kinds=OURS))) as api:
         await api.people(1, 2)
         data = {"user": 2, "order": ORDER, "days": 3}
@@ -250,7 +250,7 @@ async def test_the_link_of_an_operators_own_kind_is_filled_in(url: str, tmp_path
         assert answer.json() == {"data": {id_: f"https://shop.example.com/{ORDER['id']}"}}
 
 
-async def test_what_has_nothing_to_tell_any_more_hides_nothing_that_follows(api: Api) -> None:
+async def test_erased_notifications_hide_no_later_changes(api: Api) -> None:
     await api.people(1, 2)
     mark = await api.app_state.database.value("select position from heads where user_id = 1")
     ids = [await api.post({**custom(1), "about": [f"order:{number}"]}) for number in range(3)]
@@ -268,7 +268,7 @@ async def test_what_has_nothing_to_tell_any_more_hides_nothing_that_follows(api:
     assert told.more
 
 
-async def test_nobody_is_shown_a_page_by_anothers_tag_nor_a_former_ones(api: Api) -> None:
+async def test_etag_of_another_or_previous_user_is_not_304(api: Api) -> None:
     await api.people(1, 2)
     await api.post(custom(1, 2))
     tag = (await mine(api, "GET", "")).headers["etag"]

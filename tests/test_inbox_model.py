@@ -556,7 +556,7 @@ async def agree(api: Api, server: Embedded, steps: Sequence[Step]) -> None:
 @pytest.mark.slow
 @at_most(20, soak=300)
 @given(steps=lives(40))
-async def test_whatever_is_done_every_answer_and_every_inbox_is_the_models(
+async def test_inbox_matches_the_model_after_any_operations(
     busy_service: Api, server: Embedded, steps: list[Step]
 ) -> None:
     await agree(busy_service, server, steps)
@@ -565,7 +565,9 @@ async def test_whatever_is_done_every_answer_and_every_inbox_is_the_models(
 @pytest.mark.slow
 @at_most(20, soak=200)
 @given(steps=lives(150))
-async def test_a_long_life_is_the_models_too(busy_service: Api, server: Embedded, steps: list[Step]) -> None:
+async def test_inbox_matches_the_model_after_many_operations(
+    busy_service: Api, server: Embedded, steps: list[Step]
+) -> None:
     await agree(busy_service, server, steps)
 
 
@@ -636,7 +638,7 @@ async def race(first: Client, second: Client, follower: Follower, steps: tuple[l
 @pytest.mark.slow
 @at_most(20, soak=300)
 @given(read=st.sets(st.integers(0, 5)), steps=st.tuples(races, races))
-async def test_two_at_once_leave_an_inbox_that_agrees_with_itself(
+async def test_concurrent_operations_keep_the_inbox_consistent(
     busy_service: Api, server: Embedded, read: set[int], steps: tuple[list[Step], list[Step]]
 ) -> None:
     await wipe(url_for(server, "busy"))

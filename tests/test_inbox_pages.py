@@ -123,7 +123,7 @@ async def walk(shelf: Shelf, url: str | None) -> list[dict[str, Any]]:
 
 @EXAMPLES
 @given(start=starts, between=between_pages)
-async def test_a_walk_shows_nothing_twice_and_skips_nothing_that_stayed(
+async def test_pagination_neither_repeats_nor_skips(
     busy_service: Api, server: Embedded, start: Start, between: list[list[Action]]
 ) -> None:
     shelf = await shelf_of(busy_service, server, start)
@@ -144,9 +144,7 @@ async def test_a_walk_shows_nothing_twice_and_skips_nothing_that_stayed(
 
 @EXAMPLES
 @given(start=starts)
-async def test_pages_by_number_and_by_next_are_the_same_and_make_the_list(
-    busy_service: Api, server: Embedded, start: Start
-) -> None:
+async def test_pages_by_number_and_by_next_are_equal(busy_service: Api, server: Embedded, start: Start) -> None:
     shelf = await shelf_of(busy_service, server, start)
     pages = await walk(shelf, start.url)
     assert [id_ for page in pages for id_ in ids_of(page)] == shelf.shown(start.query)
@@ -159,7 +157,7 @@ async def test_pages_by_number_and_by_next_are_the_same_and_make_the_list(
 
 @EXAMPLES
 @given(start=starts)
-async def test_previous_of_next_is_the_page_before(busy_service: Api, server: Embedded, start: Start) -> None:
+async def test_previous_link_of_the_next_page_leads_back(busy_service: Api, server: Embedded, start: Start) -> None:
     shelf = await shelf_of(busy_service, server, start)
     pages = await walk(shelf, start.url)
     assert pages[0]["pagination"]["urls"]["previous"] is None

@@ -108,7 +108,7 @@ async def monitor(url: str) -> AsyncIterator[Connection]:
 
 
 @pytest.mark.parametrize("lane", ["direct", "bulk"])
-async def test_a_locked_inbox_delays_its_own_notifications_and_no_others(
+async def test_locked_inbox_delays_only_its_own_notifications(
     idle: Api, working: Working, dba: Connection, monitor: Connection, lane: jobs.Queue
 ) -> None:
     await idle.people(*OTHERS, LOCKED)
@@ -128,7 +128,7 @@ async def test_a_locked_inbox_delays_its_own_notifications_and_no_others(
     assert await monitor.fetchval("select count(*) from dead_letters") == 0
 
 
-async def test_a_lock_of_any_other_row_is_found_by_halving(
+async def test_other_row_lock_is_isolated_by_bisection(
     idle: Api, working: Working, dba: Connection, monitor: Connection
 ) -> None:
     await idle.people(*OTHERS)
@@ -141,7 +141,7 @@ async def test_a_lock_of_any_other_row_is_found_by_halving(
         await are_delivered(idle, behind)
 
 
-async def test_a_lock_that_one_event_of_a_batch_meets_does_not_change_the_order_of_the_batch(
+async def test_lock_on_one_event_keeps_the_order_of_its_batch(
     idle: Api, working: Working, dba: Connection, monitor: Connection
 ) -> None:
     await idle.people(*OTHERS, LOCKED)
@@ -163,9 +163,7 @@ async def test_a_lock_that_one_event_of_a_batch_meets_does_not_change_the_order_
     assert [row["event_id"] for row in rows] == batch
 
 
-async def test_after_a_conflict_locks_are_waited_for_briefly_and_the_reason_is_told(
-    api: Api, dba: Connection, monitor: Connection
-) -> None:
+async def test_lock_conflict_is_retried_briefly_and_logged(api: Api, dba: Connection, monitor: Connection) -> None:
     worker = api.worker
     assert worker
     async with head_of_the_locked(dba):
@@ -186,7 +184,7 @@ async def _told(monitor: Connection) -> bool:
     return bool(await monitor.fetchval("select true from workers where strpos(problem, $1) > 0", REASON))
 
 
-async def test_time_that_a_statement_spent_waiting_for_locks_counts_against_no_job(
+async def test_lock_wait_time_consumes_no_attempt(
     idle: Api, working: Working, dba: Connection, monitor: Connection, second: Connection
 ) -> None:
     await idle.people(1, LOCKED)
@@ -212,7 +210,7 @@ async def _waits_for_a_lock(monitor: Connection) -> bool:
 
 
 @pytest.mark.parametrize("table", ["heads", "inbox", "contents"])
-async def test_a_locked_table_holds_a_batch_for_a_moment_and_counts_against_no_job(
+async def test_locked_table_delays_a_batch_and_consumes_no_attempt(
     idle: Api, working: Working, dba: Connection, monitor: Connection, table: str
 ) -> None:
     await idle.people(*OTHERS)
@@ -227,7 +225,7 @@ async def test_a_locked_table_holds_a_batch_for_a_moment_and_counts_against_no_j
     assert await monitor.fetchval("select count(*) from dead_letters") == 0
 
 
-async def test_a_batch_in_which_everything_meets_a_lock_is_given_up_after_a_few_conflicts() -> None:
+async def test_batch_blocked_by_locks_is_released_after_a_few_conflicts() -> None:
     tried: list[int] = []
 
     async def do(part: Sequence[int]) -> None:
@@ -249,7 +247,7 @@ async def test_a_batch_in_which_everything_meets_a_lock_is_given_up_after_a_few_
 # Events
 
 
-async def test_an_id_that_another_session_stores_delays_its_own_event_and_no_others(idle: Api, dba: Connection) -> None:
+async def test_event_id_locked_by_another_session_delays_only_its_event(idle: Api, dba: Connection) -> None:
     await idle.people(1)
     events = [
         {"type": "custom", "notify": {"users": [1]}, "params": {"body": "Hello"}, "id": str(uuid4())} for _ in range(9)
@@ -282,7 +280,7 @@ async def is_put_aside(api: Api) -> bool:
 
 
 @pytest.mark.parametrize("result", ["delivered", "gone"])
-async def test_a_locked_device_delays_the_result_of_its_own_push_and_no_others(
+async def test_locked_device_delays_only_its_own_push_result(
     phones_of_two: Api, phones: Phones, dba: Connection, monitor: Connection, result: str
 ) -> None:
     if result == "gone":
@@ -305,7 +303,7 @@ async def _has_gone(monitor: Connection, left: int) -> bool:
     return bool(await monitor.fetchval("select count(*) = $1 from devices where user_id = 1", left))
 
 
-async def test_results_that_wait_for_a_locked_table_are_written_when_it_is_free(
+async def test_push_results_are_written_once_a_table_is_unlocked(
     phones_of_two: Api, phones: Phones, dba: Connection
 ) -> None:
     async with holding(dba, "lock table devices in exclusive mode"):

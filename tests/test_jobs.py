@@ -9,9 +9,7 @@ from tocsin.db.pool import Connection, Database
 from tocsin.ids import new_id
 
 
-async def test_a_claim_passes_over_jobs_that_another_claims_at_the_same_time(
-    idle: Api, database: Database, dba: Connection
-) -> None:
+async def test_concurrent_claims_skip_locked_jobs(idle: Api, database: Database, dba: Connection) -> None:
     await idle.people(1)
     first, second = await accepted(idle, 1), await accepted(idle, 1)
     async with dba.transaction():

@@ -57,7 +57,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_a_line_is_one_json_object_with_its_time_level_and_event(log: Any, stream: io.StringIO) -> None:
+def test_log_line_is_a_json_object_with_time_level_and_event(log: Any, stream: io.StringIO) -> None:
     log.info("request", method="GET", path="/notifications", status=200, ms=1.5)
     (line,) = lines(stream)
     assert list(line) == ["timestamp", "level", "event", "method", "path", "status", "ms"]
@@ -71,14 +71,14 @@ def test_debug_lines_are_not_written(log: Any, stream: io.StringIO) -> None:
     assert stream.getvalue() == ""
 
 
-def test_line_breaks_and_odd_characters_stay_in_their_line(log: Any, stream: io.StringIO) -> None:
+def test_log_line_escapes_line_breaks_and_control_characters(log: Any, stream: io.StringIO) -> None:
     log.info("a\nb", path="/\r\n\x1b[2J\u2028\ud800😀")
     (line,) = stream.getvalue().splitlines()
     assert line.isascii()
     assert json.loads(line)["path"] == "/\r\n\x1b[2J\u2028\ud800😀"
 
 
-def test_what_json_cannot_hold_is_written_as_text(log: Any, stream: io.StringIO) -> None:
+def test_log_writes_values_that_are_not_json_as_text(log: Any, stream: io.StringIO) -> None:
     around: list[Any] = []
     around.append(around)
     log.info("odd", where=Path("/x"), names={"b"}, raw=b"x", around=around, error=ValueError("no"), by={4: Path("y")})
@@ -86,7 +86,7 @@ def test_what_json_cannot_hold_is_written_as_text(log: Any, stream: io.StringIO)
     assert (line["where"], line["names"], line["error"], line["by"]) == ("/x", ["b"], "no", {"4": "y"})
 
 
-def test_an_exception_is_text_without_anybodys_variables(log: Any, stream: io.StringIO) -> None:
+def test_exception_is_logged_without_local_variables(log: Any, stream: io.StringIO) -> None:
     def fails(password: str) -> None:
         raise ValueError("no " + password[:2])
 
@@ -101,7 +101,7 @@ def test_an_exception_is_text_without_anybodys_variables(log: Any, stream: io.St
     assert SECRET not in stream.getvalue()
 
 
-async def test_every_line_of_a_request_carries_its_id_and_no_other(log: Any, stream: io.StringIO) -> None:
+async def test_every_log_line_of_a_request_has_its_request_id(log: Any, stream: io.StringIO) -> None:
     async def request(id_: str) -> None:
         bind_request(id_)
         log.info("first", of=id_)
@@ -120,21 +120,21 @@ async def test_every_line_of_a_request_carries_its_id_and_no_other(log: Any, str
     assert "request_id" not in outside
 
 
-def test_a_second_request_takes_the_place_of_the_first(log: Any, stream: io.StringIO) -> None:
+def test_second_request_id_replaces_the_first(log: Any, stream: io.StringIO) -> None:
     bind_request("one")
     bind_request("two")
     log.info("x")
     assert lines(stream)[0]["request_id"] == "two"
 
 
-def test_a_start_of_the_server_is_told_under_no_name_that_reads_like_an_error(log: Any, stream: io.StringIO) -> None:
+def test_server_start_is_not_logged_under_an_error_name(log: Any, stream: io.StringIO) -> None:
     log.info("ours")
     logging.getLogger("uvicorn.error").info("Started server process")
     assert lines(stream)[-1]["logger"] == "uvicorn.server"
 
 
 @pytest.mark.parametrize("name", ["uvicorn", "uvicorn.asgi", "asyncio", "asyncpg", "any.other"])
-def test_libraries_write_into_the_same_log(log: Any, stream: io.StringIO, name: str) -> None:
+def test_libraries_write_to_the_same_log(log: Any, stream: io.StringIO, name: str) -> None:
     log.info("ours")
     try:
         fail(OSError("gone"))
@@ -146,20 +146,20 @@ def test_libraries_write_into_the_same_log(log: Any, stream: io.StringIO, name: 
     assert theirs["exception"].endswith("OSError: gone")
 
 
-def test_a_message_of_a_library_is_not_formatted_twice(log: Any, stream: io.StringIO) -> None:
+def test_library_message_is_not_formatted_twice(log: Any, stream: io.StringIO) -> None:
     assert log
     logging.getLogger("asyncpg").warning("100%% of %s", "%s %(x)s {y}")
     assert lines(stream)[0]["event"] == "100% of %s %(x)s {y}"
 
 
 @pytest.mark.parametrize(("number", "level"), [(20, "info"), (25, "info"), (30, "warning"), (99, "critical")])
-def test_levels_of_libraries_are_ours(log: Any, stream: io.StringIO, number: int, level: str) -> None:
+def test_library_log_levels_are_mapped(log: Any, stream: io.StringIO, number: int, level: str) -> None:
     assert log
     logging.getLogger("uvicorn.error").log(number, "x")
     assert lines(stream)[0]["level"] == level
 
 
-def test_the_access_log_of_the_server_is_off_and_its_notices_are_on(stream: io.StringIO) -> None:
+def test_server_access_log_is_off_and_notices_are_on(stream: io.StringIO) -> None:
     configure("json", stream)
     access = logging.getLogger("uvicorn.access")
     assert not access.hasHandlers()
@@ -169,7 +169,7 @@ def test_the_access_log_of_the_server_is_off_and_its_notices_are_on(stream: io.S
     assert [line["event"] for line in lines(stream)] == ["Application startup complete."]
 
 
-def test_handlers_that_a_library_brought_along_are_taken_away(stream: io.StringIO) -> None:
+def test_handlers_added_by_libraries_are_removed(stream: io.StringIO) -> None:
     theirs = io.StringIO()
     logging.getLogger("uvicorn").addHandler(logging.StreamHandler(theirs))
     configure("json", stream)
@@ -186,7 +186,7 @@ def test_handlers_that_a_library_brought_along_are_taken_away(stream: io.StringI
     ],
 )
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_what_is_named_like_a_secret_is_masked(stream: io.StringIO, name: str, log_format: Any) -> None:
+def test_fields_named_like_secrets_are_masked(stream: io.StringIO, name: str, log_format: Any) -> None:
     configure(log_format, stream)
     nested = {"headers": [{name: SECRET}]}
     structlog.get_logger().info("x", **{name: SECRET, "inside": nested})
@@ -196,7 +196,7 @@ def test_what_is_named_like_a_secret_is_masked(stream: io.StringIO, name: str, l
     assert nested == {"headers": [{name: SECRET}]}
 
 
-def test_names_that_only_resemble_a_secret_are_shown(log: Any, stream: io.StringIO) -> None:
+def test_fields_that_only_resemble_secrets_are_shown(log: Any, stream: io.StringIO) -> None:
     shown = {"token_ending": "abc123", "path": "/x", "passed": 3, "caller": "user 4", "author": "me"}
     log.info("x", **shown)
     assert {name: lines(stream)[0][name] for name in shown} == shown
@@ -222,7 +222,7 @@ def test_names_that_only_resemble_a_secret_are_shown(log: Any, stream: io.String
         ("see https://example.com/a@b", "see https://example.com/a@b"),
     ],
 )
-def test_secrets_inside_of_text_are_masked(log: Any, stream: io.StringIO, text: str, masked: str) -> None:
+def test_secrets_inside_text_are_masked(log: Any, stream: io.StringIO, text: str, masked: str) -> None:
     log.info("x", error=text, deep=[{"y": (text,)}], field_error=ValueError(text))
     log.warning(text)
     logging.getLogger("asyncpg").warning("%s", text)
@@ -238,7 +238,7 @@ def test_secrets_inside_of_text_are_masked(log: Any, stream: io.StringIO, text: 
 
 
 @pytest.mark.parametrize("part", ["://a:", "(token", "bearer ", "eyJ.", "password=", "Bearer", "://", "token"])
-def test_long_text_is_searched_in_little_time(log: Any, stream: io.StringIO, part: str) -> None:
+def test_masking_of_long_text_is_fast(log: Any, stream: io.StringIO, part: str) -> None:
     flood = part * (200_000 // len(part)) + " ="
     plain = "word " * (len(flood) // 5)
     assert cost(lambda: log.info("x", error=flood)) < 50 * cost(lambda: log.info("x", error=plain)) + 0.01
@@ -269,7 +269,7 @@ def test_long_text_is_searched_in_little_time(log: Any, stream: io.StringIO, par
         ("/", "/"),
     ],
 )
-def test_a_path_is_cut_where_a_device_token_stands(path: str, cut: str) -> None:
+def test_device_tokens_in_paths_are_truncated(path: str, cut: str) -> None:
     assert cut_path(path) == cut
 
 
@@ -279,14 +279,14 @@ def test_a_path_is_cut_where_a_device_token_stands(path: str, cut: str) -> None:
     st.text("0123456789abcdefABCDEF:_-%+=/", min_size=16, max_size=200).filter(lambda text: not text[-12:].islower()),
     st.sampled_from(["", "/test"]),
 )
-def test_no_more_than_six_characters_of_a_token_are_ever_shown(root: str, handler: str, token: str, tail: str) -> None:
+def test_log_shows_at_most_six_characters_of_a_token(root: str, handler: str, token: str, tail: str) -> None:
     cut = cut_path(f"{root}{handler}/devices/{token}{tail}")
     shown = set(re.findall(r"[0-9A-F:_%+=]{7,}", cut))
     assert not shown
     assert cut.endswith(tail)
 
 
-def test_the_console_is_for_people(stream: io.StringIO) -> None:
+def test_console_format_is_readable(stream: io.StringIO) -> None:
     configure("console", stream)
     structlog.get_logger().info("serving", url="http://127.0.0.1:8080", port=8080)
     assert re.fullmatch(
@@ -294,7 +294,7 @@ def test_the_console_is_for_people(stream: io.StringIO) -> None:
     )
 
 
-def test_the_console_shows_an_exception_without_anybodys_variables(stream: io.StringIO) -> None:
+def test_console_format_shows_exceptions_without_local_variables(stream: io.StringIO) -> None:
     configure("console", stream)
     password = SECRET
     try:
@@ -306,7 +306,7 @@ def test_the_console_shows_an_exception_without_anybodys_variables(stream: io.St
     assert password not in stream.getvalue()
 
 
-def test_the_console_cannot_be_steered_from_outside(stream: io.StringIO) -> None:
+def test_console_format_escapes_terminal_sequences(stream: io.StringIO) -> None:
     configure("console", stream)
     structlog.get_logger().info("request\x1b[2J", path="/\x1b]0;x\x07\r\x9b1A\u202e\ud800")
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\ud800]", stream.getvalue())
@@ -325,14 +325,14 @@ class Broken(io.StringIO):
 
 
 @pytest.mark.parametrize("make", [Broken, closed])
-def test_a_stream_that_takes_nothing_does_not_stop_us(make: Any) -> None:
+def test_unwritable_log_stream_raises_nothing(make: Any) -> None:
     stream: TextIO = make()
     configure("json", stream)
     structlog.get_logger().info("x")
     logging.getLogger("asyncpg").warning("y")
 
 
-def test_lines_of_many_threads_stay_whole(tmp_path: Path) -> None:
+def test_log_lines_of_many_threads_stay_whole(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as stream:
         configure("json", stream)
         log = structlog.get_logger()
@@ -349,14 +349,14 @@ def test_lines_of_many_threads_stay_whole(tmp_path: Path) -> None:
     assert {(line["number"], line["count"]) for line in found} == {(n, c) for n in range(8) for c in range(200)}
 
 
-def test_standard_error_is_where_lines_go(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     configure("json")
     structlog.get_logger().info("here")
     written = capsys.readouterr()
     assert (written.out, json.loads(written.err)["event"]) == ("", "here")
 
 
-def test_a_line_is_on_its_way_before_the_call_returns(tmp_path: Path) -> None:
+def test_log_line_is_flushed_before_the_call_returns(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as stream:
         configure("json", stream)
         structlog.get_logger().info("now")
@@ -374,16 +374,14 @@ def test_a_line_is_on_its_way_before_the_call_returns(tmp_path: Path) -> None:
         f"{'x' * (MAX_TEXT_LENGTH - 30)} bearer {SECRET}{'x' * MAX_TEXT_LENGTH}",
     ],
 )
-def test_a_text_that_is_too_long_is_cut_and_no_part_of_a_secret_is_left(
-    log: Any, stream: io.StringIO, text: str
-) -> None:
+def test_too_long_text_is_truncated_without_leaking_a_secret(log: Any, stream: io.StringIO, text: str) -> None:
     log.info("x", error=text)
     [line] = lines(stream)
     assert len(line["error"]) <= MAX_TEXT_LENGTH + 20
     assert SECRET[:8] not in stream.getvalue()
 
 
-def test_of_a_long_traceback_the_first_and_the_last_lines_are_kept(log: Any, stream: io.StringIO) -> None:
+def test_long_traceback_keeps_first_and_last_lines(log: Any, stream: io.StringIO) -> None:
     try:
         fail(RuntimeError("\n".join(["x" * 80] * 500 + ["the last line"])))
     except RuntimeError:
@@ -394,7 +392,7 @@ def test_of_a_long_traceback_the_first_and_the_last_lines_are_kept(log: Any, str
     assert len(line["exception"]) <= MAX_TEXT_LENGTH + 20
 
 
-def test_a_path_is_logged_up_to_500_characters_and_without_a_services_own_key() -> None:
+def test_logged_path_has_500_characters_and_no_event_key() -> None:
     assert shown_path("/" + "eyJ-" * 16_000) == ("/" + "eyJ-" * 125)[:MAX_PATH_LENGTH] + "[…]"
     assert shown_path("/events/by-key/Jane Doe, born 1980/x") == "/events/by-key/…"
     assert shown_path("/api/events/by-key%2FJane") == "/api/events/by-key%2F…"
@@ -402,7 +400,7 @@ def test_a_path_is_logged_up_to_500_characters_and_without_a_services_own_key() 
     assert shown_path(f"/notifications/devices/{HEX}") == "/notifications/devices/…abcdef"
 
 
-async def test_what_postgresql_says_of_a_row_stays_out_of_logs_and_dead_letters(
+async def test_postgresql_row_details_stay_out_of_logs_and_dead_letters(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: Any, **__: Any) -> None:

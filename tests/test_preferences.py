@@ -58,9 +58,7 @@ def by_the_book(target: Any, patch: Any) -> Any:
 
 
 @given(PATCHES, PATCHES)
-def test_a_patch_changes_what_it_names_and_nothing_else_and_again_nothing(
-    first: dict[str, Any], second: dict[str, Any]
-) -> None:
+def test_preferences_patch_changes_only_named_fields(first: dict[str, Any], second: dict[str, Any]) -> None:
     before = patched({}, first)
     after = patched(before, second)
     assert patched(after, second) == after
@@ -72,7 +70,7 @@ def test_a_patch_changes_what_it_names_and_nothing_else_and_again_nothing(
 
 
 @given(PATCHES, PATCHES)
-def test_null_puts_back_what_is_so_by_default(first: dict[str, Any], second: dict[str, Any]) -> None:
+def test_null_restores_the_default_preference(first: dict[str, Any], second: dict[str, Any]) -> None:
     chosen = patched(patched({}, first), second)
     back = dict.fromkeys(("kinds", "quiet_hours", "paused_until", "time_zone"))
     assert patched(chosen, back) == {}
@@ -82,7 +80,7 @@ def test_null_puts_back_what_is_so_by_default(first: dict[str, Any], second: dic
 
 
 @given(PATCHES)
-def test_what_is_shown_can_be_sent_back_and_changes_nothing(patch: dict[str, Any]) -> None:
+def test_returned_preferences_can_be_sent_back_unchanged(patch: dict[str, Any]) -> None:
     now = datetime.now(UTC)
     shown = OPERATOR.preferences(patched({}, patch), "Asia/Tokyo").shown(now)
     assert OPERATOR.preferences(patched({}, shown), "Asia/Tokyo").shown(now) == shown
@@ -99,7 +97,7 @@ async def shown(api: Api, user: int = 1) -> dict[str, Any]:
     return found
 
 
-async def test_without_a_choice_all_is_as_by_default(api: Api) -> None:
+async def test_preferences_without_a_choice_are_the_defaults(api: Api) -> None:
     await api.people(1, time_zone="Asia/Tokyo")
     kinds = {
         name: {"push": True, "web_push": True, "urgent": name == "lead_escalated"}
@@ -112,7 +110,7 @@ async def test_without_a_choice_all_is_as_by_default(api: Api) -> None:
     assert await api.app_state.database.value("select count(*) from preferences") == 0
 
 
-async def test_what_a_patch_answers_is_what_is_shown_from_then_on(api: Api) -> None:
+async def test_preferences_patch_returns_the_stored_preferences(api: Api) -> None:
     await api.people(1, 2)
     ahead = datetime.now(UTC).replace(microsecond=0) + timedelta(days=3)
     for changes in (
@@ -140,20 +138,20 @@ async def test_what_a_patch_answers_is_what_is_shown_from_then_on(api: Api) -> N
     assert await api.app_state.database.value("select count(*) from preferences") == 0
 
 
-async def test_a_pause_in_the_past_is_none(api: Api) -> None:
+async def test_pause_in_the_past_is_null(api: Api) -> None:
     await api.people(1)
     assert (await prefer(api, paused_until="2020-01-01T00:00:00+01:00")).json()["paused_until"] is None
     assert await api.app_state.database.value("select count(*) from preferences") == 0
 
 
-def test_a_pause_that_is_over_is_none() -> None:
+def test_expired_pause_is_null() -> None:
     found = choosing(paused_until="2026-03-02 08:00:00")
     assert found.shown(utc("2026-03-02 07:59:59"))["paused_until"] == "2026-03-02 08:00:00"
     assert found.shown(utc("2026-03-02 08:00:00"))["paused_until"] is None
     assert found.decide("note", "push", utc("2026-03-02 08:00:00")) == SEND
 
 
-async def test_both_types_of_a_body_are_taken_and_no_other(api: Api) -> None:
+async def test_only_two_content_types_are_accepted(api: Api) -> None:
     await api.people(1)
     for type_, status in {
         "application/merge-patch+json": 200,
@@ -167,7 +165,7 @@ async def test_both_types_of_a_body_are_taken_and_no_other(api: Api) -> None:
         assert answer.status_code == status, type_
 
 
-async def test_all_faults_are_told_at_once_in_their_order_and_nothing_changes(api: Api) -> None:
+async def test_invalid_preferences_report_all_errors_and_change_nothing(api: Api) -> None:
     await api.people(1)
     too_far = (datetime.now(UTC) + timedelta(days=367)).isoformat()
     answer = await prefer(
@@ -232,17 +230,17 @@ async def test_all_faults_are_told_at_once_in_their_order_and_nothing_changes(ap
         ),
     ],
 )
-async def test_each_fault_has_its_code(api: Api, changes: dict[str, Any], code: tuple[str, str]) -> None:
+async def test_each_preference_error_has_its_code(api: Api, changes: dict[str, Any], code: tuple[str, str]) -> None:
     await api.people(1)
     assert codes_of(await prefer(api, **changes)) == (422, [code])
 
 
-async def test_as_many_windows_as_there_may_be_are_taken(api: Api) -> None:
+async def test_maximum_number_of_quiet_hours_is_accepted(api: Api) -> None:
     await api.people(1)
     assert len((await prefer(api, quiet_hours=[window("01:00", "02:00")] * 20)).json()["quiet_hours"]) == 20
 
 
-async def test_those_who_change_different_things_at_once_lose_nothing(api: Api) -> None:
+async def test_concurrent_preference_changes_are_all_kept(api: Api) -> None:
     await api.people(1)
     kinds = [*api.app_state.catalogue.kinds][:10]
     answers = await asyncio.gather(
@@ -256,7 +254,7 @@ async def test_those_who_change_different_things_at_once_lose_nothing(api: Api) 
     assert (found["time_zone"], len(found["quiet_hours"])) == ("Asia/Tokyo", 1)
 
 
-async def test_an_erased_users_preferences_are_gone_and_whoever_has_the_id_next_starts_anew(api: Api) -> None:
+async def test_erasure_removes_preferences_before_id_reuse(api: Api) -> None:
     await api.people(1)
     await prefer(api, time_zone="Asia/Tokyo")
     assert (await api.as_service("DELETE", "/directory/users/1")).status_code == 204
@@ -265,7 +263,7 @@ async def test_an_erased_users_preferences_are_gone_and_whoever_has_the_id_next_
     assert (await shown(api))["time_zone"] == "UTC"
 
 
-async def test_an_erasure_meanwhile_leaves_nothing_and_nobody_waits_in_a_circle(api: Api) -> None:
+async def test_concurrent_erasure_and_preferences_patch_do_not_deadlock(api: Api) -> None:
     for _ in range(40):
         await api.people(1)
         erasing = api.as_service("DELETE", "/directory/users/1")
@@ -275,7 +273,7 @@ async def test_an_erasure_meanwhile_leaves_nothing_and_nobody_waits_in_a_circle(
         assert await api.app_state.database.value("select count(*) from preferences") == 0
 
 
-async def test_preferences_of_many_are_looked_up_together_and_who_chose_nothing_shares_them(api: Api) -> None:
+async def test_preferences_of_many_users_are_loaded_in_one_query(api: Api) -> None:
     await api.people(1, 2, 3)
     await api.people(4, time_zone="Asia/Tokyo")
     await prefer(api, 3, kinds={"note": {"push": False}})
@@ -298,7 +296,7 @@ def rules(tmp_path: Path) -> Path:
     return path
 
 
-async def test_the_operators_defaults_and_locks_count_and_are_told(url: str, catalogue: Catalogue, rules: Path) -> None:
+async def test_operator_defaults_and_locks_apply_and_are_shown(url: str, catalogue: Catalogue, rules: Path) -> None:
     async with serving(url, catalogue, with_worker=False) as free:
         await free.people(1)
         hours = [window("01:00", "02:00")]
@@ -327,7 +325,7 @@ async def test_the_operators_defaults_and_locks_count_and_are_told(url: str, cat
         assert (await shown(free))["kinds"]["note"]["push"] is True
 
 
-def test_a_locked_pause_is_none_and_a_locked_time_zone_that_of_the_directory(tmp_path: Path) -> None:
+def test_locked_pause_is_null_and_locked_time_zone_is_the_directorys(tmp_path: Path) -> None:
     path = tmp_path / "rules.toml"
     path.write_text("[locked]\npaused_until = true\ntime_zone = true\n")
     operator = Operator.load(CATALOGUE, path)
@@ -335,7 +333,7 @@ def test_a_locked_pause_is_none_and_a_locked_time_zone_that_of_the_directory(tmp
     assert (found.paused_until, found.time_zone.key) == (None, "UTC")
 
 
-def test_every_fault_of_the_operators_file_is_told_in_a_line_of_its_own(tmp_path: Path) -> None:
+def test_operator_preferences_file_reports_each_error_on_a_line(tmp_path: Path) -> None:
     path = tmp_path / "rules.toml"
     path.write_text(
         """
@@ -377,7 +375,7 @@ def test_every_fault_of_the_operators_file_is_told_in_a_line_of_its_own(tmp_path
         (b"[kinds]\nnote = 1", "The kinds.note field must be an object"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_unreadable_preferences_file_is_rejected_in_one_line(tmp_path: Path, content: bytes | None, said: str) -> None:
     path = tmp_path / "rules.toml"
     if content is not None:
         path.write_bytes(content)

@@ -86,6 +86,6 @@ PROMISES: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize("promise", PROMISES)
-def test_what_is_promised_is_what_the_code_has(promise: str) -> None:
+def test_promised_numbers_match_the_code(promise: str) -> None:
     found, promised = PROMISES[promise]
     assert found == promised

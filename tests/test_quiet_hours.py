@@ -76,9 +76,7 @@ def moments(draw: Callable[..., Any]) -> tuple[str, datetime]:
 @example([window("20:00", "01:45")], ("Australia/Lord_Howe", utc("2026-04-04 14:50")))
 @example([window("00:00", "12:00"), window("12:00", "00:00")], ("UTC", utc("2026-03-02 00:00")))
 @example([window("20:00", "07:30", "thu"), window("07:30", "12:00", "fri")], ("Pacific/Apia", utc("2011-12-30 08:00")))
-def test_it_is_quiet_whenever_the_clock_on_the_wall_says_so_and_until_it_does_not(
-    windows: list[dict[str, Any]], moment: tuple[str, datetime]
-) -> None:
+def test_quiet_hours_follow_local_time(windows: list[dict[str, Any]], moment: tuple[str, datetime]) -> None:
     zone, now = moment
     decision = choosing(zone, quiet_hours=windows).decide("note", "push", now)
     until = first_outside(windows, now, ZoneInfo(zone))
@@ -92,7 +90,7 @@ def test_it_is_quiet_whenever_the_clock_on_the_wall_says_so_and_until_it_does_no
 
 
 @given(WINDOWS, moments(), st.integers(-60, 20_000))
-def test_a_pause_holds_until_it_is_over_and_the_quiet_hours_that_it_ends_in(
+def test_pause_extends_into_quiet_hours_that_it_ends_in(
     windows: list[dict[str, Any]], moment: tuple[str, datetime], minutes: int
 ) -> None:
     zone, now = moment
@@ -128,8 +126,6 @@ def test_a_pause_holds_until_it_is_over_and_the_quiet_hours_that_it_ends_in(
         ("Pacific/Apia", [window("20:00", "07:30")], "2011-12-30 07:00", "2011-12-30 17:30"),  # a day is skipped
     ],
 )
-def test_the_end_of_quiet_hours_is_the_moment_when_they_really_end(
-    zone: str, windows: list[dict[str, Any]], now: str, until: str | None
-) -> None:
+def test_quiet_hours_end_is_exact(zone: str, windows: list[dict[str, Any]], now: str, until: str | None) -> None:
     decision = choosing(zone, quiet_hours=windows).decide("note", "push", utc(now))
     assert (decision.until if isinstance(decision, Held) else None) == (utc(until) if until else None)

@@ -52,7 +52,7 @@ async def doctored(url: str) -> dict[str, str]:
     return {finding.what: str(finding) async for finding in database_checks(settings)}
 
 
-async def test_a_read_only_database_is_not_ready_and_the_reason_is_said(server: Embedded, catalogue: Catalogue) -> None:
+async def test_readyz_reports_a_read_only_database(server: Embedded, catalogue: Catalogue) -> None:
     url = await make_database(server, name := f"read_only_{new_id().hex}")
     async with serving(url, catalogue, with_worker=False) as api:
         assert (await ready(api))[0] == 200
@@ -67,7 +67,7 @@ async def test_a_read_only_database_is_not_ready_and_the_reason_is_said(server: 
     assert (await doctored(url))["database"].startswith("FAIL database: it accepts no writes: it is read-only")
 
 
-async def test_a_standby_is_not_ready_and_the_reason_is_said(catalogue: Catalogue) -> None:
+async def test_readyz_reports_a_standby(catalogue: Catalogue) -> None:
     async with data_folder() as data:
         async with Embedded(data) as embedded:
             await migrate(embedded.url)
@@ -92,7 +92,7 @@ def tmpfs(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-async def test_a_full_disk_is_not_ready_and_what_was_accepted_arrives_when_there_is_room(catalogue: Catalogue) -> None:
+async def test_readyz_reports_full_disk_and_accepted_events_arrive_later(catalogue: Catalogue) -> None:
     if os.geteuid():
         pytest.skip("to mount a file system of one's own takes root")
     async with data_folder() as data:
@@ -124,7 +124,7 @@ def fill(path: Path) -> None:
             return
 
 
-async def test_what_is_held_costs_nothing_and_what_is_due_is_counted_up_to_a_bound(database: Database) -> None:
+async def test_queue_depth_ignores_held_jobs_and_counts_up_to_a_limit(database: Database) -> None:
     async def pages() -> int:
         async with database.connection() as connection:
             plan = await connection.fetchval(
@@ -149,7 +149,7 @@ async def test_what_is_held_costs_nothing_and_what_is_due_is_counted_up_to_a_bou
     assert (await jobs.depth(database))["direct"][0] == HELD
 
 
-async def test_many_probes_ask_the_database_once(idle: Api, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_concurrent_readyz_probes_share_one_query(idle: Api, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "FRESH", 3600.0)
     first = await ready(idle)
     assert first[0] == 200
@@ -166,7 +166,7 @@ async def dba(url: str) -> AsyncIterator[Connection]:
     await connection.close()
 
 
-async def test_what_keeps_a_worker_from_its_work_is_said_by_readyz_and_doctor(
+async def test_readyz_and_doctor_report_what_blocks_a_worker(
     idle: Api, url: str, catalogue: Catalogue, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
@@ -187,7 +187,7 @@ async def _says(api: Api, *problems: str) -> bool:
     return bool((await ready(api))[1]["problems"] == list(problems))
 
 
-async def test_a_lane_that_cannot_go_on_says_why_among_the_lanes(
+async def test_blocked_lane_reports_its_reason(
     pushing: Api, phones: Phones, dba: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
@@ -201,7 +201,7 @@ async def test_a_lane_that_cannot_go_on_says_why_among_the_lanes(
     assert phones.pushes("apns")
 
 
-async def test_a_lane_that_waits_for_an_access_token_says_why_and_reading_keys_again_tries_at_once(
+async def test_key_reload_retries_lane_waiting_for_access_token(
     pushing: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)
@@ -222,7 +222,7 @@ async def test_a_lane_that_waits_for_an_access_token_says_why_and_reading_keys_a
     await becomes(pushing, id_, {"delivered": 1})
 
 
-async def test_a_lane_that_waits_long_says_until_when_and_reading_keys_again_tries_at_once(
+async def test_key_reload_retries_lane_waiting_for_retry_after(
     pushing: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", 0.05)

@@ -42,7 +42,7 @@ async def cursor_of(api: Api, user: int) -> str:
     return cursor
 
 
-async def test_a_lead_that_was_accepted_stops_nagging_everybody(api: Api) -> None:
+async def test_resolving_a_subject_marks_it_read_for_all_recipients(api: Api) -> None:
     await api.people(1, 2, 3)
     await api.team(7, 2, 3)
     first, second, other = await api.post(lead(1)), await api.post(lead(teams=(7,))), await api.post(ordered(1))
@@ -55,7 +55,7 @@ async def test_a_lead_that_was_accepted_stops_nagging_everybody(api: Api) -> Non
     assert (await api.as_service("GET", f"/events/{first}")).json()["read"] == 1
 
 
-async def test_several_about_one_subject_are_one_change_of_an_inbox(api: Api) -> None:
+async def test_resolution_of_several_notifications_is_one_inbox_change(api: Api) -> None:
     await api.people(1)
     ids = [await api.post(lead(1)) for _ in range(3)]
     await api.as_user(1, "PUT", f"/notifications/{ids[0]}/read")
@@ -68,7 +68,7 @@ async def test_several_about_one_subject_are_one_change_of_an_inbox(api: Api) ->
     assert (await api.inbox(1))["data"][2] == before  # the first time it was read stays
 
 
-async def test_only_those_users_where_some_are_named(api: Api) -> None:
+async def test_resolution_affects_only_named_users(api: Api) -> None:
     await api.people(1, 2)
     await api.post(lead(1, 2))
     await resolve(api, f"lead:{LEAD}", users=[2])
@@ -76,7 +76,7 @@ async def test_only_those_users_where_some_are_named(api: Api) -> None:
     assert [await unread(api, user) for user in (1, 2)] == [1, 0]
 
 
-async def test_what_is_gone_is_gone_like_a_deletion(api: Api) -> None:
+async def test_resolution_as_gone_deletes_notifications(api: Api) -> None:
     await api.people(1, 2)
     id_, kept = await api.post(lead(1, 2)), await api.post(ordered(1))
     await api.as_user(2, "PUT", f"/notifications/{id_}/read")
@@ -90,7 +90,7 @@ async def test_what_is_gone_is_gone_like_a_deletion(api: Api) -> None:
     assert await told_since(api, 2, cursor) == [("deleted", {"id": id_})]
 
 
-async def test_settled_twice_changes_nothing_more(api: Api) -> None:
+async def test_resolution_is_idempotent(api: Api) -> None:
     await api.people(1)
     await api.post(lead(1))
     for how in ("read", "gone"):
@@ -102,7 +102,7 @@ async def test_settled_twice_changes_nothing_more(api: Api) -> None:
         assert await cursor_of(api, 1) == cursor
 
 
-async def test_what_is_held_is_not_delivered_where_it_would_be_gone_and_stays_where_it_is_read(api: Api) -> None:
+async def test_resolution_cancels_held_event_if_gone_and_keeps_it_if_read(api: Api) -> None:
     await api.people(1, 2)
     held = [(await post(api, ordered(1, 2, order=n, deliver_at=in_future()))).json()["id"] for n in (1, 2, 3)]
     await resolve(api, "order:1", "gone")
@@ -119,7 +119,7 @@ async def test_what_is_held_is_not_delivered_where_it_would_be_gone_and_stays_wh
     assert explained.json()["why"] == "left out: the event excludes the user"
 
 
-async def test_what_comes_afterwards_is_unread(api: Api) -> None:
+async def test_events_after_a_resolution_are_unread(api: Api) -> None:
     await api.people(1)
     await api.post(lead(1))
     await resolve(api, f"lead:{LEAD}")
@@ -128,7 +128,7 @@ async def test_what_comes_afterwards_is_unread(api: Api) -> None:
     assert await api.ids(1, "?show=unread") == [later]
 
 
-async def test_what_was_accepted_before_is_settled_even_if_it_is_delivered_later(
+async def test_resolution_applies_to_accepted_events_delivered_later(
     idle: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fanout, "DIRECT_MAX_RECIPIENTS", 3)
@@ -148,9 +148,7 @@ async def test_what_was_accepted_before_is_settled_even_if_it_is_delivered_later
     task.cancel()
 
 
-async def test_in_the_middle_of_a_fan_out_what_was_reached_is_taken_away_and_the_rest_not_reached(
-    idle: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_resolution_as_gone_during_fanout_reaches_all(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fanout, "DIRECT_MAX_RECIPIENTS", 3)
     monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 4)
     await idle.people(*range(1, 11))
@@ -175,7 +173,7 @@ async def working(api: Api) -> None:
     await worker.run()
 
 
-async def test_a_service_of_a_company_settles_for_its_own_people_alone(api: Api) -> None:
+async def test_company_bound_service_resolves_for_its_users_only(api: Api) -> None:
     await api.people(1)
     await api.people(2, company_id=2)
     await api.post(lead(1, 2))
@@ -190,7 +188,7 @@ async def test_a_service_of_a_company_settles_for_its_own_people_alone(api: Api)
     assert field_errors(answer) == [("users.1", "unknown"), ("users.2", "unknown")]
 
 
-async def test_a_key_is_a_subject_of_its_own_service_alone(api: Api) -> None:
+async def test_event_key_is_a_subject_of_its_own_service_only(api: Api) -> None:
     await api.people(1)
     key = " Task 7: the\nlong one "
     await api.post({**custom(1), "key": key})
@@ -203,7 +201,7 @@ async def test_a_key_is_a_subject_of_its_own_service_alone(api: Api) -> None:
     assert await unread(api, 1) == 0
 
 
-async def test_all_faults_are_told_at_once_and_nothing_is_done(api: Api) -> None:
+async def test_invalid_resolution_reports_all_errors_and_does_nothing(api: Api) -> None:
     await api.people(1)
     for body, due in (
         ({}, [("about", "required"), ("as", "required")]),
@@ -225,7 +223,7 @@ async def test_all_faults_are_told_at_once_and_nothing_is_done(api: Api) -> None
     assert await api.app_state.database.value("select count(*) from resolutions") == 0
 
 
-async def test_erasing_needs_the_right_to_the_directory_and_the_rest_that_to_events(api: Api) -> None:
+async def test_resolution_as_erased_requires_directory_scope(api: Api) -> None:
     for how, scope, status in (
         ("erased", "events:write", 403),
         ("erased", "directory:write", 202),
@@ -238,7 +236,7 @@ async def test_erasing_needs_the_right_to_the_directory_and_the_rest_that_to_eve
         assert answer.status_code == status, (how, scope)
 
 
-async def test_a_repeat_under_its_idempotency_key_settles_once(api: Api) -> None:
+async def test_resolution_with_idempotency_key_runs_once(api: Api) -> None:
     await api.people(1)
     await api.post(lead(1))
     body, headers = {"about": f"lead:{LEAD}", "as": "read"}, {"Idempotency-Key": "once"}
@@ -275,7 +273,7 @@ def about_the_contact(api: Api, *users: int) -> list[dict[str, Any]]:
     return [{**event, "notify": {"users": users}} for event in (email, opened, *with_words, said)]
 
 
-async def test_no_name_or_text_of_an_erased_contact_stays_anywhere(api: Api) -> None:
+async def test_contact_erasure_removes_names_and_texts_everywhere(api: Api) -> None:
     await api.people(1)
     await api.people(2, locale="da-DK")
     await api.people(3, locale="de")
@@ -305,7 +303,7 @@ async def test_no_name_or_text_of_an_erased_contact_stays_anywhere(api: Api) -> 
     assert (await api.inbox(3))["data"][0]["message"] == "(slettet) har sendt dig en e-mail med emnet (slettet)"
 
 
-async def test_erasing_within_a_company_leaves_the_others_words(api: Api) -> None:
+async def test_contact_erasure_affects_only_its_company(api: Api) -> None:
     await api.people(1)
     await api.people(2, company_id=2)
     mine, other = about_the_contact(api, 1)[0], about_the_contact(api, 2)[0]
@@ -317,7 +315,7 @@ async def test_erasing_within_a_company_leaves_the_others_words(api: Api) -> Non
     assert NAMES[0] not in str(await api.inbox(2))
 
 
-async def test_a_kind_that_the_catalogue_has_no_longer_loses_all_its_words(api: Api) -> None:
+async def test_contact_erasure_removes_all_text_of_removed_kinds(api: Api) -> None:
     await api.people(1)
     id_ = await api.post(about_the_contact(api, 1)[0])
     await api.app_state.database.value("update events set kind = 'of_yore' where id = $1", id_)
@@ -330,7 +328,7 @@ async def test_a_kind_that_the_catalogue_has_no_longer_loses_all_its_words(api: 
     assert traces(await everything(api)) == []
 
 
-async def test_events_that_come_in_while_a_contact_is_erased_end_without_a_name_or_come_afterwards(api: Api) -> None:
+async def test_events_during_contact_erasure_lose_the_name_or_come_later(api: Api) -> None:
     await api.people(*range(1, 6))
     event = about_the_contact(api, *range(1, 6))[0]
     answers = await asyncio.gather(*(post(api, event) for _ in range(30)), resolve(api, f"contact:{CONTACT}", "erased"))

@@ -34,7 +34,7 @@ async def changes(api: Api, user: int, since: str) -> dict[str, Any]:
     return found
 
 
-async def test_nothing_is_forgotten_before_its_time(api: Api) -> None:
+async def test_retention_deletes_nothing_early(api: Api) -> None:
     await api.people(1)
     id_ = await api.post(custom(1), headers={"Idempotency-Key": "a"})
     await api.as_user(1, "PUT", f"/notifications/{id_}/read")
@@ -47,7 +47,7 @@ async def test_nothing_is_forgotten_before_its_time(api: Api) -> None:
     assert await everything(api) == before
 
 
-async def test_an_idempotency_key_goes_after_a_day(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retention_deletes_idempotency_keys_after_a_day(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH_SIZE", 2)
     await api.people(1)
     for key in "abcde":
@@ -57,9 +57,7 @@ async def test_an_idempotency_key_goes_after_a_day(api: Api, monkeypatch: pytest
     assert await api.app_state.database.value("select string_agg(key, '') from idempotency_keys") == "e"
 
 
-async def test_whoever_asks_for_changes_that_are_forgotten_starts_anew_and_nobody_else(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cursor_older_than_retention_requires_resync(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH_SIZE", 2)
     await api.people(1, 2)
     ids = [await api.post(custom(1, 2)) for _ in range(5)]
@@ -76,7 +74,7 @@ async def test_whoever_asks_for_changes_that_are_forgotten_starts_anew_and_nobod
         assert (await changes(api, user, given))["data"] == [{"event": "read", "data": {"id": ids[4]}}]
 
 
-async def test_a_dead_letter_goes_after_thirty_days_and_its_event_is_no_delivered_one(api: Api) -> None:
+async def test_retention_deletes_dead_letters_after_30_days(api: Api) -> None:
     await api.people(1)
     id_ = (await post(api, {**custom(1), "deliver_at": in_future()})).json()["id"]
     await api.app_state.database.value(
@@ -92,9 +90,7 @@ async def test_a_dead_letter_goes_after_thirty_days_and_its_event_is_no_delivere
     assert (await state(api, id_))["state"] == "cancelled"
 
 
-async def test_old_notifications_leave_the_inboxes_with_all_that_belongs_to_them(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_retention_deletes_old_notifications_and_related_rows(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH_SIZE", 4)
     monkeypatch.setattr(fanout, "DIRECT_MAX_RECIPIENTS", 3)
     monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 4)
@@ -131,7 +127,7 @@ async def test_old_notifications_leave_the_inboxes_with_all_that_belongs_to_them
         assert (await api.as_service("GET", f"/events/{id_}")).status_code == 404
 
 
-async def test_several_keepers_and_readers_at_once_leave_exact_counts(api: Api) -> None:
+async def test_concurrent_retention_runs_keep_counts_exact(api: Api) -> None:
     await api.people(1, 2, 3)
     ids = [await api.post(custom(1, 2, 3)) for _ in range(30)]
     await age(api, "recipients", "delivered_at", 31, f"event_id in ({', '.join(repr(id_) for id_ in ids[:20])})")
@@ -147,7 +143,7 @@ async def test_several_keepers_and_readers_at_once_leave_exact_counts(api: Api) 
         assert counts == due == (len(page["data"]), sum(not entry["read"] for entry in page["data"]))
 
 
-async def test_an_import_that_was_cut_off_goes_after_an_hour(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retention_deletes_interrupted_imports_after_an_hour(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH_SIZE", 2)
     for id_, state_ in ((1, "checking"), (2, "applying"), (3, "checking")):
         uuid = f"00000000-0000-0000-0000-00000000000{id_}"
@@ -163,7 +159,7 @@ async def test_an_import_that_was_cut_off_goes_after_an_hour(api: Api, monkeypat
     assert await api.app_state.database.value("select count(*) from import_lines") == 10
 
 
-async def test_what_became_of_pushes_goes_after_thirty_days_and_devices_unused_for_270(api: Api) -> None:
+async def test_retention_deletes_push_states_after_30_and_devices_after_270_days(api: Api) -> None:
     await api.people(1)
     for token in ("aa" * 32, "bb" * 32):
         await api.as_user(1, "POST", f"/notifications/devices/{token}")
@@ -183,7 +179,7 @@ async def test_what_became_of_pushes_goes_after_thirty_days_and_devices_unused_f
     assert await api.app_state.database.value("select right(token, 6) from devices") == "aaaaaa"
 
 
-async def test_one_keeper_works_at_a_time(idle: Api, database: Database, dba: Connection) -> None:
+async def test_retention_runs_in_one_worker_at_a_time(idle: Api, database: Database, dba: Connection) -> None:
     headers = {"Idempotency-Key": "once"}
     event = {"type": "custom", "notify": {"users": [1]}, "params": {"body": "Hello"}}
     await idle.people(1)
@@ -196,8 +192,8 @@ async def test_one_keeper_works_at_a_time(idle: Api, database: Database, dba: Co
     assert await run_once(database, None) == {"idempotency_keys": 1}
 
 
-async def test_one_kind_that_cannot_be_forgotten_keeps_no_other(idle: Api, database: Database, dba: Connection) -> None:
-    await test_one_keeper_works_at_a_time(idle, database, dba)
+async def test_failing_retention_step_does_not_block_others(idle: Api, database: Database, dba: Connection) -> None:
+    await test_retention_runs_in_one_worker_at_a_time(idle, database, dba)
     headers = {"Idempotency-Key": "twice"}
     event = {"type": "custom", "notify": {"users": [1]}, "params": {"body": "Hello"}}
     assert (await idle.as_service("POST", "/events", json=event, headers=headers)).status_code == 202

@@ -55,7 +55,7 @@ OPEN = (200, "")
 
 
 class TestTokens:
-    async def test_one_from_before_the_user_was_created_opens_nothing(self, api: Api) -> None:
+    async def test_token_issued_before_the_user_was_created_is_401(self, api: Api) -> None:
         await put(api)
         now = time.time()
         for issued, due in (
@@ -68,7 +68,7 @@ class TestTokens:
             assert await words(api, token(issued)) == due
 
     @pytest.mark.parametrize("create", [put, by_import])
-    async def test_those_of_the_former_open_nothing_from_the_same_second_on(self, api: Api, create: Any) -> None:
+    async def test_tokens_of_the_previous_user_are_rejected_immediately(self, api: Api, create: Any) -> None:
         for _ in range(3):
             await put(api)
             former = mint_user(SECRET, PERSON, HOUR)
@@ -81,26 +81,26 @@ class TestTokens:
             assert await words(api, token(None)) == (401, WITHOUT_IAT)
             assert await words(api, token(time.time() + 1)) == OPEN
 
-    async def test_those_of_the_next_are_good_as_soon_as_the_directory_answers(self, api: Api) -> None:
+    async def test_tokens_of_the_new_user_are_accepted_immediately(self, api: Api) -> None:
         for _ in range(3):
             await put(api)
             await erase(api)
             await put(api)
             assert await words(api, mint_user(SECRET, PERSON, HOUR)) == OPEN
 
-    async def test_those_of_a_user_who_was_only_changed_stay_good(self, api: Api) -> None:
+    async def test_tokens_of_a_changed_user_stay_valid(self, api: Api) -> None:
         await put(api)
         good = mint_user(SECRET, PERSON, HOUR)
         for more in ({"active": False}, {"active": True}, {"company_id": 2}, {"first_name": "Jane"}):
             await put(api, **more)
         assert await words(api, good) == OPEN
 
-    async def test_a_clock_that_was_put_back_logs_nobody_out(self, api: Api) -> None:
+    async def test_clock_set_back_logs_no_user_out(self, api: Api) -> None:
         await put(api)
         await api.app_state.database.value("update heads set made_at = made_at + interval '1 hour'")
         assert await words(api, token(time.time() - 300)) == OPEN
 
-    async def test_what_is_wrong_with_the_user_is_said_with_their_id(self, api: Api) -> None:
+    async def test_unknown_or_inactive_user_is_reported_with_the_id(self, api: Api) -> None:
         unknown = f"The token is valid, but user {PERSON} is not in the directory."
         for path in ("/notifications", "/notifications/changes", "/notifications/preferences", STREAM):
             assert await words(api, token(time.time()), path) == (401, unknown)
@@ -108,7 +108,7 @@ class TestTokens:
         assert await words(api, token(time.time())) == (401, f"The token is valid, but user {PERSON} is not active.")
 
 
-async def test_nothing_of_the_former_is_the_next_ones(api: Api) -> None:
+async def test_reused_id_inherits_nothing(api: Api) -> None:
     await api.people(1)
     await put(api)
     choice = {"time_zone": "Asia/Tokyo", "kinds": {"custom": {"push": False}}}
@@ -136,7 +136,7 @@ async def test_nothing_of_the_former_is_the_next_ones(api: Api) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_what_waits_for_the_former_is_not_told_of_the_next(api: Api) -> None:
+async def test_event_waiting_for_previous_user_skips_the_new_one(api: Api) -> None:
     await put(api)
     event = {**custom(PERSON), "deliver_at": in_future()}
     id_ = (await api.as_service("POST", "/events", json=event)).json()["id"]
@@ -153,7 +153,7 @@ async def test_what_waits_for_the_former_is_not_told_of_the_next(api: Api) -> No
     assert explained.json()["why"].startswith("not delivered yet")
 
 
-async def test_a_stream_of_the_former_never_goes_on_in_the_inbox_of_the_next(api: Api) -> None:
+async def test_stream_of_previous_user_never_shows_the_new_inbox(api: Api) -> None:
     """The two may follow each other so fast that nobody saw the id without a user."""
     await put(api)
     issued = time.time()

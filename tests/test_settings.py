@@ -33,7 +33,7 @@ class TestSettings:
             *[("RETENTION_DAYS", value) for value in ("0", "-1", "36501", "x", "1.5")],
         ],
     )
-    def test_what_is_not_usable_is_refused_by_name(self, name: str, value: str) -> None:
+    def test_invalid_settings_are_rejected_by_name(self, name: str, value: str) -> None:
         with pytest.raises(Refusal, match=f"TOCSIN_{name} is not usable"):
             read_settings({f"TOCSIN_{name}": value}, Path("/nonexistent"))
 
@@ -47,5 +47,5 @@ class TestSettings:
             ("capacitor://localhost", "capacitor://localhost"),
         ],
     )
-    def test_origins_are_kept_as_browsers_write_them(self, given: str, kept: str) -> None:
+    def test_origins_are_stored_as_browsers_send_them(self, given: str, kept: str) -> None:
         assert read_settings({"TOCSIN_CORS_ORIGINS": given}, Path("/nonexistent")).cors_origins == (kept,)

@@ -33,7 +33,7 @@ from tocsin.postgres.supervisor import Embedded
 from tocsin.streams import COMMENT, Stream, Streams
 
 
-async def test_what_happens_in_an_inbox_is_told_in_order_as_it_happens(api: Api) -> None:
+async def test_stream_sends_inbox_changes_in_order(api: Api) -> None:
     await api.people(1, 2, 4)
     before = await api.post(custom(1))
     async with watching(api) as watch:
@@ -66,7 +66,7 @@ async def test_what_happens_in_an_inbox_is_told_in_order_as_it_happens(api: Api)
                 await asyncio.sleep(0.01)
 
 
-async def test_a_stream_goes_on_where_it_broke_off_with_nothing_lost_or_twice(api: Api) -> None:
+async def test_stream_resumes_without_loss_or_duplicates(api: Api) -> None:
     await api.people(1, 2)
     ids, seen = [], []
     mark: str | None = None
@@ -83,7 +83,7 @@ async def test_a_stream_goes_on_where_it_broke_off_with_nothing_lost_or_twice(ap
     assert seen == ids
 
 
-async def test_each_event_can_be_gone_on_from(api: Api) -> None:
+async def test_stream_resumes_from_any_event(api: Api) -> None:
     await api.people(1, 2)
     async with watching(api) as watch:
         ids = [await api.post(custom(1)) for _ in range(3)]
@@ -99,7 +99,7 @@ async def test_each_event_can_be_gone_on_from(api: Api) -> None:
 
 
 @pytest.mark.parametrize("mark", ["", "x", "0-0", "ffffffffff-3", "5-99999999", "1-1; drop"])
-async def test_a_mark_of_nothing_that_is_known_means_to_fetch_the_list(api: Api, mark: str) -> None:
+async def test_stream_with_unknown_last_event_id_sends_resync(api: Api, mark: str) -> None:
     await api.people(1, 2)
     await api.post(custom(1))
     async with watching(api, mark=mark or None) as watch:
@@ -113,7 +113,7 @@ async def test_a_mark_of_nothing_that_is_known_means_to_fetch_the_list(api: Api,
             assert watch.told == [("count", {"unread": 1})]
 
 
-async def test_who_was_away_for_too_much_fetches_the_list(api: Api) -> None:
+async def test_stream_sends_resync_after_too_many_changes(api: Api) -> None:
     await api.people(1, 2)
     async with watching(api) as watch:
         mark = watch.mark
@@ -126,7 +126,7 @@ async def test_who_was_away_for_too_much_fetches_the_list(api: Api) -> None:
         assert watch.names("count")[-1] == {"unread": 601}
 
 
-async def test_who_comes_from_far_back_disturbs_none_of_the_same_users_other_readers(api: Api) -> None:
+async def test_slow_resume_does_not_disturb_other_streams_of_the_user(api: Api) -> None:
     await api.people(1, 2)
     async with watching(api) as watch:
         far = watch.mark
@@ -142,7 +142,7 @@ async def test_who_comes_from_far_back_disturbs_none_of_the_same_users_other_rea
         assert (shown["id"], up_to_date.names("resync")) == (id_, [])
 
 
-async def test_what_happened_together_is_gone_on_from_only_when_all_of_it_was_told(api: Api) -> None:
+async def test_stream_resumes_before_an_incomplete_transaction(api: Api) -> None:
     await api.people(1, 2)
     ids = [await api.post({**custom(1), "about": ["order:1"]}) for _ in range(2)]
     async with watching(api) as watch:
@@ -155,7 +155,7 @@ async def test_what_happened_together_is_gone_on_from_only_when_all_of_it_was_to
         assert again.names("notification") == []
 
 
-async def test_who_takes_nothing_for_long_is_hung_up_on(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stream_reader_that_stalls_is_disconnected(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "STALL_TIMEOUT", 0.5)
     monkeypatch.setattr(streams, "KEEPALIVE_INTERVAL", 0.1)
     await api.people(1, 2, 4)
@@ -181,7 +181,7 @@ async def test_who_takes_nothing_for_long_is_hung_up_on(api: Api, monkeypatch: p
         assert not taken.endswith(b"0\r\n\r\n")  # which would say that this was all
 
 
-async def test_nobody_is_told_of_another(api: Api) -> None:
+async def test_stream_carries_no_events_of_other_users(api: Api) -> None:
     await api.people(1, 2, 3)
     async with watching(api, 1) as one, watching(api, 2) as two:
         first = await api.post(custom(1))
@@ -208,7 +208,7 @@ STEPS = st.lists(
 
 @at_most(12, soak=200)
 @given(steps=STEPS)
-async def test_whatever_people_do_no_stream_carries_what_is_not_in_its_owners_inbox(
+async def test_stream_carries_only_notifications_of_its_own_inbox(
     busy_service: Api, server: Embedded, steps: list[tuple[str, set[int], int]]
 ) -> None:
     api = busy_service
@@ -245,7 +245,7 @@ async def test_whatever_people_do_no_stream_carries_what_is_not_in_its_owners_in
             assert carried == theirs[user]
 
 
-async def test_a_ninth_stream_closes_the_oldest(api: Api) -> None:
+async def test_ninth_stream_closes_the_oldest(api: Api) -> None:
     await api.people(1, 2)
     async with contextlib.AsyncExitStack() as stack:
         watches = [await stack.enter_async_context(watching(api)) for _ in range(streams.MAX_STREAMS_PER_USER)]
@@ -259,20 +259,20 @@ async def test_a_ninth_stream_closes_the_oldest(api: Api) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_stream_ends_with_its_token(api: Api) -> None:
+async def test_stream_ends_when_its_token_expires(api: Api) -> None:
     await api.people(1)
     async with watching(api, lifetime=timedelta(seconds=2)) as watch:
         await watch.until_ended()
 
 
-async def test_a_token_that_has_just_ended_opens_no_stream_though_other_calls_take_it_for_a_moment(api: Api) -> None:
+async def test_expired_token_within_leeway_opens_no_stream(api: Api) -> None:
     await api.people(1)
     token = mint_user(SECRET, 1, timedelta(seconds=-5))
     assert (await api.call("GET", "/notifications", token)).status_code == 200
     assert (await api.call("GET", "/notifications/stream", token)).status_code == 401
 
 
-async def test_a_stream_ends_when_its_owner_is_inactive_or_erased(api: Api) -> None:
+async def test_stream_ends_when_its_user_is_deactivated_or_erased(api: Api) -> None:
     await api.people(1, 2)
     async with watching(api, 1) as one, watching(api, 2) as two:
         user = {"first_name": "A", "last_name": "B", "active": False}
@@ -283,7 +283,7 @@ async def test_a_stream_ends_when_its_owner_is_inactive_or_erased(api: Api) -> N
     assert (await api.as_user(1, "GET", "/notifications/stream")).status_code == 401
 
 
-async def test_a_silent_line_carries_a_comment(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_stream_sends_keepalive_comments(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "KEEPALIVE_INTERVAL", 0.1)
     await api.people(1)
     token = mint_user(SECRET, 1, HOUR)
@@ -303,7 +303,7 @@ async def test_a_silent_line_carries_a_comment(api: Api, monkeypatch: pytest.Mon
         assert text.startswith("id: ")
 
 
-async def test_a_reader_who_takes_nothing_holds_little_and_is_told_to_fetch(api: Api) -> None:
+async def test_stalled_stream_reader_uses_little_memory_and_gets_resync(api: Api) -> None:
     await api.people(1, 2, 4)
     host, port = api.http.base_url.host, api.http.base_url.port
     with socket.socket() as slow:
@@ -326,7 +326,7 @@ async def test_a_reader_who_takes_nothing_holds_little_and_is_told_to_fetch(api:
         assert sum(map(len, reader._lines)) <= streams.MAX_BACKLOG_BYTES  # noqa: SLF001
 
 
-async def test_what_is_resolved_is_told(api: Api) -> None:
+async def test_stream_sends_resolutions(api: Api) -> None:
     await api.people(1, 2, 4)
     async with watching(api) as watch:
         event = {**custom(1), "about": ["order:1"]}
@@ -336,7 +336,7 @@ async def test_what_is_resolved_is_told(api: Api) -> None:
         assert sorted(gone["ids"]) == sorted(ids)
 
 
-async def test_a_reader_of_one_process_is_told_of_what_another_writes(
+async def test_stream_sends_changes_written_by_another_process(
     api: Api, server: Embedded, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await api.people(1, 2)
@@ -359,7 +359,7 @@ async def test_a_reader_of_one_process_is_told_of_what_another_writes(
         ears.cancel()
 
 
-async def test_what_nobody_rang_for_is_found(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stream_polls_for_changes_without_notifications(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     await api.people(1, 2)
     async with watching(api) as watch:
         monkeypatch.setattr(api.app_state.pubsub, "publish_changes", lambda _: None)
@@ -368,7 +368,7 @@ async def test_what_nobody_rang_for_is_found(api: Api, monkeypatch: pytest.Monke
         assert shown["id"] == id_
 
 
-async def test_a_stream_needs_a_users_token(api: Api) -> None:
+async def test_stream_requires_a_user_token(api: Api) -> None:
     await api.people(1)
     assert (await api.call("GET", "/notifications/stream")).status_code == 401
     assert (await api.call("POST", "/notifications/stream", mint_user(SECRET, 1, HOUR))).status_code == 405
@@ -414,7 +414,7 @@ def hurried(work: Callable[[Hurried], Coroutine[Any, Any, None]]) -> None:
         loop.close()
 
 
-def test_a_stream_in_which_nothing_happens_has_a_comment_every_fifteen_seconds() -> None:
+def test_stream_sends_keepalive_every_15_seconds() -> None:
     async def watched(loop: Hurried) -> None:
         began, sent = loop.time(), []
 
@@ -430,7 +430,7 @@ def test_a_stream_in_which_nothing_happens_has_a_comment_every_fifteen_seconds()
     hurried(watched)
 
 
-def test_a_reader_that_takes_nothing_for_thirty_seconds_is_hung_up_on(database: Database) -> None:
+def test_stream_reader_that_stalls_30_seconds_is_disconnected(database: Database) -> None:
     async def stalled(loop: Hurried) -> None:
         began, hung_up = loop.time(), []
         gone = asyncio.Event()

@@ -87,19 +87,19 @@ def faults_in(given: Any, prefix: str = "") -> list[FieldError]:
         ({"who": 5}, "who", "unknown", "names nobody"),
     ],
 )
-def test_a_finding_of_pydantics_is_a_fault_of_ours(given: dict[str, Any], field: str, code: str, says: str) -> None:
+def test_pydantic_errors_are_translated(given: dict[str, Any], field: str, code: str, says: str) -> None:
     assert faults_in(given) == [FieldError(field, code, f"The {field} field {says}.")]
 
 
-def test_all_findings_are_told_in_their_order() -> None:
+def test_all_validation_errors_are_reported_in_order() -> None:
     found = faults_in({"text": 5, "part": {"x": 1}, "number": "1"})
     assert [field_error.field for field_error in found] == ["text", "number", "part.name", "part.x"]
 
 
-def test_a_prefix_says_where_in_the_request_it_was() -> None:
+def test_prefix_locates_the_error_in_the_request() -> None:
     assert [field_error.field for field_error in faults_in({"some": ["x"]}, "events.17")] == ["events.17.some.0"]
     assert [field_error.field for field_error in faults_in([], "events.17")] == ["events.17"]
 
 
-def test_what_the_table_does_not_have_is_a_value_that_is_not_allowed() -> None:
+def test_untranslated_pydantic_error_is_a_disallowed_value() -> None:
     assert faults_in({"odd": "x"}) == [FieldError("odd", "in", "The odd field has a value that is not allowed.")]

@@ -125,7 +125,7 @@ async def inbox_of(database: Database, user: int) -> tuple[list[UUID], tuple[int
 
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.usefixtures("beating")
-async def test_jobs_of_a_worker_that_vanished_are_taken_over(
+async def test_jobs_of_a_dead_worker_are_taken_over(
     idle: Api, database: Database, url: str, catalogue: Catalogue, *, known: bool
 ) -> None:
     await idle.people(1)
@@ -138,7 +138,7 @@ async def test_jobs_of_a_worker_that_vanished_are_taken_over(
 
 
 @pytest.mark.usefixtures("beating")
-async def test_jobs_of_a_worker_that_lives_are_left_to_it(
+async def test_jobs_of_a_live_worker_are_not_taken_over(
     idle: Api, database: Database, url: str, catalogue: Catalogue
 ) -> None:
     await idle.people(1)
@@ -154,9 +154,7 @@ async def test_jobs_of_a_worker_that_lives_are_left_to_it(
     assert await inbox_of(database, 1) == ([id_], (1, 1, 1))
 
 
-async def test_a_worker_that_comes_back_from_the_dead_can_commit_nothing(
-    idle: Api, database: Database, catalogue: Catalogue
-) -> None:
+async def test_worker_without_its_lease_cannot_commit(idle: Api, database: Database, catalogue: Catalogue) -> None:
     await idle.people(1)
     id_ = await post(idle, 1)
     first, second = await enrolled(database), await enrolled(database)
@@ -178,7 +176,7 @@ async def test_a_worker_that_comes_back_from_the_dead_can_commit_nothing(
     assert await state(idle, id_, 0) == "delivered"
 
 
-async def test_a_worker_taken_for_dead_in_the_middle_of_its_commit_is_not_overtaken(
+async def test_takeover_waits_for_a_commit_in_progress(
     idle: Api, database: Database, catalogue: Catalogue, url: str
 ) -> None:
     await idle.people(1)
@@ -212,7 +210,7 @@ async def held_up(url: str, user: int) -> AsyncIterator[None]:
 
 
 @pytest.mark.usefixtures("beating")
-async def test_a_worker_taken_for_dead_enrols_again_and_goes_on(
+async def test_worker_declared_dead_registers_again(
     idle: Api, database: Database, url: str, catalogue: Catalogue
 ) -> None:
     await idle.people(1)
@@ -224,7 +222,7 @@ async def test_a_worker_taken_for_dead_enrols_again_and_goes_on(
     assert not await database.value("select true from workers where id = $1", worker.id)
 
 
-async def test_an_enrolment_whose_answer_was_lost_is_repeated(database: Database) -> None:
+async def test_worker_registration_is_repeated_after_a_lost_response(database: Database) -> None:
     worker = await enrolled(database, silent=True)
     await jobs.enrol(database, worker, "one of the test")
     assert await database.value("select seen_at > now() - interval '10 s' from workers where id = $1", worker)
@@ -249,7 +247,7 @@ def break_rendering(monkeypatch: pytest.MonkeyPatch, of: str) -> list[None]:
     return tries
 
 
-async def test_a_job_that_fails_is_put_off_and_its_batch_is_delivered(
+async def test_failing_job_is_retried_and_its_batch_is_delivered(
     idle: Api, database: Database, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "RETRY_DELAYS", (FOR_EVER,))
@@ -267,7 +265,7 @@ async def test_a_job_that_fails_is_put_off_and_its_batch_is_delivered(
     assert await inbox_of(database, 1) == (posted, (3, 3, 3))
 
 
-async def test_a_job_that_keeps_failing_is_buried_with_its_reason(
+async def test_job_that_keeps_failing_becomes_a_dead_letter(
     idle: Api, database: Database, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look_again_after(SOON, monkeypatch)
@@ -283,9 +281,7 @@ async def test_a_job_that_keeps_failing_is_buried_with_its_reason(
     assert await database.value("select count(*) from jobs") == 0
 
 
-async def test_a_task_that_this_release_does_not_know_is_tried_again(
-    idle: Api, database: Database, url: str, catalogue: Catalogue
-) -> None:
+async def test_unknown_task_is_retried(idle: Api, database: Database, url: str, catalogue: Catalogue) -> None:
     await idle.people(1)
     strange = await database.value(
         "insert into jobs (id, task, lane) values (gen_random_uuid(), 'of_a_newer_release', 'direct') returning id"
@@ -296,7 +292,7 @@ async def test_a_task_that_this_release_does_not_know_is_tried_again(
         await until(database, "select attempts > 0 and worker_id is null from jobs where id = $1", strange)
 
 
-async def test_an_event_that_cannot_be_said_holds_up_nothing_of_its_batch(
+async def test_event_that_cannot_be_rendered_does_not_block_its_batch(
     idle: Api, database: Database, url: str, catalogue: Catalogue
 ) -> None:
     await idle.people(1)
@@ -322,7 +318,7 @@ async def crowd(api: Api, size: int) -> None:
     await api.team(1, *range(1, size + 1))
 
 
-async def test_a_single_event_does_not_wait_for_a_team(
+async def test_single_event_does_not_wait_for_a_large_fanout(
     idle: Api, database: Database, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 50)
@@ -340,7 +336,7 @@ async def test_a_single_event_does_not_wait_for_a_team(
     assert await database.value("select count(*) from inbox where event_id = $1", to_team) == 220
 
 
-async def test_large_events_take_turns(
+async def test_large_fanouts_alternate(
     idle: Api, database: Database, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 50)
@@ -356,7 +352,7 @@ async def test_large_events_take_turns(
 # The doorbell
 
 
-async def test_work_of_this_process_is_done_at_once(
+async def test_jobs_of_this_process_start_immediately(
     url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = look_again_after(FOR_EVER, monkeypatch)
@@ -367,7 +363,7 @@ async def test_work_of_this_process_is_done_at_once(
         assert await state(api, await post(api, teams=[1])) == "delivered"
 
 
-async def test_work_of_another_process_is_done_at_once(
+async def test_jobs_of_another_process_start_immediately(
     idle: Api, database: Database, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = look_again_after(FOR_EVER, monkeypatch)
@@ -379,7 +375,7 @@ async def test_work_of_another_process_is_done_at_once(
         assert await state(idle, await post(idle, teams=[1])) == "delivered"
 
 
-async def test_a_doorbell_whose_line_was_cut_listens_again(
+async def test_listener_reconnects_after_a_lost_connection(
     idle: Api, database: Database, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = look_again_after(FOR_EVER, monkeypatch)
@@ -398,7 +394,7 @@ LISTENING = (
 )
 
 
-async def test_a_ring_that_is_lost_costs_time_and_no_event(
+async def test_lost_wakeup_delays_but_loses_no_event(
     idle: Api, url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = look_again_after(SOON, monkeypatch)
@@ -409,7 +405,7 @@ async def test_a_ring_that_is_lost_costs_time_and_no_event(
         assert await state(idle, await post(idle, 1)) == "delivered"
 
 
-async def test_a_thousand_rings_become_one_notification(idle: Api, url: str) -> None:
+async def test_thousand_wakeups_become_one_notification(idle: Api, url: str) -> None:
     heard: list[Any] = []
     listener = await connect(url)
     await listener.add_listener(bus.CHANNEL, lambda *said: heard.append(said[-1]))

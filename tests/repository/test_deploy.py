@@ -98,9 +98,7 @@ class TestMonitoring:
         samples = [sample for family in families for sample in family.samples]
         return {sample.name: set(sample.labels) for sample in samples}
 
-    async def test_every_metric_of_alerts_and_dashboard_exists_with_its_labels(
-        self, exposed: dict[str, set[str]]
-    ) -> None:
+    async def test_metrics_of_alerts_and_dashboard_exist_with_their_labels(self, exposed: dict[str, set[str]]) -> None:
         for query in [*queries_of_the_dashboard(), *(rule["expr"] for rule in rules())]:
             for name, selector in re.findall(r"\b(tocsin_\w+|up\b)(?:\{([^}]*)\})?", query):
                 assert name == "up" or name in exposed, query
@@ -115,10 +113,10 @@ class TestMonitoring:
         families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exposed}
         assert {name for name in families if name not in shown} == set()
 
-    def test_no_series_says_when_a_counter_was_made(self, exposed: dict[str, set[str]]) -> None:
+    def test_metrics_have_no_created_series(self, exposed: dict[str, set[str]]) -> None:
         assert not [name for name in exposed if name.endswith("_created")]
 
-    async def test_requests_are_counted_by_the_template_of_their_path(self, api: Api) -> None:
+    async def test_requests_are_counted_by_path_template(self, api: Api) -> None:
         await api.people(1)
         posted = await api.post(custom(1))
         await api.as_user(1, "GET", f"/notifications/{posted}")
@@ -130,20 +128,20 @@ class TestMonitoring:
         assert {"/notifications/{notification_id}", "/notifications", "/events", "none"} <= routes
         assert not any(posted in route or "nowhere" in route for route in routes)
 
-    def test_what_is_counted_by_outcome_is_called_as_the_code_calls_it(self) -> None:
+    def test_outcome_labels_match_the_code(self) -> None:
         code = "".join((ROOT / "src/tocsin" / name).read_text("utf-8") for name in ("worker.py", "push/deliveries.py"))
         for query in [*queries_of_the_dashboard(), *(rule["expr"] for rule in rules())]:
             for values in re.findall(r"(?:outcome|state)=~?\"([^\"]*)\"", query):
                 assert all(f'"{value}"' in code for value in values.split("|")), query
 
-    def test_every_alert_has_its_runbook_and_the_other_way_round(self) -> None:
+    def test_every_alert_has_a_runbook_and_every_runbook_an_alert(self) -> None:
         runbooks = re.findall(r"^## (Tocsin\w+)$", (OPERATIONS / "runbooks.md").read_text("utf-8"), re.MULTILINE)
         assert [rule["alert"] for rule in rules()] == runbooks
         for rule in rules():
             assert rule["annotations"]["runbook"] == f"docs/operations/runbooks.md#{rule['alert'].lower()}"
             assert rule["labels"]["severity"] in {"page", "ticket"}
 
-    def test_every_alert_is_tested_in_good_times_and_bad(self) -> None:
+    def test_every_alert_is_tested_firing_and_silent(self) -> None:
         quiet, loud = yaml.safe_load(text_of("alerts_test.yml"))["tests"]
         names = [rule["alert"] for rule in rules()]
         assert [case["alertname"] for case in quiet["alert_rule_test"]] == names
@@ -151,12 +149,12 @@ class TestMonitoring:
         assert [case["alertname"] for case in loud["alert_rule_test"] if case["exp_alerts"]] == names
 
     @needs("promtool", "prometheus")
-    async def test_prometheus_takes_the_rules_and_wakes_as_it_should(self) -> None:
+    async def test_promtool_accepts_the_rules_and_alerts_fire(self) -> None:
         for command in (("check", "config", "prometheus.yml"), ("test", "rules", "alerts_test.yml")):
             status, words = await run("promtool", *command, cwd=DEPLOY)
             assert status == 0, words
 
-    def test_the_dashboard_shows_every_panel_in_a_place_of_its_own(self) -> None:
+    def test_dashboard_panels_do_not_overlap(self) -> None:
         panels = json.loads(text_of("grafana.json"))["panels"]
         cells = [
             (place["x"] + across, place["y"] + down)
@@ -170,28 +168,28 @@ class TestMonitoring:
 
 
 class TestNames:
-    def test_every_setting_that_is_named_exists(self) -> None:
+    def test_every_named_setting_exists(self) -> None:
         pages = [*DEPLOY.iterdir(), *OPERATIONS.iterdir()]
         there = {f"TOCSIN_{name.upper()}" for name in Settings.model_fields}
         for page in pages:
             assert set(re.findall(r"\bTOCSIN_\w+", page.read_text("utf-8"))) <= there, page.name
 
-    def test_every_command_that_is_named_exists(self) -> None:
+    def test_every_named_command_exists(self) -> None:
         there = set(getattr(typer.main.get_command(commands.app), "commands", {}))
         pages = [path.read_text("utf-8") for path in (ROOT / "docs").rglob("*.md")]
         named = re.findall(r"`tocsin (\w+)|bin/tocsin (\w+)", "".join([*pages, text_of("tocsin.service")]))
         assert {one or other for one, other in named} <= there
 
-    def test_every_file_that_is_given_is_told_of(self) -> None:
+    def test_every_deploy_file_is_in_the_readme(self) -> None:
         told = set(re.findall(r"\]\(([\w.]+)\)", text_of("README.md")))
         assert told | {"README.md", "Dockerfile.dockerignore"} == {path.name for path in DEPLOY.iterdir()}
 
-    def test_the_settings_of_the_unit_are_usable(self) -> None:
+    def test_systemd_unit_settings_are_valid(self) -> None:
         settings = read_settings({}, DEPLOY / "tocsin.env")
         assert settings.trusted_proxies == ("127.0.0.1", "::1")
         assert settings.log_format == "json"
 
-    def test_every_table_that_outlives_its_work_is_told_of(self) -> None:
+    def test_every_lasting_table_is_documented(self) -> None:
         tables = set(re.findall(r"CREATE TABLE tocsin\.(\w+)", (ROOT / "src/tocsin/db/schema.sql").read_text("utf-8")))
         page = (OPERATIONS / "stored-data.md").read_text("utf-8")
         [section] = re.findall(r"## What is stored where.*?(?=\n## )", page, re.DOTALL)
@@ -202,19 +200,19 @@ class TestNames:
 
 class TestUnit:
     @needs("systemd-analyze", "systemd")
-    async def test_systemd_takes_it_and_finds_it_closed(self, tmp_path: Path) -> None:
+    async def test_systemd_accepts_unit_and_rates_it_safe(self, tmp_path: Path) -> None:
         unit = tmp_path / "tocsin.service"
         unit.write_text(text_of("tocsin.service").replace("/opt/tocsin/bin/tocsin", str(TOCSIN)))
         assert await run("systemd-analyze", "verify", "--man=no", unit) == (0, "")
         status, words = await run("systemd-analyze", "security", "--offline=yes", "--threshold=20", unit)
         assert status == 0, words
 
-    def test_a_reload_is_the_signal_that_keys_are_read_again_at(self) -> None:
+    def test_systemd_reload_sends_the_key_reload_signal(self) -> None:
         assert "ExecReload=/bin/kill -HUP $MAINPID" in text_of("tocsin.service")
 
 
 class TestContainers:
-    def test_the_image_has_the_locked_versions_and_is_nobodys_root(self) -> None:
+    def test_image_has_locked_versions_and_does_not_run_as_root(self) -> None:
         lines = re.sub(r"\\\n *", "", text_of("Dockerfile")).splitlines()
         copied = [line.split()[1:-1] for line in lines if line.startswith("COPY") and "--from" not in line]
         ignored = text_of("Dockerfile.dockerignore").splitlines()
@@ -233,7 +231,7 @@ class TestContainers:
         assert not any(line.startswith(("RUN", "COPY")) for line in after)
         assert "/healthz" in {route.path for route in watching.routes if isinstance(route, Route)}
 
-    def test_the_parts_of_the_composition_fit(self) -> None:
+    def test_compose_services_fit_together(self) -> None:
         composed = yaml.safe_load(text_of("compose.yaml"))
         services = composed["services"]
         there = set(getattr(typer.main.get_command(commands.app), "commands", {}))
@@ -363,7 +361,7 @@ class TestProxies:
             await api.people(1)
             yield api
 
-    async def test_urls_lead_to_the_proxy(self, proxy: Proxy, trusting: Api, tmp_path: Path) -> None:
+    async def test_urls_point_to_the_proxy(self, proxy: Proxy, trusting: Api, tmp_path: Path) -> None:
         for _ in range(2):
             await trusting.post(custom(1))
         async with proxy(Front(tmp_path, port_of(trusting))) as http:
@@ -371,7 +369,7 @@ class TestProxies:
         following = page.json()["pagination"]["urls"]["next"]
         assert following.startswith(f"https://{HOST}/notifications?"), following
 
-    async def test_no_token_of_a_device_is_logged(self, proxy: Proxy, trusting: Api, tmp_path: Path) -> None:
+    async def test_proxy_logs_no_device_token(self, proxy: Proxy, trusting: Api, tmp_path: Path) -> None:
         front = Front(tmp_path, port_of(trusting))
         paths = [f"/notifications/devices/{TOKEN}", f"/notifications/devices%2F{TOKEN}?x={TOKEN}"]
         headers = {**as_user(1), "Referer": f"https://{HOST}/{TOKEN}", "User-Agent": "known by this"}
@@ -386,7 +384,7 @@ class TestProxies:
         assert TOKEN[-12:] not in front.logged
         assert headers["Authorization"].split()[1] not in front.logged
 
-    async def test_none_is_logged_while_the_service_is_away(self, proxy: Proxy, tmp_path: Path) -> None:
+    async def test_proxy_logs_no_device_token_while_the_service_is_down(self, proxy: Proxy, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             nobody = int(free.getsockname()[1])
         front = Front(tmp_path, nobody)
@@ -399,9 +397,7 @@ class TestProxies:
         assert "refused" in front.logged
         assert TOKEN not in front.logged
 
-    async def test_what_is_too_large_is_refused_in_the_services_words(
-        self, proxy: Proxy, trusting: Api, tmp_path: Path
-    ) -> None:
+    async def test_proxy_passes_on_the_413_of_the_service(self, proxy: Proxy, trusting: Api, tmp_path: Path) -> None:
         headers = {"Authorization": f"Bearer {mint_service(SECRET, 'crm', ['events:write'], HOUR)}"}
         fits = {"events": [custom(1, body="x" * 500)] * 1000, "more": "y" * 7_000_000}
         async with proxy(Front(tmp_path, port_of(trusting))) as http:
@@ -412,7 +408,7 @@ class TestProxies:
         assert refused.status_code == 413
         assert refused.json()["errors"][0]["code"] == "too_large"
 
-    async def test_streams_come_at_once(self, proxy: Proxy, tmp_path: Path) -> None:
+    async def test_proxy_does_not_buffer_streams(self, proxy: Proxy, tmp_path: Path) -> None:
         asked: list[bytes] = []
         told: asyncio.Queue[int] = asyncio.Queue()
 
@@ -458,7 +454,7 @@ def block_of(heading: str, data: Path, kept: Path) -> str:
 
 
 @pytest.mark.processes
-async def test_what_was_backed_up_is_restored_as_the_page_says(tmp_path: Path) -> None:
+async def test_backup_is_restored_as_documented(tmp_path: Path) -> None:
     later = (dt.datetime.now(dt.UTC) + dt.timedelta(days=1)).isoformat()
     path = ":".join(sys.path)
     own = {"TOCSIN_JWT_SECRET": "", "TOCSIN_VAPID_SUBJECT": "mailto:operator@example.com"}

@@ -23,13 +23,13 @@ FENCED = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 ERRORS = (REFERENCE / "errors.md").read_text("utf-8")
 
 
-def test_every_setting_is_in_the_reference_and_the_other_way_round() -> None:
+def test_settings_and_their_reference_match() -> None:
     page = (REFERENCE / "settings.md").read_text("utf-8")
     documented = set(re.findall(rf"^\| `({PREFIX}\w+)` \|", page, re.MULTILINE))
     assert documented == {PREFIX + name.upper() for name in Settings.model_fields}
 
 
-def test_the_defaults_of_the_reference_are_those_of_the_settings() -> None:
+def test_documented_defaults_match_the_settings() -> None:
     page = (REFERENCE / "settings.md").read_text("utf-8")
     rows = dict(re.findall(rf"^\| `{PREFIX}(\w+)` \|([^|]*)\|", page, re.MULTILINE))
     for name, field in Settings.model_fields.items():
@@ -41,14 +41,14 @@ def test_the_defaults_of_the_reference_are_those_of_the_settings() -> None:
             assert not field.default, name
 
 
-def test_every_command_is_in_the_reference_and_the_other_way_round() -> None:
+def test_commands_and_their_reference_match() -> None:
     page = (REFERENCE / "commands.md").read_text("utf-8")
     documented = set(re.findall(r"^\| `tocsin (\w+)", page, re.MULTILINE))
     there = typer.main.get_command(commands.app)
     assert documented == set(getattr(there, "commands", {}))
 
 
-def test_every_error_code_is_in_the_documents() -> None:
+def test_every_error_code_is_documented() -> None:
     problems = {problem.status: problem.code for problem in errors.Problem.__subclasses__()}
     documented = dict(re.findall(r"^\| (\d{3}) \| `([\w.]+?)(?:\.\*)?`[^|]* \|", ERRORS, re.MULTILINE))
     conflicts = {conflict.code for conflict in errors.Conflict.__subclasses__()}
@@ -57,7 +57,7 @@ def test_every_error_code_is_in_the_documents() -> None:
     assert {problem.status for problem in PROBLEMS} == set(problems) - {409, 422}
 
 
-def test_every_route_is_in_the_documents() -> None:
+def test_every_route_is_documented() -> None:
     words = " ".join((REFERENCE / "http-api.md").read_text("utf-8").split())
     paths = document(build(), Catalogue.load())["paths"]
     assert len(paths) > 30
@@ -66,14 +66,14 @@ def test_every_route_is_in_the_documents() -> None:
         assert re.search(rf"{pattern}(?![\w/])", words), path
 
 
-def test_the_validation_codes_of_the_documents_are_those_that_there_are() -> None:
+def test_documented_validation_codes_match_the_code() -> None:
     [table] = re.findall(r"^## Validation errors\n.*?(?=^## )", ERRORS, re.MULTILINE | re.DOTALL)
     rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
     documented = {code for row in rows for code in re.findall(r"`(\w+)`", row)}
     assert documented == validation.VALIDATION_CODES
 
 
-def test_every_metric_is_in_the_reference_with_its_labels_and_the_other_way_round() -> None:
+def test_metrics_and_their_reference_match() -> None:
     page = (REFERENCE / "metrics.md").read_text("utf-8")
     rows = re.findall(r"^\| `(tocsin_\w+)` \| (\w+) \|([^|]*)\|", page, re.MULTILINE)
     documented = {(name, kind, *re.findall(r"`(\w+)`", labels)) for name, kind, labels in rows}
@@ -87,7 +87,7 @@ def declared(collector: Counter | Gauge | Histogram) -> tuple[str, ...]:
     return (f"{name}_total" if kind == "counter" else name, kind, *labels)
 
 
-def test_every_log_line_of_the_operations_pages_is_written_by_the_code() -> None:
+def test_documented_log_lines_exist_in_the_code() -> None:
     written = set().union(*(texts(path) for path in (ROOT / "src/tocsin").rglob("*.py")))
     pages = "".join(page.read_text("utf-8") for page in (ROOT / "docs/operations").glob("*.md"))
     lines = set(re.findall(r"(?:has|^\|) `([a-zA-Z][\w;']*(?: [\w;']+)+)`", pages, re.MULTILINE))
@@ -100,7 +100,7 @@ def texts(path: Path) -> set[str]:
     return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
-def test_every_event_of_the_stream_is_in_the_reference() -> None:
+def test_every_stream_event_is_documented() -> None:
     page = (REFERENCE / "stream.md").read_text("utf-8")
     documented = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
     statements = "".join(path.read_text("utf-8") for path in (ROOT / "src/tocsin/db/queries").glob("*.sql"))
@@ -110,7 +110,7 @@ def test_every_event_of_the_stream_is_in_the_reference() -> None:
     assert documented <= there
 
 
-def test_no_code_knows_a_kind_by_name() -> None:
+def test_code_names_no_kind() -> None:
     named = {kind.name for kind in Catalogue.load().kinds.values()} - {"custom", "inbox"}
     for path in (ROOT / "src/tocsin").rglob("*.py"):
         found = {name for name in named if re.search(rf"[\"']{name}[\"']", path.read_text("utf-8"))}
@@ -142,21 +142,21 @@ def anchors(page: Path) -> set[str]:
 
 
 class TestSettings:
-    def test_an_unknown_name_is_refused_and_named(self, tmp_path: Path) -> None:
+    def test_unknown_setting_is_rejected_and_named(self, tmp_path: Path) -> None:
         with pytest.raises(Refusal, match="TOCSIN_PROT"):
             read_settings({"TOCSIN_PROT": "8080"}, tmp_path / ".env")
 
-    def test_an_unknown_name_in_the_file_is_refused(self, tmp_path: Path) -> None:
+    def test_unknown_setting_in_env_file_is_rejected(self, tmp_path: Path) -> None:
         (tmp_path / ".env").write_text("TOCSIN_PROT=8080\n")
         with pytest.raises(Refusal, match="TOCSIN_PROT"):
             read_settings({}, tmp_path / ".env")
 
-    def test_the_environment_goes_before_the_file(self, tmp_path: Path) -> None:
+    def test_environment_overrides_the_env_file(self, tmp_path: Path) -> None:
         (tmp_path / ".env").write_text("TOCSIN_PORT=1\nTOCSIN_HOST=::1\nOTHER=x\n")
         settings = read_settings({"TOCSIN_PORT": "2"}, tmp_path / ".env")
         assert (settings.port, settings.host) == (2, "::1")
 
-    def test_what_kubernetes_injects_for_a_service_called_tocsin_is_left_alone(self, tmp_path: Path) -> None:
+    def test_kubernetes_service_variables_are_ignored(self, tmp_path: Path) -> None:
         injected = {
             "TOCSIN_SERVICE_HOST": "10.0.0.11",
             "TOCSIN_SERVICE_PORT": "8080",
@@ -170,11 +170,11 @@ class TestSettings:
         assert read_settings(injected, tmp_path / ".env").port == 8080
 
     @pytest.mark.parametrize("secret", ["short", "x" * 64, "a-good-secret-of-thirty-two-bytes!!,short"])
-    def test_a_weak_secret_is_refused_and_not_repeated(self, tmp_path: Path, secret: str) -> None:
+    def test_weak_secret_is_rejected_without_repeating_it(self, tmp_path: Path, secret: str) -> None:
         with pytest.raises(Refusal, match="TOCSIN_JWT_SECRET") as refused:
             read_settings({"TOCSIN_JWT_SECRET": secret}, tmp_path / ".env")
         assert secret not in str(refused.value)
 
-    def test_every_setting_at_fault_is_named_at_once(self, tmp_path: Path) -> None:
+    def test_all_invalid_settings_are_reported(self, tmp_path: Path) -> None:
         with pytest.raises(Refusal, match=r"TOCSIN_PORT.*TOCSIN_LOG_FORMAT"):
             read_settings({"TOCSIN_PORT": "http", "TOCSIN_LOG_FORMAT": "xml"}, tmp_path / ".env")

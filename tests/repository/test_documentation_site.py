@@ -95,7 +95,7 @@ class Html(HTMLParser):
             self.loaded.append(given.get("src") or given["href"])
 
 
-def test_every_link_of_the_site_leads_to_a_page_and_to_a_place_on_it(site: Path) -> None:
+def test_every_link_of_the_site_resolves_with_its_anchor(site: Path) -> None:
     pages = {path: Html(path) for path in site.rglob("*.html") if path.name != "404.html"}
     assert len(pages) > len(list(ROOT.glob("docs/**/*.md")))
     for path, page in pages.items():
@@ -109,7 +109,7 @@ def test_every_link_of_the_site_leads_to_a_page_and_to_a_place_on_it(site: Path)
             assert not parts.fragment or unquote(parts.fragment) in pages[target].ids, f"{path}: {link}"
 
 
-def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:
+def test_site_loads_nothing_from_other_hosts(site: Path) -> None:
     for path in site.rglob("*.html"):
         loaded = Html(path).loaded
         assert loaded
@@ -118,7 +118,7 @@ def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:
         assert not re.search(r"(url\(|@import )[\"']?(https?:|//)", path.read_text("utf-8")), path
 
 
-def test_the_site_is_searchable_and_has_both_colour_schemes(site: Path) -> None:
+def test_site_is_searchable_and_has_both_colour_schemes(site: Path) -> None:
     found = {entry["location"] for entry in json.loads((site / "search/search_index.json").read_text("utf-8"))["docs"]}
     for name in ("reference/settings/", "guides/push/#retries", "reference/api/#post_event"):
         assert name in found
@@ -144,9 +144,7 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-async def test_diagrams_are_drawn_and_a_browser_calls_no_other_host(
-    site: Path, address: str, chromium: Browser
-) -> None:
+async def test_diagrams_render_without_requests_to_other_hosts(site: Path, address: str, chromium: Browser) -> None:
     context = await chromium.new_context()
     page = await context.new_page()
     asked: list[str] = []
@@ -165,7 +163,7 @@ async def test_diagrams_are_drawn_and_a_browser_calls_no_other_host(
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
 
 
-def test_the_api_reference_has_every_operation_and_schema_of_the_document(site: Path) -> None:
+def test_api_reference_has_every_operation_and_schema(site: Path) -> None:
     document = json.loads(subprocess.run([TOCSIN, "openapi"], check=True, capture_output=True).stdout)
     operations = {each["operationId"] for path in document["paths"].values() for each in path.values()}
     assert operations <= Html(site / "reference/api/index.html").ids
@@ -176,7 +174,7 @@ def test_the_api_reference_has_every_operation_and_schema_of_the_document(site: 
 @pytest.mark.parametrize(
     "link", ["nowhere.md", "push.md#nothing", "../../src/tocsin/nothing.py", "../../README.md#nothing"]
 )
-async def test_a_broken_link_fails_the_build(mkdocs: str, tree: Path, link: str) -> None:
+async def test_broken_link_fails_the_site_build(mkdocs: str, tree: Path, link: str) -> None:
     with (tree / "docs/guides/outbox.md").open("a", encoding="utf-8") as page:
         page.write(f"\n[This]({link}) is broken.\n")
     status, told = await run(tree, mkdocs, "build", "--strict", "--site-dir", str(tree / "made"))
@@ -184,9 +182,7 @@ async def test_a_broken_link_fails_the_build(mkdocs: str, tree: Path, link: str)
     assert link.rsplit("/", 1)[-1].removeprefix("README.md") in told
 
 
-async def test_links_to_source_files_are_paths_and_lead_to_the_repository_where_it_has_an_address(
-    mkdocs: str, site: Path, tree: Path
-) -> None:
+async def test_links_to_source_files_use_the_repository_url_if_set(mkdocs: str, site: Path, tree: Path) -> None:
     name = "src/tocsin/catalogue/kinds.toml"
     page = "guides/custom-kinds/index.html"
     assert f"<code>{name}</code>" in (site / page).read_text("utf-8")

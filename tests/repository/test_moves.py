@@ -73,9 +73,7 @@ class TestLaravel:
         yield connection
         await connection.close()
 
-    async def test_the_export_of_laravel_tables_is_imported_with_its_read_marks(
-        self, api: Api, crm: asyncpg.Connection
-    ) -> None:
+    async def test_laravel_export_is_imported_with_read_state(self, api: Api, crm: asyncpg.Connection) -> None:
         [sql] = blocks("laravel", "sql")
         lines = "\n".join(str(row[0]) for row in await crm.fetch(sql))
         await imported(api, lines)
@@ -99,7 +97,7 @@ class TestNovu:
         "readAt": "2026-01-31T09:00:00.000Z",
     }
 
-    async def test_subscribers_and_notifications_of_novu_are_imported(
+    async def test_novu_subscribers_and_notifications_are_imported(
         self, api: Api, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made = functions(blocks("novu", "python")[0], api, monkeypatch)
@@ -110,9 +108,7 @@ class TestNovu:
         found = {entry["message"]: entry["read_at"] for entry in (await api.inbox(1))["data"]}
         assert found == {"Deal won <br> Acme signed": "2026-01-31 09:00:00", "Acme signed": None}
 
-    async def test_a_trigger_of_novu_becomes_an_event_and_is_posted_once(
-        self, api: Api, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_novu_trigger_becomes_an_event_posted_once(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
         await api.people(1, 2, 4)
         await api.team(7, 1, 2)
         trigger = functions(blocks("novu", "python")[1], api, monkeypatch)["trigger"]
@@ -142,7 +138,7 @@ async def python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class TestDjango:
-    async def test_the_export_of_django_notifications_is_imported_with_its_read_marks(
+    async def test_django_notifications_export_is_imported_with_read_state(
         self, api: Api, python: str, tmp_path: Path
     ) -> None:
         lines = await self.exported(python, tmp_path)
@@ -182,7 +178,7 @@ class TestDjango:
         assert status == 0, said
         return "\n".join(line for line in said.splitlines() if line.startswith("{"))
 
-    async def test_the_function_that_replaces_notify_send_posts_to_users_and_groups(
+    async def test_django_notify_send_replacement_posts_to_users_and_groups(
         self, api: Api, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await api.people(1, 2, 4)

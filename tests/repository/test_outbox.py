@@ -78,7 +78,7 @@ async def told(api: Api, ids: list[str]) -> list[str]:
     return await api.ids(1)
 
 
-async def test_what_is_committed_is_told_and_what_is_rolled_back_never(
+async def test_outbox_posts_committed_events_and_no_rolled_back_ones(
     api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
 ) -> None:
     await api.people(1)
@@ -94,7 +94,7 @@ async def test_what_is_committed_is_told_and_what_is_rolled_back_never(
         assert await told(api, [kept]) == [kept]
 
 
-async def test_a_relay_that_is_killed_at_any_moment_tells_each_event_once(
+async def test_killed_outbox_relay_posts_each_event_once(
     api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
 ) -> None:
     await api.people(1)
@@ -115,7 +115,7 @@ async def test_a_relay_that_is_killed_at_any_moment_tells_each_event_once(
     assert (await api.inbox(1))["pagination"]["total"] == len(found) == 63
 
 
-async def test_an_event_that_is_refused_is_kept_with_the_reason_and_holds_up_no_other(
+async def test_outbox_keeps_rejected_event_with_reason_and_continues(
     api: Api, server: Embedded, crm: asyncpg.Connection, tmp_path: Path
 ) -> None:
     await api.people(1)

@@ -58,15 +58,13 @@ async def installed(folder: Path, *what: str) -> Path:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-async def test_each_wheel_is_sound(wheels: dict[str, Path], name: str, tmp_path: Path) -> None:
+async def test_wheels_are_complete(wheels: dict[str, Path], name: str, tmp_path: Path) -> None:
     wheel = str(wheels[name])
     await succeed(tmp_path, sys.executable, "-m", "twine", "check", "--strict", wheel)
     await succeed(tmp_path, str(Path(sys.executable).with_name("check-wheel-contents")), wheel)
 
 
-async def test_the_service_runs_without_the_others_and_says_what_the_demo_needs(
-    wheels: dict[str, Path], tmp_path: Path
-) -> None:
+async def test_service_runs_without_optional_packages(wheels: dict[str, Path], tmp_path: Path) -> None:
     programs = await installed(tmp_path, str(wheels["tocsin"]))
     assert (await succeed(tmp_path, str(programs / "tocsin"), "--version")).strip()
     for module in ("tocsin_phones", "tocsin_client", "h2"):
@@ -77,14 +75,14 @@ async def test_the_service_runs_without_the_others_and_says_what_the_demo_needs(
         assert 'pip install "tocsin[demo]"' in told
 
 
-async def test_the_client_needs_nothing_else(wheels: dict[str, Path], tmp_path: Path) -> None:
+async def test_client_needs_no_other_package(wheels: dict[str, Path], tmp_path: Path) -> None:
     programs = await installed(tmp_path, str(wheels["tocsin_client"]))
     await succeed(tmp_path, str(programs / "python"), "-c", "from tocsin_client import Client")
     listed = await succeed(tmp_path, str(UV), "pip", "list", "--quiet", "--python", str(programs / "python"))
     assert [line.split()[0] for line in listed.splitlines()[2:]] == ["tocsin-client"]
 
 
-async def test_the_stand_ins_are_a_fixture_of_any_test_suite(wheels: dict[str, Path], tmp_path: Path) -> None:
+async def test_phones_package_works_as_a_fixture_of_other_projects(wheels: dict[str, Path], tmp_path: Path) -> None:
     programs = await installed(tmp_path, f"{wheels['tocsin_phones']}[pytest]")
     assert "--folder" in await succeed(tmp_path, str(programs / "tocsin-phones"), "--help")
     (tmp_path / "test_sender.py").write_text(

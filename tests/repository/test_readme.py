@@ -48,9 +48,7 @@ def service(environment: dict[str, str]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])
-def test_the_tour_works_as_it_stands_and_answers_what_is_shown(
-    service: str, environment: dict[str, str], shell: str
-) -> None:
+def test_readme_tour_works_as_shown(service: str, environment: dict[str, str], shell: str) -> None:
     script = "\necho ----\n".join(BLOCKS[1:]).replace("http://127.0.0.1:8080", service)
     done = subprocess.run(
         [shell, "-eu", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -66,7 +64,7 @@ def test_the_tour_works_as_it_stands_and_answers_what_is_shown(
     assert all(answer.endswith("\n") for answer in answered), "an answer runs into the prompt"
 
 
-async def test_the_service_ends_when_it_is_told_to(service: str, environment: dict[str, str]) -> None:
+async def test_readme_service_stops_on_signal(service: str, environment: dict[str, str]) -> None:
     assert service.startswith("http://127.0.0.1:")
     assert await asyncio.to_thread(is_served, Path(environment["TOCSIN_DATA_DIR"]))
 

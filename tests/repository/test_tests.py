@@ -18,7 +18,7 @@ def imported(module: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(TESTS)))
-def test_a_test_module_imports_shared_parts_from_support_alone(module: Path) -> None:
+def test_test_modules_import_shared_parts_only_from_support(module: Path) -> None:
     assert {name for name in imported(module) if not name.startswith("tests.support")} == set()
 
 
@@ -27,7 +27,7 @@ def test_fixtures_are_in_test_modules_or_a_conftest() -> None:
         assert "pytest.fixture" not in module.read_text("utf-8"), module
 
 
-def test_every_folder_of_tests_is_a_package() -> None:
+def test_every_test_folder_is_a_package() -> None:
     """Two test modules of one name in two folders need it."""
     assert {path.parent for path in MODULES if not (path.parent / "__init__.py").exists()} <= {
         TESTS / "api/generators"  # programs on generated clients

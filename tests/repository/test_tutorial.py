@@ -93,7 +93,7 @@ def reader(request: pytest.FixtureRequest, folder: Path) -> Iterator[Reader]:
     reader.process.communicate(timeout=60)
 
 
-async def test_the_tutorial_works_as_written_in_a_shell_and_a_browser(reader: Reader, chromium: Browser) -> None:
+async def test_tutorial_works_in_a_shell_and_a_browser(reader: Reader, chromium: Browser) -> None:
     reader.follow(1)
     [checked] = reader.follow(2)
     assert "25 kinds in 3 languages: en, da, de" in checked
@@ -131,7 +131,7 @@ async def test_the_tutorial_works_as_written_in_a_shell_and_a_browser(reader: Re
     reader.follow(9)
 
 
-def test_each_file_and_command_of_the_tutorial_is_in_a_section_that_is_followed() -> None:
+def test_every_tutorial_file_and_command_is_tested() -> None:
     assert [number for number, _ in SECTIONS] == [str(number) for number in range(1, 10)]
     inside = [fence for _, text in SECTIONS for fence in FENCE.findall(text)]
     assert inside == FENCE.findall(PAGE)

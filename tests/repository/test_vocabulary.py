@@ -137,7 +137,7 @@ def messages() -> Iterator[tuple[str, str]]:
                     yield f"{path}:{line}", text
 
 
-def test_no_class_or_function_is_named_by_a_retired_word() -> None:
+def test_classes_and_functions_use_no_retired_words() -> None:
     kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     found = {
         f"{path}:{node.lineno} {node.name}"
@@ -148,7 +148,7 @@ def test_no_class_or_function_is_named_by_a_retired_word() -> None:
     assert not found
 
 
-def test_no_class_name_occurs_twice() -> None:
+def test_class_names_are_unique() -> None:
     """The client is counted by itself: its errors have the names of the service's, whose answers they are."""
     places: dict[tuple[bool, str], list[str]] = defaultdict(list)
     for path, tree in trees():
@@ -159,7 +159,7 @@ def test_no_class_name_occurs_twice() -> None:
     assert len(places) > 100
 
 
-def test_no_constant_begins_with_a_retired_word() -> None:
+def test_constants_start_with_no_retired_word() -> None:
     found = {
         f"{path}:{node.lineno} {target.id}"
         for path, tree in trees()
@@ -182,7 +182,7 @@ def test_docstrings_and_comments_use_plain_words() -> None:
     assert any("""The queues: jobs are rows""" in text for _, text in remarks())
 
 
-def test_the_search_finds_the_sentences_of_each_kind() -> None:
+def test_search_finds_messages_of_each_kind() -> None:
     texts = {text for _, text in messages()}
     assert "startup hook failed" in texts  # a log line
     assert "An internal error occurred." in texts  # a message of a class
@@ -192,7 +192,7 @@ def test_the_search_finds_the_sentences_of_each_kind() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_documentation_uses_plain_words(page: Path) -> None:
+def test_documentation_uses_plain_words(page: Path) -> None:
     text = re.sub(r"```.*?```|`[^`\n]*`|\[\w+\]\(\w+\.py\)", "", page.read_text("utf-8"), flags=re.DOTALL)
     assert not [line for line in text.split("\n") if RETIRED_IN_DOCUMENTS.search(line)]
 
@@ -207,7 +207,7 @@ def descriptions(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
             yield from descriptions(found, f"{place}/{key}")
 
 
-def test_the_api_document_uses_plain_words() -> None:
+def test_api_document_uses_plain_words() -> None:
     found = list(descriptions(document(build(), Catalogue.load())))
     assert len(found) > 300
     assert [(place, text) for place, text in found if RETIRED_PHRASES.search(text)] == []

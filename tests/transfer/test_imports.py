@@ -35,7 +35,7 @@ async def entries(api: Api, user_id: int) -> list[dict[str, Any]]:
     return found
 
 
-async def test_history_comes_as_it_was(api: Api) -> None:
+async def test_import_preserves_history(api: Api) -> None:
     old, new = told(1, 2, read=True), told(1, 5, message_formatted=None, message="1 < 2")
     counts = await bring(api, user(1, locale="da"), old, new, team(7, 1), device(1))
     assert counts == {"users": 1, "teams": 1, "devices": 1, "notifications": 2}
@@ -59,7 +59,7 @@ async def test_history_comes_as_it_was(api: Api) -> None:
     assert await api.app_state.database.value("select count(*) from imports") == 0
 
 
-async def test_what_comes_later_stands_above_history_and_every_page_can_be_walked(api: Api) -> None:
+async def test_new_notifications_precede_imported_history(api: Api) -> None:
     await api.people(1)
     first = await api.post(custom(1))
     history = [told(1, day) for day in range(1, 29)]
@@ -77,7 +77,7 @@ async def test_what_comes_later_stands_above_history_and_every_page_can_be_walke
     assert await api.ids(1, "?per_page=4&page=9") == []
 
 
-async def test_everything_can_be_done_with_history_that_can_be_done_with_what_came(api: Api) -> None:
+async def test_imported_notifications_support_every_operation(api: Api) -> None:
     lines = [told(1, day) for day in range(1, 7)]
     await bring(api, user(1), *lines)
     ids = [line["notification"]["id"] for line in lines]
@@ -96,7 +96,7 @@ async def test_everything_can_be_done_with_history_that_can_be_done_with_what_ca
     assert (await api.inbox(1))["pagination"]["unread"] == 0
 
 
-async def test_history_of_a_year_of_three_digits_is_told_with_four(api: Api) -> None:
+async def test_import_pads_three_digit_years(api: Api) -> None:
     entry = told(1, created_at="0999-03-01 10:25:50", read_at="0999-03-02 10:25:50")
     await bring(api, user(1), entry)
     times = {"created_at": "0999-03-01 10:25:50", "read_at": "0999-03-02 10:25:50"}
@@ -107,7 +107,7 @@ async def test_history_of_a_year_of_three_digits_is_told_with_four(api: Api) -> 
     assert (recipient["delivered_at"], recipient["read_at"]) == (times["created_at"], times["read_at"])
 
 
-async def test_twice_is_as_once_and_leaves_what_was_done_since(api: Api) -> None:
+async def test_import_is_idempotent_and_keeps_later_changes(api: Api) -> None:
     lines = [user(1), team(7, 1), device(1), *(told(1, day) for day in range(1, 6))]
     await bring(api, *lines)
     gone, read = (line["notification"]["id"] for line in lines[3:5])
@@ -125,9 +125,7 @@ async def test_twice_is_as_once_and_leaves_what_was_done_since(api: Api) -> None
     }
 
 
-async def test_lines_may_come_in_any_order_and_a_later_line_goes_before_an_earlier_one(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_import_accepts_lines_in_any_order_and_last_one_wins(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imports, "APPLY_BATCH_SIZE", 3)
     monkeypatch.setattr(imports, "STAGE_BATCH_SIZE", 2)
     people = range(1, 9)
@@ -147,7 +145,7 @@ async def test_lines_may_come_in_any_order_and_a_later_line_goes_before_an_earli
         assert created == [f"2015-03-0{day} 10:25:50" for day in (3, 2, 1)]
 
 
-async def test_history_in_two_imports_is_in_the_order_of_time(api: Api) -> None:
+async def test_two_imports_are_merged_in_chronological_order(api: Api) -> None:
     await api.people(1)
     live = await api.post(custom(1))
     await bring(api, *(told(1, day) for day in (1, 3, 5)))
@@ -157,7 +155,7 @@ async def test_history_in_two_imports_is_in_the_order_of_time(api: Api) -> None:
     assert [int(entry["created_at"][8:10]) for entry in found[1:]] == [6, 5, 4, 3, 2, 1]
 
 
-async def test_one_id_may_say_different_things_to_different_people(api: Api) -> None:
+async def test_import_may_give_one_id_different_texts_per_user(api: Api) -> None:
     id_ = str(uuid4())
     lines = [told(user_id, id=id_, message=f"Hello {user_id}") for user_id in (1, 2)]
     await bring(api, user(1), user(2), *lines)
@@ -166,7 +164,7 @@ async def test_one_id_may_say_different_things_to_different_people(api: Api) -> 
     assert again.json()["errors"][0]["code"] == "conflict.id_reused"
 
 
-async def test_a_client_that_was_there_before_starts_anew(api: Api) -> None:
+async def test_import_requires_resync_of_existing_clients(api: Api) -> None:
     await api.people(1)
     cursor = (await api.as_user(1, "GET", "/notifications/changes")).json()["cursor"]
     await bring(api, told(1))
@@ -229,7 +227,7 @@ BAD: dict[str, tuple[Any, list[tuple[str, str]]]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_one_bad_line_is_told_by_its_number_and_nothing_is_applied(api: Api, name: str) -> None:
+async def test_invalid_import_line_is_reported_by_number_and_nothing_applied(api: Api, name: str) -> None:
     bad, due = BAD[name]
     await api.people(1)
     before = await everything(api)
@@ -241,7 +239,7 @@ async def test_one_bad_line_is_told_by_its_number_and_nothing_is_applied(api: Ap
 
 
 @pytest.mark.slow
-async def test_one_bad_line_among_very_many_is_told_and_leaves_nothing(api: Api) -> None:
+async def test_invalid_line_of_a_large_import_leaves_nothing(api: Api) -> None:
     async def lines() -> AsyncIterator[bytes]:
         for number in range(1, 300_001, 1_000):
             yield b"\n".join(json.dumps(user(id_)).encode() for id_ in range(number, number + 1_000)) + b"\n"
@@ -254,12 +252,12 @@ async def test_one_bad_line_among_very_many_is_told_and_leaves_nothing(api: Api)
     assert await api.app_state.database.value("select count(*) from import_lines") == 0
 
 
-async def test_no_more_faults_are_told_than_somebody_reads(api: Api) -> None:
+async def test_import_reports_a_limited_number_of_errors(api: Api) -> None:
     answer = await send(api, [{"user": {"id": number}} for number in range(1000)])
     assert len(field_errors(answer)) == imports.MAX_FIELD_ERRORS
 
 
-async def test_a_service_of_a_company_imports_into_its_own_alone(api: Api) -> None:
+async def test_company_bound_service_imports_into_its_company_only(api: Api) -> None:
     await api.people(1)
     await api.team(7, 1)
     before = await everything(api)
@@ -276,14 +274,14 @@ async def test_a_service_of_a_company_imports_into_its_own_alone(api: Api) -> No
     assert (await api.as_service("GET", "/directory/users/2")).json()["company_id"] == 2
 
 
-async def test_a_token_that_was_registered_since_stays_where_it_is(api: Api) -> None:
+async def test_import_does_not_move_a_newer_device_registration(api: Api) -> None:
     await api.people(1, 2)
     await api.as_user(2, "POST", f"/notifications/devices/{'ab' * 32}")
     await bring(api, device(1, registered_at="2015-01-01 00:00:00"))
     assert [len((await api.as_user(id_, "GET", "/notifications/devices")).json()["data"]) for id_ in (1, 2)] == [0, 1]
 
 
-async def test_an_import_that_is_cut_off_leaves_nothing(api: Api) -> None:
+async def test_interrupted_import_leaves_nothing(api: Api) -> None:
     async def cut() -> AsyncIterator[bytes]:
         yield text_of([user(id_) for id_ in range(1, 5000)]) + b"\n"
         raise ConnectionError("the plug was pulled")
@@ -294,9 +292,7 @@ async def test_an_import_that_is_cut_off_leaves_nothing(api: Api) -> None:
     await reaches(lambda: everything(api), before)
 
 
-async def test_an_import_whose_worker_dies_is_gone_on_with_where_it_stopped(
-    idle: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_import_resumes_after_its_worker_dies(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imports, "APPLY_BATCH_SIZE", 3)
     lines = [*(user(id_) for id_ in range(1, 11)), *(told(id_, day) for id_ in range(1, 11) for day in (1, 2))]
     sending = asyncio.create_task(bring(idle, *lines))
@@ -344,7 +340,7 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("spoiled", SPOILED)
-async def test_an_import_whose_stored_line_can_never_be_applied_ends_at_once_with_its_reason(
+async def test_import_with_unappliable_line_fails_immediately_with_reason(
     idle: Api, catalogue: Catalogue, spoiled: str
 ) -> None:
     part, body, reason = SPOILED[spoiled]
@@ -362,7 +358,7 @@ async def test_an_import_whose_stored_line_can_never_be_applied_ends_at_once_wit
     assert (answer.status_code, answer.json()["errors"][0]["id"]) == (500, str(id_))
 
 
-async def test_an_import_that_meets_a_key_of_others_is_tried_again(
+async def test_import_is_retried_after_a_unique_violation(
     idle: Api, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "RETRY_DELAYS", (0.01,))
@@ -392,7 +388,7 @@ async def working(api: Api, catalogue: Catalogue) -> AsyncIterator[None]:
     await running
 
 
-async def test_the_body_must_be_lines_of_json_and_bounded(api: Api) -> None:
+async def test_import_body_must_be_bounded_json_lines(api: Api) -> None:
     for content_type in ("application/json", "text/plain", ""):
         answer = await api.as_service(
             "POST", "/directory/import", content=b"{}", headers={"Content-Type": content_type}
@@ -404,7 +400,7 @@ async def test_the_body_must_be_lines_of_json_and_bounded(api: Api) -> None:
     assert await bring(api) == {"users": 0, "teams": 0, "devices": 0, "notifications": 0}
 
 
-async def test_an_export_is_what_an_import_makes_of_it(api: Api) -> None:
+async def test_export_and_import_round_trip(api: Api) -> None:
     await api.people(1, 2, locale="da-DK")
     await api.people(3, company_id=2, profile_picture="https://example.com/x.png", active=False)
     await api.team(7, 1, 2)
@@ -425,7 +421,7 @@ async def test_an_export_is_what_an_import_makes_of_it(api: Api) -> None:
     assert again == lines
 
 
-async def test_an_erased_contact_is_erased_from_history_too(api: Api) -> None:
+async def test_contact_erasure_applies_to_imported_history(api: Api) -> None:
     sample = api.app_state.catalogue.samples["incoming_email"]["notification"]
     contact = {"id": CONTACT, "first_name": NAMES[0], "last_name": NAMES[1], "account_id": None}
     data = {**sample["data"], "contact": contact, "email": {**sample["data"]["email"], "subject": NAMES[2]}}

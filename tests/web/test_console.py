@@ -45,7 +45,7 @@ async def ask(api: Api, path: str, company_id: int | None = None) -> Any:
 
 
 class TestCalls:
-    async def test_a_user_is_told_of_with_devices_and_how_each_is_reached(self, pushing: Api, phones: Phones) -> None:
+    async def test_console_shows_a_user_with_devices_and_their_state(self, pushing: Api, phones: Phones) -> None:
         await register(pushing, 1, IPHONE)
         await register(pushing, 1, ANDROID, type="Android")
         await register(pushing, 1, "cc" * 32, app="another")
@@ -59,7 +59,7 @@ class TestCalls:
         [iphone] = [device for device in found["devices"] if device["lane"] == "apns/default"]
         assert "PayloadTooLarge" in iphone["what"]
 
-    async def test_what_a_user_got_lately_and_what_not_is_told_with_the_reason(self, api: Api) -> None:
+    async def test_console_explains_recent_and_missed_notifications(self, api: Api) -> None:
         await api.people(1, 2)
         await api.team(7, 1, 2)
         came, deleted = await api.post(note(1)), await api.post(custom(1))
@@ -77,7 +77,7 @@ class TestCalls:
         assert len((await ask(api, "/operations/users/1/events?limit=1"))["data"]) == 1
         assert (await ask(api, "/operations/users/1/events?since=2999-01-01 00:00:00"))["data"] == []
 
-    async def test_how_far_was_looked_back_for_what_did_not_come_is_told(
+    async def test_console_shows_how_far_back_events_were_searched(
         self, api: Api, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("tocsin.explain.MAX_EVENTS_SCANNED", 2)
@@ -93,7 +93,7 @@ class TestCalls:
         assert found["looked_back_to"] > since
         assert missed
 
-    async def test_a_device_is_found_by_the_end_of_its_token(self, api: Api) -> None:
+    async def test_console_finds_a_device_by_the_end_of_its_token(self, api: Api) -> None:
         await api.people(1)
         await api.people(3, company_id=2)
         await register(api, 1, "0f" * 29 + "abcdef")
@@ -105,7 +105,7 @@ class TestCalls:
         found = (await ask(api, "/operations/devices?ending=abcdef", company_id=1))["data"]
         assert [device["user_id"] for device in found] == [1]
 
-    async def test_a_user_is_found_by_the_beginning_of_a_name_or_an_address(self, api: Api) -> None:
+    async def test_console_finds_a_user_by_name_or_email_prefix(self, api: Api) -> None:
         await api.people(1, first_name="Jens Peter", last_name="Ærø", email="JP@example.com")
         await api.people(2, company_id=2, first_name="Jens", last_name="100%_Sure")
         for words, users in (
@@ -126,9 +126,7 @@ class TestCalls:
             answer = await api.as_service("GET", f"/operations/users?search={wrong}", "operations")
             assert [each["field"] for each in answer.json()["errors"]] == ["search"]
 
-    async def test_the_recipients_of_an_event_are_listed_and_those_whose_push_did_not_go(
-        self, pushing: Api, phones: Phones
-    ) -> None:
+    async def test_console_lists_recipients_and_failed_pushes_of_an_event(self, pushing: Api, phones: Phones) -> None:
         await pushing.people(*range(1, 6))
         await register(pushing, 2, IPHONE)
         await register(pushing, 3, ANDROID, type="Android")
@@ -149,7 +147,7 @@ class TestCalls:
         other = await pushing.as_service("GET", path, "operations", company_id=2)
         assert other.status_code == 404
 
-    async def test_who_sent_custom_notifications_is_told_and_never_what_they_say(self, api: Api) -> None:
+    async def test_console_shows_senders_but_no_text_of_custom_notifications(self, api: Api) -> None:
         await api.people(1, 2, 3)
         await api.people(4, company_id=2)
         await api.team(7, 1, 2, 3)
@@ -166,7 +164,7 @@ class TestCalls:
         found = (await ask(api, "/operations/custom-notifications", company_id=2))["data"]
         assert [each["sender"]["id"] for each in found] == [4]
 
-    async def test_a_bound_service_sees_and_replays_what_is_of_its_company_alone(self, api: Api) -> None:
+    async def test_console_limits_a_company_bound_service_to_its_company(self, api: Api) -> None:
         database = api.app_state.database
         await api.people(1)
         await api.people(2, company_id=2)
@@ -194,7 +192,7 @@ class TestCalls:
             assert answer.json() == due, body
         assert {letter["what"] for letter in (await ask(api, "/operations/dead-letters"))["data"]} == {"job", "push"}
 
-    async def test_the_time_to_the_inbox_is_counted_once_for_each_event(self, api: Api) -> None:
+    async def test_time_to_inbox_is_measured_once_per_event(self, api: Api) -> None:
         people = range(1, 151)
         await api.people(*people)
         await api.team(7, *people)
@@ -204,9 +202,7 @@ class TestCalls:
         assert await counted(api) == before + 2
 
 
-async def test_what_waits_is_counted_once_for_all_who_ask_at_a_time(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_concurrent_metrics_requests_share_one_count(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     async def told(metrics: Metrics) -> list[str]:
         await database.value("insert into jobs (id, task, lane) values (gen_random_uuid(), 'erase', 'bulk')")
         texts = await asyncio.gather(*(metrics.text(database) for _ in range(3)))
@@ -293,7 +289,7 @@ vacuum analyze
 """
 
 
-async def test_no_read_of_the_console_touches_more_than_a_part_of_a_large_table(crowded: Database) -> None:
+async def test_console_queries_never_scan_a_large_table(crowded: Database) -> None:
     wrong = {}
     async with crowded.connection() as connection:
         now = await connection.fetchval("select now()")
@@ -313,7 +309,7 @@ def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 class TestFiles:
-    async def test_the_page_may_load_from_here_alone_and_be_shown_nowhere_else(self, api: Api) -> None:
+    async def test_console_has_content_security_policy_and_cache_headers(self, api: Api) -> None:
         for path in ("/console", *(f"/console/{name}" for name in FILES)):
             answer = await api.call("GET", path)
             assert answer.status_code == 200, path
@@ -325,7 +321,7 @@ class TestFiles:
         for name in ("console.html", "nothing.js", "__init__.py", "..%2fschema.sql"):
             assert (await api.call("GET", f"/console/{name}")).status_code == 404, name
 
-    async def test_nothing_of_it_leads_elsewhere_or_parses_markup(self) -> None:
+    async def test_console_sources_load_no_other_host_and_parse_no_markup(self) -> None:
         folder = files("tocsin.web")
         written = [
             folder / "console.html",
@@ -338,12 +334,12 @@ class TestFiles:
             text = file.read_text("utf-8").replace("http://www.w3.org/2000/svg", "")
             assert not re.search(r"https?:|innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|style=|=\"/", text)
 
-    async def test_the_charts_are_as_small_as_hand_written_ones_should_be(self) -> None:
+    async def test_console_chart_code_stays_small(self) -> None:
         assert len((SOURCES / "charts.js").read_text("utf-8").splitlines()) < 200
 
 
 class TestPage:
-    async def test_a_link_signs_in_and_leaves_the_token_in_this_tab_alone(self, page: Page, api: Api) -> None:
+    async def test_console_link_signs_in_and_keeps_token_in_this_tab(self, page: Page, api: Api) -> None:
         await page.goto(f"{api.http.base_url}/console#token={OPERATOR}")
         await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
         assert "token" not in page.url
@@ -355,7 +351,7 @@ class TestPage:
         await expect(page.get_by_label("Token", exact=True)).to_be_visible()
         assert await page.evaluate("sessionStorage.length") == 0
 
-    async def test_a_link_replaces_no_session_without_a_question(self, page: Page, api: Api) -> None:
+    async def test_console_link_asks_before_replacing_a_session(self, page: Page, api: Api) -> None:
         await enter(page, api)
         other = mint_service(SECRET, "Ærø", ["operations"], HOUR)
         kept = "sessionStorage.getItem('tocsin.console.token')"
@@ -375,7 +371,7 @@ class TestPage:
         await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
         assert await page.evaluate(kept) == other
 
-    async def test_what_has_stopped_is_told_first_with_since_when_why_what_waits_and_what_to_do(
+    async def test_console_shows_stopped_lanes_first_with_reason_and_remedy(
         self, page: Page, pushing: Api, phones: Phones
     ) -> None:
         await register(pushing, 1, IPHONE)
@@ -391,7 +387,7 @@ class TestPage:
         titles = await page.locator("main h2").all_inner_texts()
         assert titles == ["Lanes", "Recent failures", "The last 15 minutes"]
 
-    async def test_a_long_name_stays_in_its_cell(self, page: Page, api: Api) -> None:
+    async def test_console_long_name_stays_in_its_cell(self, page: Page, api: Api) -> None:
         await api.people(1, first_name="W" * 255, last_name="Z\u0335\u0334\u0336" * 60)
         await api.as_user(1, "POST", "/notifications", json={"message": "x", "notify": {"users": [1]}})
         await page.set_viewport_size({"width": 1100, "height": 800})
@@ -404,7 +400,7 @@ class TestPage:
                 "[...document.querySelectorAll('.scroll')].every((each) => each.scrollWidth <= each.clientWidth)"
             ), view
 
-    async def test_whoever_has_no_token_or_one_that_ended_is_asked_for_one(self, page: Page, api: Api) -> None:
+    async def test_console_asks_for_a_token_if_missing_or_expired(self, page: Page, api: Api) -> None:
         for token in (mint_service(SECRET, "night", ["operations"], -HOUR), OPERATOR[:-3] + "abc"):
             await page.goto(f"{api.http.base_url}/console#token={token}")
             await expect(page.get_by_label("Token", exact=True)).to_be_visible()
@@ -417,16 +413,14 @@ class TestPage:
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("heading", name="Dead letters")).to_be_visible()
 
-    async def test_a_token_that_ends_while_it_is_used_leads_to_the_sign_in(self, page: Page, api: Api) -> None:
+    async def test_console_returns_to_sign_in_when_the_token_expires(self, page: Page, api: Api) -> None:
         await enter(page, api)
         await page.evaluate("sessionStorage.setItem('tocsin.console.token', 'a.b.c')")
         await page.get_by_role("button", name="Refresh").click()
         await expect(page.get_by_role("alert")).to_contain_text("ended")
         await expect(page.get_by_label("Token", exact=True)).to_be_visible()
 
-    async def test_metrics_are_asked_for_every_five_seconds_while_the_page_is_looked_at(
-        self, page: Page, api: Api
-    ) -> None:
+    async def test_console_polls_metrics_every_5_seconds_while_visible(self, page: Page, api: Api) -> None:
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
         await page.clock.install()
@@ -445,9 +439,7 @@ class TestPage:
             await look(page, "visible")
         assert asked == ["metrics"] * 4
 
-    async def test_the_night_watch_finds_what_is_wrong_and_sets_it_going_again(
-        self, page: Page, pushing: Api, phones: Phones
-    ) -> None:
+    async def test_console_shows_a_stopped_lane_and_resumes_it(self, page: Page, pushing: Api, phones: Phones) -> None:
         await register(pushing, 1, IPHONE)
         await register(pushing, 1, ANDROID, type="Android")
         id_ = await give_up(pushing, phones)
@@ -481,7 +473,7 @@ class TestPage:
         await expect(page.locator("article")).to_have_count(1)
         await shoot(page, "user")
 
-    async def test_all_of_a_lane_goes_once_more_when_that_is_confirmed(
+    async def test_console_requeues_a_whole_lane_after_confirmation(
         self, page: Page, pushing: Api, phones: Phones
     ) -> None:
         await register(pushing, 1, IPHONE)
@@ -496,7 +488,7 @@ class TestPage:
         for id_ in ids:
             await becomes(pushing, id_, {"delivered": 1})
 
-    async def test_what_comes_from_outside_is_shown_as_text(self, page: Page, api: Api) -> None:
+    async def test_console_shows_external_data_as_text(self, page: Page, api: Api) -> None:
         await api.people(1, first_name=HOSTILE, last_name=HOSTILE)
         await register(api, 1, "0f" * 29 + "abcdef")
         id_ = await api.post({**custom(1), "params": {"body": HOSTILE}})
@@ -515,7 +507,7 @@ class TestPage:
         assert await page.locator("main img, main b:not(.legend b)").count() == 0
         assert "taken" not in await page.title()
 
-    async def test_it_works_under_a_prefix(self, page: Page, url: str, catalogue: Catalogue) -> None:
+    async def test_console_works_under_a_root_path(self, page: Page, url: str, catalogue: Catalogue) -> None:
         async with serving(url, catalogue, root_path="/notify") as api:
             await api.people(1)
             await page.goto(f"{api.http.base_url}/notify/console#token={OPERATOR}")
@@ -523,7 +515,7 @@ class TestPage:
             await expect(page.get_by_role("heading", name="Lanes")).to_be_visible()
 
     @pytest.mark.parametrize("theme", ["light", "dark"])
-    async def test_there_are_no_barriers_in_either_theme(
+    async def test_console_is_accessible_in_both_themes(
         self, chromium: Browser, pushing: Api, phones: Phones, theme: Any
     ) -> None:
         await busy(pushing, phones)
@@ -546,7 +538,7 @@ class TestPage:
                 await expect(page.locator("main[aria-busy]")).to_have_count(0)
                 await accessible(page, theme, view.replace("/", "-"))
 
-    async def test_it_fits_a_narrow_window(self, chromium: Browser, pushing: Api, phones: Phones) -> None:
+    async def test_console_fits_a_narrow_window(self, chromium: Browser, pushing: Api, phones: Phones) -> None:
         await busy(pushing, phones)
         async with opened(chromium, viewport={"width": 360, "height": 740}) as page:
             await enter(page, pushing)

@@ -43,20 +43,20 @@ async def window(request: pytest.FixtureRequest, pages: Path, windows: Windows) 
     return window
 
 
-async def test_the_examples_and_their_pages_compile_strictly_with_the_types_that_are_served(pages: Path) -> None:
+async def test_framework_examples_compile_with_the_served_types(pages: Path) -> None:
     """`vue-tsc` is `tsc` that also looks into Vue's templates."""
     status, told = await run(pages, "node_modules/.bin/vue-tsc")
     assert (status, told) == (0, "")
 
 
-async def test_the_list_is_shown_and_goes_on_live(windows: Windows, window: Window) -> None:
+async def test_framework_inbox_shows_the_list_and_live_updates(windows: Windows, window: Window) -> None:
     await window.open()
     await expect(window.rows).to_have_text([re.compile("One")])
     await tell(windows.host.service, "Two")
     await expect(window.rows).to_have_text([re.compile("Two"), re.compile("One")])
 
 
-async def test_the_page_shows_the_count_in_its_title(windows: Windows, window: Window) -> None:
+async def test_framework_page_shows_the_count_in_its_title(windows: Windows, window: Window) -> None:
     await expect(window.page).to_have_title("(1) Cases")
     await tell(windows.host.service, "Two")
     await expect(window.page).to_have_title("(2) Cases")
@@ -64,7 +64,7 @@ async def test_the_page_shows_the_count_in_its_title(windows: Windows, window: W
     await expect(window.page).to_have_title("Cases")
 
 
-async def test_the_page_goes_itself_where_a_notification_leads(windows: Windows, window: Window) -> None:
+async def test_framework_page_handles_notification_links(windows: Windows, window: Window) -> None:
     await window.open()
     await window.row("One").locator(".main").click()
     await expect(window.page.locator("output")).to_have_text("https://crm.example.com/n/One")
@@ -73,7 +73,7 @@ async def test_the_page_goes_itself_where_a_notification_leads(windows: Windows,
     await settles(windows.host.service)
 
 
-async def test_what_is_unmounted_closes_its_stream_and_comes_back(windows: Windows, window: Window) -> None:
+async def test_framework_unmount_closes_the_stream_and_remount_reopens_it(windows: Windows, window: Window) -> None:
     await window.page.get_by_role("button", name="Sign out").click()
     await expect(window.page.locator("tocsin-inbox")).to_have_count(0)
     await streams(windows, 0)

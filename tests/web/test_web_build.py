@@ -18,7 +18,7 @@ async def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-async def test_a_build_gives_the_files_that_are_checked_in(sources: Path) -> None:
+async def test_web_build_matches_the_checked_in_files(sources: Path) -> None:
     """Where this fails: `make web`. Two releases of brotli may compress in different ways, so that is left out."""
     assert await run(sources, "node", "build.mjs", "out") == (0, "")
     built = {path.name for path in (sources / "out").iterdir()}
@@ -30,7 +30,7 @@ async def test_a_build_gives_the_files_that_are_checked_in(sources: Path) -> Non
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="there is no node here")
-async def test_what_is_checked_in_compressed_is_the_file_beside_it() -> None:
+async def test_compressed_web_files_match_their_sources() -> None:
     script = """
         const { readFileSync, readdirSync } = await import("node:fs");
         const { brotliDecompressSync, gunzipSync } = await import("node:zlib");

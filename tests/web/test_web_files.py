@@ -39,7 +39,7 @@ needs_node = pytest.mark.skipif(not shutil.which("node"), reason="there is no no
 
 
 @pytest.mark.parametrize("path", NAMES)
-async def test_pages_of_any_origin_load_them_without_a_token(api: Api, path: str) -> None:
+async def test_web_files_load_from_any_origin_without_a_token(api: Api, path: str) -> None:
     answer = await api.call("GET", path, headers={"Origin": "https://crm.example.com", "Accept-Encoding": "gzip"})
     media_type, name = NAMES[path]
     assert answer.status_code == 200
@@ -66,7 +66,7 @@ async def test_pages_of_any_origin_load_them_without_a_token(api: Api, path: str
         ("", None),
     ],
 )
-async def test_a_file_is_compressed_as_the_browser_accepts_it(api: Api, accepted: str, coding: str | None) -> None:
+async def test_web_files_are_compressed_by_accept_encoding(api: Api, accepted: str, coding: str | None) -> None:
     url = f"{api.http.base_url}/inbox.js"
     async with api.http.stream("GET", url, headers={"Accept-Encoding": accepted}) as answer:
         received = b"".join([part async for part in answer.aiter_raw()])
@@ -76,7 +76,7 @@ async def test_a_file_is_compressed_as_the_browser_accepts_it(api: Api, accepted
     assert received == (served.encoded[coding] if coding else served.content)
 
 
-async def test_only_a_name_with_its_version_is_kept_for_ever(api: Api) -> None:
+async def test_only_versioned_web_files_are_cached_as_immutable(api: Api) -> None:
     kept = {path: (await api.call("GET", path)).headers["cache-control"] for path in NAMES}
     versioned = kept.pop(f"/inbox-{version()}.js")
     assert versioned == "public, max-age=31536000, immutable"
@@ -84,11 +84,11 @@ async def test_only_a_name_with_its_version_is_kept_for_ever(api: Api) -> None:
 
 
 @pytest.mark.parametrize("name", ["0.0.1-00000000", "", "latest", version().upper() + "x", version()[:-1]])
-async def test_another_version_is_not_found(api: Api, name: str) -> None:
+async def test_other_version_of_web_file_is_404(api: Api, name: str) -> None:
     assert codes_of(await api.call("GET", f"/inbox-{name}.js")) == (404, [("not_found", None)])
 
 
-async def test_the_line_for_a_page_names_what_is_served_and_its_integrity(api: Api) -> None:
+async def test_script_tag_has_served_file_and_integrity(api: Api) -> None:
     line = script_of(str(api.http.base_url).rstrip("/"))
     found = re.fullmatch(r'<script type="module" src="([^"]+)" integrity="sha384-([^"]+)" crossorigin></script>', line)
     assert found
@@ -96,24 +96,24 @@ async def test_the_line_for_a_page_names_what_is_served_and_its_integrity(api: A
     assert b64encode(sha384(content).digest()).decode() == found[2]
 
 
-def test_no_long_rule_of_its_style_stands_twice() -> None:
+def test_inbox_css_has_no_duplicate_rules() -> None:
     rules = re.findall(r"^[.:a-z].*\{.{40,}\}$", (SOURCES / "inbox/inbox.css").read_text("utf-8"), re.MULTILINE)
     assert len(rules) > 50
     assert len(set(rules)) == len(rules)
 
 
-def test_the_command_prints_that_line() -> None:
+def test_inbox_command_prints_the_script_tag() -> None:
     done = CliRunner().invoke(app, ["inbox", "--url", "https://notify.example.com/"])
     assert done.output == script_of("https://notify.example.com") + "\n"
 
 
-def test_the_component_is_small() -> None:
+def test_web_inbox_bundle_is_small() -> None:
     served = asset(COMPONENT)
     assert len(served.encoded["br"]) < len(served.encoded["gzip"]) < LARGEST
     assert gzip.decompress(served.encoded["gzip"]) == served.content
 
 
-def test_no_script_puts_text_into_markup() -> None:
+def test_scripts_do_not_build_markup_from_text() -> None:
     sources = [path for path in SOURCES.rglob("*.js") if "node_modules" not in path.parts]
     assert len(sources) > 20
     for source in [*sources, *WEB.glob("*.js")]:
@@ -137,13 +137,13 @@ def run(script: str, folder: Path = WEB) -> str:
 
 
 @needs_node
-def test_a_server_may_import_it() -> None:
+def test_web_inbox_can_be_imported_on_a_server() -> None:
     said = run('const found = await import("./inbox.js"); console.log(Object.keys(found).sort().join())')
     assert said.strip() == "EventParser,Refusal,TocsinInbox"
 
 
 @needs_node
-def test_all_languages_have_all_words() -> None:
+def test_web_inbox_languages_have_all_words() -> None:
     english = json.loads(run('console.log(JSON.stringify((await import("./inbox/words/en.js")).default))', SOURCES))
     others = {path.stem: json.loads(path.read_text("utf-8")) for path in (SOURCES / "inbox/words").glob("*.json")}
     assert set(others) == {"da", "de"}
@@ -168,7 +168,7 @@ def placeholders(words: Any, name: str = "") -> Iterator[str]:
         yield name
 
 
-def test_the_types_name_every_word() -> None:
+def test_web_inbox_types_declare_every_word() -> None:
     text = (SOURCES / "inbox/words/en.js").read_text("utf-8")
     words = set(re.findall(r"[{,\n]\s*([a-zA-Z_]+):", text)) - {"one", "other"}
     types = (WEB / "inbox.d.ts").read_text("utf-8")
@@ -186,7 +186,7 @@ STREAM = (
 
 @needs_node
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-def test_events_are_read_however_their_text_is_cut(size: int) -> None:
+def test_event_parser_accepts_any_chunk_boundaries(size: int) -> None:
     told = json.loads(
         run(
             f"""const {{ EventParser }} = await import("./inbox.js");

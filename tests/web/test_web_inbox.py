@@ -25,25 +25,25 @@ from tocsin.catalogue import Catalogue
 
 
 class TestBell:
-    async def test_the_badge_says_how_many_are_unread_and_the_page_is_told(self, windows: Windows) -> None:
+    async def test_badge_shows_unread_count_and_fires_event(self, windows: Windows) -> None:
         await tell(windows.host.service, "One", "Two")
         window = await windows.new()
         await expect(window.badge).to_have_text("2")
         await expect(window.bell).to_have_attribute("aria-label", "Notifications, 2 unread")
         assert [event["unread"] for event in await window.heard("tocsin-count")] == [2]
 
-    async def test_more_than_99_are_99_and_more(self, windows: Windows) -> None:
+    async def test_badge_shows_99_plus(self, windows: Windows) -> None:
         await many(windows.host.service, 101)
         window = await windows.new()
         await expect(window.badge).to_have_text("99+")
 
-    async def test_without_anything_unread_there_is_no_badge(self, windows: Windows) -> None:
+    async def test_badge_is_hidden_without_unread_notifications(self, windows: Windows) -> None:
         window = await windows.new()
         await expect(window.bell).to_be_visible()
         await window.page.wait_for_timeout(300)
         await expect(window.badge).to_be_hidden()
 
-    async def test_a_click_opens_and_closes_it_and_so_does_one_outside(self, windows: Windows) -> None:
+    async def test_click_opens_panel_and_click_outside_closes_it(self, windows: Windows) -> None:
         window = await windows.new()
         await expect(window.bell).to_have_attribute("aria-expanded", "false")
         await window.open()
@@ -54,14 +54,14 @@ class TestBell:
         await window.page.get_by_role("heading", name="Host").click()
         await expect(window.panel).to_be_hidden()
 
-    async def test_escape_closes_it_and_gives_the_focus_back(self, windows: Windows) -> None:
+    async def test_escape_closes_panel_and_restores_focus(self, windows: Windows) -> None:
         window = await opened(windows, "One")
         await window.page.keyboard.press("ArrowDown")
         await window.page.keyboard.press("Escape")
         await expect(window.panel).to_be_hidden()
         assert (await window.focused()).startswith("Notifications")
 
-    async def test_it_closes_when_the_focus_goes_on_to_the_page(self, windows: Windows) -> None:
+    async def test_panel_closes_when_focus_moves_to_the_page(self, windows: Windows) -> None:
         windows.host.body += '<a href="/plain">after</a>'
         window = await opened(windows, "One")
         for _ in range(12):
@@ -74,7 +74,7 @@ class TestBell:
             raise AssertionError("the focus never came out")
         await expect(window.panel).to_be_hidden()
 
-    async def test_it_closes_when_the_focus_leaves_the_page_at_its_end(self, windows: Windows) -> None:
+    async def test_panel_closes_when_focus_leaves_the_document(self, windows: Windows) -> None:
         window = await opened(windows, "One")
         for _ in range(12):
             await window.page.keyboard.press("Tab")
@@ -82,7 +82,7 @@ class TestBell:
                 break
         await expect(window.panel).to_be_hidden()
 
-    async def test_escape_closes_it_from_outside_too(self, windows: Windows) -> None:
+    async def test_escape_closes_panel_without_focus_inside(self, windows: Windows) -> None:
         window = await opened(windows, "One")
         await window.page.evaluate("() => inbox.shadowRoot.activeElement.blur()")
         await expect(window.panel).to_be_visible()
@@ -90,7 +90,7 @@ class TestBell:
         await expect(window.panel).to_be_hidden()
         assert (await window.focused()).startswith("Notifications")
 
-    async def test_the_panel_goes_with_the_bell_when_what_is_around_it_scrolls(self, windows: Windows) -> None:
+    async def test_panel_follows_the_button_while_scrolling(self, windows: Windows) -> None:
         windows.host.style = "#box { height: 300px; overflow: auto } #box header { padding: 200px 0 600px }"
         windows.host.embed(around='<div id="box" tabindex="0"><header>{}</header></div>')
         window = await opened(windows, "One")
@@ -105,7 +105,7 @@ class TestBell:
             gaps.append(panel["y"] - bell["y"])
         assert gaps[0] == gaps[1]
 
-    async def test_the_page_may_open_and_close_it(self, windows: Windows) -> None:
+    async def test_page_can_open_and_close_the_panel(self, windows: Windows) -> None:
         window = await windows.new()
         await expect(window.bell).to_be_visible()
         await window.page.evaluate("() => { inbox.open = true }")
@@ -115,7 +115,7 @@ class TestBell:
         await expect(window.panel).to_be_hidden()
 
     @pytest.mark.parametrize("width", [360, 900])
-    async def test_the_panel_stays_inside_the_window(self, windows: Windows, width: int) -> None:
+    async def test_panel_stays_inside_the_window(self, windows: Windows, width: int) -> None:
         for side in ("start", "end"):
             windows.host.embed(around=f'<div id="{side}">{{}}</div>')
             window = await windows.new()
@@ -131,13 +131,13 @@ class TestBell:
 
 
 class TestList:
-    async def test_what_came_stands_under_its_day_the_newest_first(self, windows: Windows) -> None:
+    async def test_notifications_are_grouped_by_day_newest_first(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two", "Three")
         assert await texts(window) == ["Three", "Two", "One"]
         await expect(window.panel.get_by_role("heading", level=3)).to_have_text(["Today"])
         await expect(window.rows.locator("time").first).to_have_text("now")
 
-    async def test_older_ones_stand_under_yesterday_and_their_dates(self, windows: Windows) -> None:
+    async def test_older_notifications_are_under_yesterday_and_dates(self, windows: Windows) -> None:
         api = windows.host.service
         await imported(api, {"Old": 400, "Day": 3, "Eve": 1})
         await tell(api, "New")
@@ -150,7 +150,7 @@ class TestList:
         assert re.fullmatch(r"\w+day, \w+ \d+, \d{4}", headings[3])
         await expect(window.row("Eve").locator("time")).to_have_text(re.compile(r"\d+:\d\d"))
 
-    async def test_times_stay_right_while_one_looks(self, windows: Windows) -> None:
+    async def test_relative_times_are_updated(self, windows: Windows) -> None:
         await tell(windows.host.service, "One")
         window = await windows.new(go=False)
         await window.page.clock.install()
@@ -162,9 +162,7 @@ class TestList:
         await window.page.clock.fast_forward("25:00:00")
         await expect(window.panel.get_by_role("heading", level=3).first).not_to_have_text("Today")
 
-    async def test_people_have_their_initials_or_their_picture_over_https_only(
-        self, windows: Windows, catalogue: Catalogue
-    ) -> None:
+    async def test_avatars_show_initials_or_https_pictures(self, windows: Windows, catalogue: Catalogue) -> None:
         await windows.context.route(
             "https://pictures.example/**", lambda route: route.fulfill(body=PIXEL, content_type="image/png")
         )
@@ -186,14 +184,14 @@ class TestList:
         await expect(window.page.locator("tocsin-inbox img")).to_have_count(1)
         assert await window.page.locator("tocsin-inbox img").evaluate("(img) => img.naturalWidth") == 1
 
-    async def test_the_message_keeps_its_emphasis_and_its_quote(self, windows: Windows, catalogue: Catalogue) -> None:
+    async def test_message_keeps_emphasis_and_quote(self, windows: Windows, catalogue: Catalogue) -> None:
         await windows.host.service.post({**catalogue.samples["note"]["event"], "notify": {"users": [1]}})
         window = await windows.new()
         await window.open()
         await expect(window.rows.locator("strong")).to_have_text(["Bernita Kilback", "note", "Jane Doe's"])
         await expect(window.rows.locator("em")).to_have_text("Hey John, please have a look!")
 
-    async def test_more_is_loaded_as_one_scrolls_and_nothing_twice(self, windows: Windows) -> None:
+    async def test_scrolling_loads_more_without_duplicates(self, windows: Windows) -> None:
         await many(windows.host.service, 65)
         window = await windows.new()
         await window.open()
@@ -204,7 +202,7 @@ class TestList:
         assert await texts(window) == [f"Note {at}" for at in range(64, -1, -1)]
 
     @pytest.mark.parametrize("attributes", ["", 'mode="page"'])
-    async def test_more_is_loaded_as_long_as_the_end_is_in_sight(self, windows: Windows, attributes: str) -> None:
+    async def test_more_is_loaded_while_the_end_is_visible(self, windows: Windows, attributes: str) -> None:
         await many(windows.host.service, 45)
         windows.host.embed(attributes)
         windows.host.style = "tocsin-inbox { --tocsin-height: 9000px }"
@@ -215,7 +213,7 @@ class TestList:
             await window.open()
         await expect(window.rows).to_have_count(45)
 
-    async def test_in_place_what_follows_in_the_page_can_be_reached(self, windows: Windows) -> None:
+    async def test_page_mode_keeps_content_after_the_list_reachable(self, windows: Windows) -> None:
         await many(windows.host.service, 130)
         windows.host.embed('mode="page"')
         windows.host.body += "<footer>Imprint</footer>"
@@ -231,7 +229,7 @@ class TestList:
         await window.button("Show more").click()
         await expect(window.rows).to_have_count(120)
 
-    async def test_more_is_loaded_by_keyboard_too(self, windows: Windows) -> None:
+    async def test_keyboard_loads_more(self, windows: Windows) -> None:
         await many(windows.host.service, 25)
         window = await windows.new()
         await window.open()
@@ -242,11 +240,11 @@ class TestList:
         await window.page.keyboard.press("End")
         assert "Note 0" in await window.focused()
 
-    async def test_a_row_is_the_link_that_the_kind_has(self, windows: Windows) -> None:
+    async def test_row_links_to_the_url_of_its_kind(self, windows: Windows) -> None:
         window = await opened(windows, "One")
         await expect(window.panel.get_by_role("link")).to_have_attribute("href", "https://crm.example.com/n/One")
 
-    async def test_a_click_tells_the_page_goes_there_and_marks_it_as_read(self, windows: Windows) -> None:
+    async def test_click_fires_event_follows_link_and_marks_read(self, windows: Windows) -> None:
         await windows.context.route(
             "https://crm.example.com/**", lambda route: route.fulfill(body="there", content_type="text/html")
         )
@@ -255,9 +253,7 @@ class TestList:
         await window.page.wait_for_url("https://crm.example.com/n/*")
         await settles(windows.host.service, "Two")
 
-    async def test_the_list_does_not_wait_for_its_links_and_a_click_before_them_leads_there(
-        self, windows: Windows
-    ) -> None:
+    async def test_list_renders_before_links_and_early_clicks_work(self, windows: Windows) -> None:
         asked, known = asyncio.Event(), asyncio.Event()
 
         async def slow(route: Route) -> None:
@@ -277,7 +273,7 @@ class TestList:
         known.set()
         await window.page.wait_for_url("https://crm.example.com/n/One")
 
-    async def test_where_rows_lead_is_asked_once_for_all_that_are_shown(self, windows: Windows) -> None:
+    async def test_links_are_fetched_once_for_all_rows(self, windows: Windows) -> None:
         tabs = [await windows.new() for _ in range(3)]
         looked = asked(windows, "/links?")
         for tab in tabs:
@@ -290,7 +286,7 @@ class TestList:
         await expect(tabs[0].panel.get_by_role("link")).to_have_count(20)
         assert len(looked) == 1
 
-    async def test_what_comes_is_shown_before_it_is_known_where_it_leads(self, windows: Windows) -> None:
+    async def test_new_notification_is_shown_before_its_link_is_loaded(self, windows: Windows) -> None:
         window = await opened(windows, "One")
         await expect(window.panel.get_by_role("link")).to_have_count(1)
         looking = asyncio.Event()
@@ -307,7 +303,7 @@ class TestList:
         await looking.wait()
         await expect(window.panel.get_by_role("link")).to_have_count(1)
 
-    async def test_a_page_that_goes_there_itself_keeps_the_browser_where_it_is(self, windows: Windows) -> None:
+    async def test_page_can_prevent_navigation(self, windows: Windows) -> None:
         window = await opened(windows, "One")
         [id_] = await windows.host.service.ids(1)
         await window.page.evaluate("() => { window.prevents = true }")
@@ -318,7 +314,7 @@ class TestList:
         assert window.page.url == windows.host.origin + "/"
         await settles(windows.host.service)
 
-    async def test_a_click_that_opens_another_tab_marks_it_as_read_and_stays(self, windows: Windows) -> None:
+    async def test_modifier_click_opens_tab_and_marks_read(self, windows: Windows) -> None:
         await windows.context.route(
             "https://crm.example.com/**", lambda route: route.fulfill(body="there", content_type="text/html")
         )
@@ -330,7 +326,7 @@ class TestList:
 
 
 class TestChanges:
-    async def test_one_is_marked_as_read_and_as_unread_by_mouse(self, windows: Windows) -> None:
+    async def test_mouse_marks_read_and_unread(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two")
         await window.row("One").get_by_role("button", name="Mark as read").click()
         await expect(window.badge).to_have_text("1")
@@ -340,7 +336,7 @@ class TestChanges:
         await expect(window.badge).to_have_text("2")
         await settles(windows.host.service, "Two", "One")
 
-    async def test_one_is_deleted_after_some_seconds(self, windows: Windows) -> None:
+    async def test_deletion_is_sent_after_the_undo_time(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two")
         await window.row("One").hover()
         await window.row("One").get_by_role("button", name="Delete").click()
@@ -352,7 +348,7 @@ class TestChanges:
         await settles(windows.host.service, "Two")
         await expect(window.part("toast")).to_be_hidden()
 
-    async def test_a_deletion_that_fails_brings_back_that_one_alone_and_keeps_what_came(self, windows: Windows) -> None:
+    async def test_failed_deletion_restores_only_its_notification(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two", "Three")
         answer = asyncio.Event()
         [*_, one] = await windows.host.service.ids(1)
@@ -379,7 +375,7 @@ class TestChanges:
         assert await texts(window) == ["Four", "Three", "One"]
         await expect(window.badge).to_have_text("3")
 
-    async def test_a_deletion_is_undone_by_mouse(self, windows: Windows) -> None:
+    async def test_deletion_can_be_undone_by_mouse(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two", "Three")
         for message in ("One", "Three"):
             await window.row(message).hover()
@@ -390,21 +386,21 @@ class TestChanges:
         await expect(window.badge).to_have_text("3")
         assert len(await unread_of(windows.host.service)) == 3
 
-    async def test_what_was_deleted_is_gone_at_once_when_the_panel_closes(self, windows: Windows) -> None:
+    async def test_closing_the_panel_sends_pending_deletions(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two")
         await window.row("One").hover()
         await window.row("One").get_by_role("button", name="Delete").click()
         await window.page.keyboard.press("Escape")
         await settles(windows.host.service, "Two")
 
-    async def test_a_deletion_survives_leaving_the_page(self, windows: Windows) -> None:
+    async def test_deletion_is_sent_when_the_page_is_left(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two")
         await window.row("One").hover()
         await window.row("One").get_by_role("button", name="Delete").click()
         await window.go("/plain")
         await settles(windows.host.service, "Two")
 
-    async def test_all_are_marked_as_read_but_for_what_was_not_shown(self, windows: Windows) -> None:
+    async def test_mark_all_as_read_excludes_notifications_not_shown(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two")
         await window.rows.first.hover()
         await tell(windows.host.service, "Three")
@@ -414,7 +410,7 @@ class TestChanges:
         await settles(windows.host.service, "Three")
 
     @pytest.mark.parametrize("tab", ["All", "Unread"])
-    async def test_mark_all_as_read_is_undone(self, windows: Windows, tab: str) -> None:
+    async def test_mark_all_as_read_can_be_undone(self, windows: Windows, tab: str) -> None:
         sent = asked(windows, "PUT ")
         window = await opened(windows, "One", "Two")
         await window.panel.get_by_role("tab", name=tab).click()
@@ -431,9 +427,7 @@ class TestChanges:
         assert sent == []
         assert await unread_of(windows.host.service) == ["Three", "Two", "One"]
 
-    async def test_mark_all_as_read_counts_after_some_seconds_and_not_for_what_came_meanwhile(
-        self, windows: Windows
-    ) -> None:
+    async def test_mark_all_as_read_excludes_later_notifications(self, windows: Windows) -> None:
         await tell(windows.host.service, "One", "Two")
         window = await windows.new(go=False)
         await window.page.clock.install()
@@ -450,7 +444,7 @@ class TestChanges:
         await expect(window.part("toast")).to_be_hidden()
 
     @pytest.mark.parametrize("way", ["close", "leave", "mark"])
-    async def test_what_follows_mark_all_as_read_sends_it_first(self, windows: Windows, way: str) -> None:
+    async def test_next_action_sends_pending_mark_all_as_read(self, windows: Windows, way: str) -> None:
         window = await opened(windows, "One", "Two")
         await window.button("Mark all as read").click()
         await expect(window.badge).to_be_hidden()
@@ -463,7 +457,7 @@ class TestChanges:
             await window.row("One").get_by_role("button", name="Mark as unread").click()
         await settles(windows.host.service, *(["One"] if way == "mark" else []))
 
-    async def test_what_is_read_stays_on_the_tab_of_unread_ones_until_it_is_left(self, windows: Windows) -> None:
+    async def test_read_notification_stays_in_unread_tab_until_tab_changes(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two")
         await window.panel.get_by_role("tab", name="Unread").click()
         await expect(window.rows).to_have_count(2)
@@ -477,7 +471,7 @@ class TestChanges:
         await window.button("Mark all as read").click()
         await expect(window.part("empty")).to_contain_text("all caught up")
 
-    async def test_what_could_not_be_done_is_said_and_put_back(self, windows: Windows) -> None:
+    async def test_failed_action_is_reported_and_reverted(self, windows: Windows) -> None:
         window = await opened(windows, "One")
         await windows.context.route("**/notifications/*/read", lambda route: route.fulfill(status=503, headers=ALLOWED))
         await window.row("One").get_by_role("button", name="Mark as read").click()
@@ -492,21 +486,21 @@ LINES = "line1\nline2\nline3\n\n\nline6"
 
 class TestWholeMessages:
     @pytest.mark.parametrize("message", [LONG.strip(), LINES])
-    async def test_a_long_message_is_read_in_whole_by_mouse(self, windows: Windows, message: str) -> None:
+    async def test_long_message_expands_by_mouse(self, windows: Windows, message: str) -> None:
         window = await self._cut(windows, message)
         await window.button("Read more").click()
         assert await whole(window)
         await window.button("Show less").click()
         assert not await whole(window)
 
-    async def test_a_long_message_is_read_in_whole_by_keyboard(self, windows: Windows) -> None:
+    async def test_long_message_expands_by_keyboard(self, windows: Windows) -> None:
         window = await self._cut(windows, LONG)
         for key in ("ArrowDown", "Tab", "Enter"):
             await window.page.keyboard.press(key)
         assert await whole(window)
         assert await window.focused() == "Show less"
 
-    async def test_a_click_on_a_row_that_leads_nowhere_shows_the_whole_message(self, windows: Windows) -> None:
+    async def test_click_on_row_without_link_expands_the_message(self, windows: Windows) -> None:
         await windows.context.route(
             "**/notifications/links?*", lambda route: route.fulfill(json={"data": {}}, headers=ALLOWED)
         )
@@ -515,12 +509,12 @@ class TestWholeMessages:
         assert await whole(window)
         await settles(windows.host.service)
 
-    async def test_an_empty_inbox_says_what_will_be_there(self, windows: Windows) -> None:
+    async def test_empty_inbox_shows_explanation(self, windows: Windows) -> None:
         window = await windows.new()
         await window.open()
         await expect(window.part("empty")).to_contain_text("New notifications will appear here.")
 
-    async def test_a_long_quote_is_read_in_whole(self, windows: Windows, catalogue: Catalogue) -> None:
+    async def test_long_quote_can_be_expanded(self, windows: Windows, catalogue: Catalogue) -> None:
         note = catalogue.samples["note"]["event"]
         await windows.host.service.post({**note, "notify": {"users": [1]}, "params": {"contact": "Jane", "body": LONG}})
         window = await windows.new()
@@ -528,12 +522,12 @@ class TestWholeMessages:
         await window.button("Read more").click()
         assert await whole(window)
 
-    async def test_a_short_message_has_nothing_to_unfold(self, windows: Windows) -> None:
+    async def test_short_message_has_no_expand_button(self, windows: Windows) -> None:
         window = await opened(windows, "One")
         await expect(window.rows.locator(".time")).to_be_visible()
         await expect(window.button("Read more")).to_have_count(0)
 
-    async def test_addresses_in_a_message_are_links_and_nothing_else_is(self, windows: Windows) -> None:
+    async def test_only_urls_in_a_message_become_links(self, windows: Windows) -> None:
         text = (
             "See https://a.example/x?y=1&z=<b>, (http://b.example/) and HTTPS://C.example/d_(e). "
             "Not javascript:alert(1), ftp://d.example, https://bank.example@evil.example/, https:// or www.e.example!"
@@ -547,7 +541,7 @@ class TestWholeMessages:
         ]
         assert (await texts(window)) == [text]
 
-    async def test_a_link_in_a_message_opens_a_tab_and_marks_it_as_read(self, windows: Windows) -> None:
+    async def test_link_in_message_opens_tab_and_marks_read(self, windows: Windows) -> None:
         await windows.context.route(
             "https://a.example/**", lambda route: route.fulfill(body="there", content_type="text/html")
         )
@@ -559,7 +553,7 @@ class TestWholeMessages:
         assert window.page.url == windows.host.origin + "/"
         assert await window.heard("tocsin-open") == []
 
-    async def test_who_wrote_a_message_of_their_own_stands_above_it(self, windows: Windows) -> None:
+    async def test_custom_message_shows_its_sender(self, windows: Windows) -> None:
         await tell(windows.host.service, "From the service")
         await tell(windows.host.service, "Jane Doe assigned you a lead: sign in again", by=4)
         window = await windows.new()
@@ -586,7 +580,7 @@ async def whole(window: Window) -> bool:
 
 
 class TestKeyboard:
-    async def test_arrows_and_letters_go_up_and_down(self, windows: Windows) -> None:
+    async def test_arrow_keys_and_j_k_move_the_focus(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two", "Three")
         press = window.page.keyboard.press
         for key, there in [
@@ -603,7 +597,7 @@ class TestKeyboard:
             await press(key)
             assert there in await window.focused(), key
 
-    async def test_letters_mark_delete_and_undo(self, windows: Windows) -> None:
+    async def test_shortcut_keys_mark_delete_and_undo(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two", "Three")
         press = window.page.keyboard.press
         await press("j")
@@ -619,7 +613,7 @@ class TestKeyboard:
         assert "Two" in await window.focused()
         assert await texts(window) == ["Three", "Two", "One"]
 
-    async def test_enter_opens(self, windows: Windows) -> None:
+    async def test_enter_key_opens_a_notification(self, windows: Windows) -> None:
         window = await opened(windows, "One")
         await expect(window.panel.get_by_role("link")).to_have_count(1)
         await window.page.evaluate("() => { window.prevents = true }")
@@ -627,7 +621,7 @@ class TestKeyboard:
         await window.page.keyboard.press("Enter")
         assert len(await window.heard("tocsin-open")) == 1
 
-    async def test_letters_do_nothing_outside(self, windows: Windows) -> None:
+    async def test_shortcut_keys_do_nothing_outside_the_inbox(self, windows: Windows) -> None:
         windows.host.embed('mode="page"')
         windows.host.body += '<input aria-label="field">'
         await tell(windows.host.service, "One", "Two")
@@ -639,7 +633,7 @@ class TestKeyboard:
         assert await window.page.get_by_label("field").input_value() == "jeku?"
         await expect(window.panel.get_by_role("heading", name="Keyboard shortcuts")).to_have_count(0)
 
-    async def test_only_one_row_is_in_the_order_of_tabs(self, windows: Windows) -> None:
+    async def test_only_one_row_is_in_the_tab_order(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two", "Three")
         await window.page.keyboard.press("ArrowDown")
         await window.page.keyboard.press("ArrowDown")
@@ -652,7 +646,7 @@ class TestKeyboard:
         await window.page.keyboard.press("Enter")
         assert await texts(window) == ["Three", "One"]
 
-    async def test_a_question_mark_shows_help_and_escape_leads_back(self, windows: Windows) -> None:
+    async def test_question_mark_shows_help_and_escape_returns(self, windows: Windows) -> None:
         window = await opened(windows, "One")
         await window.page.keyboard.press("?")
         await expect(window.panel.get_by_role("heading", name="Keyboard shortcuts")).to_be_visible()
@@ -660,14 +654,14 @@ class TestKeyboard:
         await expect(window.rows).to_have_count(1)
         await expect(window.panel).to_be_visible()
 
-    async def test_tabs_are_chosen_by_arrows(self, windows: Windows) -> None:
+    async def test_arrow_keys_select_tabs(self, windows: Windows) -> None:
         window = await opened(windows, "One")
         await window.panel.get_by_role("tab", name="All").focus()
         await window.page.keyboard.press("ArrowRight")
         await expect(window.panel.get_by_role("tab", name="Unread")).to_have_attribute("aria-selected", "true")
         assert "Unread" in await window.focused()
 
-    async def test_the_focus_stays_when_something_comes(self, windows: Windows) -> None:
+    async def test_focus_stays_when_a_notification_arrives(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two")
         await window.page.keyboard.press("ArrowDown")
         await tell(windows.host.service, "Three")

@@ -70,9 +70,7 @@ async def profile(chromium: Browser) -> AsyncIterator[tuple[CDPSession, str]]:
         await session.detach()
 
 
-async def test_a_tab_that_freezes_leaves_the_stream_to_another_and_catches_up_when_it_thaws(
-    host: Host, chromium: Browser
-) -> None:
+async def test_frozen_tab_hands_over_the_stream_and_catches_up(host: Host, chromium: Browser) -> None:
     async with profile(chromium) as (browser, context):
         one = await Tab(browser).open(context, host.origin)
         await one.becomes_unread(0)
@@ -94,9 +92,7 @@ async def test_a_tab_that_freezes_leaves_the_stream_to_another_and_catches_up_wh
 
 
 @pytest.mark.parametrize("cached", [True, False])
-async def test_a_page_that_is_left_and_come_back_to_has_had_no_stream_and_catches_up(
-    host: Host, *, cached: bool
-) -> None:
+async def test_page_restored_from_history_catches_up(host: Host, *, cached: bool) -> None:
     host.cache = "no-cache" if cached else "no-store"
     async with caching() as chromium, profile(chromium) as (browser, context):
         tab = await Tab(browser).open(context, host.origin)
@@ -131,9 +127,7 @@ async def caching() -> AsyncIterator[Browser]:
 
 
 class TestAppBadge:
-    async def test_the_app_s_badge_goes_with_the_count_where_this_browser_is_the_user_s(
-        self, pushed: Host, chromium: Browser
-    ) -> None:
+    async def test_app_badge_follows_the_count_if_push_is_enabled(self, pushed: Host, chromium: Browser) -> None:
         async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
             await windows.context.add_init_script(SUBSCRIBING + BADGES)
             window = await opened_preferences(windows)
@@ -145,7 +139,7 @@ class TestAppBadge:
             await expect(window.badge).to_be_hidden()
             assert await window.page.evaluate("() => badges") == [1, 0]
 
-    async def test_without_pushes_to_this_browser_the_app_s_badge_is_left_to_the_page(self, windows: Windows) -> None:
+    async def test_app_badge_is_untouched_without_push(self, windows: Windows) -> None:
         await windows.context.add_init_script(BADGES)
         window = await live(windows)
         await tell(windows.host.service, "One")

@@ -70,7 +70,7 @@ async def chromium_with(*args: str) -> AsyncIterator[Browser]:
 
 
 class TestArrival:
-    async def test_the_badge_goes_with_what_comes(self, windows: Windows) -> None:
+    async def test_badge_follows_new_notifications(self, windows: Windows) -> None:
         window = await live(windows)
         await tell(windows.host.service, "One")
         await expect(window.badge).to_have_text("1")
@@ -78,13 +78,13 @@ class TestArrival:
         await expect(window.badge).to_have_text("2")
         await expect(window.page.locator("tocsin-inbox [role=status]")).to_have_text("1 new notification")
 
-    async def test_what_comes_while_nobody_reads_stands_on_top_at_once(self, windows: Windows) -> None:
+    async def test_new_notification_is_on_top_if_the_list_is_idle(self, windows: Windows) -> None:
         window = await opened(windows, "One")
         await tell(windows.host.service, "Two", "Three")
         await expect(window.rows).to_have_count(3)
         assert await texts(window) == ["Three", "Two", "One"]
 
-    async def test_what_comes_while_one_is_down_the_list_waits_and_moves_nothing(self, windows: Windows) -> None:
+    async def test_new_notification_waits_while_the_list_is_scrolled(self, windows: Windows) -> None:
         await many(windows.host.service, 20)
         window = await windows.new()
         await window.open()
@@ -99,7 +99,7 @@ class TestArrival:
         assert "Four" in await window.focused()
         await expect(window.part("pill")).to_be_hidden()
 
-    async def test_what_waits_is_there_when_the_panel_opens_again(self, windows: Windows) -> None:
+    async def test_waiting_notifications_appear_when_the_panel_reopens(self, windows: Windows) -> None:
         window = await opened(windows, "One")
         await window.rows.first.hover()
         await tell(windows.host.service, "Two")
@@ -109,7 +109,7 @@ class TestArrival:
         await expect(window.rows).to_have_count(2)
         await expect(window.part("pill")).to_be_hidden()
 
-    async def test_what_is_done_elsewhere_shows_here(self, windows: Windows) -> None:
+    async def test_changes_of_other_clients_are_shown(self, windows: Windows) -> None:
         api = windows.host.service
         ids = await tell(api, "One", "Two", "Three")
         window = await windows.new()
@@ -130,7 +130,7 @@ class TestArrival:
         await expect(window.badge).to_be_hidden()
         await expect(window.row("Three")).to_have_class("row")
 
-    async def test_where_there_is_no_stream_it_looks_now_and_then(self, windows: Windows) -> None:
+    async def test_inbox_polls_without_a_stream(self, windows: Windows) -> None:
         await windows.context.route(
             "**/notifications/stream",
             lambda route: route.fulfill(status=404, headers={"Access-Control-Allow-Origin": "*"}),
@@ -150,7 +150,7 @@ class TestArrival:
 
 
 class TestTabs:
-    async def test_tabs_of_one_user_share_one_stream_and_all_are_told(self, windows: Windows) -> None:
+    async def test_tabs_of_one_user_share_one_stream(self, windows: Windows) -> None:
         one, two, three = [await windows.new() for _ in range(3)]
         await expect(three.bell).to_be_visible()
         await streams(windows, 1)
@@ -164,7 +164,7 @@ class TestTabs:
         for window in (one, two, three):
             await expect(window.badge).to_be_hidden()
 
-    async def test_when_the_tab_that_streams_closes_another_goes_on_and_nothing_is_lost(self, windows: Windows) -> None:
+    async def test_closing_the_streaming_tab_hands_over_without_loss(self, windows: Windows) -> None:
         one, two = await windows.new(), await windows.new()
         await expect(two.bell).to_be_visible()
         await streams(windows, 1)
@@ -175,14 +175,14 @@ class TestTabs:
         await expect(two.rows).to_have_count(2)
         await streams(windows, 1)
 
-    async def test_a_tab_that_opens_later_knows_the_count_at_once(self, windows: Windows) -> None:
+    async def test_new_tab_knows_the_count_immediately(self, windows: Windows) -> None:
         await tell(windows.host.service, "One")
         await live(windows)
         two = await windows.new()
         await expect(two.badge).to_have_text("1")
         await streams(windows, 1)
 
-    async def test_two_users_in_one_browser_never_share(self, windows: Windows) -> None:
+    async def test_users_in_one_browser_never_share_a_stream(self, windows: Windows) -> None:
         one = await windows.new()
         await expect(one.bell).to_be_visible()
         windows.host.user = 2
@@ -195,9 +195,7 @@ class TestTabs:
         await expect(two.part("empty")).to_be_visible()
         await expect(two.badge).to_be_hidden()
 
-    async def test_over_plain_http_too_any_number_of_tabs_shares_one_stream(
-        self, url: str, leading: Catalogue, host: Host
-    ) -> None:
+    async def test_tabs_share_one_stream_over_plain_http(self, url: str, leading: Catalogue, host: Host) -> None:
         """A browser has six connections to an origin, and over plain http no locks."""
         port = host.origin.rpartition(":")[2]
         host.origin = f"http://crm.test:{port}"
@@ -228,7 +226,7 @@ class TestTabs:
 
 
 class TestNetwork:
-    async def test_it_says_that_it_is_offline_and_catches_up_afterwards(self, windows: Windows) -> None:
+    async def test_offline_state_is_shown_and_inbox_catches_up(self, windows: Windows) -> None:
         window = await opened(windows, "One")
         await streams(windows, 1)
         await windows.context.set_offline(offline=True)
@@ -238,7 +236,7 @@ class TestNetwork:
         await expect(window.part("notice")).to_be_hidden()
         await expect(window.rows).to_have_count(2)
 
-    async def test_what_is_done_offline_is_kept_and_sent_later(self, windows: Windows) -> None:
+    async def test_offline_actions_are_stored_and_sent_later(self, windows: Windows) -> None:
         api = windows.host.service
         ids = await tell(api, "One", "Two", "Three")
         await api.as_user(1, "PUT", f"/notifications/{ids[2]}/read")
@@ -262,7 +260,7 @@ class TestNetwork:
         await expect(window.rows).to_have_count(2)
         assert await texts(window) == ["Three", "One"]
 
-    async def test_all_marked_as_read_offline_is_kept_too(self, windows: Windows) -> None:
+    async def test_offline_mark_all_as_read_is_stored(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two")
         await streams(windows, 1)
         await windows.context.set_offline(offline=True)
@@ -271,7 +269,7 @@ class TestNetwork:
         await windows.context.set_offline(offline=False)
         await settles(windows.host.service)
 
-    async def test_what_could_not_be_sent_outlives_the_page(self, windows: Windows) -> None:
+    async def test_unsent_actions_survive_a_reload(self, windows: Windows) -> None:
         ids = await tell(windows.host.service, "One", "Two")
         window = await windows.new()
         await window.open()
@@ -287,7 +285,7 @@ class TestNetwork:
         await expect(window.badge).to_have_text("1")
         assert ids[0] not in str(await window.page.evaluate("() => JSON.stringify(localStorage)"))
 
-    async def test_what_the_service_refuses_is_not_kept(self, windows: Windows) -> None:
+    async def test_rejected_actions_are_not_stored(self, windows: Windows) -> None:
         window = await opened(windows, "One")
         refusal = {"errors": [{"message": "No.", "code": "unavailable"}]}
         await windows.context.route(
@@ -299,7 +297,7 @@ class TestNetwork:
         assert await window.page.evaluate("() => localStorage.length") == 0
 
     @pytest.mark.parametrize("hangs", ["list", "token"])
-    async def test_what_hangs_is_given_up_with_a_way_to_try_again(self, windows: Windows, hangs: str) -> None:
+    async def test_hanging_request_times_out_with_retry_button(self, windows: Windows, hangs: str) -> None:
         await tell(windows.host.service, "One")
         if hangs == "token":
             windows.host.script = STARTED + HANGING
@@ -318,7 +316,7 @@ class TestNetwork:
         await expect(window.rows).to_have_count(1)
         await streams(windows, 1)
 
-    async def test_an_answer_that_stops_half_way_is_given_up_too(self, windows: Windows) -> None:
+    async def test_stalled_response_times_out(self, windows: Windows) -> None:
         async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             allowed = b"Access-Control-Allow-Origin: *\r\nAccess-Control-Allow-Headers: Authorization\r\n"
             with suppress(asyncio.IncompleteReadError):
@@ -347,7 +345,7 @@ class TestNetwork:
                 await window.page.clock.fast_forward(21_000)
             await expect(window.panel.get_by_role("alert")).to_have_text(re.compile("can.t be reached"))
 
-    async def test_each_apology_is_shown_for_six_seconds(self, windows: Windows) -> None:
+    async def test_error_toast_is_shown_for_six_seconds(self, windows: Windows) -> None:
         await tell(windows.host.service, "One", "Two")
         await windows.context.route("**/notifications/*/read", lambda route: route.fulfill(status=503, headers=ALLOWED))
         window = await windows.new(go=False)
@@ -364,9 +362,7 @@ class TestNetwork:
         await window.page.clock.fast_forward(2_000)
         await expect(window.part("toast")).to_be_hidden()
 
-    async def test_after_a_clean_end_it_waits_as_the_service_says_and_not_all_tabs_alike(
-        self, windows: Windows
-    ) -> None:
+    async def test_stream_reconnects_after_retry_time_with_jitter(self, windows: Windows) -> None:
         ends = "retry: 100000\n\n"
         await windows.context.route(
             "**/notifications/stream",
@@ -387,7 +383,7 @@ class TestNetwork:
         await window.page.clock.fast_forward(60_000)
         await comes(begun, 3)
 
-    async def test_a_service_that_fails_is_told_of_with_a_way_to_try_again(self, windows: Windows) -> None:
+    async def test_service_error_is_shown_with_retry_button(self, windows: Windows) -> None:
         await tell(windows.host.service, "One")
         await windows.context.route(
             "**/notifications?*", lambda route: route.fulfill(status=500, headers={"Access-Control-Allow-Origin": "*"})
@@ -400,7 +396,7 @@ class TestNetwork:
         await window.button("Try again").click()
         await expect(window.rows).to_have_count(1)
 
-    async def test_a_page_that_could_not_be_loaded_is_tried_again_on_demand(self, windows: Windows) -> None:
+    async def test_failed_page_load_can_be_retried(self, windows: Windows) -> None:
         await many(windows.host.service, 25)
         await windows.context.route(SECOND_PAGE, lambda route: route.abort())
         window = await windows.new()
@@ -414,7 +410,7 @@ class TestNetwork:
 
 
 class TestTokens:
-    async def test_a_token_that_is_refused_is_asked_for_again(self, windows: Windows) -> None:
+    async def test_rejected_token_is_requested_again(self, windows: Windows) -> None:
         host = windows.host
         host.lifetime = timedelta(seconds=-60)
         await tell(host.service, "One")
@@ -429,7 +425,7 @@ class TestTokens:
         await tell(host.service, "Two")
         await expect(window.badge).to_have_text("2")
 
-    async def test_another_token_is_asked_for_shortly_before_it_expires(self, windows: Windows) -> None:
+    async def test_token_is_renewed_shortly_before_it_expires(self, windows: Windows) -> None:
         host = windows.host
         host.lifetime = timedelta(seconds=33)
         window = await live(windows)
@@ -441,7 +437,7 @@ class TestTokens:
         await expect(window.badge).to_have_text("1")
         assert await window.heard("tocsin-error") == []
 
-    async def test_a_token_may_be_an_attribute_and_be_replaced(self, windows: Windows) -> None:
+    async def test_token_attribute_can_be_replaced(self, windows: Windows) -> None:
         host = windows.host
         host.script = STARTED
         host.lifetime = timedelta(seconds=-60)
@@ -455,7 +451,7 @@ class TestTokens:
         await window.page.evaluate("(token) => inbox.setAttribute('token', token)", host.token())
         await expect(window.rows).to_have_count(1)
 
-    async def test_a_token_of_somebody_else_shows_nothing_of_the_former(self, windows: Windows) -> None:
+    async def test_token_of_another_user_clears_the_previous_inbox(self, windows: Windows) -> None:
         host = windows.host
         host.script = STARTED
         host.embed(f'token="{host.token(1)}"')
@@ -470,7 +466,7 @@ class TestTokens:
         assert await texts(window) == ["Too", "For two"]
         await streams(windows, 1)
 
-    async def test_without_a_token_nothing_is_asked_and_the_page_is_told_why(self, windows: Windows) -> None:
+    async def test_missing_token_sends_no_request_and_fires_error(self, windows: Windows) -> None:
         windows.host.script = STARTED
         requests = asked(windows, "/notifications")
         window = await windows.new(go=False)
@@ -490,9 +486,7 @@ class TestTokens:
         await expect(window.rows).to_have_count(1)
 
     @pytest.mark.parametrize("failures", [1, 3])
-    async def test_a_provider_that_fails_at_first_is_asked_again_until_it_works(
-        self, windows: Windows, failures: int
-    ) -> None:
+    async def test_failing_token_callback_is_retried(self, windows: Windows, failures: int) -> None:
         windows.host.script = STARTED + FAILING.replace("FAILURES", str(failures))
         await tell(windows.host.service, "One")
         window = await windows.new(go=False)
@@ -506,7 +500,7 @@ class TestTokens:
         await expect(window.badge).to_have_text("2")
         assert {(event["status"], event["code"]) for event in await window.heard("tocsin-error")} == {(0, "token")}
 
-    async def test_a_provider_that_failed_is_asked_at_once_when_the_network_is_back(self, windows: Windows) -> None:
+    async def test_token_callback_is_retried_when_the_network_returns(self, windows: Windows) -> None:
         windows.host.script = STARTED + FAILING.replace("FAILURES", "2")
         await tell(windows.host.service, "One")
         window = await windows.new()
@@ -516,9 +510,7 @@ class TestTokens:
         await streams(windows, 1)
 
     @pytest.mark.parametrize("given", ["<!doctype html><title>Sign in</title>", "", None, "e30.e30", 7])
-    async def test_a_provider_that_has_no_token_means_signed_out_until_it_has_one(
-        self, windows: Windows, given: Any
-    ) -> None:
+    async def test_token_callback_without_token_means_signed_out(self, windows: Windows, given: Any) -> None:
         provider = (
             f"inbox.tokenProvider = async () => window.signedIn ? (await fetch('/token')).text() : {json.dumps(given)};"
         )
@@ -536,7 +528,7 @@ class TestTokens:
         await tell(windows.host.service, "Two")
         await expect(window.badge).to_have_text("2")
 
-    async def test_a_session_that_was_refused_goes_on_when_somebody_looks_again(self, windows: Windows) -> None:
+    async def test_rejected_session_resumes_when_the_page_is_visible(self, windows: Windows) -> None:
         host = windows.host
         host.lifetime = timedelta(seconds=-60)
         window = await windows.new()

@@ -117,9 +117,7 @@ async def picture(window: Window, name: str) -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [900, 360])
-async def test_every_state_is_without_barriers_in_both_themes(
-    host: Host, chromium: Browser, theme: Any, width: int
-) -> None:
+async def test_every_state_is_accessible_in_both_themes(host: Host, chromium: Browser, theme: Any, width: int) -> None:
     await everything(host)
     found = {}
     for name, reach in STATES.items():
@@ -133,7 +131,7 @@ async def test_every_state_is_without_barriers_in_both_themes(
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-async def test_so_are_the_states_with_nothing_to_show(host: Host, chromium: Browser, theme: Any) -> None:
+async def test_empty_states_are_accessible_in_both_themes(host: Host, chromium: Browser, theme: Any) -> None:
     async def fails(window: Window) -> None:
         await window.page.route("**/notifications?*", lambda route: route.abort())
         await window.open()
@@ -161,7 +159,7 @@ async def test_so_are_the_states_with_nothing_to_show(host: Host, chromium: Brow
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-async def test_a_theme_that_is_set_goes_before_that_of_the_system(host: Host, chromium: Browser, theme: str) -> None:
+async def test_theme_attribute_overrides_the_system_theme(host: Host, chromium: Browser, theme: str) -> None:
     host.embed(f'theme="{theme}"')
     await tell(host.service, "One")
     other = "dark" if theme == "light" else "light"
@@ -175,7 +173,7 @@ async def test_a_theme_that_is_set_goes_before_that_of_the_system(host: Host, ch
 @pytest.mark.parametrize(
     ("says", "background"), [("", WHITE), ("light", WHITE), ("dark", BLACK), ("light dark", BLACK)]
 )
-async def test_without_a_theme_the_panel_has_the_colour_scheme_of_the_page(
+async def test_default_theme_is_the_color_scheme_of_the_page(
     host: Host, chromium: Browser, says: str, background: str
 ) -> None:
     host.style = f":root {{ color-scheme: {says} }}" if says else ""
@@ -210,7 +208,7 @@ NAMES_OF_PAGES = {name: name for name in COLOURS} | {
 """What pages call their colours, each of which a page may hand to the element."""
 
 
-async def test_a_page_may_name_its_colours_as_it_likes_and_hand_them_on(host: Host, chromium: Browser) -> None:
+async def test_page_can_set_colors_by_custom_properties(host: Host, chromium: Browser) -> None:
     own = "".join(f"--{NAMES_OF_PAGES[name]}: {value};" for name, value in COLOURS.items())
     handed = "".join(f"--tocsin-{name}: var(--{NAMES_OF_PAGES[name]});" for name in COLOURS)
     host.style = f":root {{ {own} --shade: red; --left: 1px; --room: 2px; --hue: none }} tocsin-inbox {{ {handed} }}"
@@ -259,7 +257,7 @@ TEXT_OF_A_PAGE = {
 }
 
 
-async def test_what_the_page_says_about_its_text_ends_at_the_panel(host: Host, chromium: Browser) -> None:
+async def test_text_styles_of_the_page_do_not_affect_the_panel(host: Host, chromium: Browser) -> None:
     looks = """(found, names) => names.map((name) => getComputedStyle(found).getPropertyValue(name))"""
     kept = {}
     for style in ("", "".join(f"{name}: {value};" for name, value in TEXT_OF_A_PAGE.items())):
@@ -272,9 +270,7 @@ async def test_what_the_page_says_about_its_text_ends_at_the_panel(host: Host, c
     assert kept[True] == kept[False]
 
 
-async def test_a_sentence_reads_in_its_own_direction_in_a_page_from_right_to_left(
-    host: Host, chromium: Browser
-) -> None:
+async def test_sentence_keeps_its_direction_in_right_to_left_pages(host: Host, chromium: Browser) -> None:
     host.body = host.body.replace("<header>", '<header dir="rtl">')
     await tell(host.service, "One", by=4)
     async with browsing(chromium, host) as windows:
@@ -302,7 +298,7 @@ async def test_a_sentence_reads_in_its_own_direction_in_a_page_from_right_to_lef
         assert abs(box["x"] + box["width"] - text["x"] - text["width"]) < 1
 
 
-async def test_nothing_of_the_page_shows_between_two_unread_rows(host: Host, chromium: Browser) -> None:
+async def test_unread_rows_have_no_gap(host: Host, chromium: Browser) -> None:
     host.style = "tocsin-inbox { --tocsin-unread: rgb(0, 0, 255); --tocsin-border: rgb(0, 0, 255); font-size: 13.3px }"
     async with browsing(chromium, host, device_scale_factor=1.1) as windows:
         window = await opened(windows, *[f"Note {at}" for at in range(6)])
@@ -328,7 +324,7 @@ async def test_nothing_of_the_page_shows_between_two_unread_rows(host: Host, chr
         assert colours == ["0,0,255"]
 
 
-async def test_only_what_leads_somewhere_has_the_hand(
+async def test_only_rows_with_links_have_the_pointer_cursor(
     url: str, catalogue: Catalogue, chromium: Browser, host: Host
 ) -> None:
     async with browsing(chromium, host) as windows:
@@ -360,7 +356,7 @@ async def outline(window: Window) -> str:
     return found
 
 
-async def test_a_page_of_its_own_shows_the_list_in_place(host: Host, chromium: Browser) -> None:
+async def test_page_mode_shows_the_list_in_place(host: Host, chromium: Browser) -> None:
     host.embed('mode="page"', around="{}")
     await everything(host)
     async with browsing(chromium, host, viewport={"width": 720, "height": 900}) as windows:
@@ -379,7 +375,7 @@ async def test_a_page_of_its_own_shows_the_list_in_place(host: Host, chromium: B
         await picture(window, "page-new")
 
 
-async def test_names_of_the_other_direction_leave_the_sentence_as_it_is(host: Host, chromium: Browser) -> None:
+async def test_bidi_names_do_not_reorder_the_sentence(host: Host, chromium: Browser) -> None:
     await people_and_words(host)
     async with browsing(chromium, host) as windows:
         window = await windows.new()
@@ -392,7 +388,7 @@ async def test_names_of_the_other_direction_leave_the_sentence_as_it_is(host: Ho
         assert await window.barriers() == []
 
 
-async def test_a_page_from_right_to_left_is_a_mirror(host: Host, chromium: Browser) -> None:
+async def test_right_to_left_page_mirrors_the_layout(host: Host, chromium: Browser) -> None:
     await people_and_words(host)
     host.body = host.body.replace("<header>", '<header dir="rtl">')
     async with browsing(chromium, host) as windows:
@@ -409,7 +405,7 @@ async def test_a_page_from_right_to_left_is_a_mirror(host: Host, chromium: Brows
         assert await window.barriers() == []
 
 
-async def test_long_words_break_and_widen_nothing(host: Host, chromium: Browser) -> None:
+async def test_long_words_break_without_widening_the_panel(host: Host, chromium: Browser) -> None:
     await people_and_words(host)
     host.lang = "de"
     async with browsing(chromium, host, viewport={"width": 360, "height": 720}) as windows:
@@ -450,7 +446,7 @@ async def people_and_words(host: Host) -> None:
     ("lang", "title"),
     [("da", "Notifikationer"), ("de-AT", "Benachrichtigungen"), ("en-GB", "Notifications"), ("fr", "Notifications")],
 )
-async def test_it_speaks_the_language_of_the_page(host: Host, chromium: Browser, lang: str, title: str) -> None:
+async def test_inbox_uses_the_language_of_the_page(host: Host, chromium: Browser, lang: str, title: str) -> None:
     host.lang = lang
     await tell(host.service, "One")
     async with browsing(chromium, host) as windows:
@@ -471,7 +467,7 @@ inbox.words = {
 """
 
 
-async def test_a_page_gives_words_of_its_own_for_a_language_that_there_is_not(host: Host, chromium: Browser) -> None:
+async def test_page_can_supply_words_for_another_language(host: Host, chromium: Browser) -> None:
     host.lang = "fr"
     host.script += FRENCH
     await imported(host.service, {"Eve": 1})
@@ -491,7 +487,7 @@ async def test_a_page_gives_words_of_its_own_for_a_language_that_there_is_not(ho
         await expect(window.button("Mark all as read")).to_be_visible()
 
 
-async def test_the_browsers_language_counts_where_the_page_has_none(host: Host, chromium: Browser) -> None:
+async def test_browser_language_is_the_fallback(host: Host, chromium: Browser) -> None:
     host.lang = ""
     async with browsing(chromium, host, locale="da-DK") as windows:
         window = await windows.new()
@@ -514,7 +510,7 @@ HOSTILE = [
 ]
 
 
-async def test_what_strangers_write_is_words_and_nothing_else(windows: Windows) -> None:
+async def test_user_text_is_never_interpreted_as_markup(windows: Windows) -> None:
     window = await opened(windows, *HOSTILE)
     await expect(
         window.rows.locator(":is(img, script, svg[onload], style, h1, [onerror], [onload], [style]):not(.avatar)")
@@ -532,7 +528,7 @@ async def test_what_strangers_write_is_words_and_nothing_else(windows: Windows) 
     assert all(box["height"] < 180 for box in boxes if box)
 
 
-async def test_markup_that_the_service_never_makes_is_taken_apart(windows: Windows) -> None:
+async def test_unexpected_markup_is_sanitized(windows: Windows) -> None:
     """Even if the service were wrong: its answers are changed on their way."""
     [id_] = await tell(windows.host.service, "One")
     evil = (
@@ -565,7 +561,7 @@ async def test_markup_that_the_service_never_makes_is_taken_apart(windows: Windo
     window.complaints.clear()
 
 
-async def test_a_plain_page_without_any_policy_needs_two_lines(host: Host, chromium: Browser) -> None:
+async def test_page_without_csp_needs_two_lines(host: Host, chromium: Browser) -> None:
     host.strict, host.script = False, STARTED
     host.embed(f'token="{host.token()}"', around="{}")
     await tell(host.service, "One")
@@ -574,7 +570,7 @@ async def test_a_plain_page_without_any_policy_needs_two_lines(host: Host, chrom
         await shown(window)
 
 
-async def test_slots_and_properties_are_the_pages_own(host: Host, chromium: Browser) -> None:
+async def test_page_can_fill_slots(host: Host, chromium: Browser) -> None:
     host.embed(inside='<b slot="bell">Post</b><i slot="empty">Nothing, dear</i><u slot="header">Beta</u>')
     async with browsing(chromium, host) as windows:
         window = await windows.new()
@@ -586,7 +582,7 @@ async def test_slots_and_properties_are_the_pages_own(host: Host, chromium: Brow
         assert await window.panel.evaluate("(panel) => getComputedStyle(panel).backgroundColor") == "rgb(1, 2, 3)"
 
 
-async def test_properties_set_before_the_component_came_are_kept(host: Host, chromium: Browser) -> None:
+async def test_properties_set_before_upgrade_are_kept(host: Host, chromium: Browser) -> None:
     host.script = STARTED + 'inbox.mode = "page"; inbox.tokenProvider = async () => (await fetch("/token")).text();'
     await tell(host.service, "One")
     async with browsing(chromium, host) as windows:
@@ -600,7 +596,7 @@ async def later(route: Any) -> None:
     await route.continue_()
 
 
-async def test_who_wants_less_motion_or_forced_colours_gets_them(host: Host, chromium: Browser) -> None:
+async def test_reduced_motion_and_forced_colors_are_respected(host: Host, chromium: Browser) -> None:
     await everything(host)
     async with browsing(chromium, host, reduced_motion="reduce", forced_colors="active") as windows:
         window = await windows.new()
@@ -613,7 +609,7 @@ async def test_who_wants_less_motion_or_forced_colours_gets_them(host: Host, chr
         assert await switch.evaluate("(switch_) => getComputedStyle(switch_, '::after').transitionProperty") == "none"
 
 
-async def test_everything_to_press_is_at_least_24_pixels(windows: Windows) -> None:
+async def test_controls_are_at_least_24_pixels(windows: Windows) -> None:
     window = await opened(windows, "One", "Two " * 120)
     await expect(window.button("Read more")).to_be_visible()
     for reach in ("list", "preferences"):
@@ -628,7 +624,7 @@ async def test_everything_to_press_is_at_least_24_pixels(windows: Windows) -> No
         assert small == []
 
 
-async def test_many_rows_and_zoomed_text_break_nothing(host: Host, chromium: Browser) -> None:
+async def test_many_rows_and_zoomed_text_fit(host: Host, chromium: Browser) -> None:
     await many(host.service, 30)
     async with browsing(chromium, host, viewport={"width": 450, "height": 380}) as windows:
         window = await windows.new()

@@ -39,14 +39,14 @@ async def becomes(api: Api, name: str, value: Any) -> None:
 
 
 class TestPreferences:
-    async def test_every_kind_has_its_switches_in_groups(self, windows: Windows) -> None:
+    async def test_preferences_show_switches_for_every_kind_in_groups(self, windows: Windows) -> None:
         window = await opened_preferences(windows)
         kinds = (await windows.host.service.as_user(1, "GET", "/notifications/kinds")).json()["data"]
         await expect(window.panel.get_by_role("switch")).to_have_count(2 * len(kinds))
         groups = list(dict.fromkeys(kind["group_label"] for kind in kinds))
         assert await window.panel.locator("table").evaluate_all("(all) => all.map((one) => one.ariaLabel)") == groups
 
-    async def test_a_switch_counts_at_once_by_mouse_and_by_keyboard(self, windows: Windows) -> None:
+    async def test_preference_switch_is_saved_by_mouse_and_keyboard(self, windows: Windows) -> None:
         window = await opened_preferences(windows)
         switch = window.panel.get_by_role("switch", name="Mention: Phone")
         await expect(switch).to_be_checked()
@@ -76,7 +76,7 @@ class TestPreferences:
         await window.button("Remove these quiet hours").click()
         await becomes(api, "quiet_hours", [])
 
-    async def test_what_is_refused_is_said_and_put_back(self, windows: Windows) -> None:
+    async def test_rejected_preference_is_reported_and_reverted(self, windows: Windows) -> None:
         window, api = await opened_preferences(windows), windows.host.service
         await window.button("Add quiet hours").click()
         await expect(window.panel.get_by_label("To", exact=True)).to_be_visible()
@@ -85,7 +85,7 @@ class TestPreferences:
         await expect(window.panel.get_by_label("To", exact=True)).to_have_value("07:00")
         assert (await held(api))["quiet_hours"][0]["to"] == "07:00"
 
-    async def test_a_pause_of_an_hour_and_one_till_tomorrow(self, windows: Windows) -> None:
+    async def test_pause_lasts_an_hour_or_until_tomorrow(self, windows: Windows) -> None:
         window, api = await opened_preferences(windows), windows.host.service
         await window.button("For 1 hour").click()
         await expect(window.panel.get_by_text("Paused until")).to_be_visible()
@@ -99,7 +99,7 @@ class TestPreferences:
         shown = await window.page.evaluate("(text) => new Date(text + 'Z').getHours()", str(until).replace(" ", "T"))
         assert shown == 8
 
-    async def test_a_pause_stands_above_the_list_and_ends_there(self, windows: Windows) -> None:
+    async def test_pause_is_shown_above_the_list_and_can_be_ended(self, windows: Windows) -> None:
         api = windows.host.service
         until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
         await api.as_user(1, "PATCH", "/notifications/preferences", json={"paused_until": until})
@@ -118,7 +118,7 @@ class TestPreferences:
         await expect(window.part("paused")).to_contain_text("Paused until")
 
     @pytest.mark.parametrize(("chosen", "becomes_"), [(None, "Europe/Copenhagen"), ("Asia/Tokyo", "Asia/Tokyo")])
-    async def test_the_first_quiet_hours_go_by_the_browsers_clock_where_none_was_chosen(
+    async def test_first_quiet_hours_set_the_browsers_time_zone(
         self, host: Host, chromium: Browser, chosen: str | None, becomes_: str
     ) -> None:
         await host.service.as_user(1, "PATCH", "/notifications/preferences", json={"time_zone": chosen})
@@ -130,7 +130,7 @@ class TestPreferences:
             await becomes(host.service, "time_zone", becomes_)
             assert [hours["from"] for hours in (await held(host.service))["quiet_hours"]] == ["20:00"]
 
-    async def test_utc_that_was_chosen_stays(self, host: Host, chromium: Browser) -> None:
+    async def test_chosen_utc_time_zone_is_kept(self, host: Host, chromium: Browser) -> None:
         async with browsing(chromium, host, timezone_id="Europe/Copenhagen") as windows:
             window = await opened_preferences(windows)
             for zone in ("Asia/Tokyo", "UTC"):
@@ -141,7 +141,7 @@ class TestPreferences:
             await becomes(host.service, "quiet_hours", [])
             assert (await held(host.service))["time_zone"] == "UTC"
 
-    async def test_the_last_day_of_quiet_hours_can_not_be_taken_away_and_it_says_why(self, windows: Windows) -> None:
+    async def test_last_day_of_quiet_hours_cannot_be_removed(self, windows: Windows) -> None:
         window, api = await opened_preferences(windows), windows.host.service
         hours = [{"days": ["sun"], "from": "20:00", "to": "07:00"}]
         await api.as_user(1, "PATCH", "/notifications/preferences", json={"quiet_hours": hours})
@@ -152,14 +152,14 @@ class TestPreferences:
         await expect(window.panel.get_by_role("checkbox", name="Sunday")).to_be_checked()
         assert (await held(api))["quiet_hours"] == hours
 
-    async def test_the_time_zone_is_chosen(self, windows: Windows) -> None:
+    async def test_time_zone_can_be_chosen(self, windows: Windows) -> None:
         window, api = await opened_preferences(windows), windows.host.service
         zone = window.panel.get_by_label("Time zone")
         await expect(zone).to_have_value("UTC")
         await zone.select_option("Europe/Copenhagen")
         await becomes(api, "time_zone", "Europe/Copenhagen")
 
-    async def test_back_and_escape_lead_to_the_list_and_the_focus_back(self, windows: Windows) -> None:
+    async def test_back_and_escape_return_to_the_list_and_focus(self, windows: Windows) -> None:
         await tell(windows.host.service, "One")
         window = await opened_preferences(windows)
         await window.page.keyboard.press("Escape")
@@ -169,7 +169,7 @@ class TestPreferences:
         await window.button("Back").click()
         await expect(window.rows).to_have_count(1)
 
-    async def test_without_the_service_it_says_so_and_tries_again(self, windows: Windows) -> None:
+    async def test_preferences_report_an_outage_and_can_retry(self, windows: Windows) -> None:
         window = await windows.new()
         await window.page.route("**/notifications/kinds", lambda route: route.abort())
         await window.open()
@@ -179,7 +179,7 @@ class TestPreferences:
         await window.button("Try again").click()
         await expect(window.panel.get_by_role("switch").first).to_be_visible()
 
-    async def test_what_the_operator_locked_can_not_be_changed(
+    async def test_locked_preferences_cannot_be_changed(
         self, url: str, catalogue: Catalogue, chromium: Browser, tmp_path: Path
     ) -> None:
         rules = tmp_path / "preferences.toml"
@@ -200,7 +200,7 @@ class TestPreferences:
 
 
 class TestPush:
-    async def test_it_is_switched_on_and_off(self, pushed: Host, chromium: Browser) -> None:
+    async def test_browser_push_is_switched_on_and_off(self, pushed: Host, chromium: Browser) -> None:
         async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
             await windows.context.add_init_script(SUBSCRIBING)
             window = await opened_preferences(windows)
@@ -208,7 +208,7 @@ class TestPush:
             await switched(window, on=True)
             await switched(window, on=False)
 
-    async def test_what_comes_is_shown_by_the_worker_and_closed_when_it_is_read(
+    async def test_service_worker_shows_push_and_closes_it_when_read(
         self, pushed: Host, chromium: Browser, phones: Phones
     ) -> None:
         async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
@@ -228,7 +228,7 @@ class TestPush:
             await window.row("Two").get_by_role("button", name="Mark as read").click()
             await reaches(lambda: banners(window), [])
 
-    async def test_a_click_tells_the_page_and_opens_the_link(self, pushed: Host, chromium: Browser) -> None:
+    async def test_click_on_push_notifies_page_and_opens_link(self, pushed: Host, chromium: Browser) -> None:
         async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
             await windows.context.add_init_script(SUBSCRIBING)
             window = await opened_preferences(windows)
@@ -251,7 +251,7 @@ class TestPush:
                 assert await clicked(windows) == opens
             await reaches(lambda: pushed.service.unread(1), 0)
 
-    async def test_a_push_that_is_none_breaks_nothing(self, pushed: Host, chromium: Browser) -> None:
+    async def test_invalid_push_is_ignored_by_the_service_worker(self, pushed: Host, chromium: Browser) -> None:
         async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
             await windows.context.add_init_script(SUBSCRIBING)
             window = await opened_preferences(windows)
@@ -262,7 +262,7 @@ class TestPush:
             await deliver(window, {"title": "A", "body": "B", "tag": "x", "badge": "many", "clear": "all"})
             assert await banners(window) == [("A", "B", "x")]
 
-    async def test_another_key_of_the_service_means_another_subscription(self, pushed: Host, chromium: Browser) -> None:
+    async def test_changed_vapid_key_renews_the_subscription(self, pushed: Host, chromium: Browser) -> None:
         async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
             await windows.context.add_init_script(SUBSCRIBING)
             window = await opened_preferences(windows)
@@ -272,7 +272,7 @@ class TestPush:
             await reaches(lambda: window.page.evaluate("() => subscribed.length"), 2)
             assert await browsers_of(pushed.service) == 1
 
-    async def test_a_worker_of_another_origin_is_never_made_a_script(self, pushed: Host, chromium: Browser) -> None:
+    async def test_service_worker_of_another_origin_is_rejected(self, pushed: Host, chromium: Browser) -> None:
         pushed.embed('worker="https://evil.example/worker.js"')
         async with browsing(chromium, pushed, permissions=["notifications"]) as windows:
             await windows.context.add_init_script(SUBSCRIBING)
@@ -283,13 +283,13 @@ class TestPush:
             window.complaints.clear()
             assert await window.page.evaluate("() => subscribed") == []
 
-    async def test_the_switch_hides_where_it_can_do_nothing(self, windows: Windows) -> None:
+    async def test_browser_push_switch_is_hidden_if_unsupported(self, windows: Windows) -> None:
         for attributes in ("", 'worker="/worker.js"'):  # no worker; a service that pushes to no browser
             windows.host.embed(attributes)
             window = await opened_preferences(windows)
             await expect(window.panel.get_by_text("Notify me in this browser")).to_have_count(0)
 
-    async def test_a_browser_that_blocks_says_so(self, pushed: Host, chromium: Browser) -> None:
+    async def test_blocked_browser_push_is_reported(self, pushed: Host, chromium: Browser) -> None:
         async with browsing(chromium, pushed) as windows:
             await windows.context.add_init_script(
                 "Object.defineProperty(Notification, 'permission', { value: 'denied' })"

@@ -12,7 +12,7 @@ SUITES = sorted((WEB / "tests").glob("*.test.js"))
 
 @pytest.mark.skipif(not shutil.which("node"), reason="there is no node here")
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
-def test_a_module_does_what_its_suite_says(suite: Path) -> None:
+def test_node_test_suite_passes(suite: Path) -> None:
     done = subprocess.run(["node", "--test", str(suite)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout
     assert "# fail 0" in done.stdout

@@ -33,7 +33,7 @@ async function tab({ provider = null, given = token() } = {}) {
 
 const STREAM = /stream/;
 
-test("a stream that begins asks for the list and is live", async () => {
+test("stream start requests the list and is live", async () => {
   const { heard } = await tab();
   assert.deepEqual(heard, [["fresh", undefined], ["state", "live"]]);
   service.send("count", { unread: 3 });
@@ -41,7 +41,7 @@ test("a stream that begins asks for the list and is live", async () => {
   assert.deepEqual(heard.at(-1), ["count", { unread: 3 }]);
 });
 
-test("after a restart of the service it goes on behind the last event, and not before the pause that was asked for", async () => {
+test("stream resumes after the last event and waits for the retry time after a service restart", async () => {
   const { heard, states } = await tab();
   service.raw("retry: 10000\nid: 41\nevent: count\ndata: {\"unread\":1}\n\n");
   await settled();
@@ -54,7 +54,7 @@ test("after a restart of the service it goes on behind the last event, and not b
   assert.equal(heard.filter(([event]) => event === "fresh").length, 1);
 });
 
-test("a stream that is silent for 40 seconds is opened again, one with beats is not", async () => {
+test("stream without keepalive for 40 seconds is reopened", async () => {
   await tab();
   for (let beat = 0; beat < 4; beat += 1) {
     await pass(15_000);
@@ -66,7 +66,7 @@ test("a stream that is silent for 40 seconds is opened again, one with beats is 
   assert.equal(service.asked(STREAM).length, 2);
 });
 
-test("failures are repeated after 1, 2, 4 ... seconds, and after 30 at most", async () => {
+test("reconnect backs off after 1, 2, 4 ... up to 30 seconds", async () => {
   service.reply(STREAM, unreachable, 8);
   await tab();
   const times = [];
@@ -81,7 +81,7 @@ test("failures are repeated after 1, 2, 4 ... seconds, and after 30 at most", as
   assert.deepEqual(pauses.slice(0, 7), [1, 2, 4, 8, 16, 30, 30].map((seconds) => seconds * 0.75)); // 0.5 + random / 2
 });
 
-test("a service that is asked too often is given the time that it asks for", async () => {
+test("rate limit response is honored by its Retry-After", async () => {
   service.reply(STREAM, () => refusal(429, "too_many_requests", { "Retry-After": "20" }));
   await tab();
   await pass(18_000);
@@ -90,7 +90,7 @@ test("a service that is asked too often is given the time that it asks for", asy
   assert.equal(service.asked(STREAM).length, 2);
 });
 
-test("where there is no stream the list is looked at each 30 seconds", async () => {
+test("list is polled every 30 seconds without a stream", async () => {
   service.reply(STREAM, () => refusal(404), 9);
   service.arrive("One");
   const { heard, states } = await tab();
@@ -103,7 +103,7 @@ test("where there is no stream the list is looked at each 30 seconds", async () 
   assert.deepEqual(heard.find(([event]) => event === "page")[1].data.map(({ id }) => id), ["One"]);
 });
 
-test("a token that is refused ends it, until there is another", async () => {
+test("rejected token stops the feed until there is a new one", async () => {
   service.reply(STREAM, () => refusal(401, "token"));
   const { client, feed, heard } = await tab();
   assert.deepEqual(heard.at(-1), ["refused", { status: 401, code: "token", message: "token" }]);
@@ -115,7 +115,7 @@ test("a token that is refused ends it, until there is another", async () => {
   assert.equal(service.streams, 1);
 });
 
-test("it goes on with a new token 30 seconds before the last ends", async () => {
+test("token is renewed 30 seconds before it expires", async () => {
   const given = [];
   const provider = () => { given.push(Date.now()); return token({ seconds: 100 }); };
   await tab({ provider, given: null });
@@ -127,7 +127,7 @@ test("it goes on with a new token 30 seconds before the last ends", async () => 
   assert.deepEqual([given.length, service.asked(STREAM).length, service.streams], [2, 2, 1]);
 });
 
-test("of all tabs of a user one streams, and another takes over when that leaves", async () => {
+test("one tab of a user streams and another takes over when it closes", async () => {
   const [first, second] = [await tab(), await tab()];
   assert.equal(service.asked(STREAM).length, 1);
   service.send("count", { unread: 7 });
@@ -142,7 +142,7 @@ test("of all tabs of a user one streams, and another takes over when that leaves
   assert.deepEqual(first.heard.at(-1), ["count", { unread: 7 }]);
 });
 
-test("users do not share a stream, and a token without a name shares with nobody", async () => {
+test("users do not share a stream and a token without sub shares none", async () => {
   await tab({ given: token({ sub: "1" }) });
   await tab({ given: token({ sub: "2" }) });
   await tab({ given: token({ sub: null }) });
@@ -150,7 +150,7 @@ test("users do not share a stream, and a token without a name shares with nobody
   assert.equal(service.streams, 4);
 });
 
-test("what stops waits for nothing any more", async () => {
+test("stopped feed has no pending timers", async () => {
   service.reply(STREAM, never);
   const { feed } = await tab();
   feed.stop();

@@ -16,13 +16,13 @@ tocsin_pushes_due{lane="apns/default"} 5.0
 tocsin_lane_stopped{lane="apns/default"} 1.0
 `;
 
-test("a quantile is interpolated within its bucket, and unknown where nothing was counted", () => {
+test("quantile is interpolated within its bucket and unknown without samples", () => {
   const buckets = new Map([[1, 2], [2, 4], [Infinity, 8]]);
   assert.equal(quantile(0.5, new Map()), null);
   assert.deepEqual([1 / 8, 3 / 8, 0.99].map((part) => quantile(part, buckets)), [0.5, 1.5, 2]);
 });
 
-test("rates and percentiles are right, and each process counts for itself", () => {
+test("rates and percentiles are computed per process", () => {
   const measures = new Measures();
   const [first, second, third, fourth] = [
     { process: 1, events: 10, pushes: 5, errors: 1 },

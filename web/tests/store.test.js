@@ -38,7 +38,7 @@ async function open({ provider = null, given = token(), load = true } = {}) {
   return made;
 }
 
-test("the list is shown, and goes on as notifications arrive", async () => {
+test("list is shown and updated as notifications arrive", async () => {
   service.arrive("One", "Two");
   const { inbox, told, shown } = await open();
   assert.deepEqual([shown(), inbox.unread], [["Two", "One"], 2]);
@@ -47,7 +47,7 @@ test("the list is shown, and goes on as notifications arrive", async () => {
   assert.deepEqual([shown(), inbox.unread, told.arrived], [["Three", "Two", "One"], 3, 1]);
 });
 
-test("a token callback that fails at first is asked again, and then all is live", async () => {
+test("failing token callback is retried until the feed is live", async () => {
   service.arrive("One");
   let calls = 0;
   const provider = () => { if ((calls += 1) === 1) throw new TypeError("Failed to fetch"); return token(); };
@@ -59,7 +59,7 @@ test("a token callback that fails at first is asked again, and then all is live"
   assert.deepEqual([shown(), inbox.connection, service.streams], [["One"], "live", 1]);
 });
 
-test("a user who is signed out is not asked for again until somebody looks", async () => {
+test("signed-out token callback is not retried until the page is visible", async () => {
   let calls = 0;
   const { inbox, told } = await open({ provider: () => { calls += 1; return null; }, given: null, load: false });
   await pass(60_000);
@@ -69,7 +69,7 @@ test("a user who is signed out is not asked for again until somebody looks", asy
   assert.equal(calls, 2);
 });
 
-test("a list that hangs is given up after 20 seconds, and can be asked for again", async () => {
+test("list request times out after 20 seconds and can be retried", async () => {
   service.arrive("One");
   service.reply(/\/notifications\?/, never);
   const { inbox, shown } = await open();
@@ -82,7 +82,7 @@ test("a list that hangs is given up after 20 seconds, and can be asked for again
   assert.deepEqual([shown(), inbox.lists.all.error], [["One"], null]);
 });
 
-test("a deletion can be undone, and is sent when it no longer can", async () => {
+test("deletion can be undone and is sent after the undo time", async () => {
   service.arrive("One", "Two");
   const { inbox, shown } = await open();
   inbox.remove("Two");
@@ -97,7 +97,7 @@ test("a deletion can be undone, and is sent when it no longer can", async () => 
   assert.deepEqual([shown(), inbox.notes.has("Two")], [["One"], false]);
 });
 
-test("a deletion that fails puts back what it took, and keeps what came while it was under way", async () => {
+test("failed deletion restores its notification and keeps new ones", async () => {
   service.arrive("One", "Two");
   const { inbox, told, shown } = await open();
   let fail;
@@ -113,7 +113,7 @@ test("a deletion that fails puts back what it took, and keeps what came while it
   assert.deepEqual(told.failed, [[503, "remove"]]);
 });
 
-test("of several deletions one that fails does not bring back the others", async () => {
+test("failed deletion does not restore other deletions", async () => {
   service.arrive("One", "Two", "Three");
   const { inbox, shown } = await open();
   service.reply(/DELETE .*Two/, () => refusal(500));
@@ -123,7 +123,7 @@ test("of several deletions one that fails does not bring back the others", async
   assert.deepEqual([shown(), inbox.shownUnread], [["Two"], 1]);
 });
 
-test("what is gone already counts as deleted", async () => {
+test("deletion of an already deleted notification succeeds", async () => {
   service.arrive("One");
   const { inbox, told, shown } = await open();
   service.notes = [];
@@ -133,7 +133,7 @@ test("what is gone already counts as deleted", async () => {
   assert.deepEqual([shown(), inbox.unread, told.failed], [[], 0, []]);
 });
 
-test("a mark that the service refuses is taken back", async () => {
+test("rejected mark is reverted", async () => {
   service.arrive("One");
   const { inbox, told } = await open();
   service.reply(/PUT/, () => refusal(503));
@@ -142,7 +142,7 @@ test("a mark that the service refuses is taken back", async () => {
   assert.deepEqual([inbox.notes.get("One").read_at, inbox.unread, told.failed], [null, 1, [[503, "save"]]]);
 });
 
-test("marks that do not reach the service are kept, and sent in their order when it is there again", async () => {
+test("unsent marks are stored and sent in order after an outage", async () => {
   service.arrive("One", "Two", "Three");
   const { inbox, told } = await open();
   service.reply(/PUT|DELETE/, unreachable, 2);
@@ -159,7 +159,7 @@ test("marks that do not reach the service are kept, and sent in their order when
   assert.equal(inbox.notes.has("Two"), false);
 });
 
-test("marks that are kept are there after the page was loaded anew, for the same user alone", async () => {
+test("stored marks survive a reload for the same user only", async () => {
   service.arrive("One", "Two");
   const { inbox } = await open();
   service.reply(/DELETE/, unreachable);
@@ -173,7 +173,7 @@ test("marks that are kept are there after the page was loaded anew, for the same
   assert.deepEqual(again.shown(), ["Two"]);
 });
 
-test("mark all as read reaches what is shown, and nothing that came later", async () => {
+test("mark all as read excludes later notifications", async () => {
   service.arrive("One", "Two");
   const { inbox } = await open();
   inbox.readAll("all");
@@ -199,7 +199,7 @@ test("mark all as read can be undone", async () => {
   assert.deepEqual([inbox.shownUnread, service.unread], [1, 1]);
 });
 
-test("what arrives while somebody reads waits, and is shown when they ask for it", async () => {
+test("new notifications wait while the list is in use and are shown on request", async () => {
   service.arrive("One");
   const { inbox, told, shown } = await open();
   told.busy = true;
@@ -210,7 +210,7 @@ test("what arrives while somebody reads waits, and is shown when they ask for it
   assert.deepEqual([shown(), inbox.waiting("all")], [["Three", "Two", "One"], 0]);
 });
 
-test("what happens while the list is loading is not lost", async () => {
+test("events during list loading are not lost", async () => {
   service.arrive("One", "Two");
   let answer;
   service.reply(/\/notifications\?/, () => new Promise((resolve) => { answer = resolve; }));
@@ -226,7 +226,7 @@ test("what happens while the list is loading is not lost", async () => {
   assert.ok(inbox.notes.get("Two").read_at);
 });
 
-test("reads and deletions elsewhere are followed", async () => {
+test("reads and deletions of other clients are applied", async () => {
   service.arrive("One", "Two", "Three");
   const { inbox, told, shown } = await open();
   service.send("read", { id: "One" });
@@ -240,7 +240,7 @@ test("reads and deletions elsewhere are followed", async () => {
   assert.deepEqual(told.settled, ["One", "Two", "Three"]);
 });
 
-test("where rows lead is asked in one request for all that are shown", async () => {
+test("links of all rows are fetched in one request", async () => {
   service.arrive("One", "Two");
   const { inbox } = await open();
   inbox.look(["Two", "One"]);
@@ -252,7 +252,7 @@ test("where rows lead is asked in one request for all that are shown", async () 
   assert.deepEqual(service.asked(/links/).slice(1), ["GET /notifications/links?ids=Three,Four,Five"]);
 });
 
-test("a link that is no address of the web leads nowhere", async () => {
+test("link that is not an http URL is ignored", async () => {
   service.arrive("One");
   service.reply(/links/, () => json({ data: { One: "javascript:alert(1)" } }));
   const { inbox } = await open();
@@ -261,7 +261,7 @@ test("a link that is no address of the web leads nowhere", async () => {
   assert.equal(inbox.links.get("One"), null);
 });
 
-test("a short interruption is not told, a long one is", async () => {
+test("only a long interruption is reported", async () => {
   const { inbox } = await open();
   service.reply(/stream/, unreachable, 5);
   service.restart();

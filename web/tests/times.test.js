@@ -10,21 +10,21 @@ afterEach(() => mock.timers.reset());
 
 const ago = (seconds) => new Date(NOW - seconds * 1_000);
 
-test("a time of the service is UTC, and is written as it is read", () => {
+test("service times are UTC and round-trip", () => {
   assert.equal(timeOf("2026-11-24 16:00:00").getTime(), NOW);
   assert.equal(timeOf("2026-11-24T16:00:00Z").getTime(), NOW);
   assert.equal(utc(NOW), "2026-11-24 16:00:00");
   assert.equal(utc(), "2026-11-24 16:00:00");
 });
 
-test("times of the day are said by how long ago they were, those of other days by the clock", () => {
+test("times of today are relative and older ones show the clock time", () => {
   const times = new Times("en-GB");
   const said = [0, 59, 60, 3_599, 3_600, 6 * 3_600, -30].map((seconds) => times.short(ago(seconds)));
   assert.deepEqual(said, ["now", "now", "1 min ago", "59 min ago", "1 hr ago", "6 hr ago", "now"]);
   assert.equal(times.short(ago(86_400)), "17:00");
 });
 
-test("days are headed by the clock of whoever looks", () => {
+test("day headings use the local time zone", () => {
   const times = new Times("en-GB");
   const heading = (text) => times.heading(times.day(timeOf(text)));
   assert.equal(heading("2026-11-24 16:00:00"), "Today");
@@ -34,14 +34,14 @@ test("days are headed by the clock of whoever looks", () => {
   assert.match(heading("2025-12-31 12:00:00"), /^Wednesday,? 31 December 2025$/);
 });
 
-test("yesterday is yesterday on the day after the clocks changed", () => {
+test("yesterday is correct after a daylight saving change", () => {
   mock.timers.setTime(Date.UTC(2026, 9, 26, 10, 0, 0)); // the 25th had 25 hours
   const times = new Times("en-GB");
   assert.equal(times.heading("2026-10-25"), "Yesterday");
   assert.equal(times.heading("2026-10-24"), "Saturday 24 October");
 });
 
-test("other languages have their own words for days", () => {
+test("day headings are translated", () => {
   const times = new Times("da");
   assert.equal(times.heading("2026-11-24"), "I dag");
   assert.equal(times.heading("2026-11-23"), "I går");

@@ -131,6 +131,17 @@ async def test_expired_push_is_not_sent(api: Api, phones: Phones, ago: timedelta
     assert len(phones.pushes("apns", IPHONE)) == count
 
 
+async def test_push_is_dead_when_its_next_retry_would_be_after_its_expiry(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    phones.answer("apns", status=503, reason="ServiceUnavailable", headers={"Retry-After": "7200"}, times=2)
+    id_ = (await post(api, custom(1))).json()["id"]
+    await made_ago(api, timedelta(hours=23))
+    await hurry(api)
+    await becomes(api, id_, {"dead": 1})
+    assert await told(api, id_) == ["dead: given up: 503 ServiceUnavailable"]
+    assert len(phones.pushes("apns", IPHONE)) == 2
+
+
 async def test_push_set_aside_for_bad_token_is_dead_after_24_hours(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     for provider in ("apns", "apns-sandbox"):

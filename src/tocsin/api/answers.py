@@ -1,6 +1,6 @@
-"""What the routes answer: each answer is declared once, for the code that makes it and for the OpenAPI document.
+"""The models of responses, from which the OpenAPI document is generated.
 
-Answers are open: fields, and values of a field, may be added in a later release.
+Responses are open: later releases may add fields, and values of fields.
 """
 
 from collections.abc import Iterator
@@ -27,21 +27,21 @@ Time = Annotated[
         json_schema_extra={"pattern": r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$"},
     ),
 ]
-"""A moment; it may be given as a `datetime`."""
+"""A time. A `datetime` is converted."""
 
-Lane = Annotated[str, Field(description="the provider, app and environment that the device is reached by")]
+Lane = Annotated[str, Field(description="the provider, app and environment of the pushes to the device")]
 TokenEnding = Annotated[str, Field(description="the last 6 characters of the token")]
 PlainObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "additionalProperties": True})]
 
 
 class AnswerModel(BaseModel):
-    """An answer, or a part of one. A field with a default may be absent."""
+    """A response, or a part of one. A field with a default value may be absent."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
 def _codes(family: type[Problem] = Problem) -> Iterator[str]:
-    """Return the codes of all problems of a family."""
+    """Return the error codes of all subclasses."""
     for problem in family.__subclasses__():
         if problem is Invalid:
             yield from (f"{problem.code}.{code}" for code in sorted(VALIDATION_CODES))
@@ -50,57 +50,57 @@ def _codes(family: type[Problem] = Problem) -> Iterator[str]:
 
 
 class ErrorEntry(AnswerModel):
-    """One thing that is wrong with a request."""
+    """One error of a request."""
 
-    message: Annotated[str, Field(description="for the developer")]
+    message: Annotated[str, Field(description="what is wrong, for the developer")]
     code: Annotated[
         str,
         Field(
-            description="for the machine; today one of " + ", ".join(f"`{code}`" for code in dict.fromkeys(_codes()))
+            description="for programs; currently one of " + ", ".join(f"`{code}`" for code in dict.fromkeys(_codes()))
         ),
     ]
-    field: Annotated[str, Field(description="dotted path of the value, of validation errors only")] = ""
-    id: Annotated[str, Field(description="of a 500: the request id to look for in the log")] = ""
+    field: Annotated[str, Field(description="only validation errors: dotted path of the invalid value")] = ""
+    id: Annotated[str, Field(description="only status 500: the request id, which is also in the log")] = ""
 
 
 class Errors(AnswerModel):
-    """Every answer that is not a success."""
+    """The body of all error responses."""
 
     errors: Annotated[list[ErrorEntry], Field(min_length=1, max_length=MAX_FIELD_ERRORS)]
-    more: Annotated[int, Field(ge=1, description="number of further errors that are not listed")] = 0
+    more: Annotated[int, Field(ge=1, description="number of further errors, which are not listed")] = 0
 
 
 class Notification(AnswerModel):
     """A notification in a user's inbox."""
 
     id: UUID
-    type: Annotated[str, Field(description="open: kinds may be added")]
+    type: Annotated[str, Field(description="open: further kinds may be added")]
     data: Annotated[
         PlainObject,
-        Field(description="the kind's own fields; `NoteNotification` and so on describe those of each kind today"),
+        Field(description="the fields of the kind, described in `NoteNotification` and so on"),
     ]
-    message: Annotated[str, Field(description="plain text; ` <br> ` stands before quoted text")]
-    message_formatted: Annotated[str, Field(description="safe HTML: `p`, `strong`, `em`, `br`")]
+    message: Annotated[str, Field(description="plain text; quoted text follows after ` <br> `")]
+    message_formatted: Annotated[str, Field(description="safe HTML, only with the tags `p`, `strong`, `em` and `br`")]
     read: bool
     read_at: Time | None
     created_at: Time
 
 
 class PageUrls(AnswerModel):
-    """Absolute urls of the pages beside this one; null at the ends."""
+    """Absolute urls of the previous and the next page; null if there is none."""
 
     previous: str | None
-    next: Annotated[str | None, Field(description="carries a cursor: follow it, and nothing is shown twice or skipped")]
+    next: Annotated[str | None, Field(description="contains a cursor, so that no notification is repeated or skipped")]
 
 
 class Pagination(AnswerModel):
-    """Where a page is in the list."""
+    """The position of a page in the list."""
 
-    total: Annotated[int, Field(description="of all pages")]
+    total: Annotated[int, Field(description="number of notifications on all pages")]
     page: int
     per_page: int
     urls: PageUrls
-    unread: Annotated[int, Field(description="of the whole inbox")]
+    unread: Annotated[int, Field(description="number of unread notifications in the inbox")]
 
 
 class PageAnswer(AnswerModel):
@@ -117,69 +117,70 @@ class InboxChange(AnswerModel):
 
     event: Annotated[str, Field(description="`notification`, `read`, `unread` or `deleted`; open")]
     data: Annotated[
-        PlainObject, Field(description="a notification; else `id`, `ids`, or `all` up to the entry `up_to`")
+        PlainObject,
+        Field(description="`notification`: the notification; other events: `id`, `ids`, or `all` with `up_to`"),
     ]
 
 
 class ChangesAnswer(AnswerModel):
-    """What happened in the inbox. Without `since`, and with `resync`, only `cursor` is present."""
+    """Changes of the inbox. Without `since`, only `cursor` is present; with `resync`, only `cursor` and `resync`."""
 
     model_config = ConfigDict(title="Changes")
 
     cursor: Annotated[str, Field(description="where the next changes begin")]
     data: list[InboxChange] = []
-    unread: Annotated[int, Field(description="of the whole inbox")] = 0
-    more: Annotated[bool, Field(description="true: continue from the cursor at once")] = False
-    resync: Annotated[bool, Field(description="true: what happened since is no longer known; fetch the list")] = False
+    unread: Annotated[int, Field(description="number of unread notifications in the inbox")] = 0
+    more: Annotated[bool, Field(description="true: there are further changes; request them with the cursor")] = False
+    resync: Annotated[bool, Field(description="true: the changes are no longer stored; load the list")] = False
 
 
 class Links(AnswerModel):
-    """Where notifications lead."""
+    """Links of notifications."""
 
     data: Annotated[
         dict[str, str | None],
-        Field(description="by notification id; null where the kind has no link; ids of others are left out"),
+        Field(description="by notification id; null if the kind has no link; unknown ids are left out"),
     ]
 
 
 class KindAnswer(AnswerModel):
-    """A kind of notification, for a screen of preferences."""
+    """A kind of notification, for a preferences page."""
 
     model_config = ConfigDict(title="Kind")
 
-    name: Annotated[str, Field(description="as in preferences: `note`, `gamification/new_level`")]
+    name: Annotated[str, Field(description="the name in preferences, such as `note` or `gamification/new_level`")]
     label: Annotated[str, Field(description="in the caller's language")]
     group: str
     group_label: Annotated[str, Field(description="in the caller's language")]
     channels: list[str]
     default: dict[str, bool]
-    locked: Annotated[dict[str, bool], Field(description="true: the operator does not let users change it")]
+    locked: Annotated[dict[str, bool], Field(description="true: users cannot change this preference")]
 
 
 class Kinds(AnswerModel):
-    """All kinds of notification, group by group."""
+    """All kinds of notification, by group."""
 
     data: list[KindAnswer]
 
 
 class KindPreferences(AnswerModel):
-    """What a user chose for one kind."""
+    """The preferences of a user for one kind."""
 
     push: Annotated[bool, Field(description="whether it is pushed to phones")]
     web_push: Annotated[bool, Field(description="whether it is pushed to browsers")]
-    urgent: Annotated[bool, Field(description="whether it breaks through quiet hours and pauses")]
+    urgent: Annotated[bool, Field(description="whether it is pushed during quiet hours and pauses")]
 
 
 class QuietWindow(AnswerModel):
     """A window of quiet hours."""
 
-    days: Annotated[list[str], Field(description="on which it starts")]
-    from_: Annotated[str, Field(alias="from", description="a time of day, `20:00`")]
-    to: Annotated[str, Field(description="of the next day where it is earlier than `from`")]
+    days: Annotated[list[str], Field(description="the days on which the window starts")]
+    from_: Annotated[str, Field(alias="from", description="the time of day at which it starts, such as `20:00`")]
+    to: Annotated[str, Field(description="the time of day at which it ends; on the next day if not later than `from`")]
 
 
 class PreferencesAnswer(AnswerModel):
-    """A user's preferences, with the defaults of what they did not choose."""
+    """The preferences of a user, including defaults."""
 
     model_config = ConfigDict(title="Preferences")
 
@@ -190,13 +191,13 @@ class PreferencesAnswer(AnswerModel):
 
 
 class Queued(AnswerModel):
-    """The work is stored and will be done."""
+    """The request is stored and will be processed."""
 
     queued: bool
 
 
 class Skipped(AnswerModel):
-    """The unknown ids that were skipped."""
+    """The unknown ids, which were ignored."""
 
     users: list[int]
     teams: list[int]
@@ -209,15 +210,15 @@ class QueuedEvent(AnswerModel):
     """The event is stored."""
 
     queued: bool
-    id: Annotated[UUID, Field(description="the notification's id in every inbox")]
+    id: Annotated[UUID, Field(description="the id of the event and of its notifications")]
     skipped: Skipped = Field(
         default_factory=lambda: _NONE_SKIPPED,
-        description="present where `notify.unknown` is `skip`: the unknown ids",
+        description="only if `notify.unknown` is `skip`: the unknown ids",
     )
 
 
 class SkippedOfEvent(AnswerModel):
-    """The unknown ids that were skipped, of one event."""
+    """The unknown ids of one event, which were ignored."""
 
     id: UUID
     users: list[int]
@@ -231,44 +232,44 @@ class QueuedBatch(AnswerModel):
     ids: Annotated[list[UUID], Field(description="in the order of the events")]
     skipped: Annotated[
         list[SkippedOfEvent],
-        Field(description="present where `notify.unknown` is `skip`: the unknown ids, by event"),
+        Field(description="only if `notify.unknown` is `skip`: the unknown ids of each event"),
     ] = []
 
 
 class PushCounts(AnswerModel):
-    """Pushes to devices by state."""
+    """The number of pushes by state."""
 
     queued: int
-    delivered: int
-    gone: Annotated[int, Field(description="the device was gone, and is removed")]
-    later: Annotated[int, Field(description="failed for now, and retried")]
-    held: Annotated[int, Field(description="wait for the end of quiet hours or of a pause")]
-    refused: Annotated[int, Field(description="the provider does not accept the push as it is")]
-    dead: Annotated[int, Field(description="given up")]
-    muted: Annotated[int, Field(description="the user switched the kind off")]
-    skipped: Annotated[int, Field(description="read, deleted, cancelled or moved before it was sent")]
+    delivered: Annotated[int, Field(description="accepted by the provider")]
+    gone: Annotated[int, Field(description="the device no longer exists and was removed")]
+    later: Annotated[int, Field(description="failed, and will be retried")]
+    held: Annotated[int, Field(description="waiting for the end of quiet hours or of a pause")]
+    refused: Annotated[int, Field(description="rejected by the provider")]
+    dead: Annotated[int, Field(description="failed permanently")]
+    muted: Annotated[int, Field(description="not sent: the user switched the kind off")]
+    skipped: Annotated[int, Field(description="not sent: read, deleted, cancelled or moved to another user before")]
 
 
 class Event(AnswerModel):
-    """What became of an event."""
+    """The status of an event."""
 
     id: UUID
     type: str
     state: Annotated[
         str, Field(description="`held`, `queued`, `delivering`, `delivered`, `cancelled` or `failed`; open")
     ]
-    recipients: Annotated[int, Field(description="inboxes that it reached so far")]
-    read: Annotated[int, Field(description="of these, how many have read it")]
-    dropped: Annotated[int, Field(description="recipients who were erased or inactive at delivery")]
+    recipients: Annotated[int, Field(description="number of inboxes to which it was delivered so far")]
+    read: Annotated[int, Field(description="number of these recipients who have read it")]
+    dropped: Annotated[int, Field(description="number of recipients who were erased or inactive at delivery")]
     pushes: PushCounts
     reason: Annotated[str, Field(description="why it failed, or which operator cancelled it")] = ""
     replaced_by: Annotated[
-        str, Field(description="the event that took its key", json_schema_extra={"format": "uuid"})
+        str, Field(description="the id of the event that replaced it", json_schema_extra={"format": "uuid"})
     ] = ""
 
 
 class PushToDevice(AnswerModel):
-    """What was decided about one device, and what the provider answered."""
+    """The push to one device: its state, and the response of the provider."""
 
     type: str
     token_ending: TokenEnding
@@ -276,17 +277,17 @@ class PushToDevice(AnswerModel):
     state: Annotated[str, Field(description="open")]
     attempts: int
     settled_at: Time | None
-    what: Annotated[str | None, Field(description="what was decided or answered, in words")]
+    what: Annotated[str | None, Field(description="the reason of the state, or the response of the provider")]
 
 
 class Recipient(AnswerModel):
-    """Whether and why one person was a recipient of an event."""
+    """Whether and why a user was a recipient of an event."""
 
     event_id: UUID
     user_id: int
-    recipient: Annotated[bool, Field(description="whether it came into their inbox")]
-    why: Annotated[str, Field(description="in words: named, by which team, left out, dropped ...")]
-    team_id: Annotated[int | None, Field(description="the team through which they were a recipient")]
+    recipient: Annotated[bool, Field(description="whether the notification was delivered to the inbox")]
+    why: Annotated[str, Field(description="the reason: named, member of a team, excluded, dropped ...")]
+    team_id: Annotated[int | None, Field(description="the team through which the user was a recipient")]
     delivered_at: Time | None
     read_at: Time | None
     deleted_at: Time | None
@@ -307,33 +308,33 @@ class DeviceAnswer(AnswerModel):
 
 
 class Devices(AnswerModel):
-    """A user's devices, the last registered first."""
+    """The devices of a user, the last registered first."""
 
     data: list[DeviceAnswer]
 
 
 class PushOutcome(AnswerModel):
-    """What the push service answered to a test push."""
+    """The result of a test push."""
 
-    lane: Annotated[str, Field(description="the provider, app and environment that it was sent by")]
+    lane: Annotated[str, Field(description="the provider, app and environment of the push")]
     state: Annotated[
         str,
         Field(description="`delivered`, `gone`, `later`, `refused` or `stopped` (the service is misconfigured); open"),
     ]
-    reason: Annotated[str, Field(description="in the provider's words")]
+    reason: Annotated[str, Field(description="the response of the provider")]
 
 
 class WebPushKey(AnswerModel):
-    """The key that browsers subscribe with."""
+    """The public VAPID key."""
 
     key: Annotated[str, Field(description="the `applicationServerKey` of a subscription, in base64url")]
 
 
 class Users(AnswerModel):
-    """Users by id, ascending."""
+    """Users in ascending order of ids."""
 
     data: list[User]
-    next: Annotated[int | None, Field(description="`after` of the next page; null at the end")]
+    next: Annotated[int | None, Field(description="`after` for the next page; null at the end")]
 
 
 class TeamAnswer(AnswerModel):
@@ -344,7 +345,7 @@ class TeamAnswer(AnswerModel):
     id: int
     company_id: int
     name: str
-    users: Annotated[list[int], Field(description="ids of its members, ascending")]
+    users: Annotated[list[int], Field(description="ids of the members, ascending")]
 
 
 class TeamListed(AnswerModel):
@@ -357,14 +358,14 @@ class TeamListed(AnswerModel):
 
 
 class Teams(AnswerModel):
-    """Teams by id, ascending."""
+    """Teams in ascending order of ids."""
 
     data: list[TeamListed]
-    next: Annotated[int | None, Field(description="`after` of the next page; null at the end")]
+    next: Annotated[int | None, Field(description="`after` for the next page; null at the end")]
 
 
 class Imported(AnswerModel):
-    """How many lines of each sort were applied."""
+    """The number of imported lines of each type."""
 
     users: int
     teams: int
@@ -373,28 +374,28 @@ class Imported(AnswerModel):
 
 
 class Health(AnswerModel):
-    """The process answers."""
+    """The process is alive."""
 
     status: str
 
 
 class QueueDepth(AnswerModel):
-    """What waits in one queue."""
+    """The state of a queue."""
 
-    due: Annotated[int, Field(description="jobs that are due, counted up to 1,000 or so")]
-    oldest: Annotated[float, Field(description="seconds that the oldest of them has been due")]
-    stalled: Annotated[bool, Field(description="true: longer than in a queue that makes progress")]
+    due: Annotated[int, Field(description="number of due jobs, counted up to about 1,000")]
+    oldest: Annotated[float, Field(description="seconds since the oldest of them was due")]
+    stalled: Annotated[bool, Field(description="true: the oldest waits too long for a queue that makes progress")]
 
 
 class PushesWaiting(AnswerModel):
-    """How long pushes wait, over all lanes."""
+    """The pushes that wait, in all lanes."""
 
-    oldest: Annotated[float, Field(description="seconds that the oldest has been due")]
-    stalled: Annotated[bool, Field(description="true: longer than in a lane that makes progress")]
+    oldest: Annotated[float, Field(description="seconds since the oldest was due")]
+    stalled: Annotated[bool, Field(description="true: the oldest waits too long for a lane that makes progress")]
 
 
 class ReadinessAnswer(AnswerModel):
-    """The process can serve requests; and what waits."""
+    """The process can serve requests. Includes the state of queues and lanes."""
 
     model_config = ConfigDict(title="Readiness")
 
@@ -403,11 +404,11 @@ class ReadinessAnswer(AnswerModel):
     migrations: str
     queue: Annotated[dict[str, QueueDepth], Field(description="by name: `direct`, `bulk`")]
     pushes: PushesWaiting
-    problems: Annotated[list[str], Field(description="what workers currently fail at, and why")]
+    problems: Annotated[list[str], Field(description="the current errors of workers")]
 
 
 class RefusingService(AnswerModel):
-    """A push service of browsers that refuses this server's authentication."""
+    """A web push service that rejects the authentication of this server."""
 
     service: str
     since: Time
@@ -420,42 +421,42 @@ class LaneAnswer(AnswerModel):
     model_config = ConfigDict(title="Lane")
 
     name: str
-    due: Annotated[int, Field(description="pushes that wait")]
-    oldest: Annotated[float, Field(description="seconds that the oldest of them has waited")]
-    delivered_at: Annotated[Time | None, Field(description="when a push was last delivered")]
-    stopped_at: Time | None
-    reason: Annotated[str | None, Field(description="why it stopped")]
-    problem: Annotated[str | None, Field(description="what currently keeps it from going on")]
-    refused_by: list[RefusingService]
+    due: Annotated[int, Field(description="number of due pushes")]
+    oldest: Annotated[float, Field(description="seconds since the oldest of them was due")]
+    delivered_at: Annotated[Time | None, Field(description="time of the last delivered push")]
+    stopped_at: Annotated[Time | None, Field(description="since when no push can be sent; null if the lane works")]
+    reason: Annotated[str | None, Field(description="why the lane has stopped")]
+    problem: Annotated[str | None, Field(description="a current error of a worker that delays the lane")]
+    refused_by: Annotated[list[RefusingService], Field(description="push services that reject the authentication")]
 
 
 class Lanes(AnswerModel):
-    """The lanes that pushes are sent by."""
+    """All lanes."""
 
     data: list[LaneAnswer]
 
 
 class DeadLetter(AnswerModel):
-    """An event or a push that was given up."""
+    """A job or a push that failed permanently."""
 
     what: Annotated[str, Field(description="`job` or `push`; open")]
     task: str
-    event_id: UUID
-    user_id: int | None
-    lane: str
+    event_id: Annotated[UUID, Field(description="the id of the event, or of another object of the job")]
+    user_id: Annotated[int | None, Field(description="the recipient of a push; null for a job")]
+    lane: Annotated[str, Field(description="the queue of the job, or the lane of the push")]
     attempts: int
     reason: str | None
     at: Time
 
 
 class DeadLetters(AnswerModel):
-    """What was given up, the latest first."""
+    """Dead letters, the newest first."""
 
     data: list[DeadLetter]
 
 
 class ReplayedAnswer(AnswerModel):
-    """How much was queued again."""
+    """The number of requeued jobs and pushes."""
 
     model_config = ConfigDict(title="Replayed")
 
@@ -464,7 +465,7 @@ class ReplayedAnswer(AnswerModel):
 
 
 class PersonFound(AnswerModel):
-    """A user whom a search found."""
+    """A user in the result of a search."""
 
     id: int
     company_id: int
@@ -475,7 +476,7 @@ class PersonFound(AnswerModel):
 
 
 class PeopleFound(AnswerModel):
-    """The users whom a search found."""
+    """The result of a search for users."""
 
     data: list[PersonFound]
 
@@ -489,59 +490,61 @@ class DeviceOfPerson(DeviceAnswer):
     state: Annotated[
         str,
         Field(
-            description="of its last push; `stopped` where its lane has stopped, `unserved` where no key is set for it,"
-            " `untried` where nothing was pushed to it lately; open"
+            description="the state of its last push; `stopped`: its lane has stopped; `unserved`: its lane has no key;"
+            " `untried`: there was no recent push; open"
         ),
     ]
-    what: Annotated[str | None, Field(description="why, in words")]
+    what: Annotated[str | None, Field(description="the reason of the state")]
 
 
 class Person(AnswerModel):
-    """A user, for operators: active or not, and the state of their devices."""
+    """A user with the state of their inbox and devices."""
 
     id: int
     company_id: int
     first_name: str
     last_name: str
     active: Annotated[bool, Field(description="false: nothing is delivered")]
-    total: Annotated[int, Field(description="notifications in the inbox")]
-    unread: Annotated[int, Field(description="of these")]
+    total: Annotated[int, Field(description="number of notifications in the inbox")]
+    unread: Annotated[int, Field(description="number of unread notifications in the inbox")]
     time_zone: str
     devices: list[DeviceOfPerson]
 
 
 class EventOfPerson(Recipient):
-    """An event, and what became of it for one person."""
+    """An event, and its delivery to one user."""
 
     type: str
     accepted_at: Time
 
 
 class EventsOfPerson(AnswerModel):
-    """What concerned a user lately, the latest first."""
+    """Recent events of a user, the newest first."""
 
     data: list[EventOfPerson]
-    looked_back_to: Annotated[Time, Field(description="events that did not reach them are listed from this time on")]
+    looked_back_to: Annotated[
+        Time, Field(description="events that were not delivered to the user are listed only since this time")
+    ]
 
 
 class PersonReached(AnswerModel):
     """A recipient of an event."""
 
     user_id: int
-    first_name: Annotated[str | None, Field(description="null where they were erased")]
+    first_name: Annotated[str | None, Field(description="null if the user was erased")]
     last_name: str | None
     read_at: Time | None
-    pushes: Annotated[list[str], Field(description="states of the pushes to them, each once")]
+    pushes: Annotated[list[str], Field(description="the distinct states of the pushes to the user")]
 
 
 class RecipientsOfEvent(AnswerModel):
-    """Recipients of an event by user id, ascending."""
+    """Recipients of an event in ascending order of user ids."""
 
     data: list[PersonReached]
 
 
 class DeviceFound(DeviceAnswer):
-    """A device, and whose it is."""
+    """A device with its user."""
 
     model_config = ConfigDict(title="DeviceFound")
 
@@ -550,13 +553,13 @@ class DeviceFound(DeviceAnswer):
 
 
 class DevicesFound(AnswerModel):
-    """The devices whose tokens end with what was searched for."""
+    """The result of a search for devices."""
 
     data: list[DeviceFound]
 
 
 class CustomSender(AnswerModel):
-    """The user who sent a custom notification; the names are null where they were erased."""
+    """The user who sent a custom notification. The names are null if the user was erased."""
 
     id: int
     first_name: str | None
@@ -564,19 +567,19 @@ class CustomSender(AnswerModel):
 
 
 class CustomSent(AnswerModel):
-    """A custom notification, without what it says."""
+    """A custom notification, without its text."""
 
     id: UUID
     accepted_at: Time
-    service: Annotated[str | None, Field(description="that posted it; null where a user did")]
+    service: Annotated[str | None, Field(description="the service that posted it; null if a user did")]
     sender: CustomSender | None
-    users: Annotated[int, Field(description="number of users that it names")]
-    teams: Annotated[int, Field(description="number of teams that it names")]
-    recipients: Annotated[int, Field(description="inboxes that it reached so far")]
-    dropped: Annotated[int, Field(description="recipients who were erased or inactive at delivery")]
+    users: Annotated[int, Field(description="number of users in `notify`")]
+    teams: Annotated[int, Field(description="number of teams in `notify`")]
+    recipients: Annotated[int, Field(description="number of inboxes to which it was delivered so far")]
+    dropped: Annotated[int, Field(description="number of recipients who were erased or inactive at delivery")]
 
 
 class CustomNotifications(AnswerModel):
-    """Custom notifications, the latest first."""
+    """Custom notifications, the newest first."""
 
     data: list[CustomSent]

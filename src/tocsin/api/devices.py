@@ -32,7 +32,7 @@ routes = router("devices")
 async def get_web_push_key(user: User, app_state: State) -> WebPushKey:  # noqa: ARG001 - any active user may ask
     """Get the key for browser subscriptions.
 
-    404 where web push is not configured.
+    Returns 404 if web push is not configured.
     """
     key = web_push_key(app_state.lanes)
     if key is None:
@@ -51,7 +51,7 @@ async def get_web_push_key(user: User, app_state: State) -> WebPushKey:  # noqa:
 async def subscribe_browser(user: User, app_state: State, body: SubscriptionBody) -> None:
     """Register a browser.
 
-    Takes a `PushSubscription` as the browser serialises it.
+    Accepts a `PushSubscription` as serialized by the browser.
     """
     endpoint, keys = endpoint_of(body.endpoint), body.keys
     device = Device(endpoint, "Web", "web", "production", "default", keys.p256dh, keys.auth)
@@ -62,7 +62,7 @@ async def subscribe_browser(user: User, app_state: State, body: SubscriptionBody
 async def unsubscribe_browser(user: User, app_state: State, body: Endpoint) -> None:
     """Detach a browser.
 
-    Succeeds also where there is no such subscription; another user's is left alone.
+    Also succeeds if the caller has no such subscription.
     """
     await devices.detach(app_state.database, user.id, endpoint_of(body.endpoint))
 
@@ -71,7 +71,7 @@ async def unsubscribe_browser(user: User, app_state: State, body: Endpoint) -> N
 async def test_subscription(user: User, app_state: State, body: Endpoint) -> PushOutcome:
     """Send a test push to a browser.
 
-    Sends one push now and answers what the push service said. At most 5 per minute.
+    Sends one push and returns the response of the push service. At most 5 per minute.
     """
     return await _push_test(app_state, user, endpoint_of(body.endpoint))
 
@@ -80,7 +80,7 @@ async def test_subscription(user: User, app_state: State, body: Endpoint) -> Pus
 async def list_devices(user: User, app_state: State) -> Devices:
     """List devices.
 
-    The caller's phones and browsers, the last registered first.
+    Returns the caller's phones and browsers, the last registered first.
     """
     return Devices.model_validate({"data": await devices.devices_of(app_state.database, user.id)})
 
@@ -89,7 +89,7 @@ async def list_devices(user: User, app_state: State) -> Devices:
 async def register_device_by_body(user: User, app_state: State, body: DeviceWithToken) -> None:
     """Register a phone, with the token in the body.
 
-    Like `POST /notifications/devices/{token}`, for setups whose proxies log paths.
+    Like `POST /notifications/devices/{token}`, for networks with proxies that log paths.
     """
     await _register(app_state, user, body)
 
@@ -98,8 +98,8 @@ async def register_device_by_body(user: User, app_state: State, body: DeviceWith
 async def register_device(user: User, app_state: State, token: Token, body: Given[DeviceBody] = OPTIONAL) -> None:
     """Register a phone.
 
-    A token belongs to one user at a time: registered under another login, it moves there. At most 50 devices per user:
-    the longest unused one is removed.
+    A token belongs to one user at a time. If another user registers it, it is moved to that user. A user has at most 50
+    devices: one more removes the device that was unused for longest.
     """
     field_errors: list[FieldError] = []
     found = DeviceWithToken.checked({**body.given, "token": token}, field_errors)
@@ -112,7 +112,7 @@ async def register_device(user: User, app_state: State, token: Token, body: Give
 async def detach_device(user: User, app_state: State, token: Token) -> None:
     """Detach a phone.
 
-    Succeeds also where there is no such device; another user's is left alone.
+    Also succeeds if the caller has no such device.
     """
     await devices.detach(app_state.database, user.id, token)
 
@@ -121,7 +121,7 @@ async def detach_device(user: User, app_state: State, token: Token) -> None:
 async def test_device(user: User, app_state: State, token: Token) -> PushOutcome:
     """Send a test push to a phone.
 
-    Sends one push now and answers what the provider said. At most 5 per minute.
+    Sends one push and returns the response of the provider. At most 5 per minute.
     """
     return await _push_test(app_state, user, token)
 

@@ -46,7 +46,7 @@ async def list_users(
 ) -> Users:
     """List users.
 
-    By id, ascending. Continue with `after` set to the last id.
+    Returns users in ascending order of ids. For the next page, set `after` to the last id.
     """
     company_id = _listed_company(service, company_id)
     found = await directory.list_users(app_state.database, after, company_id, limit + 1)
@@ -80,7 +80,7 @@ async def put_user(
 ) -> None:
     """Create or replace a user.
 
-    A field that is left out takes its default. Nothing is delivered to an inactive user, and their tokens are refused.
+    Missing fields have their default values. An inactive user receives no notifications, and their tokens are rejected.
     """
     given = body.model_dump() | {"id": user_id, "company_id": _company_of(service, body.company_id)}
     await directory.put_user(app_state.database, User.model_construct(**given), service.company_id)
@@ -91,7 +91,8 @@ async def put_user(
 async def erase_user(service: DirectoryWriter, app_state: State, user_id: UserId) -> None:
     """Erase a user.
 
-    Removes the user with inbox, devices and preferences, permanently. Notifications of others stay, without the id.
+    Permanently removes the user with their inbox, devices and preferences. Notifications of other users stay, without
+    the id of this user.
     """
     await directory.erase(app_state.database, app_state.pubsub, user_id, service.company_id)
     app_state.pubsub.publish_changes([user_id])
@@ -107,7 +108,7 @@ async def detach_devices_of_user(service: DirectoryWriter, app_state: State, use
 async def detach_device_of_user(service: DirectoryWriter, app_state: State, user_id: UserId, token: Token) -> None:
     """Detach a device of a user.
 
-    For example a tablet that was left logged in.
+    For example, if the user left a tablet logged in.
     """
     await devices.detach_for(app_state.database, user_id, service.company_id, token)
 
@@ -125,7 +126,7 @@ async def list_teams(
 ) -> Teams:
     """List teams.
 
-    By id, ascending, each with its size. Continue with `after` set to the last id.
+    Returns teams in ascending order of ids, with the number of members. For the next page, set `after` to the last id.
     """
     company_id = _listed_company(service, company_id)
     found = await directory.list_teams(app_state.database, after, company_id, limit + 1)
@@ -159,7 +160,7 @@ async def put_team(
 ) -> None:
     """Create or replace a team.
 
-    Replaces its members, too; all of them must be of its company.
+    Also replaces the members. All of them must belong to the company of the team.
     """
     team = directory.Team(team_id, _company_of(service, body.company_id), body.name, body.users)
     await directory.put_team(app_state.database, team, service.company_id)
@@ -169,7 +170,7 @@ async def put_team(
 async def delete_team(service: DirectoryWriter, app_state: State, team_id: TeamId) -> None:
     """Delete a team.
 
-    Its members stay.
+    Users who are members are not deleted.
     """
     await directory.delete_team(app_state.database, team_id, service.company_id)
 
@@ -187,7 +188,7 @@ async def put_member(
 ) -> None:
     """Add a user to a team.
 
-    The user must be of the team's company.
+    The user must belong to the company of the team.
     """
     await directory.enter(app_state.database, team_id, user_id, service.company_id)
 
@@ -205,7 +206,7 @@ async def delete_member(
 ) -> None:
     """Remove a user from a team.
 
-    Succeeds also where they are not a member.
+    Also succeeds if the user is not a member.
     """
     await directory.leave(app_state.database, team_id, user_id, service.company_id)
 
@@ -215,7 +216,7 @@ def _listed_company(service: ServiceCaller, given: int | None) -> int | None:
 
 
 def _company_of(service: ServiceCaller, given: int | None) -> int:
-    """Return the company that a request names; a service bound to one can name no other."""
+    """Return the company of a request. A service of a company cannot use another one."""
     if service.company_id is None:
         return given or 1
     if given not in {None, service.company_id}:

@@ -1,4 +1,4 @@
-"""Routes of events: post, cancel, and ask for the status."""
+"""Routes of events: post and cancel them, and get their status."""
 
 import asyncio
 import time
@@ -25,14 +25,14 @@ from tocsin.resolutions import Resolution, resolve
 from tocsin.validation import Between, field_error, reported_count, up_to_limit
 
 MAX_WAIT_SECONDS = 30
-"""Seconds that a caller may wait for an event to settle."""
+"""Maximum seconds that a request waits for the final state of an event."""
 
 CHECK_SECONDS = 0.002
-"""How long the events of a batch are checked between two steps of the event loop."""
+"""Maximum seconds for which the validation of a batch blocks the event loop."""
 
 writing = router("events")
 routes = router("events")
-"""What is served, too, at a port for those who run the service."""
+"""Routes that are also served on the port for operations."""
 
 
 @writing.post(
@@ -52,16 +52,17 @@ routes = router("events")
 async def post_event(service: EventsWriter, app_state: State, body: Given[NewEvent]) -> QueuedEvent:
     """Post an event.
 
-    Says what happened and whom it concerns. 202 once the event is on disk: from then on it reaches every recipient
-    exactly once. Its `id` is the notification's id in every inbox.
+    Returns 202 when the event is stored on disk. It is then delivered to every recipient exactly once. The `id` is also
+    the id of the notification in every inbox.
 
-    `notify` names users and teams, together at most 10,000 ids; each person is notified once, and who did it
-    (`data.user`) is left out of teams. `data` is what the notification's `data` will be, `params` the words that its
-    sentence needs beside it; each kind has its own fields.
+    `notify` contains ids of users and teams, at most 10,000 in total. Each user is notified once. The acting user
+    (`data.user`) is not notified as a member of a team. `data` becomes the `data` of the notification, and `params` are
+    further values for its text. Their fields depend on the kind.
 
-    Optional: `id` (a UUID) makes posting safe to repeat; `key` is your name for the event, and posting it again
-    replaces what is not delivered; `deliver_at` holds it back, at most a year; `about` adds subjects (`order:42`) by
-    which it can be resolved; `notify.except` leaves users out; `notify.unknown` set to `skip` ignores unknown ids.
+    Optional fields: `id` (a UUID) makes it safe to repeat the request. `key` is your name for the event: a later event
+    with the same key replaces it, as far as it is not delivered yet. `deliver_at` delays the delivery, at most by a
+    year. `about` adds subjects, such as `order:42`, by which notifications can be resolved. `notify.except` excludes
+    users. With `notify.unknown` set to `skip`, unknown ids are ignored.
     """
     event = posted(body.given, service, app_state.catalogue)
     [draft] = await _all_or_none(app_state, service, [event], [""])
@@ -80,8 +81,8 @@ async def post_event(service: EventsWriter, app_state: State, body: Given[NewEve
 async def post_batch(service: EventsWriter, app_state: State, body: Given[NewBatch]) -> QueuedBatch:
     """Post a batch of events.
 
-    Up to 1,000 events within 8 MiB, all or none, to be delivered in their order. The errors of an event begin with its
-    position: `events.17.data.case.id`.
+    Accepts up to 1,000 events in at most 8 MiB, all or none. They are delivered in their order. The fields of errors
+    begin with the position of the event: `events.17.data.case.id`.
     """
     given = NewBatch.events_in(body.given)
     prefixes = [f"events.{position}." for position in range(len(given))]
@@ -113,8 +114,8 @@ async def post_batch(service: EventsWriter, app_state: State, body: Given[NewBat
 async def resolve_subject(service: Resolver, app_state: State, body: Given[ResolutionRequest]) -> Queued:
     """Resolve a subject.
 
-    Settles everything that is open about a subject, for everyone or for some `users`: marks it as read, takes it away,
-    or erases names and texts. The scope is `directory:write` where `as` is `erased`, else `events:write`.
+    Resolves the notifications about a subject, for all users or for `users`: marks them as read, deletes them, or
+    removes names and texts. Requires the scope `directory:write` if `as` is `erased`, otherwise `events:write`.
     """
     field_errors: list[FieldError] = []
     asked = ResolutionRequest.checked(body.given, field_errors)
@@ -142,12 +143,12 @@ async def get_event(
         int,
         Between(0, MAX_WAIT_SECONDS),
         BeforeValidator(integer),
-        Query(description="answer as soon as the event is settled, at the latest after this many seconds"),
+        Query(description="maximum seconds to wait for the final state"),
     ] = 0,
 ) -> Event:
     """Get the status of an event.
 
-    With `wait`, as soon as everything is settled. `pushes` counts the event's pushes by state.
+    With `wait`, the response is delayed until the state of the event and of its pushes is final.
     """
     viewer = _viewer(service)
     found = await event_status.state(app_state.database, app_state.pubsub, event_id, viewer, seconds=wait)
@@ -156,10 +157,10 @@ async def get_event(
 
 @routes.get("/events/{event_id}/recipients/{user_id}", responses=problems(NotFound))
 async def get_recipient(service: EventsViewer, app_state: State, event_id: EventId, user_id: UserId) -> Recipient:
-    """Explain the delivery to one person.
+    """Explain the delivery to one user.
 
-    Whether and why they were a recipient, when the notification came and was read, and per device what was decided and
-    what the provider answered.
+    Returns whether and why the user was a recipient, when the notification was delivered and read, and the state of the
+    push to each device.
     """
     return Recipient.model_validate(await event_status.explain(app_state.database, event_id, user_id, _viewer(service)))
 
@@ -168,11 +169,11 @@ async def get_recipient(service: EventsViewer, app_state: State, event_id: Event
 async def cancel_event_by_key(
     service: EventsWriter,
     app_state: State,
-    key: Annotated[str, Path(min_length=1, description="the service's own name of an event; may contain slashes")],
+    key: Annotated[str, Path(min_length=1, description="the key of an event; may contain slashes")],
 ) -> None:
     """Cancel an event by its key.
 
-    Like `DELETE /events/{event_id}`, by the service's own key.
+    Like `DELETE /events/{event_id}`, with the key that the service gave the event.
     """
     viewer = Viewer(service.name, service.company_id)
     await events.cancel_by_key(app_state.database, app_state.pubsub, key, viewer)
@@ -182,8 +183,8 @@ async def cancel_event_by_key(
 async def cancel_event(service: EventsViewer, app_state: State, event_id: EventId) -> None:
     """Cancel an event.
 
-    204, again 204; 409 once it is delivered. A service cancels its own events; one with the scope `operations` any, and
-    the event's `reason` names it.
+    No further recipients are notified. Returns 204, also for a cancelled event, and 409 if the event is delivered. A
+    service can cancel its own events, and with the scope `operations` all events; then `reason` names the service.
     """
     operator = service.name if "operations" in service.scopes else None
     await events.cancel(app_state.database, app_state.pubsub, event_id, _viewer(service), operator)
@@ -192,7 +193,7 @@ async def cancel_event(service: EventsViewer, app_state: State, event_id: EventI
 async def _all_or_none(
     app_state: AppState, service: ServiceCaller, checked: Sequence[Posted], prefixes: Sequence[str]
 ) -> list[Draft]:
-    """Return the drafts where nothing is wrong with any; else raise `Invalid` with all that is."""
+    """Return the drafts of valid events. Raises `Invalid` with all errors if any event is invalid."""
     drafts = [event.draft for event in checked if event.draft]
     if len(drafts) == len(checked):
         return drafts

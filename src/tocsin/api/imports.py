@@ -1,4 +1,4 @@
-"""The route of imports: lines of JSON, checked as a whole, then applied; the answer comes when all is done."""
+"""The route of imports: lines of JSON, which are validated together and then applied before the response."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,7 +18,7 @@ from tocsin.transfer.imports import Import, applied
 from tocsin.validation import field_error
 
 MAX_IMPORT_BYTES = 256 * 2**20
-"""Bytes of the largest import."""
+"""Maximum bytes of an import."""
 
 NDJSON = "application/x-ndjson"
 
@@ -44,9 +44,9 @@ LINES = """{"user": {"id": 4, "first_name": "Bernita", "last_name": "Kilback"}}
                 NDJSON: {
                     "schema": {
                         "type": "string",
-                        "description": "lines, each an object with one key: `user` (as `UserBody`, and its `id`),"
-                        " `team` (as `TeamBody`, and its `id`), `device` (as `DeviceWithToken`, and `user_id`) or"
-                        " `notification` (as `OldNotification`)",
+                        "description": "Lines of JSON. Each line is an object with one field: `user` (`UserBody` and"
+                        " `id`), `team` (`TeamBody` and `id`), `device` (`DeviceWithToken` and `user_id`) or"
+                        " `notification` (`OldNotification`).",
                     },
                     "examples": {"two": {"value": LINES}},
                 }
@@ -57,9 +57,9 @@ LINES = """{"user": {"id": 4, "first_name": "Bernita", "last_name": "Kilback"}}
 async def import_lines(request: Request, service: DirectoryWriter, app_state: State) -> Response:
     """Import users, teams, devices and history.
 
-    All lines are checked first: where one is wrong, nothing is applied.
+    Validates all lines first. If one is invalid, nothing is imported.
     """
-    # The lines wait in the database while the body is read: their key is looked at only when all of them are there.
+    # The lines are staged in the database while the body is read. The key is checked when all lines are staged.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != NDJSON:
         raise ContentType(f"The body must be sent with Content-Type: {NDJSON}.")
     key = key_of(request, service) if HEADER in request.headers else None
@@ -86,7 +86,7 @@ async def import_lines(request: Request, service: DirectoryWriter, app_state: St
 async def _accept_once(
     app_state: AppState, incoming: Import, key: IdempotencyKey | None, digest: bytes
 ) -> StoredAnswer:
-    """Accept an import and keep the answer under its key, or return what was kept: of the import that came first."""
+    """Accept an import and store the response under its key, or return the stored response of an earlier import."""
     async with app_state.database.transaction() as connection:
         if key and (kept := await idempotency.begin(connection, key, digest)):
             return kept

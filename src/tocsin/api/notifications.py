@@ -1,4 +1,4 @@
-"""Routes of the inbox: the API document's own endpoints, with a user's token."""
+"""Routes of the inbox, for users."""
 
 import hashlib
 from json.encoder import encode_basestring
@@ -31,7 +31,7 @@ MAX_PER_PAGE = 100
 DEFAULT_PER_PAGE = 15
 
 KEPT = "private, no-cache"
-"""How clients may keep a page: themselves alone, and asking each time."""
+"""Clients may cache a page, but must revalidate it."""
 
 routes = router("notifications")
 
@@ -66,18 +66,18 @@ async def list_notifications(  # noqa: PLR0913, PLR0917 - the parameters of the 
     ] = DEFAULT_PER_PAGE,
     cursor: Annotated[
         Annotated[int, Between(inbox.OLDEST, inbox.NEWEST), BeforeValidator(integer)] | None,
-        Query(description="as found in `urls.next`"),
+        Query(description="the cursor in `urls.next`"),
     ] = None,
     show: Annotated[Literal["unread"] | None, Query(description="only unread notifications")] = None,
     if_none_match: Annotated[
-        str | None, Header(alias="If-None-Match", description="the `ETag` of a page that the client has")
+        str | None, Header(alias="If-None-Match", description="the `ETag` of a cached page")
     ] = None,
 ) -> Response:
     """List notifications.
 
-    The caller's notifications, newest first. Follow `urls.next`: it carries a cursor, shows nothing twice and skips
-    nothing while notifications arrive or are read. `pagination.total` counts what the query selects, `unread` the
-    whole inbox.
+    Returns the caller's notifications, the newest first. Use `urls.next` for the next page: it contains a cursor, so
+    that no notification is repeated or skipped while others arrive or are read. `pagination.total` is the number of
+    notifications that match the query, `unread` that of all unread notifications in the inbox.
     """
     base = _base_of(request, app_state.settings)
     if if_none_match and (tag := await _unchanged(request, user, base, if_none_match)):
@@ -108,7 +108,7 @@ async def list_notifications(  # noqa: PLR0913, PLR0917 - the parameters of the 
 async def create_custom(body: Given[NewCustom], user: User, app_state: State) -> Queued:
     """Create a custom notification.
 
-    Sends a text of the caller's to colleagues: users and teams of the caller's company, each once.
+    Sends a message to users and teams of the caller's company. Each recipient is notified once.
     """
     field_errors: list[FieldError] = []
     custom = NewCustom.checked(body.given, field_errors)
@@ -126,13 +126,13 @@ async def create_custom(body: Given[NewCustom], user: User, app_state: State) ->
 async def list_changes(
     user: AnyUser,
     app_state: State,
-    since: Annotated[str | None, Query(description="a cursor; left out: the answer is only the cursor of now")] = None,
+    since: Annotated[str | None, Query(description="a cursor; left out: only the current cursor is returned")] = None,
 ) -> Response:
     """List changes of the inbox.
 
-    For apps that were offline. With `since`, what came, was read, unread and deleted since then, at most 500 changes
-    at once (`more`). Without it, only the cursor to begin with. `resync` means that the past is no longer kept: fetch
-    the list.
+    For apps that were offline. With `since`, returns new notifications and those that were read, unread or deleted
+    since that cursor, at most 500 changes per response (`more`). Without it, returns only the current cursor. If
+    `resync` is true, the changes are no longer stored: load the list.
     """
     if since is None:
         return _json({"cursor": await app_state.cursors.of(user)})
@@ -149,7 +149,7 @@ async def list_changes(
 async def list_links(user: User, app_state: State, ids: ListedIds) -> Links:
     """List links of notifications.
 
-    Null where a notification's kind has no link. Ids that are not the caller's are left out.
+    Returns null if the kind of a notification has no link. Ids that are not in the caller's inbox are left out.
     """
     return Links(data=await inbox.links(app_state.database, app_state.catalogue, user.id, ids))
 
@@ -172,8 +172,8 @@ async def get_notification(user: User, app_state: State, notification_id: Notifi
 async def mark_all_read(user: User, app_state: State, body: Marks = OPTIONAL) -> None:
     """Mark notifications as read.
 
-    Without a body, all that the inbox held when the request began. `up_to` names the newest to mark, `ids` only some;
-    those of others are ignored.
+    Without a body, marks all notifications that the inbox contained when the request began. `up_to` is the newest
+    notification to mark, `ids` are single notifications; ids that are not in the inbox are ignored.
     """
     if body.ids is None:
         await inbox.read_all(app_state.database, user.id, body.up_to)
@@ -186,7 +186,7 @@ async def mark_all_read(user: User, app_state: State, body: Marks = OPTIONAL) ->
 async def mark_read(user: User, app_state: State, notification_id: NotificationId) -> None:
     """Mark a notification as read.
 
-    The first `read_at` stays.
+    If it is already read, `read_at` does not change.
     """
     await inbox.read(app_state.database, user.id, notification_id)
     app_state.pubsub.publish_changes([user.id])
@@ -203,27 +203,27 @@ async def mark_unread(user: User, app_state: State, notification_id: Notificatio
 async def delete_notification(user: User, app_state: State, notification_id: NotificationId) -> None:
     """Delete a notification.
 
-    Every other call on it answers 410 from then on.
+    All other requests for it then return 410.
     """
     await inbox.delete(app_state.database, user.id, notification_id)
     app_state.pubsub.publish_changes([user.id])
 
 
 async def _unchanged(request: Request, user: UserCaller, base: str, given: str) -> str | None:
-    """Return the tag of the caller's inbox as it is, where the caller has just that."""
+    """Return the current ETag of the page if the client has it, otherwise None."""
     tag = _tag(request, user.id, base, await app_state_of(request).cursors.of(user))
     known = {each.strip().removeprefix("W/") for each in given.split(",")}
     return tag if tag in known or "*" in known else None
 
 
 def _tag(request: Request, user_id: int, base: str, cursor: str) -> str:
-    """Return the ETag of a page: whose it is, all that happened to the inbox, what was asked, how urls are written."""
+    """Return the ETag of a page. It depends on the user, the state of the inbox, the query and the base url."""
     asked = f"{__version__} {base} ".encode() + request.scope["query_string"]
     return f'"{user_id}-{cursor}-{hashlib.sha256(asked).hexdigest()[:8]}"'
 
 
 def _url(request: Request, base: str, number: int, cursor: int | None = None) -> str:
-    """Return, as JSON, the absolute url of another page with all other parameters of this one."""
+    """Return the absolute url of another page with the other parameters of this one, as JSON."""
     scope = request.scope
     kept = _other_parameters(scope["query_string"]) if scope["query_string"] else ""
     end = "" if cursor is None else f"&cursor={cursor}"
@@ -231,19 +231,19 @@ def _url(request: Request, base: str, number: int, cursor: int | None = None) ->
 
 
 def _other_parameters(query: bytes) -> str:
-    """Return all parameters of a query but those of the page, each with an ampersand behind it."""
+    """Return the parameters of a query without those of the page, each followed by an ampersand."""
     given = parse_qsl(str(query, "latin-1"), keep_blank_values=True)
     kept = urlencode([(name, value) for name, value in given if name not in {"page", "cursor"}])
     return f"{kept}&" if kept else ""
 
 
 def _base_of(request: Request, settings: Settings) -> str:
-    """Return where the caller reaches what is under our prefix."""
+    """Return the base url for the caller, including the path prefix."""
     return settings.base_url or f"{_scheme_of(request)}://{_host_of(request)}{settings.root_path}"
 
 
 def _host_of(request: Request) -> str:
-    """Return the host as the caller wrote it where that is a host at all, else our own address."""
+    """Return the Host header if it is valid, otherwise the address of the server."""
     host = request.headers.get("host", "")
     if HOST.fullmatch(host):
         return host

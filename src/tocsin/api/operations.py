@@ -1,4 +1,4 @@
-"""Routes for operators: health, readiness, metrics, lanes, dead letters, explanations."""
+"""Routes for operators: health, readiness, metrics, lanes, dead letters and explanations."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
@@ -73,10 +73,10 @@ follow()
 POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 
 watching = router("operations")
-"""The routes that every process serves without a token."""
+"""Routes that every process serves without a token."""
 
 guarded = router("operations")
-"""What is open at a port of its own, and takes a token at the main one."""
+"""Routes that require a token on the main port, and none on the port for operations."""
 
 routes = router("operations")
 
@@ -91,7 +91,7 @@ async def healthz() -> Health:
 async def readyz(watched: WatchedState) -> ReadinessAnswer:
     """Check that requests can be served.
 
-    Whether the database accepts writes and its schema is that of this release; and what waits. Else 503.
+    Returns 503 if the database does not accept writes or its schema is not current. Includes the state of the queues.
     """
     return ReadinessAnswer.model_validate(await watched.readiness.answer())
 
@@ -104,7 +104,7 @@ async def readyz(watched: WatchedState) -> ReadinessAnswer:
 async def metrics(service: Operator, watched: WatchedState) -> Response:  # noqa: ARG001 - any operator may ask
     """Get metrics.
 
-    What this process did and what waits, for Prometheus.
+    The metrics of this process and of the queues, in the text format of Prometheus.
     """
     return Response(await watched.metrics.text(watched.database), media_type=CONTENT_TYPE)
 
@@ -119,7 +119,7 @@ async def open_metrics(request: Request) -> Response:
 async def list_lanes(service: Operator, app_state: State) -> Lanes:  # noqa: ARG001 - any operator may ask
     """List lanes.
 
-    The lanes that pushes are sent by, and whether they work.
+    Returns the lanes of pushes with their state. A lane is one provider, app and environment.
     """
     problems_of_workers = await readiness.problems(app_state.database)
     refusing = await deliveries.refusing(app_state.database)
@@ -144,7 +144,7 @@ async def list_dead_letters(
 ) -> DeadLetters:
     """List dead letters.
 
-    Events and pushes that were given up, the latest first. They are kept for 30 days.
+    Returns jobs and pushes that failed permanently, the newest first. They are kept for 30 days.
     """
     found = await dead_letters.listed(app_state.database, before or datetime.now(UTC), limit, service.company_id)
     return DeadLetters.model_validate({"data": found})
@@ -155,9 +155,9 @@ async def list_dead_letters(
     responses=problems(field_error("events", "required_without", "is required where lane is absent")),
 )
 async def replay(service: Operator, app_state: State, body: Replay) -> ReplayedAnswer:
-    """Queue dead letters again.
+    """Requeue dead letters.
 
-    Events by their ids, or up to 10,000 pushes of a lane, the oldest first.
+    Requeues the jobs and pushes of events by their ids, or up to 10,000 pushes of a lane, the oldest first.
     """
     since = datetime.now(UTC) - dead_letters.KEPT
     done = await dead_letters.replay(
@@ -177,8 +177,8 @@ async def find_users(
 ) -> PeopleFound:
     """Find users.
 
-    By the beginning of the whole name, the last name or the e-mail address, case-insensitive. Of each, the first 1,000
-    matches are looked at, those of other companies among them.
+    Searches for the beginning of the full name, the last name or the e-mail address. The search is case-insensitive. Of
+    each, it reads at most 1,000 matches, including users of other companies, who are then left out.
     """
     found = await explain.find(app_state.database, search, limit, service.company_id)
     return PeopleFound.model_validate({"data": found})
@@ -195,13 +195,12 @@ async def list_recipients(  # noqa: PLR0913, PLR0917 - the parameters of the ope
     after: After = 0,
     limit: Limit = DEFAULT_LIST_LIMIT,
     pushed: Annotated[
-        Literal["no"] | None, Query(description="only recipients for whom a push was not delivered, or not yet")
+        Literal["no"] | None, Query(description="only recipients with a push that was not delivered (yet)")
     ] = None,
 ) -> RecipientsOfEvent:
     """List recipients of an event.
 
-    By user id, ascending. Continue with `after` set to the last `user_id`. `pushes` are the states of the pushes to
-    that person, each once.
+    Returns recipients in ascending order of user ids. For the next page, set `after` to the last `user_id`.
     """
     viewer = Viewer(None, service.company_id)
     found = await explain.recipients(app_state.database, event_id, viewer, after, limit, missed=pushed == "no")
@@ -210,9 +209,9 @@ async def list_recipients(  # noqa: PLR0913, PLR0917 - the parameters of the ope
 
 @routes.get("/operations/users/{user_id}", responses=problems(NotFound))
 async def get_person(service: Operator, app_state: State, user_id: UserId) -> Person:
-    """Get a user's state.
+    """Get the state of a user.
 
-    Whether they are active, and the state of their devices: to find out why nothing was delivered.
+    Returns whether the user is active, and the state of each device, to find out why pushes do not arrive.
     """
     return Person.model_validate(await explain.person(app_state.database, user_id, service.company_id))
 
@@ -225,12 +224,12 @@ async def list_events_of_person(
     service: Operator,
     app_state: State,
     user_id: UserId,
-    since: Annotated[Moment, Query(description="only those since this moment; default: 24 hours ago")] = None,
+    since: Annotated[Moment, Query(description="only events since this time; default: 24 hours ago")] = None,
     limit: Explained = DEFAULT_EXPLAINED,
 ) -> EventsOfPerson:
     """List events of a user.
 
-    What concerned a user lately, the latest first: what was delivered, what was not, and why.
+    Returns recent events of a user, the newest first, and why each was or was not delivered.
     """
     since = since or datetime.now(UTC) - timedelta(days=1)
     await explain.person(app_state.database, user_id, service.company_id)
@@ -256,14 +255,14 @@ async def list_custom_notifications(
 ) -> CustomNotifications:
     """List custom notifications.
 
-    Who sent them, when and to how many, the latest first; never what they say.
+    Returns the sender, the time and the number of recipients, the newest first. The text is not included.
     """
     found = await event_status.customs(app_state.database, before or datetime.now(UTC), limit, service.company_id)
     return CustomNotifications.model_validate({"data": found})
 
 
 async def openapi(request: Request) -> Response:
-    """Return the OpenAPI document, which is made once, because that costs ten times as much as another request."""
+    """Return the OpenAPI document. It is cached, because generating it costs as much as ten other requests."""
     state = request.app.state
     if not hasattr(state, "document"):
         app_state = app_state_of(request)
@@ -273,12 +272,12 @@ async def openapi(request: Request) -> Response:
 
 
 async def docs(_request: Request) -> Response:
-    """Answer the page that shows the API document; everything that it loads comes from here."""
+    """Return the page that shows the API document. It loads no files from other servers."""
     return HTMLResponse(PAGE, headers={"Content-Security-Policy": POLICY})
 
 
 async def docs_asset(request: Request) -> Response:
-    """Answer a file of that page."""
+    """Return a file of that page."""
     name = request.path_params["name"]
     if name == "start.js":
         return Response(START, media_type="text/javascript")

@@ -1,4 +1,4 @@
-"""Routes of preferences: the kinds that a user can choose among, and what they chose."""
+"""Routes of preferences: the kinds of notification and the preferences of a user."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ routes = router("notifications")
 async def list_kinds(user: User, app_state: State) -> Kinds:
     """List kinds of notification.
 
-    All kinds, group by group, in the caller's language: what a screen of preferences needs.
+    Returns all kinds by group, with labels in the caller's language, for a preferences page.
     """
     language = app_state.catalogue.language_of(user.locale)
     groups = list(dict.fromkeys(kind.group for kind in app_state.catalogue.kinds.values()))
@@ -35,7 +35,7 @@ async def list_kinds(user: User, app_state: State) -> Kinds:
 async def get_preferences(user: User, app_state: State) -> PreferencesAnswer:
     """Get preferences.
 
-    The caller's preferences, with the defaults of what they did not choose.
+    Returns the caller's preferences, including defaults.
     """
     return _answer(await preferences.get(app_state.database, app_state.operator, user.id))
 
@@ -53,14 +53,14 @@ async def patch_preferences(
 ) -> PreferencesAnswer:
     """Change preferences.
 
-    A merge patch (RFC 7396): what is left out stays, `null` restores the default. Answers the result.
+    Accepts a merge patch (RFC 7396): missing fields do not change, `null` restores the default. Returns the result.
     """
     changed = await preferences.patch(app_state.database, app_state.pubsub, app_state.operator, user.id, body.given)
     return _answer(changed)
 
 
 def shown(catalogue: Catalogue, operator: Operator, kind: Kind, language: str) -> dict[str, Any]:
-    """Return a kind for a screen of preferences."""
+    """Return a kind for a preferences page."""
     return {
         "name": kind.name,
         "label": kind.wordings[language].title,

@@ -1,4 +1,4 @@
-"""What callers send: parameters and bodies, each declared once, for its check and for the OpenAPI document."""
+"""The models of parameters and request bodies, which validate them and describe them in the OpenAPI document."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -31,31 +31,31 @@ from tocsin.resolutions import KEY, How
 from tocsin.validation import Between, RequestModel, refusal, refusals
 
 MAX_RECIPIENTS = 10_000
-"""How many ids `notify` may hold."""
+"""Maximum ids in `notify`."""
 
 MAX_KEY_LENGTH = 255
-"""Characters of the longest key of a service's own."""
+"""Maximum characters of a key of a service."""
 
 MAX_SUBJECTS = 20
-"""How many subjects an event may name beside those in its data."""
+"""Maximum subjects in `about`."""
 
 MAX_BATCH_EVENTS = 1_000
-"""How many events one request may hold."""
+"""Maximum events per request."""
 
 MAX_BATCH_BODY_BYTES = 8 * 2**20
-"""Bytes of the largest body of a batch."""
+"""Maximum bytes of the body of a batch."""
 
 MAX_IDS = 1_000
-"""How many notifications one request marks, and how many events one replays, by their ids."""
+"""Maximum ids of notifications to mark, or of events to requeue, per request."""
 
 MAX_LINKS = 100
-"""How many notifications' links are asked for at once."""
+"""Maximum ids per request for links."""
 
 MAX_LIST_LIMIT = 1_000
 DEFAULT_LIST_LIMIT = 100
 
 MIN_SEARCH_LENGTH, MAX_SEARCH_LENGTH = 2, 255
-"""Characters of what users are searched for by."""
+"""Minimum and maximum characters of a search."""
 
 _INTEGER = re.compile(r"-?[0-9]+")
 _MAX_DIGITS = 20
@@ -64,7 +64,7 @@ _SUBJECT = re.compile(r"[a-z][a-z0-9_]{0,31}:\S(.{0,253}\S)?")
 
 
 def subject_of(text: Any) -> str | None:
-    """Return a subject as it is kept, or None for what is none: all but keys are the same in upper and lower case."""
+    """Return a subject in stored form, or None if it is invalid. Only keys are case-sensitive."""
     if not isinstance(text, str):
         return None
     if text.startswith(KEY):
@@ -73,7 +73,7 @@ def subject_of(text: Any) -> str | None:
 
 
 def integer(text: str) -> int:
-    """Read an integer of a query or a path."""
+    """Parse an integer in a query or a path."""
     if not _INTEGER.fullmatch(text):
         raise refusal("integer", "must be an integer")
     return int(text) if len(text) <= _MAX_DIGITS else _BEYOND_ALL
@@ -127,7 +127,7 @@ _AN_ID = WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_ID})
 _A_UUID = WithJsonSchema({"type": "string", "format": "uuid"})
 
 NewId = Annotated[int, Between(1, MAX_ID), BeforeValidator(integer)]
-"""The id of a user or team in a path that may be new."""
+"""The id in a path of a user or team that may not exist."""
 
 UserId = Annotated[int, PlainValidator(_known_id), _AN_ID, Path(description="id of a user")]
 TeamId = Annotated[int, PlainValidator(_known_id), _AN_ID, Path(description="id of a team")]
@@ -135,10 +135,10 @@ NotificationId = Annotated[UUID, PlainValidator(_known_uuid), _A_UUID, Path(desc
 EventId = Annotated[
     UUID, PlainValidator(_known_uuid), _A_UUID, Path(description="id of an event and its notifications")
 ]
-Token = Annotated[str, Path(min_length=1, description="the token that the push service gave the phone")]
+Token = Annotated[str, Path(min_length=1, description="the token of the phone from its push service")]
 
-After = Annotated[int, Between(0, MAX_ID), BeforeValidator(integer), Query(description="only those with greater ids")]
-CompanyId = Annotated[NewId | None, Query(description="only those of one company")]
+After = Annotated[int, Between(0, MAX_ID), BeforeValidator(integer), Query(description="only entries with greater ids")]
+CompanyId = Annotated[NewId | None, Query(description="only entries of this company")]
 Limit = Annotated[
     int, Between(1, MAX_LIST_LIMIT), BeforeValidator(integer), Query(description="maximum number of entries")
 ]
@@ -146,12 +146,12 @@ Explained = Annotated[
     int, Between(1, MAX_EXPLAINED), BeforeValidator(integer), Query(description="maximum number of entries")
 ]
 Moment = Annotated[datetime | None, PlainValidator(_moment), WithJsonSchema({"type": "string"})]
-Before = Annotated[Moment, Query(description="only those before this moment; default: now")]
+Before = Annotated[Moment, Query(description="only entries before this time; default: now")]
 Search = Annotated[
     str,
     PlainValidator(_searched),
     WithJsonSchema({"type": "string", "minLength": MIN_SEARCH_LENGTH, "maxLength": MAX_SEARCH_LENGTH}),
-    Query(description="how the name or the e-mail address begins"),
+    Query(description="the beginning of the name or the e-mail address"),
 ]
 Ending = Annotated[
     str,
@@ -175,7 +175,7 @@ class RequestBody(RequestModel):
 
 
 class Recipients(RequestModel):
-    """The users and teams to notify: at least one of them, together at most 10,000 ids."""
+    """The users and teams to notify: at least one id, and at most 10,000 in total."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
@@ -205,7 +205,7 @@ class Recipients(RequestModel):
 
 
 def named_in(given: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
-    """Return the ids of users and teams in `notify` of a body that may be invalid; none if they are too many."""
+    """Return the ids of users and teams in `notify` of a body that may be invalid; empty if there are too many."""
     notify = given.get("notify")
     if not isinstance(notify, dict) or _size(notify, Notify.NAMES) > MAX_RECIPIENTS:
         return [], []
@@ -218,24 +218,24 @@ def _size(given: Mapping[str, Any], names: Sequence[str]) -> int:
 
 
 class Notify(Recipients):
-    """The users and teams to notify: at least one of them, together with `except` at most 10,000 ids."""
+    """The users and teams to notify: at least one id, and at most 10,000 in total, including `except`."""
 
     NAMES = ("users", "teams", "except")
 
     except_: Ids = Field(
         default_factory=list,
         alias="except",
-        description="users who are left out",
+        description="users who are not notified",
         json_schema_extra={"maxItems": MAX_RECIPIENTS},
     )
     unknown: Annotated[
         Literal["refuse", "skip"] | None,
-        Field(description="what to do with unknown ids: `refuse` the request, or `skip` them; left out: `refuse`"),
+        Field(description="how to handle unknown ids: `refuse` the request or `skip` the ids; left out: `refuse`"),
     ] = None
 
 
 class Addressed(RequestBody):
-    """A body with recipients; an empty list if there are none."""
+    """A body with recipients. A missing `notify` is reported like an empty one."""
 
     @model_validator(mode="before")
     @classmethod
@@ -268,7 +268,7 @@ Future = Annotated[
 
 
 class NewEvent(Addressed):
-    """An event, but for the fields of its kind: `data` and `params` are checked by the catalogue."""
+    """An event. The catalogue validates `data` and `params`."""
 
     type: Any = None
     data: Any = None
@@ -279,15 +279,19 @@ class NewEvent(Addressed):
     ] = None
     key: Annotated[
         Annotated[str, Between(1, MAX_KEY_LENGTH)] | None,
-        Field(description="the service's own name for the event: posted again, it replaces what is not delivered"),
+        Field(description="a name for the event; a later event with the same key replaces it, if not delivered yet"),
     ] = None
-    deliver_at: Annotated[Future | None, Field(description="held until then; at most a year ahead")] = None
-    id: Annotated[Uuid | None, Field(description="chosen by the caller: posting it again does nothing")] = None
+    deliver_at: Annotated[
+        Future | None, Field(description="the time until which the event is held; at most a year ahead")
+    ] = None
+    id: Annotated[
+        Uuid | None, Field(description="chosen by the caller; a repeated request with the same id has no effect")
+    ] = None
     notify: Notify
 
 
 class NewBatch(RequestBody):
-    """Events, to be delivered in their order."""
+    """Events, which are delivered in their order."""
 
     MAX_BYTES = MAX_BATCH_BODY_BYTES
 
@@ -295,7 +299,7 @@ class NewBatch(RequestBody):
 
     @classmethod
     def events_in(cls, given: Mapping[str, Any]) -> list[Any]:
-        """Return the events, which are still to be checked one by one. Raises `Invalid`."""
+        """Return the events, which must still be validated. Raises `Invalid`."""
         field_errors: list[FieldError] = []
         found = _Events.checked(given, field_errors)
         if found is None:
@@ -314,7 +318,7 @@ def _settled(text: str) -> str:
 
 
 class ResolutionRequest(RequestBody):
-    """What to settle, and how."""
+    """A subject, and how to resolve its notifications."""
 
     model_config = ConfigDict(title="Resolution")
 
@@ -323,7 +327,7 @@ class ResolutionRequest(RequestBody):
         Given,
         AfterValidator(_settled),
         Field(
-            description="the subject: `lead:220f5f6e-...`, `order:42`, or `key:` and a key of the service's own",
+            description="the subject: `lead:220f5f6e-...`, `order:42`, or `key:` and a key of the service",
             json_schema_extra={"pattern": r"^[a-z][a-z0-9_]{0,31}:"},
         ),
     ]
@@ -332,13 +336,13 @@ class ResolutionRequest(RequestBody):
         Given,
         Field(
             alias="as",
-            description="`read` marks as read, `gone` takes away like a deletion, `erased` rewrites without names and"
-            " texts (scope `directory:write`, and for everyone)",
+            description="`read` marks the notifications as read, `gone` deletes them, `erased` removes names and texts"
+            " (requires the scope `directory:write`, and applies to all users)",
         ),
     ]
-    users: Annotated[Annotated[Ids, Between(0, MAX_RECIPIENTS)] | None, Field(description="only for these users")] = (
-        None
-    )
+    users: Annotated[
+        Annotated[Ids, Between(0, MAX_RECIPIENTS)] | None, Field(description="only notifications of these users")
+    ] = None
 
     @model_validator(mode="after")
     def _erased_for_everyone(self) -> Self:
@@ -348,12 +352,12 @@ class ResolutionRequest(RequestBody):
 
 
 class Marks(RequestBody):
-    """What to mark as read; nothing means all."""
+    """The notifications to mark as read. Without fields, all."""
 
-    up_to: Annotated[Uuid | None, Field(description="this notification and everything older")] = None
+    up_to: Annotated[Uuid | None, Field(description="this notification and all older ones")] = None
     ids: Annotated[
         Annotated[list[Uuid], Between(1, MAX_IDS)] | None,
-        Field(description="only these; not together with `up_to`"),
+        Field(description="only these notifications; cannot be combined with `up_to`"),
     ] = None
 
     @model_validator(mode="after")
@@ -364,13 +368,13 @@ class Marks(RequestBody):
 
 
 class Endpoint(RequestBody):
-    """A browser's subscription, by its endpoint."""
+    """The endpoint of a browser's subscription."""
 
     endpoint: Annotated[str, Given]
 
 
 def _is_refused(field: str, info: ValidationInfo, endpoint: str = "", p256dh: str = "", auth: str = "") -> bool:
-    """Return whether a part of a subscription is refused; the context is the state of the application."""
+    """Return whether a part of a subscription is invalid. The context is the state of the application."""
     origins = info.context.settings.web_push_origins if info.context else ()
     return any(name == field for name, _ in check_subscription(endpoint, p256dh, auth, origins))
 
@@ -401,7 +405,7 @@ class SubscriptionKeys(RequestModel):
 
 
 class SubscriptionBody(RequestBody):
-    """A `PushSubscription`, as the browser serialises it."""
+    """A `PushSubscription` as serialized by the browser."""
 
     model_config = ConfigDict(title="Subscription")
 
@@ -409,7 +413,7 @@ class SubscriptionBody(RequestBody):
         str,
         Given,
         AfterValidator(_of_push_service),
-        Field(description="of an allowed push service", json_schema_extra={"maxLength": MAX_ENDPOINT_LENGTH}),
+        Field(description="a url of an allowed push service", json_schema_extra={"maxLength": MAX_ENDPOINT_LENGTH}),
     ]
     keys: Annotated[SubscriptionKeys, Given]
     expiration_time: Annotated[
@@ -421,10 +425,10 @@ class SubscriptionBody(RequestBody):
 
 
 class Replay(RequestBody):
-    """What to queue again: all of these events, or the pushes of a lane such as `apns/default`."""
+    """The dead letters to requeue: those of these events, or the pushes of a lane."""
 
-    events: Annotated[list[Uuid], Between(1, MAX_IDS)] | None = None
-    lane: str | None = None
+    events: Annotated[Annotated[list[Uuid], Between(1, MAX_IDS)] | None, Field(description="ids of events")] = None
+    lane: Annotated[str | None, Field(description="the name of a lane, such as `apns/default`")] = None
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -434,6 +438,6 @@ class Replay(RequestBody):
 
 
 class PreferencesPatch(RequestBody):
-    """The changes (RFC 7396): what is left out stays, null restores the default."""
+    """Changes of preferences (RFC 7396). Missing fields do not change, null restores the default."""
 
     MEDIA_TYPES = MERGE_PATCH

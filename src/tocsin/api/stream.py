@@ -1,4 +1,4 @@
-"""The route of the stream: server-sent events of one inbox, in order, resumable from any of them."""
+"""The route of the stream: server-sent events of an inbox, in order. A stream can be resumed after any event."""
 
 import asyncio
 import contextlib
@@ -19,11 +19,11 @@ from tocsin.errors import Timeout, Unauthenticated
 from tocsin.streams import STALL_TIMEOUT, Stream, Streams
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-"""What keeps proxies from holding events back."""
+"""Headers that prevent proxies from buffering events."""
 
 
 class StreamResponse(Response):
-    """An answer that lasts until the client disconnects or the stream ends."""
+    """A response that lasts until the client disconnects or the stream ends."""
 
     media_type = "text/event-stream"
 
@@ -62,8 +62,8 @@ routes = router("notifications")
     response_class=StreamResponse,
     responses=text(
         StreamResponse.media_type,
-        'Events `count` (`{"unread": 3}`, also the first), `notification` (as in the list), `read` (`id`, `ids`, or'
-        " `all` up to the entry `up_to`), `unread` (`id`), `deleted` (`id` or `ids`), `resync`: fetch the list. Open.",
+        'Events: `count` (`{"unread": 3}`, also the first event), `notification` (as in the list), `read` (`id`, `ids`,'
+        " or `all` with `up_to`), `unread` (`id`), `deleted` (`id` or `ids`) and `resync` (load the list). Open.",
         beginning='id: 64201a3f5c000-41\nevent: count\ndata: {"unread":1}\n\n'
         'id: 64201a3f5c000-42\nevent: read\ndata: {"id":"0195d3f0-4c00-7000-8000-000000000001"}\n\n',
     ),
@@ -79,11 +79,12 @@ async def stream_notifications(
 ) -> Response:
     """Stream the inbox.
 
-    Server-sent events: all that happens in the caller's inbox, as it happens. Each event has an `id`; with it as
-    `Last-Event-ID` the stream continues with nothing lost, for 7 days. At most 8 streams per user: a ninth closes the
-    oldest.
+    Sends the changes of the caller's inbox as server-sent events. Each event has an `id`. If a client reconnects within
+    7 days with that id as `Last-Event-ID`, no event is lost. A user has at most 8 streams: one more closes the oldest.
     """
-    if user.expires <= time.time():  # within the skew that other calls allow: it would end at once, again and again
+    if (
+        user.expires <= time.time()
+    ):  # other routes allow a clock skew; here the stream would end at once, and the client would reconnect
         raise Unauthenticated("The token has expired.", presented=True)
     if request.method == "HEAD":
         return Response(headers=HEADERS, media_type=StreamResponse.media_type)

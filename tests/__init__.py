@@ -1,4 +1,4 @@
-"""The tests, in the folders of what they test."""
+"""The tests, in folders that mirror the packages."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What tests stand on: one real PostgreSQL, a fresh database for each test, and the service on a real socket."""
+"""Fixtures: one PostgreSQL server, a new database for each test, and the service on a real socket."""
 
 import shutil
 from collections.abc import AsyncIterator, Iterator

@@ -1,4 +1,4 @@
-"""Items that arrive while a batch is processed share the next batch."""
+"""Items that arrive while a batch is processed form the next batch."""
 
 import asyncio
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""NATS between processes: things are quicker with it, and nothing is lost without."""
+"""NATS between processes: it makes wakeups faster, and nothing is lost without it."""
 
 import asyncio
 import signal

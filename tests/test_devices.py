@@ -1,4 +1,4 @@
-"""Phones: one owner at a time, whoever registered it last, and nobody learns whose it was."""
+"""Devices: a token belongs to the user who registered it last, and no user learns of another."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""The directory: users and teams as the host application says, and companies kept apart."""
+"""The directory: users, teams, and separate companies."""
 
 from typing import Any
 

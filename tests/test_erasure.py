@@ -1,4 +1,4 @@
-"""An erased user leaves nothing of themselves but what others were told."""
+"""Erasure removes everything of a user except notifications of other users."""
 
 import asyncio
 from typing import Any

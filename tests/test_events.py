@@ -1,4 +1,4 @@
-"""What a producer can do beside posting one event: batches, own ids, keys, later, taken back, explained."""
+"""Options of producers: batches, own ids, keys, deliver_at, cancellation, except, explanation."""
 
 import asyncio
 from datetime import timedelta

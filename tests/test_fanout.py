@@ -1,4 +1,4 @@
-"""The main job: what a service posts is what the people concerned find in their inbox."""
+"""Fanout: posted events reach the inboxes of their recipients."""
 
 import json
 from functools import partial

@@ -1,4 +1,4 @@
-"""The inbox: pages, counts, and marks, whatever happens meanwhile."""
+"""The inbox: pages, counts and marks, also with concurrent changes."""
 
 import asyncio
 from typing import Any

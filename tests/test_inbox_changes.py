@@ -1,4 +1,4 @@
-"""What owners do with their inbox beside reading: unread, delete, read some; and what other clients learn of it."""
+"""Actions of users in their inbox: unread, delete, partial read; and the changes that other clients get."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The whole inbox and directory against a small model of both: whatever is done, in whatever order, they agree."""
+"""Property tests: the inbox and the directory agree with a small model after any operations."""
 
 import asyncio
 from collections.abc import Collection, Sequence

@@ -1,4 +1,4 @@
-"""Pages lead through an inbox: once past everything, whatever happens between two of them."""
+"""Property tests of pagination with changes between pages."""
 
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""A lock that another session holds delays what needs it, and nothing else."""
+"""Locks of other sessions delay only the work that needs them."""
 
 import asyncio
 from collections import deque

@@ -1,4 +1,4 @@
-"""The queue: which worker takes which job."""
+"""The job queue: claims."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The decision about one notification: what is switched off, urgent, or not known any more."""
+"""The decision about one notification: disabled, urgent, and unknown kinds."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Preferences: what a user chose counts, by the clock on their wall, and what the operator locked can't be chosen."""
+"""Preferences: choices of users, quiet hours by local time, and locks of the operator."""
 
 import asyncio
 import re

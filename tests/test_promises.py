@@ -1,4 +1,4 @@
-"""Every number that the API promises stands here once more, literally: a change of one is a change of the promise."""
+"""Every number that the API promises, literally: a change here is a change of the contract."""
 
 from dataclasses import asdict
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Quiet hours: what the clock on the wall says, also when it is changed."""
+"""Quiet hours follow local time, also across daylight saving changes."""
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta

@@ -1,4 +1,4 @@
-"""`GET /readyz` and `tocsin doctor`: ready means that writes are taken, and why they are not is said."""
+"""`GET /readyz` and `tocsin doctor`: ready means that writes succeed; otherwise the reason is given."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What is settled about a subject is settled for everyone it reached, and for nobody else's."""
+"""Resolutions: a resolved subject is resolved for all its recipients and for no other user."""
 
 import asyncio
 import copy

@@ -1,4 +1,4 @@
-"""What is no longer needed is forgotten, and nothing else."""
+"""Retention deletes expired rows and nothing else."""
 
 import asyncio
 from typing import Any

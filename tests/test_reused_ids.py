@@ -1,4 +1,4 @@
-"""An id that was erased and given to somebody else inherits no token, stream, device, choice, key or cursor."""
+"""An erased id that is used again inherits no token, stream, device, preference, key or cursor."""
 
 import asyncio
 import json

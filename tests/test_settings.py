@@ -1,4 +1,4 @@
-"""Settings: values that cannot be used are refused by name."""
+"""Settings: invalid values are rejected by name."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The live stream: everything, in order, to its owner alone, through reconnects, restarts and changes of process."""
+"""The live stream: complete, ordered and private, also across reconnects, restarts and processes."""
 
 import asyncio
 import contextlib

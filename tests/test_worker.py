@@ -1,4 +1,4 @@
-"""Workers: what they hold, what they give up, in what order they work, and what wakes them."""
+"""Workers: leases, failures, fairness, and wakeups."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence

@@ -1,4 +1,4 @@
-"""What clients hold on to stays: the document says all that the one before FastAPI made it said, or more."""
+"""The API stays compatible: its outline has everything that the checked-in outline has."""
 
 import json
 from collections.abc import Callable, Iterator

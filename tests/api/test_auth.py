@@ -1,4 +1,4 @@
-"""Who may do what: every route, whoever knocks, and nobody learns of what is not theirs."""
+"""Authorization of every route: callers, scopes, and no information about resources of others."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Bad input, and odd but good input: the one is refused with everything that is wrong, the other kept as it came."""
+"""Validation: invalid input is rejected with all its errors; unusual but valid input is kept unchanged."""
 
 import asyncio
 import copy

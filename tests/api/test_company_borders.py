@@ -1,4 +1,4 @@
-"""A service that is bound to a company neither touches nor learns of what is another's, whatever it calls."""
+"""A company-bound service cannot read or change anything of another company."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What one client sends, leaves unsent or does not read costs little, ends soon, and nobody else notices."""
+"""Limits of connections: slow, silent and endless requests are bounded and do not affect other clients."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Pages of other origins: which of them see answers, and what a preflight says."""
+"""CORS: preflight requests and response headers."""
 
 from collections.abc import AsyncIterator
 from typing import Any

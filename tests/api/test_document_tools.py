@@ -1,4 +1,4 @@
-"""What tools of others make of the API document: linters find no error in it, and their clients post, list and read."""
+"""Third-party tools accept the OpenAPI document: linters, and a generated client."""
 
 import json
 from pathlib import Path

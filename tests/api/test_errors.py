@@ -1,4 +1,4 @@
-"""The form of every answer that is no success, and what stands around every answer."""
+"""Error responses, and the headers of every response."""
 
 import asyncio
 from typing import Any

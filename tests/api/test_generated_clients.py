@@ -1,4 +1,4 @@
-"""Python clients, generated from the API document by the two generators in use: they post, list and read errors."""
+"""Python clients from the two common OpenAPI generators post events, list an inbox and read errors."""
 
 import asyncio
 import json

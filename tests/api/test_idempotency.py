@@ -1,4 +1,4 @@
-"""A POST request with an Idempotency-Key does its work once, however often it is sent."""
+"""Idempotency-Key: a repeated POST request is executed once."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Requests at their limits are answered in time, and delay nobody else."""
+"""Requests at the size limits are answered in time and do not delay others."""
 
 import json
 from uuid import UUID

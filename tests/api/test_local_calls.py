@@ -1,4 +1,4 @@
-"""Doors that ask for no token: whom they answer."""
+"""Paths that need no token answer only local callers."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What every answer and every log line of a request has."""
+"""Cache headers of responses and trace ids of log lines."""
 
 import asyncio
 from typing import Any

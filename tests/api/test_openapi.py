@@ -1,4 +1,4 @@
-"""The OpenAPI document: sound in itself, complete, and true; and the page that shows it."""
+"""The OpenAPI document is valid, complete and correct; and the API reference page."""
 
 import json
 import re

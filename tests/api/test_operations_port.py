@@ -1,4 +1,4 @@
-"""Metrics and the operators' doors at a port of their own: open there to whoever reaches it, and nowhere else."""
+"""The operations port: metrics and operator endpoints on a separate port."""
 
 from uuid import uuid4
 

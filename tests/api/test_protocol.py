@@ -1,4 +1,4 @@
-"""Bytes that are no HTTP, and heads that are too large."""
+"""Invalid HTTP and request heads that are too large."""
 
 import json
 

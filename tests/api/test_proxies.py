@@ -1,4 +1,4 @@
-"""URLs behind proxies: whose headers are believed."""
+"""URLs behind reverse proxies: which forwarded headers are trusted."""
 
 from typing import Any
 

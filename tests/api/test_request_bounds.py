@@ -1,4 +1,4 @@
-"""A request with any number of faults costs little: others are answered meanwhile, and the answer is short."""
+"""Requests with countless errors are cheap, and their responses are short."""
 
 import asyncio
 import json

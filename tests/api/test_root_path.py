@@ -1,4 +1,4 @@
-"""A path prefix: everything is served below it."""
+"""The root path prefixes every route."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

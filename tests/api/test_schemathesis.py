@@ -1,4 +1,4 @@
-"""What a fuzzer that reads the API document finds: no answer of the running service that the document does not have."""
+"""Schemathesis finds no response that the OpenAPI document lacks."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""The end of a process: what it accepted is not lost."""
+"""Graceful shutdown."""
 
 import asyncio
 import signal

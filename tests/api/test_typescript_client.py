@@ -1,4 +1,4 @@
-"""A TypeScript client, generated from the running service's API document as its users would: it compiles and works."""
+"""A TypeScript client that is generated from the OpenAPI document compiles and works."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tokens as identity providers make them, with the settings that docs/guides/identity-providers.md shows for each."""
+"""Tokens of identity providers, with the settings of docs/guides/identity-providers.md."""
 
 import os
 import re

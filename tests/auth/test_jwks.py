@@ -1,4 +1,4 @@
-"""Keys that an issuer publishes: fetched when they are needed, never too often, and no harm when it misbehaves."""
+"""JWKS: when keys are fetched, how often, and what happens if the issuer fails."""
 
 import asyncio
 import gzip

@@ -1,4 +1,4 @@
-"""What tokens are signed with: files, a JWKS, whose tokens a key may sign, and what tokens must say."""
+"""Keys that verify tokens: files, JWKS, the callers they may sign for, and required claims."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Kinds, languages and wordings as an operator writes them, and what a screen of preferences is told of all kinds."""
+"""Custom kinds, languages and wordings, and the list of kinds for the preferences screen."""
 
 import re
 from collections.abc import AsyncIterator

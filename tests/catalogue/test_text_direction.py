@@ -1,4 +1,4 @@
-"""Names from outside keep their direction and their line to themselves: in messages, in HTML, in pushes, in reports."""
+"""External text cannot change the direction or the lines of messages, HTML, pushes and reports."""
 
 import json
 import unicodedata

@@ -1,4 +1,4 @@
-"""What a 202 promised is kept, whatever is killed: a worker, the service, or the database, at any moment."""
+"""Accepted events survive killed workers, services and databases."""
 
 import asyncio
 from collections.abc import AsyncIterator

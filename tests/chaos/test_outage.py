@@ -1,4 +1,4 @@
-"""While the database is away: every call says so, at once and in the usual form, and nothing is promised."""
+"""Database outages: every call reports the outage immediately and accepts nothing."""
 
 import asyncio
 import signal

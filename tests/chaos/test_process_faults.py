@@ -1,4 +1,4 @@
-"""Processes as operators start them go on whatever the database refuses: in one, and as servers and workers apart."""
+"""Processes survive database errors, as one process and as separate servers and workers."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""What was promised reaches the phones, whatever is killed: nothing lost, hardly anything twice, and shown once."""
+"""Accepted pushes survive killed workers: none is lost, few are sent twice, each is shown once."""
 
 import asyncio
 from collections import Counter

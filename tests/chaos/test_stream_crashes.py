@@ -1,4 +1,4 @@
-"""Streams outlive what is killed: every reader ends with the same list as the API."""
+"""Streams survive killed processes: every reader converges with the inbox list."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The command line, as its users type it."""
+"""The command line."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""`tocsin doctor`: what is wrong is found, and what is right is not called wrong."""
+"""`tocsin doctor` reports every problem and no false ones."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Whatever an operator gets wrong is one sentence with the remedy: never a traceback, and never a secret."""
+"""Operator mistakes are reported in one sentence with the remedy, without a traceback or a secret."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Previews: what phones and browsers would get for a kind, to the byte, with no database and no keys."""
+"""`tocsin preview` prints the exact pushes of a kind without a database or keys."""
 
 import json
 from collections.abc import Iterator

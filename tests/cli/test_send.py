@@ -1,4 +1,4 @@
-"""`tocsin send`: an event from the command line, to a service that runs."""
+"""`tocsin send` posts an event to a running service."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What commands print never moves the cursor, forges a line, or turns text around."""
+"""Printed text cannot move the cursor, forge a line or change the text direction."""
 
 import os
 import subprocess

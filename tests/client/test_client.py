@@ -1,4 +1,4 @@
-"""The client for other services: whatever happens on the line, what was posted once is there once."""
+"""The Python client: events are posted exactly once despite network errors."""
 
 import asyncio
 import contextlib

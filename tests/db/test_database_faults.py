@@ -1,4 +1,4 @@
-"""When the database refuses or breaks off a statement: what was claimed is released, and no work stops other work."""
+"""Database errors: leases are released, and failing work does not stop other work."""
 
 import asyncio
 import resource

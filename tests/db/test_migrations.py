@@ -1,4 +1,4 @@
-"""The migrations: all of them together are schema.sql, once, whoever runs them at the same time."""
+"""Migrations: they produce schema.sql and are applied once, also by concurrent processes."""
 
 import asyncio
 import json

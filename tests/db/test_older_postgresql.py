@@ -1,4 +1,4 @@
-"""Any PostgreSQL from 15 on will do: the road on a server of the machine's own, where it has one."""
+"""Support of PostgreSQL from version 15, tested on a server of the machine if it has one."""
 
 import asyncio
 import os

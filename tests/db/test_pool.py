@@ -1,4 +1,4 @@
-"""The pool: whose statements give way."""
+"""The connection pool: priorities of backends."""
 
 import os
 

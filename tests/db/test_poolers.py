@@ -1,4 +1,4 @@
-"""Poolers: session mode works as the package brings it; what shares sessions is refused before anything is written."""
+"""External poolers: session mode works; transaction mode is rejected before any write."""
 
 import shutil
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Every statement is proved against the migrated schema."""
+"""Every statement is prepared against the migrated schema."""
 
 import re
 

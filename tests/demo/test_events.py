@@ -1,4 +1,4 @@
-"""What happens in the demo is what the catalogue takes, and not always the same."""
+"""The events of the demo are valid and varied."""
 
 import json
 from random import Random

@@ -1,4 +1,4 @@
-"""The demo's page, in a browser, as a newcomer sees it: who there is, what happens, and what phones make of it."""
+"""The demo page in a browser."""
 
 import asyncio
 import json

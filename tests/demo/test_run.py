@@ -1,4 +1,4 @@
-"""The demo keeps to itself: a service with the same settings finds its people and phones as they were."""
+"""The demo is isolated from a service with the same settings."""
 
 import signal
 from pathlib import Path

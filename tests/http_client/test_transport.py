@@ -1,4 +1,4 @@
-"""The road of pushes: every request gets one answer, whatever the other side does, and nothing is sent twice."""
+"""The HTTP/2 client: every request gets one response, and no request is sent twice."""
 
 import asyncio
 import shutil

@@ -1,4 +1,4 @@
-"""The stand-ins for push services: strict where the real ones are, and wrong on demand."""
+"""The stand-ins of push services: strict like the real ones, and with scripted errors."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""The wheel's programs and their copy."""
+"""The PostgreSQL binaries of the wheel and their copy."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The data folder: whom it lets in, and what is refused before anything is changed."""
+"""The data folder: permissions, and what is rejected before anything is changed."""
 
 import os
 import pwd

@@ -1,4 +1,4 @@
-"""The server as a whole: what it promises while it runs, and what it survives."""
+"""The embedded server: its guarantees while it runs, and its recovery."""
 
 # ruff: noqa: ASYNC222 - a test may block: nobody else is on its loop
 import asyncio

@@ -1,4 +1,4 @@
-"""What phones are told to take off their screens: erased words, people who left, and what is unread again."""
+"""Clears: erased text, deleted users and unread marks on phones."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

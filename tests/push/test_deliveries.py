@@ -1,4 +1,4 @@
-"""From the inbox to the phone: once, in time, as the person wishes, and explained."""
+"""Deliveries of pushes: once, in time, by the preferences of the user, and explained."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

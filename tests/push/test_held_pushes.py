@@ -1,4 +1,4 @@
-"""What is held goes as soon as what held it is over, however that came about, and in the order of the inbox."""
+"""Held pushes are sent when their pause or quiet hours end, in inbox order."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Keys change while the service runs: SIGHUP has them read again, and nobody is lost on the way."""
+"""Key rotation in a running service: SIGHUP reloads keys, and no subscription is lost."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""Tokens of up to 4,096 characters, as the contract allows: longer than an index of the database takes."""
+"""Device tokens of up to 4,096 characters, which an index of PostgreSQL cannot hold."""
 
 import json
 import secrets

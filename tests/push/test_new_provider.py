@@ -1,4 +1,4 @@
-"""A provider that the service does not have: a channel, and a function that yields its lanes, are all it takes."""
+"""A new push provider needs only a channel and a function that yields its lanes."""
 
 from collections.abc import Iterator
 from pathlib import Path

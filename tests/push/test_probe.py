@@ -1,4 +1,4 @@
-"""Test pushes: whoever wonders whether their phone is reached is told by its push service itself."""
+"""Test pushes report the response of the push service."""
 
 import asyncio
 from pathlib import Path

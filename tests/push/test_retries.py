@@ -1,4 +1,4 @@
-"""Retries of pushes: the schedule, what a provider asks for, when a push expires, and who may write a result."""
+"""Retries of pushes: schedule, Retry-After, expiry, and leases."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4

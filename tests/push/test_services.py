@@ -1,4 +1,4 @@
-"""Push services of browsers that refuse us: no browser is lost, no other service suffers, and it is said aloud."""
+"""Push services that reject all pushes: no subscription is lost, others are unaffected, operators see it."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What operators are given fits the service: names, alerts and runbooks, proxies, unit, image, backup and restore."""
+"""Files for operators: metrics, alerts, runbooks, proxies, systemd unit, image, backup and restore."""
 
 import asyncio
 import contextlib

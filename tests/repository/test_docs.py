@@ -1,4 +1,4 @@
-"""What the documents promise exists, and what exists is in the documents."""
+"""The documentation and the code name the same settings, commands, routes, codes and metrics."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The site that `make docs` builds: strict, whole, and without anything that other hosts serve."""
+"""The documentation site: strict build, complete, and without requests to other hosts."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The guides for those who come from another system: their exports are imported, and their functions post events."""
+"""The migration guides: exports of other systems are imported, and replacement functions post events."""
 
 import asyncio
 import re

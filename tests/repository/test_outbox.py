@@ -1,4 +1,4 @@
-"""The outbox of docs/guides/outbox.md as it is: what is rolled back is never told, what is committed is told once."""
+"""The outbox of docs/guides/outbox.md posts committed events once and no rolled back ones."""
 
 import asyncio
 import contextlib

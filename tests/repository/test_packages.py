@@ -1,4 +1,4 @@
-"""Three distributions: each is built, is sound, and works by itself in an environment that has nothing else of ours."""
+"""The three distributions: each builds, is complete, and works alone in an empty environment."""
 
 import asyncio
 import shutil

@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to type does what it says."""
+"""The commands of the README work as written."""
 
 import asyncio
 import itertools

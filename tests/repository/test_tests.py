@@ -1,4 +1,4 @@
-"""The tests themselves: shared parts are in tests/support, and fixtures in a conftest.py."""
+"""Structure of the tests: shared code is in tests/support, and fixtures are in a conftest.py."""
 
 import ast
 from pathlib import Path

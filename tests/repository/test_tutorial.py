@@ -1,4 +1,4 @@
-"""The tutorial: every file and every command of the page, in its order, with a browser where the reader has one."""
+"""The tutorial: every file and command of the page in its order, and the browser steps."""
 
 import contextlib
 import json

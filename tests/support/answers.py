@@ -1,4 +1,4 @@
-"""What answers of the API look like."""
+"""Common checks of API responses."""
 
 import asyncio
 from typing import Any

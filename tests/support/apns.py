@@ -1,4 +1,4 @@
-"""The channel of iPhones, with a key of tests."""
+"""An APNs channel with a test key."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What keeps people out of a page, by the rules of WCAG 2.2 AA."""
+"""Accessibility by the rules of WCAG 2.2 AA."""
 
 import json
 from importlib.resources import files

@@ -1,4 +1,4 @@
-"""What work costs this thread, whatever else the machine does meanwhile."""
+"""The processor time of this thread, independent of other processes."""
 
 import time
 from collections.abc import Callable

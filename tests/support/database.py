@@ -1,4 +1,4 @@
-"""Databases of tests: made, emptied, locked, and read as a whole."""
+"""Test databases: created, emptied, locked, and read as a whole."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Events, and calls that post them and look what became of them."""
+"""Events, and calls that post them and read their state."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

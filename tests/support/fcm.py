@@ -1,4 +1,4 @@
-"""The channel of Android, with an account of tests."""
+"""An FCM channel with a test account."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A page of another origin that embeds the inbox, under a strict policy, and what a browser makes of it."""
+"""A page of another origin that embeds the inbox under a strict policy, and its browser."""
 
 import asyncio
 import json

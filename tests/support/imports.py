@@ -1,4 +1,4 @@
-"""Lines of imports."""
+"""Lines of an import."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""An issuer of tokens: its keys, what it signs, and the site where it publishes them, which can misbehave."""
+"""A token issuer: keys, tokens, and a JWKS site with scripted errors."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Kinds as operators write them."""
+"""Custom kinds as operators write them."""
 
 from pathlib import Path
 

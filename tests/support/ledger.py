@@ -1,4 +1,4 @@
-"""The ledger: what the clients were answered 202, kept on their side, and compared with every inbox in the end."""
+"""The ledger: what clients were answered with 202, compared with every inbox at the end."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Programs in folders of their own, with what they need from npm's registry."""
+"""Node programs with their npm packages."""
 
 import asyncio
 import re

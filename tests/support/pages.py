@@ -1,4 +1,4 @@
-"""An inbox of two pages, and where the second is."""
+"""An inbox of two pages, and the URL of the second."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Folders for servers of tests."""
+"""Folders for test servers."""
 
 import shutil
 import tempfile

@@ -1,4 +1,4 @@
-"""Choices of a user, and the quiet hours that property tests make up."""
+"""Preferences, and quiet hours for property tests."""
 
 from datetime import UTC, datetime
 from typing import Any

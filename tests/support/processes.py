@@ -1,4 +1,4 @@
-"""The program under test as an operator starts it: processes that tests kill, and that are gone in the end."""
+"""The program as an operator starts it: processes that tests kill and that end with the test."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""How often tests repeat what chance decides: some times with every run, many times with `make soak`."""
+"""The number of examples of property tests: few in every run, many with `make soak`."""
 
 from hypothesis import settings
 

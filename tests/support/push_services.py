@@ -1,4 +1,4 @@
-"""Push services as they are on a bad day: HTTP/2 over TLS on the loopback, and what they were asked."""
+"""Failing push services: HTTP/2 over TLS on the loopback, with a record of requests."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Phones of tests, and waiting for what is pushed to them."""
+"""Test phones, and waiting for pushes."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

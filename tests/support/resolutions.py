@@ -1,4 +1,4 @@
-"""Subjects that are settled, and what is left of those who are erased."""
+"""Resolutions, and traces of erased contacts."""
 
 from typing import Any
 

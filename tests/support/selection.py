@@ -1,4 +1,4 @@
-"""What tests need, in which order they run, and which of them may be skipped."""
+"""Markers of tests, their order, and the allowed reasons of skips."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL as operators bring it: on a port of the loopback, with roles of their own, and poolers before it."""
+"""Servers as operators run them: PostgreSQL with roles, PgBouncer, NATS."""
 
 import asyncio
 import contextlib

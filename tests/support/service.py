@@ -1,4 +1,4 @@
-"""The service in this process, on a real socket, with a token for anybody."""
+"""The service in this process on a real socket, and its tokens."""
 
 import asyncio
 import json

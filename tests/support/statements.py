@@ -1,4 +1,4 @@
-"""Every statement of the package."""
+"""Every SQL statement of the package."""
 
 from importlib.resources import files
 

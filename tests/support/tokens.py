@@ -1,4 +1,4 @@
-"""Tokens made by hand."""
+"""Hand-made tokens."""
 
 import base64
 import hashlib

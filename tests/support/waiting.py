@@ -1,4 +1,4 @@
-"""Wait for the thing itself."""
+"""Waiting for a condition."""
 
 import asyncio
 import inspect

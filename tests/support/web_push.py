@@ -1,4 +1,4 @@
-"""A browser that can read what is pushed to it."""
+"""A browser that decrypts its pushes."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Work done by hand, and workers with settings of tests."""
+"""Jobs run by hand, and workers with test settings."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""What comes from elsewhere: checked as a whole, applied in steps, and the same as what an export tells."""
+"""Imports: validated as a whole, applied in steps, and equal to what an export returns."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A page of a host application with the inbox in it, and the browsers that show it."""
+"""Fixtures: a page of a host application with the inbox, and browsers that show it."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

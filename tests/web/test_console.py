@@ -1,4 +1,4 @@
-"""The operators' console: what the page shows by night, that it does no harm, and the calls that it stands on."""
+"""The operators' console: the page, its security, and its API calls."""
 
 import asyncio
 import json

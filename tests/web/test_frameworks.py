@@ -1,4 +1,4 @@
-"""The web inbox in pages made with React and Vue, by the very code of its documentation: it compiles and works."""
+"""The web inbox in React and Vue pages, with the code of the documentation."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The scripts that browsers load are built from the sources in `web` and checked in: these two never differ."""
+"""The checked-in scripts equal a build of the sources in `web`."""
 
 import shutil
 from pathlib import Path

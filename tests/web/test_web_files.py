@@ -1,4 +1,4 @@
-"""The files of the web inbox, as pages of other origins load them, and as a server may import them."""
+"""The files of the web inbox: cross-origin loading, caching, compression, and import on a server."""
 
 import gzip
 import json

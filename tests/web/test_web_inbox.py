@@ -1,4 +1,4 @@
-"""The web inbox in a browser, in a page of another origin with a strict policy: all that people do with it."""
+"""The web inbox in a browser, in a page of another origin with a strict policy."""
 
 import asyncio
 import re

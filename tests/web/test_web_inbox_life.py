@@ -1,4 +1,4 @@
-"""The web inbox through the life of its page: frozen tabs, the back-forward cache, the badge of an app."""
+"""Page lifecycle of the web inbox: frozen tabs, the back-forward cache, the app badge."""
 
 import asyncio
 import json

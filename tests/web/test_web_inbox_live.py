@@ -1,4 +1,4 @@
-"""The web inbox as it goes on: what comes live, tabs that share a stream, tokens that end, networks that go."""
+"""Live updates of the web inbox: shared streams, expiring tokens, network outages."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The web inbox as it looks: for everybody, in every state and theme, and whatever strangers write into it."""
+"""Appearance of the web inbox: accessibility, themes, directions, and untrusted text."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""The pane of preferences, and pushes to the browser that it switches on."""
+"""The preferences view, and browser push."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

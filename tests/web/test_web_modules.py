@@ -1,4 +1,4 @@
-"""The modules of the web inbox and of the console by themselves, under `node --test`, with a clock of their own."""
+"""Unit tests of the web modules under `node --test`."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Pushes to iPhones: what Apple gets, how we authorise ourselves, and what its answers mean."""
+"""APNs: requests, provider tokens, and the meaning of responses."""
 
 import json
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""A body that is cut ends with a whole character, as people see them."""
+"""Truncated text ends with a whole grapheme cluster."""
 
 import unicodedata
 

@@ -1,4 +1,4 @@
-"""Pushes by Firebase: what Google gets, how we are authorised, and what its answers mean."""
+"""FCM: requests, access tokens, and the meaning of responses."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The contact that browsers' push services are given: one that they refuse is refused at start, or warned of."""
+"""The VAPID subject: an invalid one is rejected at start, a missing one causes a warning."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Pushes to browsers: encrypted for their eyes alone, and sent to push services alone."""
+"""Web push: encryption, VAPID tokens, allowed endpoints, and the meaning of responses."""
 
 import base64
 import json

@@ -20,12 +20,12 @@ from tocsin.postgres.supervisor import Embedded
 from tocsin.push.channels.vapid import Vapid
 from tocsin_phones import Phones
 
-hypothesis.settings.register_profile("fast", max_examples=10, deadline=None)  # how long anything takes decides no test
+hypothesis.settings.register_profile("fast", max_examples=10, deadline=None)  # timings never decide a test
 hypothesis.settings.register_profile("test", deadline=None)
 hypothesis.settings.register_profile("soak", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile("test")
 
-expect.set_options(timeout=30_000)  # a page is waited for as long on a machine that has much else to do
+expect.set_options(timeout=30_000)  # a busy machine needs longer to load a page
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,7 +74,7 @@ async def quiet_database(server: Embedded) -> str:
 
 @pytest.fixture
 async def url(quiet_database: str) -> AsyncIterator[str]:
-    """A database with the schema and nothing in it, where nobody works but the test."""
+    """A database with an empty schema and no worker."""
     await wipe(quiet_database)
     yield quiet_database
     assert await left_behind(quiet_database) == []
@@ -134,7 +134,7 @@ async def idle(url: str, catalogue: Catalogue) -> AsyncIterator[Api]:
 
 @pytest.fixture(scope="session")
 async def chromium() -> AsyncIterator[Browser]:
-    """Debian's Chromium, which looks for nothing outside."""
+    """Debian's Chromium, without requests to the outside."""
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
@@ -146,7 +146,7 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @pytest.fixture
 async def dba(url: str) -> AsyncIterator[Connection]:
-    """A session beside those of the service."""
+    """A database session besides those of the service."""
     connection = await connect(url)
     yield connection
     await connection.close()
@@ -154,7 +154,7 @@ async def dba(url: str) -> AsyncIterator[Connection]:
 
 @pytest.fixture
 def port() -> int:
-    """A port of the loopback where nobody listens."""
+    """A free port of the loopback."""
     return free_port()
 
 

@@ -15,7 +15,7 @@ from tocsin.db.pool import Connection
 
 
 class Slow:
-    """Processes a batch when it is let go, and keeps what was in each."""
+    """Processes a batch when released, and records the items of each."""
 
     def __init__(self, count: Callable[[Sequence[int]], int] = len) -> None:
         self.seen: list[list[int]] = []

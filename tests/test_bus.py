@@ -21,7 +21,7 @@ from tocsin.settings import read_settings
 
 
 async def hears(bell: PubSub, name: str, publish: PubSub, seconds: float = 10) -> None:
-    """Ring until it is heard elsewhere."""
+    """Publish until another process receives it."""
     heard = bell.listen_for(name)
     async with asyncio.timeout(seconds):
         while not heard.is_set():
@@ -36,7 +36,7 @@ async def test_nats_carries_wakeups_and_changes_and_reconnects(api: Api, port: i
     changed: list[int] = []
     there.on_change(lambda ids: changed.extend(ids or ()))
     ears = asyncio.create_task(there.receive())
-    here.publish("direct")  # nobody is there yet: nothing fails
+    here.publish("direct")  # without a server nothing fails
     try:
         for _ in range(2):  # it goes, and comes back
             async with nats(port, tmp_path):

@@ -150,7 +150,7 @@ async def test_erasure_and_device_registration_do_not_deadlock(api: Api) -> None
         assert answers[2].status_code == 204
         assert {answer.status_code for answer in answers} <= {204, 401}, [answer.text for answer in answers]
         owners = await api.app_state.database.rows("select distinct user_id from devices")
-        assert {row["user_id"] for row in owners} <= {2}  # none at all, where the erasure came last and had them all
+        assert {row["user_id"] for row in owners} <= {2}  # none if the erasure came last
         assert (await register(api, 2, tokens[0])).status_code == 204
         assert await listed(api, 2)
 

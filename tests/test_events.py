@@ -219,7 +219,7 @@ async def test_statements_that_store_events_use_generic_plans(idle: Api) -> None
         assert [tuple(row) for row in await connection.fetch(plans, statements)] == [(9, 5)] * 2
 
 
-# --- Later, under a key, taken back -------------------------------------------------------------------------------
+# --- deliver_at, keys, cancellation ---------------------------------------------------------------------------------
 
 
 async def test_deliver_at_holds_an_event_until_its_time(api: Api) -> None:
@@ -371,7 +371,7 @@ async def test_key_replaced_during_fanout_reaches_the_rest_with_new_event(
     assert await said(idle, many[-1]) == ["new"]
 
 
-# --- Who is told -----------------------------------------------------------------------------------------------------
+# --- Recipients ------------------------------------------------------------------------------------------------------
 
 
 async def test_excepted_users_are_not_notified(api: Api) -> None:
@@ -439,7 +439,7 @@ async def test_each_event_field_reports_its_errors(api: Api, more: Any, expected
     assert field_errors(await post_batch(api, {**saying("x", 1), **more})) == [(f"events.0.{field}", code)]
 
 
-# --- Explained -------------------------------------------------------------------------------------------------------
+# --- Explanation -----------------------------------------------------------------------------------------------------
 
 
 async def test_event_recipient_state_is_explained(api: Api) -> None:
@@ -470,7 +470,7 @@ async def test_event_recipient_state_is_explained(api: Api) -> None:
     assert (await api.as_service("GET", f"/events/{id_}/recipients/1", "operations", name="erp")).status_code == 200
 
 
-# --- Who is told when it is due --------------------------------------------------------------------------------------
+# --- Recipients at delivery ------------------------------------------------------------------------------------------
 
 
 async def test_user_who_changed_company_gets_no_event_of_the_old_one(api: Api) -> None:

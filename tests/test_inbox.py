@@ -153,7 +153,7 @@ async def test_created_at_never_decreases_even_if_the_clock_does(api: Api) -> No
 
 
 async def test_notification_arriving_during_read_all_stays_unread(api: Api) -> None:
-    """Both ways: a delivery that holds the head when read all asks, and one that waits for read all."""
+    """Both orders: a delivery that locks the inbox before read all, and one that waits for read all."""
     await api.people(1)
     [old] = await fill(api, 1, 1)
     database = api.app_state.database
@@ -216,7 +216,7 @@ async def until_somebody_waits(api: Api) -> None:
 
 
 async def deliver_by_hand(connection: Any, user: int) -> str:
-    """Do what a delivery does, in a transaction that the test holds open."""
+    """Deliver in a transaction that the test keeps open."""
     id_ = await connection.fetchval(
         """with e as (
                insert into events (id, kind, data, params, users, teams, subjects, service)

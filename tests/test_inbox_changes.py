@@ -16,7 +16,7 @@ from tocsin.catalogue import Catalogue
 
 
 async def filled(api: Api, count: int) -> list[str]:
-    """Let user 1 have this many notifications; return their ids, oldest first."""
+    """Post this number of notifications to user 1; return their ids, oldest first."""
     await api.people(1, 2)
     answer = await api.as_service("POST", "/events/batch", json={"events": [custom(1) for _ in range(count)]})
     ids: list[str] = answer.json()["ids"]
@@ -228,7 +228,7 @@ async def test_links_are_returned_for_own_notifications_only(api: Api) -> None:
     deleted = await api.post(note(1))
     await mine(api, "DELETE", f"/{deleted}")
     answer = await mine(api, "GET", f"/links?ids={ours},{plain},{others},{deleted},{UNKNOWN}")
-    assert answer.json() == {"data": {ours: None, plain: None}}  # no kind of ours leads anywhere by itself
+    assert answer.json() == {"data": {ours: None, plain: None}}  # no built-in kind has a link
     for query, field, code in (
         ("", "ids", "required"),
         ("?ids=", "ids", "required"),

@@ -61,7 +61,7 @@ class Event:
 
 @dataclass
 class Model:
-    """What there should be; each method does one thing and returns the status that says so."""
+    """The expected state; each method applies one operation and returns its status."""
 
     people: dict[int, Person] = field(default_factory=dict)
     teams: dict[int, Team] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class Model:
         return any(id_ not in known or company not in {None, known[id_].company} for id_ in ids)
 
     def accept(self, event: Event) -> int:
-        """Say how an event is answered; `post` is for one that is accepted and new."""
+        """Return the status of an event; `post` stores one that is accepted and new."""
         notify, id_ = event.body["notify"], event.body.get("id")
         before = self.events.get(id_) if id_ else None
         if not self.opens(event.sender):
@@ -219,7 +219,7 @@ class Model:
 
 
 class Follower:
-    """Knows an inbox by its changes alone, from when it was empty."""
+    """Follows an inbox by its changes alone, starting empty."""
 
     def __init__(self, api: Api, user: int, cursor: str) -> None:
         self.api, self.user, self.cursor = api, user, cursor
@@ -280,7 +280,7 @@ def counts(page: dict[str, Any]) -> tuple[int, int]:
 
 
 async def read_times(api: Api, user: int) -> dict[str, Any]:
-    """Return when each was read, to the microsecond, which no answer tells."""
+    """Return when each was read, to the microsecond, which no response contains."""
     rows = await api.app_state.database.rows(
         "select event_id, read_at from inbox where user_id = $1 and read_at is not null and deleted_at is null", user
     )
@@ -291,7 +291,7 @@ async def read_times(api: Api, user: int) -> dict[str, Any]:
 
 
 class World:
-    """Does each step to the service and to the model, and sees that the answers agree."""
+    """Applies each step to the service and to the model, and compares the responses."""
 
     def __init__(self, api: Api) -> None:
         self.api, self.model, self.later = api, Model(), in_future()
@@ -317,7 +317,7 @@ class World:
         return answer.json() if answer.content else None
 
     def named(self, which: int, likely: Collection[str]) -> str:
-        """Return the id of one of the likely, or now and then of any event, or one that is none."""
+        """Return the id of a likely event, sometimes of any event, or an unknown one."""
         ids = list(likely) if likely and which < 7 else [*self.model.events, UNKNOWN]
         return ids[which % len(ids)]
 
@@ -336,7 +336,7 @@ class World:
             self.starts[user] = self.followers[user].cursor
 
     async def come_back(self) -> None:
-        """Let everybody who is gone or inactive be there again."""
+        """Restore all erased and inactive users."""
         for user in USERS:
             if not self.model.opens(user):
                 await self.put_user(user, 1 + user // 3, active=True)
@@ -373,7 +373,7 @@ class World:
             await self.settled(answer["id"])
 
     async def say(self, user: int, notify: dict[str, list[int]]) -> None:
-        # `except` is for services: of a user it is a field that nobody knows, and makes no difference
+        # `except` is for services: from a user it is an unknown field and is ignored
         meant = {"message": "Hello", "notify": {**notify, "except": []}}
         expected = self.model.accept(new := Event(meant, None, user, user))
         await self.user(expected, user, "POST", "", json={"message": "Hello", "notify": notify})
@@ -384,13 +384,13 @@ class World:
             await self.settled(id_)
 
     async def settled(self, id_: str) -> None:
-        """Wait until an event is what it should be."""
+        """Wait until an event is in its expected state."""
         wait = 0 if self.model.events[id_].state == "held" else 10
         answer = await self.api.as_service("GET", f"/events/{id_}?wait={wait}", "operations")
         assert answer.json()["state"] == self.model.events[id_].state
 
     async def come_due(self, which: int) -> None:
-        """Let the time of a held event come."""
+        """Make a held event due."""
         if held := self.held():
             id_ = held[which % len(held)]
             await self.api.app_state.database.value("update jobs set due_at = now() where id = $1", id_)
@@ -434,7 +434,7 @@ class World:
         await self.host(self.model.host_detach(user, phone), "DELETE", path)
 
     async def look(self, user: int) -> None:
-        """See that a user's inbox and phones are those of the model, in the list and in the changes."""
+        """Check that a user's inbox and phones equal the model, in the list and in the changes."""
         if not self.model.opens(user):
             for path in ("", "?show=unread", "/changes", "/devices", f"/{UNKNOWN}"):
                 await self.user(401, user, "GET", path)
@@ -571,7 +571,7 @@ async def test_inbox_matches_the_model_after_many_operations(
     await agree(busy_service, server, steps)
 
 
-# --- Two at once -----------------------------------------------------------------------------------------------------
+# --- Concurrent operations -------------------------------------------------------------------------------------------
 
 RACING = st.one_of(
     step("mark", which=whiches, what=st.sampled_from(list(MARKS))),
@@ -583,7 +583,7 @@ races = st.lists(st.none() | RACING, min_size=12, max_size=12).map(lambda some: 
 
 
 class Client:
-    """One of those who use the inbox of user 1 at the same time; notes what it was told that it did."""
+    """One of the concurrent clients of the inbox of user 1; records the results of its requests."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
@@ -622,7 +622,7 @@ async def follow_until(follower: Follower, end: asyncio.Event) -> None:
 
 
 async def race(first: Client, second: Client, follower: Follower, steps: tuple[list[Step], list[Step]]) -> None:
-    """Let both do their steps at once, while somebody follows, until all that was posted has come."""
+    """Run the steps of both concurrently, with a follower, until all posted events are delivered."""
     end = asyncio.Event()
     following = asyncio.create_task(follow_until(follower, end))
     try:

@@ -19,7 +19,7 @@ EXAMPLES = settings(max_examples=min(80, settings().max_examples), deadline=None
 
 @dataclass(frozen=True)
 class Start:
-    """An inbox, of which some is read and some deleted, and how it is asked for."""
+    """An inbox with read and deleted entries, and the query of its pages."""
 
     size: int
     read: set[int]
@@ -47,7 +47,7 @@ between_pages = st.lists(
 
 
 class Shelf:
-    """The inbox of user 1 as it should be: its ids, oldest first, those that are read, and all that ever left."""
+    """The expected inbox of user 1: its ids, oldest first, the read ones, and all removed ones."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
@@ -84,7 +84,7 @@ class Shelf:
         return [id_ for id_ in reversed(self.ids) if id_ not in hidden]
 
     async def page(self, url: str) -> dict[str, Any]:
-        """Fetch a page, and see that it counts right and shows only what its query selects."""
+        """Fetch a page, and check its counts and that it shows only what its query selects."""
         answer = await self.api.as_user(1, "GET", url)
         assert answer.status_code == 200, answer.text
         page: dict[str, Any] = answer.json()
@@ -101,7 +101,7 @@ def ids_of(page: dict[str, Any]) -> list[str]:
 
 
 async def shelf_of(api: Api, server: Embedded, start: Start) -> Shelf:
-    """Let there be nobody but user 1, with this inbox."""
+    """Create user 1 with this inbox as the only user."""
     await wipe(url_for(server, "busy"))
     await api.people(1)
     shelf = Shelf(api)

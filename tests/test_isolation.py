@@ -35,7 +35,7 @@ Working = Callable[..., AbstractAsyncContextManager[Worker]]
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let sessions wait a second for a lock, and what met one half a second."""
+    """Set the lock timeout to one second, and to half a second after a conflict."""
     monkeypatch.setattr(pool, "LOCKS_PART", LOCKS_PART)
     for module in ("tocsin.worker", "tocsin.push.results"):
         monkeypatch.setattr(f"{module}.LOCKED_DELAY", 0.5)
@@ -50,7 +50,7 @@ async def api(url: str, catalogue: Catalogue) -> AsyncIterator[Api]:
 
 @asynccontextmanager
 async def holding(dba: Connection, statement: str, *arguments: Any) -> AsyncIterator[None]:
-    """Hold the locks that a statement takes, as a session does that stays idle in its transaction."""
+    """Hold the locks of a statement like a session that is idle in its transaction."""
     transaction = dba.transaction()
     await transaction.start()
     try:
@@ -76,7 +76,7 @@ async def state(api: Api, id_: UUID) -> str:
 
 
 async def is_handed_back(monitor: Connection, id_: UUID) -> bool:
-    """Tell whether a job is free again, without a try counted, and waits for more than its turn."""
+    """Return whether a job is released without a counted attempt and is delayed."""
     row = await monitor.fetchrow("select worker_id, attempts, due_at > wanted_at as later from jobs where id = $1", id_)
     assert row is not None
     return row["worker_id"] is None and row["attempts"] == 0 and row["later"]
@@ -84,7 +84,7 @@ async def is_handed_back(monitor: Connection, id_: UUID) -> bool:
 
 @pytest.fixture
 def working(url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> Working:
-    """Run a worker, each statement of which may take so many seconds, and this part of them for one lock."""
+    """Run a worker with this statement timeout, and this part of it as lock timeout."""
 
     def start(patience: float = 20, locks_part: float = LOCKS_PART) -> AbstractAsyncContextManager[Worker]:
         monkeypatch.setattr(pool, "LOCKS_PART", locks_part)

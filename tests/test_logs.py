@@ -27,7 +27,7 @@ SECRET = "hunter2-hunter2"
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    """Leave the logging of the process as it was."""
+    """Restore the logging of the process."""
     loggers = [logging.getLogger(name) for name in LIBRARIES]
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     yield

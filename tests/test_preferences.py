@@ -45,7 +45,7 @@ def patched(chosen: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_the_book(target: Any, patch: Any) -> Any:
-    """RFC 7396, section 2, word by word."""
+    """The algorithm of RFC 7396, section 2."""
     if not isinstance(patch, dict):
         return patch
     target = dict(target) if isinstance(target, dict) else {}

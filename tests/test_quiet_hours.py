@@ -18,7 +18,7 @@ MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 
 
 def is_quiet(windows: list[dict[str, Any]], wall: datetime) -> bool:
-    """Tell by the definition whether a wall's clock shows a time in a window of today's or of yesterday's."""
+    """Return by definition whether local time is in a window of today or of yesterday."""
     return any(
         DAYS[day.weekday()] in each["days"] and start_of(day, each) <= wall < end_of(day, each)
         for each in windows
@@ -42,7 +42,7 @@ def minutes_from(moment: datetime) -> Iterator[datetime]:
 
 
 def first_outside(windows: list[dict[str, Any]], moment: datetime, zone: ZoneInfo) -> datetime | None:
-    """Look minute by minute for the first moment that is not quiet."""
+    """Return the first minute that is not quiet, by linear search."""
     for each in minutes_from(moment):
         if not is_quiet(windows, each.astimezone(zone).replace(tzinfo=None)):
             return each
@@ -51,7 +51,7 @@ def first_outside(windows: list[dict[str, Any]], moment: datetime, zone: ZoneInf
 
 @cache
 def changes_of_the_clock(name: str) -> list[datetime]:
-    """Return the days before whose end the clock is changed, from 2020 to 2035."""
+    """Return the days on which the offset changes, from 2020 to 2035."""
     zone, days = ZoneInfo(name), [utc("2020-01-01") + number * DAY for number in range(16 * 365)]
     offsets = [day.astimezone(zone).utcoffset() for day in days]
     return [day for day, before, after in zip(days, offsets, offsets[1:], strict=False) if before != after]
@@ -62,7 +62,7 @@ SECONDS = st.one_of(st.just(0), st.floats(0, 59.9))
 
 @st.composite
 def moments(draw: Callable[..., Any]) -> tuple[str, datetime]:
-    """Draw a zone and a moment, every other one around a change of its clock."""
+    """Draw a zone and a moment, half of them near a change of the offset."""
     zone = draw(st.sampled_from(ZONES))
     seconds = timedelta(seconds=draw(SECONDS))
     if (changes := changes_of_the_clock(zone)) and draw(st.booleans()):

@@ -36,7 +36,7 @@ HELD = 20_000
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look each time."""
+    """Disable caching of the readiness."""
     monkeypatch.setattr(readiness, "FRESH", 0.0)
 
 

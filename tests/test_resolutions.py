@@ -166,7 +166,7 @@ async def test_resolution_as_gone_during_fanout_reaches_all(idle: Api, monkeypat
 
 
 async def working(api: Api) -> None:
-    """Be a worker until cancelled."""
+    """Run a worker until cancelled."""
     from tocsin.worker import Worker
 
     worker = Worker(api.app_state.database, api.app_state.catalogue, api.app_state.pubsub)
@@ -249,11 +249,11 @@ async def test_resolution_with_idempotency_key_runs_once(api: Api) -> None:
     assert await api.ids(1, "?show=unread") == [later]
 
 
-# --- Contacts who are erased ------------------------------------------------------------------------------------------
+# --- Erasure of contacts ---------------------------------------------------------------------------------------------
 
 
 def about_the_contact(api: Api, *users: int) -> list[dict[str, Any]]:
-    """Return an event of every kind that speaks of the contact."""
+    """Return an event of every kind that mentions the contact."""
     email = copy.deepcopy(api.app_state.catalogue.samples["incoming_email"]["event"])
     email["data"]["contact"] = {"id": CONTACT, "first_name": NAMES[0], "last_name": NAMES[1], "account_id": LEAD}
     email["data"]["email"]["subject"] = NAMES[2]

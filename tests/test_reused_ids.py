@@ -154,7 +154,7 @@ async def test_event_waiting_for_previous_user_skips_the_new_one(api: Api) -> No
 
 
 async def test_stream_of_previous_user_never_shows_the_new_inbox(api: Api) -> None:
-    """The two may follow each other so fast that nobody saw the id without a user."""
+    """Both may follow so fast that no reader saw the id without a user."""
     await put(api)
     issued = time.time()
     reader = Stream(PERSON, issued + 3600, issued=issued)

@@ -178,7 +178,7 @@ async def test_stream_reader_that_stalls_is_disconnected(api: Api, monkeypatch: 
         while part := slow.recv(2**16):
             taken += part
         assert taken.startswith(b"HTTP/1.1 200 ")
-        assert not taken.endswith(b"0\r\n\r\n")  # which would say that this was all
+        assert not taken.endswith(b"0\r\n\r\n")  # which would mark the end
 
 
 async def test_stream_carries_no_events_of_other_users(api: Api) -> None:
@@ -187,7 +187,7 @@ async def test_stream_carries_no_events_of_other_users(api: Api) -> None:
         first = await api.post(custom(1))
         second = await api.post(custom(2))
         await api.as_user(3, "PUT", f"/notifications/{first}/read")
-        last = await api.post(custom(1, 2))  # a stream is in order: after it nothing comes of what was before
+        last = await api.post(custom(1, 2))  # a stream is ordered: no earlier event follows
         assert [data["id"] for data in await one.until_told("notification", 2)] == [first, last]
         assert [data["id"] for data in await two.until_told("notification", 2)] == [second, last]
         async with watching(api, 2, mark=one.mark) as foreign:
@@ -349,7 +349,7 @@ async def test_stream_sends_changes_written_by_another_process(
             return heard.is_set()
 
         await until(reached)
-        monkeypatch.setattr(streams, "POLL", 600.0)  # nobody looks by himself
+        monkeypatch.setattr(streams, "POLL", 600.0)  # without polling
         async with watching(elsewhere) as watch:
             id_ = await api.post(custom(1))
             [shown] = await watch.until_told("notification", seconds=30)
@@ -389,7 +389,7 @@ class _Impatient(selectors.DefaultSelector):
 
 
 class Hurried(asyncio.SelectorEventLoop):
-    """An event loop in which nothing takes time but what it waits for, which takes none of ours."""
+    """An event loop whose clock jumps over all waits."""
 
     def __init__(self) -> None:
         super().__init__(_Impatient(self))
@@ -400,10 +400,10 @@ class Hurried(asyncio.SelectorEventLoop):
 
 
 class _Quiet(Streams):
-    """Where nothing happens."""
+    """An inbox without changes."""
 
     def changed(self, user_ids: Collection[int] | None) -> None:
-        """Look at nothing."""
+        """Return no changes."""
 
 
 def hurried(work: Callable[[Hurried], Coroutine[Any, Any, None]]) -> None:

@@ -32,7 +32,7 @@ async def post(api: Api, *users: int, teams: Sequence[int] = (), body: str = "He
 
 
 async def state(api: Api, id_: UUID, wait: int = 30) -> str:
-    """What has become of an event, at the latest after `wait` seconds."""
+    """Return the state of an event after waiting up to `wait` seconds."""
     answer: str = (await api.as_service("GET", f"/events/{id_}?wait={wait}")).json()["state"]
     return answer
 
@@ -66,13 +66,13 @@ async def until(database: Database, statement: str, *arguments: Any) -> Any:
 
 @pytest.fixture
 def beating(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let workers look for the dead, and for what these have left, all the time."""
+    """Make workers check for dead workers and their jobs continuously."""
     monkeypatch.setattr(jobs, "HEARTBEAT_INTERVAL", SOON)
     look_again_after(SOON, monkeypatch)
 
 
 def look_again_after(seconds: float, monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[None]:
-    """Set how long workers wait for the doorbell; the queue gets an item whenever a lane begins to."""
+    """Set how long lanes wait for a wakeup; the queue gets an item whenever a lane starts to wait."""
     begun = asyncio.Queue[None]()
 
     async def wait(bell: asyncio.Event) -> None:
@@ -94,7 +94,7 @@ async def reap(database: Database) -> None:
 
 
 async def enrolled(database: Database, *, silent: bool = False) -> UUID:
-    """Enter a worker among those that live, or among those that did."""
+    """Register a worker as alive or dead."""
     id_ = new_id()
     await jobs.enrol(database, id_, "one of the test")
     if silent:
@@ -113,7 +113,7 @@ async def claimed(database: Database, worker: UUID) -> list[Job]:
 
 
 async def inbox_of(database: Database, user: int) -> tuple[list[UUID], tuple[int, int, int]]:
-    """What a user got, the newest last, and the head's position, total and unread."""
+    """The notifications of a user, the newest last, and the position, total and unread of the inbox."""
     rows = await database.rows("select event_id from inbox where user_id = $1 order by position", user)
     head = await database.row("select position, total, unread from heads where user_id = $1", user)
     assert head is not None
@@ -187,7 +187,7 @@ async def test_takeover_waits_for_a_commit_in_progress(
     async with held_up(url, 1):
         delivering = asyncio.create_task(fanout.deliver(database, catalogue, first, leased))
         await until(database, BLOCKED, 1)
-        await reap(database)  # it waits for nobody
+        await reap(database)  # without waiting
         assert await claimed(database, second) == []
     assert (await delivering).events == [id_]
     assert await claimed(database, second) == []
@@ -199,7 +199,7 @@ BLOCKED = "select count(*) = $1 from pg_stat_activity where wait_event_type = 'L
 
 @asynccontextmanager
 async def held_up(url: str, user: int) -> AsyncIterator[None]:
-    """Hold the lock of a head, so that nothing can be delivered to this user."""
+    """Lock the inbox of a user, so that nothing can be delivered."""
     connection = await connect(url)
     try:
         async with connection.transaction():
@@ -233,7 +233,7 @@ async def test_worker_registration_is_repeated_after_a_lost_response(database: D
 
 
 def break_rendering(monkeypatch: pytest.MonkeyPatch, of: str) -> list[None]:
-    """Let the sentence of an event with the body `of` be impossible to make; the list grows with every try."""
+    """Make rendering of events with the body `of` fail; the list records every attempt."""
     tries: list[None] = []
     render: Render = Catalogue.render
 
@@ -308,7 +308,7 @@ async def test_event_that_cannot_be_rendered_does_not_block_its_batch(
 
 
 async def crowd(api: Api, size: int) -> None:
-    """Let there be users 1..`size`, all of them in team 1."""
+    """Create users 1..`size`, all in team 1."""
     await api.app_state.database.value(
         "insert into users select n, 1, 'F', 'L', null, null, 'UTC' from generate_series(1, $1::int) n", size
     )
@@ -349,7 +349,7 @@ async def test_large_fanouts_alternate(
     assert {*chunks[::2]}.isdisjoint(chunks[1::2])
 
 
-# The doorbell
+# Wakeups
 
 
 async def test_jobs_of_this_process_start_immediately(

@@ -13,11 +13,11 @@ from tocsin.catalogue import Catalogue
 BEFORE: dict[str, Any] = json.loads((Path(__file__).parent / "api_outline.json").read_text("utf-8"))
 
 NEVER_READ = {"notify.except", "notify.unknown"}
-"""Fields that a custom notification was said to take, and that were passed over."""
+"""Fields of custom notifications that earlier documents listed and the service ignored."""
 
 
 def lost(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """Yield what clients of the one document could not rely on by the other."""
+    """Yield what the first outline has and the second lacks."""
     for name, operation in before.items():
         there = now.get(name)
         if there is None:

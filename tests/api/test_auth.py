@@ -21,7 +21,7 @@ OPEN = ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{name}", "/conso
 OWNER, COLLEAGUE, STRANGER, INACTIVE, ERASED = 1, 2, 3, 4, 99
 
 Token = Callable[[list[str]], str]
-"""Makes a token, for a route that a service needs one of these scopes for."""
+"""Makes a token for a route that requires one of these service scopes."""
 
 
 def user(id_: int) -> Token:
@@ -29,7 +29,7 @@ def user(id_: int) -> Token:
 
 
 def service(name: str, company_id: int | None = None) -> Token:
-    """Return a service with one of the scopes that a route needs; a route for users is shown all of them."""
+    """Return a service token with one required scope; for user routes, with all scopes."""
     return lambda scopes: mint_service(SECRET, name, scopes[:1] or SCOPES, HOUR, company_id)
 
 
@@ -62,26 +62,26 @@ NO_ONE = dict.fromkeys(["nobody", "expired user", "expired service", "forged"], 
 
 
 def for_users(owner: int, colleague: int, stranger: int) -> dict[str, int]:
-    """Return the statuses of a route for users: nobody else gets in."""
+    """Return the expected status of each caller for a user route."""
     out = dict.fromkeys(["former", "inactive", "unknown"], 401)
     people = {"owner": owner, "colleague": colleague, "stranger": stranger, **out}
     return {**dict.fromkeys(CALLERS, 403), **NO_ONE, **people}
 
 
 def for_services(service: int, another: int, bound: int, elsewhere: int) -> dict[str, int]:
-    """Return the statuses of a route for services: nobody else gets in."""
+    """Return the expected status of each caller for a service route."""
     services = {"service": service, "another service": another, "bound": bound, "bound elsewhere": elsewhere}
     return {**dict.fromkeys(CALLERS, 403), **NO_ONE, **services}
 
 
 @dataclass(frozen=True)
 class Door:
-    """How a route is tried: which scopes open it, what comes along, and what each caller is due."""
+    """How to call a route: its scopes, its body, and the expected status of each caller."""
 
     due: dict[str, int]
     body: Any = None
     scopes: list[str] = field(default_factory=list)
-    ends: bool = False  # what it is tried on is gone afterwards
+    ends: bool = False  # the call deletes its target
 
 
 TOKEN = "ab" * 32
@@ -151,7 +151,7 @@ DOORS = {
 
 
 async def settle(api: Api) -> dict[str, str]:
-    """Let there be two companies with people, a team, and a notification of the owner; return ids by parameter."""
+    """Create two companies with users, a team, and a notification of the owner; return ids by path parameter."""
     await api.people(OWNER, COLLEAGUE)
     await api.people(STRANGER, company_id=2)
     await api.people(INACTIVE, active=False)

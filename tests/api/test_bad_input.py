@@ -27,7 +27,7 @@ DOORS = [
     ("PUT", "/directory/users/9", CRM),
     ("PUT", "/directory/teams/9", CRM),
 ]
-"""Every door that takes a body, with a token that opens it."""
+"""Every endpoint with a body, with a token that is authorized."""
 
 GOOD = {"message": "x", "notify": {"users": [1]}}
 
@@ -83,7 +83,7 @@ NO_JSON = {
 
 
 async def stored(api: Api) -> list[Any]:
-    """Return what the service keeps, but for the people that a test let in."""
+    """Return what the service stores, except the users of the test."""
     counted = "select (select count(*) from {}), (select count(*) from {}), (select count(*) from {})"
     row = await api.app_state.database.row(counted.format("events", "jobs", "subjects"))
     return [
@@ -94,7 +94,7 @@ async def stored(api: Api) -> list[Any]:
 
 @pytest.fixture
 async def guarded(api: Api) -> AsyncIterator[Api]:
-    """The service with users 1 and 2, which must have kept nothing when the test is over."""
+    """The service with users 1 and 2, which must have stored nothing at the end of the test."""
     await api.people(1, 2)
     yield api
     assert await stored(api) == [0, 0, 0]
@@ -107,7 +107,7 @@ async def send(api: Api, handler: tuple[str, str, str], body: bytes, content_typ
 
 
 async def both(api: Api, event: dict[str, Any]) -> tuple[Any, Any]:
-    """Return what the two doors that take `notify` say to the same `notify`."""
+    """Return the responses of both endpoints with `notify` to the same `notify`."""
     posted = await api.call("POST", "/notifications", USER, json={"message": "x", **event})
     produced = await api.call("POST", "/events", CRM, json={**custom(), **event})
     return codes_of(posted), codes_of(produced)
@@ -325,7 +325,7 @@ def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str |
 
 
 def put(value: Any, path: tuple[str | int, ...], new: Any) -> Any:
-    """Return a copy of a JSON value with something else at a path."""
+    """Return a copy of a JSON value with another value at a path."""
     changed = copy.deepcopy(value)
     place = changed
     for key in path[:-1]:

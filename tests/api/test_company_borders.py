@@ -69,7 +69,7 @@ def resolution(**more: Any) -> dict[str, Any]:
 
 
 async def two_companies(api: Api) -> str:
-    """Let there be two companies, and return the id of a held event of the other."""
+    """Create two companies, and return the id of a held event of the other one."""
     await api.people(THEIRS, 912)
     await api.people(MINE, 4, company_id=2)
     await api.team(THEIRS, THEIRS, 912)
@@ -82,7 +82,7 @@ async def two_companies(api: Api) -> str:
 
 
 async def call(api: Api, name: str, id_: int, event: str) -> tuple[int, str]:
-    """Return what is answered, with the ids that were asked for taken out."""
+    """Return the response without the requested ids."""
     method, path, body = CALLS[name]
     more: dict[str, Any] = {}
     if path.endswith("import") and body:
@@ -122,7 +122,7 @@ THEIRS_IN: dict[str, Callable[[str, str], bool]] = {
     "jobs": lambda row, event: event in row,
     "inbox": lambda row, event: event in row,
 }
-"""What is the other company's in each table."""
+"""The rows of the other company in each table."""
 
 
 async def test_import_cannot_reuse_event_id_of_another_company(api: Api) -> None:

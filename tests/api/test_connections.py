@@ -31,7 +31,7 @@ BY_SERVICE = f"Authorization: Bearer {mint_service(SECRET, 'crm', ['events:write
 
 @pytest.fixture
 async def hasty(url: str, catalogue: Catalogue) -> AsyncIterator[Api]:
-    """The service, which waits for nobody longer than a moment."""
+    """The service with very short timeouts."""
     async with serving(url, catalogue, with_worker=False, patience=SHORT, cors_origins=ORIGIN) as api:
         yield api
 
@@ -52,7 +52,7 @@ def port_of(api: Api) -> int:
 
 
 async def said(api: Api, *sent: bytes) -> httpx.Response:
-    """Return what is answered to this before the connection is closed."""
+    """Return the response to these bytes, up to the end of the connection."""
     return await exchanged(port_of(api), b"".join(sent))
 
 
@@ -110,7 +110,7 @@ class TestTrailers:
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert sent < 20 * 2**20  # what the system holds on both sides, and no more
+        assert sent < 20 * 2**20  # the socket buffers of both sides
         assert peak < 20 * 2**20
         assert (await said(idle, HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))).status_code == 200
 

@@ -15,7 +15,7 @@ ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRAC
 
 
 def filled(path: str) -> str:
-    """Return a path with something in the place of its parameters that no route takes for a word of its own."""
+    """Return a path whose parameters have values that no other route matches."""
     return "/".join("1" if part.startswith("{") else part for part in path.split("/"))
 
 
@@ -86,7 +86,7 @@ async def test_unsupported_method_is_405_with_allow(api: Api) -> None:
     paths = {path for _, path in routes}
     wrong: dict[tuple[str, str], object] = {}
     for path in sorted(paths):
-        # /notifications/read is a /notifications/{id} too, which answers DELETE, but is not what its Allow tells of
+        # /notifications/read matches /notifications/{id} too, which supports DELETE but is not in this Allow header
         answered = {
             method
             for method, other in routes
@@ -152,7 +152,7 @@ async def test_every_success_has_the_common_headers(api: Api) -> None:
 async def test_valid_request_id_is_kept_and_any_other_replaced(api: Api, given: str, decent: bool) -> None:  # noqa: FBT001 - a case of the table
     answer = await raw(api, f"GET /healthz HTTP/1.1\nX-Request-Id: {given}\n")
     if answer.status_code == 400:
-        assert given == "\x1b[31m"  # no header can hold it: the server itself refuses
+        assert given == "\x1b[31m"  # invalid in a header: the server itself rejects it
         return
     assert answer.headers.get_list("x-request-id") == [answer.headers["x-request-id"]]
     assert (answer.headers["x-request-id"] == given) is decent

@@ -151,7 +151,7 @@ async def test_two_idempotency_keys_in_one_request_are_rejected(idle: Api) -> No
 
 @dataclass(frozen=True)
 class Try:
-    """A POST request, and what undoes its work, so that it is seen when that is done again."""
+    """A POST request, and what undoes its effect, so that a second execution is visible."""
 
     token: str
     path: str
@@ -251,15 +251,15 @@ POSTS: dict[str, Prepare] = {
     "/directory/import": an_import,
     "/operations/replay": a_replay,
 }
-"""A request for every route that takes POST: there is no exception."""
+"""A request for every POST route, without exception."""
 
 
 OF_THE_SERVICE = {"idempotency_keys", "lanes", "operator_rules"}
-"""What changes by itself, or with every key."""
+"""What changes by itself or with every key."""
 
 
 async def state_of(api: Api, phones: Phones) -> tuple[Any, ...]:
-    """Return all that a request could have changed, once nothing goes on any more."""
+    """Return all tables that a request could change, once the queue is empty."""
     await at_rest(api)
     await settled(api)
     found = await everything(api)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 async def large(idle: Api) -> Api:
-    """A company of fifty thousand people, and nobody who delivers."""
+    """A company of 50,000 users, without a worker."""
     await idle.app_state.database.rows(
         """
         with added as (

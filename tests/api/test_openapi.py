@@ -109,7 +109,7 @@ async def test_openapi_document_is_built_once(api: Api, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(doors_of_operations, "to_json", write)
     answers = [await api.call("GET", "/openapi.json") for _ in range(3)]
-    assert len(written) <= 1  # none where another test asked before
+    assert len(written) <= 1  # none if another test was first
     assert len({answer.content for answer in answers}) == 1
 
 
@@ -362,7 +362,7 @@ class Tour:
         self.operations = {each["operationId"]: (method, path) for method, path, each in operations(document)}
 
     async def call(self, status: int, name: str, caller: str, query: str = "", **more: Any) -> httpx.Response:
-        """Call an operation; `more` fills the path where it has such a parameter, and is httpx's own elsewhere."""
+        """Call an operation; `more` has values of path parameters and arguments of httpx."""
         method, path = self.operations[name]
         for found in re.findall(r"{(\w+)}", path):
             path = path.replace(f"{{{found}}}", str(more.pop(found)))
@@ -587,7 +587,7 @@ async def tour_of_the_directory(tour: Tour) -> None:
 
 
 async def tour_of_refusals(tour: Tour) -> None:
-    """Call every operation without a token, with one of the wrong sort, and with bodies that are none."""
+    """Call every operation without a token, with a token of the wrong kind, and with invalid bodies."""
     names = dict.fromkeys(("user_id", "team_id", "key"), "1") | {"token": PHONE}
     ids = names | {"notification_id": UNKNOWN, "event_id": UNKNOWN}
     for _, path, operation in operations(tour.document):

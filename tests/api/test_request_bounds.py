@@ -21,12 +21,12 @@ USER, SERVICE = "a user", "a service"
 
 
 def many(text: str, size: int = MIB) -> str:
-    """Return an array of this value, as many times as a body may have."""
+    """Return an array of this value that fills a body."""
     return "[" + ",".join([text] * min((size - 500) // (len(text) + 1), 149_000 * (size // MIB))) + "]"
 
 
 def keys(value: str, size: int = MIB) -> str:
-    """Return an object of so many made up names."""
+    """Return an object with this number of arbitrary names."""
     return "{" + ",".join(f'"k{number}":{value}' for number in range(min((size - 500) // 14, 70_000))) + "}"
 
 
@@ -112,7 +112,7 @@ BODIES: dict[str, tuple[str, str, str, str]] = {
 
 
 async def lag() -> float:
-    """Return the longest time for which the event loop did nothing else, until this is cancelled."""
+    """Return the longest time for which the event loop was blocked, until cancelled."""
     longest, last = 0.0, time.monotonic()
     try:
         while True:

@@ -14,7 +14,7 @@ from tocsin.auth.minting import mint_service, mint_user
 
 PROGRAM = Path(sys.executable).with_name("schemathesis")
 EXAMPLES = rounds(8, soak=300)
-"""Requests that the fuzzer makes up for each operation and phase; all that it may take is `make soak`'s affair."""
+"""Requests that the fuzzer generates per operation and phase; `make soak` sets a higher number."""
 LONGEST = rounds(300, soak=3600)
 
 PHASES = ("examples", "coverage", "fuzzing", "stateful")

@@ -43,7 +43,7 @@ async def test_graceful_shutdown_loses_nothing_and_is_bounded() -> None:
             assert refusal.startswith(b"HTTP/1.1 503 ")
             assert b"retry-after" in refusal
             answers = await asyncio.gather(*posts, return_exceptions=True)
-        # What was not accepted any more was refused whole: it never reached us.
+        # A request that was not accepted was rejected as a whole and never reached the service.
         accepted = {answer.json()["id"] for answer in answers if isinstance(answer, httpx.Response)}
         assert accepted
         assert {type(answer) for answer in answers} <= {httpx.Response, httpx.ConnectError, httpx.ReadError}

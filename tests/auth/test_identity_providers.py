@@ -130,7 +130,7 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("Django SimpleJWT", "HS256", {"token_type": "access", "jti": "83f1", "user_id": 4, "sub": None}, USER_4),
     ("Django SimpleJWT", "HS256", {"token_type": "access", "jti": "83f1", "user_id": "4", "sub": None}, USER_4),
 ]
-"""A section of the document, the algorithm, what the provider says, and what becomes of it: a caller, or the words."""
+"""A section of the page, the algorithm, the claims, and the expected caller or error."""
 
 
 def environment_of(section: str) -> dict[str, str]:
@@ -192,7 +192,7 @@ async def test_provider_tokens_are_accepted_by_the_service(url: str, catalogue: 
 
 
 class TestIssuer:
-    """`iss` and `aud` are the identity provider's; a back end that signs its own tokens need not claim to be it."""
+    """`iss` and `aud` belong to the identity provider; a back end that signs its own tokens need not set them."""
 
     def verifier(self, whose: str) -> Verifier:
         expected = Expected("https://login", "tocsin", only_published=whose == "published")
@@ -264,7 +264,7 @@ def test_user_token_opens_only_its_inbox_and_no_service_endpoint(
 
 
 def put(claims: dict[str, Any], claim: str, value: Any) -> None:
-    """Put a value where a claim's name, or a path, leads."""
+    """Set a value at the name or path of a claim."""
     if claim.startswith("app."):
         claims.setdefault("app", {})[claim[4:]] = value
     else:
@@ -319,7 +319,7 @@ def test_tokens_minted_by_tocsin_satisfy_all_jwt_settings() -> None:
 
 
 class TestOwnTokens:
-    """The recipes of the document make tokens that are taken, for a secret that looks like hex and is text."""
+    """The recipes of the page make valid tokens, also for a text secret that looks like hex."""
 
     secret = "0123456789abcdef" * 4
 

@@ -42,7 +42,7 @@ from tocsin.http_client.fetch import FetchError, fetch
 OLD, NEW = pair("RS256", "old"), pair("ES256", "new")
 GOOD = saying(jwks(OLD))
 QUICK = 0.3
-"""Seconds that the issuer is given in these tests."""
+"""Timeout of JWKS fetches in these tests, in seconds."""
 
 BAD: dict[str, Answer] = {
     "hangs": hanging,
@@ -173,7 +173,7 @@ class TestJwks:
             verifier = Verifier([SECRET], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
 
             async def present(number: int) -> str:
-                """Return what becomes of a token whose key the issuer does not have."""
+                """Return the error for a token whose key the issuer lacks."""
                 token = NEW.sign({"kid": f"unknown {number}"})
                 try:
                     await verifier.prepare(token)

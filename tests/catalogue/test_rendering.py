@@ -36,7 +36,7 @@ some_words = (
 
 
 class Reader(HTMLParser):
-    """Reads what a browser would show, and notes every tag that is none of ours or is not closed in its order."""
+    """Collects the visible text of HTML, and every unknown or unbalanced tag."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)

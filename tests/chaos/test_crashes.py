@@ -32,7 +32,7 @@ def dice() -> Random:
 
 
 async def leases_of(data: Path, worker: Program) -> int:
-    """How many jobs a worker has, or has left behind."""
+    """The number of jobs that a worker holds or has left."""
     connection = await connect(url_of(data))
     left: int = await connection.fetchval(
         "select count(*) from jobs where worker_id = $1::uuid", worker.greeting["worker"]
@@ -42,7 +42,7 @@ async def leases_of(data: Path, worker: Program) -> int:
 
 
 async def kill_a_worker(data: Path, worker: Program) -> int:
-    """Kill a worker at its work, and return how many jobs it left."""
+    """Kill a worker that holds jobs, and return their number."""
     await holds_a_lease(data, worker)
     await worker.kill()
     left = await leases_of(data, worker)

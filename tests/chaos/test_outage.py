@@ -22,7 +22,7 @@ from tocsin.db.pool import connect
 from tocsin.postgres.supervisor import Embedded
 
 PATIENCE = 15.0
-"""Seconds in which a call is answered, whatever the database does."""
+"""Seconds within which a call is answered despite the outage."""
 
 ID = "01900000-0000-7000-8000-000000000000"
 EVENT = {"type": "custom", "notify": {"users": [1]}, "params": {"body": "Hello"}}
@@ -84,7 +84,7 @@ CALLS: Mapping[tuple[str, str], Any] = {
 """Every call that needs the database, with a body that it takes."""
 
 WITHOUT = {("GET", "/healthz")}
-"""Those that do not."""
+"""Calls that do not need the database."""
 
 AT_ONCE = 6
 """As many as the service of these tests has connections."""
@@ -102,7 +102,7 @@ async def data() -> AsyncIterator[Path]:
 
 @pytest.fixture
 async def mortal(data: Path) -> AsyncIterator[Embedded]:
-    """A server of the test's own, with the schema and nobody but user 1 in it."""
+    """A separate server with the schema and user 1 only."""
     async with Embedded(data) as server:
         await migrate(server.url)
         connection = await connect(server.url)
@@ -114,7 +114,7 @@ async def mortal(data: Path) -> AsyncIterator[Embedded]:
 
 @pytest.fixture
 async def shaky(mortal: Embedded, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
-    """The service on that server, whose readiness is looked at each time."""
+    """The service on that server, without caching of its readiness."""
     monkeypatch.setattr(readiness, "FRESH", 0.0)
     async with serving(mortal.url, catalogue) as api:
         yield api

@@ -48,7 +48,7 @@ class Disk:
         await run("umount", *how, str(self.folder))
 
     def cut(self) -> None:
-        """From here on nothing reaches the disk, not even what the kernel holds already."""
+        """Discard all further writes, including those in the page cache."""
         self._unforced.write_text("not on disk")
         opened = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -57,7 +57,7 @@ class Disk:
             os.close(opened)
 
     def was_cut(self) -> bool:
-        """Tell whether what nobody had forced to the disk is gone."""
+        """Check that data without fsync is lost."""
         return not self._unforced.exists() or not self._unforced.read_bytes()
 
     @property

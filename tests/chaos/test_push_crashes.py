@@ -20,7 +20,7 @@ KILLS = rounds(4, soak=30)
 
 
 async def fill(url: str) -> None:
-    """Put people into the directory, each with an iPhone of their own."""
+    """Create users with one iPhone each."""
     connection = await connect(url)
     await connection.execute(
         "insert into users select n, 1, 'First', 'Last', null, null, 'UTC' from generate_series(1, $1::int) n", PEOPLE
@@ -38,7 +38,7 @@ async def fill(url: str) -> None:
 
 
 async def post(service: Program, dice: Random, accepted: dict[str, list[int]]) -> None:
-    """Post events to a few people each, for ever, and note what was answered 202."""
+    """Post events to a few users each until cancelled, and record those answered with 202."""
     import httpx
 
     token = mint_service(SECRET, "crm", ["events:write"], HOUR)

@@ -25,7 +25,7 @@ ROUNDS = rounds(3, soak=18)
 
 
 class App:
-    """A client that keeps a list of its own, and mends it by the stream alone, unless that says to fetch it."""
+    """A client that keeps its list up to date by the stream alone, and fetches it after a resync."""
 
     def __init__(self, service: Program, user: int) -> None:
         self.service, self.user = service, user
@@ -42,7 +42,7 @@ class App:
         return httpx.AsyncClient(base_url=f"http://{host}:{port}", headers=headers, timeout=20)
 
     async def follow(self) -> None:
-        """Read for ever, and go on where it broke off."""
+        """Read until cancelled, and resume after disconnects."""
         while True:
             with contextlib.suppress(httpx.HTTPError):
                 await self._read()
@@ -78,7 +78,7 @@ class App:
             case "deleted":
                 for id_ in data.get("ids") or [data["id"]]:
                     self.read.pop(id_, None)
-                    if id_ in self.order:  # else it came and went while nobody read
+                    if id_ in self.order:  # otherwise it arrived and was deleted between two reads
                         self.order.remove(id_)
             case "resync":
                 self.resyncs += 1
@@ -97,7 +97,7 @@ async def whole(http: httpx.AsyncClient) -> list[dict[str, Any]]:
 
 
 async def use(app: App, dice: Random) -> None:
-    """Do what people do with their inbox, whatever fails."""
+    """Run random inbox operations and ignore failures."""
     while True:
         with contextlib.suppress(httpx.HTTPError, KeyError, ValueError):
             async with app.client as http:

@@ -21,7 +21,7 @@ from tocsin_phones import Phones
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Stand in an empty folder, with nothing set but where data would be."""
+    """Change to an empty folder with no settings except the data folder."""
     for name in [name for name in os.environ if name.startswith("TOCSIN_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -31,14 +31,14 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def outside(monkeypatch: pytest.MonkeyPatch, url: str) -> str:
-    """A healthy database of one's own, at which nobody works."""
+    """A healthy external database without workers."""
     monkeypatch.setenv("TOCSIN_DATABASE_URL", url)
     monkeypatch.setenv("TOCSIN_JWT_SECRET", SECRET)
     return url
 
 
 async def found() -> dict[str, tuple[str, str]]:
-    """Return level and words of each finding by what was looked at."""
+    """Return level and text of each finding by its check."""
     return {finding.what: (finding.level, f"{finding.finding}; {finding.remedy}") for finding in await doctor.examine()}
 
 

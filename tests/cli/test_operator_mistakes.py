@@ -81,12 +81,12 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def others_of(name: str) -> dict[str, str]:
-    """Return the settings without which one counts for nothing."""
+    """Return the settings that a setting depends on."""
     return APNS if "APNS" in name and not name.endswith("URL") else {}
 
 
 async def use(environment: dict[str, str]) -> Settings:
-    """Use settings as far as a start does before it needs a database."""
+    """Use settings like a start does, up to the database connection."""
     settings = read_settings({"TOCSIN_JWT_SECRET": SECRET, **environment}, Path("/nonexistent"))
     from_settings.keys_of(settings)
     catalogue = Catalogue.load(*settings.catalogue_folders) if settings.catalogue_folders else OURS
@@ -97,7 +97,7 @@ async def use(environment: dict[str, str]) -> Settings:
 
 
 async def sentence_on(environment: dict[str, str]) -> str:
-    """Return what is said about settings; nothing: they do."""
+    """Return the error about these settings, or nothing."""
     try:
         async with asyncio.timeout(10):
             await use(environment)
@@ -136,7 +136,7 @@ async def test_unusable_file_is_reported_in_one_sentence(
 
 
 async def nothing(_settings: Settings) -> AsyncIterator[doctor.Finding]:
-    """Look at no database."""
+    """Skip the checks of the database."""
     return
     yield
 

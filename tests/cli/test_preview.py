@@ -43,7 +43,7 @@ params = { contact = "words" }
 
 @pytest.fixture(autouse=True)
 def no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand where there is neither a database nor a key."""
+    """Change to a folder without a database and without keys."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOCSIN_DATA_DIR", str(tmp_path / "nothing"))
 

@@ -90,7 +90,7 @@ class Line:
                 await writer.drain()
 
     async def _treat(self, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> bool:
-        """Do to a request what is its turn, and return whether the connection goes on."""
+        """Apply the next step of the script to a request, and return whether the connection stays open."""
         self.asked.append((head.decode(), body))
         treatment = self.script.pop(0) if self.script else "pass"
         if isinstance(treatment, bytes):

@@ -127,7 +127,7 @@ async def test_outage_is_logged_once_with_its_reason_and_its_end(url: str) -> No
     assert again["event"] == "database is available again"
 
 
-# What is claimed is given back
+# Leases are released
 
 
 @pytest.mark.parametrize("table", ["cancellations", "preferences"])
@@ -177,7 +177,7 @@ async def test_unknown_job_leases_of_own_worker_are_released(
         assert answer.json()["state"] == "delivered"
 
 
-# Nothing ends the process
+# Errors do not end the process
 
 
 @pytest.mark.parametrize("table", ["inbox", "jobs", "workers"])
@@ -199,7 +199,7 @@ async def test_locked_table_ends_no_worker_and_consumes_no_attempt(
 
 
 async def _waits_again(monitor: Connection, table: str, first: list[int], running: Worker) -> bool:
-    """Tell whether the worker ran into the limit of its wait for the lock, and waits again."""
+    """Return whether the worker hit its lock timeout and waits again."""
     if table == "workers":
         return "a lock" in (running._problem() or "")  # noqa: SLF001 - which it cannot write down
     return any(pid not in first for pid in await waiting_at(monitor, table))
@@ -337,7 +337,7 @@ async def test_claim_is_bounded_by_number_of_recipients(idle: Api, database: Dat
     assert claimed == [named[:3], named[3:], excepting[:1], excepting[1:]]
 
 
-# Kinds of work do not wait for each other
+# Lanes do not wait for each other
 
 
 async def test_lane_blocked_by_a_lock_leaves_connections_to_others(url: str, dba: Connection) -> None:
@@ -377,11 +377,11 @@ async def test_cancelled_wait_takes_no_connection_from_the_pool(url: str) -> Non
     await pool.close()
 
 
-# A worker lives whatever waits
+# Heartbeats continue while other work waits
 
 
 async def seen_again(dba: Connection, times: int = 3) -> None:
-    """Return when every worker has shown that it lives so many times more."""
+    """Wait until every worker has sent this number of further heartbeats."""
     for _ in range(times):
         now = await dba.fetchval("select clock_timestamp()")
         await until(lambda now=now: dba.fetchval("select bool_and(seen_at > $1) from workers", now), 10)  # type: ignore[misc]
@@ -395,7 +395,7 @@ async def test_heartbeat_continues_while_any_other_table_is_locked(
     async with impatient(url, catalogue, 30) as worker:
         await until(lambda: dba.fetchval("select true from workers where id = $1", worker.id))
         for name in {row["name"] for row in tables} - {"workers"}:
-            await dba.execute(f"vacuum {name}")  # it is believed to be empty, which is to be corrected
+            await dba.execute(f"vacuum {name}")  # its statistics say that it is empty, which is to be corrected
             async with locked(dba, name):
                 await seen_again(dba)
 

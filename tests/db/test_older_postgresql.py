@@ -38,7 +38,7 @@ def unprivileged() -> dict[str, Any]:
 
 @pytest.fixture(params=[(), ("-c", "fsync=off")], ids=["durable", "undurable"])
 async def older(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    """The oldest server of the machine that will do; its url."""
+    """The URL of the oldest supported server of the machine."""
     with short_path() as folder:
         if not os.geteuid():
             os.chown(folder, unprivileged()["user"], unprivileged()["group"])

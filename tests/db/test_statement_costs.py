@@ -137,7 +137,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def quadratic(plan: dict[str, Any]) -> Iterator[str]:
-    """Say where a plan goes through a list or an array for each row of another."""
+    """Return where a plan scans a list or an array for each row of another."""
     text = json.dumps(plan)
     for node in nodes(plan):
         kind = node["Node Type"]
@@ -172,7 +172,7 @@ async def test_no_statement_is_quadratic_in_its_arrays(
 
 
 async def test_statistics_of_empty_table_are_updated_and_plans_renewed(api: Api) -> None:
-    """Its statistics are corrected while a worker lives, and statements that were planned by them are planned anew."""
+    """A running worker updates the statistics, and statements get new plans."""
     database = api.app_state.database
     await database.value("vacuum tocsin.jobs")
     assert await database.value("select reltuples from pg_class where oid = 'tocsin.jobs'::regclass") == 0

@@ -33,7 +33,7 @@ TALL = (1440, 1300)
 
 @dataclass
 class Demo:
-    """The demo as it runs, and what its service knows."""
+    """The running demo and its service."""
 
     url: str
     http: httpx.AsyncClient
@@ -51,7 +51,7 @@ class Demo:
         return found
 
     async def read_all(self, user: int) -> None:
-        """Read everything elsewhere: not on the page."""
+        """Mark everything as read through the API instead of the page."""
         await self._call("PUT", "/notifications/read", user)
 
     async def _call(self, method: str, path: str, user: int) -> httpx.Response:
@@ -74,7 +74,7 @@ async def demo() -> AsyncIterator[Demo]:
 
 @dataclass
 class Visit:
-    """The page in a browser, and everything that it did not do right."""
+    """The page in a browser, and the errors that it reported."""
 
     page: Page
     url: str
@@ -89,7 +89,7 @@ class Visit:
         await expect(self.page.locator("#said")).to_contain_text(f"“{label}” was accepted")
 
     def rows(self, sentence: str = "") -> Locator:
-        """What the inbox shows, or of it what says this."""
+        """The rows of the inbox, or those with this text."""
         return self.page.locator("tocsin-inbox").get_by_role("listitem").filter(has_text=sentence)
 
     def banners(self, device: str) -> Locator:
@@ -99,7 +99,7 @@ class Visit:
         return self.page.locator(f"#{device} .badge")
 
     async def shows(self, device: str, count: int) -> None:
-        """See that a device has the badge for so many, and banners, or else nothing."""
+        """Check that a device shows this badge and banners, or nothing."""
         await expect(self.badge(device)).to_have_text(str(count or ""))
         await expect(self.banners(device)).to_have_count(min(count, 2 if device == "browser" else 3))
 
@@ -112,7 +112,7 @@ async def visiting(
     size: tuple[int, int] = WIDE,
     colours: Literal["light", "dark"] = "light",
 ) -> AsyncIterator[Visit]:
-    """Open the page, and see in the end that it asked nobody else for anything, and that the browser saw no error."""
+    """Open the page, and check at the end that it requested no other host and reported no error."""
     width, height = size
     context = await chromium.new_context(viewport={"width": width, "height": height}, color_scheme=colours)
     page = await context.new_page()

@@ -35,7 +35,7 @@ REAL = {
     "TOCSIN_JWT_JWKS_URL": "https://id.example.com/jwks",
     "TOCSIN_NATS_URL": "nats://nats.example.com:4222",
 }
-"""Settings of a service that is used for real."""
+"""Settings of a production service."""
 
 
 async def test_demo_ignores_keys_push_services_and_database_of_the_service(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ async def test_tour_after_a_demo_finds_an_empty_inbox() -> None:
 
 
 async def _fill(service: Program) -> None:
-    """Make somebody under an id that the demo uses too, with a phone and a team."""
+    """Create a user with an id of the demo, with a phone and a team."""
     crm = {"Authorization": f"Bearer {mint_service(SECRET, 'crm', ['directory:write'], HOUR)}"}
     async with _client(service) as http:
         real = {"first_name": "Real", "last_name": "Customer", "company_id": 77, "email": "real@customer.example"}

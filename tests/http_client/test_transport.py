@@ -98,7 +98,7 @@ async def test_max_concurrent_streams_is_not_exceeded(tmp_path: Path) -> None:
         connection.say(stream)
 
     async with push_service(tmp_path, slow, streams=5) as service, sending(tmp_path, 50, connections=1) as transport:
-        await transport.submit(to(service.url))  # nobody can know before the first answer
+        await transport.submit(to(service.url))  # unknown before the first response
         found = await answers(transport, [to(service.url, number) for number in range(60)])
     assert {(answer.status, answer.error) for answer in found} == {(200, "")}
     assert len(service.asked) == 61
@@ -107,7 +107,7 @@ async def test_max_concurrent_streams_is_not_exceeded(tmp_path: Path) -> None:
 
 
 def never(_connection: Connection, _stream: int, _asked: Asked) -> None:
-    """Say nothing."""
+    """Send no response."""
 
 
 def hanging_up(connection: Connection, _stream: int, _asked: Asked) -> None:
@@ -271,7 +271,7 @@ async def test_goaway_loses_and_duplicates_no_request(tmp_path: Path) -> None:
     left: set[int] = set()
 
     def leaving(connection: Connection, stream: int, asked: Asked) -> None:
-        """Answer ten requests of each connection, and none that comes after."""
+        """Answer ten requests of each connection, and no later ones."""
         if connection.number in left:
             return
         served[asked.path] += 1
@@ -386,7 +386,7 @@ async def test_invalid_url_is_a_result(tmp_path: Path) -> None:
                 assert (answer.status, bool(answer.error)) == (0, True)
 
 
-# Addresses that strangers named.
+# Addresses from untrusted input.
 
 PRIVATE = """\
 0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.127.255.255 127.0.0.1 127.1.2.3 169.254.169.254 172.16.0.1
@@ -464,7 +464,7 @@ async def test_allowed_origin_may_use_plain_http(tmp_path: Path) -> None:
 
 
 async def test_ssrf_guard_detects_dns_rebinding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name is first found to be public, and when the connection is opened it is ours."""
+    """The name first resolves to a public address, and to the loopback when the connection is opened."""
     seen: list[str] = []
 
     def first_public(address: str) -> bool:
@@ -504,7 +504,7 @@ def test_origin_is_serialized_as_in_browsers(url: str, origin: str | None) -> No
     assert origin_of(url) == origin
 
 
-# Servers that nobody here wrote.
+# Third-party servers.
 
 
 @contextmanager

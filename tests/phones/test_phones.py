@@ -276,7 +276,7 @@ async def test_apns_sandbox_is_a_separate_service(sender: Sender, phones: Phones
 
 
 class Bus:
-    """An HTTP/2 client that does as it is told, right or wrong."""
+    """An HTTP/2 client that sends valid and invalid frames on request."""
 
     def __init__(self, sender: Sender, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._sender, self._reader, self._writer = sender, reader, writer
@@ -376,7 +376,7 @@ async def test_goaway_names_last_stream_and_answers_earlier_ones(sender: Sender,
     ]
 
 
-# Answers on demand
+# Scripted responses
 
 
 async def test_scripted_response_applies_to_one_token_and_n_times(sender: Sender, phones: Phones) -> None:

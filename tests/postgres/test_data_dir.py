@@ -17,7 +17,7 @@ ROOT = os.geteuid() == 0
 
 
 def craft(data: Path, major: str) -> None:
-    """Make what a former start leaves, as far as it is looked at before a server runs."""
+    """Create the files of a previous start that are checked before the server runs."""
     (data / "postgres/global").mkdir(parents=True)
     (data / "postgres/global/pg_control").touch()
     (data / "postgres/PG_VERSION").write_text(f"{major}\n")

@@ -1,6 +1,6 @@
 """The embedded server: its guarantees while it runs, and its recovery."""
 
-# ruff: noqa: ASYNC222 - a test may block: nobody else is on its loop
+# ruff: noqa: ASYNC222 - a test may block: nothing else runs on its loop
 import asyncio
 import contextlib
 import os
@@ -75,7 +75,7 @@ uvloop.run(main())
 
 @pytest.fixture(scope="module")
 async def data() -> AsyncIterator[Path]:
-    """A data folder with one row in it, whose server does not run: each test leaves it so."""
+    """A data folder with one row and no running server; each test leaves it in this state."""
     with short_path() as path:
         async with Embedded(path / "data") as server:
             await ask(server.url, "create table kept as select 42 as answer")
@@ -91,7 +91,7 @@ def copy(data: Path, place: Path) -> Path:
 
 @pytest.fixture
 def children() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a program that is gone, at the latest, when the test is."""
+    """Start a program that ends with the test at the latest."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*command: str | Path, **more: int) -> subprocess.Popen[str]:
@@ -117,7 +117,7 @@ async def kept(server: Embedded) -> object:
 
 
 def processes_of(data: Path) -> list[int]:
-    """The living processes that stand in the database's folder."""
+    """The running processes whose working directory is the database's folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

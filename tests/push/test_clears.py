@@ -32,7 +32,7 @@ async def show(api: Api, phones: Phones, user: int = 1, iphone: str = IPHONE, **
 
 
 def cleared(phones: Phones, token: str) -> Any:
-    """Return what a phone was told to clear, and its badge; none while it was told nothing."""
+    """Return what the last clear of a phone named, and its badge; None without a clear."""
     pushes = [push for push in phones.pushes(token=token) if "clear" in str(push["payload"])]
     if not pushes:
         return None

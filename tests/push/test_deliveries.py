@@ -324,14 +324,14 @@ async def test_push_respects_and_explains_preferences(api: Api, phones: Phones) 
 
 
 def quiet_now() -> str:
-    """The operator's file with quiet hours that it is in the middle of, all over Europe."""
+    """An operator's file with quiet hours that include the current time in all of Europe."""
     hours = [f"{datetime.now(UTC) + timedelta(hours=hours):%H:%M}" for hours in (-6, 9)]
     days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
     return f"[defaults]\nquiet_hours = [{{ days = {days}, from = '{hours[0]}', to = '{hours[1]}' }}]\n"
 
 
 WRITTEN = "select array_agg(ctid::text || due_at order by event_id, device_id) from deliveries where event_id = any($1)"
-"""Which versions of rows there are: another one means that a row was written."""
+"""The versions of all rows; a new version means that a row was written."""
 
 
 async def test_held_pushes_are_reevaluated_after_operator_rules_change(
@@ -357,7 +357,7 @@ async def test_held_pushes_are_reevaluated_after_operator_rules_change(
     more["preferences_file"].write_text("", "utf-8")
     async with serving(url, catalogue, **more) as api:
         for id_ in ids:
-            await becomes(api, id_, {"delivered": 1, "held": 1})  # what the user chose counts as before
+            await becomes(api, id_, {"delivered": 1, "held": 1})  # the user's choices are unchanged
     assert shown(phones, IPHONE)
     assert not shown(phones, OTHER_IPHONE)
 

@@ -36,7 +36,7 @@ def hours_around(now: datetime, zone_hours: int = 0) -> list[dict[str, Any]]:
 
 
 async def hold(api: Api, count: int = 1, **held_by: Any) -> list[str]:
-    """Have this hold so many notifications back for a phone of user 1, and return their ids."""
+    """Hold this number of notifications for a phone of user 1, and return their ids."""
     await register(api, 1, IPHONE)
     await prefer(api, **held_by)
     ids = []
@@ -97,7 +97,7 @@ async def _is_told(api: Api, id_: str, words: str) -> bool:
 
 
 async def move(api: Api) -> None:
-    """Have the directory say that the user lives by another clock."""
+    """Change the time zone of the user in the directory."""
     user = {"first_name": "First1", "last_name": "Last1", "company_id": 1, "time_zone": "Pacific/Auckland"}
     answer = await api.as_service("PUT", "/directory/users/1", json=user)
     assert answer.status_code == 204, answer.text
@@ -126,7 +126,7 @@ async def test_released_pushes_are_sent_in_inbox_order(api: Api, phones: Phones,
     if end == "early":
         await prefer(api, paused_until=None)
     else:
-        # The pause ends by itself: what was chosen says so, and all that is held is due at one moment.
+        # The pause expires: the stored preferences agree, and everything held is due at the same moment.
         database = api.app_state.database
         await database.value("update preferences set chosen = '{}'")
         await hurry(api)

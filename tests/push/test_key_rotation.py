@@ -32,7 +32,7 @@ def a_key() -> bytes:
 
 
 async def subscribe(api: Api, phones: Phones, user: int) -> str:
-    """Subscribe a browser as a page does, and return the key that it did it with."""
+    """Subscribe a browser like a page does, and return its application server key."""
     key: str = (await api.as_user(user, "GET", "/notifications/web-push/key")).json()["key"]
     answer = await api.as_user(user, "POST", "/notifications/web-push", json=phones.subscribe(key))
     assert answer.status_code == 204, answer.text
@@ -122,7 +122,7 @@ async def test_new_keys_use_separate_connections(pushing: Api, phones: Phones, t
 
 
 async def renew(api: Api, folder: Path) -> None:
-    """Have the key for Apple read again from a file that has changed, though the key is the same."""
+    """Reload the APNs key from a changed file with the same key."""
     [file] = folder.glob("*.p8")
     file.write_bytes(file.read_bytes() + b"\n")
     assert await read(api)

@@ -27,7 +27,7 @@ def api(pushing: Api) -> Api:
 
 
 def waits(attempts: int, after: float | None, min_retry: float, times: int = 300) -> tuple[float, float]:
-    """Return the shortest and the longest of so many waits, in seconds."""
+    """Return the shortest and the longest of this number of delays, in seconds."""
     found = []
     for _ in range(times):
         now = datetime.now(UTC)
@@ -110,7 +110,7 @@ async def test_push_expires_after_24_hours_at_the_provider_too(api: Api, phones:
 
 
 async def made_ago(api: Api, ago: timedelta) -> None:
-    """Make all deliveries as old as this, when they wait."""
+    """Set the age of all waiting deliveries."""
     await until(
         lambda: api.app_state.database.value("select 1 from deliveries where state = 'later' and worker_id is null")
     )

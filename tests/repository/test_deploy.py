@@ -249,7 +249,7 @@ class TestContainers:
 
 
 class Front:
-    """A reverse proxy with its configuration as it is given, but for addresses and places, and what it logged."""
+    """A reverse proxy with the shipped configuration, except addresses and paths, and its log."""
 
     def __init__(self, folder: Path, upstream: int) -> None:
         self.folder = folder
@@ -356,7 +356,7 @@ class TestProxies:
 
     @pytest.fixture
     async def trusting(self, url: str, catalogue: Catalogue) -> AsyncIterator[Api]:
-        """The service as the settings beside the proxies have it."""
+        """The service with the settings that the proxy configurations expect."""
         async with serving(url, catalogue, environment={"TOCSIN_TRUSTED_PROXIES": "127.0.0.1,::1"}) as api:
             await api.people(1)
             yield api

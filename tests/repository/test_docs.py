@@ -134,7 +134,7 @@ def test_every_link_and_picture_of_the_documents_exists(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return what a git host calls the headings of a page."""
+    """Return the anchors that a git host gives the headings of a page."""
     headings = re.findall(
         r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL), re.MULTILINE
     )

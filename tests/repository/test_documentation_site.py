@@ -76,7 +76,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 class Html(HTMLParser):
-    """The ids of a page, where its links lead, and what a browser loads for it."""
+    """The ids of a page, the targets of its links, and the resources that a browser loads."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -195,7 +195,7 @@ class TestDjango:
 
 
 class Row:
-    """A user of Django, as far as the guide's function looks at it."""
+    """The attributes of a Django user that the guide's function reads."""
 
     def __init__(self, pk: int, name: str) -> None:
         self.pk = pk

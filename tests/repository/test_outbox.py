@@ -102,7 +102,7 @@ async def test_killed_outbox_relay_posts_each_event_once(
     ids = [str(await crm.fetchval(f"{write} returning id")) for _ in range(60)]
     for _ in range(3):
         async with relaying(api, server, tmp_path):
-            async with asyncio.timeout(60):  # it dies once something of it is there, whatever it was about to do
+            async with asyncio.timeout(60):  # killed as soon as a part has arrived, at an arbitrary step
                 while not await api.ids(1):
                     await asyncio.sleep(0.005)
         await crm.execute(f"{write.replace('The contract', 'Another contract')}")

@@ -58,7 +58,7 @@ PATTERNS = patterns()
 
 
 def methods_of(where: str) -> list[str]:
-    """Return how a pattern is used, as the sources say; all ways where that cannot be told."""
+    """Return the methods by which a pattern is used in the sources; all methods if unknown."""
     name = where.rpartition(" of ")[2].split(".")[-2]
     used = {
         found[1] for source in SOURCES.values() for found in re.finditer(rf"\b{name}\.({'|'.join(METHODS)})\(", source)
@@ -143,7 +143,7 @@ def _text(pattern: re.Pattern[Any], prefix: str, unit: str, tail: str, size: int
 
 
 def seconds(pattern: re.Pattern[Any], method: str, text: Any) -> float:
-    """Return how long a pattern takes for a text, without what other processes took of it."""
+    """Return the processor time of a pattern for a text."""
     act = getattr(pattern, method)
     arguments = (text[:0], text) if method == "sub" else (text,)
     least = float("inf")
@@ -159,7 +159,7 @@ def seconds(pattern: re.Pattern[Any], method: str, text: Any) -> float:
 
 
 def grows_faster_than_its_text(pattern: re.Pattern[Any], method: str, make: Callable[[int], Any]) -> bool:
-    """Tell whether four times the text takes more than nine times as long: linear is four, quadratic sixteen."""
+    """Return whether four times the text takes more than nine times as long: linear is four, quadratic sixteen."""
     simple = seconds(re.compile(r"(?:a|b)*+"), "fullmatch", "ab" * (SHORT // 2))
     if seconds(pattern, method, make(SHORT)) < 20 * simple:
         return False

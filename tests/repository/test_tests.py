@@ -28,7 +28,7 @@ def test_fixtures_are_in_test_modules_or_a_conftest() -> None:
 
 
 def test_every_test_folder_is_a_package() -> None:
-    """Two test modules of one name in two folders need it."""
+    """Required for test modules of the same name in two folders."""
     assert {path.parent for path in MODULES if not (path.parent / "__init__.py").exists()} <= {
         TESTS / "api/generators"  # programs on generated clients
     }

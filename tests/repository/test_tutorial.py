@@ -28,7 +28,7 @@ def free_port() -> int:
 
 
 class Reader:
-    """A shell in which somebody follows the page, with other ports."""
+    """A shell that runs the commands of the page, with other ports."""
 
     def __init__(self, shell: str, folder: Path) -> None:
         self.ports = {8000: free_port(), 8080: free_port()}
@@ -44,7 +44,7 @@ class Reader:
             text=True,
             start_new_session=True,
         )
-        self.watchdog = threading.Timer(150, self.end)  # a loop of the page that waits for ever
+        self.watchdog = threading.Timer(150, self.end)  # an endless loop of the page
         self.watchdog.start()
 
     def end(self) -> None:

@@ -39,10 +39,10 @@ RETIRED_NAMES = {
     *("saying", "whoever", "nobody", "somebody", "everybody", "anybody", "amiss", "mend", "anew", "goodbye", "told"),
     *("doorbell", "ring", "rung", "ear", "ears", "hear", "live", "elsewhere", "furnish", "furnished", "meanwhile"),
 }
-"""Words that no class and no function has in its name."""
+"""Words that names of classes and functions must not contain."""
 
 RETIRED_CONSTANTS = ("MOST_", "LARGEST_", "LONGEST_", "SHORTEST_", "SMALLEST_", "SLOWEST", "AT_ONCE", "ROUND")
-"""How no constant of a module begins: `MAX_`, `MIN_`, `DEFAULT_`, `*_TIMEOUT`, `*_INTERVAL`, `*_BATCH_SIZE` say it."""
+"""Prefixes that constants must not have; use `MAX_`, `MIN_`, `DEFAULT_`, `*_TIMEOUT`, `*_INTERVAL`, `*_BATCH_SIZE`."""
 
 RETIRED_PHRASES = re.compile(
     r"\b(?:whoever|somebody|everybody|anybody|names nobody|nobody who|names nothing|anew|amiss|once more|of ours"
@@ -52,7 +52,7 @@ RETIRED_PHRASES = re.compile(
     r"|our|us|we)\b",
     re.IGNORECASE,
 )
-"""What no log line and no error message says."""
+"""Phrases that log lines and error messages must not contain."""
 
 RETIRED_IN_DOCUMENTS = re.compile(
     r"\b(?:whoever|somebody|everybody|anybody|anew|amiss|once more|of ours|what is no|what there is not"
@@ -62,7 +62,7 @@ RETIRED_IN_DOCUMENTS = re.compile(
     r"|meanwhile|elsewhere|hung up|the road|likewise|neither alone|mend|go on from|nobody but|as it stands)\b",
     re.IGNORECASE,
 )
-"""What no page of the documentation says."""
+"""Phrases that the documentation must not contain."""
 
 PAGES = sorted(
     path
@@ -78,14 +78,14 @@ RETIRED_IN_DOCSTRINGS = re.compile(
     r"|takes? note)\b",
     re.IGNORECASE,
 )
-"""What no docstring and no comment says."""
+"""Phrases that docstrings and comments must not contain."""
 
 WRITERS = {
     *("debug", "info", "warning", "error", "exception"),  # of a log
     *("field_error", "FieldError", "among", "PydanticCustomError", "Finding", "Stopped", "Refused"),
     *("refuse", "say", "tell", "_refused", "_wrong"),
 }
-"""Calls whose strings developers and operators read; so they do what is raised."""
+"""Calls whose strings developers and operators read, in addition to raised exceptions."""
 
 
 def trees() -> Iterator[tuple[Path, ast.Module]]:
@@ -115,7 +115,7 @@ def texts_of(node: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def is_writer(node: ast.AST) -> bool:
-    """Tell whether a call's strings are read by developers or operators."""
+    """Return whether a call's strings are read by developers or operators."""
     if not isinstance(node, ast.Call):
         return False
     function = node.func
@@ -124,7 +124,7 @@ def is_writer(node: ast.AST) -> bool:
 
 
 def is_message(node: ast.AST) -> bool:
-    """Tell whether a statement is the `message` of a class of errors, or the table of validation's sentences."""
+    """Return whether a statement is the `message` of an error class, or the table of validation messages."""
     return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in {"message", "reason", "_CODES", "_UNNAMED"}
 
 
@@ -149,7 +149,7 @@ def test_classes_and_functions_use_no_retired_words() -> None:
 
 
 def test_class_names_are_unique() -> None:
-    """The client is counted by itself: its errors have the names of the service's, whose answers they are."""
+    """The client is checked separately: its errors have the same names as those of the service."""
     places: dict[tuple[bool, str], list[str]] = defaultdict(list)
     for path, tree in trees():
         for node in ast.walk(tree):

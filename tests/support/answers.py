@@ -23,7 +23,7 @@ UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 
 def errors_of(answer: httpx.Response) -> list[tuple[str, str | None]]:
-    """Return code and field of each error of an answer, which must have the one form."""
+    """Return code and field of each error of a response, which must be a problem document."""
     assert answer.headers["content-type"] == "application/json", (answer.status_code, answer.text[:200])
     body = answer.json()
     assert set(body) - {"more"} == {"errors"}
@@ -43,7 +43,7 @@ def codes_of(answer: httpx.Response) -> tuple[int, list[tuple[str, str | None]]]
 
 
 def sealed(answer: httpx.Response, cache: str = "no-store") -> bool:
-    """Whether an answer has the headers that all have."""
+    """Return whether a response has the common headers."""
     found = [answer.headers.get(name) for name in ("vary", "x-content-type-options", "cache-control")]
     return found == ["Authorization", "nosniff", cache] and bool(answer.headers.get("x-request-id"))
 

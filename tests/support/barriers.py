@@ -10,7 +10,7 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"
 
 
 async def barriers_of(page: Page) -> list[str]:
-    """Return what axe finds, in words."""
+    """Return the findings of axe as text."""
     await page.evaluate(AXE)
     found = await page.evaluate("(rules) => axe.run(document, {runOnly: rules, resultTypes: ['violations']})", RULES)
     return [

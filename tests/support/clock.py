@@ -4,7 +4,7 @@ import time
 
 
 class Clock:
-    """Seconds that pass when the test says so."""
+    """Seconds that advance only by the test."""
 
     def __init__(self, now: float | None = None) -> None:
         self.now = time.time() if now is None else now

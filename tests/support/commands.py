@@ -22,7 +22,7 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
 
 
 def refusal(*arguments: str, cwd: Path, **environment: str) -> str:
-    """Return the one sentence with which a command declines."""
+    """Return the one-sentence error of a command."""
     done = run(*arguments, cwd=cwd, **environment)
     assert done.returncode == 1
     assert done.stdout == ""

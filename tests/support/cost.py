@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 def cost(work: Callable[[], object], times: int = 1) -> float:
-    """Return the seconds of the processor that work takes, done so often."""
+    """Return the processor time in seconds of repeated work."""
     began = time.thread_time()
     for _ in range(times):
         work()

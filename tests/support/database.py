@@ -55,14 +55,14 @@ _definitions: dict[str, set[str]] = {}
 
 
 async def wipe(url: str) -> None:
-    """Leave the schema with nothing in it but the workers that live; the session for it is kept."""
+    """Empty the schema except the running workers; the session is reused."""
     session = await _session(url)
     await session.execute("delete from jobs")  # a delivery under way ends first, or finds its job gone
     await session.execute(_WIPE)
 
 
 async def left_behind(url: str) -> list[str]:
-    """Return what was defined or dropped since this was asked last: a test leaves nothing of that to the next."""
+    """Return objects that were created or dropped since the last call: a test must restore the schema."""
     session = await _session(url)
     found = {str(row[0]) for row in await session.fetch(_DEFINED)}
     before = _definitions.get(url, found)
@@ -71,14 +71,14 @@ async def left_behind(url: str) -> list[str]:
 
 
 def end_sessions() -> None:
-    """End the sessions that were kept, also of servers that are gone."""
+    """Close the reused sessions, also those of stopped servers."""
     for session in _sessions.values():
         session.terminate()
     _sessions.clear()
 
 
 async def _session(url: str) -> Connection:
-    """Return the kept session, a new one where a test ended it."""
+    """Return the reused session, or a new one if a test ended it."""
     try:
         await _sessions[url].execute("select")
     except (KeyError, *DRIVER_ERRORS):
@@ -104,7 +104,7 @@ async def locked(dba: Connection, table: str) -> AsyncIterator[None]:
 
 
 async def everything(api: Api) -> dict[str, str]:
-    """Return all that the database holds, as text by table; but for the workers, who show that they live."""
+    """Return the contents of the database as text by table, except the heartbeats of workers."""
     tables = await api.app_state.database.rows(
         "select tablename from pg_tables where schemaname = 'tocsin' and tablename <> 'workers'"
     )

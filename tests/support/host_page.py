@@ -47,7 +47,7 @@ for (const type of ["tocsin-open", "tocsin-count", "tocsin-error"]) {
 """
 
 ALLOWED = {"Access-Control-Allow-Origin": "*"}
-"""What lets the page see an answer that a test makes up."""
+"""CORS headers of responses that a test makes up."""
 
 PROVIDED = 'inbox.tokenProvider = async () => (await fetch("/token")).text();\n'
 
@@ -57,7 +57,7 @@ BODY = "body { margin: 16px; font-family: sans-serif } header { text-align: end 
 
 @dataclass
 class Host:
-    """A tiny server on the loopback. What it serves is the test's to change."""
+    """A small server on the loopback whose content a test can change."""
 
     origin: str
     service: Api = field(init=False)
@@ -75,7 +75,7 @@ class Host:
     subscribe: Callable[[str], dict[str, Any]] | None = None
 
     def serves(self, api: Api) -> None:
-        """Let the page be one of this service's."""
+        """Connect the page with this service."""
         self.service, self.api = api, str(api.http.base_url).rstrip("/")
         self.embed()
 
@@ -87,7 +87,7 @@ class Host:
         return mint_user(SECRET, user or self.user, self.lifetime)
 
     def answer(self, path: str) -> tuple[str, str] | None:
-        """Return the media type and the content of what it has."""
+        """Return the media type and the content of a file."""
         if path == "/token":
             self.tokens += 1
             return "text/plain", self.token()
@@ -147,7 +147,7 @@ async def hosting() -> AsyncIterator[Host]:
 
 @dataclass
 class Window:
-    """A tab with the host's page, and what went wrong in it."""
+    """A tab with the host's page, and its errors."""
 
     page: Page
     host: Host
@@ -186,7 +186,7 @@ class Window:
         await self.panel.wait_for()
 
     async def focused(self) -> str:
-        """Return the text and label of what has the focus inside the element."""
+        """Return the text and label of the focused part of the element."""
         text: str = await self.page.evaluate(
             """() => {
               const at = document.querySelector("tocsin-inbox").shadowRoot.activeElement;
@@ -200,7 +200,7 @@ class Window:
         return [event for event in events if event["type"] == type_]
 
     async def barriers(self) -> list[str]:
-        """Return what axe finds in the page, in words."""
+        """Return the findings of axe in the page as text."""
         return await barriers_of(self.page)
 
 
@@ -233,7 +233,7 @@ class Windows:
 
 @asynccontextmanager
 async def browsing(browser: Browser, host: Host, **more: Any) -> AsyncIterator[Windows]:
-    """Open a profile; nothing in it may break, or break the page's policy."""
+    """Open a profile; errors and policy violations in it fail the test."""
     async with AsyncExitStack() as stack:
         context = await browser.new_context(**{"viewport": {"width": 900, "height": 760}, **more})
         stack.push_async_callback(context.close)
@@ -243,7 +243,7 @@ async def browsing(browser: Browser, host: Host, **more: Any) -> AsyncIterator[W
 
 
 def asked(windows: Windows, what: str) -> list[str]:
-    """Return a list to which all requests go from now on that have this in their method and address."""
+    """Return a list that records all later requests whose method and URL contain this text."""
     found: list[str] = []
 
     def note(request: Request) -> None:
@@ -255,7 +255,7 @@ def asked(windows: Windows, what: str) -> list[str]:
 
 
 async def tell(api: Api, *messages: str, user: int = 1, by: int | None = None) -> list[str]:
-    """Let notifications come, in this order, and return their ids."""
+    """Post notifications in this order, and return their ids."""
     sender = {"data": {"user": by}} if by else {}
     return [
         await api.post({"type": "custom", "notify": {"users": [user]}, "params": {"body": message}, **sender})
@@ -264,7 +264,7 @@ async def tell(api: Api, *messages: str, user: int = 1, by: int | None = None) -
 
 
 async def opened(windows: Windows, *messages: str) -> Window:
-    """Let these come, the last one newest, and open the panel."""
+    """Post these notifications, the last one newest, and open the panel."""
     await tell(windows.host.service, *messages)
     window = await windows.new()
     await window.open()
@@ -273,7 +273,7 @@ async def opened(windows: Windows, *messages: str) -> Window:
 
 
 async def texts(window: Window) -> list[str]:
-    """Return the first line of each row, those too that are out of sight and so not rendered."""
+    """Return the first line of each row, including rows that are not rendered."""
     found: list[str] = await window.page.locator("tocsin-inbox .text").evaluate_all(
         "(found) => found.map((text) => (text.querySelector('p') ?? text).textContent)"
     )
@@ -281,7 +281,7 @@ async def texts(window: Window) -> list[str]:
 
 
 async def unread_of(api: Api, user: int = 1) -> list[str]:
-    """Return what the service holds for unread, the newest first."""
+    """Return the unread notifications of the service, the newest first."""
     return [entry["message"] for entry in (await api.inbox(user, "?show=unread&per_page=100"))["data"]]
 
 
@@ -291,7 +291,7 @@ async def settles(api: Api, *messages: str) -> None:
 
 
 async def many(api: Api, count: int) -> None:
-    """Let so many come at once."""
+    """Post this number of notifications in one batch."""
     events = [{"type": "custom", "notify": {"users": [1]}, "params": {"body": f"Note {at}"}} for at in range(count)]
     answer = await api.as_service("POST", "/events/batch", json={"events": events})
     await api.as_service("GET", f"/events/{answer.json()['ids'][-1]}?wait=20")
@@ -299,7 +299,7 @@ async def many(api: Api, count: int) -> None:
 
 
 async def imported(api: Api, ages: dict[str, int]) -> None:
-    """Bring in notifications of so many days ago, from the oldest."""
+    """Import notifications of this number of days ago, the oldest first."""
     lines = []
     for message, days in ages.items():
         at = (datetime.now(UTC) - timedelta(days=days)).strftime("%Y-%m-%d %H:%M:%S")
@@ -318,11 +318,11 @@ async def imported(api: Api, ages: dict[str, int]) -> None:
 
 
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or Path(__file__).parent.parent / "screenshots")
-"""Where tests in a browser keep their pictures."""
+"""The folder of screenshots."""
 
 
 async def streams(page: Windows | Host, count: int) -> None:
-    """Wait until the service has so many streams."""
+    """Wait until the service has this number of streams."""
     service = (page if isinstance(page, Host) else page.host).service
     await reaches(lambda: service.app_state.streams.count, count)
 

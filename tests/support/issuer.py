@@ -84,7 +84,7 @@ class Pair:
 
 @cache
 def pair(algorithm: str, kid: str = "one") -> Pair:
-    """Return a pair of keys, which is the same for the same words."""
+    """Return a key pair, the same for the same arguments."""
     return Pair(MAKERS[algorithm](), algorithm, kid)
 
 
@@ -109,7 +109,7 @@ Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 def saying(body: bytes, status: str = "200 OK", *headers: str) -> Answer:
-    """Return what answers with this."""
+    """Return a handler that sends this response."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers, "", ""]
@@ -120,13 +120,13 @@ def saying(body: bytes, status: str = "200 OK", *headers: str) -> Answer:
 
 
 async def hanging(writer: asyncio.StreamWriter) -> None:
-    """Say nothing, for longer than anybody waits."""
+    """Send nothing until all clients have timed out."""
     assert writer
     await asyncio.sleep(60)
 
 
 async def dripping(writer: asyncio.StreamWriter) -> None:
-    """Answer a byte at a time, so that something always comes."""
+    """Answer one byte at a time, without an end."""
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
     for _ in range(1000):
         writer.write(b" ")
@@ -135,7 +135,7 @@ async def dripping(writer: asyncio.StreamWriter) -> None:
 
 
 async def endless(writer: asyncio.StreamWriter) -> None:
-    """Answer as long as it is read."""
+    """Send an endless response."""
     writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
     while True:
         writer.write(b" " * 65536)
@@ -143,7 +143,7 @@ async def endless(writer: asyncio.StreamWriter) -> None:
 
 
 async def endless_headers(writer: asyncio.StreamWriter) -> None:
-    """Never come to the body."""
+    """Send endless headers."""
     writer.write(b"HTTP/1.1 200 OK\r\n")
     while True:
         writer.write(b"X-Header: " + b"x" * 1000 + b"\r\n")
@@ -151,7 +151,7 @@ async def endless_headers(writer: asyncio.StreamWriter) -> None:
 
 
 async def hanging_up(writer: asyncio.StreamWriter) -> None:
-    """Close the connection without a word."""
+    """Close the connection without a response."""
     writer.close()
 
 

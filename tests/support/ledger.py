@@ -45,7 +45,7 @@ class Post:
 
 @dataclass(slots=True)
 class Town:
-    """Everybody there is: users 1..`size`, and the members of teams of all sizes."""
+    """All users 1..`size`, and the members of teams of all sizes."""
 
     size: int
     teams: dict[int, list[int]]
@@ -54,14 +54,14 @@ class Town:
 
     @classmethod
     def of(cls, dice: random.Random, size: int = 12_000) -> Self:
-        """Found a town whose largest team has everybody in it."""
+        """Create users and teams, the largest with all users."""
         everybody = range(1, size + 1)
         sizes = [size, size // 4, 150, *(dice.randint(3, 60) for _ in range(10))]
         teams = {number: sorted(dice.sample(everybody, count)) for number, count in enumerate(sizes, 1)}
         return cls(size, teams, small=list(teams)[3:], crowds=list(teams)[:3])
 
     async def fill(self, url: str) -> None:
-        """Put everybody into the directory of an empty database."""
+        """Store all users in the directory of an empty database."""
         connection = await connect(url)
         await connection.execute(
             "insert into users select n, 1, 'First', 'Last' || n, null, null, 'UTC' from generate_series(1, $1::int) n",
@@ -78,7 +78,7 @@ class Town:
         await connection.close()
 
     def recipients(self, post: Post) -> list[int]:
-        """Everybody concerned, once each, in the order of their ids."""
+        """All recipients, once each, ordered by id."""
         return sorted({*post.users, *(user for team in post.teams for user in self.teams[team])})
 
 
@@ -97,14 +97,14 @@ class Ledger:
     answers: Counter[str] = field(default_factory=Counter)
 
     def write(self, users: Sequence[int], teams: Sequence[int] = (), **more: str) -> Post:
-        """Enter what a client is about to post."""
+        """Record what a client is about to post."""
         post = Post(f"words {len(self.posts)}", users, teams, **more)
         self.posts[post.words] = post
         self.unsure.add(post.words)
         return post
 
     def accept(self, ids: Sequence[str], posts: Sequence[Post]) -> None:
-        """Enter that these were answered 202."""
+        """Record that these were answered with 202."""
         self.accepted.update(zip(ids, (post.words for post in posts), strict=True))
         self.unsure.difference_update(post.words for post in posts)
 
@@ -140,11 +140,11 @@ class Load:
         await asyncio.gather(*self._clients)
 
     async def more(self, events: int) -> None:
-        """Wait until so many more events are accepted."""
+        """Wait until this number of further events is accepted."""
         await self._until("202", events)
 
     async def refused(self, events: int) -> None:
-        """Wait until so many more events are refused because the database is away."""
+        """Wait until this number of further events is rejected because of the outage."""
         await self._until("503", events)
 
     async def _until(self, answer: str, more: int) -> None:
@@ -154,7 +154,7 @@ class Load:
                 await asyncio.sleep(0.01)
 
     async def _keep(self, step: "Callable[[_Line], Awaitable[None]]") -> None:
-        """Take one step after the other, on a new connection whenever the old one broke."""
+        """Run steps in sequence, with a new connection after each disconnect."""
         while not self._stopping.is_set():
             with contextlib.suppress(*_BROKEN):
                 line = _Line(*await asyncio.open_connection(*self._address()))
@@ -214,7 +214,7 @@ class Load:
         return id_
 
     async def _ask(self, line: "_Line", method: str, path: str, body: Any = None) -> Any:
-        """Return the answer, None where the service could not give one."""
+        """Return the response, None if the service could not answer."""
         sent = b"" if body is None else json.dumps(body).encode()
         try:
             status, told = await line.ask(method, path, self._service, sent)
@@ -257,7 +257,7 @@ class _Line:
 
 
 async def drained(url: str, seconds: float = 60) -> None:
-    """Return when no job is left, also if the database is away for now."""
+    """Wait until no job is left, also during an outage."""
     left: Any = None
     try:
         async with asyncio.timeout(seconds):
@@ -271,7 +271,7 @@ async def drained(url: str, seconds: float = 60) -> None:
 
 
 def _event(post: Post, ahead: float = 0) -> dict[str, Any]:
-    """Return the body of a post that is held for so many seconds."""
+    """Return the body of a post that is held for this number of seconds."""
     due = {"deliver_at": (datetime.now(UTC) + timedelta(seconds=ahead)).isoformat()} if ahead else {}
     key = {"key": post.key} if post.key else {}
     notify = {"users": post.users, "teams": post.teams}

@@ -24,7 +24,7 @@ async def installed(sources: Path, folder: Path) -> Path:
 
 
 async def run(folder: Path, *command: str) -> tuple[int, str]:
-    """Return a command's exit status and all that it said."""
+    """Return a command's exit status and output."""
     running = await asyncio.create_subprocess_exec(
         *command,
         cwd=folder,

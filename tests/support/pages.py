@@ -19,7 +19,7 @@ async def next_url(api: Api, path: str = "/notifications", **headers: str) -> st
 
 
 async def fill(api: Api, path: str = "/notifications") -> None:
-    """Give user 1 an inbox of two pages of one."""
+    """Give user 1 an inbox of two pages with one entry each."""
     await api.people(1)
     for _ in range(2):
         answer = await api.as_user(1, "POST", path, json={"message": "x", "notify": {"users": [1]}})

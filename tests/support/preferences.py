@@ -21,7 +21,7 @@ ZONES = [
     *("America/Havana", "Asia/Beirut", "Africa/Cairo", "Africa/Casablanca", "Africa/El_Aaiun", "Asia/Gaza"),
     *("Asia/Tehran", "Asia/Amman", "America/Sao_Paulo", "America/Nuuk", "Asia/Kolkata", "Asia/Kathmandu", "UTC"),
 ]
-"""Where clocks are changed by an hour, by half an hour or by two, at midnight, for a month, no longer, or never."""
+"""Zones whose offset changes by an hour, half an hour or two hours, at midnight, for a month, no longer, or never."""
 
 
 def utc(text: str) -> datetime:

@@ -40,7 +40,7 @@ class Program:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens, or last did."""
+        """The address where it listens or last listened."""
         parts = urlsplit(self.greeting["url"])
         return str(parts.hostname), int(parts.port or 0)
 
@@ -49,7 +49,7 @@ class Program:
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        """Return when it serves or works."""
+        """Wait until it serves or works."""
         self._logs.append(self.data.parent / f"{next(_number)}.log")
         self._process = await _spawn(self._arguments, self.data, self._logs[-1], self._variables)
         async with asyncio.timeout(LONGEST_START):
@@ -59,7 +59,7 @@ class Program:
         self.greeting = greeted
 
     async def kill(self) -> None:
-        """Kill -9, if it lives."""
+        """Send SIGKILL if it runs."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
@@ -71,11 +71,11 @@ class Program:
         self._process.send_signal(kind)
 
     def said(self) -> str:
-        """All that it logged."""
+        """Its whole log."""
         return "".join(map(_read, self._logs))
 
     def complaints(self) -> list[str]:
-        """What it said since its first start, but for what is usual."""
+        """Its log since the first start without the usual lines."""
         return [line for log in self._logs for line in _read(log).splitlines() if '"level": "info"' not in line]
 
     async def __aenter__(self) -> Self:
@@ -96,7 +96,7 @@ class Program:
 
 @asynccontextmanager
 async def data_folder() -> AsyncIterator[Path]:
-    """Lend a short path, in a folder that the server's user can enter; in the end nothing runs in it, nor is there."""
+    """Yield a short path that the server's user can enter; at the end its processes are stopped and it is deleted."""
     with short_path() as place:
         try:
             yield place / "data"
@@ -106,7 +106,7 @@ async def data_folder() -> AsyncIterator[Path]:
 
 
 def postgres_of(data: Path) -> list[int]:
-    """The ids of all processes of PostgreSQL that stand in the database of a data folder."""
+    """The ids of all PostgreSQL processes that run in a data folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -123,14 +123,14 @@ async def kill_postgres(data: Path) -> None:
 
 
 def send(kind: signal.Signals, processes: set[int]) -> None:
-    """Send a signal to those that are still there."""
+    """Send a signal to those that still run."""
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, kind)
 
 
 def throw_dice() -> random.Random:
-    """Return a source of random moments; its seed is printed, and given again as SEED throws the same again."""
+    """Return a random generator; its seed is printed and can be set with SEED."""
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
     sys.stdout.write(f"SEED={seed}\n")
     return random.Random(seed)  # noqa: S311 - moments and recipients, no secrets

@@ -11,5 +11,5 @@ def at_most(examples: int, soak: int) -> settings:
 
 
 def rounds(some: int, soak: int) -> int:
-    """Return how often something is killed."""
+    """Return the number of kills."""
     return soak if SOAK else some

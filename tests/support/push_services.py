@@ -53,7 +53,7 @@ class Connection:
 
     def say(self, stream: int, status: int = 200, body: bytes = b"", **headers: str) -> None:
         named = [(name.replace("_", "-"), value) for name, value in headers.items()]
-        with contextlib.suppress(h2.exceptions.ProtocolError):  # it may be gone meanwhile
+        with contextlib.suppress(h2.exceptions.ProtocolError):  # it may be closed already
             self.h2.send_headers(stream, [(":status", str(status)), *named], end_stream=not body)
             while body:
                 size = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size, len(body))
@@ -71,7 +71,7 @@ class Connection:
         self.writer.write(GoAwayFrame(0, last_stream_id=last).serialize())  # and go on with the streams there are
 
     def hang_up(self) -> None:
-        """Break the connection: the other side gets a reset."""
+        """Reset the connection."""
         self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 

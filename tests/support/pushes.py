@@ -27,12 +27,12 @@ async def register(api: Api, user: int, token: str, **more: Any) -> None:
 
 
 def shown(phones: Phones, token: str) -> Pushes:
-    """Return what phones were to show; not what they were to clear."""
+    """Return the pushes that show a notification, without clears."""
     return [push for push in phones.pushes(token=token) if push["visible"] or "alert" in str(push["payload"])]
 
 
 async def pushes_of(api: Api, id_: str | UUID, wait: int = 8) -> dict[str, int]:
-    """Count the pushes of an event by their states; for so many seconds its inboxes are waited for."""
+    """Count the pushes of an event by state, after waiting up to this number of seconds for its delivery."""
     found: dict[str, int] = (await state(api, id_, wait))["pushes"]
     return {name: count for name, count in found.items() if count}
 
@@ -52,7 +52,7 @@ async def told(api: Api, id_: str, user: int = 1) -> list[str]:
 
 
 async def hurry(api: Api) -> None:
-    """Let all that waits be due."""
+    """Make all waiting deliveries due."""
     waiting = (
         "select exists (select from deliveries where worker_id is null and due_at > now())"
         " or not exists (select from deliveries where state in ('queued', 'later', 'held'))"
@@ -81,7 +81,7 @@ async def prefer(api: Api, **changes: Any) -> httpx.Response:
 
 
 async def due_in(api: Api, since: datetime, attempts: int) -> tuple[timedelta, timedelta]:
-    """Wait until the only delivery waits after so many tries; return the least and the most that it may wait."""
+    """Wait until the only delivery waits after this number of attempts; return its minimum and maximum delay."""
 
     async def waiting() -> Any:
         return await api.app_state.database.row(

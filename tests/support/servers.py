@@ -27,7 +27,7 @@ PASSWORD = "geheim"
 
 @dataclass(frozen=True)
 class OwnServer:
-    """A server with the superuser `dba` and, for whoever comes over TCP, passwords."""
+    """A server with the superuser `dba` and password authentication over TCP."""
 
     port: int
     folder: Path
@@ -45,13 +45,13 @@ class OwnServer:
         await connection.close()
 
     async def fresh(self, name: str, *statements: str, owner: str = "dba") -> str:
-        """Make a database anew, run statements in it, and return its name."""
+        """Recreate a database, run statements in it, and return its name."""
         await self.run(f"drop database if exists {name} with (force)", f"create database {name} owner {owner}")
         await self.run(*statements, database=name)
         return name
 
     async def role(self, name: str, *statements: str) -> str:
-        """Make a role anew, as far as it is not there."""
+        """Recreate a role."""
         await self.run(
             f"do $$ begin if not exists (select from pg_roles where rolname = '{name}') then"
             f" create role {name} login password 'geheim'; end if; end $$",

@@ -40,14 +40,14 @@ STREAM = "/notifications/stream"
 
 
 def standing_token(user: int) -> str:
-    """Return a token that is good for whoever is made after it, too: a token opens nothing of users who are younger."""
+    """Return a token that is valid for users created after it, too: tokens older than their user are rejected."""
     now = int(time.time())
     return jwt.encode({"sub": str(user), "iat": now + 3600, "exp": now + 7200}, SECRET, algorithm="HS256")
 
 
 @dataclass
 class Api:
-    """The service as its clients see it, with a token for anybody."""
+    """The service as clients see it, with tokens for any caller."""
 
     http: httpx.AsyncClient
     app_state: AppState
@@ -60,7 +60,7 @@ class Api:
         return await self.http.request(method, path, headers=headers, **more)
 
     async def _beginning(self, headers: Mapping[str, str]) -> httpx.Response:
-        """Return the answer that never ends as if it did after its first event."""
+        """Return the endless response as if it ended after its first event."""
         async with self.http.stream("GET", STREAM, headers=headers) as answer:
             if answer.is_success:
                 return httpx.Response(

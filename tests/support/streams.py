@@ -18,7 +18,7 @@ from tocsin.auth.minting import mint_user
 
 @dataclass
 class Watch:
-    """What a client of the stream has been told."""
+    """The events that a client of the stream received."""
 
     events: list[ServerSentEvent] = field(default_factory=list)
     ended: bool = False
@@ -35,7 +35,7 @@ class Watch:
         return next(event.id for event in reversed(self.events) if event.id)
 
     async def until(self, count: int, seconds: float = 30) -> list[tuple[str, Any]]:
-        """Wait for so many events."""
+        """Wait for this number of events."""
         async with asyncio.timeout(seconds):
             while len(self.events) < count:
                 await asyncio.sleep(0.005)
@@ -57,7 +57,7 @@ class Watch:
 async def watching(
     api: Api, user: int = 1, mark: str | None = None, lifetime: timedelta = HOUR
 ) -> AsyncIterator[Watch]:
-    """Watch an inbox with a client that people use."""
+    """Watch an inbox with a common client library."""
     watch = Watch()
     headers = {"Authorization": f"Bearer {mint_user(SECRET, user, lifetime)}"}
     if mark is not None:

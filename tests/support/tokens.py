@@ -18,7 +18,7 @@ def part(value: Any) -> str:
 def signed(
     header: Any, claims: Any, secret: str = SECRET, hash_: Callable[..., Any] = hashlib.sha256, body: str | None = None
 ) -> str:
-    """Make a token by hand, so that the library under test has no say in it; text is taken as it is."""
+    """Make a token without the library under test; text is used unchanged."""
     signing = f"{part(header)}.{part(claims) if body is None else body}"
     signature = hmac.new(secret.encode(), signing.encode(), hash_).digest()
     return f"{signing}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"

@@ -7,7 +7,7 @@ from typing import Any
 
 
 async def until(look: Callable[[], Any], seconds: float = 30) -> Any:
-    """Look again and again, by a function or a coroutine, until something true is there, and return it."""
+    """Poll a function or coroutine until it returns a true value, and return that."""
     async with asyncio.timeout(seconds):
         while not (found := await _seen(look)):
             await asyncio.sleep(0.01)
@@ -15,7 +15,7 @@ async def until(look: Callable[[], Any], seconds: float = 30) -> Any:
 
 
 async def reaches(look: Callable[[], Any], due: object, seconds: float = 30) -> None:
-    """Look again and again until just this is there."""
+    """Poll until the value equals this one."""
     found: Any = None
     try:
         async with asyncio.timeout(seconds):

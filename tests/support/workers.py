@@ -14,7 +14,7 @@ from tocsin.worker import Worker
 
 
 async def work(api: Api, lane: jobs.Queue = "direct", limit: int = 200) -> None:
-    """Do, as some worker, what is due in a lane."""
+    """Run the due jobs of a lane as a new worker."""
     worker = new_id()
     leased = await jobs.claim(api.app_state.database, worker, lane, limit)
     if leased:

@@ -305,7 +305,7 @@ async def test_import_resumes_after_its_worker_dies(idle: Api, monkeypatch: pyte
         for job in await jobs.claim(database, worker, "bulk", 1):
             steps += 1
             await imports.apply(database, worker, job)
-            await jobs.claim(database, new_id(), "bulk", 1)  # one that dies with it in its hands
+            await jobs.claim(database, new_id(), "bulk", 1)  # a worker that dies with the lease
             await database.value("update jobs set worker_id = null")
         await asyncio.sleep(0.01)
     assert steps > 10
@@ -336,7 +336,7 @@ SPOILED = {
     ),
     "a notification without a time": ("notification", "body", "NotNullViolationError"),
 }
-"""Which stored line is made what, and what the reason of the dead letter says."""
+"""The changed field of the stored line, and the reason of the dead letter."""
 
 
 @pytest.mark.parametrize("spoiled", SPOILED)

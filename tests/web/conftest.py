@@ -15,7 +15,7 @@ from tocsin_phones import Phones
 
 @pytest.fixture(scope="session")
 def leading(folder: Path) -> Catalogue:
-    """The catalogue, where a custom message leads somewhere."""
+    """The catalogue with a link for custom messages."""
     kinds = folder / "leading" / "kinds.toml"
     kinds.parent.mkdir()
     kinds.write_text('[custom]\nlink = "https://crm.example.com/n/{body}"\n')

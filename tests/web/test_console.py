@@ -31,7 +31,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none';"
     " form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
-"""What the page may do, word by word: a change of it is to be seen here."""
+"""The content security policy, literally, so that a change is visible."""
 
 SOURCES = Path(__file__).parents[2] / "web/console"
 HOSTILE = "<img src=x onerror=document.title='taken'>\"'&amp;"
@@ -224,7 +224,7 @@ async def counted(api: Api) -> float:
 
 
 MANY = 40_000
-"""Rows of each large table, of which no read of the console may touch more than a part."""
+"""Rows of each large table, of which a console query may read only a part."""
 
 READS: dict[tuple[str, str], tuple[Any, ...]] = {
     ("explain", "person"): (1, None),
@@ -247,12 +247,12 @@ READS: dict[tuple[str, str], tuple[Any, ...]] = {
     ("events", "person"): ("00000000-0000-0000-0000-000000000001", 1, None, None),
     ("events", "readers"): ("00000000-0000-0000-0000-000000000001",),
 }
-"""The statements behind the calls of the console, with arguments; a time stands for a moment so long ago."""
+"""The statements of the console's API calls, with arguments; an interval is a time that long ago."""
 
 
 @pytest.fixture
 async def crowded(database: Database) -> Database:
-    """A database with many rows, most of them nothing to do with user 1."""
+    """A database with many rows, most of them unrelated to user 1."""
     for statement in FILLING.split(";\n"):
         await database.value(statement, *([MANY] if "$1" in statement else []))
     return database
@@ -551,7 +551,7 @@ class TestPage:
 
 @asynccontextmanager
 async def opened(chromium: Browser, **more: Any) -> AsyncIterator[Page]:
-    """Open a page of its own, in which nothing may go wrong unseen."""
+    """Open a separate page whose errors fail the test."""
     context = await chromium.new_context(**more)
     page = await context.new_page()
     troubles: list[str] = []
@@ -579,7 +579,7 @@ async def enter(page: Page, api: Api, view: str = "") -> None:
 
 
 async def look(page: Page, state: str) -> None:
-    """Let the page be seen or not, as far as it knows."""
+    """Set the visibility state of the page."""
     await page.evaluate(
         """(state) => {
           Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
@@ -590,7 +590,7 @@ async def look(page: Page, state: str) -> None:
 
 
 async def give_up(api: Api, phones: Phones) -> str:
-    """Let a push to the iPhone of user 1 be given up, and return its event."""
+    """Make a push to the iPhone of user 1 a dead letter, and return its event."""
     phones.answer("apns", status=503, reason="ServiceUnavailable", times=2)
     before = len(phones.pushes("apns", IPHONE))
     id_: str = (await post(api, custom(1))).json()["id"]
@@ -606,7 +606,7 @@ async def give_up(api: Api, phones: Phones) -> str:
 
 
 async def busy(api: Api, phones: Phones) -> None:
-    """Let there be something of everything that the console shows."""
+    """Create data for every view of the console."""
     await register(api, 1, IPHONE)
     await register(api, 1, ANDROID, type="Android")
     await give_up(api, phones)
@@ -624,7 +624,7 @@ async def busy(api: Api, phones: Phones) -> None:
 
 
 async def accessible(page: Page, theme: str, name: str) -> None:
-    """Look for barriers, as WCAG 2.2 AA names them, and keep a picture."""
+    """Check accessibility by WCAG 2.2 AA, and save a screenshot."""
     await shoot(page, f"{theme}-{name}")
     assert await barriers_of(page) == [], name
 

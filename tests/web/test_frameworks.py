@@ -19,7 +19,7 @@ POLICIES = {"react": "tocsin-inbox", "vue": "tocsin-inbox vue"}
 
 @pytest.fixture(scope="module")
 async def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both pages as for production, around what the document shows."""
+    """Production builds of both pages around the code of the documentation."""
     folder = await installed(SOURCES, tmp_path_factory.mktemp("pages") / "frameworks")
     shutil.copy(str(files("tocsin.web") / "inbox.d.ts"), folder)
     for language in ("tsx", "vue"):
@@ -32,7 +32,7 @@ async def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=PAGES)
 async def window(request: pytest.FixtureRequest, pages: Path, windows: Windows) -> Window:
-    """One of the pages, where one notification has come."""
+    """One of the pages, with one notification."""
     host = windows.host
     host.script = (pages / "made" / f"{request.param}.js").read_text("utf-8")
     host.trusted = POLICIES[request.param]

@@ -19,7 +19,7 @@ async def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 async def test_web_build_matches_the_checked_in_files(sources: Path) -> None:
-    """Where this fails: `make web`. Two releases of brotli may compress in different ways, so that is left out."""
+    """If this fails, run `make web`. Brotli files are not compared: its releases may compress differently."""
     assert await run(sources, "node", "build.mjs", "out") == (0, "")
     built = {path.name for path in (sources / "out").iterdir()}
     for name in built:

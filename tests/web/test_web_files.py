@@ -33,7 +33,7 @@ NAMES = {
 ROOT = Path(__file__).parents[2]
 WEB, SOURCES = ROOT / "src/tocsin/web", ROOT / "web"
 LARGEST = 22_000
-"""Bytes of the component, compressed by gzip: all that a page pays for it."""
+"""Size limit of the component in bytes, compressed by gzip."""
 
 needs_node = pytest.mark.skipif(not shutil.which("node"), reason="there is no node here")
 

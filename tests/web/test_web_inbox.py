@@ -296,7 +296,7 @@ class TestList:
 
         await windows.context.route("**/notifications/links?*", never)
         await window.page.clock.install()
-        await window.page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=1))  # nothing that waits goes on
+        await window.page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=1))  # nothing pending continues
         await tell(windows.host.service, "Two")
         await expect(window.rows).to_have_count(2)
         await window.page.clock.resume()
@@ -572,7 +572,7 @@ class TestWholeMessages:
 
 
 async def whole(window: Window) -> bool:
-    """Tell whether all text of the only row is in sight."""
+    """Return whether all text of the only row is visible."""
     seen: bool = await window.rows.locator(".text").evaluate(
         "(text) => [...text.children].every((part) => part.scrollHeight <= part.clientHeight + 1)"
     )

@@ -27,7 +27,7 @@ BADGES = "window.badges = []; Navigator.prototype.setAppBadge = async (count) =>
 
 
 class Tab:
-    """A tab by DevTools alone: Playwright keeps its own ones awake and visible, so that they can't be frozen."""
+    """A tab controlled by DevTools: Playwright keeps its own tabs visible, so that they cannot be frozen."""
 
     def __init__(self, browser: CDPSession) -> None:
         self.browser = browser
@@ -115,7 +115,7 @@ async def test_page_restored_from_history_catches_up(host: Host, *, cached: bool
 
 @asynccontextmanager
 async def caching() -> AsyncIterator[Browser]:
-    """A browser that keeps pages for the way back, which Playwright's usually don't."""
+    """A browser with the back-forward cache, which Playwright disables."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=shutil.which("chromium"),

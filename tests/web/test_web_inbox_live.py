@@ -53,14 +53,14 @@ SECOND_PAGE = re.compile(r"/notifications\?.*&page=2")
 
 
 async def comes(found: list[str], count: int) -> None:
-    """Wait until so many requests were made."""
+    """Wait until this number of requests was sent."""
     await until(lambda: len(found) >= count)
     assert len(found) == count
 
 
 @asynccontextmanager
 async def chromium_with(*args: str) -> AsyncIterator[Browser]:
-    """A browser of its own with further arguments."""
+    """A separate browser with further arguments."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu", *args]

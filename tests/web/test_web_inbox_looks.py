@@ -25,7 +25,7 @@ from tests.support.host_page import (
 from tests.support.service import serving
 from tocsin.catalogue import Catalogue
 
-"""Where pictures of the states go, to be looked at."""
+"""The folder of screenshots of all states."""
 
 ARABIC: dict[str, Any] = {"first_name": "محمد", "last_name": "الأحمد", "profile_picture": None}
 ISOLATES = "\u2068\u2069"
@@ -37,7 +37,7 @@ GERMAN = (
 
 
 async def everything(host: Host) -> None:
-    """Let there be a notification of every kind, some of former days, some read."""
+    """Post a notification of every kind, some of earlier days, some read."""
     api = host.service
     await imported(
         api, {"The quarterly report is ready": 400, "Your campaign Spring has been sent": 2, "A task is due": 1}
@@ -205,7 +205,7 @@ NAMES_OF_PAGES = {name: name for name in COLOURS} | {
     "on-badge": "on-alert",
     "radius": "corner",
 }
-"""What pages call their colours, each of which a page may hand to the element."""
+"""Common names of color properties that a page may pass to the element."""
 
 
 async def test_page_can_set_colors_by_custom_properties(host: Host, chromium: Browser) -> None:
@@ -346,7 +346,7 @@ async def computed(place: Locator, name: str, of: str | None = None) -> str:
 
 
 async def outline(window: Window) -> str:
-    """Return the outline of what has the focus inside the element."""
+    """Return the outline of the focused part of the element."""
     found: str = await window.page.evaluate(
         """() => {
           const { outlineStyle, outlineWidth, outlineColor } = getComputedStyle(inbox.shadowRoot.activeElement);
@@ -529,7 +529,7 @@ async def test_user_text_is_never_interpreted_as_markup(windows: Windows) -> Non
 
 
 async def test_unexpected_markup_is_sanitized(windows: Windows) -> None:
-    """Even if the service were wrong: its answers are changed on their way."""
+    """Defence in depth: the test changes the responses of the service."""
     [id_] = await tell(windows.host.service, "One")
     evil = (
         "<p onclick=\"document.title='taken'\" style='position:fixed' class=row>A <strong id=x dir=rtl>B</strong> "

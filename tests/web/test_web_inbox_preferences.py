@@ -306,7 +306,7 @@ async def pushed_to(phones: Phones, endpoint: str, count: int = 1) -> dict[str, 
 
 
 async def deliver(window: Window, payload: Any) -> None:
-    """Wake the worker with a push, as the browser's push service would."""
+    """Send a push event to the service worker like the browser's push service."""
     import json
 
     session = await window.page.context.new_cdp_session(window.page)

@@ -162,7 +162,7 @@ def error(status: int, name: str, *details: Any) -> bytes:
 
 
 def told(status: int, code: str) -> bytes:
-    """Return the body as Google has it for a row of the table."""
+    """Return the response body of FCM for a row of the table."""
     if code == "fieldViolations":
         violations = {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [{"field": "x"}]}
         return error(status, "INVALID_ARGUMENT", violations)
@@ -343,7 +343,7 @@ async def test_failed_fcm_token_request_is_reported_and_not_repeated_immediately
 
 
 async def _waited(fcm: Fcm, service: PushService, clock: Clock) -> float:
-    """Let one more try fail, and return for how many seconds the token was not asked for again."""
+    """Let another attempt fail, and return the seconds until the next token request."""
     asked = len(service.asked)
     told = await fcm.ready()
     assert isinstance(told, Later)

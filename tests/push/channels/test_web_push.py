@@ -286,7 +286,7 @@ def test_allowed_origin_may_be_any_endpoint() -> None:
         (P256DH, AUTH + "=", ["keys.auth"]),
         (P256DH, "ä" * 22, ["keys.auth"]),
     ],
-    ids=map(str, range(14)),  # the keys are others in each process
+    ids=map(str, range(14)),  # the keys differ in each process
 )
 def test_invalid_subscription_keys_are_reported(p256dh: str, auth: str, fields: list[str]) -> None:
     assert check_subscription(MOZILLA, p256dh, auth) == [(field, "regex") for field in fields]

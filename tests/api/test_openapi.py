@@ -280,11 +280,11 @@ def test_openapi_document_starts_with_service_operations(document: dict[str, Any
 def test_every_operation_documents_its_token_and_server(document: dict[str, Any]) -> None:
     for _, path, operation in operations(document):
         wanted = re.search(
-            r"Needs (?:a user's token|a service's token with the scope `[a-z]+:?[a-z]*`|no token)",
+            r"Requires (?:a user token|a service token with the scope `[a-z]+:?[a-z]*`|no token)",
             operation["description"],
         )
         assert wanted, path
-        assert ("user's" in wanted[0]) == path.startswith("/notifications"), path
+        assert ("a user token" in wanted[0]) == path.startswith("/notifications"), path
     assert [server["url"] for server in document["servers"]] == ["/"]
     is_open = {operation["operationId"] for _, _, operation in operations(document) if operation["security"] == []}
     assert is_open == {"healthz", "readyz"}

@@ -1,4 +1,4 @@
-"""The service on one screen: all routes, the middleware, and what they lead to."""
+"""The ASGI applications: all routes and the middleware around them."""
 
 from collections.abc import Iterable, Sequence
 
@@ -29,7 +29,7 @@ from tocsin.api.state import AppState, Watched
 from tocsin.errors import Problem
 
 BUSY = ("GET /notifications", "POST /events", "GET /notifications/stream")
-"""The busiest routes and the stream, whose requests do not go through the framework's routing."""
+"""The busiest routes and the stream, which bypass the routing of the framework."""
 
 ROUTERS = (
     devices.routes,
@@ -43,11 +43,11 @@ ROUTERS = (
     operations.watching,
     operations.routes,
 )
-"""Where two paths match a request, the first does."""
+"""The routers in order: if two paths match a request, the first is used."""
 
 
 def service(app_state: AppState, further: Sequence[BaseRoute] = ()) -> ASGIApp:
-    """Return the ASGI application: the framework's, with what surrounds every request; `further` are the demo's."""
+    """Return the ASGI application with its middleware. `further` are additional routes, such as those of the demo."""
     settings = app_state.settings
     framework = build(app_state)
     framework.router.routes += further
@@ -65,7 +65,7 @@ def service(app_state: AppState, further: Sequence[BaseRoute] = ()) -> ASGIApp:
 
 
 def operations_service(app_state: AppState) -> ASGIApp:
-    """Return what a port of its own serves to those who run the service; metrics need no token there."""
+    """Return the application for the port for operations, where metrics require no token."""
     app = _framework(app_state)
     app.router.routes += [
         Route("/metrics", operations.open_metrics, methods=["GET"]),
@@ -80,14 +80,14 @@ def operations_service(app_state: AppState) -> ASGIApp:
 
 
 def watching_service(watched: Watched) -> ASGIApp:
-    """Return the same for a process that only works: is it alive, is it ready, what did it do."""
+    """Return the application of a worker process: health, readiness and metrics."""
     app = _framework(watched)
     app.router.routes += [Route("/metrics", operations.open_metrics, methods=["GET"]), *operations.watching.routes]
     return Envelope(app, watched.metrics)
 
 
 def build(app_state: AppState | None = None) -> FastAPI:
-    """Return the framework's application, with all routes; without its state it can be described, not called."""
+    """Return the FastAPI application with all routes. Without a state, it can only be described."""
     app = _framework(app_state)
     app.router.routes += [
         Route("/openapi.json", operations.openapi, methods=["GET"]),
@@ -104,7 +104,7 @@ def build(app_state: AppState | None = None) -> FastAPI:
 
 
 def busy(routes: Iterable[BaseRoute]) -> dict[tuple[str, str], Handler]:
-    """Return what handles the busiest of these routes, by method and path."""
+    """Return the handlers of the busiest routes, by method and path."""
     return {
         (method, route.path): route.handler
         for route in routes

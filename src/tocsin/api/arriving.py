@@ -1,4 +1,4 @@
-"""Bodies on their way in: how much of them a process holds at once, and whose goes where that is too much."""
+"""Incoming bodies: limits the memory for bodies that are being received."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,18 +6,18 @@ from contextlib import contextmanager
 import structlog
 
 MAX_ARRIVING_BYTES = 256 * 2**20
-"""Bytes of bodies that have not arrived whole."""
+"""Maximum bytes of incomplete bodies in a process."""
 
 UNCOUNTED_BYTES = 2**16
-"""Bytes of a body that are not counted: small requests are read whatever else is on its way."""
+"""Maximum bytes of a body that is not counted, so that small requests are always read."""
 
 log = structlog.get_logger(__name__)
 
 
 class Arriving:
-    """The bodies that a process holds in part, at most `most` bytes of them.
+    """The incomplete bodies in a process, at most `most` bytes.
 
-    Where they are more, the one whose client has sent nothing for the longest goes, with its connection.
+    Beyond that, the connection whose client has sent nothing for longest is closed.
     """
 
     def __init__(self, most: int = MAX_ARRIVING_BYTES) -> None:
@@ -27,7 +27,7 @@ class Arriving:
 
     @contextmanager
     def body(self, abort: Callable[[], None]) -> Iterator[Callable[[int], None]]:
-        """Register a body while it arrives; call the returned function with its size so far."""
+        """Register a body while it is received. Call the yielded function with its current size."""
         key = object()
 
         def grown(size: int) -> None:
@@ -55,4 +55,4 @@ class Arriving:
 
 
 ARRIVING = Arriving()
-"""Those of this process."""
+"""The incomplete bodies of this process."""

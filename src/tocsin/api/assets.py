@@ -1,4 +1,4 @@
-"""The files that browsers load, which are part of the package: read once, compressed once, with a tag each."""
+"""The files of the package that browsers load. They are cached in memory, with compressed versions and ETags."""
 
 import gzip
 import hashlib
@@ -22,22 +22,22 @@ TYPES = {
 }
 
 COMPRESSED = {"br": "br", "gzip": "gz"}
-"""Content codings, the smallest first, and how the files end that the build of the scripts compressed by them."""
+"""Content codings, the smallest output first, and the suffixes of files that the build compressed."""
 
 ALIAS = "public, max-age=300"
-"""How long a browser keeps a file whose name says no version."""
+"""The `Cache-Control` of a file without a version in its name."""
 
 FOR_EVER = "public, max-age=31536000, immutable"
-"""The same, where the name says it."""
+"""The `Cache-Control` of a file with a version in its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file of a package; `integrity` is what a page may write into its `script` (SRI)."""
+    """A file of a package. `integrity` is the value for subresource integrity (SRI)."""
 
     content: bytes
     encoded: Mapping[str, bytes]
-    """The content by content coding, the smallest first."""
+    """The compressed content by content coding, the smallest first."""
     media_type: str
     tag: str
     integrity: str
@@ -60,7 +60,7 @@ def asset(name: str, package: str = "tocsin.web") -> Asset:
 
 
 def serve(request: Request, name: str, cache_control: str = ALIAS, policy: str | None = None) -> Response:
-    """Answer a file, compressed where the browser accepts that; `policy` is its Content-Security-Policy."""
+    """Return a file, compressed if the browser accepts that. `policy` is the Content-Security-Policy."""
     found = asset(name)
     headers = {
         "Cache-Control": cache_control,
@@ -79,7 +79,7 @@ def serve(request: Request, name: str, cache_control: str = ALIAS, policy: str |
 
 
 def accepted_codings(header: str) -> set[str]:
-    """Return the codings that an `Accept-Encoding` header names, without those of quality 0."""
+    """Return the codings in an `Accept-Encoding` header, without those with quality 0."""
     accepted = set()
     for part in header.lower().split(","):
         coding, _, quality = part.replace(" ", "").partition(";q=")

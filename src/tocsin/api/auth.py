@@ -1,4 +1,4 @@
-"""Authentication of a request: dependencies that yield who calls, and refuse who may not."""
+"""Authentication: dependencies that return the caller of a request and check its authorization."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -16,11 +16,11 @@ from tocsin.errors import Unauthenticated, Unauthorized
 
 
 class Authentication(SecurityBase):
-    """A dependency that yields the caller of a request. `says` is whose token it takes, for the document."""
+    """A dependency that returns the caller of a request. `says` names the required token in the API document."""
 
     scheme_name = "bearer"
     model = HTTPBearer(bearerFormat="JWT")
-    says = "a user's token"
+    says = "a user token"
 
     async def __call__(self, request: Request) -> Any:
         """Return the caller. Raises `Unauthenticated` and `Unauthorized`."""
@@ -31,7 +31,7 @@ class Authentication(SecurityBase):
 
 
 class UserToken(Authentication):
-    """The user whose token it is: for hot routes, whose one statement proves, too, that the user is active."""
+    """A user, for hot routes whose own statement checks whether the user is active."""
 
     async def __call__(self, request: Request) -> UserCaller:
         """Return the user."""
@@ -41,20 +41,20 @@ class UserToken(Authentication):
         return caller
 
     async def confirm(self, request: Request, caller: UserCaller) -> None:
-        """Prove that the user is active."""
+        """Check that the user is active."""
         await inbox.owner(app_state_of(request).database, caller)
 
 
 @dataclass(frozen=True, slots=True)
 class InboxOwner(UserCaller):
-    """An active user who calls."""
+    """An active user as caller."""
 
     company_id: int = 0
     locale: str = ""
 
 
 class ActiveUser(UserToken):
-    """The user whose token it is, who is active."""
+    """An active user."""
 
     async def __call__(self, request: Request) -> InboxOwner:
         """Return the user."""
@@ -63,15 +63,15 @@ class ActiveUser(UserToken):
         return InboxOwner(caller.id, caller.expires, caller.issued, found["company_id"], found["locale"])
 
     async def confirm(self, request: Request, caller: UserCaller) -> None:
-        """Prove nothing more."""
+        """Do nothing: the user was already checked."""
 
 
 class Service(Authentication):
-    """The service that calls, which needs one of these scopes."""
+    """A service with at least one of these scopes."""
 
     def __init__(self, *scopes: str) -> None:
         self.scopes = scopes
-        self.says = f"a service's token with the scope {' or '.join(f'`{scope}`' for scope in scopes)}"
+        self.says = f"a service token with the scope {' or '.join(f'`{scope}`' for scope in scopes)}"
 
     async def __call__(self, request: Request) -> ServiceCaller:
         """Return the service."""
@@ -82,12 +82,12 @@ class Service(Authentication):
         return caller
 
     def require(self, caller: ServiceCaller) -> None:
-        """Raise `Unauthorized` where a service has none of the scopes."""
+        """Raise `Unauthorized` if the service has none of the scopes."""
         if caller.scopes.isdisjoint(self.scopes):
             raise self.refusal()
 
     def refusal(self) -> Unauthorized:
-        """Return the error for all other callers."""
+        """Return the error for other callers."""
         scopes = " or ".join(self.scopes)
         return Unauthorized(f"This endpoint requires a service token with the scope {scopes}.", scope=self.scopes[0])
 

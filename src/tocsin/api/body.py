@@ -1,4 +1,4 @@
-"""The body of a request: read once, bounded, strictly parsed."""
+"""Request bodies: read once, limited in size, and parsed strictly."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -13,20 +13,20 @@ from tocsin.strict_json import parse_object
 
 JSON = ("application/json",)
 MERGE_PATCH = (*JSON, "application/merge-patch+json")
-"""The types of a body that says what to change."""
+"""The media types of a merge patch."""
 
 MAX_BODY_BYTES = 2**20
-"""Bytes of the largest body, where a path does not say otherwise."""
+"""Maximum bytes of a body, unless the route has another limit."""
 
 MAX_INLINE_PARSE_BYTES = MAX_BODY_BYTES
-"""Bytes of the largest body that is parsed between two steps of the event loop.
+"""Maximum bytes of a body that is parsed in the event loop.
 
-A larger one is parsed by a thread: that costs more in all, since threads take turns, and delays others less.
+Larger bodies are parsed in a thread, which costs more in total but delays other requests less.
 """
 
 
 async def body_of(request: Request, limit: int = MAX_BODY_BYTES, types: Collection[str] = JSON) -> dict[str, Any]:
-    """Read a JSON object of at most `limit` bytes, declared as one of `types`; an empty body is an empty object."""
+    """Read a JSON object of at most `limit` bytes with one of these types. An empty body is an empty object."""
     body = await bytes_of(request, limit)
     if not body:
         return {}
@@ -36,7 +36,7 @@ async def body_of(request: Request, limit: int = MAX_BODY_BYTES, types: Collecti
 
 
 async def bytes_of(request: Request, limit: int) -> bytes:
-    """Read a body of at most `limit` bytes, once: it is kept with the request."""
+    """Read a body of at most `limit` bytes, and store it in the state of the request."""
     kept: bytes | None = getattr(request.state, "body", None)
     if kept is not None:
         return kept
@@ -54,8 +54,8 @@ def _do_nothing() -> None:
 
 
 async def parts_of(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """Yield a body of at most `limit` bytes as it comes in."""
-    # The parser has seen to it that these are digits of a number; zeros before them may be more than `int` takes.
+    """Yield the parts of a body of at most `limit` bytes as they arrive."""
+    # The parser ensures that the value has only digits. Leading zeros can exceed the limit of `int`.
     if int(request.headers.get("content-length", "").lstrip("0") or 0) > limit:
         raise TooLarge(limit)
     size = 0

@@ -1,4 +1,4 @@
-"""How many connections a process takes, how long each may wait for its client, and who goes when there are too many."""
+"""Limits of connections: their number, their timeouts, and which one is closed if there are too many."""
 
 import contextlib
 import resource
@@ -10,25 +10,26 @@ import structlog
 from tocsin.metrics import Metrics
 
 FILES_OF_OURS = 256
-"""Files that are kept for the database, push services, the message bus and the log."""
+"""File descriptors that are reserved for the database, push services, the message bus and the log."""
 
 RESERVE = 32
-"""Connections that are kept for `RESERVED_PATHS`."""
+"""Connections that are reserved for `RESERVED_PATHS`."""
 
 RESERVED_PATHS = (b"/healthz", b"/readyz", b"/metrics", b"/console", b"/operations/")
-"""What is answered when all other connections are taken, so that a full process can still be looked at."""
+"""Paths that are served when all other connections are in use, so that a full process can be monitored."""
 
 MAX_FILES = 2**20
-"""Files that are asked for where the system names no limit."""
+"""The number of file descriptors if the system has no limit."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds that a client has: for a head, between two parts of a body, to take an answer, between two requests.
+    """Timeouts in seconds for a client.
 
-    `rest` is for the rest of a body that was answered before it had arrived.
+    `head`: to send the head of a request; `body`: to send the next part of a body; `answer`: to receive more of a
+    response; `idle`: to send the next request; `rest`: to send the rest of a body after the response.
     """
 
     head: float = 10.0
@@ -39,14 +40,14 @@ class Patience:
 
 
 class Connection(Protocol):
-    """What `Connections` knows of a connection."""
+    """A connection that can be closed."""
 
     def give_way(self) -> None:
-        """End, because another connection needs the place."""
+        """Close the connection in favour of another one."""
 
 
 class Connections:
-    """The open connections of a process, at most `most` and a `reserve`."""
+    """The open connections of a process: at most `most`, and `reserve` more for `RESERVED_PATHS`."""
 
     def __init__(self, most: int, reserve: int = RESERVE, metrics: Metrics | None = None) -> None:
         self.most, self.reserve = most, reserve
@@ -59,7 +60,7 @@ class Connections:
 
     @classmethod
     def of_files(cls, metrics: Metrics | None = None) -> "Connections":
-        """Take as many as the limit of open files allows."""
+        """Return connections whose maximum follows from the limit of open files."""
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if files == resource.RLIM_INFINITY:
             files = MAX_FILES
@@ -68,11 +69,11 @@ class Connections:
 
     @property
     def count(self) -> int:
-        """How many are open."""
+        """The number of open connections."""
         return len(self._open)
 
     def enter(self, connection: Connection) -> bool:
-        """Take a connection in, in the place of the one that waits longest if need be; False where there is no room."""
+        """Add a connection, and close the one that waits longest if necessary. Return False if there is no room."""
         if len(self._open) >= self.most:
             self._log_full()
             for longest in self._waiting:
@@ -88,7 +89,7 @@ class Connections:
         return True
 
     def leave(self, connection: Connection) -> None:
-        """Forget a connection that ended."""
+        """Remove a connection that was closed."""
         self._open.discard(connection)
         self._waiting.pop(connection, None)
         if self._is_full and len(self._open) < self.most * 0.9:
@@ -96,24 +97,24 @@ class Connections:
             log.info("connection limit no longer reached", open=len(self._open), limit=self.most)
 
     def wait(self, connection: Connection) -> None:
-        """Note that a connection waits for its client: for a request, the rest of one, or an answer to be taken.
+        """Record that a connection waits for its client to send a request or a part of it, or to receive a response.
 
-        The wait starts now, so that a connection whose client still sends is closed after one whose client does not.
+        The wait starts now, so that connections of inactive clients are closed first.
         """
         if connection in self._open:
             self._waiting.pop(connection, None)
             self._waiting[connection] = None
 
     def work(self, connection: Connection) -> None:
-        """Note that a request is under way."""
+        """Record that a request is being processed."""
         self._waiting.pop(connection, None)
 
     def is_full(self) -> bool:
-        """Return whether only the reserve is left."""
+        """Return whether only reserved connections are left."""
         return len(self._open) > self.most
 
     def dropped(self, reason: str) -> None:
-        """Count a connection that we ended."""
+        """Count a connection that the server closed or refused."""
         if self._metrics:
             self._metrics.connection_dropped(reason)
 
@@ -128,12 +129,12 @@ class Connections:
 
 
 def is_reserved(path: bytes, prefix: bytes = b"") -> bool:
-    """Return whether a path is served from the reserve of connections."""
+    """Return whether a path can use the reserved connections."""
     return path.startswith(RESERVED_PATHS) or path.removeprefix(prefix).startswith(RESERVED_PATHS)
 
 
 def raise_file_limit() -> None:
-    """Open as many files as this process may."""
+    """Raise the soft limit of open files to the hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         most = MAX_FILES if hard == resource.RLIM_INFINITY else hard

@@ -13,19 +13,19 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none';"
     " form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
-"""What the page may do: run and load what stands here, call this service, and be shown in no other page."""
+"""The page can load scripts and styles only from this service, call only this service, and cannot be embedded."""
 
 ALWAYS_ASKED = "no-cache"
-"""Page and files belong together: a browser asks each time whether it has the right ones."""
+"""The page and its files must match, so a browser revalidates them each time."""
 
 
 async def page(request: Request) -> Response:
-    """Answer the page."""
+    """Return the page."""
     return _closed(serve(request, "console.html", ALWAYS_ASKED, POLICY))
 
 
 async def file(request: Request) -> Response:
-    """Answer a file of the page."""
+    """Return a file of the page."""
     name = request.path_params["name"]
     if name not in FILES:
         raise NotFound

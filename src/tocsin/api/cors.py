@@ -1,4 +1,4 @@
-"""Pages of other origins: which of them may call us from a browser, and what they may see of an answer (CORS)."""
+"""CORS: the origins whose pages may call the service, and the response headers that they can read."""
 
 from collections.abc import Collection
 
@@ -20,7 +20,7 @@ EXPOSED = (
 )
 
 MAX_AGE = 600
-"""Seconds for which a browser may keep what a preflight told it."""
+"""Seconds for which a browser may cache the result of a preflight."""
 
 _ALLOWED = {
     "Access-Control-Allow-Methods": ", ".join(METHODS),
@@ -30,13 +30,13 @@ _ALLOWED = {
 
 
 class Cors(CORSMiddleware):
-    """ASGI middleware around the envelope: every answer, a refusal too, says which origin may see it."""
+    """ASGI middleware around the envelope: adds the CORS headers to every response, including errors."""
 
     def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
         super().__init__(app, allow_origins=origins, expose_headers=EXPOSED)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, preflights too: they have an id and a line in the log like any other."""
+        """Pass the request on, also a preflight, so that it gets a request id and a log line."""
         if scope["type"] == "http":
             await self.simple_response(scope, receive, send, request_headers=Headers(scope=scope))
         else:
@@ -44,7 +44,7 @@ class Cors(CORSMiddleware):
 
 
 class Preflights:
-    """ASGI middleware within the envelope that answers what browsers ask before they call; no token is needed."""
+    """ASGI middleware inside the envelope that answers preflights, which have no token."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

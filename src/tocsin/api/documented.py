@@ -1,4 +1,4 @@
-"""What a route declares for the OpenAPI document beside its models: problems, links, examples of texts."""
+"""Declarations of routes for the OpenAPI document in addition to models: problems, links and examples."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -13,9 +13,9 @@ Responses = dict[int | str, dict[str, Any]]
 
 DESCRIPTIONS = {
     200: "The request succeeded.",
-    202: "The request is stored durably and will be carried out.",
-    204: "The request succeeded, also if it was repeated.",
-    304: "The inbox has not changed since the answer that `If-None-Match` names.",
+    202: "The request is stored durably and will be processed.",
+    204: "The request succeeded. Repeating it has no further effect.",
+    304: "The inbox has not changed since the response with this `ETag`.",
 }
 
 _PROBLEMS = "problems"
@@ -26,15 +26,15 @@ ONCE = {
     "in": "header",
     "required": False,
     "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH},
-    "description": "a repeated request with the same key does nothing and gets the first answer, for 24 hours",
+    "description": "for 24 hours, a repeated request with the same key has no effect and gets the same response",
 }
-"""The header that every POST takes."""
+"""The header that every POST operation accepts."""
 
 NO_KEY = field_error("Idempotency-Key", "string_between", f"must have 1 to {MAX_KEY_LENGTH} characters")
 
 
 def problems(*found: type[Problem] | FieldError) -> Responses:
-    """Declare what a route can answer beside what all of them can: problems, and examples of validation errors."""
+    """Declare the problems of a route in addition to those of all routes, and examples of validation errors."""
     answers: Responses = {}
     for each in found:
         if isinstance(each, FieldError):
@@ -45,7 +45,7 @@ def problems(*found: type[Problem] | FieldError) -> Responses:
 
 
 def declared(*parts: Responses) -> Responses:
-    """Return what several parts declare, as one."""
+    """Merge several declarations."""
     whole: Responses = {}
     for part in parts:
         for status, of in part.items():
@@ -56,23 +56,23 @@ def declared(*parts: Responses) -> Responses:
 
 
 def links(status: int, parameter: str, where: str, *operations: str) -> Responses:
-    """Declare which operations a success leads to, and where it has the value of their parameter."""
+    """Declare links from a response to operations, with the location of the value of their parameter."""
     return {status: {"links": {id_: {"operationId": id_, "parameters": {parameter: where}} for id_ in operations}}}
 
 
 def text(media: str, description: str, **examples: str) -> Responses:
-    """Declare an answer that is not JSON."""
+    """Declare a response that is not JSON."""
     values = {name: {"value": value} for name, value in examples.items()}
     return {200: {"content": {media: {"schema": {"description": description}, "examples": values}}}}
 
 
 def headers(*names: str) -> dict[str, Any]:
-    """Return the headers of an answer."""
+    """Return the headers of a response."""
     return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-Id", *names)}
 
 
 def rendered(answers: Responses, success: int) -> Responses:
-    """Return what is declared in the form of the document, by status; a `success` is always there."""
+    """Return the declared responses in the format of the document, by status, including `success`."""
     found = {status: _rendered(status, of) for status, of in {success: {}, **answers}.items()}
     return dict(sorted(found.items(), key=lambda item: str(item[0])))
 
@@ -89,21 +89,21 @@ def _rendered(status: int | str, answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def problem_answer(*found: Problem) -> dict[str, Any]:
-    """Describe problems of one status as one answer."""
+    """Describe the problems with the same status as one response."""
     description = "; ".join(f"`{problem.code}`: {_words(problem)}" for problem in found)
     examples = {problem.code: {"errors": problem.errors()} for problem in found}
     return {"description": description, "headers": headers(*found[0].headers), "content": _errors(examples)}
 
 
 def invalid(field_errors: Iterable[FieldError]) -> dict[str, Any]:
-    """Describe the answer to a request that is not valid."""
+    """Describe the response to an invalid request."""
     description = "`validation.*`: the request is well-formed but not valid; all its errors are listed at once"
     examples = {"validation": {"errors": Invalid(field_errors).errors()}}
     return {"description": description, "headers": headers(), "content": _errors(examples)}
 
 
 def _words(problem: Problem) -> str:
-    """Return what a problem's class says of it, but for where that is defined."""
+    """Return the docstring of a problem's class, without the reference to an RFC."""
     words = (type(problem).__doc__ or "").partition(".\n")[0].partition(" (RFC")[0].rstrip(".")
     return words[0].lower() + words[1:]
 
@@ -114,7 +114,7 @@ def _errors(examples: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def paragraphs(docstring: str | None) -> tuple[str, str]:
-    """Return the summary of an operation, and its description, as the docstring of its endpoint has them."""
+    """Split the docstring of an endpoint into the summary and the description of the operation."""
     summary, _, rest = (docstring or "").strip().partition("\n")
     return summary.rstrip("."), "\n\n".join(_unwrapped(rest))
 

@@ -1,4 +1,4 @@
-"""Events as producers post them: each checked as a whole, all its faults at once."""
+"""Validation of posted events. All errors of an event are reported at once."""
 
 import hashlib
 import json
@@ -16,9 +16,9 @@ from tocsin.validation import field_error, under
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """One event of a request: the draft where nothing is wrong with it, else what is.
+    """One event of a request: a draft if it is valid, otherwise its errors.
 
-    `users` and `teams` are whom it names as it was given, but for one that skips unknown ids.
+    `users` and `teams` are the recipients as posted; they are empty if the event skips unknown ids.
     """
 
     draft: Draft | None
@@ -28,7 +28,7 @@ class Posted:
 
 
 def posted(body: Any, service: ServiceCaller, catalogue: Catalogue, prefix: str = "") -> Posted:
-    """Check one event; `prefix` is its path in the request (`events.17.`)."""
+    """Validate one event. `prefix` is its path in the request (`events.17.`)."""
     if not isinstance(body, dict):
         return Posted(None, [field_error(prefix.rstrip("."), "object", "must be an object")])
     field_errors: list[FieldError] = []

@@ -1,4 +1,4 @@
-"""Every answer that is no success, the framework's own included, in the one form that clients know."""
+"""Error responses: all errors, also those of the framework, have the same format."""
 
 from collections.abc import Iterable
 
@@ -15,11 +15,11 @@ METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
 BUG = "is_bug"
-"""What the state of a request has when a bug was answered; the cause is logged in `envelope`."""
+"""Set in the state of a request after an unexpected error, which `Envelope` logs."""
 
 
 def answer_to(problem: Problem) -> Response:
-    """Turn a problem into its answer."""
+    """Return the response for a problem."""
     return Response(
         to_json(problem.answer()),
         status_code=problem.status,
@@ -29,13 +29,13 @@ def answer_to(problem: Problem) -> Response:
 
 
 async def of_ours(_request: Request, error: Exception) -> Response:
-    """Answer a problem that we raised."""
+    """Return the response for a problem."""
     assert isinstance(error, Problem)  # noqa: S101 - registered for this type alone
     return answer_to(error)
 
 
 async def of_the_framework(request: Request, error: Exception) -> Response:
-    """Answer what the framework refuses by itself."""
+    """Return the response for an error of the framework."""
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type alone
     match error.status_code:
         case 404:
@@ -49,15 +49,15 @@ async def of_the_framework(request: Request, error: Exception) -> Response:
 
 
 async def of_a_bug(request: Request, _error: Exception) -> Response:
-    """Answer an unexpected error."""
+    """Return the response for an unexpected error."""
     setattr(request.state, BUG, True)
     return answer_to(InternalError(request.state.request_id))
 
 
 def _allowed(request: Request) -> Iterable[str]:
-    """Return the methods of all routes at this path: the framework knows only the first.
+    """Return the methods of all routes that match the path: the framework returns only those of the first.
 
-    Where the path has a name of its own, routes that take it for an id do not count.
+    If there are routes with exactly this path, routes that match it as a parameter are ignored.
     """
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
     own = {

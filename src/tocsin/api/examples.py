@@ -1,4 +1,4 @@
-"""Examples of what the API document's operations take and answer, by the name of the schema that they are of."""
+"""Examples of request and response bodies for the API document, by the names of their schemas."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ _TEAM = {"name": "Sales", "company_id": 1}
 
 
 def examples(catalogue: Catalogue) -> dict[str, Examples]:
-    """Return the examples of each schema by their names; those of kinds are the catalogue's samples."""
+    """Return the named examples of each schema. Examples of kinds are the samples of the catalogue."""
     shown = {
         name: notification(sample, position) for position, (name, sample) in enumerate(catalogue.samples.items(), 1)
     }
@@ -46,12 +46,12 @@ def examples(catalogue: Catalogue) -> dict[str, Examples]:
 
 
 def notification(sample: Mapping[str, Any], position: int = 1) -> dict[str, Any]:
-    """Return the notification of a sample as its recipient's inbox shows it."""
+    """Return the notification of a sample as in an inbox."""
     return {"id": uuid(position), **sample["notification"], "read": False, "read_at": None, "created_at": CREATED}
 
 
 def uuid(position: int) -> str:
-    """Return an id of an event, which its notification has too."""
+    """Return the id of an event and its notification."""
     return f"0195d3f0-4c00-7000-8000-{position:012x}"
 
 

@@ -1,6 +1,6 @@
-"""The header `Idempotency-Key`: a request that has it does its work once, in the transaction that keeps the key.
+"""The header `Idempotency-Key`: a request is processed once, in the transaction that stores its key.
 
-Routes apply this by themselves: see `routes`.
+`routes` applies this to all POST routes.
 """
 
 import hashlib
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 HEADER = "idempotency-key"
 
 Handle = Callable[[AppState], Awaitable[Response]]
-"""Handles a request with these collaborators."""
+"""Handles a request with this state of the application."""
 
 
 async def do_once(request: Request, caller: UserCaller | ServiceCaller, limit: int, handle: Handle) -> Response:
-    """Handle a request that carries a key, unless it was handled before; a problem that is raised leaves no trace.
+    """Handle a request with a key, unless it was handled before. If a problem is raised, nothing is stored.
 
-    Its body has at most `limit` bytes. It is handled with collaborators that work in the transaction of the key.
+    The body has at most `limit` bytes. `handle` gets a state whose database is the transaction of the key.
     """
     app_state = app_state_of(request)
     digest = digest_for(request)
@@ -54,7 +54,7 @@ async def do_once(request: Request, caller: UserCaller | ServiceCaller, limit: i
 
 
 def key_of(request: Request, caller: UserCaller | ServiceCaller) -> IdempotencyKey:
-    """Return the key of a request that carries one."""
+    """Return the key of a request that has the header. Raises `Invalid`."""
     given, *others = request.headers.getlist(HEADER)
     if others:
         raise Invalid([field_error("Idempotency-Key", "string", "must be sent once")])
@@ -65,11 +65,11 @@ def key_of(request: Request, caller: UserCaller | ServiceCaller) -> IdempotencyK
 
 
 def digest_for(request: Request) -> "_Hash":
-    """Return the hash to update with the body, by which a repeated request is recognized."""
+    """Return a hash to update with the body. Its digest identifies a repeated request."""
     path = request.scope["path"].encode()
     return hashlib.sha256(len(path).to_bytes(4, "big") + path)
 
 
 def again(answer: StoredAnswer) -> Response:
-    """Answer as the first time."""
+    """Return the stored response."""
     return Response(answer.body or None, answer.status, media_type="application/json" if answer.body else None)

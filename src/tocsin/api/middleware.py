@@ -1,4 +1,4 @@
-"""Middleware around every request: its id, its headers, its log line, and the answer to an unexpected error."""
+"""Middleware for every request: its id, headers, log line, timeouts and unexpected errors."""
 
 import asyncio
 import re
@@ -22,10 +22,10 @@ from tocsin.metrics import Metrics
 OF_EVERY_ANSWER = ((b"vary", b"Authorization"), (b"x-content-type-options", b"nosniff"))
 
 ABORT = "tocsin.abort"
-"""Where the scope of a request has what ends its connection at once, whatever is still to be sent."""
+"""The key in the scope of a function that closes the connection at once."""
 
 ARRIVING = "tocsin.arriving"
-"""Where it has what knows whether its body is still on the way, and the seconds that each part may take."""
+"""The key in the scope of the request cycle, which shows whether the body is complete, and of the timeout per part."""
 
 _DECENT = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _TRACE = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 
 class Envelope:
-    """ASGI middleware around the whole service; nothing that is raised gets past it."""
+    """ASGI middleware around the whole service. It handles all exceptions."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, clock: Callable[[], float] = time.perf_counter) -> None:
         self._app = app
@@ -44,7 +44,7 @@ class Envelope:
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: C901 - one case per end
-        """Pass a request on and see its answer out."""
+        """Pass a request on, add headers to its response, and log it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -67,7 +67,7 @@ class Envelope:
             await send(message)
 
         try:
-            if "\0" in scope["path"]:  # which no id has, and PostgreSQL could not look for
+            if "\0" in scope["path"]:  # PostgreSQL cannot search for NUL
                 await answer_to(NotFound())(scope, receive, seal)
             else:
                 await self._app(scope, _in_time(scope, receive), seal)
@@ -82,7 +82,7 @@ class Envelope:
             if not status:
                 await answer_to(problem)(scope, receive, seal)
             elif BUG not in scope["state"]:
-                scope[ABORT]()  # in the middle of its answer: what was sent must not look whole
+                scope[ABORT]()  # the response is incomplete and must not look complete
         finally:
             self._note(scope, status, began)
 
@@ -90,7 +90,7 @@ class Envelope:
         state: dict[str, Any] = scope["state"]
         caller, route = state.get("caller"), state.get("route")
         took = self._clock() - began
-        if "is_stream" not in state:  # which takes as long as its reader likes
+        if "is_stream" not in state:  # whose duration depends on the client
             self._metrics.request(scope["method"], route or _route_of(scope), status, took)
         if "is_quiet" in state:
             return
@@ -105,7 +105,7 @@ class Envelope:
 
 
 def _route_of(scope: Scope) -> str:
-    """Return the template of the path that a request came to, of which there are few; `none` where there is none."""
+    """Return the template of the path of a request, or `none`. The number of templates is limited."""
     return str(getattr(scope.get("route"), "path", "none"))
 
 
@@ -153,7 +153,7 @@ def _as_problem(error: Exception, request_id: str) -> Problem:
 
 
 def _in_time(scope: Scope, receive: Receive) -> Receive:
-    """Return what waits for each part of a body that is on the way, and for each so long."""
+    """Return a `receive` that raises `Timeout` if a part of an incomplete body does not arrive in time."""
     arriving = scope.get(ARRIVING)
     if arriving is None or not arriving[0].more_body:
         return receive
@@ -175,9 +175,9 @@ def _in_time(scope: Scope, receive: Receive) -> Receive:
 
 
 def _ids_of(scope: Scope) -> tuple[str, str | None]:
-    """Return the id of a request, and that of the trace that it belongs to (W3C Trace Context), if any.
+    """Return the request id and the W3C trace id.
 
-    Both are the caller's where they are decent, so that a log line of theirs leads to ours; else the first is new.
+    Valid ids of the caller are used, so that log lines can be correlated. Otherwise a request id is generated.
     """
     request_id = trace_id = None
     for name, value in scope["headers"]:

@@ -20,19 +20,19 @@ FILES = (
     "inbox-worker.js",
     "inbox-worker.js.map",
 )
-"""What is served under names that stay: the component, its types and languages, and what a page's worker imports."""
+"""Files without a version in their names: the component, its types and languages, and the script for workers."""
 
 EVERYWHERE = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
-"""What lets pages of other origins load these files, those with an integrity too."""
+"""Headers that allow pages of other origins to load these files, also with `integrity`."""
 
 
 async def file(request: Request) -> Response:
-    """A file under the name that stays."""
+    """Return a file without a version in its name."""
     return _open(request, request.url.path.rpartition("/")[2])
 
 
 async def inbox_of_version(request: Request) -> Response:
-    """The component under the name of its version, which clients can cache forever."""
+    """Return the component of a version, which clients can cache forever."""
     if request.path_params["version"] != version():
         raise NotFound("This version of the inbox is not available.")
     return _open(request, COMPONENT, FOR_EVER)
@@ -40,12 +40,12 @@ async def inbox_of_version(request: Request) -> Response:
 
 @cache
 def version() -> str:
-    """Return the version of the component: the package's, and what the content hashes to."""
+    """Return the version of the component: that of the package, and a hash of the content."""
     return f"{__version__}-{hashlib.sha256(asset(COMPONENT).content).hexdigest()[:8]}"
 
 
 def script_of(base_url: str) -> str:
-    """Return the line that takes the component, and nothing else, into a page."""
+    """Return the script element that loads the component."""
     source = f"{base_url}/inbox-{version()}.js"
     return f'<script type="module" src="{source}" integrity="{asset(COMPONENT).integrity}" crossorigin></script>'
 

@@ -1,4 +1,4 @@
-"""HTTP on the wire: the server's own refusals in our form, and bounds on whatever a client sends or leaves unsent."""
+"""The HTTP protocol of a connection: limits and timeouts for clients, and error responses in the format of the API."""
 
 import asyncio
 import secrets
@@ -19,22 +19,22 @@ from tocsin.errors import HeadTooLarge, Malformed, Problem, Timeout, Unavailable
 from tocsin.notifications import to_json
 
 MAX_HEAD_BYTES = 2**16
-"""Bytes of the longest request line and headers together; trailers and chunk extensions have the same bound."""
+"""Maximum bytes of the request line and the headers. The same limit applies to trailers and chunk extensions."""
 
 MAX_HEADERS = 256
-"""Headers of a request: each takes more than a hundred bytes, however few it has on the wire."""
+"""Maximum number of headers: each needs more than a hundred bytes of memory, even if it is short."""
 
 MAX_REST_BYTES = 2**24
-"""Bytes that are still read of a body after its request was answered."""
+"""Maximum bytes that are read of a body after the response."""
 
 PIECE = 2**14
-"""Bytes that are parsed at once: what is pipelined behind them waits until its turn comes."""
+"""Maximum bytes that are parsed at once. Pipelined requests after them wait for their turn."""
 
 LINGER_TIMEOUT = 0.5
-"""Seconds in which a client that still sends can read why the connection is closed."""
+"""Seconds before a connection is closed after an error, so that a client that still sends can read the response."""
 
 LATE = 1.0
-"""Seconds by which an alarm may be late: if it is later, we were busy, and what has arrived is read first."""
+"""Seconds by which a timer may be late. If it is later, the process was busy, and received data is read first."""
 
 _FULL = Unavailable("Too many connections are open. Please try again.")
 
@@ -42,10 +42,10 @@ log = structlog.get_logger(__name__)
 
 
 class _Flow(FlowControl):
-    """Reads on only where nothing that was read waits for its turn.
+    """Flow control that does not resume reading while received data waits to be parsed.
 
-    Each answer, and each look for a body, asks to read on. A client that sends faster than it is answered would have
-    more waiting with each of them, without end.
+    Each response and each read of a body resumes reading. Without this, the data of a client that sends faster than it
+    gets responses would grow without limit.
     """
 
     def __init__(self, transport: asyncio.Transport, is_held: Callable[[], bool]) -> None:
@@ -53,15 +53,15 @@ class _Flow(FlowControl):
         self._is_held = is_held
 
     def resume_reading(self) -> None:
-        """Read on, unless something waits."""
+        """Resume reading, unless received data waits."""
         if not self._is_held():
             super().resume_reading()
 
 
 class Protocol(HttpToolsProtocol):
-    """The server's side of a connection.
+    """The server side of a connection.
 
-    It has one timer, which is moved only to ring sooner: a request that comes whole and is answered never touches it.
+    It has one timer, which is only replaced by an earlier one, so that most requests do not change it.
     """
 
     def __init__(
@@ -79,20 +79,20 @@ class Protocol(HttpToolsProtocol):
         self._prefix = prefix.encode()
         self._in_head = False
         self._received = 0  # bytes of the head
-        self._framing = 0  # bytes since the head or the last part of the body: chunk extensions and trailers
+        self._framing = 0  # bytes since the head or the last part of the body, such as chunk extensions and trailers
         self._hosts = 0
-        self._kept = b""  # bytes that are parsed when what is before them is answered
-        self._rest: int | None = None  # bytes that are still read of a body whose request was answered
+        self._kept = b""  # bytes to parse after the responses to earlier requests
+        self._rest: int | None = None  # bytes that may still be read of a body after the response
         self._refusal: Problem | None = None
         self._deadline = inf
         self._unsent, self._unsent_due = 0, inf
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = inf
 
-    # What the transport tells
+    # Callbacks of the transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, where there is room."""
+        """Accept the connection, or refuse it if there are too many."""
         super().connection_made(transport)
         self.flow = _Flow(transport, self._is_held)
         if self._connections.enter(self):
@@ -101,7 +101,7 @@ class Protocol(HttpToolsProtocol):
             self._answer_problem(_FULL)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
+        """Release the connection and its timer."""
         super().connection_lost(exc)
         self._connections.leave(self)
         self._kept, self._deadline, self._unsent_due = b"", inf, inf
@@ -109,7 +109,7 @@ class Protocol(HttpToolsProtocol):
             self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Take what came in, a piece at a time, and close on what does not end."""
+        """Parse received data in pieces; close the connection if an unread body is too long."""
         if self._rest is not None:
             self._rest -= len(data)
             if self._rest < 0:
@@ -124,23 +124,23 @@ class Protocol(HttpToolsProtocol):
             self._take_in(data)
 
     def pause_writing(self) -> None:
-        """Give the client some time to take what it asked for."""
+        """Start the timeout of the response, because the write buffer is full."""
         super().pause_writing()
         self._watch_the_unsent()
 
     def resume_writing(self) -> None:
-        """Give it some more."""
+        """Restart the timeout of the response."""
         super().resume_writing()
         self._watch_the_unsent()
 
     def give_way(self) -> None:
-        """End, because another connection needs the place."""
+        """Close the connection in favour of another one."""
         self.transport.abort()
 
-    # What the parser tells
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
-        """Begin the head of a request."""
+        """Start a request."""
         self._in_head, self._hosts, self._received = True, 0, 0
         super().on_message_begin()
         self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
@@ -159,8 +159,8 @@ class Protocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """End the head of a request."""
-        # Headers are counted only where they can be too many: almost never.
+        """Validate the head of a request, and start to process it."""
+        # The size is computed only if it can be too large, which is rare.
         if self._received + PIECE > MAX_HEAD_BYTES and _size(self.url, self.headers) > MAX_HEAD_BYTES:
             raise self._refusing(HeadTooLarge())
         version = self.parser.get_http_version()
@@ -179,12 +179,12 @@ class Protocol(HttpToolsProtocol):
             self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"keep-alive")]
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
+        """Add a part of the body."""
         self._framing = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End a request, which may have been answered before."""
+        """Complete a request. The response may have been sent before."""
         super().on_message_complete()
         self._connections.work(self)
         if self._rest is not None:
@@ -192,7 +192,7 @@ class Protocol(HttpToolsProtocol):
             self._await_a_request()
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, or wait for it."""
+        """Process the next request, or wait for it."""
         self.server_state.total_requests += 1
         if self.transport.get_write_buffer_size():
             self._watch_the_unsent()
@@ -231,7 +231,7 @@ class Protocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # the request is answered as if it had not asked for another protocol
+            pass  # the request to change the protocol is ignored
         except httptools.HttpParserError:
             self._refuse(self._refusal or Malformed("The request is not valid HTTP."))
             return
@@ -247,7 +247,7 @@ class Protocol(HttpToolsProtocol):
             self._note_who_waits()
 
     def _note_who_waits(self) -> None:
-        """Note whether the request whose turn it is waits for its client, who has not sent all of it, or for us."""
+        """Record whether the current request waits for the client or is being processed."""
         if self.cycle.more_body and not self.pipeline:
             self._connections.wait(self)
         else:
@@ -259,21 +259,21 @@ class Protocol(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    # What is refused
+    # Refused requests
 
     def _refusing(self, problem: Problem) -> ValueError:
-        """Note a problem, and return what the parser stops at."""
+        """Store a problem, and return an exception that stops the parser."""
         self._refusal = problem
         return ValueError(str(problem))
 
     def _refuse(self, problem: Problem) -> None:
-        """Refuse what can't be understood or is too much, when what is before it is answered, and close."""
+        """Send an error response after the responses to earlier requests, and close the connection."""
         self._refusal = problem
         self.flow.pause_reading()
         if not self._is_answering():
             self._answer_problem(problem)
         elif self.cycle.more_body and not self.pipeline:
-            # It is the body of this request that can't be read on.
+            # The error is in the body of the current request.
             if self.cycle.response_started:
                 self.transport.abort()
                 return
@@ -300,12 +300,12 @@ class Protocol(HttpToolsProtocol):
         status = HTTPStatus(problem.status)
         self.transport.write(b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, status.phrase.encode(), lines, body))
         if problem is _FULL:
-            self._close()  # at once: its place is needed
+            self._close()  # at once, because there are too many connections
         else:
             self._close_gracefully()
 
     def _for_its_origin(self) -> Iterable[tuple[bytes, bytes]]:
-        """Return what lets a page of a known origin see the answer, as far as its head was read."""
+        """Return the CORS headers for an allowed origin, if its header was received."""
         for name, value in self.headers or ():
             if name == b"origin" and value in self._origins:
                 return (
@@ -315,14 +315,14 @@ class Protocol(HttpToolsProtocol):
                 )
         return ()
 
-    # What is waited for
+    # Timeouts
 
     def _await_a_request(self) -> None:
         self._connections.wait(self)
         self._expire(self._patience.head if self._in_head else self._patience.idle)
 
     def _take_the_rest(self) -> None:
-        """Read a little more of a body whose request was answered: its client may look for an answer only after it."""
+        """Read the rest of a body after the response: some clients read the response only after sending the body."""
         if self.expect_100_continue:
             self._close_gracefully()
             return
@@ -330,7 +330,7 @@ class Protocol(HttpToolsProtocol):
         self._expire(self._patience.rest)
 
     def _close_gracefully(self) -> None:
-        """Close, but not so soon that the system takes back what the client has not read yet."""
+        """Close after `LINGER_TIMEOUT`: closing at once could discard data that the client has not read."""
         self.flow.pause_reading()
         self._deadline = inf
         if self.transport.is_closing():
@@ -380,7 +380,7 @@ class Protocol(HttpToolsProtocol):
         if self._rest is not None:
             self._close_gracefully()
         elif self._is_answering():
-            self._expire(self._patience.head)  # the head of the next request is not due yet
+            self._expire(self._patience.head)  # the timeout for the next head has not started
         elif self._in_head:
             self._refuse(Timeout("The head of the request did not arrive in time."))
         elif self._unsent:

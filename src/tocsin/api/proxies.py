@@ -1,4 +1,4 @@
-"""What stands in front of us: the proxies whose word counts, and the prefix under which everything is served."""
+"""Middleware for reverse proxies: headers of trusted proxies, and the path prefix."""
 
 import re
 from collections.abc import Collection
@@ -11,22 +11,22 @@ from tocsin.api.errors import answer_to
 from tocsin.errors import NotFound
 
 HOST = re.compile(r"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
-"""A host as a url may hold it, with its port."""
+"""A valid host of a url, with an optional port."""
 
 ALWAYS_THERE = frozenset({"/healthz", "/readyz"})
-"""What is also served without the prefix: probes call us past the proxy."""
+"""Paths that are also served without the prefix, because probes bypass the proxy."""
 
 _MAPPED = "::ffff:"
 
 
 class Proxies(ProxyHeadersMiddleware):
-    """ASGI middleware that takes scheme, host and client from the X-Forwarded headers of trusted proxies alone."""
+    """ASGI middleware that uses the X-Forwarded headers of trusted proxies for the scheme, the host and the client."""
 
     def __init__(self, app: ASGIApp, trusted: Collection[str]) -> None:
         super().__init__(cast("Any", app), list(trusted))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass a request on as its client sent it to the proxy."""
+        """Pass the request on with the values that the client sent to the proxy."""
         client = scope.get("client")
         if client and client[0].startswith(_MAPPED) and "." in client[0]:
             client = scope["client"] = (client[0].removeprefix(_MAPPED), client[1])
@@ -37,14 +37,14 @@ class Proxies(ProxyHeadersMiddleware):
 
 
 class Prefix:
-    """ASGI middleware that serves everything under a prefix, and nothing but the probes without it."""
+    """ASGI middleware that serves all routes under a prefix, and only probes without it."""
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
         self._app = app
         self._prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on with the path that it has below the prefix, which is all that the routes know."""
+        """Pass the request on without the prefix in its path."""
         path: str = scope.get("path", "")
         if scope["type"] == "lifespan" or path in ALWAYS_THERE:
             await self._app(scope, receive, send)
@@ -55,7 +55,7 @@ class Prefix:
 
 
 def _forwarded_host(scope: Any) -> bytes | None:
-    """Return the host that the proxy nearest to us names, where that is one at all."""
+    """Return the valid host that the nearest proxy forwarded, or None."""
     values: list[bytes] = [value for name, value in scope["headers"] if name == b"x-forwarded-host"]
     if not values:
         return None

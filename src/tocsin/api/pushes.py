@@ -1,4 +1,4 @@
-"""What phones and browsers get: the payloads of pushes, as the `webhooks` of the API document."""
+"""The payloads of pushes to phones and browsers, as `webhooks` of the API document."""
 
 from typing import Any
 
@@ -8,25 +8,25 @@ from tocsin.catalogue import Catalogue
 from tocsin.notifications import to_json
 
 MAX_WEB_PUSH_BYTES = 3_000
-"""Bytes of the largest payload that a browser gets."""
+"""Maximum bytes of the payload for a browser."""
 
 STRING: Schema = {"type": "string"}
 UUID: Schema = {"type": "string", "format": "uuid"}
-_BADGE: Schema = {"type": "integer", "description": "unread notifications of the whole inbox"}
+_BADGE: Schema = {"type": "integer", "description": "number of unread notifications in the inbox"}
 _ANYTHING: Schema = {"type": "object", "additionalProperties": True}
-_LINK: Schema = {"type": ["string", "null"], "description": "where it leads; null where the kind leads nowhere"}
-_TEXT_LINK: Schema = {"type": "string", "description": "where it leads; empty where the kind leads nowhere"}
+_LINK: Schema = {"type": ["string", "null"], "description": "the link; null if the kind has no link"}
+_TEXT_LINK: Schema = {"type": "string", "description": "the link; empty if the kind has no link"}
 
 PUSHES: dict[str, Schema] = {
     "PushedNotification": {
         "type": "object",
-        "description": "The notification that a push is about; `type` is open.",
+        "description": "The notification of a push; `type` is open.",
         "required": ["id", "type", "data"],
         "properties": {"id": UUID, "type": STRING, "data": _ANYTHING, "link": _LINK},
     },
     "ApnsPush": {
         "type": "object",
-        "description": "Either it shows `notification`, or it takes away what `clear` names.",
+        "description": "Shows `notification`, or removes the notifications in `clear`.",
         "required": ["aps"],
         "properties": {
             "aps": {
@@ -39,23 +39,26 @@ PUSHES: dict[str, Schema] = {
                     },
                     "badge": _BADGE,
                     "sound": STRING,
-                    "thread-id": {"type": "string", "description": "groups notifications of one case, say"},
-                    "category": {"type": "string", "description": "which buttons it has"},
+                    "thread-id": {"type": "string", "description": "groups notifications, for example of one case"},
+                    "category": {"type": "string", "description": "selects the buttons"},
                     "interruption-level": {"type": "string", "description": "`passive`, `active`, `time-sensitive`"},
-                    "mutable-content": {"type": "integer", "description": "1: the app's extension may change it"},
-                    "content-available": {"type": "integer", "description": "1: it wakes the app and shows nothing"},
+                    "mutable-content": {"type": "integer", "description": "1: an extension of the app can change it"},
+                    "content-available": {
+                        "type": "integer",
+                        "description": "1: wakes the app without showing anything",
+                    },
                 },
             },
             "notification": ref("PushedNotification"),
             "clear": {
-                "description": "ids of notifications that are read or deleted, or the word `all`",
+                "description": "ids of notifications that were read or deleted, or `all`",
                 "anyOf": [{"type": "array", "items": UUID}, STRING],
             },
         },
     },
     "FcmPush": {
         "type": "object",
-        "description": "Either it shows a notification, or it takes away what `clear` names, and shows nothing.",
+        "description": "Shows a notification, or only removes the notifications in `clear`.",
         "required": ["data"],
         "properties": {
             "notification": {
@@ -65,27 +68,27 @@ PUSHES: dict[str, Schema] = {
             },
             "data": {
                 "type": "object",
-                "description": "Strings alone, as Firebase has it.",
+                "description": "All values are strings, as Firebase requires.",
                 "properties": {
                     "id": UUID,
                     "type": {"type": "string", "description": "open"},
                     "data": {"type": "string", "description": "the notification's data, as JSON text"},
                     "link": _TEXT_LINK,
                     "clear": {"type": "string", "description": 'JSON text: a list of ids, or `"all"`'},
-                    "badge": {"type": "string", "description": "unread notifications of the whole inbox, in digits"},
+                    "badge": {"type": "string", "description": "number of unread notifications in the inbox"},
                 },
             },
         },
     },
     "WebPush": {
         "type": "object",
-        "description": f"What the service worker finds when it is decrypted: at most {MAX_WEB_PUSH_BYTES:,} bytes.",
+        "description": f"The decrypted payload in the service worker: at most {MAX_WEB_PUSH_BYTES:,} bytes.",
         "properties": {
             "title": STRING,
             "body": STRING,
-            "tag": {"type": "string", "description": "one that is shown is replaced by the next with its tag"},
+            "tag": {"type": "string", "description": "a notification replaces the displayed one with the same tag"},
             "badge": _BADGE,
-            "clear": {"type": "array", "items": UUID, "description": "of notifications that are read or deleted"},
+            "clear": {"type": "array", "items": UUID, "description": "ids of notifications that were read or deleted"},
             "notification": ref("PushedNotification"),
         },
     },
@@ -93,7 +96,7 @@ PUSHES: dict[str, Schema] = {
 
 
 def pushes(catalogue: Catalogue) -> dict[str, Any]:
-    """Return the webhooks, one of each provider, with a sample of the catalogue."""
+    """Return the webhooks, one for each provider, with a sample of the catalogue."""
     name, sample = next(iter(catalogue.samples.items()))
     kind, told = catalogue.kinds[name], sample["notification"]
     words = {"title": kind.title, "body": told["message"]}
@@ -119,8 +122,8 @@ def _apns(words: Examples, shown: Examples, category: str) -> dict[str, Any]:
     }
     return _push(
         "push_by_apns",
-        "What an iPhone gets",
-        "Apple's push service delivers it to the app: no HTTP call of the service reaches you.",
+        "The push to an iPhone",
+        "Apple's push service delivers it to the app. The service sends no HTTP request to you.",
         "ApnsPush",
         {
             "shown": {"aps": aps, "notification": shown},
@@ -133,8 +136,8 @@ def _apns(words: Examples, shown: Examples, category: str) -> dict[str, Any]:
 def _fcm(words: Examples, shown: Examples) -> dict[str, Any]:
     return _push(
         "push_by_fcm",
-        "What an Android phone gets",
-        "Firebase Cloud Messaging delivers it to the app: no HTTP call of the service reaches you.",
+        "The push to an Android phone",
+        "Firebase Cloud Messaging delivers it to the app. The service sends no HTTP request to you.",
         "FcmPush",
         {
             "shown": {"notification": words, "data": {**shown, "data": to_json(shown["data"]), "badge": "3"}},
@@ -147,9 +150,9 @@ def _fcm(words: Examples, shown: Examples) -> dict[str, Any]:
 def _web_push(words: Examples, shown: Examples) -> dict[str, Any]:
     return _push(
         "push_by_web_push",
-        "What a browser gets",
-        "The browser's own push service delivers it, encrypted, to your service worker: no HTTP call of the service"
-        f" reaches you. Decrypted it has at most {MAX_WEB_PUSH_BYTES:,} bytes.",
+        "The push to a browser",
+        "The push service of the browser delivers it, encrypted, to your service worker. The service sends no HTTP"
+        f" request to you. The decrypted payload has at most {MAX_WEB_PUSH_BYTES:,} bytes.",
         "WebPush",
         {
             "shown": {**words, "tag": shown["id"], "badge": 3, "notification": shown},
@@ -170,5 +173,5 @@ def _push(name: str, summary: str, description: str, schema: str, values: Exampl
             "required": True,
             "content": {"application/json": {"schema": ref(schema), "examples": named}},
         },
-        "responses": {"200": {"description": "The provider's own affair: the service makes no such call"}},
+        "responses": {"200": {"description": "Not applicable: the provider delivers the push"}},
     }

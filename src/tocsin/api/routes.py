@@ -1,7 +1,7 @@
-"""Routes: declared as in FastAPI, which describes them; called in the order that the contract asks for.
+"""Routes that are declared and described as in FastAPI, with another order of checks.
 
-Who calls is asked first; then the parameters and the body are checked, and all that is wrong with them is answered at
-once. FastAPI's own handler reads the body before it asks who calls, and costs several times as much.
+The caller is authenticated first. Then the parameters and the body are validated, and all errors are reported at once.
+The handler of FastAPI reads the body before it authenticates the caller, and costs several times as much.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -46,29 +46,29 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Unchecked(Generic[Model]):
-    """A body that its endpoint checks itself, together with what is known there alone; `given` is a JSON object."""
+    """A body that the endpoint validates itself, because it needs further data. `given` is a JSON object."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.given = given
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Describe the body as its model does."""
+        """Use the schema of the model."""
         [model] = get_args(source)
         return core_schema.no_info_wrap_validator_function(lambda given, _: cls(given), handler.generate_schema(model))
 
 
 Given = Annotated[Unchecked[Model], BodyParameter()]
-"""A body that its endpoint checks itself."""
+"""A body that the endpoint validates itself."""
 
 NOTHING: Mapping[str, Any] = {}
 
 OPTIONAL: Any = None
-"""The default of a body that may be left out; an endpoint gets it as an empty object."""
+"""The default of an optional body. The endpoint gets it as an empty object."""
 
 
 class Parameters:
-    """The parameters of a route that are in one part of a request. Where one has a title, an error calls it by that."""
+    """The parameters of a route in one part of a request. Errors use the title of a parameter, if it has one."""
 
     def __init__(self, fields: Sequence[ModelField]) -> None:
         self.defaults = {field.name: field.field_info.default for field in fields if not field.field_info.is_required()}
@@ -77,7 +77,7 @@ class Parameters:
         ]
 
     def check(self, given: Mapping[str, Any], arguments: Arguments, field_errors: list[FieldError]) -> None:
-        """Add what was given, and defaults, to the arguments; what is wrong with it is added to `field_errors`."""
+        """Validate the parameters, add them or their defaults to the arguments, and errors to `field_errors`."""
         for name, alias, path, validate in self._fields:
             if alias in given:
                 arguments[name], findings = validate(given[alias], loc=path)
@@ -90,7 +90,7 @@ class Parameters:
 
 
 class Call:
-    """Calls the endpoint of a route with what it declares."""
+    """Calls the endpoint of a route with its declared arguments."""
 
     def __init__(self, dependant: Dependant, status: int) -> None:
         self._endpoint = cast("Callable[..., Awaitable[Any]]", dependant.call)
@@ -135,7 +135,7 @@ class Call:
         return await self.run(request, caller, app_state_of(request))
 
     async def run(self, request: Request, caller: Any, app_state: AppState) -> Response:
-        """Check the rest, and call the endpoint with these collaborators. Raises `Invalid` with all that is wrong."""
+        """Validate the request and call the endpoint with this state. Raises `Invalid` with all errors."""
         arguments: Arguments = {self._caller: caller} if self._caller else {}
         field_errors: list[FieldError] = []
         if self._request:
@@ -176,20 +176,22 @@ def _answer(found: Any, status: int) -> Response:
         return found
     if found is None:
         return Response(status_code=status)
-    serializer = cast("BaseModel", found).__pydantic_serializer__  # `model_dump_json` would make a string of the bytes
+    serializer = cast(
+        "BaseModel", found
+    ).__pydantic_serializer__  # `model_dump_json` would convert the bytes to a string
     content = serializer.to_json(found, by_alias=True, exclude_unset=True)
     return Response(content, status, media_type="application/json")
 
 
 class ApiRoute(APIRoute):
-    """A route. Its name is that of its operation; its docstring the summary and the description.
+    """A route. Its name is the operation id, and its docstring the summary and the description.
 
-    One that takes POST does the work of a repeated `Idempotency-Key` once.
+    A POST route processes requests with the same `Idempotency-Key` once.
     """
 
     methods: set[str]
     keeps_keys: ClassVar[bool] = True
-    """Whether the route itself keeps what is answered; a body that is too large to be read before is the endpoint's."""
+    """Whether the route stores responses by their keys. If not, the endpoint does, because the body is too large."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **declared: Any) -> None:
         super().__init__(path, endpoint, **declared)
@@ -197,7 +199,7 @@ class ApiRoute(APIRoute):
         self.operation_id = self.name
         self.summary, described = documented.paragraphs(endpoint.__doc__)
         authentication = self.call.authentication
-        needs = f"Needs {authentication.says if authentication else 'no token'}."
+        needs = f"Requires {authentication.says if authentication else 'no token'}."
         self.description = f"{described}\n\n{needs}".strip()
         self.responses = documented.rendered(documented.declared(*self._common(), self.responses), self.status_code)
         self.openapi_extra = {**self._extra(), **(self.openapi_extra or {})}
@@ -205,13 +207,13 @@ class ApiRoute(APIRoute):
             self.methods.add("HEAD")
 
     def get_route_handler(self) -> Any:
-        """Return what handles a request."""
+        """Return the handler of requests."""
         self.call = Call(self.dependant, self.status_code or 200)
         self.handler: Handler = self.handle_once if "POST" in self.methods and self.keeps_keys else self.call
         return self.handler
 
     async def handle_once(self, request: Request) -> Response:
-        """Handle a request, unless it repeats one under the same `Idempotency-Key`."""
+        """Handle a request, unless one with the same `Idempotency-Key` was handled before."""
         if HEADER not in request.headers:
             return await self.call(request)
         authenticate = cast("Authentication", self.call.authentication)
@@ -221,7 +223,7 @@ class ApiRoute(APIRoute):
         )
 
     def _common(self) -> Iterable[documented.Responses]:
-        """Yield what a route can answer by its form."""
+        """Yield the responses that follow from the declaration of the route."""
         yield documented.problems(HeadTooLarge, InternalError, Unavailable)
         if self.call.authentication:
             yield documented.problems(Unauthenticated, Unauthorized)
@@ -241,7 +243,7 @@ class ApiRoute(APIRoute):
 
 
 class StreamedRoute(ApiRoute):
-    """A route whose endpoint reads the body as it comes in, and keeps what it answers under a key by itself."""
+    """A route whose endpoint reads the body as a stream and handles the `Idempotency-Key`."""
 
     keeps_keys = False
 
@@ -251,12 +253,12 @@ class StreamedRoute(ApiRoute):
 
 
 def router(tag: str, route: type[ApiRoute] = ApiRoute) -> APIRouter:
-    """Return a router for the routes of one tag of the document."""
+    """Return a router for the routes of a tag of the document."""
     return APIRouter(route_class=route, tags=[tag])
 
 
 def require_keys(routes: Iterable[BaseRoute]) -> None:
-    """Raise `TypeError` where one of these routes takes POST, and does not know the `Idempotency-Key`."""
+    """Raise `TypeError` if one of these routes accepts POST without supporting the `Idempotency-Key`."""
     for context in iter_route_contexts(list(routes)):
         if "POST" in (context.methods or ()) and not isinstance(context.original_route, ApiRoute):
             raise TypeError(f"POST {context.path} would ignore the Idempotency-Key; declare it by `router`")

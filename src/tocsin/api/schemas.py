@@ -1,4 +1,4 @@
-"""Schemas of the API document that follow from the catalogue, and the form that all of its schemas have."""
+"""Schemas of the API document: those of the kinds in the catalogue, and the simplification of all schemas."""
 
 import json
 import re
@@ -15,7 +15,7 @@ Schema = dict[str, Any]
 _NO_NAME = re.compile(r"[^A-Za-z0-9]+")
 
 _PARTS = ("Data", "Params", "Event", "Notification")
-"""The schemas of each kind."""
+"""The suffixes of the schemas of each kind."""
 
 _NUMBERS = {"maximum", "minimum"}
 
@@ -27,7 +27,7 @@ _STRICT = {"additionalProperties", "const", "default", "enum", "maxItems", "maxL
 
 
 def of_catalogue(catalogue: Catalogue, taken: Collection[str]) -> dict[str, Schema]:
-    """Return the schemas of all kinds; none has a name that is `taken`."""
+    """Return the schemas of all kinds, without the names in `taken`."""
     names = names_of(catalogue, taken)
     return {
         **dict(_of_kinds(catalogue, names)),
@@ -37,9 +37,9 @@ def of_catalogue(catalogue: Catalogue, taken: Collection[str]) -> dict[str, Sche
 
 
 def names_of(catalogue: Catalogue, taken: Collection[str] = ()) -> dict[str, str]:
-    """Return what the names of each kind's schemas begin with: `GamificationNewLevel` of `gamification/new_level`.
+    """Return the prefix of the schemas of each kind: `GamificationNewLevel` for `gamification/new_level`.
 
-    Generators make names of classes and modules of them, so they hold letters and digits alone.
+    It has only letters and digits, because generators derive names of classes and modules from it.
     """
     taken = set(taken)
     found: dict[str, str] = {}
@@ -53,15 +53,15 @@ def names_of(catalogue: Catalogue, taken: Collection[str] = ()) -> dict[str, str
 
 
 def ref(name: str) -> Schema:
-    """Return the reference to a schema of the document."""
+    """Return a reference to a schema of the document."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def tidied(schema: Any) -> Any:
-    """Return a schema without what generators stumble over.
+    """Return a schema without keywords that generators handle badly.
 
-    Titles, which they name classes by; defaults, which they take for required fields and which descriptions contain;
-    nullable types as `anyOf`, where a list of types says the same.
+    Titles are removed, because generators derive class names from them. Defaults are moved into descriptions, because
+    some generators require such fields. Nullable types are lists of types instead of `anyOf`.
     """
     if isinstance(schema, list):
         return [tidied(part) for part in schema]
@@ -71,7 +71,7 @@ def tidied(schema: Any) -> Any:
     if "properties" in schema:
         found["properties"] = {name: tidied(of) for name, of in schema["properties"].items()}
     for limit in _NUMBERS & found.keys():
-        found[limit] = int(found[limit])  # FastAPI makes floats of them
+        found[limit] = int(found[limit])  # FastAPI converts them to floats
     default = schema.get("default")
     if default not in (None, [], {}, "", 0, False) or default is True:
         found.setdefault("description", f"left out: `{json.dumps(default)}`")
@@ -79,7 +79,7 @@ def tidied(schema: Any) -> Any:
 
 
 def parameter(schema: Schema) -> Schema:
-    """Return the schema of a parameter, which may be left out but is never null."""
+    """Return the schema of a parameter. It may be optional, but is never null."""
     default = {"default": schema["default"]} if schema.get("default") is not None else {}
     found = {**tidied({key: of for key, of in schema.items() if key != "default"}), **default}
     if isinstance(found["type"], list):
@@ -90,7 +90,7 @@ def parameter(schema: Schema) -> Schema:
 
 
 def _flat(schema: Schema) -> Schema:
-    """Return a schema of one type or null in one object."""
+    """Return a schema of one type or null with a list of types instead of `anyOf`."""
     match schema.get("anyOf"):
         case [{"type": str() as type_} as one, {"type": "null"}]:
             beside = {key: value for key, value in schema.items() if key != "anyOf"}
@@ -102,7 +102,7 @@ def _flat(schema: Schema) -> Schema:
 
 
 def _of_kinds(catalogue: Catalogue, names: Mapping[str, str]) -> Iterator[tuple[str, Schema]]:
-    """Return per kind the schemas `NoteData` and `NoteParams`, the event that has them, and its notification."""
+    """Yield, for each kind, the schemas of its data and params, its event and its notification."""
     parts = {
         kind: {part: tidied(schema) for part, schema in of_kind.items()}
         for kind, of_kind in catalogue.schemas().items()
@@ -114,14 +114,14 @@ def _of_kinds(catalogue: Catalogue, names: Mapping[str, str]) -> Iterator[tuple[
         yield (
             f"{name}Notification",
             {
-                "description": f"{kind.title}: a notification whose `data` is that of `{kind.name}`",
+                "description": f"{kind.title}: a notification with the `data` of `{kind.name}`",
                 "allOf": [ref("Notification"), _object({"data": _opened(parts[kind.name]["data"])})],
             },
         )
 
 
 def _event_of(kind: Kind, name: str) -> Schema:
-    """Return what a producer posts of one kind, in one object: generators drop what stands beside `oneOf`."""
+    """Return the schema of the event of a kind, as one object: generators ignore properties next to `oneOf`."""
     envelope = tidied(NewEvent.model_json_schema(ref_template="#/components/schemas/{model}"))
     required = kind.event.model_json_schema().get("required", [])
     parts = {part: ref(f"{name}{part.capitalize()}") for part in ("data", "params")}
@@ -137,7 +137,7 @@ def _event_of(kind: Kind, name: str) -> Schema:
 
 
 def _opened(schema: Any) -> Any:
-    """Return a part of a request's schema as an answer has it: open, and with a user in the place of a user's id."""
+    """Convert a part of a request's schema to that of a response: open, and with users instead of their ids."""
     if isinstance(schema, list):
         return [_opened(part) for part in schema]
     if not isinstance(schema, dict):
@@ -151,7 +151,7 @@ def _opened(schema: Any) -> Any:
 
 
 def _preferences_patch(catalogue: Catalogue) -> Schema:
-    """Return what a user changes of their preferences: any part, and nothing that there is not."""
+    """Return the schema of a merge patch of preferences, without unknown fields."""
     switches = {**_changes(dict.fromkeys(SWITCHES, _CHANGED)), "description": "null: the default"}
     return {
         **_changes(
@@ -168,21 +168,24 @@ def _preferences_patch(catalogue: Catalogue) -> Schema:
                     "format": "date-time",
                     "description": "with an offset; at most a year ahead",
                 },
-                "time_zone": {"type": ["string", "null"], "description": "an IANA name; null: as in the directory"},
+                "time_zone": {
+                    "type": ["string", "null"],
+                    "description": "an IANA name; null: the time zone in the directory",
+                },
             }
         ),
         "type": "object",
-        "description": "The changes (RFC 7396): what is left out stays, null restores the default.",
+        "description": "Changes of preferences (RFC 7396). Missing fields do not change, null restores the default.",
     }
 
 
 def _changes(properties: dict[str, Schema]) -> Schema:
-    """Return the schema of an object of a merge patch, which has no fields but these."""
+    """Return the schema of an object in a merge patch with only these fields."""
     return {"type": ["object", "null"], "properties": properties, "additionalProperties": False}
 
 
 def _object(properties: dict[str, Schema], *optional: str) -> Schema:
-    """Return the schema of an open object that has all of these but the optional ones."""
+    """Return the schema of an open object that requires these properties except the optional ones."""
     required = [name for name in properties if name not in optional]
     return {"type": "object", **({"required": required} if required else {}), "properties": properties}
 
@@ -192,7 +195,7 @@ def _or_null(schema: Schema) -> Schema:
 
 
 _OF_KINDS = {"type", "notify", "data", "params"}
-"""The fields of an event that each kind has in its own way."""
+"""The fields of an event that depend on the kind."""
 
 _CHANGED: Schema = {"type": ["boolean", "null"]}
 _TIME_OF_DAY: Schema = {"type": "string", "pattern": TIME_OF_DAY}
@@ -205,10 +208,13 @@ _WINDOW: Schema = {
             "items": {"type": "string", "enum": list(DAYS)},
             "minItems": 1,
             "maxItems": len(DAYS),
-            "description": "on which it starts; left out: all",
+            "description": "the days on which the window starts; left out: all",
         },
         "from": _TIME_OF_DAY,
-        "to": {**_TIME_OF_DAY, "description": "of the next day where it is earlier than `from`; never the same"},
+        "to": {
+            **_TIME_OF_DAY,
+            "description": "the end; on the next day if earlier than `from`; must differ from `from`",
+        },
     },
     "additionalProperties": False,
 }

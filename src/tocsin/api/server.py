@@ -1,4 +1,4 @@
-"""The HTTP server: the sockets that it listens on, and the service behind each of them."""
+"""The HTTP server and its sockets."""
 
 import asyncio
 import contextlib
@@ -16,11 +16,11 @@ from tocsin.api.protocol import Protocol
 from tocsin.errors import Refusal
 
 GRACE = 6
-"""Seconds that requests under way have to end in when the process is stopped."""
+"""Maximum seconds that the server waits at its end for requests in progress."""
 
 
 class Server(uvicorn.Server):
-    """The HTTP server, which says when it is ready, and when it ends."""
+    """The HTTP server. It sets `ready` when it listens, and calls `ending` before it stops."""
 
     def __init__(  # noqa: PLR0913 - what surrounds it
         self,
@@ -56,25 +56,25 @@ class Server(uvicorn.Server):
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen."""
+        """Start to listen."""
         await super().startup(sockets)
         self.ready.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Shut down, after closing the streams, which would not end."""
+        """Call `ending`, which closes streams, and then shut down."""
         if self._ending:
             self._ending()
         await super().shutdown(sockets)
 
 
 class ByPort:
-    """ASGI middleware that gives one port a service of its own."""
+    """ASGI middleware that serves another application on one port."""
 
     def __init__(self, app: ASGIApp, port: int, other: ASGIApp) -> None:
         self._app, self._port, self._other = app, port, other
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on to the service of the port that it came in at."""
+        """Pass the request on to the application of its port."""
         server = scope.get("server")
         app = self._other if server and server[1] == self._port else self._app
         await app(scope, receive, send)
@@ -82,7 +82,7 @@ class ByPort:
 
 @contextlib.contextmanager
 def bound(host: str, port: int) -> Iterator[socket.socket]:
-    """Take a port, without listening yet: who calls before all is ready is refused, not kept waiting."""
+    """Bind a port without listening, so that connections are refused until the service is ready."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as taken:  # asyncio sets TCP_NODELAY on these
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -97,12 +97,12 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def port_of(taken: socket.socket) -> int:
-    """Return the port that was taken."""
+    """Return the bound port."""
     port: int = taken.getsockname()[1]
     return port
 
 
 def url_of(taken: socket.socket) -> str:
-    """Return where a socket is reached."""
+    """Return the url of a bound socket."""
     host, port = taken.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

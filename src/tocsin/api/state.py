@@ -1,4 +1,4 @@
-"""The state of the application: the collaborators that routes use."""
+"""The state of the application: the objects that routes use."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from tocsin.streams import Streams
 
 @dataclass(frozen=True, slots=True)
 class AppState:
-    """The collaborators of the whole service."""
+    """The objects of a service process."""
 
     settings: Settings
     database: Database
@@ -41,7 +41,7 @@ class AppState:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What can be looked at in every process, one that only works too."""
+    """The objects for metrics and probes, in every process."""
 
     database: Database
     metrics: Metrics
@@ -49,12 +49,12 @@ class Watched:
 
 
 def watched_of(request: Request) -> AppState | Watched:
-    """Return what can be looked at in the process that a request came to."""
+    """Return the objects for metrics and probes."""
     return cast("AppState | Watched", request.app.state.app_state)
 
 
 def app_state_of(request: Request) -> AppState:
-    """Return the collaborators of the service that a request came to."""
+    """Return the state of the application."""
     return cast("AppState", request.app.state.app_state)
 
 

@@ -1,4 +1,4 @@
-"""Back-off: failed work is retried after a delay, and the log says why, once and then rarely."""
+"""Back-off: retries failed work after a delay, and logs the reason once and then rarely."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ class Backoff:
         self._logged_at: dict[str, float] = {}
 
     def succeeded(self, waits_for: str = "") -> None:
-        """Record a success. `waits_for` says what part of the work still waits for, such as a lock."""
+        """Record a success. `waits_for` is the reason why a part of the work still waits, such as a lock."""
         self._failures, self.reason = 0, waits_for
         if self._is_logged:
             self._is_logged = False

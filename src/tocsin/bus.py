@@ -50,7 +50,7 @@ class ByNotify:
             await self._database.value("select pg_notify($1, $2)", CHANNEL, text)
 
     async def listen(self, receive: Receive) -> None:
-        """Listen on a connection of its own."""
+        """Listen on a separate connection."""
         backoff = Backoff("listening for other processes")
         while True:
             try:

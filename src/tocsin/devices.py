@@ -93,7 +93,7 @@ async def detach_for(database: Database, user_id: int, company_id: int | None, t
 
 
 async def clear_phones(connection: Connection, user_ids: Sequence[int], token: str | None = None) -> None:
-    """Make the phones of users, or one of them, clear all that they show: their new owner must not see it."""
+    """Make the phones of users, or one of them, clear all notifications, which a new owner must not see."""
     await connection.execute(_SQL["clear_phones"], user_ids, token)
 
 

@@ -101,7 +101,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """A caller that reads events: it sees those of a service and of a company, or of all where None."""
+    """A caller that reads events: only those of a service and of a company, or of all if None."""
 
     service: str | None = None
     company_id: int | None = None

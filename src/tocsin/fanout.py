@@ -91,7 +91,7 @@ def _chunk(leased: Sequence[Job]) -> int:
 
 
 async def _waiting(database: Database, leased: Sequence[Job], many: Collection[UUID]) -> set[UUID]:
-    """Return the jobs that wait for an earlier job of their batch. A large event delays all that follow it."""
+    """Return the jobs that wait for an earlier job of their batch. A large event delays all later ones."""
     waiting = await jobs.out_of_turn(database, leased)
     taking_long: set[UUID] = set()
     for job in leased:

@@ -1,4 +1,4 @@
-"""Metrics in the format of Prometheus: what this process did, and what waits in the database."""
+"""Metrics in the format of Prometheus: counters of this process, and the state of queues in the database."""
 
 import asyncio
 import time

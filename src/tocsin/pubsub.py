@@ -19,7 +19,7 @@ SEND_INTERVAL = 0.01
 """Seconds between two messages to other processes, since a NOTIFY locks the whole server."""
 
 MAX_USERS = 2000
-"""Users that one message names; a message for more says only that any inbox may have changed."""
+"""Maximum users in a message. A message for more means that any inbox may have changed."""
 
 ALL_USERS = "@*"
 
@@ -42,7 +42,7 @@ class PubSub:
         self._local.update(topics)
 
     def publish(self, topic: str) -> None:
-        """Wake all that wait for a topic. Never blocks and never fails."""
+        """Wake all waiters of a topic. Never blocks and never fails."""
         self._events.pop(topic, asyncio.Event()).set()
         if topic not in self._local:
             self._outgoing.add([topic])
@@ -114,7 +114,7 @@ class DeferredPubSub(PubSub):
         self._users.update(user_ids)
 
     def flush(self) -> None:
-        """Publish what was kept."""
+        """Publish the stored messages."""
         for topic in sorted(self._topics):
             self._pubsub.publish(topic)
         if self._users:

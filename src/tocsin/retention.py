@@ -1,4 +1,4 @@
-"""Retention: delete what is no longer needed, in small steps, so that no other work waits.
+"""Retention: deletes expired data in small steps, so that other work does not wait.
 
 Idempotency keys are kept for a day, the changes of inboxes for a week, dead letters and results of pushes for thirty
 days, devices for 270 days after their last use, interrupted imports and unsent clears for an hour, and notifications as

@@ -79,7 +79,7 @@ class Worker:
         }
 
     async def run(self) -> None:
-        """Work until `stop`, and finish what is under way."""
+        """Process jobs until `stop`, and finish those in progress."""
         self._pubsub.handle_locally(*BATCH)
         await self._backoff("enrolment").until_done(self._enrol)
         beside = {
@@ -242,7 +242,7 @@ class Worker:
                 backoff.note(error)
 
     async def _repeat(self, name: str, step: Callable[[], Awaitable[object]]) -> None:
-        """Repeat a step every few seconds, whatever else fails."""
+        """Repeat a step every few seconds, also after errors."""
         KIND.set(name)
         backoff = self._backoff(name)
         while True:

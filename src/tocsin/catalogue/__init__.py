@@ -80,7 +80,7 @@ class Catalogue:
         return made
 
     def check(self, type_: Any, data: Any, params: Any) -> Checked:
-        """Validate an event as it was posted; None is what was left out. Raises `Invalid` with all errors."""
+        """Validate an event as it was posted; None for missing parts. Raises `Invalid` with all errors."""
         kind = self._kind_of(type_, data, params)
         event = _checked(kind, data, params)
         data, params = event["data"], event["params"]

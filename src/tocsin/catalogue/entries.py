@@ -73,7 +73,7 @@ class ShapeEntry(_Entry):
 
 
 class WordingEntry(_Entry):
-    """The texts of a kind in one language; what is left out comes from its fallback language."""
+    """The texts of a kind in one language; missing texts come from its fallback language."""
 
     title: _Text | None = None
     says: _Text | None = None

@@ -49,7 +49,7 @@ class Languages:
 
 
 def languages_of(raws: Raws, shapes: Mapping[str, Shape | None]) -> Languages:
-    """Make the languages from all files; what is invalid is recorded and left out."""
+    """Make the languages from all files; invalid entries are recorded and left out."""
     known = {"groups": _groups_of(raws), "phrases": PHRASES}
     for names in raws.names.values():
         for table, raw in names.items():
@@ -112,7 +112,7 @@ def _labels_of(raws: Raws, shapes: Mapping[str, Shape | None]) -> dict[str, Labe
 
 
 def _nearest_texts(tables: Mapping[str, Mapping[str, Raw]], language: str, name: str) -> dict[str, str]:
-    """Return the texts of a table in a language; what it leaves out comes from its fallback languages."""
+    """Return the texts of a table in a language; missing texts come from its fallback languages."""
     found: dict[str, str] = {}
     for near in reversed([*fallbacks_of(language)]):
         raw = tables.get(near, {}).get(name)

@@ -48,7 +48,7 @@ class Target:
 
 
 def check(url: str) -> None:
-    """Raise `ValueError` for an invalid url, with a sentence that repeats nothing of it."""
+    """Raise `ValueError` for an invalid url. The message contains no part of the url."""
     if not url.isprintable() or " " in url:
         raise ValueError("it has a space or a control character: percent-encode it")
     if not url.startswith(("postgres://", "postgresql://")):

@@ -160,7 +160,7 @@ def _introduction(running: Running, signer: Signer) -> str:
     return f"""
 Open {url}/
 
-It shows an inbox beside the phones and browsers that are told of it, and lets you make things happen.
+It shows an inbox and simulated phones and browsers, and you can post events.
 The API documentation is at {url}/docs. For a shell, with tokens that are good for a week:
 
 SAM={sam}

@@ -125,7 +125,7 @@ class CurlHandle:
     def _to_be_sent_again(self, code: int) -> bool:
         """Return whether the server did not process the request: it was held back, or its stream was refused.
 
-        Curl sends again what was refused, by a reset of its stream or by GOAWAY; but also what got no answer before its
+        Curl repeats refused requests (a reset stream or GOAWAY), but also requests that got no answer before their
         connection broke, and that may have been processed.
         """
         if code != pycurl.E_ABORTED_BY_CALLBACK or self._forbidden or self.pending is None:

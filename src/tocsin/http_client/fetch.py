@@ -10,7 +10,7 @@ from tocsin.http_client.tls import Trust
 
 
 class FetchError(Exception):
-    """There is no successful answer; the message says why, in one sentence.
+    """There is no successful answer; the message is the reason.
 
     `status` and `body` are those of the answer, 0 and empty if none came. `retry_after` is the number of seconds in its
     `Retry-After`, or 0.

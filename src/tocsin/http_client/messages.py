@@ -16,7 +16,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer. Status 0: none came, and `error` says why. Names of headers are in lower case."""
+    """An answer. Status 0: there is none, and `error` is the reason. Names of headers are in lower case."""
 
     status: int
     headers: dict[str, str]

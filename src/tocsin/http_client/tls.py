@@ -35,7 +35,7 @@ class Trust:
 def _kept_for(owner: object, content: bytes) -> str:
     """Write a file that exists as long as its owner, and return its name: curl reads anchors only from files.
 
-    On Linux the file is in memory, so that nothing stays on disk however the process ends.
+    On Linux the file is in memory, so that it is also removed if the process is killed.
     """
     if hasattr(os, "memfd_create"):
         kept = os.memfd_create("tocsin-anchors")

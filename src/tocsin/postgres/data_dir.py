@@ -298,7 +298,7 @@ def own(folder: Path, user: pwd.struct_passwd) -> None:
 
 
 def _write(path: Path, text: str, user: pwd.struct_passwd) -> None:
-    """Write a file atomically, replacing what has its name."""
+    """Write a file atomically, replacing an existing one."""
     draft = path.with_suffix(".new")
     draft.unlink(missing_ok=True)
     opened = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,1 +1,1 @@
-"""Pushes to phones and browsers: what is due, who sends it, and what came of it."""
+"""Pushes to phones and browsers: deliveries, the dispatcher, and the results of providers."""

@@ -70,7 +70,7 @@ class Delivery:
 
 
 class Settled(NamedTuple):
-    """The new state of a delivery, when it is due again, and the reason in words."""
+    """The new state of a delivery, the time when it is due again, and the reason."""
 
     key: DeliveryKey
     state: State
@@ -112,7 +112,7 @@ async def release(database: Database, worker: UUID) -> None:
 
 
 async def release_held(store: Database | Connection, user_ids: Sequence[int]) -> None:
-    """Release what is held for these users, to be decided again."""
+    """Release the held deliveries of these users, to be decided again."""
     await fetch(store, _SQL["release_held"], user_ids)
 
 
@@ -257,7 +257,7 @@ async def service_refuses(database: Database, lane: str, origin: str, reason: st
 async def service_delivers(database: Database, lane: str, origin: str) -> datetime | None:
     """Record that a push service of a lane accepted a push; return since when it refused the authentication, if it did.
 
-    What it refused is then due at once.
+    The delayed pushes are then due at once.
     """
     refused_at: datetime | None = await database.value(_SQL["service_delivers"], lane, origin)
     return refused_at
@@ -279,7 +279,7 @@ async def oldest(database: Database) -> float:
 
 
 async def stopped(database: Database) -> dict[str, bool]:
-    """Return whether each lane has stopped, without counting what is due."""
+    """Return whether each lane has stopped, without counting its deliveries."""
     return {row["name"]: row["stopped"] for row in await database.rows(_SQL["stopped"])}
 
 

@@ -49,7 +49,7 @@ Load = Callable[[Sequence[int]], Awaitable[Mapping[int, Preferences]]]
 
 
 class Dispatcher:
-    """Sends what is due in all its lanes until it is stopped.
+    """Sends the due deliveries of its lanes until it is stopped.
 
     `worker` is the id that holds the leases, `rules` a digest of the preference policy.
     """
@@ -102,7 +102,7 @@ class Dispatcher:
         finally:
             for lane in self._lanes.values():
                 await lane.transport.close()
-            with contextlib.suppress(Exception):  # another worker finds what is not recorded
+            with contextlib.suppress(Exception):  # another worker retries unrecorded deliveries
                 for lane in self._lanes.values():
                     lane.retry_set_aside()
                     await self._results.settle(lane)
@@ -253,7 +253,7 @@ class Dispatcher:
     async def _look_again(
         self, claimed: Sequence[Delivery], settled: Sequence[Settled], chosen: Mapping[int, Preferences]
     ) -> None:
-        """Release what was held if the user's preferences changed during the decision, so that no change is lost."""
+        """Release held deliveries if the user's preferences changed during the decision, so that no change is lost."""
         held = {decided.key for decided in settled if decided.state == "held"}
         users = list({delivery.user_id for delivery in claimed if delivery.key in held})
         if not users:

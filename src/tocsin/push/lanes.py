@@ -39,7 +39,7 @@ class Lane:
     """A lane: the pushes under way, their answers, and until when the lane waits.
 
     `name` is that in `devices.lane` (`apns/default/sandbox`), `configuration` a digest of its settings since
-    `renewed_at`. `lacks` says what is missing for now, such as an access token.
+    `renewed_at`. `lacks` names what is missing now, such as an access token.
     """
 
     name: str

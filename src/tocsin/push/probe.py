@@ -51,7 +51,7 @@ class ProbeResult:
 
 
 async def send(database: Database, composer: Composer, lanes: Sequence[Lane], user_id: int, token: str) -> ProbeResult:
-    """Send a test push to a device of a user, whatever their preferences, and return the result.
+    """Send a test push to a device of a user, independent of preferences, and return the result.
 
     A device that no longer exists is removed. Raises `NotFound` if the device is not the user's, and `RateLimited`.
     """

@@ -180,7 +180,7 @@ class ResultWriter:
         return Settled(delivery.key, "later", due_at, f"again at {due_at:%Y-%m-%d %H:%M:%S} UTC: {reason}")
 
     async def _unauthorised(self, lane: Lane, each: Answered, reason: str, after: float | None) -> Settled:
-        """Delay a push whose service refused the authentication. If it accepts others, the subscription is at fault.
+        """Delay a push whose service refused the authentication. If it accepts others, the subscription is the cause.
 
         The device is kept: for a subscription that has ended, the service answers 404 or 410.
         """

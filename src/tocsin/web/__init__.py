@@ -1,1 +1,1 @@
-"""Our own pages, as files: the inbox that any page can embed, and the console."""
+"""The files of the web inbox, which pages can embed, and of the console."""

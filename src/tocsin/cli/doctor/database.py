@@ -16,7 +16,7 @@ from tocsin.postgres.supervisor import is_served, url_of
 from tocsin.settings import PREFIX, Settings
 
 MAX_CLOCK_SKEW = 2.0
-"""Seconds that the clock of the database may differ from ours."""
+"""Maximum difference in seconds between the clocks of the database and of this machine."""
 
 MAX_QUEUE_WAIT = 60.0
 """Seconds that a due job may wait in a healthy service."""

@@ -23,6 +23,6 @@ class Finding:
 
 
 def is_plain(url: str) -> bool:
-    """Return whether a url leads over an unencrypted network."""
+    """Return whether a url uses an unencrypted connection over a network."""
     parts = urlsplit(url)
     return parts.scheme == "http" and parts.hostname not in _LOOPBACK

@@ -1,4 +1,4 @@
-"""Checks of the machine: files, disk, the port and what is in front of it."""
+"""Checks of the machine: files, disk, the port and proxies."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ MIN_FREE_BYTES, LOW_FREE_BYTES = 100 * 2**20, 2**30
 """Free bytes on the disk of the data folder: below the first PostgreSQL may stop, below the second it soon will."""
 
 PORT_TIMEOUT = 3.0
-"""Seconds that a server on our port may take to identify itself as Tocsin."""
+"""Maximum seconds that a server on the port may take to identify itself as Tocsin."""
 
 _BY_OTHERS = 0o067
 """Permissions of others on the data folder; as root, the server's user enters by the group's execute permission."""

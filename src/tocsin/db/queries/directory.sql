@@ -1,9 +1,9 @@
 -- The directory: users, teams and their members.
 
 -- name: put_user
--- Tells, too, whether they lived by another clock, whether they were active and are not any more, and for how many
--- seconds tokens that are issued from now on would not be taken: an issuer counts whole seconds, and the id may have
--- been erased in this one. The 30 s are what clocks may differ.
+-- Also returns whether the time zone changed, whether the user was deactivated, and for how many seconds new tokens are
+-- not valid yet: tokens contain whole seconds, and the id may have been erased in the current second. The 30 s are the
+-- allowed difference of clocks.
 with given as materialized (
     select p.*
     from json_to_record($1::json) as p (
@@ -56,8 +56,8 @@ join heads h on h.user_id = u.id
 where u.id = $1 and ($2::int is null or u.company_id = $2)
 
 -- name: people
--- Users, each asked for by a caller that is bound to a company or, null, to none. The limit is their number: it tells the
--- planner that they are few, so that it keeps its plan.
+-- Users for callers of a company; null: of all companies. The limit is the number of users. It shows the planner that they
+-- are few, so that it keeps its plan.
 select asked.company_id, u.id, u.first_name, u.last_name, u.profile_picture
 from (select * from unnest($1::int[], $2::int[]) as pair (company_id, id) limit $3::bigint) asked
 join users u on u.id = asked.id and (asked.company_id is null or u.company_id = asked.company_id)

@@ -6,7 +6,7 @@
 -- their order, microseconds apart and before now. They are inserted in the order of their ids, so that two sessions never
 -- wait for each other. Returns the events that were left out or have unknown recipients.
 --
--- The limit is the number of events. It tells the planner that they are few, so that it keeps its plan.
+-- The limit is the number of events. It shows the planner that they are few, so that it keeps its plan.
 with draft as materialized (
     select given.*, unknown_users <> '{}' or unknown_teams <> '{}' as has_unknown
     from (
@@ -63,7 +63,7 @@ from result
 where has_unknown or not is_stored
 
 -- name: posted
--- Who posted the events with these ids, what they posted, and whom it skipped.
+-- The callers, digests and skipped recipients of the events with these ids.
 select id, service, company_id, digest, coalesce(skipped_users, '{}') as skipped_users,
        coalesce(skipped_teams, '{}') as skipped_teams
 from events

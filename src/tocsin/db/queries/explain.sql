@@ -109,7 +109,7 @@ order by u.id
 limit $3
 
 -- name: recipients
--- The users with ids above $2 whom an event reached; or, where $5 is true, those of them with a push that is not
+-- The recipients of an event with ids above $2; if $5 is true, only those with a push that is not
 -- delivered. Of the two lists only one is read.
 with person as (
     (

@@ -2,7 +2,7 @@
 
 -- name: outline
 -- The next chunk of each event: how many users it reaches, at most $3, and the last of them. An event that names more than
--- $4 ids is not looked up: it counts as $3. The limit is the number of events. It tells the planner that they are few, so
+-- $4 ids is not looked up: it counts as $3. The limit is the number of events. It shows the planner that they are few, so
 -- that it keeps its plan.
 select e.id, p.after_user, case when named.n > $4 then $3 else chunk.reach end as reach, chunk.up_to
 from (

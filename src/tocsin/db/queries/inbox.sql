@@ -2,7 +2,7 @@
 
 -- name: page
 -- Select the ids in a sub-select, and then their content, so that each page costs the same. Two indexes hold an inbox,
--- unread and read; they are merged. The constant limits, one more than the largest page, tell the planner that the rows
+-- unread and read; they are merged. The constant limits, one more than the largest page, show the planner that the rows
 -- are few, so that it keeps its plan.
 with entry as materialized (
     select position, event_id, language, read_at, created_at

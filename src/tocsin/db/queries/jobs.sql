@@ -30,7 +30,7 @@ returning id, task, lane, due_at, wanted_at, attempts, progress, batch
 delete from jobs where id = any($2::uuid[]) and worker_id = $1
 
 -- name: go_on
--- The rest goes to the end of the bulk queue.
+-- Return the rest of a job to the end of the bulk queue.
 update jobs j
 set worker_id = null, attempts = 0, lane = 'bulk', due_at = clock_timestamp(), progress = step.progress
 from unnest($2::uuid[], $3::bigint[]) as step (id, progress)

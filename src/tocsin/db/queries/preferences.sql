@@ -1,7 +1,7 @@
 -- Preferences: the choices of users.
 
 -- name: load
--- A scalar subquery, so that each row is looked up by key, whatever the planner expects.
+-- A scalar subquery, so that each row is looked up by key, independent of the planner's estimates.
 select u.id, u.time_zone, (select p.chosen from preferences p where p.user_id = u.id) as chosen
 from users u
 where u.id = any($1::int[])

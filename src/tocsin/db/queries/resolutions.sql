@@ -63,7 +63,7 @@ where r.id = $1 and r.after_user < 0
 select how, company_id, users, rewritten, again from resolutions where id = $1
 
 -- name: chunks
--- The next recipients, about $2 of them; `more` tells whether others follow.
+-- The next recipients, about $2 of them; `more`: others follow.
 with next as materialized (
     select c.event_id, c.after_user, c.user_ids,
            sum(cardinality(c.user_ids)) over (order by c.event_id, c.after_user) - cardinality(c.user_ids) as before

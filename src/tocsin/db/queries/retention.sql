@@ -1,4 +1,4 @@
--- Retention: deletes what is no longer needed, in small steps. Each returns the number of rows.
+-- Retention: deletes expired data in small steps. Each returns the number of rows.
 
 -- name: turn
 -- A lock until the end of the transaction, so that one process at a time runs a step.

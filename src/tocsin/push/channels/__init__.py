@@ -75,7 +75,7 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The device no longer exists, since `at` if the provider says when."""
+    """The device no longer exists, since `at` if the provider reports a time."""
 
     reason: str
     at: datetime | None = None
@@ -104,7 +104,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unauthorised:
-    """A push service refused the authentication, in general or for one subscription: the answer does not tell which.
+    """A push service refused the authentication, in general or for one subscription, which the answer does not show.
 
     The device is kept, and the lane continues for other services. `after` as in `Later`.
     """
@@ -138,7 +138,7 @@ class Channel(ABC):
     preference: Literal["push", "web_push"] = "push"
     """The user's preference that decides whether a kind is pushed."""
     accepts_silent_push: bool = True
-    """Whether a push may show nothing. If not, the next push that shows something also says what to close."""
+    """Whether silent pushes are possible. If not, the next visible push also lists the notifications to close."""
     probe_type: DeviceType | None = None
     """The type of the device in a test of the credentials; None: they cannot be tested without a real device."""
 

@@ -32,7 +32,7 @@ WINDOW = 1000
 
 ANSWERS: dict[tuple[int, str], Way] = {
     (200, ""): "delivered",
-    # The app was deleted, or the phone has a new token. APNs says since when.
+    # The app was deleted, or the phone has a new token. The answer contains the time.
     (410, "Unregistered"): "gone",
     (410, "ExpiredToken"): "gone",
     # Malformed, or of the other environment: the device may be registered wrongly.

@@ -37,7 +37,7 @@ ANSWERS: dict[tuple[int, str], Way] = {
     (404, "UNREGISTERED"): "gone",
     # The token is invalid, or of a kind that is not supported.
     (400, "INVALID_ARGUMENT"): "doubtful",
-    # A field of the message is wrong; the device is not at fault.
+    # A field of the message is invalid; the device is not the cause.
     (400, "fieldViolations"): "refused",
     # The token is of another project: the device or the credentials may be wrong.
     (403, "SENDER_ID_MISMATCH"): "doubtful",

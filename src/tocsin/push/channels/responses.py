@@ -24,7 +24,7 @@ MIN_RETRY_AFTER = 1.0
 """Minimum seconds: `Retry-After: 0` would be retried in a loop."""
 
 IN_BETWEEN = frozenset({407, 408, 421, 425, 451})
-"""Statuses that say nothing about the push: a proxy, a gateway or the connection is at fault. They are retried."""
+"""Statuses of proxies, gateways or the connection, independent of the push. They are retried."""
 
 _REDIRECT, _FAULT, _TROUBLE = 300, 400, 500
 _MAX_REASON_LENGTH = 200

@@ -61,7 +61,7 @@ STATUSES: dict[int, Way] = {
     # and the lane continues for other services. A retry has a new token.
     401: "unauthorised",
     403: "unauthorised",
-    # The request is wrong: a retry would be wrong too, but the subscription is not at fault.
+    # The request is invalid: a retry would be, too, but the subscription is not the cause.
     400: "refused",
     413: "refused",
     # Too many pushes to this one subscription.

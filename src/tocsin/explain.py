@@ -30,7 +30,7 @@ _SQL = queries("explain")
 
 @dataclass(frozen=True, slots=True)
 class Lately:
-    """The events of a user, the latest first, each explained; and since when events that did not come are included."""
+    """The events of a user, the latest first, each explained; and since when undelivered events are included."""
 
     events: list[dict[str, Any]]
     looked_back_to: datetime
@@ -66,7 +66,7 @@ async def of_user(database: Database, user_id: int, since: datetime) -> AsyncIte
         yield f"device {device['type']} ...{device['token_ending']} by {device['lane']}: {last}; last push: {push}"
     lately = await of_late(database, user_id, since, MAX_EVENTS)
     if lately.looked_back_to > since:
-        yield f"what did not come is told from {time_of(lately.looked_back_to)} on"
+        yield f"undelivered events are listed only from {time_of(lately.looked_back_to)}"
     for event in reversed(lately.events):
         yield f"{event['accepted_at']} {event['type']} {event['event_id']}"
         for line in _lines(event):
@@ -132,12 +132,12 @@ def _device_status(row: Record) -> dict[str, Any]:
 
 
 def _lines(found: Mapping[str, Any]) -> list[str]:
-    came = f"came into the inbox at {found['delivered_at']}" if found["recipient"] else "did not come"
+    state = f"delivered to the inbox at {found['delivered_at']}" if found["recipient"] else "not delivered"
     why = {"named": "named in notify.users"}.get(found["why"], found["why"])
-    lines = [f"{came}: {why}"]
+    lines = [f"{state}: {why}"]
     lines += [f"{did} at {found[f'{did}_at']}" for did in ("read", "deleted") if found[f"{did}_at"]]
     if found["recipient"] and not found["devices"]:
-        lines.append("not pushed: no device was registered when it came")
+        lines.append("not pushed: no device was registered at the time of delivery")
     for device in found["devices"]:
         push = _push_state(device["state"], device["what"])
         lines.append(f"{device['type']} ...{device['token_ending']}: {push}")

@@ -84,9 +84,9 @@ class Visit:
         await self.page.locator("#people label").filter(has=self.page.locator(f"input[value='{person.id}']")).click()
         await expect(self.page.locator("#whose")).to_contain_text(person.last_name)
 
-    async def fire(self, label: str) -> None:
+    async def post(self, label: str) -> None:
         await self.page.locator("#kinds").get_by_role("button", name=label, exact=True).click()
-        await expect(self.page.locator("#said")).to_contain_text(f"“{label}” was accepted")
+        await expect(self.page.locator("#said")).to_contain_text(f"Posted “{label}”")
 
     def rows(self, sentence: str = "") -> Locator:
         """The rows of the inbox, or those with this text."""
@@ -152,7 +152,7 @@ async def test_demo_event_of_every_kind_reaches_inbox_and_devices(chromium: Brow
         labels = await visit.page.locator("#kinds button").all_inner_texts()
         assert len(labels) == 24
         for count, label in enumerate(labels, 1):
-            await visit.fire(label)
+            await visit.post(label)
             for device in DEVICES:
                 await expect(visit.banners(device).locator("h4").first).to_contain_text(label)
                 await visit.shows(device, count)
@@ -175,7 +175,7 @@ async def test_reading_in_the_inbox_clears_only_that_on_every_device(chromium: B
             await visit.shows(device, LEFT_UNREAD - 1)
             await expect(visit.banners(device).locator("h4").first).to_have_text(titles[1])
         await visit.rows(_sentence_of(second)).first.get_by_role("button", name="Unread.").click()
-        await expect(visit.page.locator("#said")).to_contain_text("Here your application opens")
+        await expect(visit.page.locator("#said")).to_contain_text("Your application would now open")
         for device in DEVICES:
             await visit.shows(device, LEFT_UNREAD - 2)
         await visit.page.get_by_role("button", name="Mark all as read").click()
@@ -187,7 +187,7 @@ async def test_reading_in_the_inbox_clears_only_that_on_every_device(chromium: B
 async def test_reading_all_through_the_api_clears_every_device(chromium: Browser, demo: Demo) -> None:
     async with visiting(chromium, demo, JANE) as visit:
         before = len(await demo.unread(JANE.id))
-        await visit.fire("New lead")
+        await visit.post("New lead")
         for device in DEVICES:
             await visit.shows(device, before + 1)
         await demo.read_all(JANE.id)
@@ -201,14 +201,14 @@ async def test_demo_event_reaches_exactly_its_recipients(chromium: Browser, demo
     async with visiting(chromium, demo, SAM) as visit, visiting(chromium, demo, LAYLA) as other:
         for device in DEVICES:
             await other.shows(device, 0)
-        await visit.fire("Report ready")
+        await visit.post("Report ready")
         await visit.shows("iphone", 1)
         assert [len(await demo.unread(person.id)) for person in PEOPLE] == [0, 1, 0, 0, 0]
         for device in DEVICES:
             await other.shows(device, 0)
         await expect(other.rows(_sentence_of((await demo.unread(SAM.id))[0]))).to_have_count(0)
-        await visit.page.get_by_label("everybody").check()
-        await visit.fire("Lead escalated")
+        await visit.page.get_by_label("All users").check()
+        await visit.post("Lead escalated")
         for device in DEVICES:
             await visit.shows(device, 2)
             await other.shows(device, 1)
@@ -217,13 +217,13 @@ async def test_demo_event_reaches_exactly_its_recipients(chromium: Browser, demo
 
 async def test_narrow_demo_page_has_a_button_to_the_phones(chromium: Browser, demo: Demo) -> None:
     async with visiting(chromium, demo, JOHN, NARROW) as visit:
-        await visit.fire("Mention")
+        await visit.post("Mention")
         await expect(visit.page.locator("#iphone")).not_to_be_in_viewport()
-        await visit.page.get_by_role("button", name="See the phones").click()
+        await visit.page.get_by_role("button", name="Show the phones").click()
         await expect(visit.banners("iphone").first).to_be_in_viewport()
     async with visiting(chromium, demo, JOHN, WIDE) as visit:
-        await visit.fire("Mention")
-        await expect(visit.page.get_by_role("button", name="See the phones")).to_be_hidden()
+        await visit.post("Mention")
+        await expect(visit.page.get_by_role("button", name="Show the phones")).to_be_hidden()
 
 
 async def test_demo_can_be_used_by_keyboard(chromium: Browser, demo: Demo) -> None:
@@ -235,13 +235,13 @@ async def test_demo_can_be_used_by_keyboard(chromium: Browser, demo: Demo) -> No
         await keyboard.press("Tab")
         await keyboard.press("Tab")
         await keyboard.press("Enter")
-        await expect(visit.page.locator("#said")).to_contain_text("was accepted for Sam")
+        await expect(visit.page.locator("#said")).to_contain_text("for Sam")
 
 
 async def test_demo_commands_can_be_copied_and_run(chromium: Browser, demo: Demo) -> None:
     async with visiting(chromium, demo) as visit:
         await visit.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-        for title in ("Look into this inbox", "Post an event", "Read everything, and the phones clear"):
+        for title in ("List notifications", "Post an event", "Mark all as read; the phones clear"):
             await visit.page.get_by_role("button", name=f"Copy: {title}").click()
             command = await visit.page.evaluate("navigator.clipboard.readText()")
             await _run(command)
@@ -256,7 +256,7 @@ async def test_demo_is_accessible_and_fits_in_both_themes(
     chromium: Browser, demo: Demo, size: tuple[int, int], colours: Literal["light", "dark"]
 ) -> None:
     async with visiting(chromium, demo, JOHN, size, colours) as visit:
-        await visit.fire("Mention")
+        await visit.post("Mention")
         await expect(visit.banners("browser").first).to_be_visible()
         await visit.page.wait_for_timeout(500)  # for what moves to have arrived
         assert await barriers_of(visit.page) == []
@@ -285,14 +285,14 @@ async def test_demo_rejects_foreign_host_names(demo: Demo, host: str) -> None:
         answer = await demo.http.get(path, headers={"Host": host})
         assert answer.status_code in {400, 403}
         assert "token" not in answer.text
-    fired = await demo.http.post("/demo/fire", json={"kind": "custom", "to": [1]}, headers={"Host": host})
-    assert fired.status_code in {400, 403}
+    posted = await demo.http.post("/demo/events", json={"kind": "custom", "to": [1]}, headers={"Host": host})
+    assert posted.status_code in {400, 403}
 
 
 async def test_demo_rejects_requests_of_other_origins(demo: Demo) -> None:
     for origin in ("http://evil.example", "null", "http://localhost:1"):
-        fired = await demo.http.post("/demo/fire", json={"kind": "custom", "to": [1]}, headers={"Origin": origin})
-        assert fired.status_code == 403
+        posted = await demo.http.post("/demo/events", json={"kind": "custom", "to": [1]}, headers={"Origin": origin})
+        assert posted.status_code == 403
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:99", "127.0.0.1", "127.9.9.9:1", "[::1]:8080", "LOCALHOST"])
@@ -322,9 +322,9 @@ async def test_demo_posts_only_known_kinds_to_demo_users(demo: Demo) -> None:
         ({"kind": "custom", "to": [1, 99]}, "to"),
         ({"kind": "custom", "to": ["1"]}, "to.0"),
     ):
-        answer = await demo.http.post("/demo/fire", json=body)
+        answer = await demo.http.post("/demo/events", json=body)
         assert (answer.status_code, [error["field"] for error in answer.json()["errors"]]) == (422, [at_fault])
-    form = await demo.http.post("/demo/fire", content=json.dumps({"kind": "custom", "to": [1]}))
+    form = await demo.http.post("/demo/events", content=json.dumps({"kind": "custom", "to": [1]}))
     assert form.status_code == 415
     assert (await demo.http.get("/demo/phones?user=99")).status_code == 404
     assert (await demo.http.get("/demo/phones?user=x")).status_code == 422

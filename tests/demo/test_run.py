@@ -11,7 +11,7 @@ from tests.support.processes import Program, data_folder
 from tests.support.service import HOUR, SECRET
 from tests.support.waiting import until
 from tocsin.auth.minting import mint_service, mint_user
-from tocsin.demo.run import MARK, TAKEN_OVER, _own_settings
+from tocsin.demo.run import MARK, PASSED_SETTINGS, _own_settings
 from tocsin.settings import Settings, read_settings
 from tocsin_phones import Phones
 
@@ -46,10 +46,10 @@ async def test_demo_ignores_keys_push_services_and_database_of_the_service(tmp_p
         own = _own_settings(real, tmp_path / "own", fakes)
     assert (own.port, own.data_dir) == (81, tmp_path / "own")
     usual = read_settings(fakes, tmp_path / "no.env")
-    for name in Settings.model_fields.keys() - TAKEN_OVER - {"data_dir"}:
+    for name in Settings.model_fields.keys() - PASSED_SETTINGS - {"data_dir"}:
         assert getattr(own, name) == getattr(usual, name), name
-    assert Settings.model_fields.keys() >= TAKEN_OVER
-    assert not any(name.startswith(("jwt_", "apns_", "fcm_", "vapid_", "database_")) for name in TAKEN_OVER)
+    assert Settings.model_fields.keys() >= PASSED_SETTINGS
+    assert not any(name.startswith(("jwt_", "apns_", "fcm_", "vapid_", "database_")) for name in PASSED_SETTINGS)
 
 
 @pytest.mark.processes

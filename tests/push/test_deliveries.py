@@ -280,9 +280,9 @@ async def test_push_waiting_for_a_stopped_lane_is_explained(api: Api, phones: Ph
 async def test_report_explains_missing_devices_and_users(api: Api) -> None:
     id_ = UUID(await api.post(custom(1)))
     lines = [line async for line in of_event(api.app_state.database, id_, 1)]
-    assert lines[1:] == ["not pushed: no device was registered when it came"]
+    assert lines[1:] == ["not pushed: no device was registered at the time of delivery"]
     lines = [line async for line in of_event(api.app_state.database, id_, 4242)]
-    assert lines == ["did not come: there is no such user in the directory"]
+    assert lines == ["not delivered: there is no such user in the directory"]
 
 
 @pytest.mark.parametrize("provider", ["apns", "oauth"])

@@ -367,7 +367,7 @@ class TestPage:
             await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
             assert await page.evaluate(kept) == OPERATOR
         await page.goto(f"{api.http.base_url}/console#token={other}")
-        await page.get_by_role("button", name="Sign in anew").click()
+        await page.get_by_role("button", name="Switch").click()
         await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
         assert await page.evaluate(kept) == other
 
@@ -381,11 +381,11 @@ class TestPage:
             while not any(lane["stopped_at"] for lane in (await ask(pushing, "/operations/lanes"))["data"]):
                 await asyncio.sleep(0.05)
         await enter(page, pushing)
-        first = page.get_by_role("list", name="What stands out").get_by_role("listitem").first
+        first = page.get_by_role("list", name="Problems").get_by_role("listitem").first
         said = r"apns/default stopped at [-\d]{10} [:\d]{8} UTC: .*InvalidProviderToken.*waits?; nothing is lost.*HUP"
         await expect(first).to_have_text(re.compile(said))
         titles = await page.locator("main h2").all_inner_texts()
-        assert titles == ["Lanes", "Recent failures", "The last 15 minutes"]
+        assert titles == ["Lanes", "Recent failures", "Last 15 minutes"]
 
     async def test_console_long_name_stays_in_its_cell(self, page: Page, api: Api) -> None:
         await api.people(1, first_name="W" * 255, last_name="Z\u0335\u0334\u0336" * 60)
@@ -417,7 +417,7 @@ class TestPage:
         await enter(page, api)
         await page.evaluate("sessionStorage.setItem('tocsin.console.token', 'a.b.c')")
         await page.get_by_role("button", name="Refresh").click()
-        await expect(page.get_by_role("alert")).to_contain_text("ended")
+        await expect(page.get_by_role("alert")).to_contain_text("expired")
         await expect(page.get_by_label("Token", exact=True)).to_be_visible()
 
     async def test_console_polls_metrics_every_5_seconds_while_visible(self, page: Page, api: Api) -> None:
@@ -447,26 +447,26 @@ class TestPage:
         await expect(page.get_by_role("table", name="Lanes")).to_contain_text("apns/default")
         await expect(page.get_by_role("table", name="Recent failures")).to_contain_text("it expired before its turn")
         await page.get_by_role("link", name="Dead letters", exact=True).click()
-        await page.get_by_role("checkbox", name="All shown").check()
+        await page.get_by_role("checkbox", name="Select all").check()
         await expect(page.get_by_role("checkbox", name=f"Replay event {id_}")).to_be_checked()
         await shoot(page, "dead-letters")
         await page.get_by_role("button", name="Replay 1 selected").click()
         await expect(page.get_by_role("status")).to_have_text("Requeued 0 jobs and 1 push.")
-        await expect(page.get_by_text("Nothing was given up in the last 30 days.")).to_be_visible()
+        await expect(page.get_by_text("No failures in the last 30 days.")).to_be_visible()
         await becomes(pushing, id_, {"delivered": 2})
-        await page.get_by_label("Event id, user id").fill(id_.upper())
+        await page.get_by_label("Event ID, user ID").fill(id_.upper())
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("heading", name="Event")).to_be_visible()
-        await page.get_by_label("User id", exact=True).fill("1")
+        await page.get_by_label("User ID", exact=True).fill("1")
         await page.get_by_role("button", name="Explain").click()
-        await expect(page.get_by_text("into the inbox at")).to_contain_text("named")
-        await expect(page.get_by_text("…aaaaaa by apns/default")).to_be_visible()
+        await expect(page.get_by_text("to the inbox at")).to_contain_text("named")
+        await expect(page.get_by_text("…aaaaaa through apns/default")).to_be_visible()
         await expect(page.get_by_role("table", name="Recipients")).to_contain_text("First1")
         await shoot(page, "event")
-        await page.get_by_label("Event id, user id").fill("first1")
+        await page.get_by_label("Event ID, user ID").fill("first1")
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("table", name="Users")).to_contain_text("User 1")
-        await page.get_by_label("Event id, user id").fill("aaaaaa")
+        await page.get_by_label("Event ID, user ID").fill("aaaaaa")
         await page.keyboard.press("Enter")
         await page.get_by_role("link", name="User 1").click()
         await expect(page.get_by_role("table", name="Devices")).to_contain_text("…aaaaaa")

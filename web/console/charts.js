@@ -1,24 +1,24 @@
-/* Line charts of the last minutes: drawn as SVG, said in words, readable by pointer and keys, a table on demand. */
+/* Line charts of the last minutes: SVG, values by pointer and arrow keys, text for screen readers, and a table. */
 
 import { clock } from "./elements.js";
 import { h } from "../shared/dom.js";
 
-const [WIDTH, HEIGHT] = [600, 120]; // of the drawing, which is stretched to its place
-const GAP = 20_000; // more time than this between two points, and the line is broken
+const [WIDTH, HEIGHT] = [600, 120]; // of the view box; the drawing is stretched to its container
+const GAP = 20_000; // milliseconds; the line is interrupted between points further apart
 const MINUTE = 60_000;
 
 /**
- * A chart of `lines` ({key, name}) over `span` milliseconds. `format` says a value in words; `least` is what the
- * scale reaches up to at least. `show(points, now)` draws points, each with `at` and a value (or null) by key.
+ * A chart of `lines` ({key, name}) over `span` milliseconds. `format` returns the text of a value; `least` is the
+ * minimum top of the scale. `show(points, now)` draws points, each with `at` and a value (or null) by key.
  */
 export class Chart {
   #points = [];
   #now = 0;
   #top = 1;
-  #chosen = null; // the moment that is read, while a pointer or the keys choose one
+  #chosen = null; // the time selected by pointer or keys
 
   constructor({ title, note, lines, format, span, least = 1 }) {
-    Object.assign(this, { title, usually: note, lines, format, span, least });
+    Object.assign(this, { title, defaultNote: note, lines, format, span, least });
     this.paths = lines.map((_, nth) => h("path", { class: `line line-${nth + 1}` }));
     this.rule = h("line", { class: "rule", y1: 0, y2: HEIGHT, visibility: "hidden" });
     this.scale = [h("span"), h("span"), h("span", {}, "0")];
@@ -66,7 +66,7 @@ export class Chart {
         class: "drawing",
         tabindex: "0",
         role: "group",
-        "aria-label": `${this.title}: the last ${minutes} minutes; left and right keys read values`,
+        "aria-label": `${this.title}: the last ${minutes} minutes; use the left and right arrow keys to read values`,
         onpointermove: ({ offsetX, currentTarget }) => this.#choose(this.#now - this.span * (1 - offsetX / currentTarget.clientWidth)),
         onpointerleave: () => this.#choose(null),
         onblur: () => this.#choose(null),
@@ -86,13 +86,13 @@ export class Chart {
       const value = point[key];
       if (value == null) continue;
       const place = `${this.#x(point.at).toFixed(1)} ${(HEIGHT * (1 - value / this.#top)).toFixed(1)}`;
-      path += point.at - before > GAP ? `M${place}h0.01` : `L${place}`; // a dot, where a point stands alone
+      path += point.at - before > GAP ? `M${place}h0.01` : `L${place}`; // a dot for a single point
       before = point.at;
     }
     return path;
   }
 
-  #say(value) {
+  #text(value) {
     return value == null ? "–" : this.format(value);
   }
 
@@ -104,13 +104,13 @@ export class Chart {
     const at = this.#chosen === null ? this.#points.length : this.#points.indexOf(this.#nearest());
     const point = this.#points[Math.min(Math.max(at + way, 0), this.#points.length - 1)];
     this.#choose(point.at);
-    const said = this.lines.map(({ key, name }) => `${name} ${this.#say(point[key])}`);
-    this.spoken.textContent = `${clock(point.at)} UTC: ${said.join(", ")}`;
+    const values = this.lines.map(({ key, name }) => `${name} ${this.#text(point[key])}`);
+    this.spoken.textContent = `${clock(point.at)} UTC: ${values.join(", ")}`;
   }
 
   #nearest() {
-    const away = (point) => Math.abs(point.at - this.#chosen);
-    return this.#points.reduce((best, point) => (away(point) < away(best) ? point : best), this.#points[0]);
+    const distance = (point) => Math.abs(point.at - this.#chosen);
+    return this.#points.reduce((best, point) => (distance(point) < distance(best) ? point : best), this.#points[0]);
   }
 
   #choose(moment) {
@@ -118,29 +118,29 @@ export class Chart {
     this.#read();
   }
 
-  /** Say the values of the moment that was chosen, else the last ones. */
+  /** Show the values of the selected time, or else the latest. */
   #read() {
     const isChosen = this.#chosen !== null && this.#points.length > 0;
     const point = isChosen ? this.#nearest() : this.#points.at(-1);
-    this.lines.forEach(({ key }, nth) => (this.values[nth].textContent = this.#say(point?.[key])));
-    this.note.textContent = isChosen ? `at ${clock(point.at)} UTC` : this.usually;
+    this.lines.forEach(({ key }, nth) => (this.values[nth].textContent = this.#text(point?.[key])));
+    this.note.textContent = isChosen ? `at ${clock(point.at)} UTC` : this.defaultNote;
     this.rule.setAttribute("visibility", isChosen ? "visible" : "hidden");
     for (const end of ["x1", "x2"]) this.rule.setAttribute(end, point ? this.#x(point.at) : 0);
   }
 
-  /** Fill the table while it is open: the last point of each minute, the latest first. */
+  /** Fill the table while it is open: the last point of each minute, newest first. */
   #tabulate() {
     if (!this.details.open) return;
     const minutes = new Map(this.#points.map((point) => [Math.floor(point.at / MINUTE), point]));
     const row = (point) => h("tr", {}, h("th", { scope: "row" }, clock(point.at)),
-      this.lines.map(({ key }) => h("td", {}, this.#say(point[key]))));
+      this.lines.map(({ key }) => h("td", {}, this.#text(point[key]))));
     this.table.replaceChildren(h("table", {},
       h("thead", {}, h("tr", {}, ["UTC", ...this.lines.map(({ name }) => name)].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, [...minutes.values()].reverse().map(row))));
   }
 }
 
-/** The next round number, whose half is one too. */
+/** Return the next round number whose half is round, too. */
 function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return power * [1, 2, 4, 6, 8, 10].find((step) => step * power >= value * (1 - 1e-9));

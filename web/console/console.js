@@ -1,4 +1,4 @@
-/* The console: signs in, shows the view that the address names, and asks for the metrics while it is looked at. */
+/* The console: signs in, shows the view named in the URL fragment, and polls the metrics while the page is visible. */
 
 import { ask, clock } from "./elements.js";
 import { Measures } from "./measures.js";
@@ -6,7 +6,7 @@ import { call, endsAt, forget, isSignedIn, keep, takeToken } from "./session.js"
 import { Overview, viewOf } from "./views.js";
 import { h } from "../shared/dom.js";
 
-const EVERY = 5_000;
+const POLL_INTERVAL = 5_000;
 
 const main = document.getElementById("main");
 const news = document.getElementById("news");
@@ -16,9 +16,9 @@ const sought = document.getElementById("sought");
 
 const measures = new Measures();
 const overview = new Overview();
-let shown = 0; // counts what was shown, so that an answer that comes late is not put over what came after it
+let latest = 0; // the number of the latest load, so that a late answer does not overwrite a newer one
 let timer = null;
-let isAsking = false;
+let isPolling = false;
 
 search.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -34,9 +34,9 @@ addEventListener("hashchange", async () => {
 document.addEventListener("visibilitychange", poll);
 takeToken(replaces).then(start);
 
-/** Ask whether the token of a link takes the place of a session: a link may come from anybody. */
+/** Ask whether the token of a link may replace the session, because anyone can send a link. */
 function replaces(given, kept) {
-  return ask(`This link signs in as “${given}”, and you are signed in as “${kept}”. Go on as “${given}”?`, "Sign in anew");
+  return ask(`This link signs in as “${given}”, and you are signed in as “${kept}”. Switch to “${given}”?`, "Switch");
 }
 
 function start() {
@@ -44,9 +44,9 @@ function start() {
   poll();
 }
 
-/** Show what the address names, or ask for a token; then `focus`, since what had the focus may be gone. */
+/** Show the view or the sign-in, then call `focus`: the element that had the focus may have been removed. */
 async function show(focus) {
-  const turn = ++shown;
+  const turn = ++latest;
   const isIn = isSignedIn();
   for (const part of document.querySelectorAll("header nav, header form, header .session")) part.hidden = !isIn;
   if (!isIn) {
@@ -63,7 +63,7 @@ async function show(focus) {
   const view = name === "" ? overview : viewOf(name);
   document.title = `${view.title} · Tocsin console`;
   const content = await attempt(() => view.load(refresh));
-  if (turn !== shown) return;
+  if (turn !== latest) return;
   main.removeAttribute("aria-busy");
   main.replaceChildren(heading(view), ...content);
   overview.show(measures);
@@ -81,26 +81,26 @@ function heading(view) {
     h("button", { type: "button", onclick: refresh }, "Refresh"));
 }
 
-/** Return what a view loads, or why it can't; a token that is not taken any more leads to the sign-in. */
+/** Return the content of a view, or the error; a token that is no longer accepted leads to the sign-in. */
 async function attempt(load) {
   try {
     return [await load()].flat().filter((part) => part != null);
   } catch (error) {
-    if (error.status === 401) return leave("This token has ended, or is not taken here.") ?? [];
+    if (error.status === 401) return leave("This token has expired or is not accepted.") ?? [];
     if (error.status === undefined) throw error;
     return [h("p", { class: "trouble", role: "alert" }, error.message)];
   }
 }
 
-/** Ask for the metrics, and again after a while, for as long as the page is looked at by somebody signed in. */
+/** Poll the metrics while the page is visible and the user is signed in. */
 async function poll() {
   clearTimeout(timer);
-  if (document.visibilityState !== "visible" || isAsking) return;
+  if (document.visibilityState !== "visible" || isPolling) return;
   if (!isSignedIn()) {
-    if (!main.querySelector("#token")) leave("The token has ended.");
+    if (!main.querySelector("#token")) leave("The token has expired.");
     return;
   }
-  isAsking = true;
+  isPolling = true;
   try {
     measures.add(await call("metrics"), Date.now());
     const ends = endsAt();
@@ -108,13 +108,13 @@ async function poll() {
     pulse.className = "";
     overview.show(measures);
   } catch (error) {
-    if (error.status === 401) leave("This token has ended, or is not taken here.");
+    if (error.status === 401) leave("This token has expired or is not accepted.");
     if (error.status === undefined) throw error;
     pulse.textContent = `${clock(Date.now())} UTC: ${error.message}`;
     pulse.className = "trouble";
   } finally {
-    isAsking = false;
-    timer = setTimeout(poll, EVERY);
+    isPolling = false;
+    timer = setTimeout(poll, POLL_INTERVAL);
   }
 }
 
@@ -141,7 +141,7 @@ function signIn() {
           await call("operations/lanes");
         } catch (error) {
           forget();
-          why.textContent = error.status === 401 ? "This token has ended, or is not taken here." : error.message;
+          why.textContent = error.status === 401 ? "This token has expired or is not accepted." : error.message;
           field.select();
           return;
         }
@@ -149,6 +149,6 @@ function signIn() {
       },
     },
     h("label", { for: "token" }, "Token"), field, h("button", { type: "submit", class: "main" }, "Sign in")),
-    h("p", { id: "how", class: "faint" }, "A service's token with the scope ", h("code", {}, "operations"), ". On the server, ",
-      h("code", {}, "tocsin console"), " prints a link that holds one for an hour."));
+    h("p", { id: "how", class: "faint" }, "Enter a service token with the scope ", h("code", {}, "operations"), ", or run ",
+      h("code", {}, "tocsin console"), " on the server: it prints a link that is valid for an hour."));
 }

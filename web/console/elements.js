@@ -4,8 +4,8 @@ import { h } from "../shared/dom.js";
 import { timeOf } from "../shared/times.js";
 
 /**
- * A table with a caption; `columns` are names, `rows` lists of cells. In narrow windows each row is a list of names and
- * values, which is why the roles are written out: another display would take them away.
+ * Return a table with a caption; `columns` are names, `rows` lists of cells, `nothing` the text for no rows. Narrow
+ * windows show each row as a list of names and values. The roles are explicit because `display` removes implicit ones.
  */
 export function table(caption, columns, rows, nothing) {
   if (!rows.length) return h("p", { class: "nothing" }, nothing);
@@ -19,42 +19,42 @@ export function table(caption, columns, rows, nothing) {
         cells.map((cell, nth) => h("td", { role: "cell", "data-name": named(nth) }, cell)))))));
 }
 
-/** Names and values beside each other. */
+/** Return a list of names and values, without those that are null. */
 export function facts(pairs) {
   return h("dl", {}, pairs.filter(([, value]) => value != null).map(([name, value]) =>
     h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
 
-/** A moment of the API (UTC), with the time here as its title. */
+/** Return a time of the API (UTC), with the browser's local time as its title. */
 export function moment(text) {
   if (!text) return h("span", { class: "faint" }, "never");
   const at = timeOf(text);
-  return h("time", { datetime: at.toISOString(), title: `${at.toLocaleString()} here` }, text);
+  return h("time", { datetime: at.toISOString(), title: `${at.toLocaleString()} local time` }, text);
 }
 
-/** The state of something, marked by its sign and its colour, and said in a word. */
+/** Return a state as a word with a sign and a colour. */
 export function state(word) {
   return h("span", { class: `state ${KIND_OF_STATE[word] ?? "plain"}` }, word);
 }
 
 const KIND_OF_STATE = {
-  delivered: "good", works: "good",
-  stopped: "bad", failing: "bad", failed: "bad", dead: "bad", refused: "bad", unserved: "bad", "did not come": "bad",
+  delivered: "good", working: "good",
+  stopped: "bad", failing: "bad", failed: "bad", dead: "bad", refused: "bad", unserved: "bad", "not delivered": "bad",
   later: "odd", gone: "odd", held: "odd", queued: "odd", delivering: "odd",
 };
 
-/** A link to a view of the console. */
+/** Return a link to a view of the console. */
 export function link(view, text) {
   return h("a", { href: `#${view}` }, text);
 }
 
-/** The short form of an id, which leads to its event. */
+/** Return a link to an event, with a short form of its ID. */
 export function eventLink(id, user) {
   const view = user ? `event/${id}/${user}` : `event/${id}`;
   return h("a", { href: `#${view}`, class: "id", title: id }, `…${id.slice(-12)}`);
 }
 
-/** Ask before something that cannot be taken back; true where the answer is yes. */
+/** Ask for confirmation; resolve to whether the user confirmed. */
 export function ask(question, yes) {
   return new Promise((resolve) => {
     const dialog = h("dialog", { "aria-labelledby": "question" },
@@ -71,7 +71,7 @@ export function ask(question, yes) {
   });
 }
 
-/** The time of day in UTC. */
+/** Return the time of day in UTC. */
 export function clock(milliseconds) {
   return new Date(milliseconds).toISOString().slice(11, 19);
 }

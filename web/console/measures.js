@@ -1,13 +1,13 @@
-/* What /metrics says, over time: rates and percentiles from counters and histograms, for the last 15 minutes. */
+/* A history of /metrics for the last 15 minutes: rates and percentiles from counters and histograms. */
 
 export const KEPT = 15 * 60_000;
 
-const WINDOW = 60_000; // percentiles and errors are those of the last minute: five seconds hold too few
+const WINDOW = 60_000; // milliseconds for percentiles and errors: a poll interval has too few samples
 const PROVIDERS = ["apns", "fcm", "web"];
 const SERIES = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? ([-+\w.]+)$/;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
 
-/** Return what the text holds: a list of series, each with `name`, `labels`, `value` and the `key` that names it. */
+/** Parse the text format: return a list of series, each with `name`, `labels`, `value` and a unique `key`. */
 export function parse(text) {
   const found = [];
   for (const line of text.split("\n")) {
@@ -22,7 +22,7 @@ export function parse(text) {
   return found;
 }
 
-/** Return the value below which a part of what was counted lies: `buckets` maps upper bounds to counts up to them. */
+/** Return a quantile; `buckets` maps upper bounds to cumulative counts. Null without samples. */
 export function quantile(part, buckets) {
   const bounds = [...buckets.keys()].sort((one, other) => one - other);
   const total = buckets.get(bounds.at(-1)) ?? 0;
@@ -39,26 +39,26 @@ export function quantile(part, buckets) {
   return lower;
 }
 
-/** Collects what processes tell, and makes of it `points`: one each time, with a value for each line of the charts. */
+/** Collects scrapes, by process, and computes `points`: one per scrape, with a value for each line of the charts. */
 export class Measures {
   points = [];
-  #told = new Map(); // by process: what it told in the last minute; each counts for itself
+  #scrapes = new Map(); // of the last minute, by process: each process has its own counters
 
-  /** Take in one answer of /metrics; `at` is when it came. */
+  /** Add a response of /metrics, received at `at`. */
   add(text, at) {
     const series = parse(text);
     const process = series.find((each) => each.name === "process_start_time_seconds")?.value;
-    const told = (this.#told.get(process) ?? []).filter((each) => at - each.at <= WINDOW + 4_000);
-    told.push({ at, series, values: new Map(series.map((each) => [each.key, each.value])) });
-    this.#told.set(process, told);
-    for (const [other, its] of this.#told) if (at - its.at(-1).at > WINDOW) this.#told.delete(other);
+    const scrapes = (this.#scrapes.get(process) ?? []).filter((each) => at - each.at <= WINDOW + 4_000);
+scrapes.push({ at, series, values: new Map(series.map((each) => [each.key, each.value])) });
+    this.#scrapes.set(process, scrapes);
+    for (const [other, its] of this.#scrapes) if (at - its.at(-1).at > WINDOW) this.#scrapes.delete(other);
     this.points = [...this.points.filter((point) => at - point.at <= KEPT), this.#point(at, series)];
     return this.points.at(-1);
   }
 
-  /** How many processes told something in the last minute. */
+  /** The number of processes that answered in the last minute. */
   get processes() {
-    return this.#told.size;
+    return this.#scrapes.size;
   }
 
   #point(at, series) {
@@ -97,23 +97,23 @@ export class Measures {
       lane.split("/")[0] === provider && outcome !== "delivered").count;
   }
 
-  /** The series of all processes, as each told them last. */
+  /** The latest series of all processes. */
   #last() {
-    return [...this.#told.values()].flatMap((told) => told.at(-1).series);
+    return [...this.#scrapes.values()].flatMap((scrapes) => scrapes.at(-1).series);
   }
 
-  /** How much counters grew: `rate` a second since the time before, `count` in the last minute; null where unknown. */
+  /** Return the growth of counters: `rate` per second since the previous scrape, `count` in the last minute, or null. */
   #grown(name, matches = () => true) {
     let [rate, count] = [null, null];
-    for (const told of this.#told.values()) {
-      if (told.length < 2) continue;
-      const [first, before, last] = [told[0], told.at(-2), told.at(-1)];
+    for (const scrapes of this.#scrapes.values()) {
+      if (scrapes.length < 2) continue;
+      const [first, before, last] = [scrapes[0], scrapes.at(-2), scrapes.at(-1)];
       for (const { name: other, labels, key, value: now } of last.series) {
         if (other !== name || !matches(labels)) continue;
         count += now - (first.values.get(key) ?? 0);
         rate += (now - (before.values.get(key) ?? 0)) / ((last.at - before.at) / 1000);
       }
-      [rate, count] = [rate ?? 0, count ?? 0]; // a counter that nothing has touched yet is not told at all
+      [rate, count] = [rate ?? 0, count ?? 0]; // a counter is not listed before its first increment
     }
     return { rate, count };
   }

@@ -1,11 +1,11 @@
-/* Who looks: a token, which comes in the fragment or by hand, stays in this tab alone, and goes with every call. */
+/* The session: a token from the URL fragment or the sign-in form, kept for this tab only, sent with every call. */
 
 import { claimsOf } from "../shared/token.js";
 
 const KEPT_AS = "tocsin.console.token";
-const SLOWEST = 20_000;
+const REQUEST_TIMEOUT = 20_000;
 
-/** Why a call came to nothing, in words; `status` is that of the answer, 0 where there was none. */
+/** A failed call; `status` is that of the response, 0 without one. */
 export class Refused extends Error {
   constructor(message, status) {
     super(message);
@@ -14,8 +14,8 @@ export class Refused extends Error {
 }
 
 /**
- * Take a token out of the address, where one stands there, before anything else can see it. Over a session that goes on
- * it is only kept where `replaces` says so, which is asked with the name of each.
+ * Move a token from the URL fragment into the session. An active session is replaced only if `replaces` resolves to
+ * true; its arguments are the names in the new and the current token.
  */
 export async function takeToken(replaces) {
   const found = /^#token=([\w.~+/-]+=*)$/.exec(location.hash);
@@ -27,7 +27,7 @@ export async function takeToken(replaces) {
 }
 
 function nameIn(token) {
-  return String(claimsOf(token).sub ?? "somebody who is not named");
+  return String(claimsOf(token).sub ?? "an unnamed user");
 }
 
 export function keep(token) {
@@ -38,19 +38,19 @@ export function forget() {
   sessionStorage.removeItem(KEPT_AS);
 }
 
-/** Whether there is a token, and it has not ended as far as it says itself. */
+/** Return whether there is a token that has not expired by its own `exp`. */
 export function isSignedIn() {
   const ends = endsAt();
   return sessionStorage.getItem(KEPT_AS) !== null && (ends === null || ends > Date.now());
 }
 
-/** When the token ends, in milliseconds; null where it does not say. */
+/** Return when the token expires, in milliseconds, or null. */
 export function endsAt() {
   const { exp } = claimsOf(sessionStorage.getItem(KEPT_AS));
   return Number.isFinite(exp) ? exp * 1000 : null;
 }
 
-/** Call the service, and return its answer: an object, or text where it is no JSON. Throws `Refused`. */
+/** Call the service and return its response: an object if it is JSON, else text. Throws `Refused`. */
 export async function call(path, body) {
   const headers = { Authorization: `Bearer ${sessionStorage.getItem(KEPT_AS)}` };
   if (body) headers["Content-Type"] = "application/json";
@@ -63,7 +63,7 @@ export async function call(path, body) {
       cache: "no-store",
       credentials: "omit",
       redirect: "error",
-      signal: AbortSignal.timeout(SLOWEST),
+      signal: AbortSignal.timeout(REQUEST_TIMEOUT),
     });
   } catch {
     throw new Refused("The service does not answer.", 0);

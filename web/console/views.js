@@ -1,4 +1,4 @@
-/* The views: each has a title, and loads what it shows when it is opened; nothing here asks by itself. */
+/* The views. Each has a title and a `load` that requests its data; no view polls. */
 
 import { Chart } from "./charts.js";
 import { ask, eventLink, facts, link, moment, state, table } from "./elements.js";
@@ -7,15 +7,15 @@ import { call } from "./session.js";
 import { h } from "../shared/dom.js";
 import { utc } from "../shared/times.js";
 
-const MOST_LETTERS = 1_000;
+const MAX_DEAD_LETTERS = 1_000;
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
-const ENDING = 6;
-const SHORTEST = 2; // characters of a name that are searched for
-const MOST_FOUND = 50;
-const A_PAGE = 25;
+const ENDING_LENGTH = 6;
+const MIN_SEARCH_LENGTH = 2;
+const MAX_FOUND = 50;
+const PAGE_SIZE = 25;
 const SINCE = { "1h": ["1 hour", 3_600_000], "24h": ["24 hours", 86_400_000], "7d": ["7 days", 604_800_000], "30d": ["30 days", 2_592_000_000] };
 
-/** Return the view that an address names; anything else is searched for. */
+/** Return the view of a URL fragment; unknown names become a search. */
 export function viewOf(name) {
   const [kind, ...rest] = name.split("/").map(decoded);
   const views = {
@@ -37,45 +37,45 @@ function decoded(part) {
   }
 }
 
-/** An event's id is a UUID and a user's a number; anything else a name, or a device's ending where it is as long. */
+/** Return the view for a search: a UUID is an event, a number a user, six characters may end a device token. */
 function found(text) {
   if (UUID.test(text)) return new Event(text.toLowerCase());
-  if (/^\d{1,10}$/.test(text) && text.length !== ENDING) return new User(text);
-  if (/^\d+$/.test(text) && text.length === ENDING) return new UserOrDevice(text);
+  if (/^\d{1,10}$/.test(text) && text.length !== ENDING_LENGTH) return new User(text);
+  if (/^\d+$/.test(text) && text.length === ENDING_LENGTH) return new UserOrDevice(text);
   return new Found(text);
 }
 
-/** What is going on: charts of the last minutes, what stands out, lanes, and what was given up last. */
+/** Problems first, then lanes, recent failures, and charts of the last minutes. */
 export class Overview {
   title = "Overview";
-  #verdict = h("ul", { class: "verdict", "aria-label": "What stands out" }, h("li", {}, "Asking for the metrics …"));
+  #verdict = h("ul", { class: "verdict", "aria-label": "Problems" }, h("li", {}, "Loading metrics …"));
   #processes = h("p", { class: "faint" });
   #lanes = h("div");
-  #stopped = ""; // the lanes that have, as the table has it
-  #known = []; // the lanes, as they were asked for last
-  #now = null; // what the metrics said last
+  #stopped = ""; // the stopped lanes, as the table shows them
+  #known = []; // the lanes, as last loaded
+  #now = null; // the latest measurement
   #charts = [
     new Chart({
-      title: "Throughput", note: "a second", format: rate, span: KEPT,
+      title: "Throughput", note: "per second", format: rate, span: KEPT,
       lines: [
         { key: "events", name: "events in inboxes" }, { key: "pushes", name: "pushes delivered" },
-        { key: "requests", name: "requests answered" },
+        { key: "requests", name: "API responses" },
       ],
     }),
     new Chart({
-      title: "Queue depth", note: "what is due", format: count, span: KEPT, least: 10,
+      title: "Queue depth", note: "due now", format: count, span: KEPT, least: 10,
       lines: [
-        { key: "direct", name: "jobs, direct" }, { key: "bulk", name: "jobs, bulk" }, { key: "waiting", name: "pushes" },
+        { key: "direct", name: "direct jobs" }, { key: "bulk", name: "bulk jobs" }, { key: "waiting", name: "pushes" },
       ],
     }),
     new Chart({
-      title: "Longest wait", note: "of a job that is due", format: duration, span: KEPT, least: 1,
+      title: "Longest wait", note: "of a due job", format: duration, span: KEPT, least: 1,
       lines: [{ key: "oldest direct", name: "direct" }, { key: "oldest bulk", name: "bulk" }],
     }),
     latencies("inbox", "Accepted to inbox"),
     latencies("push", "Inbox to provider"),
     new Chart({
-      title: "Errors", note: "in the last minute", format: count, span: KEPT, least: 4,
+      title: "Errors", note: "last minute", format: count, span: KEPT, least: 4,
       lines: [
         { key: "apns errors", name: "APNs" }, { key: "fcm errors", name: "FCM" }, { key: "web errors", name: "browsers" },
         { key: "api errors", name: "API, 5xx" },
@@ -90,14 +90,14 @@ export class Overview {
       this.#verdict,
       h("section", {}, h("h2", {}, "Lanes"), this.#lanes),
       h("section", {}, h("h2", {}, "Recent failures"),
-        table("Recent failures", LETTER, letters.data.map(letterCells), "Nothing was given up in the last 30 days."),
-        letters.data.length ? h("p", {}, link("dead-letters", "All dead letters")) : null),
-      h("section", {}, h("h2", {}, "The last 15 minutes"),
+        table("Recent failures", DEAD_LETTER, letters.data.map(letterCells), "No failures in the last 30 days."),
+        letters.data.length ? h("p", {}, link("dead-letters", "View all dead letters")) : null),
+      h("section", {}, h("h2", {}, "Last 15 minutes"),
         h("div", { class: "charts" }, this.#charts.map((chart) => chart.element)), this.#processes),
     ];
   }
 
-  /** Draw what is known; called whenever something new is. */
+  /** Draw the measurements; called after each new one. */
   show(measures) {
     const now = measures.points.at(-1);
     if (!now) return;
@@ -105,25 +105,25 @@ export class Overview {
     this.#now = now;
     this.#judge();
     this.#processes.textContent = measures.processes > 1
-      ? `${measures.processes} processes answer here in turn; what they do is added up.`
-      : "The charts show what the process that answers here does, for as long as this page is looked at.";
+      ? `The charts show the sum of ${measures.processes} processes that answer this page.`
+      : "The charts show the process that answers this page, since the page was opened.";
     if (this.#lanes.isConnected && now.stopped.join() !== this.#stopped) this.#reload();
   }
 
-  /** Say why a lane has stopped, or that it goes again, as soon as the metrics say that it does. */
+  /** Load the lanes again when the metrics report that one stopped or resumed. */
   async #reload() {
-    const lanes = await call("operations/lanes").catch(() => null); // what is wrong is told where metrics are asked for
+    const lanes = await call("operations/lanes").catch(() => null); // the poll of the metrics shows errors
     if (lanes) this.#tabulate(lanes.data);
   }
 
-  /** Say what stands out, by what is known of lanes and of the metrics. */
+  /** Show the problems found in the lanes and the metrics. */
   #judge() {
     this.#verdict.replaceChildren(...verdict(this.#known, this.#now).map(([kind, text]) => h("li", { class: kind }, text)));
   }
 
   #tabulate(lanes) {
     this.#known = lanes;
-    if (this.#now || lanes.some(isTroubled)) this.#judge();
+    if (this.#now || lanes.some(hasProblem)) this.#judge();
     this.#stopped = lanes.filter((lane) => lane.stopped_at).map(({ name }) => name).join();
     this.#lanes.replaceChildren(laneTable(lanes));
   }
@@ -133,7 +133,7 @@ class DeadLetters {
   title = "Dead letters";
 
   async load(refresh) {
-    const { data } = await call(`operations/dead-letters?limit=${MOST_LETTERS}`);
+    const { data } = await call(`operations/dead-letters?limit=${MAX_DEAD_LETTERS}`);
     const letters = byEvent(data);
     const boxes = letters.map(({ event_id: id }) =>
       h("input", { type: "checkbox", value: id, "aria-label": `Replay event ${id}`, onchange: () => count() }));
@@ -153,12 +153,12 @@ class DeadLetters {
     };
     const lanes = [...new Set(data.filter(({ what }) => what === "push").map(({ lane }) => lane))].sort();
     return [
-      h("p", { class: "faint" }, "What was given up in the last 30 days. Replaying an event sets going once more all that was given up of it."),
-      h("div", { class: "row" }, letters.length ? [h("label", {}, all, " All shown"), button] : null, lanes.map((lane) =>
+      h("p", { class: "faint" }, "Jobs and pushes that failed permanently in the last 30 days. Replaying an event requeues its failed jobs and pushes."),
+      h("div", { class: "row" }, letters.length ? [h("label", {}, all, " Select all"), button] : null, lanes.map((lane) =>
         h("button", { type: "button", onclick: () => replayLane(lane, refresh) }, `Replay lane ${lane}`))),
-      table("Dead letters", ["Replay", ...LETTER], letters.map((letter, nth) => [boxes[nth], ...letterCells(letter)]),
-        "Nothing was given up in the last 30 days."),
-      data.length === MOST_LETTERS ? h("p", { class: "faint" }, `Only the last ${MOST_LETTERS} are shown.`) : null,
+      table("Dead letters", ["Replay", ...DEAD_LETTER], letters.map((letter, nth) => [boxes[nth], ...letterCells(letter)]),
+        "No failures in the last 30 days."),
+      data.length === MAX_DEAD_LETTERS ? h("p", { class: "faint" }, `Only the latest ${MAX_DEAD_LETTERS.toLocaleString("en")} are shown.`) : null,
     ];
   }
 }
@@ -169,10 +169,10 @@ class Customs {
   async load() {
     const { data } = await call("operations/custom-notifications?limit=100");
     return [
-      h("p", { class: "faint" }, "Who sent what users write to each other, the last 100. What they say is not shown."),
+      h("p", { class: "faint" }, "Senders of the last 100 custom notifications. Texts are not shown."),
       table("Custom notifications", ["Accepted (UTC)", "Event", "Sender", "Users", "Teams", "Reached", "Dropped"], data.map((each) => [
         moment(each.accepted_at), eventLink(each.id), sender(each), each.users, each.teams, each.recipients, each.dropped,
-      ]), "There is no custom notification."),
+      ]), "No custom notifications."),
     ];
   }
 }
@@ -184,27 +184,27 @@ class Event {
 
   async load(refresh) {
     const path = `events/${encodeURIComponent(this.id)}`;
-    const [event, reached, told] = await Promise.all([
-      call(path), new Recipients(this.id).load(), this.user && call(`${path}/recipients/${encodeURIComponent(this.user)}`).catch(unlessMissing),
+    const [event, recipients, explanation] = await Promise.all([
+      call(path), new Recipients(this.id).load(), this.user && call(`${path}/recipients/${encodeURIComponent(this.user)}`).catch(ignoreNotFound),
     ]);
-    const field = h("input", { id: "whom", inputmode: "numeric", pattern: "[0-9]+", required: true, value: this.user });
+    const field = h("input", { id: "explain-user", inputmode: "numeric", pattern: "[0-9]+", required: true, value: this.user });
     const pushes = Object.entries(event.pushes).filter(([, number]) => number);
     const isReplayable = event.state === "failed" || event.pushes.dead > 0;
     return [
       facts([
-        ["Id", h("code", {}, event.id)], ["Type", event.type], ["State", state(event.state)], ["Reason", event.reason],
+        ["ID", h("code", {}, event.id)], ["Type", event.type], ["State", state(event.state)], ["Reason", event.reason],
         ["Replaced by", event.replaced_by && eventLink(event.replaced_by)],
         ["Inboxes reached", event.recipients], ["Read", event.read], ["Dropped", event.dropped],
         ["Pushes", pushes.length ? h("ul", { class: "states" }, pushes.map(([name, number]) => h("li", {}, state(name), ` ${number}`))) : "none"],
       ]),
-      isReplayable ? h("button", { type: "button", class: "main", onclick: () => replay({ events: [event.id] }, refresh) }, "Replay what was given up") : null,
+      isReplayable ? h("button", { type: "button", class: "main", onclick: () => replay({ events: [event.id] }, refresh) }, "Replay failed jobs and pushes") : null,
       h("section", {}, h("h2", {}, "Explain a delivery"),
         h("form", { class: "row", onsubmit: (submit) => {
           submit.preventDefault();
           location.hash = `event/${event.id}/${field.value}`;
-        } }, h("label", { for: "whom" }, "User id"), field, h("button", { type: "submit" }, "Explain")),
-        this.user ? (told ? [explained(told), h("p", {}, link(`user/${this.user}`, `All of user ${this.user}`))] : h("p", { class: "nothing" }, `There is nothing to tell of user ${this.user}.`)) : null),
-      ...reached,
+        } }, h("label", { for: "explain-user" }, "User ID"), field, h("button", { type: "submit" }, "Explain")),
+        this.user ? (explanation ? [explained(explanation), h("p", {}, link(`user/${this.user}`, `View user ${this.user}`))] : h("p", { class: "nothing" }, `No information about user ${this.user}.`)) : null),
+      ...recipients,
     ];
   }
 }
@@ -217,36 +217,36 @@ class User {
   async load() {
     const path = `operations/users/${encodeURIComponent(this.id)}`;
     const since = Date.now() - SINCE[this.since][1];
-    const [user, lately] = await Promise.all([call(path), call(`${path}/events?limit=50&since=${encodeURIComponent(utc(since))}`)]);
-    const isCut = lately.looked_back_to > utc(since);
+    const [user, recent] = await Promise.all([call(path), call(`${path}/events?limit=50&since=${encodeURIComponent(utc(since))}`)]);
+    const isCut = recent.looked_back_to > utc(since);
     return [
       facts([
         ["Name", h("bdi", {}, `${user.first_name} ${user.last_name}`)], ["Active", user.active ? "yes" : state("no: nothing is delivered")],
         ["Company", user.company_id], ["Inbox", `${user.unread} unread of ${user.total}`], ["Time zone", user.time_zone],
       ]),
       h("section", {}, h("h2", {}, "Devices"), deviceTable(user.devices)),
-      h("section", {}, h("h2", {}, `What came lately, and what did not`),
+      h("section", {}, h("h2", {}, "Recent events"),
         h("p", { class: "row" }, "Since: ", Object.entries(SINCE).map(([name, [words]]) => name === this.since
           ? h("strong", {}, words) : link(`user/${this.id}/${name}`, words))),
-        isCut ? h("p", { class: "trouble" }, `There was so much that what did not come is told from ${lately.looked_back_to} on.`) : null,
-        lately.data.length ? lately.data.map((event) => h("article", { class: "told" },
+        isCut ? h("p", { class: "trouble" }, `Undelivered events are listed only from ${recent.looked_back_to} UTC.`) : null,
+        recent.data.length ? recent.data.map((event) => h("article", { class: "recent" },
           h("h3", {}, moment(event.accepted_at), " ", event.type, " ", eventLink(event.event_id, user.id)), explained(event)))
-          : h("p", { class: "nothing" }, "Nothing concerned this user."),
-        lately.data.length === 50 ? h("p", { class: "faint" }, "Only the last 50 are shown.") : null),
+          : h("p", { class: "nothing" }, "No events for this user."),
+        recent.data.length === 50 ? h("p", { class: "faint" }, "Only the latest 50 are shown.") : null),
     ];
   }
 }
 
 class Device {
   constructor(ending) {
-    Object.assign(this, { ending, title: `Devices that end with ${ending}` });
+    Object.assign(this, { ending, title: `Devices with a token ending in ${ending}` });
   }
 
   async load() {
     const { data } = await call(`operations/devices?ending=${encodeURIComponent(this.ending)}`);
     return table(this.title, ["User", "Type", "Lane", "App", "Registered (UTC)", "Last delivered (UTC)"], data.map((each) => [
       link(`user/${each.user_id}`, `User ${each.user_id}`), each.type, each.lane, each.app, moment(each.registered_at), moment(each.last_delivered_at),
-    ]), "No device that is registered now ends with this.");
+    ]), "No registered device has a token with this ending.");
   }
 }
 
@@ -256,62 +256,62 @@ class UserOrDevice {
   }
 
   async load(refresh) {
-    const [user, device] = await Promise.all([this.user.load(refresh).catch(unlessMissing), this.device.load()]);
-    return [h("h2", {}, this.device.title), device, ...user ?? [h("p", { class: "nothing" }, "There is no such user.")]];
+    const [user, device] = await Promise.all([this.user.load(refresh).catch(ignoreNotFound), this.device.load()]);
+    return [h("h2", {}, this.device.title), device, ...user ?? [h("p", { class: "nothing" }, "No user has this ID.")]];
   }
 }
 
 class Found {
   constructor(text) {
-    Object.assign(this, { text, title: `Find ${text}`, device: [...text].length === ENDING ? new Device(text) : null });
+    Object.assign(this, { text, title: `Find ${text}`, device: [...text].length === ENDING_LENGTH ? new Device(text) : null });
   }
 
   async load() {
     const search = encodeURIComponent(this.text);
-    const isShort = [...this.text].length < SHORTEST;
+    const isShort = [...this.text].length < MIN_SEARCH_LENGTH;
     const [people, device] = await Promise.all([
-      isShort ? { data: [] } : call(`operations/users?limit=${MOST_FOUND}&search=${search}`), this.device?.load(),
+      isShort ? { data: [] } : call(`operations/users?limit=${MAX_FOUND}&search=${search}`), this.device?.load(),
     ]);
     return [
-      h("p", { class: "faint" }, "Users whose name, last name or e-mail address begins with this. An event is found by its id (a UUID), a user by theirs (a number), a device by the last six characters of its token."),
-      table("Users", ["User", "Name", "E-mail", "Company", "Active"], people.data.map((each) => [
+      h("p", { class: "faint" }, "Users whose first name, last name or email address starts with this text. You can also search by event ID (a UUID), user ID (a number), or the last six characters of a device token."),
+      table("Users", ["User", "Name", "Email", "Company", "Active"], people.data.map((each) => [
         link(`user/${each.id}`, `User ${each.id}`), named(each), each.email ?? "–", each.company_id, each.active ? "yes" : state("no"),
-      ]), "No user is found by this."),
-      people.data.length === MOST_FOUND ? h("p", { class: "faint" }, `Only ${MOST_FOUND} are shown. Write more of the name.`) : null,
+      ]), "No users found."),
+      people.data.length === MAX_FOUND ? h("p", { class: "faint" }, `Only the first ${MAX_FOUND} are shown. Enter more of the name.`) : null,
       ...device ? [h("h2", {}, this.device.title), device] : [],
     ];
   }
 }
 
-/** The recipients of an event, a page at a time; those whose push did not go come first. */
+/** The recipients of an event in pages; those without a delivered push in a section of their own, first. */
 class Recipients {
   constructor(event) {
-    Object.assign(this, { event, path: `operations/events/${encodeURIComponent(event)}/recipients?limit=${A_PAGE}` });
+    Object.assign(this, { event, path: `operations/events/${encodeURIComponent(event)}/recipients?limit=${PAGE_SIZE}` });
   }
 
   async load() {
-    return [await this.#section("A push did not go, or not yet", "&pushed=no", "No push failed or waits."), await this.#section("Recipients", "", "It is in no inbox yet.")];
+    return [await this.#section("Recipients with an undelivered push", "&pushed=no", "No push failed, and none is waiting."), await this.#section("Recipients", "", "No inbox has this event yet.")];
   }
 
-  async #section(title, more, nothing) {
+  async #section(title, filter, nothing) {
     const place = h("div");
     const show = async (after) => {
-      const { data } = await call(`${this.path}${more}&after=${after}`);
+      const { data } = await call(`${this.path}${filter}&after=${after}`);
       place.replaceChildren(
         table(title, ["User", "Name", "Read (UTC)", "Pushes"], data.map((each) => [
           link(`event/${this.event}/${each.user_id}`, `User ${each.user_id}`), named(each),
           each.read_at ? moment(each.read_at) : "–", each.pushes.length ? each.pushes.map((push) => [state(push), " "]) : "none",
-        ]), after ? "There are no more." : nothing),
+        ]), after ? "No more recipients." : nothing),
         h("p", { class: "row" },
-          ...after ? [h("button", { type: "button", onclick: () => show(0).catch(tell) }, "First page")] : [],
-          ...data.length === A_PAGE ? [h("button", { type: "button", onclick: () => show(data.at(-1).user_id).catch(tell) }, "Next page")] : []));
+          ...after ? [h("button", { type: "button", onclick: () => show(0).catch(showError) }, "First page")] : [],
+          ...data.length === PAGE_SIZE ? [h("button", { type: "button", onclick: () => show(data.at(-1).user_id).catch(showError) }, "Next page")] : []));
     };
     await show(0);
     return h("section", {}, h("h2", {}, title), place);
   }
 }
 
-function tell(error) {
+function showError(error) {
   document.getElementById("news").textContent = error.message;
 }
 
@@ -320,7 +320,7 @@ function named({ first_name: first, last_name: last }) {
   return name ? h("bdi", { class: "name", title: name }, name) : "–";
 }
 
-const LETTER = ["Given up (UTC)", "What", "Event", "User", "Lane", "Tries", "Reason"];
+const DEAD_LETTER = ["Failed (UTC)", "Task", "Event", "User", "Lane", "Attempts", "Reason"];
 
 function letterCells(letter) {
   const users = letter.users ?? [letter.user_id].filter(Boolean);
@@ -333,7 +333,7 @@ function letterCells(letter) {
   ];
 }
 
-/** One line for all that was given up of an event: that is what a replay sets going. */
+/** Group dead letters by event, which is the unit of a replay. */
 function byEvent(letters) {
   return [...Map.groupBy(letters, ({ event_id: id }) => id).values()].map((group) => {
     const each = (name) => [...new Set(group.map((letter) => letter[name]).filter((value) => value != null))];
@@ -359,78 +359,77 @@ async function replay(what, refresh) {
 }
 
 async function replayLane(lane, refresh) {
-  const yes = await ask(`Send up to 10,000 pushes of ${lane} once more, the oldest first?`, "Replay");
+  const yes = await ask(`Resend up to 10,000 failed pushes of ${lane}, oldest first?`, "Replay");
   if (yes) await replay({ lane }, refresh);
 }
 
-function explained(told) {
-  const came = told.recipient ? state("came") : state("did not come");
-  const times = [["read", told.read_at], ["deleted", told.deleted_at]].filter(([, at]) => at).map(([did, at]) => `, ${did} at ${at}`);
+function explained(found) {
+  const times = [["read", found.read_at], ["deleted", found.deleted_at]].filter(([, at]) => at).map(([did, at]) => `, ${did} at ${at}`);
   return h("div", { class: "explained" },
-    h("p", {}, came, told.recipient ? ` into the inbox at ${told.delivered_at}: ` : " ", told.why, times),
-    told.devices.length ? h("ul", {}, told.devices.map((device) => h("li", {},
-      state(device.state), ` ${device.type} …${device.token_ending} by ${device.lane}`,
+    h("p", {}, state(found.recipient ? "delivered" : "not delivered"), found.recipient ? ` to the inbox at ${found.delivered_at}: ` : ": ", found.why, times),
+    found.devices.length ? h("ul", {}, found.devices.map((device) => h("li", {},
+      state(device.state), ` ${device.type} …${device.token_ending} through ${device.lane}`,
       device.what && device.what !== device.state ? `: ${device.what}` : "",
-      device.attempts > 1 ? ` (tried ${device.attempts} times)` : ""))) : null);
+      device.attempts > 1 ? ` (${device.attempts} attempts)` : ""))) : null);
 }
 
 function deviceTable(devices) {
-  return table("Devices", ["Type", "Ending", "Lane", "Last push", "Why", "Last delivered (UTC)", "Registered (UTC)"], devices.map((each) => [
+  return table("Devices", ["Type", "Token ending", "Lane", "Last push", "Reason", "Last delivered (UTC)", "Registered (UTC)"], devices.map((each) => [
     each.type, h("code", {}, `…${each.token_ending}`), each.lane, state(each.state), each.what === each.state ? "" : each.what, moment(each.last_delivered_at), moment(each.registered_at),
-  ]), "No device is registered: nothing is pushed.");
+  ]), "No registered devices, so nothing is pushed.");
 }
 
 function laneTable(lanes) {
-  return table("Lanes", ["Lane", "State", "Due", "Last delivered (UTC)", "Stopped (UTC)", "Why"], lanes.map((lane) => [
-    lane.name, state(lane.stopped_at ? "stopped" : lane.problem ? "failing" : lane.delivered_at ? "works" : "no traffic yet"), lane.due, moment(lane.delivered_at),
+  return table("Lanes", ["Lane", "State", "Due", "Last delivered (UTC)", "Stopped (UTC)", "Reason"], lanes.map((lane) => [
+    lane.name, state(lane.stopped_at ? "stopped" : lane.problem ? "failing" : lane.delivered_at ? "working" : "no traffic yet"), lane.due, moment(lane.delivered_at),
     lane.stopped_at ? moment(lane.stopped_at) : "", lane.reason ?? lane.problem,
-  ]), "No keys for pushes are set: there is no lane.");
+  ]), "No lanes: no push credentials are configured.");
 }
 
 function sender({ sender: user, service }) {
   if (!user) return `service ${service}`;
   const name = [user.first_name, user.last_name].filter(Boolean).join(" ");
-  return [link(`user/${user.id}`, `User ${user.id}`), ...name ? [" ", h("bdi", { class: "name", title: name }, name)] : [], service ? `, by service ${service}` : ""];
+  return [link(`user/${user.id}`, `User ${user.id}`), ...name ? [" ", h("bdi", { class: "name", title: name }, name)] : [], service ? `, through service ${service}` : ""];
 }
 
-/** What a person on call must know first, each with how bad it is: what has stopped, since when, why, what to do. */
+/** Return the problems, each with its severity: what has stopped, since when, why, and what to do. */
 function verdict(lanes, now) {
-  const said = lanes.flatMap(troublesOf);
+  const problems = lanes.flatMap(problemsOf);
   for (const name of now?.stopped ?? []) {
-    if (!lanes.some((lane) => lane.name === name && lane.stopped_at)) said.push(["bad", `Lane ${name} has stopped: nothing of it is pushed, nothing is lost.`]);
+    if (!lanes.some((lane) => lane.name === name && lane.stopped_at)) problems.push(["bad", `Lane ${name} has stopped. Its pushes wait; nothing is lost.`]);
   }
-  if (!now) return said;
+  if (!now) return problems;
   const oldest = Math.max(now["oldest direct"], now["oldest bulk"]);
-  if (oldest > 60) said.push(["bad", `A job waits for ${duration(oldest)}. See that a worker runs: \`tocsin serve\` or \`tocsin worker\`.`]);
-  if (now["api errors"]) said.push(["bad", `In the last minute ${number(now["api errors"], "request was", "requests were")} answered 5xx. The log has the reason.`]);
+  if (oldest > 60) problems.push(["bad", `A job has been waiting for ${duration(oldest)}. Check that a worker is running: \`tocsin serve\` or \`tocsin worker\`.`]);
+  if (now["api errors"]) problems.push(["bad", `${number(now["api errors"], "request was", "requests were")} answered 5xx in the last minute. See the log for the reason.`]);
   const errors = ["apns", "fcm", "web"].map((provider) => now[`${provider} errors`] ?? 0).reduce((sum, each) => sum + each);
-  if (errors) said.push(["odd", `In the last minute ${number(errors, "push", "pushes")} failed.`]);
-  return said.length ? said : [["good", "No lane has stopped, and nothing waits for long."]];
+  if (errors) problems.push(["odd", `${number(errors, "push", "pushes")} failed in the last minute.`]);
+  return problems.length ? problems : [["good", "No problems: no lane has stopped, and no job waits for long."]];
 }
 
-function isTroubled(lane) {
+function hasProblem(lane) {
   return lane.stopped_at || lane.problem || lane.refused_by?.length;
 }
 
-/** What is wrong with a lane; one that has stopped comes with what waits and what to do. */
-function troublesOf(lane) {
+/** Return the problems of a lane; for a stopped one with the number of waiting pushes and what to do. */
+function problemsOf(lane) {
   const due = `${number(lane.due, "push waits", "pushes wait")}; nothing is lost.`;
   if (lane.stopped_at) {
-    return [["bad", `${lane.name} stopped at ${lane.stopped_at} UTC: ${lane.reason}. ${due} Put its key or settings right and send the service SIGHUP; it is tried again by itself, too.`]];
+    return [["bad", `${lane.name} stopped at ${lane.stopped_at} UTC: ${lane.reason}. ${due} Fix its key or settings, then send SIGHUP to the service. It also retries by itself.`]];
   }
   const refused = (lane.refused_by ?? []).map(({ service, since, reason }) =>
-    ["bad", `${service} refuses ${lane.name} since ${since} UTC: ${reason}. ${due}`]);
+    ["bad", `${service} has refused pushes of ${lane.name} since ${since} UTC: ${reason}. ${due}`]);
   return lane.problem && !refused.length ? [["bad", `${lane.name}: ${lane.problem}. ${due}`]] : refused;
 }
 
 function latencies(line, title) {
   return new Chart({
-    title, note: "of the last minute", format: duration, span: KEPT, least: 0.01,
+    title, note: "last minute", format: duration, span: KEPT, least: 0.01,
     lines: [{ key: `${line} p50`, name: "p50" }, { key: `${line} p95`, name: "p95" }, { key: `${line} p99`, name: "p99" }],
   });
 }
 
-function unlessMissing(error) {
+function ignoreNotFound(error) {
   if (error.status === 404) return null;
   throw error;
 }

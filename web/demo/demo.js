@@ -1,10 +1,10 @@
-/** The demo's page: who you are, what happens, and what your inbox, phones and browser make of it. */
+/** The page of the demo: choose a user, post events, and see the user's inbox, phones and browser. */
 
 import { h } from "../shared/dom.js";
 
 const BASE = new URL(".", location.href.split("#")[0]);
 const DEVICES = { iphone: 3, android: 3, browser: 2 };
-const SPARE = 60_000;
+const RENEWAL_MARGIN = 60_000;
 const $ = (id) => document.getElementById(id);
 
 let people = [];
@@ -12,14 +12,14 @@ let services = {};
 let staleAt = 0;
 let me = null;
 let count = null;
-let saying = 0;
+let messageTimer = 0;
 
 async function start() {
   try {
-    await meetPeople();
+    await loadPeople();
     await showKinds();
   } catch {
-    say("The demo does not answer. Is it still running? Then reload this page.");
+    say("The demo does not respond. Check that it is running, then reload this page.");
     return;
   }
   showPeople();
@@ -35,7 +35,7 @@ async function start() {
   });
 }
 
-// --- What the demo says -------------------------------------------------------------------------------------------
+// --- Requests -----------------------------------------------------------------------------------------------------
 
 async function ask(path, options = {}) {
   const answer = await fetch(new URL(path, BASE), options);
@@ -43,19 +43,19 @@ async function ask(path, options = {}) {
   return answer.json();
 }
 
-async function meetPeople() {
+async function loadPeople() {
   const { data, lifetime, ...others } = await ask("demo/people");
   people = data;
   services = others;
-  staleAt = Date.now() + lifetime * 1000 - SPARE;
+  staleAt = Date.now() + lifetime * 1000 - RENEWAL_MARGIN;
 }
 
 async function tokenOf(id) {
-  if (Date.now() > staleAt) await meetPeople();
+  if (Date.now() > staleAt) await loadPeople();
   return people.find((person) => person.id === id).token;
 }
 
-// --- Who you are --------------------------------------------------------------------------------------------------
+// --- Users --------------------------------------------------------------------------------------------------------
 
 function showPeople() {
   $("people").replaceChildren(...people.map(segmentOf));
@@ -79,8 +79,8 @@ function signIn(id) {
   me = person;
   history.replaceState(null, "", `#${me.id}`);
   document.querySelector(`#people input[value="${me.id}"]`).checked = true;
-  $("to-me").replaceChildren("only ", h("bdi", {}, me.first_name));
-  $("whose").replaceChildren("The inbox of ", h("bdi", {}, nameOf(me)));
+  $("to-me").replaceChildren("Only ", h("bdi", {}, me.first_name));
+  $("whose").replaceChildren("Inbox of ", h("bdi", {}, nameOf(me)));
   document.title = "Tocsin: the demo";
   closed.clear();
   count = null;
@@ -94,7 +94,7 @@ function signIn(id) {
 
 function showInbox() {
   if (!customElements.get("tocsin-inbox")) {
-    const words = "The web inbox did not load: this build does not have it, or the browser is too old.";
+    const words = "The web inbox did not load. The browser may be too old.";
     $("inbox").replaceChildren(h("p", { class: "notice" }, words));
     return;
   }
@@ -110,12 +110,12 @@ function showInbox() {
   });
   inbox.addEventListener("tocsin-open", (event) => {
     event.preventDefault();
-    say(event.detail.link ? `Here your application opens ${event.detail.link}` : "Here your application opens what this is about.");
+    say(event.detail.link ? `Your application would now open ${event.detail.link}` : "Your application would now open this notification.");
   });
   $("inbox").replaceChildren(inbox);
 }
 
-// --- What happens -------------------------------------------------------------------------------------------------
+// --- Events -------------------------------------------------------------------------------------------------------
 
 async function showKinds() {
   const { data: kinds } = await ask("demo/kinds");
@@ -127,31 +127,31 @@ async function showKinds() {
 }
 
 function buttonOf(kind) {
-  return h("button", { type: "button", "data-kind": kind.name, "data-preset": kind.preset, onclick: () => fire(kind) }, kind.label);
+  return h("button", { type: "button", "data-kind": kind.name, "data-preset": kind.preset, onclick: () => postEvent(kind) }, kind.label);
 }
 
-async function fire(kind) {
+async function postEvent(kind) {
   const all = document.querySelector("input[name=to]:checked").value === "all";
   const to = all ? people.map((person) => person.id) : [me.id];
   try {
-    await ask("demo/fire", {
+    await ask("demo/events", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ kind: kind.name, to }),
     });
-    say(`“${kind.label}” was accepted for ${all ? "everybody" : me.first_name}.`);
+    say(`Posted “${kind.label}” for ${all ? "all users" : me.first_name}.`);
     $("look").hidden = isInSight($("phones"));
     watchPhones();
   } catch {
-    say("That did not work. Is the demo still running?");
+    say("The event could not be posted. Check that the demo is running.");
   }
 }
 
 function say(words) {
-  clearTimeout(saying);
+  clearTimeout(messageTimer);
   $("said").textContent = words;
   $("look").hidden = true;
-  if (words) saying = setTimeout(say, 6000, "");
+  if (words) messageTimer = setTimeout(say, 6000, "");
 }
 
 function isInSight(part) {
@@ -159,21 +159,21 @@ function isInSight(part) {
   return top < innerHeight / 2 && bottom > 0;
 }
 
-// --- The phones ---------------------------------------------------------------------------------------------------
+// --- Phones and browser -------------------------------------------------------------------------------------------
 
-/** What this page closed in the browser: nobody but an open page can, as browsers get no silent pushes. */
+/** The browser notifications that this page closed. Browsers get no silent pushes, so only an open page can close them. */
 const closed = new Set();
 let badge = 0;
-let looked = "";
+let lastState = "";
 let watch = 0;
 
 async function watchPhones() {
-  const mine = ++watch; // whoever watched before stops
+  const mine = ++watch; // ends the previous loop
   while (mine === watch && me && !document.hidden) {
     try {
       await lookAtPhones(me.id);
     } catch {
-      // what they showed last stays, until the demo answers again
+      // keep the last state until the demo responds again
     }
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
@@ -181,23 +181,23 @@ async function watchPhones() {
 
 async function lookAtPhones(id) {
   const screens = await ask(`demo/phones?user=${id}`);
-  if (screens.android) screens.android.badge = null; // Android counts what it shows by itself
-  if (screens.browser?.banners.length) screens.browser = await closeWhatIsRead(screens.browser, id);
+  if (screens.android) screens.android.badge = null; // Android counts its notifications itself
+  if (screens.browser?.banners.length) screens.browser = await closeRead(screens.browser, id);
   if (me.id !== id) return;
   for (const device of Object.keys(DEVICES)) showScreen(device, screens[device]);
 }
 
-async function closeWhatIsRead({ banners }, id) {
+async function closeRead({ banners }, id) {
   const known = JSON.stringify([id, count, banners.map((banner) => banner.push)]);
-  // "Mark all as read" is sent when it can no longer be undone: look again until the service says what the inbox shows
-  if (known !== looked || badge !== count) {
+  // The inbox sends "Mark all as read" after the time for undo: ask again until the service and the inbox agree.
+  if (known !== lastState || badge !== count) {
     const headers = { Authorization: `Bearer ${await tokenOf(id)}` };
     const { data, pagination } = await ask("notifications?show=unread&per_page=100", { headers });
     const unread = new Set(data.map((each) => each.id));
     if (pagination.unread <= data.length)
       for (const banner of banners) if (!unread.has(banner.id)) closed.add(banner.id);
     badge = pagination.unread;
-    looked = known;
+    lastState = known;
   }
   return { badge, banners: banners.filter((banner) => !closed.has(banner.id)) };
 }
@@ -209,7 +209,7 @@ function showScreen(device, screen = { badge: null, banners: [] }) {
   place.querySelector(".badge").textContent = (badge ?? banners.length) || "";
   place.querySelector(".rest").textContent = restOf(banners.length, most);
   showBanners(place.querySelector(".banners"), banners.slice(0, most));
-  tellTime(place);
+  showTime(place);
 }
 
 function restOf(count, most) {
@@ -242,7 +242,7 @@ function dismiss(item) {
   setTimeout(() => item.remove(), 300);
 }
 
-function tellTime(place) {
+function showTime(place) {
   const now = new Date();
   const clock = place.querySelector(".clock");
   if (!clock) return;
@@ -256,19 +256,19 @@ function ago(at) {
   return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h`;
 }
 
-// --- The shell ----------------------------------------------------------------------------------------------------
+// --- Shell commands -----------------------------------------------------------------------------------------------
 
 function showCommands() {
   const url = (path) => new URL(path, BASE).href;
   const event = { type: "custom", notify: { users: [me.id] }, params: { body: "Hello from the shell" } };
   const json = "-H 'Content-Type: application/json'";
   const commands = {
-    "Look into this inbox": [me.token, (token) => `curl -H 'Authorization: Bearer ${token}' '${url("notifications?per_page=3")}'`],
+    "List notifications": [me.token, (token) => `curl -H 'Authorization: Bearer ${token}' '${url("notifications?per_page=3")}'`],
     "Post an event": [
       services.crm,
       (token) => `curl -H 'Authorization: Bearer ${token}' ${json} ${url("events")} -d '${JSON.stringify(event)}'`,
     ],
-    "Read everything, and the phones clear": [
+    "Mark all as read; the phones clear": [
       me.token,
       (token) => `curl -X PUT -H 'Authorization: Bearer ${token}' ${url("notifications/read")}`,
     ],
@@ -288,7 +288,7 @@ function commandOf(title, token, line) {
   return h("div", { class: "command" }, h("div", {}, h("h3", {}, title), copy), h("pre", {}, shown));
 }
 
-// --- Small things -------------------------------------------------------------------------------------------------
+// --- Helpers ------------------------------------------------------------------------------------------------------
 
 function nameOf(person) {
   return `${person.first_name} ${person.last_name}`;

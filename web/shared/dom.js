@@ -1,10 +1,10 @@
-/** Elements, made and changed. Whatever comes from outside becomes text and nothing else: no markup is ever parsed. */
+/** Create and change elements. External values only ever become text; no markup is parsed. */
 
 const SVG = "http://www.w3.org/2000/svg";
 const SVG_TAGS = new Set(["svg", "path", "line"]);
 const PROPERTIES = new Set(["value", "referrerPolicy"]);
 
-/** Make an element: listeners by `on...`, properties where they are booleans, attributes else. Null is left out. */
+/** Create an element: functions become listeners (`on...`), booleans properties, the rest attributes; null is omitted. */
 export function h(tag, attributes, ...children) {
   const element = SVG_TAGS.has(tag) ? document.createElementNS(SVG, tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes ?? {})) {
@@ -17,7 +17,7 @@ export function h(tag, attributes, ...children) {
   return element;
 }
 
-/** Make these the children, in this order, moving none that stays: so focus, scrolling and selection are kept. */
+/** Set the children, in this order, without moving those that stay: this keeps focus, scroll position and selection. */
 export function arrange(parent, children) {
   const wanted = new Set(children);
   for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
@@ -32,7 +32,7 @@ export function keepOnly(map, keys) {
   for (const key of map.keys()) if (!keys.has(key)) map.delete(key);
 }
 
-/** Set a text that may be there already: setting it again would lay out the list anew. */
+/** Set the text only if it differs: assigning the same text would cause a new layout. */
 export function put(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -42,7 +42,7 @@ export function reflect(element, name, value) {
   else if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
 
-/** Take over what was set on the element before it was one of ours. */
+/** Apply a property that was set before the element was defined. */
 export function adopt(element, name) {
   if (!Object.hasOwn(element, name)) return;
   const value = element[name];

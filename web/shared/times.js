@@ -1,9 +1,9 @@
-/** Moments of the API, and how they are said. */
+/** Times of the API, and their display. */
 
-/** The service's times are UTC, and look like this: 2026-11-24 16:11:25. */
+/** Parse a time of the service: UTC, such as 2026-11-24 16:11:25. */
 export const timeOf = (text) => new Date(`${text.replace(" ", "T").replace(/Z?$/, "Z")}`);
 
-/** A moment (milliseconds) as the service writes it. */
+/** Format milliseconds as the service does. */
 export const utc = (at = Date.now()) => new Date(at).toISOString().slice(0, 19).replace("T", " ");
 
 export const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -20,7 +20,7 @@ export class Times {
     this.#days = new Intl.RelativeTimeFormat(locale, { numeric: "auto" });
   }
 
-  /** The day on the clock of whoever looks, to group by. */
+  /** Return a key for the local day. */
   day(at) { return `${at.getFullYear()}-${at.getMonth() + 1}-${at.getDate()}`; }
 
   heading(day) {
@@ -33,7 +33,7 @@ export class Times {
     return text.charAt(0).toLocaleUpperCase(this.#locale) + text.slice(1);
   }
 
-  /** How long ago, on the day itself; later the time of the day, under the day's heading. */
+  /** Return the age on the same day; for other days, which have a heading, the time of day. */
   short(at) {
     const seconds = Math.max(0, (Date.now() - at) / 1_000);
     if (this.day(at) !== this.day(new Date())) return this.clock(at);
@@ -48,7 +48,7 @@ export class Times {
 
   moment(at) { return this.#format(at, { weekday: "short", hour: "numeric", minute: "2-digit" }); }
 
-  /** The day of the week, shortest and in full; 0 is Monday. */
+  /** Return the narrow and the full name of a day of the week; 0 is Monday. */
   weekday(i) {
     const at = new Date(2024, 0, 1 + i);
     return [this.#format(at, { weekday: "narrow" }), this.#format(at, { weekday: "long" })];

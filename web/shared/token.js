@@ -1,6 +1,6 @@
-/** What a token (JWT) says. Nothing here verifies it: it decides who shares a stream and when to renew. */
+/** Read tokens (JWT) without verifying them: only to decide which tabs share a stream and when to renew. */
 
-/** What a token says, which decides nothing but who shares and when to renew. */
+/** Return the claims of a token, or an empty object. */
 export function claimsOf(token) {
   try {
     const text = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));
@@ -10,11 +10,11 @@ export function claimsOf(token) {
   }
 }
 
-const PASSING = new Set(["exp", "iat", "nbf", "jti", "auth_time", "sid", "nonce", "at_hash"]);
+const VOLATILE = new Set(["exp", "iat", "nbf", "jti", "auth_time", "sid", "nonce", "at_hash"]);
 
-/** All that a token says of its user, without what differs from one token to the next. */
+/** Return a key for the user of a token: its claims without those that differ between tokens of one user. */
 export function identityOf(token) {
   const claims = claimsOf(token);
   if (claims.sub === undefined) return null;
-  return JSON.stringify(Object.entries(claims).filter(([name]) => !PASSING.has(name)).sort(([a], [b]) => (a < b ? -1 : 1)));
+  return JSON.stringify(Object.entries(claims).filter(([name]) => !VOLATILE.has(name)).sort(([a], [b]) => (a < b ? -1 : 1)));
 }

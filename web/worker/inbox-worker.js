@@ -1,6 +1,6 @@
 /**
- * The part of the inbox that browsers wake for a push: it shows notifications, closes what was read, and opens links.
- * A page's own service worker takes it in with one line: importScripts("https://notify.example.com/inbox-worker.js").
+ * The service worker of the inbox. On a push, it shows the notification and closes read ones; on a click, it opens the link.
+ * To include it in your own service worker: importScripts("https://notify.example.com/inbox-worker.js").
  */
 (() => {
   "use strict";
@@ -8,17 +8,17 @@
   self.addEventListener("push", (event) => event.waitUntil(show(payloadOf(event.data))));
 
   self.addEventListener("notificationclick", (event) => {
-    const told = event.notification.data?.tocsin;
-    if (!told) return; // a notification of the page's own
+    const data = event.notification.data?.tocsin;
+    if (!data) return; // a notification of the page itself
     event.notification.close();
-    event.waitUntil(open(told));
+    event.waitUntil(open(data));
   });
 
   function payloadOf(data) {
     try {
       return data.json() ?? {};
     } catch {
-      return {}; // none of ours
+      return {}; // not a push of Tocsin
     }
   }
 
@@ -29,8 +29,8 @@
       if (shown.data?.tocsin && gone.has(shown.tag)) shown.close();
     }
     if (typeof title === "string") {
-      const told = { id: notification?.id ?? tag, link: notification?.link ?? null };
-      await self.registration.showNotification(title, { body, tag, dir: "auto", data: { tocsin: told } });
+      const tocsin = { id: notification?.id ?? tag, link: notification?.link ?? null };
+      await self.registration.showNotification(title, { body, tag, dir: "auto", data: { tocsin } });
     }
     await setBadge(badge);
   }
@@ -44,20 +44,20 @@
     }
   }
 
-  /** Bring forward the window that shows the link, else any of this page's to go there, else a new one. */
+  /** Focus a window that shows the link, else navigate another window of this origin, else open a new one. */
   async function open({ id, link }) {
     const windows = await self.clients.matchAll({ type: "window", includeUncontrolled: true });
     for (const window of windows) window.postMessage({ tocsin: { opened: id } });
     const url = addressOf(link);
-    const there = windows.find((window) => !url || window.url === url.href);
-    if (there) return there.focus();
-    const ours = url?.origin === self.location.origin && windows[0];
-    if (ours) {
+    const match = windows.find((window) => !url || window.url === url.href);
+    if (match) return match.focus();
+    const other = url?.origin === self.location.origin && windows[0];
+    if (other) {
       try {
-        await ours.focus();
-        return await ours.navigate(url.href);
+        await other.focus();
+        return await other.navigate(url.href);
       } catch {
-        // a window that this worker does not control can't be sent anywhere
+        // a service worker cannot navigate a window that it does not control
       }
     }
     return self.clients.openWindow(url ? url.href : self.registration.scope);

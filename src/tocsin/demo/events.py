@@ -29,13 +29,13 @@ CASES = (
     Case("eab4f954-28d8-3e9a-b2d0-5e819fccfefd", 41, "Trade-in", "Oscar", "Lindqvist"),
 )
 
-COLLEAGUES_SAY = (
+COLLEAGUE_MESSAGES = (
     "Could you have a look before noon?",
     "They would like a second test drive on Friday.",
     "The trade-in is worth more than we thought, see page 2.",
     "Please call back today, they are about to sign.",
 )
-CUSTOMERS_SAY = (
+CUSTOMER_MESSAGES = (
     "When can I pick the car up?",
     "Is the blue one still there? We would like to see it on Saturday.",
     "I have signed the contract and attached it.",
@@ -56,7 +56,7 @@ WORDS: Mapping[tuple[str, str], Sequence[str]] = {
 
 
 def event_of(kind: Kind, sample: Mapping[str, Any], actor: User, dice: Random) -> dict[str, Any]:
-    """Return an event like the sample of its kind, of another case, with other texts, by `actor`."""
+    """Return an event like the sample of its kind, by `actor`, with another case and other texts."""
     event = deepcopy(dict(sample))
     data, params = event.get("data", {}), event.get("params", {})
     case = dice.choice(CASES)
@@ -73,7 +73,7 @@ def event_of(kind: Kind, sample: Mapping[str, Any], actor: User, dice: Random) -
         "contact": f"{case.first_name} {case.last_name}",
         "accepted_by": f"{actor.first_name} {actor.last_name}",
         "activities": dice.sample(ACTIVITIES, len(params.get("activities", []))),
-        "body": dice.choice(CUSTOMERS_SAY if "contact" in data else COLLEAGUES_SAY),
+        "body": dice.choice(CUSTOMER_MESSAGES if "contact" in data else COLLEAGUE_MESSAGES),
     }
     params.update({name: words for name, words in said.items() if name in params})
     return event

@@ -1,6 +1,6 @@
-"""Routes of the demo's page: its users, its events, and what their phones and browsers show.
+"""Routes of the page of the demo: its users, its events, and what their phones and browsers show.
 
-They return tokens without authentication, so they answer only requests to this machine, and from no other page.
+They return tokens without authentication, so they answer only requests to this machine, and none from other pages.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -34,9 +34,9 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 LIFETIME = timedelta(minutes=15)
-"""The lifetime of the tokens of the page, which renews them."""
+"""The lifetime of the page's tokens; the page renews them."""
 
-AT_THE_CONSOLE = timedelta(hours=8)
+CONSOLE_LIFETIME = timedelta(hours=8)
 """The lifetime of the token in the link to the console."""
 
 COLLEAGUE = User(id=90, company_id=1, first_name="Noah", last_name="Peters")
@@ -45,8 +45,8 @@ COLLEAGUE = User(id=90, company_id=1, first_name="Noah", last_name="Peters")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class Fired(RequestModel):
-    """A request of the page: an event of a kind, for some of the users."""
+class DemoEvent(RequestModel):
+    """A request of the page: post an event of a kind for some of the users."""
 
     kind: str
     to: Ids
@@ -74,7 +74,7 @@ class DemoPage:
             Route("/demo/people", _guarded(self.list_people), methods=["GET"]),
             Route("/demo/kinds", _guarded(self.list_kinds), methods=["GET"]),
             Route("/demo/phones", _guarded(self.show_phones), methods=["GET"]),
-            Route("/demo/fire", _guarded(self.fire), methods=["POST"]),
+            Route("/demo/events", _guarded(self.post_event), methods=["POST"]),
         ]
 
     async def list_people(self, request: Request) -> Response:
@@ -94,7 +94,7 @@ class DemoPage:
                 for person in self.people
             ],
             "crm": mint_service(signer, "demo", ["events:write", "directory:write"], LIFETIME),
-            "console": mint_service(signer, "demo", ["operations"], AT_THE_CONSOLE) if has_console else None,
+            "console": mint_service(signer, "demo", ["operations"], CONSOLE_LIFETIME) if has_console else None,
             "lifetime": int(LIFETIME.total_seconds()),
         }
         return _json(answer)
@@ -118,7 +118,7 @@ class DemoPage:
     async def show_phones(self, request: Request) -> Response:
         """What the devices of a user show now.
 
-        A page asks this every second, which would drown all else in the log.
+        The page requests this every second, so it is not logged.
         """
         request.state.is_quiet = True
         given = request.query_params.get("user")
@@ -127,17 +127,17 @@ class DemoPage:
             raise NotFound
         return _json({name: self.phones.screen(token) for name, token in shown[0].items()})
 
-    async def fire(self, request: Request) -> Response:
+    async def post_event(self, request: Request) -> Response:
         """Post an event of a kind for some of the users, as the service of the demo."""
         app_state, field_errors = app_state_of(request), list[FieldError]()
-        fired = Fired.checked(await body_of(request), field_errors)
-        if fired and fired.kind not in app_state.catalogue.samples:
+        posted = DemoEvent.checked(await body_of(request), field_errors)
+        if posted and posted.kind not in app_state.catalogue.samples:
             field_errors.append(field_error("kind", "in", "must be a kind with a sample"))
-        if fired and not (fired.to and set(fired.to) <= {person.id for person in self.people}):
+        if posted and not (posted.to and set(posted.to) <= {person.id for person in self.people}):
             field_errors.append(field_error("to", "unknown", "must name some of the sample people"))
-        if field_errors or not fired:
+        if field_errors or not posted:
             raise Invalid(field_errors)
-        accepted = await app_state.intake.accept(self.draft(app_state, fired.kind, fired.to))
+        accepted = await app_state.intake.accept(self.draft(app_state, posted.kind, posted.to))
         return _json({"queued": True, "id": str(accepted.id)}, status=202)
 
     def draft(self, app_state: AppState, name: str, to: Sequence[int]) -> Draft:
@@ -158,7 +158,7 @@ async def _file(request: Request) -> Response:
 
 
 def _guarded(handler: Handler) -> Handler:
-    """Return a handler that answers only requests to a name of this machine, and from no other page."""
+    """Return a handler that answers only requests to a name of this machine, and none from other pages."""
 
     async def guard(request: Request) -> Response:
         peer = request.client.host if request.client else ""

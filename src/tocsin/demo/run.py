@@ -54,13 +54,13 @@ ANDROID = "fake-android-phone-of-user-number-{:04}"
 LEFT_UNREAD = 5
 """The number of first notifications that stay unread."""
 
-TAKEN_OVER = frozenset(
+PASSED_SETTINGS = frozenset(
     {
         *("host", "port", "operations_port", "public_url", "root_path", "trusted_proxies", "cors_origins"),
         *("catalogue_dir", "preferences_file", "push_content", "log_format"),
     }
 )
-"""The settings that the demo uses. Database, keys, push services and bus are its own, so that it does not touch a
+"""The settings that the demo uses. Database, keys, push services and bus are its own, so that it does not affect a
 service with the same settings."""
 
 MARK = "made-by-demo"
@@ -68,7 +68,7 @@ MARK = "made-by-demo"
 
 
 async def demo(settings: Settings) -> None:
-    """Serve until a signal ends it, with simulated phones and a page that shows them; print its url to stdout.
+    """Serve until a signal, with simulated phones and a page that shows them; print the URL to stdout.
 
     Raises `Refusal`, as `serve` does.
     """
@@ -79,9 +79,9 @@ async def demo(settings: Settings) -> None:
             page = DemoPage(PEOPLE, TEAMS, phones, lambda: signer_of(own, "users", "services"))
 
             async def introduce(running: Running) -> None:
-                await _move_in(running.app_state)
-                await _hand_out_phones(running.app_state, page)
-                await _begin(running.app_state, page)
+                await _create_users(running.app_state)
+                await _register_devices(running.app_state, page)
+                await _post_first_events(running.app_state, page)
                 sys.stdout.write(_introduction(running, page.signer()))
                 sys.stdout.flush()
 
@@ -107,10 +107,12 @@ def _own_folder(settings: Settings) -> Path:
 def _own_settings(settings: Settings, data: Path, phones: Mapping[str, str]) -> Settings:
     """Return the settings of the demo, with its own data folder and the keys of the simulated phones."""
     given = {name.removeprefix(PREFIX).lower(): value for name, value in phones.items()}
-    return Settings(**{**settings.model_dump(include=set(TAKEN_OVER), exclude_unset=True), **given, "data_dir": data})
+    return Settings(
+        **{**settings.model_dump(include=set(PASSED_SETTINGS), exclude_unset=True), **given, "data_dir": data}
+    )
 
 
-async def _move_in(app_state: AppState) -> None:
+async def _create_users(app_state: AppState) -> None:
     """Create the users and teams."""
     for person in PEOPLE:
         await directory.put_user(app_state.database, person, None)
@@ -118,7 +120,7 @@ async def _move_in(app_state: AppState) -> None:
         await directory.put_team(app_state.database, team, None)
 
 
-async def _hand_out_phones(app_state: AppState, page: DemoPage) -> None:
+async def _register_devices(app_state: AppState, page: DemoPage) -> None:
     """Give each user an iPhone, an Android phone and a browser, and remove those of an earlier start."""
     key = web_push_key(app_state.lanes)
     for person in PEOPLE:
@@ -138,7 +140,7 @@ async def _hand_out_phones(app_state: AppState, page: DemoPage) -> None:
             await devices.register(app_state.database, person.id, device)
 
 
-async def _begin(app_state: AppState, page: DemoPage) -> None:
+async def _post_first_events(app_state: AppState, page: DemoPage) -> None:
     """At the first start, post an event of each kind to all users, and mark most of them as read."""
     ids = [person.id for person in PEOPLE]
     if any(position for _, position, _ in (await inbox.heads(app_state.database, ids)).values()):
@@ -160,22 +162,22 @@ def _introduction(running: Running, signer: Signer) -> str:
     return f"""
 Open {url}/
 
-It shows an inbox and simulated phones and browsers, and you can post events.
-The API documentation is at {url}/docs. For a shell, with tokens that are good for a week:
+It shows an inbox beside its phones and browser, and buttons that post events.
+The API documentation is at {url}/docs. To use the API from a shell, with tokens valid for a week:
 
 SAM={sam}
 CRM={crm}
 
-# Sam's inbox
+# list Sam's inbox
 curl -H "Authorization: Bearer $SAM" "{url}/notifications?per_page=3"
 
-# an event for the Sales team, which Sam is in
+# post an event for the Sales team, which includes Sam
 curl -H "Authorization: Bearer $CRM" -H 'Content-Type: application/json' {url}/events \\
   -d @- <<'EVENT'
 {json.dumps(event)}
 EVENT
 
-# what Sam's phones show; they clear when all is read
+# see what Sam's phones show, then mark all as read to clear them
 curl "{url}/demo/phones?user=2"
 curl -X PUT -H "Authorization: Bearer $SAM" {url}/notifications/read
 """

@@ -121,7 +121,7 @@ class Invalid(Refused):
     """The request is invalid; `field_errors` has all errors."""
 
 
-class Unavailable(Error):  # noqa: N818 - likewise
+class Unavailable(Error):  # noqa: N818 - the answers have their own names
     """The request did not succeed before the deadline. Whether the service processed it is unknown.
 
     The events can be posted again with the same `ids`, at any time; they are delivered once.
@@ -190,7 +190,7 @@ class Client:
     after which a try has got no answer; `connections` how many are kept open. No proxy is asked, no redirect followed.
     """
 
-    def __init__(  # noqa: PLR0913 - what a caller may say
+    def __init__(  # noqa: PLR0913 - all settings of the client
         self,
         url: str,
         token: str | Callable[[], str],
@@ -278,7 +278,7 @@ class Client:
     ) -> None:
         self.close()
 
-    def _call(  # noqa: PLR0913 - what a call may have
+    def _call(  # noqa: PLR0913 - all parts of a request
         self,
         method: str,
         path: str,
@@ -359,7 +359,7 @@ class _Answer:
 
     def content_or_error(self, url: str) -> Any:
         """Return the JSON of a success. Raises the error of a refusal."""
-        if not 200 <= self.status < 300:  # noqa: PLR2004 - what success is in HTTP
+        if not 200 <= self.status < 300:  # noqa: PLR2004 - the 2xx statuses
             field_errors = self.field_errors
             of_status = self.FAMILY.get(self.status, Refused) if field_errors else Refused
             kind = TooLate if field_errors and field_errors[0].code == "conflict.too_late" else of_status
@@ -403,7 +403,7 @@ class _Token:
 
     def current(self) -> str:
         if self._value is None:
-            assert self._make is not None  # noqa: S101 - without it there is a value
+            assert self._make is not None  # noqa: S101 - only a fixed token has no `_make`, and it always has a value
             self._value = _checked(self._make())
         return self._value
 
@@ -424,7 +424,7 @@ class _Pool:
     def __init__(self, url: str, size: int, tls: ssl.SSLContext | None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
-            raise ValueError("The url must be that of a service, such as https://notify.example.com.")
+            raise ValueError("The url must be the address of a service, such as https://notify.example.com.")
         self._host, self._port = parts.hostname, parts.port
         self._tls = tls or (ssl.create_default_context() if parts.scheme == "https" else None)
         self._size = size
@@ -512,4 +512,4 @@ def _checked(token: str) -> str:
 
 def _backoff(attempt: int) -> float:
     longest = min(MAX_DELAY, MIN_DELAY * 2.0 ** min(attempt - 1, 30))
-    return longest * random.uniform(0.5, 1)  # noqa: S311 - so that callers don't all come back at once
+    return longest * random.uniform(0.5, 1)  # noqa: S311 - spreads retries; not for security

@@ -97,7 +97,7 @@ class ApnsService:
     def refusal(self, refused: Rejection, push: ReceivedPush) -> Reply:
         """Return the status with its reason; 410 has the time in milliseconds since when the token is gone."""
         answer: dict[str, Any] = {"reason": refused.reason or REASONS.get(refused.status, "InternalServerError")}
-        if refused.status == 410:  # noqa: PLR2004 - the one with a time
+        if refused.status == 410:  # noqa: PLR2004 - only 410 has a time
             answer["timestamp"] = refused.more.get("timestamp", int(time.time() * 1000))
         return Reply(refused.status, (("apns-id", push.id), JSON), json.dumps(answer).encode())
 
@@ -119,7 +119,7 @@ class ApnsService:
         request.memory["issued"] = issued
 
     def _issued(self, token: str) -> int:
-        """Return when a token was issued, in UNIX seconds. Raises `Rejection` where it is not of our key and team."""
+        """Return when a token was issued, in UNIX seconds. Raises `Rejection` if its key or team is another."""
         try:
             header = jwt.get_unverified_header(token)
             claims = jwt.decode(token, self._key, ["ES256"], options={"verify_iat": False})

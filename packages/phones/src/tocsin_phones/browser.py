@@ -111,7 +111,7 @@ class Browser:
         """Return 201, with the location of the message and how long it is kept."""
         return Reply(201, (("location", f"{self.origin}/message/{push.id}"), ("ttl", push.headers["ttl"])))
 
-    def refusal(self, refused: Rejection, push: ReceivedPush) -> Reply:  # noqa: ARG002 - as every provider has it
+    def refusal(self, refused: Rejection, push: ReceivedPush) -> Reply:  # noqa: ARG002 - the signature of all providers
         """Return the status with its reason."""
         reason = refused.reason or REASONS.get(refused.status, "Internal error")
         answer = {"code": refused.status, "error": reason, "message": str(refused) or reason}
@@ -130,7 +130,7 @@ class Browser:
             raise Rejection(403, "Other VAPID key", "The subscription belongs to another application server key.")
 
     def _sender(self, authorization: str) -> tuple[float, str]:
-        """Return when a VAPID token expires, and its key. Raises `Rejection` where it is not good for us."""
+        """Return when a VAPID token expires, and its key. Raises `Rejection` if it is not valid here."""
         found = _VAPID.fullmatch(authorization)
         parts = {found[1]: found[2], found[3]: found[4]} if found else {}
         if set(parts) != {"t", "k"}:

@@ -1,4 +1,4 @@
-"""The credentials of the stand-ins, as Apple and Google hand them out, and the variables that lead to them."""
+"""The credentials of the stand-ins, in the formats of Apple and Google, and the variables that point to them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ EMAIL = f"firebase-adminsdk@{PROJECT}.iam.gserviceaccount.com"
 
 @dataclass(frozen=True, slots=True)
 class Urls:
-    """Where the stand-ins are reached."""
+    """The addresses of the stand-ins."""
 
     apns: str
     apns_sandbox: str
@@ -31,7 +31,7 @@ class Urls:
 def write(
     folder: Path, apns_key: EllipticCurvePrivateKey, fcm_key: RSAPrivateKey, authority: bytes, urls: Urls
 ) -> dict[str, str]:
-    """Write the files, readable for us alone, and return the variables. Raises `OSError`."""
+    """Write the files, readable only for this user, and return the variables. Raises `OSError`."""
     folder = folder.resolve()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     p8, account, ca = folder / f"AuthKey_{APNS_KEY_ID}.p8", folder / "service-account.json", folder / "phones-ca.pem"

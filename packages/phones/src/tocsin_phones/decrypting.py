@@ -16,7 +16,7 @@ _LAST = 2
 
 
 def decrypt(body: bytes, private: ec.EllipticCurvePrivateKey, auth: bytes) -> bytes:
-    """Return what a push says, which is one record. Raises `ValueError` with one sentence where it is none for us."""
+    """Decrypt a push of one record. Raises `ValueError` with one sentence if it is not for this subscription."""
     if len(body) < _HEADER + POINT:
         raise ValueError("The body is shorter than its header.")
     salt, record, length = body[:_SALT], int.from_bytes(body[_SALT:20], "big"), body[20]
@@ -37,7 +37,7 @@ def decrypt(body: bytes, private: ec.EllipticCurvePrivateKey, auth: bytes) -> by
 
 
 def point_of(key: ec.EllipticCurvePublicKey) -> bytes:
-    """Return a public key as browsers write it."""
+    """Return a public key in the format of browsers."""
     return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 

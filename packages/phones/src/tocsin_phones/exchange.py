@@ -1,21 +1,21 @@
-"""What every stand-in takes and gives: a request, the reply to it, and what a provider is to the book of pushes."""
+"""The types of all stand-ins: requests, replies, pushes, and the interface of a provider."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 Fate = Literal["answered", "hang", "reset", "cut", "goaway"]
-"""What becomes of a request: beside an answer, silence, RST_STREAM, a lost connection, or GOAWAY before it."""
+"""The outcomes of a request other than an answer: silence, RST_STREAM, a lost connection, or GOAWAY before it."""
 
 MAX_BODY_BYTES = 1 << 20
-"""Bytes of a body that are kept; what is beyond is taken and forgotten."""
+"""Maximum bytes of a body that are kept; the rest is read and discarded."""
 
 JSON = ("content-type", "application/json; charset=UTF-8")
 
 
 @dataclass(frozen=True, slots=True)
 class IncomingRequest:
-    """A request as it came; names of headers are in small letters, of one that is `repeated` the last counts.
+    """A request. Names of headers are in lower case; the last of `repeated` ones counts.
 
     `memory` is the connection's: what it has seen before.
     """
@@ -31,7 +31,7 @@ class IncomingRequest:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a request is answered, `after` so many seconds; `streams`: how many the connection may have from now on."""
+    """The reply to a request, sent `after` seconds; `streams` is the new maximum of the connection."""
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
@@ -45,7 +45,7 @@ Handler = Callable[[IncomingRequest], Reply]
 
 
 class Rejection(Exception):  # noqa: N818 - it is an answer
-    """A push is refused as the real service would: its status and reason, and what else the answer says."""
+    """A push is refused as the real service would: status, reason, and other parts of the answer."""
 
     def __init__(self, status: int, reason: str, message: str = "", **more: Any) -> None:
         super().__init__(message or reason)
@@ -56,7 +56,7 @@ class Rejection(Exception):  # noqa: N818 - it is an answer
 
 @dataclass(frozen=True, slots=True)
 class Banner:
-    """One notification on a screen: `key` is what the next one replaces it by, `id` the notification's in the app.
+    """One notification on a screen: a later one with the same `key` replaces it; `id` is the notification's in the app.
 
     `push` is the number of the push that it came with, `at` that push's UNIX seconds.
     """
@@ -72,7 +72,7 @@ class Banner:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a push does to a screen: a banner, banners that go (by id or key), and the badge; none: it stays."""
+    """The change that a push makes to a screen: a banner, cleared banners (ids or keys), and a changed badge."""
 
     banner: Banner | None = None
     clear: tuple[str, ...] | Literal["all"] = ()
@@ -81,7 +81,7 @@ class Change:
 
 @dataclass(slots=True)
 class ReceivedPush:
-    """A push that came, refused ones included; `status` is none where it was not answered, `at` UNIX seconds."""
+    """A received push, refused ones included; `status` is None without an answer, `at` is in UNIX seconds."""
 
     number: int
     provider: str
@@ -96,15 +96,15 @@ class ReceivedPush:
 
 
 class Provider(Protocol):
-    """One push service, as the book sees it."""
+    """One push service."""
 
     name: str
 
     def check(self, request: IncomingRequest, push: ReceivedPush) -> None:
-        """Put token, id, payload and change into `push`. Raises `Rejection` where the real service would refuse it."""
+        """Put token, id, payload and change into `push`. Raises `Rejection` if the real service would refuse it."""
 
     def success(self, push: ReceivedPush) -> Reply:
-        """Return what a push that was taken is answered."""
+        """Return the reply to an accepted push."""
 
     def refusal(self, refused: Rejection, push: ReceivedPush) -> Reply:
-        """Return what one is answered that was not."""
+        """Return the reply to a refused push."""

@@ -14,7 +14,7 @@ from tocsin_phones.screens import badge_of, ids_of, part, text
 from tocsin_phones.strict_json import MalformedJson, parse, parse_object
 
 STREAMS = 100
-"""Requests that may be open at once."""
+"""Maximum open requests."""
 
 ERRORS = {
     "UNREGISTERED": (404, "NOT_FOUND"),
@@ -25,7 +25,7 @@ ERRORS = {
     "UNAVAILABLE": (503, "UNAVAILABLE"),
     "INTERNAL": (500, "INTERNAL"),
 }
-"""The codes of `FcmError`, each with its HTTP status and the status in words."""
+"""The codes of `FcmError`, each with its HTTP status and the name of that status."""
 
 PLAIN = {
     400: "INVALID_ARGUMENT",
@@ -36,7 +36,7 @@ PLAIN = {
     500: "INTERNAL",
     503: "UNAVAILABLE",
 }
-"""The status in words where there is no `FcmError`."""
+"""The names of statuses without an `FcmError`."""
 
 _OF_STATUS = {status: code for code, (status, _) in ERRORS.items()}
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
@@ -46,7 +46,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_:-]{32,4096}")
 
 
 class FcmService:
-    """Firebase for one project. Its port answers at `/token` too."""
+    """Firebase for one project. Its port also serves `/token`."""
 
     name = "fcm"
 
@@ -56,7 +56,7 @@ class FcmService:
         self._project = project
 
     def handle(self, request: IncomingRequest) -> Reply:
-        """Take a message, or give an access token."""
+        """Handle a message or a request for an access token."""
         return self._oauth.handle(request) if request.path == "/token" else self._book.take(self, request)
 
     def check(self, request: IncomingRequest, push: ReceivedPush) -> None:
@@ -80,8 +80,8 @@ class FcmService:
         """Return 200 with the message's name."""
         return Reply(200, (JSON,), json.dumps({"name": push.id}).encode())
 
-    def refusal(self, refused: Rejection, push: ReceivedPush) -> Reply:  # noqa: ARG002 - as every provider has it
-        """Return the status with the error's JSON; its details have an `FcmError` where the reason is a code of one."""
+    def refusal(self, refused: Rejection, push: ReceivedPush) -> Reply:  # noqa: ARG002 - the signature of all providers
+        """Return the status with the error's JSON; for a code of `FcmError`, its details have one."""
         code = refused.reason or _OF_STATUS.get(refused.status, "INTERNAL")
         details: list[dict[str, Any]] = list(refused.more.get("details", ()))
         if code in ERRORS and not details:
@@ -112,7 +112,7 @@ def _body_of(request: IncomingRequest) -> dict[str, Any]:
 
 
 def _check_target(message: dict[str, Any]) -> None:
-    """Refuse a token that Firebase has not made, as it does: with an `FcmError`, and no field named."""
+    """Refuse an unknown token as Firebase does: with an `FcmError`, and without a field."""
     token, fid = message.get("token"), message.get("fid")
     if (token is not None and not _TOKEN.fullmatch(token)) or (fid is not None and not _FID.fullmatch(fid)):
         raise Rejection(400, "INVALID_ARGUMENT", "The registration token is not a valid FCM registration token")
@@ -127,7 +127,7 @@ def _change(message: dict[str, Any]) -> Change:
     if text(words, "title") or text(words, "body"):
         tag, id_ = text(android, "tag"), text(message, "data", "id")
         count = part(android, "notification_count") or part(android, "notificationCount")
-        # The system shows it, and the app does not run: what its data says is done when the user opens it.
+        # The system shows it without running the app, which gets the data when the user opens the notification.
         return Change(Banner(tag, id_, text(words, "title"), text(words, "body")), badge=badge_of(count))
     return _change_by_data({**message.get("data", {}), **(part(message, "android", "data") or {})})
 
@@ -141,7 +141,7 @@ def _change_of_iphone(message: dict[str, Any], payload: dict[str, Any]) -> Chang
 
 
 def _change_by_data(data: dict[str, Any]) -> Change:
-    """Tell what the app does with a message of data alone."""
+    """Return what the app does with a data message."""
     return Change(clear=_cleared(text(data, "clear")), badge=badge_of(data.get("badge")))
 
 

@@ -1,4 +1,4 @@
-"""A server of HTTP/1.1, for the control port and for clients that ask for tokens the old way."""
+"""An HTTP/1.1 server, for the control port and for clients that request tokens over HTTP/1.1."""
 
 import asyncio
 from http import HTTPStatus
@@ -24,11 +24,11 @@ class Http1(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        # uvloop's are none by inheritance.
+        # uvloop's transports do not inherit from asyncio's.
         self._transport = cast("asyncio.Transport", transport)
         self._transports.add(self._transport)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the signature is asyncio's
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the signature of asyncio
         """Forget the transport."""
         self._transports.discard(self._transport)
 

@@ -1,4 +1,4 @@
-"""An HTTP/2 server (RFC 9113) over TLS, whose requests are answered at once, late, or never."""
+"""An HTTP/2 server (RFC 9113) over TLS that answers requests immediately, late, or never."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ LINGER = 1.0
 _CONFIG = H2Configuration(
     client_side=False,
     header_encoding=None,
-    validate_outbound_headers=False,  # they are ours, and the checks cost a tenth of the speed
+    validate_outbound_headers=False,  # they are valid, and the checks cost a tenth of the throughput
     normalize_outbound_headers=False,
 )
 _BEFORE_SETTINGS = 1 << 20
@@ -64,17 +64,17 @@ class Http2(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the settings."""
-        # uvloop's are none by inheritance.
+        # uvloop's transports do not inherit from asyncio's.
         self._transport = cast("asyncio.Transport", transport)
         self._transports.add(self._transport)
         self._http.local_settings = _settings(self._limit)
         self._http.initiate_connection()
-        # In force from the moment that they are acknowledged, and not before.
+        # They take effect when the client has acknowledged them.
         self._http.local_settings = _settings(_BEFORE_SETTINGS)
         self._http.local_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = self._limit
         self._flush()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the signature is asyncio's
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the signature of asyncio
         """Forget the open requests."""
         self._transports.discard(self._transport)
         self._open.clear()
@@ -97,7 +97,7 @@ class Http2(asyncio.Protocol):
         self._flush()
 
     def _do(self, event: Event) -> None:
-        # What came after it in the same bytes may have ended its stream, or everything.
+        # Later frames in the same bytes may have closed the stream or the connection.
         with contextlib.suppress(ProtocolError):
             self._on(event)
 
@@ -119,7 +119,7 @@ class Http2(asyncio.Protocol):
 
     def _begin(self, stream: int, headers: list[tuple[bytes, bytes]]) -> None:
         if self._last is not None:
-            return  # after GOAWAY: the client knows
+            return  # after GOAWAY: the client knows that it was not processed
         if len(self._open) >= self._limit:
             self._http.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
             return
@@ -185,13 +185,13 @@ class Http2(asyncio.Protocol):
         return min(self._http.local_flow_control_window(stream), self._http.max_outbound_frame_size)
 
     def _go_away(self, stream: int, why: bytes) -> None:
-        """Refuse this request and all after it, and close when those before it are answered."""
+        """Refuse this request and all later ones, and close once the earlier ones are answered."""
         self._last = max(stream - 2, 0)
         for refused in [one for one in self._open if one > self._last]:
             self._open.pop(refused)
             self._bodies.pop(refused, None)
         self._flush()
-        # Written by hand: the library would take the connection for closed, and answer nothing any more.
+        # Written by hand: after its own GOAWAY, the library sends nothing more on the connection.
         self._transport.write(_goaway_frame(self._last, why))
         self._close_if_done()
 
@@ -205,7 +205,7 @@ class Http2(asyncio.Protocol):
             self._close()
 
     def _close(self) -> None:
-        """Close after a delay: data from the client would otherwise cause a reset, by which it loses answers."""
+        """Close after a delay: otherwise data from the client would cause a reset, which loses answers."""
         self._closing = True
         asyncio.get_running_loop().call_later(LINGER, self._transport.close)
 

@@ -1,4 +1,4 @@
-"""Listening: TLS with a certificate authority of the stand-ins, and the negotiation of the HTTP version."""
+"""Sockets: TLS with the stand-ins' certificate authority, and negotiation of the HTTP version."""
 
 import asyncio
 import contextlib
@@ -39,14 +39,16 @@ class Listener:
         self._authority = authority
         self._host = host
         self._servers: list[asyncio.Server] = []
-        self._everybody: set[asyncio.Transport] = set()
-        self._callers: set[asyncio.Transport] = set()
+        self._tls_connections: set[asyncio.Transport] = set()
+        self._plain_connections: set[asyncio.Transport] = set()
 
     async def open(self, handle: Handler, port: int, *, streams: int, old: bool) -> int:
-        """Listen with TLS for HTTP/2, and for HTTP/1.1 too where `old`; return the port. Raises `OSError`."""
+        """Listen with TLS for HTTP/2, and for HTTP/1.1 if `old`; return the port. Raises `OSError`."""
 
         def factory() -> asyncio.Protocol:
-            return _Choosing(Http2(handle, streams, self._everybody), Http1(handle, self._everybody) if old else None)
+            return _Choosing(
+                Http2(handle, streams, self._tls_connections), Http1(handle, self._tls_connections) if old else None
+            )
 
         server = await asyncio.get_running_loop().create_server(
             factory, self._host, port, ssl=self._authority.context(old=old), backlog=1024
@@ -56,7 +58,7 @@ class Listener:
     async def open_plainly(self, handle: Handler, port: int) -> int:
         """Listen for HTTP/1.1 without TLS, and return the port. Raises `OSError`."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Http1(handle, self._callers), self._host, port)
+        server = await loop.create_server(lambda: Http1(handle, self._plain_connections), self._host, port)
         return self._port_of(server)
 
     async def close(self) -> None:
@@ -64,9 +66,9 @@ class Listener:
         for server in self._servers:
             server.close()
         self.cut()
-        for transport in list(self._callers):
+        for transport in list(self._plain_connections):
             transport.abort()
-        # One that has not shaken hands yet is not ours to cut, and must not keep us.
+        # A connection in its TLS handshake is in neither set, so the wait has a limit.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await asyncio.gather(*(server.wait_closed() for server in self._servers))
@@ -74,7 +76,7 @@ class Listener:
 
     def cut(self) -> None:
         """Close all connections except those to plain ports."""
-        for transport in list(self._everybody):
+        for transport in list(self._tls_connections):
             transport.abort()
 
     def _port_of(self, server: asyncio.Server) -> int:
@@ -132,12 +134,12 @@ class Authority:
         return cert, key
 
     def context(self, *, old: bool) -> ssl.SSLContext:
-        """Return what a server needs to speak TLS 1.2 or newer."""
+        """Return the TLS context of a server, for TLS 1.2 or newer."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["h2", "http/1.1"] if old else ["h2"])
         secret = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        with tempfile.TemporaryDirectory() as folder:  # the library reads keys from files alone
+        with tempfile.TemporaryDirectory() as folder:  # `ssl` reads keys only from files
             file = Path(folder) / "leaf.pem"
             file.write_bytes(secret + self._leaf.public_bytes(Encoding.PEM))
             context.load_cert_chain(file)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 _HOST = re.compile(r"(?P<name>[\w.-]+|\[[\da-fA-F:.]+\])(?P<port>:\d{1,5})?", re.ASCII)
-"""A host name or address and, if need be, a port, and nothing else."""
+"""A host name or address with an optional port."""
 
 
 def is_local(headers: Mapping[str, str], bound: str, peer: str) -> bool:
@@ -27,7 +27,7 @@ def _is_named_right(host: str, bound: str, peer: str) -> bool:
         return False
     name = named["name"].strip("[]").lower()
     try:
-        if name == bound.lower() and name not in {"0.0.0.0", "::"}:  # noqa: S104 - names of clients, not addresses to listen on
+        if name == bound.lower() and name not in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not listened on
             return True
         return ipaddress.ip_address(peer).is_loopback and (
             name == "localhost" or ipaddress.ip_address(name).is_loopback

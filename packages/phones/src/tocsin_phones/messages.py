@@ -1,4 +1,4 @@
-"""What a message for Firebase may hold: everything else is refused, as by the service, with the field at fault."""
+"""The fields of an FCM message. Others are refused as by the service, with the name of the field."""
 
 import json
 import re
@@ -8,14 +8,14 @@ from typing import Any
 from tocsin_phones.exchange import Rejection
 
 TARGETS = ("fid", "token", "topic", "condition")
-"""Whom a message goes to: exactly one of them."""
+"""The recipient of a message: exactly one of these."""
 
 MAX_BYTES = 4096
 MAX_TOPIC_BYTES = 2048
-"""Bytes of a payload, to a device and to many."""
+"""Maximum bytes of a payload, to a device and to a topic."""
 
 MAX_TTL = 2_419_200
-"""Seconds: four weeks."""
+"""Four weeks in seconds."""
 
 _MESSAGE = frozenset({"name", "data", "notification", "android", "webpush", "apns", "fcm_options", *TARGETS})
 _NOTIFICATION = frozenset({"title", "body", "image"})
@@ -70,7 +70,7 @@ def check_message(body: Mapping[str, Any]) -> None:
 
 
 def refused_field(field: str, description: str) -> Rejection:
-    """Return the refusal of a payload that is wrong, which says nothing of the device."""
+    """Return the refusal of an invalid field: with `fieldViolations` and without an `FcmError`."""
     violation = {"field": field, "description": description}
     details = [{"@type": _BAD_REQUEST, "fieldViolations": [violation]}]
     return Rejection(400, "INVALID_ARGUMENT", description, details=details)
@@ -116,7 +116,7 @@ def _size(value: Any) -> int:
 
 
 def _object(value: Any, where: str, known: frozenset[str] | set[str] | None) -> Mapping[str, Any]:
-    """Return an object whose fields are `known`, in either spelling; none: it may have any."""
+    """Return an object whose fields are among `known`, in either spelling; with None, any fields are allowed."""
     if not isinstance(value, dict):
         raise refused_field(where, "Invalid value: an object is needed.")
     for name in value if known is not None else ():

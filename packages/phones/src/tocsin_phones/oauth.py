@@ -1,4 +1,4 @@
-"""The stand-in for Google's token endpoint: an assertion signed by the service account, for an access token."""
+"""The stand-in for Google's token endpoint: it exchanges an assertion of the service account for an access token."""
 
 import json
 import secrets
@@ -19,17 +19,17 @@ SCOPES = frozenset(
         "https://www.googleapis.com/auth/cloud-platform",
     }
 )
-"""Scopes with one of which messages can be sent."""
+"""The scopes that allow sending messages."""
 
 LIFETIME = 3600
-"""Seconds that an assertion or an access token is good for at most."""
+"""Maximum seconds that an assertion or an access token is valid."""
 
 _AHEAD = 300
 
 
 @dataclass(frozen=True, slots=True)
 class OAuthAccount:
-    """The service account that the stand-in knows."""
+    """The service account of the stand-in."""
 
     email: str
     key_id: str
@@ -38,7 +38,7 @@ class OAuthAccount:
 
 
 class OAuth:
-    """The endpoint, and the access tokens that it gave. Its requests stand in the book as pushes of `oauth`."""
+    """The endpoint and its access tokens. Its requests are recorded as pushes of `oauth`."""
 
     name = "oauth"
 
@@ -49,7 +49,7 @@ class OAuth:
         self.url = ""
 
     def handle(self, request: IncomingRequest) -> Reply:
-        """Give an access token."""
+        """Handle a request for an access token."""
         return self._book.take(self, request)
 
     def knows(self, token: str) -> bool:
@@ -68,14 +68,14 @@ class OAuth:
             raise Rejection(400, "unsupported_grant_type", "Invalid grant_type.")
         self._check_assertion(form.get("assertion", ""))
 
-    def success(self, push: ReceivedPush) -> Reply:  # noqa: ARG002 - as every provider has it
+    def success(self, push: ReceivedPush) -> Reply:  # noqa: ARG002 - the signature of all providers
         """Return a new access token."""
         token = "ya29." + secrets.token_urlsafe(32)
         self._given[token] = time.time() + LIFETIME
         answer = {"access_token": token, "expires_in": LIFETIME - 1, "token_type": "Bearer"}
         return Reply(200, (JSON,), json.dumps(answer).encode())
 
-    def refusal(self, refused: Rejection, push: ReceivedPush) -> Reply:  # noqa: ARG002 - as every provider has it
+    def refusal(self, refused: Rejection, push: ReceivedPush) -> Reply:  # noqa: ARG002 - the signature of all providers
         """Return the status with its error (RFC 6749, section 5.2)."""
         reason = refused.reason or ("invalid_grant" if refused.status < 500 else "internal_failure")  # noqa: PLR2004
         answer = {"error": reason, "error_description": str(refused)}

@@ -1,4 +1,4 @@
-"""A pytest plugin: the fixture `tocsin_phones` starts the stand-ins once for all tests, in a process of their own."""
+"""A pytest plugin: the fixture `tocsin_phones` starts the stand-ins once for all tests, in a separate process."""
 
 import shlex
 import subprocess
@@ -18,7 +18,7 @@ START_TIMEOUT = 30.0
 
 @dataclass(frozen=True, slots=True)
 class RunningPhones:
-    """Stand-ins that run: the variables to set for the service under test, and the URL of the control port."""
+    """Running stand-ins: the variables to set for the service under test, and the URL of the control port."""
 
     environment: dict[str, str]
     url: str
@@ -29,7 +29,7 @@ def tocsin_phones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningP
     """Start the stand-ins; they end with the session."""
     folder = tmp_path_factory.mktemp("tocsin-phones")
     command = [sys.executable, "-m", "tocsin_phones", "--folder", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - our own module
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - a fixed command
         try:
             environment = _environment(folder / ENVIRONMENT, process)
             yield RunningPhones(environment, environment["PHONES_URL"])

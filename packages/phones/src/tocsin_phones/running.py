@@ -1,4 +1,4 @@
-"""All stand-ins together: started, stopped, and named to the service by its environment variables."""
+"""All stand-ins together: start, stop, and the environment variables that point the service to them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from tocsin_phones.oauth import OAuth, OAuthAccount
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where each stand-in listens; 0 takes a free one."""
+    """The port of each stand-in; 0 chooses a free one."""
 
     control: int = 0
     apns: int = 0
@@ -42,7 +42,7 @@ HOST = "127.0.0.1"
 
 
 class Phones:
-    """Stand-ins for APNs, its sandbox, FCM and a browser push service, with a control port, on this machine alone.
+    """Stand-ins for APNs, its sandbox, FCM and a browser push service, with a control port, on the loopback interface.
 
     New keys and certificates are made with the object. The urls are there when it has started.
     """
@@ -66,7 +66,7 @@ class Phones:
         self.control_url = self.apns_url = self.apns_sandbox_url = self.fcm_url = self.browser_url = ""
 
     async def start(self) -> None:
-        """Listen everywhere; after a stop, on the same ports again.
+        """Listen on all ports; after a stop, on the same ports again.
 
         Raises `OSError` where a port is taken, and then listens nowhere.
         """
@@ -77,7 +77,7 @@ class Phones:
             raise
 
     async def stop(self) -> None:
-        """Cut all connections and listen no more: an outage, to a sender. What came stays to be looked at."""
+        """Close all connections and stop listening: an outage for a sender. Received pushes stay available."""
         await self._listener.close()
 
     async def __aenter__(self) -> Self:
@@ -100,7 +100,7 @@ class Phones:
         return credentials.write(folder, self._apns_key, self._fcm_key, self._authority.pem, urls)
 
     def pushes(self, provider: str | None = None, token: str | None = None) -> list[dict[str, Any]]:
-        """Return the pushes that came, as `GET /pushes` does."""
+        """Return the received pushes, as `GET /pushes` does."""
         return self._book.received(provider, token)
 
     def screen(self, token: str, provider: str | None = None) -> dict[str, Any]:
@@ -108,11 +108,11 @@ class Phones:
         return self._book.screen(token, provider).as_json()
 
     def answer(self, provider: str, **demand: Any) -> None:
-        """Say what the next pushes are answered, as `POST /answers` does. Raises `MalformedJson`."""
+        """Program the answer to the next pushes, as `POST /answers` does. Raises `MalformedJson`."""
         self._book.demands.waiting.append(demand_of({"provider": provider, **demand}))
 
     def subscribe(self, application_server_key: str = "") -> dict[str, Any]:
-        """Make a new browser, and return its subscription, as `POST /subscriptions` does."""
+        """Create a browser and return its subscription, as `POST /subscriptions` does."""
         return self._browser.subscribe(application_server_key).as_json()
 
     def unsubscribe(self, endpoint: str) -> bool:
@@ -120,12 +120,12 @@ class Phones:
         return self._browser.unsubscribe(endpoint)
 
     def forget(self) -> None:
-        """Forget pushes, screens and demanded answers; subscriptions stay."""
+        """Discard pushes, screens and programmed answers; subscriptions stay."""
         self._book.forget()
         self._book.demands.waiting.clear()
 
     def cut(self) -> None:
-        """Cut every connection, as `DELETE /connections` does."""
+        """Close all connections, as `DELETE /connections` does."""
         self._listener.cut()
 
     async def _listen(self) -> None:

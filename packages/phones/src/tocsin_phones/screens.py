@@ -7,7 +7,7 @@ from typing import Any
 from tocsin_phones.exchange import Banner, Change
 
 MAX_BANNERS = 1000
-"""Banners that one device shows; the oldest goes first."""
+"""Maximum banners on one device; the oldest is removed first."""
 
 
 @dataclass(slots=True)
@@ -33,12 +33,12 @@ class Screen:
                 del self.banners[next(iter(self.banners))]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the badge and the banners, the newest first, as the control port has them."""
+        """Return the badge and the banners, newest first, in the format of the control port."""
         return {"badge": self.badge, "banners": [banner_json(one) for one in reversed(self.banners.values())]}
 
 
 def banner_json(banner: Banner) -> dict[str, Any]:
-    """Return a banner as the control port has it."""
+    """Return a banner in the format of the control port."""
     return {
         "key": banner.key,
         "id": banner.id,
@@ -51,30 +51,30 @@ def banner_json(banner: Banner) -> dict[str, Any]:
 
 
 def moment(seconds: float) -> str:
-    """Return UNIX seconds as the control port has them."""
+    """Format UNIX seconds for the control port."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def ids_of(clear: Any) -> tuple[str, ...]:
-    """Return the ids of a list in a payload; whatever else it may be clears nothing."""
+    """Return the ids in a list of a payload; any other value clears nothing."""
     return tuple(one for one in clear if isinstance(one, str)) if isinstance(clear, list) else ()
 
 
 def badge_of(value: Any) -> int | None:
-    """Return a badge of a payload, in digits or as a number; none: it says none."""
+    """Return the badge of a payload, a number or a string of digits; None without one."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def part(value: Any, *names: str) -> Any:
-    """Return what stands in objects of objects under `names`; none where something is missing, or no object."""
+    """Return the value under `names` in nested objects; None if one is missing or not an object."""
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
 def text(value: Any, *names: str) -> str:
-    """Return the string that stands there, or an empty one."""
+    """Return the string under `names`, or an empty one."""
     found = part(value, *names)
     return found if isinstance(found, str) else ""

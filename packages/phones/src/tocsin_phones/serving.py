@@ -1,4 +1,4 @@
-"""The command `tocsin-phones`: the stand-ins until a signal ends them, and what to set so that they are used."""
+"""The command `tocsin-phones`: run the stand-ins until a signal, and write the variables to set for the service."""
 
 import asyncio
 import shlex
@@ -9,15 +9,15 @@ from pathlib import Path
 from tocsin_phones.running import Phones, Ports
 
 ENVIRONMENT = "environment"
-"""The file for a shell to read; it is there while the stand-ins are."""
+"""The file for a shell to source; it exists while the stand-ins run."""
 
 
 class StartError(Exception):
-    """The stand-ins cannot be started, and why."""
+    """The stand-ins could not be started; the message has the reason."""
 
 
 async def serve(folder: Path, port: int) -> None:
-    """Serve until SIGTERM or SIGINT; `port` is the first of five in a row, 0 takes free ones. Raises `StartError`."""
+    """Serve until SIGTERM or SIGINT; `port` is the first of five in a row, 0 chooses free ones. Raises `StartError`."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
@@ -41,7 +41,7 @@ def _exports(variables: dict[str, str]) -> str:
 
 
 def _publish(file: Path, content: str) -> None:
-    """Write the file atomically, so that a process that waits for it reads all of it."""
+    """Write the file atomically, so that a process that waits for it never reads a part of it."""
     draft = file.with_suffix(".draft")
     draft.write_text(content, encoding="utf-8")
     draft.replace(file)

@@ -1,11 +1,11 @@
-"""JSON as the push services read it: UTF-8, each key once, no NaN."""
+"""JSON as the push services parse it: UTF-8, no duplicate keys, no NaN."""
 
 import json
 from typing import Any
 
 
 class MalformedJson(Exception):  # noqa: N818 - the name of the answer
-    """A body is not what it should be, in one sentence."""
+    """A body is invalid; the message is one sentence."""
 
 
 def parse(body: bytes) -> Any:
@@ -27,7 +27,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
 def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key twice")
+        raise ValueError("duplicate key")
     return found
 
 

@@ -1,7 +1,7 @@
-# The two commands of the README: `make demo` and `make test`. Both make their own virtual environment first.
+# `make help` lists the targets. Each creates the virtual environment that it needs.
 
-# The system's Python goes first where it is new enough: distributions build it optimised, which is worth half as much
-# speed again. `make PYTHON=/path/to/python3` takes another.
+# Prefer the system's Python if it is new enough: the optimised builds of distributions are 1.5 times as fast as others.
+# Choose another with `make PYTHON=/path/to/python3`.
 PYTHON ?= $(shell for python in /usr/bin/python3 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 UV_VERSION := 0.13.9
@@ -11,45 +11,45 @@ UV := .uv/bin/uv
 .DEFAULT_GOAL := help
 .PHONY: help demo test check fast soak coverage lint bench docs screenshots web format lock schema parts clean
 
-help: ## what there is
+help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 demo: .venv/ready ## serve with sample users, teams and notifications: open http://127.0.0.1:8080/
 	$(BIN)/tocsin demo
 
-# One worker for each core; what shares a fixture of its module stays with one worker. CI, and root, for whom `parts`
-# installs what is missing, let no test be skipped but for the reasons in tests/support/selection.py.
+# One worker per core; tests that share a fixture of their module run on one worker. In CI and as root, for whom `parts`
+# installs missing programs, a test may be skipped only for the reasons in tests/support/selection.py.
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 STRICT := $(if $(CI)$(filter 0,$(shell id -u)),--strict-skips)
 
-test: lint parts ## everything: lint, types, and all tests against real parts
+test: lint parts ## lint, types, and all tests against real databases, servers and browsers
 	$(PYTEST) $(STRICT)
 
-check: lint fast ## what to run all the time: lint, types and the fast tests
+check: lint fast ## lint, types and the fast tests, to run after each change
 
-fast: .venv/ready ## the tests without a browser, programs of their own, kills or long work
+fast: .venv/ready ## only the fast tests: without browser, subprocesses, chaos and slow tests
 	$(PYTEST) -q -m "not (browser or processes or chaos or slow)" --hypothesis-profile fast
 
-soak: lint parts ## all tests, with all that chance decides many times over: properties, kills, fuzzing; hours
+soak: lint parts ## all tests, with many more rounds of the random ones (properties, chaos, fuzzing); takes hours
 	$(PYTEST) --hypothesis-profile soak
 
-coverage: .venv/ready parts ## all tests, and what they do not reach: branches too, and programs that tests start
+coverage: .venv/ready parts ## all tests with a report of uncovered lines and branches, subprocesses included
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest -n auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder -q
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/python -m tests.support.coverage
 
-lint: .venv/ready ## ruff, mypy and the contracts between modules
+lint: .venv/ready ## ruff, mypy and the import contracts between modules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: .venv/ready ## every claim of speed, measured: best on an otherwise idle machine
+bench: .venv/ready ## measure all performance claims; needs an otherwise idle machine
 	for claim in list_page list_deep post_event batch unchanged read_all imports team visible memory streams transport push handed_over everybody fanout_devices inbox_page; do $(BIN)/python -m bench.$$claim || exit 1; done
 
-docs: .venv/ready .docs/ready ## build the documentation site into site/; a warning or a broken link is an error
+docs: .venv/ready .docs/ready ## build the documentation site into site/; warnings and broken links are errors
 	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --quiet --strict
 
 screenshots: .venv/ready parts ## take the screenshots of README.md and docs/ from the demo
@@ -58,22 +58,22 @@ screenshots: .venv/ready parts ## take the screenshots of README.md and docs/ fr
 web: web/node_modules ## build the scripts of the web inbox, the console and the demo from web/ into src/tocsin/web (needs Node)
 	node web/build.mjs
 
-format: .venv/ready ## let ruff mend what it can
+format: .venv/ready ## fix and format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-schema: .venv/ready ## write schema.sql anew from the migrations
+schema: .venv/ready ## regenerate schema.sql from the migrations
 	$(BIN)/pytest -q tests/db/test_migrations.py --write-schema
 
 COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header
 
-lock: $(UV) ## pin the newest versions that pyproject.toml and docs/requirements.in allow
+lock: $(UV) ## update the lock files to the newest versions that pyproject.toml and the requirements.in files allow
 	$(COMPILE) --group dev pyproject.toml --output-file requirements.lock
 	$(COMPILE) docs/requirements.in --output-file docs/requirements.lock
 	$(COMPILE) tests/repository/django/requirements.in --output-file tests/repository/django/requirements.lock
 
-# The virtual environment holds exactly what the lock file says.
+# The virtual environment has exactly the packages of the lock file.
 .venv/ready: requirements.lock pyproject.toml packages/client/pyproject.toml packages/phones/pyproject.toml $(UV)
 	$(UV) venv --quiet --clear --no-python-downloads --python "$(PYTHON)" .venv
 	VIRTUAL_ENV=.venv $(UV) pip sync --quiet --compile-bytecode --require-hashes requirements.lock
@@ -81,7 +81,7 @@ lock: $(UV) ## pin the newest versions that pyproject.toml and docs/requirements
 		--editable . --editable packages/client --editable packages/phones
 	@touch $@
 
-# What builds the documentation has an environment of its own: no other command needs it.
+# A separate environment for the documentation: no other target needs its packages.
 .docs/ready: docs/requirements.lock $(UV)
 	$(UV) venv --quiet --clear --no-python-downloads --python "$(PYTHON)" .docs
 	VIRTUAL_ENV=.docs $(UV) pip sync --quiet --require-hashes docs/requirements.lock
@@ -91,7 +91,7 @@ web/node_modules: web/package-lock.json
 	cd web && npm ci --ignore-scripts
 	@touch $@
 
-# uv comes by pip, which any Python with the module ensurepip can make.
+# Install uv with pip; this needs a Python with the module ensurepip.
 $(UV):
 	@test -n "$(PYTHON)" || { echo 'Tocsin needs Python 3.11 or newer: make PYTHON=/path/to/python3 ...' >&2; exit 1; }
 	@set -e; for python in "$(PYTHON)" python3; do \
@@ -103,8 +103,8 @@ $(UV):
 	$$maker -m venv --clear .uv
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-# The pages are tested in Debian's Chromium, with fonts that have Arabic letters, and the transport of pushes against
-# servers that nobody here wrote; these are only installed, not started. Without the last three some tests skip.
+# Programs that tests run: Debian's Chromium with Arabic fonts for the pages, and nginx, nghttpd and pgbouncer as
+# independent servers. They are installed but not started. Without the last three, some tests are skipped.
 parts:
 	@if ! { command -v chromium && command -v nginx && command -v nghttpd && command -v pgbouncer; } >/dev/null; then \
 		if [ "$$(id -u)" = 0 ]; then \
@@ -114,5 +114,5 @@ parts:
 			echo 'Please install the packages chromium and fonts-noto-core.' >&2; exit 1; \
 		fi; fi
 
-clean: ## forget the virtual environments and the documentation site
+clean: ## delete the virtual environments and the documentation site
 	rm -rf .venv .uv .docs site

@@ -1,1 +1,1 @@
-"""How fast Tocsin is, each claim in a module of its own; `fill`, `measure` and `service` are what they share."""
+"""Benchmarks, one module for each performance claim; `fill`, `measure` and `service` are shared."""

@@ -1,4 +1,4 @@
-"""nginx in the place of Apple, which costs little: it answers 200 to everything, and notes what came and when.
+"""nginx as a cheap stand-in for APNs: it answers 200 to everything and logs each request with its time.
 
 What goes to the sandbox is answered that our key is wrong, so that its lane stops and nothing of it goes out.
 """
@@ -37,7 +37,7 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Apple:
-    """A running server: the service's variables that lead to it, and the file of what came."""
+    """A running server: the variables that point the service to it, and its access log."""
 
     variables: Mapping[str, str]
     notes: Path

@@ -1,4 +1,4 @@
-"""An event to 100,000 users with an iPhone each: when the last inbox and the last phone have it, and who waits behind.
+"""An event to 100,000 users with an iPhone each: time to the last inbox and phone, and the delay of other events.
 
 Meanwhile single events are posted to other users.
 """
@@ -21,24 +21,24 @@ from tocsin.catalogue import Catalogue
 TEAM = 1
 OTHERS = 1_000
 HISTORY = 100
-"""Notifications that each of the others has from before."""
+"""Earlier notifications of each other user."""
 
 EVERY = 0.2
 """Seconds between two single events."""
 
 LONGEST = 600.0
-"""Seconds after which a push is taken for lost."""
+"""Seconds after which a push counts as lost."""
 
 
 class Single(NamedTuple):
-    """A single event, and when it was sent, in UNIX seconds."""
+    """A single event, and its sending time in UNIX seconds."""
 
     id: str
     sent: float
 
 
 class ToAll(NamedTuple):
-    """The event to everybody, and when it was accepted, and when the last inbox had it, in UNIX seconds."""
+    """The event to all users, with the times of acceptance and of the last inbox, in UNIX seconds."""
 
     id: str
     accepted: float
@@ -69,7 +69,7 @@ async def main() -> None:
 
 
 class Bench:
-    """What is measured on a running service; `others` are users who are not in the team."""
+    """The measurements on a running service; `others` are users who are not in the team."""
 
     def __init__(self, running: Service, phones: Apple, people: int, others: range) -> None:
         self._running, self._phones, self._people = running, phones, people

@@ -22,7 +22,7 @@ WITHOUT, WITH, STOPPED = 1, 2, 3
 """The teams: without devices, with an iPhone each, and with one each whose lane is stopped."""
 
 LONGEST = 600.0
-"""Seconds after which a push is taken for lost."""
+"""Seconds after which a push counts as lost."""
 
 
 async def main() -> None:
@@ -52,7 +52,7 @@ async def main() -> None:
 
 
 class Bench:
-    """What is measured on a running service."""
+    """The measurements on a running service."""
 
     def __init__(self, running: Service, phones: Apple, people: int) -> None:
         self._running, self._phones, self._people = running, phones, people

@@ -1,4 +1,4 @@
-"""What a service that has been used for a while holds: people, teams, and inboxes full of all kinds of notification."""
+"""The data of a service after some time of use: users, teams, and inboxes with all kinds of notification."""
 
 from collections.abc import Iterator
 from uuid import UUID
@@ -8,7 +8,7 @@ from tocsin.db.pool import Connection
 from tocsin.notifications import body_of, to_json
 
 FIRST = 1_001
-"""The least id of our users: those that act in the samples are below."""
+"""The lowest id of the users here; the acting users of the samples have lower ones."""
 
 LANGUAGE = "en"
 
@@ -60,7 +60,7 @@ async def team(connection: Connection, id_: int, members: range) -> None:
 
 
 async def notifications(connection: Connection, count: int) -> None:
-    """Put in this many events, of all kinds in turn; `inboxes` on the same connection hands them out."""
+    """Insert this many events, of all kinds in turn; `inboxes` on the same connection distributes them."""
     await connection.execute(
         "create temp table pool as select number, uuidv7() as event_id from generate_series(0, $1 - 1) as number",
         count,
@@ -92,7 +92,7 @@ async def notifications(connection: Connection, count: int) -> None:
 
 
 async def inboxes(connection: Connection, owners: range, size: int, *, unread: int) -> None:
-    """Fill the inboxes of these users, as if each got one after the other in turn; the `unread` oldest are unread."""
+    """Fill the inboxes of these users in turn; the `unread` oldest notifications are unread."""
     await connection.execute(
         """
         insert into inbox (position, created_at, read_at, event_id, user_id, language)
@@ -122,7 +122,7 @@ async def inboxes(connection: Connection, owners: range, size: int, *, unread: i
 
 
 async def history(connection: Connection, owners: range, size: int) -> None:
-    """Give these users an inbox each, and the database the statistics that it has once it was used for a while.
+    """Create an inbox for each of these users, and the planner statistics of a database in use.
 
     Statements that were planned when their tables were known to be empty would read all of them, however they grow.
     """
@@ -132,13 +132,13 @@ async def history(connection: Connection, owners: range, size: int) -> None:
 
 
 async def settle(connection: Connection) -> None:
-    """Do now what the database would else do in the middle of a measurement."""
+    """Run maintenance that the database would otherwise do during a measurement."""
     await connection.execute("vacuum analyze")
     await connection.execute("checkpoint")
 
 
 def _samples() -> Iterator[dict[str, str]]:
-    """Return the columns that hold a sample of each kind, and what it says under an id to be replaced."""
+    """Return the columns of a sample of each kind, and its text with an id to be replaced."""
     catalogue = Catalogue.load()
     for kind, sample in catalogue.samples.items():
         event = sample["event"]

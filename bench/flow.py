@@ -1,4 +1,4 @@
-"""Events to single users, posted at their times whatever became of those before, each followed until it is seen."""
+"""Events to single users, posted on schedule regardless of earlier ones, each polled until it is visible."""
 
 import asyncio
 import itertools
@@ -17,13 +17,13 @@ EVERY = 0.01
 """Seconds between two events."""
 
 LOOK = 0.001
-"""Seconds from an answer without the event to the next look: without a break, the looks would be the load."""
+"""Seconds between two polls: without a pause, the polls themselves would be the load."""
 
 LONGEST = 10.0
-"""Seconds after which an event is taken for lost."""
+"""Seconds after which an event counts as lost."""
 
 AT_ONCE = 64
-"""How many events may be under way."""
+"""Maximum events in flight."""
 
 
 class Recipient(NamedTuple):
@@ -88,7 +88,7 @@ class Flow:
 
 @asynccontextmanager
 async def flow(running: Service, people: range) -> AsyncIterator[Flow]:
-    """Lend a flow of events to these users."""
+    """Provide a flow of events to these users."""
     event = Catalogue.load().samples["note"]["event"]
     recipients = [
         Recipient(

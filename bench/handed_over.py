@@ -1,4 +1,4 @@
-"""How long until an accepted event is handed over to Apple, at 100 events a second to users with an iPhone each."""
+"""Time from acceptance to the push, at 100 events per second to users with an iPhone each."""
 
 import asyncio
 import os
@@ -20,10 +20,10 @@ from bench.service import Service, database, folder, started
 
 PEOPLE = 1_000
 HISTORY = 100
-"""Notifications that each of them has from before."""
+"""Earlier notifications of each user."""
 
 TICK = 0.001
-"""Seconds that the stand-in counts in: a push came at the end of its tick, at the latest."""
+"""The resolution of the stand-in's times in seconds."""
 
 _TOCSIN = Path(sys.executable).with_name("tocsin")
 
@@ -65,7 +65,7 @@ async def _measured(events: Flow, apple: httpx.AsyncClient, count: int) -> dict[
 
 
 async def _arrivals(apple: httpx.AsyncClient, followed: Sequence[Followed]) -> Mapping[str, float]:
-    """Return when the push of each event came, in UNIX seconds, and have the stand-in forget them."""
+    """Return when the push of each event was received, in UNIX seconds, and clear the stand-in's list."""
     await asyncio.sleep(1)
     pushes: list[dict[str, Any]] = (await apple.get("/pushes", params={"provider": "apns"})).json()
     await apple.delete("/pushes")
@@ -78,7 +78,7 @@ async def _arrivals(apple: httpx.AsyncClient, followed: Sequence[Followed]) -> M
 
 @asynccontextmanager
 async def _phones(place: Path) -> AsyncIterator[dict[str, str]]:
-    """Run the stand-ins in a process of their own, and yield the variables that lead to them."""
+    """Run the stand-ins in a separate process, and yield the variables that point to them."""
     given = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
     process = await asyncio.create_subprocess_exec(
         *(_TOCSIN, "phones", "--folder", place), env=given, stdout=asyncio.subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""Users and notifications imported over HTTP, checked and applied, against COPY of the same lines into a table."""
+"""Import of users and notifications over HTTP, against COPY of the same lines into a table."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""The web inbox in Chromium: its size, how soon its first list is on screen, and how it scrolls through 2,000 rows."""
+"""The web inbox in Chromium: size, time to the first list, and scrolling through 2,000 rows."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ from tocsin.auth.minting import mint_user
 
 ROWS = 2_000
 STEP = 400
-"""Pixels of each frame while scrolling: about six rows."""
+"""Pixels per frame while scrolling: about six rows."""
 
 _QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
@@ -132,7 +132,7 @@ async def _filled(running: Service) -> str:
 
 
 async def _size(client: Client, running: Service) -> int:
-    """Return the bytes of the component on the wire, without its head."""
+    """Return the transferred bytes of the component, without the response headers."""
     request = f"GET /inbox.js HTTP/1.1\r\nHost: {running.host}\r\nAccept-Encoding: gzip\r\n\r\n"
     packed = await client.ask(request.encode())
     if b"content-encoding: gzip" not in client.head.lower():
@@ -142,7 +142,7 @@ async def _size(client: Client, running: Service) -> int:
 
 @asynccontextmanager
 async def _chromium() -> AsyncIterator[Browser]:
-    """Start Debian's Chromium, which looks for nothing outside."""
+    """Start Debian's Chromium without requests to other hosts."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=_QUIET)
         try:
@@ -153,7 +153,7 @@ async def _chromium() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def _page(browser: Browser, running: Service) -> AsyncIterator[Page]:
-    """Open an empty page of the service's own origin, in a profile that has nothing yet."""
+    """Open an empty page of the service's own origin, in a new profile."""
     context = await browser.new_context(viewport={"width": 900, "height": 760})
     try:
         page = await context.new_page()

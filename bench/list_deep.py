@@ -1,4 +1,4 @@
-"""Pages of a huge inbox, its newest, a deep one and the unread, against a page of a small inbox."""
+"""Pages of a huge inbox (the newest, a deep one, the unread ones), against a page of a small inbox."""
 
 import json
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ async def _filled(running: Service) -> range:
 
 
 async def _following(running: Service, client: Client, owner: int) -> str:
-    """Follow `next` in strides of 100 down to the deep page, and return its path for one of usual size."""
+    """Follow `next` in pages of 100 to the deep page, and return the path of a page of default size there."""
     path = "/notifications?per_page=100"
     for _ in range(DEEP // 100):
         page = json.loads(await client.ask(running.get(path, user=owner)))

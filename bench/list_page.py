@@ -1,4 +1,4 @@
-"""A page of an inbox, against the very SQL of it."""
+"""A page of an inbox, against its SQL statement alone."""
 
 import uvloop
 
@@ -40,7 +40,7 @@ async def _filled(running: Service) -> range:
 
 
 def _script(owners: range) -> str:
-    """Return the statement behind a first page, for a user at random."""
+    """Return the statement of a first page, for a random user."""
     statement = queries("inbox")["page"]
     for parameter, value in (("$1", ":owner"), ("$2", ":before"), ("$3", ":rows")):
         statement = statement.replace(parameter, value)

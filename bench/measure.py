@@ -1,4 +1,4 @@
-"""What is measured and how: load on the service, pgbench beside it, medians and the table."""
+"""Shared measurements: load on the service, pgbench as the reference, medians and the table."""
 
 import argparse
 import asyncio
@@ -17,21 +17,21 @@ from tocsin.db.pool import SCHEMA
 from tocsin.postgres.supervisor import Embedded
 
 CONNECTIONS = 16
-"""Clients at once, of the service and of pgbench alike."""
+"""Concurrent clients, both of the service and of pgbench."""
 
 _RATE = re.compile(r"^tps = ([\d.]+) \(without initial connection time\)$", re.MULTILINE)
 _FAILED = re.compile(r"^number of failed transactions: ([1-9]\d*)", re.MULTILINE)
 
 
 class Options(NamedTuple):
-    """How long to measure: `rounds`, each of which measures every subject for `seconds`."""
+    """The extent of a measurement: `rounds`, each of which measures every subject for `seconds`."""
 
     rounds: int
     seconds: float
 
 
 class Sizes(NamedTuple):
-    """How long to measure, and how many `people` an event goes to."""
+    """The extent of a measurement, with the number of `people` that an event goes to."""
 
     rounds: int
     seconds: float
@@ -39,12 +39,12 @@ class Sizes(NamedTuple):
 
 
 def options(about: str | None, *, rounds: int, seconds: float) -> Options:
-    """Read the options of the command line; these are their defaults."""
+    """Parse the command line; the arguments are its defaults."""
     return Options(*_given(about, rounds, seconds, None)[:2])
 
 
 def sizes(about: str | None, *, rounds: int, seconds: float, people: int) -> Sizes:
-    """Read the options of the command line, the number of people among them; these are their defaults."""
+    """Parse the command line, including the number of people; the arguments are its defaults."""
     return _given(about, rounds, seconds, people)
 
 
@@ -64,7 +64,7 @@ def _given(about: str | None, rounds: int, seconds: float, people: int | None) -
 async def load(
     service: Service, requests: Sequence[bytes], seconds: float, *, status: bytes, accept: Callable[[bytes], bool]
 ) -> float:
-    """Ask these over and over on all connections, each as soon as it was answered; return answers per second.
+    """Repeat these requests on all connections, without a pause; return responses per second.
 
     Raises `RuntimeError` for an answer of another status, or that is not accepted.
     """
@@ -90,12 +90,12 @@ async def _ask_until(
 
 
 def has_rows(body: bytes, rows: int = 15) -> bool:
-    """Tell whether a page of notifications has this many."""
+    """Return whether a page has this many notifications."""
     return body.count(b'"message_formatted":') == rows
 
 
 async def pgbench(service: Service, script: str, seconds: float) -> float:
-    """Run a script of SQL over and over, prepared, with as many clients as the service has; return runs per second."""
+    """Repeat a prepared SQL script with as many clients as the service has; return runs per second."""
     path = service.data_dir.with_name("script.sql")
     path.write_text(script, "utf-8")
     process = await asyncio.create_subprocess_exec(
@@ -114,7 +114,7 @@ async def pgbench(service: Service, script: str, seconds: float) -> float:
 
 
 async def medians(rounds: int, one_round: Callable[[], Awaitable[Mapping[str, float]]]) -> dict[str, float]:
-    """Measure this many rounds, each of which measures everything in turn; return the median of each."""
+    """Measure all subjects in turn, this many rounds; return the median of each."""
     seen = [await one_round() for _ in range(rounds)]
     names = dict.fromkeys(name for values in seen for name in values)
     found = {name: [values.get(name, 0.0) for values in seen] for name in names}
@@ -124,13 +124,13 @@ async def medians(rounds: int, one_round: Callable[[], Awaitable[Mapping[str, fl
 
 
 def percentile(values: Sequence[float], hundredth: int) -> float:
-    """Return the value that this many in a hundred do not exceed."""
+    """Return a percentile."""
     return statistics.quantiles(values, n=100, method="inclusive")[hundredth - 1]
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One line of the table: what was measured, and against what.
+    """One line of the table: the measured subject and its reference.
 
     The limit, if there is one, is on the ratio where there is a reference, else on what was measured.
     """
@@ -182,7 +182,7 @@ class Claim:
 
 
 def show(*claims: Claim) -> None:
-    """Print the table, and how busy the machine was: what else runs on it spoils the ratios too."""
+    """Print the table and the load of the machine, because other programs distort the ratios."""
     rows = [("what", "measured", "reference", "ratio", "wanted", "kept"), *(claim.cells() for claim in claims)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *others in rows:

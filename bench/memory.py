@@ -1,4 +1,4 @@
-"""The memory of an idle service with its PostgreSQL, and how long it takes to start."""
+"""The memory of an idle service with its PostgreSQL, and its start time."""
 
 import asyncio
 import contextlib
@@ -19,13 +19,13 @@ from bench.service import Service, clients, database, folder, started
 from tocsin.catalogue import Catalogue
 
 PAGES = 20
-"""How many pages are asked for before the service is left in peace."""
+"""The number of pages requested before the service is left idle."""
 
 _PSS = re.compile(r"^Pss: +(\d+) kB$", re.MULTILINE)
 
 
 class Started(NamedTuple):
-    """A service that is ready, and the seconds that took."""
+    """A ready service, and the seconds of its start."""
 
     running: Service
     took: float
@@ -63,7 +63,7 @@ async def _ready(data_dir: Path) -> AsyncIterator[Started]:
 
 
 async def _use(running: Service) -> None:
-    """Have one user put in, one event delivered, and some pages read."""
+    """Create a user, deliver an event, and read some pages."""
     user = fill.FIRST
     async with database(running) as connection:
         if not await connection.fetchval("select exists (select from users)"):
@@ -77,7 +77,7 @@ async def _use(running: Service) -> None:
 
 
 def _memory(root: int) -> dict[str, float]:
-    """Return the MiB of a process and all below it, together (`all`) and by their kinds.
+    """Return the MiB of a process and its descendants, in total (`all`) and by kind.
 
     What processes share is divided among them (the kernel's `Pss`).
     """
@@ -105,7 +105,7 @@ def _parent(process: Path) -> int:
 
 
 def _name(process: Path) -> str:
-    """Return what a process is called here: PostgreSQL's processes say it in their command line."""
+    """Return the kind of a process; PostgreSQL's processes name it in their command line."""
     words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
     if not words.startswith("postgres: "):
         return "postgres" if "/postgres " in words else "tocsin"

@@ -13,10 +13,10 @@ from tocsin.catalogue import Catalogue
 
 PEOPLE = 1_000
 HISTORY = 100
-"""Notifications that each of them has from before."""
+"""Earlier notifications of each user."""
 
 LOOK = 0.01
-"""Seconds between two looks at the queue."""
+"""Seconds between two polls of the queue."""
 
 
 async def main() -> None:
@@ -42,7 +42,7 @@ async def main() -> None:
 
 
 async def filled(running: Service) -> range:
-    """Let there be people, each with a history, and the table of the reference."""
+    """Create users with earlier notifications, and the table of the reference."""
     async with database(running) as connection:
         people = await fill.users(connection, PEOPLE)
         await connection.execute("create schema bench")
@@ -61,7 +61,7 @@ def _is_queued(body: bytes) -> bool:
 
 
 async def drained(running: Service) -> None:
-    """Wait until all is delivered, so that nothing of it is done while the reference is measured."""
+    """Wait until all events are delivered, so that no delivery runs while the reference is measured."""
     async with database(running) as connection:
         while await connection.fetchval("select exists (select from jobs)"):
             await asyncio.sleep(LOOK)

@@ -1,4 +1,4 @@
-"""A backlog of pushes, claimed, looked at again, sent to a local HTTP/2 server and written back, per CPU-second.
+"""A backlog of pushes, claimed, checked, sent to a local HTTP/2 server and recorded, per CPU-second.
 
 The CPU is that of the service and of PostgreSQL together; that of the server (nginx) is not counted. How far it is, the
 server says: to count what is left in the database would cost what is measured.
@@ -43,7 +43,7 @@ async def main() -> None:
 
 
 async def _drain(running: Service, phones: Apple) -> list[tuple[float, float]]:
-    """Return when, and after how much CPU, each quarter of the backlog was done, the beginning first.
+    """Return the time and the CPU time at the start and after each quarter of the backlog.
 
     The last is done when all that came has been written back.
     """
@@ -63,7 +63,7 @@ async def _drain(running: Service, phones: Apple) -> list[tuple[float, float]]:
 
 
 async def _fill(url: str) -> None:
-    """Let one event have come to everybody's inbox, with a device each, and nothing of it be pushed yet."""
+    """Deliver one event to the inboxes of users with a device each, without sending its pushes."""
     connection = await connect(url)
     event = "00000000-0000-7000-8000-000000000001"
     await connection.execute(
@@ -107,7 +107,7 @@ _FILLING = (
 
 
 def _cpu(pid: int) -> float:
-    """Return the CPU-seconds of a process and all below it, those that ended included."""
+    """Return the CPU-seconds of a process and its descendants, ended ones included."""
     spent = 0.0
     for each in _family(pid):
         fields = Path(f"/proc/{each}/stat").read_text("ascii").rpartition(")")[2].split()

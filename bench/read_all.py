@@ -1,4 +1,4 @@
-"""Marking all as read, against the bare UPDATE of as many rows, and of a few against marking one."""
+"""Marking all as read, against a bare UPDATE of as many rows; and marking a few, against marking one."""
 
 import time
 
@@ -64,7 +64,7 @@ async def _repeat(running: Service, client: Client, connection: Connection, user
 
 
 async def _unread(connection: Connection, user: int) -> None:
-    """Make all of an inbox unread, and leave no dead rows behind."""
+    """Mark all of an inbox as unread, and remove dead rows."""
     await connection.execute("update inbox set read_at = null where user_id = $1 and read_at is not null", user)
     await connection.execute("update heads set unread = total where user_id = $1", user)
     if await connection.fetchval("select total from heads where user_id = $1", user) == MANY:

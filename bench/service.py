@@ -1,4 +1,4 @@
-"""The service as its user runs it, its database, and clients that cost little."""
+"""The service as in production, its database, and cheap clients."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A running `tocsin serve`: where it listens, where its data is, and its first process."""
+    """A running `tocsin serve`: its address, its data folder and its main process."""
 
     host: str
     port: int
@@ -94,7 +94,7 @@ async def service() -> AsyncIterator[Service]:
 
 @asynccontextmanager
 async def database(service: Service) -> AsyncIterator[Connection]:
-    """Lend a connection to the service's database that finds the service's tables."""
+    """Provide a connection to the service's database, with the search path of the service."""
     connection = await connect(service.database_url)
     try:
         yield connection
@@ -103,14 +103,14 @@ async def database(service: Service) -> AsyncIterator[Connection]:
 
 
 async def in_inboxes(connection: Connection, event_id: str) -> None:
-    """Wait until an event is in the last inbox: a question what became of it would wait for its pushes too."""
+    """Wait until an event is in the last inbox; its status would wait for its pushes, too."""
     while await connection.fetchval("select exists (select from jobs where id = $1)", event_id):
         await asyncio.sleep(_LOOK)
 
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """Make a folder that the server's user can enter, with a path short enough for a socket."""
+    """Create a folder that the server's user can access, with a path short enough for a socket."""
     path = Path(tempfile.mkdtemp(prefix="tocsin-bench-", dir="/tmp"))
     path.chmod(0o755)
     try:
@@ -121,7 +121,7 @@ def folder() -> Iterator[Path]:
 
 @asynccontextmanager
 async def started(data_dir: Path, variables: Mapping[str, str] | None = None) -> AsyncIterator[Service]:
-    """Start the service on a data folder, with further settings; yield it once it says that it serves, and end it."""
+    """Start the service on a data folder, with further settings; yield it when it is ready, then stop it."""
     log = data_dir.with_name("log")
     process = await _spawn(data_dir, log, variables or {})
     try:
@@ -157,7 +157,7 @@ async def _serving(process: asyncio.subprocess.Process, log: Path) -> str:
 
 
 def _lines(log: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log that are whole."""
+    """Return the complete lines of a log."""
     return [json.loads(line) for line in log.read_bytes().rpartition(b"\n")[0].splitlines() if line.startswith(b"{")]
 
 
@@ -172,14 +172,14 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _wait_for_the_end_of(database: Path) -> None:
-    """Wait until the database has ended too, which a service that ends by force leaves behind for a moment."""
+    """Wait until the database has ended, too: a killed service leaves it running for a moment."""
     end = time.monotonic() + _LONGEST_STOP
     while (database / "postmaster.pid").exists() and time.monotonic() < end:
         time.sleep(_LOOK)
 
 
 class Client(asyncio.Protocol):
-    """One connection that is kept, on which one thing is asked at a time; `head` is that of the last answer."""
+    """One persistent connection with one request at a time; `head` is the head of the last response."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -223,12 +223,12 @@ class Client(asyncio.Protocol):
         """Tell whoever waits for an answer."""
         if not self._answer.done():
             self._answer.set_exception(exc or ConnectionError("the service closed the connection"))
-            self._answer.exception()  # nobody may be waiting
+            self._answer.exception()  # there may be no waiter
 
 
 @asynccontextmanager
 async def clients(service: Service, count: int) -> AsyncIterator[Sequence[Client]]:
-    """Lend connections to the service."""
+    """Provide connections to the service."""
     loop = asyncio.get_running_loop()
     opened = [(await loop.create_connection(Client, service.host, service.port))[1] for _ in range(count)]
     try:

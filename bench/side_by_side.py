@@ -23,7 +23,7 @@ _AMOUNT = re.compile(r"^-?[\d,]+(?:\.\d+)?")
 
 
 def main() -> None:
-    """Measure each claim in both trees in turn, and print what changed."""
+    """Measure each claim in both trees in turn, and print the differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("revision", help="what to compare the working tree with")
     parser.add_argument("claims", nargs="+", help="names of scripts of this folder")
@@ -49,7 +49,7 @@ def _laid_out(revision: str) -> Iterator[Path]:
 
 @contextmanager
 def _environment() -> Iterator[Path]:
-    """Lend a Python with the packages of this one, whose command `tocsin` is that of the package on its path."""
+    """Provide a Python with the packages of this one, whose command `tocsin` runs the package on its path."""
     with tempfile.TemporaryDirectory(prefix="tocsin-python-") as folder:
         ours, made = Path(sys.prefix), Path(folder)
         (made / "bin").mkdir()
@@ -77,7 +77,7 @@ def _compare(before: Path, claim: str, rounds: int, python: Path) -> None:
 
 
 def _measure(tree: Path, claim: str, python: Path) -> dict[str, float]:
-    """Run one round of a claim, and return what it measured by its names."""
+    """Run one round of a claim, and return its values by name."""
     run = subprocess.run(
         [python, "-m", f"bench.{claim}", "--rounds", "1"],
         cwd=tree,

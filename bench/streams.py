@@ -1,4 +1,4 @@
-"""What open streams cost, and how soon they are told: thousands at one process, 200 events a second over them."""
+"""The cost and the latency of open streams: thousands at one process, with 200 events per second."""
 
 import asyncio
 import json
@@ -20,15 +20,15 @@ EVERY = 0.005
 """Seconds between two events."""
 
 LONGEST = 10.0
-"""Seconds after which an event is taken for lost."""
+"""Seconds after which an event counts as lost."""
 
 BACK_ENDS = 16
 BEGINNING = b'data: {"id":"'
-"""What the line of a notification begins with, before its id."""
+"""The start of the line of a notification, before its id."""
 
 
 class Stream:
-    """An open stream, which notes when something came."""
+    """An open stream that records when it receives something."""
 
     def __init__(self) -> None:
         self.came: dict[str, float] = {}
@@ -81,7 +81,7 @@ async def main() -> None:
 async def _flow(
     running: Service, back_ends: Sequence[Client], people: Sequence[int], streams: Sequence[Stream], seconds: float
 ) -> list[float]:
-    """Send events at their times, each to one user, whatever became of those before; return the ms of each."""
+    """Send events on schedule, each to one user, regardless of earlier ones; return the ms of each."""
     event = Catalogue.load().samples["note"]["event"]
     free: asyncio.Queue[Client] = asyncio.Queue()
     for client in back_ends:
@@ -107,7 +107,7 @@ async def _flow(
 
 
 def _resident(running: Service) -> float:
-    """Return the KiB of memory of the service's own process."""
+    """Return the KiB of memory of the service's main process."""
     status = Path(f"/proc/{running.process.pid}/status").read_text("ascii")
     return float(next(line for line in status.splitlines() if line.startswith("VmRSS:")).split()[1])
 

@@ -1,4 +1,4 @@
-"""An event to a team of 100,000, against a bare INSERT of as many rows; and what another user feels of it."""
+"""An event to a team of 100,000, against a bare INSERT of as many rows; and its effect on another user."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from tocsin.catalogue import Catalogue
 
 TEAM, MEMBERS = 1, 100_000
 PACE = 0.005
-"""Seconds between two pages that the other user asks for."""
+"""Seconds between two requests of the other user."""
 
 OTHERS_INBOX = 1_000
 
@@ -39,7 +39,7 @@ async def main() -> None:
 
 
 class Bench:
-    """What is measured on a running service; `other` is a user who is not in the team."""
+    """The measurements on a running service; `other` is a user who is not in the team."""
 
     def __init__(self, running: Service, other: int) -> None:
         self._running = running

@@ -1,4 +1,4 @@
-"""Pushes per second of processor time, against nghttpd on the loopback, beside a bare loop of curl's and h2load."""
+"""Pushes per second of processor time, to nghttpd on the loopback, against a bare loop of curl and h2load."""
 
 import asyncio
 import re
@@ -32,7 +32,7 @@ from tocsin.push.channels.web_push import WebPush
 from tocsin.push.channels.web_push_encryption import encoded
 
 AT_ONCE = 100
-"""Streams at once, as nghttpd allows them."""
+"""Concurrent streams, the limit of nghttpd."""
 
 TOKEN = "ab" * 32
 EXPIRES = datetime.now(UTC) + timedelta(days=1)
@@ -65,7 +65,7 @@ async def main() -> None:
 
 
 async def _sent(folder: Path, url: str, seconds: float, make: Callable[[], object]) -> tuple[float, float]:
-    """Send for some seconds, with as many waiting as are under way.
+    """Send for some seconds, with as many requests waiting as in flight.
 
     Returns pushes per second of processor time: of the whole process, and of the sending thread alone.
     """
@@ -97,7 +97,7 @@ async def _counted(answers: Sequence[asyncio.Future[object]]) -> int:
 
 
 def _bare(folder: Path, url: str, seconds: float) -> float:
-    """Return the requests per second of processor time of the least that curl can be asked from Python.
+    """Return the requests per second of processor time of a minimal loop around curl in Python.
 
     Always the same request, with no header of its own, and no look at the answer.
     """
@@ -140,9 +140,9 @@ def _bare(folder: Path, url: str, seconds: float) -> float:
 
 
 async def _h2load(url: str, seconds: float) -> float:
-    """Return h2load's requests per second of processor time; 0 where it is not installed."""
+    """Return h2load's requests per second of processor time; 0 if it is not installed."""
     if not shutil.which("h2load"):
-        print("  h2load is not installed: nothing to compare with", file=sys.stderr)
+        print("  h2load is not installed: no comparison", file=sys.stderr)
         return 0.0
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = await asyncio.create_subprocess_exec(

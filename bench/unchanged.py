@@ -1,4 +1,4 @@
-"""Pages that did not change, answered 304, against the same pages answered whole."""
+"""Unchanged pages, answered 304, against the same pages answered in full."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""How long until an accepted event is in its recipient's inbox, at 100 events a second to single users."""
+"""Time from acceptance to the recipient's inbox, at 100 events per second to single users."""
 
 from contextlib import AsyncExitStack
 
@@ -11,7 +11,7 @@ from bench.service import Service, database, service
 
 PEOPLE = 1_000
 HISTORY = 100
-"""Notifications that each of them has from before."""
+"""Earlier notifications of each user."""
 
 
 async def main() -> None:

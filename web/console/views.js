@@ -290,7 +290,7 @@ class Recipients {
   }
 
   async load() {
-    return [await this.#section("Recipients with an undelivered push", "&pushed=no", "No push failed, and none is waiting."), await this.#section("Recipients", "", "No inbox has this event yet.")];
+    return [await this.#section("Undelivered pushes", "&pushed=no", "No push failed, and none is waiting."), await this.#section("Recipients", "", "No inbox has this event yet.")];
   }
 
   async #section(title, filter, nothing) {

@@ -61,10 +61,10 @@ async def deliver(
     ids, progress = [job.id for job in leased], [job.progress for job in leased]
     outlines = await database.rows(_SQL["outline"], ids, progress, limit, most_named, len(ids))
     waiting = await _waiting(database, leased, {outline["id"] for outline in outlines if outline["reach"] == limit})
-    ours = [outline for outline in outlines if outline["id"] not in waiting]
-    many = [outline for outline in ours if outline["reach"] == limit]
-    chunks = ours if lane == "bulk" else [outline for outline in ours if outline["reach"] < limit]
-    done = [outline["id"] for outline in ours if outline["reach"] < limit]
+    ready = [outline for outline in outlines if outline["id"] not in waiting]
+    many = [outline for outline in ready if outline["reach"] == limit]
+    chunks = ready if lane == "bulk" else [outline for outline in ready if outline["reach"] < limit]
+    done = [outline["id"] for outline in ready if outline["reach"] < limit]
     entered: Sequence[Record] = ()
     async with database.transaction() as connection:
         await jobs.finish(connection, worker, done)

@@ -22,7 +22,7 @@ from pydantic import (
     field_validator,
 )
 
-from tocsin.catalogue.rendering import has_only_our_marks, one_line
+from tocsin.catalogue.rendering import has_only_allowed_tags, one_line
 from tocsin.devices import TYPES, Device, Provider, token_of
 from tocsin.errors import MAX_FIELD_ERRORS
 from tocsin.ids import MAX_ID, parsed_uuid
@@ -36,13 +36,13 @@ SKEW = timedelta(minutes=5)
 """Maximum difference by which the clock of a client may be ahead."""
 
 
-_NO_PLACES = frozenset({"localtime", "Factory", "posixrules"})
+_MACHINE_SPECIFIC = frozenset({"localtime", "Factory", "posixrules"})
 """Files in the zoneinfo folders whose contents depend on the machine."""
 
 
 @cache
 def _time_zones() -> frozenset[str]:
-    return frozenset(zoneinfo.available_timezones()) - _NO_PLACES
+    return frozenset(zoneinfo.available_timezones()) - _MACHINE_SPECIFIC
 
 
 def is_time_zone(name: str) -> bool:
@@ -63,7 +63,7 @@ def _known_uuid(given: Any) -> UUID:
 
 
 def _safe_html(html: str) -> str:
-    if not has_only_our_marks(html):
+    if not has_only_allowed_tags(html):
         raise refusal("regex", "may contain only the tags p, strong, em and br, all closed")
     return html
 

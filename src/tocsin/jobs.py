@@ -72,7 +72,7 @@ async def save_progress(connection: Connection, worker: UUID, progress: Iterable
     """Return jobs with their progress to the bulk queue. Raises `Lost` if a lease is lost."""
     steps = list(progress)
     ids = [id_ for id_, _ in steps]
-    _all_of(ids, await connection.execute(_SQL["go_on"], worker, ids, [done for _, done in steps]))
+    _all_of(ids, await connection.execute(_SQL["save_progress"], worker, ids, [done for _, done in steps]))
 
 
 async def hand_back(connection: Connection, worker: UUID, jobs: Sequence[UUID], seconds: float = 0) -> None:

@@ -172,7 +172,7 @@ class Settings(BaseSettings):
 
     @field_validator("host", mode="before")
     @classmethod
-    def _refuse_what_is_no_host(cls, value: Any) -> Any:
+    def _check_host(cls, value: Any) -> Any:
         host = value.removeprefix("[").removesuffix("]") if isinstance(value, str) else value
         if not isinstance(host, str) or not (_is_address(host) or _HOST.fullmatch(host)):
             raise ValueError("write an address such as 127.0.0.1, 0.0.0.0 or ::1, or a host name")
@@ -180,14 +180,14 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _refuse_an_unreadable_url(cls, value: SecretStr | None) -> SecretStr | None:
+    def _check_database_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             url.check(value.get_secret_value())
         return value
 
     @field_validator(*_PATHS)
     @classmethod
-    def _find_the_home(cls, value: Any) -> Any:
+    def _expand_home(cls, value: Any) -> Any:
         """Expand `~` to the home folder of the user."""
         return tuple(map(_at_home, value)) if isinstance(value, tuple) else value and _at_home(value)
 
@@ -217,14 +217,14 @@ class Settings(BaseSettings):
 
     @field_validator("nats_url")
     @classmethod
-    def _refuse_what_is_no_nats_server(cls, value: SecretStr | None) -> SecretStr | None:
+    def _check_nats_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value and not all(_is_nats(each.strip()) for each in value.get_secret_value().split(",")):
             raise ValueError("write nats://host:4222 or tls://host:4222, several of them separated by commas")
         return value
 
     @field_validator("root_path")
     @classmethod
-    def _refuse_an_odd_prefix(cls, value: str) -> str:
+    def _check_root_path(cls, value: str) -> str:
         if value and not _PREFIX_OF_PATHS.fullmatch(value):
             raise ValueError(
                 "a prefix starts with /, does not end with / and contains only A-Z, a-z, 0-9, /, ., _, ~ and -"
@@ -233,7 +233,7 @@ class Settings(BaseSettings):
 
     @field_validator("trusted_proxies")
     @classmethod
-    def _refuse_what_is_no_network(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for network in value:
             try:
                 ip_network(network)
@@ -243,7 +243,7 @@ class Settings(BaseSettings):
 
     @field_validator("cors_origins", "web_push_origins")
     @classmethod
-    def _refuse_what_is_no_origin(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "*" in value:
             raise ValueError("`*` would allow every web page; list each origin")
         origins = tuple(_DEFAULT_PORT.sub(r"\1\2", origin.lower()) for origin in value)
@@ -253,7 +253,7 @@ class Settings(BaseSettings):
 
     @field_validator("jwt_secret")
     @classmethod
-    def _refuse_a_weak_secret(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    def _check_secrets(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         for secret in value:
             if len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
                 raise ValueError(f"each secret needs at least {MIN_SECRET_BYTES} bytes")
@@ -263,14 +263,14 @@ class Settings(BaseSettings):
 
     @field_validator("jwt_public_key_files")
     @classmethod
-    def _refuse_a_name_that_is_empty(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+    def _check_file_names(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
         if Path() in value:
             raise ValueError("the name of a file is missing before or after a comma")
         return value
 
     @field_validator("vapid_subject")
     @classmethod
-    def _refuse_a_subject_that_push_services_refuse(cls, value: str | None) -> str | None:
+    def _check_vapid_subject(cls, value: str | None) -> str | None:
         if value is None:
             return None
         contact = _SCHEME.sub(lambda scheme: scheme[0].lower(), value.strip(), count=1)
@@ -282,21 +282,21 @@ class Settings(BaseSettings):
 
     @field_validator("jwt_jwks_url")
     @classmethod
-    def _refuse_credentials_in_a_url(cls, value: AnyHttpUrl | None) -> AnyHttpUrl | None:
+    def _check_jwks_url(cls, value: AnyHttpUrl | None) -> AnyHttpUrl | None:
         if value is not None and (value.username or value.password or value.fragment):
             raise ValueError("a JWKS is public: its url has no user, password or fragment")
         return value
 
     @field_validator("jwt_user_claim")
     @classmethod
-    def _refuse_a_claim_that_says_something_else(cls, value: str) -> str:
+    def _check_user_claim(cls, value: str) -> str:
         if value in _TAKEN_CLAIMS:
             raise ValueError("this claim already has another meaning")
         return value
 
     @field_validator("jwt_service_claim", "jwt_scope_claim")
     @classmethod
-    def _refuse_claims_that_say_something_else(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_claims(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "" in value:
             raise ValueError("the name of a claim is missing before or after a comma")
         if not _TIMES.union({"company_id"}).isdisjoint(value):
@@ -305,9 +305,9 @@ class Settings(BaseSettings):
 
     @field_validator("jwt_scopes")
     @classmethod
-    def _refuse_an_unknown_scope(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for theirs, _, ours in (pair.rpartition("=") for pair in value):
-            if not theirs or ours not in get_args(Scope):
+    def _check_scopes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name, _, scope in (pair.rpartition("=") for pair in value):
+            if not name or scope not in get_args(Scope):
                 raise ValueError(f"write Events.Write=events:write; the scopes are {', '.join(get_args(Scope))}")
         return value
 
@@ -340,7 +340,9 @@ def read_settings(
     try:
         return Settings(**{**values, **overrides})
     except ValidationError as error:
-        raise Refusal("; ".join(_in_words(field_error) for field_error in error.errors(include_input=False))) from None
+        raise Refusal(
+            "; ".join(_message_of(field_error) for field_error in error.errors(include_input=False))
+        ) from None
 
 
 def _at_home(path: Path) -> Path:
@@ -380,6 +382,6 @@ def _is_of_kubernetes(name: str, value: str) -> bool:
     return _OF_KUBERNETES.fullmatch(name) is not None
 
 
-def _in_words(field_error: Mapping[str, Any]) -> str:
+def _message_of(field_error: Mapping[str, Any]) -> str:
     name = PREFIX + str(field_error["loc"][0]).upper()
     return f"{name} is not usable: {field_error['msg'].removeprefix('Value error, ')}."

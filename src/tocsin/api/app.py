@@ -119,9 +119,9 @@ def _framework(app_state: AppState | Watched | None) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
         exception_handlers={
-            Problem: errors.of_ours,
-            HTTPException: errors.of_the_framework,
-            Exception: errors.of_a_bug,
+            Problem: errors.on_problem,
+            HTTPException: errors.on_http_exception,
+            Exception: errors.on_unexpected_error,
         },
     )
     app.state.app_state = app_state

@@ -27,7 +27,7 @@ COMPRESSED = {"br": "br", "gzip": "gz"}
 ALIAS = "public, max-age=300"
 """The `Cache-Control` of a file without a version in its name."""
 
-FOR_EVER = "public, max-age=31536000, immutable"
+IMMUTABLE = "public, max-age=31536000, immutable"
 """The `Cache-Control` of a file with a version in its name."""
 
 

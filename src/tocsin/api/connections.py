@@ -9,7 +9,7 @@ import structlog
 
 from tocsin.metrics import Metrics
 
-FILES_OF_OURS = 256
+RESERVED_FILES = 256
 """File descriptors that are reserved for the database, push services, the message bus and the log."""
 
 RESERVE = 32
@@ -64,8 +64,8 @@ class Connections:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if files == resource.RLIM_INFINITY:
             files = MAX_FILES
-        ours = min(FILES_OF_OURS + RESERVE, files * 3 // 4)
-        return cls(files - ours, min(RESERVE, ours // 9), metrics)
+        reserved = min(RESERVED_FILES + RESERVE, files * 3 // 4)
+        return cls(files - reserved, min(RESERVE, reserved // 9), metrics)
 
     @property
     def count(self) -> int:

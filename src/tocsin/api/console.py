@@ -15,13 +15,13 @@ POLICY = (
 )
 """The page can load scripts and styles only from this service, call only this service, and cannot be embedded."""
 
-ALWAYS_ASKED = "no-cache"
+REVALIDATED = "no-cache"
 """The page and its files must match, so a browser revalidates them each time."""
 
 
 async def page(request: Request) -> Response:
     """Return the page."""
-    return _closed(serve(request, "console.html", ALWAYS_ASKED, POLICY))
+    return _closed(serve(request, "console.html", REVALIDATED, POLICY))
 
 
 async def file(request: Request) -> Response:
@@ -29,7 +29,7 @@ async def file(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in FILES:
         raise NotFound
-    return _closed(serve(request, name, ALWAYS_ASKED, POLICY))
+    return _closed(serve(request, name, REVALIDATED, POLICY))
 
 
 def _closed(response: Response) -> Response:

@@ -28,13 +28,13 @@ def answer_to(problem: Problem) -> Response:
     )
 
 
-async def of_ours(_request: Request, error: Exception) -> Response:
+async def on_problem(_request: Request, error: Exception) -> Response:
     """Return the response for a problem."""
     assert isinstance(error, Problem)  # noqa: S101 - registered for this type alone
     return answer_to(error)
 
 
-async def of_the_framework(request: Request, error: Exception) -> Response:
+async def on_http_exception(request: Request, error: Exception) -> Response:
     """Return the response for an error of the framework."""
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type alone
     match error.status_code:
@@ -48,7 +48,7 @@ async def of_the_framework(request: Request, error: Exception) -> Response:
             return answer_to(Malformed(str(error.detail)))
 
 
-async def of_a_bug(request: Request, _error: Exception) -> Response:
+async def on_unexpected_error(request: Request, _error: Exception) -> Response:
     """Return the response for an unexpected error."""
     setattr(request.state, BUG, True)
     return answer_to(InternalError(request.state.request_id))

@@ -27,7 +27,7 @@ ABORT = "tocsin.abort"
 ARRIVING = "tocsin.arriving"
 """The key in the scope of the request cycle, which shows whether the body is complete, and of the timeout per part."""
 
-_DECENT = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _TRACE = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -181,7 +181,7 @@ def _ids_of(scope: Scope) -> tuple[str, str | None]:
     """
     request_id = trace_id = None
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and request_id is None and _DECENT.fullmatch(value):
+        if name == b"x-request-id" and request_id is None and _REQUEST_ID.fullmatch(value):
             request_id = str(value, "ascii")
         elif name == b"traceparent" and trace_id is None and _TRACE.fullmatch(value):
             trace_id = str(value[3:35], "ascii")

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import __version__
-from tocsin.api.assets import ALIAS, FOR_EVER, asset, serve
+from tocsin.api.assets import ALIAS, IMMUTABLE, asset, serve
 from tocsin.errors import NotFound
 
 COMPONENT = "inbox.js"
@@ -35,7 +35,7 @@ async def inbox_of_version(request: Request) -> Response:
     """Return the component of a version, which clients can cache forever."""
     if request.path_params["version"] != version():
         raise NotFound("This version of the inbox is not available.")
-    return _open(request, COMPONENT, FOR_EVER)
+    return _open(request, COMPONENT, IMMUTABLE)
 
 
 @cache

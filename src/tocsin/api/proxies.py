@@ -13,7 +13,7 @@ from tocsin.errors import NotFound
 HOST = re.compile(r"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 """A valid host of a url, with an optional port."""
 
-ALWAYS_THERE = frozenset({"/healthz", "/readyz"})
+PROBE_PATHS = frozenset({"/healthz", "/readyz"})
 """Paths that are also served without the prefix, because probes bypass the proxy."""
 
 _MAPPED = "::ffff:"
@@ -46,7 +46,7 @@ class Prefix:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on without the prefix in its path."""
         path: str = scope.get("path", "")
-        if scope["type"] == "lifespan" or path in ALWAYS_THERE:
+        if scope["type"] == "lifespan" or path in PROBE_PATHS:
             await self._app(scope, receive, send)
         elif path == self._prefix or path.startswith(f"{self._prefix}/"):
             await self._app({**scope, "path": path.removeprefix(self._prefix)}, receive, send)

@@ -21,7 +21,7 @@ from tocsin.validation import field_error, field_errors_of
 
 __all__ = ["ENGLISH", "Catalogue", "Checked", "Kind"]
 
-OURS = Path(__file__).parent
+BUILT_IN = Path(__file__).parent
 """The folder of the built-in kinds, which is read first."""
 
 _REQUIRED = ("required", "is required")
@@ -66,14 +66,14 @@ class Catalogue:
     def load(cls, *folders: Path) -> "Catalogue":
         """Read the built-in folder and then these, which override earlier ones. Raises `Refusal` with all errors."""
         findings = Findings()
-        raws = read([OURS, *folders], findings)
+        raws = read([BUILT_IN, *folders], findings)
         if not raws.whole:
             findings.refuse()  # the contents of an unreadable file would be reported as missing everywhere
         shapes = shapes_of(raws.shapes)
         languages = languages_of(raws, shapes)
         kinds = kinds_of(raws, shapes, languages)
         findings.refuse()
-        samples = json.loads((OURS / "samples.json").read_text(encoding="utf-8"))
+        samples = json.loads((BUILT_IN / "samples.json").read_text(encoding="utf-8"))
         made = cls(kinds, languages, {sample["name"]: sample for sample in samples})
         made.samples |= made._samples_of(raws)
         findings.refuse()

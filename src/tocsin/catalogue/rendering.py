@@ -161,7 +161,7 @@ def readable(code: str, of: str) -> str:
     return " ".join(part[0].upper() + part[1:] for part in parts) or code
 
 
-def has_only_our_marks(html: str) -> bool:
+def has_only_allowed_tags(html: str) -> bool:
     """Return whether HTML has only the tags `p`, `strong`, `em` and `br`, properly nested and closed."""
     is_open: list[str] = []
     for slash, name in _TAG.findall(html):

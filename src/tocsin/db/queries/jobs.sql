@@ -29,7 +29,7 @@ returning id, task, lane, due_at, wanted_at, attempts, progress, batch
 -- name: finish
 delete from jobs where id = any($2::uuid[]) and worker_id = $1
 
--- name: go_on
+-- name: save_progress
 -- Return the rest of a job to the end of the bulk queue.
 update jobs j
 set worker_id = null, attempts = 0, lane = 'bulk', due_at = clock_timestamp(), progress = step.progress

@@ -20,7 +20,7 @@ from tocsin.pubsub import PubSub
 from tocsin.settings import read_settings
 
 
-async def hears(bell: PubSub, name: str, publish: PubSub, seconds: float = 10) -> None:
+async def receives(bell: PubSub, name: str, publish: PubSub, seconds: float = 10) -> None:
     """Publish until another process receives it."""
     heard = bell.listen_for(name)
     async with asyncio.timeout(seconds):
@@ -40,7 +40,7 @@ async def test_nats_carries_wakeups_and_changes_and_reconnects(api: Api, port: i
     try:
         for _ in range(2):  # it goes, and comes back
             async with nats(port, tmp_path):
-                await hears(there, "direct", here)
+                await receives(there, "direct", here)
                 async with asyncio.timeout(5):
                     while 7 not in changed:
                         here.publish_changes([7])
@@ -63,7 +63,7 @@ async def test_nats_disconnect_is_followed_by_reconnect(api: Api, port: int, tmp
     ears = asyncio.create_task(there.receive())
     try:
         async with nats(port, tmp_path, "-c", str(limits)):
-            await hears(there, "direct", here)
+            await receives(there, "direct", here)
             for bus in wires:
                 client = bus._client  # noqa: SLF001 - to have the server find fault with it
                 for _ in range(2):
@@ -71,7 +71,7 @@ async def test_nats_disconnect_is_followed_by_reconnect(api: Api, port: int, tmp
                 async with asyncio.timeout(5):
                     while not client.is_closed:
                         await asyncio.sleep(0.02)
-            await hears(there, "direct", here)
+            await receives(there, "direct", here)
     finally:
         ears.cancel()
         await here.close()
@@ -95,7 +95,7 @@ async def test_nats_outage_is_logged_once_with_its_reason(
                 await asyncio.sleep(0.02)
         users.write_text('authorization { users = [{ user: "tocsin", password: "secret" }] }')
         process.send_signal(signal.SIGHUP)
-        await hears(there, "direct", here)
+        await receives(there, "direct", here)
         ears.cancel()
         await here.close()
         for bus in wires:
@@ -112,7 +112,7 @@ async def test_many_changes_become_one_nats_message(api: Api, port: int, tmp_pat
         told: list[object] = []
         there.on_change(told.append)
         ears = asyncio.create_task(there.receive())
-        await hears(there, "direct", here)
+        await receives(there, "direct", here)
         here.publish_changes(range(1, 3000))
         here.publish_changes([5])
         async with asyncio.timeout(5):
@@ -138,7 +138,7 @@ async def test_readers_of_other_processes_are_notified_without_nats(
         watching(elsewhere) as watch,
     ):
         id_ = await api.post(custom(1))
-        [shown] = await watch.until_told("notification")
+        [shown] = await watch.until_received("notification")
         assert shown["id"] == id_
 
 

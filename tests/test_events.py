@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.answers import field_errors
 from tests.support.database import locked, waiting_at
-from tests.support.events import custom, in_future, post, saying, state
+from tests.support.events import custom, in_future, message_event, post, state
 from tests.support.service import Api
 from tests.support.waiting import until
 from tests.support.workers import work
@@ -25,7 +25,7 @@ async def post_batch(api: Api, *events: Any, **more: Any) -> httpx.Response:
     return await api.as_service("POST", "/events/batch", json={"events": list(events)}, **more)
 
 
-async def said(api: Api, user: int) -> list[str]:
+async def messages_of(api: Api, user: int) -> list[str]:
     return [entry["message"] for entry in (await api.inbox(user, "?per_page=100"))["data"]]
 
 
@@ -34,7 +34,7 @@ async def said(api: Api, user: int) -> list[str]:
 
 async def test_batch_keeps_its_order_in_every_inbox(api: Api) -> None:
     await api.people(1, 2)
-    batch = [saying(str(number), 1, 2) for number in range(450)]
+    batch = [message_event(str(number), 1, 2) for number in range(450)]
     answer = await post_batch(api, *batch)
     assert answer.status_code == 202
     assert answer.json()["queued"] is True
@@ -43,12 +43,12 @@ async def test_batch_keeps_its_order_in_every_inbox(api: Api) -> None:
         await state(api, id_, 10)
     for user in (1, 2):
         assert (await api.inbox(user))["pagination"]["total"] == 450
-        assert await said(api, user) == [str(number) for number in range(449, 349, -1)]
+        assert await messages_of(api, user) == [str(number) for number in range(449, 349, -1)]
 
 
 async def test_batch_keeps_its_order_with_any_workers_and_ids(idle: Api) -> None:
     await idle.people(1)
-    await post_batch(idle, *[saying(str(number), 1, id=str(uuid4())) for number in range(40)])
+    await post_batch(idle, *[message_event(str(number), 1, id=str(uuid4())) for number in range(40)])
     first, second = new_id(), new_id()
     leased = await jobs.claim(idle.app_state.database, first, "direct", 15)
     await idle.app_state.database.value(
@@ -66,12 +66,12 @@ async def test_batch_keeps_its_order_with_any_workers_and_ids(idle: Api) -> None
     await fanout.deliver(idle.app_state.database, idle.app_state.catalogue, first, leased)
     for _ in range(5):
         await work(idle, limit=10)
-    assert await said(idle, 1) == [str(number) for number in range(39, -1, -1)]
+    assert await messages_of(idle, 1) == [str(number) for number in range(39, -1, -1)]
 
 
 async def test_batch_is_claimed_by_one_worker_at_a_time(idle: Api) -> None:
     await idle.people(1)
-    await post_batch(idle, *[saying(str(number), 1) for number in range(10)])
+    await post_batch(idle, *[message_event(str(number), 1) for number in range(10)])
     assert len(await jobs.claim(idle.app_state.database, new_id(), "direct", 5)) == 5
     assert await jobs.claim(idle.app_state.database, new_id(), "direct", 5) == []
 
@@ -80,18 +80,23 @@ async def test_events_after_a_large_event_of_a_batch_wait_for_it(api: Api) -> No
     many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 20)
     await api.people(*many)
     await api.team(7, *many)
-    everyone = {**saying("all", 1), "notify": {"teams": [7]}}
-    answer = await post_batch(api, saying("before", 1), everyone, saying("after", 1))
+    everyone = {**message_event("all", 1), "notify": {"teams": [7]}}
+    answer = await post_batch(api, message_event("before", 1), everyone, message_event("after", 1))
     for id_ in answer.json()["ids"]:
         assert (await state(api, id_, 10))["state"] == "delivered"
-    assert await said(api, 1) == ["after", "all", "before"]
+    assert await messages_of(api, 1) == ["after", "all", "before"]
     assert await api.app_state.database.value("select count(*) from jobs") == 0
 
 
 async def test_batch_with_invalid_event_is_rejected_with_all_errors(api: Api) -> None:
     await api.people(1)
     answer = await post_batch(
-        api, saying("fine", 1), saying("", 1), 7, {"type": "note", "notify": {"users": [1, 99]}}, saying("x", 98)
+        api,
+        message_event("fine", 1),
+        message_event("", 1),
+        7,
+        {"type": "note", "notify": {"users": [1, 99]}},
+        message_event("x", 98),
     )
     found = field_errors(answer)
     assert ("events.1.params.body", "required") in found or ("events.1.params.body", "string_between") in found
@@ -105,7 +110,7 @@ async def test_batch_with_invalid_event_is_rejected_with_all_errors(api: Api) ->
 
 async def test_batch_with_unknown_recipient_is_rejected(api: Api) -> None:
     await api.people(1)
-    assert field_errors(await post_batch(api, saying("a", 1), saying("b", 1, 99))) == [
+    assert field_errors(await post_batch(api, message_event("a", 1), message_event("b", 1, 99))) == [
         ("events.1.notify.users.1", "unknown")
     ]
     assert await api.app_state.database.value("select count(*) from events") == 0
@@ -127,7 +132,7 @@ async def test_batch_holds_1_to_1000_events(api: Api, body: Any, code: str) -> N
 
 async def test_batch_body_may_have_8_mib(api: Api) -> None:
     await api.people(1)
-    texts = [{**saying("x", 1), "pad": "x" * 20_000} for _ in range(400)]
+    texts = [{**message_event("x", 1), "pad": "x" * 20_000} for _ in range(400)]
     assert (await post_batch(api, *texts)).status_code == 202
     assert (await post_batch(api, *texts, *texts)).status_code == 413
 
@@ -137,36 +142,36 @@ async def test_batch_body_may_have_8_mib(api: Api) -> None:
 
 async def test_reposted_event_answers_as_before_and_does_nothing(api: Api) -> None:
     await api.people(1)
-    event = saying("once", 1, id=str(uuid4()))
+    event = message_event("once", 1, id=str(uuid4()))
     answers = await asyncio.gather(*[post(api, event) for _ in range(5)])
     assert {answer.status_code for answer in answers} == {202}
     assert {answer.json()["id"] for answer in answers} == {event["id"]}
     assert (await state(api, event["id"], 10))["recipients"] == 1
     assert await api.ids(1) == [event["id"]]
-    assert (await post_batch(api, event, saying("new", 1), event)).json()["ids"][::2] == [event["id"]] * 2
+    assert (await post_batch(api, event, message_event("new", 1), event)).json()["ids"][::2] == [event["id"]] * 2
 
 
 async def test_event_id_of_another_event_or_service_is_rejected(api: Api) -> None:
     await api.people(1)
-    event = saying("once", 1, id=str(uuid4()))
+    event = message_event("once", 1, id=str(uuid4()))
     assert (await post(api, event)).status_code == 202
     for answer in (
         await post(api, {**event, "params": {"body": "twice"}}),
         await post(api, event, name="erp"),
         await post(api, event, company_id=1),
-        await post_batch(api, saying("x", 1), {**event, "params": {"body": "twice"}}),
+        await post_batch(api, message_event("x", 1), {**event, "params": {"body": "twice"}}),
     ):
         assert answer.status_code == 409
         assert answer.json()["errors"][0]["code"] == "conflict.id_reused"
     id_ = str(uuid4())
-    assert (await post_batch(api, saying("a", 1, id=id_), saying("b", 1, id=id_))).status_code == 409
-    assert await said(api, 1) in (["once"], [])
+    assert (await post_batch(api, message_event("a", 1, id=id_), message_event("b", 1, id=id_))).status_code == 409
+    assert await messages_of(api, 1) in (["once"], [])
 
 
 async def test_reposted_event_answers_as_before_despite_unknown_users(api: Api) -> None:
     await api.people(1, 2, 3)
-    event = {**saying("once", 1, 2, id=str(uuid4()), key="k"), "data": {"user": 3}}
-    skips = {**saying("skips", 1, 99, id=str(uuid4())), "notify": {"users": [1, 99], "unknown": "skip"}}
+    event = {**message_event("once", 1, 2, id=str(uuid4()), key="k"), "data": {"user": 3}}
+    skips = {**message_event("skips", 1, 99, id=str(uuid4())), "notify": {"users": [1, 99], "unknown": "skip"}}
     first = [await post(api, each) for each in (event, skips)]
     assert [answer.status_code for answer in first] == [202, 202]
     for id_ in (event["id"], skips["id"]):
@@ -175,7 +180,7 @@ async def test_reposted_event_answers_as_before_despite_unknown_users(api: Api) 
         await api.as_service("DELETE", f"/directory/users/{user}", "directory:write")
     await api.people(99)
     assert [(await post(api, each)).content for each in (event, skips)] == [answer.content for answer in first]
-    assert (await post_batch(api, saying("new", 1), event)).json()["ids"][1] == event["id"]
+    assert (await post_batch(api, message_event("new", 1), event)).json()["ids"][1] == event["id"]
     assert field_errors(await post_batch(api, event, {**event, "id": str(uuid4())})) == [
         ("events.1.data.user", "unknown"),
         ("events.1.notify.users.1", "unknown"),
@@ -184,7 +189,7 @@ async def test_reposted_event_answers_as_before_despite_unknown_users(api: Api) 
 
 async def test_reposted_event_does_not_replace_newer_event_of_its_key(api: Api) -> None:
     await api.people(1)
-    old, new = (saying(body, 1, id=str(uuid4()), key="k", deliver_at=in_future()) for body in ("old", "new"))
+    old, new = (message_event(body, 1, id=str(uuid4()), key="k", deliver_at=in_future()) for body in ("old", "new"))
     for event in (old, new, old):
         assert (await post(api, event)).status_code == 202
     assert [(await state(api, each["id"]))["state"] for each in (old, new)] == ["cancelled", "held"]
@@ -192,12 +197,12 @@ async def test_reposted_event_does_not_replace_newer_event_of_its_key(api: Api) 
 
 async def test_events_with_and_without_id_are_stored_together(idle: Api, dba: Connection) -> None:
     await idle.people(1)
-    known = saying("known", 1, id=str(uuid4()))
+    known = message_event("known", 1, id=str(uuid4()))
     await post(idle, known)
-    good = [saying("a", 1), saying("b", 1, id=str(uuid4()))]
-    bad = [saying("c", 99, id=str(uuid4())), saying("d", 98), {**known, "params": {"body": "another"}}]
+    good = [message_event("a", 1), message_event("b", 1, id=str(uuid4()))]
+    bad = [message_event("c", 99, id=str(uuid4())), message_event("d", 98), {**known, "params": {"body": "another"}}]
     async with locked(dba, "events"):
-        first = asyncio.create_task(post(idle, saying("first", 1)))
+        first = asyncio.create_task(post(idle, message_event("first", 1)))
         await until(lambda: waiting_at(dba, "events"))
         others = [asyncio.create_task(post(idle, event)) for event in (good[0], bad[0], known, bad[1], good[1], bad[2])]
         await until(lambda: len(idle.app_state.intake._batches._waiting) == 6)  # noqa: SLF001 - they are stored together
@@ -224,13 +229,13 @@ async def test_statements_that_store_events_use_generic_plans(idle: Api) -> None
 
 async def test_deliver_at_holds_an_event_until_its_time(api: Api) -> None:
     await api.people(1)
-    held = (await post(api, saying("later", 1, deliver_at=in_future()))).json()["id"]
-    soon = (await post(api, saying("soon", 1, deliver_at=in_future(timedelta(milliseconds=300))))).json()["id"]
-    past = (await post(api, saying("now", 1, deliver_at="2020-01-01T00:00:00+02:00"))).json()["id"]
+    held = (await post(api, message_event("later", 1, deliver_at=in_future()))).json()["id"]
+    soon = (await post(api, message_event("soon", 1, deliver_at=in_future(timedelta(milliseconds=300))))).json()["id"]
+    past = (await post(api, message_event("now", 1, deliver_at="2020-01-01T00:00:00+02:00"))).json()["id"]
     assert (await state(api, past, 10))["state"] == "delivered"
     assert (await state(api, soon, 10))["state"] == "delivered"
     assert (await state(api, held))["state"] == "held"
-    assert await said(api, 1) == ["soon", "now"]
+    assert await messages_of(api, 1) == ["soon", "now"]
 
 
 @pytest.mark.parametrize(
@@ -238,12 +243,12 @@ async def test_deliver_at_holds_an_event_until_its_time(api: Api) -> None:
 )
 async def test_deliver_at_without_offset_or_out_of_range_is_rejected(api: Api, moment: Any) -> None:
     await api.people(1)
-    assert field_errors(await post(api, saying("x", 1, deliver_at=moment))) == [("deliver_at", "date")]
+    assert field_errors(await post(api, message_event("x", 1, deliver_at=moment))) == [("deliver_at", "date")]
 
 
 async def test_cancelled_event_is_not_delivered(api: Api) -> None:
     await api.people(1)
-    id_ = (await post(api, saying("x", 1, deliver_at=in_future()))).json()["id"]
+    id_ = (await post(api, message_event("x", 1, deliver_at=in_future()))).json()["id"]
     assert (await api.as_service("DELETE", f"/events/{id_}", name="erp")).status_code == 404
     assert (await api.as_service("DELETE", f"/events/{id_}")).status_code == 204
     assert (await api.as_service("DELETE", f"/events/{id_}")).status_code == 204
@@ -253,7 +258,7 @@ async def test_cancelled_event_is_not_delivered(api: Api) -> None:
 
 async def test_delivered_event_cannot_be_cancelled(api: Api) -> None:
     await api.people(1)
-    id_ = await api.post(saying("x", 1, key="mine"))
+    id_ = await api.post(message_event("x", 1, key="mine"))
     for path in (f"/events/{id_}", "/events/by-key/mine"):
         answer = await api.as_service("DELETE", path)
         assert answer.status_code == 409
@@ -266,7 +271,7 @@ async def test_cancelling_during_fanout_reports_reached_recipients(idle: Api, mo
     many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 51)
     await idle.people(*many)
     await idle.team(7, *many)
-    id_ = (await post(idle, {**saying("all", 1), "notify": {"teams": [7]}})).json()["id"]
+    id_ = (await post(idle, {**message_event("all", 1), "notify": {"teams": [7]}})).json()["id"]
     await work(idle)
     await work(idle, "bulk", 1)
     assert (await state(idle, id_))["state"] == "delivering"
@@ -282,7 +287,7 @@ async def test_operator_can_cancel_any_event(idle: Api, monkeypatch: pytest.Monk
     many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 51)
     await idle.people(*many)
     await idle.team(7, *many)
-    id_ = (await post(idle, {**saying("all", 1), "notify": {"teams": [7]}})).json()["id"]
+    id_ = (await post(idle, {**message_event("all", 1), "notify": {"teams": [7]}})).json()["id"]
     await work(idle)
     await work(idle, "bulk", 1)
     worker = new_id()
@@ -305,7 +310,7 @@ async def test_operator_cancellation_is_reported_except_for_own_events(idle: Api
     await idle.people(1, 2)
     await idle.as_user(1, "POST", "/notifications", json={"message": "Hello", "notify": {"users": [2]}})
     sent = str(await idle.app_state.database.value("select id from events"))
-    own = (await post(idle, saying("x", 1))).json()["id"]
+    own = (await post(idle, message_event("x", 1))).json()["id"]
     for id_ in (sent, own):
         scopes = ("events:write", "operations")
         assert (await idle.as_service("DELETE", f"/events/{id_}", *scopes)).status_code == 204
@@ -315,33 +320,35 @@ async def test_operator_cancellation_is_reported_except_for_own_events(idle: Api
 
 async def test_event_key_replaces_undelivered_event(api: Api) -> None:
     await api.people(1)
-    first = (await post(api, saying("first", 1, key="task/7 ä", deliver_at=in_future()))).json()["id"]
-    second = (await post(api, saying("second", 1, key="task/7 ä", deliver_at=in_future()))).json()["id"]
-    others = (await post(api, saying("others", 1, key="task/7 ä", deliver_at=in_future()), name="erp")).json()["id"]
+    first = (await post(api, message_event("first", 1, key="task/7 ä", deliver_at=in_future()))).json()["id"]
+    second = (await post(api, message_event("second", 1, key="task/7 ä", deliver_at=in_future()))).json()["id"]
+    others = (await post(api, message_event("others", 1, key="task/7 ä", deliver_at=in_future()), name="erp")).json()[
+        "id"
+    ]
     assert {"state": "cancelled", "replaced_by": second}.items() <= (await state(api, first)).items()
     assert (await state(api, second))["state"] == "held"
     assert (await api.as_service("DELETE", "/events/by-key/task%2F7%20%C3%A4")).status_code == 204
     assert (await state(api, second))["state"] == "cancelled"
     answer = await api.as_service("GET", f"/events/{others}", name="erp")
     assert answer.json()["state"] == "held"
-    third = await api.post(saying("third", 1, key="task/7 ä"))
-    fourth = await api.post(saying("fourth", 1, key="task/7 ä"))
+    third = await api.post(message_event("third", 1, key="task/7 ä"))
+    fourth = await api.post(message_event("fourth", 1, key="task/7 ä"))
     assert (await state(api, third))["state"] == "delivered"
     assert await api.ids(1) == [fourth, third]
 
 
 async def test_last_event_of_a_key_in_a_batch_is_delivered(api: Api) -> None:
     await api.people(1)
-    batch = [saying(str(number), 1, key="k") for number in range(3)]
+    batch = [message_event(str(number), 1, key="k") for number in range(3)]
     ids = (await post_batch(api, *batch)).json()["ids"]
     states = [(await state(api, id_, 10))["state"] for id_ in ids]
     assert states == ["cancelled", "cancelled", "delivered"]
-    assert await said(api, 1) == ["2"]
+    assert await messages_of(api, 1) == ["2"]
 
 
 async def test_concurrent_events_of_one_key_leave_one(idle: Api) -> None:
     await idle.people(1)
-    answers = await asyncio.gather(*[post(idle, saying(str(number), 1, key="k")) for number in range(12)])
+    answers = await asyncio.gather(*[post(idle, message_event(str(number), 1, key="k")) for number in range(12)])
     assert {answer.status_code for answer in answers} == {202}
     assert await idle.app_state.database.value("select count(*) from jobs") == 1
     assert await idle.app_state.database.value("select count(*) from cancellations") == 11
@@ -357,7 +364,7 @@ async def test_key_replaced_during_fanout_reaches_the_rest_with_new_event(
     many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 21)
     await idle.people(*many)
     await idle.team(7, *many)
-    event = {**saying("old", 1, key="k"), "notify": {"teams": [7]}}
+    event = {**message_event("old", 1, key="k"), "notify": {"teams": [7]}}
     old = (await post(idle, event)).json()["id"]
     await work(idle)
     await work(idle, "bulk", 1)
@@ -367,8 +374,8 @@ async def test_key_replaced_during_fanout_reaches_the_rest_with_new_event(
         await work(idle, "bulk", 1)
     assert (await state(idle, old))["recipients"] == 60
     assert (await state(idle, new))["recipients"] == len(many)
-    assert await said(idle, many[0]) == ["new", "old"]
-    assert await said(idle, many[-1]) == ["new"]
+    assert await messages_of(idle, many[0]) == ["new", "old"]
+    assert await messages_of(idle, many[-1]) == ["new"]
 
 
 # --- Recipients ------------------------------------------------------------------------------------------------------
@@ -377,7 +384,7 @@ async def test_key_replaced_during_fanout_reaches_the_rest_with_new_event(
 async def test_excepted_users_are_not_notified(api: Api) -> None:
     await api.people(1, 2, 3, 4)
     await api.team(7, 1, 2, 3)
-    id_ = await api.post({**saying("x", 1), "notify": {"users": [4, 1], "teams": [7], "except": [1, 3, 99]}})
+    id_ = await api.post({**message_event("x", 1), "notify": {"users": [4, 1], "teams": [7], "except": [1, 3, 99]}})
     assert (await state(api, id_))["recipients"] == 2
     assert [await api.ids(user) for user in (1, 2, 3, 4)] == [[], [id_], [], [id_]]
 
@@ -387,27 +394,33 @@ async def test_except_works_in_the_bulk_lane(api: Api) -> None:
     await api.people(*many)
     await api.team(7, *many)
     most = list(many[:-10])
-    id_ = await api.post({**saying("x", 1), "notify": {"teams": [7], "except": most}})
+    id_ = await api.post({**message_event("x", 1), "notify": {"teams": [7], "except": most}})
     assert (await state(api, id_))["recipients"] == 10
     half = list(many[::2])
-    id_ = await api.post({**saying("x", 1), "notify": {"users": list(many), "except": half}})
+    id_ = await api.post({**message_event("x", 1), "notify": {"users": list(many), "except": half}})
     assert (await state(api, id_))["recipients"] == len(many) - len(half)
 
 
 async def test_unknown_recipients_can_be_skipped_and_are_listed(api: Api) -> None:
     await api.people(1)
     await api.people(2, company_id=2)
-    event = {**saying("x", 1), "notify": {"users": [1, 99, 2], "teams": [8], "unknown": "skip"}, "id": str(uuid4())}
+    event = {
+        **message_event("x", 1),
+        "notify": {"users": [1, 99, 2], "teams": [8], "unknown": "skip"},
+        "id": str(uuid4()),
+    }
     first = await post(api, event, company_id=1)
     assert first.json()["skipped"] == {"users": [99, 2], "teams": [8]}
     assert (await post(api, event, company_id=1)).content == first.content
     assert (await state(api, event["id"], 10))["recipients"] == 1
     assert await api.ids(1) == [event["id"]]
-    nobody = await post(api, {**saying("x", 1), "notify": {"users": [99], "unknown": "skip"}})
+    nobody = await post(api, {**message_event("x", 1), "notify": {"users": [99], "unknown": "skip"}})
     assert (await state(api, nobody.json()["id"], 10))["recipients"] == 0
-    refused = await post(api, {**saying("x", 1), "notify": {"users": [99], "unknown": "refuse"}})
+    refused = await post(api, {**message_event("x", 1), "notify": {"users": [99], "unknown": "refuse"}})
     assert field_errors(refused) == [("notify.users.0", "unknown")]
-    batch = await post_batch(api, saying("a", 1), {**saying("b", 1), "notify": {"users": [97], "unknown": "skip"}})
+    batch = await post_batch(
+        api, message_event("a", 1), {**message_event("b", 1), "notify": {"users": [97], "unknown": "skip"}}
+    )
     assert batch.json()["skipped"] == [{"id": batch.json()["ids"][1], "users": [97], "teams": []}]
 
 
@@ -434,9 +447,9 @@ async def test_unknown_recipients_can_be_skipped_and_are_listed(api: Api) -> Non
 )
 async def test_each_event_field_reports_its_errors(api: Api, more: Any, expected: tuple[str, str]) -> None:
     await api.people(1)
-    assert field_errors(await post(api, {**saying("x", 1), **more})) == [expected]
+    assert field_errors(await post(api, {**message_event("x", 1), **more})) == [expected]
     field, code = expected
-    assert field_errors(await post_batch(api, {**saying("x", 1), **more})) == [(f"events.0.{field}", code)]
+    assert field_errors(await post_batch(api, {**message_event("x", 1), **more})) == [(f"events.0.{field}", code)]
 
 
 # --- Explanation -----------------------------------------------------------------------------------------------------
@@ -446,7 +459,7 @@ async def test_event_recipient_state_is_explained(api: Api) -> None:
     await api.people(1, 2, 3, 4, 5)
     await api.people(6, active=False)
     await api.team(7, 2, 3, 4, 6)
-    event = {**saying("x", 1), "data": {"user": 4}, "notify": {"users": [1, 6], "teams": [7], "except": [3]}}
+    event = {**message_event("x", 1), "data": {"user": 4}, "notify": {"users": [1, 6], "teams": [7], "except": [3]}}
     id_ = await api.post(event)
     await api.as_user(1, "PUT", f"/notifications/{id_}/read")
 

@@ -160,7 +160,7 @@ async def test_notification_arriving_during_read_all_stays_unread(api: Api) -> N
     async with database.transaction() as other:
         await other.fetchrow("select from heads where user_id = 1 for update")
         reading = asyncio.create_task(inbox.read_all(database, 1))
-        await until_somebody_waits(api)
+        await until_a_transaction_waits(api)
         new = await deliver_by_hand(other, 1)
     await reading
     assert await api.ids(1, "?show=unread") == [new]
@@ -178,7 +178,7 @@ async def test_delivery_waiting_for_a_read_comes_after_it(api: Api) -> None:
         await other.execute("update inbox set read_at = now() where user_id = 1")
         await other.execute("update heads set position = position + 1, unread = 0 where user_id = 1")
         answer = await api.as_service("POST", "/events", json=custom(1))
-        await until_somebody_waits(api)
+        await until_a_transaction_waits(api)
     new = answer.json()["id"]
     await api.as_service("GET", f"/events/{new}?wait=10")
     page = await api.inbox(1)
@@ -193,7 +193,7 @@ async def test_concurrent_deliveries_to_one_inbox_are_serialized(api: Api) -> No
     async with api.app_state.database.transaction() as other:
         await other.fetchrow("select from heads where user_id = 1 for update")
         answer = await api.as_service("POST", "/events", json=custom(1))
-        await until_somebody_waits(api)
+        await until_a_transaction_waits(api)
         first = await deliver_by_hand(other, 1)
     second = answer.json()["id"]
     await api.as_service("GET", f"/events/{second}?wait=10")
@@ -203,7 +203,7 @@ async def test_concurrent_deliveries_to_one_inbox_are_serialized(api: Api) -> No
     assert (await api.inbox(1))["pagination"]["total"] == 2
 
 
-async def until_somebody_waits(api: Api) -> None:
+async def until_a_transaction_waits(api: Api) -> None:
     """Wait until a transaction waits for a lock that another one holds."""
     for _ in range(1000):
         waiting = (

@@ -173,14 +173,14 @@ async def test_lock_conflict_is_retried_briefly_and_logged(api: Api, dba: Connec
             while f"direct lane: {REASON}" not in (worker._problem() or ""):  # noqa: SLF001 - what doctor and readyz tell
                 await asyncio.sleep(0.01)
         await monitor.execute("set lock_timeout = '10ms'")
-        await until(lambda: _told(monitor))
+        await until(lambda: _problem_is_reported(monitor))
         for _ in range(3):
             await are_delivered(api, await accepted(api, 1))
         assert worker._conflicts["direct"].are_expected  # noqa: SLF001 - so the next wait is brief
     await are_delivered(api, behind)
 
 
-async def _told(monitor: Connection) -> bool:
+async def _problem_is_reported(monitor: Connection) -> bool:
     return bool(await monitor.fetchval("select true from workers where strpos(problem, $1) > 0", REASON))
 
 

@@ -174,16 +174,16 @@ async def test_readyz_and_doctor_report_what_blocks_a_worker(
     async with impatient(url, catalogue):
         async with locked(dba, "inbox"):
             id_ = await accepted(idle, 1)
-            await until(lambda: _says(idle, "a lock was not released in time"))
+            await until(lambda: _reports(idle, "a lock was not released in time"))
             said = await doctored(url)
             [line] = [line for what, line in said.items() if what.startswith("worker ")]
             assert "it is blocked: direct lane: a lock was not released in time" in line
             assert (await idle.call("GET", "/metrics", None)).status_code == 401
         assert (await idle.as_service("GET", f"/events/{id_}?wait=20")).json()["state"] == "delivered"
-        await until(lambda: _says(idle))
+        await until(lambda: _reports(idle))
 
 
-async def _says(api: Api, *problems: str) -> bool:
+async def _reports(api: Api, *problems: str) -> bool:
     return bool((await ready(api))[1]["problems"] == list(problems))
 
 
@@ -194,10 +194,10 @@ async def test_blocked_lane_reports_its_reason(
     await pushing.as_user(1, "POST", f"/notifications/devices/{'aa' * 32}")
     await dba.execute("alter table preferences rename to preferences_away")
     id_ = await accepted(pushing, 1)
-    await until(lambda: _lane_says(pushing, "an error: UndefinedTableError"))
+    await until(lambda: _lane_reports(pushing, "an error: UndefinedTableError"))
     await dba.execute("alter table preferences_away rename to preferences")
     await becomes(pushing, id_, {"delivered": 1})
-    await until(lambda: _lane_says(pushing, None))
+    await until(lambda: _lane_reports(pushing, None))
     assert phones.pushes("apns")
 
 
@@ -211,14 +211,14 @@ async def test_key_reload_retries_lane_waiting_for_access_token(
     phones.answer("oauth", status=503, reason="busy; really", headers={"Retry-After": "120"})
     phones.answer("fcm", status=401, reason="UNAUTHENTICATED", times=1)  # the token that there may be already
     id_ = await accepted(pushing, 1)
-    await until(lambda: _lane_says(pushing, "no access token for FCM: busy, really: busy, really", "fcm/default"))
+    await until(lambda: _lane_reports(pushing, "no access token for FCM: busy, really: busy, really", "fcm/default"))
     assert (await pushing.as_service("GET", f"/events/{id_}")).json()["pushes"]["delivered"] == 0
     phones.forget()
     assert pushing.worker
     assert pushing.worker.dispatcher
     reload_keys(pushing.app_state.lanes, pushing.app_state.settings)
     await pushing.worker.dispatcher.keys_reloaded()
-    await until(lambda: _lane_says(pushing, None, "fcm/default"))
+    await until(lambda: _lane_reports(pushing, None, "fcm/default"))
     await becomes(pushing, id_, {"delivered": 1})
 
 
@@ -240,7 +240,7 @@ async def test_key_reload_retries_lane_waiting_for_retry_after(
     reload_keys(pushing.app_state.lanes, pushing.app_state.settings)
     await pushing.worker.dispatcher.keys_reloaded()
     await becomes(pushing, second, {"delivered": 1})
-    await until(lambda: _lane_says(pushing, None, "fcm/default"))
+    await until(lambda: _lane_reports(pushing, None, "fcm/default"))
 
 
 async def _problem_of(api: Api, name: str) -> str | None:
@@ -248,6 +248,6 @@ async def _problem_of(api: Api, name: str) -> str | None:
     return next((lane["problem"] for lane in lanes if lane["name"] == name), None)
 
 
-async def _lane_says(api: Api, problem: str | None, name: str = "apns/default") -> bool:
+async def _lane_reports(api: Api, problem: str | None, name: str = "apns/default") -> bool:
     lanes = (await api.as_service("GET", "/operations/lanes", "operations")).json()["data"]
     return any(lane["name"] == name and lane["problem"] == problem for lane in lanes)

@@ -32,7 +32,7 @@ async def unread(api: Api, user: int) -> int:
     return count
 
 
-async def told_since(api: Api, user: int, cursor: str) -> list[tuple[str, Any]]:
+async def changes_since(api: Api, user: int, cursor: str) -> list[tuple[str, Any]]:
     answer = await api.as_user(user, "GET", f"/notifications/changes?since={cursor}")
     return [(change["event"], change["data"]) for change in answer.json()["data"]]
 
@@ -51,7 +51,7 @@ async def test_resolving_a_subject_marks_it_read_for_all_recipients(api: Api) ->
     await settled(api)
     assert [await unread(api, user) for user in (1, 2, 3)] == [1, 0, 0]
     assert await api.ids(1, "?show=unread") == [other]
-    assert await told_since(api, 3, cursor) == [("read", {"id": second})]
+    assert await changes_since(api, 3, cursor) == [("read", {"id": second})]
     assert (await api.as_service("GET", f"/events/{first}")).json()["read"] == 1
 
 
@@ -63,7 +63,7 @@ async def test_resolution_of_several_notifications_is_one_inbox_change(api: Api)
     cursor = await cursor_of(api, 1)
     await resolve(api, f"lead:{LEAD}")
     await settled(api)
-    [(event, data)] = await told_since(api, 1, cursor)
+    [(event, data)] = await changes_since(api, 1, cursor)
     assert (event, sorted(data["ids"])) == ("read", sorted(ids[1:]))
     assert (await api.inbox(1))["data"][2] == before  # the first time it was read stays
 
@@ -87,7 +87,7 @@ async def test_resolution_as_gone_deletes_notifications(api: Api) -> None:
     assert [(await api.inbox(user))["pagination"]["total"] for user in (1, 2)] == [1, 0]
     assert [await unread(api, user) for user in (1, 2)] == [1, 0]
     assert await api.ids(1) == [kept]
-    assert await told_since(api, 2, cursor) == [("deleted", {"id": id_})]
+    assert await changes_since(api, 2, cursor) == [("deleted", {"id": id_})]
 
 
 async def test_resolution_is_idempotent(api: Api) -> None:
@@ -286,8 +286,8 @@ async def test_contact_erasure_removes_names_and_texts_everywhere(api: Api) -> N
     await resolve(api, f"contact:{CONTACT}", "erased")
     await settled(api)
     assert traces(await everything(api)) == []
-    assert {event for event, _ in await told_since(api, 2, cursor)} == {"notification"}
-    assert {data["id"] for _, data in await told_since(api, 2, cursor)} == set(ids)
+    assert {event for event, _ in await changes_since(api, 2, cursor)} == {"notification"}
+    assert {data["id"] for _, data in await changes_since(api, 2, cursor)} == set(ids)
     email = next(entry for entry in (await api.inbox(1))["data"] if entry["id"] == ids[0])
     assert email["message"] == "(deleted) sent you an email on subject (deleted)"
     assert email["data"]["contact"] == {"id": CONTACT, "first_name": "", "last_name": "", "account_id": None}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.database import everything
-from tests.support.events import custom, in_future, post, saying, state
+from tests.support.events import custom, in_future, message_event, post, state
 from tests.support.service import Api
 from tocsin import fanout, retention
 from tocsin.db.pool import Connection, Database
@@ -101,14 +101,14 @@ async def test_retention_deletes_old_notifications_and_related_rows(api: Api, mo
         await api.post({**custom(1, 2, body="geheim"), "about": ["order:7"], "key": "k"}),
         await api.post(custom(1, teams=(7,), body="geheim")),
         await api.post(custom(1, body="geheim")),
-        (await post(api, saying("geheim", 1, deliver_at=in_future(), key="c"))).json()["id"],
+        (await post(api, message_event("geheim", 1, deliver_at=in_future(), key="c"))).json()["id"],
     ]
     await api.as_service("DELETE", f"/events/{old[3]}")
     await api.as_user(1, "PUT", f"/notifications/{old[0]}/read")
     await api.as_user(1, "DELETE", f"/notifications/{old[2]}")
     await age(api, "recipients", "delivered_at", 31)
     await age(api, "events", "accepted_at", 31)
-    held = (await post(api, saying("later", 1, deliver_at=in_future()))).json()["id"]
+    held = (await post(api, message_event("later", 1, deliver_at=in_future()))).json()["id"]
     await age(api, "events", "accepted_at", 31, f"id = '{held}'")
     kept = await api.post(custom(*people))
     since = await cursor(api, 1)

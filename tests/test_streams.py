@@ -37,21 +37,21 @@ async def test_stream_sends_inbox_changes_in_order(api: Api) -> None:
     await api.people(1, 2, 4)
     before = await api.post(custom(1))
     async with watching(api) as watch:
-        assert watch.told == [("count", {"unread": 1})]
+        assert watch.received == [("count", {"unread": 1})]
         id_ = await api.post(note(1))
-        [shown] = await watch.until_told("notification")
+        [shown] = await watch.until_received("notification")
         assert shown == (await api.inbox(1))["data"][0]
         await mine(api, "PUT", f"/{id_}/read")
         await mine(api, "PUT", f"/{id_}/unread")
         await mine(api, "PUT", "/read", json={"ids": [id_, before]})
         await mine(api, "DELETE", f"/{id_}")
-        await watch.until_told("deleted")
-        ids = next(data["ids"] for event, data in watch.told if event == "read" and "ids" in data)
+        await watch.until_received("deleted")
+        ids = next(data["ids"] for event, data in watch.received if event == "read" and "ids" in data)
         assert sorted(ids) == sorted([id_, before])
         await api.post(custom(1))
         await mine(api, "PUT", "/read")
-        await watch.until_told("read", 3)
-        assert [event for event, _ in watch.told if event != "count"] == [
+        await watch.until_received("read", 3)
+        assert [event for event, _ in watch.received if event != "count"] == [
             "notification",
             "read",
             "unread",
@@ -73,12 +73,12 @@ async def test_stream_resumes_without_loss_or_duplicates(api: Api) -> None:
     for _ in range(4):
         async with watching(api, mark=mark) as watch:
             ids += [await api.post(custom(1)) for _ in range(3)]
-            await watch.until_told("notification", 3 if mark is None else 5)
+            await watch.until_received("notification", 3 if mark is None else 5)
             mark = watch.mark
             seen += [data["id"] for data in watch.names("notification")]
         ids += [await api.post(custom(1)) for _ in range(2)]
     async with watching(api, mark=mark) as watch:
-        await watch.until_told("notification", 2)
+        await watch.until_received("notification", 2)
         seen += [data["id"] for data in watch.names("notification")]
     assert seen == ids
 
@@ -87,15 +87,15 @@ async def test_stream_resumes_from_any_event(api: Api) -> None:
     await api.people(1, 2)
     async with watching(api) as watch:
         ids = [await api.post(custom(1)) for _ in range(3)]
-        await watch.until_told("notification", 3)
+        await watch.until_received("notification", 3)
         marks = [event.id for event in watch.events if event.event == "notification"]
     assert len(set(marks)) == 3
     for position, mark in enumerate(marks):
         async with watching(api, mark=mark) as again:
-            await again.until_told("count")
-            found = await again.until_told("notification", 2 - position)
+            await again.until_received("count")
+            found = await again.until_received("notification", 2 - position)
             assert [data["id"] for data in found] == ids[position + 1 :]
-            assert again.told[0] == ("count", {"unread": 3})
+            assert again.received[0] == ("count", {"unread": 3})
 
 
 @pytest.mark.parametrize("mark", ["", "x", "0-0", "ffffffffff-3", "5-99999999", "1-1; drop"])
@@ -104,13 +104,13 @@ async def test_stream_with_unknown_last_event_id_sends_resync(api: Api, mark: st
     await api.post(custom(1))
     async with watching(api, mark=mark or None) as watch:
         if mark:
-            assert await watch.until_told("resync") == [{}]
+            assert await watch.until_received("resync") == [{}]
             async with watching(api, mark=watch.mark) as again:  # from which it goes on
                 id_ = await api.post(custom(1))
-                [shown] = await again.until_told("notification")
+                [shown] = await again.until_received("notification")
                 assert (shown["id"], again.names("resync")) == (id_, [])
         else:
-            assert watch.told == [("count", {"unread": 1})]
+            assert watch.received == [("count", {"unread": 1})]
 
 
 async def test_stream_sends_resync_after_too_many_changes(api: Api) -> None:
@@ -121,7 +121,7 @@ async def test_stream_sends_resync_after_too_many_changes(api: Api) -> None:
         await api.as_service("POST", "/events/batch", json={"events": [custom(1)] * 300})
     await api.post(custom(1))
     async with watching(api, mark=mark) as watch:
-        await watch.until_told("resync")
+        await watch.until_received("resync")
         assert watch.names("notification") == []
         assert watch.names("count")[-1] == {"unread": 601}
 
@@ -136,9 +136,9 @@ async def test_slow_resume_does_not_disturb_other_streams_of_the_user(api: Api) 
     async with watching(api) as up_to_date:
         for mark in (far, "0-0"):
             async with watching(api, mark=mark) as away:
-                await away.until_told("resync")
+                await away.until_received("resync")
         id_ = await api.post(custom(1))
-        [shown] = await up_to_date.until_told("notification")
+        [shown] = await up_to_date.until_received("notification")
         assert (shown["id"], up_to_date.names("resync")) == (id_, [])
 
 
@@ -147,10 +147,10 @@ async def test_stream_resumes_before_an_incomplete_transaction(api: Api) -> None
     ids = [await api.post({**custom(1), "about": ["order:1"]}) for _ in range(2)]
     async with watching(api) as watch:
         await api.as_service("POST", "/events/resolve", json={"about": "order:1", "as": "erased"})
-        await watch.until_told("notification", 2)
+        await watch.until_received("notification", 2)
         half = next(event.id for event in watch.events if event.event == "notification")
     async with watching(api, mark=half) as again:
-        assert [shown["id"] for shown in await again.until_told("notification", 2)] == ids
+        assert [shown["id"] for shown in await again.until_received("notification", 2)] == ids
     async with watching(api, mark=watch.mark) as again:
         assert again.names("notification") == []
 
@@ -188,10 +188,10 @@ async def test_stream_carries_no_events_of_other_users(api: Api) -> None:
         second = await api.post(custom(2))
         await api.as_user(3, "PUT", f"/notifications/{first}/read")
         last = await api.post(custom(1, 2))  # a stream is ordered: no earlier event follows
-        assert [data["id"] for data in await one.until_told("notification", 2)] == [first, last]
-        assert [data["id"] for data in await two.until_told("notification", 2)] == [second, last]
+        assert [data["id"] for data in await one.until_received("notification", 2)] == [first, last]
+        assert [data["id"] for data in await two.until_received("notification", 2)] == [second, last]
         async with watching(api, 2, mark=one.mark) as foreign:
-            await foreign.until_told("resync")
+            await foreign.until_received("resync")
             assert foreign.names("notification") == []
 
 
@@ -332,7 +332,7 @@ async def test_stream_sends_resolutions(api: Api) -> None:
         event = {**custom(1), "about": ["order:1"]}
         ids = [await api.post(event), await api.post(event)]
         await api.as_service("POST", "/events/resolve", json={"about": "order:1", "as": "gone"})
-        [gone] = await watch.until_told("deleted")
+        [gone] = await watch.until_received("deleted")
         assert sorted(gone["ids"]) == sorted(ids)
 
 
@@ -352,10 +352,10 @@ async def test_stream_sends_changes_written_by_another_process(
         monkeypatch.setattr(streams, "POLL", 600.0)  # without polling
         async with watching(elsewhere) as watch:
             id_ = await api.post(custom(1))
-            [shown] = await watch.until_told("notification", seconds=30)
+            [shown] = await watch.until_received("notification", seconds=30)
             assert shown["id"] == id_
             await mine(api, "PUT", f"/{id_}/read")
-            assert await watch.until_told("read", seconds=30) == [{"id": id_}]
+            assert await watch.until_received("read", seconds=30) == [{"id": id_}]
         ears.cancel()
 
 
@@ -364,7 +364,7 @@ async def test_stream_polls_for_changes_without_notifications(api: Api, monkeypa
     async with watching(api) as watch:
         monkeypatch.setattr(api.app_state.pubsub, "publish_changes", lambda _: None)
         id_ = await api.post(custom(1))
-        [shown] = await watch.until_told("notification", seconds=pubsub.POLL + 3)
+        [shown] = await watch.until_received("notification", seconds=pubsub.POLL + 3)
         assert shown["id"] == id_
 
 

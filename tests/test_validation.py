@@ -51,7 +51,7 @@ class Whole(BaseModel):
     odd: Annotated[Any, AfterValidator(refuse_oddly)] = None
 
 
-def faults_in(given: Any, prefix: str = "") -> list[FieldError]:
+def errors_in(given: Any, prefix: str = "") -> list[FieldError]:
     with pytest.raises(ValidationError) as caught:
         Whole.model_validate(given)
     return field_errors_of(caught.value, prefix)
@@ -88,18 +88,18 @@ def faults_in(given: Any, prefix: str = "") -> list[FieldError]:
     ],
 )
 def test_pydantic_errors_are_translated(given: dict[str, Any], field: str, code: str, says: str) -> None:
-    assert faults_in(given) == [FieldError(field, code, f"The {field} field {says}.")]
+    assert errors_in(given) == [FieldError(field, code, f"The {field} field {says}.")]
 
 
 def test_all_validation_errors_are_reported_in_order() -> None:
-    found = faults_in({"text": 5, "part": {"x": 1}, "number": "1"})
+    found = errors_in({"text": 5, "part": {"x": 1}, "number": "1"})
     assert [field_error.field for field_error in found] == ["text", "number", "part.name", "part.x"]
 
 
 def test_prefix_locates_the_error_in_the_request() -> None:
-    assert [field_error.field for field_error in faults_in({"some": ["x"]}, "events.17")] == ["events.17.some.0"]
-    assert [field_error.field for field_error in faults_in([], "events.17")] == ["events.17"]
+    assert [field_error.field for field_error in errors_in({"some": ["x"]}, "events.17")] == ["events.17.some.0"]
+    assert [field_error.field for field_error in errors_in([], "events.17")] == ["events.17"]
 
 
 def test_untranslated_pydantic_error_is_a_disallowed_value() -> None:
-    assert faults_in({"odd": "x"}) == [FieldError("odd", "in", "The odd field has a value that is not allowed.")]
+    assert errors_in({"odd": "x"}) == [FieldError("odd", "in", "The odd field has a value that is not allowed.")]

@@ -75,7 +75,7 @@ def for_services(service: int, another: int, bound: int, elsewhere: int) -> dict
 
 
 @dataclass(frozen=True)
-class Door:
+class RouteCase:
     """How to call a route: its scopes, its body, and the expected status of each caller."""
 
     due: dict[str, int]
@@ -88,65 +88,77 @@ TOKEN = "ab" * 32
 MESSAGE = {"message": "x", "notify": {"users": [OWNER]}}
 NAMES = {"first_name": "A", "last_name": "B"}
 DIRECTORY = ["directory:write"]
-DOORS = {
-    ("GET", "/notifications"): Door(for_users(200, 200, 200)),
-    ("POST", "/notifications"): Door(for_users(202, 202, 422), MESSAGE),
-    ("GET", "/notifications/{notification_id}"): Door(for_users(200, 404, 404)),
-    ("GET", "/notifications/kinds"): Door(for_users(200, 200, 200)),
-    ("GET", "/notifications/changes"): Door(for_users(200, 200, 200)),
-    ("GET", "/notifications/stream"): Door(for_users(200, 200, 200)),
-    ("GET", "/notifications/links"): Door(for_users(422, 422, 422)),
-    ("GET", "/notifications/preferences"): Door(for_users(200, 200, 200)),
-    ("PATCH", "/notifications/preferences"): Door(for_users(200, 200, 200), {"time_zone": "Asia/Tokyo"}),
-    ("DELETE", "/notifications/{notification_id}"): Door(for_users(204, 404, 404)),
-    ("PUT", "/notifications/{notification_id}/unread"): Door(for_users(204, 404, 404)),
-    ("PUT", "/notifications/read"): Door(for_users(204, 204, 204)),
-    ("PUT", "/notifications/{notification_id}/read"): Door(for_users(204, 404, 404)),
-    ("POST", "/events"): Door(for_services(202, 202, 202, 422), custom(OWNER), ["events:write"]),
-    ("POST", "/events/batch"): Door(for_services(202, 202, 202, 422), {"events": [custom(OWNER)]}, ["events:write"]),
-    ("POST", "/events/resolve"): Door(
+ROUTE_CASES = {
+    ("GET", "/notifications"): RouteCase(for_users(200, 200, 200)),
+    ("POST", "/notifications"): RouteCase(for_users(202, 202, 422), MESSAGE),
+    ("GET", "/notifications/{notification_id}"): RouteCase(for_users(200, 404, 404)),
+    ("GET", "/notifications/kinds"): RouteCase(for_users(200, 200, 200)),
+    ("GET", "/notifications/changes"): RouteCase(for_users(200, 200, 200)),
+    ("GET", "/notifications/stream"): RouteCase(for_users(200, 200, 200)),
+    ("GET", "/notifications/links"): RouteCase(for_users(422, 422, 422)),
+    ("GET", "/notifications/preferences"): RouteCase(for_users(200, 200, 200)),
+    ("PATCH", "/notifications/preferences"): RouteCase(for_users(200, 200, 200), {"time_zone": "Asia/Tokyo"}),
+    ("DELETE", "/notifications/{notification_id}"): RouteCase(for_users(204, 404, 404)),
+    ("PUT", "/notifications/{notification_id}/unread"): RouteCase(for_users(204, 404, 404)),
+    ("PUT", "/notifications/read"): RouteCase(for_users(204, 204, 204)),
+    ("PUT", "/notifications/{notification_id}/read"): RouteCase(for_users(204, 404, 404)),
+    ("POST", "/events"): RouteCase(for_services(202, 202, 202, 422), custom(OWNER), ["events:write"]),
+    ("POST", "/events/batch"): RouteCase(
+        for_services(202, 202, 202, 422), {"events": [custom(OWNER)]}, ["events:write"]
+    ),
+    ("POST", "/events/resolve"): RouteCase(
         for_services(202, 202, 202, 202), {"about": "order:1", "as": "read"}, ["events:write", DIRECTORY[0]]
     ),
-    ("DELETE", "/events/{event_id}"): Door(for_services(409, 404, 404, 404), scopes=["events:write", "operations"]),
-    ("DELETE", "/events/by-key/{key}"): Door(for_services(404, 404, 404, 404), scopes=["events:write"]),
-    ("GET", "/events/{event_id}/recipients/{user_id}"): Door(
+    ("DELETE", "/events/{event_id}"): RouteCase(
+        for_services(409, 404, 404, 404), scopes=["events:write", "operations"]
+    ),
+    ("DELETE", "/events/by-key/{key}"): RouteCase(for_services(404, 404, 404, 404), scopes=["events:write"]),
+    ("GET", "/events/{event_id}/recipients/{user_id}"): RouteCase(
         for_services(200, 404, 404, 404), scopes=["events:write", "operations"]
     ),
-    ("GET", "/events/{event_id}"): Door(for_services(200, 404, 404, 404), scopes=["events:write", "operations"]),
-    ("GET", "/notifications/devices"): Door(for_users(200, 200, 200)),
-    ("POST", "/notifications/devices"): Door(for_users(204, 204, 204), {"token": TOKEN}),
-    ("POST", "/notifications/devices/{token}"): Door(for_users(204, 204, 204)),
-    ("DELETE", "/notifications/devices/{token}"): Door(for_users(204, 204, 204)),
-    ("DELETE", "/directory/users/{user_id}/devices"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY),
-    ("DELETE", "/directory/users/{user_id}/devices/{token}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY),
-    ("GET", "/operations/lanes"): Door(for_services(200, 200, 200, 200), scopes=["operations"]),
-    ("GET", "/operations/dead-letters"): Door(for_services(200, 200, 200, 200), scopes=["operations"]),
-    ("GET", "/operations/users"): Door(for_services(422, 422, 422, 422), scopes=["operations"]),
-    ("GET", "/operations/events/{event_id}/recipients"): Door(for_services(200, 200, 404, 404), scopes=["operations"]),
-    ("GET", "/operations/users/{user_id}"): Door(for_services(200, 200, 200, 404), scopes=["operations"]),
-    ("GET", "/operations/users/{user_id}/events"): Door(for_services(200, 200, 200, 404), scopes=["operations"]),
-    ("GET", "/operations/devices"): Door(for_services(422, 422, 422, 422), scopes=["operations"]),
-    ("GET", "/operations/custom-notifications"): Door(for_services(200, 200, 200, 200), scopes=["operations"]),
-    ("POST", "/operations/replay"): Door(
+    ("GET", "/events/{event_id}"): RouteCase(for_services(200, 404, 404, 404), scopes=["events:write", "operations"]),
+    ("GET", "/notifications/devices"): RouteCase(for_users(200, 200, 200)),
+    ("POST", "/notifications/devices"): RouteCase(for_users(204, 204, 204), {"token": TOKEN}),
+    ("POST", "/notifications/devices/{token}"): RouteCase(for_users(204, 204, 204)),
+    ("DELETE", "/notifications/devices/{token}"): RouteCase(for_users(204, 204, 204)),
+    ("DELETE", "/directory/users/{user_id}/devices"): RouteCase(for_services(204, 204, 204, 404), scopes=DIRECTORY),
+    ("DELETE", "/directory/users/{user_id}/devices/{token}"): RouteCase(
+        for_services(204, 204, 204, 404), scopes=DIRECTORY
+    ),
+    ("GET", "/operations/lanes"): RouteCase(for_services(200, 200, 200, 200), scopes=["operations"]),
+    ("GET", "/operations/dead-letters"): RouteCase(for_services(200, 200, 200, 200), scopes=["operations"]),
+    ("GET", "/operations/users"): RouteCase(for_services(422, 422, 422, 422), scopes=["operations"]),
+    ("GET", "/operations/events/{event_id}/recipients"): RouteCase(
+        for_services(200, 200, 404, 404), scopes=["operations"]
+    ),
+    ("GET", "/operations/users/{user_id}"): RouteCase(for_services(200, 200, 200, 404), scopes=["operations"]),
+    ("GET", "/operations/users/{user_id}/events"): RouteCase(for_services(200, 200, 200, 404), scopes=["operations"]),
+    ("GET", "/operations/devices"): RouteCase(for_services(422, 422, 422, 422), scopes=["operations"]),
+    ("GET", "/operations/custom-notifications"): RouteCase(for_services(200, 200, 200, 200), scopes=["operations"]),
+    ("POST", "/operations/replay"): RouteCase(
         for_services(200, 200, 200, 200), {"lane": "apns/default"}, scopes=["operations"]
     ),
-    ("GET", "/metrics"): Door(for_services(200, 200, 200, 200), scopes=["operations"]),
-    ("GET", "/notifications/web-push/key"): Door(for_users(404, 404, 404)),
-    ("POST", "/notifications/web-push"): Door(for_users(422, 422, 422), {}),
-    ("POST", "/notifications/devices/{token}/test"): Door(for_users(404, 404, 404)),
-    ("POST", "/notifications/web-push/test"): Door(for_users(404, 404, 404), {"endpoint": "https://x/y"}),
-    ("DELETE", "/notifications/web-push"): Door(for_users(204, 204, 204), {"endpoint": "https://x/y"}),
-    ("GET", "/directory/users"): Door(for_services(200, 200, 200, 200), scopes=DIRECTORY),
-    ("POST", "/directory/import"): Door(for_services(415, 415, 415, 415), {}, DIRECTORY),
-    ("GET", "/directory/teams"): Door(for_services(200, 200, 200, 200), scopes=DIRECTORY),
-    ("DELETE", "/directory/users/{user_id}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY, ends=True),
-    ("DELETE", "/directory/teams/{team_id}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY, ends=True),
-    ("PUT", "/directory/teams/{team_id}/users/{user_id}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY),
-    ("DELETE", "/directory/teams/{team_id}/users/{user_id}"): Door(for_services(204, 204, 204, 404), scopes=DIRECTORY),
-    ("GET", "/directory/users/{user_id}"): Door(for_services(200, 200, 200, 404), scopes=DIRECTORY),
-    ("PUT", "/directory/users/{user_id}"): Door(for_services(204, 204, 204, 404), NAMES, DIRECTORY),
-    ("GET", "/directory/teams/{team_id}"): Door(for_services(200, 200, 200, 404), scopes=DIRECTORY),
-    ("PUT", "/directory/teams/{team_id}"): Door(for_services(204, 204, 204, 404), {"name": "x"}, DIRECTORY),
+    ("GET", "/metrics"): RouteCase(for_services(200, 200, 200, 200), scopes=["operations"]),
+    ("GET", "/notifications/web-push/key"): RouteCase(for_users(404, 404, 404)),
+    ("POST", "/notifications/web-push"): RouteCase(for_users(422, 422, 422), {}),
+    ("POST", "/notifications/devices/{token}/test"): RouteCase(for_users(404, 404, 404)),
+    ("POST", "/notifications/web-push/test"): RouteCase(for_users(404, 404, 404), {"endpoint": "https://x/y"}),
+    ("DELETE", "/notifications/web-push"): RouteCase(for_users(204, 204, 204), {"endpoint": "https://x/y"}),
+    ("GET", "/directory/users"): RouteCase(for_services(200, 200, 200, 200), scopes=DIRECTORY),
+    ("POST", "/directory/import"): RouteCase(for_services(415, 415, 415, 415), {}, DIRECTORY),
+    ("GET", "/directory/teams"): RouteCase(for_services(200, 200, 200, 200), scopes=DIRECTORY),
+    ("DELETE", "/directory/users/{user_id}"): RouteCase(for_services(204, 204, 204, 404), scopes=DIRECTORY, ends=True),
+    ("DELETE", "/directory/teams/{team_id}"): RouteCase(for_services(204, 204, 204, 404), scopes=DIRECTORY, ends=True),
+    ("PUT", "/directory/teams/{team_id}/users/{user_id}"): RouteCase(
+        for_services(204, 204, 204, 404), scopes=DIRECTORY
+    ),
+    ("DELETE", "/directory/teams/{team_id}/users/{user_id}"): RouteCase(
+        for_services(204, 204, 204, 404), scopes=DIRECTORY
+    ),
+    ("GET", "/directory/users/{user_id}"): RouteCase(for_services(200, 200, 200, 404), scopes=DIRECTORY),
+    ("PUT", "/directory/users/{user_id}"): RouteCase(for_services(204, 204, 204, 404), NAMES, DIRECTORY),
+    ("GET", "/directory/teams/{team_id}"): RouteCase(for_services(200, 200, 200, 404), scopes=DIRECTORY),
+    ("PUT", "/directory/teams/{team_id}"): RouteCase(for_services(204, 204, 204, 404), {"name": "x"}, DIRECTORY),
 }
 
 
@@ -165,14 +177,14 @@ def at(path: str, ids: dict[str, str]) -> str:
 
 
 def test_every_route_declares_its_callers(api: Api) -> None:
-    assert {route for route in routes_of(api) if route[1] not in OPEN} == set(DOORS)
-    assert all(set(handler.due) == set(CALLERS) for handler in DOORS.values())
+    assert {route for route in routes_of(api) if route[1] not in OPEN} == set(ROUTE_CASES)
+    assert all(set(handler.due) == set(CALLERS) for handler in ROUTE_CASES.values())
 
 
-@pytest.mark.parametrize("route", DOORS, ids=" ".join)
+@pytest.mark.parametrize("route", ROUTE_CASES, ids=" ".join)
 async def test_each_route_accepts_only_its_callers(api: Api, route: tuple[str, str]) -> None:
     method, path = route
-    ids, handler = await settle(api), DOORS[route]
+    ids, handler = await settle(api), ROUTE_CASES[route]
     wrong = {}
     for caller, token in CALLERS.items():
         if handler.ends:
@@ -195,10 +207,10 @@ def challenge(caller: str, answer: httpx.Response) -> str:
     return 'Bearer error="insufficient_scope"' + (f", {scope}" if scope else "")
 
 
-@pytest.mark.parametrize("route", [route for route in DOORS if "{" in route[1]], ids=" ".join)
+@pytest.mark.parametrize("route", [route for route in ROUTE_CASES if "{" in route[1]], ids=" ".join)
 async def test_other_users_resources_answer_404(api: Api, route: tuple[str, str]) -> None:
     method, path = route
-    ids, handler = await settle(api), DOORS[route]
+    ids, handler = await settle(api), ROUTE_CASES[route]
     unknown = dict.fromkeys(ids, UNKNOWN) | {"{user_id}": "555", "{team_id}": "555", "{token}": TOKEN}
     before = await everything(api)
     for caller in [caller for caller, due in handler.due.items() if due == 404]:

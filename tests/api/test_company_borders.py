@@ -11,7 +11,7 @@ import pytest
 from tests.support.answers import field_errors
 from tests.support.database import everything
 from tests.support.events import custom, in_future
-from tests.support.imports import NDJSON, bring, device, send, team, text_of, told, user
+from tests.support.imports import NDJSON, device, import_lines, notification, send, team, text_of, user
 from tests.support.resolutions import settled
 from tests.support.service import Api
 from tests.support.workers import work
@@ -52,7 +52,7 @@ CALLS: dict[str, tuple[str, str, Body | None]] = {
     "leave a team": ("DELETE", "/directory/teams/{id}/users/3", None),
     "import a member": ("POST", "/directory/import", lambda id_, _: [team(3, MINE, id_)]),
     "import a device": ("POST", "/directory/import", lambda id_, _: [device(id_)]),
-    "import a notification": ("POST", "/directory/import", lambda id_, _: [told(id_)]),
+    "import a notification": ("POST", "/directory/import", lambda id_, _: [notification(id_)]),
     "look at a person": ("GET", "/operations/users/{id}", None),
     "look at their events": ("GET", "/operations/users/{id}/events", None),
     "replay": ("POST", "/operations/replay", lambda _, event: {"ids": [event]}),
@@ -131,23 +131,35 @@ async def test_import_cannot_reuse_event_id_of_another_company(api: Api) -> None
     theirs, mine = await api.post(custom(THEIRS), company_id=1), await api.post(custom(MINE), company_id=2)
     of_no_company = await api.post(custom(THEIRS, MINE))
     before = await everything(api)
-    answer = await send(api, [told(4), told(4, id=theirs), told(4, id=of_no_company)], company_id=2)
+    answer = await send(
+        api,
+        [notification(4), notification(4, id=theirs), notification(4, id=of_no_company)],
+        company_id=2,
+    )
     assert field_errors(answer) == [("lines.2.notification.id", "unknown"), ("lines.3.notification.id", "unknown")]
     assert await everything(api) == before
-    await bring(api, told(MINE, id=of_no_company), told(4, id=mine), told(4, id=str(uuid4())), company_id=2)
+    await import_lines(
+        api,
+        notification(MINE, id=of_no_company),
+        notification(4, id=mine),
+        notification(4, id=str(uuid4())),
+        company_id=2,
+    )
     explained = await api.as_service("GET", f"/events/{theirs}/recipients/4", company_id=1)
     assert explained.json()["recipient"] is False
     assert (await api.as_service("GET", f"/events/{theirs}", company_id=1)).json()["recipients"] == 1
     assert (await api.as_service("GET", f"/events/{of_no_company}")).json()["recipients"] == 2
     assert (await api.as_service("GET", f"/events/{mine}", company_id=2)).json()["recipients"] == 2
-    await bring(api, told(4, id=theirs))  # by a service of no company in particular, as a whole export is brought in
+    await import_lines(
+        api, notification(4, id=theirs)
+    )  # by a service of no company in particular, as a whole export is brought in
 
 
 async def test_waiting_import_does_not_touch_event_of_another_company(idle: Api) -> None:
     await idle.people(THEIRS)
     await idle.people(MINE, company_id=2)
     id_ = str(uuid4())
-    importing = asyncio.create_task(send(idle, [told(MINE, id=id_)], company_id=2))
+    importing = asyncio.create_task(send(idle, [notification(MINE, id=id_)], company_id=2))
     async with asyncio.timeout(10):
         while not await idle.app_state.database.value("select count(*) from jobs where task = 'import'"):
             await asyncio.sleep(0.02)
@@ -191,7 +203,7 @@ async def test_user_who_changes_company_keeps_inbox_without_exporting_it(
     ]
     await api.people(THEIRS, company_id=2)
     after = [await api.post(custom(THEIRS, body="mine"), company_id=2), await api.post(custom(THEIRS, body="mine"))]
-    await bring(api, told(THEIRS, message="of old"), company_id=2)
+    await import_lines(api, notification(THEIRS, message="of old"), company_id=2)
     await api.people(THEIRS, company_id=2, first_name="Changed")
     assert (await api.ids(THEIRS))[:4] == [*after[::-1], *before[::-1]]
     lines = [line async for line in export(api.app_state.database, 2) if "notification" in line]
@@ -207,7 +219,7 @@ async def test_user_who_changes_company_keeps_inbox_without_exporting_it(
 async def test_import_can_move_a_user_to_another_company(api: Api) -> None:
     await api.people(THEIRS)
     await api.post(custom(THEIRS, body="SECRET"))
-    await bring(api, user(THEIRS, company_id=2))
+    await import_lines(api, user(THEIRS, company_id=2))
     assert not [line async for line in export(api.app_state.database, 2) if "SECRET" in line]
 
 

@@ -51,7 +51,7 @@ def port_of(api: Api) -> int:
     return int(api.http.base_url.port or 0)
 
 
-async def said(api: Api, *sent: bytes) -> httpx.Response:
+async def response_to(api: Api, *sent: bytes) -> httpx.Response:
     """Return the response to these bytes, up to the end of the connection."""
     return await exchanged(port_of(api), b"".join(sent))
 
@@ -84,7 +84,7 @@ class TestTrailers:
             head = (
                 "GET /notifications?page=2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
             )
-            answer = await said(api, f"{head}{by}\r\n0\r\n{trailer}\r\n\r\n".encode())
+            answer = await response_to(api, f"{head}{by}\r\n0\r\n{trailer}\r\n\r\n".encode())
         assert answer.status_code == (200 if by else 401)
         assert "evil" not in answer.text
 
@@ -112,7 +112,9 @@ class TestTrailers:
             tracemalloc.stop()
         assert sent < 20 * 2**20  # the socket buffers of both sides
         assert peak < 20 * 2**20
-        assert (await said(idle, HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))).status_code == 200
+        assert (
+            await response_to(idle, HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        ).status_code == 200
 
     @pytest.mark.parametrize(
         "request_",
@@ -140,11 +142,11 @@ class TestTrailers:
 
     async def test_head_with_too_many_headers_is_rejected_in_little_memory(self, hasty: Api) -> None:
         head = HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n")
-        assert (await said(hasty, head, b"ab:c\r\n" * (MAX_HEADERS - 2), b"\r\n")).status_code == 200
+        assert (await response_to(hasty, head, b"ab:c\r\n" * (MAX_HEADERS - 2), b"\r\n")).status_code == 200
         gc.collect()
         tracemalloc.start()
         try:
-            answer = await said(hasty, head, b"ab:c\r\n" * 10_000)
+            answer = await response_to(hasty, head, b"ab:c\r\n" * 10_000)
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -154,7 +156,7 @@ class TestTrailers:
 
     async def test_trailers_within_the_limit_are_ignored(self, idle: Api) -> None:
         head = CHUNKED.replace(b"POST /events", b"GET /healthz") + b"Connection: close\r\n\r\n0\r\n"
-        assert (await said(idle, head, b"X-A: b\r\n" * 100, b"\r\n")).status_code == 200
+        assert (await response_to(idle, head, b"X-A: b\r\n" * 100, b"\r\n")).status_code == 200
 
 
 class TestPipelines:
@@ -181,7 +183,7 @@ class TestPipelines:
 
 class TestTime:
     async def test_incomplete_head_times_out_with_408(self, hasty: Api) -> None:
-        answer = await said(hasty, f"GET /notifications HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\nX".encode())
+        answer = await response_to(hasty, f"GET /notifications HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\nX".encode())
         assert codes_of(answer) == (408, [("timeout", None)])
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers["x-request-id"]
@@ -212,7 +214,7 @@ class TestTime:
             else ("PUT", f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}\r\n")
         )
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n{by}\r\n"
-        answer = await said(hasty, head.encode(), b"{")
+        answer = await response_to(hasty, head.encode(), b"{")
         assert codes_of(answer) == (408, [("timeout", None)])
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers["x-request-id"]
@@ -252,7 +254,7 @@ class TestTime:
     async def test_rest_of_rejected_body_is_read_only_up_to_a_limit(self, hasty: Api) -> None:
         head = b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 300000000\r\n\r\n"
         assert await flood(hasty, head, b"x" * 60_000, 300_000_000) < MAX_REST_BYTES + 20 * 2**20
-        answer = await said(hasty, head, b"x")
+        answer = await response_to(hasty, head, b"x")
         assert codes_of(answer) == (401, [("unauthenticated", None)])
 
     async def test_short_rest_of_rejected_body_keeps_the_connection_open(self, idle: Api) -> None:
@@ -324,7 +326,9 @@ class TestNumber:
                 writer.write(b"1\r\n%c\r\n" % byte)
                 _, silent = await stack.enter_async_context(connected(api))
                 silent.write(b"GET /")
-                assert (await said(api, HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))).is_success
+                assert (
+                    await response_to(api, HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+                ).is_success
             writer.write(b"0\r\n\r\n")
             assert b" 422 " in await reader.readline()
 
@@ -375,14 +379,14 @@ class TestNumber:
                 await until(lambda: connections.count == 5 and not connections._waiting)  # noqa: SLF001 - all are at work
                 list_ = f"GET /notifications HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\n\r\n"
                 for _ in range(2):
-                    answer = await said(api, list_.encode())
+                    answer = await response_to(api, list_.encode())
                     assert codes_of(answer) == (503, [("unavailable", None)])
                     assert answer.headers["connection"] == "close"
                     assert answer.headers["access-control-allow-origin"] == ORIGIN
                     assert int(answer.headers["retry-after"]) >= 1
                     await until(lambda: connections.count == 5)
                 for path in (b"/healthz", b"/readyz"):
-                    assert (await said(api, HEALTH.replace(b"/healthz", path))).status_code == 200
+                    assert (await response_to(api, HEALTH.replace(b"/healthz", path))).status_code == 200
                     await until(lambda: connections.count == 5)
                 for writer in writers:
                     writer.close()
@@ -434,7 +438,7 @@ async def test_http_1_0_keep_alive_is_honored(idle: Api) -> None:
 
 async def test_rejected_head_has_cors_headers_for_known_origin(hasty: Api) -> None:
     head = f"GET /healthz HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\nX: ".encode()
-    answer = await said(hasty, head, b"x" * MAX_HEAD_BYTES, b"\r\n\r\n")
+    answer = await response_to(hasty, head, b"x" * MAX_HEAD_BYTES, b"\r\n\r\n")
     assert codes_of(answer) == (431, [("head_too_large", None)])
     assert answer.headers["access-control-allow-origin"] == ORIGIN
     assert "X-Request-Id" in answer.headers["access-control-expose-headers"]

@@ -11,7 +11,7 @@ from tocsin.api.protocol import MAX_HEAD_BYTES
 from tocsin.auth.minting import mint_service
 
 
-class TestWire:
+class TestRawHttp:
     @pytest.mark.parametrize(
         "sent",
         [

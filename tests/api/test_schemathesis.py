@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.events import custom, note
-from tests.support.processes import throw_dice
+from tests.support.processes import random_source
 from tests.support.properties import rounds
 from tests.support.service import HOUR, SECRET, Api, at_rest
 from tocsin.auth.minting import mint_service, mint_user
@@ -63,7 +63,7 @@ async def test_schemathesis_finds_no_undocumented_response(api: Api, tmp_path: P
         f"--phases={','.join(PHASES)}",
         f"--checks={','.join(CHECKS)}",
         f"--max-examples={EXAMPLES}",
-        f"--seed={throw_dice().randrange(2**32)}",
+        f"--seed={random_source().randrange(2**32)}",
         "--generation-database=none",
         "--no-color",
         "--warnings=off",

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.issuer import Site, jwks, pair, saying
+from tests.support.issuer import Site, jwks, pair, responding
 from tests.support.service import HOUR, SECRET, serving, settings_for
 from tests.support.tokens import signed
 from tocsin.auth.claims import Expected, ServiceCaller, UserCaller
@@ -156,7 +156,7 @@ async def test_provider_token_is_read_with_documented_settings(
     environment = environment_of(section)
     async with AsyncExitStack() as stack:
         if "TOCSIN_JWT_JWKS_URL" in environment:
-            site = await stack.enter_async_context(Site(saying(jwks(pair(algorithm)))))
+            site = await stack.enter_async_context(Site(responding(jwks(pair(algorithm)))))
             environment["TOCSIN_JWT_JWKS_URL"] = site.url
         if "TOCSIN_JWT_PUBLIC_KEY_FILES" in environment:
             environment["TOCSIN_JWT_PUBLIC_KEY_FILES"] = str(pair(algorithm).file(tmp_path))
@@ -178,7 +178,7 @@ async def test_provider_token_is_read_with_documented_settings(
 
 async def test_provider_tokens_are_accepted_by_the_service(url: str, catalogue: Catalogue) -> None:
     own = {"TOCSIN_JWT_JWKS_FOR": "both", "TOCSIN_JWT_SCOPE_CLAIM": "scope,scp,roles"}
-    async with Site(saying(jwks(pair("RS512")))) as site:
+    async with Site(responding(jwks(pair("RS512")))) as site:
         environment = {**environment_of("Okta"), **own, "TOCSIN_JWT_JWKS_URL": site.url}
         async with serving(url, catalogue, with_worker=False, jwt_secret=(), environment=environment) as api:
             await api.people(4)

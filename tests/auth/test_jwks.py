@@ -25,7 +25,7 @@ from tests.support.issuer import (
     hanging_up,
     jwks,
     pair,
-    saying,
+    responding,
 )
 from tests.support.service import HOUR, SECRET, serving
 from tests.support.tokens import signed
@@ -40,7 +40,7 @@ from tocsin.errors import Unauthenticated, Unavailable
 from tocsin.http_client.fetch import FetchError, fetch
 
 OLD, NEW = pair("RS256", "old"), pair("ES256", "new")
-GOOD = saying(jwks(OLD))
+GOOD = responding(jwks(OLD))
 QUICK = 0.3
 """Timeout of JWKS fetches in these tests, in seconds."""
 
@@ -50,17 +50,17 @@ BAD: dict[str, Answer] = {
     "is endless": endless,
     "has endless headers": endless_headers,
     "hangs up": hanging_up,
-    "is large": saying(jwks(OLD) + b" " * 256 * 1024),
-    "says more than it has": saying(jwks(OLD)[:-9], "200 OK", "Content-Length: 999999"),
-    "is HTML": saying(b"<!doctype html><title>Log in</title>", "200 OK", "Content-Type: text/html"),
-    "is empty": saying(b""),
-    "is broken JSON": saying(jwks(OLD)[:-1]),
-    "is packed": saying(gzip.compress(jwks(OLD)), "200 OK", "Content-Encoding: gzip"),
-    "is an empty set": saying(b'{"keys":[]}'),
-    "has secrets alone": saying(b'{"keys":[{"kty":"oct","k":"AAAA","kid":"old"}]}'),
-    "is a 500": saying(jwks(OLD), "500 Internal Server Error"),
-    "is a 404": saying(jwks(OLD), "404 Not Found"),
-    "is a 204": saying(b"", "204 No Content"),
+    "is large": responding(jwks(OLD) + b" " * 256 * 1024),
+    "says more than it has": responding(jwks(OLD)[:-9], "200 OK", "Content-Length: 999999"),
+    "is HTML": responding(b"<!doctype html><title>Log in</title>", "200 OK", "Content-Type: text/html"),
+    "is empty": responding(b""),
+    "is broken JSON": responding(jwks(OLD)[:-1]),
+    "is packed": responding(gzip.compress(jwks(OLD)), "200 OK", "Content-Encoding: gzip"),
+    "is an empty set": responding(b'{"keys":[]}'),
+    "has secrets alone": responding(b'{"keys":[{"kty":"oct","k":"AAAA","kid":"old"}]}'),
+    "is a 500": responding(jwks(OLD), "500 Internal Server Error"),
+    "is a 404": responding(jwks(OLD), "404 Not Found"),
+    "is a 204": responding(b"", "204 No Content"),
 }
 
 
@@ -83,7 +83,7 @@ async def settled(keys: Jwks) -> None:
 
 class TestFetching:
     async def test_fetch_returns_the_response_body(self) -> None:
-        async with Site(saying(b"x" * 1000)) as site:
+        async with Site(responding(b"x" * 1000)) as site:
             assert await fetch(site.url, seconds=5, limit=1000) == b"x" * 1000
 
     @pytest.mark.parametrize("name", BAD)
@@ -98,7 +98,7 @@ class TestFetching:
     async def test_fetch_follows_no_redirects(self) -> None:
         async with Site(GOOD) as other:
             for status in ("301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"):
-                async with Site(saying(jwks(OLD), status, f"Location: {other.url}")) as site:
+                async with Site(responding(jwks(OLD), status, f"Location: {other.url}")) as site:
                     with pytest.raises(FetchError, match=f"status {status[:3]}"):
                         await fetch(site.url, seconds=5, limit=10_000)
             assert other.asked == 0
@@ -159,7 +159,7 @@ class TestFetching:
 
 class TestJwks:
     async def test_jwks_is_fetched_when_a_token_needs_it(self, clock: Clock) -> None:
-        async with Site(saying(jwks(*(pair(algorithm, algorithm) for algorithm in ALGORITHMS)))) as site:
+        async with Site(responding(jwks(*(pair(algorithm, algorithm) for algorithm in ALGORITHMS)))) as site:
             verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
             for algorithm in ALGORITHMS:
                 for kid in (algorithm, None):
@@ -195,7 +195,7 @@ class TestJwks:
             verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
             token = NEW.sign()
             await verifier.prepare(OLD.sign({"kid": "a stranger's"}))
-            site.answer = saying(jwks(OLD, NEW))
+            site.answer = responding(jwks(OLD, NEW))
             clock.now += 0.5
             with pytest.raises(Unavailable, match="key is unknown") as caught:
                 await verifier.prepare(token)
@@ -222,7 +222,7 @@ class TestJwks:
 
     async def test_jwks_keys_without_kid_verify_tokens_with_kid(self, clock: Clock) -> None:
         nameless = json.dumps({"keys": [{name: value for name, value in OLD.jwk().items() if name != "kid"}]})
-        async with Site(saying(nameless.encode())) as site:
+        async with Site(responding(nameless.encode())) as site:
             verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
             for _ in range(3):
                 await verifier.prepare(OLD.sign())
@@ -267,18 +267,18 @@ class TestJwks:
                 assert isinstance(verifier.verify(OLD.sign()), UserCaller)
             assert site.asked == 4
             clock.now += FETCH_INTERVAL
-            site.answer = saying(jwks(NEW))
+            site.answer = responding(jwks(NEW))
             await verifier.prepare(NEW.sign())
             assert isinstance(verifier.verify(NEW.sign()), UserCaller)
 
     async def test_jwks_redirect_publishes_no_keys(self, clock: Clock) -> None:
-        async with Site(GOOD) as other, Site(saying(b"", "302 Found", f"Location: {other.url}")) as site:
+        async with Site(GOOD) as other, Site(responding(b"", "302 Found", f"Location: {other.url}")) as site:
             with pytest.raises(Unavailable):
                 await Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock)).prepare(OLD.sign())
             assert other.asked == 0
 
     async def test_jwks_fetch_at_start_retries_with_backoff_up_to_a_minute(self, clock: Clock) -> None:
-        async with Site(saying(b"", "503 Service Unavailable")) as site:
+        async with Site(responding(b"", "503 Service Unavailable")) as site:
             verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
             for asked, wait in enumerate((1, 2, 4, 8, 16, 32, 60, 60), 1):
                 for passed in (0, wait - 0.5):
@@ -293,13 +293,13 @@ class TestJwks:
             assert isinstance(verifier.verify(OLD.sign()), UserCaller)
 
     async def test_withdrawn_jwks_key_is_dropped_after_ten_minutes(self, clock: Clock) -> None:
-        async with Site(saying(jwks(OLD, NEW))) as site:
+        async with Site(responding(jwks(OLD, NEW))) as site:
             keys = Jwks(site.url, ALL_SPEAKERS, clock)
             verifier = Verifier([], jwks=keys)
             old, new = OLD.sign(), NEW.sign()
             await verifier.prepare(old)
             kept = verifier.verify(old)
-            site.answer = saying(jwks(NEW))
+            site.answer = responding(jwks(NEW))
             clock.now += STALE - 1
             await verifier.prepare(old)
             assert (verifier.verify(old), site.asked) == (kept, 1)
@@ -369,9 +369,9 @@ class TestService:
                 return [(await api.call("GET", "/notifications", token)).status_code for token in (old, new)]
 
             assert await statuses() == [200, 401]
-            site.answer = saying(jwks(NEW, OLD))
+            site.answer = responding(jwks(NEW, OLD))
             assert await statuses() == [200, 200]
-            site.answer = saying(jwks(NEW))
+            site.answer = responding(jwks(NEW))
             monkeypatch.setattr(tocsin.auth.jwks, "STALE", 0.0)
             async with asyncio.timeout(5):
                 while await statuses() != [401, 200]:

@@ -22,14 +22,14 @@ DANA = "\u05d3\u05e0\u05d4"
 CATALOGUE = Catalogue.load()
 
 
-def said(says: str, **words: Word) -> Any:
+def rendered(says: str, **words: Word) -> Any:
     speakers = {name: (lambda _, __, word=word: word) for name, word in words.items()}
     return Wording("", Sentence(says), speakers).render({}, {})
 
 
 @pytest.mark.parametrize("name", [LAYLA, DANA, f"Layla {LAYLA}", f"{LAYLA} 3", "a\u200fb", "\U0001e900", "\ufb2a"])
 def test_right_to_left_name_is_isolated_in_text_and_html(name: str) -> None:
-    words = said("**{user}** wrote", user=spoken(name))
+    words = rendered("**{user}** wrote", user=spoken(name))
     assert words.message == f"{FSI}{name}{PDI} wrote"
     assert words.message_formatted == f"<p><strong>{FSI}{name}{PDI}</strong> wrote</p>"
 
@@ -38,27 +38,27 @@ def test_right_to_left_name_is_isolated_in_text_and_html(name: str) -> None:
     "name", ["Jane Doe", "J\u00f6rg \u0141", "\u041e\u043b\u044c\u0433\u0430", "\u674e", "\U0001f600", ""]
 )
 def test_left_to_right_name_is_unchanged(name: str) -> None:
-    assert said("{user} wrote", user=spoken(name)).message == f"{name} wrote"
+    assert rendered("{user} wrote", user=spoken(name)).message == f"{name} wrote"
 
 
 def test_every_value_is_isolated_in_a_right_to_left_sentence() -> None:
-    assert said(f"{LAYLA} {{user}}", user=spoken("Jane")).message == f"{LAYLA} {FSI}Jane{PDI}"
+    assert rendered(f"{LAYLA} {{user}}", user=spoken("Jane")).message == f"{LAYLA} {FSI}Jane{PDI}"
 
 
 @pytest.mark.parametrize("text", [f"{LAYLA}\nsecond", "a\u202eb\u2069c", "\x1b[0m"])
 def test_message_that_is_the_whole_sentence_is_unchanged(text: str) -> None:
-    assert said("{body}", body=spoken_text(text)).message == text
+    assert rendered("{body}", body=spoken_text(text)).message == text
 
 
 def test_multi_line_text_is_isolated_line_by_line() -> None:
-    words = said("{user}: {body}", user=spoken("Jane"), body=spoken_text(f"{LAYLA}\r\nb\u2069"))
+    words = rendered("{user}: {body}", user=spoken("Jane"), body=spoken_text(f"{LAYLA}\r\nb\u2069"))
     assert words.message == f"Jane: {FSI}{LAYLA}{PDI}\r\n{FSI}b{PDI}"
     assert words.message_formatted == f"<p>Jane: {FSI}{LAYLA}{PDI}<br>{FSI}b{PDI}</p>"
 
 
 @given(st.text())
 def test_no_value_changes_direction_or_breaks_its_line(name: str) -> None:
-    said_of = said("{user} wrote <br> to you", user=spoken(name)).message
+    said_of = rendered("{user} wrote <br> to you", user=spoken(name)).message
     before = said_of.removesuffix(" wrote <br> to you")
     depth = 0
     for sign in before:

@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from tests.support.ledger import Ledger, Load, Town, compare, compare_pages, drained
-from tests.support.processes import Program, data_folder, holds_a_lease, kill_postgres, postgres_of, throw_dice
+from tests.support.ledger import Ledger, Load, Population, compare, compare_pages, drained
+from tests.support.processes import Program, data_folder, holds_a_lease, kill_postgres, postgres_of, random_source
 from tests.support.properties import rounds
 from tests.support.servers import answers
 from tocsin.db.pool import connect
@@ -28,7 +28,7 @@ async def data() -> AsyncIterator[Path]:
 
 @pytest.fixture
 def dice() -> Random:
-    return throw_dice()
+    return random_source()
 
 
 async def leases_of(data: Path, worker: Program) -> int:
@@ -67,14 +67,14 @@ async def kill_the_database(data: Path, load: Load, dice: Random) -> None:
 
 
 async def test_crashes_lose_and_duplicate_no_notification(data: Path, dice: Random) -> None:
-    town, ledger, left = Town.of(dice), Ledger(), 0
+    population, ledger, left = Population.of(dice), Ledger(), 0
     async with (
         Program(data, "serve", "--no-worker") as service,
         Program(data, "worker") as one,
         Program(data, "worker") as other,
     ):
-        await town.fill(url_of(data))
-        async with Load(ledger, town, dice, lambda: service.address) as load:
+        await population.fill(url_of(data))
+        async with Load(ledger, population, dice, lambda: service.address) as load:
             for victim in dice.sample(VICTIMS * ROUNDS, len(VICTIMS) * ROUNDS):
                 await asyncio.sleep(dice.uniform(*MOMENTS))
                 match victim:
@@ -89,8 +89,8 @@ async def test_crashes_lose_and_duplicate_no_notification(data: Path, dice: Rand
                         assert other.alive
             await load.more(100)
         await drained(url_of(data))
-        await compare(ledger, town, url_of(data))
-        await compare_pages(ledger, town, url_of(data), service.address)
+        await compare(ledger, population, url_of(data))
+        await compare_pages(ledger, population, url_of(data), service.address)
         logged = "".join(path.read_text("utf-8", "replace") for path in data.rglob("*.log"))
     assert left > 0, "no worker was killed at work"
     assert ledger.unsure

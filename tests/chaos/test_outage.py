@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.database import wipe
 from tests.support.imports import NDJSON
-from tests.support.ledger import Ledger, Load, Town, compare, compare_pages, drained
-from tests.support.processes import data_folder, postgres_of, send, throw_dice
+from tests.support.ledger import Ledger, Load, Population, compare, compare_pages, drained
+from tests.support.processes import data_folder, postgres_of, random_source, send
 from tests.support.service import Api, serving
 from tocsin import readiness
 from tocsin.catalogue import Catalogue
@@ -193,12 +193,12 @@ async def test_interrupted_delivery_completes_after_outage(shaky: Api, mortal: E
 
 
 async def test_events_accepted_around_outages_are_delivered_once(shaky: Api, mortal: Embedded) -> None:
-    dice = throw_dice()
-    town, ledger = Town.of(dice, size=6_000), Ledger()
+    dice = random_source()
+    population, ledger = Population.of(dice, size=6_000), Ledger()
     await wipe(mortal.url)
-    await town.fill(mortal.url)
+    await population.fill(mortal.url)
     address = (shaky.http.base_url.host, shaky.http.base_url.port or 0)
-    async with Load(ledger, town, dice, lambda: address) as load:
+    async with Load(ledger, population, dice, lambda: address) as load:
         for _ in range(3):
             await load.more(dice.randint(50, 200))
             await mortal.stop()
@@ -211,8 +211,8 @@ async def test_events_accepted_around_outages_are_delivered_once(shaky: Api, mor
         while not ledger.cancelled:  # which chance decides
             await load.more(20)
     await drained(mortal.url)
-    await compare(ledger, town, mortal.url)
-    await compare_pages(ledger, town, mortal.url, address)
+    await compare(ledger, population, mortal.url)
+    await compare_pages(ledger, population, mortal.url, address)
     assert {"202", "503"} <= ledger.answers.keys() <= {"202", "204", "409", "503"}
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ledger import Ledger, Load, Town, compare, compare_pages, drained
-from tests.support.processes import Program, data_folder, kill_postgres, throw_dice
+from tests.support.ledger import Ledger, Load, Population, compare, compare_pages, drained
+from tests.support.processes import Program, data_folder, kill_postgres, random_source
 from tests.support.properties import rounds
 from tocsin.postgres.supervisor import url_of
 
@@ -98,11 +98,11 @@ async def run(*command: str) -> None:
 
 
 async def test_accepted_events_survive_power_cuts(disk: Disk) -> None:
-    dice = throw_dice()
-    town, ledger = Town.of(dice), Ledger()
+    dice = random_source()
+    population, ledger = Population.of(dice), Ledger()
     async with Program(disk.folder, "serve") as service:
-        await town.fill(url_of(disk.folder))
-        async with Load(ledger, town, dice, lambda: service.address) as load:
+        await population.fill(url_of(disk.folder))
+        async with Load(ledger, population, dice, lambda: service.address) as load:
             for _ in range(ROUNDS):
                 await load.more(dice.randint(100, 1000))
                 disk.cut()
@@ -115,7 +115,7 @@ async def test_accepted_events_survive_power_cuts(disk: Disk) -> None:
                 await service.start()
             await load.more(100)
         await drained(url_of(disk.folder))
-        await compare(ledger, town, url_of(disk.folder))
-        await compare_pages(ledger, town, url_of(disk.folder), service.address)
+        await compare(ledger, population, url_of(disk.folder))
+        await compare_pages(ledger, population, url_of(disk.folder), service.address)
         assert ledger.unsure
         assert "500" not in ledger.answers

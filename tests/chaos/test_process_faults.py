@@ -53,7 +53,7 @@ async def test_lock_timeout_and_killed_backends_end_no_process(server: Embedded,
             answer = await until(lambda: _accepted(http))
             assert (await http.get(f"/events/{answer}?wait=30")).json()["state"] == "delivered"
         assert all(program.alive for program in programs)
-        assert not any("Traceback" in program.said() for program in programs)
+        assert not any("Traceback" in program.log() for program in programs)
     await dba.close()
     await monitor.close()
 
@@ -67,12 +67,12 @@ async def _accepted(http: httpx.AsyncClient) -> str | None:
 async def test_sigterm_ends_a_start_that_waits_for_the_database(command: str) -> None:
     called = asyncio.Event()
 
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         called.set()
         await reader.read()
         writer.close()
 
-    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as silent, data_folder() as data:
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as silent, data_folder() as data:
         port = silent.sockets[0].getsockname()[1]
         url = f"postgresql://tocsin@127.0.0.1:{port}/tocsin?sslmode=disable"
         program = Program(data, command, variables={"TOCSIN_DATABASE_URL": url})

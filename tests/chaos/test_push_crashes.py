@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from tests.support.ledger import drained
-from tests.support.processes import Program, data_folder, holds_a_lease, throw_dice
+from tests.support.processes import Program, data_folder, holds_a_lease, random_source
 from tests.support.properties import rounds
 from tests.support.service import HOUR, SECRET
 from tocsin.auth.minting import mint_service
@@ -55,7 +55,7 @@ async def post(service: Program, dice: Random, accepted: dict[str, list[int]]) -
 
 
 async def test_killed_workers_lose_no_push_and_duplicate_few(tmp_path: Path) -> None:
-    dice, accepted = throw_dice(), dict[str, list[int]]()
+    dice, accepted = random_source(), dict[str, list[int]]()
     async with data_folder() as data, Phones() as phones:
         variables = phones.credentials(tmp_path)
         async with (

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from httpx_sse import aconnect_sse
 
-from tests.support.processes import Program, data_folder, kill_postgres, throw_dice
+from tests.support.processes import Program, data_folder, kill_postgres, random_source
 from tests.support.properties import rounds
 from tests.support.servers import nats
 from tests.support.service import HOUR, SECRET
@@ -129,7 +129,7 @@ async def post(service: Program, dice: Random) -> None:
 
 @pytest.mark.parametrize("with_nats", [False, True], ids=["by NOTIFY", "by NATS"])
 async def test_stream_readers_converge_after_crashes(with_nats: bool, port: int, tmp_path: Path) -> None:  # noqa: FBT001
-    dice = throw_dice()
+    dice = random_source()
     variables = {"TOCSIN_NATS_URL": f"nats://127.0.0.1:{port}"} if with_nats else {}
     async with contextlib.AsyncExitStack() as stack:
         data = await stack.enter_async_context(data_folder())

@@ -72,7 +72,7 @@ async def test_demo_does_not_change_a_service_with_the_same_settings() -> None:
             before = await _exported(data)
             await _end(service)
         async with Program(data, "demo", variables=REAL) as demo:
-            await until(lambda: "Open http" in demo.said())
+            await until(lambda: "Open http" in demo.log())
             crm = await _token_of_demo(demo)
             await _end(demo)
         async with Program(data, "serve") as service:
@@ -86,7 +86,7 @@ async def test_demo_does_not_change_a_service_with_the_same_settings() -> None:
 async def test_tour_after_a_demo_finds_an_empty_inbox() -> None:
     async with data_folder() as data:
         async with Program(data, "demo") as demo:
-            await until(lambda: "Open http" in demo.said())
+            await until(lambda: "Open http" in demo.log())
             await _end(demo)
         async with Program(data, "serve") as service, _client(service) as http:
             crm = {"Authorization": f"Bearer {mint_service(SECRET, 'crm', ['directory:write'], HOUR)}"}

@@ -156,9 +156,9 @@ async def test_stopped_lane_sends_no_clears(pushing: Api, phones: Phones) -> Non
     next(lane for lane in pushing.app_state.lanes if lane.name == "apns/default").stopped = "403 InvalidProviderToken"
     phones.forget()
     await pushing.as_user(1, "PUT", "/notifications/read")
-    await until(lambda: _is_told(phones, android))
+    await until(lambda: _is_pushed(phones, android))
     assert not phones.pushes("apns", IPHONE)
 
 
-async def _is_told(phones: Phones, token: str) -> bool:
+async def _is_pushed(phones: Phones, token: str) -> bool:
     return bool(phones.pushes("fcm", token))

@@ -17,10 +17,10 @@ from tests.support.pushes import (
     becomes,
     hurry,
     prefer,
+    push_report,
     pushes_of,
     register,
     shown,
-    told,
     until_stopped,
 )
 from tests.support.service import Api, serving
@@ -56,7 +56,7 @@ async def test_iphone_and_android_receive_the_notification(api: Api, phones: Pho
     assert google["payload"]["message"]["data"]["id"] == id_
     devices = (await api.as_user(1, "GET", "/notifications/devices")).json()["data"]
     assert all(device["last_delivered_at"] for device in devices)
-    assert await told(api, id_) == ["delivered: delivered"] * 2
+    assert await push_report(api, id_) == ["delivered: delivered"] * 2
 
 
 async def test_browser_receives_encrypted_push_and_clears(api: Api, phones: Phones) -> None:
@@ -176,7 +176,9 @@ async def test_transferred_phone_gets_no_push_of_previous_owner(api: Api, phones
     await register(api, 2, IPHONE)
     await hurry(api)
     assert await pushes_of(api, id_) == {"skipped": 1}
-    assert (await told(api, id_)) == ["skipped: not sent: the device was detached, or belongs to another user now"]
+    assert (await push_report(api, id_)) == [
+        "skipped: not sent: the device was detached, or belongs to another user now"
+    ]
     assert len(phones.pushes("apns", IPHONE)) == 1
 
 
@@ -236,7 +238,9 @@ async def test_bad_token_is_set_aside_until_its_lane_delivers_then_deleted(api: 
     await until(lambda: phones.pushes("apns-sandbox", IPHONE))
 
     async def set_aside() -> bool:
-        return any(line.startswith("later: set aside until its lane has delivered: ") for line in await told(api, id_))
+        return any(
+            line.startswith("later: set aside until its lane has delivered: ") for line in await push_report(api, id_)
+        )
 
     await until(set_aside)
     assert len((await api.as_user(1, "GET", "/notifications/devices")).json()["data"]) == 1
@@ -271,7 +275,9 @@ async def test_push_waiting_for_a_stopped_lane_is_explained(api: Api, phones: Ph
     phones.answer("apns", status=403, reason="InvalidProviderToken")
     id_ = (await post(api, custom(1))).json()["id"]
     since = (await until_stopped(api))["stopped_at"]
-    assert await told(api, id_) == [f"queued: apns/default has stopped since {since} UTC: 403 InvalidProviderToken"]
+    assert await push_report(api, id_) == [
+        f"queued: apns/default has stopped since {since} UTC: 403 InvalidProviderToken"
+    ]
     lines = [line async for line in of_event(api.app_state.database, UUID(id_), 1)]
     assert lines[0].endswith(": named in notify.users")
     assert "apns/default has stopped since" in lines[1]
@@ -310,7 +316,7 @@ async def test_push_respects_and_explains_preferences(api: Api, phones: Phones) 
     await prefer(api, kinds={"custom": {"push": False}})
     id_ = await api.post(custom(1))
     assert await pushes_of(api, id_) == {"muted": 1}
-    assert await told(api, id_) == ["muted: not sent: push switched off for custom"]
+    assert await push_report(api, id_) == ["muted: not sent: push switched off for custom"]
     await prefer(api, kinds={"custom": None}, paused_until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
     held = await api.post(custom(1))
     await becomes(api, held, {"held": 1})

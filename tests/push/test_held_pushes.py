@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.support.events import custom, post
-from tests.support.pushes import IPHONE, comes_to, due_in, hurry, prefer, register, shown, told
+from tests.support.pushes import IPHONE, comes_to, due_in, hurry, prefer, push_report, register, shown
 from tests.support.service import Api
 from tests.support.waiting import until
 from tocsin.db.pool import Database
@@ -83,7 +83,7 @@ async def test_changed_pause_end_is_reported_and_consumes_no_attempt(api: Api, p
         end = datetime.now(UTC) + ahead
         await prefer(api, paused_until=end.isoformat())
         words = f"held: held until {end:%Y-%m-%d %H:%M} UTC"
-        await until(partial(_is_told, api, id_, words))
+        await until(partial(_is_reported, api, id_, words))
     phones.answer("apns", status=503, times=1)
     since = datetime.now(UTC)
     await prefer(api, paused_until=None)
@@ -92,8 +92,8 @@ async def test_changed_pause_end_is_reported_and_consumes_no_attempt(api: Api, p
     assert most >= timedelta(seconds=5)
 
 
-async def _is_told(api: Api, id_: str, words: str) -> bool:
-    return all(line.startswith(words) for line in await told(api, id_))
+async def _is_reported(api: Api, id_: str, words: str) -> bool:
+    return all(line.startswith(words) for line in await push_report(api, id_))
 
 
 async def move(api: Api) -> None:

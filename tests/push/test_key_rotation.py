@@ -196,7 +196,7 @@ async def test_sighup_reloads_keys(tmp_path: Path) -> None:
                     file.write_bytes(new.pem)
                     vapid.write_bytes(a_key() + vapid.read_bytes())
                     service.signal(signal.SIGHUP)
-                    await until(lambda: "keys reloaded" in service.said())
+                    await until(lambda: "keys reloaded" in service.log())
                     async with asyncio.timeout(5):
                         async for _ in lines:  # which ends with the key
                             pass
@@ -206,7 +206,7 @@ async def test_sighup_reloads_keys(tmp_path: Path) -> None:
                 assert second.json()["key"] != first.json()["key"]
                 file.write_text("nothing of the kind")
                 service.signal(signal.SIGHUP)
-                await until(lambda: "key reload failed" in service.said())
+                await until(lambda: "key reload failed" in service.log())
                 assert (await status(new.sign())).status_code == 200
 
 

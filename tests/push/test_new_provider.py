@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.events import note
 from tests.support.push_services import answering, files_in, push_service
-from tests.support.pushes import becomes, told
+from tests.support.pushes import becomes, push_report
 from tests.support.service import serving
 from tocsin import devices
 from tocsin.catalogue import Catalogue
@@ -60,6 +60,6 @@ async def test_custom_provider_delivers_without_changing_other_modules(
             pagers.behaviour = answering(404)
             id_ = await api.post(note(1))
             await becomes(api, id_, {"gone": 1})
-            assert await told(api, id_) == ["gone: the device is gone: 0042 is gone"]
+            assert await push_report(api, id_) == ["gone: the device is gone: 0042 is gone"]
             assert not await devices.devices_of(api.app_state.database, 1)
     assert [(asked.path, asked.body) for asked in pagers.asked] == [("/0042", b"Mention")] * 2

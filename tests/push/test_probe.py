@@ -22,12 +22,12 @@ def api(pushing: Api) -> Api:
     return pushing
 
 
-async def trial(api: Api, user: int, token: str) -> httpx.Response:
+async def send_test(api: Api, user: int, token: str) -> httpx.Response:
     return await api.as_user(user, "POST", f"/notifications/devices/{token}/test")
 
 
-async def said(api: Api, token: str = IPHONE) -> tuple[str, str]:
-    answer = await trial(api, 1, token)
+async def probe_result(api: Api, token: str = IPHONE) -> tuple[str, str]:
+    answer = await send_test(api, 1, token)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found["state"], found["reason"]
@@ -44,7 +44,7 @@ async def test_test_push_reaches_own_phone_and_no_inbox(
     lane: str,
 ) -> None:
     await register(api, 1, token, type=type_)
-    answer = await trial(api, 1, token.upper() if type_ == "iOS" else token)
+    answer = await send_test(api, 1, token.upper() if type_ == "iOS" else token)
     assert answer.json() == {"lane": lane, "state": "delivered", "reason": "delivered"}
     [push] = phones.pushes(token=token)
     assert "Test: notifications reach this device" in str(push["payload"])
@@ -64,7 +64,7 @@ async def test_test_push_reaches_own_browser(api: Api, phones: Phones) -> None:
 async def test_test_push_to_another_users_phone_is_rejected(api: Api, phones: Phones) -> None:
     await register(api, 2, IPHONE)
     for token in (IPHONE, OTHER_IPHONE, "x"):
-        answer = await trial(api, 1, token)
+        answer = await send_test(api, 1, token)
         assert (answer.status_code, answer.json()["errors"][0]["code"]) == (404, "not_found")
     assert phones.pushes() == []
 
@@ -72,24 +72,24 @@ async def test_test_push_to_another_users_phone_is_rejected(api: Api, phones: Ph
 async def test_test_push_rate_limit_is_five_per_minute(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     await register(api, 2, OTHER_IPHONE)
-    answers = await asyncio.gather(*(trial(api, 1, IPHONE) for _ in range(8)))
+    answers = await asyncio.gather(*(send_test(api, 1, IPHONE) for _ in range(8)))
     assert sorted(answer.status_code for answer in answers) == [200] * 5 + [429] * 3
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert refused.json()["errors"][0]["code"] == "rate_limited"
     assert 0 < int(refused.headers["retry-after"]) <= 60
     assert (refused.headers["ratelimit-limit"], refused.headers["ratelimit-remaining"]) == ("5", "0")
     assert len(phones.pushes(token=IPHONE)) == 5
-    assert (await trial(api, 2, OTHER_IPHONE)).status_code == 200, "another's tests are not counted"
+    assert (await send_test(api, 2, OTHER_IPHONE)).status_code == 200, "another's tests are not counted"
     await api.app_state.database.value(
         "update trials set sent_at = array[now() - interval '61 seconds'] where user_id = 1"
     )
-    assert (await trial(api, 1, IPHONE)).status_code == 200, "the minute is over"
+    assert (await send_test(api, 1, IPHONE)).status_code == 200, "the minute is over"
 
 
 async def test_test_push_reports_and_deletes_unregistered_phone(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     phones.answer("apns", token=IPHONE, status=410, reason="Unregistered", times=1)
-    assert await said(api) == ("gone", "the device is gone: 410 Unregistered")
+    assert await probe_result(api) == ("gone", "the device is gone: 410 Unregistered")
     assert (await api.as_user(1, "GET", "/notifications/devices")).json()["data"] == []
 
 
@@ -110,7 +110,7 @@ async def test_test_push_reports_provider_error_and_keeps_the_phone(
 ) -> None:
     await register(api, 1, IPHONE)
     phones.answer("apns", status=status, reason=reason, times=1)
-    state, why = await said(api)
+    state, why = await probe_result(api)
     assert state == due
     assert reason in why
     assert len((await api.as_user(1, "GET", "/notifications/devices")).json()["data"]) == 1
@@ -118,7 +118,7 @@ async def test_test_push_reports_provider_error_and_keeps_the_phone(
 
 async def test_test_push_reports_app_without_a_key(api: Api) -> None:
     await register(api, 1, IPHONE, app="another")
-    assert await said(api) == ("stopped", "no key is set for this provider and app")
+    assert await probe_result(api) == ("stopped", "no key is set for this provider and app")
 
 
 async def test_test_push_works_without_a_worker(url: str, catalogue: Catalogue, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ async def test_test_push_works_without_a_worker(url: str, catalogue: Catalogue, 
     ):
         await api.people(1)
         await register(api, 1, IPHONE)
-        assert await said(api) == ("delivered", "delivered")
+        assert await probe_result(api) == ("delivered", "delivered")
 
 
 async def test_doctor_tests_the_credentials_of_each_provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.support.events import custom, post
-from tests.support.pushes import ANDROID, IPHONE, becomes, due_in, hurry, pushes_of, register, told
+from tests.support.pushes import ANDROID, IPHONE, becomes, due_in, hurry, push_report, pushes_of, register
 from tests.support.service import Api
 from tests.support.waiting import until
 from tocsin.push import deliveries
@@ -138,7 +138,7 @@ async def test_push_is_dead_when_its_next_retry_would_be_after_its_expiry(api: A
     await made_ago(api, timedelta(hours=23))
     await hurry(api)
     await becomes(api, id_, {"dead": 1})
-    assert await told(api, id_) == ["dead: given up: 503 ServiceUnavailable"]
+    assert await push_report(api, id_) == ["dead: given up: 503 ServiceUnavailable"]
     assert len(phones.pushes("apns", IPHONE)) == 2
 
 
@@ -150,7 +150,7 @@ async def test_push_set_aside_for_bad_token_is_dead_after_24_hours(api: Api, pho
     await made_ago(api, timedelta(hours=23, minutes=55))
     await hurry(api)
     await becomes(api, id_, {"dead": 1})
-    assert await told(api, id_) == ["dead: given up: 400 BadDeviceToken"]
+    assert await push_report(api, id_) == ["dead: given up: 400 BadDeviceToken"]
     assert len(phones.pushes("apns", IPHONE)) == 2
 
 

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support.events import custom, post
-from tests.support.pushes import comes_to, hurry, pushes_of, told
+from tests.support.pushes import comes_to, hurry, push_report, pushes_of
 from tests.support.service import Api, serving
 from tests.support.waiting import until
 from tocsin.catalogue import Catalogue
@@ -156,7 +156,9 @@ async def test_subscription_rejected_alone_fails_its_push_and_is_kept(
     assert await pushes_of(two.api, await two.api.post(custom(1))) == {"delivered": 1}
     await hurry(two.api)
     await comes_to(two.api, id_, {"delivered": 1, "refused": 1})
-    assert f"refused: refused: 403 Forbidden, while {two.origins[0]} takes other pushes" in await told(two.api, id_, 2)
+    assert f"refused: refused: 403 Forbidden, while {two.origins[0]} takes other pushes" in await push_report(
+        two.api, id_, 2
+    )
     assert await two.browsers(2) == 2
 
 

@@ -71,7 +71,7 @@ async def until_empty(crm: asyncpg.Connection) -> None:
             await asyncio.sleep(0.02)
 
 
-async def told(api: Api, ids: list[str]) -> list[str]:
+async def delivered_ids(api: Api, ids: list[str]) -> list[str]:
     """Return the ids in the inbox of user 1 once these events are settled."""
     for id_ in ids:
         assert (await api.as_service("GET", f"/events/{id_}?wait=30")).json()["state"] == "delivered"
@@ -91,7 +91,7 @@ async def test_outbox_posts_committed_events_and_no_rolled_back_ones(
         async with crm.transaction():
             kept = str(await crm.fetchval(f"{write.strip().removesuffix(';')} returning id"))
         await until_empty(crm)
-        assert await told(api, [kept]) == [kept]
+        assert await delivered_ids(api, [kept]) == [kept]
 
 
 async def test_killed_outbox_relay_posts_each_event_once(
@@ -109,7 +109,7 @@ async def test_killed_outbox_relay_posts_each_event_once(
     ids += [str(row["id"]) for row in await crm.fetch("select id from notifications_outbox order by number")]
     async with relaying(api, server, tmp_path):
         await until_empty(crm)
-    found = await told(api, sorted(set(ids)))
+    found = await delivered_ids(api, sorted(set(ids)))
     assert len(found) == len(set(found))
     assert set(ids) <= set(found)
     assert (await api.inbox(1))["pagination"]["total"] == len(found) == 63
@@ -124,6 +124,6 @@ async def test_outbox_keeps_rejected_event_with_reason_and_continues(
     good = str(await crm.fetchval(f"{write} returning id"))
     async with relaying(api, server, tmp_path):
         await until_empty(crm)
-    assert await told(api, [good]) == [good]
+    assert await delivered_ids(api, [good]) == [good]
     assert await crm.fetchval("select refused from notifications_outbox") != ""
     assert await crm.fetchval("select count(*) from notifications_outbox") == 1

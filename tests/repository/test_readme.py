@@ -59,7 +59,9 @@ def test_readme_tour_works_as_shown(service: str, environment: dict[str, str], s
     delivered, (page, unread), refused = [
         [json.loads(line) for line in answer.splitlines() if line] for answer in answered
     ]
-    assert [_alike(answer) for answer in (*delivered, page, *refused)] == [_alike(json.loads(block)) for block in SHOWN]
+    assert [_normalized(answer) for answer in (*delivered, page, *refused)] == [
+        _normalized(json.loads(block)) for block in SHOWN
+    ]
     assert unread["data"] == []
     assert all(answer.endswith("\n") for answer in answered), "an answer runs into the prompt"
 
@@ -69,7 +71,7 @@ async def test_readme_service_stops_on_signal(service: str, environment: dict[st
     assert await asyncio.to_thread(is_served, Path(environment["TOCSIN_DATA_DIR"]))
 
 
-def _alike(answer: dict[str, Any]) -> str:
+def _normalized(answer: dict[str, Any]) -> str:
     """Return an answer as text, with all ids of events and all times made the same."""
     text = re.sub(r"\b01[0-9a-f]{6}-[0-9a-f-]{27}\b", "<id>", json.dumps(answer))
     return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "<time>", text)

@@ -24,7 +24,7 @@ def custom(*users: int, teams: tuple[int, ...] = (), body: str = "Hello") -> dic
 LATER = timedelta(hours=1)
 
 
-def saying(body: str, *users: int, **more: Any) -> dict[str, Any]:
+def message_event(body: str, *users: int, **more: Any) -> dict[str, Any]:
     return {**custom(*users), "params": {"body": body}, **more}
 
 

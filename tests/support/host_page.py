@@ -254,7 +254,7 @@ def asked(windows: Windows, what: str) -> list[str]:
     return found
 
 
-async def tell(api: Api, *messages: str, user: int = 1, by: int | None = None) -> list[str]:
+async def notify(api: Api, *messages: str, user: int = 1, by: int | None = None) -> list[str]:
     """Post notifications in this order, and return their ids."""
     sender = {"data": {"user": by}} if by else {}
     return [
@@ -265,7 +265,7 @@ async def tell(api: Api, *messages: str, user: int = 1, by: int | None = None) -
 
 async def opened(windows: Windows, *messages: str) -> Window:
     """Post these notifications, the last one newest, and open the panel."""
-    await tell(windows.host.service, *messages)
+    await notify(windows.host.service, *messages)
     window = await windows.new()
     await window.open()
     await expect(window.rows).to_have_count(min(len(messages), 20))

@@ -26,7 +26,7 @@ def device(user_id: int, token: str = "ab" * 32, **more: Any) -> dict[str, Any]:
     return {"device": {"user_id": user_id, "token": token, **more}}
 
 
-def told(user_id: int, day: int = 1, *, read: bool = False, **more: Any) -> dict[str, Any]:
+def notification(user_id: int, day: int = 1, *, read: bool = False, **more: Any) -> dict[str, Any]:
     when = f"2015-03-{day:02} 10:25:50"
     values = {
         "user_id": user_id,
@@ -51,7 +51,7 @@ async def send(api: Api, lines: list[Any] | bytes, **more: Any) -> httpx.Respons
     return await api.as_service("POST", "/directory/import", content=content, headers=NDJSON, **more)
 
 
-async def bring(api: Api, *lines: Any, **more: Any) -> dict[str, int]:
+async def import_lines(api: Api, *lines: Any, **more: Any) -> dict[str, int]:
     answer = await send(api, list(lines), **more)
     assert answer.status_code == 200, answer.text
     counts: dict[str, int] = answer.json()

@@ -108,7 +108,7 @@ def certificate(of: Pair, host: str) -> bytes:
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
-def saying(body: bytes, status: str = "200 OK", *headers: str) -> Answer:
+def responding(body: bytes, status: str = "200 OK", *headers: str) -> Answer:
     """Return a handler that sends this response."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:

@@ -44,7 +44,7 @@ class Post:
 
 
 @dataclass(slots=True)
-class Town:
+class Population:
     """All users 1..`size`, and the members of teams of all sizes."""
 
     size: int
@@ -117,9 +117,11 @@ class Ledger:
 class Load:
     """Clients that post and read at `address()`, which may change, for as long as the block runs."""
 
-    def __init__(self, ledger: Ledger, town: Town, dice: random.Random, address: Callable[[], tuple[str, int]]) -> None:
+    def __init__(
+        self, ledger: Ledger, population: Population, dice: random.Random, address: Callable[[], tuple[str, int]]
+    ) -> None:
         self.ledger = ledger
-        self._town = town
+        self._population = population
         self._dice = dice
         self._address = address
         self._stopping = asyncio.Event()
@@ -167,10 +169,10 @@ class Load:
 
     async def _post_to_few(self, line: "_Line") -> None:
         users = [self._dice.randint(1, 300) for _ in range(self._dice.choice((1, 1, 1, 1, 2, 5)))]
-        await self._post(line, users, self._dice.sample(self._town.small, self._dice.choice((0, 0, 0, 1, 2))))
+        await self._post(line, users, self._dice.sample(self._population.small, self._dice.choice((0, 0, 0, 1, 2))))
 
     async def _post_to_a_crowd(self, line: "_Line") -> None:
-        await self._post(line, [self._dice.randint(1, 300)], [self._dice.choice(self._town.crowds)])
+        await self._post(line, [self._dice.randint(1, 300)], [self._dice.choice(self._population.crowds)])
         await self._pause(self._dice.uniform(*PAUSE_OF_CROWDS))
 
     async def _read_all(self, line: "_Line") -> None:
@@ -278,7 +280,7 @@ def _event(post: Post, ahead: float = 0) -> dict[str, Any]:
     return {"type": "custom", "notify": notify, "params": {"body": post.words}, **key, **due}
 
 
-async def compare(ledger: Ledger, town: Town, url: str) -> None:
+async def compare(ledger: Ledger, population: Population, url: str) -> None:
     """Compare the ledger with every inbox, exactly."""
     words, stopped = await _stored(url), await _stopped(url)
     sys.stdout.write(f"{ledger}, {len(words)} stored, {len(stopped)} stopped\n")
@@ -290,21 +292,21 @@ async def compare(ledger: Ledger, town: Town, url: str) -> None:
     _compare_batches(ledger, set(words.values()))
     _compare_stopped(ledger, words, stopped)
     told = {id_: said for id_, said in words.items() if id_ not in stopped}
-    expected = {id_: town.recipients(ledger.posts[said]) for id_, said in told.items()}
+    expected = {id_: population.recipients(ledger.posts[said]) for id_, said in told.items()}
     await _compare_entries(url, expected)
     await _compare_words(url, told)
-    await _compare_teams(url, ledger, town, told)
+    await _compare_teams(url, ledger, population, told)
     for broken, statement in _NEVER.items():
         assert await _rows(url, statement) == [], broken
 
 
-async def compare_pages(ledger: Ledger, town: Town, url: str, address: tuple[str, int]) -> None:
+async def compare_pages(ledger: Ledger, population: Population, url: str, address: tuple[str, int]) -> None:
     """Compare what some users are shown, page by page, with what they were sent."""
     stopped = await _stopped(url)
     posts = {id_: ledger.posts[said] for id_, said in (await _stored(url)).items() if id_ not in stopped}
     async with httpx.AsyncClient(base_url=f"http://{address[0]}:{address[1]}", timeout=30) as http:
-        for user in (1, 7, 300, town.size):
-            sent = [id_ for id_, post in posts.items() if user in town.recipients(post)]
+        for user in (1, 7, 300, population.size):
+            sent = [id_ for id_, post in posts.items() if user in population.recipients(post)]
             assert sorted(await _shown(http, user)) == sorted(sent)
 
 
@@ -378,9 +380,9 @@ async def _compare_words(url: str, words: dict[str, str]) -> None:
     assert [row["id"] for row in said if f'"{words[row["id"]]}"' not in row["body"]] == []
 
 
-async def _compare_teams(url: str, ledger: Ledger, town: Town, words: dict[str, str]) -> None:
+async def _compare_teams(url: str, ledger: Ledger, population: Population, words: dict[str, str]) -> None:
     """Through which team each recipient got an event: none where they were named."""
-    members = {0: set[int](), **{team: set(members) for team, members in town.teams.items()}}
+    members = {0: set[int](), **{team: set(members) for team, members in population.teams.items()}}
     for row in await _rows(url, "select event_id::text as id, user_ids, team_ids from recipients"):
         post = ledger.posts[words[row["id"]]]
         for user, team in zip(row["user_ids"], row["team_ids"], strict=True):

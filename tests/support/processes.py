@@ -70,7 +70,7 @@ class Program:
         assert self._process
         self._process.send_signal(kind)
 
-    def said(self) -> str:
+    def log(self) -> str:
         """Its whole log."""
         return "".join(map(_read, self._logs))
 
@@ -129,7 +129,7 @@ def send(kind: signal.Signals, processes: set[int]) -> None:
             os.kill(process, kind)
 
 
-def throw_dice() -> random.Random:
+def random_source() -> random.Random:
     """Return a random generator; its seed is printed and can be set with SEED."""
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
     sys.stdout.write(f"SEED={seed}\n")

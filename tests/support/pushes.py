@@ -46,7 +46,7 @@ async def becomes(api: Api, id_: str | UUID, due: dict[str, int]) -> None:
     await until(found)
 
 
-async def told(api: Api, id_: str, user: int = 1) -> list[str]:
+async def push_report(api: Api, id_: str, user: int = 1) -> list[str]:
     answer = await api.as_service("GET", f"/events/{id_}/recipients/{user}")
     return [f"{device['state']}: {device['what']}" for device in answer.json()["devices"]]
 

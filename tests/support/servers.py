@@ -63,7 +63,7 @@ class OwnServer:
 @asynccontextmanager
 async def own_server(**settings: str) -> AsyncIterator[OwnServer]:
     """Run a server for as long as the block runs."""
-    user = pwd.getpwuid(os.geteuid()) if os.geteuid() else _somebody()
+    user = pwd.getpwuid(os.geteuid()) if os.geteuid() else _unprivileged_user()
     with short_path() as folder:
         os.chown(folder, user.pw_uid, user.pw_gid)
         programs = await programs_for(user, folder)
@@ -149,7 +149,7 @@ async def listens(port: int, process: subprocess.Popen[bytes]) -> None:
                 return
 
 
-def _somebody() -> pwd.struct_passwd:
+def _unprivileged_user() -> pwd.struct_passwd:
     """Return a user that is not root, for PostgreSQL and PgBouncer."""
     return pwd.getpwnam("nobody")
 

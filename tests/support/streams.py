@@ -24,11 +24,11 @@ class Watch:
     ended: bool = False
 
     @property
-    def told(self) -> list[tuple[str, Any]]:
+    def received(self) -> list[tuple[str, Any]]:
         return [(event.event, json.loads(event.data)) for event in self.events]
 
     def names(self, name: str) -> list[Any]:
-        return [data for event, data in self.told if event == name]
+        return [data for event, data in self.received if event == name]
 
     @property
     def mark(self) -> str:
@@ -39,9 +39,9 @@ class Watch:
         async with asyncio.timeout(seconds):
             while len(self.events) < count:
                 await asyncio.sleep(0.005)
-        return self.told
+        return self.received
 
-    async def until_told(self, name: str, count: int = 1, seconds: float = 30) -> list[Any]:
+    async def until_received(self, name: str, count: int = 1, seconds: float = 30) -> list[Any]:
         async with asyncio.timeout(seconds):
             while len(found := self.names(name)) < count:
                 await asyncio.sleep(0.005)

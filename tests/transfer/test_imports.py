@@ -13,7 +13,17 @@ import pytest
 from tests.support.answers import field_errors, raw
 from tests.support.database import everything
 from tests.support.events import custom
-from tests.support.imports import CONTACT, NDJSON, bring, device, send, team, text_of, told, user
+from tests.support.imports import (
+    CONTACT,
+    NDJSON,
+    device,
+    import_lines,
+    notification,
+    send,
+    team,
+    text_of,
+    user,
+)
 from tests.support.resolutions import NAMES, resolve, settled, traces
 from tests.support.service import HOUR, SECRET, Api
 from tests.support.waiting import reaches
@@ -36,8 +46,11 @@ async def entries(api: Api, user_id: int) -> list[dict[str, Any]]:
 
 
 async def test_import_preserves_history(api: Api) -> None:
-    old, new = told(1, 2, read=True), told(1, 5, message_formatted=None, message="1 < 2")
-    counts = await bring(api, user(1, locale="da"), old, new, team(7, 1), device(1))
+    old, new = (
+        notification(1, 2, read=True),
+        notification(1, 5, message_formatted=None, message="1 < 2"),
+    )
+    counts = await import_lines(api, user(1, locale="da"), old, new, team(7, 1), device(1))
     assert counts == {"users": 1, "teams": 1, "devices": 1, "notifications": 2}
     page = await api.inbox(1)
     assert page["pagination"]["total"], page["pagination"]["unread"] == (2, 1)
@@ -62,8 +75,8 @@ async def test_import_preserves_history(api: Api) -> None:
 async def test_new_notifications_precede_imported_history(api: Api) -> None:
     await api.people(1)
     first = await api.post(custom(1))
-    history = [told(1, day) for day in range(1, 29)]
-    await bring(api, *history)
+    history = [notification(1, day) for day in range(1, 29)]
+    await import_lines(api, *history)
     later = await api.post(custom(1))
     due = [later, first, *(line["notification"]["id"] for line in reversed(history))]
     found, url = [], "/notifications?per_page=4"
@@ -78,8 +91,8 @@ async def test_new_notifications_precede_imported_history(api: Api) -> None:
 
 
 async def test_imported_notifications_support_every_operation(api: Api) -> None:
-    lines = [told(1, day) for day in range(1, 7)]
-    await bring(api, user(1), *lines)
+    lines = [notification(1, day) for day in range(1, 7)]
+    await import_lines(api, user(1), *lines)
     ids = [line["notification"]["id"] for line in lines]
     for method, path in (
         ("PUT", f"/notifications/{ids[0]}/read"),
@@ -97,8 +110,8 @@ async def test_imported_notifications_support_every_operation(api: Api) -> None:
 
 
 async def test_import_pads_three_digit_years(api: Api) -> None:
-    entry = told(1, created_at="0999-03-01 10:25:50", read_at="0999-03-02 10:25:50")
-    await bring(api, user(1), entry)
+    entry = notification(1, created_at="0999-03-01 10:25:50", read_at="0999-03-02 10:25:50")
+    await import_lines(api, user(1), entry)
     times = {"created_at": "0999-03-01 10:25:50", "read_at": "0999-03-02 10:25:50"}
     [found] = await entries(api, 1)
     assert {name: found[name] for name in times} == times
@@ -108,13 +121,13 @@ async def test_import_pads_three_digit_years(api: Api) -> None:
 
 
 async def test_import_is_idempotent_and_keeps_later_changes(api: Api) -> None:
-    lines = [user(1), team(7, 1), device(1), *(told(1, day) for day in range(1, 6))]
-    await bring(api, *lines)
+    lines = [user(1), team(7, 1), device(1), *(notification(1, day) for day in range(1, 6))]
+    await import_lines(api, *lines)
     gone, read = (line["notification"]["id"] for line in lines[3:5])
     await api.as_user(1, "DELETE", f"/notifications/{gone}")
     await api.as_user(1, "PUT", f"/notifications/{read}/read")
     before = await entries(api, 1)
-    await bring(api, *lines)
+    await import_lines(api, *lines)
     assert await entries(api, 1) == before
     assert (await api.inbox(1))["pagination"] | {"urls": None} == {
         "total": 4,
@@ -133,10 +146,10 @@ async def test_import_accepts_lines_in_any_order_and_last_one_wins(api: Api, mon
         *(user(id_, company_id=1 + id_ % 2) for id_ in people),
         *(team(id_, *(person for person in people if person % 2 == id_ % 2), company_id=1 + id_ % 2) for id_ in (7, 8)),
         *(device(id_, f"{id_:02x}" * 32) for id_ in people),
-        *(told(id_, day) for id_ in people for day in (3, 1, 2)),
+        *(notification(id_, day) for id_ in people for day in (3, 1, 2)),
     ]
     random.Random(7).shuffle(lines)  # noqa: S311 - the same order each time
-    await bring(api, *lines, user(1, company_id=2, first_name="Last one"), team(8, 2, 4))
+    await import_lines(api, *lines, user(1, company_id=2, first_name="Last one"), team(8, 2, 4))
     assert (await api.as_service("GET", "/directory/users/1")).json()["first_name"] == "Last one"
     assert (await api.as_service("GET", "/directory/teams/8")).json()["users"] == [2, 4]
     assert (await api.as_service("GET", "/directory/teams/7")).json()["users"] == [1, 3, 5, 7]
@@ -148,8 +161,8 @@ async def test_import_accepts_lines_in_any_order_and_last_one_wins(api: Api, mon
 async def test_two_imports_are_merged_in_chronological_order(api: Api) -> None:
     await api.people(1)
     live = await api.post(custom(1))
-    await bring(api, *(told(1, day) for day in (1, 3, 5)))
-    await bring(api, *(told(1, day) for day in (2, 4, 6)))
+    await import_lines(api, *(notification(1, day) for day in (1, 3, 5)))
+    await import_lines(api, *(notification(1, day) for day in (2, 4, 6)))
     found = await entries(api, 1)
     assert found[0]["id"] == live
     assert [int(entry["created_at"][8:10]) for entry in found[1:]] == [6, 5, 4, 3, 2, 1]
@@ -157,8 +170,8 @@ async def test_two_imports_are_merged_in_chronological_order(api: Api) -> None:
 
 async def test_import_may_give_one_id_different_texts_per_user(api: Api) -> None:
     id_ = str(uuid4())
-    lines = [told(user_id, id=id_, message=f"Hello {user_id}") for user_id in (1, 2)]
-    await bring(api, user(1), user(2), *lines)
+    lines = [notification(user_id, id=id_, message=f"Hello {user_id}") for user_id in (1, 2)]
+    await import_lines(api, user(1), user(2), *lines)
     assert [(await entries(api, user_id))[0]["message"] for user_id in (1, 2)] == ["Hello 1", "Hello 2"]
     again = await api.as_service("POST", "/events", json={**custom(1), "id": id_})
     assert again.json()["errors"][0]["code"] == "conflict.id_reused"
@@ -167,7 +180,7 @@ async def test_import_may_give_one_id_different_texts_per_user(api: Api) -> None
 async def test_import_requires_resync_of_existing_clients(api: Api) -> None:
     await api.people(1)
     cursor = (await api.as_user(1, "GET", "/notifications/changes")).json()["cursor"]
-    await bring(api, told(1))
+    await import_lines(api, notification(1))
     answer = (await api.as_user(1, "GET", f"/notifications/changes?since={cursor}")).json()
     assert answer["resync"] is True
     id_ = await api.post(custom(1))
@@ -204,9 +217,9 @@ BAD: dict[str, tuple[Any, list[tuple[str, str]]]] = {
         {"device": {"token": "x", "type": "ios"}},
         [(".device.user_id", "required"), (".device.type", "in"), (".device.token", "regex")],
     ),
-    "a notification of nobody": (told(99), [(".notification.user_id", "unknown")]),
+    "a notification of nobody": (notification(99), [(".notification.user_id", "unknown")]),
     "an odd notification": (
-        told(1, id="x", type="no type", data=[], created_at="yesterday", read_at=7),
+        notification(1, id="x", type="no type", data=[], created_at="yesterday", read_at=7),
         [
             (".notification.id", "uuid"),
             (".notification.type", "regex"),
@@ -215,14 +228,23 @@ BAD: dict[str, tuple[Any, list[tuple[str, str]]]] = {
             (".notification.created_at", "date"),
         ],
     ),
-    "of tomorrow": (told(1, created_at="2999-01-01 00:00:00"), [(".notification.created_at", "date")]),
+    "of tomorrow": (notification(1, created_at="2999-01-01 00:00:00"), [(".notification.created_at", "date")]),
     "a script": (
-        told(1, message_formatted="<p><script>x</script></p>"),
+        notification(1, message_formatted="<p><script>x</script></p>"),
         [(".notification.message_formatted", "regex")],
     ),
-    "an attribute": (told(1, message_formatted="<p class='x'>x</p>"), [(".notification.message_formatted", "regex")]),
-    "not closed": (told(1, message_formatted="<p>x</p"), [(".notification.message_formatted", "regex")]),
-    "crossed": (told(1, message_formatted="<p><em>x</p></em>"), [(".notification.message_formatted", "regex")]),
+    "an attribute": (
+        notification(1, message_formatted="<p class='x'>x</p>"),
+        [(".notification.message_formatted", "regex")],
+    ),
+    "not closed": (
+        notification(1, message_formatted="<p>x</p"),
+        [(".notification.message_formatted", "regex")],
+    ),
+    "crossed": (
+        notification(1, message_formatted="<p><em>x</p></em>"),
+        [(".notification.message_formatted", "regex")],
+    ),
 }
 
 
@@ -231,7 +253,7 @@ async def test_invalid_import_line_is_reported_by_number_and_nothing_applied(api
     bad, due = BAD[name]
     await api.people(1)
     before = await everything(api)
-    lines = [user(1, first_name="Other"), user(2), told(2), device(2)]
+    lines = [user(1, first_name="Other"), user(2), notification(2), device(2)]
     raw = bad if isinstance(bad, bytes) else text_of([bad])
     answer = await send(api, text_of(lines) + b"\n\n" + raw + b"\n" + text_of([team(9)]))
     assert field_errors(answer) == [(f"lines.6{path}", code) for path, code in due]
@@ -261,7 +283,7 @@ async def test_company_bound_service_imports_into_its_company_only(api: Api) -> 
     await api.people(1)
     await api.team(7, 1)
     before = await everything(api)
-    lines = [user(1), user(2, company_id=1), team(7), team(8, 1), device(1), told(1)]
+    lines = [user(1), user(2, company_id=1), team(7), team(8, 1), device(1), notification(1)]
     answer = await send(api, lines, company_id=2)
     assert field_errors(answer) == [("lines.2.user.company_id", "unknown")]
     answer = await send(api, [line for line in lines if line != lines[1]], company_id=2)
@@ -270,14 +292,14 @@ async def test_company_bound_service_imports_into_its_company_only(api: Api) -> 
         ("lines.2.team.id", "unknown"),
     ]
     assert await everything(api) == before
-    await bring(api, user(2), team(8, 2), told(2), company_id=2)
+    await import_lines(api, user(2), team(8, 2), notification(2), company_id=2)
     assert (await api.as_service("GET", "/directory/users/2")).json()["company_id"] == 2
 
 
 async def test_import_does_not_move_a_newer_device_registration(api: Api) -> None:
     await api.people(1, 2)
     await api.as_user(2, "POST", f"/notifications/devices/{'ab' * 32}")
-    await bring(api, device(1, registered_at="2015-01-01 00:00:00"))
+    await import_lines(api, device(1, registered_at="2015-01-01 00:00:00"))
     assert [len((await api.as_user(id_, "GET", "/notifications/devices")).json()["data"]) for id_ in (1, 2)] == [0, 1]
 
 
@@ -294,8 +316,11 @@ async def test_interrupted_import_leaves_nothing(api: Api) -> None:
 
 async def test_import_resumes_after_its_worker_dies(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imports, "APPLY_BATCH_SIZE", 3)
-    lines = [*(user(id_) for id_ in range(1, 11)), *(told(id_, day) for id_ in range(1, 11) for day in (1, 2))]
-    sending = asyncio.create_task(bring(idle, *lines))
+    lines = [
+        *(user(id_) for id_ in range(1, 11)),
+        *(notification(id_, day) for id_ in range(1, 11) for day in (1, 2)),
+    ]
+    sending = asyncio.create_task(import_lines(idle, *lines))
     database = idle.app_state.database
     while not await database.value("select count(*) from jobs"):
         await asyncio.sleep(0.01)
@@ -344,7 +369,7 @@ async def test_import_with_unappliable_line_fails_immediately_with_reason(
     idle: Api, catalogue: Catalogue, spoiled: str
 ) -> None:
     part, body, reason = SPOILED[spoiled]
-    sending = asyncio.create_task(send(idle, [user(1), team(7, 1), device(1), told(1)]))
+    sending = asyncio.create_task(send(idle, [user(1), team(7, 1), device(1), notification(1)]))
     database = idle.app_state.database
     while not await database.value("select count(*) from jobs"):
         await asyncio.sleep(0.01)
@@ -369,7 +394,7 @@ async def test_import_is_retried_after_a_unique_violation(
         " if nextval('tries') = 1 then raise unique_violation; end if; return new; end $$"
     )
     await database.value("create trigger once before insert on users for each row execute function fail_once()")
-    sending = asyncio.create_task(bring(idle, user(1)))
+    sending = asyncio.create_task(import_lines(idle, user(1)))
     try:
         async with working(idle, catalogue):
             assert (await asyncio.wait_for(sending, 10))["users"] == 1
@@ -397,7 +422,7 @@ async def test_import_body_must_be_bounded_json_lines(api: Api) -> None:
     token = mint_service(SECRET, "crm", ["directory:write"], HOUR)
     head = f"Authorization: Bearer {token}\nContent-Type: application/x-ndjson\nContent-Length: {300 * 2**20}\n"
     assert (await raw(api, f"POST /directory/import HTTP/1.1\n{head}")).status_code == 413
-    assert await bring(api) == {"users": 0, "teams": 0, "devices": 0, "notifications": 0}
+    assert await import_lines(api) == {"users": 0, "teams": 0, "devices": 0, "notifications": 0}
 
 
 async def test_export_and_import_round_trip(api: Api) -> None:
@@ -415,7 +440,7 @@ async def test_export_and_import_round_trip(api: Api) -> None:
     await api.as_service("DELETE", "/directory/teams/7")
     await reaches(lambda: api.app_state.database.value("select count(*) from jobs"), 0)
     await api.app_state.database.value("delete from events")
-    await bring(api, *lines)
+    await import_lines(api, *lines)
     assert [await entries(api, user_id) for user_id in (1, 2)] == inboxes
     again = await exported(api)
     assert again == lines
@@ -425,8 +450,8 @@ async def test_contact_erasure_applies_to_imported_history(api: Api) -> None:
     sample = api.app_state.catalogue.samples["incoming_email"]["notification"]
     contact = {"id": CONTACT, "first_name": NAMES[0], "last_name": NAMES[1], "account_id": None}
     data = {**sample["data"], "contact": contact, "email": {**sample["data"]["email"], "subject": NAMES[2]}}
-    line = told(1, type="incoming_email", data=data, message=f"{NAMES[0]}: {NAMES[3]}", message_formatted=None)
-    await bring(api, user(1), line)
+    line = notification(1, type="incoming_email", data=data, message=f"{NAMES[0]}: {NAMES[3]}", message_formatted=None)
+    await import_lines(api, user(1), line)
     await resolve(api, f"contact:{CONTACT}", "erased")
     await settled(api)
     assert traces(await everything(api)) == []

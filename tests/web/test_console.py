@@ -203,19 +203,19 @@ class TestCalls:
 
 
 async def test_concurrent_metrics_requests_share_one_count(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def told(metrics: Metrics) -> list[str]:
+    async def due_counts(metrics: Metrics) -> list[str]:
         await database.value("insert into jobs (id, task, lane) values (gen_random_uuid(), 'erase', 'bulk')")
         texts = await asyncio.gather(*(metrics.text(database) for _ in range(3)))
         return [re.findall(r'tocsin_jobs_due{lane="bulk"} (\S+)', str(text, "utf-8"))[0] for text in texts]
 
     monkeypatch.setattr("tocsin.metrics.FRESH", 3600)
     metrics = Metrics()
-    assert await told(metrics) == ["1.0"] * 3
-    assert await told(metrics) == ["1.0"] * 3
+    assert await due_counts(metrics) == ["1.0"] * 3
+    assert await due_counts(metrics) == ["1.0"] * 3
     monkeypatch.setattr("tocsin.metrics.FRESH", 0)
     monkeypatch.setattr("tocsin.metrics._PART", 0)
     metrics = Metrics()
-    assert [await told(metrics) for _ in range(2)] == [["3.0"] * 3, ["4.0"] * 3]
+    assert [await due_counts(metrics) for _ in range(2)] == [["3.0"] * 3, ["4.0"] * 3]
 
 
 async def counted(api: Api) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import expect
 
-from tests.support.host_page import Window, Windows, settles, streams, tell
+from tests.support.host_page import Window, Windows, notify, settles, streams
 from tests.support.node import installed, run
 
 SOURCES = Path(__file__).parent / "frameworks"
@@ -37,7 +37,7 @@ async def window(request: pytest.FixtureRequest, pages: Path, windows: Windows) 
     host.script = (pages / "made" / f"{request.param}.js").read_text("utf-8")
     host.trusted = POLICIES[request.param]
     host.body = f'<div id="app" data-service="{host.api}"></div>'
-    await tell(host.service, "One")
+    await notify(host.service, "One")
     window = await windows.new()
     await streams(windows, 1)
     return window
@@ -52,13 +52,13 @@ async def test_framework_examples_compile_with_the_served_types(pages: Path) -> 
 async def test_framework_inbox_shows_the_list_and_live_updates(windows: Windows, window: Window) -> None:
     await window.open()
     await expect(window.rows).to_have_text([re.compile("One")])
-    await tell(windows.host.service, "Two")
+    await notify(windows.host.service, "Two")
     await expect(window.rows).to_have_text([re.compile("Two"), re.compile("One")])
 
 
 async def test_framework_page_shows_the_count_in_its_title(windows: Windows, window: Window) -> None:
     await expect(window.page).to_have_title("(1) Cases")
-    await tell(windows.host.service, "Two")
+    await notify(windows.host.service, "Two")
     await expect(window.page).to_have_title("(2) Cases")
     await windows.host.service.as_user(1, "PUT", "/notifications/read")
     await expect(window.page).to_have_title("Cases")
@@ -77,7 +77,7 @@ async def test_framework_unmount_closes_the_stream_and_remount_reopens_it(window
     await window.page.get_by_role("button", name="Sign out").click()
     await expect(window.page.locator("tocsin-inbox")).to_have_count(0)
     await streams(windows, 0)
-    await tell(windows.host.service, "Two")
+    await notify(windows.host.service, "Two")
     await window.page.get_by_role("button", name="Sign in").click()
     await streams(windows, 1)
     await expect(window.badge).to_have_text("2")

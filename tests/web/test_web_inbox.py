@@ -15,18 +15,18 @@ from tests.support.host_page import (
     asked,
     imported,
     many,
+    notify,
     opened,
     settles,
-    tell,
     texts,
     unread_of,
 )
 from tocsin.catalogue import Catalogue
 
 
-class TestBell:
+class TestButton:
     async def test_badge_shows_unread_count_and_fires_event(self, windows: Windows) -> None:
-        await tell(windows.host.service, "One", "Two")
+        await notify(windows.host.service, "One", "Two")
         window = await windows.new()
         await expect(window.badge).to_have_text("2")
         await expect(window.bell).to_have_attribute("aria-label", "Notifications, 2 unread")
@@ -140,7 +140,7 @@ class TestList:
     async def test_older_notifications_are_under_yesterday_and_dates(self, windows: Windows) -> None:
         api = windows.host.service
         await imported(api, {"Old": 400, "Day": 3, "Eve": 1})
-        await tell(api, "New")
+        await notify(api, "New")
         window = await windows.new()
         await window.open()
         await expect(window.rows).to_have_count(4)
@@ -151,7 +151,7 @@ class TestList:
         await expect(window.row("Eve").locator("time")).to_have_text(re.compile(r"\d+:\d\d"))
 
     async def test_relative_times_are_updated(self, windows: Windows) -> None:
-        await tell(windows.host.service, "One")
+        await notify(windows.host.service, "One")
         window = await windows.new(go=False)
         await window.page.clock.install()
         await window.go()
@@ -297,7 +297,7 @@ class TestList:
         await windows.context.route("**/notifications/links?*", never)
         await window.page.clock.install()
         await window.page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=1))  # nothing pending continues
-        await tell(windows.host.service, "Two")
+        await notify(windows.host.service, "Two")
         await expect(window.rows).to_have_count(2)
         await window.page.clock.resume()
         await looking.wait()
@@ -366,7 +366,7 @@ class TestChanges:
             await window.row(message).get_by_role("button", name="Delete").click()
         await window.page.keyboard.press("Escape")
         await settles(windows.host.service, "Three", "One")
-        await tell(windows.host.service, "Four")
+        await notify(windows.host.service, "Four")
         await window.open()
         assert await texts(window) == ["Four", "Three"]
         await expect(window.badge).to_have_text("2")
@@ -403,7 +403,7 @@ class TestChanges:
     async def test_mark_all_as_read_excludes_notifications_not_shown(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two")
         await window.rows.first.hover()
-        await tell(windows.host.service, "Three")
+        await notify(windows.host.service, "Three")
         await expect(window.part("pill")).to_have_text("1 new")
         await window.button("Mark all as read").click()
         await expect(window.badge).to_have_text("1")
@@ -418,7 +418,7 @@ class TestChanges:
         await window.button("Mark all as read").click()
         await expect(window.badge).to_be_hidden()
         await expect(window.part("toast")).to_have_text("All marked as readUndo")
-        await tell(windows.host.service, "Three")
+        await notify(windows.host.service, "Three")
         await expect(window.badge).to_have_text("1")
         await window.button("Undo").click()
         await expect(window.badge).to_have_text("3")
@@ -428,14 +428,14 @@ class TestChanges:
         assert await unread_of(windows.host.service) == ["Three", "Two", "One"]
 
     async def test_mark_all_as_read_excludes_later_notifications(self, windows: Windows) -> None:
-        await tell(windows.host.service, "One", "Two")
+        await notify(windows.host.service, "One", "Two")
         window = await windows.new(go=False)
         await window.page.clock.install()
         await window.go()
         await window.open()
         await expect(window.rows).to_have_count(2)
         await window.button("Mark all as read").click()
-        await tell(windows.host.service, "Three")
+        await notify(windows.host.service, "Three")
         await expect(window.rows).to_have_count(3)
         assert await unread_of(windows.host.service) == ["Three", "Two", "One"]
         await window.page.clock.fast_forward(7_000)
@@ -554,8 +554,8 @@ class TestWholeMessages:
         assert await window.heard("tocsin-open") == []
 
     async def test_custom_message_shows_its_sender(self, windows: Windows) -> None:
-        await tell(windows.host.service, "From the service")
-        await tell(windows.host.service, "Jane Doe assigned you a lead: sign in again", by=4)
+        await notify(windows.host.service, "From the service")
+        await notify(windows.host.service, "Jane Doe assigned you a lead: sign in again", by=4)
         window = await windows.new()
         await window.open()
         await expect(window.part("sender")).to_have_text(["From Bernita Kilback"])
@@ -624,7 +624,7 @@ class TestKeyboard:
     async def test_shortcut_keys_do_nothing_outside_the_inbox(self, windows: Windows) -> None:
         windows.host.embed('mode="page"')
         windows.host.body += '<input aria-label="field">'
-        await tell(windows.host.service, "One", "Two")
+        await notify(windows.host.service, "One", "Two")
         window = await windows.new()
         await expect(window.rows).to_have_count(2)
         await window.page.get_by_label("field").focus()
@@ -664,7 +664,7 @@ class TestKeyboard:
     async def test_focus_stays_when_a_notification_arrives(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two")
         await window.page.keyboard.press("ArrowDown")
-        await tell(windows.host.service, "Three")
+        await notify(windows.host.service, "Three")
         await expect(window.part("pill")).to_be_visible()
         assert "Two" in await window.focused()
         assert await texts(window) == ["Two", "One"]

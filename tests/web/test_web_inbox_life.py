@@ -16,10 +16,10 @@ from tests.support.host_page import (
     Windows,
     browsing,
     live,
+    notify,
     opened_preferences,
     streams,
     switched,
-    tell,
 )
 from tests.support.waiting import reaches
 
@@ -80,12 +80,12 @@ async def test_frozen_tab_hands_over_the_stream_and_catches_up(host: Host, chrom
         await two.becomes_unread(0)
         await one.send("Page.setWebLifecycleState", state="frozen")
         assert await one.evaluate("life.join()") == "frozen"
-        await tell(host.service, "One")
+        await notify(host.service, "One")
         await two.becomes_unread(1)
         assert await one.evaluate("inbox.unread") == 0
         await one.send("Page.setWebLifecycleState", state="active")
         await one.becomes_unread(1)
-        await tell(host.service, "Two")
+        await notify(host.service, "Two")
         for tab in (one, two):
             await tab.becomes_unread(2)
         await streams(host, 1)
@@ -103,13 +103,13 @@ async def test_page_restored_from_history_catches_up(host: Host, *, cached: bool
         history = await tab.send("Page.getNavigationHistory")
         await tab.send("Page.navigate", url=f"{host.origin}/plain")
         await streams(host, 0)
-        await tell(host.service, "One")
+        await notify(host.service, "One")
         [entry] = [entry["id"] for entry in history["entries"] if entry["url"] == f"{host.origin}/"]
         await tab.send("Page.navigateToHistoryEntry", entryId=entry)
         await tab.becomes_unread(1)
         assert await tab.evaluate("window.left === true") == cached
         await streams(host, 1)
-        await tell(host.service, "Two")
+        await notify(host.service, "Two")
         await tab.becomes_unread(2)
 
 
@@ -132,7 +132,7 @@ class TestAppBadge:
             await windows.context.add_init_script(SUBSCRIBING + BADGES)
             window = await opened_preferences(windows)
             await switched(window, on=True)
-            [id_] = await tell(pushed.service, "One")
+            [id_] = await notify(pushed.service, "One")
             await expect(window.badge).to_have_text("1")
             assert await window.page.evaluate("() => badges") == [1]
             await pushed.service.as_user(1, "PUT", f"/notifications/{id_}/read")
@@ -142,6 +142,6 @@ class TestAppBadge:
     async def test_app_badge_is_untouched_without_push(self, windows: Windows) -> None:
         await windows.context.add_init_script(BADGES)
         window = await live(windows)
-        await tell(windows.host.service, "One")
+        await notify(windows.host.service, "One")
         await expect(window.badge).to_have_text("1")
         assert await window.page.evaluate("() => badges") == []

@@ -22,10 +22,10 @@ from tests.support.host_page import (
     browsing,
     live,
     many,
+    notify,
     opened,
     settles,
     streams,
-    tell,
     texts,
     unread_of,
 )
@@ -72,15 +72,15 @@ async def chromium_with(*args: str) -> AsyncIterator[Browser]:
 class TestArrival:
     async def test_badge_follows_new_notifications(self, windows: Windows) -> None:
         window = await live(windows)
-        await tell(windows.host.service, "One")
+        await notify(windows.host.service, "One")
         await expect(window.badge).to_have_text("1")
-        await tell(windows.host.service, "Two")
+        await notify(windows.host.service, "Two")
         await expect(window.badge).to_have_text("2")
         await expect(window.page.locator("tocsin-inbox [role=status]")).to_have_text("1 new notification")
 
     async def test_new_notification_is_on_top_if_the_list_is_idle(self, windows: Windows) -> None:
         window = await opened(windows, "One")
-        await tell(windows.host.service, "Two", "Three")
+        await notify(windows.host.service, "Two", "Three")
         await expect(window.rows).to_have_count(3)
         assert await texts(window) == ["Three", "Two", "One"]
 
@@ -91,7 +91,7 @@ class TestArrival:
         await expect(window.rows).to_have_count(20)
         await window.row("Note 5").scroll_into_view_if_needed()
         before = await window.row("Note 5").bounding_box()
-        await tell(windows.host.service, "Two", "Three", "Four")
+        await notify(windows.host.service, "Two", "Three", "Four")
         await expect(window.part("pill")).to_have_text("3 new")
         assert await window.row("Note 5").bounding_box() == before
         await window.part("pill").click()
@@ -102,7 +102,7 @@ class TestArrival:
     async def test_waiting_notifications_appear_when_the_panel_reopens(self, windows: Windows) -> None:
         window = await opened(windows, "One")
         await window.rows.first.hover()
-        await tell(windows.host.service, "Two")
+        await notify(windows.host.service, "Two")
         await expect(window.part("pill")).to_be_visible()
         await window.page.keyboard.press("Escape")
         await window.open()
@@ -111,7 +111,7 @@ class TestArrival:
 
     async def test_changes_of_other_clients_are_shown(self, windows: Windows) -> None:
         api = windows.host.service
-        ids = await tell(api, "One", "Two", "Three")
+        ids = await notify(api, "One", "Two", "Three")
         window = await windows.new()
         await window.open()
         await expect(window.rows).to_have_count(3)
@@ -135,13 +135,13 @@ class TestArrival:
             "**/notifications/stream",
             lambda route: route.fulfill(status=404, headers={"Access-Control-Allow-Origin": "*"}),
         )
-        ids = await tell(windows.host.service, "One", "Two")
+        ids = await notify(windows.host.service, "One", "Two")
         window = await windows.new(go=False)
         await window.page.clock.install()
         await window.go()
         await window.open()
         await expect(window.rows).to_have_count(2)
-        await tell(windows.host.service, "Three")
+        await notify(windows.host.service, "Three")
         await windows.host.service.as_user(1, "DELETE", f"/notifications/{ids[0]}")
         await window.page.clock.fast_forward(31_000)
         await expect(window.rows.first).to_contain_text("Three")
@@ -154,7 +154,7 @@ class TestTabs:
         one, two, three = [await windows.new() for _ in range(3)]
         await expect(three.bell).to_be_visible()
         await streams(windows, 1)
-        await tell(windows.host.service, "One")
+        await notify(windows.host.service, "One")
         for window in (one, two, three):
             await expect(window.badge).to_have_text("1")
         await asyncio.sleep(0.3)
@@ -171,12 +171,12 @@ class TestTabs:
         await two.open()
         await asyncio.sleep(0.3)
         await one.page.close()
-        await tell(windows.host.service, "One", "Two")
+        await notify(windows.host.service, "One", "Two")
         await expect(two.rows).to_have_count(2)
         await streams(windows, 1)
 
     async def test_new_tab_knows_the_count_immediately(self, windows: Windows) -> None:
-        await tell(windows.host.service, "One")
+        await notify(windows.host.service, "One")
         await live(windows)
         two = await windows.new()
         await expect(two.badge).to_have_text("1")
@@ -189,7 +189,7 @@ class TestTabs:
         two = await windows.new()
         await expect(two.bell).to_be_visible()
         await streams(windows, 2)
-        await tell(windows.host.service, "For one")
+        await notify(windows.host.service, "For one")
         await expect(one.badge).to_have_text("1")
         await two.open()
         await expect(two.part("empty")).to_be_visible()
@@ -207,19 +207,19 @@ class TestTabs:
             host.serves(api)
             host.api = host.api.replace("127.0.0.1", "notify.test")
             host.embed()
-            await tell(api, "One")
+            await notify(api, "One")
             tabs = [await windows.new() for _ in range(9)]
             assert not await tabs[0].page.evaluate("() => isSecureContext")
             for tab in tabs:
                 await expect(tab.badge).to_have_text("1")
             await streams(host, 1)
-            await tell(api, "Two")
+            await notify(api, "Two")
             for tab in tabs:
                 await expect(tab.badge).to_have_text("2")
             leaders = list(tabs)
             await leaders[0].page.close()
             await streams(host, 1)
-            await tell(api, "Three")
+            await notify(api, "Three")
             for tab in tabs[1:]:
                 await expect(tab.badge).to_have_text("3")
             await streams(host, 1)
@@ -231,14 +231,14 @@ class TestNetwork:
         await streams(windows, 1)
         await windows.context.set_offline(offline=True)
         await expect(window.part("notice")).to_have_text("You are offline. This is what was loaded.")
-        await tell(windows.host.service, "Two")
+        await notify(windows.host.service, "Two")
         await windows.context.set_offline(offline=False)
         await expect(window.part("notice")).to_be_hidden()
         await expect(window.rows).to_have_count(2)
 
     async def test_offline_actions_are_stored_and_sent_later(self, windows: Windows) -> None:
         api = windows.host.service
-        ids = await tell(api, "One", "Two", "Three")
+        ids = await notify(api, "One", "Two", "Three")
         await api.as_user(1, "PUT", f"/notifications/{ids[2]}/read")
         window = await windows.new()
         await window.open()
@@ -270,7 +270,7 @@ class TestNetwork:
         await settles(windows.host.service)
 
     async def test_unsent_actions_survive_a_reload(self, windows: Windows) -> None:
-        ids = await tell(windows.host.service, "One", "Two")
+        ids = await notify(windows.host.service, "One", "Two")
         window = await windows.new()
         await window.open()
         await windows.context.route("**/notifications/*/read", lambda route: route.abort())
@@ -298,7 +298,7 @@ class TestNetwork:
 
     @pytest.mark.parametrize("hangs", ["list", "token"])
     async def test_hanging_request_times_out_with_retry_button(self, windows: Windows, hangs: str) -> None:
-        await tell(windows.host.service, "One")
+        await notify(windows.host.service, "One")
         if hangs == "token":
             windows.host.script = STARTED + HANGING
         else:
@@ -346,7 +346,7 @@ class TestNetwork:
             await expect(window.panel.get_by_role("alert")).to_have_text(re.compile("can.t be reached"))
 
     async def test_error_toast_is_shown_for_six_seconds(self, windows: Windows) -> None:
-        await tell(windows.host.service, "One", "Two")
+        await notify(windows.host.service, "One", "Two")
         await windows.context.route("**/notifications/*/read", lambda route: route.fulfill(status=503, headers=ALLOWED))
         window = await windows.new(go=False)
         await window.page.clock.install()
@@ -384,7 +384,7 @@ class TestNetwork:
         await comes(begun, 3)
 
     async def test_service_error_is_shown_with_retry_button(self, windows: Windows) -> None:
-        await tell(windows.host.service, "One")
+        await notify(windows.host.service, "One")
         await windows.context.route(
             "**/notifications?*", lambda route: route.fulfill(status=500, headers={"Access-Control-Allow-Origin": "*"})
         )
@@ -413,7 +413,7 @@ class TestTokens:
     async def test_rejected_token_is_requested_again(self, windows: Windows) -> None:
         host = windows.host
         host.lifetime = timedelta(seconds=-60)
-        await tell(host.service, "One")
+        await notify(host.service, "One")
         window = await windows.new()
         await window.open()
         await expect(window.panel.get_by_role("alert")).to_contain_text("You are signed out.")
@@ -422,7 +422,7 @@ class TestTokens:
         await window.button("Try again").click()
         await expect(window.rows).to_have_count(1)
         await streams(windows, 1)
-        await tell(host.service, "Two")
+        await notify(host.service, "Two")
         await expect(window.badge).to_have_text("2")
 
     async def test_token_is_renewed_shortly_before_it_expires(self, windows: Windows) -> None:
@@ -433,7 +433,7 @@ class TestTokens:
         host.lifetime = timedelta(hours=1)
         await reaches(lambda: host.tokens, 2)
         await streams(windows, 1)
-        await tell(host.service, "One")
+        await notify(host.service, "One")
         await expect(window.badge).to_have_text("1")
         assert await window.heard("tocsin-error") == []
 
@@ -442,7 +442,7 @@ class TestTokens:
         host.script = STARTED
         host.lifetime = timedelta(seconds=-60)
         host.embed(f'token="{host.token()}"')
-        await tell(host.service, "One")
+        await notify(host.service, "One")
         window = await windows.new()
         await window.open()
         await expect(window.panel.get_by_role("alert")).to_contain_text("You are signed out.")
@@ -455,8 +455,8 @@ class TestTokens:
         host = windows.host
         host.script = STARTED
         host.embed(f'token="{host.token(1)}"')
-        await tell(host.service, "For one")
-        await tell(host.service, "For two", "Too", user=2)
+        await notify(host.service, "For one")
+        await notify(host.service, "For two", "Too", user=2)
         window = await windows.new()
         await window.open()
         await expect(window.rows).to_have_count(1)
@@ -481,14 +481,14 @@ class TestTokens:
         assert warnings == ["<tocsin-inbox> needs src, and token or tokenProvider."]
         assert [(event["status"], event["code"]) for event in await window.heard("tocsin-error")] == [(401, "token")]
         assert requests == []
-        await tell(windows.host.service, "One")
+        await notify(windows.host.service, "One")
         await window.page.evaluate("(token) => { inbox.token = token }", windows.host.token())
         await expect(window.rows).to_have_count(1)
 
     @pytest.mark.parametrize("failures", [1, 3])
     async def test_failing_token_callback_is_retried(self, windows: Windows, failures: int) -> None:
         windows.host.script = STARTED + FAILING.replace("FAILURES", str(failures))
-        await tell(windows.host.service, "One")
+        await notify(windows.host.service, "One")
         window = await windows.new(go=False)
         await window.page.clock.install()
         await window.go()
@@ -496,13 +496,13 @@ class TestTokens:
             await window.page.clock.fast_forward(31_000)
         await expect(window.badge).to_have_text("1")
         await streams(windows, 1)
-        await tell(windows.host.service, "Two")
+        await notify(windows.host.service, "Two")
         await expect(window.badge).to_have_text("2")
         assert {(event["status"], event["code"]) for event in await window.heard("tocsin-error")} == {(0, "token")}
 
     async def test_token_callback_is_retried_when_the_network_returns(self, windows: Windows) -> None:
         windows.host.script = STARTED + FAILING.replace("FAILURES", "2")
-        await tell(windows.host.service, "One")
+        await notify(windows.host.service, "One")
         window = await windows.new()
         for _ in range(2):
             await window.page.evaluate("() => dispatchEvent(new Event('online'))")
@@ -515,7 +515,7 @@ class TestTokens:
             f"inbox.tokenProvider = async () => window.signedIn ? (await fetch('/token')).text() : {json.dumps(given)};"
         )
         windows.host.script = STARTED + provider
-        await tell(windows.host.service, "One")
+        await notify(windows.host.service, "One")
         window = await windows.new()
         await window.open()
         await expect(window.panel.get_by_role("alert")).to_contain_text("You are signed out.")
@@ -525,7 +525,7 @@ class TestTokens:
         )
         await expect(window.rows).to_have_count(1)
         await streams(windows, 1)
-        await tell(windows.host.service, "Two")
+        await notify(windows.host.service, "Two")
         await expect(window.badge).to_have_text("2")
 
     async def test_rejected_session_resumes_when_the_page_is_visible(self, windows: Windows) -> None:
@@ -536,5 +536,5 @@ class TestTokens:
         host.lifetime = timedelta(hours=1)
         await window.page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
         await streams(windows, 1)
-        await tell(host.service, "One")
+        await notify(host.service, "One")
         await expect(window.badge).to_have_text("1")

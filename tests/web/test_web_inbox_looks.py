@@ -19,8 +19,8 @@ from tests.support.host_page import (
     hosting,
     imported,
     many,
+    notify,
     opened,
-    tell,
 )
 from tests.support.service import serving
 from tocsin.catalogue import Catalogue
@@ -161,7 +161,7 @@ async def test_empty_states_are_accessible_in_both_themes(host: Host, chromium: 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 async def test_theme_attribute_overrides_the_system_theme(host: Host, chromium: Browser, theme: str) -> None:
     host.embed(f'theme="{theme}"')
-    await tell(host.service, "One")
+    await notify(host.service, "One")
     other = "dark" if theme == "light" else "light"
     async with browsing(chromium, host, color_scheme=other) as windows:
         window = await windows.new()
@@ -272,7 +272,7 @@ async def test_text_styles_of_the_page_do_not_affect_the_panel(host: Host, chrom
 
 async def test_sentence_keeps_its_direction_in_right_to_left_pages(host: Host, chromium: Browser) -> None:
     host.body = host.body.replace("<header>", '<header dir="rtl">')
-    await tell(host.service, "One", by=4)
+    await notify(host.service, "One", by=4)
     async with browsing(chromium, host) as windows:
         window = await windows.new(go=False)
         await window.page.clock.install()
@@ -369,7 +369,7 @@ async def test_page_mode_shows_the_list_in_place(host: Host, chromium: Browser) 
         await expect(window.rows).to_have_count(27)
         await window.page.mouse.wheel(0, 5000)
         before = await window.rows.last.bounding_box()
-        await tell(host.service, "New")
+        await notify(host.service, "New")
         await expect(window.part("pill")).to_be_in_viewport()
         assert await window.rows.last.bounding_box() == before
         await picture(window, "page-new")
@@ -428,7 +428,7 @@ async def people_and_words(host: Host) -> None:
     await api.post(
         {**note, "notify": {"users": [1]}, "data": about, "params": {"contact": "سارة", "body": "من فضلك اتصل بي غدًا"}}
     )
-    await tell(api, GERMAN, "x" * 500, "Ein kurzer Satz", by=4)
+    await notify(api, GERMAN, "x" * 500, "Ein kurzer Satz", by=4)
     await api.post(
         {
             **note,
@@ -448,7 +448,7 @@ async def people_and_words(host: Host) -> None:
 )
 async def test_inbox_uses_the_language_of_the_page(host: Host, chromium: Browser, lang: str, title: str) -> None:
     host.lang = lang
-    await tell(host.service, "One")
+    await notify(host.service, "One")
     async with browsing(chromium, host) as windows:
         window = await windows.new()
         await shown(window)
@@ -530,7 +530,7 @@ async def test_user_text_is_never_interpreted_as_markup(windows: Windows) -> Non
 
 async def test_unexpected_markup_is_sanitized(windows: Windows) -> None:
     """Defence in depth: the test changes the responses of the service."""
-    [id_] = await tell(windows.host.service, "One")
+    [id_] = await notify(windows.host.service, "One")
     evil = (
         "<p onclick=\"document.title='taken'\" style='position:fixed' class=row>A <strong id=x dir=rtl>B</strong> "
         "<em>C</em><br>"
@@ -564,7 +564,7 @@ async def test_unexpected_markup_is_sanitized(windows: Windows) -> None:
 async def test_page_without_csp_needs_two_lines(host: Host, chromium: Browser) -> None:
     host.strict, host.script = False, STARTED
     host.embed(f'token="{host.token()}"', around="{}")
-    await tell(host.service, "One")
+    await notify(host.service, "One")
     async with browsing(chromium, host) as windows:
         window = await windows.new()
         await shown(window)
@@ -584,7 +584,7 @@ async def test_page_can_fill_slots(host: Host, chromium: Browser) -> None:
 
 async def test_properties_set_before_upgrade_are_kept(host: Host, chromium: Browser) -> None:
     host.script = STARTED + 'inbox.mode = "page"; inbox.tokenProvider = async () => (await fetch("/token")).text();'
-    await tell(host.service, "One")
+    await notify(host.service, "One")
     async with browsing(chromium, host) as windows:
         await windows.context.route("**/inbox.js", later)
         window = await windows.new()

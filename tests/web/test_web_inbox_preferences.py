@@ -16,9 +16,9 @@ from tests.support.host_page import (
     browsers_of,
     browsing,
     hosting,
+    notify,
     opened_preferences,
     switched,
-    tell,
 )
 from tests.support.service import Api, serving
 from tests.support.waiting import reaches, until
@@ -103,7 +103,7 @@ class TestPreferences:
         api = windows.host.service
         until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
         await api.as_user(1, "PATCH", "/notifications/preferences", json={"paused_until": until})
-        await tell(api, "One")
+        await notify(api, "One")
         window = await windows.new()
         await window.open()
         await expect(window.part("paused")).to_contain_text("Paused until")
@@ -160,7 +160,7 @@ class TestPreferences:
         await becomes(api, "time_zone", "Europe/Copenhagen")
 
     async def test_back_and_escape_return_to_the_list_and_focus(self, windows: Windows) -> None:
-        await tell(windows.host.service, "One")
+        await notify(windows.host.service, "One")
         window = await opened_preferences(windows)
         await window.page.keyboard.press("Escape")
         await expect(window.rows).to_have_count(1)
@@ -216,12 +216,12 @@ class TestPush:
             window = await opened_preferences(windows)
             await switched(window, on=True)
             [endpoint] = await window.page.evaluate("() => subscribed")
-            [id_] = await tell(pushed.service, "One")
+            [id_] = await notify(pushed.service, "One")
             payload = await pushed_to(phones, endpoint)
             await deliver(window, payload)
             assert await banners(window) == [("Message", "One", id_)]
             await pushed.service.as_user(1, "PUT", f"/notifications/{id_}/read")
-            [second] = await tell(pushed.service, "Two")
+            [second] = await notify(pushed.service, "Two")
             await deliver(window, await pushed_to(phones, endpoint, 2))
             assert await banners(window) == [("Message", "Two", second)]
             await window.button("Back").click()
@@ -233,7 +233,7 @@ class TestPush:
             await windows.context.add_init_script(SUBSCRIBING)
             window = await opened_preferences(windows)
             await switched(window, on=True)
-            [id_] = await tell(pushed.service, "One")
+            [id_] = await notify(pushed.service, "One")
             for link, opens in [
                 ("https://crm.example.com/cases/1", ["https://crm.example.com/cases/1"]),
                 (None, []),

@@ -161,7 +161,7 @@ def error(status: int, name: str, *details: Any) -> bytes:
     return json.dumps({"error": {"code": status, "message": "x", "status": name, "details": details}}).encode()
 
 
-def told(status: int, code: str) -> bytes:
+def error_body(status: int, code: str) -> bytes:
     """Return the response body of FCM for a row of the table."""
     if code == "fieldViolations":
         violations = {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [{"field": "x"}]}
@@ -182,7 +182,7 @@ KINDS: dict[str, Any] = {
     "another token": (Later, {"after": 0.0, "lane": None}),
 }
 ROWS = [
-    *((status, told(status, code), way) for (status, code), way in ANSWERS.items()),
+    *((status, error_body(status, code), way) for (status, code), way in ANSWERS.items()),
     *((status, b"", way) for status, way in STATUSES.items()),
     (400, error(400, "INVALID_ARGUMENT"), "refused"),
     (404, b"<html>Not found</html>", "stopped"),

@@ -18,3 +18,12 @@ async def test_concurrent_claims_skip_locked_jobs(idle: Api, database: Database,
         async with asyncio.timeout(10):
             claimed = await jobs.claim(database, new_id(), "direct", 10)
     assert [job.id for job in claimed] == [second]
+
+
+async def test_heartbeat_returns_the_time_of_the_database_for_registered_workers_only(database: Database) -> None:
+    worker = new_id()
+    assert await jobs.beat(database, worker) is None
+    enrolled = await jobs.enrol(database, worker, "one")
+    seen_at = await jobs.beat(database, worker)
+    assert seen_at is not None
+    assert seen_at >= enrolled

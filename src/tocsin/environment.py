@@ -1,4 +1,4 @@
-"""The variables of the environment, and of a file `.env` where the environment does not set them."""
+"""The variables of the environment and of a file `.env`. The environment takes precedence."""
 
 import io
 from collections.abc import Mapping

@@ -20,6 +20,7 @@ from tocsin.catalogue import Catalogue
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("packages/*/src/**/*.py")])
+STATEMENTS = sorted(ROOT.glob("src/tocsin/db/queries/*.sql"))
 
 RETIRED_NAMES = {
     *("house", "houses", "door", "doors", "bell", "rings", "wire", "wires", "road", "roads", "keeper"),
@@ -37,6 +38,7 @@ RETIRED_NAMES = {
         "tells",
     ),
     *("saying", "whoever", "nobody", "somebody", "everybody", "anybody", "amiss", "mend", "anew", "goodbye", "told"),
+    *("bury", "buried", "revive", "lend", "lent", "loan", "decent", "ours", "untold"),
     *("doorbell", "ring", "rung", "ear", "ears", "hear", "live", "elsewhere", "furnish", "furnished", "meanwhile"),
 }
 """Words that names of classes and functions must not contain."""
@@ -74,11 +76,14 @@ PAGES = sorted(
 
 RETIRED_IN_DOCSTRINGS = re.compile(
     r"\b(?:whoever|whomever|nobody|somebody|everybody|anybody|anew|amiss|of ours|once more|elsewhere|meanwhile|for ever"
-    r"|hung up|hangs? up|strangers?|what is no(?! longer)|(?:is|are|was|were|be|been) told|goes on|tells? whether"
-    r"|takes? note)\b",
+    r"|hung up|hangs? up|strangers?|what is no(?! longer)|told|goes on|goes once|tells? whether"
+    r"|takes? note|ours?|us|we|whatever|however (?:many|much|long|few)|alike|likewise|lately|any more|decent|asleep"
+    r"|lent|lends?|loans?|bury|buried|mends?|doors?|houses?|roads?|faults?|twin|furnish\w*|(?:is|are) none of"
+    r"|where (?:it|they|there|nothing|no|that|the|an?|its|their|each|this|these|what)"
+    r"|what (?:became|came|comes|there is|was given|was asked))\b",
     re.IGNORECASE,
 )
-"""Phrases that docstrings and comments must not contain."""
+"""Phrases that docstrings, comments and SQL statements must not contain."""
 
 WRITERS = {
     *("debug", "info", "warning", "error", "exception"),  # of a log
@@ -100,7 +105,11 @@ def words_of(name: str) -> set[str]:
 
 
 def remarks() -> Iterator[tuple[str, str]]:
-    """Return all docstrings and comments, with their places."""
+    """Return all docstrings and comments, also those of statements, with their places."""
+    for path in STATEMENTS:
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            if (comment := line.partition("--")[2]).strip():
+                yield f"{path.relative_to(ROOT)}:{number}", comment
     for path in SOURCES:
         for token in tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline):
             if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and token.string.startswith('"""')):
@@ -148,6 +157,16 @@ def test_classes_and_functions_use_no_retired_words() -> None:
     assert not found
 
 
+def test_statements_use_no_retired_words_in_their_names() -> None:
+    names = [
+        (path.name, name)
+        for path in STATEMENTS
+        for name in re.findall(r"^-- name: (\w+)$", path.read_text("utf-8"), re.MULTILINE)
+    ]
+    assert ("jobs.sql", "move_to_dead_letters") in names
+    assert [pair for pair in names if words_of(pair[1]) & RETIRED_NAMES] == []
+
+
 def test_class_names_are_unique() -> None:
     """The client is checked separately: its errors have the same names as those of the service."""
     places: dict[tuple[bool, str], list[str]] = defaultdict(list)
@@ -180,6 +199,7 @@ def test_docstrings_and_comments_use_plain_words() -> None:
     found = {f"{place} {text}" for place, text in remarks() if RETIRED_IN_DOCSTRINGS.search(text)}
     assert not found, "\n".join(sorted(found))
     assert any("""The queues: jobs are rows""" in text for _, text in remarks())
+    assert any("so that sessions never deadlock" in text for _, text in remarks()), "comments of statements"
 
 
 def test_search_finds_messages_of_each_kind() -> None:

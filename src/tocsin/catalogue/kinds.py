@@ -25,7 +25,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)?")
 class Kind:
     """One kind of notification.
 
-    `name` is `type`, or `type/variant`, where the variant is an event's `data.event.type`; `title` is in English,
+    `name` is `type`, or `type/variant`, whose variant is an event's `data.event.type`; `title` is in English,
     `wordings` by language; `thread` is the field of the data whose id groups notifications. `event` is the model of
     `{"data", "params"}`; `directory` are the fields of the data that accept the id of a user; `subjects` are the paths
     of the ids that it is about, each with its word; `as_many` pairs lists of params and data that must have the same

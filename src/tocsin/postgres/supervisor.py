@@ -86,7 +86,7 @@ class Embedded:
         return self._process.pid if self._process and self._process.poll() is None else None
 
     async def start(self) -> None:
-        """Start the server and wait until it answers queries, however long its crash recovery takes.
+        """Start the server and wait until it answers queries. Crash recovery can take long, so there is no timeout.
 
         Raises `Refusal` if it cannot be started, and `RuntimeError` outside of the main thread.
         """

@@ -1,7 +1,7 @@
 """Imports: users, teams, devices and notifications, all checked before the first line is applied.
 
 Lines are staged in the database while they are checked. A job applies them in small steps, each a transaction that
-removes its lines: after a crash, the next worker continues where it stopped.
+removes its lines: after a crash, the next worker continues with the remaining lines.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
     client ══ TLS ══> http2.py, http1.py ──> apns.py · fcm.py, oauth.py · browser.py ──> book.py ──> screens.py
                                                                                            ^
-    test ──> control.py: what came, what is shown, what is to go wrong ────────────────────┘
+    test ──> control.py: received pushes, screens, simulated failures ─────────────────────┘
 
 They refuse what the real services would, and fail on demand. Only `http2.py` knows the library h2.
 """

@@ -68,7 +68,7 @@ class Phones:
     async def start(self) -> None:
         """Listen on all ports; after a stop, on the same ports again.
 
-        Raises `OSError` where a port is taken, and then listens nowhere.
+        Raises `OSError` if a port is in use; then it listens on none of them.
         """
         try:
             await self._listen()
@@ -92,7 +92,7 @@ class Phones:
     def credentials(self, folder: Path) -> dict[str, str]:
         """Write the keys and the authority's certificate into `folder`; return the environment variables to set.
 
-        Raises `OSError` where the folder can't be written, and `RuntimeError` before the first start.
+        Raises `OSError` if the folder cannot be written, and `RuntimeError` before the first start.
         """
         if not self.control_url:
             raise RuntimeError("The services do not listen yet: start them before reading their urls.")

@@ -20,7 +20,7 @@ where d.user_id = $1
 order by d.registered_at desc
 
 -- name: reach
--- The first event that is not read any more, if there are too many since a time.
+-- The time of the first event that is left out, if there are too many since a time.
 select accepted_at from events where accepted_at >= $1 order by accepted_at desc offset $2::bigint limit 1
 
 -- name: events

@@ -2,7 +2,7 @@
 
 -- name: about
 -- The events about a subject; if $2 is given, only those of that service. Events of other companies are left out. Of
--- events without a company, a service that is bound to one resolves the notifications of its own users. An event is held if
+-- events without a company, a service of a company resolves the notifications of users of that company. An event is held if
 -- its delivery has not begun.
 select e.id, $3::int is null or e.company_id = $3 as addressed,
        j.id is not null and j.worker_id is null and j.progress = 0 and j.attempts = 0

@@ -57,7 +57,7 @@ STATUSES: dict[int, Way] = {
     404: "gone",
     410: "gone",
     # The service refuses the token, the key or the subject, or a firewall refuses all requests, or the subscription
-    # was made with another key: one answer does not tell which. So no subscription is removed, whatever the reason,
+    # was made with another key: one answer does not show which. So no subscription is removed in any of these cases,
     # and the lane continues for other services. A retry has a new token.
     401: "unauthorised",
     403: "unauthorised",

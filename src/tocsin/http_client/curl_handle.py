@@ -100,13 +100,13 @@ class CurlHandle:
         self._parts.clear()
         self._lines.clear()
         if self._opened:
-            self._close_ours()
+            self._close_sockets()
         return answer
 
     def close(self) -> None:
         """Close the handle."""
         self.curl.close()
-        self._close_ours()
+        self._close_sockets()
 
     def unanswered(self, error: str) -> Answer:
         """Return the answer with status 0 of a request that got none."""
@@ -157,7 +157,7 @@ class CurlHandle:
         self._opened.append(socket.socket(family, kind, protocol))  # curl duplicates it
         return self._opened[-1]
 
-    def _close_ours(self) -> None:
+    def _close_sockets(self) -> None:
         for opened in self._opened:
             opened.close()
         self._opened.clear()

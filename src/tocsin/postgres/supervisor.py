@@ -162,12 +162,12 @@ class Embedded:
         """Restart the server until `stop`, after any error."""
         while self._process:
             try:
-                await self._revive()
+                await self._restart()
             except Exception:
                 log.exception("embedded PostgreSQL supervisor failed; it continues")
                 await asyncio.sleep(MAX_DELAY)
 
-    async def _revive(self) -> None:
+    async def _restart(self) -> None:
         delay = MIN_DELAY
         while self._process:
             began = time.monotonic()

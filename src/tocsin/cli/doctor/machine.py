@@ -105,7 +105,7 @@ async def check_port(settings: Settings) -> AsyncIterator[Finding]:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             yield Finding("FAIL", "port", f"{where}: {error.strerror}", f"set {PREFIX}HOST or {PREFIX}PORT")
-        elif await _is_ours(settings):
+        elif await _is_tocsin(settings):
             yield Finding("ok", "port", f"a Tocsin listens on {where}")
         else:
             yield Finding("FAIL", "port", f"something else listens on {where}", f"stop it, or set {PREFIX}PORT")
@@ -113,7 +113,7 @@ async def check_port(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("ok", "port", f"{where} is free")
 
 
-async def _is_ours(settings: Settings) -> bool:
+async def _is_tocsin(settings: Settings) -> bool:
     try:
         answer = await fetch(f"{local_url(settings, settings.port)}/healthz", seconds=PORT_TIMEOUT, limit=1000)
         return bool(json.loads(answer) == {"status": "ok"})

@@ -83,14 +83,14 @@ class WebPush(Channel):
     def __init__(
         self, keys: Sequence[Vapid], allowed_origins: Collection[str] = (), clock: Callable[[], float] = time.time
     ) -> None:
-        self._ours = keys
+        self._keys = keys
         self._allowed = frozenset(allowed_origins)
         self._clock = clock
 
     @property
     def public(self) -> str:
         """The public key that pages subscribe with, in base64url."""
-        return self._ours[0].public
+        return self._keys[0].public
 
     def request(self, push: Push) -> Request | Refused:
         """Return the request of a push, or `Refused` if the subscription is wrong or the push is too long."""
@@ -130,11 +130,11 @@ class WebPush(Channel):
         if _way(answer) != "unauthorised":
             return None
         tried = self._key_for(push.address)
-        other = next((key for key in self._ours if key is not tried), None)
+        other = next((key for key in self._keys if key is not tried), None)
         return replace(push.address, server_key=other.name) if other else None
 
     def _key_for(self, address: Address) -> Vapid:
-        return next((key for key in self._ours if key.name == address.server_key), self._ours[0])
+        return next((key for key in self._keys if key.name == address.server_key), self._keys[0])
 
     def _headers(self, push: Push, origin: str) -> tuple[tuple[str, str], ...]:
         seconds = min(max(int(push.expires_at.timestamp() - self._clock()), 0), MAX_TTL)

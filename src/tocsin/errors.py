@@ -308,7 +308,7 @@ class Overrun(Problem):
 
     status = 503
     code = "unavailable"
-    message = "The request takes the database too long. Ask for less in one request, or try again later."
+    message = "The request took too long in the database. Request less data, or try again later."
     reason = "a statement timed out"
 
     def __init__(self, message: str | None = None, *, retry_after: int = 60) -> None:

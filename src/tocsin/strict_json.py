@@ -40,7 +40,7 @@ def parse(body: bytes) -> Any:
     try:
         value = _decoder.decode(body.decode())
     except UnicodeDecodeError as error:
-        raise Malformed(f"The body is not UTF-8: byte {error.start} is wrong.") from None
+        raise Malformed(f"The body is not UTF-8: byte {error.start} is invalid.") from None
     except json.JSONDecodeError as error:
         raise Malformed(_in_words(error)) from None
     except RecursionError:

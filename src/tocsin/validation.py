@@ -119,7 +119,7 @@ def refusals(found: Sequence[tuple[str | int, str, str]], more: int = 0) -> Pyda
     Paths are relative to the validated field. `{field}` in a text is replaced by that field and a dot. `more` is the
     number of further errors.
     """
-    return PydanticCustomError(_SEVERAL, "has several faults", {"found": found, "more": more})
+    return PydanticCustomError(_SEVERAL, "has several errors", {"found": found, "more": more})
 
 
 class RequestModel(BaseModel):

@@ -494,7 +494,7 @@ KIND = 'title = "X"\ngroup = "g"\n'
         (
             "kinds",
             f'[gamification]\n{KIND}says = "x"',
-            ["[gamification] stands beside kinds `gamification/...`", "of that form"],
+            ["[gamification] conflicts with kinds `gamification/...`", "of that form"],
         ),
         (
             "kinds",

@@ -298,7 +298,7 @@ async def test_job_timeout_isolates_the_job_and_makes_it_a_dead_letter(
                     if answer["state"] != "queued":
                         break
         assert answer["state"] == "failed"
-        assert "takes the database too long" in answer["reason"]
+        assert "took too long in the database" in answer["reason"]
 
 
 async def test_request_timeout_is_not_reported_as_an_outage(server: Embedded, catalogue: Catalogue) -> None:
@@ -313,7 +313,7 @@ async def test_request_timeout_is_not_reported_as_an_outage(server: Embedded, ca
         assert (answer.status_code, int(answer.headers["Retry-After"])) == (503, 60)
         [error] = answer.json()["errors"]
         assert error["code"] == "unavailable"
-        assert error["message"].startswith("The request takes the database too long")
+        assert error["message"].startswith("The request took too long in the database")
         assert (await api.as_service("PUT", "/directory/users/1", json=body)).status_code == 204
 
 

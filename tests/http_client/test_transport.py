@@ -229,7 +229,10 @@ def test_invalid_trust_anchors_are_rejected_in_one_sentence(tmp_path: Path) -> N
     async def make(name: str) -> None:
         Transport(1, ca_file=tmp_path / name)
 
-    for name, words in {"text.pem": "holds no certificates in PEM", "none.pem": "can't be read: No such file"}.items():
+    for name, words in {
+        "text.pem": "contains no certificates in PEM",
+        "none.pem": "can't be read: No such file",
+    }.items():
         with pytest.raises(Refusal, match=words):
             asyncio.run(make(name))
 

@@ -130,7 +130,7 @@ async def test_folder_with_foreign_files_is_rejected_unchanged(place: Path) -> N
     theirs.mkdir(mode=0o755)
     (theirs / "thesis.txt").write_text("Chapter 1")
     before = kind_of(theirs)
-    with pytest.raises(Refusal, match=r"holds files of another program; .*TOCSIN_DATA_DIR"):
+    with pytest.raises(Refusal, match=r"contains files of another program; .*TOCSIN_DATA_DIR"):
         await Embedded(theirs).start()
     assert [path.name for path in theirs.iterdir()] == ["thesis.txt"]
     assert kind_of(theirs) == before

@@ -101,8 +101,8 @@ async def list_notifications(  # noqa: PLR0913, PLR0917 - the parameters of the 
     status_code=202,
     responses=problems(
         field_error("message", "string_between", "must have 1 to 512 characters"),
-        field_error("notify.users", "required_without", "is required where notify.teams is absent or empty"),
-        field_error("notify.teams", "required_without", "is required where notify.users is absent or empty"),
+        field_error("notify.users", "required_without", "is required if notify.teams is absent or empty"),
+        field_error("notify.teams", "required_without", "is required if notify.users is absent or empty"),
     ),
 )
 async def create_custom(body: Given[NewCustom], user: User, app_state: State) -> Queued:

@@ -152,7 +152,7 @@ async def list_dead_letters(
 
 @routes.post(
     "/operations/replay",
-    responses=problems(field_error("events", "required_without", "is required where lane is absent")),
+    responses=problems(field_error("events", "required_without", "is required if lane is absent")),
 )
 async def replay(service: Operator, app_state: State, body: Replay) -> ReplayedAnswer:
     """Requeue dead letters.

@@ -197,7 +197,7 @@ class Recipients(RequestModel):
             both = (("users", "teams"), ("teams", "users"))
             raise refusals(
                 [
-                    (name, "required_without", f"is required where {{field}}{other} is absent or empty")
+                    (name, "required_without", f"is required if {{field}}{other} is absent or empty")
                     for name, other in both
                 ]
             )
@@ -433,7 +433,7 @@ class Replay(RequestBody):
     @model_validator(mode="after")
     def _something(self) -> Self:
         if self.events is None and self.lane is None:
-            raise refusals([("events", "required_without", "is required where lane is absent")])
+            raise refusals([("events", "required_without", "is required if lane is absent")])
         return self
 
 

@@ -80,21 +80,25 @@ def of_pem(path: Path, speakers: frozenset[Speaker]) -> Key:
     """
     content = _content_of(path)
     if b"PRIVATE KEY-----" in content:
-        raise Refusal(f"The key file {path} holds a private key: put the public one there, by `openssl pkey -pubout`.")
+        raise Refusal(
+            f"The key file {path} contains a private key: put the public one there, by `openssl pkey -pubout`."
+        )
     if content.count(b"-----BEGIN ") > 1:
-        raise Refusal(f"The key file {path} holds several keys: put each into a file of its own.")
+        raise Refusal(f"The key file {path} contains several keys: use a separate file for each.")
     try:
         material = _public_key_in(content)
     except (ValueError, UnsupportedAlgorithm):
         raise Refusal(
-            f"The key file {path} holds no key: put a public key or a certificate in PEM there, `-----BEGIN ...`."
+            f"The key file {path} contains no key: put a public key or a certificate in PEM there, `-----BEGIN ...`."
         ) from None
     if isinstance(material, RSAPublicKey) and material.key_size < MIN_RSA_BITS:
-        raise Refusal(f"The key file {path} holds an RSA key of {material.key_size} bits: use at least {MIN_RSA_BITS}.")
+        raise Refusal(
+            f"The key file {path} contains an RSA key of {material.key_size} bits: use at least {MIN_RSA_BITS}."
+        )
     algorithms = _algorithms_of(material)
     if not algorithms:
         raise Refusal(
-            f"The key file {path} holds an unsupported kind of key: use RSA, EC on P-256 or P-384, or Ed25519."
+            f"The key file {path} contains an unsupported kind of key: use RSA, EC on P-256 or P-384, or Ed25519."
         )
     return Key(material, algorithms, speakers)
 

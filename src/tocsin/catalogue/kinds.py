@@ -66,7 +66,7 @@ def kinds_of(raws: Raws, shapes: Mapping[str, Shape | None], languages: Language
     with_variants = {name.partition("/")[0] for name in raws.kinds if "/" in name}
     for name, raw in raws.kinds.items():
         if name in with_variants:
-            raw.field_error("data", f"stands beside kinds `{name}/...`", "give it a name of that form too")
+            raw.field_error("data", f"conflicts with kinds `{name}/...`", "give it a name of that form too")
         before = len(raw.findings)
         entry = parse(raw, KindEntry)
         if entry is None:

@@ -57,5 +57,5 @@ def _anchors_in(path: Path) -> bytes:
     except OSError as error:
         raise Refusal(f"The trust anchors {path} can't be read: {error.strerror}.") from None
     except ValueError:
-        raise Refusal(f"The file of trust anchors {path} holds no certificates in PEM.") from None
+        raise Refusal(f"The file of trust anchors {path} contains no certificates in PEM.") from None
     return content

@@ -200,7 +200,9 @@ def _adopt(folder: Path, user: pwd.struct_passwd) -> None:
             f" {inside}, or give it to {us} if it is Tocsin's: chown -R {us} {folder}."
         )
     if names and not ours:
-        raise Refusal(f"The data folder {folder} holds files of another program; set TOCSIN_DATA_DIR to an empty one.")
+        raise Refusal(
+            f"The data folder {folder} contains files of another program; set TOCSIN_DATA_DIR to an empty one."
+        )
 
 
 async def _hold(lock: int, folder: Path) -> None:

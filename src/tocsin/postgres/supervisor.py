@@ -141,9 +141,7 @@ class Embedded:
             self._process = spawn((self._programs / "postgres", "-D", database), self._user, output)
             if not await self._answered(self._process):
                 words = last_words(log_since(self._folder, began), read_end(output))
-                raise Refusal(
-                    f"The embedded PostgreSQL ended with status {self._process.returncode} and said: {words}."
-                )
+                raise Refusal(f"The embedded PostgreSQL ended with status {self._process.returncode}: {words}.")
 
     async def _answered(self, process: subprocess.Popen[bytes]) -> bool:
         """Wait until the server answers; return False if it exits."""

@@ -200,7 +200,7 @@ def lane_of(planned: Planned, settings: Settings) -> Lane:
         channel = planned.make()
     except Refusal as refusal:
         channel = Broken(str(refusal))
-        log.error("lane cannot send: its settings are wrong", lane=planned.name, reason=str(refusal))  # noqa: TRY400
+        log.error("lane cannot send: its settings are invalid", lane=planned.name, reason=str(refusal))  # noqa: TRY400
     return Lane(planned.name, planned.configuration, channel, _transport_of(planned, settings))
 
 

@@ -132,7 +132,7 @@ def test_vapid_key_is_generated_once_and_reused(tmp_path: Path) -> None:
 def test_invalid_vapid_key_is_rejected_in_one_sentence(tmp_path: Path) -> None:
     for name, content in {"public": OURS.pem, "rsa": pair("RS256").private_pem, "empty": b""}.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(Refusal, match=r"holds no private key on the curve P-256 in PEM\.$"):
+        with pytest.raises(Refusal, match=r"contains no private key on the curve P-256 in PEM\.$"):
             Vapid.load(tmp_path / name)
     with pytest.raises(Refusal, match=r"can't be read: No such file or directory\.$"):
         Vapid.load(tmp_path / "none")

@@ -78,7 +78,7 @@ TOKEN_UPDATES_RETRY_DELAY = 300.0
 
 
 class Apns(Channel):
-    """One app in one environment. Raises `Refusal` if the key file holds no key for ES256, or a setting is empty."""
+    """One app in one environment. Raises `Refusal` if the key file contains no key for ES256, or a setting is empty."""
 
     window = WINDOW
     probe_type = "iOS"
@@ -240,6 +240,6 @@ def _key_in(path: Path) -> EllipticCurvePrivateKey:
     key = p256_key_in(content)
     if key is None:
         raise Refusal(
-            f"The key file for APNs {path} holds no private key on the curve P-256: use Apple's .p8 file unchanged."
+            f"The key file for APNs {path} contains no private key on the curve P-256: use Apple's .p8 file unchanged."
         )
     return key

@@ -69,7 +69,7 @@ STATUSES: dict[int, Way] = {
 
 
 class Fcm(Channel):
-    """One app's project. Raises `Refusal` if the credentials file holds no service account."""
+    """One app's project. Raises `Refusal` if the credentials file contains no service account."""
 
     window = WINDOW
     min_retry_delay = MIN_RETRY

@@ -61,10 +61,10 @@ class Vapid:
             raise Refusal(f"The key for web pushes {path} can't be read: {error.strerror}.") from None
         keys = [p256_key_in(block) for block in _BLOCK.findall(content)[: MAX_KEYS + 1]]
         if not keys or None in keys:
-            raise Refusal(f"The key file for web pushes {path} holds no private key on the curve P-256 in PEM.")
+            raise Refusal(f"The key file for web pushes {path} contains no private key on the curve P-256 in PEM.")
         if len(keys) > MAX_KEYS:
             raise Refusal(
-                f"The key file for web pushes {path} holds more than two keys: the new one, and the one before."
+                f"The key file for web pushes {path} contains more than two keys: use the new and the previous one."
             )
         return [cls(key, subject) for key in keys if key]
 

@@ -285,7 +285,7 @@ class InternalError(Problem):
 
 
 class Unavailable(Problem):
-    """A required service, usually the database, is not available. The request can be repeated safely.
+    """A required service, usually the database, is not available. Retry after `Retry-After` seconds.
 
     `reason` is for operators and contains no secrets.
     """

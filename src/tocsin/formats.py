@@ -135,7 +135,7 @@ class UserBody(RequestModel):
     last_name: Name
     profile_picture: Annotated[str, Field(max_length=1000)] | None = None
     email: Annotated[str, Field(max_length=320)] | None = None
-    company_id: Annotated[Id | None, Field(description="left out: 1, or the one that the token is bound to")] = None
+    company_id: Annotated[Id | None, Field(description="left out: the company of the token, or 1")] = None
     locale: Locale = "en"
     time_zone: TimeZone = "UTC"
     active: bool = True
@@ -145,7 +145,7 @@ class TeamBody(RequestModel):
     """A team; `users` replaces its members."""
 
     name: Name
-    company_id: Annotated[Id | None, Field(description="left out: 1, or the one that the token is bound to")] = None
+    company_id: Annotated[Id | None, Field(description="left out: the company of the token, or 1")] = None
     users: Annotated[Ids, Between(0, MAX_TEAM_MEMBERS)] = Field(default_factory=list)
 
 

@@ -245,7 +245,7 @@ class PushCounts(AnswerModel):
     later: Annotated[int, Field(description="failed, and will be retried")]
     held: Annotated[int, Field(description="waiting for the end of quiet hours or of a pause")]
     refused: Annotated[int, Field(description="rejected by the provider")]
-    dead: Annotated[int, Field(description="failed permanently")]
+    dead: Annotated[int, Field(description="given up after the last retry")]
     muted: Annotated[int, Field(description="not sent: the user switched the kind off")]
     skipped: Annotated[int, Field(description="not sent: read, deleted, cancelled or moved to another user before")]
 

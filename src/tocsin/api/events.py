@@ -148,7 +148,7 @@ async def get_event(
 ) -> Event:
     """Get the status of an event.
 
-    With `wait`, the response is delayed until the state of the event and of its pushes is final.
+    With `wait`, the response is delayed until the state of the event is final and all pushes are settled or held.
     """
     viewer = _viewer(service)
     found = await event_status.state(app_state.database, app_state.pubsub, event_id, viewer, seconds=wait)

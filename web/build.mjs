@@ -5,30 +5,24 @@ import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { brotliCompressSync, constants } from "node:zlib";
 import { gzipAsync } from "@gfx/zopfli";
-import { build, transform } from "esbuild";
+import { build } from "esbuild";
+import { minify } from "terser";
+import { styles } from "./styles.mjs";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
 const out = process.argv[2] ?? join(here, "../src/tocsin/web");
 
-/** An imported style sheet is a string, minified like the code. */
-const styles = {
-  name: "styles",
-  setup({ onLoad }) {
-    onLoad({ filter: /\.css$/ }, async ({ path }) => {
-      const { code } = await transform(await readFile(path, "utf-8"), { loader: "css", minify: true });
-      return { contents: code.trim(), loader: "text" };
-    });
-  },
+const scripts = {
+  inbox: "inbox/index.js",
+  "inbox-worker": "worker/inbox-worker.js",
+  console: "console/console.js",
+  demo: "demo/demo.js",
 };
 
+// esbuild bundles and minifies; terser finds another 2 % of what a page pays for the inbox.
 const { outputFiles } = await build({
   absWorkingDir: here,
-  entryPoints: {
-    inbox: "inbox/index.js",
-    "inbox-worker": "worker/inbox-worker.js",
-    console: "console/console.js",
-    demo: "demo/demo.js",
-  },
+  entryPoints: scripts,
   outdir: "built", // nothing is written there: the paths of a source map must not depend on where this repository is
   write: false,
   bundle: true,
@@ -43,12 +37,20 @@ const { outputFiles } = await build({
 });
 
 await mkdir(out, { recursive: true });
-for (const { path, contents } of outputFiles) await deliver(basename(path), contents, !path.endsWith(".map"));
+const built = new Map(outputFiles.map(({ path, text }) => [basename(path), text]));
+for (const name of Object.keys(scripts)) {
+  const sourceMap = { content: built.get(`${name}.js.map`), filename: `${name}.js`, url: `${name}.js.map`, includeSources: true };
+  const { code, map } = await minify({ [`${name}.js`]: built.get(`${name}.js`) }, { module: true, ecma: 2022, compress: { passes: 3 }, format: { ecma: 2022 }, sourceMap });
+  await deliver(`${name}.js`, Buffer.from(code), true);
+  await deliver(`${name}.js.map`, Buffer.from(String(map)), false);
+}
 for (const name of await readdir(join(here, "inbox/words"))) {
   if (!name.endsWith(".json")) continue;
   const words = JSON.parse(await readFile(join(here, "inbox/words", name), "utf-8"));
   await deliver(`inbox-words-${name}`, Buffer.from(JSON.stringify(words)), true);
 }
+
+await deliver("inbox.d.ts", await readFile(join(here, "types/inbox.d.ts")), false);
 
 /** Write a file, and beside it the same compressed: better than Python can, and once. */
 async function deliver(name, content, compress) {

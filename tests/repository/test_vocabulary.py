@@ -70,7 +70,7 @@ PAGES = sorted(
     path
     for pattern in ("*.md", "docs/*.md", "docs/*/*.md", "deploy/*.md", "bench/*.md", "packages/*/*.md")
     for path in ROOT.glob(pattern)
-    if path.name not in {"CHANGELOG.md", "web-inbox.md"}
+    if path.name != "CHANGELOG.md"
 )
 """The documentation."""
 

@@ -72,6 +72,7 @@ class Host:
     strict: bool = True
     cache: str = "no-store"
     trusted: str = "tocsin-inbox"
+    embedded: bool = True
     subscribe: Callable[[str], dict[str, Any]] | None = None
 
     def serves(self, api: Api) -> None:
@@ -102,9 +103,10 @@ class Host:
         return found.get(path) or (("text/html", self._page()) if path in {"/", "/other"} else None)
 
     def _page(self) -> str:
+        element = f'<script type="module" src="{self.api}/inbox.js"></script>' if self.embedded else ""
         return f"""<!doctype html><html lang="{self.lang}"><meta charset="utf-8"><title>Host</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">
-<link rel="stylesheet" href="/page.css"><script type="module" src="{self.api}/inbox.js"></script>
+<link rel="stylesheet" href="/page.css">{element}
 <script defer src="/page.js"></script><body><main><h1>Host</h1>{self.body}</main></body></html>"""
 
     @property
@@ -317,7 +319,7 @@ async def imported(api: Api, ages: dict[str, int]) -> None:
     assert answer.status_code == 200, answer.text
 
 
-SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or Path(__file__).parent.parent / "screenshots")
+SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or Path(__file__).parents[2] / "screenshots")
 """The folder of screenshots."""
 
 

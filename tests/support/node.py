@@ -15,7 +15,7 @@ async def installed(sources: Path, folder: Path) -> Path:
     missing = [name for name in ("node", "npm") if not shutil.which(name)]
     if missing:
         pytest.skip(f"{' and '.join(missing)} not installed")
-    shutil.copytree(sources, folder, ignore=shutil.ignore_patterns("node_modules", "made", "api.d.ts"))
+    shutil.copytree(sources, folder, ignore=shutil.ignore_patterns("node_modules", "made", "dist", "*.tgz", "api.d.ts"))
     status, told = await run(folder, "npm", "ci", "--ignore-scripts", "--prefer-offline")
     if status and UNREACHABLE.search(told):
         pytest.skip("npm reaches no registry")
@@ -34,3 +34,12 @@ async def run(folder: Path, *command: str) -> tuple[int, str]:
     told, _ = await asyncio.wait_for(running.communicate(), 120)
     assert running.returncode is not None
     return running.returncode, told.decode()
+
+
+async def unpacked(archive: Path, modules: Path) -> Path:
+    """Put a package of npm where node finds it, without asking a registry."""
+    folder = modules / "tocsin-inbox"
+    folder.mkdir(parents=True)
+    status, told = await run(folder, "tar", "xzf", str(archive), "--strip-components=1")
+    assert status == 0, told
+    return folder

@@ -7,6 +7,7 @@ import pytest
 from playwright.async_api import Browser
 
 from tests.support.host_page import Host, Windows, browsing, hosting
+from tests.support.node import installed, run
 from tests.support.service import serving
 from tocsin.catalogue import Catalogue
 from tocsin.push.channels.vapid import Vapid
@@ -20,6 +21,21 @@ def leading(folder: Path) -> Catalogue:
     kinds.parent.mkdir()
     kinds.write_text('[custom]\nlink = "https://crm.example.com/n/{body}"\n')
     return Catalogue.load(kinds.parent)
+
+
+@pytest.fixture(scope="session")
+async def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources of all scripts, with the tools of their lock file."""
+    return await installed(Path(__file__).parents[2] / "web", tmp_path_factory.mktemp("sources") / "web")
+
+
+@pytest.fixture(scope="session")
+async def archive(sources: Path) -> Path:
+    """The package for npm, as it would be published."""
+    status, told = await run(sources, "npm", "pack", "--silent")
+    assert status == 0, told
+    [archive] = sources.glob("tocsin-inbox-*.tgz")
+    return archive
 
 
 @pytest.fixture

@@ -5,19 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.node import installed, run
+from tests.support.node import run
 
 ROOT = Path(__file__).parents[2]
 BUILT = ROOT / "src/tocsin/web"
 
 
-@pytest.fixture(scope="module")
-async def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources, with the tools of their lock file."""
-    return await installed(ROOT / "web", tmp_path_factory.mktemp("build") / "web")
-
-
-@pytest.mark.slow
+@pytest.mark.processes
 async def test_web_build_matches_the_checked_in_files(sources: Path) -> None:
     """If this fails, run `make web`. Brotli files are not compared: its releases may compress differently."""
     assert await run(sources, "node", "build.mjs", "out") == (0, "")
@@ -25,8 +19,14 @@ async def test_web_build_matches_the_checked_in_files(sources: Path) -> None:
     for name in built:
         if not name.endswith(".br"):
             assert (sources / "out" / name).read_bytes() == (BUILT / name).read_bytes(), name
-    checked_in = {path.name for path in BUILT.iterdir() if path.suffix in {".js", ".json", ".map", ".br", ".gz"}}
+    checked_in = {path.name for path in BUILT.iterdir() if path.suffix in {".js", ".json", ".map", ".ts", ".br", ".gz"}}
     assert built == checked_in
+
+
+@pytest.mark.processes
+async def test_the_sources_are_typed_and_have_what_their_types_declare(sources: Path) -> None:
+    """`tsc --checkJs`; `types/check.ts` compares what is declared for pages with what there is."""
+    assert await run(sources, "node_modules/.bin/tsc", "--project", ".") == (0, "")
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="there is no node here")

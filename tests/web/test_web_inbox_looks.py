@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -15,6 +16,7 @@ from tests.support.host_page import (
     Host,
     Window,
     Windows,
+    asked,
     browsing,
     hosting,
     imported,
@@ -580,6 +582,75 @@ async def test_page_can_fill_slots(host: Host, chromium: Browser) -> None:
         await expect(window.page.get_by_text("Beta")).to_be_visible()
         await window.page.evaluate("() => inbox.style.setProperty('--tocsin-background', 'rgb(1, 2, 3)')")
         assert await window.panel.evaluate("(panel) => getComputedStyle(panel).backgroundColor") == "rgb(1, 2, 3)"
+
+
+DRAWS = """
+inbox.renderItem = (notification) => {
+  if (notification.message.endsWith("usual")) return null;
+  if (notification.message.endsWith("broken")) throw new Error("a mistake of the page");
+  const row = document.createElement("p");
+  row.className = "drawn";
+  row.textContent = `${notification.read_at ? "old" : "new"}: ${notification.message}`;
+  notification.message = "changed";
+  return row;
+};
+"""
+
+
+async def test_a_page_draws_what_rows_say_in_its_own_style(host: Host, chromium: Browser) -> None:
+    host.script += DRAWS
+    host.style += " .drawn { color: rgb(1, 2, 3) }"
+    await notify(host.service, "One", "Two", "usual")
+    async with browsing(chromium, host) as windows:
+        window = await windows.new()
+        await shown(window)
+        drawn = window.page.locator("tocsin-inbox > .drawn")
+        await expect(drawn).to_have_text([re.compile("new: .*Two"), re.compile("new: .*One")])
+        assert await drawn.first.evaluate("(row) => getComputedStyle(row).color") == "rgb(1, 2, 3)"
+        await expect(window.row("usual").locator(".text")).to_be_visible()
+        await expect(window.rows.nth(1).locator(".text")).to_be_hidden()
+        assert await window.barriers() == []
+        await window.page.keyboard.press("j")
+        await window.page.keyboard.press("j")
+        await window.page.keyboard.press("u")
+        await expect(drawn.last).to_have_text(re.compile("old: .*Two"))
+        await window.page.keyboard.press("e")
+        await window.page.keyboard.press("Escape")
+        await window.open()
+        await expect(drawn).to_have_text([re.compile("new: .*One")])
+        await window.page.evaluate("() => { inbox.renderItem = null }")
+        await expect(drawn).to_have_count(0)
+        await expect(window.row("One").locator(".text")).to_be_visible()
+
+
+async def test_a_row_is_drawn_as_usual_where_the_page_cannot(host: Host, chromium: Browser) -> None:
+    host.script += DRAWS
+    await notify(host.service, "broken")
+    async with browsing(chromium, host) as windows:
+        window = await windows.new()
+        await shown(window)
+        await expect(window.row("broken").locator(".text")).to_be_visible()
+        assert all("a mistake of the page" in complaint for complaint in window.complaints)
+        window.complaints.clear()
+
+
+async def test_words_that_cannot_be_loaded_are_english_and_english_ones_are_not_asked_for(
+    host: Host, chromium: Browser
+) -> None:
+    await notify(host.service, "One")
+    async with browsing(chromium, host) as windows:
+        requests = asked(windows, "/inbox-words-")
+        window = await windows.new()
+        await shown(window)
+        assert requests == []
+    host.lang = "da"
+    async with browsing(chromium, host) as windows:
+        requests = asked(windows, "/inbox-words-da.json")
+        await windows.context.route("**/inbox-words-da.json", lambda route: route.abort())
+        window = await windows.new()
+        await shown(window)
+        await expect(window.panel.get_by_role("heading", level=2)).to_have_text("Notifications")
+        assert requests
 
 
 async def test_properties_set_before_upgrade_are_kept(host: Host, chromium: Browser) -> None:

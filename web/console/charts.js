@@ -18,7 +18,12 @@ export class Chart {
   #chosen = null; // the time selected by pointer or keys
 
   constructor({ title, note, lines, format, span, least = 1 }) {
-    Object.assign(this, { title, defaultNote: note, lines, format, span, least });
+    this.title = title;
+    this.defaultNote = note;
+    this.lines = lines;
+    this.format = format;
+    this.span = span;
+    this.least = least;
     this.paths = lines.map((_, nth) => h("path", { class: `line line-${nth + 1}` }));
     this.rule = h("line", { class: "rule", y1: 0, y2: HEIGHT, visibility: "hidden" });
     this.scale = [h("span"), h("span"), h("span", {}, "0")];

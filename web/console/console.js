@@ -12,7 +12,7 @@ const main = document.getElementById("main");
 const news = document.getElementById("news");
 const pulse = document.getElementById("pulse");
 const search = document.getElementById("search");
-const sought = document.getElementById("sought");
+const sought = /** @type {HTMLInputElement} */ (document.getElementById("sought"));
 
 const measures = new Measures();
 const overview = new Overview();
@@ -48,13 +48,13 @@ function start() {
 async function show(focus) {
   const turn = ++latest;
   const isIn = isSignedIn();
-  for (const part of document.querySelectorAll("header nav, header form, header .session")) part.hidden = !isIn;
+  for (const part of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("header nav, header form, header .session"))) part.hidden = !isIn;
   if (!isIn) {
     main.replaceChildren(signIn());
     return;
   }
   const name = location.hash.slice(1);
-  for (const each of document.querySelectorAll("nav a")) {
+  for (const each of /** @type {NodeListOf<HTMLAnchorElement>} */ (document.querySelectorAll("nav a"))) {
     const isHere = each.hash.slice(1) === name;
     each.toggleAttribute("aria-current", isHere);
     if (isHere) each.setAttribute("aria-current", "page");
@@ -71,7 +71,7 @@ async function show(focus) {
 }
 
 function refresh() {
-  return show(() => main.querySelector(".heading button").focus());
+  return show(() => main.querySelector("button").focus());
 }
 
 function heading(view) {
@@ -86,7 +86,10 @@ async function attempt(load) {
   try {
     return [await load()].flat().filter((part) => part != null);
   } catch (error) {
-    if (error.status === 401) return leave("This token has expired or is not accepted.") ?? [];
+    if (error.status === 401) {
+      leave("This token has expired or is not accepted.");
+      return [];
+    }
     if (error.status === undefined) throw error;
     return [h("p", { class: "trouble", role: "alert" }, error.message)];
   }

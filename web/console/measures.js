@@ -103,7 +103,7 @@ scrapes.push({ at, series, values: new Map(series.map((each) => [each.key, each.
   }
 
   /** Return the growth of counters: `rate` per second since the previous scrape, `count` in the last minute, or null. */
-  #grown(name, matches = () => true) {
+  #grown(name, matches = (_labels) => true) {
     let [rate, count] = [null, null];
     for (const scrapes of this.#scrapes.values()) {
       if (scrapes.length < 2) continue;

@@ -179,7 +179,9 @@ class Customs {
 
 class Event {
   constructor(id, user) {
-    Object.assign(this, { id, user, title: "Event" });
+    this.id = id;
+    this.user = user;
+    this.title = "Event";
   }
 
   async load(refresh) {
@@ -211,7 +213,9 @@ class Event {
 
 class User {
   constructor(id, since = "24h") {
-    Object.assign(this, { id, since: Object.hasOwn(SINCE, since) ? since : "24h", title: `User ${id}` });
+    this.id = id;
+    this.since = Object.hasOwn(SINCE, since) ? since : "24h";
+    this.title = `User ${id}`;
   }
 
   async load() {
@@ -239,7 +243,8 @@ class User {
 
 class Device {
   constructor(ending) {
-    Object.assign(this, { ending, title: `Devices with a token ending in ${ending}` });
+    this.ending = ending;
+    this.title = `Devices with a token ending in ${ending}`;
   }
 
   async load() {
@@ -252,18 +257,22 @@ class Device {
 
 class UserOrDevice {
   constructor(text) {
-    Object.assign(this, { title: `User or device ${text}`, user: new User(text), device: new Device(text) });
+    this.title = `User or device ${text}`;
+    this.user = new User(text);
+    this.device = new Device(text);
   }
 
-  async load(refresh) {
-    const [user, device] = await Promise.all([this.user.load(refresh).catch(ignoreNotFound), this.device.load()]);
+  async load() {
+    const [user, device] = await Promise.all([this.user.load().catch(ignoreNotFound), this.device.load()]);
     return [h("h2", {}, this.device.title), device, ...user ?? [h("p", { class: "nothing" }, "No user has this ID.")]];
   }
 }
 
 class Found {
   constructor(text) {
-    Object.assign(this, { text, title: `Find ${text}`, device: [...text].length === ENDING_LENGTH ? new Device(text) : null });
+    this.text = text;
+    this.title = `Find ${text}`;
+    this.device = [...text].length === ENDING_LENGTH ? new Device(text) : null;
   }
 
   async load() {
@@ -286,7 +295,8 @@ class Found {
 /** The recipients of an event in pages; those without a delivered push in a section of their own, first. */
 class Recipients {
   constructor(event) {
-    Object.assign(this, { event, path: `operations/events/${encodeURIComponent(event)}/recipients?limit=${PAGE_SIZE}` });
+    this.event = event;
+    this.path = `operations/events/${encodeURIComponent(event)}/recipients?limit=${PAGE_SIZE}`;
   }
 
   async load() {

@@ -5,7 +5,8 @@ import { h } from "../shared/dom.js";
 const BASE = new URL(".", location.href.split("#")[0]);
 const DEVICES = { iphone: 3, android: 3, browser: 2 };
 const RENEWAL_MARGIN = 60_000;
-const $ = (id) => document.getElementById(id);
+const chosen = (selector) => /** @type {HTMLInputElement} */ (document.querySelector(selector));
+const $ = (id) => /** @type {any} */ (document.getElementById(id));
 
 let people = [];
 let services = {};
@@ -78,7 +79,7 @@ function signIn(id) {
   if (person.id === me?.id) return;
   me = person;
   history.replaceState(null, "", `#${me.id}`);
-  document.querySelector(`#people input[value="${me.id}"]`).checked = true;
+  chosen(`#people input[value="${me.id}"]`).checked = true;
   $("to-me").replaceChildren("Only ", h("bdi", {}, me.first_name));
   $("whose").replaceChildren("Inbox of ", h("bdi", {}, nameOf(me)));
   document.title = "Tocsin: the demo";
@@ -131,7 +132,7 @@ function buttonOf(kind) {
 }
 
 async function postEvent(kind) {
-  const all = document.querySelector("input[name=to]:checked").value === "all";
+  const all = chosen("input[name=to]:checked").value === "all";
   const to = all ? people.map((person) => person.id) : [me.id];
   try {
     await ask("demo/events", {

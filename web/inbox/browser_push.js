@@ -17,7 +17,7 @@ export class BrowserPush {
     [this.#client, this.#worker] = [client, worker];
   }
 
-  /** Tell whether this user is pushed to here: `on`, `off`, `denied`; null where the service pushes to no browsers. */
+  /** Whether this user gets pushes in this browser: `on`, `off`, `denied`; null where the service pushes to no browsers. */
   async state() {
     if (!(await this.#keyOfService())) return null;
     if (Notification.permission === "denied") return "denied";
@@ -37,7 +37,7 @@ export class BrowserPush {
     await subscription.unsubscribe();
   }
 
-  /** Register again what was registered before, and subscribe anew where the service's key is another one. */
+  /** Register again what was registered before, and subscribe again if the service's key has changed. */
   async restore() {
     await this.#client.credentials(); // which say whose it is
     if (!this.#isOurs() || Notification.permission !== "granted" || !(await this.#subscription())) return;

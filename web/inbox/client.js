@@ -12,7 +12,9 @@ export class Refusal extends Error {
   constructor(status, code, message, after = 0) {
     super(message);
     this.name = "Refusal";
-    Object.assign(this, { status, code, after });
+    this.status = status;
+    this.code = code;
+    this.after = after;
   }
 
   static async of(answer) {
@@ -52,7 +54,7 @@ export class Client {
   }
 
   /** Ask the service, with another token where this one is refused. Throws a Refusal. */
-  async ask(method, path, body, more = {}) {
+  async ask(method, path, body = undefined, more = {}) {
     const token = await this.credentials();
     let answer = await this.#send(token, method, path, body, more);
     if (answer.status === 401 && (this.provider || this.token !== token)) {
@@ -63,7 +65,7 @@ export class Client {
   }
 
   /** An answer that has not come in whole in time is given up; a stream sees to itself. */
-  async #send(token, method, path, body, { headers, signal, streams, ...more }) {
+  async #send(token, method, path, body, /** @type {RequestInit & { streams?: boolean }} */ { headers, signal, streams, ...more }) {
     const json = body === undefined ? {} : { "Content-Type": "application/json" };
     const limit = new AbortController();
     setTimeout(() => streams || limit.abort(new Error(LATE)), LIMIT_MS);
@@ -75,7 +77,7 @@ export class Client {
     }
   }
 
-  /** Return another token than the one that was used; whoever asks meanwhile gets the same. */
+  /** Return a new token. Calls that need one at the same time share one request. */
   async #renew(used) {
     if (this.token && this.token !== used) return this.token;
     if (!this.provider) throw new Refusal(401, "token", "There is no token.");

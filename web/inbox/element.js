@@ -2,8 +2,10 @@
 
 import { BrowserPush } from "./browser_push.js";
 import { Client, Refusal } from "./client.js";
-import { icon, iconButton, textButton } from "./icons.js";
+import { frameOf } from "./frame.js";
+import { icon, textButton } from "./icons.js";
 import { help } from "./help.js";
+import { onPageEvent, pageEvents } from "./page_events.js";
 import { Preferences } from "./preferences.js";
 import { makeRow } from "./rows.js";
 import { Inbox } from "./store.js";
@@ -18,26 +20,97 @@ const LACKING_MS = 5_000;
 const MOST_BY_ITSELF = 100;
 const TICK_MS = 20_000;
 
+/** The attributes, each a property of the same name too: what that is by the attribute's text. */
+const ATTRIBUTES = {
+  src: (text) => text,
+  token: (text) => text,
+  worker: (text) => text,
+  theme: (text) => text,
+  mode: (text) => (text === "page" ? "page" : "bell"),
+};
+
+const PROPERTIES = ["words", "renderItem", "tokenProvider"];
+
+/** @typedef {Pick<import("../types/inbox").TocsinInbox, "src" | "token" | "worker" | "theme" | "mode">} Attributes */
+
+const Base = /** @type {new () => HTMLElement & Attributes} */ (globalThis.HTMLElement ?? class {}); // not on a server
+
 let warned = false;
 
-export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
+/**
+ * The inbox of Tocsin for any page: a bell with a panel, or a list in place.
+ *
+ * @customElement tocsin-inbox
+ * @attr {string} src - Where the service is: `https://notify.example.com`.
+ * @attr {string} token - A user's token; better is the property `tokenProvider`.
+ * @attr {"bell" | "page"} mode - A bell with a panel (default), or the list in place.
+ * @attr {"auto" | "light" | "dark"} theme - `auto` (default) follows the `color-scheme` of the page.
+ * @attr {string} lang - The language of words and dates; else that of the page.
+ * @attr {string} worker - The page's service worker, for pushes to this browser.
+ * @fires {CustomEvent<OpenDetail>} tocsin-open - A notification is opened; cancel it to go there yourself.
+ * @fires {CustomEvent<CountDetail>} tocsin-count - The number of unread notifications has changed.
+ * @fires {CustomEvent<ErrorDetail>} tocsin-error - Something failed.
+ * @slot bell - The icon of the bell.
+ * @slot header - Beside the title.
+ * @slot empty - Instead of the words where there is nothing.
+ * @slot item-<id> - What the row of the notification with this id says.
+ * @csspart bell - The button that opens the panel.
+ * @csspart badge - How many are unread.
+ * @csspart panel - What opens, or is in place.
+ * @csspart header - The line with the title and the buttons.
+ * @csspart title - The title.
+ * @csspart button - A button with an icon.
+ * @csspart tab - "All" and "Unread".
+ * @csspart notice - A line on the state of the connection.
+ * @csspart paused - A line on the pause of pushes.
+ * @csspart list - The list.
+ * @csspart pill - How many are new above.
+ * @csspart day - The heading of a day.
+ * @csspart row - A notification.
+ * @csspart item - The link, or the button, that covers a row.
+ * @csspart avatar - Picture, initials or a bell.
+ * @csspart sender - Who wrote a message of their own words.
+ * @csspart text - The message.
+ * @csspart time - When it was made.
+ * @csspart more - The button that loads more.
+ * @csspart empty - What is shown where there is nothing.
+ * @csspart toast - What can be undone, or was not done.
+ * @csspart preferences - The pane of preferences.
+ * @csspart switch - A switch of the preferences.
+ * @cssprop --tocsin-font - `font` as a whole.
+ * @cssprop --tocsin-background - The panel.
+ * @cssprop --tocsin-text - Text.
+ * @cssprop --tocsin-muted - Text of less weight.
+ * @cssprop --tocsin-border - Lines.
+ * @cssprop --tocsin-hover - Rows under the pointer.
+ * @cssprop --tocsin-unread - Unread rows.
+ * @cssprop --tocsin-accent - What stands out.
+ * @cssprop --tocsin-on-accent - What is written on it.
+ * @cssprop --tocsin-badge - The badge.
+ * @cssprop --tocsin-on-badge - What is written on it.
+ * @cssprop --tocsin-radius - The corners of the panel.
+ * @cssprop --tocsin-width - The width of the panel.
+ * @cssprop --tocsin-height - The height of the panel.
+ */
+export class TocsinInbox extends Base {
   static observedAttributes = ["src", "token", "mode", "lang", "worker"];
 
   #inbox = null;
   #provider = null;
   #own = null;
+  #renderItem = null;
   #lacking = 0;
   #bare = false;
   #starting = false;
   #built = false;
-  #parts = {};
+  #parts = /** @type {Record<string, any>} */ ({});
   #rows = new Map();
   #days = new Map();
   #tab = "all";
   #pane = "list";
   #current = null;
   #opened = false;
-  #told = null;
+  #counted = null;
   #drawing = false;
   #tabbing = false;
   #ticking = 0;
@@ -45,14 +118,11 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
   #undoing = 0;
   #apologising = 0;
   #apology = "";
-  #words = wordsOf("en", "en");
+  #words = wordsOf("en", "en", null);
   #times = null;
   #push = null;
   #near = null;
   #preferences = null;
-
-  get mode() { return this.getAttribute("mode") === "page" ? "page" : "bell"; }
-  set mode(value) { reflect(this, "mode", value); }
 
   /** Called for a token when there is none, when the last was refused, and shortly before it expires. */
   get tokenProvider() { return this.#provider; }
@@ -72,6 +142,14 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     this.#build();
   }
 
+  /** Draws what a row says, in the page's own way: see docs/guides/web-inbox.md. */
+  get renderItem() { return this.#renderItem; }
+  set renderItem(render) {
+    this.#renderItem = render;
+    this.#keepRows();
+    if (this.#built) this.#draw();
+  }
+
   /** How many are unread; null until it is known. */
   get unread() { return this.#inbox?.shownUnread ?? null; }
 
@@ -87,7 +165,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
   async refresh() { await this.#inbox?.refresh(); }
 
   connectedCallback() {
-    for (const name of ["src", "token", "mode", "theme", "worker", "words", "tokenProvider"]) adopt(this, name);
+    for (const name of [...Object.keys(ATTRIBUTES), ...PROPERTIES]) adopt(this, name);
     this.#build();
     for (const [target, type, captured] of this.#outside()) target.addEventListener(type, this, captured);
     this.#start();
@@ -118,24 +196,20 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
       case "pointerdown": if (this.#opened && !inside) this.#hide(); break;
       case "keydown": if (event.key === "Escape" && this.#opened && !event.defaultPrevented) this.#hide(true); break;
       case "scroll": case "resize": if (this.#opened && !inside) this.#place(); break;
-      case "pagehide": this.#inbox?.commit(); this.#inbox?.feed?.stop(); break;
-      case "freeze": this.#inbox?.feed?.stop(); break; // another tab is to stream, or nobody
-      case "pageshow": case "resume": if (event.persisted !== false) this.#inbox?.feed?.start(); break;
       case "message": if (event.data?.tocsin?.opened) this.#inbox?.opened(event.data.tocsin.opened); break;
-      default: this.#inbox?.wake(event.type); this.#tick();
+      default: onPageEvent(this.#inbox, event); this.#tick();
     }
   }
 
+  /** @returns {[EventTarget, string, boolean?][]} */
   #outside() {
     return [
-      [document, "pointerdown"], [document, "visibilitychange"], [document, "scroll", true], [document, "freeze"], [document, "keydown"],
-      [document, "resume"], [window, "resize"],
-      [window, "online"], [window, "offline"], [window, "pagehide"], [window, "pageshow"],
-      ...(navigator.serviceWorker ? [[navigator.serviceWorker, "message"]] : []),
+      ...pageEvents(), [document, "pointerdown"], [document, "keydown"], [document, "scroll", true], [window, "resize"],
+      .../** @type {[EventTarget, string][]} */ (navigator.serviceWorker ? [[navigator.serviceWorker, "message"]] : []),
     ];
   }
 
-  /** Begin once all that is being set now is set. */
+  /** Begin when the attributes and properties that are set now are all set. */
   #start() {
     if (this.#starting || this.#inbox || !this.#built) return;
     this.#starting = true;
@@ -164,7 +238,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     });
   }
 
-  /** Nobody said where the service is, or who the user is. */
+  /** Where the service is, or who the user is, is unknown. */
   #lacks() {
     if (this.#inbox || !this.isConnected) return;
     const problem = new Refusal(401, "token", "<tocsin-inbox> needs src, and token or tokenProvider.");
@@ -184,15 +258,15 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     this.#inbox?.end();
     this.#inbox = null;
     this.#push = null;
-    this.#told = null;
-    this.#rows.clear();
+    this.#counted = null;
+    this.#keepRows();
     this.#days.clear();
     this.#pane = "list";
     this.#draw();
   }
 
   #failed(problem, what) {
-    if (!(problem instanceof Refusal)) reportError(problem); // a bug of ours
+    if (!(problem instanceof Refusal)) reportError(problem); // a bug in this script
     const detail = { status: problem.status ?? 0, code: problem.code ?? "error", message: problem.message, error: problem };
     this.#emit("tocsin-error", detail);
     if (what) this.#apologise(this.#words.failed[what]);
@@ -222,53 +296,30 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     root.adoptedStyleSheets = [sheet()];
     const { language, locale } = languageOf(this);
     const words = (this.#words = wordsOf(language, locale, this.#own));
-    this.#times = new Times(locale, words);
-    const bell = this.mode === "bell";
+    this.#times = new Times(locale);
     this.#opened = false;
-    this.#rows.clear();
+    this.#keepRows();
     this.#days.clear();
     this.#preferences = null;
 
-    const p = (this.#parts = {});
-    p.badge = h("span", { class: "badge", part: "badge", "aria-hidden": "true", hidden: true });
-    p.bell = h("button", { class: "bell", part: "bell", type: "button", "aria-haspopup": "dialog", "aria-expanded": "false",
-      onclick: () => { this.open = !this.#opened; }, onpointerenter: () => this.#inbox?.load(this.#tab), },
-      h("slot", { name: "bell" }, icon("bell")), p.badge);
-    p.back = iconButton("back", words.back, () => this.#turn("list"));
-    p.title = h("h2", { class: "title", part: "title", id: "title" });
-    p.readAll = iconButton("checks", words.readAll, () => this.#readAll());
-    p.settings = iconButton("sliders", words.preferences, () => this.#turn("preferences"));
-    p.close = iconButton("close", words.close, () => this.#hide(true));
-    p.close.classList.add("close");
-    p.tabs = ["all", "unread"].map((name) => h("button", { class: "tab", part: "tab", type: "button", role: "tab", id: `tab-${name}`,
-      "aria-controls": "list", onclick: () => this.#choose(name) }, h("span", {}, words[name]), h("span", { class: "count" })));
-    p.notice = h("p", { class: "notice", part: "notice", hidden: true });
-    p.pausedText = h("span", {});
-    p.paused = h("div", { class: "notice paused", part: "paused", hidden: true }, p.pausedText, textButton("text-button", words.resume, () => this.#inbox.resume()));
-    p.pill = textButton("pill", "", () => this.#reveal());
-    p.days = h("div", { class: "days" });
-    p.more = textButton("text-button", words.more, () => this.#inbox.more(this.#tab));
-    [p.pill.part, p.more.part] = ["pill", "more"];
-    p.near = h("i", { class: "near" });
-    p.foot = h("div", { class: "foot" }, p.near, p.more);
-    p.state = h("div", { class: "state" });
-    p.emptyText = h("div", {});
-    p.empty = h("div", { class: "state", part: "empty", hidden: true }, h("slot", { name: "empty" }, p.emptyText));
-    p.list = h("div", { class: "list", part: "list", id: "list", role: "tabpanel", onkeydown: (event) => this.#pressed(event) },
-      h("div", { class: "pills" }, p.pill), p.days, p.foot, p.state, p.empty);
-    p.pane = h("div", { class: "pane", hidden: true });
-    p.body = h("div", { class: "body" }, p.list, p.pane);
-    p.toast = h("div", { class: "toast", part: "toast", hidden: true, onpointerenter: () => clearTimeout(this.#undoing),
-      onpointerleave: () => this.#arm(), onfocusin: () => clearTimeout(this.#undoing), onfocusout: () => this.#arm() });
-    p.tablist = h("div", { class: "tabs", role: "tablist", "aria-label": words.show, onkeydown: (event) => this.#tabbed(event) }, p.tabs);
-    p.bar = h("div", { class: "bar", part: "header" }, p.back, p.title, h("slot", { name: "header" }), p.readAll, p.settings,
-      bell ? p.close : null);
-    p.panel = h("div", { class: "panel", part: "panel", role: bell ? "dialog" : "region", "aria-labelledby": "title", tabindex: "-1",
-      lang: locale, hidden: bell, onkeydown: (event) => this.#key(event), onfocusout: (event) => this.#left(event) },
-      p.bar, p.tablist, p.notice, p.paused, p.body, p.toast);
-    if (bell && "showPopover" in p.panel) p.panel.popover = "manual";
-    p.live = h("div", { class: "unseen", role: "status", "aria-live": "polite", lang: locale });
-    root.replaceChildren(...(bell ? [p.bell, p.panel, p.live] : [p.panel, p.live]));
+    this.#parts = frameOf(this.mode, words, locale, {
+      bell: () => { this.open = !this.#opened; },
+      hover: () => this.#inbox?.load(this.#tab),
+      turn: (pane) => this.#turn(pane),
+      readAll: () => this.#readAll(),
+      close: () => this.#hide(true),
+      choose: (tab) => this.#choose(tab),
+      resume: () => this.#inbox.resume(),
+      reveal: () => this.#reveal(),
+      more: () => this.#inbox.more(this.#tab),
+      hold: () => clearTimeout(this.#undoing),
+      arm: () => this.#arm(),
+      tabKey: (event) => this.#tabbed(event),
+      rowKey: (event) => this.#pressed(event),
+      key: (event) => this.#key(event),
+      left: (event) => this.#left(event),
+    });
+    root.replaceChildren(...this.#parts.root);
 
     this.#near?.disconnect();
     this.#near = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && this.#further());
@@ -387,8 +438,8 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     p.badge.hidden = !unread;
     p.badge.textContent = unread > 99 ? "99+" : String(unread);
     p.bell.setAttribute("aria-label", unread ? `${words.title}, ${words.unreadCount(unread)}` : words.title);
-    if (inbox && inbox.shownUnread !== this.#told && inbox.shownUnread !== null) {
-      this.#told = inbox.shownUnread;
+    if (inbox && inbox.shownUnread !== this.#counted && inbox.shownUnread !== null) {
+      this.#counted = inbox.shownUnread;
       this.#push?.badge(unread);
       this.#emit("tocsin-count", { unread });
     }
@@ -438,7 +489,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
       return section;
     }));
     inbox?.look(notes.map(({ id }) => id));
-    keepOnly(this.#rows, new Set(inbox?.notes.keys()));
+    this.#keepRows(new Set(inbox?.notes.keys()));
     keepOnly(this.#days, groups);
 
     const fresh = list ? inbox.waiting(this.#tab) : 0;
@@ -449,7 +500,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     if (!p.empty.hidden) p.emptyText.replaceChildren(icon(this.#tab === "all" ? "bell" : "checks"), ...words.empty[this.#tab].map((text) => h("p", {}, text)));
     p.foot.hidden = !(list?.loaded && list.next && !failed);
     if (list?.loading || p.foot.hidden) this.#near.unobserve(p.near);
-    else this.#near.observe(p.near); // anew after each page, as the end may still be in sight
+    else this.#near.observe(p.near); // observed again after each page: the end may still be visible
     p.more.textContent = list?.loading ? words.loading : words.more;
     p.state.hidden = !(failed || (list && !list.loaded) || !inbox);
     p.list.setAttribute("aria-busy", String(Boolean(list?.loading)));
@@ -459,6 +510,21 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     p.state.replaceChildren(...(failed
       ? [h("p", { role: "alert" }, problemOf(words, failed)), inbox && textButton("button", words.retry, () => inbox.retry(this.#tab))].filter(Boolean)
       : state ? [h("p", {}, words.loading)] : []));
+  }
+
+  #rendered(note) {
+    try {
+      return this.#renderItem?.(structuredClone(note)) ?? null;
+    } catch (problem) {
+      reportError(problem); // the page's own; the row is drawn as usual
+      return null;
+    }
+  }
+
+  /** Forget the rows of others than these, with what the page has drawn in them. */
+  #keepRows(ids = new Set()) {
+    for (const [id, row] of this.#rows) if (!ids.has(id)) row.place(null);
+    keepOnly(this.#rows, ids);
   }
 
   #section(day) {
@@ -477,7 +543,8 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
         remove: () => this.#remove(note.id),
         read: () => this.#inbox.mark(note.id, true),
         focus: () => { this.#current = note.id; this.#draw(); },
-      });
+        render: (now) => this.#rendered(now),
+      }, this);
       this.#rows.set(note.id, row);
     }
     row.update(this.#inbox.notes.get(note.id), this.#inbox.links.get(note.id), note.id === this.#current, moment);
@@ -494,7 +561,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     toast.replaceChildren(h("span", {}, text), ...(undoable ? [textButton("text-button", this.#words.undo, () => this.#undo())] : []));
   }
 
-  /** Keep times and days right while somebody can see them. */
+  /** Keep times and days right while they are visible. */
   #tick() {
     clearInterval(this.#ticking);
     if (document.visibilityState !== "visible" || !this.#built || (this.mode === "bell" && !this.#opened)) return;
@@ -502,7 +569,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     this.#draw();
   }
 
-  // --- What its user does ---
+  // --- What the user does ---
 
   #choose(tab) {
     if (tab === this.#tab) return;
@@ -542,7 +609,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
     inbox.whereTo(id).then((link) => this.#inbox === inbox && this.#leads(note) && location.assign(link));
   }
 
-  /** Tell the page that somebody opens it; return whether the browser is to go there. */
+  /** Tell the page that a notification is opened; return whether the browser follows the link. */
   #leads(note) {
     const link = this.#inbox.links.get(note.id) ?? null;
     const goes = this.#emit("tocsin-open", { notification: structuredClone(note), link }, true);
@@ -597,7 +664,7 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
 
   #inner() { return this.shadowRoot.activeElement; }
 
-  /** Whether something new would move what somebody is reading. */
+  /** Whether a new row would move what the user reads. */
   #busy(tab) {
     if (tab !== this.#tab || this.#pane !== "list" || (this.mode === "bell" && !this.#opened)) return false;
     const { days, body } = this.#parts;
@@ -653,9 +720,9 @@ export class TocsinInbox extends (globalThis.HTMLElement ?? class {}) {
   }
 }
 
-for (const name of ["src", "token", "theme", "worker"]) {
+for (const [name, read] of Object.entries(ATTRIBUTES)) {
   Object.defineProperty(TocsinInbox.prototype, name, {
-    get() { return this.getAttribute(name); },
+    get() { return read(this.getAttribute(name)); },
     set(value) { reflect(this, name, value); },
     configurable: true,
     enumerable: true,

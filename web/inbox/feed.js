@@ -39,8 +39,8 @@ export class Feed {
     this.#ask();
   }
 
-  /** How long another tab may take to answer; without locks (on plain http) whoever waited first leads. */
-  get #patience() { return navigator.locks ? 5_000 : LOOK_MS * (1 + 2 * Math.random()); }
+  /** How long another tab may take to answer; without locks (on plain http) the tab that waited least leads. */
+  get #patience() { return globalThis.navigator?.locks ? 5_000 : LOOK_MS * (1 + 2 * Math.random()); }
 
   /** Speak to the other tabs. */
   #post(message) {
@@ -67,7 +67,7 @@ export class Feed {
     if (this.#state === "refused") this.restart();
   }
 
-  /** The network is back, or somebody looks: don't wait any longer. */
+  /** The network is back, or the tab is visible again: do not wait any longer. */
   wake(why) {
     if (why === "offline") return void (this.#turn && this.#tell("state", "offline"));
     if (why === "visibilitychange" && document.visibilityState !== "visible") return;
@@ -78,12 +78,12 @@ export class Feed {
 
   async #join(name, steal = false) {
     const stop = this.#stop;
-    if (!navigator.locks) return;
+    if (!globalThis.navigator?.locks) return;
     this.#expect(name);
     try {
       await navigator.locks.request(name, steal ? { steal } : { signal: stop.signal }, () => this.#lead());
     } catch {
-      this.#turn?.abort(); // it was stolen: we were asleep, and took too long to answer
+      this.#turn?.abort(); // another tab took the lock, because this one was asleep
       if (!stop.signal.aborted) this.#join(name);
     }
   }
@@ -93,12 +93,12 @@ export class Feed {
     this.#expect(this.#channel.name, this.#patience);
   }
 
-  /** A leader that is not heard for so long is frozen: take its place, if somebody looks at this tab. */
+  /** A leader that is not heard for so long is frozen: take its place if this tab is visible. */
   #expect(name, ms = 2 * SILENCE_MS) {
     clearTimeout(this.#silence);
     this.#silence = setTimeout(() => {
       if (this.#turn || !this.#stop) return;
-      if (!navigator.locks) this.#lead();
+      if (!globalThis.navigator?.locks) this.#lead();
       else if (document.visibilityState === "visible") this.#join(name, true);
       else this.#expect(name);
     }, ms);
@@ -112,8 +112,8 @@ export class Feed {
       if (this.#count) this.#post({ event: "count", data: this.#count, id: this.#lastId });
       return;
     }
-    if (leaves) return void (this.#turn || navigator.locks || this.#ask());
-    if (this.#turn && (navigator.locks || rank > this.#rank)) return;
+    if (leaves) return void (this.#turn || globalThis.navigator?.locks || this.#ask());
+    if (this.#turn && (globalThis.navigator?.locks || rank > this.#rank)) return;
     this.#turn?.abort(); // of two that began at once, one goes on
     this.#expect(this.#channel.name);
     this.#lastId = id ?? this.#lastId;
@@ -150,7 +150,7 @@ export class Feed {
         failures += 1;
       }
       if (turn.signal.aborted) break;
-      this.#tell("state", navigator.onLine ? "reconnecting" : "offline");
+      this.#tell("state", globalThis.navigator?.onLine !== false ? "reconnecting" : "offline");
       await this.#pause(pause, turn.signal);
     }
     if (this.#turn === turn) this.#turn = null;
@@ -183,11 +183,11 @@ export class Feed {
           this.#lastId = id ?? this.#lastId;
           this.#tell(type, data);
         }
-        if (!events.length) this.#post({ id: this.#lastId }); // the tabs hear that we are awake
+        if (!events.length) this.#post({ id: this.#lastId }); // other tabs learn that this one is awake
       }
     } catch (problem) {
       if (!attempt.signal.aborted) throw problem;
-      return LOOK_MS; // we ended it, to go on with another token or after a silence
+      return LOOK_MS; // ended here: for a new token, or after a silence
     } finally {
       clearTimeout(renewal);
       clearTimeout(silence);
@@ -197,7 +197,7 @@ export class Feed {
     }
   }
 
-  /** Where there is no stream, look now and then. */
+  /** Without a stream, poll. */
   async #poll(signal) {
     while (!signal.aborted) {
       const page = await this.#client.json("GET", `/notifications?per_page=${PER_PAGE}`, undefined, { signal });

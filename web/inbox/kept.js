@@ -4,7 +4,7 @@ import { store } from "./storage.js";
 
 const MOST_KEPT = 500;
 
-/** Marks that the service may not have been told of: by the notification, the last of each, as long as the page may keep them. */
+/** Marks that may not have reached the service: the last of each notification, in `localStorage` where the page has it. */
 export class Kept {
   #client;
   #here = {};

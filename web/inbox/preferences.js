@@ -101,13 +101,13 @@ export class Preferences {
   #drawPause() {
     const words = this.#words;
     const until = this.#now.paused_until && timeOf(this.#now.paused_until);
-    const had = this.#pause.contains(this.element.getRootNode().activeElement);
+    const had = this.#pause.contains(/** @type {ShadowRoot} */ (this.element.getRootNode()).activeElement);
     const set = (moment) => this.#save({ paused_until: moment && moment.toISOString() }, () => this.#drawPause());
     const button = (text, moment) => textButton("button", text, () => set(moment()));
     const morning = new Date();
     morning.setDate(morning.getDate() + 1);
     morning.setHours(8, 0, 0, 0);
-    this.#pause.replaceChildren(h("section", {}, h("h3", {}, words.pause), ...(until > Date.now()
+    this.#pause.replaceChildren(h("section", {}, h("h3", {}, words.pause), ...(+until > Date.now()
       ? [h("p", { class: "hint" }, words.pausedUntil(this.#times.moment(until))), h("div", { class: "buttons" }, button(words.resume, () => null))]
       : [h("p", { class: "hint" }, words.pauseHint), h("div", { class: "buttons" }, button(words.pauseHour, () => new Date(Date.now() + 3_600_000)),
         button(words.pauseTomorrow(this.#times.clock(morning)), () => morning))])));
@@ -117,7 +117,7 @@ export class Preferences {
   #drawQuiet() {
     const words = this.#words;
     const windows = structuredClone(this.#now.quiet_hours ?? []);
-    const had = this.#quiet.contains(this.element.getRootNode().activeElement);
+    const had = this.#quiet.contains(/** @type {ShadowRoot} */ (this.element.getRootNode()).activeElement);
     const redraw = () => this.#drawQuiet();
     const save = () => {
       if (windows.some(({ from, to }) => !from || !to)) return;

@@ -5,8 +5,11 @@ import { messageOf, pictureOf } from "./safe_html.js";
 import { h, put, reflect, set } from "../shared/dom.js";
 import { timeOf } from "../shared/times.js";
 
-/** One notification: made once, brought up to date as often as it takes, where it changed: there may be thousands. */
-export function makeRow(note, words, times, does) {
+/**
+ * One notification: made once, brought up to date as often as it takes, where it changed: there may be thousands. What
+ * the page draws itself is a child of its element (`host`), so that the page's own style applies to it.
+ */
+export function makeRow(note, words, times, does, host) {
   const { id } = note;
   const at = timeOf(note.created_at);
   const time = h("time", { class: "time", part: "time", id: `time-${id}`, datetime: at.toISOString(), title: times.full(at) });
@@ -29,9 +32,21 @@ export function makeRow(note, words, times, does) {
   const toggle = h("button", { class: "icon-button dot", type: "button", onclick: does.toggle }, h("i", {}));
   const remove = iconButton("trash", words.remove, does.remove);
   remove.classList.add("remove");
-  const element = h("li", { class: "row", part: "row", onfocusin: does.focus }, main, state, avatar(note),
-    h("div", { class: "said" }, from, text, h("div", { class: "below" }, time, fold)), h("div", { class: "actions" }, toggle, remove));
-  let [drawn, open] = [{}, false];
+  const element = h("li", { class: "row", part: "row", onfocusin: does.focus }, main, state,
+    h("slot", { name: `item-${id}` }, avatar(note), h("div", { class: "said" }, from, text, h("div", { class: "below" }, time, fold))),
+    h("div", { class: "actions" }, toggle, remove));
+  /** @type {{ current?: boolean }} */
+  let drawn = {};
+  let open = false;
+  let placed = null;
+  const place = (node) => {
+    if (node === placed) return;
+    placed?.remove();
+    placed = node;
+    if (!node) return;
+    node.slot = `item-${id}`;
+    host.append(node);
+  };
   const stops = () => {
     for (const control of [main, fold, toggle, remove, ...text.querySelectorAll("a")]) control.tabIndex = drawn.current && !control.hidden ? 0 : -1;
   };
@@ -48,6 +63,7 @@ export function makeRow(note, words, times, does) {
   return {
     element,
     main,
+    place,
     day: times.day(at),
     update({ read_at, message_formatted }, link, current, moment) {
       const now = { unread: !read_at, message_formatted, link: link ?? null, current, moment };
@@ -59,6 +75,7 @@ export function makeRow(note, words, times, does) {
         fold.hidden = true;
         fitted(text);
       }
+      if (changed("unread") || changed("message_formatted")) place(does.render({ ...note, message_formatted, read_at }));
       if (changed("moment")) put(time, times.short(at));
       if (changed("unread")) {
         element.classList.toggle("unread", now.unread);

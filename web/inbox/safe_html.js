@@ -5,7 +5,7 @@ import { h } from "../shared/dom.js";
 const ALLOWED = new Set(["P", "STRONG", "EM", "BR"]);
 const SILENT = new Set(["SCRIPT", "STYLE", "TEMPLATE", "IFRAME", "OBJECT", "TEXTAREA", "TITLE", "NOSCRIPT", "SVG", "MATH"]);
 
-/** Return nodes for a notification's message: text and four tags, made anew, whatever the markup holds. */
+/** Return nodes for a notification's message: text and four tags, rebuilt whatever the markup holds. */
 export function messageOf({ message, message_formatted: formatted }) {
   const parsed = parse(String(formatted ?? ""));
   const made = parsed ? rebuilt(parsed.body) : [];

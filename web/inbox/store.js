@@ -52,7 +52,7 @@ export class Inbox {
   /** How many deletions can be undone. */
   get going() { return [...this.deleting.values()].filter((state) => state === "undoable").length; }
 
-  /** Go live as soon as there is a token: a provider that fails is asked again, one that has none when somebody looks. */
+  /** Go live as soon as there is a token: a provider that fails is called again, one that returns none when the tab is visible again. */
   async begin() {
     for (let failures = 0; !this.feed && !this.#ended; failures += 1) {
       try {
@@ -72,7 +72,7 @@ export class Inbox {
     }
   }
 
-  /** Somebody looks, or the network is back. */
+  /** The tab is visible again, or the network is back. */
   wake(why) {
     if (this.feed) this.feed.wake(why);
     else this.#nudge?.();
@@ -311,7 +311,7 @@ export class Inbox {
   }
 
   paused({ paused_until: until }) {
-    this.pausedUntil = until ? timeOf(until) : 0;
+    this.pausedUntil = until ? timeOf(until).getTime() : 0;
     this.#changed();
   }
 
@@ -352,7 +352,7 @@ export class Inbox {
     return this.links.get(id) ?? null;
   }
 
-  // --- What the service tells ---
+  // --- Events of the stream ---
 
   #heard(event, data) {
     if (this.#ended) return;
@@ -489,7 +489,7 @@ export class Inbox {
     this.#changed();
   }
 
-  /** Take over what the service has, but for what it has not been told yet. */
+  /** Take over the service's state, except for marks that have not reached it yet. */
   #take(notes) {
     const marks = this.#kept.all;
     const { newest, ids } = this.reading ?? {};
@@ -512,14 +512,14 @@ export class Inbox {
   }
 }
 
-/** How the service is told of a mark. */
+/** The request for each mark. */
 const MARKS = {
   read: (id) => ["PUT", `/notifications/${id}/read`],
   unread: (id) => ["PUT", `/notifications/${id}/unread`],
   deleted: (id) => ["DELETE", `/notifications/${id}`],
 };
 
-/** What the service refuses for good is done with; else it is to be asked again. */
+/** A final refusal ends it; anything else is repeated. */
 function passed(problem) {
   if (!(problem.status >= 400 && problem.status < 500) || [401, 408, 429].includes(problem.status)) throw problem;
 }

@@ -14,7 +14,7 @@ export function h(tag, attributes, ...children) {
     else element.setAttribute(name, value);
   }
   element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
-  return element;
+  return /** @type {any} */ (element);
 }
 
 /** Set the children, in this order, without moving those that stay: this keeps focus, scroll position and selection. */

@@ -27,7 +27,7 @@ export class Times {
     const [year, month, date] = day.split("-").map(Number);
     const at = new Date(year, month - 1, date);
     const today = new Date();
-    const ago = Math.round((new Date(today.getFullYear(), today.getMonth(), today.getDate()) - at) / 86_400_000);
+    const ago = Math.round((+new Date(today.getFullYear(), today.getMonth(), today.getDate()) - +at) / 86_400_000);
     const text = ago === 0 || ago === 1 ? this.#days.format(-ago, "day")
       : this.#format(at, { weekday: "long", day: "numeric", month: "long", ...(year === today.getFullYear() ? {} : { year: "numeric" }) });
     return text.charAt(0).toLocaleUpperCase(this.#locale) + text.slice(1);

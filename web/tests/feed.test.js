@@ -27,7 +27,7 @@ async function tab({ provider = null, given = token() } = {}) {
   feeds.push(made);
   await client.credentials(); // as the store does
   feed.start();
-  await pass(1_000); // whoever leads is found by then
+  await pass(1_000); // one of the tabs leads by then
   return made;
 }
 

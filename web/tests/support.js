@@ -39,7 +39,7 @@ class Storage {
   removeItem(name) { this.#items.delete(name); }
 }
 
-/** A token of user 1 that is good for an hour, which nobody signed; without a name where `sub` is null. */
+/** A token of user 1 that is good for an hour, without a signature; without a name where `sub` is null. */
 export function token({ sub = "1", seconds = 3_600 } = {}) {
   const claims = { ...(sub && { sub }), exp: Math.floor(Date.now() / 1_000) + seconds };
   return `e30.${Buffer.from(JSON.stringify(claims)).toString("base64url")}.x`;

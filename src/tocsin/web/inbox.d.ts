@@ -66,7 +66,7 @@ export interface TocsinInboxEventMap {
 
 /** What the element takes, for the templates of frameworks. */
 export type TocsinInboxProps = Partial<
-  Pick<TocsinInbox, "src" | "token" | "tokenProvider" | "mode" | "theme" | "lang" | "words" | "worker">
+  Pick<TocsinInbox, "src" | "token" | "tokenProvider" | "mode" | "theme" | "lang" | "words" | "worker" | "renderItem">
 >;
 
 export class TocsinInbox extends HTMLElement {
@@ -83,6 +83,11 @@ export class TocsinInbox extends HTMLElement {
   theme: "auto" | "light" | "dark" | null;
   /** The page's own words, for a language that the element does not have. */
   words: Words | null;
+  /**
+   * Draws what a row says, instead of picture, text and time: a node, which becomes a child of the element, or null for
+   * the usual. Called again when the notification is read, or is unread again.
+   */
+  renderItem: ((notification: Notification) => HTMLElement | null) | null;
   /** The page's own service worker, for pushes to this browser. */
   worker: string | null;
   /** Whether the bell's panel is open. */

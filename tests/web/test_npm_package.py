@@ -1,0 +1,129 @@
+"""The package for npm: what `npm pack` makes of `web` is sound, says what it has, and works without a browser."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.events import custom
+from tests.support.node import run, unpacked
+from tests.support.service import HOUR, SECRET, Api
+from tocsin import __version__
+from tocsin.auth.minting import mint_user
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs/guides/web-inbox.md"
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture(scope="module")
+async def package(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is in the package, where node finds it."""
+    return await unpacked(archive, tmp_path_factory.mktemp("package") / "node_modules")
+
+
+async def test_its_exports_and_types_are_found_by_every_bundler(sources: Path, archive: Path) -> None:
+    status, told = await run(sources, "node_modules/.bin/publint", "--strict")
+    assert status == 0, told
+    assert "All good!" in told
+    status, told = await run(sources, "node_modules/.bin/attw", archive.name, "--profile", "esm-only", "--no-emoji")
+    assert status == 0, told
+
+
+async def test_it_holds_what_it_promises_and_nothing_else(package: Path) -> None:
+    names = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
+    entries = {
+        f"dist/{name}{end}" for name in ("index", "client", "react", "vue") for end in (".js", ".js.map", ".d.ts")
+    }
+    words = {f"dist/words/{language}{end}" for language in ("da", "de") for end in (".js", ".d.ts")}
+    expected = entries | words | {"package.json", "README.md", "LICENSE", "dist/custom-elements.json"}
+    assert {name for name in names if not name.startswith("dist/chunk-")} == expected
+    about = json.loads((package / "package.json").read_text("utf-8"))
+    assert (about["version"], about["license"]) == (__version__, "Apache-2.0")
+    assert "dependencies" not in about
+    assert (package / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def named(entries: list[dict[str, Any]]) -> set[str]:
+    return {entry["name"] for entry in entries}
+
+
+def quoted(text: str) -> set[str]:
+    return set(re.findall(r"`([\w<>-]+)`", text))
+
+
+async def test_editors_are_told_what_the_document_says_of_the_element(package: Path) -> None:
+    """`custom-elements.json` names the attributes, events, slots, parts and custom properties of the guide."""
+    [module] = json.loads((package / "dist/custom-elements.json").read_text("utf-8"))["modules"]
+    [element] = module["declarations"]
+    assert element["tagName"] == "tocsin-inbox"
+    text = DOCUMENT.read_text("utf-8")
+    before_package = text[: text.index("## npm package")]
+    looks = text[text.index("## Looks") : text.index("## Keyboard")]
+    [slots, parts] = re.findall(r"(?:Slots|`::part\(\)`): (.*?)\.\s", looks, re.DOTALL)
+    properties = "".join(re.findall(r"^\| (`--.*?) \|", looks, re.MULTILINE))
+    assert named(element["slots"]) == quoted(slots)
+    assert named(element["cssParts"]) == quoted(parts)
+    assert named(element["cssProperties"]) == quoted(properties)
+    assert named(element["events"]) == quoted(
+        "".join(re.findall(r"^\| (`tocsin-\w+`) \|", before_package, re.MULTILINE))
+    )
+    assert named(element["attributes"]) == {"src", "token", "mode", "theme", "lang", "worker"}
+    assert named(element["members"]) == {"tokenProvider", "words", "renderItem", "open", "unread", "refresh"}
+
+
+CLIENT = """
+import { InboxClient } from "tocsin-inbox/client";
+
+const [src, token, post] = process.argv.slice(2);
+const client = new InboxClient({ src, tokenProvider: () => token });
+const seen = [];
+const until = (fits) => new Promise((resolve, reject) => {
+  setTimeout(() => reject(new Error(JSON.stringify(client.snapshot))), 10_000);
+  const look = () => fits(client.snapshot) && resolve();
+  client.subscribe(look);
+  look();
+});
+const shown = () => client.snapshot.notifications.map(({ message }) => message.split(" ").at(-1));
+
+client.start();
+await until(({ notifications, connection }) => notifications.length === 2 && connection === "live");
+seen.push([shown(), client.snapshot.unread]);
+await client.markRead(client.snapshot.notifications[1].id);
+await until(({ unread }) => unread === 1);
+seen.push([shown(), client.snapshot.unread]);
+client.remove(client.snapshot.notifications[0].id);
+await until(({ notifications, unread }) => notifications.length === 1 && unread === 0);
+seen.push([shown(), client.snapshot.unread]);
+const { time_zone } = await client.updatePreferences({ time_zone: "Europe/Copenhagen" });
+seen.push([time_zone, (await client.preferences()).time_zone, (await client.kinds()).length > 10]);
+console.log(JSON.stringify(seen));
+client.stop();
+"""
+
+
+async def test_the_client_lists_marks_and_follows_an_inbox_without_a_page(api: Api, package: Path) -> None:
+    await api.people(1)
+    for body in ("One", "Two"):
+        await api.post(custom(1, body=body))
+    folder = package.parents[1]
+    (folder / "client.mjs").write_text(CLIENT, "utf-8")
+    status, told = await run(folder, "node", "client.mjs", str(api.http.base_url), mint_user(SECRET, 1, HOUR))
+    assert status == 0, told
+    assert json.loads(told.splitlines()[-1]) == [
+        [["Two", "One"], 2],
+        [["Two", "One"], 1],
+        [["One"], 0],
+        ["Europe/Copenhagen", "Europe/Copenhagen", True],
+    ]
+
+
+async def test_a_server_may_import_all_of_it(package: Path) -> None:
+    folder = package.parents[1]
+    script = """await import("tocsin-inbox");
+        await import("tocsin-inbox/client");
+        console.log((await import("tocsin-inbox/words/da")).default.close);"""
+    assert await run(folder, "node", "--input-type=module", "-e", script) == (0, "Luk\n")

@@ -1,0 +1,13 @@
+import { readFile } from "node:fs/promises";
+import { transform } from "esbuild";
+
+/** For esbuild: an imported style sheet is a string, minified like the code. */
+export const styles = {
+  name: "styles",
+  setup({ onLoad }) {
+    onLoad({ filter: /\.css$/ }, async ({ path }) => {
+      const { code } = await transform(await readFile(path, "utf-8"), { loader: "css", minify: true });
+      return { contents: code.trim(), loader: "text" };
+    });
+  },
+};

@@ -376,7 +376,7 @@ async function replayLane(lane, refresh) {
 function explained(found) {
   const times = [["read", found.read_at], ["deleted", found.deleted_at]].filter(([, at]) => at).map(([did, at]) => `, ${did} at ${at}`);
   return h("div", { class: "explained" },
-    h("p", {}, state(found.recipient ? "delivered" : "not delivered"), found.recipient ? ` to the inbox at ${found.delivered_at}: ` : ": ", found.why, times),
+    h("p", {}, state(found.recipient ? "delivered" : "not delivered"), found.recipient ? ` to the inbox at ${found.delivered_at}: ` : ": ", found.why === "named" ? "named in notify.users" : found.why, times),
     found.devices.length ? h("ul", {}, found.devices.map((device) => h("li", {},
       state(device.state), ` ${device.type} …${device.token_ending} through ${device.lane}`,
       device.what && device.what !== device.state ? `: ${device.what}` : "",

@@ -269,7 +269,7 @@ function showCommands() {
       services.crm,
       (token) => `curl -H 'Authorization: Bearer ${token}' ${json} ${url("events")} -d '${JSON.stringify(event)}'`,
     ],
-    "Mark all as read; the phones clear": [
+    "Read all and clear the phones": [
       me.token,
       (token) => `curl -X PUT -H 'Authorization: Bearer ${token}' ${url("notifications/read")}`,
     ],

@@ -279,7 +279,7 @@ class TestPush:
             window = await opened_preferences(windows)
             await window.panel.get_by_role("switch", name=SWITCH).click()
             await expect(window.panel.get_by_text("Your browser could not be set up.")).to_be_visible()
-            assert window.complaints == ["A worker must be of the page's origin."]
+            assert window.complaints == ["The worker must have the page's origin."]
             window.complaints.clear()
             assert await window.page.evaluate("() => subscribed") == []
 

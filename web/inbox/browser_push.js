@@ -1,4 +1,4 @@
-/** Pushes to this browser. */
+/** Pushes in this browser. */
 
 import { trusted } from "./safe_html.js";
 import { store } from "./storage.js";
@@ -17,7 +17,7 @@ export class BrowserPush {
     [this.#client, this.#worker] = [client, worker];
   }
 
-  /** Whether this user gets pushes in this browser: `on`, `off`, `denied`; null where the service pushes to no browsers. */
+  /** Whether this user gets pushes in this browser: `on`, `off`, `denied`; null if web push is not configured. */
   async state() {
     if (!(await this.#keyOfService())) return null;
     if (Notification.permission === "denied") return "denied";
@@ -37,14 +37,14 @@ export class BrowserPush {
     await subscription.unsubscribe();
   }
 
-  /** Register again what was registered before, and subscribe again if the service's key has changed. */
+  /** Renew an existing registration, and subscribe again if the service's key has changed. */
   async restore() {
-    await this.#client.credentials(); // which say whose it is
+    await this.#client.credentials(); // they name the user
     if (!this.#isOurs() || Notification.permission !== "granted" || !(await this.#subscription())) return;
     if (await this.#keyOfService()) await this.#subscribe();
   }
 
-  /** Close what this browser still shows of these. */
+  /** Close the browser's notifications of these ids. */
   async close(ids) {
     if (!this.#isOurs()) return;
     const registration = await this.#registration();
@@ -85,7 +85,7 @@ export class BrowserPush {
 
   async #subscription() { return (await this.#registration())?.pushManager.getSubscription() ?? null; }
 
-  /** Wait until the worker is there. */
+  /** Wait until the service worker is active. */
   async #ready() {
     const registration = await navigator.serviceWorker.register(trusted().createScriptURL(this.#worker));
     const coming = registration.installing ?? registration.waiting;

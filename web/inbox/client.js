@@ -1,4 +1,4 @@
-/** The service, as its caller sees it. */
+/** Calls of the service. */
 
 import { wait } from "../shared/times.js";
 import { claimsOf, identityOf } from "../shared/token.js";
@@ -7,7 +7,7 @@ const LIMIT_MS = 20_000;
 const RENEW_MS = 30_000;
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
-/** Why something was not done; status 0 means that the service was not reached. */
+/** A failed call; status 0 means that the service was not reached. */
 export class Refusal extends Error {
   constructor(status, code, message, after = 0) {
     super(message);
@@ -34,7 +34,7 @@ export class Client {
     Object.assign(this, { src: src.replace(/\/+$/, ""), token, provider });
   }
 
-  /** Who the token is for, so that nothing is shared with anybody else; null where it does not say. */
+  /** A key for the user of the token, so that users do not share a stream; null without `sub`. */
   get identity() { return identityOf(this.token); }
 
   get msToRenewal() {
@@ -43,7 +43,7 @@ export class Client {
     return Math.max(0, Math.min(exp * 1_000 - Date.now() - RENEW_MS, LONGEST_TIMER_MS));
   }
 
-  /** Return a token that is good, asking for another one shortly before the last expires. */
+  /** Return a valid token; get a new one shortly before the current one expires. */
   async credentials() {
     return this.token && this.msToRenewal > 0 ? checked(this.token) : this.#renew(this.token);
   }
@@ -53,7 +53,7 @@ export class Client {
     return answer.json().catch((cause) => { throw unreachable(cause); });
   }
 
-  /** Ask the service, with another token where this one is refused. Throws a Refusal. */
+  /** Call the service; repeat with a new token if this one is refused. Throws a Refusal. */
   async ask(method, path, body = undefined, more = {}) {
     const token = await this.credentials();
     let answer = await this.#send(token, method, path, body, more);
@@ -64,7 +64,7 @@ export class Client {
     return answer;
   }
 
-  /** An answer that has not come in whole in time is given up; a stream sees to itself. */
+  /** Send one request. It is aborted if the response is not complete in time; streams have no such limit. */
   async #send(token, method, path, body, /** @type {RequestInit & { streams?: boolean }} */ { headers, signal, streams, ...more }) {
     const json = body === undefined ? {} : { "Content-Type": "application/json" };
     const limit = new AbortController();
@@ -80,13 +80,13 @@ export class Client {
   /** Return a new token. Calls that need one at the same time share one request. */
   async #renew(used) {
     if (this.token && this.token !== used) return this.token;
-    if (!this.provider) throw new Refusal(401, "token", "There is no token.");
+    if (!this.provider) throw new Refusal(401, "token", "The token is missing.");
     this.#renewing ??= Promise.race([(async () => this.provider())(), wait(LIMIT_MS).then(() => { throw new Error(LATE); })]).then((given) => {
       const token = checked(given);
       if (used && identityOf(used) !== identityOf(token)) throw new Refusal(401, "token", "The token provider returned another user's token.");
       this.token = token;
       this.#clockFits = true;
-      this.#clockFits = this.msToRenewal > 0; // a token that ends at once says that the clocks differ: wait for a 401
+      this.#clockFits = this.msToRenewal > 0; // a new token that has already expired means that the clocks differ: wait for a 401
       return token;
     }, (cause) => {
       throw new Refusal(0, "token", String(cause?.message ?? cause));
@@ -95,12 +95,12 @@ export class Client {
   }
 }
 
-const LATE = "No answer in time.";
+const LATE = "The request timed out.";
 
 const unreachable = (cause) => new Refusal(0, "unreachable", String(cause?.message ?? cause));
 
-/** Return a token, if it is one: a provider may have fetched a login page. */
+/** Return the token if it is a JWT: a provider may have fetched a login page. */
 function checked(token) {
   if (/^\s*[\w-]+\.[\w-]+\.[\w-]*\s*$/.test(token)) return token.trim();
-  throw new Refusal(401, "token", token ? "The token is not a JWT." : "There is no token.");
+  throw new Refusal(401, "token", token ? "The token is not a JWT." : "The token is missing.");
 }

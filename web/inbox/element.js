@@ -1,4 +1,4 @@
-/** `<tocsin-inbox>`: its frame, what it draws, and what its user does; see docs/guides/web-inbox.md. */
+/** The element `<tocsin-inbox>`: frame, rendering and user actions; see docs/guides/web-inbox.md. */
 
 import { BrowserPush } from "./browser_push.js";
 import { Client, Refusal } from "./client.js";
@@ -20,7 +20,7 @@ const LACKING_MS = 5_000;
 const MOST_BY_ITSELF = 100;
 const TICK_MS = 20_000;
 
-/** The attributes, each a property of the same name too: what that is by the attribute's text. */
+/** The attributes. Each is also a property of that name; the functions convert the text of the attribute. */
 const ATTRIBUTES = {
   src: (text) => text,
   token: (text) => text,
@@ -41,53 +41,53 @@ let warned = false;
  * The inbox of Tocsin for any page: a bell with a panel, or a list in place.
  *
  * @customElement tocsin-inbox
- * @attr {string} src - Where the service is: `https://notify.example.com`.
- * @attr {string} token - A user's token; better is the property `tokenProvider`.
+ * @attr {string} src - The URL of the service: `https://notify.example.com`.
+ * @attr {string} token - A user's token; prefer the property `tokenProvider`.
  * @attr {"bell" | "page"} mode - A bell with a panel (default), or the list in place.
  * @attr {"auto" | "light" | "dark"} theme - `auto` (default) follows the `color-scheme` of the page.
- * @attr {string} lang - The language of words and dates; else that of the page.
+ * @attr {string} lang - The language of texts and dates; by default that of the page.
  * @attr {string} worker - The page's service worker, for pushes to this browser.
- * @fires {CustomEvent<OpenDetail>} tocsin-open - A notification is opened; cancel it to go there yourself.
+ * @fires {CustomEvent<OpenDetail>} tocsin-open - A notification is opened; cancel the event to navigate yourself.
  * @fires {CustomEvent<CountDetail>} tocsin-count - The number of unread notifications has changed.
  * @fires {CustomEvent<ErrorDetail>} tocsin-error - Something failed.
  * @slot bell - The icon of the bell.
- * @slot header - Beside the title.
- * @slot empty - Instead of the words where there is nothing.
- * @slot item-<id> - What the row of the notification with this id says.
+ * @slot header - Content beside the title.
+ * @slot empty - Content of an empty list.
+ * @slot item-<id> - Content of the row of the notification with this id.
  * @csspart bell - The button that opens the panel.
- * @csspart badge - How many are unread.
- * @csspart panel - What opens, or is in place.
+ * @csspart badge - The number of unread notifications.
+ * @csspart panel - The panel, or the whole list in page mode.
  * @csspart header - The line with the title and the buttons.
  * @csspart title - The title.
  * @csspart button - A button with an icon.
  * @csspart tab - "All" and "Unread".
- * @csspart notice - A line on the state of the connection.
- * @csspart paused - A line on the pause of pushes.
+ * @csspart notice - The line with the state of the connection.
+ * @csspart paused - The line about paused pushes.
  * @csspart list - The list.
- * @csspart pill - How many are new above.
+ * @csspart pill - The button with the number of new notifications.
  * @csspart day - The heading of a day.
  * @csspart row - A notification.
- * @csspart item - The link, or the button, that covers a row.
- * @csspart avatar - Picture, initials or a bell.
- * @csspart sender - Who wrote a message of their own words.
+ * @csspart item - The link or button that covers a row.
+ * @csspart avatar - The picture, initials or bell of a row.
+ * @csspart sender - The author of a custom notification.
  * @csspart text - The message.
- * @csspart time - When it was made.
- * @csspart more - The button that loads more.
- * @csspart empty - What is shown where there is nothing.
- * @csspart toast - What can be undone, or was not done.
+ * @csspart time - The time of a notification.
+ * @csspart more - The button that loads the next page.
+ * @csspart empty - The text of an empty list.
+ * @csspart toast - The message about an action, with Undo if possible.
  * @csspart preferences - The pane of preferences.
  * @csspart switch - A switch of the preferences.
  * @cssprop --tocsin-font - `font` as a whole.
  * @cssprop --tocsin-background - The panel.
  * @cssprop --tocsin-text - Text.
- * @cssprop --tocsin-muted - Text of less weight.
+ * @cssprop --tocsin-muted - Secondary text.
  * @cssprop --tocsin-border - Lines.
  * @cssprop --tocsin-hover - Rows under the pointer.
  * @cssprop --tocsin-unread - Unread rows.
- * @cssprop --tocsin-accent - What stands out.
- * @cssprop --tocsin-on-accent - What is written on it.
+ * @cssprop --tocsin-accent - The accent colour.
+ * @cssprop --tocsin-on-accent - Text on the accent colour.
  * @cssprop --tocsin-badge - The badge.
- * @cssprop --tocsin-on-badge - What is written on it.
+ * @cssprop --tocsin-on-badge - Text on the badge.
  * @cssprop --tocsin-radius - The corners of the panel.
  * @cssprop --tocsin-width - The width of the panel.
  * @cssprop --tocsin-height - The height of the panel.
@@ -124,7 +124,7 @@ export class TocsinInbox extends Base {
   #near = null;
   #preferences = null;
 
-  /** Called for a token when there is none, when the last was refused, and shortly before it expires. */
+  /** Returns a token; called at the start, after a refused token, and shortly before one expires. */
   get tokenProvider() { return this.#provider; }
   set tokenProvider(provider) {
     this.#provider = provider;
@@ -132,7 +132,7 @@ export class TocsinInbox extends Base {
     else this.#start();
   }
 
-  /** The page's own words, in the places of those of the language; see docs/guides/web-inbox.md. */
+  /** Texts of the page that replace those of the language; see docs/guides/web-inbox.md. */
   get words() { return this.#own; }
   set words(words) {
     const same = words === this.#own;
@@ -142,7 +142,7 @@ export class TocsinInbox extends Base {
     this.#build();
   }
 
-  /** Draws what a row says, in the page's own way: see docs/guides/web-inbox.md. */
+  /** A callback of the page that draws the content of a row; see docs/guides/web-inbox.md. */
   get renderItem() { return this.#renderItem; }
   set renderItem(render) {
     this.#renderItem = render;
@@ -150,10 +150,10 @@ export class TocsinInbox extends Base {
     if (this.#built) this.#draw();
   }
 
-  /** How many are unread; null until it is known. */
+  /** The number of unread notifications; null until it is known. */
   get unread() { return this.#inbox?.shownUnread ?? null; }
 
-  /** Whether the bell's panel is open. */
+  /** Whether the panel is open. */
   get open() { return this.#opened; }
   set open(open) {
     if (!this.#built || this.mode === "page" || open === this.#opened) return;
@@ -161,7 +161,7 @@ export class TocsinInbox extends Base {
     else this.#hide();
   }
 
-  /** Ask for the list again. */
+  /** Reload the list. */
   async refresh() { await this.#inbox?.refresh(); }
 
   connectedCallback() {
@@ -189,7 +189,7 @@ export class TocsinInbox extends Base {
     }
   }
 
-  /** What happens around the element: the one listener of page and window. */
+  /** Handle events of the page and the window; the only listener for them. */
   handleEvent(event) {
     const inside = event.composedPath().includes(this);
     switch (event.type) {
@@ -209,7 +209,7 @@ export class TocsinInbox extends Base {
     ];
   }
 
-  /** Begin when the attributes and properties that are set now are all set. */
+  /** Start in a microtask, so that attributes and properties set together take effect together. */
   #start() {
     if (this.#starting || this.#inbox || !this.#built) return;
     this.#starting = true;
@@ -238,7 +238,7 @@ export class TocsinInbox extends Base {
     });
   }
 
-  /** Where the service is, or who the user is, is unknown. */
+  /** Report a missing `src` or token. */
   #lacks() {
     if (this.#inbox || !this.isConnected) return;
     const problem = new Refusal(401, "token", "<tocsin-inbox> needs src, and token or tokenProvider.");
@@ -248,7 +248,7 @@ export class TocsinInbox extends Base {
     this.#draw();
   }
 
-  /** Load what is looked at now. */
+  /** Load the visible list. */
   #look() {
     this.#inbox.load(this.#tab);
     this.#inbox.lookAtPause();
@@ -289,7 +289,7 @@ export class TocsinInbox extends Base {
     this.#saying = setTimeout(() => { this.#parts.live.textContent = text; }, 60);
   }
 
-  // --- Its frame ---
+  // --- Frame ---
 
   #build() {
     const root = this.shadowRoot ?? this.attachShadow({ mode: "open" });
@@ -336,7 +336,7 @@ export class TocsinInbox extends Base {
     this.open = open;
   }
 
-  /** Say it all in the language of the page, once the service has sent its words: until then the panel is not shown. */
+  /** Render all texts in the language of the page; the panel stays hidden until the service has sent them. */
   async #speak(language = languageOf(this).language) {
     if (hasWords(language) || !this.src) return;
     const { panel } = this.#parts;
@@ -374,7 +374,7 @@ export class TocsinInbox extends Base {
     this.#tick();
   }
 
-  /** Put the panel under the bell, or above it where there is more room, inside the window. */
+  /** Place the panel below the bell, or above it if there is more space, within the window. */
   #place() {
     const { panel, bell } = this.#parts;
     const at = bell.getBoundingClientRect();
@@ -390,7 +390,7 @@ export class TocsinInbox extends Base {
     set(panel, "--_room", `${Math.max(up ? above : below, 160)}px`);
   }
 
-  /** Close the panel when the focus goes on to the rest of the page, which it would hide, or past its end. */
+  /** Close the panel when the focus leaves it, because it may cover the focused element. */
   #left({ relatedTarget }) {
     if (!this.#opened || (relatedTarget ? this.shadowRoot.contains(relatedTarget) || this.contains(relatedTarget) : !this.#tabbing)) return;
     this.#hide();
@@ -416,14 +416,14 @@ export class TocsinInbox extends Base {
     if (focus) (pane !== "list" ? this.#parts.back : from === "preferences" ? settings : panel).focus();
   }
 
-  /** Load more by itself; in place not for ever, so that the rest of the page can be reached. */
+  /** Load more pages automatically; in page mode only some, so that the user can reach the rest of the page. */
   #further() {
     if (this.mode === "bell" || this.#inbox?.lists[this.#tab].ids.length < MOST_BY_ITSELF) this.#inbox?.more(this.#tab, true);
   }
 
-  // --- What is drawn ---
+  // --- Rendering ---
 
-  /** Draw soon; many changes at once are drawn once. */
+  /** Schedule a render; several changes are rendered together. */
   #draw(now = false) {
     if (now) return this.#paint();
     if (this.#drawing) return;
@@ -516,12 +516,12 @@ export class TocsinInbox extends Base {
     try {
       return this.#renderItem?.(structuredClone(note)) ?? null;
     } catch (problem) {
-      reportError(problem); // the page's own; the row is drawn as usual
+      reportError(problem); // an error of the page; the row gets its default content
       return null;
     }
   }
 
-  /** Forget the rows of others than these, with what the page has drawn in them. */
+  /** Remove all rows but these, with the content that the page has drawn in them. */
   #keepRows(ids = new Set()) {
     for (const [id, row] of this.#rows) if (!ids.has(id)) row.place(null);
     keepOnly(this.#rows, ids);
@@ -561,7 +561,7 @@ export class TocsinInbox extends Base {
     toast.replaceChildren(h("span", {}, text), ...(undoable ? [textButton("text-button", this.#words.undo, () => this.#undo())] : []));
   }
 
-  /** Keep times and days right while they are visible. */
+  /** Update times and days while they are visible. */
   #tick() {
     clearInterval(this.#ticking);
     if (document.visibilityState !== "visible" || !this.#built || (this.mode === "bell" && !this.#opened)) return;
@@ -569,7 +569,7 @@ export class TocsinInbox extends Base {
     this.#draw();
   }
 
-  // --- What the user does ---
+  // --- User actions ---
 
   #choose(tab) {
     if (tab === this.#tab) return;
@@ -605,11 +605,11 @@ export class TocsinInbox extends Base {
     if (elsewhere) return;
     const inbox = this.#inbox;
     if (inbox.links.has(id)) return void (this.#leads(note) || event.preventDefault());
-    event.preventDefault(); // where it leads is still being asked
+    event.preventDefault(); // the link is being fetched
     inbox.whereTo(id).then((link) => this.#inbox === inbox && this.#leads(note) && location.assign(link));
   }
 
-  /** Tell the page that a notification is opened; return whether the browser follows the link. */
+  /** Dispatch `tocsin-open`; return whether the browser follows the link. */
   #leads(note) {
     const link = this.#inbox.links.get(note.id) ?? null;
     const goes = this.#emit("tocsin-open", { notification: structuredClone(note), link }, true);
@@ -664,7 +664,7 @@ export class TocsinInbox extends Base {
 
   #inner() { return this.shadowRoot.activeElement; }
 
-  /** Whether a new row would move what the user reads. */
+  /** Whether a new row would move the rows that the user reads. */
   #busy(tab) {
     if (tab !== this.#tab || this.#pane !== "list" || (this.mode === "bell" && !this.#opened)) return false;
     const { days, body } = this.#parts;

@@ -1,4 +1,4 @@
-/** The live stream, one for all tabs of a user. It knows no list. */
+/** The live stream, shared by all tabs of a user. Independent of the list. */
 
 import { EventParser } from "./sse.js";
 
@@ -26,7 +26,7 @@ export class Feed {
     this.#report = report;
   }
 
-  /** Take part: one tab streams for all others. Where tabs can't speak with each other, each streams by itself. */
+  /** Start. One tab opens the stream for all; without BroadcastChannel, each tab opens its own. */
   start() {
     if (this.#stop) return;
     this.#stop = new AbortController();
@@ -39,10 +39,10 @@ export class Feed {
     this.#ask();
   }
 
-  /** How long another tab may take to answer; without locks (on plain http) the tab that waited least leads. */
+  /** How long to wait for another tab; without locks (on plain http), the tab with the shortest wait becomes the leader. */
   get #patience() { return globalThis.navigator?.locks ? 5_000 : LOOK_MS * (1 + 2 * Math.random()); }
 
-  /** Speak to the other tabs. */
+  /** Send a message to the other tabs. */
   #post(message) {
     this.#channel?.postMessage({ ...message, rank: this.#rank });
   }
@@ -62,12 +62,12 @@ export class Feed {
     this.start();
   }
 
-  /** The token may be good again. */
+  /** Retry, because the token may be valid again. */
   resume() {
     if (this.#state === "refused") this.restart();
   }
 
-  /** The network is back, or the tab is visible again: do not wait any longer. */
+  /** Retry without a delay: the network is back, or the tab is visible again. */
   wake(why) {
     if (why === "offline") return void (this.#turn && this.#tell("state", "offline"));
     if (why === "visibilitychange" && document.visibilityState !== "visible") return;
@@ -83,7 +83,7 @@ export class Feed {
     try {
       await navigator.locks.request(name, steal ? { steal } : { signal: stop.signal }, () => this.#lead());
     } catch {
-      this.#turn?.abort(); // another tab took the lock, because this one was asleep
+      this.#turn?.abort(); // another tab took the lock while this tab was suspended
       if (!stop.signal.aborted) this.#join(name);
     }
   }
@@ -93,7 +93,7 @@ export class Feed {
     this.#expect(this.#channel.name, this.#patience);
   }
 
-  /** A leader that is not heard for so long is frozen: take its place if this tab is visible. */
+  /** A leader without messages for so long is suspended: take over if this tab is visible. */
   #expect(name, ms = 2 * SILENCE_MS) {
     clearTimeout(this.#silence);
     this.#silence = setTimeout(() => {
@@ -114,7 +114,7 @@ export class Feed {
     }
     if (leaves) return void (this.#turn || globalThis.navigator?.locks || this.#ask());
     if (this.#turn && (globalThis.navigator?.locks || rank > this.#rank)) return;
-    this.#turn?.abort(); // of two that began at once, one goes on
+    this.#turn?.abort(); // if two tabs started at the same time, one of them stops
     this.#expect(this.#channel.name);
     this.#lastId = id ?? this.#lastId;
     if (event) this.#report(event, data);
@@ -136,7 +136,7 @@ export class Feed {
       let pause = 0;
       try {
         const retry = await this.#stream(turn.signal, () => { failures = 0; });
-        pause = (0.1 + Math.random()) * retry; // after a restart, not all at once
+        pause = (0.1 + Math.random()) * retry; // spread the reconnects after a restart of the service
       } catch (problem) {
         if (turn.signal.aborted) break;
         if (problem.status === 404) {
@@ -144,7 +144,7 @@ export class Feed {
         } else if (problem.status === 401) {
           this.#tell("refused", { status: 401, code: problem.code, message: problem.message });
           this.#state = "refused";
-          break; // until there is another token
+          break; // until there is a new token
         }
         pause = (problem.after ?? 0) * 1_000 + Math.min(30_000, 1_000 * 2 ** failures) * (0.5 + Math.random() / 2);
         failures += 1;
@@ -156,9 +156,9 @@ export class Feed {
     if (this.#turn === turn) this.#turn = null;
   }
 
-  /** Read the stream until it ends. Return how long to wait before the next, in ms. */
+  /** Read the stream until it ends. Return the delay before the next one in ms. */
   async #stream(signal, begun) {
-    await this.#client.credentials(); // a token that is due would end the stream as soon as it has begun
+    await this.#client.credentials(); // renew a token about to expire, which would end the stream at once
     if (signal.aborted) return 0;
     const attempt = new AbortController();
     const end = () => attempt.abort();
@@ -183,11 +183,11 @@ export class Feed {
           this.#lastId = id ?? this.#lastId;
           this.#tell(type, data);
         }
-        if (!events.length) this.#post({ id: this.#lastId }); // other tabs learn that this one is awake
+        if (!events.length) this.#post({ id: this.#lastId }); // tells other tabs that this one is active
       }
     } catch (problem) {
       if (!attempt.signal.aborted) throw problem;
-      return LOOK_MS; // ended here: for a new token, or after a silence
+      return LOOK_MS; // closed by this tab: for a new token, or after missing keepalives
     } finally {
       clearTimeout(renewal);
       clearTimeout(silence);

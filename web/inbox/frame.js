@@ -3,7 +3,7 @@
 import { icon, iconButton, textButton } from "./icons.js";
 import { h } from "../shared/dom.js";
 
-/** Return its parts by name; `root` are those to show. `on` has what each control does. */
+/** Return the parts by name; `root` has the top-level ones. `on` has the handlers of the controls. */
 export function frameOf(mode, words, locale, on) {
   const bell = mode === "bell";
   /** @type {Record<string, any>} */

@@ -1,4 +1,4 @@
-/** The pane that shows the keys. */
+/** The pane with the keyboard shortcuts. */
 
 import { h } from "../shared/dom.js";
 

@@ -1,4 +1,4 @@
-/** `<tocsin-inbox>`: the inbox of Tocsin, for any page. Importing it touches no DOM. */
+/** The entry module: it defines `<tocsin-inbox>` in a browser. Importing it does not access the DOM. */
 
 import { TocsinInbox } from "./element.js";
 

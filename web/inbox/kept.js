@@ -1,10 +1,10 @@
-/** Marks that were made while the service could not be reached. */
+/** Marks made while the service was unreachable. */
 
 import { store } from "./storage.js";
 
 const MOST_KEPT = 500;
 
-/** Marks that may not have reached the service: the last of each notification, in `localStorage` where the page has it. */
+/** Unsent marks: the last one of each notification, in `localStorage` if available. */
 export class Kept {
   #client;
   #here = {};
@@ -23,7 +23,7 @@ export class Kept {
     }
   }
 
-  /** Keep these; null takes one away. */
+  /** Store these marks; null removes one. */
   put(marks) {
     const all = Object.entries({ ...this.all, ...marks }).filter(([, mark]) => mark).slice(-MOST_KEPT);
     const text = all.length ? JSON.stringify(Object.fromEntries(all)) : null;

@@ -1,4 +1,4 @@
-/** The pane of preferences: pushes to this browser, pause, quiet hours, time zone, and a switch for each kind and channel. */
+/** The preferences pane: pushes in this browser, pause, quiet hours, time zone, and a switch for each kind and channel. */
 
 import { icon, iconButton, textButton } from "./icons.js";
 import { problemOf } from "./words.js";
@@ -57,7 +57,7 @@ export class Preferences {
   #pause = null;
   #quiet = null;
 
-  /** Send a change, one after the other; what is refused is put back as it was, with the reason. */
+  /** Send changes one after another; a refused one is reverted and its reason shown. */
   #save(change, redraw) {
     this.#saving = this.#saving.then(async () => {
       try {
@@ -161,7 +161,7 @@ export class Preferences {
     this.#save({ time_zone: zone }, () => { this.#select.value = this.#now.time_zone; });
   }
 
-  /** The first quiet hours go by the clock of this browser, where no other was chosen. */
+  /** The first quiet hours use the time zone of this browser, if none is set. */
   #adoptZone() {
     const here = Intl.DateTimeFormat().resolvedOptions().timeZone;
     const chosen = this.#zoned || this.#now.time_zone !== "UTC" || this.#now.quiet_hours.length !== 1;

@@ -1,4 +1,4 @@
-/** The rows of the list: made once for each notification, and brought up to date where it changed. */
+/** The rows of the list: created once per notification, then updated. */
 
 import { icon, iconButton, label, textButton } from "./icons.js";
 import { messageOf, pictureOf } from "./safe_html.js";
@@ -6,8 +6,8 @@ import { h, put, reflect, set } from "../shared/dom.js";
 import { timeOf } from "../shared/times.js";
 
 /**
- * One notification: made once, brought up to date as often as it takes, where it changed: there may be thousands. What
- * the page draws itself is a child of its element (`host`), so that the page's own style applies to it.
+ * A row. It is created once and then only changed parts are updated, because there may be thousands. Content that the
+ * page draws is a child of the element (`host`), so that the page's style applies to it.
  */
 export function makeRow(note, words, times, does, host) {
   const { id } = note;
@@ -91,7 +91,7 @@ export function makeRow(note, words, times, does, host) {
   };
 }
 
-/** What finds out whether a message is shown in whole, as often as the room that it has changes. */
+/** An observer that detects truncated messages whenever their size changes. */
 const fits = new WeakMap();
 let fitter;
 
@@ -103,13 +103,13 @@ function fitted(text) {
 
 const namesOf = (person) => [person?.first_name, person?.last_name].filter((name) => typeof name === "string" && name.trim());
 
-/** Who wrote a message of their own words, which is not to be taken for one of the service's. */
+/** The author of a custom notification, so that users do not take it for a text of the service. */
 function senderOf({ type, data }) {
   const user = type === "custom" && data?.user;
   return user ? namesOf(user).join(" ") || `#${user.id}` : null;
 }
 
-/** The person's picture where there is one that may be shown; else their initials; else a bell. */
+/** The person's picture if allowed, else their initials, else a bell. */
 function avatar({ data }) {
   const names = namesOf(data?.user ?? data?.contact);
   const initials = names.map((name) => firstOf(name.trim())).join("").toLocaleUpperCase();
@@ -123,5 +123,5 @@ function avatar({ data }) {
   return place;
 }
 
-/** The first letter as people see it. */
+/** The first grapheme. */
 const firstOf = (text) => (Intl.Segmenter ? [...new Intl.Segmenter().segment(text)][0].segment : [...text][0]);

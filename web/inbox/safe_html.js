@@ -1,11 +1,11 @@
-/** Text and addresses from outside, made safe: messages are rebuilt from text and four tags. */
+/** Sanitize external text and URLs: messages are rebuilt from text and four tags. */
 
 import { h } from "../shared/dom.js";
 
 const ALLOWED = new Set(["P", "STRONG", "EM", "BR"]);
 const SILENT = new Set(["SCRIPT", "STYLE", "TEMPLATE", "IFRAME", "OBJECT", "TEXTAREA", "TITLE", "NOSCRIPT", "SVG", "MATH"]);
 
-/** Return nodes for a notification's message: text and four tags, rebuilt whatever the markup holds. */
+/** Return new nodes for a message: only text and four tags, whatever the markup has. */
 export function messageOf({ message, message_formatted: formatted }) {
   const parsed = parse(String(formatted ?? ""));
   const made = parsed ? rebuilt(parsed.body) : [];
@@ -22,24 +22,24 @@ function rebuilt(from) {
   }).map((node) => (typeof node === "string" ? document.createTextNode(node) : node));
 }
 
-/** Names of the other direction move nothing around them, an English genitive least of all. */
+/** Isolate names of the other writing direction, so that they do not reorder the text around them. */
 function isolated(text) {
   const [, name, genitive = ""] = /^(.*?)(['’]s)?$/s.exec(text);
   return [h("bdi", {}, name), genitive];
 }
 
-/** Make links of the addresses in a text: of http and https, and of none that names a user, as "https://bank@evil" does. */
+/** Turn http and https URLs in a text into links, except those with a user name, such as "https://bank@evil". */
 function linked(text) {
   return text.split(/(https?:\/\/[^\s<>"\u200e\u200f\u202a-\u202e\u2066-\u2069]+)/i).flatMap((part, at) => {
     let end = at % 2 ? part.length : 0;
-    while (end && (".,:;!?'’”…»]}".includes(part[end - 1]) || (part[end - 1] === ")" && !part.includes("(")))) end -= 1; // the sentence's own
+    while (end && (".,:;!?'’”…»]}".includes(part[end - 1]) || (part[end - 1] === ")" && !part.includes("(")))) end -= 1; // punctuation of the sentence
     const url = urlOf(part.slice(0, end));
     if (!url?.host || url.username || url.password) return part;
     return [h("a", { href: url.href, target: "_blank", rel: "noopener noreferrer nofollow", dir: "ltr" }, part.slice(0, end)), part.slice(end)];
   });
 }
 
-/** Parse markup in a document that runs and loads nothing; null where the page allows not even that. */
+/** Parse markup in an inert document; null if the page's policy does not allow it. */
 function parse(markup) {
   try {
     return new DOMParser().parseFromString(trusted().createHTML(markup), "text/html");
@@ -50,19 +50,19 @@ function parse(markup) {
 
 let policy;
 
-/** Where a page demands trusted types, it allows our policy by its name. */
+/** The Trusted Types policy, which a page that requires them allows by name. */
 export function trusted() {
   const rules = { createHTML: (text) => text, createScriptURL: ofThisPage };
   return (policy ??= globalThis.trustedTypes?.createPolicy("tocsin-inbox", rules) ?? rules);
 }
 
-/** A worker is a script of the page's own, whatever the attribute says. */
+/** Only a worker of the page's own origin is allowed. */
 function ofThisPage(url) {
-  if (urlOf(url)?.origin !== location.origin) throw new TypeError("A worker must be of the page's origin.");
+  if (urlOf(url)?.origin !== location.origin) throw new TypeError("The worker must have the page's origin.");
   return url;
 }
 
-/** Return the address that a link leads to, if it may: http, https, or within this page's own site. */
+/** Return the URL of a link if it is http or https, which includes relative URLs of this site. */
 export function linkOf(link) {
   const url = urlOf(link);
   return url && /^https?:$/.test(url.protocol) ? url.href : null;

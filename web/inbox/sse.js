@@ -1,10 +1,10 @@
-/** Server-sent events, however their text is cut up. */
+/** A parser of server-sent events that accepts chunks of any size. */
 export class EventParser {
   #rest = "";
   #type = "";
   #data = [];
   #id = null;
-  /** How long to wait before asking again, in ms, where the service said so. */
+  /** The delay before a reconnect in ms, if the service sent one. */
   retry = null;
 
   *push(text) {
@@ -33,7 +33,7 @@ export class EventParser {
     try {
       return empty ? null : { type, data: JSON.parse(data), id: this.#id };
     } catch {
-      return null; // nothing that we could read
+      return null; // not JSON
     }
   }
 }

@@ -1,4 +1,4 @@
-/** The page's `localStorage`, where it has one. */
+/** The page's `localStorage`, or null. */
 
 export function store(name, value) {
   try {
@@ -6,6 +6,6 @@ export function store(name, value) {
     else if (value !== undefined) localStorage.setItem(name, value);
     return localStorage.getItem(name);
   } catch {
-    return null; // the page may not keep anything
+    return null; // storage is disabled
   }
 }

@@ -1,4 +1,4 @@
-/** What is shown of an inbox: lists, marks, counts. It knows no page. */
+/** The state of an inbox: lists, marks, counts. Independent of the DOM. */
 
 import { Refusal } from "./client.js";
 import { Feed } from "./feed.js";
@@ -11,13 +11,13 @@ const POLL_MS = 30_000;
 const LOOK_MS = 300;
 const MOST_LINKS = 100;
 
-/** The notifications that were loaded, and what becomes of them; it knows nothing of the page. */
+/** The loaded notifications and their changes. Independent of the DOM. */
 export class Inbox {
   notes = new Map();
   links = new Map();
-  /** What is being deleted: `undoable` for a moment, then `sent`. */
+  /** Pending deletions: `undoable` for a while, then `sent`. */
   deleting = new Map();
-  /** What is marked as read by "all", as long as it can be undone. */
+  /** A pending "mark all as read" that can be undone. */
   reading = null;
   pausedUntil = 0;
   lists = { all: emptyList(), unread: emptyList() };
@@ -41,7 +41,7 @@ export class Inbox {
     this.#kept = new Kept(client);
   }
 
-  /** What the badge says: without what is about to be deleted, or to be read. */
+  /** The number on the badge, without pending deletions and reads. */
   get shownUnread() {
     if (this.unread === null) return null;
     const open = [...this.notes.values()].filter(({ read_at }) => !read_at);
@@ -49,10 +49,10 @@ export class Inbox {
     return Math.max(0, this.unread - open.filter(({ id }) => this.deleting.has(id)).length);
   }
 
-  /** How many deletions can be undone. */
+  /** The number of deletions that can be undone. */
   get going() { return [...this.deleting.values()].filter((state) => state === "undoable").length; }
 
-  /** Go live as soon as there is a token: a provider that fails is called again, one that returns none when the tab is visible again. */
+  /** Start once there is a token. A provider that fails is called again; one without a token, when the tab becomes visible. */
   async begin() {
     for (let failures = 0; !this.feed && !this.#ended; failures += 1) {
       try {
@@ -85,7 +85,7 @@ export class Inbox {
     this.feed?.stop();
   }
 
-  /** Go on with a new token of the same user. */
+  /** Continue with a new token of the same user. */
   renewed(token) {
     this.client.token = token;
     if (this.feed) this.feed.restart();
@@ -98,7 +98,7 @@ export class Inbox {
     return this.lists[tab].ids.filter((id) => !this.deleting.has(id) && !hidden?.has(id)).map((id) => this.notes.get(id)).filter(Boolean);
   }
 
-  /** How many have come that are not shown yet. */
+  /** The number of received notifications that are not shown yet. */
   waiting(tab) {
     const { fresh, other } = this.lists[tab];
     return (other ? other.ids : fresh).filter((id) => !this.deleting.has(id)).length;
@@ -132,7 +132,7 @@ export class Inbox {
     else this.#nudge?.();
   }
 
-  /** Load the next page; by itself (as one scrolls) not again after a failure. */
+  /** Load the next page; an automatic load (by scrolling) is not repeated after a failure. */
   async more(tab, byItself = false) {
     const list = this.lists[tab];
     if (list.loading || !list.loaded || !list.next || (byItself && list.stuck)) return;
@@ -163,7 +163,7 @@ export class Inbox {
     await Promise.all(Object.keys(this.lists).filter((tab) => this.lists[tab].loaded).map((tab) => this.load(tab, true)));
   }
 
-  /** Show what has come and waited. */
+  /** Show the notifications that were held back. */
   reveal(tab) {
     const list = this.lists[tab];
     if (list.other) Object.assign(list, list.other);
@@ -172,7 +172,7 @@ export class Inbox {
     this.#changed();
   }
 
-  /** What was read on the tab of unread ones stays there until it is left. */
+  /** Notifications read on the tab "Unread" stay there until the user leaves it. */
   leave(tab) {
     if (tab === "unread") this.lists.unread.ids = this.lists.unread.ids.filter((id) => !this.notes.get(id)?.read_at);
   }
@@ -200,7 +200,7 @@ export class Inbox {
     else this.#send(encodeURIComponent(id), "read").catch(() => {});
   }
 
-  /** Mark as read what is shown, and nothing newer; a moment later for good. */
+  /** Mark the shown notifications as read, but no newer ones; final after the time for undo. */
   readAll(tab) {
     const [newest] = this.shown(tab);
     if (!newest) return;
@@ -231,7 +231,7 @@ export class Inbox {
     }
   }
 
-  /** Take it away from sight; a moment later for good. */
+  /** Hide a notification; it is deleted after the time for undo. */
   remove(id) {
     this.#readThem();
     this.deleting.set(id, "undoable");
@@ -245,7 +245,7 @@ export class Inbox {
     this.#changed();
   }
 
-  /** Do for good what could be undone so far. */
+  /** Send all pending changes now. */
   commit() {
     this.#readThem();
     for (const [id, state] of this.deleting) if (state === "undoable") this.#delete(id);
@@ -263,7 +263,7 @@ export class Inbox {
     }
   }
 
-  /** Send a mark; return whether it arrived. Where the service is not reached, the mark is kept and sent later. */
+  /** Send a mark; return whether the service has it. If the service is unreachable, store the mark and send it later. */
   async #send(id, mark) {
     this.#kept.put({ [id]: mark });
     try {
@@ -278,7 +278,7 @@ export class Inbox {
     return true;
   }
 
-  /** Send what was kept. */
+  /** Send the stored marks. */
   async #sendKept() {
     if (this.#sending) return;
     this.#sending = true;
@@ -290,13 +290,13 @@ export class Inbox {
         if (mark === "deleted") this.#drop([id]);
       }
     } catch {
-      // not yet: when the service is there again
+      // retried when the service is reachable
     } finally {
       this.#sending = false;
     }
   }
 
-  /** Learn until when this user's pushes are paused; what fails is left as it was. */
+  /** Load the end of the user's pause; a failure changes nothing. */
   async lookAtPause() {
     const found = await this.client.json("GET", "/notifications/preferences").catch(() => null);
     if (found) this.paused(found);
@@ -315,9 +315,9 @@ export class Inbox {
     this.#changed();
   }
 
-  // --- Where they lead ---
+  // --- Links ---
 
-  /** Ask where these lead, which are shown: one question for all that come within a moment. */
+  /** Load the links of shown notifications, in one request for all that are added within a moment. */
   look(ids) {
     for (const id of ids) if (!this.links.has(id)) this.#wanted.add(id);
     if (!this.#linksThere || !this.#wanted.size || this.#looking) return;
@@ -342,7 +342,7 @@ export class Inbox {
     wait(pause).then(() => { this.#looking = null; this.look([]); });
   }
 
-  /** Where one leads, once that is known; a service that can't tell, or not soon, holds nothing up. */
+  /** Return the link of a notification; null on a failure or a timeout. */
   async whereTo(id) {
     const late = wait(5_000).then(() => { if (!this.links.has(id)) this.links.set(id, null); });
     while (!this.links.has(id) && this.#linksThere) {
@@ -381,7 +381,7 @@ export class Inbox {
     }
   }
 
-  /** A short interruption is not shown. */
+  /** Report interruptions, but not short ones. */
   #connected(state) {
     if (state === "reconnecting" && this.connection !== "offline") {
       this.#patience ||= setTimeout(() => { this.connection = state; this.#changed(); }, 3_000);
@@ -392,7 +392,7 @@ export class Inbox {
     this.connection = state;
   }
 
-  /** `again`: what came while a list was loading may be missing in it; what was dropped since stays away. */
+  /** Apply a first page. With `again`, add what came while it was loading, and leave out what was deleted since. */
   #arrived(note, again) {
     const known = this.notes.has(note.id);
     if (again && !known) return;
@@ -426,7 +426,7 @@ export class Inbox {
     this.#insert(come);
   }
 
-  /** Make a list begin as this first page does, keeping what lies behind it, and holding back what would move it. */
+  /** Merge a first page into a list: keep the later pages, and hold back new rows that would move the shown ones. */
   #merge(tab, page) {
     const list = this.lists[tab];
     const ids = page.data.map(({ id }) => id);
@@ -445,12 +445,12 @@ export class Inbox {
     if (!tail.length) list.next = nextOf(page);
   }
 
-  /** Read this one and everything older; none means all. Return those whose state it changed. */
+  /** Mark this one and all older ones as read, or all without one. Return those that changed. */
   #readUpTo(id) {
     const last = this.notes.get(id);
     if (id && !last) return this.refresh(), [];
     const upTo = Object.values(this.lists).flatMap(({ ids, fresh, other }) => {
-      const order = [...(other?.ids ?? fresh), ...ids]; // all that is known, the newest first
+      const order = [...(other?.ids ?? fresh), ...ids]; // all known ids, newest first
       return order.includes(id) ? order.slice(order.indexOf(id)) : [];
     });
     const read = new Set(upTo);
@@ -519,12 +519,12 @@ const MARKS = {
   deleted: (id) => ["DELETE", `/notifications/${id}`],
 };
 
-/** A final refusal ends it; anything else is repeated. */
+/** Whether a refusal is final; all others are retried. */
 function passed(problem) {
   if (!(problem.status >= 400 && problem.status < 500) || [401, 408, 429].includes(problem.status)) throw problem;
 }
 
 const emptyList = () => ({ ids: [], fresh: [], other: null, next: null, loaded: false, loading: null, error: null, stuck: false });
 
-/** The query of the next page. Its address is the service's own idea of where it is: ours is what reaches it. */
+/** The query of the next page. Only the query: the host in the URL may not be the one that reaches the service. */
 const nextOf = (page) => (page.pagination.urls.next ? new URL(page.pagination.urls.next, "http://x").search : null);

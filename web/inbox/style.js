@@ -1,10 +1,10 @@
-/** The element's style. */
+/** The style sheet of the element. */
 
 import STYLE from "./inbox.css";
 
 let made;
 
-/** One sheet for all, which the strictest policy allows. */
+/** One constructed sheet for all elements, which the strictest Content Security Policy allows. */
 export function sheet() {
   if (!made) {
     made = new CSSStyleSheet();

@@ -1,4 +1,4 @@
-/** The element's own words. English is part of the script; other languages come from the service, as data. */
+/** The texts of the element. English is part of the script; other languages are loaded from the service. */
 
 import en from "./words/en.js";
 
@@ -8,10 +8,10 @@ const LIMIT_MS = 5_000;
 const loaded = { en };
 const loading = {};
 
-/** Whether the words of a language are here already. */
+/** Whether the texts of a language are loaded. */
 export const hasWords = (language) => Object.hasOwn(loaded, language);
 
-/** Load the words of a language from the service. Never fails: what cannot be loaded stays English. */
+/** Load the texts of a language from the service. Never rejects: on a failure, the texts stay English. */
 export function loadWords(src, language) {
   const request = async () => {
     const url = `${src.replace(/\/+$/, "")}/inbox-words-${language}.json`;
@@ -23,7 +23,7 @@ export function loadWords(src, language) {
 
 export const problemOf = ({ problem }, { status }) => (status === 401 ? problem.signedOut : status ? problem.failed : problem.unreachable);
 
-/** The words of a language, with a page's own in their places. What has a number or a time in it is a function of that. */
+/** The texts of a language, with replacements of the page. Texts with a number or a time are functions of it. */
 export const wordsOf = (language, locale, own) => merged(en, locale, [own, loaded[language]]);
 
 function merged(words, locale, others) {
@@ -37,13 +37,13 @@ function merged(words, locale, others) {
 
 const isCounted = (word) => typeof word === "string" ? word.includes("{}") : Boolean(word.other);
 
-/** A text with {} in the place of the value, or such texts by their plural category (`one`, `other`, ...). */
+/** A function that puts a value in place of {}, in a text or in texts by plural category (`one`, `other`, ...). */
 function counted(text, locale) {
   const rules = new Intl.PluralRules(locale);
   return (value) => (text[rules.select(Number(value))] ?? text.other ?? String(text)).replaceAll("{}", value);
 }
 
-/** The language of the words, and the locale of dates: the element's own, that around it, or the browser's. */
+/** The language of texts and the locale of dates: of the element, of its ancestors, or of the browser. */
 export function languageOf(element) {
   const [wanted] = [element.getAttribute("lang") || langAround(element), ...navigator.languages, "en"].filter(Boolean);
   const language = wanted.slice(0, 2).toLowerCase();

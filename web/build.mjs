@@ -23,7 +23,7 @@ const scripts = {
 const { outputFiles } = await build({
   absWorkingDir: here,
   entryPoints: scripts,
-  outdir: "built", // nothing is written there: the paths of a source map must not depend on where this repository is
+  outdir: "built", // never written: it keeps the paths of source maps independent of the repository's location
   write: false,
   bundle: true,
   minify: true,

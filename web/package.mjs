@@ -1,4 +1,4 @@
-// Builds the package for npm into `dist`: what `npm pack` runs first.
+// Builds the npm package into `dist`; `npm pack` runs this first.
 
 import { execFileSync } from "node:child_process";
 import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
@@ -48,7 +48,7 @@ execFileSync(process.execPath, [
 const manifest = JSON.parse(await readFile(join(dist, "custom-elements.json"), "utf-8"));
 await writeFile(join(dist, "custom-elements.json"), JSON.stringify(published(manifest), null, 2));
 
-/** The manifest with what a page may use alone, at the place where the package has it. */
+/** Return the manifest with only the public parts, and with the paths of the package. */
 function published({ modules: [module], ...more }) {
   const [element] = module.declarations.filter(({ customElement }) => customElement);
   const isPublic = ({ privacy, name, description }) => privacy !== "private" && description && !/Callback$|^handleEvent$/.test(name);

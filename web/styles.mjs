@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { transform } from "esbuild";
 
-/** For esbuild: an imported style sheet is a string, minified like the code. */
+/** An esbuild plugin: an imported style sheet becomes a string, minified like the code. */
 export const styles = {
   name: "styles",
   setup({ onLoad }) {

@@ -202,6 +202,23 @@ def test_docstrings_and_comments_use_plain_words() -> None:
     assert any("so that sessions never deadlock" in text for _, text in remarks()), "comments of statements"
 
 
+def test_web_scripts_and_pages_use_plain_words() -> None:
+    """All lines count: texts that users read, comments and names."""
+    scripts = [path for path in (ROOT / "web").rglob("*") if path.suffix in {".js", ".mjs", ".ts", ".css"}]
+    pages = [path for path in (ROOT / "src/tocsin/web").iterdir() if path.suffix in {".css", ".html"}]
+    files = [path for path in (*scripts, *pages) if "node_modules" not in path.parts]
+    assert {"views.js", "element.js", "demo.js", "inbox.css", "console.css", "demo.html"} <= {
+        path.name for path in files
+    }
+    found = {
+        f"{path.relative_to(ROOT)}:{number} {line.strip()}"
+        for path in files
+        for number, line in enumerate(path.read_text("utf-8").split("\n"), 1)
+        if RETIRED_IN_DOCSTRINGS.search(line)
+    }
+    assert not found, "\n".join(sorted(found))
+
+
 def test_search_finds_messages_of_each_kind() -> None:
     texts = {text for _, text in messages()}
     assert "startup hook failed" in texts  # a log line

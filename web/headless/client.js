@@ -26,7 +26,7 @@ export class InboxClient {
     this.#on = { error: onError, arrive: onArrive };
   }
 
-  /** Load the list and go live. What was stopped can be started again. */
+  /** Load the list and open the stream. A stopped inbox can be started again. */
   start() {
     if (this.#store) return;
     const store = new Inbox(this.#client, {
@@ -43,7 +43,7 @@ export class InboxClient {
     store.load("all");
   }
 
-  /** End the stream. What was shown stays in the snapshot. */
+  /** Close the stream. The snapshot keeps its content. */
   stop() {
     for (const [target, type] of pageEvents()) target.removeEventListener(type, this);
     this.#store?.end();
@@ -54,16 +54,16 @@ export class InboxClient {
     onPageEvent(this.#store, event);
   }
 
-  /** Call back after each change; returns what ends that. */
+  /** Subscribe to changes; returns a function that unsubscribes. */
   subscribe(listener) {
     this.#listeners.add(listener);
     return () => void this.#listeners.delete(listener);
   }
 
-  /** What there is to show: another object after each change, and the same one until then. */
+  /** The current state; each change makes a new object. */
   get snapshot() { return this.#snapshot; }
 
-  /** Go on with another token of the same user. */
+  /** Continue with another token of the same user. */
   setToken(token) {
     if (this.#store) this.#store.renewed(token);
     else this.#client.token = token;
@@ -77,7 +77,7 @@ export class InboxClient {
 
   async markUnread(id) { await this.#store?.mark(id, false); }
 
-  /** Mark as read all that is in the list, and nothing that came since. */
+  /** Mark the notifications of the list as read, but no newer ones. */
   markAllRead() {
     this.#store?.readAll("all");
     this.#store?.commit();
@@ -88,10 +88,10 @@ export class InboxClient {
     this.#store?.commit();
   }
 
-  /** Where a notification leads, if anywhere. */
+  /** Return the link of a notification, or null. */
   async linkOf(id) { return (await this.#store?.whereTo(id)) ?? null; }
 
-  /** The kinds that there are, with their groups and channels, for a page of preferences. */
+  /** Return the kinds with their groups and channels, for a preferences page. */
   async kinds() { return (await this.#client.json("GET", "/notifications/kinds")).data; }
 
   async preferences() { return this.#client.json("GET", PREFERENCES); }

@@ -1,11 +1,11 @@
-/** The inbox for React: a provider that keeps one client, and a hook that says what it has. */
+/** The inbox for React: a provider with one client, and a hook that returns its state. */
 
 import { createContext, createElement, useContext, useEffect, useMemo, useRef, useSyncExternalStore } from "react";
 import { InboxClient } from "./client.js";
 
 const Context = createContext(null);
 
-/** Keep an inbox for what is inside: live while it is mounted, another one for another service. */
+/** Provide an inbox to the children, live while mounted; a new one if the service changes. */
 export function InboxProvider({ src, token = null, tokenProvider = null, onError = null, onArrive = null, children }) {
   const latest = useRef(null);
   useEffect(() => { latest.current = { tokenProvider, onError, onArrive }; });
@@ -16,7 +16,7 @@ export function InboxProvider({ src, token = null, tokenProvider = null, onError
     tokenProvider: provides ? () => latest.current.tokenProvider() : null,
     onError: (problem) => latest.current.onError?.(problem),
     onArrive: (count) => latest.current.onArrive?.(count),
-  }), [src, provides]); // a new token is handed over below
+  }), [src, provides]); // a new token is set below
   useEffect(() => { if (token) client.setToken(token); }, [client, token]);
   useEffect(() => {
     client.start();
@@ -25,7 +25,7 @@ export function InboxProvider({ src, token = null, tokenProvider = null, onError
   return createElement(Context.Provider, { value: client }, children);
 }
 
-/** What the inbox has, and what can be done with it: `{ notifications, unread, ..., client }`. */
+/** Return the state of the inbox and its client: `{ notifications, unread, ..., client }`. */
 export function useInbox() {
   const client = useContext(Context);
   if (!client) throw new Error("useInbox() needs an <InboxProvider> around it.");

@@ -1,9 +1,9 @@
-/** The inbox for Vue: a composable that is live as long as the component that calls it. */
+/** The inbox for Vue: a composable that is live while the calling component is mounted. */
 
 import { getCurrentScope, onMounted, onScopeDispose, shallowReadonly, shallowRef } from "vue";
 import { InboxClient } from "./client.js";
 
-/** Return `{ inbox, client }`: what the inbox has, as a ref, and what can be done with it. */
+/** Return `{ inbox, client }`: the state as a ref, and the client that changes it. */
 export function useInbox(options) {
   const client = new InboxClient(options);
   const inbox = shallowRef(client.snapshot);

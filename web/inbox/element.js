@@ -17,7 +17,7 @@ import { identityOf } from "../shared/token.js";
 
 const UNDO_MS = 6_000;
 const LACKING_MS = 5_000;
-const MOST_BY_ITSELF = 100;
+const MAX_AUTOMATIC_ROWS = 100;
 const TICK_MS = 20_000;
 
 /** The attributes. Each is also a property of that name; the functions convert the text of the attribute. */
@@ -418,7 +418,7 @@ export class TocsinInbox extends Base {
 
   /** Load more pages automatically; in page mode only some, so that the user can reach the rest of the page. */
   #further() {
-    if (this.mode === "bell" || this.#inbox?.lists[this.#tab].ids.length < MOST_BY_ITSELF) this.#inbox?.more(this.#tab, true);
+    if (this.mode === "bell" || this.#inbox?.lists[this.#tab].ids.length < MAX_AUTOMATIC_ROWS) this.#inbox?.more(this.#tab, true);
   }
 
   // --- Rendering ---
@@ -601,8 +601,8 @@ export class TocsinInbox extends Base {
   #follow(event, id) {
     const note = this.#inbox.notes.get(id);
     this.#inbox.mark(id, true);
-    const elsewhere = event.type === "auxclick" || event.ctrlKey || event.metaKey || event.shiftKey;
-    if (elsewhere) return;
+    const inNewTab = event.type === "auxclick" || event.ctrlKey || event.metaKey || event.shiftKey;
+    if (inNewTab) return;
     const inbox = this.#inbox;
     if (inbox.links.has(id)) return void (this.#leads(note) || event.preventDefault());
     event.preventDefault(); // the link is being fetched

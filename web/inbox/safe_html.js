@@ -5,7 +5,7 @@ import { h } from "../shared/dom.js";
 const ALLOWED = new Set(["P", "STRONG", "EM", "BR"]);
 const SILENT = new Set(["SCRIPT", "STYLE", "TEMPLATE", "IFRAME", "OBJECT", "TEXTAREA", "TITLE", "NOSCRIPT", "SVG", "MATH"]);
 
-/** Return new nodes for a message: only text and four tags, whatever the markup has. */
+/** Return new nodes for a message: only text and four tags, for any markup. */
 export function messageOf({ message, message_formatted: formatted }) {
   const parsed = parse(String(formatted ?? ""));
   const made = parsed ? rebuilt(parsed.body) : [];

@@ -392,7 +392,7 @@ export class Inbox {
     this.connection = state;
   }
 
-  /** Apply a first page. With `again`, add what came while it was loading, and leave out what was deleted since. */
+  /** Add a received notification. `again`: after a list has loaded, which may lack it; deleted ones are not added. */
   #arrived(note, again) {
     const known = this.notes.has(note.id);
     if (again && !known) return;
@@ -519,7 +519,7 @@ const MARKS = {
   deleted: (id) => ["DELETE", `/notifications/${id}`],
 };
 
-/** Whether a refusal is final; all others are retried. */
+/** Accept a final refusal; throw any other, which is retried. */
 function passed(problem) {
   if (!(problem.status >= 400 && problem.status < 500) || [401, 408, 429].includes(problem.status)) throw problem;
 }

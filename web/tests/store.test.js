@@ -20,17 +20,17 @@ afterEach(() => {
 
 /** An inbox that is shown, and what it reports; `busy` holds back what arrives. */
 async function open({ provider = null, given = token(), load = true } = {}) {
-  const [client, told] = [new Client("https://notify.example", given, provider), { failed: [], settled: [], arrived: 0, kept: 0, busy: false }];
+  const [client, reported] = [new Client("https://notify.example", given, provider), { failed: [], settled: [], arrived: 0, kept: 0, busy: false }];
   const inbox = new Inbox(client, {
     changed() {},
-    failed: (problem, what) => told.failed.push([problem.status, what]),
-    arrived: (count) => { told.arrived += count; },
-    settled: (ids) => told.settled.push(...ids),
-    kept: () => { told.kept += 1; },
-    busy: () => told.busy,
+    failed: (problem, what) => reported.failed.push([problem.status, what]),
+    arrived: (count) => { reported.arrived += count; },
+    settled: (ids) => reported.settled.push(...ids),
+    kept: () => { reported.kept += 1; },
+    busy: () => reported.busy,
   });
   const shown = (tab = "all") => inbox.shown(tab).map(({ id }) => id);
-  const made = { inbox, told, shown };
+  const made = { inbox, reported, shown };
   opened.push(made);
   inbox.begin();
   if (load) inbox.load("all");
@@ -40,19 +40,19 @@ async function open({ provider = null, given = token(), load = true } = {}) {
 
 test("list is shown and updated as notifications arrive", async () => {
   service.arrive("One", "Two");
-  const { inbox, told, shown } = await open();
+  const { inbox, reported, shown } = await open();
   assert.deepEqual([shown(), inbox.unread], [["Two", "One"], 2]);
   service.arrive("Three");
   await settled();
-  assert.deepEqual([shown(), inbox.unread, told.arrived], [["Three", "Two", "One"], 3, 1]);
+  assert.deepEqual([shown(), inbox.unread, reported.arrived], [["Three", "Two", "One"], 3, 1]);
 });
 
 test("failing token callback is retried until the feed is live", async () => {
   service.arrive("One");
   let calls = 0;
   const provider = () => { if ((calls += 1) === 1) throw new TypeError("Failed to fetch"); return token(); };
-  const { inbox, told, shown } = await open({ provider, given: null, load: false });
-  assert.deepEqual(told.failed, [[0, undefined]]);
+  const { inbox, reported, shown } = await open({ provider, given: null, load: false });
+  assert.deepEqual(reported.failed, [[0, undefined]]);
   await pass(2_000);
   inbox.load("all");
   await pass(1_000);
@@ -61,9 +61,9 @@ test("failing token callback is retried until the feed is live", async () => {
 
 test("signed-out token callback is not retried until the page is visible", async () => {
   let calls = 0;
-  const { inbox, told } = await open({ provider: () => { calls += 1; return null; }, given: null, load: false });
+  const { inbox, reported } = await open({ provider: () => { calls += 1; return null; }, given: null, load: false });
   await pass(60_000);
-  assert.deepEqual([calls, told.failed], [1, [[401, undefined]]]);
+  assert.deepEqual([calls, reported.failed], [1, [[401, undefined]]]);
   inbox.wake("visibilitychange");
   await settled();
   assert.equal(calls, 2);
@@ -99,7 +99,7 @@ test("deletion can be undone and is sent after the undo time", async () => {
 
 test("failed deletion restores its notification and keeps new ones", async () => {
   service.arrive("One", "Two");
-  const { inbox, told, shown } = await open();
+  const { inbox, reported, shown } = await open();
   let fail;
   service.reply(/DELETE/, () => new Promise((resolve) => { fail = () => resolve(refusal(503)); }));
   inbox.remove("One");
@@ -110,7 +110,7 @@ test("failed deletion restores its notification and keeps new ones", async () =>
   fail();
   await settled();
   assert.deepEqual([shown(), inbox.shownUnread], [["Three", "Two", "One"], 3]);
-  assert.deepEqual(told.failed, [[503, "remove"]]);
+  assert.deepEqual(reported.failed, [[503, "remove"]]);
 });
 
 test("failed deletion does not restore other deletions", async () => {
@@ -125,32 +125,32 @@ test("failed deletion does not restore other deletions", async () => {
 
 test("deletion of an already deleted notification succeeds", async () => {
   service.arrive("One");
-  const { inbox, told, shown } = await open();
+  const { inbox, reported, shown } = await open();
   service.notes = [];
   inbox.remove("One");
   inbox.commit();
   await settled();
-  assert.deepEqual([shown(), inbox.unread, told.failed], [[], 0, []]);
+  assert.deepEqual([shown(), inbox.unread, reported.failed], [[], 0, []]);
 });
 
 test("rejected mark is reverted", async () => {
   service.arrive("One");
-  const { inbox, told } = await open();
+  const { inbox, reported } = await open();
   service.reply(/PUT/, () => refusal(503));
   inbox.mark("One", true);
   await settled();
-  assert.deepEqual([inbox.notes.get("One").read_at, inbox.unread, told.failed], [null, 1, [[503, "save"]]]);
+  assert.deepEqual([inbox.notes.get("One").read_at, inbox.unread, reported.failed], [null, 1, [[503, "save"]]]);
 });
 
 test("unsent marks are stored and sent in order after an outage", async () => {
   service.arrive("One", "Two", "Three");
-  const { inbox, told } = await open();
+  const { inbox, reported } = await open();
   service.reply(/PUT|DELETE/, unreachable, 2);
   await inbox.mark("One", true);
   inbox.remove("Two");
   inbox.commit();
   await settled();
-  assert.deepEqual([told.kept, told.failed, service.unread], [2, [], 3]);
+  assert.deepEqual([reported.kept, reported.failed, service.unread], [2, [], 3]);
   service.requests = [];
   service.restart();
   await pass(10_000);
@@ -201,8 +201,8 @@ test("mark all as read can be undone", async () => {
 
 test("new notifications wait while the list is in use and are shown on request", async () => {
   service.arrive("One");
-  const { inbox, told, shown } = await open();
-  told.busy = true;
+  const { inbox, reported, shown } = await open();
+  reported.busy = true;
   service.arrive("Two", "Three");
   await settled();
   assert.deepEqual([shown(), inbox.waiting("all")], [["One"], 2]);
@@ -228,7 +228,7 @@ test("events during list loading are not lost", async () => {
 
 test("reads and deletions of other clients are applied", async () => {
   service.arrive("One", "Two", "Three");
-  const { inbox, told, shown } = await open();
+  const { inbox, reported, shown } = await open();
   service.send("read", { id: "One" });
   service.send("deleted", { ids: ["Two"] });
   service.send("read", { ids: ["Three"] });
@@ -237,7 +237,7 @@ test("reads and deletions of other clients are applied", async () => {
   await settled();
   assert.deepEqual(shown(), ["Three", "One"]);
   assert.deepEqual([Boolean(inbox.notes.get("Three").read_at), inbox.notes.get("One").read_at, inbox.unread], [true, null, 1]);
-  assert.deepEqual(told.settled, ["One", "Two", "Three"]);
+  assert.deepEqual(reported.settled, ["One", "Two", "Three"]);
 });
 
 test("links of all rows are fetched in one request", async () => {

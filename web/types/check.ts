@@ -1,4 +1,4 @@
-// What `inbox.d.ts` and `client.d.ts` declare is what the sources have: this compiles only where it is so.
+// Compiles only if the declarations in `inbox.d.ts` and `client.d.ts` match the sources.
 
 import * as client from "../headless/client.js";
 import * as inbox from "../inbox/index.js";

@@ -2,30 +2,30 @@ import type { Notification } from "./inbox.js";
 
 export type { Notification };
 
-/** What there is to show of an inbox. It never changes: after each change there is another one. */
+/** The state of an inbox. It is immutable: each change makes a new one. */
 export interface InboxSnapshot {
-  /** The newest first. */
+  /** Newest first. */
   readonly notifications: readonly Notification[];
-  /** How many are unread in the whole inbox; null until it is known. */
+  /** The number of unread notifications in the whole inbox; null until it is known. */
   readonly unread: number | null;
   readonly connection: "connecting" | "live" | "polling" | "reconnecting" | "offline";
   readonly loading: boolean;
-  /** Why there is no list. */
+  /** The error if the list could not be loaded. */
   readonly error: Refusal | null;
-  /** Whether `loadMore` has anything to load. */
+  /** Whether there is a next page for `loadMore`. */
   readonly hasMore: boolean;
 }
 
 export interface InboxOptions {
-  /** Where the service is: `https://notify.example.com`. */
+  /** The URL of the service: `https://notify.example.com`. */
   src: string;
   /** A user's token; or give `tokenProvider`. */
   token?: string | null;
-  /** Called for a token when there is none, when the last was refused, and shortly before it expires. */
+  /** Returns a token; called at the start, after a refused token, and shortly before one expires. */
   tokenProvider?: (() => string | null | Promise<string | null>) | null;
-  /** Something failed: `status` 0 says that the service was not reached, 401 that the user is signed out. */
+  /** Something failed: `status` 0 means that the service was not reached, 401 that the user is signed out. */
   onError?: ((problem: Refusal) => void) | null;
-  /** New notifications have come. */
+  /** New notifications were received. */
   onArrive?: ((count: number) => void) | null;
 }
 
@@ -51,35 +51,35 @@ export interface Kind {
 /** An inbox without any rendering. All tabs of a user share one stream. */
 export class InboxClient {
   constructor(options: InboxOptions);
-  /** Load the list and go live. What was stopped can be started again. */
+  /** Load the list and open the stream. A stopped inbox can be started again. */
   start(): void;
-  /** End the stream. What was shown stays in the snapshot. */
+  /** Close the stream. The snapshot keeps its content. */
   stop(): void;
-  /** Call back after each change; returns what ends that. */
+  /** Subscribe to changes; returns a function that unsubscribes. */
   subscribe(listener: () => void): () => void;
   readonly snapshot: InboxSnapshot;
-  /** Go on with another token of the same user. */
+  /** Continue with another token of the same user. */
   setToken(token: string): void;
   refresh(): Promise<void>;
   loadMore(): Promise<void>;
   markRead(id: string): Promise<void>;
   markUnread(id: string): Promise<void>;
-  /** Mark as read all that is in the list, and nothing that came since. */
+  /** Mark the notifications of the list as read, but no newer ones. */
   markAllRead(): void;
   remove(id: string): void;
-  /** Where a notification leads, if anywhere. */
+  /** Return the link of a notification, or null. */
   linkOf(id: string): Promise<string | null>;
   kinds(): Promise<Kind[]>;
   preferences(): Promise<Preferences>;
-  /** Change some of them; returns all as they are then. */
+  /** Change some of the preferences; returns all of them after the change. */
   updatePreferences(change: Partial<Pick<Preferences, "kinds" | "quiet_hours" | "time_zone" | "paused_until">>): Promise<Preferences>;
 }
 
-/** Why something was not done. */
+/** A failed call. */
 export class Refusal extends Error {
   /** The HTTP status; 0: the service was not reached. */
   status: number;
   code: string;
-  /** Seconds to wait, where the service says so. */
+  /** Seconds to wait before a retry, if the service sent `Retry-After`. */
   after: number;
 }

@@ -1,6 +1,6 @@
 /** The types of `<tocsin-inbox>`; see docs/guides/web-inbox.md. */
 
-/** A notification as `GET /notifications` has it. Pass over types and fields that you don't know. */
+/** A notification as in `GET /notifications`. Ignore unknown types and fields. */
 export interface Notification {
   id: string;
   type: string;
@@ -14,7 +14,7 @@ export interface Notification {
 
 export interface OpenDetail {
   notification: Notification;
-  /** Where it leads, if anywhere. */
+  /** The URL of the link, or null. */
   link: string | null;
 }
 
@@ -36,7 +36,7 @@ export interface ErrorDetail {
  */
 type Counted = string | ({ other: string } & Partial<Record<Intl.LDMLPluralRule, string>>) | ((n: number | string) => string);
 
-/** The words of the element. What is left out is said in the element's language. */
+/** The texts of the element. Missing ones are in the element's language. */
 export interface Words {
   title?: string; all?: string; unread?: string; show?: string; back?: string; close?: string; readAll?: string;
   preferences?: string; more?: string; loading?: string; retry?: string; undo?: string; remove?: string; markRead?: string;
@@ -49,7 +49,7 @@ export interface Words {
   failed?: { remove?: string; load?: string; save?: string };
   problem?: { signedOut?: string; failed?: string; unreachable?: string };
   help?: string;
-  /** What the nine rows of the help say, from the first. */
+  /** The texts of the nine rows of the keyboard help, from the first. */
   keys?: string[];
   pushHere?: string; pushHint?: string; pushDenied?: string; pushFailed?: string;
   pause?: string; pauseHint?: string; pauseHour?: string; pauseTomorrow?: Counted; pausedUntil?: Counted; resume?: string;
@@ -57,20 +57,20 @@ export interface Words {
   zone?: string; channels?: { push?: string; web_push?: string }; locked?: string;
 }
 
-/** What the element tells the page. `tocsin-open` can be cancelled: then the page goes there itself. */
+/** The events of the element. If the page cancels `tocsin-open`, it navigates itself. */
 export interface TocsinInboxEventMap {
   "tocsin-open": CustomEvent<OpenDetail>;
   "tocsin-count": CustomEvent<CountDetail>;
   "tocsin-error": CustomEvent<ErrorDetail>;
 }
 
-/** What the element takes, for the templates of frameworks. */
+/** The attributes and properties of the element, for the templates of frameworks. */
 export type TocsinInboxProps = Partial<
   Pick<TocsinInbox, "src" | "token" | "tokenProvider" | "mode" | "theme" | "lang" | "words" | "worker" | "renderItem">
 >;
 
 export class TocsinInbox extends HTMLElement {
-  /** Where the service is: `https://notify.example.com`. */
+  /** The URL of the service: `https://notify.example.com`. */
   src: string | null;
   /** A user's token. */
   token: string | null;
@@ -81,20 +81,20 @@ export class TocsinInbox extends HTMLElement {
   tokenProvider: (() => string | null | Promise<string | null>) | null;
   mode: "bell" | "page";
   theme: "auto" | "light" | "dark" | null;
-  /** The page's own words, for a language that the element does not have. */
+  /** Texts of the page, for a language that the element does not have. */
   words: Words | null;
   /**
    * Draws what a row says, instead of picture, text and time: a node, which becomes a child of the element, or null for
    * the usual. Called again when the notification is read, or is unread again.
    */
   renderItem: ((notification: Notification) => HTMLElement | null) | null;
-  /** The page's own service worker, for pushes to this browser. */
+  /** The page's own service worker, for pushes in this browser. */
   worker: string | null;
-  /** Whether the bell's panel is open. */
+  /** Whether the panel is open. */
   open: boolean;
-  /** How many are unread; null until it is known. */
+  /** The number of unread notifications; null until it is known. */
   readonly unread: number | null;
-  /** Ask for the list again. */
+  /** Reload the list. */
   refresh(): Promise<void>;
   addEventListener<K extends keyof TocsinInboxEventMap>(
     type: K,
@@ -108,17 +108,17 @@ export class TocsinInbox extends HTMLElement {
   ): void;
 }
 
-/** Why something was not done. */
+/** A failed call. */
 export class Refusal extends Error {
   status: number;
   code: string;
-  /** Seconds to wait, where the service says so. */
+  /** Seconds to wait before a retry, if the service sent `Retry-After`. */
   after: number;
 }
 
-/** Reads server-sent events, however their text is cut up. */
+/** A parser of server-sent events that accepts chunks of any size. */
 export class EventParser {
-  /** How long to wait before asking again, in ms, where the service said so. */
+  /** The delay before a reconnect in ms, if the service sent one. */
   readonly retry: number | null;
   push(text: string): Iterable<{ type: string; data: unknown; id: string | null }>;
 }

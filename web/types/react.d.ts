@@ -3,8 +3,8 @@ import type { InboxClient, InboxOptions, InboxSnapshot } from "./client.js";
 
 export type { InboxClient, InboxOptions, InboxSnapshot, Notification } from "./client.js";
 
-/** Keep an inbox for what is inside: live while it is mounted. Give each user a `key`. */
+/** Provides an inbox to its children and keeps it live while mounted. Use a `key` per user. */
 export function InboxProvider(props: InboxOptions & { children?: ReactNode }): ReactElement;
 
-/** What the inbox has, and the client to change it with. Needs an `InboxProvider` around it. */
+/** Return the state of the inbox, and the client that changes it. Requires an `InboxProvider` above. */
 export function useInbox(): InboxSnapshot & { client: InboxClient };

@@ -18,6 +18,6 @@ export default {
   pushDenied: "Your browser blocks notifications of this site. Allow them in its settings.", pushFailed: "Your browser could not be set up.",
   pause: "Pause", pauseHint: "Nothing is sent to your phone and browser until then. Your inbox has everything.", pauseHour: "For 1 hour",
   pauseTomorrow: "Until tomorrow, {}", pausedUntil: "Paused until {}.", resume: "Resume now",
-  quiet: "Quiet hours", quietHint: "What comes in these hours is sent when they end.", addQuiet: "Add quiet hours", removeQuiet: "Remove these quiet hours", oneDay: "Choose at least one day, or remove these quiet hours.",
+  quiet: "Quiet hours", quietHint: "Pushes are held during these hours and sent when they end.", addQuiet: "Add quiet hours", removeQuiet: "Remove these quiet hours", oneDay: "Choose at least one day, or remove these quiet hours.",
   from: "From", to: "To", zone: "Time zone", channels: { push: "Phone", web_push: "Browser" }, locked: "Set by your organisation",
 };

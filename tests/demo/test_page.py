@@ -246,7 +246,7 @@ async def test_demo_commands_can_be_copied_and_run(chromium: Browser, demo: Demo
             command = await visit.page.evaluate("navigator.clipboard.readText()")
             await _run(command)
             if title == "Post an event":
-                await expect(visit.rows("Hello from the shell").first).to_be_visible()
+                await expect(visit.banners("iphone").first).to_contain_text("Hello from the shell")
         assert await demo.unread(JOHN.id) == []
         page = await demo.page(JOHN.id)
         assert page[0]["message"] == "Hello from the shell"

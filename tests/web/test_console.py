@@ -235,17 +235,17 @@ READS: dict[tuple[str, str], tuple[Any, ...]] = {
     ("explain", "recipients "): ("00000000-0000-0000-0000-000000000001", 0, 25, 1, True),
     ("explain", "reach"): (timedelta(days=90), 5_000),
     ("explain", "events"): (1, timedelta(days=90), None, 50, 5_000),
-    ("events", "customs"): (timedelta(0), 100, None),
-    ("events", "customs "): (timedelta(0), 100, 2),
+    ("event_status", "customs"): (timedelta(0), 100, None),
+    ("event_status", "customs "): (timedelta(0), 100, 2),
     ("devices", "by_ending"): ("abcdef", None, 100),
     ("jobs", "dead_letters"): (timedelta(0), 100, None),
     ("deliveries", "dead"): (timedelta(0), 100, None),
     ("deliveries", "dead "): (timedelta(0), 100, 2),
     ("deliveries", "of_person"): ("00000000-0000-0000-0000-000000000001", 1),
     ("deliveries", "counts"): ("00000000-0000-0000-0000-000000000001",),
-    ("events", "event"): ("00000000-0000-0000-0000-000000000001", None, None),
-    ("events", "person"): ("00000000-0000-0000-0000-000000000001", 1, None, None),
-    ("events", "readers"): ("00000000-0000-0000-0000-000000000001",),
+    ("event_status", "event"): ("00000000-0000-0000-0000-000000000001", None, None),
+    ("event_status", "person"): ("00000000-0000-0000-0000-000000000001", 1, None, None),
+    ("event_status", "readers"): ("00000000-0000-0000-0000-000000000001",),
 }
 """The statements of the console's API calls, with arguments; an interval is a time that long ago."""
 

@@ -172,7 +172,7 @@ def test_web_inbox_types_declare_every_word() -> None:
     text = (SOURCES / "inbox/words/en.js").read_text("utf-8")
     words = set(re.findall(r"[{,\n]\s*([a-zA-Z_]+):", text)) - {"one", "other"}
     types = (WEB / "inbox.d.ts").read_text("utf-8")
-    typed = types[types.index("export interface Words") : types.index("/** What the element tells the page.")]
+    typed = types[types.index("export interface Words") : types.index("/** The events of the element.")]
     assert set(re.findall(r"(\w+)\?:", typed)) == words
 
 

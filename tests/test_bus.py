@@ -65,7 +65,7 @@ async def test_nats_disconnect_is_followed_by_reconnect(api: Api, port: int, tmp
         async with nats(port, tmp_path, "-c", str(limits)):
             await receives(there, "direct", here)
             for bus in wires:
-                client = bus._client  # noqa: SLF001 - to have the server find fault with it
+                client = bus._client  # noqa: SLF001 - to make the server report an error
                 for _ in range(2):
                     await client.subscribe("elsewhere")
                 async with asyncio.timeout(5):

@@ -593,21 +593,21 @@ class Client:
         for name, given_ in steps:
             await getattr(self, name)(**given_)
 
-    async def tell(self, method: str, path: str, **more: Any) -> bool:
+    async def perform(self, method: str, path: str, **more: Any) -> bool:
         answer = await self.api.as_user(1, method, f"/notifications{path}", **more)
         assert answer.status_code in {204, 404, 410, 422}, answer.text
         return answer.status_code == 204
 
     async def mark(self, which: int, what: str) -> None:
         method, path = MARKS[what]
-        if await self.tell(method, f"/{own_id(which)}{path}"):
+        if await self.perform(method, f"/{own_id(which)}{path}"):
             self.done[what].add(own_id(which))
 
     async def read_all(self, which: int | None) -> None:
-        await self.tell("PUT", "/read", **({} if which is None else {"json": {"up_to": own_id(which)}}))
+        await self.perform("PUT", "/read", **({} if which is None else {"json": {"up_to": own_id(which)}}))
 
     async def read_some(self, some: list[int]) -> None:
-        assert await self.tell("PUT", "/read", json={"ids": [own_id(which) for which in some]})
+        assert await self.perform("PUT", "/read", json={"ids": [own_id(which) for which in some]})
 
     async def arrive(self, which: int) -> None:
         event = {"type": "custom", "notify": {"users": [1]}, "params": {"body": "x"}, "id": own_id(which)}

@@ -20,7 +20,7 @@ async def test_concurrent_claims_skip_locked_jobs(idle: Api, database: Database,
     assert [job.id for job in claimed] == [second]
 
 
-async def test_heartbeat_returns_the_time_of_the_database_for_registered_workers_only(database: Database) -> None:
+async def test_heartbeat_returns_database_time_for_registered_workers_only(database: Database) -> None:
     worker = new_id()
     assert await jobs.beat(database, worker) is None
     enrolled = await jobs.enrol(database, worker, "one")

@@ -61,7 +61,7 @@ async def test_readyz_reports_a_read_only_database(server: Embedded, catalogue: 
         await admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", name)
         await admin.close()
         status, said = await ready(api)
-        if "read-only" not in said:  # it lent a connection that had just been ended
+        if "read-only" not in said:  # the pool returned a connection that had just been closed
             status, said = await ready(api)
         assert (status, "it is read-only for its role" in said) == (503, True), said
     assert (await doctored(url))["database"].startswith("FAIL database: it accepts no writes: it is read-only")

@@ -105,7 +105,7 @@ async def test_stream_with_unknown_last_event_id_sends_resync(api: Api, mark: st
     async with watching(api, mark=mark or None) as watch:
         if mark:
             assert await watch.until_received("resync") == [{}]
-            async with watching(api, mark=watch.mark) as again:  # from which it goes on
+            async with watching(api, mark=watch.mark) as again:  # which resumes here
                 id_ = await api.post(custom(1))
                 [shown] = await again.until_received("notification")
                 assert (shown["id"], again.names("resync")) == (id_, [])
@@ -316,7 +316,7 @@ async def test_stalled_stream_reader_uses_little_memory_and_gets_resync(api: Api
                 await asyncio.sleep(0.01)
         event = note(1)
         long = {"events": [{**event, "params": {**event["params"], "body": "x" * 9_000}}] * 10}
-        for _ in range(60):  # more than all buffers between us hold, and each less than may wait
+        for _ in range(60):  # more than all buffers hold in total, and each less than the limit
             answer = await api.as_service("POST", "/events/batch", json=long)
             await api.as_service("GET", f"/events/{answer.json()['ids'][-1]}?wait=30")
         [reader] = api.app_state.streams._streams[1]  # noqa: SLF001 - what it holds is seen nowhere else
@@ -400,10 +400,10 @@ class Hurried(asyncio.SelectorEventLoop):
 
 
 class _Quiet(Streams):
-    """An inbox without changes."""
+    """Streams of inboxes without changes."""
 
     def changed(self, user_ids: Collection[int] | None) -> None:
-        """Return no changes."""
+        """Ignore changes."""
 
 
 def hurried(work: Callable[[Hurried], Coroutine[Any, Any, None]]) -> None:

@@ -520,7 +520,7 @@ ODD = {
 
 
 class Tags(HTMLParser):
-    """Collects the tags and the text of HTML, and checks that each tag is closed where it should be."""
+    """Collects the tags and the text of HTML, and checks that each tag is closed in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)

@@ -464,7 +464,7 @@ async def tour_of_devices(tour: Tour) -> None:
     with TemporaryDirectory() as folder:
         Vapid.make(Path(folder) / "vapid.pem")
         [lane] = lanes_of(settings_for(vapid_key_file=Path(folder) / "vapid.pem"))
-    object.__setattr__(tour.api.app_state, "lanes", [lane])  # as where there is a key
+    object.__setattr__(tour.api.app_state, "lanes", [lane])  # as with a key
     await tour.call(200, "get_web_push_key", USER)
     object.__setattr__(tour.api.app_state, "lanes", ())
     await lane.transport.close()

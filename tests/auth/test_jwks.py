@@ -77,7 +77,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 async def settled(keys: Jwks) -> None:
     """Wait for a fetch in the background."""
     async with asyncio.timeout(5):
-        while keys._fetching and not keys._fetching.done():  # noqa: SLF001 - nobody else can tell
+        while keys._fetching and not keys._fetching.done():  # noqa: SLF001 - no public interface shows it
             await asyncio.sleep(0.005)
 
 

@@ -30,7 +30,7 @@ WITHOUT_FLUSHING_THE_LOG = 2
 
 @dataclass(slots=True)
 class Disk:
-    """A file system at `folder`, held in the file `image`, with a file of its own that nobody forces to the disk."""
+    """A file system at `folder` in the file `image`, with a file that is never synced to disk."""
 
     image: Path
     folder: Path

@@ -69,7 +69,7 @@ def test_invalid_token_lifetime_is_rejected(tmp_path: Path) -> None:
     assert "15m" in said
 
 
-def test_token_without_a_secret_says_what_to_do(tmp_path: Path) -> None:
+def test_token_without_a_secret_prints_the_remedy(tmp_path: Path) -> None:
     said = refusal("token", "user", "4", cwd=tmp_path, TOCSIN_DATA_DIR=str(tmp_path / "nothing"))
     assert "tocsin serve" in said
 

@@ -44,10 +44,10 @@ Treatment = str | bytes
 
 
 class Line:
-    """What lies between a client and the service, and does to each request what its script says next.
+    """A proxy between a client and the service that applies the next step of its script to each request.
 
-    `swallow` lets the service do it and hangs up instead of answering, `drop` hangs up at once, `hold` says nothing,
-    `sever` answers and then hangs up, bytes are answered; without a script all goes through.
+    `swallow` passes the request on and closes instead of answering, `drop` closes immediately, `hold` sends nothing,
+    `sever` answers and then closes, bytes are the response; without a script requests are passed on.
     """
 
     def __init__(self, api: Api) -> None:
@@ -207,7 +207,7 @@ class TestLostAnswers:
 
 
 class TestWaiting:
-    async def test_retry_waits_as_long_as_retry_after_says(
+    async def test_retry_waits_for_retry_after(
         self, line: Line, client: Client, caplog: pytest.LogCaptureFixture
     ) -> None:
         soon = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=2)

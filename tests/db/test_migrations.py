@@ -135,7 +135,7 @@ async def test_migration_yields_to_readers_and_names_the_lock_holder(
     await dumping.execute("set application_name = 'pg_dump'; begin; lock table devices in access share mode")
     with capture_logs() as told:
         migrating = asyncio.create_task(migrate.migrate(empty))
-        for tries in (1, 2, 3):  # while the dump goes on, readers never wait for as long as it
+        for tries in (1, 2, 3):  # during the dump, readers never wait for its whole time
             await until(partial(lambda tries: len(told) >= tries, tries))
             await reading.fetchval("select count(*) from devices", timeout=30)
         assert not migrating.done()

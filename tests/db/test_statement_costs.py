@@ -1,9 +1,9 @@
-"""No statement compares each of many rows with each of many others, whatever the planner knows of its tables.
+"""No statement compares each row with each other row, for any statistics of its tables.
 
-A statement is planned with parameters of unknown length: on tables that were never analysed, on full ones, and on those
-that were empty when they were last vacuumed, as a queue is, once a worker has corrected what is known of them.
-Its plan may come to rows by an index, or hash what it compares them with. A list that is gone through once for each row
-of another is quadratic, as is an array that is compared with each row: a hundred thousand of both stop the service.
+Statements are planned with parameters of unknown length: on tables that were never analyzed, on full ones, and on ones
+that were empty when last vacuumed, like a queue, after a worker has updated their statistics.
+A plan may use an index or a hash. A list that is scanned once for each row
+of another is quadratic, and so is an array that is compared with each row: 100,000 of both stop the service.
 """
 
 import asyncio
@@ -137,7 +137,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def quadratic(plan: dict[str, Any]) -> Iterator[str]:
-    """Return where a plan scans a list or an array for each row of another."""
+    """Return the nodes of a plan that scan a list or an array for each row of another."""
     text = json.dumps(plan)
     for node in nodes(plan):
         kind = node["Node Type"]

@@ -28,7 +28,7 @@ JOHN, SAM, JANE, BERNITA, LAYLA = PEOPLE
 DEVICES = ("iphone", "android", "browser")
 WIDE, NARROW = (1440, 900), (390, 844)
 TALL = (1440, 1300)
-"""A window in which nothing needs to scroll: an inbox that was scrolled keeps what comes behind a button."""
+"""A window without scrolling: a scrolled inbox keeps new notifications behind a button."""
 
 
 @dataclass

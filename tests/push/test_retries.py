@@ -39,7 +39,7 @@ def waits(attempts: int, after: float | None, min_retry: float, times: int = 300
 
 @pytest.mark.parametrize("attempts", range(1, 9))
 @pytest.mark.parametrize("channel", [Apns, Fcm, WebPush])
-def test_retry_steps_are_5_s_30_s_2_min_10_min_30_min_then_hourly_and_for_fcm_not_before_10_s(
+def test_retry_steps_are_5s_30s_2m_10m_30m_1h_and_fcm_starts_at_10s(
     attempts: int, channel: type[Apns | Fcm | WebPush]
 ) -> None:
     step = max(SCHEDULE[attempts - 1], 10 if channel is Fcm else 0)

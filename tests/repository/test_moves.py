@@ -88,7 +88,7 @@ class TestLaravel:
 
 class TestNovu:
     SUBSCRIBER = {"subscriberId": "1", "firstName": "Ada", "lastName": None, "locale": "en_US", "timezone": None}  # noqa: RUF012 - a record of a test
-    READ = {  # noqa: RUF012 - likewise
+    READ = {  # noqa: RUF012 - as above
         "id": "68f0c1e2a1b2c3d4e5f60718",
         "subject": "Deal won",
         "body": "Acme signed",

@@ -33,7 +33,7 @@ REPRESENTATIVES = {
 
 
 def patterns() -> dict[str, re.Pattern[Any]]:
-    """Return all patterns that modules of the package hold, by where they are."""
+    """Return all patterns of the modules of the package, by their place."""
     found: dict[str, re.Pattern[Any]] = {}
     for module in pkgutil.walk_packages(tocsin.__path__, "tocsin."):
         if module.name.endswith("__main__"):

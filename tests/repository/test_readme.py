@@ -34,7 +34,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def service(environment: dict[str, str]) -> Iterator[str]:
-    """The service as the first block of the tour starts it; where it answers."""
+    """The service as the first block of the tour starts it; yields its URL."""
     with subprocess.Popen(
         ["sh", "-c", f"exec {BLOCKS[0]}"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     ) as running:

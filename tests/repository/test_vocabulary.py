@@ -21,6 +21,7 @@ from tocsin.catalogue import Catalogue
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("packages/*/src/**/*.py")])
 STATEMENTS = sorted(ROOT.glob("src/tocsin/db/queries/*.sql"))
+TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
 RETIRED_NAMES = {
     *("house", "houses", "door", "doors", "bell", "rings", "wire", "wires", "road", "roads", "keeper"),
@@ -42,6 +43,15 @@ RETIRED_NAMES = {
     *("doorbell", "ring", "rung", "ear", "ears", "hear", "live", "elsewhere", "furnish", "furnished", "meanwhile"),
 }
 """Words that names of classes and functions must not contain."""
+
+TERMS_OF_TESTS = {"live", "bell", "slots"}
+"""Retired words with a technical meaning in tests: live workers, bell and slots of the inbox."""
+
+RETIRED_IN_TESTS = RETIRED_NAMES - TERMS_OF_TESTS | {"tell", "bury", "buried", "alike", "ours", "anothers"}
+"""Words that names of tests and of their helpers must not contain."""
+
+MAX_TEST_NAME = 72
+"""Characters of the name of a test."""
 
 RETIRED_CONSTANTS = ("MOST_", "LARGEST_", "LONGEST_", "SHORTEST_", "SMALLEST_", "SLOWEST", "AT_ONCE", "ROUND")
 """Prefixes that constants must not have; use `MAX_`, `MIN_`, `DEFAULT_`, `*_TIMEOUT`, `*_INTERVAL`, `*_BATCH_SIZE`."""
@@ -110,7 +120,7 @@ def remarks() -> Iterator[tuple[str, str]]:
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
             if (comment := line.partition("--")[2]).strip():
                 yield f"{path.relative_to(ROOT)}:{number}", comment
-    for path in SOURCES:
+    for path in [*SOURCES, *TESTS]:
         for token in tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline):
             if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and token.string.startswith('"""')):
                 yield f"{path.relative_to(ROOT)}:{token.start[0]}", token.string
@@ -176,6 +186,28 @@ def test_class_names_are_unique() -> None:
                 places["tocsin_client" in path.parts, node.name].append(f"{path}:{node.lineno}")
     assert not {name: found for (_, name), found in places.items() if len(found) > 1}
     assert len(places) > 100
+
+
+def test_names_of_tests_use_no_retired_words() -> None:
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    trees_of_tests = ((path, ast.parse(path.read_text("utf-8"))) for path in TESTS)
+    names = [
+        (node.name, f"{path.relative_to(ROOT)}:{node.lineno}")
+        for path, tree in trees_of_tests
+        for node in ast.walk(tree)
+        if isinstance(node, kinds)
+    ]
+    assert not [(place, name) for name, place in names if words_of(name) & RETIRED_IN_TESTS]
+    tests = [(name, place) for name, place in names if name.startswith("test_")]
+    assert not [(place, name) for name, place in tests if len(name) > MAX_TEST_NAME]
+    assert len(tests) > 1000
+
+
+def test_titles_of_web_tests_use_no_retired_words() -> None:
+    sources = [path.read_text("utf-8") for path in ROOT.glob("web/tests/*.test.js")]
+    titles = [title for source in sources for title in re.findall(r'^test\("([^"]+)"', source, re.MULTILINE)]
+    assert not [title for title in titles if words_of(title) & RETIRED_IN_TESTS]
+    assert len(titles) > 30
 
 
 def test_constants_start_with_no_retired_word() -> None:

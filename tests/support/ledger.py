@@ -381,7 +381,7 @@ async def _compare_words(url: str, words: dict[str, str]) -> None:
 
 
 async def _compare_teams(url: str, ledger: Ledger, population: Population, words: dict[str, str]) -> None:
-    """Through which team each recipient got an event: none where they were named."""
+    """Check the team through which each recipient got an event; 0 if they were named."""
     members = {0: set[int](), **{team: set(members) for team, members in population.teams.items()}}
     for row in await _rows(url, "select event_id::text as id, user_ids, team_ids from recipients"):
         post = ledger.posts[words[row["id"]]]

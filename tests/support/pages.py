@@ -11,7 +11,7 @@ from tocsin.api.server import Server
 
 
 async def next_url(api: Api, path: str = "/notifications", **headers: str) -> str:
-    """Return where the second page of an inbox is, in the answer to a request with these headers."""
+    """Return the URL of the second page of an inbox, as the response to these request headers has it."""
     answer = await api.as_user(1, "GET", f"{path}?per_page=1", headers=headers)
     assert answer.status_code == 200, answer.text
     url: str = answer.json()["pagination"]["urls"]["next"]
@@ -34,7 +34,7 @@ async def listening(api: Api) -> AsyncIterator[int]:
     """Serve as the process does, and yield the port."""
     bound = socket.create_server(("127.0.0.1", 0))
     server = Server(service(api.app_state))
-    running = asyncio.create_task(server._serve([bound]))  # noqa: SLF001 - serve() would take our signals
+    running = asyncio.create_task(server._serve([bound]))  # noqa: SLF001 - serve() would install signal handlers
     try:
         yield int(bound.getsockname()[1])
     finally:

@@ -40,7 +40,7 @@ class Program:
 
     @property
     def address(self) -> tuple[str, int]:
-        """The address where it listens or last listened."""
+        """The address on which it listens or last listened."""
         parts = urlsplit(self.greeting["url"])
         return str(parts.hostname), int(parts.port or 0)
 

@@ -171,7 +171,7 @@ def context_in(folder: Path) -> ssl.SSLContext:
 
 @contextmanager
 def listening() -> Iterator[tuple[int, list[object]]]:
-    """Listen on the loopback, in both families where there are two; yields the port and who came."""
+    """Listen on the loopback, with IPv4 and IPv6 if available; yields the port and the clients that connected."""
     came: list[object] = []
     loop = asyncio.get_running_loop()
     sockets = [socket.create_server(("127.0.0.1", 0))]
@@ -241,7 +241,7 @@ def spellings(port: int) -> list[str]:
             "127.0.1",
             "127.0.0.2",
             "0",
-            "0.0.0.0",  # noqa: S104 - nobody listens there
+            "0.0.0.0",  # noqa: S104 - not a listening address
         ),
         *("2130706433", "0x7f000001", "0x7f.1", "0x7f.0.0.1", "017700000001", "0177.0.0.1", "127.0.0.0x1", "0x7F.1"),
         *(

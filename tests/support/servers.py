@@ -116,8 +116,8 @@ async def pgbouncer(server: OwnServer, pool_mode: str) -> AsyncIterator[int]:
 def free_port() -> int:
     """Return a port of the loopback that is free.
 
-    It is below those that the kernel gives to whoever asks for any, and each worker of a run has its own, so that
-    nobody takes it before the server does that it is for.
+    It is below the ephemeral ports of the kernel, and each worker of a run has a range of its own, so that no other
+    program takes it before its server starts.
     """
     worker = int("".join(filter(str.isdigit, os.environ.get("PYTEST_XDIST_WORKER", "0"))))
     ports = range(20_000 + 1000 * (worker % 12), 21_000 + 1000 * (worker % 12))

@@ -176,7 +176,7 @@ async def serving(
             origins=settings.cors_origins,
             prefix=settings.root_path,
         )
-        running = asyncio.create_task(server._serve([listening]))  # noqa: SLF001 - serve() would take our signals
+        running = asyncio.create_task(server._serve([listening]))  # noqa: SLF001 - serve() would install signal handlers
         await server.ready.wait()
         stack.push_async_callback(lambda: running)
         stack.callback(app_state.streams.close)
@@ -187,6 +187,6 @@ async def serving(
 
 
 async def at_rest(api: Api) -> None:
-    """Wait until all that was accepted is delivered, so that nothing of this test goes on in the next."""
+    """Wait until all accepted events are delivered, so that no work of this test continues in the next."""
     for job in await api.app_state.database.rows("select id from jobs"):
         await api.as_service("GET", f"/events/{job['id']}?wait=10", "operations")

@@ -110,9 +110,7 @@ async def test_framework_unmount_closes_the_stream_and_remount_reopens_it(window
     await expect(window.badge).to_have_text("2")
 
 
-async def test_a_page_that_draws_the_inbox_itself_lists_and_marks_and_goes_on_live(
-    windows: Windows, drawn: Window
-) -> None:
+async def test_headless_framework_page_lists_marks_and_updates_live(windows: Windows, drawn: Window) -> None:
     rows, service = drawn.page.locator("li"), windows.host.service
     await expect(rows).to_have_text([re.compile("One")])
     await expect(drawn.page.locator("output")).to_have_text("live")
@@ -128,7 +126,7 @@ async def test_a_page_that_draws_the_inbox_itself_lists_and_marks_and_goes_on_li
     await settles(service)
 
 
-async def test_what_draws_the_inbox_closes_its_stream_when_it_is_unmounted(windows: Windows, drawn: Window) -> None:
+async def test_headless_framework_unmount_closes_the_stream(windows: Windows, drawn: Window) -> None:
     await drawn.page.get_by_role("button", name="Sign out").click()
     await streams(windows, 0)
     await notify(windows.host.service, "Two")

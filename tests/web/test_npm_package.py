@@ -25,7 +25,7 @@ async def package(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return await unpacked(archive, tmp_path_factory.mktemp("package") / "node_modules")
 
 
-async def test_its_exports_and_types_are_found_by_every_bundler(sources: Path, archive: Path) -> None:
+async def test_npm_exports_and_types_resolve_in_every_bundler(sources: Path, archive: Path) -> None:
     status, told = await run(sources, "node_modules/.bin/publint", "--strict")
     assert status == 0, told
     assert "All good!" in told
@@ -33,7 +33,7 @@ async def test_its_exports_and_types_are_found_by_every_bundler(sources: Path, a
     assert status == 0, told
 
 
-async def test_it_holds_what_it_promises_and_nothing_else(package: Path) -> None:
+async def test_npm_package_contains_only_the_expected_files(package: Path) -> None:
     names = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
     entries = {
         f"dist/{name}{end}" for name in ("index", "client", "react", "vue") for end in (".js", ".js.map", ".d.ts")
@@ -55,7 +55,7 @@ def quoted(text: str) -> set[str]:
     return set(re.findall(r"`([\w<>-]+)`", text))
 
 
-async def test_editors_are_told_what_the_document_says_of_the_element(package: Path) -> None:
+async def test_custom_elements_manifest_matches_the_documentation(package: Path) -> None:
     """`custom-elements.json` names the attributes, events, slots, parts and custom properties of the guide."""
     [module] = json.loads((package / "dist/custom-elements.json").read_text("utf-8"))["modules"]
     [element] = module["declarations"]
@@ -105,7 +105,7 @@ client.stop();
 """
 
 
-async def test_the_client_lists_marks_and_follows_an_inbox_without_a_page(api: Api, package: Path) -> None:
+async def test_npm_client_lists_marks_and_follows_without_a_page(api: Api, package: Path) -> None:
     await api.people(1)
     for body in ("One", "Two"):
         await api.post(custom(1, body=body))
@@ -121,7 +121,7 @@ async def test_the_client_lists_marks_and_follows_an_inbox_without_a_page(api: A
     ]
 
 
-async def test_a_server_may_import_all_of_it(package: Path) -> None:
+async def test_npm_package_can_be_imported_on_a_server(package: Path) -> None:
     folder = package.parents[1]
     script = """await import("tocsin-inbox");
         await import("tocsin-inbox/client");

@@ -24,8 +24,8 @@ async def test_web_build_matches_the_checked_in_files(sources: Path) -> None:
 
 
 @pytest.mark.processes
-async def test_the_sources_are_typed_and_have_what_their_types_declare(sources: Path) -> None:
-    """`tsc --checkJs`; `types/check.ts` compares what is declared for pages with what there is."""
+async def test_web_sources_type_check_and_match_their_declarations(sources: Path) -> None:
+    """`tsc --checkJs`; `types/check.ts` compares the declarations for pages with the sources."""
     assert await run(sources, "node_modules/.bin/tsc", "--project", ".") == (0, "")
 
 

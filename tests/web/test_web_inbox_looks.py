@@ -597,7 +597,7 @@ inbox.renderItem = (notification) => {
 """
 
 
-async def test_a_page_draws_what_rows_say_in_its_own_style(host: Host, chromium: Browser) -> None:
+async def test_page_can_render_rows_in_its_own_style(host: Host, chromium: Browser) -> None:
     host.script += DRAWS
     host.style += " .drawn { color: rgb(1, 2, 3) }"
     await notify(host.service, "One", "Two", "usual")
@@ -623,7 +623,7 @@ async def test_a_page_draws_what_rows_say_in_its_own_style(host: Host, chromium:
         await expect(window.row("One").locator(".text")).to_be_visible()
 
 
-async def test_a_row_is_drawn_as_usual_where_the_page_cannot(host: Host, chromium: Browser) -> None:
+async def test_row_falls_back_to_the_default_if_the_page_fails(host: Host, chromium: Browser) -> None:
     host.script += DRAWS
     await notify(host.service, "broken")
     async with browsing(chromium, host) as windows:
@@ -634,9 +634,7 @@ async def test_a_row_is_drawn_as_usual_where_the_page_cannot(host: Host, chromiu
         window.complaints.clear()
 
 
-async def test_words_that_cannot_be_loaded_are_english_and_english_ones_are_not_asked_for(
-    host: Host, chromium: Browser
-) -> None:
+async def test_missing_words_fall_back_to_builtin_english(host: Host, chromium: Browser) -> None:
     await notify(host.service, "One")
     async with browsing(chromium, host) as windows:
         requests = asked(windows, "/inbox-words-")

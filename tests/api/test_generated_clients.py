@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.node import UNREACHABLE, run
+from tests.support.programs import locked_environment, run
 from tests.support.service import HOUR, SECRET, Api
 from tocsin.api.schemas import names_of
 from tocsin.auth.minting import mint_service, mint_user
 
 OURS = Path(__file__).parent / "generators"
-UV = Path(__file__).parents[2] / ".uv/bin/uv"
 
 pytestmark = pytest.mark.processes
 
@@ -25,17 +24,7 @@ pytestmark = pytest.mark.processes
 async def tools(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Path]:
     """A virtual environment with the generators."""
     folder = tmp_path_factory.mktemp("generators")
-    if not UV.exists():
-        pytest.skip("uv is not where make puts it")
-    status, told = await run(folder, str(UV), "venv", "--quiet", "--no-python-downloads", "made")
-    assert status == 0, told
-    lock = str(OURS / "requirements.lock")
-    python = str(folder / "made/bin/python")
-    status, told = await run(folder, str(UV), "pip", "sync", "--quiet", "--python", python, "--require-hashes", lock)
-    if status and (UNREACHABLE.search(told) or "error sending request" in told):
-        pytest.skip("uv reaches no registry")
-    assert status == 0, told
-    yield folder / "made/bin"
+    yield await locked_environment(folder, OURS / "requirements.lock")
     shutil.rmtree(folder)
 
 

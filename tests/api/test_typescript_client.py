@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.events import custom
-from tests.support.node import installed, run
+from tests.support.node import installed
+from tests.support.programs import run
 from tests.support.service import HOUR, SECRET, Api
 from tocsin.auth.minting import mint_service, mint_user
 

@@ -1,8 +1,6 @@
 """The documentation site: strict build, complete, and without requests to other hosts."""
 
-import asyncio
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -17,42 +15,25 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.support.node import UNREACHABLE
+from tests.support.programs import locked_environment
+from tests.support.programs import run as run_program
 
 ROOT = Path(__file__).parents[2]
 TOCSIN = ROOT / ".venv/bin/tocsin"
-UV = ROOT / ".uv/bin/uv"
 ELSEWHERE = ("http:", "https:", "//")
 
 pytestmark = pytest.mark.processes
 
 
 async def run(folder: Path, *command: str) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=folder,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    out, _ = await asyncio.wait_for(process.communicate(), 300)
-    return process.returncode or 0, out.decode()
+    return await run_program(folder, *command, seconds=300, NO_MKDOCS_2_WARNING="1")
 
 
 @pytest.fixture(scope="module")
 async def mkdocs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """The program of the locked versions, in a virtual environment of its own."""
     folder = tmp_path_factory.mktemp("mkdocs")
-    if not UV.exists():
-        pytest.skip("uv is not where make puts it")
-    status, told = await run(folder, str(UV), "venv", "--quiet", "--no-python-downloads", "made")
-    assert status == 0, told
-    python, lock = str(folder / "made/bin/python"), str(ROOT / "docs/requirements.lock")
-    status, told = await run(folder, str(UV), "pip", "sync", "--quiet", "--python", python, "--require-hashes", lock)
-    if status and (UNREACHABLE.search(told) or "error sending request" in told):
-        pytest.skip("uv reaches no registry")
-    assert status == 0, told
-    yield str(folder / "made/bin/mkdocs")
+    yield str(await locked_environment(folder, ROOT / "docs/requirements.lock", seconds=300) / "mkdocs")
     shutil.rmtree(folder)
 
 

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from tests.support.database import url_for
-from tests.support.node import UNREACHABLE, run
+from tests.support.programs import locked_environment, run
 from tests.support.service import HOUR, SECRET, Api
 from tocsin.auth.minting import mint_service
 from tocsin.postgres.supervisor import Embedded
@@ -18,7 +18,6 @@ from tocsin.postgres.supervisor import Embedded
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-UV = ROOT / ".uv/bin/uv"
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -125,16 +124,8 @@ class TestNovu:
 async def python(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A Python with Django and django-notifications-hq."""
     folder = tmp_path_factory.mktemp("django")
-    if not UV.exists():
-        pytest.skip("uv is not where make puts it")
-    status, said = await run(folder, str(UV), "venv", "--quiet", "--no-python-downloads", "made")
-    assert status == 0, said
-    lock, python = str(Path(__file__).parent / "django/requirements.lock"), str(folder / "made/bin/python")
-    status, said = await run(folder, str(UV), "pip", "sync", "--quiet", "--python", python, "--require-hashes", lock)
-    if status and (UNREACHABLE.search(said) or "error sending request" in said):
-        pytest.skip("uv reaches no registry")
-    assert status == 0, said
-    return python
+    lock = Path(__file__).parent / "django/requirements.lock"
+    return str(await locked_environment(folder, lock) / "python")
 
 
 class TestDjango:

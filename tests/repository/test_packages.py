@@ -1,26 +1,22 @@
 """The three distributions: each builds, is complete, and works alone in an empty environment."""
 
-import asyncio
 import shutil
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.support.programs import UV
+from tests.support.programs import run as run_program
+
 ROOT = Path(__file__).parents[2]
-UV = ROOT / ".uv/bin/uv"
 PACKAGES = {"tocsin": ROOT, "tocsin_client": ROOT / "packages/client", "tocsin_phones": ROOT / "packages/phones"}
 
 pytestmark = pytest.mark.processes
 
-
-async def run(folder: Path, *command: str) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    out, _ = await asyncio.wait_for(process.communicate(), 300)
-    return process.returncode or 0, out.decode()
+run = partial(run_program, seconds=300)
 
 
 async def succeed(folder: Path, *command: str) -> str:

@@ -1,13 +1,11 @@
 """Node programs with their npm packages."""
 
-import asyncio
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-UNREACHABLE = re.compile(r"\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT)\b")
+from tests.support.programs import UNREACHABLE, run
 
 
 async def installed(sources: Path, folder: Path) -> Path:
@@ -21,19 +19,6 @@ async def installed(sources: Path, folder: Path) -> Path:
         pytest.skip("npm reaches no registry")
     assert status == 0, told
     return folder
-
-
-async def run(folder: Path, *command: str) -> tuple[int, str]:
-    """Return a command's exit status and output."""
-    running = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=folder,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    told, _ = await asyncio.wait_for(running.communicate(), 120)
-    assert running.returncode is not None
-    return running.returncode, told.decode()
 
 
 async def unpacked(archive: Path, modules: Path) -> Path:

@@ -7,7 +7,8 @@ import pytest
 from playwright.async_api import Browser
 
 from tests.support.host_page import Host, Windows, browsing, hosting
-from tests.support.node import installed, run
+from tests.support.node import installed
+from tests.support.programs import run
 from tests.support.service import serving
 from tocsin.catalogue import Catalogue
 from tocsin.push.channels.vapid import Vapid

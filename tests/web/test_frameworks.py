@@ -12,7 +12,8 @@ import pytest
 from playwright.async_api import expect
 
 from tests.support.host_page import Window, Windows, notify, settles, streams
-from tests.support.node import installed, run, unpacked
+from tests.support.node import installed, unpacked
+from tests.support.programs import run
 
 SOURCES = Path(__file__).parent / "frameworks"
 DOCUMENT = Path(__file__).parents[2] / "docs/guides/web-inbox.md"

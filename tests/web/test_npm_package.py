@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.events import custom
-from tests.support.node import run, unpacked
+from tests.support.node import unpacked
+from tests.support.programs import run
 from tests.support.service import HOUR, SECRET, Api
 from tocsin import __version__
 from tocsin.auth.minting import mint_user

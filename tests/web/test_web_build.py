@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.node import run
+from tests.support.programs import run
 
 ROOT = Path(__file__).parents[2]
 BUILT = ROOT / "src/tocsin/web"

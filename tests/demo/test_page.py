@@ -329,7 +329,7 @@ async def test_demo_posts_only_known_kinds_to_demo_users(demo: Demo) -> None:
     form = await demo.http.post("/demo/events", content=json.dumps({"kind": "custom", "to": [1]}))
     assert form.status_code == 415
     assert (await demo.http.get("/demo/phones?user=99")).status_code == 404
-    assert (await demo.http.get("/demo/phones?user=x")).status_code == 404
+    assert (await demo.http.get("/demo/phones?user=x")).status_code == 422
 
 
 async def test_demo_page_loads_only_its_own_files(demo: Demo) -> None:

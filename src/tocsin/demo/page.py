@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 
 from tocsin.api import assets
 from tocsin.api.body import body_of
+from tocsin.api.requests import NewId
 from tocsin.api.state import AppState, app_state_of
 from tocsin.auth.minting import Signer, mint_service, mint_user
 from tocsin.catalogue import ENGLISH
@@ -50,6 +51,12 @@ class DemoEvent(RequestModel):
 
     kind: str
     to: Ids
+
+
+class DemoUser(RequestModel):
+    """The query for the devices of a user."""
+
+    user: NewId = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +128,13 @@ class DemoPage:
         The page requests this every second, so it is not logged.
         """
         request.state.is_quiet = True
-        given = request.query_params.get("user")
-        shown = [self.devices.get(person.id, {}) for person in self.people if str(person.id) == given]
-        if not shown:
+        field_errors: list[FieldError] = []
+        asked = DemoUser.checked(dict(request.query_params), field_errors)
+        if not asked:
+            raise Invalid(field_errors)
+        if all(person.id != asked.user for person in self.people):
             raise NotFound
-        return _json({name: self.phones.screen(token) for name, token in shown[0].items()})
+        return _json({name: self.phones.screen(token) for name, token in self.devices.get(asked.user, {}).items()})
 
     async def post_event(self, request: Request) -> Response:
         """Post an event of a kind for some of the users, as the service of the demo."""

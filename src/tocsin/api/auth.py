@@ -1,5 +1,6 @@
 """Authentication: dependencies that return the caller of a request and check its authorization."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,16 +16,16 @@ from tocsin.auth.tokens import caller_of
 from tocsin.errors import Unauthenticated, Unauthorized
 
 
-class Authentication(SecurityBase):
+class Authentication(SecurityBase, ABC):
     """A dependency that returns the caller of a request. `says` names the required token in the API document."""
 
     scheme_name = "bearer"
     model = HTTPBearer(bearerFormat="JWT")
     says = "a user token"
 
+    @abstractmethod
     async def __call__(self, request: Request) -> Any:
         """Return the caller. Raises `Unauthenticated` and `Unauthorized`."""
-        raise NotImplementedError
 
     async def confirm(self, request: Request, caller: Any) -> None:
         """Check the authorization of the endpoint before errors of the request are reported."""

@@ -266,14 +266,20 @@ async def test_delivered_event_cannot_be_cancelled(api: Api) -> None:
     assert (await api.as_service("DELETE", "/events/by-key/none")).status_code == 404
 
 
-async def test_cancelling_during_fanout_reports_reached_recipients(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def partly_delivered(api: Api, monkeypatch: pytest.MonkeyPatch) -> tuple[str, range]:
+    """Deliver the first 50 inboxes of a team event, and return its id and all recipients."""
     monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 50)
     many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 51)
-    await idle.people(*many)
-    await idle.team(7, *many)
-    id_ = (await post(idle, {**message_event("all", 1), "notify": {"teams": [7]}})).json()["id"]
-    await work(idle)
-    await work(idle, "bulk", 1)
+    await api.people(*many)
+    await api.team(7, *many)
+    id_ = (await post(api, {**message_event("all", 1), "notify": {"teams": [7]}})).json()["id"]
+    await work(api)
+    await work(api, "bulk", 1)
+    return id_, many
+
+
+async def test_cancelling_during_fanout_reports_reached_recipients(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    id_, many = await partly_delivered(idle, monkeypatch)
     assert (await state(idle, id_))["state"] == "delivering"
     assert (await idle.as_service("DELETE", f"/events/{id_}")).status_code == 204
     await work(idle, "bulk", 1)
@@ -283,13 +289,7 @@ async def test_cancelling_during_fanout_reports_reached_recipients(idle: Api, mo
 
 
 async def test_operator_can_cancel_any_event(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 50)
-    many = range(1, jobs.DIRECT_MAX_RECIPIENTS + 51)
-    await idle.people(*many)
-    await idle.team(7, *many)
-    id_ = (await post(idle, {**message_event("all", 1), "notify": {"teams": [7]}})).json()["id"]
-    await work(idle)
-    await work(idle, "bulk", 1)
+    id_, many = await partly_delivered(idle, monkeypatch)
     worker = new_id()
     leased = await jobs.claim(idle.app_state.database, worker, "bulk", 1)
     call = partial(idle.as_service, "DELETE", f"/events/{id_}", "operations", name="console")

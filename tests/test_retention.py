@@ -179,12 +179,17 @@ async def test_retention_deletes_push_states_after_30_and_devices_after_270_days
     assert await api.app_state.database.value("select right(token, 6) from devices") == "aaaaaa"
 
 
-async def test_retention_runs_in_one_worker_at_a_time(idle: Api, database: Database, dba: Connection) -> None:
-    headers = {"Idempotency-Key": "once"}
+async def keep_expired_key(api: Api, dba: Connection) -> None:
+    """Post an event with an `Idempotency-Key` that retention is due to delete."""
     event = {"type": "custom", "notify": {"users": [1]}, "params": {"body": "Hello"}}
-    await idle.people(1)
-    assert (await idle.as_service("POST", "/events", json=event, headers=headers)).status_code == 202
+    await api.people(1)
+    answer = await api.as_service("POST", "/events", json=event, headers={"Idempotency-Key": "once"})
+    assert answer.status_code == 202
     await dba.execute("update idempotency_keys set kept_at = kept_at - interval '2 days'")
+
+
+async def test_retention_runs_in_one_worker_at_a_time(idle: Api, database: Database, dba: Connection) -> None:
+    await keep_expired_key(idle, dba)
     async with dba.transaction():
         assert await dba.fetchval(retention._SQL["turn"], retention._LOCK)  # noqa: SLF001 - the turn of another keeper
         async with asyncio.timeout(20):
@@ -193,11 +198,7 @@ async def test_retention_runs_in_one_worker_at_a_time(idle: Api, database: Datab
 
 
 async def test_failing_retention_step_does_not_block_others(idle: Api, database: Database, dba: Connection) -> None:
-    await test_retention_runs_in_one_worker_at_a_time(idle, database, dba)
-    headers = {"Idempotency-Key": "twice"}
-    event = {"type": "custom", "notify": {"users": [1]}, "params": {"body": "Hello"}}
-    assert (await idle.as_service("POST", "/events", json=event, headers=headers)).status_code == 202
-    await dba.execute("update idempotency_keys set kept_at = kept_at - interval '2 days'")
+    await keep_expired_key(idle, dba)
     await dba.execute(
         "insert into dead_letters values ($1, 'deliver', 'direct', 8, 0, '', now() - interval '40 days')", new_id()
     )

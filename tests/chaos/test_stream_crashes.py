@@ -169,6 +169,7 @@ async def test_stream_readers_converge_after_crashes(with_nats: bool, port: int,
         for task in busy:
             task.cancel()
         await asyncio.gather(*busy, return_exceptions=True)
+        await until(lambda: all(app.order for app in apps), 60)  # a killed worker's jobs wait for the end of its leases
         for app, task in zip(apps, following, strict=True):
             await until(partial(is_the_same, app, task), 60)
         for task in following:

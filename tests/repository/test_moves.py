@@ -1,8 +1,9 @@
 """The migration guides: exports of other systems are imported, and replacement functions post events."""
 
 import asyncio
+import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
+Functions = Callable[[str], dict[str, Any]]
+
+
 async def imported(api: Api, lines: str) -> dict[str, int]:
     answer = await api.as_service(
         "POST", "/directory/import", content=lines, headers={"Content-Type": "application/x-ndjson"}
@@ -34,13 +38,21 @@ async def imported(api: Api, lines: str) -> dict[str, int]:
     return counts
 
 
-def functions(code: str, api: Api, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Run the code of a guide, for the service under test, and return what it defines."""
+@pytest.fixture
+def functions(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Functions]:
+    """Runs the code of a guide, for the service under test, and returns what it defines."""
     monkeypatch.setenv("NOTIFY_URL", str(api.http.base_url))
     monkeypatch.setenv("NOTIFY_TOKEN", mint_service(SECRET, "crm", ["events:write"], HOUR))
-    found: dict[str, Any] = {}
-    exec(code, found)  # noqa: S102 - the page's code is what is tested
-    return found
+    with contextlib.ExitStack() as clients:
+
+        def run_code(code: str) -> dict[str, Any]:
+            found: dict[str, Any] = {}
+            exec(code, found)  # noqa: S102 - the page's code is what is tested
+            if client := found.get("tocsin"):
+                clients.enter_context(client)
+            return found
+
+        yield run_code
 
 
 class TestLaravel:
@@ -96,10 +108,8 @@ class TestNovu:
         "readAt": "2026-01-31T09:00:00.000Z",
     }
 
-    async def test_novu_subscribers_and_notifications_are_imported(
-        self, api: Api, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        made = functions(blocks("novu", "python")[0], api, monkeypatch)
+    async def test_novu_subscribers_and_notifications_are_imported(self, api: Api, functions: Functions) -> None:
+        made = functions(blocks("novu", "python")[0])
         unread = {**self.READ, "id": "68f0c1e2a1b2c3d4e5f60719", "subject": None, "isRead": False, "readAt": None}
         lines = [made["user_line"](self.SUBSCRIBER)]
         lines += [made["notification_line"](self.SUBSCRIBER, each) for each in (self.READ, unread)]
@@ -107,10 +117,10 @@ class TestNovu:
         found = {entry["message"]: entry["read_at"] for entry in (await api.inbox(1))["data"]}
         assert found == {"Deal won <br> Acme signed": "2026-01-31 09:00:00", "Acme signed": None}
 
-    async def test_novu_trigger_becomes_an_event_posted_once(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_novu_trigger_becomes_an_event_posted_once(self, api: Api, functions: Functions) -> None:
         await api.people(1, 2, 4)
         await api.team(7, 1, 2)
-        trigger = functions(blocks("novu", "python")[1], api, monkeypatch)["trigger"]
+        trigger = functions(blocks("novu", "python")[1])["trigger"]
         words = {"author": "Ada", "title": "the plan"}
         ids = [await asyncio.to_thread(trigger, "comment-added", "1", words, "t-1") for _ in range(2)]
         topic = await asyncio.to_thread(trigger, "comment-added", {"type": "Topic", "topicKey": "7"}, words)
@@ -170,11 +180,11 @@ class TestDjango:
         return "\n".join(line for line in said.splitlines() if line.startswith("{"))
 
     async def test_django_notify_send_replacement_posts_to_users_and_groups(
-        self, api: Api, monkeypatch: pytest.MonkeyPatch
+        self, api: Api, functions: Functions
     ) -> None:
         await api.people(1, 2, 4)
         await api.team(7, 1, 2)
-        send = functions(blocks("django", "python")[1], api, monkeypatch)["send"]
+        send = functions(blocks("django", "python")[1])["send"]
         ada, grace, group = (Row(4, "Ada"), Row(2, "Grace"), Group(7, "Sales"))
         closed = await asyncio.to_thread(send, ada, grace, "closed")
         commented = await asyncio.to_thread(send, ada, group, "commented", "the plan")

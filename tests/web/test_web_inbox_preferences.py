@@ -235,15 +235,15 @@ class TestPush:
             window = await opened_preferences(windows)
             await switched(window, on=True)
             [id_] = await notify(pushed.service, "One")
-            for link, opens in [
-                ("https://crm.example.com/cases/1", ["https://crm.example.com/cases/1"]),
-                (None, []),
-                ("javascript:alert(1)", []),
+            for tag, link, opens in [  # each has its own tag: Chromium may still be closing the one before
+                ("first", "https://crm.example.com/cases/1", ["https://crm.example.com/cases/1"]),
+                ("second", None, []),
+                ("third", "javascript:alert(1)", []),
             ]:
                 payload = {
                     "title": "A",
                     "body": "B",
-                    "tag": id_,
+                    "tag": tag,
                     "badge": 1,
                     "clear": [],
                     "notification": {"id": id_, "link": link},

@@ -19,7 +19,7 @@ from tests.support.events import custom, note, post
 from tests.support.host_page import SCREENSHOTS
 from tests.support.pushes import ANDROID, IPHONE, becomes, hurry, pushes_of, register
 from tests.support.service import HOUR, SECRET, Api, serving
-from tests.support.waiting import until
+from tests.support.waiting import reaches, until
 from tocsin.api.console import FILES
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
@@ -369,7 +369,7 @@ class TestPage:
         await page.goto(f"{api.http.base_url}/console#token={other}")
         await page.get_by_role("button", name="Switch").click()
         await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
-        assert await page.evaluate(kept) == other
+        await reaches(lambda: page.evaluate(kept), other)
 
     async def test_console_shows_stopped_lanes_first_with_reason_and_remedy(
         self, page: Page, pushing: Api, phones: Phones

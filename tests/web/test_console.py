@@ -596,7 +596,7 @@ async def give_up(api: Api, phones: Phones) -> str:
     id_: str = (await post(api, custom(1))).json()["id"]
     await until(lambda: len(phones.pushes("apns", IPHONE)) > before)
     await api.app_state.database.value(
-        "update deliveries set made_at = now() - interval '25 hours' where event_id = $1", id_
+        "update deliveries set made_at = now() - interval '25 hours' where event_id = $1 and lane = 'apns/default'", id_
     )
     await hurry(api)
     async with asyncio.timeout(8):

@@ -16,12 +16,13 @@ from tocsin import (
     isolation,
     jobs,
     quiet_hours,
+    setting_types,
     streams,
     strict_json,
 )
 from tocsin.api import arriving, body, events, imports, notifications, protocol, requests
 from tocsin.api.connections import Patience
-from tocsin.auth import claims, jwks, keys
+from tocsin.auth import claims, jwks
 from tocsin.catalogue import fields
 from tocsin.push import deliveries, dispatcher, probe
 from tocsin.push.channels import apns, fcm, payloads
@@ -59,7 +60,7 @@ PROMISES: dict[str, tuple[Any, Any]] = {
     "streams of a user": (streams.MAX_STREAMS_PER_USER, 8),
     "silence of a stream, in seconds": (streams.KEEPALIVE_INTERVAL, 15.0),
     "the clock of an issuer may differ by, in seconds": (claims.CLOCK_SKEW, 30),
-    "bytes of a secret for tokens": (keys._MIN_SECRET_BYTES, 32),  # noqa: SLF001 - what is promised of it
+    "bytes of a secret for tokens": (setting_types.MIN_SECRET_BYTES, 32),
     "fetching the keys of the issuer again, in seconds": (jwks.FETCH_INTERVAL, 60.0),
     "test pushes a minute": (probe.MAX_PER_MINUTE, 5),
     "tries of a job, in seconds between them": (jobs.RETRY_DELAYS, (0.2, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)),

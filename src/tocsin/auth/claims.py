@@ -9,7 +9,7 @@ from typing import Any, ClassVar, get_args
 from tocsin.auth.keys import Speaker
 from tocsin.errors import Unauthenticated
 from tocsin.ids import MAX_ID
-from tocsin.settings import Scope
+from tocsin.setting_types import Scope
 
 SCOPES: frozenset[str] = frozenset(get_args(Scope))
 """The scopes of services. A token with one of them is a service token."""

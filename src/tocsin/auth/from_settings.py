@@ -8,7 +8,8 @@ from tocsin.auth.keys import ALL_SPEAKERS, Key, Speaker, hs256, of_pem, own_secr
 from tocsin.auth.minting import Signer
 from tocsin.auth.tokens import Verifier
 from tocsin.errors import Refusal
-from tocsin.settings import Audience, Settings
+from tocsin.setting_types import Audience
+from tocsin.settings import Settings
 
 
 def verifier_of(settings: Settings) -> Verifier:

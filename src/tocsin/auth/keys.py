@@ -19,6 +19,7 @@ from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorith
 from tocsin import secret_files
 from tocsin.errors import Malformed, Refusal
 from tocsin.files import content_of
+from tocsin.setting_types import MIN_SECRET_BYTES
 from tocsin.strict_json import parse_object
 
 Speaker = Literal["users", "services"]
@@ -36,7 +37,6 @@ ED25519_ALGORITHMS = ("EdDSA", "Ed25519")
 PUBLIC_ALGORITHMS = (*RSA_ALGORITHMS, "ES256", "ES384", *ED25519_ALGORITHMS)
 """The algorithms with public keys."""
 
-_MIN_SECRET_BYTES = 32
 _MAX_FILE_BYTES = 65536
 _PARTS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
 _READERS: Mapping[str, Callable[[dict[str, Any]], object]] = {
@@ -139,7 +139,8 @@ def _content_of(path: Path) -> bytes:
         return content_of(path)
     except OSError as error:
         raise Refusal(
-            f"The key file {path} can't be read ({error.strerror}): put a public key in PEM there, or correct its name."
+            f"The key file {path} cannot be read ({error.strerror}): put a public key in PEM there, or correct its"
+            " name."
         ) from None
 
 
@@ -200,6 +201,6 @@ def _read_secret(path: Path) -> str:
     secret_files.claim(path)
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8", errors="replace") as file:
         secret = file.read(_MAX_FILE_BYTES).strip()
-    if len(secret) < _MIN_SECRET_BYTES:
+    if len(secret) < MIN_SECRET_BYTES:
         raise Refusal(f"The secret {path} is too short; delete it to get a new one.")
     return secret

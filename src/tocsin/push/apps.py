@@ -23,7 +23,8 @@ from tocsin.push.channels.fcm import Fcm
 from tocsin.push.channels.vapid import Vapid
 from tocsin.push.channels.web_push import WebPush
 from tocsin.push.lanes import Lane, lane_name
-from tocsin.settings import MAX_PATH_LENGTH, Settings
+from tocsin.setting_types import MAX_PATH_LENGTH
+from tocsin.settings import Settings
 
 DEFAULT = "default"
 """The app of the environment variables."""

@@ -1,0 +1,190 @@
+"""The types of settings: how the text of a variable is checked and converted."""
+
+import os
+import re
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, SecretStr, UrlConstraints
+
+from tocsin.db import url
+
+MIN_SECRET_BYTES = 32
+"""Minimum bytes of an HS256 secret (RFC 7518, section 3.2)."""
+
+MAX_PATH_LENGTH, MAX_FILE_NAME_BYTES = 4000, 255
+"""Maximum characters of a path, and maximum bytes of each name in it."""
+
+Audience = Literal["users", "services", "both"]
+Scope = Literal["events:write", "directory:write", "operations"]
+
+_TIMES = frozenset({"exp", "nbf", "iat"})
+_TAKEN_CLAIMS = frozenset({*_TIMES, "iss", "aud", "jti", "scope", "company_id"})
+_PREFIX_OF_PATHS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_DEFAULT_PORT = re.compile(r"^(https(?=.*:443$)|http(?=.*:80$))(://.*):\d+")
+_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
+_NATS = re.compile(r"(nats|tls)://[^\s/]+")
+_PUBLIC_NAME = r"(?=[a-z0-9.-]{1,253}(?:[:/]|$))(?:[a-z0-9-]{1,63}\.)+(?!localhost(?:[:/]|$))[a-z][a-z0-9-]{0,62}"
+_CONTACT = re.compile(
+    rf"mailto:[\w!#$%&'*+/=?^`{{|}}~.-]+@{_PUBLIC_NAME}|https://{_PUBLIC_NAME}(?::\d{{1,5}})?(?:/[!-~]*)?",
+    re.ASCII | re.IGNORECASE,
+)
+_SCHEME = re.compile(r"\A[a-z]+:", re.ASCII | re.IGNORECASE)
+
+
+def is_contact(text: str) -> bool:
+    """Return whether push services accept this contact."""
+    return _CONTACT.fullmatch(text) is not None
+
+
+def _split_at_commas(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+def _host(value: Any) -> Any:
+    host = value.removeprefix("[").removesuffix("]") if isinstance(value, str) else value
+    if not isinstance(host, str) or not (_is_address(host) or _HOST.fullmatch(host)):
+        raise ValueError("write an address such as 127.0.0.1, 0.0.0.0 or ::1, or a host name")
+    return host
+
+
+def _database_url(value: SecretStr) -> SecretStr:
+    url.check(value.get_secret_value())
+    return value
+
+
+def _nats_url(value: SecretStr) -> SecretStr:
+    if not all(_is_nats(each.strip()) for each in value.get_secret_value().split(",")):
+        raise ValueError("write nats://host:4222 or tls://host:4222, several of them separated by commas")
+    return value
+
+
+def _root_path(value: str) -> str:
+    if value and not _PREFIX_OF_PATHS.fullmatch(value):
+        raise ValueError(
+            "a prefix starts with /, does not end with / and contains only A-Z, a-z, 0-9, /, ., _, ~ and -"
+        )
+    return value
+
+
+def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    for network in value:
+        try:
+            ip_network(network)
+        except ValueError:
+            raise ValueError("each must be an address, or a network such as 10.0.0.0/8 without host bits") from None
+    return value
+
+
+def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
+    if "*" in value:
+        raise ValueError("`*` would allow every web page; list each origin")
+    origins = tuple(_DEFAULT_PORT.sub(r"\1\2", origin.lower()) for origin in value)
+    if not all(_ORIGIN.fullmatch(origin) and _has_good_port(origin) for origin in origins):
+        raise ValueError("an origin is scheme://host or scheme://host:port, without a path")
+    return origins
+
+
+def _secrets(value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    for secret in value:
+        if len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+            raise ValueError(f"each secret needs at least {MIN_SECRET_BYTES} bytes")
+        if len(set(secret.get_secret_value())) < 8:  # noqa: PLR2004 - placeholders repeat few characters
+            raise ValueError("a secret repeats a few characters: generate one with `openssl rand -hex 32`")
+    return value
+
+
+def _file_names(value: tuple[Path, ...]) -> tuple[Path, ...]:
+    if Path() in value:
+        raise ValueError("the name of a file is missing before or after a comma")
+    return value
+
+
+def _contact(value: str) -> str:
+    contact = _SCHEME.sub(lambda scheme: scheme[0].lower(), value.strip(), count=1)
+    if not is_contact(contact):
+        raise ValueError("write mailto:you@example.com or an https url, with a public host name; Apple rejects others")
+    return contact
+
+
+def _jwks_url(value: AnyHttpUrl) -> AnyHttpUrl:
+    if value.username or value.password or value.fragment:
+        raise ValueError("a JWKS is public: its url has no user, password or fragment")
+    return value
+
+
+def _user_claim(value: str) -> str:
+    if value in _TAKEN_CLAIMS:
+        raise ValueError("this claim already has another meaning")
+    return value
+
+
+def _claims(value: tuple[str, ...]) -> tuple[str, ...]:
+    if "" in value:
+        raise ValueError("the name of a claim is missing before or after a comma")
+    if not _TIMES.union({"company_id"}).isdisjoint(value):
+        raise ValueError("one of these claims has another meaning")
+    return value
+
+
+def _scopes(value: tuple[str, ...]) -> tuple[str, ...]:
+    for name, _, scope in (pair.rpartition("=") for pair in value):
+        if not name or scope not in get_args(Scope):
+            raise ValueError(f"write Events.Write=events:write; the scopes are {', '.join(get_args(Scope))}")
+    return value
+
+
+def _at_home(path: Path) -> Path:
+    """Expand `~` to the home folder of the user."""
+    try:
+        whole = path.expanduser()
+    except RuntimeError:
+        raise ValueError("~ cannot be expanded, because the user has no home folder: write the full path") from None
+    if len(str(whole)) > MAX_PATH_LENGTH or any(len(os.fsencode(part)) > MAX_FILE_NAME_BYTES for part in whole.parts):
+        raise ValueError(
+            f"a path has at most {MAX_PATH_LENGTH} characters, and a name in it {MAX_FILE_NAME_BYTES} bytes"
+        )
+    return whole
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_nats(url: str) -> bool:
+    return _NATS.fullmatch(url) is not None and _has_good_port(url)
+
+
+def _has_good_port(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
+
+
+_Words = Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)]
+
+Host = Annotated[str, BeforeValidator(_host)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+PublicUrl = Annotated[AnyHttpUrl, UrlConstraints(max_length=500)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
+NatsUrl = Annotated[SecretStr, AfterValidator(_nats_url)]
+JwksUrl = Annotated[PublicUrl, AfterValidator(_jwks_url)]
+RootPath = Annotated[str, AfterValidator(_root_path)]
+Networks = Annotated[_Words, AfterValidator(_networks)]
+Origins = Annotated[_Words, AfterValidator(_origins)]
+Name = Annotated[str, Field(max_length=200)]
+File = Annotated[Path, AfterValidator(_at_home)]
+Files = Annotated[tuple[File, ...], BeforeValidator(_split_at_commas), AfterValidator(_file_names)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split_at_commas), AfterValidator(_secrets)]
+Contact = Annotated[str, AfterValidator(_contact)]
+UserClaim = Annotated[str, AfterValidator(_user_claim)]
+Claims = Annotated[_Words, AfterValidator(_claims)]
+Scopes = Annotated[_Words, AfterValidator(_scopes)]

@@ -365,8 +365,8 @@ def test_operator_preferences_file_reports_each_error_on_a_line(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"[kinds", "is not TOML"),
-        (b"\xff", "is not UTF-8"),
+        (b"[kinds", "is not TOML in UTF-8: Expected"),
+        (b"\xff", "is not TOML in UTF-8"),
         (None, "cannot be read: No such file or directory"),
         (b"kinds = 1", "The kinds field must be an object"),
         (b"defaults = 1", "The defaults field must be an object"),

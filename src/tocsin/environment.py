@@ -46,7 +46,7 @@ def _text_of(path: Path) -> str:
         return ""
     except OSError as error:
         raise Refusal(
-            f"The file {path.absolute()} can't be read: {error.strerror}; open it to this user, or start in another"
+            f"The file {path.absolute()} cannot be read: {error.strerror}; open it to this user, or start in another"
             " folder."
         ) from None
     try:

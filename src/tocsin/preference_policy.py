@@ -1,6 +1,5 @@
 """The operator's preference policy, in a file: defaults of preferences, and which of them users cannot change."""
 
-import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tocsin.catalogue.entries import advice
 from tocsin.errors import FieldError, Refusal
-from tocsin.files import content_of
+from tocsin.files import setting_tables
 from tocsin.quiet_hours import windows_of
 from tocsin.validation import field_error, field_errors_of
 
@@ -63,7 +62,7 @@ NO_RULES = Rules()
 
 def read_rules(path: Path, kinds: Collection[str]) -> Rules:
     """Read the operator's file. Raises `Refusal` with all errors, one per line."""
-    given = _tables_of(path)
+    given = setting_tables(path, "The file of preferences")
     field_errors = [*_errors_of_windows(given.get("defaults")), *_errors_of_names(given.get("kinds"), kinds)]
     try:
         rules = Rules.model_validate(given)
@@ -72,17 +71,6 @@ def read_rules(path: Path, kinds: Collection[str]) -> Rules:
     if field_errors:
         raise Refusal("\n".join(f"{path}: {found.message}" for found in field_errors))
     return rules
-
-
-def _tables_of(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(content_of(path).decode("utf-8-sig"))
-    except tomllib.TOMLDecodeError as error:
-        raise Refusal(f"{path} is not TOML: {error}; correct that line.") from None
-    except UnicodeDecodeError:
-        raise Refusal(f"{path} is not UTF-8; save it as UTF-8.") from None
-    except OSError as error:
-        raise Refusal(f"{path} cannot be read: {error.strerror}; make it readable.") from None
 
 
 def _errors_of_windows(defaults: Any) -> list[FieldError]:

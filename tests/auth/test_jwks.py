@@ -444,5 +444,5 @@ class TestDoctor:
     async def test_doctor_reports_unusable_key_file(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("TOCSIN_JWT_PUBLIC_KEY_FILES", str(tmp_path / "key.pem"))
         said = (await self.found())["keys of tokens"]
-        assert said.startswith(f"FAIL keys of tokens: The key file {tmp_path / 'key.pem'} can't be read")
+        assert said.startswith(f"FAIL keys of tokens: The key file {tmp_path / 'key.pem'} cannot be read")
         assert "; put a public key" in said

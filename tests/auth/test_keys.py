@@ -90,7 +90,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("make", "words"),
         [
-            (Path.exists, "can't be read"),
+            (Path.exists, "cannot be read"),
             (Path.mkdir, "Is a directory"),
             (os.mkfifo, "Not a regular file"),
             (lambda path: path.write_bytes(b""), "contains no key"),

@@ -78,7 +78,7 @@ def test_public_keys_verify_but_mint_no_tokens(tmp_path: Path, server: Embedded)
     keys = {"TOCSIN_JWT_PUBLIC_KEY_FILES": "key.pem", "TOCSIN_DATABASE_URL": server.url}
     for command in (["token", "user", "4"], ["token", "service", "crm", "--scope", "operations"]):
         assert "Public keys cannot sign tokens" in refusal(*command, cwd=tmp_path, **keys)
-    assert "key.pem can't be read" in refusal("serve", cwd=tmp_path, **keys)
+    assert "key.pem cannot be read" in refusal("serve", cwd=tmp_path, **keys)
 
 
 def test_token_has_the_configured_claims(tmp_path: Path) -> None:

@@ -326,4 +326,4 @@ def test_doctor_reports_unreadable_folder(tmp_path: Path) -> None:
     )
     assert "Traceback" not in done.stderr
     assert done.returncode == 1
-    assert "can't be read: Permission denied" in done.stdout
+    assert "cannot be read: Permission denied" in done.stdout

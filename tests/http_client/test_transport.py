@@ -231,7 +231,7 @@ def test_invalid_trust_anchors_are_rejected_in_one_sentence(tmp_path: Path) -> N
 
     for name, words in {
         "text.pem": "contains no certificates in PEM",
-        "none.pem": "can't be read: No such file",
+        "none.pem": "cannot be read: No such file",
     }.items():
         with pytest.raises(Refusal, match=words):
             asyncio.run(make(name))

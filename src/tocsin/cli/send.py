@@ -117,7 +117,7 @@ def _read(file: str) -> dict[str, Any]:
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
-        raise Refusal(f"The file {file} can't be read: {error.strerror}.") from None
+        raise Refusal(f"The file {file} cannot be read: {error.strerror}.") from None
     try:
         return parse_object(content)
     except Malformed as error:

@@ -91,7 +91,7 @@ def check_files(url: str) -> None:
                 content_of(Path(value))
             except OSError as error:
                 raise Refusal(
-                    f"The file {value}, which TOCSIN_DATABASE_URL names as {name}, can't be read: {error.strerror}."
+                    f"The file {value}, which TOCSIN_DATABASE_URL names as {name}, cannot be read: {error.strerror}."
                 ) from None
 
 

@@ -10,7 +10,7 @@ import pycurl
 from cryptography import x509
 
 from tocsin.errors import Refusal
-from tocsin.files import content_of
+from tocsin.files import setting_file
 
 
 class Trust:
@@ -51,11 +51,9 @@ def _kept_for(owner: object, content: bytes) -> str:
 
 
 def _anchors_in(path: Path) -> bytes:
+    content = setting_file(path, "The file of trust anchors")
     try:
-        content = content_of(path)
         x509.load_pem_x509_certificates(content)
-    except OSError as error:
-        raise Refusal(f"The trust anchors {path} can't be read: {error.strerror}.") from None
     except ValueError:
         raise Refusal(f"The file of trust anchors {path} contains no certificates in PEM.") from None
     return content

@@ -2,18 +2,17 @@
 
 import contextlib
 import hashlib
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tocsin import secret_files
 from tocsin.errors import Refusal
-from tocsin.files import content_of
+from tocsin.files import content_of, setting_tables
 from tocsin.http_client.messages import Answer, Request
 from tocsin.http_client.tls import Trust
 from tocsin.http_client.transport import Transport
@@ -186,7 +185,7 @@ def _claim(file: Path) -> None:
     try:
         secret_files.claim(file)
     except OSError as error:
-        raise Refusal(f"The key for web pushes {file} can't be read: {error.strerror}.") from None
+        raise Refusal(f"The key for web pushes {file} cannot be read: {error.strerror}.") from None
 
 
 def _vapid_file(settings: Settings) -> Path | None:
@@ -289,14 +288,8 @@ def _of_variables(settings: Settings) -> AppEntry:
 def _of_file(file: Path | None) -> Mapping[str, AppEntry]:
     if file is None:
         return {}
-    try:
-        tables: dict[str, Any] = tomllib.loads(content_of(file).decode("utf-8-sig"))
-    except OSError as error:
-        raise Refusal(f"The file of apps {file} can't be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Refusal(f"The file of apps {file} is not TOML: {error}.") from None
     found, field_errors = {}, []
-    for app, table in tables.items():
+    for app, table in setting_tables(file, "The file of apps").items():
         try:
             found[app] = AppEntry.model_validate(table)
         except ValidationError as error:

@@ -346,9 +346,9 @@ def test_invalid_apns_key_is_rejected_in_one_sentence(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(Refusal, match=rf"{name} contains no private key on the curve P-256: .*\.$"):
             made(tmp_path, key_file=tmp_path / name)
-    with pytest.raises(Refusal, match=r"can't be read: No such file or directory\.$"):
+    with pytest.raises(Refusal, match=r"cannot be read: No such file or directory\.$"):
         made(tmp_path, key_file=tmp_path / "none.p8")
-    with pytest.raises(Refusal, match=r"can't be read: Is a directory\.$"):
+    with pytest.raises(Refusal, match=r"cannot be read: Is a directory\.$"):
         made(tmp_path, key_file=tmp_path)
 
 

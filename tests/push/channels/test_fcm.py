@@ -253,7 +253,7 @@ def test_invalid_fcm_credentials_are_rejected_in_one_sentence(tmp_path: Path, wo
 
 
 def test_missing_fcm_credentials_are_rejected(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match=r"can't be read: No such file or directory\.$"):
+    with pytest.raises(Refusal, match=r"cannot be read: No such file or directory\.$"):
         Fcm(credentials_file=tmp_path / "none.json")
 
 

@@ -134,7 +134,7 @@ def test_invalid_vapid_key_is_rejected_in_one_sentence(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(Refusal, match=r"contains no private key on the curve P-256 in PEM\.$"):
             Vapid.load(tmp_path / name)
-    with pytest.raises(Refusal, match=r"can't be read: No such file or directory\.$"):
+    with pytest.raises(Refusal, match=r"cannot be read: No such file or directory\.$"):
         Vapid.load(tmp_path / "none")
     with pytest.raises(Refusal, match="must be a `mailto:` or `https:` url"):
         Vapid(OURS.private, "push@example.com")

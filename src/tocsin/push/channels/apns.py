@@ -10,7 +10,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from tocsin.errors import Refusal
-from tocsin.files import content_of
+from tocsin.files import setting_file
 from tocsin.http_client.messages import Answer, Request
 from tocsin.notifications import to_json
 from tocsin.push.channels import Address, Channel, Environment, Gone, Later, Outcome, Push, Refused, Stopped
@@ -233,11 +233,7 @@ def _moment(timestamp: object) -> datetime | None:
 
 
 def _key_in(path: Path) -> EllipticCurvePrivateKey:
-    try:
-        content = content_of(path)
-    except OSError as error:
-        raise Refusal(f"The key for APNs {path} can't be read: {error.strerror}.") from None
-    key = p256_key_in(content)
+    key = p256_key_in(setting_file(path, "The key for APNs"))
     if key is None:
         raise Refusal(
             f"The key file for APNs {path} contains no private key on the curve P-256: use Apple's .p8 file unchanged."

@@ -13,7 +13,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from tocsin.errors import Malformed, Refusal
-from tocsin.files import content_of
+from tocsin.files import setting_file
 from tocsin.http_client.fetch import FetchError, fetch
 from tocsin.http_client.tls import Trust
 from tocsin.push.channels import Later, Stopped
@@ -61,9 +61,7 @@ class ServiceAccount:
     def read(cls, path: Path) -> Self:
         """Read the file of a service account. Raises `Refusal` if it is not one."""
         try:
-            said = parse_object(content_of(path))
-        except OSError as error:
-            raise Refusal(f"The credentials for FCM {path} can't be read: {error.strerror}.") from None
+            said = parse_object(setting_file(path, "The credentials for FCM"))
         except Malformed:
             raise Refusal(
                 f"The credentials file for FCM {path} is not JSON: use the file of a service account unchanged."

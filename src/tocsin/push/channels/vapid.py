@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tocsin import secret_files
 from tocsin.errors import Refusal
-from tocsin.files import content_of
+from tocsin.files import setting_file
 from tocsin.push.channels.private_keys import p256_key_in
 from tocsin.push.channels.web_push_encryption import encoded
 
@@ -55,10 +55,7 @@ class Vapid:
 
         Raises `Refusal` if there is no key, or more than two.
         """
-        try:
-            content = content_of(path)
-        except OSError as error:
-            raise Refusal(f"The key for web pushes {path} can't be read: {error.strerror}.") from None
+        content = setting_file(path, "The key for web pushes")
         keys = [p256_key_in(block) for block in _BLOCK.findall(content)[: MAX_KEYS + 1]]
         if not keys or None in keys:
             raise Refusal(f"The key file for web pushes {path} contains no private key on the curve P-256 in PEM.")
@@ -76,7 +73,7 @@ class Vapid:
         try:
             secret_files.keep(path, content)
         except OSError as error:
-            raise Refusal(f"The key for web pushes {path} can't be kept: {error.strerror}.") from None
+            raise Refusal(f"The key for web pushes {path} cannot be stored: {error.strerror}.") from None
         return cls.load(path, subject)
 
     def authorization(self, origin: str) -> str:

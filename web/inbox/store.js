@@ -26,6 +26,9 @@ export class Inbox {
   feed = null;
   #on;
   #replay = [];
+  /** How many counts the service has sent, and how many it had when each mark was sent. */
+  #counts = 0;
+  #sentAt = new Map();
   #linksThere = true;
   #wanted = new Set();
   #looking = null;
@@ -125,7 +128,7 @@ export class Inbox {
     const list = this.lists[tab];
     const page = await this.client.json("GET", `/notifications?per_page=${PER_PAGE}${tab === "unread" ? "&show=unread" : ""}`);
     this.#take(page.data);
-    this.unread = page.pagination.unread;
+    this.#counted(page.pagination.unread);
     this.#merge(tab, page);
     Object.assign(list, { loaded: true, error: null });
     if (this.feed) this.feed.resume();
@@ -266,6 +269,7 @@ export class Inbox {
   /** Send a mark; return whether the service has it. If the service is unreachable, store the mark and send it later. */
   async #send(id, mark) {
     this.#kept.put({ [id]: mark });
+    this.#sentAt.set(id, this.#counts);
     try {
       await this.client.ask(...MARKS[mark](id), undefined, { keepalive: true });
     } catch (problem) {
@@ -285,6 +289,7 @@ export class Inbox {
     try {
       for (const [id, mark] of Object.entries(this.#kept.all)) { // in the order in which they were made
         const call = id === "up_to" ? ["PUT", "/notifications/read", { up_to: mark }] : MARKS[mark]?.(id);
+        this.#sentAt.set(id, this.#counts);
         if (call) await this.client.ask(...call).catch(passed);
         this.#kept.done(id, mark);
         if (mark === "deleted") this.#drop([id]);
@@ -366,7 +371,7 @@ export class Inbox {
       case "state": return this.#connected(data), data === "live" && void this.#sendKept();
       case "refused": return this.#failed(new Refusal(data.status, data.code, data.message));
       case "fresh": case "resync": return void this.refresh();
-      case "count": this.unread = data.unread; return;
+      case "count": return this.#counted(data.unread);
       case "page": return this.#polled(data);
       case "notification": return this.#arrived(data, again);
       case "unread": return this.#reset([data.id], null);
@@ -376,7 +381,7 @@ export class Inbox {
         this.#reset(data.ids ?? [data.id], utc());
         return this.#on.settled(data.ids ?? [data.id]);
       case "deleted":
-        this.#drop(data.ids ?? [data.id], false);
+        this.#drop(data.ids ?? [data.id]);
         return this.#on.settled(data.ids ?? [data.id]);
     }
   }
@@ -416,7 +421,7 @@ export class Inbox {
     const gone = page.data.filter(({ id, read_at }) => read_at && !this.notes.get(id)?.read_at).map(({ id }) => id);
     const first = this.unread === null;
     const more = page.pagination.unread - (this.unread ?? 0);
-    this.unread = page.pagination.unread;
+    this.#counted(page.pagination.unread);
     this.#sendKept();
     if (!first && more > 0) this.#on.arrived(more);
     this.#on.settled(gone);
@@ -473,13 +478,20 @@ export class Inbox {
     note.read_at = read;
   }
 
-  #drop(ids, count = true) {
+  #counted(unread) {
+    this.unread = unread;
+    this.#counts += 1;
+  }
+
+  /** Forget notifications. A count that came since a deletion was sent may be without it already: only an older one is lowered. */
+  #drop(ids) {
     const gone = new Set(ids);
     for (const id of ids) {
       const note = this.notes.get(id);
-      if ((count || this.deleting.has(id)) && note && !note.read_at && this.unread !== null) this.unread = Math.max(0, this.unread - 1);
+      if (note && !note.read_at && this.unread !== null && this.#sentAt.get(id) === this.#counts) this.unread = Math.max(0, this.unread - 1);
       this.notes.delete(id);
       this.deleting.delete(id);
+      this.#sentAt.delete(id);
     }
     for (const list of Object.values(this.lists)) {
       list.ids = list.ids.filter((id) => !gone.has(id));

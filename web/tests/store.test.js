@@ -159,6 +159,50 @@ test("unsent marks are stored and sent in order after an outage", async () => {
   assert.equal(inbox.notes.has("Two"), false);
 });
 
+test("count that came before the event of a deletion is not lowered again", async () => {
+  service.arrive("One", "Two", "Three");
+  const { inbox } = await open();
+  service.reply(/DELETE/, unreachable);
+  inbox.remove("Two");
+  inbox.commit();
+  await settled();
+  service.reply(/DELETE/, async () => { // a resumed stream sends the newest count first, then what happened before it
+    service.notes = service.notes.filter(({ id }) => id !== "Two");
+    service.count();
+    service.send("deleted", { id: "Two" });
+    await settled();
+    return json({});
+  });
+  service.restart();
+  await pass(10_000);
+  assert.deepEqual([inbox.unread, inbox.shownUnread, inbox.notes.has("Two")], [2, 2, false]);
+});
+
+test("count that came before the answer to a deletion is not lowered again", async () => {
+  service.arrive("One", "Two");
+  const { inbox } = await open();
+  service.reply(/DELETE/, async () => { // a new stream sends the newest count alone
+    service.notes = service.notes.filter(({ id }) => id !== "Two");
+    service.count();
+    await settled();
+    return json({});
+  });
+  inbox.remove("Two");
+  inbox.commit();
+  await pass(1_000);
+  assert.deepEqual([inbox.unread, inbox.shownUnread, inbox.notes.has("Two")], [1, 1, false]);
+});
+
+test("deletion lowers the count before the service sends it", async () => {
+  service.arrive("One", "Two");
+  const { inbox } = await open();
+  service.reply(/DELETE/, () => json({}));
+  inbox.remove("Two");
+  inbox.commit();
+  await settled();
+  assert.deepEqual([inbox.unread, inbox.shownUnread], [1, 1]);
+});
+
 test("stored marks survive a reload for the same user only", async () => {
   service.arrive("One", "Two");
   const { inbox } = await open();

@@ -25,7 +25,7 @@ hypothesis.settings.register_profile("test", deadline=None)
 hypothesis.settings.register_profile("soak", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile("test")
 
-expect.set_options(timeout=30_000)  # a busy machine needs longer to load a page
+expect.set_options(timeout=60_000)  # a busy machine needs longer to load a page
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

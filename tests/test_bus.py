@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.support.events import custom
 from tests.support.servers import nats
 from tests.support.service import Api, serving, settings_for
 from tests.support.streams import watching
+from tests.support.waiting import bounded, reaches, until
 from tocsin.bus import ByNats
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal
@@ -20,13 +22,20 @@ from tocsin.pubsub import PubSub
 from tocsin.settings import read_settings
 
 
-async def receives(bell: PubSub, name: str, publish: PubSub, seconds: float = 10) -> None:
+async def receives(bell: PubSub, name: str, publish: PubSub) -> None:
     """Publish until another process receives it."""
     heard = bell.listen_for(name)
-    async with asyncio.timeout(seconds):
-        while not heard.is_set():
-            publish.publish(name)
-            await asyncio.sleep(0.05)
+
+    def is_heard() -> bool:
+        publish.publish(name)
+        return heard.is_set()
+
+    await until(is_heard)
+
+
+def _is_told_of_a_change(publish: PubSub, changed: list[int]) -> bool:
+    publish.publish_changes([7])
+    return 7 in changed
 
 
 async def test_nats_carries_wakeups_and_changes_and_reconnects(api: Api, port: int, tmp_path: Path) -> None:
@@ -41,10 +50,7 @@ async def test_nats_carries_wakeups_and_changes_and_reconnects(api: Api, port: i
         for _ in range(2):  # it goes, and comes back
             async with nats(port, tmp_path):
                 await receives(there, "direct", here)
-                async with asyncio.timeout(5):
-                    while 7 not in changed:
-                        here.publish_changes([7])
-                        await asyncio.sleep(0.05)
+                await until(partial(_is_told_of_a_change, here, changed))
                 changed.clear()
             here.publish("direct")
             here.publish_changes(range(10_000))
@@ -68,9 +74,7 @@ async def test_nats_disconnect_is_followed_by_reconnect(api: Api, port: int, tmp
                 client = bus._client  # noqa: SLF001 - to make the server report an error
                 for _ in range(2):
                     await client.subscribe("elsewhere")
-                async with asyncio.timeout(5):
-                    while not client.is_closed:
-                        await asyncio.sleep(0.02)
+                await until(lambda client=client: client.is_closed)  # type: ignore[misc]
             await receives(there, "direct", here)
     finally:
         ears.cancel()
@@ -89,7 +93,7 @@ async def test_nats_outage_is_logged_once_with_its_reason(
     async with nats(port, tmp_path, "-c", str(users)) as process:
         ears = asyncio.create_task(there.receive())
         said = ""
-        async with asyncio.timeout(10):
+        async with bounded():
             while "NATS connection failed; it will be retried" not in said:
                 said += capsys.readouterr().out
                 await asyncio.sleep(0.02)
@@ -115,14 +119,10 @@ async def test_many_changes_become_one_nats_message(api: Api, port: int, tmp_pat
         await receives(there, "direct", here)
         here.publish_changes(range(1, 3000))
         here.publish_changes([5])
-        async with asyncio.timeout(5):
-            while not told:
-                await asyncio.sleep(0.01)
+        await until(lambda: told)
         assert told == [None]
         here.publish_changes(range(1, 1500))
-        async with asyncio.timeout(5):
-            while len({id_ for ids in told if isinstance(ids, set) for id_ in ids}) < 1499:
-                await asyncio.sleep(0.01)
+        await reaches(lambda: len({id_ for ids in told if isinstance(ids, set) for id_ in ids}), 1499)
         ears.cancel()
         for bus in wires:
             await bus.close()

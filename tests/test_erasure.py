@@ -97,7 +97,7 @@ async def test_held_event_of_erased_user_does_not_reach_a_reused_id(api: Api) ->
     await api.people(PERSON)
     await api.app_state.database.value("update jobs set due_at = now()")
     api.app_state.pubsub.publish("direct")
-    await api.as_service("GET", f"/events/{id_}?wait=10")
+    await api.as_service("GET", f"/events/{id_}?wait=30")
     assert await api.ids(1) == [id_]
     assert await api.ids(PERSON) == []
 
@@ -125,7 +125,7 @@ async def test_reused_id_gets_no_earlier_event_despite_clock_changes(api: Api) -
     )  # it was put back since
     await api.app_state.database.value("update jobs set due_at = now()")
     api.app_state.pubsub.publish("direct")
-    await api.as_service("GET", f"/events/{id_}?wait=10")
+    await api.as_service("GET", f"/events/{id_}?wait=30")
     assert await api.ids(1) == [id_]
     assert await api.ids(PERSON) == []
 

@@ -37,7 +37,7 @@ async def test_accepted_event_id_is_shown_in_every_inbox(api: Api) -> None:
     await api.people(1, 2)
     answer = await api.as_service("POST", "/events", json=note(1, 2))
     assert answer.json() == {"queued": True, "id": answer.json()["id"]}
-    await api.as_service("GET", f"/events/{answer.json()['id']}?wait=10")
+    await api.as_service("GET", f"/events/{answer.json()['id']}?wait=30")
     assert await api.ids(1) == await api.ids(2) == [answer.json()["id"]]
 
 
@@ -70,7 +70,7 @@ async def test_fanout_resolves_teams_at_delivery(url: str, catalogue: Catalogue)
         assert state.json()["state"] == "queued"
         await api.team(7, 2)
     async with serving(url, catalogue) as api:
-        await api.as_service("GET", f"/events/{answer.json()['id']}?wait=10")
+        await api.as_service("GET", f"/events/{answer.json()['id']}?wait=30")
         assert (await api.ids(1), await api.ids(2)) == ([], [answer.json()["id"]])
 
 
@@ -154,7 +154,7 @@ async def test_events_of_a_batch_keep_their_order_for_one_user(url: str, catalog
             (await api.as_service("POST", "/events", json=custom(1, 2, body=str(n)))).json()["id"] for n in range(50)
         ]
     async with serving(url, catalogue) as api:
-        await api.as_service("GET", f"/events/{posted[-1]}?wait=10")
+        await api.as_service("GET", f"/events/{posted[-1]}?wait=30")
         assert await api.ids(1) == await api.ids(2) == posted[::-1]
 
 
@@ -168,7 +168,7 @@ async def test_event_that_cannot_be_rendered_becomes_a_dead_letter(api: Api) -> 
     )
     good = await api.post(custom(1))
     assert await api.ids(1) == [good]
-    state = (await api.as_service("GET", f"/events/{id_}?wait=10")).json()
+    state = (await api.as_service("GET", f"/events/{id_}?wait=30")).json()
     assert state["state"] == "failed"
     assert "of_an_older_catalogue" in state["reason"]
 

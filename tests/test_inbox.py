@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.events import custom
 from tests.support.service import Api
+from tests.support.waiting import until
 from tocsin import inbox
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -17,7 +18,7 @@ async def fill(api: Api, user: int, count: int) -> list[str]:
     posted = [
         (await api.as_service("POST", "/events", json=custom(user, body=str(n)))).json()["id"] for n in range(count)
     ]
-    await api.as_service("GET", f"/events/{posted[-1]}?wait=10")
+    await api.as_service("GET", f"/events/{posted[-1]}?wait=30")
     return posted[::-1]
 
 
@@ -180,7 +181,7 @@ async def test_delivery_waiting_for_a_read_comes_after_it(api: Api) -> None:
         answer = await api.as_service("POST", "/events", json=custom(1))
         await until_a_transaction_waits(api)
     new = answer.json()["id"]
-    await api.as_service("GET", f"/events/{new}?wait=10")
+    await api.as_service("GET", f"/events/{new}?wait=30")
     page = await api.inbox(1)
     assert [(entry["id"], entry["read"]) for entry in page["data"]] == [(new, False), (old, True)]
     assert page["pagination"]["unread"] == 1
@@ -196,7 +197,7 @@ async def test_concurrent_deliveries_to_one_inbox_are_serialized(api: Api) -> No
         await until_a_transaction_waits(api)
         first = await deliver_by_hand(other, 1)
     second = answer.json()["id"]
-    await api.as_service("GET", f"/events/{second}?wait=10")
+    await api.as_service("GET", f"/events/{second}?wait=30")
     assert await api.ids(1) == [second, first]
     rows = await api.app_state.database.rows("select event_id, position from inbox order by position")
     assert [(str(row["event_id"]), row["position"]) for row in rows] == [(first, 1), (second, 2)]
@@ -205,14 +206,8 @@ async def test_concurrent_deliveries_to_one_inbox_are_serialized(api: Api) -> No
 
 async def until_a_transaction_waits(api: Api) -> None:
     """Wait until a transaction waits for a lock that another one holds."""
-    for _ in range(1000):
-        waiting = (
-            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-        )
-        if await api.app_state.database.value(waiting):
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("nobody waits")
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    await until(lambda: api.app_state.database.value(waiting))
 
 
 async def deliver_by_hand(connection: Any, user: int) -> str:

@@ -11,6 +11,7 @@ from tests.support.answers import UNKNOWN, mine
 from tests.support.events import custom, note
 from tests.support.kinds import ORDER, OURS, folder_of
 from tests.support.service import Api, serving
+from tests.support.waiting import reaches
 from tocsin import inbox
 from tocsin.catalogue import Catalogue
 
@@ -256,9 +257,7 @@ async def test_erased_notifications_hide_no_later_changes(api: Api) -> None:
     ids = [await api.post({**custom(1), "about": [f"order:{number}"]}) for number in range(3)]
     for number in range(3):
         await api.as_service("POST", "/events/resolve", json={"about": f"order:{number}", "as": "erased"})
-        async with asyncio.timeout(5):
-            while await api.app_state.database.value("select count(*) from jobs"):
-                await asyncio.sleep(0.01)
+        await reaches(lambda: api.app_state.database.value("select count(*) from jobs"), 0)
     for id_ in ids:
         await mine(api, "DELETE", f"/{id_}")
     told = (await inbox.changes_since(api.app_state.database, {1: mark}, 2))[1]

@@ -631,7 +631,7 @@ async def race(first: Client, second: Client, follower: Follower, steps: tuple[l
         end.set()
         await following
     for id_ in first.done["arrived"] | second.done["arrived"]:
-        answer = await first.api.as_service("GET", f"/events/{id_}?wait=10")
+        answer = await first.api.as_service("GET", f"/events/{id_}?wait=30")
         assert answer.json()["state"] == "delivered"
 
 
@@ -647,7 +647,7 @@ async def test_concurrent_operations_keep_the_inbox_consistent(
     start = follower.cursor
     first, second = Client(busy_service), Client(busy_service)
     await first.run([("arrive", {"which": which}) for which in range(6)])
-    await busy_service.as_service("GET", f"/events/{own_id(5)}?wait=10")
+    await busy_service.as_service("GET", f"/events/{own_id(5)}?wait=30")
     await first.run([("mark", {"which": which, "what": "read"}) for which in sorted(read)])
     before = await read_times(busy_service, 1)
     await race(first, second, follower, steps)

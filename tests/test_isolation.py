@@ -66,7 +66,7 @@ def head_of_the_locked(dba: Connection) -> Any:
 
 async def are_delivered(api: Api, *ids: UUID) -> None:
     for id_ in ids:
-        answer = (await api.as_service("GET", f"/events/{id_}?wait=20")).json()
+        answer = (await api.as_service("GET", f"/events/{id_}?wait=30")).json()
         assert answer["state"] == "delivered", answer
 
 
@@ -169,9 +169,7 @@ async def test_lock_conflict_is_retried_briefly_and_logged(api: Api, dba: Connec
     async with head_of_the_locked(dba):
         behind = await accepted(api, LOCKED)
         await until(lambda: is_handed_back(monitor, behind))
-        async with asyncio.timeout(20):
-            while f"direct lane: {REASON}" not in (worker._problem() or ""):  # noqa: SLF001 - what doctor and readyz tell
-                await asyncio.sleep(0.01)
+        await until(lambda: f"direct lane: {REASON}" in (worker._problem() or ""))  # noqa: SLF001 - what doctor and readyz tell
         await monitor.execute("set lock_timeout = '10ms'")
         await until(lambda: _problem_is_reported(monitor))
         for _ in range(3):
@@ -193,10 +191,10 @@ async def test_lock_wait_time_consumes_no_attempt(
         async with (
             head_of_the_locked(dba),
             holding(second, "select from heads where user_id = 1 for update"),
-            working(4, locks_part=0.8),  # and the server gives a statement up after 3.6 seconds
+            working(8, locks_part=0.8),  # and the server gives a statement up after 7.2 seconds
         ):
             await until(lambda: _waits_for_a_lock(monitor))
-            await asyncio.sleep(1.8)  # less than the limit for one lock, more than is left for another
+            await asyncio.sleep(2)  # less than the limit for one lock, more than is left for another
             await second.execute("rollback; begin")
             await until(lambda: is_handed_back(monitor, id_))
             await dba.execute("rollback; begin")
@@ -217,9 +215,7 @@ async def test_locked_table_delays_a_batch_and_consumes_no_attempt(
     ids = [await accepted(idle, user) for user in OTHERS * 20]
     async with working() as running:
         async with locked(dba, table):
-            async with asyncio.timeout(30):
-                while REASON not in (running._problem() or ""):  # noqa: SLF001 - what doctor and readyz tell
-                    await asyncio.sleep(0.01)
+            await until(lambda: REASON in (running._problem() or ""))  # noqa: SLF001 - what doctor and readyz tell
             assert await monitor.fetchval("select max(attempts) from jobs") <= 1
         await are_delivered(idle, *ids)
     assert await monitor.fetchval("select count(*) from dead_letters") == 0
@@ -308,11 +304,9 @@ async def test_push_results_are_written_once_a_table_is_unlocked(
 ) -> None:
     async with holding(dba, "lock table devices in exclusive mode"):
         ids = [await accepted(phones_of_two, 1), await accepted(phones_of_two, 2)]
-        async with asyncio.timeout(30):
-            while not (phones.pushes("apns", IPHONE) and phones.pushes("apns", "bb" * 32)):
-                await asyncio.sleep(0.01)
+        await until(lambda: phones.pushes("apns", IPHONE) and phones.pushes("apns", "bb" * 32))
         await until(lambda: is_put_aside(phones_of_two))
-        assert [await pushes_of(phones_of_two, id_) for id_ in ids] == [{"queued": 1}] * 2
+        assert [await pushes_of(phones_of_two, id_, 0) for id_ in ids] == [{"queued": 1}] * 2
     for id_ in ids:
         await becomes(phones_of_two, id_, {"delivered": 1})
     assert len(phones.pushes("apns")) == 2

@@ -1,9 +1,8 @@
 """The job queue: claims."""
 
-import asyncio
-
 from tests.support.events import accepted
 from tests.support.service import Api
+from tests.support.waiting import bounded
 from tocsin import jobs
 from tocsin.db.pool import Connection, Database
 from tocsin.ids import new_id
@@ -15,7 +14,7 @@ async def test_concurrent_claims_skip_locked_jobs(idle: Api, database: Database,
     async with dba.transaction():
         rows = await dba.fetch(jobs._SQL["claim"], new_id(), "direct", 1, 10**6)  # noqa: SLF001 - in a transaction
         assert [row["id"] for row in rows] == [first]
-        async with asyncio.timeout(10):
+        async with bounded():
             claimed = await jobs.claim(database, new_id(), "direct", 10)
     assert [job.id for job in claimed] == [second]
 

@@ -111,7 +111,7 @@ async def test_readyz_reports_full_disk_and_accepted_events_arrive_later(catalog
                     (data / "filler").unlink()
                     assert (await ready(api))[0] == 200
                     id_ = await accepted(api, 1)
-                    assert (await api.as_service("GET", f"/events/{id_}?wait=20")).json()["state"] == "delivered"
+                    assert (await api.as_service("GET", f"/events/{id_}?wait=30")).json()["state"] == "delivered"
 
 
 def fill(path: Path) -> None:
@@ -179,7 +179,7 @@ async def test_readyz_and_doctor_report_what_blocks_a_worker(
             [line] = [line for what, line in said.items() if what.startswith("worker ")]
             assert "it is blocked: direct lane: a lock was not released in time" in line
             assert (await idle.call("GET", "/metrics", None)).status_code == 401
-        assert (await idle.as_service("GET", f"/events/{id_}?wait=20")).json()["state"] == "delivered"
+        assert (await idle.as_service("GET", f"/events/{id_}?wait=30")).json()["state"] == "delivered"
         await until(lambda: _reports(idle))
 
 

@@ -8,6 +8,7 @@ import pytest
 from tests.support.database import everything
 from tests.support.events import custom, in_future, message_event, post, state
 from tests.support.service import Api
+from tests.support.waiting import bounded
 from tocsin import fanout, retention
 from tocsin.db.pool import Connection, Database
 from tocsin.ids import new_id
@@ -192,7 +193,7 @@ async def test_retention_runs_in_one_worker_at_a_time(idle: Api, database: Datab
     await keep_expired_key(idle, dba)
     async with dba.transaction():
         assert await dba.fetchval(retention._SQL["turn"], retention._LOCK)  # noqa: SLF001 - the turn of another keeper
-        async with asyncio.timeout(20):
+        async with bounded():
             assert await run_once(database, None) == {}
     assert await run_once(database, None) == {"idempotency_keys": 1}
 

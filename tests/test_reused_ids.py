@@ -11,6 +11,7 @@ import pytest
 from tests.support.events import custom, in_future
 from tests.support.service import HOUR, SECRET, STREAM, Api
 from tests.support.tokens import signed
+from tests.support.waiting import bounded, reaches, until
 from tocsin import inbox
 from tocsin.auth.minting import mint_user
 from tocsin.streams import Stream
@@ -131,9 +132,11 @@ async def test_reused_id_inherits_nothing(api: Api) -> None:
     assert (await call("GET", f"/notifications/changes?since={cursor}")).json()["resync"] is True
     assert await api.ids(PERSON) == []
     await call("POST", "/notifications", json=MESSAGE, headers=KEY)
-    async with asyncio.timeout(10):
-        while len(await api.ids(1)) < 2:  # the same key is another's: this was posted, too
-            await asyncio.sleep(0.02)
+
+    async def count() -> int:
+        return len(await api.ids(1))
+
+    await reaches(count, 2)  # the same key is another's: this was posted, too
 
 
 async def test_event_waiting_for_previous_user_skips_the_new_one(api: Api) -> None:
@@ -165,9 +168,8 @@ async def test_stream_of_previous_user_never_shows_the_new_inbox(api: Api) -> No
 
     api.app_state.streams.join(reader)
     running = asyncio.create_task(reader.run(take))
-    async with asyncio.timeout(10):
-        while reader.made is None:
-            await asyncio.sleep(0.01)
+    async with bounded():
+        await until(lambda: reader.made)
         await api.app_state.database.rows(
             "with gone as (delete from heads where user_id = $1) update users set first_name = 'Next' where id = $1",
             PERSON,

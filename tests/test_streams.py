@@ -21,8 +21,8 @@ from tests.support.events import custom, note
 from tests.support.properties import at_most
 from tests.support.service import HOUR, SECRET, Api, at_rest, serving
 from tests.support.streams import watching
-from tests.support.waiting import until
-from tocsin import pubsub, streams
+from tests.support.waiting import bounded, reaches, until
+from tocsin import streams
 from tocsin.api import stream
 from tocsin.api.middleware import ABORT
 from tocsin.api.stream import StreamResponse
@@ -61,9 +61,7 @@ async def test_stream_sends_inbox_changes_in_order(api: Api) -> None:
             "read",
         ]
         assert watch.names("read")[-1]["all"] is True
-        async with asyncio.timeout(2):
-            while watch.names("count")[-1] != {"unread": 0}:
-                await asyncio.sleep(0.01)
+        await reaches(lambda: watch.names("count")[-1], {"unread": 0})
 
 
 async def test_stream_resumes_without_loss_or_duplicates(api: Api) -> None:
@@ -164,12 +162,10 @@ async def test_stream_reader_that_stalls_is_disconnected(api: Api, monkeypatch: 
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect((api.http.base_url.host, api.http.base_url.port))
         slow.sendall(f"GET /notifications/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
-        async with asyncio.timeout(5):
-            while not api.app_state.streams.count:
-                await asyncio.sleep(0.01)
+        await until(lambda: api.app_state.streams.count)
         event = note(1)
         long = {"events": [{**event, "params": {**event["params"], "body": "x" * 9_000}}] * 10}
-        async with asyncio.timeout(60):
+        async with bounded():
             while api.app_state.streams.count:
                 await api.as_service("POST", "/events/batch", json=long)
                 await at_rest(api)
@@ -238,9 +234,8 @@ async def test_stream_carries_only_notifications_of_its_own_inbox(
         await at_rest(api)
         for user, watch in watches.items():
             due = (await api.inbox(user))["pagination"]["unread"]
-            async with asyncio.timeout(5):
-                while watch.names("count")[-1]["unread"] != due or len(watch.names("notification")) < len(theirs[user]):
-                    await asyncio.sleep(0.01)
+            await reaches(lambda watch=watch: watch.names("count")[-1]["unread"], due)  # type: ignore[misc]
+            await watch.until_received("notification", len(theirs[user]))
             carried = set(re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", "".join(event.data for event in watch.events)))
             assert carried == theirs[user]
 
@@ -254,14 +249,12 @@ async def test_ninth_stream_closes_the_oldest(api: Api) -> None:
         await watches[0].until_ended()
         assert [watch.ended for watch in [*watches, other]] == [True] + [False] * 9
         assert api.app_state.streams.count == 9
-    async with asyncio.timeout(3):
-        while api.app_state.streams.count:
-            await asyncio.sleep(0.01)
+    await reaches(lambda: api.app_state.streams.count, 0)
 
 
 async def test_stream_ends_when_its_token_expires(api: Api) -> None:
     await api.people(1)
-    async with watching(api, lifetime=timedelta(seconds=2)) as watch:
+    async with watching(api, lifetime=timedelta(seconds=5)) as watch:
         await watch.until_ended()
 
 
@@ -295,7 +288,7 @@ async def test_idle_stream_sends_keepalive_comments(api: Api, monkeypatch: pytes
         assert answer.headers["cache-control"] == "no-store"
         assert "content-length" not in answer.headers
         text = ""
-        async with asyncio.timeout(3):
+        async with bounded():
             async for part in answer.aiter_text():
                 text += part
                 if text.count(":\n\n") >= 3:
@@ -311,18 +304,14 @@ async def test_stalled_stream_reader_uses_little_memory_and_gets_resync(api: Api
         slow.connect((host, port))
         token = mint_user(SECRET, 1, HOUR)
         slow.sendall(f"GET /notifications/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
-        async with asyncio.timeout(5):
-            while not api.app_state.streams.count:
-                await asyncio.sleep(0.01)
+        await until(lambda: api.app_state.streams.count)
         event = note(1)
         long = {"events": [{**event, "params": {**event["params"], "body": "x" * 9_000}}] * 10}
         for _ in range(60):  # more than all buffers hold in total, and each less than the limit
             answer = await api.as_service("POST", "/events/batch", json=long)
             await api.as_service("GET", f"/events/{answer.json()['ids'][-1]}?wait=30")
         [reader] = api.app_state.streams._streams[1]  # noqa: SLF001 - what it holds is seen nowhere else
-        async with asyncio.timeout(5):
-            while reader.position is None or not any(b"event: resync" in line for line in reader._lines):  # noqa: SLF001
-                await asyncio.sleep(0.02)
+        await until(lambda: reader.position and any(b"event: resync" in line for line in reader._lines))  # noqa: SLF001
         assert sum(map(len, reader._lines)) <= streams.MAX_BACKLOG_BYTES  # noqa: SLF001
 
 
@@ -352,10 +341,10 @@ async def test_stream_sends_changes_written_by_another_process(
         monkeypatch.setattr(streams, "POLL", 600.0)  # without polling
         async with watching(elsewhere) as watch:
             id_ = await api.post(custom(1))
-            [shown] = await watch.until_received("notification", seconds=30)
+            [shown] = await watch.until_received("notification")
             assert shown["id"] == id_
             await mine(api, "PUT", f"/{id_}/read")
-            assert await watch.until_received("read", seconds=30) == [{"id": id_}]
+            assert await watch.until_received("read") == [{"id": id_}]
         ears.cancel()
 
 
@@ -364,7 +353,7 @@ async def test_stream_polls_for_changes_without_notifications(api: Api, monkeypa
     async with watching(api) as watch:
         monkeypatch.setattr(api.app_state.pubsub, "publish_changes", lambda _: None)
         id_ = await api.post(custom(1))
-        [shown] = await watch.until_received("notification", seconds=pubsub.POLL + 3)
+        [shown] = await watch.until_received("notification")
         assert shown["id"] == id_
 
 

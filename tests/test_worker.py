@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from tests.support.service import Api, serving
+from tests.support.waiting import bounded, until
 from tocsin import bus, fanout, jobs, pubsub
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.rendering import Words
@@ -56,12 +57,9 @@ async def working(url: str, catalogue: Catalogue) -> AsyncIterator[Worker]:
         await database.close()
 
 
-async def until(database: Database, statement: str, *arguments: Any) -> Any:
+async def finds(database: Database, statement: str, *arguments: Any) -> Any:
     """Wait until a statement finds something, and return it."""
-    async with asyncio.timeout(30):
-        while not (found := await database.value(statement, *arguments)):
-            await asyncio.sleep(0.01)
-    return found
+    return await until(lambda: database.value(statement, *arguments))
 
 
 @pytest.fixture
@@ -84,7 +82,7 @@ def look_again_after(seconds: float, monkeypatch: pytest.MonkeyPatch) -> asyncio
 
 
 async def all_lanes(begun: asyncio.Queue[None]) -> None:
-    async with asyncio.timeout(30):
+    async with bounded():
         for _ in BATCH:
             await begun.get()
 
@@ -147,8 +145,8 @@ async def test_jobs_of_a_live_worker_are_not_taken_over(
     leased = await claimed(database, holder)
     async with working(url, catalogue) as other:
         for _ in range(2):
-            seen = await until(database, "select seen_at from workers where id = $1", other.id)
-            await until(database, "select true from workers where id = $1 and seen_at > $2", other.id, seen)
+            seen = await finds(database, "select seen_at from workers where id = $1", other.id)
+            await finds(database, "select true from workers where id = $1 and seen_at > $2", other.id, seen)
         assert await database.value("select worker_id from jobs where id = $1", id_) == holder
         assert (await fanout.deliver(database, catalogue, holder, leased)).events == [id_]
     assert await inbox_of(database, 1) == ([id_], (1, 1, 1))
@@ -186,7 +184,7 @@ async def test_takeover_waits_for_a_commit_in_progress(
     await fall_silent(database, first)
     async with held_up(url, 1):
         delivering = asyncio.create_task(fanout.deliver(database, catalogue, first, leased))
-        await until(database, BLOCKED, 1)
+        await finds(database, BLOCKED, 1)
         await reap(database)  # without waiting
         assert await claimed(database, second) == []
     assert (await delivering).events == [id_]
@@ -215,8 +213,8 @@ async def test_worker_declared_dead_registers_again(
 ) -> None:
     await idle.people(1)
     async with working(url, catalogue) as worker:
-        await until(database, "delete from workers where id = $1 returning true", worker.id)
-        await until(database, "select true from workers where id = $1", worker.id)
+        await finds(database, "delete from workers where id = $1 returning true", worker.id)
+        await finds(database, "select true from workers where id = $1", worker.id)
         id_ = await post(idle, 1)
         assert await state(idle, id_) == "delivered"
     assert not await database.value("select true from workers where id = $1", worker.id)
@@ -257,7 +255,7 @@ async def test_failing_job_is_retried_and_its_batch_is_delivered(
     bad = posted.pop(1)
     async with working(url, catalogue):
         assert [await state(idle, id_) for id_ in posted] == ["delivered"] * 3
-        await until(database, "select attempts > 0 and worker_id is null from jobs where id = $1", bad)
+        await finds(database, "select attempts > 0 and worker_id is null from jobs where id = $1", bad)
         assert await state(idle, bad, 0) == "queued"
     row = await database.row("select attempts, due_at - now() > interval '50 min' as later from jobs")
     assert row is not None
@@ -289,7 +287,7 @@ async def test_unknown_task_is_retried(idle: Api, database: Database, url: str, 
     id_ = await post(idle, 1)
     async with working(url, catalogue):
         assert await state(idle, id_) == "delivered"
-        await until(database, "select attempts > 0 and worker_id is null from jobs where id = $1", strange)
+        await finds(database, "select attempts > 0 and worker_id is null from jobs where id = $1", strange)
 
 
 async def test_event_that_cannot_be_rendered_does_not_block_its_batch(
@@ -326,7 +324,7 @@ async def test_single_event_does_not_wait_for_a_large_fanout(
     async with working(url, catalogue):
         async with held_up(url, 220):
             to_team = await post(idle, teams=[1])
-            await until(database, BLOCKED, 1)
+            await finds(database, BLOCKED, 1)
             single = await post(idle, 5)
             assert await state(idle, single) == "delivered"
             assert await state(idle, to_team, 0) == "delivering"
@@ -369,7 +367,7 @@ async def test_jobs_of_another_process_start_immediately(
     begun = look_again_after(FOR_EVER, monkeypatch)
     await crowd(idle, 120)
     async with working(url, catalogue):
-        await until(database, LISTENING, [])
+        await finds(database, LISTENING, [])
         await all_lanes(begun)
         assert await state(idle, await post(idle, 1)) == "delivered"
         assert await state(idle, await post(idle, teams=[1])) == "delivered"
@@ -381,9 +379,9 @@ async def test_listener_reconnects_after_a_lost_connection(
     begun = look_again_after(FOR_EVER, monkeypatch)
     await idle.people(1)
     async with working(url, catalogue):
-        listener = await until(database, LISTENING, [])
+        listener = await finds(database, LISTENING, [])
         await database.value("select pg_terminate_backend($1)", listener)
-        await until(database, LISTENING, [listener])
+        await finds(database, LISTENING, [listener])
         await all_lanes(begun)
         assert await state(idle, await post(idle, 1)) == "delivered"
 

@@ -580,7 +580,7 @@ async def test_any_text_in_event_fields_is_shown_unchanged(api: Api, catalogue: 
         answer = await api.call("POST", "/events", CRM, json=event)
         assert answer.status_code == 202, (name, answer.text)
         sent[answer.json()["id"]] = name, event
-    await api.call("GET", f"/events/{list(sent)[-1]}?wait=10", CRM)
+    await api.call("GET", f"/events/{list(sent)[-1]}?wait=30", CRM)
     page = (await api.call("GET", "/notifications?per_page=100", USER)).json()
     assert [entry["id"] for entry in page["data"]] == list(sent)[::-1]
     for entry in page["data"]:
@@ -626,7 +626,7 @@ async def test_directory_keeps_any_text_and_puts_names_on_one_line(api: Api, tex
     message = {"message": f" {text} ", "notify": {"users": [2]}}
     assert (await api.call("POST", "/notifications", USER, json=message)).status_code == 202
     id_ = await api.app_state.database.value("select id from events where service is null")
-    await api.as_service("GET", f"/events/{id_}?wait=10", "operations")
+    await api.as_service("GET", f"/events/{id_}?wait=30", "operations")
     said, mentioned = (await api.inbox(2))["data"]
     person = {key: {"id": 1, **user}[key] for key in ("id", "first_name", "last_name", "profile_picture")}
     assert said["data"]["user"] == mentioned["data"]["user"] == person

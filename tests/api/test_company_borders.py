@@ -14,6 +14,7 @@ from tests.support.events import custom, in_future
 from tests.support.imports import NDJSON, device, import_lines, notification, send, team, text_of, user
 from tests.support.resolutions import settled
 from tests.support.service import Api
+from tests.support.waiting import bounded, until
 from tests.support.workers import work
 from tocsin import jobs
 from tocsin.ids import new_id
@@ -160,13 +161,11 @@ async def test_waiting_import_does_not_touch_event_of_another_company(idle: Api)
     await idle.people(MINE, company_id=2)
     id_ = str(uuid4())
     importing = asyncio.create_task(send(idle, [notification(MINE, id=id_)], company_id=2))
-    async with asyncio.timeout(10):
-        while not await idle.app_state.database.value("select count(*) from jobs where task = 'import'"):
-            await asyncio.sleep(0.02)
+    await until(lambda: idle.app_state.database.value("select count(*) from jobs where task = 'import'"))
     answer = await idle.as_service("POST", "/events", json={**custom(THEIRS), "id": id_}, company_id=1)
     assert answer.status_code == 202
     await work(idle)
-    async with asyncio.timeout(20):
+    async with bounded():
         while leased := await jobs.claim(idle.app_state.database, worker := new_id(), "bulk", 1):
             await imports.apply(idle.app_state.database, worker, leased[0])
         assert (await importing).status_code == 200

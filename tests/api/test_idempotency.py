@@ -22,6 +22,7 @@ from tests.support.imports import NDJSON
 from tests.support.pushes import IPHONE, register
 from tests.support.resolutions import settled
 from tests.support.service import HOUR, SECRET, Api, at_rest, standing_token
+from tests.support.waiting import reaches, until
 from tocsin.api.routes import require_keys, router
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.db.pool import Database
@@ -51,7 +52,7 @@ async def test_repeated_idempotency_key_returns_the_first_response(api: Api) -> 
     assert again.content == first.content
     assert again.headers["content-type"] == first.headers["content-type"]
     assert await events(api) == 1
-    state = await api.as_service("GET", f"/events/{first.json()['id']}?wait=10")
+    state = await api.as_service("GET", f"/events/{first.json()['id']}?wait=30")
     assert state.json()["recipients"] == 1
 
 
@@ -339,10 +340,8 @@ async def test_interrupted_request_leaves_no_idempotency_key(api: Api, path: str
     assert await api.app_state.database.value("select count(*) from idempotency_keys") == 1
 
 
-async def until(api: Api, condition: str) -> None:
-    async with asyncio.timeout(20):
-        while not await api.app_state.database.value(f"select {condition}"):
-            await asyncio.sleep(0.01)
+async def becomes_true(api: Api, condition: str) -> None:
+    await until(lambda: api.app_state.database.value(f"select {condition}"))
 
 
 async def test_repeated_import_waits_until_the_first_is_applied(
@@ -357,11 +356,9 @@ async def test_repeated_import_waits_until_the_first_is_applied(
     monkeypatch.setattr("tocsin.api.imports.applied", noted)
     asked = Try(CRM, "/directory/import", LINES)
     sending = [asyncio.create_task(asked.send(idle, "once")) for _ in range(3)]
-    await until(idle, "count(*) = 1 from jobs")
+    await becomes_true(idle, "count(*) = 1 from jobs")
     sending.append(asyncio.create_task(asked.send(idle, "once")))
-    async with asyncio.timeout(20):
-        while len(waiting) < len(sending):
-            await asyncio.sleep(0.01)
+    await reaches(lambda: len(waiting), len(sending))
     assert len(set(waiting.values())) == 1
     assert await idle.app_state.database.value("select count(*) from imports") == 1
     assert not any(task.done() for task in sending)
@@ -377,11 +374,11 @@ async def test_repeated_import_waits_until_the_first_is_applied(
 async def test_failed_import_releases_its_idempotency_key(idle: Api, database: Database) -> None:
     asked = Try(CRM, "/directory/import", LINES)
     first = asyncio.create_task(asked.send(idle, "once"))
-    await until(idle, "count(*) = 1 from jobs")
+    await becomes_true(idle, "count(*) = 1 from jobs")
     await idle.app_state.database.value(GIVEN_UP)
     assert (await first).status_code == 500
     again = asyncio.create_task(asked.send(idle, "once"))
-    await until(idle, "count(*) = 1 from jobs")
+    await becomes_true(idle, "count(*) = 1 from jobs")
     worker = Worker(database, idle.app_state.catalogue, idle.app_state.pubsub)
     running = asyncio.create_task(worker.run())
     assert (await again).status_code == 200

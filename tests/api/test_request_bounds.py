@@ -112,12 +112,12 @@ BODIES: dict[str, tuple[str, str, str, str]] = {
 
 
 async def lag() -> float:
-    """Return the longest time for which the event loop was blocked, until cancelled."""
-    longest, last = 0.0, time.monotonic()
+    """Return the most processor time that one turn of the event loop took, until cancelled."""
+    longest, last = 0.0, time.thread_time()
     try:
         while True:
-            await asyncio.sleep(0.005)
-            now = time.monotonic()
+            await asyncio.sleep(0)
+            now = time.thread_time()
             longest, last = max(longest, now - last), now
     except asyncio.CancelledError:
         return longest
@@ -137,7 +137,7 @@ async def test_countless_errors_are_reported_briefly_without_delaying_others(idl
     method, path, caller, text = BODIES[name]
     body = text.encode()
     watching = asyncio.create_task(lag())
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
     answer = await call(idle, method, path, caller, body)
     watching.cancel()
     assert await watching < LONGEST_LAG

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.processes import Program, data_folder
 from tests.support.service import HOUR, SECRET
-from tests.support.waiting import until
+from tests.support.waiting import bounded, until
 from tocsin.auth.minting import mint_service
 
 
@@ -36,7 +36,7 @@ async def test_graceful_shutdown_loses_nothing_and_is_bounded() -> None:
             process = program._process  # noqa: SLF001 - its helper only kills
             assert process is not None
             process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(30):
+            async with bounded():
                 assert await idle_reader.read() == b""
                 refusal = await reader.read()
                 await process.wait()
@@ -52,7 +52,7 @@ async def test_graceful_shutdown_loses_nothing_and_is_bounded() -> None:
         host, port = program.address
         async with httpx.AsyncClient(base_url=f"http://{host}:{port}", headers=by, timeout=20) as http:
             for id_ in accepted:
-                assert (await http.get(f"/events/{id_}?wait=10")).json()["state"] == "delivered"
+                assert (await http.get(f"/events/{id_}?wait=30")).json()["state"] == "delivered"
         for writer in (half, hanging, idle):
             writer.close()
         await until(lambda: program.alive, 1)

@@ -15,6 +15,7 @@ from tests.support.imports import NDJSON
 from tests.support.ledger import Ledger, Load, Population, compare, compare_pages, drained
 from tests.support.processes import data_folder, postgres_of, random_source, send
 from tests.support.service import Api, serving
+from tests.support.waiting import until
 from tocsin import readiness
 from tocsin.catalogue import Catalogue
 from tocsin.db.migrate import migrate
@@ -182,9 +183,7 @@ async def test_interrupted_delivery_completes_after_outage(shaky: Api, mortal: E
     await blocker.execute("select from heads where user_id = 1 for update")
     id_ = (await shaky.as_service("POST", "/events", json=EVENT)).json()["id"]
     waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
-    async with asyncio.timeout(10):
-        while not await blocker.fetchval(waiting):
-            await asyncio.sleep(0.01)
+    await until(lambda: blocker.fetchval(waiting))
     await mortal.stop()
     blocker.terminate()
     await mortal.start()

@@ -11,7 +11,7 @@ import pytest
 from tests.support.database import locked, make_database, waiting_at
 from tests.support.processes import Program, data_folder
 from tests.support.service import SECRET
-from tests.support.waiting import until
+from tests.support.waiting import bounded, until
 from tocsin.auth.minting import mint_service
 from tocsin.db.pool import connect
 from tocsin.ids import new_id
@@ -78,10 +78,10 @@ async def test_sigterm_ends_a_start_that_waits_for_the_database(command: str) ->
         program = Program(data, command, variables={"TOCSIN_DATABASE_URL": url})
         starting = asyncio.create_task(program.start())
         try:
-            async with asyncio.timeout(30):
+            async with bounded():
                 await called.wait()
             program.signal(signal.SIGTERM)
-            async with asyncio.timeout(20):  # it would wait for the database for 60 s
+            async with bounded():  # it would wait for the database for 60 s
                 with pytest.raises(AssertionError):
                     await starting
             assert not program.alive

@@ -10,6 +10,7 @@ from tests.support.ledger import drained
 from tests.support.processes import Program, data_folder, holds_a_lease, random_source
 from tests.support.properties import rounds
 from tests.support.service import HOUR, SECRET
+from tests.support.waiting import reaches
 from tocsin.auth.minting import mint_service
 from tocsin.db.pool import connect
 from tocsin.postgres.supervisor import url_of
@@ -89,7 +90,6 @@ async def test_killed_workers_lose_no_push_and_duplicate_few(tmp_path: Path) -> 
 async def settled(url: str) -> None:
     """Return when no delivery waits."""
     connection = await connect(url)
-    async with asyncio.timeout(60):
-        while await connection.fetchval("select count(*) from deliveries where state in ('queued', 'later')"):
-            await asyncio.sleep(0.1)
+    left = "select count(*) from deliveries where state in ('queued', 'later')"
+    await reaches(lambda: connection.fetchval(left), 0)
     await connection.close()

@@ -146,7 +146,7 @@ async def test_stream_readers_converge_after_crashes(with_nats: bool, port: int,
         busy = [asyncio.create_task(use(app, dice)) for app in apps] + [asyncio.create_task(post(service, dice))]
         reconnected = 1
         for number in range(ROUNDS):
-            await until(partial(are_connected, apps, reconnected), 60)
+            await until(partial(are_connected, apps, reconnected))
             await asyncio.sleep(dice.uniform(0.5, 1.5))
             match number % 3:
                 case 0:
@@ -169,9 +169,9 @@ async def test_stream_readers_converge_after_crashes(with_nats: bool, port: int,
         for task in busy:
             task.cancel()
         await asyncio.gather(*busy, return_exceptions=True)
-        await until(lambda: all(app.order for app in apps), 60)  # a killed worker's jobs wait for the end of its leases
+        await until(lambda: all(app.order for app in apps))  # a killed worker's jobs wait for the end of its leases
         for app, task in zip(apps, following, strict=True):
-            await until(partial(is_the_same, app, task), 60)
+            await until(partial(is_the_same, app, task))
         for task in following:
             task.cancel()
         await asyncio.gather(*following, return_exceptions=True)

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.processes import TOCSIN, Program, data_folder
 from tests.support.service import SECRET
+from tests.support.waiting import bounded
 from tocsin import directory
 from tocsin.auth import from_settings
 from tocsin.catalogue import Catalogue
@@ -99,7 +100,7 @@ async def use(environment: dict[str, str]) -> Settings:
 async def sentence_on(environment: dict[str, str]) -> str:
     """Return the error about these settings, or nothing."""
     try:
-        async with asyncio.timeout(10):
+        async with bounded():
             await use(environment)
     except Refusal as refusal:
         return str(refusal)
@@ -130,7 +131,7 @@ async def test_unusable_file_is_reported_in_one_sentence(
     for variable, value in {"TOCSIN_JWT_SECRET": SECRET, **environment}.items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setattr(doctor, "check_database", nothing)
-    async with asyncio.timeout(10):
+    async with bounded():
         findings = [str(finding) for finding in await doctor.examine()]
     assert not any("geheim" in line or "\n" in line for line in findings)
 

@@ -153,7 +153,7 @@ class TestLostAnswers:
         posted = await asyncio.to_thread(client.post, custom(1, body="Once"))
         assert len(line.asked) == 4
         assert {body["id"] for body in line.bodies} == {posted.id}
-        state = await asyncio.to_thread(client.state, posted.id, wait=10)
+        state = await asyncio.to_thread(client.state, posted.id, wait=30)
         assert (state.state, state.recipients, state.read, state.settled) == ("delivered", 1, 0, True)
         assert await api.ids(1) == [posted.id]
 
@@ -162,7 +162,7 @@ class TestLostAnswers:
     ) -> None:
         line.script = ["swallow", "swallow"]
         posted = await asyncio.to_thread(client.post_batch, [custom(1, body=f"{number}") for number in range(5)])
-        await asyncio.to_thread(client.state, posted[-1].id, wait=10)
+        await asyncio.to_thread(client.state, posted[-1].id, wait=30)
         assert len(line.asked) == 4
         assert await api.ids(1) == [event.id for event in reversed(posted)]
 
@@ -171,7 +171,7 @@ class TestLostAnswers:
     ) -> None:
         event = {**custom(1), "about": ["order:42"]}
         first = await asyncio.to_thread(client.post, event)
-        await asyncio.to_thread(client.state, first.id, wait=10)
+        await asyncio.to_thread(client.state, first.id, wait=30)
         line.script = ["swallow"]
         await asyncio.to_thread(client.resolve, "order:42")
         one, other = line.header("Idempotency-Key")
@@ -239,8 +239,8 @@ class TestWaiting:
         [id_] = raised.value.ids
         assert isinstance(raised.value.__cause__, OSError)
         line.script = []
-        posted = await asyncio.to_thread(hasty.post, {**custom(1), "id": id_})
-        await asyncio.to_thread(line.client().state, id_, wait=10)
+        posted = await asyncio.to_thread(line.client().post, {**custom(1), "id": id_})
+        await asyncio.to_thread(line.client().state, id_, wait=30)
         assert await api.ids(1) == [posted.id] == [id_]
 
     async def test_retry_delays_grow_with_jitter(self) -> None:
@@ -396,7 +396,7 @@ class TestCalls:
         calls = [asyncio.to_thread(client.post, custom(1, body=f"{number}")) for number in range(60)]
         posted = await asyncio.gather(*calls)
         for event in posted:
-            await asyncio.to_thread(client.state, event.id, wait=10)
+            await asyncio.to_thread(client.state, event.id, wait=30)
         assert set(await api.ids(1)) == {event.id for event in posted}
         assert [
             body["params"]["body"] for body in line.bodies[:60] if body["params"]["body"] not in map(str, range(60))
@@ -475,7 +475,7 @@ async def test_client_documentation_examples_work(api: Api, line: Line, monkeypa
     monkeypatch.setenv("NOTIFY_TOKEN", token())
     await asyncio.to_thread(exec, script, names)
     id_ = await asyncio.to_thread(asyncio.run, names["notify"]("Hello from a loop"))
-    await asyncio.to_thread(names["tocsin"].state, id_, wait=10)
+    await asyncio.to_thread(names["tocsin"].state, id_, wait=30)
     names["tocsin"].close()
     assert shown[0] == "delivered 1 0"
     assert shown[1] == "422 validation.required ('params.body', 'notify.users.1')"

@@ -13,7 +13,7 @@ from tests.support.database import locked, make_database, waiting_at
 from tests.support.events import accepted
 from tests.support.pushes import IPHONE, becomes
 from tests.support.service import Api, serving
-from tests.support.waiting import until
+from tests.support.waiting import bounded, until
 from tests.support.workers import impatient
 from tocsin import backoff, jobs, worker
 from tocsin.catalogue import Catalogue
@@ -173,7 +173,7 @@ async def test_unknown_job_leases_of_own_worker_are_released(
     async with impatient(url, catalogue) as running:
         id_ = await accepted(idle, 1)
         await dba.execute("update jobs set worker_id = $1 where id = $2 and worker_id is null", running.id, id_)
-        answer = await idle.as_service("GET", f"/events/{id_}?wait=20")
+        answer = await idle.as_service("GET", f"/events/{id_}?wait=30")
         assert answer.json()["state"] == "delivered"
 
 
@@ -192,7 +192,7 @@ async def test_locked_table_ends_no_worker_and_consumes_no_attempt(
         await until(lambda: _waits_again(monitor, table, first, running))
         await dba.execute("rollback; begin")
         for id_ in ids:
-            answer = await idle.as_service("GET", f"/events/{id_}?wait=20")
+            answer = await idle.as_service("GET", f"/events/{id_}?wait=30")
             assert answer.json()["state"] == "delivered"
     assert await monitor.fetchval("select count(*) from dead_letters") == 0
     await monitor.close()
@@ -210,7 +210,7 @@ async def test_lane_resumes_after_a_failing_statement_is_fixed(pushing: Api, pho
     for broken in ("clears", "preferences", "lanes"):
         await dba.execute(f"alter table {broken} rename to {broken}_away")
         id_ = await accepted(pushing, 1)
-        assert (await pushing.as_service("GET", f"/events/{id_}?wait=10")).json()["recipients"] == 1
+        assert (await pushing.as_service("GET", f"/events/{id_}?wait=30")).json()["recipients"] == 1
         await dba.execute(f"alter table {broken}_away rename to {broken}")
         await becomes(pushing, id_, {"delivered": 1})
     await pushing.as_user(1, "PUT", "/notifications/read")
@@ -255,7 +255,7 @@ async def test_lane_backs_off_if_the_database_rejects_its_work(
                 assert time.monotonic() - began >= 0.8 * backoff.FIRST * (1 + 2 + 4)
                 assert await dba.fetchval("select attempts from jobs where id = $1", id_) <= 1
                 await dba.execute("drop trigger refusing on inbox")
-                answer = await idle.as_service("GET", f"/events/{id_}?wait=20")
+                answer = await idle.as_service("GET", f"/events/{id_}?wait=30")
                 assert answer.json()["state"] == "delivered"
     finally:
         await dba.execute("drop function refuse() cascade")
@@ -290,11 +290,11 @@ async def test_job_timeout_isolates_the_job_and_makes_it_a_dead_letter(
             await api.app_state.database.value("update jobs set lane = 'bulk'")
         async with impatient(slow_inbox, catalogue):
             for id_ in (*before, *after):
-                answer = await api.as_service("GET", f"/events/{id_}?wait=25")
+                answer = await api.as_service("GET", f"/events/{id_}?wait=30")
                 assert answer.json()["state"] == "delivered", answer.text
-            async with asyncio.timeout(40):
+            async with bounded():
                 while True:
-                    answer = (await api.as_service("GET", f"/events/{slow}?wait=10")).json()
+                    answer = (await api.as_service("GET", f"/events/{slow}?wait=30")).json()
                     if answer["state"] != "queued":
                         break
         assert answer["state"] == "failed"
@@ -341,7 +341,7 @@ async def test_claim_is_bounded_by_number_of_recipients(idle: Api, database: Dat
 
 
 async def test_lane_blocked_by_a_lock_leaves_connections_to_others(url: str, dba: Connection) -> None:
-    pool = Database(url, 6, 10)
+    pool = Database(url, 6, 300)
     await pool.open()
 
     async def ask(kind: str, statement: str) -> list[Any]:
@@ -352,7 +352,7 @@ async def test_lane_blocked_by_a_lock_leaves_connections_to_others(url: str, dba
         hanging = [asyncio.create_task(ask("lanes", "select from lanes")) for _ in range(30)]
         await until(lambda: _has(dba, 5))
         for _ in range(20):
-            async with asyncio.timeout(5):
+            async with bounded():
                 await asyncio.create_task(ask("users", "select from users limit 1"))
         assert not any(task.done() for task in hanging)
     await asyncio.gather(*hanging)
@@ -384,7 +384,7 @@ async def seen_again(dba: Connection, times: int = 3) -> None:
     """Wait until every worker has sent this number of further heartbeats."""
     for _ in range(times):
         now = await dba.fetchval("select clock_timestamp()")
-        await until(lambda now=now: dba.fetchval("select bool_and(seen_at > $1) from workers", now), 10)  # type: ignore[misc]
+        await until(lambda now=now: dba.fetchval("select bool_and(seen_at > $1) from workers", now))  # type: ignore[misc]
 
 
 async def test_heartbeat_continues_while_any_other_table_is_locked(
@@ -401,7 +401,7 @@ async def test_heartbeat_continues_while_any_other_table_is_locked(
 
 
 async def test_heartbeat_continues_while_all_other_work_hangs(url: str, dba: Connection) -> None:
-    pool = Database(url, 4, 20, beats=True)
+    pool = Database(url, 4, 300, beats=True)
     await pool.open()
 
     async def ask(kind: str, statement: str) -> list[Any]:
@@ -412,7 +412,7 @@ async def test_heartbeat_continues_while_all_other_work_hangs(url: str, dba: Con
         hanging = [asyncio.create_task(ask(f"push lane {n}", "select from lanes")) for n in range(8)]
         await until(lambda: _has(dba, 3))
         for _ in range(3):
-            async with asyncio.timeout(5):
+            async with bounded():
                 await asyncio.create_task(ask(HEARTBEAT, "select 1"))
         assert not any(task.done() for task in hanging)
     await asyncio.gather(*hanging)
@@ -444,7 +444,7 @@ async def test_statistics_of_locked_table_are_updated_later_without_blocking(url
         pytest.skip("statistics can be unlearnt from PostgreSQL 18 on")
     await dba.execute("vacuum jobs, lanes")
     other = await connect(url)
-    async with asyncio.timeout(10):
+    async with bounded():
         for mode in ("share update exclusive", "access exclusive"):
             await dba.execute("vacuum lanes")
             async with other.transaction():

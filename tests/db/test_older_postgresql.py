@@ -13,6 +13,7 @@ import pytest
 from tests.support.events import custom, note
 from tests.support.places import short_path
 from tests.support.service import serving
+from tests.support.waiting import bounded
 from tocsin.catalogue import Catalogue
 from tocsin.db.errors import DRIVER_ERRORS
 from tocsin.db.migrate import migrate
@@ -61,7 +62,7 @@ async def older(request: pytest.FixtureRequest) -> AsyncIterator[str]:
 
 
 async def until_it_answers(url: str) -> None:
-    async with asyncio.timeout(20):
+    async with bounded():
         while True:
             try:
                 return await (await connect(url)).close()

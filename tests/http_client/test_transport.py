@@ -25,6 +25,7 @@ from tests.support.push_services import (
     spellings,
 )
 from tests.support.servers import free_port
+from tests.support.waiting import LONGEST_WAIT, bounded, reaches
 from tocsin.errors import Refusal
 from tocsin.http_client import curl_handle
 from tocsin.http_client.curl_handle import Limits
@@ -32,7 +33,7 @@ from tocsin.http_client.messages import Answer, Request
 from tocsin.http_client.public_addresses import is_public, origin_of
 from tocsin.http_client.transport import Transport
 
-QUICK = Limits(seconds=1.0, connecting=0.5, bytes=1000)
+QUICK = Limits(seconds=3.0, connecting=3.0, bytes=1000)
 REFUSED_STREAM, INTERNAL_ERROR = 7, 2
 
 
@@ -46,11 +47,11 @@ async def sending(folder: Path, window: int = 100, **more: Any) -> AsyncIterator
     try:
         yield transport
     finally:
-        await asyncio.wait_for(transport.close(), 8)
+        await asyncio.wait_for(transport.close(), LONGEST_WAIT)
 
 
 async def answers(transport: Transport, requests: list[Request]) -> list[Answer]:
-    async with asyncio.timeout(20):
+    async with bounded():
         return [await answer for answer in transport.submit_many(requests)]
 
 
@@ -146,8 +147,8 @@ def many_headers(connection: Connection, stream: int, _asked: Asked) -> None:
 
 
 ODD: dict[str, tuple[Behaviour, str]] = {
-    "never": (never, "within 1 s"),
-    "drips": (dripping, "within 1 s"),
+    "never": (never, "within 3 s"),
+    "drips": (dripping, "within 3 s"),
     "is huge": (answering(200, b"x" * 1001), "more than 1000 bytes"),
     "is declared huge": (answering(200, b"x", content_length="99999"), "more than 1000 bytes"),
     "is cut off": (cut_off, ""),
@@ -350,11 +351,10 @@ async def test_close_fails_pending_and_later_requests(tmp_path: Path) -> None:
     async with push_service(tmp_path, never) as service:
         transport = Transport(5, ca_file=files_in(tmp_path)[0])
         left = transport.submit_many([to(service.url, number) for number in range(20)])
-        while len(service.asked) < 5:
-            await asyncio.sleep(0.01)
-        await asyncio.wait_for(transport.close(), 5)
+        await reaches(lambda: len(service.asked), 5)
+        await asyncio.wait_for(transport.close(), LONGEST_WAIT)
         after = transport.submit(to(service.url))
-        found = [await asyncio.wait_for(answer, 1) for answer in [*left, after]]
+        found = [await asyncio.wait_for(answer, LONGEST_WAIT) for answer in [*left, after]]
     assert {(answer.status, answer.error) for answer in found} == {(0, "the transport is closed")}
     assert len(service.asked) == 5
 
@@ -367,10 +367,9 @@ async def test_close_can_wait_for_requests_in_flight(tmp_path: Path) -> None:
     async with push_service(tmp_path, slow) as service:
         transport = Transport(5, ca_file=files_in(tmp_path)[0])
         left = transport.submit_many([to(service.url, number) for number in range(10)])
-        while len(service.asked) < 5:
-            await asyncio.sleep(0.01)
-        await transport.close(grace=3)
-        found = [await asyncio.wait_for(answer, 1) for answer in left]
+        await reaches(lambda: len(service.asked), 5)
+        await transport.close(grace=LONGEST_WAIT)
+        found = [await asyncio.wait_for(answer, LONGEST_WAIT) for answer in left]
     assert Counter(answer.status for answer in found) == {200: 5, 0: 5}
 
 
@@ -520,11 +519,11 @@ def program(name: str, *words: object, port: int) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(LONGEST_WAIT)
 
 
 def _wait_for(attempt: Callable[[], None]) -> None:
-    end = time.monotonic() + 5
+    end = time.monotonic() + LONGEST_WAIT
     while True:
         try:
             return attempt()

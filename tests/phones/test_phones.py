@@ -28,6 +28,7 @@ from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, Event, RemoteSettingsChanged, ResponseReceived, StreamReset
 from h2.settings import SettingCodes
 
+from tests.support.waiting import bounded
 from tocsin_phones import Phones, Ports
 
 TOKEN = "ab" * 32
@@ -296,7 +297,7 @@ class Bus:
         self.http.send_data(stream, json.dumps(alert("Hello")).encode(), end_stream=True)
 
     async def until(self, kind: type[Event], count: int = 1) -> list[Any]:
-        async with asyncio.timeout(5):
+        async with bounded():
             while len(found := [event for event in self.events if isinstance(event, kind)]) < count:
                 self._writer.write(self.http.data_to_send())
                 data = await self._reader.read(65536)
@@ -740,7 +741,7 @@ async def test_control_port_accepts_chunked_bodies_and_answers_invalid_http(
     host, port = phones.control_url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"this is no HTTP\r\n\r\n")
-    async with asyncio.timeout(5):
+    async with bounded():
         assert (await reader.read()).startswith(b"HTTP/1.1 400 Bad Request\r\n")
     writer.close()
 
@@ -900,7 +901,7 @@ async def test_phones_command_prints_settings_and_stops_on_signal(tmp_path: Path
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(30):
+        async with bounded():
             lines: list[str] = []
             while not lines or not lines[-1].startswith("# control"):
                 lines.append((await process.stdout.readline()).decode())
@@ -912,7 +913,7 @@ async def test_phones_command_prints_settings_and_stops_on_signal(tmp_path: Path
         async with httpx.AsyncClient(base_url=env["PHONES_URL"]) as client:
             assert (await client.get("/pushes")).json() == []
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):
+        async with bounded():
             assert await process.wait() == 0
     finally:
         with contextlib.suppress(ProcessLookupError):

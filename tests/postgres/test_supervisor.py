@@ -16,7 +16,7 @@ import pytest
 import structlog
 
 from tests.support.places import short_path
-from tests.support.waiting import until
+from tests.support.waiting import bounded, until
 from tocsin.errors import Refusal
 from tocsin.postgres import supervisor
 from tocsin.postgres.supervisor import Embedded, is_served, url_of
@@ -220,7 +220,7 @@ async def test_killed_postmaster_is_restarted(data: Path) -> None:
 
 
 async def until_it_answers(server: Embedded) -> None:
-    async with asyncio.timeout(30):
+    async with bounded():
         while True:
             try:
                 await kept(server)

@@ -1,6 +1,5 @@
 """Deliveries of pushes: once, in time, by the preferences of the user, and explained."""
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.events import CASE, custom, note, post, state
+from tests.support.events import CASE, custom, note, post
 from tests.support.pushes import (
     ANDROID,
     IPHONE,
@@ -408,9 +407,7 @@ async def test_event_reaches_each_of_many_devices_once(api: Api, phones: Phones)
     for user in people:
         await register(api, user, f"{user:064x}")
     id_ = await api.post(custom(teams=(7,)))
-    async with asyncio.timeout(20):
-        while (await state(api, id_, 5))["pushes"]["delivered"] < 150:
-            await asyncio.sleep(0.05)
+    await becomes(api, id_, {"delivered": 150})
     tokens = [push["token"] for push in phones.pushes("apns")]
     assert sorted(tokens) == [f"{user:064x}" for user in people]
 

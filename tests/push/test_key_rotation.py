@@ -1,6 +1,5 @@
 """Key rotation in a running service: SIGHUP reloads keys, and no subscription is lost."""
 
-import asyncio
 import signal
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tests.support.issuer import pair
 from tests.support.processes import Program, data_folder
 from tests.support.pushes import IPHONE, comes_to, hurry, pushes_of, register, until_stopped
 from tests.support.service import HOUR, SECRET, Api, settings_for
-from tests.support.waiting import until
+from tests.support.waiting import bounded, reaches, until
 from tocsin.auth.claims import UserCaller
 from tocsin.auth.keys import ALL_SPEAKERS, hs256
 from tocsin.auth.minting import Signer, mint_service, mint_user
@@ -197,7 +196,7 @@ async def test_sighup_reloads_keys(tmp_path: Path) -> None:
                     vapid.write_bytes(a_key() + vapid.read_bytes())
                     service.signal(signal.SIGHUP)
                     await until(lambda: "keys reloaded" in service.log())
-                    async with asyncio.timeout(5):
+                    async with bounded():
                         async for _ in lines:  # which ends with the key
                             pass
                 assert (await status(old.sign())).status_code == 401
@@ -234,9 +233,11 @@ async def test_invalid_key_file_keeps_the_previous_key(pushing: Api, tmp_path: P
 async def test_key_reload_restarts_lanes_despite_database_outage(pushing: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pushing.worker
     assert pushing.worker.dispatcher
-    async with asyncio.timeout(5):
-        while len(await deliveries.lanes(pushing.app_state.database)) < len(pushing.app_state.lanes):
-            await asyncio.sleep(0.01)
+
+    async def entered() -> int:
+        return len(await deliveries.lanes(pushing.app_state.database))
+
+    await reaches(entered, len(pushing.app_state.lanes))
     enter, tries = deliveries.enter_lane, []
 
     async def away_at_first(database: Database, name: str, configuration: str) -> None:

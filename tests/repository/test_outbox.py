@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.database import url_for
 from tests.support.service import SECRET, Api
+from tests.support.waiting import reaches, until
 from tocsin.auth.minting import mint_service
 from tocsin.postgres.supervisor import Embedded
 
@@ -66,9 +67,7 @@ async def waiting(crm: asyncpg.Connection) -> int:
 
 
 async def until_empty(crm: asyncpg.Connection) -> None:
-    async with asyncio.timeout(60):
-        while await waiting(crm):
-            await asyncio.sleep(0.02)
+    await reaches(lambda: waiting(crm), 0)
 
 
 async def delivered_ids(api: Api, ids: list[str]) -> list[str]:
@@ -102,9 +101,7 @@ async def test_killed_outbox_relay_posts_each_event_once(
     ids = [str(await crm.fetchval(f"{write} returning id")) for _ in range(60)]
     for _ in range(3):
         async with relaying(api, server, tmp_path):
-            async with asyncio.timeout(60):  # killed as soon as a part has arrived, at an arbitrary step
-                while not await api.ids(1):
-                    await asyncio.sleep(0.005)
+            await until(lambda: api.ids(1))  # killed as soon as a part has arrived, at an arbitrary step
         await crm.execute(f"{write.replace('The contract', 'Another contract')}")
     ids += [str(row["id"]) for row in await crm.fetch("select id from notifications_outbox order by number")]
     async with relaying(api, server, tmp_path):

@@ -7,6 +7,7 @@ import httpx
 from fastapi.routing import iter_route_contexts
 
 from tests.support.service import Api
+from tests.support.waiting import LONGEST_WAIT
 from tocsin.api import pages
 from tocsin.api.app import build
 
@@ -61,7 +62,7 @@ async def exchanged(port: int, sent: bytes) -> httpx.Response:
     """Send bytes as they are, and return the answer, after which the connection must end."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(sent)
-    answer = await asyncio.wait_for(reader.read(), 10)
+    answer = await asyncio.wait_for(reader.read(), LONGEST_WAIT)
     writer.close()
     await writer.wait_closed()
     start, _, rest = answer.partition(b"\r\n\r\n")

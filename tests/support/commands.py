@@ -16,7 +16,7 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
         env={**own, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 

@@ -216,7 +216,7 @@ class Windows:
 
     async def new(self, *, go: bool = True) -> Window:
         window = Window(await self.context.new_page(), self.host)
-        window.page.set_default_timeout(10_000)
+        window.page.set_default_timeout(60_000)
         self.all.append(window)
 
         def note(message: ConsoleMessage) -> None:
@@ -296,7 +296,7 @@ async def many(api: Api, count: int) -> None:
     """Post this number of notifications in one batch."""
     events = [{"type": "custom", "notify": {"users": [1]}, "params": {"body": f"Note {at}"}} for at in range(count)]
     answer = await api.as_service("POST", "/events/batch", json={"events": events})
-    await api.as_service("GET", f"/events/{answer.json()['ids'][-1]}?wait=20")
+    await api.as_service("GET", f"/events/{answer.json()['ids'][-1]}?wait=30")
     await reaches(lambda: api.app_state.database.value("select count(*) from inbox where user_id = 1"), count)
 
 

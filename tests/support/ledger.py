@@ -17,11 +17,12 @@ import asyncpg
 import httpx
 
 from tests.support.service import HOUR, SECRET
+from tests.support.waiting import until
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.db.errors import DRIVER_ERRORS
 from tocsin.db.pool import connect
 
-SLOWEST = 40.0
+SLOWEST = 90.0
 """Seconds after which a client gives an answer up: longer than the service may take."""
 
 POSTERS = 6
@@ -151,9 +152,7 @@ class Load:
 
     async def _until(self, answer: str, more: int) -> None:
         enough = self.ledger.answers[answer] + more
-        async with asyncio.timeout(60):
-            while self.ledger.answers[answer] < enough:
-                await asyncio.sleep(0.01)
+        await until(lambda: self.ledger.answers[answer] >= enough)
 
     async def _keep(self, step: "Callable[[_Line], Awaitable[None]]") -> None:
         """Run steps in sequence, with a new connection after each disconnect."""
@@ -258,7 +257,7 @@ class _Line:
         self.writer.transport.abort()
 
 
-async def drained(url: str, seconds: float = 60) -> None:
+async def drained(url: str, seconds: float = 180) -> None:
     """Wait until no job is left, also during an outage."""
     left: Any = None
     try:

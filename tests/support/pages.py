@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tests.support.service import Api
+from tests.support.waiting import until
 from tocsin.api.app import service
 from tocsin.api.server import Server
 
@@ -24,9 +25,11 @@ async def fill(api: Api, path: str = "/notifications") -> None:
     for _ in range(2):
         answer = await api.as_user(1, "POST", path, json={"message": "x", "notify": {"users": [1]}})
         assert answer.status_code == 202, answer.text
-    async with asyncio.timeout(15):
-        while (await api.as_user(1, "GET", path)).json()["pagination"]["total"] < 2:
-            await asyncio.sleep(0.01)
+
+    async def has_both() -> bool:
+        return bool((await api.as_user(1, "GET", path)).json()["pagination"]["total"] == 2)
+
+    await until(has_both)
 
 
 @asynccontextmanager

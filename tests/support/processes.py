@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 
 from tests.support.places import short_path
 from tests.support.service import SECRET
-from tests.support.waiting import until
+from tests.support.waiting import bounded, until
 from tocsin.db.pool import connect
 from tocsin.postgres.supervisor import url_of
 
 TOCSIN = Path(sys.executable).with_name("tocsin")
-LONGEST_START = 60.0
+LONGEST_START = 120.0
 
 _number = itertools.count(1)
 
@@ -169,7 +169,7 @@ async def holds_a_lease(data: Path, worker: Program) -> None:
     """Wait until a worker has work in hand."""
     connection = await connect(url_of(data))
     statement = "select exists (select from jobs where worker_id = $1::uuid)"
-    async with asyncio.timeout(30):
+    async with bounded():
         while not await connection.fetchval(statement, worker.greeting["worker"]):
             await asyncio.sleep(0)
     await connection.close()

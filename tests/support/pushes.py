@@ -31,7 +31,7 @@ def shown(phones: Phones, token: str) -> Pushes:
     return [push for push in phones.pushes(token=token) if push["visible"] or "alert" in str(push["payload"])]
 
 
-async def pushes_of(api: Api, id_: str | UUID, wait: int = 8) -> dict[str, int]:
+async def pushes_of(api: Api, id_: str | UUID, wait: int = 30) -> dict[str, int]:
     """Count the pushes of an event by state, after waiting up to this number of seconds for its delivery."""
     found: dict[str, int] = (await state(api, id_, wait))["pushes"]
     return {name: count for name, count in found.items() if count}

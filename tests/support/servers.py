@@ -21,7 +21,7 @@ from tests.support.places import short_path
 from tocsin.postgres.binaries import programs_for
 from tocsin.postgres.process import end, memory, spawn
 
-LONGEST_START = 30.0
+LONGEST_START = 90.0
 PASSWORD = "geheim"
 
 
@@ -72,7 +72,7 @@ async def own_server(**settings: str) -> AsyncIterator[OwnServer]:
         initdb = (programs / "initdb", "-D", folder / "data", "-U", "dba", "-E", "UTF8", "--locale", "C")
         with memory() as output:
             made = spawn((*initdb, "-A", "scram-sha-256", "--pwfile", folder / "password"), user, output)
-            assert await asyncio.to_thread(made.wait, 60) == 0
+            assert await asyncio.to_thread(made.wait, LONGEST_START) == 0
             port = free_port()
             given = {
                 "port": str(port),
@@ -163,7 +163,7 @@ async def nats(port: int, folder: Path, *more: str) -> AsyncIterator[asyncio.sub
         binary, "-a", "127.0.0.1", "-p", str(port), "-l", str(folder / "nats.log"), *more
     )
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LONGEST_START):
             while True:
                 with contextlib.suppress(OSError):
                     _, writer = await asyncio.open_connection("127.0.0.1", port)

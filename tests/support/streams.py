@@ -13,6 +13,7 @@ import httpx
 from httpx_sse import ServerSentEvent, aconnect_sse
 
 from tests.support.service import HOUR, SECRET, Api
+from tests.support.waiting import until
 from tocsin.auth.minting import mint_user
 
 
@@ -34,23 +35,17 @@ class Watch:
     def mark(self) -> str:
         return next(event.id for event in reversed(self.events) if event.id)
 
-    async def until(self, count: int, seconds: float = 30) -> list[tuple[str, Any]]:
+    async def until(self, count: int) -> list[tuple[str, Any]]:
         """Wait for this number of events."""
-        async with asyncio.timeout(seconds):
-            while len(self.events) < count:
-                await asyncio.sleep(0.005)
+        await until(lambda: len(self.events) >= count)
         return self.received
 
-    async def until_received(self, name: str, count: int = 1, seconds: float = 30) -> list[Any]:
-        async with asyncio.timeout(seconds):
-            while len(found := self.names(name)) < count:
-                await asyncio.sleep(0.005)
-        return found
+    async def until_received(self, name: str, count: int = 1) -> list[Any]:
+        await until(lambda: len(self.names(name)) >= count)
+        return self.names(name)
 
-    async def until_ended(self, seconds: float = 30) -> None:
-        async with asyncio.timeout(seconds):
-            while not self.ended:
-                await asyncio.sleep(0.005)
+    async def until_ended(self) -> None:
+        await until(lambda: self.ended)
 
 
 @asynccontextmanager

@@ -5,8 +5,16 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+LONGEST_WAIT = 90.0
+"""Seconds after which a wait has hung. It only ends a hang: a busy machine needs a small part of it."""
 
-async def until(look: Callable[[], Any], seconds: float = 30) -> Any:
+
+def bounded() -> asyncio.Timeout:
+    """Return a context that ends what hangs in it."""
+    return asyncio.timeout(LONGEST_WAIT)
+
+
+async def until(look: Callable[[], Any], seconds: float = LONGEST_WAIT) -> Any:
     """Poll a function or coroutine until it returns a true value, and return that."""
     async with asyncio.timeout(seconds):
         while not (found := await _seen(look)):
@@ -14,7 +22,7 @@ async def until(look: Callable[[], Any], seconds: float = 30) -> Any:
         return found
 
 
-async def reaches(look: Callable[[], Any], due: object, seconds: float = 30) -> None:
+async def reaches(look: Callable[[], Any], due: object, seconds: float = LONGEST_WAIT) -> None:
     """Poll until the value equals this one."""
     found: Any = None
     try:

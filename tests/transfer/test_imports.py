@@ -26,7 +26,7 @@ from tests.support.imports import (
 )
 from tests.support.resolutions import NAMES, resolve, settled, traces
 from tests.support.service import HOUR, SECRET, Api
-from tests.support.waiting import reaches
+from tests.support.waiting import LONGEST_WAIT, reaches, until
 from tocsin import jobs
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
@@ -322,8 +322,7 @@ async def test_import_resumes_after_its_worker_dies(idle: Api, monkeypatch: pyte
     ]
     sending = asyncio.create_task(import_lines(idle, *lines))
     database = idle.app_state.database
-    while not await database.value("select count(*) from jobs"):
-        await asyncio.sleep(0.01)
+    await until(lambda: database.value("select count(*) from jobs"))
     steps = 0
     while not sending.done():
         worker = new_id()
@@ -371,12 +370,11 @@ async def test_import_with_unappliable_line_fails_immediately_with_reason(
     part, body, reason = SPOILED[spoiled]
     sending = asyncio.create_task(send(idle, [user(1), team(7, 1), device(1), notification(1)]))
     database = idle.app_state.database
-    while not await database.value("select count(*) from jobs"):
-        await asyncio.sleep(0.01)
+    await until(lambda: database.value("select count(*) from jobs"))
     time = "null" if part == "notification" else "happened_at"
     await database.value(f"update import_lines set body = {body}, happened_at = {time} where part = $1", part)
     async with working(idle, catalogue):
-        answer = await asyncio.wait_for(sending, 10)
+        answer = await asyncio.wait_for(sending, LONGEST_WAIT)
     [dead] = (await idle.as_service("GET", "/operations/dead-letters", "operations")).json()["data"]
     assert reason in dead["reason"]
     id_ = await database.value("select id from dead_letters where attempts = 1")
@@ -397,7 +395,7 @@ async def test_import_is_retried_after_a_unique_violation(
     sending = asyncio.create_task(import_lines(idle, user(1)))
     try:
         async with working(idle, catalogue):
-            assert (await asyncio.wait_for(sending, 10))["users"] == 1
+            assert (await asyncio.wait_for(sending, LONGEST_WAIT))["users"] == 1
         assert await database.value("select last_value from tries") == 2
     finally:
         await database.value("drop function fail_once cascade")

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from playwright.async_api import Browser, Page, expect
 from tests.support.barriers import barriers_of
 from tests.support.events import custom, note, post
 from tests.support.host_page import SCREENSHOTS
-from tests.support.pushes import ANDROID, IPHONE, becomes, hurry, pushes_of, register
+from tests.support.pushes import ANDROID, IPHONE, becomes, hurry, pushes_of, register, until_stopped
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import reaches, until
 from tocsin.api.console import FILES
@@ -376,10 +376,8 @@ class TestPage:
     ) -> None:
         await register(pushing, 1, IPHONE)
         phones.answer("apns", status=403, reason="InvalidProviderToken")
-        await pushing.post(custom(1))
-        async with asyncio.timeout(20):
-            while not any(lane["stopped_at"] for lane in (await ask(pushing, "/operations/lanes"))["data"]):
-                await asyncio.sleep(0.05)
+        await post(pushing, custom(1))
+        await until_stopped(pushing)
         await enter(page, pushing)
         first = page.get_by_role("list", name="Problems").get_by_role("listitem").first
         said = r"apns/default stopped at [-\d]{10} [:\d]{8} UTC: .*InvalidProviderToken.*waits?; nothing is lost.*HUP"
@@ -522,11 +520,14 @@ class TestPage:
         async with opened(chromium, color_scheme=theme, viewport={"width": 1280, "height": 900}) as page:
             await page.goto(f"{pushing.http.base_url}/console")
             await accessible(page, theme, "sign-in")
+            await page.clock.install()
+            await page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=1))
             await enter(page, pushing)
+            await expect(page.locator("#pulse")).to_contain_text("signed in until")
             for body in range(3):
                 await pushing.post(custom(1, body=str(body)))
                 async with page.expect_response("**/metrics"):
-                    await page.wait_for_timeout(5_000)
+                    await page.clock.run_for(5_000)
             await page.locator(".drawing").first.focus()
             await page.keyboard.press("ArrowLeft")
             await expect(page.locator("figcaption").first).to_contain_text("UTC: events in inboxes 0.2")
@@ -599,9 +600,11 @@ async def give_up(api: Api, phones: Phones) -> str:
         "update deliveries set made_at = now() - interval '25 hours' where event_id = $1 and lane = 'apns/default'", id_
     )
     await hurry(api)
-    async with asyncio.timeout(8):
-        while not (await pushes_of(api, id_)).get("dead"):
-            await asyncio.sleep(0.05)
+
+    async def is_dead() -> bool:
+        return "dead" in await pushes_of(api, id_, 0)
+
+    await until(is_dead)
     return id_
 
 

@@ -21,7 +21,7 @@ from tests.support.host_page import (
     streams,
     switched,
 )
-from tests.support.waiting import reaches
+from tests.support.waiting import LONGEST_WAIT, reaches
 
 BADGES = "window.badges = []; Navigator.prototype.setAppBadge = async (count) => { badges.push(count); };"
 
@@ -50,7 +50,7 @@ class Tab:
         self.answers[number] = answer
         message = json.dumps({"id": number, "method": method, "params": values})
         await self.browser.send("Target.sendMessageToTarget", {"sessionId": self.session, "message": message})
-        return await asyncio.wait_for(answer, 10)
+        return await asyncio.wait_for(answer, LONGEST_WAIT)
 
     async def evaluate(self, expression: str) -> Any:
         return (await self.send("Runtime.evaluate", expression=expression, returnByValue=True))["result"].get("value")

@@ -22,7 +22,7 @@ from tests.support.host_page import (
     switched,
 )
 from tests.support.service import Api, serving
-from tests.support.waiting import reaches, until
+from tests.support.waiting import LONGEST_WAIT, reaches, until
 from tocsin.catalogue import Catalogue
 from tocsin_phones import Phones
 
@@ -355,5 +355,5 @@ async def clicked(windows: Windows) -> list[str]:
           return opened;
         }"""
     )
-    opened_: list[str] = await asyncio.wait_for(clicking, 30)
+    opened_: list[str] = await asyncio.wait_for(clicking, LONGEST_WAIT)
     return opened_

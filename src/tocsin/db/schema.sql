@@ -483,8 +483,6 @@ CREATE INDEX deliveries_due ON tocsin.deliveries USING btree (lane, is_bulk, due
 
 CREATE INDEX deliveries_held ON tocsin.deliveries USING btree (device_id) WHERE (state = 'held'::text);
 
-CREATE INDEX deliveries_leased ON tocsin.deliveries USING btree (worker_id) WHERE (worker_id IS NOT NULL);
-
 CREATE INDEX deliveries_settled ON tocsin.deliveries USING btree (settled_at) WHERE (settled_at IS NOT NULL);
 
 CREATE INDEX deliveries_under_way ON tocsin.deliveries USING btree (device_id) WHERE (worker_id IS NOT NULL);

@@ -38,4 +38,4 @@ async def test_delivery_lookup_uses_the_primary_key(database: Database, name: st
         arguments = ", ".join("null" for _ in (await connection.prepare(queries("deliveries")[name])).get_parameters())
         plan = "\n".join(row[0] for row in await connection.fetch(f"explain execute planned({arguments})"))
     assert "deliveries_pkey" in plan
-    assert "deliveries_leased" not in plan
+    assert "deliveries_under_way" not in plan

@@ -169,7 +169,7 @@ async def test_lock_conflict_is_retried_briefly_and_logged(api: Api, dba: Connec
     async with head_of_the_locked(dba):
         behind = await accepted(api, LOCKED)
         await until(lambda: is_handed_back(monitor, behind))
-        await until(lambda: f"direct lane: {REASON}" in (worker._problem() or ""))  # noqa: SLF001 - what doctor and readyz tell
+        await until(lambda: f"direct queue: {REASON}" in (worker._problem() or ""))  # noqa: SLF001 - what doctor and readyz tell
         await monitor.execute("set lock_timeout = '10ms'")
         await until(lambda: _problem_is_reported(monitor))
         for _ in range(3):

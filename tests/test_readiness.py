@@ -177,7 +177,7 @@ async def test_readyz_and_doctor_report_what_blocks_a_worker(
             await until(lambda: _reports(idle, "a lock was not released in time"))
             said = await doctored(url)
             [line] = [line for what, line in said.items() if what.startswith("worker ")]
-            assert "it is blocked: direct lane: a lock was not released in time" in line
+            assert "it is blocked: direct queue: a lock was not released in time" in line
             assert (await idle.call("GET", "/metrics", None)).status_code == 401
         assert (await idle.as_service("GET", f"/events/{id_}?wait=30")).json()["state"] == "delivered"
         await until(lambda: _reports(idle))

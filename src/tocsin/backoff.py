@@ -27,7 +27,7 @@ Failed = Callable[[str, str], None]
 
 
 class Backoff:
-    """The consecutive failures of one kind of work that runs forever, such as `direct lane`.
+    """The consecutive failures of one kind of work that runs forever, such as `direct queue`.
 
     A pause ends early if `stopping` is set. `failed` is called with the name and the reason of each failure. The pool
     logs outages of the database; other failures are logged here.

@@ -56,22 +56,22 @@ async def deliver(
     moved to the bulk queue, and the jobs that follow it in its batch are released. Raises `Undeliverable` if an event
     cannot be rendered, and `Lost` if another worker has a job; nothing is delivered then.
     """
-    lane: Queue = leased[0].lane
-    limit, most_named = (_chunk(leased), EVERYONE) if lane == "bulk" else (DIRECT_MAX_RECIPIENTS + 1, DIRECT_MAX_IDS)
+    queue: Queue = leased[0].queue
+    limit, most_named = (_chunk(leased), EVERYONE) if queue == "bulk" else (DIRECT_MAX_RECIPIENTS + 1, DIRECT_MAX_IDS)
     ids, progress = [job.id for job in leased], [job.progress for job in leased]
     outlines = await database.rows(_SQL["outline"], ids, progress, limit, most_named, len(ids))
     waiting = await _waiting(database, leased, {outline["id"] for outline in outlines if outline["reach"] == limit})
     ready = [outline for outline in outlines if outline["id"] not in waiting]
     many = [outline for outline in ready if outline["reach"] == limit]
-    chunks = ready if lane == "bulk" else [outline for outline in ready if outline["reach"] < limit]
+    chunks = ready if queue == "bulk" else [outline for outline in ready if outline["reach"] < limit]
     done = [outline["id"] for outline in ready if outline["reach"] < limit]
     entered: Sequence[Record] = ()
     async with database.transaction() as connection:
         await jobs.finish(connection, worker, done)
-        await jobs.save_progress(connection, worker, [(outline["id"], _step(outline, lane)) for outline in many])
+        await jobs.save_progress(connection, worker, [(outline["id"], _step(outline, queue)) for outline in many])
         await jobs.hand_back(connection, worker, list(waiting))
         if chunks:
-            entered = await _enter(connection, catalogue, chunks, limit, lane, pushes.lanes if pushes else ())
+            entered = await _enter(connection, catalogue, chunks, limit, queue, pushes.lanes if pushes else ())
     if pushes and any(each["pushed"] for each in entered):
         pushes.publish()
     return Done(done, {user_id for each in entered for user_id in each["user_ids"]})
@@ -102,8 +102,8 @@ async def _waiting(database: Database, leased: Sequence[Job], many: Collection[U
     return waiting
 
 
-def _step(outline: Record, lane: Queue) -> int:
-    reached: int = outline["up_to" if lane == "bulk" else "after_user"]
+def _step(outline: Record, queue: Queue) -> int:
+    reached: int = outline["up_to" if queue == "bulk" else "after_user"]
     return reached
 
 
@@ -112,8 +112,8 @@ async def _enter(  # noqa: PLR0913, PLR0917 - all that a chunk is
     catalogue: Catalogue,
     chunks: Sequence[Record],
     limit: int,
-    lane: Queue,
-    push_lanes: Sequence[str],
+    queue: Queue,
+    lanes: Sequence[str],
 ) -> Sequence[Record]:
     """Write chunks into inboxes; return the events with recipients, their users and whether there are pushes."""
     entered = await inbox.enter(
@@ -123,8 +123,8 @@ async def _enter(  # noqa: PLR0913, PLR0917 - all that a chunk is
             for chunk in chunks
         ],
         list(catalogue.languages),
-        list(push_lanes),
-        is_bulk=lane == "bulk",
+        list(lanes),
+        is_bulk=queue == "bulk",
     )
     said = [
         (event["id"], language, _rendered(catalogue, event, language))

@@ -45,7 +45,7 @@ class Job:
 
     id: UUID
     task: str
-    lane: Queue
+    queue: Queue
     due_at: datetime
     wanted_at: datetime
     attempts: int
@@ -57,9 +57,9 @@ class Lost(Exception):  # noqa: N818 - a fact, not an error
     """The lease of a job is lost: its transaction must not be committed."""
 
 
-async def claim(database: Database, worker: UUID, lane: Queue, limit: int) -> list[Job]:
+async def claim(database: Database, worker: UUID, queue: Queue, limit: int) -> list[Job]:
     """Lease up to `limit` due jobs, the oldest first; fewer if they exceed `MAX_CLAIM_COST`."""
-    rows = await database.rows(_SQL["claim"], worker, lane, limit, MAX_CLAIM_COST)
+    rows = await database.rows(_SQL["claim"], worker, queue, limit, MAX_CLAIM_COST)
     return sorted((Job(**row) for row in rows), key=lambda job: (job.due_at, job.id))
 
 
@@ -87,7 +87,7 @@ async def hand_back_behind_lock(database: Database, worker: UUID, job: Job, seco
 
 async def out_of_turn(database: Database, leased: Sequence[Job]) -> set[UUID]:
     """Return the jobs that must wait for an earlier job of their batch that is not in `leased`."""
-    batches = {job.batch for job in leased if job.batch and job.lane == "direct"}
+    batches = {job.batch for job in leased if job.batch and job.queue == "direct"}
     if not batches:
         return set()
     others = await database.rows(_SQL["first_others"], list(batches), [job.id for job in leased])
@@ -109,9 +109,9 @@ async def move_to_dead_letters(database: Database, worker: UUID, job: Job, reaso
     await database.value(_SQL["move_to_dead_letters"], worker, job.id, reason)
 
 
-async def release(database: Database, worker: UUID, lane: Queue) -> None:
+async def release(database: Database, worker: UUID, queue: Queue) -> None:
     """Release the leases of this worker in a queue, as if the jobs had never been claimed."""
-    await database.value(_SQL["release"], worker, lane)
+    await database.value(_SQL["release"], worker, queue)
 
 
 async def is_there(database: Database, job: UUID) -> bool:
@@ -176,7 +176,7 @@ async def forget_workers(database: Database) -> None:
 
 async def depth(database: Database, most: int | None = None) -> dict[Queue, tuple[int, float]]:
     """Return, per queue, the number of due jobs (counted up to `most`) and the longest wait in seconds."""
-    return {row["lane"]: (row["depth"], row["age"]) for row in await database.rows(_SQL["depth"], most)}
+    return {row["queue"]: (row["depth"], row["age"]) for row in await database.rows(_SQL["depth"], most)}
 
 
 def _all_of(jobs: Sequence[UUID], status: str) -> None:

@@ -121,7 +121,7 @@ class Metrics:
         self._jobs.labels(task, outcome).inc(count)
 
     def failure(self, work: str, reason: str) -> None:
-        """Count a failure of work that runs forever, such as `direct lane`."""
+        """Count a failure of work that runs forever, such as `direct queue`."""
         self._failures.labels(work, reason).inc()
 
     def inbox(self, seconds: float) -> None:
@@ -157,11 +157,11 @@ class Metrics:
 
     async def _count(self, database: Database) -> None:
         for gauge in (self._due, self._age):
-            for lane in ("direct", "bulk"):
-                gauge.labels(lane).set(0)
-        for lane, (due, age) in (await jobs.depth(database)).items():
-            self._due.labels(lane).set(due)
-            self._age.labels(lane).set(age)
+            for queue in ("direct", "bulk"):
+                gauge.labels(queue).set(0)
+        for queue, (due, age) in (await jobs.depth(database)).items():
+            self._due.labels(queue).set(due)
+            self._age.labels(queue).set(age)
         for row in await deliveries.lanes(database):
             self._pushes_due.labels(row["name"]).set(row["due"])
             self._pushes_age.labels(row["name"]).set(row["oldest"])

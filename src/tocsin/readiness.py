@@ -96,8 +96,8 @@ async def _checked(database: Database) -> dict[str, Any]:
         message = "The database lacks migrations of this release: run `tocsin migrate`."
         raise Unavailable(message, retry_after=5, reason=_STEPS)
     queue = {
-        lane: {"due": due, "oldest": round(age, 3), "stalled": age > jobs.LATE[lane]}
-        for lane, (due, age) in (await jobs.depth(database, MAX_COUNTED)).items()
+        name: {"due": due, "oldest": round(age, 3), "stalled": age > jobs.LATE[name]}
+        for name, (due, age) in (await jobs.depth(database, MAX_COUNTED)).items()
     }
     oldest = await deliveries.oldest(database)
     reasons = {part.partition(": ")[2] for _, said in await problems(database) for part in said.split("; ")}

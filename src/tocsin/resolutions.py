@@ -96,7 +96,7 @@ def _is_concerned(how: How, event: Record) -> bool:
 
 
 async def _settle(database: Database, worker: UUID, job: Job, resolution: Record) -> Collection[int]:
-    chunks = await database.rows(_SQL["chunks"], job.id, USERS_BATCH_SIZE[job.lane])
+    chunks = await database.rows(_SQL["chunks"], job.id, USERS_BATCH_SIZE[job.queue])
     is_last = not chunks or not chunks[0]["more"]
     async with database.transaction() as connection:
         if not is_last:

@@ -61,8 +61,8 @@ class Worker:
     ) -> None:
         self.id = new_id()
         self._database = database
-        self._lanes: dict[Queue, Database] = {"direct": database, "bulk": bulk or database}
-        self._conflicts: dict[Queue, LockConflicts] = {lane: LockConflicts() for lane in BATCH}
+        self._databases: dict[Queue, Database] = {"direct": database, "bulk": bulk or database}
+        self._conflicts: dict[Queue, LockConflicts] = {queue: LockConflicts() for queue in BATCH}
         self._catalogue = catalogue
         self._pubsub = pubsub
         self.dispatcher: Dispatcher | None = None
@@ -91,7 +91,7 @@ class Worker:
         pulse += [asyncio.create_task(self._repeat(name, step)) for name, step in beside.items()]
         try:
             sending = [self.dispatcher.run()] if self.dispatcher else []
-            await asyncio.gather(*(self._work(lane) for lane in BATCH), *sending)
+            await asyncio.gather(*(self._work(queue) for queue in BATCH), *sending)
         finally:
             for task in pulse:
                 task.cancel()
@@ -104,28 +104,28 @@ class Worker:
         self._stopping.set()
         if self.dispatcher:
             self.dispatcher.stop()
-        for lane in BATCH:
-            self._pubsub.publish(lane)
+        for queue in BATCH:
+            self._pubsub.publish(queue)
 
-    async def _work(self, lane: Queue) -> None:
-        KIND.set(f"{lane} lane")
-        backoff, swept_at = self._backoff(f"{lane} lane"), time.monotonic()
+    async def _work(self, queue: Queue) -> None:
+        KIND.set(f"{queue} queue")
+        backoff, swept_at = self._backoff(f"{queue} queue"), time.monotonic()
 
         async def release() -> None:
-            await jobs.release(self._lanes[lane], self.id, lane)
+            await jobs.release(self._databases[queue], self.id, queue)
 
         while not self._stopping.is_set():
-            wakeup = self._pubsub.listen_for(lane)
+            wakeup = self._pubsub.listen_for(queue)
             try:
                 if time.monotonic() - swept_at > SWEEP_INTERVAL:
                     swept_at = time.monotonic()
                     await release()
-                leased = await jobs.claim(self._lanes[lane], self.id, lane, BATCH[lane])
+                leased = await jobs.claim(self._databases[queue], self.id, queue, BATCH[queue])
                 if leased:
                     await self._do(leased, backoff)
                 else:
                     await wait(wakeup)
-                backoff.succeeded(self._conflicts[lane].reason)
+                backoff.succeeded(self._conflicts[queue].reason)
             except Exception as error:  # noqa: BLE001 - no error may end the loop
                 await backoff.recover(error, release)
             else:
@@ -151,28 +151,28 @@ class Worker:
             else:
                 await self._give_up(job, error)
 
-        lane = batch[0].lane
-        locked_among = self._behind_locks if (task, lane) == ("deliver", "direct") else None
-        await do_in_parts(waiting, do, failed, self._conflicts[lane], locked_among)
+        queue = batch[0].queue
+        locked_among = self._behind_locks if (task, queue) == ("deliver", "direct") else None
+        await do_in_parts(waiting, do, failed, self._conflicts[queue], locked_among)
 
     async def _behind_locks(self, part: Sequence[Job]) -> Sequence[Job]:
-        return await fanout.behind_locks(self._lanes["direct"], part)
+        return await fanout.behind_locks(self._databases["direct"], part)
 
     async def _hand_back(self, job: Job) -> set[UUID]:
         """Return a job that waits for a lock, and those after it in its batch, to the queue; return their ids."""
         self._metrics.job(job.task, "put off")
-        return await jobs.hand_back_behind_lock(self._lanes[job.lane], self.id, job, LOCKED_DELAY)
+        return await jobs.hand_back_behind_lock(self._databases[job.queue], self.id, job, LOCKED_DELAY)
 
     async def _deliver(self, batch: Sequence[Job]) -> None:
         pushes = Pushes(self.dispatcher.lanes, lambda: self._pubsub.publish("push")) if self.dispatcher else None
-        done = await fanout.deliver(self._lanes[batch[0].lane], self._catalogue, self.id, batch, pushes)
+        done = await fanout.deliver(self._databases[batch[0].queue], self._catalogue, self.id, batch, pushes)
         self._pubsub.publish_changes(done.user_ids)
         if len(done.events) < len(batch):
             self._pubsub.publish("bulk")
         if done.events:
             self._note(batch, done.events)
             self._pubsub.publish("settled")
-        if batch[0].lane == "bulk" and any(job.batch for job in batch):
+        if batch[0].queue == "bulk" and any(job.batch for job in batch):
             self._pubsub.publish("direct")  # for the jobs after it in its batch
 
     def _note(self, batch: Sequence[Job], done: Collection[UUID]) -> None:
@@ -183,16 +183,18 @@ class Worker:
 
     async def _erase(self, batch: Sequence[Job]) -> None:
         for job in batch:
-            await directory.finish_erasure(self._lanes[job.lane], self.id, job)
+            await directory.finish_erasure(self._databases[job.queue], self.id, job)
 
     async def _resolve(self, batch: Sequence[Job]) -> None:
         for job in batch:
-            self._pubsub.publish_changes(await resolutions.settle(self._lanes[job.lane], self._catalogue, self.id, job))
+            self._pubsub.publish_changes(
+                await resolutions.settle(self._databases[job.queue], self._catalogue, self.id, job)
+            )
         self._pubsub.publish("bulk")
 
     async def _import(self, batch: Sequence[Job]) -> None:
         for job in batch:
-            await imports.apply(self._lanes[job.lane], self.id, job)
+            await imports.apply(self._databases[job.queue], self.id, job)
         self._pubsub.publish("settled")
 
     async def _give_up(self, job: Job, error: Exception) -> None:
@@ -264,9 +266,9 @@ class Worker:
         if time.monotonic() - self._checked_at < LATE_CHECK_INTERVAL:
             return
         self._checked_at = time.monotonic()
-        for lane, (_, age) in (await jobs.depth(self._database, 1)).items():
-            if age > jobs.LATE[lane]:
-                log.warning("jobs wait too long", lane=lane, oldest_seconds=round(age), problem=self._problem())
+        for queue, (_, age) in (await jobs.depth(self._database, 1)).items():
+            if age > jobs.LATE[queue]:
+                log.warning("jobs wait too long", queue=queue, oldest_seconds=round(age), problem=self._problem())
 
     def _problem(self) -> str | None:
         """Return which work of this worker fails, and why, for the readiness check of other processes."""

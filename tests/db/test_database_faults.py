@@ -265,7 +265,7 @@ async def test_lane_backs_off_if_the_database_rejects_its_work(
 
 async def _failures(running: Worker, count: int) -> bool:
     text = (await running._metrics.text(running._database)).decode()  # noqa: SLF001 - as Prometheus would see it
-    reason = 'reason="the disk of the database is full",work="direct lane"'
+    reason = 'reason="the disk of the database is full",work="direct queue"'
     return any(
         float(line.rpartition(" ")[2]) >= count
         for line in text.splitlines()
@@ -471,7 +471,7 @@ async def test_open_file_limit_is_reported_and_not_as_an_outage(url: str) -> Non
 
 async def test_stopping_lane_leaves_its_leases_to_the_final_release(database: Database) -> None:
     stopping, released = asyncio.Event(), list[bool]()
-    failing = backoff.Backoff("direct lane", stopping)
+    failing = backoff.Backoff("direct queue", stopping)
 
     async def release() -> None:
         released.append(bool(await database.value("select true")))

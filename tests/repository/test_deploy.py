@@ -87,7 +87,7 @@ class TestMonitoring:
         """The labels of every series that a process exposes, by its name."""
         metrics = Metrics()
         metrics.request("GET", "/notifications", 200, 0.1)
-        metrics.failure("direct lane", "the disk is full")
+        metrics.failure("direct queue", "the disk is full")
         metrics.connection_dropped("idle")
         metrics.watch_pool("api", database)
         metrics.job("deliver", "done")

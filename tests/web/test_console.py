@@ -198,7 +198,7 @@ class TestCalls:
         await api.team(7, *people)
         before = await counted(api)
         await api.post(custom(1, 2))
-        await api.post(custom(teams=(7,)))  # through the bulk lane
+        await api.post(custom(teams=(7,)))  # through the bulk queue
         assert await counted(api) == before + 2
 
 

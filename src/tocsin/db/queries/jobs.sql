@@ -24,7 +24,7 @@ counted as (
 update jobs
 set worker_id = $1, attempts = attempts + 1
 where id = any(array(select id from counted where up_to_it <= $4 or up_to_it = cost))
-returning id, task, lane, due_at, wanted_at, attempts, progress, batch
+returning id, task, lane as queue, due_at, wanted_at, attempts, progress, batch
 
 -- name: finish
 delete from jobs where id = any($2::uuid[]) and worker_id = $1
@@ -184,7 +184,7 @@ delete from workers
 
 -- name: depth
 -- The due jobs of each queue, counted up to $1 if given, and the longest wait. Held jobs do not count.
-select l.lane, free.n + leased.n as depth,
+select l.lane as queue, free.n + leased.n as depth,
        coalesce(extract(epoch from now() - least(free.since, leased.since)), 0)::double precision as age
 from unnest(array['direct', 'bulk']) as l (lane)
 cross join lateral (

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
 from tocsin.db.pool import Database, queries
-from tocsin.notifications import time_of
 from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
 
@@ -32,34 +32,10 @@ async def listed(
     database: Database, before: datetime, limit: int, company_id: int | None = None
 ) -> list[dict[str, Any]]:
     """Return up to `limit` dead letters before a time, the newest first, of one company or of all."""
-    jobs = [
-        {
-            "what": "job",
-            "task": row["task"],
-            "event_id": str(row["id"]),
-            "user_id": None,
-            "lane": row["lane"],
-            "attempts": row["attempts"],
-            "reason": row["reason"],
-            "at": row["died_at"],
-        }
-        for row in await database.rows(_SQL["dead_letters"], before, limit, company_id)
-    ]
-    pushes = [
-        {
-            "what": "push",
-            "task": "push",
-            "event_id": str(row["event_id"]),
-            "user_id": row["user_id"],
-            "lane": row["lane"],
-            "attempts": row["attempts"],
-            "reason": row["reason"],
-            "at": row["settled_at"],
-        }
-        for row in await deliveries.dead(database, before, limit, company_id)
-    ]
-    latest = sorted([*jobs, *pushes], key=lambda letter: letter["at"], reverse=True)[:limit]
-    return [{**letter, "at": time_of(letter["at"])} for letter in latest]
+    jobs = await database.rows(_SQL["dead_letters"], before, limit, company_id)
+    pushes = await deliveries.dead(database, before, limit, company_id)
+    latest = sorted([*jobs, *pushes], key=itemgetter("at"), reverse=True)
+    return [dict(letter) for letter in latest[:limit]]
 
 
 async def replay(  # noqa: PLR0913, PLR0917 - what to replay, and for whom

@@ -59,16 +59,12 @@ async def explain(database: Database, id_: UUID, user_id: int, reader: Viewer) -
     row = await database.row(_SQL["person"], id_, user_id, reader.service, reader.company_id)
     if row is None:
         raise NotFound
-    team = row["team_id"] or None
     return {
-        "event_id": str(id_),
+        **{name: row[name] for name in ("team_id", "delivered_at", "read_at", "deleted_at")},
+        "event_id": id_,
         "user_id": user_id,
-        "recipient": row["created_at"] is not None,
+        "recipient": row["delivered_at"] is not None,
         "why": _why(row),
-        "team_id": team,
-        "delivered_at": time_of(row["created_at"]),
-        "read_at": time_of(row["read_at"]),
-        "deleted_at": time_of(row["deleted_at"]),
         "devices": [_device_status(device) for device in await deliveries.of_person(database, id_, user_id)],
     }
 
@@ -77,17 +73,8 @@ async def customs(
     database: Database, before: datetime, limit: int, company_id: int | None = None
 ) -> list[dict[str, Any]]:
     """Return up to `limit` custom notifications before a time, the latest first, with senders and counts."""
-    return [
-        {
-            "id": str(row["id"]),
-            "accepted_at": time_of(row["accepted_at"]),
-            "service": row["service"],
-            "sender": row["actor"]
-            and {"id": row["actor"], **{name: row[name] for name in ("first_name", "last_name")}},
-            **{name: row[name] for name in ("users", "teams", "recipients", "dropped")},
-        }
-        for row in await database.rows(_SQL["customs"], before, limit, company_id)
-    ]
+    rows = await database.rows(_SQL["customs"], before, limit, company_id)
+    return [{**row, "sender": row["actor"] and {**row, "id": row["actor"]}} for row in rows]
 
 
 def _device_status(row: Record) -> dict[str, Any]:
@@ -96,20 +83,12 @@ def _device_status(row: Record) -> dict[str, Any]:
     if row["stopped_at"] and row["state"] in WAITING:
         stopped = f"{row['lane']} has stopped since {time_of(row['stopped_at'])} UTC: {row['lane_reason']}"
         words = stopped if row["state"] == "queued" else f"{words}; {stopped}"
-    return {
-        "type": row["type"],
-        "token_ending": row["token_ending"],
-        "lane": row["lane"],
-        "state": row["state"],
-        "attempts": row["attempts"],
-        "settled_at": time_of(row["settled_at"]),
-        "what": words,
-    }
+    return {**row, "what": words}
 
 
 def _why(row: Record) -> str:
     """Return the reason why a user was or was not notified."""
-    if row["created_at"]:
+    if row["delivered_at"]:
         return "named" if not row["team_id"] else f"a member of team {row['team_id']}"
     if row["is_excepted"]:
         return "left out: the event excludes the user"

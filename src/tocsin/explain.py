@@ -61,14 +61,15 @@ async def of_user(database: Database, user_id: int, since: datetime) -> AsyncIte
     if not found["devices"]:
         yield "no devices: nothing is pushed"
     for device in found["devices"]:
-        last = f"last delivered {device['last_delivered_at']}" if device["last_delivered_at"] else "never delivered"
+        at = device["last_delivered_at"]
+        last = f"last delivered {time_of(at)}" if at else "never delivered"
         push = _push_state(device["state"], device["what"])
         yield f"device {device['type']} ...{device['token_ending']} by {device['lane']}: {last}; last push: {push}"
     lately = await of_late(database, user_id, since, MAX_EVENTS)
     if lately.looked_back_to > since:
         yield f"undelivered events are listed only from {time_of(lately.looked_back_to)}"
     for event in reversed(lately.events):
-        yield f"{event['accepted_at']} {event['type']} {event['event_id']}"
+        yield f"{time_of(event['accepted_at'])} {event['type']} {event['event_id']}"
         for line in _lines(event):
             yield f"    {line}"
 
@@ -89,7 +90,7 @@ async def recipients(  # noqa: PLR0913 - what is asked for
     if not await event_status.is_there(database, event_id, reader):
         raise NotFound
     rows = await database.rows(_SQL["recipients"], event_id, after, limit, reader.company_id, missed)
-    return [{**row, "read_at": time_of(row["read_at"]), "pushes": row["pushes"] or []} for row in rows]
+    return [dict(row) for row in rows]
 
 
 async def person(database: Database, user_id: int, company_id: int | None = None) -> dict[str, Any]:
@@ -109,7 +110,7 @@ async def of_late(
     explained = []
     for row in found:
         status = await event_status.explain(database, row["id"], user_id, Viewer(company_id=company_id))
-        explained.append({"type": row["kind"].partition("/")[0], "accepted_at": time_of(row["accepted_at"]), **status})
+        explained.append({"type": row["kind"].partition("/")[0], "accepted_at": row["accepted_at"], **status})
     return Lately(explained, reach or since)
 
 
@@ -121,21 +122,14 @@ def _device_status(row: Record) -> dict[str, Any]:
         state, what = "stopped", row["lane_reason"]
     else:
         state, what = row["state"] or "untried", row["reason"]
-    shown = ("type", "environment", "app", "lane", "token_ending")
-    times = ("registered_at", "last_delivered_at")
-    return {
-        **{name: row[name] for name in shown},
-        **{name: time_of(row[name]) for name in times},
-        "state": state,
-        "what": what,
-    }
+    return {**row, "state": state, "what": what}
 
 
 def _lines(found: Mapping[str, Any]) -> list[str]:
-    state = f"delivered to the inbox at {found['delivered_at']}" if found["recipient"] else "not delivered"
+    state = f"delivered to the inbox at {time_of(found['delivered_at'])}" if found["recipient"] else "not delivered"
     why = {"named": "named in notify.users"}.get(found["why"], found["why"])
     lines = [f"{state}: {why}"]
-    lines += [f"{did} at {found[f'{did}_at']}" for did in ("read", "deleted") if found[f"{did}_at"]]
+    lines += [f"{did} at {time_of(found[f'{did}_at'])}" for did in ("read", "deleted") if found[f"{did}_at"]]
     if found["recipient"] and not found["devices"]:
         lines.append("not pushed: no device was registered at the time of delivery")
     for device in found["devices"]:

@@ -382,7 +382,7 @@ order by d.made_at, d.device_id
 
 -- name: dead
 -- Dead letters among the deliveries, the latest first; for a company, its own among the latest 10,000.
-select event_id, device_id, user_id, lane, attempts, reason, settled_at
+select 'push' as what, 'push' as task, event_id, user_id, lane, attempts, reason, settled_at as at
 from (
     select *
     from deliveries

@@ -36,7 +36,7 @@ select e.actor = $2 as is_actor, $2 = any(e.excepted) as is_excepted, $2 = any(e
        (
            select min(m.team_id) from members m where m.user_id = $2 and m.team_id = any(e.teams)
        ) as member_of,
-       r.team_id, r.delivered_at, i.created_at, i.read_at, i.deleted_at,
+       nullif(r.team_id, 0) as team_id, i.created_at as delivered_at, i.read_at, i.deleted_at,
        (select h.active from heads h where h.user_id = $2) as active,
        (
            select coalesce(h.generation > e.generation, h.made_at > e.accepted_at) from heads h where h.user_id = $2
@@ -47,7 +47,7 @@ left join jobs j on j.id = e.id
 left join cancellations c on c.event_id = e.id
 left join dead_letters d on d.id = e.id
 left join lateral (
-    select chunk.team_ids[array_position(chunk.user_ids, $2)] as team_id, chunk.delivered_at
+    select chunk.team_ids[array_position(chunk.user_ids, $2)] as team_id
     from recipients chunk
     where chunk.event_id = e.id and $2 = any(chunk.user_ids)
     limit 1

@@ -129,7 +129,7 @@ with person as (
         limit $3
     )
 )
-select p.user_id, u.first_name, u.last_name, i.read_at, push.states as pushes
+select p.user_id, u.first_name, u.last_name, i.read_at, coalesce(push.states, '{}') as pushes
 from person p
 left join users u on u.id = p.user_id and ($4::int is null or u.company_id = $4)
 left join inbox i on i.user_id = p.user_id and i.event_id = $1

@@ -101,7 +101,7 @@ set attempts = excluded.attempts, progress = excluded.progress, reason = exclude
 
 -- name: dead_letters
 -- The latest dead letters before a time, with their tasks; of one company, those among the last 10,000.
-select id, task, lane, attempts, reason, died_at
+select 'job' as what, task, id as event_id, null::int as user_id, lane, attempts, reason, died_at as at
 from (
     select *
     from dead_letters

@@ -11,6 +11,7 @@ from tocsin.api import (
     console,
     devices,
     directory,
+    docs,
     errors,
     events,
     imports,
@@ -90,9 +91,7 @@ def build(app_state: AppState | None = None) -> FastAPI:
     """Return the FastAPI application with all routes. Without a state, it can only be described."""
     app = _framework(app_state)
     app.router.routes += [
-        Route("/openapi.json", operations.openapi, methods=["GET"]),
-        Route("/docs", operations.docs, methods=["GET"]),
-        Route("/docs/{name}", operations.docs_asset, methods=["GET"]),
+        *docs.routes,
         *(Route(f"/{name}", pages.file, methods=["GET"]) for name in pages.FILES),
         Route("/inbox-{version}.js", pages.inbox_of_version, methods=["GET"]),
         *(route for router in ROUTERS for route in router.routes),

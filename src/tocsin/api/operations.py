@@ -5,27 +5,13 @@ from typing import Annotated, Literal
 
 from fastapi import Query
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 
 from tocsin import dead_letters, devices, event_status, explain, readiness
-from tocsin.api import assets
-from tocsin.api.answers import (
-    CustomNotifications,
-    DeadLetters,
-    DevicesFound,
-    EventsOfPerson,
-    Health,
-    Lanes,
-    PeopleFound,
-    Person,
-    ReadinessAnswer,
-    RecipientsOfEvent,
-    ReplayedAnswer,
-)
+from tocsin.api import answers
 from tocsin.api.auth import Operator
 from tocsin.api.directory import LIMITS
 from tocsin.api.documented import problems, text
-from tocsin.api.openapi import document
 from tocsin.api.requests import (
     DEFAULT_LIST_LIMIT,
     MAX_SEARCH_LENGTH,
@@ -42,35 +28,13 @@ from tocsin.api.requests import (
     UserId,
 )
 from tocsin.api.routes import router
-from tocsin.api.state import State, WatchedState, app_state_of, watched_of
+from tocsin.api.state import State, WatchedState, watched_of
 from tocsin.errors import NotFound
 from tocsin.events import Viewer
 from tocsin.explain import DEFAULT_EXPLAINED
 from tocsin.metrics import CONTENT_TYPE
-from tocsin.notifications import to_json
 from tocsin.push import deliveries
 from tocsin.validation import field_error
-
-ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css")
-
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Tocsin: the HTTP API</title>
-<link rel="icon" href="data:,">
-<link rel="stylesheet" href="docs/swagger-ui.css">
-<div id="docs"></div>
-<script src="docs/swagger-ui-bundle.js"></script>
-<script src="docs/start.js"></script>
-"""
-START = """SwaggerUIBundle({url: "openapi.json", dom_id: "#docs", deepLinking: true, validatorUrl: null})
-const dark = matchMedia("(prefers-color-scheme: dark)")
-const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches)
-dark.addEventListener("change", follow)
-follow()
-"""
-POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 
 watching = router("operations")
 """Routes that every process serves without a token."""
@@ -82,18 +46,18 @@ routes = router("operations")
 
 
 @watching.get("/healthz")
-async def healthz() -> Health:
+async def healthz() -> answers.Health:
     """Check that the process is alive."""
-    return Health(status="ok")
+    return answers.Health(status="ok")
 
 
 @watching.get("/readyz")
-async def readyz(watched: WatchedState) -> ReadinessAnswer:
+async def readyz(watched: WatchedState) -> answers.ReadinessAnswer:
     """Check that requests can be served.
 
     Returns 503 if the database does not accept writes or its schema is not current. Includes the state of the queues.
     """
-    return ReadinessAnswer.model_validate(await watched.readiness.answer())
+    return answers.ReadinessAnswer.model_validate(await watched.readiness.answer())
 
 
 @guarded.get(
@@ -116,7 +80,7 @@ async def open_metrics(request: Request) -> Response:
 
 
 @routes.get("/operations/lanes")
-async def list_lanes(service: Operator, app_state: State) -> Lanes:  # noqa: ARG001 - any operator may ask
+async def list_lanes(service: Operator, app_state: State) -> answers.Lanes:  # noqa: ARG001 - any operator may ask
     """List lanes.
 
     Returns the lanes of pushes with their state. A lane is one provider, app and environment.
@@ -135,26 +99,29 @@ async def list_lanes(service: Operator, app_state: State) -> Lanes:  # noqa: ARG
         }
         for lane in await deliveries.lanes(app_state.database)
     ]
-    return Lanes.model_validate({"data": found})
+    return answers.Lanes.model_validate({"data": found})
 
 
 @routes.get("/operations/dead-letters", responses=problems(LIMITS))
 async def list_dead_letters(
-    service: Operator, app_state: State, before: Before = None, limit: Limit = DEFAULT_LIST_LIMIT
-) -> DeadLetters:
+    service: Operator,
+    app_state: State,
+    before: Before = None,
+    limit: Limit = DEFAULT_LIST_LIMIT,
+) -> answers.DeadLetters:
     """List dead letters.
 
     Returns jobs and pushes that failed permanently, the newest first. They are kept for 30 days.
     """
     found = await dead_letters.listed(app_state.database, before or datetime.now(UTC), limit, service.company_id)
-    return DeadLetters.model_validate({"data": found})
+    return answers.DeadLetters.model_validate({"data": found})
 
 
 @routes.post(
     "/operations/replay",
     responses=problems(field_error("events", "required_without", "is required if lane is absent")),
 )
-async def replay(service: Operator, app_state: State, body: Replay) -> ReplayedAnswer:
+async def replay(service: Operator, app_state: State, body: Replay) -> answers.ReplayedAnswer:
     """Requeue dead letters.
 
     Requeues the jobs and pushes of events by their ids, or up to 10,000 pushes of a lane, the oldest first.
@@ -163,25 +130,29 @@ async def replay(service: Operator, app_state: State, body: Replay) -> ReplayedA
     done = await dead_letters.replay(
         app_state.database, app_state.pubsub, body.events, since, body.lane, service.company_id
     )
-    return ReplayedAnswer.model_validate(done)
+    return answers.ReplayedAnswer.model_validate(done)
 
 
 @routes.get(
     "/operations/users",
     responses=problems(
-        field_error("search", "string_between", f"must have {MIN_SEARCH_LENGTH} to {MAX_SEARCH_LENGTH} characters")
+        field_error(
+            "search",
+            "string_between",
+            f"must have {MIN_SEARCH_LENGTH} to {MAX_SEARCH_LENGTH} characters",
+        )
     ),
 )
 async def find_users(
     service: Operator, app_state: State, search: Search, limit: Explained = DEFAULT_EXPLAINED
-) -> PeopleFound:
+) -> answers.PeopleFound:
     """Find users.
 
     Searches for the beginning of the full name, the last name or the e-mail address. The search is case-insensitive. Of
     each, it reads at most 1,000 matches, including users of other companies, who are then left out.
     """
     found = await explain.find(app_state.database, search, limit, service.company_id)
-    return PeopleFound.model_validate({"data": found})
+    return answers.PeopleFound.model_validate({"data": found})
 
 
 @routes.get(
@@ -197,23 +168,23 @@ async def list_recipients(  # noqa: PLR0913, PLR0917 - the parameters of the ope
     pushed: Annotated[
         Literal["no"] | None, Query(description="only recipients with a push that was not delivered (yet)")
     ] = None,
-) -> RecipientsOfEvent:
+) -> answers.RecipientsOfEvent:
     """List recipients of an event.
 
     Returns recipients in ascending order of user ids. For the next page, set `after` to the last `user_id`.
     """
     viewer = Viewer(None, service.company_id)
     found = await explain.recipients(app_state.database, event_id, viewer, after, limit, missed=pushed == "no")
-    return RecipientsOfEvent.model_validate({"data": found})
+    return answers.RecipientsOfEvent.model_validate({"data": found})
 
 
 @routes.get("/operations/users/{user_id}", responses=problems(NotFound))
-async def get_person(service: Operator, app_state: State, user_id: UserId) -> Person:
+async def get_person(service: Operator, app_state: State, user_id: UserId) -> answers.Person:
     """Get the state of a user.
 
     Returns whether the user is active, and the state of each device, to find out why pushes do not arrive.
     """
-    return Person.model_validate(await explain.person(app_state.database, user_id, service.company_id))
+    return answers.Person.model_validate(await explain.person(app_state.database, user_id, service.company_id))
 
 
 @routes.get(
@@ -226,7 +197,7 @@ async def list_events_of_person(
     user_id: UserId,
     since: Annotated[Moment, Query(description="only events since this time; default: 24 hours ago")] = None,
     limit: Explained = DEFAULT_EXPLAINED,
-) -> EventsOfPerson:
+) -> answers.EventsOfPerson:
     """List events of a user.
 
     Returns recent events of a user, the newest first, and why each was or was not delivered.
@@ -234,7 +205,7 @@ async def list_events_of_person(
     since = since or datetime.now(UTC) - timedelta(days=1)
     await explain.person(app_state.database, user_id, service.company_id)
     found = await explain.of_late(app_state.database, user_id, since, limit, service.company_id)
-    return EventsOfPerson.model_validate({"data": found.events, "looked_back_to": found.looked_back_to})
+    return answers.EventsOfPerson.model_validate({"data": found.events, "looked_back_to": found.looked_back_to})
 
 
 @routes.get(
@@ -243,45 +214,22 @@ async def list_events_of_person(
         field_error("ending", "string_between", f"must be the last {devices.ENDING} characters of a token")
     ),
 )
-async def find_devices(service: Operator, app_state: State, ending: Ending) -> DevicesFound:
+async def find_devices(service: Operator, app_state: State, ending: Ending) -> answers.DevicesFound:
     """Find devices by the end of their token."""
     found = await devices.by_ending(app_state.database, ending, service.company_id, explain.MAX_EXPLAINED)
-    return DevicesFound.model_validate({"data": found})
+    return answers.DevicesFound.model_validate({"data": found})
 
 
 @routes.get("/operations/custom-notifications", responses=problems(LIMITS))
 async def list_custom_notifications(
-    service: Operator, app_state: State, before: Before = None, limit: Limit = DEFAULT_LIST_LIMIT
-) -> CustomNotifications:
+    service: Operator,
+    app_state: State,
+    before: Before = None,
+    limit: Limit = DEFAULT_LIST_LIMIT,
+) -> answers.CustomNotifications:
     """List custom notifications.
 
     Returns the sender, the time and the number of recipients, the newest first. The text is not included.
     """
     found = await event_status.customs(app_state.database, before or datetime.now(UTC), limit, service.company_id)
-    return CustomNotifications.model_validate({"data": found})
-
-
-async def openapi(request: Request) -> Response:
-    """Return the OpenAPI document. It is cached, because generating it costs as much as ten other requests."""
-    state = request.app.state
-    if not hasattr(state, "document"):
-        app_state = app_state_of(request)
-        found = document(request.app, app_state.catalogue, app_state.settings.base_url or app_state.settings.root_path)
-        state.document = to_json(found).encode()
-    return Response(state.document, media_type="application/json")
-
-
-async def docs(_request: Request) -> Response:
-    """Return the page that shows the API document. It loads no files from other servers."""
-    return HTMLResponse(PAGE, headers={"Content-Security-Policy": POLICY})
-
-
-async def docs_asset(request: Request) -> Response:
-    """Return a file of that page."""
-    name = request.path_params["name"]
-    if name == "start.js":
-        return Response(START, media_type="text/javascript")
-    if name not in ASSETS:
-        raise NotFound
-    found = assets.asset(f"resources/{name}", "fastapi_swagger")
-    return Response(found.content, media_type=found.media_type)
+    return answers.CustomNotifications.model_validate({"data": found})

@@ -31,96 +31,96 @@ def default_data_dir() -> Path:
 class Settings(BaseModel):
     """All settings. The field `data_dir` has the variable `TOCSIN_DATA_DIR`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
 
-    database_url: types.DatabaseUrl | None = Field(None, description="PostgreSQL 15 or newer; unset: an embedded one")
-    database_durable: Literal["yes"] | None = Field(
-        None, description="`yes` accepts a database that reports `fsync` or `full_page_writes` off"
-    )
-    nats_url: types.NatsUrl | None = Field(
-        None,
-        description="NATS servers (nats://host:4222), separated by commas, that wake other processes",
-    )
-    data_dir: types.File = Field(
-        default_factory=default_data_dir, description="the folder of the embedded PostgreSQL and its secrets"
-    )
-    host: types.Host = Field("127.0.0.1", description="the address to listen on")
-    port: types.Port = Field(8080, description="the port to listen on; 0: any free port")
-    operations_port: types.Port | None = Field(
-        None, description="a separate port for metrics and the console; unset: on the main port, with a token"
-    )
-    public_url: types.PublicUrl | None = Field(
-        None, description="the url of the service for clients, used in answers; unset: taken from the request"
-    )
-    root_path: types.RootPath = Field("", description="the path prefix of all routes, such as `/notify`")
-    trusted_proxies: types.Networks = Field(
-        (), description="addresses or networks, separated by commas, whose X-Forwarded headers count"
-    )
-    cors_origins: types.Origins = Field(
-        (), description="origins, separated by commas, whose pages may call the service from a browser"
-    )
-    retention_days: int | None = Field(
-        None, ge=1, le=36500, description="days after which notifications are deleted; unset: never"
-    )
-    catalogue_dir: types.File | None = Field(None, description="a folder with your own kinds, languages and texts")
-    push_content: Literal["full", "title", "none"] = Field(
-        "full", description="what pushes show: all text, only the title of the kind, or a fixed text"
-    )
-    push_ca_file: types.File | None = Field(None, description="an additional trust anchor, for push services in tests")
-    apns_key_file: types.File | None = Field(None, description="Apple's key (.p8) for pushes to iOS")
-    apns_key_id: types.Name | None = Field(None, description="the key's id")
-    apns_team_id: types.Name | None = Field(None, description="the id of the team at Apple")
-    apns_topic: types.Name | None = Field(None, description="the bundle id of the app")
-    apns_url: AnyHttpUrl = Field(AnyHttpUrl("https://api.push.apple.com"), description="the url of APNs")
-    apns_sandbox_url: AnyHttpUrl = Field(
-        AnyHttpUrl("https://api.sandbox.push.apple.com"), description="the url of the sandbox of APNs"
-    )
-    apns_sandbox_key_file: types.File | None = Field(
-        None, description="the key for the sandbox, if one key is not valid for both"
-    )
-    apns_sandbox_key_id: types.Name | None = Field(None, description="the id of that key")
-    fcm_credentials_file: types.File | None = Field(None, description="Google's service account for pushes over FCM")
-    fcm_url: AnyHttpUrl = Field(AnyHttpUrl("https://fcm.googleapis.com"), description="the url of FCM")
-    apps_file: types.File | None = Field(None, description="a file with further apps and their keys (TOML)")
-    vapid_key_file: types.File | None = Field(
-        None, description="the key for browsers (PEM, P-256); the embedded mode makes one"
-    )
-    vapid_subject: types.Contact | None = Field(
-        None,
-        description="the contact for push services, mailto:you@example.com or an https url; unset: the public url",
-    )
-    web_push_origins: types.Origins = Field((), description="origins of push services in addition to the known ones")
-    preferences_file: types.File | None = Field(
-        None, description="a file with the defaults of preferences, and which of them users cannot change"
-    )
-    jwt_secret: types.Secrets = Field(
-        (), description="HS256 secrets of at least 32 bytes, separated by commas: the first signs, all verify"
-    )
-    jwt_secret_for: types.Audience = Field(
-        "both", description="whose tokens the secrets verify: users, services or both"
-    )
-    jwt_public_key_files: types.Files = Field(
-        (), description="files, separated by commas, with a public key or certificate each: RSA, EC or Ed25519"
-    )
-    jwt_public_keys_for: types.Audience = Field("both", description="whose tokens these keys verify")
-    jwt_jwks_url: types.JwksUrl | None = Field(None, description="the url of the issuer's published keys")
-    jwt_jwks_for: types.Audience = Field("both", description="whose tokens the published keys verify")
-    jwt_issuer: str | None = Field(None, description="the required `iss`; unset: not checked")
-    jwt_audience: str | None = Field(None, description="the required `aud`, or one of its values; unset: not checked")
-    jwt_issuer_for: Literal["published", "all"] = Field(
-        "all", description="which tokens must have that `iss` and `aud`: those signed by published keys, or all"
-    )
-    jwt_user_claim: types.UserClaim = Field("sub", description="the claim with the id of a user, or the path to it")
-    jwt_service_claim: types.Claims = Field(
-        ("sub",), description="claims, separated by commas, with the name of a service; the first that exists is used"
-    )
-    jwt_scope_claim: types.Claims = Field(
-        ("scope",), description="claims, separated by commas, with scopes, each a string or a list"
-    )
-    jwt_scopes: types.Scopes = Field(
-        (), description="scopes of the issuer by their names there: Events.Write=events:write, separated by commas"
-    )
-    log_format: Literal["console", "json"] = Field("console", description="the format of the log")
+    database_url: types.DatabaseUrl | None = None
+    """PostgreSQL 15 or newer; unset: an embedded one"""
+    database_durable: Literal["yes"] | None = None
+    """`yes` accepts a database that reports `fsync` or `full_page_writes` off"""
+    nats_url: types.NatsUrl | None = None
+    """NATS servers (nats://host:4222), separated by commas, that wake other processes"""
+    data_dir: types.File = Field(default_factory=default_data_dir)
+    """the folder of the embedded PostgreSQL and its secrets"""
+    host: types.Host = "127.0.0.1"
+    """the address to listen on"""
+    port: types.Port = 8080
+    """the port to listen on; 0: any free port"""
+    operations_port: types.Port | None = None
+    """a separate port for metrics and the console; unset: on the main port, with a token"""
+    public_url: types.PublicUrl | None = None
+    """the url of the service for clients, used in answers; unset: taken from the request"""
+    root_path: types.RootPath = ""
+    """the path prefix of all routes, such as `/notify`"""
+    trusted_proxies: types.Networks = ()
+    """addresses or networks, separated by commas, whose X-Forwarded headers count"""
+    cors_origins: types.Origins = ()
+    """origins, separated by commas, whose pages may call the service from a browser"""
+    retention_days: int | None = Field(None, ge=1, le=36500)
+    """days after which notifications are deleted; unset: never"""
+    catalogue_dir: types.File | None = None
+    """a folder with your own kinds, languages and texts"""
+    push_content: Literal["full", "title", "none"] = "full"
+    """what pushes show: all text, only the title of the kind, or a fixed text"""
+    push_ca_file: types.File | None = None
+    """an additional trust anchor, for push services in tests"""
+    apns_key_file: types.File | None = None
+    """Apple's key (.p8) for pushes to iOS"""
+    apns_key_id: types.Name | None = None
+    """the key's id"""
+    apns_team_id: types.Name | None = None
+    """the id of the team at Apple"""
+    apns_topic: types.Name | None = None
+    """the bundle id of the app"""
+    apns_url: AnyHttpUrl = AnyHttpUrl("https://api.push.apple.com")
+    """the url of APNs"""
+    apns_sandbox_url: AnyHttpUrl = AnyHttpUrl("https://api.sandbox.push.apple.com")
+    """the url of the sandbox of APNs"""
+    apns_sandbox_key_file: types.File | None = None
+    """the key for the sandbox, if one key is not valid for both"""
+    apns_sandbox_key_id: types.Name | None = None
+    """the id of that key"""
+    fcm_credentials_file: types.File | None = None
+    """Google's service account for pushes over FCM"""
+    fcm_url: AnyHttpUrl = AnyHttpUrl("https://fcm.googleapis.com")
+    """the url of FCM"""
+    apps_file: types.File | None = None
+    """a file with further apps and their keys (TOML)"""
+    vapid_key_file: types.File | None = None
+    """the key for browsers (PEM, P-256); the embedded mode makes one"""
+    vapid_subject: types.Contact | None = None
+    """the contact for push services, mailto:you@example.com or an https url; unset: the public url"""
+    web_push_origins: types.Origins = ()
+    """origins of push services in addition to the known ones"""
+    preferences_file: types.File | None = None
+    """a file with the defaults of preferences, and which of them users cannot change"""
+    jwt_secret: types.Secrets = ()
+    """HS256 secrets of at least 32 bytes, separated by commas: the first signs, all verify"""
+    jwt_secret_for: types.Audience = "both"  # noqa: S105 - not a secret
+    """whose tokens the secrets verify: users, services or both"""
+    jwt_public_key_files: types.Files = ()
+    """files, separated by commas, with a public key or certificate each: RSA, EC or Ed25519"""
+    jwt_public_keys_for: types.Audience = "both"
+    """whose tokens these keys verify"""
+    jwt_jwks_url: types.JwksUrl | None = None
+    """the url of the issuer's published keys"""
+    jwt_jwks_for: types.Audience = "both"
+    """whose tokens the published keys verify"""
+    jwt_issuer: str | None = None
+    """the required `iss`; unset: not checked"""
+    jwt_audience: str | None = None
+    """the required `aud`, or one of its values; unset: not checked"""
+    jwt_issuer_for: Literal["published", "all"] = "all"
+    """which tokens must have that `iss` and `aud`: those signed by published keys, or all"""
+    jwt_user_claim: types.UserClaim = "sub"
+    """the claim with the id of a user, or the path to it"""
+    jwt_service_claim: types.Claims = ("sub",)
+    """claims, separated by commas, with the name of a service; the first that exists is used"""
+    jwt_scope_claim: types.Claims = ("scope",)
+    """claims, separated by commas, with scopes, each a string or a list"""
+    jwt_scopes: types.Scopes = ()
+    """scopes of the issuer by their names there: Events.Write=events:write, separated by commas"""
+    log_format: Literal["console", "json"] = "console"
+    """the format of the log"""
 
     @property
     def has_keys(self) -> bool:

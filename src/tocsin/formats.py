@@ -135,7 +135,8 @@ class UserBody(RequestModel):
     last_name: Name
     profile_picture: Annotated[str, Field(max_length=1000)] | None = None
     email: Annotated[str, Field(max_length=320)] | None = None
-    company_id: Annotated[Id | None, Field(description="left out: the company of the token, or 1")] = None
+    company_id: Id | None = None
+    """left out: the company of the token, or 1"""
     locale: Locale = "en"
     time_zone: TimeZone = "UTC"
     active: bool = True
@@ -145,7 +146,8 @@ class TeamBody(RequestModel):
     """A team; `users` replaces its members."""
 
     name: Name
-    company_id: Annotated[Id | None, Field(description="left out: the company of the token, or 1")] = None
+    company_id: Id | None = None
+    """left out: the company of the token, or 1"""
     users: Annotated[Ids, Between(0, MAX_TEAM_MEMBERS)] = Field(default_factory=list)
 
 
@@ -181,16 +183,16 @@ class User(UserLine):
 class DeviceBody(RequestModel):
     """A phone without its token. Missing fields have their default values."""
 
-    type: Annotated[Literal["iOS", "Android"] | None, Field(description="left out: `iOS`")] = None
-    environment: Annotated[Literal["production", "sandbox"] | None, Field(description="left out: `production`")] = None
-    app: Annotated[App | None, Field(description="the app, if there are several; left out: `default`")] = None
-    provider: Annotated[
-        Literal["apns", "fcm"] | None,
-        Field(description="left out: the default of `type`; `Android` allows only `fcm`"),
-    ] = None
-    replaces: Annotated[
-        str | None, Field(description="the previous token of this device, which is removed if it is the caller's")
-    ] = None
+    type: Literal["iOS", "Android"] | None = None
+    """left out: `iOS`"""
+    environment: Literal["production", "sandbox"] | None = None
+    """left out: `production`"""
+    app: App | None = None
+    """the app, if there are several; left out: `default`"""
+    provider: Literal["apns", "fcm"] | None = None
+    """left out: the default of `type`; `Android` allows only `fcm`"""
+    replaces: str | None = None
+    """the previous token of this device, which is removed if it is the caller's"""
 
     @field_validator("provider", mode="before")
     @classmethod

@@ -37,7 +37,7 @@ PlainObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "addit
 class AnswerModel(BaseModel):
     """A response, or a part of one. A field with a default value may be absent."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
 
 
 def _codes(family: type[Problem] = Problem) -> Iterator[str]:
@@ -52,35 +52,40 @@ def _codes(family: type[Problem] = Problem) -> Iterator[str]:
 class ErrorEntry(AnswerModel):
     """One error of a request."""
 
-    message: Annotated[str, Field(description="what is wrong, for the developer")]
+    message: str
+    """what is wrong, for the developer"""
     code: Annotated[
         str,
         Field(
             description="for programs; currently one of " + ", ".join(f"`{code}`" for code in dict.fromkeys(_codes()))
         ),
     ]
-    field: Annotated[str, Field(description="only validation errors: dotted path of the invalid value")] = ""
-    id: Annotated[str, Field(description="only status 500: the request id, which is also in the log")] = ""
+    field: str = ""
+    """only validation errors: dotted path of the invalid value"""
+    id: str = ""
+    """only status 500: the request id, which is also in the log"""
 
 
 class Errors(AnswerModel):
     """The body of all error responses."""
 
     errors: Annotated[list[ErrorEntry], Field(min_length=1, max_length=MAX_FIELD_ERRORS)]
-    more: Annotated[int, Field(ge=1, description="number of further errors, which are not listed")] = 0
+    more: Annotated[int, Field(ge=1)] = 0
+    """number of further errors, which are not listed"""
 
 
 class Notification(AnswerModel):
     """A notification in a user's inbox."""
 
     id: UUID
-    type: Annotated[str, Field(description="open: further kinds may be added")]
-    data: Annotated[
-        PlainObject,
-        Field(description="the fields of the kind, described in `NoteNotification` and so on"),
-    ]
-    message: Annotated[str, Field(description="plain text; quoted text follows after ` <br> `")]
-    message_formatted: Annotated[str, Field(description="safe HTML, only with the tags `p`, `strong`, `em` and `br`")]
+    type: str
+    """open: further kinds may be added"""
+    data: PlainObject
+    """the fields of the kind, described in `NoteNotification` and so on"""
+    message: str
+    """plain text; quoted text follows after ` <br> `"""
+    message_formatted: str
+    """safe HTML, only with the tags `p`, `strong`, `em` and `br`"""
     read: bool
     read_at: Time | None
     created_at: Time
@@ -90,17 +95,20 @@ class PageUrls(AnswerModel):
     """Absolute urls of the previous and the next page; null if there is none."""
 
     previous: str | None
-    next: Annotated[str | None, Field(description="contains a cursor, so that no notification is repeated or skipped")]
+    next: str | None
+    """contains a cursor, so that no notification is repeated or skipped"""
 
 
 class Pagination(AnswerModel):
     """The position of a page in the list."""
 
-    total: Annotated[int, Field(description="number of notifications on all pages")]
+    total: int
+    """number of notifications on all pages"""
     page: int
     per_page: int
     urls: PageUrls
-    unread: Annotated[int, Field(description="number of unread notifications in the inbox")]
+    unread: int
+    """number of unread notifications in the inbox"""
 
 
 class PageAnswer(AnswerModel):
@@ -115,11 +123,10 @@ class PageAnswer(AnswerModel):
 class InboxChange(AnswerModel):
     """One change of the inbox."""
 
-    event: Annotated[str, Field(description="`notification`, `read`, `unread` or `deleted`; open")]
-    data: Annotated[
-        PlainObject,
-        Field(description="`notification`: the notification; other events: `id`, `ids`, or `all` with `up_to`"),
-    ]
+    event: str
+    """`notification`, `read`, `unread` or `deleted`; open"""
+    data: PlainObject
+    """`notification`: the notification; other events: `id`, `ids`, or `all` with `up_to`"""
 
 
 class ChangesAnswer(AnswerModel):
@@ -127,20 +134,22 @@ class ChangesAnswer(AnswerModel):
 
     model_config = ConfigDict(title="Changes")
 
-    cursor: Annotated[str, Field(description="where the next changes begin")]
+    cursor: str
+    """where the next changes begin"""
     data: list[InboxChange] = []
-    unread: Annotated[int, Field(description="number of unread notifications in the inbox")] = 0
-    more: Annotated[bool, Field(description="true: there are further changes; request them with the cursor")] = False
-    resync: Annotated[bool, Field(description="true: the changes are no longer stored; load the list")] = False
+    unread: int = 0
+    """number of unread notifications in the inbox"""
+    more: bool = False
+    """true: there are further changes; request them with the cursor"""
+    resync: bool = False
+    """true: the changes are no longer stored; load the list"""
 
 
 class Links(AnswerModel):
     """Links of notifications."""
 
-    data: Annotated[
-        dict[str, str | None],
-        Field(description="by notification id; null if the kind has no link; unknown ids are left out"),
-    ]
+    data: dict[str, str | None]
+    """by notification id; null if the kind has no link; unknown ids are left out"""
 
 
 class KindAnswer(AnswerModel):
@@ -148,13 +157,17 @@ class KindAnswer(AnswerModel):
 
     model_config = ConfigDict(title="Kind")
 
-    name: Annotated[str, Field(description="the name in preferences, such as `note` or `gamification/new_level`")]
-    label: Annotated[str, Field(description="in the caller's language")]
+    name: str
+    """the name in preferences, such as `note` or `gamification/new_level`"""
+    label: str
+    """in the caller's language"""
     group: str
-    group_label: Annotated[str, Field(description="in the caller's language")]
+    group_label: str
+    """in the caller's language"""
     channels: list[str]
     default: dict[str, bool]
-    locked: Annotated[dict[str, bool], Field(description="true: users cannot change this preference")]
+    locked: dict[str, bool]
+    """true: users cannot change this preference"""
 
 
 class Kinds(AnswerModel):
@@ -166,17 +179,23 @@ class Kinds(AnswerModel):
 class KindPreferences(AnswerModel):
     """The preferences of a user for one kind."""
 
-    push: Annotated[bool, Field(description="whether it is pushed to phones")]
-    web_push: Annotated[bool, Field(description="whether it is pushed to browsers")]
-    urgent: Annotated[bool, Field(description="whether it is pushed during quiet hours and pauses")]
+    push: bool
+    """whether it is pushed to phones"""
+    web_push: bool
+    """whether it is pushed to browsers"""
+    urgent: bool
+    """whether it is pushed during quiet hours and pauses"""
 
 
 class QuietWindow(AnswerModel):
     """A window of quiet hours."""
 
-    days: Annotated[list[str], Field(description="the days on which the window starts")]
-    from_: Annotated[str, Field(alias="from", description="the time of day at which it starts, such as `20:00`")]
-    to: Annotated[str, Field(description="the time of day at which it ends; on the next day if not later than `from`")]
+    days: list[str]
+    """the days on which the window starts"""
+    from_: Annotated[str, Field(alias="from")]
+    """the time of day at which it starts, such as `20:00`"""
+    to: str
+    """the time of day at which it ends; on the next day if not later than `from`"""
 
 
 class PreferencesAnswer(AnswerModel):
@@ -184,10 +203,12 @@ class PreferencesAnswer(AnswerModel):
 
     model_config = ConfigDict(title="Preferences")
 
-    kinds: Annotated[dict[str, KindPreferences], Field(description="all kinds by name")]
+    kinds: dict[str, KindPreferences]
+    """all kinds by name"""
     quiet_hours: list[QuietWindow]
     paused_until: Time | None
-    time_zone: Annotated[str, Field(description="an IANA name; quiet hours are in this time zone")]
+    time_zone: str
+    """an IANA name; quiet hours are in this time zone"""
 
 
 class Queued(AnswerModel):
@@ -210,11 +231,10 @@ class QueuedEvent(AnswerModel):
     """The event is stored."""
 
     queued: bool
-    id: Annotated[UUID, Field(description="the id of the event and of its notifications")]
-    skipped: Skipped = Field(
-        default_factory=lambda: _NONE_SKIPPED,
-        description="only if `notify.unknown` is `skip`: the unknown ids",
-    )
+    id: UUID
+    """the id of the event and of its notifications"""
+    skipped: Skipped = Field(default_factory=lambda: _NONE_SKIPPED)
+    """only if `notify.unknown` is `skip`: the unknown ids"""
 
 
 class SkippedOfEvent(AnswerModel):
@@ -229,25 +249,32 @@ class QueuedBatch(AnswerModel):
     """The events are stored."""
 
     queued: bool
-    ids: Annotated[list[UUID], Field(description="in the order of the events")]
-    skipped: Annotated[
-        list[SkippedOfEvent],
-        Field(description="only if `notify.unknown` is `skip`: the unknown ids of each event"),
-    ] = []
+    ids: list[UUID]
+    """in the order of the events"""
+    skipped: list[SkippedOfEvent] = []
+    """only if `notify.unknown` is `skip`: the unknown ids of each event"""
 
 
 class PushCounts(AnswerModel):
     """The number of pushes by state."""
 
     queued: int
-    delivered: Annotated[int, Field(description="accepted by the provider")]
-    gone: Annotated[int, Field(description="the device no longer exists and was removed")]
-    later: Annotated[int, Field(description="failed, and will be retried")]
-    held: Annotated[int, Field(description="waiting for the end of quiet hours or of a pause")]
-    refused: Annotated[int, Field(description="rejected by the provider")]
-    dead: Annotated[int, Field(description="given up after the last retry")]
-    muted: Annotated[int, Field(description="not sent: the user switched the kind off")]
-    skipped: Annotated[int, Field(description="not sent: read, deleted, cancelled or moved to another user before")]
+    delivered: int
+    """accepted by the provider"""
+    gone: int
+    """the device no longer exists and was removed"""
+    later: int
+    """failed, and will be retried"""
+    held: int
+    """waiting for the end of quiet hours or of a pause"""
+    refused: int
+    """rejected by the provider"""
+    dead: int
+    """given up after the last retry"""
+    muted: int
+    """not sent: the user switched the kind off"""
+    skipped: int
+    """not sent: read, deleted, cancelled or moved to another user before"""
 
 
 class Event(AnswerModel):
@@ -255,17 +282,19 @@ class Event(AnswerModel):
 
     id: UUID
     type: str
-    state: Annotated[
-        str, Field(description="`held`, `queued`, `delivering`, `delivered`, `cancelled` or `failed`; open")
-    ]
-    recipients: Annotated[int, Field(description="number of inboxes to which it was delivered so far")]
-    read: Annotated[int, Field(description="number of these recipients who have read it")]
-    dropped: Annotated[int, Field(description="number of recipients who were erased or inactive at delivery")]
+    state: str
+    """`held`, `queued`, `delivering`, `delivered`, `cancelled` or `failed`; open"""
+    recipients: int
+    """number of inboxes to which it was delivered so far"""
+    read: int
+    """number of these recipients who have read it"""
+    dropped: int
+    """number of recipients who were erased or inactive at delivery"""
     pushes: PushCounts
-    reason: Annotated[str, Field(description="why it failed, or which operator cancelled it")] = ""
-    replaced_by: Annotated[
-        str, Field(description="the id of the event that replaced it", json_schema_extra={"format": "uuid"})
-    ] = ""
+    reason: str = ""
+    """why it failed, or which operator cancelled it"""
+    replaced_by: Annotated[str, Field(json_schema_extra={"format": "uuid"})] = ""
+    """the id of the event that replaced it"""
 
 
 class PushToDevice(AnswerModel):
@@ -274,10 +303,12 @@ class PushToDevice(AnswerModel):
     type: str
     token_ending: TokenEnding
     lane: Lane
-    state: Annotated[str, Field(description="open")]
+    state: str
+    """open"""
     attempts: int
     settled_at: Time | None
-    what: Annotated[str | None, Field(description="the reason of the state, or the response of the provider")]
+    what: str | None
+    """the reason of the state, or the response of the provider"""
 
 
 class Recipient(AnswerModel):
@@ -285,9 +316,12 @@ class Recipient(AnswerModel):
 
     event_id: UUID
     user_id: int
-    recipient: Annotated[bool, Field(description="whether the notification was delivered to the inbox")]
-    why: Annotated[str, Field(description="the reason: named, member of a team, excluded, dropped ...")]
-    team_id: Annotated[int | None, Field(description="the team through which the user was a recipient")]
+    recipient: bool
+    """whether the notification was delivered to the inbox"""
+    why: str
+    """the reason: named, member of a team, excluded, dropped ..."""
+    team_id: int | None
+    """the team through which the user was a recipient"""
     delivered_at: Time | None
     read_at: Time | None
     deleted_at: Time | None
@@ -299,7 +333,8 @@ class DeviceAnswer(AnswerModel):
 
     model_config = ConfigDict(title="RegisteredDevice")
 
-    type: Annotated[str, Field(description="`iOS`, `Android` or `Web` (a browser); open")]
+    type: str
+    """`iOS`, `Android` or `Web` (a browser); open"""
     environment: str
     app: str
     token_ending: TokenEnding
@@ -316,25 +351,27 @@ class Devices(AnswerModel):
 class PushOutcome(AnswerModel):
     """The result of a test push."""
 
-    lane: Annotated[str, Field(description="the provider, app and environment of the push")]
-    state: Annotated[
-        str,
-        Field(description="`delivered`, `gone`, `later`, `refused` or `stopped` (the service is misconfigured); open"),
-    ]
-    reason: Annotated[str, Field(description="the response of the provider")]
+    lane: str
+    """the provider, app and environment of the push"""
+    state: str
+    """`delivered`, `gone`, `later`, `refused` or `stopped` (the service is misconfigured); open"""
+    reason: str
+    """the response of the provider"""
 
 
 class WebPushKey(AnswerModel):
     """The public VAPID key."""
 
-    key: Annotated[str, Field(description="the `applicationServerKey` of a subscription, in base64url")]
+    key: str
+    """the `applicationServerKey` of a subscription, in base64url"""
 
 
 class Users(AnswerModel):
     """Users in ascending order of ids."""
 
     data: list[User]
-    next: Annotated[int | None, Field(description="`after` for the next page; null at the end")]
+    next: int | None
+    """`after` for the next page; null at the end"""
 
 
 class TeamAnswer(AnswerModel):
@@ -345,7 +382,8 @@ class TeamAnswer(AnswerModel):
     id: int
     company_id: int
     name: str
-    users: Annotated[list[int], Field(description="ids of the members, ascending")]
+    users: list[int]
+    """ids of the members, ascending"""
 
 
 class TeamListed(AnswerModel):
@@ -354,14 +392,16 @@ class TeamListed(AnswerModel):
     id: int
     company_id: int
     name: str
-    size: Annotated[int, Field(description="number of members")]
+    size: int
+    """number of members"""
 
 
 class Teams(AnswerModel):
     """Teams in ascending order of ids."""
 
     data: list[TeamListed]
-    next: Annotated[int | None, Field(description="`after` for the next page; null at the end")]
+    next: int | None
+    """`after` for the next page; null at the end"""
 
 
 class Imported(AnswerModel):
@@ -382,16 +422,21 @@ class Health(AnswerModel):
 class QueueDepth(AnswerModel):
     """The state of a queue."""
 
-    due: Annotated[int, Field(description="number of due jobs, counted up to about 1,000")]
-    oldest: Annotated[float, Field(description="seconds since the oldest of them was due")]
-    stalled: Annotated[bool, Field(description="true: the oldest waits too long for a queue that makes progress")]
+    due: int
+    """number of due jobs, counted up to about 1,000"""
+    oldest: float
+    """seconds since the oldest of them was due"""
+    stalled: bool
+    """true: the oldest waits too long for a queue that makes progress"""
 
 
 class PushesWaiting(AnswerModel):
     """The pushes that wait, in all lanes."""
 
-    oldest: Annotated[float, Field(description="seconds since the oldest was due")]
-    stalled: Annotated[bool, Field(description="true: the oldest waits too long for a lane that makes progress")]
+    oldest: float
+    """seconds since the oldest was due"""
+    stalled: bool
+    """true: the oldest waits too long for a lane that makes progress"""
 
 
 class ReadinessAnswer(AnswerModel):
@@ -402,9 +447,11 @@ class ReadinessAnswer(AnswerModel):
     status: str
     database: str
     migrations: str
-    queue: Annotated[dict[str, QueueDepth], Field(description="by name: `direct`, `bulk`")]
+    queue: dict[str, QueueDepth]
+    """by name: `direct`, `bulk`"""
     pushes: PushesWaiting
-    problems: Annotated[list[str], Field(description="the current errors of workers")]
+    problems: list[str]
+    """the current errors of workers"""
 
 
 class RefusingService(AnswerModel):
@@ -421,13 +468,20 @@ class LaneAnswer(AnswerModel):
     model_config = ConfigDict(title="Lane")
 
     name: str
-    due: Annotated[int, Field(description="number of due pushes")]
-    oldest: Annotated[float, Field(description="seconds since the oldest of them was due")]
-    delivered_at: Annotated[Time | None, Field(description="time of the last delivered push")]
-    stopped_at: Annotated[Time | None, Field(description="since when no push can be sent; null if the lane works")]
-    reason: Annotated[str | None, Field(description="why the lane has stopped")]
-    problem: Annotated[str | None, Field(description="a current error of a worker that delays the lane")]
-    refused_by: Annotated[list[RefusingService], Field(description="push services that reject the authentication")]
+    due: int
+    """number of due pushes"""
+    oldest: float
+    """seconds since the oldest of them was due"""
+    delivered_at: Time | None
+    """time of the last delivered push"""
+    stopped_at: Time | None
+    """since when no push can be sent; null if the lane works"""
+    reason: str | None
+    """why the lane has stopped"""
+    problem: str | None
+    """a current error of a worker that delays the lane"""
+    refused_by: list[RefusingService]
+    """push services that reject the authentication"""
 
 
 class Lanes(AnswerModel):
@@ -439,11 +493,15 @@ class Lanes(AnswerModel):
 class DeadLetter(AnswerModel):
     """A job or a push that failed permanently."""
 
-    what: Annotated[str, Field(description="`job` or `push`; open")]
+    what: str
+    """`job` or `push`; open"""
     task: str
-    event_id: Annotated[UUID, Field(description="the id of the event, or of another object of the job")]
-    user_id: Annotated[int | None, Field(description="the recipient of a push; null for a job")]
-    lane: Annotated[str, Field(description="the queue of the job, or the lane of the push")]
+    event_id: UUID
+    """the id of the event, or of another object of the job"""
+    user_id: int | None
+    """the recipient of a push; null for a job"""
+    lane: str
+    """the queue of the job, or the lane of the push"""
     attempts: int
     reason: str | None
     at: Time
@@ -494,7 +552,8 @@ class DeviceOfPerson(DeviceAnswer):
             " `untried`: there was no recent push; open"
         ),
     ]
-    what: Annotated[str | None, Field(description="the reason of the state")]
+    what: str | None
+    """the reason of the state"""
 
 
 class Person(AnswerModel):
@@ -504,9 +563,12 @@ class Person(AnswerModel):
     company_id: int
     first_name: str
     last_name: str
-    active: Annotated[bool, Field(description="false: nothing is delivered")]
-    total: Annotated[int, Field(description="number of notifications in the inbox")]
-    unread: Annotated[int, Field(description="number of unread notifications in the inbox")]
+    active: bool
+    """false: nothing is delivered"""
+    total: int
+    """number of notifications in the inbox"""
+    unread: int
+    """number of unread notifications in the inbox"""
     time_zone: str
     devices: list[DeviceOfPerson]
 
@@ -531,10 +593,12 @@ class PersonReached(AnswerModel):
     """A recipient of an event."""
 
     user_id: int
-    first_name: Annotated[str | None, Field(description="null if the user was erased")]
+    first_name: str | None
+    """null if the user was erased"""
     last_name: str | None
     read_at: Time | None
-    pushes: Annotated[list[str], Field(description="the distinct states of the pushes to the user")]
+    pushes: list[str]
+    """the distinct states of the pushes to the user"""
 
 
 class RecipientsOfEvent(AnswerModel):
@@ -571,12 +635,17 @@ class CustomSent(AnswerModel):
 
     id: UUID
     accepted_at: Time
-    service: Annotated[str | None, Field(description="the service that posted it; null if a user did")]
+    service: str | None
+    """the service that posted it; null if a user did"""
     sender: CustomSender | None
-    users: Annotated[int, Field(description="number of users in `notify`")]
-    teams: Annotated[int, Field(description="number of teams in `notify`")]
-    recipients: Annotated[int, Field(description="number of inboxes to which it was delivered so far")]
-    dropped: Annotated[int, Field(description="number of recipients who were erased or inactive at delivery")]
+    users: int
+    """number of users in `notify`"""
+    teams: int
+    """number of teams in `notify`"""
+    recipients: int
+    """number of inboxes to which it was delivered so far"""
+    dropped: int
+    """number of recipients who were erased or inactive at delivery"""
 
 
 class CustomNotifications(AnswerModel):

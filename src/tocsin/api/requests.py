@@ -222,16 +222,10 @@ class Notify(Recipients):
 
     NAMES = ("users", "teams", "except")
 
-    except_: Ids = Field(
-        default_factory=list,
-        alias="except",
-        description="users who are not notified",
-        json_schema_extra={"maxItems": MAX_RECIPIENTS},
-    )
-    unknown: Annotated[
-        Literal["refuse", "skip"] | None,
-        Field(description="how to handle unknown ids: `refuse` the request or `skip` the ids; left out: `refuse`"),
-    ] = None
+    except_: Ids = Field(default_factory=list, alias="except", json_schema_extra={"maxItems": MAX_RECIPIENTS})
+    """users who are not notified"""
+    unknown: Literal["refuse", "skip"] | None = None
+    """how to handle unknown ids: `refuse` the request or `skip` the ids; left out: `refuse`"""
 
 
 class Addressed(RequestBody):
@@ -246,7 +240,8 @@ class Addressed(RequestBody):
 class NewCustom(Addressed):
     """A message to colleagues."""
 
-    message: Annotated[Message, Given, Field(description="plain text")]
+    message: Annotated[Message, Given]
+    """plain text"""
     notify: Recipients
 
 
@@ -273,20 +268,14 @@ class NewEvent(Addressed):
     type: Any = None
     data: Any = None
     params: Any = None
-    about: Annotated[
-        Annotated[list[Subject], Between(0, MAX_SUBJECTS)] | None,
-        Field(description="further subjects, such as `order:42`"),
-    ] = None
-    key: Annotated[
-        Annotated[str, Between(1, MAX_KEY_LENGTH)] | None,
-        Field(description="a name for the event; a later event with the same key replaces it, if not delivered yet"),
-    ] = None
-    deliver_at: Annotated[
-        Future | None, Field(description="the time until which the event is held; at most a year ahead")
-    ] = None
-    id: Annotated[
-        Uuid | None, Field(description="chosen by the caller; a repeated request with the same id has no effect")
-    ] = None
+    about: Annotated[list[Subject], Between(0, MAX_SUBJECTS)] | None = None
+    """further subjects, such as `order:42`"""
+    key: Annotated[str, Between(1, MAX_KEY_LENGTH)] | None = None
+    """a name for the event; a later event with the same key replaces it, if not delivered yet"""
+    deliver_at: Future | None = None
+    """the time until which the event is held; at most a year ahead"""
+    id: Uuid | None = None
+    """chosen by the caller; a repeated request with the same id has no effect"""
     notify: Notify
 
 
@@ -323,14 +312,9 @@ class ResolutionRequest(RequestBody):
     model_config = ConfigDict(title="Resolution")
 
     about: Annotated[
-        str,
-        Given,
-        AfterValidator(_settled),
-        Field(
-            description="the subject: `lead:220f5f6e-...`, `order:42`, or `key:` and a key of the service",
-            json_schema_extra={"pattern": r"^[a-z][a-z0-9_]{0,31}:"},
-        ),
+        str, Given, AfterValidator(_settled), Field(json_schema_extra={"pattern": r"^[a-z][a-z0-9_]{0,31}:"})
     ]
+    """the subject: `lead:220f5f6e-...`, `order:42`, or `key:` and a key of the service"""
     how: Annotated[
         How,
         Given,
@@ -340,9 +324,8 @@ class ResolutionRequest(RequestBody):
             " (requires the scope `directory:write`, and applies to all users)",
         ),
     ]
-    users: Annotated[
-        Annotated[Ids, Between(0, MAX_RECIPIENTS)] | None, Field(description="only notifications of these users")
-    ] = None
+    users: Annotated[Ids, Between(0, MAX_RECIPIENTS)] | None = None
+    """only notifications of these users"""
 
     @model_validator(mode="after")
     def _erased_for_everyone(self) -> Self:
@@ -354,11 +337,10 @@ class ResolutionRequest(RequestBody):
 class Marks(RequestBody):
     """The notifications to mark as read. Without fields, all."""
 
-    up_to: Annotated[Uuid | None, Field(description="this notification and all older ones")] = None
-    ids: Annotated[
-        Annotated[list[Uuid], Between(1, MAX_IDS)] | None,
-        Field(description="only these notifications; cannot be combined with `up_to`"),
-    ] = None
+    up_to: Uuid | None = None
+    """this notification and all older ones"""
+    ids: Annotated[list[Uuid], Between(1, MAX_IDS)] | None = None
+    """only these notifications; cannot be combined with `up_to`"""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -400,8 +382,10 @@ def _expiration(given: Any) -> Any:
 class SubscriptionKeys(RequestModel):
     """The keys of a subscription, in base64url."""
 
-    p256dh: Annotated[str, Given, AfterValidator(_subscription_key), Field(description="a point on P-256")]
-    auth: Annotated[str, Given, AfterValidator(_subscription_key), Field(description="16 bytes")]
+    p256dh: Annotated[str, Given, AfterValidator(_subscription_key)]
+    """a point on P-256"""
+    auth: Annotated[str, Given, AfterValidator(_subscription_key)]
+    """16 bytes"""
 
 
 class SubscriptionBody(RequestBody):
@@ -410,11 +394,9 @@ class SubscriptionBody(RequestBody):
     model_config = ConfigDict(title="Subscription")
 
     endpoint: Annotated[
-        str,
-        Given,
-        AfterValidator(_of_push_service),
-        Field(description="a url of an allowed push service", json_schema_extra={"maxLength": MAX_ENDPOINT_LENGTH}),
+        str, Given, AfterValidator(_of_push_service), Field(json_schema_extra={"maxLength": MAX_ENDPOINT_LENGTH})
     ]
+    """a url of an allowed push service"""
     keys: Annotated[SubscriptionKeys, Given]
     expiration_time: Annotated[
         float | None,
@@ -427,8 +409,10 @@ class SubscriptionBody(RequestBody):
 class Replay(RequestBody):
     """The dead letters to requeue: those of these events, or the pushes of a lane."""
 
-    events: Annotated[Annotated[list[Uuid], Between(1, MAX_IDS)] | None, Field(description="ids of events")] = None
-    lane: Annotated[str | None, Field(description="the name of a lane, such as `apns/default`")] = None
+    events: Annotated[list[Uuid], Between(1, MAX_IDS)] | None = None
+    """ids of events"""
+    lane: str | None = None
+    """the name of a lane, such as `apns/default`"""
 
     @model_validator(mode="after")
     def _something(self) -> Self:

@@ -22,7 +22,7 @@ from tocsin import errors, validation
 from tocsin.api import operations as doors_of_operations
 from tocsin.api.app import build
 from tocsin.api.body import MAX_BODY_BYTES
-from tocsin.api.examples import OF_THE_REST
+from tocsin.api.examples import EXAMPLES
 from tocsin.api.openapi import document as document_of
 from tocsin.api.requests import MAX_BATCH_BODY_BYTES
 from tocsin.api.schemas import names_of
@@ -468,7 +468,7 @@ async def tour_of_devices(tour: Tour) -> None:
     await tour.call(200, "get_web_push_key", USER)
     object.__setattr__(tour.api.app_state, "lanes", ())
     await lane.transport.close()
-    subscription = OF_THE_REST["Subscription"]["chromium"]
+    subscription = EXAMPLES["Subscription"]["chromium"]
     await tour.call(204, "subscribe_browser", USER, json=subscription, headers=AGAIN)
     await tour.call(409, "subscribe_browser", USER, json={}, headers=AGAIN)
     await tour.call(422, "subscribe_browser", USER, json={})

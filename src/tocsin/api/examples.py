@@ -1,27 +1,25 @@
 """Examples of request and response bodies for the API document, by the names of their schemas."""
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib.resources import files
 from typing import Any
 
 from tocsin.api.preferences import shown as shown_kind
 from tocsin.catalogue import ENGLISH, Catalogue
-from tocsin.formats import User
 from tocsin.preferences import Operator
 from tocsin.push.deliveries import STATES
 
 Examples = dict[str, Any]
 
 CREATED = "2026-03-02 09:30:00"
-READ = "2026-03-02 09:41:17"
-TOKEN = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00"  # noqa: S105 - not a secret
+
+EXAMPLES: dict[str, Examples] = json.loads((files("tocsin.api") / "examples.json").read_text("utf-8"))
+"""The named examples of the schemas that do not depend on the catalogue."""
 
 _INBOX = "https://notify.example.com/notifications"
 _CURSOR = "64c1a3f2b8e40-17"
-_USER = {"first_name": "Bernita", "last_name": "Kilback", "profile_picture": None, "email": "bernita@example.com"}
-_PLACE = {"company_id": 1, "locale": "da-DK", "time_zone": "Europe/Copenhagen", "active": True}
-_BERNITA = User.model_validate({"id": 4, **_USER, **_PLACE}).model_dump()
-_TEAM = {"name": "Sales", "company_id": 1}
 
 
 def examples(catalogue: Catalogue) -> dict[str, Examples]:
@@ -41,7 +39,7 @@ def examples(catalogue: Catalogue) -> dict[str, Examples]:
         "Kinds": {"one": {"data": [shown_kind(catalogue, operator, kind, ENGLISH)]}},
         "PreferencesPatch": _changes_of_preferences(kind.name),
         "Preferences": {"some": operator.preferences(_chosen(kind.name), "UTC").shown(datetime.now(UTC))},
-        **OF_THE_REST,
+        **EXAMPLES,
     }
 
 
@@ -115,221 +113,3 @@ def _with_everything(event: dict[str, Any]) -> dict[str, Any]:
         "deliver_at": "2026-03-02T10:30:00+01:00",
         "about": ["order:42"],
     }
-
-
-_DEVICE_FOUND = {
-    "type": "iOS",
-    "environment": "production",
-    "app": "default",
-    "lane": "apns/default",
-    "token_ending": TOKEN[-6:],
-    "registered_at": CREATED,
-    "last_delivered_at": None,
-}
-_RECIPIENT = {
-    "event_id": uuid(1),
-    "user_id": 4,
-    "recipient": True,
-    "why": "a member of team 7",
-    "team_id": 7,
-    "delivered_at": CREATED,
-    "read_at": READ,
-    "deleted_at": None,
-    "devices": [
-        {
-            "type": "iOS",
-            "token_ending": TOKEN[-6:],
-            "lane": "apns/default",
-            "state": "held",
-            "attempts": 1,
-            "settled_at": None,
-            "what": "held until 2026-03-03 06:30 UTC: quiet hours until 07:30",
-        }
-    ],
-}
-
-OF_THE_REST: dict[str, Examples] = {
-    "Links": {"two": {"data": {uuid(1): "https://crm.example.com/cases/7", uuid(2): None}}},
-    "NewCustom": {"custom": {"message": "This is a custom notification", "notify": {"users": [1, 54, 23]}}},
-    "Marks": {"all": {}, "up_to": {"up_to": uuid(3)}, "some": {"ids": [uuid(1), uuid(2)]}},
-    "DeviceBody": {
-        "iphone": {},
-        "android": {"type": "Android"},
-        "with_everything": {
-            "type": "iOS",
-            "environment": "sandbox",
-            "app": "crm",
-            "provider": "apns",
-            "replaces": TOKEN[::-1],
-        },
-    },
-    "DeviceWithToken": {"iphone": {"token": TOKEN}},
-    "Devices": {
-        "one": {
-            "data": [
-                {
-                    "type": "iOS",
-                    "environment": "production",
-                    "app": "default",
-                    "token_ending": TOKEN[-6:],
-                    "registered_at": CREATED,
-                    "last_delivered_at": None,
-                }
-            ]
-        }
-    },
-    "PushOutcome": {
-        "delivered": {"lane": "apns/default", "state": "delivered", "reason": "delivered"},
-        "gone": {"lane": "apns/default", "state": "gone", "reason": "the device is gone: 410 Unregistered"},
-    },
-    "Subscription": {
-        "chromium": {
-            "endpoint": "https://fcm.googleapis.com/fcm/send/c0ffee",
-            "expirationTime": None,
-            "keys": {
-                "p256dh": "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4",
-                "auth": "BTBZMqHH6r4Tts7J_aSIgg",
-            },
-        }
-    },
-    "Endpoint": {"chromium": {"endpoint": "https://fcm.googleapis.com/fcm/send/c0ffee"}},
-    "WebPushKey": {
-        "key": {"key": "BDd3_hVL9fZi9Ybo2UUzA284WG5FZR30_95YeZJsiApwXKpNcF1rRPF3foIiBHXRdJI2Qhumhf6_LFTeZaNndIo"}
-    },
-    "Queued": {"queued": {"queued": True}},
-    "QueuedEvent": {
-        "queued": {"queued": True, "id": uuid(1)},
-        "skipped": {"queued": True, "id": uuid(1), "skipped": {"users": [99], "teams": []}},
-    },
-    "QueuedBatch": {
-        "queued": {"queued": True, "ids": [uuid(1), uuid(2)]},
-        "skipped": {
-            "queued": True,
-            "ids": [uuid(1), uuid(2)],
-            "skipped": [{"id": uuid(2), "users": [99], "teams": []}],
-        },
-    },
-    "Recipient": {"read": _RECIPIENT},
-    "Resolution": {
-        "accepted": {"about": "lead:220f5f6e-e30f-4c5f-8db5-44e345f8e568", "as": "gone", "users": [1, 54]},
-        "erased": {"about": "contact:c2ccbb7e-d174-4894-ba5a-1828d0f09128", "as": "erased"},
-    },
-    "Imported": {"two": {"users": 1, "teams": 1, "devices": 0, "notifications": 0}},
-    "UserBody": {"least": {"first_name": "John", "last_name": "Doe"}, "with_everything": {**_USER, **_PLACE}},
-    "User": {"bernita": _BERNITA},
-    "Users": {"one": {"data": [_BERNITA], "next": 4}},
-    "TeamBody": {"least": {"name": "Sales"}, "with_members": {**_TEAM, "users": [1, 4]}},
-    "Team": {"sales": {"id": 7, **_TEAM, "users": [1, 4]}},
-    "Teams": {"one": {"data": [{"id": 7, **_TEAM, "size": 2}], "next": None}},
-    "Lanes": {
-        "stopped": {
-            "data": [
-                {
-                    "name": "apns/default",
-                    "delivered_at": None,
-                    "stopped_at": CREATED,
-                    "reason": "InvalidProviderToken",
-                    "due": 12,
-                    "oldest": 41.5,
-                    "problem": None,
-                    "refused_by": [],
-                }
-            ]
-        }
-    },
-    "DeadLetters": {
-        "one": {
-            "data": [
-                {
-                    "what": "push",
-                    "task": "push",
-                    "event_id": uuid(1),
-                    "user_id": 4,
-                    "lane": "apns/default",
-                    "attempts": 26,
-                    "reason": "given up: no answer",
-                    "at": CREATED,
-                }
-            ]
-        }
-    },
-    "Person": {
-        "bernita": {
-            "id": 4,
-            "company_id": 1,
-            "first_name": "Bernita",
-            "last_name": "Kilback",
-            "active": True,
-            "total": 17,
-            "unread": 3,
-            "time_zone": "Europe/Copenhagen",
-            "devices": [{**_DEVICE_FOUND, "state": "stopped", "what": "InvalidProviderToken"}],
-        }
-    },
-    "EventsOfPerson": {
-        "read": {
-            "data": [{"type": "custom", "accepted_at": CREATED, **_RECIPIENT}],
-            "looked_back_to": "2026-03-01 10:00:00",
-        }
-    },
-    "PeopleFound": {
-        "one": {
-            "data": [
-                {
-                    "id": 4,
-                    "company_id": 1,
-                    "first_name": "Bernita",
-                    "last_name": "Kilback",
-                    "email": "bernita@example.com",
-                    "active": True,
-                }
-            ]
-        }
-    },
-    "RecipientsOfEvent": {
-        "one": {
-            "data": [
-                {
-                    "user_id": 4,
-                    "first_name": "Bernita",
-                    "last_name": "Kilback",
-                    "read_at": None,
-                    "pushes": ["dead", "delivered"],
-                }
-            ]
-        }
-    },
-    "DevicesFound": {"one": {"data": [{"user_id": 4, **_DEVICE_FOUND}]}},
-    "CustomNotifications": {
-        "one": {
-            "data": [
-                {
-                    "id": uuid(1),
-                    "accepted_at": CREATED,
-                    "service": None,
-                    "sender": {"id": 4, "first_name": "Bernita", "last_name": "Kilback"},
-                    "users": 0,
-                    "teams": 1,
-                    "recipients": 12,
-                    "dropped": 0,
-                }
-            ]
-        }
-    },
-    "Replay": {"events": {"events": [uuid(1)]}, "lane": {"lane": "apns/default"}},
-    "Replayed": {"some": {"jobs": 0, "pushes": 1}},
-    "Health": {"ok": {"status": "ok"}},
-    "Readiness": {
-        "ready": {
-            "status": "ready",
-            "database": "ok",
-            "migrations": "ok",
-            "queue": {
-                "direct": {"due": 0, "oldest": 0.0, "stalled": False},
-                "bulk": {"due": 1, "oldest": 0.214, "stalled": False},
-            },
-            "pushes": {"oldest": 0.0, "stalled": False},
-            "problems": [],
-        }
-    },
-}

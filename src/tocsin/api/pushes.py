@@ -1,5 +1,7 @@
 """The payloads of pushes to phones and browsers, as `webhooks` of the API document."""
 
+import json
+from importlib.resources import files
 from typing import Any
 
 from tocsin.api.examples import Examples, uuid
@@ -10,89 +12,7 @@ from tocsin.notifications import to_json
 MAX_WEB_PUSH_BYTES = 3_000
 """Maximum bytes of the payload for a browser."""
 
-STRING: Schema = {"type": "string"}
-UUID: Schema = {"type": "string", "format": "uuid"}
-_BADGE: Schema = {"type": "integer", "description": "number of unread notifications in the inbox"}
-_ANYTHING: Schema = {"type": "object", "additionalProperties": True}
-_LINK: Schema = {"type": ["string", "null"], "description": "the link; null if the kind has no link"}
-_TEXT_LINK: Schema = {"type": "string", "description": "the link; empty if the kind has no link"}
-
-PUSHES: dict[str, Schema] = {
-    "PushedNotification": {
-        "type": "object",
-        "description": "The notification of a push; `type` is open.",
-        "required": ["id", "type", "data"],
-        "properties": {"id": UUID, "type": STRING, "data": _ANYTHING, "link": _LINK},
-    },
-    "ApnsPush": {
-        "type": "object",
-        "description": "Shows `notification`, or removes the notifications in `clear`.",
-        "required": ["aps"],
-        "properties": {
-            "aps": {
-                "type": "object",
-                "properties": {
-                    "alert": {
-                        "type": "object",
-                        "required": ["title", "body"],
-                        "properties": {"title": STRING, "body": STRING},
-                    },
-                    "badge": _BADGE,
-                    "sound": STRING,
-                    "thread-id": {"type": "string", "description": "groups notifications, for example of one case"},
-                    "category": {"type": "string", "description": "selects the buttons"},
-                    "interruption-level": {"type": "string", "description": "`passive`, `active`, `time-sensitive`"},
-                    "mutable-content": {"type": "integer", "description": "1: an extension of the app can change it"},
-                    "content-available": {
-                        "type": "integer",
-                        "description": "1: wakes the app without showing anything",
-                    },
-                },
-            },
-            "notification": ref("PushedNotification"),
-            "clear": {
-                "description": "ids of notifications that were read or deleted, or `all`",
-                "anyOf": [{"type": "array", "items": UUID}, STRING],
-            },
-        },
-    },
-    "FcmPush": {
-        "type": "object",
-        "description": "Shows a notification, or only removes the notifications in `clear`.",
-        "required": ["data"],
-        "properties": {
-            "notification": {
-                "type": "object",
-                "required": ["title", "body"],
-                "properties": {"title": STRING, "body": STRING},
-            },
-            "data": {
-                "type": "object",
-                "description": "All values are strings, as Firebase requires.",
-                "properties": {
-                    "id": UUID,
-                    "type": {"type": "string", "description": "open"},
-                    "data": {"type": "string", "description": "the notification's data, as JSON text"},
-                    "link": _TEXT_LINK,
-                    "clear": {"type": "string", "description": 'JSON text: a list of ids, or `"all"`'},
-                    "badge": {"type": "string", "description": "number of unread notifications in the inbox"},
-                },
-            },
-        },
-    },
-    "WebPush": {
-        "type": "object",
-        "description": f"The decrypted payload in the service worker: at most {MAX_WEB_PUSH_BYTES:,} bytes.",
-        "properties": {
-            "title": STRING,
-            "body": STRING,
-            "tag": {"type": "string", "description": "a notification replaces the displayed one with the same tag"},
-            "badge": _BADGE,
-            "clear": {"type": "array", "items": UUID, "description": "ids of notifications that were read or deleted"},
-            "notification": ref("PushedNotification"),
-        },
-    },
-}
+PUSHES: dict[str, Schema] = json.loads((files("tocsin.api") / "push_schemas.json").read_text("utf-8"))
 
 
 def pushes(catalogue: Catalogue) -> dict[str, Any]:

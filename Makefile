@@ -40,11 +40,13 @@ coverage: .venv/ready parts ## all tests with a report of uncovered lines and br
 	$(BIN)/coverage report
 	$(BIN)/python -m tests.support.coverage
 
-lint: .venv/ready ## ruff, mypy and the import contracts between modules
+lint: .venv/ready ## ruff, mypy, the import contracts between modules, unused dependencies and unused code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry src
+	$(BIN)/vulture
 
 bench: .venv/ready ## measure all performance claims; needs an otherwise idle machine
 	for claim in list_page list_deep post_event batch unchanged read_all imports team visible memory streams transport push handed_over everybody fanout_devices inbox_page; do $(BIN)/python -m bench.$$claim || exit 1; done

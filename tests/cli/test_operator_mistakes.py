@@ -138,8 +138,9 @@ async def test_unusable_file_is_reported_in_one_sentence(
 
 async def nothing(_settings: Settings) -> AsyncIterator[doctor.Finding]:
     """Skip the checks of the database."""
-    return
-    yield
+    found: tuple[doctor.Finding, ...] = ()
+    for finding in found:
+        yield finding
 
 
 URLS = {

@@ -6,7 +6,6 @@
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,9 +21,6 @@ from tocsin.idempotency import MAX_KEY_LENGTH, IdempotencyKey, StoredAnswer
 from tocsin.logs import cut_path
 from tocsin.pubsub import DeferredPubSub
 from tocsin.validation import field_error
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
 HEADER = "idempotency-key"
 
@@ -64,7 +60,7 @@ def key_of(request: Request, caller: UserCaller | ServiceCaller) -> IdempotencyK
     return IdempotencyKey(caller.label + company, request.method, cut_path(request.scope["path"]), given)
 
 
-def digest_for(request: Request) -> "_Hash":
+def digest_for(request: Request) -> "hashlib._Hash":
     """Return a hash to update with the body. Its digest identifies a repeated request."""
     path = request.scope["path"].encode()
     return hashlib.sha256(len(path).to_bytes(4, "big") + path)

@@ -135,7 +135,7 @@ class ChangesAnswer(AnswerModel):
     model_config = ConfigDict(title="Changes")
 
     cursor: str
-    """where the next changes begin"""
+    """the end of these changes; send it as `since` in the next request"""
     data: list[InboxChange] = []
     unread: int = 0
     """number of unread notifications in the inbox"""

@@ -52,19 +52,30 @@ class Team:
 async def put_user(database: Database, user: User, company_id: int | None) -> None:
     """Create or replace a user. With `company_id`, raises `NotFound` for a user of another company.
 
-    If the time zone changed, held pushes are decided again. If the user is no longer active, their phones clear all
-    notifications. If the id was erased within the current second, this waits for the end of it: tokens contain whole
-    seconds, and a token of the erased user must not be valid for the new one.
+    If the id was erased within the current second, this waits for the end of it: tokens contain whole seconds, and a
+    token of the erased user must not be valid for the new one.
     """
     async with database.transaction() as connection:
-        row = await connection.fetchrow(_SQL["put_user"], user.model_dump_json(), company_id)
-        if row is None:
+        ids, wait = await put_users(connection, f"[{user.model_dump_json()}]", company_id)
+        if not ids:
             raise NotFound
-        if row["zone_changed"]:
-            await deliveries.release_held(connection, [user.id])
-        if row["is_retired"]:
-            await devices.clear_phones(connection, [user.id])
-    await wait_until_tokens_are_valid(row["wait"])
+    await wait_until_tokens_are_valid(wait)
+
+
+async def put_users(connection: Connection, users: str, company_id: int | None) -> tuple[list[int], float | None]:
+    """Create or replace users, a JSON array; with `company_id`, only those of that company.
+
+    If a time zone changed, held pushes are decided again. If a user is no longer active, their phones clear all
+    notifications. Returns the ids, and for how many seconds new tokens are not valid.
+    """
+    put = await connection.fetch(_SQL["put_users"], users, company_id)
+    ids = [row["id"] for row in put]
+    heads = await inbox.put_heads(connection, ids, [row["locale"] for row in put], [row["active"] for row in put])
+    if moved := [row["id"] for row in put if row["zone_changed"]]:
+        await deliveries.release_held(connection, moved)
+    if heads["retired"]:
+        await devices.clear_phones(connection, heads["retired"])
+    return ids, heads["wait"]
 
 
 async def wait_until_tokens_are_valid(seconds: float | None) -> None:

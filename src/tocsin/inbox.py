@@ -260,6 +260,17 @@ async def lock(connection: Connection, user_ids: Collection[int], company_id: in
     return {row["user_id"] for row in await connection.fetch(_SQL["lock"], list(user_ids), company_id)}
 
 
+async def put_heads(
+    connection: Connection, user_ids: Sequence[int], locales: Sequence[str], active: Sequence[bool]
+) -> Record:
+    """Create or change the heads of users, in the order of ids.
+
+    Returns who was deactivated (`retired`), and for how many seconds new tokens are not valid (`wait`).
+    """
+    [row] = await connection.fetch(_SQL["put_heads"], user_ids, locales, active)
+    return row
+
+
 async def mark(connection: Connection, entries: Sequence[tuple[UUID, int]], change: Change) -> None:
     """Apply a change to entries of locked inboxes, by event and user. Entries that have it already do not change."""
     await connection.execute(_SQL["mark"], *map(list, zip(*entries, strict=True)), change, len(entries))

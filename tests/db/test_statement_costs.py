@@ -27,7 +27,7 @@ BOUNDED = {
     ("devices", "keep"): "one user's devices",
     ("devices", "clear_phones"): "a handful of push lanes",
     ("directory", "mask"): "one chunk of at most 10,000 recipients for each of 2,000 events",
-    ("directory", "put_user"): "one user's teams",
+    ("directory", "put_users"): "the teams of at most 2,500 users",
     ("doctor", "workers"): "a row for each worker",
     ("event_status", "person"): "the recipients of one event, compared with one user",
     ("explain", "devices"): "one user's devices",

@@ -18,7 +18,6 @@ from tocsin.errors import FieldError, InternalError, Invalid
 from tocsin.ids import new_id
 from tocsin.jobs import Job
 from tocsin.pubsub import PubSub, wait
-from tocsin.push import deliveries
 from tocsin.transfer.lines import PARTS, Line, LineParser
 from tocsin.validation import field_error
 
@@ -193,10 +192,10 @@ async def _apply(database: Database, worker: UUID, job: Job) -> None:
 
 
 async def _users(connection: Connection, id_: UUID, company_id: int | None) -> int:
-    [row] = await connection.fetch(_SQL["users"], id_, company_id, APPLY_BATCH_SIZE)
-    await deliveries.release_held(connection, row["zone_changed"])
-    await devices.clear_phones(connection, row["retired"])
-    await directory.wait_until_tokens_are_valid(row["wait"])
+    [row] = await connection.fetch(_SQL["users"], id_, APPLY_BATCH_SIZE)
+    if row["users"]:
+        _, wait = await directory.put_users(connection, row["users"], company_id)
+        await directory.wait_until_tokens_are_valid(wait)
     count: int = row["count"]
     return count
 

@@ -1,25 +1,18 @@
 -- The directory: users, teams and their members.
 
--- name: put_user
--- Also returns whether the time zone changed, whether the user was deactivated, and for how many seconds new tokens are
--- not valid yet: tokens contain whole seconds, and the id may have been erased in the current second. The 30 s are the
--- allowed difference of clocks.
+-- name: put_users
+-- Create or replace users, a JSON array; with $2, only those of that company. Returns the users that were put, with their
+-- heads, in the order of ids, and whether the time zone of each changed.
 with given as materialized (
-    select p.*
-    from json_to_record($1::json) as p (
+    select p.*, p.time_zone <> (select u.time_zone from users u where u.id = p.id) as zone_changed
+    from json_to_recordset($1::json) as p (
         id int, company_id int, first_name text, last_name text, profile_picture text, email text, locale text,
         time_zone text, active bool
     )
 ),
-other_zone as materialized (
-    select from users u join given on u.id = given.id and u.time_zone <> given.time_zone
-),
-active as materialized (
-    select from heads h join given on h.user_id = given.id and h.active
-),
 put as (
     insert into users (id, company_id, first_name, last_name, profile_picture, email, time_zone)
-    select id, company_id, first_name, last_name, profile_picture, email, time_zone from given
+    select id, company_id, first_name, last_name, profile_picture, email, time_zone from given order by id
     on conflict (id) do update
     set company_id = excluded.company_id, first_name = excluded.first_name, last_name = excluded.last_name,
         profile_picture = excluded.profile_picture, email = excluded.email, time_zone = excluded.time_zone,
@@ -27,27 +20,13 @@ put as (
     where $2::int is null or users.company_id = $2
     returning id, company_id
 ),
-head as (
-    insert into heads (user_id, locale, active, tokens_from)
-    select id, locale, active, (
-        select greatest(now() - interval '30 s', date_trunc('second', erased_at) + interval '1 s')
-        from erased_ids
-        where digest = sha256(convert_to(given.id::text, 'UTF8'))
-    )
-    from given
-    where id in (select id from put)
-    on conflict (user_id) do update set locale = excluded.locale, active = excluded.active
-    returning tokens_from
-),
 moved as (
     -- a user who changes the company leaves the teams of the old one
     delete from members m
     using put, teams t
     where m.user_id = put.id and t.id = m.team_id and t.company_id <> put.company_id
 )
-select id, exists (select from other_zone) as zone_changed, exists (select from active) and not (select active from given) as is_retired,
-       (select greatest(extract(epoch from tokens_from - clock_timestamp()), 0)::float from head) as wait
-from put
+select id, locale, active, zone_changed from given where coalesce(id in (select id from put), false) order by id
 
 -- name: user
 select u.id, u.company_id, u.first_name, u.last_name, u.profile_picture, u.email, h.locale, u.time_zone, h.active

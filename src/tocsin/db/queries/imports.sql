@@ -100,14 +100,13 @@ insert into jobs (id, task, lane) values ($1, 'import', 'bulk')
 select applied, exists (select from dead_letters d where d.id = i.id) as dead from imports i where id = $1
 
 -- name: users
--- Some users, each by their last line, in the order of ids, in which heads are locked. Returns also whose time zone
--- changed, and who was deactivated.
+-- Take the lines of some users, in the order of ids; return the last line of each as a JSON array, and the number of lines.
 with next as materialized (
     select distinct on (user_id) user_id, body
     from import_lines
     where import_id = $1 and part = 'user'
     order by user_id, number desc
-    limit $3
+    limit $2
 ),
 line as (
     delete from import_lines
@@ -119,52 +118,8 @@ line as (
         ) l
     ))
     returning number
-),
-person as materialized (
-    select p.*
-    from next
-    cross join lateral json_to_record(next.body::json) as p (
-        id int, company_id int, first_name text, last_name text, profile_picture text, email text, locale text,
-        time_zone text, active bool
-    )
-),
-before as materialized (
-    select id, time_zone <> (select u.time_zone from users u where u.id = person.id) as zone_changed,
-           not active and (select h.active from heads h where h.user_id = person.id) as is_retired
-    from person
-),
-put as (
-    insert into users (id, company_id, first_name, last_name, profile_picture, email, time_zone)
-    select id, company_id, first_name, last_name, profile_picture, email, time_zone from person order by id
-    on conflict (id) do update
-    set company_id = excluded.company_id, first_name = excluded.first_name, last_name = excluded.last_name,
-        profile_picture = excluded.profile_picture, email = excluded.email, time_zone = excluded.time_zone,
-        moved_at = case when users.company_id = excluded.company_id then users.moved_at else clock_timestamp() end
-    where $2::int is null or users.company_id = $2
-    returning id, company_id
-),
-head as (
-    insert into heads (user_id, locale, active, tokens_from)
-    select id, locale, active, (
-        select greatest(now() - interval '30 s', date_trunc('second', erased_at) + interval '1 s')
-        from erased_ids
-        where digest = sha256(convert_to(person.id::text, 'UTF8'))
-    )
-    from person
-    where coalesce(id in (select id from put), false)
-    order by id
-    on conflict (user_id) do update set locale = excluded.locale, active = excluded.active
-    returning tokens_from
-),
-moved as (
-    delete from members m
-    using put, teams t
-    where m.user_id = put.id and t.id = m.team_id and t.company_id <> put.company_id
 )
-select (select count(*) from line) as count,
-       (select greatest(extract(epoch from max(tokens_from) - clock_timestamp()), 0)::float from head) as wait,
-       array(select id from before where zone_changed and coalesce(id in (select id from put), false)) as zone_changed,
-       array(select id from before where is_retired and coalesce(id in (select id from put), false)) as retired
+select (select count(*) from line) as count, (select json_agg(body::json)::text from next) as users
 
 -- name: team
 -- Take the next team.

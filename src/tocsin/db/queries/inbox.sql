@@ -97,6 +97,33 @@ order by position desc
 offset $2::bigint - 1
 limit 1
 
+-- name: put_heads
+-- Create the heads of users, or change their locale and whether they are active, in the order of ids. Returns who was
+-- deactivated, and for how many seconds new tokens are not valid yet: tokens contain whole seconds, and an id may have been
+-- erased in the current second. The 30 s are the allowed difference of clocks.
+with given as materialized (
+    select * from unnest($1::int[], $2::text[], $3::bool[]) as head (user_id, locale, active)
+),
+retired as materialized (
+    select user_id
+    from given
+    where not active and (select h.active from heads h where h.user_id = given.user_id)
+),
+head as (
+    insert into heads (user_id, locale, active, tokens_from)
+    select user_id, locale, active, (
+        select greatest(now() - interval '30 s', date_trunc('second', erased_at) + interval '1 s')
+        from erased_ids
+        where digest = sha256(convert_to(given.user_id::text, 'UTF8'))
+    )
+    from given
+    order by user_id
+    on conflict (user_id) do update set locale = excluded.locale, active = excluded.active
+    returning tokens_from
+)
+select array(select user_id from retired) as retired,
+       (select greatest(extract(epoch from max(tokens_from) - clock_timestamp()), 0)::float from head) as wait
+
 -- name: heads
 select user_id, position as at, made_at, tokens_from, unread from heads where user_id = any($1::int[]) and active
 

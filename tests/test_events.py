@@ -57,7 +57,7 @@ async def test_batch_keeps_its_order_with_any_workers_and_ids(idle: Api) -> None
         second,
     )
     rows = await idle.app_state.database.rows(
-        "select id, task, lane, due_at, wanted_at, attempts, progress, batch from jobs where worker_id = $1"
+        "select id, task, lane as queue, due_at, wanted_at, attempts, progress, batch from jobs where worker_id = $1"
         " order by due_at",
         second,
     )

@@ -19,7 +19,7 @@ from tests.support.answers import FILES, UNKNOWN, routes_of
 from tests.support.events import custom, note
 from tests.support.service import HOUR, SECRET, Api, at_rest, serving, settings_for, standing_token
 from tocsin import errors, validation
-from tocsin.api import operations as doors_of_operations
+from tocsin.api import docs
 from tocsin.api.app import build
 from tocsin.api.body import MAX_BODY_BYTES
 from tocsin.api.examples import EXAMPLES
@@ -107,7 +107,7 @@ async def test_openapi_document_is_built_once(api: Api, monkeypatch: pytest.Monk
         written.append(to_json(found))
         return written[-1]
 
-    monkeypatch.setattr(doors_of_operations, "to_json", write)
+    monkeypatch.setattr(docs, "to_json", write)
     answers = [await api.call("GET", "/openapi.json") for _ in range(3)]
     assert len(written) <= 1  # none if another test was first
     assert len({answer.content for answer in answers}) == 1

@@ -157,15 +157,84 @@ class TestFetching:
 
 
 class TestJwks:
-    async def test_jwks_is_fetched_when_a_token_needs_it(self, clock: Clock) -> None:
-        async with Site(responding(jwks(*(pair(algorithm, algorithm) for algorithm in ALGORITHMS)))) as site:
+    @pytest.mark.parametrize("algorithm", ALGORITHMS)
+    async def test_jwks_is_fetched_when_a_token_needs_it(self, clock: Clock, algorithm: str) -> None:
+        async with Site(responding(jwks(*(pair(each, each) for each in ALGORITHMS)))) as site:
             verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
-            for algorithm in ALGORITHMS:
-                for kid in (algorithm, None):
-                    token = pair(algorithm, algorithm).sign({"kid": kid})
-                    await verifier.prepare(token)
-                    assert isinstance(verifier.verify(token), UserCaller)
+            for kid in (algorithm, None):
+                token = pair(algorithm, algorithm).sign({"kid": kid})
+                await verifier.prepare(token)
+                assert isinstance(verifier.verify(token), UserCaller)
             assert site.asked == 1
+
+    @pytest.mark.parametrize("kid", ["old", None])
+    async def test_token_of_a_known_key_causes_no_jwks_fetch(self, clock: Clock, kid: str | None) -> None:
+        async with Site(GOOD) as site:
+            keys = Jwks(site.url, ALL_SPEAKERS, clock)
+            verifier = Verifier([], jwks=keys)
+            for minute in range(3):
+                await verifier.prepare(OLD.sign({"kid": kid}, sub=minute + 1))
+                await settled(keys)
+                assert site.asked == 1
+                clock.now += FETCH_INTERVAL
+
+    @pytest.mark.parametrize("kid", ["new", None])
+    async def test_token_of_an_unknown_key_causes_a_jwks_fetch_after_a_minute(
+        self, clock: Clock, kid: str | None
+    ) -> None:
+        newer = pair("RS256", "newer")
+        async with Site(GOOD) as site:
+            verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock))
+            await verifier.prepare(OLD.sign())
+            site.answer = responding(jwks(OLD, NEW, newer))
+            clock.now += FETCH_INTERVAL
+            token = NEW.sign({"kid": kid}) if kid is None else newer.sign()
+            await verifier.prepare(token)
+            assert isinstance(verifier.verify(token), UserCaller)
+            assert site.asked == 2
+
+    async def test_jwks_is_not_fetched_twice_at_once(self, clock: Clock) -> None:
+        async with Site(hanging) as site:
+            keys = Jwks(site.url, ALL_SPEAKERS, clock)
+            keys.freshen()
+            clock.now += FETCH_INTERVAL
+            first = keys._fetching  # noqa: SLF001 - no public interface shows it
+            keys.freshen()
+            assert keys._fetching is first  # noqa: SLF001 - as above
+            await keys.close()
+
+    async def test_closing_ends_a_jwks_fetch(self, clock: Clock) -> None:
+        async with Site(hanging) as site:
+            keys = Jwks(site.url, ALL_SPEAKERS, clock)
+            await keys.close()
+            keys.freshen()
+            fetching = keys._fetching  # noqa: SLF001 - no public interface shows it
+            assert fetching is not None
+            await keys.close()
+            assert fetching.cancelled()
+
+    async def test_jwks_that_cannot_be_fetched_for_days_is_still_asked_for(self, clock: Clock) -> None:
+        async with Site(responding(b"", "503 Service Unavailable")) as site:
+            keys = Jwks(site.url, ALL_SPEAKERS, clock)
+            keys._failures = 5000  # noqa: SLF001 - as many fetches would take long
+            verifier = Verifier([], jwks=keys)
+            with pytest.raises(Unavailable) as caught:
+                await verifier.prepare(OLD.sign())
+            assert caught.value.headers == {"Retry-After": "60"}
+            site.answer = GOOD
+            clock.now += FETCH_INTERVAL
+            await verifier.prepare(OLD.sign())
+            assert isinstance(verifier.verify(OLD.sign()), UserCaller)
+
+    async def test_retry_after_is_positive_if_a_failed_jwks_fetch_took_long(self, clock: Clock) -> None:
+        async def slow(writer: asyncio.StreamWriter) -> None:
+            clock.now += 5
+            await responding(b"", "503 Service Unavailable")(writer)
+
+        async with Site(slow) as site:
+            with pytest.raises(Unavailable) as caught:
+                await Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock)).prepare(OLD.sign())
+            assert caught.value.headers == {"Retry-After": "1"}
 
     async def test_unknown_key_ids_cause_at_most_one_jwks_fetch_a_minute(self, clock: Clock) -> None:
         async with Site(GOOD) as site:
@@ -301,6 +370,7 @@ class TestJwks:
             site.answer = responding(jwks(NEW))
             clock.now += STALE - 1
             await verifier.prepare(old)
+            await settled(keys)
             assert (verifier.verify(old), site.asked) == (kept, 1)
             clock.now += 1
             await verifier.prepare(old)

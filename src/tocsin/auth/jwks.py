@@ -77,8 +77,7 @@ class Jwks:
 
     @property
     def _pause(self) -> float:
-        is_first = not self.keys and self._failures > 0
-        return min(2.0 ** (self._failures - 1), FETCH_INTERVAL) if is_first else FETCH_INTERVAL
+        return FETCH_INTERVAL if self.keys else min(2.0 ** min(self._failures - 1, 6), FETCH_INTERVAL)
 
     @property
     def _under_way(self) -> asyncio.Task[None] | None:
@@ -96,7 +95,7 @@ class Jwks:
             self._failed, self._failures = True, self._failures + 1
             log.warning("JWKS fetch failed", reason=str(error), kept=len(self.keys))
             return
-        self._failed, self._failures, self._fetched = False, 0, self._clock()
+        self._failed, self._fetched = False, self._clock()
         if keys != self.keys:
             self.keys = keys
             log.info("JWKS changed", keys=len(keys))

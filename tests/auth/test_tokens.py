@@ -287,6 +287,7 @@ def test_key_in_token_header_is_ignored(verifier: Verifier, header: str) -> None
             token(sub="crm", scope="openid events:write  directory:write", company_id=1),
             ServiceCaller("crm", frozenset({"events:write", "directory:write"}), 1, NOW + 60),
         ),
+        (token(sub="c" * 100, scope="operations"), ServiceCaller("c" * 100, SCOPES & {"operations"}, None, NOW + 60)),
         (
             token(sub="Bücher & Söhne 4" * 6, scope="events:write", company_id=LARGEST),
             ServiceCaller("Bücher & Söhne 4" * 6, frozenset({"events:write"}), LARGEST, NOW + 60),
@@ -452,9 +453,23 @@ def test_world_readable_secret_file_is_rejected(tmp_path: Path, mode: int) -> No
 
 
 def test_too_short_secret_file_is_rejected(tmp_path: Path) -> None:
-    (tmp_path / "jwt-secret").write_text("short\n")
+    (tmp_path / "jwt-secret").write_text("s" * 31 + "\n")
     (tmp_path / "jwt-secret").chmod(0o600)
     with pytest.raises(Refusal, match="too short"):
+        own_secret(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["s" * 32, "s" * 32 + "\n", "  " + "é" * 48 + "\r\n"])
+def test_secret_file_is_used_without_surrounding_white_space(tmp_path: Path, content: str) -> None:
+    (tmp_path / "jwt-secret").write_text(content, "utf-8")
+    (tmp_path / "jwt-secret").chmod(0o600)
+    assert own_secret(tmp_path) == content.strip()
+
+
+def test_secret_file_that_is_not_text_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "jwt-secret").write_bytes(bytes(range(128, 192)))
+    (tmp_path / "jwt-secret").chmod(0o600)
+    with pytest.raises(Refusal, match="not text"):
         own_secret(tmp_path)
 
 

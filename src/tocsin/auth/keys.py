@@ -199,8 +199,12 @@ def _material_of(entry: Mapping[str, Any]) -> Any:
 
 def _read_secret(path: Path) -> str:
     secret_files.claim(path)
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8", errors="replace") as file:
-        secret = file.read(_MAX_FILE_BYTES).strip()
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        content = file.read(_MAX_FILE_BYTES)
+    try:
+        secret = content.decode().strip()
+    except UnicodeDecodeError:
+        raise Refusal(f"The secret {path} is not text in UTF-8; delete it to get a new one.") from None
     if len(secret) < MIN_SECRET_BYTES:
         raise Refusal(f"The secret {path} is too short; delete it to get a new one.")
     return secret

@@ -271,6 +271,22 @@ def put(claims: dict[str, Any], claim: str, value: Any) -> None:
         claims[claim] = value
 
 
+@pytest.mark.parametrize("bad", [["crm", "web"], "crm\n", "c" * 101, True, 4.5, {"crm": 1}])
+def test_invalid_service_name_is_not_replaced_by_that_of_a_later_claim(bad: Any) -> None:
+    verifier = Verifier([SECRET], expected=Expected(service_claims=("azp", "sub")))
+    claims = {"exp": int(time.time()) + 60, "scope": "operations", "sub": "crm"}
+    assert verifier.verify(signed({"alg": "HS256"}, {**claims, "azp": ""})).label == "service crm"
+    with pytest.raises(Unauthenticated, match="its azp is not a service name"):
+        verifier.verify(signed({"alg": "HS256"}, {**claims, "azp": bad}))
+
+
+def test_service_may_have_a_number_as_name_in_a_claim_of_its_own() -> None:
+    verifier = Verifier([SECRET], expected=Expected(service_claims=("azp", "sub")))
+    for number in (5, "5"):
+        claims = {"exp": int(time.time()) + 60, "scope": "operations", "azp": number}
+        assert verifier.verify(signed({"alg": "HS256"}, claims)).label == "service 5"
+
+
 @pytest.mark.parametrize(
     "bad",
     [

@@ -130,6 +130,19 @@ class TestJwks:
         assert verifier.verify(pair(algorithm).sign({"kid": None}, exp=EXP)) == UserCaller(4, EXP)
         refused(verifier, pair(algorithm).sign({"kid": "other"}))
 
+    def test_jwk_without_a_declared_use_is_accepted(self) -> None:
+        entry = {name: value for name, value in pair("RS256").jwk().items() if name != "use"}
+        [key] = of_jwks(json.dumps({"keys": [entry]}).encode(), ALL_SPEAKERS)
+        assert Verifier([key]).verify(pair("RS256").sign(exp=EXP)) == UserCaller(4, EXP)
+
+    @pytest.mark.parametrize("declared", ["EdDSA", "Ed25519"])
+    def test_both_names_of_ed25519_verify_with_a_jwk_that_declares_one(self, declared: str) -> None:
+        private = pair("EdDSA").private
+        entry = {**pair("EdDSA").jwk(), "alg": declared}
+        verifier = Verifier(of_jwks(json.dumps({"keys": [entry]}).encode(), ALL_SPEAKERS))
+        for name in ("EdDSA", "Ed25519"):
+            assert verifier.verify(Pair(private, name, "one").sign(exp=EXP)) == UserCaller(4, EXP)
+
     def test_unusable_jwks_entries_are_ignored(self) -> None:
         good, ec, okp = pair("RS256").jwk(), pair("ES256").jwk(), pair("EdDSA").jwk()
         small = {**good, "n": base64.urlsafe_b64encode(b"\xff" * 128).decode()}
@@ -282,6 +295,27 @@ class TestSettings:
         assert not (tmp_path / "jwt-secret").exists()
         verifier = verifier_of(settings_for(jwt_secret=(), data_dir=tmp_path))
         assert verifier.verify(mint_user((tmp_path / "jwt-secret").read_text(), 4, HOUR))
+
+    def test_secret_of_the_embedded_mode_is_made_only_by_its_first_start(self, tmp_path: Path) -> None:
+        with pytest.raises(Refusal, match=r"There is no secret in .*: start `tocsin serve` once"):
+            verifier_of(settings_for(jwt_secret=(), data_dir=tmp_path))
+        assert not (tmp_path / "jwt-secret").exists()
+
+    async def test_without_a_jwks_url_no_key_is_fetched(self) -> None:
+        verifier = verifier_of(settings_for())
+        verifier.begin()
+        await verifier.prepare(pair("RS256").sign())
+        assert "signature" in refused(verifier, pair("RS256").sign())
+        await verifier.close()
+
+    @pytest.mark.parametrize("whose", ["published", "all"])
+    def test_setting_limits_the_issuer_check_to_published_keys(self, whose: str) -> None:
+        verifier = verifier_of(settings_for(jwt_issuer="https://login.example.com", jwt_issuer_for=whose))
+        token = signed({"alg": "HS256"}, {"sub": "4", "exp": EXP})
+        if whose == "published":
+            assert verifier.verify(token) == UserCaller(4, EXP)
+        else:
+            assert "iss" in refused(verifier, token)
 
     def test_minted_token_is_accepted_by_the_service(self) -> None:
         settings = settings_for(

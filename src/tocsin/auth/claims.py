@@ -81,7 +81,7 @@ def caller_from(
     expires = math.floor(_second(claims, "exp"))
     if expires + CLOCK_SKEW <= now:
         raise refused("The token has expired.")
-    if "nbf" in claims and math.ceil(_second(claims, "nbf")) - CLOCK_SKEW > now:
+    if "nbf" in claims and _second(claims, "nbf") - CLOCK_SKEW > now:
         raise refused("The token is not valid yet.")
     if published or not expected.only_published:
         _refuse_others(claims, expected)

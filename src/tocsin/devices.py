@@ -1,7 +1,6 @@
 """Devices: the phones and browsers of users. A token belongs to one user at a time."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
@@ -11,17 +10,10 @@ from tocsin.errors import NotFound, Unauthenticated
 MAX_DEVICES = 50
 """Maximum devices of a user. One more removes the one unused for longest."""
 
-Provider = Literal["apns", "fcm", "web"]
-
-TYPES: Mapping[str, Provider] = {"iOS": "apns", "Android": "fcm"}
-"""The types of phones and their default providers."""
-
 ENDING = 6
 """The number of last characters of a token that are shown."""
 
 _SQL = queries("devices")
-_APNS = re.compile(r"([0-9A-Fa-f]{2}){8,256}")
-_FCM = re.compile(r"[A-Za-z0-9_:-]{32,4096}|[cdef][A-Za-z0-9_-]{21}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +25,11 @@ class Device:
 
     token: str
     type: Literal["iOS", "Android", "Web"]
-    provider: Provider
+    provider: str
     environment: Literal["production", "sandbox"]
     app: str
     p256dh: str | None = None
     auth: str | None = None
-
-
-def token_of(text: str, provider: Provider) -> str | None:
-    """Return a token in stored form, or None if it is not a token of this provider.
-
-    Apple's are hexadecimal, and the same in upper and lower case; Google's are registration tokens or installation ids.
-    """
-    if provider == "apns":
-        return text.lower() if _APNS.fullmatch(text) else None
-    return text if _FCM.fullmatch(text) else None
 
 
 async def register(database: Database, user_id: int, device: Device, replaces: str | None = None) -> None:

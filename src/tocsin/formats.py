@@ -1,11 +1,11 @@
-"""The formats of users, teams, devices and imported notifications."""
+"""The formats of users, teams and imported notifications."""
 
 import zoneinfo
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import (
@@ -15,15 +15,12 @@ from pydantic import (
     Field,
     PlainValidator,
     ValidationError,
-    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
     WrapValidator,
-    field_validator,
 )
 
 from tocsin.catalogue.rendering import has_only_allowed_tags, one_line
-from tocsin.devices import TYPES, Device, Provider, token_of
 from tocsin.errors import MAX_FIELD_ERRORS
 from tocsin.ids import MAX_ID, parsed_uuid
 from tocsin.notifications import moment_of
@@ -125,7 +122,6 @@ Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3
 Moment = Annotated[datetime, PlainValidator(_moment), WithJsonSchema({"type": "string"})]
 Past = Annotated[Moment, AfterValidator(_past)]
 TimeZone = Annotated[str, AfterValidator(_known_zone)]
-App = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
 
 
 class UserBody(RequestModel):
@@ -178,74 +174,6 @@ class User(UserLine):
     model_config = ConfigDict(json_schema_extra=_as_answered)
 
     company_id: Id
-
-
-class DeviceBody(RequestModel):
-    """A phone without its token. Missing fields have their default values."""
-
-    type: Literal["iOS", "Android"] | None = None
-    """left out: `iOS`"""
-    environment: Literal["production", "sandbox"] | None = None
-    """left out: `production`"""
-    app: App | None = None
-    """the app, if there are several; left out: `default`"""
-    provider: Literal["apns", "fcm"] | None = None
-    """left out: the default of `type`; `Android` allows only `fcm`"""
-    replaces: str | None = None
-    """the previous token of this device, which is removed if it is the caller's"""
-
-    @field_validator("provider", mode="before")
-    @classmethod
-    def _of_the_type(cls, given: Any, info: ValidationInfo) -> Any:
-        if info.data.get("type") == "Android" and given not in {None, "fcm"}:
-            raise refusal("in", "must be fcm")
-        return given
-
-    @field_validator("app", mode="wrap")
-    @classmethod
-    def _known_form(cls, given: Any, check: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return check(given)
-        except ValidationError:
-            if not isinstance(given, str):
-                raise
-            raise refusal("regex", "must have 1 to 100 letters, digits, dots, dashes and underscores") from None
-
-
-class DeviceWithToken(DeviceBody):
-    """A phone with the token from its push service."""
-
-    token: Annotated[str, Given, Field(json_schema_extra={"minLength": 1})]
-
-    @field_validator("token")
-    @classmethod
-    def _as_it_is_kept(cls, text: str, info: ValidationInfo) -> str:
-        provider: Provider = info.data.get("provider") or TYPES[info.data.get("type") or "iOS"]
-        if (token := token_of(text, provider)) is None:
-            raise refusal("regex", f"is not a valid {provider} token")
-        return token
-
-    def device(self) -> Device:
-        """Return the device."""
-        type_ = self.type or "iOS"
-        return Device(
-            self.token, type_, self.provider or TYPES[type_], self.environment or "production", self.app or "default"
-        )
-
-
-class _Owned(RequestModel):
-    user_id: Annotated[Id, Given]
-
-
-class DeviceLine(DeviceWithToken, _Owned):
-    """A phone in an import, with its owner."""
-
-    registered_at: Moment | None = None
-    last_delivered_at: Moment | None = None
-
-    def times(self) -> dict[str, datetime | None]:
-        """Return the times of its registration and of the last delivered push."""
-        return {"registered_at": self.registered_at, "last_delivered_at": self.last_delivered_at}
 
 
 class NotificationLine(RequestModel):

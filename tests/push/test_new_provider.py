@@ -12,9 +12,8 @@ from tests.support.pushes import becomes, push_report
 from tests.support.service import serving
 from tocsin import devices
 from tocsin.catalogue import Catalogue
-from tocsin.devices import Device
 from tocsin.http_client.messages import Answer, Request
-from tocsin.push import apps
+from tocsin.push import apps, device_formats
 from tocsin.push.apps import AppEntry, Planned
 from tocsin.push.channels import Channel, Delivered, Gone, Outcome, Push, Refused
 from tocsin.push.channels.vapid import Vapid
@@ -26,6 +25,11 @@ class Pager(Channel):
     """Sends the title alone, to a url of the pager's own."""
 
     window = 10
+    phones = ("Android",)
+
+    @classmethod
+    def stored_token(cls, text: str) -> str | None:
+        return text if text.isdecimal() else None
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -51,11 +55,13 @@ async def test_custom_provider_delivers_without_changing_other_modules(
             yield Planned(lane_name("pager", app), Pager, lambda: Pager(pagers.url), (pagers.url,), ())
 
         monkeypatch.setattr(apps, "PROVIDERS", [*apps.PROVIDERS, lanes])
+        monkeypatch.setitem(device_formats.PHONES, "pager", Pager)
         files: dict[str, Any] = {"push_ca_file": files_in(tmp_path)[0], "vapid_key_file": tmp_path / "vapid.pem"}
         async with serving(url, catalogue, **files) as api:
             await api.people(1)
-            pager = Device("0042", "Android", "pager", "production", "default")  # type: ignore[arg-type]
-            await devices.register(api.app_state.database, 1, pager)
+            for token, status in (("0042", 204), ("x", 422)):
+                pager = {"type": "Android", "provider": "pager", "token": token}
+                assert (await api.as_user(1, "POST", "/notifications/devices", json=pager)).status_code == status
             await becomes(api, await api.post(note(1)), {"delivered": 1})
             pagers.behaviour = answering(404)
             id_ = await api.post(note(1))

@@ -9,13 +9,13 @@ from tocsin.api.documented import problems
 from tocsin.api.requests import Endpoint, SubscriptionBody, Token
 from tocsin.api.routes import OPTIONAL, Given, router
 from tocsin.api.state import AppState, State
-from tocsin.devices import Device, token_of
+from tocsin.devices import Device
 from tocsin.errors import FieldError, Invalid, NotFound, RateLimited
-from tocsin.formats import DeviceBody, DeviceWithToken
 from tocsin.push import probe
 from tocsin.push.apps import web_push_key
 from tocsin.push.channels.web_push import endpoint_of
 from tocsin.push.content import Composer
+from tocsin.push.device_formats import DeviceBody, DeviceWithToken
 from tocsin.validation import field_error
 
 NO_DEVICE = problems(
@@ -127,9 +127,7 @@ async def test_device(user: User, app_state: State, token: Token) -> PushOutcome
 
 
 async def _register(app_state: AppState, user: InboxOwner, body: DeviceWithToken) -> None:
-    device = body.device()
-    replaced = token_of(body.replaces, device.provider) if body.replaces else None
-    await devices.register(app_state.database, user.id, device, replaced)
+    await devices.register(app_state.database, user.id, body.device(), body.replaced())
 
 
 async def _push_test(app_state: AppState, user: InboxOwner, token: str) -> PushOutcome:

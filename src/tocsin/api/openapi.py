@@ -34,7 +34,8 @@ from tocsin.errors import (
     Unauthorized,
     Unavailable,
 )
-from tocsin.formats import DeviceBody, DeviceWithToken, NotificationLine, TeamBody, UserBody
+from tocsin.formats import NotificationLine, TeamBody, UserBody
+from tocsin.push.device_formats import DeviceBody, DeviceWithToken
 from tocsin.push.probe import MAX_PER_MINUTE
 
 INFO: dict[str, Any] = {

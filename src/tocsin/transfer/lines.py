@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from tocsin.catalogue import Catalogue
 from tocsin.errors import FieldError, Malformed
-from tocsin.formats import DeviceLine, NotificationLine, TeamLine, UserLine
+from tocsin.formats import NotificationLine, TeamLine, UserLine
 from tocsin.notifications import IMPORTED, body_with, to_json
+from tocsin.push.device_formats import DeviceLine
 from tocsin.strict_json import parse_object
 from tocsin.validation import field_error, field_errors_of, under
 

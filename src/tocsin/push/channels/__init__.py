@@ -142,12 +142,20 @@ class Channel(ABC):
     probe_type: DeviceType | None = None
     """The type of the device in a test of the credentials; None: they cannot be tested without a real device."""
 
+    phones: tuple[DeviceType, ...] = ()
+    """The types of phones that users register with a token of the provider."""
+
     async def ready(self) -> Stopped | Later | None:
         """Make sure that the credentials of requests are fresh; return why they are not."""
         return None
 
     def try_now(self) -> None:  # noqa: B027 - most channels remember no failure
         """Forget a failure to get credentials, so that the next push tries again at once."""
+
+    @classmethod
+    def stored_token(cls, text: str) -> str | None:  # noqa: ARG003 - for channels of phones
+        """Return the token of a phone in stored form, or None if it is not a token of the provider."""
+        return None
 
     @abstractmethod
     def request(self, push: Push) -> Request | Refused:

@@ -1,5 +1,6 @@
 """Apple's push service (APNs): HTTP/2 with a signed provider token, one lane per app and environment."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +27,8 @@ TOKEN_LIFETIME = 40 * 60
 
 MIN_TOKEN_AGE = 20 * 60
 """Minimum seconds between two tokens: APNs answers 429 TooManyProviderTokenUpdates if they change more often."""
+
+TOKEN = re.compile(r"([0-9A-Fa-f]{2}){8,256}")
 
 WINDOW = 1000
 """Streams that APNs allows on a connection."""
@@ -82,6 +85,7 @@ class Apns(Channel):
 
     window = WINDOW
     probe_type = "iOS"
+    phones = ("iOS",)
     lone_first = True  # with token authentication, a new connection has one stream until a push succeeded
 
     def __init__(  # noqa: PLR0913 - each of them is a setting
@@ -101,6 +105,11 @@ class Apns(Channel):
         self._url = (url or (SANDBOX if environment == "sandbox" else PRODUCTION)).rstrip("/") + "/3/device/"
         self._topic = topic
         self._token = ProviderToken(_key_in(key_file), key_id, team_id, clock)
+
+    @classmethod
+    def stored_token(cls, text: str) -> str | None:
+        """Return a token in lower case: it is hexadecimal."""
+        return text.lower() if TOKEN.fullmatch(text) else None
 
     async def ready(self) -> Stopped | Later | None:
         """Make a new token if it is due."""

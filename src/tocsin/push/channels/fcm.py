@@ -29,6 +29,7 @@ QUOTA_RETRY_DELAY = 60.0
 MIN_RETRY = 10.0
 """Minimum seconds that FCM asks to wait before any retry."""
 
+REGISTRATION = re.compile(r"[A-Za-z0-9_:-]{32,4096}")
 INSTALLATION = re.compile(r"[cdef][A-Za-z0-9_-]{21}")
 """An installation id; all other tokens are registration tokens."""
 
@@ -74,6 +75,7 @@ class Fcm(Channel):
     window = WINDOW
     min_retry_delay = MIN_RETRY
     probe_type = "Android"
+    phones = ("Android", "iOS")
 
     def __init__(
         self,
@@ -87,6 +89,11 @@ class Fcm(Channel):
         self._url = f"{url.rstrip('/')}/v1/projects/{account.project}/messages:send"
         self._token = AccessToken(account, trust, clock)
         self._clock = clock
+
+    @classmethod
+    def stored_token(cls, text: str) -> str | None:
+        """Return a registration token or an installation id as it is: both are case-sensitive."""
+        return text if REGISTRATION.fullmatch(text) or INSTALLATION.fullmatch(text) else None
 
     async def ready(self) -> Stopped | Later | None:
         """Fetch an access token if there is none, or if it expires soon; return why there is none."""

@@ -28,7 +28,7 @@ from tests.support.issuer import (
     responding,
 )
 from tests.support.service import HOUR, SECRET, serving
-from tests.support.tokens import signed
+from tests.support.tokens import part, signed
 from tests.support.waiting import LONGEST_WAIT, bounded, reaches, until
 from tocsin.auth.claims import Expected, UserCaller
 from tocsin.auth.jwks import FETCH_INTERVAL, STALE, Jwks
@@ -210,7 +210,7 @@ class TestJwks:
             keys.freshen()
             fetching = keys._fetching  # noqa: SLF001 - no public interface shows it
             assert fetching is not None
-            await keys.close()
+            await Verifier([], jwks=keys).close()
             assert fetching.cancelled()
 
     async def test_jwks_that_cannot_be_fetched_for_days_is_still_asked_for(self, clock: Clock) -> None:
@@ -274,9 +274,11 @@ class TestJwks:
             assert isinstance(verifier.verify(token), UserCaller)
             assert site.asked == 2
 
-    async def test_token_with_invalid_claims_gets_no_retry_after(self, clock: Clock) -> None:
+    @pytest.mark.parametrize("only_published", [True, False])
+    async def test_token_with_invalid_claims_gets_no_retry_after(self, clock: Clock, *, only_published: bool) -> None:
         async with Site(GOOD) as site:
-            verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock), expected=Expected("us", "tocsin"))
+            expected = Expected("us", "tocsin", only_published=only_published)
+            verifier = Verifier([], jwks=Jwks(site.url, ALL_SPEAKERS, clock), expected=expected)
             good: dict[str, Any] = {"iss": "us", "aud": "tocsin"}
             await verifier.prepare(NEW.sign(**good))
             with pytest.raises(Unavailable):
@@ -286,6 +288,9 @@ class TestJwks:
                 await verifier.prepare(token)
                 with pytest.raises(Unauthenticated):
                     verifier.verify(token)
+            header, _, signature = NEW.sign(**good).split(".")
+            for payload in ("AAAAA", part("sub=4"), part([good])):
+                await verifier.prepare(f"{header}.{payload}.{signature}")
             assert site.asked == 1
 
     async def test_jwks_keys_without_kid_verify_tokens_with_kid(self, clock: Clock) -> None:

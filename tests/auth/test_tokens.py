@@ -1,4 +1,6 @@
+import base64
 import hashlib
+import json
 import os
 import re
 import threading
@@ -71,6 +73,12 @@ def without(name: str) -> str:
 
 def headed(**header: Any) -> str:
     return signed({"alg": "HS256", **header}, {"sub": "4", "exp": NOW + 60})
+
+
+def read(token: str) -> dict[str, Any]:
+    """Return the claims of a token."""
+    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    return claims
 
 
 def cut(token: str, count: int) -> str:
@@ -332,6 +340,17 @@ def test_token_with_any_changed_character_is_rejected(position: int, other: str)
         return
     with pytest.raises(Unauthenticated):
         verifier.verify(changed)
+
+
+def test_minted_tokens_hold_standard_claims() -> None:
+    began = int(time.time())
+    user = read(mint_user(SECRET, 4, HOUR))
+    assert began <= user["iat"] <= time.time()
+    assert user == {"sub": "4", "iat": user["iat"], "exp": user["iat"] + 3600}
+    service = read(mint_service(SECRET, "crm", ["operations", "events:write"], HOUR, 7))
+    whole = {"sub": "crm", "scope": "events:write operations", "company_id": 7}
+    assert service == {**whole, "iat": service["iat"], "exp": service["iat"] + 3600}
+    assert {type(token["iat"]) for token in (user, service)} == {int}
 
 
 @pytest.mark.parametrize("name", ["", "4", "-5", "٤", "x" * 101, "crm\n"])

@@ -1,12 +1,16 @@
 """Every number that the API promises, literally: a change here is a change of the contract."""
 
+import re
 from dataclasses import asdict
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tocsin.notifications
 from tocsin import (
+    dead_letters,
     devices,
     errors,
     fanout,
@@ -19,19 +23,43 @@ from tocsin import (
     setting_types,
     streams,
     strict_json,
+    worker,
 )
-from tocsin.api import arriving, body, events, imports, notifications, protocol, requests
+from tocsin.api import arriving, body, events, imports, notifications, protocol, pushes, requests
 from tocsin.api.connections import Patience
 from tocsin.auth import claims, jwks
 from tocsin.catalogue import fields
+from tocsin.db.pool import queries
 from tocsin.push import deliveries, dispatcher, probe
 from tocsin.push.channels import apns, fcm, payloads
 
 MIB = 1_048_576
+SCHEMA = Path(tocsin.__file__).parent / "db/schema.sql"
+
+
+def age_in(module: str, statement: str) -> str:
+    """Return the only age that a statement compares with, as it is written there."""
+    [found] = set(re.findall(r"- (?:make_interval\((.+?)\)|interval '(.+?)')", queries(module)[statement]))
+    return "".join(found)
+
+
+def burst_of_clears() -> str:
+    """Return how long a clear waits for others of its user, as the schema says."""
+    [table] = re.findall(r"CREATE TABLE tocsin\.clears \((.*?)\n\)", SCHEMA.read_text("utf-8"), re.DOTALL)
+    [found] = re.findall(r"due_at .* \(now\(\) \+ '(.+)'::interval\)", table)
+    return str(found)
+
+
+def longest(field: Any) -> int:
+    """Return the maximum length of a field."""
+    [found] = [each.max_length for each in field.__metadata__[0].metadata if hasattr(each, "max_length")]
+    return int(found)
+
 
 PROMISES: dict[str, tuple[Any, Any]] = {
     "the largest id of a user or team": (ids.MAX_ID, 2_147_483_647),
     "faults that are told": (errors.MAX_FIELD_ERRORS, 100),
+    "bytes of the errors in an answer": (errors.MAX_ERRORS_BYTES, 60_000),
     "levels of JSON": (strict_json.MAX_DEPTH, 32),
     "a body": (body.MAX_BODY_BYTES, MIB),
     "the body of a batch": (requests.MAX_BATCH_BODY_BYTES, 8 * MIB),
@@ -77,6 +105,21 @@ PROMISES: dict[str, tuple[Any, Any]] = {
         (5.0, 30.0, 120.0, 600.0, 1_800.0, 3_600.0),
     ),
     "chance in these": (deliveries.JITTER, 0.1),
+    "tries after which a job is a dead letter": (len(jobs.RETRY_DELAYS) + 1, 8),
+    "jobs of one transaction": (worker.BATCH, {"direct": 200, "bulk": 1}),
+    "the age of dead letters that are requeued": (dead_letters.KEPT, timedelta(days=30)),
+    "how long dead letters of events are kept": (age_in("retention", "dead_letters"), "days => 30"),
+    "how long dead pushes are kept": (age_in("retention", "deliveries"), "days => 30"),
+    "how long changes of an inbox are kept": (age_in("inbox", "forget_changes"), "days => 7"),
+    "how long answers to an Idempotency-Key are valid": (age_in("idempotency", "begin"), "24 hours"),
+    "and how long they are kept": (age_in("retention", "idempotency_keys"), "hours => 24"),
+    "how far ahead an event is held": (tocsin.notifications.FURTHEST_AHEAD, timedelta(days=366)),
+    "characters of a string in data": (longest(fields.String), 1_000),
+    "characters of a text in params": (longest(fields.Text), 10_000),
+    "characters of a service's name": (claims.MAX_NAME_LENGTH, 100),
+    "the window of a test push's limit": (age_in("probe", "take"), "1 minute"),
+    "how long a clear gathers others": (burst_of_clears(), "00:00:02"),
+    "bytes of a browser's payload": (pushes.MAX_WEB_PUSH_BYTES, 3_000),
     "the life of a push": (deliveries.LIFETIME, timedelta(hours=24)),
     "the first try again with FCM, in seconds": (fcm.MIN_RETRY, 10.0),
     "single pushes at the end of quiet hours": (dispatcher.MAX_SEPARATE_PUSHES, 3),

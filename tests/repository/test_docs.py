@@ -8,7 +8,7 @@ import pytest
 import typer.main
 from prometheus_client import Counter, Gauge, Histogram
 
-from tocsin import errors, validation
+from tocsin import errors, jobs, validation
 from tocsin.api.app import build
 from tocsin.api.openapi import PROBLEMS, document
 from tocsin.catalogue import Catalogue
@@ -108,6 +108,17 @@ def test_every_stream_event_is_documented() -> None:
     there |= set(re.findall(r"'(\w+)'", statements))
     assert documented == {"count", "notification", "read", "unread", "deleted", "resync"}
     assert documented <= there
+
+
+@pytest.mark.parametrize(
+    "page", ["concepts/delivery-guarantees.md", "guides/import-and-export.md", "operations/runbooks.md"]
+)
+def test_documented_retries_of_jobs_match_the_code(page: str) -> None:
+    text = " ".join((ROOT / "docs" / page).read_text("utf-8").split())
+    retries, minutes = len(jobs.RETRY_DELAYS), round(sum(jobs.RETRY_DELAYS) / 60)
+    assert f"retried {retries} times over about {minutes} minutes" in text
+    failures = set(re.findall(r"(\d+) times, or its event|failed (\d+) times", text))
+    assert {number for found in failures for number in found if number} <= {str(retries + 1)}
 
 
 def test_code_names_no_kind() -> None:

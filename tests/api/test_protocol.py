@@ -1,6 +1,8 @@
 """Invalid HTTP and request heads that are too large."""
 
+import asyncio
 import json
+import re
 
 import pytest
 
@@ -51,3 +53,33 @@ class TestRawHttp:
         sent = f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
         async with listening(idle) as port:
             assert (await exchanged(port, sent)).status_code == 422
+
+    @pytest.mark.parametrize("segments", ["one segment", "two segments"])
+    @pytest.mark.parametrize("framing", ["length", "chunks"])
+    async def test_upgrade_is_ignored_and_its_body_is_read(self, api: Api, framing: str, segments: str) -> None:
+        """The HTTP client of Java sends such requests. A body must not be read as the next request either."""
+        await api.people(1)
+        token = mint_service(SECRET, "crm", ["events:write"], HOUR)
+        head = (
+            f"POST /events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n"
+        )
+        upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+        text = "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
+        body = json.dumps({"type": "custom", "notify": {"users": [1]}, "params": {"body": text}}).encode()
+        if framing == "length":
+            head += f"Content-Length: {len(body)}\r\n"
+        else:
+            head += "Transfer-Encoding: chunked\r\n"
+            body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        again = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+        last = b"GET /notifications HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        async with listening(api) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write((head + upgrade + "\r\n").encode())
+            if segments == "two segments":
+                await writer.drain()
+                await api.call("GET", "/healthz")  # the head has arrived before
+            writer.write(body + again + last)
+            answers = await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+        assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"202", b"200", b"401"]

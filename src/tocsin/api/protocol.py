@@ -81,6 +81,7 @@ class Protocol(HttpToolsProtocol):
         self._received = 0  # bytes of the head
         self._framing = 0  # bytes since the head or the last part of the body, such as chunk extensions and trailers
         self._hosts = 0
+        self._is_resumed = False
         self._kept = b""  # bytes to parse after the responses to earlier requests
         self._rest: int | None = None  # bytes that may still be read of a body after the response
         self._refusal: Problem | None = None
@@ -141,6 +142,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Start a request."""
+        if self._is_resumed:
+            return
         self._in_head, self._hosts, self._received = True, 0, 0
         super().on_message_begin()
         self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
@@ -160,6 +163,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Validate the head of a request, and start to process it."""
+        if self._is_resumed:
+            return
         # The size is computed only if it can be too large, which is rare.
         if self._received + PIECE > MAX_HEAD_BYTES and _size(self.url, self.headers) > MAX_HEAD_BYTES:
             raise self._refusing(HeadTooLarge())
@@ -185,6 +190,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Complete a request. The response may have been sent before."""
+        if self.parser.should_upgrade():
+            return  # the parser skips the body
         super().on_message_complete()
         self._connections.work(self)
         if self._rest is not None:
@@ -229,9 +236,7 @@ class Protocol(HttpToolsProtocol):
         is_first = was_in_head or not self._is_answering()
         self._framing += len(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # the request to change the protocol is ignored
+            self._feed(data)
         except httptools.HttpParserError:
             self._refuse(self._refusal or Malformed("The request is not valid HTTP."))
             return
@@ -245,6 +250,30 @@ class Protocol(HttpToolsProtocol):
             self._refuse(HeadTooLarge())
         elif self.cycle.more_body:
             self._note_who_waits()
+
+    def _feed(self, data: bytes) -> None:
+        """Parse data. Requests to change the protocol are ignored (RFC 9110, section 7.8)."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self._resume_after_upgrade()
+
+    def _resume_after_upgrade(self) -> None:
+        """Let another parser read the body, which the first one would read as the next request.
+
+        The HTTP client of Java asks for HTTP/2 by such a request.
+        """
+        framing = [header for header in self.headers if header[0] in {b"content-length", b"transfer-encoding"}]
+        lines = b"".join(b"%s: %s\r\n" % header for header in framing)
+        self.parser = httptools.HttpRequestParser(self)
+        self._is_resumed = True
+        try:
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % lines)
+        finally:
+            self._is_resumed = False
 
     def _note_who_waits(self) -> None:
         """Record whether the current request waits for the client or is being processed."""

@@ -1,4 +1,4 @@
-"""Python clients from the two common OpenAPI generators post events, list an inbox and read errors."""
+"""Clients in Python, Java and TypeScript from common generators post events, list an inbox and read errors."""
 
 import asyncio
 import json
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.node import installed
 from tests.support.programs import locked_environment, run
 from tests.support.service import HOUR, SECRET, Api
 from tocsin.api.schemas import names_of
@@ -66,21 +67,7 @@ async def document_in(api: Api, folder: Path) -> str:
 
 
 async def test_openapi_generator_client_posts_event_of_each_kind(api: Api, tools: Path, tmp_path: Path) -> None:
-    if not shutil.which("java"):
-        pytest.skip("java is not installed")
-    path = await document_in(api, tmp_path)
-    command = (
-        str(tools / "openapi-generator-cli"),
-        "generate",
-        "-i",
-        path,
-        "-g",
-        "python",
-        "-o",
-        str(tmp_path / "made"),
-    )
-    status, told = await run(tmp_path, *command)
-    assert status == 0, told
+    await generated(tools, await document_in(api, tmp_path), tmp_path / "made", "python")
     await result_of(api, tools, "by_openapi_generator.py", tmp_path / "made")
 
 
@@ -91,6 +78,59 @@ async def test_openapi_python_client_posts_event_of_each_kind(api: Api, tools: P
     assert status == 0, told
     assert "duplicate" not in told, told
     await result_of(api, tools, "by_openapi_python_client.py", tmp_path)
+
+
+async def generated(tools: Path, document: str, made: Path, generator: str, *more: str) -> None:
+    """Generate a client with openapi-generator."""
+    if not shutil.which("java"):
+        pytest.skip("java is not installed")
+    command = ("generate", "-i", document, "-g", generator, "-o", str(made), *more)
+    status, told = await run(made.parent, str(tools / "openapi-generator-cli"), *command)
+    assert status == 0, told
+
+
+async def prints_note(api: Api, folder: Path, *command: str) -> None:
+    """Run a program, and check that it posted a note, listed the inbox and read an error."""
+    await api.people(1, 4)
+    id_ = "0190b6a5-7b7e-7c3e-8d5f-000000000003"
+    service, user = mint_service(SECRET, "crm", ("events:write",), HOUR), mint_user(SECRET, 1, HOUR)
+    status, told = await run(folder, *command, str(api.http.base_url).rstrip("/"), service, user, id_)
+    assert status == 0, told
+    assert json.loads(told) == {"posted": id_, "listed": [id_], "refused": ["notify.users.0"]}
+
+
+async def test_generated_java_client_posts_note_with_all_optional_fields(api: Api, tools: Path, tmp_path: Path) -> None:
+    """The generator's own jar has the libraries that its clients need, except one annotation."""
+    if not shutil.which("javac"):
+        pytest.skip("java's compiler is not installed")
+    made = tmp_path / "made"
+    options = ("--library", "native", "--additional-properties", "openApiNullable=false")
+    await generated(tools, await document_in(api, tmp_path), made, "java", *options)
+    [jar] = tools.parent.glob("lib/*/site-packages/openapi_generator_cli/*.jar")
+    annotation = tmp_path / "Generated.java"
+    annotation.write_text(
+        'package javax.annotation; public @interface Generated { String[] value(); String date() default "";'
+        ' String comments() default ""; }'
+    )
+    sources = [str(path) for path in (made / "src/main").rglob("*.java")]
+    own = (str(annotation), str(OURS / "Note.java"))
+    status, told = await run(
+        tmp_path, "javac", "-nowarn", "-proc:none", "-d", "classes", "-cp", str(jar), *own, *sources
+    )
+    assert status == 0, told
+    await prints_note(api, tmp_path, "java", "-cp", f"classes:{jar}", "Note")
+
+
+async def test_generated_typescript_fetch_client_posts_note_with_all_optional_fields(
+    api: Api, tools: Path, tmp_path: Path
+) -> None:
+    await generated(tools, await document_in(api, tmp_path), tmp_path / "client", "typescript-fetch")
+    modules = await installed(OURS.parent / "typescript", tmp_path / "npm")
+    for name in ("note.ts", "tsconfig.json"):
+        shutil.copy(OURS / name, tmp_path)
+    status, told = await run(tmp_path, str(modules / "node_modules/.bin/tsc"))
+    assert status == 0, told
+    await prints_note(api, tmp_path, "node", "made/note.js")
 
 
 OF_NOTE = {"type", "notify", "data", "params", "about", "key", "deliver_at", "id"}
@@ -111,12 +151,8 @@ IN_OTHER_LANGUAGES = {  # by generator: the files of its models, what declares a
 async def test_generated_client_has_all_fields_of_events_and_errors(
     api: Api, tools: Path, tmp_path: Path, generator: str
 ) -> None:
-    if not shutil.which("java"):
-        pytest.skip("java is not installed")
-    path, made = await document_in(api, tmp_path), tmp_path / "made"
-    command = (str(tools / "openapi-generator-cli"), "generate", "-i", path, "-g", generator, "-o", str(made))
-    status, told = await run(tmp_path, *command)
-    assert status == 0, told
+    made = tmp_path / "made"
+    await generated(tools, await document_in(api, tmp_path), made, generator)
     place, pattern, optional = IN_OTHER_LANGUAGES[generator]
     models = {}
     for name in ("NoteEvent", "Notify", "ErrorEntry", "Pagination"):

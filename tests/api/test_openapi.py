@@ -290,6 +290,12 @@ def test_every_operation_documents_its_token_and_server(document: dict[str, Any]
     assert is_open == {"healthz", "readyz"}
 
 
+def test_schema_names_clash_with_no_constructor_of_go_clients(document: dict[str, Any]) -> None:
+    """openapi-generator writes a function `NewTeam` for the type `Team`, beside the type of a schema `NewTeam`."""
+    names = set(document["components"]["schemas"])
+    assert not {f"New{name}" for name in names} & names
+
+
 def test_custom_kind_names_clash_with_no_schema(tmp_path: Path) -> None:
     entry = '[{}]\ntitle = "T"\ngroup = "cases"\nsays = "S"\n'
     (tmp_path / "kinds.toml").write_text("".join(map(entry.format, ("new", "old", "pushed"))))

@@ -277,7 +277,7 @@ class PushCounts(AnswerModel):
     """not sent: read, deleted, cancelled or moved to another user before"""
 
 
-class Event(AnswerModel):
+class EventStatus(AnswerModel):
     """The status of an event."""
 
     id: UUID

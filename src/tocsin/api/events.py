@@ -10,7 +10,7 @@ from fastapi import Path, Query
 from pydantic import BeforeValidator
 
 from tocsin import event_status, events
-from tocsin.api.answers import Event, Queued, QueuedBatch, QueuedEvent, Recipient, Skipped, SkippedOfEvent
+from tocsin.api.answers import EventStatus, Queued, QueuedBatch, QueuedEvent, Recipient, Skipped, SkippedOfEvent
 from tocsin.api.auth import DIRECTORY_WRITER, EVENTS_WRITER, EventsViewer, EventsWriter, Resolver
 from tocsin.api.documented import declared, links, problems
 from tocsin.api.drafts import Posted, posted
@@ -145,14 +145,14 @@ async def get_event(
         BeforeValidator(integer),
         Query(description="maximum seconds to wait for the final state"),
     ] = 0,
-) -> Event:
+) -> EventStatus:
     """Get the status of an event.
 
     With `wait`, the response is delayed until the state of the event is final and all pushes are settled or held.
     """
     viewer = _viewer(service)
     found = await event_status.state(app_state.database, app_state.pubsub, event_id, viewer, seconds=wait)
-    return Event.model_validate(found)
+    return EventStatus.model_validate(found)
 
 
 @routes.get("/events/{event_id}/recipients/{user_id}", responses=problems(NotFound))

@@ -35,7 +35,7 @@ def examples(catalogue: Catalogue) -> dict[str, Examples]:
         "Notification": shown,
         "Page": {"two": _page([*shown.values()][:2])},
         "Changes": _changes(next(iter(shown.values()))),
-        "Event": _events(next(iter(events.values()))["type"]),
+        "EventStatus": _events(next(iter(events.values()))["type"]),
         "Kinds": {"one": {"data": [shown_kind(catalogue, operator, kind, ENGLISH)]}},
         "PreferencesPatch": _changes_of_preferences(kind.name),
         "Preferences": {"some": operator.preferences(_chosen(kind.name), "UTC").shown(datetime.now(UTC))},

@@ -15,7 +15,7 @@ from tocsin import __version__
 from tocsin.auth.minting import mint_user
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs/guides/web-inbox.md"
+PAGE = ROOT / "docs/reference/web-component.md"
 
 pytestmark = pytest.mark.processes
 
@@ -52,28 +52,41 @@ def named(entries: list[dict[str, Any]]) -> set[str]:
     return {entry["name"] for entry in entries}
 
 
-def quoted(text: str) -> set[str]:
-    return set(re.findall(r"`([\w<>-]+)`", text))
+def rows_of(section: str) -> set[str]:
+    """Return the names in the first column of the table of a section of the page."""
+    [text] = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    cells = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    return {name.removesuffix("()") for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
 
 
 async def test_custom_elements_manifest_matches_the_documentation(package: Path) -> None:
-    """`custom-elements.json` names the attributes, events, slots, parts and custom properties of the guide."""
     [module] = json.loads((package / "dist/custom-elements.json").read_text("utf-8"))["modules"]
     [element] = module["declarations"]
     assert element["tagName"] == "tocsin-inbox"
-    text = DOCUMENT.read_text("utf-8")
-    before_package = text[: text.index("## npm package")]
-    looks = text[text.index("## Looks") : text.index("## Keyboard")]
-    [slots, parts] = re.findall(r"(?:Slots|`::part\(\)`): (.*?)\.\s", looks, re.DOTALL)
-    properties = "".join(re.findall(r"^\| (`--.*?) \|", looks, re.MULTILINE))
-    assert named(element["slots"]) == quoted(slots)
-    assert named(element["cssParts"]) == quoted(parts)
-    assert named(element["cssProperties"]) == quoted(properties)
-    assert named(element["events"]) == quoted(
-        "".join(re.findall(r"^\| (`tocsin-\w+`) \|", before_package, re.MULTILINE))
-    )
-    assert named(element["attributes"]) == {"src", "token", "mode", "theme", "lang", "worker"}
-    assert named(element["members"]) == {"tokenProvider", "words", "renderItem", "open", "unread", "refresh"}
+    assert named(element["attributes"]) == rows_of("Attributes")
+    assert named(element["members"]) == rows_of("Properties and methods")
+    assert named(element["events"]) == rows_of("Events")
+    assert named(element["slots"]) == rows_of("Slots")
+    assert named(element["cssParts"]) == rows_of("Parts")
+    assert named(element["cssProperties"]) == rows_of("Custom properties")
+
+
+async def test_documented_words_match_the_english_words() -> None:
+    flat = """
+        const { default: words } = await import(process.argv[1]);
+        const flat = (value, name) =>
+          typeof value === "string" ? [[name, value]]
+          : Array.isArray(value) ? [[name, value.join("; ")]]
+          : value.other ? [[name, `${value.one}; ${value.other}`]]
+          : Object.entries(value).flatMap(([key, inner]) => flat(inner, name ? `${name}.${key}` : key));
+        console.log(JSON.stringify(flat(words, "")));
+    """
+    status, told = await run(ROOT, "node", "--input-type=module", "-e", flat, str(ROOT / "web/inbox/words/en.js"))
+    assert status == 0, told
+    [text] = re.findall(r"^## Words\n(.*)", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^\| `([\w.]+)` \| (.*) \|$", text, re.MULTILINE) == [
+        tuple(row) for row in json.loads(told[told.index("[[") :])
+    ]
 
 
 CLIENT = """

@@ -256,10 +256,11 @@ class Protocol(HttpToolsProtocol):
         while data:
             try:
                 self.parser.feed_data(data)
-                return
             except httptools.HttpParserUpgrade as upgrade:
                 data = data[upgrade.args[0] :]
                 self._resume_after_upgrade()
+            else:
+                break
 
     def _resume_after_upgrade(self) -> None:
         """Let another parser read the body, which the first one would read as the next request.

@@ -11,8 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.preferences import WINDOWS, ZONES, choosing, utc, window
+from tocsin.errors import FieldError
 from tocsin.preferences import SEND, Held, Muted
-from tocsin.quiet_hours import DAYS, QuietHours
+from tocsin.quiet_hours import DAYS, QuietHours, windows_of
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 
@@ -129,3 +130,74 @@ def test_pause_extends_into_quiet_hours_that_it_ends_in(
 def test_quiet_hours_end_is_exact(zone: str, windows: list[dict[str, Any]], now: str, until: str | None) -> None:
     decision = choosing(zone, quiet_hours=windows).decide("note", "push", utc(now))
     assert (decision.until if isinstance(decision, Held) else None) == (utc(until) if until else None)
+
+
+EVERY_DAY = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+
+@pytest.mark.parametrize(
+    ("given", "days"),
+    [
+        ({}, EVERY_DAY),
+        ({"days": None}, EVERY_DAY),
+        ({"days": ["sun"]}, ["sun"]),
+        ({"days": ["sun", "mon", "sun"]}, ["mon", "sun"]),
+        ({"days": EVERY_DAY[::-1]}, EVERY_DAY),
+    ],
+)
+def test_window_starts_on_its_days_else_on_all(given: dict[str, Any], days: list[str]) -> None:
+    errors: list[FieldError] = []
+    times = {"from": "00:00", "to": "23:59"}
+    assert windows_of([{**given, **times}], "quiet_hours", errors) == [{"days": days, **times}]
+    assert errors == []
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, ["array quiet_hours"]),
+        ("at night", ["array quiet_hours"]),
+        ([window("20:00", "07:00")] * 21, ["array_between quiet_hours"]),
+        ([None, {}], ["object quiet_hours.0", "required quiet_hours.1.from", "required quiet_hours.1.to"]),
+        ([window("20:00", "20:00")], ["in quiet_hours.0.to"]),
+        ([{"days": [], "from": "20:00", "to": "07:00"}], ["array_between quiet_hours.0.days"]),
+        ([{"days": ["mon"] * 8, "from": "20:00", "to": "07:00"}], ["array_between quiet_hours.0.days"]),
+        ([{"days": "mon", "from": "20:00", "to": "07:00"}], ["array quiet_hours.0.days"]),
+        (
+            [{"days": ["mon", 1, "Mon", "sunday"], "from": "20:00", "to": "07:00"}],
+            ["in quiet_hours.0.days.1", "in quiet_hours.0.days.2", "in quiet_hours.0.days.3"],
+        ),
+        ([{"from": "24:00", "to": "24:00"}], ["regex quiet_hours.0.from", "regex quiet_hours.0.to"]),
+        ([{"from": "23:60", "to": "7:00"}], ["regex quiet_hours.0.from", "regex quiet_hours.0.to"]),
+        ([{"from": 20, "to": "07:00\n"}], ["string quiet_hours.0.from", "regex quiet_hours.0.to"]),
+        ([{"from": "20:00", "to": "07:00", "until": "08:00"}], ["prohibited quiet_hours.0.until"]),
+    ],
+)
+def test_invalid_windows_are_reported_with_code_and_place(given: Any, expected: list[str]) -> None:
+    errors: list[FieldError] = []
+    windows_of(given, "quiet_hours", errors)
+    assert [f"{error.code} {error.field}" for error in errors] == expected
+
+
+def test_message_of_a_disallowed_field_is_limited() -> None:
+    errors: list[FieldError] = []
+    windows_of([{**window("20:00", "07:00"), "x" * 100_000: 1}], "quiet_hours", errors)
+    [error] = errors
+    assert error.code == "prohibited"
+    assert len(error.field) < 1_000
+
+
+def test_quiet_hours_keep_the_windows_that_they_are_of() -> None:
+    windows = [window("20:00", "07:00", "mon"), window("06:00", "08:00", "tue")]
+    quiet = QuietHours.of(windows)
+    assert quiet.windows == windows
+    assert quiet.spans == ((20 * 60, (24 + 8) * 60),)
+
+
+def test_end_of_quiet_hours_is_in_utc_whatever_the_moment_is_in() -> None:
+    tokyo = ZoneInfo("Asia/Tokyo")
+    quiet = QuietHours.of([window("20:00", "07:00")])
+    for moment, end in (("2026-03-02 06:30", "2026-03-02 07:00"), ("2026-03-02 12:00", "2026-03-02 12:00")):
+        found = quiet.end(utc(moment).astimezone(tokyo), ZoneInfo("UTC"))
+        assert found == utc(end)
+        assert found.tzinfo is UTC

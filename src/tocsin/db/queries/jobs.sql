@@ -37,12 +37,13 @@ from unnest($2::uuid[], $3::bigint[]) as step (id, progress)
 where j.id = step.id and j.worker_id = $1
 
 -- name: first_others
--- The first job of each batch that is not among these: the jobs after it must wait for it.
+-- The first job of each batch that is not among these: the jobs after it must wait for it. One in the bulk queue comes
+-- before all, so that it is dated 1970: clients cannot compare '-infinity'.
 select b.batch, other.due_at, other.id
 from unnest($1::uuid[]) as b (batch)
 cross join lateral (
     (
-        select '-infinity'::timestamptz as due_at, id
+        select to_timestamp(0) as due_at, id
         from jobs
         where batch = b.batch and lane = 'bulk' and id <> all($2::uuid[])
         limit 1

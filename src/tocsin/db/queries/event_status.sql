@@ -23,11 +23,15 @@ left join cancellations c on c.event_id = e.id
 where e.id = $1 and ($2::text is null or e.service = $2) and ($3::int is null or e.company_id = $3)
 
 -- name: readers
-select count(*)
+-- All users of a chunk are looked up in one scan of the primary key.
+select coalesce(sum(had_read.n), 0)::bigint
 from recipients c
-cross join unnest(c.user_ids) as got (user_id)
+cross join lateral (
+    select count(*) as n
+    from inbox i
+    where i.user_id = any(c.user_ids) and i.event_id = c.event_id and i.read_at is not null
+) had_read
 where c.event_id = $1
-  and (select i.read_at is not null from inbox i where i.user_id = got.user_id and i.event_id = c.event_id)
 
 -- name: person
 -- One user of an event: whether the event names or excepts the user, by which team the user is a recipient, and the result.

@@ -33,7 +33,7 @@ async def receives(bell: PubSub, name: str, publish: PubSub) -> None:
     await until(is_heard)
 
 
-def _is_told_of_a_change(publish: PubSub, changed: list[int]) -> bool:
+def _receives_a_change(publish: PubSub, changed: list[int]) -> bool:
     publish.publish_changes([7])
     return 7 in changed
 
@@ -50,7 +50,7 @@ async def test_nats_carries_wakeups_and_changes_and_reconnects(api: Api, port: i
         for _ in range(2):  # it goes, and comes back
             async with nats(port, tmp_path):
                 await receives(there, "direct", here)
-                await until(partial(_is_told_of_a_change, here, changed))
+                await until(partial(_receives_a_change, here, changed))
                 changed.clear()
             here.publish("direct")
             here.publish_changes(range(10_000))

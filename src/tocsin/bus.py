@@ -150,10 +150,10 @@ class ByNats:
     async def _complain(self, error: Exception) -> None:
         """Log the first error of a series: the client reconnects by itself."""
         if self._complained or self._client.is_connected:
-            log.debug("NATS error", error=str(error))
+            log.debug("NATS error", reason=str(error))
             return
         self._complained = True
-        log.warning("NATS connection failed; it will be retried", error=str(error) or type(error).__name__)
+        log.warning("NATS connection failed; it will be retried", reason=str(error) or type(error).__name__)
 
 
 async def _note_disconnect() -> None:

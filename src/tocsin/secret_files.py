@@ -41,8 +41,8 @@ def claim(path: Path) -> None:
         found = os.fstat(opened)
         if found.st_uid != os.geteuid():
             raise Refusal(
-                f"The secret {path} belongs to user {found.st_uid}, who can replace it; if you know it,"
-                f" `chown {os.geteuid()} {path}`, else delete it to get a new one."
+                f"The secret {path} belongs to user {found.st_uid}, who can replace it: delete it to get a new one,"
+                f" or, if you know that its content is yours, run `chown {os.geteuid()} {path}`."
             )
         if found.st_mode & stat.S_IRWXO:
             raise Refusal(

@@ -92,7 +92,9 @@ def _refuse_deep(value: Any) -> None:
 def _refuse_unstorable(value: Any) -> None:
     if isinstance(value, str):
         if found := _UNSTORABLE.search(value):
-            raise Malformed("The body has NUL in a string." if found[0] == "\0" else "The body has a lone surrogate.")
+            raise Malformed(
+                "The body contains NUL in a string." if found[0] == "\0" else "The body contains a lone surrogate."
+            )
     elif isinstance(value, dict):
         for key, inner in value.items():
             _refuse_unstorable(key)
@@ -110,7 +112,7 @@ def _in_words(error: json.JSONDecodeError) -> str:
 def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise Malformed(f"The body has the key {_first_repeated(pairs)} twice in one object.")
+        raise Malformed(f"The body contains the key {_first_repeated(pairs)} twice in one object.")
     return found
 
 
@@ -133,12 +135,12 @@ def _int_of(text: str) -> int:
 def _float_of(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise Malformed("The body has a number that is too large.")
+        raise Malformed("The body contains a number that is too large.")
     return value
 
 
 def _refuse_constant(name: str) -> None:
-    raise Malformed(f"The body has {name}, which is not JSON.")
+    raise Malformed(f"The body contains {name}, which is not JSON.")
 
 
 _decoder = json.JSONDecoder(

@@ -234,7 +234,7 @@ async def test_push_that_cannot_be_built_does_not_block_others(pushing: Api) -> 
     await becomes(pushing, good, {"delivered": 1})
     await becomes(pushing, bad, {"later": 1})
     told = (await pushing.as_service("GET", f"/events/{bad}/recipients/1")).json()["devices"][0]["what"]
-    assert "it could not be made: ZeroDivisionError" in told
+    assert "the push could not be built: ZeroDivisionError" in told
 
 
 async def test_lane_backs_off_if_the_database_rejects_its_work(

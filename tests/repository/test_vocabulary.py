@@ -78,7 +78,7 @@ RETIRED_IN_DOCUMENTS = re.compile(
 
 PAGES = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "docs/*/*.md", "deploy/*.md", "bench/*.md", "packages/*/*.md")
+    for pattern in ("*.md", "docs/*.md", "docs/*/*.md", "deploy/*.md", "bench/*.md", "packages/*/*.md", "web/*.md")
     for path in ROOT.glob(pattern)
     if path.name != "CHANGELOG.md"
 )
@@ -249,6 +249,20 @@ def test_web_scripts_and_pages_use_plain_words() -> None:
         if RETIRED_IN_DOCSTRINGS.search(line)
     }
     assert not found, "\n".join(sorted(found))
+
+
+def test_fields_of_log_lines_have_one_name_each() -> None:
+    """`reason` says why, `hint` what to do; a number of seconds has them in its name."""
+    fields = {
+        (keyword.arg or "", f"{path}:{node.lineno}")
+        for path, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("log.")
+        for keyword in node.keywords
+    }
+    retired = {"remedy", "advice", "why", "message", "cause", "pause", "again_in", "retry_in", "wait"}
+    assert {(name, place) for name, place in fields if name in retired} == set()
+    assert {name for name, _ in fields} >= {"reason", "hint", "lane", "worker"}
 
 
 def test_search_finds_messages_of_each_kind() -> None:

@@ -131,7 +131,7 @@ def own_secret(data_dir: Path) -> str:
             secret_files.keep(path, randomness.token_urlsafe(48).encode())
         return _read_secret(path)
     except OSError as error:
-        raise Refusal(f"The secret {path} can't be used: {error.strerror}.") from None
+        raise Refusal(f"The secret {path} cannot be used: {error.strerror}.") from None
 
 
 def _content_of(path: Path) -> bytes:

@@ -32,7 +32,8 @@ def mint_service(
     """Return a service token. `by` is a signer, or a secret. Raises `Refusal` for an invalid name."""
     if not is_service_name(name):
         raise Refusal(
-            f"A service's name has 1 to {MAX_NAME_LENGTH} characters, is not a number, and has no control characters."
+            f"The name of a service must have 1 to {MAX_NAME_LENGTH} characters, none of them a control character, and"
+            " must not be a number."
         )
     signer = _signer(by)
     bound = {} if company_id is None else {"company_id": company_id}

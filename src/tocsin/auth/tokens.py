@@ -97,7 +97,7 @@ class Verifier:
     def verify(self, token: str) -> UserCaller | ServiceCaller:
         """Return the caller of a token. Raises `Unauthenticated`."""
         if len(token) > MAX_TOKEN_LENGTH:
-            raise refused("The token is too long.")
+            raise refused(f"The token has more than {MAX_TOKEN_LENGTH} characters.")
         now = self._clock()
         self._use_fetched_keys()
         caller = self._remembered.get(token)

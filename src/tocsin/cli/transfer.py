@@ -116,4 +116,4 @@ def _opened(file: str, mode: str) -> BinaryIO:
             return Path(file).open("rb")
         return os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
     except OSError as error:
-        raise Refusal(f"The file {file} can't be opened: {error.strerror}.") from None
+        raise Refusal(f"The file {file} cannot be opened: {error.strerror}.") from None

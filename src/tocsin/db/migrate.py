@@ -187,7 +187,7 @@ async def _take(connection: Connection, step: Step) -> bool:
                     f"The migration {what} could not lock its tables for {WAIT_TIMEOUT:.0f} s. Sessions that hold them:"
                     f" {holders}. Wait for them or end them, and start again."
                 ) from None
-            log.warning("migration is waiting for a lock", step=what, held_by=holders, again_in=pause)
+            log.warning("migration is waiting for a lock", step=what, held_by=holders, retry_in_seconds=pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, MAX_DELAY)
         else:

@@ -143,7 +143,7 @@ class DemoPage:
         if posted and posted.kind not in app_state.catalogue.samples:
             field_errors.append(field_error("kind", "in", "must be a kind with a sample"))
         if posted and not (posted.to and set(posted.to) <= {person.id for person in self.people}):
-            field_errors.append(field_error("to", "unknown", "must name some of the sample people"))
+            field_errors.append(field_error("to", "unknown", "must be ids of sample users"))
         if field_errors or not posted:
             raise Invalid(field_errors)
         accepted = await app_state.intake.accept(self.draft(app_state, posted.kind, posted.to))

@@ -145,8 +145,8 @@ def _refuse_unusable_path(folder: Path) -> None:
     path = str(folder)
     if not path.isprintable() or set(path) & set(_NOT_IN_PATHS):
         raise Refusal(
-            f"The data folder {path!r} has a character that PostgreSQL can't take in a path (one of {_NOT_IN_PATHS} or"
-            " unprintable); set TOCSIN_DATA_DIR to another."
+            f"The data folder {path!r} has a character that PostgreSQL does not accept in a path (one of"
+            f" {_NOT_IN_PATHS} or unprintable); set TOCSIN_DATA_DIR to another."
         )
     length = len(os.fsencode(folder / "run" / _SOCKET))
     if length > MAX_SOCKET_PATH:
@@ -174,7 +174,7 @@ def _user_of_server(folder: Path) -> pwd.struct_passwd:
     if found.pw_name == "nobody":
         log.warning(
             "PostgreSQL runs as the user nobody; other programs of that user can read its files",
-            remedy="create a user for it before the first start: useradd --system tocsin",
+            hint="create a user for it before the first start: useradd --system tocsin",
         )
     return found
 

@@ -192,7 +192,7 @@ def _refusing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, subprocess.SubprocessError) as error:
-        said = f"The embedded PostgreSQL can't be started in {folder}: {getattr(error, 'strerror', None) or error}"
+        said = f"The embedded PostgreSQL cannot be started in {folder}: {getattr(error, 'strerror', None) or error}"
         hint = "; set TOCSIN_DATA_DIR to a folder that can be written" if isinstance(error, UNWRITABLE) else ""
         raise Refusal(f"{said}{hint}.") from error
 

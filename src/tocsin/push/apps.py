@@ -120,7 +120,7 @@ def lanes_of(settings: Settings) -> list[Lane]:
         log.warning(
             "web pushes to Safari will be refused: no contact is set",
             lane=lane_name("web", DEFAULT),
-            remedy="set TOCSIN_VAPID_SUBJECT to mailto:you@example.com",
+            hint="set TOCSIN_VAPID_SUBJECT to mailto:you@example.com",
         )
     return [lane_of(each, settings) for each in planned]
 

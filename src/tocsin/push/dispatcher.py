@@ -302,7 +302,7 @@ class Dispatcher:
 
 def _failed(delivery: Delivery, error: Exception) -> Settled:
     """Return the state of a push that could not be made because of an internal error: it is retried."""
-    reason = f"it could not be made: {type(error).__name__}"
+    reason = f"the push could not be built: {type(error).__name__}"
     log.error("failed to build push", event_id=str(delivery.key.event_id), exc_info=error)
     due_at = next_try(delivery.attempts, None, 0.0, delivery.expires_at)
     if due_at is None:

@@ -69,7 +69,7 @@ class PushServices:
                 lane=lane,
                 service=origin,
                 reason=reason,
-                remedy="check TOCSIN_VAPID_SUBJECT, TOCSIN_VAPID_KEY_FILE and the clock",
+                hint="check TOCSIN_VAPID_SUBJECT, TOCSIN_VAPID_KEY_FILE and the clock",
             )
 
     def keys_reloaded(self) -> None:

@@ -70,7 +70,13 @@ class Import:
         if len(self._rest) > MAX_LINE_BYTES:
             self._rest.clear()
             self._rest += b"-"  # an invalid line, like the rest of it that follows
-            self._note([field_error(f"lines.{self._number + 1}", "string_between", f"has over {MAX_LINE_BYTES} bytes")])
+            self._note(
+                [
+                    field_error(
+                        f"lines.{self._number + 1}", "string_between", f"must have at most {MAX_LINE_BYTES} bytes"
+                    )
+                ]
+            )
         if len(self._staged) >= STAGE_BATCH_SIZE:
             await self._stage()
 

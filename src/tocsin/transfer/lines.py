@@ -59,7 +59,7 @@ class LineParser:
             return [FieldError(path, "object", f"The {path} field is not a JSON object: {error}")]
         part = next((part for part in PARTS if part in found), None)
         if part is None or len(found) > 1:
-            return [field_error(path, "in", f"must have one key: {', '.join(PARTS)}")]
+            return [field_error(path, "in", f"must have exactly one key: {', '.join(PARTS)}")]
         value, prefix = found[part], f"{path}.{part}."
         if not isinstance(value, dict):
             return [field_error(f"{path}.{part}", "object", "must be an object")]

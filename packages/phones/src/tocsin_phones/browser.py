@@ -31,7 +31,7 @@ REASONS = {
     401: "Unauthorized",
     403: "Forbidden",
     404: "No such subscription",
-    410: "No such subscription any more",
+    410: "The subscription was removed",
     413: "Payload too large",
     429: "Too many requests",
     500: "Internal error",
@@ -100,7 +100,7 @@ class Browser:
             raise Rejection(405, "Method not allowed")
         subscription = self._subscriptions[push.token]
         if subscription is None:
-            raise Rejection(410, "No such subscription any more")
+            raise Rejection(410, "The subscription was removed")
         self._check_sender(request.headers.get("authorization"), subscription)
         _check_headers(request.headers)
         push.id = secrets.token_urlsafe(16)

@@ -31,7 +31,7 @@ async def serve(folder: Path, port: int) -> None:
             sys.stdout.flush()
             await ended.wait()
     except OSError as error:
-        raise StartError(f"The fake phones can't be started: {error.strerror or error}.") from None
+        raise StartError(f"The fake phones cannot be started: {error.strerror or error}.") from None
     finally:
         file.unlink(missing_ok=True)
 

@@ -310,6 +310,11 @@ async def count_history(connection: Connection, *columns: Sequence[Any]) -> None
     await connection.execute(_SQL["count_history"], *columns)
 
 
+async def rebase(connection: Connection) -> None:
+    """After a restore of the database, let all clients load their lists: what they saw last may be lost."""
+    await connection.execute(_SQL["rebase"])
+
+
 async def _mark(database: Database, user_id: int, id_: UUID, statement: str) -> None:
     async with database.transaction() as connection:
         await _lock(connection, user_id)

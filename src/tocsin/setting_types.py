@@ -32,6 +32,9 @@ _CONTACT = re.compile(
     rf"mailto:[\w!#$%&'*+/=?^`{{|}}~.-]+@{_PUBLIC_NAME}|https://{_PUBLIC_NAME}(?::\d{{1,5}})?(?:/[!-~]*)?",
     re.ASCII | re.IGNORECASE,
 )
+_INTERPRETED = "'\"\\$`%"
+"""Characters that a shell or PostgreSQL would interpret in the path of an archive."""
+
 _SCHEME = re.compile(r"\A[a-z]+:", re.ASCII | re.IGNORECASE)
 
 
@@ -150,6 +153,18 @@ def _at_home(path: Path) -> Path:
     return whole
 
 
+def _archive_folder(value: Path) -> Path:
+    if not str(value).isprintable() or set(str(value)) & set(_INTERPRETED):
+        raise ValueError(f"its path must be printable and have none of {_INTERPRETED}")
+    return value
+
+
+def _archive_command(value: str) -> str:
+    if not value.isprintable() or "%p" not in value:
+        raise ValueError("write one line that has %p (the file to copy) and %f (its name)")
+    return value
+
+
 def _is_address(text: str) -> bool:
     try:
         ip_address(text)
@@ -182,6 +197,8 @@ Networks = Annotated[_Words, AfterValidator(_networks)]
 Origins = Annotated[_Words, AfterValidator(_origins)]
 Name = Annotated[str, Field(max_length=200)]
 File = Annotated[Path, AfterValidator(_at_home)]
+ArchiveFolder = Annotated[File, AfterValidator(_archive_folder)]
+ArchiveCommand = Annotated[str, Field(max_length=1000), AfterValidator(_archive_command)]
 Files = Annotated[tuple[File, ...], BeforeValidator(_split_at_commas), AfterValidator(_file_names)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split_at_commas), AfterValidator(_secrets)]
 Contact = Annotated[str, AfterValidator(_contact)]

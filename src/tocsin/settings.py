@@ -15,6 +15,7 @@ from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, ValidationError
 from tocsin import setting_types as types
 from tocsin.environment import variables
 from tocsin.errors import Refusal
+from tocsin.postgres.archive import Archive
 
 PREFIX = "TOCSIN_"
 
@@ -41,6 +42,10 @@ class Settings(BaseModel):
     """NATS servers (nats://host:4222), separated by commas, that wake other processes"""
     data_dir: types.File = Field(default_factory=default_data_dir)
     """the folder of the embedded PostgreSQL and its secrets"""
+    archive_dir: types.ArchiveFolder | None = None
+    """a folder that gets copies of the embedded PostgreSQL's write-ahead log, for restores"""
+    archive_command: types.ArchiveCommand | None = None
+    """a command that copies a file (%p) of that log under a name (%f), instead of a folder"""
     host: types.Host = "127.0.0.1"
     """the address to listen on"""
     port: types.Port = 8080
@@ -126,6 +131,20 @@ class Settings(BaseModel):
     def has_keys(self) -> bool:
         """Whether keys for tokens are set. If not, the embedded mode creates a secret."""
         return bool(self.jwt_secret or self.jwt_public_key_files or self.jwt_jwks_url)
+
+    @property
+    def archive(self) -> Archive | None:
+        """The archive of the embedded PostgreSQL. Raises `Refusal` if it is set twice or for another server."""
+        if self.archive_dir is None and self.archive_command is None:
+            return None
+        if self.archive_dir and self.archive_command:
+            raise Refusal(f"{PREFIX}ARCHIVE_DIR and {PREFIX}ARCHIVE_COMMAND exclude each other; set one of them.")
+        if self.database_url is not None:
+            raise Refusal(
+                f"{PREFIX}ARCHIVE_DIR and {PREFIX}ARCHIVE_COMMAND are for the embedded PostgreSQL; unset them, and"
+                " configure the archive of your own PostgreSQL there."
+            )
+        return Archive(self.archive_dir and self.archive_dir.resolve(), self.archive_command)
 
     @property
     def base_url(self) -> str | None:

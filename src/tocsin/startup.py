@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import structlog
 
@@ -36,6 +37,8 @@ API_CONNECTIONS = 10
 API_STATEMENT_TIMEOUT = 5.0
 WORKER_CONNECTIONS = 8
 
+Result = TypeVar("Result")
+
 START_TIMEOUT = 60.0
 """Seconds that a process waits for the database at its start."""
 
@@ -50,13 +53,14 @@ async def store(settings: Settings, *, alone: bool, quiet: bool = False) -> Asyn
     logged that the schema is up to date.
     """
     async with contextlib.AsyncExitStack() as stack:
+        archive = settings.archive
         if settings.database_url is not None:
             url = settings.database_url.get_secret_value()
         elif not alone and is_running(settings):
             url = supervisor.url_of(settings.data_dir)
         else:
-            url = (await stack.enter_async_context(Embedded(settings.data_dir))).url
-        taken = await _patiently(lambda: _migrate(settings, url))
+            url = (await stack.enter_async_context(Embedded(settings.data_dir, archive))).url
+        taken = await patiently(lambda: _migrate(settings, url))
         tell = log.info if taken or not quiet else log.debug
         tell("the schema is up to date", new_steps=[f"{step.number:04} {step.name}" for step in taken])
         yield url
@@ -170,7 +174,8 @@ async def _migrate(settings: Settings, url: str) -> list[migrate.Step]:
     return await migrate.migrate(url, accept_undurable=settings.database_durable == "yes")
 
 
-async def _patiently(attempt: Callable[[], Awaitable[list[migrate.Step]]]) -> list[migrate.Step]:
+async def patiently(attempt: Callable[[], Awaitable[Result]]) -> Result:
+    """Return what an attempt returns, repeated while the database cannot be reached. Raises `Refusal` in the end."""
     end = time.monotonic() + START_TIMEOUT
     while True:
         try:

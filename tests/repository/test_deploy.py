@@ -11,6 +11,7 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.routing import Route
 
 from tests.support.events import custom
-from tests.support.processes import TOCSIN, Program, data_folder
+from tests.support.processes import TOCSIN, Program, data_folder, kill_postgres
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import until
 from tocsin.api.operations import watching
@@ -181,7 +182,7 @@ class TestNames:
         assert {one or other for one, other in named} <= there
 
     def test_every_deploy_file_is_in_the_readme(self) -> None:
-        told = set(re.findall(r"\]\(([\w.]+)\)", text_of("README.md")))
+        told = set(re.findall(r"\]\(([\w.-]+)\)", text_of("README.md")))
         assert told | {"README.md", "Dockerfile.dockerignore"} == {path.name for path in DEPLOY.iterdir()}
 
     def test_systemd_unit_settings_are_valid(self) -> None:
@@ -448,31 +449,29 @@ def block_of(heading: str, data: Path, kept: Path) -> str:
     """Return the commands of a section of the page, for a service of this test."""
     page = (OPERATIONS / "back-up.md").read_text("utf-8")
     [section] = re.findall(rf"^## {heading}\n.*?(?=^## )", page, re.DOTALL | re.MULTILINE)
-    [block] = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    moved = block.replace("/var/lib/tocsin", str(data)).replace("/var/backups/tocsin", str(kept))
-    return str(moved.replace("/opt/tocsin/bin/python", sys.executable))
+    block = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)[0]
+    return str(block.replace("/var/lib/tocsin", str(data)).replace("/var/backups/tocsin", str(kept)))
 
 
 @pytest.mark.processes
 async def test_backup_is_restored_as_documented(tmp_path: Path) -> None:
     later = (dt.datetime.now(dt.UTC) + dt.timedelta(days=1)).isoformat()
-    path = ":".join(sys.path)
     own = {"TOCSIN_JWT_SECRET": "", "TOCSIN_VAPID_SUBJECT": "mailto:operator@example.com"}
-    async with data_folder() as data, data_folder() as other:
+    async with data_folder() as data, moved_from(data) as other:
+        ask = partial(run, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", TOCSIN_DATA_DIR=str(data))
         async with Program(data, "serve", variables=own) as service:
             secret, vapid = ((data / name).read_text() for name in ("jwt-secret", "vapid.pem"))
             token = mint_service(secret, "crm", ["events:write", "directory:write"], HOUR)
             with Client(service.greeting["url"], token) as client:
                 client.put_user(1, first_name="John", last_name="Doe")
-                sent = client.post(custom(1, body="Before the dump"))
+                sent = client.post(custom(1, body="Before the backup"))
                 assert client.state(sent.id, wait=30).state == "delivered"
                 held = client.post({**custom(1), "deliver_at": later})
-                status, words = await run("bash", "-euc", block_of("Back up", data, tmp_path), PYTHONPATH=path)
-                assert (status, words) == (0, "")
-                client.post(custom(1, body="After the dump"))
-        async with Program(other, "serve", variables=own):
-            status, words = await run("bash", "-euc", block_of("Restore", other, tmp_path), PYTHONPATH=path)
-            assert (status, words) == (0, "")
+                status, words = await ask("bash", "-euc", block_of("Back up", data, tmp_path))
+                assert status == 0, words
+                client.post(custom(1, body="After the backup"))
+        status, words = await ask("bash", "-euc", block_of("Restore", data, tmp_path))
+        assert status == 0, words
         async with Program(other, "serve", variables=own) as service:
             with Client(service.greeting["url"], token) as client:
                 assert client.state(held.id).state == "held"
@@ -484,3 +483,13 @@ async def test_backup_is_restored_as_documented(tmp_path: Path) -> None:
             assert [entry["id"] for entry in page["data"]] == [new.id, sent.id]
             assert service.complaints() == []
         assert (other / "vapid.pem").read_text() == vapid
+
+
+@contextlib.asynccontextmanager
+async def moved_from(data: Path) -> AsyncIterator[Path]:
+    """Yield the data folder that the page restores into; at the end its server is stopped."""
+    other = data.with_name(f"{data.name}-new")
+    try:
+        yield other
+    finally:
+        await kill_postgres(other)

@@ -1,5 +1,6 @@
 """Durations, times and ids as arguments of commands."""
 
+import contextlib
 import re
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -9,6 +10,7 @@ from tocsin.ids import parsed_uuid
 
 _DURATION = re.compile(r"([1-9]\d{0,5})([smhd])")
 _CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -37,3 +39,12 @@ def parse_time(text: str) -> datetime:
     if not _DURATION.fullmatch(text):
         raise Refusal(f"{text!r} is not a time: write it like 10:00 (today, UTC), or 90m, 12h or 3d ago.")
     return now - parse_duration(text)
+
+
+def parse_moment(text: str) -> datetime:
+    """Read a date and time such as 2026-11-28 18:05:00, in UTC unless it has an offset. Raises `Refusal`."""
+    if _MOMENT.match(text):
+        with contextlib.suppress(ValueError):
+            found = datetime.fromisoformat(text)
+            return found if found.tzinfo else found.replace(tzinfo=UTC)
+    raise Refusal(f"{text!r} is not a time: write it like '2026-11-28 18:05:00' (UTC), or with an offset (+01:00).")

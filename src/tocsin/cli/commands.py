@@ -12,7 +12,7 @@ import typer
 from pydantic import SecretStr
 
 from tocsin import __version__, logs
-from tocsin.cli import data, terminal
+from tocsin.cli import backups, data, terminal
 from tocsin.cli.arguments import parse_duration
 from tocsin.cli.running import load_settings, run_command
 from tocsin.cli.terminal import say
@@ -159,6 +159,8 @@ app.command()(data.export)
 app.command()(data.explain)
 app.command()(data.replay)
 app.command()(data.cancel)
+app.command()(backups.backup)
+app.command()(backups.restore)
 
 
 @app.command()

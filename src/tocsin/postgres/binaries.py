@@ -67,7 +67,7 @@ def _copy(source: Path, copies: Path, copy: Path, user: pwd.struct_passwd) -> No
 
 async def make_database(programs: Path, folder: Path, user: pwd.struct_passwd) -> None:
     """Create the database in a draft folder and rename it, so that an existing database is complete."""
-    await _remove_drafts(folder)
+    await remove_drafts(folder)
     draft = folder / f"postgres.new-{secrets.token_hex(4)}"
     own(draft, user)
     for command, words in (
@@ -81,15 +81,15 @@ async def make_database(programs: Path, folder: Path, user: pwd.struct_passwd) -
     sync(folder)
 
 
-async def _remove_drafts(folder: Path) -> None:
+async def remove_drafts(folder: Path) -> None:
     """Remove drafts of an interrupted start. Its `initdb` may still be writing."""
     for _ in range(50):
-        if await asyncio.to_thread(_remove_drafts_once, folder):
+        if await asyncio.to_thread(_removed_drafts, folder):
             return
         await asyncio.sleep(0.1)
 
 
-def _remove_drafts_once(folder: Path) -> bool:
+def _removed_drafts(folder: Path) -> bool:
     for draft in folder.glob("postgres.new-*"):
         shutil.rmtree(draft, ignore_errors=True)
     return not any(folder.glob("postgres.new-*"))

@@ -14,13 +14,20 @@ from pathlib import Path
 import structlog
 
 from tocsin.errors import Refusal
-from tocsin.postgres.process import read_end, run
+from tocsin.postgres.archive import Archive
+from tocsin.postgres.process import read_end, run, this_user
 
 MAJOR = "18"
 """The major version of PostgreSQL that the data folder must have."""
 
 NAME = "tocsin"
 """The name of the database and of its superuser."""
+
+PORT = 5432
+"""The number in the name of the socket."""
+
+RESTORING = "restoring"
+"""The file that marks a data folder whose restore has not ended."""
 
 MAX_SOCKET_PATH = 106
 """Maximum bytes of the path of a unix socket that all clients support."""
@@ -40,7 +47,7 @@ _HARMLESS = frozenset(
 """What an empty folder may contain: files of file systems, secrets made before the first start, and the demo's."""
 
 _LOCK = "tocsin.lock"
-_SOCKET = ".s.PGSQL.5432"
+_SOCKET = ".s.PGSQL."
 log = structlog.get_logger(__name__)
 
 _NOT_IN_PATHS = ",\"'\\"
@@ -55,7 +62,7 @@ cluster_name = 'tocsin'
 listen_addresses = ''
 unix_socket_directories = '"{run}"'
 unix_socket_permissions = 0700
-port = 5432
+port = {port}
 max_connections = 100
 
 # Little memory and few processes: the active part of the tables fits, and statements are short.
@@ -70,6 +77,9 @@ jit = off
 # Limits crash recovery to about this much log.
 max_wal_size = 1GB
 min_wal_size = 80MB
+
+# A backup whose target is slow or hangs fails, and must not fill the disk with log that is kept for it.
+max_slot_wal_keep_size = 4GB
 autovacuum = on
 
 # A client that hangs must not hold locks forever.
@@ -148,7 +158,7 @@ def _refuse_unusable_path(folder: Path) -> None:
             f"The data folder {path!r} has a character that PostgreSQL does not accept in a path (one of"
             f" {_NOT_IN_PATHS} or unprintable); set TOCSIN_DATA_DIR to another."
         )
-    length = len(os.fsencode(folder / "run" / _SOCKET))
+    length = len(os.fsencode(folder / "run" / f"{_SOCKET}{PORT}"))
     if length > MAX_SOCKET_PATH:
         raise Refusal(
             f"The path of the data folder {path} is {length - MAX_SOCKET_PATH} bytes too long for a unix socket; set"
@@ -159,13 +169,7 @@ def _refuse_unusable_path(folder: Path) -> None:
 def _user_of_server(folder: Path) -> pwd.struct_passwd:
     """Return the current user; for root the owner of the folder, else the first existing user of `SERVER_USERS`."""
     if os.geteuid() != 0:
-        try:
-            return pwd.getpwuid(os.geteuid())
-        except KeyError:
-            raise Refusal(
-                f"PostgreSQL needs a user with a name, and user {os.geteuid()} has none: start as a user of /etc/passwd"
-                " (in a container, add a line there for it, or run as another user), or set TOCSIN_DATABASE_URL."
-            ) from None
+        return this_user()
     users = [user for name in SERVER_USERS if (user := _user_called(name)) and user.pw_uid != 0]
     if not users:
         raise Refusal("PostgreSQL does not run as root: create a user for it with `useradd --system tocsin`.")
@@ -247,24 +251,40 @@ def _refuse_another_major(database: Path) -> None:
         )
 
 
-def write_configuration(folder: Path, user: pwd.struct_passwd) -> None:
-    """Create the folders of the socket and the log, and write the configuration."""
-    database = folder / "postgres"
+def write_configuration(
+    folder: Path, user: pwd.struct_passwd, archive: Archive | None = None, database: Path | None = None
+) -> None:
+    """Create the folders of the socket and the log, and write the configuration of the database, or of a draft."""
+    database = database or folder / "postgres"
     _refuse_another_owner(database, user)
     for ours in (folder / "run", folder / "log", database):  # an operator or a volume may have changed their modes
         own(ours, user)
-    _write(database / "postgresql.conf", _POSTGRESQL_CONF.format(run=folder / "run", log=folder / "log"), user)
+    configuration = _POSTGRESQL_CONF.format(run=folder / "run", log=folder / "log", port=PORT)
+    configuration += archive.configuration if archive else ""
+    _write(database / "postgresql.conf", configuration, user)
     _write(database / "pg_hba.conf", _PG_HBA_CONF, user)
     _write(database / "pg_ident.conf", _PG_IDENT_CONF.format(user=_name_of(os.geteuid())), user)
 
 
-def remove_stale_files(folder: Path) -> None:
+def refuse_unfinished(folder: Path) -> None:
+    """Raise `Refusal` if a restore into this folder did not end. It puts the database in its place last."""
+    if (folder / "postgres").exists():
+        (folder / RESTORING).unlink(missing_ok=True)
+    elif (folder / RESTORING).exists():
+        raise Refusal(
+            f"A restore into {folder} did not end: run `tocsin restore` again, or delete the file {folder / RESTORING}"
+            " to start with an empty database."
+        )
+
+
+def remove_stale_files(folder: Path, database: Path, port: int = PORT) -> None:
     """Remove the files of a server that did not end cleanly. None of its processes may run.
 
     PostgreSQL itself mistakes any running process with a recorded id for the server.
     """
-    for trace in ("postgres/postmaster.pid", f"run/{_SOCKET}", f"run/{_SOCKET}.lock"):
-        (folder / trace).unlink(missing_ok=True)
+    socket = folder / "run" / f"{_SOCKET}{port}"
+    for trace in (database / "postmaster.pid", socket, socket.with_name(f"{socket.name}.lock")):
+        trace.unlink(missing_ok=True)
 
 
 def _refuse_another_owner(database: Path, user: pwd.struct_passwd) -> None:

@@ -45,10 +45,28 @@ async def run(command: Sequence[str | Path], user: pwd.struct_passwd, words: byt
         return process.returncode, read_end(output)
 
 
+def this_user() -> pwd.struct_passwd:
+    """Return the user who runs this process. Raises `Refusal` if it has no name."""
+    try:
+        return pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise Refusal(
+            f"PostgreSQL needs a user with a name, and user {os.geteuid()} has none: start as a user of /etc/passwd"
+            " (in a container, add a line there for it, or run as another user), or set TOCSIN_DATABASE_URL."
+        ) from None
+
+
 def spawn(
-    command: Sequence[str | Path], user: pwd.struct_passwd, output: int, given: int = subprocess.DEVNULL
+    command: Sequence[str | Path],
+    user: pwd.struct_passwd,
+    output: int,
+    given: int = subprocess.DEVNULL,
+    errors: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a program that ends with this process, in its own session, so that Ctrl+C does not reach it."""
+    """Start a program that ends with this process, in its own session, so that Ctrl+C does not reach it.
+
+    Its errors are part of the output, unless `errors` is another open file.
+    """
     identity: dict[str, Any] = {}
     if os.geteuid() == 0:
         groups = os.getgrouplist(user.pw_name, user.pw_gid)
@@ -57,7 +75,7 @@ def spawn(
         command,
         stdin=given,
         stdout=output,
-        stderr=output,
+        stderr=output if errors is None else errors,
         cwd="/",
         env=_ENVIRONMENT,
         start_new_session=True,

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,19 +18,22 @@ import asyncpg
 import structlog
 
 from tocsin.errors import Refusal
+from tocsin.postgres.archive import Archive
 from tocsin.postgres.binaries import installed, make_database, programs_for
 from tocsin.postgres.data_dir import (
     NAME,
+    PORT,
     claim,
     is_served,
     log_since,
     prune_logs,
+    refuse_unfinished,
     remove_stale_files,
     write_configuration,
 )
-from tocsin.postgres.process import end, end_leftovers, has_ended, last_words, memory, read_end, spawn
+from tocsin.postgres.process import end, end_leftovers, has_ended, last_words, read_end, spawn
 
-__all__ = ["Embedded", "is_served", "url_of"]
+__all__ = ["Embedded", "is_served", "launch", "url_of"]
 
 MIN_DELAY, MAX_DELAY, STEADY = 0.1, 5.0, 60.0
 """Seconds before a server that exited is restarted: doubled each time, and reset after it ran for `STEADY` seconds."""
@@ -56,14 +60,35 @@ _NOT_YET = (
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A server that was started, and its output until it answers."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    url: str
+    output: int
+    began: float
+
+    async def answers(self) -> None:
+        """Wait until it answers queries. Raises `Refusal` if it exits."""
+        try:
+            if not await _answered(self.process, self.url):
+                words = last_words(log_since(self.folder, self.began), read_end(self.output))
+                raise Refusal(f"The embedded PostgreSQL ended with status {self.process.returncode}: {words}.")
+        finally:
+            os.close(self.output)
+
+
 class Embedded:
-    """PostgreSQL 18 as a child process, with its data in `data_dir`.
+    """PostgreSQL 18 as a child process, with its data in `data_dir` and copies of its log in `archive`.
 
     On Linux it ends with the thread that starts it, which must therefore be the main thread.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, archive: Archive | None = None) -> None:
         self._folder = data_dir.resolve()
+        self._archive = archive
         self._user: pwd.struct_passwd
         self._programs: Path
         self._lock: int | None = None
@@ -127,34 +152,19 @@ class Embedded:
         await self.stop()
 
     async def _prepare(self) -> None:
+        refuse_unfinished(self._folder)
         self._programs = await programs_for(self._user, self._folder)
+        if self._archive:
+            await self._archive.prepare(self._user)
         if not (self._folder / "postgres").exists():
             log.info("creating the database; this takes some seconds", folder=str(self._folder))
             await make_database(self._programs, self._folder, self._user)
-        write_configuration(self._folder, self._user)
+        write_configuration(self._folder, self._user, self._archive)
 
     async def _launch(self) -> None:
-        database, began = self._folder / "postgres", time.time()
-        await end_leftovers(database)
-        remove_stale_files(self._folder)
-        with memory() as output:
-            self._process = spawn((self._programs / "postgres", "-D", database), self._user, output)
-            if not await self._answered(self._process):
-                words = last_words(log_since(self._folder, began), read_end(output))
-                raise Refusal(f"The embedded PostgreSQL ended with status {self._process.returncode}: {words}.")
-
-    async def _answered(self, process: subprocess.Popen[bytes]) -> bool:
-        """Wait until the server answers; return False if it exits."""
-        began, warnings = time.monotonic(), 1
-        while process.poll() is None:
-            if await _answers(self.url):
-                return True
-            waited = time.monotonic() - began
-            if waited > WARNING_INTERVAL * warnings:
-                warnings += 1
-                log.warning("waiting for the embedded PostgreSQL; it may be recovering", seconds=round(waited))
-            await asyncio.sleep(min(0.5, 0.01 + waited / 20))
-        return False
+        launched = await launch(self._programs, self._folder, self._folder / "postgres", self._user)
+        self._process = launched.process
+        await launched.answers()
 
     async def _supervise(self) -> None:
         """Restart the server until `stop`, after any error."""
@@ -182,9 +192,40 @@ class Embedded:
                 log.error("embedded PostgreSQL failed to restart", reason=str(error))  # noqa: TRY400 - the reason is enough
 
 
-def url_of(data_dir: Path) -> str:
+def url_of(data_dir: Path, port: int = PORT) -> str:
     """Return the url of the server of a data folder, whether or not it runs."""
-    return f"postgresql:///{NAME}?host={quote(str(data_dir.resolve() / 'run'), safe='')}&port=5432&user={NAME}"
+    return f"postgresql:///{NAME}?host={quote(str(data_dir.resolve() / 'run'), safe='')}&port={port}&user={NAME}"
+
+
+async def launch(
+    programs: Path, folder: Path, database: Path, user: pwd.struct_passwd, *options: str, port: int = PORT
+) -> Launched:
+    """Start the server of a database in a data folder; it may not answer yet."""
+    began = time.time()
+    await end_leftovers(database)
+    remove_stale_files(folder, database, port)
+    settings = [part for option in (f"port={port}", *options) for part in ("-c", option)]
+    output = os.memfd_create("tocsin")
+    try:
+        process = spawn((programs / "postgres", "-D", database, *settings), user, output)
+    except BaseException:
+        os.close(output)
+        raise
+    return Launched(process, folder, url_of(folder, port), output, began)
+
+
+async def _answered(process: subprocess.Popen[bytes], url: str) -> bool:
+    """Wait until the server answers; return False if it exits."""
+    began, warnings = time.monotonic(), 1
+    while process.poll() is None:
+        if await _answers(url):
+            return True
+        waited = time.monotonic() - began
+        if waited > WARNING_INTERVAL * warnings:
+            warnings += 1
+            log.warning("waiting for the embedded PostgreSQL; it may be recovering", seconds=round(waited))
+        await asyncio.sleep(min(0.5, 0.01 + waited / 20))
+    return False
 
 
 @contextlib.contextmanager

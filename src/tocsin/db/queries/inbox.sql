@@ -566,3 +566,8 @@ set position = h.position + 1, forgotten = h.position + 1, total = h.total + p.n
     last_at = greatest(h.last_at, p.newest)
 from unnest($1::int[], $2::int[], $3::int[], $4::timestamptz[]) as p (user_id, n, unread, newest)
 where h.user_id = p.user_id
+
+-- name: rebase
+-- After a restore to an earlier time, move all inboxes to positions that no client has seen. Clients with the cursors of
+-- changes that are lost load the list again, instead of missing what gets the same positions.
+update heads set position = position + 1000000000, forgotten = position + 1000000000

@@ -1,0 +1,27 @@
+"""The names of the segments of the write-ahead log: timeline, and number in two parts, in hexadecimal."""
+
+SEGMENT_BYTES = 16 * 2**20
+"""Bytes of a segment, as `initdb` sets them."""
+
+_IN_A_PART = 2**32 // SEGMENT_BYTES
+
+
+def name_of(timeline: int, number: int) -> str:
+    """Return the name of a segment."""
+    return f"{timeline:08X}{number // _IN_A_PART:08X}{number % _IN_A_PART:08X}"
+
+
+def number_of(name: str) -> int:
+    """Return the number of a segment, which continues in the next timeline."""
+    return int(name[8:16], 16) * _IN_A_PART + int(name[16:24], 16)
+
+
+def number_at(position: str) -> int:
+    """Return the number of the segment that has the byte before a position, such as 0/2000028."""
+    high, _, low = position.partition("/")
+    return ((int(high, 16) << 32) + int(low, 16) - 1) // SEGMENT_BYTES
+
+
+def timeline_of(name: str) -> int:
+    """Return the timeline of a segment."""
+    return int(name[:8], 16)

@@ -18,6 +18,7 @@ from tocsin.db.migrate import migrate
 from tocsin.db.pool import Connection, Database, connect
 from tocsin.postgres.supervisor import Embedded
 from tocsin.push.channels.vapid import Vapid
+from tocsin.rate_limits import RateLimits
 from tocsin_phones import Phones
 
 hypothesis.settings.register_profile("fast", max_examples=10, deadline=None)  # timings never decide a test
@@ -105,8 +106,15 @@ async def api(busy_service: Api, server: Embedded) -> AsyncIterator[Api]:
     url = url_for(server, "busy")
     await left_behind(url)
     await wipe(url)
+    busy_service.app_state.limits._windows.clear()  # noqa: SLF001 - tests share users and their limits
     yield busy_service
     assert await left_behind(url) == []
+
+
+@pytest.fixture
+def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No rate limits, for tests that call more often than a user may."""
+    monkeypatch.setattr(RateLimits, "of", lambda *_: None)
 
 
 @pytest.fixture

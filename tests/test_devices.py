@@ -127,6 +127,7 @@ async def test_concurrent_registrations_leave_a_phone_with_one_user(api: Api) ->
     assert len(await listed(api, 1)) + len(await listed(api, 2)) == 2
 
 
+@pytest.mark.usefixtures("unlimited")
 async def test_concurrent_token_exchanges_do_not_deadlock(api: Api) -> None:
     await api.people(1, 2)
     tokens = ["ab" * 32, "cd" * 32]
@@ -139,6 +140,7 @@ async def test_concurrent_token_exchanges_do_not_deadlock(api: Api) -> None:
         assert sorted(owned) == ["ababab", "cdcdcd"]
 
 
+@pytest.mark.usefixtures("unlimited")
 async def test_erasure_and_device_registration_do_not_deadlock(api: Api) -> None:
     tokens = [f"{number:064x}" for number in range(4)]
     await api.people(2)

@@ -20,6 +20,7 @@ from tocsin import (
     isolation,
     jobs,
     quiet_hours,
+    rate_limits,
     setting_types,
     streams,
     strict_json,
@@ -30,8 +31,10 @@ from tocsin.api.connections import Patience
 from tocsin.auth import claims, jwks
 from tocsin.catalogue import fields
 from tocsin.db.pool import queries
-from tocsin.push import deliveries, dispatcher, probe
+from tocsin.push import deliveries, dispatcher
 from tocsin.push.channels import apns, fcm, payloads
+from tocsin.setting_types import Rate
+from tocsin.settings import Settings
 
 MIB = 1_048_576
 SCHEMA = Path(tocsin.__file__).parent / "db/schema.sql"
@@ -90,7 +93,19 @@ PROMISES: dict[str, tuple[Any, Any]] = {
     "the clock of an issuer may differ by, in seconds": (claims.CLOCK_SKEW, 30),
     "bytes of a secret for tokens": (setting_types.MIN_SECRET_BYTES, 32),
     "fetching the keys of the issuer again, in seconds": (jwks.FETCH_INTERVAL, 60.0),
-    "test pushes a minute": (probe.MAX_PER_MINUTE, 5),
+    "test pushes": (rate_limits.TEST_PUSHES, Rate(5, "minute")),
+    "rate limits": (
+        {name: field.default for name, field in Settings.model_fields.items() if name.startswith("limit_")},
+        {
+            "limit_user_requests": Rate(3000, "minute"),
+            "limit_service_requests": None,
+            "limit_service_events": None,
+            "limit_custom_calls": Rate(60, "minute"),
+            "limit_custom_recipients": Rate(5000, "hour"),
+            "limit_devices": Rate(60, "hour"),
+            "limit_failed_auth": Rate(600, "minute"),
+        },
+    ),
     "tries of a job, in seconds between them": (jobs.RETRY_DELAYS, (0.2, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)),
     "a worker's sign of life, in seconds": (jobs.HEARTBEAT_INTERVAL, 5.0),
     "silence after which leases are free, in seconds": (jobs.LEASE_TIMEOUT, 15.0),
@@ -117,7 +132,6 @@ PROMISES: dict[str, tuple[Any, Any]] = {
     "characters of a string in data": (longest(fields.String), 1_000),
     "characters of a text in params": (longest(fields.Text), 10_000),
     "characters of a service's name": (claims.MAX_NAME_LENGTH, 100),
-    "the window of a test push's limit": (age_in("probe", "take"), "1 minute"),
     "how long a clear gathers others": (burst_of_clears(), "00:00:02"),
     "bytes of a browser's payload": (pushes.MAX_WEB_PUSH_BYTES, 3_000),
     "the life of a push": (deliveries.LIFETIME, timedelta(hours=24)),

@@ -19,7 +19,7 @@
     │   └── Locked          503 unavailable, a lock of another session was not released in time
     └── Overrun             503 unavailable, a statement exceeded its timeout
 
-Any module can raise them; only `api/problems.py` converts them into responses. `Refusal` is not an error of the API:
+Any module can raise them; only `api/errors.py` converts them into responses. `Refusal` is not an error of the API:
 its message tells the operator why a command cannot continue.
 """
 
@@ -246,22 +246,14 @@ def in_order(field_errors: Iterable[FieldError]) -> list[FieldError]:
 
 
 class RateLimited(Problem):
-    """More than `limit` requests within a minute. The next is accepted in `wait` seconds.
-
-    The headers are those of RFC 6585 and of the RateLimit draft.
-    """
+    """A rate limit is used up until its window ends, in `wait` seconds. The message says which limit."""
 
     status = 429
     code = "rate_limited"
+    message = "Rate limit exceeded."
 
-    def __init__(self, limit: int, wait: int) -> None:
-        headers = {
-            "Retry-After": str(wait),
-            "RateLimit-Limit": str(limit),
-            "RateLimit-Remaining": "0",
-            "RateLimit-Reset": str(wait),
-        }
-        super().__init__(f"Rate limit exceeded: {limit} requests per minute.", headers=headers)
+    def __init__(self, message: str | None = None, *, wait: int = 1) -> None:
+        super().__init__(message, headers={"Retry-After": str(wait)})
 
 
 class HeadTooLarge(Problem):

@@ -29,6 +29,9 @@ BATCH_SIZE = 200
 MAX_IDS_PER_BATCH = 20_000
 """Maximum ids that the events of such a transaction name together. An event that names more is stored by itself."""
 
+MAX_COUNTED_MEMBERS = 100_000
+"""Maximum memberships that are read to count the recipients of an event."""
+
 ANY_COMPANY = 0
 """The company in the keys of a service that is not bound to a company."""
 
@@ -184,6 +187,17 @@ def _count_of_next(waiting: Sequence[Waiting]) -> int:
             break
         ids.add(each.id)
     return len(ids)
+
+
+async def count_of_recipients(database: Database, draft: Draft, most: int) -> int:
+    """Return how many active users an event reaches, counted up to `most`.
+
+    At most `MAX_COUNTED_MEMBERS` memberships are read. If teams have more, users of several teams may be missing.
+    """
+    users, teams = list(dict.fromkeys(draft.users)), list(dict.fromkeys(draft.teams))
+    arguments = users, teams, draft.checked.actor, draft.company_id, most, MAX_COUNTED_MEMBERS
+    count: int = await database.value(_SQL["count_of_recipients"], *arguments)
+    return count
 
 
 async def cancel(database: Database, pubsub: PubSub, id_: UUID, owner: Viewer, operator: str | None = None) -> None:

@@ -50,6 +50,7 @@ class Metrics:
         self._took = Histogram(
             "tocsin_http_request_seconds", "Time to answer a request", ["method", "route"], buckets=_SECONDS, **more
         )
+        self._rate_limited = Counter("tocsin_rate_limited", "Requests that exceeded a rate limit", ["limit"], **more)
         self._jobs = Counter("tocsin_jobs", "Jobs done, put off or given up", ["task", "outcome"], **more)
         self._entered = Histogram(
             "tocsin_inbox_seconds",
@@ -115,6 +116,10 @@ class Metrics:
             found = self._of_requests[method, route, status] = labelled
         found[0].inc()
         found[1].observe(seconds)
+
+    def rate_limited(self, limit: str) -> None:
+        """Count a request that exceeded a rate limit."""
+        self._rate_limited.labels(limit).inc()
 
     def job(self, task: str, outcome: str, count: int = 1) -> None:
         """Count jobs: `done`, `put off`, `dead`, `lost` or `cancelled`."""

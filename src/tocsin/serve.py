@@ -72,6 +72,7 @@ async def serve(
             sockets.append(stack.enter_context(bound(settings.host, settings.operations_port)))
         url = await stack.enter_async_context(store(settings, alone=True))
         database = await stack.enter_async_context(pool(url, API_CONNECTIONS, API_STATEMENT_TIMEOUT))
+        counting = await stack.enter_async_context(pool(url, 1, API_STATEMENT_TIMEOUT))
         own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS, beats=True))
         bulk = await stack.enter_async_context(bulk_pool(settings, url))
         pubsub = await stack.enter_async_context(pubsub_for(settings, url, own))
@@ -80,7 +81,8 @@ async def serve(
         verifier.begin()
         lanes = await stack.enter_async_context(open_lanes(settings))
         catalogue = Catalogue.load(*settings.catalogue_folders)
-        app_state = build_app_state(settings, catalogue, database, pubsub, verifier, lanes)
+        app_state = build_app_state(settings, catalogue, database, counting, pubsub, verifier, lanes)
+        stack.push_async_callback(app_state.limits.close)
         worker = None
         if with_worker:
             app_state.metrics.watch_pool("worker", own)

@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -20,6 +21,10 @@ MAX_PATH_LENGTH, MAX_FILE_NAME_BYTES = 4000, 255
 Audience = Literal["users", "services", "both"]
 Scope = Literal["events:write", "directory:write", "operations"]
 
+SECONDS = {"second": 1, "minute": 60, "hour": 3600}
+"""The windows of rate limits, in seconds."""
+
+_RATE = re.compile(rf"([1-9][0-9]{{0,8}})/({'|'.join(SECONDS)})")
 _TIMES = frozenset({"exp", "nbf", "iat"})
 _TAKEN_CLAIMS = frozenset({*_TIMES, "iss", "aud", "jti", "scope", "company_id"})
 _PREFIX_OF_PATHS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
@@ -38,6 +43,23 @@ _INTERPRETED = "'\"\\$`%"
 _SCHEME = re.compile(r"\A[a-z]+:", re.ASCII | re.IGNORECASE)
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A rate limit: at most `quota` per `unit`."""
+
+    quota: int
+    unit: str
+
+    @property
+    def seconds(self) -> int:
+        """The length of the window."""
+        return SECONDS[self.unit]
+
+    def __str__(self) -> str:
+        """Return the rate as it is written in a setting."""
+        return f"{self.quota}/{self.unit}"
+
+
 def is_contact(text: str) -> bool:
     """Return whether push services accept this contact."""
     return _CONTACT.fullmatch(text) is not None
@@ -52,6 +74,19 @@ def _host(value: Any) -> Any:
     if not isinstance(host, str) or not (_is_address(host) or _HOST.fullmatch(host)):
         raise ValueError("write an address such as 127.0.0.1, 0.0.0.0 or ::1, or a host name")
     return host
+
+
+def _rate(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower()
+    if text == "none":
+        return None
+    if not (found := _RATE.fullmatch(text)):
+        raise ValueError(
+            f"write a number and one of {', '.join(SECONDS)}, such as 60/minute, or none to switch the limit off"
+        )
+    return Rate(int(found[1]), found[2])
 
 
 def _database_url(value: SecretStr) -> SecretStr:
@@ -187,6 +222,8 @@ def _has_good_port(url: str) -> bool:
 _Words = Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)]
 
 Host = Annotated[str, BeforeValidator(_host)]
+Limit = Annotated[Rate | None, BeforeValidator(_rate)]
+"""A rate limit; None: there is no limit."""
 Port = Annotated[int, Field(ge=0, le=65535)]
 PublicUrl = Annotated[AnyHttpUrl, UrlConstraints(max_length=500)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]

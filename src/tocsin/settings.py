@@ -124,6 +124,20 @@ class Settings(BaseModel):
     """claims, separated by commas, with scopes, each a string or a list"""
     jwt_scopes: types.Scopes = ()
     """scopes of the issuer by their names there: Events.Write=events:write, separated by commas"""
+    limit_user_requests: types.Limit = types.Rate(3000, "minute")
+    """requests with the tokens of one user, such as 3000/minute; `none`: no limit"""
+    limit_service_requests: types.Limit = None
+    """requests with the tokens of one service"""
+    limit_service_events: types.Limit = None
+    """events that one service posts"""
+    limit_custom_calls: types.Limit = types.Rate(60, "minute")
+    """`POST /notifications` of one user"""
+    limit_custom_recipients: types.Limit = types.Rate(5000, "hour")
+    """recipients of the custom notifications of one user, members of teams included"""
+    limit_devices: types.Limit = types.Rate(60, "hour")
+    """registrations of devices and browsers by one user"""
+    limit_failed_auth: types.Limit = types.Rate(600, "minute")
+    """requests without a valid token from one address, or one /64 of IPv6"""
     log_format: Literal["console", "json"] = "console"
     """the format of the log"""
 

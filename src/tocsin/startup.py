@@ -28,6 +28,7 @@ from tocsin.push.apps import lanes_of
 from tocsin.push.content import Composer
 from tocsin.push.dispatcher import Dispatcher
 from tocsin.push.lanes import Lane
+from tocsin.rate_limits import RateLimits
 from tocsin.readiness import Readiness
 from tocsin.settings import Settings
 from tocsin.streams import Streams
@@ -99,11 +100,15 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
     settings: Settings,
     catalogue: Catalogue,
     database: Database,
+    counting: Database,
     pubsub: PubSub,
     verifier: Verifier,
     lanes: Sequence[Lane],
 ) -> AppState:
-    """Return the state of the application. Requires a running event loop."""
+    """Return the state of the application. Requires a running event loop.
+
+    Rate limits use the pool `counting`, so that a request that holds a connection never waits for another one.
+    """
     streams, metrics = Streams(database), Metrics()
     pubsub.on_change(streams.changed)
     verifier.on_withdrawal = streams.end_all  # clients whose token is still valid reconnect
@@ -121,6 +126,7 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
         verifier,
         cursors,
         streams,
+        RateLimits(counting, settings, metrics.rate_limited),
         metrics,
         Readiness(database),
         lanes,

@@ -60,7 +60,7 @@ class TestOrigins:
             assert answer.headers.get_list("access-control-allow-origin") == [ORIGIN]
             assert answer.headers.get_list("vary") == ["Authorization, Origin"]
             exposed = set(answer.headers["access-control-expose-headers"].split(", "))
-            assert {"ETag", "Retry-After", "X-Request-Id", "RateLimit-Limit", "RateLimit-Remaining"} <= exposed
+            assert {"ETag", "Retry-After", "X-Request-Id", "RateLimit", "RateLimit-Policy"} <= exposed
             assert "access-control-allow-credentials" not in answer.headers
 
     async def test_unknown_origin_gets_no_cors_headers(self, open_api: Api) -> None:

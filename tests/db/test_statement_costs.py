@@ -44,6 +44,7 @@ BOUNDED = {
     ("jobs", "hand_back"): "at most 200 jobs are claimed",
     ("jobs", "reap"): "a row for each worker",
     ("jobs", "reap_deliveries"): "a row for each worker",
+    ("rate_limits", "take"): "at most 200 keys are asked for",
     ("retention", "imports"): "a row for each import under way",
     ("readiness", "problems"): "a row for each worker",
 }
@@ -87,6 +88,7 @@ insert into event_keys (service, company_id, key, event_id) select 'crm', 0, id:
 insert into idempotency_keys (caller, method, path, key, digest, status, body)
     select 'user ' || id, 'POST', '/notifications', '', '', 202, '' from users;
 insert into preferences (user_id, chosen) select id, '{{}}' from users;
+insert into rate_limits (name, key, ends_at, used) select 'user-requests', id::text, now(), 1 from users;
 insert into imports (id, state, company_id) select gen_random_uuid(), 'checking', 1;
 insert into import_lines (import_id, number, part, user_id, body, event_id, happened_at)
     select imports.id, row_number() over (), part, case when part <> 'team' then users.id end, '{{}}',

@@ -104,9 +104,9 @@ async def locked(dba: Connection, table: str) -> AsyncIterator[None]:
 
 
 async def everything(api: Api) -> dict[str, str]:
-    """Return the contents of the database as text by table, except the heartbeats of workers."""
+    """Return the contents of the database as text by table, except heartbeats of workers and uses of rate limits."""
     tables = await api.app_state.database.rows(
-        "select tablename from pg_tables where schemaname = 'tocsin' and tablename <> 'workers'"
+        "select tablename from pg_tables where schemaname = 'tocsin' and tablename not in ('workers', 'rate_limits')"
     )
     return {
         row["tablename"]: str(await api.app_state.database.rows(f"select t::text from {row['tablename']} t"))

@@ -146,8 +146,8 @@ async def serving(
 ) -> AsyncIterator[Api]:
     """Run the service in this process, on a free port of the loopback."""
     async with AsyncExitStack() as stack:
-        database, own = Database(url, 6, 5), Database(url, 4)
-        for pool in (database, own):
+        database, counting, own = Database(url, 6, 5), Database(url, 1, 5), Database(url, 4)
+        for pool in (database, counting, own):
             await pool.open()
             stack.push_async_callback(pool.close)
         pubsub = PubSub(url, own)
@@ -159,7 +159,8 @@ async def serving(
         lanes = lanes_of(settings) if pushing else []
         for lane in lanes:
             stack.push_async_callback(lane.transport.close)
-        app_state = build_app_state(settings, catalogue, database, pubsub, verifier, lanes)
+        app_state = build_app_state(settings, catalogue, database, counting, pubsub, verifier, lanes)
+        stack.push_async_callback(app_state.limits.close)
         watching = asyncio.create_task(app_state.streams.watch())
         stack.callback(watching.cancel)
         worker = Worker(own, catalogue, pubsub, metrics=app_state.metrics) if with_worker else None

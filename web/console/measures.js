@@ -79,6 +79,7 @@ scrapes.push({ at, series, values: new Map(series.map((each) => [each.key, each.
       ...this.#latency("inbox", "tocsin_inbox_seconds"),
       ...this.#latency("push", "tocsin_push_seconds"),
       ...Object.fromEntries(PROVIDERS.map((provider) => [`${provider} errors`, this.#errors(provider)])),
+      ...this.#refused(),
       "api errors": this.#grown("tocsin_http_requests_total", ({ status }) => status >= "500").count,
     };
   }
@@ -90,6 +91,14 @@ scrapes.push({ at, series, values: new Map(series.map((each) => [each.key, each.
       this.#grown(`${name}_bucket`, ({ le }) => le === bound).count,
     ]));
     return Object.fromEntries([50, 95, 99].map((part) => [`${line} p${part}`, quantile(part / 100, buckets)]));
+  }
+
+  /** The requests that exceeded a rate limit, and the names of the limits. */
+  #refused() {
+    const counts = by(this.#last(), "tocsin_rate_limited_total", "limit");
+    const count = (limit) => this.#grown("tocsin_rate_limited_total", ({ limit: other }) => other === limit).count ?? 0;
+    const limits = Object.keys(counts).filter(count).sort();
+    return { "rate limited": limits.reduce((sum, limit) => sum + count(limit), 0), limits };
   }
 
   #errors(provider) {

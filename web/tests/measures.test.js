@@ -38,3 +38,13 @@ test("rates and percentiles are computed per process", () => {
   assert.deepEqual(fourth.stopped, ["apns/default"]);
   assert.equal(measures.processes, 2);
 });
+
+test("requests that exceeded a rate limit are counted with the names of their limits", () => {
+  const measures = new Measures();
+  const [, now] = [[4, 0], [9, 2]].map(([users, devices], nth) => measures.add(`process_start_time_seconds 1
+tocsin_rate_limited_total{limit="user-requests"} ${users}
+tocsin_rate_limited_total{limit="devices"} ${devices}
+tocsin_rate_limited_total{limit="custom-calls"} 7
+`, 1e12 + 5_000 * nth));
+  assert.deepEqual([now["rate limited"], now.limits], [7, ["devices", "user-requests"]]);
+});

@@ -10,6 +10,7 @@ from fastapi.security.base import SecurityBase
 from starlette.requests import Request
 
 from tocsin import inbox
+from tocsin.api.limiting import count, count_caller, count_refused_token
 from tocsin.api.state import app_state_of
 from tocsin.auth.claims import ServiceCaller, UserCaller
 from tocsin.auth.tokens import caller_of
@@ -36,7 +37,7 @@ class UserToken(Authentication):
 
     async def __call__(self, request: Request) -> UserCaller:
         """Return the user."""
-        caller = _caller_of(request)
+        caller = await _caller_of(request)
         if not isinstance(caller, UserCaller):
             raise Unauthorized("This endpoint requires a user token.")
         return caller
@@ -55,11 +56,16 @@ class InboxOwner(UserCaller):
 
 
 class ActiveUser(UserToken):
-    """An active user."""
+    """An active user. `limit` is the name of a further rate limit of their requests."""
+
+    def __init__(self, limit: str | None = None) -> None:
+        self.limit = limit
 
     async def __call__(self, request: Request) -> InboxOwner:
         """Return the user."""
         caller = await super().__call__(request)
+        if self.limit:
+            await count(request, self.limit, caller.id)
         found = await inbox.owner(app_state_of(request).database, caller)
         return InboxOwner(caller.id, caller.expires, caller.issued, found["company_id"], found["locale"])
 
@@ -76,7 +82,7 @@ class Service(Authentication):
 
     async def __call__(self, request: Request) -> ServiceCaller:
         """Return the service."""
-        caller = _caller_of(request)
+        caller = await _caller_of(request)
         if not isinstance(caller, ServiceCaller):
             raise self.refusal()
         self.require(caller)
@@ -93,13 +99,22 @@ class Service(Authentication):
         return Unauthorized(f"This endpoint requires a service token with the scope {scopes}.", scope=self.scopes[0])
 
 
-def _caller_of(request: Request) -> UserCaller | ServiceCaller:
+async def _caller_of(request: Request) -> UserCaller | ServiceCaller:
+    try:
+        caller = caller_of(app_state_of(request).verifier, _authorization_of(request))
+    except Unauthenticated:
+        await count_refused_token(request)
+        raise
+    request.state.caller = caller
+    await count_caller(request, caller)
+    return caller
+
+
+def _authorization_of(request: Request) -> str | None:
     given = request.headers.getlist("authorization")
     if len(given) > 1:
         raise Unauthenticated("The request must have exactly one Authorization header.", presented=True)
-    caller = caller_of(app_state_of(request).verifier, given[0].strip() if given else None)
-    request.state.caller = caller
-    return caller
+    return given[0].strip() if given else None
 
 
 EVENTS_WRITER = Service("events:write")
@@ -107,6 +122,7 @@ DIRECTORY_WRITER = Service("directory:write")
 
 AnyUser = Annotated[UserCaller, Depends(UserToken())]
 User = Annotated[InboxOwner, Depends(ActiveUser())]
+Sender = Annotated[InboxOwner, Depends(ActiveUser("custom-calls"))]
 EventsWriter = Annotated[ServiceCaller, Depends(EVENTS_WRITER)]
 EventsViewer = Annotated[ServiceCaller, Depends(Service("events:write", "operations"))]
 Resolver = Annotated[ServiceCaller, Depends(Service("events:write", "directory:write"))]

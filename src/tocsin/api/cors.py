@@ -13,9 +13,7 @@ EXPOSED = (
     "ETag",
     "Retry-After",
     "X-Request-Id",
-    "RateLimit-Limit",
-    "RateLimit-Remaining",
-    "RateLimit-Reset",
+    "RateLimit",
     "RateLimit-Policy",
 )
 

@@ -2,15 +2,18 @@
 
 from dataclasses import asdict
 
+from starlette.requests import Request
+
 from tocsin import devices
 from tocsin.api.answers import Devices, PushOutcome, WebPushKey
 from tocsin.api.auth import InboxOwner, User
 from tocsin.api.documented import problems
+from tocsin.api.limiting import count, counted
 from tocsin.api.requests import Endpoint, SubscriptionBody, Token
 from tocsin.api.routes import OPTIONAL, Given, router
 from tocsin.api.state import AppState, State
 from tocsin.devices import Device
-from tocsin.errors import FieldError, Invalid, NotFound, RateLimited
+from tocsin.errors import FieldError, Invalid, NotFound
 from tocsin.push import probe
 from tocsin.push.apps import web_push_key
 from tocsin.push.channels.web_push import endpoint_of
@@ -48,14 +51,15 @@ async def get_web_push_key(user: User, app_state: State) -> WebPushKey:  # noqa:
         field_error("keys.auth", "regex", "must be a key of the subscription, in base64url"),
     ),
 )
-async def subscribe_browser(user: User, app_state: State, body: SubscriptionBody) -> None:
+async def subscribe_browser(request: Request, user: User, app_state: State, body: SubscriptionBody) -> None:
     """Register a browser.
 
     Accepts a `PushSubscription` as serialized by the browser.
     """
     endpoint, keys = endpoint_of(body.endpoint), body.keys
     device = Device(endpoint, "Web", "web", "production", "default", keys.p256dh, keys.auth)
-    await devices.register(app_state.database, user.id, device)
+    async with counted(request, "devices", user.id):
+        await devices.register(app_state.database, user.id, device)
 
 
 @routes.delete("/notifications/web-push", status_code=204, responses=problems(NO_ENDPOINT))
@@ -67,13 +71,13 @@ async def unsubscribe_browser(user: User, app_state: State, body: Endpoint) -> N
     await devices.detach(app_state.database, user.id, endpoint_of(body.endpoint))
 
 
-@routes.post("/notifications/web-push/test", responses=problems(NotFound, RateLimited, NO_ENDPOINT))
-async def test_subscription(user: User, app_state: State, body: Endpoint) -> PushOutcome:
+@routes.post("/notifications/web-push/test", responses=problems(NotFound, NO_ENDPOINT))
+async def test_subscription(request: Request, user: User, app_state: State, body: Endpoint) -> PushOutcome:
     """Send a test push to a browser.
 
     Sends one push and returns the response of the push service. At most 5 per minute.
     """
-    return await _push_test(app_state, user, endpoint_of(body.endpoint))
+    return await _push_test(request, app_state, user, endpoint_of(body.endpoint))
 
 
 @routes.get("/notifications/devices")
@@ -86,16 +90,18 @@ async def list_devices(user: User, app_state: State) -> Devices:
 
 
 @routes.post("/notifications/devices", status_code=204, responses=NO_DEVICE)
-async def register_device_by_body(user: User, app_state: State, body: DeviceWithToken) -> None:
+async def register_device_by_body(request: Request, user: User, app_state: State, body: DeviceWithToken) -> None:
     """Register a phone, with the token in the body.
 
     Like `POST /notifications/devices/{token}`, for networks with proxies that log paths.
     """
-    await _register(app_state, user, body)
+    await _register(request, app_state, user, body)
 
 
 @routes.post("/notifications/devices/{token}", status_code=204, responses=NO_DEVICE)
-async def register_device(user: User, app_state: State, token: Token, body: Given[DeviceBody] = OPTIONAL) -> None:
+async def register_device(
+    request: Request, user: User, app_state: State, token: Token, body: Given[DeviceBody] = OPTIONAL
+) -> None:
     """Register a phone.
 
     A token belongs to one user at a time. If another user registers it, it is moved to that user. A user has at most 50
@@ -105,7 +111,7 @@ async def register_device(user: User, app_state: State, token: Token, body: Give
     found = DeviceWithToken.checked({**body.given, "token": token}, field_errors)
     if found is None:
         raise Invalid(field_errors)
-    await _register(app_state, user, found)
+    await _register(request, app_state, user, found)
 
 
 @routes.delete("/notifications/devices/{token}", status_code=204)
@@ -117,19 +123,22 @@ async def detach_device(user: User, app_state: State, token: Token) -> None:
     await devices.detach(app_state.database, user.id, token)
 
 
-@routes.post("/notifications/devices/{token}/test", responses=problems(NotFound, RateLimited))
-async def test_device(user: User, app_state: State, token: Token) -> PushOutcome:
+@routes.post("/notifications/devices/{token}/test", responses=problems(NotFound))
+async def test_device(request: Request, user: User, app_state: State, token: Token) -> PushOutcome:
     """Send a test push to a phone.
 
     Sends one push and returns the response of the provider. At most 5 per minute.
     """
-    return await _push_test(app_state, user, token)
+    return await _push_test(request, app_state, user, token)
 
 
-async def _register(app_state: AppState, user: InboxOwner, body: DeviceWithToken) -> None:
-    await devices.register(app_state.database, user.id, body.device(), body.replaced())
+async def _register(request: Request, app_state: AppState, user: InboxOwner, body: DeviceWithToken) -> None:
+    async with counted(request, "devices", user.id):
+        await devices.register(app_state.database, user.id, body.device(), body.replaced())
 
 
-async def _push_test(app_state: AppState, user: InboxOwner, token: str) -> PushOutcome:
-    said = await probe.send(app_state.database, Composer(app_state.catalogue), app_state.lanes, user.id, token)
+async def _push_test(request: Request, app_state: AppState, user: InboxOwner, token: str) -> PushOutcome:
+    device = await probe.device_of(app_state.database, user.id, token)
+    await count(request, "test-pushes", user.id)
+    said = await probe.send(app_state.database, Composer(app_state.catalogue), app_state.lanes, device)
     return PushOutcome.model_validate(asdict(said))

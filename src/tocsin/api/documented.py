@@ -1,13 +1,16 @@
 """Declarations of routes for the OpenAPI document in addition to models: problems, links and examples."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tocsin.errors import Conflict, FieldError, Invalid, Problem
+from tocsin.errors import Conflict, FieldError, Invalid, Problem, RateLimited, Unauthenticated
 from tocsin.idempotency import MAX_KEY_LENGTH
 from tocsin.validation import field_error
 
 JSON = "application/json"
+
+LIMITED = ("RateLimit", "RateLimit-Policy")
+"""The headers of responses to requests that count towards a rate limit."""
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -71,28 +74,37 @@ def headers(*names: str) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-Id", *names)}
 
 
-def rendered(answers: Responses, success: int) -> Responses:
-    """Return the declared responses in the format of the document, by status, including `success`."""
-    found = {status: _rendered(status, of) for status, of in {success: {}, **answers}.items()}
+def rendered(answers: Responses, success: int, limits: Sequence[str] = ()) -> Responses:
+    """Return the declared responses in the format of the document, by status, including `success`.
+
+    `limits` are headers of all of them.
+    """
+    found = {status: _rendered(status, of, limits) for status, of in {success: {}, **answers}.items()}
     return dict(sorted(found.items(), key=lambda item: str(item[0])))
 
 
-def _rendered(status: int | str, answer: dict[str, Any]) -> dict[str, Any]:
+def _rendered(status: int | str, answer: dict[str, Any], limits: Sequence[str]) -> dict[str, Any]:
     if _FIELD_ERRORS in answer:
-        return invalid(answer[_FIELD_ERRORS])
+        return _with_headers(invalid(answer[_FIELD_ERRORS]), limits)
     if _PROBLEMS not in answer:
-        return {"description": DESCRIPTIONS[int(status)], "headers": headers(), **answer}
+        described = {"description": DESCRIPTIONS[int(status)], "headers": headers(), **answer}
+        return _with_headers(described, limits)
     family: list[type[Problem]] = list(dict.fromkeys(answer[_PROBLEMS]))
     if any(issubclass(problem, Conflict) for problem in family):
-        return problem_answer(*(problem() for problem in family))
+        return _with_headers(problem_answer(*(problem() for problem in family)), limits)
     return {"$ref": f"#/components/responses/{family[0].__name__}"}
+
+
+def _with_headers(answer: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {**answer, "headers": {**answer["headers"], **headers(*names)}}
 
 
 def problem_answer(*found: Problem) -> dict[str, Any]:
     """Describe the problems with the same status as one response."""
     description = "; ".join(f"`{problem.code}`: {_words(problem)}" for problem in found)
     examples = {problem.code: {"errors": problem.errors()} for problem in found}
-    return {"description": description, "headers": headers(*found[0].headers), "content": _errors(examples)}
+    names = [*found[0].headers, *(LIMITED if isinstance(found[0], Unauthenticated | RateLimited) else ())]
+    return {"description": description, "headers": headers(*names), "content": _errors(examples)}
 
 
 def invalid(field_errors: Iterable[FieldError]) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from typing import Annotated
 
 from fastapi import Path, Query
 from pydantic import BeforeValidator
+from starlette.requests import Request
 
 from tocsin import event_status, events
 from tocsin.api.answers import EventStatus, Queued, QueuedBatch, QueuedEvent, Recipient, Skipped, SkippedOfEvent
 from tocsin.api.auth import DIRECTORY_WRITER, EVENTS_WRITER, EventsViewer, EventsWriter, Resolver
 from tocsin.api.documented import declared, links, problems
 from tocsin.api.drafts import Posted, posted
+from tocsin.api.limiting import counted
 from tocsin.api.requests import EventId, NewBatch, NewEvent, ResolutionRequest, UserId, integer
 from tocsin.api.routes import Given, router
 from tocsin.api.state import AppState, State
@@ -49,7 +51,7 @@ routes = router("events")
         links(202, "event_id", "$response.body#/id", "get_event", "cancel_event"),
     ),
 )
-async def post_event(service: EventsWriter, app_state: State, body: Given[NewEvent]) -> QueuedEvent:
+async def post_event(request: Request, service: EventsWriter, app_state: State, body: Given[NewEvent]) -> QueuedEvent:
     """Post an event.
 
     Returns 202 when the event is stored on disk. It is then delivered to every recipient exactly once. The `id` is also
@@ -66,7 +68,8 @@ async def post_event(service: EventsWriter, app_state: State, body: Given[NewEve
     """
     event = posted(body.given, service, app_state.catalogue)
     [draft] = await _all_or_none(app_state, service, [event], [""])
-    accepted = await app_state.intake.accept(draft)
+    async with counted(request, "service-events", service.name):
+        accepted = await app_state.intake.accept(draft)
     answer = QueuedEvent(queued=True, id=accepted.id)
     if draft.skips:
         answer.skipped = Skipped(users=list(accepted.skipped_users), teams=list(accepted.skipped_teams))
@@ -78,7 +81,7 @@ async def post_event(service: EventsWriter, app_state: State, body: Given[NewEve
     status_code=202,
     responses=problems(IdReused, field_error("events.17.data.case.id", "required", "is required")),
 )
-async def post_batch(service: EventsWriter, app_state: State, body: Given[NewBatch]) -> QueuedBatch:
+async def post_batch(request: Request, service: EventsWriter, app_state: State, body: Given[NewBatch]) -> QueuedBatch:
     """Post a batch of events.
 
     Accepts up to 1,000 events in at most 8 MiB, all or none. They are delivered in their order. The fields of errors
@@ -95,7 +98,8 @@ async def post_batch(service: EventsWriter, app_state: State, body: Given[NewBat
             await asyncio.sleep(0)
             began = time.monotonic()
     drafts = await _all_or_none(app_state, service, checked, prefixes)
-    accepted = await app_state.intake.accept_batch(drafts)
+    async with counted(request, "service-events", service.name, len(drafts)):
+        accepted = await app_state.intake.accept_batch(drafts)
     answer = QueuedBatch(queued=True, ids=[event.id for event in accepted])
     if any(draft.skips for draft in drafts):
         answer.skipped = [_skipped(event) for event in accepted if event.skipped_users or event.skipped_teams]

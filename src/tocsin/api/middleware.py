@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tocsin.api.errors import BUG, answer_to
+from tocsin.api.limiting import STANDINGS, headers_of
 from tocsin.db.admission import KIND
 from tocsin.errors import InternalError, NotFound, Problem, Timeout, Unavailable
 from tocsin.logs import bind_request, shown_path
@@ -60,6 +61,8 @@ class Envelope:
                 status = message["status"]
                 headers = message["headers"]
                 headers += [(b"x-request-id", request_id.encode()), *OF_EVERY_ANSWER]
+                if STANDINGS in scope["state"]:
+                    headers += headers_of(scope["state"])
                 if status == Timeout.status:
                     headers.append((b"connection", b"close"))
                 if all(name != b"cache-control" for name, _ in headers):

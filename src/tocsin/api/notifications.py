@@ -12,16 +12,17 @@ from starlette.responses import Response
 
 from tocsin import __version__, inbox
 from tocsin.api.answers import ChangesAnswer, Links, Notification, PageAnswer, Queued
-from tocsin.api.auth import AnyUser, User
+from tocsin.api.auth import AnyUser, Sender, User
 from tocsin.api.documented import declared, headers, links, problems
+from tocsin.api.limiting import counted
 from tocsin.api.proxies import HOST
 from tocsin.api.requests import ListedIds, Marks, NewCustom, NotificationId, integer, named_in
 from tocsin.api.routes import OPTIONAL, Given, router
-from tocsin.api.state import State, app_state_of
+from tocsin.api.state import AppState, State, app_state_of
 from tocsin.auth.claims import UserCaller
 from tocsin.directory import unknown_recipients
 from tocsin.errors import FieldError, Invalid, Missing, NotFound
-from tocsin.events import Draft
+from tocsin.events import Draft, count_of_recipients
 from tocsin.notifications import to_json
 from tocsin.settings import Settings
 from tocsin.validation import Between, field_error
@@ -105,7 +106,7 @@ async def list_notifications(  # noqa: PLR0913, PLR0917 - the parameters of the 
         field_error("notify.teams", "required_without", "is required if notify.users is absent or empty"),
     ),
 )
-async def create_custom(body: Given[NewCustom], user: User, app_state: State) -> Queued:
+async def create_custom(request: Request, body: Given[NewCustom], user: Sender, app_state: State) -> Queued:
     """Create a custom notification.
 
     Sends a message to users and teams of the caller's company. Each recipient is notified once.
@@ -117,8 +118,10 @@ async def create_custom(body: Given[NewCustom], user: User, app_state: State) ->
         unknown = await unknown_recipients(app_state.database, users, teams, user.company_id)
         raise Invalid([*field_errors, *unknown.field_errors(users, teams, "notify.")])
     checked = app_state.catalogue.check("custom", {"user": user.id}, {"body": custom.message})
-    to = custom.notify
-    await app_state.intake.accept(Draft(checked, to.users, to.teams, service=None, company_id=user.company_id))
+    draft = Draft(checked, custom.notify.users, custom.notify.teams, service=None, company_id=user.company_id)
+    recipients = await _count_of_recipients(app_state, draft)
+    async with counted(request, "custom-recipients", user.id, recipients):
+        await app_state.intake.accept(draft)
     return Queued(queued=True)
 
 
@@ -207,6 +210,12 @@ async def delete_notification(user: User, app_state: State, notification_id: Not
     """
     await inbox.delete(app_state.database, user.id, notification_id)
     app_state.pubsub.publish_changes([user.id])
+
+
+async def _count_of_recipients(app_state: AppState, draft: Draft) -> int:
+    """Return the number of recipients, counted up to one more than their limit; 0 if there is no limit."""
+    limit = app_state.limits.of("custom-recipients")
+    return await count_of_recipients(app_state.database, draft, limit.rate.quota + 1) if limit else 0
 
 
 async def _unchanged(request: Request, user: UserCaller, base: str, given: str) -> str | None:

@@ -36,7 +36,6 @@ from tocsin.errors import (
 )
 from tocsin.formats import NotificationLine, TeamBody, UserBody
 from tocsin.push.device_formats import DeviceBody, DeviceWithToken
-from tocsin.push.probe import MAX_PER_MINUTE
 
 INFO: dict[str, Any] = {
     "title": "Tocsin",
@@ -65,9 +64,9 @@ HEADERS = {
     "WWW-Authenticate": "the error of the credentials (RFC 6750)",
     "Allow": "the methods that the path supports",
     "Retry-After": "seconds to wait before the next attempt",
-    "RateLimit-Limit": "requests allowed per minute",
-    "RateLimit-Remaining": "requests left in the current minute",
-    "RateLimit-Reset": "seconds until the limit is reset",
+    "RateLimit-Policy": "the rate limits that the request counted towards: the name of each, its quota `q` and its"
+    " window `w` in seconds",
+    "RateLimit": "of each of these limits: the units `r` that are left, and the seconds `t` until its window ends",
 }
 
 PROBLEMS: tuple[Problem, ...] = (
@@ -80,7 +79,7 @@ PROBLEMS: tuple[Problem, ...] = (
     Missing(),
     TooLarge(MAX_BODY_BYTES),
     ContentType(),
-    RateLimited(MAX_PER_MINUTE, 42),
+    RateLimited("Rate limit exceeded: at most 3000 requests of a user per minute.", wait=42),
     HeadTooLarge(),
     InternalError("6a1d2c04f2f14c6cb9f1d2a0c7b3e5f8"),
     Unavailable(),

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from tocsin.api import documented
-from tocsin.api.auth import Authentication
+from tocsin.api.auth import Authentication, UserToken
 from tocsin.api.body import JSON, MAX_BODY_BYTES, body_of
 from tocsin.api.idempotency import HEADER, do_once
 from tocsin.api.state import AppState, app_state_of
@@ -31,6 +31,7 @@ from tocsin.errors import (
     Invalid,
     KeyReused,
     Malformed,
+    RateLimited,
     Timeout,
     TooLarge,
     Unauthenticated,
@@ -201,7 +202,11 @@ class ApiRoute(APIRoute):
         authentication = self.call.authentication
         needs = f"Requires {authentication.says if authentication else 'no token'}."
         self.description = f"{described}\n\n{needs}".strip()
-        self.responses = documented.rendered(documented.declared(*self._common(), self.responses), self.status_code)
+        self.responses = documented.rendered(
+            documented.declared(*self._common(), self.responses),
+            self.status_code,
+            documented.LIMITED if isinstance(authentication, UserToken) else (),
+        )
         self.openapi_extra = {**self._extra(), **(self.openapi_extra or {})}
         if "GET" in self.methods:
             self.methods.add("HEAD")
@@ -226,7 +231,7 @@ class ApiRoute(APIRoute):
         """Yield the responses that follow from the declaration of the route."""
         yield documented.problems(HeadTooLarge, InternalError, Unavailable)
         if self.call.authentication:
-            yield documented.problems(Unauthenticated, Unauthorized)
+            yield documented.problems(Unauthenticated, Unauthorized, RateLimited)
         if self.call.model:
             yield documented.problems(Malformed, TooLarge, ContentType, Timeout)
         if "POST" in self.methods:

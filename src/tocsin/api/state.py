@@ -16,6 +16,7 @@ from tocsin.metrics import Metrics
 from tocsin.preferences import Operator
 from tocsin.pubsub import PubSub
 from tocsin.push.lanes import Lane
+from tocsin.rate_limits import RateLimits
 from tocsin.readiness import Readiness
 from tocsin.settings import Settings
 from tocsin.streams import Streams
@@ -34,6 +35,7 @@ class AppState:
     verifier: Verifier
     cursors: Cursors
     streams: Streams
+    limits: RateLimits
     metrics: Metrics
     readiness: Readiness
     lanes: Sequence[Lane] = ()

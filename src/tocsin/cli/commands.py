@@ -306,7 +306,7 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     if value is None:
-        return ""
+        return "none" if name.startswith("limit_") else ""
     text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     is_nats = name == "nats_url"
     return ",".join(masked(each, user_too=is_nats) for each in (text.split(",") if is_nats else [text]))

@@ -329,6 +329,14 @@ CREATE TABLE tocsin.push_services (
     last_refused_at timestamp with time zone
 );
 
+CREATE UNLOGGED TABLE tocsin.rate_limits (
+    name text NOT NULL,
+    key text NOT NULL,
+    ends_at timestamp with time zone NOT NULL,
+    used integer NOT NULL
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_cost_delay='0');
+
 CREATE TABLE tocsin.recipients (
     event_id uuid NOT NULL,
     after_user integer NOT NULL,
@@ -448,6 +456,9 @@ ALTER TABLE ONLY tocsin.preferences
 ALTER TABLE ONLY tocsin.push_services
     ADD CONSTRAINT push_services_pkey PRIMARY KEY (lane, origin);
 
+ALTER TABLE ONLY tocsin.rate_limits
+    ADD CONSTRAINT rate_limits_pkey PRIMARY KEY (name, key);
+
 ALTER TABLE ONLY tocsin.recipients
     ADD CONSTRAINT recipients_pkey PRIMARY KEY (event_id, after_user);
 
@@ -522,6 +533,8 @@ CREATE INDEX jobs_of_batch_under_way ON tocsin.jobs USING btree (batch) WHERE ((
 CREATE INDEX last_clears_by_time ON tocsin.last_clears USING btree (made_at);
 
 CREATE INDEX members_by_user ON tocsin.members USING btree (user_id);
+
+CREATE INDEX rate_limits_by_end ON tocsin.rate_limits USING btree (ends_at);
 
 CREATE INDEX recipients_by_time ON tocsin.recipients USING btree (delivered_at);
 

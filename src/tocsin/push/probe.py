@@ -1,14 +1,13 @@
 """Probes: a test push to a user's own device, and a test of the credentials of a lane."""
 
 import asyncio
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from tocsin.db.pool import Database, queries
-from tocsin.errors import NotFound, RateLimited
+from tocsin.db.pool import Database, Record, queries
+from tocsin.errors import NotFound
 from tocsin.ids import new_id
 from tocsin.push import deliveries
 from tocsin.push.channels import (
@@ -25,9 +24,6 @@ from tocsin.push.channels import (
 )
 from tocsin.push.content import Composer
 from tocsin.push.lanes import Lane
-
-MAX_PER_MINUTE = 5
-"""Maximum test pushes per user and minute."""
 
 PROBE_TIMEOUT = 10.0
 """Seconds to wait for the provider's answer."""
@@ -50,17 +46,19 @@ class ProbeResult:
     reason: str
 
 
-async def send(database: Database, composer: Composer, lanes: Sequence[Lane], user_id: int, token: str) -> ProbeResult:
-    """Send a test push to a device of a user, independent of preferences, and return the result.
-
-    A device that no longer exists is removed. Raises `NotFound` if the device is not the user's, and `RateLimited`.
-    """
+async def device_of(database: Database, user_id: int, token: str) -> Record:
+    """Return a device of a user for `send`. Raises `NotFound`."""
     device = await database.row(_SQL["device"], user_id, token)
     if device is None:
         raise NotFound
-    if await database.value(_SQL["take"], user_id, MAX_PER_MINUTE) is None:
-        wait = await database.value(_SQL["free_in"], user_id)
-        raise RateLimited(MAX_PER_MINUTE, max(1, math.ceil(wait or 0)))
+    return device
+
+
+async def send(database: Database, composer: Composer, lanes: Sequence[Lane], device: Record) -> ProbeResult:
+    """Send a test push to a device, independent of preferences, and return the result.
+
+    A device that no longer exists is removed.
+    """
     lane = next((lane for lane in lanes if lane.name == device["lane"]), None)
     if lane is None:
         return ProbeResult(device["lane"], "stopped", "no key is set for this provider and app")

@@ -123,3 +123,31 @@ noted as (
 )
 select exists (select from stopped) or exists (select from dead)
     or exists (select from cancellations where event_id = $1)
+
+-- name: count_of_recipients
+-- The active users among $1 and the members of the teams $2 of a company, without the actor as a member, counted up to $5. At
+-- most $6 memberships are read.
+select count(*)::int
+from (
+    select h.user_id
+    from (
+        select distinct user_id
+        from (
+            (select named.user_id from unnest($1::int[]) as named (user_id))
+            union all
+            (
+                select m.user_id
+                from unnest($2::int[]) as given (team_id)
+                cross join lateral (
+                    select id from teams where id = given.team_id and company_id = $4 offset 0
+                ) t
+                cross join lateral (
+                    select user_id from members where team_id = t.id and user_id is distinct from $3::int limit $5
+                ) m
+                limit $6
+            )
+        ) found
+    ) reached
+    cross join lateral (select user_id from heads where user_id = reached.user_id and active offset 0) h
+    limit $5
+) counted

@@ -1,20 +1,4 @@
--- Test pushes to a user's own device, with a rate limit.
-
--- name: take
--- No row if the limit was reached within the last minute.
-insert into trials as t (user_id, sent_at)
-select id, array[clock_timestamp()] from users where id = $1 for key share
-on conflict (user_id) do update
-set sent_at = array(select at from unnest(t.sent_at) at where at > clock_timestamp() - interval '1 minute')
-    || excluded.sent_at
-where (select count(*) < $2::int from unnest(t.sent_at) at where at > clock_timestamp() - interval '1 minute')
-returning true
-
--- name: free_in
--- Seconds until the next one is allowed.
-select extract(epoch from min(at) + interval '1 minute' - clock_timestamp())::float8
-from trials, unnest(sent_at) at
-where user_id = $1 and at > clock_timestamp() - interval '1 minute'
+-- Test pushes to a user's own device.
 
 -- name: device
 -- APNs tokens are not case-sensitive.

@@ -28,6 +28,16 @@ gone as (
 )
 select count(*) from old
 
+-- name: rate_limits
+-- Windows that have ended. Rows that a process is using are skipped.
+with old as materialized (
+    select name, key from rate_limits where ends_at < now() order by ends_at limit $1 for update skip locked
+),
+gone as (
+    delete from rate_limits r using old o where r.name = o.name and r.key = o.key
+)
+select count(*) from old
+
 -- name: dead_letters
 -- An event whose dead letter expires is cancelled: it is not delivered further.
 with old as materialized (

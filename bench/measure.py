@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from bench.service import Client, Service, clients
@@ -19,6 +20,7 @@ from tocsin.postgres.supervisor import Embedded
 CONNECTIONS = 16
 """Concurrent clients, both of the service and of pgbench."""
 
+_TICK = os.sysconf("SC_CLK_TCK")
 _RATE = re.compile(r"^tps = ([\d.]+) \(without initial connection time\)$", re.MULTILINE)
 _FAILED = re.compile(r"^number of failed transactions: ([1-9]\d*)", re.MULTILINE)
 
@@ -121,6 +123,23 @@ async def medians(rounds: int, one_round: Callable[[], Awaitable[Mapping[str, fl
     for name, values in found.items():
         print(f"  {name}: {', '.join(f'{value:,.4g}' for value in values)}", file=sys.stderr)
     return {name: statistics.median(values) for name, values in found.items()}
+
+
+def cpu_of(pid: int) -> float:
+    """Return the CPU-seconds of a process and its descendants, ended ones included."""
+    spent = 0.0
+    for each in _family(pid):
+        fields = Path(f"/proc/{each}/stat").read_text("ascii").rpartition(")")[2].split()
+        spent += sum(int(field) for field in fields[11:15]) / _TICK
+    return spent
+
+
+def _family(pid: int) -> list[int]:
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text("ascii").split():
+            found += _family(int(child))
+    return found
 
 
 def percentile(values: Sequence[float], hundredth: int) -> float:

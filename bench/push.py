@@ -5,22 +5,19 @@ server says: to count what is left in the database would cost what is measured.
 """
 
 import asyncio
-import os
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import uvloop
 
 from bench.apple import Apple, apple
-from bench.measure import Claim, options, show
+from bench.measure import Claim, cpu_of, options, show
 from bench.service import Service, database, folder, started
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import connect
 from tocsin.postgres.supervisor import Embedded
 
 BACKLOG = 200_000
-_TICK = os.sysconf("SC_CLK_TCK")
 
 
 async def main() -> None:
@@ -48,14 +45,14 @@ async def _drain(running: Service, phones: Apple) -> list[tuple[float, float]]:
     The last is done when all that came has been written back.
     """
     pid = running.process.pid
-    marks = [(time.perf_counter(), _cpu(pid))]
+    marks = [(time.perf_counter(), cpu_of(pid))]
     async with database(running) as connection:
         left = "select exists (select from deliveries where settled_at is null)"
         while len(marks) <= 4:
             await asyncio.sleep(0.05)
             came = phones.count()
             if came >= BACKLOG * len(marks) / 4 and not (came >= BACKLOG and await connection.fetchval(left)):
-                marks.append((time.perf_counter(), _cpu(pid)))
+                marks.append((time.perf_counter(), cpu_of(pid)))
         wrong = await connection.fetch("select state, reason, count(*) from deliveries group by 1, 2")
     if [row["state"] for row in wrong] != ["delivered"]:
         raise RuntimeError(f"not all were delivered: {wrong}")
@@ -104,23 +101,6 @@ _FILLING = (
     from generate_series(1, $1::int) n
     """,
 )
-
-
-def _cpu(pid: int) -> float:
-    """Return the CPU-seconds of a process and its descendants, ended ones included."""
-    spent = 0.0
-    for each in _family(pid):
-        fields = Path(f"/proc/{each}/stat").read_text("ascii").rpartition(")")[2].split()
-        spent += sum(int(field) for field in fields[11:15]) / _TICK
-    return spent
-
-
-def _family(pid: int) -> list[int]:
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text("ascii").split():
-            found += _family(int(child))
-    return found
 
 
 if __name__ == "__main__":

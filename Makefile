@@ -49,7 +49,7 @@ lint: .venv/ready ## ruff, mypy, the import contracts between modules, unused de
 	$(BIN)/vulture
 
 bench: .venv/ready ## measure all performance claims; needs an otherwise idle machine
-	for claim in list_page list_deep post_event batch unchanged read_all imports team visible memory streams transport push handed_over everybody fanout_devices inbox_page; do $(BIN)/python -m bench.$$claim || exit 1; done
+	for claim in list_page limits list_deep post_event batch unchanged read_all imports team visible memory streams transport push handed_over everybody fanout_devices inbox_page; do $(BIN)/python -m bench.$$claim || exit 1; done
 
 docs: .venv/ready .docs/ready ## build the documentation site into site/; warnings and broken links are errors
 	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --quiet --strict

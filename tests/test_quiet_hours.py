@@ -113,6 +113,7 @@ def test_pause_extends_into_quiet_hours_that_it_ends_in(
         ("UTC", [window("20:00", "07:30", "sun")], "2026-03-01 07:00", None),
         ("UTC", [window("20:00", "07:30", "mon")], "2026-03-02 07:00", None),
         ("UTC", [window("20:00", "07:30")], "2026-03-02 07:30", None),
+        ("UTC", [window("20:00", "07:30")], "2026-03-02 07:30:30", None),
         ("UTC", [window("20:00", "07:30")], "2026-03-02 20:00", "2026-03-03 07:30"),
         ("UTC", [window("20:00", "00:00"), window("00:00", "06:00")], "2026-03-02 21:00", "2026-03-03 06:00"),
         ("UTC", [window("20:00", "07:00"), window("06:00", "09:00")], "2026-03-02 21:00", "2026-03-03 09:00"),
@@ -120,6 +121,7 @@ def test_pause_extends_into_quiet_hours_that_it_ends_in(
         ("Europe/Copenhagen", [window("20:00", "07:30")], "2026-03-28 20:00", "2026-03-29 05:30"),
         ("Europe/Copenhagen", [window("20:00", "07:30")], "2026-10-24 20:00", "2026-10-25 06:30"),
         ("Europe/Copenhagen", [window("20:00", "02:30")], "2026-03-28 20:00", "2026-03-29 01:00"),
+        ("Europe/Dublin", [window("20:00", "07:30")], "2026-03-28 20:00", "2026-03-29 06:30"),
         ("Europe/Copenhagen", [window("02:15", "02:45")], "2026-03-29 01:00", None),
         ("Europe/Copenhagen", [window("02:15", "02:45")], "2026-10-25 00:20", "2026-10-25 00:45"),
         ("Europe/Copenhagen", [window("02:15", "02:45")], "2026-10-25 01:20", "2026-10-25 01:45"),
@@ -187,11 +189,22 @@ def test_message_of_a_disallowed_field_is_limited() -> None:
     assert len(error.field) < 1_000
 
 
-def test_quiet_hours_keep_the_windows_that_they_are_of() -> None:
-    windows = [window("20:00", "07:00", "mon"), window("06:00", "08:00", "tue")]
+@pytest.mark.parametrize(
+    ("windows", "spans"),
+    [
+        (
+            [window("20:00", "07:00", "mon"), window("06:00", "08:00", "tue")],
+            [(20 * 60, 1440 + 8 * 60)],
+        ),
+        ([window("20:00", "00:00", "sun")], [(6 * 1440 + 20 * 60, 7 * 1440)]),
+        ([window("20:00", "07:00", "sun")], [(0, 7 * 60), (6 * 1440 + 20 * 60, 7 * 1440)]),
+        ([window("18:00", "12:00"), window("12:00", "18:00")], [(0, 7 * 1440)]),
+    ],
+)
+def test_windows_are_joined_to_spans_of_the_week(windows: list[dict[str, Any]], spans: list[tuple[int, int]]) -> None:
     quiet = QuietHours.of(windows)
     assert quiet.windows == windows
-    assert quiet.spans == ((20 * 60, (24 + 8) * 60),)
+    assert quiet.spans == tuple(spans)
 
 
 def test_end_of_quiet_hours_is_in_utc_whatever_the_moment_is_in() -> None:

@@ -130,7 +130,7 @@ async def test_saved_progress_returns_a_job_to_the_end_of_the_bulk_queue(databas
     assert await claimed(database, "bulk") == [waiting, job]
 
 
-@pytest.mark.parametrize(("seconds", "due_in"), [(0, -60), (30, 30)])
+@pytest.mark.parametrize(("seconds", "due_in"), [(0, -60), (0.5, 0.5), (30, 30)])
 async def test_job_that_is_handed_back_was_never_claimed(database: Database, seconds: float, due_in: float) -> None:
     worker = new_id()
     job = await queued(database, worker=worker, attempts=2, due_in=-60)
@@ -150,7 +150,7 @@ async def test_job_behind_a_lock_is_handed_back_with_those_after_it_in_its_batch
     worker, batch = new_id(), new_id()
     before = await queued(database, batch=batch, worker=worker, attempts=1, due_in=-50)
     job = await queued(database, batch=batch, worker=worker, attempts=1, due_in=-40)
-    leased = await queued(database, batch=batch, worker=worker, attempts=1, due_in=-30)
+    leased = await queued(database, batch=batch, worker=worker, attempts=3, due_in=-30)
     free = await queued(database, batch=batch, due_in=-20)
     theirs = await queued(database, batch=batch, worker=(other := new_id()), attempts=1, due_in=-10)
     large = await queued(database, batch=batch, worker=worker, queue="bulk", attempts=1, due_in=-10)
@@ -160,7 +160,7 @@ async def test_job_behind_a_lock_is_handed_back_with_those_after_it_in_its_batch
     assert await jobs.hand_back_behind_lock(database, new_id(), of_job, 100) == set()
     assert await jobs.hand_back_behind_lock(database, worker, of_job, 100) == {job, leased, free}
     rows = [await found(database, each) for each in (job, leased, free)]
-    assert [(row["worker_id"], row["attempts"]) for row in rows] == [(None, 0)] * 3
+    assert [(row["worker_id"], row["attempts"]) for row in rows] == [(None, 0), (None, 2), (None, 0)]
     assert 60 < rows[0]["due_in"] <= 100
     assert [(row["due_at"] - rows[0]["due_at"]).total_seconds() for row in rows] == pytest.approx([0, 10, 20], abs=5)
     stayed = [await found(database, each) for each in (before, theirs, large, held, apart)]

@@ -57,7 +57,7 @@ cross join lateral (
 -- name: hand_back
 update jobs
 set worker_id = null, attempts = greatest(attempts - 1, 0),
-    due_at = case when $3 > 0 then clock_timestamp() + make_interval(secs => $3::double precision) else due_at end
+    due_at = case when $3::double precision > 0 then clock_timestamp() + make_interval(secs => $3) else due_at end
 where id = any($2::uuid[]) and worker_id = $1
 
 -- name: hand_back_behind_lock

@@ -322,7 +322,7 @@ def test_witness_expects_silence_of_the_lease_timeout_before_its_own_heartbeat()
     assert witness.silent_since == seconds(-5)
 
 
-def test_witness_whose_heartbeats_failed_doubts_until_they_succeeded_for_the_lease_timeout() -> None:
+def test_witness_doubts_until_heartbeats_succeed_for_the_lease_timeout() -> None:
     witness = Witness()
     witness.beat(seconds(0))
     witness.beat(seconds(10.001))

@@ -99,7 +99,7 @@ async def prints_note(api: Api, folder: Path, *command: str) -> None:
     assert json.loads(told) == {"posted": id_, "listed": [id_], "refused": ["notify.users.0"]}
 
 
-async def test_generated_java_client_posts_note_with_all_optional_fields(api: Api, tools: Path, tmp_path: Path) -> None:
+async def test_java_client_posts_note_with_all_optional_fields(api: Api, tools: Path, tmp_path: Path) -> None:
     """The generator's own jar has the libraries that its clients need, except one annotation."""
     if not shutil.which("javac"):
         pytest.skip("java's compiler is not installed")
@@ -121,7 +121,7 @@ async def test_generated_java_client_posts_note_with_all_optional_fields(api: Ap
     await prints_note(api, tmp_path, "java", "-cp", f"classes:{jar}", "Note")
 
 
-async def test_generated_typescript_fetch_client_posts_note_with_all_optional_fields(
+async def test_typescript_fetch_client_posts_note_with_all_optional_fields(
     api: Api, tools: Path, tmp_path: Path
 ) -> None:
     await generated(tools, await document_in(api, tmp_path), tmp_path / "client", "typescript-fetch")

@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 from tests.support.kinds import ORDER, OURS, UUID, folder_of
 from tocsin.catalogue import Catalogue, Checked
-from tocsin.errors import Invalid, Refusal
+from tocsin.errors import UNREPORTED, Invalid, Refusal
 
 CATALOGUE = Catalogue.load()
 SAMPLES = sorted(CATALOGUE.samples)
@@ -340,6 +340,65 @@ def test_json_schemas_accept_what_the_catalogue_accepts(name: str) -> None:
         assert not validator.is_valid({**event[part], "unknown": 1})
     if "user" in event["data"]:
         assert Draft202012Validator(schemas[name]["data"]).is_valid({**event["data"], "user": 4})
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_json_schemas_have_no_references_and_no_empty_defaults(name: str) -> None:
+    schema = CATALOGUE.schemas()[name]
+    assert schema.keys() <= {"data", "params"}
+    text = json.dumps(schema)
+    assert "$ref" not in text
+    assert '"default": null' not in text
+
+
+def test_json_schema_keeps_fields_named_like_its_words(tmp_path: Path) -> None:
+    kinds = OURS.replace('days = "integer"', 'days = "integer", title = "optional string"')
+    catalogue = Catalogue.load(folder_of(tmp_path, kinds=kinds))
+    data = catalogue.schemas()["order_moved"]["data"]
+    assert list(data["properties"]) == ["user", "order", "days", "title"]
+    assert data["required"] == ["user", "order", "days"]
+    assert "default" not in data["properties"]["title"]
+
+
+@pytest.mark.parametrize("count", [1, 100, 101, 5_000])
+@pytest.mark.parametrize("path", [("data",), ("params",), ("data", "case"), ("data", "user")])
+def test_unknown_fields_are_all_counted_and_the_first_reported(path: tuple[str, ...], count: int) -> None:
+    event = event_of("note")
+    parent_of(event, path)[path[-1]].update({f"unknown{number}": number for number in range(count)})
+    with pytest.raises(Invalid) as caught:
+        check(event)
+    errors = list(caught.value.field_errors)
+    reported = [error for error in errors if error is not UNREPORTED]
+    assert len(errors) == count
+    assert min(count, 90) <= len(reported) <= 100
+    assert [(error.field, error.code) for error in reported] == [
+        (".".join((*path, f"unknown{number}")), "prohibited") for number in range(len(reported))
+    ]
+
+
+def test_invalid_field_is_reported_beside_many_unknown_ones() -> None:
+    event = event_of("note")
+    event["data"]["case"]["case_number"] = "six"
+    del event["params"]["contact"]
+    event["data"].update({f"unknown{number}": number for number in range(1_000)})
+    event["params"].update({f"unknown{number}": number for number in range(1_000)})
+    with pytest.raises(Invalid) as caught:
+        check(event)
+    errors = list(caught.value.field_errors)
+    assert len(errors) == 2_002
+    assert ("data.case.case_number", "integer") in [(error.field, error.code) for error in errors]
+
+
+@pytest.mark.parametrize(("part", "code"), [(None, "required"), (1, "object"), ("x", "object"), ([{}] * 200, "object")])
+def test_part_that_is_no_object_is_reported_beside_a_large_one(part: Any, code: str) -> None:
+    event = event_of("note")
+    event["data"] = part
+    event["params"].update({f"unknown{number}": number for number in range(1_000)})
+    with pytest.raises(Invalid) as caught:
+        check(event)
+    errors = list(caught.value.field_errors)
+    assert (errors[0].field, errors[0].code) == ("data", code)
+    assert len(errors) == 1_001
 
 
 def test_every_kind_has_schemas_of_its_data_and_params() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from tests.support.kinds import OURS, folder_of
 from tests.support.service import Api, serving
 from tocsin.catalogue import Catalogue
 from tocsin.catalogue.languages import PHRASES
@@ -132,3 +133,59 @@ def test_catalogue_check_prints_every_error_with_place_and_remedy(own: Path) -> 
 def test_missing_catalogue_folder_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="is not a folder"):
         Catalogue.load(tmp_path / "none")
+
+
+SAMPLE = f"""
+[order_moved.sample]
+params = {{}}
+data.days = 3
+data.order = {{ id = "{UUID}", number = 7, state = "on_its_way", schema = "s", model_copy = "m" }}
+data.user = {{ id = 4, first_name = "Jane", last_name = "Doe", profile_picture = "https://example.com" }}
+"""
+
+
+def test_sample_of_a_custom_kind_is_an_event_with_its_notification(tmp_path: Path) -> None:
+    catalogue = Catalogue.load(folder_of(tmp_path, kinds_ours=OURS + SAMPLE))
+    data = {
+        "user": {"id": 4, "first_name": "Jane", "last_name": "Doe", "profile_picture": "https://example.com"},
+        "order": {"id": UUID, "number": 7, "state": "on_its_way", "schema": "s", "model_copy": "m"},
+        "days": 3,
+    }
+    assert catalogue.samples["order_moved"] == {
+        "name": "order_moved",
+        "event": {"type": "order_moved", "notify": {"users": [2]}, "data": data, "params": {}},
+        "notification": {
+            "type": "order_moved",
+            "data": data,
+            "message": "Jane Doe says: no. 7 is on its way, 3 days late",
+            "message_formatted": (
+                "<p><strong>Jane Doe</strong> says: no. 7 is <strong>on its way</strong>, 3 days late</p>"
+            ),
+        },
+    }
+    assert list(catalogue.samples["order_moved"]["event"]["data"]) == ["user", "order", "days"]
+    assert catalogue.samples.keys() == {*Catalogue.load().samples, "order_moved"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        ("data.days = 3", "", "has a sample that is not a valid event: The data.days field is required; correct"),
+        (
+            'state = "on_its_way"',
+            "state = 5",
+            "has a sample that is not a valid event: The data.order.state field must",
+        ),
+        (
+            'data.user = { id = 4, first_name = "Jane", last_name = "Doe", profile_picture = "https://example.com" }',
+            "data.user = 4",
+            "has a sample whose `data.user` is an id; write the user as an object",
+        ),
+    ],
+)
+def test_invalid_sample_is_reported(tmp_path: Path, old: str, new: str, wrong: str) -> None:
+    assert old in SAMPLE
+    with pytest.raises(Refusal) as caught:
+        Catalogue.load(folder_of(tmp_path, kinds_ours=OURS + SAMPLE.replace(old, new)))
+    [line] = str(caught.value).splitlines()
+    assert line.startswith(f"{tmp_path / 'kinds-ours.toml'}: [order_moved] {wrong}")

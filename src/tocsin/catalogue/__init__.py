@@ -325,5 +325,5 @@ def _inlined(schema: Any, known: Mapping[str, Any]) -> Any:
     return {
         key: _inlined(part, known)
         for key, part in schema.items()
-        if key != "$defs" and (key != "default" or part is not None)  # a field without a default may be left out
+        if key != "default" or part is not None  # a field without a default may be left out
     }

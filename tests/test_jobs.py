@@ -313,7 +313,7 @@ def seconds(number: float) -> datetime:
     return NOON + timedelta(seconds=number)
 
 
-def test_witness_expects_silence_of_the_lease_timeout_before_its_own_heartbeat() -> None:
+def test_witness_expects_silence_of_the_lease_timeout_before_own_heartbeat() -> None:
     witness = Witness()
     assert witness.silent_since is None
     witness.beat(seconds(0))

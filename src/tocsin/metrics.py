@@ -60,11 +60,7 @@ class Metrics:
         )
         self._pushes = Counter("tocsin_pushes", "What became of pushes", ["lane", "state"], **more)
         self._pushed = Histogram(
-            "tocsin_push_seconds",
-            "Time from the inbox to the provider's answer",
-            ["lane"],
-            buckets=_SECONDS,
-            **more,
+            "tocsin_push_seconds", "Time from the inbox to the provider's answer", ["lane"], buckets=_SECONDS, **more
         )
         self._answers = Counter(
             "tocsin_push_answers", "What providers answered, and why", ["lane", "outcome", "reason"], **more

@@ -40,7 +40,4 @@ def _closed(response: Response) -> Response:
     return response
 
 
-routes = [
-    Route("/console", page, methods=["GET"]),
-    Route("/console/{name}", file, methods=["GET"]),
-]
+routes = [Route("/console", page, methods=["GET"]), Route("/console/{name}", file, methods=["GET"])]

@@ -21,10 +21,7 @@ BUG = "is_bug"
 def answer_to(problem: Problem) -> Response:
     """Return the response for a problem."""
     return Response(
-        to_json(problem.answer()),
-        status_code=problem.status,
-        headers=problem.headers,
-        media_type="application/json",
+        to_json(problem.answer()), status_code=problem.status, headers=problem.headers, media_type="application/json"
     )
 
 

@@ -89,9 +89,6 @@ def _push(name: str, summary: str, description: str, schema: str, values: Exampl
         "summary": summary,
         "description": description,
         "security": [],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": ref(schema), "examples": named}},
-        },
+        "requestBody": {"required": True, "content": {"application/json": {"schema": ref(schema), "examples": named}}},
         "responses": {"200": {"description": "Not applicable: the provider delivers the push"}},
     }

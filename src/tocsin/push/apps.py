@@ -226,12 +226,7 @@ def _apns_lane(app: str, entry: ApnsEntry, environment: Environment, url: str) -
 
     def make() -> Channel:
         return Apns(
-            environment=environment,
-            key_file=key_file,
-            key_id=key_id,
-            team_id=entry.team_id,
-            topic=entry.topic,
-            url=url,
+            environment=environment, key_file=key_file, key_id=key_id, team_id=entry.team_id, topic=entry.topic, url=url
         )
 
     name = lane_name("apns", app, environment)

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from tocsin.batches import Batches
 from tocsin.catalogue import Checked
-from tocsin.db.pool import LOCK_TIMEOUT, Connection, Database, Record, queries
+from tocsin.db.pool import LOCK_TIMEOUT, Borrowed, Connection, Database, Record, queries
 from tocsin.directory import UnknownRecipients, people
 from tocsin.errors import FieldError, IdReused, Invalid, NotFound, Problem, TooLate, Unavailable
 from tocsin.ids import new_id
@@ -114,13 +114,12 @@ class Intake:
     """Accepts events. Events that arrive while others are being stored are stored together, by one statement.
 
     Half of the cost of a transaction is its commit, and a statement costs little more for ten events than for one.
-    Without `is_shared`, the database is the transaction of a caller, and each event is stored separately.
+    If the database is a transaction of the caller, each event is stored separately.
     """
 
-    def __init__(self, database: Database, pubsub: PubSub, *, is_shared: bool = True) -> None:
+    def __init__(self, database: Database, pubsub: PubSub) -> None:
         self._database = database
         self._pubsub = pubsub
-        self._is_shared = is_shared
         self._batches = Batches(self._store_batch, _count_of_next)
         self._conflicts = LockConflicts()
 
@@ -130,7 +129,7 @@ class Intake:
         An event with a key can wait for other sessions that use the key. It is stored in a separate transaction, so
         that no other event waits.
         """
-        if draft.key or not self._is_shared:
+        if draft.key or isinstance(self._database, Borrowed):
             return (await self._store_all([draft], [""]))[0]
         waiting = Waiting(draft.id or new_id(), draft, asyncio.get_running_loop().create_future())
         self._batches.add([waiting])

@@ -42,8 +42,8 @@ async def do_once(request: Request, caller: UserCaller | ServiceCaller, limit: i
         if answer := await idempotency.begin(connection, key, digest.digest()):
             return again(answer)
         database = Borrowed(connection)
-        intake = Intake(database, pubsub, is_shared=False)
-        response = await handle(replace(app_state, database=database, pubsub=pubsub, intake=intake))
+        state = replace(app_state, database=database, pubsub=pubsub, intake=Intake(database, pubsub))
+        response = await handle(state)
         await idempotency.keep(connection, key, StoredAnswer(response.status_code, bytes(response.body).decode()))
     pubsub.flush()
     return response

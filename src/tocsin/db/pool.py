@@ -231,21 +231,11 @@ class Borrowed(Database):
         super().__init__("", 0)
         self._connection = connection
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """Provide the connection of the caller."""
-        yield self._connection
+    async def _take(self) -> tuple[Slot, Connection]:
+        return ("", 0), self._connection
 
-    async def rows(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
-        """Run one statement and return its rows."""
-        try:
-            found: list[asyncpg.Record] = await self._connection.fetch(statement, *arguments)
-        except Exception as error:
-            problem = problem_of(error)
-            if problem is None:
-                raise
-            raise problem from error
-        return found
+    def _give_back(self, slot: Slot, connection: Connection, error: BaseException | None = None) -> None:
+        """Leave the connection to the caller."""
 
 
 async def fetch(store: Database | Connection, statement: str, *arguments: Any) -> list[asyncpg.Record]:

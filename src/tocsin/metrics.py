@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -45,44 +45,45 @@ class Metrics:
         self._counting = asyncio.Lock()
         self._count_again_at = 0.0
         self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        more: dict[str, Any] = {"registry": self._registry}
-        self._requests = Counter("tocsin_http_requests", "Requests answered", ["method", "route", "status"], **more)
-        self._took = Histogram(
-            "tocsin_http_request_seconds", "Time to answer a request", ["method", "route"], buckets=_SECONDS, **more
-        )
-        self._rate_limited = Counter("tocsin_rate_limited", "Requests that exceeded a rate limit", ["limit"], **more)
-        self._jobs = Counter("tocsin_jobs", "Jobs done, put off or given up", ["task", "outcome"], **more)
-        self._entered = Histogram(
+        counter = partial(Counter, registry=self._registry)
+        gauge = partial(Gauge, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry, buckets=_SECONDS)
+        self._requests = counter("tocsin_http_requests", "Requests answered", ["method", "route", "status"])
+        self._took = histogram("tocsin_http_request_seconds", "Time to answer a request", ["method", "route"])
+        self._rate_limited = counter("tocsin_rate_limited", "Requests that exceeded a rate limit", ["limit"])
+        self._jobs = counter("tocsin_jobs", "Jobs done, put off or given up", ["task", "outcome"])
+        self._entered = histogram(
             "tocsin_inbox_seconds",
             "Time from an event's acceptance, or the moment it was held until, to the last inbox",
-            buckets=_SECONDS,
-            **more,
         )
-        self._pushes = Counter("tocsin_pushes", "What became of pushes", ["lane", "state"], **more)
-        self._pushed = Histogram(
-            "tocsin_push_seconds", "Time from the inbox to the provider's answer", ["lane"], buckets=_SECONDS, **more
-        )
-        self._answers = Counter(
-            "tocsin_push_answers", "What providers answered, and why", ["lane", "outcome", "reason"], **more
+        self._pushes = counter("tocsin_pushes", "What became of pushes", ["lane", "state"])
+        self._pushed = histogram("tocsin_push_seconds", "Time from the inbox to the provider's answer", ["lane"])
+        self._answers = counter(
+            "tocsin_push_answers", "What providers answered, and why", ["lane", "outcome", "reason"]
         )
         self._reasons: set[str] = set()
-        self._failures = Counter(
-            "tocsin_work_failures", "Tries of lanes and other work that failed, and why", ["work", "reason"], **more
+        self._failures = counter(
+            "tocsin_work_failures", "Tries of lanes and other work that failed, and why", ["work", "reason"]
         )
-        self._due = Gauge("tocsin_jobs_due", "Jobs that wait", ["lane"], **more)
-        self._age = Gauge("tocsin_jobs_oldest_seconds", "How long the oldest of them waits", ["lane"], **more)
-        self._pushes_due = Gauge("tocsin_pushes_due", "Pushes that wait", ["lane"], **more)
-        self._pushes_age = Gauge("tocsin_pushes_oldest_seconds", "How long the oldest of them waits", ["lane"], **more)
-        self._streams = Gauge("tocsin_streams", "Streams that are open", **more)
-        self._connections = Gauge("tocsin_connections", "Connections of clients that are open", **more)
-        self._most_connections = Gauge("tocsin_connections_limit", "How many may be open", **more)
-        self._dropped = Counter(
-            "tocsin_connections_dropped", "Connections that the server ended or refused, and why", ["reason"], **more
+        self._due = gauge("tocsin_jobs_due", "Jobs that wait", ["lane"])
+        self._age = gauge("tocsin_jobs_oldest_seconds", "How long the oldest of them waits", ["lane"])
+        self._pushes_due = gauge("tocsin_pushes_due", "Pushes that wait", ["lane"])
+        self._pushes_age = gauge("tocsin_pushes_oldest_seconds", "How long the oldest of them waits", ["lane"])
+        self._streams = gauge("tocsin_streams", "Streams that are open")
+        self._connections = gauge("tocsin_connections", "Connections of clients that are open")
+        self._most_connections = gauge("tocsin_connections_limit", "How many may be open")
+        self._dropped = counter(
+            "tocsin_connections_dropped", "Connections that the server ended or refused, and why", ["reason"]
         )
-        self._stopped = Gauge("tocsin_lane_stopped", "1 where a lane has stopped", ["lane"], **more)
-        self._in_use = Gauge("tocsin_database_connections", "Connections of a pool that are in use", ["pool"], **more)
-        self._waiting = Gauge("tocsin_database_waiting", "Those who wait for one of them", ["pool"], **more)
-        build = Gauge("tocsin_build_info", "Always 1; the version of this process is its label", ["version"], **more)
+        self._stopped = gauge("tocsin_lane_stopped", "1 where a lane has stopped", ["lane"])
+        self._in_use = gauge("tocsin_database_connections", "Connections of a pool that are in use", ["pool"])
+        self._waiting = gauge("tocsin_database_waiting", "Those who wait for one of them", ["pool"])
+        build = Gauge(
+            "tocsin_build_info",
+            "Always 1; the version of this process is its label",
+            ["version"],
+            registry=self._registry,
+        )
         build.labels(__version__).set(1)
         ProcessCollector(registry=self._registry)  # memory, processor time, open files, start time
 

@@ -22,25 +22,16 @@ from tocsin.serve import Running, serve
 from tocsin.settings import PREFIX, Settings
 from tocsin_phones import Phones
 
-
-def _person(id_: int, first_name: str, last_name: str, email: str, locale: str, time_zone: str) -> User:  # noqa: PLR0913, PLR0917 - a row of the table
-    return User(
-        id=id_,
-        company_id=1,
-        first_name=first_name,
-        last_name=last_name,
-        email=email,
-        locale=locale,
-        time_zone=time_zone,
+_FIELDS = ("id", "first_name", "last_name", "email", "locale", "time_zone")
+PEOPLE = tuple(
+    User.model_validate({"company_id": 1, **dict(zip(_FIELDS, row, strict=True))})
+    for row in (
+        (1, "John", "Doe", "john@example.com", "en", "Europe/Copenhagen"),
+        (2, "Sam", "Carter", "sam@example.com", "da", "Europe/Copenhagen"),
+        (3, "Jane", "Doe", "jane@example.com", "de", "Europe/Berlin"),
+        (4, "Bernita", "Kilback", "bernita@example.com", "en", "UTC"),
+        (5, "ليلى", "حداد", "layla@example.com", "en", "Africa/Cairo"),
     )
-
-
-PEOPLE = (
-    _person(1, "John", "Doe", "john@example.com", "en", "Europe/Copenhagen"),
-    _person(2, "Sam", "Carter", "sam@example.com", "da", "Europe/Copenhagen"),
-    _person(3, "Jane", "Doe", "jane@example.com", "de", "Europe/Berlin"),
-    _person(4, "Bernita", "Kilback", "bernita@example.com", "en", "UTC"),
-    _person(5, "ليلى", "حداد", "layla@example.com", "en", "Africa/Cairo"),
 )
 TEAMS = (Team(1, 1, "Sales", [1, 2, 3]), Team(2, 1, "Service", [3, 4]))
 LIFETIME = timedelta(days=7)

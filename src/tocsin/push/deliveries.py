@@ -28,6 +28,10 @@ JITTER = 0.1
 LIFETIME = timedelta(hours=24)
 """How long after its creation a delivery is sent."""
 
+_COLUMNS = (
+    *("user_id", "attempts", "state", "made_at", "unread", "position", "place", "locale", "language", "kind", "params"),
+    *("body", "told_up_to"),
+)
 _SQL = queries("deliveries")
 
 
@@ -312,27 +316,9 @@ def next_try(attempts: int, after: float | None, least: float, expires_at: datet
 
 
 def _delivery(row: Record) -> Delivery:
-    address = None
-    if row["is_theirs"]:
-        address = address_of(row)
-    return Delivery(
-        DeliveryKey(row["event_id"], row["device_id"]),
-        row["user_id"],
-        row["attempts"],
-        row["state"],
-        row["made_at"],
-        address,
-        _lapsed(row),
-        row["unread"] or 0,
-        row["position"] or 0,
-        row["place"] or 0,
-        row["locale"] or "",
-        row["language"] or "",
-        row["kind"] or "",
-        row["params"] or "{}",
-        row["body"] or "",
-        row["told_up_to"],
-    )
+    key = DeliveryKey(row["event_id"], row["device_id"])
+    address = address_of(row) if row["is_theirs"] else None
+    return Delivery(key=key, address=address, lapsed=_lapsed(row), **{name: row[name] for name in _COLUMNS})
 
 
 def _lapsed(row: Record) -> str:

@@ -32,8 +32,9 @@ returning d.event_id, d.device_id, d.state, d.attempts
 select d.event_id, d.device_id, d.user_id, d.attempts, d.state, d.made_at,
        coalesce(v.whole_token, v.token) as token, v.type, v.environment, v.app, v.registered_at, v.p256dh, v.auth, v.server_key, v.told_up_to,
        coalesce(v.user_id = d.user_id, false) as is_theirs,
-       h.active, h.unread, h.position, h.locale,
-       i.position as place, i.read_at, i.deleted_at, i.language, e.kind, e.params, c.body,
+       h.active, coalesce(h.unread, 0) as unread, coalesce(h.position, 0) as position, coalesce(h.locale, '') as locale,
+       coalesce(i.position, 0) as place, i.read_at, i.deleted_at, coalesce(i.language, '') as language,
+       coalesce(e.kind, '') as kind, coalesce(e.params, '{}') as params, coalesce(c.body, '') as body,
        (select true from cancellations x where x.event_id = d.event_id) as cancelled
 from unnest($1::uuid[], $2::uuid[]) as asked (event_id, device_id)
 cross join lateral (

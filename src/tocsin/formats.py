@@ -11,7 +11,6 @@ from uuid import UUID
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     ValidationError,
@@ -168,18 +167,14 @@ def _as_answered(schema: dict[str, Any]) -> None:
                 part.pop(limit, None)
 
 
-class User(UserLine):
+class User(UserLine, json_schema_extra=_as_answered):
     """A user of the host application. `locale` is a BCP 47 tag, `time_zone` an IANA name."""
-
-    model_config = ConfigDict(json_schema_extra=_as_answered)
 
     company_id: Id
 
 
-class NotificationLine(RequestModel):
+class NotificationLine(RequestModel, title="OldNotification"):
     """A notification of another system. Its HTML may contain only the tags of the catalogue."""
-
-    model_config = ConfigDict(title="OldNotification")
 
     user_id: Id
     id: Uuid

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tocsin.catalogue.entries import advice
 from tocsin.errors import FieldError, Refusal
@@ -13,8 +13,8 @@ from tocsin.quiet_hours import windows_of
 from tocsin.validation import field_error, field_errors_of
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+class _Table(BaseModel, strict=True, extra="forbid", frozen=True):
+    """A table in a file."""
 
 
 class Defaults(_Table):

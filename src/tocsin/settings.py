@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AnyHttpUrl, BaseModel, Field, ValidationError
 
 from tocsin import setting_types as types
 from tocsin.environment import variables
@@ -29,10 +29,8 @@ def default_data_dir() -> Path:
     return Path("/var/lib" if os.geteuid() == 0 or not home.startswith("/") else home) / "tocsin"
 
 
-class Settings(BaseModel):
+class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True):
     """All settings. The field `data_dir` has the variable `TOCSIN_DATA_DIR`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
 
     database_url: types.DatabaseUrl | None = None
     """PostgreSQL 15 or newer; unset: an embedded one"""

@@ -122,10 +122,8 @@ def refusals(found: Sequence[tuple[str | int, str, str]], more: int = 0) -> Pyda
     return PydanticCustomError(_SEVERAL, "has several errors", {"found": found, "more": more})
 
 
-class RequestModel(BaseModel):
+class RequestModel(BaseModel, strict=True, use_attribute_docstrings=True):
     """A request body, or a part of one. Values are not converted; unknown fields are ignored."""
-
-    model_config = {"strict": True, "use_attribute_docstrings": True}
 
     @classmethod
     def checked(cls, given: Mapping[str, Any], field_errors: list[FieldError], context: Any = None) -> Self | None:

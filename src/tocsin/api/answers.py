@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from tocsin.errors import MAX_FIELD_ERRORS, Invalid, Problem
 from tocsin.formats import User
@@ -34,10 +34,8 @@ TokenEnding = Annotated[str, Field(description="the last 6 characters of the tok
 PlainObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "additionalProperties": True})]
 
 
-class AnswerModel(BaseModel):
+class AnswerModel(BaseModel, from_attributes=True, use_attribute_docstrings=True):
     """A response, or a part of one. A field with a default value may be absent."""
-
-    model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
 
 
 def _codes(family: type[Problem] = Problem) -> Iterator[str]:
@@ -111,10 +109,8 @@ class Pagination(AnswerModel):
     """number of unread notifications in the inbox"""
 
 
-class PageAnswer(AnswerModel):
+class PageAnswer(AnswerModel, title="Page"):
     """A page of the inbox, newest first."""
-
-    model_config = ConfigDict(title="Page")
 
     data: list[Notification]
     pagination: Pagination
@@ -129,10 +125,8 @@ class InboxChange(AnswerModel):
     """`notification`: the notification; other events: `id`, `ids`, or `all` with `up_to`"""
 
 
-class ChangesAnswer(AnswerModel):
+class ChangesAnswer(AnswerModel, title="Changes"):
     """Changes of the inbox. Without `since`, only `cursor` is present; with `resync`, only `cursor` and `resync`."""
-
-    model_config = ConfigDict(title="Changes")
 
     cursor: str
     """the end of these changes; send it as `since` in the next request"""
@@ -152,10 +146,8 @@ class Links(AnswerModel):
     """by notification id; null if the kind has no link; unknown ids are left out"""
 
 
-class KindAnswer(AnswerModel):
+class KindAnswer(AnswerModel, title="Kind"):
     """A kind of notification, for a preferences page."""
-
-    model_config = ConfigDict(title="Kind")
 
     name: str
     """the name in preferences, such as `note` or `gamification/new_level`"""
@@ -198,10 +190,8 @@ class QuietWindow(AnswerModel):
     """the time of day at which it ends; on the next day if not later than `from`"""
 
 
-class PreferencesAnswer(AnswerModel):
+class PreferencesAnswer(AnswerModel, title="Preferences"):
     """The preferences of a user, including defaults."""
-
-    model_config = ConfigDict(title="Preferences")
 
     kinds: dict[str, KindPreferences]
     """all kinds by name"""
@@ -328,10 +318,8 @@ class Recipient(AnswerModel):
     devices: list[PushToDevice]
 
 
-class DeviceAnswer(AnswerModel):
+class DeviceAnswer(AnswerModel, title="RegisteredDevice"):
     """A registered device."""
-
-    model_config = ConfigDict(title="RegisteredDevice")
 
     type: str
     """`iOS`, `Android` or `Web` (a browser); open"""
@@ -374,10 +362,8 @@ class Users(AnswerModel):
     """`after` for the next page; null at the end"""
 
 
-class TeamAnswer(AnswerModel):
+class TeamAnswer(AnswerModel, title="Team"):
     """A team and its members."""
-
-    model_config = ConfigDict(title="Team")
 
     id: int
     company_id: int
@@ -439,10 +425,8 @@ class PushesWaiting(AnswerModel):
     """true: the oldest waits too long for a lane that makes progress"""
 
 
-class ReadinessAnswer(AnswerModel):
+class ReadinessAnswer(AnswerModel, title="Readiness"):
     """The process can serve requests. Includes the state of queues and lanes."""
-
-    model_config = ConfigDict(title="Readiness")
 
     status: str
     database: str
@@ -462,10 +446,8 @@ class RefusingService(AnswerModel):
     reason: str
 
 
-class LaneAnswer(AnswerModel):
+class LaneAnswer(AnswerModel, title="Lane"):
     """A lane: one provider, app and environment."""
-
-    model_config = ConfigDict(title="Lane")
 
     name: str
     due: int
@@ -513,10 +495,8 @@ class DeadLetters(AnswerModel):
     data: list[DeadLetter]
 
 
-class ReplayedAnswer(AnswerModel):
+class ReplayedAnswer(AnswerModel, title="Replayed"):
     """The number of requeued jobs and pushes."""
-
-    model_config = ConfigDict(title="Replayed")
 
     jobs: int
     pushes: int
@@ -539,10 +519,8 @@ class PeopleFound(AnswerModel):
     data: list[PersonFound]
 
 
-class DeviceOfPerson(DeviceAnswer):
+class DeviceOfPerson(DeviceAnswer, title="DeviceOfPerson"):
     """A device, and the state of its last push."""
-
-    model_config = ConfigDict(title="DeviceOfPerson")
 
     lane: Lane
     state: Annotated[
@@ -607,10 +585,8 @@ class RecipientsOfEvent(AnswerModel):
     data: list[PersonReached]
 
 
-class DeviceFound(DeviceAnswer):
+class DeviceFound(DeviceAnswer, title="DeviceFound"):
     """A device with its user."""
-
-    model_config = ConfigDict(title="DeviceFound")
 
     user_id: int
     lane: Lane

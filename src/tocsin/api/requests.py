@@ -10,7 +10,6 @@ from fastapi import Path, Query
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     ValidationInfo,
@@ -174,10 +173,8 @@ class RequestBody(RequestModel):
     MEDIA_TYPES: ClassVar[tuple[str, ...]] = JSON
 
 
-class Recipients(RequestModel):
+class Recipients(RequestModel, json_schema_extra={"minProperties": 1}):
     """The users and teams to notify: at least one id, and at most 10,000 in total."""
-
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     NAMES: ClassVar[tuple[str, ...]] = ("users", "teams")
 
@@ -306,10 +303,8 @@ def _settled(text: str) -> str:
     return subject
 
 
-class ResolutionRequest(RequestBody):
+class ResolutionRequest(RequestBody, title="Resolution"):
     """A subject, and how to resolve its notifications."""
-
-    model_config = ConfigDict(title="Resolution")
 
     about: Annotated[
         str, Given, AfterValidator(_settled), Field(json_schema_extra={"pattern": r"^[a-z][a-z0-9_]{0,31}:"})
@@ -388,10 +383,8 @@ class SubscriptionKeys(RequestModel):
     """16 bytes"""
 
 
-class SubscriptionBody(RequestBody):
+class SubscriptionBody(RequestBody, title="Subscription"):
     """A `PushSubscription` as serialized by the browser."""
-
-    model_config = ConfigDict(title="Subscription")
 
     endpoint: Annotated[
         str, Given, AfterValidator(_of_push_service), Field(json_schema_extra={"maxLength": MAX_ENDPOINT_LENGTH})

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from tocsin.errors import Refusal
 from tocsin.files import content_of
@@ -29,8 +29,8 @@ _Text = Annotated[str, Field(min_length=1)]
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+class _Entry(BaseModel, strict=True, extra="forbid", frozen=True):
+    """A table in a file."""
 
 
 class SampleEntry(_Entry):

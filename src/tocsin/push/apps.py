@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from tocsin import secret_files
 from tocsin.errors import Refusal
@@ -40,8 +40,8 @@ _Text = Annotated[str, Field(min_length=1, max_length=200)]
 _File = Annotated[str, Field(min_length=1, max_length=MAX_PATH_LENGTH)]
 
 
-class _App(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+class _App(BaseModel, strict=True, extra="forbid", frozen=True):
+    """A table in a file."""
 
 
 class ApnsEntry(_App):
@@ -262,22 +262,20 @@ PROVIDERS: list[Callable[[str, AppEntry, Settings], Iterator[Planned]]] = [_apns
 
 def _of_variables(settings: Settings) -> AppEntry:
     """Return the app of the environment variables. Raises `Refusal` if only some of those for APNs are set."""
-    names = ("apns_key_file", "apns_key_id", "apns_team_id", "apns_topic")
-    given = {name.removeprefix("apns_"): str(getattr(settings, name)) for name in names if getattr(settings, name)}
-    missing = [f"TOCSIN_{name.upper()}" for name in names if name.removeprefix("apns_") not in given]
-    if given and missing:
-        raise Refusal(f"For pushes to iOS, set {' and '.join(missing)} too.")
-    sandbox = {
+    names = ("key_file", "key_id", "team_id", "topic")
+    given = {
         name: str(value)
-        for name, value in (
-            ("sandbox_key_file", settings.apns_sandbox_key_file),
-            ("sandbox_key_id", settings.apns_sandbox_key_id),
-        )
-        if value
+        for name in (*names, "sandbox_key_file", "sandbox_key_id")
+        if (value := getattr(settings, f"apns_{name}"))
     }
-    apns = ApnsEntry(**given, **sandbox) if given else None
+    missing = [f"TOCSIN_APNS_{name.upper()}" for name in names if name not in given]
+    has_apns = len(missing) < len(names)
+    if has_apns and missing:
+        raise Refusal(f"For pushes to iOS, set {' and '.join(missing)} too.")
     file = settings.fcm_credentials_file
-    return AppEntry(apns=apns, fcm=FcmEntry(credentials_file=str(file)) if file else None)
+    return AppEntry(
+        apns=ApnsEntry(**given) if has_apns else None, fcm=FcmEntry(credentials_file=str(file)) if file else None
+    )
 
 
 def _of_file(file: Path | None) -> Mapping[str, AppEntry]:

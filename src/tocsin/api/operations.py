@@ -104,10 +104,7 @@ async def list_lanes(service: Operator, app_state: State) -> answers.Lanes:  # n
 
 @routes.get("/operations/dead-letters", responses=problems(LIMITS))
 async def list_dead_letters(
-    service: Operator,
-    app_state: State,
-    before: Before = None,
-    limit: Limit = DEFAULT_LIST_LIMIT,
+    service: Operator, app_state: State, before: Before = None, limit: Limit = DEFAULT_LIST_LIMIT
 ) -> answers.DeadLetters:
     """List dead letters.
 
@@ -118,8 +115,7 @@ async def list_dead_letters(
 
 
 @routes.post(
-    "/operations/replay",
-    responses=problems(field_error("events", "required_without", "is required if lane is absent")),
+    "/operations/replay", responses=problems(field_error("events", "required_without", "is required if lane is absent"))
 )
 async def replay(service: Operator, app_state: State, body: Replay) -> answers.ReplayedAnswer:
     """Requeue dead letters.
@@ -136,11 +132,7 @@ async def replay(service: Operator, app_state: State, body: Replay) -> answers.R
 @routes.get(
     "/operations/users",
     responses=problems(
-        field_error(
-            "search",
-            "string_between",
-            f"must have {MIN_SEARCH_LENGTH} to {MAX_SEARCH_LENGTH} characters",
-        )
+        field_error("search", "string_between", f"must have {MIN_SEARCH_LENGTH} to {MAX_SEARCH_LENGTH} characters")
     ),
 )
 async def find_users(
@@ -222,10 +214,7 @@ async def find_devices(service: Operator, app_state: State, ending: Ending) -> a
 
 @routes.get("/operations/custom-notifications", responses=problems(LIMITS))
 async def list_custom_notifications(
-    service: Operator,
-    app_state: State,
-    before: Before = None,
-    limit: Limit = DEFAULT_LIST_LIMIT,
+    service: Operator, app_state: State, before: Before = None, limit: Limit = DEFAULT_LIST_LIMIT
 ) -> answers.CustomNotifications:
     """List custom notifications.
 

@@ -95,24 +95,8 @@ def _delivery(catalogue: Catalogue, event: Checked, locale: str, now: datetime) 
     language = catalogue.language_of(locale)
     data, params = to_json(event.data), to_json(event.params)
     kept = {"id": ID, "kind": event.kind, "erased": False, "data": data, "params": params}
-    return Delivery(
-        key=DeliveryKey(ID, ID),
-        user_id=1,
-        attempts=0,
-        state="queued",
-        made_at=now,
-        address=None,
-        lapsed="",
-        unread=BADGE,
-        position=1,
-        place=1,
-        locale=locale,
-        language=language,
-        kind=event.kind,
-        params=params,
-        body=body_of(catalogue, kept, language),
-        told_up_to=None,
-    )
+    body = body_of(catalogue, kept, language)
+    return Delivery(DeliveryKey(ID, ID), 1, now, locale, language, event.kind, params, body, unread=BADGE)
 
 
 def _opened(payload: bytes | Refused) -> Any:

@@ -52,20 +52,20 @@ class Delivery:
 
     key: DeliveryKey
     user_id: int
-    attempts: int
-    state: State
     made_at: datetime
-    address: Address | None
-    lapsed: str
-    unread: int
-    position: int
-    place: int
     locale: str
     language: str
     kind: str
     params: str
     body: str
-    told_up_to: int | None
+    attempts: int = 0
+    state: State = "queued"
+    address: Address | None = None
+    lapsed: str = ""
+    unread: int = 0
+    position: int = 0
+    place: int = 0
+    told_up_to: int | None = None
 
     @property
     def expires_at(self) -> datetime:
@@ -99,15 +99,12 @@ async def settle(database: Database, worker: UUID, settled: Sequence[Settled]) -
     settled = sorted(settled, key=lambda outcome: outcome.key)
     keys = [outcome.key for outcome in settled]
     columns = ([getattr(outcome, name) for outcome in settled] for name in ("state", "due_at", "reason"))
-    await database.value(
-        _SQL["settle"], worker, [key.event_id for key in keys], [key.device_id for key in keys], *columns
-    )
+    await database.value(_SQL["settle"], worker, *_columns_of(keys), *columns)
 
 
 async def put_back(database: Database, worker: UUID, keys: Sequence[DeliveryKey]) -> None:
     """Return deliveries to the queue, as if they had never been claimed."""
-    keys = sorted(keys)
-    await database.value(_SQL["put_back"], worker, [key.event_id for key in keys], [key.device_id for key in keys])
+    await database.value(_SQL["put_back"], worker, *_columns_of(sorted(keys)))
 
 
 async def release(database: Database, worker: UUID) -> None:
@@ -142,12 +139,7 @@ async def put_rules(database: Database, digest: str) -> None:
 
 async def release_others(database: Database, worker: UUID, lane: str, under_way: Collection[DeliveryKey]) -> int:
     """Release the leases of a worker in a lane, except those under way; return their number."""
-    keys = sorted(under_way)
-    return len(
-        await database.rows(
-            _SQL["release_others"], worker, lane, [key.event_id for key in keys], [key.device_id for key in keys]
-        )
-    )
+    return len(await database.rows(_SQL["release_others"], worker, lane, *_columns_of(sorted(under_way))))
 
 
 async def drop(database: Database, gone: Mapping[UUID, datetime]) -> None:
@@ -313,6 +305,18 @@ def next_try(attempts: int, after: float | None, least: float, expires_at: datet
     wait = max(step, least) * (1 + random.uniform(0, JITTER))  # noqa: S311 - spreads tries, hides nothing
     due_at = datetime.now(UTC) + timedelta(seconds=wait)
     return due_at if due_at < expires_at else None
+
+
+def retried(delivery: Delivery, reason: str, after: float | None = None, least: float = 0.0) -> Settled:
+    """Return the state of a delivery that is tried again, as in `next_try`, or given up."""
+    due_at = next_try(delivery.attempts, after, least, delivery.expires_at)
+    if due_at is None:
+        return Settled(delivery.key, "dead", None, f"given up: {reason}")
+    return Settled(delivery.key, "later", due_at, f"again at {due_at:%Y-%m-%d %H:%M:%S} UTC: {reason}")
+
+
+def _columns_of(keys: Sequence[DeliveryKey]) -> tuple[list[UUID], list[UUID]]:
+    return [key.event_id for key in keys], [key.device_id for key in keys]
 
 
 def _delivery(row: Record) -> Delivery:

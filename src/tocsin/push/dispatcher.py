@@ -25,7 +25,7 @@ from tocsin.push import deliveries
 from tocsin.push.channels import Later, Push, Refused, Stopped
 from tocsin.push.clears import ClearSender
 from tocsin.push.content import Composer
-from tocsin.push.deliveries import Delivery, DeliveryKey, Settled, next_try
+from tocsin.push.deliveries import Delivery, DeliveryKey, Settled, retried
 from tocsin.push.lanes import Answered, Lane
 from tocsin.push.results import ResultWriter
 
@@ -304,10 +304,7 @@ def _failed(delivery: Delivery, error: Exception) -> Settled:
     """Return the state of a push that could not be made because of an internal error: it is retried."""
     reason = f"the push could not be built: {type(error).__name__}"
     log.error("failed to build push", event_id=str(delivery.key.event_id), exc_info=error)
-    due_at = next_try(delivery.attempts, None, 0.0, delivery.expires_at)
-    if due_at is None:
-        return Settled(delivery.key, "dead", None, f"given up: {reason}")
-    return Settled(delivery.key, "later", due_at, f"again at {due_at:%Y-%m-%d %H:%M:%S} UTC: {reason}")
+    return retried(delivery, reason)
 
 
 def _in_turn(going: Iterable[Delivery]) -> tuple[list[list[Delivery]], list[DeliveryKey]]:

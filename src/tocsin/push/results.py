@@ -20,7 +20,7 @@ from tocsin.metrics import Metrics
 from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
 from tocsin.push.channels import Delivered, Gone, Later, Outcome, Refused, Stopped, Unauthorised
-from tocsin.push.deliveries import Delivery, DeliveryKey, Settled, next_try
+from tocsin.push.deliveries import DeliveryKey, Settled, retried
 from tocsin.push.lanes import Answered, Lane
 from tocsin.push.services import PushServices
 
@@ -150,7 +150,7 @@ class ResultWriter:
             case Later(reason, after, lane_waits):
                 if lane_waits:
                     lane.wait(lane_waits, reason)
-                return self._later(lane, each.delivery, reason, after)
+                return retried(each.delivery, reason, after, lane.channel.min_retry_delay)
             case Unauthorised(reason, after):
                 return await self._unauthorised(lane, each, reason, after)
             case Refused(reason, doubtful):
@@ -173,12 +173,6 @@ class ResultWriter:
         if not lane.channel.accepts_silent_push:
             await deliveries.note_closed(self._database, each.delivery.key.device_id, each.delivery.position)
 
-    def _later(self, lane: Lane, delivery: Delivery, reason: str, after: float | None) -> Settled:
-        due_at = next_try(delivery.attempts, after, lane.channel.min_retry_delay, delivery.expires_at)
-        if due_at is None:
-            return Settled(delivery.key, "dead", None, f"given up: {reason}")
-        return Settled(delivery.key, "later", due_at, f"again at {due_at:%Y-%m-%d %H:%M:%S} UTC: {reason}")
-
     async def _unauthorised(self, lane: Lane, each: Answered, reason: str, after: float | None) -> Settled:
         """Delay a push whose service refused the authentication. If it accepts others, the subscription is the cause.
 
@@ -190,7 +184,7 @@ class ResultWriter:
             self._database, lane.name, service, delivery.made_at
         ):
             return Settled(delivery.key, "refused", None, f"refused: {reason}, while {service} takes other pushes")
-        return self._later(lane, delivery, reason, after)
+        return retried(delivery, reason, after, lane.channel.min_retry_delay)
 
     async def _refused(
         self, lane: Lane, each: Answered, reason: str, gone: dict[UUID, datetime], *, doubtful: bool

@@ -360,7 +360,7 @@ where not coalesce(
 -- name: phones
 select user_id, coalesce(whole_token, token) as token, type, environment, app, registered_at, p256dh, auth, server_key, lane
 from devices
-where user_id = any($1::int[]) and type <> 'Web'
+where user_id = any($1::int[]) and is_phone(type)
 
 -- name: found_as
 -- A token that turned out to be of the other environment, or a subscription of another VAPID key.

@@ -25,7 +25,7 @@ select coalesce(d.whole_token, d.token), d.type, d.environment, d.app, d.registe
 from unnest($1::int[]) as leaving (id)
 cross join lateral (select * from devices where user_id = leaving.id offset 0) d
 join lanes l on l.name = d.lane and l.stopped_at is null
-where d.type <> 'Web'
+where is_phone(d.type)
   and ($2::text is null or d.token = device_key($2) or (d.token = lower($2) and d.provider = 'apns'))
 
 -- name: in_order

@@ -38,7 +38,7 @@ select (select max(id) from person) as last,
            ) || '}'
        end as line
 from person p
-left join devices d on d.user_id = p.id and d.type <> 'Web' -- a browser subscribes again by itself
+left join devices d on d.user_id = p.id and is_phone(d.type) -- a browser subscribes again by itself
 order by p.id, d.registered_at, d.token
 
 -- name: people

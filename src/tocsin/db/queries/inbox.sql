@@ -168,7 +168,7 @@ with noted as (
     insert into clears (user_id, since)
     select h.user_id, h.position
     from heads h
-    where h.user_id = $1 and exists (select from devices d where d.user_id = $1 and d.type <> 'Web')
+    where h.user_id = $1 and exists (select from devices d where d.user_id = $1 and is_phone(d.type))
     on conflict do nothing
 )
 select h.position, (select b.position from heads b where b.user_id = $1) as began
@@ -274,7 +274,7 @@ noted as (
     insert into clears (user_id, since)
     select head.user_id, head.position - 1
     from head
-    where exists (select from devices d where d.user_id = head.user_id and d.type <> 'Web')
+    where exists (select from devices d where d.user_id = head.user_id and is_phone(d.type))
     order by head.user_id
     on conflict do nothing
 )

@@ -116,5 +116,5 @@ parts:
 			echo 'Please install the packages chromium and fonts-noto-core.' >&2; exit 1; \
 		fi; fi
 
-clean: ## delete the virtual environments and the documentation site
-	rm -rf .venv .uv .docs site
+clean: ## delete the virtual environments, the documentation site, and packages of tests
+	rm -rf .venv .uv .docs .build site

@@ -338,7 +338,7 @@ async def test_stream_sends_changes_written_by_another_process(
             return heard.is_set()
 
         await until(reached)
-        monkeypatch.setattr(streams, "POLL", 600.0)  # without polling
+        monkeypatch.setattr(elsewhere.app_state.streams, "_poll", asyncio.Event().wait)  # without polling
         async with watching(elsewhere) as watch:
             id_ = await api.post(custom(1))
             [shown] = await watch.until_received("notification")

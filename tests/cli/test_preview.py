@@ -46,6 +46,8 @@ def no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Change to a folder without a database and without keys."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOCSIN_DATA_DIR", str(tmp_path / "nothing"))
+    load = Catalogue.load
+    monkeypatch.setattr(Catalogue, "load", lambda *folders: load(*folders) if folders else CATALOGUE)
 
 
 def run(*arguments: str) -> Result:

@@ -1,5 +1,6 @@
 """Events, and calls that post them and read their state."""
 
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -12,8 +13,12 @@ from tocsin.catalogue import Catalogue
 CASE = "65e48afe-7307-3ad3-9fc1-9ec7e6dc0a88"
 
 
+SAMPLES = Catalogue.load().samples
+"""The samples of all kinds by name."""
+
+
 def note(*users: int, teams: tuple[int, ...] = (), **more: Any) -> dict[str, Any]:
-    sample = Catalogue.load().samples["note"]["event"]
+    sample = deepcopy(SAMPLES["note"]["event"])
     return {**sample, "notify": {"users": list(users), "teams": list(teams)}, **more}
 
 

@@ -134,6 +134,22 @@ def settings_for(*, environment: Any = None, **more: Any) -> Settings:
     return read_settings(environment or {}, Path("/nonexistent"), **{"jwt_secret": SECRET, **more})
 
 
+class _PromptServer(Server):
+    """A server that ends when it is told: uvicorn looks only ten times a second."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self._told = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self._told.wait()
+
+    def end(self) -> None:
+        self.should_exit = True
+        self._told.set()
+
+
 @asynccontextmanager
 async def serving(
     url: str,
@@ -172,10 +188,9 @@ async def serving(
             pubsub.handle_locally("settled")
             working = asyncio.create_task(worker.run())
             stack.push_async_callback(lambda: working)
-            stack.callback(worker.stop)
         listening = socket.socket(proto=socket.IPPROTO_TCP)
         listening.bind(("127.0.0.1", 0))
-        server = Server(
+        server = _PromptServer(
             service(app_state),
             connections=connections or Connections.of_files(app_state.metrics),
             patience=patience,
@@ -186,7 +201,9 @@ async def serving(
         await server.ready.wait()
         stack.push_async_callback(lambda: running)
         stack.callback(app_state.streams.close)
-        stack.callback(setattr, server, "should_exit", True)  # noqa: FBT003 - an attribute's value
+        stack.callback(server.end)
+        if worker:
+            stack.callback(worker.stop)  # while the server ends
         port = listening.getsockname()[1]
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60))
         yield Api(http, app_state, worker)

@@ -25,9 +25,12 @@ STRICT := $(if $(CI)$(filter 0,$(shell id -u)),--strict-skips)
 test: lint parts ## lint, types, and all tests against real databases, servers and browsers
 	$(PYTEST) $(STRICT)
 
-check: lint fast ## lint, types and the fast tests, to run after each change
+check: lint units ## lint, types and the tests without a database, to run after each change
 
-fast: .venv/ready ## only the fast tests: without browser, subprocesses, chaos and slow tests
+units: .venv/ready ## only the tests that take milliseconds: without a database, browser, subprocesses, chaos and slow tests
+	$(PYTEST) -q -m "not (browser or processes or chaos or slow or database)" --hypothesis-profile fast
+
+fast: .venv/ready ## the tests without a browser, subprocesses, chaos and slow tests
 	$(PYTEST) -q -m "not (browser or processes or chaos or slow)" --hypothesis-profile fast
 
 soak: lint parts ## all tests, with many more rounds of the random ones (properties, chaos, fuzzing); takes hours

@@ -190,6 +190,7 @@ def test_regular_expressions_run_in_linear_time(where: str) -> None:
             assert not grows_faster_than_its_text(pattern, method, make), f"{method} of {text} and so on"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quadratic", [r"\beyJ[\w-]+\.[\w-]+", r"[a-z0-9_-]*[a-z][a-z0-9_-]*!", r"\s+$"])
 def test_superlinear_regular_expression_is_detected(quadratic: str) -> None:
     pattern = re.compile(quadratic)

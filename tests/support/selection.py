@@ -4,8 +4,11 @@ import re
 
 import pytest
 
-NEEDS = ("chaos", "browser", "processes", "slow")
-"""Markers of tests that take seconds or more, those that take longest first."""
+NEEDS = ("chaos", "browser", "processes", "slow", "database")
+"""What tests need, that which takes longest first. Tests without a marker take milliseconds."""
+
+BY_FIXTURE = {"chromium": "browser", "sources": "processes", "own": "processes", "server": "database"}
+"""The marker of all tests that use a fixture, directly or not."""
 
 MAY_BE_SKIPPED = {
     r"takes root|only root": "a developer need not be root",
@@ -22,8 +25,8 @@ def mark(item: pytest.Item) -> None:
     """Mark a test by its folder and its fixtures; what shares a fixture of its module goes to one worker."""
     if "chaos" in item.path.parts:
         item.add_marker("chaos")
-    if "chromium" in getattr(item, "fixturenames", ()):
-        item.add_marker("browser")
+    for fixture in BY_FIXTURE.keys() & set(getattr(item, "fixturenames", ())):
+        item.add_marker(BY_FIXTURE[fixture])
     definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - pytest has no public name
     if any(each.scope == "module" for found in definitions for each in found):
         item.add_marker(pytest.mark.xdist_group(item.path.stem))

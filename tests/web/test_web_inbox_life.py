@@ -91,6 +91,7 @@ async def test_frozen_tab_hands_over_the_stream_and_catches_up(host: Host, chrom
         await streams(host, 1)
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("cached", [True, False])
 async def test_page_restored_from_history_catches_up(host: Host, *, cached: bool) -> None:
     host.cache = "no-cache" if cached else "no-store"

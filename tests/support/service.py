@@ -135,19 +135,19 @@ def settings_for(*, environment: Any = None, **more: Any) -> Settings:
 
 
 class _PromptServer(Server):
-    """A server that ends when it is told: uvicorn looks only ten times a second."""
+    """A server that stops at once: uvicorn checks ten times a second whether it should."""
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
-        self._told = asyncio.Event()
+        self._stopping = asyncio.Event()
 
     async def main_loop(self) -> None:
         await self.on_tick(0)
-        await self._told.wait()
+        await self._stopping.wait()
 
     def end(self) -> None:
         self.should_exit = True
-        self._told.set()
+        self._stopping.set()
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from tocsin import __version__, jobs
+from tocsin import __version__, archiving, jobs
 from tocsin.db.pool import Database
 from tocsin.push import deliveries
 from tocsin.push.channels import Delivered, Outcome
@@ -84,6 +84,8 @@ class Metrics:
             ["version"],
             registry=self._registry,
         )
+        self._archive_failing = gauge("tocsin_archive_failing", "1 where the log cannot be archived")
+        self._archive_waiting = gauge("tocsin_archive_waiting", "Segments of the log that are not archived")
         build.labels(__version__).set(1)
         ProcessCollector(registry=self._registry)  # memory, processor time, open files, start time
 
@@ -164,6 +166,9 @@ class Metrics:
         for queue, (due, age) in (await jobs.depth(database)).items():
             self._due.labels(queue).set(due)
             self._age.labels(queue).set(age)
+        archive = await archiving.state(database)
+        self._archive_failing.set(archive is not None and archive.failing)
+        self._archive_waiting.set(archive.waiting if archive else 0)
         for row in await deliveries.lanes(database):
             self._pushes_due.labels(row["name"]).set(row["due"])
             self._pushes_age.labels(row["name"]).set(row["oldest"])

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from tocsin import jobs
+from tocsin import archiving, jobs
 from tocsin.db import migrate
 from tocsin.db.errors import LOST, UNANSWERED
 from tocsin.db.pool import Connection, Database, queries
@@ -101,6 +101,9 @@ async def _checked(database: Database) -> dict[str, Any]:
     }
     oldest = await deliveries.oldest(database)
     reasons = {part.partition(": ")[2] for _, said in await problems(database) for part in said.split("; ")}
+    archive = await archiving.state(database)
+    if archive and archive.problem:
+        reasons.add(archive.problem)
     return {
         "status": "ready",
         "database": "ok",

@@ -11,7 +11,7 @@ import structlog
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from tocsin import jobs
+from tocsin import archiving, jobs
 from tocsin.api.app import operations_service, service, watching_service
 from tocsin.api.connections import Connections, raise_file_limit
 from tocsin.api.server import ByPort, Server, bound, port_of, url_of
@@ -91,6 +91,8 @@ async def serve(
                 settings, lanes, worker, own, catalogue, app_state.operator, pubsub, app_state.metrics
             )
             await stack.enter_async_context(_in_background(run(bulk, settings.retention_days)))
+        if settings.archive:
+            await stack.enter_async_context(_in_background(archiving.watch(own)))
         stack.enter_context(reloading_keys(settings, lanes, worker.dispatcher if worker else None, app_state))
         server = Server(
             _app_of(app_state, sockets, further),

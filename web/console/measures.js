@@ -76,6 +76,7 @@ scrapes.push({ at, series, values: new Map(series.map((each) => [each.key, each.
       "oldest direct": oldest.direct ?? 0,
       "oldest bulk": oldest.bulk ?? 0,
       stopped: Object.keys(stopped).filter((lane) => stopped[lane]),
+      unarchived: gauge(series, "tocsin_archive_failing") ? gauge(series, "tocsin_archive_waiting") : null,
       ...this.#latency("inbox", "tocsin_inbox_seconds"),
       ...this.#latency("push", "tocsin_push_seconds"),
       ...Object.fromEntries(PROVIDERS.map((provider) => [`${provider} errors`, this.#errors(provider)])),
@@ -130,6 +131,10 @@ scrapes.push({ at, series, values: new Map(series.map((each) => [each.key, each.
 
 function by(series, name, label) {
   return Object.fromEntries(series.filter((each) => each.name === name).map((each) => [each.labels[label], each.value]));
+}
+
+function gauge(series, name) {
+  return series.find((each) => each.name === name)?.value ?? 0;
 }
 
 function total(values) {

@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Literal
 
-from tocsin import readiness
+from tocsin import archiving, readiness
 from tocsin.cli.doctor.finding import Finding
 from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, first_line, sentence_on
@@ -39,7 +39,7 @@ async def check_database(settings: Settings) -> AsyncIterator[Finding]:
         return
     try:
         await migrate.refuse_shared_sessions(connection, url)
-        for check in (_server, _schema_and_queue, _lanes):
+        for check in (_server, _archive, _schema_and_queue, _lanes):
             async for finding in check(connection, settings, place):
                 yield finding
     except (*DRIVER_ERRORS, Refusal) as error:
@@ -52,6 +52,17 @@ def _trouble(place: str, error: BaseException) -> Finding:
     sentence = str(error) if isinstance(error, Refusal) else sentence_on(error)
     said, _, remedy = sentence.rstrip(".").partition("; ")
     return Finding("FAIL", "database", f"{place}: {said}", remedy)
+
+
+async def _archive(connection: Connection, settings: Settings, _place: str) -> AsyncIterator[Finding]:
+    found = await archiving.state(connection)
+    if found and found.problem:
+        yield Finding("FAIL", "archive", found.problem, "see the log of PostgreSQL for the reason")
+    elif found:
+        yield Finding("ok", "archive", f"the log is archived; {found.waiting} segments wait")
+    elif settings.database_url is None:
+        remedy = f"set {PREFIX}ARCHIVE_DIR for restores to any time (docs/operations/back-up.md)"
+        yield Finding("ok", "archive", f"the log is not archived; {remedy}")
 
 
 async def _lanes(connection: Connection, _settings: Settings, _place: str) -> AsyncIterator[Finding]:

@@ -63,6 +63,23 @@ async def claim(database: Database, worker: UUID, queue: Queue, limit: int) -> l
     return sorted((Job(**row) for row in rows), key=lambda job: (job.due_at, job.id))
 
 
+async def next_company(database: Database, company: int) -> int | None:
+    """Return the first company after this one, or else of all, with a due job in the bulk queue; None without jobs."""
+    found: int | None = await database.value(_SQL["next_company"], company)
+    return found
+
+
+async def next_sender(database: Database, company: int, sender: str) -> str | None:
+    """Return the first sender of a company after this one, or else of all, with a due job in the bulk queue."""
+    found: str | None = await database.value(_SQL["next_sender"], company, sender)
+    return found
+
+
+async def claim_of_sender(database: Database, worker: UUID, company: int, sender: str) -> list[Job]:
+    """Lease the oldest due job of a sender in the bulk queue."""
+    return [Job(**row) for row in await database.rows(_SQL["claim_of_sender"], worker, company, sender)]
+
+
 async def finish(connection: Connection, worker: UUID, jobs: Sequence[UUID]) -> None:
     """Remove finished jobs, in the transaction of their work. Raises `Lost` if a lease is lost."""
     _all_of(jobs, await connection.execute(_SQL["finish"], worker, jobs))

@@ -27,6 +27,7 @@ from tocsin.metrics import Metrics
 from tocsin.pubsub import PubSub, wait
 from tocsin.push.dispatcher import Dispatcher
 from tocsin.transfer import imports
+from tocsin.turns import Turns
 
 BATCH: dict[Queue, int] = {"direct": 200, "bulk": 1}
 """Maximum jobs per claim. One chunk of a bulk event is as much work as a batch of direct events."""
@@ -70,6 +71,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._backoffs: list[Backoff] = []
         self._witness = jobs.Witness()
+        self._turns = Turns()
         self._checked_at = -LATE_CHECK_INTERVAL
         self._tasks: dict[str, Task] = {
             "deliver": self._deliver,
@@ -120,7 +122,7 @@ class Worker:
                 if time.monotonic() - swept_at > SWEEP_INTERVAL:
                     swept_at = time.monotonic()
                     await release()
-                leased = await jobs.claim(self._databases[queue], self.id, queue, BATCH[queue])
+                leased = await self._claim(queue)
                 if leased:
                     await self._do(leased, backoff)
                 else:
@@ -131,6 +133,12 @@ class Worker:
             else:
                 if len(leased) > 1:
                     await asyncio.sleep(GATHER_TIME)
+
+    async def _claim(self, queue: Queue) -> list[Job]:
+        database = self._databases[queue]
+        if queue == "bulk":
+            return await self._turns.claim(database, self.id)
+        return await jobs.claim(database, self.id, queue, BATCH[queue])
 
     async def _do(self, leased: Sequence[Job], backoff: Backoff) -> None:
         for task, batch in _by_task(leased).items():
@@ -167,6 +175,8 @@ class Worker:
         pushes = Pushes(self.dispatcher.lanes, lambda: self._pubsub.publish("push")) if self.dispatcher else None
         done = await fanout.deliver(self._databases[batch[0].queue], self._catalogue, self.id, batch, pushes)
         self._pubsub.publish_changes(done.user_ids)
+        if batch[0].queue == "bulk":
+            self._turns.served(len(done.user_ids))
         if len(done.events) < len(batch):
             self._pubsub.publish("bulk")
         if done.events:

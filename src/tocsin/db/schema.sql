@@ -279,6 +279,8 @@ CREATE TABLE tocsin.jobs (
     batch uuid,
     wanted_at timestamp with time zone DEFAULT now() NOT NULL,
     cost integer DEFAULT 1 NOT NULL,
+    company_id integer DEFAULT 0 NOT NULL,
+    sender text DEFAULT ''::text NOT NULL,
     CONSTRAINT jobs_lane_check CHECK ((lane = ANY (ARRAY['direct'::text, 'bulk'::text])))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_cost_delay='0');
@@ -525,6 +527,8 @@ CREATE INDEX inbox_deleted ON tocsin.inbox USING btree (user_id, "position") WHE
 CREATE INDEX inbox_read ON tocsin.inbox USING btree (user_id, "position") WHERE ((read_at IS NOT NULL) AND (deleted_at IS NULL));
 
 CREATE INDEX inbox_unread ON tocsin.inbox USING btree (user_id, "position") WHERE ((read_at IS NULL) AND (deleted_at IS NULL));
+
+CREATE INDEX jobs_by_sender ON tocsin.jobs USING btree (company_id, sender, due_at, id) WHERE ((lane = 'bulk'::text) AND (worker_id IS NULL));
 
 CREATE INDEX jobs_free ON tocsin.jobs USING btree (lane, due_at, id) WHERE (worker_id IS NULL);
 

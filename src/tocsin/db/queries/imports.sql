@@ -93,7 +93,8 @@ select part, count(*) as count from import_lines where import_id = $1 group by p
 with accepted as (
     update imports set state = 'applying' where id = $1
 )
-insert into jobs (id, task, lane) values ($1, 'import', 'bulk')
+insert into jobs (id, task, lane, company_id, sender)
+values ($1, 'import', 'bulk', coalesce((select company_id from imports where id = $1), 0), 'import')
 
 -- name: progress
 -- The number of applied lines, and whether the import is a dead letter.

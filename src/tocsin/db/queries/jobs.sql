@@ -26,6 +26,62 @@ set worker_id = $1, attempts = attempts + 1
 where id = any(array(select id from counted where up_to_it <= $4 or up_to_it = cost))
 returning id, task, lane as queue, due_at, wanted_at, attempts, progress, batch
 
+-- name: next_company
+-- The first company after $1 with a due job in the bulk queue; without one, the first of all.
+select coalesce(
+    (
+        select company_id from jobs
+        where lane = 'bulk' and worker_id is null and company_id > $1 and due_at <= now()
+        order by company_id, sender, due_at, id
+        limit 1
+    ),
+    (
+        select company_id from jobs
+        where lane = 'bulk' and worker_id is null and due_at <= now()
+        order by company_id, sender, due_at, id
+        limit 1
+    )
+)
+
+-- name: next_sender
+-- The same for the senders of company $1, after sender $2.
+select coalesce(
+    (
+        select sender from jobs
+        where lane = 'bulk' and worker_id is null and company_id = $1 and sender > $2 and due_at <= now()
+        order by sender, due_at, id
+        limit 1
+    ),
+    (
+        select sender from jobs
+        where lane = 'bulk' and worker_id is null and company_id = $1 and due_at <= now()
+        order by sender, due_at, id
+        limit 1
+    )
+)
+
+-- name: claim_of_sender
+-- The oldest job of a sender in the bulk queue. The condition on batches is that of `claim`.
+with free as materialized (
+    select id
+    from jobs
+    where lane = 'bulk' and worker_id is null and company_id = $2 and sender = $3 and due_at <= now()
+      and (
+          batch is null
+          or not exists (
+              select from jobs b
+              where b.batch = jobs.batch and b.id <> jobs.id and (b.worker_id is not null or b.lane = 'bulk')
+          )
+      )
+    order by due_at, id
+    limit 1
+    for update skip locked
+)
+update jobs
+set worker_id = $1, attempts = attempts + 1
+where id = any(array(select id from free))
+returning id, task, lane as queue, due_at, wanted_at, attempts, progress, batch
+
 -- name: finish
 delete from jobs where id = any($2::uuid[]) and worker_id = $1
 
@@ -128,8 +184,11 @@ requeued as (
       and ($3::int is null or (select e.company_id = $3 from events e where e.id = d.id))
     returning d.id, d.task, d.lane, d.progress, d.cost
 )
-insert into jobs (id, task, lane, progress, cost)
-select id, task, lane, progress, cost from requeued
+insert into jobs (id, task, lane, progress, cost, company_id, sender)
+select r.id, r.task, r.lane, r.progress, r.cost, coalesce(e.company_id, 0),
+       case when e.id is null then '' else concat(coalesce(e.service, 'user'), ':', e.actor) end
+from requeued r
+left join events e on e.id = r.id
 returning id
 
 -- name: release

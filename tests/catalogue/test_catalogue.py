@@ -523,6 +523,66 @@ KIND = 'title = "X"\ngroup = "g"\n'
             f'[x]\n{KIND}says = "{{a}}"\nparams = {{ a = "optional words" }}',
             ["[x] `says` names {a}", "leave it out"],
         ),
+        (
+            "kinds",
+            f'[x]\n{KIND}says = "{{a}}"\ndata = {{ a = "optional words" }}',
+            ["[x] `says` names {a}", "leave it out"],
+        ),
+        (
+            "kinds",
+            f'["x/y"]\n{KIND}says = "{{event}}"\ndata = {{ event = "variant" }}',
+            ["[x/y] `says` names {event}", "leave it out"],
+        ),
+        (
+            "kinds",
+            f'[x]\n{KIND}says = "{{user.id}}"\ndata = {{ user = "user or null" }}',
+            ["[x] `says` names {user.id}", "leave it out"],
+        ),
+        (
+            "kinds",
+            f'[x]\n{KIND}says = "x"\ndata = {{ a-b = "string" }}',
+            ["[x] `data` has the field `a-b`", "letters, digits and `_`"],
+        ),
+        (
+            "kinds",
+            f'[x]\n{KIND}says = "x"\nparams = {{ a-b = "string" }}',
+            ["[x] `params` has the field `a-b`", "letters, digits and `_`"],
+        ),
+        (
+            "kinds",
+            f'[x]\n{KIND}says = "x"\nquotes = "a"\nparams = {{ a = "list of words" }}',
+            ["[x] `quotes` names `a`, which it cannot", "leave it out"],
+        ),
+        (
+            "kinds",
+            f'[x]\n{KIND}says = "x"\nsender = "a"\ndata = {{ a = "string" }}',
+            ["[x] `sender` names `a`, which it cannot", "leave it out"],
+        ),
+        (
+            "kinds",
+            f'[x]\n{KIND}says = "x"\nthread = "b"\ndata = {{ a = "case", b = "level" }}',
+            ["[x] `thread` names `b`, which it cannot", "write one of `a`"],
+        ),
+        (
+            "kinds",
+            f'[x]\n{KIND}says = "x"\ninstead = {{ a = "b" }}\ndata.a = "string"\nparams.b = "optional words"',
+            ["[x] `instead` names `a`, which it cannot", "leave it out"],
+        ),
+        (
+            "kinds",
+            f'[x]\n{KIND}says = "x"\ninstead = {{ a = "b" }}\ndata = {{ a = "case" }}\nparams = {{ b = "words" }}',
+            ["[x] `instead` names `b`, which it cannot", "leave it out"],
+        ),
+        (
+            "kinds",
+            f'[x]\n{KIND}says = "x"\nas_many = {{ a = "b" }}\ndata.b = "list of uuid"\nparams.a = "words"',
+            ["[x] `as_many` names `a`, which it cannot", "leave it out"],
+        ),
+        (
+            "kinds",
+            f'[x]\n{KIND}says = "x"\nas_many = {{ a = "b" }}\ndata.b = "uuid"\nparams.a = "list of words"',
+            ["[x] `as_many` names `b`, which it cannot", "leave it out"],
+        ),
         ("kinds", f'[x]\n{KIND}says = "**x"', ["[x] `says` has an odd number of `**`", "write `**bold**`"]),
         ("kinds", f'[x]\n{KIND}says = "{{x"', ["[x] `says` has a `{` or `}`", "`{word}`"]),
         (

@@ -189,3 +189,27 @@ def test_invalid_sample_is_reported(tmp_path: Path, old: str, new: str, wrong: s
         Catalogue.load(folder_of(tmp_path, kinds_ours=OURS + SAMPLE.replace(old, new)))
     [line] = str(caught.value).splitlines()
     assert line.startswith(f"{tmp_path / 'kinds-ours.toml'}: [order_moved] {wrong}")
+
+
+WORDS = """
+[told]
+title = "Told"
+says = "{name}: {tags}: {story}: {order.number}"
+group = "orders"
+data = { name = "string", tags = "list of words", story = "text", order = "order", gone = "string or null" }
+params = { name = "words", more = "optional text" }
+quotes = "more"
+link = "https://example.com/{tags}/{gone}"
+"""
+
+
+def test_words_of_a_custom_kind_are_rendered_by_their_type(tmp_path: Path) -> None:
+    catalogue = Catalogue.load(folder_of(tmp_path, kinds_ours=OURS + WORDS))
+    order = {"id": UUID, "number": 7, "state": "x", "schema": "s", "model_copy": None}
+    data = {"name": "of data", "tags": ["a", "<b>"], "story": "one\ntwo", "order": order, "gone": None}
+    plain = catalogue.render("told", "en", data, {"name": "of params"})
+    assert plain.message == "of params: a, <b>: one\ntwo: 7"
+    assert plain.message_formatted == "<p>of params: a, &lt;b&gt;: one<br>two: 7</p>"
+    quoted = catalogue.render("told", "en", data, {"name": "x", "more": "three\nfour"})
+    assert quoted.message_formatted.endswith(": 7</p><br><p><em>three<br>four</em></p>")
+    assert catalogue.kinds["told"].link_of(data, {"name": "x"}) == "https://example.com/a%2C%20%3Cb%3E/"

@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import os
 import pwd
+from importlib.resources import files
 from pathlib import Path
 
 import structlog
@@ -51,72 +52,6 @@ _SOCKET = ".s.PGSQL."
 log = structlog.get_logger(__name__)
 
 _NOT_IN_PATHS = ",\"'\\"
-
-_POSTGRESQL_CONF = """\
-# Written at each start. fsync, full_page_writes and synchronous_commit keep their durable defaults, and cannot be
-# turned off with ALTER SYSTEM.
-allow_alter_system = off
-cluster_name = 'tocsin'
-
-# One unix socket in a folder that is closed to others, no TCP.
-listen_addresses = ''
-unix_socket_directories = '"{run}"'
-unix_socket_permissions = 0700
-port = {port}
-max_connections = 100
-
-# Little memory and few processes: the active part of the tables fits, and statements are short.
-shared_buffers = 256MB
-dynamic_shared_memory_type = posix
-io_method = sync
-max_logical_replication_workers = 0
-max_parallel_workers_per_gather = 0
-max_parallel_maintenance_workers = 0
-jit = off
-
-# Limits crash recovery to about this much log.
-max_wal_size = 1GB
-min_wal_size = 80MB
-
-# A backup whose target is slow or hangs fails, and must not fill the disk with log that is kept for it.
-max_slot_wal_keep_size = 4GB
-autovacuum = on
-
-# A client that hangs must not hold locks forever.
-idle_in_transaction_session_timeout = 30s
-
-# The supervisor removes the oldest files.
-logging_collector = on
-log_directory = '{log}'
-log_filename = 'postgresql-%Y%m%d-%H%M%S.log'
-log_file_mode = 0600
-log_rotation_size = 10MB
-log_rotation_age = 1d
-log_min_messages = warning
-log_line_prefix = '%m [%p] '
-log_timezone = 'UTC'
-
-# Independent of the machine.
-timezone = 'UTC'
-datestyle = 'iso, ymd'
-lc_messages = 'C'
-lc_monetary = 'C'
-lc_numeric = 'C'
-lc_time = 'C'
-default_text_search_config = 'pg_catalog.simple'
-"""
-
-_PG_HBA_CONF = """\
-# Written at each start: only the user who runs Tocsin can connect, as the role tocsin.
-local all,replication tocsin peer map=tocsin
-local all all reject
-host all all all reject
-"""
-
-_PG_IDENT_CONF = """\
-# Written at each start.
-tocsin "{user}" tocsin
-"""
 
 
 def is_served(data_dir: Path) -> bool:
@@ -259,11 +194,11 @@ def write_configuration(
     _refuse_another_owner(database, user)
     for ours in (folder / "run", folder / "log", database):  # an operator or a volume may have changed their modes
         own(ours, user)
-    configuration = _POSTGRESQL_CONF.format(run=folder / "run", log=folder / "log", port=PORT)
+    configuration = _configuration("postgresql.conf").format(run=folder / "run", log=folder / "log", port=PORT)
     configuration += archive.configuration if archive else ""
     _write(database / "postgresql.conf", configuration, user)
-    _write(database / "pg_hba.conf", _PG_HBA_CONF, user)
-    _write(database / "pg_ident.conf", _PG_IDENT_CONF.format(user=_name_of(os.geteuid())), user)
+    _write(database / "pg_hba.conf", _configuration("pg_hba.conf"), user)
+    _write(database / "pg_ident.conf", _configuration("pg_ident.conf").format(user=_name_of(os.geteuid())), user)
 
 
 def refuse_unfinished(folder: Path) -> None:
@@ -275,6 +210,11 @@ def refuse_unfinished(folder: Path) -> None:
             f"A restore into {folder} did not end: run `tocsin restore` again, or delete the file {folder / RESTORING}"
             " to start with an empty database."
         )
+
+
+def _configuration(name: str) -> str:
+    """Return the text of a file of the configuration, with the names of values in braces."""
+    return (files("tocsin.postgres") / "configuration" / name).read_text("utf-8")
 
 
 def remove_stale_files(folder: Path, database: Path, port: int = PORT) -> None:

@@ -112,6 +112,29 @@ async def test_chunk_is_halved_after_each_failure_down_to_a_64th(idle: Api, monk
     assert done == Done([event], set(range(at + 1, 301)))
 
 
+async def test_chunks_count_each_recipient_once_and_none_that_is_excluded(
+    idle: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 64)
+    await populate(idle, 300)
+    named, excluded = range(2, 150, 2), range(5, 300, 5)
+    event, worker = await accepted(idle, *named, teams=[7], **{"except": list(excluded)}), new_id()
+    await deliver(idle, worker, await claim(idle, worker))
+    recipients = sorted(set(range(1, 301)) - set(excluded))
+    while len(recipients) >= 64:
+        done = await deliver(idle, worker, await claim(idle, worker, "bulk"))
+        assert done == Done([], set(recipients[:64]))
+        del recipients[:64]
+    assert await deliver(idle, worker, await claim(idle, worker, "bulk")) == Done([event], set(recipients))
+
+
+async def test_large_event_without_a_batch_delays_no_other(idle: Api) -> None:
+    await populate(idle, 101)
+    large, single, worker = await accepted(idle, teams=[7]), await accepted(idle, 1), new_id()
+    assert await deliver(idle, worker, await claim(idle, worker)) == Done([single], {1})
+    assert await job_of(idle, large) == ("bulk", 0, 0, None)
+
+
 async def test_chunk_that_ends_with_the_last_recipient_is_followed_by_an_empty_one(
     idle: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,14 +186,18 @@ async def test_events_behind_a_locked_inbox_are_found_by_users_and_teams(idle: A
     await idle.team(8, 1, 3)
     named, other = await accepted(idle, 3), await accepted(idle, 1)
     in_team, apart = await accepted(idle, teams=[8]), await accepted(idle, 2)
-    large = await accepted(idle, 3)
+    await idle.team(9, 2)
+    other_team, large = await accepted(idle, teams=[9]), await accepted(idle, 3)
     await idle.app_state.database.value(
         "update events set excepted = array(select 1000 + n from generate_series(1, 1000) n) where id = $1", large
     )
     leased = await claim(idle, new_id())
-    assert {job.id for job in leased} == {named, other, in_team, apart, large}
-    assert await fanout.behind_locks(idle.app_state.database, leased) == []
+    assert {job.id for job in leased} == {named, other, in_team, apart, other_team, large}
+    for few in (leased, leased[:1]):
+        assert await fanout.behind_locks(idle.app_state.database, few) == []
     async with dba.transaction():
         await dba.execute("select from heads where user_id = 3 for update")
         found = await fanout.behind_locks(idle.app_state.database, leased)
         assert [job.id for job in found] == [job.id for job in leased if job.id in {named, in_team}]
+        unaffected = [job for job in leased if job.id in {other, apart, other_team}]
+        assert await fanout.behind_locks(idle.app_state.database, unaffected) == []

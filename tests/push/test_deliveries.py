@@ -25,6 +25,7 @@ from tests.support.pushes import (
 from tests.support.service import Api, serving
 from tests.support.waiting import reaches, until
 from tocsin.catalogue import Catalogue
+from tocsin.db.admission import KIND
 from tocsin.errors import Unavailable
 from tocsin.explain import of_event
 from tocsin.push import deliveries, dispatcher, results
@@ -227,6 +228,42 @@ async def test_sandbox_token_registered_for_production_is_detected(api: Api, pho
     assert await pushes_of(api, id_) == {"delivered": 1}
     [device] = (await api.as_user(1, "GET", "/notifications/devices")).json()["data"]
     assert device["environment"] == "sandbox"
+
+
+async def test_bad_token_is_not_tried_in_the_other_environment_while_its_lane_is_stopped(
+    api: Api, phones: Phones
+) -> None:
+    await register(api, 2, OTHER_IPHONE, environment="sandbox")
+    phones.answer("apns-sandbox", status=403, reason="InvalidProviderToken")
+    await post(api, custom(2))
+    assert (await until_stopped(api))["name"] == "apns/default/sandbox"
+    await register(api, 1, IPHONE)
+    phones.answer("apns", status=400, reason="BadDeviceToken", times=1)
+    id_ = (await post(api, custom(1))).json()["id"]
+
+    async def set_aside() -> bool:
+        return any("set aside until its lane has delivered" in line for line in await push_report(api, id_))
+
+    await until(set_aside)
+    assert phones.pushes("apns-sandbox", IPHONE) == []
+
+
+async def test_results_of_each_lane_have_a_share_of_database_connections(
+    api: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: set[str] = set()
+    settle = deliveries.settle
+
+    async def watched(*arguments: Any) -> None:
+        kinds.add(KIND.get())
+        await settle(*arguments)
+
+    monkeypatch.setattr(deliveries, "settle", watched)
+    await register(api, 1, IPHONE)
+    await register(api, 1, ANDROID, type="Android")
+    assert await pushes_of(api, await api.post(custom(1))) == {"delivered": 2}
+    assert phones.pushes()
+    assert kinds == {"answers of apns/default", "answers of fcm/default"}
 
 
 async def test_bad_token_is_set_aside_until_its_lane_delivers_then_deleted(api: Api, phones: Phones) -> None:

@@ -310,6 +310,11 @@ async def count_history(connection: Connection, *columns: Sequence[Any]) -> None
     await connection.execute(_SQL["count_history"], *columns)
 
 
+async def recount(connection: Connection, user_ids: Sequence[int]) -> None:
+    """Count the entries of locked inboxes again."""
+    await connection.execute(_SQL["recount"], user_ids)
+
+
 async def rebase(connection: Connection) -> None:
     """After a restore of the database, let all clients load their lists: what they saw last may be lost."""
     await connection.execute(_SQL["rebase"])

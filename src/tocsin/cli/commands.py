@@ -180,11 +180,19 @@ def console(
 
 
 @app.command()
-def doctor() -> None:
-    """Check settings, files, credentials and the database, and print what to do. Nothing is changed."""
+def doctor(
+    *,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also check all rows, indexes and pages. It can take long.")
+    ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="With --deep: correct wrong counts of inboxes.")] = False,
+) -> None:
+    """Check settings, files, credentials and the database, and print what to do. Only --repair changes something."""
     from tocsin.cli.doctor import examine
 
-    found = asyncio.run(examine())
+    if repair and not deep:
+        raise Refusal("--repair needs --deep.")
+    found = asyncio.run(examine(deep=deep, repair=repair))
     for finding in found:
         say(str(finding))
     if any(finding.level == "FAIL" for finding in found):

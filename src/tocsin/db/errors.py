@@ -55,6 +55,9 @@ OUTAGES: Mapping[str, str] = MappingProxyType(
 """Reasons of outages without secrets, by SQLSTATE or its class (the first two characters)."""
 
 
+CORRUPTION = frozenset({"XX001", "XX002"})
+"""SQLSTATEs of damaged tables and indexes."""
+
 DRIVER_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """All errors of the driver."""
 
@@ -112,6 +115,16 @@ def problem_of(error: BaseException) -> Unavailable | Overrun | None:
     if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         return Unavailable(reason=NO_FILES if getattr(error, "errno", None) in _FULL else LOST)
     return None
+
+
+def is_corruption(error: BaseException) -> bool:
+    """Return whether an error is about a damaged table or index."""
+    return isinstance(error, asyncpg.PostgresError) and error.sqlstate in CORRUPTION
+
+
+def is_denied(error: BaseException) -> bool:
+    """Return whether the role lacks a privilege."""
+    return isinstance(error, asyncpg.InsufficientPrivilegeError)
 
 
 def is_outage(error: BaseException) -> bool:

@@ -45,6 +45,7 @@ LABEL = "backup_label"
 _NAME = re.compile(r"\d{8}T\d{6}\.\d{3}Z")
 _DRAFT = ".draft-"
 _LOCK = ".lock"
+_DAMAGED_PAGE = re.compile(r"WARNING: +checksum verification failed in (file .*?, block \d+)")
 _START = re.compile(r"^START WAL LOCATION: \S+ \(file ([0-9A-F]{24})\)$", re.MULTILINE)
 _COPY = ("--wal-method", "stream")
 _FETCH = ("--wal-method", "fetch", "--format", "tar", "--pgdata", "-")
@@ -162,6 +163,9 @@ def _pg_basebackup(source: Source) -> tuple[str, ...]:
 
 
 def _failed(output: str) -> Refusal:
+    damaged_pages = _DAMAGED_PAGE.findall(output)
+    if damaged_pages:
+        return Refusal(f"The database is damaged: {len(damaged_pages)} pages, such as {'; '.join(damaged_pages[:3])}.")
     return Refusal(f"The backup failed: {last_words(output)}.")
 
 

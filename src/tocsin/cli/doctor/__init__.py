@@ -1,9 +1,10 @@
-"""`tocsin doctor`: checks what the service depends on, and changes nothing."""
+"""`tocsin doctor`: checks what the service depends on, and changes nothing unless it is asked to repair."""
 
 from pathlib import Path
 
 from tocsin.cli.doctor.configuration import check_catalogue, check_jwks, check_keys, check_push
 from tocsin.cli.doctor.database import check_database
+from tocsin.cli.doctor.deep import check_deeply
 from tocsin.cli.doctor.finding import Finding
 from tocsin.cli.doctor.machine import check_data_folder, check_env_file, check_free_space, check_network, check_port
 from tocsin.errors import Refusal
@@ -12,8 +13,11 @@ from tocsin.settings import read_settings
 __all__ = ["Finding", "examine"]
 
 
-async def examine(file: Path = Path(".env")) -> list[Finding]:
-    """Return the findings of all checks; a check that fails to run is a finding too."""
+async def examine(file: Path = Path(".env"), *, deep: bool = False, repair: bool = False) -> list[Finding]:
+    """Return the findings of all checks; a check that fails to run is a finding too.
+
+    With `deep`, all rows, indexes and pages are read; with `repair`, wrong counts are corrected.
+    """
     found = [*check_env_file(file)]
     try:
         settings = read_settings(env_file=file)
@@ -30,4 +34,5 @@ async def examine(file: Path = Path(".env")) -> list[Finding]:
     ]
     if settings.database_url is None:
         found += [*check_data_folder(settings.data_dir), *check_free_space(settings.data_dir)]
-    return [*found, *[finding async for finding in check_database(settings)]]
+    found += [finding async for finding in check_database(settings)]
+    return [*found, *[finding async for finding in check_deeply(settings, repair=repair)]] if deep else found

@@ -571,3 +571,16 @@ where h.user_id = p.user_id
 -- After a restore to an earlier time, move all inboxes to positions that no client has seen. Clients with the cursors of
 -- changes that are lost load the list again, instead of missing what gets the same positions.
 update heads set position = position + 1000000000, forgotten = position + 1000000000
+
+-- name: recount
+-- Count the entries of locked inboxes again. Clients have to load the list again.
+update heads h
+set position = h.position + 1, forgotten = h.position + 1, total = counted.total, unread = counted.unread
+from (
+    select asked.user_id, count(i.event_id)::int as total,
+           count(i.event_id) filter (where i.read_at is null)::int as unread
+    from unnest($1::int[]) as asked (user_id)
+    left join inbox i on i.user_id = asked.user_id and i.deleted_at is null
+    group by asked.user_id
+) counted
+where h.user_id = counted.user_id

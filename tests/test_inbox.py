@@ -1,7 +1,10 @@
 """The inbox: pages, counts and marks, also with concurrent changes."""
 
 import asyncio
+import json
+from itertools import product
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -9,6 +12,8 @@ from tests.support.events import custom
 from tests.support.service import Api
 from tests.support.waiting import until
 from tocsin import inbox
+from tocsin.auth.claims import UserCaller
+from tocsin.errors import Unauthenticated
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
@@ -229,3 +234,45 @@ async def deliver_by_hand(connection: Any, user: int) -> str:
         user,
     )
     return str(id_)
+
+
+async def test_page_holds_what_is_below_a_position_newest_first(api: Api) -> None:
+    await api.people(1, 2)
+    batch = {"events": [custom(1, 2, body=str(number)) for number in range(9)]}
+    ids = (await api.as_service("POST", "/events/batch", json=batch)).json()["ids"]
+    await api.as_service("GET", f"/events/{ids[-1]}?wait=30")
+    database, user = api.app_state.database, UserCaller(1, 2**31)
+    for number in (1, 2, 5, 8):
+        await inbox.read(database, 1, UUID(ids[number]))
+    for number in (4, 5):
+        await inbox.delete(database, 1, UUID(ids[number]))
+    rows = await database.rows(
+        "select event_id, position, read_at is null as unread from inbox"
+        " where user_id = 1 and deleted_at is null order by position desc"
+    )
+    assert [str(row["event_id"]) for row in rows] == [ids[number] for number in (8, 7, 6, 3, 2, 1, 0)]
+    for unread in (False, True):
+        shown = [row for row in rows if row["unread"] or not unread]
+        for before, limit in product([inbox.NEWEST, *(row["position"] for row in rows)], range(1, 9)):
+            below = [row for row in shown if row["position"] < before]
+            page = await inbox.page(database, user, unread=unread, before=before, limit=limit)
+            found = [entry["id"] for entry in json.loads(f"[{page.data}]")]
+            assert found == [str(row["event_id"]) for row in below[:limit]]
+            assert page.more == (len(below) > limit)
+            assert page.last == (below[:limit][-1]["position"] if below else None)
+            assert (page.total, page.unread) == (len(shown), 4)
+        for count in range(9):
+            last = shown[count - 1]["position"] if count <= len(shown) else inbox.OLDEST
+            expected = last if count else inbox.NEWEST
+            assert await inbox.skip(database, 1, unread=unread, count=count) == expected
+
+
+@pytest.mark.parametrize("unread", [False, True])
+async def test_page_of_an_inactive_or_unknown_user_is_refused(api: Api, *, unread: bool) -> None:
+    await api.people(1, 2)
+    await api.people(3, active=False)
+    for user in (3, 4):
+        with pytest.raises(Unauthenticated):
+            await inbox.page(api.app_state.database, UserCaller(user, 2**31), unread=unread, limit=15)
+    page = await inbox.page(api.app_state.database, UserCaller(1, 2**31), unread=unread, limit=15)
+    assert (page.data, page.total, page.unread, page.more, page.last) == ("", 0, 0, False, None)

@@ -15,7 +15,7 @@ const MOST_LINKS = 100;
 export class Inbox {
   notes = new Map();
   links = new Map();
-  /** Pending deletions: `undoable` for a while, then `sent`. */
+  /** Pending deletions: `undoable` for a while, then how many counts the service had sent when the deletion was sent. */
   deleting = new Map();
   /** A pending "mark all as read" that can be undone. */
   reading = null;
@@ -26,9 +26,7 @@ export class Inbox {
   feed = null;
   #on;
   #replay = [];
-  /** How many counts the service has sent, and how many it had when each mark was sent. */
   #counts = 0;
-  #sentAt = new Map();
   #linksThere = true;
   #wanted = new Set();
   #looking = null;
@@ -256,7 +254,7 @@ export class Inbox {
   }
 
   async #delete(id) {
-    this.deleting.set(id, "sent");
+    this.deleting.set(id, this.#counts);
     try {
       if (await this.#send(id, "deleted")) this.#drop([id]);
     } catch (problem) {
@@ -269,7 +267,6 @@ export class Inbox {
   /** Send a mark; return whether the service has it. If the service is unreachable, store the mark and send it later. */
   async #send(id, mark) {
     this.#kept.put({ [id]: mark });
-    this.#sentAt.set(id, this.#counts);
     try {
       await this.client.ask(...MARKS[mark](id), undefined, { keepalive: true });
     } catch (problem) {
@@ -286,14 +283,17 @@ export class Inbox {
   async #sendKept() {
     if (this.#sending) return;
     this.#sending = true;
+    const marks = Object.entries(this.#kept.all); // in the order in which they were made
     try {
-      for (const [id, mark] of Object.entries(this.#kept.all)) { // in the order in which they were made
+      for (const [id, mark] of marks) {
         const call = id === "up_to" ? ["PUT", "/notifications/read", { up_to: mark }] : MARKS[mark]?.(id);
-        this.#sentAt.set(id, this.#counts);
+        if (mark === "deleted") this.deleting.set(id, this.#counts);
         if (call) await this.client.ask(...call).catch(passed);
         this.#kept.done(id, mark);
         if (mark === "deleted") this.#drop([id]);
       }
+      for (const { loading } of Object.values(this.lists)) await loading;
+      if (marks.length) await this.refresh(); // marks may cancel each other out, and then no count follows
     } catch {
       // retried when the service is reachable
     } finally {
@@ -488,10 +488,9 @@ export class Inbox {
     const gone = new Set(ids);
     for (const id of ids) {
       const note = this.notes.get(id);
-      if (note && !note.read_at && this.unread !== null && this.#sentAt.get(id) === this.#counts) this.unread = Math.max(0, this.unread - 1);
+      if (note && !note.read_at && this.deleting.get(id) === this.#counts) this.unread = Math.max(0, this.unread - 1);
       this.notes.delete(id);
       this.deleting.delete(id);
-      this.#sentAt.delete(id);
     }
     for (const list of Object.values(this.lists)) {
       list.ids = list.ids.filter((id) => !gone.has(id));

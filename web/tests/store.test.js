@@ -178,6 +178,30 @@ test("count that came before the event of a deletion is not lowered again", asyn
   assert.deepEqual([inbox.unread, inbox.shownUnread, inbox.notes.has("Two")], [2, 2, false]);
 });
 
+test("stored marks that leave the count as it is do not change it", async () => {
+  service.arrive("One", "Two", "Three");
+  service.notes[0].read_at = "2026-11-24 16:00:00";
+  const { inbox } = await open();
+  service.reply(/PUT|DELETE/, unreachable, 3);
+  await inbox.mark("One", true);
+  await inbox.mark("Three", false);
+  inbox.remove("Two");
+  inbox.commit();
+  await settled();
+  assert.equal(inbox.shownUnread, 1);
+  service.reply(/unread/, async () => { service.notes[0].read_at = null; await settled(); return json({}); });
+  service.reply(/DELETE/, async () => { // both changes at once: the count is 1 before and after
+    service.notes = service.notes.filter(({ id }) => id !== "Two");
+    service.send("unread", { id: "Three" });
+    service.send("deleted", { id: "Two" });
+    await settled();
+    return json({});
+  });
+  service.restart();
+  await pass(10_000);
+  assert.deepEqual([service.unread, inbox.unread, inbox.shownUnread], [1, 1, 1]);
+});
+
 test("count that came before the answer to a deletion is not lowered again", async () => {
   service.arrive("One", "Two");
   const { inbox } = await open();

@@ -115,16 +115,17 @@ async def test_chunk_is_halved_after_each_failure_down_to_a_64th(idle: Api, monk
 async def test_chunks_count_each_recipient_once_and_none_that_is_excluded(
     idle: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 64)
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 61)
     await populate(idle, 300)
     named, excluded = range(2, 150, 2), range(5, 300, 5)
     event, worker = await accepted(idle, *named, teams=[7], **{"except": list(excluded)}), new_id()
     await deliver(idle, worker, await claim(idle, worker))
     recipients = sorted(set(range(1, 301)) - set(excluded))
-    while len(recipients) >= 64:
+    assert recipients[60] in named  # the chunk ends with one that is named and in the team
+    while len(recipients) >= 61:
         done = await deliver(idle, worker, await claim(idle, worker, "bulk"))
-        assert done == Done([], set(recipients[:64]))
-        del recipients[:64]
+        assert done == Done([], set(recipients[:61]))
+        del recipients[:61]
     assert await deliver(idle, worker, await claim(idle, worker, "bulk")) == Done([event], set(recipients))
 
 
@@ -199,5 +200,7 @@ async def test_events_behind_a_locked_inbox_are_found_by_users_and_teams(idle: A
         await dba.execute("select from heads where user_id = 3 for update")
         found = await fanout.behind_locks(idle.app_state.database, leased)
         assert [job.id for job in found] == [job.id for job in leased if job.id in {named, in_team}]
+        for job in found:
+            assert await fanout.behind_locks(idle.app_state.database, [job]) == [job]
         unaffected = [job for job in leased if job.id in {other, apart, other_team}]
         assert await fanout.behind_locks(idle.app_state.database, unaffected) == []

@@ -267,6 +267,25 @@ async def test_page_holds_what_is_below_a_position_newest_first(api: Api) -> Non
             assert await inbox.skip(database, 1, unread=unread, count=count) == expected
 
 
+async def test_largest_pages_of_a_large_inbox_are_complete(api: Api) -> None:
+    await api.people(1)
+    batch = {"events": [custom(1, body=str(number)) for number in range(330)]}
+    ids = (await api.as_service("POST", "/events/batch", json=batch)).json()["ids"]
+    await api.as_service("GET", f"/events/{ids[-1]}?wait=30")
+    await inbox.read_some(api.app_state.database, 1, [UUID(id_) for id_ in ids[::3]])
+    for unread, due in ((False, ids[::-1]), (True, [id_ for id_ in ids if id_ not in set(ids[::3])][::-1])):
+        found: list[str] = []
+        before: int | None = inbox.NEWEST
+        while before is not None and len(found) < len(due):
+            page = await inbox.page(
+                api.app_state.database, UserCaller(1, 2**31), unread=unread, before=before, limit=100
+            )
+            found += [entry["id"] for entry in json.loads(f"[{page.data}]")]
+            assert page.more == (len(found) < len(due))
+            before = page.last
+        assert found == due
+
+
 @pytest.mark.parametrize("unread", [False, True])
 async def test_page_of_an_inactive_or_unknown_user_is_refused(api: Api, *, unread: bool) -> None:
     await api.people(1, 2)

@@ -216,7 +216,6 @@ class Windows:
 
     async def new(self, *, go: bool = True) -> Window:
         window = Window(await self.context.new_page(), self.host)
-        window.page.set_default_timeout(60_000)
         self.all.append(window)
 
         def note(message: ConsoleMessage) -> None:
@@ -239,6 +238,7 @@ async def browsing(browser: Browser, host: Host, **more: Any) -> AsyncIterator[W
     async with AsyncExitStack() as stack:
         context = await browser.new_context(**{"viewport": {"width": 900, "height": 760}, **more})
         stack.push_async_callback(context.close)
+        context.set_default_timeout(60_000)
         windows = Windows(context, host)
         yield windows
         assert [complaint for window in windows.all for complaint in window.complaints] == []
@@ -272,6 +272,12 @@ async def opened(windows: Windows, *messages: str) -> Window:
     await window.open()
     await expect(window.rows).to_have_count(min(len(messages), 20))
     return window
+
+
+async def stop_clock(window: Window) -> None:
+    """Stop the clock of a page, so that no time for undo and no toast ends before the test lets it."""
+    await window.page.clock.install()
+    await window.page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=1))
 
 
 async def texts(window: Window) -> list[str]:

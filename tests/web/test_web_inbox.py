@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from playwright.async_api import Route, expect
@@ -18,9 +17,11 @@ from tests.support.host_page import (
     notify,
     opened,
     settles,
+    stop_clock,
     texts,
     unread_of,
 )
+from tests.support.waiting import reaches
 from tocsin.catalogue import Catalogue
 
 
@@ -39,8 +40,7 @@ class TestButton:
 
     async def test_badge_is_hidden_without_unread_notifications(self, windows: Windows) -> None:
         window = await windows.new()
-        await expect(window.bell).to_be_visible()
-        await window.page.wait_for_timeout(300)
+        await reaches(lambda: window.page.evaluate("() => inbox.unread"), 0)
         await expect(window.badge).to_be_hidden()
 
     async def test_click_opens_panel_and_click_outside_closes_it(self, windows: Windows) -> None:
@@ -295,8 +295,7 @@ class TestList:
             looking.set()
 
         await windows.context.route("**/notifications/links?*", never)
-        await window.page.clock.install()
-        await window.page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=1))  # nothing pending continues
+        await stop_clock(window)  # nothing pending continues
         await notify(windows.host.service, "Two")
         await expect(window.rows).to_have_count(2)
         await window.page.clock.resume()
@@ -319,6 +318,7 @@ class TestList:
             "https://crm.example.com/**", lambda route: route.fulfill(body="there", content_type="text/html")
         )
         window = await opened(windows, "One")
+        await expect(window.panel.get_by_role("link")).to_have_count(1)
         async with windows.context.expect_page():
             await window.row("One").locator(".main").click(modifiers=["Control"])
         await settles(windows.host.service)
@@ -338,6 +338,7 @@ class TestChanges:
 
     async def test_deletion_is_sent_after_the_undo_time(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two")
+        await stop_clock(window)
         await window.row("One").hover()
         await window.row("One").get_by_role("button", name="Delete").click()
         assert await texts(window) == ["Two"]
@@ -345,6 +346,7 @@ class TestChanges:
         await expect(window.part("toast")).to_have_text("Notification deletedUndo")
         assert await unread_of(windows.host.service) == ["Two", "One"]
         await window.page.mouse.move(5, 5)
+        await window.page.clock.fast_forward(7_000)
         await settles(windows.host.service, "Two")
         await expect(window.part("toast")).to_be_hidden()
 
@@ -377,6 +379,7 @@ class TestChanges:
 
     async def test_deletion_can_be_undone_by_mouse(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two", "Three")
+        await stop_clock(window)
         for message in ("One", "Three"):
             await window.row(message).hover()
             await window.row(message).get_by_role("button", name="Delete").click()
@@ -413,6 +416,7 @@ class TestChanges:
     async def test_mark_all_as_read_can_be_undone(self, windows: Windows, tab: str) -> None:
         sent = asked(windows, "PUT ")
         window = await opened(windows, "One", "Two")
+        await stop_clock(window)
         await window.panel.get_by_role("tab", name=tab).click()
         await expect(window.rows).to_have_count(2)
         await window.button("Mark all as read").click()
@@ -429,11 +433,10 @@ class TestChanges:
 
     async def test_mark_all_as_read_excludes_later_notifications(self, windows: Windows) -> None:
         await notify(windows.host.service, "One", "Two")
-        window = await windows.new(go=False)
-        await window.page.clock.install()
-        await window.go()
+        window = await windows.new()
         await window.open()
         await expect(window.rows).to_have_count(2)
+        await stop_clock(window)
         await window.button("Mark all as read").click()
         await notify(windows.host.service, "Three")
         await expect(window.rows).to_have_count(3)
@@ -599,6 +602,7 @@ class TestKeyboard:
 
     async def test_shortcut_keys_mark_delete_and_undo(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two", "Three")
+        await stop_clock(window)
         press = window.page.keyboard.press
         await press("j")
         await press("u")

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Locator, expect
+from playwright.async_api import Browser, Locator, Page, expect
 
 from tests.support.host_page import (
     SCREENSHOTS,
@@ -111,8 +111,19 @@ STATES: dict[str, Callable[[Window], Awaitable[None]]] = {
 }
 
 
+async def at_rest(page: Page) -> None:
+    """Wait for the end of transitions and animations, except endless ones."""
+    await page.evaluate(
+        """() => Promise.allSettled(
+          document.getAnimations()
+            .filter(({ effect }) => effect.getComputedTiming().endTime !== Infinity)
+            .map(({ finished }) => finished),
+        )"""
+    )
+
+
 async def picture(window: Window, name: str) -> None:
-    await window.page.wait_for_timeout(250)
+    await at_rest(window.page)
     SCREENSHOTS.mkdir(exist_ok=True)
     await window.page.screenshot(path=SCREENSHOTS / f"{name}.png")
 

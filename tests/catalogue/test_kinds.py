@@ -192,8 +192,8 @@ def test_invalid_sample_is_reported(tmp_path: Path, old: str, new: str, wrong: s
 
 
 WORDS = """
-[told]
-title = "Told"
+[tagged]
+title = "Tagged"
 says = "{name}: {tags}: {story}: {order.number}"
 group = "orders"
 data = { name = "string", tags = "list of words", story = "text", order = "order", gone = "string or null" }
@@ -207,9 +207,9 @@ def test_words_of_a_custom_kind_are_rendered_by_their_type(tmp_path: Path) -> No
     catalogue = Catalogue.load(folder_of(tmp_path, kinds_ours=OURS + WORDS))
     order = {"id": UUID, "number": 7, "state": "x", "schema": "s", "model_copy": None}
     data = {"name": "of data", "tags": ["a", "<b>"], "story": "one\ntwo", "order": order, "gone": None}
-    plain = catalogue.render("told", "en", data, {"name": "of params"})
+    plain = catalogue.render("tagged", "en", data, {"name": "of params"})
     assert plain.message == "of params: a, <b>: one\ntwo: 7"
     assert plain.message_formatted == "<p>of params: a, &lt;b&gt;: one<br>two: 7</p>"
-    quoted = catalogue.render("told", "en", data, {"name": "x", "more": "three\nfour"})
+    quoted = catalogue.render("tagged", "en", data, {"name": "x", "more": "three\nfour"})
     assert quoted.message_formatted.endswith(": 7</p><br><p><em>three<br>four</em></p>")
-    assert catalogue.kinds["told"].link_of(data, {"name": "x"}) == "https://example.com/a%2C%20%3Cb%3E/"
+    assert catalogue.kinds["tagged"].link_of(data, {"name": "x"}) == "https://example.com/a%2C%20%3Cb%3E/"

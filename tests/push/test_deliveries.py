@@ -230,9 +230,7 @@ async def test_sandbox_token_registered_for_production_is_detected(api: Api, pho
     assert device["environment"] == "sandbox"
 
 
-async def test_bad_token_is_not_tried_in_the_other_environment_while_its_lane_is_stopped(
-    api: Api, phones: Phones
-) -> None:
+async def test_bad_token_is_not_tried_in_a_stopped_lane_of_the_other_environment(api: Api, phones: Phones) -> None:
     await register(api, 2, OTHER_IPHONE, environment="sandbox")
     phones.answer("apns-sandbox", status=403, reason="InvalidProviderToken")
     await post(api, custom(2))

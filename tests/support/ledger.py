@@ -402,10 +402,10 @@ _NEVER = {
         from heads h
         left join (
             select user_id, position from inbox union all select user_id, position from changes
-        ) p using (user_id)
-        group by h.user_id, h.position
+        ) p on p.user_id = h.user_id and p.position > h.forgotten
+        group by h.user_id, h.position, h.forgotten
         having array_agg(p.position order by p.position) filter (where p.position is not null)
-            is distinct from (select array_agg(n) from generate_series(1, h.position) n)
+            is distinct from (select array_agg(n) from generate_series(h.forgotten + 1, h.position) n)
     """,
     "a count is wrong": """
         select h.user_id

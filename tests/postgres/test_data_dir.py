@@ -76,7 +76,7 @@ def test_missing_data_folder_is_rejected(place: Path) -> None:
 
 async def test_data_of_another_major_version_is_rejected(place: Path) -> None:
     craft(place / "data", "17")
-    with pytest.raises(Refusal, match=r"^The data folder \S+ was made by PostgreSQL 17; "):
+    with pytest.raises(Refusal, match=r"^The data folder \S+ was made by PostgreSQL 17, "):
         await Embedded(place / "data").start()
     assert not is_served(place / "data")
 

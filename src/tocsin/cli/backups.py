@@ -180,3 +180,22 @@ def _remove_old(settings: Settings, folder: Path, keep: int) -> None:
             settings.archive_dir, min(kept, key=lambda each: number_of(each.first_segment)).first_segment
         )
     say(f"{len(kept)} backups are kept; {removed} files of the archive were removed.", err=True)
+
+
+def upgrade() -> None:
+    """Upgrade the embedded database to the major version of PostgreSQL of this release. The old one is kept."""
+    from tocsin.postgres.upgrade import upgrade as upgrade_database
+
+    settings = load_settings()
+    if settings.database_url is not None:
+        raise Refusal(f"{PREFIX}DATABASE_URL is set: upgrade your own PostgreSQL with its own tools.")
+
+    async def run() -> None:
+        kept = await upgrade_database(settings.data_dir.resolve(), _migrate)
+        say(f"Upgraded. The old database is kept in {kept}: delete it when the service has run well.", err=True)
+
+    run_command(run())
+
+
+async def _migrate(url: str) -> None:
+    await migrate.migrate(url)

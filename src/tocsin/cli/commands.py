@@ -161,6 +161,7 @@ app.command()(data.replay)
 app.command()(data.cancel)
 app.command()(backups.backup)
 app.command()(backups.restore)
+app.command()(backups.upgrade)
 
 
 @app.command()

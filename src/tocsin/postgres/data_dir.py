@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import os
 import pwd
+import secrets
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,9 +18,16 @@ import structlog
 from tocsin.errors import Refusal
 from tocsin.postgres.archive import Archive
 from tocsin.postgres.process import read_end, run, this_user
+from tocsin.secret_files import sync
 
 MAJOR = "18"
 """The major version of PostgreSQL that the data folder must have."""
+
+BUNDLED = {"16": "pginstall", MAJOR: "pginstall18"}
+"""The major versions of the wheel with their folders: data of an older one can be upgraded."""
+
+BEFORE_UPGRADE = "postgres.before-upgrade"
+"""The database of the older major version, until the upgraded one has started."""
 
 NAME = "tocsin"
 """The name of the database and of its superuser."""
@@ -66,8 +74,11 @@ def is_served(data_dir: Path) -> bool:
         os.close(lock)
 
 
-async def claim(folder: Path) -> tuple[pwd.struct_passwd, int]:
-    """Lock the folder; return the server's user and the lock, an open file with the id of this process."""
+async def claim(folder: Path, *, to_upgrade: bool = False) -> tuple[pwd.struct_passwd, int]:
+    """Lock the folder; return the server's user and the lock, an open file with the id of this process.
+
+    Raises `Refusal` if the database is of another major version, unless it is claimed to upgrade it.
+    """
     _refuse_unusable_path(folder)
     user = _user_of_server(folder)
     _adopt(folder, user)
@@ -79,7 +90,9 @@ async def claim(folder: Path) -> tuple[pwd.struct_passwd, int]:
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         _close(folder, user)
         await _refuse_closed_parents(folder, user)
-        _refuse_another_major(folder / "postgres")
+        undo_upgrade(folder)
+        if not to_upgrade:
+            _refuse_another_major(folder / "postgres")
     except BaseException:
         os.close(lock)
         raise
@@ -175,15 +188,32 @@ async def _refuse_closed_parents(folder: Path, user: pwd.struct_passwd) -> None:
 def _refuse_another_major(database: Path) -> None:
     if not database.exists():
         return
+    major = major_of(database)
+    if major != MAJOR:
+        remedy = "back it up and run `tocsin upgrade`" if major in BUNDLED else "use a Tocsin that has both"
+        raise Refusal(
+            f"The data folder {database} was made by PostgreSQL {major}, and this Tocsin has PostgreSQL"
+            f" {MAJOR}: {remedy}."
+        )
+
+
+def major_of(database: Path) -> str:
+    """Return the major version of a database. Raises `Refusal` if it is damaged."""
     try:
-        major = (database / "PG_VERSION").read_text("ascii").strip()
+        return (database / "PG_VERSION").read_text("ascii").strip()
     except FileNotFoundError:
         raise Refusal(f"The data folder {database} is damaged: it has no PG_VERSION; restore it.") from None
-    if major != MAJOR:
-        raise Refusal(
-            f"The data folder {database} was made by PostgreSQL {major}; this Tocsin has PostgreSQL {MAJOR}, so dump"
-            " it with the former Tocsin and restore it here."
-        )
+
+
+def undo_upgrade(folder: Path) -> None:
+    """Put the database of before an upgrade back, if it was interrupted before the upgraded one was confirmed."""
+    before = folder / BEFORE_UPGRADE
+    if before.exists():
+        log.warning("undoing an upgrade of PostgreSQL that did not end", folder=str(folder))
+        if (folder / "postgres").exists():
+            (folder / "postgres").rename(folder / f"postgres.new-{secrets.token_hex(4)}")  # removed with other drafts
+        before.rename(folder / "postgres")
+        sync(folder)
 
 
 def write_configuration(

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
+from tests.support.answers import assert_page_headers
 from tests.support.barriers import barriers_of
 from tests.support.host_page import SCREENSHOTS
 from tests.support.processes import Program, data_folder
@@ -333,9 +334,7 @@ async def test_demo_posts_only_known_kinds_to_demo_users(demo: Demo) -> None:
 
 
 async def test_demo_page_loads_only_its_own_files(demo: Demo) -> None:
-    policy = (await demo.http.get("/")).headers["content-security-policy"]
-    assert "default-src 'none'" in policy
-    assert "unsafe" not in policy
+    assert_page_headers(await demo.http.get("/"))
 
 
 async def test_demo_polling_is_not_logged(demo: Demo) -> None:

@@ -27,6 +27,7 @@ from cryptography.x509.oid import NameOID
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.routing import Route
 
+from tests.support.answers import assert_page_headers
 from tests.support.events import custom
 from tests.support.processes import TOCSIN, Program, data_folder, kill_postgres
 from tests.support.service import HOUR, SECRET, Api, serving
@@ -369,6 +370,17 @@ class TestProxies:
             page = await http.get("/notifications?per_page=1", headers=as_user(1), extensions=self.SNI)
         following = page.json()["pagination"]["urls"]["next"]
         assert following.startswith(f"https://{HOST}/notifications?"), following
+
+    async def test_proxy_adds_strict_transport_security_to_headers_of_the_service(
+        self, proxy: Proxy, trusting: Api, tmp_path: Path
+    ) -> None:
+        async with proxy(Front(tmp_path, port_of(trusting))) as http:
+            page = await http.get("/docs", extensions=self.SNI)
+            rejected = await http.get("/notifications", extensions=self.SNI)
+        assert (page.status_code, rejected.status_code) == (200, 401)
+        assert_page_headers(page)
+        for answer in (page, rejected):
+            assert answer.headers.get_list("strict-transport-security") == ["max-age=31536000"]
 
     async def test_proxy_logs_no_device_token(self, proxy: Proxy, trusting: Api, tmp_path: Path) -> None:
         front = Front(tmp_path, port_of(trusting))

@@ -49,6 +49,22 @@ def sealed(answer: httpx.Response, cache: str = "no-store") -> bool:
     return found == ["Authorization", "nosniff", cache] and bool(answer.headers.get("x-request-id"))
 
 
+def assert_page_headers(answer: httpx.Response) -> None:
+    """Check the security headers of a page."""
+    policy = dict(part.strip().partition(" ")[::2] for part in answer.headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert policy["base-uri"] == policy["form-action"] == policy["frame-ancestors"] == "'none'"
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["cross-origin-opener-policy"] == "same-origin"
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    features = set(answer.headers["permissions-policy"].split(", "))
+    assert {"camera=()", "geolocation=()", "microphone=()", "payment=()", "usb=()"} <= features
+
+
 def routes_of(api: Api) -> set[tuple[str, str]]:
     """Return method and path of every route that the service has."""
     return {

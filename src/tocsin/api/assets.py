@@ -30,6 +30,17 @@ ALIAS = "public, max-age=300"
 IMMUTABLE = "public, max-age=31536000, immutable"
 """The `Cache-Control` of a file with a version in its name."""
 
+UNUSED_FEATURES = ("camera", "display-capture", "geolocation", "hid", "microphone", "midi", "payment", "serial", "usb")
+
+PAGE_HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": ", ".join(f"{feature}=()" for feature in UNUSED_FEATURES),
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+}
+"""The headers of every page, beside its Content-Security-Policy. `Strict-Transport-Security` is set by the proxy."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asset:
@@ -60,13 +71,13 @@ def asset(name: str, package: str = "tocsin.web") -> Asset:
 
 
 def serve(request: Request, name: str, cache_control: str = ALIAS, policy: str | None = None) -> Response:
-    """Return a file, compressed if the browser accepts that. `policy` is the Content-Security-Policy."""
+    """Return a file, compressed if the browser accepts that. A page has a `policy`, its Content-Security-Policy."""
     found = asset(name)
     headers = {
         "Cache-Control": cache_control,
         "ETag": found.tag,
         "Vary": "Accept-Encoding",
-        **({"Content-Security-Policy": policy} if policy else {}),
+        **({"Content-Security-Policy": policy, **PAGE_HEADERS} if policy else {}),
     }
     if found.tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)

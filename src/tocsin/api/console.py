@@ -21,7 +21,7 @@ REVALIDATED = "no-cache"
 
 async def page(request: Request) -> Response:
     """Return the page."""
-    return _closed(serve(request, "console.html", REVALIDATED, POLICY))
+    return serve(request, "console.html", REVALIDATED, POLICY)
 
 
 async def file(request: Request) -> Response:
@@ -29,15 +29,7 @@ async def file(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in FILES:
         raise NotFound
-    return _closed(serve(request, name, REVALIDATED, POLICY))
-
-
-def _closed(response: Response) -> Response:
-    response.headers["Referrer-Policy"] = "no-referrer"
-    response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
-    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
-    response.headers["X-Frame-Options"] = "DENY"
-    return response
+    return serve(request, name, REVALIDATED, POLICY)
 
 
 routes = [Route("/console", page, methods=["GET"]), Route("/console/{name}", file, methods=["GET"])]

@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from tocsin.api.assets import asset
+from tocsin.api.assets import PAGE_HEADERS, asset
 from tocsin.api.openapi import document
 from tocsin.api.state import app_state_of
 from tocsin.errors import NotFound
@@ -17,7 +17,10 @@ FILES = {
 }
 """The files of the page, by their names in its urls: each file and its package."""
 
-POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 async def openapi(request: Request) -> Response:
@@ -32,7 +35,7 @@ async def openapi(request: Request) -> Response:
 
 async def page(_request: Request) -> Response:
     """Return the page. It loads no files from other servers."""
-    return HTMLResponse(asset("docs.html").content, headers={"Content-Security-Policy": POLICY})
+    return HTMLResponse(asset("docs.html").content, headers={"Content-Security-Policy": POLICY, **PAGE_HEADERS})
 
 
 async def file(request: Request) -> Response:

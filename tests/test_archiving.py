@@ -57,6 +57,7 @@ async def test_failing_archive_is_reported_and_loses_nothing(
     metrics = (await Metrics().text(database)).decode()
     assert "tocsin_archive_failing 1.0" in metrics
     assert "tocsin_archive_waiting 1.0" in metrics
+    assert await served.back_up("while it fails")
     (served.place / "unmounted").rename(folder)
     await served.archived()
     assert (await Readiness(database).answer())["problems"] == []

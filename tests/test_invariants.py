@@ -9,6 +9,7 @@ import pytest
 from tests.support.backups import value
 from tests.support.commands import refusal
 from tests.support.events import custom, in_future, note, post
+from tests.support.servers import own_server
 from tests.support.service import Api, settings_for
 from tests.support.workers import work
 from tocsin import inbox, invariants
@@ -166,6 +167,17 @@ async def test_damaged_page_and_index_are_found(place: Path) -> None:
         assert found["pages"].level == "FAIL"
         assert f"{table}" in found["pages"].finding
         assert "block 3" in found["pages"].finding
+
+
+@pytest.mark.processes
+async def test_deep_checks_need_no_privilege_on_an_external_database() -> None:
+    async with own_server() as server:
+        await server.role("app")
+        database = await server.fresh("checked", owner="app")
+        url = server.url("app", database)
+        await migrate(url, accept_undurable=True)
+        found = [each async for each in check_deeply(settings_for(database_url=url), repair=False)]
+        assert [(each.level, each.what) for each in found] == [("ok", "pages"), ("ok", "indexes"), ("ok", "rows")]
 
 
 async def test_deep_checks_need_a_running_database(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import structlog
 
-from tocsin.db.errors import DRIVER_ERRORS
+from tocsin.db.errors import DRIVER_ERRORS, is_denied
 from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Unavailable
 from tocsin.postgres.segments import SEGMENT_BYTES, name_of, number_of, timeline_of
@@ -43,9 +43,14 @@ class Archiving:
 
 
 async def state(database: Database | Connection) -> Archiving | None:
-    """Return the state of the archive; None if PostgreSQL does not archive."""
+    """Return the state of the archive; None if PostgreSQL does not archive, or does not say so to its role."""
     rows = database.rows if isinstance(database, Database) else database.fetch
-    found = next(iter(await rows(_SQL["state"])), None)
+    try:
+        found = next(iter(await rows(_SQL["state"])), None)
+    except DRIVER_ERRORS as error:
+        if not is_denied(error):
+            raise
+        found = None
     if found is None:
         return None
     failed_at, archived_at = found["last_failed_time"], found["last_archived_time"]

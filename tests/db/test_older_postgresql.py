@@ -14,6 +14,7 @@ from tests.support.events import custom, note
 from tests.support.places import short_path
 from tests.support.service import serving
 from tests.support.waiting import bounded
+from tocsin import invariants
 from tocsin.catalogue import Catalogue
 from tocsin.db.errors import DRIVER_ERRORS
 from tocsin.db.migrate import migrate
@@ -59,6 +60,27 @@ async def older(request: pytest.FixtureRequest) -> AsyncIterator[str]:
             yield url
             server.terminate()
             await asyncio.to_thread(server.wait, 20)
+
+
+async def test_deep_checks_use_amcheck_if_it_is_installed(older: str) -> None:
+    await migrate(older, accept_undurable=True)
+    connection = await invariants.open_session(older, may_write=True)
+    try:
+        await connection.execute("create extension amcheck schema public")
+        await connection.execute("insert into teams select n, 1, 'Team' from generate_series(1, 100) n")
+        assert [found async for found in invariants.check_indexes(connection) if found] == []
+        for statement in (
+            "update pg_index set indisready = false where indexrelid = 'teams_pkey'::regclass",
+            "insert into teams values (101, 1, 'Team')",
+            "update pg_index set indisready = true where indexrelid = 'teams_pkey'::regclass",
+        ):
+            await connection.execute(statement)
+        [found] = [found async for found in invariants.check_indexes(connection) if found]
+        assert "teams_pkey" in found.what
+        assert "lacks matching index tuple" in found.found[0]
+        assert [found async for found in invariants.check_rows(connection) if found] == []
+    finally:
+        await connection.close()
 
 
 async def until_it_answers(url: str) -> None:

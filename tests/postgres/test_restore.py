@@ -13,8 +13,13 @@ import pytest
 
 from tests.support.backups import Archiving, archived, archiving, noted, nothing, value
 from tests.support.commands import TOCSIN, refusal
+from tests.support.commands import run as run_command
+from tests.support.events import custom, post
 from tests.support.places import short_path
+from tests.support.service import SECRET, Api
 from tests.support.waiting import until
+from tests.support.workers import work
+from tocsin import invariants
 from tocsin.cli.arguments import parse_moment
 from tocsin.errors import Refusal
 from tocsin.postgres.archive import first_gap, segments
@@ -223,3 +228,27 @@ def test_text_that_is_no_time_is_refused(text: str) -> None:
 def test_times_are_in_utc_unless_they_have_an_offset() -> None:
     assert parse_moment("2026-11-28 18:05") == datetime(2026, 11, 28, 18, 5, tzinfo=UTC)
     assert parse_moment("2026-11-28T18:05:01.5+01:00") == datetime(2026, 11, 28, 17, 5, 1, 500000, tzinfo=UTC)
+
+
+async def test_clients_load_their_lists_again_after_a_restore(idle: Api, url: str, tmp_path: Path) -> None:
+    await idle.people(1)
+    await post(idle, custom(1))
+    await work(idle)
+    before = await idle.as_user(1, "GET", "/notifications")
+    cursor = (await idle.as_user(1, "GET", "/notifications/changes")).json()["cursor"]
+    done = run_command("restore", "--external", cwd=tmp_path, TOCSIN_DATABASE_URL=url, TOCSIN_JWT_SECRET=SECRET)
+    assert done.returncode == 0, done.stderr
+    changes = await idle.as_user(1, "GET", f"/notifications/changes?since={cursor}")
+    assert changes.json()["resync"] is True
+    same = await idle.as_user(1, "GET", "/notifications", headers={"If-None-Match": before.headers["ETag"]})
+    assert same.status_code == 200
+    assert same.json()["data"] == before.json()["data"]
+    cursor = (await idle.as_user(1, "GET", "/notifications/changes")).json()["cursor"]
+    new = (await post(idle, custom(1))).json()["id"]
+    await work(idle)
+    changes = await idle.as_user(1, "GET", f"/notifications/changes?since={cursor}")
+    assert new in changes.text
+    assert "resync" not in changes.json()
+    connection = await invariants.open_session(url)
+    assert [found async for found in invariants.check_rows(connection) if found] == []
+    await connection.close()

@@ -102,6 +102,11 @@ def restore(
     if moment and command is None:
         raise Refusal(f"--to-time needs the archived log: set {PREFIX}ARCHIVE_DIR, or give --restore-command.")
     say(f"Restoring {chosen.folder} into {settings.data_dir}.", err=True)
+    if command is None:
+        say(
+            f"Without {PREFIX}ARCHIVE_DIR, what came after {chosen.ended_at:%Y-%m-%d %H:%M:%S} UTC is left out.",
+            err=True,
+        )
     wanted = Wanted(chosen, None if restore_command else settings.archive, command, moment)
     run_command(restore_backup(wanted, settings.data_dir.resolve(), _finish))
     say("Restored. Start `tocsin serve`, and make a new backup.", err=True)
@@ -179,7 +184,7 @@ def _remove_old(settings: Settings, folder: Path, keep: int) -> None:
         removed = archive.prune(
             settings.archive_dir, min(kept, key=lambda each: number_of(each.first_segment)).first_segment
         )
-    say(f"{len(kept)} backups are kept; {removed} files of the archive were removed.", err=True)
+    say(f"Backups kept: {len(kept)}; files of the archive removed: {removed}.", err=True)
 
 
 def upgrade() -> None:

@@ -22,13 +22,14 @@ from tests.support.properties import at_most
 from tests.support.service import HOUR, SECRET, Api, at_rest, serving
 from tests.support.streams import watching
 from tests.support.waiting import bounded, reaches, until
-from tocsin import streams
+from tocsin import retention, streams
 from tocsin.api import stream
 from tocsin.api.middleware import ABORT
 from tocsin.api.stream import StreamResponse
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Database
+from tocsin.db.pool import Connection, Database
+from tocsin.open_streams import MAX_STREAMS_PER_USER
 from tocsin.postgres.supervisor import Embedded
 from tocsin.streams import COMMENT, Stream, Streams
 
@@ -243,13 +244,48 @@ async def test_stream_carries_only_notifications_of_its_own_inbox(
 async def test_ninth_stream_closes_the_oldest(api: Api) -> None:
     await api.people(1, 2)
     async with contextlib.AsyncExitStack() as stack:
-        watches = [await stack.enter_async_context(watching(api)) for _ in range(streams.MAX_STREAMS_PER_USER)]
+        watches = [await stack.enter_async_context(watching(api)) for _ in range(MAX_STREAMS_PER_USER)]
         other = await stack.enter_async_context(watching(api, 2))
         watches.append(await stack.enter_async_context(watching(api)))
         await watches[0].until_ended()
         assert [watch.ended for watch in [*watches, other]] == [True] + [False] * 9
         assert api.app_state.streams.count == 9
     await reaches(lambda: api.app_state.streams.count, 0)
+
+
+async def test_ninth_stream_closes_the_oldest_of_another_process(url: str, catalogue: Catalogue) -> None:
+    async with (
+        serving(url, catalogue, with_worker=False) as one,
+        serving(url, catalogue, with_worker=False) as other,
+    ):
+        await one.people(1, 2)
+        async with contextlib.AsyncExitStack() as stack:
+            watches = [
+                await stack.enter_async_context(watching((one, other)[number % 2]))
+                for number in range(MAX_STREAMS_PER_USER + 2)
+            ]
+            await stack.enter_async_context(watching(one, 2))
+            await watches[0].until_ended()
+            await watches[1].until_ended()
+            assert not any(watch.ended for watch in watches[2:])
+            assert one.app_state.streams.count + other.app_state.streams.count == MAX_STREAMS_PER_USER + 1
+        await reaches(lambda: one.app_state.database.value("select count(*) from streams"), 0)
+
+
+async def test_streams_of_a_killed_process_close_no_newer_ones(url: str, catalogue: Catalogue, dba: Connection) -> None:
+    await dba.execute(
+        "insert into streams (id, user_id, process_id, ends_at)"
+        " select gen_random_uuid(), 1, gen_random_uuid(), now() + interval '1 hour' from generate_series(1, 8)"
+    )
+    async with serving(url, catalogue, with_worker=False) as api, contextlib.AsyncExitStack() as stack:
+        await api.people(1)
+        watches = [await stack.enter_async_context(watching(api)) for _ in range(MAX_STREAMS_PER_USER)]
+        await reaches(lambda: dba.fetchval("select count(*) from streams where not is_over"), MAX_STREAMS_PER_USER)
+        ninth = await stack.enter_async_context(watching(api))
+        await watches[0].until_ended()
+        assert not ninth.ended
+        await dba.execute("update streams set ends_at = now() - interval '2 minutes' where is_over")
+        assert (await retention.run_once(api.app_state.database, None))["streams"] >= MAX_STREAMS_PER_USER
 
 
 async def test_stream_ends_when_its_token_expires(api: Api) -> None:
@@ -419,7 +455,7 @@ def test_stream_sends_keepalive_every_15_seconds() -> None:
     hurried(watched)
 
 
-def test_stream_reader_that_stalls_30_seconds_is_disconnected(database: Database) -> None:
+def test_stream_reader_that_stalls_30_seconds_is_disconnected() -> None:
     async def stalled(loop: Hurried) -> None:
         began, hung_up = loop.time(), []
         gone = asyncio.Event()
@@ -439,7 +475,9 @@ def test_stream_reader_that_stalls_30_seconds_is_disconnected(database: Database
         reader = Stream(1, time.time() + 10**6)
         reader.made = reader.position = 1
         scope: Any = {"type": "http", "state": {}, ABORT: hang_up}
-        await StreamResponse(_Quiet(database), reader)(scope, receive, send)
+        without_record = _Quiet(Database("", 1))  # a pool that is not open
+        await StreamResponse(without_record, reader)(scope, receive, send)
+        await without_record.finish()
         assert hung_up == [45]  # fifteen seconds of silence, and thirty in which the comment was not taken
 
     hurried(stalled)

@@ -25,7 +25,16 @@ STEP_INTERVAL = 0.05
 BATCH_SIZE = 1_000
 """Rows per step."""
 
-ALWAYS = ("idempotency_keys", "rate_limits", "last_clears", "dead_letters", "deliveries", "devices", "imports")
+ALWAYS = (
+    "idempotency_keys",
+    "rate_limits",
+    "streams",
+    "last_clears",
+    "dead_letters",
+    "deliveries",
+    "devices",
+    "imports",
+)
 """The data that is always deleted, independent of the settings, in addition to the changes of inboxes."""
 
 _LOCK = 0x6B6565706572

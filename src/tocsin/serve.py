@@ -83,6 +83,7 @@ async def serve(
         catalogue = Catalogue.load(*settings.catalogue_folders)
         app_state = build_app_state(settings, catalogue, database, counting, pubsub, verifier, lanes)
         stack.push_async_callback(app_state.limits.close)
+        stack.push_async_callback(app_state.streams.finish)
         worker = None
         if with_worker:
             app_state.metrics.watch_pool("worker", own)

@@ -17,12 +17,11 @@ from tocsin.batches import Batches
 from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
 from tocsin.errors import Unavailable
+from tocsin.ids import new_id
 from tocsin.inbox import InboxChanges, cursor_of, position_in
 from tocsin.isolation import LockConflicts, do_in_parts
+from tocsin.open_streams import MAX_STREAMS_PER_USER, OpenStreams
 from tocsin.pubsub import POLL
-
-MAX_STREAMS_PER_USER = 8
-"""Maximum open streams of a user in a process. One more closes the oldest."""
 
 MAX_BACKLOG_BYTES = 256 * 1024
 """Maximum bytes that wait for a slow client."""
@@ -52,6 +51,7 @@ class Stream:
         "_size",
         "_woken",
         "ends_at",
+        "id",
         "is_over",
         "issued",
         "made",
@@ -60,6 +60,7 @@ class Stream:
     )
 
     def __init__(self, user_id: int, ends_at: float, mark: str | None = None, *, issued: float | None = None) -> None:
+        self.id = new_id()
         self.user_id, self.ends_at, self.issued = user_id, ends_at, issued
         self.made: int | None = None
         self.position: int | None = None
@@ -149,6 +150,7 @@ class Streams:
         self._streams: dict[int, list[Stream]] = {}
         self._asked: Batches[int] = Batches(self._look)
         self._conflicts = LockConflicts()
+        self._open = OpenStreams(database)
         self._is_closed = False
         self._polling, self._sending = Backoff("poll streams"), Backoff("streams")
 
@@ -158,7 +160,7 @@ class Streams:
         return sum(map(len, self._streams.values()))
 
     def join(self, stream: Stream) -> None:
-        """Add a stream; close the oldest of the user if there are too many."""
+        """Add a stream; close the oldest of the user if there are too many. Those of other processes close it later."""
         if self._is_closed:
             stream.close()
             return
@@ -166,10 +168,12 @@ class Streams:
         if len(streams) >= MAX_STREAMS_PER_USER:
             streams.pop(0).close()
         streams.append(stream)
+        self._open.opened(stream.id, stream.user_id, stream.ends_at)
         self.changed([stream.user_id])
 
     def leave(self, stream: Stream) -> None:
         """Remove a stream."""
+        self._open.closed(stream.id)
         streams = self._streams.get(stream.user_id, [])
         with contextlib.suppress(ValueError):
             streams.remove(stream)
@@ -197,12 +201,20 @@ class Streams:
         self._is_closed = True
         self.end_all()
 
+    async def finish(self) -> None:
+        """Wait until it is recorded which streams are closed."""
+        await self._open.join()
+
     def end_all(self) -> None:
         """End all streams. Clients whose token is still valid reconnect and continue."""
         for stream in list(chain.from_iterable(self._streams.values())):
             stream.close()
 
     async def _poll(self) -> None:
+        if self._streams and (over := await self._open.over()):
+            for stream in list(chain.from_iterable(self._streams.values())):
+                if stream.id in over:
+                    stream.close()
         for some in _pieces(list(self._streams)):
             heads = await inbox.heads(self._database, some)
             self.changed([id_ for id_ in some if not self._is_current(id_, heads.get(id_))])

@@ -334,6 +334,7 @@ class TestNumber:
             writer.write(b"0\r\n\r\n")
             assert b" 422 " in await reader.readline()
 
+    @pytest.mark.usefixtures("unlimited")
     async def test_endless_bodies_are_bounded_and_do_not_delay_others(
         self, idle: Api, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -177,6 +177,7 @@ async def serving(
             stack.push_async_callback(lane.transport.close)
         app_state = build_app_state(settings, catalogue, database, counting, pubsub, verifier, lanes)
         stack.push_async_callback(app_state.limits.close)
+        stack.push_async_callback(app_state.streams.finish)
         watching = asyncio.create_task(app_state.streams.watch())
         stack.callback(watching.cancel)
         worker = Worker(own, catalogue, pubsub, metrics=app_state.metrics) if with_worker else None

@@ -368,6 +368,15 @@ CREATE TABLE tocsin.resolutions (
     CONSTRAINT resolutions_how_check CHECK ((how = ANY (ARRAY['read'::text, 'gone'::text, 'erased'::text])))
 );
 
+CREATE UNLOGGED TABLE tocsin.streams (
+    id uuid NOT NULL,
+    user_id integer NOT NULL,
+    process_id uuid NOT NULL,
+    opened_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    ends_at timestamp with time zone NOT NULL,
+    is_over boolean DEFAULT false NOT NULL
+);
+
 CREATE TABLE tocsin.subjects (
     subject text NOT NULL,
     event_id uuid NOT NULL
@@ -471,6 +480,9 @@ ALTER TABLE ONLY tocsin.recipients
 ALTER TABLE ONLY tocsin.resolutions
     ADD CONSTRAINT resolutions_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY tocsin.streams
+    ADD CONSTRAINT streams_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY tocsin.subjects
     ADD CONSTRAINT subjects_pkey PRIMARY KEY (subject, event_id);
 
@@ -545,6 +557,12 @@ CREATE INDEX members_by_user ON tocsin.members USING btree (user_id);
 CREATE INDEX rate_limits_by_end ON tocsin.rate_limits USING btree (ends_at);
 
 CREATE INDEX recipients_by_time ON tocsin.recipients USING btree (delivered_at);
+
+CREATE INDEX streams_by_end ON tocsin.streams USING btree (ends_at);
+
+CREATE INDEX streams_by_user ON tocsin.streams USING btree (user_id) WHERE (NOT is_over);
+
+CREATE INDEX streams_over ON tocsin.streams USING btree (process_id) WHERE is_over;
 
 CREATE INDEX users_by_email ON tocsin.users USING btree (lower(email) text_pattern_ops) WHERE (email IS NOT NULL);
 

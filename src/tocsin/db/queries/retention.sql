@@ -18,6 +18,16 @@ gone as (
 )
 select count(*) from old
 
+-- name: streams
+-- Streams whose token has expired, of processes that were killed.
+with old as materialized (
+    select id from streams where ends_at < now() - interval '1 minute' order by ends_at limit $1 for update skip locked
+),
+gone as (
+    delete from streams where id = any(array(select id from old))
+)
+select count(*) from old
+
 -- name: last_clears
 -- Clears that are not sent, because there is no worker with their lanes.
 with old as materialized (

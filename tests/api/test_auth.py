@@ -12,7 +12,7 @@ import pytest
 from tests.support.answers import FILES, UNKNOWN, codes_of, errors_of, raw, routes_of, sealed
 from tests.support.events import custom
 from tests.support.service import HOUR, SECRET, Api, at_rest
-from tests.support.tokens import signed
+from tests.support.tokens import part, signed
 from tocsin.auth.minting import mint_service, mint_user
 
 SCOPES = ["events:write", "directory:write", "operations"]
@@ -37,6 +37,10 @@ def issued_before_the_user_was_created(_: list[str]) -> str:
     return signed({"alg": "HS256"}, {"sub": str(OWNER), "iat": time.time() - 3600, "exp": time.time() + 3600}, SECRET)
 
 
+def unsigned(_: list[str]) -> str:
+    return f"{part({'alg': 'none'})}.{part({'sub': str(OWNER), 'exp': time.time() + 3600})}."
+
+
 def without_the_scope(scopes: list[str]) -> str:
     return mint_service(SECRET, "crm", [scope for scope in SCOPES if scope not in scopes], HOUR)
 
@@ -46,6 +50,7 @@ CALLERS: dict[str, Token] = {
     "expired user": lambda _: mint_user(SECRET, OWNER, timedelta(seconds=-60)),
     "expired service": lambda _: mint_service(SECRET, "crm", SCOPES, timedelta(seconds=-60)),
     "forged": lambda _: mint_user("another-secret-of-32-bytes-0123456789", OWNER, HOUR),
+    "unsigned": unsigned,
     "owner": user(OWNER),
     "former": issued_before_the_user_was_created,
     "colleague": user(COLLEAGUE),
@@ -58,7 +63,7 @@ CALLERS: dict[str, Token] = {
     "bound": service("crm", 1),
     "bound elsewhere": service("erp", 2),
 }
-NO_ONE = dict.fromkeys(["nobody", "expired user", "expired service", "forged"], 401)
+NO_ONE = dict.fromkeys(["nobody", "expired user", "expired service", "forged", "unsigned"], 401)
 
 
 def for_users(owner: int, colleague: int, stranger: int) -> dict[str, int]:

@@ -29,6 +29,7 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "reference/benchmarks.md": ("bench/README.md", ()),
     "reference/changelog.md": ("CHANGELOG.md", ()),
     "concepts/architecture.md": ("ARCHITECTURE.md", ()),
+    "concepts/threat-model.md": ("SECURITY.md", ()),
     "concepts/contributing.md": ("CONTRIBUTING.md", ()),
 }
 DECISIONS = "decisions/index.md"

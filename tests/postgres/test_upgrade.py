@@ -1,7 +1,9 @@
 """A data folder of PostgreSQL 16 is upgraded with all its rows, and stays as it was if any step fails."""
 
+import asyncio
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.backups import noted, nothing, value
-from tests.support.commands import refusal
+from tests.support.commands import TOCSIN, refusal
 from tests.support.commands import run as run_command
 from tests.support.places import short_path
+from tests.support.processes import postgres_of
+from tests.support.waiting import until
 from tocsin.db.migrate import migrate
 from tocsin.errors import Refusal
 from tocsin.invariants import check_indexes, open_session
@@ -153,6 +157,22 @@ async def test_failing_pg_upgrade_leaves_the_old_database(older: Path) -> None:
         await upgrade(older, nothing)
     (older / "map").rename(older / "postgres/global/pg_filenode.map")
     assert await is_usable(older)
+
+
+async def test_upgrade_that_is_killed_leaves_the_old_database_and_no_server(older: Path) -> None:
+    command = await asyncio.create_subprocess_exec(
+        TOCSIN, "upgrade", env={"TOCSIN_DATA_DIR": str(older)}, cwd=older.parent, stderr=asyncio.subprocess.DEVNULL
+    )
+    await until(lambda: any(path.name == "pg_upgrade_output.d" for path in older.glob("postgres.new-*/*")))
+    command.send_signal(signal.SIGKILL)
+    await command.wait()
+    with pytest.raises(Refusal, match="run `tocsin upgrade`"):
+        await Embedded(older).start()
+    await upgrade(older, nothing)
+    assert {path.name for path in older.glob("postgres*")} == {"postgres", "postgres.16"}
+    assert postgres_of(older) == []
+    async with Embedded(older) as server:
+        assert len(await noted(server.url)) == 1000
 
 
 @pytest.mark.parametrize("is_swapped", [False, True])

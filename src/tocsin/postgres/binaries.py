@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tocsin.errors import Refusal
 from tocsin.postgres.data_dir import BUNDLED, MAJOR, NAME, own
-from tocsin.postgres.process import last_words, run
+from tocsin.postgres.process import end_leftovers, last_words, run
 from tocsin.secret_files import sync
 
 _INITDB = (
@@ -93,7 +93,9 @@ async def _create(command: Sequence[str | Path], user: pwd.struct_passwd, words:
 
 
 async def remove_drafts(folder: Path) -> None:
-    """Remove drafts of an interrupted start. Its `initdb` may still be writing."""
+    """Remove drafts of an interrupted start, restore or upgrade. Its programs may still be writing."""
+    for draft in _drafts(folder):
+        await end_leftovers(draft)
     for _ in range(50):
         if await asyncio.to_thread(_removed_drafts, folder):
             return
@@ -101,6 +103,10 @@ async def remove_drafts(folder: Path) -> None:
 
 
 def _removed_drafts(folder: Path) -> bool:
-    for draft in folder.glob("postgres.new-*"):
+    for draft in _drafts(folder):
         shutil.rmtree(draft, ignore_errors=True)
-    return not any(folder.glob("postgres.new-*"))
+    return not _drafts(folder)
+
+
+def _drafts(folder: Path) -> list[Path]:
+    return list(folder.glob("postgres.new-*"))

@@ -125,9 +125,11 @@ async def _upgraded(old: Path, new: Path, database: Path, folder: Path, user: pw
         folders = ("--old-bindir", old, "--new-bindir", new, "--old-datadir", database, "--new-datadir", draft)
         await _pg_upgrade((new / "pg_upgrade", "--username", NAME, *ports, *folders), work, user)
     except BaseException:
+        await end_leftovers(draft)
         await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
         raise
     finally:
+        await end_leftovers(database)
         await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
     return draft
 

@@ -12,6 +12,7 @@ from tests.support.waiting import until
 from tocsin import archiving as archive_of_log
 from tocsin.cli.doctor.database import check_database
 from tocsin.db.pool import Database
+from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Refusal
 from tocsin.metrics import Metrics
 from tocsin.postgres.archive import Archive
@@ -42,7 +43,7 @@ async def test_failing_archive_is_reported_and_loses_nothing(
     database, folder = Database(url, 2), served.place / "archive"
     await database.open()
     await served.archived()
-    assert (await Readiness(database).answer())["problems"] == []
+    assert (await Readiness(database, DiskGuard(None)).answer())["problems"] == []
     assert (await found_by_doctor(served))["archive"][0] == "ok"
     folder.rename(served.place / "unmounted")
     await served.note(1)
@@ -50,7 +51,7 @@ async def test_failing_archive_is_reported_and_loses_nothing(
     await value(url, "select pg_switch_wal()")
     await served.note(2)
     await until(lambda: is_failing(database), 90)
-    [problem] = (await Readiness(database).answer())["problems"]
+    [problem] = (await Readiness(database, DiskGuard(None)).answer())["problems"]
     assert problem.startswith("log archiving fails since ")
     assert problem.endswith(f"1 segments (16 MiB) wait, the oldest is {oldest}")
     assert (await found_by_doctor(served))["archive"] == ("FAIL", problem)
@@ -60,7 +61,7 @@ async def test_failing_archive_is_reported_and_loses_nothing(
     assert await served.back_up("while it fails")
     (served.place / "unmounted").rename(folder)
     await served.archived()
-    assert (await Readiness(database).answer())["problems"] == []
+    assert (await Readiness(database, DiskGuard(None)).answer())["problems"] == []
     await database.close()
     assert await served.restore(kept, place / "data") == [1, 2]
 

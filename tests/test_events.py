@@ -216,7 +216,7 @@ async def test_statements_that_store_events_use_generic_plans(idle: Api) -> None
     await idle.people(1, 2)
     checked = idle.app_state.catalogue.check("custom", {"user": 2}, {"body": "Hello"})
     async with idle.app_state.database.connection() as connection:
-        intake = Intake(Borrowed(connection), idle.app_state.pubsub)
+        intake = Intake(Borrowed(connection), idle.app_state.pubsub, idle.app_state.disk)
         for count in (*[1] * 5, *[1, 20, 300] * 3):
             await intake.accept_batch([Draft(checked, [1, 2], [], "crm", None)] * count)
         statements = [queries("events")["accept"], queries("directory")["people"]]

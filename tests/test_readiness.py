@@ -2,18 +2,15 @@
 
 import asyncio
 import json
-import os
-import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.database import locked, make_database
 from tests.support.events import accepted
+from tests.support.places import fill, tmpfs
 from tests.support.processes import data_folder
 from tests.support.pushes import becomes
 from tests.support.service import SECRET, Api, serving
@@ -24,6 +21,7 @@ from tocsin.catalogue import Catalogue
 from tocsin.cli.doctor.database import check_database as database_checks
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Connection, Database, connect, queries
+from tocsin.disk_guard import DiskGuard
 from tocsin.ids import new_id
 from tocsin.postgres.supervisor import Embedded
 from tocsin.push.apps import reload_keys
@@ -80,21 +78,7 @@ async def test_readyz_reports_a_standby(catalogue: Catalogue) -> None:
             assert "it is a standby" in (await doctored(embedded.url))["database"]
 
 
-@contextmanager
-def tmpfs(folder: Path, size: str) -> Iterator[None]:
-    folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False)
-    if made.returncode:
-        pytest.skip("to mount a file system of one's own takes root")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
-
-
 async def test_readyz_reports_full_disk_and_accepted_events_arrive_later(catalogue: Catalogue) -> None:
-    if os.geteuid():
-        pytest.skip("to mount a file system of one's own takes root")
     async with data_folder() as data:
         with tmpfs(data, "200m"):
             async with Embedded(data) as embedded:
@@ -112,16 +96,6 @@ async def test_readyz_reports_full_disk_and_accepted_events_arrive_later(catalog
                     assert (await ready(api))[0] == 200
                     id_ = await accepted(api, 1)
                     assert (await api.as_service("GET", f"/events/{id_}?wait=30")).json()["state"] == "delivered"
-
-
-def fill(path: Path) -> None:
-    """Write a file until the disk is full."""
-    with path.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"\0" * 4096)
-        except OSError:
-            return
 
 
 async def test_queue_depth_ignores_held_jobs_and_counts_up_to_a_limit(database: Database) -> None:
@@ -142,7 +116,7 @@ async def test_queue_depth_ignores_held_jobs_and_counts_up_to_a_limit(database: 
     await database.rows(fill_jobs, timedelta(days=1), HELD)
     assert await pages() <= before + 10
     await database.rows(fill_jobs, timedelta(minutes=-2), HELD)
-    found = await Readiness(database).answer()
+    found = await Readiness(database, DiskGuard(None)).answer()
     assert found["queue"]["direct"]["due"] == readiness.MAX_COUNTED
     assert found["queue"]["direct"]["stalled"]
     assert not found["queue"]["bulk"]["stalled"]

@@ -15,6 +15,7 @@ from tocsin.batches import Batches
 from tocsin.catalogue import Checked
 from tocsin.db.pool import LOCK_TIMEOUT, Borrowed, Connection, Database, Record, queries
 from tocsin.directory import UnknownRecipients, people
+from tocsin.disk_guard import DiskGuard
 from tocsin.errors import FieldError, IdReused, Invalid, NotFound, Problem, TooLate, Unavailable
 from tocsin.ids import new_id
 from tocsin.isolation import LockConflicts, do_in_parts
@@ -117,8 +118,9 @@ class Intake:
     If the database is a transaction of the caller, each event is stored separately.
     """
 
-    def __init__(self, database: Database, pubsub: PubSub) -> None:
+    def __init__(self, database: Database, pubsub: PubSub, disk: DiskGuard) -> None:
         self._database = database
+        self._disk = disk
         self._pubsub = pubsub
         self._batches = Batches(self._store_batch, _count_of_next)
         self._conflicts = LockConflicts()
@@ -127,8 +129,9 @@ class Intake:
         """Store an event durably. Raises `Invalid` for unknown recipients, and `IdReused` if the id is in use.
 
         An event with a key can wait for other sessions that use the key. It is stored in a separate transaction, so
-        that no other event waits.
+        that no other event waits. Raises `Unavailable` if the disk is almost full.
         """
+        self._disk.check()
         if draft.key or isinstance(self._database, Borrowed):
             return (await self._store_all([draft], [""]))[0]
         waiting = Waiting(draft.id or new_id(), draft, asyncio.get_running_loop().create_future())
@@ -137,6 +140,7 @@ class Intake:
 
     async def accept_batch(self, drafts: Sequence[Draft]) -> list[Accepted]:
         """Store all events durably, or none. They are delivered in their order. Raises like `accept`."""
+        self._disk.check()
         return await self._store_all(drafts, [f"events.{position}." for position in range(len(drafts))])
 
     async def _store_all(self, drafts: Sequence[Draft], prefixes: Sequence[str]) -> list[Accepted]:

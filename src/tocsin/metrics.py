@@ -17,6 +17,7 @@ from prometheus_client import (
 
 from tocsin import __version__, archiving, jobs
 from tocsin.db.pool import Database
+from tocsin.disk_guard import DiskGuard
 from tocsin.push import deliveries
 from tocsin.push.channels import Delivered, Outcome
 
@@ -86,6 +87,9 @@ class Metrics:
         )
         self._archive_failing = gauge("tocsin_archive_failing", "1 where the log cannot be archived")
         self._archive_waiting = gauge("tocsin_archive_waiting", "Segments of the log that are not archived")
+        self._disk_low = gauge("tocsin_disk_low", "1 where new events are refused because the disk is almost full")
+        self._disk_free = gauge("tocsin_disk_free_bytes", "Free bytes on the disk of the embedded PostgreSQL")
+        self._disk_free.set(float("nan"))
         build.labels(__version__).set(1)
         ProcessCollector(registry=self._registry)  # memory, processor time, open files, start time
 
@@ -97,6 +101,11 @@ class Metrics:
         """Add a pool whose connections and waiting callers are measured."""
         self._in_use.labels(name).set_function(lambda: pool.in_use)
         self._waiting.labels(name).set_function(lambda: pool.waiting)
+
+    def watch_disk(self, guard: DiskGuard) -> None:
+        """Set the guard whose measurements are reported."""
+        self._disk_low.set_function(lambda: guard.is_low)
+        self._disk_free.set_function(lambda: guard.free)
 
     def watch_connections(self, count: Callable[[], int], most: int) -> None:
         """Set the functions that return the number of open connections and its maximum."""

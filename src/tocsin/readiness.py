@@ -9,6 +9,7 @@ from tocsin import archiving, jobs
 from tocsin.db import migrate
 from tocsin.db.errors import LOST, UNANSWERED
 from tocsin.db.pool import Connection, Database, queries
+from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Unavailable
 from tocsin.push import deliveries
 
@@ -33,8 +34,8 @@ class Found:
 class Readiness:
     """Checks whether this process can serve requests."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, disk: DiskGuard) -> None:
+        self._database, self._disk = database, disk
         self._looking = asyncio.Lock()
         self._found: Found | None = None
 
@@ -50,7 +51,7 @@ class Readiness:
     async def _look(self) -> Found:
         answer, problem = None, None
         try:
-            answer = await _checked(self._database)
+            answer = await _checked(self._database, self._disk)
         except Unavailable as error:
             problem = error
             if error.reason not in {LOST, UNANSWERED, *_OWN}:
@@ -88,7 +89,7 @@ def problem_of_lane(lane: str, said: list[tuple[str, str]]) -> str | None:
     return ", ".join(sorted(found)) or None
 
 
-async def _checked(database: Database) -> dict[str, Any]:
+async def _checked(database: Database, disk: DiskGuard) -> dict[str, Any]:
     async with database.connection() as connection:
         await refuse_read_only(connection)
         current = await migrate.is_current(connection)
@@ -104,6 +105,8 @@ async def _checked(database: Database) -> dict[str, Any]:
     archive = await archiving.state(database)
     if archive and archive.problem:
         reasons.add(archive.problem)
+    if disk.problem:
+        reasons.add(f"new events are refused: {disk.problem}")
     return {
         "status": "ready",
         "database": "ok",

@@ -33,6 +33,7 @@ from tocsin.startup import (
     build_app_state,
     bulk_pool,
     dispatcher_of,
+    guard_of,
     is_running,
     open_lanes,
     pool,
@@ -128,7 +129,10 @@ async def work(settings: Settings) -> None:
         worker = Worker(database, catalogue, pubsub, bulk, metrics)
         operator = Operator.load(catalogue, settings.preferences_file)
         worker.dispatcher = dispatcher_of(settings, lanes, worker, database, catalogue, operator, pubsub, metrics)
-        await stack.enter_async_context(_watched(settings, Watched(database, metrics, Readiness(database)), stopping))
+        disk = guard_of(settings)
+        metrics.watch_disk(disk)
+        watched = Watched(database, metrics, Readiness(database, disk))
+        await stack.enter_async_context(_watched(settings, watched, stopping))
         stack.enter_context(reloading_keys(settings, lanes, worker.dispatcher))
         async with _in_background(pubsub.receive()), _in_background(run(bulk, settings.retention_days)):
             working = asyncio.create_task(worker.run())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, SecretStr, UrlConstraints
+from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, ByteSize, Field, SecretStr, UrlConstraints
 
 from tocsin.db import url
 
@@ -25,6 +25,7 @@ SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 """The windows of rate limits, in seconds."""
 
 _RATE = re.compile(rf"([1-9][0-9]{{0,8}})/({'|'.join(SECONDS)})")
+_BYTES = re.compile(r"[0-9]{1,15}(\.[0-9]{1,3})? ?([kmgt]i?)?b?", re.ASCII | re.IGNORECASE)
 _TIMES = frozenset({"exp", "nbf", "iat"})
 _TAKEN_CLAIMS = frozenset({*_TIMES, "iss", "aud", "jti", "scope", "company_id"})
 _PREFIX_OF_PATHS = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
@@ -87,6 +88,16 @@ def _rate(value: Any) -> Any:
             f"write a number and one of {', '.join(SECONDS)}, such as 60/minute, or none to switch the limit off"
         )
     return Rate(int(found[1]), found[2])
+
+
+def _size(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value.strip().lower() == "none":
+        return 0
+    if not _BYTES.fullmatch(value.strip()):  # pydantic ignores what follows the unit
+        raise ValueError("write a number of bytes such as 500MB or 2GiB, or none to switch the limit off")
+    return value
 
 
 def _database_url(value: SecretStr) -> SecretStr:
@@ -224,6 +235,8 @@ _Words = Annotated[tuple[str, ...], BeforeValidator(_split_at_commas)]
 Host = Annotated[str, BeforeValidator(_host)]
 Limit = Annotated[Rate | None, BeforeValidator(_rate)]
 """A rate limit; None: there is no limit."""
+Size = Annotated[ByteSize, BeforeValidator(_size)]
+"""A number of bytes, such as 500MB or 2GiB; `none` is 0."""
 Port = Annotated[int, Field(ge=0, le=65535)]
 PublicUrl = Annotated[AnyHttpUrl, UrlConstraints(max_length=500)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]

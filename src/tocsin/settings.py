@@ -40,6 +40,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True, us
     """NATS servers (nats://host:4222), separated by commas, that wake other processes"""
     data_dir: types.File = Field(default_factory=default_data_dir)
     """the folder of the embedded PostgreSQL and its secrets"""
+    min_free_disk: types.Size | None = None
+    """free space on its disk, such as 2GiB, below which new events are refused; unset: at most 1 GiB; `none`: off"""
     archive_dir: types.ArchiveFolder | None = None
     """a folder that gets copies of the embedded PostgreSQL's write-ahead log, for restores"""
     archive_command: types.ArchiveCommand | None = None

@@ -16,6 +16,7 @@ from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on
 from tocsin.db.pool import STATEMENT_TIMEOUT, Database
+from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Refusal
 from tocsin.events import Intake
 from tocsin.inbox import Cursors
@@ -115,7 +116,9 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
     metrics.watch_streams(lambda: streams.count)
     metrics.watch_pool("api", database)
     operator = Operator.load(catalogue, settings.preferences_file)
-    intake, cursors = Intake(database, pubsub), Cursors(database)
+    disk = guard_of(settings)
+    metrics.watch_disk(disk)
+    intake, cursors = Intake(database, pubsub, disk), Cursors(database)
     return AppState(
         settings,
         database,
@@ -127,10 +130,17 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
         cursors,
         streams,
         RateLimits(counting, settings, metrics.rate_limited),
+        disk,
         metrics,
-        Readiness(database),
+        Readiness(database, disk),
         lanes,
     )
+
+
+def guard_of(settings: Settings) -> DiskGuard:
+    """Return the guard of the disk of the embedded PostgreSQL; for another database, it has no limit."""
+    folder = settings.data_dir if settings.database_url is None else None
+    return DiskGuard(folder, settings.min_free_disk)
 
 
 @contextlib.asynccontextmanager

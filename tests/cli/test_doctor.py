@@ -128,8 +128,9 @@ async def test_doctor_reports_readable_secret_and_data_folder(tmp_path: Path) ->
 
 
 async def test_doctor_reports_low_disk_space(monkeypatch: pytest.MonkeyPatch) -> None:
-    for free, level in ((2**30, "ok"), (2**30 - 1, "warn"), (100 * 2**20, "warn"), (100 * 2**20 - 1, "FAIL")):
-        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+    gib, disk = 2**30, SimpleNamespace(f_frsize=1, f_blocks=100 * 2**30)
+    monkeypatch.setattr("os.statvfs", lambda _: disk)
+    for disk.f_bavail, level in ((2 * gib, "ok"), (2 * gib - 1, "warn"), (gib, "warn"), (gib - 1, "FAIL")):
         assert (await found())["disk"][0] == level
 
 

@@ -1,10 +1,14 @@
-"""Folders for test servers."""
+"""Folders and small disks for test servers."""
 
+import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 
 @contextmanager
@@ -16,3 +20,29 @@ def short_path() -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path)
+
+
+@contextmanager
+def tmpfs(folder: Path, size: str) -> Iterator[None]:
+    """Mount a small file system on a new folder; without the right to do so, the test is skipped."""
+    folder.mkdir()
+    mounted = (
+        not os.geteuid()
+        and not subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False).returncode
+    )
+    if not mounted:
+        pytest.skip("to mount a file system of one's own takes root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(path: Path, leave: int = 0) -> None:
+    """Write a file until the disk is full, or until `leave` bytes are free."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while not leave or shutil.disk_usage(path.parent).free > leave:
+                file.write(b"\0" * 4096)
+        except OSError:
+            return

@@ -76,6 +76,7 @@ scrapes.push({ at, series, values: new Map(series.map((each) => [each.key, each.
       "oldest direct": oldest.direct ?? 0,
       "oldest bulk": oldest.bulk ?? 0,
       stopped: Object.keys(stopped).filter((lane) => stopped[lane]),
+      diskLow: Boolean(gauge(series, "tocsin_disk_low")),
       unarchived: gauge(series, "tocsin_archive_failing") ? gauge(series, "tocsin_archive_waiting") : null,
       ...this.#latency("inbox", "tocsin_inbox_seconds"),
       ...this.#latency("push", "tocsin_push_seconds"),

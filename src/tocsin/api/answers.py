@@ -435,7 +435,7 @@ class ReadinessAnswer(AnswerModel, title="Readiness"):
     """by name: `direct`, `bulk`"""
     pushes: PushesWaiting
     problems: list[str]
-    """the current errors of workers, and of the archive of the log"""
+    """the current errors of workers, of the archive of the log, and of the disk"""
 
 
 class RefusingService(AnswerModel):

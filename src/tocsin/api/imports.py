@@ -62,6 +62,7 @@ async def import_lines(request: Request, service: DirectoryWriter, app_state: St
     # The lines are staged in the database while the body is read. The key is checked when all lines are staged.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != NDJSON:
         raise ContentType(f"The body must be sent with Content-Type: {NDJSON}.")
+    app_state.disk.check()
     key = key_of(request, service) if HEADER in request.headers else None
     incoming = Import(app_state.database, app_state.pubsub, app_state.catalogue, service.company_id)
     await incoming.open()

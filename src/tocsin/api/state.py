@@ -10,6 +10,7 @@ from starlette.requests import Request
 from tocsin.auth.tokens import Verifier
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
+from tocsin.disk_guard import DiskGuard
 from tocsin.events import Intake
 from tocsin.inbox import Cursors
 from tocsin.metrics import Metrics
@@ -36,6 +37,7 @@ class AppState:
     cursors: Cursors
     streams: Streams
     limits: RateLimits
+    disk: DiskGuard
     metrics: Metrics
     readiness: Readiness
     lanes: Sequence[Lane] = ()

@@ -33,6 +33,6 @@ async def examine(file: Path = Path(".env"), *, deep: bool = False, repair: bool
         *[finding async for finding in check_port(settings)],
     ]
     if settings.database_url is None:
-        found += [*check_data_folder(settings.data_dir), *check_free_space(settings.data_dir)]
+        found += [*check_data_folder(settings.data_dir), *check_free_space(settings.data_dir, settings.min_free_disk)]
     found += [finding async for finding in check_database(settings)]
     return [*found, *[finding async for finding in check_deeply(settings, repair=repair)]] if deep else found

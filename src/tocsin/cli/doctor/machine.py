@@ -2,7 +2,6 @@
 
 import errno
 import json
-import shutil
 import socket
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_network
@@ -10,12 +9,13 @@ from pathlib import Path
 
 from tocsin.cli.doctor.finding import Finding, is_plain
 from tocsin.cli.send import local_url
+from tocsin.disk_guard import free_and_needed
 from tocsin.http_client.fetch import FetchError, fetch
 from tocsin.secret_files import is_open_to_others
 from tocsin.settings import PREFIX, Settings
 
-MIN_FREE_BYTES, LOW_FREE_BYTES = 100 * 2**20, 2**30
-"""Free bytes on the disk of the data folder: below the first PostgreSQL may stop, below the second it soon will."""
+LOW_FACTOR = 2
+"""How many times the space that must be free on the disk of the data folder is little enough for a warning."""
 
 PORT_TIMEOUT = 3.0
 """Maximum seconds that a server on the port may take to identify itself as Tocsin."""
@@ -58,15 +58,17 @@ def check_data_folder(folder: Path) -> Iterator[Finding]:
             yield Finding("ok", "data folder", f"other users cannot enter {folder}")
 
 
-def check_free_space(folder: Path) -> Iterator[Finding]:
+def check_free_space(folder: Path, min_free: int | None) -> Iterator[Finding]:
     """Check the free space on the disk of the data folder."""
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if _is_there(path))
-    free = shutil.disk_usage(place).free
+    free, needed = free_and_needed(place, min_free)
     said = f"{free // 2**20} MiB are free in {place}"
-    if free < MIN_FREE_BYTES:
-        yield Finding("FAIL", "disk", said, "free disk space now: PostgreSQL stops on a full disk")
-    elif free < LOW_FREE_BYTES:
-        yield Finding("warn", "disk", said, "free disk space soon")
+    if free < needed:
+        remedy = f"free disk space now: new events are refused below {needed // 2**20} MiB"
+        yield Finding("FAIL", "disk", said, remedy)
+    elif free < needed * LOW_FACTOR:
+        remedy = f"free disk space soon: new events are refused below {needed // 2**20} MiB"
+        yield Finding("warn", "disk", said, remedy)
     else:
         yield Finding("ok", "disk", said)
 

@@ -9,7 +9,7 @@ BIN := .venv/bin
 UV := .uv/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check units fast soak coverage lint bench docs screenshots web format lock schema parts clean
+.PHONY: help demo test check units fast soak coverage lint bench sbom docs screenshots web format lock schema parts clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,6 +53,10 @@ lint: .venv/ready ## ruff, mypy, the import contracts between modules, unused de
 
 bench: .venv/ready ## measure all performance claims; needs an otherwise idle machine
 	for claim in list_page limits list_deep post_event batch unchanged read_all imports team visible memory streams transport push handed_over everybody fanout_devices inbox_page; do $(BIN)/python -m bench.$$claim || exit 1; done
+
+sbom: .venv/ready ## write the bill of materials (CycloneDX) of the release into dist/
+	mkdir -p dist
+	$(BIN)/python deploy/sbom.py > dist/tocsin.cdx.json
 
 docs: .venv/ready .docs/ready ## build the documentation site into site/; warnings and broken links are errors
 	NO_MKDOCS_2_WARNING=1 .docs/bin/mkdocs build --quiet --strict

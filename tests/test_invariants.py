@@ -8,15 +8,18 @@ import pytest
 
 from tests.support.backups import value
 from tests.support.commands import refusal
+from tests.support.database import url_for
 from tests.support.events import custom, in_future, note, post
 from tests.support.servers import own_server
 from tests.support.service import Api, settings_for
+from tests.support.waiting import reaches
 from tests.support.workers import work
 from tocsin import inbox, invariants
 from tocsin.cli.doctor.deep import check_deeply
 from tocsin.db.errors import DRIVER_ERRORS
 from tocsin.db.migrate import migrate
 from tocsin.postgres.supervisor import Embedded
+from tocsin.retention import run_once
 from tocsin.settings import read_settings
 
 ID = "00000000-0000-0000-0000-000000000001"
@@ -72,6 +75,29 @@ async def used(idle: Api, url: str) -> str:
 
 async def test_sound_database_has_no_violation(used: str) -> None:
     assert await violations(used) == {}
+
+
+async def test_erasures_resolutions_and_retention_violate_nothing(api: Api, server: Embedded) -> None:
+    url = url_for(server, "busy")
+    await api.people(1, 2, 3)
+    ids = [await api.post(note(1, 2, 3)) for _ in range(4)]
+    alone = await api.post(note(2))
+    for how, about in (("read", "1"), ("gone", "2")):
+        await api.post({**custom(1, 2), "about": [f"order:{about}"]})
+        await api.as_service("POST", "/events/resolve", json={"about": f"order:{about}", "as": how})
+    await api.as_user(3, "DELETE", f"/notifications/{ids[0]}")
+    assert (await api.as_service("DELETE", "/directory/users/2")).status_code == 204
+    await reaches(lambda: value(url, "select count(*) from jobs"), 0)
+    assert await violations(url) == {}
+    aged = "update recipients set delivered_at = now() - interval '3 days' where event_id = any($1::text[]::uuid[])"
+    await value(url, aged, [ids[0], ids[1], alone])
+    await run_once(api.app_state.database, 1)
+    assert await value(url, "select count(*) from events where id = any($1::text[]::uuid[])", ids) == 2
+    assert await violations(url) == {}
+    await value(url, "update changes set changed_at = now() - interval '8 days'")
+    await run_once(api.app_state.database, 1)
+    assert await value(url, "select count(*) from changes") == 0
+    assert await violations(url) == {}
 
 
 @pytest.mark.parametrize("name", invariants.INVARIANTS)

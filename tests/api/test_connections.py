@@ -13,13 +13,16 @@ import pytest
 import structlog
 
 from tests.support.answers import codes_of, exchanged
+from tests.support.events import custom, post
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import LONGEST_WAIT, until
-from tocsin.api.arriving import ARRIVING
+from tocsin.api.arriving import ARRIVING, HELD
+from tocsin.api.body import MAX_BODY_BYTES
 from tocsin.api.connections import Connections, Patience, is_reserved, raise_file_limit
 from tocsin.api.protocol import MAX_HEAD_BYTES, MAX_HEADERS, MAX_REST_BYTES
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
+from tocsin.db.admission import KIND
 from tocsin.metrics import Metrics
 
 SHORT = Patience(head=1, body=1, answer=1.5, idle=1.5, rest=0.5)
@@ -266,6 +269,14 @@ class TestTime:
             writer.write(b"cde" + HEALTH)
             assert b'{"status":"ok"}' in await reader.readuntil(b'{"status":"ok"}')
 
+    async def test_stream_with_an_endless_body_is_closed(self, idle: Api) -> None:
+        await idle.people(1)
+        by_user = f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}\r\n\r\n".encode()
+        head = CHUNKED.replace(b"POST /events", b"GET /notifications/stream") + by_user
+        part = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
+        assert await flood(idle, head, part, 100 * 2**20) < MAX_BODY_BYTES + 20 * 2**20
+        await until(lambda: idle.app_state.streams.count == 0)
+
 
 class TestNumber:
     async def test_thousand_silent_connections_do_not_block_new_clients(self, url: str, catalogue: Catalogue) -> None:
@@ -313,8 +324,8 @@ class TestNumber:
                     assert answered in await reader.readline()
             answer = await api.as_user(1, "GET", "/notifications")
             assert answer.status_code == 200
-            custom = {"message": "x", "notify": {"users": [1]}}
-            assert (await api.as_user(1, "POST", "/notifications", json=custom)).status_code == 202
+            message = {"message": "x", "notify": {"users": [1]}}
+            assert (await api.as_user(1, "POST", "/notifications", json=message)).status_code == 202
 
     async def test_active_uploads_are_kept_over_silent_connections(self, url: str, catalogue: Catalogue) -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -342,7 +353,7 @@ class TestNumber:
         monkeypatch.setattr(ARRIVING, "most", 10 * 2**20)
         by_user = f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}\r\n".encode()
         head = b"POST /notifications HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + by_user
-        custom = {"message": "x", "notify": {"users": [1]}}
+        message = {"message": "x", "notify": {"users": [1]}}
         async with contextlib.AsyncExitStack() as stack:
             gc.collect()
             tracemalloc.start()
@@ -354,13 +365,42 @@ class TestNumber:
                         await writer.drain()
                     assert ARRIVING.size <= ARRIVING.most
                 await until(lambda: ARRIVING.size > ARRIVING.most - 10**6)
-                for content in (custom, {**custom, "more": "x" * 900_000}):
+                for content in (message, {**message, "more": "x" * 900_000}):
                     assert (await idle.as_user(1, "POST", "/notifications", json=content)).status_code == 202
                 gc.collect()
                 assert tracemalloc.get_traced_memory()[0] < 30 * 2**20
             finally:
                 tracemalloc.stop()
         await until(lambda: ARRIVING.size == 0)
+
+    async def test_large_bodies_being_processed_are_bounded_together(
+        self, idle: Api, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(HELD, "most", 3 * 10**6)
+        await idle.people(1)
+        large = {**custom(1), "more": "x" * 900_000}
+        database = idle.app_state.database
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(6):
+                KIND.set(f"test {number}")
+                await stack.enter_async_context(database.connection())
+            calls = [asyncio.create_task(post(idle, large)) for _ in range(12)]
+            await until(lambda: sum(call.done() for call in calls) == 9)
+            assert 2 * 10**6 < HELD.size <= HELD.most
+            small = asyncio.create_task(post(idle, custom(1)))
+            assert (await idle.call("GET", "/healthz")).status_code == 200
+        answers = [await call for call in calls]
+        assert sorted(answer.status_code for answer in answers) == [202] * 3 + [503] * 9
+        for answer in answers:
+            if answer.status_code == 503:
+                assert codes_of(answer) == (503, [("unavailable", None)])
+                assert "Too many large requests" in answer.text
+                assert answer.headers["Retry-After"] == "1"
+        assert (await small).status_code == 202
+        await until(lambda: HELD.size == 0)
+        monkeypatch.setattr(HELD, "most", 10**5)
+        assert (await post(idle, large)).status_code == 202, "one body is always processed"
+        await until(lambda: HELD.size == 0)
 
     async def test_connection_limit_answers_503_but_serves_probes(self, url: str, catalogue: Catalogue) -> None:
         connections = Connections(5, 3)
@@ -388,8 +428,10 @@ class TestNumber:
                     assert answer.headers["access-control-allow-origin"] == ORIGIN
                     assert int(answer.headers["retry-after"]) >= 1
                     await until(lambda: connections.count == 5)
-                for path in (b"/healthz", b"/readyz"):
-                    assert (await response_to(api, HEALTH.replace(b"/healthz", path))).status_code == 200
+                by_operator = f"Authorization: Bearer {mint_service(SECRET, 'ops', ['operations'], HOUR)}\r\n".encode()
+                for path in (b"/healthz", b"/readyz", b"/metrics", b"/console", b"/operations/lanes"):
+                    probe = HEALTH.replace(b"/healthz", path).replace(b"\r\n\r\n", b"\r\n" + by_operator + b"\r\n")
+                    assert (await response_to(api, probe)).status_code == 200, path
                     await until(lambda: connections.count == 5)
                 for writer in writers:
                     writer.close()

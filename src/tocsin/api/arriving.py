@@ -1,12 +1,18 @@
-"""Incoming bodies: limits the memory for bodies that are being received."""
+"""Request bodies: limits the memory for bodies that are being received, and for those that are being processed."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import structlog
 
+from tocsin.errors import Unavailable
+
 MAX_ARRIVING_BYTES = 256 * 2**20
 """Maximum bytes of incomplete bodies in a process."""
+
+MAX_HELD_BYTES = 64 * 2**20
+"""Maximum bytes of complete bodies in a process. Parsed, a body takes up to nine times its size."""
 
 UNCOUNTED_BYTES = 2**16
 """Maximum bytes of a body that is not counted, so that small requests are always read."""
@@ -56,3 +62,29 @@ class Arriving:
 
 ARRIVING = Arriving()
 """The incomplete bodies of this process."""
+
+
+class Held:
+    """The complete bodies in a process until their requests end, at most `most` bytes or one body."""
+
+    def __init__(self, most: int = MAX_HELD_BYTES) -> None:
+        self.most = most
+        self.size = 0
+
+    def take(self, state: dict[str, Any], size: int) -> None:
+        """Count the body of the request with this state. Raises `Unavailable` if there is no room."""
+        if size <= UNCOUNTED_BYTES:
+            return
+        if self.size and self.size + size > self.most:
+            log.warning("body refused", reason="too many large bodies are being processed", bytes=size, limit=self.most)
+            raise Unavailable("Too many large requests are being processed. Please try again.")
+        self.size += size
+        state["held_bytes"] = size
+
+    def release(self, state: dict[str, Any]) -> None:
+        """Count a body no longer, because its request ends."""
+        self.size -= state.pop("held_bytes", 0)
+
+
+HELD = Held()
+"""The complete bodies of this process."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from tocsin.api.arriving import ARRIVING
+from tocsin.api.arriving import ARRIVING, HELD
 from tocsin.api.middleware import ABORT
 from tocsin.errors import ContentType, TooLarge
 from tocsin.strict_json import parse_object
@@ -36,7 +36,10 @@ async def body_of(request: Request, limit: int = MAX_BODY_BYTES, types: Collecti
 
 
 async def bytes_of(request: Request, limit: int) -> bytes:
-    """Read a body of at most `limit` bytes, and store it in the state of the request."""
+    """Read a body of at most `limit` bytes, and store it in the state of the request.
+
+    Raises `Unavailable` if too many large bodies are being processed.
+    """
     kept: bytes | None = getattr(request.state, "body", None)
     if kept is not None:
         return kept
@@ -45,6 +48,7 @@ async def bytes_of(request: Request, limit: int) -> bytes:
         async for part in parts_of(request, limit):
             parts.append(part)
             grown(size := size + len(part))
+        HELD.take(request.scope["state"], size)
     request.state.body = body = b"".join(parts)
     return body
 

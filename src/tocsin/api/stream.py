@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Header
@@ -11,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tocsin.api.auth import User
+from tocsin.api.body import MAX_BODY_BYTES
 from tocsin.api.documented import text
 from tocsin.api.middleware import ABORT
 from tocsin.api.routes import router
@@ -35,7 +37,7 @@ class StreamResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events of the stream."""
         scope["state"]["is_stream"] = True
-        disconnected = asyncio.create_task(_disconnect(receive, self._reader))
+        disconnected = asyncio.create_task(_disconnect(receive, self._reader, scope[ABORT]))
         self._streams.join(self._reader)
 
         async def part(lines: bytes, *, more: bool = True) -> None:
@@ -92,8 +94,12 @@ async def stream_notifications(
     return StreamResponse(app_state.streams, reader)
 
 
-async def _disconnect(receive: Receive, reader: Stream) -> None:
+async def _disconnect(receive: Receive, reader: Stream, abort: Callable[[], None]) -> None:
+    """Disconnect a stream when its client does, and abort the connection if the request has an endless body."""
+    size = 0
     with contextlib.suppress(Timeout):
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        while (message := await receive())["type"] != "http.disconnect":
+            size += len(message.get("body", b""))
+            if size > MAX_BODY_BYTES:
+                abort()
     reader.disconnect()

@@ -32,7 +32,9 @@ from tests.support.events import custom
 from tests.support.processes import TOCSIN, Program, data_folder, kill_postgres
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import until
+from tocsin.api.connections import Patience
 from tocsin.api.operations import watching
+from tocsin.api.protocol import MAX_HEAD_BYTES
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
 from tocsin.cli import commands
@@ -343,6 +345,22 @@ def is_open(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
+
+
+def test_proxies_have_the_timeouts_of_the_service() -> None:
+    patience = Patience()
+    head, idle = f"{patience.head:g}s", f"{patience.idle:g}s"
+    nginx_ = text_of("nginx.conf")
+    for directive, seconds in (
+        ("client_header_timeout", head),
+        ("client_body_timeout", f"{patience.body:g}s"),
+        ("send_timeout", f"{patience.answer:g}s"),
+        ("keepalive_timeout", idle),
+    ):
+        assert re.search(rf"^    {directive} {seconds};", nginx_, re.MULTILINE), directive
+    caddyfile = text_of("Caddyfile")
+    assert re.search(rf"timeouts {{\s+read_header {head}\s+idle {idle}\s+}}", caddyfile)
+    assert f"max_header_size {MAX_HEAD_BYTES // 1024}KiB" in caddyfile
 
 
 @pytest.mark.parametrize(

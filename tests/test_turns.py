@@ -168,15 +168,19 @@ async def test_delayed_job_blocks_no_other(idle: Api, queue: Queue, database: Da
     assert await queue.steps(2) == [2, None]
 
 
-async def test_service_for_all_companies_gives_each_company_its_turn(idle: Api, database: Database) -> None:
-    await idle.people(1)
+async def test_service_for_all_companies_gives_each_company_its_turn(idle: Api, queue: Queue) -> None:
     await idle.people(20, company_id=2)
+    await team(idle, 7)
     await team(idle, 8, company_id=2)
-    for event in (custom(1), custom(20), custom(teams=(8,)), {**custom(20), "data": {"user": 20}}):
-        assert (await idle.as_service("POST", "/events", json=event)).status_code == 202
-    assert (await idle.as_user(1, "POST", "/notifications", json={"message": "x", "notify": {"users": [1]}})).is_success
-    found = await database.rows("select company_id, sender from jobs order by wanted_at, due_at")
-    assert [tuple(row) for row in found] == [(1, "crm:"), (2, "crm:"), (2, "crm:"), (2, "crm:20"), (1, "user:1")]
+    large = {"users": [*range(8000, 8101)], "teams": []}
+    for event in (custom(teams=(7,)), custom(teams=(8,)), {**custom(), "notify": large}, custom(teams=(7,))):
+        who = {"data": {"user": 1}} if event["notify"]["teams"] == [7] else {}
+        assert (await idle.as_service("POST", "/events", json={**event, **who})).status_code == 202
+    sent = {"message": "x", "notify": {"teams": [7]}}
+    assert (await idle.as_user(1, "POST", "/notifications", json=sent)).is_success
+    await queue.fill()
+    found = await queue.database.rows("select company_id, sender from jobs order by wanted_at, due_at")
+    assert sorted(map(tuple, found)) == [(1, "crm:1"), (1, "crm:1"), (1, "user:1"), (2, "crm:"), (2, "crm:")]
 
 
 async def test_replayed_event_has_its_sender_again(api: Api) -> None:

@@ -13,13 +13,6 @@ with draft as materialized (
         select d.id, d.service, d.company_id, d.kind, d.actor, d.users::int[] as users, d.teams::int[] as teams,
                d.excepted::int[] as excepted, d.data, d.params, d.subjects::text[] as subjects, d.key, d.digest, d.batch,
                d.skips, d.cost, coalesce(d.due_at, now() - d.lag * interval '1 microsecond') as due_at,
-               coalesce(
-                   d.company_id,
-                   (select company_id from users where id = d.actor),
-                   (select company_id from users where id = (d.users::int[])[1]),
-                   (select company_id from teams where id = (d.teams::int[])[1]),
-                   0
-               ) as of_company,
                array(select id from unknown_users(d.users::int[], d.company_id)) as unknown_users,
                array(select id from unknown_teams(d.teams::int[], d.company_id)) as unknown_teams
         from unnest(
@@ -55,13 +48,13 @@ about as (
     insert into subjects (subject, event_id) select unnest(subjects), id from accepted
 ),
 result as materialized (
-    select id, batch, due_at, cost, of_company, concat(coalesce(service, 'user'), ':', actor) as sender, unknown_users, unknown_teams, has_unknown,
+    select id, batch, due_at, cost, unknown_users, unknown_teams, has_unknown,
            id in (select id from accepted) as is_stored
     from draft
 ),
 job as (
-    insert into jobs (id, task, lane, due_at, batch, wanted_at, cost, company_id, sender)
-    select id, 'deliver', 'direct', due_at, batch, greatest(due_at, now()), cost, of_company, sender
+    insert into jobs (id, task, lane, due_at, batch, wanted_at, cost)
+    select id, 'deliver', 'direct', due_at, batch, greatest(due_at, now()), cost
     from result
     where is_stored
 )

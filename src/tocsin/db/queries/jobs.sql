@@ -86,10 +86,20 @@ returning id, task, lane as queue, due_at, wanted_at, attempts, progress, batch
 delete from jobs where id = any($2::uuid[]) and worker_id = $1
 
 -- name: save_progress
--- Return the rest of a job to the end of the bulk queue.
+-- Return the rest of a job to the end of the bulk queue. The company of an event that a service posted for any company is that
+-- of its actor, or of its first user or team.
 update jobs j
-set worker_id = null, attempts = 0, lane = 'bulk', due_at = clock_timestamp(), progress = step.progress
+set worker_id = null, attempts = 0, lane = 'bulk', due_at = clock_timestamp(), progress = step.progress,
+    company_id = coalesce(
+        e.company_id,
+        (select company_id from users where id = e.actor),
+        (select company_id from users where id = e.users[1]),
+        (select company_id from teams where id = e.teams[1]),
+        j.company_id
+    ),
+    sender = case when e.id is null then j.sender else concat(coalesce(e.service, 'user'), ':', e.actor) end
 from unnest($2::uuid[], $3::bigint[]) as step (id, progress)
+left join events e on e.id = step.id
 where j.id = step.id and j.worker_id = $1
 
 -- name: first_others

@@ -115,7 +115,8 @@ async def test_retention_deletes_old_notifications_and_related_rows(api: Api, mo
     since = await cursor(api, 1)
     assert set(await go_round(api, 30)) == {"notifications", "events"}
     for table, text in (await everything(api)).items():
-        assert not [word for word in (*old, "geheim", "order:7") if word in text] or table == "changes", table
+        ids = () if table == "audit_entries" else old  # the audit log names what was cancelled
+        assert not [word for word in (*ids, "geheim", "order:7") if word in text] or table == "changes", table
     assert [(await api.inbox(user))["pagination"]["total"] for user in people] == [1] * 10
     assert [(await api.inbox(user))["pagination"]["unread"] for user in people] == [1] * 10
     assert await api.ids(1) == [kept]

@@ -7,7 +7,9 @@ from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
-from tocsin.db.pool import Database, queries
+from tocsin import audit
+from tocsin.audit import Actor
+from tocsin.db.pool import Connection, Database, queries
 from tocsin.pubsub import PubSub
 from tocsin.push import deliveries
 
@@ -43,18 +45,29 @@ async def replay(  # noqa: PLR0913, PLR0917 - what to replay, and for whom
     pubsub: PubSub,
     ids: Sequence[UUID] | None,
     since: datetime,
+    actor: Actor,
     lane: str | None = None,
-    company_id: int | None = None,
 ) -> Replayed:
     """Requeue the dead letters of these events, or all since a time; with `lane`, only pushes of that lane.
 
-    With `company_id`, only dead letters of that company are requeued.
+    If the actor is bound to a company, only dead letters of that company are requeued.
     """
-    jobs = [] if lane else await database.rows(_SQL["requeue"], ids, since, company_id)
-    if ids is None:
-        pushes = await deliveries.replay_lane(database, lane, since, REQUEUE_BATCH_SIZE, company_id)
-    else:
-        pushes = await deliveries.replay(database, ids, company_id)
+    async with database.transaction() as connection:
+        done = await _requeue(connection, ids, since, lane, actor.company_id)
+        if done.jobs or done.pushes:
+            subject = f"event:{ids[0]}" if ids and len(ids) == 1 else lane and f"lane:{lane}"
+            await audit.record(connection, actor, "replayed", subject, jobs=done.jobs, pushes=done.pushes)
     for topic in ("direct", "bulk", "push"):
         pubsub.publish(topic)
+    return done
+
+
+async def _requeue(
+    connection: Connection, ids: Sequence[UUID] | None, since: datetime, lane: str | None, company_id: int | None
+) -> Replayed:
+    jobs = [] if lane else await connection.fetch(_SQL["requeue"], ids, since, company_id)
+    if ids is None:
+        pushes = await deliveries.replay_lane(connection, lane, since, REQUEUE_BATCH_SIZE, company_id)
+    else:
+        pushes = await deliveries.replay(connection, ids, company_id)
     return Replayed(len(jobs), pushes)

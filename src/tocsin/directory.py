@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from tocsin import devices, inbox, jobs
+from tocsin import audit, devices, inbox, jobs
+from tocsin.audit import Actor
 from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.errors import FieldError, Invalid, NotFound
 from tocsin.formats import User
@@ -149,14 +150,16 @@ async def leave(database: Database, team_id: int, user_id: int, company_id: int 
         await connection.execute(_SQL["leave_one"], team_id, user_id)
 
 
-async def erase(database: Database, pubsub: PubSub, id_: int, company_id: int | None) -> None:
+async def erase(database: Database, pubsub: PubSub, id_: int, actor: Actor) -> None:
     """Erase a user with all their data, at once; a job removes their id from notifications of others.
 
-    Raises `NotFound`.
+    Raises `NotFound`, also for a user of another company than the actor's.
     """
     async with database.transaction() as connection:
-        if await connection.fetchval(_SQL["hold_user"], id_, company_id) is None:
+        company_id = await connection.fetchval(_SQL["hold_user"], id_, actor.company_id)
+        if company_id is None:
             raise NotFound
+        await audit.record(connection, actor, "user_erased", f"user:{id_}", company_id)
         await inbox.lock(connection, [id_])  # running deliveries end first, and later ones find no head
         await connection.execute(_SQL["erase_deliveries"], id_)
         await devices.clear_phones(connection, [id_])

@@ -11,6 +11,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from tocsin import audit
+from tocsin.audit import Actor
 from tocsin.batches import Batches
 from tocsin.catalogue import Checked
 from tocsin.db.pool import LOCK_TIMEOUT, Borrowed, Connection, Database, Record, queries
@@ -48,7 +50,8 @@ class Draft:
 
     `service` posted it; None: its actor did. `id` and `digest` are set if the request has an id; the digest is that of
     the whole event. Users in `excepted` are not notified. With `skips`, unknown recipients are ignored. The event is
-    held until `deliver_at`. `key` is the name that the service gave it.
+    held until `deliver_at`. `key` is the name that the service gave it. If an `actor` sends a custom notification, it
+    is recorded in the audit log, with the number of `recipients`.
     """
 
     checked: Checked
@@ -63,6 +66,8 @@ class Draft:
     key: str | None = None
     id: UUID | None = None
     digest: bytes | None = None
+    actor: Actor | None = None
+    recipients: int = 0
 
     @property
     def named(self) -> int:
@@ -129,10 +134,11 @@ class Intake:
         """Store an event durably. Raises `Invalid` for unknown recipients, and `IdReused` if the id is in use.
 
         An event with a key can wait for other sessions that use the key. It is stored in a separate transaction, so
-        that no other event waits. Raises `Unavailable` if the disk is almost full.
+        that no other event waits; so is one that is recorded in the audit log, since a batch is one statement. Raises
+        `Unavailable` if the disk is almost full.
         """
         self._disk.check()
-        if draft.key or isinstance(self._database, Borrowed):
+        if draft.key or draft.actor or isinstance(self._database, Borrowed):
             return (await self._store_all([draft], [""]))[0]
         waiting = Waiting(draft.id or new_id(), draft, asyncio.get_running_loop().create_future())
         self._batches.add([waiting])
@@ -154,7 +160,9 @@ class Intake:
             outcomes = await _store(connection, by_id, batch=new_id() if len(by_id) > 1 else None)
             _raise_problems([outcomes[id_] for id_ in ids], prefixes)
             accepted = [_accepted(outcomes[id_]) for id_ in ids]
-            await _name_keys(connection, by_id, [event.id for event in accepted if not event.is_repeated], named)
+            stored = [event.id for event in accepted if not event.is_repeated]
+            await _name_keys(connection, by_id, stored, named)
+            await _record(connection, by_id, stored)
         self._pubsub.publish("direct")
         return accepted
 
@@ -203,7 +211,9 @@ async def count_of_recipients(database: Database, draft: Draft, most: int) -> in
     return count
 
 
-async def cancel(database: Database, pubsub: PubSub, id_: UUID, owner: Viewer, operator: str | None = None) -> None:
+async def cancel(  # noqa: PLR0913, PLR0917 - what to cancel, and for whom
+    database: Database, pubsub: PubSub, id_: UUID, owner: Viewer, actor: Actor, operator: str | None = None
+) -> None:
     """Cancel an event. No further recipients are notified. Raises `NotFound`, and `TooLate` if it was delivered.
 
     The status of the event names the `operator`, unless the operator posted it.
@@ -212,17 +222,18 @@ async def cancel(database: Database, pubsub: PubSub, id_: UUID, owner: Viewer, o
         event = await connection.fetchrow(_SQL["owned"], id_, owner.service, owner.company_id)
         if event is None:
             raise NotFound
-        await _cancel(connection, id_, None if event["service"] == operator else operator)
+        await _cancel(connection, event, actor, None if event["service"] == operator else operator)
     _publish_settled(pubsub)
 
 
-async def cancel_by_key(database: Database, pubsub: PubSub, key: str, owner: Viewer) -> None:
+async def cancel_by_key(database: Database, pubsub: PubSub, key: str, owner: Viewer, actor: Actor) -> None:
     """Cancel the event that a service's key names; raises like `cancel`."""
     async with database.transaction() as connection:
         id_ = await connection.fetchval(_SQL["key"], owner.service, owner.company_id or ANY_COMPANY, key)
-        if id_ is None:
+        event = id_ and await connection.fetchrow(_SQL["owned"], id_, None, None)
+        if event is None:
             raise NotFound
-        await _cancel(connection, id_)
+        await _cancel(connection, event, actor)
     _publish_settled(pubsub)
 
 
@@ -330,9 +341,21 @@ def _owner(drafts: Mapping[UUID, Draft]) -> tuple[str | None, int]:
     return first.service, first.company_id or ANY_COMPANY
 
 
-async def _cancel(connection: Connection, id_: UUID, operator: str | None = None) -> None:
-    if not await connection.fetchval(_SQL["cancel"], id_, operator):
+async def _record(connection: Connection, drafts: Mapping[UUID, Draft], stored: Sequence[UUID]) -> None:
+    """Record the senders of custom notifications in the audit log."""
+    for id_ in stored:
+        draft = drafts[id_]
+        if draft.actor:
+            details = {"users": len(draft.users), "teams": len(draft.teams), "recipients": draft.recipients}
+            await audit.record(connection, draft.actor, "custom_sent", f"event:{id_}", draft.company_id, **details)
+
+
+async def _cancel(connection: Connection, event: Record, actor: Actor, operator: str | None = None) -> None:
+    is_new = await connection.fetchval(_SQL["cancel"], event["id"], operator)
+    if is_new is None:
         raise TooLate
+    if is_new:
+        await audit.record(connection, actor, "event_cancelled", f"event:{event['id']}", event["company_id"])
 
 
 def _publish_settled(pubsub: PubSub) -> None:

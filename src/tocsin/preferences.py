@@ -14,6 +14,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic_core import PydanticCustomError
 
+from tocsin import audit
+from tocsin.audit import Actor
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.errors import FieldError, Invalid, Unauthenticated
@@ -107,6 +109,16 @@ async def patch(
     return operator.preferences(chosen, time_zone)
 
 
+async def record_locks(database: Database, operator: "Operator", actor: Actor) -> None:
+    """Record in the audit log which preferences are locked or unlocked since this was last called."""
+    async with database.transaction() as connection:
+        before = await connection.fetchval(_SQL["hold_locks"])
+        locked, unlocked = ([*sorted(each)] for each in (operator.locks - set(before), set(before) - operator.locks))
+        if locked or unlocked:
+            await connection.execute(_SQL["put_locks"], sorted(operator.locks))
+            await audit.record(connection, actor, "preference_locks_changed", locked=locked, unlocked=unlocked)
+
+
 async def _of_caller(store: Database | Connection, user_id: int) -> tuple[dict[str, Any], str]:
     rows = await fetch(store, _SQL["one"], user_id)
     if not rows:
@@ -129,6 +141,7 @@ class Operator:
         }
         self.locked_of = {name: frozenset(rules.of(name).locked) for name in self.kinds}
         self.locked = frozenset(name for name, is_locked in rules.locked if is_locked)
+        self.locks = self.locked.union(f"{name}.{switch}" for name, found in self.locked_of.items() for switch in found)
         self.quiet_hours = QuietHours.of(windows_of(rules.defaults.quiet_hours, "", []))
         self.digest = _digest([self.kinds, self.locked_of, self.locked, rules.defaults.quiet_hours])
         self._shared: dict[str, Preferences] = {}

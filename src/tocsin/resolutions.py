@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from tocsin import events, inbox, jobs
+from tocsin import audit, events, inbox, jobs
+from tocsin.audit import Actor
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Connection, Database, Record, queries
 from tocsin.ids import new_id
@@ -53,7 +54,7 @@ class Resolution:
     company_id: int | None
 
 
-async def resolve(database: Database, pubsub: PubSub, resolution: Resolution) -> None:
+async def resolve(database: Database, pubsub: PubSub, resolution: Resolution, actor: Actor) -> None:
     """Store a resolution durably. Events that it removes are not delivered if they are still waiting."""
     owner = resolution.service if resolution.subject.startswith(KEY) else None
     async with database.transaction() as connection:
@@ -62,6 +63,10 @@ async def resolve(database: Database, pubsub: PubSub, resolution: Resolution) ->
             await _hold_up(connection, resolution, about)
         ids = [event["id"] for event in about if _is_concerned(resolution.how, event)]
         await connection.execute(_SQL["accept"], new_id(), resolution.how, resolution.company_id, resolution.users, ids)
+        details: dict[str, Any] = {"as": resolution.how, "events": len(about)}
+        if resolution.users is not None:
+            details["users"] = len(resolution.users)
+        await audit.record(connection, actor, "subject_resolved", resolution.subject, **details)
     for topic in ("direct", "settled"):
         pubsub.publish(topic)
 

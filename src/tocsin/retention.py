@@ -1,8 +1,8 @@
 """Retention: deletes expired data in small steps, so that other work does not wait.
 
 Idempotency keys are kept for a day, the changes of inboxes for a week, dead letters and results of pushes for thirty
-days, devices for 270 days after their last use, interrupted imports and unsent clears for an hour, and notifications as
-long as the operator configures.
+days, devices for 270 days after their last use, interrupted imports and unsent clears for an hour, and notifications
+and the audit log as long as the operator configures.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from uuid import UUID
 
 import structlog
 
-from tocsin import inbox
+from tocsin import audit, inbox
 from tocsin.db.admission import KIND
 from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Unavailable
@@ -45,17 +45,20 @@ Step = Callable[[Connection], Awaitable[int]]
 log = structlog.get_logger(__name__)
 
 
-async def run(database: Database, retention_days: int | None) -> None:
+async def run(database: Database, retention_days: int | None, audit_days: int) -> None:
     """Run a round each `INTERVAL`, forever. Several processes can call this; a lock lets one step run at a time."""
     while True:
-        await run_once(database, retention_days)
+        await run_once(database, retention_days, audit_days)
         await asyncio.sleep(INTERVAL)
 
 
-async def run_once(database: Database, retention_days: int | None) -> dict[str, int]:
+async def run_once(
+    database: Database, retention_days: int | None, audit_days: int = audit.DEFAULT_RETENTION_DAYS
+) -> dict[str, int]:
     """Delete all rows that are due; return their number by kind, without zeros."""
     steps: dict[str, Step] = {name: _statement(name) for name in ALWAYS}
     steps["changes"] = lambda connection: inbox.forget_changes(connection, BATCH_SIZE)
+    steps["audit_entries"] = lambda connection: audit.expire(connection, BATCH_SIZE, audit_days)
     if retention_days is not None:
         steps["notifications"] = lambda connection: _delete_notifications(connection, retention_days)
         steps["events"] = lambda connection: _delete_events(connection, retention_days)

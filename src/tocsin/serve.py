@@ -16,12 +16,14 @@ from tocsin.api.app import operations_service, service, watching_service
 from tocsin.api.connections import Connections, raise_file_limit
 from tocsin.api.server import ByPort, Server, bound, port_of, url_of
 from tocsin.api.state import AppState, Watched
+from tocsin.audit import actor_of_command
 from tocsin.auth import from_settings
 from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
+from tocsin.db.pool import Database
 from tocsin.errors import Refusal
 from tocsin.metrics import Metrics
-from tocsin.preferences import Operator
+from tocsin.preferences import Operator, record_locks
 from tocsin.readiness import Readiness
 from tocsin.retention import run
 from tocsin.settings import Settings
@@ -85,6 +87,7 @@ async def serve(
         app_state = build_app_state(settings, catalogue, database, counting, pubsub, verifier, lanes)
         stack.push_async_callback(app_state.limits.close)
         stack.push_async_callback(app_state.streams.finish)
+        await stack.enter_async_context(_in_background(_record_locks(database, app_state.operator, "tocsin serve")))
         worker = None
         if with_worker:
             app_state.metrics.watch_pool("worker", own)
@@ -92,7 +95,8 @@ async def serve(
             worker.dispatcher = dispatcher_of(
                 settings, lanes, worker, own, catalogue, app_state.operator, pubsub, app_state.metrics
             )
-            await stack.enter_async_context(_in_background(run(bulk, settings.retention_days)))
+            forgetting = run(bulk, settings.retention_days, settings.audit_retention_days)
+            await stack.enter_async_context(_in_background(forgetting))
         if settings.archive:
             await stack.enter_async_context(_in_background(archiving.watch(own)))
         stack.enter_context(reloading_keys(settings, lanes, worker.dispatcher if worker else None, app_state))
@@ -134,7 +138,9 @@ async def work(settings: Settings) -> None:
         watched = Watched(database, metrics, Readiness(database, disk))
         await stack.enter_async_context(_watched(settings, watched, stopping))
         stack.enter_context(reloading_keys(settings, lanes, worker.dispatcher))
-        async with _in_background(pubsub.receive()), _in_background(run(bulk, settings.retention_days)):
+        forgetting = run(bulk, settings.retention_days, settings.audit_retention_days)
+        await stack.enter_async_context(_in_background(_record_locks(database, operator, "tocsin worker")))
+        async with _in_background(pubsub.receive()), _in_background(forgetting):
             working = asyncio.create_task(worker.run())
             log.info("worker started", worker=str(worker.id))
             until = asyncio.create_task(stopping.wait())
@@ -143,6 +149,12 @@ async def work(settings: Settings) -> None:
             await working
             await _end([until])
         await pubsub.close()
+
+
+async def _record_locks(database: Database, operator: Operator, command: str) -> None:
+    """Record in the audit log that this process locks other preferences than the last one that started."""
+    actor = actor_of_command(command)
+    await Backoff("locks of preferences").until_done(lambda: record_locks(database, operator, actor))
 
 
 @contextlib.asynccontextmanager

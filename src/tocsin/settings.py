@@ -62,6 +62,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True, us
     """origins, separated by commas, whose pages may call the service from a browser"""
     retention_days: int | None = Field(None, ge=1, le=36500)
     """days after which notifications are deleted; unset: never"""
+    audit_retention_days: int = Field(365, ge=1, le=36500)
+    """days after which entries of the audit log are deleted"""
     catalogue_dir: types.File | None = None
     """a folder with your own kinds, languages and texts"""
     push_content: Literal["full", "title", "none"] = "full"

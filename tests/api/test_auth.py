@@ -140,6 +140,8 @@ ROUTE_CASES = {
     ("GET", "/operations/users/{user_id}/events"): RouteCase(for_services(200, 200, 200, 404), scopes=["operations"]),
     ("GET", "/operations/devices"): RouteCase(for_services(422, 422, 422, 422), scopes=["operations"]),
     ("GET", "/operations/custom-notifications"): RouteCase(for_services(200, 200, 200, 200), scopes=["operations"]),
+    ("GET", "/operations/audit"): RouteCase(for_services(200, 200, 200, 200), scopes=["operations"]),
+    ("POST", "/operations/console"): RouteCase(for_services(204, 204, 204, 204), scopes=["operations"]),
     ("POST", "/operations/replay"): RouteCase(
         for_services(200, 200, 200, 200), {"lane": "apns/default"}, scopes=["operations"]
     ),

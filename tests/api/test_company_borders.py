@@ -17,6 +17,7 @@ from tests.support.service import Api
 from tests.support.waiting import bounded, until
 from tests.support.workers import work
 from tocsin import jobs
+from tocsin.audit import Actor
 from tocsin.ids import new_id
 from tocsin.transfer import imports
 from tocsin.transfer.exports import export
@@ -205,12 +206,12 @@ async def test_user_who_changes_company_keeps_inbox_without_exporting_it(
     await import_lines(api, notification(THEIRS, message="of old"), company_id=2)
     await api.people(THEIRS, company_id=2, first_name="Changed")
     assert (await api.ids(THEIRS))[:4] == [*after[::-1], *before[::-1]]
-    lines = [line async for line in export(api.app_state.database, 2) if "notification" in line]
+    lines = [line async for line in export(api.app_state.database, Actor("test", 2)) if "notification" in line]
     assert [line.count("SECRET") for line in lines] == [0, 0, 0]
     assert sum("mine" in line for line in lines) == 2
     assert sum("of old" in line for line in lines) == 1
-    assert not [line async for line in export(api.app_state.database, 1) if "SECRET" in line]
-    assert len([line async for line in export(api.app_state.database) if "SECRET" in line]) == 2
+    assert not [line async for line in export(api.app_state.database, Actor("test", 1)) if "SECRET" in line]
+    assert len([line async for line in export(api.app_state.database, Actor("test")) if "SECRET" in line]) == 2
     found = await api.as_service("GET", f"/operations/users/{THEIRS}/events", "operations", company_id=2)
     assert not set(before) & {each["event_id"] for each in found.json()["data"]}
 
@@ -219,7 +220,7 @@ async def test_import_can_move_a_user_to_another_company(api: Api) -> None:
     await api.people(THEIRS)
     await api.post(custom(THEIRS, body="SECRET"))
     await import_lines(api, user(THEIRS, company_id=2))
-    assert not [line async for line in export(api.app_state.database, 2) if "SECRET" in line]
+    assert not [line async for line in export(api.app_state.database, Actor("test", 2)) if "SECRET" in line]
 
 
 async def test_custom_notification_keeps_sender_name_of_its_time(api: Api) -> None:

@@ -24,6 +24,7 @@ from tests.support.resolutions import settled
 from tests.support.service import HOUR, SECRET, Api, at_rest, standing_token
 from tests.support.waiting import reaches, until
 from tocsin.api.routes import require_keys, router
+from tocsin.audit import Actor
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.db.pool import Database
 from tocsin.pubsub import PubSub
@@ -239,6 +240,10 @@ async def a_replay(api: Api, _: Phones) -> Try:
     return Try(OPERATOR, "/operations/replay", {"events": ids}, partial(give_up, ids[1]))
 
 
+async def an_opened_console(_: Api, __: Phones) -> Try:
+    return Try(OPERATOR, "/operations/console", {})
+
+
 POSTS: dict[str, Prepare] = {
     "/events": an_event,
     "/events/batch": a_batch,
@@ -251,6 +256,7 @@ POSTS: dict[str, Prepare] = {
     "/notifications/web-push/test": a_test_of_a_browser,
     "/directory/import": an_import,
     "/operations/replay": a_replay,
+    "/operations/console": an_opened_console,
 }
 """A request for every POST route, without exception."""
 
@@ -401,7 +407,7 @@ async def test_notified_reader_sees_the_committed_idempotent_request(
 
 async def test_accepted_import_survives_an_unconfirmed_commit(idle: Api) -> None:
     app_state = idle.app_state
-    incoming = Import(app_state.database, app_state.pubsub, app_state.catalogue, None)
+    incoming = Import(app_state.database, app_state.pubsub, app_state.catalogue, Actor("test"))
     await incoming.open()
     await incoming.feed(LINES)
     await incoming.end()

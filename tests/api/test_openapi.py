@@ -583,6 +583,11 @@ async def tour_of_the_directory(tour: Tour) -> None:
     await tour.call(404, "list_recipients", OPERATOR, event_id=UNKNOWN)
     assert (await tour.call(200, "list_custom_notifications", OPERATOR)).json()["data"]
     await tour.call(422, "list_custom_notifications", OPERATOR, "?limit=x")
+    assert (await tour.call(200, "list_audit", OPERATOR)).json()["data"]
+    await tour.call(422, "list_audit", OPERATOR, "?limit=0&before=x&action=x&since=x")
+    await tour.call(204, "open_console", OPERATOR, headers=AGAIN)
+    await tour.call(409, "open_console", OPERATOR, headers=AGAIN, json={})
+    await tour.call(422, "open_console", OPERATOR, headers={"Idempotency-Key": ""})
     await tour.call(200, "replay", OPERATOR, json={"lane": "apns/default"}, headers=AGAIN)
     await tour.call(409, "replay", OPERATOR, json={"lane": "fcm/default"}, headers=AGAIN)
     await tour.call(422, "replay", OPERATOR, json={})
@@ -649,6 +654,7 @@ async def test_every_parameter_that_is_read_is_documented(document: dict[str, An
         ("/operations/users", "get"): {"search", "limit"},
         ("/operations/events/{event_id}/recipients", "get"): {"after", "limit", "pushed"},
         ("/operations/custom-notifications", "get"): {"before", "limit"},
+        ("/operations/audit", "get"): {"before", "limit", "caller", "action", "since", "until"},
         ("/directory/users", "get"): {"after", "company_id", "limit"},
         ("/directory/teams", "get"): {"after", "company_id", "limit"},
     }

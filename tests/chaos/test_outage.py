@@ -62,6 +62,8 @@ CALLS: Mapping[tuple[str, str], Any] = {
     ("GET", "/operations/users/{user_id}/events"): None,
     ("GET", "/operations/devices"): None,
     ("GET", "/operations/custom-notifications"): None,
+    ("GET", "/operations/audit"): None,
+    ("POST", "/operations/console"): None,
     ("POST", "/operations/replay"): {"lane": "apns/default"},
     ("GET", "/metrics"): None,
     ("GET", "/notifications/web-push/key"): None,

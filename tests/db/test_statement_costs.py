@@ -89,6 +89,8 @@ insert into idempotency_keys (caller, method, path, key, digest, status, body)
     select 'user ' || id, 'POST', '/notifications', '', '', 202, '' from users;
 insert into preferences (user_id, chosen) select id, '{{}}' from users;
 insert into rate_limits (name, key, ends_at, used) select 'user-requests', id::text, now(), 1 from users;
+insert into audit_entries (id, action, caller, company_id, details)
+    select gen_random_uuid(), 'custom_sent', 'user ' || id, company_id, '{{}}' from users;
 insert into imports (id, state, company_id) select gen_random_uuid(), 'checking', 1;
 insert into import_lines (import_id, number, part, user_id, body, event_id, happened_at)
     select imports.id, row_number() over (), part, case when part <> 'team' then users.id end, '{{}}',

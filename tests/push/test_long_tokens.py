@@ -10,6 +10,7 @@ from tests.support.events import custom, post
 from tests.support.pushes import becomes, pushes_of, register
 from tests.support.service import Api
 from tests.support.waiting import until
+from tocsin.audit import Actor
 from tocsin.transfer.exports import export
 from tocsin_phones import Phones
 
@@ -98,5 +99,5 @@ async def test_long_tokens_are_imported_and_exported(api: Api, phones: Phones) -
         assert (answer.status_code, answer.json().get("devices")) == (200, 1), answer.text
     assert await pushes_of(api, await api.post(custom(1))) == {"delivered": 1}
     assert [push["token"] for push in phones.pushes("fcm")] == [token]
-    lines = [json.loads(line) async for line in export(api.app_state.database)]
+    lines = [json.loads(line) async for line in export(api.app_state.database, Actor("test"))]
     assert [each["device"]["token"] for each in lines if "device" in each] == [token]

@@ -26,7 +26,11 @@ do $$ declare name text; holds boolean; begin
         and tablename not in ('migrations', 'workers') order by tablename in ('users', 'teams')
     loop
         execute format('select exists (select from %I)', name) into holds;
+        if name = 'audit_entries' then  -- a trigger keeps its entries
+            set local session_replication_role = replica;
+        end if;
         if holds then execute format('delete from %I', name); end if;
+        set local session_replication_role = origin;
     end loop;
 end $$
 """

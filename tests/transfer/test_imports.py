@@ -28,6 +28,7 @@ from tests.support.resolutions import NAMES, resolve, settled, traces
 from tests.support.service import HOUR, SECRET, Api
 from tests.support.waiting import LONGEST_WAIT, reaches, until
 from tocsin import jobs
+from tocsin.audit import Actor
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
 from tocsin.ids import new_id
@@ -37,7 +38,7 @@ from tocsin.worker import Worker
 
 
 async def exported(api: Api) -> list[Any]:
-    return [json.loads(line) async for line in export(api.app_state.database)]
+    return [json.loads(line) async for line in export(api.app_state.database, Actor("test"))]
 
 
 async def entries(api: Api, user_id: int) -> list[dict[str, Any]]:

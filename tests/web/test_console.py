@@ -237,6 +237,8 @@ READS: dict[tuple[str, str], tuple[Any, ...]] = {
     ("explain", "events"): (1, timedelta(days=90), None, 50, 5_000),
     ("event_status", "customs"): (timedelta(0), 100, None),
     ("event_status", "customs "): (timedelta(0), 100, 2),
+    ("audit", "page"): (None, "00000000-0000-0000-0000-000000009000", None, None, None, None, 26, 26),
+    ("audit", "page "): (2, "00000000-0000-0000-0000-000000009000", None, None, None, None, 26, 26),
     ("devices", "by_ending"): ("abcdef", None, 100),
     ("jobs", "dead_letters"): (timedelta(0), 100, None),
     ("deliveries", "dead"): (timedelta(0), 100, None),
@@ -284,6 +286,9 @@ select lpad(to_hex(n), 32, '0')::uuid, gen_random_uuid(), 1 + n % 3, 'apns/defau
 from generate_series(1, $1::int) n;
 insert into dead_letters
 select lpad(to_hex(n), 32, '0')::uuid, 'deliver', 'direct', 8, 0, 'broken', now() - n * interval '1 minute'
+from generate_series(1, $1::int) n;
+insert into audit_entries (id, happened_at, action, caller, company_id, details)
+select lpad(to_hex(n), 32, '0')::uuid, now() - n * interval '1 minute', 'custom_sent', 'user 1', 1 + n % 2, '{}'
 from generate_series(1, $1::int) n;
 vacuum analyze
 """
@@ -390,7 +395,7 @@ class TestPage:
         await api.as_user(1, "POST", "/notifications", json={"message": "x", "notify": {"users": [1]}})
         await page.set_viewport_size({"width": 1100, "height": 800})
         await enter(page, api)
-        for view in ("custom", "user/1"):
+        for view in ("custom", "audit", "user/1"):
             await page.evaluate("view => location.hash = view", view)
             await expect(page.get_by_text("WWWW").first).to_be_visible()
             assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
@@ -486,6 +491,38 @@ class TestPage:
         for id_ in ids:
             await becomes(pushing, id_, {"delivered": 1})
 
+    async def test_console_records_its_opening_once_and_shows_the_audit_log(self, page: Page, api: Api) -> None:
+        await api.people(1, 2)
+        for _ in range(26):
+            await api.as_user(1, "POST", "/notifications", json={"message": "Private", "notify": {"users": [2]}})
+        await api.as_service("DELETE", "/directory/users/2")
+        await enter(page, api)
+        opened = "select count(*) from audit_entries where action = 'console_opened' and caller = 'service night'"
+        await reaches(lambda: api.app_state.database.value(opened), 1)
+        await page.reload()
+        await expect(page.locator("#pulse")).to_contain_text("signed in until")
+        await page.get_by_role("link", name="Audit log").click()
+        rows = page.get_by_role("table", name="Audit log").get_by_role("row")
+        await expect(rows).to_have_count(26)
+        await expect(rows.nth(1)).to_contain_text("Opened the console")
+        await expect(rows.nth(2)).to_contain_text("Erased a user")
+        await expect(rows.nth(2)).to_contain_text("service crm")
+        await expect(rows.nth(3)).to_contain_text("user 1 First1 Last1")
+        await expect(rows.nth(3)).to_contain_text("users: 1; teams: 0; recipients: 1")
+        await page.get_by_role("button", name="Next page").click()
+        await expect(rows).to_have_count(4)
+        await page.get_by_role("button", name="First page").click()
+        await expect(rows).to_have_count(26)
+        await shoot(page, "audit")
+        await page.get_by_label("Action").select_option("Erased a user")
+        await expect(rows).to_have_count(2)
+        await page.get_by_label("Caller").fill("user 1")
+        await page.get_by_role("button", name="Filter").click()
+        await expect(page.get_by_text("No entries.")).to_be_visible()
+        await expect(page.get_by_label("Action")).to_have_value("user_erased")
+        assert await api.app_state.database.value(opened) == 1
+        assert "Private" not in await page.content()
+
     async def test_console_shows_external_data_as_text(self, page: Page, api: Api) -> None:
         await api.people(1, first_name=HOSTILE, last_name=HOSTILE)
         await register(api, 1, "0f" * 29 + "abcdef")
@@ -496,10 +533,17 @@ class TestPage:
         )
         await api.app_state.database.value("insert into lanes (name, configuration) values ($1, '')", HOSTILE)
         await enter(page, api)
-        for view in ("", "dead-letters", "custom", "user/1"):
+        for view in ("", "dead-letters", "custom", "audit", "user/1"):
             await page.goto(f"{api.http.base_url}/console#{view}")
             await expect(page.get_by_text(HOSTILE).first).to_be_visible()
-        for view in (HOSTILE, f"find/{HOSTILE}", f"user/{HOSTILE}", f"event/{HOSTILE}", "device/<b>%C3%28"):
+        for view in (
+            HOSTILE,
+            f"find/{HOSTILE}",
+            f"user/{HOSTILE}",
+            f"event/{HOSTILE}",
+            "device/<b>%C3%28",
+            f"audit/{HOSTILE}/{HOSTILE}",
+        ):
             await page.evaluate("view => location.hash = view", view)
             await expect(page.locator("main[aria-busy]")).to_have_count(0)
         assert await page.locator("main img, main b:not(.legend b)").count() == 0
@@ -535,7 +579,7 @@ class TestPage:
             await page.get_by_text("As a table").first.click()
             await expect(page.get_by_role("region", name="Throughput, as a table")).to_contain_text("events in inboxes")
             await accessible(page, theme, "overview")
-            for view in ("dead-letters", "custom", "user/1/7d", "find/nothing", "device/aaaaaa"):
+            for view in ("dead-letters", "custom", "audit", "user/1/7d", "find/nothing", "device/aaaaaa"):
                 await page.evaluate("view => location.hash = view", view)
                 await expect(page.locator("main[aria-busy]")).to_have_count(0)
                 await accessible(page, theme, view.replace("/", "-"))
@@ -544,7 +588,7 @@ class TestPage:
         await busy(pushing, phones)
         async with opened(chromium, viewport={"width": 360, "height": 740}) as page:
             await enter(page, pushing)
-            for view in ("", "dead-letters", "custom", "user/1", "find/nothing"):
+            for view in ("", "dead-letters", "custom", "audit", "user/1", "find/nothing"):
                 await page.evaluate("view => location.hash = view", view)
                 await expect(page.locator("main[aria-busy]")).to_have_count(0)
                 assert await page.evaluate("document.documentElement.scrollWidth") <= 360, view

@@ -2,7 +2,7 @@
 
 import { ask, clock } from "./elements.js";
 import { Measures } from "./measures.js";
-import { call, endsAt, forget, isSignedIn, keep, takeToken } from "./session.js";
+import { call, endsAt, forget, isSignedIn, keep, recordOpening, takeToken } from "./session.js";
 import { Overview, viewOf } from "./views.js";
 import { h } from "../shared/dom.js";
 
@@ -105,7 +105,8 @@ async function poll() {
   }
   isPolling = true;
   try {
-    measures.add(await call("metrics"), Date.now());
+    const [metrics] = await Promise.all([call("metrics"), recordOpening()]);
+    measures.add(metrics, Date.now());
     const ends = endsAt();
     pulse.textContent = `${clock(Date.now())} UTC${ends ? `, signed in until ${clock(ends).slice(0, 5)}` : ""}`;
     pulse.className = "";
@@ -141,7 +142,7 @@ function signIn() {
         event.preventDefault();
         keep(field.value.trim());
         try {
-          await call("operations/lanes");
+          await recordOpening();
         } catch (error) {
           forget();
           why.textContent = error.status === 401 ? "This token has expired or is not accepted." : error.message;

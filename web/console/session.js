@@ -3,6 +3,7 @@
 import { claimsOf } from "../shared/token.js";
 
 const KEPT_AS = "tocsin.console.token";
+const RECORDED_AS = "tocsin.console.recorded";
 const REQUEST_TIMEOUT = 20_000;
 
 /** A failed call; `status` is that of the response, 0 without one. */
@@ -36,6 +37,15 @@ export function keep(token) {
 
 export function forget() {
   sessionStorage.removeItem(KEPT_AS);
+  sessionStorage.removeItem(RECORDED_AS);
+}
+
+/** Record in the audit log that the console was opened with this token, once. Throws `Refused`. */
+export async function recordOpening() {
+  const token = sessionStorage.getItem(KEPT_AS);
+  if (sessionStorage.getItem(RECORDED_AS) === token) return;
+  await call("operations/console", {});
+  sessionStorage.setItem(RECORDED_AS, token);
 }
 
 /** Return whether there is a token that has not expired by its own `exp`. */

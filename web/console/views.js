@@ -21,6 +21,7 @@ export function viewOf(name) {
   const views = {
     "dead-letters": () => new DeadLetters(),
     custom: () => new Customs(),
+    audit: () => new Audit(...rest),
     event: () => new Event(...rest),
     user: () => new User(...rest),
     device: () => new Device(...rest),
@@ -175,6 +176,72 @@ class Customs {
       ]), "No custom notifications."),
     ];
   }
+}
+
+/** The audit log in pages, of all actions or one, and of all callers or one. */
+class Audit {
+  title = "Audit log";
+
+  constructor(action = "", caller = "") {
+    this.action = Object.hasOwn(ACTIONS, action) ? action : "";
+    this.caller = caller;
+  }
+
+  async load() {
+    const place = h("div");
+    const action = h("select", { id: "action", onchange: () => this.#filter(action.value, caller.value) },
+      h("option", { value: "" }, "All actions"),
+      Object.entries(ACTIONS).map(([name, words]) => h("option", { value: name, selected: name === this.action }, words)));
+    const caller = h("input", { id: "caller", value: this.caller, maxlength: "200", placeholder: "user 4" });
+    const filter = new URLSearchParams({ limit: PAGE_SIZE });
+    if (this.action) filter.set("action", this.action);
+    if (this.caller) filter.set("caller", this.caller);
+    const show = async (before) => {
+      const { data, next } = await call(`operations/audit?${filter}${before ? `&before=${before}` : ""}`);
+      place.replaceChildren(
+        table("Audit log", ["Time (UTC)", "Action", "Caller", "Company", "Subject", "Details", "Request"], data.map((each) => [
+          moment(each.at), ACTIONS[each.action] ?? each.action, actor(each), each.company_id ?? "all", subject(each),
+          details(each.details), each.request_id ? h("code", { class: "id", title: each.request_id }, `${each.request_id.slice(0, 8)}…`) : "–",
+        ]), next ? "No entries on this page." : "No entries."),
+        h("p", { class: "row" },
+          ...before ? [h("button", { type: "button", onclick: () => show().catch(showError) }, "First page")] : [],
+          ...next ? [h("button", { type: "button", onclick: () => show(next).catch(showError) }, "Next page")] : []));
+    };
+    await show();
+    return [
+      h("p", { class: "faint" }, "Who did what. Names are those at that time. Texts of notifications are not recorded."),
+      h("form", { class: "row", onsubmit: (event) => {
+        event.preventDefault();
+        this.#filter(action.value, caller.value);
+      } }, h("label", { for: "action" }, "Action"), action, h("label", { for: "caller" }, "Caller"), caller,
+      h("button", { type: "submit" }, "Filter")),
+      place,
+    ];
+  }
+
+  #filter(action, caller) {
+    location.hash = `audit/${action}/${encodeURIComponent(caller.trim())}`;
+  }
+}
+
+const ACTIONS = {
+  console_opened: "Opened the console", custom_sent: "Sent a custom notification", event_cancelled: "Cancelled an event",
+  exported: "Exported", imported: "Imported", preference_locks_changed: "Changed locked preferences",
+  replayed: "Replayed", subject_resolved: "Resolved a subject", user_erased: "Erased a user",
+};
+
+function actor({ caller, name }) {
+  return name ? [caller, " ", h("bdi", { class: "name", title: name }, name)] : caller;
+}
+
+function subject({ subject: text }) {
+  const [, kind, id] = /^(event|user):(.+)$/.exec(text ?? "") ?? [];
+  if (kind === "event") return eventLink(id);
+  return kind ? link(`user/${id}`, `User ${id}`) : text ?? "–";
+}
+
+function details(found) {
+  return Object.entries(found).map(([name, value]) => `${name}: ${[value].flat().join(", ") || "none"}`).join("; ");
 }
 
 class Event {

@@ -628,3 +628,33 @@ class CustomNotifications(AnswerModel):
     """Custom notifications, the newest first."""
 
     data: list[CustomSent]
+
+
+class AuditEntry(AnswerModel):
+    """Who did what."""
+
+    id: UUID
+    at: Time
+    """when, by the clock of the database"""
+    action: str
+    """what was done, such as `user_erased`; later releases may add actions"""
+    caller: str
+    """who did it: `user 4`, `service crm` or `command tocsin export`"""
+    name: str | None
+    """the name of the user at that time; of a command, the user of the operating system"""
+    company_id: int | None
+    """the company that it concerns; null: all"""
+    request_id: str | None
+    """the request, as in the log"""
+    subject: str | None
+    """what it was done to, such as `user:7` or `event:0195d3f0-4c00-7000-8000-000000000001`"""
+    details: PlainObject
+    """numbers and names that depend on the action"""
+
+
+class AuditLog(AnswerModel):
+    """Entries of the audit log, the newest first."""
+
+    data: list[AuditEntry]
+    next: UUID | None
+    """the cursor for the next page; null: there is none"""

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from tocsin import inbox
 from tocsin.api.limiting import count, count_caller, count_refused_token
 from tocsin.api.state import app_state_of
+from tocsin.audit import Actor
 from tocsin.auth.claims import ServiceCaller, UserCaller
 from tocsin.auth.tokens import caller_of
 from tocsin.errors import Unauthenticated, Unauthorized
@@ -117,6 +118,15 @@ def _authorization_of(request: Request) -> str | None:
     return given[0].strip() if given else None
 
 
+def actor_of(request: Request) -> Actor:
+    """Return the authenticated caller for the audit log."""
+    caller: UserCaller | ServiceCaller = request.state.caller
+    if isinstance(caller, UserCaller):
+        return Actor(caller.label, request_id=request.state.request_id, user_id=caller.id)
+    return Actor(caller.label, caller.company_id, request.state.request_id)
+
+
+Acting = Annotated[Actor, Depends(actor_of)]
 EVENTS_WRITER = Service("events:write")
 DIRECTORY_WRITER = Service("directory:write")
 

@@ -6,7 +6,7 @@ from fastapi import Path
 
 from tocsin import devices, directory
 from tocsin.api.answers import TeamAnswer, Teams, Users
-from tocsin.api.auth import DirectoryWriter
+from tocsin.api.auth import Acting, DirectoryWriter
 from tocsin.api.documented import declared, links, problems
 from tocsin.api.requests import (
     DEFAULT_LIST_LIMIT,
@@ -88,13 +88,13 @@ async def put_user(
 
 
 @routes.delete("/directory/users/{user_id}", status_code=204, responses=problems(NotFound))
-async def erase_user(service: DirectoryWriter, app_state: State, user_id: UserId) -> None:
+async def erase_user(service: DirectoryWriter, actor: Acting, app_state: State, user_id: UserId) -> None:  # noqa: ARG001 - any may ask
     """Erase a user.
 
     Permanently removes the user with their inbox, devices and preferences. Notifications of other users stay, without
     the id of this user.
     """
-    await directory.erase(app_state.database, app_state.pubsub, user_id, service.company_id)
+    await directory.erase(app_state.database, app_state.pubsub, user_id, actor)
     app_state.pubsub.publish_changes([user_id])
 
 

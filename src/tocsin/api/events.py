@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from tocsin import event_status, events
 from tocsin.api.answers import EventStatus, Queued, QueuedBatch, QueuedEvent, Recipient, Skipped, SkippedOfEvent
-from tocsin.api.auth import DIRECTORY_WRITER, EVENTS_WRITER, EventsViewer, EventsWriter, Resolver
+from tocsin.api.auth import DIRECTORY_WRITER, EVENTS_WRITER, Acting, EventsViewer, EventsWriter, Resolver
 from tocsin.api.documented import declared, links, problems
 from tocsin.api.drafts import Posted, posted
 from tocsin.api.limiting import counted
@@ -115,7 +115,7 @@ async def post_batch(request: Request, service: EventsWriter, app_state: State, 
         field_error("users.0", "unknown", "is not a known user"),
     ),
 )
-async def resolve_subject(service: Resolver, app_state: State, body: Given[ResolutionRequest]) -> Queued:
+async def resolve_subject(service: Resolver, actor: Acting, app_state: State, body: Given[ResolutionRequest]) -> Queued:
     """Resolve a subject.
 
     Resolves the notifications about a subject, for all users or for `users`: marks them as read, deletes them, or
@@ -131,7 +131,7 @@ async def resolve_subject(service: Resolver, app_state: State, body: Given[Resol
         raise Invalid(field_errors)
     (DIRECTORY_WRITER if asked.how == "erased" else EVENTS_WRITER).require(service)
     resolution = Resolution(asked.about, asked.how, asked.users, service.name, service.company_id)
-    await resolve(app_state.database, app_state.pubsub, resolution)
+    await resolve(app_state.database, app_state.pubsub, resolution, actor)
     return Queued(queued=True)
 
 
@@ -172,6 +172,7 @@ async def get_recipient(service: EventsViewer, app_state: State, event_id: Event
 @writing.delete("/events/by-key/{key:path}", status_code=204, responses=problems(NotFound, TooLate))
 async def cancel_event_by_key(
     service: EventsWriter,
+    actor: Acting,
     app_state: State,
     key: Annotated[str, Path(min_length=1, description="the key of an event; may contain slashes")],
 ) -> None:
@@ -180,18 +181,18 @@ async def cancel_event_by_key(
     Like `DELETE /events/{event_id}`, with the key that the service gave the event.
     """
     viewer = Viewer(service.name, service.company_id)
-    await events.cancel_by_key(app_state.database, app_state.pubsub, key, viewer)
+    await events.cancel_by_key(app_state.database, app_state.pubsub, key, viewer, actor)
 
 
 @routes.delete("/events/{event_id}", status_code=204, responses=problems(NotFound, TooLate))
-async def cancel_event(service: EventsViewer, app_state: State, event_id: EventId) -> None:
+async def cancel_event(service: EventsViewer, actor: Acting, app_state: State, event_id: EventId) -> None:
     """Cancel an event.
 
     No further recipients are notified. Returns 204, also for a cancelled event, and 409 if the event is delivered. A
     service can cancel its own events, and with the scope `operations` all events; then `reason` names the service.
     """
     operator = service.name if "operations" in service.scopes else None
-    await events.cancel(app_state.database, app_state.pubsub, event_id, _viewer(service), operator)
+    await events.cancel(app_state.database, app_state.pubsub, event_id, _viewer(service), actor, operator)
 
 
 async def _all_or_none(

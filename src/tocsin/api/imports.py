@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from tocsin import idempotency
 from tocsin.api.answers import Imported
-from tocsin.api.auth import DirectoryWriter
+from tocsin.api.auth import Acting, DirectoryWriter
 from tocsin.api.body import parts_of
 from tocsin.api.documented import problems
 from tocsin.api.idempotency import HEADER, again, digest_for, key_of
@@ -54,7 +54,7 @@ LINES = """{"user": {"id": 4, "first_name": "Bernita", "last_name": "Kilback"}}
         }
     },
 )
-async def import_lines(request: Request, service: DirectoryWriter, app_state: State) -> Response:
+async def import_lines(request: Request, service: DirectoryWriter, actor: Acting, app_state: State) -> Response:
     """Import users, teams, devices and history.
 
     Validates all lines first. If one is invalid, nothing is imported.
@@ -64,7 +64,7 @@ async def import_lines(request: Request, service: DirectoryWriter, app_state: St
         raise ContentType(f"The body must be sent with Content-Type: {NDJSON}.")
     app_state.disk.check()
     key = key_of(request, service) if HEADER in request.headers else None
-    incoming = Import(app_state.database, app_state.pubsub, app_state.catalogue, service.company_id)
+    incoming = Import(app_state.database, app_state.pubsub, app_state.catalogue, actor)
     await incoming.open()
     try:
         digest = digest_for(request)

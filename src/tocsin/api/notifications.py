@@ -1,6 +1,7 @@
 """Routes of the inbox, for users."""
 
 import hashlib
+from dataclasses import replace
 from json.encoder import encode_basestring
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, quote, urlencode
@@ -12,7 +13,7 @@ from starlette.responses import Response
 
 from tocsin import __version__, inbox
 from tocsin.api.answers import ChangesAnswer, Links, Notification, PageAnswer, Queued
-from tocsin.api.auth import AnyUser, Sender, User
+from tocsin.api.auth import Acting, AnyUser, Sender, User
 from tocsin.api.documented import declared, headers, links, problems
 from tocsin.api.limiting import counted
 from tocsin.api.proxies import HOST
@@ -22,7 +23,7 @@ from tocsin.api.state import AppState, State, app_state_of
 from tocsin.auth.claims import UserCaller
 from tocsin.directory import unknown_recipients
 from tocsin.errors import FieldError, Invalid, Missing, NotFound
-from tocsin.events import Draft, count_of_recipients
+from tocsin.events import MAX_COUNTED_MEMBERS, Draft, count_of_recipients
 from tocsin.notifications import to_json
 from tocsin.settings import Settings
 from tocsin.validation import Between, field_error
@@ -106,7 +107,9 @@ async def list_notifications(  # noqa: PLR0913, PLR0917 - the parameters of the 
         field_error("notify.teams", "required_without", "is required if notify.users is absent or empty"),
     ),
 )
-async def create_custom(request: Request, body: Given[NewCustom], user: Sender, app_state: State) -> Queued:
+async def create_custom(
+    request: Request, body: Given[NewCustom], user: Sender, actor: Acting, app_state: State
+) -> Queued:
     """Create a custom notification.
 
     Sends a message to users and teams of the caller's company. Each recipient is notified once.
@@ -118,10 +121,11 @@ async def create_custom(request: Request, body: Given[NewCustom], user: Sender, 
         unknown = await unknown_recipients(app_state.database, users, teams, user.company_id)
         raise Invalid([*field_errors, *unknown.field_errors(users, teams, "notify.")])
     checked = app_state.catalogue.check("custom", {"user": user.id}, {"body": custom.message})
-    draft = Draft(checked, custom.notify.users, custom.notify.teams, service=None, company_id=user.company_id)
+    to = custom.notify
+    draft = Draft(checked, to.users, to.teams, service=None, company_id=user.company_id, actor=actor)
     recipients = await _count_of_recipients(app_state, draft)
     async with counted(request, "custom-recipients", user.id, recipients):
-        await app_state.intake.accept(draft)
+        await app_state.intake.accept(replace(draft, recipients=recipients))
     return Queued(queued=True)
 
 
@@ -213,9 +217,10 @@ async def delete_notification(user: User, app_state: State, notification_id: Not
 
 
 async def _count_of_recipients(app_state: AppState, draft: Draft) -> int:
-    """Return the number of recipients, counted up to one more than their limit; 0 if there is no limit."""
+    """Return the number of recipients, counted up to one more than their limit."""
     limit = app_state.limits.of("custom-recipients")
-    return await count_of_recipients(app_state.database, draft, limit.rate.quota + 1) if limit else 0
+    most = limit.rate.quota + 1 if limit else MAX_COUNTED_MEMBERS
+    return await count_of_recipients(app_state.database, draft, most)
 
 
 async def _unchanged(request: Request, user: UserCaller, base: str, given: str) -> str | None:

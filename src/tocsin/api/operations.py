@@ -7,9 +7,9 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from tocsin import dead_letters, devices, event_status, explain, readiness
+from tocsin import audit, dead_letters, devices, event_status, explain, readiness
 from tocsin.api import answers
-from tocsin.api.auth import Operator
+from tocsin.api.auth import Acting, Operator
 from tocsin.api.directory import LIMITS
 from tocsin.api.documented import problems, text
 from tocsin.api.requests import (
@@ -18,6 +18,8 @@ from tocsin.api.requests import (
     MIN_SEARCH_LENGTH,
     After,
     Before,
+    Caller,
+    Cursor,
     Ending,
     EventId,
     Explained,
@@ -117,15 +119,13 @@ async def list_dead_letters(
 @routes.post(
     "/operations/replay", responses=problems(field_error("events", "required_without", "is required if lane is absent"))
 )
-async def replay(service: Operator, app_state: State, body: Replay) -> answers.ReplayedAnswer:
+async def replay(service: Operator, actor: Acting, app_state: State, body: Replay) -> answers.ReplayedAnswer:  # noqa: ARG001 - any operator may
     """Requeue dead letters.
 
     Requeues the jobs and pushes of events by their ids, or up to 10,000 pushes of a lane, the oldest first.
     """
     since = datetime.now(UTC) - dead_letters.KEPT
-    done = await dead_letters.replay(
-        app_state.database, app_state.pubsub, body.events, since, body.lane, service.company_id
-    )
+    done = await dead_letters.replay(app_state.database, app_state.pubsub, body.events, since, actor, body.lane)
     return answers.ReplayedAnswer.model_validate(done)
 
 
@@ -222,3 +222,33 @@ async def list_custom_notifications(
     """
     found = await event_status.customs(app_state.database, before or datetime.now(UTC), limit, service.company_id)
     return answers.CustomNotifications.model_validate({"data": found})
+
+
+@routes.get("/operations/audit", responses=problems(LIMITS, field_error("action", "in", "must be a known action")))
+async def list_audit(  # noqa: PLR0913, PLR0917 - the parameters of the operation
+    service: Operator,
+    app_state: State,
+    before: Cursor = None,
+    limit: Limit = DEFAULT_LIST_LIMIT,
+    caller: Caller = None,
+    action: Annotated[audit.Action | None, Query(description="only entries with this action")] = None,
+    since: Annotated[Moment, Query(description="only entries since this time")] = None,
+    until: Annotated[Moment, Query(description="only entries before this time")] = None,
+) -> answers.AuditLog:
+    """List the audit log.
+
+    Returns who did what, the newest first. For the next page, set `before` to `next`. With `caller` or `action`, a page
+    examines at most 10,000 entries, so that it may have few entries, or none, although `next` is not null.
+    """
+    wanted = audit.AuditFilter(service.company_id, caller, action, since, until)
+    found = await audit.page(app_state.database, wanted, before, limit)
+    return answers.AuditLog.model_validate({"data": found.entries, "next": found.next})
+
+
+@routes.post("/operations/console", status_code=204)
+async def open_console(service: Operator, actor: Acting, app_state: State) -> None:  # noqa: ARG001 - any operator may
+    """Record that the console was opened.
+
+    The console calls this once for each token. The entry is in the audit log.
+    """
+    await audit.record_alone(app_state.database, actor, "console_opened")

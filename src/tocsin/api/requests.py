@@ -53,6 +53,9 @@ MAX_LINKS = 100
 MAX_LIST_LIMIT = 1_000
 DEFAULT_LIST_LIMIT = 100
 
+MAX_CALLER_LENGTH = 200
+"""Maximum characters of a caller in the audit log."""
+
 MIN_SEARCH_LENGTH, MAX_SEARCH_LENGTH = 2, 255
 """Minimum and maximum characters of a search."""
 
@@ -95,6 +98,18 @@ def _moment(text: str) -> datetime | None:
     if text and moment is None:
         raise refusal("date", "must be a time in UTC, such as 2030-01-31 08:00:00")
     return moment
+
+
+def _cursor(text: str) -> UUID | None:
+    if text and parsed_uuid(text) is None:
+        raise refusal("uuid", "must be a UUID")
+    return parsed_uuid(text)
+
+
+def _caller(text: str) -> str | None:
+    if len(text) > MAX_CALLER_LENGTH or "\0" in text:
+        raise refusal("string_between", f"must have 1 to {MAX_CALLER_LENGTH} characters")
+    return text or None
 
 
 def _searched(text: str) -> str:
@@ -145,6 +160,18 @@ Explained = Annotated[
     int, Between(1, MAX_EXPLAINED), BeforeValidator(integer), Query(description="maximum number of entries")
 ]
 Moment = Annotated[datetime | None, PlainValidator(_moment), WithJsonSchema({"type": "string"})]
+Cursor = Annotated[
+    UUID | None,
+    PlainValidator(_cursor),
+    WithJsonSchema({"type": "string", "format": "uuid"}),
+    Query(description="only entries before this one: `next` of the last page"),
+]
+Caller = Annotated[
+    str | None,
+    PlainValidator(_caller),
+    WithJsonSchema({"type": "string", "maxLength": MAX_CALLER_LENGTH}),
+    Query(description="only entries of this caller, such as `user 4` or `service crm`"),
+]
 Before = Annotated[Moment, Query(description="only entries before this time; default: now")]
 Search = Annotated[
     str,

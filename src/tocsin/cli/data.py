@@ -78,6 +78,7 @@ def replay(
 ) -> None:
     """Retry events and pushes that were given up."""
     from tocsin import dead_letters
+    from tocsin.audit import actor_of_command
     from tocsin.push.apps import plan
 
     settings = load_settings()
@@ -85,7 +86,7 @@ def replay(
 
     async def run() -> None:
         async with open_database(settings) as (database, pubsub):
-            done = await dead_letters.replay(database, pubsub, ids, start, lane)
+            done = await dead_letters.replay(database, pubsub, ids, start, actor_of_command("tocsin replay"), lane)
         lanes = [planned.name for planned in plan(settings)]
         if lane and not done.pushes and lane not in lanes:
             raise Refusal(f"Unknown lane {lane!r}: use {', '.join(lanes) or 'none, because no keys are set'}.")
@@ -99,6 +100,7 @@ def cancel(
 ) -> None:
     """Cancel an event of any service that is not delivered yet. An event that is being delivered stops."""
     from tocsin import events
+    from tocsin.audit import actor_of_command
     from tocsin.errors import NotFound, TooLate
 
     settings, id_ = load_settings(), parse_event_id(event)
@@ -106,7 +108,8 @@ def cancel(
     async def run() -> None:
         async with open_database(settings) as (database, pubsub):
             try:
-                await events.cancel(database, pubsub, id_, events.Viewer(), "tocsin cancel")
+                actor = actor_of_command("tocsin cancel")
+                await events.cancel(database, pubsub, id_, events.Viewer(), actor, "tocsin cancel")
             except NotFound:
                 raise Refusal(f"There is no event {id_}.") from None
             except TooLate:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from tocsin.audit import actor_of_command
 from tocsin.catalogue import Catalogue
 from tocsin.cli.terminal import writing
 from tocsin.db.pool import Database
@@ -34,7 +35,7 @@ async def import_file(settings: Settings, file: str, report: Report) -> dict[str
     with _opened(file, "rb") as source:
         async with store(settings, alone=False, quiet=True) as url, pool(url, WORKER_CONNECTIONS) as database:
             pubsub, catalogue = PubSub(url, database), Catalogue.load(*settings.catalogue_folders)
-            incoming = Import(database, pubsub, catalogue, None)
+            incoming = Import(database, pubsub, catalogue, actor_of_command("tocsin import"))
             await incoming.open()
             try:
                 counts = await _checked(incoming, source, report)
@@ -52,7 +53,7 @@ async def export_file(settings: Settings, file: str, company_id: int | None) -> 
     lines = 0
     with writing(f"The file {file}" if file != "-" else "Standard output"), _opened(file, "wb") as target:
         async with store(settings, alone=False, quiet=True) as url, pool(url, 1) as database:
-            async for line in export(database, company_id):
+            async for line in export(database, actor_of_command("tocsin export", company_id)):
                 target.write(line.encode() + b"\n")
                 lines += 1
         target.flush()

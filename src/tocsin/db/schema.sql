@@ -18,6 +18,18 @@ CREATE FUNCTION tocsin.is_phone(type text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (type <> 'Web'::text);
 
+CREATE FUNCTION tocsin.keep_audit_entries() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+    if tg_op = 'DELETE' and current_setting('tocsin.audit_retention', true) = 'on'
+        and old.happened_at < now() - interval '1 day' then
+        return old;
+    end if;
+    raise insufficient_privilege using message = 'The audit log is append-only.';
+end
+$$;
+
 CREATE FUNCTION tocsin.notification(body text, read_at timestamp with time zone, created_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN ((((('{'::text || body) || CASE WHEN (read_at IS NULL) THEN ',"read":false,"read_at":null'::text ELSE ((',"read":true,"read_at":"'::text || to_char((read_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"'::text) END) || ',"created_at":"'::text) || to_char((created_at AT TIME ZONE 'UTC'::text), 'YYYY-MM-DD HH24:MI:SS'::text)) || '"}'::text);
@@ -80,6 +92,18 @@ CREATE FUNCTION tocsin.unknown_users(user_ids integer[], company integer) RETURN
             FROM tocsin.users u
            WHERE (u.id = named.id)), false));
 END;
+
+CREATE TABLE tocsin.audit_entries (
+    id uuid NOT NULL,
+    happened_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    action text NOT NULL,
+    caller text NOT NULL,
+    name text,
+    company_id integer,
+    request_id text,
+    subject text,
+    details text NOT NULL
+);
 
 CREATE TABLE tocsin.cancellations (
     event_id uuid NOT NULL,
@@ -321,6 +345,12 @@ CREATE TABLE tocsin.operator_rules (
     CONSTRAINT operator_rules_id_check CHECK ((id = 1))
 );
 
+CREATE TABLE tocsin.preference_locks (
+    id integer NOT NULL,
+    locked text[] NOT NULL,
+    CONSTRAINT preference_locks_id_check CHECK ((id = 1))
+);
+
 CREATE TABLE tocsin.preferences (
     user_id integer NOT NULL,
     chosen text NOT NULL
@@ -396,6 +426,9 @@ CREATE TABLE tocsin.workers (
 )
 WITH (fillfactor='50');
 
+ALTER TABLE ONLY tocsin.audit_entries
+    ADD CONSTRAINT audit_entries_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY tocsin.cancellations
     ADD CONSTRAINT cancellations_pkey PRIMARY KEY (event_id);
 
@@ -465,6 +498,9 @@ ALTER TABLE ONLY tocsin.migrations
 ALTER TABLE ONLY tocsin.operator_rules
     ADD CONSTRAINT operator_rules_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY tocsin.preference_locks
+    ADD CONSTRAINT preference_locks_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY tocsin.preferences
     ADD CONSTRAINT preferences_pkey PRIMARY KEY (user_id);
 
@@ -497,6 +533,10 @@ ALTER TABLE ONLY tocsin.users
 
 ALTER TABLE ONLY tocsin.workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (id);
+
+CREATE INDEX audit_entries_by_company ON tocsin.audit_entries USING btree (company_id, happened_at, id);
+
+CREATE INDEX audit_entries_by_time ON tocsin.audit_entries USING btree (happened_at, id);
 
 CREATE INDEX changes_by_time ON tocsin.changes USING btree (changed_at);
 
@@ -569,6 +609,10 @@ CREATE INDEX users_by_email ON tocsin.users USING btree (lower(email) text_patte
 CREATE INDEX users_by_last_name ON tocsin.users USING btree (lower(last_name) text_pattern_ops);
 
 CREATE INDEX users_by_name ON tocsin.users USING btree (lower(((first_name || ' '::text) || last_name)) text_pattern_ops);
+
+CREATE TRIGGER keep_all_audit_entries BEFORE TRUNCATE ON tocsin.audit_entries FOR EACH STATEMENT EXECUTE FUNCTION tocsin.keep_audit_entries();
+
+CREATE TRIGGER keep_audit_entries BEFORE DELETE OR UPDATE ON tocsin.audit_entries FOR EACH ROW EXECUTE FUNCTION tocsin.keep_audit_entries();
 
 ALTER TABLE ONLY tocsin.devices
     ADD CONSTRAINT devices_user_id_fkey FOREIGN KEY (user_id) REFERENCES tocsin.users(id) ON DELETE CASCADE;

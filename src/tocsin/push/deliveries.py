@@ -284,16 +284,16 @@ async def dead(database: Database, before: datetime, limit: int, company_id: int
     return await database.rows(_SQL["dead"], before, limit, company_id)
 
 
-async def replay(database: Database, event_ids: Sequence[UUID], company_id: int | None = None) -> int:
+async def replay(connection: Connection, event_ids: Sequence[UUID], company_id: int | None = None) -> int:
     """Requeue the deliveries of these events that were given up; return their number."""
-    return len(await database.rows(_SQL["replay"], event_ids, company_id))
+    return len(await connection.fetch(_SQL["replay"], event_ids, company_id))
 
 
 async def replay_lane(
-    database: Database, lane: str | None, since: datetime, limit: int, company_id: int | None = None
+    connection: Connection, lane: str | None, since: datetime, limit: int, company_id: int | None = None
 ) -> int:
     """Requeue the deliveries of a lane, or of all, that were given up since a time; return their number."""
-    return len(await database.rows(_SQL["replay_lane"], lane, since, limit, company_id))
+    return len(await connection.fetch(_SQL["replay_lane"], lane, since, limit, company_id))
 
 
 def next_try(attempts: int, after: float | None, least: float, expires_at: datetime) -> datetime | None:

@@ -5,17 +5,22 @@ An export is a consistent snapshot. It contains the tokens of devices, so the fi
 
 from collections.abc import AsyncIterator
 
+from tocsin import audit
+from tocsin.audit import Actor
 from tocsin.db.pool import Connection, Database, queries
 
 _BEFORE_ALL = -(2**62)
 _SQL = queries("exports")
 
 
-async def export(database: Database, company_id: int | None = None) -> AsyncIterator[str]:
-    """Yield the lines of everything, or of one company, as of the start; without line ends.
+async def export(database: Database, actor: Actor) -> AsyncIterator[str]:
+    """Yield the lines of everything, or of the actor's company, as of the start; without line ends.
 
-    Notifications that a user received in another company are only in an export of everything.
+    The audit log has the export before the first line, because a reader can stop at any line. Notifications that a user
+    received in another company are only in an export of everything.
     """
+    company_id = actor.company_id
+    await audit.record_alone(database, actor, "exported")
     async with database.connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         for part in ("users", "teams"):
             async for line in _walk(connection, part, company_id):

@@ -9,7 +9,8 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
-from tocsin import devices, directory, inbox, jobs
+from tocsin import audit, devices, directory, inbox, jobs
+from tocsin.audit import Actor
 from tocsin.catalogue import Catalogue
 from tocsin.db.errors import PERMANENT, first_line
 from tocsin.db.pool import Connection, Database, queries
@@ -45,12 +46,13 @@ class Inapplicable(Exception):  # noqa: N818 - a fact about an import
 class Import:
     """An import while it arrives: `open`, `feed` any number of times, `close`."""
 
-    def __init__(self, database: Database, pubsub: PubSub, catalogue: Catalogue, company_id: int | None) -> None:
+    def __init__(self, database: Database, pubsub: PubSub, catalogue: Catalogue, actor: Actor) -> None:
         self.id = new_id()
         self.lines = 0
         self._database = database
         self._pubsub = pubsub
-        self._parser = LineParser(catalogue, company_id)
+        self._parser = LineParser(catalogue, actor.company_id)
+        self._actor = actor
         self._rest = bytearray()
         self._staged: list[Line] = []
         self._field_errors: list[FieldError] = []
@@ -106,7 +108,9 @@ class Import:
             )
         found = {row["part"]: row["count"] for row in await connection.fetch(_SQL["count"], self.id)}
         await connection.execute(_SQL["accept"], self.id)
-        return {f"{part}s": found.get(part, 0) for part in PARTS}
+        counts = {f"{part}s": found.get(part, 0) for part in PARTS}
+        await audit.record(connection, self._actor, "imported", f"import:{self.id}", **counts)
+        return counts
 
     async def close(self) -> dict[str, int]:
         """Stage the last lines and accept the import; see `accept`."""

@@ -91,7 +91,7 @@ delete from members where team_id = $1 and user_id = $2
 delete from teams where id = $1 and ($2::int is null or company_id = $2) returning id
 
 -- name: hold_user
-select id from users where id = $1 and ($2::int is null or company_id = $2) for update
+select company_id from users where id = $1 and ($2::int is null or company_id = $2) for update
 
 -- name: erase_deliveries
 -- Lock deliveries before devices, as the dispatcher does.

@@ -104,13 +104,14 @@ union all
 select id, new from dead
 
 -- name: owned
-select service from events
+select id, service, company_id from events
 where id = $1 and ($2::text is null or service = $2) and ($3::int is null or company_id = $3)
 
 -- name: key
 select event_id from event_keys where service = $1 and company_id = $2 and key = $3 for update
 
 -- name: cancel
+-- Returns true if the event is cancelled, false if it was before, and null if it is delivered.
 with stopped as (
     delete from jobs where id = $1 and task = 'deliver' returning id
 ),
@@ -121,8 +122,10 @@ noted as (
     insert into cancellations (event_id, operator) select id, $2::text from stopped union select id, $2 from dead
     on conflict do nothing
 )
-select exists (select from stopped) or exists (select from dead)
-    or exists (select from cancellations where event_id = $1)
+select case
+    when exists (select from stopped) or exists (select from dead) then true
+    when exists (select from cancellations where event_id = $1) then false
+end
 
 -- name: count_of_recipients
 -- The active users among $1 and the members of the teams $2 of a company, without the actor as a member, counted up to $5. At

@@ -23,3 +23,12 @@ on conflict (user_id) do update set chosen = excluded.chosen
 
 -- name: forget
 delete from preferences where user_id = $1
+
+-- name: hold_locks
+-- Lock the row of the locked preferences until the end of the transaction, and return them.
+insert into preference_locks (id, locked) values (1, '{}')
+on conflict (id) do update set locked = preference_locks.locked
+returning locked
+
+-- name: put_locks
+update preference_locks set locked = $1 where id = 1

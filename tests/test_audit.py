@@ -18,7 +18,9 @@ import pytest
 from tests.support.commands import run
 from tests.support.events import custom, in_future
 from tests.support.imports import NDJSON, team, text_of, user
+from tests.support.processes import Program
 from tests.support.service import Api
+from tests.support.waiting import reaches
 from tocsin import audit, retention
 from tocsin.audit import Action, Actor
 from tocsin.catalogue import Catalogue
@@ -355,6 +357,23 @@ async def test_changed_locks_of_preferences_are_recorded_once(
         ("preference_locks_changed", {"locked": ["note.urgent"], "unlocked": ["quiet_hours"]}),
         ("preference_locks_changed", {"locked": ["note.push", "quiet_hours"], "unlocked": []}),
     ]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("command", ["serve", "worker"])
+async def test_starting_process_records_changed_locks(
+    url: str, database: Database, tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "preferences.toml").write_text("[locked]\nquiet_hours = true\n", "utf-8")
+    variables = {
+        "TOCSIN_DATABASE_URL": url,
+        "TOCSIN_PREFERENCES_FILE": str(tmp_path / "preferences.toml"),
+    }
+    async with Program(tmp_path / "data", command, variables=variables):
+        await reaches(
+            lambda: database.value("select string_agg(caller, ',') from audit_entries"), f"command tocsin {command}"
+        )
 
 
 async def test_commands_are_recorded_with_the_name_of_the_user(tmp_path: Path, idle: Api, quiet_database: str) -> None:

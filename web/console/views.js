@@ -193,7 +193,7 @@ class Audit {
       h("option", { value: "" }, "All actions"),
       Object.entries(ACTIONS).map(([name, words]) => h("option", { value: name, selected: name === this.action }, words)));
     const caller = h("input", { id: "caller", value: this.caller, maxlength: "200", placeholder: "user 4" });
-    const filter = new URLSearchParams({ limit: PAGE_SIZE });
+    const filter = new URLSearchParams({ limit: String(PAGE_SIZE) });
     if (this.action) filter.set("action", this.action);
     if (this.caller) filter.set("caller", this.caller);
     const show = async (before) => {

@@ -20,7 +20,7 @@ async def test_web_build_matches_the_checked_in_files(sources: Path) -> None:
         if not name.endswith(".br"):
             assert (sources / "out" / name).read_bytes() == (BUILT / name).read_bytes(), name
     checked_in = {path.name for path in BUILT.iterdir() if path.suffix in {".js", ".json", ".map", ".ts", ".br", ".gz"}}
-    assert built == checked_in
+    assert built == checked_in - {"docs.js"}, "which has no source in web"
 
 
 @pytest.mark.processes

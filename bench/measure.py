@@ -142,6 +142,12 @@ def _family(pid: int) -> list[int]:
     return found
 
 
+def resident(pid: int) -> float:
+    """Return the KiB of memory of a process."""
+    status = Path(f"/proc/{pid}/status").read_text("ascii")
+    return float(next(line for line in status.splitlines() if line.startswith("VmRSS:")).split()[1])
+
+
 def percentile(values: Sequence[float], hundredth: int) -> float:
     """Return a percentile."""
     return statistics.quantiles(values, n=100, method="inclusive")[hundredth - 1]

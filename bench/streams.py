@@ -6,12 +6,11 @@ import resource
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import uvloop
 
 from bench import fill
-from bench.measure import Claim, options, percentile, show
+from bench.measure import Claim, options, percentile, resident, show
 from bench.service import Client, Service, clients, database, service
 from tocsin.catalogue import Catalogue
 
@@ -57,7 +56,7 @@ async def main() -> None:
         running = await stack.enter_async_context(service())
         async with database(running) as connection:
             people = await fill.users(connection, STREAMS)
-        base = _resident(running)
+        base = resident(running.process.pid)
         streams = [Stream() for _ in people]
         reading = [
             asyncio.create_task(stream.follow(running, user)) for stream, user in zip(streams, people, strict=True)
@@ -65,7 +64,7 @@ async def main() -> None:
         for stream in streams:
             await asyncio.wait_for(stream.ready.wait(), 60)
         await asyncio.sleep(2)
-        each = (_resident(running) - base) / len(streams)
+        each = (resident(running.process.pid) - base) / len(streams)
         back_ends = await stack.enter_async_context(clients(running, BACK_ENDS))
         took = [ms for _ in range(rounds) for ms in await _flow(running, back_ends, people, streams, seconds)]
         for task in reading:
@@ -104,12 +103,6 @@ async def _flow(
         await asyncio.sleep(began + number * EVERY - time.perf_counter())
         under_way.append(asyncio.create_task(one(number)))
     return await asyncio.gather(*under_way)
-
-
-def _resident(running: Service) -> float:
-    """Return the KiB of memory of the service's main process."""
-    status = Path(f"/proc/{running.process.pid}/status").read_text("ascii")
-    return float(next(line for line in status.splitlines() if line.startswith("VmRSS:")).split()[1])
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ PROMISES: dict[str, tuple[Any, Any]] = {
     "the body of a batch": (requests.MAX_BATCH_BODY_BYTES, 8 * MIB),
     "the body of an import": (imports.MAX_IMPORT_BYTES, 256 * MIB),
     "unfinished bodies of a process": (arriving.MAX_ARRIVING_BYTES, 256 * MIB),
-    "complete bodies of a process": (arriving.MAX_HELD_BYTES, 64 * MIB),
+    "complete bodies of a process": (arriving.MAX_COMPLETE_BYTES, 64 * MIB),
     "the head of a request": (protocol.MAX_HEAD_BYTES, 65_536),
     "headers of a request": (protocol.MAX_HEADERS, 256),
     "waiting for a client, in seconds": (

@@ -16,7 +16,7 @@ from tests.support.answers import codes_of, exchanged
 from tests.support.events import custom, post
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import LONGEST_WAIT, until
-from tocsin.api.arriving import ARRIVING, HELD
+from tocsin.api.arriving import ARRIVING, COMPLETE
 from tocsin.api.body import MAX_BODY_BYTES
 from tocsin.api.connections import Connections, Patience, is_reserved, raise_file_limit
 from tocsin.api.protocol import MAX_HEAD_BYTES, MAX_HEADERS, MAX_REST_BYTES
@@ -376,7 +376,7 @@ class TestNumber:
     async def test_large_bodies_being_processed_are_bounded_together(
         self, idle: Api, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(HELD, "most", 3 * 10**6)
+        monkeypatch.setattr(COMPLETE, "most", 3 * 10**6)
         await idle.people(1)
         large = {**custom(1), "more": "x" * 900_000}
         database = idle.app_state.database
@@ -386,7 +386,7 @@ class TestNumber:
                 await stack.enter_async_context(database.connection())
             calls = [asyncio.create_task(post(idle, large)) for _ in range(12)]
             await until(lambda: sum(call.done() for call in calls) == 9)
-            assert 2 * 10**6 < HELD.size <= HELD.most
+            assert 2 * 10**6 < COMPLETE.size <= COMPLETE.most
             small = asyncio.create_task(post(idle, custom(1)))
             assert (await idle.call("GET", "/healthz")).status_code == 200
         answers = [await call for call in calls]
@@ -397,10 +397,10 @@ class TestNumber:
                 assert "Too many large requests" in answer.text
                 assert answer.headers["Retry-After"] == "1"
         assert (await small).status_code == 202
-        await until(lambda: HELD.size == 0)
-        monkeypatch.setattr(HELD, "most", 10**5)
+        await until(lambda: COMPLETE.size == 0)
+        monkeypatch.setattr(COMPLETE, "most", 10**5)
         assert (await post(idle, large)).status_code == 202, "one body is always processed"
-        await until(lambda: HELD.size == 0)
+        await until(lambda: COMPLETE.size == 0)
 
     async def test_connection_limit_answers_503_but_serves_probes(self, url: str, catalogue: Catalogue) -> None:
         connections = Connections(5, 3)

@@ -176,7 +176,7 @@ async def test_stream_readers_converge_after_crashes(with_nats: bool, port: int,
         for task in busy:
             task.cancel()
         await asyncio.gather(*busy, return_exceptions=True)
-        last = await post_one(service, list(PEOPLE))  # after it, nobody deletes anything
+        last = await post_one(service, list(PEOPLE))  # there are no deletions after it
         await until(lambda: all(last in app.read for app in apps))  # a killed worker's jobs wait until its leases end
         for app, task in zip(apps, following, strict=True):
             await until(partial(is_the_same, app, task))

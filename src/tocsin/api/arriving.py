@@ -11,7 +11,7 @@ from tocsin.errors import Unavailable
 MAX_ARRIVING_BYTES = 256 * 2**20
 """Maximum bytes of incomplete bodies in a process."""
 
-MAX_HELD_BYTES = 64 * 2**20
+MAX_COMPLETE_BYTES = 64 * 2**20
 """Maximum bytes of complete bodies in a process. Parsed, a body takes up to nine times its size."""
 
 UNCOUNTED_BYTES = 2**16
@@ -64,10 +64,10 @@ ARRIVING = Arriving()
 """The incomplete bodies of this process."""
 
 
-class Held:
+class CompleteBodies:
     """The complete bodies in a process until their requests end, at most `most` bytes or one body."""
 
-    def __init__(self, most: int = MAX_HELD_BYTES) -> None:
+    def __init__(self, most: int = MAX_COMPLETE_BYTES) -> None:
         self.most = most
         self.size = 0
 
@@ -86,5 +86,5 @@ class Held:
         self.size -= state.pop("held_bytes", 0)
 
 
-HELD = Held()
+COMPLETE = CompleteBodies()
 """The complete bodies of this process."""

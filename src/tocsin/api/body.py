@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from tocsin.api.arriving import ARRIVING, HELD
+from tocsin.api.arriving import ARRIVING, COMPLETE
 from tocsin.api.middleware import ABORT
 from tocsin.errors import ContentType, TooLarge
 from tocsin.strict_json import parse_object
@@ -48,7 +48,7 @@ async def bytes_of(request: Request, limit: int) -> bytes:
         async for part in parts_of(request, limit):
             parts.append(part)
             grown(size := size + len(part))
-        HELD.take(request.scope["state"], size)
+        COMPLETE.take(request.scope["state"], size)
     request.state.body = body = b"".join(parts)
     return body
 

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tocsin.api.arriving import HELD
+from tocsin.api.arriving import COMPLETE
 from tocsin.api.errors import BUG, answer_to
 from tocsin.api.limiting import STANDINGS, headers_of
 from tocsin.db.admission import KIND
@@ -88,7 +88,7 @@ class Envelope:
             elif BUG not in scope["state"]:
                 scope[ABORT]()  # the response is incomplete and must not look complete
         finally:
-            HELD.release(scope["state"])
+            COMPLETE.release(scope["state"])
             self._note(scope, status, began)
 
     def _note(self, scope: Scope, status: int, began: float) -> None:

@@ -19,7 +19,7 @@ MAX_PATH_LENGTH, MAX_FILE_NAME_BYTES = 4000, 255
 """Maximum characters of a path, and maximum bytes of each name in it."""
 
 Audience = Literal["users", "services", "both"]
-Scope = Literal["events:write", "directory:write", "operations"]
+Scope = Literal["events:write", "directory:write", "operations", "operations:support", "operations:read"]
 
 SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 """The windows of rate limits, in seconds."""

@@ -15,7 +15,9 @@ from tests.support.service import HOUR, SECRET, Api, at_rest
 from tests.support.tokens import part, signed
 from tocsin.auth.minting import mint_service, mint_user
 
-SCOPES = ["events:write", "directory:write", "operations"]
+SCOPES = ["events:write", "directory:write", "operations", "operations:support", "operations:read"]
+SUPPORT = ["operations:support", "operations"]
+VIEWER = ["operations:read", *SUPPORT]
 
 OPEN = ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{name}", "/console", "/console/{name}", *FILES]
 OWNER, COLLEAGUE, STRANGER, INACTIVE, ERASED = 1, 2, 3, 4, 99
@@ -119,9 +121,9 @@ ROUTE_CASES = {
     ),
     ("DELETE", "/events/by-key/{key}"): RouteCase(for_services(404, 404, 404, 404), scopes=["events:write"]),
     ("GET", "/events/{event_id}/recipients/{user_id}"): RouteCase(
-        for_services(200, 404, 404, 404), scopes=["events:write", "operations"]
+        for_services(200, 404, 404, 404), scopes=["events:write", *SUPPORT]
     ),
-    ("GET", "/events/{event_id}"): RouteCase(for_services(200, 404, 404, 404), scopes=["events:write", "operations"]),
+    ("GET", "/events/{event_id}"): RouteCase(for_services(200, 404, 404, 404), scopes=["events:write", *SUPPORT]),
     ("GET", "/notifications/devices"): RouteCase(for_users(200, 200, 200)),
     ("POST", "/notifications/devices"): RouteCase(for_users(204, 204, 204), {"token": TOKEN}),
     ("POST", "/notifications/devices/{token}"): RouteCase(for_users(204, 204, 204)),
@@ -130,22 +132,20 @@ ROUTE_CASES = {
     ("DELETE", "/directory/users/{user_id}/devices/{token}"): RouteCase(
         for_services(204, 204, 204, 404), scopes=DIRECTORY
     ),
-    ("GET", "/operations/lanes"): RouteCase(for_services(200, 200, 200, 200), scopes=["operations"]),
-    ("GET", "/operations/dead-letters"): RouteCase(for_services(200, 200, 200, 200), scopes=["operations"]),
-    ("GET", "/operations/users"): RouteCase(for_services(422, 422, 422, 422), scopes=["operations"]),
-    ("GET", "/operations/events/{event_id}/recipients"): RouteCase(
-        for_services(200, 200, 404, 404), scopes=["operations"]
-    ),
-    ("GET", "/operations/users/{user_id}"): RouteCase(for_services(200, 200, 200, 404), scopes=["operations"]),
-    ("GET", "/operations/users/{user_id}/events"): RouteCase(for_services(200, 200, 200, 404), scopes=["operations"]),
-    ("GET", "/operations/devices"): RouteCase(for_services(422, 422, 422, 422), scopes=["operations"]),
-    ("GET", "/operations/custom-notifications"): RouteCase(for_services(200, 200, 200, 200), scopes=["operations"]),
+    ("GET", "/operations/lanes"): RouteCase(for_services(200, 200, 200, 200), scopes=VIEWER),
+    ("GET", "/operations/dead-letters"): RouteCase(for_services(200, 200, 200, 200), scopes=VIEWER),
+    ("GET", "/operations/users"): RouteCase(for_services(422, 422, 422, 422), scopes=SUPPORT),
+    ("GET", "/operations/events/{event_id}/recipients"): RouteCase(for_services(200, 200, 404, 404), scopes=SUPPORT),
+    ("GET", "/operations/users/{user_id}"): RouteCase(for_services(200, 200, 200, 404), scopes=SUPPORT),
+    ("GET", "/operations/users/{user_id}/events"): RouteCase(for_services(200, 200, 200, 404), scopes=SUPPORT),
+    ("GET", "/operations/devices"): RouteCase(for_services(422, 422, 422, 422), scopes=SUPPORT),
+    ("GET", "/operations/custom-notifications"): RouteCase(for_services(200, 200, 200, 200), scopes=SUPPORT),
     ("GET", "/operations/audit"): RouteCase(for_services(200, 200, 200, 200), scopes=["operations"]),
-    ("POST", "/operations/console"): RouteCase(for_services(204, 204, 204, 204), scopes=["operations"]),
+    ("POST", "/operations/console"): RouteCase(for_services(204, 204, 204, 204), scopes=VIEWER),
     ("POST", "/operations/replay"): RouteCase(
         for_services(200, 200, 200, 200), {"lane": "apns/default"}, scopes=["operations"]
     ),
-    ("GET", "/metrics"): RouteCase(for_services(200, 200, 200, 200), scopes=["operations"]),
+    ("GET", "/metrics"): RouteCase(for_services(200, 200, 200, 200), scopes=VIEWER),
     ("GET", "/notifications/web-push/key"): RouteCase(for_users(404, 404, 404)),
     ("POST", "/notifications/web-push"): RouteCase(for_users(422, 422, 422), {}),
     ("POST", "/notifications/devices/{token}/test"): RouteCase(for_users(404, 404, 404)),

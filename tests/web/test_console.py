@@ -524,6 +524,27 @@ class TestPage:
         assert await api.app_state.database.value(opened) == 1
         assert "Private" not in await page.content()
 
+    async def test_console_shows_only_what_the_role_permits(self, page: Page, pushing: Api, phones: Phones) -> None:
+        await register(pushing, 1, IPHONE)
+        id_ = await give_up(pushing, phones)
+        for role, views, selects, lanes in (
+            ("operations:read", ["Overview", "Dead letters"], 0, 0),
+            ("operations:support", ["Overview", "Dead letters", "Custom notifications"], 1, 0),
+            ("operations", ["Overview", "Dead letters", "Custom notifications", "Audit log"], 1, 1),
+        ):
+            await page.goto("about:blank")
+            token = mint_service(SECRET, "night", [role], HOUR)
+            await page.goto(f"{pushing.http.base_url}/console#token={token}")
+            if await page.get_by_role("button", name="Switch").count():
+                await page.get_by_role("button", name="Switch").click()
+            await expect(page.locator("nav a:visible")).to_have_text(views)
+            await expect(page.get_by_role("search")).to_have_count(selects)
+            await page.get_by_role("link", name="Dead letters", exact=True).click()
+            await expect(page.get_by_role("table", name="Dead letters")).to_contain_text(id_[-12:])
+            await expect(page.get_by_role("checkbox", name="Select all")).to_have_count(selects)
+            await expect(page.get_by_role("button", name="Replay lane")).to_have_count(lanes)
+            await expect(page.locator("td a")).to_have_count(2 * selects)
+
     async def test_console_shows_external_data_as_text(self, page: Page, api: Api) -> None:
         await api.people(1, first_name=HOSTILE, last_name=HOSTILE)
         await register(api, 1, "0f" * 29 + "abcdef")

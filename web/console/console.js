@@ -2,7 +2,7 @@
 
 import { ask, clock } from "./elements.js";
 import { Measures } from "./measures.js";
-import { call, endsAt, forget, isSignedIn, keep, recordOpening, takeToken } from "./session.js";
+import { call, endsAt, forget, isSignedIn, keep, may, recordOpening, takeToken } from "./session.js";
 import { Overview, viewOf } from "./views.js";
 import { h } from "../shared/dom.js";
 
@@ -49,6 +49,7 @@ async function show(focus) {
   const turn = ++latest;
   const isIn = isSignedIn();
   for (const part of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("header nav, header form, header .session"))) part.hidden = !isIn;
+  for (const part of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("header [data-role]"))) part.hidden = !isIn || !may(part.dataset.role);
   if (!isIn) {
     main.replaceChildren(signIn());
     return;

@@ -5,6 +5,8 @@ import { claimsOf } from "../shared/token.js";
 const KEPT_AS = "tocsin.console.token";
 const RECORDED_AS = "tocsin.console.recorded";
 const REQUEST_TIMEOUT = 20_000;
+const ROLES = ["viewer", "support", "operator"];
+const ROLE_SCOPES = ["operations:read", "operations:support", "operations"]; // of these roles
 
 /** A failed call; `status` is that of the response, 0 without one. */
 export class Refused extends Error {
@@ -58,6 +60,16 @@ export function isSignedIn() {
 export function endsAt() {
   const { exp } = claimsOf(sessionStorage.getItem(KEPT_AS));
   return Number.isFinite(exp) ? exp * 1000 : null;
+}
+
+/**
+ * Return whether the token's role includes another one, as far as its `scope` says. Other claims may hold scopes, too:
+ * then everything is shown, and the service refuses what is not permitted.
+ */
+export function may(role) {
+  const { scope } = claimsOf(sessionStorage.getItem(KEPT_AS));
+  const given = [scope].flat().join(" ").split(" ").filter((each) => ROLE_SCOPES.includes(each));
+  return !given.length || given.some((each) => ROLE_SCOPES.indexOf(each) >= ROLES.indexOf(role));
 }
 
 /** Call the service and return its response: an object if it is JSON, else text. Throws `Refused`. */

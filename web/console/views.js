@@ -3,7 +3,7 @@
 import { Chart } from "./charts.js";
 import { ask, eventLink, facts, link, moment, state, table } from "./elements.js";
 import { KEPT } from "./measures.js";
-import { call } from "./session.js";
+import { call, may } from "./session.js";
 import { h } from "../shared/dom.js";
 import { utc } from "../shared/times.js";
 
@@ -13,6 +13,7 @@ const ENDING_LENGTH = 6;
 const MIN_SEARCH_LENGTH = 2;
 const MAX_FOUND = 50;
 const PAGE_SIZE = 25;
+const NO_FAILURES = "No failures in the last 30 days.";
 const SINCE = { "1h": ["1 hour", 3_600_000], "24h": ["24 hours", 86_400_000], "7d": ["7 days", 604_800_000], "30d": ["30 days", 2_592_000_000] };
 
 /** Return the view of a URL fragment; unknown names become a search. */
@@ -91,7 +92,7 @@ export class Overview {
       this.#verdict,
       h("section", {}, h("h2", {}, "Lanes"), this.#lanes),
       h("section", {}, h("h2", {}, "Recent failures"),
-        table("Recent failures", DEAD_LETTER, letters.data.map(letterCells), "No failures in the last 30 days."),
+        table("Recent failures", DEAD_LETTER, letters.data.map(letterCells), NO_FAILURES),
         letters.data.length ? h("p", {}, link("dead-letters", "View all dead letters")) : null),
       h("section", {}, h("h2", {}, "Last 15 minutes"),
         h("div", { class: "charts" }, this.#charts.map((chart) => chart.element)), this.#processes),
@@ -155,10 +156,12 @@ class DeadLetters {
     const lanes = [...new Set(data.filter(({ what }) => what === "push").map(({ lane }) => lane))].sort();
     return [
       h("p", { class: "faint" }, "Jobs and pushes that failed permanently in the last 30 days. Replaying an event requeues its failed jobs and pushes."),
-      h("div", { class: "row" }, letters.length ? [h("label", {}, all, " Select all"), button] : null, lanes.map((lane) =>
-        h("button", { type: "button", onclick: () => replayLane(lane, refresh) }, `Replay lane ${lane}`))),
-      table("Dead letters", ["Replay", ...DEAD_LETTER], letters.map((letter, nth) => [boxes[nth], ...letterCells(letter)]),
-        "No failures in the last 30 days."),
+      h("div", { class: "row" }, letters.length && may("support") ? [h("label", {}, all, " Select all"), button] : null,
+        may("operator") ? lanes.map((lane) =>
+          h("button", { type: "button", onclick: () => replayLane(lane, refresh) }, `Replay lane ${lane}`)) : null),
+      may("support")
+        ? table("Dead letters", ["Replay", ...DEAD_LETTER], letters.map((letter, nth) => [boxes[nth], ...letterCells(letter)]), NO_FAILURES)
+        : table("Dead letters", DEAD_LETTER, letters.map(letterCells), NO_FAILURES),
       data.length === MAX_DEAD_LETTERS ? h("p", { class: "faint" }, `Only the latest ${MAX_DEAD_LETTERS.toLocaleString("en")} are shown.`) : null,
     ];
   }
@@ -404,8 +407,8 @@ function letterCells(letter) {
   const more = users.length > 3 ? ` and ${users.length - 3} more` : "";
   return [
     moment(letter.at), `${letter.task}${letter.times > 1 ? ` ×${letter.times}` : ""}`,
-    /deliver|push/.test(letter.task) ? eventLink(letter.event_id) : h("code", {}, letter.event_id.slice(-12)),
-    users.length ? [...users.slice(0, 3).flatMap((id, nth) => [nth ? ", " : "", link(`user/${id}`, id)]), more] : "–",
+    /deliver|push/.test(letter.task) && may("support") ? eventLink(letter.event_id) : h("code", {}, letter.event_id.slice(-12)),
+    users.length ? [...users.slice(0, 3).flatMap((id, nth) => [nth ? ", " : "", may("support") ? link(`user/${id}`, id) : id]), more] : "–",
     letter.lane, letter.attempts, letter.reason,
   ];
 }

@@ -129,12 +129,19 @@ def actor_of(request: Request) -> Actor:
 Acting = Annotated[Actor, Depends(actor_of)]
 EVENTS_WRITER = Service("events:write")
 DIRECTORY_WRITER = Service("directory:write")
+OPERATOR = Service("operations")
+
+_SUPPORT = ("operations:support", "operations")
+"""The scopes of those who may look up users and events."""
 
 AnyUser = Annotated[UserCaller, Depends(UserToken())]
 User = Annotated[InboxOwner, Depends(ActiveUser())]
 Sender = Annotated[InboxOwner, Depends(ActiveUser("custom-calls"))]
 EventsWriter = Annotated[ServiceCaller, Depends(EVENTS_WRITER)]
-EventsViewer = Annotated[ServiceCaller, Depends(Service("events:write", "operations"))]
+EventsViewer = Annotated[ServiceCaller, Depends(Service("events:write", *_SUPPORT))]
+EventsCanceller = Annotated[ServiceCaller, Depends(Service("events:write", "operations"))]
 Resolver = Annotated[ServiceCaller, Depends(Service("events:write", "directory:write"))]
 DirectoryWriter = Annotated[ServiceCaller, Depends(DIRECTORY_WRITER)]
-Operator = Annotated[ServiceCaller, Depends(Service("operations"))]
+OperationsViewer = Annotated[ServiceCaller, Depends(Service("operations:read", *_SUPPORT))]
+Support = Annotated[ServiceCaller, Depends(Service(*_SUPPORT))]
+Operator = Annotated[ServiceCaller, Depends(OPERATOR)]

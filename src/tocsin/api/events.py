@@ -12,7 +12,15 @@ from starlette.requests import Request
 
 from tocsin import event_status, events
 from tocsin.api.answers import EventStatus, Queued, QueuedBatch, QueuedEvent, Recipient, Skipped, SkippedOfEvent
-from tocsin.api.auth import DIRECTORY_WRITER, EVENTS_WRITER, Acting, EventsViewer, EventsWriter, Resolver
+from tocsin.api.auth import (
+    DIRECTORY_WRITER,
+    EVENTS_WRITER,
+    Acting,
+    EventsCanceller,
+    EventsViewer,
+    EventsWriter,
+    Resolver,
+)
 from tocsin.api.documented import declared, links, problems
 from tocsin.api.drafts import Posted, posted
 from tocsin.api.limiting import counted
@@ -185,14 +193,15 @@ async def cancel_event_by_key(
 
 
 @routes.delete("/events/{event_id}", status_code=204, responses=problems(NotFound, TooLate))
-async def cancel_event(service: EventsViewer, actor: Acting, app_state: State, event_id: EventId) -> None:
+async def cancel_event(service: EventsCanceller, actor: Acting, app_state: State, event_id: EventId) -> None:
     """Cancel an event.
 
     No further recipients are notified. Returns 204, also for a cancelled event, and 409 if the event is delivered. A
     service can cancel its own events, and with the scope `operations` all events; then `reason` names the service.
     """
     operator = service.name if "operations" in service.scopes else None
-    await events.cancel(app_state.database, app_state.pubsub, event_id, _viewer(service), actor, operator)
+    viewer = Viewer(None if operator else service.name, service.company_id)
+    await events.cancel(app_state.database, app_state.pubsub, event_id, viewer, actor, operator)
 
 
 async def _all_or_none(
@@ -214,7 +223,8 @@ async def _all_or_none(
 
 
 def _viewer(service: ServiceCaller) -> Viewer:
-    return Viewer(None if "operations" in service.scopes else service.name, service.company_id)
+    sees_all = not service.scopes.isdisjoint({"operations", "operations:support"})
+    return Viewer(None if sees_all else service.name, service.company_id)
 
 
 def _skipped(event: Accepted) -> SkippedOfEvent:

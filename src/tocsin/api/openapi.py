@@ -89,12 +89,12 @@ PROBLEMS: tuple[Problem, ...] = (
 
 TAGS = {
     "events": "Events and their recipients. Requires a service token with the scope `events:write`;"
-    " with the scope `operations`, a service can see and cancel all events.",
+    " with the scope `operations`, a service can see and cancel all events, with `operations:support` see them.",
     "directory": "Users and teams. Requires a service token with the scope `directory:write`.",
     "notifications": "The caller's inbox. Requires a user token.",
     "devices": "The caller's phones and browsers. Requires a user token.",
     "operations": "Health, metrics and support. Health checks need no token; other operations require a service token"
-    " with the scope `operations`.",
+    " with the scope `operations`, which permits all of them, `operations:support` or `operations:read`.",
     "pushes": "The pushes that phones and browsers receive.",
 }
 """The tags, in the order of the document."""

@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from tocsin import audit, dead_letters, devices, event_status, explain, readiness
 from tocsin.api import answers
-from tocsin.api.auth import Acting, Operator
+from tocsin.api.auth import OPERATOR, Acting, OperationsViewer, Operator, Support
 from tocsin.api.directory import LIMITS
 from tocsin.api.documented import problems, text
 from tocsin.api.requests import (
@@ -67,7 +67,7 @@ async def readyz(watched: WatchedState) -> answers.ReadinessAnswer:
     response_class=PlainTextResponse,
     responses=text("text/plain", "The text format of Prometheus.", some='tocsin_jobs_due{lane="direct"} 0.0\n'),
 )
-async def metrics(service: Operator, watched: WatchedState) -> Response:  # noqa: ARG001 - any operator may ask
+async def metrics(service: OperationsViewer, watched: WatchedState) -> Response:  # noqa: ARG001 - any role may ask
     """Get metrics.
 
     The metrics of this process and of the queues, in the text format of Prometheus.
@@ -82,7 +82,7 @@ async def open_metrics(request: Request) -> Response:
 
 
 @routes.get("/operations/lanes")
-async def list_lanes(service: Operator, app_state: State) -> answers.Lanes:  # noqa: ARG001 - any operator may ask
+async def list_lanes(service: OperationsViewer, app_state: State) -> answers.Lanes:  # noqa: ARG001 - any role may ask
     """List lanes.
 
     Returns the lanes of pushes with their state. A lane is one provider, app and environment.
@@ -106,7 +106,7 @@ async def list_lanes(service: Operator, app_state: State) -> answers.Lanes:  # n
 
 @routes.get("/operations/dead-letters", responses=problems(LIMITS))
 async def list_dead_letters(
-    service: Operator, app_state: State, before: Before = None, limit: Limit = DEFAULT_LIST_LIMIT
+    service: OperationsViewer, app_state: State, before: Before = None, limit: Limit = DEFAULT_LIST_LIMIT
 ) -> answers.DeadLetters:
     """List dead letters.
 
@@ -119,11 +119,14 @@ async def list_dead_letters(
 @routes.post(
     "/operations/replay", responses=problems(field_error("events", "required_without", "is required if lane is absent"))
 )
-async def replay(service: Operator, actor: Acting, app_state: State, body: Replay) -> answers.ReplayedAnswer:  # noqa: ARG001 - any operator may
+async def replay(service: Support, actor: Acting, app_state: State, body: Replay) -> answers.ReplayedAnswer:
     """Requeue dead letters.
 
-    Requeues the jobs and pushes of events by their ids, or up to 10,000 pushes of a lane, the oldest first.
+    Requeues the jobs and pushes of events by their ids, or up to 10,000 pushes of a lane, the oldest first. A lane
+    requires the scope `operations`.
     """
+    if body.lane is not None:
+        OPERATOR.require(service)
     since = datetime.now(UTC) - dead_letters.KEPT
     done = await dead_letters.replay(app_state.database, app_state.pubsub, body.events, since, actor, body.lane)
     return answers.ReplayedAnswer.model_validate(done)
@@ -136,7 +139,7 @@ async def replay(service: Operator, actor: Acting, app_state: State, body: Repla
     ),
 )
 async def find_users(
-    service: Operator, app_state: State, search: Search, limit: Explained = DEFAULT_EXPLAINED
+    service: Support, app_state: State, search: Search, limit: Explained = DEFAULT_EXPLAINED
 ) -> answers.PeopleFound:
     """Find users.
 
@@ -152,7 +155,7 @@ async def find_users(
     responses=problems(NotFound, LIMITS, field_error("pushed", "in", "must be no")),
 )
 async def list_recipients(  # noqa: PLR0913, PLR0917 - the parameters of the operation
-    service: Operator,
+    service: Support,
     app_state: State,
     event_id: EventId,
     after: After = 0,
@@ -171,7 +174,7 @@ async def list_recipients(  # noqa: PLR0913, PLR0917 - the parameters of the ope
 
 
 @routes.get("/operations/users/{user_id}", responses=problems(NotFound))
-async def get_person(service: Operator, app_state: State, user_id: UserId) -> answers.Person:
+async def get_person(service: Support, app_state: State, user_id: UserId) -> answers.Person:
     """Get the state of a user.
 
     Returns whether the user is active, and the state of each device, to find out why pushes do not arrive.
@@ -184,7 +187,7 @@ async def get_person(service: Operator, app_state: State, user_id: UserId) -> an
     responses=problems(NotFound, field_error("since", "date", "must be a time in UTC, such as 2030-01-31 08:00:00")),
 )
 async def list_events_of_person(
-    service: Operator,
+    service: Support,
     app_state: State,
     user_id: UserId,
     since: Annotated[Moment, Query(description="only events since this time; default: 24 hours ago")] = None,
@@ -206,7 +209,7 @@ async def list_events_of_person(
         field_error("ending", "string_between", f"must be the last {devices.ENDING} characters of a token")
     ),
 )
-async def find_devices(service: Operator, app_state: State, ending: Ending) -> answers.DevicesFound:
+async def find_devices(service: Support, app_state: State, ending: Ending) -> answers.DevicesFound:
     """Find devices by the end of their token."""
     found = await devices.by_ending(app_state.database, ending, service.company_id, explain.MAX_EXPLAINED)
     return answers.DevicesFound.model_validate({"data": found})
@@ -214,7 +217,7 @@ async def find_devices(service: Operator, app_state: State, ending: Ending) -> a
 
 @routes.get("/operations/custom-notifications", responses=problems(LIMITS))
 async def list_custom_notifications(
-    service: Operator, app_state: State, before: Before = None, limit: Limit = DEFAULT_LIST_LIMIT
+    service: Support, app_state: State, before: Before = None, limit: Limit = DEFAULT_LIST_LIMIT
 ) -> answers.CustomNotifications:
     """List custom notifications.
 
@@ -246,7 +249,7 @@ async def list_audit(  # noqa: PLR0913, PLR0917 - the parameters of the operatio
 
 
 @routes.post("/operations/console", status_code=204)
-async def open_console(service: Operator, actor: Acting, app_state: State) -> None:  # noqa: ARG001 - any operator may
+async def open_console(service: OperationsViewer, actor: Acting, app_state: State) -> None:  # noqa: ARG001 - any role may
     """Record that the console was opened.
 
     The console calls this once for each token. The entry is in the audit log.

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from tocsin.auth.keys import Speaker
 from tocsin.errors import Unauthenticated
@@ -13,6 +13,11 @@ from tocsin.setting_types import Scope
 
 SCOPES: frozenset[str] = frozenset(get_args(Scope))
 """The scopes of services. A token with one of them is a service token."""
+
+Role = Literal["operator", "support", "viewer"]
+
+ROLES: Mapping[Role, Scope] = {"operator": "operations", "support": "operations:support", "viewer": "operations:read"}
+"""The roles of operators with their scopes. Each includes the permissions of those after it."""
 
 CLOCK_SKEW = 30
 """Seconds that the clock of the issuer may differ."""

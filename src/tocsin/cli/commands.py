@@ -167,16 +167,18 @@ app.command()(backups.upgrade)
 @app.command()
 def console(
     company_id: Annotated[int | None, typer.Option(min=1, max=MAX_ID, help="Show one company only.")] = None,
+    role: Annotated[Literal["operator", "support", "viewer"], typer.Option(help="What the link permits.")] = "operator",
     url: Url = None,
 ) -> None:
     """Print a link to the operators' console. Anyone who has the link can use it for one hour."""
+    from tocsin.auth.claims import ROLES
     from tocsin.auth.from_settings import signer_of
     from tocsin.auth.minting import mint_service
     from tocsin.cli.send import operations_url_of
 
     settings = read_settings()
     signer = signer_of(settings, "services")
-    made = mint_service(signer, "console", ["operations"], timedelta(hours=1), company_id)
+    made = mint_service(signer, "console", [ROLES[role]], timedelta(hours=1), company_id)
     say(f"{(url or operations_url_of(settings)).rstrip('/')}/console#token={made}")
 
 
@@ -278,7 +280,11 @@ def user(
 def service(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the service.")],
     scope: Annotated[
-        list[str], typer.Option(help="A scope: events:write, directory:write or operations. Can be repeated.")
+        list[str],
+        typer.Option(
+            help="A scope: events:write, directory:write, operations, operations:support or operations:read."
+            " Can be repeated."
+        ),
     ],
     company_id: Annotated[int | None, typer.Option(min=1, max=MAX_ID, help="Limit the token to one company.")] = None,
     expires: Expires = "1h",

@@ -26,7 +26,7 @@ from tocsin.api.keyring import Keyring
 from tocsin.api.middleware import Envelope, Shortcut
 from tocsin.api.proxies import Prefix, Proxies
 from tocsin.api.routes import ApiRoute, Handler, require_keys
-from tocsin.api.state import AppState, Watched
+from tocsin.api.state import Application, AppState, Watched
 from tocsin.errors import Problem
 
 BUSY = ("GET /notifications", "POST /events", "GET /notifications/stream")
@@ -113,8 +113,8 @@ def busy(routes: Iterable[BaseRoute]) -> dict[tuple[str, str], Handler]:
     }
 
 
-def _framework(app_state: AppState | Watched | None) -> FastAPI:
-    app = FastAPI(
+def _framework(app_state: AppState | Watched | None) -> Application:
+    app = Application(
         openapi_url=None,
         redirect_slashes=False,
         exception_handlers={
@@ -123,5 +123,5 @@ def _framework(app_state: AppState | Watched | None) -> FastAPI:
             Exception: errors.on_unexpected_error,
         },
     )
-    app.state.app_state = app_state
+    app.app_state = app_state
     return app

@@ -106,7 +106,7 @@ async def _caller_of(request: Request) -> UserCaller | ServiceCaller:
     except Unauthenticated:
         await count_refused_token(request)
         raise
-    request.state.caller = caller
+    request.scope["state"]["caller"] = caller
     await count_caller(request, caller)
     return caller
 

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from typing import Any
+from typing import Any, cast
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from tocsin.api.arriving import ARRIVING, COMPLETE
-from tocsin.api.middleware import ABORT
+from tocsin.api.middleware import ABORT, CYCLE
 from tocsin.errors import ContentType, TooLarge
 from tocsin.strict_json import parse_object
 
@@ -40,17 +40,34 @@ async def bytes_of(request: Request, limit: int) -> bytes:
 
     Raises `Unavailable` if too many large bodies are being processed.
     """
-    kept: bytes | None = getattr(request.state, "body", None)
-    if kept is not None:
-        return kept
+    state: dict[str, Any] = request.scope["state"]
+    if "body" in state:
+        return cast("bytes", state["body"])
+    cycle = request.scope.get(CYCLE)
+    is_complete = cycle and not cycle[0].more_body
+    state["body"] = body = await (_complete_body_of if is_complete else _arriving_body_of)(request, limit)
+    COMPLETE.take(state, len(body))
+    return body
+
+
+async def _complete_body_of(request: Request, limit: int) -> bytes:
+    """Return a body that has already arrived, as most have: without the cost of reading parts."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    body: bytes = message["body"]
+    if len(body) > limit:
+        raise TooLarge(limit)
+    return body
+
+
+async def _arriving_body_of(request: Request, limit: int) -> bytes:
     parts, size = [], 0
     with ARRIVING.body(request.scope.get(ABORT, _do_nothing)) as grown:
         async for part in parts_of(request, limit):
             parts.append(part)
             grown(size := size + len(part))
-        COMPLETE.take(request.scope["state"], size)
-    request.state.body = body = b"".join(parts)
-    return body
+    return b"".join(parts)
 
 
 def _do_nothing() -> None:

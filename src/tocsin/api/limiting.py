@@ -1,7 +1,7 @@
 """Rate limits of requests: what counts towards which limit, and the headers of responses."""
 
-import contextlib
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
@@ -19,6 +19,7 @@ NETWORK_BITS = 64
 """Bits of an IPv6 address that identify a customer of a network provider."""
 
 _MAX_ADDRESS_LENGTH = 100
+_NOT_COUNTED = nullcontext()
 
 
 async def count(request: Request, name: str, key: int | str, units: int = 1) -> Standing | None:
@@ -54,10 +55,15 @@ async def count_refused_token(request: Request) -> None:
     await count(request, "failed-auth", address_of(request.scope))
 
 
-@contextlib.asynccontextmanager
-async def counted(request: Request, name: str, key: int | str, units: int = 1) -> AsyncIterator[None]:
+def counted(request: Request, name: str, key: int | str, units: int = 1) -> AbstractAsyncContextManager[None]:
     """Count units for the effect of the block; give them back if it fails. Raises `RateLimited`."""
-    standing = await count(request, name, key, units) if units else None
+    is_counted = units and app_state_of(request).limits.of(name)
+    return _counted(request, name, key, units) if is_counted else _NOT_COUNTED
+
+
+@asynccontextmanager
+async def _counted(request: Request, name: str, key: int | str, units: int) -> AsyncIterator[None]:
+    standing = await count(request, name, key, units)
     try:
         yield
     except BaseException:

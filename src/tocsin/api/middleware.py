@@ -26,7 +26,7 @@ OF_EVERY_ANSWER = ((b"vary", b"Authorization"), (b"x-content-type-options", b"no
 ABORT = "tocsin.abort"
 """The key in the scope of a function that closes the connection at once."""
 
-ARRIVING = "tocsin.arriving"
+CYCLE = "tocsin.cycle"
 """The key in the scope of the request cycle, which shows whether the body is complete, and of the timeout per part."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
@@ -159,7 +159,7 @@ def _as_problem(error: Exception, request_id: str) -> Problem:
 
 def _in_time(scope: Scope, receive: Receive) -> Receive:
     """Return a `receive` that raises `Timeout` if a part of an incomplete body does not arrive in time."""
-    arriving = scope.get(ARRIVING)
+    arriving = scope.get(CYCLE)
     if arriving is None or not arriving[0].more_body:
         return receive
     is_whole = False

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tocsin.api.connections import Connections, Patience, is_reserved
 from tocsin.api.cors import EXPOSED
-from tocsin.api.middleware import ABORT, ARRIVING, OF_EVERY_ANSWER
+from tocsin.api.middleware import ABORT, CYCLE, OF_EVERY_ANSWER
 from tocsin.errors import HeadTooLarge, Malformed, Problem, Timeout, Unavailable
 from tocsin.notifications import to_json
 
@@ -176,7 +176,7 @@ class Protocol(HttpToolsProtocol):
             raise self._refusing(_FULL)
         self._in_head, self._framing, self._deadline = False, 0, inf
         super().on_headers_complete()
-        self.scope[ARRIVING] = (self.cycle, self._patience.body)  # type: ignore[literal-required]
+        self.scope[CYCLE] = (self.cycle, self._patience.body)  # type: ignore[literal-required]
         if is_extra:
             self.cycle.keep_alive = False
         elif version == "1.0" and self.parser.should_keep_alive():

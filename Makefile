@@ -33,7 +33,8 @@ units: .venv/ready ## only the tests that take milliseconds: without a database,
 fast: .venv/ready ## the tests without a browser, subprocesses, chaos and slow tests
 	$(PYTEST) -q -m "not (browser or processes or chaos or slow)" --hypothesis-profile fast
 
-soak: lint parts ## all tests, with many more rounds of the random ones (properties, chaos, fuzzing); takes hours
+soak: lint parts ## an hour of load whose use of memory, files and disk must level off; then all tests, with many more rounds
+	$(BIN)/python -m bench.soak
 	$(PYTEST) --hypothesis-profile soak
 
 coverage: .venv/ready parts ## all tests with a report of uncovered lines and branches, subprocesses included

@@ -42,7 +42,7 @@ async def main() -> None:
             async with _ready(outer / "data") as second:
                 await _use(second.running)
                 await asyncio.sleep(seconds)
-                return {"first": first.took, "second": second.took, **_memory(second.running.process.pid)}
+                return {"first": first.took, "second": second.took, **memory(second.running.process.pid)}
 
     found = await medians(rounds, one_round)
     first, second, total = found.pop("first"), found.pop("second"), found.pop("all")
@@ -76,20 +76,21 @@ async def _use(running: Service) -> None:
             await client.ask(running.get("/notifications", user=user))
 
 
-def _memory(root: int) -> dict[str, float]:
+def memory(root: int) -> dict[str, float]:
     """Return the MiB of a process and its descendants, in total (`all`) and by kind.
 
     What processes share is divided among them (the kernel's `Pss`).
     """
     sizes = Counter[str]()
-    for process in _tree(root):
+    for process in tree(root):
         kilobytes = _PSS.search((process / "smaps_rollup").read_text("ascii"))
         if kilobytes:
-            sizes[_name(process)] += int(kilobytes[1])
+            sizes[name_of(process)] += int(kilobytes[1])
     return {"all": sizes.total() / 1024, **{name: size / 1024 for name, size in sizes.most_common()}}
 
 
-def _tree(root: int) -> Iterator[Path]:
+def tree(root: int) -> Iterator[Path]:
+    """Yield the folders in /proc of a process and its descendants."""
     children: defaultdict[int, list[int]] = defaultdict(list)
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -104,7 +105,7 @@ def _parent(process: Path) -> int:
     return int((process / "stat").read_text("utf-8").rpartition(")")[2].split()[1])
 
 
-def _name(process: Path) -> str:
+def name_of(process: Path) -> str:
     """Return the kind of a process; PostgreSQL's processes name it in their command line."""
     words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
     if not words.startswith("postgres: "):

@@ -56,9 +56,9 @@ class Service:
         """Return the bytes of a back end's question what became of an event."""
         return self._request("GET", f"/events/{event_id}?wait={wait}", self._back_end(), b"")
 
-    def post(self, event: Mapping[str, Any]) -> bytes:
+    def post(self, event: Mapping[str, Any], **headers: str) -> bytes:
         """Return the bytes of a back end's request that posts an event."""
-        return self._request("POST", "/events", self._back_end(), json.dumps(event).encode())
+        return self._request("POST", "/events", self._back_end(), json.dumps(event).encode(), **headers)
 
     def post_batch(self, events: Sequence[Mapping[str, Any]]) -> bytes:
         """Return the bytes of a back end's request that posts many events."""
@@ -68,6 +68,14 @@ class Service:
         """Return the bytes of a back end's import of these lines."""
         headers = {"Content-Type": "application/x-ndjson"}
         return self._request("POST", "/directory/import", self._back_end(), lines, **headers)
+
+    def of_user(self, method: str, path: str, user: int, given: Any = None) -> bytes:
+        """Return the bytes of any request of a user."""
+        return self._request(method, path, self._of_user(user), b"" if given is None else json.dumps(given).encode())
+
+    def of_back_end(self, method: str, path: str, given: Any = None) -> bytes:
+        """Return the bytes of any request of a back end."""
+        return self._request(method, path, self._back_end(), b"" if given is None else json.dumps(given).encode())
 
     def _of_user(self, user: int) -> str:
         return mint_user(own_secret(self.data_dir), user, timedelta(hours=1))
@@ -120,10 +128,12 @@ def folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def started(data_dir: Path, variables: Mapping[str, str] | None = None) -> AsyncIterator[Service]:
+async def started(
+    data_dir: Path, variables: Mapping[str, str] | None = None, command: Sequence[str] = (str(_TOCSIN),)
+) -> AsyncIterator[Service]:
     """Start the service on a data folder, with further settings; yield it when it is ready, then stop it."""
     log = data_dir.with_name("log")
-    process = await _spawn(data_dir, log, variables or {})
+    process = await _spawn(data_dir, log, variables or {}, command)
     try:
         url = urlsplit(await _serving(process, log))
         yield Service(cast("str", url.hostname), cast("int", url.port), data_dir, process)
@@ -132,13 +142,15 @@ async def started(data_dir: Path, variables: Mapping[str, str] | None = None) ->
         _wait_for_the_end_of(data_dir / "postgres")
 
 
-async def _spawn(data_dir: Path, log: Path, variables: Mapping[str, str]) -> asyncio.subprocess.Process:
+async def _spawn(
+    data_dir: Path, log: Path, variables: Mapping[str, str], command: Sequence[str]
+) -> asyncio.subprocess.Process:
     given = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
     ours = {"TOCSIN_DATA_DIR": str(data_dir), "TOCSIN_PORT": "0", "TOCSIN_LOG_FORMAT": "json"}
     ours["TOCSIN_LIMIT_USER_REQUESTS"] = "none"  # few clients call as often as many
     with log.open("wb") as errors:
         return await asyncio.create_subprocess_exec(
-            _TOCSIN,
+            *command,
             "serve",
             env={**given, **ours, **variables},
             cwd=data_dir.parent,
@@ -189,14 +201,14 @@ class Client(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._answer: asyncio.Future[tuple[bytes, bytes]] = self._loop.create_future()
 
-    async def ask(self, request: bytes, status: bytes = b"200") -> bytes:
-        """Send a request and return the body of its answer; raises `RuntimeError` for any other status."""
+    async def ask(self, request: bytes, *expected: bytes) -> bytes:
+        """Send a request and return the body of its answer; raises `RuntimeError` for another status (b"200")."""
         self._answer = self._loop.create_future()
         self._transport.write(request)
         head, body = await self._answer
         self.head = head
-        if head[9:12] != status:
-            raise RuntimeError(f"not {status.decode()}: {head.decode()} {body.decode()}")
+        if head[9:12] not in (expected or (b"200",)):
+            raise RuntimeError(f"an unexpected answer: {head.decode()} {body.decode()}")
         return body
 
     def close(self) -> None:

@@ -135,7 +135,11 @@ async def replay(service: Support, actor: Acting, app_state: State, body: Replay
 @routes.get(
     "/operations/users",
     responses=problems(
-        field_error("search", "string_between", f"must have {MIN_SEARCH_LENGTH} to {MAX_SEARCH_LENGTH} characters")
+        field_error(
+            "search",
+            "string_between",
+            f"must have {MIN_SEARCH_LENGTH} to {MAX_SEARCH_LENGTH} characters, none of them NUL",
+        )
     ),
 )
 async def find_users(

@@ -106,17 +106,19 @@ def _cursor(text: str) -> UUID | None:
     return parsed_uuid(text)
 
 
+def _characters(text: str, least: int, most: int) -> str:
+    """Return a text of this length without NUL, which PostgreSQL does not accept."""
+    if not least <= len(text) <= most or "\0" in text:
+        raise refusal("string_between", f"must have {least} to {most} characters, none of them NUL")
+    return text
+
+
 def _caller(text: str) -> str | None:
-    if len(text) > MAX_CALLER_LENGTH or "\0" in text:
-        raise refusal("string_between", f"must have 1 to {MAX_CALLER_LENGTH} characters")
-    return text or None
+    return _characters(text, 1, MAX_CALLER_LENGTH) if text else None
 
 
 def _searched(text: str) -> str:
-    words = " ".join(text.split())
-    if not MIN_SEARCH_LENGTH <= len(words) <= MAX_SEARCH_LENGTH:
-        raise refusal("string_between", f"must have {MIN_SEARCH_LENGTH} to {MAX_SEARCH_LENGTH} characters")
-    return words
+    return _characters(" ".join(text.split()), MIN_SEARCH_LENGTH, MAX_SEARCH_LENGTH)
 
 
 def _ending(text: str) -> str:

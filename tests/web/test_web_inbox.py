@@ -352,25 +352,27 @@ class TestChanges:
 
     async def test_failed_deletion_restores_only_its_notification(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two", "Three")
+        await stop_clock(window)
         answer = asyncio.Event()
-        [*_, one] = await windows.host.service.ids(1)
+        [three, *_] = await windows.host.service.ids(1)
 
         async def fails(route: Route) -> None:
-            if route.request.method != "DELETE" or one not in route.request.url:
+            if route.request.method != "DELETE" or three not in route.request.url:
                 await route.fallback()
                 return
             await answer.wait()
             await route.fulfill(status=503, headers=ALLOWED)
 
         await windows.context.route("**/notifications/*", fails)
-        for message in ("One", "Two"):
+        for message in ("Three", "Two"):  # from the top: the toast is over the last row
             await window.row(message).hover()
             await window.row(message).get_by_role("button", name="Delete").click()
         await window.page.keyboard.press("Escape")
         await settles(windows.host.service, "Three", "One")
         await notify(windows.host.service, "Four")
         await window.open()
-        assert await texts(window) == ["Four", "Three"]
+        await expect(window.rows).to_have_count(2)
+        assert await texts(window) == ["Four", "One"]
         await expect(window.badge).to_have_text("2")
         answer.set()
         await expect(window.part("toast")).to_have_text("That could not be deleted.")
@@ -449,6 +451,7 @@ class TestChanges:
     @pytest.mark.parametrize("way", ["close", "leave", "mark"])
     async def test_next_action_sends_pending_mark_all_as_read(self, windows: Windows, way: str) -> None:
         window = await opened(windows, "One", "Two")
+        await stop_clock(window)
         await window.button("Mark all as read").click()
         await expect(window.badge).to_be_hidden()
         if way == "close":
@@ -456,9 +459,9 @@ class TestChanges:
         elif way == "leave":
             await window.go("/plain")
         else:
-            await window.row("One").hover()
-            await window.row("One").get_by_role("button", name="Mark as unread").click()
-        await settles(windows.host.service, *(["One"] if way == "mark" else []))
+            await window.row("Two").hover()  # the first row: the toast is over the last one
+            await window.row("Two").get_by_role("button", name="Mark as unread").click()
+        await settles(windows.host.service, *(["Two"] if way == "mark" else []))
 
     async def test_read_notification_stays_in_unread_tab_until_tab_changes(self, windows: Windows) -> None:
         window = await opened(windows, "One", "Two")

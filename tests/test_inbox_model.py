@@ -1,6 +1,5 @@
 """Property tests: the inbox and the directory agree with a small model after any operations."""
 
-import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,20 +11,15 @@ from hypothesis import strategies as st
 
 from tests.support.database import url_for, wipe
 from tests.support.events import in_future
+from tests.support.inboxes import MARKS, Follower, Step, listed, own_id, read_times, step, whiches
 from tests.support.properties import at_most
 from tests.support.service import Api
 from tocsin.postgres.supervisor import Embedded
-
-Step = tuple[str, dict[str, Any]]
 
 USERS, TEAMS, COMPANIES = (1, 2, 3, 4), (1, 2, 3), (1, 2)
 KEYS = ("a", "b/ä")
 PHONES = ("aa" * 32, "bb" * 32, "cc" * 32)
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
-
-
-def own_id(number: int) -> str:
-    return f"{number:08x}-0000-4000-8000-000000000000"
 
 
 # --- The model -------------------------------------------------------------------------------------------------------
@@ -213,78 +207,6 @@ class Model:
     def listed(self, user: int) -> list[tuple[str, bool]]:
         inbox = self.people[user].inbox
         return [(id_, what == "read") for id_, what in reversed(inbox.items()) if what != "deleted"]
-
-
-# --- A client that follows the changes ------------------------------------------------------------------------------
-
-
-class Follower:
-    """Follows an inbox by its changes alone, starting empty."""
-
-    def __init__(self, api: Api, user: int, cursor: str) -> None:
-        self.api, self.user, self.cursor = api, user, cursor
-        self.read: dict[str, bool] = {}
-
-    @classmethod
-    async def of(cls, api: Api, user: int) -> "Follower":
-        answer = await api.as_user(user, "GET", "/notifications/changes")
-        return cls(api, user, answer.json()["cursor"])
-
-    async def follow(self) -> int:
-        """Catch up, and return how many are unread."""
-        more = True
-        while more:
-            answer = await self.api.as_user(self.user, "GET", f"/notifications/changes?since={self.cursor}")
-            assert answer.status_code == 200, answer.text
-            found = answer.json()
-            assert "resync" not in found
-            for change in found["data"]:
-                self.apply(change["event"], change["data"])
-            self.cursor, more = found["cursor"], found["more"]
-        unread: int = found["unread"]
-        return unread
-
-    def apply(self, event: str, data: dict[str, Any]) -> None:
-        if event == "notification":
-            self.read[data["id"]] = data["read"]
-        elif event == "deleted":
-            self.read.pop(data["id"], None)
-        else:
-            for id_ in self.meant(data):
-                if id_ in self.read:
-                    self.read[id_] = event == "read"
-
-    def meant(self, data: dict[str, Any]) -> list[str]:
-        if "all" not in data:
-            return data.get("ids") or [data["id"]]
-        known = list(self.read)
-        return known[: known.index(data["up_to"]) + 1] if data["up_to"] else []
-
-    def listed(self) -> list[tuple[str, bool]]:
-        return list(reversed(self.read.items()))
-
-
-async def listed(api: Api, user: int) -> list[tuple[str, bool]]:
-    """Return the ids of an inbox, newest first, and whether they are read; all counts are right."""
-    page, unread = await api.inbox(user, "?per_page=100"), await api.inbox(user, "?per_page=100&show=unread")
-    found = [(entry["id"], entry["read"]) for entry in page["data"]]
-    assert all(entry["read"] == (entry["read_at"] is not None) for entry in page["data"])
-    assert [(entry["id"], entry["read"]) for entry in unread["data"]] == [each for each in found if not each[1]]
-    assert counts(page) == (len(found), len(unread["data"]))
-    assert counts(unread) == (len(unread["data"]), len(unread["data"]))
-    return found
-
-
-def counts(page: dict[str, Any]) -> tuple[int, int]:
-    return page["pagination"]["total"], page["pagination"]["unread"]
-
-
-async def read_times(api: Api, user: int) -> dict[str, Any]:
-    """Return when each was read, to the microsecond, which no response contains."""
-    rows = await api.app_state.database.rows(
-        "select event_id, read_at from inbox where user_id = $1 and read_at is not null and deleted_at is null", user
-    )
-    return {str(row["event_id"]): row["read_at"] for row in rows}
 
 
 # --- One step after the other ---------------------------------------------------------------------------------------
@@ -475,21 +397,15 @@ class World:
                 assert (await self.user(200, user, "GET", f"/changes?since={cursor}"))["resync"] is True
 
 
-MARKS = {"read": ("PUT", "/read"), "unread": ("PUT", "/unread"), "deleted": ("DELETE", "")}
-
 users, teams, companies = st.sampled_from(USERS), st.sampled_from(TEAMS), st.sampled_from(COMPANIES)
 few_users = st.lists(users, max_size=3, unique=True)
-phones, whiches = st.sampled_from(PHONES), st.integers(0, 8)
+phones = st.sampled_from(PHONES)
 bound, seldom_bound = st.none() | companies, st.sampled_from([None, None, None, 1])
 
 
 def notify(most: int) -> st.SearchStrategy[dict[str, list[int]]]:
     named, of_teams = st.lists(users, max_size=most, unique=True), st.lists(teams, max_size=most, unique=True)
     return st.fixed_dictionaries({"users": named, "teams": of_teams, "except": st.lists(users, max_size=1)})
-
-
-def step(name: str, **given_: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
-    return st.tuples(st.just(name), st.fixed_dictionaries(given_))
 
 
 def post(**given_: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
@@ -569,95 +485,3 @@ async def test_inbox_matches_the_model_after_many_operations(
     busy_service: Api, server: Embedded, steps: list[Step]
 ) -> None:
     await agree(busy_service, server, steps)
-
-
-# --- Concurrent operations -------------------------------------------------------------------------------------------
-
-RACING = st.one_of(
-    step("mark", which=whiches, what=st.sampled_from(list(MARKS))),
-    step("read_all", which=st.none() | whiches),
-    step("read_some", some=st.lists(whiches, min_size=1, max_size=4)),
-    step("arrive", which=st.integers(6, 11)),
-)
-races = st.lists(st.none() | RACING, min_size=12, max_size=12).map(lambda some: [each for each in some if each])
-
-
-class Client:
-    """One of the concurrent clients of the inbox of user 1; records the results of its requests."""
-
-    def __init__(self, api: Api) -> None:
-        self.api = api
-        self.done: dict[str, set[str]] = {"read": set(), "unread": set(), "deleted": set(), "arrived": set()}
-
-    async def run(self, steps: Sequence[Step]) -> None:
-        for name, given_ in steps:
-            await getattr(self, name)(**given_)
-
-    async def perform(self, method: str, path: str, **more: Any) -> bool:
-        answer = await self.api.as_user(1, method, f"/notifications{path}", **more)
-        assert answer.status_code in {204, 404, 410, 422}, answer.text
-        return answer.status_code == 204
-
-    async def mark(self, which: int, what: str) -> None:
-        method, path = MARKS[what]
-        if await self.perform(method, f"/{own_id(which)}{path}"):
-            self.done[what].add(own_id(which))
-
-    async def read_all(self, which: int | None) -> None:
-        await self.perform("PUT", "/read", **({} if which is None else {"json": {"up_to": own_id(which)}}))
-
-    async def read_some(self, some: list[int]) -> None:
-        assert await self.perform("PUT", "/read", json={"ids": [own_id(which) for which in some]})
-
-    async def arrive(self, which: int) -> None:
-        event = {"type": "custom", "notify": {"users": [1]}, "params": {"body": "x"}, "id": own_id(which)}
-        answer = await self.api.as_service("POST", "/events", json=event)
-        assert answer.status_code == 202, answer.text
-        self.done["arrived"].add(own_id(which))
-
-
-async def follow_until(follower: Follower, end: asyncio.Event) -> None:
-    while not end.is_set():
-        await follower.follow()
-
-
-async def race(first: Client, second: Client, follower: Follower, steps: tuple[list[Step], list[Step]]) -> None:
-    """Run the steps of both concurrently, with a follower, until all posted events are delivered."""
-    end = asyncio.Event()
-    following = asyncio.create_task(follow_until(follower, end))
-    try:
-        await asyncio.gather(first.run(steps[0]), second.run(steps[1]))
-    finally:
-        end.set()
-        await following
-    for id_ in first.done["arrived"] | second.done["arrived"]:
-        answer = await first.api.as_service("GET", f"/events/{id_}?wait=30")
-        assert answer.json()["state"] == "delivered"
-
-
-@pytest.mark.slow
-@at_most(20, soak=300)
-@given(read=st.sets(st.integers(0, 5)), steps=st.tuples(races, races))
-async def test_concurrent_operations_keep_the_inbox_consistent(
-    busy_service: Api, server: Embedded, read: set[int], steps: tuple[list[Step], list[Step]]
-) -> None:
-    await wipe(url_for(server, "busy"))
-    await busy_service.people(1)
-    follower = await Follower.of(busy_service, 1)
-    start = follower.cursor
-    first, second = Client(busy_service), Client(busy_service)
-    await first.run([("arrive", {"which": which}) for which in range(6)])
-    await busy_service.as_service("GET", f"/events/{own_id(5)}?wait=30")
-    await first.run([("mark", {"which": which, "what": "read"}) for which in sorted(read)])
-    before = await read_times(busy_service, 1)
-    await race(first, second, follower, steps)
-    found = await listed(busy_service, 1)
-    for each in (follower, Follower(busy_service, 1, start)):
-        assert await each.follow() == sum(not read for _, read in found)
-        assert each.listed() == found
-    arrived, deleted, unread = (first.done[what] | second.done[what] for what in ("arrived", "deleted", "unread"))
-    assert {id_ for id_, _ in found} == arrived - deleted
-    after = await read_times(busy_service, 1)
-    assert {id_: after.get(id_) for id_ in before.keys() - deleted - unread} == {
-        id_: at for id_, at in before.items() if id_ not in deleted | unread
-    }

@@ -37,8 +37,8 @@ from tocsin_phones import Phones
 
 PEOPLE = 500
 TEAM, MEMBERS = 1, 200
-TOKENS = 4
-"""Tokens of phones of a user, of which some are registered at a time."""
+TOKENS = 2
+"""Tokens of phones of a user. Half of all are registered at the start, and as many in the end."""
 
 SEEN = 20
 """Ids of notifications of a user that the marks choose from."""
@@ -278,7 +278,7 @@ class Soak:
 
     def _phone(self) -> tuple[int, str]:
         user = self._user()
-        return user, f"{user:08x}{self.random.randrange(TOKENS):02x}".rjust(64, "a")
+        return user, f"{user:062x}{self.random.randrange(TOKENS):02x}"
 
     operations: Mapping[Callable[["Soak", Client], Awaitable[None]], int] = {
         post: 30,
@@ -293,7 +293,7 @@ class Soak:
         delete: 6,
         read_all: 2,
         register: 3,
-        detach: 1,
+        detach: 2,
         lose: 1,
         prefer: 1,
         import_some: 1,
@@ -351,6 +351,12 @@ _TABLES = """
 select relname as name, pg_table_size(relid) as heap, pg_indexes_size(relid) as indexes,
        n_live_tup as live, n_dead_tup as dead
 from pg_stat_user_tables where schemaname = 'tocsin'
+"""
+
+_PHONES = """
+insert into devices (token, user_id, type, provider, environment, app)
+select lpad(to_hex(id), 62, '0') || '00', id, 'iOS', 'apns', 'production', 'default'
+from generate_series($1::int, $2::int) as named (id)
 """
 
 _OLDEST = """
@@ -427,6 +433,7 @@ async def soaking(day: float, seed: int) -> AsyncIterator[Soak]:
         connection = await stack.enter_async_context(database(running))
         people = await fill.users(connection, PEOPLE)
         await fill.team(connection, TEAM, people[:MEMBERS])
+        await connection.execute(_PHONES, people.start, people.stop - 1)
         yield Soak(running, phones, connection, people, seed)
 
 

@@ -5,23 +5,29 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from html.parser import HTMLParser
 from typing import Any, NamedTuple
 
+import httpx
 import jwt
 from pydantic_core import PydanticCustomError
 
 from tests.support import imports
 from tests.support.events import SAMPLES
+from tests.support.issuer import jwks, pair
 from tocsin.api.drafts import posted
 from tocsin.api.requests import integer, subject_of
 from tocsin.auth.claims import SCOPES, ServiceCaller, UserCaller
+from tocsin.auth.keys import ALL_SPEAKERS, of_jwks
 from tocsin.auth.tokens import Verifier, bearer_of
 from tocsin.catalogue import Catalogue
+from tocsin.catalogue.rendering import has_only_allowed_tags
 from tocsin.errors import FieldError, Invalid, Malformed, Unauthenticated
 from tocsin.ids import MAX_ID, parsed_uuid
 from tocsin.inbox import cursor_of, position_in
 from tocsin.notifications import moment_of, to_json
 from tocsin.preferences import Operator, changes_of, merged
+from tocsin.push.channels.web_push import SERVICES, check_subscription, endpoint_of
 from tocsin.push.device_formats import PHONES
 from tocsin.strict_json import parse_object
 from tocsin.transfer.lines import Line, LineParser
@@ -156,6 +162,57 @@ def preferences(data: bytes) -> None:
             made.decide(kind, "push", now)
 
 
+class _Tags(HTMLParser):
+    """Records what a browser would make of HTML, but for text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.others: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if attrs or tag not in {"p", "strong", "em", "br"}:
+            self.others.append(tag)
+
+    def handle_comment(self, data: str) -> None:
+        self.others.append(data)
+
+    def handle_decl(self, decl: str) -> None:
+        self.others.append(decl)
+
+    def handle_pi(self, data: str) -> None:
+        self.others.append(data)
+
+
+def html(data: bytes) -> None:
+    """HTML with only the allowed tags has no others for another parser."""
+    text = data.decode("utf-8", "replace")
+    if has_only_allowed_tags(text):
+        tags = _Tags()
+        tags.feed(text)
+        tags.close()
+        assert tags.others == []
+
+
+def endpoints(data: bytes) -> None:
+    """An endpoint that is accepted leads another parser to a known host, too."""
+    text = data.decode("utf-8", "replace")
+    if not any(field == "endpoint" for field, _ in check_subscription(text, "", "")):
+        for url in (httpx.URL(text), httpx.URL(endpoint_of(text))):
+            assert (url.scheme, url.port, url.userinfo, url.fragment) == ("https", None, b"", "")
+            assert url.host in SERVICES or url.host[url.host.index(".") :] in SERVICES
+        assert endpoint_of(endpoint_of(text)) == endpoint_of(text)
+
+
+def key_sets(data: bytes) -> None:
+    """A key set has public keys for signatures, or is refused."""
+    with suppress(ValueError, Malformed):
+        for key in of_jwks(data, ALL_SPEAKERS):
+            assert key.algorithms
+            assert "none" not in key.algorithms
+            assert key.is_published
+            assert not hasattr(key.material, "private_numbers")
+
+
 def _json(*values: Any) -> list[bytes]:
     return [json.dumps(value).encode() for value in values]
 
@@ -202,6 +259,15 @@ PARSERS = {
             imports.notification(1, read=True),
         ),
     ),
+    "html": Parser(html, [b"<p><strong>A</strong> &amp; b<br><em>c</em></p>", b"a &lt; b"]),
+    "endpoints": Parser(
+        endpoints,
+        [
+            b"https://fcm.googleapis.com/fcm/send/c0ffee",
+            b"https://Updates.push.services.mozilla.com:443/wpush/v2/a-b?c=d",
+        ],
+    ),
+    "key sets": Parser(key_sets, [jwks(*(pair(name) for name in ("ES256", "RS256", "EdDSA")))]),
     "preferences": Parser(
         preferences,
         _json(

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from tests.support.backups import Archiving, archiving, value
+from tests.support.backups import Archiving, archiving
+from tests.support.database import value
 from tests.support.places import short_path
 from tests.support.waiting import until
 from tocsin import archiving as archive_of_log

@@ -6,9 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from tests.support.backups import value
 from tests.support.commands import refusal
-from tests.support.database import url_for
+from tests.support.database import url_for, value
 from tests.support.events import custom, in_future, note, post
 from tests.support.servers import own_server
 from tests.support.service import Api, settings_for

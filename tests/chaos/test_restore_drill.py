@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.backups import archived, value
+from tests.support.backups import archived
+from tests.support.database import value
 from tests.support.disks import Disk, data_disk
 from tests.support.ledger import Ledger, Load, Population, compare, compare_pages, drained
 from tests.support.processes import TOCSIN, Program, kill_postgres, random_source

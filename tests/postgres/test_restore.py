@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.backups import Archiving, archived, archiving, noted, nothing, value
+from tests.support.backups import Archiving, archived, archiving, noted, nothing
 from tests.support.commands import TOCSIN, refusal
 from tests.support.commands import run as run_command
+from tests.support.database import value
 from tests.support.events import custom, post
 from tests.support.places import short_path
 from tests.support.service import SECRET, Api

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.backups import noted, nothing, value
+from tests.support.backups import noted, nothing
 from tests.support.commands import TOCSIN, refusal
 from tests.support.commands import run as run_command
+from tests.support.database import value
 from tests.support.places import short_path
 from tests.support.processes import postgres_of
 from tests.support.waiting import until

@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tests.support.database import value
 from tests.support.waiting import until
 from tocsin.db.migrate import migrate
-from tocsin.db.pool import connect
 from tocsin.postgres.archive import Archive
 from tocsin.postgres.backup import Backup, Source, back_up
 from tocsin.postgres.binaries import installed
@@ -82,11 +82,3 @@ async def archived(url: str) -> None:
 async def _has_archived(url: str, wanted: str) -> bool:
     last: str | None = await value(url, "select substr(last_archived_wal, 1, 24) from pg_stat_archiver")
     return last is not None and last >= wanted
-
-
-async def value(url: str, statement: str, *arguments: Any) -> Any:
-    connection = await connect(url)
-    try:
-        return await connection.fetchval(statement, *arguments)
-    finally:
-        await connection.close()

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from tests.support.service import Api
 from tocsin.db.errors import DRIVER_ERRORS
@@ -88,6 +89,14 @@ async def _session(url: str) -> Connection:
     except (KeyError, *DRIVER_ERRORS):
         _sessions[url] = await connect(url)
     return _sessions[url]
+
+
+async def value(url: str, statement: str, *arguments: Any) -> Any:
+    connection = await connect(url)
+    try:
+        return await connection.fetchval(statement, *arguments)
+    finally:
+        await connection.close()
 
 
 async def waiting_at(dba: Connection, table: str) -> list[int]:

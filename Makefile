@@ -9,7 +9,7 @@ BIN := .venv/bin
 UV := .uv/bin/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check units fast soak coverage lint bench sbom docs screenshots web format lock schema parts clean
+.PHONY: help demo test check units fast chaos soak coverage lint bench sbom docs screenshots web format lock schema parts clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,6 +32,11 @@ units: .venv/ready ## only the tests that take milliseconds: without a database,
 
 fast: .venv/ready ## the tests without a browser, subprocesses, chaos and slow tests
 	$(PYTEST) -q -m "not (browser or processes or chaos or slow)" --hypothesis-profile fast
+
+# FAULTS="power-cut worker-killed": only these. MINUTES: for all faults together. SEED: repeats a run.
+chaos: .venv/ready parts ## make every fault under load for half an hour, and write the table of what it did into the docs
+	$(BIN)/pytest -q tests/chaos -m scenario --faults "$(FAULTS)" --minutes $(or $(MINUTES),30) $(if $(FAULTS),,--write-faults)
+	$(if $(FAULTS),,$(BIN)/pytest -q tests/api/test_schemathesis.py --hypothesis-profile chaos)
 
 soak: lint parts ## an hour of load whose use of memory, files and disk must level off; then all tests, with many more rounds
 	$(BIN)/python -m bench.soak

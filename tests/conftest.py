@@ -23,6 +23,7 @@ from tocsin_phones import Phones
 
 hypothesis.settings.register_profile("fast", max_examples=10, deadline=None)  # timings never decide a test
 hypothesis.settings.register_profile("test", deadline=None)
+hypothesis.settings.register_profile("chaos", deadline=None)
 hypothesis.settings.register_profile("soak", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile("test")
 

@@ -1,6 +1,7 @@
 """Schemathesis finds no response that the OpenAPI document lacks."""
 
 import asyncio
+import re
 import sys
 from pathlib import Path
 
@@ -8,14 +9,16 @@ import pytest
 
 from tests.support.events import custom, note
 from tests.support.processes import random_source
-from tests.support.properties import rounds
+from tests.support.properties import CHAOS, rounds
 from tests.support.service import HOUR, SECRET, Api, at_rest
 from tocsin.auth.minting import mint_service, mint_user
 
 PROGRAM = Path(sys.executable).with_name("schemathesis")
-EXAMPLES = rounds(8, soak=300)
-"""Requests that the fuzzer generates per operation and phase; `make soak` sets a higher number."""
-LONGEST = rounds(300, soak=3600)
+EXAMPLES = 1000 if CHAOS else rounds(8, soak=300)
+"""Requests that the fuzzer generates per operation and phase; `make soak` and `make chaos` set a higher number."""
+LONGEST = rounds(3600 if CHAOS else 300, soak=3600)
+CASES = 25_000 if CHAOS else 100
+"""Requests per caller at least."""
 
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 
@@ -74,3 +77,4 @@ async def test_schemathesis_finds_no_undocumented_response(api: Api, tmp_path: P
     )
     told, _ = await asyncio.wait_for(running.communicate(), LONGEST)
     assert running.returncode == 0, told.decode()
+    assert int(re.findall(r"(\d+) generated", told.decode())[-1]) >= CASES

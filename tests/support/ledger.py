@@ -6,6 +6,7 @@ import json
 import random
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any, Self
 import asyncpg
 import httpx
 
+from tests.support.database import value
 from tests.support.service import HOUR, SECRET
 from tests.support.waiting import until
 from tocsin.auth.minting import mint_service, mint_user
@@ -27,7 +29,13 @@ SLOWEST = 90.0
 
 POSTERS = 6
 PAUSE_OF_CROWDS = (0.1, 0.5)
-READERS = range(1, 21)
+READERS = (1, *range(5, 21))
+PHONES = range(21, 121)
+"""Users with an iPhone; none of them reads."""
+
+FOLLOWERS = range(2, 5)
+"""Users with an open stream, who mark and delete what they see."""
+
 
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 _BROKEN = (OSError, asyncio.IncompleteReadError, TimeoutError)
@@ -78,6 +86,17 @@ class Population:
             await connection.execute("insert into members select $1, unnest($2::int[])", team, members)
         await connection.close()
 
+    async def give_phones(self, url: str) -> None:
+        """Give those who have a phone one each; its token is the number of the user."""
+        connection = await connect(url)
+        await connection.execute(
+            "insert into devices (token, user_id, type, provider, environment, app)"
+            " select lpad(to_hex(n), 64, '0'), n, 'iOS', 'apns', 'production', 'default'"
+            " from unnest($1::int[]) n",
+            list(PHONES),
+        )
+        await connection.close()
+
     def recipients(self, post: Post) -> list[int]:
         """All recipients, once each, ordered by id."""
         return sorted({*post.users, *(user for team in post.teams for user in self.teams[team])})
@@ -96,6 +115,9 @@ class Ledger:
     cancelled: set[str] = field(default_factory=set)
     too_late: set[str] = field(default_factory=set)
     answers: Counter[str] = field(default_factory=Counter)
+    accepted_at: float | None = None
+    longest_gap: float = 0.0
+    """The longest time in seconds without a 202."""
 
     def write(self, users: Sequence[int], teams: Sequence[int] = (), **more: str) -> Post:
         """Record what a client is about to post."""
@@ -108,6 +130,9 @@ class Ledger:
         """Record that these were answered with 202."""
         self.accepted.update(zip(ids, (post.words for post in posts), strict=True))
         self.unsure.difference_update(post.words for post in posts)
+        now = time.monotonic()
+        self.longest_gap = max(self.longest_gap, now - (self.accepted_at or now))
+        self.accepted_at = now
 
     def __str__(self) -> str:
         """Count."""
@@ -116,23 +141,33 @@ class Ledger:
 
 
 class Load:
-    """Clients that post and read at `address()`, which may change, for as long as the block runs."""
+    """Clients that post and read at `address()`, which may change, for as long as the block runs.
+
+    `pause` are the seconds between two posts of one client: 0 for as many as the service takes.
+    """
 
     def __init__(
-        self, ledger: Ledger, population: Population, dice: random.Random, address: Callable[[], tuple[str, int]]
+        self,
+        ledger: Ledger,
+        population: Population,
+        dice: random.Random,
+        address: Callable[[], tuple[str, int]],
+        pause: float = 0.0,
     ) -> None:
         self.ledger = ledger
         self._population = population
         self._dice = dice
         self._address = address
+        self._pause_of_posts = pause
         self._stopping = asyncio.Event()
         self._clients: list[asyncio.Task[None]] = []
+        self._unanswered: Post | None = None
         self._service = mint_service(SECRET, "crm", ["events:write"], HOUR)
         self._users = [mint_user(SECRET, user, HOUR) for user in READERS]
 
     async def __aenter__(self) -> Self:
         steps = [*[self._post_to_few] * POSTERS, self._post_to_a_crowd, self._read_all]
-        steps += [self._post_batch, self._post_under_a_key, self._post_and_cancel]
+        steps += [self._post_batch, self._post_under_a_key, self._post_and_cancel, self._post_until_answered]
         self._clients = [asyncio.create_task(self._keep(step)) for step in steps]
         return self
 
@@ -169,10 +204,12 @@ class Load:
     async def _post_to_few(self, line: "_Line") -> None:
         users = [self._dice.randint(1, 300) for _ in range(self._dice.choice((1, 1, 1, 1, 2, 5)))]
         await self._post(line, users, self._dice.sample(self._population.small, self._dice.choice((0, 0, 0, 1, 2))))
+        if self._pause_of_posts:
+            await self._pause(self._dice.uniform(0, 2 * self._pause_of_posts))
 
     async def _post_to_a_crowd(self, line: "_Line") -> None:
         await self._post(line, [self._dice.randint(1, 300)], [self._dice.choice(self._population.crowds)])
-        await self._pause(self._dice.uniform(*PAUSE_OF_CROWDS))
+        await self._pause(self._dice.uniform(*PAUSE_OF_CROWDS) + 20 * self._pause_of_posts)
 
     async def _read_all(self, line: "_Line") -> None:
         await line.ask("PUT", "/notifications/read", self._dice.choice(self._users))
@@ -200,6 +237,17 @@ class Load:
             if cancelled is not None:
                 (self.ledger.too_late if cancelled else self.ledger.cancelled).add(id_)
 
+    async def _post_until_answered(self, line: "_Line") -> None:
+        """Post, and repeat the request with its `Idempotency-Key` until there is an answer, also over a new line."""
+        if self._unanswered is None:
+            self._unanswered = self.ledger.write(self._few())
+        post = self._unanswered
+        answer = await self._ask(line, "POST", "/events", _event(post), f"Idempotency-Key: {post.words}\r\n")
+        if answer:
+            self.ledger.accept([answer["id"]], [post])
+            self._unanswered = None
+        await self._pause(0.03)
+
     def _few(self) -> list[int]:
         return [self._dice.randint(1, 300) for _ in range(self._dice.choice((1, 1, 2)))]
 
@@ -214,11 +262,11 @@ class Load:
         self.ledger.accept([id_], [post])
         return id_
 
-    async def _ask(self, line: "_Line", method: str, path: str, body: Any = None) -> Any:
+    async def _ask(self, line: "_Line", method: str, path: str, body: Any = None, headers: str = "") -> Any:
         """Return the response, None if the service could not answer."""
         sent = b"" if body is None else json.dumps(body).encode()
         try:
-            status, told = await line.ask(method, path, self._service, sent)
+            status, told = await line.ask(method, path, self._service, sent, headers)
         except _BROKEN as error:
             self.ledger.answers[type(error).__name__] += 1
             raise
@@ -241,10 +289,10 @@ class _Line:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
-    async def ask(self, method: str, path: str, token: str, body: bytes = b"") -> tuple[int, bytes]:
+    async def ask(self, method: str, path: str, token: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
         """Return the status and body of the answer; raises one of `_BROKEN`."""
         head = (
-            f"{method} {path} HTTP/1.1\r\nHost: tocsin\r\nAuthorization: Bearer {token}\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: tocsin\r\nAuthorization: Bearer {token}\r\n{headers}"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         async with asyncio.timeout(SLOWEST):
@@ -264,7 +312,7 @@ async def drained(url: str, seconds: float = 180) -> None:
         async with asyncio.timeout(seconds):
             while left != 0:
                 with contextlib.suppress(*DRIVER_ERRORS):
-                    left = await _value(url, "select count(*) from jobs")
+                    left = await value(url, "select count(*) from jobs")
                 await asyncio.sleep(0.05)
     except TimeoutError:
         jobs = await _rows(url, "select j.*, w.seen_at from jobs j left join workers w on w.id = j.worker_id limit 5")
@@ -277,6 +325,31 @@ def _event(post: Post, ahead: float = 0) -> dict[str, Any]:
     key = {"key": post.key} if post.key else {}
     notify = {"users": post.users, "teams": post.teams}
     return {"type": "custom", "notify": notify, "params": {"body": post.words}, **key, **due}
+
+
+async def tally(ledger: Ledger, population: Population, url: str) -> tuple[int, int]:
+    """Return how many notifications that were promised are missing, and how many are there twice or unasked."""
+    words, stopped = await _stored(url), await _stopped(url)
+    lost = len(ledger.accepted.keys() - words.keys())
+    doubled = len(words) - len(set(words.values()))
+    told = {id_: said for id_, said in words.items() if id_ not in stopped and said in ledger.posts}
+    due = Counter((id_, user) for id_, said in told.items() for user in population.recipients(ledger.posts[said]))
+    found = Counter(
+        (row["id"], row["user_id"]) for row in await _rows(url, "select event_id::text as id, user_id from inbox")
+    )
+    return lost + (due - found).total(), doubled + (found - due).total()
+
+
+async def promised_pushes(ledger: Ledger, population: Population, url: str) -> Counter[tuple[str, int]]:
+    """Return whom pushes are due, by event and user."""
+    words, stopped = await _stored(url), await _stopped(url)
+    return Counter(
+        (id_, user)
+        for id_, said in words.items()
+        if id_ not in stopped
+        for user in population.recipients(ledger.posts[said])
+        if user in PHONES
+    )
 
 
 async def compare(ledger: Ledger, population: Population, url: str) -> None:
@@ -434,8 +507,3 @@ async def _rows(url: str, statement: str) -> list[asyncpg.Record]:
         return await connection.fetch(statement)
     finally:
         await connection.close()
-
-
-async def _value(url: str, statement: str) -> Any:
-    [[value]] = await _rows(url, statement)
-    return value

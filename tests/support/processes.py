@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -30,8 +30,15 @@ _number = itertools.count(1)
 class Program:
     """`tocsin serve` or `tocsin worker` on the data folder `data`, which may be started again and again."""
 
-    def __init__(self, data: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *arguments: str,
+        variables: Mapping[str, str] | None = None,
+        command: Sequence[str | Path] = (TOCSIN,),
+    ) -> None:
         self.data = data
+        self._command = command
         self._variables = dict(variables or {})
         self._arguments = arguments
         self._logs: list[Path] = []
@@ -51,7 +58,7 @@ class Program:
     async def start(self) -> None:
         """Wait until it serves or works."""
         self._logs.append(self.data.parent / f"{next(_number)}.log")
-        self._process = await _spawn(self._arguments, self.data, self._logs[-1], self._variables)
+        self._process = await _spawn((*self._command, *self._arguments), self.data, self._logs[-1], self._variables)
         async with asyncio.timeout(LONGEST_START):
             while not (greeted := _greeting(self._logs[-1])):
                 assert self.alive, self.complaints()
@@ -64,6 +71,24 @@ class Program:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
+
+    async def stop(self) -> None:
+        """Send SIGTERM, and wait until it has ended."""
+        self.signal(signal.SIGTERM)
+        await self.ended()
+
+    async def ended(self) -> int:
+        """Wait until it has ended, and return its status."""
+        assert self._process
+        async with bounded():
+            return await self._process.wait()
+
+    def change(self, **variables: str | None) -> None:
+        """Set or remove variables of its next starts."""
+        for name, value in variables.items():
+            self._variables.pop(name, None)
+            if value is not None:
+                self._variables[name] = value
 
     def signal(self, kind: signal.Signals) -> None:
         """Send it a signal."""
@@ -137,14 +162,13 @@ def random_source() -> random.Random:
 
 
 async def _spawn(
-    arguments: tuple[str, ...], data: Path, log: Path, variables: Mapping[str, str]
+    command: Sequence[str | Path], data: Path, log: Path, variables: Mapping[str, str]
 ) -> asyncio.subprocess.Process:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
     ours = {"DATA_DIR": str(data), "PORT": "0", "JWT_SECRET": SECRET, "LOG_FORMAT": "json"}
     with log.open("w") as output:
         return await asyncio.create_subprocess_exec(
-            TOCSIN,
-            *arguments,
+            *command,
             cwd=data.parent,
             env={**inherited, **{f"TOCSIN_{name}": value for name, value in ours.items()}, **variables},
             stdin=asyncio.subprocess.DEVNULL,

@@ -3,6 +3,7 @@
 from hypothesis import settings
 
 SOAK = settings.get_current_profile_name() == "soak"
+CHAOS = settings.get_current_profile_name() == "chaos"
 
 
 def at_most(examples: int, soak: int) -> settings:

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.support.commands import refusal, run
+from tests.support.commands import refusal, run, run_installed
 from tests.support.database import url_for
 from tests.support.events import custom
 from tests.support.service import SECRET, Api
@@ -168,10 +168,10 @@ def test_uncreatable_data_folder_names_the_setting(tmp_path: Path) -> None:
 
 
 def test_version_is_printed(tmp_path: Path) -> None:
-    assert re.fullmatch(r"\d+\.\d+\.\d+\n", run("--version", cwd=tmp_path).stdout)
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", run_installed("--version", cwd=tmp_path).stdout)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["token", "--help"]])
 def test_help_is_printed(tmp_path: Path, arguments: list[str]) -> None:
-    done = run(*arguments, cwd=tmp_path)
+    done = run_installed(*arguments, cwd=tmp_path)
     assert "Usage" in done.stdout + done.stderr

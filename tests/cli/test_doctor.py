@@ -3,13 +3,13 @@
 import os
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from tests.support.commands import run
 from tests.support.database import make_database, url_for
 from tests.support.processes import TOCSIN, Program, data_folder
 from tests.support.service import SECRET
@@ -46,16 +46,9 @@ async def levels() -> dict[str, str]:
     return {what: level for what, (level, _) in (await found()).items() if level != "ok"}
 
 
-def run(**environment: str) -> tuple[int, list[str]]:
-    own = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
-    done = subprocess.run(
-        [TOCSIN, "doctor"],
-        env={**own, "PYTHONPATH": ":".join(sys.path), **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def doctor_says(folder: Path, **environment: str) -> tuple[int, list[str]]:
+    """Return the status and the lines of the command."""
+    done = run("doctor", cwd=folder, **environment)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout.splitlines()
 
@@ -258,7 +251,7 @@ async def test_doctor_reports_dead_letters_and_stalled_queue(outside: str, datab
 
 
 @pytest.mark.processes
-async def test_doctor_prints_one_line_per_check_with_and_without_service() -> None:
+async def test_doctor_prints_one_line_per_check_with_and_without_service(tmp_path: Path) -> None:
     async with data_folder() as data:
         async with Program(data, "serve") as program:
             place = {
@@ -267,29 +260,23 @@ async def test_doctor_prints_one_line_per_check_with_and_without_service() -> No
                 "TOCSIN_JWT_SECRET": SECRET,
                 "TOCSIN_VAPID_SUBJECT": "mailto:push@example.com",
             }
-            status, lines = run(**place)
+            status, lines = doctor_says(tmp_path, **place)
             assert (status, [line for line in lines if not line.startswith("ok ")]) == (0, [])
             assert any("port: a Tocsin listens" in line for line in lines)
             assert any("workers: 1 running" in line for line in lines)
-            status, lines = run(**place, TOCSIN_LOG_FORMAT="xml")
+            status, lines = doctor_says(tmp_path, **place, TOCSIN_LOG_FORMAT="xml")
             assert status == 1
             assert lines[0].startswith("FAIL settings: TOCSIN_LOG_FORMAT")
-        status, lines = run(**place)
+        status, lines = doctor_says(tmp_path, **place)
         assert status == 0
         [line] = [line for line in lines if not line.startswith("ok ")]
         assert line == "warn database: the embedded PostgreSQL does not run; start `tocsin serve`"
 
 
 @pytest.mark.processes
-def test_openapi_command_needs_no_database() -> None:
-    done = subprocess.run(
-        [TOCSIN, "openapi"],
-        env={"PYTHONPATH": ":".join(sys.path), "TOCSIN_ROOT_PATH": "/notify"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+def test_openapi_command_needs_no_database(tmp_path: Path) -> None:
+    done = run("openapi", cwd=tmp_path, TOCSIN_ROOT_PATH="/notify")
+    assert done.returncode == 0
     assert done.stdout.startswith('{"openapi":"3.1.0"')
     assert '"servers":[{"url":"/notify"}]' in done.stdout
     assert '"/notifications"' in done.stdout

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support import commands
 from tests.support.processes import TOCSIN, Program, data_folder
 from tests.support.service import SECRET
 from tests.support.waiting import bounded
@@ -274,21 +275,22 @@ def test_message_that_is_not_utf8_is_rejected() -> None:
 
 
 @pytest.mark.processes
-def test_web_inbox_url_works_if_service_listens_on_all_addresses() -> None:
+def test_web_inbox_url_works_if_service_listens_on_all_addresses(tmp_path: Path) -> None:
     for host, due in (("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("[::1]", "[::1]")):  # noqa: S104
-        done = run("inbox", environment={"TOCSIN_HOST": host, "TOCSIN_PORT": "8080"})
-        assert f'src="http://{due}:8080/'.encode() in done.stdout
+        variables = {"TOCSIN_JWT_SECRET": SECRET, "TOCSIN_HOST": host, "TOCSIN_PORT": "8080"}
+        assert f'src="http://{due}:8080/' in commands.run("inbox", cwd=tmp_path, **variables).stdout
 
 
 @pytest.mark.processes
-def test_service_token_expiry_is_printed_to_stderr() -> None:
-    done = run("token", "service", "crm", "--scope", "events:write", "--expires", "90m")
+def test_service_token_expiry_is_printed_to_stderr(tmp_path: Path) -> None:
+    arguments = ("token", "service", "crm", "--scope", "events:write", "--expires", "90m")
+    done = commands.run(*arguments, cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET)
     assert len(done.stdout.splitlines()) == 1
-    assert re.search(rb"expires at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, after 90m; --expires", done.stderr)
+    assert re.search(r"expires at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, after 90m; --expires", done.stderr)
 
 
 @pytest.mark.processes
-def test_config_shows_locations_and_no_password() -> None:
+def test_config_shows_locations_and_no_password(tmp_path: Path) -> None:
     urls = {
         "TOCSIN_DATABASE_URL": "postgresql://crm:geheim@db.example.com:5433/staging?sslpassword=geheim",
         "TOCSIN_NATS_URL": "nats://geheim@nats:4222,nats://u:geheim@nats2:4222",
@@ -296,7 +298,7 @@ def test_config_shows_locations_and_no_password() -> None:
         "TOCSIN_APNS_URL": "https://u:geheim@apns.example.com/",
         "TOCSIN_FCM_URL": "https://u:geheim@fcm.example.com/",
     }
-    said = run("config", environment=urls).stdout.decode()
+    said = commands.run("config", cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, **urls).stdout
     assert "geheim" not in said
     assert "TOCSIN_DATABASE_URL=postgresql://crm:***@db.example.com:5433/staging" in said
     assert "nats://***@nats:4222,nats://***@nats2:4222" in said
@@ -363,11 +365,11 @@ def one_sentence(done: subprocess.CompletedProcess[bytes]) -> str:
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_reports_invalid_env_file(command: list[str], tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"# \xf8\n")
-    done = run(*command)
     if command == ["doctor"]:
-        assert (done.returncode, b"FAIL settings: The file" in done.stdout) == (1, True)
+        done = commands.run(*command, cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, TOCSIN_PORT="0")
+        assert (done.returncode, "FAIL settings: The file" in done.stdout) == (1, True)
     else:
-        assert "is not UTF-8" in one_sentence(done)
+        assert "is not UTF-8" in commands.refusal(*command, cwd=tmp_path, TOCSIN_JWT_SECRET=SECRET, TOCSIN_PORT="0")
 
 
 @pytest.mark.processes

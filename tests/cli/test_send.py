@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-import sys
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from tests.support.processes import TOCSIN
+from tests.support.commands import run
 from tests.support.service import SECRET, Api
 from tocsin.cli.send import EventSender, event_of
 from tocsin.errors import Refusal
@@ -19,19 +19,10 @@ pytestmark = pytest.mark.processes
 
 async def send(folder: Path, *arguments: str, given: str = "", **environment: str) -> tuple[int, str, str]:
     """Run the command, and return its status and what it wrote."""
-    process = await asyncio.create_subprocess_exec(
-        TOCSIN,
-        "send",
-        *arguments,
-        cwd=folder,
-        env={"PYTHONPATH": ":".join(sys.path), "TOCSIN_JWT_SECRET": SECRET, **environment},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(given.encode()), 60)
-    assert b"Traceback" not in err, err.decode()
-    return process.returncode or 0, out.decode(), err.decode()
+    send = partial(run, "send", *arguments, cwd=folder, given=given, **{"TOCSIN_JWT_SECRET": SECRET, **environment})
+    done = await asyncio.to_thread(send)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
 
 
 async def test_send_message_reaches_users_and_teams(api: Api, tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 """Printed text cannot move the cursor, forge a line or change the text direction."""
 
-import os
-import subprocess
+import asyncio
+from pathlib import Path
 
 import pytest
 
-from tests.support.processes import TOCSIN
+from tests.support.commands import run
 from tocsin import directory
 from tocsin.cli.terminal import escaped
 from tocsin.db.pool import Database
@@ -27,18 +27,12 @@ def test_ordinary_text_is_unchanged() -> None:
 
 
 @pytest.mark.processes
-async def test_user_name_cannot_forge_a_line_of_output(url: str, database: Database) -> None:
+async def test_user_name_cannot_forge_a_line_of_output(url: str, database: Database, tmp_path: Path) -> None:
     hostile = {"first_name": HOSTILE, "last_name": "L\nuser 1, admin: active"}
     user = User(id=5, company_id=1, first_name="", last_name="").model_copy(update=hostile)
     await directory.put_user(database, user, None)
-    done = subprocess.run(
-        [TOCSIN, "explain", "--user", "5"],
-        env={"PATH": os.defpath, "TOCSIN_DATABASE_URL": url},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
+    done = await asyncio.to_thread(run, "explain", "--user", "5", cwd=tmp_path, TOCSIN_DATABASE_URL=url)
+    assert done.returncode == 0
     assert done.stdout.startswith("user 5, X")
     assert "\\u200b" in done.stdout.splitlines()[0]
     assert not any(line.startswith("user 1") for line in done.stdout.splitlines())

@@ -143,11 +143,63 @@ async def test_each_change_takes_the_next_position(api: Api) -> None:
     await api.as_user(1, "PUT", f"/notifications/{ids[0]}/read")
     await api.as_user(1, "PUT", "/notifications/read")
     await api.as_user(1, "PUT", "/notifications/read")
+    await api.as_user(1, "PUT", f"/notifications/{ids[0]}/unread")
+    await api.as_user(1, "PUT", f"/notifications/{ids[0]}/unread")
+    await api.as_user(1, "DELETE", f"/notifications/{ids[1]}")
+    await api.as_user(1, "DELETE", f"/notifications/{ids[1]}")
+    for _ in range(2):
+        await inbox.read_some(api.app_state.database, 1, [UUID(ids[0])])
     changes = await api.app_state.database.rows("select position, change, up_to from changes order by position")
-    assert [tuple(row) for row in changes] == [(4, "read", None), (5, "all_read", 4)]
+    assert [tuple(row) for row in changes] == [
+        (4, "read", None),
+        (5, "all_read", 4),
+        (6, "unread", None),
+        (7, "deleted", None),
+        (8, "read", None),
+    ]
     head = await api.app_state.database.row("select position, total, unread from heads where user_id = 1")
     assert head is not None
-    assert tuple(head) == (5, 3, 0)
+    assert tuple(head) == (8, 2, 0)
+
+
+async def test_marks_have_the_time_at_which_they_were_made(api: Api) -> None:
+    await api.people(1)
+    one, two, three, four = await fill(api, 1, 4)
+    database = api.app_state.database
+    before = await database.value("select clock_timestamp()")
+    await api.as_user(1, "PUT", f"/notifications/{one}/read")
+    await inbox.read_some(database, 1, [UUID(two)])
+    await api.as_user(1, "DELETE", f"/notifications/{three}")
+    async with database.transaction() as connection:
+        await inbox.lock(connection, [1])
+        await inbox.mark(connection, [(UUID(four), 1)], "deleted")
+    [five] = await fill(api, 1, 1)
+    await api.as_user(1, "PUT", "/notifications/read")
+    after = await database.value("select clock_timestamp()")
+    marks = await database.rows(
+        "select event_id, read_at between $1 and $2 as read, deleted_at between $1 and $2 as deleted from inbox",
+        *(before, after),
+    )
+    assert {str(row["event_id"]): (row["read"], row["deleted"]) for row in marks} == {
+        one: (True, None),
+        two: (True, None),
+        three: (None, True),
+        four: (None, True),
+        five: (True, None),
+    }
+
+
+@pytest.mark.parametrize("mark", ["read", "unread"])
+async def test_deleted_notification_takes_no_mark(api: Api, mark: str) -> None:
+    await api.people(1)
+    one, _ = await fill(api, 1, 2)
+    if mark == "unread":
+        await api.as_user(1, "PUT", f"/notifications/{one}/read")
+    await api.as_user(1, "DELETE", f"/notifications/{one}")
+    head = "select position, total, unread from heads"
+    before = await api.app_state.database.row(head)
+    assert (await api.as_user(1, "PUT", f"/notifications/{one}/{mark}")).status_code == 410
+    assert await api.app_state.database.row(head) == before
 
 
 async def test_created_at_never_decreases_even_if_the_clock_does(api: Api) -> None:

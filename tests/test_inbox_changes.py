@@ -76,8 +76,10 @@ async def test_deleting_a_read_notification_keeps_the_unread_count(api: Api) -> 
 
 async def test_read_up_to_marks_it_and_everything_older(api: Api) -> None:
     ids = await filled(api, 5)
+    mark = await cursor(api)
     assert (await mine(api, "PUT", "/read", json={"up_to": ids[2].upper()})).status_code == 204
     assert await api.ids(1, "?show=unread") == [ids[4], ids[3]]
+    assert await since(api, mark) == [("read", {"all": True, "up_to": ids[2]})]
     await mine(api, "DELETE", f"/{ids[3]}")
     assert (await mine(api, "PUT", "/read", json={"up_to": ids[3]})).status_code == 204
     assert await counts(api) == (4, 1)

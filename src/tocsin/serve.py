@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -140,6 +141,7 @@ async def work(settings: Settings) -> None:
         stack.enter_context(reloading_keys(settings, lanes, worker.dispatcher))
         forgetting = run(bulk, settings.retention_days, settings.audit_retention_days)
         await stack.enter_async_context(_in_background(_record_locks(database, operator, "tocsin worker")))
+        _freeze()
         async with _in_background(pubsub.receive()), _in_background(forgetting):
             working = asyncio.create_task(worker.run())
             log.info("worker started", worker=str(worker.id))
@@ -191,6 +193,7 @@ async def _together(
         if app_state.settings.database_url is None:
             await Backoff("start").until_done(lambda: jobs.forget_workers(app_state.database))
     survive_signals()
+    _freeze()
     listeners = [asyncio.create_task(each) for each in (pubsub.receive(), app_state.streams.watch())]
     working = [asyncio.create_task(worker.run())] if worker else []
     serving = asyncio.create_task(server.serve(sockets))
@@ -238,6 +241,12 @@ async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]
         yield
     finally:
         await _end([task])
+
+
+def _freeze() -> None:
+    """Exclude all objects that exist from garbage collection: to examine them each time would stop the process."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _end(tasks: Sequence[asyncio.Task[object]]) -> None:

@@ -89,6 +89,7 @@ class Envelope:
                 scope[ABORT]()  # the response is incomplete and must not look complete
         finally:
             COMPLETE.release(scope["state"])
+            scope.pop(CYCLE, None)  # a cycle, which only the garbage collector would free
             self._note(scope, status, began)
 
     def _note(self, scope: Scope, status: int, began: float) -> None:

@@ -63,15 +63,21 @@ def _given(about: str | None, rounds: int, seconds: float, people: int | None) -
     return found
 
 
-async def load(
-    service: Service, requests: Sequence[bytes], seconds: float, *, status: bytes, accept: Callable[[bytes], bool]
+async def load(  # noqa: PLR0913 - what is sent, and what is expected
+    service: Service,
+    requests: Sequence[bytes],
+    seconds: float,
+    *,
+    status: bytes,
+    accept: Callable[[bytes], bool],
+    count: int = CONNECTIONS,
 ) -> float:
-    """Repeat these requests on all connections, without a pause; return responses per second.
+    """Repeat these requests on this many connections, without a pause; return responses per second.
 
     Raises `RuntimeError` for an answer of another status, or that is not accepted.
     """
     turns = itertools.cycle(requests)
-    async with clients(service, CONNECTIONS) as opened:
+    async with clients(service, count) as opened:
         began = time.perf_counter()
         answered = await asyncio.gather(
             *(_ask_until(began + seconds, client, turns, status, accept) for client in opened)
@@ -125,12 +131,12 @@ async def medians(rounds: int, one_round: Callable[[], Awaitable[Mapping[str, fl
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def cpu_of(pid: int) -> float:
+def cpu_of(pid: int, *, descendants: bool = True) -> float:
     """Return the CPU-seconds of a process and its descendants, ended ones included."""
     spent = 0.0
-    for each in _family(pid):
+    for each in _family(pid) if descendants else [pid]:
         fields = Path(f"/proc/{each}/stat").read_text("ascii").rpartition(")")[2].split()
-        spent += sum(int(field) for field in fields[11:15]) / _TICK
+        spent += sum(int(field) for field in fields[11 : 15 if descendants else 13]) / _TICK
     return spent
 
 

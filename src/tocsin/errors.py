@@ -16,6 +16,7 @@
     ├── HeadTooLarge        431 head_too_large
     ├── InternalError       500 error
     ├── Unavailable         503 unavailable, the database is not available
+    │   ├── Overloaded      503 unavailable, more requests arrive than can be processed
     │   └── Locked          503 unavailable, a lock of another session was not released in time
     └── Overrun             503 unavailable, a statement exceeded its timeout
 
@@ -289,6 +290,12 @@ class Unavailable(Problem):
     def __init__(self, message: str | None = None, *, retry_after: int = 1, reason: str = "") -> None:
         super().__init__(message, headers={"Retry-After": str(retry_after)})
         self.reason = reason or str(self).partition(".")[0]
+
+
+class Overloaded(Unavailable):
+    """More requests arrive than can be processed."""
+
+    message = "The service has more requests than it can process. Please try again."
 
 
 class Locked(Unavailable):

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -23,11 +24,15 @@ from tocsin.ids import new_id
 from tocsin.isolation import LockConflicts, do_in_parts
 from tocsin.jobs import DIRECT_MAX_RECIPIENTS
 from tocsin.notifications import to_json
+from tocsin.pacing import Pace
 from tocsin.pubsub import PubSub
 from tocsin.validation import reported_count, under, up_to_limit
 
 BATCH_SIZE = 200
 """Maximum events, posted one by one, per transaction."""
+
+ANSWERED_AT_ONCE = 16
+"""Events of a batch whose requests are answered per turn of the event loop, so that other requests get their turns."""
 
 MAX_IDS_PER_BATCH = 20_000
 """Maximum ids that the events of such a transaction name together. An event that names more is stored by itself."""
@@ -102,6 +107,11 @@ class Waiting:
     draft: Draft
     outcome: asyncio.Future[Outcome]
 
+    def succeed(self, outcome: Outcome) -> None:
+        """Return the outcome to the caller, unless it no longer waits."""
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
     def fail(self, error: Exception) -> None:
         """Raise an error in the caller, unless the event has an outcome."""
         if not self.outcome.done():
@@ -129,6 +139,7 @@ class Intake:
         self._pubsub = pubsub
         self._batches = Batches(self._store_batch, _count_of_next)
         self._conflicts = LockConflicts()
+        self._pace = Pace(ANSWERED_AT_ONCE)
 
     async def accept(self, draft: Draft) -> Accepted:
         """Store an event durably. Raises `Invalid` for unknown recipients, and `IdReused` if the id is in use.
@@ -183,9 +194,7 @@ class Intake:
         acquire = self._database.transaction if LOCK_TIMEOUT.get() else self._database.connection
         async with acquire() as connection:
             outcomes = await _store(connection, {waiting.id: waiting.draft for waiting in batch})
-        for waiting in batch:
-            if not waiting.outcome.done():
-                waiting.outcome.set_result(outcomes[waiting.id])
+        self._pace.add(*(partial(waiting.succeed, outcomes[waiting.id]) for waiting in batch))
 
 
 def _count_of_next(waiting: Sequence[Waiting]) -> int:

@@ -52,6 +52,11 @@ class Metrics:
         self._requests = counter("tocsin_http_requests", "Requests answered", ["method", "route", "status"])
         self._took = histogram("tocsin_http_request_seconds", "Time to answer a request", ["method", "route"])
         self._rate_limited = counter("tocsin_rate_limited", "Requests that exceeded a rate limit", ["limit"])
+        self._in_progress = gauge("tocsin_requests_in_progress", "Requests that are being processed")
+        self._requests_waiting = gauge("tocsin_requests_waiting", "Requests that wait to be processed")
+        self._refused = counter(
+            "tocsin_requests_refused", "Requests refused because too much was in progress", ["reason"]
+        )
         self._jobs = counter("tocsin_jobs", "Jobs done, put off or given up", ["task", "outcome"])
         self._entered = histogram(
             "tocsin_inbox_seconds",
@@ -107,6 +112,11 @@ class Metrics:
         self._disk_low.set_function(lambda: guard.is_low)
         self._disk_free.set_function(lambda: guard.free)
 
+    def watch_requests(self, in_use: Callable[[], int], waiting: Callable[[], int]) -> None:
+        """Set the functions that return the number of requests in progress, and of those that wait."""
+        self._in_progress.set_function(in_use)
+        self._requests_waiting.set_function(waiting)
+
     def watch_connections(self, count: Callable[[], int], most: int) -> None:
         """Set the functions that return the number of open connections and its maximum."""
         self._connections.set_function(count)
@@ -128,6 +138,10 @@ class Metrics:
     def rate_limited(self, limit: str) -> None:
         """Count a request that exceeded a rate limit."""
         self._rate_limited.labels(limit).inc()
+
+    def request_refused(self, reason: str) -> None:
+        """Count a request that was refused because too much was in progress."""
+        self._refused.labels(reason).inc()
 
     def job(self, task: str, outcome: str, count: int = 1) -> None:
         """Count jobs: `done`, `put off`, `dead`, `lost` or `cancelled`."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tocsin import archiving, jobs
+from tocsin.capacity import Capacity
 from tocsin.db import migrate
 from tocsin.db.errors import LOST, UNANSWERED
 from tocsin.db.pool import Connection, Database, queries
@@ -34,8 +35,8 @@ class Found:
 class Readiness:
     """Checks whether this process can serve requests."""
 
-    def __init__(self, database: Database, disk: DiskGuard) -> None:
-        self._database, self._disk = database, disk
+    def __init__(self, database: Database, disk: DiskGuard, capacity: Capacity | None = None) -> None:
+        self._database, self._disk, self._capacity = database, disk, capacity
         self._looking = asyncio.Lock()
         self._found: Found | None = None
 
@@ -51,7 +52,7 @@ class Readiness:
     async def _look(self) -> Found:
         answer, problem = None, None
         try:
-            answer = await _checked(self._database, self._disk)
+            answer = await _checked(self._database, self._disk, self._capacity)
         except Unavailable as error:
             problem = error
             if error.reason not in {LOST, UNANSWERED, *_OWN}:
@@ -89,7 +90,7 @@ def problem_of_lane(lane: str, said: list[tuple[str, str]]) -> str | None:
     return ", ".join(sorted(found)) or None
 
 
-async def _checked(database: Database, disk: DiskGuard) -> dict[str, Any]:
+async def _checked(database: Database, disk: DiskGuard, capacity: Capacity | None) -> dict[str, Any]:
     async with database.connection() as connection:
         await refuse_read_only(connection)
         current = await migrate.is_current(connection)
@@ -107,6 +108,8 @@ async def _checked(database: Database, disk: DiskGuard) -> dict[str, Any]:
         reasons.add(archive.problem)
     if disk.problem:
         reasons.add(f"new events are refused: {disk.problem}")
+    if capacity and capacity.problem:
+        reasons.add(capacity.problem)
     return {
         "status": "ready",
         "database": "ok",

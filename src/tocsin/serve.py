@@ -107,6 +107,7 @@ async def serve(
             connections=Connections.of_files(app_state.metrics),
             origins=settings.cors_origins,
             prefix=settings.root_path,
+            capacity=app_state.capacity,
         )
         await _together(app_state, server, sockets, worker, when_ready)
 

@@ -12,6 +12,7 @@ from tocsin import preferences
 from tocsin.api.state import AppState
 from tocsin.auth.tokens import Verifier
 from tocsin.bus import ByNats
+from tocsin.capacity import Capacity
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on
@@ -118,6 +119,7 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
     operator = Operator.load(catalogue, settings.preferences_file)
     disk = guard_of(settings)
     metrics.watch_disk(disk)
+    capacity = Capacity(metrics)
     intake, cursors = Intake(database, pubsub, disk), Cursors(database)
     return AppState(
         settings,
@@ -131,8 +133,9 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
         streams,
         RateLimits(counting, settings, metrics.rate_limited),
         disk,
+        capacity,
         metrics,
-        Readiness(database, disk),
+        Readiness(database, disk, capacity),
         lanes,
     )
 

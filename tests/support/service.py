@@ -197,6 +197,7 @@ async def serving(
             patience=patience,
             origins=settings.cors_origins,
             prefix=settings.root_path,
+            capacity=app_state.capacity,
         )
         running = asyncio.create_task(server._serve([listening]))  # noqa: SLF001 - serve() would install signal handlers
         await server.ready.wait()

@@ -26,6 +26,7 @@ from tocsin.api.keyring import Keyring
 from tocsin.api.middleware import Envelope, Shortcut
 from tocsin.api.proxies import Prefix, Proxies
 from tocsin.api.routes import ApiRoute, Handler, require_keys
+from tocsin.api.slots import Bounded
 from tocsin.api.state import Application, AppState, Watched
 from tocsin.errors import Problem
 
@@ -52,7 +53,7 @@ def service(app_state: AppState, further: Sequence[BaseRoute] = ()) -> ASGIApp:
     settings = app_state.settings
     framework = build(app_state)
     framework.router.routes += further
-    app: ASGIApp = Shortcut(framework, busy(framework.routes))
+    app: ASGIApp = Bounded(Shortcut(framework, busy(framework.routes)), app_state.capacity)
     if settings.jwt_jwks_url:
         app = Keyring(app, app_state.verifier)
     if settings.root_path:

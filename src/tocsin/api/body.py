@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from tocsin.api.arriving import ARRIVING, COMPLETE
 from tocsin.api.middleware import ABORT, CYCLE
+from tocsin.api.slots import complete
 from tocsin.errors import ContentType, TooLarge
 from tocsin.strict_json import parse_object
 
@@ -47,6 +48,7 @@ async def bytes_of(request: Request, limit: int) -> bytes:
     is_complete = cycle and not cycle[0].more_body
     state["body"] = body = await (_complete_body_of if is_complete else _arriving_body_of)(request, limit)
     COMPLETE.take(state, len(body))
+    await complete(state)
     return body
 
 

@@ -26,6 +26,7 @@ from tocsin.api.drafts import Posted, posted
 from tocsin.api.limiting import counted
 from tocsin.api.requests import EventId, NewBatch, NewEvent, ResolutionRequest, UserId, integer
 from tocsin.api.routes import Given, router
+from tocsin.api.slots import leave_early
 from tocsin.api.state import AppState, State
 from tocsin.auth.claims import ServiceCaller
 from tocsin.directory import unknown_recipients
@@ -148,6 +149,7 @@ async def resolve_subject(service: Resolver, actor: Acting, app_state: State, bo
     responses=problems(NotFound, field_error("wait", "numeric_between", f"must be between 0 and {MAX_WAIT_SECONDS}")),
 )
 async def get_event(
+    request: Request,
     service: EventsViewer,
     app_state: State,
     event_id: EventId,
@@ -163,6 +165,8 @@ async def get_event(
     With `wait`, the response is delayed until the state of the event is final and all pushes are settled or held.
     """
     viewer = _viewer(service)
+    if wait:
+        leave_early(request.scope["state"])
     found = await event_status.state(app_state.database, app_state.pubsub, event_id, viewer, seconds=wait)
     return EventStatus.model_validate(found)
 

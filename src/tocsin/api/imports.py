@@ -10,6 +10,7 @@ from tocsin.api.body import parts_of
 from tocsin.api.documented import problems
 from tocsin.api.idempotency import HEADER, again, digest_for, key_of
 from tocsin.api.routes import StreamedRoute, router
+from tocsin.api.slots import leave_early
 from tocsin.api.state import AppState, State
 from tocsin.errors import ContentType
 from tocsin.idempotency import IdempotencyKey, StoredAnswer
@@ -79,6 +80,7 @@ async def import_lines(request: Request, service: DirectoryWriter, actor: Acting
     if answer.import_id != incoming.id:
         await incoming.discard()
     if answer.import_id:
+        leave_early(request.scope["state"])
         while await applied(app_state.database, app_state.pubsub, answer.import_id) is not None:
             pass
     return again(answer)

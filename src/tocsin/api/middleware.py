@@ -16,7 +16,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tocsin.api.arriving import COMPLETE
 from tocsin.api.errors import BUG, answer_to
 from tocsin.api.limiting import STANDINGS, headers_of
-from tocsin.db.admission import KIND
 from tocsin.errors import InternalError, NotFound, Problem, Timeout, Unavailable
 from tocsin.logs import bind_request, shown_path
 from tocsin.metrics import Metrics
@@ -123,18 +122,15 @@ class Shortcut:
 
     def __init__(self, app: FastAPI, routes: Mapping[tuple[str, str], Endpoint]) -> None:
         self._app = app
-        self._routes = {
-            (method, path): (endpoint, _kind_of(method, path)) for (method, path), endpoint in routes.items()
-        }
+        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request to one of these routes, or pass it on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        method, path = scope["method"], scope["path"]
-        endpoint, kind = self._routes.get((method, path)) or (None, _kind_of(method, path))
-        KIND.set(kind)
+        path = scope["path"]
+        endpoint = self._routes.get((scope["method"], path))
         if endpoint is None:
             await self._app(scope, receive, send)
             return
@@ -145,10 +141,6 @@ class Shortcut:
         except Problem as problem:
             response = answer_to(problem)
         await response(scope, receive, send)
-
-
-def _kind_of(method: str, path: str) -> str:
-    return f"{method} /{path.lstrip('/').partition('/')[0][:100]}"
 
 
 def _as_problem(error: Exception, request_id: str) -> Problem:

@@ -15,7 +15,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from tocsin.api.connections import Connections, Patience, is_reserved
 from tocsin.api.cors import EXPOSED
 from tocsin.api.middleware import ABORT, CYCLE, OF_EVERY_ANSWER
-from tocsin.errors import HeadTooLarge, Malformed, Problem, Timeout, Unavailable
+from tocsin.capacity import Capacity, kind_of
+from tocsin.errors import HeadTooLarge, Malformed, Overloaded, Problem, Timeout, Unavailable
 from tocsin.notifications import to_json
 
 MAX_HEAD_BYTES = 2**16
@@ -36,7 +37,12 @@ LINGER_TIMEOUT = 0.5
 LATE = 1.0
 """Seconds by which a timer may be late. If it is later, the process was busy, and received data is read first."""
 
+MAX_SKIPPED_DIGITS = 5
+"""Maximum digits of the length of a body that is skipped. The rest of a larger one is not worth reading."""
+
 _FULL = Unavailable("Too many connections are open. Please try again.")
+_OVERLOADED = Overloaded()
+_CLOSING = ((b"connection", b"close"),)
 
 log = structlog.get_logger(__name__)
 
@@ -71,12 +77,15 @@ class Protocol(HttpToolsProtocol):
         patience: Patience,
         origins: Collection[str] = (),
         prefix: str = "",
+        capacity: Capacity | None = None,
         **more: Any,
     ) -> None:
         super().__init__(*arguments, **more)
         self._connections, self._patience = connections, patience
         self._origins = frozenset(origin.encode() for origin in origins)
         self._prefix = prefix.encode()
+        self._capacity = capacity
+        self._is_skipping = False  # the rest of a request that is refused because of overload
         self._in_head = False
         self._received = 0  # bytes of the head
         self._framing = 0  # bytes since the head or the last part of the body, such as chunk extensions and trailers
@@ -175,6 +184,10 @@ class Protocol(HttpToolsProtocol):
         if is_extra and not is_reserved(self.url, self._prefix):
             raise self._refusing(_FULL)
         self._in_head, self._framing, self._deadline = False, 0, inf
+        if self._capacity and self._capacity.is_refusing and version == "1.1" and self._is_to_skip(self._capacity):
+            self._is_skipping = True
+            self._expire(self._patience.body)
+            return
         super().on_headers_complete()
         self.scope[CYCLE] = (self.cycle, self._patience.body)  # type: ignore[literal-required]
         if is_extra:
@@ -186,12 +199,17 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Add a part of the body."""
         self._framing = 0
-        super().on_body(body)
+        if not self._is_skipping:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Complete a request. The response may have been sent before."""
         if self.parser.should_upgrade():
             return  # the parser skips the body
+        if self._is_skipping:
+            self._is_skipping = False
+            self._answer_overload()
+            return
         super().on_message_complete()
         self._connections.work(self)
         if self._rest is not None:
@@ -248,7 +266,7 @@ class Protocol(HttpToolsProtocol):
                 self._expire(self._patience.head)
         elif self._framing > MAX_HEAD_BYTES:
             self._refuse(HeadTooLarge())
-        elif self.cycle.more_body:
+        elif self.cycle and self.cycle.more_body:
             self._note_who_waits()
 
     def _feed(self, data: bytes) -> None:
@@ -291,6 +309,35 @@ class Protocol(HttpToolsProtocol):
 
     # Refused requests
 
+    def _is_to_skip(self, capacity: Capacity) -> bool:
+        """Return whether to refuse this request here, because of overload.
+
+        The application refuses all others: behind a response that is not sent yet, with a large body, and those that
+        expect another kind of response. It does the same, but a refusal must cost little when most are refused.
+        """
+        if self._is_answering() or self.pipeline or self.transport.get_write_buffer_size():
+            return False
+        method, path = str(self.parser.get_method(), "ascii"), self.url.removeprefix(self._prefix)
+        if method == "HEAD" or self.expect_100_continue or self.parser.should_upgrade() or is_reserved(path):
+            return False
+        for name, value in self.headers:
+            if name == b"transfer-encoding" or (name == b"content-length" and len(value) > MAX_SKIPPED_DIGITS):
+                return False
+        kind = kind_of(method, str(path.partition(b"?")[0], "latin-1"))
+        if capacity.has_room(kind):
+            return False
+        capacity.refuse(kind)
+        return True
+
+    def _answer_overload(self) -> None:
+        """Refuse the current request and keep the connection open: a new one would cost more."""
+        keeps = self.parser.should_keep_alive()
+        self.transport.write(self._response_to(_OVERLOADED, () if keeps else _CLOSING))
+        if not keeps:
+            self._close_gracefully()
+        else:
+            self._await_a_request()
+
     def _refusing(self, problem: Problem) -> ValueError:
         """Store a problem, and return an exception that stops the parser."""
         self._refusal = problem
@@ -314,6 +361,13 @@ class Protocol(HttpToolsProtocol):
     def _answer_problem(self, problem: Problem) -> None:
         log.info("request refused", status=problem.status, reason=str(problem))
         self._connections.dropped(problem.code)
+        self.transport.write(self._response_to(problem, _CLOSING))
+        if problem is _FULL:
+            self._close()  # at once, because there are too many connections
+        else:
+            self._close_gracefully()
+
+    def _response_to(self, problem: Problem, more: Iterable[tuple[bytes, bytes]]) -> bytes:
         body = to_json({"errors": problem.errors()}).encode()
         headers: list[tuple[bytes, bytes]] = [
             *self.server_state.default_headers,
@@ -324,15 +378,11 @@ class Protocol(HttpToolsProtocol):
             (b"x-request-id", secrets.token_hex(16).encode()),
             *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
             *self._for_its_origin(),
-            (b"connection", b"close"),
+            *more,
         ]
         lines = b"".join(b"%s: %s\r\n" % header for header in headers)
         status = HTTPStatus(problem.status)
-        self.transport.write(b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, status.phrase.encode(), lines, body))
-        if problem is _FULL:
-            self._close()  # at once, because there are too many connections
-        else:
-            self._close_gracefully()
+        return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, status.phrase.encode(), lines, body)
 
     def _for_its_origin(self) -> Iterable[tuple[bytes, bytes]]:
         """Return the CORS headers for an allowed origin, if its header was received."""

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tocsin.api.connections import Connections, Patience
 from tocsin.api.protocol import Protocol
+from tocsin.capacity import Capacity
 from tocsin.errors import Refusal
 
 GRACE = 6
@@ -31,6 +32,7 @@ class Server(uvicorn.Server):
         patience: Patience | None = None,
         origins: Collection[str] = (),
         prefix: str = "",
+        capacity: Capacity | None = None,
     ) -> None:
         self.ready = asyncio.Event()
         self._ending = ending
@@ -40,6 +42,7 @@ class Server(uvicorn.Server):
             patience=patience or Patience(),
             origins=origins,
             prefix=prefix,
+            capacity=capacity,
         )
         super().__init__(
             uvicorn.Config(

@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI
 from starlette.requests import Request
 
 from tocsin.auth.tokens import Verifier
+from tocsin.capacity import Capacity
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
 from tocsin.disk_guard import DiskGuard
@@ -38,6 +39,7 @@ class AppState:
     streams: Streams
     limits: RateLimits
     disk: DiskGuard
+    capacity: Capacity
     metrics: Metrics
     readiness: Readiness
     lanes: Sequence[Lane] = ()

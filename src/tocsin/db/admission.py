@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import time
-from collections import deque
 from contextvars import ContextVar
 
 KIND: ContextVar[str] = ContextVar("KIND", default="")
@@ -32,12 +31,12 @@ class Admission:
     """
 
     def __init__(self, size: int, *, beats: bool = False) -> None:
-        self._free = size
+        self.size = self._free = size
         self._kept = int(beats)
         self._most = size - size // 4
         self._few = max(1, size // 3)
         self._slots: dict[str, dict[int, float]] = {}
-        self._waiting: dict[str, deque[asyncio.Future[Slot]]] = {}
+        self._waiting: dict[str, dict[asyncio.Future[Slot], float]] = {}
         self._numbers = itertools.count()
 
     @property
@@ -50,6 +49,11 @@ class Admission:
         """The number of callers that wait for a slot."""
         return sum(map(len, self._waiting.values()))
 
+    def queue_of(self, kind: str) -> tuple[int, float]:
+        """Return how many callers of a kind wait, and the seconds for which the first of them has waited."""
+        waiting = self._waiting.get(kind)
+        return (len(waiting), time.monotonic() - next(iter(waiting.values()))) if waiting else (0, 0.0)
+
     async def enter(self, patience: float) -> Slot:
         """Occupy a slot. Raises `Full` if none is free within `patience` seconds."""
         kind = KIND.get()
@@ -57,7 +61,7 @@ class Admission:
             return self._occupy(kind)
         loop = asyncio.get_running_loop()
         coming: asyncio.Future[Slot] = loop.create_future()
-        self._waiting.setdefault(kind, deque()).append(coming)
+        self._waiting.setdefault(kind, {})[coming] = time.monotonic()
         timer = loop.call_later(patience, _give_up, coming)  # a third of the cost of `asyncio.timeout`
         try:
             return await coming
@@ -83,7 +87,8 @@ class Admission:
             if kind is None:
                 return
             waiting = self._waiting.pop(kind)
-            coming = waiting.popleft()
+            coming = next(iter(waiting))
+            del waiting[coming]
             if waiting:
                 self._waiting[kind] = waiting  # after the other kinds
             if not coming.done():
@@ -106,7 +111,7 @@ class Admission:
     def _forget(self, kind: str, coming: "asyncio.Future[Slot]") -> None:
         waiting = self._waiting.get(kind)
         if waiting and coming in waiting:
-            waiting.remove(coming)
+            del waiting[coming]
             if not waiting:
                 del self._waiting[kind]
 

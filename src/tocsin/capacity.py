@@ -1,0 +1,130 @@
+"""Capacity: how many requests are processed at the same time, and which are refused if more arrive.
+
+A request waits for a slot while its kind's queue moves. A queue that does not become short again means that more
+requests arrive than can be processed: further ones are then refused at once, instead of all of them waiting longer.
+"""
+
+import time
+from collections.abc import Iterable
+from functools import partial
+
+import structlog
+
+from tocsin.db.admission import Admission, Full, Slot
+from tocsin.errors import Overloaded
+from tocsin.metrics import Metrics
+from tocsin.pacing import Pace
+
+SLOTS = 24
+"""Requests that are processed at the same time. More of them would only wait for the processor or for each other."""
+
+SLOTS_OF_KINDS = {"POST /events": 96}
+"""Kinds with slots of their own. Events that are posted at the same time are stored together, which costs less."""
+
+RELEASED_AT_ONCE = 8
+"""Slots that are released per turn of the event loop, because the requests that get them are processed in one turn."""
+
+MAX_BURST = 0.5
+"""Seconds for which the oldest request of a long queue may wait before further ones are refused. A queue is long with
+as many requests as there are slots; shorter ones keep the slots in use when they are released together."""
+
+CALM = 1.0
+"""Seconds without a refusal after which a queue may be long again."""
+
+PATIENCE = 5.0
+"""Maximum seconds that a request waits for a slot, if those that have one hang."""
+
+MAX_WAITING = 2_000
+"""Maximum requests that wait for a slot."""
+
+LOG_INTERVAL = 60.0
+"""Minimum seconds between two log lines. For as long, the readiness check reports refusals."""
+
+MAX_KINDS, MAX_KIND_LENGTH = 100, 100
+"""Maximum kinds of which is remembered that they are refused, and maximum characters of the path in a kind."""
+
+log = structlog.get_logger(__name__)
+
+
+class Capacity:
+    """The slots of a process for requests."""
+
+    def __init__(self, metrics: Metrics, size: int = SLOTS) -> None:
+        self._others = Admission(size)
+        self._of_kinds = {kind: Admission(size_of_kind) for kind, size_of_kind in SLOTS_OF_KINDS.items()}
+        self._pace = Pace(RELEASED_AT_ONCE)
+        self._metrics = metrics
+        metrics.watch_requests(lambda: self.in_use, lambda: self.waiting)
+        self._refusing_until: dict[str, float] = {}
+        self._refused = 0
+        self._refused_at = self._logged_at = float("-inf")
+
+    @property
+    def in_use(self) -> int:
+        """The number of requests that are being processed."""
+        return sum(each.in_use for each in self._all())
+
+    @property
+    def waiting(self) -> int:
+        """The number of requests that wait for a slot."""
+        return sum(each.waiting for each in self._all())
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether a request was refused within `CALM`."""
+        return time.monotonic() < self._refused_at + CALM
+
+    @property
+    def problem(self) -> str | None:
+        """Why requests were refused within `LOG_INTERVAL`; None if none were."""
+        if time.monotonic() > self._refused_at + LOG_INTERVAL:
+            return None
+        return "requests are refused: more arrive than can be processed"
+
+    def has_room(self, kind: str) -> bool:
+        """Return whether a request of this kind may wait for a slot."""
+        admission = self._of(kind)
+        waiting, longest = admission.queue_of(kind)
+        if waiting < admission.size:
+            return True
+        if longest > MAX_BURST or self.waiting >= MAX_WAITING:
+            return False
+        return time.monotonic() > self._refusing_until.get(kind, 0.0)
+
+    async def enter(self, kind: str) -> Slot:
+        """Occupy a slot for a request of this kind. Raises `Overloaded` at once if too many wait."""
+        if not self.has_room(kind):
+            raise self.refuse(kind)
+        try:
+            return await self._of(kind).enter(PATIENCE)
+        except Full:
+            raise self.refuse(kind) from None
+
+    def leave(self, slot: Slot) -> None:
+        """Release a slot, soon."""
+        self._pace.add(partial(self._of(slot[0]).leave, slot))
+
+    def _of(self, kind: str) -> Admission:
+        return self._of_kinds.get(kind, self._others)
+
+    def _all(self) -> Iterable[Admission]:
+        return self._others, *self._of_kinds.values()
+
+    def refuse(self, kind: str) -> Overloaded:
+        """Count a refused request of this kind, and return its error."""
+        now = self._refused_at = time.monotonic()
+        if kind not in self._refusing_until and len(self._refusing_until) >= MAX_KINDS:
+            self._refusing_until.clear()
+        self._refusing_until[kind] = now + CALM
+        self._metrics.request_refused("overload")
+        self._refused += 1
+        if now > self._logged_at + LOG_INTERVAL:
+            log.warning("requests refused: more arrive than can be processed", requests=self._refused, last=kind)
+            self._logged_at, self._refused = now, 0
+        return Overloaded()
+
+
+def kind_of(method: str, path: str) -> str:
+    """Return the kind of a request: its method and the first part of its path, with a slash if that has more parts."""
+    first, slash, _ = path.lstrip("/").partition("/")
+    return f"{method} /{first[:MAX_KIND_LENGTH]}{slash}"

@@ -1,0 +1,287 @@
+"""Overload: more requests than can be processed are refused at once, others are processed, and none is lost."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+import structlog
+
+from tests.support.answers import codes_of, exchanged
+from tests.support.events import custom
+from tests.support.service import HOUR, SECRET, Api, serving
+from tests.support.waiting import until
+from tocsin import capacity
+from tocsin.auth.minting import mint_service, mint_user
+from tocsin.catalogue import Catalogue
+from tocsin.db.pool import Connection
+from tocsin.pacing import Pace
+
+SLOTS = 8
+IN_USE = 6
+"""Of these slots, those that one kind of request gets."""
+
+ORIGIN = "https://crm.example.com"
+SERVICE = mint_service(SECRET, "crm", ["events:write"], HOUR)
+PROBLEM = "requests are refused: more arrive than can be processed"
+
+
+def request_to(method: str, path: str, token: str, body: str = "", *more: str) -> bytes:
+    head = [f"{method} {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {token}", *more]
+    head += ["Content-Type: application/json", f"Content-Length: {len(body)}"] if body else []
+    return "\r\n".join([*head, "", body]).encode()
+
+
+EVENT = json.dumps(custom(1))
+POST = request_to("POST", "/events", SERVICE, EVENT)
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture
+async def small(url: str, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
+    """The service with few slots for events, whose queue may not be long at any time."""
+    monkeypatch.setitem(capacity.SLOTS_OF_KINDS, "POST /events", SLOTS)
+    monkeypatch.setattr(capacity, "MAX_BURST", 0)
+    async with serving(url, catalogue, with_worker=False, cors_origins=ORIGIN) as api:
+        await api.people(1)
+        yield api
+
+
+class Line:
+    """A connection that sends requests one after another."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self.writer = reader, writer
+
+    async def ask(self, request: bytes) -> httpx.Response:
+        self.writer.write(request)
+        return await self.answer()
+
+    async def answer(self) -> httpx.Response:
+        lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines[1:-2])]
+        length = int(dict(headers).get("content-length", 0))
+        content = await self._reader.readexactly(length)
+        return httpx.Response(int(lines[0].split()[1]), headers=headers, content=content)
+
+
+def port_of(api: Api) -> int:
+    return int(api.http.base_url.port or 0)
+
+
+@asynccontextmanager
+async def line(api: Api) -> AsyncIterator[Line]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(api))
+    try:
+        yield Line(reader, writer)
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+@asynccontextmanager
+async def overloaded(api: Api, dba: Connection) -> AsyncIterator[Sequence[asyncio.Task[httpx.Response]]]:
+    """Post events that wait for a lock, as many as the service takes, for as long as the block runs."""
+    accepted: list[asyncio.Task[httpx.Response]] = []
+    async with contextlib.AsyncExitStack() as stack:
+        lines = [await stack.enter_async_context(line(api)) for _ in range(IN_USE + SLOTS)]
+        async with dba.transaction():
+            await dba.execute("lock table events in exclusive mode")  # which allows reads
+            accepted += [asyncio.create_task(each.ask(POST)) for each in lines]
+            await until(lambda: api.app_state.capacity.waiting == SLOTS)
+            yield accepted
+        await asyncio.wait(accepted)
+
+
+async def events_in(dba: Connection) -> int:
+    count: int = await dba.fetchval("select count(*) from events")
+    return count
+
+
+async def metric(api: Api, name: str) -> float:
+    text = (await api.app_state.metrics.text(api.app_state.database)).decode()
+    return float(next(line for line in text.splitlines() if line.startswith(f"{name} ")).split()[-1])
+
+
+class TestRefusal:
+    async def test_requests_beyond_capacity_are_refused_and_accepted_ones_kept(
+        self, small: Api, dba: Connection
+    ) -> None:
+        with structlog.testing.capture_logs() as lines:
+            async with overloaded(small, dba) as accepted, line(small) as further:
+                assert small.app_state.capacity.in_use == IN_USE
+                for _ in range(3):
+                    answer = await further.ask(POST)
+                    assert codes_of(answer) == (503, [("unavailable", None)])
+                    assert answer.headers["retry-after"] == "1"
+                    assert answer.headers["x-request-id"]
+                    assert answer.headers["cache-control"] == "no-store"
+                    assert "Authorization" in answer.headers["vary"]
+                assert not any(each.done() for each in accepted)
+                assert await metric(small, 'tocsin_requests_refused_total{reason="overload"}') == 3
+                assert await metric(small, "tocsin_requests_waiting") == SLOTS
+            assert [each.result().status_code for each in accepted] == [202] * (IN_USE + SLOTS)
+        assert await events_in(dba) == IN_USE + SLOTS, "a refused event is not stored"
+        assert [line["event"] for line in lines].count("requests refused: more arrive than can be processed") == 1
+        await until(lambda: small.app_state.capacity.in_use == 0)
+        async with line(small) as later:
+            assert (await later.ask(POST)).status_code == 202, "accepted again without a restart"
+
+    async def test_flood_of_events_does_not_refuse_pages_probes_or_other_calls(
+        self, small: Api, dba: Connection
+    ) -> None:
+        user = mint_user(SECRET, 1, HOUR)
+        async with overloaded(small, dba), line(small) as other:
+            assert (await other.ask(POST)).status_code == 503
+            for path, token in (
+                ("/notifications", user),
+                ("/notifications/preferences", user),
+                ("/healthz", user),
+                ("/readyz", user),
+                ("/directory/users/1", mint_service(SECRET, "crm", ["directory:write"], HOUR)),
+            ):
+                assert (await other.ask(request_to("GET", path, token))).status_code == 200, path
+
+    async def test_readiness_says_that_requests_are_refused(self, small: Api, dba: Connection) -> None:
+        async with overloaded(small, dba), line(small) as further:
+            assert (await further.ask(POST)).status_code == 503
+            answer = await further.ask(HEALTH.replace(b"healthz", b"readyz"))
+            assert answer.status_code == 200
+            assert PROBLEM in answer.json()["problems"]
+
+    async def test_burst_is_accepted_while_its_first_request_has_not_waited_long(
+        self, small: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(capacity, "MAX_BURST", 3600)
+        async with contextlib.AsyncExitStack() as stack:
+            async with overloaded(small, dba):
+                lines = [await stack.enter_async_context(line(small)) for _ in range(5 * SLOTS)]
+                burst = [asyncio.create_task(each.ask(POST)) for each in lines]
+                await until(lambda: small.app_state.capacity.waiting == 6 * SLOTS)
+            assert {(await each).status_code for each in burst} == {202}
+
+    async def test_number_of_waiting_requests_is_bounded_in_a_burst(
+        self, small: Api, dba: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(capacity, "MAX_BURST", 3600)
+        monkeypatch.setattr(capacity, "MAX_WAITING", SLOTS)
+        async with overloaded(small, dba), line(small) as further:
+            assert (await further.ask(POST)).status_code == 503
+
+
+class TestConnection:
+    """A refusal costs little: it needs no new connection and no further work."""
+
+    async def test_connection_stays_open_after_a_refusal(self, small: Api, dba: Connection) -> None:
+        async with overloaded(small, dba), line(small) as further:
+            for _ in range(3):
+                assert (await further.ask(POST)).status_code == 503
+                assert (await further.ask(HEALTH)).json() == {"status": "ok"}
+
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            POST,
+            request_to("POST", "/events?x=1", SERVICE, EVENT),
+            request_to("POST", "/events", SERVICE, EVENT, f"Origin: {ORIGIN}"),
+            request_to("POST", "/events", SERVICE, EVENT, "Expect: 100-continue"),
+            request_to("POST", "/events", SERVICE, json.dumps({**custom(1), "more": "x" * 200_000})),
+            request_to("POST", "/events", SERVICE, "", "Transfer-Encoding: chunked") + b"2\r\n{}\r\n0\r\n\r\n",
+            request_to("POST", "/events", SERVICE, EVENT).replace(b"HTTP/1.1", b"HTTP/1.0"),
+            request_to("POST", "/events", SERVICE, EVENT, "Connection: close"),
+        ],
+        ids=["plain", "query", "origin", "expecting", "large", "chunked", "HTTP/1.0", "closing"],
+    )
+    async def test_every_form_of_request_is_refused_the_same_way(
+        self, small: Api, dba: Connection, request_: bytes
+    ) -> None:
+        async with overloaded(small, dba), line(small) as first:
+            assert (await first.ask(POST)).status_code == 503
+            async with line(small) as further:
+                answer = await further.ask(request_)
+                if answer.status_code == 100:
+                    answer = await further.answer()
+            assert codes_of(answer) == (503, [("unavailable", None)])
+            assert answer.headers["retry-after"] == "1"
+            if b"Origin" in request_:
+                assert answer.headers["access-control-allow-origin"] == ORIGIN
+            if b"Connection: close" in request_ or b"HTTP/1.0" in request_:
+                assert answer.headers["connection"] == "close"
+
+    async def test_pipelined_requests_are_refused_and_answered_in_order(self, small: Api, dba: Connection) -> None:
+        async with overloaded(small, dba), line(small) as further:
+            assert (await further.ask(POST)).status_code == 503
+            further.writer.write((POST + HEALTH) * 20)
+            for _ in range(20):
+                assert (await further.answer()).status_code == 503
+                assert (await further.answer()).json() == {"status": "ok"}
+
+    async def test_body_of_a_refused_request_may_arrive_in_parts(self, small: Api, dba: Connection) -> None:
+        async with overloaded(small, dba), line(small) as further:
+            assert (await further.ask(POST)).status_code == 503
+            for byte in POST:
+                further.writer.write(bytes([byte]))
+                await further.writer.drain()
+            assert (await further.answer()).status_code == 503
+            assert (await further.ask(HEALTH)).status_code == 200
+
+
+class TestSlots:
+    """Only requests that are being processed have a slot."""
+
+    async def test_incomplete_bodies_and_open_streams_and_waits_have_no_slot(self, idle: Api) -> None:
+        await idle.people(1)
+        used = idle.app_state.capacity
+        user = mint_user(SECRET, 1, HOUR)
+        answer = await idle.as_service("POST", "/events", json=custom(1))
+        waiting = request_to("GET", f"/events/{answer.json()['id']}?wait=30", SERVICE)
+        stream = request_to("GET", "/notifications/stream", user)
+        async with contextlib.AsyncExitStack() as stack:
+            for request_ in [POST[:-5]] * 100 + [waiting] * 30 + [stream] * 8:
+                each = await stack.enter_async_context(line(idle))
+                each.writer.write(request_)
+            await until(lambda: idle.app_state.streams.count == 8)
+            await until(lambda: used.in_use == used.waiting == 0)
+            assert (await idle.as_user(1, "GET", "/notifications")).status_code == 200
+            assert (await idle.as_service("POST", "/events", json=custom(1))).status_code == 202
+        await until(lambda: used.in_use == used.waiting == 0)
+
+    async def test_client_that_reads_nothing_has_no_slot(self, idle: Api) -> None:
+        used = idle.app_state.capacity
+        large = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(40):
+                each = await stack.enter_async_context(line(idle))
+                each.writer.transport.pause_reading()  # type: ignore[attr-defined]
+                each.writer.write(large * 4)
+            await until(lambda: used.in_use == used.waiting == 0)
+            assert (await exchanged(port_of(idle), large.replace(b"x\r\n", b"x\r\nConnection: close\r\n"))).is_success
+
+    async def test_request_of_a_client_that_left_the_queue_is_not_processed(self, small: Api, dba: Connection) -> None:
+        async with overloaded(small, dba):
+            pass
+        stored = await events_in(dba)
+        async with dba.transaction():
+            await dba.execute("lock table events in exclusive mode")
+            async with contextlib.AsyncExitStack() as stack:
+                for _ in range(IN_USE + SLOTS):
+                    (await stack.enter_async_context(line(small))).writer.write(POST)
+                await until(lambda: small.app_state.capacity.waiting == SLOTS)
+        await until(lambda: small.app_state.capacity.in_use == small.app_state.capacity.waiting == 0)
+        assert await events_in(dba) <= stored + IN_USE
+
+
+async def test_steps_that_are_due_together_leave_turns_for_others() -> None:
+    pace, done, turns = Pace(3), list[int](), list[int]()
+    pace.add(*(lambda number=number: done.append(number) for number in range(10)))
+    while len(done) < 10:
+        turns.append(len(done))
+        await asyncio.sleep(0)
+    assert done == list(range(10))
+    assert all(later - earlier <= 3 for earlier, later in itertools.pairwise(turns))
+    assert len(turns) >= 4

@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -277,6 +277,21 @@ async def partly_delivered(api: Api, monkeypatch: pytest.MonkeyPatch) -> tuple[s
     await work(api)
     await work(api, "bulk", 1)
     return id_, many
+
+
+async def test_two_cancellations_at_once_both_succeed(idle: Api, dba: Connection) -> None:
+    await idle.people(1)
+    id_ = (await post(idle, custom(1))).json()["id"]
+
+    async def is_waiting() -> bool:
+        waiting = "from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        return bool(await dba.fetchval(f"select exists (select {waiting})"))
+
+    async with dba.transaction():
+        assert await dba.fetchval(queries("events")["cancel"], UUID(id_), None)
+        second = asyncio.create_task(idle.as_service("DELETE", f"/events/{id_}"))
+        await until(is_waiting)
+    assert (await second).status_code == 204
 
 
 async def test_cancelling_during_fanout_reports_reached_recipients(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -361,6 +361,8 @@ async def _record(connection: Connection, drafts: Mapping[UUID, Draft], stored: 
 
 async def _cancel(connection: Connection, event: Record, actor: Actor, operator: str | None = None) -> None:
     is_new = await connection.fetchval(_SQL["cancel"], event["id"], operator)
+    if is_new is None:  # a cancellation that ended while this one waited for it is visible to the next statement alone
+        is_new = await connection.fetchval(_SQL["cancel"], event["id"], operator)
     if is_new is None:
         raise TooLate
     if is_new:

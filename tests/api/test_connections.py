@@ -445,7 +445,12 @@ class TestNumber:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
             assert Connections.of_files().most + Connections.of_files().reserve < 1024 - 200
-            raise_file_limit()
+            with structlog.testing.capture_logs() as lines:
+                raise_file_limit()
+            most = Connections.of_files().most
+            assert lines == [
+                {"event": "file limit", "log_level": "info", "soft": 1024, "hard": hard, "connections": most}
+            ]
             assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
             assert Connections.of_files().most > (hard - 512)
         finally:

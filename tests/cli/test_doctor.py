@@ -14,6 +14,7 @@ from tests.support.database import make_database, url_for
 from tests.support.processes import TOCSIN, Program, data_folder
 from tests.support.service import SECRET
 from tocsin.cli import doctor
+from tocsin.cli.doctor.machine import check_file_limit
 from tocsin.db.pool import Database, connect
 from tocsin.postgres.supervisor import Embedded
 from tocsin_phones import Phones
@@ -315,3 +316,10 @@ def test_doctor_reports_unreadable_folder(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     assert done.returncode == 1
     assert "cannot be read: Permission denied" in done.stdout
+
+
+@pytest.mark.parametrize(("files", "level"), [(1024, "warn"), (4096, "ok")])
+def test_doctor_reports_the_limit_of_open_files_and_its_connections(files: int, level: str) -> None:
+    [finding] = check_file_limit(512, files)
+    assert finding.level == level
+    assert f"{files} open files are allowed, for {files - 288} connections (soft limit 512" in finding.finding

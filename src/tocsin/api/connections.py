@@ -61,11 +61,8 @@ class Connections:
     @classmethod
     def of_files(cls, metrics: Metrics | None = None) -> "Connections":
         """Return connections whose maximum follows from the limit of open files."""
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if files == resource.RLIM_INFINITY:
-            files = MAX_FILES
-        reserved = min(RESERVED_FILES + RESERVE, files * 3 // 4)
-        return cls(files - reserved, min(RESERVE, reserved // 9), metrics)
+        most, reserve = connections_with(file_limits()[0])
+        return cls(most, reserve, metrics)
 
     @property
     def count(self) -> int:
@@ -133,9 +130,23 @@ def is_reserved(path: bytes, prefix: bytes = b"") -> bool:
     return path.startswith(RESERVED_PATHS) or path.removeprefix(prefix).startswith(RESERVED_PATHS)
 
 
+def file_limits() -> tuple[int, int]:
+    """Return the soft and the hard limit of open files of this process; `MAX_FILES` for one that is unlimited."""
+    soft, hard = (
+        MAX_FILES if limit == resource.RLIM_INFINITY else limit for limit in resource.getrlimit(resource.RLIMIT_NOFILE)
+    )
+    return soft, hard
+
+
+def connections_with(files: int) -> tuple[int, int]:
+    """Return how many connections a process has with this many files, and how many further ones are reserved."""
+    reserved = min(RESERVED_FILES + RESERVE, files * 3 // 4)
+    return files - reserved, min(RESERVE, reserved // 9)
+
+
 def raise_file_limit() -> None:
-    """Raise the soft limit of open files to the hard limit."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    """Raise the soft limit of open files to the hard limit, and log both."""
+    soft, hard = file_limits()
     with contextlib.suppress(OSError, ValueError):
-        most = MAX_FILES if hard == resource.RLIM_INFINITY else hard
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    log.info("file limit", soft=soft, hard=hard, connections=connections_with(file_limits()[0])[0])

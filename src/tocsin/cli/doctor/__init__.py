@@ -2,11 +2,19 @@
 
 from pathlib import Path
 
+from tocsin.api.connections import file_limits
 from tocsin.cli.doctor.configuration import check_catalogue, check_jwks, check_keys, check_push
 from tocsin.cli.doctor.database import check_database
 from tocsin.cli.doctor.deep import check_deeply
 from tocsin.cli.doctor.finding import Finding
-from tocsin.cli.doctor.machine import check_data_folder, check_env_file, check_free_space, check_network, check_port
+from tocsin.cli.doctor.machine import (
+    check_data_folder,
+    check_env_file,
+    check_file_limit,
+    check_free_space,
+    check_network,
+    check_port,
+)
 from tocsin.errors import Refusal
 from tocsin.settings import read_settings
 
@@ -29,6 +37,7 @@ async def examine(file: Path = Path(".env"), *, deep: bool = False, repair: bool
         *[finding async for finding in check_push(settings)],
         *check_keys(settings),
         *[finding async for finding in check_jwks(settings)],
+        *check_file_limit(*file_limits()),
         *check_network(settings),
         *[finding async for finding in check_port(settings)],
     ]

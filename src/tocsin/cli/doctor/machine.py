@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_network
 from pathlib import Path
 
+from tocsin.api.connections import connections_with
 from tocsin.cli.doctor.finding import Finding, is_plain
 from tocsin.cli.send import local_url
 from tocsin.disk_guard import free_and_needed
@@ -16,6 +17,9 @@ from tocsin.settings import PREFIX, Settings
 
 LOW_FACTOR = 2
 """How many times the space that must be free on the disk of the data folder is little enough for a warning."""
+
+FEW_CONNECTIONS = 1_000
+"""Connections of clients below which the limit of open files is reported."""
 
 PORT_TIMEOUT = 3.0
 """Maximum seconds that a server on the port may take to identify itself as Tocsin."""
@@ -56,6 +60,16 @@ def check_data_folder(folder: Path) -> Iterator[Finding]:
             yield Finding("warn", "data folder", f"other users can enter {folder}", f"close it: chmod 700 {folder}")
         else:
             yield Finding("ok", "data folder", f"other users cannot enter {folder}")
+
+
+def check_file_limit(soft: int, hard: int) -> Iterator[Finding]:
+    """Check how many connections these limits of open files allow, for a service that is started from here."""
+    most, _ = connections_with(hard)
+    said = f"{hard} open files are allowed, for {most} connections (soft limit {soft}, which the service raises)"
+    if most < FEW_CONNECTIONS:
+        yield Finding("warn", "open files", said, "raise the hard limit: LimitNOFILE of systemd, or ulimit -Hn")
+    else:
+        yield Finding("ok", "open files", said)
 
 
 def check_free_space(folder: Path, min_free: int | None) -> Iterator[Finding]:

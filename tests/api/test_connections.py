@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import gc
+import json
 import resource
+import socket
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +18,7 @@ from tests.support.answers import codes_of, exchanged
 from tests.support.events import custom, post
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import LONGEST_WAIT, until
+from tests.support.workers import work
 from tocsin.api.arriving import ARRIVING, COMPLETE
 from tocsin.api.body import MAX_BODY_BYTES
 from tocsin.api.connections import Connections, Patience, is_reserved, raise_file_limit
@@ -492,3 +495,88 @@ async def test_rejected_head_has_cors_headers_for_known_origin(hasty: Api) -> No
     assert codes_of(answer) == (431, [("head_too_large", None)])
     assert answer.headers["access-control-allow-origin"] == ORIGIN
     assert "X-Request-Id" in answer.headers["access-control-expose-headers"]
+
+
+class TestClients:
+    """Clients that behave in other ways than browsers."""
+
+    async def test_client_that_ends_its_side_before_the_response_is_disconnected(self, idle: Api) -> None:
+        """As by nginx: a client that waits for nothing more is not worth the work."""
+        await idle.people(1)
+        body = json.dumps(custom(1)).encode()
+        head = CHUNKED.replace(b"Transfer-Encoding: chunked", b"Content-Length: %d" % len(body))
+        for request in (HEALTH, head + BY_SERVICE + b"\r\n" + body):
+            async with connected(idle) as (reader, writer):
+                writer.write(request)
+                writer.write_eof()
+                answer = await asyncio.wait_for(reader.read(), LONGEST_WAIT)
+            assert answer == b"" or answer.startswith(b"HTTP/1.1 20")
+        await until(lambda: idle.app_state.capacity.in_use == 0)
+
+    async def test_client_that_ends_its_side_within_a_body_is_disconnected(self, idle: Api) -> None:
+        async with connected(idle) as (reader, writer):
+            writer.write(b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n" + BY_SERVICE + b"\r\n{")
+            writer.write_eof()
+            assert await asyncio.wait_for(reader.read(), LONGEST_WAIT) == b""
+
+    async def test_idle_or_streaming_client_that_ends_its_side_is_disconnected(self, idle: Api) -> None:
+        await idle.people(1)
+        by_user = f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}\r\n\r\n".encode()
+        async with connected(idle) as (reader, writer), connected(idle) as (events, streaming):
+            writer.write(HEALTH)
+            await reader.readuntil(b'{"status":"ok"}')
+            writer.write_eof()
+            assert await asyncio.wait_for(reader.read(), LONGEST_WAIT) == b""
+            streaming.write(b"GET /notifications/stream HTTP/1.1\r\nHost: x\r\n" + by_user)
+            await events.readuntil(b"event: count")
+            streaming.write_eof()
+            await asyncio.wait_for(events.read(), LONGEST_WAIT)
+            await until(lambda: idle.app_state.streams.count == 0)
+
+    async def test_body_is_asked_for_only_when_it_will_be_read(self, idle: Api) -> None:
+        await idle.people(1)
+        body = json.dumps(custom(1)).encode()
+        head = b"POST /events HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Type: application/json\r\n"
+        head += b"Content-Length: %d\r\n" % len(body)
+        async with connected(idle) as (reader, writer):
+            writer.write(head + BY_SERVICE + b"\r\n")
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(body)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 202 ")
+        async with connected(idle) as (reader, writer):
+            writer.write(head + b"\r\n")
+            assert (await asyncio.wait_for(reader.read(), LONGEST_WAIT)).startswith(b"HTTP/1.1 401 ")
+
+    async def test_connections_that_arrive_at_the_same_moment_are_all_answered(self, idle: Api) -> None:
+        with contextlib.ExitStack() as stack:
+            waiting = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", port_of(idle)), LONGEST_WAIT))
+                for _ in range(200)  # while the event loop of the server does not run
+            ]
+            for each in waiting:
+                each.sendall(HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            answers = [await asyncio.to_thread(each.recv, 100) for each in waiting]
+        assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
+
+    async def test_clients_that_read_no_pages_use_little_memory_which_is_freed(self, idle: Api) -> None:
+        await idle.people(1)
+        for _ in range(20):
+            events = [{**custom(1), "params": {"body": "x" * 500}} for _ in range(5)]
+            assert (await idle.as_service("POST", "/events/batch", json={"events": events})).status_code == 202
+        await work(idle)
+        by_user = f"Authorization: Bearer {mint_user(SECRET, 1, HOUR)}\r\n\r\n".encode()
+        page = b"GET /notifications?per_page=100 HTTP/1.1\r\nHost: x\r\n" + by_user
+        async with contextlib.AsyncExitStack() as stack:
+            gc.collect()
+            tracemalloc.start()
+            try:
+                for _ in range(20):
+                    reader, writer = await stack.enter_async_context(connected(idle))
+                    reader._transport.pause_reading()  # type: ignore[attr-defined]  # noqa: SLF001 - it has no other way
+                    writer.write(page * 100)
+                assert (await idle.as_user(1, "GET", "/notifications?per_page=100")).status_code == 200
+                await until(lambda: idle.app_state.capacity.in_use == 0)
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+        assert peak < 20 * 2**20, "without a limit, 20 times 100 pages of more than 100 KB"

@@ -189,6 +189,16 @@ async def test_marks_have_the_time_at_which_they_were_made(api: Api) -> None:
     }
 
 
+async def test_marks_of_users_without_phones_queue_no_clears(api: Api) -> None:
+    await api.people(1, 2)
+    await api.as_user(2, "POST", f"/notifications/devices/{'aa' * 32}", json={})
+    for user in (1, 2):
+        await fill(api, user, 1)
+        await api.as_user(user, "PUT", "/notifications/read")
+    queued = {row["user_id"] for row in await api.app_state.database.rows("select user_id from clears")}
+    assert queued <= {2}  # it goes when it is done
+
+
 @pytest.mark.parametrize("mark", ["read", "unread"])
 async def test_deleted_notification_takes_no_mark(api: Api, mark: str) -> None:
     await api.people(1)

@@ -286,6 +286,31 @@ async def test_leases_of_locked_jobs_expire_later(database: Database, dba: Conne
     assert (await found(database, locked))["worker_id"] is None
 
 
+async def test_leases_of_deliveries_expire_with_their_worker_unless_locked(database: Database, dba: Connection) -> None:
+    lively, unknown = new_id(), new_id()
+    await jobs.enrol(database, lively, "one")
+    of_lively, locked, free = [new_id() for _ in range(3)]
+    for id_, worker in ((of_lively, lively), (locked, unknown), (free, unknown)):
+        await database.value(
+            "insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token_ending, worker_id)"
+            " values ($1, $1, 1, 'apns/default', false, 'iOS', 'abcdef', $2)",
+            *(id_, worker),
+        )
+
+    async def owners() -> list[UUID | None]:
+        rows = {row["event_id"]: row["worker_id"] for row in await database.rows("select * from deliveries")}
+        return [rows[id_] for id_ in (of_lively, locked, free)]
+
+    async with dba.transaction():
+        await dba.execute("select from deliveries where event_id = $1 for update", locked)
+        async with bounded():
+            await jobs.reap(database, None)
+        assert await owners() == [lively, unknown, None]
+    await jobs.reap(database, None)
+    assert await owners() == [lively, None, None]
+    await jobs.leave(database, lively)
+
+
 async def test_forgotten_workers_have_no_leases(database: Database) -> None:
     worker = new_id()
     await jobs.enrol(database, worker, "one")

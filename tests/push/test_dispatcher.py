@@ -1,13 +1,17 @@
 """The order in which pushes are sent."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
+from typing import Self
 from uuid import UUID
+
+import pytest
 
 from tests.support.events import accepted
 from tests.support.pushes import IPHONE, becomes, pushes_of
 from tests.support.service import Api
 from tests.support.waiting import until
 from tocsin.db.pool import Connection
+from tocsin.push import lanes
 from tocsin_phones import Phones
 
 
@@ -24,7 +28,7 @@ async def test_single_push_does_not_wait_for_unanswered_bulk_pushes(
     await becomes(
         pushing, await accepted(pushing, 1), {"delivered": 1}
     )  # until then a connection carries one push alone
-    lane.waits_until = datetime.now(UTC) + timedelta(hours=1)
+    lane.pause(3600)
     many = await accepted(pushing, *range(10, 40))
     await until(lambda: _are_bulk(dba, many))
     lane.waits_until = None
@@ -41,3 +45,20 @@ async def _are_bulk(dba: Connection, event_id: UUID) -> bool:
 
 async def _is_full(dba: Connection) -> bool:
     return bool(await dba.fetchval("select count(*) >= 6 from deliveries where worker_id is not null"))
+
+
+class _Ahead(datetime):
+    """A clock that is an hour ahead."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) + timedelta(hours=1)
+
+
+async def test_a_lane_waits_no_longer_when_the_clock_is_set_back(pushing: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = next(lane for lane in pushing.app_state.lanes if lane.name == "apns/default")
+    with monkeypatch.context() as patched:
+        patched.setattr(lanes, "datetime", _Ahead)
+        lane.wait(30, "the provider asked for it")
+    assert lane.problem == ""  # 30 s are none; an hour would be
+    assert 0 < lane.remaining <= 30

@@ -177,7 +177,7 @@ class Dispatcher:
         return self._backoffs.setdefault(name, Backoff(name, self._stopping, self._metrics.failure))
 
     async def _is_ready(self, lane: Lane) -> bool:
-        if lane.waits_until and lane.waits_until > datetime.now(UTC):
+        if lane.remaining:
             return False
         found = await lane.channel.ready()
         lane.lacks = found.reason if isinstance(found, Later) else ""

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -15,8 +16,8 @@ from tocsin.push.deliveries import Delivery, DeliveryKey
 ENDING = 10.0
 """Seconds to wait for the answers of pushes with the previous keys."""
 
-MIN_PROBLEM_WAIT = timedelta(minutes=1)
-"""A lane that waits longer than this has a problem to report."""
+MIN_PROBLEM_WAIT = 60.0
+"""A lane that waits for more seconds than these has a problem to report."""
 
 _SANDBOX = "/sandbox"
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -50,7 +51,7 @@ class Lane:
     answered: "list[Answered]" = field(default_factory=list)
     behind_locks: "list[Answered]" = field(default_factory=list)
     progress: asyncio.Event = field(default_factory=asyncio.Event)
-    waits_until: datetime | None = None
+    waits_until: float | None = None  # of the monotonic clock: the time of day can be set back
     waits_because: str = ""
     stopped: str = ""
     lacks: str = ""
@@ -93,15 +94,26 @@ class Lane:
 
     def wait(self, seconds: float, reason: str) -> None:
         """Make the lane wait for `seconds`."""
-        self.waits_until, self.waits_because = datetime.now(UTC) + timedelta(seconds=seconds), reason
+        self.pause(seconds)
+        self.waits_because = reason
         log.warning("lane waits", lane=self.name, seconds=seconds, reason=reason)
+
+    def pause(self, seconds: float) -> None:
+        """Send nothing for `seconds`."""
+        self.waits_until = time.monotonic() + seconds
+
+    @property
+    def remaining(self) -> float:
+        """For how many seconds it still waits; 0 if it does not."""
+        return 0.0 if self.waits_until is None else max(0.0, self.waits_until - time.monotonic())
 
     @property
     def problem(self) -> str:
         """Why the lane sends nothing for a long time; empty if it does. `stopped` has its own reason."""
-        if self.lacks or self.waits_until is None or self.waits_until < datetime.now(UTC) + MIN_PROBLEM_WAIT:
+        if self.lacks or self.remaining < MIN_PROBLEM_WAIT:
             return self.lacks
-        return f"it waits until {self.waits_until:%Y-%m-%d %H:%M} UTC, as the provider asked: {self.waits_because}"
+        until = datetime.now(UTC) + timedelta(seconds=self.remaining)
+        return f"it waits until {until:%Y-%m-%d %H:%M} UTC, as the provider asked: {self.waits_because}"
 
     def try_now(self) -> None:
         """Make a lane that has stopped or has a problem try again at once."""

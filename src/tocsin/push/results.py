@@ -229,7 +229,7 @@ class ResultWriter:
         if lane.stopped != reason:
             log.error("lane stopped: the provider refused its settings", lane=lane.name, reason=reason)
         lane.stopped = reason
-        lane.waits_until = datetime.now(UTC) + timedelta(seconds=PROBE_INTERVAL)
+        lane.pause(PROBE_INTERVAL)
         await deliveries.lane_stops(self._database, lane.name, reason)
 
 

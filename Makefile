@@ -119,12 +119,13 @@ $(UV):
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 # Programs that tests run: Debian's Chromium with Arabic fonts for the pages, and nginx, nghttpd and pgbouncer as
-# independent servers. They are installed but not started. Without the last three, some tests are skipped.
+# independent servers. They are installed but not started. faketime has the library for wrong clocks. Without the last
+# four, some tests are skipped.
 parts:
-	@if ! { command -v chromium && command -v nginx && command -v nghttpd && command -v pgbouncer; } >/dev/null; then \
+	@if ! { command -v chromium && command -v nginx && command -v nghttpd && command -v pgbouncer && command -v faketime; } >/dev/null; then \
 		if [ "$$(id -u)" = 0 ]; then \
 			apt-get update -q && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
-				chromium fonts-noto-core nginx-light nghttp2-server pgbouncer; \
+				chromium fonts-noto-core nginx-light nghttp2-server pgbouncer faketime; \
 		elif ! command -v chromium >/dev/null; then \
 			echo 'Please install the packages chromium and fonts-noto-core.' >&2; exit 1; \
 		fi; fi

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from tests.support.chaos import ChaosRun, leased_pushes, scenario
-from tests.support.clusters import cluster_on, durable_server, embedded_cluster
+from tests.support.clusters import cluster_on, embedded_cluster
 from tests.support.database import value
 from tests.support.disks import data_disk
-from tests.support.processes import Program, holds_a_lease, kill_postgres, postgres_of
+from tests.support.processes import Program, data_folder, holds_a_lease, kill_postgres, postgres_of
 from tests.support.servers import answers
 from tests.support.waiting import reaches, until
-from tocsin.postgres.supervisor import url_of
+from tocsin.postgres.supervisor import Embedded, url_of
 from tocsin.push.channels import apns
 
 
@@ -43,7 +43,7 @@ async def test_accepted_events_survive_power_cuts(run: ChaosRun) -> None:
 
 @scenario("api-killed", "SIGKILL of the API process")
 async def test_accepted_events_survive_a_killed_api_process(run: ChaosRun) -> None:
-    async with durable_server() as server, cluster_on(run, server) as cluster:
+    async with data_folder() as data, Embedded(data) as server, cluster_on(run, server.url) as cluster:
         async for _ in run.rounds(2):
             async with run.failure():
                 await cluster.service.kill()

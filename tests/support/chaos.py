@@ -33,7 +33,7 @@ from tocsin_phones import Phones
 CONVERGENCE = 60.0
 """Seconds after the end of a failure within which all that was accepted before is delivered."""
 
-PAUSE_OF_POSTS = 0.04
+PAUSE_OF_POSTS = 0.08
 BETWEEN_FAILURES = (30, 120)
 """Events accepted between two failures."""
 
@@ -149,7 +149,9 @@ class ChaosRun:
             except DRIVER_ERRORS as error:
                 waiting = {"the database": repr(error)}
             taken = time.monotonic() - began
-            assert not waiting or taken < CONVERGENCE, f"{taken:.0f} s after the fault there wait {waiting}"
+            if waiting and taken > CONVERGENCE:
+                said = f"{taken:.0f} s after the failure there wait {waiting}: {await _described(self._url, ids)}"
+                raise AssertionError(said)
             await asyncio.sleep(0.1)
         self._checked |= ids
         self.outcome.convergence = max(self.outcome.convergence, time.monotonic() - began)
@@ -209,6 +211,21 @@ async def _waiting(url: str, ids: set[str]) -> dict[str, Any]:
     finally:
         await connection.close()
     return {name: count for name, count in found.items() if count}
+
+
+async def _described(url: str, ids: set[str]) -> str:
+    """Describe what waits of these events, and what fails."""
+    connection = await connect(url)
+    pushes = await connection.fetch(
+        "select state, attempts, worker_id, reason, min(due_at - now()), max(due_at - now()), count(*) from deliveries"
+        " where event_id = any($1::uuid[]) and state in ('queued', 'later') group by 1, 2, 3, 4",
+        ids,
+    )
+    jobs = await connection.fetch("select * from jobs where id = any($1::uuid[]) limit 3", ids)
+    workers = await connection.fetch("select id, now() - seen_at as silent, problem from workers")
+    lanes = await connection.fetch("select * from lanes")
+    await connection.close()
+    return "\n".join(map(str, (*pushes, *jobs, *workers, *lanes)))
 
 
 async def _unsent(url: str, due: Counter[tuple[str, int]], sent: Counter[tuple[str, int]]) -> str:

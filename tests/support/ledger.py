@@ -27,6 +27,9 @@ from tocsin.db.pool import connect
 SLOWEST = 90.0
 """Seconds after which a client gives an answer up: longer than the service may take."""
 
+DAY = timedelta(days=1)
+"""How long tokens are valid: longer than a wrong clock is ahead."""
+
 POSTERS = 6
 PAUSE_OF_CROWDS = (0.1, 0.5)
 READERS = (1, *range(5, 21))
@@ -162,8 +165,8 @@ class Load:
         self._stopping = asyncio.Event()
         self._clients: list[asyncio.Task[None]] = []
         self._unanswered: Post | None = None
-        self._service = mint_service(SECRET, "crm", ["events:write"], HOUR)
-        self._users = [mint_user(SECRET, user, HOUR) for user in READERS]
+        self._service = mint_service(SECRET, "crm", ["events:write"], DAY)
+        self._users = [mint_user(SECRET, user, DAY) for user in READERS]
 
     async def __aenter__(self) -> Self:
         steps = [*[self._post_to_few] * POSTERS, self._post_to_a_crowd, self._read_all]
@@ -221,7 +224,7 @@ class Load:
         answer = await self._ask(line, "POST", "/events/batch", {"events": [_event(post) for post in posts]})
         if answer:
             self.ledger.accept(answer["ids"], posts)
-        await self._pause(0.05)
+        await self._pause(0.05 + 5 * self._pause_of_posts)
 
     async def _post_under_a_key(self, line: "_Line") -> None:
         """Post, now or held for a moment, what replaces what was posted before under one of a few keys."""

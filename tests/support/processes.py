@@ -55,6 +55,11 @@ class Program:
     def alive(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
+    @property
+    def status(self) -> int | None:
+        """The status with which it ended; None while it runs."""
+        return self._process.returncode if self._process else None
+
     async def start(self) -> None:
         """Wait until it serves or works."""
         self._logs.append(self.data.parent / f"{next(_number)}.log")
@@ -77,11 +82,18 @@ class Program:
         self.signal(signal.SIGTERM)
         await self.ended()
 
-    async def ended(self) -> int:
-        """Wait until it has ended, and return its status."""
+    async def ended(self) -> None:
+        """Wait until it has ended."""
         assert self._process
         async with bounded():
-            return await self._process.wait()
+            await self._process.wait()
+
+    async def ends(self, seconds: float) -> bool:
+        """Return whether it ends within this time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.ended()
+        return not self.alive
 
     def change(self, **variables: str | None) -> None:
         """Set or remove variables of its next starts."""

@@ -11,6 +11,7 @@ BY_FIXTURE = {"chromium": "browser", "sources": "processes", "own": "processes",
 """The marker of all tests that use a fixture, directly or not."""
 
 MAY_BE_SKIPPED = {
+    r"there is no libfaketime$": "only root installs it",
     r"takes root|only root": "a developer need not be root",
     r"no file system can be mounted|lets nobody mount": "most containers mount nothing",
     r"no PostgreSQL of its own": "tests bring their own PostgreSQL 18; an older one is found where it is installed",

@@ -6,6 +6,7 @@ import os
 import pwd
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +33,12 @@ class OwnServer:
     port: int
     folder: Path
     user: pwd.struct_passwd
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """End it at once, as if its machine were lost."""
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait()
 
     def url(self, role: str = "dba", database: str = "postgres", password: str = PASSWORD, **more: Any) -> str:
         query = "&".join(f"{name}={value}" for name, value in more.items())
@@ -83,12 +90,31 @@ async def own_server(**settings: str) -> AsyncIterator[OwnServer]:
             }
             options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
             process = spawn((programs / "postgres", "-D", folder / "data", *options), user, output)
-            server = OwnServer(port, folder, user)
+            server = OwnServer(port, folder, user, process)
             try:
                 await answers(server.url())
                 yield server
             finally:
                 await end(process)
+
+
+@asynccontextmanager
+async def standby_of(primary: OwnServer) -> AsyncIterator[OwnServer]:
+    """Run a standby that follows a server."""
+    with short_path() as folder, memory() as output:
+        user, port = primary.user, free_port()
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        programs = await programs_for(user, folder)
+        copying = (programs / "pg_basebackup", "-D", folder / "data", "-R", "-c", "fast", "-d", primary.url())
+        assert await asyncio.to_thread(spawn(copying, user, output).wait, LONGEST_START) == 0
+        options = ("-c", f"port={port}", "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}")
+        process = spawn((programs / "postgres", "-D", folder / "data", *options), user, output)
+        server = OwnServer(port, folder, user, process)
+        try:
+            await answers(server.url())
+            yield server
+        finally:
+            await end(process)
 
 
 @asynccontextmanager

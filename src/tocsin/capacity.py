@@ -101,8 +101,12 @@ class Capacity:
             raise self.refuse(kind) from None
 
     def leave(self, slot: Slot) -> None:
-        """Release a slot, soon."""
-        self._pace.add(partial(self._of(slot[0]).leave, slot))
+        """Release a slot, at the latest when it is this one's turn."""
+        admission = self._of(slot[0])
+        if admission.waiting:
+            self._pace.add(partial(admission.leave, slot))
+        else:
+            admission.leave(slot)
 
     def _of(self, kind: str) -> Admission:
         return self._of_kinds.get(kind, self._others)

@@ -9,10 +9,12 @@ import socket
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
 import structlog
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from tests.support.answers import codes_of, exchanged
 from tests.support.events import custom, post
@@ -224,6 +226,38 @@ class TestTime:
         assert codes_of(answer) == (408, [("timeout", None)])
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers["x-request-id"]
+
+    async def test_slow_body_is_read_while_its_parts_arrive_in_time(self, hasty: Api) -> None:
+        body = b'{"type":"x"}'
+        head = CHUNKED.replace(b"Transfer-Encoding: chunked", b"Content-Length: %d" % len(body))
+        async with connected(hasty) as (reader, writer):
+            writer.write(head + BY_SERVICE + b"\r\n")
+            for byte in body:
+                await asyncio.sleep(SHORT.body / 4)
+                writer.write(bytes([byte]))
+            assert (await asyncio.wait_for(reader.readline(), LONGEST_WAIT)).startswith(b"HTTP/1.1 422 ")
+
+    async def test_body_byte_by_byte_wakes_its_request_only_at_the_end(
+        self, idle: Api, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        received = list[bytes]()
+        receive = RequestResponseCycle.receive
+
+        async def counting(cycle: RequestResponseCycle) -> Any:
+            message: Any = await receive(cycle)
+            received.append(message.get("body", b""))
+            return message
+
+        monkeypatch.setattr(RequestResponseCycle, "receive", counting)
+        body = b'{"type":"' + b"x" * 500 + b'"}'
+        head = CHUNKED.replace(b"Transfer-Encoding: chunked", b"Content-Length: %d" % len(body))
+        async with connected(idle) as (reader, writer):
+            writer.write(head + BY_SERVICE + b"\r\n")
+            for byte in body:
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 422 ")
+        assert received[0] == body
 
     async def test_keep_alive_timeout_is_75_seconds(self, hasty: Api) -> None:
         assert Patience() == Patience(head=10, body=30, answer=30, idle=75, rest=5)

@@ -26,7 +26,8 @@ ABORT = "tocsin.abort"
 """The key in the scope of a function that closes the connection at once."""
 
 CYCLE = "tocsin.cycle"
-"""The key in the scope of the request cycle, which shows whether the body is complete, and of the timeout per part."""
+"""The key in the scope of the request cycle, which shows whether the body is complete, of the timeout per part, and of
+the connection, which knows when the last part arrived."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _TRACE = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -152,8 +153,10 @@ def _as_problem(error: Exception, request_id: str) -> Problem:
 
 def _in_time(scope: Scope, receive: Receive) -> Receive:
     """Return a `receive` that raises `Timeout` if a part of an incomplete body does not arrive in time."""
-    arriving = scope.get(CYCLE)
-    if arriving is None or not arriving[0].more_body:
+    if CYCLE not in scope:
+        return receive
+    cycle, patience, connection = scope[CYCLE]
+    if not cycle.more_body:
         return receive
     is_whole = False
 
@@ -161,13 +164,17 @@ def _in_time(scope: Scope, receive: Receive) -> Receive:
         nonlocal is_whole
         if is_whole:
             return await receive()
-        try:
-            async with asyncio.timeout(arriving[1]):
-                message = await receive()
-        except TimeoutError:
-            raise Timeout from None
-        is_whole = not message.get("more_body")
-        return message
+        while True:
+            due = connection.part_at + patience
+            try:
+                async with asyncio.timeout_at(due):
+                    message = await receive()
+            except TimeoutError:
+                if connection.part_at + patience <= due:
+                    raise Timeout from None
+            else:
+                is_whole = not message.get("more_body")
+                return message
 
     return receive_in_time
 

@@ -37,6 +37,9 @@ LINGER_TIMEOUT = 0.5
 LATE = 1.0
 """Seconds by which a timer may be late. If it is later, the process was busy, and received data is read first."""
 
+MIN_PART_BYTES = 2**14
+"""Bytes of a body that are passed to the application together: to wake it for each byte costs more than to parse."""
+
 MAX_SKIPPED_DIGITS = 5
 """Maximum digits of the length of a body that is skipped. The rest of a larger one is not worth reading."""
 
@@ -85,6 +88,8 @@ class Protocol(HttpToolsProtocol):
         self._origins = frozenset(origin.encode() for origin in origins)
         self._prefix = prefix.encode()
         self._capacity = capacity
+        self.part_at = -inf
+        """The time of the event loop at which the last part of the current body arrived."""
         self._is_skipping = False  # the rest of a request that is refused because of overload
         self._in_head = False
         self._received = 0  # bytes of the head
@@ -189,7 +194,8 @@ class Protocol(HttpToolsProtocol):
             self._expire(self._patience.body)
             return
         super().on_headers_complete()
-        self.scope[CYCLE] = (self.cycle, self._patience.body)  # type: ignore[literal-required]
+        self.part_at = self.loop.time()
+        self.scope[CYCLE] = (self.cycle, self._patience.body, self)  # type: ignore[literal-required]
         if is_extra:
             self.cycle.keep_alive = False
         elif version == "1.0" and self.parser.should_keep_alive():
@@ -199,7 +205,12 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Add a part of the body."""
         self._framing = 0
-        if not self._is_skipping:
+        if self._is_skipping:
+            return
+        self.part_at = self.loop.time()
+        if len(self.cycle.body) + len(body) < MIN_PART_BYTES and not self.cycle.response_complete:
+            self.cycle.body += body  # passed on with a later part, or when the body is complete
+        else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:

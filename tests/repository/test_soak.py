@@ -1,6 +1,9 @@
 """The soak finds what grows, and nothing else."""
 
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -39,3 +42,21 @@ def test_soak_finds_what_grows(values: list[float]) -> None:
 
 def test_soak_does_not_judge_tables_that_keep_their_rows() -> None:
     assert all(claim.kept for claim in grown(samples(*series(0, 1, 0), name="table audit_entries")))
+
+
+@pytest.mark.processes
+def test_soak_shortens_every_period_of_days() -> None:
+    program = (
+        "import bench.short_days; from tocsin import audit, inbox, retention;"
+        "print(*[text for module in (audit, inbox, retention) for text in module._SQL.values()])"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "BENCH_DAY": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "make_interval(secs => 270 * 2.0)" in shown
+    assert "make_interval(secs => $2 * 2.0)" in shown
+    assert not any(f"{unit} =>" in shown for unit in ("days", "weeks", "months")), "rows would outlast the soak"

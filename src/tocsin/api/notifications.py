@@ -16,16 +16,15 @@ from tocsin.api.answers import ChangesAnswer, Links, Notification, PageAnswer, Q
 from tocsin.api.auth import Acting, AnyUser, Sender, User
 from tocsin.api.documented import declared, headers, links, problems
 from tocsin.api.limiting import counted
-from tocsin.api.proxies import HOST
 from tocsin.api.requests import ListedIds, Marks, NewCustom, NotificationId, integer, named_in
 from tocsin.api.routes import OPTIONAL, Given, router
 from tocsin.api.state import AppState, State, app_state_of
+from tocsin.api.urls import base_url_of
 from tocsin.auth.claims import UserCaller
 from tocsin.directory import unknown_recipients
 from tocsin.errors import FieldError, Invalid, Missing, NotFound
 from tocsin.events import MAX_COUNTED_MEMBERS, Draft, count_of_recipients
 from tocsin.notifications import to_json
-from tocsin.settings import Settings
 from tocsin.validation import Between, field_error
 
 MAX_PAGE = 1_000_000
@@ -81,7 +80,7 @@ async def list_notifications(  # noqa: PLR0913, PLR0917 - the parameters of the 
     that no notification is repeated or skipped while others arrive or are read. `pagination.total` is the number of
     notifications that match the query, `unread` that of all unread notifications in the inbox.
     """
-    base = _base_of(request, app_state.settings)
+    base = base_url_of(request, app_state.settings)
     if if_none_match and (tag := await _unchanged(request, user, base, if_none_match)):
         return Response(status_code=304, headers={"Cache-Control": KEPT, "ETag": tag})
     is_unread = show is not None
@@ -249,24 +248,6 @@ def _other_parameters(query: bytes) -> str:
     given = parse_qsl(str(query, "latin-1"), keep_blank_values=True)
     kept = urlencode([(name, value) for name, value in given if name not in {"page", "cursor"}])
     return f"{kept}&" if kept else ""
-
-
-def _base_of(request: Request, settings: Settings) -> str:
-    """Return the base url for the caller, including the path prefix."""
-    return settings.base_url or f"{_scheme_of(request)}://{_host_of(request)}{settings.root_path}"
-
-
-def _host_of(request: Request) -> str:
-    """Return the Host header if it is valid, otherwise the address of the server."""
-    host = request.headers.get("host", "")
-    if HOST.fullmatch(host):
-        return host
-    address, port = request.scope["server"]
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def _scheme_of(request: Request) -> str:
-    return "https" if request.scope["scheme"] in {"https", "wss"} else "http"
 
 
 def _json(found: object) -> Response:

@@ -24,6 +24,9 @@ Action = Literal[
     "imported",
     "preference_locks_changed",
     "replayed",
+    "sessions_ended",
+    "signed_in",
+    "signed_out",
     "subject_resolved",
     "user_erased",
 ]

@@ -29,6 +29,7 @@ ALWAYS = (
     "idempotency_keys",
     "rate_limits",
     "streams",
+    "console_sessions",
     "last_clears",
     "dead_letters",
     "deliveries",

@@ -70,6 +70,7 @@ async def serve(
     raise_file_limit()
     if settings.database_url is not None or settings.has_keys:
         from_settings.verifier_of(settings)
+    from_settings.provider_of(settings)
     async with contextlib.AsyncExitStack() as stack:
         sockets = [stack.enter_context(bound(settings.host, settings.port))]
         if settings.operations_port is not None:
@@ -88,6 +89,8 @@ async def serve(
         app_state = build_app_state(settings, catalogue, database, counting, pubsub, verifier, lanes)
         stack.push_async_callback(app_state.limits.close)
         stack.push_async_callback(app_state.streams.finish)
+        if app_state.provider:
+            stack.push_async_callback(app_state.provider.close)
         await stack.enter_async_context(_in_background(_record_locks(database, app_state.operator, "tocsin serve")))
         worker = None
         if with_worker:

@@ -18,7 +18,10 @@ MIN_SECRET_BYTES = 32
 MAX_PATH_LENGTH, MAX_FILE_NAME_BYTES = 4000, 255
 """Maximum characters of a path, and maximum bytes of each name in it."""
 
+MAX_URL_LENGTH = 500
+
 Audience = Literal["users", "services", "both"]
+Role = Literal["operator", "support", "viewer"]
 Scope = Literal["events:write", "directory:write", "operations", "operations:support", "operations:read"]
 
 SECONDS = {"second": 1, "minute": 60, "hour": 3600}
@@ -41,6 +44,10 @@ _CONTACT = re.compile(
 _INTERPRETED = "'\"\\$`%"
 """Characters that a shell or PostgreSQL would interpret in the path of an archive."""
 
+_SAFE_URL = re.compile(
+    r"(https://[A-Za-z0-9.:\[\]-]{1,260}|http://(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?)([/?][!\"$-~]*)?",
+    re.ASCII,
+)
 _SCHEME = re.compile(r"\A[a-z]+:", re.ASCII | re.IGNORECASE)
 
 
@@ -64,6 +71,11 @@ class Rate:
 def is_contact(text: str) -> bool:
     """Return whether push services accept this contact."""
     return _CONTACT.fullmatch(text) is not None
+
+
+def is_safe_url(text: str) -> bool:
+    """Return whether this is an https URL, or one of http on this machine, without a user and a fragment."""
+    return len(text) <= MAX_URL_LENGTH and _SAFE_URL.fullmatch(text) is not None
 
 
 def _split_at_commas(value: Any) -> Any:
@@ -186,6 +198,27 @@ def _scopes(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _safe_url(value: str) -> str:
+    if not is_safe_url(value) or "?" in value:
+        raise ValueError(
+            "write an https URL without a user, a query and a fragment; http is allowed on this machine only"
+        )
+    return value
+
+
+def _roles(value: tuple[str, ...]) -> tuple[str, ...]:
+    for name, _, role in (pair.rpartition("=") for pair in value):
+        if not name or role not in get_args(Role):
+            raise ValueError(f"write crm-admins=operator; the roles are {', '.join(get_args(Role))}")
+    return value
+
+
+def _oidc_scopes(value: str) -> str:
+    if "openid" not in value.split(" ") or not value.isprintable():
+        raise ValueError("write scopes separated by spaces, with openid among them")
+    return value
+
+
 def _at_home(path: Path) -> Path:
     """Expand `~` to the home folder of the user."""
     try:
@@ -238,13 +271,17 @@ Limit = Annotated[Rate | None, BeforeValidator(_rate)]
 Size = Annotated[ByteSize, BeforeValidator(_size)]
 """A number of bytes, such as 500MB or 2GiB; `none` is 0."""
 Port = Annotated[int, Field(ge=0, le=65535)]
-PublicUrl = Annotated[AnyHttpUrl, UrlConstraints(max_length=500)]
+PublicUrl = Annotated[AnyHttpUrl, UrlConstraints(max_length=MAX_URL_LENGTH)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 NatsUrl = Annotated[SecretStr, AfterValidator(_nats_url)]
 JwksUrl = Annotated[PublicUrl, AfterValidator(_jwks_url)]
 RootPath = Annotated[str, AfterValidator(_root_path)]
 Networks = Annotated[_Words, AfterValidator(_networks)]
 Origins = Annotated[_Words, AfterValidator(_origins)]
+SafeUrl = Annotated[str, AfterValidator(_safe_url)]
+"""An https URL, or one of http on this machine."""
+Roles = Annotated[_Words, AfterValidator(_roles)]
+OidcScopes = Annotated[str, Field(max_length=500), AfterValidator(_oidc_scopes)]
 Name = Annotated[str, Field(max_length=200)]
 File = Annotated[Path, AfterValidator(_at_home)]
 ArchiveFolder = Annotated[File, AfterValidator(_archive_folder)]

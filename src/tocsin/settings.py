@@ -126,6 +126,22 @@ class Settings(BaseModel, frozen=True, extra="forbid", validate_default=True, us
     """claims, separated by commas, with scopes, each a string or a list"""
     jwt_scopes: types.Scopes = ()
     """scopes of the issuer by their names there: Events.Write=events:write, separated by commas"""
+    oidc_issuer: types.SafeUrl | None = None
+    """the OpenID provider at which operators sign in to the console; unset: they need a link or a token"""
+    oidc_client_id: types.Name | None = None
+    """the id of Tocsin at that provider"""
+    oidc_client_secret_file: types.File | None = None
+    """a file with its secret, if the provider demands one"""
+    oidc_scopes: types.OidcScopes = "openid profile"
+    """the scopes that are requested, separated by spaces"""
+    oidc_role_claim: types.Name = "roles"
+    """the claim of the ID token with the roles of a person, or the path to it"""
+    oidc_roles: types.Roles = ()
+    """roles by their names at the provider: crm-admins=operator, separated by commas; unset: the same names"""
+    oidc_company_claim: types.Name | None = None
+    """the required claim with the company of a person, or `*` for all; unset: `company_id` if it is there"""
+    console_url: types.SafeUrl | None = None
+    """the url of the console; unset: /console at the public url"""
     limit_user_requests: types.Limit = types.Rate(3000, "minute")
     """requests with the tokens of one user, such as 3000/minute; `none`: no limit"""
     limit_service_requests: types.Limit = None

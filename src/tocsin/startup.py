@@ -10,6 +10,7 @@ import structlog
 
 from tocsin import preferences
 from tocsin.api.state import AppState
+from tocsin.auth.from_settings import provider_of
 from tocsin.auth.tokens import Verifier
 from tocsin.bus import ByNats
 from tocsin.capacity import Capacity
@@ -136,6 +137,7 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
         capacity,
         metrics,
         Readiness(database, disk, capacity),
+        provider_of(settings),
         lanes,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.answers import FILES, UNKNOWN, codes_of, errors_of, raw, routes_of, sealed
+from tests.support.answers import CONSOLE, FILES, UNKNOWN, codes_of, errors_of, raw, routes_of, sealed
 from tests.support.events import custom
 from tests.support.service import HOUR, SECRET, Api, at_rest
 from tests.support.tokens import part, signed
@@ -19,7 +19,7 @@ SCOPES = ["events:write", "directory:write", "operations", "operations:support",
 SUPPORT = ["operations:support", "operations"]
 VIEWER = ["operations:read", *SUPPORT]
 
-OPEN = ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{name}", "/console", "/console/{name}", *FILES]
+OPEN = ["/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{name}", *CONSOLE, *FILES]
 OWNER, COLLEAGUE, STRANGER, INACTIVE, ERASED = 1, 2, 3, 4, 99
 
 Token = Callable[[list[str]], str]

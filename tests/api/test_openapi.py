@@ -15,7 +15,7 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
-from tests.support.answers import FILES, UNKNOWN, assert_page_headers, routes_of
+from tests.support.answers import CONSOLE, FILES, UNKNOWN, assert_page_headers, routes_of
 from tests.support.events import custom, note
 from tests.support.service import HOUR, SECRET, Api, at_rest, serving, settings_for, standing_token
 from tocsin import errors, validation
@@ -34,7 +34,7 @@ from tocsin.push.channels.vapid import Vapid
 from tocsin.rate_limits import RateLimits
 
 JSON = "application/json"
-OF_THE_DOCUMENT = {"/openapi.json", "/docs", "/docs/{name}", "/console", "/console/{name}", *FILES}
+OF_THE_DOCUMENT = {"/openapi.json", "/docs", "/docs/{name}", *CONSOLE, *FILES}
 """The document does not describe itself, nor the pages and their files."""
 
 BEFORE_ALL = {"408", "431"}

@@ -96,6 +96,9 @@ async def raw(api: Api, head: str, body: bytes = b"") -> httpx.Response:
 FILES = ["/inbox-{version}.js", *(f"/{name}" for name in pages.FILES)]
 """The files of the web inbox."""
 
+CONSOLE = ["/console", "/console/{name}", *(f"/console/{name}" for name in ("sign-in", "signed-in", "session"))]
+"""The console, its files, and its routes for sessions."""
+
 
 async def mine(api: Api, method: str, path: str, **more: Any) -> httpx.Response:
     return await api.as_user(1, method, f"/notifications{path}", **more)

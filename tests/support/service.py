@@ -178,6 +178,8 @@ async def serving(
         app_state = build_app_state(settings, catalogue, database, counting, pubsub, verifier, lanes)
         stack.push_async_callback(app_state.limits.close)
         stack.push_async_callback(app_state.streams.finish)
+        if app_state.provider:
+            stack.push_async_callback(app_state.provider.close)
         watching = asyncio.create_task(app_state.streams.watch())
         stack.callback(watching.cancel)
         worker = Worker(own, catalogue, pubsub, metrics=app_state.metrics) if with_worker else None

@@ -17,6 +17,7 @@ from playwright.async_api import Browser, Page, expect
 from tests.support.barriers import barriers_of
 from tests.support.events import custom, note, post
 from tests.support.host_page import SCREENSHOTS
+from tests.support.openid_provider import CLIENT_ID, openid_provider
 from tests.support.pushes import ANDROID, IPHONE, becomes, hurry, pushes_of, register, until_stopped
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import reaches, until
@@ -544,6 +545,45 @@ class TestPage:
             await expect(page.get_by_role("checkbox", name="Select all")).to_have_count(selects)
             await expect(page.get_by_role("button", name="Replay lane")).to_have_count(lanes)
             await expect(page.locator("td a")).to_have_count(2 * selects)
+
+    async def test_people_sign_in_at_the_identity_provider(self, page: Page, url: str, catalogue: Catalogue) -> None:
+        async with openid_provider() as provider:
+            settings: dict[str, Any] = {"oidc_issuer": provider.issuer, "oidc_client_id": CLIENT_ID}
+            async with serving(url, catalogue, with_worker=False, **settings) as api:
+                console = f"{api.http.base_url}/console"
+                provider.redirect_uris = {f"{console}/signed-in"}
+                provider.person = {"sub": "a-1", "name": "Anna", "roles": ["other"]}
+                await page.goto(f"{console}#custom")
+                sign_in = page.get_by_role("button", name="Sign in with your organisation")
+                await sign_in.click()
+                await expect(page.get_by_text("have no role for this console")).to_be_visible()
+                await shoot(page, "sign-in-failed")
+                provider.person = {"sub": "a-1", "name": "Anna", "roles": ["support"]}
+                await sign_in.click()
+                await expect(page.locator("#pulse")).to_contain_text("Anna signed in until")
+                await expect(page.get_by_role("heading", name="Custom notifications")).to_be_visible()
+                await expect(page.locator("nav a:visible")).to_have_count(3)
+                await page.reload()
+                await expect(page.locator("#pulse")).to_contain_text("Anna signed in until")
+                assert (
+                    await page.evaluate("document.cookie + JSON.stringify({...localStorage, ...sessionStorage})")
+                    == "{}"
+                )
+                second = await page.context.new_page()
+                await second.goto(console)
+                await expect(second.locator("#pulse")).to_contain_text("Anna signed in until")
+                await page.get_by_role("button", name="Sign out").click()
+                await expect(page.get_by_text("You are signed out.")).to_be_visible()
+                await second.get_by_role("button", name="Refresh").click()
+                await expect(second.get_by_text("Your session has ended. Sign in again.")).to_be_visible()
+                await page.goto("about:blank")
+                await page.goto(f"{console}#token={OPERATOR}")
+                await expect(page.get_by_role("link", name="Audit log")).to_be_visible()
+                await page.get_by_role("link", name="Audit log").click()
+                rows = page.get_by_role("table", name="Audit log")
+                await expect(rows).to_contain_text("operator a-1 Anna")
+                for words in ("Signed in", "Signed out"):
+                    await expect(rows).to_contain_text(words)
 
     async def test_console_shows_external_data_as_text(self, page: Page, api: Api) -> None:
         await api.people(1, first_name=HOSTILE, last_name=HOSTILE)

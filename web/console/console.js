@@ -2,7 +2,10 @@
 
 import { ask, clock } from "./elements.js";
 import { Measures } from "./measures.js";
-import { call, endsAt, forget, isSignedIn, keep, may, recordOpening, takeToken } from "./session.js";
+import {
+  afterSignIn, call, canSignIn, endsAt, findPerson, forget, isSignedIn, keep, may, personName, recordOpening, signInThere,
+  signOut, takeToken,
+} from "./session.js";
 import { Overview, viewOf } from "./views.js";
 import { h } from "../shared/dom.js";
 
@@ -24,7 +27,10 @@ search.addEventListener("submit", (event) => {
   event.preventDefault();
   location.hash = `find/${encodeURIComponent(sought.value.trim())}`;
 });
-document.getElementById("leave").addEventListener("click", () => leave("You are signed out."));
+document.getElementById("leave").addEventListener("click", async () => {
+  await signOut();
+  leave("You are signed out.");
+});
 document.getElementById("skip").addEventListener("click", () => main.focus());
 addEventListener("hashchange", async () => {
   await takeToken(replaces);
@@ -32,7 +38,25 @@ addEventListener("hashchange", async () => {
   show(() => main.focus());
 });
 document.addEventListener("visibilitychange", poll);
-takeToken(replaces).then(start);
+takeToken(replaces).then(begin);
+
+const FAILED = {
+  expired: "The sign-in took too long or was started in another browser. Try again.",
+  state: "The sign-in was started in another tab or browser. Try again.",
+  denied: "The identity provider refused the sign-in.",
+  role: "You are signed in there, but have no role for this console. Ask your administrator.",
+  company: "You are signed in there, but your company is not known here. Ask your administrator.",
+  insecure: "Open this console over https to sign in.",
+  busy: "Too many people are signing in. Try again in a few seconds.",
+};
+
+/** Use the token of this tab, or else the session of the browser. */
+async function begin() {
+  await findPerson();
+  const failed = afterSignIn();
+  start();
+  if (failed && !isSignedIn()) document.getElementById("why").textContent = FAILED[failed] ?? "The identity provider cannot be used. The log of the service says why.";
+}
 
 /** Ask whether the token of a link may replace the session, because anyone can send a link. */
 function replaces(given, kept) {
@@ -88,7 +112,7 @@ async function attempt(load) {
     return [await load()].flat().filter((part) => part != null);
   } catch (error) {
     if (error.status === 401) {
-      leave("This token has expired or is not accepted.");
+      leave(expired());
       return [];
     }
     if (error.status === undefined) throw error;
@@ -101,7 +125,7 @@ async function poll() {
   clearTimeout(timer);
   if (document.visibilityState !== "visible" || isPolling) return;
   if (!isSignedIn()) {
-    if (!main.querySelector("#token")) leave("The token has expired.");
+    if (!main.querySelector("#token")) leave(canSignIn ? expired() : "The token has expired.");
     return;
   }
   isPolling = true;
@@ -109,11 +133,11 @@ async function poll() {
     const [metrics] = await Promise.all([call("metrics"), recordOpening()]);
     measures.add(metrics, Date.now());
     const ends = endsAt();
-    pulse.textContent = `${clock(Date.now())} UTC${ends ? `, signed in until ${clock(ends).slice(0, 5)}` : ""}`;
+    pulse.textContent = `${clock(Date.now())} UTC${ends ? `, ${[personName(), "signed in until"].filter(Boolean).join(" ")} ${clock(ends).slice(0, 5)}` : ""}`;
     pulse.className = "";
     overview.show(measures);
   } catch (error) {
-    if (error.status === 401) leave("This token has expired or is not accepted.");
+    if (error.status === 401) leave(expired());
     if (error.status === undefined) throw error;
     pulse.textContent = `${clock(Date.now())} UTC: ${error.message}`;
     pulse.className = "trouble";
@@ -121,6 +145,10 @@ async function poll() {
     isPolling = false;
     timer = setTimeout(poll, POLL_INTERVAL);
   }
+}
+
+function expired() {
+  return canSignIn ? "Your session has ended. Sign in again." : "This token has expired or is not accepted.";
 }
 
 function leave(why) {
@@ -138,6 +166,7 @@ function signIn() {
   return h("section", { class: "sign-in" },
     h("h1", {}, "Sign in"),
     why,
+    canSignIn ? h("p", {}, h("button", { type: "button", class: "main", id: "provider", onclick: signInThere }, "Sign in with your organisation")) : null,
     h("form", {
       onsubmit: async (event) => {
         event.preventDefault();
@@ -153,7 +182,7 @@ function signIn() {
         start();
       },
     },
-    h("label", { for: "token" }, "Token"), field, h("button", { type: "submit", class: "main" }, "Sign in")),
+    h("label", { for: "token" }, "Token"), field, h("button", { type: "submit", class: canSignIn ? "" : "main" }, canSignIn ? "Use the token" : "Sign in")),
     h("p", { id: "how", class: "faint" }, "Enter a service token with the scope ", h("code", {}, "operations"), ", or run ",
       h("code", {}, "tocsin console"), " on the server: it prints a link that is valid for an hour."));
 }

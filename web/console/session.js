@@ -1,4 +1,7 @@
-/* The session: a token from the URL fragment or the sign-in form, kept for this tab only, sent with every call. */
+/*
+ * The session: a token from the URL fragment or the sign-in form, kept for this tab only, or short-lived tokens of a
+ * person who signed in at the identity provider, kept in memory. A token is sent with every call.
+ */
 
 import { claimsOf } from "../shared/token.js";
 
@@ -7,6 +10,16 @@ const RECORDED_AS = "tocsin.console.recorded";
 const REQUEST_TIMEOUT = 20_000;
 const ROLES = ["viewer", "support", "operator"];
 const ROLE_SCOPES = ["operations:read", "operations:support", "operations"]; // of these roles
+
+const SESSION_PATH = "console/session";
+const RENEWED_BEFORE = 150_000; // milliseconds before the token of a person expires
+const HASH_KEPT_AS = "tocsin.console.hash";
+
+let person = null; // who is signed in at the identity provider: {token, name, role, until, endsAt}
+let renewing = null;
+
+/** Whether the service has an identity provider to sign in at. */
+export let canSignIn = false;
 
 /** A failed call; `status` is that of the response, 0 without one. */
 export class Refused extends Error {
@@ -26,7 +39,7 @@ export async function takeToken(replaces) {
   history.replaceState(null, "", location.pathname + location.search);
   const [given, kept] = [found[1], sessionStorage.getItem(KEPT_AS)];
   if (given === kept) return;
-  if (!isSignedIn() || await replaces(nameIn(given), nameIn(kept))) keep(given);
+  if (!isSignedIn() || await replaces(nameIn(given), person ? person.name : nameIn(kept))) keep(given);
 }
 
 function nameIn(token) {
@@ -34,18 +47,59 @@ function nameIn(token) {
 }
 
 export function keep(token) {
+  person = null;
   sessionStorage.setItem(KEPT_AS, token);
 }
 
 export function forget() {
+  person = null;
   sessionStorage.removeItem(KEPT_AS);
   sessionStorage.removeItem(RECORDED_AS);
+}
+
+/**
+ * Get the token of the person whose session the browser has, unless this tab has a token of its own. The cookie of the
+ * session opens nothing else, and scripts cannot read it.
+ */
+export async function findPerson() {
+  const answer = await send(SESSION_PATH, { method: "PUT", credentials: "same-origin" }).catch(() => null);
+  if (!answer) return; // a later call tries again
+  canSignIn = answer.available;
+  const isOwn = person === null && isSignedIn();
+  person = answer.session && !isOwn ? { ...answer.session, until: Date.now() + answer.session.seconds * 1000 } : null;
+}
+
+/** Sign in at the identity provider, and show the same view afterwards. */
+export function signInThere() {
+  if (location.hash) sessionStorage.setItem(HASH_KEPT_AS, location.hash); // that of a failed sign-in before stays
+  location.assign("console/sign-in");
+}
+
+/** Show the view from before the sign-in. Return why the sign-in failed, if it did, as one of a few words. */
+export function afterSignIn() {
+  const hash = sessionStorage.getItem(HASH_KEPT_AS);
+  const failed = /^#sign-in-failed\/([a-z]+)$/.exec(location.hash);
+  if (failed) history.replaceState(null, "", location.pathname + location.search);
+  else if (person && hash && !location.hash) history.replaceState(null, "", hash);
+  if (person) sessionStorage.removeItem(HASH_KEPT_AS);
+  return failed?.[1] ?? null;
+}
+
+/** End the session of the person, for all tabs. */
+export async function signOut() {
+  if (person) await send(SESSION_PATH, { method: "DELETE", credentials: "same-origin" }).catch(() => null);
+  forget();
+}
+
+/** The name of the person who is signed in, or null. */
+export function personName() {
+  return person?.name ?? null;
 }
 
 /** Record in the audit log that the console was opened with this token, once. Throws `Refused`. */
 export async function recordOpening() {
   const token = sessionStorage.getItem(KEPT_AS);
-  if (sessionStorage.getItem(RECORDED_AS) === token) return;
+  if (person || sessionStorage.getItem(RECORDED_AS) === token) return; // signing in was recorded
   await call("operations/console", {});
   sessionStorage.setItem(RECORDED_AS, token);
 }
@@ -53,11 +107,12 @@ export async function recordOpening() {
 /** Return whether there is a token that has not expired by its own `exp`. */
 export function isSignedIn() {
   const ends = endsAt();
-  return sessionStorage.getItem(KEPT_AS) !== null && (ends === null || ends > Date.now());
+  return (person !== null || sessionStorage.getItem(KEPT_AS) !== null) && (ends === null || ends > Date.now());
 }
 
-/** Return when the token expires, in milliseconds, or null. */
+/** Return when the token or the session of the person expires, in milliseconds, or null. */
 export function endsAt() {
+  if (person) return person.ends_at * 1000;
   const { exp } = claimsOf(sessionStorage.getItem(KEPT_AS));
   return Number.isFinite(exp) ? exp * 1000 : null;
 }
@@ -67,6 +122,7 @@ export function endsAt() {
  * then everything is shown, and the service refuses what is not permitted.
  */
 export function may(role) {
+  if (person) return ROLES.indexOf(person.role) >= ROLES.indexOf(role);
   const { scope } = claimsOf(sessionStorage.getItem(KEPT_AS));
   const given = [scope].flat().join(" ").split(" ").filter((each) => ROLE_SCOPES.includes(each));
   return !given.length || given.some((each) => ROLE_SCOPES.indexOf(each) >= ROLES.indexOf(role));
@@ -74,16 +130,19 @@ export function may(role) {
 
 /** Call the service and return its response: an object if it is JSON, else text. Throws `Refused`. */
 export async function call(path, body) {
-  const headers = { Authorization: `Bearer ${sessionStorage.getItem(KEPT_AS)}` };
+  if (person && Date.now() > person.until - RENEWED_BEFORE) await (renewing ??= findPerson().finally(() => (renewing = null)));
+  const headers = { Authorization: `Bearer ${person ? person.token : sessionStorage.getItem(KEPT_AS)}` };
   if (body) headers["Content-Type"] = "application/json";
+  return send(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), credentials: "omit" });
+}
+
+/** Send a request and return the response: an object if it is JSON, else text. Throws `Refused`. */
+async function send(path, options) {
   let response;
   try {
     response = await fetch(path, {
-      method: body ? "POST" : "GET",
-      headers,
-      body: body && JSON.stringify(body),
+      ...options,
       cache: "no-store",
-      credentials: "omit",
       redirect: "error",
       signal: AbortSignal.timeout(REQUEST_TIMEOUT),
     });

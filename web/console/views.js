@@ -230,7 +230,7 @@ class Audit {
 const ACTIONS = {
   console_opened: "Opened the console", custom_sent: "Sent a custom notification", event_cancelled: "Cancelled an event",
   exported: "Exported", imported: "Imported", preference_locks_changed: "Changed locked preferences",
-  replayed: "Replayed", subject_resolved: "Resolved a subject", user_erased: "Erased a user",
+  replayed: "Replayed", sessions_ended: "Ended sessions", signed_in: "Signed in", signed_out: "Signed out", subject_resolved: "Resolved a subject", user_erased: "Erased a user",
 };
 
 function actor({ caller, name }) {

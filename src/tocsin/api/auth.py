@@ -9,12 +9,12 @@ from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 from starlette.requests import Request
 
-from tocsin import inbox
+from tocsin import console_sessions, inbox
 from tocsin.api.limiting import count, count_caller, count_refused_token
 from tocsin.api.state import app_state_of
 from tocsin.audit import Actor
-from tocsin.auth.claims import ServiceCaller, UserCaller
-from tocsin.auth.tokens import caller_of
+from tocsin.auth.claims import OperatorCaller, ServiceCaller, UserCaller
+from tocsin.auth.tokens import bearer_of, caller_of
 from tocsin.errors import Unauthenticated, Unauthorized
 
 
@@ -102,7 +102,12 @@ class Service(Authentication):
 
 async def _caller_of(request: Request) -> UserCaller | ServiceCaller:
     try:
-        caller = caller_of(app_state_of(request).verifier, _authorization_of(request))
+        app_state, authorization = app_state_of(request), _authorization_of(request)
+        token = bearer_of(authorization) or ""
+        if token.startswith(console_sessions.PREFIX):
+            caller: UserCaller | ServiceCaller = await console_sessions.caller_of(app_state.database, token)
+        else:
+            caller = caller_of(app_state.verifier, authorization)
     except Unauthenticated:
         await count_refused_token(request)
         raise
@@ -123,7 +128,8 @@ def actor_of(request: Request) -> Actor:
     caller: UserCaller | ServiceCaller = request.state.caller
     if isinstance(caller, UserCaller):
         return Actor(caller.label, request_id=request.state.request_id, user_id=caller.id)
-    return Actor(caller.label, caller.company_id, request.state.request_id)
+    name = caller.full_name if isinstance(caller, OperatorCaller) else None
+    return Actor(caller.label, caller.company_id, request.state.request_id, name=name)
 
 
 Acting = Annotated[Actor, Depends(actor_of)]

@@ -4,6 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tocsin.api import sign_in
 from tocsin.api.assets import serve
 from tocsin.errors import NotFound
 
@@ -32,4 +33,11 @@ async def file(request: Request) -> Response:
     return serve(request, name, REVALIDATED, POLICY)
 
 
-routes = [Route("/console", page, methods=["GET"]), Route("/console/{name}", file, methods=["GET"])]
+routes = [
+    Route("/console", page, methods=["GET"]),
+    Route("/console/sign-in", sign_in.sign_in, methods=["GET"]),
+    Route("/console/signed-in", sign_in.signed_in, methods=["GET"]),
+    Route("/console/session", sign_in.session, methods=["PUT"]),
+    Route("/console/session", sign_in.sign_out, methods=["DELETE"]),
+    Route("/console/{name}", file, methods=["GET"]),
+]

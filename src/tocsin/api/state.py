@@ -7,6 +7,7 @@ from typing import Annotated, cast
 from fastapi import Depends, FastAPI
 from starlette.requests import Request
 
+from tocsin.auth.oidc import Provider
 from tocsin.auth.tokens import Verifier
 from tocsin.capacity import Capacity
 from tocsin.catalogue import Catalogue
@@ -42,6 +43,7 @@ class AppState:
     capacity: Capacity
     metrics: Metrics
     readiness: Readiness
+    provider: Provider | None = None
     lanes: Sequence[Lane] = ()
 
 

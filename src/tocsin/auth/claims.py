@@ -4,17 +4,15 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 from tocsin.auth.keys import Speaker
 from tocsin.errors import Unauthenticated
 from tocsin.ids import MAX_ID
-from tocsin.setting_types import Scope
+from tocsin.setting_types import Role, Scope
 
 SCOPES: frozenset[str] = frozenset(get_args(Scope))
 """The scopes of services. A token with one of them is a service token."""
-
-Role = Literal["operator", "support", "viewer"]
 
 ROLES: Mapping[Role, Scope] = {"operator": "operations", "support": "operations:support", "viewer": "operations:read"}
 """The roles of operators with their scopes. Each includes the permissions of those after it."""
@@ -27,7 +25,7 @@ MAX_NAME_LENGTH = 100
 
 _LAST_SECOND = 253_402_300_799  # the end of the year 9999
 _CANONICAL = re.compile(r"[1-9][0-9]{0,9}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NUMBER = re.compile(r"\s*[+-]?\d+(\.\d*)?\s*")
 
 
@@ -63,6 +61,18 @@ class ServiceCaller:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorCaller(ServiceCaller):
+    """A person who is signed in to the console. `name` is their `sub` at the identity provider."""
+
+    full_name: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The caller in the log."""
+        return f"operator {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Expected:
     """The required claims of tokens, and the names of claims.
 
@@ -94,12 +104,12 @@ def caller_from(
     if not scopes:
         issued = _second(claims, "iat") if "iat" in claims else None
         return UserCaller(_user_id(claims, expected), expires, issued)
-    if _may_be_an_id(_claim(claims, expected.user_claim)):
+    if _may_be_an_id(claim_of(claims, expected.user_claim)):
         raise refused("The token has both a service scope and a user id.")
     return _service(claims, scopes, expires, expected)
 
 
-def _claim(claims: Mapping[str, Any], name: str) -> Any:
+def claim_of(claims: Mapping[str, Any], name: str) -> Any:
     """Return the value of a claim, or None. A name that does not exist as such is a path into objects."""
     if name in claims:
         return claims[name]
@@ -131,7 +141,7 @@ def _scopes(claims: Mapping[str, Any], expected: Expected) -> frozenset[str]:
     """Return the scopes of a token, by their names in Tocsin, without those of other services."""
     named: set[str] = set()
     for name in expected.scope_claims:
-        value = _claim(claims, name)
+        value = claim_of(claims, name)
         if isinstance(value, str):
             named.update(value.split(" "))
         elif isinstance(value, list):
@@ -143,7 +153,7 @@ def _scopes(claims: Mapping[str, Any], expected: Expected) -> frozenset[str]:
 
 def _service(claims: Mapping[str, Any], scopes: frozenset[str], expires: int, expected: Expected) -> ServiceCaller:
     company_id = claims.get("company_id")
-    if "company_id" in claims and not _is_id(company_id):
+    if "company_id" in claims and not is_id(company_id):
         raise refused("The token's company_id must be a company's integer id.")
     return ServiceCaller(_service_name(claims, expected), scopes, company_id, expires)
 
@@ -151,7 +161,7 @@ def _service(claims: Mapping[str, Any], scopes: frozenset[str], expires: int, ex
 def _service_name(claims: Mapping[str, Any], expected: Expected) -> str:
     """Return the first name that is not empty. In `sub` a number is not a name: it could be the id of a user."""
     for claim in expected.service_claims:
-        name = _claim(claims, claim)
+        name = claim_of(claims, claim)
         if isinstance(name, list) and len(name) == 1 and claim != "sub":  # as some issuers write `aud`
             name = name[0]
         if name in (None, "", []):
@@ -168,7 +178,7 @@ def is_service_name(name: str, *, may_be_a_number: bool = False) -> bool:
     """Return whether a service can have this name."""
     return (
         1 <= len(name) <= MAX_NAME_LENGTH
-        and not _CONTROL.search(name)
+        and not CONTROL_CHARACTER.search(name)
         and (may_be_a_number or not _NUMBER.fullmatch(name))
     )
 
@@ -179,13 +189,18 @@ def _may_be_an_id(value: Any) -> bool:
     return isinstance(value, int | float) or (isinstance(value, str) and _NUMBER.fullmatch(value) is not None)
 
 
+def number_in(value: Any) -> Any:
+    """Return the number that a string is, as some issuers write ids; other values as they are."""
+    return int(value) if isinstance(value, str) and _CANONICAL.fullmatch(value) else value
+
+
 def _user_id(claims: Mapping[str, Any], expected: Expected) -> int:
     name = expected.user_claim
-    value = _claim(claims, name)
+    value = claim_of(claims, name)
     if isinstance(value, list) and len(value) == 1 and name != "sub":  # which is a string by RFC 7519
         value = value[0]
-    id_: Any = int(value) if isinstance(value, str) and _CANONICAL.fullmatch(value) else value
-    if not _is_id(id_):
+    id_ = number_in(value)
+    if not is_id(id_):
         scopes = " or ".join(expected.scope_claims)
         raise refused(
             f"The token is a user token, because its {scopes} has no service scope, and its {name} is not a user's "
@@ -194,7 +209,8 @@ def _user_id(claims: Mapping[str, Any], expected: Expected) -> int:
     return int(id_)
 
 
-def _is_id(value: Any) -> bool:
+def is_id(value: Any) -> bool:
+    """Return whether this is the id of a user, a team or a company."""
     return type(value) is int and 1 <= value <= MAX_ID
 
 

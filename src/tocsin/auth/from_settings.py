@@ -1,13 +1,16 @@
 """The keys that verify and sign tokens, from the settings."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from tocsin.auth.claims import Expected
+from tocsin.auth.claims import ROLES, Expected
 from tocsin.auth.jwks import Jwks
 from tocsin.auth.keys import ALL_SPEAKERS, Key, Speaker, hs256, of_pem, own_secret
 from tocsin.auth.minting import Signer
+from tocsin.auth.oidc import Client, Provider
 from tocsin.auth.tokens import Verifier
 from tocsin.errors import Refusal
+from tocsin.files import setting_file
 from tocsin.setting_types import Audience
 from tocsin.settings import Settings
 
@@ -33,6 +36,37 @@ def keys_of(settings: Settings) -> list[Key]:
         *(hs256(secret, _speakers(settings.jwt_secret_for)) for secret in secrets),
         *(of_pem(path, public) for path in settings.jwt_public_key_files),
     ]
+
+
+def provider_of(settings: Settings) -> Provider | None:
+    """Return the OpenID provider at which operators sign in, or None. Raises `Refusal` for incomplete settings."""
+    if settings.oidc_issuer is None:
+        return None
+    if settings.oidc_client_id is None:
+        raise Refusal("TOCSIN_OIDC_ISSUER needs TOCSIN_OIDC_CLIENT_ID, the id of Tocsin at that provider.")
+    pairs = (pair.rpartition("=") for pair in settings.oidc_roles)
+    client = Client(
+        settings.oidc_issuer,
+        settings.oidc_client_id,
+        _client_secret(settings.oidc_client_secret_file),
+        settings.oidc_scopes,
+        settings.oidc_role_claim,
+        {theirs: role for theirs, _, named in pairs for role in ROLES if role == named},
+        settings.oidc_company_claim,
+    )
+    return Provider(client)
+
+
+def _client_secret(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        secret = setting_file(path, "The file of the client secret").decode().strip()
+    except UnicodeDecodeError:
+        secret = ""
+    if not secret or not secret.isprintable():
+        raise Refusal(f"The file of the client secret {path} must contain one line of text in UTF-8.")
+    return secret
 
 
 def signer_of(settings: Settings, *speakers: Speaker) -> Signer:

@@ -31,7 +31,7 @@ class Jwks:
 
     def __init__(self, url: str, speakers: frozenset[Speaker], clock: Callable[[], float] = time.monotonic) -> None:
         self.keys: tuple[Key, ...] = ()
-        self._url = url
+        self.url = url
         self._speakers = speakers
         self._clock = clock
         self._began = -math.inf
@@ -90,7 +90,7 @@ class Jwks:
 
     async def _fetch(self) -> None:
         try:
-            keys = of_jwks(await fetch(self._url, seconds=FETCH_TIMEOUT, limit=MAX_BYTES), self._speakers)
+            keys = of_jwks(await fetch(self.url, seconds=FETCH_TIMEOUT, limit=MAX_BYTES), self._speakers)
         except (FetchError, ValueError) as error:
             self._failed, self._failures = True, self._failures + 1
             log.warning("JWKS fetch failed", reason=str(error), kept=len(self.keys))

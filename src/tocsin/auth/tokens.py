@@ -5,7 +5,7 @@ import binascii
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jwt
@@ -79,11 +79,11 @@ class Verifier:
         if token in self._remembered or len(token) > MAX_TOKEN_LENGTH:
             return
         with contextlib.suppress(Unauthenticated):
-            header = _header_of(token)
+            header = header_of(token)
             kid, algorithm = header.get("kid"), header.get("alg")
             if algorithm not in PUBLIC_ALGORITHMS or not isinstance(kid, str | None):
                 return
-            if not any(self._signings(token, self._configured)):
+            if not any(signings(token, self._configured)):
                 await self._fetch_key_of(token, self._jwks, kid, algorithm)
 
     async def _fetch_key_of(self, token: str, jwks: Jwks, kid: str | None, algorithm: str) -> None:
@@ -121,21 +121,12 @@ class Verifier:
 
     def _caller(self, token: str, now: float) -> UserCaller | ServiceCaller:
         refusal = refused("The token's signature could not be verified.")
-        for key, claims in self._signings(token, [*self._configured, *self._fetched]):
+        for key, claims in signings(token, [*self._configured, *self._fetched]):
             caller = caller_from(claims, now, self._expected, published=key.is_published)
             if caller.speaker in key.speakers:
                 return caller
             refusal = refused(f"The key that signed the token is not for {caller.speaker}.")
         raise refusal
-
-    def _signings(self, token: str, keys: Sequence[Key]) -> Iterator[tuple[Key, dict[str, Any]]]:
-        """Yield each key that verifies the token's signature, with the claims."""
-        header = _header_of(token)
-        for key in keys:
-            if key.may_have_signed(header.get("alg"), header.get("kid")):
-                claims = _claims(token, key)
-                if claims is not None:
-                    yield key, claims
 
 
 def caller_of(verifier: Verifier, authorization: str | None) -> UserCaller | ServiceCaller:
@@ -144,6 +135,16 @@ def caller_of(verifier: Verifier, authorization: str | None) -> UserCaller | Ser
     if token is None:
         raise Unauthenticated
     return verifier.verify(token)
+
+
+def signings(token: str, keys: Iterable[Key]) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """Yield each key that verifies the token's signature, with the claims. Raises `Unauthenticated`."""
+    header = header_of(token)
+    for key in keys:
+        if key.may_have_signed(header.get("alg"), header.get("kid")):
+            claims = _claims(token, key)
+            if claims is not None:
+                yield key, claims
 
 
 def bearer_of(authorization: str | None) -> str | None:
@@ -156,7 +157,8 @@ def _decoded(part: str) -> bytes:
     return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 
-def _header_of(token: str) -> dict[str, Any]:
+def header_of(token: str) -> dict[str, Any]:
+    """Return the header of a token, which is not verified. Raises `Unauthenticated`."""
     if not _TOKEN.fullmatch(token):
         raise refused("The token is not a JWT.")
     try:

@@ -95,6 +95,30 @@ def replay(
     run_command(run())
 
 
+def sign_out(
+    subject: Annotated[
+        str | None,
+        typer.Argument(metavar="SUBJECT", help="Whose sessions: the name after `operator` in the audit log."),
+    ] = None,
+    *,
+    everyone: Annotated[bool, typer.Option("--all", help="End the sessions of all people.")] = False,
+) -> None:
+    """End the console sessions of a person, or of all, at once."""
+    from tocsin import console_sessions
+    from tocsin.audit import actor_of_command
+
+    if (subject is None) != everyone:
+        raise Refusal("Name the person whose sessions are to end, or use --all.")
+    settings = load_settings()
+
+    async def run() -> None:
+        async with open_database(settings) as (database, _):
+            ended = await console_sessions.finish_all(database, subject, actor_of_command("tocsin sign-out"))
+        say(f"Ended {ended} session{'' if ended == 1 else 's'}.")
+
+    run_command(run())
+
+
 def cancel(
     event: Annotated[str, typer.Argument(metavar="EVENT", help="The id of the event.")],
 ) -> None:

@@ -128,6 +128,19 @@ CREATE TABLE tocsin.clears (
     due_at timestamp with time zone DEFAULT (now() + '00:00:02'::interval) NOT NULL
 );
 
+CREATE TABLE tocsin.console_sessions (
+    id uuid NOT NULL,
+    secret_hash bytea NOT NULL,
+    token_hashes bytea[] DEFAULT '{}'::bytea[] NOT NULL,
+    subject text NOT NULL,
+    name text,
+    role text NOT NULL,
+    company_id integer,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    renewed_at timestamp with time zone DEFAULT now() NOT NULL,
+    ends_at timestamp with time zone NOT NULL
+);
+
 CREATE TABLE tocsin.contents (
     event_id uuid NOT NULL,
     language text NOT NULL,
@@ -438,6 +451,9 @@ ALTER TABLE ONLY tocsin.changes
 ALTER TABLE ONLY tocsin.clears
     ADD CONSTRAINT clears_pkey PRIMARY KEY (user_id);
 
+ALTER TABLE ONLY tocsin.console_sessions
+    ADD CONSTRAINT console_sessions_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY tocsin.contents
     ADD CONSTRAINT contents_pkey PRIMARY KEY (event_id, language);
 
@@ -541,6 +557,10 @@ CREATE INDEX audit_entries_by_time ON tocsin.audit_entries USING btree (happened
 CREATE INDEX changes_by_time ON tocsin.changes USING btree (changed_at);
 
 CREATE INDEX clears_due ON tocsin.clears USING btree (due_at);
+
+CREATE INDEX console_sessions_by_end ON tocsin.console_sessions USING btree (ends_at);
+
+CREATE INDEX console_sessions_by_subject ON tocsin.console_sessions USING btree (subject, started_at);
 
 CREATE INDEX dead_letters_by_time ON tocsin.dead_letters USING btree (died_at);
 

@@ -28,6 +28,15 @@ gone as (
 )
 select count(*) from old
 
+-- name: console_sessions
+with old as materialized (
+    select id from console_sessions where ends_at < now() order by ends_at limit $1 for update skip locked
+),
+gone as (
+    delete from console_sessions where id = any(array(select id from old))
+)
+select count(*) from old
+
 -- name: last_clears
 -- Clears that are not sent, because there is no worker with their lanes.
 with old as materialized (

@@ -1,9 +1,13 @@
 """Metrics in the format of Prometheus: counters of this process, and the state of queues in the database."""
 
 import asyncio
+import math
 import time
-from collections.abc import Callable
+from collections import Counter as Counter_
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 from prometheus_client import (
     CollectorRegistry,
@@ -32,7 +36,67 @@ FRESH = 4.0
 _PART = 20
 """Maximum fraction of time spent on counting: if much waits, it is counted less often."""
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+_SECONDS: tuple[float, ...] = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    30,
+    60,
+    300,
+    3600,
+)
+
+
+BUCKET_BOUNDS = (*_SECONDS, math.inf)
+"""The upper bounds of the buckets of histograms, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counters since the start of the process, or their growth. `push_errors` are by provider, buckets cumulative."""
+
+    events: int
+    pushes: int
+    requests: int
+    api_errors: int
+    rate_limited: int
+    push_errors: Mapping[str, int]
+    inbox_buckets: Sequence[int]
+    push_buckets: Sequence[int]
+
+    def since(self, before: Self) -> Self:
+        """Return the growth since earlier counters of the same process."""
+        return type(self)(
+            self.events - before.events,
+            self.pushes - before.pushes,
+            self.requests - before.requests,
+            self.api_errors - before.api_errors,
+            self.rate_limited - before.rate_limited,
+            {name: count - before.push_errors.get(name, 0) for name, count in self.push_errors.items()},
+            [now - then for now, then in zip(self.inbox_buckets, before.inbox_buckets, strict=True)],
+            [now - then for now, then in zip(self.push_buckets, before.push_buckets, strict=True)],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits in the database: due jobs of each queue, the seconds of the oldest, and due pushes."""
+
+    direct: int = 0
+    bulk: int = 0
+    oldest_direct: float = 0.0
+    oldest_bulk: float = 0.0
+    pushes: int = 0
 
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types here; it would add an unneeded series to each counter
@@ -45,6 +109,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._counting = asyncio.Lock()
         self._count_again_at = 0.0
+        self._waiting_now = Waiting()
         self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         counter = partial(Counter, registry=self._registry)
         gauge = partial(Gauge, registry=self._registry)
@@ -174,24 +239,66 @@ class Metrics:
         """Return all metrics as text, with the stopped lanes and what waits, counted now or recently."""
         for lane, has_stopped in (await deliveries.stopped(database)).items():
             self._stopped.labels(lane).set(has_stopped)
+        await self.waiting(database)
+        return generate_latest(self._registry)
+
+    async def waiting(self, database: Database) -> Waiting:
+        """Return what waits in the database, counted now or recently."""
         async with self._counting:
             began = time.monotonic()
             if began >= self._count_again_at:
                 await self._count(database)
                 ended = time.monotonic()
                 self._count_again_at = ended + max(FRESH, _PART * (ended - began))
-        return generate_latest(self._registry)
+            return self._waiting_now
+
+    def totals(self) -> Totals:
+        """Return the counters of this process that the history keeps."""
+        requests = _samples(self._requests)
+        errors: Counter_[str] = Counter_()
+        for labels, count in _samples(self._answers):
+            if labels["outcome"] != "delivered":
+                errors[labels["lane"].partition("/")[0]] += count
+        return Totals(
+            events=sum(count for _, count in _samples(self._entered, "_count")),
+            pushes=sum(count for labels, count in _samples(self._pushes) if labels["state"] == "delivered"),
+            requests=sum(count for _, count in requests),
+            api_errors=sum(count for labels, count in requests if labels["status"] >= "500"),
+            rate_limited=sum(count for _, count in _samples(self._rate_limited)),
+            push_errors=errors,
+            inbox_buckets=_buckets(self._entered),
+            push_buckets=_buckets(self._pushed),
+        )
 
     async def _count(self, database: Database) -> None:
         for gauge in (self._due, self._age):
             for queue in ("direct", "bulk"):
                 gauge.labels(queue).set(0)
-        for queue, (due, age) in (await jobs.depth(database)).items():
+        depth = await jobs.depth(database)
+        for queue, (due, age) in depth.items():
             self._due.labels(queue).set(due)
             self._age.labels(queue).set(age)
         archive = await archiving.state(database)
         self._archive_failing.set(archive is not None and archive.failing)
         self._archive_waiting.set(archive.waiting if archive else 0)
-        for row in await deliveries.lanes(database):
+        lanes = await deliveries.lanes(database)
+        (direct, oldest_direct), (bulk, oldest_bulk) = depth.get("direct", (0, 0.0)), depth.get("bulk", (0, 0.0))
+        pushes = sum(row["due"] for row in lanes)
+        self._waiting_now = Waiting(direct, bulk, oldest_direct, oldest_bulk, pushes)
+        for row in lanes:
             self._pushes_due.labels(row["name"]).set(row["due"])
             self._pushes_age.labels(row["name"]).set(row["oldest"])
+
+
+def _samples(metric: Counter | Histogram, suffix: str = "_total") -> list[tuple[Mapping[str, str], int]]:
+    """Return the labels and values of a metric."""
+    [family] = metric.collect()
+    return [(sample.labels, int(sample.value)) for sample in family.samples if sample.name.endswith(suffix)]
+
+
+def _buckets(histogram: Histogram) -> list[int]:
+    """Return the cumulative counts of a histogram, of all labels together."""
+    counts = dict.fromkeys(BUCKET_BOUNDS, 0)
+    for labels, count in _samples(histogram, "_bucket"):
+        counts[float(labels["le"])] += count
+    return list(counts.values())

@@ -31,6 +31,7 @@ ALWAYS = (
     "streams",
     "console_sessions",
     "last_clears",
+    "metric_minutes",
     "dead_letters",
     "deliveries",
     "devices",

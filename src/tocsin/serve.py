@@ -23,6 +23,7 @@ from tocsin.backoff import Backoff
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
 from tocsin.errors import Refusal
+from tocsin.history import Recorder
 from tocsin.metrics import Metrics
 from tocsin.preferences import Operator, record_locks
 from tocsin.readiness import Readiness
@@ -92,6 +93,7 @@ async def serve(
         if app_state.provider:
             stack.push_async_callback(app_state.provider.close)
         await stack.enter_async_context(_in_background(_record_locks(database, app_state.operator, "tocsin serve")))
+        await stack.enter_async_context(_in_background(Recorder(database, app_state.metrics).run()))
         worker = None
         if with_worker:
             app_state.metrics.watch_pool("worker", own)
@@ -145,6 +147,7 @@ async def work(settings: Settings) -> None:
         stack.enter_context(reloading_keys(settings, lanes, worker.dispatcher))
         forgetting = run(bulk, settings.retention_days, settings.audit_retention_days)
         await stack.enter_async_context(_in_background(_record_locks(database, operator, "tocsin worker")))
+        await stack.enter_async_context(_in_background(Recorder(database, metrics).run()))
         _freeze()
         async with _in_background(pubsub.receive()), _in_background(forgetting):
             working = asyncio.create_task(worker.run())

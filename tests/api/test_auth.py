@@ -133,6 +133,7 @@ ROUTE_CASES = {
         for_services(204, 204, 204, 404), scopes=DIRECTORY
     ),
     ("GET", "/operations/lanes"): RouteCase(for_services(200, 200, 200, 200), scopes=VIEWER),
+    ("GET", "/operations/history"): RouteCase(for_services(200, 200, 200, 200), scopes=VIEWER),
     ("GET", "/operations/dead-letters"): RouteCase(for_services(200, 200, 200, 200), scopes=VIEWER),
     ("GET", "/operations/users"): RouteCase(for_services(422, 422, 422, 422), scopes=SUPPORT),
     ("GET", "/operations/events/{event_id}/recipients"): RouteCase(for_services(200, 200, 404, 404), scopes=SUPPORT),

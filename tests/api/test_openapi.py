@@ -28,6 +28,7 @@ from tocsin.api.requests import MAX_BATCH_BODY_BYTES
 from tocsin.api.schemas import names_of
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
+from tocsin.history import Recorder
 from tocsin.notifications import to_json
 from tocsin.push.apps import lanes_of
 from tocsin.push.channels.vapid import Vapid
@@ -566,6 +567,9 @@ async def tour_of_the_directory(tour: Tour) -> None:
     await tour.call(204, "erase_user", CRM, user_id=9)
     await tour.call(404, "erase_user", CRM, user_id=9)
     await tour.call(200, "list_lanes", OPERATOR)
+    await Recorder(tour.api.app_state.database, tour.api.app_state.metrics).record()
+    assert (await tour.call(200, "get_history", OPERATOR)).json()["data"]
+    await tour.call(422, "get_history", OPERATOR, "?minutes=0")
     await tour.call(200, "list_dead_letters", OPERATOR)
     await tour.call(422, "list_dead_letters", OPERATOR, "?limit=0&before=x")
     for name in ("get_person", "list_events_of_person"):
@@ -648,6 +652,7 @@ async def test_every_parameter_that_is_read_is_documented(document: dict[str, An
         ("/notifications/changes", "get"): {"since"},
         ("/notifications/links", "get"): {"ids"},
         ("/events/{event_id}", "get"): {"wait"},
+        ("/operations/history", "get"): {"minutes"},
         ("/operations/dead-letters", "get"): {"before", "limit"},
         ("/operations/users/{user_id}/events", "get"): {"since", "limit"},
         ("/operations/devices", "get"): {"ending"},

@@ -438,6 +438,56 @@ class ReadinessAnswer(AnswerModel, title="Readiness"):
     """the current errors of workers, of the archive of the log, and of the disk"""
 
 
+class OfQueues(AnswerModel):
+    """A value for each queue of jobs."""
+
+    direct: float
+    bulk: float
+
+
+class Quantiles(AnswerModel):
+    """Quantiles in seconds, estimated from a histogram; null without samples."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class HistoryPoint(AnswerModel):
+    """The metrics of one minute."""
+
+    at: Time
+    """the beginning of the minute"""
+    processes: int
+    """number of processes that were measured"""
+    events: float
+    """events per second that came into all inboxes"""
+    pushes: float
+    """delivered pushes per second"""
+    requests: float
+    """responses per second"""
+    api_errors: int
+    """responses with a status of 500 or more"""
+    rate_limited: int
+    """requests that exceeded a rate limit"""
+    push_errors: dict[str, int]
+    """pushes that were not delivered, by provider: `apns`, `fcm`, `web`"""
+    jobs_due: OfQueues
+    oldest_job: OfQueues
+    """how long the oldest due job had waited, in seconds"""
+    pushes_due: int
+    inbox_seconds: Quantiles
+    """from the acceptance of an event to the last inbox"""
+    push_seconds: Quantiles
+    """from the inbox to the answer of the provider"""
+
+
+class History(AnswerModel):
+    """The history of metrics, the oldest first."""
+
+    data: list[HistoryPoint]
+
+
 class RefusingService(AnswerModel):
     """A web push service that rejects the authentication of this server."""
 

@@ -4,10 +4,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from fastapi import Query
+from pydantic import BeforeValidator
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from tocsin import audit, dead_letters, devices, event_status, explain, readiness
+from tocsin import audit, dead_letters, devices, event_status, explain, history, readiness
 from tocsin.api import answers
 from tocsin.api.auth import OPERATOR, Acting, OperationsViewer, Operator, Support
 from tocsin.api.directory import LIMITS
@@ -28,6 +29,7 @@ from tocsin.api.requests import (
     Replay,
     Search,
     UserId,
+    integer,
 )
 from tocsin.api.routes import router
 from tocsin.api.state import State, WatchedState, watched_of
@@ -36,7 +38,7 @@ from tocsin.events import Viewer
 from tocsin.explain import DEFAULT_EXPLAINED
 from tocsin.metrics import CONTENT_TYPE
 from tocsin.push import deliveries
-from tocsin.validation import field_error
+from tocsin.validation import Between, field_error
 
 watching = router("operations")
 """Routes that every process serves without a token."""
@@ -102,6 +104,28 @@ async def list_lanes(service: OperationsViewer, app_state: State) -> answers.Lan
         for lane in await deliveries.lanes(app_state.database)
     ]
     return answers.Lanes.model_validate({"data": found})
+
+
+@routes.get(
+    "/operations/history",
+    responses=problems(field_error("minutes", "numeric_between", f"must be between 1 and {history.MAX_MINUTES}")),
+)
+async def get_history(
+    service: OperationsViewer,  # noqa: ARG001 - any role may ask
+    app_state: State,
+    minutes: Annotated[
+        int,
+        Between(1, history.MAX_MINUTES),
+        BeforeValidator(integer),
+        Query(description="how many minutes back"),
+    ] = history.MAX_MINUTES,
+) -> answers.History:
+    """Get the history of metrics.
+
+    Returns a point for each of the last minutes, the oldest first, at most a day. Counters are those of all processes
+    together. A minute in which no process ran has no point.
+    """
+    return answers.History.model_validate({"data": await history.read(app_state.database, minutes)})
 
 
 @routes.get("/operations/dead-letters", responses=problems(LIMITS))

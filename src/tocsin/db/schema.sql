@@ -346,6 +346,27 @@ CREATE TABLE tocsin.members (
     user_id integer NOT NULL
 );
 
+CREATE TABLE tocsin.metric_minutes (
+    minute timestamp with time zone NOT NULL,
+    process_id uuid NOT NULL,
+    seconds double precision NOT NULL,
+    events bigint NOT NULL,
+    pushes bigint NOT NULL,
+    requests bigint NOT NULL,
+    api_errors bigint NOT NULL,
+    rate_limited bigint NOT NULL,
+    providers text[] NOT NULL,
+    push_errors bigint[] NOT NULL,
+    inbox_buckets bigint[] NOT NULL,
+    push_buckets bigint[] NOT NULL,
+    direct_due bigint NOT NULL,
+    bulk_due bigint NOT NULL,
+    pushes_due bigint NOT NULL,
+    direct_oldest double precision NOT NULL,
+    bulk_oldest double precision NOT NULL,
+    CONSTRAINT metric_minutes_seconds_check CHECK ((seconds > (0)::double precision))
+);
+
 CREATE TABLE tocsin.migrations (
     number integer NOT NULL,
     name text NOT NULL,
@@ -507,6 +528,9 @@ ALTER TABLE ONLY tocsin.last_clears
 
 ALTER TABLE ONLY tocsin.members
     ADD CONSTRAINT members_pkey PRIMARY KEY (team_id, user_id);
+
+ALTER TABLE ONLY tocsin.metric_minutes
+    ADD CONSTRAINT metric_minutes_pkey PRIMARY KEY (minute, process_id);
 
 ALTER TABLE ONLY tocsin.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (number);

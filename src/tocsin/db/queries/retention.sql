@@ -37,6 +37,16 @@ gone as (
 )
 select count(*) from old
 
+-- name: metric_minutes
+with old as materialized (
+    select minute, process_id from metric_minutes where minute < now() - make_interval(days => 1, mins => 1)
+    order by minute limit $1
+),
+gone as (
+    delete from metric_minutes m using old o where m.minute = o.minute and m.process_id = o.process_id
+)
+select count(*) from old
+
 -- name: last_clears
 -- Clears that are not sent, because there is no worker with their lanes.
 with old as materialized (

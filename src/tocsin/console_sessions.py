@@ -1,6 +1,6 @@
 """Sessions of people in the console: a secret in a cookie, and short-lived tokens for the API that are made from it.
 
-The database has hashes of both, so that nobody who reads it can use a session.
+The database has hashes of both, so that a copy of it opens no session.
 """
 
 import base64
@@ -16,7 +16,7 @@ from uuid import UUID
 from tocsin import audit
 from tocsin.audit import Actor
 from tocsin.auth.claims import ROLES, OperatorCaller
-from tocsin.auth.oidc import Person
+from tocsin.auth.oidc import Identity
 from tocsin.db.pool import Database, Record, queries
 from tocsin.errors import Unauthenticated
 from tocsin.ids import new_id
@@ -50,7 +50,7 @@ class SessionToken:
     caller: OperatorCaller
 
 
-async def begin(database: Database, person: Person, request_id: str) -> str:
+async def begin(database: Database, person: Identity, request_id: str) -> str:
     """Begin a session, record it in the audit log, and return the value of its cookie."""
     id_, secret = new_id(), secrets.token_urlsafe(32)
     async with database.transaction() as connection:

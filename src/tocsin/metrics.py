@@ -89,7 +89,7 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class Backlog:
     """What waits in the database: due jobs of each queue, the seconds of the oldest, and due pushes."""
 
     direct: int = 0
@@ -109,7 +109,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._counting = asyncio.Lock()
         self._count_again_at = 0.0
-        self._waiting_now = Waiting()
+        self._waiting_now = Backlog()
         self._of_requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         counter = partial(Counter, registry=self._registry)
         gauge = partial(Gauge, registry=self._registry)
@@ -242,7 +242,7 @@ class Metrics:
         await self.waiting(database)
         return generate_latest(self._registry)
 
-    async def waiting(self, database: Database) -> Waiting:
+    async def waiting(self, database: Database) -> Backlog:
         """Return what waits in the database, counted now or recently."""
         async with self._counting:
             began = time.monotonic()
@@ -284,7 +284,7 @@ class Metrics:
         lanes = await deliveries.lanes(database)
         (direct, oldest_direct), (bulk, oldest_bulk) = depth.get("direct", (0, 0.0)), depth.get("bulk", (0, 0.0))
         pushes = sum(row["due"] for row in lanes)
-        self._waiting_now = Waiting(direct, bulk, oldest_direct, oldest_bulk, pushes)
+        self._waiting_now = Backlog(direct, bulk, oldest_direct, oldest_bulk, pushes)
         for row in lanes:
             self._pushes_due.labels(row["name"]).set(row["due"])
             self._pushes_age.labels(row["name"]).set(row["oldest"])

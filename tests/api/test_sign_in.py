@@ -218,7 +218,7 @@ class TestSignIn:
             assert failed(await browser.sign_in()) == reason
             assert await browser.session() is None
 
-    async def test_person_who_is_refused_by_the_provider_is_told_so(self, browser: Browser) -> None:
+    async def test_person_whom_the_provider_refuses_gets_no_session(self, browser: Browser) -> None:
         browser.provider.person = {}
         assert failed(await browser.sign_in()) == "denied"
 
@@ -382,7 +382,7 @@ class TestAttacks:
         ],
         ids=str,
     )
-    async def test_other_origins_get_no_token_and_sign_nobody_out(
+    async def test_other_origins_get_no_token_and_end_no_session(
         self, browser: Browser, headers: dict[str, str]
     ) -> None:
         await browser.sign_in()

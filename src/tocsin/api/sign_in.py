@@ -15,7 +15,7 @@ from tocsin.api.limiting import address_of, count
 from tocsin.api.state import AppState, app_state_of
 from tocsin.api.urls import base_url_of, origin_of
 from tocsin.auth.claims import ROLES
-from tocsin.auth.oidc import Attempt, Provider, SignInError
+from tocsin.auth.oidc import Attempt, SignInError, SignInProvider
 from tocsin.console_sessions import SESSION_LIFETIME, SessionToken
 from tocsin.errors import NotFound, Unauthorized
 from tocsin.setting_types import is_safe_url
@@ -92,7 +92,7 @@ async def sign_out(request: Request) -> Response:
     return response
 
 
-def _provided(request: Request) -> tuple[AppState, Provider]:
+def _provided(request: Request) -> tuple[AppState, SignInProvider]:
     app_state = app_state_of(request)
     if app_state.provider is None:
         raise NotFound

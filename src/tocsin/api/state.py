@@ -7,7 +7,7 @@ from typing import Annotated, cast
 from fastapi import Depends, FastAPI
 from starlette.requests import Request
 
-from tocsin.auth.oidc import Provider
+from tocsin.auth.oidc import SignInProvider
 from tocsin.auth.tokens import Verifier
 from tocsin.capacity import Capacity
 from tocsin.catalogue import Catalogue
@@ -43,7 +43,7 @@ class AppState:
     capacity: Capacity
     metrics: Metrics
     readiness: Readiness
-    provider: Provider | None = None
+    provider: SignInProvider | None = None
     lanes: Sequence[Lane] = ()
 
 

@@ -7,7 +7,7 @@ from tocsin.auth.claims import ROLES, Expected
 from tocsin.auth.jwks import Jwks
 from tocsin.auth.keys import ALL_SPEAKERS, Key, Speaker, hs256, of_pem, own_secret
 from tocsin.auth.minting import Signer
-from tocsin.auth.oidc import Client, Provider
+from tocsin.auth.oidc import Client, SignInProvider
 from tocsin.auth.tokens import Verifier
 from tocsin.errors import Refusal
 from tocsin.files import setting_file
@@ -38,7 +38,7 @@ def keys_of(settings: Settings) -> list[Key]:
     ]
 
 
-def provider_of(settings: Settings) -> Provider | None:
+def provider_of(settings: Settings) -> SignInProvider | None:
     """Return the OpenID provider at which operators sign in, or None. Raises `Refusal` for incomplete settings."""
     if settings.oidc_issuer is None:
         return None
@@ -54,7 +54,7 @@ def provider_of(settings: Settings) -> Provider | None:
         {theirs: role for theirs, _, named in pairs for role in ROLES if role == named},
         settings.oidc_company_claim,
     )
-    return Provider(client)
+    return SignInProvider(client)
 
 
 def _client_secret(path: Path | None) -> str | None:

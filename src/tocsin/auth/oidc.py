@@ -81,7 +81,7 @@ class Client:
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class Identity:
     """A person whom the provider has authenticated. With a `company_id`, they may access only that company."""
 
     subject: str
@@ -141,7 +141,7 @@ class _Metadata:
     sends_issuer: bool
 
 
-class Provider:
+class SignInProvider:
     """An OpenID provider. Its metadata and keys are fetched when they are needed, and kept."""
 
     def __init__(
@@ -179,7 +179,7 @@ class Provider:
         separator = "&" if "?" in metadata.authorization_endpoint else "?"
         return f"{metadata.authorization_endpoint}{separator}{urlencode(query)}"
 
-    async def person(self, attempt: Attempt, answer: Mapping[str, str], redirect_uri: str) -> Person:
+    async def person(self, attempt: Attempt, answer: Mapping[str, str], redirect_uri: str) -> Identity:
         """Return the person of an authorization response, the query of the redirect. Raises `SignInError`."""
         if not hmac.compare_digest(answer.get("state", "").encode(), attempt.state.encode()):
             raise SignInError("state", "the state does not belong to this browser")
@@ -297,7 +297,7 @@ class Provider:
         if found := [name for name, is_wrong in wrong.items() if is_wrong]:
             raise SignInError("provider", f"the ID token is not for this sign-in: {', '.join(found)}")
 
-    def _person(self, claims: Mapping[str, Any]) -> Person:
+    def _person(self, claims: Mapping[str, Any]) -> Identity:
         subject = claims.get("sub")
         if not isinstance(subject, str) or not _is_subject(subject):
             raise SignInError("provider", f"the sub is not a text of 1 to {MAX_SUBJECT_LENGTH} characters")
@@ -307,7 +307,7 @@ class Provider:
         company_id = self._company_id(claims)
         names = (claims.get(name) for name in _NAME_CLAIMS)
         name = next((CONTROL_CHARACTER.sub("", each) for each in names if isinstance(each, str) and each.strip()), None)
-        return Person(subject, name and name[:MAX_NAME_LENGTH], role, company_id)
+        return Identity(subject, name and name[:MAX_NAME_LENGTH], role, company_id)
 
     def _company_id(self, claims: Mapping[str, Any]) -> int | None:
         """Return the company that the person is limited to, or None."""

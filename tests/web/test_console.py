@@ -25,6 +25,7 @@ from tocsin.api.console import FILES
 from tocsin.auth.minting import mint_service
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database, queries
+from tocsin.history import Recorder
 from tocsin.metrics import Metrics
 from tocsin_phones import Phones
 
@@ -545,6 +546,20 @@ class TestPage:
             await expect(page.get_by_role("checkbox", name="Select all")).to_have_count(selects)
             await expect(page.get_by_role("button", name="Replay lane")).to_have_count(lanes)
             await expect(page.locator("td a")).to_have_count(2 * selects)
+
+    async def test_charts_show_what_was_before_the_page_was_opened(self, page: Page, api: Api) -> None:
+        recorder = Recorder(api.app_state.database, api.app_state.metrics)
+        await api.people(1)
+        for _ in range(3):
+            await api.post(custom(1))
+        await recorder.record()
+        earlier = "update metric_minutes set minute = date_trunc('minute', now()) - interval '5 minutes', seconds = 1"
+        await api.app_state.database.value(earlier)
+        await enter(page, api)
+        await page.get_by_text("As a table").first.click()
+        table = page.get_by_role("region", name="Throughput, as a table")
+        await expect(table.get_by_role("row").last).to_contain_text("3.0")
+        await expect(page.locator(".legend").first).to_contain_text("max 3.0")
 
     async def test_people_sign_in_at_the_identity_provider(self, page: Page, url: str, catalogue: Catalogue) -> None:
         async with openid_provider() as provider:

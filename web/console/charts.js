@@ -86,13 +86,13 @@ export class Chart {
   }
 
   #path(key) {
-    let [path, before] = ["", -Infinity];
+    let [path, before] = ["", { at: -Infinity, grain: 0 }];
     for (const point of this.#points) {
       const value = point[key];
       if (value == null) continue;
       const place = `${this.#x(point.at).toFixed(1)} ${(HEIGHT * (1 - value / this.#top)).toFixed(1)}`;
-      path += point.at - before > GAP ? `M${place}h0.01` : `L${place}`; // a dot for a single point
-      before = point.at;
+      path += point.at - before.at > Math.max(GAP, 1.5 * Math.max(point.grain ?? 0, before.grain ?? 0)) ? `M${place}h0.01` : `L${place}`; // a dot for a single point
+      before = point;
     }
     return path;
   }

@@ -1,7 +1,7 @@
 /* The console: signs in, shows the view named in the URL fragment, and polls the metrics while the page is visible. */
 
 import { ask, clock } from "./elements.js";
-import { Measures } from "./measures.js";
+import { KEPT, Measures } from "./measures.js";
 import {
   afterSignIn, call, canSignIn, endsAt, findPerson, forget, isSignedIn, keep, may, personName, recordOpening, signInThere,
   signOut, takeToken,
@@ -10,6 +10,7 @@ import { Overview, viewOf } from "./views.js";
 import { h } from "../shared/dom.js";
 
 const POLL_INTERVAL = 5_000;
+const HISTORY_INTERVAL = 60_000;
 
 const main = document.getElementById("main");
 const news = document.getElementById("news");
@@ -22,6 +23,7 @@ const overview = new Overview();
 let latest = 0; // the number of the latest load, so that a late answer does not overwrite a newer one
 let timer = null;
 let isPolling = false;
+let rememberedAt = -Infinity;
 
 search.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -130,7 +132,7 @@ async function poll() {
   }
   isPolling = true;
   try {
-    const [metrics] = await Promise.all([call("metrics"), recordOpening()]);
+    const [metrics] = await Promise.all([call("metrics"), recordOpening(), remember()]);
     measures.add(metrics, Date.now());
     const ends = endsAt();
     pulse.textContent = `${clock(Date.now())} UTC${ends ? `, ${[personName(), "signed in until"].filter(Boolean).join(" ")} ${clock(ends).slice(0, 5)}` : ""}`;
@@ -149,6 +151,14 @@ async function poll() {
 
 function expired() {
   return canSignIn ? "Your session has ended. Sign in again." : "This token has expired or is not accepted.";
+}
+
+/** Get the history once a minute. Without it, the charts begin now. */
+async function remember() {
+  if (Date.now() - rememberedAt < HISTORY_INTERVAL) return;
+  rememberedAt = Date.now();
+  const found = await call(`operations/history?minutes=${KEPT / 60_000}`).catch(() => null);
+  if (found) measures.remember(found.data);
 }
 
 function leave(why) {

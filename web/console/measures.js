@@ -1,7 +1,13 @@
-/* A history of /metrics for the last 15 minutes: rates and percentiles from counters and histograms. */
+/*
+ * The last 15 minutes: rates and percentiles from the counters and histograms of /metrics since the page was opened, and
+ * before that from the history that the service keeps.
+ */
+
+import { timeOf } from "../shared/times.js";
 
 export const KEPT = 15 * 60_000;
 
+const MINUTE = 60_000;
 const WINDOW = 60_000; // milliseconds for percentiles and errors: a poll interval has too few samples
 const PROVIDERS = ["apns", "fcm", "web"];
 const SERIES = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? ([-+\w.]+)$/;
@@ -41,7 +47,8 @@ export function quantile(part, buckets) {
 
 /** Collects scrapes, by process, and computes `points`: one per scrape, with a value for each line of the charts. */
 export class Measures {
-  points = [];
+  #live = [];
+  #history = []; // a point per minute, of all processes together
   #scrapes = new Map(); // of the last minute, by process: each process has its own counters
 
   /** Add a response of /metrics, received at `at`. */
@@ -52,8 +59,30 @@ export class Measures {
 scrapes.push({ at, series, values: new Map(series.map((each) => [each.key, each.value])) });
     this.#scrapes.set(process, scrapes);
     for (const [other, its] of this.#scrapes) if (at - its.at(-1).at > WINDOW) this.#scrapes.delete(other);
-    this.points = [...this.points.filter((point) => at - point.at <= KEPT), this.#point(at, series)];
-    return this.points.at(-1);
+    this.#live = [...this.#live.filter((point) => at - point.at <= KEPT), this.#point(at, series)];
+    return this.latest;
+  }
+
+  /** Keep a response of /operations/history. */
+  remember(history) {
+    this.#history = history.map(pointOf);
+  }
+
+  /** The latest measurement since the page was opened. */
+  get latest() {
+    return this.#live.at(-1);
+  }
+
+  /**
+   * The points of the last minutes: from the history what was before the page was opened, and all complete minutes if
+   * there are several processes, of which this page may not see all.
+   */
+  get points() {
+    const [first, now] = [this.#live[0]?.at ?? Infinity, this.latest?.at ?? Infinity];
+    const past = this.#history.filter((point) => now - point.at <= KEPT);
+    if (!past.some((point) => point.processes > 1)) return [...past.filter((point) => point.at < first), ...this.#live];
+    const end = past.at(-1).at;
+    return [...past, ...this.#live.filter((point) => point.at > end)];
   }
 
   /** The number of processes that answered in the last minute. */
@@ -128,6 +157,28 @@ scrapes.push({ at, series, values: new Map(series.map((each) => [each.key, each.
     }
     return { rate, count };
   }
+}
+
+/** Return the point of a minute of the history, at its end. */
+function pointOf(minute) {
+  const latency = (line, { p50, p95, p99 }) => ({ [`${line} p50`]: p50, [`${line} p95`]: p95, [`${line} p99`]: p99 });
+  return {
+    at: +timeOf(minute.at) + MINUTE,
+    grain: MINUTE,
+    processes: minute.processes,
+    events: minute.events,
+    pushes: minute.pushes,
+    requests: minute.requests,
+    direct: minute.jobs_due.direct,
+    bulk: minute.jobs_due.bulk,
+    waiting: minute.pushes_due,
+    "oldest direct": minute.oldest_job.direct,
+    "oldest bulk": minute.oldest_job.bulk,
+    ...latency("inbox", minute.inbox_seconds),
+    ...latency("push", minute.push_seconds),
+    ...Object.fromEntries(PROVIDERS.map((provider) => [`${provider} errors`, minute.push_errors[provider] ?? 0])),
+    "api errors": minute.api_errors,
+  };
 }
 
 function by(series, name, label) {

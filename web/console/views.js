@@ -101,14 +101,14 @@ export class Overview {
 
   /** Draw the measurements; called after each new one. */
   show(measures) {
-    const now = measures.points.at(-1);
+    const now = measures.latest;
     if (!now) return;
     for (const chart of this.#charts) chart.show(measures.points, now.at);
     this.#now = now;
     this.#judge();
     this.#processes.textContent = measures.processes > 1
       ? `The charts show the sum of ${measures.processes} processes that answer this page.`
-      : "The charts show the process that answers this page, since the page was opened.";
+      : "The charts show the process that answers this page, and before that each minute of all processes.";
     if (this.#lanes.isConnected && now.stopped.join() !== this.#stopped) this.#reload();
   }
 

@@ -48,3 +48,24 @@ tocsin_rate_limited_total{limit="custom-calls"} 7
 `, 1e12 + 5_000 * nth));
   assert.deepEqual([now["rate limited"], now.limits], [7, ["devices", "user-requests"]]);
 });
+
+const minute = (at, processes, events) => ({
+  at, processes, events, pushes: 0, requests: 0, api_errors: 1, rate_limited: 0, push_errors: { fcm: 2 },
+  jobs_due: { direct: 1, bulk: 2 }, oldest_job: { direct: 3, bulk: 4 }, pushes_due: 5,
+  inbox_seconds: { p50: 0.1, p95: 0.2, p99: null }, push_seconds: { p50: null, p95: null, p99: null },
+});
+
+test("the history is before the first measurement of one process, and replaces minutes of several", () => {
+  const measures = new Measures();
+  const opened = Date.UTC(2030, 0, 1, 12, 0, 30);
+  for (let nth = 0; nth <= 24; nth += 1) measures.add("tocsin_jobs_due{lane=\"direct\"} 0.0", opened + nth * 5_000);
+  const one = [minute("2030-01-01 11:40:00", 1, 9), minute("2030-01-01 11:58:00", 1, 7), minute("2030-01-01 12:00:00", 1, 8)];
+  measures.remember(one);
+  assert.equal(measures.points.length, 26, "one minute of the history, and all measurements");
+  assert.equal(measures.points[0].at, Date.UTC(2030, 0, 1, 11, 59));
+  assert.deepEqual([measures.points[0].events, measures.points[0]["fcm errors"], measures.points[0]["inbox p95"]], [7, 2, 0.2]);
+  measures.remember(one.map((each) => ({ ...each, processes: 2 })));
+  assert.deepEqual(measures.points.slice(0, 2).map(({ events }) => events), [7, 8]);
+  assert.ok(measures.points.slice(2).every(({ at }) => at > Date.UTC(2030, 0, 1, 12, 1)));
+  assert.equal(measures.latest, measures.points.at(-1));
+});

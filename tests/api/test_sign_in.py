@@ -17,6 +17,7 @@ from tests.support.issuer import pair
 from tests.support.openid_provider import CLIENT_ID, OpenIdProvider, openid_provider, unsigned
 from tests.support.service import HOUR, SECRET, Api, serving
 from tocsin import console_sessions
+from tocsin.audit import actor_of_command
 from tocsin.auth.from_settings import provider_of
 from tocsin.auth.minting import mint_service
 from tocsin.auth.oidc import MAX_EXCHANGES, Attempt
@@ -548,6 +549,15 @@ class TestSessions:
         assert await browser.session(Cookie=f"tocsin-console={cookies[0]}") is None
         assert await browser.session(Cookie=f"tocsin-console={cookies[1]}")
         assert await browser.api.app_state.database.value("select count(*) from console_sessions") == MAX_SESSIONS
+
+    async def test_operator_of_the_host_ends_sessions_of_a_person_or_of_all(self, browser: Browser) -> None:
+        database, actor = browser.api.app_state.database, actor_of_command("tocsin sign-out")
+        for subject, ended in (("bob", 0), ("anna-1", 1), (None, 1)):
+            await browser.sign_in()
+            assert await console_sessions.finish_all(database, subject, actor) == ended
+            assert (await browser.session() is None) == bool(ended)
+        recorded = [entry[:2] for entry in await actions(browser.api) if entry[0] == "sessions_ended"]
+        assert recorded == [("sessions_ended", "command tocsin sign-out")] * 2
 
     async def test_ended_sessions_are_deleted_by_retention(self, browser: Browser) -> None:
         await browser.sign_in()

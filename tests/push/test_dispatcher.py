@@ -47,6 +47,19 @@ async def _is_full(dba: Connection) -> bool:
     return bool(await dba.fetchval("select count(*) >= 6 from deliveries where worker_id is not null"))
 
 
+async def test_a_worker_that_stops_waits_for_the_answers_of_pushes_under_way(
+    pushing: Api, phones: Phones, dba: Connection
+) -> None:
+    await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
+    phones.answer("apns", after_ms=1000)
+    await accepted(pushing, 1)
+    await until(lambda: phones.pushes("apns"))
+    assert pushing.worker
+    pushing.worker.stop()
+    ended = "select state from deliveries where worker_id is null and state <> 'queued'"
+    assert await until(lambda: dba.fetchval(ended)) == "delivered"
+
+
 class _Ahead(datetime):
     """A clock that is an hour ahead."""
 

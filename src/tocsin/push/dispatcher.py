@@ -38,6 +38,9 @@ RELEASE_BATCH_SIZE = 1_000
 RELEASE_INTERVAL = 0.05
 """Seconds between two such statements, so that most of the database's time is left to other work."""
 
+ANSWER_TIMEOUT = 3.0
+"""Seconds that a stopping dispatcher waits for answers of pushes under way; those without one are repeated."""
+
 SWEEP_INTERVAL = 15.0
 """Seconds between two searches of a lane for deliveries that this worker leased and does not send."""
 
@@ -100,8 +103,7 @@ class Dispatcher:
             following = self._backoff("held pushes").until_done(self._follow_rules)
             await asyncio.gather(*(self._work(lane) for lane in self._lanes.values()), self._clears.run(), following)
         finally:
-            for lane in self._lanes.values():
-                await lane.transport.close()
+            await asyncio.gather(*(lane.transport.close(ANSWER_TIMEOUT) for lane in self._lanes.values()))
             with contextlib.suppress(Exception):  # another worker retries unrecorded deliveries
                 for lane in self._lanes.values():
                     lane.retry_set_aside()

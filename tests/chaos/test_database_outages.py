@@ -45,13 +45,15 @@ async def test_events_accepted_around_stops_of_the_database_are_delivered_once(r
 
 @scenario("read-only", "database read-only", long=True)
 async def test_events_accepted_around_a_read_only_database_are_delivered_once(run: ChaosRun) -> None:
-    async with apart(run) as (server, cluster):
-        async for _ in run.rounds(1):
-            async with run.failure():
-                await _set(server.url, "alter system set default_transaction_read_only = on")
-                await run.load.refused(50)
-                assert "read-only" in await until(cluster.said)
-                await _set(server.url, "alter system reset default_transaction_read_only")
+    async with own_server(fsync="on") as server:
+        url = server.url(database=await server.fresh("tocsin"))
+        async with cluster_on(run, url) as cluster:
+            async for _ in run.rounds(1):
+                async with run.failure():
+                    await _set(url, "alter system set default_transaction_read_only = on")
+                    await run.load.refused(50)
+                    assert "read-only" in await until(cluster.said)
+                    await _set(url, "alter system reset default_transaction_read_only")
 
 
 @scenario("out-of-connections", "no connection left", long=True)

@@ -90,7 +90,7 @@ async def test_accepted_events_survive_a_killed_backend(run: ChaosRun) -> None:
                 await answers(cluster.url)
 
 
-@scenario("worker-paused", "SIGSTOP of a worker past its lease")
+@scenario("worker-paused", "SIGSTOP of a worker past its lease", long=True)
 async def test_a_worker_that_hangs_past_its_lease_neither_loses_nor_doubles_events(run: ChaosRun) -> None:
     async with embedded_cluster(run) as cluster:
         async for _ in run.rounds(1):

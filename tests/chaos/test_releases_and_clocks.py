@@ -2,6 +2,7 @@
 
 import json
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,12 @@ from tocsin.auth.minting import mint_service
 from tocsin.postgres.supervisor import Embedded
 
 LIBRARY = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
+LANE_RESUMES = 480.0
+"""Seconds within which pushes go on: APNs refuses tokens from the future, and two tokens within minutes."""
+
+WITHOUT_PARAMETERS = {"overdue_task"}
+"""Kinds whose text is the same for every event, so that nothing can damage it."""
+
 SAMPLES = Path(__file__).parents[2] / "src/tocsin/catalogue/samples.json"
 
 
@@ -55,7 +62,7 @@ async def test_a_clock_that_jumps_ahead_and_back_loses_nothing(run: ChaosRun, tm
     }
     async with embedded_cluster(run, variables):
         async for _ in run.rounds(1):
-            async with run.failure():
+            async with run.failure(within=LANE_RESUMES):
                 clock.write_text("+3600", "utf-8")
                 await run.load.more(150)
                 clock.write_text("+0", "utf-8")
@@ -76,13 +83,13 @@ async def test_damaged_events_become_dead_letters_and_delay_no_others(run: Chaos
 
 def _samples() -> list[dict[str, object]]:
     by_kind = {sample["event"]["type"]: sample["event"] for sample in json.loads(SAMPLES.read_text("utf-8"))}
-    return list(by_kind.values())
+    return [event for kind, event in by_kind.items() if kind not in WITHOUT_PARAMETERS]
 
 
 async def _damaged(url: str, service: Program, token: str, event: dict[str, object]) -> str:
     """Post an event for later, damage it, make it due, and return its id."""
     host, port = service.address
-    body = {**event, "notify": {"users": [7]}, "deliver_at": "2099-01-01T00:00:00Z"}
+    body = {**event, "notify": {"users": [7]}, "deliver_at": (datetime.now(UTC) + HOUR).isoformat()}
     async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=30) as http:
         answer = await http.post("/events", json=body, headers={"Authorization": f"Bearer {token}"})
     assert answer.status_code == 202, answer.text

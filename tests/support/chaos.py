@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -127,20 +128,20 @@ class ChaosRun:
             done += 1
 
     @asynccontextmanager
-    async def failure(self, *, converges: bool = True) -> AsyncIterator[None]:
+    async def failure(self, *, converges: bool = True, within: float = CONVERGENCE) -> AsyncIterator[None]:
         """Count a failure, which the block makes and ends; then all that was accepted must be delivered in time."""
         self.outcome.times += 1
         yield
         await self.load.more(1)
         if converges:
-            await self._converges(set(self.ledger.accepted) - self._checked)
+            await self._converges(set(self.ledger.accepted) - self._checked, within)
 
     async def kill_worker(self, worker: Program) -> None:
         """Kill a worker, and note the pushes that it had under way."""
         await worker.kill()
         self.in_flight += await leased_pushes(self._url, worker)
 
-    async def _converges(self, ids: set[str]) -> None:
+    async def _converges(self, ids: set[str], within: float = CONVERGENCE) -> None:
         """Wait until these events and their pushes wait no more."""
         began, waiting = time.monotonic(), {"not": "looked at yet"}
         while waiting:
@@ -149,7 +150,7 @@ class ChaosRun:
             except DRIVER_ERRORS as error:
                 waiting = {"the database": repr(error)}
             taken = time.monotonic() - began
-            if waiting and taken > CONVERGENCE:
+            if waiting and taken > within:
                 said = f"{taken:.0f} s after the failure there wait {waiting}: {await _described(self._url, ids)}"
                 raise AssertionError(said)
             await asyncio.sleep(0.1)
@@ -186,13 +187,14 @@ async def leased_pushes(url: str, worker: Program) -> int:
 def table(outcomes: Iterable[Outcome]) -> str:
     """Return the outcomes as a table in Markdown."""
     head = (
-        "| fault | times | accepted | lost | doubled in the inbox | lost pushes | doubled pushes |"
+        "| fault | date | times | accepted | lost | doubled in the inbox | lost pushes | doubled pushes |"
         " longest gap | all delivered after |\n"
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
     )
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
     return head + "".join(
-        f"| {each.failure} | {each.times} | {each.accepted:,} | {each.lost} | {each.doubled} | {each.lost_pushes} |"
-        f" {each.doubled_pushes} | {each.longest_gap:.1f} s | {each.convergence:.1f} s |\n"
+        f"| {each.failure} | {today} | {each.times} | {each.accepted:,} | {each.lost} | {each.doubled} |"
+        f" {each.lost_pushes} | {each.doubled_pushes} | {each.longest_gap:.1f} s | {each.convergence:.1f} s |\n"
         for each in outcomes
     )
 

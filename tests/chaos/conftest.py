@@ -60,7 +60,7 @@ async def run(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[C
 
 
 def _write(outcomes: list[Outcome]) -> None:
-    """Replace the lines of these faults in the documentation, and keep those of others."""
+    """Replace the lines of these outcomes in the documentation, and leave the other lines."""
     before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
     written, _, after = rest.partition(END)
     head, *lines = table(outcomes).splitlines(keepends=True)[1:]

@@ -63,6 +63,7 @@ CALLS: Mapping[tuple[str, str], Any] = {
     ("GET", "/operations/devices"): None,
     ("GET", "/operations/custom-notifications"): None,
     ("GET", "/operations/audit"): None,
+    ("GET", "/operations/history"): None,
     ("POST", "/operations/console"): None,
     ("POST", "/operations/replay"): {"lane": "apns/default"},
     ("GET", "/metrics"): None,

@@ -158,7 +158,7 @@ async def answers(url: str) -> None:
         while True:
             try:
                 return await (await asyncpg.connect(url)).close()
-            except (OSError, asyncpg.CannotConnectNowError):
+            except (OSError, asyncpg.CannotConnectNowError, asyncpg.ConnectionDoesNotExistError):
                 await asyncio.sleep(0.05)
 
 

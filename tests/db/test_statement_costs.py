@@ -22,6 +22,7 @@ from tocsin.db.pool import Connection, connect, queries
 from tocsin.postgres.supervisor import Embedded
 
 BOUNDED = {
+    ("console_sessions", "of_token"): "the last two tokens of one session",
     ("deliveries", "claim_clears"): "at most 200 users are claimed",
     ("deliveries", "of_person"): "a handful of push lanes",
     ("devices", "keep"): "one user's devices",

@@ -122,6 +122,7 @@ class Metrics:
         self._refused = counter(
             "tocsin_requests_refused", "Requests refused because too much was in progress", ["reason"]
         )
+        self._refused.labels("overload")  # 0 is shown before the first one
         self._jobs = counter("tocsin_jobs", "Jobs done, put off or given up", ["task", "outcome"])
         self._entered = histogram(
             "tocsin_inbox_seconds",

@@ -181,7 +181,7 @@ class TestNames:
     def test_every_named_command_exists(self) -> None:
         there = set(getattr(typer.main.get_command(commands.app), "commands", {}))
         pages = [path.read_text("utf-8") for path in (ROOT / "docs").rglob("*.md")]
-        named = re.findall(r"`tocsin (\w+)|bin/tocsin (\w+)", "".join([*pages, text_of("tocsin.service")]))
+        named = re.findall(r"`tocsin (\w[\w-]*)|bin/tocsin (\w[\w-]*)", "".join([*pages, text_of("tocsin.service")]))
         assert {one or other for one, other in named} <= there
 
     def test_every_deploy_file_is_in_the_readme(self) -> None:

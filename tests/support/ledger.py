@@ -165,6 +165,7 @@ class Load:
         self._stopping = asyncio.Event()
         self._clients: list[asyncio.Task[None]] = []
         self._unanswered: Post | None = None
+        self._keys = f"load {self._dice.getrandbits(64):x}"  # another load uses other keys
         self._service = mint_service(SECRET, "crm", ["events:write"], DAY)
         self._users = [mint_user(SECRET, user, DAY) for user in READERS]
 
@@ -245,7 +246,9 @@ class Load:
         if self._unanswered is None:
             self._unanswered = self.ledger.write(self._few())
         post = self._unanswered
-        answer = await self._ask(line, "POST", "/events", _event(post), f"Idempotency-Key: {post.words}\r\n")
+        answer = await self._ask(
+            line, "POST", "/events", _event(post), f"Idempotency-Key: {self._keys} {post.words}\r\n"
+        )
         if answer:
             self.ledger.accept([answer["id"]], [post])
             self._unanswered = None

@@ -91,6 +91,10 @@ class Capacity:
             return False
         return time.monotonic() > self._refusing_until.get(kind, 0.0)
 
+    def enter_at_once(self, kind: str) -> Slot | None:
+        """Occupy a slot for a request of this kind; return None if it has to wait."""
+        return self._of(kind).enter_at_once(kind)
+
     async def enter(self, kind: str) -> Slot:
         """Occupy a slot for a request of this kind. Raises `Overloaded` at once if too many wait."""
         if not self.has_room(kind):

@@ -25,6 +25,9 @@ OF_EVERY_ANSWER = ((b"vary", b"Authorization"), (b"x-content-type-options", b"no
 ABORT = "tocsin.abort"
 """The key in the scope of a function that closes the connection at once."""
 
+BEGINNING = "beginning"
+"""The key in the state of a request of a function that is called when its response begins."""
+
 CYCLE = "tocsin.cycle"
 """The key in the scope of the request cycle, which shows whether the body is complete, of the timeout per part, and of
 the connection, which knows when the last part arrived."""
@@ -60,6 +63,8 @@ class Envelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if BEGINNING in scope["state"]:
+                    scope["state"][BEGINNING]()
                 headers = message["headers"]
                 headers += [(b"x-request-id", request_id.encode()), *OF_EVERY_ANSWER]
                 if STANDINGS in scope["state"]:

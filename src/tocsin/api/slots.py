@@ -3,10 +3,10 @@
 from typing import Any
 
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tocsin.api.connections import RESERVED_PATHS
-from tocsin.api.middleware import CYCLE
+from tocsin.api.middleware import BEGINNING, CYCLE
 from tocsin.capacity import Capacity, kind_of
 from tocsin.db.admission import KIND, Slot
 
@@ -23,9 +23,15 @@ class Place:
         self._capacity, self._kind = capacity, kind
         self._slot: Slot | None = None
 
+    def take_at_once(self) -> bool:
+        """Occupy a slot if one is free; return whether the request has one."""
+        if self._slot is None:
+            self._slot = self._capacity.enter_at_once(self._kind)
+        return self._slot is not None
+
     async def take(self) -> None:
         """Occupy a slot, unless the request has one. Raises `Overloaded`."""
-        if self._slot is None:
+        if not self.take_at_once():
             self._slot = await self._capacity.enter(self._kind)
 
     def leave(self) -> None:
@@ -52,26 +58,23 @@ class Bounded:
         if path.startswith(_UNBOUNDED):
             await self._app(scope, receive, send)
             return
-        place = scope["state"][_PLACE] = Place(self._capacity, kind)
-
-        async def leaving(message: Message) -> None:
-            place.leave()
-            await send(message)
-
+        state = scope["state"]
+        place = state[_PLACE] = Place(self._capacity, kind)
+        state[BEGINNING] = place.leave
         try:
             cycle = scope[CYCLE][0]
-            if not cycle.more_body:
+            if not cycle.more_body and not place.take_at_once():
                 await place.take()
                 if cycle.disconnected:
                     raise ClientDisconnect
-            await self._app(scope, receive, leaving)
+            await self._app(scope, receive, send)
         finally:
             place.leave()
 
 
 async def complete(state: dict[str, Any]) -> None:
     """Take the slot of the request with this state, because its body is complete. Raises `Overloaded`."""
-    if _PLACE in state:
+    if _PLACE in state and not state[_PLACE].take_at_once():
         await state[_PLACE].take()
 
 

@@ -54,11 +54,15 @@ class Admission:
         waiting = self._waiting.get(kind)
         return (len(waiting), time.monotonic() - next(iter(waiting.values()))) if waiting else (0, 0.0)
 
+    def enter_at_once(self, kind: str) -> Slot | None:
+        """Occupy a slot for a kind of work; return None if it has to wait."""
+        return self._occupy(kind) if kind not in self._waiting and self._may(kind) else None
+
     async def enter(self, patience: float) -> Slot:
         """Occupy a slot. Raises `Full` if none is free within `patience` seconds."""
         kind = KIND.get()
-        if kind not in self._waiting and self._may(kind):
-            return self._occupy(kind)
+        if (slot := self.enter_at_once(kind)) is not None:
+            return slot
         loop = asyncio.get_running_loop()
         coming: asyncio.Future[Slot] = loop.create_future()
         self._waiting.setdefault(kind, {})[coming] = time.monotonic()

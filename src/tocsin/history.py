@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import structlog
-
+from tocsin.backoff import Backoff
 from tocsin.db.admission import KIND
 from tocsin.db.pool import Database, Record, queries
-from tocsin.errors import Unavailable
 from tocsin.ids import new_id
 from tocsin.metrics import BUCKET_BOUNDS, Metrics
 
@@ -29,8 +27,6 @@ AFTER_MINUTE = 0.5
 
 _SQL = queries("history")
 
-log = structlog.get_logger(__name__)
-
 
 class Recorder:
     """Writes the rows of this process."""
@@ -43,15 +39,15 @@ class Recorder:
 
     async def run(self) -> None:
         """Write a row after each minute, forever. The growth of a minute whose row fails is in the next one."""
+        backoff = Backoff("history of metrics")
+        KIND.set(backoff.name)
         while True:
             await asyncio.sleep(INTERVAL - (time.time() - AFTER_MINUTE) % INTERVAL)
-            KIND.set("history of metrics")
             try:
                 await self.record()
-            except Unavailable:  # the pool logs it
-                continue
-            except Exception as error:
-                log.warning("work failed; it will be retried", work="history of metrics", exc_info=error)
+                backoff.succeeded()
+            except Exception as error:  # noqa: BLE001 - the next row contains what this one would have
+                backoff.note(error)
 
     async def record(self) -> None:
         """Write the growth since the last row."""

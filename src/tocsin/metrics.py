@@ -36,28 +36,9 @@ FRESH = 4.0
 _PART = 20
 """Maximum fraction of time spent on counting: if much waits, it is counted less often."""
 
-_SECONDS: tuple[float, ...] = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    5,
-    10,
-    30,
-    60,
-    300,
-    3600,
-)
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 
-
-BUCKET_BOUNDS = (*_SECONDS, math.inf)
+BUCKET_BOUNDS: Sequence[float] = (*_SECONDS, math.inf)
 """The upper bounds of the buckets of histograms, in seconds."""
 
 

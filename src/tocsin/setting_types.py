@@ -191,11 +191,15 @@ def _claims(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-def _scopes(value: tuple[str, ...]) -> tuple[str, ...]:
-    for name, _, scope in (pair.rpartition("=") for pair in value):
-        if not name or scope not in get_args(Scope):
-            raise ValueError(f"write Events.Write=events:write; the scopes are {', '.join(get_args(Scope))}")
-    return value
+def _renaming(example: str, known: tuple[str, ...]) -> AfterValidator:
+    """Return the validator of pairs: a name of the issuer, and one of the known names."""
+
+    def check(value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(theirs and name in known for theirs, _, name in (pair.rpartition("=") for pair in value)):
+            raise ValueError(f"write {example} are {', '.join(known)}")
+        return value
+
+    return AfterValidator(check)
 
 
 def _safe_url(value: str) -> str:
@@ -203,13 +207,6 @@ def _safe_url(value: str) -> str:
         raise ValueError(
             "write an https URL without a user, a query and a fragment; http is allowed on this machine only"
         )
-    return value
-
-
-def _roles(value: tuple[str, ...]) -> tuple[str, ...]:
-    for name, _, role in (pair.rpartition("=") for pair in value):
-        if not name or role not in get_args(Role):
-            raise ValueError(f"write crm-admins=operator; the roles are {', '.join(get_args(Role))}")
     return value
 
 
@@ -280,7 +277,7 @@ Networks = Annotated[_Words, AfterValidator(_networks)]
 Origins = Annotated[_Words, AfterValidator(_origins)]
 SafeUrl = Annotated[str, AfterValidator(_safe_url)]
 """An https URL, or one of http on this machine."""
-Roles = Annotated[_Words, AfterValidator(_roles)]
+Roles = Annotated[_Words, _renaming("crm-admins=operator; the roles", get_args(Role))]
 OidcScopes = Annotated[str, Field(max_length=500), AfterValidator(_oidc_scopes)]
 Name = Annotated[str, Field(max_length=200)]
 File = Annotated[Path, AfterValidator(_at_home)]
@@ -291,4 +288,4 @@ Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split_at_commas), Af
 Contact = Annotated[str, AfterValidator(_contact)]
 UserClaim = Annotated[str, AfterValidator(_user_claim)]
 Claims = Annotated[_Words, AfterValidator(_claims)]
-Scopes = Annotated[_Words, AfterValidator(_scopes)]
+Scopes = Annotated[_Words, _renaming("Events.Write=events:write; the scopes", get_args(Scope))]

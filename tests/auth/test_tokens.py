@@ -21,7 +21,7 @@ from tocsin.auth import tokens
 from tocsin.auth.claims import CLOCK_SKEW, SCOPES, ServiceCaller, UserCaller
 from tocsin.auth.keys import own_secret
 from tocsin.auth.minting import mint_service, mint_user
-from tocsin.auth.tokens import Verifier, caller_of
+from tocsin.auth.tokens import Verifier, required_bearer
 from tocsin.errors import Refusal, Unauthenticated
 
 OTHER = "another-secret-for-tests-fedcba9876543210"
@@ -422,20 +422,20 @@ def test_unverified_tokens_are_not_cached(clock: Clock, monkeypatch: pytest.Monk
 )
 def test_missing_bearer_token_gets_plain_challenge(verifier: Verifier, header: str | None) -> None:
     with pytest.raises(Unauthenticated) as caught:
-        caller_of(verifier, header)
+        verifier.verify(required_bearer(header))
     assert caught.value.headers == {"WWW-Authenticate": "Bearer"}
 
 
 @pytest.mark.parametrize("header", ["Bearer", "Bearer ", "bearer x", f"Bearer {GOOD} {GOOD}", f"Bearer {GOOD},{GOOD}"])
 def test_invalid_bearer_token_gets_invalid_token_challenge(verifier: Verifier, header: str) -> None:
     with pytest.raises(Unauthenticated) as caught:
-        caller_of(verifier, header)
+        verifier.verify(required_bearer(header))
     assert caught.value.headers == {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR", "Bearer "])
 def test_bearer_scheme_is_case_insensitive(verifier: Verifier, scheme: str) -> None:
-    assert caller_of(verifier, f"{scheme} {GOOD}") == UserCaller(4, NOW + 60)
+    assert verifier.verify(required_bearer(f"{scheme} {GOOD}")) == UserCaller(4, NOW + 60)
 
 
 def test_callers_have_labels_for_logs() -> None:

@@ -14,7 +14,7 @@ from tocsin.api.limiting import count, count_caller, count_refused_token
 from tocsin.api.state import app_state_of
 from tocsin.audit import Actor
 from tocsin.auth.claims import OperatorCaller, ServiceCaller, UserCaller
-from tocsin.auth.tokens import bearer_of, caller_of
+from tocsin.auth.tokens import required_bearer
 from tocsin.errors import Unauthenticated, Unauthorized
 
 
@@ -102,12 +102,11 @@ class Service(Authentication):
 
 async def _caller_of(request: Request) -> UserCaller | ServiceCaller:
     try:
-        app_state, authorization = app_state_of(request), _authorization_of(request)
-        token = bearer_of(authorization) or ""
+        app_state, token = app_state_of(request), required_bearer(_authorization_of(request))
         if token.startswith(console_sessions.PREFIX):
             caller: UserCaller | ServiceCaller = await console_sessions.caller_of(app_state.database, token)
         else:
-            caller = caller_of(app_state.verifier, authorization)
+            caller = app_state.verifier.verify(token)
     except Unauthenticated:
         await count_refused_token(request)
         raise

@@ -29,10 +29,9 @@ class Place:
             self._slot = self._capacity.enter_at_once(self._kind)
         return self._slot is not None
 
-    async def take(self) -> None:
-        """Occupy a slot, unless the request has one. Raises `Overloaded`."""
-        if not self.take_at_once():
-            self._slot = await self._capacity.enter(self._kind)
+    async def wait(self) -> None:
+        """Wait for a slot, and occupy it. Raises `Overloaded`."""
+        self._slot = await self._capacity.enter(self._kind)
 
     def leave(self) -> None:
         """Release the slot, if the request has one."""
@@ -64,7 +63,7 @@ class Bounded:
         try:
             cycle = scope[CYCLE][0]
             if not cycle.more_body and not place.take_at_once():
-                await place.take()
+                await place.wait()
                 if cycle.disconnected:
                     raise ClientDisconnect
             await self._app(scope, receive, send)
@@ -75,7 +74,7 @@ class Bounded:
 async def complete(state: dict[str, Any]) -> None:
     """Take the slot of the request with this state, because its body is complete. Raises `Overloaded`."""
     if _PLACE in state and not state[_PLACE].take_at_once():
-        await state[_PLACE].take()
+        await state[_PLACE].wait()
 
 
 def leave_early(state: dict[str, Any]) -> None:

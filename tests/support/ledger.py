@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -339,7 +339,7 @@ async def tally(ledger: Ledger, population: Population, url: str) -> tuple[int, 
     lost = len(ledger.accepted.keys() - words.keys())
     doubled = len(words) - len(set(words.values()))
     told = {id_: said for id_, said in words.items() if id_ not in stopped and said in ledger.posts}
-    due = Counter((id_, user) for id_, said in told.items() for user in population.recipients(ledger.posts[said]))
+    due = _due(ledger, population, told)
     found = Counter(
         (row["id"], row["user_id"]) for row in await _rows(url, "select event_id::text as id, user_id from inbox")
     )
@@ -348,14 +348,8 @@ async def tally(ledger: Ledger, population: Population, url: str) -> tuple[int, 
 
 async def promised_pushes(ledger: Ledger, population: Population, url: str) -> Counter[tuple[str, int]]:
     """Return whom pushes are due, by event and user."""
-    words, stopped = await _stored(url), await _stopped(url)
-    return Counter(
-        (id_, user)
-        for id_, said in words.items()
-        if id_ not in stopped
-        for user in population.recipients(ledger.posts[said])
-        if user in PHONES
-    )
+    due = _due(ledger, population, await _not_stopped(url))
+    return Counter({(id_, user): count for (id_, user), count in due.items() if user in PHONES})
 
 
 async def compare(ledger: Ledger, population: Population, url: str) -> None:
@@ -380,12 +374,22 @@ async def compare(ledger: Ledger, population: Population, url: str) -> None:
 
 async def compare_pages(ledger: Ledger, population: Population, url: str, address: tuple[str, int]) -> None:
     """Compare what some users are shown, page by page, with what they were sent."""
-    stopped = await _stopped(url)
-    posts = {id_: ledger.posts[said] for id_, said in (await _stored(url)).items() if id_ not in stopped}
+    posts = {id_: ledger.posts[said] for id_, said in (await _not_stopped(url)).items()}
     async with httpx.AsyncClient(base_url=f"http://{address[0]}:{address[1]}", timeout=30) as http:
         for user in (1, 7, 300, population.size):
             sent = [id_ for id_, post in posts.items() if user in population.recipients(post)]
             assert sorted(await _shown(http, user)) == sorted(sent)
+
+
+def _due(ledger: Ledger, population: Population, words: Mapping[str, str]) -> Counter[tuple[str, int]]:
+    """Return whom these events are due, by event and user."""
+    return Counter((id_, user) for id_, said in words.items() for user in population.recipients(ledger.posts[said]))
+
+
+async def _not_stopped(url: str) -> dict[str, str]:
+    """Return the words of the events that were neither cancelled nor replaced."""
+    stopped = await _stopped(url)
+    return {id_: said for id_, said in (await _stored(url)).items() if id_ not in stopped}
 
 
 async def _stored(url: str) -> dict[str, str]:

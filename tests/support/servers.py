@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,41 +80,43 @@ async def own_server(**settings: str) -> AsyncIterator[OwnServer]:
         with memory() as output:
             made = spawn((*initdb, "-A", "scram-sha-256", "--pwfile", folder / "password"), user, output)
             assert await asyncio.to_thread(made.wait, LONGEST_START) == 0
-            port = free_port()
-            given = {
-                "port": str(port),
-                "listen_addresses": "127.0.0.1",
-                "unix_socket_directories": str(folder),
-                "fsync": "off",
-                **settings,
-            }
-            options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
-            process = spawn((programs / "postgres", "-D", folder / "data", *options), user, output)
-            server = OwnServer(port, folder, user, process)
-            try:
-                await answers(server.url())
+            async with _serving(programs, folder, user, output, {"fsync": "off", **settings}) as server:
                 yield server
-            finally:
-                await end(process)
 
 
 @asynccontextmanager
 async def standby_of(primary: OwnServer) -> AsyncIterator[OwnServer]:
     """Run a standby that follows a server."""
     with short_path() as folder, memory() as output:
-        user, port = primary.user, free_port()
+        user = primary.user
         os.chown(folder, user.pw_uid, user.pw_gid)
         programs = await programs_for(user, folder)
         copying = (programs / "pg_basebackup", "-D", folder / "data", "-R", "-c", "fast", "-d", primary.url())
         assert await asyncio.to_thread(spawn(copying, user, output).wait, LONGEST_START) == 0
-        options = ("-c", f"port={port}", "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}")
-        process = spawn((programs / "postgres", "-D", folder / "data", *options), user, output)
-        server = OwnServer(port, folder, user, process)
-        try:
-            await answers(server.url())
+        async with _serving(programs, folder, user, output, {}) as server:
             yield server
-        finally:
-            await end(process)
+
+
+@asynccontextmanager
+async def _serving(
+    programs: Path, folder: Path, user: pwd.struct_passwd, output: int, settings: Mapping[str, str]
+) -> AsyncIterator[OwnServer]:
+    """Run a server on the data in a folder, on a free port, with further settings."""
+    port = free_port()
+    given = {
+        "port": str(port),
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": str(folder),
+        **settings,
+    }
+    options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
+    process = spawn((programs / "postgres", "-D", folder / "data", *options), user, output)
+    server = OwnServer(port, folder, user, process)
+    try:
+        await answers(server.url())
+        yield server
+    finally:
+        await end(process)
 
 
 @asynccontextmanager

@@ -561,6 +561,45 @@ class TestPage:
         await expect(table.get_by_role("row").last).to_contain_text("3.0")
         await expect(page.locator(".legend").first).to_contain_text("max 3.0")
 
+    async def test_charts_show_the_last_hour_or_day_by_keyboard(self, page: Page, api: Api) -> None:
+        await a_day(api.app_state.database)
+        await enter(page, api)
+        await expect(page.locator("#pulse")).to_contain_text("signed in until")
+        drawing = page.get_by_role("group", name="Throughput:")
+        await page.get_by_role("radio", name="Last 15 minutes").focus()
+        await page.keyboard.press("ArrowRight")
+        await expect(page.get_by_role("heading", name="Last hour")).to_be_visible()
+        await expect(drawing).to_have_accessible_name(re.compile("the last hour; use the left and right arrow keys"))
+        await expect(page.locator(".times").first).to_have_text("60 min ago40 min ago20 min agonow")
+        await expect(page.locator(".legend").first).to_contain_text(re.compile(r"max (59|60)\b"))
+        await page.keyboard.press("ArrowRight")
+        await expect(page.get_by_role("heading", name="Last 24 hours")).to_be_visible()
+        await expect(page.locator(".times").first).to_have_text("24 h ago16 h ago8 h agonow")
+        await expect(page.locator(".legend").first).to_contain_text(re.compile(r"max 1,43\d"))
+        spoken = page.locator("figcaption [aria-live]").first
+        await drawing.focus()
+        read: list[str] = []
+        for key in ("Home", "PageDown", "ArrowRight", "PageUp", "End", "PageUp", "ArrowLeft"):
+            await page.keyboard.press(key)
+            await expect(spoken).not_to_have_text(read[-1] if read else "")
+            read.append(await spoken.inner_text())
+
+        def value(nth: int) -> int:
+            return int(re.findall(r"inboxes ([\d,]+)", read[nth])[0].replace(",", ""))
+
+        assert value(0) - value(1) == 120, "a page is two hours"
+        assert value(1) - value(2) == 1
+        assert value(3) - value(2) == 120
+        assert value(6) - value(5) == 1
+        await page.get_by_text("As a table: the highest values of each 15 minutes").first.click()
+        rows = page.get_by_role("region", name="Throughput, as a table").get_by_role("row")
+        assert 96 <= await rows.count() <= 99
+        await page.get_by_role("link", name="Dead letters", exact=True).click()
+        await page.get_by_role("link", name="Overview").click()
+        await expect(page.get_by_role("radio", name="Last 24 hours")).to_be_checked()
+        await page.get_by_role("radio", name="Last 15 minutes").check()
+        await expect(page.locator(".legend").first).not_to_contain_text("max 1,4")
+
     async def test_people_sign_in_at_the_identity_provider(self, page: Page, url: str, catalogue: Catalogue) -> None:
         async with openid_provider() as provider:
             settings: dict[str, Any] = {"oidc_issuer": provider.issuer, "oidc_client_id": CLIENT_ID}
@@ -656,6 +695,10 @@ class TestPage:
             await page.get_by_text("As a table").first.click()
             await expect(page.get_by_role("region", name="Throughput, as a table")).to_contain_text("events in inboxes")
             await accessible(page, theme, "overview")
+            await a_day(pushing.app_state.database)
+            await page.get_by_role("radio", name="Last 24 hours").check()
+            await expect(page.locator(".legend").first).to_contain_text("max 1,4")
+            await accessible(page, theme, "overview-day")
             for view in ("dead-letters", "custom", "audit", "user/1/7d", "find/nothing", "device/aaaaaa"):
                 await page.evaluate("view => location.hash = view", view)
                 await expect(page.locator("main[aria-busy]")).to_have_count(0)
@@ -745,6 +788,17 @@ async def busy(api: Api, phones: Phones) -> None:
     )
     await api.app_state.database.value(
         "update lanes set stopped_at = now(), reason = '403 InvalidProviderToken' where name = 'apns/default/sandbox'"
+    )
+
+
+async def a_day(database: Database) -> None:
+    """Write a history of a day; the events per second of a minute are the number of minutes since then."""
+    await database.value(
+        "insert into metric_minutes (minute, process_id, seconds, events, pushes, requests, api_errors, rate_limited,"
+        " providers, push_errors, inbox_buckets, push_buckets, direct_due, bulk_due, pushes_due, direct_oldest,"
+        " bulk_oldest) select date_trunc('minute', now()) - n * interval '1 minute', gen_random_uuid(), 1, n, n / 2,"
+        " n % 120, n % 3, 0, '{apns}', array[n % 5], '{}', '{}', n % 90, n % 40, n % 60, n % 7, n % 11"
+        " from generate_series(1, 1439) n"
     )
 
 

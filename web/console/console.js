@@ -1,7 +1,7 @@
 /* The console: signs in, shows the view named in the URL fragment, and polls the metrics while the page is visible. */
 
 import { ask, clock } from "./elements.js";
-import { KEPT, Measures } from "./measures.js";
+import { Measures } from "./measures.js";
 import {
   afterSignIn, call, canSignIn, endsAt, findPerson, forget, isSignedIn, keep, may, personName, recordOpening, signInThere,
   signOut, takeToken,
@@ -19,11 +19,11 @@ const search = document.getElementById("search");
 const sought = /** @type {HTMLInputElement} */ (document.getElementById("sought"));
 
 const measures = new Measures();
-const overview = new Overview();
+const overview = new Overview(() => remember().then(() => overview.show(measures)));
 let latest = 0; // the number of the latest load, so that a late answer does not overwrite a newer one
 let timer = null;
 let isPolling = false;
-let rememberedAt = -Infinity;
+let asked = { at: -Infinity, span: 0 }; // the last request of the history
 
 search.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -153,12 +153,14 @@ function expired() {
   return canSignIn ? "Your session has ended. Sign in again." : "This token has expired or is not accepted.";
 }
 
-/** Get the history once a minute. Without it, the charts begin now. */
+/** Get what is missing of the history, once a minute and for each choice of a span. Without it, the charts begin now. */
 async function remember() {
-  if (Date.now() - rememberedAt < HISTORY_INTERVAL) return;
-  rememberedAt = Date.now();
-  const found = await call(`operations/history?minutes=${KEPT / 60_000}`).catch(() => null);
-  if (found) measures.remember(found.data);
+  const [now, { span }] = [Date.now(), overview];
+  if (now - asked.at < HISTORY_INTERVAL && span === asked.span) return;
+  asked = { at: now, span };
+  const minutes = measures.missing(span, now);
+  const found = await call(`operations/history?minutes=${minutes}`).catch(() => null);
+  if (found) measures.remember(found.data, minutes, now);
 }
 
 function leave(why) {

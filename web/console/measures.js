@@ -1,13 +1,17 @@
 /*
- * The last 15 minutes: rates and percentiles from the counters and histograms of /metrics since the page was opened, and
- * before that from the history that the service keeps.
+ * The last minutes and hours: rates and percentiles from the counters and histograms of /metrics since the page was
+ * opened, at most of 15 minutes, and before that from the history that the service keeps.
  */
 
 import { timeOf } from "../shared/times.js";
 
-export const KEPT = 15 * 60_000;
-
 const MINUTE = 60_000;
+const KEPT = 15 * MINUTE; // of measurements since the page was opened
+const OVERLAP = 2; // minutes asked for again, because processes write the last ones at different times
+
+/** The spans of time that can be shown, in milliseconds. */
+export const SPANS = [KEPT, 60 * MINUTE, 1440 * MINUTE];
+
 const WINDOW = 60_000; // milliseconds for percentiles and errors: a poll interval has too few samples
 const PROVIDERS = ["apns", "fcm", "web"];
 const SERIES = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? ([-+\w.]+)$/;
@@ -49,6 +53,7 @@ export function quantile(part, buckets) {
 export class Measures {
   #live = [];
   #history = []; // a point per minute, of all processes together
+  #known = { from: Infinity, to: -Infinity }; // the times of which the history was received
   #scrapes = new Map(); // of the last minute, by process: each process has its own counters
 
   /** Add a response of /metrics, received at `at`. */
@@ -63,9 +68,21 @@ scrapes.push({ at, series, values: new Map(series.map((each) => [each.key, each.
     return this.latest;
   }
 
-  /** Keep a response of /operations/history. */
-  remember(history) {
-    this.#history = history.map(pointOf);
+  /** Return how many minutes of history to request at `at`, so that those of `span` are known. */
+  missing(span, at) {
+    const all = span / MINUTE;
+    if (this.#known.from > at - span) return all;
+    return Math.min(all, Math.ceil((at - this.#known.to) / MINUTE) + OVERLAP);
+  }
+
+  /** Keep a response of /operations/history with that many minutes, received at `at`. */
+  remember(history, minutes, at) {
+    const from = at - minutes * MINUTE;
+    const points = history.map(pointOf);
+    const first = points[0]?.at ?? Infinity;
+    const before = from <= this.#known.to ? this.#history.filter((point) => point.at < first && at - point.at <= SPANS.at(-1)) : [];
+    this.#history = [...before, ...points];
+    this.#known = { from: before.length ? Math.min(from, this.#known.from) : from, to: at };
   }
 
   /** The latest measurement since the page was opened. */
@@ -74,13 +91,15 @@ scrapes.push({ at, series, values: new Map(series.map((each) => [each.key, each.
   }
 
   /**
-   * The points of the last minutes: from the history what was before the page was opened, and all complete minutes if
-   * there are several processes, of which this page may not see all.
+   * Return the points of the last `span` milliseconds: from the history what was before the page was opened, and all
+   * complete minutes if the span is longer than the measurements are kept, or if there are several processes, of which
+   * this page may not see all.
    */
-  get points() {
+  points(span) {
     const [first, now] = [this.#live[0]?.at ?? Infinity, this.latest?.at ?? Infinity];
-    const past = this.#history.filter((point) => now - point.at <= KEPT);
-    if (!past.some((point) => point.processes > 1)) return [...past.filter((point) => point.at < first), ...this.#live];
+    const past = this.#history.filter((point) => now - point.at <= span);
+    const isWhole = past.length && (span > KEPT || past.some((point) => point.processes > 1));
+    if (!isWhole) return [...past.filter((point) => point.at < first), ...this.#live];
     const end = past.at(-1).at;
     return [...past, ...this.#live.filter((point) => point.at > end)];
   }

@@ -1,8 +1,8 @@
 /* The views. Each has a title and a `load` that requests its data; no view polls. */
 
-import { Chart } from "./charts.js";
+import { Chart, spanName } from "./charts.js";
 import { ask, eventLink, facts, link, moment, state, table } from "./elements.js";
-import { KEPT } from "./measures.js";
+import { SPANS } from "./measures.js";
 import { call, may } from "./session.js";
 import { h } from "../shared/dom.js";
 import { utc } from "../shared/times.js";
@@ -50,40 +50,52 @@ function found(text) {
 /** Problems first, then lanes, recent failures, and charts of the last minutes. */
 export class Overview {
   title = "Overview";
+  span = SPANS[0]; // of the charts, in milliseconds
   #verdict = h("ul", { class: "verdict", "aria-label": "Problems" }, h("li", {}, "Loading metrics …"));
   #processes = h("p", { class: "faint" });
   #lanes = h("div");
   #stopped = ""; // the stopped lanes, as the table shows them
   #known = []; // the lanes, as last loaded
   #now = null; // the latest measurement
+  #period = h("h2");
+  #periods = h("fieldset", { class: "row" }, h("legend", { class: "unseen" }, "Period of the charts"),
+    SPANS.map((span) => h("label", {},
+      h("input", { type: "radio", name: "span", checked: span === this.span, onchange: () => this.#choose(span) }),
+      periodOf(span))));
   #charts = [
     new Chart({
-      title: "Throughput", note: "per second", format: rate, span: KEPT,
+      title: "Throughput", note: "per second", format: rate,
       lines: [
         { key: "events", name: "events in inboxes" }, { key: "pushes", name: "pushes delivered" },
         { key: "requests", name: "API responses" },
       ],
     }),
     new Chart({
-      title: "Queue depth", note: "due now", format: count, span: KEPT, least: 10,
+      title: "Queue depth", note: "due now", format: count, least: 10,
       lines: [
         { key: "direct", name: "direct jobs" }, { key: "bulk", name: "bulk jobs" }, { key: "waiting", name: "pushes" },
       ],
     }),
     new Chart({
-      title: "Longest wait", note: "of a due job", format: duration, span: KEPT, least: 1,
+      title: "Longest wait", note: "of a due job", format: duration, least: 1,
       lines: [{ key: "oldest direct", name: "direct" }, { key: "oldest bulk", name: "bulk" }],
     }),
     latencies("inbox", "Accepted to inbox"),
     latencies("push", "Inbox to provider"),
     new Chart({
-      title: "Errors", note: "last minute", format: count, span: KEPT, least: 4,
+      title: "Errors", note: "last minute", format: count, least: 4,
       lines: [
         { key: "apns errors", name: "APNs" }, { key: "fcm errors", name: "FCM" }, { key: "web errors", name: "browsers" },
         { key: "api errors", name: "API, 5xx" },
       ],
     }),
   ];
+
+  /** `load` loads the history that the chosen span needs, and shows the measurements. */
+  constructor(load) {
+    this.loadSpan = load;
+    this.#name();
+  }
 
   async load() {
     const [lanes, letters] = await Promise.all([call("operations/lanes"), call("operations/dead-letters?limit=5")]);
@@ -94,7 +106,7 @@ export class Overview {
       h("section", {}, h("h2", {}, "Recent failures"),
         table("Recent failures", DEAD_LETTER, letters.data.map(letterCells), NO_FAILURES),
         letters.data.length ? h("p", {}, link("dead-letters", "View all dead letters")) : null),
-      h("section", {}, h("h2", {}, "Last 15 minutes"),
+      h("section", {}, this.#period, this.#periods,
         h("div", { class: "charts" }, this.#charts.map((chart) => chart.element)), this.#processes),
     ];
   }
@@ -103,13 +115,24 @@ export class Overview {
   show(measures) {
     const now = measures.latest;
     if (!now) return;
-    for (const chart of this.#charts) chart.show(measures.points, now.at);
+    const points = measures.points(this.span);
+    for (const chart of this.#charts) chart.show(points, now.at, this.span);
     this.#now = now;
     this.#judge();
     this.#processes.textContent = measures.processes > 1
       ? `The charts show the sum of ${measures.processes} processes that answer this page.`
       : "The charts show the process that answers this page, and before that each minute of all processes.";
     if (this.#lanes.isConnected && now.stopped.join() !== this.#stopped) this.#reload();
+  }
+
+  #choose(span) {
+    this.span = span;
+    this.#name();
+    this.loadSpan();
+  }
+
+  #name() {
+    this.#period.textContent = periodOf(this.span);
   }
 
   /** Load the lanes again when the metrics report that one stopped or resumed. */
@@ -507,9 +530,14 @@ function problemsOf(lane) {
 
 function latencies(line, title) {
   return new Chart({
-    title, note: "last minute", format: duration, span: KEPT, least: 0.01,
+    title, note: "last minute", format: duration, least: 0.01,
     lines: [{ key: `${line} p50`, name: "p50" }, { key: `${line} p95`, name: "p95" }, { key: `${line} p99`, name: "p99" }],
   });
+}
+
+/** Return the name of a span as a heading. */
+function periodOf(span) {
+  return spanName(span).replace("the last", "Last");
 }
 
 function ignoreNotFound(error) {

@@ -440,6 +440,17 @@ def test_custom_kind_works_like_a_builtin_kind(tmp_path: Path) -> None:
     assert catalogue.kinds["order_moved"].thread == "order"
 
 
+@pytest.mark.parametrize("spelling", ["readable", "as it is"])
+def test_coded_field_that_is_null_renders_as_nothing(tmp_path: Path, spelling: str) -> None:
+    kinds = OURS.replace('state = "string"', 'state = "string or null"').replace('"readable"', f'"{spelling}"')
+    catalogue = Catalogue.load(folder_of(tmp_path, kinds=kinds))
+    order = {**ORDER, "state": None}
+    assert catalogue.check("order_moved", {"user": 4, "order": order, "days": 3}, None).data["order"] == order
+    user = event_of("note")["data"]["user"]
+    words = catalogue.render("order_moved", "en", {"user": user, "order": order, "days": 3}, {})
+    assert words.message == "Bernita Kilback says: no. 7 is , 3 days late"
+
+
 def test_missing_translations_fall_back_to_english(tmp_path: Path) -> None:
     catalogue = Catalogue.load(folder_of(tmp_path, kinds=OURS, sv=SWEDISH))
     assert catalogue.languages == ("en", "da", "de", "sv")

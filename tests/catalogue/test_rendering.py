@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tocsin.catalogue import Catalogue
-from tocsin.catalogue.rendering import Sentence, Word, one_line, readable, spoken, spoken_text
+from tocsin.catalogue.rendering import Sentence, Word, has_only_allowed_tags, one_line, readable, spoken, spoken_text
 
 CATALOGUE = Catalogue.load()
 SAMPLES = sorted(CATALOGUE.samples)
@@ -256,3 +256,31 @@ def test_user_with_one_name_renders_without_extra_space() -> None:
 
 def test_genitives_take_the_mark_inside_the_bold() -> None:
     assert "<strong>Jane Doe's</strong>" in render("note").message_formatted
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "",
+        "1 &lt; 2 > 0",
+        "<p></p>",
+        "<p>One</p><p><strong>two<br><em>three</em></strong></p>",
+        "<em>x</em><br><br>",
+    ],
+)
+def test_closed_and_nested_p_strong_em_and_br_are_allowed(html: str) -> None:
+    assert has_only_allowed_tags(html)
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        *("<", "1 < 2", "<p", "<p>x</p", "<!-- x -->"),
+        *("<p>", "<p><em>x</em>", "<p><p>x</p>"),
+        *("</p>", "x</em>", "<p>x</p></p>", "</p><p>"),
+        *("<p>x</em>", "<p><em>x</p></em>", "<p><strong>x</p></strong>"),
+        *("<P>x</P>", "<p >x</p>", "<p class='x'>x</p>", "<br/>", "</br>", "<b>x</b>", "<p><script>x</script></p>"),
+    ],
+)
+def test_other_open_or_crossing_tags_are_not_allowed(html: str) -> None:
+    assert not has_only_allowed_tags(html)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.events import accepted, custom, post, state
 from tests.support.pushes import ANDROID, IPHONE, becomes, pushes_of, register, until_stopped
+from tests.support.resolutions import resolve, settled
 from tests.support.service import Api
 from tests.support.waiting import until
 from tocsin_phones import Phones
@@ -65,6 +66,37 @@ async def test_contact_erasure_clears_browsers_with_the_next_push(api: Api, phon
     await until(lambda: api.app_state.database.value("select 1 from changes where change = 'rewritten'"))
     await pushes_of(api, await api.post(custom(1)))
     assert phones.pushes("browser")[-1]["payload"]["clear"] == [id_]
+
+
+async def test_clear_after_a_resolution_names_only_what_it_resolved(api: Api, phones: Phones) -> None:
+    read = await show(api, phones)
+    resolved, unread = await api.post({**custom(1), "about": [CONTACT]}), await api.post(custom(1))
+    for id_ in (resolved, unread):
+        await pushes_of(api, id_)
+    await api.as_user(1, "PUT", f"/notifications/{read}/read")
+    assert await until(lambda: cleared(phones, IPHONE)) == ([read], 2)
+    phones.forget()
+    await resolve(api, CONTACT)
+    assert await until(lambda: cleared(phones, IPHONE)) == ([resolved], 1)
+
+
+async def test_resolution_joins_the_clear_that_waits_for_its_user(api: Api, phones: Phones) -> None:
+    read = await show(api, phones)
+    resolved, unread = await api.post({**custom(1), "about": [CONTACT]}), await api.post(custom(1))
+    for id_ in (resolved, unread):
+        await pushes_of(api, id_)
+    database = api.app_state.database
+    async with database.transaction() as connection:  # a clear that becomes due only when the test says so
+        await connection.execute(
+            "insert into clears (user_id, since, due_at) select user_id, position, 'infinity' from heads"
+            " where user_id = 1"
+        )
+    await api.as_user(1, "PUT", f"/notifications/{read}/read")
+    await resolve(api, CONTACT)
+    await settled(api)
+    await database.value("update clears set due_at = now()")
+    ids, badge = await until(lambda: cleared(phones, IPHONE))
+    assert (sorted(ids), badge) == (sorted([read, resolved]), 1)
 
 
 async def erase(api: Api) -> None:

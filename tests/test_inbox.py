@@ -1,6 +1,7 @@
 """The inbox: pages, counts and marks, also with concurrent changes."""
 
 import asyncio
+import gc
 import json
 from itertools import product
 from typing import Any
@@ -8,12 +9,14 @@ from uuid import UUID
 
 import pytest
 
+from tests.support.database import locked, waiting_at
 from tests.support.events import custom
 from tests.support.service import Api
-from tests.support.waiting import until
+from tests.support.waiting import bounded, reaches, until
 from tocsin import inbox
 from tocsin.auth.claims import UserCaller
-from tocsin.errors import Unauthenticated
+from tocsin.db.pool import Connection, Database
+from tocsin.errors import Unauthenticated, Unavailable
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
@@ -357,3 +360,52 @@ async def test_page_of_an_inactive_or_unknown_user_is_refused(api: Api, *, unrea
             await inbox.page(api.app_state.database, UserCaller(user, 2**31), unread=unread, limit=15)
     page = await inbox.page(api.app_state.database, UserCaller(1, 2**31), unread=unread, limit=15)
     assert (page.data, page.total, page.unread, page.more, page.last) == ("", 0, 0, False, None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "ids"),
+    [
+        ("PUT", "/{read}/unread", None),
+        ("PUT", "/{unread}/read", None),
+        ("DELETE", "/{unread}", None),
+        ("PUT", "/read", None),
+        ("PUT", "/read", ["{unread}"]),
+    ],
+)
+async def test_mark_locks_the_head_before_entries(api: Api, method: str, path: str, ids: list[str] | None) -> None:
+    await api.people(1)
+    unread, read = await fill(api, 1, 2)
+    await api.as_user(1, "PUT", f"/notifications/{read}/read")
+    database = api.app_state.database
+    waiting = (
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        " and query not like '%pg_stat_activity%'"
+    )
+    where = path.format(read=read, unread=unread)
+    body = {} if ids is None else {"json": {"ids": [id_.format(unread=unread) for id_ in ids]}}
+    async with database.transaction() as connection:
+        await connection.execute("select from heads where user_id = 1 for update")
+        marking = asyncio.create_task(api.as_user(1, method, f"/notifications{where}", **body))
+        await reaches(lambda: database.value(waiting), 1)
+        assert len(await connection.fetch("select from inbox where user_id = 1 for update skip locked")) == 2
+    assert (await marking).status_code == 204
+
+
+async def test_failed_look_up_of_cursors_fails_every_request_that_shares_it(
+    database: Database, dba: Connection
+) -> None:
+    unhandled: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+    cursors = inbox.Cursors(database)
+    callers = [asyncio.create_task(cursors.of(UserCaller(id_, 2**31))) for id_ in (1, 1, 2, 3)]
+    async with locked(dba, "heads"):
+        [pid] = await until(lambda: waiting_at(dba, "heads"))
+        callers.pop().cancel()
+        await asyncio.sleep(0)
+        await dba.execute("select pg_terminate_backend($1)", pid)
+        async with bounded():
+            failed = await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(error) for error in failed] == [Unavailable] * 3
+    del callers, failed  # their errors keep the futures of the look-up
+    gc.collect()
+    assert unhandled == []  # the caller that left causes no log line

@@ -253,6 +253,14 @@ async def test_link_of_custom_kind_is_filled_in(url: str, tmp_path: Path) -> Non
         assert answer.json() == {"data": {id_: f"https://shop.example.com/{ORDER['id']}"}}
 
 
+async def test_notification_of_a_removed_kind_has_no_link(api: Api) -> None:
+    await api.people(1)
+    id_ = await api.post(custom(1))
+    await api.app_state.database.value("update events set kind = 'of_yore' where id = $1", id_)
+    answer = await mine(api, "GET", f"/links?ids={id_}")
+    assert (answer.status_code, answer.json()) == (200, {"data": {id_: None}})
+
+
 async def test_erased_notifications_hide_no_later_changes(api: Api) -> None:
     await api.people(1, 2)
     mark = await api.app_state.database.value("select position from heads where user_id = 1")

@@ -56,7 +56,8 @@ OPEN = (200, "")
 
 
 class TestTokens:
-    async def test_token_issued_before_the_user_was_created_is_401(self, api: Api) -> None:
+    @pytest.mark.parametrize("path", ["", "/changes", "/changes?since=1-1", "/preferences"])
+    async def test_token_issued_before_the_user_was_created_is_401(self, api: Api, path: str) -> None:
         await put(api)
         now = time.time()
         for issued, due in (
@@ -66,7 +67,7 @@ class TestTokens:
             (1, (401, CREATED)),
             (None, OPEN),
         ):
-            assert await words(api, token(issued)) == due
+            assert await words(api, token(issued), f"/notifications{path}") == due, issued
 
     @pytest.mark.parametrize("create", [put, by_import])
     async def test_tokens_of_the_previous_user_are_rejected_immediately(self, api: Api, create: Any) -> None:

@@ -68,6 +68,13 @@ async def test_contact_erasure_clears_browsers_with_the_next_push(api: Api, phon
     assert phones.pushes("browser")[-1]["payload"]["clear"] == [id_]
 
 
+async def test_deleted_notification_is_cleared_from_phones(api: Api, phones: Phones) -> None:
+    id_ = await show(api, phones)
+    await api.as_user(1, "DELETE", f"/notifications/{id_}")
+    assert await until(lambda: cleared(phones, IPHONE)) == ([id_], 0)
+    assert await until(lambda: cleared(phones, ANDROID)) == (f'["{id_}"]', "0")
+
+
 async def test_clear_after_a_resolution_names_only_what_it_resolved(api: Api, phones: Phones) -> None:
     read = await show(api, phones)
     resolved, unread = await api.post({**custom(1), "about": [CONTACT]}), await api.post(custom(1))

@@ -129,6 +129,17 @@ async def test_chunks_count_each_recipient_once_and_none_that_is_excluded(
     assert await deliver(idle, worker, await claim(idle, worker, "bulk")) == Done([event], set(recipients))
 
 
+async def test_chunk_that_ends_with_a_named_user_reaches_that_user(idle: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanout, "BULK_CHUNK_SIZE", 51)
+    await populate(idle, 102)
+    event, worker = await accepted(idle, *range(1, 103)), new_id()
+    await deliver(idle, worker, await claim(idle, worker))
+    for reached_last in (51, 102):
+        done = await deliver(idle, worker, await claim(idle, worker, "bulk"))
+        assert done == Done([], set(range(reached_last - 50, reached_last + 1)))
+    assert await deliver(idle, worker, await claim(idle, worker, "bulk")) == Done([event], set())
+
+
 async def test_large_event_without_a_batch_delays_no_other(idle: Api) -> None:
     await populate(idle, 101)
     large, single, worker = await accepted(idle, teams=[7]), await accepted(idle, 1), new_id()

@@ -289,13 +289,16 @@ async def test_leases_of_locked_jobs_expire_later(database: Database, dba: Conne
 async def test_leases_of_deliveries_expire_with_their_worker_unless_locked(database: Database, dba: Connection) -> None:
     lively, unknown = new_id(), new_id()
     await jobs.enrol(database, lively, "one")
-    of_lively, locked, free = [new_id() for _ in range(3)]
-    for id_, worker in ((of_lively, lively), (locked, unknown), (free, unknown)):
+    of_lively, locked, free, waiting = [new_id() for _ in range(4)]
+    for id_, worker in ((of_lively, lively), (locked, unknown), (free, unknown), (waiting, None)):
         await database.value(
             "insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token_ending, worker_id)"
             " values ($1, $1, 1, 'apns/default', false, 'iOS', 'abcdef', $2)",
             *(id_, worker),
         )
+
+    version = "select xmin::text from deliveries where event_id = $1"
+    written = await database.value(version, waiting)
 
     async def owners() -> list[UUID | None]:
         rows = {row["event_id"]: row["worker_id"] for row in await database.rows("select * from deliveries")}
@@ -308,6 +311,7 @@ async def test_leases_of_deliveries_expire_with_their_worker_unless_locked(datab
         assert await owners() == [lively, unknown, None]
     await jobs.reap(database, None)
     assert await owners() == [lively, None, None]
+    assert await database.value(version, waiting) == written  # a delivery without a lease is not written again
     await jobs.leave(database, lively)
 
 

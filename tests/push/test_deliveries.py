@@ -221,6 +221,13 @@ async def test_unregistered_device_is_deleted_and_others_are_kept(api: Api, phon
     assert [device["token_ending"] for device in devices] == [OTHER_IPHONE[-6:]]
 
 
+async def test_device_that_is_gone_without_a_timestamp_is_deleted(api: Api, phones: Phones) -> None:
+    await register(api, 1, ANDROID, type="Android")
+    phones.answer("fcm", status=404, reason="UNREGISTERED", times=1)
+    assert await pushes_of(api, await api.post(custom(1))) == {"gone": 1}
+    assert (await api.as_user(1, "GET", "/notifications/devices")).json()["data"] == []
+
+
 async def test_sandbox_token_registered_for_production_is_detected(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     phones.answer("apns", status=400, reason="BadDeviceToken", times=1)

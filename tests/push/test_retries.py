@@ -96,6 +96,21 @@ async def test_failing_provider_gets_exponential_backoff(
         assert least <= wait * 1.1 + SLACK
 
 
+async def test_lane_waits_as_long_as_its_provider_asks(api: Api, phones: Phones) -> None:
+    await register(api, 1, ANDROID, type="Android")
+    await register(api, 2, IPHONE)
+    phones.answer("fcm", status=429, reason="QUOTA_EXCEEDED", headers={"Retry-After": "300"}, times=1)
+    await post(api, custom(1))
+    lane = next(lane for lane in api.app_state.lanes if lane.name == "fcm/default")
+    await until(lambda: lane.remaining)
+    assert 200 < lane.remaining <= 300
+    assert lane.waits_because.startswith("429")
+    await hurry(api)
+    await pushes_of(api, await api.post(custom(2)))  # another lane does not wait
+    assert len(phones.pushes("apns", IPHONE)) == 1
+    assert len(phones.pushes("fcm", ANDROID)) == 1
+
+
 async def test_push_expires_after_24_hours_at_the_provider_too(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     await register(api, 1, ANDROID, type="Android")

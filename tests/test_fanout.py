@@ -5,10 +5,10 @@ from functools import partial
 
 import pytest
 
-from tests.support.events import CASE, accepted, custom, note
+from tests.support.events import CASE, accepted, custom, note, post
 from tests.support.service import Api, serving
 from tests.support.waiting import until
-from tests.support.workers import impatient
+from tests.support.workers import impatient, work
 from tocsin import fanout, jobs
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Borrowed, Connection, connect, queries
@@ -72,6 +72,21 @@ async def test_fanout_resolves_teams_at_delivery(url: str, catalogue: Catalogue)
     async with serving(url, catalogue) as api:
         await api.as_service("GET", f"/events/{answer.json()['id']}?wait=30")
         assert (await api.ids(1), await api.ids(2)) == ([], [answer.json()["id"]])
+
+
+async def test_event_of_a_company_reaches_no_user_or_team_that_moved_to_another(idle: Api) -> None:
+    await idle.people(1, 2, 3, 4, 5)
+    for team, user in ((7, 3), (8, 4), (9, 5)):
+        await idle.team(team, user)
+    answer = await post(idle, custom(1, 2, teams=(7, 8)), company_id=1)
+    other = await accepted(idle, 1, teams=[8])  # of a service that is bound to no company
+    await idle.people(1, company_id=2)
+    await idle.app_state.database.value("update teams set company_id = 2 where id = 8")
+    await work(idle)
+    id_ = answer.json()["id"]
+    assert [await idle.ids(user) for user in range(1, 6)] == [[str(other)], [id_], [id_], [str(other)], []]
+    counts = "select reached, dropped from recipients order by event_id = $1"
+    assert [tuple(row) for row in await idle.app_state.database.rows(counts, other)] == [(2, 1), (2, 0)]
 
 
 async def test_fanout_skips_inactive_users(api: Api) -> None:

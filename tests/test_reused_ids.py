@@ -8,10 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.events import custom, in_future
+from tests.support.events import accepted, custom, in_future
 from tests.support.service import HOUR, SECRET, STREAM, Api
 from tests.support.tokens import signed
 from tests.support.waiting import bounded, reaches, until
+from tests.support.workers import work
 from tocsin import inbox
 from tocsin.auth.minting import mint_user
 from tocsin.streams import Stream
@@ -155,6 +156,17 @@ async def test_event_waiting_for_previous_user_skips_the_new_one(api: Api) -> No
     assert [each["event_id"] for each in found.json()["data"]] == [own]
     explained = await api.as_service("GET", f"/events/{own}/recipients/{PERSON}")
     assert explained.json()["why"].startswith("not delivered yet")
+
+
+async def test_event_accepted_for_the_previous_user_skips_the_new_one(idle: Api) -> None:
+    await put(idle)
+    await idle.people(1)
+    former = str(await accepted(idle, PERSON, 1))
+    await erase(idle)
+    await put(idle)
+    own = str(await accepted(idle, PERSON))
+    await work(idle)
+    assert (await idle.ids(PERSON), await idle.ids(1)) == ([own], [former])
 
 
 async def test_stream_of_previous_user_never_shows_the_new_inbox(api: Api) -> None:

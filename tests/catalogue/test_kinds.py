@@ -62,6 +62,20 @@ async def test_custom_kind_is_delivered_in_custom_languages(extended: Api) -> No
     assert [row["subject"] for row in subjects] == [f"contact:{UUID}", f"vehicle:{UUID}"]
 
 
+async def test_recipient_gets_the_most_specific_language_of_the_locale(url: str, tmp_path: Path) -> None:
+    words = '[overdue_task]\ntitle = "Tarefa"\nsays = "{}"'
+    languages = {"pt": words.format("Portugal"), "pt_BR": words.format("Brasil")}
+    async with serving(url, Catalogue.load(folder_of(tmp_path / "own", **languages))) as api:
+        locales = {1: "pt", 2: "pt_PT", 3: "pt-BR", 4: "pt_br", 5: "en-GB", 6: "sv"}
+        for user, locale in locales.items():
+            await api.people(user, locale=locale)
+        sample = api.app_state.catalogue.samples["overdue_task"]
+        await api.post({**sample["event"], "notify": {"users": list(locales)}})
+        said = [(await api.inbox(user))["data"][0]["message"] for user in locales]
+        english = sample["notification"]["message"]
+        assert said == ["Portugal", "Portugal", "Brasil", "Brasil", english, english]
+
+
 async def test_custom_wording_replaces_the_builtin_one(extended: Api) -> None:
     await extended.people(1)
     await extended.people(2, locale="sv")

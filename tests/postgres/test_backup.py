@@ -159,7 +159,9 @@ async def test_two_backups_into_one_folder_do_not_meet(served: Archiving) -> Non
 async def test_backup_that_is_killed_is_none(served: Archiving) -> None:
     target = served.place / "killed"
     command = await asyncio.create_subprocess_exec(
-        TOCSIN, "backup", target, env={"TOCSIN_DATA_DIR": str(served.place / "data")}, cwd=served.place
+        *("sh", "-c", 'trap "" INT; exec "$@"', "sh", TOCSIN, "backup", target),  # as in the background of a shell
+        env={"TOCSIN_DATA_DIR": str(served.place / "data")},
+        cwd=served.place,
     )
     await until(lambda: target.exists() and any((draft / "database").exists() for draft in target.glob(".draft-*")))
     command.send_signal(signal.SIGKILL)

@@ -19,6 +19,7 @@ from tests.support.places import short_path
 from tests.support.waiting import bounded, until
 from tocsin.errors import Refusal
 from tocsin.postgres import supervisor
+from tocsin.postgres.process import run, this_user
 from tocsin.postgres.supervisor import Embedded, is_served, url_of
 
 ROOT = os.geteuid() == 0
@@ -175,6 +176,17 @@ async def test_server_inherits_no_environment_and_no_terminal(server: Embedded) 
     environment = Path(f"/proc/{server.postmaster}/environ").read_bytes()
     assert sorted(environment.rstrip(b"\0").split(b"\0")) == [b"LC_ALL=C", b"PATH=" + os.fsencode(os.defpath)]
     assert os.getsid(server.postmaster) == server.postmaster
+
+
+async def test_programs_do_not_ignore_the_interrupt_that_ends_them_with_their_parent() -> None:
+    """A shell starts commands in the background with the interrupt ignored, which programs inherit."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _, output = await run(("grep", "SigIgn", "/proc/self/status"), this_user())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    ignored = int(output.split()[1], 16)
+    assert not ignored & 1 << signal.SIGINT - 1
 
 
 async def test_server_starts_only_in_the_main_thread(place: Path) -> None:

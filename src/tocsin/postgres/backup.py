@@ -110,7 +110,8 @@ async def back_up(source: Source, target: Path) -> Backup:
 
 def _draft_in(target: Path) -> Path:
     for left in target.glob(f"{_DRAFT}*"):  # by a process that was killed, since the folder is locked
-        shutil.rmtree(left)
+        # Its program that receives the log may not have noticed yet. It finds no place for another file then.
+        shutil.rmtree(left.rename(left.with_name(f"{_DRAFT}{secrets.token_hex(4)}")))
     draft = target / f"{_DRAFT}{secrets.token_hex(4)}"
     draft.mkdir(mode=0o700)
     return draft

@@ -89,6 +89,7 @@ def _death_with(parent: int) -> Callable[[], None]:
     prctl = _LIBC.prctl
 
     def die_with_parent() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores it for commands in the background
         prctl(_PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)

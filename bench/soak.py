@@ -1,8 +1,8 @@
 """An hour at half of the service's capacity: memory, connections, files, tables and indexes level off.
 
-Events go to one and to many users with phones. The users read pages, mark, delete, follow streams, and change their
-devices and preferences; the back end imports, replaces and cancels. A day of retention is as long as `--day`, so that
-rows go as they come (`short_days.py`).
+Events go to one and to many users with iPhones, Android phones and browsers. The users read pages, mark, delete, follow
+streams, and change their devices and preferences; the back end imports, replaces and cancels, changes teams, creates
+users and erases them. A day of retention is as long as `--day`, so that rows go as they come (`short_days.py`).
 
 For each series of samples, the median of the slopes between all pairs of samples of the second half (Theil and Sen),
 which single outliers do not move, is what it grows by while that half lasts. The bound is a tenth of its mean, and a
@@ -37,8 +37,17 @@ from tocsin_phones import Phones
 
 PEOPLE = 500
 TEAM, MEMBERS = 1, 200
+OTHER_TEAM, OTHER_MEMBERS = 2, 20
+"""A team that is replaced as a whole."""
+
+PASSING = 20
+"""Users that are created and erased, beside the others."""
+
+BROWSERS = 2
+"""Browsers of a user. Each is registered and removed at random."""
+
 TOKENS = 2
-"""Tokens of phones of a user. Half of all are registered at the start, and as many in the end."""
+"""Tokens of phones of a user: iPhones and as many Android phones. Of the iPhones, half are registered at the start."""
 
 SEEN = 20
 """Ids of notifications of a user that the marks choose from."""
@@ -105,6 +114,8 @@ class Soak:
         self.took: defaultdict[str, list[float]] = defaultdict(list)
         self.done = Counter[str]()
         self.keys = itertools.count()
+        self.subscriptions = dict[tuple[int, int], dict[str, Any]]()
+        self.vapid_key = ""
 
     async def capacity(self, seconds: float) -> float:
         """Return the operations per second of full load, all that they cause included."""
@@ -244,20 +255,74 @@ class Soak:
 
     async def register(self, client: Client) -> None:
         """Register a phone, again or as new."""
-        user, token = self._phone()
-        request = self.running.of_user("POST", f"/notifications/devices/{token}", user)
+        await self._register(client, *self._phone())
+
+    async def _register(self, client: Client, user: int, kind: str, token: str) -> None:
+        request = self.running.of_user("POST", f"/notifications/devices/{token}", user, {"type": kind})
         await client.ask(request, b"204")
 
     async def detach(self, client: Client) -> None:
         """Remove a phone, if it is there."""
-        user, token = self._phone()
+        user, _, token = self._phone()
         await client.ask(self.running.of_user("DELETE", f"/notifications/devices/{token}", user), b"204")
 
     async def lose(self, client: Client) -> None:
-        """Let a phone remove the app: the next push to it is answered 410."""
-        user, token = self._phone()
-        await client.ask(self.running.of_user("POST", f"/notifications/devices/{token}", user), b"204")
-        self.phones.answer("apns", token=token, status=410, times=1)
+        """Let a phone remove the app: the next push to it is answered that it is gone."""
+        user, kind, token = self._phone()
+        await self._register(client, user, kind, token)
+        gone: dict[str, Any] = {"status": 404, "reason": "UNREGISTERED"} if kind == "Android" else {"status": 410}
+        self.phones.answer("fcm" if kind == "Android" else "apns", token=token, times=1, **gone)
+
+    async def subscribe(self, client: Client) -> None:
+        """Register a browser, again or as new."""
+        user = self._user()
+        if not self.vapid_key:
+            self.vapid_key = json.loads(await client.ask(self.running.get("/notifications/web-push/key", user=user)))[
+                "key"
+            ]
+        browser = user, self.random.randrange(BROWSERS)
+        if browser not in self.subscriptions:
+            self.subscriptions[browser] = self.phones.subscribe(self.vapid_key)
+        request = self.running.of_user("POST", "/notifications/web-push", user, self.subscriptions[browser])
+        await client.ask(request, b"204")
+
+    async def unsubscribe(self, client: Client) -> None:
+        """Remove a browser: its user signs out, or the browser removes the subscription by itself."""
+        if not self.subscriptions:
+            return
+        browser = user, _ = self.random.choice([*self.subscriptions])
+        endpoint = self.subscriptions[browser]["endpoint"]
+        if self.random.random() < 0.5:
+            self.phones.unsubscribe(endpoint)
+            del self.subscriptions[browser]
+        else:
+            request = self.running.of_user("DELETE", "/notifications/web-push", user, {"endpoint": endpoint})
+            await client.ask(request, b"204")
+
+    async def join_or_leave(self, client: Client) -> None:
+        """Add a user to the team, or remove one."""
+        path = f"/directory/teams/{TEAM}/users/{self._user()}"
+        await client.ask(self.running.of_back_end(self.random.choice(("PUT", "DELETE")), path), b"204", b"404")
+
+    async def replace_team(self, client: Client) -> None:
+        """Replace the members of another team."""
+        team = {"name": "Others", "company_id": 1, "users": self.random.sample(self.people, OTHER_MEMBERS)}
+        await client.ask(self.running.of_back_end("PUT", f"/directory/teams/{OTHER_TEAM}", team), b"204")
+
+    async def create(self, client: Client) -> None:
+        """Create a user, or replace it, and post an event to it."""
+        user = self._passing()
+        person = {"first_name": "Kim", "last_name": f"Lee {user}", "company_id": 1}
+        await client.ask(self.running.of_back_end("PUT", f"/directory/users/{user}", person), b"204")
+        await client.ask(self.running.post(self._event(notify={"users": [user]})), b"202", b"422")  # or erased since
+
+    async def erase(self, client: Client) -> None:
+        """Erase a user, if it is there."""
+        path = f"/directory/users/{self._passing()}"
+        await client.ask(self.running.of_back_end("DELETE", path), b"204", b"404")
+
+    def _passing(self) -> int:
+        return self.people.stop + self.random.randrange(PASSING)
 
     async def prefer(self, client: Client) -> None:
         """Switch the pushes of a kind off or on."""
@@ -276,9 +341,11 @@ class Soak:
         old = {"user_id": user, "id": str(uuid4()), "type": "old", "data": {}, "message": "Hello", "created_at": now}
         return [{"user": person}, {"notification": old}]
 
-    def _phone(self) -> tuple[int, str]:
-        user = self._user()
-        return user, f"{user:062x}{self.random.randrange(TOKENS):02x}"
+    def _phone(self) -> tuple[int, str, str]:
+        """Return a user, a type of phone, and a token."""
+        user, kind = self._user(), self.random.choice(("iOS", "Android"))
+        token = f"{user:062x}{self.random.randrange(TOKENS):02x}"
+        return user, kind, f"{token}:android" if kind == "Android" else token
 
     operations: Mapping[Callable[["Soak", Client], Awaitable[None]], int] = {
         post: 30,
@@ -295,6 +362,12 @@ class Soak:
         register: 3,
         detach: 2,
         lose: 1,
+        subscribe: 3,
+        unsubscribe: 2,
+        join_or_leave: 2,
+        replace_team: 1,
+        create: 1,
+        erase: 1,
         prefer: 1,
         import_some: 1,
     }

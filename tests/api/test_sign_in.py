@@ -1,5 +1,6 @@
 """Sign-in to the console at an OpenID provider, and attacks on it."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from tests.support.answers import codes_of
+from tests.support.commands import refusal, run
 from tests.support.events import custom
 from tests.support.issuer import pair
 from tests.support.openid_provider import CLIENT_ID, OpenIdProvider, openid_provider, unsigned
@@ -558,6 +560,30 @@ class TestSessions:
             assert (await browser.session() is None) == bool(ended)
         recorded = [entry[:2] for entry in await actions(browser.api) if entry[0] == "sessions_ended"]
         assert recorded == [("sessions_ended", "command tocsin sign-out")] * 2
+
+    async def test_command_sign_out_ends_the_sessions_of_a_person_or_of_all(
+        self, browser: Browser, url: str, tmp_path: Path
+    ) -> None:
+        settings = {"TOCSIN_DATABASE_URL": url, "TOCSIN_JWT_SECRET": SECRET}
+
+        def sign_out(*arguments: str) -> str:
+            done = run("sign-out", *arguments, cwd=tmp_path, **settings)
+            assert done.returncode == 0, done.stderr
+            return done.stdout.strip()
+
+        for arguments, said, is_ended in (
+            (("bob",), "Ended 0 sessions.", False),
+            (("anna-1",), "Ended 1 session.", True),
+            (("--all",), "Ended 1 session.", True),
+        ):
+            await browser.sign_in()
+            token = (await browser.session())["token"]
+            assert await asyncio.to_thread(sign_out, *arguments) == said
+            assert (await browser.session() is None) == is_ended
+            status = (await browser.api.call("GET", "/operations/lanes", token)).status_code
+            assert status == (401 if is_ended else 200), "the token of the session, too"
+        for wrong in ((), ("anna-1", "--all")):
+            assert "or use --all" in refusal("sign-out", *wrong, cwd=tmp_path, **settings)
 
     async def test_ended_sessions_are_deleted_by_retention(self, browser: Browser) -> None:
         await browser.sign_in()

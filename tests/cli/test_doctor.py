@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.commands import run
 from tests.support.database import make_database, url_for
+from tests.support.openid_provider import CLIENT_ID, openid_provider
 from tests.support.processes import TOCSIN, Program, data_folder
 from tests.support.service import SECRET
 from tocsin.cli import doctor
@@ -69,6 +70,52 @@ async def test_doctor_reports_invalid_settings_as_one_finding(monkeypatch: pytes
     level, words = (await found())["settings"]
     assert level == "FAIL"
     assert "TOCSIN_PROT" in words
+
+
+async def sign_in_findings() -> dict[str, tuple[str, str]]:
+    return {what: finding for what, finding in (await found()).items() if what.startswith("console sign-in")}
+
+
+async def test_doctor_checks_the_provider_of_the_console_sign_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await sign_in_findings() == {}
+    parts = ("", " issuer", " endpoints", " PKCE", " keys")
+    async with openid_provider() as provider:
+        monkeypatch.setenv("TOCSIN_OIDC_ISSUER", provider.issuer)
+        assert "TOCSIN_OIDC_CLIENT_ID" in (await sign_in_findings())["console sign-in"][1]
+        monkeypatch.setenv("TOCSIN_OIDC_CLIENT_ID", CLIENT_ID)
+        healthy = await sign_in_findings()
+        assert {what: level for what, (level, _) in healthy.items()} == {
+            f"console sign-in{part}": "ok" for part in parts
+        }
+        for metadata, part, level, words in (
+            ({"issuer": f"{provider.issuer}/"}, " issuer", "FAIL", "set TOCSIN_OIDC_ISSUER to exactly"),
+            ({"token_endpoint": None}, " endpoints", "FAIL", "token_endpoint is missing"),
+            ({"jwks_uri": "http://login.example.com/keys"}, " endpoints", "FAIL", "jwks_uri is not an https URL"),
+            ({"code_challenge_methods_supported": ["plain"]}, " PKCE", "FAIL", "does not support S256"),
+            ({"code_challenge_methods_supported": None}, " PKCE", "warn", "do not say whether"),
+            ({"jwks_uri": f"{provider.issuer}/nothing"}, " keys", "FAIL", "The answer has the status 404"),
+            ({"jwks_uri": f"{provider.issuer}/.well-known/openid-configuration"}, " keys", "FAIL", "signing key"),
+        ):
+            provider.metadata = metadata
+            findings = await sign_in_findings()
+            assert {what for what, finding in findings.items() if finding != healthy[what]} == {
+                f"console sign-in{part}"
+            }
+            assert findings[f"console sign-in{part}"][0] == level, metadata
+            assert words in findings[f"console sign-in{part}"][1], metadata
+    level, words = (await sign_in_findings())["console sign-in"]
+    assert (level, "make sure that it answers" in words) == ("FAIL", True)
+
+
+async def test_doctor_waits_for_the_provider_of_the_console_sign_in_for_a_limited_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tocsin.auth.oidc.FETCH_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("TOCSIN_OIDC_ISSUER", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("TOCSIN_OIDC_CLIENT_ID", CLIENT_ID)
+        level, words = (await sign_in_findings())["console sign-in"]
+    assert (level, "within 0.2 s" in words) == ("FAIL", True)
 
 
 async def test_doctor_reports_invalid_preference_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,7 @@ class OpenIdProvider:
                 "authorization_endpoint": f"{self.issuer}/authorize",
                 "token_endpoint": f"{self.issuer}/token",
                 "jwks_uri": f"{self.issuer}/jwks.json",
+                "code_challenge_methods_supported": ["S256"],
                 "token_endpoint_auth_methods_supported": [method if self.secret else "none"],
                 "authorization_response_iss_parameter_supported": True,
                 **self.metadata,

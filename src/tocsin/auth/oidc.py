@@ -8,7 +8,7 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 from urllib.parse import quote, urlencode
@@ -46,6 +46,9 @@ METADATA_LIFETIME = 3600.0
 
 RETRY_INTERVAL = 5.0
 """Minimum seconds between two attempts to fetch the metadata."""
+
+_URLS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+"""The URLs of the metadata that a sign-in needs."""
 
 _NAME_CLAIMS = ("name", "preferred_username", "email")
 
@@ -213,20 +216,18 @@ class SignInProvider:
             return self._metadata
 
     async def _discover(self) -> _Metadata:
-        url = self._client.issuer.rstrip("/") + DISCOVERY
-        found = parse_object(await fetch(url, seconds=FETCH_TIMEOUT, limit=MAX_BYTES))
+        found = await fetch_metadata(self._client.issuer)
         if found.get("issuer") != self._client.issuer:
             raise ValueError("The metadata's issuer is not TOCSIN_OIDC_ISSUER.")
-        urls = {name: found.get(name) for name in ("authorization_endpoint", "token_endpoint", "jwks_uri")}
-        for name, value in urls.items():
-            if not isinstance(value, str) or not is_safe_url(value):
-                raise ValueError(f"The metadata's {name} is not an https URL.")
+        for name, reason in unusable_urls(found):
+            raise ValueError(f"The metadata's {name} is {reason}.")
+        urls = {name: str(found[name]) for name in _URLS}
         methods = found.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
         jwks = self._metadata.jwks if self._metadata and self._metadata.jwks.url == urls["jwks_uri"] else None
         return _Metadata(
-            str(urls["authorization_endpoint"]),
-            str(urls["token_endpoint"]),
-            jwks or Jwks(str(urls["jwks_uri"]), ALL_SPEAKERS),
+            urls["authorization_endpoint"],
+            urls["token_endpoint"],
+            jwks or Jwks(urls["jwks_uri"], ALL_SPEAKERS),
             posts_secret=isinstance(methods, list) and "client_secret_basic" not in methods,
             sends_issuer=found.get("authorization_response_iss_parameter_supported") is True,
         )
@@ -327,6 +328,21 @@ class SignInProvider:
         named: Mapping[str, Role] = self._client.roles or {role: role for role in ROLES}
         found = {named.get(value) for value in values if isinstance(value, str)}
         return next((role for role in ROLES if role in found), None)
+
+
+async def fetch_metadata(issuer: str) -> dict[str, Any]:
+    """Return the metadata that a provider publishes. Raises `FetchError` and `Malformed`."""
+    return parse_object(await fetch(issuer.rstrip("/") + DISCOVERY, seconds=FETCH_TIMEOUT, limit=MAX_BYTES))
+
+
+def unusable_urls(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the names of required URLs that are missing or unusable, and why."""
+    for name in _URLS:
+        value = metadata.get(name)
+        if value is None:
+            yield name, "missing"
+        elif not isinstance(value, str) or not is_safe_url(value):
+            yield name, "not an https URL"
 
 
 def _seconds(value: Any) -> float:

@@ -15,6 +15,7 @@ from tocsin.cli.doctor.machine import (
     check_network,
     check_port,
 )
+from tocsin.cli.doctor.sign_in import check_sign_in
 from tocsin.errors import Refusal
 from tocsin.settings import read_settings
 
@@ -37,6 +38,7 @@ async def examine(file: Path = Path(".env"), *, deep: bool = False, repair: bool
         *[finding async for finding in check_push(settings)],
         *check_keys(settings),
         *[finding async for finding in check_jwks(settings)],
+        *[finding async for finding in check_sign_in(settings)],
         *check_file_limit(*file_limits()),
         *check_network(settings),
         *[finding async for finding in check_port(settings)],

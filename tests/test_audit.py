@@ -19,6 +19,7 @@ from tests.support.commands import run
 from tests.support.events import custom, in_future
 from tests.support.imports import NDJSON, team, text_of, user
 from tests.support.processes import Program
+from tests.support.pushes import IPHONE, register
 from tests.support.service import Api
 from tests.support.waiting import reaches
 from tocsin import audit, retention
@@ -101,6 +102,13 @@ async def an_opening(api: Api) -> httpx.Response:
     return await api.as_service("POST", "/operations/console", "operations", headers=REQUEST)
 
 
+async def a_test_push(api: Api) -> httpx.Response:
+    await register(api, 1, IPHONE)
+    device = await api.app_state.database.value("select id from devices")
+    path = f"/operations/users/1/devices/{device}/test"
+    return await api.as_service("POST", path, "operations", headers=REQUEST)
+
+
 ACTS: dict[str, tuple[Act, Action, dict[str, Any]]] = {
     "custom notification": (a_message, "custom_sent", {"users": 1, "teams": 1, "recipients": 2}),
     "erasure": (an_erasure, "user_erased", {}),
@@ -109,6 +117,7 @@ ACTS: dict[str, tuple[Act, Action, dict[str, Any]]] = {
     "cancellation": (a_cancellation, "event_cancelled", {}),
     "cancellation by key": (a_cancellation_by_key, "event_cancelled", {}),
     "resolution": (a_resolution, "subject_resolved", {"as": "gone", "events": 1, "users": 1}),
+    "test push": (a_test_push, "test_push_sent", {"lane": "apns/default"}),
     "opened console": (an_opening, "console_opened", {}),
 }
 
@@ -140,7 +149,7 @@ async def test_action_is_recorded_with_caller_company_and_request_but_no_text(st
     assert (entry["action"], entry["details"], entry["request_id"]) == (action, details, "the-request")
     by_user = action == "custom_sent"
     assert (entry["caller"], entry["name"]) == (("user 1", "First1 Last1") if by_user else ("service crm", None))
-    assert entry["company_id"] == (1 if action in {"custom_sent", "user_erased"} else None)
+    assert entry["company_id"] == (1 if action in {"custom_sent", "test_push_sent", "user_erased"} else None)
     assert TEXT not in json.dumps(entry)
 
 

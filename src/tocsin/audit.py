@@ -28,6 +28,7 @@ Action = Literal[
     "signed_in",
     "signed_out",
     "subject_resolved",
+    "test_push_sent",
     "user_erased",
 ]
 

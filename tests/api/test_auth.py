@@ -139,6 +139,9 @@ ROUTE_CASES = {
     ("GET", "/operations/events/{event_id}/recipients"): RouteCase(for_services(200, 200, 404, 404), scopes=SUPPORT),
     ("GET", "/operations/users/{user_id}"): RouteCase(for_services(200, 200, 200, 404), scopes=SUPPORT),
     ("GET", "/operations/users/{user_id}/events"): RouteCase(for_services(200, 200, 200, 404), scopes=SUPPORT),
+    ("POST", "/operations/users/{user_id}/devices/{device_id}/test"): RouteCase(
+        for_services(404, 404, 404, 404), scopes=SUPPORT
+    ),
     ("GET", "/operations/devices"): RouteCase(for_services(422, 422, 422, 422), scopes=SUPPORT),
     ("GET", "/operations/custom-notifications"): RouteCase(for_services(200, 200, 200, 200), scopes=SUPPORT),
     ("GET", "/operations/audit"): RouteCase(for_services(200, 200, 200, 200), scopes=["operations"]),

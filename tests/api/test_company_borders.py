@@ -57,6 +57,7 @@ CALLS: dict[str, tuple[str, str, Body | None]] = {
     "import a notification": ("POST", "/directory/import", lambda id_, _: [notification(id_)]),
     "look at a person": ("GET", "/operations/users/{id}", None),
     "look at their events": ("GET", "/operations/users/{id}/events", None),
+    "test a device": ("POST", f"/operations/users/{{id}}/devices/{uuid4()}/test", None),
     "replay": ("POST", "/operations/replay", lambda _, event: {"ids": [event]}),
 }
 

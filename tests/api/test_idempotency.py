@@ -210,6 +210,12 @@ async def a_test_of_a_phone(api: Api, _: Phones) -> Try:
     return Try(ME, f"/notifications/devices/{IPHONE}/test")
 
 
+async def a_test_by_support(api: Api, _: Phones) -> Try:
+    await register(api, 1, IPHONE)
+    device = await api.app_state.database.value("select id from devices")
+    return Try(OPERATOR, f"/operations/users/1/devices/{device}/test")
+
+
 async def a_browser(api: Api, phones: Phones) -> Try:
     subscription = phones.subscribe((await api.as_user(1, "GET", "/notifications/web-push/key")).json()["key"])
     endpoint = {"endpoint": subscription["endpoint"]}
@@ -252,6 +258,7 @@ POSTS: dict[str, Prepare] = {
     "/notifications/devices": a_phone_in_a_body,
     "/notifications/devices/{token}": a_phone,
     "/notifications/devices/{token}/test": a_test_of_a_phone,
+    "/operations/users/{user_id}/devices/{device_id}/test": a_test_by_support,
     "/notifications/web-push": a_browser,
     "/notifications/web-push/test": a_test_of_a_browser,
     "/directory/import": an_import,

@@ -580,9 +580,7 @@ async def tour_of_the_directory(tour: Tour) -> None:
         assert (await tour.call(200, name, OPERATOR, user_id=1)).json()
         await tour.call(404, name, OPERATOR, user_id=99)
     await tour.call(422, "list_events_of_person", OPERATOR, "?since=x", user_id=1)
-    await tour.api.as_user(1, "POST", f"/notifications/devices/{PHONE}")
-    assert (await tour.call(200, "find_devices", OPERATOR, f"?ending={PHONE[-6:]}")).json()["data"]
-    await tour.call(422, "find_devices", OPERATOR)
+    await tour_of_devices_of_others(tour)
     assert (await tour.call(200, "find_users", OPERATOR, "?search=first")).json()["data"]
     await tour.call(422, "find_users", OPERATOR)
     reached = await tour.api.post(custom(1))
@@ -607,7 +605,7 @@ async def tour_of_the_directory(tour: Tour) -> None:
 async def tour_of_refusals(tour: Tour) -> None:
     """Call every operation without a token, with a token of the wrong kind, and with invalid bodies."""
     names = dict.fromkeys(("user_id", "team_id", "key"), "1") | {"token": PHONE}
-    ids = names | {"notification_id": UNKNOWN, "event_id": UNKNOWN}
+    ids = names | {"notification_id": UNKNOWN, "event_id": UNKNOWN, "device_id": UNKNOWN}
     for _, path, operation in operations(tour.document):
         name, more = operation["operationId"], {key: ids[key] for key in re.findall(r"{(\w+)}", path)}
         if operation["security"]:
@@ -625,6 +623,19 @@ async def tour_of_refusals(tour: Tour) -> None:
             limit = MAX_BATCH_BODY_BYTES if name == "post_batch" else MAX_BODY_BYTES
             await tour.call(413, name, token, content=b" " * (limit + 1), headers=json_, **more)
             await tour.call(415, name, token, content=b"{}", headers={"Content-Type": "text/plain"}, **more)
+
+
+async def tour_of_devices_of_others(tour: Tour) -> None:
+    await tour.api.as_user(1, "POST", f"/notifications/devices/{PHONE}")
+    assert (await tour.call(200, "find_devices", OPERATOR, f"?ending={PHONE[-6:]}")).json()["data"]
+    await tour.call(422, "find_devices", OPERATOR)
+    [device] = (await tour.call(200, "get_person", OPERATOR, user_id=1)).json()["devices"]
+    phone = {"user_id": 1, "device_id": device["id"]}
+    answer = await tour.call(200, "test_device_of_person", OPERATOR, headers=AGAIN, **phone)
+    assert answer.json()["state"] == "stopped", "without a key of the provider"
+    await tour.call(409, "test_device_of_person", OPERATOR, headers=AGAIN, json={}, **phone)
+    await tour.call(422, "test_device_of_person", OPERATOR, headers=TOO_LONG, **phone)
+    await tour.call(404, "test_device_of_person", OPERATOR, user_id=1, device_id=UNKNOWN)
 
 
 async def tour_of_limits(tour: Tour) -> None:

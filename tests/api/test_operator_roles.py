@@ -34,7 +34,9 @@ async def ask(
     api: Api, role: Any, action: tuple[str, str, str], event: str, company: int | None = None
 ) -> httpx.Response:
     method, path, field = action
-    whole = path.replace("{event_id}", event).replace("{user_id}", "1") + QUERIES.get(path, "")
+    whole = path.replace("{event_id}", event).replace("{user_id}", "1").replace("{device_id}", event) + QUERIES.get(
+        path, ""
+    )
     body = {"events": {"events": [event]}, "lane": {"lane": "apns/default"}, "": None}[field]
     return await api.call(method, whole, mint_service(SECRET, "night", [ROLES[role]], HOUR, company), json=body)
 

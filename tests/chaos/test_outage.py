@@ -60,6 +60,7 @@ CALLS: Mapping[tuple[str, str], Any] = {
     ("GET", "/operations/events/{event_id}/recipients"): None,
     ("GET", "/operations/users/{user_id}"): None,
     ("GET", "/operations/users/{user_id}/events"): None,
+    ("POST", "/operations/users/{user_id}/devices/{device_id}/test"): None,
     ("GET", "/operations/devices"): None,
     ("GET", "/operations/custom-notifications"): None,
     ("GET", "/operations/audit"): None,
@@ -93,7 +94,15 @@ WITHOUT = {("GET", "/healthz")}
 AT_ONCE = 6
 """As many as the service of these tests has connections."""
 
-PLACES = {"notification_id": ID, "event_id": ID, "user_id": "1", "team_id": "1", "key": "none", "token": "ab" * 32}
+PLACES = {
+    "notification_id": ID,
+    "event_id": ID,
+    "device_id": ID,
+    "user_id": "1",
+    "team_id": "1",
+    "key": "none",
+    "token": "ab" * 32,
+}
 
 QUERIES = {"/operations/devices": "?ending=ababab", "/operations/users": "?search=john"}
 

@@ -118,6 +118,57 @@ async def test_test_push_reports_app_without_a_key(api: Api) -> None:
     assert await probe_result(api) == ("stopped", "no key is set for this provider and app")
 
 
+async def test_support_sends_a_test_push_to_a_device_of_a_user(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    await register(api, 1, ANDROID, type="Android")
+    answers = [await send_by_support(api, 1, device) for device in await devices_of(api, 1)]
+    assert {answer.json()["lane"]: answer.json()["state"] for answer in answers} == {
+        "apns/default": "delivered",
+        "fcm/default": "delivered",
+    }
+    for token in (IPHONE, ANDROID):
+        [push] = phones.pushes(token=token)
+        assert "Test: notifications reach this device" in str(push["payload"])
+    assert (await api.inbox(1))["data"] == []
+
+
+async def test_support_sends_no_test_push_to_an_inactive_user_or_a_device_that_moved(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    [device] = await devices_of(api, 1)
+    for company_id, user in ((2, 1), (None, 2)):
+        assert (await send_by_support(api, user, device, company_id)).status_code == 404
+    await api.people(1, active=False)
+    assert (await send_by_support(api, 1, device)).json() == {
+        "lane": "apns/default",
+        "state": "skipped",
+        "reason": "the user is not active: nothing is delivered",
+    }
+    await register(api, 2, IPHONE)
+    for user in (1, 2):
+        assert (await send_by_support(api, user, device)).status_code == 404, "another user has the phone now"
+    assert phones.pushes() == []
+
+
+async def test_support_and_user_share_the_limit_of_test_pushes(api: Api, phones: Phones) -> None:
+    await register(api, 1, IPHONE)
+    [device] = await devices_of(api, 1)
+    for _ in range(3):
+        assert (await send_test(api, 1, IPHONE)).status_code == 200
+    answers = [await send_by_support(api, 1, device) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert len(phones.pushes(token=IPHONE)) == 5
+
+
+async def devices_of(api: Api, user: int) -> list[str]:
+    answer = await api.as_service("GET", f"/operations/users/{user}", "operations:support")
+    return [device["id"] for device in answer.json()["devices"]]
+
+
+async def send_by_support(api: Api, user: int, device: str, company_id: int | None = None) -> httpx.Response:
+    path = f"/operations/users/{user}/devices/{device}/test"
+    return await api.as_service("POST", path, "operations:support", company_id=company_id)
+
+
 async def test_test_push_works_without_a_worker(url: str, catalogue: Catalogue, tmp_path: Path) -> None:
     async with (
         Phones() as stands_in,

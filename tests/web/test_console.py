@@ -479,6 +479,29 @@ class TestPage:
         await expect(page.locator("article")).to_have_count(1)
         await shoot(page, "user")
 
+    async def test_support_sends_a_test_push_and_sees_its_result(
+        self, page: Page, pushing: Api, phones: Phones
+    ) -> None:
+        await register(pushing, 1, IPHONE)
+        await page.goto(
+            f"{pushing.http.base_url}/console#token={mint_service(SECRET, 'desk', ['operations:support'], HOUR)}"
+        )
+        await expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        await page.get_by_label("Event ID, user ID").fill("first1")
+        await page.keyboard.press("Enter")
+        await page.get_by_role("link", name="User 1").click()
+        button = page.get_by_role("button", name="Send test push to iOS …aaaaaa")
+        phones.answer("apns", token=IPHONE, status=400, reason="PayloadTooLarge", times=1)
+        await button.focus()
+        await page.keyboard.press("Enter")
+        devices = page.get_by_role("table", name="Devices")
+        await expect(devices.get_by_role("status")).to_have_text(re.compile("refused.*PayloadTooLarge"))
+        await expect(button).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(devices.get_by_role("status")).to_have_text("delivered")
+        assert len(phones.pushes("apns", IPHONE)) == 2
+        await shoot(page, "test-push")
+
     async def test_console_requeues_a_whole_lane_after_confirmation(
         self, page: Page, pushing: Api, phones: Phones
     ) -> None:

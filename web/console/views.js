@@ -253,7 +253,7 @@ class Audit {
 const ACTIONS = {
   console_opened: "Opened the console", custom_sent: "Sent a custom notification", event_cancelled: "Cancelled an event",
   exported: "Exported", imported: "Imported", preference_locks_changed: "Changed locked preferences",
-  replayed: "Replayed", sessions_ended: "Ended sessions", signed_in: "Signed in", signed_out: "Signed out", subject_resolved: "Resolved a subject", user_erased: "Erased a user",
+  replayed: "Replayed", sessions_ended: "Ended sessions", signed_in: "Signed in", signed_out: "Signed out", subject_resolved: "Resolved a subject", test_push_sent: "Sent a test push", user_erased: "Erased a user",
 };
 
 function actor({ caller, name }) {
@@ -321,7 +321,7 @@ class User {
         ["Name", h("bdi", {}, `${user.first_name} ${user.last_name}`)], ["Active", user.active ? "yes" : state("no: nothing is delivered")],
         ["Company", user.company_id], ["Inbox", `${user.unread} unread of ${user.total}`], ["Time zone", user.time_zone],
       ]),
-      h("section", {}, h("h2", {}, "Devices"), deviceTable(user.devices)),
+      h("section", {}, h("h2", {}, "Devices"), deviceTable(user.devices, path)),
       h("section", {}, h("h2", {}, "Recent events"),
         h("p", { class: "row" }, "Since: ", Object.entries(SINCE).map(([name, [words]]) => name === this.since
           ? h("strong", {}, words) : link(`user/${this.id}/${name}`, words))),
@@ -476,10 +476,33 @@ function explained(found) {
       device.attempts > 1 ? ` (${device.attempts} attempts)` : ""))) : null);
 }
 
-function deviceTable(devices) {
-  return table("Devices", ["Type", "Token ending", "Lane", "Last push", "Reason", "Last delivered (UTC)", "Registered (UTC)"], devices.map((each) => [
+function deviceTable(devices, user) {
+  return table("Devices", ["Type", "Token ending", "Lane", "Last push", "Reason", "Last delivered (UTC)", "Registered (UTC)", "Test"], devices.map((each) => [
     each.type, h("code", {}, `…${each.token_ending}`), each.lane, state(each.state), each.what === each.state ? "" : each.what, moment(each.last_delivered_at), moment(each.registered_at),
+    testOf(each, `${user}/devices/${each.id}/test`),
   ]), "No registered devices, so nothing is pushed.");
+}
+
+/** Return a button that sends a test push, and the place of its result. */
+function testOf(device, path) {
+  let isSending = false;
+  const result = h("p", { role: "status" });
+  const button = h("button", { type: "button", "aria-label": `Send test push to ${device.type} …${device.token_ending}`, onclick: async () => {
+    if (isSending) return;
+    isSending = true;
+    button.setAttribute("aria-disabled", "true"); // a disabled button would lose the focus
+    result.replaceChildren("Sending …");
+    try {
+      const { state: word, reason } = await call(path, {});
+      result.replaceChildren(state(word), reason === word ? "" : ` ${reason}`);
+    } catch (error) {
+      result.replaceChildren(error.message);
+    } finally {
+      isSending = false;
+      button.removeAttribute("aria-disabled");
+    }
+  } }, "Send test push");
+  return [button, result];
 }
 
 function laneTable(lanes) {

@@ -342,7 +342,7 @@ class PushOutcome(AnswerModel):
     lane: str
     """the provider, app and environment of the push"""
     state: str
-    """`delivered`, `gone`, `later`, `refused` or `stopped` (the service is misconfigured); open"""
+    """`delivered`, `gone`, `later`, `refused`, `skipped` or `stopped` (the service is misconfigured); open"""
     reason: str
     """the response of the provider"""
 
@@ -572,6 +572,8 @@ class PeopleFound(AnswerModel):
 class DeviceOfPerson(DeviceAnswer, title="DeviceOfPerson"):
     """A device, and the state of its last push."""
 
+    id: UUID
+    """another one after the device moved to another user"""
     lane: Lane
     state: Annotated[
         str,

@@ -1,5 +1,6 @@
 """Routes for operators: health, readiness, metrics, lanes, dead letters and explanations."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from tocsin.api import answers
 from tocsin.api.auth import OPERATOR, Acting, OperationsViewer, Operator, Support
 from tocsin.api.directory import LIMITS
 from tocsin.api.documented import problems, text
+from tocsin.api.limiting import count
 from tocsin.api.requests import (
     DEFAULT_LIST_LIMIT,
     MAX_SEARCH_LENGTH,
@@ -21,6 +23,7 @@ from tocsin.api.requests import (
     Before,
     Caller,
     Cursor,
+    DeviceId,
     Ending,
     EventId,
     Explained,
@@ -37,7 +40,8 @@ from tocsin.errors import NotFound
 from tocsin.events import Viewer
 from tocsin.explain import DEFAULT_EXPLAINED
 from tocsin.metrics import CONTENT_TYPE
-from tocsin.push import deliveries
+from tocsin.push import deliveries, probe
+from tocsin.push.content import Composer
 from tocsin.validation import Between, field_error
 
 watching = router("operations")
@@ -208,6 +212,26 @@ async def get_person(service: Support, app_state: State, user_id: UserId) -> ans
     Returns whether the user is active, and the state of each device, to find out why pushes do not arrive.
     """
     return answers.Person.model_validate(await explain.person(app_state.database, user_id, service.company_id))
+
+
+@routes.post("/operations/users/{user_id}/devices/{device_id}/test", responses=problems(NotFound))
+async def test_device_of_person(  # noqa: PLR0913, PLR0917 - the parameters of the operation
+    request: Request, service: Support, actor: Acting, app_state: State, user_id: UserId, device_id: DeviceId
+) -> answers.PushOutcome:
+    """Send a test push to a device of a user.
+
+    Sends one push with a fixed text and returns the response of the provider, to find out why pushes do not arrive. At
+    most 5 per minute to one user, including the user's own. The push is in the audit log.
+    """
+    person = await explain.person(app_state.database, user_id, service.company_id)
+    device = await probe.device_of(app_state.database, user_id, device_id=device_id)
+    await count(request, "test-pushes", user_id)
+    subject, company_id = f"user:{user_id}", person["company_id"]
+    await audit.record_alone(
+        app_state.database, actor, "test_push_sent", subject=subject, company_id=company_id, lane=device["lane"]
+    )
+    said = await probe.send(app_state.database, Composer(app_state.catalogue), app_state.lanes, device)
+    return answers.PushOutcome.model_validate(asdict(said))
 
 
 @routes.get(

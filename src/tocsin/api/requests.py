@@ -151,6 +151,9 @@ NotificationId = Annotated[UUID, PlainValidator(_known_uuid), _A_UUID, Path(desc
 EventId = Annotated[
     UUID, PlainValidator(_known_uuid), _A_UUID, Path(description="id of an event and its notifications")
 ]
+DeviceId = Annotated[
+    UUID, PlainValidator(_known_uuid), _A_UUID, Path(description="id of a device, as in the state of its user")
+]
 Token = Annotated[str, Path(min_length=1, description="the token of the phone from its push service")]
 
 After = Annotated[int, Between(0, MAX_ID), BeforeValidator(integer), Query(description="only entries with greater ids")]

@@ -1,10 +1,11 @@
-"""Probes: a test push to a user's own device, and a test of the credentials of a lane."""
+"""Probes: a test push to a device of a user, and a test of the credentials of a lane."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
+from uuid import UUID
 
 from tocsin.db.pool import Database, Record, queries
 from tocsin.errors import NotFound
@@ -42,26 +43,28 @@ class ProbeResult:
     """The result of a test push, in the states of deliveries. `stopped`: the settings of the lane are wrong."""
 
     lane: str
-    state: Literal["delivered", "gone", "later", "refused", "stopped"]
+    state: Literal["delivered", "gone", "later", "refused", "skipped", "stopped"]
     reason: str
 
 
-async def device_of(database: Database, user_id: int, token: str) -> Record:
-    """Return a device of a user for `send`. Raises `NotFound`."""
-    device = await database.row(_SQL["device"], user_id, token)
+async def device_of(
+    database: Database, user_id: int, token: str | None = None, device_id: UUID | None = None
+) -> Record:
+    """Return a device of a user by its token or its id, for `send`. Raises `NotFound`."""
+    device = await database.row(_SQL["device"], user_id, token, device_id)
     if device is None:
         raise NotFound
     return device
 
 
 async def send(database: Database, composer: Composer, lanes: Sequence[Lane], device: Record) -> ProbeResult:
-    """Send a test push to a device, independent of preferences, and return the result.
+    """Send a test push to a device of an active user, independent of preferences, and return the result.
 
     A device that no longer exists is removed.
     """
     lane = next((lane for lane in lanes if lane.name == device["lane"]), None)
-    if lane is None:
-        return ProbeResult(device["lane"], "stopped", "no key is set for this provider and app")
+    if lane is None or not device["active"]:
+        return _unsent(device)
     outcome, sent_at = await _push(lane, deliveries.address_of(device), composer, device["unread"], device["locale"])
     match outcome:
         case Delivered():
@@ -75,6 +78,12 @@ async def send(database: Database, composer: Composer, lanes: Sequence[Lane], de
             return ProbeResult(lane.name, "refused", reason)
         case Stopped(reason):
             return ProbeResult(lane.name, "stopped", reason)
+
+
+def _unsent(device: Record) -> ProbeResult:
+    if device["active"]:
+        return ProbeResult(device["lane"], "stopped", "no key is set for this provider and app")
+    return ProbeResult(device["lane"], "skipped", "the user is not active: nothing is delivered")
 
 
 async def credentials(lane: Lane, composer: Composer, device: DeviceType) -> Later | Stopped | None:

@@ -108,6 +108,20 @@ async def test_violation_is_found_by_its_invariant(used: str, name: str, monkeyp
     assert found[name].what in str(found[name])
 
 
+async def test_checks_report_what_is_checked_next(used: str) -> None:
+    said: list[str] = []
+    connection = await invariants.open_session(used)
+    found = [violation async for violation in invariants.check_rows(connection, said.append)]
+    assert said == [
+        f"rows, {number} of {len(found)}: {what}" for number, what in enumerate(invariants.INVARIANTS.values(), 1)
+    ]
+    said.clear()
+    found = [violation async for violation in invariants.check_indexes(connection, said.append)]
+    assert len(said) == len(found)
+    assert said[0].startswith(f"indexes, 1 of {len(found)}: tocsin.")
+    await connection.close()
+
+
 async def test_missing_position_is_found(used: str) -> None:
     await value(used, "delete from changes where user_id = 1 and change = 'read'")
     assert "wrong_positions" in await violations(used)

@@ -1,7 +1,7 @@
 """The invariants of the database: what must hold between its rows, and whether indexes have what their tables have."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from tocsin import inbox
@@ -39,6 +39,9 @@ HARMLESS = frozenset({"leftovers"})
 DERIVED = "wrong_counts"
 """What follows from other rows, so that it can be repaired."""
 
+Progress = Callable[[str], None]
+"""Gets what is checked next, since a check of a large database takes long."""
+
 _SQL = queries("invariants")
 _SESSION = (
     "select set_config(name, value, false)"
@@ -69,9 +72,14 @@ async def open_session(url: str, *, may_write: bool = False) -> Connection:
     return connection
 
 
-async def check_rows(connection: Connection) -> AsyncIterator[Violation | None]:
+def unreported(what: str) -> None:
+    """Report no progress."""
+
+
+async def check_rows(connection: Connection, progress: Progress = unreported) -> AsyncIterator[Violation | None]:
     """Check each invariant; yield a violation, or None if it holds. Memory is bounded: the server sorts on its disk."""
-    for name, what in INVARIANTS.items():
+    for number, (name, what) in enumerate(INVARIANTS.items(), 1):
+        progress(f"rows, {number} of {len(INVARIANTS)}: {what}")
         found = await _found(connection, name)
         if found and name == "leases_without_worker":
             await asyncio.sleep(SETTLING_TIME)
@@ -91,10 +99,12 @@ async def repair(connection: Connection, violation: Violation) -> int:
     return len(user_ids)
 
 
-async def check_indexes(connection: Connection) -> AsyncIterator[Violation | None]:
+async def check_indexes(connection: Connection, progress: Progress = unreported) -> AsyncIterator[Violation | None]:
     """Check each index against its table, by amcheck if it is installed; yield a violation, or None if it is sound."""
     schema = await connection.fetchval(_SQL["amcheck"])
-    for index in await connection.fetch(_SQL["indexes"]):
+    indexes = await connection.fetch(_SQL["indexes"])
+    for number, index in enumerate(indexes, 1):
+        progress(f"indexes, {number} of {len(indexes)}: {index['name']}")
         try:
             said = await (_amchecked(connection, index, schema) if schema else _compared(connection, index))
         except DRIVER_ERRORS as error:

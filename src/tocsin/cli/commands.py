@@ -196,7 +196,12 @@ def doctor(
 
     if repair and not deep:
         raise Refusal("--repair needs --deep.")
-    found = asyncio.run(examine(deep=deep, repair=repair))
+
+    def progress(what: str) -> None:
+        if sys.stderr.isatty():
+            say(f"checking {what}", err=True)
+
+    found = asyncio.run(examine(deep=deep, repair=repair, progress=progress))
     for finding in found:
         say(str(finding))
     if any(finding.level == "FAIL" for finding in found):

@@ -17,15 +17,19 @@ from tocsin.cli.doctor.machine import (
 )
 from tocsin.cli.doctor.sign_in import check_sign_in
 from tocsin.errors import Refusal
+from tocsin.invariants import Progress, unreported
 from tocsin.settings import read_settings
 
 __all__ = ["Finding", "examine"]
 
 
-async def examine(file: Path = Path(".env"), *, deep: bool = False, repair: bool = False) -> list[Finding]:
+async def examine(
+    file: Path = Path(".env"), *, deep: bool = False, repair: bool = False, progress: Progress = unreported
+) -> list[Finding]:
     """Return the findings of all checks; a check that fails to run is a finding too.
 
-    With `deep`, all rows, indexes and pages are read; with `repair`, wrong counts are corrected.
+    With `deep`, all rows, indexes and pages are read, and `progress` gets what comes next. With `repair`, wrong counts
+    are corrected.
     """
     found = [*check_env_file(file)]
     try:
@@ -46,4 +50,6 @@ async def examine(file: Path = Path(".env"), *, deep: bool = False, repair: bool
     if settings.database_url is None:
         found += [*check_data_folder(settings.data_dir), *check_free_space(settings.data_dir, settings.min_free_disk)]
     found += [finding async for finding in check_database(settings)]
-    return [*found, *[finding async for finding in check_deeply(settings, repair=repair)]] if deep else found
+    if not deep:
+        return found
+    return [*found, *[finding async for finding in check_deeply(settings, repair=repair, progress=progress)]]

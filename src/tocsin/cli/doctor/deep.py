@@ -10,6 +10,7 @@ from tocsin.db import migrate
 from tocsin.db.errors import DRIVER_ERRORS, sentence_on
 from tocsin.db.pool import Connection, queries
 from tocsin.errors import Refusal
+from tocsin.invariants import Progress, unreported
 from tocsin.postgres.backup import Source, stream
 from tocsin.postgres.binaries import installed
 from tocsin.postgres.supervisor import is_served, url_of
@@ -20,7 +21,7 @@ RESTORE = "restore a backup from before it (docs/operations/troubleshoot.md)"
 _SQL = queries("invariants")
 
 
-async def check_deeply(settings: Settings, *, repair: bool) -> AsyncIterator[Finding]:
+async def check_deeply(settings: Settings, *, repair: bool, progress: Progress = unreported) -> AsyncIterator[Finding]:
     """Check all rows, indexes and pages of a database that runs. With `repair`, correct what is derived."""
     if settings.database_url is None and not is_served(settings.data_dir):
         yield Finding("FAIL", "deep checks", "the embedded PostgreSQL does not run", "start `tocsin serve`")
@@ -32,9 +33,10 @@ async def check_deeply(settings: Settings, *, repair: bool) -> AsyncIterator[Fin
             if not await migrate.is_current(connection):
                 yield Finding("FAIL", "deep checks", "migrations are pending", "run `tocsin migrate`")
                 return
+            progress("pages")
             yield await _check_pages(connection, settings, url)
-            yield await _check_indexes(connection)
-            async for finding in _check_rows(connection, repair=repair):
+            yield await _check_indexes(connection, progress)
+            async for finding in _check_rows(connection, progress, repair=repair):
                 yield finding
         finally:
             connection.terminate()
@@ -42,9 +44,9 @@ async def check_deeply(settings: Settings, *, repair: bool) -> AsyncIterator[Fin
         yield Finding("FAIL", "deep checks", sentence_on(error).rstrip("."), "correct the named problem, and repeat")
 
 
-async def _check_rows(connection: Connection, *, repair: bool) -> AsyncIterator[Finding]:
+async def _check_rows(connection: Connection, progress: Progress, *, repair: bool) -> AsyncIterator[Finding]:
     violated = False
-    async for violation in invariants.check_rows(connection):
+    async for violation in invariants.check_rows(connection, progress):
         if violation is None:
             continue
         violated = True
@@ -60,8 +62,8 @@ async def _check_rows(connection: Connection, *, repair: bool) -> AsyncIterator[
         yield Finding("ok", "rows", f"{len(invariants.INVARIANTS)} invariants hold")
 
 
-async def _check_indexes(connection: Connection) -> Finding:
-    found = [violation async for violation in invariants.check_indexes(connection)]
+async def _check_indexes(connection: Connection, progress: Progress) -> Finding:
+    found = [violation async for violation in invariants.check_indexes(connection, progress)]
     damaged = [violation for violation in found if violation]
     if damaged:
         said = "; ".join(f"{violation.what}: {violation.found[0]}" for violation in damaged[:3])

@@ -1,5 +1,10 @@
 """The operations port: metrics and operator endpoints on a separate port."""
 
+import asyncio
+import contextlib
+import signal
+import socket
+from pathlib import Path
 from uuid import uuid4
 
 import httpx
@@ -8,6 +13,7 @@ import pytest
 from tests.support.processes import Program, data_folder
 from tests.support.servers import free_port
 from tests.support.service import HOUR, SECRET
+from tests.support.waiting import bounded, until
 from tocsin.auth.minting import mint_service
 
 pytestmark = pytest.mark.processes
@@ -45,3 +51,36 @@ async def test_operations_port_serves_metrics_of_every_process() -> None:
             statuses = [(await http.get(url + path)).status_code for url in (own, main, worker)]
             assert statuses == [200, 404, 404], path
         await service.kill()
+
+
+async def test_probes_on_the_operations_port_answer_while_the_accept_queue_of_the_main_port_is_full() -> None:
+    port = free_port()
+    async with (
+        data_folder() as data,
+        Program(data, "serve", variables={"TOCSIN_OPERATIONS_PORT": str(port)}) as service,
+    ):
+        with contextlib.ExitStack() as stack:
+            service.signal(signal.SIGSTOP)  # as if it were busy
+            before = overflows()
+            for _ in range(QUEUE):
+                knocking = stack.enter_context(socket.socket())
+                knocking.setblocking(False)  # noqa: FBT003 - the name of the method says it
+                knocking.connect_ex(service.address)
+            await until(lambda: overflows() > before)
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as http, bounded():
+                answers = [asyncio.create_task(http.get(path)) for path in ("/healthz", "/readyz", "/metrics")]
+                await asyncio.sleep(0)
+                service.signal(signal.SIGCONT)
+                assert [answer.status_code for answer in await asyncio.gather(*answers)] == [200] * 3
+
+
+QUEUE = 5_000
+"""Connections that no accept queue has room for: the kernel bounds it by `net.core.somaxconn`, 4,096 by default."""
+
+
+def overflows() -> int:
+    """Return how often a connection found an accept queue full, in this network."""
+    names, values = (
+        line.split() for line in Path("/proc/net/netstat").read_text().splitlines() if line.startswith("TcpExt:")
+    )
+    return int(dict(zip(names, values, strict=True))["ListenOverflows"])

@@ -643,7 +643,8 @@ async def tour_of_limits(tour: Tour) -> None:
     settings = settings_for(limit_user_requests="1/hour", limit_service_requests="1/hour")
     before, limits = tour.api.app_state.limits, RateLimits(tour.api.app_state.database, settings)
     object.__setattr__(tour.api.app_state, "limits", limits)
-    ids = dict.fromkeys(("user_id", "team_id", "key"), "1") | {"notification_id": UNKNOWN, "event_id": UNKNOWN}
+    ids = dict.fromkeys(("user_id", "team_id", "key"), "1")
+    ids |= dict.fromkeys(("notification_id", "event_id", "device_id"), UNKNOWN)
     for token in (USER, CRM):
         await tour.api.call("GET", "/notifications", token)
     for _, path, operation in operations(tour.document):

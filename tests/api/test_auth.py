@@ -180,7 +180,14 @@ async def settle(api: Api) -> dict[str, str]:
     await api.people(INACTIVE, active=False)
     await api.team(7, OWNER)
     id_ = await api.post(custom(OWNER))
-    return {"{notification_id}": id_, "{event_id}": id_, "{user_id}": str(OWNER), "{team_id}": "7", "{token}": TOKEN}
+    return {
+        "{notification_id}": id_,
+        "{event_id}": id_,
+        "{device_id}": id_,
+        "{user_id}": str(OWNER),
+        "{team_id}": "7",
+        "{token}": TOKEN,
+    }
 
 
 def at(path: str, ids: dict[str, str]) -> str:

@@ -17,6 +17,7 @@ Path = tuple[str | int, ...]
 PARAMETERS = {
     "user_id": "1", "team_id": "7", "key": "a", "token": "aa" * 32,
     "event_id": "00000000-0000-4000-8000-000000000001", "notification_id": "00000000-0000-4000-8000-000000000001",
+    "device_id": "00000000-0000-4000-8000-000000000001",
 }  # fmt: skip
 """Values of the parameters of paths that are not the tested one."""
 

@@ -118,7 +118,7 @@ async def test_checks_report_what_is_checked_next(used: str) -> None:
     said.clear()
     found = [violation async for violation in invariants.check_indexes(connection, said.append)]
     assert len(said) == len(found)
-    assert said[0].startswith(f"indexes, 1 of {len(found)}: tocsin.")
+    assert said[0].startswith(f"indexes, 1 of {len(found)}: ")
     await connection.close()
 
 

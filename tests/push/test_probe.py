@@ -132,7 +132,7 @@ async def test_support_sends_a_test_push_to_a_device_of_a_user(api: Api, phones:
     assert (await api.inbox(1))["data"] == []
 
 
-async def test_support_sends_no_test_push_to_an_inactive_user_or_a_device_that_moved(api: Api, phones: Phones) -> None:
+async def test_support_sends_no_test_push_to_inactive_users_or_moved_devices(api: Api, phones: Phones) -> None:
     await register(api, 1, IPHONE)
     [device] = await devices_of(api, 1)
     for company_id, user in ((2, 1), (None, 2)):

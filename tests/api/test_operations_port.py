@@ -53,7 +53,7 @@ async def test_operations_port_serves_metrics_of_every_process() -> None:
         await service.kill()
 
 
-async def test_operations_port_answers_while_the_accept_queue_of_the_main_port_is_full() -> None:
+async def test_operations_port_answers_while_the_main_accept_queue_is_full() -> None:
     port = free_port()
     async with (
         data_folder() as data,

@@ -107,7 +107,7 @@ async def test_doctor_checks_the_provider_of_the_console_sign_in(monkeypatch: py
     assert (level, "make sure that it answers" in words) == ("FAIL", True)
 
 
-async def test_doctor_waits_for_the_provider_of_the_console_sign_in_for_a_limited_time(
+async def test_doctor_waits_a_limited_time_for_the_provider_of_the_sign_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("tocsin.auth.oidc.FETCH_TIMEOUT", 0.2)

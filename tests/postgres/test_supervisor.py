@@ -178,7 +178,7 @@ async def test_server_inherits_no_environment_and_no_terminal(server: Embedded) 
     assert os.getsid(server.postmaster) == server.postmaster
 
 
-async def test_programs_do_not_ignore_the_interrupt_that_ends_them_with_their_parent() -> None:
+async def test_programs_of_postgresql_do_not_ignore_interrupts() -> None:
     """A shell starts commands in the background with the interrupt ignored, which programs inherit."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

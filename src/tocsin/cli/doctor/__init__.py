@@ -28,8 +28,8 @@ async def examine(
 ) -> list[Finding]:
     """Return the findings of all checks; a check that fails to run is a finding too.
 
-    With `deep`, all rows, indexes and pages are read, and `progress` gets what comes next. With `repair`, wrong counts
-    are corrected.
+    With `deep`, all rows, indexes and pages are read, and `progress` gets the name of each check. With `repair`, wrong
+    counts are corrected.
     """
     found = [*check_env_file(file)]
     try:

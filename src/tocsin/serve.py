@@ -30,20 +30,8 @@ from tocsin.readiness import Readiness
 from tocsin.retention import run
 from tocsin.settings import Settings
 from tocsin.signals import on_signals, reloading_keys, survive_signals
-from tocsin.startup import (
-    API_CONNECTIONS,
-    API_STATEMENT_TIMEOUT,
-    WORKER_CONNECTIONS,
-    build_app_state,
-    bulk_pool,
-    dispatcher_of,
-    guard_of,
-    is_running,
-    open_lanes,
-    pool,
-    pubsub_for,
-    store,
-)
+from tocsin.startup import build_app_state, bulk_pool, dispatcher_of, guard_of, open_lanes, pubsub_for
+from tocsin.store import API_CONNECTIONS, API_STATEMENT_TIMEOUT, WORKER_CONNECTIONS, is_running, pool, store
 from tocsin.worker import Worker
 
 log = structlog.get_logger(__name__)

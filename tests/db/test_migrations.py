@@ -17,7 +17,7 @@ from tests.support.events import custom
 from tests.support.servers import OwnServer, own_server
 from tests.support.service import serving, settings_for
 from tests.support.waiting import until
-from tocsin import startup
+from tocsin import store
 from tocsin.catalogue import Catalogue
 from tocsin.db import migrate
 from tocsin.db.pool import connect
@@ -262,13 +262,13 @@ async def test_role_without_ownership_serves_with_documented_privileges(own: Own
 
 
 async def test_role_connection_limit_is_reported_with_remedy(own: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(startup, "START_TIMEOUT", 0)
+    monkeypatch.setattr(store, "START_TIMEOUT", 0)
     await own.role("narrow", "alter role narrow connection limit 1")
     database = await own.fresh("narrow", owner="narrow")
     held = await asyncpg.connect(own.url("narrow", database))
     settings = settings_for(database_url=own.url("narrow", database), database_durable="yes")
     with pytest.raises(Refusal, match=r"too many connections for role .*; raise the limit") as refused:
-        async with startup.store(settings, alone=True):
+        async with store.store(settings, alone=True):
             pass
     await held.close()
     assert "geheim" not in str(refused.value)
@@ -277,6 +277,6 @@ async def test_role_connection_limit_is_reported_with_remedy(own: OwnServer, mon
 async def test_wrong_password_is_reported_immediately(own: OwnServer) -> None:
     settings = settings_for(database_url=own.url("app", password="wrong-geheim"), database_durable="yes")
     with pytest.raises(Refusal, match="correct user or password in TOCSIN_DATABASE_URL") as refused:
-        async with startup.store(settings, alone=True):
+        async with store.store(settings, alone=True):
             pass
     assert "geheim" not in str(refused.value)

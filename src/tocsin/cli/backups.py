@@ -24,7 +24,7 @@ from tocsin.postgres.restore import restore as restore_backup
 from tocsin.postgres.segments import number_of
 from tocsin.postgres.supervisor import Embedded
 from tocsin.settings import PREFIX, Settings
-from tocsin.startup import is_running, patiently
+from tocsin.store import is_running, patiently
 
 EXTERNAL = (
     f"{PREFIX}DATABASE_URL is set: back up and restore your own PostgreSQL with its own tools, such as pgBackRest or"

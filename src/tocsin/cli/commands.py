@@ -109,7 +109,7 @@ def phones(
 @app.command()
 def migrate() -> None:
     """Apply pending migrations to the database, and exit."""
-    from tocsin.startup import store
+    from tocsin.store import store
 
     async def only_migrate() -> None:
         async with store(load_settings(), alone=False):

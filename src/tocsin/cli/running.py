@@ -41,7 +41,7 @@ def run_command(coroutine: Coroutine[Any, Any, None]) -> None:
 async def open_database(settings: Settings, connections: int = 2) -> "AsyncIterator[tuple[Database, PubSub]]":
     """Open the database of a service that may be running. Messages are sent at the end of the block."""
     from tocsin.pubsub import PubSub
-    from tocsin.startup import pool, store
+    from tocsin.store import pool, store
 
     async with store(settings, alone=False, quiet=True) as url, pool(url, connections) as database:
         pubsub = PubSub(url, database)

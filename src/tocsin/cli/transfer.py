@@ -16,7 +16,7 @@ from tocsin.db.pool import Database
 from tocsin.errors import Invalid, Problem, Refusal
 from tocsin.pubsub import PubSub
 from tocsin.settings import Settings
-from tocsin.startup import WORKER_CONNECTIONS, pool, store
+from tocsin.store import WORKER_CONNECTIONS, pool, store
 from tocsin.transfer.exports import export
 from tocsin.transfer.imports import Import, applied
 from tocsin.worker import Worker

@@ -1,0 +1,90 @@
+"""The database of a process: the embedded server or the configured one, with the current schema."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from tocsin.db import migrate
+from tocsin.db.errors import DRIVER_ERRORS, is_hopeless, is_outage, sentence_on
+from tocsin.db.pool import STATEMENT_TIMEOUT, Database
+from tocsin.errors import Refusal
+from tocsin.postgres import supervisor
+from tocsin.postgres.supervisor import Embedded, is_served
+from tocsin.settings import Settings
+
+API_CONNECTIONS = 10
+API_STATEMENT_TIMEOUT = 5.0
+WORKER_CONNECTIONS = 8
+
+Result = TypeVar("Result")
+
+START_TIMEOUT = 60.0
+"""Seconds that a process waits for the database at its start."""
+
+log = structlog.get_logger(__name__)
+
+
+@contextlib.asynccontextmanager
+async def store(settings: Settings, *, alone: bool, quiet: bool = False) -> AsyncIterator[str]:
+    """Start the embedded database or use the configured one, migrate the schema, and yield the url.
+
+    Without `alone`, an embedded server that another process runs on the data folder is used. With `quiet`, it is not
+    logged that the schema is up to date.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        archive = settings.archive
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        elif not alone and is_running(settings):
+            url = supervisor.url_of(settings.data_dir)
+        else:
+            url = (await stack.enter_async_context(Embedded(settings.data_dir, archive))).url
+        taken = await patiently(lambda: _migrate(settings, url))
+        tell = log.info if taken or not quiet else log.debug
+        tell("the schema is up to date", new_steps=[f"{step.number:04} {step.name}" for step in taken])
+        yield url
+
+
+def is_running(settings: Settings) -> bool:
+    """Return whether a process serves the data folder. Raises `Refusal` if the folder cannot be read."""
+    try:
+        return is_served(settings.data_dir)
+    except OSError as error:
+        raise Refusal(
+            f"The data folder {settings.data_dir} cannot be read: {error.strerror}; run this as the user who runs"
+            " `tocsin serve`, or set TOCSIN_DATA_DIR."
+        ) from None
+
+
+@contextlib.asynccontextmanager
+async def pool(
+    url: str, size: int, patience: float = STATEMENT_TIMEOUT, *, yields: bool = False, beats: bool = False
+) -> AsyncIterator[Database]:
+    """Open a pool of connections for the duration of the block."""
+    database = Database(url, size, patience, yields=yields, beats=beats)
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def _migrate(settings: Settings, url: str) -> list[migrate.Step]:
+    return await migrate.migrate(url, accept_undurable=settings.database_durable == "yes")
+
+
+async def patiently(attempt: Callable[[], Awaitable[Result]]) -> Result:
+    """Return what an attempt returns, repeated while the database cannot be reached. Raises `Refusal` in the end."""
+    end = time.monotonic() + START_TIMEOUT
+    while True:
+        try:
+            return await attempt()
+        except (*DRIVER_ERRORS, ValueError) as error:
+            if not is_outage(error) or is_hopeless(error) or time.monotonic() > end:
+                raise Refusal(sentence_on(error)) from error
+            log.warning("database cannot be reached; the connection will be retried", reason=sentence_on(error))
+            await asyncio.sleep(1)

@@ -14,9 +14,9 @@ from tests.support.servers import nats
 from tests.support.service import Api, serving, settings_for
 from tests.support.streams import watching
 from tests.support.waiting import bounded, reaches, until
-from tocsin.bus import ByNats
 from tocsin.catalogue import Catalogue
 from tocsin.errors import Refusal
+from tocsin.nats_bus import ByNats
 from tocsin.postgres.supervisor import Embedded
 from tocsin.pubsub import PubSub
 from tocsin.settings import read_settings

@@ -7,7 +7,6 @@ from tocsin import preferences
 from tocsin.api.state import AppState
 from tocsin.auth.from_settings import provider_of
 from tocsin.auth.tokens import Verifier
-from tocsin.bus import ByNats
 from tocsin.capacity import Capacity
 from tocsin.catalogue import Catalogue
 from tocsin.db.pool import Database
@@ -15,6 +14,7 @@ from tocsin.disk_guard import DiskGuard
 from tocsin.events import Intake
 from tocsin.inbox import Cursors
 from tocsin.metrics import Metrics
+from tocsin.nats_bus import ByNats
 from tocsin.preferences import Operator, Preferences
 from tocsin.pubsub import PubSub
 from tocsin.push.apps import lanes_of

@@ -3,6 +3,8 @@
 import asyncio
 import re
 import socket
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -175,3 +177,41 @@ def test_version_is_printed(tmp_path: Path) -> None:
 def test_help_is_printed(tmp_path: Path, arguments: list[str]) -> None:
     done = run_installed(*arguments, cwd=tmp_path)
     assert "Usage" in done.stdout + done.stderr
+
+
+_WRITE_LOADED = """
+import atexit, pathlib, sys
+atexit.register(lambda: pathlib.Path("loaded").write_text("\\n".join(sys.modules)))
+from tocsin.cli.commands import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "allowed"),
+    [
+        ("--version", set()),
+        ("--help", set()),
+        ("config", {"tocsin.settings"}),
+        ("token user 1", {"tocsin.settings", "pycurl"}),
+        ("doctor", {"tocsin.settings", "pycurl", "asyncpg"}),
+        ("backup backups", {"tocsin.settings", "asyncpg"}),
+        ("restore backups", {"tocsin.settings", "asyncpg"}),
+        ("migrate", {"tocsin.settings", "asyncpg"}),
+    ],
+)
+def test_command_loads_only_what_it_runs(tmp_path: Path, command: str, allowed: set[str]) -> None:
+    """`migrate` ends at a database that refuses connections: nothing starts."""
+    subprocess.run(
+        [sys.executable, "-c", _WRITE_LOADED, *command.split()],
+        cwd=tmp_path,
+        env={"TOCSIN_DATA_DIR": str(tmp_path), "PATH": ""}
+        | ({"TOCSIN_DATABASE_URL": "postgresql:///x?sslmode=nonsense"} if command == "migrate" else {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    loaded = (tmp_path / "loaded").read_text().split()
+    parts = {"fastapi", "starlette", "uvicorn", "nats", "pycurl", "asyncpg", "tocsin.settings", "tocsin.worker"}
+    assert parts & set(loaded) == allowed

@@ -12,7 +12,13 @@ TOCSIN = str(Path(sys.executable).with_name("tocsin"))
 
 _TIMEOUT = 120.0
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["__main__", "tocsin.cli.commands", "tocsin.cli.doctor", "tocsin.serve"])
+_FORKS.set_forkserver_preload(
+    [
+        "__main__",
+        *("tocsin.cli.commands", "tocsin.cli.backup_steps", "tocsin.cli.config", "tocsin.cli.doctor"),
+        *("tocsin.cli.send", "tocsin.cli.transfer", "tocsin.serve"),
+    ]
+)
 
 
 def run(*arguments: str, cwd: Path, given: str = "", **environment: str) -> subprocess.CompletedProcess[str]:

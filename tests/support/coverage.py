@@ -11,7 +11,7 @@ from coverage import Coverage
 CORE = (
     *("events", "jobs", "worker", "fanout", "notifications", "inbox", "streams", "pubsub", "bus", "isolation"),
     *("directory", "devices", "preferences", "preference_policy", "quiet_hours", "resolutions", "retention"),
-    *("idempotency", "dead_letters", "explain", "strict_json", "validation", "ids", "formats"),
+    *("nats_bus", "idempotency", "dead_letters", "explain", "strict_json", "validation", "ids", "formats"),
     *("push", "auth", "catalogue", "db", "http_client", "transfer", "api"),
 )
 MARK = 90.0

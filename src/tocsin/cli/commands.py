@@ -1,25 +1,24 @@
-"""The command `tocsin`."""
+"""The command `tocsin`.
 
-import asyncio
+This module, `backups.py`, `data.py` and `running.py` declare the commands, and import nothing of the service. Each
+function imports what it runs, so that a command loads only what it needs.
+"""
+
 import contextlib
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
-from pydantic import SecretStr
 
-from tocsin import __version__, logs
 from tocsin.cli import backups, data, terminal
 from tocsin.cli.arguments import parse_duration
-from tocsin.cli.running import load_settings, run_command
+from tocsin.cli.running import load_settings, read_settings, run_command
 from tocsin.cli.terminal import say
-from tocsin.db.url import masked
 from tocsin.errors import Refusal
 from tocsin.ids import MAX_ID
-from tocsin.settings import PREFIX, Settings, read_settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 token = typer.Typer(no_args_is_help=True, help="Print tokens, to call the API with curl.")
@@ -45,6 +44,8 @@ def main() -> None:
 
 
 def _end_with(sentence: str) -> NoReturn:
+    from tocsin import logs
+
     logs.refuse(terminal.escaped(sentence, lines=True))
     terminal.discard_output()
     sys.exit(1)
@@ -54,6 +55,8 @@ def _end_with(sentence: str) -> NoReturn:
 def version(*, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Tocsin: the notification service that a business application plugs in."""
     if version:
+        from tocsin import __version__
+
         say(__version__)
         raise typer.Exit
 
@@ -121,11 +124,10 @@ def migrate() -> None:
 @app.command()
 def config() -> None:
     """Print all settings with their values; secrets are masked."""
-    settings = read_settings()
-    for name, field in Settings.model_fields.items():
-        value = getattr(settings, name)
-        origin = "set" if name in settings.model_fields_set else "default"
-        say(f"{PREFIX}{name.upper()}={_shown(name, value)}  # {origin}; {field.description}")
+    from tocsin.cli.config import described
+
+    for line in described(read_settings()):
+        say(line)
 
 
 @app.command()
@@ -141,6 +143,8 @@ def send(  # noqa: PLR0913 - what a caller may say
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the final state of the event, and print it.")] = False,
 ) -> None:
     """Post an event to a running service, and print its id."""
+    import asyncio
+
     from tocsin.auth.from_settings import signer_of
     from tocsin.cli import send as sending
 
@@ -192,6 +196,8 @@ def doctor(
     repair: Annotated[bool, typer.Option("--repair", help="With --deep: correct wrong counts of inboxes.")] = False,
 ) -> None:
     """Check settings, files, credentials and the database, and print what to do. Only --repair changes something."""
+    import asyncio
+
     from tocsin.cli.doctor import examine
 
     if repair and not deep:
@@ -320,14 +326,3 @@ def _demo_extra() -> Iterator[None]:
         raise SystemExit(
             'tocsin: The stand-ins for push services are not installed: pip install "tocsin[demo]".'
         ) from None
-
-
-def _shown(name: str, value: Any) -> str:
-    """Return a setting as text, without passwords; in a url of NATS, the user may be a token and is masked too."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    if value is None:
-        return "none" if name.startswith("limit_") else ""
-    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-    is_nats = name == "nats_url"
-    return ",".join(masked(each, user_too=is_nats) for each in (text.split(",") if is_nats else [text]))

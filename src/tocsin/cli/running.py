@@ -1,24 +1,30 @@
 """How commands run: their settings, their log, their event loop and their database."""
 
-import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any
 
-import uvloop
-
-from tocsin import logs
 from tocsin.errors import Refusal
-from tocsin.settings import PREFIX, Settings, read_settings
 
 if TYPE_CHECKING:
     from tocsin.db.pool import Database
     from tocsin.pubsub import PubSub
+    from tocsin.settings import Settings
 
 
-def load_settings() -> Settings:
+def read_settings() -> "Settings":
+    """Return the settings. Raises `Refusal`."""
+    from tocsin import settings
+
+    return settings.read_settings()
+
+
+def load_settings() -> "Settings":
     """Return the settings, and configure the log by them. Raises `Refusal`."""
+    from tocsin import logs
+    from tocsin.settings import PREFIX
+
     # Settings that are refused are logged in the format that the environment names.
     logs.configure("json" if os.environ.get(f"{PREFIX}LOG_FORMAT") == "json" else "console")
     settings = read_settings()
@@ -28,6 +34,10 @@ def load_settings() -> Settings:
 
 def run_command(coroutine: Coroutine[Any, Any, None]) -> None:
     """Run a command that uses the database. Raises `Refusal` for an error of the database."""
+    import asyncio
+
+    import uvloop
+
     from tocsin.db.errors import REFUSALS, sentence_on
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -38,7 +48,7 @@ def run_command(coroutine: Coroutine[Any, Any, None]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def open_database(settings: Settings, connections: int = 2) -> "AsyncIterator[tuple[Database, PubSub]]":
+async def open_database(settings: "Settings", connections: int = 2) -> "AsyncIterator[tuple[Database, PubSub]]":
     """Open the database of a service that may be running. Messages are sent at the end of the block."""
     from tocsin.pubsub import PubSub
     from tocsin.store import pool, store

@@ -14,7 +14,6 @@ from tocsin.disk_guard import DiskGuard
 from tocsin.events import Intake
 from tocsin.inbox import Cursors
 from tocsin.metrics import Metrics
-from tocsin.nats_bus import ByNats
 from tocsin.preferences import Operator, Preferences
 from tocsin.pubsub import PubSub
 from tocsin.push.apps import lanes_of
@@ -89,6 +88,8 @@ async def pubsub_for(settings: Settings, url: str, database: Database) -> AsyncI
     if settings.nats_url is None:
         yield PubSub(url, database)
         return
+    from tocsin.nats_bus import ByNats  # noqa: PLC0415 - few services use NATS
+
     bus = ByNats(settings.nats_url.get_secret_value())
     try:
         yield PubSub(url, database, bus)

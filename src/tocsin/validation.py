@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from tocsin.attribute_docs import DescribedModel
 from tocsin.errors import MAX_FIELD_ERRORS, UNREPORTED, FieldError
 
 OBJECT_TAG = "<object>"
@@ -122,7 +123,7 @@ def refusals(found: Sequence[tuple[str | int, str, str]], more: int = 0) -> Pyda
     return PydanticCustomError(_SEVERAL, "has several errors", {"found": found, "more": more})
 
 
-class RequestModel(BaseModel, strict=True, use_attribute_docstrings=True):
+class RequestModel(DescribedModel, BaseModel, strict=True):
     """A request body, or a part of one. Values are not converted; unknown fields are ignored."""
 
     @classmethod

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
+from tocsin.attribute_docs import DescribedModel
 from tocsin.errors import MAX_FIELD_ERRORS, Invalid, Problem
 from tocsin.formats import User
 from tocsin.notifications import time_of
@@ -34,7 +35,7 @@ TokenEnding = Annotated[str, Field(description="the last 6 characters of the tok
 PlainObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "additionalProperties": True})]
 
 
-class AnswerModel(BaseModel, from_attributes=True, use_attribute_docstrings=True):
+class AnswerModel(DescribedModel, BaseModel, from_attributes=True):
     """A response, or a part of one. A field with a default value may be absent."""
 
 

@@ -1,15 +1,12 @@
-"""The memory of an idle service with its PostgreSQL, and its start time."""
+"""The memory of an idle service with its PostgreSQL."""
 
 import asyncio
 import contextlib
 import json
 import re
-import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import uvloop
 
@@ -24,42 +21,25 @@ PAGES = 20
 _PSS = re.compile(r"^Pss: +(\d+) kB$", re.MULTILINE)
 
 
-class Started(NamedTuple):
-    """A ready service, and the seconds of its start."""
-
-    running: Service
-    took: float
-
-
 async def main() -> None:
     """Measure and print."""
     rounds, seconds = options(__doc__, rounds=3, seconds=10)
 
     async def one_round() -> dict[str, float]:
         with folder() as outer:
-            async with _ready(outer / "data") as first:
-                await _use(first.running)
-            async with _ready(outer / "data") as second:
-                await _use(second.running)
+            async with started(outer / "data") as first:
+                await _use(first)
+            async with started(outer / "data") as second:
+                await _use(second)
                 await asyncio.sleep(seconds)
-                return {"first": first.took, "second": second.took, **memory(second.running.process.pid)}
+                return memory(second.process.pid)
 
     found = await medians(rounds, one_round)
-    first, second, total = found.pop("first"), found.pop("second"), found.pop("all")
+    total = found.pop("all")
     show(
-        Claim("first boot, until ready", first, "s", at_most=3),
-        Claim("second start, until ready", second, "s", at_most=3),
         Claim("memory of an idle service", total, "MiB", at_most=150),
         *(Claim(f"  of this, {name}", size, "MiB") for name, size in found.items()),
     )
-
-
-@asynccontextmanager
-async def _ready(data_dir: Path) -> AsyncIterator[Started]:
-    began = time.perf_counter()
-    async with started(data_dir) as running, clients(running, 1) as (client,):
-        await client.ask(f"GET /readyz HTTP/1.1\r\nHost: {running.host}\r\n\r\n".encode())
-        yield Started(running, time.perf_counter() - began)
 
 
 async def _use(running: Service) -> None:

@@ -1,5 +1,7 @@
 """The order in which pushes are sent."""
 
+import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta, tzinfo
 from typing import Self
 from uuid import UUID
@@ -10,8 +12,9 @@ from tests.support.events import accepted
 from tests.support.pushes import IPHONE, becomes, pushes_of
 from tests.support.service import Api
 from tests.support.waiting import until
-from tocsin.db.pool import Connection
-from tocsin.push import lanes
+from tocsin.db.pool import Connection, Database
+from tocsin.push import deliveries, dispatcher, lanes
+from tocsin.push.deliveries import Delivery
 from tocsin_phones import Phones
 
 
@@ -58,6 +61,35 @@ async def test_a_worker_that_stops_waits_for_the_answers_of_pushes_under_way(
     pushing.worker.stop()
     ended = "select state from deliveries where worker_id is null and state <> 'queued'"
     assert await until(lambda: dba.fetchval(ended)) == "delivered"
+
+
+async def test_results_that_are_recorded_during_a_claim_wake_the_lane(
+    pushing: Api, phones: Phones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = next(lane for lane in pushing.app_state.lanes if lane.name == "apns/default")
+    claim = deliveries.claim
+
+    async def slow_claim(database: Database, worker: UUID, name: str, limit: int, *, bulk: bool) -> list[Delivery]:
+        found = await claim(database, worker, name, limit, bulk=bulk)
+        if name == lane.name and not found:
+            await until(lambda: not lane.under_way)
+        return found
+
+    monkeypatch.setattr(deliveries, "claim", slow_claim)
+    monkeypatch.setattr(dispatcher, "wait", asyncio.Event.wait)  # no lane looks for pushes by itself
+    await pushing.as_user(1, "POST", f"/notifications/devices/{IPHONE}")
+    lane.pause(3600)
+    ids = [await accepted(pushing, 1) for _ in range(3)]
+    await until(lambda: _are_queued(pushing, ids))
+    lane.waits_until = None
+    pushing.app_state.pubsub.publish("push")
+    for id_ in ids:
+        await becomes(pushing, id_, {"delivered": 1})
+    assert len(phones.pushes("apns")) == len(ids)
+
+
+async def _are_queued(api: Api, ids: Sequence[UUID]) -> bool:
+    return all([await pushes_of(api, id_, 0) == {"queued": 1} for id_ in ids])
 
 
 class _Ahead(datetime):

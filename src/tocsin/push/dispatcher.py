@@ -205,10 +205,11 @@ class Dispatcher:
         return bool(claimed)
 
     async def _idle(self, lane: Lane, wakeup: asyncio.Event) -> None:
-        """Wait for a message, or for progress of the pushes under way."""
-        waiting = [asyncio.create_task(wait(wakeup))]
-        if lane.under_way:
-            waiting.append(asyncio.create_task(lane.progress.wait()))  # type: ignore[arg-type]
+        """Wait for a message, or until fewer pushes are under way."""
+        waiting: list[asyncio.Task[object]] = [
+            asyncio.create_task(wait(wakeup)),
+            asyncio.create_task(lane.progress.wait()),
+        ]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for task in waiting:
             task.cancel()

@@ -50,7 +50,8 @@ class Lane:
     under_way: set[DeliveryKey] = field(default_factory=set)
     answered: "list[Answered]" = field(default_factory=list)
     behind_locks: "list[Answered]" = field(default_factory=list)
-    progress: asyncio.Event = field(default_factory=asyncio.Event)
+    arrivals: asyncio.Event = field(default_factory=asyncio.Event)  # there are answers to be recorded
+    progress: asyncio.Event = field(default_factory=asyncio.Event)  # fewer pushes are under way
     waits_until: float | None = None  # of the monotonic clock: the time of day can be set back
     waits_because: str = ""
     stopped: str = ""
@@ -124,7 +125,7 @@ class Lane:
     def note(self, answered: "Answered") -> None:
         """Add an answer to be recorded."""
         self.answered.append(answered)
-        self.progress.set()
+        self.arrivals.set()
 
     def set_aside(self, answered: "Answered", seconds: float) -> None:
         """Keep an answer that waits for a lock, to be recorded within `seconds`. Its push stays under way."""
@@ -136,7 +137,7 @@ class Lane:
         """Add the answers that were set aside to those to be recorded."""
         self.answered += self.behind_locks
         self.behind_locks = []
-        self.progress.set()
+        self.arrivals.set()
 
 
 @dataclass(frozen=True, slots=True)

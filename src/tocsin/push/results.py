@@ -67,8 +67,8 @@ class ResultWriter:
         backoff = self.backoffs[lane.name]
         while True:
             if not lane.answered:
-                lane.progress.clear()
-                await lane.progress.wait()
+                lane.arrivals.clear()
+                await lane.arrivals.wait()
             await asyncio.sleep(GATHER_TIME)
             try:
                 await self.settle(lane)

@@ -22,7 +22,9 @@ from tocsin.cli.doctor.database import check_database as database_checks
 from tocsin.db.migrate import migrate
 from tocsin.db.pool import Connection, Database, connect, queries
 from tocsin.disk_guard import DiskGuard
+from tocsin.errors import Locked
 from tocsin.ids import new_id
+from tocsin.isolation import lock_timeout
 from tocsin.postgres.supervisor import Embedded
 from tocsin.push.apps import reload_keys
 from tocsin.readiness import Readiness
@@ -148,13 +150,31 @@ async def test_readyz_and_doctor_report_what_blocks_a_worker(
     async with impatient(url, catalogue):
         async with locked(dba, "inbox"):
             id_ = await accepted(idle, 1)
-            await until(lambda: _reports(idle, "a lock was not released in time"))
+            holder = f"the table inbox is locked by another session (process {dba.get_server_pid()}, tocsin)"
+            await until(lambda: _reports(idle, "a lock was not released in time", holder))
             said = await doctored(url)
             [line] = [line for what, line in said.items() if what.startswith("worker ")]
             assert "it is blocked: direct queue: a lock was not released in time" in line
             assert (await idle.call("GET", "/metrics", None)).status_code == 401
         assert (await idle.as_service("GET", f"/events/{id_}?wait=30")).json()["state"] == "delivered"
         await until(lambda: _reports(idle))
+
+
+@pytest.mark.parametrize("table", ["jobs", "deliveries", "workers"])
+async def test_readyz_answers_while_a_table_is_locked_and_names_it(idle: Api, dba: Connection, table: str) -> None:
+    async with locked(dba, table):
+        status, found = await ready(idle)
+    assert status == 200
+    holder = f"the table {table} is locked by another session (process {dba.get_server_pid()}, tocsin)"
+    assert found["problems"] == ["a lock was not released in time", holder]
+    assert [found["queue"]["direct"]["stalled"], found["pushes"]["stalled"]] == [table == "jobs", table == "deliveries"]
+    await until(lambda: _reports(idle))
+
+
+async def test_an_error_because_of_a_lock_says_so(idle: Api, dba: Connection) -> None:
+    async with locked(dba, "inbox"):
+        with lock_timeout(0.1), pytest.raises(Locked, match="Another session of the database holds a lock"):
+            await idle.app_state.database.rows("select from inbox")
 
 
 async def _reports(api: Api, *problems: str) -> bool:

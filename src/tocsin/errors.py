@@ -301,6 +301,8 @@ class Overloaded(Unavailable):
 class Locked(Unavailable):
     """A lock of another session was not released in time. Requests that do not need the lock still work."""
 
+    message = "Another session of the database holds a lock that this needs. Please try again."
+
 
 class Overrun(Problem):
     """A statement exceeded its timeout although the database works: the request is too expensive."""

@@ -22,6 +22,9 @@ CONFLICT_NOTICE = 10.0
 MAX_CONFLICTS = 20
 """Conflicts after which a batch is given up: a whole table may be locked, and each part would wait for it."""
 
+LAST_LOCK_TIMEOUT = 2.0
+"""Seconds that a statement of a process that stops waits for one lock: other workers do what it leaves."""
+
 LOCKED_DELAY = 5.0
 """Seconds after which an item that met a lock is retried."""
 
@@ -51,7 +54,7 @@ class LockConflicts:
 
 
 @contextlib.contextmanager
-def _lock_timeout(seconds: float | None) -> Iterator[None]:
+def lock_timeout(seconds: float | None) -> Iterator[None]:
     """Limit how long statements in this block wait for one lock."""
     token = LOCK_TIMEOUT.set(seconds)
     try:
@@ -84,7 +87,7 @@ async def do_in_parts(
             if met == MAX_CONFLICTS:
                 raise failure
             if locked_among and not alone:
-                with _lock_timeout(SHORT_LOCK_TIMEOUT):
+                with lock_timeout(SHORT_LOCK_TIMEOUT):
                     alone = await locked_among(part)
         elif isinstance(failure, Overrun) and not was_short:
             is_short = True
@@ -101,7 +104,7 @@ async def _failure_of(
     do: Callable[[Sequence[T]], Awaitable[None]], part: Sequence[T], *, was_short: bool
 ) -> Exception | None:
     try:
-        with _lock_timeout(SHORT_LOCK_TIMEOUT if was_short else None):
+        with lock_timeout(SHORT_LOCK_TIMEOUT if was_short else LOCK_TIMEOUT.get()):
             await do(part)
     except Unavailable as error:
         if isinstance(error, Locked):

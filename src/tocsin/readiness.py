@@ -8,10 +8,11 @@ from typing import Any
 from tocsin import archiving, jobs
 from tocsin.capacity import Capacity
 from tocsin.db import migrate
-from tocsin.db.errors import LOST, UNANSWERED
+from tocsin.db.errors import LOCK_HELD, LOST, UNANSWERED
 from tocsin.db.pool import Connection, Database, queries
 from tocsin.disk_guard import DiskGuard
-from tocsin.errors import Unavailable
+from tocsin.errors import Locked, Unavailable
+from tocsin.isolation import SHORT_LOCK_TIMEOUT, lock_timeout
 from tocsin.push import deliveries
 
 FRESH = 1.0
@@ -39,6 +40,10 @@ class Readiness:
         self._database, self._disk, self._capacity = database, disk, capacity
         self._looking = asyncio.Lock()
         self._found: Found | None = None
+        self._queue: dict[str, dict[str, Any]] = {
+            name: {"due": 0, "oldest": 0.0, "stalled": False} for name in jobs.LATE
+        }
+        self._pushes: dict[str, Any] = {"oldest": 0.0, "stalled": False}
 
     async def answer(self) -> dict[str, Any]:
         """Return what waits in the queues and lanes. Raises `Unavailable` if requests cannot be served."""
@@ -52,12 +57,73 @@ class Readiness:
     async def _look(self) -> Found:
         answer, problem = None, None
         try:
-            answer = await _checked(self._database, self._disk, self._capacity)
+            answer = await self._checked()
         except Unavailable as error:
             problem = error
             if error.reason not in {LOST, UNANSWERED, *_OWN}:
                 problem = Unavailable(f"The database is not available: {error.reason}.", retry_after=5)
         return Found(time.monotonic(), answer, problem)
+
+    async def _checked(self) -> dict[str, Any]:
+        async with self._database.connection() as connection:
+            await refuse_read_only(connection)
+            current = await migrate.is_current(connection)
+        if not current:
+            message = "The database lacks migrations of this release: run `tocsin migrate`."
+            raise Unavailable(message, retry_after=5, reason=_STEPS)
+        reasons = await self._reasons()
+        if self._disk.problem:
+            reasons.add(f"new events are refused: {self._disk.problem}")
+        if self._capacity and self._capacity.problem:
+            reasons.add(self._capacity.problem)
+        return {
+            "status": "ready",
+            "database": "ok",
+            "migrations": "ok",
+            "queue": self._queue,
+            "pushes": self._pushes,
+            "problems": sorted(reasons),
+        }
+
+    async def _reasons(self) -> set[str]:
+        """Look at what waits, and return the problems. A locked table stops some requests, and not this process."""
+        reasons: set[str] = set()
+        with lock_timeout(SHORT_LOCK_TIMEOUT):
+            for look in (self._look_at_jobs, self._look_at_pushes, self._look_at_workers, self._look_at_archive):
+                try:
+                    reasons |= await look()
+                except Locked as error:
+                    reasons.add(error.reason)
+        if LOCK_HELD in reasons:
+            reasons |= {
+                f"the table {row['table']} is locked by another session (process {row['pid']}, {row['application']})"
+                for row in await self._database.rows(_SQL["lockers"])
+            }
+        return reasons
+
+    async def _look_at_jobs(self) -> set[str]:
+        """Replace what was seen of the queues; while they cannot be read, what was seen before is stalled."""
+        for queue in self._queue.values():
+            queue["stalled"] = True
+        self._queue = {
+            name: {"due": due, "oldest": round(age, 3), "stalled": age > jobs.LATE[name]}
+            for name, (due, age) in (await jobs.depth(self._database, MAX_COUNTED)).items()
+        }
+        return set()
+
+    async def _look_at_pushes(self) -> set[str]:
+        self._pushes["stalled"] = True
+        oldest = await deliveries.oldest(self._database)
+        self._pushes = {"oldest": round(oldest, 3), "stalled": oldest > jobs.LATE["direct"]}
+        return set()
+
+    async def _look_at_workers(self) -> set[str]:
+        said = await problems(self._database)
+        return {part.partition(": ")[2] for _, problem in said for part in problem.split("; ")}
+
+    async def _look_at_archive(self) -> set[str]:
+        archive = await archiving.state(self._database)
+        return {archive.problem} if archive and archive.problem else set()
 
 
 STANDBY = "it is a standby, which accepts no writes"
@@ -88,33 +154,3 @@ def problem_of_lane(lane: str, said: list[tuple[str, str]]) -> str | None:
     works = (f"push lane {lane}: ", f"answers of {lane}: ")
     found = {part.partition(": ")[2] for _, all_ in said for part in all_.split("; ") if part.startswith(works)}
     return ", ".join(sorted(found)) or None
-
-
-async def _checked(database: Database, disk: DiskGuard, capacity: Capacity | None) -> dict[str, Any]:
-    async with database.connection() as connection:
-        await refuse_read_only(connection)
-        current = await migrate.is_current(connection)
-    if not current:
-        message = "The database lacks migrations of this release: run `tocsin migrate`."
-        raise Unavailable(message, retry_after=5, reason=_STEPS)
-    queue = {
-        name: {"due": due, "oldest": round(age, 3), "stalled": age > jobs.LATE[name]}
-        for name, (due, age) in (await jobs.depth(database, MAX_COUNTED)).items()
-    }
-    oldest = await deliveries.oldest(database)
-    reasons = {part.partition(": ")[2] for _, said in await problems(database) for part in said.split("; ")}
-    archive = await archiving.state(database)
-    if archive and archive.problem:
-        reasons.add(archive.problem)
-    if disk.problem:
-        reasons.add(f"new events are refused: {disk.problem}")
-    if capacity and capacity.problem:
-        reasons.add(capacity.problem)
-    return {
-        "status": "ready",
-        "database": "ok",
-        "migrations": "ok",
-        "queue": queue,
-        "pushes": {"oldest": round(oldest, 3), "stalled": oldest > jobs.LATE["direct"]},
-        "problems": sorted(reasons),
-    }

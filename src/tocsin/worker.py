@@ -21,7 +21,7 @@ from tocsin.db.pool import Database
 from tocsin.errors import Locked
 from tocsin.fanout import Pushes, Undeliverable
 from tocsin.ids import new_id
-from tocsin.isolation import LOCKED_DELAY, LockConflicts, do_in_parts
+from tocsin.isolation import LAST_LOCK_TIMEOUT, LOCKED_DELAY, LockConflicts, do_in_parts, lock_timeout
 from tocsin.jobs import Job, Lost, Queue
 from tocsin.metrics import Metrics
 from tocsin.pubsub import PubSub, wait
@@ -98,7 +98,7 @@ class Worker:
             for task in pulse:
                 task.cancel()
             await asyncio.gather(*pulse, return_exceptions=True)
-            with contextlib.suppress(Exception):  # its leases expire
+            with contextlib.suppress(Exception), lock_timeout(LAST_LOCK_TIMEOUT):  # its leases expire
                 await jobs.leave(self._database, self.id)
 
     def stop(self) -> None:

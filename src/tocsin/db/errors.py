@@ -29,6 +29,8 @@ _FULL = frozenset({errno.EMFILE, errno.ENFILE})
 
 UNANSWERED = "the database did not answer in time"
 
+LOCK_HELD = "a lock was not released in time"
+
 OUTAGES: Mapping[str, str] = MappingProxyType(
     {
         "08": "the connection to the database was lost",
@@ -44,7 +46,7 @@ OUTAGES: Mapping[str, str] = MappingProxyType(
         "53100": "the disk of the database is full",
         "53200": "the database is out of memory",
         "53300": "the database takes no more connections",
-        LOCK_NOT_AVAILABLE: "a lock was not released in time",
+        LOCK_NOT_AVAILABLE: LOCK_HELD,
         "57": "the server of the database is stopping, starting or was interrupted",
         "57P01": "the server of the database is stopping, or ended the connection",
         "57P03": "the server of the database is starting or stopping",

@@ -18,6 +18,7 @@ from tocsin.db.admission import KIND
 from tocsin.db.pool import Database
 from tocsin.errors import Unavailable
 from tocsin.http_client.messages import Answer
+from tocsin.isolation import LAST_LOCK_TIMEOUT, lock_timeout
 from tocsin.metrics import Metrics
 from tocsin.preferences import Held, Muted, Preferences
 from tocsin.pubsub import PubSub, wait
@@ -104,15 +105,20 @@ class Dispatcher:
             await asyncio.gather(*(self._work(lane) for lane in self._lanes.values()), self._clears.run(), following)
         finally:
             await asyncio.gather(*(lane.transport.close(ANSWER_TIMEOUT) for lane in self._lanes.values()))
-            with contextlib.suppress(Exception):  # another worker retries unrecorded deliveries
-                for lane in self._lanes.values():
-                    lane.retry_set_aside()
-                    await self._results.settle(lane)
-            for task in settling:
-                task.cancel()
-            await asyncio.gather(*settling, return_exceptions=True)
-            with contextlib.suppress(Exception):
-                await deliveries.release(self._database, self._worker)
+            with lock_timeout(LAST_LOCK_TIMEOUT):
+                await self._leave(settling)
+
+    async def _leave(self, settling: Sequence[asyncio.Task[None]]) -> None:
+        """Record the last answers, and release all leases. Another worker repeats pushes without a recorded result."""
+        with contextlib.suppress(Exception):
+            for lane in self._lanes.values():
+                lane.retry_set_aside()
+                await self._results.settle(lane)
+        for task in settling:
+            task.cancel()
+        await asyncio.gather(*settling, return_exceptions=True)
+        with contextlib.suppress(Exception):
+            await deliveries.release(self._database, self._worker)
 
     async def _enter(self) -> None:
         """Register the lanes in the database. A lane whose settings changed is reset."""

@@ -21,3 +21,14 @@ select name, problem from workers
 where problem is not null and seen_at > clock_timestamp() - make_interval(secs => $1::double precision)
 order by name
 limit 100
+
+-- name: lockers
+-- The sessions that hold a lock on a whole table, for which all statements on it wait.
+select c.relname as "table", a.pid, a.application_name as application
+from pg_locks l
+join pg_class c on c.oid = l.relation and c.relnamespace = current_schema()::regnamespace and c.relkind = 'r'
+join pg_stat_activity a on a.pid = l.pid
+where l.granted and l.mode = 'AccessExclusiveLock' and l.pid <> pg_backend_pid()
+  and l.database = (select oid from pg_database where datname = current_database())
+order by c.relname, a.pid
+limit 10

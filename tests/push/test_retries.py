@@ -31,7 +31,7 @@ def waits(attempts: int, after: float | None, min_retry: float, times: int = 300
     found = []
     for _ in range(times):
         now = datetime.now(UTC)
-        due_at = next_try(attempts, after, min_retry, now + 2 * DAY)
+        due_at = next_try(attempts, after, min_retry, now, now + 2 * DAY)
         assert due_at
         found.append((due_at - now).total_seconds())
     return min(found), max(found)
@@ -66,8 +66,8 @@ def test_retry_after_replaces_the_retry_step(attempts: int, after: float, min_re
 
 def test_no_retry_is_scheduled_after_expiry() -> None:
     now = datetime.now(UTC)
-    assert next_try(1, None, 0.0, now + timedelta(seconds=4)) is None
-    assert next_try(1, None, 0.0, now + timedelta(seconds=7)) is not None
+    assert next_try(1, None, 0.0, now, now + timedelta(seconds=4)) is None
+    assert next_try(1, None, 0.0, now, now + timedelta(seconds=7)) is not None
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def _delivery(catalogue: Catalogue, event: Checked, locale: str, now: datetime) 
     data, params = to_json(event.data), to_json(event.params)
     kept = {"id": ID, "kind": event.kind, "erased": False, "data": data, "params": params}
     body = body_of(catalogue, kept, language)
-    return Delivery(DeliveryKey(ID, ID), 1, now, locale, language, event.kind, params, body, unread=BADGE)
+    return Delivery(DeliveryKey(ID, ID), 1, now, now, locale, language, event.kind, params, body, unread=BADGE)
 
 
 def _opened(payload: bytes | Refused) -> Any:

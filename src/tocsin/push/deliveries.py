@@ -5,9 +5,10 @@ settled in batches. Every write names the worker that must still hold the lease.
 """
 
 import random
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -29,7 +30,20 @@ LIFETIME = timedelta(hours=24)
 """How long after its creation a delivery is sent."""
 
 _COLUMNS = (
-    *("user_id", "attempts", "state", "made_at", "unread", "position", "place", "locale", "language", "kind", "params"),
+    *(
+        "user_id",
+        "attempts",
+        "state",
+        "made_at",
+        "looked_at",
+        "unread",
+        "position",
+        "place",
+        "locale",
+        "language",
+        "kind",
+        "params",
+    ),
     *("body", "told_up_to"),
 )
 _SQL = queries("deliveries")
@@ -47,12 +61,14 @@ class Delivery:
     """A leased delivery, with the current state of its notification, user and device.
 
     `address` is None if the device was removed or belongs to another user. `body` are the first five keys of the
-    notification's JSON. `place` is the position of the notification, `position` that of the inbox.
+    notification's JSON. `place` is the position of the notification, `position` that of the inbox. `looked_at` is when
+    this state was read, by the clock of the database, which is that of all due times.
     """
 
     key: DeliveryKey
     user_id: int
     made_at: datetime
+    looked_at: datetime
     locale: str
     language: str
     kind: str
@@ -66,6 +82,12 @@ class Delivery:
     position: int = 0
     place: int = 0
     told_up_to: int | None = None
+    _looked: float = field(default_factory=time.monotonic)
+
+    @property
+    def now(self) -> datetime:
+        """The time by the clock of the database, whatever the clock of this process says."""
+        return self.looked_at + timedelta(seconds=time.monotonic() - self._looked)
 
     @property
     def expires_at(self) -> datetime:
@@ -296,20 +318,20 @@ async def replay_lane(
     return len(await connection.fetch(_SQL["replay_lane"], lane, since, limit, company_id))
 
 
-def next_try(attempts: int, after: float | None, least: float, expires_at: datetime) -> datetime | None:
+def next_try(attempts: int, after: float | None, least: float, now: datetime, expires_at: datetime) -> datetime | None:
     """Return when to try again after a number of attempts; None if the delivery expires before.
 
     `after` seconds, if the provider asked for them, replace the delay of the schedule; `least` is the minimum.
     """
     step = RETRY_DELAYS[min(attempts, len(RETRY_DELAYS)) - 1] if after is None else after
     wait = max(step, least) * (1 + random.uniform(0, JITTER))  # noqa: S311 - spreads tries, hides nothing
-    due_at = datetime.now(UTC) + timedelta(seconds=wait)
+    due_at = now + timedelta(seconds=wait)
     return due_at if due_at < expires_at else None
 
 
 def retried(delivery: Delivery, reason: str, after: float | None = None, least: float = 0.0) -> Settled:
     """Return the state of a delivery that is tried again, as in `next_try`, or given up."""
-    due_at = next_try(delivery.attempts, after, least, delivery.expires_at)
+    due_at = next_try(delivery.attempts, after, least, delivery.now, delivery.expires_at)
     if due_at is None:
         return Settled(delivery.key, "dead", None, f"given up: {reason}")
     return Settled(delivery.key, "later", due_at, f"again at {due_at:%Y-%m-%d %H:%M:%S} UTC: {reason}")

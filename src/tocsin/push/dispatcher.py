@@ -222,7 +222,7 @@ class Dispatcher:
 
     async def _send(self, lane: Lane, claimed: Sequence[Delivery]) -> None:
         chosen = await self._load(list({delivery.user_id for delivery in claimed}))
-        now = datetime.now(UTC)
+        now = claimed[0].now
         settled: list[Settled] = []
         going: list[Delivery] = []
         for delivery in claimed:

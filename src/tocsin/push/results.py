@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import chain
 from uuid import UUID
 
@@ -129,10 +129,9 @@ class ResultWriter:
         lane.under_way.difference_update(done.key for done in settled)
         lane.under_way.difference_update(back)
         lane.progress.set()
-        now = datetime.now(UTC)
-        made = {each.delivery.key: each.delivery.made_at for each in answered}
+        ages = {each.delivery.key: each.delivery.now - each.delivery.made_at for each in answered}
         for done in settled:
-            took = (now - made[done.key]).total_seconds() if done.key in made else None
+            took = ages[done.key].total_seconds() if done.key in ages else None
             self._metrics.push(lane.name, done.state, took)
         if settled:
             self._pubsub.publish("settled")
@@ -193,10 +192,10 @@ class ResultWriter:
             log.error("push refused", lane=lane.name, reason=reason)
             return Settled(each.delivery.key, "refused", None, f"refused: {reason}")
         if await deliveries.lane_has_delivered(self._database, lane.name):
-            gone[each.delivery.key.device_id] = each.answer.sent_at
+            gone[each.delivery.key.device_id] = each.delivery.looked_at
             return Settled(each.delivery.key, "gone", None, f"the device is gone: {reason}")
         log.error("device set aside: its token or the lane's settings are wrong", lane=lane.name, reason=reason)
-        due_at = datetime.now(UTC) + DOUBTFUL_DELAY
+        due_at = each.delivery.now + DOUBTFUL_DELAY
         if due_at >= each.delivery.expires_at:
             return Settled(each.delivery.key, "dead", None, f"given up: {reason}")
         return Settled(each.delivery.key, "later", due_at, f"set aside until its lane has delivered: {reason}")

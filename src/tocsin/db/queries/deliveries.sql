@@ -29,7 +29,7 @@ returning d.event_id, d.device_id, d.state, d.attempts
 
 -- name: look
 -- The current state of these deliveries. Each is looked up separately, independent of the planner's estimates.
-select d.event_id, d.device_id, d.user_id, d.attempts, d.state, d.made_at,
+select d.event_id, d.device_id, d.user_id, d.attempts, d.state, d.made_at, clock_timestamp() as looked_at,
        coalesce(v.whole_token, v.token) as token, v.type, v.environment, v.app, v.registered_at, v.p256dh, v.auth, v.server_key, v.told_up_to,
        coalesce(v.user_id = d.user_id, false) as is_theirs,
        h.active, coalesce(h.unread, 0) as unread, coalesce(h.position, 0) as position, coalesce(h.locale, '') as locale,

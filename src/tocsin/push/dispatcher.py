@@ -197,13 +197,12 @@ class Dispatcher:
 
     async def _take(self, lane: Lane) -> bool:
         """Claim as many deliveries as the window has room for, and send them; return whether there were any."""
-        window = 1 if lane.stopped else lane.channel.window
-        reserve = window // 4
-        room = window - len(lane.under_way)
+        reserve = lane.window // 4
+        room = lane.window - len(lane.under_way)
         if room <= 0:
             return False
         claimed = await deliveries.claim(self._database, self._worker, lane.name, room, bulk=False)
-        if room - len(claimed) > reserve and not lane.stopped:
+        if room - len(claimed) > reserve:
             more = room - len(claimed) - reserve
             claimed += await deliveries.claim(self._database, self._worker, lane.name, more, bulk=True)
         if claimed:

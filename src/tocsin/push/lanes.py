@@ -54,6 +54,7 @@ class Lane:
     progress: asyncio.Event = field(default_factory=asyncio.Event)  # fewer pushes are under way
     waits_until: float | None = None  # of the monotonic clock: the time of day can be set back
     waits_because: str = ""
+    waits_since: float | None = None  # until a push succeeds; until then it tries one at a time
     stopped: str = ""
     lacks: str = ""
     renewed_at: datetime = _NEVER
@@ -91,17 +92,28 @@ class Lane:
         self.closing.add(closing)
         closing.add_done_callback(self.closing.discard)
         self.channel, self.configuration, self.transport = channel, configuration, transport
-        self.stopped, self.waits_until, self.renewed_at = "", None, datetime.now(UTC)
+        self.renewed_at = datetime.now(UTC)
+        self.resume()
 
     def wait(self, seconds: float, reason: str) -> None:
         """Make the lane wait for `seconds`."""
         self.pause(seconds)
         self.waits_because = reason
+        self.waits_since = self.waits_since or time.monotonic()
         log.warning("lane waits", lane=self.name, seconds=seconds, reason=reason)
 
     def pause(self, seconds: float) -> None:
         """Send nothing for `seconds`."""
         self.waits_until = time.monotonic() + seconds
+
+    def resume(self) -> None:
+        """Send without a limit, because the provider accepts pushes, or other keys are used."""
+        self.stopped, self.waits_until, self.waits_since = "", None, None
+
+    @property
+    def window(self) -> int:
+        """How many pushes may be under way: one while it is not known whether the provider accepts them."""
+        return 1 if self.stopped or self.waits_since else self.channel.window
 
     @property
     def remaining(self) -> float:
@@ -111,7 +123,8 @@ class Lane:
     @property
     def problem(self) -> str:
         """Why the lane sends nothing for a long time; empty if it does. `stopped` has its own reason."""
-        if self.lacks or self.remaining < MIN_PROBLEM_WAIT:
+        waited = time.monotonic() - self.waits_since if self.waits_since else 0.0
+        if self.lacks or not self.remaining or max(self.remaining, waited) < MIN_PROBLEM_WAIT:
             return self.lacks
         until = datetime.now(UTC) + timedelta(seconds=self.remaining)
         return f"it waits until {until:%Y-%m-%d %H:%M} UTC, as the provider asked: {self.waits_because}"

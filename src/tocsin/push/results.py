@@ -27,7 +27,7 @@ from tocsin.push.services import PushServices
 GATHER_TIME = 0.01
 """Seconds to wait for more answers before a batch is recorded."""
 
-PROBE_INTERVAL = 60.0
+PROBE_INTERVAL = 30.0
 """Seconds after which a stopped lane tries one push."""
 
 DOUBTFUL_DELAY = timedelta(minutes=10)
@@ -144,7 +144,8 @@ class ResultWriter:
                 await self._has_delivered(lane, each)
                 return Settled(key, "delivered", None, "delivered")
             case Gone(reason, at):
-                gone[key.device_id] = at or each.answer.sent_at
+                lane.waits_since = None  # the provider judges pushes again
+                gone[key.device_id] = at or each.delivery.looked_at
                 return Settled(key, "gone", None, f"the device is gone: {reason}")
             case Later(reason, after, lane_waits):
                 if lane_waits:
@@ -164,7 +165,7 @@ class ResultWriter:
             lane.noted = now
             if stopped_at := await deliveries.lane_works(self._database, lane.name):
                 log.info("lane resumed", lane=lane.name, stopped_since=stopped_at.isoformat())
-        lane.stopped, lane.waits_until = "", None
+        lane.resume()
         if each.retry_lane:
             await deliveries.found_as(self._database, each.delivery.key.device_id, each.push.address)
         if service := lane.channel.service(each.push.address):

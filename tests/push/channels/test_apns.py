@@ -40,7 +40,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def apns(tmp_path: Path, clock: Clock) -> Apns:
-    return made(tmp_path, clock=clock)
+    return made(tmp_path, clock=clock, elapsed=clock)
 
 
 def request(apns: Apns, push: Push) -> Request:
@@ -201,7 +201,7 @@ def test_apns_provider_token_is_reused_for_40_minutes(apns: Apns, clock: Clock) 
 
 
 def test_apns_provider_token_is_created_lazily_and_kept_20_minutes(clock: Clock) -> None:
-    token = ProviderToken(KEY.private, "ABC", "DEF", clock)
+    token = ProviderToken(KEY.private, "ABC", "DEF", clock, clock)
     first = token.current()
     clock.now += MIN_TOKEN_AGE - 1
     assert not token.renew()
@@ -223,6 +223,49 @@ def test_expired_apns_provider_token_is_renewed_once(apns: Apns, clock: Clock) -
     assert isinstance(apns.outcome(sent, answer(403, expired, sent_at=fresh)), Stopped)
 
 
+def issued_by(token: ProviderToken) -> int:
+    return made_at(token.header())
+
+
+def test_apns_provider_token_outlives_a_change_of_the_clock(clock: Clock) -> None:
+    elapsed = Clock()
+    token = ProviderToken(KEY.private, "ABC", "DEF", clock, elapsed)
+    right = issued_by(token)
+    token.accepted()
+    clock.now += 3600
+    assert issued_by(token) == right
+    elapsed.now += TOKEN_LIFETIME
+    assert issued_by(token) == right + TOKEN_LIFETIME  # the time since then is right, the clock is not
+    clock.now -= 3600 - TOKEN_LIFETIME
+    assert issued_by(token) == right + TOKEN_LIFETIME
+
+
+def test_apns_provider_token_of_a_wrong_clock_is_renewed_once_it_is_right(clock: Clock) -> None:
+    elapsed = Clock()
+    token = ProviderToken(KEY.private, "ABC", "DEF", clock, elapsed)
+    right = int(clock.now)
+    clock.now += 3600
+    wrong = issued_by(token)
+    assert token.refused(datetime.fromtimestamp(clock.now + 1, UTC))
+    for each in (clock, elapsed):
+        each.now += 30
+    assert issued_by(token) == wrong  # a new one would be as wrong
+    clock.now -= 3600
+    assert issued_by(token) == right + 30
+    assert issued_by(token) == right + 30
+
+
+def test_apns_provider_token_refused_after_a_sleep_of_the_machine_is_renewed(clock: Clock) -> None:
+    elapsed = Clock()
+    token = ProviderToken(KEY.private, "ABC", "DEF", clock, elapsed)
+    before = issued_by(token)
+    token.accepted()
+    clock.now += 7200  # `elapsed` stands still while the machine sleeps
+    assert issued_by(token) == before
+    assert token.refused(datetime.fromtimestamp(clock.now + 1, UTC))
+    assert issued_by(token) == before + 7200
+
+
 def made_at(authorization: str) -> int:
     said = jwt.decode(authorization.removeprefix("bearer "), KEY.pem, ["ES256"], {"verify_iat": False})
     moment: int = said["iat"]
@@ -234,7 +277,7 @@ def expected(way: str) -> tuple[type[Outcome], dict[str, Any]]:
         "delivered": (Delivered, {}),
         "gone": (Gone, {"at": datetime(2026, 1, 1, tzinfo=UTC)}),
         "later": (Later, {"lane": None, "after": None}),
-        "lane later": (Later, {"lane": 300.0, "after": None}),
+        "lane later": (Later, {"lane": 30.0, "after": 30.0}),
         "refused": (Refused, {"doubtful": False}),
         "doubtful": (Refused, {"doubtful": True}),
         "stopped": (Stopped, {}),

@@ -31,13 +31,14 @@ from tests.support.push_services import (
     push_service,
     shown,
 )
+from tests.support.waiting import until
 from tocsin.errors import Refusal
 from tocsin.http_client.messages import Request
 from tocsin.http_client.tls import Trust
 from tocsin.http_client.transport import Transport
 from tocsin.push.channels import Delivered, Gone, Later, Push, Refused, Stopped, google_auth
 from tocsin.push.channels.fcm import ANSWERS, STATUSES, Fcm
-from tocsin.push.channels.google_auth import EARLY, MIN_RETRY_DELAY
+from tocsin.push.channels.google_auth import EARLY, MIN_RETRY_DELAY, USABLE
 
 TOKEN = "a:b-" + "x" * 140
 INSTALLATION = "c" + "A-_9" * 5 + "z"
@@ -280,21 +281,45 @@ def authorization(fcm: Fcm) -> str:
 async def test_fcm_access_token_is_shared_and_renewed_before_expiry(tmp_path: Path) -> None:
     clock = Clock()
     async with push_service(tmp_path, granting()) as service:
-        fcm = at(service, tmp_path, clock=clock)
+        fcm = at(service, tmp_path, clock=clock, elapsed=clock)
         assert await asyncio.gather(*(fcm.ready() for _ in range(20))) == [None] * 20
         assert authorization(fcm) == "Bearer token-1"
         clock.now += 3600 - EARLY - 1
         await fcm.ready()
         assert len(service.asked) == 1
         clock.now += 2
-        await fcm.ready()
-        assert authorization(fcm) == "Bearer token-2"
+        assert await fcm.ready() is None
+        await until(lambda: authorization(fcm) == "Bearer token-2")
     form = parse_qs(service.asked[0].body.decode())
     assert form["grant_type"] == ["urn:ietf:params:oauth:grant-type:jwt-bearer"]
     said = jwt.decode(form["assertion"][0], KEY.pem, ["RS256"], audience=f"{service.url}/token")
     assert said["iss"] == "push@crm-1.example"
     assert said["scope"] == "https://www.googleapis.com/auth/firebase.messaging"
     assert 0 < said["exp"] - said["iat"] <= 3600
+
+
+async def test_an_fcm_access_token_is_used_while_its_renewal_fails(tmp_path: Path) -> None:
+    clock = Clock()
+    async with push_service(tmp_path, granting()) as service:
+        fcm = at(service, tmp_path, clock=clock, elapsed=clock)
+        assert await fcm.ready() is None
+        service.behaviour = answering(503)
+        clock.now += 3600 - EARLY
+        assert await fcm.ready() is None
+        await until(lambda: len(service.asked) == 2)
+        assert authorization(fcm) == "Bearer token-1"
+        clock.now += EARLY - USABLE
+        assert isinstance(await fcm.ready(), Later)
+
+
+async def test_an_fcm_access_token_outlives_a_change_of_the_clock(tmp_path: Path) -> None:
+    clock, elapsed = Clock(), Clock()
+    async with push_service(tmp_path, granting()) as service:
+        fcm = at(service, tmp_path, clock=clock, elapsed=elapsed)
+        for step in (0, 3600, -7200):
+            clock.now += step
+            assert await fcm.ready() is None
+        assert len(service.asked) == 1
 
 
 async def test_rejected_fcm_access_token_is_renewed_once(tmp_path: Path) -> None:
@@ -333,7 +358,7 @@ async def test_failed_fcm_token_request_is_reported_and_not_repeated_immediately
     monkeypatch.setattr(google_auth, "MAX_BYTES", 1000)
     clock = Clock()
     async with push_service(tmp_path, behaviour) as service:
-        fcm = at(service, tmp_path, clock=clock)
+        fcm = at(service, tmp_path, clock=clock, elapsed=clock)
         for _ in range(3):
             assert type(await fcm.ready()) is kind
         assert len(service.asked) == 1
@@ -363,7 +388,7 @@ async def _waited(fcm: Fcm, service: PushService, clock: Clock) -> float:
 async def test_fcm_access_token_requests_back_off(tmp_path: Path) -> None:
     clock = Clock()
     async with push_service(tmp_path, answering(503)) as service:
-        fcm = at(service, tmp_path, clock=clock)
+        fcm = at(service, tmp_path, clock=clock, elapsed=clock)
         for longest in (10, 20, 40, 80, 160, 300, 300):
             assert 0.8 * longest <= await _waited(fcm, service, clock) <= longest
         service.behaviour = granting()
@@ -381,7 +406,7 @@ async def test_fcm_access_token_request_honors_retry_after_within_limits(
 ) -> None:
     clock = Clock()
     async with push_service(tmp_path, answering(429, retry_after=asked)) as service:
-        assert least <= await _waited(at(service, tmp_path, clock=clock), service, clock) <= most
+        assert least <= await _waited(at(service, tmp_path, clock=clock, elapsed=clock), service, clock) <= most
 
 
 @pytest.mark.parametrize(

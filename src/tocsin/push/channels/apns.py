@@ -17,7 +17,7 @@ from tocsin.notifications import to_json
 from tocsin.push.channels import Address, Channel, Environment, Gone, Later, Outcome, Push, Refused, Stopped
 from tocsin.push.channels.payloads import MAX_BYTES, Parts, apple, fitted, ids, notification
 from tocsin.push.channels.private_keys import p256_key_in
-from tocsin.push.channels.responses import Way, lane_later, object_of, pause_of, reason_of, settled, text_of, way_of
+from tocsin.push.channels.responses import Way, object_of, pause_of, reason_of, settled, text_of, way_of
 
 PRODUCTION = "https://api.push.apple.com"
 SANDBOX = "https://api.sandbox.push.apple.com"
@@ -76,8 +76,11 @@ STATUSES: dict[int, Way] = {
 }
 """The same for unknown reasons. Other statuses from 500 on are retried, and the rest is refused."""
 
-TOKEN_UPDATES_RETRY_DELAY = 300.0
-"""Seconds for which a lane waits after 429 TooManyProviderTokenUpdates."""
+TOKEN_UPDATES_RETRY_DELAY = 30.0
+"""Seconds for which a lane waits after 429 TooManyProviderTokenUpdates, and then tries one push."""
+
+MAX_CLOCK_ERROR = 60.0
+"""Seconds by which the clock may differ from the time since the last token, before one of them is taken to be wrong."""
 
 
 class Apns(Channel):
@@ -98,13 +101,14 @@ class Apns(Channel):
         topic: str,
         url: str = "",
         clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         for name, value in (("key's id", key_id), ("team's id", team_id), ("topic", topic)):
             if not value.isascii() or not value.isprintable() or not value:
                 raise Refusal(f"The {name} for APNs is missing or has invalid characters.")
         self._url = (url or (SANDBOX if environment == "sandbox" else PRODUCTION)).rstrip("/") + "/3/device/"
         self._topic = topic
-        self._token = ProviderToken(_key_in(key_file), key_id, team_id, clock)
+        self._token = ProviderToken(_key_in(key_file), key_id, team_id, clock, elapsed)
 
     @classmethod
     def stored_token(cls, text: str) -> str | None:
@@ -134,10 +138,12 @@ class Apns(Channel):
             case "later":
                 return Later(why, pause_of(answer))
             case "lane later":
-                return lane_later(answer, why, TOKEN_UPDATES_RETRY_DELAY)
+                pause = max(pause_of(answer) or 0.0, TOKEN_UPDATES_RETRY_DELAY)
+                return Later(why, pause, lane=pause)  # it is not about this push
             case "another token":
                 return self._expired(why, answer)
             case way:
+                self._judge(way, answer)
                 return settled(way, why)
 
     def alternative(self, push: Push, answer: Answer) -> Address | None:
@@ -150,28 +156,48 @@ class Apns(Channel):
     def _headers(self, push: Push) -> tuple[tuple[str, str], ...]:
         return (("authorization", self._token.header()), *headers_of(push, self._topic))
 
+    def _judge(self, way: Way, answer: Answer) -> None:
+        """Record what an answer says about the token."""
+        if way == "delivered":
+            self._token.accepted()
+        elif way == "stopped":
+            self._token.refused(answer.sent_at)
+
     def _expired(self, why: str, answer: Answer) -> Outcome:
         """Make a new token, unless the push was sent with an older one. If a new one is too old, the clock is wrong."""
-        if self._token.made_after(answer.sent_at) or self._token.renew():
+        if not self._token.refused(answer.sent_at) or self._token.renew():
             return Later(why, 0.0)
         return Stopped(f"{why}, although the token is new: check the clock")
 
 
 class ProviderToken:
-    """The token that authorises all pushes of a lane. `clock` returns seconds since 1970."""
+    """The token that authorises all pushes of a lane.
+
+    `clock` returns seconds since 1970, and can be corrected at any time; `elapsed` returns seconds that only advance.
+    The age of a token is measured by `elapsed`: a token that APNs accepted stays valid when the clock changes, and one
+    more token within twenty minutes would be refused.
+    """
 
     def __init__(
-        self, key: EllipticCurvePrivateKey, key_id: str, team_id: str, clock: Callable[[], float] = time.time
+        self,
+        key: EllipticCurvePrivateKey,
+        key_id: str,
+        team_id: str,
+        clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self._key, self._key_id, self._team_id = key, key_id, team_id
-        self._clock = clock
+        self._clock, self._elapsed = clock, elapsed
         self._header = ""
-        self._made_at = 0.0
+        self._issued_at = self._made_at = self._made_after = 0.0
+        self._is_accepted = self._is_refused = False
 
     def current(self) -> str:
         """Return the token, or a new one if it is due."""
-        if not self._header or not 0 <= self._clock() - self._made_at < TOKEN_LIFETIME:
+        if not self._header or self._age >= TOKEN_LIFETIME:
             self._make()
+        elif self._is_refused:
+            self.renew()
         return self._header.removeprefix("bearer ")
 
     def header(self) -> str:
@@ -179,20 +205,41 @@ class ProviderToken:
         self.current()
         return self._header
 
-    def renew(self) -> bool:
-        """Make a new token if the last one is old enough; return whether there is a new one."""
-        due = self._clock() - self._made_at >= MIN_TOKEN_AGE
-        if due:
-            self._make()
-        return due
+    def accepted(self) -> None:
+        """Record that APNs accepted the token."""
+        self._is_accepted, self._is_refused = True, False
 
-    def made_after(self, moment: datetime) -> bool:
-        """Return whether the token was made after a moment."""
-        return bool(self._header) and self._made_at > moment.timestamp()
+    def refused(self, sent_at: datetime) -> bool:
+        """Record that a request sent at a time was refused because of its token; return whether it had this token."""
+        if self._made_after > sent_at.timestamp():
+            return False
+        self._is_accepted, self._is_refused = False, True
+        return True
+
+    def renew(self) -> bool:
+        """Make a new token if the last one is old enough, or was made by a wrong clock; return whether there is one."""
+        is_due = self._age >= MIN_TOKEN_AGE or (self._is_refused and self._is_clock_corrected)
+        if is_due:
+            self._make()
+        return is_due
+
+    @property
+    def _age(self) -> float:
+        return self._elapsed() - self._made_at
+
+    @property
+    def _is_clock_corrected(self) -> bool:
+        """Whether the clock differs from the time since the token was made."""
+        return abs(self._clock() - self._issued_at - self._age) > MAX_CLOCK_ERROR
 
     def _make(self) -> None:
-        self._made_at = self._clock()
-        claims = {"iss": self._team_id, "iat": int(self._made_at)}
+        """Make a token. If the clock changed since APNs accepted one, the time since then is right, not the clock."""
+        now = self._clock()
+        is_wrong = self._is_accepted and self._is_clock_corrected
+        self._issued_at = self._issued_at + self._age if is_wrong else now
+        self._made_at, self._made_after = self._elapsed(), now
+        self._is_refused = False
+        claims = {"iss": self._team_id, "iat": int(self._issued_at)}
         self._header = "bearer " + jwt.encode(claims, self._key, "ES256", {"kid": self._key_id, "typ": None})
 
 

@@ -84,10 +84,11 @@ class Fcm(Channel):
         url: str = URL,
         trust: Trust | None = None,
         clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         account = ServiceAccount.read(credentials_file)
         self._url = f"{url.rstrip('/')}/v1/projects/{account.project}/messages:send"
-        self._token = AccessToken(account, trust, clock)
+        self._token = AccessToken(account, trust, clock, elapsed)
         self._clock = clock
 
     @classmethod

@@ -34,6 +34,9 @@ MAX_BYTES = 64 * 1024
 EARLY = 300.0
 """Seconds before a token expires at which a new one is fetched."""
 
+USABLE = 30.0
+"""Seconds before a token expires until which it is used: a push may take so long."""
+
 MIN_RETRY_DELAY = 10.0
 """Seconds after the first failure until the next try; each further delay is twice as long."""
 
@@ -80,27 +83,42 @@ class ServiceAccount:
 
 
 class AccessToken:
-    """The access token of an account. `clock` returns seconds since 1970."""
+    """The access token of an account.
+
+    `clock` returns seconds since 1970, and can be corrected at any time; `elapsed` returns seconds that only advance.
+    The token expires by `elapsed`.
+    """
 
     def __init__(
-        self, account: ServiceAccount, trust: Trust | None = None, clock: Callable[[], float] = time.time
+        self,
+        account: ServiceAccount,
+        trust: Trust | None = None,
+        clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self.value = ""
-        self._account, self._trust, self._clock = account, trust, clock
-        self._fetched_at = self._renew_at = 0.0
+        self._account, self._trust, self._clock, self._elapsed = account, trust, clock, elapsed
+        self._fetched_at = self._renew_at = self._expires_at = 0.0
         self._failed: tuple[float, float, Stopped | Later] | None = None
         self._failures = 0
         self._untried = False
         self._fetching: asyncio.Task[Stopped | Later | None] | None = None
 
     async def fetch(self) -> Stopped | Later | None:
-        """Fetch a token if there is none, or if it expires soon; return why there is none."""
-        if self.value and self._fetched_at <= self._clock() < self._renew_at:
+        """Fetch a token if there is none, or if it expires soon; return why there is none.
+
+        A token that expires soon is used until the new one is there.
+        """
+        now = self._elapsed()
+        if self.value and now < self._renew_at:
             return None
-        if told := self._kept():
-            return told
-        if self._fetching is None or self._fetching.done():
+        told = self._kept()
+        if told is None and (self._fetching is None or self._fetching.done()):
             self._fetching = asyncio.create_task(self._fetch())
+        if self.value and now < self._expires_at - USABLE:
+            return None
+        if told or self._fetching is None:
+            return told
         return await asyncio.shield(self._fetching)
 
     def try_now(self) -> None:
@@ -124,15 +142,15 @@ class AccessToken:
         return True
 
     async def _fetch(self) -> Stopped | Later | None:
-        now = self._clock()
-        form = urlencode({"grant_type": GRANT, "assertion": self._assertion(int(now))}).encode()
+        began = self._elapsed()
+        form = urlencode({"grant_type": GRANT, "assertion": self._assertion(int(self._clock()))}).encode()
         try:
             answer = await fetch(
                 self._account.token_url, body=form, seconds=FETCH_TIMEOUT, limit=MAX_BYTES, trust=self._trust
             )
-            self._take(answer, now)
+            self._take(answer, began)
         except (FetchError, ValueError) as error:
-            return self._fail(self._clock(), error)
+            return self._fail(self._elapsed(), error)
         self._failed, self._failures = None, 0
         return None
 
@@ -140,12 +158,12 @@ class AccessToken:
         """Return the result of the last fetch, while it is too early for another."""
         if self._failed is None:
             return None
-        (since, pause, told), now = self._failed, self._clock()
-        if not since <= now < since + pause:
+        (since, pause, told), now = self._failed, self._elapsed()
+        if now >= since + pause:
             return None
         return replace(told, lane=since + pause - now) if isinstance(told, Later) else told
 
-    def _take(self, answer: bytes, now: float) -> None:
+    def _take(self, answer: bytes, began: float) -> None:
         try:
             said = parse_object(answer)
         except Malformed:
@@ -156,8 +174,8 @@ class AccessToken:
         seconds = (
             float(life) if isinstance(life, int | float) and 0 < life < 10 * _DEFAULT_LIFETIME else _DEFAULT_LIFETIME
         )
-        self.value, self._fetched_at = token, now
-        self._renew_at = now + max(seconds - EARLY, seconds / 2)
+        self.value, self._fetched_at = token, self._clock()
+        self._renew_at, self._expires_at = began + max(seconds - EARLY, seconds / 2), began + seconds
 
     def _fail(self, now: float, error: FetchError | ValueError) -> Stopped | Later:
         """Keep why there is no token: a refusal by Google briefly, other errors longer with each failure."""

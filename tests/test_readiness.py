@@ -153,6 +153,7 @@ async def test_readyz_and_doctor_report_what_blocks_a_worker(
             holder = f"the table inbox is locked by another session (process {dba.get_server_pid()}, tocsin)"
             await until(lambda: _reports(idle, "a lock was not released in time", holder))
             said = await doctored(url)
+            assert holder in said["locks"]
             [line] = [line for what, line in said.items() if what.startswith("worker ")]
             assert "it is blocked: direct queue: a lock was not released in time" in line
             assert (await idle.call("GET", "/metrics", None)).status_code == 401
@@ -164,7 +165,9 @@ async def test_readyz_and_doctor_report_what_blocks_a_worker(
 async def test_readyz_answers_while_a_table_is_locked_and_names_it(idle: Api, dba: Connection, table: str) -> None:
     async with locked(dba, table):
         status, found = await ready(idle)
+        shown = (await idle.as_service("GET", "/metrics", "operations")).text
     assert status == 200
+    assert f'tocsin_problem{{reason="the table {table} is locked by another session' in shown
     holder = f"the table {table} is locked by another session (process {dba.get_server_pid()}, tocsin)"
     assert found["problems"] == ["a lock was not released in time", holder]
     assert [found["queue"]["direct"]["stalled"], found["pushes"]["stalled"]] == [table == "jobs", table == "deliveries"]

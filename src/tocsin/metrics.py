@@ -1,6 +1,7 @@
 """Metrics in the format of Prometheus: counters of this process, and the state of queues in the database."""
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import Counter as Counter_
@@ -22,6 +23,8 @@ from prometheus_client import (
 from tocsin import __version__, archiving, jobs
 from tocsin.db.pool import Database
 from tocsin.disk_guard import DiskGuard
+from tocsin.errors import Locked
+from tocsin.isolation import SHORT_LOCK_TIMEOUT, lock_timeout
 from tocsin.push import deliveries
 from tocsin.push.channels import Delivered, Outcome
 
@@ -139,6 +142,7 @@ class Metrics:
         )
         self._archive_failing = gauge("tocsin_archive_failing", "1 where the log cannot be archived")
         self._archive_waiting = gauge("tocsin_archive_waiting", "Segments of the log that are not archived")
+        self._problem = gauge("tocsin_problem", "1 for each reason why work waits or fails, as in /readyz", ["reason"])
         self._disk_low = gauge("tocsin_disk_low", "1 where new events are refused because the disk is almost full")
         self._disk_free = gauge("tocsin_disk_free_bytes", "Free bytes on the disk of the embedded PostgreSQL")
         self._disk_free.set(float("nan"))
@@ -217,11 +221,18 @@ class Metrics:
             self._reasons.add(reason)
         self._answers.labels(lane, type(outcome).__name__.lower(), reason).inc()
 
-    async def text(self, database: Database) -> bytes:
-        """Return all metrics as text, with the stopped lanes and what waits, counted now or recently."""
-        for lane, has_stopped in (await deliveries.stopped(database)).items():
-            self._stopped.labels(lane).set(has_stopped)
-        await self.waiting(database)
+    async def text(self, database: Database, problems: Sequence[str] = ()) -> bytes:
+        """Return all metrics as text, with the stopped lanes and what waits, counted now or recently.
+
+        While a table is locked, what it holds is not counted again. `problems` are those of the readiness check.
+        """
+        self._problem.clear()
+        for reason in problems:
+            self._problem.labels(reason).set(1)
+        with contextlib.suppress(Locked), lock_timeout(SHORT_LOCK_TIMEOUT):
+            for lane, has_stopped in (await deliveries.stopped(database)).items():
+                self._stopped.labels(lane).set(has_stopped)
+            await self.waiting(database)
         return generate_latest(self._registry)
 
     async def waiting(self, database: Database) -> Backlog:

@@ -9,7 +9,7 @@ from tocsin import archiving, jobs
 from tocsin.capacity import Capacity
 from tocsin.db import migrate
 from tocsin.db.errors import LOCK_HELD, LOST, UNANSWERED
-from tocsin.db.pool import Connection, Database, queries
+from tocsin.db.pool import Connection, Database, fetch, queries
 from tocsin.disk_guard import DiskGuard
 from tocsin.errors import Locked, Unavailable
 from tocsin.isolation import SHORT_LOCK_TIMEOUT, lock_timeout
@@ -54,6 +54,14 @@ class Readiness:
             raise self._found.problem or Unavailable()
         return self._found.answer
 
+    async def problems_now(self) -> list[str]:
+        """Return the problems, or why requests cannot be served."""
+        try:
+            found: list[str] = (await self.answer())["problems"]
+        except Unavailable as error:
+            return [str(error)]
+        return found
+
     async def _look(self) -> Found:
         answer, problem = None, None
         try:
@@ -95,10 +103,7 @@ class Readiness:
                 except Locked as error:
                     reasons.add(error.reason)
         if LOCK_HELD in reasons:
-            reasons |= {
-                f"the table {row['table']} is locked by another session (process {row['pid']}, {row['application']})"
-                for row in await self._database.rows(_SQL["lockers"])
-            }
+            reasons.update(await lockers(self._database))
         return reasons
 
     async def _look_at_jobs(self) -> set[str]:
@@ -145,8 +150,15 @@ async def refuse_read_only(connection: Connection) -> None:
 
 async def problems(database: Database | Connection) -> list[tuple[str, str]]:
     """Return the problems of running workers: the name of the worker, and what fails and why."""
-    rows = database.rows if isinstance(database, Database) else database.fetch
-    return [(row["name"], row["problem"]) for row in await rows(_SQL["problems"], jobs.LEASE_TIMEOUT)]
+    return [(row["name"], row["problem"]) for row in await fetch(database, _SQL["problems"], jobs.LEASE_TIMEOUT)]
+
+
+async def lockers(database: Database | Connection) -> list[str]:
+    """Return which sessions lock whole tables, in words."""
+    return [
+        f"the table {row['table']} is locked by another session (process {row['pid']}, {row['application']})"
+        for row in await fetch(database, _SQL["lockers"])
+    ]
 
 
 def problem_of_lane(lane: str, said: list[tuple[str, str]]) -> str | None:

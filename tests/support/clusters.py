@@ -1,14 +1,19 @@
 """Tocsin in several processes: an API process and two workers, on the embedded or another PostgreSQL."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
 
 from tests.support.chaos import ChaosRun
+from tests.support.ledger import DAY
 from tests.support.processes import TOCSIN, Program, data_folder
+from tests.support.service import SECRET
+from tests.support.waiting import until
+from tocsin.auth.minting import mint_service
 from tocsin.postgres.supervisor import url_of
 
 
@@ -20,13 +25,29 @@ class Cluster:
     url: str
     service: Program
     workers: tuple[Program, Program]
+    variables: Mapping[str, str]
 
-    async def said(self) -> str:
-        """Return why work waits or requests fail, as `/readyz` says."""
+    async def shows(self, words: str) -> None:
+        """Wait until an operator is told everywhere why work waits or requests fail, in a sentence with these words.
+
+        The console shows what it finds in the metrics.
+        """
+        for look in (partial(self._page, "/readyz"), partial(self._page, "/metrics"), self._doctor):
+            await until(partial(_contains, look, words))
+
+    async def _page(self, path: str) -> str:
         host, port = self.service.address
-        async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=30) as http:
-            answer = (await http.get("/readyz")).json()
-        return "; ".join([error["message"] for error in answer.get("errors", ())] + answer.get("problems", []))
+        headers = {"Authorization": f"Bearer {mint_service(SECRET, 'operator', ['operations'], DAY)}"}
+        async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=30, headers=headers) as http:
+            return (await http.get(path)).text
+
+    async def _doctor(self) -> str:
+        doctor = Program(self.data, "doctor", variables=self.variables)
+        return await doctor.output()
+
+
+async def _contains(look: Callable[[], Awaitable[str]], words: str) -> bool:
+    return words in await look()
 
 
 @asynccontextmanager
@@ -66,4 +87,4 @@ async def _processes(
         Program(data, "worker", variables=variables, command=command) as other,
         run.under_load(url, lambda: service.address),
     ):
-        yield Cluster(data, url, service, (one, other))
+        yield Cluster(data, url, service, (one, other), variables)

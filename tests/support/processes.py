@@ -70,6 +70,13 @@ class Program:
                 await asyncio.sleep(0.01)
         self.greeting = greeted
 
+    async def output(self) -> str:
+        """Run it to its end; return what it printed."""
+        log = self.data.parent / f"{next(_number)}.log"
+        self._process = await _spawn((*self._command, *self._arguments), self.data, log, self._variables)
+        await self.ended()
+        return _read(log)
+
     async def kill(self) -> None:
         """Send SIGKILL if it runs."""
         if self._process is not None:

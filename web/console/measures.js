@@ -124,6 +124,7 @@ scrapes.push({ at, series, values: new Map(series.map((each) => [each.key, each.
       "oldest direct": oldest.direct ?? 0,
       "oldest bulk": oldest.bulk ?? 0,
       stopped: Object.keys(stopped).filter((lane) => stopped[lane]),
+      problems: series.filter(({ name }) => name === "tocsin_problem").map(({ labels }) => labels.reason),
       diskLow: Boolean(gauge(series, "tocsin_disk_low")),
       unarchived: gauge(series, "tocsin_archive_failing") ? gauge(series, "tocsin_archive_waiting") : null,
       ...this.#latency("inbox", "tocsin_inbox_seconds"),

@@ -527,6 +527,9 @@ function verdict(lanes, now) {
   if (!now) return problems;
   const oldest = Math.max(now["oldest direct"], now["oldest bulk"]);
   if (oldest > 60) problems.push(["bad", `A job has been waiting for ${duration(oldest)}. Check that a worker is running: \`tocsin serve\` or \`tocsin worker\`.`]);
+  for (const reason of now.problems) {
+    if (!lanes.some((lane) => lane.problem?.includes(reason)) && !(now.diskLow && reason.includes("disk"))) problems.push(["bad", `Work waits or fails: ${reason}.`]);
+  }
   if (now.diskLow) problems.push(["bad", "New events are refused: the disk of the database is almost full. Free space on it."]);
   if (now.unarchived !== null) problems.push(["bad", `PostgreSQL cannot archive its log: ${number(now.unarchived, "segment waits", "segments wait")} on its disk. Run \`tocsin doctor\`.`]);
   if (now["api errors"]) problems.push(["bad", `${number(now["api errors"], "request was", "requests were")} answered 5xx in the last minute. See the log for the reason.`]);

@@ -35,7 +35,7 @@ from tocsin.api.requests import (
     integer,
 )
 from tocsin.api.routes import router
-from tocsin.api.state import State, WatchedState, watched_of
+from tocsin.api.state import AppState, State, Watched, WatchedState, watched_of
 from tocsin.errors import NotFound
 from tocsin.events import Viewer
 from tocsin.explain import DEFAULT_EXPLAINED
@@ -78,13 +78,17 @@ async def metrics(service: OperationsViewer, watched: WatchedState) -> Response:
 
     The metrics of this process and of the queues, in the text format of Prometheus.
     """
-    return Response(await watched.metrics.text(watched.database), media_type=CONTENT_TYPE)
+    return await _metrics_of(watched)
 
 
 async def open_metrics(request: Request) -> Response:
     """Return the metrics without a token, on the port for operations."""
-    watched = watched_of(request)
-    return Response(await watched.metrics.text(watched.database), media_type=CONTENT_TYPE)
+    return await _metrics_of(watched_of(request))
+
+
+async def _metrics_of(watched: AppState | Watched) -> Response:
+    problems_now = await watched.readiness.problems_now()
+    return Response(await watched.metrics.text(watched.database, problems_now), media_type=CONTENT_TYPE)
 
 
 @routes.get("/operations/lanes")

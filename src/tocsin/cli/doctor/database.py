@@ -39,7 +39,7 @@ async def check_database(settings: Settings) -> AsyncIterator[Finding]:
         return
     try:
         await migrate.refuse_shared_sessions(connection, url)
-        for check in (_server, _archive, _schema_and_queue, _lanes):
+        for check in (_server, _locks, _archive, _schema_and_queue, _lanes):
             async for finding in check(connection, settings, place):
                 yield finding
     except (*DRIVER_ERRORS, Refusal) as error:
@@ -52,6 +52,11 @@ def _trouble(place: str, error: BaseException) -> Finding:
     sentence = str(error) if isinstance(error, Refusal) else sentence_on(error)
     said, _, remedy = sentence.rstrip(".").partition("; ")
     return Finding("FAIL", "database", f"{place}: {said}", remedy)
+
+
+async def _locks(connection: Connection, _settings: Settings, _place: str) -> AsyncIterator[Finding]:
+    for held in await readiness.lockers(connection):
+        yield Finding("FAIL", "locks", held, "end its transaction, or that process by pg_terminate_backend")
 
 
 async def _archive(connection: Connection, settings: Settings, _place: str) -> AsyncIterator[Finding]:

@@ -56,6 +56,7 @@ class ResultWriter:
         self._services = PushServices(database, pubsub)
         self.backoffs = {name: Backoff(f"answers of {name}", failed=metrics.failure) for name in lanes}
         self._conflicts = {name: LockConflicts() for name in lanes}
+        self._writing = {name: asyncio.Lock() for name in lanes}
 
     def keys_reloaded(self) -> None:
         """Forget the results of push services, because the keys may have changed."""
@@ -77,7 +78,11 @@ class ResultWriter:
                 await backoff.pause(error)
 
     async def settle(self, lane: Lane) -> None:
-        """Record all new answers in one batch; if that fails, in halves."""
+        """Record all answers until now in one batch; if that fails, in halves. A batch under way ends first."""
+        async with self._writing[lane.name]:
+            await self._settle(lane)
+
+    async def _settle(self, lane: Lane) -> None:
         answered, lane.answered = lane.answered, []
         mine = [each for each in answered if not self._is_retried(lane, each)]
         waiting: deque[Sequence[Answered]] = deque([mine] if mine else [])

@@ -56,7 +56,7 @@ def previous_release(folder: Path) -> Path:
     if got.returncode:
         pytest.skip("the clone has no history")
     with tarfile.open(fileobj=io.BytesIO(got.stdout)) as archive:
-        archive.extractall(folder)  # noqa: S202 - it is our own
+        archive.extractall(folder)  # noqa: S202 - git made it
     return folder
 
 

@@ -28,9 +28,9 @@ class Cluster:
     variables: Mapping[str, str]
 
     async def shows(self, words: str) -> None:
-        """Wait until an operator is told everywhere why work waits or requests fail, in a sentence with these words.
+        """Wait until `/readyz`, the metrics and `tocsin doctor` contain the reason why work waits or requests fail.
 
-        The console shows what it finds in the metrics.
+        The console shows the reasons that it finds in the metrics.
         """
         for look in (partial(self._page, "/readyz"), partial(self._page, "/metrics"), self._doctor):
             await until(partial(_contains, look, words))

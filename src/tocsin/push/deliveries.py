@@ -86,7 +86,7 @@ class Delivery:
 
     @property
     def now(self) -> datetime:
-        """The time by the clock of the database, whatever the clock of this process says."""
+        """The time by the clock of the database, independent of the clock of this process."""
         return self.looked_at + timedelta(seconds=time.monotonic() - self._looked)
 
     @property

@@ -409,6 +409,7 @@ async def test_postgresql_row_details_stay_out_of_logs_and_dead_letters(
 
     monkeypatch.setattr(fanout, "deliver", broken)
     monkeypatch.setattr(jobs, "RETRY_DELAYS", ())
+    api.app_state.intake.at_once = None
     await api.people(1)
     event = {"type": "custom", "data": {"user": 1}, "params": {"body": "x"}, "notify": {"users": [1]}}
     with structlog.testing.capture_logs() as lines:

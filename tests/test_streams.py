@@ -119,6 +119,7 @@ async def test_stream_sends_resync_after_too_many_changes(api: Api) -> None:
     for _ in range(2):
         await api.as_service("POST", "/events/batch", json={"events": [custom(1)] * 300})
     await api.post(custom(1))
+    await at_rest(api)
     async with watching(api, mark=mark) as watch:
         await watch.until_received("resync")
         assert watch.names("notification") == []

@@ -4,22 +4,27 @@ One statement stores an event, its subjects and its job, in one transaction: the
 """
 
 import asyncio
+import json
+import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from tocsin import audit
+from tocsin.at_once import MAX_COST as MAX_COST_AT_ONCE
+from tocsin.at_once import MAX_EVENTS as MAX_EVENTS_AT_ONCE
+from tocsin.at_once import AtOnce
 from tocsin.audit import Actor
 from tocsin.batches import Batches
 from tocsin.catalogue import Checked
 from tocsin.db.pool import LOCK_TIMEOUT, Borrowed, Connection, Database, Record, queries
 from tocsin.directory import UnknownRecipients, people
 from tocsin.disk_guard import DiskGuard
-from tocsin.errors import FieldError, IdReused, Invalid, NotFound, Problem, TooLate, Unavailable
+from tocsin.errors import FieldError, IdReused, Invalid, Locked, NotFound, Overrun, Problem, TooLate, Unavailable
 from tocsin.ids import new_id
 from tocsin.isolation import LockConflicts, do_in_parts
 from tocsin.jobs import DIRECT_MAX_RECIPIENTS
@@ -45,6 +50,8 @@ ANY_COMPANY = 0
 
 Users = Mapping[tuple[int | None, int], Mapping[str, Any]]
 """User objects of notifications, by the company of the caller and the user's id."""
+
+T = TypeVar("T")
 
 _SQL = queries("events")
 
@@ -119,6 +126,19 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Entered:
+    """What was delivered at once: the users, and whether there are pushes. The other events, if any, are queued.
+
+    `took` are the seconds that each event took.
+    """
+
+    user_ids: Collection[int] = ()
+    is_pushed: bool = False
+    is_queued: bool = True
+    took: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Viewer:
     """A caller that reads events: only those of a service and of a company, or of all if None."""
 
@@ -130,10 +150,12 @@ class Intake:
     """Accepts events. Events that arrive while others are being stored are stored together, by one statement.
 
     Half of the cost of a transaction is its commit, and a statement costs little more for ten events than for one.
-    If the database is a transaction of the caller, each event is stored separately.
+    If the database is a transaction of the caller, each event is stored separately. With `at_once`, events with few
+    recipients are delivered by the statement that stores them.
     """
 
-    def __init__(self, database: Database, pubsub: PubSub, disk: DiskGuard) -> None:
+    def __init__(self, database: Database, pubsub: PubSub, disk: DiskGuard, at_once: AtOnce | None = None) -> None:
+        self.at_once = at_once
         self._database = database
         self._disk = disk
         self._pubsub = pubsub
@@ -166,16 +188,24 @@ class Intake:
         for id_, draft in zip(ids, drafts, strict=True):
             if by_id.setdefault(id_, draft).digest != draft.digest:
                 raise IdReused
+        accepted, entered = await self._try_at_once(lambda at_once: self._store_in_one(ids, by_id, prefixes, at_once))
+        self._announce(entered)
+        return accepted
+
+    async def _store_in_one(
+        self, ids: Sequence[UUID], drafts: Mapping[UUID, Draft], prefixes: Sequence[str], at_once: AtOnce | None
+    ) -> tuple[list[Accepted], Entered]:
+        """Store the events of a request in one transaction."""
         async with self._database.transaction() as connection:
-            named = await _hold_keys(connection, by_id)
-            outcomes = await _store(connection, by_id, batch=new_id() if len(by_id) > 1 else None)
+            named = await _hold_keys(connection, drafts)
+            batch = new_id() if len(drafts) > 1 else None
+            outcomes, entered = await _store(connection, drafts, at_once, batch)
             _raise_problems([outcomes[id_] for id_ in ids], prefixes)
             accepted = [_accepted(outcomes[id_]) for id_ in ids]
             stored = [event.id for event in accepted if not event.is_repeated]
-            await _name_keys(connection, by_id, stored, named)
-            await _record(connection, by_id, stored)
-        self._pubsub.publish("direct")
-        return accepted
+            await _name_keys(connection, drafts, stored, named)
+            await _record(connection, drafts, stored)
+        return accepted, entered
 
     async def _store_batch(self, batch: Sequence[Waiting]) -> None:
         """Store these together. An event that fails, or waits for a lock, fails alone; an outage fails all."""
@@ -188,13 +218,43 @@ class Intake:
         except Exception as error:  # noqa: BLE001 - the callers raise it
             for waiting in batch:
                 waiting.fail(error)
-        self._pubsub.publish("direct")
 
     async def _store_together(self, batch: Sequence[Waiting]) -> None:
+        drafts = {waiting.id: waiting.draft for waiting in batch}
         acquire = self._database.transaction if LOCK_TIMEOUT.get() else self._database.connection
-        async with acquire() as connection:
-            outcomes = await _store(connection, {waiting.id: waiting.draft for waiting in batch})
+
+        async def store(at_once: AtOnce | None) -> tuple[dict[UUID, Outcome], Entered]:
+            async with acquire() as connection:
+                return await _store(connection, drafts, at_once)
+
+        outcomes, entered = await self._try_at_once(store)
         self._pace.add(*(partial(waiting.succeed, outcomes[waiting.id]) for waiting in batch))
+        self._announce(entered)
+
+    async def _try_at_once(self, store: Callable[[AtOnce | None], Awaitable[T]]) -> T:
+        """Store events, and deliver them at once if nothing hinders that."""
+        if self.at_once is None or self.at_once.is_paused:
+            return await store(None)
+        try:
+            return await store(self.at_once)
+        except Problem as error:
+            if not isinstance(error, Locked | Overrun):
+                raise
+            self.at_once.pause(error)
+        except Exception as error:  # noqa: BLE001 - if delivery fails, the events are stored nevertheless
+            self.at_once.pause(error)
+        return await store(None)
+
+    def _announce(self, entered: Entered) -> None:
+        if entered.is_queued:
+            self._pubsub.publish("direct")
+        if entered.took and self.at_once:
+            self._pubsub.publish_changes(entered.user_ids)
+            self._pubsub.publish("settled")
+            if entered.is_pushed:
+                self._pubsub.publish("push")
+            for seconds in entered.took:
+                self.at_once.entered(seconds)
 
 
 def _count_of_next(waiting: Sequence[Waiting]) -> int:
@@ -252,18 +312,30 @@ async def stop(connection: Connection, ids: Sequence[UUID]) -> None:
 
 
 async def _store(
-    connection: Connection, drafts: Mapping[UUID, Draft], batch: UUID | None = None
-) -> dict[UUID, Outcome]:
-    """Store the events that are valid, and return the outcome of each event by its id.
+    connection: Connection, drafts: Mapping[UUID, Draft], at_once: AtOnce | None, batch: UUID | None = None
+) -> tuple[dict[UUID, Outcome], Entered]:
+    """Store the events that are valid; return the outcome of each event by its id, and what was delivered at once.
 
-    Jobs of events that are due at once belong to `batch`, if it is given.
+    Jobs of events that are due at once belong to `batch`, if it is given. All of these are delivered at once, or none.
     """
+    began = time.monotonic()
     users = await _users_of_data(connection, drafts.values())
-    rows = [
-        _row(id_, draft, users, batch, len(drafts) - position)
-        for position, (id_, draft) in enumerate(drafts.items(), 1)
-    ]
-    found = await connection.fetch(_SQL["accept"], *map(list, zip(*rows, strict=True)), len(rows))
+    few = _few_of(drafts, batch) if at_once else frozenset[UUID]()
+    rows, contents = [], list[tuple[int, str, str]]()
+    for position, (id_, draft) in enumerate(drafts.items(), 1):
+        data = _data_of(draft, users)
+        as_json = None if data is None else to_json(data)
+        rows.append(_row(id_, draft, as_json, batch, len(drafts) - position))
+        if at_once and id_ in few and data is not None and as_json is not None:
+            contents += [(position, *content) for content in at_once.render(id_, draft.checked, data, as_json)]
+    arguments = (*map(list, zip(*rows, strict=True)), len(rows))
+    if at_once and contents:
+        words = map(list, zip(*contents, strict=True))
+        entering = (*words, at_once.languages, at_once.lanes, batch is not None)
+        found = await connection.fetch(_SQL["accept_at_once"], *arguments, *entering)
+        entered = _entered(found, len(drafts), at_once, time.monotonic() - began)
+    else:
+        found, entered = await connection.fetch(_SQL["accept"], *arguments), Entered()
     outcomes: dict[UUID, Outcome] = dict(zip(drafts, map(Accepted, drafts), strict=True))
     outcomes |= {row["id"]: _outcome(row, drafts[row["id"]], users) for row in found}
     refused = [row["id"] for row in found if not row["is_stored"] and drafts[row["id"]].id]
@@ -272,7 +344,38 @@ async def _store(
             row["id"]: _outcome_of_repeat(row, drafts[row["id"]])
             for row in await connection.fetch(_SQL["posted"], refused)
         }
-    return outcomes
+    return outcomes, entered
+
+
+def _few_of(drafts: Mapping[UUID, Draft], batch: UUID | None) -> frozenset[UUID]:
+    """Return the events that are delivered at once if nothing hinders it.
+
+    Of a batch, these are all or none, because it is delivered in its order. In a batch, an event with a key can be
+    replaced by a later one.
+    """
+    few, left = set[UUID](), MAX_COST_AT_ONCE
+    if len(drafts) > MAX_EVENTS_AT_ONCE:
+        return frozenset()
+    for id_, draft in drafts.items():
+        if draft.deliver_at is None and draft.cost <= left and not (batch and draft.key):
+            few.add(id_)
+            left -= draft.cost
+        elif batch:
+            return frozenset()
+    return frozenset(few)
+
+
+def _entered(found: Sequence[Record], stored: int, at_once: AtOnce, seconds: float) -> Entered:
+    """Return what the statement delivered. `stored` is the number of events."""
+    at_once.learn(json.loads(found[0]["languages"] or "{}").values())
+    delivered = [row for row in found if row["user_ids"] is not None]
+    stored -= sum(not row["is_stored"] for row in found)
+    return Entered(
+        {user_id for row in delivered for user_id in row["user_ids"]},
+        any(row["is_pushed"] for row in delivered),
+        len(delivered) < stored,
+        [seconds] * len(delivered),
+    )
 
 
 def _outcome(row: Record, draft: Draft, users: Users) -> Outcome:
@@ -374,10 +477,18 @@ def _publish_settled(pubsub: PubSub) -> None:
         pubsub.publish(topic)
 
 
-def _row(id_: UUID, draft: Draft, users: Users, batch: UUID | None, lag: int) -> tuple[Any, ...]:
-    """Return the arguments of the statement, without data if a user is unknown."""
+def _data_of(draft: Draft, users: Users) -> Mapping[str, Any] | None:
+    """Return the data of an event with its users filled in; None if one is unknown."""
+    unfilled = draft.checked.unfilled
+    if not unfilled:
+        return draft.checked.data
+    filled = {field: users.get((draft.company_id, user)) for field, user in unfilled.items()}
+    return {**draft.checked.data, **filled} if all(filled.values()) else None
+
+
+def _row(id_: UUID, draft: Draft, data: str | None, batch: UUID | None, lag: int) -> tuple[Any, ...]:
+    """Return the arguments of the statement for one event."""
     checked = draft.checked
-    filled = {field: users.get((draft.company_id, user)) for field, user in checked.unfilled.items()}
     own = [f"key:{draft.key}"] if draft.key else []
     return (
         id_,
@@ -387,7 +498,7 @@ def _row(id_: UUID, draft: Draft, users: Users, batch: UUID | None, lag: int) ->
         checked.actor,
         _array(draft.users),
         _array(draft.teams),
-        to_json({**checked.data, **filled}) if all(filled.values()) else None,
+        data,
         to_json(checked.params),
         _array_of_words([*checked.subjects, *draft.about, *own]),
         _array(draft.excepted),

@@ -75,7 +75,9 @@ async def serve(
         verifier.begin()
         lanes = await stack.enter_async_context(open_lanes(settings))
         catalogue = Catalogue.load(*settings.catalogue_folders)
-        app_state = build_app_state(settings, catalogue, database, counting, pubsub, verifier, lanes)
+        app_state = build_app_state(
+            settings, catalogue, database, counting, pubsub, verifier, lanes, with_worker=with_worker
+        )
         stack.push_async_callback(app_state.limits.close)
         stack.push_async_callback(app_state.streams.finish)
         if app_state.provider:

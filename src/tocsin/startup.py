@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 from tocsin import preferences
 from tocsin.api.state import AppState
+from tocsin.at_once import AtOnce
 from tocsin.auth.from_settings import provider_of
 from tocsin.auth.tokens import Verifier
 from tocsin.capacity import Capacity
@@ -41,8 +42,12 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
     pubsub: PubSub,
     verifier: Verifier,
     lanes: Sequence[Lane],
+    *,
+    with_worker: bool,
 ) -> AppState:
     """Return the state of the application. Requires a running event loop.
+
+    A process with a worker delivers events with few recipients at once: it knows the lanes of their pushes.
 
     Rate limits use the pool `counting`, so that a request that holds a connection never waits for another one.
     """
@@ -55,7 +60,8 @@ def build_app_state(  # noqa: PLR0913, PLR0917 - its collaborators
     disk = guard_of(settings)
     metrics.watch_disk(disk)
     capacity = Capacity(metrics)
-    intake, cursors = Intake(database, pubsub, disk), Cursors(database)
+    at_once = AtOnce(catalogue, [lane.name for lane in lanes], metrics.inbox) if with_worker else None
+    intake, cursors = Intake(database, pubsub, disk, at_once), Cursors(database)
     return AppState(
         settings,
         database,

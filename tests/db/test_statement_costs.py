@@ -31,6 +31,7 @@ BOUNDED = {
     ("directory", "put_users"): "the teams of at most 2,500 users",
     ("doctor", "workers"): "a row for each worker",
     ("event_status", "person"): "the recipients of one event, compared with one user",
+    ("events", "accept_at_once"): "at most 200 events and a handful of languages",
     ("explain", "devices"): "one user's devices",
     ("explain", "events"): "the last 5,000 events, compared with one user",
     ("fanout", "behind_locks"): "at most 100 heads that others hold",

@@ -175,7 +175,9 @@ async def serving(
         lanes = lanes_of(settings) if pushing else []
         for lane in lanes:
             stack.push_async_callback(lane.transport.close)
-        app_state = build_app_state(settings, catalogue, database, counting, pubsub, verifier, lanes)
+        app_state = build_app_state(
+            settings, catalogue, database, counting, pubsub, verifier, lanes, with_worker=with_worker
+        )
         stack.push_async_callback(app_state.limits.close)
         stack.push_async_callback(app_state.streams.finish)
         if app_state.provider:

@@ -42,7 +42,8 @@ async def do_once(request: Request, caller: UserCaller | ServiceCaller, limit: i
         if answer := await idempotency.begin(connection, key, digest.digest()):
             return again(answer)
         database = Borrowed(connection)
-        state = replace(app_state, database=database, pubsub=pubsub, intake=Intake(database, pubsub, app_state.disk))
+        intake = Intake(database, pubsub, app_state.disk, app_state.intake.at_once)
+        state = replace(app_state, database=database, pubsub=pubsub, intake=intake)
         response = await handle(state)
         await idempotency.keep(connection, key, StoredAnswer(response.status_code, bytes(response.body).decode()))
     pubsub.flush()

@@ -1,53 +1,10 @@
 -- Events: accepted, replaced and cancelled.
 
 -- name: accept
--- Store events of any number of callers, each with its subjects and its job. Left out is an event without data, one that
--- names unknown recipients and does not skip them, and one whose id is in use. Events that are due at once are due in
--- their order, microseconds apart and before now. They are inserted in the order of their ids, so that two sessions never
--- wait for each other. Returns the events that were left out or have unknown recipients.
---
--- The limit is the number of events. It shows the planner that they are few, so that it keeps its plan.
-with draft as materialized (
-    select given.*, unknown_users <> '{}' or unknown_teams <> '{}' as has_unknown
-    from (
-        select d.id, d.service, d.company_id, d.kind, d.actor, d.users::int[] as users, d.teams::int[] as teams,
-               d.excepted::int[] as excepted, d.data, d.params, d.subjects::text[] as subjects, d.key, d.digest, d.batch,
-               d.skips, d.cost, coalesce(d.due_at, now() - d.lag * interval '1 microsecond') as due_at,
-               array(select id from unknown_users(d.users::int[], d.company_id)) as unknown_users,
-               array(select id from unknown_teams(d.teams::int[], d.company_id)) as unknown_teams
-        from unnest(
-            $1::uuid[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[], $9::text[],
-            $10::text[], $11::text[], $12::bool[], $13::timestamptz[], $14::text[], $15::bytea[], $16::uuid[],
-            $17::int[], $18::int[]
-        ) as d (
-            id, service, company_id, kind, actor, users, teams, data, params, subjects, excepted, skips, due_at, key,
-            digest, batch, lag, cost
-        )
-        limit $19::bigint
-    ) given
-),
-accepted as (
-    insert into events
-        (
-            id, service, company_id, kind, actor, users, teams, excepted, data, params, subjects, key, digest,
-            skipped_users, skipped_teams, generation
-        )
-    select id, service, company_id, kind, actor,
-           case when has_unknown then array(select unnest(users) except select unnest(unknown_users)) else users end,
-           case when has_unknown then array(select unnest(teams) except select unnest(unknown_teams)) else teams end,
-           excepted, data, params, subjects, key, digest,
-           case when skips then unknown_users end, case when skips then unknown_teams end,
-           (select coalesce(max(current), 0) from generations where generations.id = 1)
-    from draft
-    where data is not null and (skips or not has_unknown)
-    order by id
-    on conflict (id) do nothing
-    returning id, subjects
-),
-about as (
-    insert into subjects (subject, event_id) select unnest(subjects), id from accepted
-),
-result as materialized (
+-- Store events (`fragments/accepted.sql`), each with a job. Returns those that were left out or have unknown recipients.
+with
+-- include: accepted
+outcome as materialized (
     select id, batch, due_at, cost, unknown_users, unknown_teams, has_unknown,
            id in (select id from accepted) as is_stored
     from draft
@@ -55,12 +12,99 @@ result as materialized (
 job as (
     insert into jobs (id, task, lane, due_at, batch, wanted_at, cost)
     select id, 'deliver', 'direct', due_at, batch, greatest(due_at, now()), cost
-    from result
+    from outcome
     where is_stored
 )
 select id, is_stored, unknown_users, unknown_teams
-from result
+from outcome
 where has_unknown or not is_stored
+
+-- name: accept_at_once
+-- The same, but those of the events with content ($20..$22) that reach at most 100 users, whose heads no other session has
+-- locked, are delivered and get no job, if their content is given in all languages of their recipients; with $25, all of
+-- the events or none. Waiting for a head would delay the events of other callers. Returns the events with content, too.
+with
+-- include: accepted
+candidate as materialized (
+    select d.ordinal, 0 as after_user, 2147483647 as up_to, a.id as event_id, a.users, a.actor, a.excepted, a.company_id,
+           a.accepted_at, a.generation,
+           case
+               when a.company_id is null then a.teams
+               else array(select t.id from teams t where t.id = any(a.teams) and t.company_id = a.company_id)
+           end as teams
+    from accepted a
+    join draft d using (id)
+    where d.ordinal in (select unnest($20::int[]))
+      and not exists (
+          select
+          from unnest(a.teams) as t (team_id)
+          cross join lateral (select m.user_id from members m where m.team_id = t.team_id offset 100 limit 1) further
+      )
+),
+-- include: found
+reached as materialized (
+    -- as in `enter`
+    select ordinal, user_id, min(team_id) as team_id
+    from found
+    group by ordinal, user_id
+    having min(team_id) >= 0
+),
+free as materialized (
+    select h.user_id, h.locale, h.active
+    from (select distinct user_id from reached order by user_id) r
+    cross join lateral (
+        select user_id, locale, active from heads where user_id = r.user_id for no key update skip locked
+    ) h
+),
+speaker as (select locale from free where active),
+-- include: spoken(languages=$23)
+ready as materialized (
+    select ordinal
+    from (
+        select r.ordinal, count(*) as n,
+               bool_or(r.user_id > 0 and f.user_id is null) as is_locked,
+               bool_or(f.active and not (select languages from spoken) ->> f.locale = any($21::text[])) as is_unsaid
+        from reached r
+        left join free f using (user_id)
+        group by r.ordinal
+    ) event
+    where n <= 100 and not is_locked and is_unsaid is not true
+),
+piece as materialized (
+    select *
+    from candidate
+    where ordinal in (select ordinal from ready) and (not $25::bool or (select count(*) from ready) = $19)
+),
+recipient as materialized (
+    select * from reached where ordinal in (select ordinal from piece)
+),
+-- include: head
+-- include: entries(lanes=$24, is_bulk=false)
+,
+said as (
+    insert into contents (event_id, language, body)
+    select ($1::uuid[])[content.ordinal], content.language, content.body
+    from unnest($20::int[], $21::text[], $22::text[]) as content (ordinal, language, body)
+    join got using (ordinal)
+    where content.language = any(got.languages)
+),
+outcome as materialized (
+    select d.id, d.batch, d.due_at, d.cost, d.unknown_users, d.unknown_teams, d.has_unknown,
+           d.ordinal in (select unnest($20::int[])) as is_few, a.id is not null as is_stored, p.user_ids
+    from draft d
+    left join accepted a using (id)
+    left join result p on p.event_id = d.id
+),
+job as (
+    insert into jobs (id, task, lane, due_at, batch, wanted_at, cost)
+    select id, 'deliver', 'direct', due_at, batch, greatest(due_at, now()), cost
+    from outcome
+    where is_stored and user_ids is null
+)
+select id, is_stored, unknown_users, unknown_teams, user_ids, exists (select from pushed) as is_pushed,
+       (select languages from spoken) as languages
+from outcome
+where has_unknown or not is_stored or is_few
 
 -- name: posted
 -- The callers, digests and skipped recipients of the events with these ids.

@@ -424,7 +424,7 @@ select count(*) from old
 -- Each list of users is read once, and joined only by an index: the planner expects every list to be short, and would
 -- compare each row of one list with each row of another. The limit is the number of events. It shows the planner that
 -- they are few, so that it keeps its plan.
-with piece as materialized (
+with candidate as materialized (
     select p.ordinal::int as ordinal, p.after_user, p.up_to, e.id as event_id, e.users, e.actor, e.excepted, e.company_id,
            e.accepted_at, e.generation,
            case
@@ -438,44 +438,7 @@ with piece as materialized (
     ) p
     join events e on e.id = p.event_id
 ),
-found as (
-    -- A user who got the id of an erased user or moved to another company since is not the user who was named. The
-    -- negative id matches no head, so that the recipient is counted as dropped. Scalar sub-queries look up each user by
-    -- key, independent of the planner's estimates.
-    select p.ordinal,
-           case
-               when (
-                   select coalesce(h.generation > p.generation, h.made_at > p.accepted_at)
-                   from heads h
-                   where h.user_id = named.user_id
-               ) then - named.user_id
-               when p.company_id is null then named.user_id
-               when (select u.company_id <> p.company_id from users u where u.id = named.user_id) then - named.user_id
-               else named.user_id
-           end as user_id,
-           0 as team_id
-    from piece p
-    cross join unnest(p.users) as named (user_id)
-    where named.user_id > p.after_user and named.user_id <= p.up_to
-    union all
-    select p.ordinal, member.user_id, t.team_id
-    from piece p
-    cross join unnest(p.teams) as t (team_id)
-    cross join lateral (
-        select m.user_id
-        from members m
-        where m.team_id = t.team_id and m.user_id > p.after_user and m.user_id <= p.up_to
-        offset 0
-    ) member
-    where member.user_id is distinct from p.actor
-    union all
-    -- users whom the event excludes, by both the positive and the negative id
-    select p.ordinal, sign * left_out.user_id, -1
-    from piece p
-    cross join unnest(p.excepted) as left_out (user_id)
-    cross join unnest('{1,-1}'::int[]) as sign
-    where left_out.user_id > p.after_user and left_out.user_id <= p.up_to
-),
+-- include: found
 recipient as materialized (
     -- each user once: excluded (-1) takes precedence over named (0), and named over a team
     select ordinal, user_id, min(team_id) as team_id
@@ -483,76 +446,11 @@ recipient as materialized (
     group by ordinal, user_id
     having min(team_id) >= 0
 ),
-head as (
-    update heads h
-    set position = h.position + a.n, total = h.total + a.n, unread = h.unread + a.n,
-        last_at = greatest(h.last_at, clock_timestamp())
-    from (
-        -- a part is the ordinal and, in its lower 32 bits, the team
-        select user_id, count(*)::int as n, array_agg(ordinal::bigint << 32 | team_id order by ordinal) as parts
-        from recipient
-        group by user_id
-        order by user_id
-    ) a
-    where h.user_id = a.user_id and h.active
-    returning h.user_id, h.position - a.n as before, h.last_at, h.locale, a.parts
-),
-spoken as materialized (
-    -- da-DK gets da if da-DK is not available, and the first language if neither is
-    select jsonb_object_agg(l.locale, coalesce((
-        select language
-        from unnest($4::text[]) as known (language)
-        where starts_with(lower(replace(l.locale, '_', '-')) || '-', lower(known.language) || '-')
-        order by length(language) desc
-        limit 1
-    ), ($4::text[])[1])) as languages
-    from (select distinct locale from head) l
-),
-entry as materialized (
-    select (part >> 32)::int as ordinal, ($1::uuid[])[part >> 32] as event_id, head.user_id,
-           (part & x'7fffffff'::int)::int as team_id, head.before + nth as position, head.last_at,
-           (select languages from spoken) ->> head.locale as language
-    from head
-    cross join unnest(head.parts) with ordinality as part_of (part, nth)
-),
-delivered as (
-    insert into inbox (position, created_at, event_id, user_id, language)
-    select position, last_at, event_id, user_id, language
-    from entry
-),
-pushed as (
-    -- A delivery for each device in one of the lanes. Without lanes, no device is looked up; the sub-select hides this
-    -- from the planner, which would otherwise plan the statement for each execution.
-    insert into deliveries (event_id, device_id, user_id, lane, is_bulk, type, token_ending)
-    select entry.event_id, d.id, entry.user_id, d.lane, $6, d.type, right(d.token, 6)
-    from entry
-    cross join lateral (
-        select id, lane, type, token from devices where user_id = entry.user_id and lane = any($5::text[]) offset 0
-    ) d
-    where cardinality((select $5::text[])) > 0 and exists (select from devices)
-    returning true
-),
-meant as materialized (
-    select ordinal, count(*) as n from recipient group by ordinal
-),
-got as materialized (
-    select ordinal, array_agg(user_id) as user_ids, array_agg(team_id) as team_ids,
-           array_agg(distinct language) as languages
-    from entry
-    group by ordinal
-),
-result as materialized (
-    select p.event_id, p.after_user, coalesce(got.user_ids, '{}') as user_ids, coalesce(got.team_ids, '{}') as team_ids,
-           coalesce(meant.n, 0) as meant, got.languages
-    from piece p
-    left join meant using (ordinal)
-    left join got using (ordinal)
-),
-noted as (
-    insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropped)
-    select event_id, after_user, user_ids, team_ids, cardinality(user_ids), meant - cardinality(user_ids)
-    from result
-)
+-- include: head
+speaker as (select locale from head),
+-- include: spoken(languages=$4)
+piece as (select * from candidate),
+-- include: entries(lanes=$5, is_bulk=$6)
 select e.id, e.kind, e.data, e.params, e.erased, result.languages, result.user_ids,
        exists (select from pushed) as pushed
 from result

@@ -1,0 +1,78 @@
+"""Delivery at once: events with few recipients enter the inboxes in the statement that stores them.
+
+This saves a job, two transactions and the wait for a worker. What cannot be delivered at once gets a job: an event of a
+recipient whose head is locked, or of one whose language was not used recently in this process.
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from tocsin.catalogue import Catalogue, Checked
+from tocsin.notifications import body_with
+
+MAX_COST = 2_000
+"""Maximum cost of the events that are delivered by one statement, so that no caller waits long for those of others."""
+
+MAX_EVENTS = 200
+"""Maximum events of a batch that is delivered at once: the statement joins lists of events without an index."""
+
+MAX_LANGUAGES = 4
+"""Maximum languages in which an event is rendered before its recipients are known."""
+
+PAUSE = 30.0
+"""Seconds after a failure for which all events get a job: a table may be locked, and no caller should wait for it."""
+
+log = structlog.get_logger(__name__)
+
+
+class AtOnce:
+    """Selects and renders the events that are delivered at once. `lanes` are those of pushes.
+
+    `entered` is called with the seconds from the acceptance of an event to the last inbox.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        lanes: Sequence[str] = (),
+        entered: Callable[[float], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.entered = entered
+        self.languages = list(catalogue.languages)
+        self.lanes = list(lanes)
+        self._catalogue = catalogue
+        self._clock = clock
+        self._recent = dict.fromkeys(self.languages[:1])
+        self._paused_until = clock()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether all events get a job."""
+        return self._clock() < self._paused_until
+
+    def pause(self, error: Exception) -> None:
+        """Give all events a job for a while."""
+        self._paused_until = self._clock() + PAUSE
+        log.warning("events are queued instead of delivered at once", seconds=PAUSE, reason=type(error).__name__)
+
+    def render(self, id_: UUID, checked: Checked, data: Mapping[str, Any], data_json: str) -> list[tuple[str, str]]:
+        """Return the content of an event in each recent language: its language, and the JSON as of `body_of`."""
+        type_ = self._catalogue.kinds[checked.kind].type
+        contents = []
+        for language in self._recent:
+            words = self._catalogue.render(checked.kind, language, data, checked.params)
+            contents.append((language, body_with(str(id_), type_, data_json, words.message, words.message_formatted)))
+        return contents
+
+    def learn(self, languages: Collection[str]) -> None:
+        """Keep the languages of the recipients of the last events as recent."""
+        for language in languages:
+            self._recent.pop(language, None)
+            self._recent[language] = None
+        while len(self._recent) > MAX_LANGUAGES:
+            del self._recent[next(iter(self._recent))]

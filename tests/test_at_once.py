@@ -1,0 +1,215 @@
+"""Delivery at once: an event with few recipients is in their inboxes when it is accepted."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.support.database import locked
+from tests.support.events import SAMPLES, accepted, custom, in_future, message_event, note, post, state
+from tests.support.service import Api, serving
+from tests.support.workers import work
+from tocsin.at_once import MAX_EVENTS, MAX_LANGUAGES, AtOnce
+from tocsin.catalogue import Catalogue
+from tocsin.db.pool import Connection
+from tocsin.jobs import DIRECT_MAX_RECIPIENTS
+
+
+@pytest.fixture
+async def prompt(idle: Api, catalogue: Catalogue) -> Api:
+    """The service without a worker, delivering at once."""
+    idle.app_state.intake.at_once = AtOnce(catalogue)
+    return idle
+
+
+async def queued(api: Api) -> int:
+    count: int = await api.app_state.database.value("select count(*) from jobs")
+    return count
+
+
+async def test_event_is_in_the_inboxes_when_it_is_accepted(prompt: Api) -> None:
+    await prompt.people(1, 2, 3)
+    await prompt.team(7, 2, 3)
+    id_ = (await post(prompt, custom(1, teams=(7,)))).json()["id"]
+    assert [await prompt.ids(user) for user in (1, 2, 3)] == [[id_]] * 3
+    assert await queued(prompt) == 0
+    assert (await state(prompt, id_))["state"] == "delivered"
+
+
+async def stored(api: Api) -> list[list[dict[str, Any]]]:
+    """Return what a delivery writes, without times and ids."""
+    statements = (
+        "select position, user_id, language, read_at from inbox order by position, user_id",
+        "select language, replace(body, event_id::text, '') as body from contents order by 1, 2",
+        "select after_user, user_ids, team_ids, reached, dropped from recipients order by reached, user_ids, team_ids",
+        "select user_id, position, total, unread, forgotten from heads order by user_id",
+    )
+    return [[dict(row) for row in await api.app_state.database.rows(statement)] for statement in statements]
+
+
+async def test_event_that_is_delivered_at_once_is_stored_as_by_a_worker(prompt: Api) -> None:
+    await prompt.people(*range(1, 8))
+    await prompt.people(8, active=False)
+    await prompt.team(7, 2, 3, 4, 8)
+    await prompt.team(8, 4, 5)
+    events = [{**sample["event"], "notify": {"users": [2, 3], "teams": [7, 8]}} for sample in SAMPLES.values()]
+    events += [
+        custom(1, 1, 8, teams=(7, 8, 7)),
+        {**custom(1, teams=(7,)), "notify": {"users": [1], "teams": [7], "except": [2, 3]}},
+        {**custom(1), "notify": {"users": [1, 99], "teams": [98, 8], "unknown": "skip"}},
+        note(4, teams=(7,)),
+    ]
+    for event in events:
+        await post(prompt, event)
+    assert await queued(prompt) == 0
+    at_once = await stored(prompt)
+    for table in ("inbox", "contents", "recipients", "events", "subjects"):
+        await prompt.app_state.database.value(f"delete from {table}")
+    await prompt.app_state.database.value("update heads set position = 0, total = 0, unread = 0, forgotten = 0")
+    prompt.app_state.intake.at_once = None
+    for event in events:
+        await post(prompt, event)
+        await work(prompt)
+    assert await queued(prompt) == 0
+    assert at_once == await stored(prompt)
+
+
+async def test_event_of_a_user_whose_inbox_is_locked_waits_in_the_queue(prompt: Api, dba: Connection) -> None:
+    await prompt.people(1, 2, 3)
+    async with dba.transaction():
+        await dba.execute("select from heads where user_id = 1 for update")
+        behind = await accepted(prompt, 1, 2)
+        free = await accepted(prompt, 3)
+        assert await prompt.ids(3) == [str(free)]
+        assert await queued(prompt) == 1
+    await work(prompt)
+    assert await prompt.ids(2) == [str(behind)]
+
+
+async def test_event_for_many_waits_in_the_queue(prompt: Api) -> None:
+    many = range(1, DIRECT_MAX_RECIPIENTS + 2)
+    await prompt.people(*many)
+    await prompt.team(7, *many[1:])
+    await prompt.team(8, *many)
+    few = (await post(prompt, custom(teams=(7,)))).json()["id"]
+    assert await prompt.ids(2) == [few]
+    for event in (custom(*many), custom(1, teams=(7,)), custom(teams=(8,))):
+        await post(prompt, event)
+    assert await prompt.ids(2) == [few]
+    assert await queued(prompt) == 3
+
+
+async def test_held_event_waits_in_the_queue(prompt: Api) -> None:
+    await prompt.people(1)
+    await post(prompt, message_event("later", 1, deliver_at=in_future()))
+    assert await prompt.ids(1) == []
+    assert await queued(prompt) == 1
+
+
+async def test_first_event_in_a_language_waits_in_the_queue_and_the_next_does_not(prompt: Api) -> None:
+    await prompt.people(1, locale="da-DK")
+    first = await accepted(prompt, 1)
+    assert (await prompt.ids(1), await queued(prompt)) == ([], 1)
+    second = await accepted(prompt, 1)
+    assert (await prompt.ids(1), await queued(prompt)) == ([str(second)], 1)
+    await work(prompt)
+    assert await prompt.ids(1) == [str(first), str(second)]
+    assert await prompt.app_state.database.value("select count(*) from contents where language <> 'da'") == 0
+
+
+def test_few_languages_are_rendered_in_advance(catalogue: Catalogue) -> None:
+    at_once = AtOnce(catalogue)
+    for number in range(20):
+        at_once.learn([f"l{number}", "en"])
+    assert list(at_once._recent) == ["l17", "l18", "l19", "en"]  # noqa: SLF001 - what is rendered
+    assert MAX_LANGUAGES == 4
+
+
+async def test_batch_is_delivered_at_once_as_a_whole_or_not_at_all(prompt: Api, dba: Connection) -> None:
+    await prompt.people(1, 2)
+    events = [message_event(str(number), 1 + number % 2) for number in range(10)]
+    await prompt.as_service("POST", "/events/batch", json={"events": events})
+    assert [entry["message"] for entry in (await prompt.inbox(1))["data"]] == ["8", "6", "4", "2", "0"]
+    async with dba.transaction():
+        await dba.execute("select from heads where user_id = 1 for update")
+        await prompt.as_service("POST", "/events/batch", json={"events": events})
+        assert await queued(prompt) == 10
+    await prompt.as_service("POST", "/events/batch", json={"events": [*events, message_event("x", 1, key="x")]})
+    assert await queued(prompt) == 21
+    for size, added in ((MAX_EVENTS, 0), (MAX_EVENTS + 1, MAX_EVENTS + 1)):
+        before = await queued(prompt)
+        large = [message_event(str(number), 2) for number in range(size)]
+        await prompt.as_service("POST", "/events/batch", json={"events": large})
+        assert await queued(prompt) == before + added
+
+
+async def test_repeated_event_is_delivered_once(prompt: Api) -> None:
+    await prompt.people(1)
+    event = message_event("once", 1, id=str(uuid4()))
+    answers = [await post(prompt, event) for _ in range(3)]
+    assert {answer.status_code for answer in answers} == {202}
+    assert await prompt.ids(1) == [event["id"]]
+
+
+async def test_event_with_an_idempotency_key_is_delivered_once(prompt: Api) -> None:
+    await prompt.people(1)
+    headers = {"Idempotency-Key": "a"}
+    answers = [await post(prompt, custom(1), headers=headers) for _ in range(3)]
+    assert await prompt.ids(1) == [answers[0].json()["id"]]
+    assert {answer.text for answer in answers} == {answers[0].text}
+
+
+@pytest.fixture
+async def broken_inbox(dba: Connection) -> AsyncIterator[None]:
+    """An inbox that refuses all entries."""
+    await dba.execute(
+        "create function refuse() returns trigger language plpgsql as $$ begin raise 'refused'; end $$;"
+        " create trigger refuse before insert on inbox for each row execute function refuse()"
+    )
+    yield
+    await dba.execute("drop function if exists refuse cascade")
+
+
+@pytest.mark.parametrize("table", ["inbox", "deliveries", "contents"])
+async def test_event_is_accepted_while_a_table_of_deliveries_is_locked(
+    prompt: Api, dba: Connection, table: str
+) -> None:
+    await prompt.people(1)
+    async with locked(dba, table):
+        answers = [await post(prompt, custom(1)) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [202] * 3
+        assert await queued(prompt) == 3
+
+
+@pytest.mark.usefixtures("broken_inbox")
+@pytest.mark.parametrize("more", [{}, {"key": "mine"}])
+async def test_event_is_stored_although_it_cannot_be_delivered(
+    prompt: Api, dba: Connection, more: dict[str, Any]
+) -> None:
+    await prompt.people(1)
+    answer = await post(prompt, message_event("hello", 1, **more))
+    assert answer.status_code == 202
+    assert await queued(prompt) == 1
+    at_once = prompt.app_state.intake.at_once
+    assert at_once is not None
+    assert at_once.is_paused
+    await dba.execute("drop function refuse cascade")
+    await work(prompt)
+    assert await prompt.ids(1) == [answer.json()["id"]]
+
+
+async def test_events_wait_in_the_queue_for_a_while_after_a_failure(catalogue: Catalogue) -> None:
+    now = 0.0
+    at_once = AtOnce(catalogue, clock=lambda: now)
+    assert not at_once.is_paused
+    at_once.pause(RuntimeError("refused"))
+    now = 29.0
+    assert at_once.is_paused
+    now = 31.0
+    assert not at_once.is_paused
+
+
+async def test_process_without_a_worker_leaves_delivery_to_others(url: str, catalogue: Catalogue) -> None:
+    async with serving(url, catalogue, with_worker=False) as api:
+        assert api.app_state.intake.at_once is None

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tocsin.api.connections import Connections, Patience, is_reserved
 from tocsin.api.cors import EXPOSED
+from tocsin.api.joining import Joining
 from tocsin.api.middleware import ABORT, CYCLE, OF_EVERY_ANSWER
 from tocsin.capacity import Capacity, kind_of
 from tocsin.errors import HeadTooLarge, Malformed, Overloaded, Problem, Timeout, Unavailable
@@ -196,6 +197,7 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.part_at = self.loop.time()
         self.scope[CYCLE] = (self.cycle, self._patience.body, self)  # type: ignore[literal-required]
+        self.cycle.transport = Joining(self.transport, self.loop)  # type: ignore[assignment]  # all that a cycle uses
         if is_extra:
             self.cycle.keep_alive = False
         elif version == "1.0" and self.parser.should_keep_alive():

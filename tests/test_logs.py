@@ -1,4 +1,5 @@
 import asyncio
+import contextvars
 import io
 import json
 import logging
@@ -11,13 +12,13 @@ import asyncpg
 import pytest
 import structlog
 import structlog.testing
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.cost import cost
 from tests.support.service import Api
 from tocsin import fanout, jobs, logs
-from tocsin.logs import MAX_PATH_LENGTH, MAX_TEXT_LENGTH, bind_request, configure, cut_path, shown_path
+from tocsin.logs import MAX_PATH_LENGTH, MAX_TEXT_LENGTH, bind_request, configure, cut_path, log_request, shown_path
 
 LIBRARIES = ("", "uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "asyncpg", "asyncio")
 HEX = "0123456789abcdef" * 4
@@ -32,7 +33,8 @@ def _as_before() -> Iterator[None]:
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     yield
     structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
+    logs._json_output = None  # noqa: SLF001 - as before `configure`
+    logs._ids_of_request.set({})  # noqa: SLF001 - as before a request
     for logger, handlers, level, propagate in before:
         logger.handlers[:], logger.propagate = handlers, propagate
         logger.setLevel(level)
@@ -118,6 +120,29 @@ async def test_every_log_line_of_a_request_has_its_request_id(log: Any, stream: 
     assert len(inside) == 15
     assert all(line.get("of", line["event"][3:]) == line["request_id"] for line in inside)
     assert "request_id" not in outside
+
+
+@given(st.text(), st.none() | st.text(), st.none() | st.text(alphabet="0123456789abcdef", min_size=32, max_size=32))
+@example("/events/password=hunter2-hunter2", "user:1", None)
+def test_line_of_a_request_is_written_like_every_other(path: str, caller: str | None, trace: str | None) -> None:
+    stream = io.StringIO()
+    configure("json", stream)
+    contextvars.copy_context().run(_log_both, path, caller, trace)
+    one, other = (line.partition(', "level"')[2] for line in stream.getvalue().splitlines())
+    assert one == other
+    assert lines(stream)[0]["timestamp"][:10] == lines(stream)[1]["timestamp"][:10]
+
+
+def _log_both(path: str, caller: str | None, trace: str | None) -> None:
+    bind_request("r1", trace)
+    log_request("GET", path, 200, 1.25, caller)
+    structlog.get_logger().info("request", method="GET", path=path, status=200, ms=1.25, caller=caller)
+
+
+def test_line_of_a_request_is_readable_in_the_console(stream: io.StringIO) -> None:
+    configure("console", stream)
+    log_request("GET", "/notifications", 200, 1.25, "user:1")
+    assert re.search(r"request +method=GET path=/notifications status=200 ms=1.25 caller=user:1", stream.getvalue())
 
 
 def test_second_request_id_replaces_the_first(log: Any, stream: io.StringIO) -> None:

@@ -10,6 +10,7 @@ from tests.support.answers import UNKNOWN, codes_of, errors_of, raw, routes_of, 
 from tests.support.service import HOUR, SECRET, Api, at_rest
 from tests.support.waiting import reaches
 from tocsin.auth.minting import mint_service, mint_user
+from tocsin.logs import with_ids
 
 ALL_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE", "PROPFIND")
 
@@ -172,7 +173,7 @@ async def test_internal_error_has_logged_request_id_and_hides_the_cause(
 
     await api.people(1)
     monkeypatch.setattr("tocsin.inbox.page", broken)
-    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
+    with structlog.testing.capture_logs([with_ids]) as lines:
         answer = await api.as_user(1, "GET", "/notifications")
     [bug] = [line for line in lines if line["log_level"] == "error"]
     assert bug["request_id"] == answer.headers["x-request-id"]
@@ -249,7 +250,7 @@ async def test_internal_error_in_any_route_is_a_problem_and_one_log_line(idle: A
         patch.setattr("tocsin.preferences.get", broken)
         patch.setattr("tocsin.db.migrate.is_current", broken)
         for path in ("/notifications/preferences", "/readyz"):
-            with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
+            with structlog.testing.capture_logs([with_ids]) as lines:
                 answer = await idle.as_user(1, "GET", path)
             assert codes_of(answer) == (500, [("error", None)])
             assert answer.json()["errors"][0]["id"] == answer.headers["x-request-id"]

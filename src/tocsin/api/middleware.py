@@ -17,7 +17,7 @@ from tocsin.api.arriving import COMPLETE
 from tocsin.api.errors import BUG, answer_to
 from tocsin.api.limiting import STANDINGS, headers_of
 from tocsin.errors import InternalError, NotFound, Problem, Timeout, Unavailable
-from tocsin.logs import bind_request, shown_path
+from tocsin.logs import bind_request, log_request, shown_path
 from tocsin.metrics import Metrics
 
 OF_EVERY_ANSWER = ((b"vary", b"Authorization"), (b"x-content-type-options", b"nosniff"))
@@ -105,14 +105,8 @@ class Envelope:
             self._metrics.request(scope["method"], route or _route_of(scope), status, took)
         if "is_quiet" in state:
             return
-        log.info(
-            "request",
-            method=scope["method"],
-            path=route or shown_path(scope["path"]),
-            status=status,
-            ms=round(took * 1000, 2),
-            caller=caller.label if caller else None,
-        )
+        path = route or shown_path(scope["path"])
+        log_request(scope["method"], path, status, round(took * 1000, 2), caller.label if caller else None)
 
 
 def _route_of(scope: Scope) -> str:

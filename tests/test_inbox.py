@@ -13,10 +13,12 @@ from tests.support.database import locked, waiting_at
 from tests.support.events import custom
 from tests.support.service import Api
 from tests.support.waiting import bounded, reaches, until
+from tests.support.workers import work
 from tocsin import inbox
 from tocsin.auth.claims import UserCaller
-from tocsin.db.pool import Connection, Database
+from tocsin.db.pool import Connection, Database, queries
 from tocsin.errors import Unauthenticated, Unavailable
+from tocsin.invariants import check_rows
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
@@ -409,3 +411,31 @@ async def test_failed_look_up_of_cursors_fails_every_request_that_shares_it(
     del callers, failed  # their errors keep the futures of the look-up
     gc.collect()
     assert unhandled == []  # the caller that left causes no log line
+
+
+@pytest.mark.parametrize("first", ["read_one", "unread_one", "delete_one"])
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/read"), ("PUT", "/unread"), ("DELETE", "")])
+@pytest.mark.parametrize("is_read", [True, False])
+async def test_change_that_waits_for_another_one_sees_what_it_did(  # noqa: PLR0913 - two changes of one entry
+    idle: Api, dba: Connection, first: str, method: str, path: str, *, is_read: bool
+) -> None:
+    await idle.people(1)
+    changed, other = [(await idle.as_service("POST", "/events", json=custom(1))).json()["id"] for _ in range(2)]
+    await work(idle)
+    if is_read:
+        await idle.as_user(1, "PUT", f"/notifications/{changed}/read")
+    before = await dba.fetchval("select position from heads where user_id = 1")
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    async with asyncio.TaskGroup() as group, dba.transaction():
+        await dba.fetchrow(queries("inbox")[first], 1, UUID(changed))
+        later = group.create_task(idle.as_user(1, method, f"/notifications/{changed}{path}"))
+        await until(lambda: dba.fetchval(waiting))
+    assert later.result().status_code == 204
+    [(after, total, unread)] = await dba.fetch("select position, total, unread from heads where user_id = 1")
+    entries = await dba.fetch("select read_at, deleted_at from inbox where user_id = 1")
+    kept = [row for row in entries if row["deleted_at"] is None]
+    assert (total, unread) == (len(kept), sum(row["read_at"] is None for row in kept))
+    noted = "select array_agg(position order by position) from changes where user_id = 1 and position > $1"
+    assert (await dba.fetchval(noted, before) or []) == list(range(before + 1, after + 1))
+    assert [violation async for violation in check_rows(dba) if violation] == []
+    assert other in await idle.ids(1)

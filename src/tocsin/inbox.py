@@ -218,20 +218,19 @@ async def owner(database: Database, user: UserCaller) -> Record:
 
 async def read(database: Database, user_id: int, id_: UUID) -> None:
     """Mark one notification as read; if it is read already, `read_at` stays. Raises like `one`."""
-    await _mark(database, user_id, id_, _SQL["read_one"])
+    await _mark(database, user_id, id_, "read_one")
 
 
 async def unread(database: Database, user_id: int, id_: UUID) -> None:
     """Mark one notification as unread. Raises like `one`."""
-    await _mark(database, user_id, id_, _SQL["unread_one"])
+    await _mark(database, user_id, id_, "unread_one")
 
 
 async def delete(database: Database, user_id: int, id_: UUID) -> None:
     """Delete one notification. Deleting it again has no effect. Raises `NotFound`."""
-    async with database.transaction() as connection:
-        await _lock(connection, user_id)
-        if not await connection.fetchval(_SQL["delete_one"], user_id, id_):
-            raise NotFound
+    row = await _change(database, "delete_one", user_id, id_)
+    if row["is_deleted"] is None:
+        raise NotFound
 
 
 async def read_all(database: Database, user_id: int, up_to: UUID | None = None) -> None:
@@ -321,13 +320,19 @@ async def rebase(connection: Connection) -> None:
 
 
 async def _mark(database: Database, user_id: int, id_: UUID, statement: str) -> None:
-    async with database.transaction() as connection:
-        await _lock(connection, user_id)
-        deleted = await connection.fetchval(statement, user_id, id_)
-    if deleted is None:
+    row = await _change(database, statement, user_id, id_)
+    if row["is_deleted"] is None:
         raise NotFound
-    if deleted:
+    if row["is_deleted"]:
         raise Missing
+
+
+async def _change(database: Database, statement: str, user_id: int, id_: UUID) -> Record:
+    """Change one notification by one statement, which locks the head of its inbox."""
+    row = await database.row(_SQL[statement], user_id, id_)
+    if row is None or not row["is_known"]:
+        raise Unauthenticated.unknown(user_id)
+    return row
 
 
 async def _lock(connection: Connection, user_id: int) -> int:

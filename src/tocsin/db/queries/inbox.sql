@@ -162,24 +162,18 @@ order by h.user_id
 for update
 
 -- name: lock_own
--- Lock the head of one user, and queue a clear for the user's phones. The first statement of a transaction that changes one
--- inbox. `began` is the position before the statement waited for the lock.
-with noted as (
-    insert into clears (user_id, since)
-    select h.user_id, h.position
-    from heads h
-    where h.user_id = $1 and exists (select from devices d where d.user_id = $1 and is_phone(d.type))
-    on conflict do nothing
-)
-select h.position, (select b.position from heads b where b.user_id = $1) as began
-from heads h
-where h.user_id = $1
-for update
+-- The first statement of a transaction that changes many entries of one inbox.
+with
+-- include: own
+select began from own
 
 -- name: read_one
-with marked as (
+with
+-- include: own
+,
+marked as (
     update inbox set read_at = clock_timestamp()
-    where user_id = $1 and event_id = $2 and deleted_at is null and read_at is null
+    where user_id = $1 and event_id = $2 and deleted_at is null and read_at is null and exists (select from own)
     returning event_id
 ),
 head as (
@@ -191,26 +185,16 @@ change as (
     insert into changes (user_id, position, change, event_ids)
     select $1, head.position, 'read', array[$2::uuid] from head
 )
-select deleted_at is not null as deleted from inbox where user_id = $1 and event_id = $2
-
--- name: read_all
-with marked as (
-    update inbox set read_at = clock_timestamp()
-    where user_id = $1 and deleted_at is null and read_at is null and position <= $2
-    returning event_id
-),
-head as (
-    update heads set position = position + 1, unread = unread - (select count(*) from marked)
-    where user_id = $1 and exists (select from marked)
-    returning position
-)
-insert into changes (user_id, position, change, up_to)
-select $1, head.position, 'all_read', $2 from head
+select exists (select from own) as is_known,
+       (select deleted_at is not null from inbox where user_id = $1 and event_id = $2) as is_deleted
 
 -- name: unread_one
-with marked as (
+with
+-- include: own
+,
+marked as (
     update inbox set read_at = null
-    where user_id = $1 and event_id = $2 and deleted_at is null and read_at is not null
+    where user_id = $1 and event_id = $2 and deleted_at is null and read_at is not null and exists (select from own)
     returning event_id
 ),
 head as (
@@ -222,12 +206,16 @@ change as (
     insert into changes (user_id, position, change, event_ids)
     select $1, head.position, 'unread', array[$2::uuid] from head
 )
-select deleted_at is not null as deleted from inbox where user_id = $1 and event_id = $2
+select exists (select from own) as is_known,
+       (select deleted_at is not null from inbox where user_id = $1 and event_id = $2) as is_deleted
 
 -- name: delete_one
-with gone as (
+with
+-- include: own
+,
+gone as (
     update inbox set deleted_at = clock_timestamp()
-    where user_id = $1 and event_id = $2 and deleted_at is null
+    where user_id = $1 and event_id = $2 and deleted_at is null and exists (select from own)
     returning (read_at is null)::int as unread
 ),
 head as (
@@ -240,7 +228,23 @@ change as (
     insert into changes (user_id, position, change, event_ids)
     select $1, head.position, 'deleted', array[$2::uuid] from head
 )
-select true from inbox where user_id = $1 and event_id = $2
+select exists (select from own) as is_known,
+       (select deleted_at is not null from inbox where user_id = $1 and event_id = $2) as is_deleted
+
+-- name: read_all
+-- Run after `lock_own`, so that it sees all changes before the lock: clients replay it in its place among them.
+with marked as (
+    update inbox set read_at = clock_timestamp()
+    where user_id = $1 and deleted_at is null and read_at is null and position <= $2
+    returning event_id
+),
+head as (
+    update heads set position = position + 1, unread = unread - (select count(*) from marked)
+    where user_id = $1 and exists (select from marked)
+    returning position
+)
+insert into changes (user_id, position, change, up_to)
+select $1, head.position, 'all_read', $2 from head
 
 -- name: mark
 -- Mark entries of any number of inboxes as read, deleted or rewritten. Entries that are marked already do not change.

@@ -92,6 +92,8 @@ class TestMonitoring:
         metrics = Metrics()
         metrics.request("GET", "/notifications", 200, 0.1)
         metrics.failure("direct queue", "the disk is full")
+        metrics.rate_limited("user-requests")
+        metrics.request_refused("overload")
         metrics.connection_dropped("idle")
         metrics.watch_pool("api", database)
         metrics.job("deliver", "done")

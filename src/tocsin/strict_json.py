@@ -45,7 +45,8 @@ def parse(body: bytes) -> Any:
         raise Malformed(_in_words(error)) from None
     except RecursionError:
         raise Malformed(_TOO_DEEP) from None
-    _refuse_deep(value)
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+        _refuse_deep(value)
     if _SUSPECT.search(body):
         _refuse_unstorable(value)
     return value

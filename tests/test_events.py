@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support.answers import field_errors
-from tests.support.database import locked, waiting_at
+from tests.support.database import blocked, locked, waiting_at
 from tests.support.events import custom, in_future, message_event, post, state
 from tests.support.service import Api
 from tests.support.waiting import until
@@ -283,14 +283,10 @@ async def test_two_cancellations_at_once_both_succeed(idle: Api, dba: Connection
     await idle.people(1)
     id_ = (await post(idle, custom(1))).json()["id"]
 
-    async def is_waiting() -> bool:
-        waiting = "from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-        return bool(await dba.fetchval(f"select exists (select {waiting})"))
-
     async with dba.transaction():
         assert await dba.fetchval(queries("events")["cancel"], UUID(id_), None)
         second = asyncio.create_task(idle.as_service("DELETE", f"/events/{id_}"))
-        await until(is_waiting)
+        await until(lambda: blocked(dba))
     assert (await second).status_code == 204
 
 

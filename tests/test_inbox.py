@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.support.database import locked, waiting_at
+from tests.support.database import blocked, locked, waiting_at
 from tests.support.events import custom
 from tests.support.service import Api
 from tests.support.waiting import bounded, reaches, until
@@ -425,11 +425,10 @@ async def test_change_that_waits_for_another_one_sees_what_it_did(  # noqa: PLR0
     if is_read:
         await idle.as_user(1, "PUT", f"/notifications/{changed}/read")
     before = await dba.fetchval("select position from heads where user_id = 1")
-    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
     async with asyncio.TaskGroup() as group, dba.transaction():
         await dba.fetchrow(queries("inbox")[first], 1, UUID(changed))
         later = group.create_task(idle.as_user(1, method, f"/notifications/{changed}{path}"))
-        await until(lambda: dba.fetchval(waiting))
+        await until(lambda: blocked(dba))
     assert later.result().status_code == 204
     [(after, total, unread)] = await dba.fetch("select position, total, unread from heads where user_id = 1")
     entries = await dba.fetch("select read_at, deleted_at from inbox where user_id = 1")

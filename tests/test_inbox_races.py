@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.database import url_for, wipe
+from tests.support.database import blocked, url_for, wipe
 from tests.support.inboxes import MARKS, Follower, Step, counts, listed, own_id, read_times, step, whiches
 from tests.support.properties import at_most
 from tests.support.service import Api
@@ -117,11 +117,10 @@ async def two_clients(api: Api) -> AsyncIterator[tuple[Client, Client]]:
 
 async def together(dba: Connection, steps: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Run steps so that those which change the inbox meet: it is locked until each of them waits or has ended."""
-    waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
     async with dba.transaction():
         await dba.execute("select from heads where user_id = 1 for update")
         running = [asyncio.create_task(step) for step in steps]
-        while sum(not each.done() for each in running) > await dba.fetchval(waiting):
+        while sum(not each.done() for each in running) > await blocked(dba):
             await asyncio.sleep(0.001)
     await asyncio.gather(*running)
 

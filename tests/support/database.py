@@ -99,6 +99,17 @@ async def value(url: str, statement: str, *arguments: Any) -> Any:
         await connection.close()
 
 
+async def blocked(dba: Connection) -> int:
+    """Return how many sessions of the database wait for a lock.
+
+    In a transaction, the server would list the sessions that there were at the first look.
+    """
+    await dba.execute("select pg_stat_clear_snapshot()")
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    count: int = await dba.fetchval(waiting)
+    return count
+
+
 async def waiting_at(dba: Connection, table: str) -> list[int]:
     """Return the processes that wait for a lock of a table."""
     rows = await dba.fetch(

@@ -43,9 +43,12 @@ class Tab:
     def _received(self, event: dict[str, Any]) -> None:
         answer = json.loads(event["message"])
         if event["sessionId"] == self.session and (waiting := self.answers.pop(answer.get("id"), None)):
-            waiting.set_result(answer["result"])
+            waiting.set_result(answer)
 
     async def send(self, method: str, **values: Any) -> Any:
+        return (await self._answer_to(method, values))["result"]
+
+    async def _answer_to(self, method: str, values: dict[str, Any]) -> Any:
         number = id(answer := asyncio.get_running_loop().create_future()) % 2**31
         self.answers[number] = answer
         message = json.dumps({"id": number, "method": method, "params": values})
@@ -53,7 +56,9 @@ class Tab:
         return await asyncio.wait_for(answer, LONGEST_WAIT)
 
     async def evaluate(self, expression: str) -> Any:
-        return (await self.send("Runtime.evaluate", expression=expression, returnByValue=True))["result"].get("value")
+        """Return the value of an expression; None while another page is being loaded, which ends the evaluation."""
+        answer = await self._answer_to("Runtime.evaluate", {"expression": expression, "returnByValue": True})
+        return answer["result"]["result"].get("value") if "result" in answer else None
 
     async def becomes_unread(self, count: int) -> None:
         await reaches(lambda: self.evaluate('document.querySelector("tocsin-inbox")?.unread'), count)

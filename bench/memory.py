@@ -63,9 +63,9 @@ def memory(root: int) -> dict[str, float]:
     """
     sizes = Counter[str]()
     for process in tree(root):
-        kilobytes = _PSS.search((process / "smaps_rollup").read_text("ascii"))
-        if kilobytes:
-            sizes[name_of(process)] += int(kilobytes[1])
+        with contextlib.suppress(OSError):  # it has ended
+            if kilobytes := _PSS.search((process / "smaps_rollup").read_text("ascii")):
+                sizes[name_of(process)] += int(kilobytes[1])
     return {"all": sizes.total() / 1024, **{name: size / 1024 for name, size in sizes.most_common()}}
 
 

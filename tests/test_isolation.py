@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.database import locked
+from tests.support.database import blocked, locked
 from tests.support.events import accepted
 from tests.support.pushes import IPHONE, becomes, pushes_of
 from tests.support.service import Api, serving
@@ -193,18 +193,13 @@ async def test_lock_wait_time_consumes_no_attempt(
             holding(second, "select from heads where user_id = 1 for update"),
             working(8, locks_part=0.8),  # and the server gives a statement up after 7.2 seconds
         ):
-            await until(lambda: _waits_for_a_lock(monitor))
+            await until(lambda: blocked(monitor))
             await asyncio.sleep(2)  # less than the limit for one lock, more than is left for another
             await second.execute("rollback; begin")
             await until(lambda: is_handed_back(monitor, id_))
             await dba.execute("rollback; begin")
             await are_delivered(idle, id_)
     assert Overrun.reason in [line.get("reason") for line in logged]
-
-
-async def _waits_for_a_lock(monitor: Connection) -> bool:
-    blocked = "select true from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-    return bool(await monitor.fetchval(blocked))
 
 
 @pytest.mark.parametrize("table", ["heads", "inbox", "contents"])

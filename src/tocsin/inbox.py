@@ -329,8 +329,8 @@ async def _mark(database: Database, user_id: int, id_: UUID, statement: str) -> 
 
 async def _change(database: Database, statement: str, user_id: int, id_: UUID) -> Record:
     """Change one notification by one statement, which locks the head of its inbox."""
-    row = await database.row(_SQL[statement], user_id, id_)
-    if row is None or not row["is_known"]:
+    [row] = await database.rows(_SQL[statement], user_id, id_)
+    if not row["is_known"]:
         raise Unauthenticated.unknown(user_id)
     return row
 

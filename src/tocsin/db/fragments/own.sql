@@ -1,8 +1,7 @@
 -- The head of the user $1, locked, with a clear queued for the user's phones. A change of the inbox that tests whether `own`
--- exists is made after the lock is held, and PostgreSQL then tests the latest version of its row. `began` is the position
--- before the statement waited for the lock.
+-- exists is made after the lock is held, and PostgreSQL then tests the latest version of its row.
 own as materialized (
-    select h.user_id, h.position, (select b.position from heads b where b.user_id = $1) as began
+    select h.user_id, h.position
     from heads h
     where h.user_id = $1
     for update

@@ -162,10 +162,11 @@ order by h.user_id
 for update
 
 -- name: lock_own
--- The first statement of a transaction that changes many entries of one inbox.
+-- The first statement of a transaction that changes many entries of one inbox. `began` is the position before the statement
+-- waited for the lock.
 with
 -- include: own
-select began from own
+select (select b.position from heads b where b.user_id = $1) as began from own
 
 -- name: read_one
 with

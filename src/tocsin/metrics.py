@@ -27,6 +27,7 @@ from tocsin.errors import Locked
 from tocsin.isolation import SHORT_LOCK_TIMEOUT, lock_timeout
 from tocsin.push import deliveries
 from tocsin.push.channels import Delivered, Outcome
+from tocsin.siblings import OfAll, Samples, Siblings, samples_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -91,6 +92,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self.siblings: Siblings | None = None
         self._counting = asyncio.Lock()
         self._count_again_at = 0.0
         self._waiting_now = Backlog()
@@ -224,6 +226,8 @@ class Metrics:
     async def text(self, database: Database, problems: Sequence[str] = ()) -> bytes:
         """Return all metrics as text, with the stopped lanes and what waits, counted now or recently.
 
+        Those of all processes that were started together are one.
+
         While a table is locked, what it holds is not counted again. `problems` are those of the readiness check.
         """
         self._problem.clear()
@@ -233,7 +237,13 @@ class Metrics:
             for lane, has_stopped in (await deliveries.stopped(database)).items():
                 self._stopped.labels(lane).set(has_stopped)
             await self.waiting(database)
-        return generate_latest(self._registry)
+        if self.siblings is None:
+            return generate_latest(self._registry)
+        return generate_latest(OfAll(self._registry, await self.siblings.others(self.samples())))
+
+    def samples(self) -> tuple[Samples, Samples]:
+        """Return what is added to the metrics of the other processes of the service: counters, and gauges."""
+        return samples_of(self._registry)
 
     async def waiting(self, database: Database) -> Backlog:
         """Return what waits in the database, counted now or recently."""

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from tocsin import archiving, jobs
 from tocsin.api.app import operations_service, service, watching_service
 from tocsin.api.connections import Connections, raise_file_limit
-from tocsin.api.server import ByPort, Server, bound, port_of, url_of
+from tocsin.api.server import ByPort, Server
 from tocsin.api.state import AppState, Watched
 from tocsin.audit import actor_of_command
 from tocsin.auth import from_settings
@@ -29,7 +29,9 @@ from tocsin.preferences import Operator, record_locks
 from tocsin.readiness import Readiness
 from tocsin.retention import run
 from tocsin.settings import Settings
+from tocsin.siblings import Siblings
 from tocsin.signals import on_signals, reloading_keys, survive_signals
+from tocsin.sockets import bound, port_of, url_of
 from tocsin.startup import build_app_state, bulk_pool, dispatcher_of, guard_of, open_lanes, pubsub_for
 from tocsin.store import API_CONNECTIONS, API_STATEMENT_TIMEOUT, WORKER_CONNECTIONS, is_running, pool, store
 from tocsin.worker import Worker
@@ -51,20 +53,24 @@ async def serve(
     with_worker: bool = True,
     when_ready: Callable[[Running], Awaitable[None]] | None = None,
     further: Sequence[BaseRoute] = (),
+    siblings: Siblings | None = None,
 ) -> None:
     """Run the service until a signal ends the process. Raises `Refusal` if it cannot start.
 
-    `further` are additional routes. `when_ready` is called when the service accepts requests.
+    `further` are additional routes. `when_ready` is called when the service accepts requests. With `siblings`, this is
+    one of several processes on the same ports, and the process that started it runs the database.
     """
     raise_file_limit()
     if settings.database_url is not None or settings.has_keys:
         from_settings.verifier_of(settings)
     from_settings.provider_of(settings)
     async with contextlib.AsyncExitStack() as stack:
-        sockets = [stack.enter_context(bound(settings.host, settings.port))]
-        if settings.operations_port is not None:
-            sockets.append(stack.enter_context(bound(settings.host, settings.operations_port)))
-        url = await stack.enter_async_context(store(settings, alone=True))
+        sockets = [
+            stack.enter_context(bound(settings.host, port, shared=siblings is not None))
+            for port in (settings.port, settings.operations_port)
+            if port is not None
+        ]
+        url = await stack.enter_async_context(store(settings, alone=siblings is None, quiet=siblings is not None))
         database = await stack.enter_async_context(pool(url, API_CONNECTIONS, API_STATEMENT_TIMEOUT))
         counting = await stack.enter_async_context(pool(url, 1, API_STATEMENT_TIMEOUT))
         own = await stack.enter_async_context(pool(url, WORKER_CONNECTIONS, beats=True))
@@ -82,6 +88,7 @@ async def serve(
         stack.push_async_callback(app_state.streams.finish)
         if app_state.provider:
             stack.push_async_callback(app_state.provider.close)
+        app_state.metrics.siblings = siblings
         await stack.enter_async_context(_in_background(_record_locks(database, app_state.operator, "tocsin serve")))
         await stack.enter_async_context(_in_background(Recorder(database, app_state.metrics).run()))
         worker = None
@@ -183,25 +190,26 @@ async def _together(
     worker: Worker | None,
     when_ready: Callable[[Running], Awaitable[None]] | None,
 ) -> None:
-    """Run the server and the worker. If one of them ends, stop the other."""
-    pubsub = app_state.pubsub
+    """Run the server and the worker. If one of them ends, or the process that started this one, stop."""
+    pubsub, siblings = app_state.pubsub, app_state.metrics.siblings
     if worker:
         pubsub.handle_locally("settled")
-        if app_state.settings.database_url is None:
+        if app_state.settings.database_url is None and siblings is None:
             await Backoff("start").until_done(lambda: jobs.forget_workers(app_state.database))
     survive_signals()
     _freeze()
     listeners = [asyncio.create_task(each) for each in (pubsub.receive(), app_state.streams.watch())]
     working = [asyncio.create_task(worker.run())] if worker else []
+    living = [asyncio.create_task(siblings.run(app_state.metrics.samples))] if siblings else []
     serving = asyncio.create_task(server.serve(sockets))
     introducing = asyncio.create_task(_introduce(server, app_state, sockets, when_ready))
-    await asyncio.wait({serving, *working}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({serving, *working, *living}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     await asyncio.wait({serving})
     if worker:
         worker.stop()
     ended = await asyncio.gather(serving, *working, return_exceptions=True)
-    await _end([*listeners, introducing])
+    await _end([*listeners, *living, introducing])
     await pubsub.close()
     for error in ended:
         if error:
@@ -222,6 +230,9 @@ async def _introduce(
 ) -> None:
     await server.ready.wait()
     running = Running(url_of(sockets[0]), app_state)
+    if app_state.metrics.siblings:
+        app_state.metrics.siblings.ready()
+        return
     log.info("serving", url=running.url, **({"operations": url_of(sockets[1])} if len(sockets) > 1 else {}))
     if when_ready:
         try:

@@ -20,6 +20,9 @@ API_CONNECTIONS = 10
 API_STATEMENT_TIMEOUT = 5.0
 WORKER_CONNECTIONS = 8
 
+CONNECTIONS_PER_PROCESS, OTHER_CONNECTIONS = 25, 20
+"""Maximum connections of a process that serves and works, and of commands and operators."""
+
 Result = TypeVar("Result")
 
 START_TIMEOUT = 60.0
@@ -29,11 +32,11 @@ log = structlog.get_logger(__name__)
 
 
 @contextlib.asynccontextmanager
-async def store(settings: Settings, *, alone: bool, quiet: bool = False) -> AsyncIterator[str]:
+async def store(settings: Settings, *, alone: bool, quiet: bool = False, processes: int = 1) -> AsyncIterator[str]:
     """Start the embedded database or use the configured one, migrate the schema, and yield the url.
 
     Without `alone`, an embedded server that another process runs on the data folder is used. With `quiet`, it is not
-    logged that the schema is up to date.
+    logged that the schema is up to date. An embedded server that is started has connections for so many `processes`.
     """
     async with contextlib.AsyncExitStack() as stack:
         archive = settings.archive
@@ -42,7 +45,8 @@ async def store(settings: Settings, *, alone: bool, quiet: bool = False) -> Asyn
         elif not alone and is_running(settings):
             url = supervisor.url_of(settings.data_dir)
         else:
-            url = (await stack.enter_async_context(Embedded(settings.data_dir, archive))).url
+            connections = processes * CONNECTIONS_PER_PROCESS + OTHER_CONNECTIONS
+            url = (await stack.enter_async_context(Embedded(settings.data_dir, archive, connections))).url
         taken = await patiently(lambda: _migrate(settings, url))
         tell = log.info if taken or not quiet else log.debug
         tell("the schema is up to date", new_steps=[f"{step.number:04} {step.name}" for step in taken])

@@ -56,6 +56,12 @@ class Program:
         return self._process is not None and self._process.returncode is None
 
     @property
+    def pid(self) -> int:
+        """The id of its process."""
+        assert self._process
+        return self._process.pid
+
+    @property
     def status(self) -> int | None:
         """The status with which it ended; None while it runs."""
         return self._process.returncode if self._process else None

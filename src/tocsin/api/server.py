@@ -1,10 +1,8 @@
-"""The HTTP server and its sockets."""
+"""The HTTP server."""
 
 import asyncio
-import contextlib
-import errno
 import socket
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -14,7 +12,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tocsin.api.connections import Connections, Patience
 from tocsin.api.protocol import Protocol
 from tocsin.capacity import Capacity
-from tocsin.errors import Refusal
 
 GRACE = 6
 """Maximum seconds that the server waits at its end for requests in progress."""
@@ -81,31 +78,3 @@ class ByPort:
         server = scope.get("server")
         app = self._other if server and server[1] == self._port else self._app
         await app(scope, receive, send)
-
-
-@contextlib.contextmanager
-def bound(host: str, port: int) -> Iterator[socket.socket]:
-    """Bind a port without listening, so that connections are refused until the service is ready."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as taken:  # asyncio sets TCP_NODELAY on these
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            taken.bind((host, port))
-        except OSError as error:
-            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            is_of_port = error.errno in {errno.EADDRINUSE, errno.EACCES}
-            remedy = "set TOCSIN_PORT to another" if is_of_port else "set TOCSIN_HOST to an address of this machine"
-            raise Refusal(f"Cannot listen on {where}: {error.strerror}; {remedy}.") from error
-        yield taken
-
-
-def port_of(taken: socket.socket) -> int:
-    """Return the bound port."""
-    port: int = taken.getsockname()[1]
-    return port
-
-
-def url_of(taken: socket.socket) -> str:
-    """Return the url of a bound socket."""
-    host, port = taken.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,12 +1,16 @@
-"""Durations, times and ids as arguments of commands."""
+"""Durations, times, ids and numbers of processes as arguments of commands."""
 
 import contextlib
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from tocsin.errors import Refusal
 from tocsin.ids import parsed_uuid
+
+MAX_PROCESSES = 64
+"""Maximum processes of `tocsin serve`."""
 
 _DURATION = re.compile(r"([1-9]\d{0,5})([smhd])")
 _CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
@@ -48,3 +52,12 @@ def parse_moment(text: str) -> datetime:
             found = datetime.fromisoformat(text)
             return found if found.tzinfo else found.replace(tzinfo=UTC)
     raise Refusal(f"{text!r} is not a time: write it like '2026-11-28 18:05:00' (UTC), or with an offset (+01:00).")
+
+
+def parse_processes(text: str) -> int:
+    """Read a number of processes; `auto` is the number of processors that this one may use. Raises `Refusal`."""
+    if text == "auto":
+        return min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= MAX_PROCESSES:
+        raise Refusal(f"{text!r} is not a number of processes: use 1 to {MAX_PROCESSES}, or auto.")
+    return int(text)

@@ -62,12 +62,29 @@ def version(*, version: Annotated[bool, typer.Option("--version", help="Print th
 
 
 @app.command()
-def serve(*, worker: Annotated[bool, typer.Option(help="Process the queue in this process too.")] = True) -> None:
+def serve(
+    *,
+    worker: Annotated[bool, typer.Option(help="Process the queue in this process too.")] = True,
+    processes: Annotated[
+        str, typer.Option(metavar="N|auto", help="Processes that share the port. auto: one for each core.")
+    ] = "1",
+    sibling: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
     """Serve the API and process the queue. Without TOCSIN_DATABASE_URL, an embedded PostgreSQL is started."""
-    from tocsin.serve import serve as run_service
+    from tocsin.cli.arguments import parse_processes
 
+    count = parse_processes(processes)
     settings = load_settings()
-    run_command(run_service(settings, with_worker=worker))
+    if count > 1:
+        from tocsin.processes import serve as run_processes
+
+        run_command(run_processes(settings, count, () if worker else ("--no-worker",)))
+        return
+    from tocsin.serve import serve as run_service
+    from tocsin.siblings import Siblings
+
+    siblings = None if sibling is None else Siblings(sibling)
+    run_command(run_service(settings, with_worker=worker, siblings=siblings))
 
 
 @app.command()

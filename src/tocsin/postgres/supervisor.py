@@ -57,6 +57,9 @@ _NOT_YET = (
 )
 """The errors of a server that is starting or stopping."""
 
+CONNECTIONS = 100
+"""Maximum connections by `configuration/postgresql.conf`."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -83,12 +86,15 @@ class Launched:
 class Embedded:
     """PostgreSQL 18 as a child process, with its data in `data_dir` and copies of its log in `archive`.
 
+    If more than the `CONNECTIONS` of its configuration are needed, it has so many `connections`.
+
     On Linux it ends with the thread that starts it, which must therefore be the main thread.
     """
 
-    def __init__(self, data_dir: Path, archive: Archive | None = None) -> None:
+    def __init__(self, data_dir: Path, archive: Archive | None = None, connections: int = 0) -> None:
         self._folder = data_dir.resolve()
         self._archive = archive
+        self._options = (f"max_connections={connections}",) if connections > CONNECTIONS else ()
         self._user: pwd.struct_passwd
         self._programs: Path
         self._lock: int | None = None
@@ -162,7 +168,7 @@ class Embedded:
         write_configuration(self._folder, self._user, self._archive)
 
     async def _launch(self) -> None:
-        launched = await launch(self._programs, self._folder, self._folder / "postgres", self._user)
+        launched = await launch(self._programs, self._folder, self._folder / "postgres", self._user, *self._options)
         self._process = launched.process
         await launched.answers()
 

@@ -1,0 +1,41 @@
+"""The sockets on which a service listens."""
+
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+
+from tocsin.errors import Refusal
+
+
+@contextlib.contextmanager
+def bound(host: str, port: int, *, shared: bool = False) -> Iterator[socket.socket]:
+    """Bind a port without listening, so that connections are refused until the service is ready.
+
+    With `shared`, other processes of the same user can bind it too. Raises `Refusal`.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as taken:  # asyncio sets TCP_NODELAY on these
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            taken.bind((host, port))
+        except OSError as error:
+            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            is_of_port = error.errno in {errno.EADDRINUSE, errno.EACCES}
+            remedy = "set TOCSIN_PORT to another" if is_of_port else "set TOCSIN_HOST to an address of this machine"
+            raise Refusal(f"Cannot listen on {where}: {error.strerror}; {remedy}.") from error
+        yield taken
+
+
+def port_of(taken: socket.socket) -> int:
+    """Return the bound port."""
+    port: int = taken.getsockname()[1]
+    return port
+
+
+def url_of(taken: socket.socket) -> str:
+    """Return the url of a bound socket."""
+    host, port = taken.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

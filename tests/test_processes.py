@@ -1,0 +1,188 @@
+"""`tocsin serve --processes N`: several processes are one service."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.events import custom
+from tests.support.processes import Program, data_folder, postgres_of
+from tests.support.service import HOUR, SECRET, standing_token
+from tests.support.waiting import until
+from tocsin.auth.minting import mint_service
+from tocsin.cli.arguments import parse_processes
+from tocsin.errors import Refusal
+from tocsin.siblings import OfAll, decoded, encoded, samples_of
+
+SCOPES = ["events:write", "directory:write", "operations"]
+BEARER = {"Authorization": f"Bearer {mint_service(SECRET, 'crm', SCOPES, HOUR)}"}
+
+
+async def ask(service: Program, method: str, path: str, **more: object) -> httpx.Response:
+    """Send a request on a connection of its own, which the kernel gives to any of the processes."""
+    url = service.greeting["url"] + path
+    async with httpx.AsyncClient(headers=BEARER, timeout=10) as http:
+        return await http.request(method, url, **more)  # type: ignore[arg-type]
+
+
+async def total(service: Program, name: str, **labels: str) -> float:
+    """Return the sum of the samples of a metric with these labels."""
+    text = (await ask(service, "GET", "/metrics")).text
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+async def posted(service: Program) -> float:
+    return await total(service, "tocsin_http_requests_total", route="/events", status="202")
+
+
+def children_of(service: Program) -> list[int]:
+    """The processes that serve, in the order of their start."""
+    listed = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text("ascii").split()
+    return sorted(pid for pid in map(int, listed) if b"--sibling" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+@contextlib.asynccontextmanager
+async def two_processes() -> AsyncIterator[Program]:
+    async with data_folder() as data, Program(data, "serve", "--processes", "2") as service:
+        answer = await ask(
+            service, "PUT", "/directory/users/1", json={"first_name": "John", "last_name": "Doe", "company_id": 1}
+        )
+        assert answer.status_code == 204, answer.text
+        yield service
+
+
+async def post(service: Program, count: int) -> None:
+    answers = await asyncio.gather(*(ask(service, "POST", "/events", json=custom(1)) for _ in range(count)))
+    assert {answer.status_code for answer in answers} == {202}
+
+
+async def has_unread(service: Program, count: int) -> bool:
+    bearer = {"Authorization": f"Bearer {standing_token(1)}"}
+    page = await ask(service, "GET", "/notifications", headers=bearer)
+    return bool(page.json()["pagination"]["unread"] == count)
+
+
+@pytest.mark.processes
+async def test_several_processes_are_one_service() -> None:
+    async with two_processes() as service:
+        children = children_of(service)
+        assert len(children) == 2
+        await post(service, 40)
+        await until(lambda: has_unread(service, 40))
+        assert [await posted(service) for _ in range(8)] == [40] * 8, "each process shows the requests of all"
+
+        os.kill(children[0], signal.SIGKILL)
+        await until(lambda: len(set(children_of(service)) - set(children)) == 1)
+        await until(lambda: service.log().count('"Started server process') == 3)
+        assert await posted(service) >= 39, "only what was never shown may be missing"
+        assert "process exited; restarting it" in service.log()
+        await post(service, 20)
+        assert await posted(service) >= 59
+
+        service.signal(signal.SIGHUP)
+        await until(lambda: service.log().count('"keys reloaded"') == 2)
+        await service.stop()
+        assert service.status == 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+@pytest.mark.processes
+async def test_a_process_that_hangs_does_not_hide_the_metrics_of_all() -> None:
+    async with two_processes() as service:
+        await post(service, 20)
+        assert await posted(service) == 20
+        hanging, working = children_of(service)
+        os.kill(hanging, signal.SIGSTOP)
+        try:
+            seen = set()
+            for _ in range(20):
+                with contextlib.suppress(httpx.TimeoutException):
+                    async with httpx.AsyncClient(headers=BEARER, timeout=4) as http:
+                        text = (await http.get(service.greeting["url"] + "/metrics")).text
+                    seen |= set(re.findall(r'tocsin_http_requests_total\{.*"/events",status="202"\} (\S+)', text))
+                    break
+            assert seen == {"20.0"}
+            assert working
+        finally:
+            os.kill(hanging, signal.SIGCONT)
+        await service.stop()
+        assert service.status == 0
+
+
+@pytest.mark.processes
+async def test_all_processes_end_with_the_first_one() -> None:
+    async with two_processes() as service:
+        children = children_of(service)
+        await service.kill()
+        await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
+        await until(lambda: not postgres_of(service.data))
+        with socket.socket() as free:
+            free.bind(service.address)
+
+
+@pytest.mark.processes
+async def test_a_port_is_not_shared_with_another_service() -> None:
+    async with two_processes() as service, data_folder() as data:
+        other = Program(data, "serve", "--processes", "2", variables={"TOCSIN_PORT": str(service.address[1])})
+        said = await other.output()
+        assert other.status == 1
+        assert f"Cannot listen on 127.0.0.1:{service.address[1]}: Address already in use" in said
+
+
+@pytest.mark.processes
+async def test_a_start_that_fails_says_why_once(tmp_path: Path) -> None:
+    async with data_folder() as data:
+        missing = {"TOCSIN_PREFERENCES_FILE": str(tmp_path / "missing.toml")}
+        service = Program(data, "serve", "--processes", "3", variables=missing)
+        said = await service.output()
+        assert service.status == 1
+        assert said.count("missing.toml") == 1
+        assert not postgres_of(data)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "65", "two", "", "1.5", "٣", "9" * 5000])
+def test_a_wrong_number_of_processes_is_refused(text: str) -> None:
+    with pytest.raises(Refusal, match="is not a number of processes: use 1 to 64, or auto"):
+        parse_processes(text)
+
+
+def test_auto_is_a_process_for_each_processor_that_may_be_used() -> None:
+    assert parse_processes("auto") == len(os.sched_getaffinity(0))
+
+
+def registry(posts: int, streams: int, waiting: int, seconds: float) -> CollectorRegistry:
+    made = CollectorRegistry()
+    Counter("tocsin_posts", "Posts", ["status"], registry=made).labels("202").inc(posts)
+    Gauge("tocsin_streams", "Streams", registry=made).set(streams)
+    Gauge("tocsin_jobs_due", "What waits in the database", registry=made).set(waiting)
+    Histogram("tocsin_seconds", "Seconds", registry=made, buckets=(1, 2)).observe(seconds)
+    return made
+
+
+def test_counters_are_added_up_but_not_what_is_the_same_for_all() -> None:
+    others = {}
+    for samples in samples_of(registry(5, 3, 7, 1.5)):
+        others.update(decoded(encoded(samples)))
+    others["tocsin_posts", "tocsin_posts_total", (("status", "429"),)] = 2.0
+    text = generate_latest(OfAll(registry(1, 1, 9, 0.5), others)).decode()
+    assert 'tocsin_posts_total{status="202"} 6.0' in text
+    assert 'tocsin_posts_total{status="429"} 2.0' in text, "a series that only another process has"
+    assert "tocsin_streams 4.0" in text
+    assert "tocsin_jobs_due 9.0" in text
+    assert 'tocsin_seconds_bucket{le="1.0"} 1.0' in text
+    assert 'tocsin_seconds_bucket{le="+Inf"} 2.0' in text
+    assert "tocsin_seconds_sum 2.0" in text

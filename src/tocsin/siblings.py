@@ -41,7 +41,10 @@ class Link:
     @classmethod
     async def of(cls, end: socket.socket) -> "Link":
         """Return the link over a socket, which it owns from now on."""
-        return cls(*await asyncio.open_connection(sock=end, limit=MAX_LINE))
+        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(limit=MAX_LINE)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await loop.connect_accepted_socket(lambda: protocol, end)
+        return cls(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     def send(self, **message: Any) -> None:
         """Send a message. It is lost if the other end is gone."""

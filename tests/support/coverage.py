@@ -22,8 +22,8 @@ def reached() -> dict[str, float]:
     coverage.load()
     found = {}
     for path in coverage.get_data().measured_files():
-        _, _, module = path.rpartition("/tocsin/")
-        if module and module.split("/")[0] not in OUTSIDE:
+        _, package, module = path.rpartition("/tocsin/")
+        if package and module.split("/")[0] not in OUTSIDE:
             found[module] = coverage._analyze(path).numbers.pc_covered  # noqa: SLF001 - reports are text only
     return found
 

@@ -141,6 +141,10 @@ class Program:
     ) -> None:
         if error is not None and self._process is not None:
             sys.stdout.write("\n".join(["tocsin", *self._arguments, *self.complaints()[-30:], ""]))
+        if "COVERAGE_PROCESS_CONFIG" in os.environ and self.alive:  # it writes what it ran when it ends by itself
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM)
+            await self.ends(30)
         await self.kill()
 
 

@@ -26,12 +26,8 @@ where has_unknown or not is_stored
 with
 -- include: accepted
 candidate as materialized (
-    select d.ordinal, 0 as after_user, 2147483647 as up_to, a.id as event_id, a.users, a.actor, a.excepted, a.company_id,
-           a.accepted_at, a.generation,
-           case
-               when a.company_id is null then a.teams
-               else array(select t.id from teams t where t.id = any(a.teams) and t.company_id = a.company_id)
-           end as teams
+    select d.ordinal, 0 as after_user, 2147483647 as up_to, a.id as event_id, a.users, a.teams, a.actor, a.excepted,
+           a.company_id, a.accepted_at, a.generation
     from accepted a
     join draft d using (id)
     where d.ordinal in (select unnest($20::int[]))

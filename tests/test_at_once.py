@@ -1,18 +1,24 @@
 """Delivery at once: an event with few recipients is in their inboxes when it is accepted."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
-from tests.support.database import locked
+from tests.support.database import locked, waiting_at
 from tests.support.events import SAMPLES, accepted, custom, in_future, message_event, note, post, state
+from tests.support.pushes import IPHONE, register
 from tests.support.service import Api, serving
+from tests.support.waiting import until
 from tests.support.workers import work
-from tocsin.at_once import MAX_EVENTS, MAX_LANGUAGES, AtOnce
+from tocsin.at_once import MAX_LANGUAGES, AtOnce
 from tocsin.catalogue import Catalogue
-from tocsin.db.pool import Connection
+from tocsin.db.pool import Connection, connect
+from tocsin.ids import MAX_ID
 from tocsin.jobs import DIRECT_MAX_RECIPIENTS
 
 
@@ -29,12 +35,21 @@ async def queued(api: Api) -> int:
 
 
 async def test_event_is_in_the_inboxes_when_it_is_accepted(prompt: Api) -> None:
-    await prompt.people(1, 2, 3)
-    await prompt.team(7, 2, 3)
+    users = 1, 2, 3, MAX_ID
+    await prompt.people(*users)
+    await prompt.team(7, *users[1:])
     id_ = (await post(prompt, custom(1, teams=(7,)))).json()["id"]
-    assert [await prompt.ids(user) for user in (1, 2, 3)] == [[id_]] * 3
+    assert [await prompt.ids(user) for user in users] == [[id_]] * 4
     assert await queued(prompt) == 0
     assert (await state(prompt, id_))["state"] == "delivered"
+
+
+async def test_event_of_a_company_is_in_the_inboxes_when_it_is_accepted(prompt: Api) -> None:
+    await prompt.people(1, 2)
+    await prompt.team(7, 2)
+    id_ = (await post(prompt, custom(1, teams=(7,)), company_id=1)).json()["id"]
+    assert [await prompt.ids(user) for user in (1, 2)] == [[id_]] * 2
+    assert await queued(prompt) == 0
 
 
 async def stored(api: Api) -> list[list[dict[str, Any]]]:
@@ -100,11 +115,79 @@ async def test_event_for_many_waits_in_the_queue(prompt: Api) -> None:
     assert await queued(prompt) == 3
 
 
+async def test_event_that_can_cost_more_than_2000_look_ups_waits_in_the_queue(prompt: Api) -> None:
+    await prompt.people(1)
+    await prompt.team(7, 1)
+    teams = (7,) * 19  # each counts as 100 look-ups, the event as one
+    costs_2000 = (await post(prompt, custom(*(1,) * 99, teams=teams))).json()["id"]
+    assert (await prompt.ids(1), await queued(prompt)) == ([costs_2000], 0)
+    await post(prompt, custom(*(1,) * 100, teams=teams))
+    assert (await prompt.ids(1), await queued(prompt)) == ([costs_2000], 1)
+
+
+async def test_events_of_a_batch_for_the_same_users_are_delivered_at_once(prompt: Api) -> None:
+    many = range(1, DIRECT_MAX_RECIPIENTS + 1)
+    await prompt.people(*many)
+    ids = (await prompt.as_service("POST", "/events/batch", json={"events": [custom(*many)] * 2})).json()["ids"]
+    assert await prompt.ids(1) == ids[::-1]
+    assert await queued(prompt) == 0
+
+
+async def test_push_of_an_event_that_is_delivered_at_once_wakes_the_dispatcher(
+    prompt: Api, catalogue: Catalogue, dba: Connection
+) -> None:
+    await prompt.people(1, 2)
+    await register(prompt, 1, IPHONE)
+    lane = await dba.fetchval("select lane from devices")
+    for user, lanes, is_woken in ((2, [lane], False), (1, [], False), (1, ["apns/other"], False), (1, [lane], True)):
+        prompt.app_state.intake.at_once = AtOnce(catalogue, lanes)
+        wakeup = prompt.app_state.pubsub.listen_for("push")
+        id_ = await accepted(prompt, user)
+        assert (await prompt.ids(user))[0] == str(id_)
+        assert wakeup.is_set() == is_woken
+    rows = await dba.fetch("select event_id, user_id, lane, is_bulk, type, token_ending, state from deliveries")
+    assert [tuple(row) for row in rows] == [(id_, 1, lane, False, "iOS", IPHONE[-6:], "queued")]
+
+
 async def test_held_event_waits_in_the_queue(prompt: Api) -> None:
     await prompt.people(1)
     await post(prompt, message_event("later", 1, deliver_at=in_future()))
     assert await prompt.ids(1) == []
     assert await queued(prompt) == 1
+
+
+async def test_events_that_are_stored_together_are_delivered_at_once_or_queued(
+    prompt: Api, dba: Connection, url: str
+) -> None:
+    many = range(10, 10 + DIRECT_MAX_RECIPIENTS + 1)
+    await prompt.people(1, 2, 3, *many)
+    await prompt.people(4, locale="da")
+    await prompt.team(7, *many)
+    due = in_future()
+    queue = [message_event("held", 1, deliver_at=due), custom(1, 3), custom(1, 4), custom(1, teams=(7,))]
+    known = message_event("known", 2, id=str(uuid4()))
+    await post(prompt, known)
+    at_once = [custom(1, 2), known, {**custom(1), "notify": {"users": [1, 999], "unknown": "skip"}}]
+    second = await connect(url)
+    async with dba.transaction():
+        await dba.execute("select from heads where user_id = 3 for update")
+        async with locked(second, "events"):
+            first = asyncio.create_task(post(prompt, custom(2)))
+            await until(lambda: waiting_at(second, "events"))
+            others = [asyncio.create_task(post(prompt, event)) for event in (*queue, custom(999), *at_once)]
+            await until(lambda: len(prompt.app_state.intake._batches._waiting) == 8)  # noqa: SLF001 - stored together
+        answers = await asyncio.gather(first, *others)
+    await second.close()
+    assert [answer.status_code for answer in answers] == [202] * 5 + [422] + [202] * 3
+    ids = {answer.json().get("id"): number for number, answer in enumerate(answers)}
+    assert answers[8].json()["skipped"]["users"] == [999]
+    assert [ids[id_] for id_ in await prompt.ids(1)] == [8, 6]
+    assert [ids[id_] for id_ in await prompt.ids(2)] == [6, 0, 7]
+    assert [await prompt.ids(user) for user in (3, 4)] == [[], []]
+    jobs = await dba.fetch("select id, due_at, wanted_at from jobs order by id")
+    assert [ids[str(job["id"])] for job in jobs] == [1, 2, 3, 4]
+    assert jobs[0]["due_at"] == jobs[0]["wanted_at"] == datetime.fromisoformat(due)
+    assert all(job["due_at"] < job["wanted_at"] for job in jobs[1:])  # they are due in their order, and wanted now
 
 
 async def test_first_event_in_a_language_waits_in_the_queue_and_the_next_does_not(prompt: Api) -> None:
@@ -116,13 +199,19 @@ async def test_first_event_in_a_language_waits_in_the_queue_and_the_next_does_no
     await work(prompt)
     assert await prompt.ids(1) == [str(first), str(second)]
     assert await prompt.app_state.database.value("select count(*) from contents where language <> 'da'") == 0
+    await prompt.people(2)
+    both = await accepted(prompt, 1, 2)
+    assert await prompt.ids(2) == [str(both)]
+    assert await prompt.app_state.database.value("select count(*) from contents where event_id = $1", both) == 2
 
 
 def test_few_languages_are_rendered_in_advance(catalogue: Catalogue) -> None:
     at_once = AtOnce(catalogue)
     for number in range(20):
-        at_once.learn([f"l{number}", "en"])
-    assert list(at_once._recent) == ["l17", "l18", "l19", "en"]  # noqa: SLF001 - what is rendered
+        at_once.learn([f"l{number}"])
+        if number % 3 == 0:
+            at_once.learn(["en"])
+    assert list(at_once._recent) == ["l17", "l18", "en", "l19"]  # noqa: SLF001 - what is rendered
     assert MAX_LANGUAGES == 4
 
 
@@ -137,7 +226,7 @@ async def test_batch_is_delivered_at_once_as_a_whole_or_not_at_all(prompt: Api, 
         assert await queued(prompt) == 10
     await prompt.as_service("POST", "/events/batch", json={"events": [*events, message_event("x", 1, key="x")]})
     assert await queued(prompt) == 21
-    for size, added in ((MAX_EVENTS, 0), (MAX_EVENTS + 1, MAX_EVENTS + 1)):
+    for size, added in ((200, 0), (201, 201)):
         before = await queued(prompt)
         large = [message_event(str(number), 2) for number in range(size)]
         await prompt.as_service("POST", "/events/batch", json={"events": large})
@@ -203,10 +292,13 @@ async def test_events_wait_in_the_queue_for_a_while_after_a_failure(catalogue: C
     now = 0.0
     at_once = AtOnce(catalogue, clock=lambda: now)
     assert not at_once.is_paused
-    at_once.pause(RuntimeError("refused"))
-    now = 29.0
+    with capture_logs() as logs:
+        at_once.pause(RuntimeError("refused"))
+    [warning] = logs
+    assert (warning["log_level"], warning["seconds"], warning["reason"]) == ("warning", 30.0, "RuntimeError")
+    now = 29.9
     assert at_once.is_paused
-    now = 31.0
+    now = 30.0
     assert not at_once.is_paused
 
 

@@ -7,11 +7,10 @@ answers when a few clients repeat the request without a pause. Meanwhile one use
 import argparse
 import asyncio
 import json
-import random
+import os
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import uvloop
 
 from bench import fill
 from bench.measure import Claim, cpu_of, load, percentile, resident, show
-from bench.service import Client, Service, clients, database, service
+from bench.service import Service, clients, database, service
 from tocsin.catalogue import Catalogue
 
 OWNERS = 100
@@ -29,18 +28,8 @@ FACTORS = (1, 2, 3)
 CLIENTS = (16, 40)
 """Clients that repeat a request without a pause, of which the best rate is the peak. So many are never refused."""
 
-SETTLING = 2.0
-"""Seconds at the beginning whose requests are not counted: connections are opened, and a burst is accepted."""
-
-MAX_CONNECTIONS = 2_000
-"""Connections of each process that sends requests. A request that finds none free counts as lost."""
-
-PROCESSES = 2
 PAUSE = 0.02
 """Seconds between two pages of the user who is measured."""
-
-TICK = 0.002
-"""Seconds between two looks at the clock: what is due is sent together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,94 +52,19 @@ def _flood(name: str, running: Service, owners: range) -> Flood:
     return Flood(pages, b"200", [running.post({**event, "notify": {"users": [owners[0]]}})], b"202")
 
 
-class Arrivals:
-    """Sends requests at random times with a mean rate, each on a connection that is free, or on a new one."""
-
-    def __init__(self, host: str, port: int, requests: Sequence[bytes]) -> None:
-        self._host, self._port, self._requests = host, port, requests
-        self._free: deque[Client] = deque()
-        self._opened = 0
-        self.took: dict[str, list[float]] = {}
-        self.failed: Counter[str] = Counter()
-
-    async def send(self, rate: float, seconds: float) -> None:
-        """Send for so many seconds, and wait for the answers."""
-        under_way = set[asyncio.Task[None]]()
-        due = began = time.perf_counter()
-        self._counted_from = began + SETTLING
-        seconds += SETTLING
-        while due < began + seconds:
-            while due <= time.perf_counter():
-                task = asyncio.create_task(self._one(random.choice(self._requests)))  # noqa: S311 - not a secret
-                under_way.add(task)
-                task.add_done_callback(under_way.discard)
-                due += random.expovariate(rate)
-            await asyncio.sleep(TICK)
-        await asyncio.gather(*under_way)
-
-    async def _one(self, request: bytes) -> None:
-        began = time.perf_counter()
-        client = await self._client()
-        if client is None:
-            return
-        sent = time.perf_counter()
-        try:
-            await client.ask(request, b"")
-        except RuntimeError:
-            pass  # every status is another one than none
-        except OSError as error:
-            self.failed[type(error).__name__] += 1
-            self._opened -= 1
-            return
-        self._free.append(client)
-        if began > self._counted_from:
-            self.took.setdefault(client.head[9:12].decode(), []).append((time.perf_counter() - sent) * 1000)
-
-    async def _client(self) -> Client | None:
-        if self._free:
-            return self._free.pop()
-        if self._opened >= MAX_CONNECTIONS:
-            self.failed["no connection"] += 1
-            return None
-        self._opened += 1
-        try:
-            made = await asyncio.get_running_loop().create_connection(Client, self._host, self._port)
-        except OSError as error:
-            self.failed[type(error).__name__] += 1
-            self._opened -= 1
-            return None
-        return made[1]
-
-
-async def _send(given: Mapping[str, Any], rate: float, seconds: float) -> None:
-    """Send these requests, and print what became of them."""
-    arrivals = Arrivals(given["host"], given["port"], [request.encode("latin-1") for request in given["requests"]])
-    began = time.perf_counter()
-    await arrivals.send(rate, seconds)
-    lasted = time.perf_counter() - began - SETTLING
-    print(json.dumps({"took": arrivals.took, "failed": arrivals.failed, "lasted": lasted}))
-
-
-async def _arrive(path: Path, rate: float, seconds: float) -> tuple[dict[str, list[float]], Counter[str], float]:
-    """Send requests from processes of their own.
-
-    Returns the milliseconds of the answers by status, the failures, and the seconds until the last answer.
-    """
-    command = (sys.executable, "-m", "bench.overload", "--send", path, "--rate", str(rate / PROCESSES))
-    started = [
-        await asyncio.create_subprocess_exec(
-            *command, "--seconds", str(seconds), stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parent.parent
-        )
-        for _ in range(PROCESSES)
-    ]
-    took, failed, lasted = dict[str, list[float]](), Counter[str](), 0.0
-    for output, _ in await asyncio.gather(*(process.communicate() for process in started)):
-        found = json.loads(output)
-        failed.update(found["failed"])
-        lasted = max(lasted, found["lasted"])
-        for status, values in found["took"].items():
-            took.setdefault(status, []).extend(values)
-    return took, failed, lasted
+async def _arrive(running: Service, flood: Flood, rate: float, seconds: float) -> dict[str, Any]:
+    """Send requests from a process of its own, and return what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench.arrivals"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parent.parent,
+    )
+    requests = [request.decode("latin-1") for request in flood.requests]
+    given = {"host": running.host, "port": running.port, "requests": requests, "rate": rate, "seconds": seconds}
+    output, _ = await process.communicate(json.dumps(given).encode())
+    found: dict[str, Any] = json.loads(output)
+    return found
 
 
 async def _others(running: Service, flood: Flood, is_over: Callable[[], bool]) -> tuple[list[float], int]:
@@ -174,9 +88,6 @@ async def _measure(name: str, seconds: float) -> Sequence[Claim]:
             owners = await fill.users(connection, OWNERS)
             await fill.history(connection, owners, SIZE)
         flood = _flood(name, running, owners)
-        path = running.data_dir.with_name("requests.json")
-        requests = [request.decode("latin-1") for request in flood.requests]
-        path.write_text(json.dumps({"host": running.host, "port": running.port, "requests": requests}), "utf-8")
         end = time.monotonic() + seconds
         idle, _ = await _others(running, flood, lambda: time.monotonic() > end)
         idle99 = percentile(idle, 99)
@@ -189,7 +100,7 @@ async def _measure(name: str, seconds: float) -> Sequence[Claim]:
             Claim("  others when idle, p99", idle99, "ms"),
         ]
         for factor in FACTORS:
-            found += await _at(running, flood, path, factor, peak, idle99, seconds)
+            found += await _at(running, flood, factor, peak, idle99, seconds)
     return found
 
 
@@ -198,30 +109,33 @@ def _cpu(running: Service) -> float:
 
 
 async def _at(  # noqa: PLR0913, PLR0917 - what is measured, and its references
-    running: Service, flood: Flood, path: Path, factor: int, peak: float, idle99: float, seconds: float
+    running: Service, flood: Flood, factor: int, peak: float, idle99: float, seconds: float
 ) -> Sequence[Claim]:
-    arriving, cpu, began = (
-        asyncio.create_task(_arrive(path, factor * peak, seconds)),
-        _cpu(running),
-        time.perf_counter(),
-    )
+    cpu, began = _cpu(running), time.perf_counter()
+    arriving = asyncio.create_task(_arrive(running, flood, factor * peak, seconds))
     others, refused = await _others(running, flood, arriving.done)
-    took, failed, lasted = await arriving
+    found = await arriving
     used = (_cpu(running) - cpu) / (time.perf_counter() - began)
+    took, failed = found["took"], found["failed"]
     good = took.pop(flood.status.decode(), [])
     late = [ms for values in took.values() for ms in values]
     answers = {status: len(values) for status, values in took.items()}
     return (
-        Claim(f"{factor} x the peak: goodput", len(good) / lasted, "/s", peak, at_least=0.8 if factor > 1 else None),
+        Claim(f"{factor} x the peak: goodput", len(good) / found["lasted"], "/s", peak, at_least=_goodput_at(factor)),
         Claim("  accepted, p99", percentile(good, 99), "ms"),
         Claim(f"  refused {answers or ''}", len(late) / seconds, "/s"),
         Claim("  refused, p99", percentile(late, 99) if len(late) > 1 else 0, "ms", at_most=50),
-        Claim(f"  failed {dict(failed) or ''}", sum(failed.values()) / seconds, "/s"),
+        Claim(f"  failed {failed or ''}", sum(failed.values()) / seconds, "/s"),
         Claim("  others, p99", percentile(others, 99), "ms", idle99, at_most=3),
         Claim("  others, refused", refused, ""),
-        Claim("  processors that the service's own process got", used, ""),
+        Claim("  processors: the service's own process", used, ""),
+        Claim(f"  of {os.cpu_count()} processors: what sends the requests", found["processors"], ""),
         Claim("  memory", resident(running.process.pid) / 1024, "MiB"),
     )
+
+
+def _goodput_at(factor: int) -> float | None:
+    return 0.8 if factor > 1 else None
 
 
 async def main() -> None:
@@ -229,13 +143,8 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--flood", choices=("posts", "pages"), default="posts")
-    parser.add_argument("--send", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--rate", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.send:
-        await _send(json.loads(given.send.read_text("utf-8")), given.rate, given.seconds)
-    else:
-        show(*await _measure(given.flood, given.seconds))
+    show(*await _measure(given.flood, given.seconds))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A request waits for a slot while its kind's queue moves. A queue that does not b
 requests arrive than can be processed: further ones are then refused at once, instead of all of them waiting longer.
 """
 
+import asyncio
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -55,6 +56,7 @@ class Capacity:
         self._pace = Pace(RELEASED_AT_ONCE)
         self._metrics = metrics
         metrics.watch_requests(lambda: self.in_use, lambda: self.waiting)
+        self._coming: dict[str, int] = {}
         self._refusing_until: dict[str, float] = {}
         self._refused = 0
         self._refused_at = self._logged_at = float("-inf")
@@ -84,12 +86,27 @@ class Capacity:
     def has_room(self, kind: str) -> bool:
         """Return whether a request of this kind may wait for a slot."""
         admission = self._of(kind)
-        waiting, longest = admission.queue_of(kind)
-        if waiting < admission.size:
+        waiting, began = admission.queue_of(kind)
+        if waiting + self._coming.get(kind, 0) < admission.size:
             return True
-        if longest > MAX_BURST or self.waiting >= MAX_WAITING:
+        now = time.monotonic()
+        if now - began > MAX_BURST or now < self._refusing_until.get(kind, 0.0):
             return False
-        return time.monotonic() > self._refusing_until.get(kind, 0.0)
+        return self.waiting < MAX_WAITING
+
+    def refuses(self, kind: str) -> bool:
+        """Decide whether a request of this kind is refused whose head was read just now, and count it.
+
+        Those that are not refused reach the queue in the next turn of the event loop. Until then they are counted here:
+        hundreds can be read in one turn, and to refuse one in the queue costs much more.
+        """
+        if not self.has_room(kind):
+            self.refuse(kind)
+            return True
+        if not self._coming:
+            asyncio.get_running_loop().call_soon(self._coming.clear)
+        self._coming[kind] = self._coming.get(kind, 0) + 1
+        return False
 
     def enter_at_once(self, kind: str) -> Slot | None:
         """Occupy a slot for a request of this kind; return None if it has to wait."""
@@ -98,11 +115,13 @@ class Capacity:
     async def enter(self, kind: str) -> Slot:
         """Occupy a slot for a request of this kind. Raises `Overloaded` at once if too many wait."""
         if not self.has_room(kind):
-            raise self.refuse(kind)
+            self.refuse(kind)
+            raise Overloaded
         try:
             return await self._of(kind).enter(PATIENCE)
         except Full:
-            raise self.refuse(kind) from None
+            self.refuse(kind)
+            raise Overloaded from None
 
     def leave(self, slot: Slot) -> None:
         """Release a slot, at the latest when it is this one's turn."""
@@ -118,8 +137,8 @@ class Capacity:
     def _all(self) -> Iterable[Admission]:
         return self._others, *self._of_kinds.values()
 
-    def refuse(self, kind: str) -> Overloaded:
-        """Count a refused request of this kind, and return its error."""
+    def refuse(self, kind: str) -> None:
+        """Count a refused request of this kind."""
         now = self._refused_at = time.monotonic()
         if kind not in self._refusing_until and len(self._refusing_until) >= MAX_KINDS:
             self._refusing_until.clear()
@@ -129,7 +148,6 @@ class Capacity:
         if now > self._logged_at + LOG_INTERVAL:
             log.warning("requests refused: more arrive than can be processed", requests=self._refused, last=kind)
             self._logged_at, self._refused = now, 0
-        return Overloaded()
 
 
 def kind_of(method: str, path: str) -> str:

@@ -10,16 +10,22 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 import structlog
+from starlette.responses import Response
 
 from tests.support.answers import codes_of, exchanged
 from tests.support.events import custom
 from tests.support.service import HOUR, SECRET, Api, serving
 from tests.support.waiting import until
 from tocsin import capacity
+from tocsin.api.connections import Connections
+from tocsin.api.server import Server
 from tocsin.auth.minting import mint_service, mint_user
 from tocsin.catalogue import Catalogue
+from tocsin.db.admission import KIND
 from tocsin.db.pool import Connection
+from tocsin.metrics import Metrics
 from tocsin.pacing import Pace
+from tocsin.sockets import bound
 
 SLOTS = 8
 IN_USE = 6
@@ -68,6 +74,9 @@ class Line:
         content = await self._reader.readexactly(length)
         return httpx.Response(int(lines[0].split()[1]), headers=headers, content=content)
 
+    async def rest(self) -> bytes:
+        return await self._reader.read()
+
 
 def port_of(api: Api) -> int:
     return int(api.http.base_url.port or 0)
@@ -85,15 +94,17 @@ async def line(api: Api) -> AsyncIterator[Line]:
 
 
 @asynccontextmanager
-async def overloaded(api: Api, dba: Connection) -> AsyncIterator[Sequence[asyncio.Task[httpx.Response]]]:
+async def overloaded(
+    api: Api, dba: Connection, waiting: int = SLOTS
+) -> AsyncIterator[Sequence[asyncio.Task[httpx.Response]]]:
     """Post events that wait for a lock, as many as the service takes, for as long as the block runs."""
     accepted: list[asyncio.Task[httpx.Response]] = []
     async with contextlib.AsyncExitStack() as stack:
-        lines = [await stack.enter_async_context(line(api)) for _ in range(IN_USE + SLOTS)]
+        lines = [await stack.enter_async_context(line(api)) for _ in range(IN_USE + waiting)]
         async with dba.transaction():
             await dba.execute("lock table events in exclusive mode")  # which allows reads
             accepted += [asyncio.create_task(each.ask(POST)) for each in lines]
-            await until(lambda: api.app_state.capacity.waiting == SLOTS)
+            await until(lambda: api.app_state.capacity.waiting == waiting)
             yield accepted
         await asyncio.wait(accepted)
 
@@ -131,6 +142,24 @@ class TestRefusal:
         await until(lambda: small.app_state.capacity.in_use == 0)
         async with line(small) as later:
             assert (await later.ask(POST)).status_code == 202, "accepted again without a restart"
+
+    async def test_requests_that_are_read_together_get_the_places_that_are_left(
+        self, small: Api, dba: Connection
+    ) -> None:
+        """The application would refuse the others too, at many times the cost."""
+        used, refused = small.app_state.capacity, 'tocsin_requests_refused_total{reason="overload"}'
+        async with contextlib.AsyncExitStack() as stack:
+            async with overloaded(small, dba, waiting=SLOTS - 1):
+                used.refuse("POST /events")
+                lines = [await stack.enter_async_context(line(small)) for _ in range(20)]
+                answers = [asyncio.create_task(each.ask(POST)) for each in lines]
+                await until(lambda: sum(each.done() for each in answers) == 19)
+                assert used.waiting == SLOTS
+                assert await metric(small, refused) == 1 + 19
+            assert sorted([(await each).status_code for each in answers]) == [202] + [503] * 19
+        text = (await small.app_state.metrics.text(small.app_state.database)).decode()
+        assert 'route="/events",status="202"' in text
+        assert 'status="503"' not in text, "refused by the application"
 
     async def test_flood_of_events_does_not_refuse_pages_probes_or_other_calls(
         self, small: Api, dba: Connection
@@ -230,6 +259,40 @@ class TestConnection:
             assert (await further.answer()).status_code == 503
             assert (await further.ask(HEALTH)).status_code == 200
 
+    @pytest.mark.parametrize(
+        ("found", "sent"),
+        [
+            (b"Content-Length:", b"Content-Length: 1\r\nContent-Length:"),
+            (b"Content-Length:", b"Transfer-Encoding: chunked\r\nContent-Length:"),
+            (b"Content-Length:", b"Content-Length :"),
+            (b"Content-Length: ", b"Content-Length: +"),
+            (b"Host: x\r\n", b"Host: x\r\nHost: y\r\n"),
+            (b"Host: x\r\n", b""),
+            (b"Host: x\r\n", b"Host: x\n"),
+        ],
+        ids=["two lengths", "length and chunks", "space", "sign", "two hosts", "no host", "line feed"],
+    )
+    async def test_request_with_unclear_framing_is_invalid_not_refused(
+        self, small: Api, dba: Connection, found: bytes, sent: bytes
+    ) -> None:
+        async with overloaded(small, dba), line(small) as further, line(small) as invalid:
+            assert (await further.ask(POST)).status_code == 503
+            answer = await invalid.ask(POST.replace(found, sent) + POST)
+            assert codes_of(answer) == (400, [("malformed", None)])
+            assert await invalid.rest() == b"", "the connection is closed, and what follows is no request"
+            assert await metric(small, 'tocsin_requests_refused_total{reason="overload"}') == 1
+
+    async def test_skipped_body_is_not_read_as_a_request(self, small: Api, dba: Connection) -> None:
+        hidden = request_to("POST", "/events", SERVICE, (HEALTH * 2).decode())
+        async with overloaded(small, dba), line(small) as further:
+            assert (await further.ask(POST)).status_code == 503
+            for cut in (len(hidden), hidden.index(b"\r\n\r\n") + 4, len(hidden) - len(HEALTH)):
+                further.writer.write(hidden[:cut])
+                await small.call("GET", "/healthz")  # the first part was read before
+                further.writer.write(hidden[cut:])
+                assert (await further.answer()).status_code == 503
+                assert (await further.ask(request_to("GET", "/nothing", SERVICE))).status_code == 404
+
 
 class TestSlots:
     """Only requests that are being processed have a slot."""
@@ -274,6 +337,36 @@ class TestSlots:
                 await until(lambda: small.app_state.capacity.waiting == SLOTS)
         await until(lambda: small.app_state.capacity.in_use == small.app_state.capacity.waiting == 0)
         assert await events_in(dba) <= stored + IN_USE
+
+
+async def test_refusals_have_the_time_and_an_id_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they have in common is made once."""
+    monkeypatch.setattr(capacity, "MAX_BURST", 0)
+    KIND.set(kind := "GET /")
+    used = capacity.Capacity(Metrics(), size=1)
+    assert used.enter_at_once(kind)
+    waiting = asyncio.create_task(used.enter(kind))
+    await until(lambda: used.waiting == 1)
+    used.refuse(kind)
+    server = Server(Response(), connections=Connections(10), capacity=used)
+    with bound("127.0.0.1", 0) as taken:
+        running = asyncio.create_task(server._serve([taken]))  # noqa: SLF001 - serve() would install signal handlers
+        await server.ready.wait()
+        reader, writer = await asyncio.open_connection(*taken.getsockname())
+        asked, answers = Line(reader, writer), list[httpx.Response]()
+
+        async def another_second() -> bool:
+            answers.append(await asked.ask(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+            return answers[0].headers["date"] != answers[-1].headers["date"]
+
+        await until(another_second)
+        assert {answer.status_code for answer in answers} == {503}
+        assert len({answer.headers["x-request-id"] for answer in answers}) == len(answers)
+        writer.close()
+        server.should_exit = True
+        await running
+    waiting.cancel()
+    await asyncio.wait([waiting])
 
 
 async def test_steps_that_are_due_together_leave_turns_for_others() -> None:

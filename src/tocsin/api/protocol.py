@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache
 from http import HTTPStatus
 from math import inf
 from typing import Any
@@ -336,11 +337,7 @@ class Protocol(HttpToolsProtocol):
         for name, value in self.headers:
             if name == b"transfer-encoding" or (name == b"content-length" and len(value) > MAX_SKIPPED_DIGITS):
                 return False
-        kind = kind_of(method, str(path.partition(b"?")[0], "latin-1"))
-        if capacity.has_room(kind):
-            return False
-        capacity.refuse(kind)
-        return True
+        return capacity.refuses(kind_of(method, str(path.partition(b"?")[0], "latin-1")))
 
     def _answer_overload(self) -> None:
         """Refuse the current request and keep the connection open: a new one would cost more."""
@@ -381,21 +378,11 @@ class Protocol(HttpToolsProtocol):
             self._close_gracefully()
 
     def _response_to(self, problem: Problem, more: Iterable[tuple[bytes, bytes]]) -> bytes:
-        body = to_json({"errors": problem.errors()}).encode()
-        headers: list[tuple[bytes, bytes]] = [
-            *self.server_state.default_headers,
-            *OF_EVERY_ANSWER,
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"cache-control", b"no-store"),
-            (b"x-request-id", secrets.token_hex(16).encode()),
-            *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
-            *self._for_its_origin(),
-            *more,
-        ]
-        lines = b"".join(b"%s: %s\r\n" % header for header in headers)
-        status = HTTPStatus(problem.status)
-        return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, status.phrase.encode(), lines, body)
+        begin = _of_overload if problem is _OVERLOADED else _beginning_of
+        head, body = begin(problem, tuple(self.server_state.default_headers))
+        request_id = (b"x-request-id", secrets.token_hex(16).encode())
+        lines = b"".join(b"%s: %s\r\n" % header for header in (request_id, *self._for_its_origin(), *more))
+        return b"%s%s\r\n%s" % (head, lines, body)
 
     def _for_its_origin(self) -> Iterable[tuple[bytes, bytes]]:
         """Return the CORS headers for an allowed origin, if its header was received."""
@@ -485,6 +472,26 @@ class Protocol(HttpToolsProtocol):
         log.info("connection dropped", reason=reason)
         self._connections.dropped(reason)
         self.transport.abort()
+
+
+def _beginning_of(problem: Problem, default_headers: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, bytes]:
+    """Return the headers that all responses with this problem have, after their status line, and the body."""
+    body = to_json({"errors": problem.errors()}).encode()
+    headers = [
+        *default_headers,
+        *OF_EVERY_ANSWER,
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
+    ]
+    status = HTTPStatus(problem.status)
+    lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+    return b"HTTP/1.1 %d %s\r\n%s" % (status, status.phrase.encode(), lines), body
+
+
+_of_overload = lru_cache(maxsize=1)(_beginning_of)
+"""The same, made once for each change of the default headers, which have the time."""
 
 
 def _size(url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import time
 from contextvars import ContextVar
+from math import inf
 
 KIND: ContextVar[str] = ContextVar("KIND", default="")
 """The kind of the current work, such as `GET /notifications`. Each kind has a queue."""
@@ -50,9 +51,9 @@ class Admission:
         return sum(map(len, self._waiting.values()))
 
     def queue_of(self, kind: str) -> tuple[int, float]:
-        """Return how many callers of a kind wait, and the seconds for which the first of them has waited."""
+        """Return how many callers of a kind wait, and since when the first of them does; never if none waits."""
         waiting = self._waiting.get(kind)
-        return (len(waiting), time.monotonic() - next(iter(waiting.values()))) if waiting else (0, 0.0)
+        return (len(waiting), next(iter(waiting.values()))) if waiting else (0, inf)
 
     def enter_at_once(self, kind: str) -> Slot | None:
         """Occupy a slot for a kind of work; return None if it has to wait."""

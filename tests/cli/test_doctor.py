@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.support.commands import run
-from tests.support.database import make_database, url_for
+from tests.support.database import locked, make_database, url_for
 from tests.support.openid_provider import CLIENT_ID, openid_provider
 from tests.support.processes import TOCSIN, Program, data_folder
 from tests.support.service import SECRET
@@ -296,6 +296,26 @@ async def test_doctor_reports_dead_letters_and_stalled_queue(outside: str, datab
     await database.value("update jobs set due_at = now() + interval '1 day'")
     assert await levels() == {"dead letters": "warn"}
     await database.value("delete from workers")
+
+
+@pytest.mark.parametrize(
+    ("table", "unchecked"),
+    [("inbox", set()), ("jobs", {"queue"}), ("workers", {"workers"}), ("lanes", {"lanes"})],
+)
+async def test_doctor_names_a_locked_table_and_what_it_could_not_check(
+    outside: str, monkeypatch: pytest.MonkeyPatch, table: str, unchecked: set[str]
+) -> None:
+    monkeypatch.setattr("tocsin.cli.doctor.database.LOCK_TIMEOUT", 0.1)
+    usual = await levels()
+    dba = await connect(outside)
+    async with locked(dba, table):
+        seen = await found()
+    await dba.close()
+    level, words = seen["locks"]
+    assert (level, f"the table {table} is locked by another session" in words) == ("FAIL", True)
+    assert {what for what, (_, words) in seen.items() if "not checked, because" in words} == unchecked
+    assert {what for what, (level, _) in seen.items() if level == "FAIL"} == {"locks"}
+    assert await levels() == usual
 
 
 @pytest.mark.processes

@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import Literal
 
 from tocsin import archiving, readiness
 from tocsin.cli.doctor.finding import Finding
 from tocsin.db import migrate
-from tocsin.db.errors import DRIVER_ERRORS, first_line, sentence_on
+from tocsin.db.errors import DRIVER_ERRORS, first_line, is_locked, sentence_on
 from tocsin.db.pool import Connection, connect, queries
 from tocsin.db.url import check_files, place_of
 from tocsin.errors import Refusal, Unavailable
@@ -20,6 +19,9 @@ MAX_CLOCK_SKEW = 2.0
 
 MAX_QUEUE_WAIT = 60.0
 """Seconds that a due job may wait in a healthy service."""
+
+LOCK_TIMEOUT = 1.0
+"""Seconds that a check waits for a lock, which a healthy service holds for milliseconds."""
 
 _SQL = queries("doctor")
 
@@ -39,8 +41,15 @@ async def check_database(settings: Settings) -> AsyncIterator[Finding]:
         return
     try:
         await migrate.refuse_shared_sessions(connection, url)
-        for check in (_server, _locks, _archive, _schema_and_queue, _lanes):
-            async for finding in check(connection, settings, place):
+        await connection.fetch(_SQL["wait_for_locks"], str(round(LOCK_TIMEOUT * 1000)))
+        async for finding in _server(connection, settings, place):
+            yield finding
+        async for finding in _locks(connection):
+            yield finding
+        async for finding in _archive(connection, settings):
+            yield finding
+        for what, check in (("schema", _schema), ("queue", _queue), ("workers", _workers), ("lanes", _lanes)):
+            async for finding in _unless_locked(what, check(connection)):
                 yield finding
     except (*DRIVER_ERRORS, Refusal) as error:
         yield _trouble(place, error)
@@ -54,12 +63,23 @@ def _trouble(place: str, error: BaseException) -> Finding:
     return Finding("FAIL", "database", f"{place}: {said}", remedy)
 
 
-async def _locks(connection: Connection, _settings: Settings, _place: str) -> AsyncIterator[Finding]:
+async def _unless_locked(what: str, findings: AsyncIterator[Finding]) -> AsyncIterator[Finding]:
+    """Yield the findings of a check; if it waits for a lock, that it was not done."""
+    try:
+        async for finding in findings:
+            yield finding
+    except DRIVER_ERRORS as error:
+        if not is_locked(error):
+            raise
+        yield Finding("warn", what, "not checked, because another session locks a table that it reads")
+
+
+async def _locks(connection: Connection) -> AsyncIterator[Finding]:
     for held in await readiness.lockers(connection):
         yield Finding("FAIL", "locks", held, "end its transaction, or that process by pg_terminate_backend")
 
 
-async def _archive(connection: Connection, settings: Settings, _place: str) -> AsyncIterator[Finding]:
+async def _archive(connection: Connection, settings: Settings) -> AsyncIterator[Finding]:
     found = await archiving.state(connection)
     if found and found.problem:
         yield Finding("FAIL", "archive", found.problem, "see the log of PostgreSQL for the reason")
@@ -70,7 +90,7 @@ async def _archive(connection: Connection, settings: Settings, _place: str) -> A
         yield Finding("ok", "archive", f"the log is not archived; {remedy}")
 
 
-async def _lanes(connection: Connection, _settings: Settings, _place: str) -> AsyncIterator[Finding]:
+async def _lanes(connection: Connection) -> AsyncIterator[Finding]:
     if not await migrate.is_current(connection):
         return
     for lane in await connection.fetch(_SQL["stopped_lanes"]):
@@ -143,7 +163,7 @@ def _durability(off: Iterable[str], *, accepted: bool) -> Iterator[Finding]:
         yield Finding("ok", "durability", "fsync, full_page_writes and synchronous_commit are on")
 
 
-async def _schema_and_queue(connection: Connection, _settings: Settings, _place: str) -> AsyncIterator[Finding]:
+async def _schema(connection: Connection) -> AsyncIterator[Finding]:
     missing = await migrate.missing(connection)
     if len(missing) == len(migrate.steps()):
         yield Finding(
@@ -154,6 +174,11 @@ async def _schema_and_queue(connection: Connection, _settings: Settings, _place:
         yield Finding("FAIL", "schema", f"{len(missing)} migrations are pending", "run `tocsin migrate`")
         return
     yield Finding("ok", "schema", "it has every migration of this release")
+
+
+async def _queue(connection: Connection) -> AsyncIterator[Finding]:
+    if not await migrate.is_current(connection):
+        return
     queue = await connection.fetchrow(_SQL["queue"])
     assert queue is not None  # noqa: S101 - the statement returns one row
     if dead := queue["dead_letters"]:
@@ -161,17 +186,27 @@ async def _schema_and_queue(connection: Connection, _settings: Settings, _place:
         yield Finding("warn", "dead letters", f"{dead}{' or more' if dead == 1000 else ''} failed", remedy)  # noqa: PLR2004 - the statement's limit
     else:
         yield Finding("ok", "dead letters", "none")
-    alive = await connection.fetchval(_SQL["workers"], LEASE_TIMEOUT)
     waiting = queue["waiting"] or 0.0
-    if waiting > MAX_QUEUE_WAIT:
-        remedy = "run more `tocsin worker` processes" if alive else "start `tocsin worker`"
-        level: Literal["warn", "FAIL"] = "warn" if alive else "FAIL"
-        yield Finding(level, "queue", f"the oldest job has waited {waiting:.0f} s", remedy)
+    said = f"the oldest job has waited {waiting:.0f} s"
+    if waiting <= MAX_QUEUE_WAIT:
+        yield Finding("ok", "queue", said)
+    elif await _running_workers(connection):
+        yield Finding("warn", "queue", said, "run more `tocsin worker` processes")
     else:
-        yield Finding("ok", "queue", f"the oldest job has waited {waiting:.0f} s")
-    if alive:
+        yield Finding("FAIL", "queue", said, "start `tocsin worker`")
+
+
+async def _workers(connection: Connection) -> AsyncIterator[Finding]:
+    if not await migrate.is_current(connection):
+        return
+    if alive := await _running_workers(connection):
         yield Finding("ok", "workers", f"{alive} running")
     else:
         yield Finding("warn", "workers", "no worker is running", "start `tocsin serve` or `tocsin worker`")
     for name, problem in await readiness.problems(connection):
         yield Finding("FAIL", f"worker {name}", f"it is blocked: {problem}", "correct the named problem; see its log")
+
+
+async def _running_workers(connection: Connection) -> int:
+    count: int = await connection.fetchval(_SQL["workers"], LEASE_TIMEOUT)
+    return count

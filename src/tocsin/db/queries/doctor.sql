@@ -9,6 +9,9 @@ select current_setting('server_version_num')::int / 10000 as version,
     ) as off,
     extract(epoch from clock_timestamp())::double precision as clock
 
+-- name: wait_for_locks
+select set_config('lock_timeout', $1, false)
+
 -- name: queue
 -- Dead letters are counted up to a limit.
 select (select count(*) from (select from dead_letters limit 1000) dead) as dead_letters,

@@ -1,13 +1,14 @@
 """The deep checks of the doctor find every violated invariant, and nothing in a sound database."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from tests.support.commands import refusal
-from tests.support.database import url_for, value
+from tests.support.database import locked, url_for, value
 from tests.support.events import custom, in_future, note, post
 from tests.support.servers import own_server
 from tests.support.service import Api, settings_for
@@ -17,6 +18,7 @@ from tocsin import inbox, invariants
 from tocsin.cli.doctor.deep import check_deeply
 from tocsin.db.errors import DRIVER_ERRORS
 from tocsin.db.migrate import migrate
+from tocsin.db.pool import connect
 from tocsin.postgres.supervisor import Embedded
 from tocsin.retention import run_once
 from tocsin.settings import read_settings
@@ -38,7 +40,12 @@ BREAK = {
     "deliveries_without_event": f"{PUSH} values ('{ID}', '{ID}', 1, 'apns/default', false, 'iOS', 'abc')",
     "leases_without_worker": f"update jobs set worker_id = '{ID}'",
     "missing_subjects": "delete from subjects",
-    "leftovers": f"insert into subjects (subject, event_id) values ('case:1', '{ID}')",
+    "leftover_changes": "insert into changes (user_id, position, change) values (99, 1, 'read')",
+    "leftover_contents": f"insert into contents (event_id, language, body) values ('{ID}', 'en', '')",
+    "leftover_recipients": "insert into recipients (event_id, after_user, user_ids, team_ids, reached, dropped)"
+    f" values ('{ID}', 0, '{{}}', '{{}}', 0, 0)",
+    "leftover_subjects": f"insert into subjects (subject, event_id) values ('case:1', '{ID}')",
+    "leftover_keys": f"insert into event_keys (service, company_id, key, event_id) values ('crm', 0, 'a', '{ID}')",
 }
 """A statement that violates each invariant."""
 
@@ -99,6 +106,15 @@ async def test_erasures_resolutions_and_retention_violate_nothing(api: Api, serv
     assert await violations(url) == {}
 
 
+@pytest.fixture
+def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each range be one user, one event or one page, and report each."""
+    small = [replace(ranges, size=(1,) * len(ranges.size)) for ranges in invariants.RANGES]
+    monkeypatch.setattr(invariants, "RANGES", small)
+    monkeypatch.setattr(invariants, "PROGRESS_INTERVAL", 0)
+
+
+@pytest.mark.usefixtures("small_ranges")
 @pytest.mark.parametrize("name", invariants.INVARIANTS)
 async def test_violation_is_found_by_its_invariant(used: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(invariants, "SETTLING_TIME", 0)
@@ -112,14 +128,55 @@ async def test_checks_report_what_is_checked_next(used: str) -> None:
     said: list[str] = []
     connection = await invariants.open_session(used)
     found = [violation async for violation in invariants.check_rows(connection, said.append)]
-    assert said == [
-        f"rows, {number} of {len(found)}: {what}" for number, what in enumerate(invariants.INVARIANTS.values(), 1)
-    ]
+    assert len(found) == len(invariants.INVARIANTS)
+    assert said[:2] == ["rows of users, 0 %", "rows of events, 0 %"]
+    assert said[-3:] == [f"rows: {what}" for what in invariants.WHOLE.values()]
     said.clear()
     found = [violation async for violation in invariants.check_indexes(connection, said.append)]
     assert len(said) == len(found)
     assert said[0].startswith(f"indexes, 1 of {len(found)}: ")
     await connection.close()
+
+
+@pytest.mark.usefixtures("small_ranges")
+async def test_violation_in_any_range_is_found_and_repaired(used: str) -> None:
+    connection = await invariants.open_session(used, may_write=True)
+    for broken in ("1", "2", "3", "1, 3"):
+        await connection.execute(f"update heads set total = total + 1 where user_id in ({broken})")
+        for repair in (False, True):
+            said: list[str] = []
+            check = invariants.check_rows(connection, said.append, repair=repair)
+            [found] = [violation async for violation in check if violation]
+            assert (found.name, found.found) == ("wrong_counts", broken.split(", "))
+            assert found.repaired == (len(found.found) if repair else 0)
+            assert [line for line in said if "users" in line] == [f"rows of users, {done} %" for done in (0, 0, 50)]
+    assert await violations(used) == {}
+    await connection.close()
+
+
+async def test_violations_beyond_the_number_that_is_listed_are_repaired(
+    used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = invariants.RANGES[0]
+    monkeypatch.setattr(invariants, "MAX_FOUND", 2)
+    monkeypatch.setattr(invariants, "RANGES", [replace(users, size=(2, users.size[1]))])
+    connection = await invariants.open_session(used, may_write=True)
+    await connection.execute("update heads set total = total + 1")
+    [found] = [violation async for violation in invariants.check_rows(connection, repair=True) if violation]
+    assert (found.found, found.repaired) == (["1", "2"], 3)
+    assert await violations(used) == {}
+    await connection.close()
+
+
+async def test_deep_checks_stop_at_a_locked_table_and_say_so(used: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(invariants, "LOCK_TIMEOUT", 0.2)
+    dba = await connect(used)
+    async with locked(dba, "contents"):
+        found = [each async for each in check_deeply(settings_for(database_url=used), repair=False)]
+    await dba.close()
+    said = "stopped, because another session locks a table that they read; end its transaction, and repeat"
+    assert str(found[-1]) == f"FAIL deep checks: {said}"
+    assert await violations(used) == {}
 
 
 async def test_missing_position_is_found(used: str) -> None:

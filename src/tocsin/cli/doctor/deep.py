@@ -7,7 +7,7 @@ from typing import Any
 from tocsin import invariants
 from tocsin.cli.doctor.finding import Finding
 from tocsin.db import migrate
-from tocsin.db.errors import DRIVER_ERRORS, sentence_on
+from tocsin.db.errors import DRIVER_ERRORS, is_locked, sentence_on
 from tocsin.db.pool import Connection, queries
 from tocsin.errors import Refusal
 from tocsin.invariants import Progress, unreported
@@ -41,12 +41,16 @@ async def check_deeply(settings: Settings, *, repair: bool, progress: Progress =
         finally:
             connection.terminate()
     except DRIVER_ERRORS as error:
+        if is_locked(error):
+            said = "stopped, because another session locks a table that they read"
+            yield Finding("FAIL", "deep checks", said, "end its transaction, and repeat")
+            return
         yield Finding("FAIL", "deep checks", sentence_on(error).rstrip("."), "correct the named problem, and repeat")
 
 
 async def _check_rows(connection: Connection, progress: Progress, *, repair: bool) -> AsyncIterator[Finding]:
     violated = False
-    async for violation in invariants.check_rows(connection, progress):
+    async for violation in invariants.check_rows(connection, progress, repair=repair):
         if violation is None:
             continue
         violated = True
@@ -54,8 +58,7 @@ async def _check_rows(connection: Connection, progress: Progress, *, repair: boo
             harmless = violation.name in invariants.HARMLESS
             yield Finding("warn" if harmless else "FAIL", "rows", str(violation), "" if harmless else RESTORE)
         elif repair:
-            count = await invariants.repair(connection, violation)
-            yield Finding("warn", "rows", str(violation), f"corrected {count}")
+            yield Finding("warn", "rows", str(violation), f"corrected {violation.repaired}")
         else:
             yield Finding("FAIL", "rows", str(violation), "correct them with --repair")
     if not violated:

@@ -1,37 +1,83 @@
 -- Invariants: each statement returns rows that must not exist, at most $1, as text in `found`. Each sees one snapshot, so
--- that a service that is running causes no false alarm.
+-- that a service that is running causes no false alarm. Those of large tables read a range: the keys above $2, up to $3.
+-- What a row refers to is looked up by its key, so that a statement takes as long as its range is large.
+
+-- name: next_users
+-- The end of the next range of users: after as many users ($2), or rows of one table ($3), as a statement reads quickly.
+-- `last` is the end of all ranges.
+with ends as (
+    select greatest(
+        (select max(user_id) from heads where user_id > $1),
+        (select max(user_id) from inbox where user_id > $1),
+        (select max(user_id) from changes where user_id > $1)
+    ) as last
+)
+select last,
+    least(
+        last,
+        (select user_id from heads where user_id > $1 order by user_id offset $2::int - 1 limit 1),
+        (select user_id from inbox where user_id > $1 order by user_id offset $3::int - 1 limit 1),
+        (select user_id from changes where user_id > $1 order by user_id offset $3::int - 1 limit 1)
+    ) as next
+from ends
+
+-- name: next_events
+-- The same of events.
+with ends as (
+    select greatest(
+        (select id from events where id > $1 order by id desc limit 1),
+        (select event_id from contents where event_id > $1 order by event_id desc limit 1),
+        (select event_id from recipients where event_id > $1 order by event_id desc limit 1),
+        (select event_id from deliveries where event_id > $1 order by event_id desc limit 1)
+    ) as last
+)
+select last,
+    least(
+        last,
+        (select id from events where id > $1 order by id offset $2::int - 1 limit 1),
+        (select event_id from contents where event_id > $1 order by event_id offset $3::int - 1 limit 1),
+        (select event_id from recipients where event_id > $1 order by event_id offset $3::int - 1 limit 1),
+        (select event_id from deliveries where event_id > $1 order by event_id offset $3::int - 1 limit 1)
+    ) as next
+from ends
+
+-- name: next_subjects
+-- Subjects and keys are read in the order of the disk, page by page: no index leads from their events to them.
+select last, case when last > $1::bigint then least(last, $1 + $2::int) end as next
+from (select pg_relation_size('subjects') / current_setting('block_size')::int as last) pages
+
+-- name: next_keys
+select last, case when last > $1::bigint then least(last, $1 + $2::int) end as next
+from (select pg_relation_size('event_keys') / current_setting('block_size')::int as last) pages
 
 -- name: entries_without_content
 select format('user %s, event %s', i.user_id, i.event_id) as found
 from inbox i
-left join contents c on c.event_id = i.event_id and c.language = i.language
-where c.event_id is null
+where i.user_id > $2::int and i.user_id <= $3::int
+  and (select true from contents c where c.event_id = i.event_id and c.language = i.language) is null
 limit $1
 
 -- name: entries_without_event
 select format('user %s, event %s', i.user_id, i.event_id) as found
 from inbox i
-left join events e on e.id = i.event_id
-where e.id is null
+where i.user_id > $2::int and i.user_id <= $3::int and (select true from events e where e.id = i.event_id) is null
 limit $1
 
 -- name: entries_without_owner
 select format('user %s, event %s', i.user_id, i.event_id) as found
 from inbox i
-left join heads h on h.user_id = i.user_id
-where h.user_id is null
+where i.user_id > $2::int and i.user_id <= $3::int and (select true from heads h where h.user_id = i.user_id) is null
 limit $1
 
 -- name: wrong_counts
 select h.user_id::text as found
 from heads h
-left join (
-    select user_id, count(*) as total, count(*) filter (where read_at is null) as unread
+cross join lateral (
+    select count(*) as total, count(*) filter (where read_at is null) as unread
     from inbox
-    where deleted_at is null
-    group by user_id
-) i on i.user_id = h.user_id
-where h.total <> coalesce(i.total, 0) or h.unread <> coalesce(i.unread, 0)
+    where user_id = h.user_id and deleted_at is null
+) i
+where h.user_id > $2::int and h.user_id <= $3::int and (h.total <> i.total or h.unread <> i.unread)
 limit $1
 
 -- name: wrong_positions
@@ -39,23 +85,23 @@ limit $1
 -- a change.
 select h.user_id::text as found
 from heads h
-left join (
-    select of.user_id, count(*) as n, count(distinct of.position) as different, max(of.position) as last
-    from (select user_id, position from inbox union all select user_id, position from changes) of
-    join heads h on h.user_id = of.user_id and of.position > h.forgotten
-    group by of.user_id
-) p on p.user_id = h.user_id
-left join (
-    select c.user_id, count(distinct removed.event_id) as n
+cross join lateral (
+    select count(*) as n, count(distinct of.position) as different, max(of.position) as last
+    from (
+        select position from inbox where user_id = h.user_id and position > h.forgotten
+        union all
+        select position from changes where user_id = h.user_id and position > h.forgotten
+    ) of
+) p
+cross join lateral (
+    select count(distinct removed.event_id) as n
     from changes c
-    join heads h on h.user_id = c.user_id and c.position > h.forgotten
     cross join unnest(c.event_ids) as removed (event_id)
-    left join inbox i on i.user_id = c.user_id and i.event_id = removed.event_id
-    where c.change = 'deleted' and i.event_id is null
-    group by c.user_id
-) r on r.user_id = h.user_id
-where p.n <> p.different or p.last > h.position
-   or h.position - h.forgotten - coalesce(p.n, 0) not between 0 and coalesce(r.n, 0)
+    where c.user_id = h.user_id and c.position > h.forgotten and c.change = 'deleted'
+      and (select true from inbox i where i.user_id = c.user_id and i.event_id = removed.event_id) is null
+) r
+where h.user_id > $2::int and h.user_id <= $3::int
+  and (p.n <> p.different or p.last > h.position or h.position - h.forgotten - p.n not between 0 and r.n)
 limit $1
 
 -- name: backward_times
@@ -63,23 +109,76 @@ select format('user %s, position %s', user_id, position) as found
 from (
     select user_id, position, created_at, lag(created_at) over (partition by user_id order by position) as before
     from inbox
-    where position > 0
+    where user_id > $2::int and user_id <= $3::int and position > 0
 ) i
 where created_at < before
+limit $1
+
+-- name: leftover_changes
+select format('change %s of user %s', c.position, c.user_id) as found
+from changes c
+where c.user_id > $2::int and c.user_id <= $3::int and (select true from heads h where h.user_id = c.user_id) is null
 limit $1
 
 -- name: lost_events
 -- An accepted event is queued, delivered, a dead letter, or cancelled.
 select e.id::text as found
 from events e
-where not exists (select from jobs j where j.id = e.id)
-  and not exists (select from recipients r where r.event_id = e.id)
-  and not exists (select from dead_letters d where d.id = e.id)
-  and not exists (select from cancellations c where c.event_id = e.id)
+where e.id > $2::uuid and e.id <= $3::uuid
+  and (select true from jobs j where j.id = e.id) is null
+  and (select true from recipients r where r.event_id = e.id limit 1) is null
+  and (select true from dead_letters d where d.id = e.id) is null
+  and (select true from cancellations c where c.event_id = e.id) is null
+limit $1
+
+-- name: missing_subjects
+select format('%s of event %s', of.subject, e.id) as found
+from events e
+cross join unnest(e.subjects) as of (subject)
+where e.id > $2::uuid and e.id <= $3::uuid
+  and (select true from subjects s where s.subject = of.subject and s.event_id = e.id) is null
+limit $1
+
+-- name: deliveries_without_owner
+select format('event %s, device %s, user %s', d.event_id, d.device_id, d.user_id) as found
+from deliveries d
+where d.event_id > $2::uuid and d.event_id <= $3::uuid and (select true from users u where u.id = d.user_id) is null
+limit $1
+
+-- name: deliveries_without_event
+select format('event %s, device %s', d.event_id, d.device_id) as found
+from deliveries d
+where d.event_id > $2::uuid and d.event_id <= $3::uuid and (select true from events e where e.id = d.event_id) is null
+limit $1
+
+-- name: leftover_contents
+select format('content of event %s', c.event_id) as found
+from contents c
+where c.event_id > $2::uuid and c.event_id <= $3::uuid and (select true from events e where e.id = c.event_id) is null
+limit $1
+
+-- name: leftover_recipients
+select format('recipients of event %s', r.event_id) as found
+from recipients r
+where r.event_id > $2::uuid and r.event_id <= $3::uuid and (select true from events e where e.id = r.event_id) is null
+limit $1
+
+-- name: leftover_subjects
+select format('subject %s of event %s', s.subject, s.event_id) as found
+from subjects s
+where s.ctid >= format('(%s,0)', $2::bigint)::tid and s.ctid < format('(%s,0)', $3::bigint)::tid
+  and (select true from events e where e.id = s.event_id) is null
+limit $1
+
+-- name: leftover_keys
+select format('key %s of event %s', k.key, k.event_id) as found
+from event_keys k
+where k.ctid >= format('(%s,0)', $2::bigint)::tid and k.ctid < format('(%s,0)', $3::bigint)::tid
+  and (select true from events e where e.id = k.event_id) is null
 limit $1
 
 -- name: lost_work
--- The same for resolutions, erasures and accepted imports.
+-- Accepted resolutions, erasures and imports are queued or dead letters, too.
 select format('%s %s', w.task, w.id) as found
 from (
     select 'resolution' as task, id from resolutions
@@ -103,20 +202,6 @@ where not case j.task
 end
 limit $1
 
--- name: deliveries_without_owner
-select format('event %s, device %s, user %s', d.event_id, d.device_id, d.user_id) as found
-from deliveries d
-left join users u on u.id = d.user_id
-where u.id is null
-limit $1
-
--- name: deliveries_without_event
-select format('event %s, device %s', d.event_id, d.device_id) as found
-from deliveries d
-left join events e on e.id = d.event_id
-where e.id is null
-limit $1
-
 -- name: leases_without_worker
 -- Leases end a moment after their worker: those that stay are without one.
 select found
@@ -128,45 +213,6 @@ from (
     where worker_id is not null
 ) leased
 where not exists (select from workers w where w.id = leased.worker_id)
-limit $1
-
--- name: missing_subjects
-select format('%s of event %s', of.subject, e.id) as found
-from events e
-cross join unnest(e.subjects) as of (subject)
-left join subjects s on s.subject = of.subject and s.event_id = e.id
-where s.event_id is null
-limit $1
-
--- name: leftovers
--- Rows about an event or a user that does not exist any longer. They take space and are not read.
-select found
-from (
-    select format('subject %s of event %s', s.subject, s.event_id) as found
-    from subjects s
-    left join events e on e.id = s.event_id
-    where e.id is null
-    union all
-    select format('content of event %s', c.event_id)
-    from contents c
-    left join events e on e.id = c.event_id
-    where e.id is null
-    union all
-    select format('recipients of event %s', r.event_id)
-    from recipients r
-    left join events e on e.id = r.event_id
-    where e.id is null
-    union all
-    select format('key %s of event %s', k.key, k.event_id)
-    from event_keys k
-    left join events e on e.id = k.event_id
-    where e.id is null
-    union all
-    select format('change %s of user %s', c.position, c.user_id)
-    from changes c
-    left join heads h on h.user_id = c.user_id
-    where h.user_id is null
-) left_over
 limit $1
 
 -- name: indexes

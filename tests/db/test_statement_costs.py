@@ -187,6 +187,27 @@ async def test_no_statement_is_quadratic_in_its_arrays(
     assert not found or (module, name) in BOUNDED, "\n".join(found)
 
 
+async def test_claim_looks_up_each_device_once_however_long_its_backlog_is(databases: dict[str, Connection]) -> None:
+    connection, worker = databases["full"], "00000000-0000-0000-0000-000000000001"
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute(
+        "update deliveries d set worker_id = $1 from"
+        " (select distinct on (device_id) event_id, device_id from deliveries where state = 'queued') first"
+        " where d.event_id = first.event_id and d.device_id = first.device_id",
+        worker,
+    )
+    await connection.execute(f"prepare claim as {queries('deliveries')['claim']}")
+    text = await connection.fetchval(
+        f"explain (format json, analyze) execute claim('{worker}', 'apns/default', false, 100)"
+    )
+    await transaction.rollback()
+    [due] = [node for node in nodes(json.loads(text)[0]["Plan"]) if node.get("Index Name") == "deliveries_due"]
+    [busy] = [node for node in nodes(json.loads(text)[0]["Plan"]) if node.get("Index Name") == "deliveries_under_way"]
+    assert due["Actual Rows"] > 20_000
+    assert busy["Actual Loops"] <= 10
+
+
 async def test_planner_has_no_second_index_of_a_few_rows_of_a_queue(databases: dict[str, Connection]) -> None:
     """Two indexes of the same few rows cost the same to a planner that expects none: it may read all by one."""
     found = await databases["full"].fetch(

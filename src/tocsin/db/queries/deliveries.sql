@@ -1,15 +1,19 @@
 -- Deliveries: claimed as far as the window has room, checked again, and settled.
 
 -- name: claim
--- The oldest due deliveries of a lane, one per device, and none of a device that has one under way.
+-- The oldest due deliveries of a lane, one per device, and none of a device that has one under way. Whether it has is
+-- looked up by a join, so that the planner can keep the answer: a few devices with a long backlog are looked up once each.
 with due as materialized (
-    select event_id, device_id, due_at
+    select d.event_id, d.device_id, d.due_at
     from deliveries d
-    where lane = $2 and is_bulk = $3 and worker_id is null and state in ('queued', 'later', 'held') and due_at <= now()
-      and (select true from deliveries o where o.device_id = d.device_id and o.worker_id is not null limit 1) is null
-    order by due_at, event_id
+    left join lateral (
+        select true as is_busy from deliveries where device_id = d.device_id and worker_id is not null limit 1
+    ) of_device on true
+    where d.lane = $2 and d.is_bulk = $3 and d.worker_id is null and d.state in ('queued', 'later', 'held')
+      and d.due_at <= now() and of_device.is_busy is null
+    order by d.due_at, d.event_id
     limit $4
-    for update skip locked
+    for update of d skip locked
 ),
 one as (
     select distinct on (device_id) event_id, device_id from due order by device_id, due_at, event_id

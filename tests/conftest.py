@@ -6,6 +6,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import structlog
 from playwright.async_api import Browser, async_playwright, expect
 
 from tests.support import selection
@@ -28,6 +29,10 @@ hypothesis.settings.register_profile("soak", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile("test")
 
 expect.set_options(timeout=60_000)  # a busy machine needs longer to load a page
+
+# The default renderer shows all variables of a traceback, which takes longer than what failed.
+*_others, _ = structlog.get_config()["processors"]
+structlog.configure([*_others, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -31,8 +31,9 @@ def _as_before() -> Iterator[None]:
     """Restore the logging of the process."""
     loggers = [logging.getLogger(name) for name in LIBRARIES]
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    configuration = structlog.get_config()
     yield
-    structlog.reset_defaults()
+    structlog.configure(**configuration)
     logs._json_output = None  # noqa: SLF001 - as before `configure`
     logs._ids_of_request.set({})  # noqa: SLF001 - as before a request
     for logger, handlers, level, propagate in before:

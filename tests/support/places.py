@@ -10,16 +10,33 @@ from pathlib import Path
 
 import pytest
 
+DISK, MEMORY = "/tmp", "/dev/shm"  # noqa: S108 - for folders that mkdtemp makes
+"""Where folders are made: a new PostgreSQL starts in memory in a tenth of the time."""
+
+ROOM = 4 * 2**30
+"""Bytes that the folders of all workers may need together, with files of servers that a test fills."""
+
 
 @contextmanager
 def short_path() -> Iterator[Path]:
-    """Make a folder whose path is short enough for a socket, and that a server's user can pass through."""
-    path = Path(tempfile.mkdtemp(prefix="tocsin-", dir="/tmp"))
+    """Make a folder whose path is short enough for a socket, and that a server's user can pass through.
+
+    It is in memory if there is room.
+    """
+    path = Path(tempfile.mkdtemp(prefix="tocsin-", dir=MEMORY if _has_room(MEMORY) else DISK))
     path.chmod(0o755)
     try:
         yield path
     finally:
         shutil.rmtree(path)
+
+
+def _has_room(folder: str) -> bool:
+    """Return whether a file system has room, and runs programs that are in it."""
+    if not os.access(folder, os.W_OK):
+        return False
+    system = os.statvfs(folder)
+    return system.f_bavail * system.f_frsize > ROOM and not system.f_flag & os.ST_NOEXEC
 
 
 @contextmanager

@@ -61,6 +61,7 @@ async def test_empty_addition_processes_nothing() -> None:
 async def test_failing_event_does_not_fail_events_of_the_same_insert(
     idle: Api, dba: Connection, field_error: str, status: int
 ) -> None:
+    idle.app_state.database._patience = 3.0  # noqa: SLF001 - what an operator cannot set
     await idle.people(1)
     await dba.execute(
         "create function refuse() returns trigger language plpgsql as"

@@ -264,10 +264,11 @@ async def test_erasure_removes_preferences_before_id_reuse(api: Api) -> None:
 
 
 async def test_concurrent_erasure_and_preferences_patch_do_not_deadlock(api: Api) -> None:
-    for _ in range(40):
-        await api.people(1)
-        erasing = api.as_service("DELETE", "/directory/users/1")
-        first, erased, second = await asyncio.gather(prefer(api, time_zone="Asia/Tokyo"), erasing, prefer(api))
+    for user in range(1, 41):  # an erased id could not return within its second
+        await api.people(user)
+        erasing = api.as_service("DELETE", f"/directory/users/{user}")
+        patching = prefer(api, user, time_zone="Asia/Tokyo"), prefer(api, user)
+        first, erased, second = await asyncio.gather(patching[0], erasing, patching[1])
         assert erased.status_code == 204
         assert {first.status_code, second.status_code} <= {200, 401}
         assert await api.app_state.database.value("select count(*) from preferences") == 0

@@ -8,6 +8,9 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 UV := .uv/bin/uv
 
+# Each test run and each program that it starts would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check units fast chaos soak coverage lint bench sbom docs screenshots web format lock schema parts clean
 
